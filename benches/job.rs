@@ -1,0 +1,232 @@
+//! The library's speed: one job from spawn until it is proven empty and removed, against what the kernel alone asks for it;
+//! stops; kills of big trees; big hosts.
+//!
+//! `cargo bench --bench job`. criterion measures one thing after another, so what counts on a noisy machine is the
+//! tables after it, whose candidates take turns.
+
+mod support;
+
+use std::io::Read;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use criterion::Criterion;
+use pinfold::{Command, Job, Supervisor};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{WaitOptions, getpid, set_child_subreaper, wait};
+use support::{Cgroup, Worker, compare, median, program};
+use tokio::runtime::Runtime;
+
+fn main() {
+    pinfold::init(); // First: this program is also its own guard program.
+
+    if let Some((work, program)) = support::worker_arguments() {
+        return be_worker(&work, &program);
+    }
+    // `cargo test --benches` only wants to know that it starts.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    support::print_load();
+    let mut criterion = Criterion::default().measurement_time(Duration::from_secs(3)).configure_from_args();
+    one_job(&mut criterion);
+    criterion.final_summary();
+    if std::env::args().nth(1).is_some_and(|filter| !filter.starts_with("--")) {
+        return; // Only some of criterion's are asked for.
+    }
+
+    let cgroup = Cgroup::new();
+    let own = |work| Worker::own(work, 0);
+    let mut workers = [Worker::bare(&cgroup), own("pinfold"), own("std::process"), own("tokio::process")];
+    compare("spawn + wait + proven empty + removed", &mut workers, 0, 40, 50);
+    drop(workers);
+
+    let mut workers = [10, 512, 2048].map(|megabytes| Worker::own("pinfold", megabytes));
+    compare("the same in hosts of these sizes", &mut workers, 0, 40, 50);
+    drop(workers);
+
+    let runtime = runtime();
+    let supervisor = runtime.block_on(Supervisor::start()).unwrap();
+    runtime.block_on(stops(&supervisor));
+    runtime.block_on(kills(&supervisor, &cgroup));
+    runtime.block_on(supervisor.close());
+    support::print_load();
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+fn be_worker(work: &str, program: &str) {
+    let runtime = runtime();
+    match work {
+        "pinfold" => {
+            let supervisor = runtime.block_on(Supervisor::start()).unwrap();
+            support::serve(|jobs| runtime.block_on(pinfold_jobs(&supervisor, program, jobs)));
+            runtime.block_on(supervisor.close());
+        }
+        "std::process" => support::serve(|jobs| std_jobs(program, jobs)),
+        "tokio::process" => support::serve(|jobs| runtime.block_on(tokio_jobs(program, jobs))),
+        _ => panic!("no such work: {work}"),
+    }
+}
+
+async fn pinfold_jobs(supervisor: &Supervisor, program: &str, jobs: u64) {
+    let command = Command::new(program);
+    for _ in 0..jobs {
+        let report = supervisor.spawn(&command).await.unwrap().wait().await.unwrap();
+        assert!(report.exit_code == 0 && report.is_gone());
+    }
+}
+
+fn std_jobs(program: &str, jobs: u64) {
+    for _ in 0..jobs {
+        assert!(std::process::Command::new(program).status().unwrap().success());
+    }
+}
+
+async fn tokio_jobs(program: &str, jobs: u64) {
+    for _ in 0..jobs {
+        assert!(tokio::process::Command::new(program).status().await.unwrap().success());
+    }
+}
+
+fn one_job(criterion: &mut Criterion) {
+    let tiny = program("tests/programs/tiny.c");
+    let tiny = tiny.to_str().unwrap();
+    let runtime = runtime();
+    let cgroup = Cgroup::new();
+    let mut group = criterion.benchmark_group("one job");
+    {
+        let mut bare = Worker::bare(&cgroup);
+        group.bench_function("bare", |bencher| bencher.iter_custom(|jobs| bare.work(jobs)));
+    }
+    let supervisor = runtime.block_on(Supervisor::start()).unwrap();
+    group.bench_function("pinfold", |bencher| {
+        bencher.iter_custom(|jobs| timed(|| runtime.block_on(pinfold_jobs(&supervisor, tiny, jobs))));
+    });
+    runtime.block_on(supervisor.close());
+    group.bench_function("std::process", |bencher| bencher.iter_custom(|jobs| timed(|| std_jobs(tiny, jobs))));
+    group.bench_function("tokio::process", |bencher| {
+        bencher.iter_custom(|jobs| timed(|| runtime.block_on(tokio_jobs(tiny, jobs))));
+    });
+    group.finish();
+}
+
+fn timed(work: impl FnOnce()) -> Duration {
+    let begun = Instant::now();
+    work();
+    begun.elapsed()
+}
+
+/// From `stop` until `wait` comes back, of a job that ends at once on SIGTERM. Older than 10 ms: the kernel tells of
+/// changes of a cgroup at most that often.
+async fn stops(supervisor: &Supervisor) {
+    const ROUNDS: usize = 200;
+    let forest = program("benches/programs/forest.c");
+    let mut times = Vec::new();
+    for _ in 0..ROUNDS {
+        let job = grown(supervisor, &forest, 0).await;
+        tokio::time::sleep(Duration::from_millis(15)).await;
+        let begun = Instant::now();
+        job.stop();
+        let report = job.wait().await.unwrap();
+        times.push(milliseconds(begun));
+        assert!(report.is_gone() && !report.killed);
+    }
+    let most = times.iter().copied().fold(0.0, f64::max);
+    println!("\nstop until proven empty, {ROUNDS} jobs: median {:.2} ms, max {most:.2} ms", median(&times));
+}
+
+/// From `kill` until `wait` comes back, next to a write to `cgroup.kill`, "populated 0" and rmdir. When pinfold comes back
+/// every process has also been reaped, so the time for that is told too.
+async fn kills(supervisor: &Supervisor, cgroup: &Cgroup) {
+    let forest = program("benches/programs/forest.c");
+    for (size, rounds) in [(1000, 20), (5000, 8)] {
+        let (mut ours, mut bare, mut reaped) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            let job = grown(supervisor, &forest, size).await;
+            let begun = Instant::now();
+            job.kill();
+            let report = job.wait().await.unwrap();
+            ours.push(milliseconds(begun));
+            assert!(report.is_gone() && report.killed);
+            settle();
+            let (removed, all_reaped) = bare_kill(cgroup, &forest, size);
+            bare.push(removed);
+            reaped.push(all_reaped);
+            settle();
+        }
+        let ratio =
+            |others: &[f64]| median(&ours.iter().zip(others).map(|(ours, other)| ours / other).collect::<Vec<_>>());
+        println!(
+            "kill of {size} processes until removed, {rounds} rounds: pinfold {:.1} ms, bare {:.1} ms, ratio {:.2}; \
+             bare, and all reaped {:.1} ms, ratio {:.2}",
+            median(&ours),
+            median(&bare),
+            ratio(&bare),
+            median(&reaped),
+            ratio(&reaped),
+        );
+    }
+}
+
+/// Whatever the kernel still tears down is not the next one's.
+fn settle() {
+    std::thread::sleep(Duration::from_millis(200));
+}
+
+fn milliseconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
+}
+
+/// A job of `size` processes below its main one, all of them there.
+async fn grown(supervisor: &Supervisor, forest: &Path, size: usize) -> Job {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let mut command = Command::new(forest);
+    command.arg(size.to_string()).stdout(std::os::fd::OwnedFd::from(writer));
+    let job = supervisor.spawn(&command).await.unwrap();
+    let mut ready = [0; 6];
+    reader.read_exact(&mut ready).unwrap();
+    job
+}
+
+/// Milliseconds until it is removed, and until all of it has been reaped too.
+fn bare_kill(cgroup: &Cgroup, forest: &Path, size: usize) -> (f64, f64) {
+    // So that its orphans are ours to reap, and gone before the next measurement.
+    set_child_subreaper(Some(getpid())).unwrap();
+    let leaf = cgroup.0.join("tree");
+    std::fs::create_dir(&leaf).unwrap();
+    let mut process = std::process::Command::new("sh")
+        .args(["-c", "echo 0 >\"$0/cgroup.procs\"; exec \"$@\""])
+        .args([&leaf, forest])
+        .arg(size.to_string())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut ready = [0; 6];
+    process.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+    let events = std::fs::File::open(leaf.join("cgroup.events")).unwrap();
+    let begun = Instant::now();
+    std::fs::write(leaf.join("cgroup.kill"), "1").unwrap();
+    while populated(&events) {
+        poll(&mut [PollFd::new(&events, PollFlags::PRI)], None).unwrap();
+    }
+    // From 6.19 on the last one can be off the count and not yet off the directory.
+    while std::fs::remove_dir(&leaf).is_err() {
+        std::thread::yield_now();
+    }
+    let removed = milliseconds(begun);
+    while wait(WaitOptions::empty()).is_ok() {}
+    let _ = process.wait(); // With the others already.
+    let reaped = milliseconds(begun);
+    set_child_subreaper(None).unwrap();
+    (removed, reaped)
+}
+
+fn populated(events: &std::fs::File) -> bool {
+    use std::os::unix::fs::FileExt;
+    let mut text = [0; 128];
+    let length = events.read_at(&mut text, 0).unwrap();
+    text[..length].starts_with(b"populated 1")
+}

@@ -1,0 +1,316 @@
+//! What to run: a builder of plain data.
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::signal::Signal;
+use crate::stop::{Leftovers, SignalTo, StopPolicy};
+
+/// Where a standard stream of the job goes.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub enum Stdio {
+    /// The supervisor's own, untouched; closed where it was closed when the supervisor was started.
+    #[default]
+    Inherit,
+    /// `/dev/null`.
+    Null,
+    /// This descriptor.
+    Descriptor(Arc<OwnedFd>),
+}
+
+impl<T: Into<OwnedFd>> From<T> for Stdio {
+    fn from(descriptor: T) -> Self {
+        Self::Descriptor(Arc::new(descriptor.into()))
+    }
+}
+
+/// The process group of the job's main process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ProcessGroup {
+    /// One of its own: a job that signals its group (`kill 0`) does not reach the supervisor.
+    #[default]
+    New,
+    /// The supervisor's. For programs with a controlling terminal, whose keys then reach the job.
+    Supervisors,
+}
+
+/// A command, and how it is to be held.
+///
+/// ```
+/// use std::time::Duration;
+/// let mut command = pinfold::Command::new("make");
+/// command.args(["-j2", "check"]).env("CI", "true").timeout(Duration::from_secs(600));
+/// ```
+#[derive(Clone, Debug)]
+pub struct Command {
+    program: OsString,
+    args: Vec<OsString>,
+    clear_env: bool,
+    env: BTreeMap<OsString, Option<OsString>>,
+    cwd: Option<PathBuf>,
+    name: Option<String>,
+    pub(crate) stdio: [Stdio; 3],
+    pub(crate) inherit_descriptors: bool,
+    pub(crate) process_group: ProcessGroup,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) stop: StopPolicy,
+}
+
+impl Command {
+    /// A command without arguments. A `program` without a slash is looked for in the `PATH` that the job will have,
+    /// as execvp(3) does; a relative one with a slash starts at the job's working directory.
+    pub fn new(program: impl Into<OsString>) -> Self {
+        Self {
+            program: program.into(),
+            args: Vec::new(),
+            clear_env: false,
+            env: BTreeMap::new(),
+            cwd: None,
+            name: None,
+            stdio: Default::default(),
+            inherit_descriptors: false,
+            process_group: ProcessGroup::New,
+            timeout: None,
+            stop: StopPolicy::default(),
+        }
+    }
+
+    /// Adds one argument.
+    pub fn arg(&mut self, arg: impl Into<OsString>) -> &mut Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// Adds arguments.
+    pub fn args<I: IntoIterator<Item: Into<OsString>>>(&mut self, args: I) -> &mut Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets an environment variable for the job.
+    pub fn env(&mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> &mut Self {
+        self.env.insert(key.into(), Some(value.into()));
+        self
+    }
+
+    /// Leaves an inherited environment variable out.
+    pub fn env_remove(&mut self, key: impl Into<OsString>) -> &mut Self {
+        self.env.insert(key.into(), None);
+        self
+    }
+
+    /// Leaves out all inherited environment variables; those that were set here stay.
+    pub fn env_clear(&mut self) -> &mut Self {
+        self.clear_env = true;
+        self
+    }
+
+    /// The directory that the job starts in, else the supervisor's at the time of the spawn. A relative one starts there.
+    pub fn cwd(&mut self, directory: impl Into<PathBuf>) -> &mut Self {
+        self.cwd = Some(directory.into());
+        self
+    }
+
+    /// A name for the report, instead of the program's.
+    pub fn name(&mut self, name: impl Into<String>) -> &mut Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Where standard input comes from.
+    pub fn stdin(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
+        self.stdio[0] = stdio.into();
+        self
+    }
+
+    /// Where standard output goes.
+    pub fn stdout(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
+        self.stdio[1] = stdio.into();
+        self
+    }
+
+    /// Where standard error goes.
+    pub fn stderr(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
+        self.stdio[2] = stdio.into();
+        self
+    }
+
+    /// Also hands down every other descriptor of the supervisor that has no close-on-exec flag, under its number, as
+    /// exec does (a make job server, sockets from a service manager). Off by default.
+    pub fn inherit_descriptors(&mut self, inherit: bool) -> &mut Self {
+        self.inherit_descriptors = inherit;
+        self
+    }
+
+    /// The process group of the main process: [`ProcessGroup::New`] by default.
+    pub fn process_group(&mut self, group: ProcessGroup) -> &mut Self {
+        self.process_group = group;
+        self
+    }
+
+    /// The deadline: stops the job this long after its spawn was ordered. None by default.
+    pub fn timeout(&mut self, timeout: Duration) -> &mut Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// How long after the stop signal the job is killed: 10 s by default.
+    pub fn grace(&mut self, grace: Duration) -> &mut Self {
+        self.stop.grace = grace;
+        self
+    }
+
+    /// The stop signal: SIGTERM by default.
+    pub fn stop_signal(&mut self, signal: Signal) -> &mut Self {
+        self.stop.signal = signal;
+        self
+    }
+
+    /// Who gets the stop signal: every process by default.
+    pub fn signal_to(&mut self, to: SignalTo) -> &mut Self {
+        self.stop.signal_to = to;
+        self
+    }
+
+    /// What happens to processes that are left when the main one has exited: they are stopped by default.
+    pub fn leftovers(&mut self, leftovers: Leftovers) -> &mut Self {
+        self.stop.leftovers = leftovers;
+        self
+    }
+
+    /// How long to wait for processes that SIGKILL was sent to, before they are reported as unkillable: 10 s by default.
+    pub fn kill_bound(&mut self, bound: Duration) -> &mut Self {
+        self.stop.kill_bound = bound;
+        self
+    }
+
+    pub(crate) fn display_program(&self) -> String {
+        self.program.to_string_lossy().into_owned()
+    }
+
+    pub(crate) fn display_name(&self) -> String {
+        self.name.clone().unwrap_or_else(|| {
+            Path::new(&self.program).file_name().unwrap_or(&self.program).to_string_lossy().into_owned()
+        })
+    }
+
+    pub(crate) fn display_cwd(&self) -> Option<String> {
+        self.cwd.as_ref().map(|cwd| cwd.display().to_string())
+    }
+
+    pub(crate) fn display_argv(&self) -> Vec<String> {
+        std::iter::once(&self.program).chain(&self.args).map(|arg| arg.to_string_lossy().into_owned()).collect()
+    }
+
+    /// The arguments, the environment and the paths to try, as execve takes them.
+    pub(crate) fn strings(&self) -> Result<Strings> {
+        let env = self.environment()?;
+        let path = env.iter().find(|(key, _)| key == "PATH").map(|(_, path)| path.as_bytes());
+        let candidates = self.candidates(path);
+        Ok(Strings {
+            argv: std::iter::once(&self.program)
+                .chain(&self.args)
+                .map(|arg| c_string("argument", arg))
+                .collect::<Result<_>>()?,
+            env: env
+                .into_iter()
+                .map(|(mut entry, value)| {
+                    entry.push("=");
+                    entry.push(value);
+                    c_string("environment variable", &entry)
+                })
+                .collect::<Result<_>>()?,
+            candidates: candidates
+                .iter()
+                .map(|path| c_string("program", OsStr::from_bytes(path)))
+                .collect::<Result<_>>()?,
+            cwd: self.cwd.as_ref().map(|cwd| c_string("working directory", cwd.as_os_str())).transpose()?,
+        })
+    }
+
+    /// The inherited variables in their order, changed as asked, then the new ones.
+    fn environment(&self) -> Result<Vec<(OsString, OsString)>> {
+        for key in self.env.keys() {
+            if key.is_empty() || key.as_bytes().contains(&b'=') {
+                return Err(Error::invalid(
+                    "environment variable",
+                    key.to_string_lossy(),
+                    "its name must not be empty or hold '='",
+                ));
+            }
+        }
+        let mut env: Vec<_> = if self.clear_env { Vec::new() } else { std::env::vars_os().collect() };
+        env.retain(|(key, _)| !self.env.contains_key(key));
+        env.extend(self.env.iter().filter_map(|(key, value)| Some((key.clone(), value.clone()?))));
+        Ok(env)
+    }
+
+    fn candidates(&self, path: Option<&[u8]>) -> Vec<Vec<u8>> {
+        let program = self.program.as_bytes();
+        if program.is_empty() || program.contains(&b'/') {
+            return vec![program.to_vec()];
+        }
+        // execvp(3): an empty entry is the working directory; without PATH glibc takes /bin and /usr/bin.
+        path.unwrap_or(b"/bin:/usr/bin")
+            .split(|&byte| byte == b':')
+            .map(|directory| match directory {
+                b"" => [b"./", program].concat(),
+                directory => [directory, b"/", program].concat(),
+            })
+            .collect()
+    }
+}
+
+/// What execve takes, each with its NUL.
+pub(crate) struct Strings {
+    pub argv: Vec<CString>,
+    pub env: Vec<CString>,
+    pub candidates: Vec<CString>,
+    pub cwd: Option<CString>,
+}
+
+fn c_string(what: &'static str, text: &OsStr) -> Result<CString> {
+    CString::new(text.to_owned().into_vec()).map_err(|_| {
+        Error::invalid(
+            what,
+            text.to_string_lossy().replace('\0', "\\0"),
+            "it holds a NUL byte, which no program can be given",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_search_through_path() {
+        let paths = |program: &str, path: Option<&str>| {
+            let found = Command::new(program).candidates(path.map(str::as_bytes));
+            found.into_iter().map(|path| String::from_utf8(path).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(paths("ls", Some("/bin::/x")), ["/bin/ls", "./ls", "/x/ls"]);
+        assert_eq!(paths("./ls", Some("/bin")), ["./ls"]);
+        assert_eq!(paths("ls", None), ["/bin/ls", "/usr/bin/ls"]);
+        assert_eq!(paths("ls", Some("")), ["./ls"]);
+    }
+
+    #[test]
+    fn nul_bytes_are_refused() {
+        let mut command = Command::new("true");
+        command.arg("a\0b");
+        let error = command.strings().err().unwrap().to_string();
+        assert!(error.contains("argument 'a\\0b'") && error.contains("NUL"), "{error}");
+        let mut command = Command::new("true");
+        command.env("A=B", "c");
+        assert!(command.strings().is_err());
+    }
+}

@@ -1,0 +1,206 @@
+//! The base: the directory under which a supervisor makes its leaves, `pinfold-<pid>-<random>` in its own cgroup.
+//!
+//! Supervisor and guard hold a shared lock on it, so that whoever gets the exclusive one knows that both are gone
+//! (flock(2) works on cgroup2, across PID namespaces, and ends with its holder).
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use rustix::fs::{AtFlags, FlockOperation, flock, statat};
+use rustix::io::Errno;
+
+use super::cgroup::Cgroup;
+use super::leaf::Leaf;
+use crate::error::{Error, Result};
+
+/// Bases are called this, then the supervisor's pid, a hyphen and 16 hexadecimal digits.
+const PREFIX: &str = "pinfold-";
+
+/// The directory of one supervisor's leaves.
+#[derive(Debug)]
+pub(crate) struct Base {
+    cgroup: Cgroup,
+    parent: Arc<Cgroup>,
+    name: String,
+    next_leaf: AtomicU64,
+    removed: AtomicBool,
+    /// The controllers that its leaves have; asked for once.
+    controllers: OnceLock<String>,
+    /// Given up where no descriptor is left to kill with.
+    spare: Mutex<Option<OwnedFd>>,
+}
+
+impl Base {
+    /// Makes a base in `parent`. `announce` tells the guard each name before a directory of that name exists, so that
+    /// there is no instant at which a dead supervisor leaves a directory that nobody knows.
+    pub async fn make<F>(parent: Arc<Cgroup>, announce: impl Fn(String) -> F) -> Result<Arc<Self>>
+    where
+        F: Future<Output = Result<()>>,
+    {
+        // Another name is tried where a sweeper took the new directory for an abandoned one before it was locked.
+        for _ in 0..16 {
+            let name = fresh_name()?;
+            announce(name.clone()).await?;
+            let cgroup = match parent.make(&name) {
+                Ok(cgroup) => cgroup,
+                Err(Errno::EXIST | Errno::NOENT) => continue,
+                Err(errno) => {
+                    let _ = parent.remove(&name);
+                    return Err(refused(&parent, &name, errno));
+                }
+            };
+            let spare = cgroup.events().ok();
+            let base = Self {
+                cgroup,
+                parent: parent.clone(),
+                name,
+                next_leaf: 1.into(),
+                removed: false.into(),
+                controllers: OnceLock::new(),
+                spare: Mutex::new(spare),
+            };
+            let locked = flock(&base, FlockOperation::NonBlockingLockShared).is_ok();
+            let same = statat(&*parent, base.name.as_str(), AtFlags::SYMLINK_NOFOLLOW).ok().map(|stat| stat.st_ino)
+                == base.cgroup.id().ok();
+            if locked && same {
+                return Ok(Arc::new(base));
+            }
+        }
+        Err(Error::system(
+            "lock a cgroup below",
+            parent.path().display().to_string(),
+            Errno::AGAIN,
+            "something removes it again and again",
+        ))
+    }
+
+    /// The base itself as the leaf of the one job that its supervisor will ever have: a directory less to make and to remove.
+    pub fn as_leaf(self: &Arc<Self>) -> Result<Leaf> {
+        let leaf = self.cgroup.again().and_then(|cgroup| Leaf::new(cgroup, self.clone(), None));
+        leaf.map_err(|errno| refused(&self.parent, &self.name, errno))
+    }
+
+    /// Makes a leaf. Each has a new name: a cgroup that was killed once kills what is cloned into it on some kernels.
+    pub fn make_leaf(self: &Arc<Self>) -> Result<Leaf> {
+        let number = self.next_leaf.fetch_add(1, Ordering::Relaxed);
+        let name = format!("job-{number}");
+        let made = self.cgroup.make(&name).and_then(|cgroup| Leaf::new(cgroup, self.clone(), Some(name.clone())));
+        made.map_err(|errno| {
+            // Where it was made, and could not be opened.
+            let _ = self.cgroup.remove(&name);
+            refused(&self.cgroup, &name, errno)
+        })
+    }
+
+    /// The controllers of `leaf`, which are those of every other one.
+    pub fn controllers_of(&self, leaf: &Cgroup) -> &str {
+        self.controllers.get_or_init(|| leaf.read(c"cgroup.controllers").unwrap_or_default())
+    }
+
+    /// Calls `kill`; where the limit on open files has been reached, once more with a descriptor that was kept for that.
+    pub fn with_spare(&self, kill: impl Fn() -> rustix::io::Result<()>) -> rustix::io::Result<()> {
+        match kill() {
+            Err(Errno::MFILE | Errno::NFILE) => {
+                let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+                drop(spare.take());
+                let killed = kill();
+                *spare = self.cgroup.events().ok();
+                killed
+            }
+            done => done,
+        }
+    }
+
+    /// The cgroup that it was made in.
+    pub fn parent(&self) -> &Cgroup {
+        &self.parent
+    }
+
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    /// Removes it, with whatever is empty below it.
+    pub fn remove(&self) -> std::result::Result<(), (std::path::PathBuf, Errno)> {
+        if self.removed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.parent.remove(&self.name)?;
+        self.removed.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Drop for Base {
+    fn drop(&mut self) {
+        if !*self.removed.get_mut() {
+            // Where something runs in it, the guard ends that, or has been killed and the next sweep does.
+            let _ = self.remove();
+        }
+    }
+}
+
+impl AsFd for Base {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.cgroup.as_fd()
+    }
+}
+
+/// Whether a directory of this name is a base.
+pub(crate) fn is_name(name: &str) -> bool {
+    name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-')).is_some_and(|(pid, random)| {
+        !pid.is_empty()
+            && pid.bytes().all(|byte| byte.is_ascii_digit())
+            && random.len() == 16
+            && random.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
+}
+
+fn fresh_name() -> Result<String> {
+    let mut random = [0_u8; 8];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+        .map_err(|errno| Error::system("getrandom", "a name", errno, ""))?;
+    let pid = rustix::process::getpid().as_raw_nonzero();
+    Ok(format!("{PREFIX}{pid}-{:016x}", u64::from_ne_bytes(random)))
+}
+
+fn refused(parent: &Cgroup, name: &str, errno: Errno) -> Error {
+    Error::system("make the cgroup", parent.path().join(name).display().to_string(), errno, advice(errno))
+}
+
+fn advice(errno: Errno) -> &'static str {
+    match errno {
+        Errno::ACCESS | Errno::PERM => {
+            "this user may not write there: use --cgroup with a directory that was delegated to it"
+        }
+        Errno::ROFS => {
+            "the cgroup file system is mounted read-only: ask for a writable one (a private cgroup namespace)"
+        }
+        Errno::AGAIN => "cgroup.max.descendants or cgroup.max.depth of a directory above is reached",
+        Errno::NOENT => "the directory is gone",
+        Errno::MFILE | Errno::NFILE => "see ulimit -n",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_names_are_bases() {
+        assert!(is_name(&fresh_name().unwrap()));
+        for name in [
+            "pinfold",
+            "pinfold-1",
+            "pinfold-1-",
+            "pinfold-x-0123456789abcdef",
+            "pinfold-1-0123456789abcdeg",
+            "a-pinfold-1-0123456789abcdef",
+            "pinfold--0123456789abcdef",
+        ] {
+            assert!(!is_name(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! One cgroup v2 directory, held by descriptor: kill, watch, walk, remove
+//! (Documentation/admin-guide/cgroup-v2.rst).
+
+use std::collections::HashSet;
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, mkdirat, openat, unlinkat};
+use rustix::io::{Errno, Result};
+use rustix::process::Pid;
+
+use crate::pidfd::Pidfd;
+use crate::signal::Signal;
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
+
+/// A cgroup, by its directory's descriptor. The path is for messages only.
+#[derive(Debug)]
+pub(crate) struct Cgroup {
+    dir: OwnedFd,
+    path: PathBuf,
+}
+
+impl Cgroup {
+    pub fn new(dir: OwnedFd, path: PathBuf) -> Self {
+        Self { dir, path }
+    }
+
+    /// Opens the cgroup `name` below this one.
+    pub fn open(&self, name: &str) -> Result<Self> {
+        Ok(Self { dir: openat(&self.dir, name, DIRECTORY, Mode::empty())?, path: self.path.join(name) })
+    }
+
+    /// The same cgroup, opened once more.
+    pub fn again(&self) -> Result<Self> {
+        Ok(Self { dir: openat(&self.dir, c".", DIRECTORY, Mode::empty())?, path: self.path.clone() })
+    }
+
+    /// Makes and opens the cgroup `name` below this one.
+    pub fn make(&self, name: &str) -> Result<Self> {
+        mkdirat(&self.dir, name, Mode::from_raw_mode(0o755))?;
+        self.open(name)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The cgroup's id: the inode number of its directory.
+    pub fn id(&self) -> Result<u64> {
+        fstat(&self.dir).map(|stat| stat.st_ino)
+    }
+
+    /// SIGKILL to every process here and below, whoever owns it, against which no fork can race
+    /// (`cgroup.kill`, Linux 5.14).
+    pub fn kill(&self) -> Result<()> {
+        match write(self.dir.as_fd(), c"cgroup.kill", b"1") {
+            Err(Errno::NOENT) if self.events().is_ok() => self.kill_each(),
+            done => done,
+        }
+    }
+
+    /// What there was before `cgroup.kill`: freeze, so that nobody new is born, SIGKILL through pidfds, thaw. A frozen
+    /// process dies of SIGKILL (v2 freezer, Linux 5.2); it is thawed whatever happens.
+    fn kill_each(&self) -> Result<()> {
+        let frozen = write(self.dir.as_fd(), c"cgroup.freeze", b"1");
+        let signalled = self.signal_all(Signal::KILL, 1000, |_| {});
+        let thawed = write(self.dir.as_fd(), c"cgroup.freeze", b"0");
+        frozen.and(signalled.map(drop)).and(thawed)
+    }
+
+    /// Lets every process here and below run again that a freeze holds (`cgroup.freeze`, Linux 5.2).
+    pub fn thaw(&self) -> Result<()> {
+        self.walk(&mut |dir| match write(dir, c"cgroup.freeze", b"0") {
+            Ok(()) | Err(Errno::NOENT | Errno::NODEV | Errno::ACCESS) => Ok(()),
+            Err(errno) => Err(errno),
+        })
+    }
+
+    /// Sends `signal` to every process here and below until a pass finds nobody new; `found` sees each one once,
+    /// before its signal. Tells whether there was an end to it: against a job that forks faster than it can be told, only
+    /// a kill helps, and `passes` bounds what is tried before.
+    ///
+    /// Only the job is hit: a process is signalled through a pidfd when its pid was in the list *after* that pidfd
+    /// had been opened, so that a pid which was reused in between is answered with ESRCH and looked at anew. So many
+    /// at a time that the limit on open files is no matter.
+    pub fn signal_all(&self, signal: Signal, passes: u32, mut found: impl FnMut(Pid)) -> Result<bool> {
+        const BATCH: usize = 64;
+        let mut told: HashSet<Pid> = HashSet::new();
+        for _ in 0..passes {
+            let mut news = false;
+            self.walk(&mut |dir| {
+                let fresh: Vec<Pid> = processes(dir)?.into_iter().filter(|pid| !told.contains(pid)).collect();
+                for batch in fresh.chunks(BATCH) {
+                    let opened: Vec<_> = batch.iter().filter_map(|&pid| Some((pid, Pidfd::open(pid).ok()?))).collect();
+                    let confirmed: HashSet<Pid> = processes(dir)?.into_iter().collect();
+                    for (pid, pidfd) in opened.into_iter().filter(|(pid, _)| confirmed.contains(pid)) {
+                        news = true;
+                        found(pid);
+                        // Where its pid was reused (ESRCH), the next pass sees the new one. What may not be signalled
+                        // (EPERM) is told once: `cgroup.kill` reaches it.
+                        if pidfd.send(signal) != Err(Errno::SRCH) {
+                            told.insert(pid);
+                        }
+                    }
+                }
+                Ok(())
+            })?;
+            if !news {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The processes here and below, as they are now.
+    pub fn processes(&self) -> Result<Vec<Pid>> {
+        let mut all = Vec::new();
+        self.walk(&mut |dir| {
+            all.extend(processes(dir)?);
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// The names of the cgroups right below.
+    pub fn children(&self) -> Result<Vec<String>> {
+        Ok(children(self.dir.as_fd())?.into_iter().filter_map(|name| name.into_string().ok()).collect())
+    }
+
+    /// Its `cgroup.events`, for [`populated`].
+    pub fn events(&self) -> Result<OwnedFd> {
+        openat(&self.dir, c"cgroup.events", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    /// The text of one of its files, however long.
+    pub fn read_whole(&self, file: &CStr) -> Result<String> {
+        read_whole(self.dir.as_fd(), file)
+    }
+
+    /// The text of one of its files that are shorter than a page, which the kernel hands out in one piece.
+    pub fn read(&self, file: &CStr) -> Result<String> {
+        let file = openat(&self.dir, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let mut text = [0; 4096];
+        let length = rustix::io::read(&file, &mut text)?;
+        Ok(String::from_utf8_lossy(&text[..length]).into_owned())
+    }
+
+    /// Calls `visit` with this directory and every one below it. Those that vanish meanwhile are skipped.
+    fn walk(&self, visit: &mut dyn FnMut(BorrowedFd<'_>) -> Result<()>) -> Result<()> {
+        let mut open = vec![self.dir.try_clone().map_err(|_| Errno::MFILE)?];
+        while let Some(dir) = open.pop() {
+            match visit(dir.as_fd()) {
+                Ok(()) | Err(Errno::NODEV | Errno::NOENT) => {}
+                Err(errno) => return Err(errno),
+            }
+            for name in children(dir.as_fd())? {
+                match openat(&dir, &name, DIRECTORY, Mode::empty()) {
+                    Ok(child) => open.push(child),
+                    Err(Errno::NOENT | Errno::NODEV) => {}
+                    Err(errno) => return Err(errno),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the cgroup `name` below this one and all below it, deepest first. It must be empty.
+    ///
+    /// `BUSY` where a process is left in it; from 6.19 on also for a moment after the last one has ended.
+    pub fn remove(&self, name: &str) -> std::result::Result<(), (PathBuf, Errno)> {
+        let at = |errno| (self.path.join(name), errno);
+        let name = CString::new(name).map_err(|_| at(Errno::INVAL))?;
+        match rmdir(self.dir.as_fd(), &name) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::BUSY | Errno::NOTEMPTY) => {}
+            Err(errno) => return Err(at(errno)),
+        }
+        // One descriptor at a time, however deep the job has nested: up is `..`.
+        // Somebody else may be removing it too (the guard and the supervisor both do at the end): what is gone is done.
+        let open = |dir: BorrowedFd<'_>, name: &CStr| match openat(dir, name, DIRECTORY, Mode::empty()) {
+            Ok(child) => Ok(Some(child)),
+            Err(Errno::NOENT | Errno::NODEV) => Ok(None),
+            Err(errno) => Err(at(errno)),
+        };
+        let Some(mut dir) = open(self.dir.as_fd(), &name)? else { return Ok(()) };
+        let mut names = vec![name];
+        while let Some(name) = names.last() {
+            let child = match children(dir.as_fd()) {
+                Ok(names) => names.into_iter().next(),
+                Err(Errno::NOENT | Errno::NODEV) => None,
+                Err(errno) => return Err(at(errno)),
+            };
+            if let Some(child) = child {
+                if let Some(opened) = open(dir.as_fd(), &child)? {
+                    dir = opened;
+                    names.push(child);
+                }
+                continue;
+            }
+            // A removed directory still knows the one above it.
+            let up = openat(&dir, c"..", DIRECTORY, Mode::empty()).map_err(at)?;
+            match rmdir(up.as_fd(), name) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => {
+                    let path = names.iter().fold(self.path.clone(), |path, name| path.join(&*name.to_string_lossy()));
+                    return Err((path, errno));
+                }
+            }
+            names.pop();
+            dir = up;
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Cgroup {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+}
+
+/// Whether any process runs in a cgroup or below, by its open `cgroup.events`, which is ready for EPOLLPRI when it has
+/// changed since it was read. `false` once the directory is removed.
+pub(crate) fn populated(events: impl AsFd) -> Result<bool> {
+    let mut buffer = [0; 128];
+    match rustix::io::pread(events, &mut buffer, 0) {
+        Ok(length) => Ok(buffer[..length].split(|&byte| byte == b'\n').any(|line| line == b"populated 1")),
+        Err(Errno::NODEV) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn write(dir: BorrowedFd<'_>, file: &CStr, value: &[u8]) -> Result<()> {
+    let file = openat(dir, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&file, value).map(drop)
+}
+
+fn read_whole(dir: BorrowedFd<'_>, file: &CStr) -> Result<String> {
+    let file = openat(dir, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut text = Vec::new();
+    loop {
+        let start = text.len();
+        text.resize(start + 4096, 0);
+        let read = rustix::io::read(&file, &mut text[start..])?;
+        text.truncate(start + read);
+        if read == 0 {
+            return Ok(String::from_utf8_lossy(&text).into_owned());
+        }
+    }
+}
+
+/// The processes of one directory. 0 stands for one that this PID namespace does not show: it is left out.
+fn processes(dir: BorrowedFd<'_>) -> Result<Vec<Pid>> {
+    match read_whole(dir, c"cgroup.procs") {
+        Ok(text) => Ok(text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect()),
+        // A threaded cgroup that the job made: its processes are listed by its domain.
+        Err(Errno::OPNOTSUPP) => Ok(Vec::new()),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// The names of the cgroups right below `dir`. Most have none, which the link count tells without a listing
+/// (kernfs counts subdirectories).
+fn children(dir: BorrowedFd<'_>) -> Result<Vec<CString>> {
+    if fstat(dir)?.st_nlink <= 2 {
+        return Ok(Vec::new());
+    }
+    let mut names = Vec::new();
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if entry.file_type() == FileType::Directory && name != c"." && name != c".." {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+fn rmdir(dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+    unlinkat(dir, name, AtFlags::REMOVEDIR)
+}

@@ -1,0 +1,81 @@
+//! The leaf: the cgroup of one job, from before its first instruction until it is empty.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustix::io::{Errno, Result};
+
+use super::base::Base;
+use super::cgroup::{Cgroup, populated};
+
+/// The cgroup of one job. What is needed to watch it is open from the start, and a descriptor is kept to kill it: no limit
+/// that is reached later can keep it alive. Dropped while it stands, it is killed: the guard removes it then.
+#[derive(Debug)]
+pub(crate) struct Leaf {
+    cgroup: Cgroup,
+    events: OwnedFd,
+    base: Arc<Base>,
+    /// None where the base itself is the leaf.
+    name: Option<String>,
+    removed: bool,
+}
+
+impl Leaf {
+    pub fn new(cgroup: Cgroup, base: Arc<Base>, name: Option<String>) -> Result<Self> {
+        Ok(Self { events: cgroup.events()?, cgroup, base, name, removed: false })
+    }
+
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    /// SIGKILL to everything in it.
+    pub fn kill(&self) -> Result<()> {
+        self.base.with_spare(|| self.cgroup.kill())
+    }
+
+    /// The controllers that it has, as `cgroup.controllers` lists them.
+    pub fn controllers(&self) -> &str {
+        self.base.controllers_of(&self.cgroup)
+    }
+
+    /// Whether anything runs in it. What can't be read is not taken for empty.
+    pub fn populated(&self) -> bool {
+        populated(&self.events).unwrap_or(true)
+    }
+
+    /// Its `cgroup.events`, ready for EPOLLPRI when it has changed since it was read.
+    pub fn events(&self) -> BorrowedFd<'_> {
+        self.events.as_fd()
+    }
+
+    /// Its path from the base on, which no other cgroup of the machine ends with.
+    pub fn tail(&self) -> String {
+        let base = self.base.cgroup().path().file_name().unwrap_or_default().to_string_lossy();
+        match &self.name {
+            Some(name) => format!("/{base}/{name}"),
+            None => format!("/{base}"),
+        }
+    }
+
+    /// Removes it and the cgroups that the job made below it.
+    pub fn remove(&mut self) -> std::result::Result<(), (PathBuf, Errno)> {
+        match &self.name {
+            Some(name) => self.base.cgroup().remove(name)?,
+            None => self.base.remove()?,
+        }
+        self.removed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Leaf {
+    fn drop(&mut self) {
+        if !self.removed {
+            // What can't be killed from here is the guard's to end, when the supervisor is gone.
+            let _ = self.kill();
+            let _ = self.remove();
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Where jobs can be held: probe, and keep the reason of each refusal.
+
+pub(crate) mod base;
+pub(crate) mod cgroup;
+pub(crate) mod leaf;
+pub mod mount;
+pub(crate) mod sweep;
+pub(crate) mod usage;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, AtFlags, Mode, OFlags, accessat, fstatfs, open};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use cgroup::Cgroup;
+
+use crate::pidfd::Pidfd;
+
+/// A way to hold jobs that this machine does not offer, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct Refusal {
+    /// What was tried.
+    pub tried: String,
+    /// Why it can't be used.
+    pub reason: String,
+    /// What the person can do about it.
+    pub advice: String,
+}
+
+impl Refusal {
+    fn new(tried: impl Into<String>, reason: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { tried: tried.into(), reason: reason.into(), advice: advice.into() }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} ({})", self.tried, self.reason, self.advice)
+    }
+}
+
+const READ_ONLY: &str =
+    "ask for a writable cgroup file system (Docker: --cgroupns=private with a writable /sys/fs/cgroup)";
+
+/// The magic number of a cgroup2 file system (statfs(2)).
+const CGROUP2_MAGIC: u64 = 0x6367_7270;
+
+/// The cgroup to make bases in: `wanted` if given, else this process's own.
+pub(crate) fn place(wanted: Option<&Path>) -> Result<Cgroup, Vec<Refusal>> {
+    match wanted {
+        Some(path) => open_cgroup(path).map_err(|refusal| vec![refusal]),
+        None => own_cgroup(),
+    }
+}
+
+/// Where cgroup2 is usually mounted: pure v2 hosts, hybrid ones.
+const USUAL_MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+
+/// This process's own cgroup at a usual place, proven by the cgroup's id (Linux 6.13): the mount table of a busy container
+/// host is long.
+fn own_cgroup_at_usual_place() -> Option<Cgroup> {
+    let id = Pidfd::open(rustix::process::getpid()).ok()?.cgroup_id()?;
+    let own = mount::own_path(&read_file("/proc/self/cgroup").ok()?)?;
+    let below = own.strip_prefix("/").ok()?;
+    USUAL_MOUNTS.iter().find_map(|mount| {
+        let cgroup = open_cgroup(&Path::new(mount).join(below)).ok()?;
+        (cgroup.id().ok()? == id).then_some(cgroup)
+    })
+}
+
+fn own_cgroup() -> Result<Cgroup, Vec<Refusal>> {
+    if let Some(cgroup) = own_cgroup_at_usual_place() {
+        return Ok(cgroup);
+    }
+    let read = |file: &str| {
+        read_file(file).map_err(|error| {
+            vec![Refusal::new(
+                "this process's own cgroup",
+                format!("cannot read {file}: {error}"),
+                "mount /proc, or name a cgroup with --cgroup DIR",
+            )]
+        })
+    };
+    let mounts = mount::cgroup2_mounts(&read("/proc/self/mountinfo")?);
+    if mounts.is_empty() {
+        return Err(vec![Refusal::new(
+            "this process's own cgroup",
+            "no cgroup2 file system is mounted here",
+            "boot with cgroup v2, or in a container ask for a private cgroup namespace",
+        )]);
+    }
+    let Some(own) = mount::own_path(&read("/proc/self/cgroup")?) else {
+        return Err(vec![Refusal::new(
+            "this process's own cgroup",
+            "/proc/self/cgroup has no line for cgroup v2",
+            "Linux 5.7 or later is needed",
+        )]);
+    };
+    let mut refusals = Vec::new();
+    // The last mount at a point is the visible one.
+    for mount in mounts.iter().rev() {
+        let Some(path) = mount::directory(mount, &own) else {
+            refusals.push(Refusal::new(
+                format!("the cgroup2 mount at {}", mount.point.display()),
+                format!("it shows {} and not this process's cgroup {}", mount.root.display(), own.display()),
+                "name a cgroup with --cgroup DIR",
+            ));
+            continue;
+        };
+        if mount.read_only {
+            refusals.push(Refusal::new(path.display().to_string(), "it is mounted read-only", READ_ONLY));
+            continue;
+        }
+        match open_cgroup(&path) {
+            Ok(cgroup) => return Ok(cgroup),
+            Err(refusal) => refusals.push(refusal),
+        }
+    }
+    Err(refusals)
+}
+
+/// Reads a file of /proc whole; with room from the start, since the kernel makes its text anew for each read.
+fn read_file(file: &str) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::with_capacity(16 * 1024);
+    std::io::Read::read_to_end(&mut std::fs::File::open(file)?, &mut text)?;
+    Ok(text)
+}
+
+fn open_cgroup(path: &Path) -> Result<Cgroup, Refusal> {
+    let refuse = |reason: String, advice: &str| Refusal::new(path.display().to_string(), reason, advice);
+    let dir = open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| refuse(format!("cannot open it: {errno}"), "it must be the directory of a cgroup v2"))?;
+    match fstatfs(&dir) {
+        Ok(stat) if stat.f_type as u64 == CGROUP2_MAGIC => {
+            if stat.f_flags as u64 & libc::ST_RDONLY != 0 {
+                return Err(refuse("it is mounted read-only".into(), READ_ONLY));
+            }
+        }
+        _ => {
+            return Err(refuse(
+                "it is not on a cgroup2 file system".into(),
+                "name a directory below a cgroup2 mount: findmnt -t cgroup2",
+            ));
+        }
+    }
+    match accessat(&dir, c".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
+        Ok(()) | Err(Errno::NOSYS) => {}
+        Err(errno) => {
+            return Err(refuse(
+                format!("this user can't make a directory in it: {errno}"),
+                "have it delegated (systemd: Delegate=yes; or chown the directory and its cgroup.procs), or use --cgroup DIR",
+            ));
+        }
+    }
+    Ok(Cgroup::new(dir, absolute(path)))
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}

@@ -1,0 +1,202 @@
+//! What can go wrong, told as: the operation, the object, the errno, and what the person can do.
+
+use rustix::io::Errno;
+
+use crate::containment::Refusal;
+
+/// The library's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why pinfold could not do what it was asked for. A job that ran and failed is not an error but a
+/// [`Report`](crate::Report).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The kernel refused an operation.
+    #[error("{operation} {object}: {errno}{}", hint(advice))]
+    System {
+        /// The system call or what it was for.
+        operation: &'static str,
+        /// What it was done to.
+        object: String,
+        /// The kernel's answer.
+        errno: Errno,
+        /// What the person can do; empty where there is nothing to say.
+        advice: String,
+    },
+    /// An argument that can't be meant.
+    #[error("{what} '{value}' is not valid: {advice}")]
+    Invalid {
+        /// What was given.
+        what: &'static str,
+        /// Its value.
+        value: String,
+        /// What is accepted.
+        advice: String,
+    },
+    /// No cgroup can be had here.
+    #[error("no cgroup can hold the job:{}", refusals(.0))]
+    NoCgroup(Vec<Refusal>),
+    /// The command could not be started.
+    #[error("{}", .0)]
+    Spawn(SpawnError),
+    /// No guard program was found or it did not answer.
+    #[error("the guard did not start: {0}")]
+    GuardStart(String),
+    /// The job was ended before its command had been executed.
+    #[error("{program} was ended before it had been executed ({})", ended_by(.reason))]
+    EndedEarly {
+        /// The command's name as it was given.
+        program: String,
+        /// What ended it.
+        reason: crate::stop::Reason,
+    },
+    /// The guard is gone; whatever it held has been ended.
+    #[error("the guard process is gone (was it killed?); its jobs have been ended")]
+    GuardLost,
+}
+
+impl Error {
+    pub(crate) fn system(
+        operation: &'static str,
+        object: impl Into<String>,
+        errno: Errno,
+        advice: impl Into<String>,
+    ) -> Self {
+        Self::System { operation, object: object.into(), errno, advice: advice.into() }
+    }
+
+    pub(crate) fn invalid(what: &'static str, value: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self::Invalid { what, value: value.into(), advice: advice.into() }
+    }
+
+    /// The exit code that a command-line program ends with for this error: 127 where the command was not found,
+    /// 126 where it was found but can't be executed, 125 otherwise (as timeout(1) and env(1)).
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Spawn(SpawnError { stage: SpawnStage::Exec, errno, .. }) => match *errno {
+                Errno::NOENT => 127,
+                _ => 126,
+            },
+            Self::EndedEarly { reason: crate::stop::Reason::Deadline, .. } => 124,
+            _ => 125,
+        }
+    }
+}
+
+fn ended_by(reason: &crate::stop::Reason) -> &'static str {
+    match reason {
+        crate::stop::Reason::Deadline => "its deadline",
+        crate::stop::Reason::Stopped => "a stop",
+        _ => "a kill",
+    }
+}
+
+/// What pinfold was doing when a command could not be started, in the order in which it is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
+pub enum SpawnStage {
+    /// Reading what to start, in the guard.
+    Specification,
+    /// Making the process, inside its cgroup.
+    Clone,
+    /// The process was not where it should have been born.
+    Proof,
+    /// Joining the cgroup, where the kernel's clone can't do it.
+    JoinCgroup,
+    /// Its process group.
+    ProcessGroup,
+    /// Its working directory.
+    WorkingDirectory,
+    /// Its descriptors.
+    Descriptors,
+    /// Its limits.
+    Limits,
+    /// The bound on exec.
+    ExecTimer,
+    /// The death signal, should the guard die.
+    DeathSignal,
+    /// Executing the command.
+    Exec,
+}
+
+/// A command that could not be started.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SpawnError {
+    /// What was being done.
+    pub stage: SpawnStage,
+    /// The kernel's answer.
+    pub errno: Errno,
+    /// The command's name as it was given.
+    pub program: String,
+    /// The directory it was to run in, if one was given.
+    pub cwd: Option<String>,
+}
+
+impl std::fmt::Display for SpawnError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { stage, errno, program, cwd } = self;
+        let (doing, advice) = match (stage, *errno) {
+            (SpawnStage::Exec, Errno::NOENT) => (
+                format!("execute '{program}'"),
+                "check the name and PATH; for a script, the interpreter of its first line",
+            ),
+            (SpawnStage::Exec, Errno::ACCESS) => (
+                format!("execute '{program}'"),
+                "it is a directory, not executable for this user, or on a file system mounted noexec",
+            ),
+            (SpawnStage::Exec, Errno::NOEXEC) => (format!("execute '{program}'"), "it is no program for this machine"),
+            (SpawnStage::Exec, Errno::TOOBIG) => (
+                format!("execute '{program}'"),
+                "the arguments and the environment together are too large; pass data in a file",
+            ),
+            (SpawnStage::Exec, Errno::TIMEDOUT) => {
+                (format!("execute '{program}'"), "the file system that it is on does not answer")
+            }
+            (SpawnStage::Exec, _) => (format!("execute '{program}'"), ""),
+            (SpawnStage::WorkingDirectory, _) => (
+                format!("enter the working directory '{}' for '{program}'", cwd.as_deref().unwrap_or(".")),
+                "it must exist and be searchable for this user",
+            ),
+            (SpawnStage::Clone, Errno::AGAIN) => (
+                format!("make a process for '{program}'"),
+                "a limit on processes is reached: see ulimit -u and pids.max",
+            ),
+            (SpawnStage::Clone | SpawnStage::JoinCgroup, Errno::ACCESS) => (
+                format!("put '{program}' into its cgroup"),
+                "this user must also be able to write cgroup.procs of the directory above (the common ancestor)",
+            ),
+            (SpawnStage::Clone | SpawnStage::JoinCgroup, Errno::OPNOTSUPP) => (
+                format!("put '{program}' into its cgroup"),
+                "the cgroup is threaded; use --cgroup with a domain cgroup",
+            ),
+            (SpawnStage::Clone | SpawnStage::JoinCgroup, Errno::BUSY) => (
+                format!("put '{program}' into its cgroup"),
+                "its controllers are given to children, so it can't hold processes (no internal processes)",
+            ),
+            (SpawnStage::Clone, _) => (format!("make a process for '{program}'"), ""),
+            (SpawnStage::Proof, _) => (
+                format!("prove that '{program}' was born in its cgroup"),
+                "it was ended before it ran; please report this kernel",
+            ),
+            (SpawnStage::JoinCgroup, _) => (format!("put '{program}' into its cgroup"), ""),
+            (SpawnStage::ProcessGroup, _) => (format!("set the process group of '{program}'"), ""),
+            (SpawnStage::Descriptors, _) => (format!("hand its descriptors to '{program}'"), "see ulimit -n"),
+            (SpawnStage::Limits, _) => (format!("set the limits of '{program}'"), ""),
+            (SpawnStage::ExecTimer, _) => (format!("set a timer for the start of '{program}'"), "see ulimit -i"),
+            (SpawnStage::DeathSignal, _) => (format!("tie '{program}' to its guard"), "the guard was gone already"),
+            (SpawnStage::Specification, _) => (format!("read what to start for '{program}'"), ""),
+        };
+        write!(f, "cannot {doing}: {errno}{}", hint(advice))
+    }
+}
+
+fn hint(advice: &str) -> String {
+    if advice.is_empty() { String::new() } else { format!(" ({advice})") }
+}
+
+fn refusals(refusals: &[Refusal]) -> String {
+    refusals.iter().map(|refusal| format!("\n  {refusal}")).collect()
+}

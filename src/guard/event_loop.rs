@@ -1,0 +1,430 @@
+//! The guard's life: messages, ended children, the supervisor's end. One thread, one epoll.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{Timespec, epoll};
+use rustix::io::{Errno, Result};
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
+
+use super::KILL_BOUND;
+use super::protocol::{self, End, FromGuard, JobId, Spec, ToGuard};
+use super::spawn::{self, Destination, Failure, Stack};
+use super::sweep;
+use crate::containment::cgroup::{Cgroup, populated};
+use crate::error::SpawnStage;
+use crate::sys::{self, Reap, Reaped};
+
+/// How often a cgroup is looked at that the supervisor may remove at the same time.
+const REMOVED_UNSEEN: Duration = Duration::from_millis(10);
+
+/// So many children that end within [`PACE`] are a mass death: it is looked at every [`CROWD_PAUSE`].
+const CROWD: u32 = 64;
+const PACE: Duration = Duration::from_millis(20);
+const CROWD_PAUSE: Duration = Duration::from_millis(2);
+
+const SOCKET: u64 = 0;
+const SUPERVISOR: u64 = 1;
+const CHILDREN: u64 = 2;
+const BASE: u64 = 3;
+
+/// Serves the supervisor until it is gone, then ends and removes whatever is left.
+pub fn run(socket: OwnedFd) -> Result<()> {
+    let mut guard = Guard::new(socket)?;
+    let served = guard.serve();
+    guard.clean_up();
+    served
+}
+
+struct Guard {
+    socket: OwnedFd,
+    epoll: OwnedFd,
+    children: OwnedFd,
+    supervisor: Option<OwnedFd>,
+    base: Option<PlannedBase>,
+    /// Descriptors that came before the `Spawn` that they are for.
+    descriptors: HashMap<JobId, Vec<OwnedFd>>,
+    jobs: HashMap<JobId, Job>,
+    sweeps: Vec<sweep::Sweep>,
+    outbox: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
+    waiting_for_room: bool,
+    stack: Stack,
+    buffer: Vec<u8>,
+    /// Set when a clone into a cgroup has shown the kill-sequence bug or was refused.
+    always_join: bool,
+    /// Since when, and how many children have been reaped.
+    pace: (Instant, u32),
+    /// When those are reaped that were put off.
+    reap_at: Option<Instant>,
+}
+
+/// A base that exists, or that a dead supervisor was about to make.
+struct PlannedBase {
+    parent: Cgroup,
+    name: String,
+    /// Holds the shared lock.
+    _directory: Option<OwnedFd>,
+}
+
+/// A main process that has not been reaped, or whose job is being swept.
+pub(super) struct Job {
+    pub pid: i32,
+    pub reaped: bool,
+    /// Clock ticks since boot at its start, as in `/proc/PID/stat`.
+    pub started_ticks: u64,
+    /// The name of its leaf; none where the base itself is that.
+    pub leaf: Option<String>,
+}
+
+impl Guard {
+    fn new(socket: OwnedFd) -> Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let children = sys::signalfd(sys::bit(libc::SIGCHLD))?;
+        epoll::add(&epoll, &socket, epoll::EventData::new_u64(SOCKET), epoll::EventFlags::IN)?;
+        epoll::add(&epoll, &children, epoll::EventData::new_u64(CHILDREN), epoll::EventFlags::IN)?;
+        Ok(Self {
+            socket,
+            epoll,
+            children,
+            supervisor: None,
+            base: None,
+            descriptors: HashMap::new(),
+            jobs: HashMap::new(),
+            sweeps: Vec::new(),
+            outbox: VecDeque::new(),
+            waiting_for_room: false,
+            stack: Stack::new()?,
+            buffer: Vec::new(),
+            always_join: false,
+            pace: (Instant::now(), 0),
+            reap_at: None,
+        })
+    }
+
+    fn serve(&mut self) -> Result<()> {
+        loop {
+            let bound = self.sweeps.iter().map(|sweep| sweep.bound).chain(self.reap_at).min();
+            for token in self.wait(bound)? {
+                match token {
+                    SOCKET => {
+                        self.flush()?;
+                        if !self.receive()? {
+                            return Ok(());
+                        }
+                    }
+                    CHILDREN => self.child_ended()?,
+                    SUPERVISOR => return Ok(()),
+                    _ => {}
+                }
+            }
+            if self.reap_at.is_some_and(|at| at <= Instant::now()) {
+                self.reap()?;
+            }
+            self.sweep()?;
+        }
+    }
+
+    /// Reaps at once, but in a mass death every so often: each look for ended children goes through all that live, under a
+    /// lock which the dying need.
+    fn child_ended(&mut self) -> Result<()> {
+        let now = Instant::now();
+        if now.duration_since(self.pace.0) > PACE {
+            self.pace = (now, 0);
+        }
+        if self.pace.1 < CROWD {
+            return self.reap();
+        }
+        sys::read_signal(self.children.as_fd())?;
+        self.reap_at.get_or_insert(now + CROWD_PAUSE);
+        Ok(())
+    }
+
+    /// Waits for events, until `bound` at most.
+    fn wait(&self, bound: Option<Instant>) -> Result<Vec<u64>> {
+        let timeout = bound.map(|bound| {
+            let left = bound.saturating_duration_since(Instant::now());
+            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
+        });
+        let mut events = Vec::with_capacity(8);
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(events.iter().map(|event| event.data.u64()).collect()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Handles every message that is there. `false` when the supervisor is gone.
+    fn receive(&mut self) -> Result<bool> {
+        loop {
+            match protocol::receive::<ToGuard>(&self.socket, &mut self.buffer) {
+                Ok(Some((message, descriptors))) => self.handle(message, descriptors)?,
+                Ok(None) => return Ok(false),
+                Err(Errno::AGAIN) => return Ok(true),
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+
+    fn handle(&mut self, message: ToGuard, mut descriptors: Vec<OwnedFd>) -> Result<()> {
+        match message {
+            ToGuard::Hello { version, answer } => {
+                if version == protocol::VERSION && descriptors.len() == 1 {
+                    let supervisor = descriptors.remove(0);
+                    epoll::add(&self.epoll, &supervisor, epoll::EventData::new_u64(SUPERVISOR), epoll::EventFlags::IN)?;
+                    self.supervisor = Some(supervisor);
+                }
+                if !answer {
+                    return Ok(());
+                }
+                let own = pidfd_open(getpid(), PidfdFlags::empty())?;
+                self.send(&FromGuard::Ready { version: protocol::VERSION }, Some(own))
+            }
+            ToGuard::Base { name } => {
+                let parent = Cgroup::new(descriptors.pop().ok_or(Errno::BADF)?, "the base's parent".into());
+                self.base = Some(PlannedBase { parent, name, _directory: None });
+                Ok(())
+            }
+            ToGuard::BaseMade => {
+                if let Some(base) = &mut self.base {
+                    base._directory = descriptors.pop();
+                }
+                Ok(())
+            }
+            ToGuard::Descriptors { job } => {
+                self.descriptors.entry(job).or_default().append(&mut descriptors);
+                Ok(())
+            }
+            ToGuard::Spawn { job, leaf, join, spec } => {
+                let mut all = self.descriptors.remove(&job).unwrap_or_default();
+                all.append(&mut descriptors);
+                let (answer, pidfd) = match self.spawn(job, &leaf, join, spec.map(serde_bytes::ByteBuf::into_vec), all)
+                {
+                    Ok((answer, pidfd)) => (answer, Some(pidfd)),
+                    Err(None) => (FromGuard::NotStarted { job }, None),
+                    Err(Some(Failure { stage, errno })) => {
+                        (FromGuard::SpawnFailed { job, stage, errno: errno.raw_os_error() }, None)
+                    }
+                };
+                self.send(&answer, pidfd)
+            }
+            ToGuard::Sweep { job, bound_ms } => {
+                let now = Instant::now();
+                let bound = now.checked_add(Duration::from_millis(bound_ms)).unwrap_or(now + KILL_BOUND);
+                self.sweeps.push(sweep::Sweep::new(job, bound));
+                self.reap()
+            }
+        }
+    }
+
+    /// Starts a job; `Err(None)` where it was killed before its first instruction.
+    fn spawn(
+        &mut self,
+        job: JobId,
+        leaf_tail: &str,
+        join: bool,
+        spec: Option<Vec<u8>>,
+        mut descriptors: Vec<OwnedFd>,
+    ) -> Result2<(FromGuard, OwnedFd)> {
+        let specification = |errno| Some(Failure::new(SpawnStage::Specification, errno));
+        if descriptors.len() < 1 + usize::from(spec.is_none()) {
+            return Err(specification(Errno::INVAL));
+        }
+        let leaf = descriptors.remove(0);
+        let bytes = match spec {
+            Some(bytes) => bytes,
+            None => read_all(descriptors.remove(0)).map_err(specification)?,
+        };
+        let spec: Spec<'_> = postcard::from_bytes(&bytes).map_err(|_| specification(Errno::INVAL))?;
+
+        let join = join || self.always_join;
+        let started_ticks = sweep::ticks_since_boot();
+        let into = Destination { leaf: leaf.as_fd(), tail: leaf_tail, join };
+        let (spawned, joined) = match spawn::spawn(&spec, into, &descriptors, &self.stack) {
+            // The call itself is refused here (an old kernel, a container's seccomp profile): once is enough to know.
+            Err(None) => {
+                self.always_join = true;
+                (spawn::spawn(&spec, Destination { join: true, ..into }, &descriptors, &self.stack)?, true)
+            }
+            done => (done?, join),
+        };
+        let pid = spawned.pid;
+        if !spawned.started {
+            spawn::reap(pid);
+            self.always_join = true;
+            return Err(None);
+        }
+        // "/BASE/LEAF", or "/BASE" where that is the leaf.
+        let leaf = leaf_tail.split('/').nth(2).map(str::to_owned);
+        self.jobs.insert(job, Job { pid, reaped: false, started_ticks, leaf });
+        Ok((FromGuard::Spawned { job, pid, joined }, spawned.pidfd.into()))
+    }
+
+    /// Reaps every child that has ended, the orphans of the jobs too, and tells of main processes.
+    fn reap(&mut self) -> Result<()> {
+        // One at most: SIGCHLD does not queue.
+        sys::read_signal(self.children.as_fd())?;
+        self.reap_at = None;
+        let mut ended: Vec<(JobId, Reaped)> = Vec::new();
+        let childless = loop {
+            match sys::reap() {
+                Reap::Child(reaped) => {
+                    self.pace.1 += 1;
+                    let found = self.jobs.iter_mut().find(|(_, job)| job.pid == reaped.pid && !job.reaped);
+                    if let Some((&id, job)) = found {
+                        job.reaped = true;
+                        ended.push((id, reaped));
+                    }
+                }
+                Reap::NoneEnded => break false,
+                Reap::NoChildren => break true,
+            }
+        };
+        while !childless && let Some((pid, signal)) = sys::next_stopped() {
+            let main = self.jobs.iter().find(|(_, job)| job.pid == pid && !job.reaped).map(|(&id, _)| id);
+            if let Some(job) = main {
+                self.send(&FromGuard::Stopped { job, signal }, None)?;
+            }
+        }
+        for (job, reaped) in ended {
+            if childless {
+                self.jobs.remove(&job);
+            }
+            let end = if reaped.code == libc::CLD_EXITED {
+                End::Exited { code: reaped.status }
+            } else {
+                End::Signalled { signal: reaped.status, core_dumped: reaped.code == libc::CLD_DUMPED }
+            };
+            self.send(&FromGuard::Exited { job, end, max_rss_kib: reaped.max_rss_kib, childless }, None)?;
+        }
+        Ok(())
+    }
+
+    /// Takes each asked-for sweep a step further.
+    fn sweep(&mut self) -> Result<()> {
+        for mut sweep in std::mem::take(&mut self.sweeps) {
+            let base = self.base.as_ref().map(|base| base.name.as_str());
+            match sweep.step(&self.jobs, base) {
+                Some(sweep::Found { emigrants, emigrant_count, survivors, survivor_count }) => {
+                    let job = sweep.job;
+                    self.jobs.remove(&job);
+                    let swept = FromGuard::Swept { job, emigrants, emigrant_count, survivors, survivor_count };
+                    self.send(&swept, None)?;
+                }
+                None => self.sweeps.push(sweep),
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, message: &FromGuard, descriptor: Option<OwnedFd>) -> Result<()> {
+        self.outbox.push_back((protocol::encode(message)?, descriptor));
+        self.flush()
+    }
+
+    /// Sends what the socket takes now; the rest when it takes more.
+    fn flush(&mut self) -> Result<()> {
+        let waiting = loop {
+            let Some((bytes, descriptor)) = self.outbox.front() else { break false };
+            let descriptors: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
+            match protocol::send(&self.socket, bytes, &descriptors) {
+                Ok(()) => drop(self.outbox.pop_front()),
+                Err(Errno::AGAIN) => break true,
+                // The supervisor is gone: the socket's end will tell.
+                Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => drop(self.outbox.pop_front()),
+                Err(errno) => return Err(errno),
+            }
+        };
+        if waiting == self.waiting_for_room {
+            return Ok(());
+        }
+        self.waiting_for_room = waiting;
+        let mut interest = epoll::EventFlags::IN;
+        interest.set(epoll::EventFlags::OUT, waiting);
+        epoll::modify(&self.epoll, &self.socket, epoll::EventData::new_u64(SOCKET), interest)
+    }
+
+    /// The supervisor is gone: ends every job, waits until all is empty, removes the directories.
+    fn clean_up(&mut self) {
+        // Announced before it died, perhaps not yet read.
+        while let Ok(Some((message, descriptors))) = protocol::receive::<ToGuard>(&self.socket, &mut self.buffer) {
+            if matches!(message, ToGuard::Base { .. } | ToGuard::BaseMade) {
+                let _ = self.handle(message, descriptors);
+            }
+        }
+        let _ = epoll::delete(&self.epoll, &self.socket);
+        if let Some(supervisor) = &self.supervisor {
+            let _ = epoll::delete(&self.epoll, supervisor);
+        }
+        let bound = Instant::now() + KILL_BOUND;
+        if let Some(base) = self.base.take()
+            // At a regular end it is empty, or gone already.
+            && base.parent.remove(&base.name).is_err()
+        {
+            if let Ok(cgroup) = base.parent.open(&base.name) {
+                self.empty(&cgroup, bound);
+            }
+            while base.parent.remove(&base.name).is_err_and(|(_, errno)| errno == Errno::BUSY) && Instant::now() < bound
+            {
+                let Ok(cgroup) = base.parent.open(&base.name) else { break };
+                self.empty(&cgroup, bound);
+                // From 6.19 on a last process can be off the count and not yet off the directory.
+                let _ = self.wait(Some(bound.min(Instant::now() + Duration::from_millis(1))));
+            }
+        }
+        self.end_descendants(bound);
+    }
+
+    /// Kills a cgroup and waits until nothing runs in it.
+    fn empty(&mut self, cgroup: &Cgroup, bound: Instant) {
+        let _ = cgroup.kill();
+        let Ok(watch) = cgroup.events() else { return };
+        let data = epoll::EventData::new_u64(BASE);
+        if epoll::add(&self.epoll, &watch, data, epoll::EventFlags::PRI).is_err() {
+            return;
+        }
+        while populated(&watch).unwrap_or(false) && Instant::now() < bound {
+            // A supervisor that lives removes the directory too, and the kernel drops the notification that is due then.
+            let _ = self.wait(Some(bound.min(Instant::now() + REMOVED_UNSEEN)));
+            let _ = self.reap_quietly();
+            // What was stopped at a fork when it was killed before (a kernel without cgroup.kill) is killed now.
+            let _ = cgroup.kill();
+        }
+        let _ = epoll::delete(&self.epoll, &watch);
+    }
+
+    /// Ends what left its cgroup: whatever still descends from the guard.
+    fn end_descendants(&mut self, bound: Instant) {
+        self.jobs.clear();
+        while !self.reap_quietly() && Instant::now() < bound {
+            sweep::kill_children();
+            let _ = self.wait(Some(bound));
+        }
+    }
+
+    /// Reaps without telling; `true` where no child is left.
+    fn reap_quietly(&self) -> bool {
+        while matches!(sys::read_signal(self.children.as_fd()), Ok(Some(_))) {}
+        loop {
+            match sys::reap() {
+                Reap::Child(_) => {}
+                Reap::NoneEnded => return false,
+                Reap::NoChildren => return true,
+            }
+        }
+    }
+}
+
+type Result2<T> = std::result::Result<T, Option<Failure>>;
+
+fn read_all(file: OwnedFd) -> Result<Vec<u8>> {
+    let size = rustix::fs::fstat(&file)?.st_size as usize;
+    let mut bytes = vec![0; size];
+    let mut read = 0;
+    while read < size {
+        match rustix::io::pread(&file, &mut bytes[read..], read as u64)? {
+            0 => return Err(Errno::INVAL),
+            more => read += more,
+        }
+    }
+    Ok(bytes)
+}

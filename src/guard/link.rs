@@ -1,0 +1,223 @@
+//! The supervisor's end of the socket to its guard.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::Child;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::net::{Shutdown, shutdown};
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::protocol::{self, FromGuard, JobId, ToGuard};
+use super::{Guard, Origin, ways};
+use crate::error::{Error, Result};
+use crate::sys;
+
+/// How long a guard may take to say that it is ready.
+const START_BOUND: Duration = Duration::from_secs(10);
+
+/// How often a full socket is tried that can't be watched, because no descriptor is to be had.
+const BLIND: Duration = Duration::from_millis(5);
+
+/// What a job hears of its guard; the channel's end means that the guard is lost.
+pub(crate) type Answer = (FromGuard, Option<OwnedFd>);
+
+type Routes = Arc<Mutex<Option<HashMap<JobId, UnboundedSender<Answer>>>>>;
+
+/// A guard that is ready.
+#[derive(Debug)]
+pub(crate) struct Link {
+    socket: Arc<AsyncFd<OwnedFd>>,
+    /// `None` once the guard is lost.
+    routes: Routes,
+    pidfd: Arc<AsyncFd<OwnedFd>>,
+    origin: Mutex<Option<Origin>>,
+    reader: Mutex<Option<tokio::task::JoinHandle<()>>>,
+}
+
+impl Link {
+    /// Greets the guard; one that was executed is waited for until it is ready.
+    pub async fn connect(guard: Guard) -> Result<Self> {
+        let Guard { socket, mut origin } = guard;
+        let io = |error: std::io::Error| Error::GuardStart(format!("cannot watch its socket: {error}"));
+        let socket = Arc::new(sys::watched(socket, Interest::READABLE).map_err(io)?);
+        let own = pidfd_open(getpid(), PidfdFlags::empty())
+            .map_err(|errno| Error::system("pidfd_open", "this process", errno, "Linux 5.7 or later is needed"))?;
+        let answer = matches!(origin, Origin::Executed(_));
+        let hello = ToGuard::Hello { version: protocol::VERSION, answer };
+        send(&socket, &hello, &[own.as_fd()]).await.map_err(|error| match error {
+            Error::GuardLost => Error::GuardStart(format!("it ended at once ({})", ways())),
+            error => error,
+        })?;
+        let mut buffer = Vec::new();
+        let pidfd = match &mut origin {
+            Origin::Forked(pid) => pidfd_open(*pid, PidfdFlags::empty())
+                .map_err(|errno| Error::system("pidfd_open", "the guard", errno, "see ulimit -n"))?,
+            Origin::Executed(child) => answered(&socket, &mut buffer, child).await?,
+        };
+        let pidfd = Arc::new(sys::watched(pidfd, Interest::READABLE).map_err(io)?);
+        let routes: Routes = Arc::new(Mutex::new(Some(HashMap::new())));
+        let reader = tokio::spawn(read(socket.clone(), pidfd.clone(), routes.clone(), buffer));
+        Ok(Self { socket, routes, pidfd, origin: Mutex::new(Some(origin)), reader: Mutex::new(Some(reader)) })
+    }
+
+    /// Sends one message.
+    pub async fn send(&self, message: &ToGuard, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
+        send(&self.socket, message, descriptors).await
+    }
+
+    /// What the guard says of `job` from now on.
+    pub fn listen(&self, job: JobId) -> Result<UnboundedReceiver<Answer>> {
+        let (sender, receiver) = unbounded_channel();
+        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        routes.as_mut().ok_or(Error::GuardLost)?.insert(job, sender);
+        Ok(receiver)
+    }
+
+    /// Nothing more is to be heard of `job`.
+    pub fn forget(&self, job: JobId) {
+        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(routes) = routes.as_mut() {
+            routes.remove(&job);
+        }
+    }
+
+    /// Tells the guard that it is over. It ends what is left.
+    pub fn hang_up(&self) {
+        // Also where a forked copy of this process holds the socket open.
+        let _ = shutdown(self.socket.get_ref(), Shutdown::Both);
+    }
+
+    /// Waits until a guard that was hung up on is gone. One that does not go within the time that it has for its own work is
+    /// killed; `false` then.
+    pub async fn gone(&self) -> bool {
+        let by_itself = self.ended().await;
+        // It has the end of the socket to read. Until it has, it holds our end open, and jobs do not know.
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(reader) = reader {
+            let _ = reader.await;
+        }
+        by_itself
+    }
+
+    async fn ended(&self) -> bool {
+        let bound = super::KILL_BOUND + Duration::from_secs(1);
+        let by_itself = tokio::time::timeout(bound, self.pidfd.readable()).await.is_ok();
+        if !by_itself {
+            let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+            if tokio::time::timeout(Duration::from_secs(1), self.pidfd.readable()).await.is_err() {
+                // In the kernel's hands (state D): to wait for it would be for good.
+                std::mem::forget(self.origin.lock().unwrap_or_else(PoisonError::into_inner).take());
+                return false;
+            }
+        }
+        drop(self.origin.lock().unwrap_or_else(PoisonError::into_inner).take());
+        by_itself
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.hang_up();
+        if let Some(reader) = self.reader.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            reader.abort();
+        }
+    }
+}
+
+/// Waits until an executed guard says that it is ready, and tells its pidfd.
+async fn answered(socket: &AsyncFd<OwnedFd>, buffer: &mut Vec<u8>, child: &mut Option<Child>) -> Result<OwnedFd> {
+    let failed = |what: &str| Error::GuardStart(format!("{what} ({})", ways()));
+    let (message, mut descriptors) = tokio::time::timeout(START_BOUND, receive(socket, buffer))
+        .await
+        .map_err(|_| failed("it did not answer within 10 s"))?
+        .map_err(|errno| failed(&format!("cannot read its answer: {errno}")))?
+        .ok_or_else(|| failed("it ended at once"))?;
+    if let Some(mut child) = child.take() {
+        // The guard has left it; it ends at once. ECHILD where the host ignores SIGCHLD.
+        let _ = child.wait();
+    }
+    match (message, descriptors.pop()) {
+        (FromGuard::Ready { version: protocol::VERSION }, Some(pidfd)) => Ok(pidfd),
+        _ => Err(failed("it is of another version than this library")),
+    }
+}
+
+async fn send(socket: &AsyncFd<OwnedFd>, message: &ToGuard, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
+    let failed = |errno| Error::system("sendmsg", "to the guard", errno, "");
+    let bytes = protocol::encode(message).map_err(failed)?;
+    // Watched only where there is no room: each message that the guard takes makes some, and would wake us for nothing.
+    let mut room: Option<AsyncFd<OwnedFd>> = None;
+    loop {
+        match protocol::send(socket, &bytes, descriptors) {
+            Ok(()) => return Ok(()),
+            Err(Errno::AGAIN) => {
+                if room.is_none() {
+                    let copy = fcntl_dupfd_cloexec(socket, 0);
+                    room = copy.ok().and_then(|copy| sys::watched(copy, Interest::WRITABLE).ok());
+                }
+                match &room {
+                    Some(room) => {
+                        let mut ready = room.writable().await.map_err(|_| Error::GuardLost)?;
+                        // Room may have come since: only a send that was refused after this counts.
+                        ready.clear_ready();
+                    }
+                    // No descriptor was to be had for a watch.
+                    None => tokio::time::sleep(BLIND).await,
+                }
+            }
+            Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => return Err(Error::GuardLost),
+            Err(errno) => return Err(failed(errno)),
+        }
+    }
+}
+
+async fn receive(
+    socket: &AsyncFd<OwnedFd>,
+    buffer: &mut Vec<u8>,
+) -> rustix::io::Result<Option<(FromGuard, Vec<OwnedFd>)>> {
+    loop {
+        let mut ready = socket.readable().await.map_err(|_| Errno::IO)?;
+        match protocol::receive(socket, buffer) {
+            Err(Errno::AGAIN) => ready.clear_ready(),
+            done => return done,
+        }
+    }
+}
+
+/// Passes on what the guard says, until it is gone: its socket ends, or its pidfd says so (a forked copy of the guard
+/// would keep the socket open).
+async fn read(socket: Arc<AsyncFd<OwnedFd>>, pidfd: Arc<AsyncFd<OwnedFd>>, routes: Routes, mut buffer: Vec<u8>) {
+    loop {
+        let received = tokio::select! {
+            biased;
+            received = receive(&socket, &mut buffer) => received,
+            _ = pidfd.readable() => Ok(None),
+        };
+        let mut routes = routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(Some((message, mut descriptors))) = received else {
+            // Also where it says what can't be understood: it ends all then, and so do the jobs.
+            let _ = shutdown(socket.get_ref(), Shutdown::Both);
+            *routes = None;
+            return;
+        };
+        let job = match &message {
+            FromGuard::Ready { .. } => continue,
+            FromGuard::Spawned { job, .. }
+            | FromGuard::NotStarted { job }
+            | FromGuard::SpawnFailed { job, .. }
+            | FromGuard::Stopped { job, .. }
+            | FromGuard::Exited { job, .. }
+            | FromGuard::Swept { job, .. } => *job,
+        };
+        if let Some(route) = routes.as_ref().and_then(|routes| routes.get(&job)) {
+            // A job that no longer listens has ended.
+            let _ = route.send((message, descriptors.pop()));
+        }
+    }
+}

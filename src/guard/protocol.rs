@@ -1,0 +1,218 @@
+//! What supervisor and guard tell each other: small messages over a SOCK_SEQPACKET socket pair, descriptors beside
+//! them (SCM_RIGHTS, unix(7)). What to execute travels in a memfd, since a message fails at about 200 KB; where it is
+//! short, in the message, which is measurably quicker.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::{Errno, Result};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
+use serde::{Deserialize, Serialize};
+use serde_bytes::Bytes;
+
+use crate::error::SpawnStage;
+use crate::process::ProcessInfo;
+
+/// Raised with every change of the messages: a guard of another version refuses.
+pub const VERSION: u32 = 1;
+
+/// One job of one supervisor.
+pub type JobId = u64;
+
+/// From the supervisor.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToGuard {
+    /// The first message. Descriptor: a pidfd of the supervisor. A supervisor that has forked its guard knows it already,
+    /// and goes on without an answer: the socket keeps its messages until the guard gets to them.
+    Hello { version: u32, answer: bool },
+    /// A base of this name is about to be made. Descriptor: the directory that it will be made in.
+    Base { name: String },
+    /// The base has been made and locked. Descriptor: its directory, whose lock is shared from now on.
+    BaseMade,
+    /// Descriptors for the `Spawn` of this job, which comes later.
+    Descriptors { job: JobId },
+    /// Start a job. Descriptors: the leaf, the specification where it is not in the message, then those of [`Spec`].
+    Spawn {
+        job: JobId,
+        /// The leaf's path from the base on.
+        leaf: String,
+        /// Let the process join its leaf itself, before it executes, instead of being cloned into it.
+        join: bool,
+        /// The specification, where it is short.
+        spec: Option<serde_bytes::ByteBuf>,
+    },
+    /// The job's leaf is empty: end what else descends from it, within this time.
+    Sweep { job: JobId, bound_ms: u64 },
+}
+
+/// From the guard.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromGuard {
+    /// It listens and watches. Descriptor: a pidfd of the guard.
+    Ready { version: u32 },
+    /// The command has been executed. Descriptor: a pidfd of the main process.
+    Spawned { job: JobId, pid: i32, joined: bool },
+    /// The process was killed before its first instruction: it takes the kill sequence of another cgroup (6.14 to 7.2).
+    NotStarted { job: JobId },
+    /// Nothing runs.
+    SpawnFailed { job: JobId, stage: SpawnStage, errno: i32 },
+    /// A signal has stopped the main process.
+    Stopped { job: JobId, signal: i32 },
+    /// The main process has ended and was reaped.
+    Exited {
+        job: JobId,
+        end: End,
+        max_rss_kib: u64,
+        /// The guard has no child left, so no descendant either.
+        childless: bool,
+    },
+    /// No descendant of the job is left, but `survivors`. The counts are right where the lists are cut.
+    Swept {
+        job: JobId,
+        emigrants: Vec<ProcessInfo>,
+        emigrant_count: u64,
+        survivors: Vec<ProcessInfo>,
+        survivor_count: u64,
+    },
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    Exited { code: i32 },
+    Signalled { signal: i32, core_dumped: bool },
+}
+
+/// What to execute, in bytes as execve takes them: every string ends with NUL.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Spec<'a> {
+    #[serde(borrow)]
+    pub argv: Vec<&'a Bytes>,
+    #[serde(borrow)]
+    pub env: Vec<&'a Bytes>,
+    /// The paths to try to execute, in order (the search through PATH).
+    #[serde(borrow)]
+    pub candidates: Vec<&'a Bytes>,
+    /// The first of the descriptors is the directory to start in.
+    pub has_cwd_descriptor: bool,
+    /// Then change to this.
+    #[serde(borrow)]
+    pub cwd: Option<&'a Bytes>,
+    /// The numbers that the remaining descriptors get in the job.
+    pub targets: Vec<i32>,
+    /// Signals to block and to ignore, as bit masks.
+    pub blocked: u64,
+    pub ignored: u64,
+    /// The process group: 0 for a new one, a number to join that, none to stay in the guard's.
+    pub process_group: Option<i32>,
+    /// Soft and hard limit on open files.
+    pub open_files: (u64, u64),
+}
+
+/// Specifications up to this length travel in the message.
+pub const SHORT_SPEC: usize = 8 * 1024;
+
+/// SCM_MAX_FD of the kernel is 253.
+pub const MAX_DESCRIPTORS: usize = 250;
+/// Lists of processes are cut to fit ([`crate::guard::sweep`]).
+const MAX_MESSAGE: usize = 16 * 1024;
+
+/// A message, encoded.
+pub fn encode(message: &impl Serialize) -> Result<Vec<u8>> {
+    postcard::to_stdvec(message).map_err(|_| Errno::MSGSIZE)
+}
+
+/// Sends without waiting; `AGAIN` where the socket is full.
+pub fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(Errno::MSGSIZE);
+    }
+    loop {
+        match sendmsg(&socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+            Err(Errno::INTR) => {}
+            done => return done.map(drop),
+        }
+    }
+}
+
+/// The next message and its descriptors; `None` when the other side is gone; `AGAIN` where there is none now.
+pub fn receive<M: for<'a> Deserialize<'a>>(
+    socket: impl AsFd,
+    buffer: &mut Vec<u8>,
+) -> Result<Option<(M, Vec<OwnedFd>)>> {
+    buffer.resize(MAX_MESSAGE, 0);
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let length = loop {
+        match recvmsg(
+            &socket,
+            &mut [IoSliceMut::new(buffer)],
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
+        ) {
+            // Told once where the other side was killed with our messages unread; its own are still there.
+            Err(Errno::INTR | Errno::CONNRESET) => {}
+            Err(errno) => return Err(errno),
+            // Descriptors were lost on the way: the limit on open files is reached.
+            Ok(received) if received.flags.contains(ReturnFlags::CTRUNC) => return Err(Errno::MFILE),
+            Ok(received) if received.flags.contains(ReturnFlags::TRUNC) => return Err(Errno::MSGSIZE),
+            Ok(received) => break received.bytes,
+        }
+    };
+    if length == 0 {
+        return Ok(None);
+    }
+    let mut descriptors = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            descriptors.extend(received);
+        }
+    }
+    let message = postcard::from_bytes(&buffer[..length]).map_err(|_| Errno::PROTO)?;
+    Ok(Some((message, descriptors)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The encoding is positional: a field that is left out on one side is read as another on the other.
+    #[test]
+    fn lists_of_processes_go_through() {
+        let without = ProcessInfo::read(rustix::process::getpid()).unwrap();
+        let mut with = without.clone();
+        with.wchan = Some("do_wait".into());
+        let swept = FromGuard::Swept {
+            job: 7,
+            emigrants: vec![without.clone(), with.clone()],
+            emigrant_count: 2,
+            survivors: vec![with, without],
+            survivor_count: 3,
+        };
+        let bytes = encode(&swept).unwrap();
+        let back: FromGuard = postcard::from_bytes(&bytes).unwrap();
+        assert_eq!(format!("{back:?}"), format!("{swept:?}"));
+    }
+
+    #[test]
+    fn the_longest_lists_fit() {
+        let mut process = ProcessInfo::read(rustix::process::getpid()).unwrap();
+        process.command_line = "x".repeat(5000);
+        process.wchan = Some("y".repeat(64));
+        let list = vec![process.shortened(); crate::guard::sweep::TOLD];
+        let swept = FromGuard::Swept {
+            job: JobId::MAX,
+            emigrants: list.clone(),
+            emigrant_count: u64::MAX,
+            survivors: list,
+            survivor_count: u64::MAX,
+        };
+        assert!(encode(&swept).unwrap().len() <= MAX_MESSAGE);
+    }
+}

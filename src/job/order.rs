@@ -1,0 +1,130 @@
+//! What the guard is told to start: the specification, and the descriptors beside it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, memfd_create, open, openat};
+use serde_bytes::Bytes;
+
+use crate::command::{Command, ProcessGroup, Stdio};
+use crate::error::{Error, Result};
+use crate::guard::link::Link;
+use crate::guard::protocol::{self, JobId, MAX_DESCRIPTORS, SHORT_SPEC, Spec, ToGuard};
+use crate::{inherited, sys};
+
+/// An order that can be given, and given again.
+pub(super) struct Order {
+    spec: Place,
+    owned: Vec<OwnedFd>,
+    /// In the order of the specification: the working directory first, where there is one.
+    handed_down: Vec<HandedDown>,
+}
+
+/// How the specification travels.
+enum Place {
+    Message(Vec<u8>),
+    Memfd(OwnedFd),
+}
+
+enum HandedDown {
+    Owned(usize),
+    Shared(std::sync::Arc<OwnedFd>),
+    /// One that came with the exec of this process.
+    Inherited(BorrowedFd<'static>),
+}
+
+impl Order {
+    pub fn new(command: &Command) -> Result<Self> {
+        let strings = command.strings()?;
+        let mut owned = Vec::new();
+        let mut handed_down = Vec::new();
+        let mut targets = Vec::new();
+
+        // Where this user may not enter its own directory again, the guard has stayed in it.
+        let cwd = openat(CWD, c".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let has_cwd_descriptor = cwd.is_ok();
+        if let Ok(cwd) = cwd {
+            handed_down.push(HandedDown::Owned(owned.len()));
+            owned.push(cwd);
+        }
+        for (number, stdio) in (0..3).zip(&command.stdio) {
+            let descriptor = match stdio {
+                Stdio::Inherit if inherited::was_closed(number) => continue,
+                Stdio::Inherit => match sys::inherited_fd(number) {
+                    Some(descriptor) => HandedDown::Inherited(descriptor),
+                    None => continue,
+                },
+                Stdio::Null => {
+                    let null = open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+                        .map_err(|errno| Error::system("open", "/dev/null", errno, ""))?;
+                    owned.push(null);
+                    HandedDown::Owned(owned.len() - 1)
+                }
+                Stdio::Descriptor(descriptor) => HandedDown::Shared(descriptor.clone()),
+            };
+            targets.push(number);
+            handed_down.push(descriptor);
+        }
+        if command.inherit_descriptors {
+            for (number, descriptor) in inherited::handed_down() {
+                targets.push(number);
+                handed_down.push(HandedDown::Inherited(descriptor));
+            }
+        }
+
+        let signals = inherited::signals();
+        fn bytes(strings: &[std::ffi::CString]) -> Vec<&Bytes> {
+            strings.iter().map(|string| Bytes::new(string.as_bytes_with_nul())).collect()
+        }
+        let spec = Spec {
+            argv: bytes(&strings.argv),
+            env: bytes(&strings.env),
+            candidates: bytes(&strings.candidates),
+            has_cwd_descriptor,
+            cwd: strings.cwd.as_ref().map(|cwd| Bytes::new(cwd.as_bytes_with_nul())),
+            targets,
+            blocked: signals.blocked,
+            ignored: signals.ignored,
+            process_group: match command.process_group {
+                ProcessGroup::New => Some(0),
+                ProcessGroup::Supervisors => sys::own_process_group(),
+            },
+            open_files: sys::open_files_limit(),
+        };
+        let failed = |errno| Error::system("memfd_create", "what to execute", errno, "");
+        let bytes = protocol::encode(&spec).map_err(failed)?;
+        let spec = if bytes.len() <= SHORT_SPEC { Place::Message(bytes) } else { in_memfd(&bytes).map_err(failed)? };
+        Ok(Self { spec, owned, handed_down })
+    }
+
+    /// Gives the order.
+    pub async fn give(&self, link: &Link, job: JobId, leaf: BorrowedFd<'_>, tail: String, join: bool) -> Result<()> {
+        let mut descriptors = vec![leaf];
+        let spec = match &self.spec {
+            Place::Message(bytes) => Some(serde_bytes::ByteBuf::from(bytes.as_slice())),
+            Place::Memfd(memfd) => {
+                descriptors.push(memfd.as_fd());
+                None
+            }
+        };
+        descriptors.extend(self.handed_down.iter().map(|descriptor| match descriptor {
+            HandedDown::Owned(index) => self.owned[*index].as_fd(),
+            HandedDown::Shared(descriptor) => descriptor.as_fd(),
+            HandedDown::Inherited(descriptor) => *descriptor,
+        }));
+        let chunks: Vec<_> = descriptors.chunks(MAX_DESCRIPTORS).collect();
+        let Some((last, first)) = chunks.split_last() else { return Ok(()) };
+        for chunk in first {
+            link.send(&ToGuard::Descriptors { job }, chunk).await?;
+        }
+        link.send(&ToGuard::Spawn { job, leaf: tail, join, spec }, last).await
+    }
+}
+
+fn in_memfd(mut bytes: &[u8]) -> rustix::io::Result<Place> {
+    let memfd = memfd_create(c"pinfold-spec", MemfdFlags::CLOEXEC)?;
+    while !bytes.is_empty() {
+        let written = rustix::io::write(&memfd, bytes)?;
+        bytes = &bytes[written..];
+    }
+    Ok(Place::Memfd(memfd))
+}

@@ -1,0 +1,118 @@
+//! A process supervisor for Linux: runs commands, and **nothing that they started can outlive them**.
+//!
+//! A [`Command`] says what to run. A [`Supervisor`] starts it as a [`Job`]: one process and every process descended from
+//! it, held in a cgroup v2 of its own. Whether the main process exits, a deadline is reached, a stop is asked for or this
+//! very program is killed with SIGKILL: the whole job is ended. A [`Report`] says how.
+//!
+//! # Example
+//!
+//! The command below exits at once and leaves a process in a session of its own, out of the reach of a signal to its
+//! process group. It is ended before [`Job::wait`] returns.
+//!
+//! ```rust,standalone_crate
+//! use std::time::Duration;
+//!
+//! use pinfold::{Command, Error, Supervisor};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     pinfold::init(); // First: this program is also its own guard program.
+//!
+//!     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+//!     runtime.block_on(async {
+//!         let supervisor = match Supervisor::start().await {
+//!             Ok(supervisor) => supervisor,
+//!             Err(error @ Error::NoCgroup(_)) => {
+//!                 println!("{error}"); // Each place that was tried, why not, and what to do about it.
+//!                 return Ok(());
+//!             }
+//!             Err(error) => return Err(error.into()),
+//!         };
+//!
+//!         let mut command = Command::new("sh");
+//!         command.args(["-c", "setsid sleep 999 & exit 3"]).timeout(Duration::from_secs(60));
+//!         let mut job = supervisor.spawn(&command).await?;
+//!         let report = job.wait().await?;
+//!
+//!         assert_eq!(report.exit_code, 3);
+//!         assert_eq!(report.leftovers.count, 1); // Found when the shell had exited, and ended.
+//!         assert!(report.is_gone()); // No process and no cgroup of it is left.
+//!         supervisor.close().await;
+//!         Ok(())
+//!     })
+//! }
+//! ```
+//!
+//! # The guard
+//!
+//! The parent of the jobs is not this process but the *guard*: a small process with one thread, a child subreaper
+//! (`PR_SET_CHILD_SUBREAPER`, Linux 3.4). It ends all jobs when this process is gone, by whatever end; when the guard is
+//! killed, this process ends them. So the host program is left alone: no subreaper flag, no SIGCHLD handling, no signal
+//! handler, no reaping of children that are not pinfold's.
+//!
+//! [`Supervisor::start`] executes a guard program; it never forks a program that may have threads. The program is, in
+//! this order:
+//!
+//! 1. what was given to [`Builder::guard_program`];
+//! 2. what the environment variable `PINFOLD_GUARD` names;
+//! 3. this executable, if its `main` has called [`init`]. Call it before anything else, also before a runtime starts
+//!    threads: in the guard it never returns. Inside a `main` made by `#[tokio::main]` it comes too late, but for the
+//!    flavor `current_thread`;
+//! 4. the command `pinfold` from `PATH`.
+//!
+//! Where there is none of these, the error is [`Error::GuardStart`], and names the ways. A program without threads can
+//! also fork the guard at its very start, with [`Guard::fork`], and hand it to [`Builder::guard`].
+//!
+//! # What a report tells
+//!
+//! [`Report`] is one type for the library and for `pinfold run --report` (as JSON, see [`Report::to_json`]): what ran and
+//! what held it; how the main process ended ([`report::MainEnd`]) and why the job ended ([`report::Reason`]); when what
+//! happened ([`report::Phases`], seconds); what the whole job used, ended processes included, each figure with its source
+//! or the reason why there is none ([`report::Usage`]); and which processes were left over, were sent the stop signal, had
+//! left the cgroup, or could not be ended ([`report::ProcessList`]). A command that fails is not an error: its report says
+//! so. An [`Error`] means that pinfold could not do what it was asked for.
+//!
+//! # What it does not reach
+//!
+//! Work handed to another daemon (dockerd, systemd, cron, a D-Bus service) is not a descendant, and is not reached. Nor
+//! is a *hostile* program with this user's own id: it can kill guard and supervisor first. For those there are users and
+//! namespaces.
+//!
+//! # Requirements
+//!
+//! - Linux 5.7 (`CLONE_INTO_CGROUP`, clone(2)); `cgroup.kill` is used from 5.14 on (cgroups(7) names the files,
+//!   the kernel's `admin-guide/cgroup-v2.rst` describes them). Tested on 6.18 only.
+//! - A cgroup v2 in which this process can make a directory; otherwise the error is [`Error::NoCgroup`], with every reason.
+//! - A tokio runtime with its I/O and time drivers enabled. One thread is enough.
+//!
+//! # Features
+//!
+//! - `cli` (on by default): the `pinfold` command. A library user takes `default-features = false`, and gets neither clap
+//!   nor anyhow.
+//! - `schema`: `schemars::JsonSchema` for [`Report`].
+
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
+mod command;
+mod containment;
+mod error;
+mod guard;
+mod inherited;
+mod job;
+pub mod pidfd;
+mod process;
+pub mod report;
+pub mod signal;
+mod stop;
+mod supervisor;
+mod sys;
+
+pub use command::{Command, ProcessGroup, Stdio};
+pub use error::{Error, Result, SpawnError, SpawnStage};
+pub use guard::{Guard, init};
+pub use inherited::{adopt_descriptor, was_closed};
+pub use job::Job;
+pub use report::Report;
+pub use signal::Signal;
+pub use stop::{Leftovers, SignalTo};
+pub use supervisor::{Builder, Supervisor};

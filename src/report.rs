@@ -1,0 +1,249 @@
+//! How a job ended: one type for the library and for `--report`.
+
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::command::Command;
+use crate::error::Error;
+
+pub use crate::containment::Refusal;
+pub use crate::containment::usage::{Figure, Usage};
+pub use crate::process::ProcessInfo;
+pub use crate::stop::Reason;
+
+/// The version of the report's format: raised when a field changes its meaning or goes away, not when one is added.
+pub const VERSION: u32 = 1;
+
+/// What is told about a finished job. All times are in seconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct Report {
+    /// The version of this format: 1.
+    pub version: u32,
+    /// The name that was given, else the program's file name.
+    pub name: String,
+    /// The command and its arguments; invalid UTF-8 is replaced.
+    pub command: Vec<String>,
+    /// The working directory that was asked for; null for the supervisor's own.
+    pub cwd: Option<String>,
+    /// The main process's id; null where none was started.
+    pub pid: Option<i32>,
+    /// How the job was held.
+    pub containment: Containment,
+    /// How the main process ended; null where that is not known (no process, or the guard was killed).
+    pub main: Option<MainEnd>,
+    /// Why the job ended.
+    pub reason: Reason,
+    /// Why there was no process, or what could not be found out, in words; null otherwise.
+    pub error: Option<String>,
+    /// The exit code that `pinfold run` ends with for this job.
+    pub exit_code: u8,
+    /// Whether SIGKILL was sent, because the grace period was over or a kill was asked for.
+    pub killed: bool,
+    /// When what happened.
+    pub phases: Phases,
+    /// What the whole job used.
+    pub usage: Usage,
+    /// Processes that were still there when the main process had exited by itself; they were ended or waited for.
+    pub leftovers: ProcessList,
+    /// Processes that were sent the stop signal, the main one included.
+    pub stopped: ProcessList,
+    /// Processes that had left the job's cgroup; they were ended.
+    pub emigrants: ProcessList,
+    /// Processes that SIGKILL did not end within the bound ([`Command::kill_bound`](crate::Command::kill_bound)), or that
+    /// could not be signalled. They may still run.
+    pub unkillable: ProcessList,
+    /// Directories that could not be removed, and why.
+    pub not_removed: Vec<NotRemoved>,
+}
+
+/// How the job was held.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct Containment {
+    /// What held it.
+    pub kind: ContainmentKind,
+    /// The directory of its cgroup, which is gone by now; null where the command could not be started.
+    pub cgroup: Option<String>,
+    /// How it came into the cgroup.
+    pub born: Option<Born>,
+    /// Why nothing stronger was used; empty for a cgroup.
+    pub refused: Vec<Refusal>,
+}
+
+/// What can hold a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ContainmentKind {
+    /// A cgroup v2 of its own.
+    Cgroup,
+}
+
+/// How the main process came into its cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Born {
+    /// Cloned into it (`CLONE_INTO_CGROUP`, clone(2), Linux 5.7).
+    Cloned,
+    /// It joined by itself before it executed the command (it wrote itself into `cgroup.procs`, cgroups(7)), where the
+    /// kernel refuses the former.
+    Joined,
+}
+
+/// How the main process ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum MainEnd {
+    /// It exited with this code.
+    Exited(i32),
+    /// A signal ended it.
+    #[non_exhaustive]
+    Signalled {
+        /// The signal's number.
+        signal: i32,
+        /// Its name, as `SIGTERM`.
+        name: String,
+        /// Whether it dumped core.
+        core_dumped: bool,
+    },
+}
+
+/// Times of a job. A null phase was not reached.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct Phases {
+    /// When the spawn was ordered (or, where it failed, when it did), in seconds since 1970-01-01 UTC.
+    pub ordered_at: f64,
+    /// Seconds from then until the command was executed.
+    pub spawned: Option<f64>,
+    /// Seconds from then until the main process was reaped.
+    pub main_exited: Option<f64>,
+    /// Seconds from then until the stop signal was sent.
+    pub stopping: Option<f64>,
+    /// Seconds from then until SIGKILL was sent.
+    pub killing: Option<f64>,
+    /// Seconds from then until nothing ran in the cgroup.
+    pub empty: Option<f64>,
+    /// Seconds from then until all was over and the cgroup removed.
+    pub gone: Option<f64>,
+}
+
+/// Processes, the first of them described.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct ProcessList {
+    /// How many there were.
+    pub count: u64,
+    /// At most 256 of them, as they were when they were found.
+    pub processes: Vec<ProcessInfo>,
+}
+
+impl ProcessList {
+    const DESCRIBED: usize = 256;
+
+    /// Counts and describes one that still runs; beyond what is described, only counts.
+    pub(crate) fn add(&mut self, describe: impl FnOnce() -> Option<ProcessInfo>) {
+        if self.processes.len() >= Self::DESCRIBED {
+            self.count += 1;
+        } else if let Some(process) = describe().filter(ProcessInfo::lives) {
+            self.count += 1;
+            self.processes.push(process);
+        }
+    }
+
+    /// Adds those that were counted elsewhere, some of them described.
+    pub(crate) fn add_counted(&mut self, described: Vec<ProcessInfo>, count: u64) {
+        self.count += count;
+        self.processes.extend(described);
+    }
+}
+
+/// A directory that could not be removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct NotRemoved {
+    /// Where it is.
+    pub path: String,
+    /// The kernel's answer, in words: `EBUSY` where something is left in it, `EACCES` where another user made it.
+    pub error: String,
+}
+
+impl Report {
+    /// What is told about a command that could not be started: [`Reason::SpawnFailed`], and the error in words.
+    #[must_use]
+    pub fn of_failed_spawn(command: &Command, error: &Error) -> Self {
+        Self {
+            reason: Reason::SpawnFailed,
+            error: Some(error.to_string()),
+            exit_code: error.exit_code(),
+            usage: Usage::unknown("the command was not started"),
+            ..Self::begin(command, None)
+        }
+    }
+
+    /// The report of a job that begins now, in this cgroup.
+    pub(crate) fn begin(command: &Command, cgroup: Option<&Path>) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            version: VERSION,
+            name: command.display_name(),
+            command: command.display_argv(),
+            cwd: command.display_cwd(),
+            pid: None,
+            containment: Containment {
+                kind: ContainmentKind::Cgroup,
+                cgroup: cgroup.map(|path| path.display().to_string()),
+                born: None,
+                refused: Vec::new(),
+            },
+            main: None,
+            reason: Reason::Exited,
+            error: None,
+            exit_code: 0,
+            killed: false,
+            phases: Phases { ordered_at: now.as_secs_f64(), ..Phases::default() },
+            usage: Usage::unknown("not read yet"),
+            leftovers: ProcessList::default(),
+            stopped: ProcessList::default(),
+            emigrants: ProcessList::default(),
+            unkillable: ProcessList::default(),
+            not_removed: Vec::new(),
+        }
+    }
+
+    /// Whether nothing of the job is left: no process, no directory.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.unkillable.count == 0 && self.not_removed.is_empty()
+    }
+
+    /// The report as one line of JSON, without the newline.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        // Every field has a JSON form.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// 124 at the deadline; else as the main process ended: its code, or 128 and the signal's number.
+    pub(crate) fn exit_code_of(reason: Reason, main: Option<&MainEnd>) -> u8 {
+        match (reason, main) {
+            (Reason::Deadline, _) => 124,
+            (_, Some(MainEnd::Exited(code))) => u8::try_from(*code).unwrap_or(u8::MAX),
+            (_, Some(MainEnd::Signalled { signal, .. })) => 128 + u8::try_from(*signal).unwrap_or(0),
+            (_, None) => 125,
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! The stop policy: how a job is brought to its end. A pure state machine; [`crate::job`] feeds it events and performs
+//! its actions.
+//!
+//! ```text
+//! Running ──▶ Stopping ──▶ Killing ──▶ Draining ──▶ Gone
+//! ```
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::signal::Signal;
+
+/// Who gets the stop signal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SignalTo {
+    /// Every process of the job.
+    #[default]
+    All,
+    /// The main process only, as a shell's `kill` would.
+    Main,
+}
+
+/// What happens to leftovers: processes that are still there when the main process has exited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Leftovers {
+    /// They are stopped, then killed.
+    #[default]
+    Kill,
+    /// They are waited for; the deadline holds for them too.
+    Wait,
+}
+
+/// How a job is stopped: the stop signal, a grace period, then kill.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StopPolicy {
+    pub signal: Signal,
+    pub signal_to: SignalTo,
+    pub grace: Duration,
+    pub leftovers: Leftovers,
+    /// How long to wait for what SIGKILL was sent to.
+    pub kill_bound: Duration,
+}
+
+impl Default for StopPolicy {
+    fn default() -> Self {
+        Self {
+            signal: Signal::TERM,
+            signal_to: SignalTo::All,
+            grace: Duration::from_secs(10),
+            leftovers: Leftovers::Kill,
+            kill_bound: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Why a job ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Reason {
+    /// The main process ended by itself.
+    Exited,
+    /// The deadline was reached.
+    Deadline,
+    /// A stop was asked for.
+    Stopped,
+    /// A kill was asked for, or the job was dropped.
+    Killed,
+    /// The guard was killed; the supervisor ended the job.
+    GuardLost,
+    /// The command could not be started.
+    SpawnFailed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The main process runs, or its leftovers are waited for.
+    Running,
+    /// The stop signal was sent.
+    Stopping,
+    /// SIGKILL was sent.
+    Killing,
+    /// The leaf is empty; emigrants are looked for.
+    Draining,
+    /// All is over.
+    Gone,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// The main process has ended; whether the leaf is empty with it.
+    MainExited {
+        empty: bool,
+    },
+    /// Nothing runs in the leaf any more.
+    Emptied,
+    Deadline,
+    StopAsked,
+    KillAsked,
+    GraceOver,
+    /// What SIGKILL was sent to had its time.
+    BoundOver,
+    /// The guard has no descendant of the job left.
+    Swept,
+    GuardLost,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Send the stop signal.
+    Signal,
+    StartGrace,
+    /// SIGKILL to everything.
+    Kill,
+    StartBound,
+    /// Have the guard end the emigrants.
+    Sweep,
+}
+
+use Action::{Kill, Signal as SendSignal, StartBound, StartGrace, Sweep};
+
+const STOP: &[Action] = &[SendSignal, StartGrace];
+const KILL: &[Action] = &[Kill, StartBound];
+const DRAIN: &[Action] = &[StartBound, Sweep];
+const NOTHING: &[Action] = &[];
+
+/// Where a job is on its way to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Machine {
+    pub phase: Phase,
+    pub main_exited: bool,
+    pub reason: Reason,
+    leftovers: Leftovers,
+    signal_to: SignalTo,
+}
+
+impl Machine {
+    pub fn new(leftovers: Leftovers, signal_to: SignalTo) -> Self {
+        Self { phase: Phase::Running, main_exited: false, reason: Reason::Exited, leftovers, signal_to }
+    }
+
+    /// The state after `event`, and what is to be done.
+    #[must_use]
+    pub fn on(mut self, event: Event) -> (Self, &'static [Action]) {
+        use Phase::{Draining, Gone, Killing, Running, Stopping};
+
+        if event == Event::GuardLost && self.phase != Gone {
+            // Nobody will tell how the main process ended; PDEATHSIG has ended it.
+            self.main_exited = true;
+            if self.phase == Running {
+                self.reason = Reason::GuardLost;
+            }
+        }
+        if let Event::MainExited { .. } = event {
+            self.main_exited = true;
+        }
+        let actions = match (self.phase, event) {
+            (Running | Stopping | Killing, Event::MainExited { empty: true }) => self.enter(Draining, DRAIN),
+            (Running | Stopping | Killing, Event::Emptied) if self.main_exited => self.enter(Draining, DRAIN),
+            (Running, Event::MainExited { empty: false }) => match self.leftovers {
+                Leftovers::Kill => self.enter(Stopping, STOP),
+                Leftovers::Wait => NOTHING,
+            },
+            // Only the main process has been told so far.
+            (Stopping, Event::MainExited { empty: false }) if self.signal_to == SignalTo::Main => &[SendSignal],
+            (Running, Event::Deadline) => self.end(Reason::Deadline, Stopping, STOP),
+            (Running, Event::StopAsked) => self.end(Reason::Stopped, Stopping, STOP),
+            (Running, Event::KillAsked) => self.end(Reason::Killed, Killing, KILL),
+            (Stopping, Event::StopAsked | Event::KillAsked | Event::GraceOver) => self.enter(Killing, KILL),
+            (Running | Stopping, Event::GuardLost) => self.enter(Killing, KILL),
+            // What is in the leaf can't be killed; what is outside may be.
+            (Killing, Event::BoundOver) => self.enter(Draining, DRAIN),
+            (Draining, Event::Swept | Event::BoundOver | Event::GuardLost) => self.enter(Gone, NOTHING),
+            // Late, repeated, or of no account in this phase.
+            _ => NOTHING,
+        };
+        (self, actions)
+    }
+
+    fn enter(&mut self, phase: Phase, actions: &'static [Action]) -> &'static [Action] {
+        self.phase = phase;
+        actions
+    }
+
+    fn end(&mut self, reason: Reason, phase: Phase, actions: &'static [Action]) -> &'static [Action] {
+        self.reason = reason;
+        self.enter(phase, actions)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const EVENTS: [Event; 10] = [
+        Event::MainExited { empty: true },
+        Event::MainExited { empty: false },
+        Event::Emptied,
+        Event::Deadline,
+        Event::StopAsked,
+        Event::KillAsked,
+        Event::GraceOver,
+        Event::BoundOver,
+        Event::Swept,
+        Event::GuardLost,
+    ];
+
+    /// State × event → state, one row a state (with whether its main process has exited), in the order of `EVENTS`.
+    #[test]
+    fn the_table() {
+        use Phase::{Draining as D, Gone as G, Killing as K, Running as R, Stopping as S};
+        #[rustfmt::skip]
+        let table: [(Phase, bool, Leftovers, [Phase; 10]); 10] = [
+            //                             exit, leftovers, emptied, deadline, stop, kill, grace, bound, swept, lost
+            (R, false, Leftovers::Kill, [D,    S,         R,       S,        S,    K,    R,     R,     R,     K]),
+            (R, false, Leftovers::Wait, [D,    R,         R,       S,        S,    K,    R,     R,     R,     K]),
+            (R, true,  Leftovers::Wait, [D,    R,         D,       S,        S,    K,    R,     R,     R,     K]),
+            (S, false, Leftovers::Kill, [D,    S,         S,       S,        K,    K,    K,     S,     S,     K]),
+            (S, true,  Leftovers::Kill, [D,    S,         D,       S,        K,    K,    K,     S,     S,     K]),
+            (K, false, Leftovers::Kill, [D,    K,         K,       K,        K,    K,    K,     D,     K,     K]),
+            (K, true,  Leftovers::Kill, [D,    K,         D,       K,        K,    K,    K,     D,     K,     K]),
+            (D, true,  Leftovers::Kill, [D,    D,         D,       D,        D,    D,    D,     G,     G,     G]),
+            (G, true,  Leftovers::Kill, [G,    G,         G,       G,        G,    G,    G,     G,     G,     G]),
+            (G, false, Leftovers::Kill, [G,    G,         G,       G,        G,    G,    G,     G,     G,     G]),
+        ];
+        for (phase, main_exited, leftovers, expected) in table {
+            for (event, expected) in EVENTS.into_iter().zip(expected) {
+                let before = Machine { phase, main_exited, ..Machine::new(leftovers, SignalTo::All) };
+                let (after, actions) = before.on(event);
+                assert_eq!(after.phase, expected, "{before:?} on {event:?}");
+                let entered = if after.phase == phase { NOTHING } else { entry_actions(after.phase) };
+                assert_eq!(actions, entered, "{before:?} on {event:?}");
+            }
+        }
+    }
+
+    fn entry_actions(phase: Phase) -> &'static [Action] {
+        match phase {
+            Phase::Stopping => STOP,
+            Phase::Killing => KILL,
+            Phase::Draining => DRAIN,
+            Phase::Running | Phase::Gone => NOTHING,
+        }
+    }
+
+    #[test]
+    fn leftovers_of_a_stop_that_told_only_the_main_process_are_told_too() {
+        let stopping = Machine::new(Leftovers::Kill, SignalTo::Main).on(Event::StopAsked).0;
+        let (after, actions) = stopping.on(Event::MainExited { empty: false });
+        assert_eq!((after.phase, actions), (Phase::Stopping, [SendSignal].as_slice()));
+    }
+
+    #[test]
+    fn the_first_reason_stays() {
+        let run = |events: &[Event]| {
+            events
+                .iter()
+                .fold(Machine::new(Leftovers::Kill, SignalTo::All), |machine, &event| machine.on(event).0)
+                .reason
+        };
+        assert_eq!(run(&[Event::MainExited { empty: false }, Event::Deadline, Event::StopAsked]), Reason::Exited);
+        assert_eq!(run(&[Event::Deadline, Event::KillAsked]), Reason::Deadline);
+        assert_eq!(run(&[Event::StopAsked, Event::GraceOver]), Reason::Stopped);
+        assert_eq!(run(&[Event::KillAsked, Event::Deadline]), Reason::Killed);
+        assert_eq!(run(&[Event::GuardLost, Event::StopAsked]), Reason::GuardLost);
+        assert_eq!(run(&[Event::Deadline, Event::GuardLost]), Reason::Deadline);
+    }
+
+    proptest! {
+        /// Whatever comes in whatever order: phases only go forward, an end is reached within what is bounded, and
+        /// nothing is killed without a bound being set.
+        #[test]
+        fn every_order_ends(order in prop::collection::vec(0..EVENTS.len(), 0..40), wait: bool) {
+            let mut machine = Machine::new(if wait { Leftovers::Wait } else { Leftovers::Kill }, SignalTo::All);
+            for event in order.into_iter().map(|index| EVENTS[index]) {
+                let (next, actions) = machine.on(event);
+                prop_assert!(next.phase as u8 >= machine.phase as u8);
+                prop_assert!(machine.main_exited <= next.main_exited);
+                prop_assert_eq!(actions.contains(&Kill), next.phase == Phase::Killing && machine.phase != Phase::Killing);
+                machine = next;
+            }
+            for event in [Event::StopAsked, Event::GraceOver, Event::BoundOver, Event::BoundOver] {
+                machine = machine.on(event).0;
+            }
+            prop_assert_eq!(machine.phase, Phase::Gone);
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! The kernel calls that rustix lacks, each with its obligation. Everything here is safe to call.
+//!
+//! Signal sets are plain bit masks (`1 << (signal - 1)`), as in `/proc/PID/status`: glibc's `sigset_t`
+//! functions silently leave out signals 32 and 33, which would then end pinfold and leave the job.
+
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::io::{Errno, Result};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Highest signal number of Linux (signal(7)).
+pub const SIGNAL_MAX: i32 = 64;
+
+/// Every signal that can be blocked; the kernel itself leaves SIGKILL and SIGSTOP out.
+pub const ALL_SIGNALS: u64 = u64::MAX;
+
+/// The bit of `signal` in a signal set.
+#[must_use]
+pub const fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
+}
+
+fn check(value: libc::c_long) -> Result<libc::c_long> {
+    if value == -1 { Err(last_errno()) } else { Ok(value) }
+}
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// The signal mask of the calling thread.
+pub fn signal_mask() -> u64 {
+    let mut old = 0_u64;
+    // SAFETY: a null new set only reads; `old` is as large as the size that is passed.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_BLOCK,
+            std::ptr::null::<u64>(),
+            &raw mut old,
+            size_of::<u64>(),
+        );
+    }
+    old
+}
+
+/// Sets the signal mask of the calling thread.
+pub fn set_signal_mask(set: u64) {
+    // SAFETY: `set` is as large as the size that is passed; no old set is asked for.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const set,
+            std::ptr::null_mut::<u64>(),
+            size_of::<u64>(),
+        );
+    }
+}
+
+/// The kernel's `struct sigaction` (arch/x86 and arm64: handler, flags, restorer, mask), not libc's.
+#[repr(C)]
+#[derive(Default)]
+struct KernelSigaction {
+    handler: usize,
+    flags: libc::c_ulong,
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    restorer: usize,
+    mask: u64,
+}
+
+/// Whether `signal` is ignored by this process.
+pub fn is_ignored(signal: i32) -> bool {
+    let mut old = KernelSigaction::default();
+    // SAFETY: a null new action only reads; `old` has the kernel's layout.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigaction,
+            signal,
+            std::ptr::null::<KernelSigaction>(),
+            &raw mut old,
+            size_of::<u64>(),
+        )
+    };
+    done == 0 && old.handler == libc::SIG_IGN
+}
+
+/// Sets `signal` to be ignored, or to its default action.
+pub fn set_ignored(signal: i32, ignored: bool) {
+    let new =
+        KernelSigaction { handler: if ignored { libc::SIG_IGN } else { libc::SIG_DFL }, ..KernelSigaction::default() };
+    // SAFETY: SIG_IGN and SIG_DFL install no code of ours; `new` has the kernel's layout.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigaction,
+            signal,
+            &raw const new,
+            std::ptr::null_mut::<KernelSigaction>(),
+            size_of::<u64>(),
+        );
+    }
+}
+
+/// The set of signals that this process ignores.
+pub fn ignored_signals() -> u64 {
+    (1..=SIGNAL_MAX).filter(|&signal| is_ignored(signal)).fold(0, |set, signal| set | bit(signal))
+}
+
+/// A non-blocking, close-on-exec signalfd for `set` (signalfd(2)). The signals must be blocked.
+pub fn signalfd(set: u64) -> Result<OwnedFd> {
+    // SAFETY: `set` is as large as the size that is passed; the result is checked before it is owned.
+    unsafe {
+        let fd = check(libc::syscall(
+            libc::SYS_signalfd4,
+            -1,
+            &raw const set,
+            size_of::<u64>(),
+            libc::SFD_CLOEXEC | libc::SFD_NONBLOCK,
+        ))?;
+        Ok(OwnedFd::from_raw_fd(fd as i32))
+    }
+}
+
+/// One signal read from a signalfd, or `None` when there is none now.
+pub fn read_signal(fd: BorrowedFd<'_>) -> Result<Option<libc::signalfd_siginfo>> {
+    let mut info = std::mem::MaybeUninit::<libc::signalfd_siginfo>::zeroed();
+    // SAFETY: the kernel writes whole records, at most the size that is passed.
+    let read = unsafe { libc::read(fd.as_raw_fd(), info.as_mut_ptr().cast(), size_of::<libc::signalfd_siginfo>()) };
+    match read {
+        -1 => match last_errno() {
+            Errno::AGAIN => Ok(None),
+            errno => Err(errno),
+        },
+        // SAFETY: zeroed above, and all of its fields are integers.
+        _ => Ok(Some(unsafe { info.assume_init() })),
+    }
+}
+
+/// A descriptor that tokio's current runtime watches.
+///
+/// # Panics
+/// Outside a tokio runtime.
+pub fn watched(fd: OwnedFd, interest: Interest) -> std::io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd keeps its one descriptor open for as long as the AsyncFd owns it.
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(Into::into)
+}
+
+/// Sends a signal, real-time ones included, through a pidfd (pidfd_send_signal(2)). Signal 0 only checks.
+pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+    // SAFETY: no siginfo is passed; the descriptor is borrowed for the call.
+    check(unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0)
+    })
+    .map(drop)
+}
+
+/// Sends `signal` to this very process.
+pub fn raise(signal: i32) {
+    // SAFETY: kill(2) has no memory obligations.
+    unsafe { libc::kill(libc::getpid(), signal) };
+}
+
+/// Which side of [`fork_single_threaded`] this is.
+pub enum Fork {
+    /// The new process.
+    Child,
+    /// The caller, with the new process's id.
+    Parent(rustix::process::Pid),
+}
+
+/// fork(2), refused with `EBUSY` where this process has a second thread: the child would have only
+/// the calling one, with the locks of the others held for ever.
+pub fn fork_single_threaded() -> Result<Fork> {
+    // SAFETY: it changes nothing where there is one thread, and is refused with EINVAL elsewhere (unshare(2)).
+    let alone = match check(libc::c_long::from(unsafe { libc::unshare(libc::CLONE_THREAD) })) {
+        Ok(_) => true,
+        Err(Errno::INVAL) => false,
+        // Refused by a container's seccomp profile.
+        Err(_) => std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1),
+    };
+    if !alone {
+        return Err(Errno::BUSY);
+    }
+    // SAFETY: this process has one thread, so the child has the whole of it.
+    let pid = check(libc::c_long::from(unsafe { libc::fork() }))?;
+    Ok(match rustix::process::Pid::from_raw(pid as i32) {
+        None => Fork::Child,
+        Some(pid) => Fork::Parent(pid),
+    })
+}
+
+/// Ends this process at once, without `atexit` handlers or destructors.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit(2) has no obligations.
+    unsafe { libc::_exit(code) }
+}
+
+/// Closes every descriptor but the standard ones and `kept`, which becomes number 3 (close_range(2), Linux 5.9;
+/// one by one before that). Only for a process that drops nothing any more: a guard that just started.
+pub fn keep_only(kept: OwnedFd) -> Result<OwnedFd> {
+    // SAFETY: whatever owned the descriptors from 3 on is never dropped in this process.
+    unsafe {
+        if kept.as_raw_fd() != 3 {
+            check(libc::c_long::from(libc::dup3(kept.as_raw_fd(), 3, libc::O_CLOEXEC)))?;
+        }
+        std::mem::forget(kept);
+        if libc::syscall(libc::SYS_close_range, 4, u32::MAX, 0) != 0 {
+            for fd in crate::inherited::fd_numbers().into_iter().filter(|&fd| fd > 3) {
+                libc::close(fd);
+            }
+        }
+        Ok(OwnedFd::from_raw_fd(3))
+    }
+}
+
+/// The process group of this process, or `None` where it is one from outside of its PID namespace (getpgrp(2) says 0).
+pub fn own_process_group() -> Option<i32> {
+    // SAFETY: getpgrp(2) has no obligations.
+    Some(unsafe { libc::getpgrp() }).filter(|&group| group > 0)
+}
+
+/// Soft and hard limit on open files.
+pub fn open_files_limit() -> (u64, u64) {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure outlives the call; it can't fail for this resource.
+    unsafe { libc::getrlimit64(libc::RLIMIT_NOFILE, &mut limit) };
+    (limit.rlim_cur, limit.rlim_max)
+}
+
+/// Raises the soft limit on open files to the hard one: descriptors for jobs may have higher numbers than their own limit.
+pub fn raise_open_files_limit() {
+    let (_, hard) = open_files_limit();
+    let limit = libc::rlimit64 { rlim_cur: hard, rlim_max: hard };
+    // SAFETY: the structure outlives the call. Where it is refused the limit stays.
+    unsafe { libc::setrlimit64(libc::RLIMIT_NOFILE, &limit) };
+}
+
+/// Sets the name that `ps -o comm` shows, of at most 15 bytes (PR_SET_NAME, prctl(2)).
+pub fn set_name(name: &str) {
+    let mut bytes = [0_u8; 16];
+    let length = name.len().min(15);
+    bytes[..length].copy_from_slice(&name.as_bytes()[..length]);
+    // SAFETY: 16 bytes that end with NUL.
+    unsafe { libc::prctl(libc::PR_SET_NAME, bytes.as_ptr()) };
+}
+
+/// Makes `source` available as descriptor `target`, kept across exec (dup2(2)). `target` is 0, 1 or 2,
+/// which nobody owns.
+pub fn dup_to_stdio(source: BorrowedFd<'_>, target: i32) -> Result<()> {
+    debug_assert!((0..3).contains(&target));
+    // SAFETY: the standard descriptors are owned by no `OwnedFd`.
+    check(libc::c_long::from(unsafe { libc::dup2(source.as_raw_fd(), target) })).map(drop)
+}
+
+/// The descriptor that this process was handed under `number`, as ours.
+///
+/// `EBADF` where there is none. Call it once per number, before anything else could own it.
+pub fn adopt_fd(number: i32) -> Result<OwnedFd> {
+    // SAFETY: F_GETFD only reads.
+    check(libc::c_long::from(unsafe { libc::fcntl(number, libc::F_GETFD) }))?;
+    // SAFETY: it is open, came with the exec, and the caller adopts it once.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Borrows a descriptor by number for as long as the process lives, or `None` where it is closed.
+///
+/// For the descriptors that came with the exec of this process and that nobody closes.
+pub fn inherited_fd(number: i32) -> Option<BorrowedFd<'static>> {
+    // SAFETY: F_GETFD only reads.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    // SAFETY: it is open; see above for how long.
+    (flags != -1).then(|| unsafe { BorrowedFd::borrow_raw(number) })
+}
+
+/// The same, `None` also where it is closed at exec.
+pub fn inherited_fd_kept_at_exec(number: i32) -> Option<BorrowedFd<'static>> {
+    // SAFETY: as above.
+    unsafe {
+        let flags = libc::fcntl(number, libc::F_GETFD);
+        (flags != -1 && flags & libc::FD_CLOEXEC == 0).then(|| BorrowedFd::borrow_raw(number))
+    }
+}
+
+/// How a child ended, and what it and its waited-for descendants used.
+#[derive(Clone, Copy, Debug)]
+pub struct Reaped {
+    pub pid: i32,
+    /// `CLD_EXITED`, `CLD_KILLED` or `CLD_DUMPED`.
+    pub code: i32,
+    /// Exit code or signal number.
+    pub status: i32,
+    /// Largest resident set, in KiB.
+    pub max_rss_kib: u64,
+}
+
+/// What [`reap`] found.
+pub enum Reap {
+    /// One child has been reaped.
+    Child(Reaped),
+    /// There are children, none of which has ended.
+    NoneEnded,
+    /// There is no child at all: a subreaper has then no descendant either.
+    NoChildren,
+}
+
+/// Reaps one child that has ended, of any kind (`__WALL`: clone children send no SIGCHLD), without waiting.
+///
+/// The raw waitid has a fifth argument, the resources used, that libc's wrapper lacks (waitid(2), "C library/kernel differences").
+pub fn reap() -> Reap {
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    loop {
+        // SAFETY: both structures are the kernel's, zeroed, and outlive the call.
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_waitid,
+                libc::P_ALL,
+                0,
+                info.as_mut_ptr(),
+                libc::WEXITED | libc::WNOHANG | libc::__WALL,
+                usage.as_mut_ptr(),
+            )
+        };
+        if done == -1 {
+            match last_errno() {
+                Errno::INTR => continue,
+                _ => return Reap::NoChildren,
+            }
+        }
+        // SAFETY: zeroed, and filled in by the kernel where a child was found.
+        let (info, usage) = unsafe { (info.assume_init(), usage.assume_init()) };
+        // SAFETY: waitid fills in the SIGCHLD fields; all zero where none ended.
+        let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+        if pid == 0 {
+            return Reap::NoneEnded;
+        }
+        return Reap::Child(Reaped { pid, code: info.si_code, status, max_rss_kib: usage.ru_maxrss as u64 });
+    }
+}
+
+/// A child that a signal has stopped since this was last asked: its pid and the signal.
+pub fn next_stopped() -> Option<(i32, i32)> {
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    // SAFETY: the structure is zeroed and outlives the call, which fills in the SIGCHLD fields.
+    unsafe {
+        let done = libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), libc::WSTOPPED | libc::WNOHANG | libc::__WALL);
+        let info = info.assume_init();
+        (done == 0 && info.si_pid() != 0 && info.si_code == libc::CLD_STOPPED)
+            .then(|| (info.si_pid(), info.si_status()))
+    }
+}
+
+/// `struct pidfd_info` of Linux 6.13 (include/uapi/linux/pidfd.h), version 0.
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup_id: u64,
+    ids: [u32; 12],
+}
+
+const PIDFD_INFO_CGROUPID: u64 = 1 << 2;
+/// `_IOWR(0xFF, 11, struct pidfd_info)`.
+const PIDFD_GET_INFO: libc::c_ulong = (3 << 30) | (64 << 16) | (0xFF << 8) | 11;
+
+/// The id of the cgroup (the inode number of its directory) that the process is in, where the kernel
+/// tells (`PIDFD_GET_INFO`, Linux 6.13).
+pub fn pidfd_cgroup_id(pidfd: BorrowedFd<'_>) -> Option<u64> {
+    let mut info = PidfdInfo { mask: PIDFD_INFO_CGROUPID, ..PidfdInfo::default() };
+    // SAFETY: the structure is 64 bytes as the request number says; other kernels answer ENOTTY or EINVAL.
+    let done = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
+    (done == 0 && info.mask & PIDFD_INFO_CGROUPID != 0 && info.cgroup_id != 0).then_some(info.cgroup_id)
+}

@@ -1,0 +1,259 @@
+//! What can't be meant, can't be had, or comes closed: a clear message, the right code, nothing started, no panic.
+
+mod support;
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use support::{Canary, PINFOLD, Ran, Run, Scratch, has_cgroup};
+
+/// Runs `pinfold run ARGS` and asserts a failure that a person can read.
+fn refused(run: Run, code: i32, said: &str) -> Ran {
+    let ran = told(run).assert_code(code);
+    assert!(ran.stderr.starts_with("pinfold: ") || ran.stderr.starts_with("error: "), "{ran:#?}");
+    assert!(ran.stderr.contains(said), "{said:?} is not in {ran:#?}");
+    ran
+}
+
+/// Runs it with backtraces on, and asserts that there is none.
+fn told(mut run: Run) -> Ran {
+    run.command().env("RUST_BACKTRACE", "1");
+    let ran = run.run();
+    for word in ["panicked", "backtrace", "RUST_BACKTRACE"] {
+        assert!(!ran.stderr.contains(word), "{ran:#?}");
+    }
+    ran
+}
+
+/// A command that leaves a mark if it is ever run.
+fn marking(mark: &Scratch) -> [String; 3] {
+    ["sh".into(), "-c".into(), format!("echo ran > {}", mark.path().display())]
+}
+
+#[test]
+fn options_that_cannot_be_meant() {
+    let mark = Scratch::new("mark");
+    for (options, said) in [
+        (vec!["--stop-signal", "FOO"], "FOO"),
+        (vec!["--stop-signal", "0"], "1 to 64"),
+        (vec!["--stop-signal", "65"], "1 to 64"),
+        (vec!["--stop-signal", ""], "signal"),
+        (vec!["--stop-signal", "-1"], "-1"),
+        (vec!["--timeout", "-1"], "-1"),
+        (vec!["--timeout=-1"], "-1"),
+        (vec!["--timeout", ""], "write 1h30m"),
+        (vec!["--timeout", "soon"], "write 1h30m"),
+        (vec!["--timeout", "5 parsecs"], "parsecs"),
+        (vec!["--timeout", "99999999999999999999"], "write 1h30m"),
+        (vec!["--timeout", "99999999999999999999y"], "write 1h30m"),
+        (vec!["--timeout", "1e400"], "write 1h30m"),
+        (vec!["--grace", "NaN"], "write 1h30m"),
+        (vec!["--signal-to", "nobody"], "possible values: all, main"),
+        (vec!["--leftovers", "keep"], "possible values: kill, wait"),
+        (vec!["--require", "luck"], "possible values: cgroup"),
+        (vec!["--env", "NO_EQUALS_SIGN"], "KEY=VALUE"),
+        (vec!["--env", "=value"], "KEY=VALUE"),
+        (vec!["--env", ""], "KEY=VALUE"),
+        (vec!["--no-such-option"], "--no-such-option"),
+        (vec!["--timout", "5s"], "'--timeout'"),
+        (vec!["-q", "-v"], "cannot be used with"),
+        (vec!["--timeout", "1s", "--timeout", "2s"], "multiple times"),
+    ] {
+        let args = options.iter().map(ToString::to_string).chain(marking(&mark));
+        refused(Run::new(args), 125, said);
+        assert!(!mark.path().exists(), "{options:?}");
+    }
+}
+
+/// Longer than any clock can hold is no deadline, and no overflow.
+#[test]
+fn absurdly_long_durations() {
+    if !has_cgroup() {
+        return;
+    }
+    for long in ["18446744073709551615", "18446744073709551615s", "500000000000years", "1000000000h"] {
+        let ran = told(Run::new(["--timeout", long, "--grace", long, "sh", "-c", "exit 3"]));
+        assert_eq!(ran.assert_code(3).stderr, "", "{long}");
+    }
+    // A grace period without an end: the job ends by itself.
+    let script = "trap 'exit 4' TERM; sleep 1000 & wait";
+    let ran = told(Run::new(["--timeout", "1s", "--grace", "18446744073709551615", "sh", "-c", script]));
+    assert_eq!(ran.assert_code(124).report["main"]["exited"], 4);
+}
+
+#[test]
+fn no_command() {
+    refused(Run::new::<[&str; 0]>([]), 125, "COMMAND");
+    refused(Run::new(["--"]), 125, "COMMAND");
+    refused(Run::new(["--timeout", "1s", "--"]), 125, "COMMAND");
+    refused(Run::new(["--cwd", "", "true"]), 125, "--cwd");
+}
+
+#[test]
+fn a_working_directory_that_cannot_be_entered() {
+    if !has_cgroup() {
+        return;
+    }
+    let mark = Scratch::new("mark");
+    for (cwd, said) in [
+        ("/no/such/directory", "'/no/such/directory'"),
+        ("/etc/passwd", "'/etc/passwd'"),
+        ("\u{1}", "'\u{1}'"),
+        ("no/such", "'no/such'"),
+    ] {
+        let args = ["--cwd".to_owned(), cwd.into()].into_iter().chain(marking(&mark));
+        let ran = refused(Run::new(args), 125, said);
+        assert!(ran.stderr.contains("working directory"), "{ran:#?}");
+        assert!(!mark.path().exists());
+    }
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_found_before_the_command_runs() {
+    let mark = Scratch::new("mark");
+    let directory = Scratch::directory("report-dir");
+    let in_directory = directory.path().display().to_string();
+    for (place, said) in [
+        ("/no/such/directory/report", "/no/such/directory/report"),
+        (in_directory.as_str(), "report-dir"),
+        ("", "is needed"),
+        ("fd:99", "descriptor 99"),
+        ("fd:1000000", "descriptor 1000000"),
+        ("fd:0", "descriptor 0"),
+        ("fd:1", "descriptor 1"),
+        ("fd:", "fd:3"),
+        ("fd:-1", "fd:3"),
+        ("fd:x", "fd:3"),
+        ("fd:99999999999999", "fd:3"),
+    ] {
+        let words = [PINFOLD, "run", "--report", place].map(ToString::to_string).into_iter().chain(marking(&mark));
+        refused(Run::bare(words), 125, said);
+        assert!(!mark.path().exists(), "{place}");
+    }
+    // Open, but for reading.
+    let script = format!("exec 9</dev/null; exec {PINFOLD} run --report fd:9 touch {}", mark.path().display());
+    refused(Run::bare(["bash", "-c", &script]), 125, "not open for writing");
+    assert!(!mark.path().exists());
+}
+
+#[test]
+fn a_report_that_cannot_be_written_in_the_end_fails_after_the_job() {
+    if !has_cgroup() {
+        return;
+    }
+    let full = [(r#"exec "$@""#, "/dev/full"), (r#"exec 9>/dev/full; exec "$@""#, "fd:9")];
+    for (script, place) in full {
+        let mark = Scratch::new("mark");
+        let words = ["bash", "-c", script, "bash", PINFOLD, "run", "--report", place].map(ToString::to_string);
+        let ran = refused(Run::bare(words.into_iter().chain(marking(&mark))), 125, "No space left on device");
+        assert!(ran.stderr.contains("the job is over"), "{ran:#?}");
+        assert_eq!(mark.text(), "ran\n");
+    }
+    let words = ["bash", "-c", r#"exec "$@" >/dev/full"#, "bash", PINFOLD, "run", "--report", "-", "true"];
+    refused(Run::bare(words), 125, "standard output: No space left on device");
+    // A reader that has gone: no SIGPIPE either, pinfold ends as it says.
+    let script = format!("{PINFOLD} run --report - true | exec true; exit ${{PIPESTATUS[0]}}");
+    let ran = told(Run::bare(["bash", "-c", &script]));
+    assert!(ran.code == 0 || ran.code == 125 && ran.stderr.contains("Broken pipe"), "{ran:#?}");
+}
+
+/// The job sees closed streams as it would without pinfold, and pinfold itself does not stumble.
+#[test]
+fn closed_streams() {
+    if !has_cgroup() {
+        return;
+    }
+    for closed in [vec![0], vec![1], vec![2], vec![0, 1], vec![0, 2], vec![1, 2], vec![0, 1, 2]] {
+        let redirections: String = closed.iter().map(|number| format!(" {number}>&-")).collect();
+        let given = support::assert_same_without_pinfold("", "", &redirections);
+        assert!(closed.iter().all(|number| !given.contains(&format!("fd {number}:"))), "{given}");
+    }
+}
+
+#[test]
+fn failures_with_closed_streams() {
+    for closed in ["1>&-", "2>&-", "0<&- 1>&- 2>&-"] {
+        let script = format!(r#"exec "$@" {closed}"#);
+        told(Run::in_shell(&script, ["--stop-signal", "FOO", "true"])).assert_code(125);
+        if has_cgroup() {
+            told(Run::in_shell(&script, ["no-such-command"])).assert_code(127);
+            told(Run::in_shell(&script, ["--cwd", "/no/such", "true"])).assert_code(125);
+            // Nobody can be told of this.
+            told(Run::in_shell(&script, ["--timeout", "100ms", "sleep", "1000"])).assert_code(124);
+        }
+    }
+    let script = format!("exec {PINFOLD} --help >/dev/full");
+    told(Run::bare(["bash", "-c", &script])).assert_code(0);
+}
+
+#[test]
+fn a_report_to_a_standard_output_that_takes_none() {
+    let mark = Scratch::new("mark");
+    for stdout in [">&-", "1</dev/null"] {
+        let script = format!(r#"exec {PINFOLD} run --report - -- "$@" {stdout}"#);
+        let words = ["bash", "-c", &script, "bash"].map(ToString::to_string).into_iter().chain(marking(&mark));
+        refused(Run::bare(words), 125, "standard output");
+        assert!(!mark.path().exists());
+    }
+}
+
+#[test]
+fn bytes_that_are_no_utf8() {
+    if !has_cgroup() {
+        return;
+    }
+    let bad = OsStr::from_bytes(b"b\xffd");
+    let with = |before: &str| OsStr::from_bytes(&[before.as_bytes(), bad.as_bytes()].concat()).to_owned();
+
+    let ran = refused(Run::new([bad]), 127, "b\u{fffd}d");
+    assert_eq!(ran.report["command"][0].as_str().unwrap_or("b\u{fffd}d"), "b\u{fffd}d");
+    refused(Run::new([OsStr::new("--cwd"), &with("/no/"), OsStr::new("true")]), 125, "/no/b\u{fffd}d");
+    refused(Run::new([OsStr::new("--env"), bad, OsStr::new("true")]), 125, "KEY=VALUE");
+    refused(Run::new([OsStr::new("--timeout"), bad, OsStr::new("true")]), 125, "error: ");
+    refused(Run::new([OsStr::new("--stop-signal"), bad, OsStr::new("true")]), 125, "error: ");
+    refused(Run::new([OsStr::new("--signal-to"), bad, OsStr::new("true")]), 125, "error: ");
+    refused(Run::new([&*with("--no-such-"), OsStr::new("true")]), 125, "unexpected argument");
+
+    let shell = "test \"$A\" = \"$(printf 'b\\377d')\" && test \"$B\" = \"$A\" && test \"$1\" = \"$A\"";
+    let mut run = Run::new([OsStr::new("--env"), &with("B="), "sh".as_ref(), "-c".as_ref(), shell.as_ref()]);
+    run.command().args(["sh".as_ref(), bad]).env("A", bad);
+    told(run).assert_code(0);
+
+    let scratch = Scratch::directory("bytes");
+    let directory = scratch.path().join(bad);
+    std::fs::create_dir(&directory).unwrap();
+    let ran = told(Run::new([OsStr::new("--cwd"), directory.as_os_str(), "pwd".as_ref()])).assert_code(0);
+    assert!(ran.report["cwd"].as_str().unwrap().ends_with("b\u{fffd}d"), "{ran:#?}");
+    let report = directory.join("report");
+    let mut run = Run::bare([OsStr::new(PINFOLD), "run".as_ref(), "--report".as_ref(), report.as_os_str()]);
+    run.command().arg("true");
+    told(run).assert_code(0);
+    assert!(std::fs::read_to_string(&report).unwrap().starts_with("{\"version\":1,"));
+}
+
+#[test]
+fn the_cgroup_that_was_named_is_none() {
+    let mark = Scratch::new("mark");
+    for (place, said) in
+        [("/no/such/cgroup", "/no/such/cgroup"), ("/tmp", "cgroup2"), ("/etc/passwd", "/etc/passwd"), ("", "cgroup")]
+    {
+        let args = ["--cgroup".to_owned(), place.into()].into_iter().chain(marking(&mark));
+        refused(Run::new(args), 125, said);
+        let mut run = Run::new(marking(&mark));
+        run.command().env("PINFOLD_CGROUP", if place.is_empty() { "/no/such" } else { place });
+        refused(run, 125, if place.is_empty() { "/no/such" } else { said });
+        assert!(!mark.path().exists());
+    }
+}
+
+/// A failure hits nobody else and leaves nothing: the warden counts, the canary lives.
+#[test]
+fn failures_hit_nobody() {
+    let canary = Canary::new();
+    if has_cgroup() {
+        told(Run::new(["no-such-command"])).assert_code(127);
+        told(Run::new(["/"])).assert_code(126);
+    }
+    told(Run::new(["--timeout", "-1", "true"])).assert_code(125);
+    canary.assert_alive();
+}

@@ -1,0 +1,220 @@
+//! Promise 2: SIGKILL of the supervisor, of the guard, of the process group, at any instant: within one second nothing
+//! runs and no cgroup directory is left.
+//!
+//! `scripts/faults --rounds N --seed S` runs more rounds than the suite does. One test only: it makes this process the
+//! subreaper of all that is orphaned, so that "no child left" proves the end.
+
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use support::{PINFOLD, has_cgroup, program};
+
+const BOUND: Duration = Duration::from_secs(1);
+
+/// What is killed, and when.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    /// The supervisor, 0 to 12 ms after its start.
+    SupervisorEarly,
+    /// The supervisor, when the job is up; in every other round a stop is under way.
+    SupervisorLate,
+    /// The guard, 0 to 3 ms after it was first seen.
+    Guard,
+    /// The supervisor's process group, at any time.
+    ProcessGroup,
+    /// The supervisor, and the guard 50 ms later.
+    Both,
+    /// The guard, and the supervisor 50 ms later.
+    BothGuardFirst,
+    /// Both at the same instant: what is left is removed by the next pinfold in the same cgroup.
+    AtOnce,
+}
+
+/// A generator whose seed is told, so that a round can be had again (xorshift64*, Vigna 2016).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) % bound
+    }
+}
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |value| value.parse().expect(name))
+}
+
+#[test]
+fn nobody_outlives_a_killed_supervisor_or_guard() {
+    if !has_cgroup() {
+        return;
+    }
+    // SAFETY: changes only who inherits our orphans.
+    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
+    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
+    let seed = setting("PINFOLD_FAULT_SEED", u64::from(nanos)).max(1);
+    let rounds = setting("PINFOLD_FAULT_ROUNDS", 40);
+    println!("seed {seed}, {rounds} rounds of each fault, twice that of early ones");
+    let mut random = Random(seed);
+    for (fault, rounds) in [
+        (Fault::SupervisorEarly, 2 * rounds),
+        (Fault::SupervisorLate, rounds),
+        (Fault::Guard, rounds),
+        (Fault::ProcessGroup, rounds),
+        (Fault::Both, rounds / 10 + 1),
+        (Fault::BothGuardFirst, rounds / 10 + 1),
+        (Fault::AtOnce, rounds / 4 + 1),
+    ] {
+        let mut longest = Duration::ZERO;
+        for round in 0..rounds {
+            let took = one_round(fault, &mut random)
+                .unwrap_or_else(|left| panic!("{fault:?}, round {round}, seed {seed}: {left}"));
+            longest = longest.max(took);
+        }
+        println!("{fault:?}: {rounds} rounds, 0 survivors, 0 directories, at most {} ms", longest.as_millis());
+    }
+}
+
+/// One supervisor and its fault. Tells how long after the last kill all was gone, or what was left.
+fn one_round(fault: Fault, random: &mut Random) -> Result<Duration, String> {
+    let mut supervisor = Command::new(PINFOLD)
+        .args(["run", "--grace", "5s", "--"])
+        .arg(program("tree"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    let pid = supervisor.id() as i32;
+    match fault {
+        Fault::SupervisorEarly => {
+            spin(Duration::from_micros(random.below(12_000)));
+            kill(pid);
+        }
+        Fault::SupervisorLate => {
+            ready(&mut supervisor);
+            if random.below(2) == 0 {
+                // SAFETY: our own child, not reaped yet.
+                unsafe { libc::kill(pid, libc::SIGTERM) };
+            }
+            spin(Duration::from_micros(random.below(5_000)));
+            kill(pid);
+        }
+        Fault::Guard => {
+            let guard = guard_of(&mut supervisor);
+            spin(Duration::from_micros(random.below(3_000)));
+            kill_guard(guard);
+        }
+        Fault::ProcessGroup => {
+            if random.below(2) == 0 {
+                ready(&mut supervisor);
+            }
+            spin(Duration::from_micros(random.below(8_000)));
+            kill(-pid);
+        }
+        Fault::Both => {
+            let guard = guard_of(&mut supervisor);
+            ready(&mut supervisor);
+            kill(pid);
+            spin(Duration::from_millis(50));
+            kill_guard(guard);
+        }
+        Fault::BothGuardFirst => {
+            let guard = guard_of(&mut supervisor);
+            ready(&mut supervisor);
+            kill_guard(guard);
+            spin(Duration::from_millis(50));
+            kill(pid);
+        }
+        Fault::AtOnce => {
+            let guard = guard_of(&mut supervisor);
+            ready(&mut supervisor);
+            kill(pid);
+            kill_guard(guard);
+            // Dead indeed: until then they hold their lock.
+            for dead in [pid, guard] {
+                // SAFETY: our own child, or orphaned to us; no status is asked for.
+                unsafe { libc::waitpid(dead, std::ptr::null_mut(), 0) };
+            }
+            let next = Command::new(PINFOLD).args(["run", "--", "true"]).status().unwrap();
+            assert!(next.success());
+        }
+    }
+    let begun = Instant::now();
+    gone(pid, begun)?;
+    Ok(begun.elapsed())
+}
+
+/// Every child of ours is gone, and so is every directory of that supervisor.
+fn gone(supervisor: i32, begun: Instant) -> Result<(), String> {
+    loop {
+        // SAFETY: reaps our own children; nothing else here waits for them.
+        let reaped = unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::__WALL | libc::WNOHANG) };
+        if reaped > 0 {
+            continue;
+        }
+        let childless = reaped == -1;
+        let directories = directories(supervisor);
+        if childless && directories.is_empty() {
+            return Ok(());
+        }
+        if begun.elapsed() > BOUND {
+            let own = std::process::id();
+            let children = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
+            return Err(format!("left after 1 s: children [{}], directories {directories:?}", children.trim()));
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// The bases of that supervisor in our own cgroup.
+fn directories(supervisor: i32) -> Vec<std::path::PathBuf> {
+    let prefix = format!("pinfold-{supervisor}-");
+    std::fs::read_dir(support::own_cgroup())
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+fn ready(supervisor: &mut Child) {
+    let mut line = String::new();
+    BufReader::new(supervisor.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+}
+
+/// The guard, as soon as there is one.
+fn guard_of(supervisor: &mut Child) -> i32 {
+    let pid = supervisor.id();
+    support::wait_for(|| {
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+        children.split_whitespace().next()?.parse().ok()
+    })
+}
+
+fn kill(target: i32) {
+    // SAFETY: our own child or its group, not reaped yet.
+    assert_eq!(unsafe { libc::kill(target, libc::SIGKILL) }, 0);
+}
+
+fn kill_guard(guard: i32) {
+    // SAFETY: a descendant of ours, which stays a zombie until we or its parent, whom we have not reaped, reap it.
+    unsafe { libc::kill(guard, libc::SIGKILL) };
+}
+
+/// Lets that time pass, to the microsecond: the fault is meant to hit at a random instant.
+fn spin(time: Duration) {
+    let begun = Instant::now();
+    while begun.elapsed() < time {
+        std::hint::spin_loop();
+    }
+}

@@ -1,0 +1,73 @@
+//! Promise 8: waiting costs nothing. A job that sleeps wakes neither supervisor nor guard.
+
+mod support;
+
+use std::time::Duration;
+
+use support::{Run, Running, has_cgroup, wait_for};
+
+/// Over which nothing may happen. Real time has to pass here: this is about what does not come.
+const WINDOW: Duration = Duration::from_secs(2);
+
+#[test]
+fn a_job_that_sleeps_wakes_nobody() {
+    if !has_cgroup() {
+        return;
+    }
+    // The second has a deadline to wait for, and descendants that talk among themselves.
+    let mut jobs = [
+        Run::new(["--", "sh", "-c", "echo ready; exec sleep 1000"]).start(),
+        Run::new(["--timeout", "1h", "--", "sh", "-c", "echo ready; while sleep 0.05; do setsid true; done"]).start(),
+    ];
+    let watched = jobs.each_mut().map(|job| {
+        assert_eq!(job.line(), "ready");
+        let supervisor = job.pinfold_pid();
+        (supervisor, guard_of(supervisor))
+    });
+    // Both are at rest: asleep, and so for a moment.
+    for pid in watched.into_iter().flat_map(|(supervisor, guard)| [supervisor, guard]) {
+        wait_for(|| {
+            let before = switches(pid);
+            std::thread::sleep(Duration::from_millis(50));
+            (switches(pid) == before && is_asleep(pid)).then_some(())
+        });
+    }
+    let before = watched.map(|(supervisor, guard)| (switches(supervisor), switches(guard)));
+    std::thread::sleep(WINDOW);
+    let after = watched.map(|(supervisor, guard)| (switches(supervisor), switches(guard)));
+    assert_eq!(after, before, "(supervisor, guard) of the one that sleeps, and of the busy one");
+    for job in jobs {
+        assert_eq!(stop(job), 143);
+    }
+}
+
+fn stop(job: Running) -> i32 {
+    job.signal(libc::SIGTERM);
+    job.finish().code
+}
+
+/// The supervisor's only child.
+fn guard_of(supervisor: i32) -> i32 {
+    let children = std::fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children")).unwrap();
+    let children: Vec<&str> = children.split_whitespace().collect();
+    assert_eq!(children.len(), 1, "{children:?}");
+    children[0].parse().unwrap()
+}
+
+fn status(pid: i32) -> String {
+    assert_eq!(std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().count(), 1, "one thread");
+    std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap()
+}
+
+/// Voluntary and other ones.
+fn switches(pid: i32) -> Vec<u64> {
+    let status = status(pid);
+    let counts = status.lines().filter_map(|line| line.split_once("voluntary_ctxt_switches:"));
+    let counts: Vec<u64> = counts.map(|(_, count)| count.trim().parse().unwrap()).collect();
+    assert_eq!(counts.len(), 2, "{status}");
+    counts
+}
+
+fn is_asleep(pid: i32) -> bool {
+    status(pid).lines().any(|line| line.starts_with("State:\tS"))
+}

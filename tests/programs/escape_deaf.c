@@ -1,0 +1,152 @@
+/* Processes that don't listen to signals, that answer them with new processes, or that can't run.
+ *
+ *   escape_deaf stay|exit MODE */
+#include "in_place.h"
+#include <sys/ptrace.h>
+
+/* ---- deaf ---- */
+
+static int deaf_to_term(char **arguments)
+{
+    (void)arguments;
+    if (child() == 0) {
+        signal(SIGTERM, SIG_IGN);
+        in_place();
+        remain();
+    }
+    return 1;
+}
+
+static int deaf_to_all(char **arguments)
+{
+    (void)arguments;
+    if (child() == 0) {
+        ignore_all_signals();
+        in_place();
+        remain();
+    }
+    return 1;
+}
+
+static int deaf_main(char **arguments)
+{
+    (void)arguments;
+    signal(SIGTERM, SIG_IGN);
+    return 0;
+}
+
+static volatile int generations;
+
+static void fork_one(int number)
+{
+    (void)number;
+    if (generations++ < 300)
+        fork();
+}
+
+/* Each process that is told to stop makes one more, which has not been told. */
+static int fork_when_told(char **arguments)
+{
+    (void)arguments;
+    if (child() == 0) {
+        signal(SIGTERM, fork_one);
+        in_place();
+        remain();
+    }
+    return 1;
+}
+
+static void relay(int number)
+{
+    (void)number;
+    if (generations++ < 5000 && fork() != 0)
+        _exit(0);
+}
+
+/* Whoever is told to stop hands over to one that has not been told, and ends: there is always somebody new. Bounded,
+ * or a pinfold that tells them on and on would keep the machine busy for good. */
+static int relays_when_told(char **arguments)
+{
+    (void)arguments;
+    for (int at = 0; at < 100; at++)
+        if (child() == 0) {
+            signal(SIGTERM, relay);
+            in_place();
+            remain();
+        }
+    return 100;
+}
+
+/* ---- not running ---- */
+
+static int stopped(char **arguments)
+{
+    (void)arguments;
+    pid_t pid = child();
+    if (pid == 0) {
+        in_place();
+        raise(SIGSTOP);
+        remain();
+    }
+    int status;
+    must(waitpid(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status));
+    return 1;
+}
+
+static int traced(char **arguments)
+{
+    (void)arguments;
+    if (child() == 0) {
+        pid_t pid = child();
+        if (pid == 0) {
+            must(ptrace(PTRACE_TRACEME, 0, NULL, NULL) == 0);
+            raise(SIGSTOP);
+            remain();
+        }
+        int status;
+        must(waitpid(pid, &status, 0) == pid && WIFSTOPPED(status));
+        in_place();
+        remain();
+    }
+    return 1;
+}
+
+/* The main process is held by a tracer that won't listen; its end is hidden from its parent while that lives. */
+static int traced_main(char **arguments)
+{
+    (void)arguments;
+    if (child() == 0) {
+        char stat[64];
+        pid_t main_process = getppid();
+        signal(SIGTERM, SIG_IGN);
+        snprintf(stat, sizeof stat, "/proc/%d/stat", main_process);
+        must(ptrace(PTRACE_SEIZE, main_process, NULL, NULL) == 0);
+        must(ptrace(PTRACE_INTERRUPT, main_process, NULL, NULL) == 0);
+        while (state_of(stat) != 't')
+            sched_yield();
+        in_place();
+        dprintf(OUT, "ready\n");
+        remain();
+    }
+    /* Held here: "ready" is the tracer's to say. */
+    remain();
+    return 0;
+}
+
+static const struct mode modes[] = {
+    {"deaf-to-term", deaf_to_term},
+    {"deaf-to-all", deaf_to_all},
+    {"deaf-main", deaf_main},
+    {"fork-when-told", fork_when_told},
+    {"relays-when-told", relays_when_told},
+    {"stopped", stopped},
+    {"traced", traced},
+    {"traced-main", traced_main},
+    {0},
+};
+
+int main(int argc, char **argv)
+{
+    (void)argc;
+    return escape(argv, modes);
+}

@@ -1,0 +1,253 @@
+/* Processes that get away from their parent, group and session, and that become many.
+ *
+ *   escape_kin stay|exit MODE [COMMAND...]
+ *
+ * The main process waits until the escape is made, then stays, or exits 0 and leaves it behind. */
+#include "in_place.h"
+#include <pthread.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+
+#define STRANGER 65534
+
+extern char **environ;
+
+static int own_group(char **arguments)
+{
+    (void)arguments;
+    if (child() == 0) {
+        must(setpgid(0, 0) == 0 && getpgrp() == getpid());
+        in_place();
+        remain();
+    }
+    return 1;
+}
+
+static int own_session(char **arguments)
+{
+    (void)arguments;
+    if (child() == 0) {
+        must(setsid() == getpid());
+        in_place();
+        remain();
+    }
+    return 1;
+}
+
+static int double_fork(char **arguments)
+{
+    (void)arguments;
+    pid_t middle = child();
+    if (middle == 0) {
+        must(setsid() == getpid());
+        if (child() == 0) {
+            in_place();
+            remain();
+        }
+        _exit(0);
+    }
+    must(waitpid(middle, NULL, 0) == middle);
+    return 1;
+}
+
+static int by_daemon(char **arguments)
+{
+    (void)arguments;
+    pid_t caller = child();
+    if (caller == 0) {
+        must(daemon(0, 0) == 0);
+        in_place();
+        remain();
+    }
+    must(waitpid(caller, NULL, 0) == caller);
+    return 1;
+}
+
+/* Another program makes it: nohup, unshare, a nested pinfold… */
+static int by_command(char **arguments)
+{
+    if (child() == 0) {
+        execvp(*arguments, arguments);
+        must(!"executed");
+    }
+    return 1;
+}
+
+/* Run under nohup(1), under env(1) -i: what that did holds for all. */
+static int hangup_ignored(char **arguments)
+{
+    must(signal(SIGHUP, SIG_IGN) == SIG_IGN);
+    return by_command(arguments);
+}
+
+static int no_environment(char **arguments)
+{
+    must(*environ == NULL);
+    return by_command(arguments);
+}
+
+static int all_closed(char **arguments)
+{
+    (void)arguments;
+    int held[2];
+    must(pipe2(held, O_CLOEXEC) == 0);
+    if (child() == 0) {
+        in_place();
+        must(syscall(SYS_close_range, 0, ~0U, 0) == 0);
+        remain();
+    }
+    close(held[1]);
+    /* Its end is the proof: the child held the other one. */
+    char byte;
+    must(read(held[0], &byte, 1) == 0);
+    return 1;
+}
+
+/* A child of the guard, beside the main process. */
+static int sibling(char **arguments)
+{
+    (void)arguments;
+    pid_t parent = getppid();
+    long pid = syscall(SYS_clone, CLONE_PARENT | SIGCHLD, NULL, NULL, NULL, 0);
+    must(pid >= 0);
+    if (pid == 0) {
+        must(getppid() == parent);
+        in_place();
+        remain();
+    }
+    return 1;
+}
+
+static int own_subreaper(char **arguments)
+{
+    (void)arguments;
+    if (child() == 0) {
+        must(prctl(PR_SET_CHILD_SUBREAPER, 1) == 0);
+        pid_t reaper = getpid(), middle = child();
+        if (middle == 0) {
+            if (child() == 0) {
+                while (getppid() != reaper)
+                    sched_yield();
+                in_place();
+                remain();
+            }
+            _exit(0);
+        }
+        must(waitpid(middle, NULL, 0) == middle);
+        in_place();
+        remain();
+    }
+    return 2;
+}
+
+/* Each of eight waits, suspended, until the one after it ends. */
+static int vfork_chain(char **arguments)
+{
+    (void)arguments;
+    if (child() == 0) {
+        for (int more = 8; more > 0; more--) {
+            pid_t pid = vfork();
+            must(pid >= 0);
+            if (pid != 0)
+                _exit(0);
+        }
+        in_place();
+        remain();
+    }
+    return 1;
+}
+
+static void *fork_in_thread(void *argument)
+{
+    if (child() == 0) {
+        must(setsid() == getpid());
+        in_place();
+        remain();
+    }
+    remain();
+    return argument;
+}
+
+static int forking_threads(char **arguments)
+{
+    (void)arguments;
+    if (child() == 0) {
+        pthread_t thread;
+        for (int at = 0; at < 4; at++)
+            must(pthread_create(&thread, NULL, fork_in_thread, NULL) == 0);
+        remain();
+    }
+    return 4;
+}
+
+static void *outlive_leader(void *argument)
+{
+    while (state_of("/proc/self/stat") != 'Z')
+        sched_yield();
+    in_place();
+    remain();
+    return argument;
+}
+
+/* To /proc it looks like a zombie; its other thread lives. */
+static int dead_leader(char **arguments)
+{
+    (void)arguments;
+    if (child() == 0) {
+        pthread_t thread;
+        must(pthread_create(&thread, NULL, outlive_leader, NULL) == 0);
+        pthread_exit(NULL);
+    }
+    return 1;
+}
+
+/* As many as its limit lets, which end and are replaced all the time. Never as root: the limit would not hold. */
+static int storm(char **arguments)
+{
+    (void)arguments;
+    if (child() == 0) {
+        struct rlimit few = {200, 200};
+        must(setrlimit(RLIMIT_NPROC, &few) == 0);
+        must(setgid(STRANGER) == 0 && setuid(STRANGER) == 0 && getuid() == STRANGER && setuid(0) != 0);
+        signal(SIGTERM, SIG_IGN);
+        signal(SIGCHLD, SIG_IGN);
+        signal(SIGPIPE, SIG_IGN);
+        for (int told = 0;;) {
+            if (fork() >= 0)
+                continue;
+            /* The limit is reached: the storm rages. */
+            must(errno == EAGAIN);
+            if (!told++ && write(PLACED, "x", 1) == 1)
+                dprintf(OUT, "in place\n");
+            if (getpid() % 2)
+                _exit(0);
+            sched_yield();
+        }
+    }
+    return 1;
+}
+
+static const struct mode modes[] = {
+    {"own-group", own_group},
+    {"own-session", own_session},
+    {"double-fork", double_fork},
+    {"daemon", by_daemon},
+    {"command", by_command},
+    {"hangup-ignored", hangup_ignored},
+    {"no-environment", no_environment},
+    {"all-closed", all_closed},
+    {"sibling", sibling},
+    {"own-subreaper", own_subreaper},
+    {"vfork-chain", vfork_chain},
+    {"forking-threads", forking_threads},
+    {"dead-leader", dead_leader},
+    {"storm", storm},
+    {0},
+};
+
+int main(int argc, char **argv)
+{
+    (void)argc;
+    return escape(argv, modes);
+}

@@ -1,0 +1,107 @@
+//! Promise 1, at once after the return: what the job held is free, and its cgroup is gone.
+
+mod support;
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use support::{PINFOLD, Run, has, has_cgroup, has_root, own_cgroup, program, wait_for};
+
+#[test]
+fn the_port_is_free_and_the_leaf_is_gone_a_thousand_times() {
+    const LEFT_SOMETHING: i32 = 123;
+    if !has_cgroup() {
+        return;
+    }
+    // An address of this test alone: nobody else can take the port meanwhile.
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let address = format!("127.77.{high}.{low}");
+    let port = TcpListener::bind((&*address, 0)).unwrap().local_addr().unwrap().port();
+    for time in 1..=1000 {
+        let ran = Command::new(PINFOLD)
+            .args(["run", "--quiet", "--fail-on-leftovers", "--report", "-", "--"])
+            .arg(program("port"))
+            .args([&address, &port.to_string()])
+            .output()
+            .unwrap();
+        let listener = TcpListener::bind((&*address, port));
+        let report: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap_or_default();
+        let left = report["containment"]["cgroup"].as_str().map(|leaf| Path::new(leaf).exists());
+        // Its child did hold the port when it exited.
+        assert_eq!(ran.status.code(), Some(LEFT_SOMETHING), "run {time}: {ran:?}");
+        assert!(listener.is_ok(), "run {time}: {listener:?}, {report:#}");
+        assert_eq!(left, Some(false), "run {time}: {report:#}");
+    }
+}
+
+/// A cgroup that was killed while it was empty.
+struct KilledCgroup(PathBuf);
+
+impl KilledCgroup {
+    fn make(name: &str) -> std::io::Result<Self> {
+        let path = own_cgroup().join(format!("{name}-{}", std::process::id()));
+        fs::create_dir(&path)?;
+        let made = Self(path);
+        fs::write(made.0.join("cgroup.kill"), "1")?;
+        Ok(made)
+    }
+
+    /// The command starts in it, and with it what it starts.
+    fn hold(&self, command: &mut Command) {
+        let procs = fs::OpenOptions::new().write(true).open(self.0.join("cgroup.procs")).unwrap();
+        // SAFETY: one write(2) between fork and exec.
+        #[allow(unsafe_code)]
+        unsafe {
+            command.pre_exec(move || std::io::Write::write_all(&mut &procs, b"0"))
+        };
+    }
+
+    /// Nothing is left in it: removed at once, but for the moment that a process may stay after its end (from 6.19 on).
+    fn remove(&self) {
+        wait_for(|| fs::remove_dir(&self.0).ok());
+    }
+}
+
+impl Drop for KilledCgroup {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// The kernel's kill-sequence bug (6.14 to 7.2): the guard can't clone into a leaf when its own cgroup was ever killed.
+#[test]
+fn inside_a_cgroup_that_was_killed_before() {
+    if !(has_cgroup() && has_root()) {
+        return;
+    }
+    let cgroup = KilledCgroup::make("killed-before");
+    if !has("cgroup.kill", cgroup.is_ok(), "a kernel before 5.14, or a cgroup without it") {
+        return;
+    }
+    let cgroup = cgroup.unwrap();
+    let affected = Command::new(program("kill_sequence")).arg(&cgroup.0).output().unwrap();
+    let born = match &*affected.stdout {
+        b"killed\n" => "joined",
+        b"lived\n" => "cloned",
+        _ => panic!("{affected:?}"),
+    };
+
+    let mut run = Run::new(["--", "true"]);
+    cgroup.hold(run.command());
+    let ran = run.run().assert_code(0);
+    assert_eq!(ran.report["containment"]["born"], born, "{ran:#?}");
+    let leaf = ran.report["containment"]["cgroup"].as_str().unwrap();
+    assert_eq!(Path::new(leaf).parent(), Some(&*cgroup.0));
+
+    // What is started the other way is held as well.
+    let escape = program("escape_kin");
+    let mut run = Run::new(["--".as_ref(), escape.as_path(), "exit".as_ref(), "double-fork".as_ref()]);
+    cgroup.hold(run.command());
+    let ran = run.run().assert_code(0);
+    assert_eq!(ran.report["containment"]["born"], born, "{ran:#?}");
+    assert_eq!(ran.report["leftovers"]["count"], 1, "{ran:#?}");
+    cgroup.remove();
+}

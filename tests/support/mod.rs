@@ -1,0 +1,364 @@
+//! What the tests share: running pinfold under a warden that counts survivors, canaries, and loud skips.
+
+#![allow(dead_code)] // Each test file is a crate of its own and uses a part.
+
+pub mod pty;
+
+use std::fmt::Write as _;
+use std::io::{Read, Write as _};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The command under test.
+pub const PINFOLD: &str = env!("CARGO_BIN_EXE_pinfold");
+
+/// Where tests may write; each file by a name of its own, removed by [`Scratch`].
+const TMP: &str = env!("CARGO_TARGET_TMPDIR");
+
+/// The directory of this project.
+pub const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// Builds `tests/programs/NAME.c` once and tells where the program is. Static, so that it starts quickly and works in any root.
+pub fn program(name: &str) -> PathBuf {
+    static BUILT: OnceLock<std::sync::Mutex<std::collections::HashSet<String>>> = OnceLock::new();
+    let source = format!("{PROJECT}/tests/programs/{name}.c");
+    let target = PathBuf::from(format!("{TMP}/{name}"));
+    let mut built = BUILT.get_or_init(Default::default).lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    // One that is newer than all sources is as it would be made again.
+    if built.insert(name.to_owned()) && !is_fresh(&target) {
+        // Other test binaries build it too: an atomic rename, never a program that is being written.
+        let fresh = format!("{TMP}/{name}.{}", std::process::id());
+        let done = Command::new("cc")
+            .args(["-O1", "-Wall", "-Wextra", "-static", "-pthread", "-o", &fresh, &source])
+            .status()
+            .expect("cc is needed, as it is for cargo itself");
+        assert!(done.success(), "{source} does not compile");
+        std::fs::rename(&fresh, &target).unwrap();
+    }
+    target
+}
+
+fn is_fresh(target: &Path) -> bool {
+    let changed = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
+    let sources = std::fs::read_dir(format!("{PROJECT}/tests/programs")).unwrap();
+    let newest = sources.filter_map(|source| changed(&source.unwrap().path())).max();
+    changed(target).is_some_and(|built| newest.is_some_and(|newest| built > newest))
+}
+
+/// A path in the tests' directory that is removed at the end.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    pub fn new(label: &str) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self(format!("{TMP}/{label}-{}-{number}", std::process::id()).into())
+    }
+
+    /// The same, as a directory that exists.
+    pub fn directory(label: &str) -> Self {
+        let scratch = Self::new(label);
+        std::fs::create_dir(&scratch.0).unwrap();
+        scratch
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.0).unwrap_or_default()).into_owned()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if self.0.is_dir() {
+            let _ = std::fs::remove_dir_all(&self.0);
+        } else {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+}
+
+/// A process that has nothing to do with any job and must outlive it.
+pub struct Canary(Child);
+
+impl Canary {
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        Self(Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap())
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// It lives; it is ended now.
+    pub fn assert_alive(mut self) {
+        assert!(self.0.try_wait().unwrap().is_none(), "the canary was hit");
+        drop(self.0.stdin.take());
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+/// `pinfold run`, to be run under a warden.
+pub struct Run {
+    command: Command,
+    survivors: Scratch,
+    report: Scratch,
+}
+
+/// How it went.
+#[derive(Debug)]
+pub struct Ran {
+    /// Exit code, or 128 and the signal that ended pinfold itself.
+    pub code: i32,
+    /// The signal that ended pinfold itself.
+    pub signal: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+    /// `Null` where there is none.
+    pub report: serde_json::Value,
+    /// What lived right when pinfold had returned: empty, or promise 1 is broken.
+    pub survivors: String,
+    pub elapsed: std::time::Duration,
+}
+
+impl Run {
+    /// `pinfold run --report … OPTIONS -- COMMAND`: everything after the options as it is given.
+    pub fn new<I: IntoIterator<Item: AsRef<std::ffi::OsStr>>>(args: I) -> Self {
+        let mut run = Self::bare([PINFOLD, "run", "--report"]);
+        run.command.arg(run.report.path()).args(args);
+        run
+    }
+
+    /// The same from a shell's script, in which `"$@"` is the call of pinfold: what a caller sets up before it.
+    pub fn in_shell<I: IntoIterator<Item: AsRef<std::ffi::OsStr>>>(script: &str, args: I) -> Self {
+        let mut run = Self::bare(["bash", "-c", script, "bash", PINFOLD, "run", "--report"]);
+        run.command.arg(run.report.path()).args(args);
+        run
+    }
+
+    /// Any command under the warden, without a report.
+    pub fn bare<I: IntoIterator<Item: AsRef<std::ffi::OsStr>>>(words: I) -> Self {
+        let survivors = Scratch::new("survivors");
+        let mut command = Command::new(program("warden"));
+        command.arg(survivors.path()).args(words);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self { command, survivors, report: Scratch::new("report") }
+    }
+
+    /// To change its environment, streams, user…
+    pub fn command(&mut self) -> &mut Command {
+        &mut self.command
+    }
+
+    pub fn start(mut self) -> Running {
+        let begun = std::time::Instant::now();
+        let child = self.command.spawn().unwrap();
+        Running { child, survivors: self.survivors, report: self.report, begun }
+    }
+
+    /// Runs it, and asserts that nothing was left.
+    pub fn run(self) -> Ran {
+        self.start().finish()
+    }
+}
+
+/// A pinfold that runs.
+pub struct Running {
+    pub child: Child,
+    survivors: Scratch,
+    report: Scratch,
+    begun: std::time::Instant,
+}
+
+impl Running {
+    /// Sends a signal to the warden, which passes TERM, INT, HUP and QUIT on to pinfold.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: our own child, not reaped yet.
+        #[allow(unsafe_code)]
+        let done = unsafe { libc::kill(self.child.id() as i32, signal) };
+        assert_eq!(done, 0);
+    }
+
+    /// The next line of standard output, without its end: what the job says to be waited for. Empty at the end.
+    pub fn line(&mut self) -> String {
+        next_line(self.child.stdout.as_mut().expect("standard output is piped"))
+    }
+
+    /// The next line of standard error.
+    pub fn error_line(&mut self) -> String {
+        next_line(self.child.stderr.as_mut().expect("standard error is piped"))
+    }
+
+    /// pinfold's own process: the warden's only child at first.
+    pub fn pinfold_pid(&self) -> i32 {
+        wait_for(|| {
+            let id = self.child.id();
+            let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).ok()?;
+            children.split_whitespace().find_map(|pid| {
+                let exe = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+                (exe == Path::new(PINFOLD)).then(|| pid.parse().unwrap())
+            })
+        })
+    }
+
+    /// Waits until it ends, and asserts that nothing is left: no process, no directory.
+    pub fn finish(mut self) -> Ran {
+        let (out, err) = (self.child.stdout.take(), self.child.stderr.take());
+        let drain = |stream: Option<Box<dyn Read + Send>>| {
+            std::thread::spawn(move || {
+                let mut bytes = Vec::new();
+                if let Some(mut stream) = stream {
+                    let _ = stream.read_to_end(&mut bytes);
+                }
+                String::from_utf8_lossy(&bytes).into_owned()
+            })
+        };
+        let out = drain(out.map(|stream| Box::new(stream) as _));
+        let err = drain(err.map(|stream| Box::new(stream) as _));
+        let status = self.child.wait().unwrap();
+        let elapsed = self.begun.elapsed();
+        let ran = Ran {
+            code: status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
+            signal: status.signal(),
+            stdout: out.join().unwrap(),
+            stderr: err.join().unwrap(),
+            report: serde_json::from_str(&self.report.text()).unwrap_or(serde_json::Value::Null),
+            survivors: self.survivors.text(),
+            elapsed,
+        };
+        ran.assert_nothing_left();
+        ran
+    }
+}
+
+/// A test that fails leaves nothing either: its warden ends all that descends from it.
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            self.signal(libc::SIGUSR1);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+impl Ran {
+    fn assert_nothing_left(&self) {
+        assert_eq!(self.survivors, "", "survivors of {self:#?}");
+        if let Some(leaf) = self.report["containment"]["cgroup"].as_str() {
+            assert!(!Path::new(leaf).exists(), "{leaf} is left, of {self:#?}");
+        }
+    }
+
+    pub fn assert_code(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "{self:#?}");
+        self
+    }
+
+    /// The command lines of one of the report's process lists, a line each.
+    pub fn listed(&self, list: &str) -> String {
+        let mut lines = String::new();
+        for process in self.report[list]["processes"].as_array().into_iter().flatten() {
+            let _ = writeln!(lines, "{}", process["command_line"].as_str().unwrap_or_default());
+        }
+        lines
+    }
+}
+
+/// Byte by byte: what follows is still there for who reads next.
+fn next_line(stream: &mut impl Read) -> String {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while stream.read(&mut byte).unwrap() == 1 && byte != *b"\n" {
+        line.push(byte[0]);
+    }
+    String::from_utf8_lossy(&line).into_owned()
+}
+
+/// Asserts that a job is given what it is given without pinfold, by a shell that runs `setup` and then `exec PREFIX
+/// COMMAND SUFFIX`; tells what that is, a line each (`tests/programs/inherited.c`).
+pub fn assert_same_without_pinfold(setup: &str, prefix: &str, suffix: &str) -> String {
+    let inherited = program("inherited");
+    let (without, with) = (Scratch::new("without"), Scratch::new("with"));
+    let calls = format!(r#"(exec {prefix} "$INHERITED" "$WITHOUT" {suffix}); exec {prefix} "$@" {suffix}"#);
+    let script = format!("{setup}\n{calls}");
+    let mut run = Run::in_shell(&script, [inherited.as_os_str(), with.path().as_os_str()]);
+    run.command().env("INHERITED", &inherited).env("WITHOUT", without.path());
+    let ran = run.run().assert_code(0);
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", ""));
+    let (without, with) = (without.text(), with.text());
+    for (without, with) in without.lines().zip(with.lines()) {
+        assert_eq!(with, without, "with pinfold is not as without: {script}");
+    }
+    assert_eq!(with.lines().count(), without.lines().count(), "{script}");
+    assert!(with.contains("/proc/self/personality"), "it is not whole: {with}");
+    with
+}
+
+/// Polls something outside pinfold that gives no event, up to 20 s. Only the tests' own observations need it.
+pub fn wait_for<T>(mut seen: impl FnMut() -> Option<T>) -> T {
+    let begun = std::time::Instant::now();
+    loop {
+        if let Some(value) = seen() {
+            return value;
+        }
+        assert!(begun.elapsed().as_secs() < 20, "waited 20 s in vain");
+        std::thread::yield_now();
+    }
+}
+
+/// What a test needs of the machine. `false`, and a loud line, where it is missing; a failure where `PINFOLD_REQUIRE`
+/// (names separated by commas) says that this machine has it.
+pub fn has(name: &str, present: bool, reason: &str) -> bool {
+    if present {
+        return true;
+    }
+    let required = std::env::var("PINFOLD_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|required| required == name), "PINFOLD_REQUIRE names {name}, but: {reason}");
+    // Not by a macro: libtest would keep it to itself.
+    let test = std::thread::current().name().unwrap_or_default().to_owned();
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: needs {name}: {reason}");
+    false
+}
+
+/// A cgroup v2 that pinfold can use.
+pub fn has_cgroup() -> bool {
+    static USABLE: OnceLock<Result<(), String>> = OnceLock::new();
+    let usable = USABLE.get_or_init(|| {
+        let ran = Command::new(PINFOLD).args(["run", "--require", "cgroup", "--", "true"]).output().unwrap();
+        if ran.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&ran.stderr).into_owned()) }
+    });
+    has("cgroup", usable.is_ok(), usable.as_ref().err().map_or("", String::as_str))
+}
+
+/// Root, to become somebody else.
+pub fn has_root() -> bool {
+    let root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
+    has("root", root, "these tests run as another user")
+}
+
+/// A program of this machine.
+pub fn has_program(name: &str) -> bool {
+    let found =
+        std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).any(|dir| dir.join(name).is_file());
+    has(name, found, "it is not installed")
+}
+
+/// The directory of this process's own cgroup v2.
+pub fn own_cgroup() -> PathBuf {
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let mount = mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        let point = fields.nth(1)?;
+        (fields.next()? == "cgroup2").then(|| point.to_owned())
+    });
+    Path::new(&mount.unwrap_or_default()).join(own)
+}

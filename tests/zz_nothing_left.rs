@@ -1,0 +1,232 @@
+//! The suite's check at its own end: it left no process, no cgroup and no file behind.
+//!
+//! cargo runs test binaries in the order of their names, one at a time: hence this one's name, which has to stay the
+//! last. It asks for what this run of the suite has left, so only for what is younger than the cargo that runs it; other
+//! runs on the same machine are their own affair. cargo-nextest runs everything at the same time and can't be checked so.
+
+mod support;
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{FlockOperation, flock};
+use support::{Canary, PINFOLD, PROJECT, Scratch, has, has_cgroup, program, wait_for};
+
+/// Where tests write, and where their programs are built.
+const TMP: &str = env!("CARGO_TARGET_TMPDIR");
+
+#[test]
+fn nothing_is_left_by_the_tests_before_this_one() {
+    if !has("cargo test", std::env::var_os("NEXTEST").is_none(), "cargo-nextest runs the other tests meanwhile") {
+        return;
+    }
+    let _alone = alone();
+    let since = suite_start();
+    let test_binaries = std::env::current_exe().unwrap().parent().unwrap().to_owned();
+    let ours = [Path::new(PINFOLD), Path::new(TMP), &test_binaries];
+    let find = || {
+        let mut found = processes(&ours, since);
+        found.extend(own_cgroup().iter().flat_map(|cgroup| abandoned(cgroup, since)));
+        found.extend(files(Path::new(TMP), since));
+        found
+    };
+    // Promise 2 allows one second after a SIGKILL; a directory is looked at when it was first seen a second ago.
+    find();
+    std::thread::sleep(LOCKED_BY + Duration::from_millis(100));
+    let end = Instant::now() + Duration::from_secs(3);
+    let mut found = find();
+    while !found.is_empty() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(50));
+        found = find();
+    }
+    assert!(found.is_empty(), "the tests left behind:\n{}", found.join("\n"));
+}
+
+#[test]
+fn a_process_would_be_found() {
+    let _alone = alone();
+    let directory = Scratch::directory("planted");
+    let planted = directory.path().join("planted");
+    std::fs::hard_link(program("warden"), &planted).unwrap();
+    let mut process =
+        Command::new(&planted).args(["/dev/null", "cat"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let find = || processes(&[directory.path()], suite_start());
+    wait_for(|| (find().len() == 1).then_some(()));
+    // Also when its file has been replaced, as cargo does.
+    std::fs::remove_file(&planted).unwrap();
+    assert!(find()[0].starts_with(&format!("process {} ", process.id())), "{:?}", find());
+    drop(process.stdin.take());
+    process.wait().unwrap();
+    assert_eq!(find(), Vec::<String>::new());
+
+    // Neither what is elsewhere, nor what is older than the suite.
+    let canary = Canary::new();
+    assert_eq!(processes(&[directory.path()], suite_start()), Vec::<String>::new());
+    let cat = std::fs::read_link(format!("/proc/{}/exe", canary.pid())).unwrap();
+    let name = format!("process {} ", canary.pid());
+    let of_canary = |since| processes(&[&cat], since).iter().any(|line| line.starts_with(&name));
+    assert!(of_canary(Start::default()));
+    assert!(!of_canary(Start { ticks: u64::MAX, ..Start::default() }));
+    canary.assert_alive();
+}
+
+#[test]
+fn a_cgroup_would_be_found() {
+    let has_cgroup = {
+        let _alone = alone(); // It runs pinfold.
+        has_cgroup()
+    };
+    if !has_cgroup {
+        return;
+    }
+    let place = own_cgroup().unwrap().join(format!("nothing-left-{}", std::process::id()));
+    let planted = place.join("pinfold-1-0123456789abcdef");
+    std::fs::create_dir_all(&planted).unwrap();
+    let _ = std::fs::metadata(&planted); // The kernel dates it now.
+    let find = || abandoned(&place, Start::default());
+    // While somebody holds its lock it is in use, whatever the age.
+    let lock = File::open(&planted).unwrap();
+    flock(&lock, FlockOperation::LockShared).unwrap();
+    std::thread::sleep(LOCKED_BY + Duration::from_millis(100));
+    let in_use = find();
+    drop(lock);
+    let left = find();
+    let too_old = abandoned(&place, Start { time: f64::MAX, ..Start::default() });
+    std::fs::remove_dir(&planted).unwrap();
+    std::fs::remove_dir(&place).unwrap();
+    assert_eq!(in_use, Vec::<String>::new());
+    assert_eq!(left, [format!("cgroup {}", planted.display())]);
+    assert_eq!(too_old, Vec::<String>::new());
+}
+
+#[test]
+fn a_file_would_be_found() {
+    let _alone = alone();
+    program("warden");
+    let planted = Scratch::directory("planted");
+    let files = files(Path::new(TMP), suite_start());
+    assert!(files.contains(&format!("file {}", planted.path().display())), "{files:?}");
+    assert!(!files.iter().any(|file| file.ends_with("/warden")), "{files:?}");
+    assert_eq!(self::files(Path::new(TMP), Start { time: f64::MAX, ..Start::default() }), Vec::<String>::new());
+}
+
+/// These tests plant what the others look for, so they take turns.
+fn alone() -> File {
+    let directory = File::open(TMP).unwrap();
+    flock(&directory, FlockOperation::LockExclusive).unwrap();
+    directory
+}
+
+/// When this run of the suite began; the default is before everything.
+#[derive(Clone, Copy, Default)]
+struct Start {
+    /// In clock ticks since boot, as `/proc/PID/stat` counts.
+    ticks: u64,
+    /// In seconds since 1970, as files are dated.
+    time: f64,
+}
+
+/// The start of the cargo that runs this; before everything where no cargo does.
+fn suite_start() -> Start {
+    let mut start = Start::default();
+    let mut pid = std::process::id();
+    while let Some((parent, ticks)) = parent_and_start(pid) {
+        let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        if exe.file_name().is_some_and(|name| name.to_string_lossy().starts_with("cargo")) {
+            let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+            let now = now.tv_sec as f64 + now.tv_nsec as f64 / 1e9;
+            let age = now - ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
+            // The outermost one: a cargo may run another.
+            start = Start { ticks, time: now_since_1970() - age };
+        }
+        pid = parent;
+    }
+    start
+}
+
+fn now_since_1970() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
+}
+
+/// When the inode was changed, 0 where it is gone.
+fn changed(entry: &std::fs::DirEntry) -> f64 {
+    entry.metadata().map_or(0.0, |metadata| metadata.ctime() as f64 + metadata.ctime_nsec() as f64 / 1e9)
+}
+
+/// Fields 4 and 22 of `/proc/PID/stat`; the name before them may hold anything.
+fn parent_and_start(pid: u32) -> Option<(u32, u64)> {
+    let stat = String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/stat")).ok()?).into_owned();
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+    Some((fields.get(1)?.parse().ok()?, fields.get(19)?.parse().ok()?))
+}
+
+/// Processes, this one left out, that were started since `since` and run one of `programs` or a file below one.
+fn processes(programs: &[&Path], since: Start) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        // A zombie has none.
+        let Ok(exe) = std::fs::read_link(entry.path().join("exe")) else { continue };
+        let text = exe.to_string_lossy();
+        let exe = Path::new(text.strip_suffix(" (deleted)").unwrap_or(&text));
+        let young = parent_and_start(pid).is_some_and(|(_, ticks)| ticks >= since.ticks);
+        if pid != std::process::id() && young && programs.iter().any(|program| exe.starts_with(program)) {
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            found.push(format!("process {pid} {}: {line}", exe.display()));
+        }
+    }
+    found
+}
+
+/// By this age a base is locked: before, a look at its lock could be in its way.
+const LOCKED_BY: Duration = Duration::from_secs(1);
+
+/// Bases in `cgroup`, made since `since`, whose supervisor and guard are both gone: nobody holds the lock.
+fn abandoned(cgroup: &Path, since: Start) -> Vec<String> {
+    let now = now_since_1970();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        // cgroup2 dates a directory when it is first seen (and again if the kernel has forgotten that in between).
+        let made = changed(&entry);
+        if !entry.file_name().to_string_lossy().starts_with("pinfold-")
+            || made < since.time
+            || made + LOCKED_BY.as_secs_f64() > now
+        {
+            continue;
+        }
+        let Ok(directory) = File::open(entry.path()) else { continue };
+        if flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            found.push(format!("cgroup {}", entry.path().display()));
+        }
+    }
+    found
+}
+
+/// The directory of this process's cgroup v2, where bases are made.
+fn own_cgroup() -> Option<PathBuf> {
+    let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    mounts.lines().filter(|line| line.contains(" - cgroup2 ")).find_map(|line| {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let below = Path::new(own).strip_prefix(fields[3]).ok()?;
+        Some(Path::new(fields[4]).join(below))
+    })
+}
+
+/// What was put into `directory` since `since` and is not one of the tests' programs, by their sources' names.
+fn files(directory: &Path, since: Start) -> Vec<String> {
+    let names = |directory: &Path| std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let programs: Vec<_> = names(&Path::new(PROJECT).join("tests/programs"))
+        .filter_map(|source| Some(source.path().file_stem()?.to_owned()))
+        .collect();
+    names(directory)
+        .filter(|entry| !programs.contains(&entry.file_name()))
+        .filter(|entry| changed(entry) >= since.time)
+        .map(|entry| format!("file {}", entry.path().display()))
+        .collect()
+}
