@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use rustix::process::{Pid, getpgid, getpgrp, getppid, getsid};
+use rustix::process::{Pid, getppid};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr, tcsetpgrp};
 
 pub struct Terminal {
@@ -23,7 +23,7 @@ impl Terminal {
         let tty = File::options().read(true).write(true).open("/dev/tty").ok()?;
         Some(Self {
             settings: tcgetattr(&tty).ok(),
-            foreground: tcgetpgrp(&tty).is_ok_and(|group| group == getpgrp()),
+            foreground: tcgetpgrp(&tty).is_ok_and(|group| group.as_raw_nonzero().get() == group_of(None)),
             // ENOTTY for whatever is not the controlling terminal (tcgetpgrp(3)).
             is_stdin: tcgetpgrp(std::io::stdin()).is_ok(),
             orphaned: is_orphaned(),
@@ -39,8 +39,10 @@ impl Terminal {
             return;
         }
         // A terminal that has hung up has nothing to give back.
-        if tcgetpgrp(&self.tty).is_ok_and(|group| group != getpgrp()) {
-            let _ = tcsetpgrp(&self.tty, getpgrp());
+        if let Some(own) = Pid::from_raw(group_of(None))
+            && tcgetpgrp(&self.tty).is_ok_and(|group| group != own)
+        {
+            let _ = tcsetpgrp(&self.tty, own);
         }
         if let Some(settings) = &self.settings
             && settings_too
@@ -52,22 +54,38 @@ impl Terminal {
 
 /// Whether no ancestor in our process group has a parent in another group of our session.
 fn is_orphaned() -> bool {
-    let (group, session) = (getpgrp(), getsid(None).ok());
+    let (group, session) = (group_of(None), session_of(None));
     let mut parent = getppid();
     while let Some(pid) = parent {
-        if getsid(Some(pid)).ok() != session {
+        if session_of(Some(pid)) != session {
             return true;
         }
-        if getpgid(Some(pid)).ok() != Some(group) {
+        if group_of(Some(pid)) != group {
             return false;
         }
         parent = parent_of(pid);
     }
-    true
+    // The parent is outside of our PID namespace. Where our group is too, somebody there made it, as shells do.
+    group != 0
 }
 
 fn parent_of(pid: Pid) -> Option<Pid> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).ok()?;
     let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
     Pid::from_raw(parent.trim().parse().ok()?)
+}
+
+/// The process group of a process, or of this one: 0 where it is one from outside of our PID namespace, which rustix's
+/// functions do not expect (pid_namespaces(7)); -1 where there is no such process.
+#[allow(unsafe_code)]
+fn group_of(pid: Option<Pid>) -> i32 {
+    // SAFETY: getpgid(2) has no obligations.
+    unsafe { libc::getpgid(Pid::as_raw(pid)) }
+}
+
+/// Its session, in the same way.
+#[allow(unsafe_code)]
+fn session_of(pid: Option<Pid>) -> i32 {
+    // SAFETY: getsid(2) has no obligations.
+    unsafe { libc::getsid(Pid::as_raw(pid)) }
 }
