@@ -237,7 +237,7 @@ fn who_gets_the_stop_signal() {
     }
     // The main process tells its child by another signal, which is the child's last.
     let script = r#"trap 'kill -USR1 $child; wait $child; exit 0' TERM; "$0" 10 & child=$!; echo ready; wait $child"#;
-    for (whom, told, count) in [("main", "10\n", 1), ("all", "15\n18\n10\n", 2)] {
+    for (whom, told, counts) in [("main", "10\n", 1..=1), ("all", "15\n18\n10\n", 1..=2)] {
         let mut run = detached(["--signal-to", whom, "bash", "-c", script]);
         run.command().arg(program("signals"));
         let mut running = run.start();
@@ -245,8 +245,8 @@ fn who_gets_the_stop_signal() {
         assert_eq!([running.line(), running.line()], ["ready", "ready"]);
         running.signal(libc::SIGTERM);
         let ran = running.finish().assert_code(0);
-        // A shell that is just forking is one more.
-        assert!(ran.report["stopped"]["count"].as_u64() >= Some(count), "{ran:#?}");
+        // Of "all", the child may have ended by the shell's signal before its turn.
+        assert!(counts.contains(&ran.report["stopped"]["count"].as_u64().unwrap()), "{ran:#?}");
         // With "all", which of the two signals comes first is nobody's promise.
         let lines = |text: &str| text.lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>();
         assert!(lines(&ran.stdout).is_subset(&lines(told)), "{ran:#?}");
@@ -316,6 +316,11 @@ fn names_and_words() {
     assert_eq!(Run::new(["-q", "sh", "-c", "sleep 1000 & exit 0"]).run().assert_code(0).stderr, "");
     // What went wrong is said all the same.
     assert!(Run::new(["-q", "no-such-command"]).run().assert_code(127).stderr.starts_with("pinfold: "));
+    let mut running = detached(["-v", "sh", "-c", "echo ready; exec sleep 1000"]).start();
+    assert_eq!(running.line(), "ready");
+    running.signal(libc::SIGTERM);
+    let ran = running.finish().assert_code(143);
+    assert!(ran.stderr.contains("\npinfold: SIGTERM: stopping\n"), "{ran:#?}");
     let ran = Run::new(["-v", "true"]).run().assert_code(0);
     assert!(ran.stderr.starts_with(&format!("pinfold: started true as process {}\n", ran.report["pid"])), "{ran:#?}");
     assert!(ran.stderr.lines().all(|line| line.starts_with("pinfold: ")), "{ran:#?}");
