@@ -1,6 +1,8 @@
 //! A running job: the handle, and the actor that brings it to its end.
 
+mod actions;
 mod actor;
+mod emptied;
 mod order;
 
 use std::sync::Arc;

@@ -1,189 +1,28 @@
 //! `pinfold run`.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+mod args;
+mod explain;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use clap::ValueEnum;
-use pinfold::report::{MainEnd, ProcessList, Reason};
+use pinfold::report::{MainEnd, Reason};
 use pinfold::signal::{self, SignalQueue, SignalStream};
-use pinfold::{Command, Guard, Job, Leftovers, ProcessGroup, Report, Signal, SignalTo, Supervisor};
+use pinfold::{Command, Guard, Job, Report, Signal, Supervisor};
 
-use super::report_sink::{self, Destination, Sink};
+use super::report_sink::Sink;
 use super::signals::{PATIENCE_INTERRUPTS, Response, Rules};
+use super::tell;
 use super::terminal::Terminal;
-use super::{duration, tell};
+pub use args::Args;
+use explain::explain;
 
 /// How long a stop waits for the command to be executed, so that the command gets the stop signal; an exec can take long.
 const EXEC_PATIENCE: Duration = Duration::from_secs(1);
 
 /// `--fail-on-leftovers` found some, and the command itself had succeeded.
 const LEFTOVERS: u8 = 123;
-
-/// Run a command; when it ends, everything that it started has ended too.
-///
-/// Standard input, output and error are the command's own, untouched.
-///
-/// Exit code: the command's own; 128+N when signal N ended it; 124 at the deadline; 123 for --fail-on-leftovers;
-/// 125 when pinfold itself failed; 126 when the command can't be executed; 127 when it was not found.
-#[derive(clap::Args)]
-pub struct Args {
-    /// Stop the job after this time: 1h30m, 2.5s, 500ms, or plain seconds
-    #[arg(long, short, value_name = "DURATION", value_parser = duration::parse)]
-    timeout: Option<Duration>,
-
-    /// Kill the job this long after the stop signal
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
-    grace: Duration,
-
-    /// The stop signal: a name like INT, or a number
-    #[arg(long, value_name = "SIGNAL", default_value = "TERM", value_parser = parse_signal)]
-    stop_signal: Signal,
-
-    /// Who gets the stop signal
-    #[arg(long, value_name = "WHOM", default_value = "all")]
-    signal_to: SignalToArg,
-
-    /// What happens to processes that are left when the command has exited
-    #[arg(long, value_name = "WHAT", default_value = "kill")]
-    leftovers: LeftoversArg,
-
-    /// End with exit code 123 when the command succeeded but left processes behind
-    #[arg(long)]
-    fail_on_leftovers: bool,
-
-    /// The directory to run in
-    #[arg(long, value_name = "DIR")]
-    cwd: Option<PathBuf>,
-
-    /// Set an environment variable (repeatable)
-    #[arg(long, short, value_name = "KEY=VALUE", value_parser = FromBytes(parse_variable))]
-    env: Vec<(OsString, OsString)>,
-
-    /// Start from an empty environment; --env still holds
-    #[arg(long)]
-    clear_env: bool,
-
-    /// A name for messages and the report
-    #[arg(long)]
-    name: Option<String>,
-
-    /// Write a report in JSON to FILE, to standard output (-) or to a descriptor (fd:N)
-    #[arg(long, value_name = "FILE|-|fd:N", value_parser = FromBytes(report_sink::parse))]
-    report: Option<Destination>,
-
-    /// Refuse to start without this containment
-    // The only one there is, so it always holds.
-    #[arg(long, value_name = "WHAT")]
-    require: Option<RequireArg>,
-
-    /// The cgroup v2 directory to make the job's cgroup in, instead of pinfold's own
-    #[arg(long, value_name = "DIR", env = "PINFOLD_CGROUP")]
-    cgroup: Option<PathBuf>,
-
-    /// Say only what went wrong
-    #[arg(long, short, conflicts_with = "verbose")]
-    quiet: bool,
-
-    /// Say what is done
-    #[arg(long, short)]
-    verbose: bool,
-
-    /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
-    command: Vec<OsString>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum SignalToArg {
-    /// Every process of the job
-    All,
-    /// Only the command's own process
-    Main,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum LeftoversArg {
-    /// They are stopped, then killed
-    Kill,
-    /// They are waited for
-    Wait,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum RequireArg {
-    /// A cgroup of its own
-    Cgroup,
-}
-
-/// Parses an option's value from bytes; clap's own function parsers take only UTF-8.
-#[derive(Clone)]
-struct FromBytes<T>(fn(&OsStr) -> Result<T, String>);
-
-impl<T: Clone + Send + Sync + 'static> clap::builder::TypedValueParser for FromBytes<T> {
-    type Value = T;
-
-    fn parse_ref(&self, command: &clap::Command, arg: Option<&clap::Arg>, value: &OsStr) -> Result<T, clap::Error> {
-        (self.0)(value).map_err(|message| {
-            let name = arg.map(ToString::to_string).unwrap_or_default();
-            let message = format!("invalid value {value:?} for '{name}': {message}\n");
-            command.clone().error(clap::error::ErrorKind::InvalidValue, message)
-        })
-    }
-}
-
-fn parse_signal(text: &str) -> Result<Signal, String> {
-    text.parse().map_err(|error: pinfold::Error| error.to_string())
-}
-
-/// Bytes, as environments are.
-fn parse_variable(text: &OsStr) -> Result<(OsString, OsString), String> {
-    let bytes = text.as_bytes();
-    match bytes.iter().position(|&byte| byte == b'=') {
-        Some(at) if at > 0 => Ok((OsStr::from_bytes(&bytes[..at]).into(), OsStr::from_bytes(&bytes[at + 1..]).into())),
-        _ => Err("write KEY=VALUE".into()),
-    }
-}
-
-impl Args {
-    fn to_command(&self, shares_group: bool) -> Command {
-        let mut words = self.command.iter();
-        let mut command = Command::new(words.next().cloned().unwrap_or_default());
-        command
-            .args(words)
-            .inherit_descriptors(true)
-            .grace(self.grace)
-            .stop_signal(self.stop_signal)
-            .signal_to(match self.signal_to {
-                SignalToArg::All => SignalTo::All,
-                SignalToArg::Main => SignalTo::Main,
-            })
-            .leftovers(match self.leftovers {
-                LeftoversArg::Kill => Leftovers::Kill,
-                LeftoversArg::Wait => Leftovers::Wait,
-            })
-            .process_group(if shares_group { ProcessGroup::Supervisors } else { ProcessGroup::New });
-        if let Some(timeout) = self.timeout {
-            command.timeout(timeout);
-        }
-        if self.clear_env {
-            command.env_clear();
-        }
-        for (key, value) in &self.env {
-            command.env(key, value);
-        }
-        if let Some(cwd) = &self.cwd {
-            command.cwd(cwd);
-        }
-        if let Some(name) = &self.name {
-            command.name(name);
-        }
-        command
-    }
-}
 
 /// What has to be there before anything else, in this order.
 pub struct Prepared {
@@ -396,57 +235,6 @@ fn stopped(job: &Job, signal: Signal, terminal: &Terminal) {
 /// Whether the command ended as it wanted to: then the terminal is as it wanted to leave it.
 fn ended_by_itself(report: &Report) -> bool {
     report.reason == Reason::Exited && matches!(report.main, Some(MainEnd::Exited(_))) && !report.killed
-}
-
-/// Says on standard error what a person would want to know.
-fn explain(args: &Args, report: &Report) {
-    if report.unkillable.count > 0 {
-        tell(&format!("could not end {}", list(&report.unkillable)));
-    }
-    for left in &report.not_removed {
-        tell(&format!("could not remove {}: {}", left.path, left.error));
-    }
-    if report.reason == Reason::GuardLost {
-        tell("the guard process was killed; the job has been ended");
-    }
-    if args.quiet {
-        return;
-    }
-    if report.reason == Reason::Deadline {
-        let timeout = args.timeout.unwrap_or_default();
-        let how = if report.killed { "killed" } else { "stopped" };
-        tell(&format!("{} was {how} at its deadline of {}", report.name, humantime::format_duration(timeout)));
-    }
-    if report.leftovers.count > 0 {
-        let fate = match (report.killed, report.phases.stopping) {
-            (true, _) => "killed now",
-            (false, Some(_)) => "ended now",
-            (false, None) => "waited for",
-        };
-        tell(&format!("{} left {} behind, {fate}", report.name, list(&report.leftovers)));
-    }
-    if report.emigrants.count > 0 {
-        tell(&format!("{} had left its cgroup, killed now", list(&report.emigrants)));
-    }
-    if args.verbose {
-        tell(&format!(
-            "{:?}, {:?} in {}",
-            report.reason,
-            report.main,
-            report.containment.cgroup.as_deref().unwrap_or("-")
-        ));
-    }
-}
-
-fn list(processes: &ProcessList) -> String {
-    const SHOWN: usize = 3;
-    let mut text = if processes.count == 1 { "1 process".to_owned() } else { format!("{} processes", processes.count) };
-    let shown: Vec<_> = processes.processes.iter().take(SHOWN).map(ToString::to_string).collect();
-    if !shown.is_empty() {
-        let more = if processes.count as usize > shown.len() { ", …" } else { "" };
-        text.push_str(&format!(" ({}{more})", shown.join(", ")));
-    }
-    text
 }
 
 fn exit_code(args: &Args, report: &Report) -> u8 {

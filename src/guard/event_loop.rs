@@ -9,15 +9,13 @@ use rustix::io::{Errno, Result};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use super::KILL_BOUND;
+use super::clone::Stack;
 use super::protocol::{self, End, FromGuard, JobId, Spec, ToGuard};
-use super::spawn::{self, Destination, Failure, Stack};
+use super::spawn::{self, Destination, Failure};
 use super::sweep;
-use crate::containment::cgroup::{Cgroup, populated};
+use crate::containment::cgroup::Cgroup;
 use crate::error::SpawnStage;
 use crate::sys::{self, Reap, Reaped};
-
-/// How often a cgroup is looked at that the supervisor may remove at the same time.
-const REMOVED_UNSEEN: Duration = Duration::from_millis(10);
 
 /// So many children that end within [`PACE`] are a mass death: it is looked at every [`CROWD_PAUSE`].
 const CROWD: u32 = 64;
@@ -27,7 +25,7 @@ const CROWD_PAUSE: Duration = Duration::from_millis(2);
 const SOCKET: u64 = 0;
 const SUPERVISOR: u64 = 1;
 const CHILDREN: u64 = 2;
-const BASE: u64 = 3;
+pub(super) const BASE: u64 = 3;
 
 /// Serves the supervisor until it is gone, then ends and removes whatever is left.
 pub fn run(socket: OwnedFd) -> Result<()> {
@@ -37,34 +35,34 @@ pub fn run(socket: OwnedFd) -> Result<()> {
     served
 }
 
-struct Guard {
-    socket: OwnedFd,
-    epoll: OwnedFd,
-    children: OwnedFd,
-    supervisor: Option<OwnedFd>,
-    base: Option<PlannedBase>,
+pub(super) struct Guard {
+    pub(super) socket: OwnedFd,
+    pub(super) epoll: OwnedFd,
+    pub(super) children: OwnedFd,
+    pub(super) supervisor: Option<OwnedFd>,
+    pub(super) base: Option<PlannedBase>,
     /// Descriptors that came before the `Spawn` that they are for.
-    descriptors: HashMap<JobId, Vec<OwnedFd>>,
-    jobs: HashMap<JobId, Job>,
-    sweeps: Vec<sweep::Sweep>,
-    outbox: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
-    waiting_for_room: bool,
-    stack: Stack,
-    buffer: Vec<u8>,
+    pub(super) descriptors: HashMap<JobId, Vec<OwnedFd>>,
+    pub(super) jobs: HashMap<JobId, Job>,
+    pub(super) sweeps: Vec<sweep::Sweep>,
+    pub(super) outbox: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
+    pub(super) waiting_for_room: bool,
+    pub(super) stack: Stack,
+    pub(super) buffer: Vec<u8>,
     /// Set when a clone into a cgroup has shown the kill-sequence bug or was refused.
-    always_join: bool,
+    pub(super) always_join: bool,
     /// Since when, and how many children have been reaped.
-    pace: (Instant, u32),
+    pub(super) pace: (Instant, u32),
     /// When those are reaped that were put off.
-    reap_at: Option<Instant>,
+    pub(super) reap_at: Option<Instant>,
 }
 
 /// A base that exists, or that a dead supervisor was about to make.
-struct PlannedBase {
-    parent: Cgroup,
-    name: String,
+pub(super) struct PlannedBase {
+    pub(super) parent: Cgroup,
+    pub(super) name: String,
     /// Holds the shared lock.
-    _directory: Option<OwnedFd>,
+    pub(super) _directory: Option<OwnedFd>,
 }
 
 /// A main process that has not been reaped, or whose job is being swept.
@@ -141,7 +139,7 @@ impl Guard {
     }
 
     /// Waits for events, until `bound` at most.
-    fn wait(&self, bound: Option<Instant>) -> Result<Vec<u64>> {
+    pub(super) fn wait(&self, bound: Option<Instant>) -> Result<Vec<u64>> {
         let timeout = bound.map(|bound| {
             let left = bound.saturating_duration_since(Instant::now());
             Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
@@ -165,7 +163,7 @@ impl Guard {
         }
     }
 
-    fn handle(&mut self, message: ToGuard, mut descriptors: Vec<OwnedFd>) -> Result<()> {
+    pub(super) fn handle(&mut self, message: ToGuard, mut descriptors: Vec<OwnedFd>) -> Result<()> {
         match message {
             ToGuard::Hello { version, answer } => {
                 if version == protocol::VERSION && descriptors.len() == 1 {
@@ -341,76 +339,6 @@ impl Guard {
         let mut interest = epoll::EventFlags::IN;
         interest.set(epoll::EventFlags::OUT, waiting);
         epoll::modify(&self.epoll, &self.socket, epoll::EventData::new_u64(SOCKET), interest)
-    }
-
-    /// The supervisor is gone: ends every job, waits until all is empty, removes the directories.
-    fn clean_up(&mut self) {
-        // Announced before it died, perhaps not yet read.
-        while let Ok(Some((message, descriptors))) = protocol::receive::<ToGuard>(&self.socket, &mut self.buffer) {
-            if matches!(message, ToGuard::Base { .. } | ToGuard::BaseMade) {
-                let _ = self.handle(message, descriptors);
-            }
-        }
-        let _ = epoll::delete(&self.epoll, &self.socket);
-        if let Some(supervisor) = &self.supervisor {
-            let _ = epoll::delete(&self.epoll, supervisor);
-        }
-        let bound = Instant::now() + KILL_BOUND;
-        if let Some(base) = self.base.take()
-            // At a regular end it is empty, or gone already.
-            && base.parent.remove(&base.name).is_err()
-        {
-            if let Ok(cgroup) = base.parent.open(&base.name) {
-                self.empty(&cgroup, bound);
-            }
-            while base.parent.remove(&base.name).is_err_and(|(_, errno)| errno == Errno::BUSY) && Instant::now() < bound
-            {
-                let Ok(cgroup) = base.parent.open(&base.name) else { break };
-                self.empty(&cgroup, bound);
-                // From 6.19 on a last process can be off the count and not yet off the directory.
-                let _ = self.wait(Some(bound.min(Instant::now() + Duration::from_millis(1))));
-            }
-        }
-        self.end_descendants(bound);
-    }
-
-    /// Kills a cgroup and waits until nothing runs in it.
-    fn empty(&mut self, cgroup: &Cgroup, bound: Instant) {
-        let _ = cgroup.kill();
-        let Ok(watch) = cgroup.events() else { return };
-        let data = epoll::EventData::new_u64(BASE);
-        if epoll::add(&self.epoll, &watch, data, epoll::EventFlags::PRI).is_err() {
-            return;
-        }
-        while populated(&watch).unwrap_or(false) && Instant::now() < bound {
-            // A supervisor that lives removes the directory too, and the kernel drops the notification that is due then.
-            let _ = self.wait(Some(bound.min(Instant::now() + REMOVED_UNSEEN)));
-            let _ = self.reap_quietly();
-            // What was stopped at a fork when it was killed before (a kernel without cgroup.kill) is killed now.
-            let _ = cgroup.kill();
-        }
-        let _ = epoll::delete(&self.epoll, &watch);
-    }
-
-    /// Ends what left its cgroup: whatever still descends from the guard.
-    fn end_descendants(&mut self, bound: Instant) {
-        self.jobs.clear();
-        while !self.reap_quietly() && Instant::now() < bound {
-            sweep::kill_children();
-            let _ = self.wait(Some(bound));
-        }
-    }
-
-    /// Reaps without telling; `true` where no child is left.
-    fn reap_quietly(&self) -> bool {
-        while matches!(sys::read_signal(self.children.as_fd()), Ok(Some(_))) {}
-        loop {
-            match sys::reap() {
-                Reap::Child(_) => {}
-                Reap::NoneEnded => return false,
-                Reap::NoChildren => return true,
-            }
-        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! The guard: the small single-threaded process that is parent and subreaper of the jobs, and outlives the supervisor
 //! just long enough to clean up. Here it is started; [`event_loop`] is its life.
 
+mod child;
+mod clean_up;
+mod clone;
 mod event_loop;
 pub(crate) mod link;
 pub(crate) mod protocol;

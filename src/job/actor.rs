@@ -3,41 +3,29 @@
 use std::future::pending;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::process::Pid;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Request;
+use super::emptied::emptied;
 use super::order::Order;
 use crate::command::Command;
 use crate::containment::leaf::Leaf;
 use crate::error::{Error, Result, SpawnError};
 use crate::guard::link::Answer;
-use crate::guard::protocol::{End, FromGuard, JobId, ToGuard};
+use crate::guard::protocol::{End, FromGuard, JobId};
 use crate::pidfd::Pidfd;
-use crate::process::ProcessInfo;
-use crate::report::{Born, MainEnd, NotRemoved, Report, Usage};
+use crate::report::{Born, MainEnd, Report};
 use crate::signal::Signal;
-use crate::stop::{Action, Event, Machine, Phase, SignalTo};
+use crate::stop::{Event, Machine, Phase};
 use crate::supervisor::Inner;
-use crate::sys;
 
 /// How often a tree is gone through to tell everybody: one that is new each time is not polite either.
-const PASSES: u32 = 8;
-
-/// For the guard's answer, beyond the time that it has for its work.
-const ANSWER: Duration = Duration::from_secs(1);
-
-/// How often a leaf is looked at that can't be watched, because no descriptor is to be had.
-const BLIND: Duration = Duration::from_millis(50);
-
-/// How often a leaf is looked at that the guard may remove at the same time: the kernel spaces notifications by 10 ms, and
-/// with the directory it drops the one that is due.
-const REMOVED_UNSEEN: Duration = Duration::from_millis(10);
+pub(super) const PASSES: u32 = 8;
 
 /// All that a job's actor starts with.
 pub(super) struct Assignment {
@@ -79,31 +67,31 @@ pub(super) async fn run(
     supervisor.link.forget(id);
 }
 
-struct Actor {
-    supervisor: Arc<Inner>,
-    id: JobId,
-    leaf: Leaf,
-    answers: mpsc::UnboundedReceiver<Answer>,
-    guard_lost: bool,
-    order: Order,
-    command: Command,
-    inbox: mpsc::UnboundedReceiver<Request>,
-    inbox_closed: bool,
-    stops: mpsc::UnboundedSender<Signal>,
+pub(super) struct Actor {
+    pub(super) supervisor: Arc<Inner>,
+    pub(super) id: JobId,
+    pub(super) leaf: Leaf,
+    pub(super) answers: mpsc::UnboundedReceiver<Answer>,
+    pub(super) guard_lost: bool,
+    pub(super) order: Order,
+    pub(super) command: Command,
+    pub(super) inbox: mpsc::UnboundedReceiver<Request>,
+    pub(super) inbox_closed: bool,
+    pub(super) stops: mpsc::UnboundedSender<Signal>,
 
-    machine: Machine,
-    begun: Instant,
-    deadline: Option<Instant>,
-    grace_over: Option<Instant>,
-    bound_over: Option<Instant>,
+    pub(super) machine: Machine,
+    pub(super) begun: Instant,
+    pub(super) deadline: Option<Instant>,
+    pub(super) grace_over: Option<Instant>,
+    pub(super) bound_over: Option<Instant>,
     /// Opened when it matters whether the leaf is empty.
-    watch: Option<AsyncFd<OwnedFd>>,
-    empty: bool,
-    childless: bool,
+    pub(super) watch: Option<AsyncFd<OwnedFd>>,
+    pub(super) empty: bool,
+    pub(super) childless: bool,
 
-    main: Option<(Pid, Arc<Pidfd>)>,
-    main_resident_peak: Option<u64>,
-    report: Report,
+    pub(super) main: Option<(Pid, Arc<Pidfd>)>,
+    pub(super) main_resident_peak: Option<u64>,
+    pub(super) report: Report,
 }
 
 impl Actor {
@@ -137,7 +125,7 @@ impl Actor {
         }
     }
 
-    fn elapsed(&self) -> Option<f64> {
+    pub(super) fn elapsed(&self) -> Option<f64> {
         Some(self.begun.elapsed().as_secs_f64())
     }
 
@@ -300,149 +288,6 @@ impl Actor {
             self.perform(*action).await;
         }
     }
-
-    async fn perform(&mut self, action: Action) {
-        match action {
-            Action::Signal => {
-                self.report.phases.stopping = self.elapsed();
-                self.send_stop_signal();
-            }
-            Action::StartGrace => self.grace_over = Instant::now().checked_add(self.command.stop.grace),
-            Action::Kill => {
-                self.report.phases.killing = self.elapsed();
-                self.report.killed = true;
-                self.kill();
-            }
-            Action::StartBound => {
-                self.grace_over = None;
-                let mut bound = self.command.stop.kill_bound;
-                if self.machine.phase == Phase::Draining {
-                    // The guard has that time, and a moment to tell.
-                    bound = bound.saturating_add(ANSWER);
-                }
-                self.bound_over = Instant::now().checked_add(bound);
-            }
-            Action::Sweep => {
-                self.report.phases.empty = self.elapsed();
-                self.sweep().await;
-            }
-        }
-    }
-
-    /// The stop signal, SIGCONT, thaw: a stopped or frozen process does not see SIGTERM.
-    fn send_stop_signal(&mut self) {
-        let signal = self.command.stop.signal;
-        let main = self.main.clone().filter(|_| !self.machine.main_exited);
-        let mut main_found = false;
-        // Leftovers have no main process to be told.
-        if self.command.stop.signal_to == SignalTo::All || main.is_none() {
-            let stopped = &mut self.report.stopped;
-            // Who was missed is killed when the grace period is over.
-            let _ = self.leaf.cgroup().signal_all(signal, PASSES, |pid| {
-                main_found |= main.as_ref().is_some_and(|(main, _)| *main == pid);
-                stopped.add(|| ProcessInfo::read(pid));
-            });
-            let _ = self.leaf.cgroup().signal_all(Signal::CONT, PASSES, |_| {});
-        }
-        if let Some((pid, pidfd)) = main
-            && !main_found
-        {
-            self.report.stopped.add(|| ProcessInfo::read(pid));
-            // It may have ended: then its exit is on its way to us.
-            let _ = pidfd.send(signal).and_then(|()| pidfd.send(Signal::CONT));
-        }
-        let _ = self.leaf.cgroup().thaw();
-    }
-
-    fn kill(&self) {
-        // The bound tells what this did not end.
-        let _ = self.leaf.kill();
-        if let Some((_, pidfd)) = &self.main
-            && !self.machine.main_exited
-        {
-            // A main process that left its leaf.
-            let _ = pidfd.send(Signal::KILL);
-        }
-    }
-
-    fn list_leftovers(&mut self) {
-        for pid in self.leaf.cgroup().processes().unwrap_or_default() {
-            self.report.leftovers.add(|| ProcessInfo::read(pid));
-        }
-    }
-
-    /// SIGKILL has had its time: tells what is left.
-    fn give_up(&mut self, phase: Phase) {
-        if phase == Phase::Killing {
-            let mut left = self.leaf.cgroup().processes().unwrap_or_default();
-            if let Some((main, pidfd)) = &self.main
-                && !self.machine.main_exited
-                && !pidfd.has_ended()
-                && !left.contains(main)
-            {
-                left.push(*main);
-            }
-            for pid in left {
-                self.report.unkillable.add(|| ProcessInfo::read_unkillable(pid));
-            }
-        } else {
-            let unknown = "the guard did not tell in time whether processes are left outside of the cgroup";
-            self.report.error = Some(unknown.into());
-        }
-    }
-
-    async fn sweep(&mut self) {
-        if self.guard_lost || self.childless {
-            self.machine = self.machine.on(Event::Swept).0;
-            return;
-        }
-        let bound = self.command.stop.kill_bound.as_millis();
-        let sweep = ToGuard::Sweep { job: self.id, bound_ms: u64::try_from(bound).unwrap_or(u64::MAX) };
-        // A guard that can't be told is lost, which comes as an event.
-        let _ = self.supervisor.link.send(&sweep, &[]).await;
-    }
-
-    /// A watch on the leaf, or none where no descriptor is to be had: then it is looked at from time to time.
-    fn open_watch(&self) -> Option<AsyncFd<OwnedFd>> {
-        sys::watched(self.leaf.events().try_clone_to_owned().ok()?, Interest::PRIORITY).ok()
-    }
-
-    async fn remove_leaf(&mut self) {
-        let bound = Instant::now().checked_add(self.command.stop.kill_bound);
-        loop {
-            match self.leaf.remove() {
-                Ok(()) => return,
-                // Something came back into it, or (from 6.19 on) its last process is not yet off it.
-                Err((_, Errno::BUSY))
-                    if bound.is_some_and(|bound| Instant::now() < bound) && self.report.unkillable.count == 0 =>
-                {
-                    let _ = self.leaf.kill();
-                    if self.watch.is_none() {
-                        self.watch = self.open_watch();
-                    }
-                    tokio::select! {
-                        () = emptied(&self.leaf, self.watch.as_ref(), self.guard_lost) => {}
-                        () = sleep_until(bound.map(|bound| (bound, ()))) => {}
-                    }
-                    tokio::task::yield_now().await;
-                }
-                Err((path, errno)) => {
-                    let error = errno.to_string();
-                    self.report.not_removed.push(NotRemoved { path: path.display().to_string(), error });
-                    return;
-                }
-            }
-        }
-    }
-
-    async fn finish(mut self) -> Report {
-        self.report.usage = Usage::read(self.leaf.cgroup(), self.leaf.controllers(), self.main_resident_peak);
-        self.remove_leaf().await;
-        self.report.phases.gone = self.elapsed();
-        self.report.reason = self.machine.reason;
-        self.report.exit_code = Report::exit_code_of(self.report.reason, self.report.main.as_ref());
-        self.report
-    }
 }
 
 enum Incoming {
@@ -455,30 +300,7 @@ fn leaf_fd(leaf: &Leaf) -> std::os::fd::BorrowedFd<'_> {
     leaf.cgroup().as_fd()
 }
 
-/// Waits until nothing runs in the leaf. Its file is read first: a notification can be 10 ms late (kernfs spaces
-/// them), and what is true already is never told again. A guard that is lost removes the directory too, unless it was
-/// killed.
-async fn emptied(leaf: &Leaf, watch: Option<&AsyncFd<OwnedFd>>, guard_lost: bool) {
-    while leaf.populated() {
-        let Some(watch) = watch else {
-            // No descriptor was to be had for a watch.
-            tokio::time::sleep(BLIND).await;
-            continue;
-        };
-        let ready = async {
-            match watch.ready(Interest::PRIORITY).await {
-                Ok(mut ready) => ready.clear_ready(),
-                Err(_) => pending().await,
-            }
-        };
-        tokio::select! {
-            () = ready => {}
-            () = tokio::time::sleep(REMOVED_UNSEEN), if guard_lost => {}
-        }
-    }
-}
-
-async fn sleep_until<T>(timer: Option<(Instant, T)>) -> T {
+pub(super) async fn sleep_until<T>(timer: Option<(Instant, T)>) -> T {
     match timer {
         Some((at, value)) => {
             tokio::time::sleep_until(at.into()).await;

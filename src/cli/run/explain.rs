@@ -1,0 +1,58 @@
+//! What a person is told about a job that is over.
+
+use pinfold::Report;
+use pinfold::report::{ProcessList, Reason};
+
+use super::args::Args;
+use crate::cli::tell;
+
+/// Says on standard error what a person would want to know.
+pub fn explain(args: &Args, report: &Report) {
+    if report.unkillable.count > 0 {
+        tell(&format!("could not end {}", list(&report.unkillable)));
+    }
+    for left in &report.not_removed {
+        tell(&format!("could not remove {}: {}", left.path, left.error));
+    }
+    if report.reason == Reason::GuardLost {
+        tell("the guard process was killed; the job has been ended");
+    }
+    if args.quiet {
+        return;
+    }
+    if report.reason == Reason::Deadline {
+        let timeout = args.timeout.unwrap_or_default();
+        let how = if report.killed { "killed" } else { "stopped" };
+        tell(&format!("{} was {how} at its deadline of {}", report.name, humantime::format_duration(timeout)));
+    }
+    if report.leftovers.count > 0 {
+        let fate = match (report.killed, report.phases.stopping) {
+            (true, _) => "killed now",
+            (false, Some(_)) => "ended now",
+            (false, None) => "waited for",
+        };
+        tell(&format!("{} left {} behind, {fate}", report.name, list(&report.leftovers)));
+    }
+    if report.emigrants.count > 0 {
+        tell(&format!("{} had left its cgroup, killed now", list(&report.emigrants)));
+    }
+    if args.verbose {
+        tell(&format!(
+            "{:?}, {:?} in {}",
+            report.reason,
+            report.main,
+            report.containment.cgroup.as_deref().unwrap_or("-")
+        ));
+    }
+}
+
+fn list(processes: &ProcessList) -> String {
+    const SHOWN: usize = 3;
+    let mut text = if processes.count == 1 { "1 process".to_owned() } else { format!("{} processes", processes.count) };
+    let shown: Vec<_> = processes.processes.iter().take(SHOWN).map(ToString::to_string).collect();
+    if !shown.is_empty() {
+        let more = if processes.count as usize > shown.len() { ", …" } else { "" };
+        text.push_str(&format!(" ({}{more})", shown.join(", ")));
+    }
+    text
+}

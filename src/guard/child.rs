@@ -1,0 +1,227 @@
+//! The child's life between the clone and the command: it shares the guard's memory, calls nothing but the kernel and
+//! allocates nothing; what went wrong is told through that memory.
+
+#![allow(unsafe_code)]
+
+use std::ffi::c_char;
+use std::os::fd::{BorrowedFd, RawFd};
+use std::ptr::null;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::time::Duration;
+
+use crate::error::SpawnStage;
+use crate::sys;
+
+/// An exec that has not finished by then is ended: a binary on a dead network file system would block the guard.
+pub const EXEC_BOUND: Duration = Duration::from_secs(10);
+
+/// Everything that the child needs, made ready before it exists.
+pub struct Plan {
+    pub guard: i32,
+    pub cgroup_procs: RawFd,
+    pub process_group: Option<i32>,
+    /// The leaf's id, and the end of the line that `/proc/self/cgroup` has for it.
+    pub leaf_id: u64,
+    pub leaf_tail: *const [u8],
+    pub cwd_descriptor: RawFd,
+    pub cwd: *const c_char,
+    /// (descriptor here, number in the job); no source is any target.
+    pub descriptors: Vec<(RawFd, RawFd)>,
+    /// Standard descriptors to leave closed.
+    pub closed: Vec<RawFd>,
+    pub open_files: libc::rlimit64,
+    pub blocked: u64,
+    pub ignored: u64,
+    pub candidates: Vec<*const c_char>,
+    /// A free slot, the arguments, null: `/bin/sh` goes into the slot for a script without `#!`.
+    pub argv: Vec<*const c_char>,
+    pub env: Vec<*const c_char>,
+    pub outcome: Outcome,
+}
+
+/// What the child tells. It is the same memory on both sides.
+#[derive(Default)]
+pub struct Outcome {
+    pub started: AtomicBool,
+    pub stage: AtomicI32,
+    pub errno: AtomicI32,
+}
+
+const STAGES: [SpawnStage; 10] = [
+    SpawnStage::Clone,
+    SpawnStage::Proof,
+    SpawnStage::JoinCgroup,
+    SpawnStage::ProcessGroup,
+    SpawnStage::WorkingDirectory,
+    SpawnStage::Descriptors,
+    SpawnStage::Limits,
+    SpawnStage::ExecTimer,
+    SpawnStage::DeathSignal,
+    SpawnStage::Exec,
+];
+
+pub fn stage(number: i32) -> SpawnStage {
+    STAGES.get(number as usize).copied().unwrap_or(SpawnStage::Clone)
+}
+
+/// The child's whole life before the command. Never returns.
+///
+/// # Safety
+/// Runs in the new process, on the plan that the suspended guard owns.
+pub unsafe extern "C" fn child(plan: *mut Plan) -> ! {
+    // SAFETY: the guard stands still until this process executes or ends, so the plan is ours alone.
+    unsafe {
+        let plan = &mut *plan;
+        let (stage, errno) = prepare_and_exec(plan);
+        let number = STAGES.iter().position(|known| *known == stage).unwrap_or(0);
+        plan.outcome.stage.store(number as i32, Ordering::Release);
+        plan.outcome.errno.store(errno, Ordering::Release);
+        libc::_exit(127)
+    }
+}
+
+/// Comes back only with what failed.
+///
+/// # Safety
+/// As [`child`]: system calls only, on what the plan points to.
+unsafe fn prepare_and_exec(plan: &mut Plan) -> (SpawnStage, i32) {
+    // SAFETY: every pointer in the plan is into the specification or the plan's own vectors; errno is the guard's,
+    // which stands still.
+    unsafe {
+        let errno = || *libc::__errno_location();
+        // First of all: a process that was killed before this was killed by the kernel's kill-sequence bug.
+        plan.outcome.started.store(true, Ordering::Release);
+        if plan.cgroup_procs >= 0 && libc::write(plan.cgroup_procs, c"0".as_ptr().cast(), 1) != 1 {
+            return (SpawnStage::JoinCgroup, errno());
+        }
+        if !is_in_leaf(plan) {
+            return (SpawnStage::Proof, libc::ESRCH);
+        }
+        if let Some(group) = plan.process_group
+            && libc::setpgid(0, group) != 0
+        {
+            return (SpawnStage::ProcessGroup, errno());
+        }
+        if plan.cwd_descriptor >= 0 && libc::fchdir(plan.cwd_descriptor) != 0 {
+            return (SpawnStage::WorkingDirectory, errno());
+        }
+        if !plan.cwd.is_null() && libc::chdir(plan.cwd) != 0 {
+            return (SpawnStage::WorkingDirectory, errno());
+        }
+        for &(source, target) in &plan.descriptors {
+            if libc::dup2(source, target) == -1 {
+                return (SpawnStage::Descriptors, errno());
+            }
+        }
+        for &number in &plan.closed {
+            libc::close(number);
+        }
+        if libc::setrlimit64(libc::RLIMIT_NOFILE, &plan.open_files) != 0 {
+            return (SpawnStage::Limits, errno());
+        }
+        for signal in 1..=sys::SIGNAL_MAX {
+            if plan.ignored & sys::bit(signal) != 0 {
+                sys::set_ignored(signal, true);
+            }
+        }
+        if let Err(errno) = arm_exec_timer() {
+            return (SpawnStage::ExecTimer, errno);
+        }
+        // After whatever changes credentials, which would clear it (prctl(2)).
+        if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+            return (SpawnStage::DeathSignal, errno());
+        }
+        if libc::getppid() != plan.guard {
+            return (SpawnStage::DeathSignal, libc::ESRCH);
+        }
+        sys::set_signal_mask(plan.blocked);
+        (SpawnStage::Exec, execute(plan))
+    }
+}
+
+/// Whether this process is in its leaf: by the cgroup's id where the kernel tells (6.13), else by `/proc/self/cgroup`. Without
+/// that, what the kernel has answered to the clone or to the write has to do.
+///
+/// # Safety
+/// As [`child`].
+unsafe fn is_in_leaf(plan: &Plan) -> bool {
+    // SAFETY: descriptors and memory of our own; the tail is a string that the guard keeps.
+    unsafe {
+        let own = libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) as i32;
+        if own >= 0 {
+            let id = sys::pidfd_cgroup_id(BorrowedFd::borrow_raw(own));
+            libc::close(own);
+            if let Some(id) = id {
+                return id == plan.leaf_id;
+            }
+        }
+        let file = libc::open(c"/proc/self/cgroup".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        if file < 0 {
+            return true;
+        }
+        let mut text = [0_u8; 8192];
+        let mut length = 0;
+        while let read @ 1.. = libc::read(file, text.as_mut_ptr().add(length).cast(), text.len() - length) {
+            length += read as usize;
+        }
+        libc::close(file);
+        let mut lines = text[..length].split(|&byte| byte == b'\n');
+        lines.any(|line| line.starts_with(b"0::") && line.ends_with(&*plan.leaf_tail))
+    }
+}
+
+/// Tries each candidate as execvp(3) does; comes back with the errno that tells most.
+///
+/// # Safety
+/// As [`child`].
+unsafe fn execute(plan: &mut Plan) -> i32 {
+    let mut denied = false;
+    let mut last = libc::ENOENT;
+    for &path in &plan.candidates {
+        // SAFETY: null-terminated arrays of strings, see Plan.
+        unsafe {
+            libc::execve(path, plan.argv.as_ptr().add(1), plan.env.as_ptr());
+            last = *libc::__errno_location();
+            if last == libc::ENOEXEC {
+                // A script without `#!`.
+                plan.argv[0] = c"/bin/sh".as_ptr();
+                plan.argv[1] = path;
+                libc::execve(c"/bin/sh".as_ptr(), plan.argv.as_ptr(), plan.env.as_ptr());
+                return last;
+            }
+        }
+        match last {
+            libc::EACCES => denied = true,
+            libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT => {}
+            _ => return last,
+        }
+    }
+    if denied { libc::EACCES } else { last }
+}
+
+/// SIGKILL to this process after [`EXEC_BOUND`]; exec deletes POSIX timers (execve(2)).
+///
+/// # Safety
+/// As [`child`].
+unsafe fn arm_exec_timer() -> Result<(), i32> {
+    // SAFETY: both structures outlive the calls; all-zero is valid for them.
+    unsafe {
+        let mut event: libc::sigevent = std::mem::zeroed();
+        event.sigev_notify = libc::SIGEV_SIGNAL;
+        event.sigev_signo = libc::SIGKILL;
+        let mut timer = 0_i32;
+        if libc::syscall(libc::SYS_timer_create, libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) != 0 {
+            return match *libc::__errno_location() {
+                // This user's queued signals are at their limit (RLIMIT_SIGPENDING): a rare bound is no reason to start nothing.
+                libc::EAGAIN => Ok(()),
+                errno => Err(errno),
+            };
+        }
+        let mut bound: libc::itimerspec = std::mem::zeroed();
+        bound.it_value.tv_sec = EXEC_BOUND.as_secs() as libc::time_t;
+        if libc::syscall(libc::SYS_timer_settime, timer, 0, &raw const bound, null::<libc::itimerspec>()) != 0 {
+            return Err(*libc::__errno_location());
+        }
+        Ok(())
+    }
+}

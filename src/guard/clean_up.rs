@@ -1,0 +1,88 @@
+//! The guard's last work, when the supervisor is gone: it ends and removes whatever is left.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll;
+use rustix::io::Errno;
+
+use super::event_loop::{BASE, Guard};
+use super::protocol::{self, ToGuard};
+use super::{KILL_BOUND, sweep};
+use crate::containment::cgroup::{Cgroup, populated};
+use crate::sys::{self, Reap};
+
+/// How often a cgroup is looked at that the supervisor may remove at the same time.
+const REMOVED_UNSEEN: Duration = Duration::from_millis(10);
+
+impl Guard {
+    /// The supervisor is gone: ends every job, waits until all is empty, removes the directories.
+    pub(super) fn clean_up(&mut self) {
+        // Announced before it died, perhaps not yet read.
+        while let Ok(Some((message, descriptors))) = protocol::receive::<ToGuard>(&self.socket, &mut self.buffer) {
+            if matches!(message, ToGuard::Base { .. } | ToGuard::BaseMade) {
+                let _ = self.handle(message, descriptors);
+            }
+        }
+        let _ = epoll::delete(&self.epoll, &self.socket);
+        if let Some(supervisor) = &self.supervisor {
+            let _ = epoll::delete(&self.epoll, supervisor);
+        }
+        let bound = Instant::now() + KILL_BOUND;
+        if let Some(base) = self.base.take()
+            // At a regular end it is empty, or gone already.
+            && base.parent.remove(&base.name).is_err()
+        {
+            if let Ok(cgroup) = base.parent.open(&base.name) {
+                self.empty(&cgroup, bound);
+            }
+            while base.parent.remove(&base.name).is_err_and(|(_, errno)| errno == Errno::BUSY) && Instant::now() < bound
+            {
+                let Ok(cgroup) = base.parent.open(&base.name) else { break };
+                self.empty(&cgroup, bound);
+                // From 6.19 on a last process can be off the count and not yet off the directory.
+                let _ = self.wait(Some(bound.min(Instant::now() + Duration::from_millis(1))));
+            }
+        }
+        self.end_descendants(bound);
+    }
+
+    /// Kills a cgroup and waits until nothing runs in it.
+    fn empty(&mut self, cgroup: &Cgroup, bound: Instant) {
+        let _ = cgroup.kill();
+        let Ok(watch) = cgroup.events() else { return };
+        let data = epoll::EventData::new_u64(BASE);
+        if epoll::add(&self.epoll, &watch, data, epoll::EventFlags::PRI).is_err() {
+            return;
+        }
+        while populated(&watch).unwrap_or(false) && Instant::now() < bound {
+            // A supervisor that lives removes the directory too, and the kernel drops the notification that is due then.
+            let _ = self.wait(Some(bound.min(Instant::now() + REMOVED_UNSEEN)));
+            let _ = self.reap_quietly();
+            // What was stopped at a fork when it was killed before (a kernel without cgroup.kill) is killed now.
+            let _ = cgroup.kill();
+        }
+        let _ = epoll::delete(&self.epoll, &watch);
+    }
+
+    /// Ends what left its cgroup: whatever still descends from the guard.
+    fn end_descendants(&mut self, bound: Instant) {
+        self.jobs.clear();
+        while !self.reap_quietly() && Instant::now() < bound {
+            sweep::kill_children();
+            let _ = self.wait(Some(bound));
+        }
+    }
+
+    /// Reaps without telling; `true` where no child is left.
+    fn reap_quietly(&self) -> bool {
+        while matches!(sys::read_signal(self.children.as_fd()), Ok(Some(_))) {}
+        loop {
+            match sys::reap() {
+                Reap::Child(_) => {}
+                Reap::NoneEnded => return false,
+                Reap::NoChildren => return true,
+            }
+        }
+    }
+}
