@@ -63,8 +63,13 @@ fn run_cases(args: &[String]) {
     if flag("--list") {
         return chosen.iter().for_each(|(name, ..)| println!("{name}: test"));
     }
-    // SAFETY: changes only who inherits our orphans.
-    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
+    // SAFETY: changes who inherits our orphans, and what a host is given: a shell's background ignores some.
+    unsafe {
+        libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
+        for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGTERM] {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+    }
     println!("\nrunning {} tests", chosen.len());
     let begun = Instant::now();
     let usable = has_cgroup();

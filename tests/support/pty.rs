@@ -35,9 +35,13 @@ impl Pty {
         unsafe { libc::fcntl(master.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) };
         let stream = || Stdio::from(slave.try_clone().unwrap());
         command.stdin(stream()).stdout(stream()).stderr(stream()).env("TERM", "xterm");
-        // SAFETY: two system calls between fork and exec.
+        // SAFETY: system calls only between fork and exec.
         unsafe {
             command.pre_exec(|| {
+                // Whoever runs the tests may ignore some, as a shell's background does.
+                for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGTERM] {
+                    libc::signal(signal, libc::SIG_DFL);
+                }
                 libc::setsid();
                 libc::ioctl(0, libc::TIOCSCTTY, 0);
                 Ok(())
