@@ -37,6 +37,9 @@ pub enum Error {
     /// No cgroup can be had here.
     #[error("no cgroup can hold the job:{}", refusals(.0))]
     NoCgroup(Vec<Refusal>),
+    /// Nothing can hold a job here.
+    #[error("nothing here can hold the job:{}", refusals(.0))]
+    NoContainment(Vec<Refusal>),
     /// The command could not be started.
     #[error("{}", .0)]
     Spawn(SpawnError),
@@ -133,6 +136,14 @@ pub struct SpawnError {
     pub program: String,
     /// The directory it was to run in, if one was given.
     pub cwd: Option<String>,
+}
+
+impl SpawnError {
+    /// Whether the cgroup takes no process from us, and without it there would be one.
+    pub(crate) fn is_about_the_cgroup(&self) -> bool {
+        let refused = matches!(self.errno, Errno::ACCESS | Errno::PERM | Errno::BUSY | Errno::OPNOTSUPP);
+        refused && matches!(self.stage, SpawnStage::Clone | SpawnStage::JoinCgroup)
+    }
 }
 
 impl std::fmt::Display for SpawnError {

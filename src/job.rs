@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 use crate::command::Command;
 use crate::error::{Error, Result};
 use crate::guard::protocol::JobId;
+use crate::means::NextHolder;
 use crate::pidfd::Pidfd;
 use crate::report::Report;
 use crate::signal::Signal;
@@ -43,11 +44,22 @@ pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) 
     let (spawned, started) = tokio::sync::oneshot::channel();
     let (stop_sender, stops) = mpsc::unbounded_channel();
     let (finished, report) = watch::channel(None);
-    let leaf = supervisor.make_leaf()?;
-    let answers = supervisor.link.listen(id)?;
+    let NextHolder { link, holder, refused } = supervisor.next_holder().await?;
+    let answers = link.listen(id)?;
     let runtime = supervisor.runtime.clone();
     runtime.spawn(actor::run(
-        actor::Assignment { supervisor, id, leaf, answers, order, command: command.clone(), inbox, stops: stop_sender },
+        actor::Assignment {
+            supervisor,
+            id,
+            link,
+            holder,
+            answers,
+            order,
+            command: command.clone(),
+            inbox,
+            stops: stop_sender,
+            refused,
+        },
         spawned,
         finished,
     ));

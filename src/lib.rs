@@ -1,7 +1,7 @@
 //! A process supervisor for Linux: runs commands, and **nothing that they started can outlive them**.
 //!
 //! A [`Command`] says what to run. A [`Supervisor`] starts it as a [`Job`]: one process and every process descended from
-//! it, held in a cgroup v2 of its own. Whether the main process exits, a deadline is reached, a stop is asked for or this
+//! it, held in a cgroup v2 of its own, or without one by its guard. Whether the main process exits, a deadline is reached, a stop is asked for or this
 //! very program is killed with SIGKILL: the whole job is ended. A [`Report`] says how.
 //!
 //! # Example
@@ -12,22 +12,14 @@
 //! ```rust,standalone_crate
 //! use std::time::Duration;
 //!
-//! use pinfold::{Command, Error, Supervisor};
+//! use pinfold::{Command, Supervisor};
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     pinfold::init(); // First: this program is also its own guard program.
 //!
 //!     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
 //!     runtime.block_on(async {
-//!         let supervisor = match Supervisor::start().await {
-//!             Ok(supervisor) => supervisor,
-//!             Err(error @ Error::NoCgroup(_)) => {
-//!                 println!("{error}"); // Each place that was tried, why not, and what to do about it.
-//!                 return Ok(());
-//!             }
-//!             Err(error) => return Err(error.into()),
-//!         };
-//!
+//!         let supervisor = Supervisor::start().await?;
 //!         let mut command = Command::new("sh");
 //!         command.args(["-c", "setsid sleep 999 & exit 3"]).timeout(Duration::from_secs(60));
 //!         let mut job = supervisor.spawn(&command).await?;
@@ -81,7 +73,8 @@
 //!
 //! - Linux 5.7 (`CLONE_INTO_CGROUP`, clone(2)); `cgroup.kill` is used from 5.14 on (cgroups(7) names the files,
 //!   the kernel's `admin-guide/cgroup-v2.rst` describes them). Tested on 6.18 only.
-//! - A cgroup v2 in which this process can make a directory; otherwise the error is [`Error::NoCgroup`], with every reason.
+//! - A cgroup v2 in which this process can make a directory. Otherwise the guard holds its one job as a child subreaper, and
+//!   the report says why ([`report::Containment`]); `/proc` is needed then. [`Builder::containment`] insists on one of them.
 //! - A tokio runtime with its I/O and time drivers enabled. One thread is enough.
 //!
 //! # Features
@@ -99,6 +92,7 @@ mod error;
 mod guard;
 mod inherited;
 mod job;
+mod means;
 pub mod pidfd;
 mod process;
 pub mod report;

@@ -95,6 +95,11 @@ pub(crate) fn is_exiting(stat: &[u8]) -> bool {
     fields.first() != Some(&b"Z".as_slice()) && flags & EXITING != 0
 }
 
+/// The parent of a process, from its `/proc/PID/stat`.
+pub(crate) fn parent(stat: &[u8]) -> Option<i32> {
+    parse(split_stat(stat)?.1.get(1)?)
+}
+
 /// The start time of a process in clock ticks since boot, from its `/proc/PID/stat`.
 pub(crate) fn start_ticks(stat: &[u8]) -> Option<u64> {
     parse(split_stat(stat)?.1.get(19)?)

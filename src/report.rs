@@ -67,7 +67,7 @@ pub struct Report {
 pub struct Containment {
     /// What held it.
     pub kind: ContainmentKind,
-    /// The directory of its cgroup, which is gone by now; null where the command could not be started.
+    /// The directory of its cgroup, which is gone by now; null where there was none.
     pub cgroup: Option<String>,
     /// How it came into the cgroup.
     pub born: Option<Born>,
@@ -83,6 +83,9 @@ pub struct Containment {
 pub enum ContainmentKind {
     /// A cgroup v2 of its own.
     Cgroup,
+    /// No cgroup: the guard, the child subreaper of this one job (PR_SET_CHILD_SUBREAPER(2const), Linux 3.4). It can't
+    /// signal processes of other users; those are told as unkillable.
+    Subreaper,
 }
 
 /// How the main process came into its cgroup.
@@ -204,7 +207,7 @@ impl Report {
             cwd: command.display_cwd(),
             pid: None,
             containment: Containment {
-                kind: ContainmentKind::Cgroup,
+                kind: if cgroup.is_some() { ContainmentKind::Cgroup } else { ContainmentKind::Subreaper },
                 cgroup: cgroup.map(|path| path.display().to_string()),
                 born: None,
                 refused: Vec::new(),

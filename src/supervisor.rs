@@ -1,22 +1,22 @@
-//! The host's side: starts the guard, makes the base, starts jobs.
-
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+//! The host's side: chooses the containment, starts the guard, starts jobs.
 
 use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::runtime::Handle;
 
 use crate::command::Command;
 use crate::containment::base::Base;
-use crate::containment::leaf::Leaf;
-use crate::containment::{self};
+use crate::containment::{self, Refusal};
 use crate::error::{Error, Result};
-use crate::guard::Guard;
 use crate::guard::link::Link;
 use crate::guard::protocol::ToGuard;
+use crate::guard::{self, Guard};
 use crate::job::{self, Job};
+use crate::means::{Means, NextHolder, WithoutCgroup};
+use crate::report::ContainmentKind;
 
 /// Starts jobs and answers for them: when it is gone, by whatever end of its process, its jobs are ended.
 ///
@@ -28,20 +28,23 @@ pub struct Supervisor {
 
 #[derive(Debug)]
 pub(crate) struct Inner {
-    pub link: Link,
-    pub base: Arc<Base>,
+    means: Mutex<Arc<Means>>,
     /// Where its jobs' actors run: the runtime of whoever spawns one may end before the job does.
     pub runtime: Handle,
     next_job: AtomicU64,
     /// There will be one job only.
     one_job: bool,
     had_its_job: AtomicBool,
+    /// Nothing else than a cgroup will do.
+    cgroup_only: bool,
+    guard_program: Option<PathBuf>,
 }
 
 /// How to start a [`Supervisor`].
 #[derive(Debug, Default)]
 #[must_use]
 pub struct Builder {
+    containment: Option<ContainmentKind>,
     cgroup: Option<PathBuf>,
     guard: Option<Guard>,
     guard_program: Option<PathBuf>,
@@ -49,7 +52,15 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Makes the jobs' cgroups in this cgroup v2 directory, instead of the supervisor's own cgroup.
+    /// Holds jobs in this way and no other. Without this, a cgroup where one can be had, and else the guard as subreaper;
+    /// the report says which, and why nothing stronger ([`report::Containment`](crate::report::Containment)).
+    pub fn containment(mut self, kind: ContainmentKind) -> Self {
+        self.containment = Some(kind);
+        self
+    }
+
+    /// Makes the jobs' cgroups in this cgroup v2 directory, instead of the supervisor's own cgroup, and accepts no weaker
+    /// containment. Of no account with [`ContainmentKind::Subreaper`].
     pub fn cgroup(mut self, directory: impl Into<PathBuf>) -> Self {
         self.cgroup = Some(directory.into());
         self
@@ -74,48 +85,107 @@ impl Builder {
         self
     }
 
-    /// Starts the guard, then makes the base.
+    /// Chooses the containment; starts the guard and makes the base where that is a cgroup.
     ///
     /// # Errors
-    /// [`Error::GuardStart`], [`Error::NoCgroup`] with every reason, or the errno of a refused call.
-    pub async fn start(self) -> Result<Supervisor> {
-        // Found first: where there is no cgroup, no process needs to be started.
-        let place = Arc::new(containment::place(self.cgroup.as_deref()).map_err(Error::NoCgroup)?);
-        let guard = match self.guard {
-            Some(guard) => guard,
-            None => Guard::execute(self.guard_program.as_deref())?,
+    /// [`Error::GuardStart`]; [`Error::NoCgroup`] where a cgroup was asked for, and [`Error::NoContainment`] where nothing
+    /// can hold a job, with every reason; or the errno of a refused call.
+    pub async fn start(mut self) -> Result<Supervisor> {
+        let cgroup_only = self.containment == Some(ContainmentKind::Cgroup) || self.cgroup.is_some();
+        let means = match self.containment {
+            Some(ContainmentKind::Subreaper) => self.without_cgroup(Vec::new()).await?,
+            _ => match self.in_cgroup().await? {
+                Ok(means) => means,
+                Err(refused) if cgroup_only => return Err(Error::NoCgroup(refused)),
+                Err(refused) => self.without_cgroup(refused).await?,
+            },
         };
-        let link = Link::connect(guard).await?;
-        let base =
-            Base::make(place.clone(), async |name| link.send(&ToGuard::Base { name }, &[place.as_fd()]).await).await?;
-        link.send(&ToGuard::BaseMade, &[base.as_fd()]).await?;
         Ok(Supervisor {
             inner: Arc::new(Inner {
-                link,
-                base,
+                means: Mutex::new(Arc::new(means)),
                 runtime: Handle::current(),
                 next_job: AtomicU64::new(1),
                 one_job: self.one_job,
                 had_its_job: AtomicBool::new(false),
+                cgroup_only: cgroup_only && self.containment != Some(ContainmentKind::Subreaper),
+                guard_program: self.guard_program,
             }),
         })
+    }
+
+    /// A base and its guard, or why there can't be one.
+    async fn in_cgroup(&mut self) -> Result<std::result::Result<Means, Vec<Refusal>>> {
+        // Found first: where there is no cgroup, no process needs to be started.
+        let place = match containment::place(self.cgroup.as_deref()) {
+            Ok(place) => Arc::new(place),
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let guard = match self.guard.take() {
+            Some(guard) => guard,
+            None => Guard::execute(self.guard_program.as_deref())?,
+        };
+        let link = Arc::new(Link::connect(guard).await?);
+        let announce = async |name| link.send(&ToGuard::Base { name }, &[place.as_fd()]).await;
+        match Base::make(place.clone(), announce).await {
+            Ok(base) => {
+                link.send(&ToGuard::BaseMade, &[base.as_fd()]).await?;
+                Ok(Ok(Means::Cgroup { link, base }))
+            }
+            Err(Error::System { operation, object, errno, advice }) if self.cgroup.is_none() => {
+                Ok(Err(vec![Refusal::new(object, format!("{operation}: {errno}"), advice)]))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn without_cgroup(&mut self, mut refused: Vec<Refusal>) -> Result<Means> {
+        if let Err(refusal) = containment::subreaper() {
+            refused.push(refusal);
+            return Err(Error::NoContainment(refused));
+        }
+        let link = match self.guard.take() {
+            Some(guard) => Some(Arc::new(Link::connect(guard).await?)),
+            None => {
+                // Told now, and not at the first job.
+                guard::find_program(self.guard_program.as_deref())?;
+                None
+            }
+        };
+        Ok(Means::Subreaper(WithoutCgroup::new(link, refused)))
     }
 }
 
 impl Inner {
-    /// The leaf of a new job.
-    pub fn make_leaf(&self) -> Result<Leaf> {
-        if !self.one_job {
-            return self.base.make_leaf();
-        }
-        if self.had_its_job.swap(true, Ordering::Relaxed) {
+    fn means(&self) -> Arc<Means> {
+        self.means.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What holds a new job.
+    pub async fn next_holder(&self) -> Result<NextHolder> {
+        if self.one_job && self.had_its_job.swap(true, Ordering::Relaxed) {
             return Err(Error::invalid(
                 "spawn",
                 "a second job",
                 "this supervisor was started for one: leave one_job() out",
             ));
         }
-        self.base.as_leaf()
+        self.means().next_holder(self.one_job, self.guard_program.as_deref()).await
+    }
+
+    /// Goes on without a cgroup: the base could be made, and no process can be put into it.
+    fn give_cgroup_up(&self, error: &Error) -> bool {
+        let Error::Spawn(error) = error else { return false };
+        if self.cgroup_only || !error.is_about_the_cgroup() || containment::subreaper().is_err() {
+            return false;
+        }
+        let mut means = self.means.lock().unwrap_or_else(PoisonError::into_inner);
+        let Means::Cgroup { link, base } = &**means else { return false };
+        let refusal = Refusal::new(base.parent().path().display().to_string(), error.to_string(), "see pinfold doctor");
+        let _ = base.remove();
+        let link = link.is_inherited_by_us().then(|| link.clone());
+        *means = Arc::new(Means::Subreaper(WithoutCgroup::new(link, vec![refusal])));
+        self.had_its_job.store(false, Ordering::Relaxed);
+        true
     }
 }
 
@@ -143,25 +213,25 @@ impl Supervisor {
     /// [`Error::Invalid`] where an argument can't be meant; [`Error::GuardLost`] where the guard is gone; or the errno of
     /// a refused call.
     pub async fn spawn(&self, command: &Command) -> Result<Job> {
-        let id = self.inner.next_job.fetch_add(1, Ordering::Relaxed);
-        let started = job::start(self.inner.clone(), id, command).await;
-        if id == 1 {
+        let mut id = self.inner.next_job.fetch_add(1, Ordering::Relaxed);
+        let mut started = job::start(self.inner.clone(), id, command).await;
+        if let Err(error) = &started
+            && self.inner.give_cgroup_up(error)
+        {
+            id = self.inner.next_job.fetch_add(1, Ordering::Relaxed);
+            started = job::start(self.inner.clone(), id, command).await;
+        }
+        if id == 1
+            && let Means::Cgroup { base, .. } = &*self.inner.means()
+        {
             // When the command runs already, so that it does not wait for what others have left.
-            containment::sweep::sweep(self.inner.base.parent());
+            containment::sweep::sweep(base.parent());
         }
         started
     }
 
     /// Ends whatever still runs, waits until the guard is gone, and removes the base.
     pub async fn close(self) {
-        // Both remove the base, whoever comes first: the guard's end need not wait for us, nor we for it. Where jobs are
-        // left, the guard ends them first.
-        self.inner.link.hang_up();
-        let _ = self.inner.base.remove();
-        if !self.inner.link.gone().await {
-            // A guard that does not end, stopped perhaps, is ended; its work is ours then.
-            let _ = self.inner.base.cgroup().kill();
-        }
-        let _ = self.inner.base.remove();
+        self.inner.means().close().await;
     }
 }

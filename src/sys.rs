@@ -294,6 +294,8 @@ pub struct Reaped {
     pub status: i32,
     /// Largest resident set, in KiB.
     pub max_rss_kib: u64,
+    /// CPU time in user mode and in the kernel, in microseconds.
+    pub cpu_us: (u64, u64),
 }
 
 /// What [`reap`] found.
@@ -337,8 +339,29 @@ pub fn reap() -> Reap {
         if pid == 0 {
             return Reap::NoneEnded;
         }
-        return Reap::Child(Reaped { pid, code: info.si_code, status, max_rss_kib: usage.ru_maxrss as u64 });
+        let microseconds = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
+        return Reap::Child(Reaped {
+            pid,
+            code: info.si_code,
+            status,
+            max_rss_kib: usage.ru_maxrss as u64,
+            cpu_us: (microseconds(usage.ru_utime), microseconds(usage.ru_stime)),
+        });
     }
+}
+
+/// Whether this process has any child.
+pub fn has_children() -> bool {
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: the structure is the kernel's and outlives the call, which takes nothing away (WNOWAIT).
+    unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), options) == 0 }
+}
+
+/// Reaps the child `pid` if it has ended.
+pub fn reap_one(pid: rustix::process::Pid) {
+    // SAFETY: no status is asked for.
+    unsafe { libc::waitpid(pid.as_raw_nonzero().get(), std::ptr::null_mut(), libc::WNOHANG | libc::__WALL) };
 }
 
 /// A child that a signal has stopped since this was last asked: its pid and the signal.

@@ -102,6 +102,9 @@ async fn supervise(
 ) -> Result<Ended> {
     let signals = signals.listen()?;
     let mut builder = Supervisor::builder().guard(guard).one_job();
+    if let Some(kind) = args.containment() {
+        builder = builder.containment(kind);
+    }
     if let Some(cgroup) = &args.cgroup {
         builder = builder.cgroup(cgroup);
     }

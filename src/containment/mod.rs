@@ -2,6 +2,8 @@
 
 pub(crate) mod base;
 pub(crate) mod cgroup;
+pub(crate) mod descendants;
+pub(crate) mod holder;
 pub(crate) mod leaf;
 pub mod mount;
 pub(crate) mod sweep;
@@ -32,7 +34,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn new(tried: impl Into<String>, reason: impl Into<String>, advice: impl Into<String>) -> Self {
+    pub(crate) fn new(tried: impl Into<String>, reason: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { tried: tried.into(), reason: reason.into(), advice: advice.into() }
     }
 }
@@ -55,6 +57,18 @@ pub(crate) fn place(wanted: Option<&Path>) -> Result<Cgroup, Vec<Refusal>> {
         Some(path) => open_cgroup(path).map_err(|refusal| vec![refusal]),
         None => own_cgroup(),
     }
+}
+
+/// Whether the guard can hold a job as its subreaper: it has to find its descendants.
+pub(crate) fn subreaper() -> Result<(), Refusal> {
+    let refuse = |reason: String, advice: &str| Refusal::new("the guard as subreaper", reason, advice);
+    let own = std::fs::read_link("/proc/self").map_err(|error| {
+        refuse(format!("cannot read /proc/self: {error}"), "mount /proc: descendants are found there")
+    })?;
+    if own.to_str() == Some(&rustix::process::getpid().as_raw_nonzero().to_string()) {
+        return Ok(());
+    }
+    Err(refuse("/proc shows another PID namespace".into(), "mount one of this namespace: unshare --mount-proc"))
 }
 
 /// Where cgroup2 is usually mounted: pure v2 hosts, hybrid ones.

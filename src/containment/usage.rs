@@ -23,6 +23,11 @@ impl Figure {
     fn unknown(reason: impl Into<String>) -> Self {
         Self { value: None, source: reason.into() }
     }
+
+    fn resident_peak(bytes: Option<u64>) -> Self {
+        bytes
+            .map_or_else(|| Self::unknown("the main process was not seen to end"), |bytes| Self::known(bytes, "rusage"))
+    }
 }
 
 /// What the whole job used, ended processes included.
@@ -61,6 +66,17 @@ impl Usage {
         }
     }
 
+    /// Without a cgroup: what the guard has reaped.
+    pub(crate) fn of_reaped(cpu_user: u64, cpu_system: u64, main_resident_peak: Option<u64>) -> Self {
+        let source = "rusage of the processes that the guard has reaped, with those that these had waited for";
+        Self {
+            cpu_user_microseconds: Figure::known(cpu_user, source),
+            cpu_system_microseconds: Figure::known(cpu_system, source),
+            main_resident_peak_bytes: Figure::resident_peak(main_resident_peak),
+            ..Self::unknown("there is no cgroup that would count it")
+        }
+    }
+
     /// `controllers` are those that the leaf has: the files of others are not there.
     pub(crate) fn read(leaf: &Cgroup, controllers: &str, main_resident_peak: Option<u64>) -> Self {
         let has = |controller: &str| controllers.split_ascii_whitespace().any(|known| known == controller);
@@ -91,10 +107,7 @@ impl Usage {
             cpu_user_microseconds: time("user_usec"),
             cpu_system_microseconds: time("system_usec"),
             memory_peak_bytes: single(c"memory.peak", "memory", "5.19"),
-            main_resident_peak_bytes: main_resident_peak.map_or_else(
-                || Figure::unknown("the main process was not seen to end"),
-                |bytes| Figure::known(bytes, "rusage"),
-            ),
+            main_resident_peak_bytes: Figure::resident_peak(main_resident_peak),
             processes_peak: single(c"pids.peak", "pids", "6.6"),
             io_read_bytes: bytes("rbytes"),
             io_written_bytes: bytes("wbytes"),

@@ -21,8 +21,7 @@ pub struct Plan {
     pub cgroup_procs: RawFd,
     pub process_group: Option<i32>,
     /// The leaf's id, and the end of the line that `/proc/self/cgroup` has for it.
-    pub leaf_id: u64,
-    pub leaf_tail: *const [u8],
+    pub leaf: Option<(u64, *const [u8])>,
     pub cwd_descriptor: RawFd,
     pub cwd: *const c_char,
     /// (descriptor here, number in the job); no source is any target.
@@ -145,6 +144,7 @@ unsafe fn prepare_and_exec(plan: &mut Plan) -> (SpawnStage, i32) {
 /// # Safety
 /// As [`child`].
 unsafe fn is_in_leaf(plan: &Plan) -> bool {
+    let Some((leaf_id, leaf_tail)) = plan.leaf else { return true };
     // SAFETY: descriptors and memory of our own; the tail is a string that the guard keeps.
     unsafe {
         let own = libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) as i32;
@@ -152,7 +152,7 @@ unsafe fn is_in_leaf(plan: &Plan) -> bool {
             let id = sys::pidfd_cgroup_id(BorrowedFd::borrow_raw(own));
             libc::close(own);
             if let Some(id) = id {
-                return id == plan.leaf_id;
+                return id == leaf_id;
             }
         }
         let file = libc::open(c"/proc/self/cgroup".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
@@ -166,7 +166,7 @@ unsafe fn is_in_leaf(plan: &Plan) -> bool {
         }
         libc::close(file);
         let mut lines = text[..length].split(|&byte| byte == b'\n');
-        lines.any(|line| line.starts_with(b"0::") && line.ends_with(&*plan.leaf_tail))
+        lines.any(|line| line.starts_with(b"0::") && line.ends_with(&*leaf_tail))
     }
 }
 

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll;
 use rustix::io::Errno;
 
+use super::KILL_BOUND;
 use super::event_loop::{BASE, Guard};
 use super::protocol::{self, ToGuard};
-use super::{KILL_BOUND, sweep};
+use super::sweep::SweepAll;
 use crate::containment::cgroup::{Cgroup, populated};
 use crate::sys::{self, Reap};
 
@@ -58,28 +59,29 @@ impl Guard {
         while populated(&watch).unwrap_or(false) && Instant::now() < bound {
             // A supervisor that lives removes the directory too, and the kernel drops the notification that is due then.
             let _ = self.wait(Some(bound.min(Instant::now() + REMOVED_UNSEEN)));
-            let _ = self.reap_quietly();
+            let _ = self.reap_quietly(|_| {});
             // What was stopped at a fork when it was killed before (a kernel without cgroup.kill) is killed now.
             let _ = cgroup.kill();
         }
         let _ = epoll::delete(&self.epoll, &watch);
     }
 
-    /// Ends what left its cgroup: whatever still descends from the guard.
+    /// Ends what left its cgroup, or never had one: whatever still descends from the guard.
     fn end_descendants(&mut self, bound: Instant) {
         self.jobs.clear();
-        while !self.reap_quietly() && Instant::now() < bound {
-            sweep::kill_children();
+        let mut all = SweepAll::default();
+        while !self.reap_quietly(|pid| all.reaped(pid)) && Instant::now() < bound {
+            all.step();
             let _ = self.wait(Some(bound));
         }
     }
 
     /// Reaps without telling; `true` where no child is left.
-    fn reap_quietly(&self) -> bool {
+    fn reap_quietly(&self, mut reaped: impl FnMut(i32)) -> bool {
         while matches!(sys::read_signal(self.children.as_fd()), Ok(Some(_))) {}
         loop {
             match sys::reap() {
-                Reap::Child(_) => {}
+                Reap::Child(child) => reaped(child.pid),
                 Reap::NoneEnded => return false,
                 Reap::NoChildren => return true,
             }

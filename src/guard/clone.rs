@@ -63,13 +63,13 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const VFORK: u64 = (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
 
-/// clone3 straight into the leaf, or the older clone for a child that joins it.
+/// clone3, straight into the leaf where there is one, or the older clone for a child that joins it.
 pub fn clone_into(destination: Destination<'_>, stack: &Stack, plan: &mut Plan) -> Result<(i32, OwnedFd), Errno> {
     let mut pidfd = -1_i32;
     let result = if destination.join {
         clone_plain(&mut pidfd, stack, plan)
     } else {
-        clone3(destination.leaf, &mut pidfd, stack, plan)
+        clone3(destination.leaf.map(|(leaf, _)| leaf), &mut pidfd, stack, plan)
     };
     if result < 0 {
         return Err(Errno::from_raw_os_error(-result as i32));
@@ -78,14 +78,14 @@ pub fn clone_into(destination: Destination<'_>, stack: &Stack, plan: &mut Plan) 
     Ok((result as i32, unsafe { OwnedFd::from_raw_fd(pidfd) }))
 }
 
-fn clone3(leaf: BorrowedFd<'_>, pidfd: &mut i32, stack: &Stack, plan: &mut Plan) -> isize {
+fn clone3(leaf: Option<BorrowedFd<'_>>, pidfd: &mut i32, stack: &Stack, plan: &mut Plan) -> isize {
     let mut args = CloneArgs {
-        flags: VFORK | libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP,
+        flags: VFORK | libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND | leaf.map_or(0, |_| CLONE_INTO_CGROUP),
         pidfd: std::ptr::from_mut(pidfd) as u64,
         exit_signal: libc::SIGCHLD as u64,
         stack: stack.lowest as u64,
         stack_size: STACK_SIZE as u64,
-        cgroup: leaf.as_raw_fd() as u64,
+        cgroup: leaf.map_or(0, |leaf| leaf.as_raw_fd() as u64),
         ..CloneArgs::default()
     };
     // SAFETY: the child runs `child` on its own stack and never comes back here; the guard stands still

@@ -10,7 +10,7 @@ use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use super::KILL_BOUND;
 use super::clone::Stack;
-use super::protocol::{self, End, FromGuard, JobId, Spec, ToGuard};
+use super::protocol::{self, End, FromGuard, JobId, Spec, Spent, ToGuard};
 use super::spawn::{self, Destination, Failure};
 use super::sweep;
 use crate::containment::cgroup::Cgroup;
@@ -28,8 +28,10 @@ const CHILDREN: u64 = 2;
 pub(super) const BASE: u64 = 3;
 
 /// Serves the supervisor until it is gone, then ends and removes whatever is left.
-pub fn run(socket: OwnedFd) -> Result<()> {
-    let mut guard = Guard::new(socket)?;
+///
+/// With an `outer` guard, whose pidfd that is: also when that is gone.
+pub fn run(socket: OwnedFd, outer: Option<OwnedFd>) -> Result<()> {
+    let mut guard = Guard::new(socket, outer)?;
     let served = guard.serve();
     guard.clean_up();
     served
@@ -40,12 +42,13 @@ pub(super) struct Guard {
     pub(super) epoll: OwnedFd,
     pub(super) children: OwnedFd,
     pub(super) supervisor: Option<OwnedFd>,
+    pub(super) outer: Option<OwnedFd>,
     pub(super) base: Option<PlannedBase>,
     /// Descriptors that came before the `Spawn` that they are for.
     pub(super) descriptors: HashMap<JobId, Vec<OwnedFd>>,
     pub(super) jobs: HashMap<JobId, Job>,
     pub(super) sweeps: Vec<sweep::Sweep>,
-    pub(super) outbox: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
+    pub(super) outbox: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
     pub(super) waiting_for_room: bool,
     pub(super) stack: Stack,
     pub(super) buffer: Vec<u8>,
@@ -55,6 +58,10 @@ pub(super) struct Guard {
     pub(super) pace: (Instant, u32),
     /// When those are reaped that were put off.
     pub(super) reap_at: Option<Instant>,
+    /// Whether the last look found no child at all.
+    pub(super) childless: bool,
+    /// By the children that have been reaped.
+    pub(super) spent: Spent,
 }
 
 /// A base that exists, or that a dead supervisor was about to make.
@@ -73,15 +80,21 @@ pub(super) struct Job {
     pub started_ticks: u64,
     /// The name of its leaf; none where the base itself is that.
     pub leaf: Option<String>,
+    /// It has no leaf: the guard itself holds it.
+    pub alone: bool,
 }
 
 impl Guard {
-    fn new(socket: OwnedFd) -> Result<Self> {
+    fn new(socket: OwnedFd, outer: Option<OwnedFd>) -> Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let children = sys::signalfd(sys::bit(libc::SIGCHLD))?;
         epoll::add(&epoll, &socket, epoll::EventData::new_u64(SOCKET), epoll::EventFlags::IN)?;
         epoll::add(&epoll, &children, epoll::EventData::new_u64(CHILDREN), epoll::EventFlags::IN)?;
+        if let Some(outer) = &outer {
+            epoll::add(&epoll, outer, epoll::EventData::new_u64(SUPERVISOR), epoll::EventFlags::IN)?;
+        }
         Ok(Self {
+            outer,
             socket,
             epoll,
             children,
@@ -97,6 +110,8 @@ impl Guard {
             always_join: false,
             pace: (Instant::now(), 0),
             reap_at: None,
+            childless: false,
+            spent: Spent::default(),
         })
     }
 
@@ -174,8 +189,12 @@ impl Guard {
                 if !answer {
                     return Ok(());
                 }
-                let own = pidfd_open(getpid(), PidfdFlags::empty())?;
-                self.send(&FromGuard::Ready { version: protocol::VERSION }, Some(own))
+                let mut pidfds = vec![pidfd_open(getpid(), PidfdFlags::empty())?];
+                if let Some(outer) = &self.outer {
+                    pidfds.push(rustix::io::fcntl_dupfd_cloexec(outer, 0)?);
+                }
+                let pid = getpid().as_raw_nonzero().get();
+                self.send(&FromGuard::Ready { version: protocol::VERSION, pid }, pidfds)
             }
             ToGuard::Base { name } => {
                 let parent = Cgroup::new(descriptors.pop().ok_or(Errno::BADF)?, "the base's parent".into());
@@ -195,12 +214,12 @@ impl Guard {
             ToGuard::Spawn { job, leaf, join, spec } => {
                 let mut all = self.descriptors.remove(&job).unwrap_or_default();
                 all.append(&mut descriptors);
-                let (answer, pidfd) = match self.spawn(job, &leaf, join, spec.map(serde_bytes::ByteBuf::into_vec), all)
-                {
-                    Ok((answer, pidfd)) => (answer, Some(pidfd)),
-                    Err(None) => (FromGuard::NotStarted { job }, None),
+                let spec = spec.map(serde_bytes::ByteBuf::into_vec);
+                let (answer, pidfd) = match self.spawn(job, leaf.as_deref(), join, spec, all) {
+                    Ok((answer, pidfd)) => (answer, vec![pidfd]),
+                    Err(None) => (FromGuard::NotStarted { job }, Vec::new()),
                     Err(Some(Failure { stage, errno })) => {
-                        (FromGuard::SpawnFailed { job, stage, errno: errno.raw_os_error() }, None)
+                        (FromGuard::SpawnFailed { job, stage, errno: errno.raw_os_error() }, Vec::new())
                     }
                 };
                 self.send(&answer, pidfd)
@@ -208,7 +227,8 @@ impl Guard {
             ToGuard::Sweep { job, bound_ms } => {
                 let now = Instant::now();
                 let bound = now.checked_add(Duration::from_millis(bound_ms)).unwrap_or(now + KILL_BOUND);
-                self.sweeps.push(sweep::Sweep::new(job, bound));
+                let alone = self.jobs.get(&job).is_some_and(|job| job.alone);
+                self.sweeps.push(sweep::Sweep::new(job, bound, alone));
                 self.reap()
             }
         }
@@ -218,16 +238,16 @@ impl Guard {
     fn spawn(
         &mut self,
         job: JobId,
-        leaf_tail: &str,
+        leaf_tail: Option<&str>,
         join: bool,
         spec: Option<Vec<u8>>,
         mut descriptors: Vec<OwnedFd>,
     ) -> Result2<(FromGuard, OwnedFd)> {
         let specification = |errno| Some(Failure::new(SpawnStage::Specification, errno));
-        if descriptors.len() < 1 + usize::from(spec.is_none()) {
+        if descriptors.len() < usize::from(leaf_tail.is_some()) + usize::from(spec.is_none()) {
             return Err(specification(Errno::INVAL));
         }
-        let leaf = descriptors.remove(0);
+        let leaf = leaf_tail.map(|tail| (descriptors.remove(0), tail));
         let bytes = match spec {
             Some(bytes) => bytes,
             None => read_all(descriptors.remove(0)).map_err(specification)?,
@@ -236,7 +256,7 @@ impl Guard {
 
         let join = join || self.always_join;
         let started_ticks = sweep::ticks_since_boot();
-        let into = Destination { leaf: leaf.as_fd(), tail: leaf_tail, join };
+        let into = Destination { leaf: leaf.as_ref().map(|(leaf, tail)| (leaf.as_fd(), *tail)), join };
         let (spawned, joined) = match spawn::spawn(&spec, into, &descriptors, &self.stack) {
             // The call itself is refused here (an old kernel, a container's seccomp profile): once is enough to know.
             Err(None) => {
@@ -252,8 +272,8 @@ impl Guard {
             return Err(None);
         }
         // "/BASE/LEAF", or "/BASE" where that is the leaf.
-        let leaf = leaf_tail.split('/').nth(2).map(str::to_owned);
-        self.jobs.insert(job, Job { pid, reaped: false, started_ticks, leaf });
+        let leaf = leaf_tail.and_then(|tail| tail.split('/').nth(2)).map(str::to_owned);
+        self.jobs.insert(job, Job { pid, reaped: false, started_ticks, leaf, alone: leaf_tail.is_none() });
         Ok((FromGuard::Spawned { job, pid, joined }, spawned.pidfd.into()))
     }
 
@@ -267,6 +287,11 @@ impl Guard {
             match sys::reap() {
                 Reap::Child(reaped) => {
                     self.pace.1 += 1;
+                    self.spent.cpu_user_us += reaped.cpu_us.0;
+                    self.spent.cpu_system_us += reaped.cpu_us.1;
+                    for all in self.sweeps.iter_mut().filter_map(|sweep| sweep.all.as_mut()) {
+                        all.reaped(reaped.pid);
+                    }
                     let found = self.jobs.iter_mut().find(|(_, job)| job.pid == reaped.pid && !job.reaped);
                     if let Some((&id, job)) = found {
                         job.reaped = true;
@@ -277,10 +302,11 @@ impl Guard {
                 Reap::NoChildren => break true,
             }
         };
+        self.childless = childless;
         while !childless && let Some((pid, signal)) = sys::next_stopped() {
             let main = self.jobs.iter().find(|(_, job)| job.pid == pid && !job.reaped).map(|(&id, _)| id);
             if let Some(job) = main {
-                self.send(&FromGuard::Stopped { job, signal }, None)?;
+                self.send(&FromGuard::Stopped { job, signal }, Vec::new())?;
             }
         }
         for (job, reaped) in ended {
@@ -292,7 +318,16 @@ impl Guard {
             } else {
                 End::Signalled { signal: reaped.status, core_dumped: reaped.code == libc::CLD_DUMPED }
             };
-            self.send(&FromGuard::Exited { job, end, max_rss_kib: reaped.max_rss_kib, childless }, None)?;
+            let spent = self.spent;
+            let exited = FromGuard::Exited { job, end, max_rss_kib: reaped.max_rss_kib, childless, spent };
+            self.send(&exited, Vec::new())?;
+        }
+        if childless
+            && self.sweeps.is_empty()
+            && let Some((&job, _)) = self.jobs.iter().find(|(_, job)| job.alone && job.reaped)
+        {
+            self.jobs.remove(&job);
+            self.send(&FromGuard::Childless { job, spent: self.spent }, Vec::new())?;
         }
         Ok(())
     }
@@ -301,12 +336,12 @@ impl Guard {
     fn sweep(&mut self) -> Result<()> {
         for mut sweep in std::mem::take(&mut self.sweeps) {
             let base = self.base.as_ref().map(|base| base.name.as_str());
-            match sweep.step(&self.jobs, base) {
+            match sweep.step(&self.jobs, base, self.childless) {
                 Some(sweep::Found { emigrants, emigrant_count, survivors, survivor_count }) => {
                     let job = sweep.job;
                     self.jobs.remove(&job);
                     let swept = FromGuard::Swept { job, emigrants, emigrant_count, survivors, survivor_count };
-                    self.send(&swept, None)?;
+                    self.send(&swept, Vec::new())?;
                 }
                 None => self.sweeps.push(sweep),
             }
@@ -314,16 +349,16 @@ impl Guard {
         Ok(())
     }
 
-    fn send(&mut self, message: &FromGuard, descriptor: Option<OwnedFd>) -> Result<()> {
-        self.outbox.push_back((protocol::encode(message)?, descriptor));
+    fn send(&mut self, message: &FromGuard, descriptors: Vec<OwnedFd>) -> Result<()> {
+        self.outbox.push_back((protocol::encode(message)?, descriptors));
         self.flush()
     }
 
     /// Sends what the socket takes now; the rest when it takes more.
     fn flush(&mut self) -> Result<()> {
         let waiting = loop {
-            let Some((bytes, descriptor)) = self.outbox.front() else { break false };
-            let descriptors: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
+            let Some((bytes, descriptors)) = self.outbox.front() else { break false };
+            let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
             match protocol::send(&self.socket, bytes, &descriptors) {
                 Ok(()) => drop(self.outbox.pop_front()),
                 Err(Errno::AGAIN) => break true,

@@ -4,17 +4,17 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::Child;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{Shutdown, shutdown};
-use rustix::process::{PidfdFlags, getpid, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::protocol::{self, FromGuard, JobId, ToGuard};
-use super::{Guard, Origin, ways};
+use super::{Guard, Origin, orphans, ways};
 use crate::error::{Error, Result};
 use crate::sys;
 
@@ -29,6 +29,17 @@ pub(crate) type Answer = (FromGuard, Option<OwnedFd>);
 
 type Routes = Arc<Mutex<Option<HashMap<JobId, UnboundedSender<Answer>>>>>;
 
+/// Where the orphans of a killed guard go.
+#[derive(Debug)]
+enum Heir {
+    /// To this process.
+    Us,
+    /// To the outer guard, which ends them and then itself.
+    Outer(AsyncFd<OwnedFd>),
+    /// To a stranger.
+    Nobody,
+}
+
 /// A guard that is ready.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -36,6 +47,10 @@ pub(crate) struct Link {
     /// `None` once the guard is lost.
     routes: Routes,
     pidfd: Arc<AsyncFd<OwnedFd>>,
+    /// The guard's own process.
+    pub pid: Pid,
+    /// Who ends what a killed guard leaves without a cgroup.
+    heir: Heir,
     origin: Mutex<Option<Origin>>,
     reader: Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
@@ -55,15 +70,33 @@ impl Link {
             error => error,
         })?;
         let mut buffer = Vec::new();
-        let pidfd = match &mut origin {
-            Origin::Forked(pid) => pidfd_open(*pid, PidfdFlags::empty())
-                .map_err(|errno| Error::system("pidfd_open", "the guard", errno, "see ulimit -n"))?,
-            Origin::Executed(child) => answered(&socket, &mut buffer, child).await?,
+        let (pid, pidfd, heir) = match &mut origin {
+            Origin::Forked { pid, inherits } => {
+                let pidfd = pidfd_open(*pid, PidfdFlags::empty())
+                    .map_err(|errno| Error::system("pidfd_open", "the guard", errno, "see ulimit -n"))?;
+                (*pid, pidfd, if *inherits { Heir::Us } else { Heir::Nobody })
+            }
+            Origin::Executed(child) => {
+                let (pid, pidfd, outer) = answered(&socket, &mut buffer, child).await?;
+                let heir = match outer {
+                    Some(outer) => Heir::Outer(sys::watched(outer, Interest::READABLE).map_err(io)?),
+                    None => Heir::Nobody,
+                };
+                (pid, pidfd, heir)
+            }
         };
         let pidfd = Arc::new(sys::watched(pidfd, Interest::READABLE).map_err(io)?);
         let routes: Routes = Arc::new(Mutex::new(Some(HashMap::new())));
         let reader = tokio::spawn(read(socket.clone(), pidfd.clone(), routes.clone(), buffer));
-        Ok(Self { socket, routes, pidfd, origin: Mutex::new(Some(origin)), reader: Mutex::new(Some(reader)) })
+        Ok(Self {
+            socket,
+            routes,
+            pidfd,
+            pid,
+            heir,
+            origin: Mutex::new(Some(origin)),
+            reader: Mutex::new(Some(reader)),
+        })
     }
 
     /// Sends one message.
@@ -117,7 +150,36 @@ impl Link {
             }
         }
         drop(self.origin.lock().unwrap_or_else(PoisonError::into_inner).take());
+        if let Heir::Outer(outer) = &self.heir {
+            let _ = tokio::time::timeout(bound, outer.readable()).await;
+        }
         by_itself
+    }
+
+    /// Whether what a killed guard leaves comes to this process.
+    pub fn is_inherited_by_us(&self) -> bool {
+        matches!(self.heir, Heir::Us)
+    }
+
+    /// The guard has been killed: waits until all is ended that has come to its heir. `found` sees those that come to
+    /// this process. Tells who is left; an error where that can't be known.
+    pub async fn orphans_ended(
+        &self,
+        bound: Instant,
+        found: impl FnMut(Pid),
+    ) -> std::result::Result<Vec<Pid>, &'static str> {
+        match &self.heir {
+            Heir::Us => Ok(orphans::end(self.pid, bound, found).await),
+            Heir::Outer(outer) => {
+                // It has that time, and a moment to end itself.
+                let bound = bound.checked_add(Duration::from_secs(1)).unwrap_or(bound);
+                match tokio::time::timeout_at(bound.into(), outer.readable()).await {
+                    Ok(_) => Ok(Vec::new()),
+                    Err(_) => Err("the guard was killed, and the outer guard did not end in time"),
+                }
+            }
+            Heir::Nobody => Err("the guard was killed, and what it held has another parent now"),
+        }
     }
 }
 
@@ -130,10 +192,14 @@ impl Drop for Link {
     }
 }
 
-/// Waits until an executed guard says that it is ready, and tells its pidfd.
-async fn answered(socket: &AsyncFd<OwnedFd>, buffer: &mut Vec<u8>, child: &mut Option<Child>) -> Result<OwnedFd> {
+/// Waits until an executed guard says that it is ready, and tells its pid, its pidfd and that of its outer guard.
+async fn answered(
+    socket: &AsyncFd<OwnedFd>,
+    buffer: &mut Vec<u8>,
+    child: &mut Option<Child>,
+) -> Result<(Pid, OwnedFd, Option<OwnedFd>)> {
     let failed = |what: &str| Error::GuardStart(format!("{what} ({})", ways()));
-    let (message, mut descriptors) = tokio::time::timeout(START_BOUND, receive(socket, buffer))
+    let (message, descriptors) = tokio::time::timeout(START_BOUND, receive(socket, buffer))
         .await
         .map_err(|_| failed("it did not answer within 10 s"))?
         .map_err(|errno| failed(&format!("cannot read its answer: {errno}")))?
@@ -142,8 +208,12 @@ async fn answered(socket: &AsyncFd<OwnedFd>, buffer: &mut Vec<u8>, child: &mut O
         // The guard has left it; it ends at once. ECHILD where the host ignores SIGCHLD.
         let _ = child.wait();
     }
-    match (message, descriptors.pop()) {
-        (FromGuard::Ready { version: protocol::VERSION }, Some(pidfd)) => Ok(pidfd),
+    let mut descriptors = descriptors.into_iter();
+    match (message, descriptors.next()) {
+        (FromGuard::Ready { version: protocol::VERSION, pid }, Some(pidfd)) => {
+            let pid = Pid::from_raw(pid).ok_or_else(|| failed("it has no pid"))?;
+            Ok((pid, pidfd, descriptors.next()))
+        }
         _ => Err(failed("it is of another version than this library")),
     }
 }
@@ -213,6 +283,7 @@ async fn read(socket: Arc<AsyncFd<OwnedFd>>, pidfd: Arc<AsyncFd<OwnedFd>>, route
             | FromGuard::SpawnFailed { job, .. }
             | FromGuard::Stopped { job, .. }
             | FromGuard::Exited { job, .. }
+            | FromGuard::Childless { job, .. }
             | FromGuard::Swept { job, .. } => *job,
         };
         if let Some(route) = routes.as_ref().and_then(|routes| routes.get(&job)) {

@@ -6,6 +6,8 @@ mod clean_up;
 mod clone;
 mod event_loop;
 pub(crate) mod link;
+mod orphans;
+mod outer;
 pub(crate) mod protocol;
 mod spawn;
 mod sweep;
@@ -29,6 +31,9 @@ use crate::{inherited, sys};
 /// The name that a guard is started under, and shows in `ps`.
 const NAME: &str = "pinfold-guard";
 
+/// Asks an executed guard for an outer one around it.
+const NESTED: &str = "nested";
+
 /// Names the guard program of a library host.
 const PROGRAM_VARIABLE: &str = "PINFOLD_GUARD";
 
@@ -51,7 +56,7 @@ pub fn init() {
     if args.next().as_deref() == Some(OsStr::new(NAME))
         && args.next().as_deref() == Some(OsStr::new(&protocol::VERSION.to_string()))
     {
-        run_executed()
+        run_executed(args.next().as_deref() == Some(OsStr::new(NESTED)))
     }
 }
 
@@ -64,8 +69,8 @@ pub struct Guard {
 
 #[derive(Debug)]
 pub(crate) enum Origin {
-    /// Our child, to be reaped when it has ended.
-    Forked(Pid),
+    /// Our child, to be reaped when it has ended. Its orphans come to us where this process `inherits`.
+    Forked { pid: Pid, inherits: bool },
     /// The guard's parent, which ends as soon as the guard runs: the guard itself is not a child of the host.
     Executed(Option<Child>),
 }
@@ -73,24 +78,28 @@ pub(crate) enum Origin {
 impl Guard {
     /// Forks the guard from this process: the quickest way, for a program that does nothing else, at its very start. The
     /// guard is then a child of this process; it is reaped when the [`Supervisor`](crate::Supervisor) is closed or
-    /// dropped.
+    /// dropped. This process becomes a child subreaper (PR_SET_CHILD_SUBREAPER(2const)), unless it has children already:
+    /// should the guard be killed, what has left its cgroup, or has none, comes to this process and is ended.
     ///
     /// # Errors
     /// [`Error::System`] with `EBUSY` where this process has a second thread; with the errno of socketpair(2) or fork(2).
     pub fn fork() -> Result<Self> {
         inherited::signals();
         let (ours, theirs) = pair()?;
+        // With children of another origin, theirs could not be told from the job's.
+        let inherits =
+            !sys::has_children() && rustix::process::set_child_subreaper(Some(rustix::process::getpid())).is_ok();
         match sys::fork_single_threaded() {
             Ok(sys::Fork::Child) => {
                 drop(ours);
-                run(theirs)
+                run(theirs, false)
             }
             Ok(sys::Fork::Parent(pid)) => {
                 // The guard does so too; by whichever is first, no signal to our group reaches it from here on.
                 if sys::own_process_group().is_some() {
                     let _ = rustix::process::setpgid(Some(pid), Some(pid));
                 }
-                Ok(Self { socket: ours, origin: Origin::Forked(pid) })
+                Ok(Self { socket: ours, origin: Origin::Forked { pid, inherits } })
             }
             Err(Errno::BUSY) => Err(Error::system(
                 "fork",
@@ -114,12 +123,22 @@ impl Guard {
     /// # Errors
     /// [`Error::GuardStart`] where none of these can be executed.
     pub fn execute(program: Option<&Path>) -> Result<Self> {
+        Self::execute_with(program, false)
+    }
+
+    /// The same, with an outer guard around it: for a job that no cgroup holds.
+    pub(crate) fn execute_nested(program: Option<&Path>) -> Result<Self> {
+        Self::execute_with(program, true)
+    }
+
+    fn execute_with(program: Option<&Path>, nested: bool) -> Result<Self> {
         inherited::signals();
         let program = find_program(program)?;
         let (ours, theirs) = pair()?;
         let child = std::process::Command::new(&program)
             .arg0(NAME)
             .arg(protocol::VERSION.to_string())
+            .args(nested.then_some(NESTED))
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -136,7 +155,7 @@ impl Guard {
 impl Drop for Origin {
     fn drop(&mut self) {
         match self {
-            Self::Forked(pid) => {
+            Self::Forked { pid, .. } => {
                 // It has nothing to do any more, or ends what there is first.
                 let _ = rustix::process::waitpid(Some(*pid), rustix::process::WaitOptions::empty());
             }
@@ -158,7 +177,7 @@ pub(crate) fn ways() -> String {
     )
 }
 
-fn find_program(program: Option<&Path>) -> Result<PathBuf> {
+pub(crate) fn find_program(program: Option<&Path>) -> Result<PathBuf> {
     if let Some(program) = program {
         return Ok(program.to_owned());
     }
@@ -183,18 +202,19 @@ fn pair() -> Result<(OwnedFd, OwnedFd)> {
 
 /// A guard that was executed: its socket is its standard input. It leaves its parent, so that the host has no child
 /// that it did not start.
-fn run_executed() -> ! {
+fn run_executed(nested: bool) -> ! {
     let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3) else { sys::exit_now(125) };
     match sys::fork_single_threaded() {
-        Ok(sys::Fork::Child) => run(socket),
+        Ok(sys::Fork::Child) => run(socket, nested),
         Ok(sys::Fork::Parent(_)) => sys::exit_now(0),
         Err(_) => sys::exit_now(125),
     }
 }
 
-/// Becomes the guard.
-fn run(socket: OwnedFd) -> ! {
-    match settle(socket).and_then(event_loop::run) {
+/// Becomes the guard, or with `nested` the outer one.
+fn run(socket: OwnedFd, nested: bool) -> ! {
+    let live = |socket| if nested { outer::run(socket) } else { event_loop::run(socket, None) };
+    match settle(socket).and_then(live) {
         Ok(()) => sys::exit_now(0),
         // Nobody listens any more; the socket's end tells the supervisor.
         Err(_) => sys::exit_now(125),

@@ -18,7 +18,7 @@ use crate::error::SpawnStage;
 use crate::process::ProcessInfo;
 
 /// Raised with every change of the messages: a guard of another version refuses.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// One job of one supervisor.
 pub type JobId = u64;
@@ -35,25 +35,26 @@ pub enum ToGuard {
     BaseMade,
     /// Descriptors for the `Spawn` of this job, which comes later.
     Descriptors { job: JobId },
-    /// Start a job. Descriptors: the leaf, the specification where it is not in the message, then those of [`Spec`].
+    /// Start a job. Descriptors: the leaf, if there is one, the specification where it is not in the message, then those
+    /// of [`Spec`].
     Spawn {
         job: JobId,
-        /// The leaf's path from the base on.
-        leaf: String,
+        /// The leaf's path from the base on. Without one, the guard itself holds the job, and has no other.
+        leaf: Option<String>,
         /// Let the process join its leaf itself, before it executes, instead of being cloned into it.
         join: bool,
         /// The specification, where it is short.
         spec: Option<serde_bytes::ByteBuf>,
     },
-    /// The job's leaf is empty: end what else descends from it, within this time.
+    /// The job's leaf is empty: end what else descends from it, within this time. Without a leaf: end all of it.
     Sweep { job: JobId, bound_ms: u64 },
 }
 
 /// From the guard.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromGuard {
-    /// It listens and watches. Descriptor: a pidfd of the guard.
-    Ready { version: u32 },
+    /// It listens and watches. Descriptors: a pidfd of the guard, and one of its outer guard, where it has one.
+    Ready { version: u32, pid: i32 },
     /// The command has been executed. Descriptor: a pidfd of the main process.
     Spawned { job: JobId, pid: i32, joined: bool },
     /// The process was killed before its first instruction: it takes the kill sequence of another cgroup (6.14 to 7.2).
@@ -69,7 +70,10 @@ pub enum FromGuard {
         max_rss_kib: u64,
         /// The guard has no child left, so no descendant either.
         childless: bool,
+        spent: Spent,
     },
+    /// Of a job without a leaf: the guard has no child left.
+    Childless { job: JobId, spent: Spent },
     /// No descendant of the job is left, but `survivors`. The counts are right where the lists are cut.
     Swept {
         job: JobId,
@@ -78,6 +82,13 @@ pub enum FromGuard {
         survivors: Vec<ProcessInfo>,
         survivor_count: u64,
     },
+}
+
+/// What the children that the guard has reaped have used, with those that these had waited for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spent {
+    pub cpu_user_us: u64,
+    pub cpu_system_us: u64,
 }
 
 /// How a process ended.

@@ -44,10 +44,8 @@ impl Failure {
 /// Where the process is to be born.
 #[derive(Clone, Copy)]
 pub struct Destination<'a> {
-    /// The leaf's directory.
-    pub leaf: BorrowedFd<'a>,
-    /// The last two parts of its path.
-    pub tail: &'a str,
+    /// The leaf's directory, and the last two parts of its path. Without one: where the guard is.
+    pub leaf: Option<(BorrowedFd<'a>, &'a str)>,
     /// Join the leaf in the child, instead of being cloned into it.
     pub join: bool,
 }
@@ -60,11 +58,19 @@ pub fn spawn(
     descriptors: &[OwnedFd],
     stack: &Stack,
 ) -> Result<Spawned, Option<Failure>> {
-    let procs = if destination.join {
-        let file = openat(destination.leaf, c"cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
-        Some(file.map_err(|errno| Failure::new(SpawnStage::JoinCgroup, errno))?)
-    } else {
-        None
+    let procs = match destination.leaf {
+        Some((leaf, _)) if destination.join => {
+            let file = openat(leaf, c"cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+            Some(file.map_err(|errno| Failure::new(SpawnStage::JoinCgroup, errno))?)
+        }
+        _ => None,
+    };
+    let proof = match destination.leaf {
+        Some((leaf, tail)) => {
+            let id = rustix::fs::fstat(leaf).map_err(|errno| Failure::new(SpawnStage::Proof, errno))?.st_ino;
+            Some((id, std::ptr::from_ref(tail.as_bytes())))
+        }
+        None => None,
     };
     let (cwd_descriptor, descriptors) = match descriptors {
         [cwd, rest @ ..] if spec.has_cwd_descriptor => (cwd.as_raw_fd(), rest),
@@ -81,8 +87,7 @@ pub fn spawn(
         guard: rustix::process::getpid().as_raw_nonzero().get(),
         cgroup_procs: procs.as_ref().map_or(-1, AsRawFd::as_raw_fd),
         process_group: spec.process_group,
-        leaf_id: rustix::fs::fstat(destination.leaf).map_err(|errno| Failure::new(SpawnStage::Proof, errno))?.st_ino,
-        leaf_tail: std::ptr::from_ref(destination.tail.as_bytes()),
+        leaf: proof,
         cwd_descriptor,
         cwd: match spec.cwd {
             Some(path) => pointers(&[path])?[0],

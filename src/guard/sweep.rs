@@ -1,4 +1,4 @@
-//! The descendants of the guard that are in no leaf: emigrants.
+//! The descendants of the guard: those that are in no leaf (emigrants), or all of them.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
@@ -7,6 +7,7 @@ use rustix::process::{Pid, getpid};
 
 use super::event_loop::Job;
 use super::protocol::JobId;
+use crate::containment::descendants::{self, Descendants, IsOurs};
 use crate::pidfd::Pidfd;
 use crate::process::{self, ProcessInfo};
 use crate::signal::Signal;
@@ -20,9 +21,12 @@ pub(super) struct Sweep {
     pub bound: Instant,
     emigrants: Vec<ProcessInfo>,
     seen: HashSet<i32>,
+    /// Where the guard itself holds the job.
+    pub all: Option<SweepAll<'static>>,
 }
 
 /// What a sweep that is over has found.
+#[derive(Default)]
 pub(super) struct Found {
     pub emigrants: Vec<ProcessInfo>,
     pub emigrant_count: u64,
@@ -31,22 +35,47 @@ pub(super) struct Found {
 }
 
 impl Sweep {
-    pub fn new(job: JobId, bound: Instant) -> Self {
-        Self { job, bound, emigrants: Vec::new(), seen: HashSet::new() }
+    /// With `all`, whatever descends from the guard is the job's.
+    pub fn new(job: JobId, bound: Instant, all: bool) -> Self {
+        let all = all.then(SweepAll::default);
+        Self { job, bound, emigrants: Vec::new(), seen: HashSet::new(), all }
     }
 
-    /// Kills what there is. `Some` when nothing is left, or the bound is over.
+    /// The next step. `Some` when nothing is left, or the bound is over.
+    pub fn step(&mut self, jobs: &HashMap<JobId, Job>, base: Option<&str>, childless: bool) -> Option<Found> {
+        match &mut self.all {
+            None => self.step_outside(jobs, base),
+            Some(_) if childless => Some(Found::default()),
+            Some(all) if Instant::now() < self.bound => {
+                all.step();
+                None
+            }
+            Some(_) => {
+                let own = Descendants::of(getpid()).processes();
+                let left: Vec<_> =
+                    own.into_iter().filter_map(ProcessInfo::read_unkillable).filter(ProcessInfo::lives).collect();
+                Some(Found {
+                    // One at least, where /proc shows none: not childless.
+                    survivor_count: left.len().max(1) as u64,
+                    survivors: left.into_iter().take(TOLD).map(ProcessInfo::shortened).collect(),
+                    ..Found::default()
+                })
+            }
+        }
+    }
+
+    /// Kills what is in no leaf.
     ///
     /// When the leaf is empty, whatever else the job started hangs from a direct child of the guard that is no main
     /// process: all that stood between them has ended, and the guard is their subreaper (PR_SET_CHILD_SUBREAPER(2const)).
     /// A child that has ended and is not reaped yet counts as left: its own children come to us with its end, and its
     /// SIGCHLD brings the next step.
-    pub fn step(&mut self, jobs: &HashMap<JobId, Job>, base: Option<&str>) -> Option<Found> {
+    fn step_outside(&mut self, jobs: &HashMap<JobId, Job>, base: Option<&str>) -> Option<Found> {
         let own_start = jobs.get(&self.job).map_or(0, |job| job.started_ticks);
         let own: Vec<&Job> = jobs.get(&self.job).into_iter().collect();
         let others: Vec<&Job> = jobs.iter().filter(|(id, _)| **id != self.job).map(|(_, job)| job).collect();
         let mut left = Vec::new();
-        for pid in children() {
+        for pid in descendants::children(getpid()).into_iter().map(|pid| pid.as_raw_nonzero().get()) {
             if others.iter().any(|job| job.pid == pid && !job.reaped) || in_a_leaf_of(&others, pid, base) {
                 continue;
             }
@@ -83,28 +112,53 @@ impl Sweep {
     }
 }
 
-/// SIGKILL to every child of the guard; their children become ours and have their turn then.
-pub(super) fn kill_children() {
-    for pid in children().into_iter().filter_map(Pid::from_raw) {
-        if let Ok(pidfd) = Pidfd::open(pid) {
-            let _ = pidfd.send(Signal::KILL);
-        }
+/// The end of all that descends from this process, in steps: SIGKILL at first, and again to whoever turns up as a child
+/// that was not seen then.
+pub(super) struct SweepAll<'a> {
+    of: Descendants<'a>,
+    killed: HashSet<Pid>,
+}
+
+impl Default for SweepAll<'_> {
+    fn default() -> Self {
+        Self { of: Descendants::of(getpid()), killed: HashSet::new() }
     }
 }
 
-/// The direct children of this process: `/proc/PID/task/TID/children` where the kernel has it
-/// (CONFIG_PROC_CHILDREN), else by a search through `/proc`.
-fn children() -> Vec<i32> {
-    let own = getpid().as_raw_nonzero().get();
-    if let Ok(list) = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children")) {
-        return list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect();
+impl<'a> SweepAll<'a> {
+    /// Only what descends from children for which this is true.
+    pub fn of_some(is_ours: IsOurs<'a>) -> Self {
+        Self { of: Descendants::of_some(getpid(), is_ours), killed: HashSet::new() }
     }
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|&pid| Pid::from_raw(pid).and_then(ProcessInfo::read).is_some_and(|info| info.parent == own))
-        .collect()
+
+    /// The direct children.
+    pub fn children(&self) -> Vec<Pid> {
+        self.of.children()
+    }
+
+    /// Kills whoever is new; all that were there before have been killed and are about to end.
+    pub fn step(&mut self) {
+        let killed = &self.killed;
+        if killed.is_empty() || self.of.children().iter().any(|child| !killed.contains(child)) {
+            self.kill();
+        }
+    }
+
+    /// Kills everybody, once more.
+    pub fn kill(&mut self) {
+        let killed = &mut self.killed;
+        // Who could not be held, for want of descriptors, comes to the guard when its parent has ended.
+        let _ = self.of.kill_all(|pid| {
+            killed.insert(pid);
+        });
+    }
+
+    /// A child that has been reaped: its pid can be another's now.
+    pub fn reaped(&mut self, pid: i32) {
+        if let Some(pid) = Pid::from_raw(pid) {
+            self.killed.remove(&pid);
+        }
+    }
 }
 
 /// The path of the cgroup v2 that `pid` is in.

@@ -9,6 +9,9 @@ use tokio::io::unix::AsyncFd;
 
 use super::actor::{Actor, PASSES, sleep_until};
 use super::emptied::emptied;
+use crate::containment::descendants::Descendants;
+use crate::containment::holder::Holder;
+use crate::guard::KILL_BOUND;
 use crate::guard::protocol::ToGuard;
 use crate::process::ProcessInfo;
 use crate::report::{NotRemoved, Report, Usage};
@@ -30,12 +33,12 @@ impl Actor {
             Action::Kill => {
                 self.report.phases.killing = self.elapsed();
                 self.report.killed = true;
-                self.kill();
+                self.kill().await;
             }
             Action::StartBound => {
                 self.grace_over = None;
                 let mut bound = self.command.stop.kill_bound;
-                if self.machine.phase == Phase::Draining {
+                if self.machine.phase == Phase::Draining || self.holder.leaf().is_none() {
                     // The guard has that time, and a moment to tell.
                     bound = bound.saturating_add(ANSWER);
                 }
@@ -57,11 +60,11 @@ impl Actor {
         if self.command.stop.signal_to == SignalTo::All || main.is_none() {
             let stopped = &mut self.report.stopped;
             // Who was missed is killed when the grace period is over.
-            let _ = self.leaf.cgroup().signal_all(signal, PASSES, |pid| {
+            let _ = self.holder.signal_all(signal, PASSES, |pid| {
                 main_found |= main.as_ref().is_some_and(|(main, _)| *main == pid);
                 stopped.add(|| ProcessInfo::read(pid));
             });
-            let _ = self.leaf.cgroup().signal_all(Signal::CONT, PASSES, |_| {});
+            let _ = self.holder.signal_all(Signal::CONT, PASSES, |_| {});
         }
         if let Some((pid, pidfd)) = main
             && !main_found
@@ -70,12 +73,21 @@ impl Actor {
             // It may have ended: then its exit is on its way to us.
             let _ = pidfd.send(signal).and_then(|()| pidfd.send(Signal::CONT));
         }
-        let _ = self.leaf.cgroup().thaw();
+        self.holder.thaw();
     }
 
-    pub(super) fn kill(&self) {
+    pub(super) async fn kill(&mut self) {
         // The bound tells what this did not end.
-        let _ = self.leaf.kill();
+        match &self.holder {
+            Holder::Leaf(leaf) => drop(leaf.kill()),
+            Holder::Guard(_) if self.guard_lost => {
+                self.end_orphans().await;
+                self.swept = true;
+            }
+            // The guard stands still until the command has been executed.
+            Holder::Guard(link) if self.main.is_none() => drop(Descendants::of(link.pid).kill_all(|_| {})),
+            Holder::Guard(_) => self.order_sweep().await,
+        }
         if let Some((_, pidfd)) = &self.main
             && !self.machine.main_exited
         {
@@ -85,7 +97,7 @@ impl Actor {
     }
 
     pub(super) fn list_leftovers(&mut self) {
-        for pid in self.leaf.cgroup().processes().unwrap_or_default() {
+        for pid in self.holder.processes() {
             self.report.leftovers.add(|| ProcessInfo::read(pid));
         }
     }
@@ -93,7 +105,12 @@ impl Actor {
     /// SIGKILL has had its time: tells what is left.
     pub(super) fn give_up(&mut self, phase: Phase) {
         if phase == Phase::Killing {
-            let mut left = self.leaf.cgroup().processes().unwrap_or_default();
+            if self.swept {
+                // The guard has told who is left.
+                return;
+            }
+            self.swept = self.holder.leaf().is_none();
+            let mut left = self.holder.processes();
             if let Some((main, pidfd)) = &self.main
                 && !self.machine.main_exited
                 && !pidfd.has_ended()
@@ -111,36 +128,66 @@ impl Actor {
     }
 
     pub(super) async fn sweep(&mut self) {
-        if self.guard_lost || self.childless {
+        if self.guard_lost && !self.swept {
+            self.end_orphans().await;
+        }
+        if self.guard_lost || self.childless || self.swept {
             self.machine = self.machine.on(Event::Swept).0;
             return;
         }
+        self.order_sweep().await;
+    }
+
+    /// What a killed guard has left outside of the leaf, or without a leaf: it has come to the next subreaper.
+    async fn end_orphans(&mut self) {
+        let bound = Instant::now().checked_add(self.command.stop.kill_bound);
+        let bound = bound.unwrap_or_else(|| Instant::now() + KILL_BOUND);
+        let has_leaf = self.holder.leaf().is_some();
+        let emigrants = &mut self.report.emigrants;
+        let found = |pid| {
+            if has_leaf {
+                emigrants.add(|| ProcessInfo::read(pid));
+            }
+        };
+        match self.link.orphans_ended(bound, found).await {
+            Ok(left) => {
+                for pid in left {
+                    self.report.unkillable.add(|| ProcessInfo::read_unkillable(pid));
+                }
+            }
+            Err(why) if !has_leaf => self.report.error = Some(why.into()),
+            Err(_) => {}
+        }
+    }
+
+    async fn order_sweep(&self) {
         let bound = self.command.stop.kill_bound.as_millis();
         let sweep = ToGuard::Sweep { job: self.id, bound_ms: u64::try_from(bound).unwrap_or(u64::MAX) };
         // A guard that can't be told is lost, which comes as an event.
-        let _ = self.supervisor.link.send(&sweep, &[]).await;
+        let _ = self.link.send(&sweep, &[]).await;
     }
 
     /// A watch on the leaf, or none where no descriptor is to be had: then it is looked at from time to time.
     pub(super) fn open_watch(&self) -> Option<AsyncFd<OwnedFd>> {
-        sys::watched(self.leaf.events().try_clone_to_owned().ok()?, Interest::PRIORITY).ok()
+        sys::watched(self.holder.leaf()?.events().try_clone_to_owned().ok()?, Interest::PRIORITY).ok()
     }
 
     pub(super) async fn remove_leaf(&mut self) {
         let bound = Instant::now().checked_add(self.command.stop.kill_bound);
         loop {
-            match self.leaf.remove() {
+            let Holder::Leaf(leaf) = &mut self.holder else { return };
+            match leaf.remove() {
                 Ok(()) => return,
                 // Something came back into it, or (from 6.19 on) its last process is not yet off it.
                 Err((_, Errno::BUSY))
                     if bound.is_some_and(|bound| Instant::now() < bound) && self.report.unkillable.count == 0 =>
                 {
-                    let _ = self.leaf.kill();
+                    let _ = leaf.kill();
                     if self.watch.is_none() {
                         self.watch = self.open_watch();
                     }
                     tokio::select! {
-                        () = emptied(&self.leaf, self.watch.as_ref(), self.guard_lost) => {}
+                        () = emptied(self.holder.leaf(), self.watch.as_ref(), self.guard_lost) => {}
                         () = sleep_until(bound.map(|bound| (bound, ()))) => {}
                     }
                     tokio::task::yield_now().await;
@@ -154,9 +201,26 @@ impl Actor {
         }
     }
 
+    /// A guard that had this one job ends with it.
+    pub(super) async fn dismiss_guard(&mut self) {
+        if self.holder.leaf().is_none() {
+            self.link.hang_up();
+            // Lost perhaps before the command was there, and what it had started came to its heir.
+            if !self.link.gone().await || self.guard_lost {
+                self.end_orphans().await;
+            }
+        }
+    }
+
     pub(super) async fn finish(mut self) -> Report {
-        self.report.usage = Usage::read(self.leaf.cgroup(), self.leaf.controllers(), self.main_resident_peak);
+        self.report.usage = match &self.holder {
+            Holder::Leaf(leaf) => Usage::read(leaf.cgroup(), leaf.controllers(), self.main_resident_peak),
+            Holder::Guard(_) => {
+                Usage::of_reaped(self.spent.cpu_user_us, self.spent.cpu_system_us, self.main_resident_peak)
+            }
+        };
         self.remove_leaf().await;
+        self.dismiss_guard().await;
         self.report.phases.gone = self.elapsed();
         self.report.reason = self.machine.reason;
         self.report.exit_code = Report::exit_code_of(self.report.reason, self.report.main.as_ref());

@@ -14,10 +14,11 @@ use super::Request;
 use super::emptied::emptied;
 use super::order::Order;
 use crate::command::Command;
-use crate::containment::leaf::Leaf;
+use crate::containment::Refusal;
+use crate::containment::holder::Holder;
 use crate::error::{Error, Result, SpawnError};
-use crate::guard::link::Answer;
-use crate::guard::protocol::{End, FromGuard, JobId};
+use crate::guard::link::{Answer, Link};
+use crate::guard::protocol::{End, FromGuard, JobId, Spent};
 use crate::pidfd::Pidfd;
 use crate::report::{Born, MainEnd, Report};
 use crate::signal::Signal;
@@ -31,12 +32,15 @@ pub(super) const PASSES: u32 = 8;
 pub(super) struct Assignment {
     pub supervisor: Arc<Inner>,
     pub id: JobId,
-    pub leaf: Leaf,
+    pub link: Arc<Link>,
+    pub holder: Holder,
     pub answers: mpsc::UnboundedReceiver<Answer>,
     pub order: Order,
     pub command: Command,
     pub inbox: mpsc::UnboundedReceiver<Request>,
     pub stops: mpsc::UnboundedSender<Signal>,
+    /// Why nothing stronger holds it.
+    pub refused: Vec<Refusal>,
 }
 
 type Started = Result<(i32, Arc<Pidfd>)>;
@@ -47,12 +51,13 @@ pub(super) async fn run(
     spawned: oneshot::Sender<Started>,
     finished: watch::Sender<Option<Arc<Report>>>,
 ) {
-    let supervisor = assignment.supervisor.clone();
+    let link = assignment.link.clone();
     let id = assignment.id;
     let mut actor = Actor::new(assignment);
     match actor.spawn().await {
         Err(error) => {
             actor.remove_leaf().await;
+            actor.dismiss_guard().await;
             // Where nobody waits any more, nobody is to be told.
             let _ = spawned.send(Err(error));
         }
@@ -64,13 +69,15 @@ pub(super) async fn run(
             finished.send_replace(Some(Arc::new(report)));
         }
     }
-    supervisor.link.forget(id);
+    link.forget(id);
 }
 
 pub(super) struct Actor {
-    pub(super) supervisor: Arc<Inner>,
+    /// Kept as long as the job lives.
+    _supervisor: Arc<Inner>,
     pub(super) id: JobId,
-    pub(super) leaf: Leaf,
+    pub(super) link: Arc<Link>,
+    pub(super) holder: Holder,
     pub(super) answers: mpsc::UnboundedReceiver<Answer>,
     pub(super) guard_lost: bool,
     pub(super) order: Order,
@@ -87,7 +94,11 @@ pub(super) struct Actor {
     /// Opened when it matters whether the leaf is empty.
     pub(super) watch: Option<AsyncFd<OwnedFd>>,
     pub(super) empty: bool,
+    /// Without a leaf: the guard has done what it could.
+    pub(super) swept: bool,
     pub(super) childless: bool,
+    /// Without a leaf: what all that were reaped have used.
+    pub(super) spent: Spent,
 
     pub(super) main: Option<(Pid, Arc<Pidfd>)>,
     pub(super) main_resident_peak: Option<u64>,
@@ -96,13 +107,15 @@ pub(super) struct Actor {
 
 impl Actor {
     fn new(assignment: Assignment) -> Self {
-        let Assignment { supervisor, id, leaf, answers, order, command, inbox, stops } = assignment;
+        let Assignment { supervisor, id, link, holder, answers, order, command, inbox, stops, refused } = assignment;
         let begun = Instant::now();
-        let report = Report::begin(&command, Some(leaf.cgroup().path()));
+        let mut report = Report::begin(&command, holder.leaf().map(|leaf| leaf.cgroup().path()));
+        report.containment.refused = refused;
         Self {
-            supervisor,
+            _supervisor: supervisor,
             id,
-            leaf,
+            link,
+            holder,
             answers,
             guard_lost: false,
             order,
@@ -118,7 +131,9 @@ impl Actor {
             bound_over: None,
             watch: None,
             empty: false,
+            swept: false,
             childless: false,
+            spent: Spent::default(),
             main: None,
             main_resident_peak: None,
             report,
@@ -133,7 +148,7 @@ impl Actor {
     async fn spawn(&mut self) -> Started {
         let mut join = false;
         loop {
-            self.order.give(&self.supervisor.link, self.id, leaf_fd(&self.leaf), self.leaf.tail(), join).await?;
+            self.order.give(&self.link, self.id, self.holder.leaf(), join).await?;
             let answer = loop {
                 match self.next_event().await {
                     Incoming::Answer(message, pidfd) => break (message, pidfd),
@@ -147,14 +162,15 @@ impl Actor {
             match answer {
                 (FromGuard::Spawned { pid, joined, .. }, Some(pidfd)) => {
                     self.report.phases.spawned = self.elapsed();
-                    self.report.containment.born = Some(if joined { Born::Joined } else { Born::Cloned });
+                    let born = if joined { Born::Joined } else { Born::Cloned };
+                    self.report.containment.born = self.holder.leaf().map(|_| born);
                     self.report.pid = Some(pid);
                     let pidfd = Arc::new(Pidfd::from(pidfd));
                     self.main = Pid::from_raw(pid).map(|pid| (pid, pidfd.clone()));
                     // What was asked for meanwhile may have met an empty leaf.
                     match self.machine.phase {
                         Phase::Stopping if self.report.stopped.count == 0 => self.send_stop_signal(),
-                        Phase::Killing => self.kill(),
+                        Phase::Killing => self.kill().await,
                         _ => {}
                     }
                     return Ok((pid, pidfd));
@@ -196,22 +212,33 @@ impl Actor {
 
     async fn hear(&mut self, message: FromGuard) {
         match message {
-            FromGuard::Exited { end, childless, max_rss_kib, .. } => {
+            FromGuard::Exited { end, childless, max_rss_kib, spent, .. } => {
+                self.spent = spent;
                 self.main_resident_peak = Some(max_rss_kib * 1024);
                 self.childless = childless;
                 self.report.phases.main_exited = self.elapsed();
                 self.report.main = Some(main_end(end));
-                self.empty = !self.leaf.populated();
+                self.empty = self.holder.leaf().map_or(childless, |leaf| !leaf.populated());
                 self.handle(Event::MainExited { empty: self.empty }).await;
             }
             FromGuard::Stopped { signal, .. } => {
                 // A job that nobody holds any more has nobody to tell.
                 let _ = Signal::from_number(signal).map(|signal| self.stops.send(signal));
             }
+            FromGuard::Childless { spent, .. } => {
+                self.spent = spent;
+                self.childless = true;
+                self.handle(Event::Emptied).await;
+            }
             FromGuard::Swept { emigrants, emigrant_count, survivors, survivor_count, .. } => {
                 self.report.emigrants.add_counted(emigrants, emigrant_count);
                 self.report.unkillable.add_counted(survivors, survivor_count);
-                self.handle(Event::Swept).await;
+                if self.machine.phase == Phase::Killing {
+                    // Without a leaf the sweep was the kill: all that it could do has been done.
+                    self.swept = true;
+                } else {
+                    self.handle(Event::Swept).await;
+                }
             }
             _ => {}
         }
@@ -222,6 +249,9 @@ impl Actor {
         let watching = matches!(self.machine.phase, Phase::Stopping | Phase::Killing) || self.machine.main_exited;
         if watching && self.watch.is_none() && self.machine.phase != Phase::Draining {
             self.watch = self.open_watch();
+        }
+        if self.swept && self.machine.phase == Phase::Killing && self.machine.main_exited {
+            return Incoming::Event(Event::Emptied);
         }
         loop {
             let timer = [
@@ -246,7 +276,7 @@ impl Actor {
                     Some(Request::Kill) => return Incoming::Event(Event::KillAsked),
                     Some(Request::SignalAll(signal)) => {
                         // Whatever has ended meanwhile, or belongs to another user, can't be told.
-                        let _ = self.leaf.cgroup().signal_all(signal, PASSES, |_| {});
+                        let _ = self.holder.signal_all(signal, PASSES, |_| {});
                     }
                     Some(Request::Postpone(by)) => self.deadline = self.deadline.and_then(|at| at.checked_add(by)),
                     None => {
@@ -254,7 +284,7 @@ impl Actor {
                         return Incoming::Event(Event::KillAsked);
                     }
                 },
-                () = emptied(&self.leaf, self.watch.as_ref(), self.guard_lost), if watching && !self.empty && self.machine.main_exited => {
+                () = emptied(self.holder.leaf(), self.watch.as_ref(), self.guard_lost), if watching && !self.empty && self.machine.main_exited => {
                     self.empty = true;
                     return Incoming::Event(Event::Emptied);
                 }
@@ -293,11 +323,6 @@ impl Actor {
 enum Incoming {
     Event(Event),
     Answer(FromGuard, Option<OwnedFd>),
-}
-
-fn leaf_fd(leaf: &Leaf) -> std::os::fd::BorrowedFd<'_> {
-    use std::os::fd::AsFd;
-    leaf.cgroup().as_fd()
 }
 
 pub(super) async fn sleep_until<T>(timer: Option<(Instant, T)>) -> T {

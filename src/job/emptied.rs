@@ -19,7 +19,11 @@ const REMOVED_UNSEEN: Duration = Duration::from_millis(10);
 /// Waits until nothing runs in the leaf. Its file is read first: a notification can be 10 ms late (kernfs spaces
 /// them), and what is true already is never told again. A guard that is lost removes the directory too, unless it was
 /// killed.
-pub(super) async fn emptied(leaf: &Leaf, watch: Option<&AsyncFd<OwnedFd>>, guard_lost: bool) {
+pub(super) async fn emptied(leaf: Option<&Leaf>, watch: Option<&AsyncFd<OwnedFd>>, guard_lost: bool) {
+    let Some(leaf) = leaf else {
+        // The guard tells.
+        return pending().await;
+    };
     while leaf.populated() {
         let Some(watch) = watch else {
             // No descriptor was to be had for a watch.

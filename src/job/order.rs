@@ -6,6 +6,7 @@ use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, memfd_create, open, openat};
 use serde_bytes::Bytes;
 
 use crate::command::{Command, ProcessGroup, Stdio};
+use crate::containment::leaf::Leaf;
 use crate::error::{Error, Result};
 use crate::guard::link::Link;
 use crate::guard::protocol::{self, JobId, MAX_DESCRIPTORS, SHORT_SPEC, Spec, ToGuard};
@@ -97,8 +98,8 @@ impl Order {
     }
 
     /// Gives the order.
-    pub async fn give(&self, link: &Link, job: JobId, leaf: BorrowedFd<'_>, tail: String, join: bool) -> Result<()> {
-        let mut descriptors = vec![leaf];
+    pub async fn give(&self, link: &Link, job: JobId, leaf: Option<&Leaf>, join: bool) -> Result<()> {
+        let mut descriptors: Vec<_> = leaf.map(|leaf| leaf.cgroup().as_fd()).into_iter().collect();
         let spec = match &self.spec {
             Place::Message(bytes) => Some(serde_bytes::ByteBuf::from(bytes.as_slice())),
             Place::Memfd(memfd) => {
@@ -112,11 +113,11 @@ impl Order {
             HandedDown::Inherited(descriptor) => *descriptor,
         }));
         let chunks: Vec<_> = descriptors.chunks(MAX_DESCRIPTORS).collect();
-        let Some((last, first)) = chunks.split_last() else { return Ok(()) };
+        let (last, first) = chunks.split_last().map_or((&[][..], &[][..]), |(last, first)| (*last, first));
         for chunk in first {
             link.send(&ToGuard::Descriptors { job }, chunk).await?;
         }
-        link.send(&ToGuard::Spawn { job, leaf: tail, join, spec }, last).await
+        link.send(&ToGuard::Spawn { job, leaf: leaf.map(Leaf::tail), join, spec }, last).await
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::ValueEnum;
+use pinfold::report::ContainmentKind;
 use pinfold::{Command, Leftovers, ProcessGroup, Signal, SignalTo};
 
 use crate::cli::duration;
@@ -64,8 +65,11 @@ pub struct Args {
     #[arg(long, value_name = "FILE|-|fd:N", value_parser = FromBytes(report_sink::parse))]
     pub report: Option<Destination>,
 
-    /// Refuse to start without this containment
-    // The only one there is, so it always holds.
+    /// What holds the job: a cgroup where one can be had and else the guard as subreaper (auto), or just one of them
+    #[arg(long, value_name = "WHAT", default_value = "auto", env = "PINFOLD_CONTAINMENT")]
+    pub containment: ContainmentArg,
+
+    /// Refuse to start without this containment, whatever else is said
     #[arg(long, value_name = "WHAT")]
     pub require: Option<RequireArg>,
 
@@ -100,6 +104,16 @@ pub enum LeftoversArg {
     Kill,
     /// They are waited for
     Wait,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ContainmentArg {
+    /// The strongest that this machine offers; the report says which
+    Auto,
+    /// A cgroup of its own
+    Cgroup,
+    /// The guard as the job's subreaper; PINFOLD_CGROUP is of no account then
+    Subreaper,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -138,6 +152,15 @@ fn parse_variable(text: &OsStr) -> Result<(OsString, OsString), String> {
 }
 
 impl Args {
+    /// The one containment that will do, if there is such.
+    pub fn containment(&self) -> Option<ContainmentKind> {
+        match (self.require, self.containment) {
+            (Some(RequireArg::Cgroup), _) | (None, ContainmentArg::Cgroup) => Some(ContainmentKind::Cgroup),
+            (None, ContainmentArg::Subreaper) => Some(ContainmentKind::Subreaper),
+            (None, ContainmentArg::Auto) => None,
+        }
+    }
+
     pub fn to_command(&self, shares_group: bool) -> Command {
         let mut words = self.command.iter();
         let mut command = Command::new(words.next().cloned().unwrap_or_default());

@@ -41,7 +41,7 @@ pub fn explain(args: &Args, report: &Report) {
             "{:?}, {:?} in {}",
             report.reason,
             report.main,
-            report.containment.cgroup.as_deref().unwrap_or("-")
+            report.containment.cgroup.as_deref().unwrap_or("no cgroup, held by the guard as subreaper")
         ));
     }
 }

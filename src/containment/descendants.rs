@@ -1,0 +1,242 @@
+//! The descendants of a process, found through `/proc` and signalled through pidfds: what there is without a cgroup.
+//!
+//! Only the job is hit: a process counts as found when its parent in `/proc/PID/stat` was a process found before it that
+//! lived on after that was read. A descendant of a subreaper stays its descendant (PR_SET_CHILD_SUBREAPER(2const)), so
+//! whoever was found once is of the job as long as it lives; its pidfd, opened before, is what the signal goes through.
+
+use std::collections::HashSet;
+
+use rustix::io::{Errno, Result};
+use rustix::process::Pid;
+
+use crate::pidfd::Pidfd;
+use crate::process;
+use crate::signal::Signal;
+
+/// So many children of one process are held at a time: the limit on open files is no matter to wide trees.
+const BATCH: usize = 64;
+
+/// So often everybody is stopped again before the kill: a tree that forks faster than that is killed as it is, and again.
+const STOP_PASSES: u32 = 100;
+
+/// A process and the clock tick of its start: no two have both.
+type Identity = (Pid, u64);
+
+/// A process that was found, held by its pidfd.
+struct Found {
+    pid: Pid,
+    /// None for the root, which the caller answers for.
+    pidfd: Option<Pidfd>,
+    started: u64,
+}
+
+impl Found {
+    /// The child `pid` of `parent`; none where it is gone, or another's child by now.
+    fn child_of(parent: &Self, pid: Pid) -> Result<Option<Self>> {
+        let pidfd = match Pidfd::open(pid) {
+            Ok(pidfd) => pidfd,
+            Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => return Err(errno),
+            Err(_) => return Ok(None),
+        };
+        let Ok(stat) = std::fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())) else { return Ok(None) };
+        let (Some(parents), Some(started)) = (process::parent(&stat), process::start_ticks(&stat)) else {
+            return Ok(None);
+        };
+        let is_child = parents == parent.pid.as_raw_nonzero().get() && !parent.has_ended();
+        Ok(is_child.then_some(Self { pid, pidfd: Some(pidfd), started }))
+    }
+
+    fn has_ended(&self) -> bool {
+        self.pidfd.as_ref().is_some_and(Pidfd::has_ended)
+    }
+
+    fn identity(&self) -> Identity {
+        (self.pid, self.started)
+    }
+
+    fn send(&self, signal: Signal) -> Result<()> {
+        self.pidfd.as_ref().map_or(Ok(()), |pidfd| pidfd.send(signal))
+    }
+}
+
+/// Who is of the job, where not every child of the root is.
+pub(crate) type IsOurs<'a> = &'a (dyn Fn(Pid) -> bool + Sync);
+
+/// The descendants of one process, itself not included.
+#[derive(Clone, Copy)]
+pub(crate) struct Descendants<'a> {
+    root: Pid,
+    is_ours: Option<IsOurs<'a>>,
+}
+
+impl<'a> Descendants<'a> {
+    /// Those of `root`, which must be this process, or one whose pidfd is held and which is watched.
+    pub fn of(root: Pid) -> Self {
+        Self { root, is_ours: None }
+    }
+
+    /// Those of `root` that descend from children for which this is true.
+    pub fn of_some(root: Pid, is_ours: IsOurs<'a>) -> Self {
+        Self { root, is_ours: Some(is_ours) }
+    }
+
+    /// As they are now, parents before their children; zombies included.
+    pub fn processes(&self) -> Vec<Pid> {
+        let mut all = Vec::new();
+        // Whoever can't be held is not gone through; the next look may have more descriptors.
+        let _ = self.walk(&mut |found| all.push(found.pid), &mut |_| {});
+        all
+    }
+
+    /// Sends `signal` to each until a pass finds nobody new; `found` sees each one once, before its signal. Tells whether
+    /// there was an end to it within `passes`.
+    pub fn signal_all(&self, signal: Signal, passes: u32, mut found: impl FnMut(Pid)) -> Result<bool> {
+        let mut told: HashSet<Identity> = HashSet::new();
+        for _ in 0..passes {
+            let mut news = false;
+            self.walk(
+                &mut |process| {
+                    if told.insert(process.identity()) {
+                        news = true;
+                        found(process.pid);
+                        // What has ended meanwhile, or may not be signalled, is told once.
+                        let _ = process.send(signal);
+                    }
+                },
+                &mut |_| {},
+            )?;
+            if !news {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// SIGKILL to all of them. First everybody is stopped, until a pass finds nobody new, so that nobody is born
+    /// meanwhile; then killed, the deepest first: a stopped process group that is orphaned by the end of a parent is
+    /// continued by the kernel (setpgid(2)), and could fork. `killed` sees each that the signal could be sent to.
+    pub fn kill_all(&self, mut killed: impl FnMut(Pid)) -> Result<()> {
+        let stopped = self.signal_all(Signal::STOP, STOP_PASSES, |_| {});
+        let done = self.walk(&mut |_| {}, &mut |process| {
+            if process.send(Signal::KILL).is_ok() {
+                killed(process.pid);
+            }
+        });
+        stopped.and(done)
+    }
+
+    /// The direct children.
+    pub fn children(&self) -> Vec<Pid> {
+        let mut children = children(self.root);
+        if let Some(is_ours) = self.is_ours {
+            children.retain(|&pid| is_ours(pid));
+        }
+        children
+    }
+
+    /// Goes through the tree: `enter` sees each before its children, `leave` after them.
+    fn walk(&self, enter: &mut dyn FnMut(&Found), leave: &mut dyn FnMut(&Found)) -> Result<()> {
+        let mut refused = Ok(());
+        let root = Found { pid: self.root, pidfd: None, started: 0 };
+        // Each level: the process, its children that are held, and those that are still to be looked at.
+        let mut path = vec![(root, Vec::<Found>::new(), self.children())];
+        while let Some((process, held, rest)) = path.last_mut() {
+            if let Some(child) = held.pop() {
+                let grandchildren = if child.has_ended() { Vec::new() } else { self::children(child.pid) };
+                path.push((child, Vec::new(), grandchildren));
+                continue;
+            }
+            if rest.is_empty() {
+                if path.len() > 1
+                    && let Some((process, ..)) = path.pop()
+                {
+                    leave(&process);
+                    continue;
+                }
+                break;
+            }
+            for pid in rest.drain(..rest.len().min(BATCH)) {
+                match Found::child_of(process, pid) {
+                    Ok(Some(child)) => {
+                        enter(&child);
+                        held.push(child);
+                    }
+                    Ok(None) => {}
+                    Err(errno) => refused = Err(errno),
+                }
+            }
+        }
+        refused
+    }
+}
+
+/// The direct children of a process, those of all its threads: `/proc/PID/task/TID/children` where the kernel has it
+/// (CONFIG_PROC_CHILDREN), else by a search through `/proc`. While they come and go some may be missing (proc_pid_task(5)).
+pub(crate) fn children(parent: Pid) -> Vec<Pid> {
+    let parent = parent.as_raw_nonzero();
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{parent}/task")) else { return Vec::new() };
+    let mut all = Vec::new();
+    for thread in threads.flatten() {
+        match std::fs::read_to_string(thread.path().join("children")) {
+            Ok(list) => all.extend(list.split_ascii_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?))),
+            // It may just have ended; or the kernel has no such file.
+            Err(_) if thread.path().join("stat").exists() => return by_parent(parent.get()),
+            Err(_) => {}
+        }
+    }
+    all
+}
+
+fn by_parent(parent: i32) -> Vec<Pid> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))
+        .filter(|pid| {
+            let stat = std::fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+            process::parent(&stat) == Some(parent)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn children_by_either_way_are_the_same() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pid = Pid::from_raw(child.id() as i32).unwrap();
+        let own = rustix::process::getpid();
+        // Other tests of this process start children of their own.
+        assert!(children(own).contains(&pid));
+        assert!(by_parent(own.as_raw_nonzero().get()).contains(&pid));
+        assert!(children(pid).is_empty());
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(!children(own).contains(&pid));
+    }
+
+    #[test]
+    fn a_tree_is_walked_and_killed() {
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", "sh -c 'sleep 999 & sleep 999 & echo up; wait' & wait"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = shell.spawn().unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
+        let pid = Pid::from_raw(child.id() as i32).unwrap();
+        let is_ours = |child| child == pid;
+        let tree = Descendants::of_some(rustix::process::getpid(), &is_ours);
+        let found = tree.processes();
+        assert_eq!((found.first(), found.len()), (Some(&pid), 4));
+        let mut killed = Vec::new();
+        tree.kill_all(|pid| killed.push(pid)).unwrap();
+        assert_eq!((killed.last(), killed.len()), (Some(&pid), 4));
+        assert!(!child.wait().unwrap().success());
+    }
+}

@@ -1,0 +1,51 @@
+//! What holds one job: its leaf, or, without a cgroup, the guard whose descendants it is.
+
+use std::sync::Arc;
+
+use rustix::io::Result;
+use rustix::process::Pid;
+
+use super::descendants::Descendants;
+use super::leaf::Leaf;
+use crate::guard::link::Link;
+use crate::signal::Signal;
+
+#[derive(Debug)]
+pub(crate) enum Holder {
+    Leaf(Leaf),
+    /// A guard that has no other job.
+    Guard(Arc<Link>),
+}
+
+impl Holder {
+    pub fn leaf(&self) -> Option<&Leaf> {
+        match self {
+            Self::Leaf(leaf) => Some(leaf),
+            Self::Guard(_) => None,
+        }
+    }
+
+    /// The processes of the job, as they are now.
+    pub fn processes(&self) -> Vec<Pid> {
+        match self {
+            Self::Leaf(leaf) => leaf.cgroup().processes().unwrap_or_default(),
+            Self::Guard(link) => Descendants::of(link.pid).processes(),
+        }
+    }
+
+    /// Sends `signal` to every process until a pass finds nobody new; `found` sees each once, before its signal. Tells
+    /// whether there was an end to it within `passes`.
+    pub fn signal_all(&self, signal: Signal, passes: u32, found: impl FnMut(Pid)) -> Result<bool> {
+        match self {
+            Self::Leaf(leaf) => leaf.cgroup().signal_all(signal, passes, found),
+            Self::Guard(link) => Descendants::of(link.pid).signal_all(signal, passes, found),
+        }
+    }
+
+    /// Lets every process run again that a freeze holds.
+    pub fn thaw(&self) {
+        if let Self::Leaf(leaf) = self {
+            let _ = leaf.cgroup().thaw();
+        }
+    }
+}

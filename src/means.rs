@@ -1,0 +1,90 @@
+//! What a supervisor holds its jobs with: a base with one guard for all of them, or a guard for each.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use crate::containment::Refusal;
+use crate::containment::base::Base;
+use crate::containment::holder::Holder;
+use crate::error::Result;
+use crate::guard::Guard;
+use crate::guard::link::Link;
+
+#[derive(Debug)]
+pub(crate) enum Means {
+    Cgroup { link: Arc<Link>, base: Arc<Base> },
+    Subreaper(WithoutCgroup),
+}
+
+/// What holds one job, and the guard that starts it.
+pub(crate) struct NextHolder {
+    pub link: Arc<Link>,
+    pub holder: Holder,
+    /// Why nothing stronger holds it.
+    pub refused: Vec<Refusal>,
+}
+
+/// Guards that hold a job each.
+#[derive(Debug)]
+pub(crate) struct WithoutCgroup {
+    /// One that has no job yet.
+    ready: Mutex<Option<Arc<Link>>>,
+    /// Those that may still have one.
+    links: Mutex<Vec<Weak<Link>>>,
+    refused: Vec<Refusal>,
+}
+
+impl WithoutCgroup {
+    pub fn new(ready: Option<Arc<Link>>, refused: Vec<Refusal>) -> Self {
+        Self { ready: Mutex::new(ready), links: Mutex::default(), refused }
+    }
+}
+
+impl Means {
+    /// What holds a new job: with `one_job` the base itself.
+    pub async fn next_holder(&self, one_job: bool, guard_program: Option<&Path>) -> Result<NextHolder> {
+        match self {
+            Self::Cgroup { link, base } => {
+                let leaf = if one_job { base.as_leaf() } else { base.make_leaf() };
+                Ok(NextHolder { link: link.clone(), holder: Holder::Leaf(leaf?), refused: Vec::new() })
+            }
+            Self::Subreaper(guards) => {
+                let ready = guards.ready.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let link = match ready {
+                    Some(link) => link,
+                    None => Arc::new(Link::connect(Guard::execute_nested(guard_program)?).await?),
+                };
+                let mut links = guards.links.lock().unwrap_or_else(PoisonError::into_inner);
+                links.retain(|link| link.strong_count() > 0);
+                links.push(Arc::downgrade(&link));
+                Ok(NextHolder { holder: Holder::Guard(link.clone()), link, refused: guards.refused.clone() })
+            }
+        }
+    }
+
+    /// Ends whatever still runs, waits until the guards are gone, and removes the base.
+    pub async fn close(&self) {
+        match self {
+            Self::Cgroup { link, base } => {
+                // Both remove the base, whoever comes first: the guard's end need not wait for us, nor we for it. Where
+                // jobs are left, the guard ends them first.
+                link.hang_up();
+                let _ = base.remove();
+                if !link.gone().await {
+                    // A guard that does not end, stopped perhaps, is ended; its work is ours then.
+                    let _ = base.cgroup().kill();
+                }
+                let _ = base.remove();
+            }
+            Self::Subreaper(guards) => {
+                let ready = guards.ready.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let links = std::mem::take(&mut *guards.links.lock().unwrap_or_else(PoisonError::into_inner));
+                let links: Vec<_> = links.iter().filter_map(Weak::upgrade).chain(ready).collect();
+                links.iter().for_each(|link| link.hang_up());
+                for link in links {
+                    link.gone().await;
+                }
+            }
+        }
+    }
+}
