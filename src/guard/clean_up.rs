@@ -72,6 +72,9 @@ impl Guard {
         let mut all = SweepAll::default();
         while !self.reap_quietly(|pid| all.reaped(pid)) && Instant::now() < bound {
             all.step();
+            if self.given_up {
+                return;
+            }
             let _ = self.wait(Some(bound));
         }
     }

@@ -60,6 +60,8 @@ pub(super) struct Guard {
     pub(super) reap_at: Option<Instant>,
     /// Whether the last look found no child at all.
     pub(super) childless: bool,
+    /// A sweep has ended with survivors: what could be done has been done.
+    pub(super) given_up: bool,
     /// By the children that have been reaped.
     pub(super) spent: Spent,
 }
@@ -111,6 +113,7 @@ impl Guard {
             pace: (Instant::now(), 0),
             reap_at: None,
             childless: false,
+            given_up: false,
             spent: Spent::default(),
         })
     }
@@ -340,6 +343,7 @@ impl Guard {
                 Some(sweep::Found { emigrants, emigrant_count, survivors, survivor_count }) => {
                     let job = sweep.job;
                     self.jobs.remove(&job);
+                    self.given_up |= survivor_count > 0;
                     let swept = FromGuard::Swept { job, emigrants, emigrant_count, survivors, survivor_count };
                     self.send(&swept, Vec::new())?;
                 }

@@ -1,0 +1,314 @@
+//! Containment without a cgroup: chosen where none can be had, as strong as it can be, and honest about what it can't.
+
+mod support;
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use pinfold::report::{ContainmentKind, MainEnd, Reason};
+use pinfold::{Report, Supervisor};
+use support::{Canary, PINFOLD, Run, Scratch, has, has_program, has_root, program, wait_for};
+
+/// A job that gets away in three ways, and says "ready" when it has.
+fn tree() -> std::path::PathBuf {
+    program("tree")
+}
+
+#[test]
+fn it_can_be_asked_for() {
+    let canary = Canary::new();
+    let options = ["--containment", "subreaper", "--timeout", "300ms", "--grace", "200ms"];
+    let mut run = Run::new(options);
+    run.command().arg(tree());
+    let ran = run.run().assert_code(124);
+    assert_eq!(ran.report["containment"]["kind"], "subreaper");
+    assert_eq!(ran.report["containment"]["cgroup"], serde_json::Value::Null);
+    assert_eq!((&ran.report["killed"], &ran.report["unkillable"]["count"]), (&true.into(), &0.into()), "{ran:#?}");
+    // Of all processes, those that were orphaned included; their own rusage.
+    let source = ran.report["usage"]["cpu_user_microseconds"]["source"].as_str().unwrap();
+    assert!(source.contains("reaped"), "{source}");
+    let ran = Run::new(["--containment", "subreaper", "--require", "cgroup", "true"]).run();
+    assert!(ran.report.is_null() || ran.report["containment"]["kind"] == "cgroup", "{ran:#?}");
+    canary.assert_alive();
+}
+
+/// Where no cgroup can be had, it is chosen, and the report says why.
+#[test]
+fn it_is_chosen_where_there_is_no_cgroup() {
+    if !has_root() || !has_program("unshare") {
+        return;
+    }
+    let hide = "mount -t tmpfs none /sys/fs/cgroup";
+    let read_only =
+        "for point in $(findmnt -rn -t cgroup2 -o TARGET); do mount -o remount,bind,ro $point || exit 9; done";
+    for (name, set_up) in [("absent", hide), ("read-only", read_only)] {
+        let report = Scratch::new("report");
+        let script = format!("{set_up}\nexec \"$@\"");
+        let words = ["unshare", "--mount", "sh", "-c", &script, "sh", PINFOLD, "run", "--report"].map(Into::into);
+        let rest = ["--timeout", "300ms", "--grace", "200ms", "--"].map(Into::into);
+        let words = words.into_iter().chain([report.path().into()]).chain(rest).chain([tree()]);
+        let ran = Run::bare(words).run().assert_code(124);
+        let told: serde_json::Value = serde_json::from_str(&report.text()).unwrap();
+        assert_eq!(told["containment"]["kind"], "subreaper", "{name}: {ran:#?}");
+        let refused = told["containment"]["refused"].as_array().unwrap();
+        assert!(!refused.is_empty() && refused.iter().all(|refusal| refusal["advice"] != ""), "{name}: {refused:?}");
+        // What was refused is an error where nothing else will do.
+        let words = ["unshare", "--mount", "sh", "-c", &script, "sh", PINFOLD, "run", "--require", "cgroup", "true"];
+        let ran = Run::bare(words).run().assert_code(125);
+        assert!(ran.stderr.starts_with("pinfold: no cgroup can hold the job:\n"), "{ran:#?}");
+    }
+}
+
+/// Without /proc nobody can be found: that is said before anything starts.
+#[test]
+fn it_needs_proc() {
+    if !has_root() || !has_program("unshare") {
+        return;
+    }
+    let started = Scratch::new("started");
+    let script = "mount -t tmpfs none /proc\nexec \"$@\"";
+    let words = ["unshare", "--mount", "sh", "-c", script, "sh", PINFOLD, "run", "--containment", "subreaper", "touch"];
+    let ran = Run::bare(words.map(Into::into).into_iter().chain([started.path().to_owned()])).run().assert_code(125);
+    assert!(ran.stderr.contains("mount /proc"), "{ran:#?}");
+    assert!(!started.path().exists());
+}
+
+/// As an ordinary user, to whom no cgroup is writable.
+#[test]
+fn an_ordinary_user() {
+    if !has_root() || !has_program("setpriv") {
+        return;
+    }
+    let user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let rest = [PINFOLD, "run", "--timeout", "300ms", "--grace", "200ms", "--"];
+    let words = user.into_iter().chain(rest).map(Into::into).chain([tree()]);
+    Run::bare(words).run().assert_code(124);
+}
+
+/// Who may not be signalled is told by name.
+#[test]
+fn processes_of_another_user_are_reported() {
+    if !has_root() || !has_program("setpriv") || !has_program("unshare") {
+        return;
+    }
+    let directory = Scratch::directory("suid");
+    let suid = directory.path().join("become-root");
+    std::fs::copy(program("become_root"), &suid).unwrap();
+    std::fs::set_permissions(&suid, std::fs::Permissions::from_mode(0o4755)).unwrap();
+    let report = Scratch::new("report");
+    std::fs::write(report.path(), "").unwrap();
+    std::fs::set_permissions(report.path(), std::fs::Permissions::from_mode(0o666)).unwrap();
+    // The namespace ends what pinfold can't.
+    let words = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    let user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let rest = [PINFOLD, "run", "--containment", "subreaper", "--timeout", "300ms", "--grace", "100ms", "--report"];
+    let words = words.into_iter().chain(user).chain(rest).map(Into::into).chain([report.path().into(), suid]);
+    let ran = Run::bare(words).run().assert_code(124);
+    let told: serde_json::Value = serde_json::from_str(&report.text()).unwrap();
+    if ran.stdout != "in place\n" {
+        has("suid", false, "the file system of the target directory is mounted nosuid");
+        return;
+    }
+    assert_eq!(told["unkillable"]["count"], 1, "{told:#}");
+    let line = told["unkillable"]["processes"][0]["command_line"].as_str().unwrap();
+    assert!(line.contains("become-root"), "{told:#}");
+    assert!(ran.stderr.contains("could not end 1 process ("), "{ran:#?}");
+}
+
+/// A storm of an ordinary user under a limit, ended at the first try: `PINFOLD_STORMS` times.
+#[test]
+fn a_fork_storm() {
+    if !has_root() || !has_program("setpriv") {
+        return;
+    }
+    let storms = std::env::var("PINFOLD_STORMS").map_or(5, |storms| storms.parse().unwrap());
+    let canary = Canary::new();
+    for _ in 0..storms {
+        let limited = r#"ulimit -u 500; exec setpriv --reuid=65532 --regid=65532 --clear-groups "$@""#;
+        let options = ["--containment", "subreaper", "--timeout", "300ms", "--grace", "0"];
+        let storm = ["trap '' TERM; :(){ while :; do (:) & (setsid sh -c : &) ; done; }; : & : & : & :"];
+        let mut run = Run::bare(["bash", "-c", limited, "bash", PINFOLD, "run", "--report", "fd:30"]);
+        let report = Scratch::new("report");
+        let file = std::fs::File::create(report.path()).unwrap();
+        hand_down(run.command(), file, 30);
+        run.command().args(options).args(["bash", "-c"]).args(storm);
+        run.run().assert_code(124);
+        let told: serde_json::Value = serde_json::from_str(&report.text()).unwrap();
+        let at = |phase: &str| told["phases"][phase].as_f64().unwrap();
+        assert!(at("gone") - at("killing") < 1.0, "{told:#}");
+        assert_eq!(told["unkillable"]["count"], 0, "{told:#}");
+    }
+    canary.assert_alive();
+}
+
+/// Gives `file` to a command under `number`.
+fn hand_down(command: &mut Command, file: std::fs::File, number: i32) {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::process::CommandExt;
+    // SAFETY: one system call between fork and exec.
+    #[allow(unsafe_code)]
+    unsafe {
+        command.pre_exec(move || match libc::dup2(file.as_raw_fd(), number) {
+            -1 => Err(std::io::Error::last_os_error()),
+            _ => Ok(()),
+        })
+    };
+}
+
+/// Pids and process groups are given out again while jobs are stopped and killed: whoever gets one is never signalled.
+/// `PINFOLD_RECYCLED` rounds.
+#[test]
+fn recycled_pids_are_safe() {
+    if !has_root() || !has_program("unshare") {
+        return;
+    }
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if !has("pid_max", version >= (6, 14), "before Linux 6.14 pid_max is the whole machine's") {
+        return;
+    }
+    let rounds = std::env::var("PINFOLD_RECYCLED").map_or(200, |rounds| rounds.parse().unwrap());
+    let script = format!(
+        r#"echo 400 >/proc/sys/kernel/pid_max || exit 9
+        mkfifo "$FIFO"; "$STRANGER" <"$FIFO" & exec 9>"$FIFO"
+        round=0
+        while [ $round -lt {rounds} ]; do
+            case $((round % 4)) in
+                0) options='--containment subreaper --timeout 4ms --grace 0' ;;
+                1) options='--containment subreaper --timeout 3ms --grace 2ms' ;;
+                2) options='--timeout 3ms --grace 2ms' ;;
+                3) options='--containment subreaper --timeout 5ms --signal-to main --grace 1ms' ;;
+            esac
+            "$PINFOLD" run -q $options -- "$RACE" storm >/dev/null
+            code=$?; [ $code = 124 ] || {{ echo "round $round: $code"; exit 1; }}
+            round=$((round + 1))
+        done
+        exec 9>&-; wait $!"#
+    );
+    let directory = Scratch::directory("recycled");
+    let mut run = Run::bare(["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", &script]);
+    run.command()
+        .env("FIFO", directory.path().join("fifo"))
+        .env("STRANGER", program("stranger"))
+        .env("RACE", program("race"))
+        .env("PINFOLD", PINFOLD);
+    let ran = run.run().assert_code(0);
+    let strangers: u64 = ran.stdout.trim().parse().unwrap_or_else(|_| panic!("{ran:#?}"));
+    // So that pids were given out again, many times.
+    assert!(strangers > 400, "{ran:#?}");
+    println!("{rounds} rounds, {strangers} strangers");
+}
+
+/// A library host, which executes a guard with an outer guard around it for each job.
+mod library {
+    use super::*;
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+    }
+
+    async fn supervisor() -> Supervisor {
+        let builder = Supervisor::builder().containment(ContainmentKind::Subreaper).guard_program(PINFOLD);
+        builder.start().await.unwrap()
+    }
+
+    fn parent_of(pid: i32) -> i32 {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        status.lines().find_map(|line| line.strip_prefix("PPid:\t")).unwrap().parse().unwrap()
+    }
+
+    /// A job whose tree is in place.
+    async fn ready(supervisor: &Supervisor) -> (pinfold::Job, std::io::PipeReader) {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let mut command = pinfold::Command::new(tree());
+        command.stdout(writer).grace(std::time::Duration::ZERO);
+        let job = supervisor.spawn(&command).await.unwrap();
+        let mut said = [0; 6];
+        std::io::Read::read_exact(&mut reader, &mut said).unwrap();
+        assert_eq!(&said, b"ready\n");
+        (job, reader)
+    }
+
+    /// Nobody of the job holds the pipe any more.
+    async fn assert_ended(mut pipe: std::io::PipeReader) {
+        let end = tokio::task::spawn_blocking(move || std::io::Read::read(&mut pipe, &mut [0]).unwrap());
+        assert_eq!(end.await.unwrap(), 0);
+    }
+
+    fn assert_gone(report: &Report) {
+        assert!(report.is_gone() && report.error.is_none(), "{report:#?}");
+        assert_eq!((report.containment.kind, &report.containment.cgroup), (ContainmentKind::Subreaper, &None));
+    }
+
+    #[test]
+    fn a_guard_for_each_job() {
+        runtime().block_on(async {
+            let supervisor = supervisor().await;
+            let (first, first_pipe) = ready(&supervisor).await;
+            let (second, second_pipe) = ready(&supervisor).await;
+            assert_ne!(parent_of(first.pid()), parent_of(second.pid()));
+            first.kill();
+            assert_gone(&first.wait().await.unwrap());
+            assert_ended(first_pipe).await;
+            second.stop();
+            let report = second.wait().await.unwrap();
+            assert_gone(&report);
+            assert_eq!((report.reason, report.killed), (Reason::Stopped, true));
+            assert_ended(second_pipe).await;
+            let job = supervisor.spawn(pinfold::Command::new("sh").args(["-c", "exit 7"])).await.unwrap();
+            let report = job.wait().await.unwrap();
+            assert_eq!((&report.main, report.exit_code), (&Some(MainEnd::Exited(7)), 7));
+            supervisor.close().await;
+        });
+    }
+
+    /// Either guard: the other one ends the job.
+    #[test]
+    fn a_killed_guard() {
+        for outer in [false, true] {
+            runtime().block_on(async {
+                let supervisor = supervisor().await;
+                let (job, pipe) = ready(&supervisor).await;
+                let mut guard = parent_of(job.pid());
+                if outer {
+                    guard = parent_of(guard);
+                }
+                // SAFETY: a guard of ours, which nobody has reaped while its job runs.
+                #[allow(unsafe_code)]
+                let killed = unsafe { libc::kill(guard, libc::SIGKILL) };
+                assert_eq!(killed, 0);
+                let report = job.wait().await.unwrap();
+                assert_eq!(report.reason, Reason::GuardLost);
+                assert_gone(&report);
+                assert_ended(pipe).await;
+                supervisor.close().await;
+            });
+        }
+    }
+
+    #[test]
+    fn closed_while_a_job_runs() {
+        runtime().block_on(async {
+            let supervisor = supervisor().await;
+            let (job, pipe) = ready(&supervisor).await;
+            supervisor.close().await;
+            assert_ended(pipe).await;
+            drop(job);
+        });
+    }
+
+    #[test]
+    fn dropped() {
+        runtime().block_on(async {
+            let supervisor = supervisor().await;
+            let (job, pipe) = ready(&supervisor).await;
+            let guard = parent_of(job.pid());
+            drop(job);
+            assert_ended(pipe).await;
+            // What says so is gone with the job: the guard's end shows that all of it has come to its end.
+            wait_for(|| (!std::path::Path::new(&format!("/proc/{guard}")).exists()).then_some(()));
+            supervisor.close().await;
+        });
+    }
+}
