@@ -222,17 +222,17 @@ pub fn own_process_group() -> Option<i32> {
     Some(unsafe { libc::getpgrp() }).filter(|&group| group > 0)
 }
 
-/// Soft and hard limit on open files.
-pub fn open_files_limit() -> (u64, u64) {
+/// Soft and hard limit on open files, unless a seccomp profile keeps them from us.
+pub fn open_files_limit() -> Option<(u64, u64)> {
     let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the structure outlives the call; it can't fail for this resource.
-    unsafe { libc::getrlimit64(libc::RLIMIT_NOFILE, &mut limit) };
-    (limit.rlim_cur, limit.rlim_max)
+    // SAFETY: the structure outlives the call.
+    let done = unsafe { libc::getrlimit64(libc::RLIMIT_NOFILE, &mut limit) };
+    (done == 0).then_some((limit.rlim_cur, limit.rlim_max))
 }
 
 /// Raises the soft limit on open files to the hard one: descriptors for jobs may have higher numbers than their own limit.
 pub fn raise_open_files_limit() {
-    let (_, hard) = open_files_limit();
+    let Some((_, hard)) = open_files_limit() else { return };
     let limit = libc::rlimit64 { rlim_cur: hard, rlim_max: hard };
     // SAFETY: the structure outlives the call. Where it is refused the limit stays.
     unsafe { libc::setrlimit64(libc::RLIMIT_NOFILE, &limit) };

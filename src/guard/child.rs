@@ -28,7 +28,7 @@ pub struct Plan {
     pub descriptors: Vec<(RawFd, RawFd)>,
     /// Standard descriptors to leave closed.
     pub closed: Vec<RawFd>,
-    pub open_files: libc::rlimit64,
+    pub open_files: Option<libc::rlimit64>,
     pub blocked: u64,
     pub ignored: u64,
     pub candidates: Vec<*const c_char>,
@@ -115,7 +115,9 @@ unsafe fn prepare_and_exec(plan: &mut Plan) -> (SpawnStage, i32) {
         for &number in &plan.closed {
             libc::close(number);
         }
-        if libc::setrlimit64(libc::RLIMIT_NOFILE, &plan.open_files) != 0 {
+        if let Some(limit) = &plan.open_files
+            && libc::setrlimit64(libc::RLIMIT_NOFILE, limit) != 0
+        {
             return (SpawnStage::Limits, errno());
         }
         for signal in 1..=sys::SIGNAL_MAX {

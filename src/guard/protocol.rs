@@ -120,8 +120,8 @@ pub struct Spec<'a> {
     pub ignored: u64,
     /// The process group: 0 for a new one, a number to join that, none to stay in the guard's.
     pub process_group: Option<i32>,
-    /// Soft and hard limit on open files.
-    pub open_files: (u64, u64),
+    /// Soft and hard limit on open files; none to keep the guard's.
+    pub open_files: Option<(u64, u64)>,
 }
 
 /// Specifications up to this length travel in the message.

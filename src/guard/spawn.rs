@@ -95,7 +95,7 @@ pub fn spawn(
         },
         descriptors: sources.into_iter().zip(spec.targets.iter().copied()).collect(),
         closed: (0..3).filter(|number| !spec.targets.contains(number)).collect(),
-        open_files: libc::rlimit64 { rlim_cur: spec.open_files.0, rlim_max: spec.open_files.1 },
+        open_files: spec.open_files.map(|(soft, hard)| libc::rlimit64 { rlim_cur: soft, rlim_max: hard }),
         blocked: spec.blocked,
         ignored: spec.ignored,
         candidates: pointers(&spec.candidates)?,

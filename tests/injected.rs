@@ -1,0 +1,77 @@
+//! A call of pinfold's that fails where nobody expects it: whatever it is, nothing of the job is left, and pinfold comes back.
+//!
+//! Each turn lets another call fail until there are no more. `PINFOLD_INJECTED=all` has every call fail with every errno;
+//! otherwise it is some of the calls, others each time.
+
+mod support;
+
+use support::{Canary, PINFOLD, Ran, Run, Scratch, has, has_cgroup, program};
+
+/// One in so many calls, where it is not all of them.
+const SOME: u64 = 7;
+
+const ERRNOS: [i32; 5] = [libc::EMFILE, libc::ENOMEM, libc::EACCES, libc::ENOSPC, libc::EAGAIN];
+
+/// One run in which call number `call` answers `errno`; tells how many calls there were.
+fn one(options: &[&str], call: u64, errno: i32) -> (Ran, u64) {
+    let (count, report) = (Scratch::new("count"), Scratch::new("report"));
+    let mut run = Run::bare([program("inject").as_os_str(), PINFOLD.as_ref()]);
+    run.command().args([call.to_string(), errno.to_string()]).arg(count.path()).args([PINFOLD, "run", "--report"]);
+    run.command().arg(report.path()).args(options).arg("--").arg(program("tree"));
+    let ran = run.run();
+    let calls = count.text().trim().parse().unwrap_or_else(|_| panic!("{ran:#?}"));
+    let told: serde_json::Value = serde_json::from_str(&report.text()).unwrap_or_default();
+    if let Some(leaf) = told["containment"]["cgroup"].as_str() {
+        let excused = told["not_removed"].as_array().is_some_and(|left| !left.is_empty());
+        assert!(excused || !std::path::Path::new(leaf).exists(), "{leaf} is left: {told:#}");
+    }
+    (ran, calls)
+}
+
+fn every_call(options: &[&str]) {
+    let all = std::env::var_os("PINFOLD_INJECTED").is_some_and(|value| value == "all");
+    let canary = Canary::new();
+    let mut failed = Vec::new();
+    let step = if all { 1 } else { SOME };
+    let mut call = u64::from(std::process::id()) % step;
+    loop {
+        call += step;
+        let turn = [ERRNOS[call as usize % ERRNOS.len()]];
+        let errnos = if all { &ERRNOS[..] } else { &turn[..] };
+        let mut more = false;
+        for &errno in errnos {
+            let (ran, calls) = one(options, call, errno);
+            more |= calls >= call;
+            // The job's own end at its deadline, or pinfold's own failure, said on standard error.
+            let told = ran.code == 124 || (125..=127).contains(&ran.code) && !ran.stderr.is_empty();
+            if !told || ran.stderr.contains("panicked") {
+                failed.push(format!("call {call}, errno {errno}: {ran:#?}"));
+            }
+        }
+        if !more {
+            break;
+        }
+    }
+    assert!(failed.is_empty(), "{} of {call} calls: {}", failed.len(), failed.join("\n"));
+    println!("{call} calls, every {step} of them has failed");
+    canary.assert_alive();
+}
+
+fn has_seccomp() -> bool {
+    let (ran, _) = one(&["--timeout", "50ms"], 0, 0);
+    has("seccomp", ran.code != 125 || !ran.stderr.contains("inject"), &ran.stderr)
+}
+
+#[test]
+fn in_a_cgroup() {
+    if has_cgroup() && has_seccomp() {
+        every_call(&["--timeout", "60ms", "--grace", "20ms"]);
+    }
+}
+
+#[test]
+fn without_a_cgroup() {
+    if has_seccomp() {
+        every_call(&["--containment", "subreaper", "--timeout", "60ms", "--grace", "20ms"]);
+    }
+}
