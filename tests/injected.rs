@@ -42,6 +42,9 @@ fn every_call(options: &[&str]) {
         for &errno in errnos {
             let (ran, calls) = one(options, call, errno);
             more |= calls >= call;
+            if ran.elapsed.as_secs() >= 1 {
+                println!("call {call}, errno {errno}: {} s, code {}: {}", ran.elapsed.as_secs(), ran.code, ran.stderr);
+            }
             // The job's own end at its deadline, or pinfold's own failure, said on standard error.
             let told = ran.code == 124 || (125..=127).contains(&ran.code) && !ran.stderr.is_empty();
             if !told || ran.stderr.contains("panicked") {

@@ -56,7 +56,10 @@ impl Cgroup {
     /// (`cgroup.kill`, Linux 5.14).
     pub fn kill(&self) -> Result<()> {
         match write(self.dir.as_fd(), c"cgroup.kill", b"1") {
-            Err(Errno::NOENT) if self.events().is_ok() => self.kill_each(),
+            Err(errno @ (Errno::NODEV | Errno::MFILE | Errno::NFILE)) => Err(errno),
+            Err(Errno::NOENT) if self.events().is_err() => Err(Errno::NOENT),
+            // An older kernel; or it is refused, for whatever reason.
+            Err(_) => self.kill_each(),
             done => done,
         }
     }

@@ -40,9 +40,9 @@ impl Leaf {
         self.base.controllers_of(&self.cgroup)
     }
 
-    /// Whether anything runs in it. What can't be read is not taken for empty.
-    pub fn populated(&self) -> bool {
-        populated(&self.events).unwrap_or(true)
+    /// Whether anything runs in it.
+    pub fn populated(&self) -> Result<bool> {
+        populated(&self.events)
     }
 
     /// Its `cgroup.events`, ready for EPOLLPRI when it has changed since it was read.

@@ -75,7 +75,7 @@ impl Guard {
             if self.given_up {
                 return;
             }
-            let _ = self.wait(Some(bound));
+            let _ = self.wait(Some(all.again().map_or(bound, |again| again.min(bound))));
         }
     }
 

@@ -120,7 +120,8 @@ impl Guard {
 
     fn serve(&mut self) -> Result<()> {
         loop {
-            let bound = self.sweeps.iter().map(|sweep| sweep.bound).chain(self.reap_at).min();
+            let again = self.sweeps.iter().filter_map(|sweep| sweep.all.as_ref()?.again());
+            let bound = self.sweeps.iter().map(|sweep| sweep.bound).chain(again).chain(self.reap_at).min();
             for token in self.wait(bound)? {
                 match token {
                     SOCKET => {

@@ -31,7 +31,8 @@ pub(super) async fn end(guard: Pid, bound: Instant, found: impl FnMut(Pid)) -> V
             ending.spawn(ended(pid));
         }
         // One at least, then whoever has ended by then.
-        let mut gone = match tokio::time::timeout_at(bound.into(), ending.join_next()).await {
+        let until = all.again().map_or(bound, |again| again.min(bound));
+        let mut gone = match tokio::time::timeout_at(until.into(), ending.join_next()).await {
             Ok(first) => first,
             Err(_) => continue,
         };

@@ -59,6 +59,7 @@ fn outlive(guard: Pid) -> Result<()> {
             }
             all.step();
         }
+        let bound = bound.map(|bound| all.again().map_or(bound, |again| again.min(bound)));
         let left = bound.map(|bound| bound.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)));
         let timeout =
             left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) });

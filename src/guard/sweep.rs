@@ -1,7 +1,7 @@
 //! The descendants of the guard: those that are in no leaf (emigrants), or all of them.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, getpid};
 
@@ -117,18 +117,28 @@ impl Sweep {
 pub(super) struct SweepAll<'a> {
     of: Descendants<'a>,
     killed: HashSet<Pid>,
+    /// Somebody was missed, for want of descriptors, memory or permission: when to try again, and after what time then.
+    again: Option<Instant>,
+    pause: Duration,
 }
+
+/// After what time those are tried again who were missed; twice that each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
 
 impl Default for SweepAll<'_> {
     fn default() -> Self {
-        Self { of: Descendants::of(getpid()), killed: HashSet::new() }
+        Self::new(Descendants::of(getpid()))
     }
 }
 
 impl<'a> SweepAll<'a> {
     /// Only what descends from children for which this is true.
     pub fn of_some(is_ours: IsOurs<'a>) -> Self {
-        Self { of: Descendants::of_some(getpid(), is_ours), killed: HashSet::new() }
+        Self::new(Descendants::of_some(getpid(), is_ours))
+    }
+
+    fn new(of: Descendants<'a>) -> Self {
+        Self { of, killed: HashSet::new(), again: None, pause: FIRST_PAUSE }
     }
 
     /// The direct children.
@@ -138,19 +148,31 @@ impl<'a> SweepAll<'a> {
 
     /// Kills whoever is new; all that were there before have been killed and are about to end.
     pub fn step(&mut self) {
-        let killed = &self.killed;
-        if killed.is_empty() || self.of.children().iter().any(|child| !killed.contains(child)) {
-            self.kill();
+        let now = Instant::now();
+        match self.again {
+            Some(at) if now < at => return,
+            None if !self.killed.is_empty() && !self.missed() => return,
+            _ => {}
+        }
+        let killed = &mut self.killed;
+        let done = self.of.kill_all(|pid| {
+            killed.insert(pid);
+        });
+        self.again = None;
+        if done.is_err() || self.missed() {
+            self.again = now.checked_add(self.pause);
+            self.pause = self.pause.saturating_mul(2);
         }
     }
 
-    /// Kills everybody, once more.
-    pub fn kill(&mut self) {
-        let killed = &mut self.killed;
-        // Who could not be held, for want of descriptors, comes to the guard when its parent has ended.
-        let _ = self.of.kill_all(|pid| {
-            killed.insert(pid);
-        });
+    /// When the next step is due though nobody has ended.
+    pub fn again(&self) -> Option<Instant> {
+        self.again
+    }
+
+    /// Whether there is a child that was not killed.
+    fn missed(&self) -> bool {
+        self.of.children().iter().any(|child| !self.killed.contains(child))
     }
 
     /// A child that has been reaped: its pid can be another's now.

@@ -218,7 +218,7 @@ impl Actor {
                 self.childless = childless;
                 self.report.phases.main_exited = self.elapsed();
                 self.report.main = Some(main_end(end));
-                self.empty = self.holder.leaf().map_or(childless, |leaf| !leaf.populated());
+                self.empty = self.holder.leaf().map_or(childless, |leaf| leaf.populated() == Ok(false));
                 self.handle(Event::MainExited { empty: self.empty }).await;
             }
             FromGuard::Stopped { signal, .. } => {

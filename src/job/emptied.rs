@@ -24,11 +24,15 @@ pub(super) async fn emptied(leaf: Option<&Leaf>, watch: Option<&AsyncFd<OwnedFd>
         // The guard tells.
         return pending().await;
     };
-    while leaf.populated() {
-        let Some(watch) = watch else {
-            // No descriptor was to be had for a watch.
-            tokio::time::sleep(BLIND).await;
-            continue;
+    loop {
+        let watch = match (leaf.populated(), watch) {
+            (Ok(false), _) => return,
+            (Ok(true), Some(watch)) => watch,
+            // No descriptor was to be had for a watch, or no memory for a look.
+            _ => {
+                tokio::time::sleep(BLIND).await;
+                continue;
+            }
         };
         let ready = async {
             match watch.ready(Interest::PRIORITY).await {

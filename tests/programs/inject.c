@@ -29,7 +29,7 @@ static const int calls[] = {
     /* Processes. */
     SYS_clone, SYS_clone3, SYS_pidfd_open, SYS_pidfd_send_signal, SYS_timer_create,
     /* cgroups and /proc. */
-    SYS_mkdirat, SYS_openat, SYS_read, SYS_write, SYS_getdents64, SYS_unlinkat, SYS_flock, SYS_fstat, SYS_newfstatat,
+    SYS_mkdirat, SYS_openat, SYS_read, SYS_pread64, SYS_write, SYS_getdents64, SYS_unlinkat, SYS_flock, SYS_fstat, SYS_newfstatat,
     SYS_statx, SYS_fstatfs, SYS_faccessat2, SYS_readlinkat,
 #ifdef __x86_64__
     SYS_fork, SYS_vfork, SYS_open, SYS_mkdir, SYS_rmdir, SYS_readlink, SYS_stat, SYS_access,
@@ -72,7 +72,7 @@ static int counts(const struct seccomp_notif *call)
     /* The test build's tokio makes one for itself, and does not do without. */
     if (call->data.nr == SYS_socketpair)
         return (call->data.args[1] & 0xf) == SOCK_SEQPACKET;
-    if (call->data.nr != SYS_read && call->data.nr != SYS_write)
+    if (call->data.nr != SYS_read && call->data.nr != SYS_pread64 && call->data.nr != SYS_write)
         return 1;
     char path[64], target[256];
     snprintf(path, sizeof path, "/proc/%d/fd/%d", call->pid, (int)call->data.args[0]);
