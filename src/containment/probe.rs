@@ -109,11 +109,8 @@ fn make(place: &Cgroup) -> Result<(String, Cgroup)> {
 }
 
 fn try_all(cgroup: &Cgroup, told: &mut Scratch) {
-    told.files = [c"memory.max", c"memory.swap.max", c"pids.max", c"cpu.max", c"io.max"]
-        .into_iter()
-        .filter(|file| cgroup.read(file).is_ok())
-        .map(|file| file.to_string_lossy().into_owned())
-        .collect();
+    let controllers = cgroup.read(c"cgroup.controllers").unwrap_or_default();
+    told.controllers = controllers.split_ascii_whitespace().map(str::to_owned).collect();
 
     let cloned = start(Way::Into(cgroup.as_fd()), Task::Exit);
     told.cloned = cloned.as_ref().map(drop).map_err(|&errno| errno).into();

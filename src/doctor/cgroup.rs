@@ -1,6 +1,6 @@
 //! What is to be said about cgroups.
 
-use super::facts::{Cgroup, Facts, Mount, Scratch, Tried};
+use super::facts::{Cgroup, Facts, Mount, Tried};
 use super::{Finding, Section, words};
 use crate::containment::{NO_CGROUP2, NO_PROC, NOT_DELEGATED, READ_ONLY};
 
@@ -30,7 +30,7 @@ pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
     };
     own(cgroup, findings);
     scratch(facts, findings);
-    controllers(cgroup, facts.scratch.as_ref(), facts, findings);
+    controllers(cgroup, facts, findings);
 }
 
 fn mounts(facts: &Facts) -> Finding {
@@ -130,7 +130,7 @@ fn scratch(facts: &Facts, findings: &mut Vec<Finding>) {
 /// The controllers that limits and reports are about.
 const USEFUL: [&str; 4] = ["cpu", "io", "memory", "pids"];
 
-fn controllers(cgroup: &Cgroup, scratch: Option<&Scratch>, facts: &Facts, findings: &mut Vec<Finding>) {
+fn controllers(cgroup: &Cgroup, facts: &Facts, findings: &mut Vec<Finding>) {
     let unneeded = "not needed to hold jobs; reports have no peaks of memory and processes, and no I/O";
     let list = |controllers: &[String]| if controllers.is_empty() { "none".into() } else { controllers.join(" ") };
     let useful = |there: &[String]| USEFUL.iter().any(|useful| there.iter().any(|there| there == useful));
@@ -154,13 +154,10 @@ fn controllers(cgroup: &Cgroup, scratch: Option<&Scratch>, facts: &Facts, findin
         let why = if v1.is_empty() { String::new() } else { format!("; cgroup v1 holds {}", v1.join(", ")) };
         findings.push(Finding::note("controllers", SECTION, text + &why).advise(unneeded));
     }
-    let has = |file: &str| scratch.is_some_and(|scratch| scratch.files.iter().any(|there| there == file));
-    findings.push(match (has("memory.max"), has("memory.swap.max")) {
-        (_, true) => Finding::good("swap", SECTION, "swap is accounted for (memory.swap.max)"),
-        (true, false) => Finding::bad("swap", SECTION, "swap is not accounted for: there is no memory.swap.max")
+    findings.push(match cgroup.swap {
+        Some(true) => Finding::good("swap", SECTION, "swap is accounted for (memory.swap.max)"),
+        Some(false) => Finding::bad("swap", SECTION, "swap is not accounted for: there is no memory.swap.max")
             .advise("swapaccount=1 on the kernel command line"),
-        (false, false) => {
-            Finding::note("swap", SECTION, "swap accounting: not known, a job has no memory controller here")
-        }
+        None => Finding::note("swap", SECTION, "swap accounting: not known, no memory controller here"),
     });
 }

@@ -138,6 +138,9 @@ pub struct Cgroup {
     pub controllers: Vec<String>,
     /// The controllers that its children have (`cgroup.subtree_control`).
     pub given_on: Vec<String>,
+    /// Whether there is a `memory.swap.max` in it; null where there is no `memory.max` either: it has no memory controller,
+    /// or is the root cgroup.
+    pub swap: Option<bool>,
     /// How many processes of this PID namespace are right in it, this one included.
     pub processes: u64,
     /// Limits of it and of what is above it, each with the lowest value that can be seen: `cgroup.max.descendants`,
@@ -184,9 +187,8 @@ pub struct Scratch {
     /// Whether a process that is started straight in a cgroup that was once killed is killed too (a bug of Linux 6.14 and
     /// later, fixed in 7.3); null where that could not be tried.
     pub kills_the_newborn: Option<bool>,
-    /// Which of `memory.max`, `memory.swap.max`, `pids.max`, `cpu.max` and `io.max` it had: the controllers that a job can
-    /// have without further ado.
-    pub files: Vec<String>,
+    /// Its controllers (`cgroup.controllers`): what a job has without further ado.
+    pub controllers: Vec<String>,
 }
 
 /// systemd, as a manager of cgroups.

@@ -117,6 +117,7 @@ fn look_at(there: &cgroup::Cgroup, asked_for: bool) -> Cgroup {
         kind: there.read(c"cgroup.type").ok().map(|text| text.trim().to_owned()),
         controllers: words(c"cgroup.controllers"),
         given_on: words(c"cgroup.subtree_control"),
+        swap: there.read(c"memory.max").ok().map(|_| there.read(c"memory.swap.max").is_ok()),
         processes: there.read_whole(c"cgroup.procs").map_or(0, |text| text.lines().count() as u64),
         limits: cgroup_limits(path),
     }

@@ -67,28 +67,26 @@ pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
             }
         });
     }
-    findings.push(bug(version, scratch.and_then(|scratch| scratch.kills_the_newborn)));
+    findings.extend(bug(version, scratch.and_then(|scratch| scratch.kills_the_newborn)));
 }
 
 /// The kill sequence of cgroups: what is cloned into a cgroup took that of its parent's, and is killed where they differ.
-fn bug(version: Option<(u32, u32)>, seen: Option<bool>) -> Finding {
+fn bug(version: Option<(u32, u32)>, seen: Option<bool>) -> Option<Finding> {
     let (id, section) = ("kill_sequence", Section::Kernel);
     let around =
         "pinfold works around it: each cgroup has a new name, and what was killed at its birth is started again";
-    match (seen, version) {
-        (Some(true), _) => Finding::bad(
-            id,
-            section,
-            "what is cloned into a cgroup that was once killed is killed too: a bug of Linux 6.14 and later",
-        )
-        .advise(format!("{around}; fixed in Linux 7.3")),
-        (Some(false), _) => Finding::good(id, section, "what is cloned into a cgroup that was once killed lives"),
-        (None, Some(version)) if ((6, 14)..(7, 3)).contains(&version) => {
-            let text =
-                "what is cloned into a cgroup that was once killed may be killed too: a bug of Linux 6.14 until 7.3";
-            Finding::note(id, section, text).advise(around)
+    let killed = "what is cloned into a cgroup that was once killed";
+    match seen {
+        Some(true) => {
+            let text = format!("{killed} is killed too: a bug of Linux 6.14 and later");
+            Some(Finding::bad(id, section, text).advise(format!("{around}; fixed in Linux 7.3")))
         }
-        (None, _) => Finding::note(id, section, "what is cloned into a cgroup that was once killed: not tried"),
+        Some(false) => Some(Finding::good(id, section, format!("{killed} lives"))),
+        None if version.is_some_and(|version| ((6, 14)..(7, 3)).contains(&version)) => {
+            let text = format!("{killed} may be killed too: a bug of Linux 6.14 until 7.3");
+            Some(Finding::note(id, section, text).advise(around))
+        }
+        None => None,
     }
 }
 
