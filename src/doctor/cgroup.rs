@@ -28,7 +28,7 @@ pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
         findings.push(finding);
         return;
     };
-    own(cgroup, findings);
+    own(cgroup, facts, findings);
     scratch(facts, findings);
     controllers(cgroup, facts, findings);
 }
@@ -59,13 +59,15 @@ fn read_only(facts: &Facts) -> Option<&Mount> {
     mounts.filter(through).max_by_key(|mount| mount.point.len()).filter(|mount| mount.read_only)
 }
 
-fn own(cgroup: &Cgroup, findings: &mut Vec<Finding>) {
-    let whose = if cgroup.asked_for { "the cgroup that was asked for" } else { "own cgroup" };
+fn own(cgroup: &Cgroup, facts: &Facts, findings: &mut Vec<Finding>) {
+    let whose = if facts.place.asked_for { "the cgroup that was asked for" } else { "own cgroup" };
     let text = format!("{whose}: {}, of user {}, mode {:03o}", cgroup.directory, cgroup.owner, cgroup.mode);
     findings.push(if cgroup.writable {
         Finding::good("own", SECTION, text)
     } else {
-        Finding::bad("own", SECTION, format!("{text}: nothing can be made in it")).advise(NOT_DELEGATED)
+        let finding = Finding::bad("own", SECTION, format!("{text}: nothing can be made in it"));
+        // Said already.
+        if read_only(facts).is_some() { finding } else { finding.advise(NOT_DELEGATED) }
     });
     if let Some(kind) = cgroup.kind.as_deref().filter(|kind| *kind != "domain" && *kind != "domain threaded") {
         findings.push(
@@ -73,9 +75,25 @@ fn own(cgroup: &Cgroup, findings: &mut Vec<Finding>) {
                 .advise("the cgroup is threaded; use --cgroup with a domain cgroup"),
         );
     }
+    if read_only(facts).is_none() {
+        findings.push(delegated(cgroup));
+    }
+    for (file, limit) in &cgroup.limits {
+        let id = if file == "pids.max" { "pids_max" } else { "max" };
+        let text = format!("{file} is {limit}, here or above");
+        findings.push(if *limit == 0 && id == "max" {
+            Finding::bad(id, SECTION, text).advise("raise it: no cgroup can be made below")
+        } else {
+            Finding::note(id, SECTION, text)
+        });
+    }
+}
+
+/// Whether processes can be put into it.
+fn delegated(cgroup: &Cgroup) -> Finding {
     let marked = if cgroup.marked_delegated { ", marked as delegated by systemd" } else { "" };
     let ancestor = cgroup.ancestor.as_ref().filter(|ancestor| !ancestor.procs_writable);
-    findings.push(match (cgroup.procs_writable, ancestor) {
+    match (cgroup.procs_writable, ancestor) {
         (true, None) => Finding::good(
             "delegated",
             SECTION,
@@ -94,15 +112,6 @@ fn own(cgroup: &Cgroup, findings: &mut Vec<Finding>) {
             let text = format!("processes can't be moved in it: its cgroup.procs can't be written{marked}");
             Finding::bad("delegated", SECTION, text).advise(NOT_DELEGATED)
         }
-    });
-    for (file, limit) in &cgroup.limits {
-        let id = if file == "pids.max" { "pids_max" } else { "max" };
-        let text = format!("{file} is {limit}, here or above");
-        findings.push(if *limit == 0 && id == "max" {
-            Finding::bad(id, SECTION, text).advise("raise it: no cgroup can be made below")
-        } else {
-            Finding::note(id, SECTION, text)
-        });
     }
 }
 

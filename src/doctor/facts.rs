@@ -29,6 +29,8 @@ pub struct Facts {
     pub place: Place,
     /// What was tried in a cgroup of our own below that; null where there is no such place.
     pub scratch: Option<Scratch>,
+    /// Why no job can be held without a cgroup, by the guard as its subreaper; null where that can be.
+    pub subreaper: Option<Refusal>,
     /// The service manager.
     pub systemd: Systemd,
     /// The container managers that there are signs of, the innermost first.
@@ -66,6 +68,7 @@ impl Default for Tried {
 
 /// System calls, tried on this process and on children that do nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Calls {
     /// clone3(2), Linux 5.3; often refused by containers' seccomp profiles.
@@ -84,6 +87,7 @@ pub struct Calls {
 
 /// The cgroup file systems that `/proc/self/mountinfo` names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Mounts {
     /// Why nothing is known of them.
@@ -98,6 +102,7 @@ pub struct Mounts {
 
 /// A cgroup2 mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Mount {
     /// Where it is mounted.
@@ -115,8 +120,6 @@ pub struct Mount {
 pub struct Cgroup {
     /// Its directory.
     pub directory: String,
-    /// Whether it was asked for, and is not this process's own.
-    pub asked_for: bool,
     /// The user that it belongs to.
     pub owner: u32,
     /// Its directory's permissions, as in `0o755`.
@@ -125,7 +128,7 @@ pub struct Cgroup {
     pub writable: bool,
     /// Whether this process may put processes in and out of it: write to its `cgroup.procs`.
     pub procs_writable: bool,
-    /// Where `asked_for`: the lowest directory that is above both it and this process's own cgroup, and whether its
+    /// Where it is not this process's own: the lowest directory that is above both it and this process's own cgroup, and whether its
     /// `cgroup.procs` may be written, which is needed to put a process from here to there (cgroups(7), delegation
     /// containment). Null where that directory can't be seen.
     pub ancestor: Option<Ancestor>,
@@ -150,6 +153,7 @@ pub struct Cgroup {
 
 /// The common ancestor of two cgroups.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Ancestor {
     /// Its directory.
@@ -160,8 +164,11 @@ pub struct Ancestor {
 
 /// Where `pinfold run` would make its base.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Place {
+    /// Whether it was asked for: then nothing else is used.
+    pub asked_for: bool,
     /// The directory, where there is one.
     pub directory: Option<String>,
     /// What was tried and refused, where there is none.
@@ -170,6 +177,7 @@ pub struct Place {
 
 /// What was tried in a cgroup of our own, which has been removed since.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Scratch {
     /// Making its directory.
@@ -193,6 +201,7 @@ pub struct Scratch {
 
 /// systemd, as a manager of cgroups.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Systemd {
     /// Whether the machine was booted by it (`/run/systemd/system`, sd_booted(3)).
@@ -205,6 +214,7 @@ pub struct Systemd {
 
 /// Whether a manager can be reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Manager {
     /// The socket that was tried; null where it is not known where it would be.
@@ -242,6 +252,7 @@ pub enum ContainerKind {
 
 /// The `/proc` file system.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Proc {
     /// Whether it is mounted.
@@ -257,6 +268,7 @@ pub struct Proc {
 
 /// Limits; null means none, or that it is not known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Limits {
     /// Open files of a process, soft: `ulimit -Sn`.

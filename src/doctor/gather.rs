@@ -39,12 +39,14 @@ impl Facts {
             user: geteuid().as_raw(),
             calls: Calls { clone3, clone_into_cgroup, pidfd_open, pidfd_send_signal, waitid_pidfd, pidfd_get_info },
             mounts: mounts(&mountinfo),
-            cgroup: containment::visible(cgroup).ok().map(|there| look_at(&there, cgroup.is_some())),
-            place: match place {
-                Ok(place) => Place { directory: Some(place.path().display().to_string()), refused: Vec::new() },
-                Err(refused) => Place { directory: None, refused },
+            cgroup: containment::visible(cgroup).ok().map(|there| look_at(&there, cgroup.is_none())),
+            place: Place {
+                asked_for: cgroup.is_some(),
+                directory: place.as_ref().ok().map(|place| place.path().display().to_string()),
+                refused: place.err().unwrap_or_default(),
             },
             scratch,
+            subreaper: containment::subreaper().err(),
             systemd: systemd(),
             containers: containers(),
             proc: proc(mountinfo.as_deref().unwrap_or_default()),
@@ -94,7 +96,7 @@ fn v1_controllers(mountinfo: &str) -> Vec<String> {
     found
 }
 
-fn look_at(there: &cgroup::Cgroup, asked_for: bool) -> Cgroup {
+fn look_at(there: &cgroup::Cgroup, own: bool) -> Cgroup {
     let path = there.path();
     let metadata = std::fs::metadata(path).ok();
     let words = |file: &CStr| -> Vec<String> {
@@ -107,12 +109,11 @@ fn look_at(there: &cgroup::Cgroup, asked_for: bool) -> Cgroup {
     };
     Cgroup {
         directory: path.display().to_string(),
-        asked_for,
         owner: metadata.as_ref().map_or(0, MetadataExt::uid),
         mode: metadata.as_ref().map_or(0, |metadata| metadata.mode() & 0o7777),
         writable: may_write(path),
         procs_writable: may_write(&path.join("cgroup.procs")),
-        ancestor: if asked_for { ancestor(path) } else { None },
+        ancestor: if own { None } else { ancestor(path) },
         marked_delegated: marked("user.delegate") || marked("trusted.delegate"),
         kind: there.read(c"cgroup.type").ok().map(|text| text.trim().to_owned()),
         controllers: words(c"cgroup.controllers"),
