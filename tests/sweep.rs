@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use support::{Canary, PINFOLD, Scratch, has_cgroup, has_program, has_root, program, wait_for};
+use support::{Canary, PINFOLD, PublicCopy, has_cgroup, has_program, has_root, program, wait_for};
 
 /// A cgroup of the test's own, which nobody else sweeps: those who start look right in their own cgroup only.
 struct Place(PathBuf);
@@ -289,14 +289,9 @@ fn who_may_not_remove_it_is_told_so() {
     }
     let place = Place::new();
     let left = Left::behind_in(&place.0);
-    // Where another user can execute it.
-    let copy = Scratch::directory("sweep-copy");
-    let pinfold = PathBuf::from(format!("/tmp/{}", name(copy.path())));
-    std::fs::copy(PINFOLD, &pinfold).unwrap();
-    let user = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
-    let swept = Command::new("setpriv").args(user).arg(&pinfold).args(["sweep", "--cgroup"]).arg(&place.0).output();
-    std::fs::remove_file(&pinfold).unwrap();
-    let swept = swept.unwrap();
+    let copy = PublicCopy::new("sweep");
+    let user = ["--reuid", "65534", "--regid", "65534", "--clear-groups", copy.path(), "sweep", "--cgroup"];
+    let swept = Command::new("setpriv").args(user).arg(&place.0).output().unwrap();
     assert_eq!(swept.status.code(), Some(1), "{swept:#?}");
     assert_eq!(
         text(&swept.stderr),

@@ -1,6 +1,6 @@
 //! What is to be said about systemd, containers, `/proc` and limits.
 
-use super::facts::{ContainerKind, Facts, Manager};
+use super::facts::{ContainerKind, Facts, Manager, Tried};
 use super::{Containment, Finding, Section, Verdict};
 use crate::containment::NO_PROC;
 
@@ -10,7 +10,7 @@ const FEW_FILES: u64 = 256;
 pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
     let has_cgroup = Verdict::of(facts).containment == Containment::Cgroup;
     systemd(facts, has_cgroup, findings);
-    containers(facts, has_cgroup, findings);
+    containers(facts, findings);
     proc(facts, findings);
     limits(facts, findings);
 }
@@ -51,7 +51,8 @@ fn systemd(facts: &Facts, has_cgroup: bool, findings: &mut Vec<Finding>) {
     add("systemd_user", "systemd's user manager", &systemd.user, Some(user));
 }
 
-fn containers(facts: &Facts, has_cgroup: bool, findings: &mut Vec<Finding>) {
+fn containers(facts: &Facts, findings: &mut Vec<Finding>) {
+    let writable = facts.scratch.as_ref().is_some_and(|scratch| scratch.made == Tried::Works);
     if facts.containers.is_empty() {
         findings.push(Finding::note("container", Section::Container, "no sign of a container"));
     }
@@ -80,7 +81,7 @@ fn containers(facts: &Facts, has_cgroup: bool, findings: &mut Vec<Finding>) {
             ContainerKind::Other(name) => (name.as_str(), "ask it for a writable cgroup v2 file system"),
         };
         let text = format!("a container of {name} ({})", container.sign);
-        findings.push(if has_cgroup {
+        findings.push(if writable {
             Finding::good("container", Section::Container, format!("{text}, with a writable cgroup"))
         } else {
             Finding::bad("container", Section::Container, format!("{text}, without a writable cgroup")).advise(advice)
