@@ -18,7 +18,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock, fstat};
+use rustix::fs::{Access, AtFlags, FlockOperation, accessat, flock, fstat};
 use rustix::io::Errno;
 use rustix::process::getpid;
 use serde::{Deserialize, Serialize};
@@ -194,27 +194,25 @@ impl Sweep {
         for &pid in &pids {
             processes.add(|| ProcessInfo::read(pid));
         }
+        let owner = fstat(&base).map_or(0, |stat| stat.st_uid);
+        let populated = base.events().and_then(populated).unwrap_or(!pids.is_empty());
+        let refuse = |error: &str, advice: &str| Outcome::Failed { error: error.into(), advice: advice.into() };
         let outcome = if self.dry_run {
             Outcome::Found
         } else if pids.contains(&getpid()) {
-            let advice = "run the sweep from outside of it";
-            Outcome::Failed { error: "this very process runs in it".into(), advice: advice.into() }
+            refuse("this very process runs in it", "run the sweep from outside of it")
+        } else if populated && pids.is_empty() && !has_kill(&base) {
+            refuse(
+                "its processes are in another PID namespace, and this kernel has no cgroup.kill (Linux 5.14)",
+                "run the sweep in that namespace, or in one above it",
+            )
         } else {
-            Outcome::Removed
+            match self.remove(parent, name, &base) {
+                Ok(()) => Outcome::Removed,
+                Err((operation, errno)) => failed(&operation, errno, owner, &base),
+            }
         };
-        let mut abandoned = Abandoned {
-            path: base.path().display().to_string(),
-            owner: fstat(&base).map_or(0, |stat| stat.st_uid),
-            populated: base.events().and_then(populated).unwrap_or(!pids.is_empty()),
-            processes,
-            outcome,
-        };
-        if abandoned.outcome == Outcome::Removed
-            && let Err((operation, errno)) = self.remove(parent, name, &base)
-        {
-            abandoned.outcome = failed(&operation, errno, abandoned.owner, &base);
-        }
-        abandoned
+        Abandoned { path: base.path().display().to_string(), owner, populated, processes, outcome }
     }
 
     fn remove(&self, parent: &Cgroup, name: &str, base: &Cgroup) -> std::result::Result<(), (String, Errno)> {
@@ -227,6 +225,11 @@ impl Sweep {
         }
         sweep::remove(parent, name, self.bound).map_err(|(path, errno)| (format!("remove {}", path.display()), errno))
     }
+}
+
+/// Whether this kernel can kill a cgroup without being shown who is in it.
+fn has_kill(base: &Cgroup) -> bool {
+    accessat(base, c"cgroup.kill", Access::EXISTS, AtFlags::empty()).is_ok()
 }
 
 fn failed(operation: &str, errno: Errno, owner: u32, base: &Cgroup) -> Outcome {
