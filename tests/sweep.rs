@@ -277,7 +277,7 @@ fn a_pinfold_of_another_pid_namespace_is_not_hit() {
     // What is abandoned is seen from in there, though not who is in it.
     let left = Left::behind_in(&place.0);
     let swept = Command::new("unshare").args(inside).output().unwrap();
-    if !left.base.join("cgroup.kill").exists() {
+    if !place.0.join("cgroup.kill").exists() {
         // Before Linux 5.14 they have to be seen to be killed.
         assert_eq!(swept.status.code(), Some(1), "{swept:#?}");
         assert!(text(&swept.stderr).contains("its processes are in another PID namespace"), "{swept:#?}");
