@@ -1,7 +1,7 @@
 //! What is to be said about cgroups.
 
 use super::facts::{Cgroup, Facts, Mount, Tried};
-use super::{Finding, Section, words};
+use super::{Finding, Section, verdict, words};
 use crate::containment::{NO_CGROUP2, NO_PROC, NOT_DELEGATED, READ_ONLY};
 
 const SECTION: Section = Section::Cgroup;
@@ -118,13 +118,12 @@ fn delegated(cgroup: &Cgroup) -> Finding {
 /// What became of a cgroup that was really made.
 fn scratch(facts: &Facts, findings: &mut Vec<Finding>) {
     let Some(scratch) = &facts.scratch else { return };
-    let verdict = super::Verdict::of(facts);
-    let finding = match (&scratch.made, verdict.refused.last()) {
-        (_, Some(refused)) => {
+    let finding = match verdict::refusal(facts.place.directory.as_deref().unwrap_or_default(), scratch) {
+        Some((refused, _)) => {
             let finding = Finding::bad("scratch", SECTION, format!("tried there: {}", refused.reason));
             if refused.advice.is_empty() { finding } else { finding.advise(&refused.advice) }
         }
-        (_, None) => {
+        None => {
             let how = if scratch.cloned == Tried::Works { "a process was born in it" } else { "a process joined it" };
             Finding::good("scratch", SECTION, format!("tried there: a cgroup was made, {how}"))
         }

@@ -74,7 +74,7 @@ impl Verdict {
 
 /// Why a cgroup that can be opened can't be used, in the words of `pinfold run`'s errors, and whether a job could be had
 /// without it.
-fn refusal(place: &str, scratch: &Scratch) -> Option<(Refusal, bool)> {
+pub(super) fn refusal(place: &str, scratch: &Scratch) -> Option<(Refusal, bool)> {
     match (&scratch.made, &scratch.cloned, &scratch.joined) {
         (Tried::Refused(errno), ..) => {
             let advice = base::advice(Errno::from_raw_os_error(*errno));
