@@ -354,3 +354,35 @@ fn without_a_cgroup_to_look_in() {
     let swept = Command::new(PINFOLD).args(["sweep", "--nonsense"]).output().unwrap();
     assert_eq!(swept.status.code(), Some(125), "{swept:#?}");
 }
+
+/// Frozen by cgroup v1, where SIGKILL waits for the thaw.
+#[test]
+fn what_can_not_be_ended_is_named_within_the_bound() {
+    if !has_cgroup() || !has_root() {
+        return;
+    }
+    let freezer = Path::new("/sys/fs/cgroup/freezer");
+    if !support::has("freezer", freezer.join("cgroup.procs").exists(), "no cgroup v1 freezer is mounted here") {
+        return;
+    }
+    let place = Place::new();
+    let left = Left::behind_in(&place.0);
+    let frozen = freezer.join(format!("test-sweep-{}", std::process::id()));
+    std::fs::create_dir(&frozen).unwrap();
+    std::fs::write(frozen.join("cgroup.procs"), left.processes[0].to_string()).unwrap();
+    std::fs::write(frozen.join("freezer.state"), "FROZEN").unwrap();
+    wait_for(|| (std::fs::read_to_string(frozen.join("freezer.state")).unwrap() == "FROZEN\n").then_some(()));
+
+    let swept = place.sweep(&["--kill-bound", "300ms"]);
+
+    std::fs::write(frozen.join("freezer.state"), "THAWED").unwrap();
+    wait_for(|| std::fs::remove_dir(&frozen).ok());
+    assert_eq!(swept.status.code(), Some(1), "{swept:#?}");
+    let said = text(&swept.stderr);
+    let begin = format!("pinfold: {}: cannot end what runs in it within 0.3 s: ", left.base.display());
+    assert!(said.starts_with(&begin), "{said}");
+    assert!(said.contains(&format!("still there: {} [tree] (state ", left.processes[0])), "{said}");
+    // The kill holds.
+    assert!(place.sweep(&[]).status.success());
+    left.assert_gone();
+}
