@@ -40,6 +40,9 @@ pub enum Error {
     /// Nothing can hold a job here.
     #[error("nothing here can hold the job:{}", refusals(.0))]
     NoContainment(Vec<Refusal>),
+    /// No cgroup v2 can be looked into.
+    #[error("there is no cgroup v2 to look in:{}", refusals(.0))]
+    NoCgroupSeen(Vec<Refusal>),
     /// The command could not be started.
     #[error("{}", .0)]
     Spawn(SpawnError),
@@ -144,12 +147,11 @@ impl SpawnError {
         let refused = matches!(self.errno, Errno::ACCESS | Errno::PERM | Errno::BUSY | Errno::OPNOTSUPP);
         refused && matches!(self.stage, SpawnStage::Clone | SpawnStage::JoinCgroup)
     }
-}
 
-impl std::fmt::Display for SpawnError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    /// What was being done, and what the person can do.
+    fn words(&self) -> (String, &'static str) {
         let Self { stage, errno, program, cwd } = self;
-        let (doing, advice) = match (stage, *errno) {
+        match (stage, *errno) {
             (SpawnStage::Exec, Errno::NOENT) => (
                 format!("execute '{program}'"),
                 "check the name and PATH; for a script, the interpreter of its first line",
@@ -199,8 +201,20 @@ impl std::fmt::Display for SpawnError {
             (SpawnStage::ExecTimer, _) => (format!("set a timer for the start of '{program}'"), "see ulimit -i"),
             (SpawnStage::DeathSignal, _) => (format!("tie '{program}' to its guard"), "the guard was gone already"),
             (SpawnStage::Specification, _) => (format!("read what to start for '{program}'"), ""),
-        };
-        write!(f, "cannot {doing}: {errno}{}", hint(advice))
+        }
+    }
+
+    /// What the person can do; empty where there is nothing to say.
+    #[must_use]
+    pub fn advice(&self) -> &'static str {
+        self.words().1
+    }
+}
+
+impl std::fmt::Display for SpawnError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (doing, advice) = self.words();
+        write!(f, "cannot {doing}: {}{}", self.errno, hint(advice))
     }
 }
 

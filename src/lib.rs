@@ -88,6 +88,7 @@
 
 mod command;
 mod containment;
+pub mod doctor;
 mod error;
 mod guard;
 mod inherited;
@@ -99,6 +100,7 @@ pub mod report;
 pub mod signal;
 mod stop;
 mod supervisor;
+pub mod sweep;
 mod sys;
 
 pub use command::{Command, ProcessGroup, Stdio};

@@ -1,14 +1,17 @@
 //! The command line: its types, and one file a subcommand.
 
+mod doctor;
 mod duration;
 mod report_sink;
 mod run;
 mod signals;
+mod sweep;
 mod terminal;
 
 use std::io::Write;
 
 use clap::{Parser, Subcommand};
+use pinfold::report::ProcessList;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// pinfold itself failed, as with timeout(1) and env(1).
@@ -25,6 +28,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Subcommands {
     Run(run::Args),
+    Sweep(sweep::Args),
+    Doctor(doctor::Args),
 }
 
 /// Tells the exit code.
@@ -43,11 +48,25 @@ pub fn main() -> u8 {
         Subcommands::Run(args) => {
             prepared.unwrap_or_else(run::Prepared::new).and_then(|prepared| run::run(args, prepared))
         }
+        Subcommands::Sweep(args) => sweep::run(&args),
+        Subcommands::Doctor(args) => doctor::run(&args),
     };
     ended.unwrap_or_else(|error| {
         tell(&format!("{error:#}"));
         error.downcast_ref::<pinfold::Error>().map_or(FAILED, pinfold::Error::exit_code)
     })
+}
+
+/// How many processes, and the first of them.
+fn processes(processes: &ProcessList) -> String {
+    const SHOWN: usize = 3;
+    let mut text = if processes.count == 1 { "1 process".to_owned() } else { format!("{} processes", processes.count) };
+    let shown: Vec<_> = processes.processes.iter().take(SHOWN).map(ToString::to_string).collect();
+    if !shown.is_empty() {
+        let more = if processes.count as usize > shown.len() { ", …" } else { "" };
+        text.push_str(&format!(" ({}{more})", shown.join(", ")));
+    }
+    text
 }
 
 /// One line on standard error. Where that is closed, or full for a second (a job filled it and nobody reads), there is

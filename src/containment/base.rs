@@ -157,7 +157,8 @@ pub(crate) fn is_name(name: &str) -> bool {
     })
 }
 
-fn fresh_name() -> Result<String> {
+/// A name that no other base has.
+pub(crate) fn fresh_name() -> Result<String> {
     let mut random = [0_u8; 8];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
         .map_err(|errno| Error::system("getrandom", "a name", errno, ""))?;
@@ -169,7 +170,8 @@ fn refused(parent: &Cgroup, name: &str, errno: Errno) -> Error {
     Error::system("make the cgroup", parent.path().join(name).display().to_string(), errno, advice(errno))
 }
 
-fn advice(errno: Errno) -> &'static str {
+/// What to do where a cgroup could not be made.
+pub(crate) fn advice(errno: Errno) -> &'static str {
     match errno {
         Errno::ACCESS | Errno::PERM => {
             "this user may not write there: use --cgroup with a directory that was delegated to it"

@@ -6,6 +6,8 @@ pub(crate) mod descendants;
 pub(crate) mod holder;
 pub(crate) mod leaf;
 pub mod mount;
+pub(crate) mod probe;
+mod probe_child;
 pub(crate) mod sweep;
 pub(crate) mod usage;
 
@@ -45,8 +47,15 @@ impl fmt::Display for Refusal {
     }
 }
 
-const READ_ONLY: &str =
-    "ask for a writable cgroup file system (Docker: --cgroupns=private with a writable /sys/fs/cgroup)";
+pub(crate) const NO_PROC: &str = "mount /proc, or name a cgroup with --cgroup DIR";
+
+pub(crate) const NO_CGROUP2: &str = "boot with cgroup v2, or in a container ask for a private cgroup namespace";
+
+pub(crate) const NOT_DELEGATED: &str =
+    "have it delegated (systemd: Delegate=yes; or chown the directory and its cgroup.procs), or use --cgroup DIR";
+
+pub(crate) const READ_ONLY: &str = "ask for a writable cgroup file system (Docker: --cgroupns=private --security-opt writable-cgroups=true; \
+     Podman: --cgroupns=private --security-opt unmask=/sys/fs/cgroup; both: --privileged)";
 
 /// The magic number of a cgroup2 file system (statfs(2)).
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
@@ -55,7 +64,15 @@ const CGROUP2_MAGIC: u64 = 0x6367_7270;
 pub(crate) fn place(wanted: Option<&Path>) -> Result<Cgroup, Vec<Refusal>> {
     match wanted {
         Some(path) => open_cgroup(path).map_err(|refusal| vec![refusal]),
-        None => own_cgroup(),
+        None => own_cgroup(open_cgroup),
+    }
+}
+
+/// The same cgroup, also where nothing can be made in it: to look at.
+pub(crate) fn visible(wanted: Option<&Path>) -> Result<Cgroup, Vec<Refusal>> {
+    match wanted {
+        Some(path) => open_visible(path).map_err(|refusal| vec![refusal]),
+        None => own_cgroup(open_visible),
     }
 }
 
@@ -74,29 +91,29 @@ pub(crate) fn subreaper() -> Result<(), Refusal> {
 /// Where cgroup2 is usually mounted: pure v2 hosts, hybrid ones.
 const USUAL_MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
+type Open = fn(&Path) -> Result<Cgroup, Refusal>;
+
 /// This process's own cgroup at a usual place, proven by the cgroup's id (Linux 6.13): the mount table of a busy container
 /// host is long.
-fn own_cgroup_at_usual_place() -> Option<Cgroup> {
+fn own_cgroup_at_usual_place(open: Open) -> Option<Cgroup> {
     let id = Pidfd::open(rustix::process::getpid()).ok()?.cgroup_id()?;
     let own = mount::own_path(&read_file("/proc/self/cgroup").ok()?)?;
     let below = own.strip_prefix("/").ok()?;
     USUAL_MOUNTS.iter().find_map(|mount| {
-        let cgroup = open_cgroup(&Path::new(mount).join(below)).ok()?;
+        // Joined with nothing, a path would end with a slash.
+        let path = if below.as_os_str().is_empty() { mount.into() } else { Path::new(mount).join(below) };
+        let cgroup = open(&path).ok()?;
         (cgroup.id().ok()? == id).then_some(cgroup)
     })
 }
 
-fn own_cgroup() -> Result<Cgroup, Vec<Refusal>> {
-    if let Some(cgroup) = own_cgroup_at_usual_place() {
+fn own_cgroup(open: Open) -> Result<Cgroup, Vec<Refusal>> {
+    if let Some(cgroup) = own_cgroup_at_usual_place(open) {
         return Ok(cgroup);
     }
     let read = |file: &str| {
         read_file(file).map_err(|error| {
-            vec![Refusal::new(
-                "this process's own cgroup",
-                format!("cannot read {file}: {error}"),
-                "mount /proc, or name a cgroup with --cgroup DIR",
-            )]
+            vec![Refusal::new("this process's own cgroup", format!("cannot read {file}: {error}"), NO_PROC)]
         })
     };
     let mounts = mount::cgroup2_mounts(&read("/proc/self/mountinfo")?);
@@ -104,7 +121,7 @@ fn own_cgroup() -> Result<Cgroup, Vec<Refusal>> {
         return Err(vec![Refusal::new(
             "this process's own cgroup",
             "no cgroup2 file system is mounted here",
-            "boot with cgroup v2, or in a container ask for a private cgroup namespace",
+            NO_CGROUP2,
         )]);
     }
     let Some(own) = mount::own_path(&read("/proc/self/cgroup")?) else {
@@ -125,11 +142,7 @@ fn own_cgroup() -> Result<Cgroup, Vec<Refusal>> {
             ));
             continue;
         };
-        if mount.read_only {
-            refusals.push(Refusal::new(path.display().to_string(), "it is mounted read-only", READ_ONLY));
-            continue;
-        }
-        match open_cgroup(&path) {
+        match open(&path) {
             Ok(cgroup) => return Ok(cgroup),
             Err(refusal) => refusals.push(refusal),
         }
@@ -146,31 +159,27 @@ fn read_file(file: &str) -> std::io::Result<Vec<u8>> {
 
 fn open_cgroup(path: &Path) -> Result<Cgroup, Refusal> {
     let refuse = |reason: String, advice: &str| Refusal::new(path.display().to_string(), reason, advice);
+    let cgroup = open_visible(path)?;
+    if fstatfs(&cgroup).is_ok_and(|stat| stat.f_flags as u64 & libc::ST_RDONLY != 0) {
+        return Err(refuse("it is mounted read-only".into(), READ_ONLY));
+    }
+    match accessat(&cgroup, c".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
+        Ok(()) | Err(Errno::NOSYS) => Ok(cgroup),
+        Err(errno) => Err(refuse(format!("this user can't make a directory in it: {errno}"), NOT_DELEGATED)),
+    }
+}
+
+fn open_visible(path: &Path) -> Result<Cgroup, Refusal> {
+    let refuse = |reason: String, advice: &str| Refusal::new(path.display().to_string(), reason, advice);
     let dir = open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| refuse(format!("cannot open it: {errno}"), "it must be the directory of a cgroup v2"))?;
     match fstatfs(&dir) {
-        Ok(stat) if stat.f_type as u64 == CGROUP2_MAGIC => {
-            if stat.f_flags as u64 & libc::ST_RDONLY != 0 {
-                return Err(refuse("it is mounted read-only".into(), READ_ONLY));
-            }
-        }
-        _ => {
-            return Err(refuse(
-                "it is not on a cgroup2 file system".into(),
-                "name a directory below a cgroup2 mount: findmnt -t cgroup2",
-            ));
-        }
+        Ok(stat) if stat.f_type as u64 == CGROUP2_MAGIC => Ok(Cgroup::new(dir, absolute(path))),
+        _ => Err(refuse(
+            "it is not on a cgroup2 file system".into(),
+            "name a directory below a cgroup2 mount: findmnt -t cgroup2",
+        )),
     }
-    match accessat(&dir, c".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
-        Ok(()) | Err(Errno::NOSYS) => {}
-        Err(errno) => {
-            return Err(refuse(
-                format!("this user can't make a directory in it: {errno}"),
-                "have it delegated (systemd: Delegate=yes; or chown the directory and its cgroup.procs), or use --cgroup DIR",
-            ));
-        }
-    }
-    Ok(Cgroup::new(dir, absolute(path)))
 }
 
 fn absolute(path: &Path) -> PathBuf {

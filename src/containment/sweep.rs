@@ -1,10 +1,12 @@
 //! Bases whose supervisor and guard are both gone: found by their lock, emptied, removed.
 
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::{Errno, Result};
 
 use super::base;
 use super::cgroup::{Cgroup, populated};
@@ -12,35 +14,66 @@ use super::cgroup::{Cgroup, populated};
 /// What is killed is gone soon; a start does not wait longer for what is not.
 const BOUND: Duration = Duration::from_millis(200);
 
+/// From 6.19 on a last process can be off the count and not yet off the directory, and no event tells.
+const BUSY_AGAIN: Duration = Duration::from_millis(1);
+
 /// Removes abandoned bases in `place`, with what runs in them. Costs one fstat where there are no cgroups below.
 ///
-/// Whoever gets the exclusive lock of a base knows that supervisor and guard are gone, in whatever PID namespace they were.
-/// One that is being made, and not locked yet, is lost to its maker, who then tries another name. What may not be
-/// touched, for want of permission, is left to its owner.
+/// What may not be touched, for want of permission, is left to its owner.
 pub(crate) fn sweep(place: &Cgroup) {
     for name in place.children().unwrap_or_default() {
-        if !base::is_name(&name) {
-            continue;
-        }
-        let Ok(cgroup) = place.open(&name) else { continue };
-        // Held until it is removed: two sweepers do not meet.
-        if flock(&cgroup, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            empty(&cgroup);
+        if base::is_name(&name)
+            && let Ok(Some(cgroup)) = claim(place, &name)
+        {
+            let _ = end(&cgroup, BOUND);
             // Busy: left to the next one.
             let _ = place.remove(&name);
         }
     }
 }
 
-fn empty(cgroup: &Cgroup) {
-    let Ok(events) = cgroup.events() else { return };
-    let bound = Instant::now() + BOUND;
-    while populated(&events).unwrap_or(false) {
-        let left = bound.saturating_duration_since(Instant::now());
-        if cgroup.kill().is_err() || left.is_zero() {
-            return;
-        }
-        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
-        let _ = poll(&mut [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)], Some(&timeout));
+/// The base `name` in `parent` if it is abandoned, or `None` where it is alive. It is locked while it is open: two
+/// sweepers do not meet.
+///
+/// Whoever gets the exclusive lock of a base knows that supervisor and guard are gone, in whatever PID namespace they were:
+/// each holds a shared one (flock(2)), which is not disturbed by this. A base that is being made, and not locked yet, is
+/// lost to its maker, who then tries another name.
+pub(crate) fn claim(parent: &Cgroup, name: &str) -> Result<Option<Cgroup>> {
+    let cgroup = parent.open(name)?;
+    match flock(&cgroup, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(cgroup)),
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(errno) => Err(errno),
     }
+}
+
+/// Kills what is in it and waits until nothing runs there; `BUSY` where something still does after `bound`.
+pub(crate) fn end(cgroup: &Cgroup, bound: Duration) -> Result<()> {
+    let events = cgroup.events()?;
+    let bound = Instant::now() + bound;
+    while populated(&events)? {
+        cgroup.kill()?;
+        let left = bound.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Errno::BUSY);
+        }
+        wait(&[PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)], left);
+    }
+    Ok(())
+}
+
+/// Removes an emptied base and what is below it, trying again until `bound` where it is busy.
+pub(crate) fn remove(parent: &Cgroup, name: &str, bound: Duration) -> std::result::Result<(), (PathBuf, Errno)> {
+    let bound = Instant::now() + bound;
+    loop {
+        match parent.remove(name) {
+            Err((_, Errno::BUSY)) if Instant::now() < bound => wait(&[], BUSY_AGAIN),
+            done => return done,
+        }
+    }
+}
+
+fn wait(events: &[PollFd<'_>], time: Duration) {
+    let timeout = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) };
+    let _ = poll(&mut events.to_vec(), Some(&timeout));
 }

@@ -84,6 +84,29 @@ impl Drop for Scratch {
     }
 }
 
+/// The command under test where another user can execute it: the way to the project may be closed to him.
+pub struct PublicCopy(String);
+
+impl PublicCopy {
+    pub fn new(label: &str) -> Self {
+        let path = format!("/tmp/pinfold-{label}-{}", std::process::id());
+        // By another process: a child of another thread's must not keep it open for writing.
+        let copied = Command::new("install").args(["-m", "755", PINFOLD, &path]).status().unwrap();
+        assert!(copied.success());
+        Self(path)
+    }
+
+    pub fn path(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Drop for PublicCopy {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 /// A process that has nothing to do with any job and must outlive it.
 pub struct Canary(Child);
 

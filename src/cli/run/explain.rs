@@ -1,15 +1,15 @@
 //! What a person is told about a job that is over.
 
 use pinfold::Report;
-use pinfold::report::{ProcessList, Reason};
+use pinfold::report::Reason;
 
 use super::args::Args;
-use crate::cli::tell;
+use crate::cli::{processes, tell};
 
 /// Says on standard error what a person would want to know.
 pub fn explain(args: &Args, report: &Report) {
     if report.unkillable.count > 0 {
-        tell(&format!("could not end {}", list(&report.unkillable)));
+        tell(&format!("could not end {}", processes(&report.unkillable)));
     }
     for left in &report.not_removed {
         tell(&format!("could not remove {}: {}", left.path, left.error));
@@ -31,10 +31,10 @@ pub fn explain(args: &Args, report: &Report) {
             (false, Some(_)) => "ended now",
             (false, None) => "waited for",
         };
-        tell(&format!("{} left {} behind, {fate}", report.name, list(&report.leftovers)));
+        tell(&format!("{} left {} behind, {fate}", report.name, processes(&report.leftovers)));
     }
     if report.emigrants.count > 0 {
-        tell(&format!("{} had left its cgroup, killed now", list(&report.emigrants)));
+        tell(&format!("{} had left its cgroup, killed now", processes(&report.emigrants)));
     }
     if args.verbose {
         tell(&format!(
@@ -44,15 +44,4 @@ pub fn explain(args: &Args, report: &Report) {
             report.containment.cgroup.as_deref().unwrap_or("no cgroup, held by the guard as subreaper")
         ));
     }
-}
-
-fn list(processes: &ProcessList) -> String {
-    const SHOWN: usize = 3;
-    let mut text = if processes.count == 1 { "1 process".to_owned() } else { format!("{} processes", processes.count) };
-    let shown: Vec<_> = processes.processes.iter().take(SHOWN).map(ToString::to_string).collect();
-    if !shown.is_empty() {
-        let more = if processes.count as usize > shown.len() { ", …" } else { "" };
-        text.push_str(&format!(" ({}{more})", shown.join(", ")));
-    }
-    text
 }

@@ -1,0 +1,77 @@
+//! `pinfold sweep`.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use pinfold::sweep::{Abandoned, Outcome, Sweep};
+
+use super::{duration, processes, tell};
+
+/// End and remove what pinfolds left behind that were killed together with their guards
+///
+/// Looks in this process's own cgroup and below. A pinfold that lives is never disturbed, in whatever PID namespace it is,
+/// and nobody else's directory is touched.
+///
+/// Exit code: 0 when nothing is left, or with --dry-run; 1 when something could not be removed; 125 when pinfold itself
+/// failed.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only list what would be removed
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+
+    /// The cgroup v2 directory to look in and below, instead of pinfold's own
+    #[arg(long, value_name = "DIR", env = "PINFOLD_CGROUP")]
+    cgroup: Option<PathBuf>,
+
+    /// How long to wait for the end of what was killed, for each directory
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
+    kill_bound: Duration,
+
+    /// Print what was found as a line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Something could not be removed.
+const LEFT: u8 = 1;
+
+/// Sweeps, and tells the exit code.
+pub fn run(args: &Args) -> Result<u8> {
+    let mut sweep = Sweep::new().dry_run(args.dry_run).kill_bound(args.kill_bound);
+    if let Some(cgroup) = &args.cgroup {
+        sweep = sweep.cgroup(cgroup);
+    }
+    let swept = sweep.run()?;
+    let mut text = String::new();
+    if args.json {
+        text = swept.to_json() + "\n";
+    } else {
+        for base in &swept.abandoned {
+            if let Outcome::Failed { error, advice } = &base.outcome {
+                let advice = if advice.is_empty() { String::new() } else { format!(" ({advice})") };
+                tell(&format!("{}: {error}{advice}", base.path));
+            } else {
+                text.push_str(&line(base));
+            }
+        }
+        for left in &swept.not_searched {
+            tell(&format!("could not look into {}: {}", left.path, left.error));
+        }
+    }
+    // Never a panic of println! where nobody reads.
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")?;
+    Ok(if swept.has_failed() { LEFT } else { 0 })
+}
+
+fn line(base: &Abandoned) -> String {
+    let what = match (base.processes.count, base.populated) {
+        (0, false) => "empty".into(),
+        (0, true) => "with processes of another PID namespace".into(),
+        _ => format!("with {}", processes(&base.processes)),
+    };
+    let done = if base.outcome == Outcome::Found { "abandoned" } else { "removed" };
+    format!("{done} {}, {what}\n", base.path)
+}

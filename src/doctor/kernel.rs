@@ -1,0 +1,111 @@
+//! What is to be said about the kernel.
+
+use super::facts::{Facts, Scratch, Tried};
+use super::{Finding, Section, words};
+
+/// What a job needs at the least.
+pub(super) const OLDEST: (u32, u32) = (5, 7);
+
+pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
+    let version = version(&facts.kernel);
+    let name = format!("Linux {} ({})", facts.kernel, facts.machine);
+    findings.push(match version {
+        Some(version) if version < OLDEST => {
+            Finding::bad("kernel", Section::Kernel, format!("{name} is too old")).advise("Linux 5.7 or later is needed")
+        }
+        Some(_) => Finding::good("kernel", Section::Kernel, name),
+        None => Finding::note("kernel", Section::Kernel, format!("{name}: a version that is not understood")),
+    });
+    let joins = "not needed: jobs are started with clone(2), and join their cgroup before they execute";
+    let needed = "needed: without it pinfold can't run";
+    let calls = &facts.calls;
+    let scratch = facts.scratch.as_ref();
+    let tried = |what: fn(&Scratch) -> &Tried| match scratch {
+        Some(Scratch { made: Tried::Works, .. }) => {
+            scratch.map_or_else(Tried::default, |scratch| what(scratch).clone())
+        }
+        _ => Tried::untried("no cgroup can be made here"),
+    };
+    let kernel_has = |since| version.is_some_and(|version| version >= since);
+    for (id, name, tried, since, without) in [
+        ("clone3", "clone3", calls.clone3.clone(), (5, 3), joins),
+        ("clone_into_cgroup", "CLONE_INTO_CGROUP", calls.clone_into_cgroup.clone(), (5, 7), joins),
+        ("pidfd_open", "pidfd_open", calls.pidfd_open.clone(), (5, 3), needed),
+        ("pidfd_send_signal", "pidfd_send_signal", calls.pidfd_send_signal.clone(), (5, 1), needed),
+        ("waitid_pidfd", "waitid(P_PIDFD)", calls.waitid_pidfd.clone(), (5, 4), "not needed by jobs"),
+        (
+            "pidfd_get_info",
+            "PIDFD_GET_INFO",
+            calls.pidfd_get_info.clone(),
+            (6, 13),
+            "not needed: which cgroup a process is in is read from /proc",
+        ),
+        ("cgroup_freeze", "cgroup.freeze", tried(|scratch| &scratch.frozen), (5, 2), "needed before Linux 5.14"),
+        (
+            "cgroup_kill",
+            "cgroup.kill",
+            tried(|scratch| &scratch.killed),
+            (5, 14),
+            "not needed: jobs are frozen, and their processes killed one by one",
+        ),
+    ] {
+        findings.push(match tried {
+            Tried::Works => Finding::good(id, Section::Kernel, name),
+            Tried::Untried(reason) => {
+                let has =
+                    if kernel_has(since) && id != "clone_into_cgroup" { "; this kernel should have it" } else { "" };
+                Finding::note(id, Section::Kernel, format!("{name} was not tried: {reason}{has}"))
+            }
+            Tried::Refused(errno) => {
+                let why = if kernel_has(since) {
+                    "this kernel has it: a seccomp profile of the container may refuse it".into()
+                } else {
+                    format!("Linux {}.{} has it", since.0, since.1)
+                };
+                Finding::bad(id, Section::Kernel, format!("{name}: {}", words(errno)))
+                    .advise(format!("{without}; {why}"))
+            }
+        });
+    }
+    findings.extend(bug(version, scratch.and_then(|scratch| scratch.kills_the_newborn)));
+}
+
+/// The kill sequence of cgroups: what is cloned into a cgroup took that of its parent's, and is killed where they differ.
+fn bug(version: Option<(u32, u32)>, seen: Option<bool>) -> Option<Finding> {
+    let (id, section) = ("kill_sequence", Section::Kernel);
+    let around =
+        "pinfold works around it: each cgroup has a new name, and what was killed at its birth is started again";
+    let killed = "what is cloned into a cgroup that was once killed";
+    match seen {
+        Some(true) => {
+            let text = format!("{killed} is killed too: a bug of Linux 6.14 and later");
+            Some(Finding::bad(id, section, text).advise(format!("{around}; fixed in Linux 7.3")))
+        }
+        Some(false) => Some(Finding::good(id, section, format!("{killed} lives"))),
+        None if version.is_some_and(|version| ((6, 14)..(7, 3)).contains(&version)) => {
+            let text = format!("{killed} may be killed too: a bug of Linux 6.14 until 7.3");
+            Some(Finding::note(id, section, text).advise(around))
+        }
+        None => None,
+    }
+}
+
+/// Major and minor number of a release.
+pub(super) fn version(release: &str) -> Option<(u32, u32)> {
+    let mut parts = release.split(|character: char| !character.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases() {
+        assert_eq!(version("6.12.107+deb13-amd64"), Some((6, 12)));
+        assert_eq!(version("7.2"), Some((7, 2)));
+        assert_eq!(version("5.10-rc1"), Some((5, 10)));
+        assert_eq!(version("next"), None);
+        assert_eq!(version(""), None);
+    }
+}

@@ -1,0 +1,57 @@
+//! The examination in words, a line each.
+
+use std::fmt::Write;
+
+use super::{Containment, Examination, Mark, Section};
+
+impl Examination {
+    /// The text that `pinfold doctor` prints: a line for each finding, marked ✓ (good), ✗ (bad) or · (a fact), what to do in
+    /// a line of its own, and last the containment.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut text = format!("pinfold {}, as user {}\n", self.facts.pinfold, self.facts.user);
+        let mut section = None;
+        for finding in &self.findings {
+            if section.replace(finding.section) != Some(finding.section) {
+                let _ = writeln!(text, "\n{}", title(finding.section));
+            }
+            let mark = match finding.mark {
+                Mark::Good => '✓',
+                Mark::Bad => '✗',
+                Mark::Note => '·',
+            };
+            let _ = writeln!(text, "  {mark} {}", finding.text);
+            if let Some(advice) = &finding.advice {
+                let _ = writeln!(text, "      → {advice}");
+            }
+        }
+        let verdict = &self.verdict;
+        let _ = writeln!(text, "\nContainment");
+        let _ = match (verdict.containment, &verdict.cgroup) {
+            (Containment::Cgroup, place) => {
+                let place = place.as_deref().unwrap_or_default();
+                writeln!(text, "  ✓ pinfold run uses: cgroup, made in {place} ({})", verdict.why)
+            }
+            (Containment::Subreaper, _) => writeln!(text, "  ✗ pinfold run uses: subreaper ({})", verdict.why),
+            (Containment::Nothing, _) => writeln!(text, "  ✗ pinfold run can't run here: {}", verdict.why),
+        };
+        for refusal in &verdict.refused {
+            let _ = writeln!(text, "      {}: {}", refusal.tried, refusal.reason);
+            if !refusal.advice.is_empty() {
+                let _ = writeln!(text, "      → {}", refusal.advice);
+            }
+        }
+        text
+    }
+}
+
+fn title(section: Section) -> &'static str {
+    match section {
+        Section::Kernel => "Kernel",
+        Section::Cgroup => "Cgroups",
+        Section::Systemd => "systemd",
+        Section::Container => "Container",
+        Section::Proc => "/proc",
+        Section::Limits => "Limits",
+    }
+}

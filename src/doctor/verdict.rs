@@ -1,0 +1,105 @@
+//! The containment that `pinfold run` would use, and why.
+
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::facts::{Facts, Scratch, Tried};
+use super::{kernel, words};
+use crate::containment::{Refusal, base};
+use crate::error::{SpawnError, SpawnStage};
+
+/// How jobs can be held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub enum Containment {
+    /// A cgroup v2 for each job.
+    Cgroup,
+    /// A guard for each job, which all orphans of the job become children of.
+    Subreaper,
+    /// Not at all.
+    Nothing,
+}
+
+/// What `pinfold run` would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct Verdict {
+    /// What it would use.
+    pub containment: Containment,
+    /// The cgroup that jobs' cgroups would be made in.
+    pub cgroup: Option<String>,
+    /// Why, in words.
+    pub why: String,
+    /// What is stronger and can't be had, with the reason and what to do.
+    pub refused: Vec<Refusal>,
+}
+
+impl Verdict {
+    pub(super) fn of(facts: &Facts) -> Self {
+        let mut refused = facts.place.refused.clone();
+        let place = facts.place.directory.clone();
+        // Only then does a job go on without a cgroup.
+        let mut is_about_the_cgroup = true;
+        if let (Some(place), Some(scratch)) = (&place, &facts.scratch)
+            && let Some((refusal, about)) = refusal(place, scratch)
+        {
+            refused.push(refusal);
+            is_about_the_cgroup = about;
+        }
+        let needed = [&facts.calls.pidfd_open, &facts.calls.pidfd_send_signal];
+        let asked_for = facts.place.asked_for;
+        let (containment, why) = if kernel::version(&facts.kernel).is_some_and(|version| version < kernel::OLDEST) {
+            (Containment::Nothing, "Linux 5.7 or later is needed")
+        } else if needed.into_iter().any(|tried| matches!(tried, Tried::Refused(_))) {
+            (Containment::Nothing, "a process can't be held by a pidfd here")
+        } else if place.is_some() && refused.is_empty() {
+            (Containment::Cgroup, "a cgroup can be made and a process started in it")
+        } else if asked_for {
+            (Containment::Nothing, "the cgroup that was asked for can't be used")
+        } else if !is_about_the_cgroup {
+            (Containment::Nothing, "no process can be started")
+        } else if let Some(refusal) = &facts.subreaper {
+            refused.push(refusal.clone());
+            (Containment::Nothing, "no cgroup can be had, and without one the processes of a job can't be found")
+        } else {
+            (Containment::Subreaper, "no cgroup can be had")
+        };
+        let cgroup = place.filter(|_| containment == Containment::Cgroup);
+        Self { containment, cgroup, why: why.into(), refused }
+    }
+}
+
+/// Why a cgroup that can be opened can't be used, in the words of `pinfold run`'s errors, and whether a job could be had
+/// without it.
+pub(super) fn refusal(place: &str, scratch: &Scratch) -> Option<(Refusal, bool)> {
+    match (&scratch.made, &scratch.cloned, &scratch.joined) {
+        (Tried::Refused(errno), ..) => {
+            let advice = base::advice(Errno::from_raw_os_error(*errno));
+            Some((Refusal::new(place, format!("cannot make a cgroup in it: {}", words(*errno)), advice), true))
+        }
+        (_, Tried::Works, _) => None,
+        // Tried again in this way where the kernel or a seccomp profile refuses the first one.
+        (_, Tried::Refused(errno), joined) if is_refused_call(*errno) => match joined {
+            Tried::Refused(errno) => Some(spawn_refusal(place, SpawnStage::JoinCgroup, *errno)),
+            _ => None,
+        },
+        (_, Tried::Refused(errno), _) => Some(spawn_refusal(place, SpawnStage::Clone, *errno)),
+        (_, Tried::Untried(_), _) => None,
+    }
+}
+
+/// Whether `clone3` itself was refused, and not the cgroup.
+fn is_refused_call(errno: i32) -> bool {
+    [libc::ENOSYS, libc::EPERM, libc::EINVAL, libc::E2BIG].contains(&errno)
+}
+
+fn spawn_refusal(place: &str, stage: SpawnStage, errno: i32) -> (Refusal, bool) {
+    let errno = Errno::from_raw_os_error(errno);
+    let error = SpawnError { stage, errno, program: "a process".into(), cwd: None };
+    let (text, advice) = (error.to_string(), error.advice());
+    let reason = text.strip_suffix(&format!(" ({advice})")).unwrap_or(&text);
+    (Refusal::new(place, reason, advice), error.is_about_the_cgroup())
+}

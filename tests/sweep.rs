@@ -1,0 +1,388 @@
+//! `pinfold sweep`: what supervisors and guards leave that are killed together is found, ended, removed; nothing else is
+//! touched.
+
+mod support;
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use support::{Canary, PINFOLD, PublicCopy, has_cgroup, has_program, has_root, program, wait_for};
+
+/// A cgroup of the test's own, which nobody else sweeps: those who start look right in their own cgroup only.
+struct Place(PathBuf);
+
+impl Place {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = support::own_cgroup().join(format!("test-sweep-{}-{number}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn below(&self, name: &str) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    /// `pinfold sweep --cgroup` this.
+    fn sweep(&self, options: &[&str]) -> Output {
+        Command::new(PINFOLD).args(["sweep", "--cgroup"]).arg(&self.0).args(options).output().unwrap()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        remove(&self.0);
+    }
+}
+
+fn remove(directory: &Path) {
+    // What a test that fails has left.
+    let left = processes(directory);
+    left.iter().for_each(|&pid| {
+        // SAFETY: in a cgroup of the test's own.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+    });
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove(&entry.path());
+        }
+    }
+    // Off the count and not yet off the directory, for a moment.
+    wait_for(|| match std::fs::remove_dir(directory) {
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => None,
+        _ => Some(()),
+    });
+}
+
+/// A base whose supervisor and guard are dead, with the processes of its job.
+struct Left {
+    base: PathBuf,
+    processes: Vec<i32>,
+}
+
+impl Left {
+    /// Both are killed with SIGKILL, the supervisor stopped before, so that it does nothing in between. (The guard would be
+    /// continued: its process group is orphaned with the supervisor's death.)
+    fn behind_in(place: &Path) -> Self {
+        let mut supervisor = Command::new(PINFOLD)
+            .args(["run", "--cgroup"])
+            .arg(place)
+            .arg("--")
+            .arg(program("tree"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        assert_eq!(line(&mut supervisor), "ready");
+        let pid = supervisor.id() as i32;
+        let base = bases(place).into_iter().find(|base| name(base).starts_with(&format!("pinfold-{pid}-"))).unwrap();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        let guard: i32 = children.trim().parse().unwrap();
+        let guard_ended = pidfd_open(Pid::from_raw(guard).unwrap(), PidfdFlags::empty()).unwrap();
+        kill(pid, libc::SIGSTOP);
+        // SAFETY: our own child; no status is asked for.
+        assert_eq!(unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WUNTRACED) }, pid);
+        kill(guard, libc::SIGKILL);
+        kill(pid, libc::SIGKILL);
+        supervisor.wait().unwrap();
+        // Until then it holds its lock.
+        poll(&mut [PollFd::new(&guard_ended, PollFlags::IN)], None).unwrap();
+        // The guard's death ends the main process, and the others stay.
+        wait_for(|| (processes(&base).len() == 2).then_some(()));
+        Self { processes: processes(&base), base }
+    }
+
+    fn is_whole(&self) -> bool {
+        processes(&self.base) == self.processes
+    }
+
+    fn assert_gone(&self) {
+        assert!(!self.base.exists(), "{} is left", self.base.display());
+        for pid in &self.processes {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // Ended, and not reaped yet by whoever inherited it.
+            assert!(stat.is_empty() || stat.contains(") Z ") || stat.contains(") X "), "{stat} is left");
+        }
+    }
+}
+
+fn kill(pid: i32, signal: i32) {
+    // SAFETY: our own child, not reaped yet, or its guard, which ends at no time but by this.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+}
+
+fn line(child: &mut Child) -> String {
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    line.trim_end().to_owned()
+}
+
+fn bases(place: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(place).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| name(path).starts_with("pinfold-")).collect()
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap().to_string_lossy().into_owned()
+}
+
+fn processes(cgroup: &Path) -> Vec<i32> {
+    let text = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    let mut processes: Vec<_> = text.lines().map(|line| line.parse().unwrap()).collect();
+    processes.sort_unstable();
+    processes
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A pinfold that lives until its standard input is closed.
+fn alive_in(place: &Path, wrapper: &[&str]) -> Child {
+    let mut words = wrapper.to_vec();
+    words.extend([PINFOLD, "run", "--cgroup", place.to_str().unwrap(), "--", "sh", "-c", "echo ready; cat"]);
+    let mut command = Command::new(words[0]);
+    let mut alive = command.args(&words[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    assert_eq!(line(&mut alive), "ready");
+    alive
+}
+
+fn ends_well(mut alive: Child) {
+    drop(alive.stdin.take());
+    assert!(alive.wait().unwrap().success());
+}
+
+#[test]
+fn what_is_abandoned_is_ended_and_removed_wherever_it_is() {
+    if !has_cgroup() || !has_root() {
+        return;
+    }
+    let canary = Canary::new();
+    let place = Place::new();
+    // First: its start would sweep what is right here.
+    let alive = alive_in(&place.0, &[]);
+    let deep = place.below("a/b");
+    let (here, below) = (Left::behind_in(&place.0), Left::behind_in(&deep));
+    // Somebody else's, with names that are nearly ours.
+    let foreign = ["pinfold", "pinfold-1-short", "x-pinfold-1-0123456789abcdef", "pinfold-1-0123456789abcdeg"];
+    let foreign = foreign.map(|name| place.below(name));
+    let mut stranger = Command::new("sleep").arg("998").spawn().unwrap();
+    std::fs::write(foreign[1].join("cgroup.procs"), stranger.id().to_string()).unwrap();
+
+    let swept = place.sweep(&[]);
+    assert_eq!(text(&swept.stderr), "");
+    assert!(swept.status.success());
+    let said = text(&swept.stdout);
+    for left in [&here, &below] {
+        left.assert_gone();
+        let line = said.lines().find(|line| line.starts_with(&format!("removed {}, with ", left.base.display())));
+        let line = line.unwrap_or_else(|| panic!("{} is not named in {said}", left.base.display()));
+        assert!(line.contains(&format!("{} process", left.processes.len())) && line.contains("tree"), "{line}");
+    }
+    assert_eq!(said.lines().count(), 2, "{said}");
+
+    assert!(foreign.iter().all(|foreign| foreign.exists()));
+    assert_eq!(stranger.try_wait().unwrap(), None);
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+    ends_well(alive);
+    assert_eq!(text(&place.sweep(&[]).stdout), "");
+    canary.assert_alive();
+}
+
+#[test]
+fn a_dry_run_changes_nothing() {
+    if !has_cgroup() || !has_root() {
+        return;
+    }
+    let place = Place::new();
+    let left = Left::behind_in(&place.below("a"));
+    let swept = place.sweep(&["--dry-run"]);
+    assert!(swept.status.success());
+    let said = text(&swept.stdout);
+    assert!(said.starts_with(&format!("abandoned {}, with ", left.base.display())), "{said}");
+    assert!(left.is_whole());
+
+    let json = place.sweep(&["-n", "--json"]);
+    let json: pinfold::sweep::Swept = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!((json.version, json.dry_run, json.cgroup.as_str()), (1, true, place.0.to_str().unwrap()));
+    let [abandoned] = json.abandoned.as_slice() else { panic!("{json:#?}") };
+    assert_eq!(abandoned.path, left.base.to_str().unwrap());
+    assert_eq!(abandoned.outcome, pinfold::sweep::Outcome::Found);
+    assert_eq!((abandoned.owner, abandoned.populated), (0, true));
+    assert_eq!(abandoned.processes.count, left.processes.len() as u64);
+    assert!(left.is_whole());
+
+    assert!(place.sweep(&[]).status.success());
+    left.assert_gone();
+}
+
+/// Sweeps one after another, while pinfolds come and go: a base that is being made is made again under another name, one
+/// that is locked is not touched.
+#[test]
+fn the_living_are_not_disturbed() {
+    if !has_cgroup() || !has_root() {
+        return;
+    }
+    let place = Place::new();
+    let alive = alive_in(&place.0, &[]);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let runs = scope.spawn(|| {
+            for round in 0..60 {
+                let mut run = Command::new(PINFOLD);
+                let ran = run.args(["run", "--cgroup"]).arg(&place.0).args(["--", "true"]).output().unwrap();
+                assert!(ran.status.success(), "round {round}: {ran:#?}");
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        let mut rounds = 0;
+        while !done.load(Ordering::Relaxed) && !runs.is_finished() {
+            let swept = place.sweep(if rounds % 2 == 0 { &["--dry-run"] } else { &[] });
+            assert!(swept.status.success(), "{swept:#?}");
+            rounds += 1;
+        }
+        println!("{rounds} sweeps beside 60 runs");
+    });
+    ends_well(alive);
+}
+
+#[test]
+fn a_pinfold_of_another_pid_namespace_is_not_hit() {
+    if !has_cgroup() || !has_root() || !has_program("unshare") {
+        return;
+    }
+    let place = Place::new();
+    let alive = alive_in(&place.0, &["unshare", "--fork", "--pid", "--mount-proc"]);
+    let swept = place.sweep(&[]);
+    assert!(swept.status.success());
+    assert_eq!(text(&swept.stdout), "");
+    assert_eq!(bases(&place.0).len(), 1);
+    // And nor does one in there hit one of here.
+    let inside = ["--fork", "--pid", "--mount-proc", PINFOLD, "sweep", "--cgroup", place.0.to_str().unwrap()];
+    let own = alive_in(&place.0, &[]);
+    let swept = Command::new("unshare").args(inside).output().unwrap();
+    assert!(swept.status.success(), "{swept:#?}");
+    assert_eq!(text(&swept.stdout), "");
+    ends_well(own);
+    ends_well(alive);
+
+    // What is abandoned is seen from in there, though not who is in it.
+    let left = Left::behind_in(&place.0);
+    let swept = Command::new("unshare").args(inside).output().unwrap();
+    if !place.0.join("cgroup.kill").exists() {
+        // Before Linux 5.14 they have to be seen to be killed.
+        assert_eq!(swept.status.code(), Some(1), "{swept:#?}");
+        assert!(text(&swept.stderr).contains("its processes are in another PID namespace"), "{swept:#?}");
+        assert!(left.is_whole());
+        assert!(place.sweep(&[]).status.success());
+        left.assert_gone();
+        return;
+    }
+    let said = format!("removed {}, with processes of another PID namespace\n", left.base.display());
+    assert_eq!(text(&swept.stdout), said);
+    left.assert_gone();
+}
+
+#[test]
+fn who_may_not_remove_it_is_told_so() {
+    if !has_cgroup() || !has_root() || !has_program("setpriv") {
+        return;
+    }
+    let place = Place::new();
+    let left = Left::behind_in(&place.0);
+    let copy = PublicCopy::new("sweep");
+    let user = ["--reuid", "65534", "--regid", "65534", "--clear-groups", copy.path(), "sweep", "--cgroup"];
+    let swept = Command::new("setpriv").args(user).arg(&place.0).output().unwrap();
+    assert_eq!(swept.status.code(), Some(1), "{swept:#?}");
+    assert_eq!(
+        text(&swept.stderr),
+        format!(
+            "pinfold: {}: cannot kill what runs in it: Permission denied (os error 13) (it belongs to user 0: run the \
+             sweep as that user, or as root)\n",
+            left.base.display()
+        )
+    );
+    assert_eq!(text(&swept.stdout), "");
+    assert!(left.is_whole());
+    assert!(place.sweep(&[]).status.success());
+    left.assert_gone();
+}
+
+/// A job that lost its supervisor and calls `pinfold sweep` itself.
+#[test]
+fn it_does_not_end_itself() {
+    if !has_cgroup() || !has_root() {
+        return;
+    }
+    let place = Place::new();
+    let left = Left::behind_in(&place.0);
+    let mut shell = Command::new("sh")
+        .args(["-c", r#"read go; exec "$@""#, "sh", PINFOLD, "sweep", "--cgroup"])
+        .arg(&place.0)
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::fs::write(left.base.join("cgroup.procs"), shell.id().to_string()).unwrap();
+    shell.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    let swept = shell.wait_with_output().unwrap();
+    assert_eq!(swept.status.code(), Some(1), "{swept:#?}");
+    assert!(
+        text(&swept.stderr).contains("this very process runs in it (run the sweep from outside of it)"),
+        "{swept:#?}"
+    );
+    assert!(left.is_whole());
+    assert!(place.sweep(&[]).status.success());
+    left.assert_gone();
+}
+
+#[test]
+fn without_a_cgroup_to_look_in() {
+    for (directory, reason) in [("/proc", "it is not on a cgroup2 file system"), ("/nowhere", "cannot open it")] {
+        let swept = Command::new(PINFOLD).args(["sweep", "--cgroup", directory]).output().unwrap();
+        assert_eq!(swept.status.code(), Some(125), "{swept:#?}");
+        assert!(text(&swept.stderr).contains(reason), "{swept:#?}");
+    }
+    let swept = Command::new(PINFOLD).args(["sweep", "--nonsense"]).output().unwrap();
+    assert_eq!(swept.status.code(), Some(125), "{swept:#?}");
+}
+
+/// Frozen by cgroup v1, where SIGKILL waits for the thaw.
+#[test]
+fn what_can_not_be_ended_is_named_within_the_bound() {
+    if !has_cgroup() || !has_root() {
+        return;
+    }
+    let freezer = Path::new("/sys/fs/cgroup/freezer");
+    if !support::has("freezer", freezer.join("cgroup.procs").exists(), "no cgroup v1 freezer is mounted here") {
+        return;
+    }
+    let place = Place::new();
+    let left = Left::behind_in(&place.0);
+    let frozen = freezer.join(format!("test-sweep-{}", std::process::id()));
+    std::fs::create_dir(&frozen).unwrap();
+    std::fs::write(frozen.join("cgroup.procs"), left.processes[0].to_string()).unwrap();
+    std::fs::write(frozen.join("freezer.state"), "FROZEN").unwrap();
+    wait_for(|| (std::fs::read_to_string(frozen.join("freezer.state")).unwrap() == "FROZEN\n").then_some(()));
+
+    let swept = place.sweep(&["--kill-bound", "300ms"]);
+
+    std::fs::write(frozen.join("freezer.state"), "THAWED").unwrap();
+    wait_for(|| std::fs::remove_dir(&frozen).ok());
+    assert_eq!(swept.status.code(), Some(1), "{swept:#?}");
+    let said = text(&swept.stderr);
+    let begin = format!("pinfold: {}: cannot end what runs in it within 0.3 s: ", left.base.display());
+    assert!(said.starts_with(&begin), "{said}");
+    assert!(said.contains(&format!("still there: {} [tree] (state ", left.processes[0])), "{said}");
+    // The kill holds.
+    assert!(place.sweep(&[]).status.success());
+    left.assert_gone();
+}
