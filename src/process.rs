@@ -1,5 +1,6 @@
 //! What `/proc` tells about one process, for the report.
 
+use rustix::io::Errno;
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -12,15 +13,18 @@ use crate::pidfd::Pidfd;
 pub struct ProcessInfo {
     /// Its process id, in the supervisor's PID namespace.
     pub pid: i32,
-    /// Its parent's process id; 0 where the parent is outside the supervisor's PID namespace.
+    /// Its parent's process id; 0 where the parent is outside the supervisor's PID namespace, or `/proc` does not show
+    /// this process.
     pub parent: i32,
     /// Its command line, arguments separated by spaces, at most 4096 bytes, invalid UTF-8 replaced. The name in
-    /// brackets where it has none.
+    /// brackets where it has none. `[unknown]` where `/proc` does not show this process: it is not mounted, or hides what
+    /// may not be traced, another user's for one (`hidepid`, proc(5)).
     pub command_line: String,
-    /// Its state as in `/proc/PID/stat`: R running, S sleeping, D uninterruptible, T stopped, t traced, Z zombie.
+    /// Its state as in `/proc/PID/stat`: R running, S sleeping, D uninterruptible, T stopped, t traced, Z zombie; `?` where
+    /// `/proc` does not show this process.
     pub state: char,
     /// Seconds since it was started, to a hundredth: `starttime` of `/proc/PID/stat` (proc_pid_stat(5)) against
-    /// CLOCK_BOOTTIME.
+    /// CLOCK_BOOTTIME. 0 where `/proc` does not show this process.
     pub age_seconds: f64,
     /// The kernel function that it waits in (`/proc/PID/wchan`), where that is known and asked for: only for
     /// processes that could not be ended.
@@ -46,10 +50,31 @@ impl ProcessInfo {
         Some(Self { pid, parent, command_line, state, age_seconds: age(started), wchan: None })
     }
 
-    /// Whether it has not ended: one whose first thread has ended looks like a zombie, and is none.
-    pub(crate) fn lives(&self) -> bool {
-        !matches!(self.state, 'Z' | 'X')
-            || Pid::from_raw(self.pid).is_some_and(|pid| Pidfd::open(pid).is_ok_and(|pidfd| !pidfd.has_ended()))
+    /// The same for one that was just seen to run: described without `/proc` too, `None` only where it has ended.
+    pub(crate) fn of_living(pid: Pid) -> Option<Self> {
+        Self::living(pid, Self::read(pid))
+    }
+
+    /// The same for one that may hang in the kernel.
+    pub(crate) fn of_living_unkillable(pid: Pid) -> Option<Self> {
+        Self::living(pid, Self::read_unkillable(pid))
+    }
+
+    fn living(pid: Pid, read: Option<Self>) -> Option<Self> {
+        match read {
+            // One whose first thread has ended looks like a zombie, and is none.
+            Some(process) if !matches!(process.state, 'Z' | 'X') => Some(process),
+            _ if has_ended(pid) => None,
+            Some(process) => Some(process),
+            None => Some(Self {
+                pid: pid.as_raw_nonzero().get(),
+                parent: 0,
+                command_line: "[unknown]".into(),
+                state: '?',
+                age_seconds: 0.0,
+                wchan: None,
+            }),
+        }
     }
 
     /// The same, with at most 256 bytes of its command line.
@@ -71,6 +96,14 @@ impl ProcessInfo {
 impl std::fmt::Display for ProcessInfo {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {}", self.pid, self.command_line)
+    }
+}
+
+/// Whether `pid` is nobody's, or that of a process that has ended. What can't be asked is not taken for an end.
+fn has_ended(pid: Pid) -> bool {
+    match Pidfd::open(pid) {
+        Ok(pidfd) => pidfd.has_ended(),
+        Err(errno) => errno == Errno::SRCH,
     }
 }
 
@@ -139,6 +172,25 @@ mod tests {
         assert_eq!(own.parent, rustix::process::getppid().unwrap().as_raw_nonzero().get());
         assert!(own.command_line.contains("pinfold"), "{own}");
         assert!(own.age_seconds < 3600.0);
+    }
+
+    #[test]
+    fn one_that_proc_does_not_show_lives_all_the_same() {
+        let own = rustix::process::getpid();
+        let unknown = ProcessInfo::living(own, None).unwrap();
+        assert_eq!((unknown.pid, unknown.parent, unknown.state), (own.as_raw_nonzero().get(), 0, '?'));
+        // One that has ended is nobody, whether it has been reaped or not.
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = Pid::from_raw(child.id() as i32).unwrap();
+        rustix::process::waitid(
+            rustix::process::WaitId::Pid(pid),
+            rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT,
+        )
+        .unwrap();
+        assert_eq!(ProcessInfo::living(pid, None), None);
+        assert_eq!(ProcessInfo::of_living(pid), None);
+        child.wait().unwrap();
+        assert_eq!(ProcessInfo::of_living(pid), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::command::Command;
@@ -147,7 +148,7 @@ pub struct Phases {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ProcessList {
-    /// How many there were.
+    /// How many there were, those included that `/proc` does not show.
     pub count: u64,
     /// At most 256 of them, as they were when they were found.
     pub processes: Vec<ProcessInfo>,
@@ -156,11 +157,21 @@ pub struct ProcessList {
 impl ProcessList {
     const DESCRIBED: usize = 256;
 
-    /// Counts and describes one that still runs; beyond what is described, only counts.
-    pub(crate) fn add(&mut self, describe: impl FnOnce() -> Option<ProcessInfo>) {
+    /// Counts one that still runs, and describes it as well as it can be; beyond what is described, only counts.
+    pub(crate) fn add(&mut self, pid: Pid) {
         if self.processes.len() >= Self::DESCRIBED {
             self.count += 1;
-        } else if let Some(process) = describe().filter(ProcessInfo::lives) {
+        } else if let Some(process) = ProcessInfo::of_living(pid) {
+            self.count += 1;
+            self.processes.push(process);
+        }
+    }
+
+    /// The same for one that SIGKILL did not end.
+    pub(crate) fn add_unkillable(&mut self, pid: Pid) {
+        if self.processes.len() >= Self::DESCRIBED {
+            self.count += 1;
+        } else if let Some(process) = ProcessInfo::of_living_unkillable(pid) {
             self.count += 1;
             self.processes.push(process);
         }

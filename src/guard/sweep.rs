@@ -52,8 +52,7 @@ impl Sweep {
             }
             Some(_) => {
                 let own = Descendants::of(getpid()).processes();
-                let left: Vec<_> =
-                    own.into_iter().filter_map(ProcessInfo::read_unkillable).filter(ProcessInfo::lives).collect();
+                let left: Vec<_> = own.into_iter().filter_map(ProcessInfo::of_living_unkillable).collect();
                 Some(Found {
                     // One at least, where /proc shows none: not childless.
                     survivor_count: left.len().max(1) as u64,
@@ -93,7 +92,7 @@ impl Sweep {
             }
             // One that is ending may be counted off its leaf before its end shows: no emigrant, but to be waited for.
             if !in_a_leaf_of(&own, pid, base) && self.seen.insert(pid) && self.emigrants.len() < TOLD {
-                self.emigrants.extend(ProcessInfo::read(name).map(ProcessInfo::shortened));
+                self.emigrants.extend(ProcessInfo::of_living(name).map(ProcessInfo::shortened));
             }
             // A child of ours: its pid is its own until we reap it.
             let _ = pidfd.send(Signal::KILL);
@@ -101,8 +100,8 @@ impl Sweep {
         if !left.is_empty() && Instant::now() < self.bound {
             return None;
         }
-        let survivors =
-            left.iter().take(TOLD).filter_map(|&pid| Pid::from_raw(pid)).filter_map(ProcessInfo::read_unkillable);
+        let describe = |pid| ProcessInfo::read_unkillable(pid).or_else(|| ProcessInfo::of_living(pid));
+        let survivors = left.iter().take(TOLD).filter_map(|&pid| Pid::from_raw(pid)).filter_map(describe);
         Some(Found {
             emigrant_count: self.seen.len() as u64,
             emigrants: std::mem::take(&mut self.emigrants),

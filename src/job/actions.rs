@@ -13,7 +13,6 @@ use crate::containment::descendants::Descendants;
 use crate::containment::holder::Holder;
 use crate::guard::KILL_BOUND;
 use crate::guard::protocol::ToGuard;
-use crate::process::ProcessInfo;
 use crate::report::{NotRemoved, Report, Usage};
 use crate::signal::Signal;
 use crate::stop::{Action, Event, Phase, SignalTo};
@@ -62,14 +61,14 @@ impl Actor {
             // Who was missed is killed when the grace period is over.
             let _ = self.holder.signal_all(signal, PASSES, |pid| {
                 main_found |= main.as_ref().is_some_and(|(main, _)| *main == pid);
-                stopped.add(|| ProcessInfo::read(pid));
+                stopped.add(pid);
             });
             let _ = self.holder.signal_all(Signal::CONT, PASSES, |_| {});
         }
         if let Some((pid, pidfd)) = main
             && !main_found
         {
-            self.report.stopped.add(|| ProcessInfo::read(pid));
+            self.report.stopped.add(pid);
             // It may have ended: then its exit is on its way to us.
             let _ = pidfd.send(signal).and_then(|()| pidfd.send(Signal::CONT));
         }
@@ -98,7 +97,7 @@ impl Actor {
 
     pub(super) fn list_leftovers(&mut self) {
         for pid in self.holder.processes() {
-            self.report.leftovers.add(|| ProcessInfo::read(pid));
+            self.report.leftovers.add(pid);
         }
     }
 
@@ -119,7 +118,7 @@ impl Actor {
                 left.push(*main);
             }
             for pid in left {
-                self.report.unkillable.add(|| ProcessInfo::read_unkillable(pid));
+                self.report.unkillable.add_unkillable(pid);
             }
         } else {
             let unknown = "the guard did not tell in time whether processes are left outside of the cgroup";
@@ -146,13 +145,13 @@ impl Actor {
         let emigrants = &mut self.report.emigrants;
         let found = |pid| {
             if has_leaf {
-                emigrants.add(|| ProcessInfo::read(pid));
+                emigrants.add(pid);
             }
         };
         match self.link.orphans_ended(bound, found).await {
             Ok(left) => {
                 for pid in left {
-                    self.report.unkillable.add(|| ProcessInfo::read_unkillable(pid));
+                    self.report.unkillable.add_unkillable(pid);
                 }
             }
             Err(why) if !has_leaf => self.report.error = Some(why.into()),
