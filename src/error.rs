@@ -196,6 +196,10 @@ impl SpawnError {
             ),
             (SpawnStage::JoinCgroup, _) => (format!("put '{program}' into its cgroup"), ""),
             (SpawnStage::ProcessGroup, _) => (format!("set the process group of '{program}'"), ""),
+            (SpawnStage::Descriptors, Errno::BADF) => (
+                format!("hand its descriptors to '{program}'"),
+                "one that is open has a number beyond the hard limit on open files: close it, or see ulimit -Hn",
+            ),
             (SpawnStage::Descriptors, _) => (format!("hand its descriptors to '{program}'"), "see ulimit -n"),
             (SpawnStage::Limits, _) => (format!("set the limits of '{program}'"), ""),
             (SpawnStage::ExecTimer, _) => (format!("set a timer for the start of '{program}'"), "see ulimit -i"),
@@ -215,6 +219,15 @@ impl std::fmt::Display for SpawnError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (doing, advice) = self.words();
         write!(f, "cannot {doing}: {}{}", self.errno, hint(advice))
+    }
+}
+
+/// The advice where a limit on open files is reached.
+pub(crate) fn short_of_descriptors(errno: Errno) -> &'static str {
+    match errno {
+        Errno::MFILE => "too few descriptors are left: close some, or see ulimit -Hn",
+        Errno::NFILE => "the machine has no open file left: see /proc/sys/fs/file-max",
+        _ => "",
     }
 }
 

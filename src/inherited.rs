@@ -1,5 +1,5 @@
 //! What this process was given by its caller, so that the job gets it unchanged: the signal mask, the ignored
-//! signals, the open descriptors.
+//! signals, the open descriptors, the limit on them.
 //!
 //! Rust's runtime ignores SIGPIPE and opens `/dev/null` on closed standard descriptors before `main`; both are
 //! read by a constructor that runs before it.
@@ -60,6 +60,27 @@ pub(crate) fn signals() -> Signals {
         }
         Signals { blocked: sys::signal_mask(), ignored }
     })
+}
+
+static OPEN_FILES: OnceLock<Option<(u64, u64)>> = OnceLock::new();
+
+/// Raises this process's own limits on open files and on its stack, so that a caller's tiny ones do not hinder it in its
+/// work: the soft limit up to the hard one, and this too where it may be raised (CAP_SYS_RESOURCE, getrlimit(2)). Jobs get
+/// the caller's limit on open files all the same.
+///
+/// For programs that do nothing else than supervise, as the `pinfold` command does. Call it after
+/// [`Guard::fork`](crate::Guard::fork): jobs have the guard's stack limit.
+pub fn raise_own_limits() {
+    /// What Linux gives by default.
+    const STACK: u64 = 8 << 20;
+    OPEN_FILES.get_or_init(|| sys::limit(libc::RLIMIT_NOFILE));
+    sys::raise_open_files_limit();
+    sys::raise_limit(libc::RLIMIT_STACK, STACK);
+}
+
+/// Soft and hard limit on open files for jobs: the caller's, also where we have raised our own; none where it is not told.
+pub(crate) fn open_files_limit() -> Option<(u64, u64)> {
+    OPEN_FILES.get().copied().unwrap_or_else(|| sys::limit(libc::RLIMIT_NOFILE))
 }
 
 /// Whether the standard descriptor `number` (0 to 2) was closed when this process was started; Rust's runtime has opened

@@ -106,7 +106,7 @@ mod sys;
 pub use command::{Command, ProcessGroup, Stdio};
 pub use error::{Error, Result, SpawnError, SpawnStage};
 pub use guard::{Guard, init};
-pub use inherited::{adopt_descriptor, was_closed};
+pub use inherited::{adopt_descriptor, raise_own_limits, was_closed};
 pub use job::Job;
 pub use report::Report;
 pub use signal::Signal;

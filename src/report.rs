@@ -1,6 +1,5 @@
 //! How a job ended: one type for the library and for `--report`.
 
-use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::process::Pid;
@@ -38,7 +37,7 @@ pub struct Report {
     pub main: Option<MainEnd>,
     /// Why the job ended.
     pub reason: Reason,
-    /// Why there was no process, or what could not be found out, in words; null otherwise.
+    /// Why there was no process, or what could not be done or found out, in words; null otherwise.
     pub error: Option<String>,
     /// The exit code that `pinfold run` ends with for this job.
     pub exit_code: u8,
@@ -66,13 +65,13 @@ pub struct Report {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Containment {
-    /// What held it.
-    pub kind: ContainmentKind,
+    /// What held it; null where the command was not started, so that nothing had to be held.
+    pub kind: Option<ContainmentKind>,
     /// The directory of its cgroup, which is gone by now; null where there was none.
     pub cgroup: Option<String>,
-    /// How it came into the cgroup.
+    /// How it came into the cgroup; null where the command was not started.
     pub born: Option<Born>,
-    /// Why nothing stronger was used; empty for a cgroup.
+    /// Why nothing stronger was used; empty for a cgroup. Where nothing could be used at all, each thing that was tried.
     pub refused: Vec<Refusal>,
 }
 
@@ -196,20 +195,26 @@ pub struct NotRemoved {
 }
 
 impl Report {
-    /// What is told about a command that could not be started: [`Reason::SpawnFailed`], and the error in words.
+    /// What is told about a command that could not be started: the error in words, and as the reason what has ended it
+    /// before it was executed, else [`Reason::SpawnFailed`].
     #[must_use]
     pub fn of_failed_spawn(command: &Command, error: &Error) -> Self {
-        Self {
-            reason: Reason::SpawnFailed,
-            error: Some(error.to_string()),
-            exit_code: error.exit_code(),
-            usage: Usage::unknown("the command was not started"),
-            ..Self::begin(command, None)
+        let mut report = Self::begin(command);
+        report.reason = match error {
+            Error::EndedEarly { reason, .. } => *reason,
+            _ => Reason::SpawnFailed,
+        };
+        if let Error::NoCgroup(refusals) | Error::NoContainment(refusals) = error {
+            report.containment.refused.clone_from(refusals);
         }
+        report.error = Some(error.to_string());
+        report.exit_code = error.exit_code();
+        report.usage = Usage::unknown("the command was not started");
+        report
     }
 
-    /// The report of a job that begins now, in this cgroup.
-    pub(crate) fn begin(command: &Command, cgroup: Option<&Path>) -> Self {
+    /// The report of a job that begins now.
+    pub(crate) fn begin(command: &Command) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             version: VERSION,
@@ -217,12 +222,7 @@ impl Report {
             command: command.display_argv(),
             cwd: command.display_cwd(),
             pid: None,
-            containment: Containment {
-                kind: if cgroup.is_some() { ContainmentKind::Cgroup } else { ContainmentKind::Subreaper },
-                cgroup: cgroup.map(|path| path.display().to_string()),
-                born: None,
-                refused: Vec::new(),
-            },
+            containment: Containment { kind: None, cgroup: None, born: None, refused: Vec::new() },
             main: None,
             reason: Reason::Exited,
             error: None,

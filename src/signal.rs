@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, short_of_descriptors};
 use crate::{inherited, sys};
 
 /// A signal that can be sent: 1 to 31, or a real-time one up to 64 (signal(7)).
@@ -164,7 +164,7 @@ impl SignalQueue {
         let queued = sys::ALL_SIGNALS & !sys::bit(libc::SIGCHLD) & !inherited::signals().ignored;
         sys::set_signal_mask(sys::ALL_SIGNALS);
         let fd = sys::signalfd(queued)
-            .map_err(|errno| Error::system("signalfd", "all signals", errno, "close some descriptors"))?;
+            .map_err(|errno| Error::system("signalfd", "all signals", errno, short_of_descriptors(errno)))?;
         Ok(Self(fd))
     }
 

@@ -222,20 +222,35 @@ pub fn own_process_group() -> Option<i32> {
     Some(unsafe { libc::getpgrp() }).filter(|&group| group > 0)
 }
 
-/// Soft and hard limit on open files, unless a seccomp profile keeps them from us.
-pub fn open_files_limit() -> Option<(u64, u64)> {
+/// Soft and hard limit on `resource` (`RLIMIT_…`, getrlimit(2)), unless a seccomp profile keeps them from us.
+pub fn limit(resource: impl Into<i64>) -> Option<(u64, u64)> {
     let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the structure outlives the call.
-    let done = unsafe { libc::getrlimit64(libc::RLIMIT_NOFILE, &mut limit) };
+    let done = unsafe { libc::getrlimit64(resource.into() as _, &mut limit) };
     (done == 0).then_some((limit.rlim_cur, limit.rlim_max))
 }
 
-/// Raises the soft limit on open files to the hard one: descriptors for jobs may have higher numbers than their own limit.
+/// Raises the soft limit on `resource` to `wanted` where it is lower: beyond the hard one where this process may raise that
+/// (CAP_SYS_RESOURCE), else up to it.
+pub fn raise_limit(resource: impl Into<i64>, wanted: u64) {
+    let resource = resource.into();
+    let Some((soft, hard)) = limit(resource) else { return };
+    let set = |soft, hard| {
+        let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+        // SAFETY: the structure outlives the call. Where it is refused the limit stays.
+        unsafe { libc::setrlimit64(resource as _, &limit) == 0 }
+    };
+    if soft < wanted && (hard >= wanted || !set(wanted, wanted)) {
+        set(hard.min(wanted), hard);
+    }
+}
+
+/// Raises the limit on open files, and so on their numbers: those of jobs may be beyond the limit of whoever started us.
 pub fn raise_open_files_limit() {
-    let Some((_, hard)) = open_files_limit() else { return };
-    let limit = libc::rlimit64 { rlim_cur: hard, rlim_max: hard };
-    // SAFETY: the structure outlives the call. Where it is refused the limit stays.
-    unsafe { libc::setrlimit64(libc::RLIMIT_NOFILE, &limit) };
+    // Beyond this nobody may go, as it is usually set (fs.nr_open, proc_sys_fs(5)).
+    const NR_OPEN: u64 = 1 << 20;
+    let hard = limit(libc::RLIMIT_NOFILE).map_or(0, |(_, hard)| hard);
+    raise_limit(libc::RLIMIT_NOFILE, hard.max(NR_OPEN));
 }
 
 /// Sets the name that `ps -o comm` shows, of at most 15 bytes (PR_SET_NAME, prctl(2)).

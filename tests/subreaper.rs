@@ -238,7 +238,7 @@ mod library {
 
     fn assert_gone(report: &Report) {
         assert!(report.is_gone() && report.error.is_none(), "{report:#?}");
-        assert_eq!((report.containment.kind, &report.containment.cgroup), (ContainmentKind::Subreaper, &None));
+        assert_eq!((report.containment.kind, &report.containment.cgroup), (Some(ContainmentKind::Subreaper), &None));
     }
 
     #[test]

@@ -45,15 +45,13 @@ pub fn main() -> u8 {
         }
     };
     let ended = match cli.command {
-        Subcommands::Run(args) => {
-            prepared.unwrap_or_else(run::Prepared::new).and_then(|prepared| run::run(args, prepared))
-        }
+        Subcommands::Run(args) => run::run(args, prepared.unwrap_or_else(run::Prepared::new)),
         Subcommands::Sweep(args) => sweep::run(&args),
         Subcommands::Doctor(args) => doctor::run(&args),
     };
     ended.unwrap_or_else(|error| {
         tell(&format!("{error:#}"));
-        error.downcast_ref::<pinfold::Error>().map_or(FAILED, pinfold::Error::exit_code)
+        FAILED
     })
 }
 

@@ -6,10 +6,11 @@ mod explain;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use pinfold::report::{MainEnd, Reason};
 use pinfold::signal::{self, SignalQueue, SignalStream};
 use pinfold::{Command, Guard, Job, Report, Signal, Supervisor};
+use rustix::io::Errno;
 
 use super::report_sink::Sink;
 use super::signals::{PATIENCE_INTERRUPTS, Response, Rules};
@@ -32,52 +33,61 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    pub fn new() -> Result<Self> {
+    pub fn new() -> pinfold::Result<Self> {
         // No signal may end pinfold from here on, and what the terminal was like is known only before the guard exists.
         let signals = SignalQueue::block_all()?;
         let terminal = Terminal::open();
-        Ok(Self { signals, terminal, guard: Guard::fork()? })
+        let guard = Guard::fork()?;
+        pinfold::raise_own_limits();
+        Ok(Self { signals, terminal, guard })
     }
 }
 
 /// Runs the command and tells the exit code.
-pub fn run(mut args: Args, prepared: Prepared) -> Result<u8> {
-    let Prepared { signals, terminal, guard } = prepared;
+pub fn run(mut args: Args, prepared: pinfold::Result<Prepared>) -> Result<u8> {
     let sink = args.report.take().map(Sink::open).transpose()?;
     // The terminal sends its signals to the foreground group, so the job has to be in ours.
-    let shares_group = terminal.is_some();
-    let rules = Rules::new(terminal.as_ref().is_some_and(|terminal| terminal.is_stdin), shares_group);
+    let shares_group = prepared.as_ref().is_ok_and(|prepared| prepared.terminal.is_some());
     let command = args.to_command(shares_group);
+    let ended = prepared.and_then(|prepared| in_runtime(&args, &command, prepared));
+    let ended = ended.unwrap_or_else(|error| Ended::not_started(&command, &error));
 
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
-    let ended = runtime.block_on(supervise(&args, guard, &command, signals, rules, terminal.as_ref()));
-    if let Some(terminal) = &terminal {
-        terminal.restore(!matches!(&ended, Ok(Ended::Report { report, .. }) if ended_by_itself(report)));
+    match &ended {
+        Ended::Report { report, .. } => explain(&args, report),
+        Ended::NotStarted { report } => tell(report.error.as_deref().unwrap_or_default()),
+        Ended::Signalled { .. } => {}
     }
-    let ended = ended?;
-
-    let code = match &ended {
-        Ended::Report { report, .. } => {
-            explain(&args, report);
-            exit_code(&args, report)
-        }
-        Ended::NotStarted { report, error } => {
-            tell(&error.to_string());
-            report.exit_code
-        }
-        Ended::Signalled(signal) => u8::try_from(128 + signal.number()).unwrap_or(u8::MAX),
-    };
-    if let (Some(sink), Ended::Report { report, .. } | Ended::NotStarted { report, .. }) = (sink, &ended) {
+    let (Ended::Report { report, .. } | Ended::NotStarted { report } | Ended::Signalled { report, .. }) = &ended;
+    if let Some(sink) = sink {
         sink.write(report)?;
     }
     if ended_by_interrupt(&ended) {
         // So that a calling shell loop stops too. PID 1 comes back from this.
         signal::end_by(Signal::INT);
     }
-    // Nothing is left to be torn down that the kernel does not do faster.
-    std::mem::forget(runtime);
-    Ok(code)
+    Ok(exit_code(&args, report))
+}
+
+/// Runs the command; when it comes back the job is over, and the terminal is as it was.
+fn in_runtime(args: &Args, command: &Command, prepared: Prepared) -> pinfold::Result<Ended> {
+    let Prepared { signals, terminal, guard } = prepared;
+    let rules = Rules::new(terminal.as_ref().is_some_and(|terminal| terminal.is_stdin), terminal.is_some());
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| pinfold::Error::System {
+            operation: "start",
+            object: "the event loop".into(),
+            errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
+            advice: "too few descriptors may be left: see ulimit -Hn".into(),
+        })?;
+    let ended = runtime.block_on(supervise(args, guard, command, signals, rules, terminal.as_ref()));
+    if let Some(terminal) = &terminal {
+        terminal.restore(!matches!(&ended, Ok(Ended::Report { report, .. }) if ended_by_itself(report)));
+    }
+    if ended.is_ok() {
+        // Nothing is left to be torn down that the kernel does not do faster.
+        std::mem::forget(runtime);
+    }
+    ended
 }
 
 enum Ended {
@@ -87,9 +97,24 @@ enum Ended {
         interrupted: bool,
     },
     /// The command could not be executed.
-    NotStarted { report: Arc<Report>, error: pinfold::Error },
+    NotStarted { report: Arc<Report> },
     /// A signal came before the command had been executed.
-    Signalled(Signal),
+    Signalled { report: Arc<Report>, signal: Signal },
+}
+
+impl Ended {
+    fn not_started(command: &Command, error: &pinfold::Error) -> Self {
+        Self::NotStarted { report: Arc::new(Report::of_failed_spawn(command, error)) }
+    }
+
+    fn signalled(args: &Args, command: &Command, signal: Signal) -> Self {
+        let program = args.command[0].to_string_lossy().into_owned();
+        let error = pinfold::Error::EndedEarly { program, reason: Reason::Stopped };
+        let mut report = Report::of_failed_spawn(command, &error);
+        report.error = Some(format!("{error}: {signal}"));
+        report.exit_code = u8::try_from(128 + signal.number()).unwrap_or(u8::MAX);
+        Self::Signalled { report: Arc::new(report), signal }
+    }
 }
 
 async fn supervise(
@@ -99,7 +124,7 @@ async fn supervise(
     signals: SignalQueue,
     mut rules: Rules,
     terminal: Option<&Terminal>,
-) -> Result<Ended> {
+) -> pinfold::Result<Ended> {
     let signals = signals.listen()?;
     let mut builder = Supervisor::builder().guard(guard).one_job();
     if let Some(kind) = args.containment() {
@@ -121,7 +146,7 @@ async fn hold(
     signals: &SignalStream,
     rules: &mut Rules,
     terminal: Option<&Terminal>,
-) -> Result<Ended> {
+) -> pinfold::Result<Ended> {
     let mut early = Vec::new();
     let mut patience = None;
     let spawned = {
@@ -134,7 +159,7 @@ async fn hold(
                     let received = received?;
                     match rules.respond(received, Instant::now()) {
                         // Dropping the future ends what there is of the job.
-                        Response::Kill => return Ok(Ended::Signalled(received.signal)),
+                        Response::Kill => return Ok(Ended::signalled(args, command, received.signal)),
                         Response::Stop => {
                             patience = Some((Instant::now() + EXEC_PATIENCE, received.signal));
                             early.push((Response::Stop, received.signal));
@@ -142,16 +167,13 @@ async fn hold(
                         response => early.push((response, received.signal)),
                     }
                 }
-                signal = over(patience) => return Ok(Ended::Signalled(signal)),
+                signal = over(patience) => return Ok(Ended::signalled(args, command, signal)),
             }
         }
     };
     let job = match spawned {
         Ok(job) => job,
-        Err(error) => {
-            let report = Arc::new(Report::of_failed_spawn(command, &error));
-            return Ok(Ended::NotStarted { report, error });
-        }
+        Err(error) => return Ok(Ended::not_started(command, &error)),
     };
     if args.verbose {
         tell(&format!("started {} as process {}", args.command[0].to_string_lossy(), job.pid()));
@@ -250,7 +272,7 @@ fn exit_code(args: &Args, report: &Report) -> u8 {
 fn ended_by_interrupt(ended: &Ended) -> bool {
     match ended {
         Ended::NotStarted { .. } => false,
-        Ended::Signalled(signal) => *signal == Signal::INT,
+        Ended::Signalled { signal, .. } => *signal == Signal::INT,
         Ended::Report { report, interrupted } => match report.main {
             Some(MainEnd::Signalled { signal, .. }) if report.reason != Reason::Deadline => {
                 signal == Signal::INT.number() || *interrupted && report.reason == Reason::Stopped

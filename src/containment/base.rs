@@ -5,17 +5,21 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{AtFlags, FlockOperation, flock, statat};
-use rustix::io::Errno;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use super::cgroup::Cgroup;
 use super::leaf::Leaf;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, short_of_descriptors};
 
 /// Bases are called this, then the supervisor's pid, a hyphen and 16 hexadecimal digits.
 const PREFIX: &str = "pinfold-";
+
+/// So many descriptors are kept: for a cgroup below the leaf, its list of processes, one of these, and what `/proc` says
+/// of it; and one for a watch on the end.
+const RESERVE: usize = 5;
 
 /// The directory of one supervisor's leaves.
 #[derive(Debug)]
@@ -27,8 +31,8 @@ pub(crate) struct Base {
     removed: AtomicBool,
     /// The controllers that its leaves have; asked for once.
     controllers: OnceLock<String>,
-    /// Given up where no descriptor is left to kill with.
-    spare: Mutex<Option<OwnedFd>>,
+    /// Given up for the work that the end of a job takes, which no limit that is reached meanwhile can hinder.
+    reserve: Mutex<Vec<OwnedFd>>,
 }
 
 impl Base {
@@ -50,7 +54,13 @@ impl Base {
                     return Err(refused(&parent, &name, errno));
                 }
             };
-            let spare = cgroup.events().ok();
+            let reserve = match reserve(&cgroup) {
+                Ok(reserve) => reserve,
+                Err(errno) => {
+                    let _ = parent.remove(&name);
+                    return Err(refused(&parent, &name, errno));
+                }
+            };
             let base = Self {
                 cgroup,
                 parent: parent.clone(),
@@ -58,7 +68,7 @@ impl Base {
                 next_leaf: 1.into(),
                 removed: false.into(),
                 controllers: OnceLock::new(),
-                spare: Mutex::new(spare),
+                reserve: Mutex::new(reserve),
             };
             let locked = flock(&base, FlockOperation::NonBlockingLockShared).is_ok();
             let same = statat(&*parent, base.name.as_str(), AtFlags::SYMLINK_NOFOLLOW).ok().map(|stat| stat.st_ino)
@@ -98,18 +108,21 @@ impl Base {
         self.controllers.get_or_init(|| leaf.read(c"cgroup.controllers").unwrap_or_default())
     }
 
-    /// Calls `kill`; where the limit on open files has been reached, once more with a descriptor that was kept for that.
-    pub fn with_spare(&self, kill: impl Fn() -> rustix::io::Result<()>) -> rustix::io::Result<()> {
-        match kill() {
-            Err(Errno::MFILE | Errno::NFILE) => {
-                let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-                drop(spare.take());
-                let killed = kill();
-                *spare = self.cgroup.events().ok();
-                killed
-            }
-            done => done,
+    /// Does `work` with [`RESERVE`] descriptors more than are free otherwise, as far as this process's other threads do not
+    /// take them.
+    pub fn with_reserve<T>(&self, work: impl FnOnce() -> T) -> T {
+        // Closed before, and made again after: locked only in between, since work may take long.
+        drop(std::mem::take(&mut *self.lock_reserve()));
+        let done = work();
+        let mut reserve = self.lock_reserve();
+        if reserve.is_empty() {
+            *reserve = self::reserve(&self.cgroup).unwrap_or_default();
         }
+        done
+    }
+
+    fn lock_reserve(&self) -> MutexGuard<'_, Vec<OwnedFd>> {
+        self.reserve.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The cgroup that it was made in.
@@ -147,6 +160,10 @@ impl AsFd for Base {
     }
 }
 
+fn reserve(cgroup: &Cgroup) -> rustix::io::Result<Vec<OwnedFd>> {
+    (0..RESERVE).map(|_| fcntl_dupfd_cloexec(cgroup, 0)).collect()
+}
+
 /// Whether a directory of this name is a base.
 pub(crate) fn is_name(name: &str) -> bool {
     name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-')).is_some_and(|(pid, random)| {
@@ -181,8 +198,7 @@ pub(crate) fn advice(errno: Errno) -> &'static str {
         }
         Errno::AGAIN => "cgroup.max.descendants or cgroup.max.depth of a directory above is reached",
         Errno::NOENT => "the directory is gone",
-        Errno::MFILE | Errno::NFILE => "see ulimit -n",
-        _ => "",
+        errno => short_of_descriptors(errno),
     }
 }
 

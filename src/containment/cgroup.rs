@@ -86,17 +86,16 @@ impl Cgroup {
     /// a kill helps, and `passes` bounds what is tried before.
     ///
     /// Only the job is hit: a process is signalled through a pidfd when its pid was in the list *after* that pidfd
-    /// had been opened, so that a pid which was reused in between is answered with ESRCH and looked at anew. So many
-    /// at a time that the limit on open files is no matter.
+    /// had been opened, so that a pid which was reused in between is answered with ESRCH and looked at anew. So few
+    /// at a time that four free descriptors are enough.
     pub fn signal_all(&self, signal: Signal, passes: u32, mut found: impl FnMut(Pid)) -> Result<bool> {
-        const BATCH: usize = 64;
         let mut told: HashSet<Pid> = HashSet::new();
         for _ in 0..passes {
             let mut news = false;
             self.walk(&mut |dir| {
-                let fresh: Vec<Pid> = processes(dir)?.into_iter().filter(|pid| !told.contains(pid)).collect();
-                for batch in fresh.chunks(BATCH) {
-                    let opened: Vec<_> = batch.iter().filter_map(|&pid| Some((pid, Pidfd::open(pid).ok()?))).collect();
+                let mut fresh: Vec<Pid> = processes(dir)?.into_iter().filter(|pid| !told.contains(pid)).collect();
+                while !fresh.is_empty() {
+                    let opened = open_some(&mut fresh)?;
                     let confirmed: HashSet<Pid> = processes(dir)?.into_iter().collect();
                     for (pid, pidfd) in opened.into_iter().filter(|(pid, _)| confirmed.contains(pid)) {
                         news = true;
@@ -117,14 +116,14 @@ impl Cgroup {
         Ok(false)
     }
 
-    /// The processes here and below, as they are now.
-    pub fn processes(&self) -> Result<Vec<Pid>> {
+    /// The processes here and below, as they are now. Those that could be found, and the first error on the way.
+    pub fn processes(&self) -> (Vec<Pid>, Result<()>) {
         let mut all = Vec::new();
-        self.walk(&mut |dir| {
+        let walked = self.walk(&mut |dir| {
             all.extend(processes(dir)?);
             Ok(())
-        })?;
-        Ok(all)
+        });
+        (all, walked)
     }
 
     /// The names of the cgroups right below.
@@ -150,23 +149,38 @@ impl Cgroup {
         Ok(String::from_utf8_lossy(&text[..length]).into_owned())
     }
 
-    /// Calls `visit` with this directory and every one below it. Those that vanish meanwhile are skipped.
+    /// Calls `visit` with this directory and every one below it. Those that vanish meanwhile are skipped; those that can't
+    /// be looked at (another user's) too, and the first of these is told in the end.
     fn walk(&self, visit: &mut dyn FnMut(BorrowedFd<'_>) -> Result<()>) -> Result<()> {
-        let mut open = vec![self.dir.try_clone().map_err(|_| Errno::MFILE)?];
-        while let Some(dir) = open.pop() {
-            match visit(dir.as_fd()) {
-                Ok(()) | Err(Errno::NODEV | Errno::NOENT) => {}
-                Err(errno) => return Err(errno),
+        let mut refused = Ok(());
+        let mut look = |dir: BorrowedFd<'_>| match visit(dir).and_then(|()| children(dir)) {
+            Ok(names) => names.into_iter(),
+            Err(errno) => {
+                refused = refused.and(unless_vanished(errno));
+                Vec::new().into_iter()
             }
-            for name in children(dir.as_fd())? {
-                match openat(&dir, &name, DIRECTORY, Mode::empty()) {
-                    Ok(child) => open.push(child),
-                    Err(Errno::NOENT | Errno::NODEV) => {}
-                    Err(errno) => return Err(errno),
+        };
+        // One descriptor at a time, however deep the job has nested and however many it has made: up is `..`.
+        let mut below = None;
+        let mut names = look(self.dir.as_fd());
+        let mut above = Vec::new();
+        let mut unopened = Ok(());
+        loop {
+            let dir = below.as_ref().map_or(self.dir.as_fd(), OwnedFd::as_fd);
+            if let Some(name) = names.next() {
+                match openat(dir, &name, DIRECTORY, Mode::empty()) {
+                    Ok(child) => {
+                        above.push(std::mem::replace(&mut names, look(child.as_fd())));
+                        below = Some(child);
+                    }
+                    Err(errno) => unopened = unopened.and(unless_vanished(errno)),
                 }
+                continue;
             }
+            let Some(siblings) = above.pop() else { return refused.and(unopened) };
+            below = if above.is_empty() { None } else { Some(openat(dir, c"..", DIRECTORY, Mode::empty())?) };
+            names = siblings;
         }
-        Ok(())
     }
 
     /// Removes the cgroup `name` below this one and all below it, deepest first. It must be empty.
@@ -233,6 +247,40 @@ pub(crate) fn populated(events: impl AsFd) -> Result<bool> {
         Err(Errno::NODEV) => Ok(false),
         Err(errno) => Err(errno),
     }
+}
+
+/// What is gone is done.
+fn unless_vanished(errno: Errno) -> Result<()> {
+    match errno {
+        Errno::NODEV | Errno::NOENT => Ok(()),
+        errno => Err(errno),
+    }
+}
+
+/// Opens some of those processes, which are taken from the list: as many as there are descriptors for, less two: for the
+/// list that confirms them, and to read about one.
+fn open_some(pids: &mut Vec<Pid>) -> Result<Vec<(Pid, Pidfd)>> {
+    const MOST: usize = 64;
+    let mut opened = Vec::new();
+    while opened.len() < MOST
+        && let Some(pid) = pids.pop()
+    {
+        match Pidfd::open(pid) {
+            Ok(pidfd) => opened.push((pid, pidfd)),
+            Err(errno @ (Errno::MFILE | Errno::NFILE)) => {
+                pids.push(pid);
+                if opened.is_empty() {
+                    return Err(errno);
+                }
+                let keep = opened.len().saturating_sub(2).max(1);
+                pids.extend(opened.drain(keep..).map(|(pid, _)| pid));
+                break;
+            }
+            // It has ended.
+            Err(_) => {}
+        }
+    }
+    Ok(opened)
 }
 
 fn write(dir: BorrowedFd<'_>, file: &CStr, value: &[u8]) -> Result<()> {

@@ -80,12 +80,12 @@ impl<'a> Descendants<'a> {
         Self { root, is_ours: Some(is_ours) }
     }
 
-    /// As they are now, parents before their children; zombies included.
-    pub fn processes(&self) -> Vec<Pid> {
+    /// As they are now, parents before their children; zombies included. Whoever can't be held is not gone through, and the
+    /// reason is told.
+    pub fn processes(&self) -> (Vec<Pid>, Result<()>) {
         let mut all = Vec::new();
-        // Whoever can't be held is not gone through; the next look may have more descriptors.
-        let _ = self.walk(&mut |found| all.push(found.pid), &mut |_| {});
-        all
+        let walked = self.walk(&mut |found| all.push(found.pid), &mut |_| {});
+        (all, walked)
     }
 
     /// Sends `signal` to each until a pass finds nobody new; `found` sees each one once, before its signal. Tells whether
@@ -232,7 +232,8 @@ mod tests {
         let pid = Pid::from_raw(child.id() as i32).unwrap();
         let is_ours = |child| child == pid;
         let tree = Descendants::of_some(rustix::process::getpid(), &is_ours);
-        let found = tree.processes();
+        let (found, walked) = tree.processes();
+        walked.unwrap();
         assert_eq!((found.first(), found.len()), (Some(&pid), 4));
         let mut killed = Vec::new();
         tree.kill_all(|pid| killed.push(pid)).unwrap();

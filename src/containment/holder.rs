@@ -26,9 +26,10 @@ impl Holder {
     }
 
     /// The processes of the job, as they are now.
-    pub fn processes(&self) -> Vec<Pid> {
+    /// Those that could be found, and the first error on the way.
+    pub fn processes(&self) -> (Vec<Pid>, Result<()>) {
         match self {
-            Self::Leaf(leaf) => leaf.cgroup().processes().unwrap_or_default(),
+            Self::Leaf(leaf) => leaf.cgroup().processes(),
             Self::Guard(link) => Descendants::of(link.pid).processes(),
         }
     }
@@ -43,9 +44,18 @@ impl Holder {
     }
 
     /// Lets every process run again that a freeze holds.
-    pub fn thaw(&self) {
-        if let Self::Leaf(leaf) = self {
-            let _ = leaf.cgroup().thaw();
+    pub fn thaw(&self) -> Result<()> {
+        match self {
+            Self::Leaf(leaf) => leaf.cgroup().thaw(),
+            Self::Guard(_) => Ok(()),
+        }
+    }
+
+    /// Does `work` with the descriptors that are kept for the end of a job.
+    pub fn with_reserve<T>(&self, work: impl FnOnce(&Self) -> T) -> T {
+        match self {
+            Self::Leaf(leaf) => leaf.with_reserve(|| work(self)),
+            Self::Guard(_) => work(self),
         }
     }
 }

@@ -32,7 +32,15 @@ impl Leaf {
 
     /// SIGKILL to everything in it.
     pub fn kill(&self) -> Result<()> {
-        self.base.with_spare(|| self.cgroup.kill())
+        match self.cgroup.kill() {
+            Err(Errno::MFILE | Errno::NFILE) => self.with_reserve(|| self.cgroup.kill()),
+            done => done,
+        }
+    }
+
+    /// Does `work` with the descriptors that are kept for the end of a job.
+    pub fn with_reserve<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.base.with_reserve(work)
     }
 
     /// The controllers that it has, as `cgroup.controllers` lists them.
@@ -61,10 +69,10 @@ impl Leaf {
 
     /// Removes it and the cgroups that the job made below it.
     pub fn remove(&mut self) -> std::result::Result<(), (PathBuf, Errno)> {
-        match &self.name {
-            Some(name) => self.base.cgroup().remove(name)?,
-            None => self.base.remove()?,
-        }
+        self.base.with_reserve(|| match &self.name {
+            Some(name) => self.base.cgroup().remove(name),
+            None => self.base.remove(),
+        })?;
         self.removed = true;
         Ok(())
     }

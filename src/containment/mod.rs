@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use cgroup::Cgroup;
 
+use crate::error::short_of_descriptors;
 use crate::pidfd::Pidfd;
 
 /// A way to hold jobs that this machine does not offer, and why.
@@ -113,7 +114,11 @@ fn own_cgroup(open: Open) -> Result<Cgroup, Vec<Refusal>> {
     }
     let read = |file: &str| {
         read_file(file).map_err(|error| {
-            vec![Refusal::new("this process's own cgroup", format!("cannot read {file}: {error}"), NO_PROC)]
+            let advice = match Errno::from_io_error(&error).map_or("", short_of_descriptors) {
+                "" => NO_PROC,
+                advice => advice,
+            };
+            vec![Refusal::new("this process's own cgroup", format!("cannot read {file}: {error}"), advice)]
         })
     };
     let mounts = mount::cgroup2_mounts(&read("/proc/self/mountinfo")?);
@@ -171,8 +176,13 @@ fn open_cgroup(path: &Path) -> Result<Cgroup, Refusal> {
 
 fn open_visible(path: &Path) -> Result<Cgroup, Refusal> {
     let refuse = |reason: String, advice: &str| Refusal::new(path.display().to_string(), reason, advice);
-    let dir = open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| refuse(format!("cannot open it: {errno}"), "it must be the directory of a cgroup v2"))?;
+    let dir = open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
+        let advice = match short_of_descriptors(errno) {
+            "" => "it must be the directory of a cgroup v2",
+            advice => advice,
+        };
+        refuse(format!("cannot open it: {errno}"), advice)
+    })?;
     match fstatfs(&dir) {
         Ok(stat) if stat.f_type as u64 == CGROUP2_MAGIC => Ok(Cgroup::new(dir, absolute(path))),
         _ => Err(refuse(

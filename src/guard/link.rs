@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::protocol::{self, FromGuard, JobId, ToGuard};
 use super::{Guard, Origin, orphans, ways};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, short_of_descriptors};
 use crate::sys;
 
 /// How long a guard may take to say that it is ready.
@@ -62,7 +62,7 @@ impl Link {
         let io = |error: std::io::Error| Error::GuardStart(format!("cannot watch its socket: {error}"));
         let socket = Arc::new(sys::watched(socket, Interest::READABLE).map_err(io)?);
         let own = pidfd_open(getpid(), PidfdFlags::empty())
-            .map_err(|errno| Error::system("pidfd_open", "this process", errno, "Linux 5.7 or later is needed"))?;
+            .map_err(|errno| Error::system("pidfd_open", "this process", errno, pidfd_advice(errno)))?;
         let answer = matches!(origin, Origin::Executed(_));
         let hello = ToGuard::Hello { version: protocol::VERSION, answer };
         send(&socket, &hello, &[own.as_fd()]).await.map_err(|error| match error {
@@ -73,7 +73,7 @@ impl Link {
         let (pid, pidfd, heir) = match &mut origin {
             Origin::Forked { pid, inherits } => {
                 let pidfd = pidfd_open(*pid, PidfdFlags::empty())
-                    .map_err(|errno| Error::system("pidfd_open", "the guard", errno, "see ulimit -n"))?;
+                    .map_err(|errno| Error::system("pidfd_open", "the guard", errno, pidfd_advice(errno)))?;
                 (*pid, pidfd, if *inherits { Heir::Us } else { Heir::Nobody })
             }
             Origin::Executed(child) => {
@@ -96,6 +96,13 @@ impl Link {
             heir,
             origin: Mutex::new(Some(origin)),
             reader: Mutex::new(Some(reader)),
+        })
+    }
+
+    /// Whether a descriptor that the guard sends could be taken now.
+    pub fn assure_room(&self) -> Result<()> {
+        fcntl_dupfd_cloexec(&*self.pidfd, 0).map(drop).map_err(|errno| {
+            Error::system("keep a descriptor free", "for the main process", errno, short_of_descriptors(errno))
         })
     }
 
@@ -190,6 +197,10 @@ impl Drop for Link {
             reader.abort();
         }
     }
+}
+
+fn pidfd_advice(errno: Errno) -> &'static str {
+    if errno == Errno::NOSYS { "Linux 5.7 or later is needed" } else { short_of_descriptors(errno) }
 }
 
 /// Waits until an executed guard says that it is ready, and tells its pid, its pidfd and that of its outer guard.

@@ -25,7 +25,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::Pid;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, short_of_descriptors};
 use crate::{inherited, sys};
 
 /// The name that a guard is started under, and shows in `ps`.
@@ -197,7 +197,7 @@ pub(crate) fn find_program(program: Option<&Path>) -> Result<PathBuf> {
 
 fn pair() -> Result<(OwnedFd, OwnedFd)> {
     socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
-        .map_err(|errno| Error::system("socketpair", "to the guard", errno, "see ulimit -n"))
+        .map_err(|errno| Error::system("socketpair", "to the guard", errno, short_of_descriptors(errno)))
 }
 
 /// A guard that was executed: its socket is its standard input. It leaves its parent, so that the host has no child

@@ -18,7 +18,7 @@ const WATCHED: usize = 64;
 /// bound. `found` sees each that is there at first.
 pub(super) async fn end(guard: Pid, bound: Instant, found: impl FnMut(Pid)) -> Vec<Pid> {
     let is_ours = |pid| pid != guard;
-    Descendants::of_some(getpid(), &is_ours).processes().into_iter().for_each(found);
+    Descendants::of_some(getpid(), &is_ours).processes().0.into_iter().for_each(found);
     let mut all = SweepAll::of_some(&is_ours);
     loop {
         let left = all.children();

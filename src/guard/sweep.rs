@@ -51,7 +51,7 @@ impl Sweep {
                 None
             }
             Some(_) => {
-                let own = Descendants::of(getpid()).processes();
+                let (own, _) = Descendants::of(getpid()).processes();
                 let left: Vec<_> = own.into_iter().filter_map(ProcessInfo::of_living_unkillable).collect();
                 Some(Found {
                     // One at least, where /proc shows none: not childless.

@@ -56,23 +56,35 @@ impl Actor {
         let main = self.main.clone().filter(|_| !self.machine.main_exited);
         let mut main_found = false;
         // Leftovers have no main process to be told.
-        if self.command.stop.signal_to == SignalTo::All || main.is_none() {
-            let stopped = &mut self.report.stopped;
+        let passes = if self.command.stop.signal_to == SignalTo::All || main.is_none() { PASSES } else { 0 };
+        let stopped = &mut self.report.stopped;
+        let told = self.holder.with_reserve(|holder| {
             // Who was missed is killed when the grace period is over.
-            let _ = self.holder.signal_all(signal, PASSES, |pid| {
+            let told = holder.signal_all(signal, passes, |pid| {
                 main_found |= main.as_ref().is_some_and(|(main, _)| *main == pid);
                 stopped.add(pid);
             });
-            let _ = self.holder.signal_all(Signal::CONT, PASSES, |_| {});
+            let continued = holder.signal_all(Signal::CONT, passes, |_| {});
+            if let Some((pid, pidfd)) = main
+                && !main_found
+            {
+                stopped.add(pid);
+                // It may have ended: then its exit is on its way to us.
+                let _ = pidfd.send(signal).and_then(|()| pidfd.send(Signal::CONT));
+            }
+            told.and(continued).map(drop).and(holder.thaw())
+        });
+        if let Err(errno) = told {
+            self.note(&format!("the stop signal did not reach every process: {errno}"));
         }
-        if let Some((pid, pidfd)) = main
-            && !main_found
-        {
-            self.report.stopped.add(pid);
-            // It may have ended: then its exit is on its way to us.
-            let _ = pidfd.send(signal).and_then(|()| pidfd.send(Signal::CONT));
+    }
+
+    /// What could not be done or found out, for the report.
+    pub(super) fn note(&mut self, what: &str) {
+        match &mut self.report.error {
+            Some(error) => *error = format!("{error}; {what}"),
+            none => *none = Some(what.to_owned()),
         }
-        self.holder.thaw();
     }
 
     pub(super) async fn kill(&mut self) {
@@ -96,8 +108,14 @@ impl Actor {
     }
 
     pub(super) fn list_leftovers(&mut self) {
-        for pid in self.holder.processes() {
-            self.report.leftovers.add(pid);
+        let leftovers = &mut self.report.leftovers;
+        let listed = self.holder.with_reserve(|holder| {
+            let (processes, listed) = holder.processes();
+            processes.into_iter().for_each(|pid| leftovers.add(pid));
+            listed
+        });
+        if let Err(errno) = listed {
+            self.note(&format!("not every leftover could be listed: {errno}"));
         }
     }
 
@@ -109,7 +127,10 @@ impl Actor {
                 return;
             }
             self.swept = self.holder.leaf().is_none();
-            let mut left = self.holder.processes();
+            let (mut left, listed) = self.holder.with_reserve(Holder::processes);
+            if let Err(errno) = listed {
+                self.note(&format!("not every process that is left could be listed: {errno}"));
+            }
             if let Some((main, pidfd)) = &self.main
                 && !self.machine.main_exited
                 && !pidfd.has_ended()
@@ -121,8 +142,7 @@ impl Actor {
                 self.report.unkillable.add_unkillable(pid);
             }
         } else {
-            let unknown = "the guard did not tell in time whether processes are left outside of the cgroup";
-            self.report.error = Some(unknown.into());
+            self.note("the guard did not tell in time whether processes are left outside of the cgroup");
         }
     }
 
@@ -154,7 +174,7 @@ impl Actor {
                     self.report.unkillable.add_unkillable(pid);
                 }
             }
-            Err(why) if !has_leaf => self.report.error = Some(why.into()),
+            Err(why) if !has_leaf => self.note(why),
             Err(_) => {}
         }
     }
@@ -213,7 +233,10 @@ impl Actor {
 
     pub(super) async fn finish(mut self) -> Report {
         self.report.usage = match &self.holder {
-            Holder::Leaf(leaf) => Usage::read(leaf.cgroup(), leaf.controllers(), self.main_resident_peak),
+            Holder::Leaf(leaf) => {
+                let controllers = leaf.controllers();
+                leaf.with_reserve(|| Usage::read(leaf.cgroup(), controllers, self.main_resident_peak))
+            }
             Holder::Guard(_) => {
                 Usage::of_reaped(self.spent.cpu_user_us, self.spent.cpu_system_us, self.main_resident_peak)
             }

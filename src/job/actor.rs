@@ -20,7 +20,7 @@ use crate::error::{Error, Result, SpawnError};
 use crate::guard::link::{Answer, Link};
 use crate::guard::protocol::{End, FromGuard, JobId, Spent};
 use crate::pidfd::Pidfd;
-use crate::report::{Born, MainEnd, Report};
+use crate::report::{Born, ContainmentKind, MainEnd, Report};
 use crate::signal::Signal;
 use crate::stop::{Event, Machine, Phase};
 use crate::supervisor::Inner;
@@ -109,7 +109,11 @@ impl Actor {
     fn new(assignment: Assignment) -> Self {
         let Assignment { supervisor, id, link, holder, answers, order, command, inbox, stops, refused } = assignment;
         let begun = Instant::now();
-        let mut report = Report::begin(&command, holder.leaf().map(|leaf| leaf.cgroup().path()));
+        let mut report = Report::begin(&command);
+        let leaf = holder.leaf().map(|leaf| leaf.cgroup().path().display().to_string());
+        report.containment.kind =
+            Some(if leaf.is_some() { ContainmentKind::Cgroup } else { ContainmentKind::Subreaper });
+        report.containment.cgroup = leaf;
         report.containment.refused = refused;
         Self {
             _supervisor: supervisor,
@@ -276,7 +280,7 @@ impl Actor {
                     Some(Request::Kill) => return Incoming::Event(Event::KillAsked),
                     Some(Request::SignalAll(signal)) => {
                         // Whatever has ended meanwhile, or belongs to another user, can't be told.
-                        let _ = self.holder.signal_all(signal, PASSES, |_| {});
+                        let _ = self.holder.with_reserve(|holder| holder.signal_all(signal, PASSES, |_| {}));
                     }
                     Some(Request::Postpone(by)) => self.deadline = self.deadline.and_then(|at| at.checked_add(by)),
                     None => {

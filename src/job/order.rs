@@ -7,7 +7,7 @@ use serde_bytes::Bytes;
 
 use crate::command::{Command, ProcessGroup, Stdio};
 use crate::containment::leaf::Leaf;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, short_of_descriptors};
 use crate::guard::link::Link;
 use crate::guard::protocol::{self, JobId, MAX_DESCRIPTORS, SHORT_SPEC, Spec, ToGuard};
 use crate::{inherited, sys};
@@ -56,7 +56,7 @@ impl Order {
                 },
                 Stdio::Null => {
                     let null = open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-                        .map_err(|errno| Error::system("open", "/dev/null", errno, ""))?;
+                        .map_err(|errno| Error::system("open", "/dev/null", errno, short_of_descriptors(errno)))?;
                     owned.push(null);
                     HandedDown::Owned(owned.len() - 1)
                 }
@@ -89,9 +89,9 @@ impl Order {
                 ProcessGroup::New => Some(0),
                 ProcessGroup::Supervisors => sys::own_process_group(),
             },
-            open_files: sys::open_files_limit(),
+            open_files: inherited::open_files_limit(),
         };
-        let failed = |errno| Error::system("memfd_create", "what to execute", errno, "");
+        let failed = |errno| Error::system("memfd_create", "what to execute", errno, short_of_descriptors(errno));
         let bytes = protocol::encode(&spec).map_err(failed)?;
         let spec = if bytes.len() <= SHORT_SPEC { Place::Message(bytes) } else { in_memfd(&bytes).map_err(failed)? };
         Ok(Self { spec, owned, handed_down })
@@ -99,6 +99,8 @@ impl Order {
 
     /// Gives the order.
     pub async fn give(&self, link: &Link, job: JobId, leaf: Option<&Leaf>, join: bool) -> Result<()> {
+        // The answer brings a descriptor: what can't be taken is found before the command runs.
+        link.assure_room()?;
         let mut descriptors: Vec<_> = leaf.map(|leaf| leaf.cgroup().as_fd()).into_iter().collect();
         let spec = match &self.spec {
             Place::Message(bytes) => Some(serde_bytes::ByteBuf::from(bytes.as_slice())),
