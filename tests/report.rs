@@ -5,7 +5,7 @@ mod support;
 use std::io::Write;
 
 use serde_json::{Value, json};
-use support::{PINFOLD, PROJECT, Ran, Run, Scratch, has_cgroup};
+use support::{PINFOLD, PROJECT, Ran, Run, Scratch, has_cgroup, has_program};
 
 fn committed() -> Value {
     let path = format!("{PROJECT}/docs/report.schema.json");
@@ -152,6 +152,53 @@ fn a_command_that_could_not_be_started() {
         assert!(error.starts_with(said), "{ran:#?}");
         assert_eq!(ran.stderr, format!("pinfold: {error}\n"));
         assert_eq!((&ran.report["pid"], &ran.report["main"]), (&Value::Null, &Value::Null));
+        // Nothing was held.
+        assert_eq!(ran.report["containment"], json!({"kind": null, "cgroup": null, "born": null, "refused": []}));
+    }
+}
+
+/// Wherever the start has failed, once the report has its place.
+#[test]
+fn what_could_not_even_be_tried() {
+    let failed = |run: Run, said: &str| {
+        let ran = valid(run).assert_code(125);
+        assert_eq!(ran.report["reason"], "spawn_failed");
+        let error = ran.report["error"].as_str().unwrap();
+        assert!(error.contains(said), "{ran:#?}");
+        assert_eq!(ran.stderr, format!("pinfold: {error}\n"));
+        assert_eq!((&ran.report["pid"], &ran.report["containment"]["kind"]), (&Value::Null, &Value::Null));
+        ran
+    };
+    let ran = failed(Run::new(["--cgroup", "/tmp", "true"]), "/tmp: it is not on a cgroup2 file system");
+    let refused = ran.report["containment"]["refused"].as_array().unwrap();
+    assert_eq!((refused.len(), &refused[0]["tried"]), (1, &json!("/tmp")), "{ran:#?}");
+    failed(Run::new(["--env", "A=1", "--cgroup", "/no/such", "true"]), "/no/such: cannot open it");
+}
+
+/// Two signals that came even before pinfold itself: the second one kills.
+#[test]
+fn a_signal_before_the_command_was_executed() {
+    if !has_cgroup() || !has_program("python3") {
+        return;
+    }
+    let waiting = |signals: &str| {
+        format!(
+            r#"exec python3 -c "
+import os, signal, sys
+for name in '{signals}'.split():
+    signal.pthread_sigmask(signal.SIG_BLOCK, [getattr(signal, name)])
+    os.kill(os.getpid(), getattr(signal, name))
+os.execv(sys.argv[1], sys.argv[1:])" "$@""#
+        )
+    };
+    let mark = Scratch::new("mark");
+    let job = format!("echo ran >{}; exec sleep 999", mark.path().display());
+    for (signals, code, name) in [("SIGTERM SIGHUP", 143, "SIGTERM"), ("SIGINT SIGQUIT", 131, "SIGQUIT")] {
+        let ran = valid(Run::in_shell(&waiting(signals), ["sh", "-c", &job])).assert_code(code);
+        assert!(!mark.path().exists(), "{ran:#?}");
+        assert_eq!((&ran.report["reason"], ran.stderr.as_str()), (&json!("stopped"), ""));
+        let error = format!("sh was ended before it had been executed (a stop): {name}");
+        assert_eq!(ran.report["error"], error.as_str());
     }
 }
 

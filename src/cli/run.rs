@@ -3,6 +3,7 @@
 mod args;
 mod explain;
 
+use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,8 @@ use anyhow::Result;
 use pinfold::report::{MainEnd, Reason};
 use pinfold::signal::{self, SignalQueue, SignalStream};
 use pinfold::{Command, Guard, Job, Report, Signal, Supervisor};
-use rustix::io::Errno;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::process::{Resource, getrlimit};
 
 use super::report_sink::Sink;
 use super::signals::{PATIENCE_INTERRUPTS, Response, Rules};
@@ -21,6 +23,10 @@ use explain::explain;
 
 /// How long a stop waits for the command to be executed, so that the command gets the stop signal; an exec can take long.
 const EXEC_PATIENCE: Duration = Duration::from_secs(1);
+
+/// So many descriptors the rest takes (15, and 3 for a tokio that has been built with its signals), once the signals, the
+/// guard, the terminal and the report have theirs.
+const DESCRIPTORS: usize = 18;
 
 /// `--fail-on-leftovers` found some, and the command itself had succeeded.
 const LEFTOVERS: u8 = 123;
@@ -49,7 +55,8 @@ pub fn run(mut args: Args, prepared: pinfold::Result<Prepared>) -> Result<u8> {
     // The terminal sends its signals to the foreground group, so the job has to be in ours.
     let shares_group = prepared.as_ref().is_ok_and(|prepared| prepared.terminal.is_some());
     let command = args.to_command(shares_group);
-    let ended = prepared.and_then(|prepared| in_runtime(&args, &command, prepared));
+    let ended = prepared.and_then(|prepared| enough_descriptors().and(Ok(prepared)));
+    let ended = ended.and_then(|prepared| in_runtime(&args, &command, prepared));
     let ended = ended.unwrap_or_else(|error| Ended::not_started(&command, &error));
 
     match &ended {
@@ -68,17 +75,38 @@ pub fn run(mut args: Args, prepared: pinfold::Result<Prepared>) -> Result<u8> {
     Ok(exit_code(&args, report))
 }
 
+/// Whether there are as many descriptors to be had as a run takes: what is too little is better told now than in the middle.
+fn enough_descriptors() -> pinfold::Result<()> {
+    const PLENTY: u64 = 4096;
+    let limit = getrlimit(Resource::Nofile).current;
+    if limit.is_none_or(|limit| limit >= PLENTY) {
+        return Ok(());
+    }
+    let null = File::open("/").map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
+    let had: Result<Vec<_>, _> =
+        null.and_then(|null| (1..DESCRIPTORS).map(|_| fcntl_dupfd_cloexec(&null, 0)).collect());
+    had.map(drop).map_err(|errno| pinfold::Error::System {
+        operation: "take",
+        object: format!("{DESCRIPTORS} descriptors"),
+        errno,
+        advice: format!(
+            "the hard limit on open files is {}: close some of those that are open, or see ulimit -Hn",
+            limit.unwrap_or_default()
+        ),
+    })
+}
+
 /// Runs the command; when it comes back the job is over, and the terminal is as it was.
 fn in_runtime(args: &Args, command: &Command, prepared: Prepared) -> pinfold::Result<Ended> {
     let Prepared { signals, terminal, guard } = prepared;
     let rules = Rules::new(terminal.as_ref().is_some_and(|terminal| terminal.is_stdin), terminal.is_some());
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| pinfold::Error::System {
-            operation: "start",
-            object: "the event loop".into(),
-            errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
-            advice: "too few descriptors may be left: see ulimit -Hn".into(),
-        })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| pinfold::Error::System {
+        operation: "start",
+        object: "the event loop".into(),
+        errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
+        advice: String::new(),
+    })?;
     let ended = runtime.block_on(supervise(args, guard, command, signals, rules, terminal.as_ref()));
     if let Some(terminal) = &terminal {
         terminal.restore(!matches!(&ended, Ok(Ended::Report { report, .. }) if ended_by_itself(report)));

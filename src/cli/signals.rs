@@ -42,8 +42,9 @@ impl Rules {
 
     pub fn respond(&mut self, received: Received, now: Instant) -> Response {
         let Received { signal, from_kernel, sender, .. } = received;
-        // A SIGPIPE of our own, for a message that nobody read.
-        if sender == self.own_pid && !from_kernel {
+        // Of our own, for a message that nobody read or that was too much for its file (RLIMIT_FSIZE). Whatever else bears our
+        // pid was sent before we were executed.
+        if sender == self.own_pid && !from_kernel && [libc::SIGPIPE, libc::SIGXFSZ].contains(&signal.number()) {
             return Response::Nothing;
         }
         let has_it_already = from_kernel && self.shares_group;
@@ -131,7 +132,11 @@ mod tests {
             let signal = Signal::from_number(number).unwrap();
             assert_eq!(rules.respond(from(signal, 7), Instant::now()), Response::PassOn(signal));
         }
-        let own = from(Signal::from_number(13).unwrap(), std::process::id());
-        assert_eq!(rules.respond(own, Instant::now()), Response::Nothing);
+        for number in [libc::SIGPIPE, libc::SIGXFSZ] {
+            let own = from(Signal::from_number(number).unwrap(), std::process::id());
+            assert_eq!(rules.respond(own, Instant::now()), Response::Nothing);
+        }
+        // Sent, and blocked, before pinfold was executed by the same process.
+        assert_eq!(rules.respond(from(Signal::TERM, std::process::id()), Instant::now()), Response::Stop);
     }
 }

@@ -1,9 +1,10 @@
 //! The controlling terminal: its settings and its foreground group are given back as they were.
 
 use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::process::{Pid, getppid};
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr, tcsetpgrp};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr, tcsetpgrp};
 
 pub struct Terminal {
     tty: File,
@@ -23,9 +24,9 @@ impl Terminal {
         let tty = File::options().read(true).write(true).open("/dev/tty").ok()?;
         Some(Self {
             settings: tcgetattr(&tty).ok(),
-            foreground: tcgetpgrp(&tty).is_ok_and(|group| group.as_raw_nonzero().get() == group_of(None)),
-            // ENOTTY for whatever is not the controlling terminal (tcgetpgrp(3)).
-            is_stdin: tcgetpgrp(std::io::stdin()).is_ok(),
+            // Where both are from outside of our PID namespace they have no number, and are most likely the same.
+            foreground: foreground_group(&tty) == Some(group_of(None)),
+            is_stdin: foreground_group(std::io::stdin()).is_some(),
             orphaned: is_orphaned(),
             tty,
         })
@@ -40,7 +41,7 @@ impl Terminal {
         }
         // A terminal that has hung up has nothing to give back.
         if let Some(own) = Pid::from_raw(group_of(None))
-            && tcgetpgrp(&self.tty).is_ok_and(|group| group != own)
+            && foreground_group(&self.tty).is_some_and(|group| group != own.as_raw_nonzero().get())
         {
             let _ = tcsetpgrp(&self.tty, own);
         }
@@ -73,6 +74,14 @@ fn parent_of(pid: Pid) -> Option<Pid> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).ok()?;
     let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
     Pid::from_raw(parent.trim().parse().ok()?)
+}
+
+/// The foreground process group of the controlling terminal, 0 where it is one from outside of our PID namespace; `None`
+/// for whatever is not the controlling terminal (tcgetpgrp(3)).
+#[allow(unsafe_code)]
+fn foreground_group(terminal: impl AsFd) -> Option<i32> {
+    // SAFETY: tcgetpgrp(3) has no obligations.
+    Some(unsafe { libc::tcgetpgrp(terminal.as_fd().as_raw_fd()) }).filter(|&group| group >= 0)
 }
 
 /// The process group of a process, or of this one: 0 where it is one from outside of our PID namespace, which rustix's

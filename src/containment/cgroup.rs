@@ -1,7 +1,7 @@
 //! One cgroup v2 directory, held by descriptor: kill, watch, walk, remove
 //! (Documentation/admin-guide/cgroup-v2.rst).
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -81,7 +81,7 @@ impl Cgroup {
         })
     }
 
-    /// Sends `signal` to every process here and below until a pass finds nobody new; `found` sees each one once,
+    /// Sends `signal` to every process here and below, in the order of the lists, until a pass finds nobody new; `found` sees each one once,
     /// before its signal. Tells whether there was an end to it: against a job that forks faster than it can be told, only
     /// a kill helps, and `passes` bounds what is tried before.
     ///
@@ -93,7 +93,7 @@ impl Cgroup {
         for _ in 0..passes {
             let mut news = false;
             self.walk(&mut |dir| {
-                let mut fresh: Vec<Pid> = processes(dir)?.into_iter().filter(|pid| !told.contains(pid)).collect();
+                let mut fresh: VecDeque<Pid> = processes(dir)?.into_iter().filter(|pid| !told.contains(pid)).collect();
                 while !fresh.is_empty() {
                     let opened = open_some(&mut fresh)?;
                     let confirmed: HashSet<Pid> = processes(dir)?.into_iter().collect();
@@ -257,23 +257,23 @@ fn unless_vanished(errno: Errno) -> Result<()> {
     }
 }
 
-/// Opens some of those processes, which are taken from the list: as many as there are descriptors for, less two: for the
-/// list that confirms them, and to read about one.
-fn open_some(pids: &mut Vec<Pid>) -> Result<Vec<(Pid, Pidfd)>> {
+/// Opens the first of those processes, which are taken from the list: as many as there are descriptors for, less two: for
+/// the list that confirms them, and to read about one.
+fn open_some(pids: &mut VecDeque<Pid>) -> Result<Vec<(Pid, Pidfd)>> {
     const MOST: usize = 64;
     let mut opened = Vec::new();
     while opened.len() < MOST
-        && let Some(pid) = pids.pop()
+        && let Some(pid) = pids.pop_front()
     {
         match Pidfd::open(pid) {
             Ok(pidfd) => opened.push((pid, pidfd)),
             Err(errno @ (Errno::MFILE | Errno::NFILE)) => {
-                pids.push(pid);
+                pids.push_front(pid);
                 if opened.is_empty() {
                     return Err(errno);
                 }
                 let keep = opened.len().saturating_sub(2).max(1);
-                pids.extend(opened.drain(keep..).map(|(pid, _)| pid));
+                opened.drain(keep..).rev().for_each(|(pid, _)| pids.push_front(pid));
                 break;
             }
             // It has ended.
