@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::symlink;
 
-use support::{PINFOLD, Run, Scratch, has_cgroup};
+use support::{PINFOLD, Run, Scratch, has, has_cgroup, has_program, has_root};
 
 #[test]
 fn an_environment_of_a_megabyte() {
@@ -86,4 +86,74 @@ fn a_thousand_inherited_descriptors() {
     let setup = "ulimit -n 4096 || exit 77; for number in {20..1019}; do eval \"exec $number</dev/null\"; done";
     let given = support::assert_same_without_pinfold(setup, "", "");
     assert!(given.contains("fd 1019: "), "{given}");
+}
+
+/// Around the length up to which a specification goes in the message itself (8 KiB), and around the longest message.
+#[test]
+fn a_specification_of_any_length() {
+    if !has_cgroup() {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let supervisor = pinfold::Supervisor::builder().guard_program(PINFOLD).start().await.unwrap();
+        // What is in it beside the argument takes less than 200 bytes.
+        for length in (8192 - 200..8192 + 5).chain(16384 - 200..16384 + 5).chain([65535, 65536, 100_000]) {
+            let mut command = pinfold::Command::new("/bin/sh");
+            let argument = "x".repeat(length);
+            command.args(["-c", "test ${#1} = $2", "sh", &argument, &length.to_string()]).env_clear();
+            let report = supervisor.spawn(&command).await.unwrap().wait().await.unwrap();
+            assert_eq!(report.exit_code, 0, "{length}");
+        }
+        supervisor.close().await;
+    });
+}
+
+/// Around what one message can carry (250, with the five that are always there), and with no more room for them than
+/// they need: for the job's own 300, and for the 24 of pinfold.
+#[test]
+fn hundreds_of_inherited_descriptors() {
+    if !has_cgroup() {
+        return;
+    }
+    let open = "for number in $(seq 10 $((9 + COUNT))); do eval \"exec $number</dev/null\"; done";
+    for count in [244, 245, 246, 247, 300, 494, 495, 496] {
+        let setup = format!("COUNT={count}; ulimit -n 4096 || exit 77; {open}");
+        let given = support::assert_same_without_pinfold(&setup, "", "");
+        assert_eq!(given.lines().filter(|line| line.starts_with("fd ")).count(), 3 + count);
+    }
+    if !has_root() || !has_program("setpriv") {
+        return;
+    }
+    // Who may not raise the limit again.
+    let setup = format!("COUNT=300; ulimit -n 330; {open}");
+    let given = support::assert_same_without_pinfold(
+        &setup,
+        "setpriv --bounding-set -sys_resource --inh-caps -sys_resource",
+        "",
+    );
+    assert!(
+        given.contains("fd 309: ") && given.contains("Max open files            330                  330 "),
+        "{given}"
+    );
+}
+
+/// A number that the limit does not allow any more: root's job gets it all the same; others are told.
+#[test]
+fn a_descriptor_beyond_the_limit() {
+    if !has_cgroup() || !has_root() || !has_program("setpriv") {
+        return;
+    }
+    let setup = "exec 700</dev/null; ulimit -n 600";
+    let raised = std::process::Command::new("bash").args(["-c", "ulimit -n 600; ulimit -n 700"]).output().unwrap();
+    if has("sys_resource", raised.status.success(), "root may not raise its limits here") {
+        let given = support::assert_same_without_pinfold(setup, "", "");
+        assert!(given.contains("fd 700: "), "{given}");
+    }
+    let script = format!(r#"{setup}; exec setpriv --bounding-set -sys_resource --inh-caps -sys_resource "$@""#);
+    let ran = Run::in_shell(&script, ["true"]).run().assert_code(125);
+    assert!(
+        ran.stderr.contains("a number beyond the hard limit on open files: close it, or see ulimit -Hn"),
+        "{ran:#?}"
+    );
 }

@@ -24,7 +24,7 @@ pub struct Plan {
     pub leaf: Option<(u64, *const [u8])>,
     pub cwd_descriptor: RawFd,
     pub cwd: *const c_char,
-    /// (descriptor here, number in the job); no source is any target.
+    /// (descriptor here, number in the job), in an order in which none is overwritten before its turn.
     pub descriptors: Vec<(RawFd, RawFd)>,
     /// Standard descriptors to leave closed.
     pub closed: Vec<RawFd>,
@@ -108,7 +108,10 @@ unsafe fn prepare_and_exec(plan: &mut Plan) -> (SpawnStage, i32) {
             return (SpawnStage::WorkingDirectory, errno());
         }
         for &(source, target) in &plan.descriptors {
-            if libc::dup2(source, target) == -1 {
+            // dup2 of a number to itself would leave close-on-exec (dup(2)).
+            let moved =
+                if source == target { libc::fcntl(source, libc::F_SETFD, 0) } else { libc::dup2(source, target) };
+            if moved == -1 {
                 return (SpawnStage::Descriptors, errno());
             }
         }

@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code)]
 
+use std::collections::HashMap;
 use std::ffi::{CStr, c_char};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr::null;
@@ -12,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use rustix::fs::{Mode, OFlags, openat};
-use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_getfd};
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use super::child::{EXEC_BOUND, Outcome, Plan, stage};
 use super::clone::{self, Stack};
@@ -76,7 +77,7 @@ pub fn spawn(
         [cwd, rest @ ..] if spec.has_cwd_descriptor => (cwd.as_raw_fd(), rest),
         all => (-1, all),
     };
-    let (_moved, sources) = away_from(&spec.targets, descriptors)?;
+    let (_copies, moves) = moves(&spec.targets, descriptors)?;
 
     let mut argv = vec![null()];
     argv.extend(pointers(&spec.argv)?);
@@ -93,7 +94,7 @@ pub fn spawn(
             Some(path) => pointers(&[path])?[0],
             None => null(),
         },
-        descriptors: sources.into_iter().zip(spec.targets.iter().copied()).collect(),
+        descriptors: moves,
         closed: (0..3).filter(|number| !spec.targets.contains(number)).collect(),
         open_files: spec.open_files.map(|(soft, hard)| libc::rlimit64 { rlim_cur: soft, rlim_max: hard }),
         blocked: spec.blocked,
@@ -145,24 +146,107 @@ fn pointers(strings: &[&serde_bytes::Bytes]) -> Result<Vec<*const c_char>, Failu
         .collect()
 }
 
-/// Moves each descriptor that has the number of a target elsewhere, so that none is overwritten before its turn and
-/// dup2 always makes one without close-on-exec.
-fn away_from(targets: &[RawFd], descriptors: &[OwnedFd]) -> Result<(Vec<OwnedFd>, Vec<RawFd>), Failure> {
-    let failed = |errno| Failure::new(SpawnStage::Descriptors, errno);
+/// The moves that bring each descriptor to its target, in an order in which none is overwritten before its turn, and the
+/// copies that this takes: one for each circle.
+fn moves(targets: &[RawFd], descriptors: &[OwnedFd]) -> Result<(Vec<OwnedFd>, Vec<(RawFd, RawFd)>), Failure> {
     if targets.len() != descriptors.len() {
         return Err(Failure::new(SpawnStage::Specification, Errno::INVAL));
     }
-    let mut moved = Vec::new();
-    let mut sources = Vec::with_capacity(descriptors.len());
-    for descriptor in descriptors {
-        debug_assert!(fcntl_getfd(descriptor).is_ok_and(|flags| flags.contains(FdFlags::CLOEXEC)));
-        let mut number = descriptor.as_raw_fd();
-        while targets.contains(&number) {
-            let copy = fcntl_dupfd_cloexec(descriptor, number + 1).map_err(failed)?;
-            number = copy.as_raw_fd();
-            moved.push(copy);
+    let sources: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let mut copies = Vec::new();
+    let moves = in_order(&sources, targets, |number| {
+        let mut at_least = 0;
+        loop {
+            // SAFETY: one of the descriptors, which are open.
+            let copy = fcntl_dupfd_cloexec(unsafe { BorrowedFd::borrow_raw(number) }, at_least)?;
+            let number = copy.as_raw_fd();
+            copies.push(copy);
+            if !targets.contains(&number) {
+                return Ok(number);
+            }
+            at_least = number + 1;
         }
-        sources.push(number);
+    });
+    moves.map(|moves| (copies, moves)).map_err(|errno| Failure::new(SpawnStage::Descriptors, errno))
+}
+
+/// The pure part: from distinct sources to distinct targets; `copy` makes one of a source, under a number that is neither.
+fn in_order(
+    sources: &[RawFd],
+    targets: &[RawFd],
+    mut copy: impl FnMut(RawFd) -> rustix::io::Result<RawFd>,
+) -> rustix::io::Result<Vec<(RawFd, RawFd)>> {
+    let mut to: HashMap<RawFd, RawFd> = sources.iter().copied().zip(targets.iter().copied()).collect();
+    let mut from: HashMap<RawFd, RawFd> = targets.iter().copied().zip(sources.iter().copied()).collect();
+    let mut free: Vec<RawFd> = targets.iter().copied().filter(|target| !to.contains_key(target)).collect();
+    let mut moves = Vec::with_capacity(sources.len());
+    let mut circles = targets.iter().copied();
+    loop {
+        while let Some(target) = free.pop() {
+            let Some(source) = from.remove(&target) else { continue };
+            moves.push((source, target));
+            to.remove(&source);
+            // Its number can be overwritten now.
+            free.push(source);
+        }
+        // What is left goes in circles.
+        let Some(target) = circles.next() else { return Ok(moves) };
+        match to.get(&target).copied() {
+            Some(same) if same == target => {
+                moves.push((target, target));
+                from.remove(&target);
+                to.remove(&target);
+            }
+            Some(next) => {
+                let copied = copy(target)?;
+                to.remove(&target);
+                to.insert(copied, next);
+                from.insert(next, copied);
+                free.push(target);
+            }
+            None => {}
+        }
     }
-    Ok((moved, sources))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_descriptor_comes_to_its_target(
+            sources in prop::collection::hash_set(3..40_i32, 0..30),
+            targets in Just((0..40_i32).collect::<Vec<_>>()).prop_shuffle(),
+        ) {
+            let sources: Vec<RawFd> = sources.into_iter().collect();
+            let targets = &targets[..sources.len()];
+            // Each is what it was from the start.
+            let mut table: HashMap<RawFd, RawFd> = sources.iter().map(|&number| (number, number)).collect();
+            let mut copies = Vec::new();
+            let moves = in_order(&sources, targets, |number| {
+                copies.push((1000 + number, number));
+                Ok(1000 + number)
+            });
+            table.extend(copies.iter().copied());
+            for (source, target) in moves.unwrap() {
+                let what = *table.get(&source).unwrap();
+                table.insert(target, what);
+            }
+            for (source, target) in sources.iter().zip(targets) {
+                prop_assert_eq!(table.get(target), Some(source));
+            }
+            prop_assert!(copies.len() <= sources.len() / 2);
+        }
+    }
+
+    #[test]
+    fn a_shift_takes_no_copy() {
+        let sources: Vec<RawFd> = (5..1005).collect();
+        let targets: Vec<RawFd> = (20..1020).collect();
+        let moves = in_order(&sources, &targets, |number| panic!("a copy of {number}")).unwrap();
+        assert_eq!((moves.len(), moves.contains(&(5, 20))), (1000, true));
+    }
 }
