@@ -169,8 +169,10 @@ fn below_the_root_of_a_cgroup_namespace() {
     assert_eq!(cgroup.directories(), 0);
     // What is mounted outside does not tell where in it the namespace begins; a directory that was named helps.
     let script = format!(r#"{enter} "$@""#);
-    let ran = Surrounding { script: &script, options: &[] }.run(&[], &LEAVES).assert_code(125);
+    let outside = Surrounding { script: &script, options: &[] };
+    let ran = outside.run(&["--require", "cgroup"], &LEAVES).assert_code(125);
     assert!(ran.stderr.contains("not this process's cgroup") && ran.stdout.is_empty(), "{ran:#?}");
+    assert_eq!(outside.run(&[], &LEAVES).assert_code(3).report["containment"]["kind"], "subreaper");
     Surrounding { script: &script, options: &["--cgroup", cgroup.0.to_str().unwrap()] }.holds();
     assert_eq!(cgroup.directories(), 0);
 }
@@ -268,11 +270,18 @@ fn as_another_user() {
     assert_eq!(cgroup.directories(), 0);
     // Where nothing was delegated, the reasons are told, in the report too.
     let script = become_user(uid);
-    let ran = Surrounding { script: &script, options: &[] }.run(&[], &LEAVES).assert_code(125);
+    let undelegated = Surrounding { script: &script, options: &[] };
+    let ran = undelegated.run(&["--require", "cgroup"], &LEAVES).assert_code(125);
     assert!(ran.stderr.contains("Delegate=yes") && ran.stdout.is_empty(), "{ran:#?}");
     let containment = &ran.report["containment"];
     assert_eq!((&containment["kind"], &containment["cgroup"]), (&serde_json::Value::Null, &serde_json::Value::Null));
     assert!(containment["refused"][0]["reason"].as_str().unwrap().contains("can't make a directory"), "{ran:#?}");
+    let ran = undelegated.run(&[], &LEAVES).assert_code(3);
+    assert_eq!(
+        (&ran.report["containment"]["kind"], &ran.report["leftovers"]["count"]),
+        (&"subreaper".into(), &1.into())
+    );
+    assert_eq!(ran.report["containment"]["refused"], containment["refused"], "{ran:#?}");
 }
 
 // Tiny limits.
