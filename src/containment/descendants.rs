@@ -16,6 +16,9 @@ use crate::signal::Signal;
 /// So many children of one process are held at a time: the limit on open files is no matter to wide trees.
 const BATCH: usize = 64;
 
+/// So many descriptors are kept free for the look at those that are held, where they are short.
+const ROOM: usize = 4;
+
 /// So often everybody is stopped again before the kill: a tree that forks faster than that is killed as it is, and again.
 const STOP_PASSES: u32 = 100;
 
@@ -38,7 +41,13 @@ impl Found {
             Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => return Err(errno),
             Err(_) => return Ok(None),
         };
-        let Ok(stat) = std::fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())) else { return Ok(None) };
+        let stat = match std::fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())) {
+            Ok(stat) => stat,
+            Err(error) => match Errno::from_io_error(&error) {
+                Some(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => return Err(errno),
+                _ => return Ok(None),
+            },
+        };
         let (Some(parents), Some(started)) = (process::parent(&stat), process::start_ticks(&stat)) else {
             return Ok(None);
         };
@@ -137,6 +146,7 @@ impl<'a> Descendants<'a> {
     /// Goes through the tree: `enter` sees each before its children, `leave` after them.
     fn walk(&self, enter: &mut dyn FnMut(&Found), leave: &mut dyn FnMut(&Found)) -> Result<()> {
         let mut refused = Ok(());
+        let mut room = Vec::new();
         let root = Found { pid: self.root, pidfd: None, started: 0 };
         // Each level: the process, its children that are held, and those that are still to be looked at.
         let mut path = vec![(root, Vec::<Found>::new(), self.children())];
@@ -155,16 +165,33 @@ impl<'a> Descendants<'a> {
                 }
                 break;
             }
-            for pid in rest.drain(..rest.len().min(BATCH)) {
+            if room.is_empty() {
+                room = (0..ROOM).filter_map(|_| Pidfd::open(self.root).ok()).collect();
+            }
+            let mut looked_at = 0;
+            while held.len() < BATCH
+                && let Some(&pid) = rest.get(looked_at)
+            {
                 match Found::child_of(process, pid) {
                     Ok(Some(child)) => {
                         enter(&child);
                         held.push(child);
                     }
                     Ok(None) => {}
+                    Err(_) if !room.is_empty() => {
+                        room.clear();
+                        if !held.is_empty() {
+                            // The others have their turn when these have been let go.
+                            break;
+                        }
+                        continue;
+                    }
+                    Err(_) if !held.is_empty() => break,
                     Err(errno) => refused = Err(errno),
                 }
+                looked_at += 1;
             }
+            rest.drain(..looked_at);
         }
         refused
     }
