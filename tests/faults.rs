@@ -11,6 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use support::random::{Random, setting};
 use support::{PINFOLD, has_cgroup, program};
 
 const BOUND: Duration = Duration::from_secs(1);
@@ -34,31 +35,13 @@ enum Fault {
     AtOnce,
 }
 
-/// A generator whose seed is told, so that a round can be had again (xorshift64*, Vigna 2016).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) % bound
-    }
-}
-
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().map_or(default, |value| value.parse().expect(name))
-}
-
 #[test]
 fn nobody_outlives_a_killed_supervisor_or_guard() {
     // SAFETY: changes only who inherits our orphans.
     unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
-    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
-    let seed = setting("PINFOLD_FAULT_SEED", u64::from(nanos)).max(1);
+    let (mut random, seed) = Random::new("faults", "PINFOLD_FAULT_SEED");
     let rounds = setting("PINFOLD_FAULT_ROUNDS", 40);
     println!("seed {seed}, {rounds} rounds of each fault, twice that of early ones");
-    let mut random = Random(seed);
     let only = std::env::var("PINFOLD_FAULT_CONTAINMENT").ok();
     for containment in ["cgroup", "subreaper"] {
         if only.as_deref().is_none_or(|only| only == containment) && (containment != "cgroup" || has_cgroup()) {

@@ -12,38 +12,16 @@ use std::time::{Duration, Instant};
 
 use pinfold::report::{MainEnd, Reason};
 use pinfold::{Command, Job, Leftovers, Report, Signal, Stdio, Supervisor};
+use support::random::{Random, setting};
 use support::{Canary, PINFOLD, has_cgroup, program};
 
 /// Longer than any job here may take: the grace period is far shorter, the kill bound (10 s) must never be reached.
 const BOUND: Duration = Duration::from_secs(8);
 
-/// A generator whose seed is told, so that a plan can be had again (xorshift64*, Vigna 2016).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) % bound
-    }
-}
-
 /// The tests take turns: a guard that one of them starts holds, until it has been executed, a copy of every pipe of the other.
 fn alone() -> std::sync::MutexGuard<'static, ()> {
     static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-fn random(test: &str) -> Random {
-    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
-    let seed = setting("PINFOLD_RACE_SEED", u64::from(nanos)).max(1);
-    println!("{test}: PINFOLD_RACE_SEED={seed}");
-    Random(seed)
-}
-
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().map_or(default, |value| value.parse().expect(name))
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -88,7 +66,7 @@ fn a_tree_that_forks_all_the_time_is_killed() {
     }
     let _alone = alone();
     let canary = Canary::new();
-    let mut random = random("a tree that forks all the time");
+    let mut random = Random::new("a tree that forks all the time", "PINFOLD_RACE_SEED").0;
     let rounds = setting("PINFOLD_RACE_ROUNDS", 50);
     let mut longest = Duration::ZERO;
     runtime().block_on(async {
@@ -174,7 +152,7 @@ fn requests_ends_and_close_in_any_order() {
     }
     let _alone = alone();
     let canary = Canary::new();
-    let mut random = random("requests, ends and close");
+    let mut random = Random::new("requests, ends and close", "PINFOLD_RACE_SEED").0;
     let rounds = setting("PINFOLD_RACE_ROUNDS", 50);
     let mut longest = Duration::ZERO;
     runtime().block_on(async {

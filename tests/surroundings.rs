@@ -1,130 +1,15 @@
-//! Where pinfold finds itself: in namespaces, without `/proc`, with clone3 refused, as another user, with tiny limits, in
+//! Where pinfold finds itself: in namespaces, without `/proc`, with clone3 refused, as another user, in
 //! itself, on a terminal from outside. Everywhere the right exit code, nothing left, an honest report.
 
 mod support;
 
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::Path;
 
 use support::pty::Pty;
-use support::{Canary, PINFOLD, Ran, Run, Scratch, has, has_cgroup, has_program, has_root, own_cgroup, program};
-
-/// A job that leaves a process behind, in a session of its own.
-const LEAVES: [&str; 3] = ["bash", "-c", "setsid sleep 999 & echo ready; exit 3"];
-/// One that does not end by itself.
-const STAYS: [&str; 3] = ["bash", "-c", "setsid sleep 999 & echo ready; wait"];
-
-/// A surrounding: the script that makes it and then executes `"$@"`, and options for pinfold.
-struct Surrounding<'a> {
-    script: &'a str,
-    options: &'a [&'a str],
-}
-
-impl Surrounding<'_> {
-    fn run(&self, options: &[&str], words: &[&str]) -> Ran {
-        let run = Run::in_shell(self.script, [self.options, options, &["--"], words].concat()).run();
-        assert!(run.report.is_object(), "no report: {run:#?}");
-        run
-    }
-
-    /// One job that leaves somebody behind, one that has to be stopped.
-    fn holds(&self) -> [Ran; 2] {
-        let canary = Canary::new();
-        let left = self.run(&["--grace", "1m"], &LEAVES).assert_code(3);
-        assert_eq!(left.report["reason"], "exited", "{left:#?}");
-        assert_eq!(left.report["leftovers"]["count"], 1, "{left:#?}");
-        // More than it takes anywhere to get to "ready", but on a machine that is too busy: then with more time.
-        let stays = |timeout| self.run(&["--grace", "1m", "--timeout", timeout], &STAYS).assert_code(124);
-        let mut stopped = stays("500ms");
-        if stopped.stdout != "ready\n" {
-            stopped = stays("5s");
-        }
-        assert_eq!(stopped.report["reason"], "deadline", "{stopped:#?}");
-        assert_eq!(stopped.report["stopped"]["count"], 2, "{stopped:#?}");
-        canary.assert_alive();
-        for ran in [&left, &stopped] {
-            assert_eq!(ran.stdout, "ready\n", "{ran:#?}");
-            assert_eq!(ran.report["error"], serde_json::Value::Null, "{ran:#?}");
-            assert_eq!(ran.report["killed"], false, "{ran:#?}");
-            assert_eq!(ran.report["containment"]["kind"], "cgroup", "{ran:#?}");
-            assert_eq!(ran.report["unkillable"]["count"], 0, "{ran:#?}");
-            assert_eq!(ran.report["emigrants"]["count"], 0, "{ran:#?}");
-            assert_eq!(ran.report["not_removed"], serde_json::json!([]), "{ran:#?}");
-        }
-        [left, stopped]
-    }
-}
-
-fn holds(script: &str) -> [Ran; 2] {
-    Surrounding { script, options: &[] }.holds()
-}
-
-/// A directory that was made for a test, in the cgroup of the tests.
-struct OwnCgroup(PathBuf);
-
-impl OwnCgroup {
-    fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = own_cgroup().join(format!("surroundings-{}-{number}", std::process::id()));
-        std::fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    /// The same, handed over to a user (cgroups(7), "Delegation").
-    fn of(uid: u32) -> Self {
-        let delegated = Self::new();
-        for path in [delegated.0.clone(), delegated.0.join("cgroup.procs")] {
-            std::os::unix::fs::chown(path, Some(uid), Some(uid)).unwrap();
-        }
-        delegated
-    }
-
-    /// A script that enters it.
-    fn enter(&self) -> String {
-        format!("echo $$ >{}/cgroup.procs || exit 98", self.0.display())
-    }
-
-    fn directories(&self) -> usize {
-        std::fs::read_dir(&self.0).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_dir()).count()
-    }
-}
-
-impl Drop for OwnCgroup {
-    fn drop(&mut self) {
-        let removed = std::fs::remove_dir(&self.0);
-        assert!(removed.is_ok() || std::thread::panicking(), "{}: {removed:?}", self.0.display());
-    }
-}
-
-/// Of this test only, so that nobody else's processes count against its limits.
-fn fresh_user() -> u32 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    200_000 + std::process::id() % 10_000 * 10 + NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
-/// A script that becomes a user, with a report that this user can write.
-fn become_user(uid: u32) -> String {
-    format!(r#": >"$4"; chmod 666 "$4"; exec setpriv --reuid {uid} --regid {uid} --clear-groups "$@""#)
-}
-
-fn has_other_users() -> bool {
-    if !(has_cgroup() && has_root() && has_program("setpriv")) {
-        return false;
-    }
-    let reached = |path: &str| {
-        let mut setpriv = Command::new("setpriv");
-        setpriv.args(["--reuid", "65534", "--clear-groups", "test", "-x", path]).status().unwrap().success()
-    };
-    has(
-        "reach",
-        reached(PINFOLD) && reached(env!("CARGO_TARGET_TMPDIR")),
-        "no other user can reach the build directory",
-    )
-}
+use support::surrounding::{LEAVES, OwnCgroup, STAYS, Surrounding, become_user, fresh_user, has_other_users, holds};
+use support::{PINFOLD, Run, Scratch, has_cgroup, has_program, has_root, own_cgroup, program};
 
 fn has_unshare() -> bool {
     has_cgroup() && has_root() && has_program("unshare")
@@ -282,87 +167,6 @@ fn as_another_user() {
         (&"subreaper".into(), &1.into())
     );
     assert_eq!(ran.report["containment"]["refused"], containment["refused"], "{ran:#?}");
-}
-
-// Tiny limits.
-
-/// From some number on everything works, and below it nothing is started.
-#[test]
-fn with_few_descriptors() {
-    if !has_other_users() {
-        return;
-    }
-    let uid = fresh_user();
-    let cgroup = OwnCgroup::of(uid);
-    let close = "for fd in /proc/$$/fd/*; do fd=${fd##*/}; [ $fd -lt 3 ] || eval \"exec $fd>&-\"; done";
-    let mut least = None;
-    for limit in (5..28).chain([40, 64]) {
-        let script = format!("{}; {close}; ulimit -n {limit}; {}", cgroup.enter(), become_user(uid));
-        let job = "ulimit -Sn; ulimit -Hn; trap 'echo told; exit 0' TERM; sleep 999 & sleep 999 & wait";
-        let options = ["--timeout", "300ms", "--grace", "1m"];
-        let ran = Surrounding { script: &script, options: &[] }.run(&options, &["bash", "-c", job]);
-        if ran.code == 125 {
-            assert_eq!(least, None, "{limit}: {ran:#?}");
-            assert!(ran.stdout.is_empty() && ran.stderr.contains("ulimit -Hn"), "{limit}: {ran:#?}");
-            assert_eq!(ran.report["reason"], "spawn_failed", "{limit}: {ran:#?}");
-            continue;
-        }
-        least.get_or_insert(limit);
-        let ran = ran.assert_code(124);
-        // The job's own limit is the caller's, hard and soft.
-        assert_eq!(ran.stdout, format!("{limit}\n{limit}\ntold\n"), "{ran:#?}");
-        assert_eq!(ran.report["stopped"]["count"], 3, "{limit}: {ran:#?}");
-        assert!(ran.listed("stopped").contains("sleep 999\nsleep 999"), "{limit}: {ran:#?}");
-        assert_eq!(ran.report["error"], serde_json::Value::Null, "{limit}: {ran:#?}");
-        // And leftovers, with cgroups that the job made itself: more than there are descriptors.
-        let script = format!("{}; {close}; ulimit -n {limit}; {}", cgroup.enter(), become_user(uid));
-        let job = r#"read -r own </proc/self/cgroup; while [ "${own#0::}" = "$own" ]; do read -r own; done </proc/self/cgroup
-            cd "$0/${own##*/}" || exit 98; mkdir $(seq 50) || exit 98
-            for at in 1 25 50; do bash -c "echo \$\$ >$at/cgroup.procs && echo in \$\$ && exec sleep 999" >&2 & done
-            until [ "$(cat 1/cgroup.procs 25/cgroup.procs 50/cgroup.procs | wc -l)" = 3 ]; do :; done; exit 3"#;
-        let words = ["bash", "-c", job, cgroup.0.to_str().unwrap()];
-        let ran = Surrounding { script: &script, options: &[] }.run(&["--grace", "1m"], &words).assert_code(3);
-        assert_eq!(ran.report["leftovers"]["count"], 3, "{limit}: {ran:#?}");
-        assert_eq!((&ran.report["stopped"]["count"], &ran.report["killed"]), (&3.into(), &false.into()), "{ran:#?}");
-        assert_eq!(ran.report["not_removed"], serde_json::json!([]), "{limit}: {ran:#?}");
-    }
-    println!("the least number of descriptors is {least:?}");
-    assert!(least.is_some_and(|least| least <= 24), "{least:?}");
-}
-
-#[test]
-fn with_few_processes() {
-    if !has_other_users() {
-        return;
-    }
-    let uid = fresh_user();
-    let cgroup = OwnCgroup::of(uid);
-    for limit in 0..6 {
-        let script = format!("{}; ulimit -u {limit}; {}", cgroup.enter(), become_user(uid));
-        let ran = Surrounding { script: &script, options: &[] }.run(&[], &["sh", "-c", "ulimit -u 2>&1; exit 3"]);
-        // pinfold, its guard, the shell.
-        if limit < 3 {
-            let ran = ran.assert_code(125);
-            assert!(ran.stderr.contains("ulimit -u") && ran.stdout.is_empty(), "{limit}: {ran:#?}");
-            assert_eq!(ran.report["reason"], "spawn_failed", "{limit}: {ran:#?}");
-        } else {
-            assert_eq!(ran.assert_code(3).stderr, "");
-        }
-    }
-    let script = format!("{}; ulimit -u 5; {}", cgroup.enter(), become_user(uid));
-    holds(&script);
-}
-
-/// A program that is not optimised needs more than the 20 KiB that the release build needs.
-#[test]
-fn with_a_small_stack() {
-    if !has_cgroup() {
-        return;
-    }
-    holds(r#"ulimit -s 256; exec "$@""#);
-    let script = r#"ulimit -s 256; exec "$@""#;
-    let ran = Surrounding { script, options: &[] }.run(&[], &["bash", "-c", "ulimit -Ss; ulimit -Hs"]).assert_code(0);
-    assert_eq!(ran.stdout, "256\n256\n");
 }
 
 // Among its like.

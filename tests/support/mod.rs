@@ -3,6 +3,8 @@
 #![allow(dead_code)] // Each test file is a crate of its own and uses a part.
 
 pub mod pty;
+pub mod random;
+pub mod surrounding;
 
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};

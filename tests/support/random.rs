@@ -1,0 +1,25 @@
+//! A generator whose seed is told, so that a round can be had again (xorshift64*, Vigna 2016).
+
+pub struct Random(u64);
+
+impl Random {
+    /// From the setting `seed_setting` of the environment, else from the clock; the seed is told.
+    pub fn new(test: &str, seed_setting: &str) -> (Self, u64) {
+        let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
+        let seed = setting(seed_setting, u64::from(nanos)).max(1);
+        println!("{test}: {seed_setting}={seed}");
+        (Self(seed), seed)
+    }
+
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) % bound
+    }
+}
+
+/// A number from the environment.
+pub fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |value| value.parse().expect(name))
+}

@@ -1,0 +1,121 @@
+//! Where pinfold finds itself, and what it has to hold there.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::{Canary, PINFOLD, Ran, Run, has, has_cgroup, has_program, has_root, own_cgroup};
+
+/// A job that leaves a process behind, in a session of its own.
+pub const LEAVES: [&str; 3] = ["bash", "-c", "setsid sleep 999 & echo ready; exit 3"];
+/// One that does not end by itself.
+pub const STAYS: [&str; 3] = ["bash", "-c", "setsid sleep 999 & echo ready; wait"];
+
+/// A surrounding: the script that makes it and then executes `"$@"`, and options for pinfold.
+pub struct Surrounding<'a> {
+    pub script: &'a str,
+    pub options: &'a [&'a str],
+}
+
+impl Surrounding<'_> {
+    pub fn run(&self, options: &[&str], words: &[&str]) -> Ran {
+        let run = Run::in_shell(self.script, [self.options, options, &["--"], words].concat()).run();
+        assert!(run.report.is_object(), "no report: {run:#?}");
+        run
+    }
+
+    /// One job that leaves somebody behind, one that has to be stopped.
+    pub fn holds(&self) -> [Ran; 2] {
+        let canary = Canary::new();
+        let left = self.run(&["--grace", "1m"], &LEAVES).assert_code(3);
+        assert_eq!(left.report["reason"], "exited", "{left:#?}");
+        assert_eq!(left.report["leftovers"]["count"], 1, "{left:#?}");
+        // More than it takes anywhere to get to "ready", but on a machine that is too busy: then with more time.
+        let stays = |timeout| self.run(&["--grace", "1m", "--timeout", timeout], &STAYS).assert_code(124);
+        let mut stopped = stays("500ms");
+        if stopped.stdout != "ready\n" {
+            stopped = stays("5s");
+        }
+        assert_eq!(stopped.report["reason"], "deadline", "{stopped:#?}");
+        assert_eq!(stopped.report["stopped"]["count"], 2, "{stopped:#?}");
+        canary.assert_alive();
+        for ran in [&left, &stopped] {
+            assert_eq!(ran.stdout, "ready\n", "{ran:#?}");
+            assert_eq!(ran.report["error"], serde_json::Value::Null, "{ran:#?}");
+            assert_eq!(ran.report["killed"], false, "{ran:#?}");
+            assert_eq!(ran.report["containment"]["kind"], "cgroup", "{ran:#?}");
+            assert_eq!(ran.report["unkillable"]["count"], 0, "{ran:#?}");
+            assert_eq!(ran.report["emigrants"]["count"], 0, "{ran:#?}");
+            assert_eq!(ran.report["not_removed"], serde_json::json!([]), "{ran:#?}");
+        }
+        [left, stopped]
+    }
+}
+
+pub fn holds(script: &str) -> [Ran; 2] {
+    Surrounding { script, options: &[] }.holds()
+}
+
+/// A directory that was made for a test, in the cgroup of the tests.
+pub struct OwnCgroup(pub PathBuf);
+
+impl OwnCgroup {
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = own_cgroup().join(format!("surroundings-{}-{number}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    /// The same, handed over to a user (cgroups(7), "Delegation").
+    pub fn of(uid: u32) -> Self {
+        let delegated = Self::new();
+        for path in [delegated.0.clone(), delegated.0.join("cgroup.procs")] {
+            std::os::unix::fs::chown(path, Some(uid), Some(uid)).unwrap();
+        }
+        delegated
+    }
+
+    /// A script that enters it.
+    pub fn enter(&self) -> String {
+        format!("echo $$ >{}/cgroup.procs || exit 98", self.0.display())
+    }
+
+    pub fn directories(&self) -> usize {
+        std::fs::read_dir(&self.0).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_dir()).count()
+    }
+}
+
+impl Drop for OwnCgroup {
+    fn drop(&mut self) {
+        let removed = std::fs::remove_dir(&self.0);
+        assert!(removed.is_ok() || std::thread::panicking(), "{}: {removed:?}", self.0.display());
+    }
+}
+
+/// Of this test only, so that nobody else's processes count against its limits.
+pub fn fresh_user() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    200_000 + std::process::id() % 10_000 * 10 + NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A script that becomes a user, with a report that this user can write.
+pub fn become_user(uid: u32) -> String {
+    format!(r#": >"$4"; chmod 666 "$4"; exec setpriv --reuid {uid} --regid {uid} --clear-groups "$@""#)
+}
+
+pub fn has_other_users() -> bool {
+    if !(has_cgroup() && has_root() && has_program("setpriv")) {
+        return false;
+    }
+    let reached = |path: &str| {
+        let mut setpriv = Command::new("setpriv");
+        setpriv.args(["--reuid", "65534", "--clear-groups", "test", "-x", path]).status().unwrap().success()
+    };
+    has(
+        "reach",
+        reached(PINFOLD) && reached(env!("CARGO_TARGET_TMPDIR")),
+        "no other user can reach the build directory",
+    )
+}
