@@ -146,9 +146,12 @@ fn pointers(strings: &[&serde_bytes::Bytes]) -> Result<Vec<*const c_char>, Failu
         .collect()
 }
 
+/// From a descriptor's number here to that in the job.
+type Move = (RawFd, RawFd);
+
 /// The moves that bring each descriptor to its target, in an order in which none is overwritten before its turn, and the
 /// copies that this takes: one for each circle.
-fn moves(targets: &[RawFd], descriptors: &[OwnedFd]) -> Result<(Vec<OwnedFd>, Vec<(RawFd, RawFd)>), Failure> {
+fn moves(targets: &[RawFd], descriptors: &[OwnedFd]) -> Result<(Vec<OwnedFd>, Vec<Move>), Failure> {
     if targets.len() != descriptors.len() {
         return Err(Failure::new(SpawnStage::Specification, Errno::INVAL));
     }
@@ -175,7 +178,7 @@ fn in_order(
     sources: &[RawFd],
     targets: &[RawFd],
     mut copy: impl FnMut(RawFd) -> rustix::io::Result<RawFd>,
-) -> rustix::io::Result<Vec<(RawFd, RawFd)>> {
+) -> rustix::io::Result<Vec<Move>> {
     let mut to: HashMap<RawFd, RawFd> = sources.iter().copied().zip(targets.iter().copied()).collect();
     let mut from: HashMap<RawFd, RawFd> = targets.iter().copied().zip(sources.iter().copied()).collect();
     let mut free: Vec<RawFd> = targets.iter().copied().filter(|target| !to.contains_key(target)).collect();
