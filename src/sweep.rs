@@ -189,10 +189,10 @@ impl Sweep {
             // At once: whoever is just making it needs its lock.
             let _ = flock(&base, FlockOperation::NonBlockingUnlock);
         }
-        let pids = base.processes().unwrap_or_default();
+        let pids = base.processes().0;
         let mut processes = ProcessList::default();
         for &pid in &pids {
-            processes.add(|| ProcessInfo::read(pid));
+            processes.add(pid);
         }
         let owner = fstat(&base).map_or(0, |stat| stat.st_uid);
         let populated = base.events().and_then(populated).unwrap_or(!pids.is_empty());
@@ -238,7 +238,7 @@ fn failed(operation: &str, errno: Errno, owner: u32, base: &Cgroup) -> Outcome {
         Errno::ROFS => "the cgroup file system is mounted read-only here: run the sweep outside".into(),
         Errno::BUSY => {
             let mut left = Vec::new();
-            for pid in base.processes().unwrap_or_default() {
+            for pid in base.processes().0 {
                 let Some(process) = ProcessInfo::read_unkillable(pid) else { continue };
                 let wchan = process.wchan.as_deref().map(|wchan| format!(", in {wchan}")).unwrap_or_default();
                 left.push(format!("{process} (state {}{wchan})", process.state));
