@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // Each test file is a crate of its own and uses a part.
 
+pub mod escape;
 pub mod pty;
 pub mod random;
 pub mod surrounding;

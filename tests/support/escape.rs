@@ -1,0 +1,241 @@
+//! Ways to escape, run under each containment, and what the report has to say of them.
+
+use std::ffi::OsString;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Canary, Ran, Run, has_cgroup, own_cgroup, program, wait_for};
+
+/// What brings the job to its end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// The stop signal.
+    Stop,
+    /// SIGKILL, when the grace period is over.
+    Kill,
+    /// Either: it is a matter of luck who gets the stop signal.
+    Luck,
+}
+
+/// What holds the job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Containment {
+    Cgroup,
+    Subreaper,
+}
+
+/// One way to escape, and what the report has to say of it.
+#[derive(Clone)]
+pub struct Escape {
+    words: Vec<OsString>,
+    /// Where in `words` the program's first argument goes: `stay` or `exit`.
+    shape_at: usize,
+    by: By,
+    by_without_cgroup: By,
+    /// Neither in the job's cgroup nor emigrants: in one of their own.
+    elsewhere: u64,
+    /// It does not come up without a cgroup of the job's own.
+    cgroup_only: bool,
+    /// How many processes say that they are in place.
+    pub told: RangeInclusive<usize>,
+    pub leftovers: RangeInclusive<u64>,
+    pub emigrants: RangeInclusive<u64>,
+}
+
+/// The main process has heard all that are in place.
+fn ready(ran: &Ran) -> bool {
+    ran.stdout.lines().any(|line| line == "ready")
+}
+
+/// `PROGRAM stay|exit MODE`: one process that gets away, and ends when it is told to.
+pub fn escape(source: &str, mode: &str) -> Escape {
+    let words = vec![program(source).into(), mode.into()];
+    Escape {
+        words,
+        shape_at: 1,
+        by: By::Stop,
+        by_without_cgroup: By::Stop,
+        elsewhere: 0,
+        cgroup_only: false,
+        told: 1..=1,
+        leftovers: 1..=1,
+        emigrants: 0..=0,
+    }
+}
+
+/// One that leaves the job's cgroup: no leftover, but an emigrant.
+pub fn emigrant(mode: &str) -> Escape {
+    escape("escape_cgroup", mode).with([own_cgroup()]).leftovers(0).emigrants(1)
+}
+
+/// A child of the main process executes `words`, which end with the program that is then in place.
+pub fn command<I: IntoIterator<Item: Into<OsString>>>(mode: &str, words: I) -> Escape {
+    escape("escape_kin", mode).with(words).with([program("escape_kin").into_os_string(), "here".into()])
+}
+
+impl Escape {
+    pub fn with<I: IntoIterator<Item: Into<OsString>>>(mut self, words: I) -> Self {
+        self.words.extend(words.into_iter().map(Into::into));
+        self
+    }
+
+    /// The whole program is run by another one.
+    pub fn under<const N: usize>(mut self, words: [&str; N]) -> Self {
+        self.words.splice(0..0, words.map(Into::into));
+        self.shape_at += N;
+        self
+    }
+
+    pub fn by(mut self, by: By) -> Self {
+        (self.by, self.by_without_cgroup) = (by, by);
+        self
+    }
+
+    /// What is held without a cgroup needs that, though what left a cgroup does not.
+    pub fn by_without_cgroup(mut self, by: By) -> Self {
+        self.by_without_cgroup = by;
+        self
+    }
+
+    /// So many are seen by descent only.
+    pub fn elsewhere(mut self, count: u64) -> Self {
+        self.elsewhere = count;
+        self
+    }
+
+    pub fn cgroup_only(mut self) -> Self {
+        self.cgroup_only = true;
+        self
+    }
+
+    pub fn told(mut self, count: usize) -> Self {
+        self.told = count..=count;
+        self
+    }
+
+    pub fn leftovers(mut self, count: u64) -> Self {
+        self.leftovers = count..=count;
+        self
+    }
+
+    pub fn emigrants(mut self, count: u64) -> Self {
+        self.emigrants = count..=count;
+        self
+    }
+
+    /// As it is held by each containment that there is here.
+    fn held(&self) -> Vec<(Containment, Self)> {
+        let mut all = Vec::new();
+        if has_cgroup() {
+            all.push((Containment::Cgroup, self.clone()));
+        }
+        if !self.cgroup_only {
+            // Who is outside of the cgroup is one of many.
+            let (left, gone) = (&self.leftovers, &self.emigrants);
+            let elsewhere = self.elsewhere;
+            let leftovers = left.start() + gone.start() + elsewhere
+                ..=left.end().saturating_add(gone.end().saturating_add(elsewhere));
+            let by = self.by_without_cgroup;
+            all.push((Containment::Subreaper, Self { by, leftovers, emigrants: 0..=0, ..self.clone() }));
+        }
+        all
+    }
+
+    fn run(&self, containment: Containment, shape: &str, timeout: &str) -> Ran {
+        // A stop that works needs no kill: then the grace period is longer than any test.
+        let grace = if self.by == By::Stop { "1m" } else { "300ms" };
+        let mut words = self.words.clone();
+        words.insert(self.shape_at, shape.into());
+        let options = ["--timeout", timeout, "--grace", grace, "--"].map(Into::into);
+        let canary = Canary::new();
+        let ran = if containment == Containment::Cgroup {
+            Run::new(options.into_iter().chain(words)).run()
+        } else {
+            // What the job makes and moves there is its own affair.
+            let own = Own::make();
+            let script =
+                own.as_ref().map_or(String::new(), |own| format!("echo 0 >{}/cgroup.procs; ", own.0.display()));
+            let words = ["--containment", "subreaper"].map(Into::into).into_iter().chain(options).chain(words);
+            Run::in_shell(&format!(r#"{script}exec "$@""#), words).run()
+        };
+        canary.assert_alive();
+        ran
+    }
+
+    /// Of both shapes: it was in place, it was ended in the way it should be, and soon; nothing is left.
+    fn check(&self, ran: &Ran) {
+        let told = ran.stdout.lines().filter(|line| *line == "in place").count();
+        assert!(self.told.contains(&told) && ready(ran), "it did not escape: {ran:#?}");
+        let (killed, phases) = (ran.report["killed"].as_bool().unwrap(), &ran.report["phases"]);
+        assert!(self.by == By::Luck || killed == (self.by == By::Kill), "{ran:#?}");
+        let phase = |name: &str| phases[name].as_f64();
+        if killed {
+            assert!(phase("killing").unwrap() >= phase("stopping").unwrap() + 0.3, "{ran:#?}");
+        }
+        let ended = phase("stopping").or(phase("main_exited")).unwrap();
+        assert!(phase("gone").unwrap() < ended + 5.0, "that took long: {ran:#?}");
+        assert!(self.emigrants.contains(&ran.report["emigrants"]["count"].as_u64().unwrap()), "{ran:#?}");
+        assert_eq!(ran.report["unkillable"]["count"], 0, "{ran:#?}");
+        assert_eq!(ran.report["not_removed"], serde_json::json!([]), "{ran:#?}");
+    }
+
+    /// The main process stays until the deadline.
+    pub fn ended_by_the_deadline(&self) {
+        for (containment, escape) in self.held() {
+            // A machine that was too busy for it to get in place in time: once more, with more time.
+            let ran = ["400ms", "3s"].iter().map(|timeout| escape.run(containment, "stay", timeout)).find(ready);
+            let ran = ran.unwrap_or_else(|| escape.run(containment, "stay", "20s")).assert_code(124);
+            escape.check(&ran);
+            assert_eq!(ran.report["reason"], "deadline", "{ran:#?}");
+            assert_eq!(ran.report["leftovers"]["count"], 0, "{ran:#?}");
+        }
+    }
+
+    /// The main process exits 0.
+    pub fn left_behind(&self) {
+        for (containment, escape) in self.held() {
+            let ran = escape.run(containment, "exit", "1m").assert_code(0);
+            escape.check(&ran);
+            assert_eq!(ran.report["reason"], "exited", "{ran:#?}");
+            let leftovers = &ran.report["leftovers"];
+            assert!(escape.leftovers.contains(&leftovers["count"].as_u64().unwrap()), "{ran:#?}");
+        }
+    }
+
+    pub fn both(&self) {
+        self.ended_by_the_deadline();
+        self.left_behind();
+    }
+}
+
+/// A cgroup of the test's own, removed with whatever was made below it.
+struct Own(PathBuf);
+
+impl Own {
+    fn make() -> Option<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = own_cgroup().join(format!("test-escape-{}-{number}", std::process::id()));
+        std::fs::create_dir(&path).is_ok().then_some(Self(path))
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        fn remove(path: &Path) {
+            for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    remove(&entry.path());
+                }
+            }
+            // A process that has just ended may still be in it.
+            wait_for(|| match std::fs::remove_dir(path) {
+                Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => None,
+                done => Some(done),
+            })
+            .unwrap();
+        }
+        remove(&self.0);
+    }
+}
