@@ -11,6 +11,7 @@ use std::process::{Command, Output};
 use pinfold::doctor::{
     Ancestor, Container, ContainerKind, Containment, Examination, Facts, Manager, Mark, Systemd, Tried, examine,
 };
+use support::own_cgroup::OwnCgroup;
 use support::{PINFOLD, PublicCopy, has_cgroup, has_program, has_root, program};
 
 fn machine(name: &str) -> Facts {
@@ -216,13 +217,11 @@ fn it_changes_nothing() {
     if !has_cgroup() || !has_root() {
         return;
     }
-    let place = support::own_cgroup().join(format!("test-doctor-{}", std::process::id()));
-    std::fs::create_dir(&place).unwrap();
+    let own = OwnCgroup::new();
+    let place = own.path.clone();
     let told = doctor(&[], &["--json", "--cgroup", place.to_str().unwrap()]);
     let examined = examine(Some(&place));
-    let left: Vec<_> = std::fs::read_dir(&place).unwrap().flatten().filter(|entry| entry.path().is_dir()).collect();
-    std::fs::remove_dir(&place).unwrap();
-    assert!(left.is_empty(), "{left:#?}");
+    assert_eq!(own.directories(), 0);
     assert_eq!(json(&told).verdict, examined.verdict);
     assert_eq!(examined.verdict.cgroup.as_deref(), place.to_str());
     let scratch = examined.facts.scratch.unwrap();
@@ -231,6 +230,7 @@ fn it_changes_nothing() {
     // SAFETY: asks for such children only, which nobody else here has.
     assert_eq!(unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::__WCLONE | libc::WNOHANG) }, -1);
 
+    drop(own);
     let gone = doctor(&[], &["--json", "--cgroup", place.to_str().unwrap()]);
     assert_eq!(gone.status.code(), Some(1));
     let refused = json(&gone).verdict.refused;
@@ -303,8 +303,8 @@ fn it_is_true_for_a_user_with_a_delegated_cgroup() {
     if !has_cgroup() || !has_root() || !has_program("setpriv") {
         return;
     }
-    let place = support::own_cgroup().join(format!("test-doctor-delegated-{}", std::process::id()));
-    std::fs::create_dir(&place).unwrap();
+    let own = OwnCgroup::new();
+    let place = &own.path;
     let copy = PublicCopy::new("delegated");
     let user = "exec setpriv --reuid 65534 --regid 65534 --clear-groups \"$@\"";
     let script = format!("echo $$ >{}/cgroup.procs && {user}", place.display());
@@ -320,8 +320,6 @@ fn it_is_true_for_a_user_with_a_delegated_cgroup() {
     let nothing = tell(&[]);
     let half = tell(&["."]);
     let whole = tell(&["cgroup.procs"]);
-    // Off the count and not yet off the directory, for a moment.
-    support::wait_for(|| std::fs::remove_dir(&place).ok());
     let (good, bad) = (Some(Mark::Good), Some(Mark::Bad));
     assert_eq!(nothing, (Containment::Subreaper, [bad, bad, None], 0));
     assert_eq!(half, (Containment::Subreaper, [good, bad, bad], 65534));

@@ -4,7 +4,8 @@
 mod support;
 
 use support::has_cgroup;
-use support::surrounding::{OwnCgroup, Surrounding, become_user, fresh_user, has_other_users, holds};
+use support::own_cgroup::OwnCgroup;
+use support::surrounding::{Surrounding, become_user, fresh_user, has_other_users, holds};
 
 /// From some number on everything works, and below it nothing is started.
 #[test]
@@ -40,7 +41,7 @@ fn with_few_descriptors() {
             cd "$0/${own##*/}" || exit 98; mkdir $(seq 50) || exit 98
             for at in 1 25 50; do bash -c "echo \$\$ >$at/cgroup.procs && echo in \$\$ && exec sleep 999" >&2 & done
             until [ "$(cat 1/cgroup.procs 25/cgroup.procs 50/cgroup.procs | wc -l)" = 3 ]; do :; done; exit 3"#;
-        let words = ["bash", "-c", job, cgroup.0.to_str().unwrap()];
+        let words = ["bash", "-c", job, cgroup.path.to_str().unwrap()];
         let ran = Surrounding { script: &script, options: &[] }.run(&["--grace", "1m"], &words).assert_code(3);
         assert_eq!(ran.report["leftovers"]["count"], 3, "{limit}: {ran:#?}");
         assert_eq!((&ran.report["stopped"]["count"], &ran.report["killed"]), (&3.into(), &false.into()), "{ran:#?}");

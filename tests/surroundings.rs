@@ -7,8 +7,9 @@ use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use support::own_cgroup::OwnCgroup;
 use support::pty::Pty;
-use support::surrounding::{LEAVES, OwnCgroup, STAYS, Surrounding, become_user, fresh_user, has_other_users, holds};
+use support::surrounding::{LEAVES, STAYS, Surrounding, become_user, fresh_user, has_other_users, holds};
 use support::{PINFOLD, Run, Scratch, has_cgroup, has_program, has_root, own_cgroup, program};
 
 fn has_unshare() -> bool {
@@ -58,7 +59,7 @@ fn below_the_root_of_a_cgroup_namespace() {
     let ran = outside.run(&["--require", "cgroup"], &LEAVES).assert_code(125);
     assert!(ran.stderr.contains("not this process's cgroup") && ran.stdout.is_empty(), "{ran:#?}");
     assert_eq!(outside.run(&[], &LEAVES).assert_code(3).report["containment"]["kind"], "subreaper");
-    Surrounding { script: &script, options: &["--cgroup", cgroup.0.to_str().unwrap()] }.holds();
+    Surrounding { script: &script, options: &["--cgroup", cgroup.path.to_str().unwrap()] }.holds();
     assert_eq!(cgroup.directories(), 0);
 }
 

@@ -2,10 +2,9 @@
 
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Canary, Ran, Run, has_cgroup, own_cgroup, program, wait_for};
+use super::own_cgroup::OwnCgroup;
+use super::{Canary, Ran, Run, has_cgroup, own_cgroup, program};
 
 /// What brings the job to its end.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -153,9 +152,8 @@ impl Escape {
             Run::new(options.into_iter().chain(words)).run()
         } else {
             // What the job makes and moves there is its own affair.
-            let own = Own::make();
-            let script =
-                own.as_ref().map_or(String::new(), |own| format!("echo 0 >{}/cgroup.procs; ", own.0.display()));
+            let own = OwnCgroup::try_new().map(OwnCgroup::littered);
+            let script = own.as_ref().map_or(String::new(), |own| own.enter() + "; ");
             let words = ["--containment", "subreaper"].map(Into::into).into_iter().chain(options).chain(words);
             Run::in_shell(&format!(r#"{script}exec "$@""#), words).run()
         };
@@ -206,36 +204,5 @@ impl Escape {
     pub fn both(&self) {
         self.ended_by_the_deadline();
         self.left_behind();
-    }
-}
-
-/// A cgroup of the test's own, removed with whatever was made below it.
-struct Own(PathBuf);
-
-impl Own {
-    fn make() -> Option<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = own_cgroup().join(format!("test-escape-{}-{number}", std::process::id()));
-        std::fs::create_dir(&path).is_ok().then_some(Self(path))
-    }
-}
-
-impl Drop for Own {
-    fn drop(&mut self) {
-        fn remove(path: &Path) {
-            for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
-                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    remove(&entry.path());
-                }
-            }
-            // A process that has just ended may still be in it.
-            wait_for(|| match std::fs::remove_dir(path) {
-                Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => None,
-                done => Some(done),
-            })
-            .unwrap();
-        }
-        remove(&self.0);
     }
 }

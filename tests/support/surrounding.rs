@@ -1,10 +1,9 @@
 //! Where pinfold finds itself, and what it has to hold there.
 
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::{Canary, PINFOLD, Ran, Run, has, has_cgroup, has_program, has_root, own_cgroup};
+use super::{Canary, PINFOLD, Ran, Run, has, has_cgroup, has_program, has_root};
 
 /// A job that leaves a process behind, in a session of its own.
 pub const LEAVES: [&str; 3] = ["bash", "-c", "setsid sleep 999 & echo ready; exit 3"];
@@ -54,44 +53,6 @@ impl Surrounding<'_> {
 
 pub fn holds(script: &str) -> [Ran; 2] {
     Surrounding { script, options: &[] }.holds()
-}
-
-/// A directory that was made for a test, in the cgroup of the tests.
-pub struct OwnCgroup(pub PathBuf);
-
-impl OwnCgroup {
-    pub fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = own_cgroup().join(format!("surroundings-{}-{number}", std::process::id()));
-        std::fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    /// The same, handed over to a user (cgroups(7), "Delegation").
-    pub fn of(uid: u32) -> Self {
-        let delegated = Self::new();
-        for path in [delegated.0.clone(), delegated.0.join("cgroup.procs")] {
-            std::os::unix::fs::chown(path, Some(uid), Some(uid)).unwrap();
-        }
-        delegated
-    }
-
-    /// A script that enters it.
-    pub fn enter(&self) -> String {
-        format!("echo $$ >{}/cgroup.procs || exit 98", self.0.display())
-    }
-
-    pub fn directories(&self) -> usize {
-        std::fs::read_dir(&self.0).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_dir()).count()
-    }
-}
-
-impl Drop for OwnCgroup {
-    fn drop(&mut self) {
-        let removed = std::fs::remove_dir(&self.0);
-        assert!(removed.is_ok() || std::thread::panicking(), "{}: {removed:?}", self.0.display());
-    }
 }
 
 /// Of this test only, so that nobody else's processes count against its limits.
