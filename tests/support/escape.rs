@@ -133,8 +133,10 @@ impl Escape {
             // Who is outside of the cgroup is one of many.
             let (left, gone) = (&self.leftovers, &self.emigrants);
             let elsewhere = self.elsewhere;
-            let leftovers = left.start() + gone.start() + elsewhere
-                ..=left.end().saturating_add(gone.end().saturating_add(elsewhere));
+            // Who is another one at each look may be none at one.
+            let least = if *gone.end() == u64::MAX { 0 } else { *gone.start() };
+            let leftovers =
+                left.start() + least + elsewhere..=left.end().saturating_add(gone.end().saturating_add(elsewhere));
             let by = self.by_without_cgroup;
             all.push((Containment::Subreaper, Self { by, leftovers, emigrants: 0..=0, ..self.clone() }));
         }
