@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::signal::Signal;
 use crate::stop::{Leftovers, SignalTo, StopPolicy};
+use crate::sys;
 
 /// Where a standard stream of the job goes.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +39,8 @@ pub enum ProcessGroup {
     /// One of its own: a job that signals its group (`kill 0`) does not reach the supervisor.
     #[default]
     New,
+    /// One of its own in a session of its own (setsid(2)), without a controlling terminal.
+    NewSession,
     /// The supervisor's. For programs with a controlling terminal, whose keys then reach the job.
     Supervisors,
 }
@@ -60,6 +63,7 @@ pub struct Command {
     pub(crate) stdio: [Stdio; 3],
     pub(crate) inherit_descriptors: bool,
     pub(crate) process_group: ProcessGroup,
+    pub(crate) default_signals: u64,
     pub(crate) timeout: Option<Duration>,
     pub(crate) stop: StopPolicy,
 }
@@ -78,6 +82,7 @@ impl Command {
             stdio: Default::default(),
             inherit_descriptors: false,
             process_group: ProcessGroup::New,
+            default_signals: 0,
             timeout: None,
             stop: StopPolicy::default(),
         }
@@ -153,6 +158,13 @@ impl Command {
     /// The process group of the main process: [`ProcessGroup::New`] by default.
     pub fn process_group(&mut self, group: ProcessGroup) -> &mut Self {
         self.process_group = group;
+        self
+    }
+
+    /// Signals that the job does not ignore at its start, even where this process was started with them ignored (execve(2)
+    /// hands that down). As `env --default-signal`; added to those given before.
+    pub fn default_signals<I: IntoIterator<Item = Signal>>(&mut self, signals: I) -> &mut Self {
+        self.default_signals |= signals.into_iter().fold(0, |set, signal| set | sys::bit(signal.number()));
         self
     }
 

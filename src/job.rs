@@ -7,7 +7,7 @@ mod order;
 
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use crate::command::Command;
 use crate::error::{Error, Result};
@@ -34,6 +34,8 @@ enum Request {
     Stop,
     Kill,
     SignalAll(Signal),
+    /// Then tells that it is done.
+    SignalGroup(Signal, oneshot::Sender<()>),
     /// The deadline's clock stood still for so long.
     Postpone(std::time::Duration),
 }
@@ -41,7 +43,7 @@ enum Request {
 pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) -> Result<Job> {
     let order = order::Order::new(command)?;
     let (requests, inbox) = mpsc::unbounded_channel();
-    let (spawned, started) = tokio::sync::oneshot::channel();
+    let (spawned, started) = oneshot::channel();
     let (stop_sender, stops) = mpsc::unbounded_channel();
     let (finished, report) = watch::channel(None);
     let NextHolder { link, holder, refused } = supervisor.next_holder().await?;
@@ -101,9 +103,25 @@ impl Job {
             .map_err(|errno| Error::system("send", format!("{signal} to the main process {}", self.pid), errno, ""))
     }
 
+    /// Whether the main process has ended; what it left may live still.
+    #[must_use]
+    pub fn main_has_ended(&self) -> bool {
+        self.main.has_ended()
+    }
+
     /// Sends a signal to every process of the job.
     pub fn signal_all(&self, signal: Signal) {
         let _ = self.requests.send(Request::SignalAll(signal));
+    }
+
+    /// Sends a signal to the main process, then to every other process of the job that is in the process group which the
+    /// main one was started in ([`Command::process_group`](crate::Command::process_group)): what `kill -- -PGID` means,
+    /// without hitting anybody else. Comes back when they have been sent.
+    pub async fn signal_group(&self, signal: Signal) {
+        let (sent, done) = oneshot::channel();
+        // A job that has ended takes no requests, and drops those that it had.
+        let _ = self.requests.send(Request::SignalGroup(signal, sent));
+        let _ = done.await;
     }
 
     /// Waits until a signal stops the main process (SIGSTOP, or SIGTSTP, SIGTTIN, SIGTTOU from the terminal), and tells

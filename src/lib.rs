@@ -81,6 +81,7 @@
 //!
 //! - `cli` (on by default): the `pinfold` command. A library user takes `default-features = false`, and gets neither clap
 //!   nor anyhow.
+//! - `watch` (on by default, brings `cli`): `pinfold watch`, with notify and ignore.
 //! - `schema`: `schemars::JsonSchema` for [`Report`].
 
 #![deny(unsafe_code)]

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -41,6 +43,14 @@ impl Signal {
     pub const INT: Self = Self(libc::SIGINT);
     /// Quit from the terminal.
     pub const QUIT: Self = Self(libc::SIGQUIT);
+    /// A timer's end.
+    pub const ALRM: Self = Self(libc::SIGALRM);
+    /// A child has ended, stopped or gone on.
+    pub const CHLD: Self = Self(libc::SIGCHLD);
+    /// Urgent data on a socket.
+    pub const URG: Self = Self(libc::SIGURG);
+    /// The terminal's window has another size.
+    pub const WINCH: Self = Self(libc::SIGWINCH);
     /// The signal that can't be caught.
     pub const KILL: Self = Self(libc::SIGKILL);
     /// Terminate.
@@ -60,6 +70,11 @@ impl Signal {
     #[must_use]
     pub const fn from_number(number: i32) -> Option<Self> {
         if number >= 1 && number <= sys::SIGNAL_MAX { Some(Self(number)) } else { None }
+    }
+
+    /// All that there are, in their order.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (1..=sys::SIGNAL_MAX).map(Self)
     }
 
     /// Its number.
@@ -151,7 +166,11 @@ impl Received {
 /// For programs that do nothing else than supervise, as the `pinfold` command does: no signal can end such a program
 /// and leave its job. Signals that were ignored when the program was started stay ignored (nohup(1)). A library's host keeps its handlers: nothing here is used unless it asks.
 #[derive(Debug)]
-pub struct SignalQueue(OwnedFd);
+pub struct SignalQueue {
+    fd: OwnedFd,
+    /// As a bit mask.
+    queued: u64,
+}
 
 impl SignalQueue {
     /// Blocks all signals in the calling thread and queues them. Call it while there is one thread, before
@@ -165,7 +184,46 @@ impl SignalQueue {
         sys::set_signal_mask(sys::ALL_SIGNALS);
         let fd = sys::signalfd(queued)
             .map_err(|errno| Error::system("signalfd", "all signals", errno, short_of_descriptors(errno)))?;
-        Ok(Self(fd))
+        Ok(Self { fd, queued })
+    }
+
+    /// Queues these too: signals that were ignored when the program was started, and SIGCHLD, which [`block_all`] leaves out.
+    ///
+    /// [`block_all`]: Self::block_all
+    ///
+    /// # Errors
+    /// The errno of signalfd(2).
+    pub fn queue_also<I: IntoIterator<Item = Signal>>(self, signals: I) -> Result<Self> {
+        let queued = signals.into_iter().fold(self.queued, |set, signal| set | sys::bit(signal.number()));
+        let fd = sys::signalfd(queued)
+            .map_err(|errno| Error::system("signalfd", "more signals", errno, short_of_descriptors(errno)))?;
+        Ok(Self { fd, queued })
+    }
+
+    /// The next signal, waited for up to `patience`, for ever where that is `None`; `None` when it is over.
+    ///
+    /// # Errors
+    /// The errno of poll(2) or read(2).
+    pub fn next(&self, patience: Option<Duration>) -> Result<Option<Received>> {
+        let failed = |errno| Error::system("read", "the signal queue", errno, "");
+        let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
+        loop {
+            if let Some(info) = sys::read_signal(self.fd.as_fd()).map_err(failed)?
+                && let Some(received) = received(&info)
+            {
+                return Ok(Some(received));
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let left = left.map(|left| Timespec {
+                tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            });
+            match poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], left.as_ref()) {
+                Ok(0) => return Ok(None),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(failed(errno)),
+            }
+        }
     }
 
     /// The same, for tokio's current runtime to wait on.
@@ -176,11 +234,16 @@ impl SignalQueue {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn listen(self) -> Result<SignalStream> {
-        sys::watched(self.0, Interest::READABLE).map(SignalStream).map_err(|error| {
+        sys::watched(self.fd, Interest::READABLE).map(SignalStream).map_err(|error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             Error::system("watch", "the signal queue", errno, "")
         })
     }
+}
+
+fn received(info: &libc::signalfd_siginfo) -> Option<Received> {
+    let signal = Signal::from_number(info.ssi_signo as i32)?;
+    Some(Received { signal, from_kernel: info.ssi_code == libc::SI_KERNEL, sender: info.ssi_pid })
 }
 
 /// The queued signals of this process.
@@ -199,12 +262,8 @@ impl SignalStream {
             match sys::read_signal(self.0.as_fd()).map_err(failed)? {
                 None => ready.clear_ready(),
                 Some(info) => {
-                    if let Some(signal) = Signal::from_number(info.ssi_signo as i32) {
-                        return Ok(Received {
-                            signal,
-                            from_kernel: info.ssi_code == libc::SI_KERNEL,
-                            sender: info.ssi_pid,
-                        });
+                    if let Some(received) = received(&info) {
+                        return Ok(received);
                     }
                 }
             }

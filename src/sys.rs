@@ -222,6 +222,12 @@ pub fn own_process_group() -> Option<i32> {
     Some(unsafe { libc::getpgrp() }).filter(|&group| group > 0)
 }
 
+/// The process group of a process; 0 where it is one from outside of our PID namespace, -1 where there is no such process.
+pub fn process_group_of(pid: rustix::process::Pid) -> i32 {
+    // SAFETY: getpgid(2) has no obligations.
+    unsafe { libc::getpgid(pid.as_raw_nonzero().get()) }
+}
+
 /// Soft and hard limit on `resource` (`RLIMIT_…`, getrlimit(2)), unless a seccomp profile keeps them from us.
 pub fn limit(resource: impl Into<i64>) -> Option<(u64, u64)> {
     let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };

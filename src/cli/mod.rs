@@ -2,16 +2,28 @@
 
 mod doctor;
 mod duration;
+mod getopt;
+mod init;
+mod quote;
 mod report_sink;
 mod run;
 mod signals;
 mod sweep;
 mod terminal;
+mod timeout;
+#[cfg(feature = "watch")]
+mod watch;
 
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
+use std::path::Path;
 
-use clap::{Parser, Subcommand};
+use init::Flavour;
+
+use anyhow::{Result, anyhow};
+use clap::{Parser, Subcommand, ValueEnum};
 use pinfold::report::ProcessList;
+use pinfold::{Builder, Guard, Supervisor};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// pinfold itself failed, as with timeout(1) and env(1).
@@ -30,12 +42,47 @@ enum Subcommands {
     Run(run::Args),
     Sweep(sweep::Args),
     Doctor(doctor::Args),
+    #[cfg(feature = "watch")]
+    Watch(watch::Args),
+    /// Run a command with a time limit: timeout(1) with all of its options, and the whole tree goes
+    // Its words are read as coreutils reads them, before this.
+    #[command(disable_help_flag = true)]
+    Timeout {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
+    /// Be PID 1 of a container, or hold a command under another init: with the options of tini and dumb-init
+    #[command(disable_help_flag = true)]
+    Init {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
+}
+
+/// A command that stands in for another, as it is called: by a link of that name, or as `pinfold NAME`.
+fn stand_in(words: &[OsString]) -> Option<u8> {
+    let name = words.first()?;
+    match Path::new(name).file_name().and_then(OsStr::to_str) {
+        Some("timeout") => return Some(timeout::main(name, &words[1..])),
+        Some("tini") => return Some(init::main("tini", Flavour::Tini, &words[1..])),
+        Some("dumb-init") => return Some(init::main("dumb-init", Flavour::DumbInit, &words[1..])),
+        _ => {}
+    }
+    match words.get(1)?.to_str()? {
+        "timeout" => Some(timeout::main("pinfold timeout".as_ref(), &words[2..])),
+        "init" => Some(init::main("pinfold init", Flavour::Pinfold, &words[2..])),
+        _ => None,
+    }
 }
 
 /// Tells the exit code.
 pub fn main() -> u8 {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    if let Some(code) = stand_in(&words) {
+        return code;
+    }
     // The guard starts beside the reading of the arguments, and before these have filled the memory that is forked.
-    let prepared = (std::env::args_os().nth(1).as_deref() == Some("run".as_ref())).then(run::Prepared::new);
+    let prepared = (words.get(1).is_some_and(|word| word == "run" || word == "watch")).then(run::Prepared::new);
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -48,6 +95,13 @@ pub fn main() -> u8 {
         Subcommands::Run(args) => run::run(args, prepared.unwrap_or_else(run::Prepared::new)),
         Subcommands::Sweep(args) => sweep::run(&args),
         Subcommands::Doctor(args) => doctor::run(&args),
+        #[cfg(feature = "watch")]
+        Subcommands::Watch(args) => {
+            let prepared = prepared.unwrap_or_else(run::Prepared::new);
+            prepared.map_err(Into::into).and_then(|prepared| watch::run(&args, prepared))
+        }
+        Subcommands::Init { words } => Ok(init::main("pinfold init", Flavour::Pinfold, &words)),
+        Subcommands::Timeout { words } => Ok(timeout::main("pinfold timeout".as_ref(), &words)),
     };
     ended.unwrap_or_else(|error| {
         tell(&format!("{error:#}"));
@@ -67,14 +121,36 @@ fn processes(processes: &ProcessList) -> String {
     text
 }
 
-/// One line on standard error. Where that is closed, or full for a second (a job filled it and nobody reads), there is
-/// nobody to tell.
+/// A supervisor as the environment has it, for the commands whose options are another program's.
+fn supervisor_of_environment(guard: Guard) -> Result<Builder> {
+    let mut builder = Supervisor::builder().guard(guard);
+    if let Some(cgroup) = std::env::var_os("PINFOLD_CGROUP") {
+        builder = builder.cgroup(cgroup);
+    }
+    if let Some(kind) = std::env::var_os("PINFOLD_CONTAINMENT") {
+        let kind = kind.to_string_lossy();
+        let kind = run::ContainmentArg::from_str(&kind, true)
+            .map_err(|_| anyhow!("PINFOLD_CONTAINMENT '{kind}' is not valid: write auto, cgroup or subreaper"))?;
+        if let Some(kind) = kind.kind() {
+            builder = builder.containment(kind);
+        }
+    }
+    Ok(builder)
+}
+
+/// One line on standard error.
 fn tell(message: &str) {
+    write_patiently(format!("pinfold: {message}\n").as_bytes());
+}
+
+/// Writes to standard error. Where that is closed, or full for a second (a job filled it and nobody reads), there is
+/// nobody to tell.
+fn write_patiently(bytes: &[u8]) {
     const PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
     // What a pipe that is ready takes without blocking (pipe(7)).
     const PIPE_BUF: usize = 4096;
     let mut stderr = std::io::stderr();
-    for part in format!("pinfold: {message}\n").as_bytes().chunks(PIPE_BUF) {
+    for part in bytes.chunks(PIPE_BUF) {
         let ready = poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(&PATIENCE));
         if !matches!(ready, Ok(1)) || stderr.write_all(part).is_err() {
             return;

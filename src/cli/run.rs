@@ -18,11 +18,12 @@ use super::report_sink::Sink;
 use super::signals::{PATIENCE_INTERRUPTS, Response, Rules};
 use super::tell;
 use super::terminal::Terminal;
-pub use args::Args;
+pub use args::{Args, ContainmentArg, parse_signal};
 use explain::explain;
+pub use explain::explain_failures;
 
 /// How long a stop waits for the command to be executed, so that the command gets the stop signal; an exec can take long.
-const EXEC_PATIENCE: Duration = Duration::from_secs(1);
+pub const EXEC_PATIENCE: Duration = Duration::from_secs(1);
 
 /// So many descriptors the rest takes (15, and 3 for a tokio that has been built with its signals), once the signals, the
 /// guard, the terminal and the report have theirs.
@@ -33,9 +34,9 @@ const LEFTOVERS: u8 = 123;
 
 /// What has to be there before anything else, in this order.
 pub struct Prepared {
-    signals: SignalQueue,
-    terminal: Option<Terminal>,
-    guard: Guard,
+    pub signals: SignalQueue,
+    pub terminal: Option<Terminal>,
+    pub guard: Guard,
 }
 
 impl Prepared {
@@ -195,7 +196,11 @@ async fn hold(
                         response => early.push((response, received.signal)),
                     }
                 }
-                signal = over(patience) => return Ok(Ended::signalled(args, command, signal)),
+                () = over(patience.map(|(at, _)| at)) => {
+                    if let Some((_, signal)) = patience {
+                        return Ok(Ended::signalled(args, command, signal));
+                    }
+                }
             }
         }
     };
@@ -232,13 +237,10 @@ async fn hold(
     }
 }
 
-/// Waits until the patience is over, for ever where none was set.
-async fn over(patience: Option<(Instant, Signal)>) -> Signal {
-    match patience {
-        Some((at, signal)) => {
-            tokio::time::sleep_until(at.into()).await;
-            signal
-        }
+/// Waits until then, for ever where no time is set.
+pub async fn over(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
     }
 }
@@ -272,7 +274,7 @@ fn perform(args: &Args, job: &Job, response: Response, signal: Signal) {
 
 /// The main process was stopped. By job control: pinfold stops too, so that the shell takes over, and the deadline's clock
 /// with it. Where no shell would continue us, the stop is undone: the kernel would have ignored it but for the guard.
-fn stopped(job: &Job, signal: Signal, terminal: &Terminal) {
+pub fn stopped(job: &Job, signal: Signal, terminal: &Terminal) {
     if ![Signal::TSTP, Signal::TTIN, Signal::TTOU].contains(&signal) {
         return;
     }

@@ -54,7 +54,7 @@ impl Terminal {
 }
 
 /// Whether no ancestor in our process group has a parent in another group of our session.
-fn is_orphaned() -> bool {
+pub fn is_orphaned() -> bool {
     let (group, session) = (group_of(None), session_of(None));
     let mut parent = getppid();
     while let Some(pid) = parent {

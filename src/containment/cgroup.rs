@@ -88,7 +88,18 @@ impl Cgroup {
     /// Only the job is hit: a process is signalled through a pidfd when its pid was in the list *after* that pidfd
     /// had been opened, so that a pid which was reused in between is answered with ESRCH and looked at anew. So few
     /// at a time that four free descriptors are enough.
-    pub fn signal_all(&self, signal: Signal, passes: u32, mut found: impl FnMut(Pid)) -> Result<bool> {
+    pub fn signal_all(&self, signal: Signal, passes: u32, found: impl FnMut(Pid)) -> Result<bool> {
+        self.signal_those(signal, passes, |_| true, found)
+    }
+
+    /// The same, to the processes that are `wanted` when they have been confirmed to be here.
+    pub fn signal_those(
+        &self,
+        signal: Signal,
+        passes: u32,
+        wanted: impl Fn(Pid) -> bool,
+        mut found: impl FnMut(Pid),
+    ) -> Result<bool> {
         let mut told: HashSet<Pid> = HashSet::new();
         for _ in 0..passes {
             let mut news = false;
@@ -97,7 +108,7 @@ impl Cgroup {
                 while !fresh.is_empty() {
                     let opened = open_some(&mut fresh)?;
                     let confirmed: HashSet<Pid> = processes(dir)?.into_iter().collect();
-                    for (pid, pidfd) in opened.into_iter().filter(|(pid, _)| confirmed.contains(pid)) {
+                    for (pid, pidfd) in opened.into_iter().filter(|(pid, _)| confirmed.contains(pid) && wanted(*pid)) {
                         news = true;
                         found(pid);
                         // Where its pid was reused (ESRCH), the next pass sees the new one. What may not be signalled

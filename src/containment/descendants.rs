@@ -99,13 +99,24 @@ impl<'a> Descendants<'a> {
 
     /// Sends `signal` to each until a pass finds nobody new; `found` sees each one once, before its signal. Tells whether
     /// there was an end to it within `passes`.
-    pub fn signal_all(&self, signal: Signal, passes: u32, mut found: impl FnMut(Pid)) -> Result<bool> {
+    pub fn signal_all(&self, signal: Signal, passes: u32, found: impl FnMut(Pid)) -> Result<bool> {
+        self.signal_those(signal, passes, |_| true, found)
+    }
+
+    /// The same, to those that are `wanted` when they have been found.
+    pub fn signal_those(
+        &self,
+        signal: Signal,
+        passes: u32,
+        wanted: impl Fn(Pid) -> bool,
+        mut found: impl FnMut(Pid),
+    ) -> Result<bool> {
         let mut told: HashSet<Identity> = HashSet::new();
         for _ in 0..passes {
             let mut news = false;
             self.walk(
                 &mut |process| {
-                    if told.insert(process.identity()) {
+                    if wanted(process.pid) && told.insert(process.identity()) {
                         news = true;
                         found(process.pid);
                         // What has ended meanwhile, or may not be signalled, is told once.

@@ -37,9 +37,20 @@ impl Holder {
     /// Sends `signal` to every process until a pass finds nobody new; `found` sees each once, before its signal. Tells
     /// whether there was an end to it within `passes`.
     pub fn signal_all(&self, signal: Signal, passes: u32, found: impl FnMut(Pid)) -> Result<bool> {
+        self.signal_those(signal, passes, |_| true, found)
+    }
+
+    /// The same, to those that are `wanted`.
+    pub fn signal_those(
+        &self,
+        signal: Signal,
+        passes: u32,
+        wanted: impl Fn(Pid) -> bool,
+        found: impl FnMut(Pid),
+    ) -> Result<bool> {
         match self {
-            Self::Leaf(leaf) => leaf.cgroup().signal_all(signal, passes, found),
-            Self::Guard(link) => Descendants::of(link.pid).signal_all(signal, passes, found),
+            Self::Leaf(leaf) => leaf.cgroup().signal_those(signal, passes, wanted, found),
+            Self::Guard(link) => Descendants::of(link.pid).signal_those(signal, passes, wanted, found),
         }
     }
 

@@ -9,6 +9,7 @@ use std::ptr::null;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
+use super::protocol::NEW_SESSION;
 use crate::error::SpawnStage;
 use crate::sys;
 
@@ -96,9 +97,12 @@ unsafe fn prepare_and_exec(plan: &mut Plan) -> (SpawnStage, i32) {
         if !is_in_leaf(plan) {
             return (SpawnStage::Proof, libc::ESRCH);
         }
-        if let Some(group) = plan.process_group
-            && libc::setpgid(0, group) != 0
-        {
+        let done = match plan.process_group {
+            Some(NEW_SESSION) => libc::setsid(),
+            Some(group) => libc::setpgid(0, group),
+            None => 0,
+        };
+        if done == -1 {
             return (SpawnStage::ProcessGroup, errno());
         }
         if plan.cwd_descriptor >= 0 && libc::fchdir(plan.cwd_descriptor) != 0 {

@@ -118,11 +118,14 @@ pub struct Spec<'a> {
     /// Signals to block and to ignore, as bit masks.
     pub blocked: u64,
     pub ignored: u64,
-    /// The process group: 0 for a new one, a number to join that, none to stay in the guard's.
+    /// The process group: 0 for a new one, a number to join that, [`NEW_SESSION`], none to stay in the guard's.
     pub process_group: Option<i32>,
     /// Soft and hard limit on open files; none to keep the guard's.
     pub open_files: Option<(u64, u64)>,
 }
+
+/// In the place of a process group: a session of its own.
+pub const NEW_SESSION: i32 = -1;
 
 /// Specifications up to this length travel in the message.
 pub const SHORT_SPEC: usize = 8 * 1024;

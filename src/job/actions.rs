@@ -4,11 +4,13 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
+use rustix::process::Pid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::actor::{Actor, PASSES, sleep_until};
 use super::emptied::emptied;
+use crate::command::ProcessGroup;
 use crate::containment::descendants::Descendants;
 use crate::containment::holder::Holder;
 use crate::guard::KILL_BOUND;
@@ -85,6 +87,21 @@ impl Actor {
             Some(error) => *error = format!("{error}; {what}"),
             none => *none = Some(what.to_owned()),
         }
+    }
+
+    /// To the main process, then to everybody else of the job who is in the process group that it was started in.
+    pub(super) fn signal_group(&self, signal: Signal) {
+        let Some((main, pidfd)) = &self.main else { return };
+        if !self.machine.main_exited {
+            // It may have ended: then its exit is on its way to us.
+            let _ = pidfd.send(signal);
+        }
+        let group = match self.command.process_group {
+            ProcessGroup::New | ProcessGroup::NewSession => main.as_raw_nonzero().get(),
+            ProcessGroup::Supervisors => sys::own_process_group().unwrap_or(0),
+        };
+        let wanted = |pid: Pid| pid != *main && sys::process_group_of(pid) == group;
+        let _ = self.holder.signal_those(signal, PASSES, wanted, |_| {});
     }
 
     pub(super) async fn kill(&mut self) {

@@ -282,6 +282,11 @@ impl Actor {
                         // Whatever has ended meanwhile, or belongs to another user, can't be told.
                         let _ = self.holder.with_reserve(|holder| holder.signal_all(signal, PASSES, |_| {}));
                     }
+                    Some(Request::SignalGroup(signal, sent)) => {
+                        self.signal_group(signal);
+                        // Whoever asked may not wait.
+                        let _ = sent.send(());
+                    }
                     Some(Request::Postpone(by)) => self.deadline = self.deadline.and_then(|at| at.checked_add(by)),
                     None => {
                         self.inbox_closed = true;

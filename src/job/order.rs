@@ -84,9 +84,10 @@ impl Order {
             cwd: strings.cwd.as_ref().map(|cwd| Bytes::new(cwd.as_bytes_with_nul())),
             targets,
             blocked: signals.blocked,
-            ignored: signals.ignored,
+            ignored: signals.ignored & !command.default_signals,
             process_group: match command.process_group {
                 ProcessGroup::New => Some(0),
+                ProcessGroup::NewSession => Some(protocol::NEW_SESSION),
                 ProcessGroup::Supervisors => sys::own_process_group(),
             },
             open_files: inherited::open_files_limit(),

@@ -389,3 +389,22 @@ pub fn own_cgroup() -> PathBuf {
     });
     Path::new(&mount.unwrap_or_default()).join(own)
 }
+
+/// A directory for PATH in which `timeout` is pinfold.
+pub fn named_timeout() -> Scratch {
+    let directory = Scratch::directory("by-name");
+    std::os::unix::fs::symlink(PINFOLD, directory.path().join("timeout")).unwrap();
+    directory
+}
+
+/// PATH with that directory first.
+pub fn path_with(directory: &Scratch) -> String {
+    format!("{}:{}", directory.path().display(), std::env::var("PATH").unwrap())
+}
+
+/// The machine's timeout is GNU coreutils'.
+pub fn has_coreutils() -> bool {
+    let version = Command::new("timeout").arg("--version").output();
+    let gnu = version.is_ok_and(|version| version.stdout.starts_with(b"timeout (GNU coreutils)"));
+    has("timeout", gnu, "the machine's timeout is not GNU coreutils'")
+}

@@ -116,6 +116,17 @@ pub enum ContainmentArg {
     Subreaper,
 }
 
+impl ContainmentArg {
+    /// The one that will do, if there is such.
+    pub fn kind(self) -> Option<ContainmentKind> {
+        match self {
+            Self::Auto => None,
+            Self::Cgroup => Some(ContainmentKind::Cgroup),
+            Self::Subreaper => Some(ContainmentKind::Subreaper),
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum RequireArg {
     /// A cgroup of its own
@@ -138,7 +149,7 @@ impl<T: Clone + Send + Sync + 'static> clap::builder::TypedValueParser for FromB
     }
 }
 
-fn parse_signal(text: &str) -> Result<Signal, String> {
+pub fn parse_signal(text: &str) -> Result<Signal, String> {
     text.parse().map_err(|error: pinfold::Error| error.to_string())
 }
 
@@ -154,10 +165,9 @@ fn parse_variable(text: &OsStr) -> Result<(OsString, OsString), String> {
 impl Args {
     /// The one containment that will do, if there is such.
     pub fn containment(&self) -> Option<ContainmentKind> {
-        match (self.require, self.containment) {
-            (Some(RequireArg::Cgroup), _) | (None, ContainmentArg::Cgroup) => Some(ContainmentKind::Cgroup),
-            (None, ContainmentArg::Subreaper) => Some(ContainmentKind::Subreaper),
-            (None, ContainmentArg::Auto) => None,
+        match self.require {
+            Some(RequireArg::Cgroup) => Some(ContainmentKind::Cgroup),
+            None => self.containment.kind(),
         }
     }
 

@@ -8,6 +8,15 @@ use crate::cli::{processes, tell};
 
 /// Says on standard error what a person would want to know.
 pub fn explain(args: &Args, report: &Report) {
+    explain_failures(report);
+    if args.quiet {
+        return;
+    }
+    explain_end(args, report);
+}
+
+/// Says which of the promises could not be kept.
+pub fn explain_failures(report: &Report) {
     if report.unkillable.count > 0 {
         tell(&format!("could not end {}", processes(&report.unkillable)));
     }
@@ -17,9 +26,9 @@ pub fn explain(args: &Args, report: &Report) {
     if report.reason == Reason::GuardLost {
         tell("the guard process was killed; the job has been ended");
     }
-    if args.quiet {
-        return;
-    }
+}
+
+fn explain_end(args: &Args, report: &Report) {
     if report.reason == Reason::Deadline {
         let timeout = args.timeout.unwrap_or_default();
         let how = if report.killed { "killed" } else { "stopped" };

@@ -1,0 +1,168 @@
+//! Options as getopt_long(3) reads them, and its messages: for the commands that stand in for others.
+//!
+//! Options end at the first operand or at `--`; long ones may be shortened to what is unique.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+/// A long option, and what stands for it; several may be the same.
+pub struct Long {
+    pub name: &'static str,
+    pub takes_value: bool,
+    pub id: char,
+}
+
+/// The options of a program. `short` is as getopt(3) has it: `k:v` is `-k VALUE` and `-v`.
+pub struct Parser<'a> {
+    short: &'static str,
+    long: &'static [Long],
+    words: &'a [OsString],
+    /// What is left of a word of short options.
+    cluster: &'a [u8],
+}
+
+/// An option, and its value where it takes one.
+pub type Found = (char, Option<OsString>);
+
+impl<'a> Parser<'a> {
+    pub fn new(short: &'static str, long: &'static [Long], words: &'a [OsString]) -> Self {
+        Self { short, long, words, cluster: &[] }
+    }
+
+    /// The next option; `None` at the operands. What is wrong is told in getopt's words, bytes as they were given.
+    pub fn next(&mut self) -> Option<Result<Found, Vec<u8>>> {
+        if let Some((&letter, rest)) = self.cluster.split_first() {
+            self.cluster = rest;
+            return Some(self.short_option(letter));
+        }
+        let (word, rest) = self.words.split_first()?;
+        match word.as_bytes() {
+            b"--" => {
+                self.words = rest;
+                None
+            }
+            [b'-', b'-', long @ ..] => {
+                self.words = rest;
+                Some(self.long_option(long))
+            }
+            [b'-', letter, cluster @ ..] => {
+                self.words = rest;
+                self.cluster = cluster;
+                Some(self.short_option(*letter))
+            }
+            _ => None,
+        }
+    }
+
+    /// What comes after the options.
+    pub fn operands(&self) -> &'a [OsString] {
+        self.words
+    }
+
+    fn take_word(&mut self) -> Option<OsString> {
+        let (word, rest) = self.words.split_first()?;
+        self.words = rest;
+        Some(word.clone())
+    }
+
+    fn short_option(&mut self, letter: u8) -> Result<Found, Vec<u8>> {
+        let at = self.short.bytes().position(|known| known == letter && known != b':');
+        let Some(at) = at else { return Err([b"invalid option -- '".as_slice(), &[letter], b"'"].concat()) };
+        let id = char::from(letter);
+        if self.short.as_bytes().get(at + 1) != Some(&b':') {
+            return Ok((id, None));
+        }
+        let attached = std::mem::take(&mut self.cluster);
+        if !attached.is_empty() {
+            return Ok((id, Some(OsStr::from_bytes(attached).to_owned())));
+        }
+        match self.take_word() {
+            Some(value) => Ok((id, Some(value))),
+            None => Err(format!("option requires an argument -- '{id}'").into_bytes()),
+        }
+    }
+
+    fn long_option(&mut self, text: &[u8]) -> Result<Found, Vec<u8>> {
+        let (name, value) = match text.iter().position(|&byte| byte == b'=') {
+            Some(at) => (&text[..at], Some(OsString::from_vec(text[at + 1..].to_vec()))),
+            None => (text, None),
+        };
+        let exact = self.long.iter().find(|option| option.name.as_bytes() == name);
+        let option = match exact {
+            Some(option) => option,
+            None => {
+                let begun: Vec<_> =
+                    self.long.iter().filter(|option| option.name.as_bytes().starts_with(name)).collect();
+                match begun.as_slice() {
+                    [] => return Err([b"unrecognized option '--", text, b"'"].concat()),
+                    [first, rest @ ..] if rest.iter().all(|option| option.id == first.id) => *first,
+                    several => {
+                        let names: String = several.iter().map(|option| format!(" '--{}'", option.name)).collect();
+                        let possibilities = format!("' is ambiguous; possibilities:{names}");
+                        return Err([b"option '--", text, possibilities.as_bytes()].concat());
+                    }
+                }
+            }
+        };
+        match (option.takes_value, value) {
+            (false, Some(_)) => Err(format!("option '--{}' doesn't allow an argument", option.name).into_bytes()),
+            (false, None) => Ok((option.id, None)),
+            (true, value) => match value.or_else(|| self.take_word()) {
+                Some(value) => Ok((option.id, Some(value))),
+                None => Err(format!("option '--{}' requires an argument", option.name).into_bytes()),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: &[Long] = &[
+        Long { name: "signal", takes_value: true, id: 's' },
+        Long { name: "verbose", takes_value: false, id: 'v' },
+        Long { name: "version", takes_value: false, id: 'V' },
+    ];
+
+    /// Each option as its letter and value, then what is wrong or the operands.
+    fn parsed(words: &[&str]) -> String {
+        let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+        let mut parser = Parser::new("s:v", LONG, &words);
+        let mut told = String::new();
+        while let Some(found) = parser.next() {
+            match found {
+                Ok((id, value)) => told += &format!("{id}{} ", value.unwrap_or_default().display()),
+                Err(message) => return told + &String::from_utf8(message).unwrap(),
+            }
+        }
+        told + &format!("{:?}", parser.operands())
+    }
+
+    #[test]
+    fn what_getopt_takes() {
+        for (words, expected) in [
+            (&["-vs9", "a", "-v"][..], r#"v s9 ["a", "-v"]"#),
+            (&["-s", "-v", "--", "-v"], r#"s-v ["-v"]"#),
+            (&["--sig", "9", "--verb", "-"], r#"s9 v ["-"]"#),
+            (&["--signal=", "x"], r#"s ["x"]"#),
+        ] {
+            assert_eq!(parsed(words), expected, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn what_getopt_says() {
+        for (words, expected) in [
+            (&["-vx"][..], "v invalid option -- 'x'"),
+            (&["-:"], "invalid option -- ':'"),
+            (&["-vs"], "v option requires an argument -- 's'"),
+            (&["--s"], "option '--signal' requires an argument"),
+            (&["--verbose=1"], "option '--verbose' doesn't allow an argument"),
+            (&["--ver"], "option '--ver' is ambiguous; possibilities: '--verbose' '--version'"),
+            (&["--nosuch=1"], "unrecognized option '--nosuch=1'"),
+        ] {
+            assert_eq!(parsed(words), expected, "{words:?}");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Under another init: the command is contained as by `pinfold run`.
+
+use anyhow::{Context, Result};
+use pinfold::report::MainEnd;
+use pinfold::signal::{self, Received, SignalQueue};
+use pinfold::{Command, Guard, Job, ProcessGroup, Signal};
+
+use super::{Init, LEFTOVERS_GRACE};
+use crate::cli::terminal::Terminal;
+use crate::cli::{run, supervisor_of_environment};
+
+/// Runs the command and tells the exit code.
+pub fn run(init: &Init) -> Result<u8> {
+    let signals = SignalQueue::block_all()?;
+    let terminal = Terminal::open();
+    let guard = Guard::fork()?;
+    pinfold::raise_own_limits();
+    let [program, args @ ..] = init.options.command.as_slice() else { unreachable!("parsed with a command") };
+    let mut command = Command::new(program);
+    command.args(args).inherit_descriptors(true).grace(LEFTOVERS_GRACE).process_group(if init.options.session {
+        ProcessGroup::NewSession
+    } else if terminal.is_some() {
+        // The terminal's keys reach it as without us.
+        ProcessGroup::Supervisors
+    } else {
+        ProcessGroup::New
+    });
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
+    let code = runtime.block_on(supervise(init, guard, &command, signals, terminal.as_ref()));
+    if let Some(terminal) = &terminal {
+        terminal.restore(false);
+    }
+    std::mem::forget(runtime);
+    code
+}
+
+async fn supervise(
+    init: &Init,
+    guard: Guard,
+    command: &Command,
+    signals: SignalQueue,
+    terminal: Option<&Terminal>,
+) -> Result<u8> {
+    let signals = signals.listen()?;
+    let supervisor = supervisor_of_environment(guard)?.one_job().start().await?;
+    // Signals that come meanwhile are queued; a hung exec is bounded by the guard.
+    let job = supervisor.spawn(command).await?;
+    init.debug(|| format!("started {} as process {}", init.options.command[0].to_string_lossy(), job.pid()));
+    let shares_group = terminal.is_some() && !init.options.session;
+    let report = loop {
+        tokio::select! {
+            biased;
+            report = job.wait() => break report?,
+            stop = job.next_stop() => {
+                if let Some(terminal) = terminal.filter(|_| shares_group) {
+                    run::stopped(&job, stop, terminal);
+                }
+            }
+            received = signals.recv() => pass_on(init, &job, received?, shares_group).await,
+        }
+    };
+    supervisor.close().await;
+    run::explain_failures(&report);
+    Ok(match &report.main {
+        Some(MainEnd::Exited(code)) => *code as u8,
+        Some(MainEnd::Signalled { signal, .. }) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
+        _ => report.exit_code,
+    })
+}
+
+async fn pass_on(init: &Init, job: &Job, received: Received, shares_group: bool) {
+    if job.main_has_ended() {
+        // What it has left is being ended: not soon enough.
+        if [Signal::TERM, Signal::INT, Signal::QUIT].contains(&received.signal) {
+            job.kill();
+        }
+        return;
+    }
+    // The command has it from the terminal already.
+    if received.from_kernel && shares_group {
+        return;
+    }
+    if let Some(signal) = init.translate(received.signal) {
+        if init.options.to_group() {
+            job.signal_group(signal).await;
+        } else {
+            // It may just have ended.
+            let _ = job.signal(signal);
+        }
+    }
+    if init.stops_with(received.signal) {
+        signal::suspend_by(Signal::STOP);
+    }
+}

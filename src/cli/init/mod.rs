@@ -1,0 +1,104 @@
+//! `pinfold init`, also by the names `tini` and `dumb-init`: the first process of a container, or one that holds a command
+//! under another init.
+
+mod contained;
+mod options;
+mod pid_one;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use pinfold::{Error, Signal};
+
+use super::{FAILED, write_patiently};
+use options::{Options, Parsed};
+
+/// What the command has left gets SIGTERM, and so long before it is killed: whoever stops a container has little patience.
+const LEFTOVERS_GRACE: Duration = Duration::from_secs(1);
+
+/// By which name it is called.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Flavour {
+    Pinfold,
+    Tini,
+    DumbInit,
+}
+
+/// Runs `init WORDS`, `name` being what it is called in messages; tells the exit code.
+pub fn main(name: &'static str, flavour: Flavour, words: &[OsString]) -> u8 {
+    let options = match options::parse(flavour, words, |name| std::env::var_os(name)) {
+        Parsed::Run(options) => options,
+        Parsed::Help => return print(&options::help(name)),
+        Parsed::Version => return print(concat!("pinfold init ", env!("CARGO_PKG_VERSION"), "\n")),
+        Parsed::Licence => return print(include_str!("../../../LICENSE-MIT")),
+        Parsed::Wrong(message) => {
+            say(name, &format!("{message}; '{name} -h' tells more"));
+            // What each of them says where it is called in a wrong way.
+            return if flavour == Flavour::Pinfold { FAILED } else { 1 };
+        }
+    };
+    let init = Init { name, options };
+    let ended = init.watch_parent().and_then(|()| match std::process::id() {
+        1 => pid_one::run(&init),
+        _ => contained::run(&init),
+    });
+    match ended {
+        Ok(code) => init.options.remapped(code),
+        Err(error) => {
+            say(name, &format!("{error:#}"));
+            error.downcast_ref::<Error>().map_or(FAILED, Error::exit_code)
+        }
+    }
+}
+
+fn print(text: &str) -> u8 {
+    let mut stdout = std::io::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => 0,
+        Err(_) => FAILED,
+    }
+}
+
+fn say(name: &str, message: &str) {
+    write_patiently(format!("{name}: {message}\n").as_bytes());
+}
+
+/// What both ways share.
+struct Init {
+    name: &'static str,
+    options: Options,
+}
+
+impl Init {
+    fn debug(&self, message: impl FnOnce() -> String) {
+        if self.options.verbose {
+            say(self.name, &message());
+        }
+    }
+
+    /// What is to be passed on for a signal that was received, if anything.
+    fn translate(&self, signal: Signal) -> Option<Signal> {
+        let to = self.options.rewritten(signal);
+        self.debug(|| match to {
+            Some(to) if to == signal => format!("{signal} is passed on"),
+            Some(to) => format!("{signal} is passed on as {to}"),
+            None => format!("{signal} is not passed on"),
+        });
+        to
+    }
+
+    /// The terminal has stopped us: the command has been told, and is in a session of its own.
+    fn stops_with(&self, signal: Signal) -> bool {
+        self.options.session && options::is_job_control(signal)
+    }
+
+    /// `-p`: the kernel tells when the parent ends (PR_SET_PDEATHSIG, prctl(2)).
+    fn watch_parent(&self) -> Result<()> {
+        let Some(signal) = self.options.parent_death else { return Ok(()) };
+        let known = rustix::process::Signal::from_named_raw(signal.number())
+            .with_context(|| format!("-p {signal}: the kernel can't send this one"))?;
+        rustix::process::set_parent_process_death_signal(Some(known)).context("prctl PR_SET_PDEATHSIG")
+    }
+}

@@ -1,0 +1,230 @@
+//! The options of tini and dumb-init in one, and their environment variables.
+
+use std::ffi::OsString;
+
+use pinfold::Signal;
+
+use super::Flavour;
+use crate::cli::getopt::{Long, Parser};
+
+/// What is asked for.
+pub struct Options {
+    /// Signals go to the process group of the command, not to it alone.
+    pub group: bool,
+    /// The command gets a session of its own; signals go to its group; those of job control stop it.
+    pub session: bool,
+    /// What each signal becomes; `None` is not passed on.
+    pub rewrite: Vec<(Signal, Option<Signal>)>,
+    /// Exit codes that become 0.
+    pub remap: Vec<u8>,
+    /// The signal to get when the parent ends.
+    pub parent_death: Option<Signal>,
+    pub verbose: bool,
+    pub warn: bool,
+    /// The command and its arguments: one word at least.
+    pub command: Vec<OsString>,
+}
+
+pub enum Parsed {
+    Run(Options),
+    Help,
+    Version,
+    Licence,
+    Wrong(String),
+}
+
+const SHORT: &str = "hvVwsglce:p:r:";
+const LONG: &[Long] = &[
+    Long { name: "help", takes_value: false, id: 'h' },
+    Long { name: "version", takes_value: false, id: 'V' },
+    Long { name: "verbose", takes_value: false, id: 'v' },
+    Long { name: "single-child", takes_value: false, id: 'c' },
+    Long { name: "rewrite", takes_value: true, id: 'r' },
+    Long { name: "setsid", takes_value: false, id: 'S' },
+];
+
+pub fn parse(flavour: Flavour, words: &[OsString], variable: impl Fn(&str) -> Option<OsString>) -> Parsed {
+    let is = |name: &str, value: &str| variable(name).is_some_and(|found| found == value);
+    let mut options = Options {
+        group: flavour != Flavour::DumbInit && variable("TINI_KILL_PROCESS_GROUP").is_some(),
+        session: flavour == Flavour::DumbInit && !is("DUMB_INIT_SETSID", "0"),
+        rewrite: Vec::new(),
+        remap: Vec::new(),
+        parent_death: None,
+        verbose: match flavour {
+            Flavour::DumbInit => is("DUMB_INIT_DEBUG", "1"),
+            // tini's 1 is the default: errors and warnings.
+            _ => variable("TINI_VERBOSITY")
+                .is_some_and(|level| level.to_string_lossy().parse().is_ok_and(|level: i32| level > 1)),
+        },
+        warn: false,
+        command: Vec::new(),
+    };
+    let mut parser = Parser::new(SHORT, LONG, words);
+    while let Some(found) = parser.next() {
+        let (id, value) = match found {
+            Ok(found) => found,
+            Err(message) => return Parsed::Wrong(String::from_utf8_lossy(&message).into_owned()),
+        };
+        let value = value.unwrap_or_default().to_string_lossy().into_owned();
+        match id {
+            'g' => options.group = true,
+            'c' => options.session = false,
+            'S' => options.session = true,
+            'v' => options.verbose = true,
+            'w' => options.warn = true,
+            // Whoever is not PID 1 has a guard, which is that.
+            's' => {}
+            'e' => match value.parse() {
+                Ok(code) => options.remap.push(code),
+                Err(_) => return Parsed::Wrong(format!("'-e {value}': an exit code is from 0 to 255")),
+            },
+            'p' => match value.parse() {
+                Ok(signal) => options.parent_death = Some(signal),
+                Err(error) => return Parsed::Wrong(format!("'-p {value}': {error}")),
+            },
+            'r' => match rewriting(&value) {
+                Some(rewriting) => options.rewrite.push(rewriting),
+                None => {
+                    return Parsed::Wrong(format!(
+                        "'-r {value}': write SIGNAL:SIGNAL, as in 15:3 or TERM:QUIT; SIGNAL:0 does not pass it on"
+                    ));
+                }
+            },
+            'h' => return Parsed::Help,
+            'l' => return Parsed::Licence,
+            _ => return Parsed::Version,
+        }
+    }
+    options.command = parser.operands().to_vec();
+    if options.command.is_empty() {
+        return Parsed::Wrong("a command is needed".into());
+    }
+    Parsed::Run(options)
+}
+
+fn rewriting(text: &str) -> Option<(Signal, Option<Signal>)> {
+    let (from, to) = text.split_once(':')?;
+    let to = if to == "0" { None } else { Some(to.parse().ok()?) };
+    Some((from.parse().ok()?, to))
+}
+
+impl Options {
+    /// What a signal becomes on its way to the command; `None` where it is not passed on.
+    pub fn rewritten(&self, signal: Signal) -> Option<Signal> {
+        match self.rewrite.iter().rev().find(|(from, _)| *from == signal) {
+            Some((_, to)) => *to,
+            // The command's session has nobody who could continue it from a terminal: the kernel would ignore them.
+            None if self.session && is_job_control(signal) => Some(Signal::STOP),
+            None => Some(signal),
+        }
+    }
+
+    pub fn to_group(&self) -> bool {
+        self.group || self.session
+    }
+
+    /// The exit code, with those that stand for 0.
+    pub fn remapped(&self, code: u8) -> u8 {
+        if self.remap.contains(&code) { 0 } else { code }
+    }
+}
+
+/// The signals by which a terminal stops.
+pub fn is_job_control(signal: Signal) -> bool {
+    [Signal::TSTP, Signal::TTIN, Signal::TTOU].contains(&signal)
+}
+
+/// What `-h` prints.
+pub fn help(name: &str) -> String {
+    format!(
+        "\
+Usage: {name} [OPTION]... COMMAND [ARG]...
+Run COMMAND, pass signals on to it, reap whatever becomes an orphan, and exit with its exit code; what it has started is
+ended with it. For the first process of a container; under another init, COMMAND is contained as by `pinfold run`.
+
+  -g                      pass signals on to the process group of COMMAND
+  -r, --rewrite S:R       pass on the signal R when S is received, as in 15:3; 0 for none (repeatable)
+      --setsid            give COMMAND a session of its own, pass signals on to its group, and let SIGTSTP, SIGTTIN and
+                          SIGTTOU stop it and {name} (by the name dumb-init, that is the default)
+  -c, --single-child      not --setsid: pass signals on to COMMAND alone
+  -e CODE                 exit with 0 where COMMAND exits with CODE (repeatable)
+  -p SIGNAL               get SIGNAL when the parent ends
+  -v, --verbose           say what is done
+  -w                      say which orphans are reaped, as PID 1
+  -s                      taken, and nothing: orphans are always reaped
+  -h, --help              print this
+  -V, --version           print the version
+  -l                      print the licence
+
+Also read: TINI_KILL_PROCESS_GROUP (-g), TINI_VERBOSITY (-v from 2 on), TINI_SUBREAPER (-s); by the name dumb-init
+DUMB_INIT_SETSID (0: -c) and DUMB_INIT_DEBUG (1: -v).
+
+Exit code: that of COMMAND; 128+N when signal N ended it; 126 if it can't be executed, 127 if it was not found.
+"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(flavour: Flavour, words: &[&str], variables: &[(&str, &str)]) -> Result<Options, String> {
+        let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+        let variable = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
+        match parse(flavour, &words, variable) {
+            Parsed::Run(options) => Ok(options),
+            Parsed::Wrong(message) => Err(message),
+            _ => Err("help or version".into()),
+        }
+    }
+
+    #[test]
+    fn options_of_both() {
+        let options =
+            parsed(Flavour::Tini, &["-sgvvw", "-e", "143", "-e1", "-p", "SIGKILL", "--", "a", "-v"], &[]).unwrap();
+        assert!(options.group && !options.session && options.verbose && options.warn);
+        assert_eq!((options.remapped(143), options.remapped(1), options.remapped(2)), (0, 0, 2));
+        assert_eq!((options.parent_death, options.command.len()), (Some(Signal::KILL), 2));
+
+        let options = parsed(Flavour::DumbInit, &["-r", "15:3", "--rewrite=TSTP:0", "-r", "1:9", "a"], &[]).unwrap();
+        assert!(options.session);
+        for (from, to) in [
+            (Signal::TERM, Some(Signal::QUIT)),
+            (Signal::TSTP, None),
+            (Signal::HUP, Some(Signal::KILL)),
+            (Signal::TTIN, Some(Signal::STOP)),
+            (Signal::INT, Some(Signal::INT)),
+        ] {
+            assert_eq!(options.rewritten(from), to, "{from}");
+        }
+        let options = parsed(Flavour::DumbInit, &["-c", "a"], &[]).unwrap();
+        assert_eq!((options.session, options.rewritten(Signal::TTIN)), (false, Some(Signal::TTIN)));
+    }
+
+    #[test]
+    fn variables_of_both() {
+        let tini =
+            parsed(Flavour::Pinfold, &["a"], &[("TINI_KILL_PROCESS_GROUP", ""), ("TINI_VERBOSITY", "2")]).unwrap();
+        assert!(tini.group && tini.verbose && !tini.session);
+        let dumb = parsed(Flavour::DumbInit, &["a"], &[("DUMB_INIT_SETSID", "0"), ("DUMB_INIT_DEBUG", "1")]).unwrap();
+        assert!(dumb.verbose && !dumb.session);
+    }
+
+    #[test]
+    fn what_cannot_be_meant() {
+        for (words, said) in [
+            (&["-e", "256", "a"][..], "0 to 255"),
+            (&["-e", "x", "a"], "0 to 255"),
+            (&["-p", "FOO", "a"], "FOO"),
+            (&["-r", "15", "a"], "15:3"),
+            (&["-r", "15:99", "a"], "15:3"),
+            (&["-r", "0:15", "a"], "15:3"),
+            (&["-x", "a"], "invalid option -- 'x'"),
+            (&["--", "-g"][..1], "a command is needed"),
+        ] {
+            let message = parsed(Flavour::Pinfold, words, &[]).err().unwrap();
+            assert!(message.contains(said), "{message}");
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! `pinfold timeout`, also by the name `timeout`: coreutils' timeout(1), and on top of it the whole tree goes.
+
+mod operands;
+mod options;
+
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use pinfold::report::MainEnd;
+use pinfold::signal::{self, SignalQueue, SignalStream};
+use pinfold::{Command, Error, Guard, Job, ProcessGroup, Report, Signal, SpawnError, SpawnStage, Supervisor};
+
+use super::quote::quote;
+use super::{FAILED, run, supervisor_of_environment, terminal, write_patiently};
+use operands::signal_name;
+use options::{Options, Parsed};
+
+const TIMED_OUT: u8 = 124;
+
+/// What the command has left gets SIGTERM, and so long before it is killed: the caller waits for the command, not for it.
+const LEFTOVERS_GRACE: Duration = Duration::from_secs(1);
+
+/// Handled, even where the caller ignored them; the command starts with their default actions, and with those of SIGTTIN
+/// and SIGTTOU.
+const HANDLED: [Signal; 5] = [Signal::ALRM, Signal::INT, Signal::QUIT, Signal::HUP, Signal::TERM];
+
+/// Runs `timeout WORDS`, `name` being what it is called in messages; tells the exit code.
+pub fn main(name: &OsStr, words: &[OsString]) -> u8 {
+    let options = match options::parse(words) {
+        Parsed::Run(options) => options,
+        Parsed::Help => return print(name, &options::help(&name.to_string_lossy())),
+        Parsed::Version => return print(name, concat!("timeout (pinfold) ", env!("CARGO_PKG_VERSION"), "\n")),
+        Parsed::Wrong(message) => {
+            if let Some(message) = message {
+                say(name, &message);
+            }
+            write_patiently(&[b"Try '", name.as_bytes(), b" --help' for more information.\n"].concat());
+            return FAILED;
+        }
+    };
+    timeout(name, &options).unwrap_or_else(|error| {
+        say(name, format!("{error:#}").as_bytes());
+        FAILED
+    })
+}
+
+fn print(name: &OsStr, text: &str) -> u8 {
+    let mut stdout = std::io::stdout();
+    let written = match pinfold::was_closed(1) {
+        true => Err(rustix::io::Errno::BADF.into()),
+        false => stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()),
+    };
+    let Err(error) = written else { return 0 };
+    say(name, format!("write error: {}", without_number(&error)).as_bytes());
+    FAILED
+}
+
+/// What strerror(3) says.
+fn without_number(error: &std::io::Error) -> String {
+    let error = error.to_string();
+    error.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
+fn say(name: &OsStr, message: &[u8]) {
+    write_patiently(&[name.as_bytes(), b": ", message, b"\n"].concat());
+}
+
+fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
+    let signals = SignalQueue::block_all()?;
+    let guard = Guard::fork()?;
+    pinfold::raise_own_limits();
+    let asked = Signal::from_number(options.signal);
+    let signals = signals.queue_also(HANDLED.into_iter().chain(asked.filter(|&signal| signal != Signal::CHLD)))?;
+    if !options.foreground {
+        // EPERM for the leader of a session, which leads its group already.
+        let _ = rustix::process::setpgid(None, None);
+    }
+    let [program, args @ ..] = options.command.as_slice() else { unreachable!("parsed with a command") };
+    let mut command = Command::new(program);
+    command
+        .args(args)
+        .inherit_descriptors(true)
+        .process_group(ProcessGroup::Supervisors)
+        .default_signals(HANDLED.into_iter().chain(asked).chain([Signal::CHLD, Signal::TTIN, Signal::TTOU]))
+        .grace(LEFTOVERS_GRACE);
+
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
+    let mut limit = Limit {
+        name,
+        options,
+        at: options.deadline.and_then(|deadline| Instant::now().checked_add(deadline)),
+        next: options.signal,
+        kill_after: options.kill_after,
+        timed_out: false,
+        spent: Vec::new(),
+        killed: false,
+    };
+    let ended = runtime.block_on(supervise(&mut limit, guard, &command, signals))?;
+    let code = match ended {
+        Ended::Report(report) => limit.code(&report),
+        Ended::NotStarted(Error::Spawn(SpawnError { stage: SpawnStage::Exec, errno, .. })) => {
+            let error = without_number(&errno.into());
+            let quoted = quote(program.as_bytes());
+            say(name, &[b"failed to run command ", quoted.as_slice(), b": ", error.as_bytes()].concat());
+            if errno == rustix::io::Errno::NOENT { 127 } else { 126 }
+        }
+        Ended::NotStarted(error) => return Err(error.into()),
+        Ended::Early if limit.timed_out && !options.preserve_status => TIMED_OUT,
+        Ended::Early => exit_code(limit.spent.first().copied().unwrap_or(libc::SIGKILL)),
+    };
+    // Nothing is left to be torn down that the kernel does not do faster.
+    std::mem::forget(runtime);
+    Ok(code)
+}
+
+enum Ended {
+    Report(Arc<Report>),
+    NotStarted(Error),
+    /// By a signal or the deadline, while the command's exec hung.
+    Early,
+}
+
+async fn supervise(limit: &mut Limit<'_>, guard: Guard, command: &Command, signals: SignalQueue) -> Result<Ended> {
+    let signals = signals.listen()?;
+    let supervisor = supervisor_of_environment(guard)?.one_job().start().await?;
+    let ended = hold(limit, &supervisor, command, &signals).await;
+    supervisor.close().await;
+    ended
+}
+
+async fn hold(
+    limit: &mut Limit<'_>,
+    supervisor: &Supervisor,
+    command: &Command,
+    signals: &SignalStream,
+) -> Result<Ended> {
+    // What comes before the command has been executed is told to it then, if that is soon.
+    let mut early = Vec::new();
+    let mut patience = None;
+    let spawned = {
+        let mut spawning = std::pin::pin!(supervisor.spawn(command));
+        loop {
+            let wish = tokio::select! {
+                biased;
+                spawned = &mut spawning => break spawned,
+                received = signals.recv() => limit.wish(received?.signal),
+                () = run::over(limit.at) => limit.expired(),
+                () = run::over(patience) => return Ok(Ended::Early),
+            };
+            if let Some(wish) = wish {
+                patience = patience.or_else(|| Some(Instant::now() + run::EXEC_PATIENCE));
+                early.push(wish);
+            }
+        }
+    };
+    let job = match spawned {
+        Ok(job) => job,
+        Err(error) => return Ok(Ended::NotStarted(error)),
+    };
+    for wish in early {
+        limit.send(&job, wish).await;
+    }
+    loop {
+        let wish = tokio::select! {
+            biased;
+            received = signals.recv() => {
+                let received = received?;
+                if job.main_has_ended() {
+                    // What it has left is being ended: not soon enough.
+                    job.kill();
+                    continue;
+                }
+                limit.wish(received.signal)
+            }
+            report = job.wait() => return Ok(Ended::Report(report?)),
+            signal = job.next_stop() => {
+                // The kernel would have ignored it but for the guard.
+                if [Signal::TSTP, Signal::TTIN, Signal::TTOU].contains(&signal) && terminal::is_orphaned() {
+                    job.signal_all(Signal::CONT);
+                }
+                None
+            }
+            () = run::over(limit.at) => {
+                if job.main_has_ended() {
+                    limit.at = None;
+                    continue;
+                }
+                limit.expired()
+            }
+        };
+        if let Some(wish) = wish {
+            limit.send(&job, wish).await;
+        }
+    }
+}
+
+/// The time limit, and what became of it.
+struct Limit<'a> {
+    name: &'a OsStr,
+    options: &'a Options,
+    /// When the next signal is due.
+    at: Option<Instant>,
+    /// Which.
+    next: i32,
+    kill_after: Option<Duration>,
+    timed_out: bool,
+    /// Signals that the process group was sent: further ones are ignored, as by coreutils.
+    spent: Vec<i32>,
+    /// The process group was sent SIGKILL. coreutils' timeout is in its group, and dies of it.
+    killed: bool,
+}
+
+impl Limit<'_> {
+    /// What is to be sent for a signal that was received, if any.
+    fn wish(&mut self, signal: Signal) -> Option<i32> {
+        let number = signal.number();
+        match signal {
+            Signal::ALRM => return self.expired(),
+            _ if self.spent.contains(&number) => return None,
+            _ if number == self.options.signal => {}
+            // SIGTTIN and SIGTTOU are ignored; the others do nothing by default.
+            Signal::TTIN | Signal::TTOU | Signal::CHLD | Signal::CONT | Signal::URG | Signal::WINCH => return None,
+            Signal::TSTP => {
+                // Where nobody could continue us, the kernel would have ignored it but for the guard.
+                if !terminal::is_orphaned() {
+                    signal::suspend_by(signal);
+                }
+                return None;
+            }
+            _ => {}
+        }
+        Some(number)
+    }
+
+    fn expired(&mut self) -> Option<i32> {
+        self.timed_out = true;
+        self.at = None;
+        Some(self.next)
+    }
+
+    async fn send(&mut self, job: &Job, number: i32) {
+        let options = self.options;
+        if let Some(kill_after) = self.kill_after.take() {
+            self.next = libc::SIGKILL;
+            self.at = Instant::now().checked_add(kill_after);
+        }
+        if options.verbose {
+            let sending = format!("sending signal {} to command ", signal_name(number));
+            say(self.name, &[sending.as_bytes(), &quote(options.command[0].as_bytes())].concat());
+        }
+        // There is nothing to be sent where it is 0.
+        let signal = Signal::from_number(number);
+        if options.foreground {
+            // It may just have ended.
+            let _ = signal.map(|signal| job.signal(signal));
+            return;
+        }
+        self.spent.push(number);
+        match signal {
+            Some(Signal::KILL) => {
+                self.killed = true;
+                job.kill();
+            }
+            Some(Signal::CONT) => job.signal_group(Signal::CONT).await,
+            _ => {
+                if let Some(signal) = signal {
+                    job.signal_group(signal).await;
+                }
+                if signal == Some(Signal::STOP) {
+                    // coreutils' timeout is in the group that it stops.
+                    signal::suspend_by(Signal::STOP);
+                }
+                job.signal_group(Signal::CONT).await;
+            }
+        }
+    }
+
+    /// The exit code; or none, where this process ends by the signal that ended the command.
+    fn code(&self, report: &Report) -> u8 {
+        run::explain_failures(report);
+        if self.killed {
+            end_by(Signal::KILL);
+        }
+        let mut preserve = self.options.preserve_status;
+        let status = match &report.main {
+            Some(MainEnd::Exited(code)) => *code as u8,
+            Some(MainEnd::Signalled { signal, core_dumped, .. }) => {
+                if *core_dumped {
+                    say(self.name, b"the monitored command dumped core");
+                }
+                if !self.timed_out
+                    && let Some(signal) = Signal::from_number(*signal)
+                {
+                    end_by(signal);
+                }
+                preserve |= *signal == libc::SIGKILL;
+                exit_code(*signal)
+            }
+            // The guard was killed, and nobody knows.
+            _ => return report.exit_code,
+        };
+        if self.timed_out && !preserve { TIMED_OUT } else { status }
+    }
+}
+
+fn exit_code(signal: i32) -> u8 {
+    u8::try_from(128 + signal).unwrap_or(u8::MAX)
+}
+
+/// Ends by the signal, without a core dump. PID 1 comes back from this.
+fn end_by(signal: Signal) {
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    signal::end_by(signal);
+}

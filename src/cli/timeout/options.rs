@@ -1,0 +1,118 @@
+//! The options of timeout(1), and what it says about itself.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use super::operands;
+use crate::cli::getopt::{Long, Parser};
+use crate::cli::quote::quote;
+
+/// What is asked for.
+pub struct Options {
+    pub foreground: bool,
+    pub preserve_status: bool,
+    pub verbose: bool,
+    pub kill_after: Option<Duration>,
+    /// The number, 0 for none.
+    pub signal: i32,
+    pub deadline: Option<Duration>,
+    /// The command and its arguments: one word at least.
+    pub command: Vec<OsString>,
+}
+
+pub enum Parsed {
+    Run(Options),
+    Help,
+    Version,
+    /// What is wrong, where there is more to say than how to get help.
+    Wrong(Option<Vec<u8>>),
+}
+
+const SHORT: &str = "fk:ps:v";
+const LONG: &[Long] = &[
+    Long { name: "foreground", takes_value: false, id: 'f' },
+    Long { name: "kill-after", takes_value: true, id: 'k' },
+    Long { name: "preserve-status", takes_value: false, id: 'p' },
+    Long { name: "signal", takes_value: true, id: 's' },
+    Long { name: "verbose", takes_value: false, id: 'v' },
+    Long { name: "help", takes_value: false, id: 'H' },
+    Long { name: "version", takes_value: false, id: 'V' },
+];
+
+pub fn parse(words: &[OsString]) -> Parsed {
+    let mut options = Options {
+        foreground: false,
+        preserve_status: false,
+        verbose: false,
+        kill_after: None,
+        signal: libc::SIGTERM,
+        deadline: None,
+        command: Vec::new(),
+    };
+    let mut parser = Parser::new(SHORT, LONG, words);
+    while let Some(found) = parser.next() {
+        let (id, value) = match found {
+            Ok(found) => found,
+            Err(message) => return Parsed::Wrong(Some(message)),
+        };
+        let value = value.unwrap_or_default();
+        match id {
+            'f' => options.foreground = true,
+            'p' => options.preserve_status = true,
+            'v' => options.verbose = true,
+            'k' => match operands::duration(value.as_bytes()) {
+                Some(duration) => options.kill_after = duration,
+                None => return invalid_interval(&value),
+            },
+            's' => match operands::signal(value.as_bytes()) {
+                Some(signal) => options.signal = signal,
+                None => {
+                    return Parsed::Wrong(Some([&quote(value.as_bytes()), b": invalid signal".as_slice()].concat()));
+                }
+            },
+            'H' => return Parsed::Help,
+            _ => return Parsed::Version,
+        }
+    }
+    let [deadline, command @ ..] = parser.operands() else { return Parsed::Wrong(None) };
+    if command.is_empty() {
+        return Parsed::Wrong(None);
+    }
+    match operands::duration(deadline.as_bytes()) {
+        Some(duration) => options.deadline = duration,
+        None => return invalid_interval(deadline),
+    }
+    options.command = command.to_vec();
+    Parsed::Run(options)
+}
+
+fn invalid_interval(text: &OsString) -> Parsed {
+    Parsed::Wrong(Some([b"invalid time interval ".as_slice(), &quote(text.as_bytes())].concat()))
+}
+
+/// What `--help` prints.
+pub fn help(name: &str) -> String {
+    format!(
+        "\
+Usage: {name} [OPTION]... DURATION COMMAND [ARG]...
+Run COMMAND, and stop it where it still runs after DURATION. When it has ended, by itself or not, everything that it
+started is ended too.
+
+  -f, --foreground            leave COMMAND in the caller's process group, so that it can use the terminal; the signal
+                              goes to COMMAND alone, and what it has started is ended when it has ended
+  -k, --kill-after=DURATION   send KILL, if COMMAND still runs this long after the first signal
+  -p, --preserve-status       exit with the status of COMMAND, even when it timed out
+  -s, --signal=SIGNAL         the signal to send when it times out, a name or a number; TERM by default
+  -v, --verbose               say on standard error which signal is sent
+      --help                  print this
+      --version               print the version
+
+DURATION is a number with a fraction if need be, and a unit: s for seconds (the default), m for minutes, h for hours,
+d for days. 0 and inf switch the timeout off.
+
+Exit status: 124 if COMMAND timed out, and --preserve-status is not given; 125 if {name} itself failed;
+126 if COMMAND can't be executed; 127 if it was not found; 137 if KILL was sent (128+9); that of COMMAND otherwise.
+"
+    )
+}

@@ -1,0 +1,71 @@
+//! The options of `pinfold watch`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use pinfold::Signal;
+
+use crate::cli::{duration, run};
+
+/// Run a command, and again when files change: the last run, and all that it started, is gone before the next begins.
+///
+/// What git ignores is not watched, nor are editors' own files. The command's standard input is /dev/null; type r and Enter
+/// to restart it. Ctrl-C ends all.
+#[derive(clap::Args)]
+pub struct Args {
+    /// A directory or file to watch (repeatable)
+    #[arg(long = "watch", short, value_name = "PATH", default_value = ".")]
+    pub watch: Vec<PathBuf>,
+
+    /// Only files with these extensions: rs,toml
+    #[arg(long, value_name = "EXT,…", value_delimiter = ',')]
+    pub ext: Vec<String>,
+
+    /// Not these, written as in .gitignore (repeatable)
+    #[arg(long, value_name = "GLOB")]
+    pub ignore: Vec<String>,
+
+    /// Start again when nothing has changed for this long
+    #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = duration::parse)]
+    pub debounce: Duration,
+
+    /// What a change does while the command runs
+    #[arg(long, value_name = "WHAT", default_value = "restart")]
+    pub on_busy: OnBusy,
+
+    /// Clear the terminal before each run
+    #[arg(long)]
+    pub clear: bool,
+
+    /// Let the first run end by itself: changes restart only later ones
+    #[arg(long)]
+    pub once_first: bool,
+
+    /// The stop signal: a name like INT, or a number
+    #[arg(long, value_name = "SIGNAL", default_value = "TERM", value_parser = run::parse_signal)]
+    pub stop_signal: Signal,
+
+    /// Kill a run this long after the stop signal
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
+    pub grace: Duration,
+
+    /// Say only what went wrong
+    #[arg(long, short)]
+    pub quiet: bool,
+
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnBusy {
+    /// It is stopped and started again
+    Restart,
+    /// It is started again when it has ended
+    Queue,
+    /// Nothing
+    Ignore,
+}

@@ -1,0 +1,331 @@
+//! `pinfold init`: PID 1 of a namespace next to tini, dumb-init and catatonit, and a command's keeper under another init.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::process::{Command, Stdio};
+
+use support::pty::Pty;
+use support::{Canary, PINFOLD, Run, Running, Scratch, has, has_cgroup, has_program, has_root, program, wait_for};
+
+const NAMESPACE: [&str; 4] = ["unshare", "--pid", "--fork", "--mount-proc"];
+const OURS: &[&str] = &[PINFOLD, "init", "--"];
+const PEERS: [&[&str]; 3] = [&["tini", "--"], &["dumb-init", "--"], &["catatonit", "--"]];
+
+/// All signals that can be passed on: those that glibc keeps for itself aside.
+fn passable() -> impl Iterator<Item = i32> {
+    (1..=31).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP, libc::SIGCHLD].contains(signal)).chain(35..=64)
+}
+
+fn has_namespaces() -> bool {
+    if !has_root() {
+        return false;
+    }
+    let made = Command::new(NAMESPACE[0]).args(&NAMESPACE[1..]).arg("true").output();
+    has("namespaces", made.is_ok_and(|made| made.status.success()), "no PID namespace can be made here")
+}
+
+/// The command in a new PID namespace, with `init` as its first process.
+fn in_namespace<W: AsRef<str>>(init: &[&str], words: &[W]) -> Run {
+    let words = words.iter().map(AsRef::as_ref);
+    Run::bare(NAMESPACE.into_iter().chain(init.iter().copied()).chain(words).map(OsString::from))
+}
+
+fn path_of(program_name: &str) -> String {
+    program(program_name).to_str().unwrap().to_owned()
+}
+
+/// The only child of a process, when it has one.
+fn child_of(pid: u32) -> u32 {
+    wait_for(|| {
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+        children.split_whitespace().next()?.parse().ok()
+    })
+}
+
+/// The namespace's first process, seen from outside: the child of unshare(1), which is the warden's.
+fn first_process(running: &Running) -> u32 {
+    child_of(child_of(running.child.id()))
+}
+
+fn send(pid: u32, signal: i32) {
+    // SAFETY: a process of this test, which is not reaped: its job still talks to us.
+    #[allow(unsafe_code)]
+    let sent = unsafe { libc::kill(pid as i32, signal) };
+    assert_eq!(sent, 0, "{signal}");
+}
+
+fn state_of(pid: u32) -> char {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().and_then(|rest| rest.chars().next()).unwrap_or('-')
+}
+
+#[test]
+fn ten_thousand_orphans_are_reaped() {
+    if !has_namespaces() {
+        return;
+    }
+    let orphans = path_of("orphans");
+    let ran = in_namespace(OURS, &[&orphans, "10000"]).run().assert_code(0);
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("none of 10000 left\n", ""));
+    if has_cgroup() {
+        let ran = Run::bare([PINFOLD, "init", "--", &orphans, "10000"]).run().assert_code(0);
+        assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("none of 10000 left\n", ""));
+    }
+}
+
+#[test]
+fn every_signal_arrives_once() {
+    if !has_namespaces() {
+        return;
+    }
+    for options in [&[][..], &["-g"], &["--setsid"]] {
+        let init: Vec<&str> = [PINFOLD, "init"].iter().chain(options).copied().collect();
+        let mut running = in_namespace(&init, &[path_of("signals"), "64".into()]).start();
+        assert_eq!(running.line(), "ready");
+        let init = first_process(&running);
+        let stops = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+        for signal in passable().filter(|signal| options != ["--setsid"] || !stops.contains(signal)) {
+            send(init, signal);
+            assert_eq!(running.line(), signal.to_string(), "{options:?}");
+        }
+        let ran = running.finish().assert_code(0);
+        assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", ""), "one came twice");
+    }
+}
+
+/// Which of them each init passes on: none passes on one that pinfold does not.
+#[test]
+fn side_by_side_signals() {
+    if !has_namespaces() {
+        return;
+    }
+    let passed_on = |init: &[&str]| -> BTreeSet<i32> {
+        let mut running = in_namespace(init, &[path_of("signals"), "63".into()]).start();
+        assert_eq!(running.line(), "ready");
+        let pid = first_process(&running);
+        // The last of all that wait: it comes after what it is sent after.
+        let mark = 64;
+        let mut seen = BTreeSet::new();
+        for signal in passable().filter(|&signal| signal < 63) {
+            send(pid, signal);
+            send(pid, mark);
+            let line = running.line();
+            if line != mark.to_string() {
+                assert_eq!(line, signal.to_string(), "{init:?}");
+                assert_eq!(running.line(), mark.to_string(), "{init:?}");
+                seen.insert(signal);
+            }
+        }
+        send(pid, 63);
+        running.finish().assert_code(0);
+        seen
+    };
+    let ours = passed_on(OURS);
+    assert!(ours.iter().copied().eq(passable().filter(|&signal| signal < 63)));
+    for peer in PEERS.into_iter().filter(|peer| has_program(peer[0])) {
+        // dumb-init's own way with the signals of job control has a test of its own.
+        let peer: Vec<&str> = if peer[0] == "dumb-init" { vec!["dumb-init", "-c"] } else { peer.to_vec() };
+        let theirs = passed_on(&peer);
+        assert!(theirs.is_subset(&ours), "{peer:?}: {theirs:?}");
+        println!("{peer:?} does not pass on {:?}", ours.difference(&theirs).collect::<Vec<_>>());
+    }
+}
+
+/// All 256, and ends by signals; each init in its own namespaces.
+#[test]
+fn side_by_side_exit_codes() {
+    if !has_namespaces() {
+        return;
+    }
+    let script = r#"for code in $(seq 0 255); do unshare --pid --fork "$@" sh -c "exit $code"; printf '%s ' $?; done
+        for signal in 1 2 3 6 9 11 15 34 64; do unshare --pid --fork "$@" sh -c "kill -$signal \$\$"; printf '%s ' $?; done
+        unshare --pid --fork "$@" /nosuch/program 2>/dev/null; printf '%s ' $?"#;
+    let codes = |init: &[&str]| {
+        let ran = Run::bare(["bash", "-c", script, "bash"].into_iter().chain(init.iter().copied())).run();
+        ran.assert_code(0).stdout
+    };
+    let ours = codes(OURS);
+    let expected: Vec<String> = (0..=255)
+        .chain([1, 2, 3, 6, 9, 11, 15, 34, 64].map(|signal| 128 + signal))
+        .chain([127])
+        .map(|code: i32| code.to_string())
+        .collect();
+    assert_eq!(ours.split_whitespace().collect::<Vec<_>>(), expected);
+    for peer in PEERS.into_iter().filter(|peer| has_program(peer[0])) {
+        let theirs = codes(peer);
+        // What it says of a program that is not there is its own affair: dumb-init 2, catatonit 1.
+        let all_but_last = |codes: &str| codes.trim_end().rsplit_once(' ').unwrap().0.to_owned();
+        assert_eq!(all_but_last(&theirs), all_but_last(&ours), "{peer:?}");
+    }
+}
+
+#[test]
+fn nothing_is_left_and_what_is_left_is_told_to_end() {
+    if !has_namespaces() {
+        return;
+    }
+    let canary = Canary::new();
+    // Whoever handles SIGTERM has the time to; whoever ignores it does not hold the end up.
+    // Whoever handles SIGTERM has the time to; whoever ignores it does not hold the end up.
+    let script = "mkfifo $D/up; exec 3<>$D/up
+        setsid sh -c 'trap \"echo told; exit\" TERM; echo up >$D/up; while :; do sleep 0.02; done' &
+        (setsid setsid sh -c 'trap \"\" TERM; echo up >$D/up; exec sleep 1000' &)
+        read one <&3; read two <&3; exit 7";
+    for (mode, namespace) in [("pid 1", true), ("cgroup", false), ("subreaper", false)] {
+        if mode == "cgroup" && !has_cgroup() {
+            continue;
+        }
+        let scratch = Scratch::directory("leftovers");
+        let words = ["bash", "-c", script];
+        let mut run = if namespace { in_namespace(OURS, &words) } else { Run::bare(OURS.iter().chain(&words)) };
+        run.command().env("D", scratch.path());
+        if !namespace {
+            run.command().env("PINFOLD_CONTAINMENT", mode);
+        }
+        let ran = run.run().assert_code(7);
+        assert_eq!(ran.stdout, "told\n", "{mode}");
+        assert!(ran.elapsed.as_secs() < 10, "{mode} {ran:#?}");
+    }
+    canary.assert_alive();
+}
+
+/// No /proc, no /dev, nothing that could be written to, and a seccomp filter.
+#[test]
+fn in_a_bare_container() {
+    if !has_namespaces() {
+        return;
+    }
+    let root = Scratch::directory("root");
+    let script = r#"set -e
+        mount -t tmpfs tmpfs $R; mkdir $R/usr $R/tests $R/bin_of_ours
+        for link in bin lib lib64 sbin; do [ ! -L /$link ] || cp -a /$link $R/; [ -L /$link ] || { mkdir -p $R/$link; mount --rbind /$link $R/$link; }; done
+        mount --rbind /usr $R/usr; mount --bind $TESTS $R/tests; mount --bind $BIN $R/bin_of_ours
+        for at in usr tests bin_of_ours; do mount -o remount,bind,ro $R/$at; done
+        mount -o remount,ro $R
+        exec chroot $R /tests/sandbox /bin_of_ours/pinfold init -v -- /bin/sh -c '
+            test ! -e /proc/self && test ! -e /dev/null && ! (: > /x) 2>&- || exit 9
+            /usr/bin/setsid -f /usr/bin/sleep 1000 || exit 8
+            trap "exit 42" HUP; kill -HUP 1; while :; do sleep 0.02; done'"#;
+    let sandbox = program("sandbox");
+    let mut run = Run::bare(["unshare", "--pid", "--fork", "--mount", "bash", "-c", script]);
+    run.command().env("R", root.path()).env("TESTS", sandbox.parent().unwrap());
+    run.command().env("BIN", std::path::Path::new(PINFOLD).parent().unwrap());
+    let ran = run.run().assert_code(42);
+    assert!(ran.stderr.contains("SIGHUP is passed on"), "{ran:#?}");
+}
+
+/// dumb-init's way: a session of its own, the whole group is told, SIGTSTP and its like stop it and the init.
+#[test]
+fn by_the_name_dumb_init() {
+    if !has_cgroup() {
+        return;
+    }
+    let by_name = Scratch::directory("by-name");
+    for name in ["tini", "dumb-init"] {
+        symlink(PINFOLD, by_name.path().join(name)).unwrap();
+    }
+    let named = |name: &str| by_name.path().join(name).to_str().unwrap().to_owned();
+    let ids = "read pid x x ppid pgrp session rest </proc/self/stat; read pid x x ppid pgrp session rest </proc/$$/stat; echo $(($$ == pgrp)) $(($$ == session))";
+    for (name, expected) in [("dumb-init", "1 1\n"), ("tini", "1 0\n")] {
+        let ran = Run::bare(["setsid", "-w", &named(name), "--", "bash", "-c", ids]).run().assert_code(0);
+        assert_eq!(ran.stdout, expected, "{name}");
+    }
+
+    // Its child is told too, and what is rewritten is told as what it becomes.
+    let script = format!("{} 3 & {} 3; wait", path_of("signals"), path_of("signals"));
+    let mut running =
+        Run::bare(["setsid", "-w", &named("dumb-init"), "-r", "15:3", "bash", "-c", &format!("trap : QUIT; {script}")])
+            .start();
+    assert_eq!([running.line(), running.line()], ["ready", "ready"]);
+    let init = child_of(running.child.id());
+    send(init, libc::SIGTERM);
+    let ran = running.finish();
+    assert_eq!(ran.stdout, "3\n3\n", "{ran:#?}");
+
+    let mut running = Run::bare([&named("dumb-init"), &path_of("signals"), "15"]).start();
+    assert_eq!(running.line(), "ready");
+    let init = child_of(running.child.id());
+    let children = std::fs::read_to_string(format!("/proc/{init}/task/{init}/children")).unwrap();
+    let guard: u32 = children.split_whitespace().next().unwrap().parse().unwrap();
+    let command = child_of(guard);
+    for signal in [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU] {
+        send(init, signal);
+        wait_for(|| (state_of(init) == 'T' && state_of(command) == 'T').then_some(()));
+        send(init, libc::SIGCONT);
+        assert_eq!(running.line(), "18");
+        wait_for(|| (state_of(init) != 'T' && state_of(command) != 'T').then_some(()));
+    }
+    send(init, libc::SIGTERM);
+    assert_eq!(running.line(), "15");
+    running.finish().assert_code(0);
+}
+
+#[test]
+fn options_and_what_cannot_be_meant() {
+    let said = |words: &[&str]| {
+        let out = Command::new(PINFOLD).arg("init").args(words).output().unwrap();
+        (out.status.code(), String::from_utf8(out.stdout).unwrap() + &String::from_utf8(out.stderr).unwrap())
+    };
+    assert!(said(&["-h"]).1.starts_with("Usage: pinfold init "));
+    assert_eq!(said(&["--version"]), (Some(0), format!("pinfold init {}\n", env!("CARGO_PKG_VERSION"))));
+    assert!(said(&["-l"]).1.contains("MIT License"));
+    for words in [&["-x"][..], &[], &["-e", "256", "true"], &["-r", "15", "true"], &["-p", "FOO", "true"]] {
+        let (code, message) = said(words);
+        assert!(code == Some(125) && message.starts_with("pinfold init: "), "{words:?}: {message}");
+    }
+    if !has_cgroup() {
+        return;
+    }
+    assert_eq!(said(&["-e", "143", "-e", "3", "sh", "-c", "exit 3"]).0, Some(0));
+    assert_eq!(said(&["-e", "143", "sh", "-c", "kill $$"]).0, Some(0));
+    assert_eq!(said(&["nosuch"]).0, Some(127));
+    assert_eq!(said(&["/"]).0, Some(126));
+}
+
+/// `-p`: the parent's end is told.
+#[test]
+fn the_parents_end() {
+    if !has_cgroup() {
+        return;
+    }
+    let parent = format!("{PINFOLD} init -p SIGUSR2 -- {} 12 & read line; exit 0", path_of("signals"));
+    let mut run = Run::bare(["bash", "-c", "bash -c \"$1\"; read line; exit 0", "bash", &parent]);
+    run.command().stdin(Stdio::piped());
+    let mut running = run.start();
+    assert_eq!(running.line(), "ready");
+    let stdin = running.child.stdin.as_mut().unwrap();
+    stdin.write_all(b"end\n").unwrap();
+    assert_eq!(running.line(), "12");
+    running.child.stdin.as_mut().unwrap().write_all(b"end\n").unwrap();
+    running.finish().assert_code(0);
+}
+
+/// As PID 1 of a container with a terminal: the command has the terminal, and Ctrl-C is one SIGINT.
+#[test]
+fn with_a_terminal() {
+    if !has_namespaces() {
+        return;
+    }
+    for options in [&[][..], &["--setsid"]] {
+        let mut command = Command::new(NAMESPACE[0]);
+        command.args(&NAMESPACE[1..]).args(["setsid", "-c", PINFOLD, "init"]).args(options);
+        command.args([
+            "--",
+            "bash",
+            "-c",
+            "trap 'echo interrupted; exit 5' INT; tty; echo up; read line </dev/tty; echo got $line; read line",
+        ]);
+        let mut pty = Pty::start(command);
+        pty.expect("/dev/pts/");
+        pty.expect("up");
+        pty.send("typed\n");
+        pty.expect("got typed");
+        pty.send("\x03");
+        pty.expect("interrupted");
+        assert_eq!(pty.wait().code(), Some(5), "{options:?}");
+    }
+}

@@ -1,0 +1,134 @@
+//! `pinfold timeout`, by the name `timeout`: the trees that coreutils leaves behind are gone; and at a terminal it is as without.
+
+mod support;
+
+use std::process::{Command, Stdio};
+
+use support::pty::Pty;
+use support::{Canary, PINFOLD, Run, Scratch, has_cgroup, has_coreutils, named_timeout, path_with, program};
+
+/// What runs away from coreutils: a session of its own, a double fork, and what is left by a command that has ended.
+const TREES: [(&str, &str); 5] = [
+    ("0.3", "setsid sleep 1000 & echo ready; exec sleep 1000"),
+    ("0.3", "(setsid setsid nohup sleep 1000 >/dev/null 2>&1 &); echo ready; exec sleep 1000"),
+    (
+        "0.3",
+        "trap '' TERM; (setsid sh -c 'trap \"\" TERM HUP; sleep 1000; sleep 1000' &); trap - TERM; echo ready; exec sleep 1000",
+    ),
+    ("30", "setsid sleep 1000 & echo ready"),
+    ("30", "(setsid setsid sleep 1000 >/dev/null 2>&1 &); echo ready; exit 5"),
+];
+
+#[test]
+fn the_trees_that_coreutils_leaves_are_gone() {
+    if !has_cgroup() || !has_coreutils() {
+        return;
+    }
+    let canary = Canary::new();
+    let by_name = named_timeout();
+    for options in [&[][..], &["--foreground"], &["-k", "0.2", "-s", "INT"]] {
+        for (limit, script) in TREES {
+            let words = |timeout: &str| {
+                let mut words = vec![timeout.to_owned()];
+                words.extend(options.iter().copied().chain([limit, "sh", "-c", script]).map(str::to_owned));
+                words
+            };
+            // Asserts that nothing is left.
+            let [ran, by_subreaper] = ["cgroup", "subreaper"].map(|containment| {
+                let mut run = Run::bare(words("timeout"));
+                run.command().env("PATH", path_with(&by_name)).env("PINFOLD_CONTAINMENT", containment);
+                run.run()
+            });
+            assert_eq!(ran.code, by_subreaper.code, "{options:?} {script}");
+
+            let survivors = Scratch::new("survivors");
+            let mut theirs = Command::new(program("warden"));
+            theirs.arg(survivors.path()).args(words("timeout")).stdout(Stdio::null());
+            let code = theirs.status().unwrap().code();
+            assert!(survivors.text().contains("sleep"), "coreutils left nothing of {script}: {:?}", survivors.text());
+            assert_eq!(Some(ran.code), code, "{options:?} {script}: {ran:#?}");
+        }
+    }
+    canary.assert_alive();
+}
+
+/// Nobody else is hit: coreutils' timeout, when it leads the group of a pipeline, signals the others in it too.
+#[test]
+fn only_the_job_is_hit() {
+    if !has_cgroup() {
+        return;
+    }
+    let by_name = named_timeout();
+    let mut command = Command::new("bash");
+    let script = "set -m; timeout 0.2 sleep 5 | (trap '' HUP; sleep 0.6; echo alive); echo ${PIPESTATUS[0]}";
+    let out = command.args(["-c", script]).env("PATH", path_with(&by_name)).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "alive\n124\n", "{out:?}");
+}
+
+/// Reads from the terminal: stopped as a background process, and all the same ended at its time.
+#[test]
+fn a_command_that_reads_from_the_terminal() {
+    if !has_cgroup() || !has_coreutils() {
+        return;
+    }
+    let by_name = named_timeout();
+    for path in [std::env::var("PATH").unwrap(), path_with(&by_name)] {
+        for (options, typed, expected) in [("0.5", "", "code 124"), ("--foreground 20", "typed\n", "code 0")] {
+            let mut command = Command::new("bash");
+            command.args(["-c", &format!("timeout {options} head -n 1; echo code $?; timeout 9 true; echo end $?")]);
+            command.env("PATH", &path);
+            let mut pty = Pty::start(command);
+            pty.send(typed);
+            pty.expect(expected);
+            pty.expect("end 0");
+            assert!(pty.wait().success());
+        }
+    }
+}
+
+/// Ctrl-Z stops both and `fg` continues them; where nobody could continue them, it does nothing.
+#[test]
+fn job_control() {
+    if !has_cgroup() || !has_coreutils() {
+        return;
+    }
+    let by_name = named_timeout();
+    for path in [std::env::var("PATH").unwrap(), path_with(&by_name)] {
+        let mut shell = Pty::shell();
+        shell.line(&format!("PATH={path}; true prepared"));
+        shell.expect("ready> ");
+        shell.line("timeout 30 sh -c 'echo up; read line; echo got $line'");
+        shell.expect("\nup");
+        shell.send("\x1a");
+        shell.expect("Stopped");
+        shell.expect("ready> ");
+        shell.line("fg");
+        shell.expect("timeout 30 sh");
+        shell.send("on\n");
+        shell.expect("got on");
+        shell.exit();
+
+        let mut command = Command::new("timeout");
+        command.args(["30", "sh", "-c", "echo up; read line; echo got $line"]).env("PATH", &path);
+        let mut pty = Pty::start(command);
+        pty.expect("up");
+        pty.send("\x1a");
+        pty.send("on\n");
+        pty.expect("got on");
+        assert!(pty.wait().success());
+    }
+}
+
+#[test]
+fn as_a_subcommand_it_says_so() {
+    let said = |words: &[&str]| {
+        let out = Command::new(PINFOLD).arg("timeout").args(words).env("LC_ALL", "C").output().unwrap();
+        (out.status.code(), String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap())
+    };
+    let wrong = said(&["x", "true"]);
+    let expected = "pinfold timeout: invalid time interval 'x'\nTry 'pinfold timeout --help' for more information.\n";
+    assert_eq!((wrong.0, wrong.2.as_str()), (Some(125), expected));
+    let help = said(&["--help"]);
+    assert!(help.0 == Some(0) && help.1.starts_with("Usage: pinfold timeout ") && help.2.is_empty(), "{help:?}");
+    assert_eq!(said(&["--version", "--bad"]).1, format!("timeout (pinfold) {}\n", env!("CARGO_PKG_VERSION")));
+}
