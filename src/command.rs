@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::output::CaptureLimit;
 use crate::signal::Signal;
 use crate::stop::{Leftovers, SignalTo, StopPolicy};
 
@@ -21,8 +22,15 @@ pub enum Stdio {
     Inherit,
     /// `/dev/null`.
     Null,
-    /// This descriptor.
+    /// A pipe to the supervisor: [`Job::take_stdin`](crate::Job::take_stdin), [`take_stdout`](crate::Job::take_stdout),
+    /// [`take_stderr`](crate::Job::take_stderr) have its other end. A pipe holds 64 KiB (pipe(7)): what nobody reads makes the
+    /// job wait.
+    Piped,
+    /// This descriptor: a file, one end of a pipe, a socket. Every job of the command gets the same.
     Descriptor(Arc<OwnedFd>),
+    /// For standard input: these bytes, as a file in memory (memfd_create(2)) of which each job gets one of its own. So
+    /// a job that does not read them holds nobody up.
+    Bytes(Arc<Vec<u8>>),
 }
 
 impl<T: Into<OwnedFd>> From<T> for Stdio {
@@ -61,6 +69,9 @@ pub struct Command {
     pub(crate) inherit_descriptors: bool,
     pub(crate) process_group: ProcessGroup,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) capture: CaptureLimit,
+    pub(crate) tees: [Option<Arc<OwnedFd>>; 2],
     pub(crate) stop: StopPolicy,
 }
 
@@ -79,6 +90,9 @@ impl Command {
             inherit_descriptors: false,
             process_group: ProcessGroup::New,
             timeout: None,
+            idle_timeout: None,
+            capture: CaptureLimit::default(),
+            tees: [None, None],
             stop: StopPolicy::default(),
         }
     }
@@ -131,6 +145,17 @@ impl Command {
         self
     }
 
+    /// Gives these bytes as standard input ([`Stdio::Bytes`]).
+    ///
+    /// ```
+    /// let mut command = pinfold::Command::new("sort");
+    /// command.stdin_bytes("b\na\n");
+    /// ```
+    pub fn stdin_bytes(&mut self, bytes: impl Into<Vec<u8>>) -> &mut Self {
+        self.stdio[0] = Stdio::Bytes(Arc::new(bytes.into()));
+        self
+    }
+
     /// Where standard output goes.
     pub fn stdout(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
         self.stdio[1] = stdio.into();
@@ -159,6 +184,52 @@ impl Command {
     /// The deadline: stops the job this long after its spawn was ordered. None by default.
     pub fn timeout(&mut self, timeout: Duration) -> &mut Self {
         self.timeout = Some(timeout);
+        self
+    }
+
+    /// The idle timeout: stops the job when nothing has been read from its piped standard output and standard error for so
+    /// long ([`Reason::Idle`](crate::report::Reason::Idle)). None by default.
+    ///
+    /// It counts what the supervisor reads, so somebody has to: [`Job::wait_with_output`](crate::Job::wait_with_output), or
+    /// who took the streams. Where neither is [`Stdio::Piped`] the spawn is refused.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use pinfold::{Command, Stdio};
+    /// let mut command = Command::new("make");
+    /// command.stdout(Stdio::Piped).stderr(Stdio::Piped).idle_timeout(Duration::from_secs(120));
+    /// ```
+    pub fn idle_timeout(&mut self, timeout: Duration) -> &mut Self {
+        self.idle_timeout = Some(timeout);
+        self
+    }
+
+    /// How much [`Job::wait_with_output`](crate::Job::wait_with_output) keeps of each stream: by default the first and the
+    /// last 512 KiB.
+    pub fn capture(&mut self, limit: CaptureLimit) -> &mut Self {
+        self.capture = limit;
+        self
+    }
+
+    /// Also writes to this file what is read from the piped standard output, as tee(1) does. Where that fails, the next read
+    /// tells so, once, and the file gets no more.
+    ///
+    /// ```
+    /// # let directory = std::env::temp_dir();
+    /// let log = std::fs::File::create(directory.join("build.log"))?;
+    /// let mut command = pinfold::Command::new("make");
+    /// command.stdout(pinfold::Stdio::Piped).tee_stdout(log);
+    /// # std::fs::remove_file(directory.join("build.log"))?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn tee_stdout(&mut self, file: impl Into<OwnedFd>) -> &mut Self {
+        self.tees[0] = Some(Arc::new(file.into()));
+        self
+    }
+
+    /// The same for standard error.
+    pub fn tee_stderr(&mut self, file: impl Into<OwnedFd>) -> &mut Self {
+        self.tees[1] = Some(Arc::new(file.into()));
         self
     }
 
@@ -208,6 +279,24 @@ impl Command {
 
     pub(crate) fn display_argv(&self) -> Vec<String> {
         std::iter::once(&self.program).chain(&self.args).map(|arg| arg.to_string_lossy().into_owned()).collect()
+    }
+
+    /// Refuses what can't be meant.
+    pub(crate) fn check_streams(&self) -> Result<()> {
+        let piped = |number: usize| matches!(self.stdio[number], Stdio::Piped);
+        if self.idle_timeout.is_some() && !piped(1) && !piped(2) {
+            let advice = "standard output or standard error has to be piped, or there is nothing to watch";
+            return Err(Error::invalid("idle timeout", self.display_name(), advice));
+        }
+        for (number, name) in [(1, "standard output"), (2, "standard error")] {
+            if self.tees[number - 1].is_some() && !piped(number) {
+                return Err(Error::invalid("tee", name, "only a piped stream can be written to a second place"));
+            }
+            if matches!(self.stdio[number], Stdio::Bytes(_)) {
+                return Err(Error::invalid("stream", name, "bytes can only be standard input"));
+            }
+        }
+        Ok(())
     }
 
     /// The arguments, the environment and the paths to try, as execve takes them.
