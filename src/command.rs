@@ -281,7 +281,22 @@ impl Command {
         std::iter::once(&self.program).chain(&self.args).map(|arg| arg.to_string_lossy().into_owned()).collect()
     }
 
-    /// Refuses what can't be meant.
+    /// Tells whether it can be meant, as far as that is known without starting it: no NUL bytes, names of environment variables
+    /// that can be names, streams that fit together. [`Supervisor::spawn`](crate::Supervisor::spawn) does the same.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], with what is accepted.
+    ///
+    /// ```
+    /// let mut command = pinfold::Command::new("echo");
+    /// assert!(command.arg("a\0b").check().is_err());
+    /// ```
+    pub fn check(&self) -> Result<()> {
+        self.check_streams()?;
+        self.strings().map(drop)
+    }
+
+    /// Refuses streams that do not fit together.
     pub(crate) fn check_streams(&self) -> Result<()> {
         let piped = |number: usize| matches!(self.stdio[number], Stdio::Piped);
         if self.idle_timeout.is_some() && !piped(1) && !piped(2) {

@@ -2,6 +2,7 @@
 
 mod doctor;
 mod duration;
+mod pool;
 mod report_sink;
 mod run;
 mod signals;
@@ -28,6 +29,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Subcommands {
     Run(run::Args),
+    Pool(pool::Args),
     Sweep(sweep::Args),
     Doctor(doctor::Args),
 }
@@ -46,6 +48,7 @@ pub fn main() -> u8 {
     };
     let ended = match cli.command {
         Subcommands::Run(args) => run::run(args, prepared.unwrap_or_else(run::Prepared::new)),
+        Subcommands::Pool(args) => pool::run(&args),
         Subcommands::Sweep(args) => sweep::run(&args),
         Subcommands::Doctor(args) => doctor::run(&args),
     };

@@ -146,3 +146,24 @@ impl Stream for Completed {
         self.poll_outcome(context)
     }
 }
+
+/// The outcomes of all tasks of a pool, as they come ([`Pool::outcomes`](super::Pool::outcomes)). A [`Stream`].
+#[derive(Debug)]
+pub struct Outcomes(pub(super) UnboundedReceiver<Arc<Outcome>>);
+
+impl Outcomes {
+    /// The next one; `None` after the last.
+    ///
+    /// Cancel-safe: none is lost.
+    pub async fn next_outcome(&mut self) -> Option<Arc<Outcome>> {
+        self.0.recv().await
+    }
+}
+
+impl Stream for Outcomes {
+    type Item = Arc<Outcome>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(context)
+    }
+}

@@ -44,7 +44,7 @@ use tokio::sync::Semaphore;
 use crate::error::{Error, Result};
 use crate::supervisor::Supervisor;
 
-pub use completed::{Completed, Handle};
+pub use completed::{Completed, Handle, Outcomes};
 pub use state::Status;
 pub use task::{Outcome, Task};
 
@@ -187,6 +187,36 @@ impl Pool {
         Completed::new(handles, timeout)
     }
 
+    /// The outcome of every task of the pool from now on, as they come; it ends when the pool is closed and all is done.
+    ///
+    /// ```rust,standalone_crate
+    /// use pinfold::pool::{Pool, Shutdown};
+    /// use pinfold::{Command, Supervisor};
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     pinfold::init();
+    ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    ///     runtime.block_on(async {
+    ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
+    ///         let pool = Pool::builder().workers(2).start(&supervisor)?;
+    ///         let mut outcomes = pool.outcomes();
+    ///         for _ in 0..3 {
+    ///             pool.submit(Command::new("true")).await?;
+    ///         }
+    ///         pool.shutdown(Shutdown::Drain).await;
+    ///         while let Some(outcome) = outcomes.next_outcome().await {
+    ///             assert!(outcome.success());
+    ///         }
+    ///         supervisor.close().await;
+    ///         Ok(())
+    ///     })
+    /// }
+    /// ```
+    #[must_use]
+    pub fn outcomes(&self) -> Outcomes {
+        Outcomes(self.owner.0.listen())
+    }
+
     /// Runs them all and tells their outcomes, in the order of the tasks.
     ///
     /// A dropped future cancels all of them.
@@ -233,6 +263,11 @@ impl Pool {
         }
         submitted.0.clear();
         Ok(outcomes)
+    }
+
+    /// Takes no more tasks; those there are go on. Comes back at once.
+    pub fn close(&self) {
+        self.owner.0.close();
     }
 
     /// Takes no more tasks, cancels what waits, stops what runs. Comes back at once.

@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use super::state::{Ending, Shared};
 use super::task::{Outcome, Task};
+use crate::command::Command;
 use crate::error::Error;
 use crate::job::Job;
 use crate::output::Output;
@@ -29,7 +30,7 @@ pub(super) async fn run(pool: &Shared, id: u64, mut task: Task, mut asked: watch
         };
         let job = match spawned {
             Ok(job) => job,
-            Err(error) => return Outcome::not_run(id, Report::of_failed_spawn(&task.command, &error), attempt),
+            Err(error) => return Outcome::not_run(id, failed(&task.command, &error), attempt),
         };
         if let Some(on_spawn) = &task.on_spawn {
             on_spawn(&job, attempt);
@@ -37,10 +38,7 @@ pub(super) async fn run(pool: &Shared, id: u64, mut task: Task, mut asked: watch
         let (ended, asked_for) = hold(&job, &mut asked).await;
         let (report, stdout, stderr) = match ended {
             Ok(Output { report, stdout, stderr }) => (report, stdout, stderr),
-            Err(error) => {
-                let report = Report { reason: Reason::GuardLost, ..Report::of_failed_spawn(&task.command, &error) };
-                return Outcome::not_run(id, report, attempt);
-            }
+            Err(error) => return Outcome::not_run(id, failed(&task.command, &error), attempt),
         };
         let cancelled = asked_for != Ending::NotYet && report.reason != Reason::Exited;
         let outcome = Outcome { id, report, attempts: attempt, cancelled, stdout, stderr };
@@ -53,6 +51,17 @@ pub(super) async fn run(pool: &Shared, id: u64, mut task: Task, mut asked: watch
             () = reached(&mut asked, Ending::Deadline) => return Outcome { cancelled: true, ..outcome },
         }
     }
+}
+
+/// What is told of a job without a report.
+fn failed(command: &Command, error: &Error) -> Report {
+    let report = Report::of_failed_spawn(command, error);
+    let reason = match error {
+        Error::GuardLost => Reason::GuardLost,
+        Error::EndedEarly { reason, .. } => *reason,
+        _ => Reason::SpawnFailed,
+    };
+    Report { reason, ..report }
 }
 
 /// Waits for the job, and ends it as it is asked to.

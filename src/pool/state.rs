@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::AbortHandle;
 
@@ -70,6 +71,7 @@ struct State {
     done: u64,
     failed: u64,
     deadline: Option<AbortHandle>,
+    listeners: Vec<UnboundedSender<Arc<Outcome>>>,
 }
 
 impl Drop for State {
@@ -144,14 +146,41 @@ impl Shared {
             self.end(Ending::Stop);
         } else {
             self.start_next(&mut state);
+            drop(state);
         }
-        slot.put(Arc::new(outcome));
+        self.tell(outcome, slot);
+    }
+
+    /// Tells an outcome to who waits for it.
+    fn tell(&self, outcome: Outcome, slot: &Slot) {
+        let outcome = Arc::new(outcome);
+        slot.put(outcome.clone());
+        let mut state = self.lock();
+        state.listeners.retain(|listener| listener.send(outcome.clone()).is_ok());
         self.unfinished.send_modify(|unfinished| *unfinished -= 1);
+        self.end_listening(&mut state);
+    }
+
+    /// Nothing more is to be heard of a pool that is closed and done.
+    fn end_listening(&self, state: &mut State) {
+        if state.closed && *self.unfinished.borrow() == 0 {
+            state.listeners.clear();
+        }
+    }
+
+    pub fn listen(&self) -> UnboundedReceiver<Arc<Outcome>> {
+        let (sender, receiver) = unbounded_channel();
+        let mut state = self.lock();
+        state.listeners.push(sender);
+        self.end_listening(&mut state);
+        receiver
     }
 
     /// Takes no more tasks.
     pub fn close(&self) {
-        self.lock().closed = true;
+        let mut state = self.lock();
+        state.closed = true;
+        self.end_listening(&mut state);
         self.room.close();
     }
 
@@ -186,8 +215,7 @@ impl Shared {
         state.failed += 1;
         drop(state);
         let report = Report::of_cancelled(&entry.task.command);
-        entry.slot.put(Arc::new(Outcome::not_run(entry.id, report, 0)));
-        self.unfinished.send_modify(|unfinished| *unfinished -= 1);
+        self.tell(Outcome::not_run(entry.id, report, 0), &entry.slot);
     }
 
     pub async fn all_done(&self) {
