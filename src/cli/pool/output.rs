@@ -21,7 +21,7 @@ use super::progress::Progress;
 const MAX_LINE: usize = 64 * 1024;
 
 /// Lines, or outputs of jobs, that may wait to be printed.
-const WAITING: usize = 256;
+const WAITING: usize = 64;
 
 /// What is to be printed.
 pub enum Piece {
