@@ -86,6 +86,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod blocking;
 mod command;
 mod containment;
 pub mod doctor;
