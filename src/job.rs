@@ -2,6 +2,7 @@
 
 mod actions;
 mod actor;
+mod controller;
 mod emptied;
 mod order;
 mod streams;
@@ -21,6 +22,7 @@ use crate::report::{ProcessInfo, Report};
 use crate::signal::Signal;
 use crate::stop::Event;
 use crate::supervisor::Inner;
+pub use controller::Controller;
 use streams::Streams;
 
 /// One command and every process descended from it. Dropped before it has ended, it is killed.
@@ -121,9 +123,7 @@ impl Job {
     /// # Errors
     /// `ESRCH` where it has ended, `EPERM` where it belongs to another user by now.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        self.main
-            .send(signal)
-            .map_err(|errno| Error::system("send", format!("{signal} to the main process {}", self.pid), errno, ""))
+        self.controller().signal(signal)
     }
 
     /// Sends a signal to every process of the job.
@@ -170,10 +170,7 @@ impl Job {
     /// }
     /// ```
     pub async fn processes(&self) -> Vec<ProcessInfo> {
-        let (sender, answer) = oneshot::channel();
-        let _ = self.requests.send(Request::Processes(sender));
-        // Nobody answers for a job that is over.
-        answer.await.unwrap_or_default()
+        self.controller().processes().await
     }
 
     /// What happens to it, from its start on, whenever this is called.

@@ -112,7 +112,7 @@ pub use command::{Command, ProcessGroup, Stdio};
 pub use error::{Error, Result, SpawnError, SpawnStage};
 pub use guard::{Guard, init};
 pub use inherited::{adopt_descriptor, raise_own_limits, was_closed};
-pub use job::Job;
+pub use job::{Controller, Job};
 pub use pool::Pool;
 pub use ready::Readiness;
 pub use report::Report;

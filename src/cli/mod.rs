@@ -5,6 +5,7 @@ mod duration;
 mod pool;
 mod report_sink;
 mod run;
+mod serve;
 mod signals;
 mod sweep;
 mod terminal;
@@ -30,6 +31,7 @@ struct Cli {
 enum Subcommands {
     Run(run::Args),
     Pool(pool::Args),
+    Serve(serve::Args),
     Sweep(sweep::Args),
     Doctor(doctor::Args),
 }
@@ -49,6 +51,7 @@ pub fn main() -> u8 {
     let ended = match cli.command {
         Subcommands::Run(args) => run::run(args, prepared.unwrap_or_else(run::Prepared::new)),
         Subcommands::Pool(args) => pool::run(&args),
+        Subcommands::Serve(args) => serve::run(&args),
         Subcommands::Sweep(args) => sweep::run(&args),
         Subcommands::Doctor(args) => doctor::run(&args),
     };

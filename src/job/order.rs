@@ -122,10 +122,12 @@ impl Order {
         Ok(Self { spec, owned, handed_down, pipes })
     }
 
-    /// It will not be given again: the job's ends of its pipes are its own from here on.
+    /// It will not be given again: the job's ends of its pipes are its own from here on, and a job that runs keeps no copy
+    /// of its environment.
     pub fn close(&mut self) {
-        self.handed_down.clear();
-        self.owned.clear();
+        self.handed_down = Vec::new();
+        self.owned = Vec::new();
+        self.spec = Place::Message(Vec::new());
     }
 
     /// Gives the order.

@@ -107,7 +107,7 @@ fn parse_output(text: &str) -> Result<OutputArg, String> {
     }
 }
 
-fn parse_workers(text: &str) -> Result<usize, String> {
+pub fn parse_workers(text: &str) -> Result<usize, String> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     workers(text, processors).ok_or_else(|| "write a number from 1 on, a percentage like 50%, or auto".into())
 }

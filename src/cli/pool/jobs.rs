@@ -33,10 +33,10 @@ enum Source {
     Argument(OsString),
 }
 
-/// A line of JSON.
+/// A job in JSON.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct JobLine {
+pub struct JobLine {
     command: Vec<String>,
     #[serde(default)]
     name: Option<String>,
@@ -52,6 +52,49 @@ struct JobLine {
     priority: i32,
     #[serde(default)]
     retries: Option<u32>,
+}
+
+impl JobLine {
+    /// What the command itself can't tell.
+    pub fn check(&self) -> Result<(), String> {
+        match self.command.first() {
+            None => Err("its command is empty".into()),
+            Some(program) if program.is_empty() => Err("its program has no name".into()),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Its standard output and standard error are the supervisor's.
+    pub fn command(&self) -> Command {
+        let mut words = self.command.iter();
+        let mut command = Command::new(words.next().cloned().unwrap_or_default());
+        command.args(words.cloned());
+        for (key, value) in &self.env {
+            match value {
+                Some(value) => command.env(key, value),
+                None => command.env_remove(key),
+            };
+        }
+        if let Some(cwd) = &self.cwd {
+            command.cwd(cwd);
+        }
+        if let Some(name) = &self.name {
+            command.name(name);
+        }
+        if let Some(timeout) = self.timeout {
+            command.timeout(timeout);
+        }
+        match &self.stdin {
+            Some(text) => command.stdin_bytes(text.as_bytes()),
+            None => command.stdin(Stdio::Null),
+        };
+        command
+    }
+
+    /// The command as a pool runs it.
+    pub fn task(&self, command: Command, retries: u32, backoff: Duration) -> Task {
+        Task::new(command).priority(self.priority).retries(self.retries.unwrap_or(retries), backoff)
+    }
 }
 
 /// A number of seconds, or what `--timeout` takes.
@@ -136,11 +179,7 @@ impl Job {
     /// What can be known before it is started.
     fn check(&self, args: &Args) -> Result<(), String> {
         if let Source::Json(line) = &self.source {
-            match line.command.first() {
-                None => return Err("its command is empty".into()),
-                Some(program) if program.is_empty() => return Err("its program has no name".into()),
-                Some(_) => {}
-            }
+            line.check()?;
         }
         self.command(args).check().map_err(|error| error.to_string())
     }
@@ -148,20 +187,7 @@ impl Job {
     fn command(&self, args: &Args) -> Command {
         let mut command;
         match &self.source {
-            Source::Json(line) => {
-                let mut words = line.command.iter();
-                command = Command::new(words.next().cloned().unwrap_or_default());
-                command.args(words.cloned());
-                for (key, value) in &line.env {
-                    match value {
-                        Some(value) => command.env(key, value),
-                        None => command.env_remove(key),
-                    };
-                }
-                line.cwd.as_ref().map(|cwd| command.cwd(cwd));
-                line.name.as_ref().map(|name| command.name(name));
-                line.timeout.map(|timeout| command.timeout(timeout));
-            }
+            Source::Json(line) => command = line.command(),
             Source::Shell(script) => {
                 command = Command::new("sh");
                 command.arg("-c").arg(script).name(script.to_string_lossy());
@@ -176,11 +202,10 @@ impl Job {
                 }
             }
         }
+        if !matches!(self.source, Source::Json(_)) {
+            command.stdin(Stdio::Null);
+        }
         command.grace(args.grace);
-        match &self.source {
-            Source::Json(line) if line.stdin.is_some() => command.stdin_bytes(line.stdin.clone().unwrap_or_default()),
-            _ => command.stdin(Stdio::Null),
-        };
         command
     }
 
@@ -188,11 +213,10 @@ impl Job {
     pub fn task(&self, args: &Args, streams: impl FnOnce(&mut Command)) -> Task {
         let mut command = self.command(args);
         streams(&mut command);
-        let (priority, retries) = match &self.source {
-            Source::Json(line) => (line.priority, line.retries),
-            _ => (0, None),
-        };
-        Task::new(command).priority(priority).retries(retries.unwrap_or(args.retries), args.backoff)
+        match &self.source {
+            Source::Json(line) => line.task(command, args.retries, args.backoff),
+            _ => Task::new(command).retries(args.retries, args.backoff),
+        }
     }
 }
 
