@@ -89,13 +89,9 @@ fn bad_lines_are_all_found_before_anything_starts() {
         let _ = writeln!(jobs, "{line}\n\n{good}");
     }
     let ran = pool(&[], &jobs).assert_code(125);
-    for number in 0..bad.len() {
-        assert!(
-            ran.stderr.contains(&format!("\n  line {}: ", 2 + 3 * number)),
-            "line of {}: {}",
-            bad[number],
-            ran.stderr
-        );
+    for (number, line) in bad.iter().enumerate() {
+        let place = format!("\n  line {}: ", 2 + 3 * number);
+        assert!(ran.stderr.contains(&place), "line of {line}: {}", ran.stderr);
     }
     assert_eq!(ran.stderr.matches("\n  line ").count(), bad.len(), "{}", ran.stderr);
     assert!(!scratch.path().exists());
