@@ -93,7 +93,7 @@ def test_instead_of_terminate(tmp_path):
 
 def test_instead_of_an_event(tmp_path):
     """A worker that would have to look at an Event, and does not."""
-    with executor(max_workers=1, timeout=1, grace=0.5) as pool:
+    with executor(max_workers=1, timeout=6, grace=0.5) as pool:
         with pytest.raises(JobFailed) as failed:
             pool.submit(note_and_sleep, str(tmp_path / "x"), 100).result()
         assert failed.value.report["reason"] == "deadline"
