@@ -1,5 +1,7 @@
 //! What to run: a builder of plain data.
 
+mod streams;
+
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::OwnedFd;
@@ -9,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::output::CaptureLimit;
 use crate::signal::Signal;
 use crate::stop::{Leftovers, SignalTo, StopPolicy};
 use crate::sys;
@@ -22,8 +25,15 @@ pub enum Stdio {
     Inherit,
     /// `/dev/null`.
     Null,
-    /// This descriptor.
+    /// A pipe to the supervisor: [`Job::take_stdin`](crate::Job::take_stdin), [`take_stdout`](crate::Job::take_stdout),
+    /// [`take_stderr`](crate::Job::take_stderr) have its other end. A pipe holds 64 KiB (pipe(7)): what nobody reads makes the
+    /// job wait.
+    Piped,
+    /// This descriptor: a file, one end of a pipe, a socket. Every job of the command gets the same.
     Descriptor(Arc<OwnedFd>),
+    /// For standard input: these bytes, as a file in memory (memfd_create(2)) of which each job gets one of its own. So
+    /// a job that does not read them holds nobody up.
+    Bytes(Arc<Vec<u8>>),
 }
 
 impl<T: Into<OwnedFd>> From<T> for Stdio {
@@ -65,6 +75,9 @@ pub struct Command {
     pub(crate) process_group: ProcessGroup,
     pub(crate) default_signals: u64,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) capture: CaptureLimit,
+    pub(crate) tees: [Option<Arc<OwnedFd>>; 2],
     pub(crate) stop: StopPolicy,
 }
 
@@ -84,6 +97,9 @@ impl Command {
             process_group: ProcessGroup::New,
             default_signals: 0,
             timeout: None,
+            idle_timeout: None,
+            capture: CaptureLimit::default(),
+            tees: [None, None],
             stop: StopPolicy::default(),
         }
     }
@@ -220,6 +236,21 @@ impl Command {
 
     pub(crate) fn display_argv(&self) -> Vec<String> {
         std::iter::once(&self.program).chain(&self.args).map(|arg| arg.to_string_lossy().into_owned()).collect()
+    }
+
+    /// Tells whether it can be meant, as far as that is known without starting it: no NUL bytes, names of environment variables
+    /// that can be names, streams that fit together. [`Supervisor::spawn`](crate::Supervisor::spawn) does the same.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], with what is accepted.
+    ///
+    /// ```
+    /// let mut command = pinfold::Command::new("echo");
+    /// assert!(command.arg("a\0b").check().is_err());
+    /// ```
+    pub fn check(&self) -> Result<()> {
+        self.check_streams()?;
+        self.strings().map(drop)
     }
 
     /// The arguments, the environment and the paths to try, as execve takes them.

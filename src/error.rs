@@ -57,6 +57,19 @@ pub enum Error {
         /// What ended it.
         reason: crate::stop::Reason,
     },
+    /// A job did not get ready ([`Job::ready`](crate::Job::ready)).
+    #[error("{program} did not get ready: {why}")]
+    NotReady {
+        /// The job's name.
+        program: String,
+        /// What was waited for, and what came instead.
+        why: String,
+    },
+    /// The pool takes no more tasks.
+    #[error(
+        "the pool takes no more tasks: it was shut down or stopped, a task failed with fail-fast, or its deadline is over"
+    )]
+    PoolClosed,
     /// The guard is gone; whatever it held has been ended.
     #[error("the guard process is gone (was it killed?); its jobs have been ended")]
     GuardLost,

@@ -2,8 +2,10 @@
 
 mod actions;
 mod actor;
+mod controller;
 mod emptied;
 mod order;
+mod streams;
 
 use std::sync::Arc;
 
@@ -11,12 +13,17 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use crate::command::Command;
 use crate::error::{Error, Result};
+use crate::events::{Events, Log};
 use crate::guard::protocol::JobId;
 use crate::means::NextHolder;
+use crate::output::Activity;
 use crate::pidfd::Pidfd;
-use crate::report::Report;
+use crate::report::{ProcessInfo, Report};
 use crate::signal::Signal;
+use crate::stop::Event;
 use crate::supervisor::Inner;
+pub use controller::Controller;
+use streams::Streams;
 
 /// One command and every process descended from it. Dropped before it has ended, it is killed.
 #[derive(Debug)]
@@ -26,6 +33,9 @@ pub struct Job {
     requests: mpsc::UnboundedSender<Request>,
     report: watch::Receiver<Option<Arc<Report>>>,
     stops: Mutex<mpsc::UnboundedReceiver<Signal>>,
+    name: String,
+    streams: Streams,
+    events: Log,
 }
 
 /// What a job is asked for.
@@ -36,12 +46,16 @@ enum Request {
     SignalAll(Signal),
     /// Then tells that it is done.
     SignalGroup(Signal, oneshot::Sender<()>),
+    /// An end for another reason than that somebody asked for it.
+    End(Event),
+    Processes(oneshot::Sender<Vec<ProcessInfo>>),
     /// The deadline's clock stood still for so long.
     Postpone(std::time::Duration),
 }
 
 pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) -> Result<Job> {
-    let order = order::Order::new(command)?;
+    let mut order = order::Order::new(command)?;
+    let pipes = std::mem::take(&mut order.pipes);
     let (requests, inbox) = mpsc::unbounded_channel();
     let (spawned, started) = oneshot::channel();
     let (stop_sender, stops) = mpsc::unbounded_channel();
@@ -49,25 +63,38 @@ pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) 
     let NextHolder { link, holder, refused } = supervisor.next_holder().await?;
     let answers = link.listen(id)?;
     let runtime = supervisor.runtime.clone();
-    runtime.spawn(actor::run(
-        actor::Assignment {
-            supervisor,
-            id,
-            link,
-            holder,
-            answers,
-            order,
-            command: command.clone(),
-            inbox,
-            stops: stop_sender,
-            refused,
-        },
-        spawned,
-        finished,
-    ));
+    let events = Log::default();
+    let activity = command.idle_timeout.map(|timeout| (timeout, Arc::new(Activity::new())));
+    let streams = {
+        let _entered = runtime.enter();
+        Streams::new(command, pipes, &report, activity.as_ref().map(|(_, activity)| activity))?
+    };
+    let mut kept = command.clone();
+    // Who reads the other end of what was given has to see it end with the job's processes.
+    kept.stdio = Default::default();
+    let assignment = actor::Assignment {
+        supervisor,
+        id,
+        link,
+        holder,
+        answers,
+        order,
+        command: kept,
+        inbox,
+        stops: stop_sender,
+        refused,
+        events: events.clone(),
+    };
+    runtime.spawn(actor::run(assignment, spawned, finished));
     // The actor keeps `requests` open only through this future: dropped here, the job ends.
     match started.await {
-        Ok(Ok((pid, main))) => Ok(Job { pid, main, requests, report, stops: Mutex::new(stops) }),
+        Ok(Ok((pid, main))) => {
+            if let Some((timeout, activity)) = activity {
+                runtime.spawn(streams::watch_idle(timeout, activity, requests.downgrade(), report.clone()));
+            }
+            let name = command.display_name();
+            Ok(Job { pid, main, requests, report, stops: Mutex::new(stops), name, streams, events })
+        }
         Ok(Err(error)) => Err(error),
         Err(_) => Err(Error::GuardLost),
     }
@@ -98,9 +125,7 @@ impl Job {
     /// # Errors
     /// `ESRCH` where it has ended, `EPERM` where it belongs to another user by now.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        self.main
-            .send(signal)
-            .map_err(|errno| Error::system("send", format!("{signal} to the main process {}", self.pid), errno, ""))
+        self.controller().signal(signal)
     }
 
     /// Whether the main process has ended; what it left may live still.
@@ -122,6 +147,77 @@ impl Job {
         // A job that has ended takes no requests, and drops those that it had.
         let _ = self.requests.send(Request::SignalGroup(signal, sent));
         let _ = done.await;
+    }
+
+    /// The name that was given, else the program's file name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Stops it because a deadline that others set is reached.
+    pub(crate) fn stop_at_deadline(&self) {
+        let _ = self.requests.send(Request::End(Event::Deadline));
+    }
+
+    /// The processes of the job as they are now; none where it is over.
+    ///
+    /// Cancel-safe.
+    ///
+    /// ```rust,standalone_crate
+    /// use pinfold::{Command, Readiness, Stdio, Supervisor};
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     pinfold::init();
+    ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    ///     runtime.block_on(async {
+    ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
+    ///         let mut command = Command::new("sh");
+    ///         command.args(["-c", "setsid sleep 999 & echo ready; wait"]).stdout(Stdio::Piped);
+    ///         let job = supervisor.spawn(&command).await?;
+    ///         job.ready(&Readiness::stdout_line("ready"), std::time::Duration::from_secs(60)).await?;
+    ///         for process in job.processes().await {
+    ///             println!("{process}");
+    ///         }
+    ///         assert_eq!(job.processes().await.len(), 2);
+    ///         job.kill();
+    ///         job.wait().await?;
+    ///         supervisor.close().await;
+    ///         Ok(())
+    ///     })
+    /// }
+    /// ```
+    pub async fn processes(&self) -> Vec<ProcessInfo> {
+        self.controller().processes().await
+    }
+
+    /// What happens to it, from its start on, whenever this is called.
+    ///
+    /// ```rust,standalone_crate
+    /// use pinfold::events::EventKind;
+    /// use pinfold::{Command, Supervisor};
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     pinfold::init();
+    ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    ///     runtime.block_on(async {
+    ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
+    ///         let job = supervisor.spawn(&Command::new("true")).await?;
+    ///         let mut events = job.events();
+    ///         while let Some(event) = events.next_event().await {
+    ///             match event.kind {
+    ///                 EventKind::Spawned { pid, .. } => println!("{:.3} s: process {pid}", event.seconds),
+    ///                 kind => println!("{:.3} s: {kind:?}", event.seconds),
+    ///             }
+    ///         }
+    ///         supervisor.close().await;
+    ///         Ok(())
+    ///     })
+    /// }
+    /// ```
+    #[must_use]
+    pub fn events(&self) -> Events {
+        self.events.listen()
     }
 
     /// Waits until a signal stops the main process (SIGSTOP, or SIGTSTP, SIGTTIN, SIGTTOU from the terminal), and tells

@@ -87,16 +87,21 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod blocking;
 mod command;
 mod containment;
 pub mod doctor;
 mod error;
+pub mod events;
 mod guard;
 mod inherited;
 mod job;
 mod means;
+pub mod output;
 pub mod pidfd;
+pub mod pool;
 mod process;
+mod ready;
 pub mod report;
 pub mod signal;
 mod stop;
@@ -108,7 +113,9 @@ pub use command::{Command, ProcessGroup, Stdio};
 pub use error::{Error, Result, SpawnError, SpawnStage};
 pub use guard::{Guard, init};
 pub use inherited::{adopt_descriptor, raise_own_limits, was_closed};
-pub use job::Job;
+pub use job::{Controller, Job};
+pub use pool::Pool;
+pub use ready::Readiness;
 pub use report::Report;
 pub use signal::Signal;
 pub use stop::{Leftovers, SignalTo};

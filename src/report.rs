@@ -213,6 +213,22 @@ impl Report {
         report
     }
 
+    /// What is told about a job that waited in a pool and was never started.
+    pub(crate) fn of_cancelled(command: &Command) -> Self {
+        Self {
+            reason: Reason::Cancelled,
+            exit_code: Self::exit_code_of(Reason::Cancelled, None),
+            usage: Usage::unknown("the command was not started"),
+            ..Self::begin(command)
+        }
+    }
+
+    /// Whether the command did what it was run for: it ended by itself, with exit code 0.
+    #[must_use]
+    pub fn success(&self) -> bool {
+        self.reason == Reason::Exited && self.exit_code == 0
+    }
+
     /// The report of a job that begins now.
     pub(crate) fn begin(command: &Command) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -251,10 +267,11 @@ impl Report {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// 124 at the deadline; else as the main process ended: its code, or 128 and the signal's number.
+    /// 124 at the deadline and the idle timeout; 125 where it was cancelled; else as the main process ended: its code, or 128 and the signal's number.
     pub(crate) fn exit_code_of(reason: Reason, main: Option<&MainEnd>) -> u8 {
         match (reason, main) {
-            (Reason::Deadline, _) => 124,
+            (Reason::Deadline | Reason::Idle, _) => 124,
+            (Reason::Cancelled, _) => 125,
             (_, Some(MainEnd::Exited(code))) => u8::try_from(*code).unwrap_or(u8::MAX),
             (_, Some(MainEnd::Signalled { signal, .. })) => 128 + u8::try_from(*signal).unwrap_or(0),
             (_, None) => 125,

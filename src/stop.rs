@@ -66,6 +66,8 @@ pub enum Reason {
     Exited,
     /// The deadline was reached.
     Deadline,
+    /// The idle timeout was reached: no output for so long.
+    Idle,
     /// A stop was asked for.
     Stopped,
     /// A kill was asked for, or the job was dropped.
@@ -74,6 +76,8 @@ pub enum Reason {
     GuardLost,
     /// The command could not be started.
     SpawnFailed,
+    /// It waited in a pool and was never started.
+    Cancelled,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +103,7 @@ pub(crate) enum Event {
     /// Nothing runs in the leaf any more.
     Emptied,
     Deadline,
+    Idle,
     StopAsked,
     KillAsked,
     GraceOver,
@@ -168,6 +173,7 @@ impl Machine {
             // Only the main process has been told so far.
             (Stopping, Event::MainExited { empty: false }) if self.signal_to == SignalTo::Main => &[SendSignal],
             (Running, Event::Deadline) => self.end(Reason::Deadline, Stopping, STOP),
+            (Running, Event::Idle) => self.end(Reason::Idle, Stopping, STOP),
             (Running, Event::StopAsked) => self.end(Reason::Stopped, Stopping, STOP),
             (Running, Event::KillAsked) => self.end(Reason::Killed, Killing, KILL),
             (Stopping, Event::StopAsked | Event::KillAsked | Event::GraceOver) => self.enter(Killing, KILL),
@@ -198,11 +204,12 @@ mod tests {
 
     use super::*;
 
-    const EVENTS: [Event; 10] = [
+    const EVENTS: [Event; 11] = [
         Event::MainExited { empty: true },
         Event::MainExited { empty: false },
         Event::Emptied,
         Event::Deadline,
+        Event::Idle,
         Event::StopAsked,
         Event::KillAsked,
         Event::GraceOver,
@@ -216,18 +223,18 @@ mod tests {
     fn the_table() {
         use Phase::{Draining as D, Gone as G, Killing as K, Running as R, Stopping as S};
         #[rustfmt::skip]
-        let table: [(Phase, bool, Leftovers, [Phase; 10]); 10] = [
-            //                             exit, leftovers, emptied, deadline, stop, kill, grace, bound, swept, lost
-            (R, false, Leftovers::Kill, [D,    S,         R,       S,        S,    K,    R,     R,     R,     K]),
-            (R, false, Leftovers::Wait, [D,    R,         R,       S,        S,    K,    R,     R,     R,     K]),
-            (R, true,  Leftovers::Wait, [D,    R,         D,       S,        S,    K,    R,     R,     R,     K]),
-            (S, false, Leftovers::Kill, [D,    S,         S,       S,        K,    K,    K,     S,     S,     K]),
-            (S, true,  Leftovers::Kill, [D,    S,         D,       S,        K,    K,    K,     S,     S,     K]),
-            (K, false, Leftovers::Kill, [D,    K,         K,       K,        K,    K,    K,     D,     K,     K]),
-            (K, true,  Leftovers::Kill, [D,    K,         D,       K,        K,    K,    K,     D,     K,     K]),
-            (D, true,  Leftovers::Kill, [D,    D,         D,       D,        D,    D,    D,     G,     G,     G]),
-            (G, true,  Leftovers::Kill, [G,    G,         G,       G,        G,    G,    G,     G,     G,     G]),
-            (G, false, Leftovers::Kill, [G,    G,         G,       G,        G,    G,    G,     G,     G,     G]),
+        let table: [(Phase, bool, Leftovers, [Phase; 11]); 10] = [
+            //                             exit, leftovers, emptied, deadline, idle, stop, kill, grace, bound, swept, lost
+            (R, false, Leftovers::Kill, [D,    S,         R,       S,    S,        S,    K,    R,     R,     R,     K]),
+            (R, false, Leftovers::Wait, [D,    R,         R,       S,    S,        S,    K,    R,     R,     R,     K]),
+            (R, true,  Leftovers::Wait, [D,    R,         D,       S,    S,        S,    K,    R,     R,     R,     K]),
+            (S, false, Leftovers::Kill, [D,    S,         S,       S,    S,        K,    K,    K,     S,     S,     K]),
+            (S, true,  Leftovers::Kill, [D,    S,         D,       S,    S,        K,    K,    K,     S,     S,     K]),
+            (K, false, Leftovers::Kill, [D,    K,         K,       K,    K,        K,    K,    K,     D,     K,     K]),
+            (K, true,  Leftovers::Kill, [D,    K,         D,       K,    K,        K,    K,    K,     D,     K,     K]),
+            (D, true,  Leftovers::Kill, [D,    D,         D,       D,    D,        D,    D,    D,     G,     G,     G]),
+            (G, true,  Leftovers::Kill, [G,    G,         G,       G,    G,        G,    G,    G,     G,     G,     G]),
+            (G, false, Leftovers::Kill, [G,    G,         G,       G,    G,        G,    G,    G,     G,     G,     G]),
         ];
         for (phase, main_exited, leftovers, expected) in table {
             for (event, expected) in EVENTS.into_iter().zip(expected) {

@@ -23,7 +23,7 @@ use crate::report::ContainmentKind;
 /// It belongs to the tokio runtime that it was started in. Clones are the same supervisor.
 #[derive(Clone, Debug)]
 pub struct Supervisor {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]

@@ -4,9 +4,11 @@ mod doctor;
 mod duration;
 mod getopt;
 mod init;
+mod pool;
 mod quote;
 mod report_sink;
 mod run;
+mod serve;
 mod signals;
 mod sweep;
 mod terminal;
@@ -40,6 +42,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Subcommands {
     Run(run::Args),
+    Pool(pool::Args),
+    Serve(serve::Args),
     Sweep(sweep::Args),
     Doctor(doctor::Args),
     #[cfg(feature = "watch")]
@@ -93,6 +97,8 @@ pub fn main() -> u8 {
     };
     let ended = match cli.command {
         Subcommands::Run(args) => run::run(args, prepared.unwrap_or_else(run::Prepared::new)),
+        Subcommands::Pool(args) => pool::run(&args),
+        Subcommands::Serve(args) => serve::run(&args),
         Subcommands::Sweep(args) => sweep::run(&args),
         Subcommands::Doctor(args) => doctor::run(&args),
         #[cfg(feature = "watch")]

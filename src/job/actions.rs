@@ -15,6 +15,7 @@ use crate::containment::descendants::Descendants;
 use crate::containment::holder::Holder;
 use crate::guard::KILL_BOUND;
 use crate::guard::protocol::ToGuard;
+use crate::process::ProcessInfo;
 use crate::report::{NotRemoved, Report, Usage};
 use crate::signal::Signal;
 use crate::stop::{Action, Event, Phase, SignalTo};
@@ -122,6 +123,12 @@ impl Actor {
             // A main process that left its leaf.
             let _ = pidfd.send(Signal::KILL);
         }
+    }
+
+    /// What runs in it, as far as that can be found out.
+    pub(super) fn list_processes(&self) -> Vec<ProcessInfo> {
+        let (pids, _) = self.holder.with_reserve(Holder::processes);
+        pids.into_iter().filter_map(ProcessInfo::of_living).collect()
     }
 
     pub(super) fn list_leftovers(&mut self) {

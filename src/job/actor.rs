@@ -17,6 +17,7 @@ use crate::command::Command;
 use crate::containment::Refusal;
 use crate::containment::holder::Holder;
 use crate::error::{Error, Result, SpawnError};
+use crate::events::Log;
 use crate::guard::link::{Answer, Link};
 use crate::guard::protocol::{End, FromGuard, JobId, Spent};
 use crate::pidfd::Pidfd;
@@ -41,6 +42,7 @@ pub(super) struct Assignment {
     pub stops: mpsc::UnboundedSender<Signal>,
     /// Why nothing stronger holds it.
     pub refused: Vec<Refusal>,
+    pub events: Log,
 }
 
 type Started = Result<(i32, Arc<Pidfd>)>;
@@ -65,7 +67,9 @@ pub(super) async fn run(
             // If nobody waits, the inbox is closed too, which kills the job.
             let _ = spawned.send(Ok(started));
             actor.live().await;
+            let events = actor.events.clone();
             let report = actor.finish().await;
+            events.follow(&report, report.reason);
             finished.send_replace(Some(Arc::new(report)));
         }
     }
@@ -85,6 +89,7 @@ pub(super) struct Actor {
     pub(super) inbox: mpsc::UnboundedReceiver<Request>,
     pub(super) inbox_closed: bool,
     pub(super) stops: mpsc::UnboundedSender<Signal>,
+    pub(super) events: Log,
 
     pub(super) machine: Machine,
     pub(super) begun: Instant,
@@ -107,7 +112,8 @@ pub(super) struct Actor {
 
 impl Actor {
     fn new(assignment: Assignment) -> Self {
-        let Assignment { supervisor, id, link, holder, answers, order, command, inbox, stops, refused } = assignment;
+        let Assignment { supervisor, id, link, holder, answers, order, command, inbox, stops, refused, events } =
+            assignment;
         let begun = Instant::now();
         let mut report = Report::begin(&command);
         let leaf = holder.leaf().map(|leaf| leaf.cgroup().path().display().to_string());
@@ -126,6 +132,7 @@ impl Actor {
             inbox,
             inbox_closed: false,
             stops,
+            events,
             machine: Machine::new(command.stop.leftovers, command.stop.signal_to),
             begun,
             // Beyond what a clock can hold there is no deadline.
@@ -169,6 +176,8 @@ impl Actor {
                     let born = if joined { Born::Joined } else { Born::Cloned };
                     self.report.containment.born = self.holder.leaf().map(|_| born);
                     self.report.pid = Some(pid);
+                    self.order.close();
+                    self.events.follow(&self.report, self.machine.reason);
                     let pidfd = Arc::new(Pidfd::from(pidfd));
                     self.main = Pid::from_raw(pid).map(|pid| (pid, pidfd.clone()));
                     // What was asked for meanwhile may have met an empty leaf.
@@ -211,6 +220,7 @@ impl Actor {
                 Incoming::Event(event) => self.handle(event).await,
                 Incoming::Answer(message, _) => self.hear(message).await,
             }
+            self.events.follow(&self.report, self.machine.reason);
         }
     }
 
@@ -286,6 +296,10 @@ impl Actor {
                         self.signal_group(signal);
                         // Whoever asked may not wait.
                         let _ = sent.send(());
+                    }
+                    Some(Request::End(event)) => return Incoming::Event(event),
+                    Some(Request::Processes(answer)) => {
+                        let _ = answer.send(self.list_processes());
                     }
                     Some(Request::Postpone(by)) => self.deadline = self.deadline.and_then(|at| at.checked_add(by)),
                     None => {

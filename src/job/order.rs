@@ -1,8 +1,10 @@
 //! What the guard is told to start: the specification, and the descriptors beside it.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, memfd_create, open, openat};
+use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SeekFrom, memfd_create, open, openat};
+use rustix::pipe::{PipeFlags, pipe_with};
 use serde_bytes::Bytes;
 
 use crate::command::{Command, ProcessGroup, Stdio};
@@ -18,6 +20,8 @@ pub(super) struct Order {
     owned: Vec<OwnedFd>,
     /// In the order of the specification: the working directory first, where there is one.
     handed_down: Vec<HandedDown>,
+    /// Our ends of the pipes, for who reads and writes them.
+    pub pipes: [Option<OwnedFd>; 3],
 }
 
 /// How the specification travels.
@@ -35,7 +39,9 @@ enum HandedDown {
 
 impl Order {
     pub fn new(command: &Command) -> Result<Self> {
+        command.check_streams()?;
         let strings = command.strings()?;
+        let mut pipes = [None, None, None];
         let mut owned = Vec::new();
         let mut handed_down = Vec::new();
         let mut targets = Vec::new();
@@ -60,7 +66,22 @@ impl Order {
                     owned.push(null);
                     HandedDown::Owned(owned.len() - 1)
                 }
+                Stdio::Piped => {
+                    let (read, write) = pipe_with(PipeFlags::CLOEXEC)
+                        .map_err(|errno| Error::system("pipe", "to the job", errno, "see ulimit -n"))?;
+                    let (ours, theirs) = if number == 0 { (write, read) } else { (read, write) };
+                    pipes[number as usize] = Some(ours);
+                    owned.push(theirs);
+                    HandedDown::Owned(owned.len() - 1)
+                }
                 Stdio::Descriptor(descriptor) => HandedDown::Shared(descriptor.clone()),
+                Stdio::Bytes(bytes) => {
+                    let file = in_memfd(c"pinfold-stdin", bytes)
+                        .and_then(|file| rustix::fs::seek(&file, SeekFrom::Start(0)).map(|_| file))
+                        .map_err(|errno| Error::system("memfd_create", "the job's standard input", errno, ""))?;
+                    owned.push(file);
+                    HandedDown::Owned(owned.len() - 1)
+                }
             };
             targets.push(number);
             handed_down.push(descriptor);
@@ -94,8 +115,20 @@ impl Order {
         };
         let failed = |errno| Error::system("memfd_create", "what to execute", errno, short_of_descriptors(errno));
         let bytes = protocol::encode(&spec).map_err(failed)?;
-        let spec = if bytes.len() <= SHORT_SPEC { Place::Message(bytes) } else { in_memfd(&bytes).map_err(failed)? };
-        Ok(Self { spec, owned, handed_down })
+        let spec = if bytes.len() <= SHORT_SPEC {
+            Place::Message(bytes)
+        } else {
+            Place::Memfd(in_memfd(c"pinfold-spec", &bytes).map_err(failed)?)
+        };
+        Ok(Self { spec, owned, handed_down, pipes })
+    }
+
+    /// It will not be given again: the job's ends of its pipes are its own from here on, and a job that runs keeps no copy
+    /// of its environment.
+    pub fn close(&mut self) {
+        self.handed_down = Vec::new();
+        self.owned = Vec::new();
+        self.spec = Place::Message(Vec::new());
     }
 
     /// Gives the order.
@@ -124,11 +157,11 @@ impl Order {
     }
 }
 
-fn in_memfd(mut bytes: &[u8]) -> rustix::io::Result<Place> {
-    let memfd = memfd_create(c"pinfold-spec", MemfdFlags::CLOEXEC)?;
+fn in_memfd(name: &CStr, mut bytes: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let memfd = memfd_create(name, MemfdFlags::CLOEXEC)?;
     while !bytes.is_empty() {
         let written = rustix::io::write(&memfd, bytes)?;
         bytes = &bytes[written..];
     }
-    Ok(Place::Memfd(memfd))
+    Ok(memfd)
 }

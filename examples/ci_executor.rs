@@ -1,0 +1,106 @@
+//! A CI executor: the steps of a build, one after another, each with its log as it comes, a deadline, and nothing left behind.
+//!
+//!     cargo run --example ci_executor -- REPOSITORY ARTEFACT...
+//!
+//! Clones REPOSITORY, then configures, makes and tests it. A line `cancel` on standard input is the cancel button. A test that
+//! leaves a daemon behind fails the step that it ran in. The artefacts are copied into the current directory.
+
+use std::error::Error;
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pinfold::output::OutputStream;
+use pinfold::report::Reason;
+use pinfold::{Command, Controller, Report, Stdio, Supervisor};
+use tokio::sync::watch;
+
+const STEPS: [(&str, &str); 3] =
+    [("configure", "[ ! -x configure ] || ./configure"), ("build", "make"), ("test", "make test")];
+
+/// A directory that goes away with the build.
+struct Workspace(PathBuf);
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    pinfold::init(); // First: this program is also its own guard program.
+    let mut args = std::env::args().skip(1);
+    let repository = args.next().ok_or("usage: ci_executor REPOSITORY ARTEFACT...")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let passed = runtime.block_on(build(&repository, args.collect()))?;
+    std::process::exit(if passed { 0 } else { 1 })
+}
+
+async fn build(repository: &str, artefacts: Vec<String>) -> Result<bool, Box<dyn Error>> {
+    let supervisor = Supervisor::start().await?;
+    let (cancel, cancelled) = watch::channel(false);
+    std::thread::spawn(move || {
+        let button = std::io::stdin().lock().lines().map_while(Result::ok).find(|line| line == "cancel");
+        if button.is_some() {
+            cancel.send_replace(true);
+        }
+        std::mem::forget(cancel); // Without a button the build goes on.
+    });
+    let workspace = Workspace(std::env::temp_dir().join(format!("ci-{}", std::process::id())));
+    let mut clone = Command::new("git");
+    clone.args(["clone", "--quiet", "--depth", "1"]).arg(repository).arg(&workspace.0);
+    let mut passed = step(&supervisor, "clone", clone, cancelled.clone()).await?;
+    for (name, script) in STEPS {
+        if passed {
+            let mut command = Command::new("sh");
+            command.args(["-ec", script]).cwd(&workspace.0).env("CI", "true");
+            passed = step(&supervisor, name, command, cancelled.clone()).await?;
+        }
+    }
+    for artefact in artefacts.iter().filter(|_| passed) {
+        std::fs::copy(workspace.0.join(artefact), Path::new(artefact).file_name().ok_or("an artefact is a file")?)?;
+    }
+    supervisor.close().await;
+    Ok(passed)
+}
+
+/// Runs a step, and tells whether it passed: exit code 0, in time, and nothing left behind.
+async fn step(
+    supervisor: &Supervisor,
+    name: &str,
+    mut command: Command,
+    mut cancelled: watch::Receiver<bool>,
+) -> Result<bool, Box<dyn Error>> {
+    command.name(name).stdin(Stdio::Null).stdout(Stdio::Piped).stderr(Stdio::Piped);
+    command.timeout(Duration::from_secs(1200)).idle_timeout(Duration::from_secs(300));
+    let job = supervisor.spawn(&command).await?;
+    let button: Controller = job.controller();
+    let watching = tokio::spawn(async move {
+        if cancelled.wait_for(|cancelled| *cancelled).await.is_ok() {
+            button.stop();
+        }
+    });
+    let (out, err) = (job.take_stdout().ok_or("piped")?, job.take_stderr().ok_or("piped")?);
+    let (report, ..) = tokio::join!(job.wait(), log(name, out), log(name, err));
+    watching.abort();
+    let report: &Report = &*report?;
+    for leftover in &report.leftovers.processes {
+        println!("[{name}] left behind, and ended now: {}", leftover.command_line);
+    }
+    let passed = report.success() && report.leftovers.count == 0;
+    let how = match report.reason {
+        _ if passed => "passed".to_owned(),
+        Reason::Exited => format!("failed, exit code {}", report.exit_code),
+        reason => format!("failed, {reason:?}"),
+    };
+    println!("[{name}] {how} after {:.1} s", report.phases.gone.unwrap_or_default());
+    Ok(passed)
+}
+
+/// The log, line by line as it comes.
+async fn log(name: &str, stream: OutputStream) {
+    let mut lines = stream.lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        println!("[{name}] {}", line.text());
+    }
+}

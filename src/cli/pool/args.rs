@@ -1,0 +1,149 @@
+//! The options of `pinfold pool`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::cli::duration;
+
+/// Run many jobs, so many at a time; what is cancelled, stopped or left behind is gone.
+///
+/// The jobs are read from standard input (or --jobs), all of them before the first one starts. Without a COMMAND each line
+/// is a job in JSON: {"command": ["cc", "-c", "a.c"], "name": "a", "cwd": "src", "env": {"KEY": "value", "UNSET": null},
+/// "timeout": "1m", "stdin": "text", "priority": 5, "retries": 2}; only "command" is needed. With --shell each line is a
+/// script for sh. With a COMMAND each line is an argument for it: it stands for every {} in it, or comes last.
+///
+/// Exit code: 0 when all jobs succeeded, 1 when some did not, 124 when the deadline was reached, 125 when pinfold itself failed.
+/// Ctrl-C, or SIGTERM: no new jobs, and those that run are stopped; once more: killed. Then 128 and the signal's number.
+#[derive(clap::Args)]
+pub struct Args {
+    /// How many jobs run at a time: a number, a part of the processors (50%), or auto for as many as there are
+    #[arg(long = "workers", short = 'j', value_name = "N|P%|auto", default_value = "auto", value_parser = parse_workers)]
+    pub workers: usize,
+
+    /// Read the jobs from this file instead of standard input
+    #[arg(long, value_name = "FILE")]
+    pub jobs: Option<PathBuf>,
+
+    /// Each line is a script for sh
+    #[arg(long, conflicts_with = "command")]
+    pub shell: bool,
+
+    /// Lines end with NUL, as find -print0 writes them
+    #[arg(long, short = '0')]
+    pub null: bool,
+
+    /// Stop each job after this time: 1h30m, 2.5s, 500ms, or plain seconds
+    #[arg(long, short, value_name = "DURATION", value_parser = duration::parse)]
+    pub timeout: Option<Duration>,
+
+    /// Stop all after this time
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub deadline: Option<Duration>,
+
+    /// Kill a job this long after the stop signal
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
+    pub grace: Duration,
+
+    /// When a job has failed, start no more, and stop those that run
+    #[arg(long)]
+    pub fail_fast: bool,
+
+    /// Run a failed job again, up to so often
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub retries: u32,
+
+    /// The pause before the first retry; each further one is twice as long
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration::parse)]
+    pub backoff: Duration,
+
+    /// Where the jobs' output goes: group (as one piece, when a job ends), stream (line by line, as it comes), or
+    /// files=DIR (DIR/NUMBER.out and .err)
+    #[arg(long, value_name = "HOW", default_value = "group", value_parser = parse_output)]
+    pub output: OutputArg,
+
+    /// With --output group: in the order of the jobs
+    #[arg(long)]
+    pub keep_order: bool,
+
+    /// With --output stream: begin each line with the job's name
+    #[arg(long)]
+    pub tag: bool,
+
+    /// Append a report in JSON to this file as each job ends
+    #[arg(long, value_name = "FILE")]
+    pub results: Option<PathBuf>,
+
+    /// Leave out the jobs that the results file has as done
+    #[arg(long, requires = "results")]
+    pub resume: bool,
+
+    /// The cgroup v2 directory to make the jobs' cgroups in, instead of pinfold's own
+    #[arg(long, value_name = "DIR", env = "PINFOLD_CGROUP")]
+    pub cgroup: Option<PathBuf>,
+
+    /// No progress, no line for each failure, no summary
+    #[arg(long, short)]
+    pub quiet: bool,
+
+    /// The command that each line is an argument for
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OutputArg {
+    Group,
+    Stream,
+    Files(PathBuf),
+}
+
+fn parse_output(text: &str) -> Result<OutputArg, String> {
+    match text.split_once('=') {
+        None if text == "group" => Ok(OutputArg::Group),
+        None if text == "stream" => Ok(OutputArg::Stream),
+        Some(("files", directory)) if !directory.is_empty() => Ok(OutputArg::Files(directory.into())),
+        _ => Err("write group, stream or files=DIR".into()),
+    }
+}
+
+pub fn parse_workers(text: &str) -> Result<usize, String> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    workers(text, processors).ok_or_else(|| "write a number from 1 on, a percentage like 50%, or auto".into())
+}
+
+fn workers(text: &str, processors: usize) -> Option<usize> {
+    if text == "auto" {
+        return Some(processors);
+    }
+    let number = |text: &str| text.parse::<usize>().ok().filter(|&number| number > 0);
+    match text.strip_suffix('%') {
+        Some(percent) => Some((processors.saturating_mul(number(percent)?) / 100).max(1)),
+        None => number(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_in_every_way() {
+        for (text, expected) in
+            [("auto", Some(6)), ("3", Some(3)), ("50%", Some(3)), ("200%", Some(12)), ("1%", Some(1))]
+        {
+            assert_eq!(workers(text, 6), expected, "{text}");
+        }
+        for text in ["", "0", "0%", "-1", "%", "x", "1.5", "99999999999999999999"] {
+            assert_eq!(workers(text, 6), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn outputs() {
+        assert_eq!(parse_output("files=a=b"), Ok(OutputArg::Files("a=b".into())));
+        for text in ["", "files", "files=", "Group", "stream=x"] {
+            assert!(parse_output(text).is_err(), "{text}");
+        }
+    }
+}

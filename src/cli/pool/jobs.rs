@@ -1,0 +1,270 @@
+//! The jobs that `pinfold pool` is given, a line each. All are read, and all mistakes found, before one is started.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::io::Read;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use pinfold::pool::Task;
+use pinfold::{Command, Stdio};
+use serde::Deserialize;
+
+use super::args::Args;
+use crate::cli::duration;
+
+/// More mistakes than these are only counted.
+const SHOWN: usize = 50;
+
+/// One job.
+pub struct Job {
+    /// Its line in the input, from 1 on.
+    pub line: usize,
+    /// The same in every run of the same jobs, wherever they stand.
+    pub key: String,
+    source: Source,
+}
+
+enum Source {
+    Json(Box<JobLine>),
+    Shell(OsString),
+    Argument(OsString),
+}
+
+/// A job in JSON.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobLine {
+    command: Vec<String>,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    cwd: Option<PathBuf>,
+    #[serde(default)]
+    env: BTreeMap<String, Option<String>>,
+    #[serde(default, deserialize_with = "deserialize_duration")]
+    timeout: Option<Duration>,
+    #[serde(default)]
+    stdin: Option<String>,
+    #[serde(default)]
+    priority: i32,
+    #[serde(default)]
+    retries: Option<u32>,
+}
+
+impl JobLine {
+    /// What the command itself can't tell.
+    pub fn check(&self) -> Result<(), String> {
+        match self.command.first() {
+            None => Err("its command is empty".into()),
+            Some(program) if program.is_empty() => Err("its program has no name".into()),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Its standard output and standard error are the supervisor's.
+    pub fn command(&self) -> Command {
+        let mut words = self.command.iter();
+        let mut command = Command::new(words.next().cloned().unwrap_or_default());
+        command.args(words.cloned());
+        for (key, value) in &self.env {
+            match value {
+                Some(value) => command.env(key, value),
+                None => command.env_remove(key),
+            };
+        }
+        if let Some(cwd) = &self.cwd {
+            command.cwd(cwd);
+        }
+        if let Some(name) = &self.name {
+            command.name(name);
+        }
+        if let Some(timeout) = self.timeout {
+            command.timeout(timeout);
+        }
+        match &self.stdin {
+            Some(text) => command.stdin_bytes(text.as_bytes()),
+            None => command.stdin(Stdio::Null),
+        };
+        command
+    }
+
+    /// The command as a pool runs it.
+    pub fn task(&self, command: Command, retries: u32, backoff: Duration) -> Task {
+        Task::new(command).priority(self.priority).retries(self.retries.unwrap_or(retries), backoff)
+    }
+}
+
+/// A number of seconds, or what `--timeout` takes.
+fn deserialize_duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a duration: seconds, or a text like \"1m30s\"")]
+    enum Value {
+        Seconds(f64),
+        Text(String),
+    }
+    use serde::de::Error;
+    match Option::<Value>::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(Value::Seconds(seconds)) => Duration::try_from_secs_f64(seconds).map(Some).map_err(D::Error::custom),
+        Some(Value::Text(text)) => duration::parse(&text).map(Some).map_err(D::Error::custom),
+    }
+}
+
+/// Reads them all. The error lists the lines that are none, with their numbers.
+pub fn read(args: &Args) -> Result<Vec<Job>> {
+    let (text, origin) = match &args.jobs {
+        Some(path) => (
+            std::fs::read(path).with_context(|| format!("cannot read the jobs from {}", path.display()))?,
+            path.display().to_string(),
+        ),
+        None => {
+            let mut text = Vec::new();
+            std::io::stdin().read_to_end(&mut text).context("cannot read the jobs from standard input")?;
+            (text, "standard input".to_owned())
+        }
+    };
+    let (jobs, mistakes) = parse(args, &text);
+    if mistakes.is_empty() {
+        return Ok(jobs);
+    }
+    let mut message = format!("{} of the jobs in {origin} cannot be meant; none was started:", mistakes.len());
+    for (line, mistake) in mistakes.iter().take(SHOWN) {
+        message.push_str(&format!("\n  line {line}: {mistake}"));
+    }
+    if mistakes.len() > SHOWN {
+        message.push_str(&format!("\n  and {} more", mistakes.len() - SHOWN));
+    }
+    bail!(message)
+}
+
+fn parse(args: &Args, text: &[u8]) -> (Vec<Job>, Vec<(usize, String)>) {
+    let (mut jobs, mut mistakes) = (Vec::new(), Vec::new());
+    let mut seen: HashMap<u64, u64> = HashMap::new();
+    let command = args.command.iter().fold(SEED, |hash, word| fnv(fnv(hash, word.as_bytes()), b"\0"));
+    let separator = if args.null { 0 } else { b'\n' };
+    for (line, bytes) in (1..).zip(text.split(|&byte| byte == separator)) {
+        let blank = if args.command.is_empty() { bytes.trim_ascii().is_empty() } else { bytes.is_empty() };
+        if blank {
+            continue;
+        }
+        let source = if !args.command.is_empty() {
+            Ok(Source::Argument(OsString::from_vec(bytes.to_vec())))
+        } else if args.shell {
+            Ok(Source::Shell(OsString::from_vec(bytes.to_vec())))
+        } else {
+            serde_json::from_slice(bytes)
+                .map(Source::Json)
+                .map_err(|error| error.to_string().replace(" at line 1 column", " at column"))
+        };
+        let hash = fnv(command, bytes);
+        let count = seen.entry(hash).or_default();
+        *count += 1;
+        let job = source.and_then(|source| {
+            let job = Job { line, key: format!("{hash:016x}-{count}"), source };
+            job.check(args)?;
+            Ok(job)
+        });
+        match job {
+            Ok(job) => jobs.push(job),
+            Err(mistake) => mistakes.push((line, mistake)),
+        }
+    }
+    (jobs, mistakes)
+}
+
+impl Job {
+    /// What can be known before it is started.
+    fn check(&self, args: &Args) -> Result<(), String> {
+        if let Source::Json(line) = &self.source {
+            line.check()?;
+        }
+        self.command(args).check().map_err(|error| error.to_string())
+    }
+
+    fn command(&self, args: &Args) -> Command {
+        let mut command;
+        match &self.source {
+            Source::Json(line) => command = line.command(),
+            Source::Shell(script) => {
+                command = Command::new("sh");
+                command.arg("-c").arg(script).name(script.to_string_lossy());
+            }
+            Source::Argument(argument) => {
+                let template = |word: &OsString| replace(word, argument);
+                let mut words = args.command.iter();
+                command = Command::new(words.next().map(template).unwrap_or_default());
+                command.args(words.map(template)).name(argument.to_string_lossy());
+                if !args.command.iter().any(|word| holds_braces(word)) {
+                    command.arg(argument);
+                }
+            }
+        }
+        if !matches!(self.source, Source::Json(_)) {
+            command.stdin(Stdio::Null);
+        }
+        command.grace(args.grace);
+        command
+    }
+
+    /// The task, with these streams.
+    pub fn task(&self, args: &Args, streams: impl FnOnce(&mut Command)) -> Task {
+        let mut command = self.command(args);
+        streams(&mut command);
+        match &self.source {
+            Source::Json(line) => line.task(command, args.retries, args.backoff),
+            _ => Task::new(command).retries(args.retries, args.backoff),
+        }
+    }
+}
+
+fn holds_braces(word: &OsStr) -> bool {
+    word.as_bytes().windows(2).any(|two| two == b"{}")
+}
+
+/// Every `{}` in a word becomes the argument.
+fn replace(word: &OsString, argument: &OsStr) -> OsString {
+    let (mut rest, mut replaced) = (word.as_bytes(), Vec::new());
+    while let Some(at) = rest.windows(2).position(|two| two == b"{}") {
+        replaced.extend_from_slice(&rest[..at]);
+        replaced.extend_from_slice(argument.as_bytes());
+        rest = &rest[at + 2..];
+    }
+    replaced.extend_from_slice(rest);
+    OsString::from_vec(replaced)
+}
+
+const SEED: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a, which stays the same from one version to the next.
+fn fnv(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn braces() {
+        let replaced = |word: &str| replace(&word.into(), OsStr::new("x{}"));
+        assert_eq!(replaced("{}"), "x{}");
+        assert_eq!(replaced("a{}{}b{"), "ax{}x{}b{");
+        assert_eq!(replaced("{"), "{");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_line_panics(line: Vec<u8>) {
+            use clap::Parser;
+            #[derive(Parser)]
+            struct Outer {
+                #[command(flatten)]
+                args: Args,
+            }
+            let _ = parse(&Outer::parse_from(["pool"]).args, &line);
+        }
+    }
+}

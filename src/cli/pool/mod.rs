@@ -1,0 +1,343 @@
+//! `pinfold pool`.
+
+mod args;
+mod jobs;
+mod output;
+mod progress;
+mod results;
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use pinfold::pool::Outcome;
+use pinfold::report::Reason;
+use pinfold::signal::{self, SignalQueue, SignalStream};
+use pinfold::{Guard, Pool, Signal, Stdio, Supervisor};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::FAILED;
+use super::signals::{Response, Rules};
+pub use args::Args;
+use args::OutputArg;
+pub use args::parse_workers;
+use jobs::Job;
+pub use jobs::JobLine;
+use output::{Files, Piece, Printer};
+use progress::{Progress, Tally};
+use results::Results;
+
+/// Some jobs did not succeed.
+const SOME_FAILED: u8 = 1;
+
+/// The deadline of all was reached.
+const DEADLINE: u8 = 124;
+
+/// Runs the jobs and tells the exit code.
+pub fn run(args: &Args) -> Result<u8> {
+    let (group, stream) = (args.output == OutputArg::Group, args.output == OutputArg::Stream);
+    ensure!(group || !args.keep_order, "--keep-order needs --output group");
+    ensure!(stream || !args.tag, "--tag needs --output stream");
+    // Before there are jobs in the memory that is forked.
+    let guard = Guard::fork()?;
+    let jobs = jobs::read(args)?;
+    let (results, done) = match &args.results {
+        Some(path) => {
+            let (results, done) = Results::open(path, args.resume)?;
+            (Some(results), done)
+        }
+        None => (None, HashSet::new()),
+    };
+    if let OutputArg::Files(directory) = &args.output {
+        std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    }
+    // Until here a signal ends pinfold as it ends everybody: nothing runs yet.
+    let signals = SignalQueue::block_all()?;
+    pinfold::raise_own_limits();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
+    let ended = runtime.block_on(async {
+        let signals = signals.listen()?;
+        let mut builder = Supervisor::builder().guard(guard);
+        if let Some(cgroup) = &args.cgroup {
+            builder = builder.cgroup(cgroup);
+        }
+        let supervisor = builder.start().await?;
+        let ended = Run::new(args, &jobs, done, results, &supervisor)?.run(&signals).await;
+        supervisor.close().await;
+        anyhow::Ok(ended)
+    })?;
+    let code = match ended {
+        End::Code(code) => code,
+        End::Signalled(signal) => {
+            if signal == Signal::INT {
+                // So that a calling shell loop stops too. PID 1 comes back from this.
+                signal::end_by(signal);
+            }
+            u8::try_from(128 + signal.number()).unwrap_or(u8::MAX)
+        }
+    };
+    // Nothing is left to be torn down; a printer may still hang in a write to somebody who does not read.
+    std::mem::forget(runtime);
+    Ok(code)
+}
+
+enum End {
+    Code(u8),
+    Signalled(Signal),
+}
+
+/// A job that was handed in.
+struct Submitted<'a> {
+    job: &'a Job,
+    files: Option<Files>,
+    room: Option<OwnedSemaphorePermit>,
+}
+
+struct Run<'a> {
+    args: &'a Args,
+    jobs: Vec<&'a Job>,
+    pool: Pool,
+    progress: Progress,
+    printer: Option<Arc<Printer>>,
+    printed: Option<oneshot::Receiver<io::Result<()>>>,
+    results: Option<Results>,
+    tally: Tally,
+    begun: Instant,
+    signalled: Option<Signal>,
+    failed: bool,
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        args: &'a Args,
+        jobs: &'a [Job],
+        done: HashSet<String>,
+        results: Option<Results>,
+        supervisor: &Supervisor,
+    ) -> Result<Self> {
+        let mut builder = Pool::builder().workers(args.workers).queue(args.workers).fail_fast(args.fail_fast);
+        if let Some(deadline) = args.deadline {
+            builder = builder.deadline(deadline);
+        }
+        if let Some(timeout) = args.timeout {
+            builder = builder.timeout(timeout);
+        }
+        let left: Vec<_> = jobs.iter().filter(|job| !done.contains(&job.key)).collect();
+        let progress = Progress::new(left.len() as u64, args.quiet);
+        let (printer, printed) = Printer::start(args.keep_order, progress.clone());
+        Ok(Self {
+            args,
+            tally: Tally { left_out: (jobs.len() - left.len()) as u64, ..Tally::default() },
+            jobs: left,
+            pool: builder.start(supervisor)?,
+            progress,
+            printer: Some(Arc::new(printer)),
+            printed: Some(printed),
+            results,
+            begun: Instant::now(),
+            signalled: None,
+            failed: false,
+        })
+    }
+
+    async fn run(mut self, signals: &SignalStream) -> End {
+        // Neither a terminal's keys nor its process group reach the jobs.
+        let mut rules = Rules::new(false, false);
+        let mut outcomes = self.pool.outcomes();
+        let (pool, printer) = (self.pool.clone(), self.printer.clone());
+        let (args, jobs) = (self.args, std::mem::take(&mut self.jobs));
+        let submitted = RefCell::default();
+        let mut feeding = Some(Box::pin(feed(args, &jobs, &pool, printer, &submitted)));
+        loop {
+            tokio::select! {
+                biased;
+                received = signals.recv() => match received {
+                    Ok(received) => self.answer(rules.respond(received, Instant::now()), received.signal),
+                    Err(error) => self.fail(&error.to_string()),
+                },
+                outcome = outcomes.next_outcome() => match outcome {
+                    Some(outcome) => {
+                        let done = submitted.borrow_mut().remove(&outcome.id);
+                        if let Some(done) = done {
+                            self.done(done, &outcome);
+                        }
+                    }
+                    None => break,
+                },
+                printed = printed(&mut self.printed) => self.print_failed(printed),
+                fed = fed(&mut feeding) => {
+                    if let Err(error) = fed {
+                        self.fail(&format!("{error:#}"));
+                    }
+                    pool.close();
+                }
+            }
+        }
+        drop(feeding);
+        self.finish(jobs.len() as u64, signals, rules).await
+    }
+
+    fn answer(&mut self, response: Response, signal: Signal) {
+        match response {
+            Response::Stop => {
+                self.signalled = Some(signal);
+                let running = self.pool.status().running;
+                self.progress.say(&format!("{signal}: stopping {running} jobs; once more kills them"));
+                self.pool.stop();
+            }
+            Response::Kill => {
+                self.signalled = Some(signal);
+                self.pool.kill();
+            }
+            // Ctrl-Z: the shell takes over; the jobs go on.
+            Response::PassOn(Signal::TSTP) => signal::suspend_by(Signal::TSTP),
+            _ => {}
+        }
+    }
+
+    fn print_failed(&mut self, printed: io::Result<()>) {
+        if let Err(error) = printed {
+            self.fail(&format!("cannot write the jobs' output: {error}"));
+        }
+    }
+
+    fn fail(&mut self, message: &str) {
+        self.failed = true;
+        self.progress.say(message);
+        self.pool.stop();
+    }
+
+    fn done(&mut self, done: Submitted<'_>, outcome: &Outcome) {
+        let Submitted { job, files, room } = done;
+        let counter = match (outcome.success(), outcome.cancelled, outcome.attempts) {
+            (true, ..) => &mut self.tally.succeeded,
+            (false, true, 0) => &mut self.tally.never_started,
+            (false, true, _) => &mut self.tally.ended,
+            (false, false, _) => &mut self.tally.failed,
+        };
+        *counter += 1;
+        self.tally.remains += u64::from(!outcome.report.is_gone());
+        self.progress.ended(job, outcome, self.pool.status());
+        // Its line is there before its output is: who sees the one finds the other.
+        if let Some(results) = &mut self.results
+            && let Err(error) = results.append(job, outcome)
+        {
+            self.results = None;
+            self.fail(&format!("{error:#}"));
+        }
+        if self.args.output == OutputArg::Group {
+            let piece = Piece::Output { number: outcome.id, files, room };
+            if let Some(printer) = &self.printer {
+                printer.print(piece);
+            }
+        }
+        if outcome.report.reason == Reason::GuardLost && !self.failed {
+            self.fail("the guard process was killed; all jobs have been ended");
+        }
+    }
+
+    /// Waits until all is printed; a signal ends that.
+    async fn finish(mut self, count: u64, signals: &SignalStream, mut rules: Rules) -> End {
+        // Without it, the printer comes to its end.
+        self.printer = None;
+        while self.printed.is_some() {
+            tokio::select! {
+                biased;
+                printed = printed(&mut self.printed) => self.print_failed(printed),
+                received = signals.recv() => {
+                    let Ok(received) = received else { break };
+                    if matches!(rules.respond(received, Instant::now()), Response::Stop | Response::Kill) {
+                        self.signalled = Some(received.signal);
+                        break;
+                    }
+                }
+            }
+        }
+        let Tally { succeeded, failed, ended, never_started, .. } = self.tally;
+        self.tally.never_started = never_started + count - (succeeded + failed + ended + never_started);
+        self.progress.finish(&self.tally, self.begun);
+        let over = self.args.deadline.is_some_and(|deadline| self.begun.elapsed() >= deadline);
+        match self.signalled {
+            _ if self.failed => End::Code(FAILED),
+            Some(signal) => End::Signalled(signal),
+            None if succeeded == count => End::Code(0),
+            None if over && (ended > 0 || self.tally.never_started > 0) => End::Code(DEADLINE),
+            None => End::Code(SOME_FAILED),
+        }
+    }
+}
+
+/// Waits for the printer's end; once.
+async fn printed(over: &mut Option<oneshot::Receiver<io::Result<()>>>) -> io::Result<()> {
+    let Some(waiting) = over else { return std::future::pending().await };
+    let printed = waiting.await;
+    *over = None;
+    printed.unwrap_or_else(|_| Err(io::Error::other("the printing thread has ended")))
+}
+
+/// Waits until all jobs are handed in; once.
+async fn fed<F: Future<Output = Result<()>> + Unpin>(feeding: &mut Option<F>) -> Result<()> {
+    let Some(waiting) = feeding else { return std::future::pending().await };
+    let fed = waiting.await;
+    *feeding = None;
+    fed
+}
+
+/// Hands the jobs in, as there is room for them.
+async fn feed<'a>(
+    args: &Args,
+    jobs: &[&'a Job],
+    pool: &Pool,
+    printer: Option<Arc<Printer>>,
+    submitted: &RefCell<HashMap<u64, Submitted<'a>>>,
+) -> Result<()> {
+    let Some(printer) = printer else { return Ok(()) };
+    for job in jobs {
+        let room = match args.output {
+            OutputArg::Group => printer.room().await,
+            _ => None,
+        };
+        let files = match &args.output {
+            OutputArg::Group => Some(Files::new()?),
+            OutputArg::Files(directory) => Some(output::named(directory, job.line)?),
+            OutputArg::Stream => None,
+        };
+        let task = match &files {
+            Some(files) => {
+                let (stdout, stderr) = (files.stdout.try_clone()?, files.stderr.try_clone()?);
+                job.task(args, |command| {
+                    command.stdout(stdout).stderr(stderr);
+                })
+            }
+            None => {
+                let (printer, tag) = (Arc::downgrade(&printer), args.tag);
+                let task = job.task(args, |command| {
+                    command.stdout(Stdio::Piped).stderr(Stdio::Piped);
+                });
+                task.on_spawn(move |job, _| {
+                    let Some(printer) = printer.upgrade() else { return };
+                    let tag = tag.then(|| job.name());
+                    for (stream, error) in [(job.take_stdout(), false), (job.take_stderr(), true)] {
+                        if let Some(stream) = stream {
+                            printer.follow(stream, error, tag);
+                        }
+                    }
+                })
+            }
+        };
+        let files = files.filter(|_| args.output == OutputArg::Group);
+        match pool.submit(task).await {
+            Ok(handle) => {
+                submitted.borrow_mut().insert(handle.id(), Submitted { job, files, room });
+            }
+            // Stopped, or its deadline is over: those that were not handed in are counted at the end.
+            Err(pinfold::Error::PoolClosed) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

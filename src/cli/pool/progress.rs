@@ -1,0 +1,105 @@
+//! What a person is told while the pool runs, and at its end.
+
+use std::io::IsTerminal;
+use std::time::Instant;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use pinfold::pool::{Outcome, Status};
+use pinfold::report::{MainEnd, Reason};
+
+use super::jobs::Job;
+use crate::cli::tell;
+
+/// The progress on standard error, where that is a terminal; the lines for failures; the summary.
+#[derive(Clone)]
+pub struct Progress {
+    bar: ProgressBar,
+    quiet: bool,
+}
+
+/// How many jobs came to what.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub succeeded: u64,
+    pub failed: u64,
+    /// Ended by a stop or the deadline of all.
+    pub ended: u64,
+    pub never_started: u64,
+    pub left_out: u64,
+    /// Processes that could not be ended, directories that could not be removed.
+    pub remains: u64,
+}
+
+impl Progress {
+    pub fn new(jobs: u64, quiet: bool) -> Self {
+        let bar = if quiet || !std::io::stderr().is_terminal() {
+            ProgressBar::hidden()
+        } else {
+            ProgressBar::with_draw_target(Some(jobs), ProgressDrawTarget::stderr_with_hz(10))
+        };
+        let template = "{bar:30} {pos}/{len}, {msg}, {elapsed} gone, {eta} to go";
+        bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Self { bar, quiet }
+    }
+
+    /// Writes something else to the terminal.
+    pub fn aside<T>(&self, write: impl FnOnce() -> T) -> T {
+        if self.bar.is_hidden() { write() } else { self.bar.suspend(write) }
+    }
+
+    /// A job has ended.
+    pub fn ended(&self, job: &Job, outcome: &Outcome, status: Status) {
+        if self.quiet {
+            return;
+        }
+        if !outcome.success() && outcome.attempts > 0 {
+            let attempts = match outcome.attempts {
+                1 => String::new(),
+                attempts => format!(", {attempts} attempts"),
+            };
+            self.aside(|| tell(&format!("line {}, {}: {}{attempts}", job.line, outcome.report.name, how(outcome))));
+        }
+        if !self.bar.is_hidden() {
+            self.bar.set_position(status.done);
+            self.bar.set_message(format!("{} running, {} failed", status.running, status.failed));
+        }
+    }
+
+    pub fn say(&self, message: &str) {
+        self.aside(|| tell(message));
+    }
+
+    pub fn finish(&self, tally: &Tally, begun: Instant) {
+        self.bar.finish_and_clear();
+        if self.quiet {
+            return;
+        }
+        let Tally { succeeded, failed, ended, never_started, left_out, remains } = tally;
+        let mut text = format!("{succeeded} succeeded, {failed} failed");
+        for (count, what) in [
+            (ended, "ended early"),
+            (never_started, "never started"),
+            (left_out, "left out, being done"),
+            (remains, "with something that could not be ended or removed"),
+        ] {
+            if *count > 0 {
+                text.push_str(&format!(", {count} {what}"));
+            }
+        }
+        tell(&format!("{text}, in {:.1} s", begun.elapsed().as_secs_f64()));
+    }
+}
+
+fn how(outcome: &Outcome) -> String {
+    let report = &outcome.report;
+    match (report.reason, &report.main, &report.error) {
+        (Reason::SpawnFailed, _, Some(error)) => error.clone(),
+        (Reason::GuardLost, ..) => "the guard process was killed".into(),
+        (Reason::Deadline, ..) => "its deadline was reached".into(),
+        (Reason::Stopped, ..) => "stopped".into(),
+        (Reason::Killed, ..) => "killed".into(),
+        (_, Some(MainEnd::Exited(code)), _) => format!("exit code {code}"),
+        (_, Some(MainEnd::Signalled { name, .. }), _) => format!("ended by {name}"),
+        (reason, ..) => format!("{reason:?}"),
+    }
+}

@@ -1,0 +1,126 @@
+//! The results file: a line of JSON for each job, appended in one write as the job ends, so that whatever kills pinfold costs at
+//! most the line that was being written.
+
+use std::collections::HashSet;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use pinfold::Report;
+use pinfold::pool::Outcome;
+use pinfold::report::Reason;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use super::jobs::Job;
+use crate::cli::tell;
+
+/// A line.
+#[derive(Serialize)]
+struct Line<'a> {
+    /// The job's line in the input.
+    line: usize,
+    /// The same for the same job in every run.
+    key: &'a str,
+    /// It ended as it would have ended alone: `--resume` leaves it out.
+    done: bool,
+    attempts: u32,
+    report: &'a Report,
+}
+
+/// What `--resume` reads of it.
+#[derive(Deserialize)]
+struct Done {
+    key: String,
+    done: bool,
+}
+
+pub struct Results {
+    file: File,
+    path: PathBuf,
+}
+
+impl Results {
+    /// Opens it, for this process alone. With `resume`, tells the keys of the jobs that it has as done; a torn last line is
+    /// cut off. Without, it must be empty or not there.
+    pub fn open(path: &Path, resume: bool) -> Result<(Self, HashSet<String>)> {
+        let shown = path.display();
+        let mut file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(path)
+            .with_context(|| format!("cannot open the results file {shown}"))?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive).with_context(|| {
+            format!("the results file {shown} is in use by another pinfold pool, or cannot be locked")
+        })?;
+        let failed = || format!("cannot read the results file {shown}");
+        if !resume {
+            if file.metadata().with_context(failed)?.len() > 0 {
+                bail!("the results file {shown} has results already: go on with --resume, or remove it");
+            }
+            return Ok((Self { file, path: path.into() }, HashSet::new()));
+        }
+        let (done, whole) = read(&mut BufReader::new(&file)).with_context(failed)?;
+        let torn = file.metadata().with_context(failed)?.len() - whole;
+        if torn > 0 {
+            file.set_len(whole).with_context(|| format!("cannot repair the last line of {shown}"))?;
+            tell(&format!("the last line of {shown} was torn: its {torn} bytes are cut off, and its job runs again"));
+        }
+        file.seek(SeekFrom::End(0)).with_context(failed)?;
+        Ok((Self { file, path: path.into() }, done))
+    }
+
+    /// Appends a job's line. A job that was never started has none.
+    pub fn append(&mut self, job: &Job, outcome: &Outcome) -> Result<()> {
+        if outcome.attempts == 0 {
+            return Ok(());
+        }
+        let report = &outcome.report;
+        let ran = report.pid.is_some() || report.reason == Reason::SpawnFailed && matches!(report.exit_code, 126 | 127);
+        let done = ran && !outcome.cancelled && report.reason != Reason::GuardLost;
+        let line = Line { line: job.line, key: &job.key, done, attempts: outcome.attempts, report };
+        let mut text = serde_json::to_vec(&line)?;
+        text.push(b'\n');
+        self.file.write_all(&text).with_context(|| format!("cannot write to the results file {}", self.path.display()))
+    }
+}
+
+/// The keys that are done, and the length of the whole lines.
+fn read(reader: &mut impl BufRead) -> Result<(HashSet<String>, u64)> {
+    let (mut done, mut whole) = (HashSet::new(), 0);
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        reader.read_until(b'\n', &mut line)?;
+        if line.last() != Some(&b'\n') {
+            break;
+        }
+        let parsed: Done = serde_json::from_slice(&line)
+            .with_context(|| format!("line {number} is none that pinfold pool wrote: is it another file?"))?;
+        if parsed.done {
+            done.insert(parsed.key);
+        }
+        whole += line.len() as u64;
+    }
+    Ok((done, whole))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn torn_and_wrong_lines() {
+        let lines = br#"{"key":"a","done":true,"more":1}
+{"key":"b","done":false}
+{"key":"c","do"#;
+        let (done, whole) = read(&mut lines.as_slice()).unwrap();
+        assert_eq!((done, whole), (HashSet::from(["a".to_owned()]), 58));
+        assert_eq!(read(&mut b"".as_slice()).unwrap().1, 0);
+        // Whole, and still not ours.
+        let error = read(&mut b"{\"key\":\"a\",\"done\":true}\nx\n".as_slice()).unwrap_err();
+        assert!(error.to_string().contains("line 2"), "{error}");
+    }
+}

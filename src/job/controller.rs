@@ -1,0 +1,76 @@
+//! A second hand on a job, for who does not hold it.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Job, Request};
+use crate::error::{Error, Result};
+use crate::pidfd::Pidfd;
+use crate::report::ProcessInfo;
+use crate::signal::Signal;
+
+/// Acts on a job that somebody else holds, a pool say, and does not keep it alive ([`Job::controller`]). Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Controller {
+    pub(super) pid: i32,
+    pub(super) main: Arc<Pidfd>,
+    pub(super) requests: mpsc::WeakUnboundedSender<Request>,
+}
+
+impl Job {
+    /// A second hand on it.
+    ///
+    /// ```
+    /// use pinfold::pool::Task;
+    /// use pinfold::{Command, Signal};
+    /// let (sender, controllers) = std::sync::mpsc::channel();
+    /// let task = Task::new(Command::new("make")).on_spawn(move |job, _| drop(sender.send(job.controller())));
+    /// # let _: std::sync::mpsc::Receiver<pinfold::Controller> = controllers;
+    /// ```
+    #[must_use]
+    pub fn controller(&self) -> Controller {
+        Controller { pid: self.pid, main: self.main.clone(), requests: self.requests.downgrade() }
+    }
+}
+
+impl Controller {
+    /// Stops it, as [`Job::stop`].
+    pub fn stop(&self) {
+        self.ask(Request::Stop);
+    }
+
+    /// Kills it, as [`Job::kill`].
+    pub fn kill(&self) {
+        self.ask(Request::Kill);
+    }
+
+    /// Sends a signal to the main process.
+    ///
+    /// # Errors
+    /// As [`Job::signal`].
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.main
+            .send(signal)
+            .map_err(|errno| Error::system("send", format!("{signal} to the main process {}", self.pid), errno, ""))
+    }
+
+    /// Sends a signal to every process of the job.
+    pub fn signal_all(&self, signal: Signal) {
+        self.ask(Request::SignalAll(signal));
+    }
+
+    /// The processes of the job as they are now; none where it is over.
+    pub async fn processes(&self) -> Vec<ProcessInfo> {
+        let (sender, answer) = oneshot::channel();
+        self.ask(Request::Processes(sender));
+        answer.await.unwrap_or_default()
+    }
+
+    fn ask(&self, request: Request) {
+        // A job that is over takes no requests.
+        if let Some(requests) = self.requests.upgrade() {
+            let _ = requests.send(request);
+        }
+    }
+}

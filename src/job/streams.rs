@@ -1,0 +1,233 @@
+//! A job's piped streams: taken, captured, waited for.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use tokio::io::AsyncReadExt;
+use tokio::sync::{Mutex, mpsc, watch};
+
+use super::{Job, Request};
+use crate::command::Command;
+use crate::error::{Error, Result};
+use crate::output::{Activity, Captured, InputStream, Output, OutputStream, Taps};
+use crate::ready::{self, By, Readiness};
+use crate::report::Report;
+use crate::stop::Event;
+
+const PIECE: usize = 16 * 1024;
+
+/// The supervisor's ends of a job's pipes.
+#[derive(Debug)]
+pub(super) struct Streams {
+    stdin: Mutex<Option<InputStream>>,
+    outputs: [Mutex<Slot>; 2],
+}
+
+#[derive(Debug)]
+struct Slot {
+    stream: Option<OutputStream>,
+    captured: Captured,
+}
+
+impl Streams {
+    /// In the context of the supervisor's runtime.
+    pub fn new(
+        command: &Command,
+        pipes: [Option<OwnedFd>; 3],
+        report: &watch::Receiver<Option<Arc<Report>>>,
+        activity: Option<&Arc<Activity>>,
+    ) -> Result<Self> {
+        let failed = |error: std::io::Error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            Error::system("watch", "the job's pipes", errno, "see ulimit -n")
+        };
+        let [stdin, stdout, stderr] = pipes;
+        let slot = |pipe: Option<OwnedFd>, number: usize| -> Result<Mutex<Slot>> {
+            let taps = Taps { activity: activity.cloned(), tee: command.tees[number].clone() };
+            let stream = pipe.map(|pipe| OutputStream::new(pipe, report.clone(), taps)).transpose().map_err(failed)?;
+            Ok(Mutex::new(Slot { stream, captured: Captured::new(command.capture) }))
+        };
+        let stdin = stdin.map(|pipe| InputStream::new(pipe, report.clone())).transpose().map_err(failed)?;
+        Ok(Self { stdin: Mutex::new(stdin), outputs: [slot(stdout, 0)?, slot(stderr, 1)?] })
+    }
+}
+
+/// Stops a job from which nothing has been read for so long. Ends with it.
+pub(super) async fn watch_idle(
+    timeout: Duration,
+    activity: Arc<Activity>,
+    requests: mpsc::WeakUnboundedSender<Request>,
+    mut report: watch::Receiver<Option<Arc<Report>>>,
+) {
+    // Beyond what a clock can hold there is no timeout.
+    while let Some(at) = activity.last().checked_add(timeout) {
+        tokio::select! {
+            _ = report.wait_for(Option::is_some) => return,
+            () = tokio::time::sleep_until(at.into()) => {}
+        }
+        if activity.last().checked_add(timeout).is_some_and(|at| at <= Instant::now()) {
+            if let Some(requests) = requests.upgrade() {
+                let _ = requests.send(Request::End(Event::Idle));
+            }
+            return;
+        }
+    }
+}
+
+impl Job {
+    /// The job's piped standard input; once, `None` after that or where it is not [`Stdio::Piped`](crate::Stdio::Piped).
+    #[must_use]
+    pub fn take_stdin(&self) -> Option<InputStream> {
+        self.streams.stdin.try_lock().ok()?.take()
+    }
+
+    /// The job's piped standard output; once, `None` after that, where it is not [`Stdio::Piped`](crate::Stdio::Piped), or
+    /// while [`wait_with_output`](Self::wait_with_output) or [`ready`](Self::ready) read it.
+    ///
+    /// ```rust,standalone_crate
+    /// use pinfold::{Command, Stdio, Supervisor};
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     pinfold::init();
+    ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    ///     runtime.block_on(async {
+    ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
+    ///         let mut command = Command::new("sh");
+    ///         command.args(["-c", "echo one; echo two"]).stdout(Stdio::Piped);
+    ///         let job = supervisor.spawn(&command).await?;
+    ///         let mut lines = job.take_stdout().ok_or("it is piped")?.lines();
+    ///         while let Some(line) = lines.next_line().await? {
+    ///             println!("{:?} {}", line.at, line.text());
+    ///         }
+    ///         assert!(job.wait().await?.success());
+    ///         supervisor.close().await;
+    ///         Ok(())
+    ///     })
+    /// }
+    /// ```
+    #[must_use]
+    pub fn take_stdout(&self) -> Option<OutputStream> {
+        self.streams.outputs[0].try_lock().ok()?.stream.take()
+    }
+
+    /// The same for standard error.
+    #[must_use]
+    pub fn take_stderr(&self) -> Option<OutputStream> {
+        self.streams.outputs[1].try_lock().ok()?.stream.take()
+    }
+
+    /// Closes a piped standard input that nobody took, reads the piped outputs that nobody took, and waits until nothing of the
+    /// job is left. Whoever outside of the job still holds its pipes is not waited for, and of each stream no more is kept than
+    /// [`Command::capture`](crate::Command::capture) says.
+    ///
+    /// Cancel-safe: what was read is kept for the next call, which returns it with the rest.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait); [`Error::System`] where a pipe can't be read or the file of a
+    /// [`tee_stdout`](crate::Command::tee_stdout) can't be written: the next call goes on.
+    ///
+    /// ```rust,standalone_crate
+    /// use pinfold::{Command, Stdio, Supervisor};
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     pinfold::init();
+    ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    ///     runtime.block_on(async {
+    ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
+    ///         let mut command = Command::new("sh");
+    ///         command.args(["-c", "cat; echo oops >&2; exit 3"]).stdin_bytes("given");
+    ///         command.stdout(Stdio::Piped).stderr(Stdio::Piped);
+    ///         let output = supervisor.spawn(&command).await?.wait_with_output().await?;
+    ///         assert_eq!((output.stdout.text().as_str(), output.stderr.text().as_str()), ("given", "oops\n"));
+    ///         assert_eq!(output.report.exit_code, 3);
+    ///         supervisor.close().await;
+    ///         Ok(())
+    ///     })
+    /// }
+    /// ```
+    pub async fn wait_with_output(&self) -> Result<Output> {
+        drop(self.take_stdin());
+        let (stdout, stderr, report) = tokio::join!(self.read_out(0), self.read_out(1), self.wait());
+        let (stdout, stderr) = (stdout?, stderr?);
+        Ok(Output { report: report?, stdout, stderr })
+    }
+
+    async fn read_out(&self, number: usize) -> Result<Captured> {
+        let mut slot = self.streams.outputs[number].lock().await;
+        let Slot { stream, captured } = &mut *slot;
+        if let Some(stream) = stream {
+            let mut piece = vec![0; PIECE];
+            loop {
+                let length = stream.read(&mut piece).await.map_err(|error| {
+                    let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+                    Error::system("read", "the job's output", errno, error.to_string())
+                })?;
+                if length == 0 {
+                    break;
+                }
+                captured.push(&piece[..length]);
+            }
+        }
+        Ok(captured.clone())
+    }
+
+    /// Waits until the job is ready, for `timeout` at most.
+    ///
+    /// Cancel-safe: what was read of its output is still there for who reads it.
+    ///
+    /// # Errors
+    /// [`Error::NotReady`] where it is over, has closed the stream, or the time is; the job goes on.
+    /// [`Error::Invalid`] where the stream is not piped or was taken.
+    ///
+    /// ```rust,standalone_crate
+    /// use std::time::Duration;
+    /// use pinfold::{Command, Readiness, Stdio, Supervisor};
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     pinfold::init();
+    ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    ///     runtime.block_on(async {
+    ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
+    ///         let mut command = Command::new("sh");
+    ///         command.args(["-c", "echo starting; echo listening; sleep 999"]).stdout(Stdio::Piped);
+    ///         let job = supervisor.spawn(&command).await?;
+    ///         job.ready(&Readiness::stdout_line("listening"), Duration::from_secs(60)).await?;
+    ///         job.stop();
+    ///         assert_eq!(job.wait_with_output().await?.stdout.text(), "starting\nlistening\n");
+    ///         supervisor.close().await;
+    ///         Ok(())
+    ///     })
+    /// }
+    /// ```
+    pub async fn ready(&self, readiness: &Readiness, timeout: Duration) -> Result<()> {
+        let not_ready = |why: String| Error::NotReady { program: self.name.clone(), why };
+        let is_ready = async {
+            match &readiness.0 {
+                By::Line(number, part) => {
+                    let mut slot = self.streams.outputs[*number].lock().await;
+                    let Some(stream) = &mut slot.stream else {
+                        let name = ["standard output", "standard error"][*number];
+                        return Err(Error::invalid("readiness by a line of", name, "it is not piped, or was taken"));
+                    };
+                    // A job that is over has closed it: what it had written counts.
+                    let found = ready::line(stream, part).await;
+                    found.map_err(|why| not_ready(format!("{readiness}, and {why}")))
+                }
+                By::Port(address) => {
+                    ready::port(*address).await;
+                    Ok(())
+                }
+                By::File(path) => ready::file(path).await.map_err(not_ready),
+            }
+        };
+        let is_line = matches!(readiness.0, By::Line(..));
+        tokio::select! {
+            biased;
+            done = is_ready => done,
+            _ = self.wait(), if !is_line => Err(not_ready(format!("{readiness}, and it is over"))),
+            () = tokio::time::sleep(timeout) => Err(not_ready(format!("{readiness} within {timeout:?}"))),
+        }
+    }
+}

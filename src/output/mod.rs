@@ -1,0 +1,27 @@
+//! What a job writes and reads through pipes: streams that end when the job does, lines, and what is kept of an output.
+
+mod capture;
+mod lines;
+mod stream;
+
+pub(crate) use stream::{Activity, Taps};
+
+pub use capture::{CaptureLimit, Captured};
+pub use lines::{Line, Lines};
+pub use stream::{InputStream, OutputStream};
+
+use std::sync::Arc;
+
+use crate::report::Report;
+
+/// A job that is over, and what was kept of its output.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Output {
+    /// How it ended.
+    pub report: Arc<Report>,
+    /// Its standard output; empty where that was not piped, or was taken.
+    pub stdout: Captured,
+    /// Its standard error; empty where that was not piped, or was taken.
+    pub stderr: Captured,
+}

@@ -1,0 +1,230 @@
+//! The supervisor's ends of a job's pipes. They end with the job: whoever else holds the other end (a process outside of
+//! the job that was handed it, one in state D) can't make the reader wait.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use rustix::io::{Errno, ioctl_fionread};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::unix::pipe;
+use tokio::sync::watch;
+
+use super::lines::Lines;
+use crate::report::Report;
+
+type Waiting = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The end of a job, as a stream waits for it.
+struct Gone(Mutex<Waiting>);
+
+impl Gone {
+    fn new(mut report: watch::Receiver<Option<Arc<Report>>>) -> Self {
+        // Where the runtime was shut down, the job is gone too.
+        Self(Mutex::new(Box::pin(async move { drop(report.wait_for(Option::is_some).await) })))
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.0.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().poll(context)
+    }
+}
+
+/// When something was last read of a job, for its idle timeout.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    begun: Instant,
+    last_ms: AtomicU64,
+}
+
+impl Activity {
+    pub fn new() -> Self {
+        Self { begun: Instant::now(), last_ms: AtomicU64::new(0) }
+    }
+
+    fn note(&self) {
+        self.last_ms.store(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub fn last(&self) -> Instant {
+        self.begun + Duration::from_millis(self.last_ms.load(Ordering::Relaxed))
+    }
+}
+
+/// What else is told of each piece that is read.
+#[derive(Debug, Default)]
+pub(crate) struct Taps {
+    pub activity: Option<Arc<Activity>>,
+    pub tee: Option<Arc<OwnedFd>>,
+}
+
+/// What a job writes to a piped standard output or standard error. Reading ends when every process of the job has closed it,
+/// or when the job is over: what was written until then is read, and nothing more is waited for.
+///
+/// An [`AsyncRead`], cancel-safe as that of a pipe is; [`lines`](Self::lines) gives lines. It can be used in any runtime.
+pub struct OutputStream {
+    pipe: pipe::Receiver,
+    /// Read already, and not yet handed out.
+    ahead: Vec<u8>,
+    gone: Gone,
+    /// How much there still is to read of a job that is gone.
+    left: Option<usize>,
+    ended: bool,
+    taps: Taps,
+    trouble: Option<io::Error>,
+}
+
+impl OutputStream {
+    /// In the context of a runtime.
+    pub(crate) fn new(pipe: OwnedFd, report: watch::Receiver<Option<Arc<Report>>>, taps: Taps) -> io::Result<Self> {
+        Ok(Self {
+            pipe: pipe::Receiver::from_owned_fd(pipe)?,
+            ahead: Vec::new(),
+            gone: Gone::new(report),
+            left: None,
+            ended: false,
+            taps,
+            trouble: None,
+        })
+    }
+
+    /// Line by line, with the time of each.
+    #[must_use]
+    pub fn lines(self) -> Lines {
+        Lines::new(self)
+    }
+
+    /// Reads a piece and keeps it for whoever reads this stream. Tells all that is kept, and whether the stream has ended.
+    pub(crate) async fn look_ahead(&mut self) -> io::Result<(&[u8], bool)> {
+        let mut piece = [0; 4096];
+        let length = std::future::poll_fn(|context| {
+            let mut buffer = ReadBuf::new(&mut piece);
+            ready!(self.poll_fresh(context, &mut buffer))?;
+            Poll::Ready(io::Result::Ok(buffer.filled().len()))
+        })
+        .await?;
+        self.ahead.extend_from_slice(&piece[..length]);
+        Ok((&self.ahead, length == 0))
+    }
+
+    fn poll_fresh(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Some(trouble) = self.trouble.take() {
+            return Poll::Ready(Err(trouble));
+        }
+        if self.ended || buffer.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        if self.left.is_none() && self.gone.poll(context).is_ready() {
+            self.left = Some(usize::try_from(ioctl_fionread(&self.pipe).unwrap_or(0)).unwrap_or(0));
+        }
+        let before = buffer.filled().len();
+        match self.left {
+            None => ready!(Pin::new(&mut self.pipe).poll_read(context, buffer))?,
+            Some(left) => {
+                let space = left.min(buffer.remaining());
+                let read = loop {
+                    match rustix::io::read(&self.pipe, buffer.initialize_unfilled_to(space)) {
+                        Err(Errno::INTR) => {}
+                        // Somebody else has read it.
+                        Err(Errno::AGAIN) => break 0,
+                        read => break read?,
+                    }
+                };
+                buffer.advance(read);
+                self.left = Some(left - read);
+            }
+        }
+        let fresh = &buffer.filled()[before..];
+        self.ended = fresh.is_empty();
+        if !self.ended {
+            if let Some(activity) = &self.taps.activity {
+                activity.note();
+            }
+            if let Some(tee) = &self.taps.tee
+                && let Err(errno) = write_all(tee.as_fd(), fresh)
+            {
+                self.trouble = Some(io::Error::other(format!("cannot also write the output to its file: {errno}")));
+                self.taps.tee = None;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for OutputStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            return self.poll_fresh(context, buffer);
+        }
+        let length = buffer.remaining().min(self.ahead.len());
+        buffer.put_slice(&self.ahead[..length]);
+        self.ahead.drain(..length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl std::fmt::Debug for OutputStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OutputStream").field("pipe", &self.pipe).field("ended", &self.ended).finish_non_exhaustive()
+    }
+}
+
+/// What a job reads from its piped standard input. Dropped, or shut down, it is the end of that.
+///
+/// An [`AsyncWrite`]. When the job is over, or no process of it reads any more, a write fails with
+/// [`BrokenPipe`](io::ErrorKind::BrokenPipe); the host has to ignore SIGPIPE, as Rust's runtime does.
+pub struct InputStream {
+    pipe: Option<pipe::Sender>,
+    gone: Gone,
+}
+
+impl InputStream {
+    /// In the context of a runtime.
+    pub(crate) fn new(pipe: OwnedFd, report: watch::Receiver<Option<Arc<Report>>>) -> io::Result<Self> {
+        Ok(Self { pipe: Some(pipe::Sender::from_owned_fd(pipe)?), gone: Gone::new(report) })
+    }
+}
+
+impl AsyncWrite for InputStream {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let broken = || Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        let Some(pipe) = &mut self.pipe else { return broken() };
+        match Pin::new(pipe).poll_write(context, bytes) {
+            Poll::Pending if self.gone.poll(context).is_ready() => broken(),
+            polled => polled,
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.pipe = None;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl std::fmt::Debug for InputStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("InputStream").field("pipe", &self.pipe).finish_non_exhaustive()
+    }
+}
+
+fn write_all(file: BorrowedFd<'_>, mut bytes: &[u8]) -> rustix::io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(file, bytes) {
+            Err(Errno::INTR) => {}
+            written => bytes = &bytes[written?..],
+        }
+    }
+    Ok(())
+}

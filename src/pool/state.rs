@@ -1,0 +1,240 @@
+//! What a pool knows: who waits, who runs, and whether it still takes tasks. One lock, never held across a wait.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::AbortHandle;
+
+use super::completed::{Handle, Slot};
+use super::task::{Outcome, Task};
+use super::{Builder, run};
+use crate::error::{Error, Result};
+use crate::report::Report;
+use crate::supervisor::Supervisor;
+
+/// How a task is to be ended; what comes later is stronger.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Ending {
+    #[default]
+    NotYet,
+    Deadline,
+    Stop,
+    Kill,
+}
+
+/// How many tasks of a pool wait, run and are done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status {
+    /// Not started yet.
+    pub waiting: usize,
+    /// Started, and their outcome is not there yet.
+    pub running: usize,
+    /// Their outcome is there; those that were never started too.
+    pub done: u64,
+    /// Those of them that did not succeed.
+    pub failed: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub id: u64,
+    pub task: Task,
+    pub slot: Arc<Slot>,
+    /// Its place in the queue, given back when it is started.
+    _room: OwnedSemaphorePermit,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub supervisor: Supervisor,
+    /// Places in the queue.
+    pub room: Arc<Semaphore>,
+    pub timeout: Option<Duration>,
+    workers: usize,
+    fail_fast: bool,
+    state: Mutex<State>,
+    /// How many have no outcome yet.
+    unfinished: watch::Sender<usize>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next_id: u64,
+    closed: bool,
+    waiting: BTreeMap<(Reverse<i32>, u64), Entry>,
+    running: HashMap<u64, watch::Sender<Ending>>,
+    done: u64,
+    failed: u64,
+    deadline: Option<AbortHandle>,
+    listeners: Vec<UnboundedSender<Arc<Outcome>>>,
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        if let Some(deadline) = &self.deadline {
+            deadline.abort();
+        }
+    }
+}
+
+impl Shared {
+    pub fn new(builder: &Builder, supervisor: Supervisor) -> Self {
+        Self {
+            supervisor,
+            room: Arc::new(Semaphore::new(builder.queue)),
+            timeout: builder.timeout,
+            workers: builder.workers,
+            fail_fast: builder.fail_fast,
+            state: Mutex::default(),
+            unfinished: watch::Sender::new(0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the deadline's task, to be ended with the pool.
+    pub fn keep(&self, deadline: AbortHandle) {
+        self.lock().deadline = Some(deadline);
+    }
+
+    pub fn submit(self: &Arc<Self>, task: Task, room: OwnedSemaphorePermit) -> Result<Handle> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(Error::PoolClosed);
+        }
+        state.next_id += 1;
+        let id = state.next_id;
+        let slot = Arc::new(Slot::default());
+        let handle = Handle { id, priority: task.priority, slot: slot.clone(), pool: Arc::downgrade(self) };
+        state.waiting.insert((Reverse(task.priority), id), Entry { id, task, slot, _room: room });
+        self.unfinished.send_modify(|unfinished| *unfinished += 1);
+        self.start_next(&mut state);
+        Ok(handle)
+    }
+
+    /// Starts as many as there are free workers.
+    fn start_next(self: &Arc<Self>, state: &mut State) {
+        while state.running.len() < self.workers
+            && let Some((_, entry)) = state.waiting.pop_first()
+        {
+            let Entry { id, task, slot, _room } = entry;
+            let (ending, asked) = watch::channel(Ending::NotYet);
+            state.running.insert(id, ending);
+            let pool = self.clone();
+            self.supervisor.inner.runtime.spawn(async move {
+                let outcome = run::run(&pool, id, task, asked).await;
+                pool.finish(outcome, &slot);
+            });
+        }
+    }
+
+    fn finish(self: &Arc<Self>, outcome: Outcome, slot: &Slot) {
+        let failed = !outcome.success();
+        let mut state = self.lock();
+        state.running.remove(&outcome.id);
+        state.done += 1;
+        state.failed += u64::from(failed);
+        if failed && !outcome.cancelled && self.fail_fast {
+            drop(state);
+            self.end(Ending::Stop);
+        } else {
+            self.start_next(&mut state);
+            drop(state);
+        }
+        self.tell(outcome, slot);
+    }
+
+    /// Tells an outcome to who waits for it.
+    fn tell(&self, outcome: Outcome, slot: &Slot) {
+        let outcome = Arc::new(outcome);
+        slot.put(outcome.clone());
+        let mut state = self.lock();
+        state.listeners.retain(|listener| listener.send(outcome.clone()).is_ok());
+        self.unfinished.send_modify(|unfinished| *unfinished -= 1);
+        self.end_listening(&mut state);
+    }
+
+    /// Nothing more is to be heard of a pool that is closed and done.
+    fn end_listening(&self, state: &mut State) {
+        if state.closed && *self.unfinished.borrow() == 0 {
+            state.listeners.clear();
+        }
+    }
+
+    pub fn listen(&self) -> UnboundedReceiver<Arc<Outcome>> {
+        let (sender, receiver) = unbounded_channel();
+        let mut state = self.lock();
+        state.listeners.push(sender);
+        self.end_listening(&mut state);
+        receiver
+    }
+
+    /// Takes no more tasks.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        self.end_listening(&mut state);
+        self.room.close();
+    }
+
+    /// Takes no more tasks and ends those there are.
+    pub fn end(&self, ending: Ending) {
+        self.close();
+        let mut state = self.lock();
+        let waiting = std::mem::take(&mut state.waiting);
+        for asked in state.running.values() {
+            ask(asked, ending);
+        }
+        drop(state);
+        waiting.into_values().for_each(|entry| self.cancelled(entry));
+    }
+
+    /// Ends one task.
+    pub fn end_one(&self, id: u64, priority: i32, ending: Ending) {
+        let mut state = self.lock();
+        if let Some(asked) = state.running.get(&id) {
+            return ask(asked, ending);
+        }
+        let entry = state.waiting.remove(&(Reverse(priority), id));
+        drop(state);
+        if let Some(entry) = entry {
+            self.cancelled(entry);
+        }
+    }
+
+    fn cancelled(&self, entry: Entry) {
+        let mut state = self.lock();
+        state.done += 1;
+        state.failed += 1;
+        drop(state);
+        let report = Report::of_cancelled(&entry.task.command);
+        self.tell(Outcome::not_run(entry.id, report, 0), &entry.slot);
+    }
+
+    pub async fn all_done(&self) {
+        // The sender is ours, so it does not go away.
+        let _ = self.unfinished.subscribe().wait_for(|unfinished| *unfinished == 0).await;
+    }
+
+    pub fn status(&self) -> Status {
+        let state = self.lock();
+        Status { waiting: state.waiting.len(), running: state.running.len(), done: state.done, failed: state.failed }
+    }
+}
+
+/// A second wish is a kill, as with a job.
+fn ask(asked: &watch::Sender<Ending>, ending: Ending) {
+    asked.send_modify(|now| {
+        *now = match (*now, ending) {
+            (Ending::Stop, Ending::Stop) => Ending::Kill,
+            (now, ending) => now.max(ending),
+        }
+    });
+}

@@ -1,0 +1,372 @@
+//! A job's output as a host gets it: whole, bounded, with lines, and never waited for longer than the job.
+
+mod support;
+
+use std::io::{Read, Seek, Write};
+use std::net::TcpListener;
+use std::time::{Duration, SystemTime};
+
+use pinfold::events::EventKind;
+use pinfold::output::CaptureLimit;
+use pinfold::report::Reason;
+use pinfold::{Command, Error, Readiness, Stdio, Supervisor};
+use support::{PINFOLD, Scratch, has_cgroup};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Long enough that only a hang reaches it.
+const LONG: Duration = Duration::from_secs(60);
+
+fn with_supervisor(host: impl AsyncFnOnce(&Supervisor)) {
+    if !has_cgroup() {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let supervisor = Supervisor::builder().guard_program(PINFOLD).start().await.unwrap();
+        host(&supervisor).await;
+        supervisor.close().await;
+    });
+}
+
+fn shell(script: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).stdin(Stdio::Null).stdout(Stdio::Piped).stderr(Stdio::Piped);
+    command
+}
+
+#[test]
+fn both_streams_and_the_report() {
+    with_supervisor(async |supervisor| {
+        let mut command = shell("cat; echo error >&2; exit 3");
+        command.stdin_bytes("given");
+        // Twice: each job has its own.
+        for _ in 0..2 {
+            let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
+            assert_eq!((output.stdout.text(), output.stderr.text()), ("given".into(), "error\n".into()));
+            assert_eq!((output.report.exit_code, output.report.reason), (3, Reason::Exited));
+        }
+    });
+}
+
+/// What is written is there, and what follows is not waited for: the end of a stream is not the end of the job.
+#[test]
+fn a_closed_stream_is_not_the_end_of_the_job() {
+    with_supervisor(async |supervisor| {
+        let job = supervisor.spawn(&shell("echo last; exec >&- 2>&-; read forever < /dev/zero")).await.unwrap();
+        let mut text = String::new();
+        job.take_stdout().unwrap().read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "last\n");
+        assert!(!job.processes().await.is_empty());
+        assert!(job.take_stdout().is_none());
+        job.kill();
+        assert_eq!(job.wait().await.unwrap().reason, Reason::Killed);
+        assert!(job.processes().await.is_empty());
+    });
+}
+
+/// The test itself holds the other end, as a process outside of the job does that was handed it.
+#[test]
+fn a_held_pipe_does_not_delay_the_return_and_loses_nothing() {
+    with_supervisor(async |supervisor| {
+        let script = "head -c 60000 /dev/zero; echo held >&2; echo ready > $0; read go < $0.go";
+        let scratch = Scratch::directory("held");
+        let (ready, go) = (scratch.path().join("fifo"), scratch.path().join("fifo.go"));
+        for fifo in [&ready, &go] {
+            rustix::fs::mkfifoat(rustix::fs::CWD, fifo, 0o600.into()).unwrap();
+        }
+        let mut command = shell(script);
+        command.arg(ready.to_str().unwrap());
+        let job = supervisor.spawn(&command).await.unwrap();
+        let pid = job.pid();
+        let held = tokio::task::spawn_blocking(move || {
+            assert_eq!(std::fs::read_to_string(ready).unwrap(), "ready\n");
+            let write_only =
+                |number: i32| std::fs::OpenOptions::new().write(true).open(format!("/proc/{pid}/fd/{number}")).unwrap();
+            let held = (write_only(1), write_only(2));
+            std::fs::write(go, "go\n").unwrap();
+            held
+        })
+        .await
+        .unwrap();
+        let output = tokio::time::timeout(LONG, job.wait_with_output()).await.unwrap().unwrap();
+        assert_eq!((output.stdout.total(), output.stderr.text().as_str()), (60_000, "held\n"));
+        // It was held all the time.
+        drop(held);
+    });
+}
+
+#[test]
+fn what_is_kept_is_bounded() {
+    with_supervisor(async |supervisor| {
+        let mut command = shell("echo begin; head -c 30000000 /dev/zero; echo; echo end");
+        let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
+        assert_eq!(output.stdout.total(), 30_000_000 + 6 + 5);
+        let kept = output.stdout.to_bytes();
+        assert_eq!(kept.len(), 1024 * 1024);
+        assert!(kept.starts_with(b"begin\n\0") && kept.ends_with(b"\0\nend\n"));
+        assert_eq!(output.stdout.dropped(), output.stdout.total() - 1024 * 1024);
+
+        command.capture(CaptureLimit::unlimited());
+        let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
+        assert_eq!((output.stdout.dropped(), output.stdout.to_bytes().len()), (0, 30_000_011));
+    });
+}
+
+#[test]
+fn a_dropped_wait_loses_no_output() {
+    with_supervisor(async |supervisor| {
+        let job = supervisor.spawn(&shell("seq 20000; sleep 0.1; seq 20001 40000")).await.unwrap();
+        let output = loop {
+            if let Ok(output) = tokio::time::timeout(Duration::from_millis(1), job.wait_with_output()).await {
+                break output.unwrap();
+            }
+        };
+        let whole: String = (1..=40_000).map(|number| format!("{number}\n")).collect();
+        assert_eq!(output.stdout.text(), whole);
+    });
+}
+
+#[test]
+fn lines_and_their_times() {
+    with_supervisor(async |supervisor| {
+        let before = SystemTime::now();
+        let job = supervisor.spawn(&shell(r"printf 'one\n\ntwo\377\nlast'")).await.unwrap();
+        let mut lines = job.take_stdout().unwrap().lines();
+        let mut seen = Vec::new();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            assert!(line.at >= before && line.at <= SystemTime::now());
+            seen.push((line.text().into_owned(), line.complete));
+        }
+        let expected = [("one", true), ("", true), ("two\u{fffd}", true), ("last", false)];
+        assert_eq!(seen, expected.map(|(text, complete)| (text.to_owned(), complete)));
+        assert!(lines.next_line().await.unwrap().is_none());
+
+        // Without a newline: in pieces, none lost, and no more held than a line may have.
+        let job = supervisor.spawn(&shell("head -c 5000000 /dev/zero")).await.unwrap();
+        let mut lines = job.take_stdout().unwrap().lines().max_line(100_000);
+        let mut total = 0;
+        while let Some(line) = lines.next_line().await.unwrap() {
+            assert!(line.bytes.len() <= 100_000 && !line.complete);
+            total += line.bytes.len();
+        }
+        assert_eq!(total, 5_000_000);
+    });
+}
+
+#[test]
+fn standard_input_as_a_stream() {
+    with_supervisor(async |supervisor| {
+        let mut command = shell("cat");
+        command.stdin(Stdio::Piped);
+        let job = supervisor.spawn(&command).await.unwrap();
+        let mut stdin = job.take_stdin().unwrap();
+        let bytes = vec![b'x'; 1_000_000];
+        let write = async {
+            stdin.write_all(&bytes).await.unwrap();
+            drop(stdin);
+        };
+        let (output, ()) = tokio::join!(job.wait_with_output(), write);
+        assert_eq!(output.unwrap().stdout.total(), 1_000_000);
+
+        // Nobody reads it, and the job ends: no hang.
+        let job = supervisor.spawn(command.arg("").stdout(Stdio::Null)).await.unwrap();
+        let mut stdin = job.take_stdin().unwrap();
+        job.kill();
+        let error = tokio::time::timeout(LONG, stdin.write_all(&bytes)).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
+    });
+}
+
+#[test]
+fn input_that_is_never_read_holds_nobody_up() {
+    with_supervisor(async |supervisor| {
+        let mut command = shell("echo done");
+        command.stdin_bytes(vec![b'x'; 100_000_000]);
+        let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
+        assert_eq!(output.stdout.text(), "done\n");
+    });
+}
+
+#[test]
+fn an_idle_timeout() {
+    with_supervisor(async |supervisor| {
+        let mut command = shell("echo once; sleep 1000");
+        command.idle_timeout(Duration::from_millis(300));
+        let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
+        assert_eq!((output.report.reason, output.report.exit_code), (Reason::Idle, 124));
+        assert_eq!(output.stdout.text(), "once\n");
+        assert!(output.report.phases.stopping.unwrap() >= 0.3);
+
+        // Who speaks in time is left alone: four times longer than the timeout in all.
+        let mut command = shell("for i in 1 2 3 4 5 6 7 8; do sleep 0.25; echo $i >&2; done");
+        command.idle_timeout(Duration::from_secs(1));
+        let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
+        assert_eq!((output.report.reason, output.stderr.total()), (Reason::Exited, 16));
+
+        // Nothing to watch.
+        let mut command = Command::new("true");
+        command.idle_timeout(LONG);
+        let error = supervisor.spawn(&command).await.unwrap_err().to_string();
+        assert!(error.contains("idle timeout 'true'") && error.contains("piped"), "{error}");
+    });
+}
+
+#[test]
+fn a_tee() {
+    with_supervisor(async |supervisor| {
+        let scratch = Scratch::new("tee");
+        let file = std::fs::OpenOptions::new().read(true).write(true).create_new(true).open(scratch.path()).unwrap();
+        let mut command = shell("echo one; echo two");
+        command.tee_stdout(file.try_clone().unwrap());
+        let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
+        assert_eq!(output.stdout.text(), "one\ntwo\n");
+        let (mut file, mut text) = (file, String::new());
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "one\ntwo\n");
+
+        // A file that takes nothing is told once, and the output is there all the same.
+        command.tee_stdout(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+        let job = supervisor.spawn(&command).await.unwrap();
+        let error = job.wait_with_output().await.unwrap_err().to_string();
+        assert!(error.contains("cannot also write the output"), "{error}");
+        assert_eq!(job.wait_with_output().await.unwrap().stdout.text(), "one\ntwo\n");
+
+        let error = supervisor.spawn(command.stdout(Stdio::Null)).await.unwrap_err().to_string();
+        assert!(error.contains("tee 'standard output'"), "{error}");
+    });
+}
+
+#[test]
+fn readiness() {
+    with_supervisor(async |supervisor| {
+        let job = supervisor.spawn(&shell("echo starting; echo 'listening on 7'; sleep 1000")).await.unwrap();
+        job.ready(&Readiness::stdout_line("listening"), LONG).await.unwrap();
+        // What comes after it in the pipe, and what was read for it.
+        job.stop();
+        assert_eq!(job.wait_with_output().await.unwrap().stdout.text(), "starting\nlistening on 7\n");
+
+        // Never: it ends, or the time does.
+        let never = Readiness::stdout_line("listening");
+        let job = supervisor.spawn(&shell("echo starting")).await.unwrap();
+        let error = job.ready(&never, LONG).await.unwrap_err().to_string();
+        assert!(error.contains("'listening'") && error.contains("closed the stream"), "{error}");
+        let job = supervisor.spawn(&shell("sleep 1000")).await.unwrap();
+        for readiness in [never, Readiness::port(([127, 0, 0, 1], 1)), Readiness::file("/no/such")] {
+            let error = job.ready(&readiness, Duration::from_millis(50)).await.unwrap_err();
+            assert!(matches!(error, Error::NotReady { .. }) && error.to_string().contains("50ms"), "{error}");
+        }
+        job.kill();
+        let error = job.ready(&Readiness::port(([127, 0, 0, 1], 1)), LONG).await.unwrap_err().to_string();
+        assert!(error.contains("it is over"), "{error}");
+
+        // A port: free until somebody listens.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let job = supervisor.spawn(&shell("sleep 1000")).await.unwrap();
+        let port = Readiness::port(address);
+        let (ready, _listener) = tokio::join!(job.ready(&port, LONG), async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            TcpListener::bind(address).unwrap()
+        });
+        ready.unwrap();
+
+        // A file, in a directory that is not there yet.
+        let scratch = Scratch::directory("ready");
+        let path = scratch.path().join("a/b/file");
+        let script = format!(
+            "cd {}; sleep 0.1; mkdir a; sleep 0.1; mkdir a/b; sleep 0.1; : > a/b/file",
+            scratch.path().display()
+        );
+        let job = supervisor.spawn(&shell(&format!("{script}; sleep 1000"))).await.unwrap();
+        job.ready(&Readiness::file(&path), LONG).await.unwrap();
+        assert!(path.exists());
+    });
+}
+
+#[test]
+fn events_tell_the_whole_story_to_everybody() {
+    with_supervisor(async |supervisor| {
+        let mut command = shell("trap '' TERM; echo ready; sleep 1000 & wait; sleep 1000");
+        command.grace(Duration::from_millis(100));
+        let job = supervisor.spawn(&command).await.unwrap();
+        let mut early = job.events();
+        job.ready(&Readiness::stdout_line("ready"), LONG).await.unwrap();
+        job.stop();
+        let mut told = Vec::new();
+        while let Some(event) = early.next_event().await {
+            told.push(event);
+        }
+        let report = job.wait().await.unwrap();
+        let kinds: Vec<_> = told.iter().map(|event| event.kind.clone()).collect();
+        let [
+            EventKind::Spawned { pid, .. },
+            EventKind::Stopping { reason: Reason::Stopped, .. },
+            EventKind::Killing { reason: Reason::Stopped, .. },
+            EventKind::MainExited { end, .. },
+            EventKind::Empty,
+            EventKind::Gone,
+        ] = kinds.as_slice()
+        else {
+            panic!("{kinds:#?}")
+        };
+        assert_eq!((Some(*pid), end), (report.pid, &report.main));
+        assert!(told.is_sorted_by(|a, b| a.seconds <= b.seconds), "{told:#?}");
+        assert_eq!(Some(told[5].seconds), report.phases.gone);
+        let mut late = job.events();
+        for event in &told {
+            assert_eq!(late.next_event().await.as_ref(), Some(event));
+        }
+        assert_eq!(late.next_event().await, None);
+
+        let job = supervisor.spawn(&shell("sleep 1000 & exit 0")).await.unwrap();
+        job.wait().await.unwrap();
+        let mut events = job.events();
+        let mut kinds = Vec::new();
+        while let Some(event) = events.next_event().await {
+            kinds.push(event.kind);
+        }
+        assert!(matches!(kinds[2], EventKind::Leftovers { count: 1, .. }), "{kinds:#?}");
+        assert!(matches!(kinds[3], EventKind::Stopping { reason: Reason::Exited, .. }), "{kinds:#?}");
+    });
+}
+
+#[test]
+fn a_file_as_standard_output() {
+    with_supervisor(async |supervisor| {
+        let scratch = Scratch::new("file");
+        let mut file = std::fs::File::create_new(scratch.path()).unwrap();
+        writeln!(file, "before").unwrap();
+        let mut command = shell("echo during");
+        command.stdout(file);
+        supervisor.spawn(&command).await.unwrap().wait().await.unwrap();
+        assert_eq!(scratch.text(), "before\nduring\n");
+    });
+}
+
+/// Where a host shares them between threads, or moves them.
+#[test]
+fn send_and_sync() {
+    fn both<T: Send + Sync>() {}
+    fn future(_: &(impl Send + ?Sized)) {}
+    both::<Command>();
+    both::<Supervisor>();
+    both::<pinfold::Job>();
+    both::<pinfold::Report>();
+    both::<Error>();
+    both::<pinfold::events::Events>();
+    both::<pinfold::output::OutputStream>();
+    both::<pinfold::output::InputStream>();
+    both::<pinfold::output::Lines>();
+    both::<pinfold::output::Output>();
+    // The futures too: hosts spawn them.
+    let check = |supervisor: &Supervisor, job: &pinfold::Job, command: &Command, readiness: &Readiness| {
+        future(&supervisor.spawn(command));
+        future(&job.wait());
+        future(&job.wait_with_output());
+        future(&job.ready(readiness, LONG));
+        future(&job.processes());
+    };
+    let _ = check;
+}
