@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::limits::Limits;
 use crate::signal::Signal;
 use crate::stop::{Leftovers, SignalTo, StopPolicy};
+use crate::user::User;
 
 /// Where a standard stream of the job goes.
 #[derive(Clone, Debug, Default)]
@@ -62,6 +64,8 @@ pub struct Command {
     pub(crate) process_group: ProcessGroup,
     pub(crate) timeout: Option<Duration>,
     pub(crate) stop: StopPolicy,
+    pub(crate) limits: Limits,
+    pub(crate) user: Option<User>,
 }
 
 impl Command {
@@ -80,6 +84,8 @@ impl Command {
             process_group: ProcessGroup::New,
             timeout: None,
             stop: StopPolicy::default(),
+            limits: Limits::default(),
+            user: None,
         }
     }
 
@@ -192,6 +198,19 @@ impl Command {
         self
     }
 
+    /// What the job may use: no limits by default.
+    pub fn limits(&mut self, limits: Limits) -> &mut Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Runs it as another user, with his groups and `HOME`, `USER`, `LOGNAME` and `SHELL`; only root can. The job is in its
+    /// cgroup before it changes.
+    pub fn user(&mut self, user: User) -> &mut Self {
+        self.user = Some(user);
+        self
+    }
+
     pub(crate) fn display_program(&self) -> String {
         self.program.to_string_lossy().into_owned()
     }
@@ -248,6 +267,11 @@ impl Command {
             }
         }
         let mut env: Vec<_> = if self.clear_env { Vec::new() } else { std::env::vars_os().collect() };
+        let users = self.user.iter().filter(|_| !self.clear_env).flat_map(|user| user.environment.iter());
+        for (key, value) in users {
+            env.retain(|(known, _)| known != key);
+            env.push((key.clone(), value.clone()));
+        }
         env.retain(|(key, _)| !self.env.contains_key(key));
         env.extend(self.env.iter().filter_map(|(key, value)| Some((key.clone(), value.clone()?))));
         Ok(env)

@@ -3,6 +3,7 @@
 mod actions;
 mod actor;
 mod emptied;
+mod live;
 mod order;
 
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::command::Command;
+use crate::containment::{limits, oom};
 use crate::error::{Error, Result};
 use crate::guard::protocol::JobId;
 use crate::means::NextHolder;
@@ -34,17 +36,22 @@ enum Request {
     Stop,
     Kill,
     SignalAll(Signal),
+    Live(live::Request),
     /// The deadline's clock stood still for so long.
     Postpone(std::time::Duration),
 }
 
 pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) -> Result<Job> {
+    command.limits.check()?;
     let order = order::Order::new(command)?;
     let (requests, inbox) = mpsc::unbounded_channel();
     let (spawned, started) = tokio::sync::oneshot::channel();
     let (stop_sender, stops) = mpsc::unbounded_channel();
     let (finished, report) = watch::channel(None);
     let NextHolder { link, holder, refused } = supervisor.next_holder().await?;
+    let memory = Arc::new(oom::Watch::default());
+    // A leaf that is dropped is removed.
+    let watched = limits::apply_to(&holder, &command.limits)?;
     let answers = link.listen(id)?;
     let runtime = supervisor.runtime.clone();
     runtime.spawn(actor::run(
@@ -59,13 +66,19 @@ pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) 
             inbox,
             stops: stop_sender,
             refused,
+            memory: memory.clone(),
         },
         spawned,
         finished,
     ));
     // The actor keeps `requests` open only through this future: dropped here, the job ends.
     match started.await {
-        Ok(Ok((pid, main))) => Ok(Job { pid, main, requests, report, stops: Mutex::new(stops) }),
+        Ok(Ok((pid, main))) => {
+            if let Some(leaf) = watched {
+                runtime.spawn(live::until_over(report.clone(), memory.run(leaf, pid)));
+            }
+            Ok(Job { pid, main, requests, report, stops: Mutex::new(stops) })
+        }
         Ok(Err(error)) => Err(error),
         Err(_) => Err(Error::GuardLost),
     }

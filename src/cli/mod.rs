@@ -2,6 +2,7 @@
 
 mod doctor;
 mod duration;
+mod limits;
 mod report_sink;
 mod run;
 mod signals;
@@ -27,7 +28,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Subcommands {
-    Run(run::Args),
+    Run(Box<run::Args>),
     Sweep(sweep::Args),
     Doctor(doctor::Args),
 }
@@ -45,7 +46,7 @@ pub fn main() -> u8 {
         }
     };
     let ended = match cli.command {
-        Subcommands::Run(args) => run::run(args, prepared.unwrap_or_else(run::Prepared::new)),
+        Subcommands::Run(args) => run::run(*args, prepared.unwrap_or_else(run::Prepared::new)),
         Subcommands::Sweep(args) => sweep::run(&args),
         Subcommands::Doctor(args) => doctor::run(&args),
     };

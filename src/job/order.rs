@@ -10,6 +10,7 @@ use crate::containment::leaf::Leaf;
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::guard::link::Link;
 use crate::guard::protocol::{self, JobId, MAX_DESCRIPTORS, SHORT_SPEC, Spec, ToGuard};
+use crate::limits::NOFILE;
 use crate::{inherited, sys};
 
 /// An order that can be given, and given again.
@@ -89,7 +90,9 @@ impl Order {
                 ProcessGroup::New => Some(0),
                 ProcessGroup::Supervisors => sys::own_process_group(),
             },
-            open_files: inherited::open_files_limit(),
+            rlimits: rlimits(command),
+            nice: command.limits.nice,
+            user: command.user.as_ref().map(|user| (user.uid, user.gid, user.groups.clone())),
         };
         let failed = |errno| Error::system("memfd_create", "what to execute", errno, short_of_descriptors(errno));
         let bytes = protocol::encode(&spec).map_err(failed)?;
@@ -121,6 +124,13 @@ impl Order {
         }
         link.send(&ToGuard::Spawn { job, leaf: leaf.map(Leaf::tail), join, spec }, last).await
     }
+}
+
+/// The limit on open files is the host's own, which the guard has raised (none is known: the guard's); then what was asked for.
+fn rlimits(command: &Command) -> Vec<(u32, u64, u64)> {
+    let own = inherited::open_files_limit().map(|(soft, hard)| (NOFILE, soft, hard));
+    let asked = command.limits.rlimits.iter().map(|limit| (limit.resource, limit.soft, limit.hard));
+    own.into_iter().chain(asked).collect()
 }
 
 fn in_memfd(mut bytes: &[u8]) -> rustix::io::Result<Place> {
