@@ -72,7 +72,7 @@
 //! # Requirements
 //!
 //! - Linux 5.7 (`CLONE_INTO_CGROUP`, clone(2)); `cgroup.kill` is used from 5.14 on (cgroups(7) names the files,
-//!   the kernel's `admin-guide/cgroup-v2.rst` describes them). Tested on 5.10, 6.1, 6.12, 6.18 and 7.2.
+//!   the kernel's `admin-guide/cgroup-v2.rst` describes them). Tested on 5.10, 6.1, 6.12 and 6.18.
 //! - A cgroup v2 in which this process can make a directory. Otherwise the guard holds its one job as a child subreaper, and
 //!   the report says why ([`report::Containment`]); `/proc` is needed then. [`Builder::containment`] insists on one of them.
 //! - A tokio runtime with its I/O and time drivers enabled. One thread is enough.
