@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use pinfold::output::OutputStream;
 use pinfold::report::Reason;
-use pinfold::{Command, Controller, Report, Stdio, Supervisor};
+use pinfold::{Command, JobHandle, Report, Stdio, Supervisor};
 use tokio::sync::watch;
 
 const STEPS: [(&str, &str); 3] =
@@ -74,7 +74,7 @@ async fn step(
     command.name(name).stdin(Stdio::Null).stdout(Stdio::Piped).stderr(Stdio::Piped);
     command.timeout(Duration::from_secs(1200)).idle_timeout(Duration::from_secs(300));
     let job = supervisor.spawn(&command).await?;
-    let button: Controller = job.controller();
+    let button: JobHandle = job.handle();
     let watching = tokio::spawn(async move {
         if cancelled.wait_for(|cancelled| *cancelled).await.is_ok() {
             button.stop();

@@ -11,10 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::limits::Limits;
 use crate::output::CaptureLimit;
 use crate::signal::Signal;
 use crate::stop::{Leftovers, SignalTo, StopPolicy};
 use crate::sys;
+use crate::user::User;
 
 /// Where a standard stream of the job goes.
 #[derive(Clone, Debug, Default)]
@@ -79,6 +81,8 @@ pub struct Command {
     pub(crate) capture: CaptureLimit,
     pub(crate) tees: [Option<Arc<OwnedFd>>; 2],
     pub(crate) stop: StopPolicy,
+    pub(crate) limits: Limits,
+    pub(crate) user: Option<User>,
 }
 
 impl Command {
@@ -101,6 +105,8 @@ impl Command {
             capture: CaptureLimit::default(),
             tees: [None, None],
             stop: StopPolicy::default(),
+            limits: Limits::default(),
+            user: None,
         }
     }
 
@@ -220,6 +226,19 @@ impl Command {
         self
     }
 
+    /// What the job may use: no limits by default.
+    pub fn limits(&mut self, limits: Limits) -> &mut Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Runs it as another user, with his groups and `HOME`, `USER`, `LOGNAME` and `SHELL`; only root can. The job is in its
+    /// cgroup before it changes.
+    pub fn user(&mut self, user: User) -> &mut Self {
+        self.user = Some(user);
+        self
+    }
+
     pub(crate) fn display_program(&self) -> String {
         self.program.to_string_lossy().into_owned()
     }
@@ -291,6 +310,11 @@ impl Command {
             }
         }
         let mut env: Vec<_> = if self.clear_env { Vec::new() } else { std::env::vars_os().collect() };
+        let users = self.user.iter().filter(|_| !self.clear_env).flat_map(|user| user.environment.iter());
+        for (key, value) in users {
+            env.retain(|(known, _)| known != key);
+            env.push((key.clone(), value.clone()));
+        }
         env.retain(|(key, _)| !self.env.contains_key(key));
         env.extend(self.env.iter().filter_map(|(key, value)| Some((key.clone(), value.clone()?))));
         Ok(env)

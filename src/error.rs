@@ -43,6 +43,24 @@ pub enum Error {
     /// No cgroup v2 can be looked into.
     #[error("there is no cgroup v2 to look in:{}", refusals(.0))]
     NoCgroupSeen(Vec<Refusal>),
+    /// A limit that can't be enforced here; nothing was started.
+    #[error("cannot enforce the {limit}: {reason}{}", hint(advice))]
+    Limit {
+        /// Which limit.
+        limit: &'static str,
+        /// Why not.
+        reason: String,
+        /// What the person can do; empty where there is nothing to say.
+        advice: String,
+    },
+    /// No cgroup that can be had here can enforce the limits.
+    #[error("no cgroup here can enforce the limits, which need its controllers {controllers}:{}", crate::error::refusals(.refusals))]
+    NoControllers {
+        /// The controllers that the limits need.
+        controllers: String,
+        /// Each cgroup that was tried, and why it can't.
+        refusals: Vec<Refusal>,
+    },
     /// The command could not be started.
     #[error("{}", .0)]
     Spawn(SpawnError),
@@ -132,6 +150,8 @@ pub enum SpawnStage {
     Descriptors,
     /// Its limits.
     Limits,
+    /// Becoming the user that it is to run as.
+    User,
     /// The bound on exec.
     ExecTimer,
     /// The death signal, should the guard die.
@@ -214,7 +234,13 @@ impl SpawnError {
                 "one that is open has a number beyond the hard limit on open files: close it, or see ulimit -Hn",
             ),
             (SpawnStage::Descriptors, _) => (format!("hand its descriptors to '{program}'"), "see ulimit -n"),
+            (SpawnStage::Limits, Errno::PERM | Errno::ACCESS) => {
+                (format!("set the limits of '{program}'"), "only root may raise a hard limit or lower the niceness")
+            }
             (SpawnStage::Limits, _) => (format!("set the limits of '{program}'"), ""),
+            (SpawnStage::User, _) => {
+                (format!("change the user for '{program}'"), "only root in its user namespace can")
+            }
             (SpawnStage::ExecTimer, _) => (format!("set a timer for the start of '{program}'"), "see ulimit -i"),
             (SpawnStage::DeathSignal, _) => (format!("tie '{program}' to its guard"), "the guard was gone already"),
             (SpawnStage::Specification, _) => (format!("read what to start for '{program}'"), ""),

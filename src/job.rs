@@ -2,8 +2,9 @@
 
 mod actions;
 mod actor;
-mod controller;
 mod emptied;
+mod handle;
+mod live;
 mod order;
 mod streams;
 
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use crate::command::Command;
+use crate::containment::{limits, oom};
 use crate::error::{Error, Result};
 use crate::events::{Events, Log};
 use crate::guard::protocol::JobId;
@@ -22,7 +24,7 @@ use crate::report::{ProcessInfo, Report};
 use crate::signal::Signal;
 use crate::stop::Event;
 use crate::supervisor::Inner;
-pub use controller::Controller;
+pub use handle::JobHandle;
 use streams::Streams;
 
 /// One command and every process descended from it. Dropped before it has ended, it is killed.
@@ -49,11 +51,13 @@ enum Request {
     /// An end for another reason than that somebody asked for it.
     End(Event),
     Processes(oneshot::Sender<Vec<ProcessInfo>>),
+    Live(live::Request),
     /// The deadline's clock stood still for so long.
     Postpone(std::time::Duration),
 }
 
 pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) -> Result<Job> {
+    command.limits.check()?;
     let mut order = order::Order::new(command)?;
     let pipes = std::mem::take(&mut order.pipes);
     let (requests, inbox) = mpsc::unbounded_channel();
@@ -61,6 +65,9 @@ pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) 
     let (stop_sender, stops) = mpsc::unbounded_channel();
     let (finished, report) = watch::channel(None);
     let NextHolder { link, holder, refused } = supervisor.next_holder().await?;
+    let memory = Arc::new(oom::Watch::default());
+    // A leaf that is dropped is removed.
+    let watched = limits::apply_to(&holder, &command.limits)?;
     let answers = link.listen(id)?;
     let runtime = supervisor.runtime.clone();
     let events = Log::default();
@@ -84,6 +91,7 @@ pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) 
         stops: stop_sender,
         refused,
         events: events.clone(),
+        memory: memory.clone(),
     };
     runtime.spawn(actor::run(assignment, spawned, finished));
     // The actor keeps `requests` open only through this future: dropped here, the job ends.
@@ -91,6 +99,9 @@ pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) 
         Ok(Ok((pid, main))) => {
             if let Some((timeout, activity)) = activity {
                 runtime.spawn(streams::watch_idle(timeout, activity, requests.downgrade(), report.clone()));
+            }
+            if let Some(leaf) = watched {
+                runtime.spawn(live::until_over(report.clone(), memory.run(leaf, pid)));
             }
             let name = command.display_name();
             Ok(Job { pid, main, requests, report, stops: Mutex::new(stops), name, streams, events })
@@ -125,7 +136,7 @@ impl Job {
     /// # Errors
     /// `ESRCH` where it has ended, `EPERM` where it belongs to another user by now.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        self.controller().signal(signal)
+        self.handle().signal(signal)
     }
 
     /// Whether the main process has ended; what it left may live still.
@@ -188,7 +199,7 @@ impl Job {
     /// }
     /// ```
     pub async fn processes(&self) -> Vec<ProcessInfo> {
-        self.controller().processes().await
+        self.handle().processes().await
     }
 
     /// What happens to it, from its start on, whenever this is called.

@@ -72,7 +72,7 @@
 //! # Requirements
 //!
 //! - Linux 5.7 (`CLONE_INTO_CGROUP`, clone(2)); `cgroup.kill` is used from 5.14 on (cgroups(7) names the files,
-//!   the kernel's `admin-guide/cgroup-v2.rst` describes them). Tested on 6.18 only.
+//!   the kernel's `admin-guide/cgroup-v2.rst` describes them). Tested on 5.10, 6.1, 6.12 and 6.18.
 //! - A cgroup v2 in which this process can make a directory. Otherwise the guard holds its one job as a child subreaper, and
 //!   the report says why ([`report::Containment`]); `/proc` is needed then. [`Builder::containment`] insists on one of them.
 //! - A tokio runtime with its I/O and time drivers enabled. One thread is enough.
@@ -82,6 +82,7 @@
 //! - `cli` (on by default): the `pinfold` command. A library user takes `default-features = false`, and gets neither clap
 //!   nor anyhow.
 //! - `watch` (on by default, brings `cli`): `pinfold watch`, with notify and ignore.
+//! - `systemd` (on by default): a scope of systemd's where this process's own cgroup can't hold or limit jobs. Brings zbus.
 //! - `schema`: `schemars::JsonSchema` for [`Report`].
 
 #![deny(unsafe_code)]
@@ -96,6 +97,7 @@ pub mod events;
 mod guard;
 mod inherited;
 mod job;
+mod limits;
 mod means;
 pub mod output;
 pub mod pidfd;
@@ -108,15 +110,18 @@ mod stop;
 mod supervisor;
 pub mod sweep;
 mod sys;
+mod user;
 
 pub use command::{Command, ProcessGroup, Stdio};
 pub use error::{Error, Result, SpawnError, SpawnStage};
 pub use guard::{Guard, init};
 pub use inherited::{adopt_descriptor, raise_own_limits, was_closed};
-pub use job::{Controller, Job};
+pub use job::{Job, JobHandle};
+pub use limits::{Controller, IoMax, Limits, Rlimit, Size};
 pub use pool::Pool;
 pub use ready::Readiness;
 pub use report::Report;
 pub use signal::Signal;
 pub use stop::{Leftovers, SignalTo};
 pub use supervisor::{Builder, Supervisor};
+pub use user::User;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::containment::Refusal;
 use crate::containment::base::Base;
+use crate::containment::delegation::Grant;
 use crate::containment::holder::Holder;
 use crate::error::Result;
 use crate::guard::Guard;
@@ -12,7 +13,12 @@ use crate::guard::link::Link;
 
 #[derive(Debug)]
 pub(crate) enum Means {
-    Cgroup { link: Arc<Link>, base: Arc<Base> },
+    Cgroup {
+        link: Arc<Link>,
+        base: Arc<Base>,
+        /// Controllers that were given for the jobs' limits; taken back last.
+        grant: Option<Grant>,
+    },
     Subreaper(WithoutCgroup),
 }
 
@@ -40,11 +46,24 @@ impl WithoutCgroup {
     }
 }
 
+impl Drop for Means {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
 impl Means {
+    /// The guard may take back the controllers.
+    fn release(&self) {
+        if let Self::Cgroup { grant: Some(grant), .. } = self {
+            grant.release();
+        }
+    }
+
     /// What holds a new job: with `one_job` the base itself.
     pub async fn next_holder(&self, one_job: bool, guard_program: Option<&Path>) -> Result<NextHolder> {
         match self {
-            Self::Cgroup { link, base } => {
+            Self::Cgroup { link, base, .. } => {
                 let leaf = if one_job { base.as_leaf() } else { base.make_leaf() };
                 Ok(NextHolder { link: link.clone(), holder: Holder::Leaf(leaf?), refused: Vec::new() })
             }
@@ -65,7 +84,8 @@ impl Means {
     /// Ends whatever still runs, waits until the guards are gone, and removes the base.
     pub async fn close(&self) {
         match self {
-            Self::Cgroup { link, base } => {
+            Self::Cgroup { link, base, .. } => {
+                self.release();
                 // Both remove the base, whoever comes first: the guard's end need not wait for us, nor we for it. Where
                 // jobs are left, the guard ends them first.
                 link.hang_up();

@@ -9,6 +9,7 @@ use crate::command::Command;
 use crate::error::Error;
 
 pub use crate::containment::Refusal;
+pub use crate::containment::oom::{Oom, OomVictim};
 pub use crate::containment::usage::{Figure, Usage};
 pub use crate::process::ProcessInfo;
 pub use crate::stop::Reason;
@@ -47,6 +48,8 @@ pub struct Report {
     pub phases: Phases,
     /// What the whole job used.
     pub usage: Usage,
+    /// Processes that the kernel's OOM killer ended; null where there were none.
+    pub oom: Option<Oom>,
     /// Processes that were still there when the main process had exited by itself; they were ended or waited for.
     pub leftovers: ProcessList,
     /// Processes that were sent the stop signal, the main one included.
@@ -246,6 +249,7 @@ impl Report {
             killed: false,
             phases: Phases { ordered_at: now.as_secs_f64(), ..Phases::default() },
             usage: Usage::unknown("not read yet"),
+            oom: None,
             leftovers: ProcessList::default(),
             stopped: ProcessList::default(),
             emigrants: ProcessList::default(),

@@ -64,6 +64,10 @@ impl Default for StopPolicy {
 pub enum Reason {
     /// The main process ended by itself.
     Exited,
+    /// The kernel's OOM killer ended the main process ([`Report::oom`](crate::Report::oom)). Where the kernel's log can't be
+    /// read, this is also said of a main process that somebody else sent SIGKILL to in the very moment after the OOM killer
+    /// had ended another process of the job.
+    Oom,
     /// The deadline was reached.
     Deadline,
     /// The idle timeout was reached: no output for so long.

@@ -9,12 +9,13 @@ use tokio::runtime::Handle;
 
 use crate::command::Command;
 use crate::containment::base::Base;
-use crate::containment::{self, Refusal};
+use crate::containment::{self, Refusal, delegation};
 use crate::error::{Error, Result};
 use crate::guard::link::Link;
 use crate::guard::protocol::ToGuard;
 use crate::guard::{self, Guard};
 use crate::job::{self, Job};
+use crate::limits::Controller;
 use crate::means::{Means, NextHolder, WithoutCgroup};
 use crate::report::ContainmentKind;
 
@@ -49,6 +50,7 @@ pub struct Builder {
     guard: Option<Guard>,
     guard_program: Option<PathBuf>,
     one_job: bool,
+    controllers: Vec<Controller>,
 }
 
 impl Builder {
@@ -85,19 +87,37 @@ impl Builder {
         self
     }
 
+    /// Makes ready what jobs' limits need ([`Limits::controllers`](crate::Limits::controllers)), and what a report can tell of
+    /// their usage only with a controller. Nothing but a cgroup will do then.
+    ///
+    /// Where the supervisor's own cgroup does not give a controller to those below, and holds nobody but this process and
+    /// its guard, both move to a cgroup of their own below it ("no internal processes"), until
+    /// [`Supervisor::close`]. Otherwise systemd is asked for a scope (feature `systemd`), which only the guard enters.
+    pub fn controllers(mut self, controllers: impl IntoIterator<Item = Controller>) -> Self {
+        self.controllers.extend(controllers);
+        self.controllers.sort_unstable();
+        self.controllers.dedup();
+        self
+    }
+
     /// Chooses the containment; starts the guard and makes the base where that is a cgroup.
     ///
     /// # Errors
-    /// [`Error::GuardStart`]; [`Error::NoCgroup`] where a cgroup was asked for, and [`Error::NoContainment`] where nothing
-    /// can hold a job, with every reason; or the errno of a refused call.
+    /// [`Error::GuardStart`]; [`Error::NoCgroup`] where a cgroup was asked for, [`Error::NoControllers`] where none of
+    /// those that can be had has the controllers, and [`Error::NoContainment`] where nothing can hold a job, with every
+    /// reason; or the errno of a refused call.
     pub async fn start(mut self) -> Result<Supervisor> {
-        let cgroup_only = self.containment == Some(ContainmentKind::Cgroup) || self.cgroup.is_some();
+        let limited = !self.controllers.is_empty();
+        let cgroup_only = self.containment == Some(ContainmentKind::Cgroup) || self.cgroup.is_some() || limited;
         let means = match self.containment {
-            Some(ContainmentKind::Subreaper) => self.without_cgroup(Vec::new()).await?,
+            Some(ContainmentKind::Subreaper) => self.without_cgroup(Vec::new(), None).await?,
             _ => match self.in_cgroup().await? {
                 Ok(means) => means,
-                Err(refused) if cgroup_only => return Err(Error::NoCgroup(refused)),
-                Err(refused) => self.without_cgroup(refused).await?,
+                Err((refusals, _)) if limited => {
+                    return Err(Error::NoControllers { controllers: delegation::names(&self.controllers), refusals });
+                }
+                Err((refused, _)) if cgroup_only => return Err(Error::NoCgroup(refused)),
+                Err((refused, link)) => self.without_cgroup(refused, link).await?,
             },
         };
         Ok(Supervisor {
@@ -113,39 +133,49 @@ impl Builder {
         })
     }
 
-    /// A base and its guard, or why there can't be one.
-    async fn in_cgroup(&mut self) -> Result<std::result::Result<Means, Vec<Refusal>>> {
-        // Found first: where there is no cgroup, no process needs to be started.
-        let place = match containment::place(self.cgroup.as_deref()) {
-            Ok(place) => Arc::new(place),
-            Err(refused) => return Ok(Err(refused)),
+    /// A base and its guard, or why there can't be one; with the guard, where it was started.
+    async fn in_cgroup(&mut self) -> Result<std::result::Result<Means, (Vec<Refusal>, Option<Arc<Link>>)>> {
+        // Found first: where there is no cgroup, and none to be asked for, no process needs to be started.
+        let found = match containment::place(self.cgroup.as_deref()) {
+            Err(refused) if self.cgroup.is_some() => return Err(Error::NoCgroup(refused)),
+            found => found,
         };
         let guard = match self.guard.take() {
             Some(guard) => guard,
             None => Guard::execute(self.guard_program.as_deref())?,
         };
         let link = Arc::new(Link::connect(guard).await?);
+        let named = self.cgroup.is_some();
+        let (place, grant) = match delegation::settle(found, named, &self.controllers, &link).await? {
+            Ok(settled) => settled,
+            Err(refused) => return Ok(Err((refused, Some(link)))),
+        };
         let announce = async |name| link.send(&ToGuard::Base { name }, &[place.as_fd()]).await;
         match Base::make(place.clone(), announce).await {
             Ok(base) => {
                 link.send(&ToGuard::BaseMade, &[base.as_fd()]).await?;
-                Ok(Ok(Means::Cgroup { link, base }))
+                if !self.one_job {
+                    base.give(&self.controllers)?;
+                }
+                Ok(Ok(Means::Cgroup { link, base, grant }))
             }
             Err(Error::System { operation, object, errno, advice }) if self.cgroup.is_none() => {
-                Ok(Err(vec![Refusal::new(object, format!("{operation}: {errno}"), advice)]))
+                Ok(Err((vec![Refusal::new(object, format!("{operation}: {errno}"), advice)], Some(link))))
             }
             Err(error) => Err(error),
         }
     }
 
-    async fn without_cgroup(&mut self, mut refused: Vec<Refusal>) -> Result<Means> {
+    async fn without_cgroup(&mut self, mut refused: Vec<Refusal>, link: Option<Arc<Link>>) -> Result<Means> {
         if let Err(refusal) = containment::subreaper() {
             refused.push(refusal);
             return Err(Error::NoContainment(refused));
         }
-        let link = match self.guard.take() {
-            Some(guard) => Some(Arc::new(Link::connect(guard).await?)),
-            None => {
+        let link = match (self.guard.take(), link) {
+            (Some(guard), _) => Some(Arc::new(Link::connect(guard).await?)),
+            // Its orphans would come to us.
+            (None, Some(link)) if link.is_inherited_by_us() => Some(link),
+            (None, _) => {
                 // Told now, and not at the first job.
                 guard::find_program(self.guard_program.as_deref())?;
                 None
@@ -179,7 +209,7 @@ impl Inner {
             return false;
         }
         let mut means = self.means.lock().unwrap_or_else(PoisonError::into_inner);
-        let Means::Cgroup { link, base } = &**means else { return false };
+        let Means::Cgroup { link, base, .. } = &**means else { return false };
         let refusal = Refusal::new(base.parent().path().display().to_string(), error.to_string(), "see pinfold doctor");
         let _ = base.remove();
         let link = link.is_inherited_by_us().then(|| link.clone());

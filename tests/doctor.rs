@@ -26,7 +26,7 @@ fn the_text_for_real_machines() {
         ("linux_5_10_delegated", Containment::Cgroup),
         ("linux_7_2", Containment::Cgroup),
         ("systemd_user", Containment::Cgroup),
-        ("systemd_not_delegated", Containment::Subreaper),
+        ("systemd_not_delegated", Containment::Cgroup),
         ("read_only", Containment::Subreaper),
         ("v1_only", Containment::Subreaper),
         ("no_proc", Containment::Nothing),

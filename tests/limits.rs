@@ -80,10 +80,10 @@ fn with_a_small_stack() {
     if !has_cgroup() {
         return;
     }
-    holds(r#"ulimit -s 256; exec "$@""#);
-    let script = r#"ulimit -s 256; exec "$@""#;
+    holds(r#"ulimit -s 512; exec "$@""#);
+    let script = r#"ulimit -s 512; exec "$@""#;
     let ran = Surrounding { script, options: &[] }.run(&[], &["bash", "-c", "ulimit -Ss; ulimit -Hs"]).assert_code(0);
-    assert_eq!(ran.stdout, "256\n256\n");
+    assert_eq!(ran.stdout, "512\n512\n");
 }
 
 /// Without a cgroup too, for more processes than there are descriptors.

@@ -4,6 +4,7 @@ mod doctor;
 mod duration;
 mod getopt;
 mod init;
+mod limits;
 mod pool;
 mod quote;
 mod report_sink;
@@ -41,7 +42,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Subcommands {
-    Run(run::Args),
+    Run(Box<run::Args>),
     Pool(pool::Args),
     Serve(serve::Args),
     Sweep(sweep::Args),
@@ -96,7 +97,7 @@ pub fn main() -> u8 {
         }
     };
     let ended = match cli.command {
-        Subcommands::Run(args) => run::run(args, prepared.unwrap_or_else(run::Prepared::new)),
+        Subcommands::Run(args) => run::run(*args, prepared.unwrap_or_else(run::Prepared::new)),
         Subcommands::Pool(args) => pool::run(&args),
         Subcommands::Serve(args) => serve::run(&args),
         Subcommands::Sweep(args) => sweep::run(&args),

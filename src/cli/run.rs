@@ -2,6 +2,7 @@
 
 mod args;
 mod explain;
+mod stats;
 
 use std::fs::File;
 use std::sync::Arc;
@@ -56,12 +57,19 @@ pub fn run(mut args: Args, prepared: pinfold::Result<Prepared>) -> Result<u8> {
     // The terminal sends its signals to the foreground group, so the job has to be in ours.
     let shares_group = prepared.as_ref().is_ok_and(|prepared| prepared.terminal.is_some());
     let command = args.to_command(shares_group);
-    let ended = prepared.and_then(|prepared| enough_descriptors().and(Ok(prepared)));
+    // Before it is asked who could enforce them.
+    let ended = prepared.and_then(|prepared| args.limits.to_limits().check().and(Ok(prepared)));
+    let ended = ended.and_then(|prepared| enough_descriptors().and(Ok(prepared)));
     let ended = ended.and_then(|prepared| in_runtime(&args, &command, prepared));
     let ended = ended.unwrap_or_else(|error| Ended::not_started(&command, &error));
 
     match &ended {
-        Ended::Report { report, .. } => explain(&args, report),
+        Ended::Report { report, .. } => {
+            explain(&args, report);
+            if args.stats {
+                stats::stats(report);
+            }
+        }
         Ended::NotStarted { report } => tell(report.error.as_deref().unwrap_or_default()),
         Ended::Signalled { .. } => {}
     }
@@ -155,7 +163,8 @@ async fn supervise(
     terminal: Option<&Terminal>,
 ) -> pinfold::Result<Ended> {
     let signals = signals.listen()?;
-    let mut builder = Supervisor::builder().guard(guard).one_job();
+    let controllers = args.limits.to_limits().controllers();
+    let mut builder = Supervisor::builder().guard(guard).one_job().controllers(controllers);
     if let Some(kind) = args.containment() {
         builder = builder.containment(kind);
     }

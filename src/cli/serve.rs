@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use pinfold::output::OutputStream;
 use pinfold::pool::{Handle, Shutdown};
 use pinfold::signal::{SignalQueue, SignalStream};
-use pinfold::{Controller, Guard, Job, Pool, Report, Signal, Stdio, Supervisor};
+use pinfold::{Guard, Job, JobHandle, Pool, Report, Signal, Stdio, Supervisor};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -178,11 +178,11 @@ impl Speaker {
 struct Known {
     handle: Handle,
     /// Its present attempt.
-    running: Arc<Mutex<Option<Controller>>>,
+    running: Arc<Mutex<Option<JobHandle>>>,
 }
 
 impl Known {
-    fn running(&self) -> Result<Controller, String> {
+    fn running(&self) -> Result<JobHandle, String> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.clone().ok_or_else(|| "it has not been started".into())
     }
@@ -285,7 +285,7 @@ impl Desk<'_> {
         let (now, speaker, name) = (running.clone(), self.speaker.clone(), Arc::<str>::from(id.as_str()));
         let following = followers.clone();
         let task = line.task(command, 0, Duration::ZERO).on_spawn(move |job: &Job, attempt| {
-            *now.lock().unwrap_or_else(PoisonError::into_inner) = Some(job.controller());
+            *now.lock().unwrap_or_else(PoisonError::into_inner) = Some(job.handle());
             let mut following = following.lock().unwrap_or_else(PoisonError::into_inner);
             for (stream, what) in [(job.take_stdout(), "stdout"), (job.take_stderr(), "stderr")] {
                 if let Some(stream) = stream {

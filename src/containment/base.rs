@@ -13,9 +13,10 @@ use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use super::cgroup::Cgroup;
 use super::leaf::Leaf;
 use crate::error::{Error, Result, short_of_descriptors};
+use crate::limits::Controller;
 
 /// Bases are called this, then the supervisor's pid, a hyphen and 16 hexadecimal digits.
-const PREFIX: &str = "pinfold-";
+pub(crate) const PREFIX: &str = "pinfold-";
 
 /// So many descriptors are kept: for a cgroup below the leaf, its list of processes, one of these, and what `/proc` says
 /// of it; and one for a watch on the end.
@@ -44,7 +45,7 @@ impl Base {
     {
         // Another name is tried where a sweeper took the new directory for an abandoned one before it was locked.
         for _ in 0..16 {
-            let name = fresh_name()?;
+            let name = fresh_name(PREFIX)?;
             announce(name.clone()).await?;
             let cgroup = match parent.make(&name) {
                 Ok(cgroup) => cgroup,
@@ -125,6 +126,21 @@ impl Base {
         self.reserve.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Gives these controllers to its leaves. Nothing may run in it itself.
+    pub fn give(&self, controllers: &[Controller]) -> Result<()> {
+        for controller in controllers {
+            self.cgroup.write(c"cgroup.subtree_control", format!("+{controller}").as_bytes()).map_err(|errno| {
+                Error::system(
+                    "give a controller to the jobs of",
+                    self.cgroup.path().display().to_string(),
+                    errno,
+                    format!("it was the {controller} controller"),
+                )
+            })?;
+        }
+        Ok(())
+    }
+
     /// The cgroup that it was made in.
     pub fn parent(&self) -> &Cgroup {
         &self.parent
@@ -174,13 +190,13 @@ pub(crate) fn is_name(name: &str) -> bool {
     })
 }
 
-/// A name that no other base has.
-pub(crate) fn fresh_name() -> Result<String> {
+/// A name that no other base has, with this prefix.
+pub(crate) fn fresh_name(prefix: &str) -> Result<String> {
     let mut random = [0_u8; 8];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
         .map_err(|errno| Error::system("getrandom", "a name", errno, ""))?;
     let pid = rustix::process::getpid().as_raw_nonzero();
-    Ok(format!("{PREFIX}{pid}-{:016x}", u64::from_ne_bytes(random)))
+    Ok(format!("{prefix}{pid}-{:016x}", u64::from_ne_bytes(random)))
 }
 
 fn refused(parent: &Cgroup, name: &str, errno: Errno) -> Error {
@@ -208,11 +224,12 @@ mod tests {
 
     #[test]
     fn only_our_own_names_are_bases() {
-        assert!(is_name(&fresh_name().unwrap()));
+        assert!(is_name(&fresh_name(PREFIX).unwrap()));
         for name in [
             "pinfold",
             "pinfold-1",
             "pinfold-1-",
+            "pinfold-own-1-0123456789abcdef",
             "pinfold-x-0123456789abcdef",
             "pinfold-1-0123456789abcdeg",
             "a-pinfold-1-0123456789abcdef",

@@ -137,6 +137,12 @@ impl Cgroup {
         (all, walked)
     }
 
+    /// The processes in this very directory; none for one that this PID namespace does not show.
+    pub fn list(&self) -> Result<Vec<Option<Pid>>> {
+        let text = read_whole(self.dir.as_fd(), c"cgroup.procs")?;
+        Ok(text.lines().map(|line| Pid::from_raw(line.parse().ok()?)).collect())
+    }
+
     /// The names of the cgroups right below.
     pub fn children(&self) -> Result<Vec<String>> {
         Ok(children(self.dir.as_fd())?.into_iter().filter_map(|name| name.into_string().ok()).collect())
@@ -158,6 +164,11 @@ impl Cgroup {
         let mut text = [0; 4096];
         let length = rustix::io::read(&file, &mut text)?;
         Ok(String::from_utf8_lossy(&text[..length]).into_owned())
+    }
+
+    /// Writes to one of its files, in one piece.
+    pub fn write(&self, file: &CStr, value: &[u8]) -> Result<()> {
+        write(self.dir.as_fd(), file, value)
     }
 
     /// Calls `visit` with this directory and every one below it. Those that vanish meanwhile are skipped; those that can't
@@ -192,6 +203,11 @@ impl Cgroup {
             below = if above.is_empty() { None } else { Some(openat(dir, c"..", DIRECTORY, Mode::empty())?) };
             names = siblings;
         }
+    }
+
+    /// Removes the cgroup `name` below this one, if nothing is in it.
+    pub fn remove_empty(&self, name: &str) -> Result<()> {
+        unlinkat(&self.dir, name, AtFlags::REMOVEDIR)
     }
 
     /// Removes the cgroup `name` below this one and all below it, deepest first. It must be empty.
@@ -252,10 +268,25 @@ impl AsFd for Cgroup {
 /// Whether any process runs in a cgroup or below, by its open `cgroup.events`, which is ready for EPOLLPRI when it has
 /// changed since it was read. `false` once the directory is removed.
 pub(crate) fn populated(events: impl AsFd) -> Result<bool> {
+    Ok(state(events)?.populated)
+}
+
+/// What an open `cgroup.events` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct State {
+    pub populated: bool,
+    pub frozen: bool,
+}
+
+/// Both from one read: what changes between two is not notified of after the second.
+pub(crate) fn state(events: impl AsFd) -> Result<State> {
     let mut buffer = [0; 128];
     match rustix::io::pread(events, &mut buffer, 0) {
-        Ok(length) => Ok(buffer[..length].split(|&byte| byte == b'\n').any(|line| line == b"populated 1")),
-        Err(Errno::NODEV) => Ok(false),
+        Ok(length) => {
+            let says = |wanted: &[u8]| buffer[..length].split(|&byte| byte == b'\n').any(|line| line == wanted);
+            Ok(State { populated: says(b"populated 1"), frozen: says(b"frozen 1") })
+        }
+        Err(Errno::NODEV) => Ok(State { populated: false, frozen: false }),
         Err(errno) => Err(errno),
     }
 }

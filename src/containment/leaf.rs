@@ -48,6 +48,11 @@ impl Leaf {
         self.base.controllers_of(&self.cgroup)
     }
 
+    /// Whether it has this one.
+    pub fn has_controller(&self, name: &str) -> bool {
+        self.controllers().split_ascii_whitespace().any(|known| known == name)
+    }
+
     /// Whether anything runs in it.
     pub fn populated(&self) -> Result<bool> {
         populated(&self.events)

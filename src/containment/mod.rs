@@ -2,12 +2,16 @@
 
 pub(crate) mod base;
 pub(crate) mod cgroup;
+pub(crate) mod delegation;
 pub(crate) mod descendants;
 pub(crate) mod holder;
 pub(crate) mod leaf;
+pub(crate) mod limits;
 pub mod mount;
+pub(crate) mod oom;
 pub(crate) mod probe;
 mod probe_child;
+mod scope;
 pub(crate) mod sweep;
 pub(crate) mod usage;
 

@@ -89,7 +89,7 @@ pub(crate) fn scratch(place: &Cgroup) -> Scratch {
 /// A directory with a base's name and lock: if this process is killed now, the next sweep removes it.
 fn make(place: &Cgroup) -> Result<(String, Cgroup)> {
     for _ in 0..16 {
-        let name = base::fresh_name().map_err(|_| Errno::IO)?;
+        let name = base::fresh_name(base::PREFIX).map_err(|_| Errno::IO)?;
         let cgroup = match place.make(&name) {
             Ok(cgroup) => cgroup,
             Err(Errno::EXIST | Errno::NOENT) => continue,

@@ -10,6 +10,7 @@ use rustix::io::{Errno, Result};
 
 use super::base;
 use super::cgroup::{Cgroup, populated};
+use super::delegation;
 
 /// What is killed is gone soon; a start does not wait longer for what is not.
 const BOUND: Duration = Duration::from_millis(200);
@@ -22,9 +23,9 @@ const BUSY_AGAIN: Duration = Duration::from_millis(1);
 /// What may not be touched, for want of permission, is left to its owner.
 pub(crate) fn sweep(place: &Cgroup) {
     for name in place.children().unwrap_or_default() {
-        if base::is_name(&name)
-            && let Ok(Some(cgroup)) = claim(place, &name)
-        {
+        if !base::is_name(&name) {
+            delegation::remove_abandoned(place, &name);
+        } else if let Ok(Some(cgroup)) = claim(place, &name) {
             let _ = end(&cgroup, BOUND);
             // Busy: left to the next one.
             let _ = place.remove(&name);

@@ -1,5 +1,9 @@
 //! What a job used, read from its leaf before that is removed.
 
+use std::collections::HashMap;
+use std::ffi::CStr;
+
+use rustix::io::{Errno, Result};
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::Cgroup;
@@ -40,83 +44,175 @@ pub struct Usage {
     pub cpu_user_microseconds: Figure,
     /// CPU time in the kernel, in microseconds: `system_usec` of `cpu.stat`.
     pub cpu_system_microseconds: Figure,
-    /// Highest memory use, in bytes: `memory.peak` (memory controller, Linux 5.19).
+    /// Memory in use when this was read, page cache included, in bytes: `memory.current` (memory controller).
+    pub memory_current_bytes: Figure,
+    /// Highest memory use, in bytes: `memory.peak` (memory controller, Linux 5.19). On older kernels the highest
+    /// `memory.current` that was seen when a limit was hit and at the end, which the source says.
     pub memory_peak_bytes: Figure,
     /// Largest resident set of the main process or of one that it waited for, in bytes (getrusage(2)).
     pub main_resident_peak_bytes: Figure,
+    /// Swap in use when this was read, in bytes: `memory.swap.current` (memory controller).
+    pub swap_current_bytes: Figure,
+    /// Highest swap use, in bytes: `memory.swap.peak` (memory controller, Linux 6.5).
+    pub swap_peak_bytes: Figure,
+    /// Processes and threads when this was read: `pids.current` (pids controller).
+    pub processes_current: Figure,
     /// Most processes and threads at once: `pids.peak` (pids controller, Linux 6.6).
     pub processes_peak: Figure,
+    /// Forks that failed because of the limit on processes: `max` of `pids.events` (pids controller).
+    pub forks_refused: Figure,
     /// Bytes read from block devices: the sum of `rbytes` over all devices in `io.stat` (io controller).
     pub io_read_bytes: Figure,
-    /// Bytes written to block devices: the sum of `wbytes` over all devices in `io.stat` (io controller).
+    /// Bytes written to block devices: the sum of `wbytes`.
     pub io_written_bytes: Figure,
+    /// Read operations on block devices: the sum of `rios`.
+    pub io_reads: Figure,
+    /// Write operations on block devices: the sum of `wios`.
+    pub io_writes: Figure,
+    /// Time in which some process was ready and waited for a CPU, in microseconds: `some` of `cpu.pressure` (PSI, the kernel's
+    /// accounting/psi.rst; needs no controller).
+    pub cpu_pressure_microseconds: Figure,
+    /// Time in which some process waited for memory, in microseconds: `some` of `memory.pressure`.
+    pub memory_pressure_microseconds: Figure,
+    /// Time in which some process waited for I/O, in microseconds: `some` of `io.pressure`.
+    pub io_pressure_microseconds: Figure,
+}
+
+/// What is known from elsewhere than the leaf's files.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Seen {
+    /// The main process's largest resident set, in bytes.
+    pub main_resident_peak: Option<u64>,
+    /// The highest memory use at an event, in bytes.
+    pub memory_highest: Option<u64>,
 }
 
 impl Usage {
     pub(crate) fn unknown(reason: &str) -> Self {
-        let figure = || Figure::unknown(reason);
-        Self {
-            cpu_user_microseconds: figure(),
-            cpu_system_microseconds: figure(),
-            memory_peak_bytes: figure(),
-            main_resident_peak_bytes: figure(),
-            processes_peak: figure(),
-            io_read_bytes: figure(),
-            io_written_bytes: figure(),
-        }
+        Self::with(|_| Figure::unknown(reason))
     }
 
     /// Without a cgroup: what the guard has reaped.
-    pub(crate) fn of_reaped(cpu_user: u64, cpu_system: u64, main_resident_peak: Option<u64>) -> Self {
+    pub(crate) fn of_reaped(cpu_user: u64, cpu_system: u64, seen: Seen) -> Self {
         let source = "rusage of the processes that the guard has reaped, with those that these had waited for";
         Self {
             cpu_user_microseconds: Figure::known(cpu_user, source),
             cpu_system_microseconds: Figure::known(cpu_system, source),
-            main_resident_peak_bytes: Figure::resident_peak(main_resident_peak),
+            main_resident_peak_bytes: Figure::resident_peak(seen.main_resident_peak),
             ..Self::unknown("there is no cgroup that would count it")
         }
     }
 
     /// `controllers` are those that the leaf has: the files of others are not there.
-    pub(crate) fn read(leaf: &Cgroup, controllers: &str, main_resident_peak: Option<u64>) -> Self {
-        let has = |controller: &str| controllers.split_ascii_whitespace().any(|known| known == controller);
-        let cpu = leaf.read(c"cpu.stat");
-        let time = |key: &str| match &cpu {
-            Ok(text) => value_of(text, key).map_or_else(
-                || Figure::unknown(format!("cpu.stat has no {key}")),
-                |value| Figure::known(value, "cpu.stat"),
-            ),
-            Err(errno) => Figure::unknown(format!("cpu.stat: {errno}")),
-        };
-        let single =
-            |file: &std::ffi::CStr, controller: &str, since: &str| match has(controller).then(|| leaf.read(file)) {
-                None => Figure::unknown(format!("the {controller} controller is not enabled in this cgroup")),
-                Some(Ok(text)) => text.trim().parse().map_or_else(
-                    |_| Figure::unknown(format!("{} says {}", file.to_string_lossy(), text.trim())),
-                    |value| Figure::known(value, &file.to_string_lossy()),
-                ),
-                Some(Err(_)) => Figure::unknown(format!("the kernel is older than {since}")),
-            };
-        let io = has("io").then(|| leaf.read_whole(c"io.stat"));
-        let bytes = |key: &str| match &io {
-            Some(Ok(text)) => Figure::known(sum_of(text, key), "io.stat"),
-            Some(Err(errno)) => Figure::unknown(format!("io.stat: {errno}")),
-            None => Figure::unknown("the io controller is not enabled in this cgroup"),
-        };
+    pub(crate) fn read(leaf: &Cgroup, controllers: &str, seen: Seen) -> Self {
+        let mut files = Files { leaf, controllers, texts: HashMap::new() };
+        let mut usage = Self::with(|source| files.figure(source));
+        usage.main_resident_peak_bytes = Figure::resident_peak(seen.main_resident_peak);
+        if let (None, Some(current)) = (usage.memory_peak_bytes.value, usage.memory_current_bytes.value) {
+            let highest = current.max(seen.memory_highest.unwrap_or(0));
+            usage.memory_peak_bytes = Figure::known(highest, "memory.current, the highest that was seen");
+        }
+        usage
+    }
+
+    /// Each figure from its source.
+    fn with(mut figure: impl FnMut(&Source) -> Figure) -> Self {
+        let mut from = |controller, file, key, since| figure(&Source { controller, file, key, since });
         Self {
-            cpu_user_microseconds: time("user_usec"),
-            cpu_system_microseconds: time("system_usec"),
-            memory_peak_bytes: single(c"memory.peak", "memory", "5.19"),
-            main_resident_peak_bytes: Figure::resident_peak(main_resident_peak),
-            processes_peak: single(c"pids.peak", "pids", "6.6"),
-            io_read_bytes: bytes("rbytes"),
-            io_written_bytes: bytes("wbytes"),
+            cpu_user_microseconds: from("", c"cpu.stat", Key::Flat("user_usec"), ""),
+            cpu_system_microseconds: from("", c"cpu.stat", Key::Flat("system_usec"), ""),
+            memory_current_bytes: from("memory", c"memory.current", Key::Single, "4.5"),
+            memory_peak_bytes: from("memory", c"memory.peak", Key::Single, "5.19"),
+            main_resident_peak_bytes: from("", c"", Key::Single, ""),
+            swap_current_bytes: from("memory", c"memory.swap.current", Key::Single, "4.5, or does not count swap"),
+            swap_peak_bytes: from("memory", c"memory.swap.peak", Key::Single, "6.5, or does not count swap"),
+            processes_current: from("pids", c"pids.current", Key::Single, "4.3"),
+            processes_peak: from("pids", c"pids.peak", Key::Single, "6.6"),
+            forks_refused: from("pids", c"pids.events", Key::Flat("max"), "4.8"),
+            io_read_bytes: from("io", c"io.stat", Key::Sum("rbytes"), "4.5"),
+            io_written_bytes: from("io", c"io.stat", Key::Sum("wbytes"), "4.5"),
+            io_reads: from("io", c"io.stat", Key::Sum("rios"), "4.5"),
+            io_writes: from("io", c"io.stat", Key::Sum("wios"), "4.5"),
+            cpu_pressure_microseconds: from(
+                "",
+                c"cpu.pressure",
+                Key::Pressure,
+                "4.20, or keeps no PSI (boot with psi=1)",
+            ),
+            memory_pressure_microseconds: from(
+                "",
+                c"memory.pressure",
+                Key::Pressure,
+                "4.20, or keeps no PSI (boot with psi=1)",
+            ),
+            io_pressure_microseconds: from(
+                "",
+                c"io.pressure",
+                Key::Pressure,
+                "4.20, or keeps no PSI (boot with psi=1)",
+            ),
         }
     }
 }
 
+/// Where a figure stands.
+struct Source {
+    /// The controller whose file it is; empty for the files that every cgroup has.
+    controller: &'static str,
+    file: &'static CStr,
+    key: Key,
+    /// A kernel without the file is older than this.
+    since: &'static str,
+}
+
+/// What of the file.
+#[derive(Clone, Copy)]
+enum Key {
+    /// All of it.
+    Single,
+    /// The value of a line `KEY VALUE`.
+    Flat(&'static str),
+    /// The sum over all devices of `KEY=VALUE`.
+    Sum(&'static str),
+    /// `total=` of the line `some`.
+    Pressure,
+}
+
+/// A leaf's files, each read once.
+struct Files<'a> {
+    leaf: &'a Cgroup,
+    controllers: &'a str,
+    texts: HashMap<&'static CStr, Result<String>>,
+}
+
+impl Files<'_> {
+    fn figure(&mut self, &Source { controller, file, key, since }: &Source) -> Figure {
+        if file.is_empty() {
+            return Figure::unknown("");
+        }
+        if !controller.is_empty() && !self.controllers.split_ascii_whitespace().any(|known| known == controller) {
+            return Figure::unknown(format!("the {controller} controller is not enabled in this cgroup"));
+        }
+        let name = file.to_string_lossy();
+        let text = match self.texts.entry(file).or_insert_with(|| self.leaf.read_whole(file)) {
+            Ok(text) => text,
+            Err(Errno::NOENT | Errno::OPNOTSUPP) if !since.is_empty() => {
+                return Figure::unknown(format!("{name}: the kernel is older than {since}"));
+            }
+            Err(errno) => return Figure::unknown(format!("{name}: {errno}")),
+        };
+        let value = match key {
+            Key::Single => text.trim().parse().ok(),
+            Key::Flat(key) => value_of(text, key),
+            Key::Sum(key) => Some(sum_of(text, key)),
+            Key::Pressure => text.lines().find(|line| line.starts_with("some ")).map(|line| sum_of(line, "total")),
+        };
+        value.map_or_else(|| Figure::unknown(format!("{name} does not tell it")), |value| Figure::known(value, &name))
+    }
+}
+
 /// The value of `key` in a flat keyed file (`KEY VALUE` lines).
-fn value_of(text: &str, key: &str) -> Option<u64> {
+pub(super) fn value_of(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok())
 }
 

@@ -29,7 +29,7 @@ impl Examination {
         let _ = writeln!(text, "\nContainment");
         let _ = match (verdict.containment, &verdict.cgroup) {
             (Containment::Cgroup, place) => {
-                let place = place.as_deref().unwrap_or_default();
+                let place = place.as_deref().unwrap_or("a scope of systemd");
                 writeln!(text, "  ✓ pinfold run uses: cgroup, made in {place} ({})", verdict.why)
             }
             (Containment::Subreaper, _) => writeln!(text, "  ✗ pinfold run uses: subreaper ({})", verdict.why),

@@ -29,7 +29,7 @@ pub enum Containment {
 pub struct Verdict {
     /// What it would use.
     pub containment: Containment,
-    /// The cgroup that jobs' cgroups would be made in.
+    /// The cgroup that jobs' cgroups would be made in; none where that would be a new scope of systemd.
     pub cgroup: Option<String>,
     /// Why, in words.
     pub why: String,
@@ -49,16 +49,22 @@ impl Verdict {
             refused.push(refusal);
             is_about_the_cgroup = about;
         }
+        let usable = place.is_some() && refused.is_empty();
+        let scope = !usable && !facts.place.asked_for && is_about_the_cgroup && has_scopes(facts);
         let needed = [&facts.calls.pidfd_open, &facts.calls.pidfd_send_signal];
         let asked_for = facts.place.asked_for;
         let (containment, why) = if kernel::version(&facts.kernel).is_some_and(|version| version < kernel::OLDEST) {
             (Containment::Nothing, "Linux 5.7 or later is needed")
         } else if needed.into_iter().any(|tried| matches!(tried, Tried::Refused(_))) {
             (Containment::Nothing, "a process can't be held by a pidfd here")
-        } else if place.is_some() && refused.is_empty() {
+        } else if usable {
             (Containment::Cgroup, "a cgroup can be made and a process started in it")
         } else if asked_for {
             (Containment::Nothing, "the cgroup that was asked for can't be used")
+        } else if scope {
+            // Nothing stronger is missing then.
+            refused.clear();
+            (Containment::Cgroup, "pinfold's own cgroup can't be used; systemd is asked for a scope")
         } else if !is_about_the_cgroup {
             (Containment::Nothing, "no process can be started")
         } else if let Some(refusal) = &facts.subreaper {
@@ -67,9 +73,15 @@ impl Verdict {
         } else {
             (Containment::Subreaper, "no cgroup can be had")
         };
-        let cgroup = place.filter(|_| containment == Containment::Cgroup);
+        let cgroup = place.filter(|_| containment == Containment::Cgroup && !scope);
         Self { containment, cgroup, why: why.into(), refused }
     }
+}
+
+/// Whether systemd can be asked for a scope: the system's manager by root, his own by a user.
+fn has_scopes(facts: &Facts) -> bool {
+    let manager = if facts.user == 0 { &facts.systemd.system } else { &facts.systemd.user };
+    cfg!(feature = "systemd") && facts.systemd.booted && manager.reachable
 }
 
 /// Why a cgroup that can be opened can't be used, in the words of `pinfold run`'s errors, and whether a job could be had

@@ -29,7 +29,11 @@ pub struct Plan {
     pub descriptors: Vec<(RawFd, RawFd)>,
     /// Standard descriptors to leave closed.
     pub closed: Vec<RawFd>,
-    pub open_files: Option<libc::rlimit64>,
+    /// The kernel's number, soft, hard.
+    pub rlimits: Vec<(u32, u64, u64)>,
+    pub nice: Option<i32>,
+    /// User, group, supplementary groups to change to.
+    pub user: Option<(u32, u32, Vec<u32>)>,
     pub blocked: u64,
     pub ignored: u64,
     pub candidates: Vec<*const c_char>,
@@ -47,7 +51,7 @@ pub struct Outcome {
     pub errno: AtomicI32,
 }
 
-const STAGES: [SpawnStage; 10] = [
+const STAGES: [SpawnStage; 11] = [
     SpawnStage::Clone,
     SpawnStage::Proof,
     SpawnStage::JoinCgroup,
@@ -55,6 +59,7 @@ const STAGES: [SpawnStage; 10] = [
     SpawnStage::WorkingDirectory,
     SpawnStage::Descriptors,
     SpawnStage::Limits,
+    SpawnStage::User,
     SpawnStage::ExecTimer,
     SpawnStage::DeathSignal,
     SpawnStage::Exec,
@@ -122,10 +127,11 @@ unsafe fn prepare_and_exec(plan: &mut Plan) -> (SpawnStage, i32) {
         for &number in &plan.closed {
             libc::close(number);
         }
-        if let Some(limit) = &plan.open_files
-            && libc::setrlimit64(libc::RLIMIT_NOFILE, limit) != 0
-        {
+        if !set_limits(plan) {
             return (SpawnStage::Limits, errno());
+        }
+        if !become_user(plan) {
+            return (SpawnStage::User, errno());
         }
         for signal in 1..=sys::SIGNAL_MAX {
             if plan.ignored & sys::bit(signal) != 0 {
@@ -144,6 +150,40 @@ unsafe fn prepare_and_exec(plan: &mut Plan) -> (SpawnStage, i32) {
         }
         sys::set_signal_mask(plan.blocked);
         (SpawnStage::Exec, execute(plan))
+    }
+}
+
+/// Resource limits and niceness; `false` with errno set where one is refused.
+///
+/// # Safety
+/// As [`child`].
+unsafe fn set_limits(plan: &Plan) -> bool {
+    for &(resource, rlim_cur, rlim_max) in &plan.rlimits {
+        let limit = libc::rlimit64 { rlim_cur, rlim_max };
+        // SAFETY: of this process only, not of the guard's (prlimit(2) with 0): limits are no part of the shared memory.
+        if unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, 0) } != 0 {
+            return false;
+        }
+    }
+    match plan.nice {
+        // SAFETY: the number 0 names this process.
+        Some(nice) => unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice) == 0 },
+        None => true,
+    }
+}
+
+/// Changes to the user that was asked for; `false` with errno set where that is refused. Groups first, which only root may set.
+/// By system calls: the C library's functions would tell threads of the guard, whose memory this is.
+///
+/// # Safety
+/// As [`child`].
+unsafe fn become_user(plan: &Plan) -> bool {
+    let Some((uid, gid, groups)) = &plan.user else { return true };
+    // SAFETY: credentials are this process's own (credentials(7)); the list outlives the call.
+    unsafe {
+        libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) == 0
+            && libc::syscall(libc::SYS_setresgid, *gid, *gid, *gid) == 0
+            && libc::syscall(libc::SYS_setresuid, *uid, *uid, *uid) == 0
     }
 }
 

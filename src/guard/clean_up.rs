@@ -1,6 +1,6 @@
 //! The guard's last work, when the supervisor is gone: it ends and removes whatever is left.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
@@ -8,9 +8,10 @@ use rustix::io::Errno;
 
 use super::KILL_BOUND;
 use super::event_loop::{BASE, Guard};
-use super::protocol::{self, ToGuard};
+use super::protocol::{self, FromGuard, ToGuard};
 use super::sweep::SweepAll;
 use crate::containment::cgroup::{Cgroup, populated};
+use crate::containment::delegation;
 use crate::sys::{self, Reap};
 
 /// How often a cgroup is looked at that the supervisor may remove at the same time.
@@ -21,7 +22,7 @@ impl Guard {
     pub(super) fn clean_up(&mut self) {
         // Announced before it died, perhaps not yet read.
         while let Ok(Some((message, descriptors))) = protocol::receive::<ToGuard>(&self.socket, &mut self.buffer) {
-            if matches!(message, ToGuard::Base { .. } | ToGuard::BaseMade) {
+            if matches!(message, ToGuard::Base { .. } | ToGuard::BaseMade | ToGuard::Giving { .. }) {
                 let _ = self.handle(message, descriptors);
             }
         }
@@ -46,6 +47,16 @@ impl Guard {
             }
         }
         self.end_descendants(bound);
+        if let Some((place, undo)) = self.giving.take() {
+            delegation::take_back(&place, &undo, self.supervisor.as_ref().map(AsFd::as_fd));
+        }
+    }
+
+    /// Makes way for the jobs: into a leaf of its own, beside the base.
+    pub(super) fn move_to(&mut self, leaf: OwnedFd) -> rustix::io::Result<()> {
+        let leaf = Cgroup::new(leaf, "the guard's leaf".into());
+        let errno = leaf.write(c"cgroup.procs", b"0").err().map_or(0, Errno::raw_os_error);
+        self.send(&FromGuard::Moved { errno }, Vec::new())
     }
 
     /// Kills a cgroup and waits until nothing runs in it.

@@ -14,6 +14,7 @@ use super::protocol::{self, End, FromGuard, JobId, Spec, Spent, ToGuard};
 use super::spawn::{self, Destination, Failure};
 use super::sweep;
 use crate::containment::cgroup::Cgroup;
+use crate::containment::delegation::Undo;
 use crate::error::SpawnStage;
 use crate::sys::{self, Reap, Reaped};
 
@@ -44,6 +45,8 @@ pub(super) struct Guard {
     pub(super) supervisor: Option<OwnedFd>,
     pub(super) outer: Option<OwnedFd>,
     pub(super) base: Option<PlannedBase>,
+    /// Controllers that the supervisor gives, and where.
+    pub(super) giving: Option<(Cgroup, Undo)>,
     /// Descriptors that came before the `Spawn` that they are for.
     pub(super) descriptors: HashMap<JobId, Vec<OwnedFd>>,
     pub(super) jobs: HashMap<JobId, Job>,
@@ -102,6 +105,7 @@ impl Guard {
             children,
             supervisor: None,
             base: None,
+            giving: None,
             descriptors: HashMap::new(),
             jobs: HashMap::new(),
             sweeps: Vec::new(),
@@ -205,6 +209,12 @@ impl Guard {
                 self.base = Some(PlannedBase { parent, name, _directory: None });
                 Ok(())
             }
+            ToGuard::Giving { own, given } => {
+                let place = Cgroup::new(descriptors.pop().ok_or(Errno::BADF)?, "the base's parent".into());
+                self.giving = Some((place, Undo { own, given }));
+                Ok(())
+            }
+            ToGuard::Move => self.move_to(descriptors.pop().ok_or(Errno::BADF)?),
             ToGuard::BaseMade => {
                 if let Some(base) = &mut self.base {
                     base._directory = descriptors.pop();
@@ -254,7 +264,7 @@ impl Guard {
         let leaf = leaf_tail.map(|tail| (descriptors.remove(0), tail));
         let bytes = match spec {
             Some(bytes) => bytes,
-            None => read_all(descriptors.remove(0)).map_err(specification)?,
+            None => spawn::read_all(descriptors.remove(0)).map_err(specification)?,
         };
         let spec: Spec<'_> = postcard::from_bytes(&bytes).map_err(|_| specification(Errno::INVAL))?;
 
@@ -354,7 +364,7 @@ impl Guard {
         Ok(())
     }
 
-    fn send(&mut self, message: &FromGuard, descriptors: Vec<OwnedFd>) -> Result<()> {
+    pub(super) fn send(&mut self, message: &FromGuard, descriptors: Vec<OwnedFd>) -> Result<()> {
         self.outbox.push_back((protocol::encode(message)?, descriptors));
         self.flush()
     }
@@ -383,16 +393,3 @@ impl Guard {
 }
 
 type Result2<T> = std::result::Result<T, Option<Failure>>;
-
-fn read_all(file: OwnedFd) -> Result<Vec<u8>> {
-    let size = rustix::fs::fstat(&file)?.st_size as usize;
-    let mut bytes = vec![0; size];
-    let mut read = 0;
-    while read < size {
-        match rustix::io::pread(&file, &mut bytes[read..], read as u64)? {
-            0 => return Err(Errno::INVAL),
-            more => read += more,
-        }
-    }
-    Ok(bytes)
-}

@@ -15,6 +15,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::protocol::{self, FromGuard, JobId, ToGuard};
 use super::{Guard, Origin, orphans, ways};
+use crate::containment::delegation::SUPERVISORS;
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::sys;
 
@@ -289,6 +290,7 @@ async fn read(socket: Arc<AsyncFd<OwnedFd>>, pidfd: Arc<AsyncFd<OwnedFd>>, route
         };
         let job = match &message {
             FromGuard::Ready { .. } => continue,
+            FromGuard::Moved { .. } => SUPERVISORS,
             FromGuard::Spawned { job, .. }
             | FromGuard::NotStarted { job }
             | FromGuard::SpawnFailed { job, .. }

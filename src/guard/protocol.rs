@@ -31,6 +31,11 @@ pub enum ToGuard {
     Hello { version: u32, answer: bool },
     /// A base of this name is about to be made. Descriptor: the directory that it will be made in.
     Base { name: String },
+    /// The supervisor is about to give the controllers `given` to the cgroups below a directory, and to make a leaf there of
+    /// this name for itself. Descriptor: the directory.
+    Giving { own: Option<String>, given: Vec<String> },
+    /// Move there. Descriptor: a cgroup's directory.
+    Move,
     /// The base has been made and locked. Descriptor: its directory, whose lock is shared from now on.
     BaseMade,
     /// Descriptors for the `Spawn` of this job, which comes later.
@@ -61,6 +66,8 @@ pub enum FromGuard {
     NotStarted { job: JobId },
     /// Nothing runs.
     SpawnFailed { job: JobId, stage: SpawnStage, errno: i32 },
+    /// It has moved, or why not.
+    Moved { errno: i32 },
     /// A signal has stopped the main process.
     Stopped { job: JobId, signal: i32 },
     /// The main process has ended and was reaped.
@@ -120,8 +127,11 @@ pub struct Spec<'a> {
     pub ignored: u64,
     /// The process group: 0 for a new one, a number to join that, [`NEW_SESSION`], none to stay in the guard's.
     pub process_group: Option<i32>,
-    /// Soft and hard limit on open files; none to keep the guard's.
-    pub open_files: Option<(u64, u64)>,
+    /// Resource limits: the kernel's number, soft, hard.
+    pub rlimits: Vec<(u32, u64, u64)>,
+    pub nice: Option<i32>,
+    /// User, group, supplementary groups to change to.
+    pub user: Option<(u32, u32, Vec<u32>)>,
 }
 
 /// In the place of a process group: a session of its own.

@@ -96,7 +96,9 @@ pub fn spawn(
         },
         descriptors: moves,
         closed: (0..3).filter(|number| !spec.targets.contains(number)).collect(),
-        open_files: spec.open_files.map(|(soft, hard)| libc::rlimit64 { rlim_cur: soft, rlim_max: hard }),
+        rlimits: spec.rlimits.clone(),
+        nice: spec.nice,
+        user: spec.user.clone(),
         blocked: spec.blocked,
         ignored: spec.ignored,
         candidates: pointers(&spec.candidates)?,
@@ -132,6 +134,20 @@ pub fn reap(pid: i32) {
     while unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::__WALL) } == -1
         && Errno::from_io_error(&std::io::Error::last_os_error()) == Some(Errno::INTR)
     {}
+}
+
+/// A memfd's content.
+pub fn read_all(file: OwnedFd) -> rustix::io::Result<Vec<u8>> {
+    let size = rustix::fs::fstat(&file)?.st_size as usize;
+    let mut bytes = vec![0; size];
+    let mut read = 0;
+    while read < size {
+        match rustix::io::pread(&file, &mut bytes[read..], read as u64)? {
+            0 => return Err(Errno::INVAL),
+            more => read += more,
+        }
+    }
+    Ok(bytes)
 }
 
 /// Pointers to strings that live as long as the specification, each proven to end with its only NUL.

@@ -16,7 +16,7 @@ use crate::containment::holder::Holder;
 use crate::guard::KILL_BOUND;
 use crate::guard::protocol::ToGuard;
 use crate::process::ProcessInfo;
-use crate::report::{NotRemoved, Report, Usage};
+use crate::report::{NotRemoved, Reason, Report};
 use crate::signal::Signal;
 use crate::stop::{Action, Event, Phase, SignalTo};
 use crate::sys;
@@ -256,19 +256,14 @@ impl Actor {
     }
 
     pub(super) async fn finish(mut self) -> Report {
-        self.report.usage = match &self.holder {
-            Holder::Leaf(leaf) => {
-                let controllers = leaf.controllers();
-                leaf.with_reserve(|| Usage::read(leaf.cgroup(), controllers, self.main_resident_peak))
-            }
-            Holder::Guard(_) => {
-                Usage::of_reaped(self.spent.cpu_user_us, self.spent.cpu_system_us, self.main_resident_peak)
-            }
-        };
+        self.report.usage = self.usage();
+        self.conclude_memory();
         self.remove_leaf().await;
         self.dismiss_guard().await;
         self.report.phases.gone = self.elapsed();
-        self.report.reason = self.machine.reason;
+        if self.report.reason != Reason::Oom {
+            self.report.reason = self.machine.reason;
+        }
         self.report.exit_code = Report::exit_code_of(self.report.reason, self.report.main.as_ref());
         self.report
     }

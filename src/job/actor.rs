@@ -16,6 +16,8 @@ use super::order::Order;
 use crate::command::Command;
 use crate::containment::Refusal;
 use crate::containment::holder::Holder;
+use crate::containment::oom;
+use crate::containment::usage::Seen;
 use crate::error::{Error, Result, SpawnError};
 use crate::events::Log;
 use crate::guard::link::{Answer, Link};
@@ -43,6 +45,7 @@ pub(super) struct Assignment {
     /// Why nothing stronger holds it.
     pub refused: Vec<Refusal>,
     pub events: Log,
+    pub memory: Arc<oom::Watch>,
 }
 
 type Started = Result<(i32, Arc<Pidfd>)>;
@@ -106,13 +109,14 @@ pub(super) struct Actor {
     pub(super) spent: Spent,
 
     pub(super) main: Option<(Pid, Arc<Pidfd>)>,
-    pub(super) main_resident_peak: Option<u64>,
+    pub(super) seen: Seen,
+    pub(super) memory: Arc<oom::Watch>,
     pub(super) report: Report,
 }
 
 impl Actor {
     fn new(assignment: Assignment) -> Self {
-        let Assignment { supervisor, id, link, holder, answers, order, command, inbox, stops, refused, events } =
+        let Assignment { supervisor, id, link, holder, answers, order, command, inbox, stops, refused, memory, events } =
             assignment;
         let begun = Instant::now();
         let mut report = Report::begin(&command);
@@ -146,7 +150,8 @@ impl Actor {
             childless: false,
             spent: Spent::default(),
             main: None,
-            main_resident_peak: None,
+            seen: Seen::default(),
+            memory,
             report,
         }
     }
@@ -157,7 +162,9 @@ impl Actor {
 
     /// Orders the spawn. A stop, a kill or the deadline meanwhile kills the leaf: an exec can take long.
     async fn spawn(&mut self) -> Started {
-        let mut join = false;
+        // Kernels before 6.4 do not tell a process that is cloned into a cpuset which CPUs it may use (fixed by "cgroup/cpuset:
+        // Make cpuset_fork() handle CLONE_INTO_CGROUP properly"); one that joins it is told.
+        let mut join = self.command.limits.cpuset.is_some();
         loop {
             self.order.give(&self.link, self.id, self.holder.leaf(), join).await?;
             let answer = loop {
@@ -228,7 +235,7 @@ impl Actor {
         match message {
             FromGuard::Exited { end, childless, max_rss_kib, spent, .. } => {
                 self.spent = spent;
-                self.main_resident_peak = Some(max_rss_kib * 1024);
+                self.seen.main_resident_peak = Some(max_rss_kib * 1024);
                 self.childless = childless;
                 self.report.phases.main_exited = self.elapsed();
                 self.report.main = Some(main_end(end));
@@ -301,6 +308,7 @@ impl Actor {
                     Some(Request::Processes(answer)) => {
                         let _ = answer.send(self.list_processes());
                     }
+                    Some(Request::Live(request)) => self.perform_live(request),
                     Some(Request::Postpone(by)) => self.deadline = self.deadline.and_then(|at| at.checked_add(by)),
                     None => {
                         self.inbox_closed = true;

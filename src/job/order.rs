@@ -12,6 +12,7 @@ use crate::containment::leaf::Leaf;
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::guard::link::Link;
 use crate::guard::protocol::{self, JobId, MAX_DESCRIPTORS, SHORT_SPEC, Spec, ToGuard};
+use crate::limits::NOFILE;
 use crate::{inherited, sys};
 
 /// An order that can be given, and given again.
@@ -111,7 +112,9 @@ impl Order {
                 ProcessGroup::NewSession => Some(protocol::NEW_SESSION),
                 ProcessGroup::Supervisors => sys::own_process_group(),
             },
-            open_files: inherited::open_files_limit(),
+            rlimits: rlimits(command),
+            nice: command.limits.nice,
+            user: command.user.as_ref().map(|user| (user.uid, user.gid, user.groups.clone())),
         };
         let failed = |errno| Error::system("memfd_create", "what to execute", errno, short_of_descriptors(errno));
         let bytes = protocol::encode(&spec).map_err(failed)?;
@@ -155,6 +158,13 @@ impl Order {
         }
         link.send(&ToGuard::Spawn { job, leaf: leaf.map(Leaf::tail), join, spec }, last).await
     }
+}
+
+/// The limit on open files is the host's own, which the guard has raised (none is known: the guard's); then what was asked for.
+fn rlimits(command: &Command) -> Vec<(u32, u64, u64)> {
+    let own = inherited::open_files_limit().map(|(soft, hard)| (NOFILE, soft, hard));
+    let asked = command.limits.rlimits.iter().map(|limit| (limit.resource, limit.soft, limit.hard));
+    own.into_iter().chain(asked).collect()
 }
 
 fn in_memfd(name: &CStr, mut bytes: &[u8]) -> rustix::io::Result<OwnedFd> {

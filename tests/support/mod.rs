@@ -340,6 +340,11 @@ pub fn wait_for<T>(mut seen: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// How many times slower than usual this machine is, where bounds on time would not hold: an emulated one.
+pub fn slowness() -> f64 {
+    std::env::var("PINFOLD_TEST_SLOWNESS").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1.0)
+}
+
 /// What a test needs of the machine. `false`, and a loud line, where it is missing; a failure where `PINFOLD_REQUIRE`
 /// (names separated by commas) says that this machine has it.
 pub fn has(name: &str, present: bool, reason: &str) -> bool {

@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::ValueEnum;
 use pinfold::report::ContainmentKind;
-use pinfold::{Command, Leftovers, ProcessGroup, Signal, SignalTo};
+use pinfold::{Command, Leftovers, ProcessGroup, Signal, SignalTo, User};
 
 use crate::cli::duration;
+use crate::cli::limits::LimitArgs;
 use crate::cli::report_sink::{self, Destination};
 
 /// Run a command; when it ends, everything that it started has ended too.
@@ -57,6 +58,10 @@ pub struct Args {
     #[arg(long)]
     pub clear_env: bool,
 
+    /// Run the command as this user, with its groups: a name or a number; for root only
+    #[arg(long, value_name = "NAME|UID[:GID]", value_parser = parse_user)]
+    pub user: Option<User>,
+
     /// A name for messages and the report
     #[arg(long)]
     pub name: Option<String>,
@@ -64,6 +69,10 @@ pub struct Args {
     /// Write a report in JSON to FILE, to standard output (-) or to a descriptor (fd:N)
     #[arg(long, value_name = "FILE|-|fd:N", value_parser = FromBytes(report_sink::parse))]
     pub report: Option<Destination>,
+
+    /// Say on standard error what the whole job used
+    #[arg(long)]
+    pub stats: bool,
 
     /// What holds the job: a cgroup where one can be had and else the guard as subreaper (auto), or just one of them
     #[arg(long, value_name = "WHAT", default_value = "auto", env = "PINFOLD_CONTAINMENT")]
@@ -88,6 +97,10 @@ pub struct Args {
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+
+    // Last: its heading holds for all that follow.
+    #[command(flatten)]
+    pub limits: LimitArgs,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -153,6 +166,13 @@ pub fn parse_signal(text: &str) -> Result<Signal, String> {
     text.parse().map_err(|error: pinfold::Error| error.to_string())
 }
 
+fn parse_user(text: &str) -> Result<User, String> {
+    User::look_up(text).map_err(|error| match error {
+        pinfold::Error::Invalid { advice, .. } => advice,
+        error => error.to_string(),
+    })
+}
+
 /// Bytes, as environments are.
 fn parse_variable(text: &OsStr) -> Result<(OsString, OsString), String> {
     let bytes = text.as_bytes();
@@ -187,6 +207,7 @@ impl Args {
                 LeftoversArg::Kill => Leftovers::Kill,
                 LeftoversArg::Wait => Leftovers::Wait,
             })
+            .limits(self.limits.to_limits())
             .process_group(if shares_group { ProcessGroup::Supervisors } else { ProcessGroup::New });
         if let Some(timeout) = self.timeout {
             command.timeout(timeout);
@@ -196,6 +217,9 @@ impl Args {
         }
         for (key, value) in &self.env {
             command.env(key, value);
+        }
+        if let Some(user) = &self.user {
+            command.user(user.clone());
         }
         if let Some(cwd) = &self.cwd {
             command.cwd(cwd);

@@ -4,6 +4,7 @@ use pinfold::Report;
 use pinfold::report::Reason;
 
 use super::args::Args;
+use super::stats::size;
 use crate::cli::{processes, tell};
 
 /// Says on standard error what a person would want to know.
@@ -33,6 +34,17 @@ fn explain_end(args: &Args, report: &Report) {
         let timeout = args.timeout.unwrap_or_default();
         let how = if report.killed { "killed" } else { "stopped" };
         tell(&format!("{} was {how} at its deadline of {}", report.name, humantime::format_duration(timeout)));
+    }
+    if let Some(oom) = &report.oom {
+        let who: Vec<_> = oom.victims.iter().take(3).map(|victim| format!("{} {}", victim.pid, victim.name)).collect();
+        let who = if who.is_empty() { String::new() } else { format!(" ({})", who.join(", ")) };
+        let peak =
+            report.usage.memory_peak_bytes.value.map_or_else(String::new, |bytes| format!(" at {}", size(bytes)));
+        if report.reason == Reason::Oom {
+            tell(&format!("{} ran out of memory{peak} and was killed{who}", report.name));
+        } else {
+            tell(&format!("{} ran out of memory{peak}: {} of its processes killed{who}", report.name, oom.kills));
+        }
     }
     if report.leftovers.count > 0 {
         let fate = match (report.killed, report.phases.stopping) {

@@ -10,9 +10,9 @@ use crate::pidfd::Pidfd;
 use crate::report::ProcessInfo;
 use crate::signal::Signal;
 
-/// Acts on a job that somebody else holds, a pool say, and does not keep it alive ([`Job::controller`]). Cheap to clone.
+/// Acts on a job that somebody else holds, a pool say, and does not keep it alive ([`Job::handle`]). Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Controller {
+pub struct JobHandle {
     pub(super) pid: i32,
     pub(super) main: Arc<Pidfd>,
     pub(super) requests: mpsc::WeakUnboundedSender<Request>,
@@ -24,17 +24,17 @@ impl Job {
     /// ```
     /// use pinfold::pool::Task;
     /// use pinfold::{Command, Signal};
-    /// let (sender, controllers) = std::sync::mpsc::channel();
-    /// let task = Task::new(Command::new("make")).on_spawn(move |job, _| drop(sender.send(job.controller())));
-    /// # let _: std::sync::mpsc::Receiver<pinfold::Controller> = controllers;
+    /// let (sender, handles) = std::sync::mpsc::channel();
+    /// let task = Task::new(Command::new("make")).on_spawn(move |job, _| drop(sender.send(job.handle())));
+    /// # let _: std::sync::mpsc::Receiver<pinfold::JobHandle> = handles;
     /// ```
     #[must_use]
-    pub fn controller(&self) -> Controller {
-        Controller { pid: self.pid, main: self.main.clone(), requests: self.requests.downgrade() }
+    pub fn handle(&self) -> JobHandle {
+        JobHandle { pid: self.pid, main: self.main.clone(), requests: self.requests.downgrade() }
     }
 }
 
-impl Controller {
+impl JobHandle {
     /// Stops it, as [`Job::stop`].
     pub fn stop(&self) {
         self.ask(Request::Stop);

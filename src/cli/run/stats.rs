@@ -1,0 +1,78 @@
+//! `--stats`: what the whole job used, for people.
+
+use pinfold::Report;
+use pinfold::report::Figure;
+
+use crate::cli::tell;
+
+/// One line for each kind of resource; what this machine can't tell is left out.
+pub fn stats(report: &Report) {
+    let usage = &report.usage;
+    let elapsed = report.phases.gone.unwrap_or_default();
+    let seconds = |figure: &Figure| figure.value.map_or_else(|| "?".into(), |us| format!("{:.2}", us as f64 / 1e6));
+    let cpu = usage.cpu_user_microseconds.value.zip(usage.cpu_system_microseconds.value);
+    let share = cpu.map_or_else(String::new, |(user, system)| {
+        format!(", {:.0} % of one CPU", (user + system) as f64 / 1e4 / elapsed.max(0.001))
+    });
+    tell(&format!("{}: {elapsed:.2} s elapsed", report.name));
+    let (user, system) = (seconds(&usage.cpu_user_microseconds), seconds(&usage.cpu_system_microseconds));
+    tell(&format!("  CPU     {user} s user, {system} s system{share}"));
+    let bytes = |figure: &Figure, what: &str| figure.value.map(|value| format!("{} {what}", size(value)));
+    let count = |figure: &Figure, what: &str| figure.value.map(|value| format!("{value} {what}"));
+    let main = bytes(&usage.main_resident_peak_bytes, "of the main process");
+    let swap = bytes(&usage.swap_peak_bytes, "swap").filter(|_| usage.swap_peak_bytes.value != Some(0));
+    line("memory", [bytes(&usage.memory_peak_bytes, "peak"), main, swap]);
+    let refused = count(&usage.forks_refused, "forks refused").filter(|_| usage.forks_refused.value != Some(0));
+    line("tasks", [count(&usage.processes_peak, "peak"), refused, None]);
+    let io = [(&usage.io_read_bytes, &usage.io_reads, "read"), (&usage.io_written_bytes, &usage.io_writes, "written")];
+    let [read, written] = io.map(|(amount, operations, what)| {
+        let operations = operations.value.map_or_else(String::new, |count| format!(" in {count} operations"));
+        bytes(amount, what).map(|text| text + &operations)
+    });
+    line("I/O", [read, written, None]);
+    let waited = |figure: &Figure, what: &str| figure.value.map(|us| format!("{:.2} s for {what}", us as f64 / 1e6));
+    line(
+        "waited",
+        [
+            waited(&usage.cpu_pressure_microseconds, "CPU"),
+            waited(&usage.memory_pressure_microseconds, "memory"),
+            waited(&usage.io_pressure_microseconds, "I/O"),
+        ],
+    );
+}
+
+fn line(name: &str, parts: [Option<String>; 3]) {
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    if !parts.is_empty() {
+        tell(&format!("  {name:<7} {}", parts.join(", ")));
+    }
+}
+
+/// Bytes in a unit that people read, of powers of 1024.
+pub fn size(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    let mut units = ["B", "KiB", "MiB", "GiB", "TiB"].into_iter();
+    let mut unit = units.next().unwrap_or_default();
+    for larger in units {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = larger;
+    }
+    if unit == "B" || value >= 100.0 { format!("{value:.0} {unit}") } else { format!("{value:.1} {unit}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn sizes() {
+        for (bytes, text) in
+            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (64 << 20, "64.0 MiB"), (1 << 50, "1024 TiB")]
+        {
+            assert_eq!(size(bytes), text);
+        }
+    }
+}

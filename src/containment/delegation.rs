@@ -1,0 +1,307 @@
+//! Controllers for the leaves. A cgroup gives its controllers to its children through `cgroup.subtree_control`, and can do
+//! so only while no process is in it ("no internal processes", the kernel's admin-guide/cgroup-v2.rst).
+//!
+//! What is written to is the cgroup that bases are made in, never one above it, and only where nobody but supervisor and
+//! guard is in it: they move to a leaf of their own beside the base. At the end all is undone in the opposite order, so that it
+//! works again in the same cgroup.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, openat};
+use rustix::io::Errno;
+use rustix::process::{Pid, getpid};
+
+use super::Refusal;
+use super::cgroup::Cgroup;
+use crate::error::{Error, Result};
+use crate::guard::link::Link;
+use crate::guard::protocol::{FromGuard, JobId, ToGuard};
+use crate::limits::Controller;
+
+/// The supervisor's and the guard's own leaf is called this, then as a base: no sweeper takes it for one.
+const PREFIX: &str = "pinfold-own-";
+
+/// No job has this number: the guard's answers that concern the supervisor.
+pub(crate) const SUPERVISORS: JobId = 0;
+
+/// Controllers that were given, to be taken back.
+#[derive(Debug)]
+pub(crate) struct Grant {
+    place: Arc<Cgroup>,
+    undo: Undo,
+    /// Its shared lock says that these controllers are in use, whoever gave them.
+    lock: Mutex<Option<OwnedFd>>,
+}
+
+/// As opposed to [`Result`], whose error ends the start: this one is a reason.
+type Given<T, E> = std::result::Result<T, E>;
+
+/// What was changed, as supervisor and guard both know it: whoever outlives the other undoes it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Undo {
+    /// The leaf that supervisor or guard has moved to.
+    pub own: Option<String>,
+    /// The controllers that were not given before.
+    pub given: Vec<String>,
+}
+
+impl Undo {
+    /// Takes the controllers back, moves whoever is in the own leaf up again, and removes that. Nothing may be left in other
+    /// leaves. Twice is as good as once.
+    pub fn undo(&self, place: &Cgroup) {
+        for controller in &self.given {
+            let _ = place.write(c"cgroup.subtree_control", format!("-{controller}").as_bytes());
+        }
+        let Some(name) = &self.own else { return };
+        let Ok(own) = place.open(name) else { return };
+        for pid in own.processes().0 {
+            let _ = place.write(c"cgroup.procs", pid.to_string().as_bytes());
+        }
+        drop(own);
+        let _ = place.remove(name);
+    }
+}
+
+/// What the guard does when all that it held is gone. `supervisor`: a pidfd.
+pub(crate) fn take_back(place: &Cgroup, undo: &Undo, supervisor: Option<BorrowedFd<'_>>) {
+    let free = || exclusive_lock(place);
+    let lock = free().or_else(|| {
+        // A supervisor that is just dying still holds its lock; otherwise another pinfold's jobs need the controllers.
+        let moment = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+        let supervisor = supervisor.map(|pidfd| PollFd::from_borrowed_fd(pidfd, PollFlags::IN));
+        let ended = supervisor.is_none_or(|pidfd| matches!(poll(&mut [pidfd], Some(&moment)), Ok(1)));
+        ended.then(free).flatten()
+    });
+    if lock.is_some() {
+        undo.undo(place);
+    }
+}
+
+impl Grant {
+    /// The jobs are over: from here on the guard may take back what was given.
+    pub fn release(&self) {
+        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        self.release();
+        // The guard has done so, unless it was killed.
+        if let Some(_lock) = exclusive_lock(&self.place) {
+            self.undo.undo(&self.place);
+        }
+    }
+}
+
+/// Sees to it that the cgroups made in `place` have the controllers `wanted`.
+///
+/// # Errors
+/// Why this place can't give them, when all that was tried has been undone.
+pub(crate) async fn give(
+    place: &Arc<Cgroup>,
+    wanted: &[Controller],
+    link: &Link,
+) -> Result<Given<Option<Grant>, Refusal>> {
+    let refuse =
+        |reason: String, advice: String| Ok(Err(Refusal::new(place.path().display().to_string(), reason, advice)));
+    let list = |file| place.read(file).unwrap_or_default();
+    let has = |list: &str, controller: &Controller| list.split_ascii_whitespace().any(|name| name == controller.name());
+    if wanted.is_empty() {
+        return Ok(Ok(None));
+    }
+    let lock = shared_lock(place).await;
+    let given = list(c"cgroup.subtree_control");
+    let missing: Vec<_> = wanted.iter().filter(|controller| !has(&given, controller)).copied().collect();
+    if missing.is_empty() {
+        return Ok(Ok(Some(Grant { place: place.clone(), undo: Undo::default(), lock: lock.into() })));
+    }
+    let names = names(&missing);
+
+    let own_controllers = list(c"cgroup.controllers");
+    if let Some(controller) = missing.iter().find(|controller| !has(&own_controllers, controller)) {
+        return refuse(format!("it has no {controller} controller"), controller_advice(*controller));
+    }
+    // Only the root of the whole tree has none (kernel: not_on_root); a namespace's root has it.
+    if place.events().is_err_and(|errno| errno == Errno::NOENT) {
+        return refuse(
+            format!("it is the machine's root cgroup, and does not give the {names} controller to those below"),
+            format!(
+                "as root: echo {} > {}/cgroup.subtree_control",
+                missing.iter().map(|controller| format!("+{controller}")).collect::<Vec<_>>().join(" "),
+                place.path().display()
+            ),
+        );
+    }
+
+    let guard = Some(link.pid);
+    let inside = place
+        .list()
+        .map_err(|errno| Error::system("read cgroup.procs of", place.path().display().to_string(), errno, ""))?;
+    let is_ours = |pid: &Option<Pid>| *pid == Some(getpid()) || *pid == guard;
+    let others: Vec<_> = inside.iter().filter(|pid| !is_ours(pid)).collect();
+    if !others.is_empty() {
+        let named: Vec<_> = others
+            .iter()
+            .take(3)
+            .map(|pid| pid.map_or_else(|| "one not visible here".into(), |pid| pid.to_string()))
+            .collect();
+        let more = if others.len() > named.len() { ", …" } else { "" };
+        return refuse(
+            format!(
+                "it can't give the {names} controller to those below while other processes are in it ({}{more})",
+                named.join(", ")
+            ),
+            "run pinfold alone in a cgroup: systemd-run --scope -p Delegate=yes (with --user for users), a service with Delegate=yes, or --cgroup DIR".into(),
+        );
+    }
+
+    let mut undo = Undo { own: None, given: missing.iter().map(|controller| controller.name().to_owned()).collect() };
+    if !inside.is_empty() {
+        undo.own = Some(super::base::fresh_name(PREFIX)?);
+    }
+    // From here on the guard undoes it, should this process be killed.
+    link.send(&ToGuard::Giving { own: undo.own.clone(), given: undo.given.clone() }, &[place.as_fd()]).await?;
+    let grant = Grant { place: place.clone(), undo, lock: lock.into() };
+    match grant.give(&inside, guard, link).await? {
+        Ok(()) => Ok(Ok(Some(grant))),
+        Err((doing, errno)) => {
+            drop(grant);
+            refuse(format!("cannot {doing}: {errno}"), "have it delegated: systemd's Delegate=yes, or chown the directory, its cgroup.procs and cgroup.subtree_control".into())
+        }
+    }
+}
+
+impl Grant {
+    async fn give(
+        &self,
+        inside: &[Option<Pid>],
+        guard: Option<Pid>,
+        link: &Link,
+    ) -> Result<Given<(), (String, Errno)>> {
+        if let Some(name) = &self.undo.own {
+            let own = match self.place.make(name) {
+                Ok(own) => own,
+                Err(errno) => return Ok(Err((format!("make the cgroup {name}"), errno))),
+            };
+            if inside.contains(&guard) {
+                let mut answers = link.listen(SUPERVISORS)?;
+                link.send(&ToGuard::Move, &[own.as_fd()]).await?;
+                let answer = answers.recv().await;
+                link.forget(SUPERVISORS);
+                match answer {
+                    Some((FromGuard::Moved { errno: 0 }, _)) => {}
+                    Some((FromGuard::Moved { errno }, _)) => {
+                        return Ok(Err((
+                            "move the guard to a leaf of its own".into(),
+                            Errno::from_raw_os_error(errno),
+                        )));
+                    }
+                    _ => return Err(Error::GuardLost),
+                }
+            }
+            if inside.contains(&Some(getpid()))
+                && let Err(errno) = own.write(c"cgroup.procs", b"0")
+            {
+                return Ok(Err(("move to a leaf of its own".into(), errno)));
+            }
+        }
+        for controller in &self.undo.given {
+            if let Err(errno) = self.place.write(c"cgroup.subtree_control", format!("+{controller}").as_bytes()) {
+                return Ok(Err((format!("give the {controller} controller to those below"), errno)));
+            }
+        }
+        Ok(Ok(()))
+    }
+}
+
+/// A lock of its own file: the directory's means something else ([`super::base`]).
+fn lock_file(place: &Cgroup) -> Option<OwnedFd> {
+    openat(place, c"cgroup.subtree_control", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
+}
+
+fn exclusive_lock(place: &Cgroup) -> Option<OwnedFd> {
+    lock_file(place).filter(|file| flock(file, FlockOperation::NonBlockingLockExclusive).is_ok())
+}
+
+async fn shared_lock(place: &Cgroup) -> Option<OwnedFd> {
+    let file = lock_file(place)?;
+    // Another pinfold has the exclusive one for the moment in which it takes back what it gave.
+    for _ in 0..100 {
+        if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
+            return Some(file);
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    None
+}
+
+fn controller_advice(controller: Controller) -> String {
+    let known = std::fs::read_to_string("/proc/cgroups").unwrap_or_default();
+    let line = known.lines().find_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        (fields.next()? == controller.name()).then(|| fields.map(str::to_owned).collect::<Vec<_>>())
+    });
+    match line.as_deref() {
+        Some([_, _, enabled]) if enabled == "0" => {
+            format!("it is switched off at boot: take cgroup_disable={controller} off the kernel command line")
+        }
+        Some([hierarchy, ..]) if hierarchy != "0" => {
+            "it is in use by cgroup v1 here: boot with cgroup_no_v1=all or systemd.unified_cgroup_hierarchy=1".into()
+        }
+        _ => format!(
+            "the cgroup above does not give it: for a user's systemd, 'systemctl edit user@.service' with [Service] Delegate=yes; for a service, Delegate={controller}"
+        ),
+    }
+}
+
+/// Their names, for people.
+pub(crate) fn names(controllers: &[Controller]) -> String {
+    controllers.iter().map(|controller| controller.name()).collect::<Vec<_>>().join(", ")
+}
+
+/// The cgroup to make bases in, whose leaves will have the controllers `wanted`: the one that was `found`, or one of
+/// systemd's, unless the person has `named` it. Or why there is none.
+pub(crate) async fn settle(
+    found: Given<Cgroup, Vec<Refusal>>,
+    named: bool,
+    wanted: &[Controller],
+    link: &Link,
+) -> Result<Given<(Arc<Cgroup>, Option<Grant>), Vec<Refusal>>> {
+    let mut refusals = Vec::new();
+    match found {
+        Ok(place) => {
+            let place = Arc::new(place);
+            match give(&place, wanted, link).await? {
+                Ok(grant) => return Ok(Ok((place, grant))),
+                Err(refusal) => refusals.push(refusal),
+            }
+        }
+        Err(reasons) => refusals = reasons,
+    }
+    // Where systemd is not the service manager (sd_booted(3)), there is nobody to ask.
+    if !named && std::path::Path::new("/run/systemd/system").is_dir() {
+        match super::scope::make(link).await {
+            Ok(scope) => {
+                let scope = Arc::new(scope);
+                match give(&scope, wanted, link).await? {
+                    Ok(grant) => return Ok(Ok((scope, grant))),
+                    Err(refusal) => refusals.push(refusal),
+                }
+            }
+            Err(refusal) => refusals.push(refusal),
+        }
+    }
+    Ok(Err(refusals))
+}
+
+/// Removes own leaves that nobody is in any more.
+pub(crate) fn remove_abandoned(place: &Cgroup, name: &str) {
+    if name.strip_prefix(PREFIX).is_some() {
+        // One that is in use is busy.
+        let _ = place.remove_empty(name);
+    }
+}

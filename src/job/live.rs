@@ -1,0 +1,179 @@
+//! What can be asked of a job while it runs: what it uses, and to stand still.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{oneshot, watch};
+
+use super::actor::Actor;
+use super::{Job, Request as JobRequest};
+use crate::containment::cgroup::{State, state};
+use crate::error::{Error, Result};
+use crate::report::{MainEnd, Reason, Report, Usage};
+use crate::stop::Phase;
+use crate::sys;
+
+/// A process in the kernel's hands (state D) does not freeze before it comes back.
+const FREEZE_BOUND: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub(super) enum Request {
+    Usage(oneshot::Sender<Usage>),
+    /// Answered with the leaf's `cgroup.events`, to wait for.
+    Freeze(oneshot::Sender<Result<OwnedFd>>),
+    Thaw,
+}
+
+/// Runs `task` until the report is there.
+pub(super) async fn until_over(mut report: watch::Receiver<Option<Arc<Report>>>, task: impl Future<Output = ()>) {
+    tokio::select! {
+        _ = report.wait_for(Option::is_some) => {}
+        () = task => {}
+    }
+}
+
+impl Actor {
+    pub(super) fn perform_live(&mut self, request: Request) {
+        // Whoever has asked may be gone.
+        match request {
+            Request::Usage(answer) => drop(answer.send(self.usage())),
+            Request::Freeze(answer) => {
+                if answer.send(self.freeze()).is_err() {
+                    self.thaw();
+                }
+            }
+            Request::Thaw => self.thaw(),
+        }
+    }
+
+    fn freeze(&self) -> Result<OwnedFd> {
+        let failed = |errno| {
+            let advice = if errno == Errno::NOENT { "Linux 5.2 or later is needed" } else { "" };
+            Error::system("freeze", self.command.display_name(), errno, advice)
+        };
+        let Some(leaf) = self.holder.leaf() else {
+            return Err(Error::system(
+                "freeze",
+                self.command.display_name(),
+                Errno::OPNOTSUPP,
+                "it is held without a cgroup",
+            ));
+        };
+        // One that is being ended must not stand still.
+        if self.machine.phase != Phase::Running {
+            return Err(failed(Errno::SRCH));
+        }
+        let events = leaf.cgroup().events().map_err(failed)?;
+        leaf.cgroup().write(c"cgroup.freeze", b"1").map_err(failed)?;
+        Ok(events)
+    }
+
+    fn thaw(&self) {
+        if let Some(leaf) = self.holder.leaf() {
+            // One that is gone has nothing to thaw.
+            let _ = leaf.cgroup().write(c"cgroup.freeze", b"0");
+        }
+    }
+
+    pub(super) fn usage(&mut self) -> Usage {
+        self.seen.memory_highest = self.memory.highest();
+        match self.holder.leaf() {
+            Some(leaf) => {
+                let (controllers, seen) = (leaf.controllers(), self.seen);
+                leaf.with_reserve(|| Usage::read(leaf.cgroup(), controllers, seen))
+            }
+            None => Usage::of_reaped(self.spent.cpu_user_us, self.spent.cpu_system_us, self.seen),
+        }
+    }
+
+    /// Tells what ran out of memory, and whether that has ended the job.
+    pub(super) fn conclude_memory(&mut self) {
+        let Some(leaf) = self.holder.leaf().filter(|leaf| leaf.has_controller("memory")) else { return };
+        let by_kill = matches!(self.report.main, Some(MainEnd::Signalled { signal: libc::SIGKILL, .. }));
+        let main = self.main.as_ref().map(|(pid, _)| pid.as_raw_nonzero().get());
+        let killed_main = by_kill && !self.report.killed && self.machine.reason == Reason::Exited;
+        let group = self.command.limits.oom_group;
+        let (oom, main_was) = self.memory.conclude(leaf.cgroup(), &leaf.tail(), main, killed_main, group);
+        self.report.oom = oom;
+        if main_was {
+            self.report.reason = Reason::Oom;
+        }
+    }
+}
+
+/// Thaws a job whose freeze did not come to its end.
+struct ThawOnDrop<'a>(Option<&'a Job>);
+
+impl Drop for ThawOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(job) = self.0 {
+            job.thaw();
+        }
+    }
+}
+
+impl Job {
+    /// What the whole job uses now, ended processes included; when it has ended, what it used.
+    ///
+    /// # Errors
+    /// [`Error::GuardLost`] where the runtime that the supervisor belongs to has been shut down.
+    pub async fn usage(&self) -> Result<Usage> {
+        let (answer, usage) = oneshot::channel();
+        let _ = self.requests.send(JobRequest::Live(Request::Usage(answer)));
+        match usage.await {
+            Ok(usage) => Ok(usage),
+            // It ended meanwhile.
+            Err(_) => Ok(self.wait().await?.usage.clone()),
+        }
+    }
+
+    /// Lets every process of it stand still, and comes back when they do (`frozen 1` in `cgroup.events`, Linux 5.2). They
+    /// are not told and can't resist; SIGKILL still ends them. The deadline's clock goes on. A stop thaws them, so that they
+    /// see the stop signal.
+    ///
+    /// Dropping the future before it is ready thaws the job again.
+    ///
+    /// # Errors
+    /// `ESRCH` where the job is ending or has ended, `ETIMEDOUT` where a process did not freeze within 10 s (state D): then
+    /// the job runs on.
+    pub async fn freeze(&self) -> Result<()> {
+        let failed = |errno| Error::system("freeze", format!("the job of process {}", self.pid), errno, "");
+        let (answer, events) = oneshot::channel();
+        let _ = self.requests.send(JobRequest::Live(Request::Freeze(answer)));
+        let mut thaw = ThawOnDrop(Some(self));
+        let events = events.await.map_err(|_| failed(Errno::SRCH))??;
+        let events = sys::watched(events, Interest::PRIORITY).map_err(|_| failed(Errno::MFILE))?;
+        match tokio::time::timeout(FREEZE_BOUND, frozen(&events)).await {
+            Ok(Ok(())) => {
+                thaw.0 = None;
+                Ok(())
+            }
+            Ok(Err(errno)) => Err(failed(errno)),
+            Err(_) => Err(failed(Errno::TIMEDOUT)),
+        }
+    }
+
+    /// Lets a job go on that was frozen. Comes back at once; one that was not frozen is left as it is.
+    pub fn thaw(&self) {
+        let _ = self.requests.send(JobRequest::Live(Request::Thaw));
+    }
+}
+
+/// Waits until all stand still. `SRCH` where nobody is left to.
+async fn frozen(events: &AsyncFd<OwnedFd>) -> rustix::io::Result<()> {
+    loop {
+        match state(events.get_ref())? {
+            State { frozen: true, .. } => return Ok(()),
+            State { populated: false, .. } => return Err(Errno::SRCH),
+            _ => {}
+        }
+        match events.ready(Interest::PRIORITY).await {
+            Ok(mut ready) => ready.clear_ready(),
+            Err(_) => return Err(Errno::IO),
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! A job that runs: what it uses, asked for by the library; and jobs that stand still.
+
+mod support;
+
+use std::time::Duration;
+
+use pinfold::report::{MainEnd, Reason};
+use pinfold::{Command, Controller, Limits, Signal, Stdio, Supervisor};
+use support::{PINFOLD, Scratch, has, has_cgroup, program};
+
+/// Runs it in a runtime of its own, as each host has one. `None` where the controllers can't be had.
+fn with<T>(controllers: &[Controller], host: impl AsyncFnOnce(&Supervisor) -> T) -> Option<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let builder = Supervisor::builder().guard_program(PINFOLD).controllers(controllers.iter().copied());
+        let supervisor = match builder.start().await {
+            Ok(supervisor) => supervisor,
+            Err(error) => {
+                for controller in controllers {
+                    has(controller.name(), false, &error.to_string());
+                }
+                return None;
+            }
+        };
+        let done = host(&supervisor).await;
+        supervisor.close().await;
+        Some(done)
+    })
+}
+
+/// Where scripts/vm-test says that jobs can have controllers.
+fn builder_cgroup() -> Option<std::ffi::OsString> {
+    std::env::var_os("PINFOLD_CGROUP")
+}
+
+fn with_controllers<T>(controllers: &[Controller], host: impl AsyncFnOnce(&Supervisor) -> T) -> Option<T> {
+    let Some(cgroup) = builder_cgroup() else { return with(controllers, host) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let builder = Supervisor::builder().guard_program(PINFOLD).cgroup(cgroup);
+        let supervisor = builder.controllers(controllers.iter().copied()).start().await.unwrap();
+        let done = host(&supervisor).await;
+        supervisor.close().await;
+        Some(done)
+    })
+}
+
+fn counting(file: &Scratch) -> Command {
+    let mut command = Command::new(program("use"));
+    command.args(["count", file.path().to_str().unwrap()]).stdin(Stdio::Null);
+    command
+}
+
+fn count(file: &Scratch) -> u64 {
+    file.text().trim().parse().unwrap_or(0)
+}
+
+/// It counts on.
+async fn counts(file: &Scratch) {
+    let before = count(file);
+    while count(file) <= before {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[test]
+fn a_job_stands_still_and_goes_on() {
+    if !has_cgroup() {
+        return;
+    }
+    with_controllers(&[], async |supervisor| {
+        let file = Scratch::new("count");
+        let job = supervisor.spawn(&counting(&file)).await.unwrap();
+        counts(&file).await;
+        job.freeze().await.unwrap();
+        let (used, counted) = (job.usage().await.unwrap(), count(&file));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(count(&file), counted);
+        let later = job.usage().await.unwrap().cpu_user_microseconds.value.unwrap();
+        // The way into standing still is counted late.
+        assert!(later - used.cpu_user_microseconds.value.unwrap() < 10_000, "{later} after {used:?}");
+        // Twice is as good as once.
+        job.freeze().await.unwrap();
+        job.thaw();
+        counts(&file).await;
+
+        // One that is dropped thaws.
+        let dropped = tokio::time::timeout(Duration::ZERO, job.freeze()).await;
+        if dropped.is_ok() {
+            job.thaw();
+        }
+        counts(&file).await;
+
+        job.freeze().await.unwrap();
+        job.kill();
+        let report = job.wait().await.unwrap();
+        assert_eq!(report.reason, Reason::Killed);
+        assert!(report.is_gone() && report.unkillable.count == 0);
+        // One that is over.
+        assert!(job.freeze().await.is_err());
+        job.thaw();
+        assert_eq!(job.usage().await.unwrap(), report.usage);
+    });
+}
+
+/// It sees the stop signal, and not only SIGKILL after the grace period.
+#[test]
+fn a_frozen_job_is_stopped() {
+    if !has_cgroup() {
+        return;
+    }
+    with_controllers(&[], async |supervisor| {
+        let script = "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done";
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).stdout(std::os::fd::OwnedFd::from(writer)).grace(Duration::from_secs(60));
+        let job = supervisor.spawn(&command).await.unwrap();
+        let mut first = [0; 6];
+        tokio::task::spawn_blocking(move || std::io::Read::read_exact(&mut &reader, &mut first))
+            .await
+            .unwrap()
+            .unwrap();
+        job.freeze().await.unwrap();
+        job.stop();
+        let report = job.wait().await.unwrap();
+        assert_eq!((report.main.clone(), report.killed), (Some(MainEnd::Exited(5)), false));
+    });
+}
+
+#[test]
+fn a_frozen_job_dies_with_its_supervisor() {
+    if !has_cgroup() {
+        return;
+    }
+    with_controllers(&[], async |supervisor| {
+        let file = Scratch::new("count");
+        let job = supervisor.spawn(&counting(&file)).await.unwrap();
+        counts(&file).await;
+        job.freeze().await.unwrap();
+        let _ = job.signal(Signal::TERM);
+        drop(job);
+    });
+}
+
+#[test]
+fn usage_while_it_runs() {
+    if !has_cgroup() {
+        return;
+    }
+    with_controllers(&[], async |supervisor| {
+        let mut command = Command::new(program("use"));
+        let job = supervisor.spawn(command.args(["burn", "60"])).await.unwrap();
+        let used = async || job.usage().await.unwrap().cpu_user_microseconds.value.unwrap();
+        let first = used().await;
+        while used().await < first + 100_000 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        job.kill();
+        assert!(job.wait().await.unwrap().usage.cpu_user_microseconds.value.unwrap() >= first + 100_000);
+    });
+}
+
+fn on_one_cpu() {
+    // SAFETY: a set of CPUs is plain data that the call only reads; it concerns this thread.
+    #[allow(unsafe_code)]
+    let done = unsafe {
+        let mut cpus: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(0, &mut cpus);
+        libc::sched_setaffinity(0, size_of_val(&cpus), &raw const cpus)
+    };
+    assert_eq!(done, 0);
+}
+
+/// Fifty at once, half of them with three times the weight, all on one CPU so that there is not enough.
+#[test]
+fn shares_by_weight() {
+    // Users seldom have the controller cpuset; where there is one, kernels before 6.2 take no notice of an affinity.
+    let root = rustix::process::geteuid().is_root();
+    let cpuset = root || builder_cgroup().is_some();
+    if !cpuset {
+        // Of this thread, and so of the guard that it starts, and of the jobs.
+        on_one_cpu();
+    }
+    let wanted: &[_] = if cpuset { &[Controller::Cpu, Controller::Cpuset] } else { &[Controller::Cpu] };
+    with_controllers(wanted, async |supervisor| {
+        let mut jobs = Vec::new();
+        for number in 0..50 {
+            let mut limits = Limits::default();
+            limits.cpu_weight = Some(if number % 2 == 0 { 100 } else { 300 });
+            limits.cpuset = cpuset.then(|| "0".into());
+            let mut command = Command::new(program("use"));
+            command.args(["burn", "600"]).stdin(Stdio::Null).limits(limits);
+            jobs.push(supervisor.spawn(&command).await.unwrap());
+        }
+        let used = async |job: &pinfold::Job| {
+            let usage = job.usage().await.unwrap();
+            (usage.cpu_user_microseconds.value.unwrap() + usage.cpu_system_microseconds.value.unwrap()) as f64
+        };
+        let mut before = Vec::new();
+        for job in &jobs {
+            before.push(used(job).await);
+        }
+        // Until each has had many turns.
+        let mut spent = [0.0, 0.0];
+        while spent[0] + spent[1] < 8e6 {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            spent = [0.0, 0.0];
+            for (number, job) in jobs.iter().enumerate() {
+                spent[number % 2] += used(job).await - before[number];
+            }
+        }
+        let ratio = spent[1] / spent[0];
+        println!("shares: {ratio:.2} to 1 for weights of 300 to 100");
+        assert!((3.0 * 0.85..=3.0 * 1.15).contains(&ratio), "{ratio}, of {spent:?}");
+        for job in &jobs {
+            job.kill();
+        }
+        for job in &jobs {
+            assert!(job.wait().await.unwrap().is_gone());
+        }
+    });
+}
+
+/// A limit whose controller the supervisor was not asked for is an error, and nothing is started.
+#[test]
+fn a_limit_without_its_controller() {
+    if !has_cgroup() {
+        return;
+    }
+    with_controllers(&[], async |supervisor| {
+        let mark = Scratch::new("mark");
+        let mut command = Command::new("touch");
+        let mut limits = Limits::default();
+        limits.pids = Some(5);
+        command.arg(mark.path()).limits(limits);
+        let error = supervisor.spawn(&command).await.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains("limit on processes") && error.contains("pids controller"), "{error}");
+        assert!(!mark.path().exists());
+    });
+}
