@@ -76,6 +76,7 @@ pub struct Command {
     pub(crate) inherit_descriptors: bool,
     pub(crate) process_group: ProcessGroup,
     pub(crate) default_signals: u64,
+    pub(crate) unblocked_signals: u64,
     pub(crate) timeout: Option<Duration>,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) capture: CaptureLimit,
@@ -100,6 +101,7 @@ impl Command {
             inherit_descriptors: false,
             process_group: ProcessGroup::New,
             default_signals: 0,
+            unblocked_signals: 0,
             timeout: None,
             idle_timeout: None,
             capture: CaptureLimit::default(),
@@ -187,6 +189,13 @@ impl Command {
     /// hands that down). As `env --default-signal`; added to those given before.
     pub fn default_signals<I: IntoIterator<Item = Signal>>(&mut self, signals: I) -> &mut Self {
         self.default_signals |= signals.into_iter().fold(0, |set, signal| set | sys::bit(signal.number()));
+        self
+    }
+
+    /// Signals that are not blocked for the job at its start, even where this process was started with them blocked
+    /// (execve(2) hands that down too). Added to those given before.
+    pub fn unblocked_signals<I: IntoIterator<Item = Signal>>(&mut self, signals: I) -> &mut Self {
+        self.unblocked_signals |= signals.into_iter().fold(0, |set, signal| set | sys::bit(signal.number()));
         self
     }
 

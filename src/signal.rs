@@ -251,6 +251,15 @@ fn received(info: &libc::signalfd_siginfo) -> Option<Received> {
 pub struct SignalStream(AsyncFd<OwnedFd>);
 
 impl SignalStream {
+    /// A signal that is there already, without waiting.
+    ///
+    /// # Errors
+    /// The errno of read(2).
+    pub fn try_recv(&self) -> Result<Option<Received>> {
+        let failed = |errno| Error::system("read", "the signal queue", errno, "");
+        Ok(sys::read_signal(self.0.as_fd()).map_err(failed)?.and_then(|info| received(&info)))
+    }
+
     /// The next signal. Cancel-safe: none is lost.
     ///
     /// # Errors

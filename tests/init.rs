@@ -292,8 +292,14 @@ fn the_parents_end() {
     if !has_cgroup() {
         return;
     }
-    let parent = format!("{PINFOLD} init -p SIGUSR2 -- {} 12 & read line; exit 0", path_of("signals"));
-    let mut run = Run::bare(["bash", "-c", "bash -c \"$1\"; read line; exit 0", "bash", &parent]);
+    let parent = format!("{PINFOLD} init -p SIGUSR2 -- {} 12 & echo $! >$OWN; read line; exit 0", path_of("signals"));
+    // Its own parent is gone: nobody but the warden could wait for it.
+    let ended =
+        "until grep -q '^State:.Z' /proc/$(cat $OWN)/status 2>/dev/null || ! test -e /proc/$(cat $OWN); do :; done";
+    let script = format!("bash -c \"$1\"; read line; {ended}; exit 0");
+    let mut run = Run::bare(["bash", "-c", &script, "bash", &parent]);
+    let own = Scratch::new("own");
+    run.command().env("OWN", own.path());
     run.command().stdin(Stdio::piped());
     let mut running = run.start();
     assert_eq!(running.line(), "ready");

@@ -303,11 +303,16 @@ mod library {
         runtime().block_on(async {
             let supervisor = supervisor().await;
             let (job, pipe) = ready(&supervisor).await;
-            let guard = parent_of(job.pid());
+            let guard = rustix::process::Pid::from_raw(parent_of(job.pid())).unwrap();
+            let guard = rustix::process::pidfd_open(guard, rustix::process::PidfdFlags::empty()).unwrap();
             drop(job);
             assert_ended(pipe).await;
             // What says so is gone with the job: the guard's end shows that all of it has come to its end.
-            wait_for(|| (!std::path::Path::new(&format!("/proc/{guard}")).exists()).then_some(()));
+            let ended = move || {
+                let mut fds = [rustix::event::PollFd::new(&guard, rustix::event::PollFlags::IN)];
+                rustix::event::poll(&mut fds, None).unwrap()
+            };
+            assert_eq!(tokio::task::spawn_blocking(ended).await.unwrap(), 1);
             supervisor.close().await;
         });
     }

@@ -187,6 +187,13 @@ async fn hold(
 ) -> pinfold::Result<Ended> {
     let mut early = Vec::new();
     let mut patience = None;
+    // Those that have come before pinfold had a job: a second wish starts none.
+    while let Some(received) = signals.try_recv()? {
+        match rules.respond(received, Instant::now()) {
+            Response::Kill => return Ok(Ended::signalled(args, command, received.signal)),
+            response => early.push((response, received.signal)),
+        }
+    }
     let spawned = {
         let mut spawning = std::pin::pin!(supervisor.spawn(command));
         loop {

@@ -105,7 +105,7 @@ impl Order {
             has_cwd_descriptor,
             cwd: strings.cwd.as_ref().map(|cwd| Bytes::new(cwd.as_bytes_with_nul())),
             targets,
-            blocked: signals.blocked,
+            blocked: signals.blocked & !command.unblocked_signals,
             ignored: signals.ignored & !command.default_signals,
             process_group: match command.process_group {
                 ProcessGroup::New => Some(0),

@@ -85,6 +85,8 @@ fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
         .args(args)
         .inherit_descriptors(true)
         .process_group(ProcessGroup::Supervisors)
+        // As with coreutils': a shell that waits for its children would wait for ever.
+        .unblocked_signals([Signal::CHLD])
         .default_signals(HANDLED.into_iter().chain(asked).chain([Signal::CHLD, Signal::TTIN, Signal::TTOU]))
         .grace(LEFTOVERS_GRACE);
 
