@@ -100,13 +100,20 @@ impl Sweep {
         if !left.is_empty() && Instant::now() < self.bound {
             return None;
         }
-        let describe = |pid| ProcessInfo::read_unkillable(pid).or_else(|| ProcessInfo::of_living(pid));
-        let survivors = left.iter().take(TOLD).filter_map(|&pid| Pid::from_raw(pid)).filter_map(describe);
+        // Its command line is not read again, but may be known.
+        let named = |mut process: ProcessInfo| {
+            let known = self.emigrants.iter().find(|emigrant| emigrant.pid == process.pid);
+            known.inspect(|known| process.command_line.clone_from(&known.command_line));
+            process
+        };
+        let describe = |pid| ProcessInfo::read_unkillable(pid).map(named).or_else(|| ProcessInfo::of_living(pid));
+        let survivors: Vec<_> =
+            left.iter().take(TOLD).filter_map(|&pid| Pid::from_raw(pid)).filter_map(describe).collect();
         Some(Found {
             emigrant_count: self.seen.len() as u64,
             emigrants: std::mem::take(&mut self.emigrants),
             survivor_count: left.len() as u64,
-            survivors: survivors.map(ProcessInfo::shortened).collect(),
+            survivors: survivors.into_iter().map(ProcessInfo::shortened).collect(),
         })
     }
 }

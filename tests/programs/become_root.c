@@ -1,10 +1,18 @@
-/* Set-user-ID root: becomes root for good, says "in place", and stays, as what sudo runs does. */
+/* Set-user-ID root: becomes root for good, says "in place", and stays, as what sudo runs does.
+ *
+ *   become_root [CGROUP.PROCS]     goes to that cgroup first, as pam_systemd lets it */
+#include <fcntl.h>
 #include <unistd.h>
 
-int main(void)
+int main(int argc, char **argv)
 {
     if (setuid(0))
         return 1;
+    if (argc > 1) {
+        int procs = open(argv[1], O_WRONLY | O_CLOEXEC);
+        if (procs < 0 || write(procs, "0", 1) != 1)
+            return 1;
+    }
     if (write(1, "in place\n", 9) != 9)
         return 1;
     for (;;)

@@ -55,7 +55,10 @@ fn explain_end(args: &Args, report: &Report) {
         tell(&format!("{} left {} behind, {fate}", report.name, processes(&report.leftovers)));
     }
     if report.emigrants.count > 0 {
-        tell(&format!("{} had left its cgroup, killed now", processes(&report.emigrants)));
+        let lives = |pid| report.unkillable.processes.iter().any(|process| process.pid == pid);
+        let all_ended = !report.emigrants.processes.iter().any(|emigrant| lives(emigrant.pid));
+        let fate = if all_ended { "killed now" } else { "not all could be killed" };
+        tell(&format!("{} had left its cgroup, {fate}", processes(&report.emigrants)));
     }
     if args.verbose {
         tell(&format!(

@@ -1,0 +1,132 @@
+//! Who leaves the job's cgroup: of which job it is where there are several, and what is told where it may not be killed.
+
+mod support;
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use pinfold::{Command, Job, Supervisor};
+use support::own_cgroup::OwnCgroup;
+use support::{
+    PINFOLD, PublicCopy, Run, Scratch, has, has_cgroup, has_program, has_root, own_cgroup, program, wait_for,
+};
+
+/// Whether it is there and not only waits to be reaped.
+fn lives(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
+}
+
+/// A job that sends one more process out of its cgroup for each line that it reads, and says its pid.
+struct Emigration {
+    job: Job,
+    give: std::io::PipeWriter,
+    said: std::io::PipeReader,
+}
+
+impl Emigration {
+    async fn start(supervisor: &Supervisor) -> Self {
+        let script = "while read -r line; do sleep 999 & echo $! >$0/cgroup.procs; echo $!; done";
+        let ((input, give), (said, output)) = (std::io::pipe().unwrap(), std::io::pipe().unwrap());
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).arg(own_cgroup()).stdin(OwnedFd::from(input)).stdout(OwnedFd::from(output));
+        Self { job: supervisor.spawn(&command).await.unwrap(), give, said }
+    }
+
+    async fn emigrate(&mut self) -> i32 {
+        std::io::Write::write_all(&mut self.give, b"go\n").unwrap();
+        let mut said = self.said.try_clone().unwrap();
+        // Without holding up the runtime, which the job needs.
+        let read = move || {
+            let (mut line, mut byte) = (String::new(), [0]);
+            while std::io::Read::read(&mut said, &mut byte).unwrap() == 1 && byte != *b"\n" {
+                line.push(byte[0].into());
+            }
+            line
+        };
+        tokio::task::spawn_blocking(read).await.unwrap().parse().unwrap()
+    }
+
+    /// Tells the emigrants that were ended with it.
+    async fn end(self) -> Vec<i32> {
+        drop(self.give);
+        let report = self.job.wait().await.unwrap();
+        assert_eq!((report.exit_code, report.leftovers.count, report.is_gone()), (0, 0, true), "{report:#?}");
+        let listed: Vec<_> = report.emigrants.processes.iter().map(|process| process.pid).collect();
+        assert_eq!(report.emigrants.count, listed.len() as u64, "{report:#?}");
+        listed
+    }
+}
+
+/// Start times are known to a clock tick: whoever starts in the same one may have been there first.
+fn next_tick() {
+    let begun = std::time::Instant::now();
+    wait_for(|| (begun.elapsed() > Duration::from_millis(30)).then_some(()));
+}
+
+/// One that left while several jobs were alive may be of any of these: it ends with the last of them, and not with a job
+/// that started later.
+#[test]
+fn of_several_jobs() {
+    if !has_cgroup() || !has_root() {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let supervisor = Supervisor::builder().guard_program(PINFOLD).start().await.unwrap();
+        let mut first = Emigration::start(&supervisor).await;
+        let early = first.emigrate().await;
+        next_tick();
+        let second = Emigration::start(&supervisor).await;
+        let late = first.emigrate().await;
+        next_tick();
+        let third = Emigration::start(&supervisor).await;
+        // The one that was there before the second job can only be the first one's.
+        assert_eq!(first.end().await, [early]);
+        assert!(!lives(early) && lives(late));
+        assert_eq!(third.end().await, [0; 0]);
+        assert!(lives(late), "it was there before the third job");
+        assert_eq!(second.end().await, [late]);
+        assert!(!lives(late));
+        supervisor.close().await;
+    });
+}
+
+/// What `su` and pam_systemd make of an ordinary user's job: out of its cgroup, and root's. Told by name, and not as killed.
+#[test]
+fn that_may_not_be_killed() {
+    if !(has_cgroup() && has_root() && has_program("setpriv") && has_program("unshare")) {
+        return;
+    }
+    let (directory, report) = (Scratch::directory("suid"), Scratch::new("report"));
+    let suid = directory.path().join("become-root");
+    std::fs::copy(program("become_root"), &suid).unwrap();
+    std::fs::set_permissions(&suid, std::os::unix::fs::PermissionsExt::from_mode(0o4755)).unwrap();
+    let (pinfold, given) = (PublicCopy::new("emigrant"), OwnCgroup::of(65534));
+    // The namespace ends what pinfold can't.
+    let script = format!(
+        r#"{}
+        exec 30>"$REPORT"
+        setpriv --reuid=65534 --regid=65534 --clear-groups "$PINFOLD" run --require cgroup --report fd:30 \
+            --timeout 300ms --grace 100ms -- sh -c '"$@" & wait' sh "$SUID" "$OUTSIDE""#,
+        given.enter()
+    );
+    let mut run = Run::bare(["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", &script]);
+    run.command()
+        .env("REPORT", report.path())
+        .env("PINFOLD", pinfold.path())
+        .env("SUID", &suid)
+        .env("OUTSIDE", own_cgroup().join("cgroup.procs"));
+    let ran = run.run().assert_code(124);
+    if ran.stdout != "in place\n" {
+        has("suid", false, "the file system of the target directory is mounted nosuid");
+        return;
+    }
+    let told: serde_json::Value = serde_json::from_str(&report.text()).unwrap();
+    let (emigrants, unkillable) = (&told["emigrants"], &told["unkillable"]);
+    assert_eq!((&emigrants["count"], &unkillable["count"]), (&1.into(), &1.into()), "{told:#}");
+    let (emigrant, left) = (&emigrants["processes"][0], &unkillable["processes"][0]);
+    assert_eq!((&emigrant["pid"], &emigrant["command_line"]), (&left["pid"], &left["command_line"]), "{told:#}");
+    assert!(left["command_line"].as_str().unwrap().contains("become-root"), "{told:#}");
+    assert!(ran.stderr.contains("had left its cgroup, not all could be killed"), "{ran:#?}");
+}
