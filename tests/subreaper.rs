@@ -7,7 +7,7 @@ use std::process::Command;
 
 use pinfold::report::{ContainmentKind, MainEnd, Reason};
 use pinfold::{Report, Supervisor};
-use support::{Canary, PINFOLD, Run, Scratch, has, has_program, has_root, program, wait_for};
+use support::{Canary, PINFOLD, Run, Scratch, has, has_program, has_root, program};
 
 /// A job that gets away in three ways, and says "ready" when it has.
 fn tree() -> std::path::PathBuf {

@@ -191,7 +191,12 @@ async fn hold(
     while let Some(received) = signals.try_recv()? {
         match rules.respond(received, Instant::now()) {
             Response::Kill => return Ok(Ended::signalled(args, command, received.signal)),
-            response => early.push((response, received.signal)),
+            response => {
+                if response == Response::Stop {
+                    patience = Some((Instant::now() + EXEC_PATIENCE, received.signal));
+                }
+                early.push((response, received.signal));
+            }
         }
     }
     let spawned = {
