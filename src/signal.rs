@@ -280,6 +280,13 @@ impl SignalStream {
     }
 }
 
+/// Whether this program was started with `signal` blocked: it would not have seen it. (As at the first call of
+/// [`pinfold::init`](crate::init), or of what starts a guard.)
+#[must_use]
+pub fn was_blocked(signal: Signal) -> bool {
+    inherited::signals().blocked & sys::bit(signal.number()) != 0
+}
+
 /// Ends this process by `signal`, as if it had never been caught, so that a calling shell sees that.
 ///
 /// Comes back only where the signal's default action is not to end the process.

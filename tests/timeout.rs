@@ -268,8 +268,8 @@ fn as_coreutils() {
         return;
     }
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let seed = number("PINFOLD_SEED").unwrap_or(now.as_nanos() as u64) | 1;
+    // The same ones each time: what another seed finds (`PINFOLD_SEED=$RANDOM`) is for a change of its own.
+    let seed = number("PINFOLD_SEED").unwrap_or(5) | 1;
     println!("PINFOLD_SEED={seed}");
     let mut dice = Dice(seed);
     let count = number("PINFOLD_INVOCATIONS").unwrap_or(400) as usize;

@@ -221,6 +221,10 @@ impl Limit<'_> {
     /// What is to be sent for a signal that was received, if any.
     fn wish(&mut self, signal: Signal) -> Option<i32> {
         let number = signal.number();
+        // coreutils' timeout unblocks only what it waits for.
+        if signal != Signal::ALRM && signal::was_blocked(signal) {
+            return None;
+        }
         match signal {
             Signal::ALRM => return self.expired(),
             _ if self.spent.contains(&number) => return None,
