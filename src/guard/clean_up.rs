@@ -12,7 +12,8 @@ use super::protocol::{self, FromGuard, ToGuard};
 use super::sweep::SweepAll;
 use crate::containment::cgroup::{Cgroup, populated};
 use crate::containment::delegation;
-use crate::sys::{self, Reap};
+use crate::reap::{self, Reap};
+use crate::sys;
 
 /// How often a cgroup is looked at that the supervisor may remove at the same time.
 const REMOVED_UNSEEN: Duration = Duration::from_millis(10);
@@ -94,7 +95,7 @@ impl Guard {
     fn reap_quietly(&self, mut reaped: impl FnMut(i32)) -> bool {
         while matches!(sys::read_signal(self.children.as_fd()), Ok(Some(_))) {}
         loop {
-            match sys::reap() {
+            match reap::reap() {
                 Reap::Child(child) => reaped(child.pid),
                 Reap::NoneEnded => return false,
                 Reap::NoChildren => return true,

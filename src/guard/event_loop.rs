@@ -16,7 +16,8 @@ use super::sweep;
 use crate::containment::cgroup::Cgroup;
 use crate::containment::delegation::Undo;
 use crate::error::SpawnStage;
-use crate::sys::{self, Reap, Reaped};
+use crate::reap::{self, Reap, Reaped};
+use crate::sys;
 
 /// So many children that end within [`PACE`] are a mass death: it is looked at every [`CROWD_PAUSE`].
 const CROWD: u32 = 64;
@@ -298,7 +299,7 @@ impl Guard {
         self.reap_at = None;
         let mut ended: Vec<(JobId, Reaped)> = Vec::new();
         let childless = loop {
-            match sys::reap() {
+            match reap::reap() {
                 Reap::Child(reaped) => {
                     self.pace.1 += 1;
                     self.spent.cpu_user_us += reaped.cpu_us.0;
@@ -317,7 +318,7 @@ impl Guard {
             }
         };
         self.childless = childless;
-        while !childless && let Some((pid, signal)) = sys::next_stopped() {
+        while !childless && let Some((pid, signal)) = reap::next_stopped() {
             let main = self.jobs.iter().find(|(_, job)| job.pid == pid && !job.reaped).map(|(&id, _)| id);
             if let Some(job) = main {
                 self.send(&FromGuard::Stopped { job, signal }, Vec::new())?;

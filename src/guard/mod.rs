@@ -26,7 +26,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::Pid;
 
 use crate::error::{Error, Result, short_of_descriptors};
-use crate::{inherited, sys};
+use crate::{inherited, reap, sys};
 
 /// The name that a guard is started under, and shows in `ps`.
 const NAME: &str = "pinfold-guard";
@@ -88,7 +88,7 @@ impl Guard {
         let (ours, theirs) = pair()?;
         // With children of another origin, theirs could not be told from the job's.
         let inherits =
-            !sys::has_children() && rustix::process::set_child_subreaper(Some(rustix::process::getpid())).is_ok();
+            !reap::has_children() && rustix::process::set_child_subreaper(Some(rustix::process::getpid())).is_ok();
         match sys::fork_single_threaded() {
             Ok(sys::Fork::Child) => {
                 drop(ours);

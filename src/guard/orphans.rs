@@ -9,7 +9,7 @@ use tokio::io::Interest;
 use super::sweep::SweepAll;
 use crate::containment::descendants::Descendants;
 use crate::pidfd::Pidfd;
-use crate::sys;
+use crate::{reap, sys};
 
 /// So many are waited for at once, each with a descriptor.
 const WATCHED: usize = 64;
@@ -38,7 +38,7 @@ pub(super) async fn end(guard: Pid, bound: Instant, found: impl FnMut(Pid)) -> V
         };
         while let Some(ended) = gone {
             if let Ok(Some(pid)) = ended {
-                sys::reap_one(pid);
+                reap::reap_one(pid);
                 all.reaped(pid.as_raw_nonzero().get());
             }
             gone = ending.try_join_next();

@@ -10,7 +10,8 @@ use rustix::process::{Pid, PidfdFlags, getpid, getppid, pidfd_open, set_child_su
 
 use super::sweep::SweepAll;
 use super::{KILL_BOUND, event_loop};
-use crate::sys::{self, Reap};
+use crate::reap::{self, Reap};
+use crate::sys;
 
 /// Becomes the outer guard of a guard that it forks. It has settled already.
 pub(super) fn run(socket: OwnedFd) -> Result<()> {
@@ -42,7 +43,7 @@ fn outlive(guard: Pid) -> Result<()> {
     let mut bound: Option<Instant> = None;
     loop {
         loop {
-            match sys::reap() {
+            match reap::reap() {
                 Reap::Child(child) => {
                     all.reaped(child.pid);
                     if child.pid == guard.as_raw_nonzero().get() {

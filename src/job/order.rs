@@ -12,7 +12,7 @@ use crate::containment::leaf::Leaf;
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::guard::link::Link;
 use crate::guard::protocol::{self, JobId, MAX_DESCRIPTORS, SHORT_SPEC, Spec, ToGuard};
-use crate::limits::NOFILE;
+use crate::rlimit::NOFILE;
 use crate::{inherited, sys};
 
 /// An order that can be given, and given again.
