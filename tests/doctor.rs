@@ -258,7 +258,8 @@ fn it_is_true_where_the_cgroup_file_system_is_read_only_or_absent() {
     let examination = assert_true(&["unshare", "--cgroup"]);
     assert_eq!(examination.facts.mounts.namespaced, Some(true));
 
-    let no_proc = script("umount -l /proc");
+    // Below it there may be that of another PID namespace.
+    let no_proc = script("while umount -l /proc 2>/dev/null; do :; done");
     let examination = assert_true(&["unshare", "--mount", "sh", "-c", &no_proc, "sh"]);
     assert_eq!(mark(&examination, "proc"), Some(Mark::Bad));
     assert_eq!(examination.verdict.containment, Containment::Nothing);
