@@ -66,7 +66,7 @@ fn below_the_root_of_a_cgroup_namespace() {
 // Without /proc, or with less of it.
 
 const NO_PROC: [&str; 2] = [
-    r#"exec unshare --mount bash -c 'umount -l /proc; exec "$@"' bash "$@""#,
+    r#"exec unshare --mount bash -c 'while umount -l /proc 2>/dev/null; do :; done; exec "$@"' bash "$@""#,
     r#"exec unshare --mount bash -c 'mount -t tmpfs none /proc; exec "$@"' bash "$@""#,
 ];
 

@@ -145,6 +145,11 @@ impl<'a> Descendants<'a> {
         stopped.and(done)
     }
 
+    /// Whether what descends from this child of the root is looked at.
+    pub fn is_ours(&self, child: Pid) -> bool {
+        self.is_ours.is_none_or(|is_ours| is_ours(child))
+    }
+
     /// The direct children.
     pub fn children(&self) -> Vec<Pid> {
         let mut children = children(self.root);
@@ -210,6 +215,7 @@ impl<'a> Descendants<'a> {
 
 /// The direct children of a process, those of all its threads: `/proc/PID/task/TID/children` where the kernel has it
 /// (CONFIG_PROC_CHILDREN), else by a search through `/proc`. While they come and go some may be missing (proc_pid_task(5)).
+/// The youngest come first: of those that hand over to a child and end, it is the one that lives.
 pub(crate) fn children(parent: Pid) -> Vec<Pid> {
     let parent = parent.as_raw_nonzero();
     let Ok(threads) = std::fs::read_dir(format!("/proc/{parent}/task")) else { return Vec::new() };
@@ -222,6 +228,7 @@ pub(crate) fn children(parent: Pid) -> Vec<Pid> {
             Err(_) => {}
         }
     }
+    all.reverse();
     all
 }
 

@@ -128,6 +128,9 @@ pub(super) struct SweepAll<'a> {
     pause: Duration,
 }
 
+/// So often at once.
+const QUICK: u32 = 8;
+
 /// After what time those are tried again who were missed; twice that each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 
@@ -155,18 +158,25 @@ impl<'a> SweepAll<'a> {
     /// Kills whoever is new; all that were there before have been killed and are about to end.
     pub fn step(&mut self) {
         let now = Instant::now();
-        match self.again {
-            Some(at) if now < at => return,
-            None if !self.killed.is_empty() && !self.missed() => return,
-            _ => {}
+        let due = self.again.is_some_and(|at| now >= at);
+        if !self.killed.is_empty() && !due && !self.missed() {
+            return;
         }
-        let killed = &mut self.killed;
-        let done = self.of.kill_all(|pid| {
-            killed.insert(pid);
-        });
-        self.again = None;
-        if done.is_err() || self.missed() {
-            self.again = now.checked_add(self.pause);
+        // One that hands over to a child and ends, again and again, is caught by being quick.
+        for _ in 0..QUICK {
+            let (killed, of) = (&self.killed, &self.of);
+            // Who was killed before is about to end, or waits to be reaped.
+            let is_new = |pid| !killed.contains(&pid) && of.is_ours(pid);
+            let mut now_killed = Vec::new();
+            let done = Descendants::of_some(getpid(), &is_new).kill_all(|pid| now_killed.push(pid));
+            self.killed.extend(now_killed);
+            self.again = None;
+            if done.is_ok() && !self.missed() {
+                return;
+            }
+        }
+        self.again = now.checked_add(self.pause);
+        if due {
             self.pause = self.pause.saturating_mul(2);
         }
     }
