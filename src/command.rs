@@ -84,6 +84,7 @@ pub struct Command {
     pub(crate) stop: StopPolicy,
     pub(crate) limits: Limits,
     pub(crate) user: Option<User>,
+    pub(crate) measure_pressure: bool,
 }
 
 impl Command {
@@ -109,6 +110,7 @@ impl Command {
             stop: StopPolicy::default(),
             limits: Limits::default(),
             user: None,
+            measure_pressure: false,
         }
     }
 
@@ -232,6 +234,13 @@ impl Command {
     /// How long to wait for processes that SIGKILL was sent to, before they are reported as unkillable: 10 s by default.
     pub fn kill_bound(&mut self, bound: Duration) -> &mut Self {
         self.stop.kill_bound = bound;
+        self
+    }
+
+    /// Has the report tell how long the job waited for CPU, memory and I/O, too (PSI): three files more to be read when the
+    /// job has ended, about a twentieth of what the shortest job takes. [`Job::usage`](crate::Job::usage) always tells it.
+    pub fn measure_pressure(&mut self) -> &mut Self {
+        self.measure_pressure = true;
         self
     }
 

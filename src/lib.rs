@@ -116,7 +116,7 @@ mod user;
 
 pub use command::{Command, ProcessGroup, Stdio};
 pub use error::{Error, Result, SpawnError, SpawnStage};
-pub use guard::{Guard, init};
+pub use guard::{Guard, init, init_with};
 pub use inherited::{adopt_descriptor, raise_own_limits, was_closed};
 pub use job::{Job, JobHandle};
 pub use limits::{Controller, IoMax, Limits, Size};

@@ -64,6 +64,27 @@ enum Subcommands {
     },
 }
 
+/// The same for `run` alone, which has to be quick: the options of the other commands are not built.
+#[derive(Parser)]
+#[command(name = "pinfold")]
+struct RunCli {
+    #[command(subcommand)]
+    command: RunSubcommand,
+}
+
+#[derive(Subcommand)]
+enum RunSubcommand {
+    Run(Box<run::Args>),
+}
+
+fn parse(words: &[OsString]) -> clap::error::Result<Subcommands> {
+    if words.get(1).is_some_and(|word| word == "run") {
+        let RunSubcommand::Run(args) = RunCli::try_parse_from(words)?.command;
+        return Ok(Subcommands::Run(args));
+    }
+    Ok(Cli::try_parse_from(words)?.command)
+}
+
 /// A command that stands in for another, as it is called: by a link of that name, or as `pinfold NAME`.
 fn stand_in(words: &[OsString]) -> Option<u8> {
     let name = words.first()?;
@@ -81,22 +102,21 @@ fn stand_in(words: &[OsString]) -> Option<u8> {
 }
 
 /// Tells the exit code.
-pub fn main() -> u8 {
-    let words: Vec<OsString> = std::env::args_os().collect();
-    if let Some(code) = stand_in(&words) {
+pub fn main(words: &[OsString]) -> u8 {
+    if let Some(code) = stand_in(words) {
         return code;
     }
     // The guard starts beside the reading of the arguments, and before these have filled the memory that is forked.
     let prepared = (words.get(1).is_some_and(|word| word == "run" || word == "watch")).then(run::Prepared::new);
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let command = match parse(words) {
+        Ok(command) => command,
         Err(error) => {
             // Nobody to tell where the stream is closed or full.
             let _ = error.print();
             return if error.use_stderr() { FAILED } else { 0 };
         }
     };
-    let ended = match cli.command {
+    let ended = match command {
         Subcommands::Run(args) => run::run(*args, prepared.unwrap_or_else(run::Prepared::new)),
         Subcommands::Pool(args) => pool::run(&args),
         Subcommands::Serve(args) => serve::run(&args),

@@ -19,7 +19,9 @@ use super::report_sink::Sink;
 use super::signals::{PATIENCE_INTERRUPTS, Response, Rules};
 use super::tell;
 use super::terminal::Terminal;
-pub use args::{Args, ContainmentArg, parse_signal};
+#[cfg(feature = "watch")]
+pub use args::parse_signal;
+pub use args::{Args, ContainmentArg};
 use explain::explain;
 pub use explain::explain_failures;
 
@@ -56,7 +58,10 @@ pub fn run(mut args: Args, prepared: pinfold::Result<Prepared>) -> Result<u8> {
     let sink = args.report.take().map(Sink::open).transpose()?;
     // The terminal sends its signals to the foreground group, so the job has to be in ours.
     let shares_group = prepared.as_ref().is_ok_and(|prepared| prepared.terminal.is_some());
-    let command = args.to_command(shares_group);
+    let mut command = args.to_command(shares_group);
+    if sink.is_some() || args.stats {
+        command.measure_pressure();
+    }
     // Before it is asked who could enforce them.
     let ended = prepared.and_then(|prepared| args.limits.to_limits().check().and(Ok(prepared)));
     let ended = ended.and_then(|prepared| enough_descriptors().and(Ok(prepared)));

@@ -74,10 +74,11 @@ impl Leaf {
 
     /// Removes it and the cgroups that the job made below it.
     pub fn remove(&mut self) -> std::result::Result<(), (PathBuf, Errno)> {
-        self.base.with_reserve(|| match &self.name {
+        let remove = || match &self.name {
             Some(name) => self.base.cgroup().remove(name),
             None => self.base.remove(),
-        })?;
+        };
+        remove().or_else(|_| self.with_reserve(remove))?;
         self.removed = true;
         Ok(())
     }

@@ -70,7 +70,8 @@ pub struct Usage {
     /// Write operations on block devices: the sum of `wios`.
     pub io_writes: Figure,
     /// Time in which some process was ready and waited for a CPU, in microseconds: `some` of `cpu.pressure` (PSI, the kernel's
-    /// accounting/psi.rst; needs no controller).
+    /// accounting/psi.rst; needs no controller). In a report only where it was asked for
+    /// ([`Command::measure_pressure`](crate::Command::measure_pressure)), as are the next two.
     pub cpu_pressure_microseconds: Figure,
     /// Time in which some process waited for memory, in microseconds: `some` of `memory.pressure`.
     pub memory_pressure_microseconds: Figure,
@@ -103,16 +104,17 @@ impl Usage {
         }
     }
 
-    /// `controllers` are those that the leaf has: the files of others are not there.
-    pub(crate) fn read(leaf: &Cgroup, controllers: &str, seen: Seen) -> Self {
-        let mut files = Files { leaf, controllers, texts: HashMap::new() };
+    /// `controllers` are those that the leaf has: the files of others are not there. With whether descriptors were short.
+    pub(crate) fn read(leaf: &Cgroup, controllers: &str, seen: Seen, with_pressure: bool) -> (Self, bool) {
+        let mut files = Files { leaf, controllers, with_pressure, texts: HashMap::new() };
         let mut usage = Self::with(|source| files.figure(source));
         usage.main_resident_peak_bytes = Figure::resident_peak(seen.main_resident_peak);
         if let (None, Some(current)) = (usage.memory_peak_bytes.value, usage.memory_current_bytes.value) {
             let highest = current.max(seen.memory_highest.unwrap_or(0));
             usage.memory_peak_bytes = Figure::known(highest, "memory.current, the highest that was seen");
         }
-        usage
+        let short = files.texts.values().any(|text| matches!(text, Err(Errno::MFILE | Errno::NFILE)));
+        (usage, short)
     }
 
     /// Each figure from its source.
@@ -182,6 +184,7 @@ enum Key {
 struct Files<'a> {
     leaf: &'a Cgroup,
     controllers: &'a str,
+    with_pressure: bool,
     texts: HashMap<&'static CStr, Result<String>>,
 }
 
@@ -193,8 +196,15 @@ impl Files<'_> {
         if !controller.is_empty() && !self.controllers.split_ascii_whitespace().any(|known| known == controller) {
             return Figure::unknown(format!("the {controller} controller is not enabled in this cgroup"));
         }
+        if matches!(key, Key::Pressure) && !self.with_pressure {
+            return Figure::unknown("not asked for (Command::measure_pressure)");
+        }
         let name = file.to_string_lossy();
-        let text = match self.texts.entry(file).or_insert_with(|| self.leaf.read_whole(file)) {
+        let text = match self.texts.entry(file).or_insert_with(|| match key {
+            // A line for each device.
+            Key::Sum(_) => self.leaf.read_whole(file),
+            Key::Single | Key::Flat(_) | Key::Pressure => self.leaf.read(file),
+        }) {
             Ok(text) => text,
             Err(Errno::NOENT | Errno::OPNOTSUPP) if !since.is_empty() => {
                 return Figure::unknown(format!("{name}: the kernel is older than {since}"));

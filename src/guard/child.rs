@@ -267,7 +267,7 @@ unsafe fn arm_exec_timer() -> Result<(), i32> {
             };
         }
         let mut bound: libc::itimerspec = std::mem::zeroed();
-        bound.it_value.tv_sec = EXEC_BOUND.as_secs() as libc::time_t;
+        bound.it_value.tv_sec = EXEC_BOUND.as_secs().cast_signed();
         if libc::syscall(libc::SYS_timer_settime, timer, 0, &raw const bound, null::<libc::itimerspec>()) != 0 {
             return Err(*libc::__errno_location());
         }

@@ -49,14 +49,19 @@ static INITIALISED: AtomicBool = AtomicBool::new(false);
 /// closed. Where the process was started as a guard, this never returns. Otherwise it only remembers the signal mask and the
 /// ignored signals, for the jobs. A host that can't call it needs the `pinfold` command installed.
 pub fn init() {
+    init_with(std::env::args_os());
+}
+
+/// [`init`] for programs without Rust's runtime, where [`std::env::args_os`] need not know the arguments: with these, the
+/// program's own name included.
+pub fn init_with(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) {
     inherited::fill_closed_stdio();
     inherited::signals();
     INITIALISED.store(true, Ordering::Relaxed);
-    let mut args = std::env::args_os();
-    if args.next().as_deref() == Some(OsStr::new(NAME))
-        && args.next().as_deref() == Some(OsStr::new(&protocol::VERSION.to_string()))
-    {
-        run_executed(args.next().as_deref() == Some(OsStr::new(NESTED)))
+    let mut arguments = arguments.into_iter();
+    let mut next_is = |word: &str| arguments.next().is_some_and(|argument| argument.as_ref() == word);
+    if next_is(NAME) && next_is(&protocol::VERSION.to_string()) {
+        run_executed(next_is(NESTED))
     }
 }
 

@@ -256,7 +256,7 @@ impl Actor {
     }
 
     pub(super) async fn finish(mut self) -> Report {
-        self.report.usage = self.usage();
+        self.report.usage = self.usage(self.command.measure_pressure);
         self.conclude_memory();
         self.remove_leaf().await;
         self.dismiss_guard().await;

@@ -40,7 +40,7 @@ impl Actor {
     pub(super) fn perform_live(&mut self, request: Request) {
         // Whoever has asked may be gone.
         match request {
-            Request::Usage(answer) => drop(answer.send(self.usage())),
+            Request::Usage(answer) => drop(answer.send(self.usage(true))),
             Request::Freeze(answer) => {
                 if answer.send(self.freeze()).is_err() {
                     self.thaw();
@@ -79,12 +79,16 @@ impl Actor {
         }
     }
 
-    pub(super) fn usage(&mut self) -> Usage {
+    pub(super) fn usage(&mut self, with_pressure: bool) -> Usage {
         self.seen.memory_highest = self.memory.highest();
         match self.holder.leaf() {
             Some(leaf) => {
                 let (controllers, seen) = (leaf.controllers(), self.seen);
-                leaf.with_reserve(|| Usage::read(leaf.cgroup(), controllers, seen))
+                let read = || Usage::read(leaf.cgroup(), controllers, seen, with_pressure);
+                match read() {
+                    (_, true) => leaf.with_reserve(read).0,
+                    (usage, false) => usage,
+                }
             }
             None => Usage::of_reaped(self.spent.cpu_user_us, self.spent.cpu_system_us, self.seen),
         }
