@@ -1,7 +1,9 @@
 //! Words quoted for messages as GNU programs do it: ‘so’ where the locale's characters are UTF-8, 'so' elsewhere, and
 //! what can't be printed as in C.
 
-use std::ffi::{CStr, c_int, c_uint};
+#[cfg(not(target_env = "musl"))]
+use std::ffi::CStr;
+use std::ffi::{c_int, c_uint};
 
 // SAFETY: C's own iswprint(3): whether a character is printable in the locale. It takes any value.
 #[allow(unsafe_code)]
@@ -49,6 +51,21 @@ fn octal(bytes: &[u8], quoted: &mut Vec<u8>) {
     }
 }
 
+/// By the locale's name: musl itself knows UTF-8 only.
+#[cfg(target_env = "musl")]
+fn is_utf8() -> bool {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let locale = set("LC_ALL").or_else(|| set("LC_CTYPE")).or_else(|| set("LANG")).unwrap_or_default();
+    let locale = locale.to_string_lossy().to_lowercase();
+    // SAFETY: one thread, see `quote`. For iswprint(3).
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::setlocale(libc::LC_CTYPE, c"".as_ptr())
+    };
+    locale.ends_with(".utf-8") || locale.ends_with(".utf8")
+}
+
+#[cfg(not(target_env = "musl"))]
 #[allow(unsafe_code)]
 fn is_utf8() -> bool {
     // SAFETY: one thread, see `quote`; the string that nl_langinfo(3) tells is copied before the locale could change.
