@@ -24,10 +24,6 @@ const TIMED_OUT: u8 = 124;
 /// What the command has left gets SIGTERM, and so long before it is killed: the caller waits for the command, not for it.
 const LEFTOVERS_GRACE: Duration = Duration::from_secs(1);
 
-/// Handled, even where the caller ignored them; the command starts with their default actions, and with those of SIGTTIN
-/// and SIGTTOU.
-const HANDLED: [Signal; 5] = [Signal::ALRM, Signal::INT, Signal::QUIT, Signal::HUP, Signal::TERM];
-
 /// Runs `timeout WORDS`, `name` being what it is called in messages; tells the exit code.
 pub fn main(name: &OsStr, words: &[OsString]) -> u8 {
     let options = match options::parse(words) {
@@ -74,7 +70,9 @@ fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
     let guard = Guard::fork()?;
     pinfold::raise_own_limits();
     let asked = Signal::from_number(options.signal);
-    let signals = signals.queue_also(HANDLED.into_iter().chain(asked.filter(|&signal| signal != Signal::CHLD)))?;
+    // Heard even where the caller ignored them; what else he ignored is not passed on, and stays ignored.
+    let signals =
+        signals.queue_also([Signal::ALRM].into_iter().chain(asked.filter(|&signal| signal != Signal::CHLD)))?;
     if !options.foreground {
         // EPERM for the leader of a session, which leads its group already.
         let _ = rustix::process::setpgid(None, None);
@@ -86,9 +84,13 @@ fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
         .inherit_descriptors(true)
         .process_group(ProcessGroup::Supervisors)
         // As with coreutils': a shell that waits for its children would wait for ever.
-        .unblocked_signals([Signal::CHLD])
-        .default_signals(HANDLED.into_iter().chain(asked).chain([Signal::CHLD, Signal::TTIN, Signal::TTOU]))
+        .unblocked_signals([Signal::ALRM, Signal::CHLD])
+        .default_signals(asked.into_iter().chain([Signal::ALRM, Signal::CHLD, Signal::TTIN, Signal::TTOU]))
         .grace(LEFTOVERS_GRACE);
+
+    if let Some(signal) = asked {
+        command.supervisor_death_signal(signal);
+    }
 
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
