@@ -7,8 +7,6 @@ pub type Version = (u32, u32);
 
 /// All that would end it is passed on, but for what the caller ignores.
 pub const CURRENT: Version = (9, 10);
-/// `-s 32` is taken.
-const UNNAMED_SIGNALS: Version = (9, 4);
 
 /// What is sent to timeout; the first ones are those that it always passed on, or never.
 const SENT: [i32; 25] = [
@@ -70,7 +68,7 @@ impl Dice {
 }
 
 /// Not generated, since coreutils' then may never end: `-s CHLD`, signals that stop, which nobody undoes, and `-s ALRM` with
-/// `-k`, whose alarm it ignores. What 9.10 has changed is generated only for a peer of that version or a later one: signals
+/// `-k`, whose alarm it ignores; nor `-s 32`, which glibc lets nobody ignore, so that it ends coreutils' too. What 9.10 has changed is generated only for a peer of that version or a later one: signals
 /// that the caller ignores are not passed on, and all those that would end it are (before, five were, and others left the
 /// command behind).
 ///
@@ -123,7 +121,7 @@ pub fn generate(dice: &mut Dice, peer: Version) -> Case {
                 "WINCH",
                 "ALRM",
                 "STKFLT",
-                if peer < UNNAMED_SIGNALS { "HUP" } else { "32" },
+                "HUP",
             ])
         };
         alarm = signal == "ALRM";
