@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, kill_process, pidfd_open};
 use support::pty::Pty;
-use support::{Canary, PINFOLD, Run, Scratch, has_cgroup, has_coreutils, named_timeout, path_with, program, slowness};
+use support::{Canary, PINFOLD, Run, Scratch, has_cgroup, has_coreutils, named_timeout, path_with, program};
 
 /// What runs away from coreutils: a session of its own, a double fork, and what is left by a command that has ended.
 const TREES: [(&str, &str); 5] = [
@@ -55,8 +55,8 @@ fn the_trees_that_coreutils_leaves_are_gone() {
     canary.assert_alive();
 }
 
-/// SIGKILL to timeout itself: as with coreutils' from 9.10 on the command gets its signal; and then the whole tree goes, within
-/// the second that promise 2 allows, whatever it makes of the signal.
+/// SIGKILL to timeout itself: as with coreutils' from 9.10 on the command gets its signal; and then the whole tree goes,
+/// whatever it makes of the signal.
 #[test]
 fn a_killed_timeout() {
     let by_name = named_timeout();
