@@ -74,6 +74,10 @@ fn ten_thousand_orphans_are_reaped() {
         assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("none of 10000 left\n", ""), "{init:?}");
         println!("{init:?}: {:?}", ran.elapsed);
     }
+    // -w says who they were.
+    let ran = in_namespace(&[PINFOLD, "init", "-w", "--"], &[&orphans, "3"]).run().assert_code(0);
+    let reaped = ran.stderr.lines().filter(|line| line.starts_with("pinfold init: reaped the orphan "));
+    assert_eq!((reaped.count(), ran.stderr.lines().count()), (3, 3), "{ran:#?}");
     if has_cgroup() {
         let ran = Run::bare([PINFOLD, "init", "--", &orphans, "10000"]).run().assert_code(0);
         assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("none of 10000 left\n", ""));
