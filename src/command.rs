@@ -1,5 +1,6 @@
 //! What to run: a builder of plain data.
 
+mod signals;
 mod streams;
 
 use std::collections::BTreeMap;
@@ -15,7 +16,6 @@ use crate::limits::Limits;
 use crate::output::CaptureLimit;
 use crate::signal::Signal;
 use crate::stop::{Leftovers, SignalTo, StopPolicy};
-use crate::sys;
 use crate::user::User;
 
 /// Where a standard stream of the job goes.
@@ -77,6 +77,7 @@ pub struct Command {
     pub(crate) process_group: ProcessGroup,
     pub(crate) default_signals: u64,
     pub(crate) unblocked_signals: u64,
+    pub(crate) supervisor_death_signal: Option<Signal>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) capture: CaptureLimit,
@@ -103,6 +104,7 @@ impl Command {
             process_group: ProcessGroup::New,
             default_signals: 0,
             unblocked_signals: 0,
+            supervisor_death_signal: None,
             timeout: None,
             idle_timeout: None,
             capture: CaptureLimit::default(),
@@ -184,20 +186,6 @@ impl Command {
     /// The process group of the main process: [`ProcessGroup::New`] by default.
     pub fn process_group(&mut self, group: ProcessGroup) -> &mut Self {
         self.process_group = group;
-        self
-    }
-
-    /// Signals that the job does not ignore at its start, even where this process was started with them ignored (execve(2)
-    /// hands that down). As `env --default-signal`; added to those given before.
-    pub fn default_signals<I: IntoIterator<Item = Signal>>(&mut self, signals: I) -> &mut Self {
-        self.default_signals |= signals.into_iter().fold(0, |set, signal| set | sys::bit(signal.number()));
-        self
-    }
-
-    /// Signals that are not blocked for the job at its start, even where this process was started with them blocked
-    /// (execve(2) hands that down too). Added to those given before.
-    pub fn unblocked_signals<I: IntoIterator<Item = Signal>>(&mut self, signals: I) -> &mut Self {
-        self.unblocked_signals |= signals.into_iter().fold(0, |set, signal| set | sys::bit(signal.number()));
         self
     }
 

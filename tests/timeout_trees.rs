@@ -2,8 +2,11 @@
 
 mod support;
 
+use std::io::Write;
 use std::process::{Command, Stdio};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, kill_process, pidfd_open};
 use support::pty::Pty;
 use support::{Canary, PINFOLD, Run, Scratch, has_cgroup, has_coreutils, named_timeout, path_with, program};
 
@@ -50,6 +53,45 @@ fn the_trees_that_coreutils_leaves_are_gone() {
         }
     }
     canary.assert_alive();
+}
+
+/// SIGKILL to timeout itself: as with coreutils' from 9.10 on the command gets its signal; and then the whole tree goes,
+/// whatever it makes of the signal.
+#[test]
+fn a_killed_timeout() {
+    let by_name = named_timeout();
+    for containment in ["cgroup", "subreaper"] {
+        if containment == "cgroup" && !has_cgroup() {
+            continue;
+        }
+        for (heeds, trap) in [(true, "trap 'echo told; exit' USR1"), (false, "trap '' USR1")] {
+            let tree = format!("{trap}; setsid sleep 1000 & echo $$; while :; do sleep 1000 & wait; done");
+            // The shell outlives timeout, so that the warden looks when all is over.
+            let script = "timeout -s USR1 1000 sh -c \"$1\" & echo $!; read line <&3";
+            let mut run = Run::bare(["bash", "-c", &format!("exec 3<&0; {script}"), "bash", &tree]);
+            run.command().env("PATH", path_with(&by_name)).env("PINFOLD_CONTAINMENT", containment);
+            run.command().stdin(Stdio::piped());
+            let mut running = run.start();
+            let mut pid = || Pid::from_raw(running.line().parse().unwrap()).unwrap();
+            let [one, other] = [pid(), pid()];
+            let command = |pid: Pid| std::fs::read(format!("/proc/{}/comm", pid.as_raw_nonzero())).unwrap();
+            let (timeout, shell) = if command(one) == b"timeout\n" { (one, other) } else { (other, one) };
+            let guard = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", timeout.as_raw_nonzero()));
+            let guard = Pid::from_raw(guard.unwrap().trim().parse().unwrap()).unwrap();
+            // The guard goes last.
+            let ends = [shell, guard].map(|pid| pidfd_open(pid, PidfdFlags::empty()).unwrap());
+            kill_process(timeout, rustix::process::Signal::KILL).unwrap();
+            if heeds {
+                assert_eq!(running.line(), "told", "{containment}");
+            }
+            let patience = Timespec { tv_sec: 20, tv_nsec: 0 };
+            for end in &ends {
+                assert_eq!(poll(&mut [PollFd::new(end, PollFlags::IN)], Some(&patience)).unwrap(), 1);
+            }
+            running.child.stdin.as_mut().unwrap().write_all(b"end\n").unwrap();
+            running.finish().assert_code(0);
+        }
+    }
 }
 
 /// Nobody else is hit: coreutils' timeout, when it leads the group of a pipeline, signals the others in it too.

@@ -256,6 +256,25 @@ fn while_it_runs() {
     }
 }
 
+/// As with entr and watchexec: nothing runs before the first change.
+#[test]
+fn postponed() {
+    if !has_cgroup() {
+        return;
+    }
+    let scratch = Scratch::directory("postponed");
+    let options = ["--postpone", "--debounce", "50ms"];
+    let watched = Watched::start(scratch.path(), &options, &["sh", "-c", "echo up; exec sleep 1000"]);
+    assert_eq!(watched.said(), "waiting for a change");
+    watched.assert_quiet();
+    fs::write(scratch.path().join("file"), "1").unwrap();
+    assert_eq!(watched.out(), "up");
+    assert_eq!(watched.said(), "file changed; starting");
+    fs::write(scratch.path().join("file"), "2").unwrap();
+    watched.assert_one_restart("the second change");
+    watched.end();
+}
+
 #[test]
 fn commands_that_end_or_cannot_start() {
     if !has_cgroup() {

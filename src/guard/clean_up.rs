@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
 use rustix::io::Errno;
+use rustix::process::{Pid, getpid};
 
 use super::KILL_BOUND;
 use super::event_loop::{BASE, Guard};
@@ -12,8 +13,16 @@ use super::protocol::{self, FromGuard, ToGuard};
 use super::sweep::SweepAll;
 use crate::containment::cgroup::{Cgroup, populated};
 use crate::containment::delegation;
+use crate::containment::descendants::Descendants;
 use crate::reap::{self, Reap};
+use crate::signal::Signal;
 use crate::sys;
+
+/// So long after its last signal a job is killed: within the second of promise 2.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// So often who is new is told too.
+const FAREWELL_PASSES: u32 = 3;
 
 /// How often a cgroup is looked at that the supervisor may remove at the same time.
 const REMOVED_UNSEEN: Duration = Duration::from_millis(10);
@@ -31,6 +40,7 @@ impl Guard {
         if let Some(supervisor) = &self.supervisor {
             let _ = epoll::delete(&self.epoll, supervisor);
         }
+        self.bid_farewell();
         let bound = Instant::now() + KILL_BOUND;
         if let Some(base) = self.base.take()
             // At a regular end it is empty, or gone already.
@@ -50,6 +60,29 @@ impl Guard {
         self.end_descendants(bound);
         if let Some((place, undo)) = self.giving.take() {
             delegation::take_back(&place, &undo, self.supervisor.as_ref().map(AsFd::as_fd));
+        }
+    }
+
+    /// Jobs that have asked for it get a last signal, and a moment to end by it.
+    fn bid_farewell(&mut self) {
+        let told: Vec<_> = self.jobs.values().filter(|job| !job.reaped).collect();
+        let alone = self.jobs.len() == 1;
+        let mut patience = None;
+        for job in told {
+            let Some(signal) = job.farewell.and_then(Signal::from_number) else { continue };
+            // Orphans hang from the guard itself: whose they are is plain where there is one job.
+            let is_ours = |child: Pid| alone || child.as_raw_nonzero().get() == job.pid;
+            let all = Descendants::of_some(getpid(), &is_ours);
+            for signal in [signal, Signal::CONT] {
+                let _ = all.signal_all(signal, FAREWELL_PASSES, |_| {});
+            }
+            patience = Some(Instant::now() + FAREWELL);
+        }
+        while let Some(patience) = patience
+            && Instant::now() < patience
+            && !self.reap_quietly(|_| {})
+        {
+            let _ = self.wait(Some(patience));
         }
     }
 

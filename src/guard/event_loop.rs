@@ -88,6 +88,8 @@ pub(super) struct Job {
     pub leaf: Option<String>,
     /// It has no leaf: the guard itself holds it.
     pub alone: bool,
+    /// What it is sent when the supervisor is gone.
+    pub farewell: Option<i32>,
 }
 
 impl Guard {
@@ -269,6 +271,7 @@ impl Guard {
         };
         let spec: Spec<'_> = postcard::from_bytes(&bytes).map_err(|_| specification(Errno::INVAL))?;
 
+        let farewell = spec.farewell;
         let join = join || self.always_join;
         let started_ticks = sweep::ticks_since_boot();
         let into = Destination { leaf: leaf.as_ref().map(|(leaf, tail)| (leaf.as_fd(), *tail)), join };
@@ -288,7 +291,7 @@ impl Guard {
         }
         // "/BASE/LEAF", or "/BASE" where that is the leaf.
         let leaf = leaf_tail.and_then(|tail| tail.split('/').nth(2)).map(str::to_owned);
-        self.jobs.insert(job, Job { pid, reaped: false, started_ticks, leaf, alone: leaf_tail.is_none() });
+        self.jobs.insert(job, Job { pid, reaped: false, started_ticks, leaf, alone: leaf_tail.is_none(), farewell });
         Ok((FromGuard::Spawned { job, pid, joined }, spawned.pidfd.into()))
     }
 

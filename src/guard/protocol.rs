@@ -18,7 +18,7 @@ use crate::error::SpawnStage;
 use crate::process::ProcessInfo;
 
 /// Raised with every change of the messages: a guard of another version refuses.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// One job of one supervisor.
 pub type JobId = u64;
@@ -132,6 +132,8 @@ pub struct Spec<'a> {
     pub nice: Option<i32>,
     /// User, group, supplementary groups to change to.
     pub user: Option<(u32, u32, Vec<u32>)>,
+    /// What the job is sent when the supervisor is gone, before it is killed.
+    pub farewell: Option<i32>,
 }
 
 /// In the place of a process group: a session of its own.

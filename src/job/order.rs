@@ -13,6 +13,7 @@ use crate::error::{Error, Result, short_of_descriptors};
 use crate::guard::link::Link;
 use crate::guard::protocol::{self, JobId, MAX_DESCRIPTORS, SHORT_SPEC, Spec, ToGuard};
 use crate::rlimit::NOFILE;
+use crate::signal::Signal;
 use crate::{inherited, sys};
 
 /// An order that can be given, and given again.
@@ -115,6 +116,7 @@ impl Order {
             rlimits: rlimits(command),
             nice: command.limits.nice,
             user: command.user.as_ref().map(|user| (user.uid, user.gid, user.groups.clone())),
+            farewell: command.supervisor_death_signal.map(Signal::number),
         };
         let failed = |errno| Error::system("memfd_create", "what to execute", errno, short_of_descriptors(errno));
         let bytes = protocol::encode(&spec).map_err(failed)?;

@@ -6,15 +6,17 @@ pub mod escape;
 pub mod own_cgroup;
 pub mod pty;
 pub mod random;
+pub mod run;
 pub mod surrounding;
 
-use std::fmt::Write as _;
-use std::io::{Read, Write as _};
-use std::os::unix::process::ExitStatusExt;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+#[allow(unused_imports)] // As above.
+pub use run::{Ran, Run, Running};
 
 /// The command under test.
 pub const PINFOLD: &str = env!("CARGO_BIN_EXE_pinfold");
@@ -130,182 +132,6 @@ impl Canary {
         drop(self.0.stdin.take());
         assert!(self.0.wait().unwrap().success());
     }
-}
-
-/// `pinfold run`, to be run under a warden.
-pub struct Run {
-    command: Command,
-    survivors: Scratch,
-    report: Scratch,
-}
-
-/// How it went.
-#[derive(Debug)]
-pub struct Ran {
-    /// Exit code, or 128 and the signal that ended pinfold itself.
-    pub code: i32,
-    /// The signal that ended pinfold itself.
-    pub signal: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
-    /// `Null` where there is none.
-    pub report: serde_json::Value,
-    /// What lived right when pinfold had returned: empty, or promise 1 is broken.
-    pub survivors: String,
-    pub elapsed: std::time::Duration,
-}
-
-impl Run {
-    /// `pinfold run --report … OPTIONS -- COMMAND`: everything after the options as it is given.
-    pub fn new<I: IntoIterator<Item: AsRef<std::ffi::OsStr>>>(args: I) -> Self {
-        let mut run = Self::bare([PINFOLD, "run", "--report"]);
-        run.command.arg(run.report.path()).args(args);
-        run
-    }
-
-    /// The same from a shell's script, in which `"$@"` is the call of pinfold: what a caller sets up before it.
-    pub fn in_shell<I: IntoIterator<Item: AsRef<std::ffi::OsStr>>>(script: &str, args: I) -> Self {
-        let mut run = Self::bare(["bash", "-c", script, "bash", PINFOLD, "run", "--report"]);
-        run.command.arg(run.report.path()).args(args);
-        run
-    }
-
-    /// Any command under the warden, without a report.
-    pub fn bare<I: IntoIterator<Item: AsRef<std::ffi::OsStr>>>(words: I) -> Self {
-        let survivors = Scratch::new("survivors");
-        let mut command = Command::new(program("warden"));
-        command.arg(survivors.path()).args(words);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Self { command, survivors, report: Scratch::new("report") }
-    }
-
-    /// To change its environment, streams, user…
-    pub fn command(&mut self) -> &mut Command {
-        &mut self.command
-    }
-
-    pub fn start(mut self) -> Running {
-        let begun = std::time::Instant::now();
-        let child = self.command.spawn().unwrap();
-        Running { child, survivors: self.survivors, report: self.report, begun }
-    }
-
-    /// Runs it, and asserts that nothing was left.
-    pub fn run(self) -> Ran {
-        self.start().finish()
-    }
-}
-
-/// A pinfold that runs.
-pub struct Running {
-    pub child: Child,
-    survivors: Scratch,
-    report: Scratch,
-    begun: std::time::Instant,
-}
-
-impl Running {
-    /// Sends a signal to the warden, which passes TERM, INT, HUP and QUIT on to pinfold.
-    pub fn signal(&self, signal: i32) {
-        // SAFETY: our own child, not reaped yet.
-        #[allow(unsafe_code)]
-        let done = unsafe { libc::kill(self.child.id() as i32, signal) };
-        assert_eq!(done, 0);
-    }
-
-    /// The next line of standard output, without its end: what the job says to be waited for. Empty at the end.
-    pub fn line(&mut self) -> String {
-        next_line(self.child.stdout.as_mut().expect("standard output is piped"))
-    }
-
-    /// The next line of standard error.
-    pub fn error_line(&mut self) -> String {
-        next_line(self.child.stderr.as_mut().expect("standard error is piped"))
-    }
-
-    /// pinfold's own process: the warden's only child at first.
-    pub fn pinfold_pid(&self) -> i32 {
-        wait_for(|| {
-            let id = self.child.id();
-            let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).ok()?;
-            children.split_whitespace().find_map(|pid| {
-                let exe = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-                (exe == Path::new(PINFOLD)).then(|| pid.parse().unwrap())
-            })
-        })
-    }
-
-    /// Waits until it ends, and asserts that nothing is left: no process, no directory.
-    pub fn finish(mut self) -> Ran {
-        let (out, err) = (self.child.stdout.take(), self.child.stderr.take());
-        let drain = |stream: Option<Box<dyn Read + Send>>| {
-            std::thread::spawn(move || {
-                let mut bytes = Vec::new();
-                if let Some(mut stream) = stream {
-                    let _ = stream.read_to_end(&mut bytes);
-                }
-                String::from_utf8_lossy(&bytes).into_owned()
-            })
-        };
-        let out = drain(out.map(|stream| Box::new(stream) as _));
-        let err = drain(err.map(|stream| Box::new(stream) as _));
-        let status = self.child.wait().unwrap();
-        let elapsed = self.begun.elapsed();
-        let ran = Ran {
-            code: status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
-            signal: status.signal(),
-            stdout: out.join().unwrap(),
-            stderr: err.join().unwrap(),
-            report: serde_json::from_str(&self.report.text()).unwrap_or(serde_json::Value::Null),
-            survivors: self.survivors.text(),
-            elapsed,
-        };
-        ran.assert_nothing_left();
-        ran
-    }
-}
-
-/// A test that fails leaves nothing either: its warden ends all that descends from it.
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Ok(None) = self.child.try_wait() {
-            self.signal(libc::SIGUSR1);
-            let _ = self.child.wait();
-        }
-    }
-}
-
-impl Ran {
-    fn assert_nothing_left(&self) {
-        assert_eq!(self.survivors, "", "survivors of {self:#?}");
-        if let Some(leaf) = self.report["containment"]["cgroup"].as_str() {
-            assert!(!Path::new(leaf).exists(), "{leaf} is left, of {self:#?}");
-        }
-    }
-
-    pub fn assert_code(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "{self:#?}");
-        self
-    }
-
-    /// The command lines of one of the report's process lists, a line each.
-    pub fn listed(&self, list: &str) -> String {
-        let mut lines = String::new();
-        for process in self.report[list]["processes"].as_array().into_iter().flatten() {
-            let _ = writeln!(lines, "{}", process["command_line"].as_str().unwrap_or_default());
-        }
-        lines
-    }
-}
-
-/// Byte by byte: what follows is still there for who reads next.
-fn next_line(stream: &mut impl Read) -> String {
-    let mut line = Vec::new();
-    let mut byte = [0];
-    while stream.read(&mut byte).unwrap() == 1 && byte != *b"\n" {
-        line.push(byte[0]);
-    }
-    String::from_utf8_lossy(&line).into_owned()
 }
 
 /// Asserts that a job is given what it is given without pinfold, by a shell that runs `setup` and then `exec PREFIX

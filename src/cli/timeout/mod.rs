@@ -21,12 +21,12 @@ use options::{Options, Parsed};
 
 const TIMED_OUT: u8 = 124;
 
+/// At the terminal's stop the command stops first, so that it does not read what is typed for the shell; one that ignores
+/// the stop is not waited for longer.
+const STOP_PATIENCE: Duration = Duration::from_millis(100);
+
 /// What the command has left gets SIGTERM, and so long before it is killed: the caller waits for the command, not for it.
 const LEFTOVERS_GRACE: Duration = Duration::from_secs(1);
-
-/// Handled, even where the caller ignored them; the command starts with their default actions, and with those of SIGTTIN
-/// and SIGTTOU.
-const HANDLED: [Signal; 5] = [Signal::ALRM, Signal::INT, Signal::QUIT, Signal::HUP, Signal::TERM];
 
 /// Runs `timeout WORDS`, `name` being what it is called in messages; tells the exit code.
 pub fn main(name: &OsStr, words: &[OsString]) -> u8 {
@@ -74,7 +74,9 @@ fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
     let guard = Guard::fork()?;
     pinfold::raise_own_limits();
     let asked = Signal::from_number(options.signal);
-    let signals = signals.queue_also(HANDLED.into_iter().chain(asked.filter(|&signal| signal != Signal::CHLD)))?;
+    // Heard even where the caller ignored them; what else he ignored is not passed on, and stays ignored.
+    let signals =
+        signals.queue_also([Signal::ALRM].into_iter().chain(asked.filter(|&signal| signal != Signal::CHLD)))?;
     if !options.foreground {
         // EPERM for the leader of a session, which leads its group already.
         let _ = rustix::process::setpgid(None, None);
@@ -86,9 +88,13 @@ fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
         .inherit_descriptors(true)
         .process_group(ProcessGroup::Supervisors)
         // As with coreutils': a shell that waits for its children would wait for ever.
-        .unblocked_signals([Signal::CHLD])
-        .default_signals(HANDLED.into_iter().chain(asked).chain([Signal::CHLD, Signal::TTIN, Signal::TTOU]))
+        .unblocked_signals([Signal::ALRM, Signal::CHLD])
+        .default_signals(asked.into_iter().chain([Signal::ALRM, Signal::CHLD, Signal::TTIN, Signal::TTOU]))
         .grace(LEFTOVERS_GRACE);
+
+    if let Some(signal) = asked {
+        command.supervisor_death_signal(signal);
+    }
 
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
@@ -99,6 +105,7 @@ fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
         next: options.signal,
         kill_after: options.kill_after,
         timed_out: false,
+        suspend_at: None,
         spent: Vec::new(),
         killed: false,
     };
@@ -152,6 +159,10 @@ async fn hold(
                 spawned = &mut spawning => break spawned,
                 received = signals.recv() => limit.wish(received?.signal),
                 () = run::over(limit.at) => limit.expired(),
+                () = run::over(limit.suspend_at) => {
+                    limit.suspend();
+                    continue;
+                }
                 () = run::over(patience) => return Ok(Ended::Early),
             };
             if let Some(wish) = wish {
@@ -184,7 +195,13 @@ async fn hold(
                 // The kernel would have ignored it but for the guard.
                 if [Signal::TSTP, Signal::TTIN, Signal::TTOU].contains(&signal) && terminal::is_orphaned() {
                     job.signal_all(Signal::CONT);
+                } else if limit.suspend_at.is_some() {
+                    limit.suspend();
                 }
+                None
+            }
+            () = run::over(limit.suspend_at) => {
+                limit.suspend();
                 None
             }
             () = run::over(limit.at) => {
@@ -211,6 +228,8 @@ struct Limit<'a> {
     next: i32,
     kill_after: Option<Duration>,
     timed_out: bool,
+    /// When the terminal's stop takes us too.
+    suspend_at: Option<Instant>,
     /// Signals that the process group was sent: further ones are ignored, as by coreutils.
     spent: Vec<i32>,
     /// The process group was sent SIGKILL. coreutils' timeout is in its group, and dies of it.
@@ -233,14 +252,17 @@ impl Limit<'_> {
             Signal::TTIN | Signal::TTOU | Signal::CHLD | Signal::CONT | Signal::URG | Signal::WINCH => return None,
             Signal::TSTP => {
                 // Where nobody could continue us, the kernel would have ignored it but for the guard.
-                if !terminal::is_orphaned() {
-                    signal::suspend_by(signal);
-                }
+                self.suspend_at = (!terminal::is_orphaned()).then(|| Instant::now() + STOP_PATIENCE);
                 return None;
             }
             _ => {}
         }
         Some(number)
+    }
+
+    fn suspend(&mut self) {
+        self.suspend_at = None;
+        signal::suspend_by(Signal::TSTP);
     }
 
     fn expired(&mut self) -> Option<i32> {

@@ -18,7 +18,8 @@ pub fn duration(text: &[u8]) -> Option<Option<Duration>> {
         b"d" => value * 86_400.0,
         _ => return None,
     };
-    if seconds.is_nan() || seconds < 0.0 {
+    // Less than nothing, were it as little as no number can tell.
+    if seconds.is_nan() || seconds < 0.0 || (underflow && seconds.is_sign_negative()) {
         return None;
     }
     if seconds == 0.0 && !underflow {
@@ -61,13 +62,13 @@ fn number(text: &CStr) -> (f64, usize, bool) {
 pub fn signal(text: &[u8]) -> Option<i32> {
     let text = std::str::from_utf8(text).ok()?;
     let number = if text.starts_with(|first: char| first.is_ascii_digit()) {
-        text.parse::<i32>().ok()? & 0x7f
+        let number = text.parse::<i32>().ok()?;
+        number & if number >= 0xff { 0xff } else { 0x7f }
     } else {
         let upper = text.to_ascii_uppercase();
         named(&upper).or_else(|| upper.strip_prefix("SIG").and_then(named))?
     };
-    // 32 and 33 are libc's own.
-    matches!(number, 0..=31 | 34..=64).then_some(number)
+    (0..=64).contains(&number).then_some(number)
 }
 
 fn named(name: &str) -> Option<i32> {
@@ -95,7 +96,6 @@ fn named(name: &str) -> Option<i32> {
 /// A signal's name as timeout's messages have it.
 pub fn signal_name(number: i32) -> String {
     match number {
-        0 => "EXIT".into(),
         libc::SIGPOLL => "POLL".into(),
         34 => "RTMIN".into(),
         35..=49 => format!("RTMIN+{}", number - 34),
@@ -134,7 +134,7 @@ mod tests {
         for text in ["0", "-0", "0d", "0x0", "inf", "infinity", "INFd", "1e400", "1e308d", "1e30"] {
             assert_eq!(seconds(text), Some(None), "{text}");
         }
-        for text in ["", "s", "-1", "nan", "1S", "1ss", "1 ", "1e", "1w", ".", "x", "--1"] {
+        for text in ["", "s", "-1", "-1e-5000", "nan", "1S", "1ss", "1 ", "1e", "1w", ".", "x", "--1"] {
             assert_eq!(seconds(text), None, "{text}");
         }
     }
@@ -148,6 +148,8 @@ mod tests {
             ("09", 9),
             ("143", 15),
             ("256", 0),
+            ("271", 15),
+            ("32", 32),
             ("EXIT", 0),
             ("cld", 17),
             ("IOT", 6),
@@ -161,7 +163,7 @@ mod tests {
             assert_eq!(signal(text.as_bytes()), Some(expected), "{text}");
         }
         for text in
-            ["", "-1", "32", "33", "65", "255", "1x", "SIGSIGTERM", "RTMIN+31", "RTMAX+1", " 9", "LOST", "9999999999"]
+            ["", "-1", "65", "255", "399", "1x", "SIGSIGTERM", "RTMIN+31", "RTMAX+1", " 9", "LOST", "9999999999"]
         {
             assert_eq!(signal(text.as_bytes()), None, "{text}");
         }
@@ -170,7 +172,7 @@ mod tests {
     #[test]
     fn names() {
         for (number, name) in
-            [(15, "TERM"), (29, "POLL"), (34, "RTMIN"), (49, "RTMIN+15"), (50, "RTMAX-14"), (0, "EXIT")]
+            [(15, "TERM"), (29, "POLL"), (34, "RTMIN"), (49, "RTMIN+15"), (50, "RTMAX-14"), (0, "0"), (33, "33")]
         {
             assert_eq!(signal_name(number), name);
         }

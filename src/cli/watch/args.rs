@@ -43,6 +43,10 @@ pub struct Args {
     #[arg(long)]
     pub once_first: bool,
 
+    /// Wait for a change before the first run
+    #[arg(long, short)]
+    pub postpone: bool,
+
     /// The stop signal: a name like INT, or a number
     #[arg(long, value_name = "SIGNAL", default_value = "TERM", value_parser = run::parse_signal)]
     pub stop_signal: Signal,

@@ -118,7 +118,10 @@ impl<'a> Watch<'a> {
         let mut job: Option<(Job, Instant)> = None;
         let mut keys_are_there = true;
         let mut ending = None;
-        self.changes.asked = true;
+        self.changes.asked = !self.args.postpone;
+        if self.args.postpone && !self.args.quiet {
+            tell("waiting for a change");
+        }
         loop {
             if job.is_none() {
                 if let Some(signal) = ending {
@@ -217,9 +220,13 @@ impl<'a> Watch<'a> {
             // Screen, lines scrolled away, to the top (console_codes(4)).
             let _ = stdout.write_all(b"\x1b[2J\x1b[3J\x1b[H").and_then(|()| stdout.flush());
         }
-        if self.runs > 0 && !self.args.quiet {
-            let last = self.last.as_deref().unwrap_or("did not start");
-            tell(&format!("{}; the last run {last}; starting again", changes.tell()));
+        let what = match self.last.as_deref().unwrap_or("did not start") {
+            last if self.runs > 0 => Some(format!("; the last run {last}; starting again")),
+            _ if self.args.postpone => Some("; starting".to_owned()),
+            _ => None,
+        };
+        if let Some(what) = what.filter(|_| !self.args.quiet) {
+            tell(&format!("{}{what}", changes.tell()));
         }
         self.runs += 1;
         self.last = None;
