@@ -59,7 +59,7 @@ enum Request {
 pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) -> Result<Job> {
     command.limits.check()?;
     let mut order = order::Order::new(command)?;
-    let pipes = std::mem::take(&mut order.pipes);
+    let (pipes, terminal) = (std::mem::take(&mut order.pipes), order.terminal.take());
     let (requests, inbox) = mpsc::unbounded_channel();
     let (spawned, started) = oneshot::channel();
     let (stop_sender, stops) = mpsc::unbounded_channel();
@@ -74,7 +74,7 @@ pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) 
     let activity = command.idle_timeout.map(|timeout| (timeout, Arc::new(Activity::new())));
     let streams = {
         let _entered = runtime.enter();
-        Streams::new(command, pipes, &report, activity.as_ref().map(|(_, activity)| activity))?
+        Streams::new(command, pipes, terminal, &report, activity.as_ref().map(|(_, activity)| activity))?
     };
     let mut kept = command.clone();
     // Who reads the other end of what was given has to see it end with the job's processes.

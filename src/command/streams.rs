@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{Command, Stdio};
 use crate::error::{Error, Result};
 use crate::output::CaptureLimit;
+use crate::pty::Pty;
 
 impl Command {
     /// Gives these bytes as standard input ([`Stdio::Bytes`]).
@@ -17,6 +18,35 @@ impl Command {
     /// ```
     pub fn stdin_bytes(&mut self, bytes: impl Into<Vec<u8>>) -> &mut Self {
         self.stdio[0] = Stdio::Bytes(Arc::new(bytes.into()));
+        self
+    }
+
+    /// Gives it a pseudoterminal as standard input, output and error, and as the controlling terminal of a session of its own;
+    /// where the streams go ([`stdout`](Self::stdout), …) is not to be said then.
+    ///
+    /// [`Job::take_stdout`](crate::Job::take_stdout) has all that is written to it, with the ends of lines that terminals have
+    /// (`\r\n`), and [`Job::take_stdin`](crate::Job::take_stdin) what is typed. When both are dropped, it hangs up.
+    /// [`Job::resize_pty`](crate::Job::resize_pty) changes its size.
+    ///
+    /// ```rust,standalone_crate
+    /// use pinfold::{Command, Pty, Supervisor};
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     pinfold::init();
+    ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    ///     runtime.block_on(async {
+    ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
+    ///         let mut command = Command::new("sh");
+    ///         command.args(["-c", "stty size; test -t 1 && tty"]).pty(Pty::new(50, 132));
+    ///         let output = supervisor.spawn(&command).await?.wait_with_output().await?;
+    ///         assert!(output.stdout.text().starts_with("50 132\r\n/dev/pts/"));
+    ///         supervisor.close().await;
+    ///         Ok(())
+    ///     })
+    /// }
+    /// ```
+    pub fn pty(&mut self, pty: Pty) -> &mut Self {
+        self.pty = Some(Box::new(pty));
         self
     }
 
@@ -68,9 +98,16 @@ impl Command {
 
     /// Refuses streams that do not fit together.
     pub(crate) fn check_streams(&self) -> Result<()> {
-        let piped = |number: usize| matches!(self.stdio[number], Stdio::Piped);
+        if self.pty.is_some() && !self.stdio.iter().all(|stdio| matches!(stdio, Stdio::Inherit)) {
+            let advice = "a job with a terminal has it as its standard streams: leave stdin, stdout and stderr out";
+            return Err(Error::invalid("stream", self.display_name(), advice));
+        }
+        let piped = |number: usize| match self.pty {
+            Some(_) => number == 1,
+            None => matches!(self.stdio[number], Stdio::Piped),
+        };
         if self.idle_timeout.is_some() && !piped(1) && !piped(2) {
-            let advice = "standard output or standard error has to be piped, or there is nothing to watch";
+            let advice = "standard output or standard error has to be piped, or a terminal, or there is nothing to watch";
             return Err(Error::invalid("idle timeout", self.display_name(), advice));
         }
         for (number, name) in [(1, "standard output"), (2, "standard error")] {

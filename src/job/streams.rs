@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use tokio::io::AsyncReadExt;
+use rustix::termios::SpecialCodeIndex;
+use tokio::io::{AsyncReadExt, Interest};
 use tokio::sync::{Mutex, mpsc, watch};
 
 use super::{Job, Request};
 use crate::command::Command;
 use crate::error::{Error, Result};
-use crate::output::{Activity, Captured, InputStream, Output, OutputStream, Taps};
+use crate::output::{Activity, Captured, Channel, InputStream, Output, OutputStream, Taps};
+use crate::pty::Side;
 use crate::ready::{self, By, Readiness};
 use crate::report::Report;
 use crate::stop::Event;
@@ -23,6 +25,7 @@ const PIECE: usize = 16 * 1024;
 pub(super) struct Streams {
     stdin: Mutex<Option<InputStream>>,
     outputs: [Mutex<Slot>; 2],
+    terminal: Option<Side>,
 }
 
 #[derive(Debug)]
@@ -36,6 +39,7 @@ impl Streams {
     pub fn new(
         command: &Command,
         pipes: [Option<OwnedFd>; 3],
+        terminal: Option<OwnedFd>,
         report: &watch::Receiver<Option<Arc<Report>>>,
         activity: Option<&Arc<Activity>>,
     ) -> Result<Self> {
@@ -43,14 +47,29 @@ impl Streams {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             Error::system("watch", "the job's pipes", errno, "see ulimit -n")
         };
-        let [stdin, stdout, stderr] = pipes;
-        let slot = |pipe: Option<OwnedFd>, number: usize| -> Result<Mutex<Slot>> {
-            let taps = Taps { activity: activity.cloned(), tee: command.tees[number].clone() };
-            let stream = pipe.map(|pipe| OutputStream::new(pipe, report.clone(), taps)).transpose().map_err(failed)?;
-            Ok(Mutex::new(Slot { stream, captured: Captured::new(command.capture) }))
+        let pipe = |pipe: Option<OwnedFd>, interest| {
+            pipe.map(|pipe| Channel::pipe(pipe, interest)).transpose().map_err(failed)
         };
-        let stdin = stdin.map(|pipe| InputStream::new(pipe, report.clone())).transpose().map_err(failed)?;
-        Ok(Self { stdin: Mutex::new(stdin), outputs: [slot(stdout, 0)?, slot(stderr, 1)?] })
+        let [stdin, stdout, stderr] = pipes;
+        let terminal = terminal.map(Channel::terminal).transpose().map_err(failed)?;
+        let (stdin, stdout, stderr) = match &terminal {
+            Some(terminal) => (Some(terminal.clone()), Some(terminal.clone()), None),
+            None => (
+                pipe(stdin, Interest::WRITABLE)?,
+                pipe(stdout, Interest::READABLE)?,
+                pipe(stderr, Interest::READABLE)?,
+            ),
+        };
+        let slot = |channel: Option<Channel>, number: usize| {
+            let taps = Taps { activity: activity.cloned(), tee: command.tees[number].clone() };
+            let stream = channel.map(|channel| OutputStream::new(channel, report.clone(), taps));
+            Mutex::new(Slot { stream, captured: Captured::new(command.capture) })
+        };
+        Ok(Self {
+            stdin: Mutex::new(stdin.map(|channel| InputStream::new(channel, report.clone()))),
+            outputs: [slot(stdout, 0), slot(stderr, 1)],
+            terminal: terminal.map(|terminal| Side(Arc::downgrade(terminal.fd()))),
+        })
     }
 }
 
@@ -77,13 +96,39 @@ pub(super) async fn watch_idle(
 }
 
 impl Job {
-    /// The job's piped standard input; once, `None` after that or where it is not [`Stdio::Piped`](crate::Stdio::Piped).
+    /// Changes the size of the terminal that it has ([`Command::pty`](crate::Command::pty)): SIGWINCH tells its foreground
+    /// process group (ioctl_tty(2), TIOCSWINSZ).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where it has none; `EIO` where that was hung up.
+    pub fn resize_pty(&self, rows: u16, columns: u16) -> Result<()> {
+        let terminal = self.terminal()?;
+        terminal.resize(rows, columns).map_err(|errno| Error::system("resize", "the job's terminal", errno, ""))
+    }
+
+    /// The character that is SIGINT when it is typed on the job's terminal (Ctrl-C, mostly), and the one that is SIGQUIT;
+    /// `None` while the job takes them as keys, as editors do.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where it has no terminal.
+    pub fn pty_signal_keys(&self) -> Result<[Option<u8>; 2]> {
+        let terminal = self.terminal()?;
+        Ok([SpecialCodeIndex::VINTR, SpecialCodeIndex::VQUIT].map(|key| terminal.signal_key(key)))
+    }
+
+    fn terminal(&self) -> Result<&Side> {
+        let advice = "it was started without Command::pty";
+        self.streams.terminal.as_ref().ok_or_else(|| Error::invalid("terminal", self.name.clone(), advice))
+    }
+
+    /// The job's piped standard input, or what is typed on its terminal; once, `None` after that or where it is not
+    /// [`Stdio::Piped`](crate::Stdio::Piped).
     #[must_use]
     pub fn take_stdin(&self) -> Option<InputStream> {
         self.streams.stdin.try_lock().ok()?.take()
     }
 
-    /// The job's piped standard output; once, `None` after that, where it is not [`Stdio::Piped`](crate::Stdio::Piped), or
+    /// The job's piped standard output, or what it writes to its terminal; once, `None` after that, where it is not [`Stdio::Piped`](crate::Stdio::Piped), or
     /// while [`wait_with_output`](Self::wait_with_output) or [`ready`](Self::ready) read it.
     ///
     /// ```rust,standalone_crate
