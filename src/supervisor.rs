@@ -13,6 +13,7 @@ use crate::containment::{self, Refusal, delegation};
 use crate::error::{Error, Result};
 use crate::guard::link::Link;
 use crate::guard::protocol::ToGuard;
+use crate::guard::terminal::Settings;
 use crate::guard::{self, Guard};
 use crate::job::{self, Job};
 use crate::limits::Controller;
@@ -258,6 +259,21 @@ impl Supervisor {
             containment::sweep::sweep(base.parent());
         }
         started
+    }
+
+    /// Has the guards that run now give this terminal the settings that it has now, when this process is gone by whatever end.
+    /// Call it before they are changed. Where another process group has become the terminal's foreground one by then, a
+    /// shell with job control say, they are left alone.
+    ///
+    /// # Errors
+    /// `ENOTTY` where it is no terminal; [`Error::GuardLost`].
+    pub async fn keep_terminal(&self, terminal: impl AsFd) -> Result<()> {
+        let failed = |errno| Error::system("read", "the settings of the terminal", errno, "");
+        let settings = Settings::of(&terminal).map_err(failed)?;
+        for link in self.inner.means().links() {
+            link.send(&ToGuard::Terminal { settings: settings.clone() }, &[terminal.as_fd()]).await?;
+        }
+        Ok(())
     }
 
     /// Ends whatever still runs, waits until the guard is gone, and removes the base.

@@ -54,7 +54,7 @@ impl Command {
     /// long ([`Reason::Idle`](crate::report::Reason::Idle)). None by default.
     ///
     /// It counts what the supervisor reads, so somebody has to: [`Job::wait_with_output`](crate::Job::wait_with_output), or
-    /// who took the streams. Where neither is [`Stdio::Piped`] the spawn is refused.
+    /// who took the streams. While something waits to be read, the job is not idle. Where neither is [`Stdio::Piped`] the spawn is refused.
     ///
     /// ```
     /// use std::time::Duration;

@@ -32,7 +32,7 @@ impl Guard {
     pub(super) fn clean_up(&mut self) {
         // Announced before it died, perhaps not yet read.
         while let Ok(Some((message, descriptors))) = protocol::receive::<ToGuard>(&self.socket, &mut self.buffer) {
-            if matches!(message, ToGuard::Base { .. } | ToGuard::BaseMade | ToGuard::Giving { .. }) {
+            if matches!(message, ToGuard::Base { .. } | ToGuard::BaseMade | ToGuard::Giving { .. } | ToGuard::Terminal { .. }) {
                 let _ = self.handle(message, descriptors);
             }
         }
@@ -58,6 +58,9 @@ impl Guard {
             }
         }
         self.end_descendants(bound);
+        if let Some(terminal) = self.terminal.take() {
+            terminal.restore();
+        }
         if let Some((place, undo)) = self.giving.take() {
             delegation::take_back(&place, &undo, self.supervisor.as_ref().map(AsFd::as_fd));
         }

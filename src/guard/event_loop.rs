@@ -13,6 +13,7 @@ use super::clone::Stack;
 use super::protocol::{self, End, FromGuard, JobId, Spec, Spent, ToGuard};
 use super::spawn::{self, Destination, Failure};
 use super::sweep;
+use super::terminal::Kept;
 use crate::containment::cgroup::Cgroup;
 use crate::containment::delegation::Undo;
 use crate::error::SpawnStage;
@@ -48,6 +49,7 @@ pub(super) struct Guard {
     pub(super) base: Option<PlannedBase>,
     /// Controllers that the supervisor gives, and where.
     pub(super) giving: Option<(Cgroup, Undo)>,
+    pub(super) terminal: Option<Kept>,
     /// Descriptors that came before the `Spawn` that they are for.
     pub(super) descriptors: HashMap<JobId, Vec<OwnedFd>>,
     pub(super) jobs: HashMap<JobId, Job>,
@@ -109,6 +111,7 @@ impl Guard {
             supervisor: None,
             base: None,
             giving: None,
+            terminal: None,
             descriptors: HashMap::new(),
             jobs: HashMap::new(),
             sweeps: Vec::new(),
@@ -215,6 +218,10 @@ impl Guard {
             ToGuard::Giving { own, given } => {
                 let place = Cgroup::new(descriptors.pop().ok_or(Errno::BADF)?, "the base's parent".into());
                 self.giving = Some((place, Undo { own, given }));
+                Ok(())
+            }
+            ToGuard::Terminal { settings } => {
+                self.terminal = descriptors.pop().map(|terminal| Kept::new(terminal, settings));
                 Ok(())
             }
             ToGuard::Move => self.move_to(descriptors.pop().ok_or(Errno::BADF)?),

@@ -14,6 +14,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 use serde_bytes::Bytes;
 
+use super::terminal::Settings;
 use crate::error::SpawnStage;
 use crate::process::ProcessInfo;
 
@@ -53,6 +54,8 @@ pub enum ToGuard {
     },
     /// The job's leaf is empty: end what else descends from it, within this time. Without a leaf: end all of it.
     Sweep { job: JobId, bound_ms: u64 },
+    /// Give a terminal these settings back when the supervisor is gone. Descriptor: the terminal.
+    Terminal { settings: Settings },
 }
 
 /// From the guard.

@@ -86,6 +86,9 @@ pub(super) async fn watch_idle(
             _ = report.wait_for(Option::is_some) => return,
             () = tokio::time::sleep_until(at.into()) => {}
         }
+        if activity.is_unread() {
+            activity.note();
+        }
         if activity.last().checked_add(timeout).is_some_and(|at| at <= Instant::now()) {
             if let Some(requests) = requests.upgrade() {
                 let _ = requests.send(Request::End(Event::Idle));

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -22,7 +22,21 @@ pub(crate) struct Channel {
     pub is_terminal: bool,
 }
 
+/// The same, for who does not keep it open.
+#[derive(Debug)]
+pub(crate) struct WeakChannel(Weak<AsyncFd<OwnedFd>>);
+
+impl WeakChannel {
+    pub fn is_unread(&self) -> bool {
+        self.0.upgrade().is_some_and(|fd| ioctl_fionread(&*fd).is_ok_and(|length| length > 0))
+    }
+}
+
 impl Channel {
+    pub fn downgrade(&self) -> WeakChannel {
+        WeakChannel(Arc::downgrade(&self.fd))
+    }
+
     /// In the context of a runtime.
     pub fn pipe(pipe: OwnedFd, interest: Interest) -> io::Result<Self> {
         fcntl_setfl(&pipe, fcntl_getfl(&pipe)? | OFlags::NONBLOCK)?;

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
-use super::channel::Channel;
+use super::channel::{Channel, WeakChannel};
 use super::lines::Lines;
 use crate::pty::end_of_input;
 use crate::report::Report;
@@ -40,14 +40,21 @@ impl Gone {
 pub(crate) struct Activity {
     begun: Instant,
     last_ms: AtomicU64,
+    channels: Mutex<Vec<WeakChannel>>,
 }
 
 impl Activity {
     pub fn new() -> Self {
-        Self { begun: Instant::now(), last_ms: AtomicU64::new(0) }
+        Self { begun: Instant::now(), last_ms: AtomicU64::new(0), channels: Mutex::default() }
     }
 
-    fn note(&self) {
+    /// Whether the job has written what nobody has read yet: then somebody else is idle.
+    pub fn is_unread(&self) -> bool {
+        let channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        channels.iter().any(WeakChannel::is_unread)
+    }
+
+    pub fn note(&self) {
         self.last_ms.store(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
@@ -82,6 +89,9 @@ pub struct OutputStream {
 impl OutputStream {
     /// In the context of a runtime.
     pub(crate) fn new(channel: Channel, report: watch::Receiver<Option<Arc<Report>>>, taps: Taps) -> Self {
+        if let Some(activity) = &taps.activity {
+            activity.channels.lock().unwrap_or_else(PoisonError::into_inner).push(channel.downgrade());
+        }
         let gone = Gone::new(report);
         Self { channel, ahead: Vec::new(), gone, left: None, ended: false, taps, trouble: None }
     }
