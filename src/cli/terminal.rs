@@ -33,7 +33,7 @@ impl Terminal {
     }
 
     /// Whether our process group is the foreground one of this terminal now.
-    pub fn is_ours(tty: &File) -> bool {
+    pub fn is_ours(tty: impl AsFd) -> bool {
         foreground_group(tty) == Some(group_of(None))
     }
 

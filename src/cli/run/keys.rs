@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::sync::mpsc as nudge;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pinfold::output::InputStream;
 use pinfold::signal::Received;
@@ -19,6 +19,9 @@ use crate::cli::signals::{Response, Rules};
 use crate::cli::terminal::Terminal;
 
 const PIECE: usize = 4096;
+
+/// How often we look whether we are in the foreground again. A shell's `fg` tells a stopped program only, and we go on.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Pieces of input that may wait for the command.
 const WAITING: usize = 4;
@@ -104,6 +107,10 @@ impl Keys {
     /// The job has what was typed; this comes back where it means us too: three interrupts within two seconds.
     pub async fn response(&mut self, job: &Job) -> (Response, Signal) {
         while let Some(piece) = self.typed.recv().await {
+            if piece.is_empty() {
+                self.resume(job);
+                continue;
+            }
             let Ok([interrupt, quit]) = job.pty_signal_keys() else { break };
             for key in piece {
                 let signal = match Some(key) {
@@ -127,7 +134,7 @@ async fn feed(
     typed: Option<mpsc::UnboundedSender<Vec<u8>>>,
 ) {
     while let Some(piece) = pieces.recv().await {
-        let written = input.write_all(&piece).await;
+        let written = if piece.is_empty() { Ok(()) } else { input.write_all(&piece).await };
         if let Some(typed) = &typed {
             // Whoever listened is gone with the job.
             let _ = typed.send(piece);
@@ -140,8 +147,8 @@ async fn feed(
     // The terminal stays open for what the job writes.
 }
 
-/// Reads standard input, in a thread of its own: it may block. Where we are in the background of its terminal, when we have
-/// been continued (SIGTTIN is blocked, hence the errno).
+/// Reads standard input, in a thread of its own: it may block. Where we are in the background of its terminal (SIGTTIN is
+/// blocked, hence the errno), when we are in the foreground; an empty piece tells of that.
 fn read(nudged: nudge::Receiver<()>) -> mpsc::Receiver<Vec<u8>> {
     let (sender, pieces) = mpsc::channel(WAITING);
     std::thread::spawn(move || {
@@ -157,7 +164,14 @@ fn read(nudged: nudge::Receiver<()>) -> mpsc::Receiver<Vec<u8>> {
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => drop(poll(&mut [PollFd::new(&stdin, PollFlags::IN)], None)),
-                Err(Errno::IO) if nudged.recv().is_ok() => {}
+                Err(Errno::IO) => {
+                    if nudged.recv_timeout(LOOK_EVERY) == Err(nudge::RecvTimeoutError::Disconnected) {
+                        return;
+                    }
+                    if Terminal::is_ours(&stdin) && sender.blocking_send(Vec::new()).is_err() {
+                        return;
+                    }
+                }
                 Err(_) => return,
             }
         }
