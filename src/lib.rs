@@ -104,6 +104,7 @@ pub mod pidfd;
 pub mod pool;
 mod process;
 mod pty;
+mod queue;
 mod ready;
 mod reap;
 pub mod report;

@@ -11,6 +11,7 @@ use crate::command::Command;
 use crate::containment::base::Base;
 use crate::containment::{self, Refusal, delegation};
 use crate::error::{Error, Result};
+use crate::events::{Hub, JobEvents};
 use crate::guard::link::Link;
 use crate::guard::protocol::ToGuard;
 use crate::guard::terminal::Settings;
@@ -34,6 +35,7 @@ pub(crate) struct Inner {
     /// Where its jobs' actors run: the runtime of whoever spawns one may end before the job does.
     pub runtime: Handle,
     next_job: AtomicU64,
+    pub hub: Arc<Hub>,
     /// There will be one job only.
     one_job: bool,
     had_its_job: AtomicBool,
@@ -126,6 +128,7 @@ impl Builder {
                 means: Mutex::new(Arc::new(means)),
                 runtime: Handle::current(),
                 next_job: AtomicU64::new(1),
+                hub: Arc::default(),
                 one_job: self.one_job,
                 had_its_job: AtomicBool::new(false),
                 cgroup_only: cgroup_only && self.containment != Some(ContainmentKind::Subreaper),
@@ -259,6 +262,36 @@ impl Supervisor {
             containment::sweep::sweep(base.parent());
         }
         started
+    }
+
+    /// What happens to all of its jobs from now on, also to those that a pool starts. A listener who does not listen costs
+    /// memory: some hundred bytes an event.
+    ///
+    /// ```rust,standalone_crate
+    /// use pinfold::events::EventKind;
+    /// use pinfold::{Command, Supervisor};
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     pinfold::init();
+    ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    ///     runtime.block_on(async {
+    ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
+    ///         let mut events = supervisor.events();
+    ///         let jobs = [supervisor.spawn(&Command::new("true")).await?, supervisor.spawn(&Command::new("false")).await?];
+    ///         let mut gone = 0;
+    ///         while gone < jobs.len() {
+    ///             let told = events.next_event().await.ok_or("the supervisor is there")?;
+    ///             println!("job {}, {}: {:?}", told.job, told.name, told.event.kind);
+    ///             gone += usize::from(told.event.kind == EventKind::Gone);
+    ///         }
+    ///         supervisor.close().await;
+    ///         Ok(())
+    ///     })
+    /// }
+    /// ```
+    #[must_use]
+    pub fn events(&self) -> JobEvents {
+        self.inner.hub.listen()
     }
 
     /// Has the guards that run now give this terminal the settings that it has now, when this process is gone by whatever end.

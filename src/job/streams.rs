@@ -6,19 +6,18 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::termios::SpecialCodeIndex;
-use tokio::io::{AsyncReadExt, Interest};
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::io::Interest;
+use tokio::sync::{Mutex, watch};
 
 use super::{Job, Request};
 use crate::command::Command;
 use crate::error::{Error, Result};
 use crate::output::{Activity, Captured, Channel, InputStream, Output, OutputStream, Taps};
 use crate::pty::Side;
+use crate::queue::WeakSender;
 use crate::ready::{self, By, Readiness};
 use crate::report::Report;
 use crate::stop::Event;
-
-const PIECE: usize = 16 * 1024;
 
 /// The supervisor's ends of a job's pipes.
 #[derive(Debug)]
@@ -77,7 +76,7 @@ impl Streams {
 pub(super) async fn watch_idle(
     timeout: Duration,
     activity: Arc<Activity>,
-    requests: mpsc::WeakUnboundedSender<Request>,
+    requests: WeakSender<Request>,
     mut report: watch::Receiver<Option<Arc<Report>>>,
 ) {
     // Beyond what a clock can hold there is no timeout.
@@ -91,7 +90,7 @@ pub(super) async fn watch_idle(
         }
         if activity.last().checked_add(timeout).is_some_and(|at| at <= Instant::now()) {
             if let Some(requests) = requests.upgrade() {
-                let _ = requests.send(Request::End(Event::Idle));
+                requests.send(Request::End(Event::Idle));
             }
             return;
         }
@@ -206,17 +205,12 @@ impl Job {
         let mut slot = self.streams.outputs[number].lock().await;
         let Slot { stream, captured } = &mut *slot;
         if let Some(stream) = stream {
-            let mut piece = vec![0; PIECE];
-            loop {
-                let length = stream.read(&mut piece).await.map_err(|error| {
+            std::future::poll_fn(|context| stream.poll_into(context, &mut |bytes| captured.push(bytes))).await.map_err(
+                |error| {
                     let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
                     Error::system("read", "the job's output", errno, error.to_string())
-                })?;
-                if length == 0 {
-                    break;
-                }
-                captured.push(&piece[..length]);
-            }
+                },
+            )?;
         }
         Ok(captured.clone())
     }

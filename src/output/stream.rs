@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +19,10 @@ use super::channel::{Channel, WeakChannel};
 use super::lines::Lines;
 use crate::pty::end_of_input;
 use crate::report::Report;
+
+/// How much is read at a time, and how often before others have their turn.
+const PIECE: usize = 16 * 1024;
+const PIECES: usize = 16;
 
 type Waiting = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -113,6 +118,26 @@ impl OutputStream {
         .await?;
         self.ahead.extend_from_slice(&piece[..length]);
         Ok((&self.ahead, length == 0))
+    }
+
+    /// Reads to the end, and hands each piece out. While there is nothing to read, nothing is held for it.
+    pub(crate) fn poll_into(
+        &mut self,
+        context: &mut Context<'_>,
+        take: &mut impl FnMut(&[u8]),
+    ) -> Poll<io::Result<()>> {
+        let mut space = [MaybeUninit::uninit(); PIECE];
+        for _ in 0..PIECES {
+            let mut buffer = ReadBuf::uninit(&mut space);
+            ready!(Pin::new(&mut *self).poll_read(context, &mut buffer))?;
+            if buffer.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            take(buffer.filled());
+        }
+        // Others have their turn.
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn poll_fresh(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
