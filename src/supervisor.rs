@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use crate::command::Command;
 use crate::containment::base::Base;
@@ -20,6 +21,9 @@ use crate::job::{self, Job};
 use crate::limits::Controller;
 use crate::means::{Means, NextHolder, WithoutCgroup};
 use crate::report::ContainmentKind;
+
+/// How many jobs are being started at a time.
+const STARTS: usize = 32;
 
 /// Starts jobs and answers for them: when it is gone, by whatever end of its process, its jobs are ended.
 ///
@@ -36,6 +40,9 @@ pub(crate) struct Inner {
     pub runtime: Handle,
     next_job: AtomicU64,
     pub hub: Arc<Hub>,
+    /// What a start takes, its environment above all, is not to be there for thousands at once: the guard starts one after
+    /// another anyway.
+    turns: Semaphore,
     /// There will be one job only.
     one_job: bool,
     had_its_job: AtomicBool,
@@ -129,6 +136,7 @@ impl Builder {
                 runtime: Handle::current(),
                 next_job: AtomicU64::new(1),
                 hub: Arc::default(),
+                turns: Semaphore::new(STARTS),
                 one_job: self.one_job,
                 had_its_job: AtomicBool::new(false),
                 cgroup_only: cgroup_only && self.containment != Some(ContainmentKind::Subreaper),
@@ -247,6 +255,14 @@ impl Supervisor {
     /// [`Error::Invalid`] where an argument can't be meant; [`Error::GuardLost`] where the guard is gone; or the errno of
     /// a refused call.
     pub async fn spawn(&self, command: &Command) -> Result<Job> {
+        // It is never closed.
+        let turn = self.inner.turns.acquire().await;
+        let started = Box::pin(self.start_job(command)).await;
+        drop(turn);
+        started
+    }
+
+    async fn start_job(&self, command: &Command) -> Result<Job> {
         let mut id = self.inner.next_job.fetch_add(1, Ordering::Relaxed);
         let mut started = job::start(self.inner.clone(), id, command).await;
         if let Err(error) = &started

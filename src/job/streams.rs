@@ -72,6 +72,16 @@ impl Streams {
     }
 }
 
+impl Streams {
+    /// Whether there is an output to read, or what was read of one.
+    fn are_any(&self) -> bool {
+        let any = |slot: &Mutex<Slot>| {
+            slot.try_lock().is_ok_and(|slot| slot.stream.is_none() && slot.captured.total() == 0)
+        };
+        !self.outputs.iter().all(any)
+    }
+}
+
 /// Stops a job from which nothing has been read for so long. Ends with it.
 pub(super) async fn watch_idle(
     timeout: Duration,
@@ -196,6 +206,14 @@ impl Job {
     /// ```
     pub async fn wait_with_output(&self) -> Result<Output> {
         drop(self.take_stdin());
+        if !self.streams.are_any() {
+            let (stdout, stderr) = Default::default();
+            return Ok(Output { report: self.wait().await?, stdout, stderr });
+        }
+        Box::pin(self.wait_and_read()).await
+    }
+
+    async fn wait_and_read(&self) -> Result<Output> {
         let (stdout, stderr, report) = tokio::join!(self.read_out(0), self.read_out(1), self.wait());
         let (stdout, stderr) = (stdout?, stderr?);
         Ok(Output { report: report?, stdout, stderr })
