@@ -38,7 +38,7 @@ pub struct Job {
     report: watch::Receiver<Option<Arc<Report>>>,
     stops: Mutex<Receiver<Signal>>,
     name: String,
-    streams: Streams,
+    streams: Box<Streams>,
     events: Log,
 }
 
@@ -76,7 +76,7 @@ pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) 
     let activity = command.idle_timeout.map(|timeout| (timeout, Arc::new(Activity::new())));
     let streams = {
         let _entered = runtime.enter();
-        Streams::new(command, pipes, terminal, &report, activity.as_ref().map(|(_, activity)| activity))?
+        Box::new(Streams::new(command, pipes, terminal, &report, activity.as_ref().map(|(_, activity)| activity))?)
     };
     let mut kept = command.clone();
     // Who reads the other end of what was given has to see it end with the job's processes.

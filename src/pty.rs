@@ -13,6 +13,7 @@ use rustix::termios::{
 use tokio::io::unix::AsyncFd;
 
 use crate::error::{Error, Result, short_of_descriptors};
+use crate::output::Kept;
 use crate::user::User;
 
 /// A pseudoterminal to be made for a job ([`Command::pty`](crate::Command::pty)).
@@ -92,7 +93,10 @@ impl Pty {
 
 /// The supervisor's side of a job's terminal, for who does not keep it open.
 #[derive(Debug)]
-pub(crate) struct Side(pub Weak<AsyncFd<OwnedFd>>);
+pub(crate) struct Side {
+    pub fd: Weak<AsyncFd<OwnedFd>>,
+    pub _kept: Kept,
+}
 
 impl Side {
     pub fn resize(&self, rows: u16, columns: u16) -> rustix::io::Result<()> {
@@ -109,7 +113,7 @@ impl Side {
     }
 
     fn open(&self) -> rustix::io::Result<Arc<AsyncFd<OwnedFd>>> {
-        self.0.upgrade().ok_or(Errno::IO)
+        self.fd.upgrade().ok_or(Errno::IO)
     }
 }
 

@@ -183,10 +183,12 @@ fn progress_on_a_terminal() {
     if !has_cgroup() {
         return;
     }
-    let (go, jobs) = (Scratch::new("go"), Scratch::new("jobs"));
-    rustix::fs::mkfifoat(rustix::fs::CWD, go.path(), 0o600.into()).unwrap();
-    let wait = format!("read line < {}", text(go.path()));
-    std::fs::write(jobs.path(), format!("exit 3\ntrue\n{wait}\n{wait}\n")).unwrap();
+    let (go, jobs) = ([Scratch::new("go"), Scratch::new("go")], Scratch::new("jobs"));
+    let waits = go.each_ref().map(|go| {
+        rustix::fs::mkfifoat(rustix::fs::CWD, go.path(), 0o600.into()).unwrap();
+        format!("read line < {}", text(go.path()))
+    });
+    std::fs::write(jobs.path(), format!("exit 3\ntrue\n{}\n{}\n", waits[0], waits[1])).unwrap();
     let mut command = Command::new(PINFOLD);
     command.args(["pool", "-j", "2", "--shell", "--jobs", text(jobs.path())]);
     let mut pty = Pty::start(command);
@@ -194,7 +196,7 @@ fn progress_on_a_terminal() {
     pty.expect("line 1, exit 3: exit code 3");
     pty.expect("2/4, 2 running, 1 failed");
     pty.expect("to go");
-    for _ in 0..2 {
+    for go in &go {
         std::fs::write(go.path(), "go\n").unwrap();
     }
     pty.expect("3 succeeded, 1 failed");

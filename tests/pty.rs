@@ -22,8 +22,11 @@ fn run(input: &str, args: &[&str]) -> Ran {
     let mut run = Run::new(["--pty"].iter().chain(args));
     run.command().stdin(Stdio::piped());
     let mut running = run.start();
-    std::io::Write::write_all(&mut running.child.stdin.take().unwrap(), input.as_bytes()).unwrap();
-    running.finish()
+    let (mut stdin, input) = (running.child.stdin.take().unwrap(), input.to_owned());
+    let writing = std::thread::spawn(move || std::io::Write::write_all(&mut stdin, input.as_bytes()));
+    let ran = running.finish();
+    writing.join().unwrap().unwrap();
+    ran
 }
 
 fn sh(script: &str) -> Ran {
@@ -35,7 +38,8 @@ fn without_a_terminal_outside() {
     if !has_cgroup() {
         return;
     }
-    let ran = sh("tty; stty size; test -t 0 && test -t 1 && test -t 2 && test -t 3 3</dev/tty && tty && exit 7").assert_code(7);
+    let ran = sh("tty; stty size; test -t 0 && test -t 1 && test -t 2 && test -t 3 3</dev/tty && tty && exit 7")
+        .assert_code(7);
     let lines: Vec<_> = ran.stdout.lines().collect();
     assert!(lines[0].starts_with("/dev/pts/") && lines[1] == "24 80" && lines[2] == lines[0], "{ran:#?}");
     assert_eq!(ran.stderr, "");
@@ -87,7 +91,9 @@ fn what_is_typed_goes_through_and_the_terminal_comes_back() {
     shell.expect("ready> ");
     shell.resize(31, 97);
     // It has the size and the settings; keys reach it as it wants them.
-    shell.send("$PINFOLD run --pty -- bash -c 'stty size; stty -a | grep -o -- \"-echo \"; read -rsn1 key; echo key=$key'\n");
+    shell.send(
+        "$PINFOLD run --pty -- bash -c 'stty size; stty -a | grep -o -- \"-echo \"; read -rsn1 key; echo key=$key'\n",
+    );
     shell.expect("31 97\r\n-echo ");
     shell.send("k");
     shell.expect("key=k");
@@ -95,7 +101,9 @@ fn what_is_typed_goes_through_and_the_terminal_comes_back() {
     shell.send("test \"$before\" = \"$(stty -g)\" && echo same settings\n");
     shell.expect("same settings");
     // A window that changes its size.
-    shell.send("$PINFOLD run --pty -- bash -c 'trap \"stty size; exit\" WINCH; echo up; while :; do read -t 60; done'\n");
+    shell.send(
+        "$PINFOLD run --pty -- bash -c 'trap \"stty size; exit\" WINCH; echo up; while :; do read -t 60; done'\n",
+    );
     shell.expect("up");
     shell.resize(40, 120);
     shell.expect("40 120");
@@ -136,6 +144,7 @@ fn interrupts_reach_the_job_and_three_kill() {
         shell.send(CTRL_C);
     }
     shell.expect("got 4");
+    shell.expect("ready> ");
     shell.exit();
 }
 
@@ -183,6 +192,7 @@ fn a_shell_inside_has_job_control() {
     shell.expect("ready> ");
     shell.line("echo code=$?");
     shell.expect("code=5");
+    shell.expect("ready> ");
     shell.exit();
 }
 
@@ -201,6 +211,8 @@ fn from_the_background() {
     shell.expect("$word");
     shell.line("hello");
     shell.expect("word=hello");
+    // What is typed before that may still be the job's.
+    shell.expect("ready> ");
     shell.exit();
 }
 
@@ -255,7 +267,10 @@ fn the_librarys_terminal() {
 
         // Nobody types: the end of input.
         let output = supervisor.spawn(&shell("cat; seq 100000")).await.unwrap().wait_with_output().await.unwrap();
-        assert_eq!(output.stdout.total(), (1..=100_000).map(|number: u32| number.to_string().len() as u64 + 2).sum::<u64>());
+        assert_eq!(
+            output.stdout.total(),
+            (1..=100_000).map(|number: u32| number.to_string().len() as u64 + 2).sum::<u64>()
+        );
 
         let mut idle = shell("echo once; sleep 999");
         idle.idle_timeout(Duration::from_millis(300));

@@ -77,7 +77,8 @@ mod tests {
 
     #[test]
     fn what_run_takes_a_line_takes() {
-        let limits = read(r#"{"memory": "64M", "swap": 0, "pids": 10, "cpus": 0.5, "rlimit": ["nofile=10:20"]}"#).unwrap();
+        let limits =
+            read(r#"{"memory": "64M", "swap": 0, "pids": 10, "cpus": 0.5, "rlimit": ["nofile=10:20"]}"#).unwrap();
         assert_eq!((limits.memory, limits.swap), (Some(Size::Bytes(64 << 20)), Some(Size::Bytes(0))));
         assert_eq!((limits.pids, limits.cpus, limits.rlimits.len()), (Some(10), Some(0.5), 1));
         for wrong in [r#"{"memory": "much"}"#, r#"{"memroy": 1}"#, r#"{"cpus": -1}"#, r#"{"rlimit": ["x=1"]}"#, "[]x"] {

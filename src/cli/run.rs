@@ -21,14 +21,14 @@ use rustix::process::{Resource, getrlimit};
 
 use super::report_sink::Sink;
 use super::signals::{PATIENCE_INTERRUPTS, Response, Rules};
-use super::{FAILED, tell};
 use super::terminal::Terminal;
+use super::{FAILED, tell};
 #[cfg(feature = "watch")]
 pub use args::parse_signal;
 pub use args::{Args, ContainmentArg};
 use explain::explain;
-use relay::Relay;
 pub use explain::explain_failures;
+use relay::Relay;
 
 /// How long a stop waits for the command to be executed, so that the command gets the stop signal; an exec can take long.
 pub const EXEC_PATIENCE: Duration = Duration::from_secs(1);

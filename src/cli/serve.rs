@@ -309,7 +309,9 @@ impl Desk<'_> {
         }
         line.check()?;
         if let Some(needed) = line.controllers().iter().find(|needed| !self.args.controllers.contains(needed)) {
-            return Err(format!("its limits need the controller {needed}: start pinfold serve with --controllers {needed}"));
+            return Err(format!(
+                "its limits need the controller {needed}: start pinfold serve with --controllers {needed}"
+            ));
         }
         let mut command = line.command();
         command.stdout(Stdio::Piped).stderr(Stdio::Piped).grace(self.args.grace);

@@ -25,7 +25,7 @@ impl Command {
     /// where the streams go ([`stdout`](Self::stdout), …) is not to be said then.
     ///
     /// [`Job::take_stdout`](crate::Job::take_stdout) has all that is written to it, with the ends of lines that terminals have
-    /// (`\r\n`), and [`Job::take_stdin`](crate::Job::take_stdin) what is typed. When both are dropped, it hangs up.
+    /// (`\r\n`), and [`Job::take_stdin`](crate::Job::take_stdin) what is typed. When both are dropped before the end of the output, it hangs up.
     /// [`Job::resize_pty`](crate::Job::resize_pty) changes its size.
     ///
     /// ```rust,standalone_crate
@@ -107,7 +107,8 @@ impl Command {
             None => matches!(self.stdio[number], Stdio::Piped),
         };
         if self.idle_timeout.is_some() && !piped(1) && !piped(2) {
-            let advice = "standard output or standard error has to be piped, or a terminal, or there is nothing to watch";
+            let advice =
+                "standard output or standard error has to be piped, or a terminal, or there is nothing to watch";
             return Err(Error::invalid("idle timeout", self.display_name(), advice));
         }
         for (number, name) in [(1, "standard output"), (2, "standard error")] {

@@ -32,7 +32,10 @@ impl Guard {
     pub(super) fn clean_up(&mut self) {
         // Announced before it died, perhaps not yet read.
         while let Ok(Some((message, descriptors))) = protocol::receive::<ToGuard>(&self.socket, &mut self.buffer) {
-            if matches!(message, ToGuard::Base { .. } | ToGuard::BaseMade | ToGuard::Giving { .. } | ToGuard::Terminal { .. }) {
+            if matches!(
+                message,
+                ToGuard::Base { .. } | ToGuard::BaseMade | ToGuard::Giving { .. } | ToGuard::Terminal { .. }
+            ) {
                 let _ = self.handle(message, descriptors);
             }
         }

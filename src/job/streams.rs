@@ -53,11 +53,9 @@ impl Streams {
         let terminal = terminal.map(Channel::terminal).transpose().map_err(failed)?;
         let (stdin, stdout, stderr) = match &terminal {
             Some(terminal) => (Some(terminal.clone()), Some(terminal.clone()), None),
-            None => (
-                pipe(stdin, Interest::WRITABLE)?,
-                pipe(stdout, Interest::READABLE)?,
-                pipe(stderr, Interest::READABLE)?,
-            ),
+            None => {
+                (pipe(stdin, Interest::WRITABLE)?, pipe(stdout, Interest::READABLE)?, pipe(stderr, Interest::READABLE)?)
+            }
         };
         let slot = |channel: Option<Channel>, number: usize| {
             let taps = Taps { activity: activity.cloned(), tee: command.tees[number].clone() };
@@ -67,7 +65,8 @@ impl Streams {
         Ok(Self {
             stdin: Mutex::new(stdin.map(|channel| InputStream::new(channel, report.clone()))),
             outputs: [slot(stdout, 0), slot(stderr, 1)],
-            terminal: terminal.map(|terminal| Side(Arc::downgrade(terminal.fd()))),
+            terminal: terminal
+                .map(|terminal| Side { fd: Arc::downgrade(terminal.fd()), _kept: terminal.kept().clone() }),
         })
     }
 }
@@ -75,9 +74,8 @@ impl Streams {
 impl Streams {
     /// Whether there is an output to read, or what was read of one.
     fn are_any(&self) -> bool {
-        let any = |slot: &Mutex<Slot>| {
-            slot.try_lock().is_ok_and(|slot| slot.stream.is_none() && slot.captured.total() == 0)
-        };
+        let any =
+            |slot: &Mutex<Slot>| slot.try_lock().is_ok_and(|slot| slot.stream.is_none() && slot.captured.total() == 0);
         !self.outputs.iter().all(any)
     }
 }
@@ -223,12 +221,12 @@ impl Job {
         let mut slot = self.streams.outputs[number].lock().await;
         let Slot { stream, captured } = &mut *slot;
         if let Some(stream) = stream {
-            std::future::poll_fn(|context| stream.poll_into(context, &mut |bytes| captured.push(bytes))).await.map_err(
-                |error| {
+            std::future::poll_fn(|context| stream.poll_into(context, &mut |bytes| captured.push(bytes)))
+                .await
+                .map_err(|error| {
                     let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
                     Error::system("read", "the job's output", errno, error.to_string())
-                },
-            )?;
+                })?;
         }
         Ok(captured.clone())
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -20,7 +20,13 @@ const TERMINAL_HOLDS: usize = 1024 * 1024;
 pub(crate) struct Channel {
     fd: Arc<AsyncFd<OwnedFd>>,
     pub is_terminal: bool,
+    /// The terminal once more.
+    kept: Kept,
 }
+
+/// Keeps a terminal from hanging up. A program may close all of it just before it exits, and is not to be ended by SIGHUP for
+/// that: who has read to the end does not hang up.
+pub(crate) type Kept = Arc<Mutex<Option<Arc<AsyncFd<OwnedFd>>>>>;
 
 /// The same, for who does not keep it open.
 #[derive(Debug)]
@@ -40,13 +46,23 @@ impl Channel {
     /// In the context of a runtime.
     pub fn pipe(pipe: OwnedFd, interest: Interest) -> io::Result<Self> {
         fcntl_setfl(&pipe, fcntl_getfl(&pipe)? | OFlags::NONBLOCK)?;
-        Ok(Self { fd: Arc::new(sys::watched(pipe, interest)?), is_terminal: false })
+        Ok(Self { fd: Arc::new(sys::watched(pipe, interest)?), is_terminal: false, kept: Kept::default() })
     }
 
     /// The same, for the supervisor's side of a pseudoterminal, which does not block.
     pub fn terminal(master: OwnedFd) -> io::Result<Self> {
         let fd = Arc::new(sys::watched(master, Interest::READABLE | Interest::WRITABLE)?);
-        Ok(Self { fd, is_terminal: true })
+        let kept = Arc::new(Mutex::new(Some(fd.clone())));
+        Ok(Self { fd, is_terminal: true, kept })
+    }
+
+    pub fn kept(&self) -> &Kept {
+        &self.kept
+    }
+
+    /// Whoever read it does so no longer.
+    pub fn let_go(&self) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     pub fn fd(&self) -> &Arc<AsyncFd<OwnedFd>> {

@@ -5,7 +5,7 @@ mod channel;
 mod lines;
 mod stream;
 
-pub(crate) use channel::Channel;
+pub(crate) use channel::{Channel, Kept};
 pub(crate) use stream::{Activity, Taps};
 
 pub use capture::{CaptureLimit, Captured};

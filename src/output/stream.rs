@@ -193,9 +193,20 @@ impl AsyncRead for OutputStream {
     }
 }
 
+impl Drop for OutputStream {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.channel.let_go();
+        }
+    }
+}
+
 impl std::fmt::Debug for OutputStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("OutputStream").field("channel", &self.channel).field("ended", &self.ended).finish_non_exhaustive()
+        f.debug_struct("OutputStream")
+            .field("channel", &self.channel)
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
     }
 }
 

@@ -59,9 +59,9 @@ pub async fn ready(args: &StreamArgs, job: &Job, mut line_seen: watch::Receiver<
                 }
             };
             let late = || format!("no line of its output has had '{}' in it", String::from_utf8_lossy(part));
-            tokio::time::timeout(args.ready_timeout, seen).await.map_err(|_| {
-                format!("{} is not ready: {} within {:?}", job.name(), late(), args.ready_timeout)
-            })
+            tokio::time::timeout(args.ready_timeout, seen)
+                .await
+                .map_err(|_| format!("{} is not ready: {} within {:?}", job.name(), late(), args.ready_timeout))
         }
         Ready::Other(readiness) => job.ready(readiness, args.ready_timeout).await.map_err(|error| error.to_string()),
     };

@@ -117,7 +117,6 @@ impl Relay {
             }
         }
     }
-
 }
 
 /// A terminal is given back however this ends.
