@@ -59,6 +59,7 @@ fn a_tee_and_a_bound() {
 
     let ran = sh(&["--tee", "/no/such/file"], "echo never").assert_code(125);
     assert!(ran.stderr.contains("/no/such/file") && ran.stdout.is_empty(), "{}", ran.stderr);
+    assert_eq!(ran.report["reason"], "spawn_failed");
     let ran = sh(&["--tee", "/dev/full"], "echo out").assert_code(125);
     assert!(ran.stdout == "out\n" && ran.stderr.contains("cannot also write the output"), "{ran:#?}");
 }

@@ -70,9 +70,10 @@ pub fn run(mut args: Args, prepared: pinfold::Result<Prepared>) -> Result<u8> {
     if sink.is_some() || args.stats {
         command.measure_pressure();
     }
-    args.streams.apply(&mut command, terminal)?;
+    let applied = args.streams.apply(&mut command, terminal);
     // Before it is asked who could enforce them.
-    let ended = prepared.and_then(|prepared| args.limits.to_limits().check().and(Ok(prepared)));
+    let ended = prepared.and_then(|prepared| applied.and(Ok(prepared)));
+    let ended = ended.and_then(|prepared| args.limits.to_limits().check().and(Ok(prepared)));
     let ended = ended.and_then(|prepared| enough_descriptors().and(Ok(prepared)));
     let ended = ended.and_then(|prepared| in_runtime(&args, &command, prepared));
     let ended = ended.unwrap_or_else(|error| Ended::not_started(&command, &error));

@@ -5,7 +5,6 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
 use pinfold::Job;
 use tokio::sync::watch;
 
@@ -22,15 +21,11 @@ pub enum Notify {
 
 impl Notify {
     /// A descriptor is taken before there is a job that would inherit it.
-    pub fn open(destination: Destination) -> Result<Self> {
+    pub fn open(destination: Destination) -> pinfold::Result<Self> {
         match destination {
             Destination::File(path) => Ok(Self::File(path)),
             Destination::Stdout => Ok(Self::Descriptor(File::from(pinfold::adopt_descriptor(1)?))),
-            Destination::Descriptor(number) => {
-                let file = pinfold::adopt_descriptor(number)
-                    .with_context(|| format!("cannot tell descriptor {number} when the job is ready"))?;
-                Ok(Self::Descriptor(file.into()))
-            }
+            Destination::Descriptor(number) => Ok(Self::Descriptor(pinfold::adopt_descriptor(number)?.into())),
         }
     }
 

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
 use pinfold::{Command, Pty, Readiness, Size, Stdio};
+use rustix::io::Errno;
 
 use super::ready::Notify;
 use crate::cli::duration;
@@ -73,7 +73,7 @@ impl StreamArgs {
     }
 
     /// Says all that to the command.
-    pub fn apply(&mut self, command: &mut Command, terminal: Option<&Terminal>) -> Result<()> {
+    pub fn apply(&mut self, command: &mut Command, terminal: Option<&Terminal>) -> pinfold::Result<()> {
         self.notify = self.ready_notify.take().map(Notify::open).transpose()?;
         if self.pty {
             command.pty(pty(terminal));
@@ -84,10 +84,15 @@ impl StreamArgs {
             command.idle_timeout(timeout);
         }
         if let Some(path) = &self.tee {
-            let failed = || format!("cannot write the output to {}", path.display());
-            let file = File::create(path).with_context(failed)?;
+            let failed = |error: std::io::Error| pinfold::Error::System {
+                operation: "open",
+                object: format!("{}, for the output", path.display()),
+                errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
+                advice: String::new(),
+            };
+            let file = File::create(path).map_err(failed)?;
             if !self.pty {
-                command.tee_stderr(file.try_clone().with_context(failed)?);
+                command.tee_stderr(file.try_clone().map_err(failed)?);
             }
             command.tee_stdout(file);
         }
