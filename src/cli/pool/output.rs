@@ -7,9 +7,10 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::task::Poll;
 
 use anyhow::{Context, Result};
-use pinfold::output::OutputStream;
+use pinfold::output::{Line, Lines, OutputStream};
 use rustix::fs::{CWD, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -116,13 +117,21 @@ impl Printer {
             let mut open = false;
             // What can't be read is at its end.
             while let Ok(Some(line)) = lines.next_line().await {
-                let mut bytes = if begins { tag.clone() } else { Vec::new() };
-                bytes.extend_from_slice(&line.bytes);
-                if line.complete {
-                    bytes.push(b'\n');
+                let mut bytes = Vec::new();
+                let mut next = Some(line);
+                // With it, those that are there already: a job that prints much prints faster so.
+                while let Some(line) = next {
+                    if begins {
+                        bytes.extend_from_slice(&tag);
+                    }
+                    bytes.extend_from_slice(&line.bytes);
+                    if line.complete {
+                        bytes.push(b'\n');
+                    }
+                    begins = line.complete;
+                    open = !line.complete;
+                    next = if bytes.len() < MAX_LINE { there_already(&mut lines).await } else { None };
                 }
-                begins = line.complete;
-                open = !line.complete;
                 let Ok(room) = room.clone().acquire_owned().await else { return };
                 let _ = pieces.send(Piece::Line { error, bytes, room });
             }
@@ -132,6 +141,16 @@ impl Printer {
             }
         });
     }
+}
+
+/// The next line, where it needs no waiting. An error comes again.
+async fn there_already(lines: &mut Lines) -> Option<Line> {
+    let mut next = std::pin::pin!(lines.next_line());
+    std::future::poll_fn(|context| match next.as_mut().poll(context) {
+        Poll::Ready(line) => Poll::Ready(line.ok().flatten()),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 /// What the printing thread has.
