@@ -205,6 +205,10 @@ impl Desk {
     fn print(&mut self, files: Option<Files>) -> io::Result<()> {
         let Some(files) = files else { return Ok(()) };
         for (mut from, mut to) in [(files.stdout, &self.stdout), (files.stderr, &self.stderr)] {
+            // Most have nothing on standard error; a copy of nothing takes half a dozen system calls.
+            if is_empty(&from) {
+                continue;
+            }
             from.seek(SeekFrom::Start(0))?;
             self.progress.aside(|| io::copy(&mut from, &mut to))?;
         }
@@ -219,11 +223,13 @@ impl Desk {
                 Some(spool) => spool,
                 spool => spool.insert(nameless().map_err(io::Error::other)?),
             };
-            stdout.seek(SeekFrom::Start(0))?;
-            stderr.seek(SeekFrom::Start(0))?;
             // It is appended to.
-            spooled.stdout = io::copy(&mut stdout, spool)?;
-            spooled.stderr = io::copy(&mut stderr, spool)?;
+            for (from, length) in [(&mut stdout, &mut spooled.stdout), (&mut stderr, &mut spooled.stderr)] {
+                if !is_empty(from) {
+                    from.seek(SeekFrom::Start(0))?;
+                    *length = io::copy(from, spool)?;
+                }
+            }
         }
         self.spooled += spooled.stdout + spooled.stderr;
         self.put_off.insert(number, spooled);
@@ -235,20 +241,27 @@ impl Desk {
         while let Some(next) = self.next
             && let Some(Spooled { at, stdout, stderr }) = self.put_off.remove(&next)
         {
-            if let Some(spool) = &mut self.spool {
+            if let Some(spool) = self.spool.as_mut().filter(|_| stdout + stderr > 0) {
                 spool.seek(SeekFrom::Start(at))?;
                 for (length, mut to) in [(stdout, &self.stdout), (stderr, &self.stderr)] {
+                    if length == 0 {
+                        continue;
+                    }
                     self.progress.aside(|| io::copy(&mut spool.take(length), &mut to))?;
                 }
-                if self.put_off.is_empty() {
-                    spool.set_len(0)?;
-                    self.spooled = 0;
-                }
+            }
+            if let Some(spool) = self.spool.as_mut().filter(|_| self.put_off.is_empty() && self.spooled > 0) {
+                spool.set_len(0)?;
+                self.spooled = 0;
             }
             self.next = Some(next + 1);
         }
         Ok(())
     }
+}
+
+fn is_empty(file: &File) -> bool {
+    rustix::fs::fstat(file).is_ok_and(|status| status.st_size == 0)
 }
 
 /// Where in the spool an output is.
