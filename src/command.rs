@@ -248,15 +248,6 @@ impl Command {
         self
     }
 
-    /// Drops what only the start needs.
-    pub(crate) fn forget_what_to_run(&mut self) {
-        self.args = Vec::new();
-        self.env = BTreeMap::new();
-        self.tees = [None, None];
-        self.user = None;
-        self.pty = None;
-    }
-
     pub(crate) fn display_program(&self) -> String {
         self.program.to_string_lossy().into_owned()
     }

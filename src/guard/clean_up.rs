@@ -27,6 +27,14 @@ const FAREWELL_PASSES: u32 = 3;
 /// How often a cgroup is looked at that the supervisor may remove at the same time.
 const REMOVED_UNSEEN: Duration = Duration::from_millis(10);
 
+/// A base that exists, or that a dead supervisor was about to make.
+pub(super) struct PlannedBase {
+    pub(super) parent: Cgroup,
+    pub(super) name: String,
+    /// Holds the shared lock.
+    pub(super) _directory: Option<OwnedFd>,
+}
+
 impl Guard {
     /// The supervisor is gone: ends every job, waits until all is empty, removes the directories.
     pub(super) fn clean_up(&mut self) {

@@ -9,6 +9,7 @@ use rustix::io::{Errno, Result};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use super::KILL_BOUND;
+use super::clean_up::PlannedBase;
 use super::clone::Stack;
 use super::protocol::{self, End, FromGuard, JobId, Spec, Spent, ToGuard};
 use super::spawn::{self, Destination, Failure};
@@ -70,14 +71,6 @@ pub(super) struct Guard {
     pub(super) given_up: bool,
     /// By the children that have been reaped.
     pub(super) spent: Spent,
-}
-
-/// A base that exists, or that a dead supervisor was about to make.
-pub(super) struct PlannedBase {
-    pub(super) parent: Cgroup,
-    pub(super) name: String,
-    /// Holds the shared lock.
-    pub(super) _directory: Option<OwnedFd>,
 }
 
 /// A main process that has not been reaped, or whose job is being swept.
