@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::output::CaptureLimit;
+use crate::pty::Pty;
 use crate::signal::Signal;
 use crate::stop::{Leftovers, SignalTo, StopPolicy};
 use crate::user::User;
@@ -73,6 +74,7 @@ pub struct Command {
     cwd: Option<PathBuf>,
     name: Option<String>,
     pub(crate) stdio: [Stdio; 3],
+    pub(crate) pty: Option<Box<Pty>>,
     pub(crate) inherit_descriptors: bool,
     pub(crate) process_group: ProcessGroup,
     pub(crate) default_signals: u64,
@@ -100,6 +102,7 @@ impl Command {
             cwd: None,
             name: None,
             stdio: Default::default(),
+            pty: None,
             inherit_descriptors: false,
             process_group: ProcessGroup::New,
             default_signals: 0,

@@ -148,6 +148,8 @@ pub enum SpawnStage {
     WorkingDirectory,
     /// Its descriptors.
     Descriptors,
+    /// Its controlling terminal.
+    Terminal,
     /// Its limits.
     Limits,
     /// Becoming the user that it is to run as.
@@ -234,6 +236,7 @@ impl SpawnError {
                 "one that is open has a number beyond the hard limit on open files: close it, or see ulimit -Hn",
             ),
             (SpawnStage::Descriptors, _) => (format!("hand its descriptors to '{program}'"), "see ulimit -n"),
+            (SpawnStage::Terminal, _) => (format!("make the pseudoterminal that of '{program}'"), ""),
             (SpawnStage::Limits, Errno::PERM | Errno::ACCESS) => {
                 (format!("set the limits of '{program}'"), "only root may raise a hard limit or lower the niceness")
             }

@@ -3,11 +3,12 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use futures_core::Stream;
 use serde::Serialize;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::queue::{Receiver, Sender, queue};
 use crate::report::{MainEnd, Reason, Report};
 
 /// Something that happened to a job.
@@ -56,6 +57,12 @@ pub enum EventKind {
         /// Why.
         reason: Reason,
     },
+    /// The kernel's OOM killer has ended processes of it: the job had reached its limit on memory, or the machine's was out.
+    #[non_exhaustive]
+    OutOfMemory {
+        /// How many at that time; the report has them all ([`Report::oom`]).
+        kills: u64,
+    },
     /// Nothing runs in it any more.
     Empty,
     /// All is over: the report is there.
@@ -64,7 +71,7 @@ pub enum EventKind {
 
 /// The events of one job: those that were, and those that come, until [`EventKind::Gone`]. A [`Stream`].
 #[derive(Debug)]
-pub struct Events(UnboundedReceiver<Event>);
+pub struct Events(Receiver<Event>);
 
 impl Events {
     /// The next one; `None` after the last.
@@ -83,23 +90,96 @@ impl Stream for Events {
     }
 }
 
+/// An event of one of a supervisor's jobs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct JobEvent {
+    /// The job: [`Job::id`](crate::Job::id).
+    pub job: u64,
+    /// Its name: [`Job::name`](crate::Job::name).
+    pub name: String,
+    /// What happened to it.
+    pub event: Event,
+}
+
+/// The events of all jobs of a supervisor ([`Supervisor::events`](crate::Supervisor::events)). A [`Stream`].
+#[derive(Debug)]
+pub struct JobEvents(Receiver<JobEvent>);
+
+impl JobEvents {
+    /// The next one; `None` when the supervisor and its jobs are gone.
+    ///
+    /// Cancel-safe: none is lost.
+    pub async fn next_event(&mut self) -> Option<JobEvent> {
+        self.0.recv().await
+    }
+}
+
+impl Stream for JobEvents {
+    type Item = JobEvent;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<JobEvent>> {
+        self.0.poll_recv(context)
+    }
+}
+
+/// Who listens to all jobs of a supervisor.
+#[derive(Debug, Default)]
+pub(crate) struct Hub(Mutex<Vec<Sender<JobEvent>>>);
+
+impl Hub {
+    pub fn listen(&self) -> JobEvents {
+        let (sender, receiver) = queue();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+        JobEvents(receiver)
+    }
+
+    fn tell(&self, job: u64, name: &str, event: &Event) {
+        let mut listeners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.retain(|listener| listener.send(JobEvent { job, name: name.to_owned(), event: event.clone() }));
+    }
+}
+
 /// The events of a job so far, and who listens. A job has a handful of them, whatever it does.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Log(Arc<Mutex<Inner>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
+    job: u64,
+    name: String,
+    hub: Arc<Hub>,
+    begun: Instant,
     past: Vec<Event>,
-    listeners: Vec<UnboundedSender<Event>>,
+    listeners: Vec<Sender<Event>>,
     over: bool,
 }
 
 impl Log {
+    /// Of a job whose times are counted from now on.
+    pub fn new(job: u64, name: String, hub: Arc<Hub>) -> Self {
+        let begun = Instant::now();
+        let (past, listeners, over) = Default::default();
+        Self(Arc::new(Mutex::new(Inner { job, name, hub, begun, past, listeners, over })))
+    }
+
+    /// When the spawn was ordered.
+    pub fn begun(&self) -> Instant {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).begun
+    }
+
+    /// The OOM killer was seen at work.
+    pub fn out_of_memory(&self, kills: u64) {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let seconds = inner.begun.elapsed().as_secs_f64();
+        inner.tell(Event { seconds, kind: EventKind::OutOfMemory { kills } });
+    }
+
     pub fn listen(&self) -> Events {
-        let (sender, receiver) = unbounded_channel();
+        let (sender, receiver) = queue();
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for event in &inner.past {
-            let _ = sender.send(event.clone());
+            sender.send(event.clone());
         }
         if !inner.over {
             inner.listeners.push(sender);
@@ -111,6 +191,9 @@ impl Log {
     pub fn follow(&self, report: &Report, reason: Reason) {
         let phases = &report.phases;
         let leftovers = phases.main_exited.filter(|_| report.leftovers.count > 0);
+        // Seen at the end only, where the job was over at once.
+        let kills = report.oom.as_ref().map_or(0, |oom| oom.kills);
+        let oom = phases.empty.filter(|_| kills > 0);
         let mut reached = [
             (phases.spawned, EventKind::Spawned { pid: report.pid.unwrap_or(0) }),
             (phases.main_exited, EventKind::MainExited { end: report.main.clone() }),
@@ -118,21 +201,33 @@ impl Log {
             (phases.stopping, EventKind::Stopping { reason }),
             (phases.killing, EventKind::Killing { reason }),
             (phases.empty, EventKind::Empty),
+            (oom, EventKind::OutOfMemory { kills }),
             (phases.gone, EventKind::Gone),
         ];
         // Stable: leftovers were found right after the main process's end.
         reached.sort_by(|(a, _), (b, _)| a.unwrap_or(f64::MAX).total_cmp(&b.unwrap_or(f64::MAX)));
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (seconds, kind) in reached {
-            let known = |event: &Event| std::mem::discriminant(&event.kind) == std::mem::discriminant(&kind);
-            let Some(seconds) = seconds.filter(|_| !inner.past.iter().any(known)) else { continue };
-            let event = Event { seconds, kind };
-            inner.listeners.retain(|listener| listener.send(event.clone()).is_ok());
-            inner.over |= event.kind == EventKind::Gone;
-            inner.past.push(event);
+            if let Some(seconds) = seconds {
+                inner.tell(Event { seconds, kind });
+            }
         }
-        if inner.over {
-            inner.listeners.clear();
+    }
+}
+
+impl Inner {
+    /// Tells it to who listens, once.
+    fn tell(&mut self, event: Event) {
+        let known = |past: &Event| std::mem::discriminant(&past.kind) == std::mem::discriminant(&event.kind);
+        if self.over || self.past.iter().any(known) {
+            return;
         }
+        self.listeners.retain(|listener| listener.send(event.clone()));
+        self.hub.tell(self.job, &self.name, &event);
+        self.over = event.kind == EventKind::Gone;
+        if self.over {
+            self.listeners.clear();
+        }
+        self.past.push(event);
     }
 }

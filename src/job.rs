@@ -10,7 +10,7 @@ mod streams;
 
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::sync::{Mutex, oneshot, watch};
 
 use crate::command::Command;
 use crate::containment::{limits, oom};
@@ -20,6 +20,7 @@ use crate::guard::protocol::JobId;
 use crate::means::NextHolder;
 use crate::output::Activity;
 use crate::pidfd::Pidfd;
+use crate::queue::{Receiver, Sender, queue};
 use crate::report::{ProcessInfo, Report};
 use crate::signal::Signal;
 use crate::stop::Event;
@@ -30,13 +31,14 @@ use streams::Streams;
 /// One command and every process descended from it. Dropped before it has ended, it is killed.
 #[derive(Debug)]
 pub struct Job {
+    id: JobId,
     pid: i32,
     main: Arc<Pidfd>,
-    requests: mpsc::UnboundedSender<Request>,
+    requests: Sender<Request>,
     report: watch::Receiver<Option<Arc<Report>>>,
-    stops: Mutex<mpsc::UnboundedReceiver<Signal>>,
+    stops: Mutex<Receiver<Signal>>,
     name: String,
-    streams: Streams,
+    streams: Box<Streams>,
     events: Log,
 }
 
@@ -59,10 +61,10 @@ enum Request {
 pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) -> Result<Job> {
     command.limits.check()?;
     let mut order = order::Order::new(command)?;
-    let pipes = std::mem::take(&mut order.pipes);
-    let (requests, inbox) = mpsc::unbounded_channel();
+    let (pipes, terminal) = (std::mem::take(&mut order.pipes), order.terminal.take());
+    let (requests, inbox) = queue();
     let (spawned, started) = oneshot::channel();
-    let (stop_sender, stops) = mpsc::unbounded_channel();
+    let (stop_sender, stops) = queue();
     let (finished, report) = watch::channel(None);
     let NextHolder { link, holder, refused } = supervisor.next_holder().await?;
     let memory = Arc::new(oom::Watch::default());
@@ -70,16 +72,16 @@ pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) 
     let watched = limits::apply_to(&holder, &command.limits)?;
     let answers = link.listen(id)?;
     let runtime = supervisor.runtime.clone();
-    let events = Log::default();
+    let events = Log::new(id, command.display_name(), supervisor.hub.clone());
     let activity = command.idle_timeout.map(|timeout| (timeout, Arc::new(Activity::new())));
     let streams = {
         let _entered = runtime.enter();
-        Streams::new(command, pipes, &report, activity.as_ref().map(|(_, activity)| activity))?
+        Box::new(Streams::new(command, pipes, terminal, &report, activity.as_ref().map(|(_, activity)| activity))?)
     };
     let mut kept = command.clone();
     // Who reads the other end of what was given has to see it end with the job's processes.
     kept.stdio = Default::default();
-    let assignment = actor::Assignment {
+    let assignment = Box::new(actor::Assignment {
         supervisor,
         id,
         link,
@@ -92,7 +94,7 @@ pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) 
         refused,
         events: events.clone(),
         memory: memory.clone(),
-    };
+    });
     runtime.spawn(actor::run(assignment, spawned, finished));
     // The actor keeps `requests` open only through this future: dropped here, the job ends.
     match started.await {
@@ -101,10 +103,10 @@ pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) 
                 runtime.spawn(streams::watch_idle(timeout, activity, requests.downgrade(), report.clone()));
             }
             if let Some(leaf) = watched {
-                runtime.spawn(live::until_over(report.clone(), memory.run(leaf, pid)));
+                runtime.spawn(live::until_over(report.clone(), memory.run(leaf, pid, events.clone())));
             }
             let name = command.display_name();
-            Ok(Job { pid, main, requests, report, stops: Mutex::new(stops), name, streams, events })
+            Ok(Job { id, pid, main, requests, report, stops: Mutex::new(stops), name, streams, events })
         }
         Ok(Err(error)) => Err(error),
         Err(_) => Err(Error::GuardLost),
@@ -112,6 +114,12 @@ pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) 
 }
 
 impl Job {
+    /// Its number among the jobs of its supervisor, from 1 on in the order of their spawns.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
     /// The main process's id.
     #[must_use]
     pub fn pid(&self) -> i32 {
@@ -122,13 +130,13 @@ impl Job {
     /// second stop kills at once. Comes back at once; [`wait`](Self::wait) tells when it is over.
     pub fn stop(&self) {
         // A job that has ended takes no requests.
-        let _ = self.requests.send(Request::Stop);
+        self.requests.send(Request::Stop);
     }
 
     /// Kills it at once: `cgroup.kill` (Linux 5.14; SIGKILL through pidfds before). Comes back at once, as
     /// [`stop`](Self::stop).
     pub fn kill(&self) {
-        let _ = self.requests.send(Request::Kill);
+        self.requests.send(Request::Kill);
     }
 
     /// Sends a signal to the main process, through its pidfd (pidfd_send_signal(2), Linux 5.1).
@@ -147,7 +155,7 @@ impl Job {
 
     /// Sends a signal to every process of the job.
     pub fn signal_all(&self, signal: Signal) {
-        let _ = self.requests.send(Request::SignalAll(signal));
+        self.requests.send(Request::SignalAll(signal));
     }
 
     /// Sends a signal to the main process, then to every other process of the job that is in the process group which the
@@ -156,7 +164,7 @@ impl Job {
     pub async fn signal_group(&self, signal: Signal) {
         let (sent, done) = oneshot::channel();
         // A job that has ended takes no requests, and drops those that it had.
-        let _ = self.requests.send(Request::SignalGroup(signal, sent));
+        self.requests.send(Request::SignalGroup(signal, sent));
         let _ = done.await;
     }
 
@@ -168,7 +176,7 @@ impl Job {
 
     /// Stops it because a deadline that others set is reached.
     pub(crate) fn stop_at_deadline(&self) {
-        let _ = self.requests.send(Request::End(Event::Deadline));
+        self.requests.send(Request::End(Event::Deadline));
     }
 
     /// The processes of the job as they are now; none where it is over.
@@ -244,7 +252,7 @@ impl Job {
 
     /// Puts the deadline off, for a time in which the job could not run.
     pub fn postpone_deadline(&self, by: std::time::Duration) {
-        let _ = self.requests.send(Request::Postpone(by));
+        self.requests.send(Request::Postpone(by));
     }
 
     /// Waits until nothing of it is left, or what is left has been given up on: the report says so.

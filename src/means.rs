@@ -53,6 +53,18 @@ impl Drop for Means {
 }
 
 impl Means {
+    /// The guards that run now.
+    pub fn links(&self) -> Vec<Arc<Link>> {
+        match self {
+            Self::Cgroup { link, .. } => vec![link.clone()],
+            Self::Subreaper(without) => {
+                let ready = without.ready.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let links = without.links.lock().unwrap_or_else(PoisonError::into_inner);
+                ready.into_iter().chain(links.iter().filter_map(Weak::upgrade)).collect()
+            }
+        }
+    }
+
     /// The guard may take back the controllers.
     fn release(&self) {
         if let Self::Cgroup { grant: Some(grant), .. } = self {

@@ -248,7 +248,7 @@ impl Report {
             exit_code: 0,
             killed: false,
             phases: Phases { ordered_at: now.as_secs_f64(), ..Phases::default() },
-            usage: Usage::unknown("not read yet"),
+            usage: Usage::unknown(""),
             oom: None,
             leftovers: ProcessList::default(),
             stopped: ProcessList::default(),

@@ -6,18 +6,24 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use crate::command::Command;
 use crate::containment::base::Base;
 use crate::containment::{self, Refusal, delegation};
 use crate::error::{Error, Result};
+use crate::events::{Hub, JobEvents};
 use crate::guard::link::Link;
 use crate::guard::protocol::ToGuard;
+use crate::guard::terminal::Settings;
 use crate::guard::{self, Guard};
 use crate::job::{self, Job};
 use crate::limits::Controller;
 use crate::means::{Means, NextHolder, WithoutCgroup};
 use crate::report::ContainmentKind;
+
+/// How many jobs are being started at a time.
+const STARTS: usize = 32;
 
 /// Starts jobs and answers for them: when it is gone, by whatever end of its process, its jobs are ended.
 ///
@@ -33,6 +39,10 @@ pub(crate) struct Inner {
     /// Where its jobs' actors run: the runtime of whoever spawns one may end before the job does.
     pub runtime: Handle,
     next_job: AtomicU64,
+    pub hub: Arc<Hub>,
+    /// What a start takes, its environment above all, is not to be there for thousands at once: the guard starts one after
+    /// another anyway.
+    turns: Semaphore,
     /// There will be one job only.
     one_job: bool,
     had_its_job: AtomicBool,
@@ -125,6 +135,8 @@ impl Builder {
                 means: Mutex::new(Arc::new(means)),
                 runtime: Handle::current(),
                 next_job: AtomicU64::new(1),
+                hub: Arc::default(),
+                turns: Semaphore::new(STARTS),
                 one_job: self.one_job,
                 had_its_job: AtomicBool::new(false),
                 cgroup_only: cgroup_only && self.containment != Some(ContainmentKind::Subreaper),
@@ -243,6 +255,14 @@ impl Supervisor {
     /// [`Error::Invalid`] where an argument can't be meant; [`Error::GuardLost`] where the guard is gone; or the errno of
     /// a refused call.
     pub async fn spawn(&self, command: &Command) -> Result<Job> {
+        // It is never closed.
+        let turn = self.inner.turns.acquire().await;
+        let started = Box::pin(self.start_job(command)).await;
+        drop(turn);
+        started
+    }
+
+    async fn start_job(&self, command: &Command) -> Result<Job> {
         let mut id = self.inner.next_job.fetch_add(1, Ordering::Relaxed);
         let mut started = job::start(self.inner.clone(), id, command).await;
         if let Err(error) = &started
@@ -258,6 +278,51 @@ impl Supervisor {
             containment::sweep::sweep(base.parent());
         }
         started
+    }
+
+    /// What happens to all of its jobs from now on, also to those that a pool starts. A listener who does not listen costs
+    /// memory: some hundred bytes an event.
+    ///
+    /// ```rust,standalone_crate
+    /// use pinfold::events::EventKind;
+    /// use pinfold::{Command, Supervisor};
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     pinfold::init();
+    ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    ///     runtime.block_on(async {
+    ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
+    ///         let mut events = supervisor.events();
+    ///         let jobs = [supervisor.spawn(&Command::new("true")).await?, supervisor.spawn(&Command::new("false")).await?];
+    ///         let mut gone = 0;
+    ///         while gone < jobs.len() {
+    ///             let told = events.next_event().await.ok_or("the supervisor is there")?;
+    ///             println!("job {}, {}: {:?}", told.job, told.name, told.event.kind);
+    ///             gone += usize::from(told.event.kind == EventKind::Gone);
+    ///         }
+    ///         supervisor.close().await;
+    ///         Ok(())
+    ///     })
+    /// }
+    /// ```
+    #[must_use]
+    pub fn events(&self) -> JobEvents {
+        self.inner.hub.listen()
+    }
+
+    /// Has the guards that run now give this terminal the settings that it has now, when this process is gone by whatever end.
+    /// Call it before they are changed. Where another process group has become the terminal's foreground one by then, a
+    /// shell with job control say, they are left alone.
+    ///
+    /// # Errors
+    /// `ENOTTY` where it is no terminal; [`Error::GuardLost`].
+    pub async fn keep_terminal(&self, terminal: impl AsFd) -> Result<()> {
+        let failed = |errno| Error::system("read", "the settings of the terminal", errno, "");
+        let settings = Settings::of(&terminal).map_err(failed)?;
+        for link in self.inner.means().links() {
+            link.send(&ToGuard::Terminal { settings: settings.clone() }, &[terminal.as_fd()]).await?;
+        }
+        Ok(())
     }
 
     /// Ends whatever still runs, waits until the guard is gone, and removes the base.

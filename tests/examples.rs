@@ -94,3 +94,76 @@ fn the_cancel_button_works_in_the_middle() {
     running.finish().assert_code(1);
     assert!(rest.contains("[test] failed, Stopped"), "{rest}");
 }
+
+/// A directory with programs of these scripts, by name.
+fn programs(scripts: &[(&str, &str)]) -> Scratch {
+    use std::os::unix::fs::PermissionsExt;
+    let scratch = Scratch::directory("programs");
+    for (name, script) in scripts {
+        let path = scratch.path().join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    scratch
+}
+
+#[test]
+fn the_test_runner_tells_passing_from_leaking() {
+    if !has_cgroup() {
+        return;
+    }
+    let tests = programs(&[
+        ("good", "echo unseen"),
+        ("bad", "echo what went wrong >&2; exit 3"),
+        ("slow", "setsid sleep 4321 & sleep 4321"),
+        ("leaky", "setsid nohup sleep 4321 >/dev/null 2>&1 </dev/null &\nexit 0"),
+        ("crash", "kill -SEGV $$"),
+        ("flaky", "[ -e \"$0.again\" ] || { : >\"$0.again\"; exit 1; }"),
+    ]);
+    let all = ["good", "bad", "slow", "leaky", "crash", "flaky"].map(|name| tests.path().join(name));
+    let run = |names: &[PathBuf]| {
+        let mut words = vec![example("test_runner").into_os_string()];
+        words.extend(["--jobs", "3", "--timeout", "1.5", "--retries", "1"].map(Into::into));
+        words.extend(names.iter().map(|name| name.clone().into_os_string()));
+        let mut run = Run::bare(words);
+        run.command().env_remove("PINFOLD_GUARD");
+        run.run()
+    };
+    let ran = run(&all).assert_code(1);
+    let verdict = |name: &str| {
+        let line = ran.stdout.lines().find(|line| line.ends_with(name)).unwrap_or_else(|| panic!("{name}: {ran:#?}"));
+        line.split('[').next().unwrap().trim().to_owned()
+    };
+    let told = ["/good", "/bad", "/slow", "/leaky", "/crash", "/flaky"].map(verdict);
+    assert_eq!(told, ["PASS", "FAIL", "TIMEOUT", "LEAKED", "CRASHED", "FLAKY"], "{}", ran.stdout);
+    assert!(ran.stdout.contains("| what went wrong") && !ran.stdout.contains("unseen"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("sleep 4321") && ran.stdout.contains("2 passed, 4 failed"), "{}", ran.stdout);
+    assert!(run(&all[..1]).assert_code(0).stdout.contains("1 passed, 0 failed"));
+}
+
+#[test]
+fn the_sandbox_runner_bounds_what_it_runs() {
+    if !has_cgroup() || !has_program("python3") {
+        return;
+    }
+    let run = |code: &str| -> serde_json::Value {
+        let mut run = Run::bare([example("sandbox_runner")]);
+        run.command().stdin(Stdio::piped()).env_remove("PINFOLD_GUARD").env("NOT_FOR_IT", "secret");
+        let mut running = run.start();
+        running.child.stdin.take().unwrap().write_all(code.as_bytes()).unwrap();
+        let ran = running.finish().assert_code(0);
+        serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:#?}"))
+    };
+    let verdict = run("import os; print(6 * 7, os.environ.get('NOT_FOR_IT'))");
+    assert_eq!((&verdict["stdout"], &verdict["exit_code"]), (&"42 None\n".into(), &0.into()), "{verdict}");
+    let verdict = run("x = bytearray(10**10)");
+    assert!(verdict["reason"] == "oom" || verdict["stderr"].as_str().unwrap().contains("MemoryError"), "{verdict}");
+    let verdict = run("while True: print('x' * 1000)\nimport nothing");
+    let time = (&verdict["reason"], verdict["left_out_bytes"].as_u64().unwrap() > 0);
+    assert!(verdict["exit_code"] == 124 || verdict["reason"] == "exited", "{verdict}");
+    assert!(time.1 && verdict["stdout"].as_str().unwrap().len() < 10_000, "{time:?}");
+    let verdict = run("import subprocess; subprocess.Popen(['setsid', 'sleep', '4321']); print('bye')");
+    assert_eq!((&verdict["leftovers"], &verdict["nothing_left"]), (&1.into(), &true.into()), "{verdict}");
+    let verdict = run("open('big', 'wb').write(b'x' * (64 << 20))");
+    assert!(verdict["exit_code"] != 0, "{verdict}");
+}

@@ -45,14 +45,17 @@ fn with_controllers<T>(controllers: &[Controller], host: impl AsyncFnOnce(&Super
     })
 }
 
-fn counting(file: &Scratch) -> Command {
-    let mut command = Command::new(program("use"));
-    command.args(["count", file.path().to_str().unwrap()]).stdin(Stdio::Null);
-    command
-}
-
 fn count(file: &Scratch) -> u64 {
     file.text().trim().parse().unwrap_or(0)
+}
+
+/// A job that counts, and has begun to.
+async fn counting_job(supervisor: &Supervisor, file: &Scratch) -> pinfold::Job {
+    let mut command = Command::new(program("use"));
+    command.args(["count", file.path().to_str().unwrap()]).stdin(Stdio::Null);
+    let job = supervisor.spawn(&command).await.unwrap();
+    counts(file).await;
+    job
 }
 
 /// It counts on.
@@ -70,8 +73,7 @@ fn a_job_stands_still_and_goes_on() {
     }
     with_controllers(&[], async |supervisor| {
         let file = Scratch::new("count");
-        let job = supervisor.spawn(&counting(&file)).await.unwrap();
-        counts(&file).await;
+        let job = counting_job(supervisor, &file).await;
         job.freeze().await.unwrap();
         let (used, counted) = (job.usage().await.unwrap(), count(&file));
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -134,11 +136,33 @@ fn a_frozen_job_dies_with_its_supervisor() {
     }
     with_controllers(&[], async |supervisor| {
         let file = Scratch::new("count");
-        let job = supervisor.spawn(&counting(&file)).await.unwrap();
-        counts(&file).await;
+        let job = counting_job(supervisor, &file).await;
         job.freeze().await.unwrap();
         let _ = job.signal(Signal::TERM);
         drop(job);
+    });
+}
+
+/// The same by a second hand, as who holds a job of a pool's has it.
+#[test]
+fn a_handle_freezes_too() {
+    if !has_cgroup() {
+        return;
+    }
+    with_controllers(&[], async |supervisor| {
+        let file = Scratch::new("count");
+        let job = counting_job(supervisor, &file).await;
+        let handle = job.handle();
+        handle.freeze().await.unwrap();
+        let counted = count(&file);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(count(&file), counted);
+        handle.thaw();
+        counts(&file).await;
+        assert!(handle.usage().await.unwrap().cpu_user_microseconds.value.is_some());
+        job.kill();
+        job.wait().await.unwrap();
+        assert!(handle.freeze().await.is_err() && handle.usage().await.is_none());
     });
 }
 

@@ -332,6 +332,28 @@ fn events_tell_the_whole_story_to_everybody() {
     });
 }
 
+/// One listener hears of every job, of those of a pool too.
+#[test]
+fn a_supervisors_events() {
+    with_supervisor(async |supervisor| {
+        let mut events = supervisor.events();
+        let pool = pinfold::Pool::builder().workers(2).start(supervisor).unwrap();
+        let job = supervisor.spawn(Command::new("true").name("alone")).await.unwrap();
+        let outcomes = pool.map([shell("exit 1"), shell("sleep 100 & exit 0")]).await.unwrap();
+        let report = job.wait().await.unwrap();
+        assert_eq!((outcomes.len(), job.id()), (2, 1));
+        let mut told = std::collections::BTreeMap::<u64, Vec<EventKind>>::new();
+        while told.values().filter(|kinds| kinds.contains(&EventKind::Gone)).count() < 3 {
+            let event = tokio::time::timeout(LONG, events.next_event()).await.unwrap().unwrap();
+            assert_eq!(event.name, if event.job == job.id() { "alone" } else { "sh" });
+            told.entry(event.job).or_default().push(event.event.kind);
+        }
+        assert!(matches!(told[&1][0], EventKind::Spawned { pid, .. } if Some(pid) == report.pid), "{told:?}");
+        let left = told.values().flatten().filter(|kind| matches!(kind, EventKind::Leftovers { count: 1, .. })).count();
+        assert_eq!(left, 1, "{told:?}");
+    });
+}
+
 #[test]
 fn a_file_as_standard_output() {
     with_supervisor(async |supervisor| {

@@ -1,40 +1,13 @@
-//! `pinfold pool`: every job has its report, whatever it prints and whoever is killed.
+//! `pinfold pool`: what it is given, and how it ends.
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{Read, Write as _};
-use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use serde_json::Value;
-use support::{PINFOLD, Ran, Run, Running, Scratch, has_cgroup, program, wait_for};
-
-/// `pinfold pool ARGS` under the warden, with these jobs.
-fn start(args: &[&str], jobs: &str) -> Running {
-    let mut run = Run::bare([PINFOLD, "pool"].iter().chain(args));
-    run.command().stdin(Stdio::piped());
-    let mut running = run.start();
-    let mut stdin = running.child.stdin.take().unwrap();
-    // One that has refused its options reads nothing.
-    let _ = stdin.write_all(jobs.as_bytes());
-    running
-}
-
-fn pool(args: &[&str], jobs: &str) -> Ran {
-    start(args, jobs).finish()
-}
-
-fn lines(path: &Path) -> Vec<Value> {
-    std::fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
+use support::pool::{lines, pool, start, text};
+use support::pty::Pty;
+use support::{PINFOLD, Scratch, has, has_cgroup};
 
 #[test]
 fn three_kinds_of_jobs() {
@@ -109,157 +82,6 @@ fn bad_lines_are_all_found_before_anything_starts() {
     }
 }
 
-/// `PINFOLD_JOBS` says how many; 10,000 take a while where nothing is optimised.
-#[test]
-fn many_jobs_have_all_their_reports_in_order() {
-    if !has_cgroup() {
-        return;
-    }
-    let count: usize = std::env::var("PINFOLD_JOBS").map_or(1000, |count| count.parse().unwrap());
-    let results = Scratch::new("results");
-    let jobs: String = (1..=count).map(|number| format!("{number}\n")).collect();
-    let args = ["-j", "8", "--keep-order", "--results", text(results.path()), "--", "echo"];
-    let mut running = start(&args, &jobs);
-    let pid = running.pinfold_pid();
-    // Halfway and near the end: memory and descriptors do not grow with the jobs that are done.
-    let (mut seen, mut out) = (String::new(), running.child.stdout.take().unwrap());
-    let mut measured = Vec::new();
-    let mut piece = [0; 4096];
-    while let length @ 1.. = out.read(&mut piece).unwrap() {
-        seen.push_str(std::str::from_utf8(&piece[..length]).unwrap());
-        let done = seen.lines().count();
-        if measured.len() < 2 && done >= count * (2 * measured.len() + 1) / 4 {
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-            let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-            let resident: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
-            let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
-            measured.push((resident, descriptors));
-        }
-    }
-    let ran = running.finish().assert_code(0);
-    assert_eq!(seen, jobs);
-    assert!(ran.stderr.contains(&format!("{count} succeeded, 0 failed")), "{}", ran.stderr);
-    let [(first, first_open), (last, last_open)] = measured[..] else { panic!("{measured:?}") };
-    assert!(last < first + 2048, "resident KiB: {measured:?}");
-    // What waits to be printed varies; one that is kept for each job would be seen.
-    assert!(first_open.max(last_open) < 320, "open descriptors: {measured:?}");
-    let mut reported: Vec<_> = lines(results.path()).iter().map(|line| line["line"].as_u64().unwrap()).collect();
-    reported.sort_unstable();
-    assert!(reported.into_iter().eq(1..=count as u64));
-}
-
-/// Killed in the middle: nothing is left, and a resumed run does exactly what had no report.
-#[test]
-fn a_killed_pool_is_resumed() {
-    if !has_cgroup() {
-        return;
-    }
-    let rounds: usize = std::env::var("PINFOLD_KILLS").map_or(3, |rounds| rounds.parse().unwrap());
-    let directory = Scratch::directory("resume");
-    let results = directory.path().join("results");
-    let count = 100 + 30 * rounds;
-    // Each job leaves a line of its own, in one write, so that those that ran are known apart from what pinfold says.
-    let ran_log = directory.path().join("ran");
-    let script = format!("sleep 0.0$(({{}} % 4)); echo {{}} >> {}", text(&ran_log));
-    let jobs: String = (1..=count).map(|number| format!("{number}\n")).collect();
-    let mut seen = lines_so_far(&results);
-    let (mut longest, mut kills) = (Duration::ZERO, 0);
-    for round in 0..rounds {
-        let mut args = vec!["-j", "4", "-q", "--results", text(&results), "--resume", "--", "sh", "-c", &script];
-        if round == 0 {
-            args.retain(|arg| *arg != "--resume");
-        }
-        let ran_before = ran(&ran_log);
-        // Without a warden, which would end what is left.
-        let mut pinfold = std::process::Command::new(PINFOLD);
-        pinfold.arg("pool").args(&args).stdin(Stdio::piped()).stdout(Stdio::null());
-        let mut pinfold = pinfold.spawn().unwrap();
-        pinfold.stdin.take().unwrap().write_all(jobs.as_bytes()).unwrap();
-        // Some further on each time.
-        let enough = seen.len() + ((count - seen.len()) / (rounds - round + 2)).max(1);
-        let written = || std::fs::read(&results).unwrap_or_default().iter().filter(|&&byte| byte == b'\n').count();
-        wait_for(|| (written() >= enough).then_some(()));
-        pinfold.kill().unwrap();
-        let killed = Instant::now();
-        let base = format!("pinfold-{}-", pinfold.id());
-        let is_base =
-            |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name().to_string_lossy().starts_with(&base);
-        // A directory can only be removed when nothing runs in it.
-        wait_for(|| (!std::fs::read_dir(support::own_cgroup()).unwrap().any(is_base)).then_some(()));
-        longest = longest.max(killed.elapsed());
-        pinfold.wait().unwrap();
-        let now = lines_so_far(&results);
-        assert_no_second_run(&ran_before, &ran(&ran_log), &seen);
-        kills += u32::from(now.len() < count);
-        seen = now;
-    }
-    // A second is promised, by a machine that has time for it (promise 2 has its own tests).
-    eprintln!("{kills} kills in the middle, all gone after {longest:?} at most");
-    assert!(kills > 0, "it was always over before it was killed");
-    let before = ran(&ran_log);
-    let last = pool(&["-j", "4", "--results", text(&results), "--resume", "--", "sh", "-c", &script], &jobs);
-    let last = last.assert_code(0);
-    let left = count - seen.len();
-    let said = format!("{left} succeeded, 0 failed, {} left out", seen.len());
-    assert!(last.stderr.contains(&said), "{said}: {}", last.stderr);
-    assert_no_second_run(&before, &ran(&ran_log), &seen);
-    assert_eq!(lines(&results).len(), count);
-    let lines_reported: std::collections::BTreeSet<_> =
-        lines(&results).iter().map(|line| line["line"].as_u64().unwrap()).collect();
-    assert_eq!(lines_reported.len(), count, "each has one report");
-    assert_eq!(ran(&ran_log).len(), count, "none is lost");
-}
-
-/// The numbers of the lines that are whole.
-fn lines_so_far(results: &Path) -> Vec<u64> {
-    let text = std::fs::read_to_string(results).unwrap_or_default();
-    let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-    whole.map(|line| serde_json::from_str::<Value>(line).unwrap()["line"].as_u64().unwrap()).collect()
-}
-
-/// How often each job ran.
-fn ran(log: &Path) -> BTreeMap<u64, usize> {
-    let mut ran = BTreeMap::new();
-    for line in std::fs::read_to_string(log).unwrap_or_default().lines() {
-        *ran.entry(line.parse().unwrap()).or_default() += 1;
-    }
-    ran
-}
-
-fn assert_no_second_run(before: &BTreeMap<u64, usize>, after: &BTreeMap<u64, usize>, reported: &[u64]) {
-    for number in reported {
-        assert_eq!(before.get(number), after.get(number), "job {number} had a report and ran again");
-    }
-}
-
-#[test]
-fn a_torn_last_line_is_repaired() {
-    if !has_cgroup() {
-        return;
-    }
-    let results = Scratch::new("torn");
-    let args = ["-j", "1", "--results", text(results.path()), "--", "echo"];
-    pool(&args, "a\nb\nc\n").assert_code(0);
-    let refused = pool(&args, "a\n").assert_code(125);
-    assert!(refused.stderr.contains("--resume"), "{}", refused.stderr);
-    let whole = results.text();
-    let file = std::fs::OpenOptions::new().write(true).open(results.path()).unwrap();
-    file.set_len(whole.len() as u64 - 10).unwrap();
-    let mut resume = args.to_vec();
-    resume.insert(0, "--resume");
-    let ran = pool(&resume, "a\nb\nc\nd\n").assert_code(0);
-    assert_eq!(ran.stdout, "c\nd\n");
-    assert!(ran.stderr.contains("was torn") && ran.stderr.contains("2 left out"), "{}", ran.stderr);
-    assert_eq!(lines(results.path()).len(), 4);
-    // Twice the same job is two jobs.
-    let ran = pool(&resume, "a\na\nb\n").assert_code(0);
-    assert_eq!(ran.stdout, "a\n");
-    // Another file is not taken for results.
-    file.write_all_at(b"no", 0).unwrap();
-    let ran = pool(&resume, "a\n").assert_code(125);
-    assert!(ran.stderr.contains("line 1"), "{}", ran.stderr);
-}
-
 #[test]
 fn a_deadline_fail_fast_and_interrupts() {
     if !has_cgroup() {
@@ -323,106 +145,60 @@ fn a_killed_guard() {
     assert!(lines(results.path()).iter().all(|line| line["done"] == false), "{}", results.text());
 }
 
-/// Bounded memory, nothing lost that the mode promises, no hang. `PINFOLD_MONSTER` is how many bytes the largest one prints:
-/// 20 MB, or 5 GB where somebody says 5000000000.
+/// A limit of a line is one of pinfold run's. What can't be enforced is told before anything starts.
 #[test]
-fn output_monsters() {
+fn limits_of_jobs() {
     if !has_cgroup() {
         return;
     }
-    let monster: u64 = std::env::var("PINFOLD_MONSTER").map_or(20_000_000, |bytes| bytes.parse().unwrap());
-    let jobs = format!(
-        "yes 0123456789abcde | head -c {monster}\n\
-         head -c {monster} /dev/zero\n\
-         printf 'a\\377\\376b\\n\\377'\n\
-         exec >&- 2>&-; sleep 0.2\n\
-         echo last\n"
-    );
-    for mode in ["group", "stream"] {
-        let mut running = start(&["-j", "5", "--shell", "--output", mode], &jobs);
-        let pid = running.pinfold_pid();
-        let mut out = running.child.stdout.take().unwrap();
-        let (mut zeros, mut text, mut invalid) = (0_u64, 0_u64, 0);
-        let mut piece = vec![0; 256 * 1024];
-        let mut peak = 0;
-        while let length @ 1.. = out.read(&mut piece).unwrap() {
-            for &byte in &piece[..length] {
-                match byte {
-                    0 => zeros += 1,
-                    b'0'..=b'9' => text += 1,
-                    0xff => invalid += 1,
-                    _ => {}
-                }
-            }
-            peak = peak.max(resident_kib(pid).unwrap_or(peak));
-        }
-        let ran = running.finish().assert_code(0);
-        assert_eq!(zeros, monster, "{mode}");
-        // 10 of each 16 bytes are digits.
-        assert!(text.abs_diff(monster / 16 * 10) <= 10, "{mode}: {text}");
-        assert_eq!(invalid, 2, "{mode}");
-        assert!(ran.stderr.contains("5 succeeded, 0 failed"), "{}", ran.stderr);
-        assert!(peak < 48 * 1024, "{mode}: {peak} KiB resident");
-        eprintln!("{mode}: {monster} bytes twice, at most {peak} KiB resident");
+    let line = |limits: &str, script: &str| format!(r#"{{"command": ["sh", "-c", "{script}"], "limits": {limits}}}"#);
+    // Without a controller.
+    let jobs = line(r#"{"rlimit": ["nofile=17:18"], "nice": 3}"#, "ulimit -n; nice") + "\n";
+    assert_eq!(pool(&[], &jobs).assert_code(0).stdout, "17\n3\n");
+    let wrong = format!("{}\n{}\n", line(r#"{"memory": "much"}"#, "true"), line(r#"{"cpu": 1}"#, "true"));
+    let ran = pool(&[], &wrong).assert_code(125);
+    assert!(ran.stderr.contains("line 1: ") && ran.stderr.contains("much"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("line 2: ") && ran.stderr.contains("cpu"), "{}", ran.stderr);
+
+    let mark = Scratch::new("mark");
+    let jobs = line(r#"{"pids": 20, "memory": "64M"}"#, &format!("echo ran > {}", text(mark.path())));
+    let (results, both) = (Scratch::new("limits"), r#"x=$(seq 9999999); echo $?"#);
+    let jobs = format!("{jobs}\n{}\n", line(r#"{"memory": "16M"}"#, both));
+    let ran = pool(&["-j", "1", "--results", text(results.path())], &jobs);
+    if ran.code == 125 {
+        // Named, with what to do, and nothing has run.
+        assert!(ran.stderr.contains("memory, pids") && !mark.path().exists(), "{}", ran.stderr);
+        has("memory", false, &ran.stderr);
+        return;
     }
+    let done = lines(results.path());
+    assert!(mark.path().exists() && done[0]["report"]["usage"]["processes_peak"]["value"].is_u64(), "{done:#?}");
+    assert_eq!(done[1]["report"]["reason"], "oom", "{done:#?}");
+    assert!(done[1]["report"]["oom"]["kills"].as_u64().unwrap() > 0);
 }
 
-fn resident_kib(pid: i32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    resident.trim().trim_end_matches(" kB").parse().ok()
-}
-
-/// 100 MB that nobody reads hold nobody up.
+/// On a terminal: how many run, are done, have failed, and how long it will take; gone at the end.
 #[test]
-fn input_that_is_not_read() {
+fn progress_on_a_terminal() {
     if !has_cgroup() {
         return;
     }
-    let size: usize = 20_000_000;
-    let jobs = format!("{{\"command\": [\"echo\", \"done\"], \"stdin\": \"{}\"}}\n", "x".repeat(size));
-    let ran = pool(&[], &jobs).assert_code(0);
-    assert_eq!(ran.stdout, "done\n");
-}
-
-#[test]
-fn outputs_of_retries_files_and_tags() {
-    if !has_cgroup() {
-        return;
+    let (go, jobs) = ([Scratch::new("go"), Scratch::new("go")], Scratch::new("jobs"));
+    let waits = go.each_ref().map(|go| {
+        rustix::fs::mkfifoat(rustix::fs::CWD, go.path(), 0o600.into()).unwrap();
+        format!("read line < {}", text(go.path()))
+    });
+    std::fs::write(jobs.path(), format!("exit 3\ntrue\n{}\n{}\n", waits[0], waits[1])).unwrap();
+    let mut command = Command::new(PINFOLD);
+    command.args(["pool", "-j", "2", "--shell", "--jobs", text(jobs.path())]);
+    let mut pty = Pty::start(command);
+    // A line for the failure, beside the bar.
+    pty.expect("line 1, exit 3: exit code 3");
+    pty.expect("2/4, 2 running, 1 failed");
+    pty.expect("to go");
+    for go in &go {
+        std::fs::write(go.path(), "go\n").unwrap();
     }
-    let directory = Scratch::directory("files");
-    let path = directory.path().join("made/here");
-    let option = format!("files={}", path.display());
-    let attempts = directory.path().join("attempts");
-    let script = format!(
-        "echo out {{}}; echo err >&2; echo x >> {}{{}}; test $(wc -l < {}{{}}) -ge 2",
-        text(&attempts),
-        text(&attempts)
-    );
-    let args = ["--output", &option, "--retries", "2", "--backoff", "10ms", "--", "sh", "-c", &script];
-    let ran = pool(&args, "a\n\nb\n").assert_code(0);
-    assert_eq!(ran.stdout, "");
-    let read = |name: &str| std::fs::read_to_string(path.join(name)).unwrap();
-    assert_eq!((read("1.out"), read("3.out")), ("out a\nout a\n".into(), "out b\nout b\n".into()));
-    assert_eq!(read("1.err"), "err\nerr\n");
-
-    let tiny = program("tiny");
-    let ran = pool(&["--output", "stream", "--tag", "--shell"], "printf 'a\\nb'\n").assert_code(0);
-    assert_eq!(ran.stdout, "printf 'a\\nb'\ta\nprintf 'a\\nb'\tb\n");
-    let ran = pool(&["-j", "200%", "--", tiny.to_str().unwrap()], "x\n").assert_code(0);
-    assert_eq!(ran.stdout, "");
-}
-
-/// Somebody who closes the pipe, as head(1) does, is told of, and nothing hangs.
-#[test]
-fn a_reader_that_goes_away() {
-    if !has_cgroup() {
-        return;
-    }
-    for mode in ["group", "stream"] {
-        let mut running = start(&["-j", "2", "--output", mode, "--", "seq", "100000"], &"100001\n".repeat(50));
-        drop(running.child.stdout.take());
-        let ran = running.finish().assert_code(125);
-        assert!(ran.stderr.contains("cannot write the jobs' output: Broken pipe"), "{}", ran.stderr);
-    }
+    pty.expect("3 succeeded, 1 failed");
+    assert_eq!(pty.wait().code(), Some(1));
 }

@@ -121,6 +121,64 @@ fn cancel_signal_and_processes() {
 }
 
 #[test]
+fn freeze_thaw_and_usage() {
+    if !has_cgroup() {
+        return;
+    }
+    let mut served = Served::start(&[]);
+    served.say(&shell("a", "trap 'echo told; exit 0' TERM; echo ready; while :; do sleep 0.01; done"));
+    served.hear_until("output");
+    served.say(&json!({"op": "freeze", "id": "a"}));
+    assert_eq!(served.hear_until("frozen").pop().unwrap()["id"], "a");
+    served.say(&json!({"op": "usage", "id": "a"}));
+    let usage = served.hear_until("usage").pop().unwrap();
+    assert!(usage["usage"]["cpu_user_microseconds"]["value"].is_u64(), "{usage}");
+    served.say(&json!({"op": "thaw", "id": "a"}));
+    served.say(&json!({"op": "freeze", "id": "a"}));
+    served.hear_until("frozen");
+    // A cancel thaws it: it sees the stop signal.
+    served.say(&json!({"op": "cancel", "id": "a"}));
+    let events = served.hear_until("done");
+    assert!(events.iter().any(|event| event["line"] == "told"), "{events:#?}");
+    served.say(&json!({"op": "usage", "id": "a"}));
+    served.hear_until("error");
+    served.close();
+}
+
+#[test]
+fn limits_of_jobs() {
+    if !has_cgroup() {
+        return;
+    }
+    let mut served = Served::start(&[]);
+    let mut job = shell("a", "ulimit -n");
+    job["job"]["limits"] = json!({"rlimit": ["nofile=17:18"]});
+    served.say(&job);
+    assert!(served.hear_until("done").iter().any(|event| event["line"] == "17"));
+    // One whose controller was not asked for is not started.
+    job["job"]["limits"] = json!({"pids": 10});
+    served.say(&job);
+    let error = served.hear();
+    assert!(error["message"].as_str().unwrap().contains("--controllers pids"), "{error}");
+    served.close();
+
+    // One that can't be had is told at once, with the reason.
+    let mut run = Run::bare([PINFOLD, "serve", "--stdio", "--controllers", "pids"]);
+    run.command().stdin(Stdio::null());
+    let ran = run.run();
+    if ran.code != 0 {
+        assert!(ran.code == 125 && ran.stderr.contains("pids"), "{ran:#?}");
+        has("pids", false, &ran.stderr);
+        return;
+    }
+    let mut served = Served::start(&["--controllers", "pids"]);
+    served.say(&job);
+    let done = served.hear_until("done").pop().unwrap();
+    assert!(done["report"]["usage"]["processes_peak"]["value"].is_u64(), "{done}");
+    served.close();
+}
+
+#[test]
 fn wrong_requests_hurt_nobody() {
     if !has_cgroup() {
         return;
@@ -133,6 +191,9 @@ fn wrong_requests_hurt_nobody() {
         (r#"{"op": "submit", "id": "a", "job": {"command": []}}"#, "empty"),
         (r#"{"op": "submit", "id": "a", "job": {"command": ["a"], "shell": true}}"#, "shell"),
         (r#"{"op": "submit", "id": "a", "job": {"command": ["a\u0000"]}}"#, "NUL"),
+        (r#"{"op": "submit", "id": "a", "job": {"command": ["a"], "limits": {"memory": "much"}}}"#, "much"),
+        (r#"{"op": "submit", "id": "a", "job": {"command": ["a"], "limits": {"memroy": 1}}}"#, "memroy"),
+        (r#"{"op": "freeze", "id": "a"}"#, "no such job"),
         (r#"{"op": "cancel", "id": "a"}"#, "no such job"),
         (r#"{"op": "signal", "id": "a", "signal": "NONE"}"#, "NONE"),
     ] {

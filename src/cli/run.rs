@@ -2,7 +2,11 @@
 
 mod args;
 mod explain;
+mod keys;
+mod ready;
+mod relay;
 mod stats;
+mod streams;
 
 use std::fs::File;
 use std::sync::Arc;
@@ -17,13 +21,14 @@ use rustix::process::{Resource, getrlimit};
 
 use super::report_sink::Sink;
 use super::signals::{PATIENCE_INTERRUPTS, Response, Rules};
-use super::tell;
 use super::terminal::Terminal;
+use super::{FAILED, tell};
 #[cfg(feature = "watch")]
 pub use args::parse_signal;
 pub use args::{Args, ContainmentArg};
 use explain::explain;
 pub use explain::explain_failures;
+use relay::Relay;
 
 /// How long a stop waits for the command to be executed, so that the command gets the stop signal; an exec can take long.
 pub const EXEC_PATIENCE: Duration = Duration::from_secs(1);
@@ -34,6 +39,9 @@ const DESCRIPTORS: usize = 18;
 
 /// `--fail-on-leftovers` found some, and the command itself had succeeded.
 const LEFTOVERS: u8 = 123;
+
+/// It was not ready in time.
+const TOO_LATE: u8 = 124;
 
 /// What has to be there before anything else, in this order.
 pub struct Prepared {
@@ -57,13 +65,15 @@ impl Prepared {
 pub fn run(mut args: Args, prepared: pinfold::Result<Prepared>) -> Result<u8> {
     let sink = args.report.take().map(Sink::open).transpose()?;
     // The terminal sends its signals to the foreground group, so the job has to be in ours.
-    let shares_group = prepared.as_ref().is_ok_and(|prepared| prepared.terminal.is_some());
-    let mut command = args.to_command(shares_group);
+    let terminal = prepared.as_ref().ok().and_then(|prepared| prepared.terminal.as_ref());
+    let mut command = args.to_command(terminal.is_some() && !args.streams.pty);
     if sink.is_some() || args.stats {
         command.measure_pressure();
     }
+    let applied = args.streams.apply(&mut command, terminal);
     // Before it is asked who could enforce them.
-    let ended = prepared.and_then(|prepared| args.limits.to_limits().check().and(Ok(prepared)));
+    let ended = prepared.and_then(|prepared| applied.and(Ok(prepared)));
+    let ended = ended.and_then(|prepared| args.limits.to_limits().check().and(Ok(prepared)));
     let ended = ended.and_then(|prepared| enough_descriptors().and(Ok(prepared)));
     let ended = ended.and_then(|prepared| in_runtime(&args, &command, prepared));
     let ended = ended.unwrap_or_else(|error| Ended::not_started(&command, &error));
@@ -85,6 +95,11 @@ pub fn run(mut args: Args, prepared: pinfold::Result<Prepared>) -> Result<u8> {
     if ended_by_interrupt(&ended) {
         // So that a calling shell loop stops too. PID 1 comes back from this.
         signal::end_by(Signal::INT);
+    }
+    if let Ended::Report { code: Some(code), .. } = &ended
+        && (*code == TOO_LATE || report.success())
+    {
+        return Ok(*code);
     }
     Ok(exit_code(&args, report))
 }
@@ -113,7 +128,8 @@ fn enough_descriptors() -> pinfold::Result<()> {
 /// Runs the command; when it comes back the job is over, and the terminal is as it was.
 fn in_runtime(args: &Args, command: &Command, prepared: Prepared) -> pinfold::Result<Ended> {
     let Prepared { signals, terminal, guard } = prepared;
-    let rules = Rules::new(terminal.as_ref().is_some_and(|terminal| terminal.is_stdin), terminal.is_some());
+    let shares_group = terminal.is_some() && !args.streams.pty;
+    let rules = Rules::new(terminal.as_ref().is_some_and(|terminal| terminal.is_stdin), shares_group);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| pinfold::Error::System {
         operation: "start",
@@ -137,6 +153,8 @@ enum Ended {
         report: Arc<Report>,
         /// An interrupt asked for a stop.
         interrupted: bool,
+        /// Of the options about its output: what makes a success none.
+        code: Option<u8>,
     },
     /// The command could not be executed.
     NotStarted { report: Arc<Report> },
@@ -243,24 +261,52 @@ async fn hold(
         interrupted |= signal == Signal::INT && response == Response::Stop;
         perform(args, &job, response, signal);
     }
+    let mut relay = Relay::start(args, &job, supervisor, terminal).await?;
+    let mut ready = Some(Box::pin(ready::ready(&args.streams, &job, relay.line_seen.clone())));
+    let mut late = false;
     loop {
         let received = tokio::select! {
             biased;
             report = job.wait() => {
-                return Ok(Ended::Report { report: report?, interrupted });
+                let report = report?;
+                relay.finish(signals, rules).await;
+                let code = if late { Some(TOO_LATE) } else { relay.tee_failed.borrow().then_some(FAILED) };
+                return Ok(Ended::Report { report, interrupted, code });
             }
             signal = job.next_stop() => {
-                if let Some(terminal) = terminal {
+                if let Some(terminal) = terminal.filter(|_| !args.streams.pty) {
                     stopped(&job, signal, terminal);
                 }
                 continue;
             }
+            in_time = once(&mut ready) => {
+                if !in_time {
+                    late = true;
+                    job.stop();
+                }
+                continue;
+            }
+            (response, signal) = relay.response(&job) => {
+                perform(args, &job, response, signal);
+                continue;
+            }
             received = signals.recv() => received?,
         };
+        if relay.takes(&job, received.signal) {
+            continue;
+        }
         let response = rules.respond(received, Instant::now());
         interrupted |= received.signal == Signal::INT && response == Response::Stop;
         perform(args, &job, response, received.signal);
     }
+}
+
+/// Waits for it, once.
+async fn once<F: Future + Unpin>(waiting: &mut Option<F>) -> F::Output {
+    let Some(future) = waiting else { return std::future::pending().await };
+    let done = future.await;
+    *waiting = None;
+    done
 }
 
 /// Waits until then, for ever where no time is set.
@@ -329,7 +375,7 @@ fn ended_by_interrupt(ended: &Ended) -> bool {
     match ended {
         Ended::NotStarted { .. } => false,
         Ended::Signalled { signal, .. } => *signal == Signal::INT,
-        Ended::Report { report, interrupted } => match report.main {
+        Ended::Report { report, interrupted, .. } => match report.main {
             Some(MainEnd::Signalled { signal, .. }) if report.reason != Reason::Deadline => {
                 signal == Signal::INT.number() || *interrupted && report.reason == Reason::Stopped
             }

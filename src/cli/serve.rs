@@ -6,17 +6,18 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use pinfold::output::OutputStream;
 use pinfold::pool::{Handle, Shutdown};
 use pinfold::signal::{SignalQueue, SignalStream};
-use pinfold::{Guard, Job, JobHandle, Pool, Report, Signal, Stdio, Supervisor};
+use pinfold::{Controller, Guard, Job, JobHandle, Pool, Report, Signal, Stdio};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::duration;
 use super::pool::{JobLine, parse_workers};
+use super::session::with_supervisor;
 use super::signals::{Response, Rules};
 
 /// Raised when a message changes its meaning or goes away.
@@ -41,6 +42,10 @@ pub struct Args {
     #[arg(long = "workers", short = 'j', value_name = "N|P%|auto", default_value = "auto", value_parser = parse_workers)]
     workers: usize,
 
+    /// The controllers that limits of jobs will need: cpu, cpuset, io, memory, pids
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', value_parser = parse_controller)]
+    controllers: Vec<Controller>,
+
     /// Kill a job this long after the stop signal
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
     grace: Duration,
@@ -58,6 +63,9 @@ enum Request {
     Cancel { id: String },
     Signal { id: String, signal: String },
     Processes { id: String },
+    Freeze { id: String },
+    Thaw { id: String },
+    Usage { id: String },
 }
 
 /// What it hears.
@@ -91,6 +99,14 @@ enum Message<'a> {
         id: &'a str,
         processes: &'a [pinfold::report::ProcessInfo],
     },
+    /// All of it stands still.
+    Frozen {
+        id: &'a str,
+    },
+    Usage {
+        id: &'a str,
+        usage: &'a pinfold::report::Usage,
+    },
     Done {
         id: &'a str,
         success: bool,
@@ -109,25 +125,19 @@ pub fn run(args: &Args) -> Result<u8> {
     ensure!(args.stdio, "--stdio is the only way to speak with it");
     let signals = SignalQueue::block_all()?;
     let guard = Guard::fork()?;
-    pinfold::raise_own_limits();
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
-    let ended = runtime.block_on(async {
-        let signals = signals.listen()?;
-        let mut builder = Supervisor::builder().guard(guard);
-        if let Some(cgroup) = &args.cgroup {
-            builder = builder.cgroup(cgroup);
-        }
-        let supervisor = builder.start().await?;
-        let pool = Pool::builder().workers(args.workers).queue(usize::MAX).start(&supervisor)?;
-        let ended = serve(args, &pool, &signals).await;
+    with_supervisor(guard, signals, args.cgroup.as_deref(), args.controllers.clone(), async |supervisor, signals| {
+        let pool = Pool::builder().workers(args.workers).queue(usize::MAX).start(supervisor)?;
+        let ended = serve(args, &pool, signals).await;
         pool.kill();
         pool.shutdown(Shutdown::Now).await;
-        supervisor.close().await;
-        ended
-    });
-    std::mem::forget(runtime);
-    ended.map(|()| 0)
+        ended.map(|()| 0)
+    })
+}
+
+fn parse_controller(text: &str) -> Result<Controller, String> {
+    use Controller::{Cpu, Cpuset, Io, Memory, Pids};
+    let known = [Cpu, Cpuset, Io, Memory, Pids].into_iter().find(|controller| controller.name() == text);
+    known.ok_or_else(|| "write cpu, cpuset, io, memory or pids".into())
 }
 
 /// Says things to the caller. Writing has a thread of its own, and output waits for its place.
@@ -250,7 +260,10 @@ impl Desk<'_> {
         let (Request::Submit { id, .. }
         | Request::Cancel { id }
         | Request::Signal { id, .. }
-        | Request::Processes { id }) = &request;
+        | Request::Processes { id }
+        | Request::Freeze { id }
+        | Request::Thaw { id }
+        | Request::Usage { id }) = &request;
         let id = id.clone();
         self.act(request).await.map_err(|message| (Some(id), message))
     }
@@ -268,6 +281,24 @@ impl Desk<'_> {
                 let processes = of(&id)?.running()?.processes().await;
                 self.speaker.say(&Message::Processes { id: &id, processes: &processes }, None);
             }
+            Request::Freeze { id } => {
+                let (job, speaker) = (of(&id)?.running()?, self.speaker.clone());
+                // It can take a while, and others are not to wait for it.
+                tokio::spawn(async move {
+                    match job.freeze().await {
+                        Ok(()) => speaker.say(&Message::Frozen { id: &id }, None),
+                        Err(error) => {
+                            speaker.say(&Message::Error { id: Some(&id), message: &error.to_string() }, None);
+                        }
+                    }
+                });
+            }
+            Request::Thaw { id } => of(&id)?.running()?.thaw(),
+            Request::Usage { id } => {
+                let usage = of(&id)?.running()?.usage().await;
+                let usage = usage.ok_or("it is over: its report tells")?;
+                self.speaker.say(&Message::Usage { id: &id, usage: &usage }, None);
+            }
         }
         Ok(())
     }
@@ -277,6 +308,11 @@ impl Desk<'_> {
             return Err("there is a job of this id".into());
         }
         line.check()?;
+        if let Some(needed) = line.controllers().iter().find(|needed| !self.args.controllers.contains(needed)) {
+            return Err(format!(
+                "its limits need the controller {needed}: start pinfold serve with --controllers {needed}"
+            ));
+        }
         let mut command = line.command();
         command.stdout(Stdio::Piped).stderr(Stdio::Piped).grace(self.args.grace);
         command.check().map_err(|error| error.to_string())?;

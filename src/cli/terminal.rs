@@ -7,7 +7,7 @@ use rustix::process::{Pid, getppid};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr, tcsetpgrp};
 
 pub struct Terminal {
-    tty: File,
+    pub tty: File,
     settings: Option<Termios>,
     /// Our process group was the foreground one.
     foreground: bool,
@@ -30,6 +30,11 @@ impl Terminal {
             orphaned: is_orphaned(),
             tty,
         })
+    }
+
+    /// Whether our process group is the foreground one of this terminal now.
+    pub fn is_ours(tty: impl AsFd) -> bool {
+        foreground_group(tty) == Some(group_of(None))
     }
 
     /// Gives it back: the foreground group, and the settings too where the job could not do so itself.

@@ -1,5 +1,6 @@
 //! What a command says about its streams beside where they go.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use super::{Command, Stdio};
 use crate::error::{Error, Result};
 use crate::output::CaptureLimit;
+use crate::pty::Pty;
 
 impl Command {
     /// Gives these bytes as standard input ([`Stdio::Bytes`]).
@@ -20,11 +22,40 @@ impl Command {
         self
     }
 
+    /// Gives it a pseudoterminal as standard input, output and error, and as the controlling terminal of a session of its own;
+    /// where the streams go ([`stdout`](Self::stdout), …) is not to be said then.
+    ///
+    /// [`Job::take_stdout`](crate::Job::take_stdout) has all that is written to it, with the ends of lines that terminals have
+    /// (`\r\n`), and [`Job::take_stdin`](crate::Job::take_stdin) what is typed. When both are dropped before the end of the output, it hangs up.
+    /// [`Job::resize_pty`](crate::Job::resize_pty) changes its size.
+    ///
+    /// ```rust,standalone_crate
+    /// use pinfold::{Command, Pty, Supervisor};
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     pinfold::init();
+    ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    ///     runtime.block_on(async {
+    ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
+    ///         let mut command = Command::new("sh");
+    ///         command.args(["-c", "stty size; test -t 1 && tty"]).pty(Pty::new(50, 132));
+    ///         let output = supervisor.spawn(&command).await?.wait_with_output().await?;
+    ///         assert!(output.stdout.text().starts_with("50 132\r\n/dev/pts/"));
+    ///         supervisor.close().await;
+    ///         Ok(())
+    ///     })
+    /// }
+    /// ```
+    pub fn pty(&mut self, pty: Pty) -> &mut Self {
+        self.pty = Some(Box::new(pty));
+        self
+    }
+
     /// The idle timeout: stops the job when nothing has been read from its piped standard output and standard error for so
     /// long ([`Reason::Idle`](crate::report::Reason::Idle)). None by default.
     ///
     /// It counts what the supervisor reads, so somebody has to: [`Job::wait_with_output`](crate::Job::wait_with_output), or
-    /// who took the streams. Where neither is [`Stdio::Piped`] the spawn is refused.
+    /// who took the streams. While something waits to be read, the job is not idle. Where neither is [`Stdio::Piped`] the spawn is refused.
     ///
     /// ```
     /// use std::time::Duration;
@@ -66,11 +97,28 @@ impl Command {
         self
     }
 
+    /// Drops what only the start needs.
+    pub(crate) fn forget_what_to_run(&mut self) {
+        self.args = Vec::new();
+        self.env = BTreeMap::new();
+        self.tees = [None, None];
+        self.user = None;
+        self.pty = None;
+    }
+
     /// Refuses streams that do not fit together.
     pub(crate) fn check_streams(&self) -> Result<()> {
-        let piped = |number: usize| matches!(self.stdio[number], Stdio::Piped);
+        if self.pty.is_some() && !self.stdio.iter().all(|stdio| matches!(stdio, Stdio::Inherit)) {
+            let advice = "a job with a terminal has it as its standard streams: leave stdin, stdout and stderr out";
+            return Err(Error::invalid("stream", self.display_name(), advice));
+        }
+        let piped = |number: usize| match self.pty {
+            Some(_) => number == 1,
+            None => matches!(self.stdio[number], Stdio::Piped),
+        };
         if self.idle_timeout.is_some() && !piped(1) && !piped(2) {
-            let advice = "standard output or standard error has to be piped, or there is nothing to watch";
+            let advice =
+                "standard output or standard error has to be piped, or a terminal, or there is nothing to watch";
             return Err(Error::invalid("idle timeout", self.display_name(), advice));
         }
         for (number, name) in [(1, "standard output"), (2, "standard error")] {

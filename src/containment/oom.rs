@@ -18,6 +18,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::cgroup::Cgroup;
 use super::usage::value_of;
+use crate::events::Log;
 use crate::{process, sys};
 
 /// Processes of a job that the OOM killer ended.
@@ -63,7 +64,7 @@ impl Watch {
     }
 
     /// Watches until the leaf is removed. Costs no wake-up while no limit is hit.
-    pub async fn run(self: Arc<Self>, leaf: Cgroup, main: i32) {
+    pub async fn run(self: Arc<Self>, leaf: Cgroup, main: i32, log: Log) {
         let file = openat(&leaf, c"memory.events", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
         let Ok(events) = file.map_err(std::io::Error::from).and_then(|file| sys::watched(file, Interest::PRIORITY))
         else {
@@ -74,6 +75,10 @@ impl Watch {
             let Some(kills) = read_kills(&events) else { return };
             let current = leaf.read(c"memory.current").ok().and_then(|text| text.trim().parse().ok());
             self.highest.fetch_max(current.unwrap_or(0), Ordering::Relaxed);
+            if kills > 0 {
+                // Once; those that come later are in the report.
+                log.out_of_memory(kills);
+            }
             if kills > self.others.load(Ordering::Relaxed) {
                 tokio::time::sleep(SIGNALLED).await;
                 let Some(kills) = read_kills(&events) else { return };

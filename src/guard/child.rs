@@ -9,7 +9,7 @@ use std::ptr::null;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
-use super::protocol::NEW_SESSION;
+use super::protocol::{NEW_SESSION, NEW_TERMINAL};
 use crate::error::SpawnStage;
 use crate::sys;
 
@@ -51,13 +51,14 @@ pub struct Outcome {
     pub errno: AtomicI32,
 }
 
-const STAGES: [SpawnStage; 11] = [
+const STAGES: [SpawnStage; 12] = [
     SpawnStage::Clone,
     SpawnStage::Proof,
     SpawnStage::JoinCgroup,
     SpawnStage::ProcessGroup,
     SpawnStage::WorkingDirectory,
     SpawnStage::Descriptors,
+    SpawnStage::Terminal,
     SpawnStage::Limits,
     SpawnStage::User,
     SpawnStage::ExecTimer,
@@ -103,7 +104,7 @@ unsafe fn prepare_and_exec(plan: &mut Plan) -> (SpawnStage, i32) {
             return (SpawnStage::Proof, libc::ESRCH);
         }
         let done = match plan.process_group {
-            Some(NEW_SESSION) => libc::setsid(),
+            Some(NEW_SESSION | NEW_TERMINAL) => libc::setsid(),
             Some(group) => libc::setpgid(0, group),
             None => 0,
         };
@@ -126,6 +127,10 @@ unsafe fn prepare_and_exec(plan: &mut Plan) -> (SpawnStage, i32) {
         }
         for &number in &plan.closed {
             libc::close(number);
+        }
+        // Of a session that has none yet, which is its leader's to do (ioctl_tty(2), TIOCSCTTY).
+        if plan.process_group == Some(NEW_TERMINAL) && libc::ioctl(0, libc::TIOCSCTTY, 0) != 0 {
+            return (SpawnStage::Terminal, errno());
         }
         if !set_limits(plan) {
             return (SpawnStage::Limits, errno());

@@ -27,12 +27,23 @@ const FAREWELL_PASSES: u32 = 3;
 /// How often a cgroup is looked at that the supervisor may remove at the same time.
 const REMOVED_UNSEEN: Duration = Duration::from_millis(10);
 
+/// A base that exists, or that a dead supervisor was about to make.
+pub(super) struct PlannedBase {
+    pub(super) parent: Cgroup,
+    pub(super) name: String,
+    /// Holds the shared lock.
+    pub(super) _directory: Option<OwnedFd>,
+}
+
 impl Guard {
     /// The supervisor is gone: ends every job, waits until all is empty, removes the directories.
     pub(super) fn clean_up(&mut self) {
         // Announced before it died, perhaps not yet read.
         while let Ok(Some((message, descriptors))) = protocol::receive::<ToGuard>(&self.socket, &mut self.buffer) {
-            if matches!(message, ToGuard::Base { .. } | ToGuard::BaseMade | ToGuard::Giving { .. }) {
+            if matches!(
+                message,
+                ToGuard::Base { .. } | ToGuard::BaseMade | ToGuard::Giving { .. } | ToGuard::Terminal { .. }
+            ) {
                 let _ = self.handle(message, descriptors);
             }
         }
@@ -58,6 +69,9 @@ impl Guard {
             }
         }
         self.end_descendants(bound);
+        if let Some(terminal) = self.terminal.take() {
+            terminal.restore();
+        }
         if let Some((place, undo)) = self.giving.take() {
             delegation::take_back(&place, &undo, self.supervisor.as_ref().map(AsFd::as_fd));
         }

@@ -9,10 +9,12 @@ use rustix::io::{Errno, Result};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use super::KILL_BOUND;
+use super::clean_up::PlannedBase;
 use super::clone::Stack;
 use super::protocol::{self, End, FromGuard, JobId, Spec, Spent, ToGuard};
 use super::spawn::{self, Destination, Failure};
 use super::sweep;
+use super::terminal::Kept;
 use crate::containment::cgroup::Cgroup;
 use crate::containment::delegation::Undo;
 use crate::error::SpawnStage;
@@ -48,6 +50,7 @@ pub(super) struct Guard {
     pub(super) base: Option<PlannedBase>,
     /// Controllers that the supervisor gives, and where.
     pub(super) giving: Option<(Cgroup, Undo)>,
+    pub(super) terminal: Option<Kept>,
     /// Descriptors that came before the `Spawn` that they are for.
     pub(super) descriptors: HashMap<JobId, Vec<OwnedFd>>,
     pub(super) jobs: HashMap<JobId, Job>,
@@ -68,14 +71,6 @@ pub(super) struct Guard {
     pub(super) given_up: bool,
     /// By the children that have been reaped.
     pub(super) spent: Spent,
-}
-
-/// A base that exists, or that a dead supervisor was about to make.
-pub(super) struct PlannedBase {
-    pub(super) parent: Cgroup,
-    pub(super) name: String,
-    /// Holds the shared lock.
-    pub(super) _directory: Option<OwnedFd>,
 }
 
 /// A main process that has not been reaped, or whose job is being swept.
@@ -109,6 +104,7 @@ impl Guard {
             supervisor: None,
             base: None,
             giving: None,
+            terminal: None,
             descriptors: HashMap::new(),
             jobs: HashMap::new(),
             sweeps: Vec::new(),
@@ -215,6 +211,10 @@ impl Guard {
             ToGuard::Giving { own, given } => {
                 let place = Cgroup::new(descriptors.pop().ok_or(Errno::BADF)?, "the base's parent".into());
                 self.giving = Some((place, Undo { own, given }));
+                Ok(())
+            }
+            ToGuard::Terminal { settings } => {
+                self.terminal = descriptors.pop().map(|terminal| Kept::new(terminal, settings));
                 Ok(())
             }
             ToGuard::Move => self.move_to(descriptors.pop().ok_or(Errno::BADF)?),

@@ -11,12 +11,12 @@ use rustix::net::{Shutdown, shutdown};
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::protocol::{self, FromGuard, JobId, ToGuard};
 use super::{Guard, Origin, orphans, ways};
 use crate::containment::delegation::SUPERVISORS;
 use crate::error::{Error, Result, short_of_descriptors};
+use crate::queue::{Receiver, Sender, queue};
 use crate::sys;
 
 /// How long a guard may take to say that it is ready.
@@ -28,7 +28,7 @@ const BLIND: Duration = Duration::from_millis(5);
 /// What a job hears of its guard; the channel's end means that the guard is lost.
 pub(crate) type Answer = (FromGuard, Option<OwnedFd>);
 
-type Routes = Arc<Mutex<Option<HashMap<JobId, UnboundedSender<Answer>>>>>;
+type Routes = Arc<Mutex<Option<HashMap<JobId, Sender<Answer>>>>>;
 
 /// Where the orphans of a killed guard go.
 #[derive(Debug)]
@@ -113,8 +113,8 @@ impl Link {
     }
 
     /// What the guard says of `job` from now on.
-    pub fn listen(&self, job: JobId) -> Result<UnboundedReceiver<Answer>> {
-        let (sender, receiver) = unbounded_channel();
+    pub fn listen(&self, job: JobId) -> Result<Receiver<Answer>> {
+        let (sender, receiver) = queue();
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         routes.as_mut().ok_or(Error::GuardLost)?.insert(job, sender);
         Ok(receiver)

@@ -11,6 +11,7 @@ mod outer;
 pub(crate) mod protocol;
 mod spawn;
 mod sweep;
+pub(crate) mod terminal;
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};

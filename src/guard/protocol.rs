@@ -14,6 +14,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 use serde_bytes::Bytes;
 
+use super::terminal::Settings;
 use crate::error::SpawnStage;
 use crate::process::ProcessInfo;
 
@@ -53,6 +54,8 @@ pub enum ToGuard {
     },
     /// The job's leaf is empty: end what else descends from it, within this time. Without a leaf: end all of it.
     Sweep { job: JobId, bound_ms: u64 },
+    /// Give a terminal these settings back when the supervisor is gone. Descriptor: the terminal.
+    Terminal { settings: Settings },
 }
 
 /// From the guard.
@@ -125,7 +128,7 @@ pub struct Spec<'a> {
     /// Signals to block and to ignore, as bit masks.
     pub blocked: u64,
     pub ignored: u64,
-    /// The process group: 0 for a new one, a number to join that, [`NEW_SESSION`], none to stay in the guard's.
+    /// The process group: 0 for a new one, a number to join that, [`NEW_SESSION`], [`NEW_TERMINAL`], none to stay in the guard's.
     pub process_group: Option<i32>,
     /// Resource limits: the kernel's number, soft, hard.
     pub rlimits: Vec<(u32, u64, u64)>,
@@ -138,6 +141,9 @@ pub struct Spec<'a> {
 
 /// In the place of a process group: a session of its own.
 pub const NEW_SESSION: i32 = -1;
+
+/// The same, with standard input as its controlling terminal.
+pub const NEW_TERMINAL: i32 = -2;
 
 /// Specifications up to this length travel in the message.
 pub const SHORT_SPEC: usize = 8 * 1024;

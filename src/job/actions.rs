@@ -1,6 +1,7 @@
 //! What the stop machine asks for, done to the job, and what is told of it.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -255,7 +256,7 @@ impl Actor {
         }
     }
 
-    pub(super) async fn finish(mut self) -> Report {
+    pub(super) async fn finish(mut self: Box<Self>) -> Arc<Report> {
         self.report.usage = self.usage(self.command.measure_pressure);
         self.conclude_memory();
         self.remove_leaf().await;
@@ -265,6 +266,6 @@ impl Actor {
             self.report.reason = self.machine.reason;
         }
         self.report.exit_code = Report::exit_code_of(self.report.reason, self.report.main.as_ref());
-        self.report
+        Arc::new(self.report)
     }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use rustix::io::Errno;
 use rustix::process::Pid;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use super::Request;
 use super::emptied::emptied;
@@ -23,6 +23,7 @@ use crate::events::Log;
 use crate::guard::link::{Answer, Link};
 use crate::guard::protocol::{End, FromGuard, JobId, Spent};
 use crate::pidfd::Pidfd;
+use crate::queue::{Receiver, Sender};
 use crate::report::{Born, ContainmentKind, MainEnd, Report};
 use crate::signal::Signal;
 use crate::stop::{Event, Machine, Phase};
@@ -37,11 +38,11 @@ pub(super) struct Assignment {
     pub id: JobId,
     pub link: Arc<Link>,
     pub holder: Holder,
-    pub answers: mpsc::UnboundedReceiver<Answer>,
+    pub answers: Receiver<Answer>,
     pub order: Order,
     pub command: Command,
-    pub inbox: mpsc::UnboundedReceiver<Request>,
-    pub stops: mpsc::UnboundedSender<Signal>,
+    pub inbox: Receiver<Request>,
+    pub stops: Sender<Signal>,
     /// Why nothing stronger holds it.
     pub refused: Vec<Refusal>,
     pub events: Log,
@@ -52,13 +53,14 @@ type Started = Result<(i32, Arc<Pidfd>)>;
 
 /// Starts the job, tells `spawned`, brings it to its end, tells `finished`.
 pub(super) async fn run(
-    assignment: Assignment,
+    assignment: Box<Assignment>,
     spawned: oneshot::Sender<Started>,
     finished: watch::Sender<Option<Arc<Report>>>,
 ) {
     let link = assignment.link.clone();
     let id = assignment.id;
-    let mut actor = Actor::new(assignment);
+    // In one place from here on, and small: there may be thousands.
+    let mut actor = Box::new(Actor::new(*assignment));
     match actor.spawn().await {
         Err(error) => {
             actor.remove_leaf().await;
@@ -73,7 +75,7 @@ pub(super) async fn run(
             let events = actor.events.clone();
             let report = actor.finish().await;
             events.follow(&report, report.reason);
-            finished.send_replace(Some(Arc::new(report)));
+            finished.send_replace(Some(report));
         }
     }
     link.forget(id);
@@ -85,13 +87,13 @@ pub(super) struct Actor {
     pub(super) id: JobId,
     pub(super) link: Arc<Link>,
     pub(super) holder: Holder,
-    pub(super) answers: mpsc::UnboundedReceiver<Answer>,
+    pub(super) answers: Receiver<Answer>,
     pub(super) guard_lost: bool,
     pub(super) order: Order,
     pub(super) command: Command,
-    pub(super) inbox: mpsc::UnboundedReceiver<Request>,
+    pub(super) inbox: Receiver<Request>,
     pub(super) inbox_closed: bool,
-    pub(super) stops: mpsc::UnboundedSender<Signal>,
+    pub(super) stops: Sender<Signal>,
     pub(super) events: Log,
 
     pub(super) machine: Machine,
@@ -116,10 +118,23 @@ pub(super) struct Actor {
 
 impl Actor {
     fn new(assignment: Assignment) -> Self {
-        let Assignment { supervisor, id, link, holder, answers, order, command, inbox, stops, refused, memory, events } =
-            assignment;
-        let begun = Instant::now();
+        let Assignment {
+            supervisor,
+            id,
+            link,
+            holder,
+            answers,
+            order,
+            mut command,
+            inbox,
+            stops,
+            refused,
+            memory,
+            events,
+        } = assignment;
+        let begun = events.begun();
         let mut report = Report::begin(&command);
+        command.forget_what_to_run();
         let leaf = holder.leaf().map(|leaf| leaf.cgroup().path().display().to_string());
         report.containment.kind =
             Some(if leaf.is_some() { ContainmentKind::Cgroup } else { ContainmentKind::Subreaper });

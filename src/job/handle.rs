@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::{Job, Request};
 use crate::error::{Error, Result};
 use crate::pidfd::Pidfd;
+use crate::queue::WeakSender;
 use crate::report::ProcessInfo;
 use crate::signal::Signal;
 
@@ -15,7 +16,7 @@ use crate::signal::Signal;
 pub struct JobHandle {
     pub(super) pid: i32,
     pub(super) main: Arc<Pidfd>,
-    pub(super) requests: mpsc::WeakUnboundedSender<Request>,
+    pub(super) requests: WeakSender<Request>,
 }
 
 impl Job {
@@ -67,10 +68,10 @@ impl JobHandle {
         answer.await.unwrap_or_default()
     }
 
-    fn ask(&self, request: Request) {
+    pub(super) fn ask(&self, request: Request) {
         // A job that is over takes no requests.
         if let Some(requests) = self.requests.upgrade() {
-            let _ = requests.send(request);
+            requests.send(request);
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{oneshot, watch};
 
 use super::actor::Actor;
-use super::{Job, Request as JobRequest};
+use super::{Job, JobHandle, Request as JobRequest};
 use crate::containment::cgroup::{State, state};
 use crate::error::{Error, Result};
 use crate::report::{MainEnd, Reason, Report, Usage};
@@ -110,7 +110,7 @@ impl Actor {
 }
 
 /// Thaws a job whose freeze did not come to its end.
-struct ThawOnDrop<'a>(Option<&'a Job>);
+struct ThawOnDrop<'a>(Option<&'a JobHandle>);
 
 impl Drop for ThawOnDrop<'_> {
     fn drop(&mut self) {
@@ -123,15 +123,15 @@ impl Drop for ThawOnDrop<'_> {
 impl Job {
     /// What the whole job uses now, ended processes included; when it has ended, what it used.
     ///
+    /// Cancel-safe.
+    ///
     /// # Errors
     /// [`Error::GuardLost`] where the runtime that the supervisor belongs to has been shut down.
     pub async fn usage(&self) -> Result<Usage> {
-        let (answer, usage) = oneshot::channel();
-        let _ = self.requests.send(JobRequest::Live(Request::Usage(answer)));
-        match usage.await {
-            Ok(usage) => Ok(usage),
+        match self.handle().usage().await {
+            Some(usage) => Ok(usage),
             // It ended meanwhile.
-            Err(_) => Ok(self.wait().await?.usage.clone()),
+            None => Ok(self.wait().await?.usage.clone()),
         }
     }
 
@@ -143,11 +143,37 @@ impl Job {
     ///
     /// # Errors
     /// `ESRCH` where the job is ending or has ended, `ETIMEDOUT` where a process did not freeze within 10 s (state D): then
-    /// the job runs on.
+    /// the job runs on. `EOPNOTSUPP` without a cgroup.
+    pub async fn freeze(&self) -> Result<()> {
+        self.handle().freeze().await
+    }
+
+    /// Lets a job go on that was frozen. Comes back at once; one that was not frozen is left as it is.
+    pub fn thaw(&self) {
+        self.requests.send(JobRequest::Live(Request::Thaw));
+    }
+}
+
+impl JobHandle {
+    /// What the whole job uses now; `None` where it is over.
+    ///
+    /// Cancel-safe.
+    pub async fn usage(&self) -> Option<Usage> {
+        let (answer, usage) = oneshot::channel();
+        self.ask(JobRequest::Live(Request::Usage(answer)));
+        usage.await.ok()
+    }
+
+    /// Lets every process of it stand still, as [`Job::freeze`].
+    ///
+    /// Dropping the future before it is ready thaws the job again.
+    ///
+    /// # Errors
+    /// As [`Job::freeze`].
     pub async fn freeze(&self) -> Result<()> {
         let failed = |errno| Error::system("freeze", format!("the job of process {}", self.pid), errno, "");
         let (answer, events) = oneshot::channel();
-        let _ = self.requests.send(JobRequest::Live(Request::Freeze(answer)));
+        self.ask(JobRequest::Live(Request::Freeze(answer)));
         let mut thaw = ThawOnDrop(Some(self));
         let events = events.await.map_err(|_| failed(Errno::SRCH))??;
         let events = sys::watched(events, Interest::PRIORITY).map_err(|_| failed(Errno::MFILE))?;
@@ -161,9 +187,9 @@ impl Job {
         }
     }
 
-    /// Lets a job go on that was frozen. Comes back at once; one that was not frozen is left as it is.
+    /// Lets a job go on that was frozen, as [`Job::thaw`].
     pub fn thaw(&self) {
-        let _ = self.requests.send(JobRequest::Live(Request::Thaw));
+        self.ask(JobRequest::Live(Request::Thaw));
     }
 }
 

@@ -24,6 +24,8 @@ pub(super) struct Order {
     handed_down: Vec<HandedDown>,
     /// Our ends of the pipes, for who reads and writes them.
     pub pipes: [Option<OwnedFd>; 3],
+    /// Our side of the job's terminal.
+    pub terminal: Option<OwnedFd>,
 }
 
 /// How the specification travels.
@@ -55,7 +57,20 @@ impl Order {
             handed_down.push(HandedDown::Owned(owned.len()));
             owned.push(cwd);
         }
+        let mut terminal = None;
+        if let Some(pty) = &command.pty {
+            let (ours, theirs) = pty.open(command.user.as_ref())?;
+            terminal = Some(ours);
+            for number in 0..3 {
+                targets.push(number);
+                handed_down.push(HandedDown::Owned(owned.len()));
+            }
+            owned.push(theirs);
+        }
         for (number, stdio) in (0..3).zip(&command.stdio) {
+            if command.pty.is_some() {
+                break;
+            }
             let descriptor = match stdio {
                 Stdio::Inherit if inherited::was_closed(number) => continue,
                 Stdio::Inherit => match sys::inherited_fd(number) {
@@ -109,6 +124,7 @@ impl Order {
             blocked: signals.blocked & !command.unblocked_signals,
             ignored: signals.ignored & !command.default_signals,
             process_group: match command.process_group {
+                _ if command.pty.is_some() => Some(protocol::NEW_TERMINAL),
                 ProcessGroup::New => Some(0),
                 ProcessGroup::NewSession => Some(protocol::NEW_SESSION),
                 ProcessGroup::Supervisors => sys::own_process_group(),
@@ -125,7 +141,7 @@ impl Order {
         } else {
             Place::Memfd(in_memfd(c"pinfold-spec", &bytes).map_err(failed)?)
         };
-        Ok(Self { spec, owned, handed_down, pipes })
+        Ok(Self { spec, owned, handed_down, pipes, terminal })
     }
 
     /// It will not be given again: the job's ends of its pipes are its own from here on, and a job that runs keeps no copy

@@ -5,24 +5,26 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use tokio::io::AsyncReadExt;
-use tokio::sync::{Mutex, mpsc, watch};
+use rustix::termios::SpecialCodeIndex;
+use tokio::io::Interest;
+use tokio::sync::{Mutex, watch};
 
 use super::{Job, Request};
 use crate::command::Command;
 use crate::error::{Error, Result};
-use crate::output::{Activity, Captured, InputStream, Output, OutputStream, Taps};
+use crate::output::{Activity, Captured, Channel, InputStream, Output, OutputStream, Taps};
+use crate::pty::Side;
+use crate::queue::WeakSender;
 use crate::ready::{self, By, Readiness};
 use crate::report::Report;
 use crate::stop::Event;
-
-const PIECE: usize = 16 * 1024;
 
 /// The supervisor's ends of a job's pipes.
 #[derive(Debug)]
 pub(super) struct Streams {
     stdin: Mutex<Option<InputStream>>,
     outputs: [Mutex<Slot>; 2],
+    terminal: Option<Side>,
 }
 
 #[derive(Debug)]
@@ -36,6 +38,7 @@ impl Streams {
     pub fn new(
         command: &Command,
         pipes: [Option<OwnedFd>; 3],
+        terminal: Option<OwnedFd>,
         report: &watch::Receiver<Option<Arc<Report>>>,
         activity: Option<&Arc<Activity>>,
     ) -> Result<Self> {
@@ -43,14 +46,37 @@ impl Streams {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             Error::system("watch", "the job's pipes", errno, "see ulimit -n")
         };
-        let [stdin, stdout, stderr] = pipes;
-        let slot = |pipe: Option<OwnedFd>, number: usize| -> Result<Mutex<Slot>> {
-            let taps = Taps { activity: activity.cloned(), tee: command.tees[number].clone() };
-            let stream = pipe.map(|pipe| OutputStream::new(pipe, report.clone(), taps)).transpose().map_err(failed)?;
-            Ok(Mutex::new(Slot { stream, captured: Captured::new(command.capture) }))
+        let pipe = |pipe: Option<OwnedFd>, interest| {
+            pipe.map(|pipe| Channel::pipe(pipe, interest)).transpose().map_err(failed)
         };
-        let stdin = stdin.map(|pipe| InputStream::new(pipe, report.clone())).transpose().map_err(failed)?;
-        Ok(Self { stdin: Mutex::new(stdin), outputs: [slot(stdout, 0)?, slot(stderr, 1)?] })
+        let [stdin, stdout, stderr] = pipes;
+        let terminal = terminal.map(Channel::terminal).transpose().map_err(failed)?;
+        let (stdin, stdout, stderr) = match &terminal {
+            Some(terminal) => (Some(terminal.clone()), Some(terminal.clone()), None),
+            None => {
+                (pipe(stdin, Interest::WRITABLE)?, pipe(stdout, Interest::READABLE)?, pipe(stderr, Interest::READABLE)?)
+            }
+        };
+        let slot = |channel: Option<Channel>, number: usize| {
+            let taps = Taps { activity: activity.cloned(), tee: command.tees[number].clone() };
+            let stream = channel.map(|channel| OutputStream::new(channel, report.clone(), taps));
+            Mutex::new(Slot { stream, captured: Captured::new(command.capture) })
+        };
+        Ok(Self {
+            stdin: Mutex::new(stdin.map(|channel| InputStream::new(channel, report.clone()))),
+            outputs: [slot(stdout, 0), slot(stderr, 1)],
+            terminal: terminal
+                .map(|terminal| Side { fd: Arc::downgrade(terminal.fd()), _kept: terminal.kept().clone() }),
+        })
+    }
+}
+
+impl Streams {
+    /// Whether there is an output to read, or what was read of one.
+    fn are_any(&self) -> bool {
+        let any =
+            |slot: &Mutex<Slot>| slot.try_lock().is_ok_and(|slot| slot.stream.is_none() && slot.captured.total() == 0);
+        !self.outputs.iter().all(any)
     }
 }
 
@@ -58,7 +84,7 @@ impl Streams {
 pub(super) async fn watch_idle(
     timeout: Duration,
     activity: Arc<Activity>,
-    requests: mpsc::WeakUnboundedSender<Request>,
+    requests: WeakSender<Request>,
     mut report: watch::Receiver<Option<Arc<Report>>>,
 ) {
     // Beyond what a clock can hold there is no timeout.
@@ -67,9 +93,12 @@ pub(super) async fn watch_idle(
             _ = report.wait_for(Option::is_some) => return,
             () = tokio::time::sleep_until(at.into()) => {}
         }
+        if activity.is_unread() {
+            activity.note();
+        }
         if activity.last().checked_add(timeout).is_some_and(|at| at <= Instant::now()) {
             if let Some(requests) = requests.upgrade() {
-                let _ = requests.send(Request::End(Event::Idle));
+                requests.send(Request::End(Event::Idle));
             }
             return;
         }
@@ -77,13 +106,39 @@ pub(super) async fn watch_idle(
 }
 
 impl Job {
-    /// The job's piped standard input; once, `None` after that or where it is not [`Stdio::Piped`](crate::Stdio::Piped).
+    /// Changes the size of the terminal that it has ([`Command::pty`](crate::Command::pty)): SIGWINCH tells its foreground
+    /// process group (ioctl_tty(2), TIOCSWINSZ).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where it has none; `EIO` where that was hung up.
+    pub fn resize_pty(&self, rows: u16, columns: u16) -> Result<()> {
+        let terminal = self.terminal()?;
+        terminal.resize(rows, columns).map_err(|errno| Error::system("resize", "the job's terminal", errno, ""))
+    }
+
+    /// The character that is SIGINT when it is typed on the job's terminal (Ctrl-C, mostly), and the one that is SIGQUIT;
+    /// `None` while the job takes them as keys, as editors do.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where it has no terminal.
+    pub fn pty_signal_keys(&self) -> Result<[Option<u8>; 2]> {
+        let terminal = self.terminal()?;
+        Ok([SpecialCodeIndex::VINTR, SpecialCodeIndex::VQUIT].map(|key| terminal.signal_key(key)))
+    }
+
+    fn terminal(&self) -> Result<&Side> {
+        let advice = "it was started without Command::pty";
+        self.streams.terminal.as_ref().ok_or_else(|| Error::invalid("terminal", self.name.clone(), advice))
+    }
+
+    /// The job's piped standard input, or what is typed on its terminal; once, `None` after that or where it is not
+    /// [`Stdio::Piped`](crate::Stdio::Piped).
     #[must_use]
     pub fn take_stdin(&self) -> Option<InputStream> {
         self.streams.stdin.try_lock().ok()?.take()
     }
 
-    /// The job's piped standard output; once, `None` after that, where it is not [`Stdio::Piped`](crate::Stdio::Piped), or
+    /// The job's piped standard output, or what it writes to its terminal; once, `None` after that, where it is not [`Stdio::Piped`](crate::Stdio::Piped), or
     /// while [`wait_with_output`](Self::wait_with_output) or [`ready`](Self::ready) read it.
     ///
     /// ```rust,standalone_crate
@@ -149,6 +204,14 @@ impl Job {
     /// ```
     pub async fn wait_with_output(&self) -> Result<Output> {
         drop(self.take_stdin());
+        if !self.streams.are_any() {
+            let (stdout, stderr) = Default::default();
+            return Ok(Output { report: self.wait().await?, stdout, stderr });
+        }
+        Box::pin(self.wait_and_read()).await
+    }
+
+    async fn wait_and_read(&self) -> Result<Output> {
         let (stdout, stderr, report) = tokio::join!(self.read_out(0), self.read_out(1), self.wait());
         let (stdout, stderr) = (stdout?, stderr?);
         Ok(Output { report: report?, stdout, stderr })
@@ -158,17 +221,12 @@ impl Job {
         let mut slot = self.streams.outputs[number].lock().await;
         let Slot { stream, captured } = &mut *slot;
         if let Some(stream) = stream {
-            let mut piece = vec![0; PIECE];
-            loop {
-                let length = stream.read(&mut piece).await.map_err(|error| {
+            std::future::poll_fn(|context| stream.poll_into(context, &mut |bytes| captured.push(bytes)))
+                .await
+                .map_err(|error| {
                     let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
                     Error::system("read", "the job's output", errno, error.to_string())
                 })?;
-                if length == 0 {
-                    break;
-                }
-                captured.push(&piece[..length]);
-            }
         }
         Ok(captured.clone())
     }

@@ -1,9 +1,11 @@
-//! What a job writes and reads through pipes: streams that end when the job does, lines, and what is kept of an output.
+//! What a job writes and reads through pipes or a terminal: streams that end when the job does, lines, and what is kept of an output.
 
 mod capture;
+mod channel;
 mod lines;
 mod stream;
 
+pub(crate) use channel::{Channel, Kept};
 pub(crate) use stream::{Activity, Taps};
 
 pub use capture::{CaptureLimit, Captured};

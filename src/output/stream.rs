@@ -1,8 +1,9 @@
-//! The supervisor's ends of a job's pipes. They end with the job: whoever else holds the other end (a process outside of
+//! The supervisor's ends of a job's pipes, or its side of the job's terminal. They end with the job: whoever else holds the other end (a process outside of
 //! the job that was handed it, one in state D) can't make the reader wait.
 
 use std::future::Future;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,13 +11,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use rustix::io::{Errno, ioctl_fionread};
+use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::unix::pipe;
 use tokio::sync::watch;
 
+use super::channel::{Channel, WeakChannel};
 use super::lines::Lines;
+use crate::pty::end_of_input;
 use crate::report::Report;
+
+/// How much is read at a time, and how often before others have their turn.
+const PIECE: usize = 16 * 1024;
+const PIECES: usize = 16;
 
 type Waiting = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -39,14 +45,21 @@ impl Gone {
 pub(crate) struct Activity {
     begun: Instant,
     last_ms: AtomicU64,
+    channels: Mutex<Vec<WeakChannel>>,
 }
 
 impl Activity {
     pub fn new() -> Self {
-        Self { begun: Instant::now(), last_ms: AtomicU64::new(0) }
+        Self { begun: Instant::now(), last_ms: AtomicU64::new(0), channels: Mutex::default() }
     }
 
-    fn note(&self) {
+    /// Whether the job has written what nobody has read yet: then somebody else is idle.
+    pub fn is_unread(&self) -> bool {
+        let channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        channels.iter().any(WeakChannel::is_unread)
+    }
+
+    pub fn note(&self) {
         self.last_ms.store(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
@@ -62,12 +75,12 @@ pub(crate) struct Taps {
     pub tee: Option<Arc<OwnedFd>>,
 }
 
-/// What a job writes to a piped standard output or standard error. Reading ends when every process of the job has closed it,
+/// What a job writes to a piped standard output or standard error, or to its terminal. Reading ends when every process of the job has closed it,
 /// or when the job is over: what was written until then is read, and nothing more is waited for.
 ///
 /// An [`AsyncRead`], cancel-safe as that of a pipe is; [`lines`](Self::lines) gives lines. It can be used in any runtime.
 pub struct OutputStream {
-    pipe: pipe::Receiver,
+    channel: Channel,
     /// Read already, and not yet handed out.
     ahead: Vec<u8>,
     gone: Gone,
@@ -80,16 +93,12 @@ pub struct OutputStream {
 
 impl OutputStream {
     /// In the context of a runtime.
-    pub(crate) fn new(pipe: OwnedFd, report: watch::Receiver<Option<Arc<Report>>>, taps: Taps) -> io::Result<Self> {
-        Ok(Self {
-            pipe: pipe::Receiver::from_owned_fd(pipe)?,
-            ahead: Vec::new(),
-            gone: Gone::new(report),
-            left: None,
-            ended: false,
-            taps,
-            trouble: None,
-        })
+    pub(crate) fn new(channel: Channel, report: watch::Receiver<Option<Arc<Report>>>, taps: Taps) -> Self {
+        if let Some(activity) = &taps.activity {
+            activity.channels.lock().unwrap_or_else(PoisonError::into_inner).push(channel.downgrade());
+        }
+        let gone = Gone::new(report);
+        Self { channel, ahead: Vec::new(), gone, left: None, ended: false, taps, trouble: None }
     }
 
     /// Line by line, with the time of each.
@@ -111,6 +120,26 @@ impl OutputStream {
         Ok((&self.ahead, length == 0))
     }
 
+    /// Reads to the end, and hands each piece out. While there is nothing to read, nothing is held for it.
+    pub(crate) fn poll_into(
+        &mut self,
+        context: &mut Context<'_>,
+        take: &mut impl FnMut(&[u8]),
+    ) -> Poll<io::Result<()>> {
+        let mut space = [MaybeUninit::uninit(); PIECE];
+        for _ in 0..PIECES {
+            let mut buffer = ReadBuf::uninit(&mut space);
+            ready!(Pin::new(&mut *self).poll_read(context, &mut buffer))?;
+            if buffer.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            take(buffer.filled());
+        }
+        // Others have their turn.
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
     fn poll_fresh(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if let Some(trouble) = self.trouble.take() {
             return Poll::Ready(Err(trouble));
@@ -119,21 +148,14 @@ impl OutputStream {
             return Poll::Ready(Ok(()));
         }
         if self.left.is_none() && self.gone.poll(context).is_ready() {
-            self.left = Some(usize::try_from(ioctl_fionread(&self.pipe).unwrap_or(0)).unwrap_or(0));
+            self.left = Some(self.channel.left());
         }
         let before = buffer.filled().len();
         match self.left {
-            None => ready!(Pin::new(&mut self.pipe).poll_read(context, buffer))?,
+            None => ready!(self.channel.poll_read(context, buffer))?,
             Some(left) => {
                 let space = left.min(buffer.remaining());
-                let read = loop {
-                    match rustix::io::read(&self.pipe, buffer.initialize_unfilled_to(space)) {
-                        Err(Errno::INTR) => {}
-                        // Somebody else has read it.
-                        Err(Errno::AGAIN) => break 0,
-                        read => break read?,
-                    }
-                };
+                let read = self.channel.read_left(buffer.initialize_unfilled_to(space))?;
                 buffer.advance(read);
                 self.left = Some(left - read);
             }
@@ -171,34 +193,54 @@ impl AsyncRead for OutputStream {
     }
 }
 
-impl std::fmt::Debug for OutputStream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("OutputStream").field("pipe", &self.pipe).field("ended", &self.ended).finish_non_exhaustive()
+impl Drop for OutputStream {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.channel.let_go();
+        }
     }
 }
 
-/// What a job reads from its piped standard input. Dropped, or shut down, it is the end of that.
+impl std::fmt::Debug for OutputStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OutputStream")
+            .field("channel", &self.channel)
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a job reads from its piped standard input, or from its terminal. Dropped, or shut down, it is the end of that: of a
+/// terminal that takes lines, by its end-of-file character, which means nothing to a program that takes keys.
 ///
 /// An [`AsyncWrite`]. When the job is over, or no process of it reads any more, a write fails with
 /// [`BrokenPipe`](io::ErrorKind::BrokenPipe); the host has to ignore SIGPIPE, as Rust's runtime does.
 pub struct InputStream {
-    pipe: Option<pipe::Sender>,
+    channel: Option<Channel>,
     gone: Gone,
+    /// Of a terminal: something has been written since the last end of a line.
+    in_line: bool,
 }
 
 impl InputStream {
     /// In the context of a runtime.
-    pub(crate) fn new(pipe: OwnedFd, report: watch::Receiver<Option<Arc<Report>>>) -> io::Result<Self> {
-        Ok(Self { pipe: Some(pipe::Sender::from_owned_fd(pipe)?), gone: Gone::new(report) })
+    pub(crate) fn new(channel: Channel, report: watch::Receiver<Option<Arc<Report>>>) -> Self {
+        Self { channel: Some(channel), gone: Gone::new(report), in_line: false }
     }
 }
 
 impl AsyncWrite for InputStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let broken = || Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        let Some(pipe) = &mut self.pipe else { return broken() };
-        match Pin::new(pipe).poll_write(context, bytes) {
+        let Some(channel) = &self.channel else { return broken() };
+        match channel.poll_write(context, bytes) {
             Poll::Pending if self.gone.poll(context).is_ready() => broken(),
+            Poll::Ready(Ok(length)) => {
+                if let Some(last) = bytes[..length].last() {
+                    self.in_line = !matches!(last, b'\n' | b'\r');
+                }
+                Poll::Ready(Ok(length))
+            }
             polled => polled,
         }
     }
@@ -207,15 +249,34 @@ impl AsyncWrite for InputStream {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.pipe = None;
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(channel) = self.channel.as_ref().filter(|channel| channel.is_terminal) {
+            let end = end_of_input(&**channel.fd(), self.in_line);
+            if end.is_empty() {
+                break;
+            }
+            match channel.poll_write(context, &end) {
+                Poll::Pending if self.gone.poll(context).is_pending() => return Poll::Pending,
+                Poll::Ready(Ok(1)) if self.in_line => self.in_line = false,
+                _ => break,
+            }
+        }
+        self.channel = None;
         Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for InputStream {
+    fn drop(&mut self) {
+        if let Some(channel) = self.channel.as_ref().filter(|channel| channel.is_terminal) {
+            channel.write_now(&end_of_input(&**channel.fd(), self.in_line));
+        }
     }
 }
 
 impl std::fmt::Debug for InputStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("InputStream").field("pipe", &self.pipe).finish_non_exhaustive()
+        f.debug_struct("InputStream").field("channel", &self.channel).finish_non_exhaustive()
     }
 }
 

@@ -12,7 +12,7 @@ use crate::job::Job;
 use crate::output::Output;
 use crate::report::{Reason, Report};
 
-pub(super) async fn run(pool: &Shared, id: u64, mut task: Task, mut asked: watch::Receiver<Ending>) -> Outcome {
+pub(super) async fn run(pool: &Shared, id: u64, mut task: Box<Task>, mut asked: watch::Receiver<Ending>) -> Outcome {
     if task.command.timeout.is_none() {
         task.command.timeout = pool.timeout;
     }
@@ -24,8 +24,7 @@ pub(super) async fn run(pool: &Shared, id: u64, mut task: Task, mut asked: watch
             biased;
             spawned = pool.supervisor.spawn(&task.command) => spawned,
             () = reached(&mut asked, Ending::Kill) => {
-                let report = Report { reason: Reason::Killed, ..Report::of_cancelled(&task.command) };
-                return Outcome::not_run(id, report, attempt);
+                return Outcome::not_run(id, killed(&task.command), attempt);
             }
         };
         let job = match spawned {
@@ -53,6 +52,10 @@ pub(super) async fn run(pool: &Shared, id: u64, mut task: Task, mut asked: watch
     }
 }
 
+fn killed(command: &Command) -> Report {
+    Report { reason: Reason::Killed, ..Report::of_cancelled(command) }
+}
+
 /// What is told of a job without a report.
 fn failed(command: &Command, error: &Error) -> Report {
     let report = Report::of_failed_spawn(command, error);
@@ -67,6 +70,7 @@ fn failed(command: &Command, error: &Error) -> Report {
 /// Waits for the job, and ends it as it is asked to.
 async fn hold(job: &Job, asked: &mut watch::Receiver<Ending>) -> (Result<Output, Error>, Ending) {
     let mut done = Ending::NotYet;
+    let mut ended = Box::pin(wait(job));
     loop {
         let next = *asked.borrow_and_update();
         if next > done {
@@ -82,8 +86,8 @@ async fn hold(job: &Job, asked: &mut watch::Receiver<Ending>) -> (Result<Output,
         }
         tokio::select! {
             biased;
-            ended = wait(job) => return (ended, done),
-            changed = asked.changed() => if changed.is_err() { return (wait(job).await, done) },
+            ended = &mut ended => return (ended, done),
+            changed = asked.changed() => if changed.is_err() { return (ended.await, done) },
         }
     }
 }
@@ -93,12 +97,16 @@ async fn wait(job: &Job) -> Result<Output, Error> {
     match job.wait_with_output().await {
         Err(error @ Error::System { .. }) => {
             job.stop();
-            let report = Report { error: Some(error.to_string()), ..(*job.wait().await?).clone() };
-            let (stdout, stderr) = Default::default();
-            Ok(Output { report: Arc::new(report), stdout, stderr })
+            Ok(unread(&*job.wait().await?, &error))
         }
         done => done,
     }
+}
+
+fn unread(report: &Report, error: &Error) -> Output {
+    let report = Report { error: Some(error.to_string()), ..report.clone() };
+    let (stdout, stderr) = Default::default();
+    Output { report: Arc::new(report), stdout, stderr }
 }
 
 async fn reached(asked: &mut watch::Receiver<Ending>, ending: Ending) {

@@ -43,7 +43,7 @@ pub struct Status {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub id: u64,
-    pub task: Task,
+    pub task: Box<Task>,
     pub slot: Arc<Slot>,
     /// Its place in the queue, given back when it is started.
     _room: OwnedSemaphorePermit,
@@ -113,7 +113,7 @@ impl Shared {
         let id = state.next_id;
         let slot = Arc::new(Slot::default());
         let handle = Handle { id, priority: task.priority, slot: slot.clone(), pool: Arc::downgrade(self) };
-        state.waiting.insert((Reverse(task.priority), id), Entry { id, task, slot, _room: room });
+        state.waiting.insert((Reverse(task.priority), id), Entry { id, task: Box::new(task), slot, _room: room });
         self.unfinished.send_modify(|unfinished| *unfinished += 1);
         self.start_next(&mut state);
         Ok(handle)

@@ -4,6 +4,7 @@
 
 pub mod escape;
 pub mod own_cgroup;
+pub mod pool;
 pub mod pty;
 pub mod random;
 pub mod run;

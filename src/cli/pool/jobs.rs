@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use pinfold::pool::Task;
-use pinfold::{Command, Stdio};
+use pinfold::{Command, Controller, Stdio};
 use serde::Deserialize;
 
 use super::args::Args;
 use crate::cli::duration;
+use crate::cli::job_limits::JobLimits;
 
 /// More mistakes than these are only counted.
 const SHOWN: usize = 50;
@@ -52,6 +53,8 @@ pub struct JobLine {
     priority: i32,
     #[serde(default)]
     retries: Option<u32>,
+    #[serde(default)]
+    limits: JobLimits,
 }
 
 impl JobLine {
@@ -60,8 +63,13 @@ impl JobLine {
         match self.command.first() {
             None => Err("its command is empty".into()),
             Some(program) if program.is_empty() => Err("its program has no name".into()),
-            Some(_) => Ok(()),
+            Some(_) => self.limits.to_limits().map(drop),
         }
+    }
+
+    /// The controllers that its limits need.
+    pub fn controllers(&self) -> Vec<Controller> {
+        self.limits.to_limits().map(|limits| limits.controllers()).unwrap_or_default()
     }
 
     /// Its standard output and standard error are the supervisor's.
@@ -83,6 +91,10 @@ impl JobLine {
         }
         if let Some(timeout) = self.timeout {
             command.timeout(timeout);
+        }
+        // They have been checked.
+        if let Ok(limits) = self.limits.to_limits() {
+            command.limits(limits);
         }
         match &self.stdin {
             Some(text) => command.stdin_bytes(text.as_bytes()),
@@ -182,6 +194,11 @@ impl Job {
             line.check()?;
         }
         self.command(args).check().map_err(|error| error.to_string())
+    }
+
+    /// The controllers that its limits need.
+    pub fn controllers(&self) -> Vec<Controller> {
+        if let Source::Json(line) = &self.source { line.controllers() } else { Vec::new() }
     }
 
     fn command(&self, args: &Args) -> Command {

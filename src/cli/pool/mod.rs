@@ -20,6 +20,7 @@ use pinfold::{Guard, Pool, Signal, Stdio, Supervisor};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::FAILED;
+use super::session::with_supervisor;
 use super::signals::{Response, Rules};
 pub use args::Args;
 use args::OutputArg;
@@ -56,21 +57,11 @@ pub fn run(args: &Args) -> Result<u8> {
     }
     // Until here a signal ends pinfold as it ends everybody: nothing runs yet.
     let signals = SignalQueue::block_all()?;
-    pinfold::raise_own_limits();
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
-    let ended = runtime.block_on(async {
-        let signals = signals.listen()?;
-        let mut builder = Supervisor::builder().guard(guard);
-        if let Some(cgroup) = &args.cgroup {
-            builder = builder.cgroup(cgroup);
-        }
-        let supervisor = builder.start().await?;
-        let ended = Run::new(args, &jobs, done, results, &supervisor)?.run(&signals).await;
-        supervisor.close().await;
-        anyhow::Ok(ended)
+    let controllers = jobs.iter().flat_map(Job::controllers).collect();
+    let ended = with_supervisor(guard, signals, args.cgroup.as_deref(), controllers, async |supervisor, signals| {
+        Ok(Run::new(args, &jobs, done, results, supervisor)?.run(signals).await)
     })?;
-    let code = match ended {
+    Ok(match ended {
         End::Code(code) => code,
         End::Signalled(signal) => {
             if signal == Signal::INT {
@@ -79,10 +70,7 @@ pub fn run(args: &Args) -> Result<u8> {
             }
             u8::try_from(128 + signal.number()).unwrap_or(u8::MAX)
         }
-    };
-    // Nothing is left to be torn down; a printer may still hang in a write to somebody who does not read.
-    std::mem::forget(runtime);
-    Ok(code)
+    })
 }
 
 enum End {

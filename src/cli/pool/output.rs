@@ -7,9 +7,10 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::task::Poll;
 
 use anyhow::{Context, Result};
-use pinfold::output::OutputStream;
+use pinfold::output::{Line, Lines, OutputStream};
 use rustix::fs::{CWD, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -116,13 +117,21 @@ impl Printer {
             let mut open = false;
             // What can't be read is at its end.
             while let Ok(Some(line)) = lines.next_line().await {
-                let mut bytes = if begins { tag.clone() } else { Vec::new() };
-                bytes.extend_from_slice(&line.bytes);
-                if line.complete {
-                    bytes.push(b'\n');
+                let mut bytes = Vec::new();
+                let mut next = Some(line);
+                // With it, those that are there already: a job that prints much prints faster so.
+                while let Some(line) = next {
+                    if begins {
+                        bytes.extend_from_slice(&tag);
+                    }
+                    bytes.extend_from_slice(&line.bytes);
+                    if line.complete {
+                        bytes.push(b'\n');
+                    }
+                    begins = line.complete;
+                    open = !line.complete;
+                    next = if bytes.len() < MAX_LINE { there_already(&mut lines).await } else { None };
                 }
-                begins = line.complete;
-                open = !line.complete;
                 let Ok(room) = room.clone().acquire_owned().await else { return };
                 let _ = pieces.send(Piece::Line { error, bytes, room });
             }
@@ -132,6 +141,16 @@ impl Printer {
             }
         });
     }
+}
+
+/// The next line, where it needs no waiting. An error comes again.
+async fn there_already(lines: &mut Lines) -> Option<Line> {
+    let mut next = std::pin::pin!(lines.next_line());
+    std::future::poll_fn(|context| match next.as_mut().poll(context) {
+        Poll::Ready(line) => Poll::Ready(line.ok().flatten()),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 /// What the printing thread has.
@@ -186,6 +205,10 @@ impl Desk {
     fn print(&mut self, files: Option<Files>) -> io::Result<()> {
         let Some(files) = files else { return Ok(()) };
         for (mut from, mut to) in [(files.stdout, &self.stdout), (files.stderr, &self.stderr)] {
+            // Most have nothing on standard error; a copy of nothing takes half a dozen system calls.
+            if is_empty(&from) {
+                continue;
+            }
             from.seek(SeekFrom::Start(0))?;
             self.progress.aside(|| io::copy(&mut from, &mut to))?;
         }
@@ -200,11 +223,13 @@ impl Desk {
                 Some(spool) => spool,
                 spool => spool.insert(nameless().map_err(io::Error::other)?),
             };
-            stdout.seek(SeekFrom::Start(0))?;
-            stderr.seek(SeekFrom::Start(0))?;
             // It is appended to.
-            spooled.stdout = io::copy(&mut stdout, spool)?;
-            spooled.stderr = io::copy(&mut stderr, spool)?;
+            for (from, length) in [(&mut stdout, &mut spooled.stdout), (&mut stderr, &mut spooled.stderr)] {
+                if !is_empty(from) {
+                    from.seek(SeekFrom::Start(0))?;
+                    *length = io::copy(from, spool)?;
+                }
+            }
         }
         self.spooled += spooled.stdout + spooled.stderr;
         self.put_off.insert(number, spooled);
@@ -216,20 +241,27 @@ impl Desk {
         while let Some(next) = self.next
             && let Some(Spooled { at, stdout, stderr }) = self.put_off.remove(&next)
         {
-            if let Some(spool) = &mut self.spool {
+            if let Some(spool) = self.spool.as_mut().filter(|_| stdout + stderr > 0) {
                 spool.seek(SeekFrom::Start(at))?;
                 for (length, mut to) in [(stdout, &self.stdout), (stderr, &self.stderr)] {
+                    if length == 0 {
+                        continue;
+                    }
                     self.progress.aside(|| io::copy(&mut spool.take(length), &mut to))?;
                 }
-                if self.put_off.is_empty() {
-                    spool.set_len(0)?;
-                    self.spooled = 0;
-                }
+            }
+            if let Some(spool) = self.spool.as_mut().filter(|_| self.put_off.is_empty() && self.spooled > 0) {
+                spool.set_len(0)?;
+                self.spooled = 0;
             }
             self.next = Some(next + 1);
         }
         Ok(())
     }
+}
+
+fn is_empty(file: &File) -> bool {
+    rustix::fs::fstat(file).is_ok_and(|status| status.st_size == 0)
 }
 
 /// Where in the spool an output is.

@@ -10,13 +10,14 @@ use clap::ValueEnum;
 use pinfold::report::ContainmentKind;
 use pinfold::{Command, Leftovers, ProcessGroup, Signal, SignalTo, User};
 
+use super::streams::StreamArgs;
 use crate::cli::duration;
 use crate::cli::limits::LimitArgs;
 use crate::cli::report_sink::{self, Destination};
 
 /// Run a command; when it ends, everything that it started has ended too.
 ///
-/// Standard input, output and error are the command's own, untouched.
+/// Standard input, output and error are the command's own, untouched but for the options under "Output".
 ///
 /// Exit code: the command's own; 128+N when signal N ended it; 124 at the deadline; 123 for --fail-on-leftovers;
 /// 125 when pinfold itself failed; 126 when the command can't be executed; 127 when it was not found.
@@ -97,6 +98,9 @@ pub struct Args {
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+
+    #[command(flatten)]
+    pub streams: StreamArgs,
 
     // Last: its heading holds for all that follow.
     #[command(flatten)]

@@ -35,6 +35,11 @@ fn explain_end(args: &Args, report: &Report) {
         let how = if report.killed { "killed" } else { "stopped" };
         tell(&format!("{} was {how} at its deadline of {}", report.name, humantime::format_duration(timeout)));
     }
+    if report.reason == Reason::Idle {
+        let timeout = args.streams.idle_timeout.unwrap_or_default();
+        let how = if report.killed { "killed" } else { "stopped" };
+        tell(&format!("{} was {how}: it had written nothing for {}", report.name, humantime::format_duration(timeout)));
+    }
     if let Some(oom) = &report.oom {
         let who: Vec<_> = oom.victims.iter().take(3).map(|victim| format!("{} {}", victim.pid, victim.name)).collect();
         let who = if who.is_empty() { String::new() } else { format!(" ({})", who.join(", ")) };

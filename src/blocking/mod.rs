@@ -21,6 +21,8 @@
 //!
 //! None of it may be called inside a tokio runtime: that panics, as tokio's own `block_on` does.
 
+mod pool;
+
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -34,10 +36,11 @@ use tokio::sync::oneshot;
 use crate::command::Command;
 use crate::error::{Error, Result};
 use crate::output::{self, Line, Output};
-use crate::pool::{Outcome, Shutdown, Status, Task};
 use crate::ready::Readiness;
-use crate::report::{ProcessInfo, Report};
+use crate::report::{ProcessInfo, Report, Usage};
 use crate::signal::Signal;
+
+pub use pool::{Completed, Handle, Pool};
 
 /// The thread that runs the runtime; ended with the last who needs it.
 #[derive(Clone, Debug)]
@@ -121,12 +124,10 @@ impl Supervisor {
         Ok(Job { inner, driver: self.driver.clone() })
     }
 
-    /// Starts a pool with these settings.
-    ///
-    /// # Errors
-    /// As [`crate::pool::Builder::start`].
-    pub fn pool(&self, builder: crate::pool::Builder) -> Result<Pool> {
-        Ok(Pool { inner: builder.start(&self.inner)?, driver: self.driver.clone() })
+    /// What happens to all of its jobs from now on, as an iterator that waits; see [`crate::Supervisor::events`].
+    #[must_use]
+    pub fn events(&self) -> JobEvents {
+        JobEvents { inner: self.inner.events(), driver: self.driver.clone() }
     }
 
     /// Ends whatever still runs, waits until the guard is gone, and removes the base.
@@ -205,6 +206,35 @@ impl Job {
         self.driver.wait(self.inner.processes())
     }
 
+    /// What the whole job uses now; when it has ended, what it used.
+    ///
+    /// # Errors
+    /// As [`crate::Job::usage`].
+    pub fn usage(&self) -> Result<Usage> {
+        self.driver.wait(self.inner.usage())
+    }
+
+    /// Lets every process of it stand still; see [`crate::Job::freeze`].
+    ///
+    /// # Errors
+    /// As [`crate::Job::freeze`].
+    pub fn freeze(&self) -> Result<()> {
+        self.driver.wait(self.inner.freeze())
+    }
+
+    /// Lets it go on. Does not wait.
+    pub fn thaw(&self) {
+        self.inner.thaw();
+    }
+
+    /// Changes the size of its terminal; see [`crate::Job::resize_pty`].
+    ///
+    /// # Errors
+    /// As [`crate::Job::resize_pty`].
+    pub fn resize_pty(&self, rows: u16, columns: u16) -> Result<()> {
+        self.inner.resize_pty(rows, columns)
+    }
+
     /// What happens to it, from its start on.
     #[must_use]
     pub fn events(&self) -> Events {
@@ -245,6 +275,21 @@ pub struct Events {
 
 impl Iterator for Events {
     type Item = crate::events::Event;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.driver.wait(self.inner.next_event())
+    }
+}
+
+/// The events of all jobs of a supervisor, as an iterator that waits.
+#[derive(Debug)]
+pub struct JobEvents {
+    inner: crate::events::JobEvents,
+    driver: Driver,
+}
+
+impl Iterator for JobEvents {
+    type Item = crate::events::JobEvent;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.driver.wait(self.inner.next_event())
@@ -301,100 +346,5 @@ impl io::Write for InputStream {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// Many jobs, so many at a time, as [`crate::Pool`]. Clones are the same pool; when the last is dropped, what waits is
-/// cancelled and what runs is killed.
-#[derive(Clone, Debug)]
-pub struct Pool {
-    inner: crate::Pool,
-    driver: Driver,
-}
-
-impl Pool {
-    /// Hands a task in, and waits while too many wait already.
-    ///
-    /// # Errors
-    /// As [`crate::Pool::submit`].
-    pub fn submit(&self, task: impl Into<Task>) -> Result<Handle> {
-        let inner = self.driver.wait(self.inner.submit(task))?;
-        Ok(Handle { inner, driver: self.driver.clone() })
-    }
-
-    /// Runs them all and tells their outcomes, in the order of the tasks.
-    ///
-    /// # Errors
-    /// As [`crate::Pool::map`].
-    ///
-    /// ```rust,standalone_crate
-    /// use pinfold::{Command, Pool, blocking};
-    ///
-    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     pinfold::init();
-    ///     let Ok(supervisor) = blocking::Supervisor::start() else { return Ok(()) }; // No cgroup here.
-    ///     let pool = supervisor.pool(Pool::builder().workers(2))?;
-    ///     let outcomes = pool.map([Command::new("true"), Command::new("false")])?;
-    ///     assert!(outcomes[0].success() && !outcomes[1].success());
-    ///     supervisor.close();
-    ///     Ok(())
-    /// }
-    /// ```
-    pub fn map<I: IntoIterator<Item: Into<Task>>>(&self, tasks: I) -> Result<Vec<Arc<Outcome>>> {
-        self.driver.wait(self.inner.map(tasks))
-    }
-
-    /// The outcomes of these tasks as they come; see [`crate::Pool::as_completed`].
-    #[must_use]
-    pub fn as_completed(&self, handles: &[Handle], timeout: Option<Duration>) -> Completed {
-        let handles: Vec<_> = handles.iter().map(|handle| handle.inner.clone()).collect();
-        let _entered = self.driver.handle.enter();
-        Completed { inner: self.inner.as_completed(&handles, timeout), driver: self.driver.clone() }
-    }
-
-    /// Takes no more tasks, and waits until every one has its outcome.
-    pub fn shutdown(&self, how: Shutdown) {
-        self.driver.wait(self.inner.shutdown(how));
-    }
-
-    /// How many tasks wait, run and are done.
-    #[must_use]
-    pub fn status(&self) -> Status {
-        self.inner.status()
-    }
-}
-
-/// A task that was handed in, as [`crate::pool::Handle`].
-#[derive(Clone, Debug)]
-pub struct Handle {
-    inner: crate::pool::Handle,
-    driver: Driver,
-}
-
-impl Handle {
-    /// Cancels it; see [`crate::pool::Handle::cancel`]. Does not wait.
-    pub fn cancel(&self) {
-        self.inner.cancel();
-    }
-
-    /// Waits for its outcome.
-    #[must_use]
-    pub fn wait(&self) -> Arc<Outcome> {
-        self.driver.wait(self.inner.wait())
-    }
-}
-
-/// The outcomes of tasks, as an iterator that waits.
-#[derive(Debug)]
-pub struct Completed {
-    inner: crate::pool::Completed,
-    driver: Driver,
-}
-
-impl Iterator for Completed {
-    type Item = Arc<Outcome>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.driver.wait(self.inner.next_outcome())
     }
 }

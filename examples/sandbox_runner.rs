@@ -1,0 +1,93 @@
+//! A runner for code that somebody else wrote, a language model say: reads a program from standard input, runs it with tight
+//! limits, and tells what came of it as JSON.
+//!
+//!     cargo run --example sandbox_runner -- [INTERPRETER ARG...]       python3 - by default: it reads the program
+//!
+//! It bounds what a *careless* program can do: time, memory, processes, output, and nothing of it is left. What a hostile one may
+//! read and send is another matter: for that there are users, namespaces and seccomp (run this inside of those).
+
+use std::error::Error;
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pinfold::output::CaptureLimit;
+use pinfold::{Command, Controller, Limits, Size, Stdio, Supervisor, User};
+
+const MEMORY: u64 = 256 << 20;
+const PROCESSES: u64 = 64;
+const TIME: Duration = Duration::from_secs(10);
+
+/// A directory that goes away with the run.
+struct Workspace(PathBuf);
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    pinfold::init(); // First: this program is also its own guard program.
+    let mut words: Vec<_> = std::env::args_os().skip(1).collect();
+    if words.is_empty() {
+        words = vec!["python3".into(), "-".into()];
+    }
+    let mut code = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut code)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    println!("{}", runtime.block_on(run(words, code))?);
+    Ok(())
+}
+
+/// With the kernel's controllers where they can be had. Without them each process has its own limits, and the verdict says so.
+async fn supervisor() -> Result<(Supervisor, Limits, &'static str), pinfold::Error> {
+    let mut limits = Limits::default();
+    // Files of 16 MiB at most, no core dumps, 64 open files.
+    limits.rlimits = vec!["fsize=16777216".parse()?, "core=0".parse()?, "nofile=64".parse()?];
+    let builder = Supervisor::builder().controllers([Controller::Memory, Controller::Pids]);
+    match builder.start().await {
+        Ok(supervisor) => {
+            (limits.memory, limits.pids) = (Some(Size::Bytes(MEMORY)), Some(PROCESSES));
+            Ok((supervisor, limits, "memory and processes of the whole job"))
+        }
+        Err(_) => {
+            limits.rlimits.push(format!("as={}", 4 * MEMORY).parse()?);
+            limits.rlimits.push(format!("cpu={}", TIME.as_secs()).parse()?);
+            Ok((Supervisor::start().await?, limits, "address space and CPU time of each process"))
+        }
+    }
+}
+
+async fn run(words: Vec<std::ffi::OsString>, code: Vec<u8>) -> Result<serde_json::Value, Box<dyn Error>> {
+    let (supervisor, limits, enforced) = supervisor().await?;
+    let workspace = Workspace(std::env::temp_dir().join(format!("sandbox-{}", std::process::id())));
+    std::fs::create_dir(&workspace.0)?;
+    let mut words = words.into_iter();
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command.args(words).cwd(&workspace.0).env_clear().env("PATH", "/usr/bin:/bin").env("HOME", &workspace.0);
+    command.stdin_bytes(code).stdout(Stdio::Piped).stderr(Stdio::Piped).capture(CaptureLimit::ends(4096, 4096));
+    command.timeout(TIME).grace(Duration::from_millis(500)).limits(limits);
+    // Root can give it to somebody who owns nothing.
+    if let Ok(nobody) = User::look_up("nobody")
+        && std::os::unix::fs::chown(&workspace.0, Some(65534), Some(65534)).is_ok()
+    {
+        command.user(nobody);
+    }
+    let verdict = match supervisor.spawn(&command).await {
+        Ok(job) => {
+            let output = job.wait_with_output().await?;
+            let report = &output.report;
+            serde_json::json!({
+                "reason": report.reason, "exit_code": report.exit_code, "limits": enforced,
+                "stdout": output.stdout.text(), "stderr": output.stderr.text(),
+                "left_out_bytes": output.stdout.dropped() + output.stderr.dropped(),
+                "seconds": report.phases.gone, "cpu_user_microseconds": report.usage.cpu_user_microseconds.value,
+                "leftovers": report.leftovers.count, "nothing_left": report.is_gone(),
+            })
+        }
+        Err(error) => serde_json::json!({ "reason": "spawn_failed", "error": error.to_string() }),
+    };
+    supervisor.close().await;
+    Ok(verdict)
+}

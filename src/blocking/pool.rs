@@ -1,0 +1,113 @@
+//! The pool, for programs without tokio.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Driver, Supervisor};
+use crate::error::Result;
+use crate::pool::{Outcome, Shutdown, Status, Task};
+
+impl Supervisor {
+    /// Starts a pool with these settings.
+    ///
+    /// # Errors
+    /// As [`crate::pool::Builder::start`].
+    pub fn pool(&self, builder: crate::pool::Builder) -> Result<Pool> {
+        Ok(Pool { inner: builder.start(&self.inner)?, driver: self.driver.clone() })
+    }
+}
+
+/// Many jobs, so many at a time, as [`crate::Pool`]. Clones are the same pool; when the last is dropped, what waits is
+/// cancelled and what runs is killed.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    inner: crate::Pool,
+    driver: Driver,
+}
+
+impl Pool {
+    /// Hands a task in, and waits while too many wait already.
+    ///
+    /// # Errors
+    /// As [`crate::Pool::submit`].
+    pub fn submit(&self, task: impl Into<Task>) -> Result<Handle> {
+        let inner = self.driver.wait(self.inner.submit(task))?;
+        Ok(Handle { inner, driver: self.driver.clone() })
+    }
+
+    /// Runs them all and tells their outcomes, in the order of the tasks.
+    ///
+    /// # Errors
+    /// As [`crate::Pool::map`].
+    ///
+    /// ```rust,standalone_crate
+    /// use pinfold::{Command, Pool, blocking};
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     pinfold::init();
+    ///     let Ok(supervisor) = blocking::Supervisor::start() else { return Ok(()) }; // No cgroup here.
+    ///     let pool = supervisor.pool(Pool::builder().workers(2))?;
+    ///     let outcomes = pool.map([Command::new("true"), Command::new("false")])?;
+    ///     assert!(outcomes[0].success() && !outcomes[1].success());
+    ///     supervisor.close();
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn map<I: IntoIterator<Item: Into<Task>>>(&self, tasks: I) -> Result<Vec<Arc<Outcome>>> {
+        self.driver.wait(self.inner.map(tasks))
+    }
+
+    /// The outcomes of these tasks as they come; see [`crate::Pool::as_completed`].
+    #[must_use]
+    pub fn as_completed(&self, handles: &[Handle], timeout: Option<Duration>) -> Completed {
+        let handles: Vec<_> = handles.iter().map(|handle| handle.inner.clone()).collect();
+        let _entered = self.driver.handle.enter();
+        Completed { inner: self.inner.as_completed(&handles, timeout), driver: self.driver.clone() }
+    }
+
+    /// Takes no more tasks, and waits until every one has its outcome.
+    pub fn shutdown(&self, how: Shutdown) {
+        self.driver.wait(self.inner.shutdown(how));
+    }
+
+    /// How many tasks wait, run and are done.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.inner.status()
+    }
+}
+
+/// A task that was handed in, as [`crate::pool::Handle`].
+#[derive(Clone, Debug)]
+pub struct Handle {
+    inner: crate::pool::Handle,
+    driver: Driver,
+}
+
+impl Handle {
+    /// Cancels it; see [`crate::pool::Handle::cancel`]. Does not wait.
+    pub fn cancel(&self) {
+        self.inner.cancel();
+    }
+
+    /// Waits for its outcome.
+    #[must_use]
+    pub fn wait(&self) -> Arc<Outcome> {
+        self.driver.wait(self.inner.wait())
+    }
+}
+
+/// The outcomes of tasks, as an iterator that waits.
+#[derive(Debug)]
+pub struct Completed {
+    inner: crate::pool::Completed,
+    driver: Driver,
+}
+
+impl Iterator for Completed {
+    type Item = Arc<Outcome>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.driver.wait(self.inner.next_outcome())
+    }
+}

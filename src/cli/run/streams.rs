@@ -1,0 +1,158 @@
+//! The options of `pinfold run` about the command's streams. With any of them pinfold stands in between: it reads what the
+//! command writes, and passes it on.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pinfold::{Command, Pty, Readiness, Size, Stdio};
+use rustix::io::Errno;
+
+use super::ready::Notify;
+use crate::cli::duration;
+use crate::cli::report_sink::{self, Destination};
+use crate::cli::terminal::Terminal;
+
+/// What a terminal has that nobody looks at.
+const USUAL_SIZE: (u16, u16) = (24, 80);
+
+/// What becomes of its output
+#[derive(clap::Args)]
+#[command(next_help_heading = "Output")]
+pub struct StreamArgs {
+    /// Give the command a terminal of its own, of which pinfold is the other side: it writes as for a person, wherever that goes
+    ///
+    /// It has a session of its own and, where pinfold has a terminal, that one's size and settings. A terminal's keys go
+    /// through it: Ctrl-C is what the command makes of it, three within two seconds kill. Standard output and standard error are
+    /// one then, and lines end with carriage return and newline.
+    #[arg(long)]
+    pub pty: bool,
+
+    /// Stop the job when it has written nothing for so long; exit code 124
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub idle_timeout: Option<Duration>,
+
+    /// Also write the output to this file, all of it
+    #[arg(long, value_name = "FILE")]
+    pub tee: Option<PathBuf>,
+
+    /// Pass no more on of each stream: the first half as it comes, the last half at the end; what is between is left out
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub max_output: Option<usize>,
+
+    /// When the job is ready: line:TEXT (in its output), port:[ADDRESS:]PORT (somebody listens), file:PATH (it is there)
+    #[arg(long, value_name = "WHAT", value_parser = parse_ready)]
+    pub ready: Option<Ready>,
+
+    /// Stop a job that is not ready after this time; exit code 124
+    #[arg(long, value_name = "DURATION", default_value = "1m", requires = "ready", value_parser = duration::parse)]
+    pub ready_timeout: Duration,
+
+    /// Write a line "ready" to this file or descriptor when it is
+    #[arg(long, value_name = "FILE|fd:N", requires = "ready", value_parser = parse_notify)]
+    pub ready_notify: Option<Destination>,
+
+    /// The same, open.
+    #[arg(skip)]
+    pub notify: Option<Notify>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ready {
+    /// Looked for while the output is passed on.
+    Line(Vec<u8>),
+    Other(Readiness),
+}
+
+impl StreamArgs {
+    /// Whether pinfold reads the output.
+    pub fn relays(&self) -> bool {
+        let line = matches!(self.ready, Some(Ready::Line(_)));
+        self.pty || self.idle_timeout.is_some() || self.tee.is_some() || self.max_output.is_some() || line
+    }
+
+    /// Says all that to the command.
+    pub fn apply(&mut self, command: &mut Command, terminal: Option<&Terminal>) -> pinfold::Result<()> {
+        self.notify = self.ready_notify.take().map(Notify::open).transpose()?;
+        if self.pty {
+            command.pty(pty(terminal));
+        } else if self.relays() {
+            command.stdout(Stdio::Piped).stderr(Stdio::Piped);
+        }
+        if let Some(timeout) = self.idle_timeout {
+            command.idle_timeout(timeout);
+        }
+        if let Some(path) = &self.tee {
+            let failed = |error: std::io::Error| pinfold::Error::System {
+                operation: "open",
+                object: format!("{}, for the output", path.display()),
+                errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
+                advice: String::new(),
+            };
+            let file = File::create(path).map_err(failed)?;
+            if !self.pty {
+                command.tee_stderr(file.try_clone().map_err(failed)?);
+            }
+            command.tee_stdout(file);
+        }
+        Ok(())
+    }
+}
+
+/// As the terminal that somebody looks at, if there is one. What pinfold passes on without a person is not to be echoed.
+fn pty(terminal: Option<&Terminal>) -> Pty {
+    let looked_at = terminal.and_then(|terminal| Pty::like(&terminal.tty).ok());
+    let pty = looked_at.unwrap_or_else(|| Pty::new(USUAL_SIZE.0, USUAL_SIZE.1));
+    if terminal.is_some_and(|terminal| terminal.is_stdin) { pty } else { pty.echo(false) }
+}
+
+fn parse_size(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(Size::Bytes(bytes)) => Ok(usize::try_from(bytes).unwrap_or(usize::MAX)),
+        _ => Err("write bytes, 512K, 1.5M (powers of 1024)".into()),
+    }
+}
+
+fn parse_ready(text: &str) -> Result<Ready, String> {
+    let wrong = || "write line:TEXT, port:[ADDRESS:]PORT or file:PATH".to_owned();
+    match text.split_once(':').ok_or_else(wrong)? {
+        ("line", part) if !part.is_empty() => Ok(Ready::Line(part.into())),
+        ("file", path) if !path.is_empty() => Ok(Ready::Other(Readiness::file(path))),
+        ("port", port) => match (port.parse::<u16>(), port.parse::<SocketAddr>()) {
+            (Ok(port @ 1..), _) => Ok(Ready::Other(Readiness::port(([127, 0, 0, 1], port)))),
+            (_, Ok(address)) => Ok(Ready::Other(Readiness::port(address))),
+            _ => Err("write a port like 8080, or 192.0.2.1:8080, or [::1]:8080".into()),
+        },
+        _ => Err(wrong()),
+    }
+}
+
+fn parse_notify(text: &str) -> Result<Destination, String> {
+    match report_sink::parse(text.as_ref())? {
+        Destination::Stdout => Err("standard output is the command's: write a file or fd:N".into()),
+        destination => Ok(destination),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_in_every_way() {
+        assert_eq!(parse_ready("line:listening on: 1"), Ok(Ready::Line(b"listening on: 1".into())));
+        assert_eq!(parse_ready("file:/run/a"), Ok(Ready::Other(Readiness::file("/run/a"))));
+        let port = Ok(Ready::Other(Readiness::port(([127, 0, 0, 1], 80))));
+        assert_eq!((parse_ready("port:80"), parse_ready("port:127.0.0.1:80")), (port.clone(), port));
+        for text in ["", "line", "line:", "port:", "port:0", "port:x", "port:70000", "file:", "80"] {
+            assert!(parse_ready(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!((parse_size("1K"), parse_size("0")), (Ok(1024), Ok(0)));
+        assert!(parse_size("50%").is_err() && parse_size("max").is_err() && parse_size("-1").is_err());
+    }
+}

@@ -1,0 +1,75 @@
+//! A terminal that its supervisor has set to something else for a while: the guard gives it back where the supervisor can't.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::io::Result;
+use serde::{Deserialize, Serialize};
+
+use crate::sys;
+
+/// A terminal's settings, as they travel: those of the kernel's `termios2` (ioctl_tty(2), TCGETS2), speeds of any kind included.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Settings {
+    modes: [u32; 4],
+    line: u8,
+    keys: Vec<u8>,
+    speeds: [u32; 2],
+    /// The supervisor's process group; none where it is one from outside of its PID namespace.
+    group: Option<i32>,
+}
+
+impl Settings {
+    /// Those that it has now.
+    #[allow(unsafe_code)]
+    pub fn of(terminal: impl AsFd) -> Result<Self> {
+        // SAFETY: plain data that the call fills in; the descriptor is borrowed for it.
+        let now = unsafe {
+            let mut now: libc::termios2 = std::mem::zeroed();
+            if libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TCGETS2, &raw mut now) != 0 {
+                return Err(sys::last_errno());
+            }
+            now
+        };
+        Ok(Self {
+            modes: [now.c_iflag, now.c_oflag, now.c_cflag, now.c_lflag],
+            line: now.c_line,
+            keys: now.c_cc.to_vec(),
+            speeds: [now.c_ispeed, now.c_ospeed],
+            group: sys::own_process_group(),
+        })
+    }
+}
+
+/// A terminal to be given back.
+pub struct Kept {
+    terminal: OwnedFd,
+    settings: Settings,
+}
+
+impl Kept {
+    pub fn new(terminal: OwnedFd, settings: Settings) -> Self {
+        Self { terminal, settings }
+    }
+
+    /// Gives it its settings back, unless somebody else has taken it over meanwhile: a shell with job control sets it for
+    /// itself. SIGTTOU, which the kernel would answer to a background process, is blocked in the guard.
+    #[allow(unsafe_code)]
+    pub fn restore(&self) {
+        let Settings { modes, line, keys, speeds, group } = &self.settings;
+        // SAFETY: tcgetpgrp(3) has no obligations.
+        let foreground = unsafe { libc::tcgetpgrp(self.terminal.as_raw_fd()) };
+        if group.is_none_or(|group| group != foreground) {
+            return;
+        }
+        // SAFETY: all-zero is valid for plain data, which the call only reads.
+        unsafe {
+            let mut settings: libc::termios2 = std::mem::zeroed();
+            [settings.c_iflag, settings.c_oflag, settings.c_cflag, settings.c_lflag] = *modes;
+            settings.c_line = *line;
+            settings.c_cc.iter_mut().zip(keys).for_each(|(to, from)| *to = *from);
+            [settings.c_ispeed, settings.c_ospeed] = *speeds;
+            // A terminal that has hung up has nothing to be given back.
+            libc::ioctl(self.terminal.as_raw_fd(), libc::TCSETS2, &raw const settings);
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The output of `pinfold pool`, and its jobs' input: bounded memory, nothing lost that the mode promises.
+
+mod support;
+
+use std::io::Read;
+
+use support::pool::{pool, start, text};
+use support::{Scratch, has_cgroup, program};
+
+/// Bounded memory, nothing lost that the mode promises, no hang. `PINFOLD_MONSTER` is how many bytes the largest one prints:
+/// 20 MB, or 5 GB where somebody says 5000000000.
+#[test]
+fn output_monsters() {
+    if !has_cgroup() {
+        return;
+    }
+    let monster: u64 = std::env::var("PINFOLD_MONSTER").map_or(20_000_000, |bytes| bytes.parse().unwrap());
+    let jobs = format!(
+        "yes 0123456789abcde | head -c {monster}\n\
+         head -c {monster} /dev/zero\n\
+         printf 'a\\377\\376b\\n\\377'\n\
+         exec >&- 2>&-; sleep 0.2\n\
+         echo last\n"
+    );
+    for mode in ["group", "stream"] {
+        let mut running = start(&["-j", "5", "--shell", "--output", mode], &jobs);
+        let pid = running.pinfold_pid();
+        let mut out = running.child.stdout.take().unwrap();
+        let (mut zeros, mut text, mut invalid) = (0_u64, 0_u64, 0);
+        let mut piece = vec![0; 256 * 1024];
+        let mut peak = 0;
+        while let length @ 1.. = out.read(&mut piece).unwrap() {
+            for &byte in &piece[..length] {
+                match byte {
+                    0 => zeros += 1,
+                    b'0'..=b'9' => text += 1,
+                    0xff => invalid += 1,
+                    _ => {}
+                }
+            }
+            peak = peak.max(resident_kib(pid).unwrap_or(peak));
+        }
+        let ran = running.finish().assert_code(0);
+        assert_eq!(zeros, monster, "{mode}");
+        // 10 of each 16 bytes are digits.
+        assert!(text.abs_diff(monster / 16 * 10) <= 10, "{mode}: {text}");
+        assert_eq!(invalid, 2, "{mode}");
+        assert!(ran.stderr.contains("5 succeeded, 0 failed"), "{}", ran.stderr);
+        assert!(peak < 48 * 1024, "{mode}: {peak} KiB resident");
+        eprintln!("{mode}: {monster} bytes twice, at most {peak} KiB resident");
+    }
+}
+
+/// The same into files, where each job has its own to be looked at byte by byte.
+#[test]
+fn output_monsters_in_files() {
+    if !has_cgroup() {
+        return;
+    }
+    let monster: u64 = std::env::var("PINFOLD_MONSTER").map_or(20_000_000, |bytes| bytes.parse().unwrap());
+    let directory = Scratch::directory("monsters");
+    let jobs = format!(
+        "head -c {monster} /dev/zero; head -c 10 /dev/zero >&2\nprintf 'a\\377\\376b\\n\\377'\nexec >&- 2>&-; sleep 0.2\n"
+    );
+    let mut running = start(&["--shell", "--output", &format!("files={}", text(directory.path()))], &jobs);
+    let pid = running.pinfold_pid();
+    let mut rest = String::new();
+    running.child.stdout.take().unwrap().read_to_string(&mut rest).unwrap();
+    let peak = std::fs::read_to_string(format!("/proc/{pid}/status")).ok();
+    running.finish().assert_code(0);
+    let length = |name: &str| directory.path().join(name).metadata().unwrap().len();
+    assert_eq!((rest.as_str(), length("1.out"), length("1.err")), ("", monster, 10), "{peak:?}");
+    assert_eq!(std::fs::read(directory.path().join("2.out")).unwrap(), b"a\xff\xfeb\n\xff");
+    assert_eq!((length("3.out"), length("3.err")), (0, 0));
+}
+
+fn resident_kib(pid: i32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    resident.trim().trim_end_matches(" kB").parse().ok()
+}
+
+/// Much that nobody reads holds nobody up; `PINFOLD_STDIN` says how much: 20 MB, or 100 MB where somebody says 100000000.
+#[test]
+fn input_that_is_not_read() {
+    if !has_cgroup() {
+        return;
+    }
+    let size: usize = std::env::var("PINFOLD_STDIN").map_or(20_000_000, |bytes| bytes.parse().unwrap());
+    let jobs = format!("{{\"command\": [\"echo\", \"done\"], \"stdin\": \"{}\"}}\n", "x".repeat(size));
+    let ran = pool(&[], &jobs).assert_code(0);
+    assert_eq!(ran.stdout, "done\n");
+}
+
+#[test]
+fn outputs_of_retries_files_and_tags() {
+    if !has_cgroup() {
+        return;
+    }
+    let directory = Scratch::directory("files");
+    let path = directory.path().join("made/here");
+    let option = format!("files={}", path.display());
+    let attempts = directory.path().join("attempts");
+    let script = format!(
+        "echo out {{}}; echo err >&2; echo x >> {}{{}}; test $(wc -l < {}{{}}) -ge 2",
+        text(&attempts),
+        text(&attempts)
+    );
+    let args = ["--output", &option, "--retries", "2", "--backoff", "10ms", "--", "sh", "-c", &script];
+    let ran = pool(&args, "a\n\nb\n").assert_code(0);
+    assert_eq!(ran.stdout, "");
+    let read = |name: &str| std::fs::read_to_string(path.join(name)).unwrap();
+    assert_eq!((read("1.out"), read("3.out")), ("out a\nout a\n".into(), "out b\nout b\n".into()));
+    assert_eq!(read("1.err"), "err\nerr\n");
+
+    let tiny = program("tiny");
+    let ran = pool(&["--output", "stream", "--tag", "--shell"], "printf 'a\\nb'\n").assert_code(0);
+    assert_eq!(ran.stdout, "printf 'a\\nb'\ta\nprintf 'a\\nb'\tb\n");
+    let ran = pool(&["-j", "200%", "--", tiny.to_str().unwrap()], "x\n").assert_code(0);
+    assert_eq!(ran.stdout, "");
+}
+
+/// Somebody who closes the pipe, as head(1) does, is told of, and nothing hangs.
+#[test]
+fn a_reader_that_goes_away() {
+    if !has_cgroup() {
+        return;
+    }
+    for mode in ["group", "stream"] {
+        let mut running = start(&["-j", "2", "--output", mode, "--", "seq", "100000"], &"100001\n".repeat(50));
+        drop(running.child.stdout.take());
+        let ran = running.finish().assert_code(125);
+        assert!(ran.stderr.contains("cannot write the jobs' output: Broken pipe"), "{}", ran.stderr);
+    }
+}

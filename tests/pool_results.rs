@@ -1,0 +1,165 @@
+//! The results of `pinfold pool`: each job has its report, whoever is killed.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::pool::{lines, pool, start, text};
+use support::{PINFOLD, Scratch, has_cgroup, wait_for};
+
+/// `PINFOLD_JOBS` says how many; 10,000 take a while where nothing is optimised.
+#[test]
+fn many_jobs_have_all_their_reports_in_order() {
+    if !has_cgroup() {
+        return;
+    }
+    let count: usize = std::env::var("PINFOLD_JOBS").map_or(1000, |count| count.parse().unwrap());
+    let results = Scratch::new("results");
+    let jobs: String = (1..=count).map(|number| format!("{number}\n")).collect();
+    let args = ["-j", "8", "--keep-order", "--results", text(results.path()), "--", "echo"];
+    let mut running = start(&args, &jobs);
+    let pid = running.pinfold_pid();
+    // Halfway and near the end: memory and descriptors do not grow with the jobs that are done.
+    let (mut seen, mut out) = (String::new(), running.child.stdout.take().unwrap());
+    let mut measured = Vec::new();
+    let mut piece = [0; 4096];
+    while let length @ 1.. = out.read(&mut piece).unwrap() {
+        seen.push_str(std::str::from_utf8(&piece[..length]).unwrap());
+        let done = seen.lines().count();
+        if measured.len() < 2 && done >= count * (2 * measured.len() + 1) / 4 {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+            let resident: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
+            let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+            measured.push((resident, descriptors));
+        }
+    }
+    let ran = running.finish().assert_code(0);
+    assert_eq!(seen, jobs);
+    assert!(ran.stderr.contains(&format!("{count} succeeded, 0 failed")), "{}", ran.stderr);
+    let [(first, first_open), (last, last_open)] = measured[..] else { panic!("{measured:?}") };
+    assert!(last < first + 2048, "resident KiB: {measured:?}");
+    // What waits to be printed varies; one that is kept for each job would be seen.
+    assert!(first_open.max(last_open) < 320, "open descriptors: {measured:?}");
+    let mut reported: Vec<_> = lines(results.path()).iter().map(|line| line["line"].as_u64().unwrap()).collect();
+    reported.sort_unstable();
+    assert!(reported.into_iter().eq(1..=count as u64));
+}
+
+/// Killed in the middle: nothing is left, and a resumed run does exactly what had no report.
+#[test]
+fn a_killed_pool_is_resumed() {
+    if !has_cgroup() {
+        return;
+    }
+    let rounds: usize = std::env::var("PINFOLD_KILLS").map_or(3, |rounds| rounds.parse().unwrap());
+    let directory = Scratch::directory("resume");
+    let results = directory.path().join("results");
+    let count = 100 + 30 * rounds;
+    // Each job leaves a line of its own, in one write, so that those that ran are known apart from what pinfold says.
+    let ran_log = directory.path().join("ran");
+    let script = format!("sleep 0.0$(({{}} % 4)); echo {{}} >> {}", text(&ran_log));
+    let jobs: String = (1..=count).map(|number| format!("{number}\n")).collect();
+    let mut seen = lines_so_far(&results);
+    let (mut longest, mut kills) = (Duration::ZERO, 0);
+    for round in 0..rounds {
+        let mut args = vec!["-j", "4", "-q", "--results", text(&results), "--resume", "--", "sh", "-c", &script];
+        if round == 0 {
+            args.retain(|arg| *arg != "--resume");
+        }
+        let ran_before = ran(&ran_log);
+        // Without a warden, which would end what is left.
+        let mut pinfold = std::process::Command::new(PINFOLD);
+        pinfold.arg("pool").args(&args).stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut pinfold = pinfold.spawn().unwrap();
+        pinfold.stdin.take().unwrap().write_all(jobs.as_bytes()).unwrap();
+        // Some further on each time.
+        let enough = seen.len() + ((count - seen.len()) / (rounds - round + 2)).max(1);
+        let written = || std::fs::read(&results).unwrap_or_default().iter().filter(|&&byte| byte == b'\n').count();
+        wait_for(|| (written() >= enough).then_some(()));
+        pinfold.kill().unwrap();
+        let killed = Instant::now();
+        let base = format!("pinfold-{}-", pinfold.id());
+        let is_base =
+            |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name().to_string_lossy().starts_with(&base);
+        // A directory can only be removed when nothing runs in it.
+        wait_for(|| (!std::fs::read_dir(support::own_cgroup()).unwrap().any(is_base)).then_some(()));
+        longest = longest.max(killed.elapsed());
+        pinfold.wait().unwrap();
+        let now = lines_so_far(&results);
+        assert_no_second_run(&ran_before, &ran(&ran_log), &seen);
+        kills += u32::from(now.len() < count);
+        seen = now;
+    }
+    // A second is promised, by a machine that has time for it (promise 2 has its own tests).
+    eprintln!("{kills} kills in the middle, all gone after {longest:?} at most");
+    assert!(kills > 0, "it was always over before it was killed");
+    let before = ran(&ran_log);
+    let last = pool(&["-j", "4", "--results", text(&results), "--resume", "--", "sh", "-c", &script], &jobs);
+    let last = last.assert_code(0);
+    let left = count - seen.len();
+    let said = format!("{left} succeeded, 0 failed, {} left out", seen.len());
+    assert!(last.stderr.contains(&said), "{said}: {}", last.stderr);
+    assert_no_second_run(&before, &ran(&ran_log), &seen);
+    assert_eq!(lines(&results).len(), count);
+    let lines_reported: std::collections::BTreeSet<_> =
+        lines(&results).iter().map(|line| line["line"].as_u64().unwrap()).collect();
+    assert_eq!(lines_reported.len(), count, "each has one report");
+    assert_eq!(ran(&ran_log).len(), count, "none is lost");
+}
+
+/// The numbers of the lines that are whole.
+fn lines_so_far(results: &Path) -> Vec<u64> {
+    let text = std::fs::read_to_string(results).unwrap_or_default();
+    let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    whole.map(|line| serde_json::from_str::<Value>(line).unwrap()["line"].as_u64().unwrap()).collect()
+}
+
+/// How often each job ran.
+fn ran(log: &Path) -> BTreeMap<u64, usize> {
+    let mut ran = BTreeMap::new();
+    for line in std::fs::read_to_string(log).unwrap_or_default().lines() {
+        *ran.entry(line.parse().unwrap()).or_default() += 1;
+    }
+    ran
+}
+
+fn assert_no_second_run(before: &BTreeMap<u64, usize>, after: &BTreeMap<u64, usize>, reported: &[u64]) {
+    for number in reported {
+        assert_eq!(before.get(number), after.get(number), "job {number} had a report and ran again");
+    }
+}
+
+#[test]
+fn a_torn_last_line_is_repaired() {
+    if !has_cgroup() {
+        return;
+    }
+    let results = Scratch::new("torn");
+    let args = ["-j", "1", "--results", text(results.path()), "--", "echo"];
+    pool(&args, "a\nb\nc\n").assert_code(0);
+    let refused = pool(&args, "a\n").assert_code(125);
+    assert!(refused.stderr.contains("--resume"), "{}", refused.stderr);
+    let whole = results.text();
+    let file = std::fs::OpenOptions::new().write(true).open(results.path()).unwrap();
+    file.set_len(whole.len() as u64 - 10).unwrap();
+    let mut resume = args.to_vec();
+    resume.insert(0, "--resume");
+    let ran = pool(&resume, "a\nb\nc\nd\n").assert_code(0);
+    assert_eq!(ran.stdout, "c\nd\n");
+    assert!(ran.stderr.contains("was torn") && ran.stderr.contains("2 left out"), "{}", ran.stderr);
+    assert_eq!(lines(results.path()).len(), 4);
+    // Twice the same job is two jobs.
+    let ran = pool(&resume, "a\na\nb\n").assert_code(0);
+    assert_eq!(ran.stdout, "a\n");
+    // Another file is not taken for results.
+    file.write_all_at(b"no", 0).unwrap();
+    let ran = pool(&resume, "a\n").assert_code(125);
+    assert!(ran.stderr.contains("line 1"), "{}", ran.stderr);
+}
