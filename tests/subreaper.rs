@@ -141,6 +141,28 @@ fn a_fork_storm() {
     canary.assert_alive();
 }
 
+/// Each process lives for less than 0.1 ms and hands over to a child: caught within a second, `PINFOLD_RELAYS` times of
+/// each kind.
+#[test]
+fn relays() {
+    let rounds = std::env::var("PINFOLD_RELAYS").map_or(5, |rounds| rounds.parse().unwrap());
+    let canary = Canary::new();
+    for mode in ["relay", "relays-in-sessions", "relay-in-shared-memory"] {
+        let mut longest: f64 = 0.0;
+        for _ in 0..rounds {
+            let mut run = Run::new(["--containment", "subreaper", "--timeout", "100ms", "--grace", "0"]);
+            run.command().arg(program("escape_kin")).args(["stay", mode]);
+            let ran = run.run().assert_code(124);
+            let at = |phase: &str| ran.report["phases"][phase].as_f64().unwrap();
+            longest = longest.max(at("gone") - at("killing"));
+            assert!(at("gone") - at("killing") < 1.0 * support::slowness(), "{mode}: {ran:#?}");
+            assert_eq!(ran.report["unkillable"]["count"], 0, "{mode}: {ran:#?}");
+        }
+        println!("{mode}: {rounds} times, caught within {:.1} ms", longest * 1e3);
+    }
+    canary.assert_alive();
+}
+
 /// Gives `file` to a command under `number`.
 fn hand_down(command: &mut Command, file: std::fs::File, number: i32) {
     use std::os::fd::AsRawFd;

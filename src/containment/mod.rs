@@ -2,6 +2,7 @@
 
 pub(crate) mod base;
 pub(crate) mod cgroup;
+pub(crate) mod chase;
 pub(crate) mod delegation;
 pub(crate) mod descendants;
 pub(crate) mod holder;
