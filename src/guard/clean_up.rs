@@ -27,6 +27,9 @@ const FAREWELL_PASSES: u32 = 3;
 /// How often a cgroup is looked at that the supervisor may remove at the same time.
 const REMOVED_UNSEEN: Duration = Duration::from_millis(10);
 
+/// The time for all others, where there are processes that SIGKILL does not end.
+const GIVEN_UP: Duration = Duration::from_millis(200);
+
 impl Guard {
     /// The supervisor is gone: ends every job, waits until all is empty, removes the directories.
     pub(super) fn clean_up(&mut self) {
@@ -41,7 +44,7 @@ impl Guard {
             let _ = epoll::delete(&self.epoll, supervisor);
         }
         self.bid_farewell();
-        let bound = Instant::now() + KILL_BOUND;
+        let bound = Instant::now() + if self.given_up { GIVEN_UP } else { KILL_BOUND };
         if let Some(base) = self.base.take()
             // At a regular end it is empty, or gone already.
             && base.parent.remove(&base.name).is_err()

@@ -52,7 +52,8 @@ pub enum ToGuard {
         spec: Option<serde_bytes::ByteBuf>,
     },
     /// The job's leaf is empty: end what else descends from it, within this time. Without a leaf: end all of it.
-    Sweep { job: JobId, bound_ms: u64 },
+    /// With `given_up` there are processes in the leaf that SIGKILL does not end; these are not waited for.
+    Sweep { job: JobId, bound_ms: u64, given_up: bool },
 }
 
 /// From the guard.
@@ -213,7 +214,7 @@ mod tests {
     fn lists_of_processes_go_through() {
         let without = ProcessInfo::read(rustix::process::getpid()).unwrap();
         let mut with = without.clone();
-        with.wchan = Some("do_wait".into());
+        (with.wchan, with.user) = (Some("do_wait".into()), Some(1000));
         let swept = FromGuard::Swept {
             job: 7,
             emigrants: vec![without.clone(), with.clone()],
@@ -230,7 +231,7 @@ mod tests {
     fn the_longest_lists_fit() {
         let mut process = ProcessInfo::read(rustix::process::getpid()).unwrap();
         process.command_line = "x".repeat(5000);
-        process.wchan = Some("y".repeat(64));
+        (process.wchan, process.user) = (Some("y".repeat(64)), Some(u32::MAX));
         let list = vec![process.shortened(); crate::guard::sweep::TOLD];
         let swept = FromGuard::Swept {
             job: JobId::MAX,

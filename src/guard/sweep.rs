@@ -22,6 +22,8 @@ pub(super) struct Sweep {
     pub bound: Instant,
     emigrants: Vec<ProcessInfo>,
     seen: HashSet<i32>,
+    /// Whoever is left in the leaf is not waited for, and has been told.
+    given_up: bool,
     /// Where the guard itself holds the job.
     pub all: Option<SweepAll<'static>>,
 }
@@ -37,9 +39,9 @@ pub(super) struct Found {
 
 impl Sweep {
     /// With `all`, whatever descends from the guard is the job's.
-    pub fn new(job: JobId, bound: Instant, all: bool) -> Self {
+    pub fn new(job: JobId, bound: Instant, all: bool, given_up: bool) -> Self {
         let all = all.then(SweepAll::default);
-        Self { job, bound, emigrants: Vec::new(), seen: HashSet::new(), all }
+        Self { job, bound, emigrants: Vec::new(), seen: HashSet::new(), given_up, all }
     }
 
     /// The next step. `Some` when nothing is left, or the bound is over.
@@ -76,7 +78,10 @@ impl Sweep {
         let others: Vec<&Job> = jobs.iter().filter(|(id, _)| **id != self.job).map(|(_, job)| job).collect();
         let mut left = Vec::new();
         for pid in descendants::children(getpid()).into_iter().map(|pid| pid.as_raw_nonzero().get()) {
-            if others.iter().any(|job| job.pid == pid && !job.reaped) || in_a_leaf_of(&others, pid, base) {
+            if others.iter().any(|job| job.pid == pid && !job.reaped)
+                || in_a_leaf_of(&others, pid, base)
+                || self.given_up && in_a_leaf_of(&own, pid, base)
+            {
                 continue;
             }
             // It may belong to any job that was alive when it started: it ends with the last of those.

@@ -165,9 +165,16 @@ impl Actor {
             for pid in left {
                 self.report.unkillable.add_unkillable(pid);
             }
+            self.name_unkillable();
         } else {
             self.note("the guard did not tell in time whether processes are left outside of the cgroup");
         }
+    }
+
+    /// Once they are listed.
+    pub(super) fn name_unkillable(&mut self) {
+        let now = self.elapsed().unwrap_or_default();
+        self.report.name_unkillable(now);
     }
 
     pub(super) async fn sweep(&mut self) {
@@ -197,6 +204,7 @@ impl Actor {
                 for pid in left {
                     self.report.unkillable.add_unkillable(pid);
                 }
+                self.name_unkillable();
             }
             Err(why) if !has_leaf => self.note(why),
             Err(_) => {}
@@ -205,7 +213,8 @@ impl Actor {
 
     async fn order_sweep(&self) {
         let bound = self.command.stop.kill_bound.as_millis();
-        let sweep = ToGuard::Sweep { job: self.id, bound_ms: u64::try_from(bound).unwrap_or(u64::MAX) };
+        let given_up = self.report.unkillable.count > 0;
+        let sweep = ToGuard::Sweep { job: self.id, bound_ms: u64::try_from(bound).unwrap_or(u64::MAX), given_up };
         // A guard that can't be told is lost, which comes as an event.
         let _ = self.link.send(&sweep, &[]).await;
     }
