@@ -276,9 +276,8 @@ impl Report {
             let started = now - left.age_seconds;
             let before = known.iter().filter_map(|(list, at)| Some((list.processes.iter(), (*at)?)));
             let mut before = before.flat_map(|(list, at)| list.map(move |process| (process, at)));
-            let same = before.find(|(process, at)| {
-                process.pid == left.pid && (at - process.age_seconds - started).abs() < SAME
-            });
+            let same = before
+                .find(|(process, at)| process.pid == left.pid && (at - process.age_seconds - started).abs() < SAME);
             if let Some((process, _)) = same {
                 left.command_line.clone_from(&process.command_line);
             } else if *pid == Some(left.pid) && phases.main_exited.is_none() {

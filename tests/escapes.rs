@@ -59,6 +59,11 @@ fn below_a_subreaper_of_its_own() {
     escape("escape_kin", "own-subreaper").told(2).leftovers(2).both();
 }
 
+#[test]
+fn below_many_subreapers_that_end_at_once() {
+    escape("escape_kin", "own-subreapers").told(80).leftovers(80).both();
+}
+
 // Many.
 
 #[test]

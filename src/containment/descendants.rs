@@ -21,11 +21,22 @@ const BATCH: usize = 64;
 /// So many descriptors are kept free for the look at those that are held, where they are short.
 const ROOM: usize = 4;
 
+/// So often at most is looked for who is there.
+const LOOKS: usize = 4;
+
 /// So long is everybody stopped again before the kill: a tree that forks faster than that is killed as it is, and again.
 const STOPPING: Duration = Duration::from_millis(20);
 
 /// A process and the clock tick of its start: no two have both.
 type Identity = (Pid, u64);
+
+/// Who has been sent a signal, who was there at the last pass, and who has been seen to have ended.
+#[derive(Default)]
+struct Told {
+    all: HashSet<Identity>,
+    here: HashSet<Identity>,
+    ended: HashSet<Identity>,
+}
 
 /// A process that was found, held by its pidfd.
 pub(super) struct Found {
@@ -101,9 +112,17 @@ impl<'a> Descendants<'a> {
     /// As they are now, parents before their children; zombies included. Whoever can't be held is not gone through, and the
     /// reason is told.
     pub fn processes(&self) -> (Vec<Pid>, Result<()>) {
-        let mut all = Vec::new();
-        let walked = self.walk(&mut |found| all.push(found.pid), &mut |_| {});
-        (all, walked)
+        let mut before = None;
+        for _ in 0..LOOKS {
+            let mut all = Vec::new();
+            let walked = self.walk(&mut |found| all.push(found.pid), &mut |_| {});
+            // While some end, others can be missing: two looks that agree will do.
+            if walked == Ok(false) && all.is_empty() || walked.is_err() || before.as_ref() == Some(&all) {
+                return (all, walked.map(drop));
+            }
+            before = Some(all);
+        }
+        (before.unwrap_or_default(), Ok(()))
     }
 
     /// Sends `signal` to each that is `wanted`, when it has been found, until a pass finds nobody new; `found` sees each one
@@ -115,7 +134,7 @@ impl<'a> Descendants<'a> {
         wanted: impl Fn(Pid) -> bool,
         mut found: impl FnMut(Pid),
     ) -> Result<bool> {
-        let mut told = HashSet::new();
+        let mut told = Told::default();
         for _ in 0..passes {
             if !self.signal_new(signal, &wanted, &mut found, &mut told)? {
                 return Ok(true);
@@ -124,25 +143,31 @@ impl<'a> Descendants<'a> {
         Ok(false)
     }
 
-    /// One pass of that; tells whether there was anybody new.
+    /// One pass of that. Tells whether there was anybody new, or may have been: with the end of a process its children get
+    /// another parent, and a list of children is not of one moment while some are reaped.
     fn signal_new(
         &self,
         signal: Signal,
         wanted: &dyn Fn(Pid) -> bool,
         found: &mut dyn FnMut(Pid),
-        told: &mut HashSet<Identity>,
+        told: &mut Told,
     ) -> Result<bool> {
-        let mut news = false;
+        let Told { all, here, ended } = told;
+        let (mut news, mut ends, mut now_here) = (false, false, HashSet::new());
         let mut enter = |process: &Found| {
-            if wanted(process.pid) && told.insert(process.identity()) {
+            now_here.insert(process.identity());
+            if wanted(process.pid) && all.insert(process.identity()) {
                 news = true;
                 found(process.pid);
                 // What has ended meanwhile, or may not be signalled, is told once.
                 let _ = process.send(signal);
             }
         };
-        self.walk(&mut enter, &mut |_| {})?;
-        Ok(news)
+        let mut leave = |process: &Found| ends |= process.has_ended() && ended.insert(process.identity());
+        let lost = self.walk(&mut enter, &mut leave)?;
+        let vanished = here.difference(&now_here).any(|gone| !ended.contains(gone));
+        *here = now_here;
+        Ok(news || ends || lost || vanished)
     }
 
     /// SIGKILL to all of them. First everybody is stopped, until a pass finds nobody new, so that nobody is born
@@ -150,7 +175,7 @@ impl<'a> Descendants<'a> {
     /// continued by the kernel (setpgid(2)), and could fork. `killed` sees each that the signal could be sent to.
     pub fn kill_all(&self, mut killed: impl FnMut(Pid)) -> Result<()> {
         let begun = Instant::now();
-        let mut told = HashSet::new();
+        let mut told = Told::default();
         let stopped = loop {
             match self.signal_new(Signal::STOP, &|_| true, &mut |_| {}, &mut told) {
                 Ok(true) if begun.elapsed() < STOPPING => {}
@@ -162,7 +187,7 @@ impl<'a> Descendants<'a> {
                 killed(process.pid);
             }
         });
-        stopped.map(drop).and(done)
+        stopped.and(done).map(drop)
     }
 
     /// The direct children.
@@ -174,9 +199,10 @@ impl<'a> Descendants<'a> {
         children
     }
 
-    /// Goes through the tree: `enter` sees each before its children, `leave` after them.
-    fn walk(&self, enter: &mut dyn FnMut(&Found), leave: &mut dyn FnMut(&Found)) -> Result<()> {
-        let mut refused = Ok(());
+    /// Goes through the tree: `enter` sees each before its children, `leave` after them. Tells whether some were gone, or had
+    /// another parent, as soon as they were to be looked at.
+    fn walk(&self, enter: &mut dyn FnMut(&Found), leave: &mut dyn FnMut(&Found)) -> Result<bool> {
+        let (mut refused, mut lost) = (Ok(()), false);
         let mut room = Vec::new();
         let root = Found { pid: self.root, pidfd: None, started: 0, is_own: false };
         // Each level: the process, its children that are held, and those that are still to be looked at.
@@ -208,7 +234,7 @@ impl<'a> Descendants<'a> {
                         enter(&child);
                         held.push(child);
                     }
-                    Ok(None) => {}
+                    Ok(None) => lost = true,
                     Err(_) if !room.is_empty() => {
                         room.clear();
                         if !held.is_empty() {
@@ -224,7 +250,7 @@ impl<'a> Descendants<'a> {
             }
             rest.drain(..looked_at);
         }
-        refused
+        refused.map(|()| lost)
     }
 }
 

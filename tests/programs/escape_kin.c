@@ -141,6 +141,14 @@ static int own_subreaper(char **arguments)
     return 2;
 }
 
+/* With the end of each reaper, the one below it has another parent: told to end, they do so all at once. */
+static int own_subreapers(char **arguments)
+{
+    for (int at = 0; at < 40; at++)
+        own_subreaper(arguments);
+    return 80;
+}
+
 /* Each of eight waits, suspended, until the one after it ends. */
 static int vfork_chain(char **arguments)
 {
@@ -299,6 +307,7 @@ static const struct mode modes[] = {
     {"all-closed", all_closed},
     {"sibling", sibling},
     {"own-subreaper", own_subreaper},
+    {"own-subreapers", own_subreapers},
     {"vfork-chain", vfork_chain},
     {"forking-threads", forking_threads},
     {"dead-leader", dead_leader},
