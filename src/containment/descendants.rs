@@ -5,12 +5,12 @@
 //! whoever was found once is of the job as long as it lives; its pidfd, opened before, is what the signal goes through.
 
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, Result};
 use rustix::process::Pid;
 
+use super::passes::until_nobody_is_new;
 use crate::pidfd::Pidfd;
 use crate::process;
 use crate::signal::Signal;
@@ -23,9 +23,6 @@ const ROOM: usize = 4;
 
 /// So often at most is looked for who is there.
 const LOOKS: usize = 4;
-
-/// So long is everybody stopped again before the kill: a tree that forks faster than that is killed as it is, and again.
-const STOPPING: Duration = Duration::from_millis(20);
 
 /// A process and the clock tick of its start: no two have both.
 type Identity = (Pid, u64);
@@ -135,12 +132,7 @@ impl<'a> Descendants<'a> {
         mut found: impl FnMut(Pid),
     ) -> Result<bool> {
         let mut told = Told::default();
-        for _ in 0..passes {
-            if !self.signal_new(signal, &wanted, &mut found, &mut told)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        until_nobody_is_new(passes, || self.signal_new(signal, &wanted, &mut found, &mut told))
     }
 
     /// One pass of that. Tells whether there was anybody new, or may have been: with the end of a process its children get
@@ -170,18 +162,11 @@ impl<'a> Descendants<'a> {
         Ok(news || ends || lost || vanished)
     }
 
-    /// SIGKILL to all of them. First everybody is stopped, until a pass finds nobody new, so that nobody is born
-    /// meanwhile; then killed, the deepest first: a stopped process group that is orphaned by the end of a parent is
+    /// SIGKILL to all of them. First everybody is stopped, until a pass finds nobody new or 20 ms are over, so that nobody
+    /// is born meanwhile; then killed, the deepest first: a stopped process group that is orphaned by the end of a parent is
     /// continued by the kernel (setpgid(2)), and could fork. `killed` sees each that the signal could be sent to.
     pub fn kill_all(&self, mut killed: impl FnMut(Pid)) -> Result<()> {
-        let begun = Instant::now();
-        let mut told = Told::default();
-        let stopped = loop {
-            match self.signal_new(Signal::STOP, &|_| true, &mut |_| {}, &mut told) {
-                Ok(true) if begun.elapsed() < STOPPING => {}
-                done => break done,
-            }
-        };
+        let stopped = self.signal_those(Signal::STOP, 1, |_| true, |_| {});
         let done = self.walk(&mut |_| {}, &mut |process| {
             if process.send(Signal::KILL).is_ok() {
                 killed(process.pid);
