@@ -6,7 +6,7 @@ mod support;
 use std::path::Path;
 
 use support::escape::{By, Escape, command, emigrant, escape};
-use support::{PINFOLD, Scratch, has_cgroup, has_program, has_root, own_cgroup};
+use support::{PINFOLD, Scratch, has, has_cgroup, has_program, has_root, own_cgroup};
 
 // Away from the parent, the group, the session.
 
@@ -186,7 +186,9 @@ fn by_unshare_1() {
 
 #[test]
 fn in_a_user_namespace() {
-    if has_root() {
+    let may = || std::process::Command::new("unshare").args(["--user", "true"]).status().is_ok_and(|done| done.success());
+    // Not from a chroot (user_namespaces(7)).
+    if has_root() && has_program("unshare") && has("user-namespaces", may(), "no user namespace can be made here") {
         escape("escape_user", "user-namespace").both();
     }
 }
