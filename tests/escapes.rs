@@ -186,7 +186,8 @@ fn by_unshare_1() {
 
 #[test]
 fn in_a_user_namespace() {
-    let may = || std::process::Command::new("unshare").args(["--user", "true"]).status().is_ok_and(|done| done.success());
+    let may =
+        || std::process::Command::new("unshare").args(["--user", "true"]).status().is_ok_and(|done| done.success());
     // Not from a chroot (user_namespaces(7)).
     if has_root() && has_program("unshare") && has("user-namespaces", may(), "no user namespace can be made here") {
         escape("escape_user", "user-namespace").both();
