@@ -33,7 +33,7 @@ impl Actor {
             }
             Action::StartGrace => self.grace_over = Instant::now().checked_add(self.command.stop.grace),
             Action::Kill => {
-                self.report.phases.killing = self.elapsed();
+                self.report.phases.killing = self.report.phases.killing.or(self.elapsed());
                 self.report.killed = true;
                 self.kill().await;
             }
@@ -47,7 +47,7 @@ impl Actor {
                 self.bound_over = Instant::now().checked_add(bound);
             }
             Action::Sweep => {
-                self.report.phases.empty = self.elapsed();
+                self.report.phases.empty = self.report.phases.empty.or(self.elapsed());
                 self.sweep().await;
             }
         }
@@ -215,8 +215,10 @@ impl Actor {
         let bound = self.command.stop.kill_bound.as_millis();
         let given_up = self.report.unkillable.count > 0;
         let sweep = ToGuard::Sweep { job: self.id, bound_ms: u64::try_from(bound).unwrap_or(u64::MAX), given_up };
-        // A guard that can't be told is lost, which comes as an event.
-        let _ = self.link.send(&sweep, &[]).await;
+        if self.link.send(&sweep, &[]).await.is_err() {
+            // A guard that can't be told is lost, which comes as an event; it ends what there is.
+            self.link.hang_up();
+        }
     }
 
     /// A watch on the leaf, or none where no descriptor is to be had: then it is looked at from time to time.
