@@ -343,37 +343,3 @@ mod library {
         });
     }
 }
-
-/// The guard of a command that is killed while it ends the job: pinfold does that itself then, at once.
-#[test]
-fn a_guard_killed_at_the_kill() {
-    let canary = Canary::new();
-    let mut run = Run::new(["--containment", "subreaper", "--grace", "1m", "--"]);
-    run.command().arg(tree());
-    let mut running = run.start();
-    assert_eq!(running.line(), "ready");
-    let pinfold = running.pinfold_pid();
-    let children = std::fs::read_to_string(format!("/proc/{pinfold}/task/{pinfold}/children")).unwrap();
-    let guard: i32 = children.trim().parse().unwrap();
-    let send = |pid: i32, signal| {
-        // SAFETY: pinfold and its guard, which nobody has reaped while the job runs.
-        #[allow(unsafe_code)]
-        let sent = unsafe { libc::kill(pid, signal) };
-        assert_eq!(sent, 0);
-    };
-    // A guard that stands still can't do what it is asked for.
-    send(guard, libc::SIGSTOP);
-    send(pinfold, libc::SIGTERM);
-    send(pinfold, libc::SIGTERM);
-    support::wait_for(|| {
-        // All but the deaf one have been told; the kill has been ordered, or is about to be.
-        let status = std::fs::read_to_string(format!("/proc/{pinfold}/status")).ok()?;
-        status.contains("\nState:\tS").then_some(())
-    });
-    send(guard, libc::SIGKILL);
-    let ran = running.finish();
-    let phase = |name: &str| ran.report["phases"][name].as_f64().unwrap();
-    assert!(phase("gone") - phase("stopping") < 2.0 * support::slowness(), "{ran:#?}");
-    assert_eq!(ran.report["unkillable"]["count"], 0, "{ran:#?}");
-    canary.assert_alive();
-}
