@@ -77,7 +77,7 @@ impl Guard {
             let is_ours = |child: Pid| alone || child.as_raw_nonzero().get() == job.pid;
             let all = Descendants::of_some(getpid(), &is_ours);
             for signal in [signal, Signal::CONT] {
-                let _ = all.signal_all(signal, FAREWELL_PASSES, |_| {});
+                let _ = all.signal_those(signal, FAREWELL_PASSES, |_| true, |_| {});
             }
             patience = Some(Instant::now() + FAREWELL);
         }

@@ -18,7 +18,7 @@ use crate::error::SpawnStage;
 use crate::process::ProcessInfo;
 
 /// Raised with every change of the messages: a guard of another version refuses.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// One job of one supervisor.
 pub type JobId = u64;
