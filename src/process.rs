@@ -31,6 +31,10 @@ pub struct ProcessInfo {
     // Never skipped: the guard's messages are positional.
     #[serde(default)]
     pub wchan: Option<String>,
+    /// The user that it runs as: its effective user id, from `/proc/PID/status` (proc_pid_status(5)); only for processes
+    /// that could not be ended, null for others. A user who is not root may signal none of another's (kill(2)).
+    #[serde(default)]
+    pub user: Option<u32>,
 }
 
 impl ProcessInfo {
@@ -47,7 +51,7 @@ impl ProcessInfo {
         let parent = parse(fields.get(1)?)?;
         let started: u64 = parse(fields.get(19)?)?;
         let command_line = command_line(pid).unwrap_or_else(|| format!("[{name}]"));
-        Some(Self { pid, parent, command_line, state, age_seconds: age(started), wchan: None })
+        Some(Self { pid, parent, command_line, state, age_seconds: age(started), wchan: None, user: None })
     }
 
     /// The same for one that was just seen to run: described without `/proc` too, `None` only where it has ended.
@@ -73,6 +77,7 @@ impl ProcessInfo {
                 state: '?',
                 age_seconds: 0.0,
                 wchan: None,
+                user: None,
             }),
         }
     }
@@ -84,19 +89,43 @@ impl ProcessInfo {
         self
     }
 
-    /// Reads a process that may hang in the kernel, with the function that it waits in. Its name stands for its command line:
-    /// to read that, its memory map is locked, which may never be had.
+    /// Reads a process that SIGKILL did not end, with its user and the function that it waits in. Where it may hang in the
+    /// kernel, its name stands for its command line: to read that, its memory map is locked, which may never be had.
     pub(crate) fn read_unkillable(pid: Pid) -> Option<Self> {
-        let wchan = std::fs::read_to_string(format!("/proc/{}/wchan", pid.as_raw_nonzero())).ok();
-        let info = Self::read_with(pid, |_| None)?;
-        Some(Self { wchan: wchan.filter(|name| !name.is_empty() && name != "0"), ..info })
+        let file = |name| format!("/proc/{}/{name}", pid.as_raw_nonzero());
+        let wchan = std::fs::read_to_string(file("wchan")).ok();
+        let status = std::fs::read_to_string(file("status")).unwrap_or_default();
+        let info = Self::read_with(pid, |pid| if may_hang(pid) { None } else { command_line(pid) })?;
+        Some(Self {
+            wchan: wchan.filter(|name| !name.is_empty() && name != "0"),
+            user: effective_user(&status),
+            ..info
+        })
     }
 }
 
 impl std::fmt::Display for ProcessInfo {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.pid, self.command_line)
+        write!(f, "{} {}", self.pid, self.command_line)?;
+        match self.user {
+            Some(user) if user != rustix::process::geteuid().as_raw() => write!(f, " of user {user}"),
+            _ => Ok(()),
+        }
     }
+}
+
+/// Whether a thread of it is in state D, which may be for good.
+fn may_hang(pid: i32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    threads.flatten().any(|thread| {
+        let stat = std::fs::read(thread.path().join("stat")).unwrap_or_default();
+        split_stat(&stat).is_some_and(|(_, fields)| fields.first() == Some(&b"D".as_slice()))
+    })
+}
+
+/// From `/proc/PID/status`: the real, effective, saved and file system user id.
+fn effective_user(status: &str) -> Option<u32> {
+    status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 /// Whether `pid` is nobody's, or that of a process that has ended. What can't be asked is not taken for an end.
@@ -191,6 +220,16 @@ mod tests {
         assert_eq!(ProcessInfo::of_living(pid), None);
         child.wait().unwrap();
         assert_eq!(ProcessInfo::of_living(pid), None);
+    }
+
+    #[test]
+    fn of_one_that_does_not_end() {
+        let own = ProcessInfo::read_unkillable(rustix::process::getpid()).unwrap();
+        assert!(own.command_line.contains("pinfold"), "{own}");
+        assert_eq!(own.user, Some(rustix::process::geteuid().as_raw()));
+        let others = ProcessInfo { user: own.user.map(|user| user + 1), ..own.clone() };
+        assert_eq!(others.to_string(), format!("{own} of user {}", others.user.unwrap()));
+        assert_eq!(effective_user("Name:\tx\nUid:\t1000\t0\t1\t2\nGid:\t7\n"), Some(0));
     }
 
     #[test]

@@ -80,10 +80,11 @@ pub fn has_children() -> bool {
     unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), options) == 0 }
 }
 
-/// Reaps the child `pid` if it has ended.
-pub fn reap_one(pid: rustix::process::Pid) {
+/// Reaps the child `pid` if it has ended; tells whether it had.
+pub fn reap_one(pid: rustix::process::Pid) -> bool {
+    let pid = pid.as_raw_nonzero().get();
     // SAFETY: no status is asked for.
-    unsafe { libc::waitpid(pid.as_raw_nonzero().get(), std::ptr::null_mut(), libc::WNOHANG | libc::__WALL) };
+    unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG | libc::__WALL) == pid }
 }
 
 /// A child that a signal has stopped since this was last asked: its pid and the signal.

@@ -40,7 +40,8 @@ pub struct Report {
     pub reason: Reason,
     /// Why there was no process, or what could not be done or found out, in words; null otherwise.
     pub error: Option<String>,
-    /// The exit code that `pinfold run` ends with for this job.
+    /// The exit code that `pinfold run` ends with for this job, but for 122 (not all could be ended: `unkillable`) and 123
+    /// (`--fail-on-leftovers`).
     pub exit_code: u8,
     /// Whether SIGKILL was sent, because the grace period was over or a kill was asked for.
     pub killed: bool,
@@ -262,6 +263,27 @@ impl Report {
     #[must_use]
     pub fn is_gone(&self) -> bool {
         self.unkillable.count == 0 && self.not_removed.is_empty()
+    }
+
+    /// Gives those that could not be ended the command lines that they had before the kill: what hangs in the kernel does not
+    /// tell its own. `now` is in seconds since `ordered_at`.
+    pub(crate) fn name_unkillable(&mut self, now: f64) {
+        // It may have been another process then that had the same pid: its start tells.
+        const SAME: f64 = 0.5;
+        let Self { stopped, leftovers, phases, pid, command, unkillable, .. } = self;
+        let known = [(stopped, phases.stopping), (leftovers, phases.main_exited)];
+        for left in unkillable.processes.iter_mut().filter(|left| left.command_line.starts_with('[')) {
+            let started = now - left.age_seconds;
+            let before = known.iter().filter_map(|(list, at)| Some((list.processes.iter(), (*at)?)));
+            let mut before = before.flat_map(|(list, at)| list.map(move |process| (process, at)));
+            let same = before
+                .find(|(process, at)| process.pid == left.pid && (at - process.age_seconds - started).abs() < SAME);
+            if let Some((process, _)) = same {
+                left.command_line.clone_from(&process.command_line);
+            } else if *pid == Some(left.pid) && phases.main_exited.is_none() {
+                left.command_line = command.join(" ");
+            }
+        }
     }
 
     /// The report as one line of JSON, without the newline.

@@ -135,6 +135,9 @@ use Action::{Kill, Signal as SendSignal, StartBound, StartGrace, Sweep};
 const STOP: &[Action] = &[SendSignal, StartGrace];
 const KILL: &[Action] = &[Kill, StartBound];
 const DRAIN: &[Action] = &[StartBound, Sweep];
+/// What the guard was asked for, and may not have done.
+const KILL_AGAIN: &[Action] = &[Kill];
+const SWEEP_AGAIN: &[Action] = &[Sweep];
 const NOTHING: &[Action] = &[];
 
 /// Where a job is on its way to its end.
@@ -184,7 +187,9 @@ impl Machine {
             (Running | Stopping, Event::GuardLost) => self.enter(Killing, KILL),
             // What is in the leaf can't be killed; what is outside may be.
             (Killing, Event::BoundOver) => self.enter(Draining, DRAIN),
-            (Draining, Event::Swept | Event::BoundOver | Event::GuardLost) => self.enter(Gone, NOTHING),
+            (Killing, Event::GuardLost) => KILL_AGAIN,
+            (Draining, Event::GuardLost) => SWEEP_AGAIN,
+            (Draining, Event::Swept | Event::BoundOver) => self.enter(Gone, NOTHING),
             // Late, repeated, or of no account in this phase.
             _ => NOTHING,
         };
@@ -236,7 +241,7 @@ mod tests {
             (S, true,  Leftovers::Kill, [D,    S,         D,       S,    S,        K,    K,    K,     S,     S,     K]),
             (K, false, Leftovers::Kill, [D,    K,         K,       K,    K,        K,    K,    K,     D,     K,     K]),
             (K, true,  Leftovers::Kill, [D,    K,         D,       K,    K,        K,    K,    K,     D,     K,     K]),
-            (D, true,  Leftovers::Kill, [D,    D,         D,       D,    D,        D,    D,    D,     G,     G,     G]),
+            (D, true,  Leftovers::Kill, [D,    D,         D,       D,    D,        D,    D,    D,     G,     G,     D]),
             (G, true,  Leftovers::Kill, [G,    G,         G,       G,    G,        G,    G,    G,     G,     G,     G]),
             (G, false, Leftovers::Kill, [G,    G,         G,       G,    G,        G,    G,    G,     G,     G,     G]),
         ];
@@ -245,7 +250,12 @@ mod tests {
                 let before = Machine { phase, main_exited, ..Machine::new(leftovers, SignalTo::All) };
                 let (after, actions) = before.on(event);
                 assert_eq!(after.phase, expected, "{before:?} on {event:?}");
-                let entered = if after.phase == phase { NOTHING } else { entry_actions(after.phase) };
+                let entered = match (phase, event) {
+                    (K, Event::GuardLost) => KILL_AGAIN,
+                    (D, Event::GuardLost) => SWEEP_AGAIN,
+                    _ if after.phase == phase => NOTHING,
+                    _ => entry_actions(after.phase),
+                };
                 assert_eq!(actions, entered, "{before:?} on {event:?}");
             }
         }
@@ -293,7 +303,9 @@ mod tests {
                 let (next, actions) = machine.on(event);
                 prop_assert!(next.phase as u8 >= machine.phase as u8);
                 prop_assert!(machine.main_exited <= next.main_exited);
-                prop_assert_eq!(actions.contains(&Kill), next.phase == Phase::Killing && machine.phase != Phase::Killing);
+                // At the entry, and again when the guard that was asked for it is lost.
+                let begins = machine.phase != Phase::Killing || event == Event::GuardLost;
+                prop_assert_eq!(actions.contains(&Kill), next.phase == Phase::Killing && begins);
                 machine = next;
             }
             for event in [Event::StopAsked, Event::GraceOver, Event::BoundOver, Event::BoundOver] {

@@ -23,6 +23,8 @@ enum Fault {
     SupervisorEarly,
     /// The supervisor, when the job is up; in every other round a stop is under way.
     SupervisorLate,
+    /// The supervisor, stopped by SIGSTOP before.
+    SupervisorStopped,
     /// The guard, 0 to 3 ms after it was first seen.
     Guard,
     /// The supervisor's process group, at any time.
@@ -54,6 +56,7 @@ fn faults(containment: &str, random: &mut Random, seed: u64, rounds: u64) {
     for (fault, rounds) in [
         (Fault::SupervisorEarly, 2 * rounds),
         (Fault::SupervisorLate, rounds),
+        (Fault::SupervisorStopped, rounds / 4 + 1),
         (Fault::Guard, rounds),
         (Fault::ProcessGroup, rounds),
         (Fault::Both, rounds / 10 + 1),
@@ -98,6 +101,18 @@ fn one_round(containment: &str, fault: Fault, random: &mut Random) -> Result<Dur
                 // SAFETY: our own child, not reaped yet.
                 unsafe { libc::kill(pid, libc::SIGTERM) };
             }
+            spin(Duration::from_micros(random.below(5_000)));
+            kill(pid);
+        }
+        Fault::SupervisorStopped => {
+            if random.below(2) == 0 {
+                ready(&mut supervisor);
+            }
+            spin(Duration::from_micros(random.below(8_000)));
+            // SAFETY: our own child, not reaped yet.
+            unsafe { libc::kill(pid, libc::SIGSTOP) };
+            // SAFETY: the same; no status is asked for.
+            assert_eq!(unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WUNTRACED) }, pid);
             spin(Duration::from_micros(random.below(5_000)));
             kill(pid);
         }

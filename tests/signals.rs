@@ -325,3 +325,25 @@ fn names_and_words() {
     assert!(ran.stderr.starts_with(&format!("pinfold: started true as process {}\n", ran.report["pid"])), "{ran:#?}");
     assert!(ran.stderr.lines().all(|line| line.starts_with("pinfold: ")), "{ran:#?}");
 }
+
+/// A supervisor that is stopped does nothing; the deadline has been reached meanwhile, and counts as soon as it continues.
+#[test]
+fn stopped_over_the_deadline() {
+    for containment in ["cgroup", "subreaper"] {
+        if containment == "cgroup" && !has_cgroup() {
+            continue;
+        }
+        let options = ["--containment", containment, "--timeout", "300ms", "--grace", "1m"];
+        let mut running = Run::new(options.iter().chain(&["sh", "-c", "echo ready; exec sleep 1000"])).start();
+        assert_eq!(running.line(), "ready");
+        let pinfold = running.pinfold_pid();
+        send(pinfold, libc::SIGSTOP);
+        let begun = std::time::Instant::now();
+        wait_for(|| (begun.elapsed().as_millis() > 700).then_some(()));
+        send(pinfold, libc::SIGCONT);
+        let ran = running.finish().assert_code(124);
+        let phase = |name: &str| ran.report["phases"][name].as_f64().unwrap();
+        assert!((0.7..1.5 * support::slowness()).contains(&phase("stopping")), "{ran:#?}");
+        assert_eq!((&ran.report["reason"], &ran.report["killed"]), (&"deadline".into(), &false.into()), "{ran:#?}");
+    }
+}

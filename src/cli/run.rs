@@ -37,6 +37,9 @@ pub const EXEC_PATIENCE: Duration = Duration::from_secs(1);
 /// guard, the terminal and the report have theirs.
 const DESCRIPTORS: usize = 18;
 
+/// SIGKILL did not end all of the job, whatever else became of it.
+const UNKILLABLE: u8 = 122;
+
 /// `--fail-on-leftovers` found some, and the command itself had succeeded.
 const LEFTOVERS: u8 = 123;
 
@@ -365,6 +368,9 @@ fn ended_by_itself(report: &Report) -> bool {
 }
 
 fn exit_code(args: &Args, report: &Report) -> u8 {
+    if report.unkillable.count > 0 {
+        return UNKILLABLE;
+    }
     if report.exit_code == 0 && args.fail_on_leftovers && report.leftovers.count > 0 {
         return LEFTOVERS;
     }

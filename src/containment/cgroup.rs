@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, mkdirat, openat, u
 use rustix::io::{Errno, Result};
 use rustix::process::Pid;
 
+use super::passes::until_nobody_is_new;
 use crate::pidfd::Pidfd;
 use crate::signal::Signal;
 
@@ -101,7 +102,7 @@ impl Cgroup {
         mut found: impl FnMut(Pid),
     ) -> Result<bool> {
         let mut told: HashSet<Pid> = HashSet::new();
-        for _ in 0..passes {
+        until_nobody_is_new(passes, || {
             let mut news = false;
             self.walk(&mut |dir| {
                 let mut fresh: VecDeque<Pid> = processes(dir)?.into_iter().filter(|pid| !told.contains(pid)).collect();
@@ -120,11 +121,8 @@ impl Cgroup {
                 }
                 Ok(())
             })?;
-            if !news {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+            Ok(news)
+        })
     }
 
     /// The processes here and below, as they are now. Those that could be found, and the first error on the way.

@@ -6,9 +6,11 @@
 
 use std::collections::HashSet;
 
+use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, Result};
 use rustix::process::Pid;
 
+use super::passes::until_nobody_is_new;
 use crate::pidfd::Pidfd;
 use crate::process;
 use crate::signal::Signal;
@@ -19,23 +21,38 @@ const BATCH: usize = 64;
 /// So many descriptors are kept free for the look at those that are held, where they are short.
 const ROOM: usize = 4;
 
-/// So often everybody is stopped again before the kill: a tree that forks faster than that is killed as it is, and again.
-const STOP_PASSES: u32 = 100;
+/// So often at most is looked for who is there.
+const LOOKS: usize = 4;
 
 /// A process and the clock tick of its start: no two have both.
 type Identity = (Pid, u64);
 
+/// Who has been sent a signal, who was there at the last pass, and who has been seen to have ended.
+#[derive(Default)]
+struct Told {
+    all: HashSet<Identity>,
+    here: HashSet<Identity>,
+    ended: HashSet<Identity>,
+}
+
 /// A process that was found, held by its pidfd.
-struct Found {
-    pid: Pid,
+pub(super) struct Found {
+    pub(super) pid: Pid,
     /// None for the root, which the caller answers for.
     pidfd: Option<Pidfd>,
     started: u64,
+    /// A child of this very process: until it is reaped, its pid is its own.
+    is_own: bool,
 }
 
 impl Found {
+    /// A child of this process that nobody reaps meanwhile.
+    pub(super) fn own_child(pid: Pid, pidfd: Pidfd) -> Self {
+        Self { pid, pidfd: Some(pidfd), started: 0, is_own: true }
+    }
+
     /// The child `pid` of `parent`; none where it is gone, or another's child by now.
-    fn child_of(parent: &Self, pid: Pid) -> Result<Option<Self>> {
+    pub(super) fn child_of(parent: &Self, pid: Pid) -> Result<Option<Self>> {
         let pidfd = match Pidfd::open(pid) {
             Ok(pidfd) => pidfd,
             Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => return Err(errno),
@@ -51,8 +68,8 @@ impl Found {
         let (Some(parents), Some(started)) = (process::parent(&stat), process::start_ticks(&stat)) else {
             return Ok(None);
         };
-        let is_child = parents == parent.pid.as_raw_nonzero().get() && !parent.has_ended();
-        Ok(is_child.then_some(Self { pid, pidfd: Some(pidfd), started }))
+        let is_child = parents == parent.pid.as_raw_nonzero().get() && (parent.is_own || !parent.has_ended());
+        Ok(is_child.then_some(Self { pid, pidfd: Some(pidfd), started, is_own: false }))
     }
 
     fn has_ended(&self) -> bool {
@@ -63,7 +80,7 @@ impl Found {
         (self.pid, self.started)
     }
 
-    fn send(&self, signal: Signal) -> Result<()> {
+    pub(super) fn send(&self, signal: Signal) -> Result<()> {
         self.pidfd.as_ref().map_or(Ok(()), |pidfd| pidfd.send(signal))
     }
 }
@@ -92,18 +109,21 @@ impl<'a> Descendants<'a> {
     /// As they are now, parents before their children; zombies included. Whoever can't be held is not gone through, and the
     /// reason is told.
     pub fn processes(&self) -> (Vec<Pid>, Result<()>) {
-        let mut all = Vec::new();
-        let walked = self.walk(&mut |found| all.push(found.pid), &mut |_| {});
-        (all, walked)
+        let mut before = None;
+        for _ in 0..LOOKS {
+            let mut all = Vec::new();
+            let walked = self.walk(&mut |found| all.push(found.pid), &mut |_| {});
+            // While some end, others can be missing: two looks that agree will do.
+            if walked == Ok(false) && all.is_empty() || walked.is_err() || before.as_ref() == Some(&all) {
+                return (all, walked.map(drop));
+            }
+            before = Some(all);
+        }
+        (before.unwrap_or_default(), Ok(()))
     }
 
-    /// Sends `signal` to each until a pass finds nobody new; `found` sees each one once, before its signal. Tells whether
-    /// there was an end to it within `passes`.
-    pub fn signal_all(&self, signal: Signal, passes: u32, found: impl FnMut(Pid)) -> Result<bool> {
-        self.signal_those(signal, passes, |_| true, found)
-    }
-
-    /// The same, to those that are `wanted` when they have been found.
+    /// Sends `signal` to each that is `wanted`, when it has been found, until a pass finds nobody new; `found` sees each one
+    /// once, before its signal. Tells whether there was an end to it within `passes`.
     pub fn signal_those(
         &self,
         signal: Signal,
@@ -111,43 +131,48 @@ impl<'a> Descendants<'a> {
         wanted: impl Fn(Pid) -> bool,
         mut found: impl FnMut(Pid),
     ) -> Result<bool> {
-        let mut told: HashSet<Identity> = HashSet::new();
-        for _ in 0..passes {
-            let mut news = false;
-            self.walk(
-                &mut |process| {
-                    if wanted(process.pid) && told.insert(process.identity()) {
-                        news = true;
-                        found(process.pid);
-                        // What has ended meanwhile, or may not be signalled, is told once.
-                        let _ = process.send(signal);
-                    }
-                },
-                &mut |_| {},
-            )?;
-            if !news {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let mut told = Told::default();
+        until_nobody_is_new(passes, || self.signal_new(signal, &wanted, &mut found, &mut told))
     }
 
-    /// SIGKILL to all of them. First everybody is stopped, until a pass finds nobody new, so that nobody is born
-    /// meanwhile; then killed, the deepest first: a stopped process group that is orphaned by the end of a parent is
+    /// One pass of that. Tells whether there was anybody new, or may have been: with the end of a process its children get
+    /// another parent, and a list of children is not of one moment while some are reaped.
+    fn signal_new(
+        &self,
+        signal: Signal,
+        wanted: &dyn Fn(Pid) -> bool,
+        found: &mut dyn FnMut(Pid),
+        told: &mut Told,
+    ) -> Result<bool> {
+        let Told { all, here, ended } = told;
+        let (mut news, mut ends, mut now_here) = (false, false, HashSet::new());
+        let mut enter = |process: &Found| {
+            now_here.insert(process.identity());
+            if wanted(process.pid) && all.insert(process.identity()) {
+                news = true;
+                found(process.pid);
+                // What has ended meanwhile, or may not be signalled, is told once.
+                let _ = process.send(signal);
+            }
+        };
+        let mut leave = |process: &Found| ends |= process.has_ended() && ended.insert(process.identity());
+        let lost = self.walk(&mut enter, &mut leave)?;
+        let vanished = here.difference(&now_here).any(|gone| !ended.contains(gone));
+        *here = now_here;
+        Ok(news || ends || lost || vanished)
+    }
+
+    /// SIGKILL to all of them. First everybody is stopped, until a pass finds nobody new or 20 ms are over, so that nobody
+    /// is born meanwhile; then killed, the deepest first: a stopped process group that is orphaned by the end of a parent is
     /// continued by the kernel (setpgid(2)), and could fork. `killed` sees each that the signal could be sent to.
     pub fn kill_all(&self, mut killed: impl FnMut(Pid)) -> Result<()> {
-        let stopped = self.signal_all(Signal::STOP, STOP_PASSES, |_| {});
+        let stopped = self.signal_those(Signal::STOP, 1, |_| true, |_| {});
         let done = self.walk(&mut |_| {}, &mut |process| {
             if process.send(Signal::KILL).is_ok() {
                 killed(process.pid);
             }
         });
-        stopped.and(done)
-    }
-
-    /// Whether what descends from this child of the root is looked at.
-    pub fn is_ours(&self, child: Pid) -> bool {
-        self.is_ours.is_none_or(|is_ours| is_ours(child))
+        stopped.and(done).map(drop)
     }
 
     /// The direct children.
@@ -159,11 +184,12 @@ impl<'a> Descendants<'a> {
         children
     }
 
-    /// Goes through the tree: `enter` sees each before its children, `leave` after them.
-    fn walk(&self, enter: &mut dyn FnMut(&Found), leave: &mut dyn FnMut(&Found)) -> Result<()> {
-        let mut refused = Ok(());
+    /// Goes through the tree: `enter` sees each before its children, `leave` after them. Tells whether some were gone, or had
+    /// another parent, as soon as they were to be looked at.
+    fn walk(&self, enter: &mut dyn FnMut(&Found), leave: &mut dyn FnMut(&Found)) -> Result<bool> {
+        let (mut refused, mut lost) = (Ok(()), false);
         let mut room = Vec::new();
-        let root = Found { pid: self.root, pidfd: None, started: 0 };
+        let root = Found { pid: self.root, pidfd: None, started: 0, is_own: false };
         // Each level: the process, its children that are held, and those that are still to be looked at.
         let mut path = vec![(root, Vec::<Found>::new(), self.children())];
         while let Some((process, held, rest)) = path.last_mut() {
@@ -193,7 +219,7 @@ impl<'a> Descendants<'a> {
                         enter(&child);
                         held.push(child);
                     }
-                    Ok(None) => {}
+                    Ok(None) => lost = true,
                     Err(_) if !room.is_empty() => {
                         room.clear();
                         if !held.is_empty() {
@@ -209,7 +235,7 @@ impl<'a> Descendants<'a> {
             }
             rest.drain(..looked_at);
         }
-        refused
+        refused.map(|()| lost)
     }
 }
 
@@ -217,19 +243,44 @@ impl<'a> Descendants<'a> {
 /// (CONFIG_PROC_CHILDREN), else by a search through `/proc`. While they come and go some may be missing (proc_pid_task(5)).
 /// The youngest come first: of those that hand over to a child and end, it is the one that lives.
 pub(crate) fn children(parent: Pid) -> Vec<Pid> {
-    let parent = parent.as_raw_nonzero();
-    let Ok(threads) = std::fs::read_dir(format!("/proc/{parent}/task")) else { return Vec::new() };
+    let parent = parent.as_raw_nonzero().get();
+    let threads = format!("/proc/{parent}/task");
     let mut all = Vec::new();
-    for thread in threads.flatten() {
-        match std::fs::read_to_string(thread.path().join("children")) {
-            Ok(list) => all.extend(list.split_ascii_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?))),
-            // It may just have ended; or the kernel has no such file.
-            Err(_) if thread.path().join("stat").exists() => return by_parent(parent.get()),
-            Err(_) => {}
+    // The links are `.`, `..` and the threads.
+    let one = rustix::fs::stat(&*threads).is_ok_and(|stat| stat.st_nlink == 3);
+    if one && read_children(&format!("{threads}/{parent}"), &mut all).is_ok() {
+        all.reverse();
+        return all;
+    }
+    for thread in std::fs::read_dir(threads).into_iter().flatten().flatten() {
+        let thread = thread.path();
+        // It may just have ended; or the kernel has no such file.
+        if read_children(&thread.to_string_lossy(), &mut all).is_err() && thread.join("stat").exists() {
+            return by_parent(parent);
         }
     }
     all.reverse();
     all
+}
+
+/// Adds the children that one thread has started. With as few calls as can be: some live for no longer than that takes.
+fn read_children(thread: &str, all: &mut Vec<Pid>) -> Result<()> {
+    let file = open(format!("{thread}/children"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let (mut buffer, mut pid) = ([0; 4096], 0_i32);
+    loop {
+        let length = rustix::io::read(&file, &mut buffer)?;
+        for &byte in &buffer[..length] {
+            if byte.is_ascii_digit() {
+                pid = pid.wrapping_mul(10).wrapping_add(i32::from(byte - b'0'));
+            } else {
+                all.extend(Pid::from_raw(pid));
+                pid = 0;
+            }
+        }
+        if length == 0 {
+            return Ok(());
+        }
+    }
 }
 
 fn by_parent(parent: i32) -> Vec<Pid> {

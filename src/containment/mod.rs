@@ -2,6 +2,7 @@
 
 pub(crate) mod base;
 pub(crate) mod cgroup;
+pub(crate) mod chase;
 pub(crate) mod delegation;
 pub(crate) mod descendants;
 pub(crate) mod holder;
@@ -9,6 +10,7 @@ pub(crate) mod leaf;
 pub(crate) mod limits;
 pub mod mount;
 pub(crate) mod oom;
+mod passes;
 pub(crate) mod probe;
 mod probe_child;
 mod scope;

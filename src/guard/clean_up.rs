@@ -27,6 +27,9 @@ const FAREWELL_PASSES: u32 = 3;
 /// How often a cgroup is looked at that the supervisor may remove at the same time.
 const REMOVED_UNSEEN: Duration = Duration::from_millis(10);
 
+/// The time for all others, where there are processes that SIGKILL does not end.
+const GIVEN_UP: Duration = Duration::from_millis(200);
+
 /// A base that exists, or that a dead supervisor was about to make.
 pub(super) struct PlannedBase {
     pub(super) parent: Cgroup,
@@ -52,7 +55,7 @@ impl Guard {
             let _ = epoll::delete(&self.epoll, supervisor);
         }
         self.bid_farewell();
-        let bound = Instant::now() + KILL_BOUND;
+        let bound = Instant::now() + if self.given_up { GIVEN_UP } else { KILL_BOUND };
         if let Some(base) = self.base.take()
             // At a regular end it is empty, or gone already.
             && base.parent.remove(&base.name).is_err()
@@ -88,7 +91,7 @@ impl Guard {
             let is_ours = |child: Pid| alone || child.as_raw_nonzero().get() == job.pid;
             let all = Descendants::of_some(getpid(), &is_ours);
             for signal in [signal, Signal::CONT] {
-                let _ = all.signal_all(signal, FAREWELL_PASSES, |_| {});
+                let _ = all.signal_those(signal, FAREWELL_PASSES, |_| true, |_| {});
             }
             patience = Some(Instant::now() + FAREWELL);
         }

@@ -67,7 +67,7 @@ pub(super) struct Guard {
     pub(super) reap_at: Option<Instant>,
     /// Whether the last look found no child at all.
     pub(super) childless: bool,
-    /// A sweep has ended with survivors: what could be done has been done.
+    /// There are processes that SIGKILL does not end: what could be done has been done.
     pub(super) given_up: bool,
     /// By the children that have been reaped.
     pub(super) spent: Spent,
@@ -241,11 +241,12 @@ impl Guard {
                 };
                 self.send(&answer, pidfd)
             }
-            ToGuard::Sweep { job, bound_ms } => {
+            ToGuard::Sweep { job, bound_ms, given_up } => {
+                self.given_up |= given_up;
                 let now = Instant::now();
                 let bound = now.checked_add(Duration::from_millis(bound_ms)).unwrap_or(now + KILL_BOUND);
                 let alone = self.jobs.get(&job).is_some_and(|job| job.alone);
-                self.sweeps.push(sweep::Sweep::new(job, bound, alone));
+                self.sweeps.push(sweep::Sweep::new(job, bound, alone, given_up));
                 self.reap()
             }
         }

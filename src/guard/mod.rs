@@ -126,10 +126,13 @@ impl Guard {
     /// else this executable if its `main` called [`init`], else `pinfold` from `PATH`. The host's memory is not copied,
     /// and its threads do not matter.
     ///
+    /// For root there is an outer guard around it, which ends what the guard leaves when it is killed: root's processes can
+    /// leave their cgroup, others' can't (cgroups(7), "Delegation containment").
+    ///
     /// # Errors
     /// [`Error::GuardStart`] where none of these can be executed.
     pub fn execute(program: Option<&Path>) -> Result<Self> {
-        Self::execute_with(program, false)
+        Self::execute_with(program, rustix::process::geteuid().is_root())
     }
 
     /// The same, with an outer guard around it: for a job that no cgroup holds.

@@ -21,8 +21,15 @@ pub(super) async fn end(guard: Pid, bound: Instant, found: impl FnMut(Pid)) -> V
     Descendants::of_some(getpid(), &is_ours).processes().0.into_iter().for_each(found);
     let mut all = SweepAll::of_some(&is_ours);
     loop {
-        let left = all.children();
-        if left.is_empty() || Instant::now() >= bound {
+        let mut left = all.children();
+        left.retain(|&pid| {
+            let ended = reap::reap_one(pid);
+            if ended {
+                all.reaped(pid.as_raw_nonzero().get());
+            }
+            !ended
+        });
+        if left.is_empty() && all.children().is_empty() || Instant::now() >= bound {
             return left;
         }
         all.step();
@@ -30,28 +37,19 @@ pub(super) async fn end(guard: Pid, bound: Instant, found: impl FnMut(Pid)) -> V
         for &pid in left.iter().take(WATCHED) {
             ending.spawn(ended(pid));
         }
-        // One at least, then whoever has ended by then.
         let until = all.again().map_or(bound, |again| again.min(bound));
-        let mut gone = match tokio::time::timeout_at(until.into(), ending.join_next()).await {
-            Ok(first) => first,
-            Err(_) => continue,
-        };
-        while let Some(ended) = gone {
-            if let Ok(Some(pid)) = ended {
-                reap::reap_one(pid);
-                all.reaped(pid.as_raw_nonzero().get());
-            }
-            gone = ending.try_join_next();
-        }
+        tokio::task::yield_now().await;
+        // One is enough: who else has ended is seen then.
+        let _ = tokio::time::timeout_at(until.into(), ending.join_next()).await;
     }
 }
 
 /// Waits for the end of a child.
-async fn ended(pid: Pid) -> Option<Pid> {
-    let Ok(pidfd) = Pidfd::open(pid) else { return Some(pid) };
+async fn ended(pid: Pid) {
+    let Ok(pidfd) = Pidfd::open(pid) else { return };
     // Without a descriptor to watch it: it is looked at again when another has ended.
-    let Ok(watched) = sys::watched(OwnedFd::from(pidfd), Interest::READABLE) else {
-        return std::future::pending().await;
-    };
-    watched.readable().await.is_ok().then_some(pid)
+    match sys::watched(OwnedFd::from(pidfd), Interest::READABLE) {
+        Ok(watched) => drop(watched.readable().await),
+        Err(_) => std::future::pending().await,
+    }
 }

@@ -19,7 +19,7 @@ use crate::error::SpawnStage;
 use crate::process::ProcessInfo;
 
 /// Raised with every change of the messages: a guard of another version refuses.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// One job of one supervisor.
 pub type JobId = u64;
@@ -52,10 +52,11 @@ pub enum ToGuard {
         /// The specification, where it is short.
         spec: Option<serde_bytes::ByteBuf>,
     },
-    /// The job's leaf is empty: end what else descends from it, within this time. Without a leaf: end all of it.
-    Sweep { job: JobId, bound_ms: u64 },
     /// Give a terminal these settings back when the supervisor is gone. Descriptor: the terminal.
     Terminal { settings: Settings },
+    /// The job's leaf is empty: end what else descends from it, within this time. Without a leaf: end all of it.
+    /// With `given_up` there are processes in the leaf that SIGKILL does not end; these are not waited for.
+    Sweep { job: JobId, bound_ms: u64, given_up: bool },
 }
 
 /// From the guard.
@@ -219,7 +220,7 @@ mod tests {
     fn lists_of_processes_go_through() {
         let without = ProcessInfo::read(rustix::process::getpid()).unwrap();
         let mut with = without.clone();
-        with.wchan = Some("do_wait".into());
+        (with.wchan, with.user) = (Some("do_wait".into()), Some(1000));
         let swept = FromGuard::Swept {
             job: 7,
             emigrants: vec![without.clone(), with.clone()],
@@ -236,7 +237,7 @@ mod tests {
     fn the_longest_lists_fit() {
         let mut process = ProcessInfo::read(rustix::process::getpid()).unwrap();
         process.command_line = "x".repeat(5000);
-        process.wchan = Some("y".repeat(64));
+        (process.wchan, process.user) = (Some("y".repeat(64)), Some(u32::MAX));
         let list = vec![process.shortened(); crate::guard::sweep::TOLD];
         let swept = FromGuard::Swept {
             job: JobId::MAX,

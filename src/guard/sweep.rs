@@ -7,6 +7,7 @@ use rustix::process::{Pid, getpid};
 
 use super::event_loop::Job;
 use super::protocol::JobId;
+use crate::containment::chase::{self, Seen};
 use crate::containment::descendants::{self, Descendants, IsOurs};
 use crate::pidfd::Pidfd;
 use crate::process::{self, ProcessInfo};
@@ -21,6 +22,8 @@ pub(super) struct Sweep {
     pub bound: Instant,
     emigrants: Vec<ProcessInfo>,
     seen: HashSet<i32>,
+    /// Whoever is left in the leaf is not waited for, and has been told.
+    given_up: bool,
     /// Where the guard itself holds the job.
     pub all: Option<SweepAll<'static>>,
 }
@@ -36,9 +39,9 @@ pub(super) struct Found {
 
 impl Sweep {
     /// With `all`, whatever descends from the guard is the job's.
-    pub fn new(job: JobId, bound: Instant, all: bool) -> Self {
+    pub fn new(job: JobId, bound: Instant, all: bool, given_up: bool) -> Self {
         let all = all.then(SweepAll::default);
-        Self { job, bound, emigrants: Vec::new(), seen: HashSet::new(), all }
+        Self { job, bound, emigrants: Vec::new(), seen: HashSet::new(), given_up, all }
     }
 
     /// The next step. `Some` when nothing is left, or the bound is over.
@@ -75,7 +78,10 @@ impl Sweep {
         let others: Vec<&Job> = jobs.iter().filter(|(id, _)| **id != self.job).map(|(_, job)| job).collect();
         let mut left = Vec::new();
         for pid in descendants::children(getpid()).into_iter().map(|pid| pid.as_raw_nonzero().get()) {
-            if others.iter().any(|job| job.pid == pid && !job.reaped) || in_a_leaf_of(&others, pid, base) {
+            if others.iter().any(|job| job.pid == pid && !job.reaped)
+                || in_a_leaf_of(&others, pid, base)
+                || self.given_up && in_a_leaf_of(&own, pid, base)
+            {
                 continue;
             }
             // It may belong to any job that was alive when it started: it ends with the last of those.
@@ -122,16 +128,19 @@ impl Sweep {
 /// that was not seen then.
 pub(super) struct SweepAll<'a> {
     of: Descendants<'a>,
-    killed: HashSet<Pid>,
-    /// Somebody was missed, for want of descriptors, memory or permission: when to try again, and after what time then.
-    again: Option<Instant>,
+    seen: Seen,
+    /// When everybody is looked at anew; none before the first step.
+    anew: Option<Instant>,
     pause: Duration,
+    /// There was somebody new at the last look.
+    chasing: bool,
 }
 
-/// So often at once.
-const QUICK: u32 = 8;
+/// So long at once are those chased who hand over to a child and end.
+const CHASE: Duration = Duration::from_millis(3);
 
-/// After what time those are tried again who were missed; twice that each time.
+/// After what time everybody is looked at anew: those that were missed for want of descriptors, memory or permission, and
+/// whoever has got the pid of one that was killed; twice that each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 
 impl Default for SweepAll<'_> {
@@ -147,7 +156,7 @@ impl<'a> SweepAll<'a> {
     }
 
     fn new(of: Descendants<'a>) -> Self {
-        Self { of, killed: HashSet::new(), again: None, pause: FIRST_PAUSE }
+        Self { of, seen: Seen::default(), anew: None, pause: FIRST_PAUSE, chasing: false }
     }
 
     /// The direct children.
@@ -158,43 +167,38 @@ impl<'a> SweepAll<'a> {
     /// Kills whoever is new; all that were there before have been killed and are about to end.
     pub fn step(&mut self) {
         let now = Instant::now();
-        let due = self.again.is_some_and(|at| now >= at);
-        if !self.killed.is_empty() && !due && !self.missed() {
-            return;
-        }
-        // One that hands over to a child and ends, again and again, is caught by being quick.
-        for _ in 0..QUICK {
-            let (killed, of) = (&self.killed, &self.of);
-            // Who was killed before is about to end, or waits to be reaped.
-            let is_new = |pid| !killed.contains(&pid) && of.is_ours(pid);
-            let mut now_killed = Vec::new();
-            let done = Descendants::of_some(getpid(), &is_new).kill_all(|pid| now_killed.push(pid));
-            self.killed.extend(now_killed);
-            self.again = None;
-            if done.is_ok() && !self.missed() {
-                return;
+        match self.anew {
+            Some(anew) if now < anew => {}
+            Some(_) => {
+                self.seen.clear();
+                self.anew = now.checked_add(self.pause);
+                self.pause = self.pause.saturating_mul(2);
+            }
+            None => {
+                // Who is missed is chased.
+                let killed = &mut self.seen.killed;
+                let _ = self.of.kill_all(|pid| _ = killed.insert(pid));
+                self.anew = now.checked_add(self.pause);
             }
         }
-        self.again = now.checked_add(self.pause);
-        if due {
-            self.pause = self.pause.saturating_mul(2);
-        }
+        self.chasing = loop {
+            match chase::pass(&self.of, &mut self.seen) {
+                Ok(false) if now.elapsed() < CHASE => {}
+                Ok(nobody) => break !nobody,
+                Err(_) => break false,
+            }
+        };
     }
 
-    /// When the next step is due though nobody has ended.
+    /// When the next step is due though nobody has ended; at once where the chase goes on when the dead have been reaped.
     pub fn again(&self) -> Option<Instant> {
-        self.again
-    }
-
-    /// Whether there is a child that was not killed.
-    fn missed(&self) -> bool {
-        self.of.children().iter().any(|child| !self.killed.contains(child))
+        if self.chasing { Some(Instant::now()) } else { self.anew }
     }
 
     /// A child that has been reaped: its pid can be another's now.
     pub fn reaped(&mut self, pid: i32) {
         if let Some(pid) = Pid::from_raw(pid) {
-            self.killed.remove(&pid);
+            self.seen.remove(pid);
         }
     }
 }

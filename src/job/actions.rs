@@ -34,7 +34,7 @@ impl Actor {
             }
             Action::StartGrace => self.grace_over = Instant::now().checked_add(self.command.stop.grace),
             Action::Kill => {
-                self.report.phases.killing = self.elapsed();
+                self.report.phases.killing = self.report.phases.killing.or(self.elapsed());
                 self.report.killed = true;
                 self.kill().await;
             }
@@ -48,7 +48,7 @@ impl Actor {
                 self.bound_over = Instant::now().checked_add(bound);
             }
             Action::Sweep => {
-                self.report.phases.empty = self.elapsed();
+                self.report.phases.empty = self.report.phases.empty.or(self.elapsed());
                 self.sweep().await;
             }
         }
@@ -166,9 +166,16 @@ impl Actor {
             for pid in left {
                 self.report.unkillable.add_unkillable(pid);
             }
+            self.name_unkillable();
         } else {
             self.note("the guard did not tell in time whether processes are left outside of the cgroup");
         }
+    }
+
+    /// Once they are listed.
+    pub(super) fn name_unkillable(&mut self) {
+        let now = self.elapsed().unwrap_or_default();
+        self.report.name_unkillable(now);
     }
 
     pub(super) async fn sweep(&mut self) {
@@ -198,6 +205,7 @@ impl Actor {
                 for pid in left {
                     self.report.unkillable.add_unkillable(pid);
                 }
+                self.name_unkillable();
             }
             Err(why) if !has_leaf => self.note(why),
             Err(_) => {}
@@ -206,9 +214,12 @@ impl Actor {
 
     async fn order_sweep(&self) {
         let bound = self.command.stop.kill_bound.as_millis();
-        let sweep = ToGuard::Sweep { job: self.id, bound_ms: u64::try_from(bound).unwrap_or(u64::MAX) };
-        // A guard that can't be told is lost, which comes as an event.
-        let _ = self.link.send(&sweep, &[]).await;
+        let given_up = self.report.unkillable.count > 0;
+        let sweep = ToGuard::Sweep { job: self.id, bound_ms: u64::try_from(bound).unwrap_or(u64::MAX), given_up };
+        if self.link.send(&sweep, &[]).await.is_err() {
+            // A guard that can't be told is lost, which comes as an event; it ends what there is.
+            self.link.hang_up();
+        }
     }
 
     /// A watch on the leaf, or none where no descriptor is to be had: then it is looked at from time to time.

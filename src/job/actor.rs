@@ -269,6 +269,7 @@ impl Actor {
             FromGuard::Swept { emigrants, emigrant_count, survivors, survivor_count, .. } => {
                 self.report.emigrants.add_counted(emigrants, emigrant_count);
                 self.report.unkillable.add_counted(survivors, survivor_count);
+                self.name_unkillable();
                 if self.machine.phase == Phase::Killing {
                     // Without a leaf the sweep was the kill: all that it could do has been done.
                     self.swept = true;

@@ -141,6 +141,14 @@ static int own_subreaper(char **arguments)
     return 2;
 }
 
+/* With the end of each reaper, the one below it has another parent: told to end, they do so all at once. */
+static int own_subreapers(char **arguments)
+{
+    for (int at = 0; at < 40; at++)
+        own_subreaper(arguments);
+    return 80;
+}
+
 /* Each of eight waits, suspended, until the one after it ends. */
 static int vfork_chain(char **arguments)
 {
@@ -228,6 +236,66 @@ static int storm(char **arguments)
     return 1;
 }
 
+/* Each hands over to a child and ends. Bounded, so that it ends by itself where nobody can catch it. */
+#define GENERATIONS 200000
+
+static void relay(int in_sessions)
+{
+    signal(SIGTERM, SIG_IGN);
+    for (int generation = 0; generation < GENERATIONS; generation++) {
+        if (generation == 10)
+            in_place();
+        if (in_sessions)
+            setsid();
+        if (fork() != 0)
+            _exit(0);
+    }
+    _exit(0);
+}
+
+static int one_relay(char **arguments)
+{
+    (void)arguments;
+    if (child() == 0)
+        relay(0);
+    return 1;
+}
+
+/* Neither a process nor a group or session lasts. */
+static int relays_in_sessions(char **arguments)
+{
+    (void)arguments;
+    for (int at = 0; at < 3; at++)
+        if (child() == 0)
+            relay(1);
+    return 3;
+}
+
+/* Quicker still: nothing is copied. Many stacks in turn: where it waits for a CPU, a parent may still be on its own. */
+#define STACKS 2048
+static char stacks[STACKS][8192] __attribute__((aligned(64)));
+
+static int share_and_end(void *argument)
+{
+    int generation = (int)(long)argument;
+    if (generation == 10)
+        in_place();
+    if (generation < GENERATIONS)
+        clone(share_and_end, stacks[generation % STACKS] + sizeof *stacks, CLONE_VM | SIGCHLD, (void *)(long)(generation + 1));
+    syscall(SYS_exit_group, 0);
+    return 0;
+}
+
+static int relay_in_shared_memory(char **arguments)
+{
+    (void)arguments;
+    if (child() == 0) {
+        signal(SIGTERM, SIG_IGN);
+        share_and_end(NULL);
+    }
+    return 1;
+}
+
 static const struct mode modes[] = {
     {"own-group", own_group},
     {"own-session", own_session},
@@ -239,10 +307,14 @@ static const struct mode modes[] = {
     {"all-closed", all_closed},
     {"sibling", sibling},
     {"own-subreaper", own_subreaper},
+    {"own-subreapers", own_subreapers},
     {"vfork-chain", vfork_chain},
     {"forking-threads", forking_threads},
     {"dead-leader", dead_leader},
     {"storm", storm},
+    {"relay", one_relay},
+    {"relays-in-sessions", relays_in_sessions},
+    {"relay-in-shared-memory", relay_in_shared_memory},
     {0},
 };
 

@@ -81,6 +81,18 @@ static int counts(const struct seccomp_notif *call)
     return !strncmp(target, "/proc/", 6) || !strncmp(target, "/sys/fs/cgroup/", 15);
 }
 
+/* Which call it is that fails, and of whom. */
+static void tell(const struct seccomp_notif *call)
+{
+    char path[64], name[64] = "";
+    snprintf(path, sizeof path, "/proc/%d/comm", call->pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd >= 0 && read(fd, name, sizeof name - 1) > 0)
+        name[strcspn(name, "\n")] = 0;
+    close(fd);
+    fprintf(stderr, "inject: system call %d of %s\n", call->data.nr, name);
+}
+
 int main(int argc, char **argv)
 {
     struct stat program;
@@ -120,6 +132,8 @@ int main(int argc, char **argv)
             struct seccomp_notif_resp answer = {.id = call.id, .flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE};
             if (executes(call.pid, &program) && counts(&call) && ++count == chosen)
                 answer = (struct seccomp_notif_resp){.id = call.id, .error = -error};
+            if (answer.error && getenv("INJECT_TELL"))
+                tell(&call);
             ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &answer);
             continue;
         }

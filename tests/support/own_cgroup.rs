@@ -21,7 +21,9 @@ impl OwnCgroup {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = own_cgroup().join(format!("pinfold_test-{}-{number}", std::process::id()));
-        std::fs::create_dir(&path).is_ok().then_some(Self { path, litter: false })
+        // Where no cgroup file system is mounted it is no path.
+        let made = path.is_absolute() && std::fs::create_dir(&path).is_ok();
+        made.then(|| Self { path, litter: false })
     }
 
     /// The same, handed over to a user (cgroups(7), "Delegation").

@@ -20,7 +20,7 @@ use crate::cli::report_sink::{self, Destination};
 /// Standard input, output and error are the command's own, untouched but for the options under "Output".
 ///
 /// Exit code: the command's own; 128+N when signal N ended it; 124 at the deadline; 123 for --fail-on-leftovers;
-/// 125 when pinfold itself failed; 126 when the command can't be executed; 127 when it was not found.
+/// 122 when a process could not be ended, whatever else happened; 125 when pinfold itself failed; 126 when the command can't be executed; 127 when it was not found.
 #[derive(clap::Args)]
 pub struct Args {
     /// Stop the job after this time: 1h30m, 2.5s, 500ms, or plain seconds
@@ -30,6 +30,10 @@ pub struct Args {
     /// Kill the job this long after the stop signal
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
     pub grace: Duration,
+
+    /// Wait so long for what the kill did not end: then it is named, and the exit code is 122
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
+    pub kill_bound: Duration,
 
     /// The stop signal: a name like INT, or a number
     #[arg(long, value_name = "SIGNAL", default_value = "TERM", value_parser = parse_signal)]
@@ -202,6 +206,7 @@ impl Args {
             .args(words)
             .inherit_descriptors(true)
             .grace(self.grace)
+            .kill_bound(self.kill_bound)
             .stop_signal(self.stop_signal)
             .signal_to(match self.signal_to {
                 SignalToArg::All => SignalTo::All,

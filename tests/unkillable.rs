@@ -1,0 +1,80 @@
+//! What SIGKILL does not end: the return is bounded, the report names it, the next sweep removes what had to stay.
+
+mod support;
+
+use support::own_cgroup::OwnCgroup;
+use support::{Canary, PINFOLD, Ran, Run, Scratch, has, has_cgroup, has_program, has_root, program};
+
+fn has_hanging_files() -> bool {
+    has_root()
+        && has_program("unshare")
+        && has("fuse", std::path::Path::new("/dev/fuse").exists(), "there is no /dev/fuse")
+}
+
+/// A job of which one process hangs in a file system whose daemon is outside. When pinfold is gone, `after` is run, then it is
+/// let go, and `at_last` is run.
+fn hang(options: &[&str], after: &str, at_last: &str) -> Ran {
+    let directory = Scratch::directory("hang");
+    let file = directory.path().join("file");
+    let script = format!(
+        r#"export PINFOLD={PINFOLD}
+        exec unshare --mount bash -c '
+            "$HANG" "$DIRECTORY" bash -c '\''"$@"; code=$?; {after} exit $code'\'' bash "$@"; code=$?
+            {at_last} exit $code' bash "$@""#
+    );
+    let job = r#"sleep 997 & cat "$0"; :"#;
+    let run = |timeout| {
+        let words = [options, &["--timeout", timeout, "--grace", "0", "--", "bash", "-c", job]].concat();
+        let mut run = Run::in_shell(&script, words);
+        run.command().arg(&file).env("HANG", program("hang_fs")).env("DIRECTORY", directory.path());
+        run.run()
+    };
+    // A machine that was too busy for it to hang in time: with more time.
+    let ran = run("500ms");
+    if ran.stdout.starts_with("held\n") { ran } else { run("5s") }
+}
+
+/// The one that hangs is named, as it was called; the others are gone; and it took the bound, and not much longer.
+fn check(ran: &Ran) {
+    let canary = Canary::new();
+    let unkillable = &ran.report["unkillable"];
+    assert_eq!(unkillable["count"], 1, "{ran:#?}");
+    let process = &unkillable["processes"][0];
+    assert!(process["command_line"].as_str().unwrap().starts_with("cat "), "{ran:#?}");
+    assert_eq!((&process["state"], &process["user"]), (&"D".into(), &0.into()), "{ran:#?}");
+    assert!(process["wchan"].as_str().is_some_and(|function| !function.is_empty()), "{ran:#?}");
+    assert!(ran.stderr.contains("could not end 1 process ("), "{ran:#?}");
+    let phase = |name: &str| ran.report["phases"][name].as_f64().unwrap();
+    let took = phase("gone") - phase("killing");
+    assert!((0.9..1.9 * support::slowness()).contains(&took), "{ran:#?}");
+    // pinfold itself, its guard included.
+    assert!(ran.elapsed.as_secs_f64() < 6.0 * support::slowness(), "{ran:#?}");
+    canary.assert_alive();
+}
+
+#[test]
+fn in_a_cgroup() {
+    if !has_hanging_files() || !has_cgroup() {
+        return;
+    }
+    let own = OwnCgroup::new();
+    let cgroup = own.path.to_str().unwrap();
+    let sweep = format!(r#""$PINFOLD" sweep --kill-bound 300ms --cgroup {cgroup}; echo "sweep: $?";"#);
+    let ran = hang(&["--cgroup", cgroup, "--kill-bound", "1s"], &sweep, &sweep).assert_code(122);
+    check(&ran);
+    assert_eq!(ran.report["not_removed"][0]["path"], ran.report["containment"]["cgroup"], "{ran:#?}");
+    // While it hangs a sweep can't remove it, and says who it is; then it can.
+    assert!(ran.stderr.contains("cannot end what runs in it within 0.3 s") && ran.stderr.contains("[cat]"), "{ran:#?}");
+    let said: Vec<_> = ran.stdout.lines().collect();
+    assert_eq!((said[1], said.last()), ("sweep: 1", Some(&"sweep: 0")), "{ran:#?}");
+    assert!(said[2].starts_with("removed /"), "{ran:#?}");
+    assert_eq!(own.directories(), 0);
+}
+
+#[test]
+fn without_a_cgroup() {
+    if !has_hanging_files() {
+        return;
+    }
+    check(&hang(&["--containment", "subreaper", "--kill-bound", "1s"], "", "").assert_code(122));
+}

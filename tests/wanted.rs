@@ -1,0 +1,46 @@
+//! What is wanted to outlive a job is started outside of it: README.md's recipe, with a real agent. And where it is not, the
+//! report says which process it was.
+
+mod support;
+
+use std::path::Path;
+
+use support::{Run, Scratch, has_program, wait_for};
+
+/// `ssh-add -l`, as a job: 1 where the agent answers that it has no keys, 2 where there is none.
+fn asks_the_agent(socket: &Path) -> Run {
+    let mut run = Run::new(["--", "ssh-add", "-l"]);
+    run.command().env("SSH_AUTH_SOCK", socket);
+    run
+}
+
+#[test]
+fn an_agent_for_several_jobs_has_a_pinfold_of_its_own() {
+    if !has_program("ssh-agent") || !has_program("ssh-add") {
+        return;
+    }
+    let directory = Scratch::directory("agent");
+    let socket = directory.path().join("socket");
+
+    // Started inside, by a job that means it to stay: ended with the job, and named.
+    let mut job = Run::new(["--fail-on-leftovers", "--", "sh", "-c"]);
+    job.command().arg(r#"ssh-agent -a "$SSH_AUTH_SOCK" && ssh-add -l; [ $? = 1 ]"#).env("SSH_AUTH_SOCK", &socket);
+    let ran = job.run().assert_code(123);
+    assert_eq!(ran.listed("leftovers"), format!("ssh-agent -a {}\n", socket.display()), "{ran:#?}");
+    let _ = std::fs::remove_file(&socket);
+    asks_the_agent(&socket).run().assert_code(2);
+
+    // Started outside: it outlives the jobs, and not its own pinfold.
+    let mut agent = Run::new(["--name", "agent", "--", "ssh-agent", "-D", "-a"]);
+    agent.command().arg(&socket);
+    let agent = agent.start();
+    wait_for(|| socket.exists().then_some(()));
+    for _ in 0..2 {
+        let ran = asks_the_agent(&socket).run().assert_code(1);
+        assert_eq!(ran.report["leftovers"]["count"], 0, "{ran:#?}");
+    }
+    agent.signal(libc::SIGTERM);
+    let ran = agent.finish();
+    assert_eq!((&ran.report["name"], &ran.report["reason"]), (&"agent".into(), &"stopped".into()), "{ran:#?}");
+    asks_the_agent(&socket).run().assert_code(2);
+}
