@@ -293,10 +293,12 @@ impl Command {
                 .collect::<Result<_>>()?,
             env: env
                 .into_iter()
-                .map(|(mut entry, value)| {
-                    entry.push("=");
-                    entry.push(value);
-                    c_string("environment variable", &entry)
+                .map(|(key, value)| {
+                    let mut entry = Vec::with_capacity(key.len() + value.len() + 2);
+                    entry.extend_from_slice(key.as_bytes());
+                    entry.push(b'=');
+                    entry.extend_from_slice(value.as_bytes());
+                    in_c("environment variable", entry)
                 })
                 .collect::<Result<_>>()?,
             candidates: candidates
@@ -354,10 +356,14 @@ pub(crate) struct Strings {
 }
 
 fn c_string(what: &'static str, text: &OsStr) -> Result<CString> {
-    CString::new(text.to_owned().into_vec()).map_err(|_| {
+    in_c(what, text.to_owned().into_vec())
+}
+
+fn in_c(what: &'static str, text: Vec<u8>) -> Result<CString> {
+    CString::new(text).map_err(|error| {
         Error::invalid(
             what,
-            text.to_string_lossy().replace('\0', "\\0"),
+            String::from_utf8_lossy(&error.into_vec()).replace('\0', "\\0"),
             "it holds a NUL byte, which no program can be given",
         )
     })

@@ -314,6 +314,7 @@ impl Desk<'_> {
             ));
         }
         let mut command = line.command();
+        command.measure_pressure(); // Its report is told whole.
         command.stdout(Stdio::Piped).stderr(Stdio::Piped).grace(self.args.grace);
         command.check().map_err(|error| error.to_string())?;
         let running = Arc::new(Mutex::new(None));

@@ -223,6 +223,9 @@ impl Job {
             command.stdin(Stdio::Null);
         }
         command.grace(args.grace);
+        if args.results.is_some() {
+            command.measure_pressure();
+        }
         command
     }
 
