@@ -3,6 +3,7 @@
 mod actions;
 mod actor;
 mod emptied;
+mod ending;
 mod handle;
 mod live;
 mod order;

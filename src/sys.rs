@@ -5,11 +5,14 @@
 
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use rustix::io::{Errno, Result};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+use crate::pidfd::Pidfd;
 
 /// Highest signal number of Linux (signal(7)).
 pub const SIGNAL_MAX: i32 = 64;
@@ -146,6 +149,24 @@ pub fn read_signal(fd: BorrowedFd<'_>) -> Result<Option<libc::signalfd_siginfo>>
 pub fn watched(fd: OwnedFd, interest: Interest) -> std::io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd keeps its one descriptor open for as long as the AsyncFd owns it.
     unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(Into::into)
+}
+
+/// A pidfd that somebody else uses too.
+pub struct SharedPidfd(Arc<Pidfd>);
+
+impl AsRawFd for SharedPidfd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+/// The same for a shared pidfd.
+///
+/// # Panics
+/// Outside a tokio runtime.
+pub fn watched_pidfd(pidfd: Arc<Pidfd>) -> std::io::Result<AsyncFd<SharedPidfd>> {
+    // SAFETY: the Arc keeps the pidfd open, whose descriptor never changes, for as long as the AsyncFd owns it.
+    unsafe { AsyncFd::register_with_interest(SharedPidfd(pidfd), Interest::READABLE) }.map_err(Into::into)
 }
 
 /// Sends a signal, real-time ones included, through a pidfd (pidfd_send_signal(2)). Signal 0 only checks.

@@ -28,7 +28,7 @@ impl Figure {
         Self { value: None, source: reason.into() }
     }
 
-    fn resident_peak(bytes: Option<u64>) -> Self {
+    pub(crate) fn resident_peak(bytes: Option<u64>) -> Self {
         bytes
             .map_or_else(|| Self::unknown("the main process was not seen to end"), |bytes| Self::known(bytes, "rusage"))
     }

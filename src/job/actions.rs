@@ -17,7 +17,7 @@ use crate::containment::holder::Holder;
 use crate::guard::KILL_BOUND;
 use crate::guard::protocol::ToGuard;
 use crate::process::ProcessInfo;
-use crate::report::{NotRemoved, Reason, Report};
+use crate::report::{Figure, NotRemoved, Reason, Report};
 use crate::signal::Signal;
 use crate::stop::{Action, Event, Phase, SignalTo};
 use crate::sys;
@@ -268,7 +268,12 @@ impl Actor {
     }
 
     pub(super) async fn finish(mut self: Box<Self>) -> Arc<Report> {
-        self.report.usage = self.usage(self.command.measure_pressure);
+        if self.usage_is_final {
+            // The guard has told it since.
+            self.report.usage.main_resident_peak_bytes = Figure::resident_peak(self.seen.main_resident_peak);
+        } else {
+            self.report.usage = self.usage(self.command.measure_pressure);
+        }
         self.conclude_memory();
         self.remove_leaf().await;
         self.dismiss_guard().await;

@@ -12,6 +12,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::Request;
 use super::emptied::emptied;
+use super::ending::{Ending, seen};
 use super::order::Order;
 use crate::command::Command;
 use crate::containment::Refusal;
@@ -111,6 +112,8 @@ pub(super) struct Actor {
     pub(super) spent: Spent,
 
     pub(super) main: Option<(Pid, Arc<Pidfd>)>,
+    pub(super) ending: Option<Ending>,
+    pub(super) usage_is_final: bool,
     pub(super) seen: Seen,
     pub(super) memory: Arc<oom::Watch>,
     pub(super) report: Report,
@@ -165,6 +168,8 @@ impl Actor {
             childless: false,
             spent: Spent::default(),
             main: None,
+            ending: None,
+            usage_is_final: false,
             seen: Seen::default(),
             memory,
             report,
@@ -237,6 +242,8 @@ impl Actor {
 
     /// Runs the machine until the job is gone.
     async fn live(&mut self) {
+        self.ending =
+            self.main.as_ref().filter(|_| self.holder.leaf().is_some()).and_then(|(_, pidfd)| Ending::of(pidfd));
         while self.machine.phase != Phase::Gone {
             match self.next_event().await {
                 Incoming::Event(event) => self.handle(event).await,
@@ -249,6 +256,7 @@ impl Actor {
     async fn hear(&mut self, message: FromGuard) {
         match message {
             FromGuard::Exited { end, childless, max_rss_kib, spent, .. } => {
+                self.ending = None;
                 self.spent = spent;
                 self.seen.main_resident_peak = Some(max_rss_kib * 1024);
                 self.childless = childless;
@@ -331,6 +339,7 @@ impl Actor {
                         return Incoming::Event(Event::KillAsked);
                     }
                 },
+                () = seen(self.ending.as_ref()), if self.ending.is_some() => self.look_ahead(),
                 () = emptied(self.holder.leaf(), self.watch.as_ref(), self.guard_lost), if watching && !self.empty && self.machine.main_exited => {
                     self.empty = true;
                     return Incoming::Event(Event::Emptied);

@@ -1,0 +1,46 @@
+//! The end of the main process, seen as soon as the guard sees it: what is to be done then anyway is done while the guard
+//! reaps the process and tells how it ended.
+
+use std::future::pending;
+use std::sync::Arc;
+
+use tokio::io::unix::AsyncFd;
+
+use super::actor::Actor;
+use crate::pidfd::Pidfd;
+use crate::sys::{self, SharedPidfd};
+
+pub(super) struct Ending(AsyncFd<SharedPidfd>);
+
+impl Ending {
+    /// None where it can't be watched: the guard tells it all the same.
+    pub fn of(main: &Arc<Pidfd>) -> Option<Self> {
+        sys::watched_pidfd(main.clone()).ok().map(Self)
+    }
+
+    /// Waits until the process has ended, reaped or not (pidfd_open(2): its descriptor is readable from then on).
+    pub async fn seen(&self) {
+        if self.0.readable().await.is_err() {
+            // The runtime is being shut down.
+            pending().await
+        }
+    }
+}
+
+pub(super) async fn seen(ending: Option<&Ending>) {
+    match ending {
+        Some(ending) => ending.seen().await,
+        None => pending().await,
+    }
+}
+
+impl Actor {
+    /// Where nothing is left in the leaf, what the job has used is final.
+    pub(super) fn look_ahead(&mut self) {
+        self.ending = None;
+        if self.holder.leaf().is_some_and(|leaf| leaf.populated() == Ok(false)) {
+            self.report.usage = self.usage(self.command.measure_pressure);
+            self.usage_is_final = true;
+        }
+    }
+}
