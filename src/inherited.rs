@@ -69,13 +69,15 @@ static OPEN_FILES: OnceLock<Option<(u64, u64)>> = OnceLock::new();
 /// the caller's limit on open files all the same.
 ///
 /// For programs that do nothing else than supervise, as the `pinfold` command does. Call it after
-/// [`Guard::fork`](crate::Guard::fork): jobs have the guard's stack limit.
-pub fn raise_own_limits() {
+/// [`Guard::fork`](crate::Guard::fork): jobs have the guard's stack limit. Tells the soft limit on open files as it is now, or
+/// none where a seccomp profile refuses to tell.
+pub fn raise_own_limits() -> Option<u64> {
     /// What Linux gives by default.
     const STACK: u64 = 8 << 20;
     OPEN_FILES.get_or_init(|| sys::limit(libc::RLIMIT_NOFILE));
     sys::raise_open_files_limit();
     sys::raise_limit(libc::RLIMIT_STACK, STACK);
+    sys::limit(libc::RLIMIT_NOFILE).map(|(soft, _)| soft)
 }
 
 /// Soft and hard limit on open files for jobs: the caller's, also where we have raised our own; none where it is not told.

@@ -17,7 +17,6 @@ use pinfold::report::{MainEnd, Reason};
 use pinfold::signal::{self, SignalQueue, SignalStream};
 use pinfold::{Command, Guard, Job, Report, Signal, Supervisor};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
-use rustix::process::{Resource, getrlimit};
 
 use super::report_sink::Sink;
 use super::signals::{PATIENCE_INTERRUPTS, Response, Rules};
@@ -51,6 +50,8 @@ pub struct Prepared {
     pub signals: SignalQueue,
     pub terminal: Option<Terminal>,
     pub guard: Guard,
+    /// How many files may be open at once, where that is told.
+    pub open_files: Option<u64>,
 }
 
 impl Prepared {
@@ -59,8 +60,8 @@ impl Prepared {
         let signals = SignalQueue::block_all()?;
         let terminal = Terminal::open();
         let guard = Guard::fork()?;
-        pinfold::raise_own_limits();
-        Ok(Self { signals, terminal, guard })
+        let open_files = pinfold::raise_own_limits();
+        Ok(Self { signals, terminal, guard, open_files })
     }
 }
 
@@ -77,7 +78,7 @@ pub fn run(mut args: Args, prepared: pinfold::Result<Prepared>) -> Result<u8> {
     // Before it is asked who could enforce them.
     let ended = prepared.and_then(|prepared| applied.and(Ok(prepared)));
     let ended = ended.and_then(|prepared| args.limits.to_limits().check().and(Ok(prepared)));
-    let ended = ended.and_then(|prepared| enough_descriptors().and(Ok(prepared)));
+    let ended = ended.and_then(|prepared| enough_descriptors(prepared.open_files).and(Ok(prepared)));
     let ended = ended.and_then(|prepared| in_runtime(&args, &command, prepared));
     let ended = ended.unwrap_or_else(|error| Ended::not_started(&command, &error));
 
@@ -108,9 +109,8 @@ pub fn run(mut args: Args, prepared: pinfold::Result<Prepared>) -> Result<u8> {
 }
 
 /// Whether there are as many descriptors to be had as a run takes: what is too little is better told now than in the middle.
-fn enough_descriptors() -> pinfold::Result<()> {
+fn enough_descriptors(limit: Option<u64>) -> pinfold::Result<()> {
     const PLENTY: u64 = 4096;
-    let limit = getrlimit(Resource::Nofile).current;
     if limit.is_none_or(|limit| limit >= PLENTY) {
         return Ok(());
     }
@@ -130,7 +130,7 @@ fn enough_descriptors() -> pinfold::Result<()> {
 
 /// Runs the command; when it comes back the job is over, and the terminal is as it was.
 fn in_runtime(args: &Args, command: &Command, prepared: Prepared) -> pinfold::Result<Ended> {
-    let Prepared { signals, terminal, guard } = prepared;
+    let Prepared { signals, terminal, guard, .. } = prepared;
     let shares_group = terminal.is_some() && !args.streams.pty;
     let rules = Rules::new(terminal.as_ref().is_some_and(|terminal| terminal.is_stdin), shares_group);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

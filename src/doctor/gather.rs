@@ -7,10 +7,11 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, fgetxattr, fstatfs, open};
-use rustix::process::{Resource, geteuid, getrlimit};
+use rustix::process::geteuid;
 
 use super::facts::*;
 use crate::containment::{self, cgroup, mount, probe};
+use crate::sys;
 
 /// The inode of the machine's own cgroup namespace (`PROC_CGROUP_INIT_INO`, include/linux/proc_ns.h).
 const MACHINES_CGROUP_NAMESPACE: u64 = 0xEFFF_FFFB;
@@ -265,12 +266,14 @@ fn hidepid(mountinfo: &str) -> Option<&str> {
 }
 
 fn limits() -> Limits {
-    let files = getrlimit(Resource::Nofile);
+    let set = |limit: Option<u64>| limit.filter(|&limit| limit != libc::RLIM_INFINITY);
+    let files = sys::limit(libc::RLIMIT_NOFILE);
+    let soft = |limit: Option<(u64, u64)>| set(limit.map(|(soft, _)| soft));
     Limits {
-        files_soft: files.current,
-        files_hard: files.maximum,
-        processes: getrlimit(Resource::Nproc).current,
-        pending_signals: getrlimit(Resource::Sigpending).current,
+        files_soft: soft(files),
+        files_hard: set(files.map(|(_, hard)| hard)),
+        processes: soft(sys::limit(libc::RLIMIT_NPROC)),
+        pending_signals: soft(sys::limit(libc::RLIMIT_SIGPENDING)),
         machine_threads: number(Path::new("/proc/sys/kernel/threads-max")),
         machine_pids: number(Path::new("/proc/sys/kernel/pid_max")),
     }

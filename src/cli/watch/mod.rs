@@ -28,7 +28,7 @@ use files::{Events, Files};
 
 /// Runs until a signal ends it; tells the exit code.
 pub fn run(args: &Args, prepared: Prepared) -> Result<u8> {
-    let Prepared { signals, terminal, guard } = prepared;
+    let Prepared { signals, terminal, guard, .. } = prepared;
     // It starts a thread: after the guard.
     let (files, events) = Files::watch(&args.watch, &args.ext, &args.ignore)?;
     let runtime =
