@@ -11,6 +11,7 @@ use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use super::KILL_BOUND;
 use super::clean_up::PlannedBase;
 use super::clone::Stack;
+use super::pace::Pace;
 use super::protocol::{self, End, FromGuard, JobId, Spec, Spent, ToGuard};
 use super::spawn::{self, Destination, Failure};
 use super::sweep;
@@ -20,11 +21,6 @@ use crate::containment::delegation::Undo;
 use crate::error::SpawnStage;
 use crate::reap::{self, Reap, Reaped};
 use crate::sys;
-
-/// So many children that end within [`PACE`] are a mass death: it is looked at every [`CROWD_PAUSE`].
-const CROWD: u32 = 64;
-const PACE: Duration = Duration::from_millis(20);
-const CROWD_PAUSE: Duration = Duration::from_millis(2);
 
 const SOCKET: u64 = 0;
 const SUPERVISOR: u64 = 1;
@@ -61,10 +57,7 @@ pub(super) struct Guard {
     pub(super) buffer: Vec<u8>,
     /// Set when a clone into a cgroup has shown the kill-sequence bug or was refused.
     pub(super) always_join: bool,
-    /// Since when, and how many children have been reaped.
-    pub(super) pace: (Instant, u32),
-    /// When those are reaped that were put off.
-    pub(super) reap_at: Option<Instant>,
+    pub(super) pace: Pace,
     /// Whether the last look found no child at all.
     pub(super) childless: bool,
     /// There are processes that SIGKILL does not end: what could be done has been done.
@@ -113,8 +106,7 @@ impl Guard {
             stack: Stack::new()?,
             buffer: Vec::new(),
             always_join: false,
-            pace: (Instant::now(), 0),
-            reap_at: None,
+            pace: Pace::new(),
             childless: false,
             given_up: false,
             spent: Spent::default(),
@@ -124,7 +116,7 @@ impl Guard {
     fn serve(&mut self) -> Result<()> {
         loop {
             let again = self.sweeps.iter().filter_map(|sweep| sweep.all.as_ref()?.again());
-            let bound = self.sweeps.iter().map(|sweep| sweep.bound).chain(again).chain(self.reap_at).min();
+            let bound = self.sweeps.iter().map(|sweep| sweep.bound).chain(again).chain(self.pace.due()).min();
             for token in self.wait(bound)? {
                 match token {
                     SOCKET => {
@@ -138,26 +130,18 @@ impl Guard {
                     _ => {}
                 }
             }
-            if self.reap_at.is_some_and(|at| at <= Instant::now()) {
+            if self.pace.due().is_some_and(|due| due <= Instant::now()) {
                 self.reap()?;
             }
             self.sweep()?;
         }
     }
 
-    /// Reaps at once, but in a mass death every so often: each look for ended children goes through all that live, under a
-    /// lock which the dying need.
     fn child_ended(&mut self) -> Result<()> {
-        let now = Instant::now();
-        if now.duration_since(self.pace.0) > PACE {
-            self.pace = (now, 0);
+        if self.pace.puts_off(Instant::now(), !self.sweeps.is_empty()) {
+            return sys::read_signal(self.children.as_fd()).map(drop);
         }
-        if self.pace.1 < CROWD {
-            return self.reap();
-        }
-        sys::read_signal(self.children.as_fd())?;
-        self.reap_at.get_or_insert(now + CROWD_PAUSE);
-        Ok(())
+        self.reap()
     }
 
     /// Waits for events, until `bound` at most.
@@ -241,12 +225,17 @@ impl Guard {
                 };
                 self.send(&answer, pidfd)
             }
+            ToGuard::Reap => {
+                self.pace.hurry();
+                self.reap()
+            }
             ToGuard::Sweep { job, bound_ms, given_up } => {
                 self.given_up |= given_up;
                 let now = Instant::now();
                 let bound = now.checked_add(Duration::from_millis(bound_ms)).unwrap_or(now + KILL_BOUND);
                 let alone = self.jobs.get(&job).is_some_and(|job| job.alone);
                 self.sweeps.push(sweep::Sweep::new(job, bound, alone, given_up));
+                self.pace.hurry();
                 self.reap()
             }
         }
@@ -300,12 +289,11 @@ impl Guard {
     fn reap(&mut self) -> Result<()> {
         // One at most: SIGCHLD does not queue.
         sys::read_signal(self.children.as_fd())?;
-        self.reap_at = None;
+        let mut orphans = 0;
         let mut ended: Vec<(JobId, Reaped)> = Vec::new();
         let childless = loop {
             match reap::reap() {
                 Reap::Child(reaped) => {
-                    self.pace.1 += 1;
                     self.spent.cpu_user_us += reaped.cpu_us.0;
                     self.spent.cpu_system_us += reaped.cpu_us.1;
                     for all in self.sweeps.iter_mut().filter_map(|sweep| sweep.all.as_mut()) {
@@ -315,6 +303,8 @@ impl Guard {
                     if let Some((&id, job)) = found {
                         job.reaped = true;
                         ended.push((id, reaped));
+                    } else {
+                        orphans += 1;
                     }
                 }
                 Reap::NoneEnded => break false,
@@ -322,6 +312,7 @@ impl Guard {
             }
         };
         self.childless = childless;
+        self.pace.looked(Instant::now(), orphans);
         while !childless && let Some((pid, signal)) = reap::next_stopped() {
             let main = self.jobs.iter().find(|(_, job)| job.pid == pid && !job.reaped).map(|(&id, _)| id);
             if let Some(job) = main {

@@ -8,6 +8,7 @@ mod event_loop;
 pub(crate) mod link;
 mod orphans;
 mod outer;
+mod pace;
 pub(crate) mod protocol;
 mod spawn;
 mod sweep;

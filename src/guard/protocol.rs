@@ -19,7 +19,7 @@ use crate::error::SpawnStage;
 use crate::process::ProcessInfo;
 
 /// Raised with every change of the messages: a guard of another version refuses.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// One job of one supervisor.
 pub type JobId = u64;
@@ -54,6 +54,8 @@ pub enum ToGuard {
     },
     /// Give a terminal these settings back when the supervisor is gone. Descriptor: the terminal.
     Terminal { settings: Settings },
+    /// A leaf is empty: whoever has ended is to be reaped now, also in a mass death.
+    Reap,
     /// The job's leaf is empty: end what else descends from it, within this time. Without a leaf: end all of it.
     /// With `given_up` there are processes in the leaf that SIGKILL does not end; these are not waited for.
     Sweep { job: JobId, bound_ms: u64, given_up: bool },

@@ -108,6 +108,8 @@ pub(super) struct Actor {
     /// Without a leaf: the guard has done what it could.
     pub(super) swept: bool,
     pub(super) childless: bool,
+    /// The guard has been told to reap.
+    pub(super) hurried: bool,
     /// Without a leaf: what all that were reaped have used.
     pub(super) spent: Spent,
 
@@ -166,6 +168,7 @@ impl Actor {
             empty: false,
             swept: false,
             childless: false,
+            hurried: false,
             spent: Spent::default(),
             main: None,
             ending: None,
@@ -204,6 +207,7 @@ impl Actor {
                     self.report.containment.born = self.holder.leaf().map(|_| born);
                     self.report.pid = Some(pid);
                     self.order.close();
+                    self.hurried = false;
                     self.events.follow(&self.report, self.machine.reason);
                     let pidfd = Arc::new(Pidfd::from(pidfd));
                     self.main = Pid::from_raw(pid).map(|pid| (pid, pidfd.clone()));
@@ -340,9 +344,12 @@ impl Actor {
                     }
                 },
                 () = seen(self.ending.as_ref()), if self.ending.is_some() => self.look_ahead(),
-                () = emptied(self.holder.leaf(), self.watch.as_ref(), self.guard_lost), if watching && !self.empty && self.machine.main_exited => {
-                    self.empty = true;
-                    return Incoming::Event(Event::Emptied);
+                () = emptied(self.holder.leaf(), self.watch.as_ref(), self.guard_lost), if watching && !self.empty && (self.machine.main_exited || !self.hurried) => {
+                    if self.machine.main_exited {
+                        self.empty = true;
+                        return Incoming::Event(Event::Emptied);
+                    }
+                    self.hurry_guard().await;
                 }
                 event = sleep_until(timer) => {
                     match event {

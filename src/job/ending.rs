@@ -7,6 +7,8 @@ use std::sync::Arc;
 use tokio::io::unix::AsyncFd;
 
 use super::actor::Actor;
+use crate::containment::holder::Holder;
+use crate::guard::protocol::ToGuard;
 use crate::pidfd::Pidfd;
 use crate::sys::{self, SharedPidfd};
 
@@ -35,12 +37,28 @@ pub(super) async fn seen(ending: Option<&Ending>) {
 }
 
 impl Actor {
-    /// Where nothing is left in the leaf, what the job has used is final.
+    /// Where nothing is left in the leaf, what the job has used is final, and nothing needs the leaf any more.
     pub(super) fn look_ahead(&mut self) {
         self.ending = None;
-        if self.holder.leaf().is_some_and(|leaf| leaf.populated() == Ok(false)) {
-            self.report.usage = self.usage(self.command.measure_pressure);
-            self.usage_is_final = true;
+        if self.holder.leaf().is_none_or(|leaf| leaf.populated() != Ok(false)) {
+            return;
+        }
+        self.report.usage = self.usage(self.command.measure_pressure);
+        self.usage_is_final = true;
+        if let Holder::Leaf(leaf) = &mut self.holder
+            // Whether the main process was a victim is told by its end.
+            && !leaf.has_controller("memory")
+        {
+            // Where it is not to be removed yet, that is tried again when the job is over.
+            let _ = leaf.remove();
+        }
+    }
+    /// Nothing runs in the leaf any more: the guard need not wait for others before it reaps the main process.
+    pub(super) async fn hurry_guard(&mut self) {
+        self.hurried = true;
+        if self.main.is_some() {
+            // A guard that can't be told is lost, which comes as an event.
+            let _ = self.link.send(&ToGuard::Reap, &[]).await;
         }
     }
 }

@@ -64,7 +64,7 @@ impl Actor {
             ));
         };
         // One that is being ended must not stand still.
-        if self.machine.phase != Phase::Running {
+        if self.machine.phase != Phase::Running || self.usage_is_final {
             return Err(failed(Errno::SRCH));
         }
         let events = leaf.cgroup().events().map_err(failed)?;
@@ -80,6 +80,9 @@ impl Actor {
     }
 
     pub(super) fn usage(&mut self, with_pressure: bool) -> Usage {
+        if self.usage_is_final {
+            return self.report.usage.clone();
+        }
         self.seen.memory_highest = self.memory.highest();
         match self.holder.leaf() {
             Some(leaf) => {
