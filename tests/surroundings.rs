@@ -299,7 +299,8 @@ fn with_a_mount_on_the_jobs_own_cgroup() {
         setsid sleep 999 & exit 3"#;
     let place = cgroup.path.to_str().unwrap();
     // The mounts end with their namespace; then the directories that pinfold names can be removed.
-    let script = r#"unshare --mount "$@"; code=$?; cd "$6" && rmdir pinfold-*/files pinfold-*/kin pinfold-*; exit $code"#;
+    let script =
+        r#"unshare --mount "$@"; code=$?; cd "$6" && rmdir pinfold-*/files pinfold-*/kin pinfold-*; exit $code"#;
     let words = ["bash", "-c", job, place, files.path().to_str().unwrap()];
     let ran = Surrounding { script, options: &["--cgroup", place] }.run(&["--grace", "1m"], &words).assert_code(3);
     canary.assert_alive();

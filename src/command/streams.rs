@@ -76,7 +76,8 @@ impl Command {
     }
 
     /// Also writes to this file what is read from the piped standard output, as tee(1) does. Where that fails, the next read
-    /// tells so, once, and the file gets no more.
+    /// tells so, once, and the file gets no more. What is no regular file is written to by a thread of its own; while it takes
+    /// nothing, a pipe that nobody reads say, nothing more is read, and the job's deadline holds.
     ///
     /// ```
     /// # let directory = std::env::temp_dir();
