@@ -10,23 +10,12 @@ use pinfold::events::EventKind;
 use pinfold::output::CaptureLimit;
 use pinfold::report::Reason;
 use pinfold::{Command, Error, Readiness, Stdio, Supervisor};
-use support::{PINFOLD, Scratch, has_cgroup};
+use support::Scratch;
+use support::host::with_supervisor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Long enough that only a hang reaches it.
 const LONG: Duration = Duration::from_secs(60);
-
-fn with_supervisor(host: impl AsyncFnOnce(&Supervisor)) {
-    if !has_cgroup() {
-        return;
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let supervisor = Supervisor::builder().guard_program(PINFOLD).start().await.unwrap();
-        host(&supervisor).await;
-        supervisor.close().await;
-    });
-}
 
 fn shell(script: &str) -> Command {
     let mut command = Command::new("sh");
