@@ -70,7 +70,7 @@ impl Cgroup {
     /// process dies of SIGKILL (v2 freezer, Linux 5.2); it is thawed whatever happens.
     fn kill_each(&self) -> Result<()> {
         let frozen = write(self.dir.as_fd(), c"cgroup.freeze", b"1");
-        let signalled = self.signal_all(Signal::KILL, 1000, |_| {});
+        let signalled = self.signal_those(Signal::KILL, 1000, |_| true, |_| {});
         let thawed = write(self.dir.as_fd(), c"cgroup.freeze", b"0");
         frozen.and(signalled.map(drop)).and(thawed)
     }
@@ -83,18 +83,13 @@ impl Cgroup {
         })
     }
 
-    /// Sends `signal` to every process here and below, in the order of the lists, until a pass finds nobody new; `found` sees each one once,
-    /// before its signal. Tells whether there was an end to it: against a job that forks faster than it can be told, only
-    /// a kill helps, and `passes` bounds what is tried before.
+    /// Sends `signal` to every process here and below that is `wanted`, in the order of the lists, until a pass finds nobody
+    /// new; `found` sees each one once, before its signal. Tells whether there was an end to it: against a job that forks
+    /// faster than it can be told, only a kill helps, and `passes` bounds what is tried before.
     ///
     /// Only the job is hit: a process is signalled through a pidfd when its pid was in the list *after* that pidfd
     /// had been opened, so that a pid which was reused in between is answered with ESRCH and looked at anew. So few
     /// at a time that four free descriptors are enough.
-    pub fn signal_all(&self, signal: Signal, passes: u32, found: impl FnMut(Pid)) -> Result<bool> {
-        self.signal_those(signal, passes, |_| true, found)
-    }
-
-    /// The same, to the processes that are `wanted` when they have been confirmed to be here.
     pub fn signal_those(
         &self,
         signal: Signal,
