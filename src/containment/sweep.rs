@@ -12,7 +12,7 @@ use super::base;
 use super::cgroup::{Cgroup, populated};
 use super::delegation;
 
-/// What is killed is gone soon; a start does not wait longer for what is not.
+/// What is killed is gone soon; a start does not wait longer for what is not, however many bases it finds.
 const BOUND: Duration = Duration::from_millis(200);
 
 /// From 6.19 on a last process can be off the count and not yet off the directory, and no event tells.
@@ -22,11 +22,12 @@ const BUSY_AGAIN: Duration = Duration::from_millis(1);
 ///
 /// What may not be touched, for want of permission, is left to its owner.
 pub(crate) fn sweep(place: &Cgroup) {
+    let until = Instant::now() + BOUND;
     for name in place.children().unwrap_or_default() {
         if !base::is_name(&name) {
             delegation::remove_abandoned(place, &name);
         } else if let Ok(Some(cgroup)) = claim(place, &name) {
-            let _ = end(&cgroup, BOUND);
+            let _ = end(&cgroup, until.saturating_duration_since(Instant::now()));
             // Busy: left to the next one.
             let _ = place.remove(&name);
         }
