@@ -139,6 +139,17 @@ fn lines_and_their_times() {
             total += line.bytes.len();
         }
         assert_eq!(total, 5_000_000);
+
+        // Also where its newline is there at once, and never by how it came in.
+        let job = supervisor.spawn(&shell(r"printf 'abc\nabcdefgh\n\nabcd'")).await.unwrap();
+        let mut lines = job.take_stdout().unwrap().lines().max_line(3);
+        let mut seen = Vec::new();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            seen.push((line.text().into_owned(), line.complete));
+        }
+        let expected =
+            [("abc", true), ("abc", false), ("def", false), ("gh", true), ("", true), ("abc", false), ("d", false)];
+        assert_eq!(seen, expected.map(|(text, complete)| (text.to_owned(), complete)));
     });
 }
 
