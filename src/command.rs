@@ -1,6 +1,7 @@
 //! What to run: a builder of plain data.
 
 mod signals;
+mod stop;
 mod streams;
 
 use std::collections::BTreeMap;
@@ -16,34 +17,9 @@ use crate::limits::Limits;
 use crate::output::CaptureLimit;
 use crate::pty::Pty;
 use crate::signal::Signal;
-use crate::stop::{Leftovers, SignalTo, StopPolicy};
+use crate::stop::StopPolicy;
 use crate::user::User;
-
-/// Where a standard stream of the job goes.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub enum Stdio {
-    /// The supervisor's own, untouched; closed where it was closed when the supervisor was started.
-    #[default]
-    Inherit,
-    /// `/dev/null`.
-    Null,
-    /// A pipe to the supervisor: [`Job::take_stdin`](crate::Job::take_stdin), [`take_stdout`](crate::Job::take_stdout),
-    /// [`take_stderr`](crate::Job::take_stderr) have its other end. A pipe holds 64 KiB (pipe(7)): what nobody reads makes the
-    /// job wait.
-    Piped,
-    /// This descriptor: a file, one end of a pipe, a socket. Every job of the command gets the same.
-    Descriptor(Arc<OwnedFd>),
-    /// For standard input: these bytes, as a file in memory (memfd_create(2)) of which each job gets one of its own. So
-    /// a job that does not read them holds nobody up.
-    Bytes(Arc<Vec<u8>>),
-}
-
-impl<T: Into<OwnedFd>> From<T> for Stdio {
-    fn from(descriptor: T) -> Self {
-        Self::Descriptor(Arc::new(descriptor.into()))
-    }
-}
+pub use streams::Stdio;
 
 /// The process group of the job's main process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -161,24 +137,6 @@ impl Command {
         self
     }
 
-    /// Where standard input comes from.
-    pub fn stdin(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
-        self.stdio[0] = stdio.into();
-        self
-    }
-
-    /// Where standard output goes.
-    pub fn stdout(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
-        self.stdio[1] = stdio.into();
-        self
-    }
-
-    /// Where standard error goes.
-    pub fn stderr(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
-        self.stdio[2] = stdio.into();
-        self
-    }
-
     /// Also hands down every other descriptor of the supervisor that has no close-on-exec flag, under its number, as
     /// exec does (a make job server, sockets from a service manager). Off by default.
     pub fn inherit_descriptors(&mut self, inherit: bool) -> &mut Self {
@@ -189,42 +147,6 @@ impl Command {
     /// The process group of the main process: [`ProcessGroup::New`] by default.
     pub fn process_group(&mut self, group: ProcessGroup) -> &mut Self {
         self.process_group = group;
-        self
-    }
-
-    /// The deadline: stops the job this long after its spawn was ordered. None by default.
-    pub fn timeout(&mut self, timeout: Duration) -> &mut Self {
-        self.timeout = Some(timeout);
-        self
-    }
-
-    /// How long after the stop signal the job is killed: 10 s by default.
-    pub fn grace(&mut self, grace: Duration) -> &mut Self {
-        self.stop.grace = grace;
-        self
-    }
-
-    /// The stop signal: SIGTERM by default.
-    pub fn stop_signal(&mut self, signal: Signal) -> &mut Self {
-        self.stop.signal = signal;
-        self
-    }
-
-    /// Who gets the stop signal: every process by default.
-    pub fn signal_to(&mut self, to: SignalTo) -> &mut Self {
-        self.stop.signal_to = to;
-        self
-    }
-
-    /// What happens to processes that are left when the main one has exited: they are stopped by default.
-    pub fn leftovers(&mut self, leftovers: Leftovers) -> &mut Self {
-        self.stop.leftovers = leftovers;
-        self
-    }
-
-    /// How long to wait for processes that SIGKILL was sent to, before they are reported as unkillable: 10 s by default.
-    pub fn kill_bound(&mut self, bound: Duration) -> &mut Self {
-        self.stop.kill_bound = bound;
         self
     }
 

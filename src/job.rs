@@ -71,7 +71,6 @@ pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) 
     let memory = Arc::new(oom::Watch::default());
     // A leaf that is dropped is removed.
     let watched = limits::apply_to(&holder, &command.limits)?;
-    let answers = link.listen(id)?;
     let runtime = supervisor.runtime.clone();
     let events = Log::new(id, command.display_name(), supervisor.hub.clone());
     let activity = command.idle_timeout.map(|timeout| (timeout, Arc::new(Activity::new())));
@@ -79,6 +78,8 @@ pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) 
         let _entered = runtime.enter();
         Box::new(Streams::new(command, pipes, terminal, &report, activity.as_ref().map(|(_, activity)| activity))?)
     };
+    // From here on the actor answers for it, and forgets it in the end.
+    let answers = link.listen(id)?;
     let mut kept = command.clone();
     // Who reads the other end of what was given has to see it end with the job's processes.
     kept.stdio = Default::default();
@@ -104,7 +105,7 @@ pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) 
                 runtime.spawn(streams::watch_idle(timeout, activity, requests.downgrade(), report.clone()));
             }
             if let Some(leaf) = watched {
-                runtime.spawn(live::until_over(report.clone(), memory.run(leaf, pid, events.clone())));
+                runtime.spawn(live::until_over(report.clone(), memory.run(leaf, (pid, main.clone()), events.clone())));
             }
             let name = command.display_name();
             Ok(Job { id, pid, main, requests, report, stops: Mutex::new(stops), name, streams, events })

@@ -13,7 +13,8 @@ use tokio::net::TcpStream;
 
 use crate::output::OutputStream;
 
-/// How often a port is tried: nothing tells when somebody listens there.
+/// How often a port is tried: nothing tells when somebody listens there. (sock_diag(7) has groups for sockets that are destroyed,
+/// include/uapi/linux/sock_diag.h, and none for those that begin to listen.)
 const TRY_EVERY: Duration = Duration::from_millis(20);
 
 /// How much is read of an output in search of a line.

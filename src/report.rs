@@ -194,7 +194,8 @@ impl ProcessList {
 pub struct NotRemoved {
     /// Where it is.
     pub path: String,
-    /// The kernel's answer, in words: `EBUSY` where something is left in it, `EACCES` where another user made it.
+    /// The kernel's answer, in words: `EBUSY` where something is left in it, `EACCES` where another user made it,
+    /// `EXDEV` where something is mounted on it.
     pub error: String,
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -181,9 +181,10 @@ impl SignalQueue {
     pub fn block_all() -> Result<Self> {
         // A blocked signal is queued even where it is ignored.
         let queued = sys::ALL_SIGNALS & !sys::bit(libc::SIGCHLD) & !inherited::signals().ignored;
-        sys::set_signal_mask(sys::ALL_SIGNALS);
+        // First: where that fails, the mask stays.
         let fd = sys::signalfd(queued)
             .map_err(|errno| Error::system("signalfd", "all signals", errno, short_of_descriptors(errno)))?;
+        sys::set_signal_mask(sys::ALL_SIGNALS);
         Ok(Self { fd, queued })
     }
 
@@ -214,10 +215,7 @@ impl SignalQueue {
                 return Ok(Some(received));
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let left = left.map(|left| Timespec {
-                tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
-                tv_nsec: left.subsec_nanos().into(),
-            });
+            let left = left.map(sys::timespec);
             match poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], left.as_ref()) {
                 Ok(0) => return Ok(None),
                 Ok(_) | Err(Errno::INTR) => {}

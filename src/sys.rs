@@ -7,7 +7,9 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
+use rustix::event::Timespec;
 use rustix::io::{Errno, Result};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -140,6 +142,11 @@ pub fn read_signal(fd: BorrowedFd<'_>) -> Result<Option<libc::signalfd_siginfo>>
         // SAFETY: zeroed above, and all of its fields are integers.
         _ => Ok(Some(unsafe { info.assume_init() })),
     }
+}
+
+/// A timeout as the kernel takes it; beyond what that can hold, the longest there is.
+pub fn timespec(time: Duration) -> Timespec {
+    Timespec::try_from(time).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 })
 }
 
 /// A descriptor that tokio's current runtime watches.

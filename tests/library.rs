@@ -8,17 +8,8 @@ use std::time::Duration;
 
 use pinfold::report::{MainEnd, Reason};
 use pinfold::{Command, Error, Leftovers, Signal, Stdio, Supervisor};
+use support::host::with_supervisor;
 use support::{Canary, PINFOLD, has_cgroup, program, wait_for};
-
-/// Runs it in a runtime of its own, as each host has one.
-fn with_supervisor(host: impl AsyncFnOnce(&Supervisor)) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let supervisor = Supervisor::builder().guard_program(PINFOLD).start().await.unwrap();
-        host(&supervisor).await;
-        supervisor.close().await;
-    });
-}
 
 /// The children of this very thread. Other tests start theirs in threads of their own.
 fn own_children() -> Vec<i32> {

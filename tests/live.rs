@@ -6,56 +6,47 @@ use std::time::Duration;
 
 use pinfold::report::{MainEnd, Reason};
 use pinfold::{Command, Controller, Limits, Signal, Stdio, Supervisor};
-use support::{PINFOLD, Scratch, has, has_cgroup, program};
-
-/// Runs it in a runtime of its own, as each host has one. `None` where the controllers can't be had.
-fn with<T>(controllers: &[Controller], host: impl AsyncFnOnce(&Supervisor) -> T) -> Option<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let builder = Supervisor::builder().guard_program(PINFOLD).controllers(controllers.iter().copied());
-        let supervisor = match builder.start().await {
-            Ok(supervisor) => supervisor,
-            Err(error) => {
-                for controller in controllers {
-                    has(controller.name(), false, &error.to_string());
-                }
-                return None;
-            }
-        };
-        let done = host(&supervisor).await;
-        supervisor.close().await;
-        Some(done)
-    })
-}
+use support::{Scratch, has, has_cgroup, host, program};
 
 /// Where scripts/vm-test says that jobs can have controllers.
 fn builder_cgroup() -> Option<std::ffi::OsString> {
     std::env::var_os("PINFOLD_CGROUP")
 }
 
-fn with_controllers<T>(controllers: &[Controller], host: impl AsyncFnOnce(&Supervisor) -> T) -> Option<T> {
-    let Some(cgroup) = builder_cgroup() else { return with(controllers, host) };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let builder = Supervisor::builder().guard_program(PINFOLD).cgroup(cgroup);
-        let supervisor = builder.controllers(controllers.iter().copied()).start().await.unwrap();
-        let done = host(&supervisor).await;
-        supervisor.close().await;
-        Some(done)
-    })
+/// Runs it, unless the controllers can't be had, which it says.
+fn with_controllers(controllers: &[Controller], host: impl AsyncFnOnce(&Supervisor)) {
+    let mut builder = Supervisor::builder().controllers(controllers.iter().copied());
+    let named = builder_cgroup();
+    if let Some(cgroup) = &named {
+        builder = builder.cgroup(cgroup);
+    }
+    match host::with(builder, host) {
+        Err(error) if named.is_none() && !controllers.is_empty() => {
+            for controller in controllers {
+                has(controller.name(), false, &error.to_string());
+            }
+        }
+        done => done.unwrap(),
+    }
+}
+
+/// A job that counts.
+fn with_counting_job(host: impl AsyncFnOnce(pinfold::Job, &Scratch)) {
+    if !has_cgroup() {
+        return;
+    }
+    with_controllers(&[], async |supervisor| {
+        let file = Scratch::new("count");
+        let mut command = Command::new(program("use"));
+        command.args(["count", file.path().to_str().unwrap()]).stdin(Stdio::Null);
+        let job = supervisor.spawn(&command).await.unwrap();
+        counts(&file).await;
+        host(job, &file).await;
+    });
 }
 
 fn count(file: &Scratch) -> u64 {
     file.text().trim().parse().unwrap_or(0)
-}
-
-/// A job that counts, and has begun to.
-async fn counting_job(supervisor: &Supervisor, file: &Scratch) -> pinfold::Job {
-    let mut command = Command::new(program("use"));
-    command.args(["count", file.path().to_str().unwrap()]).stdin(Stdio::Null);
-    let job = supervisor.spawn(&command).await.unwrap();
-    counts(file).await;
-    job
 }
 
 /// It counts on.
@@ -68,30 +59,25 @@ async fn counts(file: &Scratch) {
 
 #[test]
 fn a_job_stands_still_and_goes_on() {
-    if !has_cgroup() {
-        return;
-    }
-    with_controllers(&[], async |supervisor| {
-        let file = Scratch::new("count");
-        let job = counting_job(supervisor, &file).await;
+    with_counting_job(async |job, file| {
         job.freeze().await.unwrap();
-        let (used, counted) = (job.usage().await.unwrap(), count(&file));
+        let (used, counted) = (job.usage().await.unwrap(), count(file));
         tokio::time::sleep(Duration::from_millis(100)).await;
-        assert_eq!(count(&file), counted);
+        assert_eq!(count(file), counted);
         let later = job.usage().await.unwrap().cpu_user_microseconds.value.unwrap();
         // The way into standing still is counted late.
         assert!(later - used.cpu_user_microseconds.value.unwrap() < 10_000, "{later} after {used:?}");
         // Twice is as good as once.
         job.freeze().await.unwrap();
         job.thaw();
-        counts(&file).await;
+        counts(file).await;
 
         // One that is dropped thaws.
         let dropped = tokio::time::timeout(Duration::ZERO, job.freeze()).await;
         if dropped.is_ok() {
             job.thaw();
         }
-        counts(&file).await;
+        counts(file).await;
 
         job.freeze().await.unwrap();
         job.kill();
@@ -131,12 +117,7 @@ fn a_frozen_job_is_stopped() {
 
 #[test]
 fn a_frozen_job_dies_with_its_supervisor() {
-    if !has_cgroup() {
-        return;
-    }
-    with_controllers(&[], async |supervisor| {
-        let file = Scratch::new("count");
-        let job = counting_job(supervisor, &file).await;
+    with_counting_job(async |job, _| {
         job.freeze().await.unwrap();
         let _ = job.signal(Signal::TERM);
         drop(job);
@@ -146,19 +127,14 @@ fn a_frozen_job_dies_with_its_supervisor() {
 /// The same by a second hand, as who holds a job of a pool's has it.
 #[test]
 fn a_handle_freezes_too() {
-    if !has_cgroup() {
-        return;
-    }
-    with_controllers(&[], async |supervisor| {
-        let file = Scratch::new("count");
-        let job = counting_job(supervisor, &file).await;
+    with_counting_job(async |job, file| {
         let handle = job.handle();
         handle.freeze().await.unwrap();
-        let counted = count(&file);
+        let counted = count(file);
         tokio::time::sleep(Duration::from_millis(100)).await;
-        assert_eq!(count(&file), counted);
+        assert_eq!(count(file), counted);
         handle.thaw();
-        counts(&file).await;
+        counts(file).await;
         assert!(handle.usage().await.unwrap().cpu_user_microseconds.value.is_some());
         job.kill();
         job.wait().await.unwrap();

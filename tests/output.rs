@@ -10,23 +10,12 @@ use pinfold::events::EventKind;
 use pinfold::output::CaptureLimit;
 use pinfold::report::Reason;
 use pinfold::{Command, Error, Readiness, Stdio, Supervisor};
-use support::{PINFOLD, Scratch, has_cgroup};
+use support::Scratch;
+use support::host::with_supervisor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Long enough that only a hang reaches it.
 const LONG: Duration = Duration::from_secs(60);
-
-fn with_supervisor(host: impl AsyncFnOnce(&Supervisor)) {
-    if !has_cgroup() {
-        return;
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let supervisor = Supervisor::builder().guard_program(PINFOLD).start().await.unwrap();
-        host(&supervisor).await;
-        supervisor.close().await;
-    });
-}
 
 fn shell(script: &str) -> Command {
     let mut command = Command::new("sh");
@@ -150,6 +139,17 @@ fn lines_and_their_times() {
             total += line.bytes.len();
         }
         assert_eq!(total, 5_000_000);
+
+        // Also where its newline is there at once, and never by how it came in.
+        let job = supervisor.spawn(&shell(r"printf 'abc\nabcdefgh\n\nabcd'")).await.unwrap();
+        let mut lines = job.take_stdout().unwrap().lines().max_line(3);
+        let mut seen = Vec::new();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            seen.push((line.text().into_owned(), line.complete));
+        }
+        let expected =
+            [("abc", true), ("abc", false), ("def", false), ("gh", true), ("", true), ("abc", false), ("d", false)];
+        assert_eq!(seen, expected.map(|(text, complete)| (text.to_owned(), complete)));
     });
 }
 

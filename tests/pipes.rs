@@ -6,17 +6,20 @@ use std::io::Read;
 
 use support::{Canary, Run, Scratch, has_cgroup, has_program, wait_for};
 
-/// The reader of `pinfold … | cat` gets its end of file at the deadline, whoever in the job holds the pipe.
-#[test]
-fn a_pipe_ends_at_the_deadline() {
+/// With those shells that there are: they leave, wait for and replace themselves in other ways.
+fn in_each_shell(holds: impl Fn(&str)) {
     if !has_cgroup() {
         return;
     }
     let canary = Canary::new();
-    for shell in ["bash", "dash"] {
-        if !has_program(shell) {
-            continue;
-        }
+    ["bash", "dash"].into_iter().filter(|shell| has_program(shell)).for_each(holds);
+    canary.assert_alive();
+}
+
+/// The reader of `pinfold … | cat` gets its end of file at the deadline, whoever in the job holds the pipe.
+#[test]
+fn a_pipe_ends_at_the_deadline() {
+    in_each_shell(|shell| {
         for script in [
             "sleep 1000; true",
             "sleep 1000 & wait",
@@ -32,8 +35,7 @@ fn a_pipe_ends_at_the_deadline() {
             assert!((0.5..3.0).contains(&ran.elapsed.as_secs_f64()), "{shell}: {script}: {ran:#?}");
             assert_eq!(ran.report["reason"], "deadline");
         }
-    }
-    canary.assert_alive();
+    });
 }
 
 /// The whole of it, as it is written: two seconds, no grace needed.
@@ -49,14 +51,7 @@ fn two_seconds_are_two_seconds() {
 
 #[test]
 fn a_leftover_that_holds_stdout_does_not_delay_the_return() {
-    if !has_cgroup() {
-        return;
-    }
-    let canary = Canary::new();
-    for shell in ["bash", "dash"] {
-        if !has_program(shell) {
-            continue;
-        }
+    in_each_shell(|shell| {
         // Until the child has executed it, it is a copy of the shell.
         let script = "echo before; sleep 1000 & until tr '\\0' ' ' </proc/$!/cmdline | grep -qx 'sleep 1000 '; do :; done; \
             echo after; exit 0";
@@ -68,8 +63,7 @@ fn a_leftover_that_holds_stdout_does_not_delay_the_return() {
         // Captured by a shell, as in every other script.
         let captured = Run::in_shell(r#"x=$("$@"); echo "<$x>""#, ["sh", "-c", script]).run().assert_code(0);
         assert_eq!(captured.stdout, "<before\nafter>\n");
-    }
-    canary.assert_alive();
+    });
 }
 
 /// The job blocks in its write; pinfold does not, whose own message has no room either.

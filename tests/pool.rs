@@ -9,22 +9,14 @@ use std::time::{Duration, Instant};
 use pinfold::pool::{Handle, Pool, Shutdown, Task};
 use pinfold::report::Reason;
 use pinfold::{Command, Error, Readiness, Stdio, Supervisor};
-use support::{Canary, PINFOLD, Scratch, has_cgroup};
+use support::{Canary, Scratch};
 
 const LONG: Duration = Duration::from_secs(60);
 
 /// Runs it, and asserts that neither a process nor a cgroup of the supervisor's is left.
 fn with_supervisor(host: impl AsyncFnOnce(&Supervisor)) {
-    if !has_cgroup() {
-        return;
-    }
     let canary = Canary::new();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let supervisor = Supervisor::builder().guard_program(PINFOLD).start().await.unwrap();
-        host(&supervisor).await;
-        supervisor.close().await;
-    });
+    support::host::with_supervisor(host);
     canary.assert_alive();
 }
 

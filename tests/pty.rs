@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use pinfold::report::Reason;
-use pinfold::{Pty as JobsPty, Readiness, Supervisor};
+use pinfold::{Pty as JobsPty, Readiness};
+use support::host::with_supervisor;
 use support::pty::Pty;
 use support::{PINFOLD, Ran, Run, Scratch, has_cgroup, wait_for};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -229,18 +230,6 @@ fn a_hang_up_outside() {
     pty.expect("up");
     assert!(!pty.hang_up().success());
     assert!(report.text().contains("\"not_removed\":[]"), "{}", report.text());
-}
-
-fn with_supervisor(host: impl AsyncFnOnce(&Supervisor)) {
-    if !has_cgroup() {
-        return;
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let supervisor = Supervisor::builder().guard_program(PINFOLD).start().await.unwrap();
-        host(&supervisor).await;
-        supervisor.close().await;
-    });
 }
 
 fn shell(script: &str) -> pinfold::Command {

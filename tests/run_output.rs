@@ -64,6 +64,21 @@ fn a_tee_and_a_bound() {
     assert!(ran.stdout == "out\n" && ran.stderr.contains("cannot also write the output"), "{ran:#?}");
 }
 
+/// A pipe that somebody holds and nobody reads: the deadline comes all the same.
+#[test]
+fn a_tee_that_takes_nothing() {
+    if !has_cgroup() {
+        return;
+    }
+    let pipe = Scratch::new("tee-pipe");
+    let tee = pipe.path().to_str().unwrap();
+    let script = r#"mkfifo "$6" && exec 9<>"$6" && exec "$@""#;
+    let ran = Run::in_shell(script, ["--tee", tee, "-t", "300ms", "--grace", "1m", "--", "yes"]).run().assert_code(124);
+    assert_eq!(ran.report["reason"], "deadline", "{ran:#?}");
+    // What it has taken went the usual way too.
+    assert!(ran.stdout.starts_with("y\ny\n"), "{}", ran.stdout.len());
+}
+
 /// What nobody reads any more ends who writes it, as without pinfold, and a reader that never reads is not waited for beyond
 /// the deadline.
 #[test]

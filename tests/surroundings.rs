@@ -10,7 +10,7 @@ use std::path::Path;
 use support::own_cgroup::OwnCgroup;
 use support::pty::Pty;
 use support::surrounding::{LEAVES, STAYS, Surrounding, become_user, fresh_user, has_other_users, holds};
-use support::{PINFOLD, Run, Scratch, has_cgroup, has_program, has_root, own_cgroup, program};
+use support::{Canary, PINFOLD, Run, Scratch, has_cgroup, has_program, has_root, own_cgroup, program};
 
 fn has_unshare() -> bool {
     has_cgroup() && has_root() && has_program("unshare")
@@ -275,4 +275,40 @@ fn on_a_terminal_of_another_pid_namespace() {
     shell.expect("\nit is the same");
     assert!(!Path::new(OsStr::new(told(&report)["containment"]["cgroup"].as_str().unwrap())).exists());
     shell.exit();
+}
+
+// Mounts.
+
+/// What a job of root's mounts on cgroups of its own is not part of it: no process there is signalled, no directory removed.
+#[test]
+fn with_a_mount_on_the_jobs_own_cgroup() {
+    if !has_unshare() {
+        return;
+    }
+    let cgroup = OwnCgroup::new().littered();
+    let other = cgroup.path.join("other");
+    std::fs::create_dir(&other).unwrap();
+    let canary = Canary::new();
+    std::fs::write(other.join("cgroup.procs"), canary.pid().to_string()).unwrap();
+    let files = Scratch::directory("mounted");
+    let empty = files.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+
+    let job = r#"read -r own </proc/self/cgroup; while [ "${own#0::}" = "$own" ]; do read -r own; done </proc/self/cgroup
+        cd "$0/${own##*/}" && mkdir files kin && mount --bind "$1" files && mount --bind "$0/other" kin || exit 98
+        setsid sleep 999 & exit 3"#;
+    let place = cgroup.path.to_str().unwrap();
+    // The mounts end with their namespace; then the directories that pinfold names can be removed.
+    let script =
+        r#"unshare --mount "$@"; code=$?; cd "$6" && rmdir pinfold-*/files pinfold-*/kin pinfold-*; exit $code"#;
+    let words = ["bash", "-c", job, place, files.path().to_str().unwrap()];
+    let ran = Surrounding { script, options: &["--cgroup", place] }.run(&["--grace", "1m"], &words).assert_code(3);
+    canary.assert_alive();
+    assert!(empty.is_dir(), "{ran:#?}");
+    assert_eq!((&ran.report["leftovers"]["count"], &ran.report["killed"]), (&1.into(), &false.into()), "{ran:#?}");
+    let left = ran.report["not_removed"][0].clone();
+    assert!(["/files", "/kin"].iter().any(|end| left["path"].as_str().unwrap().ends_with(end)), "{ran:#?}");
+    assert!(left["error"].as_str().unwrap().contains("cross-device"), "{ran:#?}");
+    // Who could not be looked for is told too.
+    assert!(ran.report["error"].as_str().unwrap().contains("not every leftover could be listed"), "{ran:#?}");
 }

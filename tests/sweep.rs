@@ -200,6 +200,18 @@ fn a_dry_run_changes_nothing() {
     left.assert_gone();
 }
 
+/// A bound that no clock can hold is none.
+#[test]
+fn the_longest_bound_there_is() {
+    if !has_cgroup() || !has_root() {
+        return;
+    }
+    let place = Place::new();
+    let base = place.below("pinfold-1-0123456789abcdef");
+    let swept = place.sweep(&["--kill-bound", &u64::MAX.to_string()]);
+    assert!(swept.status.success() && !base.exists(), "{swept:#?}");
+}
+
 /// Sweeps one after another, while pinfolds come and go: a base that is being made is made again under another name, one
 /// that is locked is not touched.
 #[test]

@@ -55,7 +55,8 @@ struct Alive(Option<oneshot::Sender<()>>, Option<std::thread::JoinHandle<()>>);
 impl Drop for Alive {
     fn drop(&mut self) {
         drop(self.0.take());
-        if let Some(thread) = self.1.take() {
+        // One that is dropped by that very thread, with a closure that the runtime held say, is not to wait for itself.
+        if let Some(thread) = self.1.take().filter(|thread| thread.thread().id() != std::thread::current().id()) {
             // It has nothing left to wait for.
             let _ = thread.join();
         }

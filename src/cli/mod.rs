@@ -4,7 +4,6 @@ mod doctor;
 mod duration;
 mod getopt;
 mod init;
-mod job_limits;
 mod limits;
 mod pool;
 mod quote;

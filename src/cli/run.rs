@@ -1,22 +1,21 @@
 //! `pinfold run`.
 
 mod args;
+mod ended;
 mod explain;
 mod keys;
+mod prepared;
 mod ready;
 mod relay;
 mod stats;
 mod streams;
 
-use std::fs::File;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use pinfold::report::{MainEnd, Reason};
 use pinfold::signal::{self, SignalQueue, SignalStream};
-use pinfold::{Command, Guard, Job, Report, Signal, Supervisor};
-use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use pinfold::{Command, Guard, Job, Signal, Supervisor};
+use rustix::io::Errno;
 
 use super::report_sink::Sink;
 use super::signals::{PATIENCE_INTERRUPTS, Response, Rules};
@@ -25,45 +24,15 @@ use super::{FAILED, tell};
 #[cfg(feature = "watch")]
 pub use args::parse_signal;
 pub use args::{Args, ContainmentArg};
+use ended::{Ended, TOO_LATE};
 use explain::explain;
 pub use explain::explain_failures;
+pub use prepared::Prepared;
 use relay::Relay;
+use streams::StreamArgs;
 
 /// How long a stop waits for the command to be executed, so that the command gets the stop signal; an exec can take long.
 pub const EXEC_PATIENCE: Duration = Duration::from_secs(1);
-
-/// So many descriptors the rest takes (15, and 3 for a tokio that has been built with its signals), once the signals, the
-/// guard, the terminal and the report have theirs.
-const DESCRIPTORS: usize = 18;
-
-/// SIGKILL did not end all of the job, whatever else became of it.
-const UNKILLABLE: u8 = 122;
-
-/// `--fail-on-leftovers` found some, and the command itself had succeeded.
-const LEFTOVERS: u8 = 123;
-
-/// It was not ready in time.
-const TOO_LATE: u8 = 124;
-
-/// What has to be there before anything else, in this order.
-pub struct Prepared {
-    pub signals: SignalQueue,
-    pub terminal: Option<Terminal>,
-    pub guard: Guard,
-    /// How many files may be open at once, where that is told.
-    pub open_files: Option<u64>,
-}
-
-impl Prepared {
-    pub fn new() -> pinfold::Result<Self> {
-        // No signal may end pinfold from here on, and what the terminal was like is known only before the guard exists.
-        let signals = SignalQueue::block_all()?;
-        let terminal = Terminal::open();
-        let guard = Guard::fork()?;
-        let open_files = pinfold::raise_own_limits();
-        Ok(Self { signals, terminal, guard, open_files })
-    }
-}
 
 /// Runs the command and tells the exit code.
 pub fn run(mut args: Args, prepared: pinfold::Result<Prepared>) -> Result<u8> {
@@ -78,7 +47,7 @@ pub fn run(mut args: Args, prepared: pinfold::Result<Prepared>) -> Result<u8> {
     // Before it is asked who could enforce them.
     let ended = prepared.and_then(|prepared| applied.and(Ok(prepared)));
     let ended = ended.and_then(|prepared| args.limits.to_limits().check().and(Ok(prepared)));
-    let ended = ended.and_then(|prepared| enough_descriptors(prepared.open_files).and(Ok(prepared)));
+    let ended = ended.and_then(|prepared| prepared.enough_descriptors().and(Ok(prepared)));
     let ended = ended.and_then(|prepared| in_runtime(&args, &command, prepared));
     let ended = ended.unwrap_or_else(|error| Ended::not_started(&command, &error));
 
@@ -92,40 +61,14 @@ pub fn run(mut args: Args, prepared: pinfold::Result<Prepared>) -> Result<u8> {
         Ended::NotStarted { report } => tell(report.error.as_deref().unwrap_or_default()),
         Ended::Signalled { .. } => {}
     }
-    let (Ended::Report { report, .. } | Ended::NotStarted { report } | Ended::Signalled { report, .. }) = &ended;
     if let Some(sink) = sink {
-        sink.write(report)?;
+        sink.write(ended.report())?;
     }
-    if ended_by_interrupt(&ended) {
+    if ended.by_interrupt() {
         // So that a calling shell loop stops too. PID 1 comes back from this.
         signal::end_by(Signal::INT);
     }
-    if let Ended::Report { code: Some(code), .. } = &ended
-        && (*code == TOO_LATE || report.success())
-    {
-        return Ok(*code);
-    }
-    Ok(exit_code(&args, report))
-}
-
-/// Whether there are as many descriptors to be had as a run takes: what is too little is better told now than in the middle.
-fn enough_descriptors(limit: Option<u64>) -> pinfold::Result<()> {
-    const PLENTY: u64 = 4096;
-    if limit.is_none_or(|limit| limit >= PLENTY) {
-        return Ok(());
-    }
-    let null = File::open("/").map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
-    let had: Result<Vec<_>, _> =
-        null.and_then(|null| (1..DESCRIPTORS).map(|_| fcntl_dupfd_cloexec(&null, 0)).collect());
-    had.map(drop).map_err(|errno| pinfold::Error::System {
-        operation: "take",
-        object: format!("{DESCRIPTORS} descriptors"),
-        errno,
-        advice: format!(
-            "the hard limit on open files is {}: close some of those that are open, or see ulimit -Hn",
-            limit.unwrap_or_default()
-        ),
-    })
+    Ok(ended.exit_code(&args))
 }
 
 /// Runs the command; when it comes back the job is over, and the terminal is as it was.
@@ -142,42 +85,13 @@ fn in_runtime(args: &Args, command: &Command, prepared: Prepared) -> pinfold::Re
     })?;
     let ended = runtime.block_on(supervise(args, guard, command, signals, rules, terminal.as_ref()));
     if let Some(terminal) = &terminal {
-        terminal.restore(!matches!(&ended, Ok(Ended::Report { report, .. }) if ended_by_itself(report)));
+        terminal.restore(!ended.as_ref().is_ok_and(Ended::by_itself));
     }
     if ended.is_ok() {
         // Nothing is left to be torn down that the kernel does not do faster.
         std::mem::forget(runtime);
     }
     ended
-}
-
-enum Ended {
-    Report {
-        report: Arc<Report>,
-        /// An interrupt asked for a stop.
-        interrupted: bool,
-        /// Of the options about its output: what makes a success none.
-        code: Option<u8>,
-    },
-    /// The command could not be executed.
-    NotStarted { report: Arc<Report> },
-    /// A signal came before the command had been executed.
-    Signalled { report: Arc<Report>, signal: Signal },
-}
-
-impl Ended {
-    fn not_started(command: &Command, error: &pinfold::Error) -> Self {
-        Self::NotStarted { report: Arc::new(Report::of_failed_spawn(command, error)) }
-    }
-
-    fn signalled(args: &Args, command: &Command, signal: Signal) -> Self {
-        let program = args.command[0].to_string_lossy().into_owned();
-        let error = pinfold::Error::EndedEarly { program, reason: Reason::Stopped };
-        let mut report = Report::of_failed_spawn(command, &error);
-        report.error = Some(format!("{error}: {signal}"));
-        report.exit_code = u8::try_from(128 + signal.number()).unwrap_or(u8::MAX);
-        Self::Signalled { report: Arc::new(report), signal }
-    }
 }
 
 async fn supervise(
@@ -265,7 +179,9 @@ async fn hold(
         perform(args, &job, response, signal);
     }
     let mut relay = Relay::start(args, &job, supervisor, terminal).await?;
-    let mut ready = Some(Box::pin(ready::ready(&args.streams, &job, relay.line_seen.clone())));
+    let StreamArgs { ready, ready_timeout, notify, .. } = &args.streams;
+    let is_ready = |ready| ready::ready(ready, *ready_timeout, notify.as_ref(), &job, relay.line_seen.clone());
+    let mut ready = ready.as_ref().map(|ready| Box::pin(is_ready(ready)));
     let mut late = false;
     loop {
         let received = tokio::select! {
@@ -360,32 +276,4 @@ pub fn stopped(job: &Job, signal: Signal, terminal: &Terminal) {
     let since = Instant::now();
     signal::suspend_by(signal);
     job.postpone_deadline(since.elapsed());
-}
-
-/// Whether the command ended as it wanted to: then the terminal is as it wanted to leave it.
-fn ended_by_itself(report: &Report) -> bool {
-    report.reason == Reason::Exited && matches!(report.main, Some(MainEnd::Exited(_))) && !report.killed
-}
-
-fn exit_code(args: &Args, report: &Report) -> u8 {
-    if report.unkillable.count > 0 {
-        return UNKILLABLE;
-    }
-    if report.exit_code == 0 && args.fail_on_leftovers && report.leftovers.count > 0 {
-        return LEFTOVERS;
-    }
-    report.exit_code
-}
-
-fn ended_by_interrupt(ended: &Ended) -> bool {
-    match ended {
-        Ended::NotStarted { .. } => false,
-        Ended::Signalled { signal, .. } => *signal == Signal::INT,
-        Ended::Report { report, interrupted, .. } => match report.main {
-            Some(MainEnd::Signalled { signal, .. }) if report.reason != Reason::Deadline => {
-                signal == Signal::INT.number() || *interrupted && report.reason == Reason::Stopped
-            }
-            _ => false,
-        },
-    }
 }

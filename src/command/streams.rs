@@ -1,16 +1,60 @@
-//! What a command says about its streams beside where they go.
+//! Where a command's streams go, and what else becomes of them.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Command, Stdio};
+use super::Command;
 use crate::error::{Error, Result};
 use crate::output::CaptureLimit;
 use crate::pty::Pty;
 
+/// Where a standard stream of the job goes.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub enum Stdio {
+    /// The supervisor's own, untouched; closed where it was closed when the supervisor was started.
+    #[default]
+    Inherit,
+    /// `/dev/null`.
+    Null,
+    /// A pipe to the supervisor: [`Job::take_stdin`](crate::Job::take_stdin), [`take_stdout`](crate::Job::take_stdout),
+    /// [`take_stderr`](crate::Job::take_stderr) have its other end. A pipe holds 64 KiB (pipe(7)): what nobody reads makes the
+    /// job wait.
+    Piped,
+    /// This descriptor: a file, one end of a pipe, a socket. Every job of the command gets the same.
+    Descriptor(Arc<OwnedFd>),
+    /// For standard input: these bytes, as a file in memory (memfd_create(2)) of which each job gets one of its own. So
+    /// a job that does not read them holds nobody up.
+    Bytes(Arc<Vec<u8>>),
+}
+
+impl<T: Into<OwnedFd>> From<T> for Stdio {
+    fn from(descriptor: T) -> Self {
+        Self::Descriptor(Arc::new(descriptor.into()))
+    }
+}
+
 impl Command {
+    /// Where standard input comes from.
+    pub fn stdin(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
+        self.stdio[0] = stdio.into();
+        self
+    }
+
+    /// Where standard output goes.
+    pub fn stdout(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
+        self.stdio[1] = stdio.into();
+        self
+    }
+
+    /// Where standard error goes.
+    pub fn stderr(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
+        self.stdio[2] = stdio.into();
+        self
+    }
+
     /// Gives these bytes as standard input ([`Stdio::Bytes`]).
     ///
     /// ```
@@ -76,7 +120,8 @@ impl Command {
     }
 
     /// Also writes to this file what is read from the piped standard output, as tee(1) does. Where that fails, the next read
-    /// tells so, once, and the file gets no more.
+    /// tells so, once, and the file gets no more. What is no regular file is written to by a thread of its own; while it takes
+    /// nothing, a pipe that nobody reads say, nothing more is read, and the job's deadline holds.
     ///
     /// ```
     /// # let directory = std::env::temp_dir();

@@ -116,8 +116,11 @@ impl Base {
         drop(std::mem::take(&mut *self.lock_reserve()));
         let done = work();
         let mut reserve = self.lock_reserve();
-        if reserve.is_empty() {
-            *reserve = self::reserve(&self.cgroup).unwrap_or_default();
+        // As many as there are again: some are better than none.
+        while reserve.len() < RESERVE
+            && let Ok(copy) = fcntl_dupfd_cloexec(&self.cgroup, 0)
+        {
+            reserve.push(copy);
         }
         done
     }

@@ -6,8 +6,9 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, mkdirat, openat, unlinkat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, unlinkat};
 use rustix::io::{Errno, Result};
+use rustix::path::Arg;
 use rustix::process::Pid;
 
 use super::passes::until_nobody_is_new;
@@ -30,12 +31,12 @@ impl Cgroup {
 
     /// Opens the cgroup `name` below this one.
     pub fn open(&self, name: &str) -> Result<Self> {
-        Ok(Self { dir: openat(&self.dir, name, DIRECTORY, Mode::empty())?, path: self.path.join(name) })
+        Ok(Self { dir: open_in(self.dir.as_fd(), name, DIRECTORY)?, path: self.path.join(name) })
     }
 
     /// The same cgroup, opened once more.
     pub fn again(&self) -> Result<Self> {
-        Ok(Self { dir: openat(&self.dir, c".", DIRECTORY, Mode::empty())?, path: self.path.clone() })
+        Ok(Self { dir: open_in(self.dir.as_fd(), c".", DIRECTORY)?, path: self.path.clone() })
     }
 
     /// Makes and opens the cgroup `name` below this one.
@@ -69,7 +70,7 @@ impl Cgroup {
     /// process dies of SIGKILL (v2 freezer, Linux 5.2); it is thawed whatever happens.
     fn kill_each(&self) -> Result<()> {
         let frozen = write(self.dir.as_fd(), c"cgroup.freeze", b"1");
-        let signalled = self.signal_all(Signal::KILL, 1000, |_| {});
+        let signalled = self.signal_those(Signal::KILL, 1000, |_| true, |_| {});
         let thawed = write(self.dir.as_fd(), c"cgroup.freeze", b"0");
         frozen.and(signalled.map(drop)).and(thawed)
     }
@@ -82,18 +83,13 @@ impl Cgroup {
         })
     }
 
-    /// Sends `signal` to every process here and below, in the order of the lists, until a pass finds nobody new; `found` sees each one once,
-    /// before its signal. Tells whether there was an end to it: against a job that forks faster than it can be told, only
-    /// a kill helps, and `passes` bounds what is tried before.
+    /// Sends `signal` to every process here and below that is `wanted`, in the order of the lists, until a pass finds nobody
+    /// new; `found` sees each one once, before its signal. Tells whether there was an end to it: against a job that forks
+    /// faster than it can be told, only a kill helps, and `passes` bounds what is tried before.
     ///
     /// Only the job is hit: a process is signalled through a pidfd when its pid was in the list *after* that pidfd
     /// had been opened, so that a pid which was reused in between is answered with ESRCH and looked at anew. So few
     /// at a time that four free descriptors are enough.
-    pub fn signal_all(&self, signal: Signal, passes: u32, found: impl FnMut(Pid)) -> Result<bool> {
-        self.signal_those(signal, passes, |_| true, found)
-    }
-
-    /// The same, to the processes that are `wanted` when they have been confirmed to be here.
     pub fn signal_those(
         &self,
         signal: Signal,
@@ -148,7 +144,7 @@ impl Cgroup {
 
     /// Its `cgroup.events`, for [`populated`].
     pub fn events(&self) -> Result<OwnedFd> {
-        openat(&self.dir, c"cgroup.events", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        open_in(self.dir.as_fd(), c"cgroup.events", OFlags::RDONLY | OFlags::CLOEXEC)
     }
 
     /// The text of one of its files, however long.
@@ -158,7 +154,7 @@ impl Cgroup {
 
     /// The text of one of its files that are shorter than a page, which the kernel hands out in one piece.
     pub fn read(&self, file: &CStr) -> Result<String> {
-        let file = openat(&self.dir, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let file = open_in(self.dir.as_fd(), file, OFlags::RDONLY | OFlags::CLOEXEC)?;
         let mut text = [0; 4096];
         let length = rustix::io::read(&file, &mut text)?;
         Ok(String::from_utf8_lossy(&text[..length]).into_owned())
@@ -188,7 +184,7 @@ impl Cgroup {
         loop {
             let dir = below.as_ref().map_or(self.dir.as_fd(), OwnedFd::as_fd);
             if let Some(name) = names.next() {
-                match openat(dir, &name, DIRECTORY, Mode::empty()) {
+                match open_in(dir, &name, DIRECTORY) {
                     Ok(child) => {
                         above.push(std::mem::replace(&mut names, look(child.as_fd())));
                         below = Some(child);
@@ -198,7 +194,7 @@ impl Cgroup {
                 continue;
             }
             let Some(siblings) = above.pop() else { return refused.and(unopened) };
-            below = if above.is_empty() { None } else { Some(openat(dir, c"..", DIRECTORY, Mode::empty())?) };
+            below = if above.is_empty() { None } else { Some(open_in(dir, c"..", DIRECTORY)?) };
             names = siblings;
         }
     }
@@ -210,7 +206,8 @@ impl Cgroup {
 
     /// Removes the cgroup `name` below this one and all below it, deepest first. It must be empty.
     ///
-    /// `BUSY` where a process is left in it; from 6.19 on also for a moment after the last one has ended.
+    /// `BUSY` where a process is left in it; from 6.19 on also for a moment after the last one has ended. `XDEV` where something
+    /// is mounted on one of them, which its path names.
     pub fn remove(&self, name: &str) -> std::result::Result<(), (PathBuf, Errno)> {
         let at = |errno| (self.path.join(name), errno);
         let name = CString::new(name).map_err(|_| at(Errno::INVAL))?;
@@ -221,34 +218,37 @@ impl Cgroup {
         }
         // One descriptor at a time, however deep the job has nested: up is `..`.
         // Somebody else may be removing it too (the guard and the supervisor both do at the end): what is gone is done.
-        let open = |dir: BorrowedFd<'_>, name: &CStr| match openat(dir, name, DIRECTORY, Mode::empty()) {
-            Ok(child) => Ok(Some(child)),
-            Err(Errno::NOENT | Errno::NODEV) => Ok(None),
-            Err(errno) => Err(at(errno)),
+        let path =
+            |names: &[CString]| names.iter().fold(self.path.clone(), |path, name| path.join(&*name.to_string_lossy()));
+        let open = |dir: BorrowedFd<'_>, names: &[CString]| {
+            let Some(name) = names.last() else { return Ok(None) };
+            match open_in(dir, name, DIRECTORY) {
+                Ok(child) => Ok(Some(child)),
+                Err(Errno::NOENT | Errno::NODEV) => Ok(None),
+                Err(errno) => Err((path(names), errno)),
+            }
         };
-        let Some(mut dir) = open(self.dir.as_fd(), &name)? else { return Ok(()) };
         let mut names = vec![name];
+        let Some(mut dir) = open(self.dir.as_fd(), &names)? else { return Ok(()) };
         while let Some(name) = names.last() {
             let child = match children(dir.as_fd()) {
                 Ok(names) => names.into_iter().next(),
                 Err(Errno::NOENT | Errno::NODEV) => None,
-                Err(errno) => return Err(at(errno)),
+                Err(errno) => return Err((path(&names), errno)),
             };
             if let Some(child) = child {
-                if let Some(opened) = open(dir.as_fd(), &child)? {
-                    dir = opened;
-                    names.push(child);
+                names.push(child);
+                match open(dir.as_fd(), &names)? {
+                    Some(opened) => dir = opened,
+                    None => drop(names.pop()),
                 }
                 continue;
             }
             // A removed directory still knows the one above it.
-            let up = openat(&dir, c"..", DIRECTORY, Mode::empty()).map_err(at)?;
+            let up = open_in(dir.as_fd(), c"..", DIRECTORY).map_err(|errno| (path(&names), errno))?;
             match rmdir(up.as_fd(), name) {
                 Ok(()) | Err(Errno::NOENT) => {}
-                Err(errno) => {
-                    let path = names.iter().fold(self.path.clone(), |path, name| path.join(&*name.to_string_lossy()));
-                    return Err((path, errno));
-                }
+                Err(errno) => return Err((path(&names), errno)),
             }
             names.pop();
             dir = up;
@@ -289,6 +289,20 @@ pub(crate) fn state(events: impl AsFd) -> Result<State> {
     }
 }
 
+/// Opens what is in a cgroup's directory, or above it, and nothing that was mounted there: `XDEV`. A job of root's can mount any
+/// directory on one of its cgroups; what is below that is not the job's, and not to be signalled or removed.
+fn open_in(dir: BorrowedFd<'_>, name: impl Arg + Copy, flags: OFlags) -> Result<OwnedFd> {
+    // RESOLVE_NO_XDEV, openat2(2), Linux 5.6; bind mounts of the same file system count.
+    match openat2(dir, name, flags, Mode::empty(), ResolveFlags::NO_XDEV) {
+        // A container's seccomp profile that does not know the call: then other file systems at least are left alone.
+        Err(Errno::NOSYS | Errno::PERM) => {
+            let opened = openat(dir, name, flags, Mode::empty())?;
+            if fstat(&opened)?.st_dev == fstat(dir)?.st_dev { Ok(opened) } else { Err(Errno::XDEV) }
+        }
+        done => done,
+    }
+}
+
 /// What is gone is done.
 fn unless_vanished(errno: Errno) -> Result<()> {
     match errno {
@@ -324,12 +338,12 @@ fn open_some(pids: &mut VecDeque<Pid>) -> Result<Vec<(Pid, Pidfd)>> {
 }
 
 fn write(dir: BorrowedFd<'_>, file: &CStr, value: &[u8]) -> Result<()> {
-    let file = openat(dir, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let file = open_in(dir, file, OFlags::WRONLY | OFlags::CLOEXEC)?;
     rustix::io::write(&file, value).map(drop)
 }
 
 fn read_whole(dir: BorrowedFd<'_>, file: &CStr) -> Result<String> {
-    let file = openat(dir, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let file = open_in(dir, file, OFlags::RDONLY | OFlags::CLOEXEC)?;
     let mut text = Vec::new();
     loop {
         let start = text.len();

@@ -24,6 +24,9 @@ use crate::limits::Controller;
 /// The supervisor's and the guard's own leaf is called this, then as a base: no sweeper takes it for one.
 const PREFIX: &str = "pinfold-own-";
 
+/// How long another pinfold may take to undo what it gave; without the lock the start goes on.
+const LOCK_BOUND: Duration = Duration::from_secs(1);
+
 /// No job has this number: the guard's answers that concern the supervisor.
 pub(crate) const SUPERVISORS: JobId = 0;
 
@@ -113,7 +116,7 @@ pub(crate) async fn give(
     if wanted.is_empty() {
         return Ok(Ok(None));
     }
-    let lock = shared_lock(place).await;
+    let lock = shared_lock(place, LOCK_BOUND).await;
     let given = list(c"cgroup.subtree_control");
     let missing: Vec<_> = wanted.iter().filter(|controller| !has(&given, controller)).copied().collect();
     if missing.is_empty() {
@@ -227,16 +230,30 @@ fn exclusive_lock(place: &Cgroup) -> Option<OwnedFd> {
     lock_file(place).filter(|file| flock(file, FlockOperation::NonBlockingLockExclusive).is_ok())
 }
 
-async fn shared_lock(place: &Cgroup) -> Option<OwnedFd> {
+/// Another pinfold has the exclusive lock for the moment in which it takes back what it gave: flock(2) itself is the event of
+/// its end, and stands still until then, so on a thread of its own. Not on tokio's: a runtime waits for those when it is shut
+/// down, and a stranger who may read the file may lock it for good.
+async fn shared_lock(place: &Cgroup, bound: Duration) -> Option<OwnedFd> {
     let file = lock_file(place)?;
-    // Another pinfold has the exclusive one for the moment in which it takes back what it gave.
-    for _ in 0..100 {
-        if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
-            return Some(file);
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => return Some(file),
+        Err(Errno::WOULDBLOCK) => {}
+        Err(_) => return None,
     }
-    None
+    let (sender, locked) = tokio::sync::oneshot::channel();
+    let wait = move || {
+        // A signal that the host handles may come to this thread.
+        let done = loop {
+            match flock(&file, FlockOperation::LockShared) {
+                Err(Errno::INTR) => {}
+                done => break done,
+            }
+        };
+        // Let go of again where nobody waits any more.
+        let _ = sender.send(done.is_ok().then_some(file));
+    };
+    std::thread::Builder::new().name("pinfold-lock".into()).spawn(wait).ok()?;
+    tokio::time::timeout(bound, locked).await.ok()?.ok()?
 }
 
 fn controller_advice(controller: Controller) -> String {
@@ -303,5 +320,62 @@ pub(crate) fn remove_abandoned(place: &Cgroup, name: &str) {
     if name.strip_prefix(PREFIX).is_some() {
         // One that is in use is busy.
         let _ = place.remove_empty(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::task::Poll;
+
+    use super::*;
+
+    /// A directory with a file that can be locked as a cgroup's can.
+    struct Place(Cgroup);
+
+    impl Place {
+        fn new(label: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("pinfold-{label}-{}", std::process::id()));
+            std::fs::create_dir(&path).unwrap();
+            std::fs::write(path.join("cgroup.subtree_control"), "").unwrap();
+            Self(Cgroup::new(std::fs::File::open(&path).unwrap().into(), path))
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            std::fs::remove_dir_all(self.0.path()).unwrap();
+        }
+    }
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn the_shared_lock_comes_with_the_end_of_the_exclusive_one() {
+        let place = Place::new("lock");
+        let exclusive = exclusive_lock(&place.0).unwrap();
+        run(async {
+            let mut waiting = std::pin::pin!(shared_lock(&place.0, Duration::from_secs(60)));
+            // It stands in line, and nothing stands still for it.
+            assert!(poll_fn(|context| Poll::Ready(waiting.as_mut().poll(context).is_pending())).await);
+            drop(exclusive);
+            let shared = waiting.await;
+            assert!(shared.is_some() && exclusive_lock(&place.0).is_none());
+            drop(shared);
+            assert!(exclusive_lock(&place.0).is_some());
+        });
+    }
+
+    #[test]
+    fn a_lock_that_is_never_let_go_of_is_not_waited_for() {
+        let place = Place::new("locked");
+        let exclusive = exclusive_lock(&place.0).unwrap();
+        assert!(run(shared_lock(&place.0, Duration::ZERO)).is_none());
+        // Whoever waited gets it in the end, and lets go of it again: nobody is kept out for good.
+        drop(exclusive);
+        let file = lock_file(&place.0).unwrap();
+        flock(&file, FlockOperation::LockExclusive).unwrap();
     }
 }

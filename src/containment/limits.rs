@@ -120,12 +120,12 @@ fn read_back(
     value: &str,
     is_set: impl Fn(&str) -> bool,
 ) -> Result<()> {
-    let text = leaf.read(file).unwrap_or_default();
-    if is_set(&text) {
-        return Ok(());
-    }
-    let file = file.to_string_lossy();
-    Err(refused(controller, format!("{file} says '{}' after '{value}' was written", text.trim()), ""))
+    let reason = match leaf.read(file) {
+        Ok(text) if is_set(&text) => return Ok(()),
+        Ok(text) => format!("says '{}' after '{value}' was written", text.trim()),
+        Err(errno) => format!("can't be read back after '{value}' was written: {errno}"),
+    };
+    Err(refused(controller, format!("{} {reason}", file.to_string_lossy()), ""))
 }
 
 /// `io.weight` is the file of the iocost policy; a BFQ scheduler has one of its own, with weights up to 1000.
@@ -157,10 +157,10 @@ fn set_io_max(leaf: &Cgroup, limit: &IoMax) -> Result<()> {
 /// CPUs that the cgroup above does not have are taken and then not used: what is effective has to be what was asked for.
 fn set_cpus(leaf: &Cgroup, list: &str) -> Result<()> {
     write(leaf, Controller::Cpuset, c"cpuset.cpus", list)?;
-    let effective = leaf.read(c"cpuset.cpus.effective").unwrap_or_default();
-    if cpus_of(list).is_some() && cpus_of(list) == cpus_of(&effective) {
-        return Ok(());
-    }
-    let reason = format!("of the CPUs {list} this cgroup may use {}", effective.trim());
+    let reason = match leaf.read(c"cpuset.cpus.effective") {
+        Ok(effective) if cpus_of(list).is_some() && cpus_of(list) == cpus_of(&effective) => return Ok(()),
+        Ok(effective) => format!("of the CPUs {list} this cgroup may use {}", effective.trim()),
+        Err(errno) => format!("cpuset.cpus.effective can't be read: {errno}"),
+    };
     Err(refused(Controller::Cpuset, reason, "name only those"))
 }

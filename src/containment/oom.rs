@@ -5,7 +5,7 @@
 //! the count rises: with no SIGKILL pending then, it was another one.
 
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +19,7 @@ use tokio::io::unix::AsyncFd;
 use super::cgroup::Cgroup;
 use super::usage::value_of;
 use crate::events::Log;
+use crate::pidfd::Pidfd;
 use crate::{process, sys};
 
 /// Processes of a job that the OOM killer ended.
@@ -45,7 +46,9 @@ pub struct OomVictim {
     pub name: String,
 }
 
-/// How long after the count has risen the main process is looked at: the kernel counts just before it sends SIGKILL.
+/// How long after the count has risen the main process is looked at, unless its end comes first. The kernel counts, and
+/// notifies, just before it sends SIGKILL (`__oom_kill_process`, mm/oom_kill.c), and nothing tells that it has been sent to
+/// somebody else but its log, which few may read.
 const SIGNALLED: Duration = Duration::from_millis(1);
 
 /// What is seen while the job runs.
@@ -63,8 +66,8 @@ impl Watch {
         Some(self.highest.load(Ordering::Relaxed)).filter(|&bytes| bytes > 0)
     }
 
-    /// Watches until the leaf is removed. Costs no wake-up while no limit is hit.
-    pub async fn run(self: Arc<Self>, leaf: Cgroup, main: i32, log: Log) {
+    /// Watches until the leaf is removed. Costs no wake-up while no limit is hit. `main`: the main process, and its pid.
+    pub async fn run(self: Arc<Self>, leaf: Cgroup, main: (i32, Arc<Pidfd>), log: Log) {
         let file = openat(&leaf, c"memory.events", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
         let Ok(events) = file.map_err(std::io::Error::from).and_then(|file| sys::watched(file, Interest::PRIORITY))
         else {
@@ -80,9 +83,10 @@ impl Watch {
                 log.out_of_memory(kills);
             }
             if kills > self.others.load(Ordering::Relaxed) {
-                tokio::time::sleep(SIGNALLED).await;
+                let ended = has_ended_within(SIGNALLED, &main.1).await;
                 let Some(kills) = read_kills(&events) else { return };
-                if !is_dying(main) {
+                // Its pid is its own while it has not ended, which is asked for once more after the look.
+                if !ended && !is_dying(main.0) && !main.1.has_ended() {
                     self.others.store(kills, Ordering::Relaxed);
                 }
             }
@@ -118,6 +122,17 @@ impl Watch {
         let main_was = killed_main && (group || named || !others && seen);
         (Some(Oom { kills, victims, source }), main_was)
     }
+}
+
+/// Waits for its end, for so long at most; where it can't be watched, for as long.
+async fn has_ended_within(time: Duration, process: &Pidfd) -> bool {
+    // A copy: the job's actor watches this one, and a runtime takes a number only once.
+    let copy = process.as_fd().try_clone_to_owned();
+    let Ok(watched) = copy.and_then(|copy| sys::watched(copy, Interest::READABLE)) else {
+        tokio::time::sleep(time).await;
+        return process.has_ended();
+    };
+    tokio::time::timeout(time, watched.readable()).await.is_ok()
 }
 
 fn read_kills(events: &AsyncFd<OwnedFd>) -> Option<u64> {

@@ -1,11 +1,10 @@
 //! What the kernel lets us do, really tried: on processes of our own that do nothing, in a cgroup of our own that is removed
 //! at once.
 
-use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open, openat};
 use rustix::io::{Errno, Result};
 use rustix::process::getpid;
@@ -160,21 +159,16 @@ fn joined(cgroup: &Cgroup) {
 /// Freezes it with the child in it, and thaws it (`cgroup.freeze`, Linux 5.2).
 fn freeze(cgroup: &Cgroup) -> Result<()> {
     let events = cgroup.events()?;
-    write(cgroup, c"cgroup.freeze", b"1")?;
+    cgroup.write(c"cgroup.freeze", b"1")?;
     let frozen = wait_for(&events, b"frozen 1");
-    write(cgroup, c"cgroup.freeze", b"0")?;
+    cgroup.write(c"cgroup.freeze", b"0")?;
     if frozen { Ok(()) } else { Err(Errno::TIMEDOUT) }
 }
 
 /// Kills it with the child in it (`cgroup.kill`, Linux 5.14).
 fn kill(cgroup: &Cgroup, child: &Child) -> Result<()> {
-    write(cgroup, c"cgroup.kill", b"1")?;
+    cgroup.write(c"cgroup.kill", b"1")?;
     if child.ends_within(BOUND) { Ok(()) } else { Err(Errno::TIMEDOUT) }
-}
-
-fn write(cgroup: &Cgroup, file: &CStr, value: &[u8]) -> Result<()> {
-    let file = openat(cgroup, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    rustix::io::write(&file, value).map(drop)
 }
 
 /// Waits until `cgroup.events` has this line; `false` where it does not come.
@@ -190,7 +184,6 @@ fn wait_for(events: &OwnedFd, line: &[u8]) -> bool {
         if left.is_zero() {
             return false;
         }
-        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
-        let _ = poll(&mut [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)], Some(&timeout));
+        let _ = poll(&mut [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)], Some(&sys::timespec(left)));
     }
 }

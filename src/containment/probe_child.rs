@@ -5,11 +5,12 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, Result};
 
 use crate::pidfd::Pidfd;
 use crate::signal::Signal;
+use crate::sys;
 
 /// How it is started.
 #[derive(Clone, Copy)]
@@ -136,8 +137,7 @@ impl Child {
 
     /// Whether it has ended at the latest after `bound`.
     pub fn ends_within(&self, bound: Duration) -> bool {
-        let timeout = Timespec { tv_sec: bound.as_secs() as i64, tv_nsec: i64::from(bound.subsec_nanos()) };
-        matches!(poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&timeout)), Ok(1))
+        matches!(poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&sys::timespec(bound))), Ok(1))
     }
 
     fn reap(&mut self) -> (Option<End>, Result<()>) {

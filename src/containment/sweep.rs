@@ -4,15 +4,16 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::{Errno, Result};
 
 use super::base;
 use super::cgroup::{Cgroup, populated};
 use super::delegation;
+use crate::sys;
 
-/// What is killed is gone soon; a start does not wait longer for what is not.
+/// What is killed is gone soon; a start does not wait longer for what is not, however many bases it finds.
 const BOUND: Duration = Duration::from_millis(200);
 
 /// From 6.19 on a last process can be off the count and not yet off the directory, and no event tells.
@@ -22,11 +23,12 @@ const BUSY_AGAIN: Duration = Duration::from_millis(1);
 ///
 /// What may not be touched, for want of permission, is left to its owner.
 pub(crate) fn sweep(place: &Cgroup) {
+    let until = Instant::now() + BOUND;
     for name in place.children().unwrap_or_default() {
         if !base::is_name(&name) {
             delegation::remove_abandoned(place, &name);
         } else if let Ok(Some(cgroup)) = claim(place, &name) {
-            let _ = end(&cgroup, BOUND);
+            let _ = end(&cgroup, until.saturating_duration_since(Instant::now()));
             // Busy: left to the next one.
             let _ = place.remove(&name);
         }
@@ -51,10 +53,11 @@ pub(crate) fn claim(parent: &Cgroup, name: &str) -> Result<Option<Cgroup>> {
 /// Kills what is in it and waits until nothing runs there; `BUSY` where something still does after `bound`.
 pub(crate) fn end(cgroup: &Cgroup, bound: Duration) -> Result<()> {
     let events = cgroup.events()?;
-    let bound = Instant::now() + bound;
+    // Beyond what a clock can hold there is no bound.
+    let until = Instant::now().checked_add(bound);
     while populated(&events)? {
         cgroup.kill()?;
-        let left = bound.saturating_duration_since(Instant::now());
+        let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
         if left.is_zero() {
             return Err(Errno::BUSY);
         }
@@ -65,16 +68,15 @@ pub(crate) fn end(cgroup: &Cgroup, bound: Duration) -> Result<()> {
 
 /// Removes an emptied base and what is below it, trying again until `bound` where it is busy.
 pub(crate) fn remove(parent: &Cgroup, name: &str, bound: Duration) -> std::result::Result<(), (PathBuf, Errno)> {
-    let bound = Instant::now() + bound;
+    let until = Instant::now().checked_add(bound);
     loop {
         match parent.remove(name) {
-            Err((_, Errno::BUSY)) if Instant::now() < bound => wait(&[], BUSY_AGAIN),
+            Err((_, Errno::BUSY)) if until.is_none_or(|until| Instant::now() < until) => wait(&[], BUSY_AGAIN),
             done => return done,
         }
     }
 }
 
 fn wait(events: &[PollFd<'_>], time: Duration) {
-    let timeout = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) };
-    let _ = poll(&mut events.to_vec(), Some(&timeout));
+    let _ = poll(&mut events.to_vec(), Some(&sys::timespec(time)));
 }

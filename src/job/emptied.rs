@@ -12,11 +12,13 @@ use crate::containment::leaf::Leaf;
 /// How often a leaf is looked at that can't be watched, because no descriptor is to be had.
 const BLIND: Duration = Duration::from_millis(50);
 
-/// How often a leaf is looked at that the guard may remove at the same time: the kernel spaces notifications by 10 ms, and
-/// with the directory it drops the one that is due.
+/// How often a leaf is looked at that a lost guard may remove at the same time. The notification of a change within 10 ms of
+/// the last one is put off (CGROUP_FILE_NOTIFY_MIN_INTV, kernel/cgroup/cgroup.c), and one that is due then goes with the
+/// directory (`cgroup_rm_file` deletes its timer), of whose removal `cgroup.events` does not tell. inotify(7) on the directory
+/// above would; it takes a descriptor and an instance of the user's 128, to watch for what is over in a moment.
 const REMOVED_UNSEEN: Duration = Duration::from_millis(10);
 
-/// Waits until nothing runs in the leaf. Its file is read first: a notification can be 10 ms late (kernfs spaces
+/// Waits until nothing runs in the leaf. Its file is read first: a notification can be 10 ms late (the kernel spaces
 /// them), and what is true already is never told again. A guard that is lost removes the directory too, unless it was
 /// killed.
 pub(super) async fn emptied(leaf: Option<&Leaf>, watch: Option<&AsyncFd<OwnedFd>>, guard_lost: bool) {

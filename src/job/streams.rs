@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, watch};
 use super::{Job, Request};
 use crate::command::Command;
 use crate::error::{Error, Result};
-use crate::output::{Activity, Captured, Channel, InputStream, Output, OutputStream, Taps};
+use crate::output::{Activity, Captured, Channel, InputStream, Output, OutputStream, Taps, Tee};
 use crate::pty::Side;
 use crate::queue::WeakSender;
 use crate::ready::{self, By, Readiness};
@@ -57,14 +57,19 @@ impl Streams {
                 (pipe(stdin, Interest::WRITABLE)?, pipe(stdout, Interest::READABLE)?, pipe(stderr, Interest::READABLE)?)
             }
         };
+        let no_thread = |error: std::io::Error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            Error::system("start a thread", "for the copy of the output", errno, "see ulimit -u and pids.max")
+        };
         let slot = |channel: Option<Channel>, number: usize| {
-            let taps = Taps { activity: activity.cloned(), tee: command.tees[number].clone() };
+            let tee = command.tees[number].clone().map(Tee::new).transpose().map_err(no_thread)?;
+            let taps = Taps { activity: activity.cloned(), tee };
             let stream = channel.map(|channel| OutputStream::new(channel, report.clone(), taps));
-            Mutex::new(Slot { stream, captured: Captured::new(command.capture) })
+            Ok(Mutex::new(Slot { stream, captured: Captured::new(command.capture) }))
         };
         Ok(Self {
             stdin: Mutex::new(stdin.map(|channel| InputStream::new(channel, report.clone()))),
-            outputs: [slot(stdout, 0), slot(stderr, 1)],
+            outputs: [slot(stdout, 0)?, slot(stderr, 1)?],
             terminal: terminal
                 .map(|terminal| Side { fd: Arc::downgrade(terminal.fd()), _kept: terminal.kept().clone() }),
         })

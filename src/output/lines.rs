@@ -85,6 +85,9 @@ impl Lines {
         loop {
             if let Some(at) = self.held[self.searched..].iter().position(|&byte| byte == b'\n') {
                 let end = self.searched + at;
+                if end - self.start > self.max {
+                    return Poll::Ready(Ok(Some(self.take_piece(self.max))));
+                }
                 let line = self.take(end, true);
                 self.start = end + 1;
                 self.searched = self.start;
@@ -92,11 +95,8 @@ impl Lines {
             }
             self.searched = self.held.len();
             let length = self.held.len() - self.start;
-            if length >= self.max || self.ended && length > 0 {
-                let end = self.start + length.min(self.max);
-                let line = self.take(end, false);
-                self.start = end;
-                return Poll::Ready(Ok(Some(line)));
+            if length > self.max || self.ended && length > 0 {
+                return Poll::Ready(Ok(Some(self.take_piece(length.min(self.max)))));
             }
             if self.ended {
                 return Poll::Ready(Ok(None));
@@ -111,6 +111,15 @@ impl Lines {
             self.start = 0;
             self.held.extend_from_slice(buffer.filled());
         }
+    }
+
+    /// The beginning of a line that is too long, or the end of an output that has no newline.
+    fn take_piece(&mut self, length: usize) -> Line {
+        let end = self.start + length;
+        let line = self.take(end, false);
+        self.start = end;
+        self.searched = self.searched.max(end);
+        line
     }
 
     fn take(&self, end: usize, complete: bool) -> Line {

@@ -4,9 +4,11 @@ mod capture;
 mod channel;
 mod lines;
 mod stream;
+mod tee;
 
 pub(crate) use channel::{Channel, Kept};
 pub(crate) use stream::{Activity, Taps};
+pub(crate) use tee::Tee;
 
 pub use capture::{CaptureLimit, Captured};
 pub use lines::{Line, Lines};

@@ -4,7 +4,6 @@
 use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +16,7 @@ use tokio::sync::watch;
 
 use super::channel::{Channel, WeakChannel};
 use super::lines::Lines;
+use super::tee::Tee;
 use crate::pty::end_of_input;
 use crate::report::Report;
 
@@ -72,7 +72,7 @@ impl Activity {
 #[derive(Debug, Default)]
 pub(crate) struct Taps {
     pub activity: Option<Arc<Activity>>,
-    pub tee: Option<Arc<OwnedFd>>,
+    pub tee: Option<Tee>,
 }
 
 /// What a job writes to a piped standard output or standard error, or to its terminal. Reading ends when every process of the job has closed it,
@@ -147,6 +147,12 @@ impl OutputStream {
         if self.ended || buffer.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
+        if let Some(tee) = &mut self.taps.tee
+            && let Err(errno) = ready!(tee.poll_written(context))
+        {
+            self.taps.tee = None;
+            return Poll::Ready(Err(not_copied(errno)));
+        }
         if self.left.is_none() && self.gone.poll(context).is_ready() {
             self.left = Some(self.channel.left());
         }
@@ -166,15 +172,19 @@ impl OutputStream {
             if let Some(activity) = &self.taps.activity {
                 activity.note();
             }
-            if let Some(tee) = &self.taps.tee
-                && let Err(errno) = write_all(tee.as_fd(), fresh)
+            if let Some(tee) = &mut self.taps.tee
+                && let Err(errno) = tee.give(fresh)
             {
-                self.trouble = Some(io::Error::other(format!("cannot also write the output to its file: {errno}")));
+                self.trouble = Some(not_copied(errno));
                 self.taps.tee = None;
             }
         }
         Poll::Ready(Ok(()))
     }
+}
+
+fn not_copied(errno: Errno) -> io::Error {
+    io::Error::other(format!("cannot also write the output to its file: {errno}"))
 }
 
 impl AsyncRead for OutputStream {
@@ -278,14 +288,4 @@ impl std::fmt::Debug for InputStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("InputStream").field("channel", &self.channel).finish_non_exhaustive()
     }
-}
-
-fn write_all(file: BorrowedFd<'_>, mut bytes: &[u8]) -> rustix::io::Result<()> {
-    while !bytes.is_empty() {
-        match rustix::io::write(file, bytes) {
-            Err(Errno::INTR) => {}
-            written => bytes = &bytes[written?..],
-        }
-    }
-    Ok(())
 }

@@ -214,8 +214,7 @@ static int stopped_emigrant(char **arguments)
         raise(SIGSTOP);
         remain();
     }
-    int status;
-    must(waitpid(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status));
+    must_stop(pid);
     return 1;
 }
 
@@ -252,23 +251,12 @@ static int family_of_emigrants(char **arguments)
     return 4;
 }
 
-static void *outlive_leader(void *argument)
-{
-    while (state_of("/proc/self/stat") != 'Z')
-        sched_yield();
-    in_place();
-    remain();
-    return argument;
-}
-
 /* To /proc it looks like a zombie; its other thread lives. */
 static int headless_emigrant(char **arguments)
 {
     if (child() == 0) {
         go(*arguments);
-        pthread_t thread;
-        must(pthread_create(&thread, NULL, outlive_leader, NULL) == 0);
-        pthread_exit(NULL);
+        lose_leader();
     }
     return 1;
 }

@@ -88,8 +88,7 @@ static int stopped(char **arguments)
         raise(SIGSTOP);
         remain();
     }
-    int status;
-    must(waitpid(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status));
+    must_stop(pid);
     return 1;
 }
 

@@ -189,23 +189,12 @@ static int forking_threads(char **arguments)
     return 4;
 }
 
-static void *outlive_leader(void *argument)
-{
-    while (state_of("/proc/self/stat") != 'Z')
-        sched_yield();
-    in_place();
-    remain();
-    return argument;
-}
-
 /* To /proc it looks like a zombie; its other thread lives. */
 static int dead_leader(char **arguments)
 {
     (void)arguments;
     if (child() == 0) {
-        pthread_t thread;
-        must(pthread_create(&thread, NULL, outlive_leader, NULL) == 0);
-        pthread_exit(NULL);
+        lose_leader();
     }
     return 1;
 }

@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -104,6 +105,30 @@ static inline int escape(char **argv, const struct mode *modes)
     if (!strcmp(argv[1], "stay"))
         remain();
     return 0;
+}
+
+static inline void *outlive_leader(void *argument)
+{
+    while (state_of("/proc/self/stat") != 'Z')
+        sched_yield();
+    in_place();
+    remain();
+    return argument;
+}
+
+/* To /proc this process looks like a zombie from here on; its other thread lives. */
+static inline void lose_leader(void)
+{
+    pthread_t thread;
+    must(pthread_create(&thread, NULL, outlive_leader, NULL) == 0);
+    pthread_exit(NULL);
+}
+
+/* Waits until a child has been stopped. */
+static inline void must_stop(pid_t pid)
+{
+    int status;
+    must(waitpid(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status));
 }
 
 #endif

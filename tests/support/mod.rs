@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each test file is a crate of its own and uses a part.
 
 pub mod escape;
+pub mod host;
 pub mod own_cgroup;
 pub mod pool;
 pub mod pty;

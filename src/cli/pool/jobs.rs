@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::args::Args;
 use crate::cli::duration;
-use crate::cli::job_limits::JobLimits;
+use crate::cli::limits::LimitArgs;
 
 /// More mistakes than these are only counted.
 const SHOWN: usize = 50;
@@ -54,7 +54,7 @@ pub struct JobLine {
     #[serde(default)]
     retries: Option<u32>,
     #[serde(default)]
-    limits: JobLimits,
+    limits: LimitArgs,
 }
 
 impl JobLine {
@@ -63,13 +63,13 @@ impl JobLine {
         match self.command.first() {
             None => Err("its command is empty".into()),
             Some(program) if program.is_empty() => Err("its program has no name".into()),
-            Some(_) => self.limits.to_limits().map(drop),
+            Some(_) => self.limits.to_limits().check().map_err(|error| error.to_string()),
         }
     }
 
     /// The controllers that its limits need.
     pub fn controllers(&self) -> Vec<Controller> {
-        self.limits.to_limits().map(|limits| limits.controllers()).unwrap_or_default()
+        self.limits.to_limits().controllers()
     }
 
     /// Its standard output and standard error are the supervisor's.
@@ -92,10 +92,7 @@ impl JobLine {
         if let Some(timeout) = self.timeout {
             command.timeout(timeout);
         }
-        // They have been checked.
-        if let Ok(limits) = self.limits.to_limits() {
-            command.limits(limits);
-        }
+        command.limits(self.limits.to_limits());
         match &self.stdin {
             Some(text) => command.stdin_bytes(text.as_bytes()),
             None => command.stdin(Stdio::Null),

@@ -2,15 +2,41 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use pinfold::Job;
+use pinfold::{Job, Readiness};
 use tokio::sync::watch;
 
-use super::streams::{Ready, StreamArgs};
 use crate::cli::report_sink::Destination;
 use crate::cli::tell;
+
+/// What a job is ready by.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ready {
+    /// Looked for while the output is passed on.
+    Line(Vec<u8>),
+    Other(Readiness),
+}
+
+impl Ready {
+    /// Reads the value of `--ready`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let wrong = || "write line:TEXT, port:[ADDRESS:]PORT or file:PATH".to_owned();
+        match text.split_once(':').ok_or_else(wrong)? {
+            ("line", part) if !part.is_empty() => Ok(Self::Line(part.into())),
+            ("file", path) if !path.is_empty() => Ok(Self::Other(Readiness::file(path))),
+            ("port", port) => match (port.parse::<u16>(), port.parse::<SocketAddr>()) {
+                (Ok(port @ 1..), _) => Ok(Self::Other(Readiness::port(([127, 0, 0, 1], port)))),
+                (_, Ok(address)) => Ok(Self::Other(Readiness::port(address))),
+                _ => Err("write a port like 8080, or 192.0.2.1:8080, or [::1]:8080".into()),
+            },
+            _ => Err(wrong()),
+        }
+    }
+}
 
 /// Where the line "ready" goes.
 #[derive(Debug)]
@@ -43,8 +69,13 @@ impl Notify {
 }
 
 /// Waits until the job is ready and tells so; tells a person where it is not in time. `true` where it is.
-pub async fn ready(args: &StreamArgs, job: &Job, mut line_seen: watch::Receiver<bool>) -> bool {
-    let Some(ready) = &args.ready else { return std::future::pending().await };
+pub async fn ready(
+    ready: &Ready,
+    timeout: Duration,
+    notify: Option<&Notify>,
+    job: &Job,
+    mut line_seen: watch::Receiver<bool>,
+) -> bool {
     let done = match ready {
         Ready::Line(part) => {
             let seen = async {
@@ -54,15 +85,15 @@ pub async fn ready(args: &StreamArgs, job: &Job, mut line_seen: watch::Receiver<
                 }
             };
             let late = || format!("no line of its output has had '{}' in it", String::from_utf8_lossy(part));
-            tokio::time::timeout(args.ready_timeout, seen)
+            tokio::time::timeout(timeout, seen)
                 .await
-                .map_err(|_| format!("{} is not ready: {} within {:?}", job.name(), late(), args.ready_timeout))
+                .map_err(|_| format!("{} is not ready: {} within {:?}", job.name(), late(), timeout))
         }
-        Ready::Other(readiness) => job.ready(readiness, args.ready_timeout).await.map_err(|error| error.to_string()),
+        Ready::Other(readiness) => job.ready(readiness, timeout).await.map_err(|error| error.to_string()),
     };
     match done {
         Ok(()) => {
-            if let Some(Err(error)) = args.notify.as_ref().map(Notify::tell) {
+            if let Some(Err(error)) = notify.map(Notify::tell) {
                 tell(&format!("the job is ready, and who waits for that can't be told: {error}"));
             }
             true
@@ -70,6 +101,22 @@ pub async fn ready(args: &StreamArgs, job: &Job, mut line_seen: watch::Receiver<
         Err(why) => {
             tell(&why);
             false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_in_every_way() {
+        assert_eq!(Ready::parse("line:listening on: 1"), Ok(Ready::Line(b"listening on: 1".into())));
+        assert_eq!(Ready::parse("file:/run/a"), Ok(Ready::Other(Readiness::file("/run/a"))));
+        let port = Ok(Ready::Other(Readiness::port(([127, 0, 0, 1], 80))));
+        assert_eq!((Ready::parse("port:80"), Ready::parse("port:127.0.0.1:80")), (port.clone(), port));
+        for text in ["", "line", "line:", "port:", "port:0", "port:x", "port:70000", "file:", "80"] {
+            assert!(Ready::parse(text).is_err(), "{text}");
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use super::args::Args;
 use super::keys::Keys;
-use super::streams::Ready;
+use super::ready::Ready;
 use crate::cli::signals::{Response, Rules};
 use crate::cli::tell;
 use crate::cli::terminal::Terminal;

@@ -2,14 +2,13 @@
 //! command writes, and passes it on.
 
 use std::fs::File;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pinfold::{Command, Pty, Readiness, Size, Stdio};
+use pinfold::{Command, Pty, Size, Stdio};
 use rustix::io::Errno;
 
-use super::ready::Notify;
+use super::ready::{Notify, Ready};
 use crate::cli::duration;
 use crate::cli::report_sink::{self, Destination};
 use crate::cli::terminal::Terminal;
@@ -42,7 +41,7 @@ pub struct StreamArgs {
     pub max_output: Option<usize>,
 
     /// When the job is ready: line:TEXT (in its output), port:[ADDRESS:]PORT (somebody listens), file:PATH (it is there)
-    #[arg(long, value_name = "WHAT", value_parser = parse_ready)]
+    #[arg(long, value_name = "WHAT", value_parser = Ready::parse)]
     pub ready: Option<Ready>,
 
     /// Stop a job that is not ready after this time; exit code 124
@@ -56,13 +55,6 @@ pub struct StreamArgs {
     /// The same, open.
     #[arg(skip)]
     pub notify: Option<Notify>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub enum Ready {
-    /// Looked for while the output is passed on.
-    Line(Vec<u8>),
-    Other(Readiness),
 }
 
 impl StreamArgs {
@@ -114,20 +106,6 @@ fn parse_size(text: &str) -> Result<usize, String> {
     }
 }
 
-fn parse_ready(text: &str) -> Result<Ready, String> {
-    let wrong = || "write line:TEXT, port:[ADDRESS:]PORT or file:PATH".to_owned();
-    match text.split_once(':').ok_or_else(wrong)? {
-        ("line", part) if !part.is_empty() => Ok(Ready::Line(part.into())),
-        ("file", path) if !path.is_empty() => Ok(Ready::Other(Readiness::file(path))),
-        ("port", port) => match (port.parse::<u16>(), port.parse::<SocketAddr>()) {
-            (Ok(port @ 1..), _) => Ok(Ready::Other(Readiness::port(([127, 0, 0, 1], port)))),
-            (_, Ok(address)) => Ok(Ready::Other(Readiness::port(address))),
-            _ => Err("write a port like 8080, or 192.0.2.1:8080, or [::1]:8080".into()),
-        },
-        _ => Err(wrong()),
-    }
-}
-
 fn parse_notify(text: &str) -> Result<Destination, String> {
     match report_sink::parse(text.as_ref())? {
         Destination::Stdout => Err("standard output is the command's: write a file or fd:N".into()),
@@ -138,17 +116,6 @@ fn parse_notify(text: &str) -> Result<Destination, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ready_in_every_way() {
-        assert_eq!(parse_ready("line:listening on: 1"), Ok(Ready::Line(b"listening on: 1".into())));
-        assert_eq!(parse_ready("file:/run/a"), Ok(Ready::Other(Readiness::file("/run/a"))));
-        let port = Ok(Ready::Other(Readiness::port(([127, 0, 0, 1], 80))));
-        assert_eq!((parse_ready("port:80"), parse_ready("port:127.0.0.1:80")), (port.clone(), port));
-        for text in ["", "line", "line:", "port:", "port:0", "port:x", "port:70000", "file:", "80"] {
-            assert!(parse_ready(text).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn sizes() {
