@@ -105,3 +105,23 @@ fn inside_a_cgroup_that_was_killed_before() {
     assert_eq!(ran.report["leftovers"]["count"], 1, "{ran:#?}");
     cgroup.remove();
 }
+
+/// A job can stop its guard, which is its parent. Nobody else is to wait for that.
+#[test]
+fn a_guard_that_the_job_has_stopped() {
+    let containments = if has_cgroup() { &["cgroup", "subreaper"][..] } else { &["subreaper"] };
+    for containment in containments {
+        let run = |timeout: &str, script: &str| {
+            let options = ["--containment", containment, "--timeout", timeout, "--", "sh", "-c", script];
+            Run::new(options).run()
+        };
+        let ran = run("1h", "kill -STOP $PPID; exit 3").assert_code(3);
+        assert_eq!(ran.report["reason"], "exited", "{ran:#?}");
+        let ran = run("500ms", "kill -STOP $PPID; setsid sleep 1000 & exec sleep 1000").assert_code(124);
+        assert_eq!(
+            (&ran.report["reason"], &ran.report["main"]["signalled"]["name"]),
+            (&"deadline".into(), &"SIGTERM".into()),
+            "{ran:#?}"
+        );
+    }
+}

@@ -19,6 +19,9 @@ use crate::error::{Error, Result, short_of_descriptors};
 use crate::queue::{Receiver, Sender, queue};
 use crate::sys;
 
+/// One that was hung up on and is not gone after this may be stopped.
+const RESUMED: Duration = Duration::from_secs(1);
+
 /// How long a guard may take to say that it is ready.
 const START_BOUND: Duration = Duration::from_secs(10);
 
@@ -128,6 +131,12 @@ impl Link {
         }
     }
 
+    /// Lets a guard go on that somebody has stopped.
+    pub fn resume(&self) {
+        // One that is gone is told of as such.
+        let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGCONT);
+    }
+
     /// Tells the guard that it is over. It ends what is left.
     pub fn hang_up(&self) {
         // Also where a forked copy of this process holds the socket open.
@@ -148,6 +157,9 @@ impl Link {
 
     async fn ended(&self) -> bool {
         let bound = super::KILL_BOUND + Duration::from_secs(1);
+        if tokio::time::timeout(RESUMED, self.pidfd.readable()).await.is_err() {
+            self.resume();
+        }
         let by_itself = tokio::time::timeout(bound, self.pidfd.readable()).await.is_ok();
         if !by_itself {
             let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);

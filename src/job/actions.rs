@@ -212,7 +212,8 @@ impl Actor {
         }
     }
 
-    async fn order_sweep(&self) {
+    async fn order_sweep(&mut self) {
+        self.expect_answer();
         let bound = self.command.stop.kill_bound.as_millis();
         let given_up = self.report.unkillable.count > 0;
         let sweep = ToGuard::Sweep { job: self.id, bound_ms: u64::try_from(bound).unwrap_or(u64::MAX), given_up };

@@ -110,6 +110,8 @@ pub(super) struct Actor {
     pub(super) childless: bool,
     /// The guard has been told to reap.
     pub(super) hurried: bool,
+    /// When it is looked after, where it owes an answer.
+    pub(super) answer_due: Option<Instant>,
     /// Without a leaf: what all that were reaped have used.
     pub(super) spent: Spent,
 
@@ -169,6 +171,7 @@ impl Actor {
             swept: false,
             childless: false,
             hurried: false,
+            answer_due: None,
             spent: Spent::default(),
             main: None,
             ending: None,
@@ -190,6 +193,7 @@ impl Actor {
         let mut join = self.command.limits.cpuset.is_some();
         loop {
             self.order.give(&self.link, self.id, self.holder.leaf(), join).await?;
+            self.expect_answer();
             let answer = loop {
                 match self.next_event().await {
                     Incoming::Answer(message, pidfd) => break (message, pidfd),
@@ -246,8 +250,7 @@ impl Actor {
 
     /// Runs the machine until the job is gone.
     async fn live(&mut self) {
-        self.ending =
-            self.main.as_ref().filter(|_| self.holder.leaf().is_some()).and_then(|(_, pidfd)| Ending::of(pidfd));
+        self.ending = self.main.as_ref().and_then(|(_, pidfd)| Ending::of(pidfd));
         while self.machine.phase != Phase::Gone {
             match self.next_event().await {
                 Incoming::Event(event) => self.handle(event).await,
@@ -314,8 +317,12 @@ impl Actor {
             tokio::select! {
                 biased;
                 answer = self.answers.recv(), if !self.guard_lost => match answer {
-                    Some((message, pidfd)) => return Incoming::Answer(message, pidfd),
+                    Some((message, pidfd)) => {
+                        self.answer_due = None;
+                        return Incoming::Answer(message, pidfd);
+                    }
                     None => {
+                        self.answer_due = None;
                         self.guard_lost = true;
                         return Incoming::Event(Event::GuardLost);
                     }
@@ -351,6 +358,7 @@ impl Actor {
                     }
                     self.hurry_guard().await;
                 }
+                () = sleep_until(self.answer_due.map(|due| (due, ()))) => self.look_after_guard(),
                 event = sleep_until(timer) => {
                     match event {
                         Event::Deadline => self.deadline = None,

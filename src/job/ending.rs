@@ -3,6 +3,7 @@
 
 use std::future::pending;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
 
@@ -11,6 +12,9 @@ use crate::containment::holder::Holder;
 use crate::guard::protocol::ToGuard;
 use crate::pidfd::Pidfd;
 use crate::sys::{self, SharedPidfd};
+
+/// How long the guard is left alone that owes an answer.
+const ANSWER: Duration = Duration::from_secs(1);
 
 pub(super) struct Ending(AsyncFd<SharedPidfd>);
 
@@ -40,6 +44,7 @@ impl Actor {
     /// Where nothing is left in the leaf, what the job has used is final, and nothing needs the leaf any more.
     pub(super) fn look_ahead(&mut self) {
         self.ending = None;
+        self.expect_answer();
         if self.holder.leaf().is_none_or(|leaf| leaf.populated() != Ok(false)) {
             return;
         }
@@ -60,5 +65,16 @@ impl Actor {
             // A guard that can't be told is lost, which comes as an event.
             let _ = self.link.send(&ToGuard::Reap, &[]).await;
         }
+    }
+
+    /// The guard owes one.
+    pub(super) fn expect_answer(&mut self) {
+        self.answer_due = Instant::now().checked_add(ANSWER);
+    }
+
+    /// Its answer is late. It may have much to do; or the job has stopped it, which holds up whoever waits for the job.
+    pub(super) fn look_after_guard(&mut self) {
+        self.link.resume();
+        self.expect_answer();
     }
 }
