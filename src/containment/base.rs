@@ -29,11 +29,21 @@ pub(crate) struct Base {
     parent: Arc<Cgroup>,
     name: String,
     next_leaf: AtomicU64,
+    /// Made while nobody waited for it.
+    spare: Mutex<Option<Spare>>,
     removed: AtomicBool,
     /// The controllers that its leaves have; asked for once.
     controllers: OnceLock<String>,
     /// Given up for the work that the end of a job takes, which no limit that is reached meanwhile can hinder.
     reserve: Mutex<Vec<OwnedFd>>,
+}
+
+/// A leaf that has no job yet.
+#[derive(Debug)]
+struct Spare {
+    cgroup: Cgroup,
+    events: OwnedFd,
+    name: String,
 }
 
 impl Base {
@@ -67,6 +77,7 @@ impl Base {
                 parent: parent.clone(),
                 name,
                 next_leaf: 1.into(),
+                spare: Mutex::default(),
                 removed: false.into(),
                 controllers: OnceLock::new(),
                 reserve: Mutex::new(reserve),
@@ -88,20 +99,40 @@ impl Base {
 
     /// The base itself as the leaf of the one job that its supervisor will ever have: a directory less to make and to remove.
     pub fn as_leaf(self: &Arc<Self>) -> Result<Leaf> {
-        let leaf = self.cgroup.again().and_then(|cgroup| Leaf::new(cgroup, self.clone(), None));
+        let leaf = self.cgroup.again().and_then(|cgroup| Ok(Leaf::new(cgroup.events()?, cgroup, self.clone(), None)));
         leaf.map_err(|errno| refused(&self.parent, &self.name, errno))
     }
 
-    /// Makes a leaf. Each has a new name: a cgroup that was killed once kills what is cloned into it on some kernels.
+    /// Makes a leaf, or takes the one that was made ahead.
     pub fn make_leaf(self: &Arc<Self>) -> Result<Leaf> {
+        let spare = self.lock_spare().take();
+        let spare = spare.map_or_else(|| self.make_spare(), Ok)?;
+        Ok(Leaf::new(spare.events, spare.cgroup, self.clone(), Some(spare.name)))
+    }
+
+    /// Makes the next leaf, so that it need not be waited for. Where that fails, whoever needs it is told why.
+    pub fn make_leaf_ahead(&self) {
+        let mut spare = self.lock_spare();
+        if spare.is_none() {
+            *spare = self.make_spare().ok();
+        }
+    }
+
+    /// Each has a new name: a cgroup that was killed once kills what is cloned into it on some kernels.
+    fn make_spare(&self) -> Result<Spare> {
         let number = self.next_leaf.fetch_add(1, Ordering::Relaxed);
         let name = format!("job-{number}");
-        let made = self.cgroup.make(&name).and_then(|cgroup| Leaf::new(cgroup, self.clone(), Some(name.clone())));
-        made.map_err(|errno| {
+        let made = self.cgroup.make(&name).and_then(|cgroup| Ok((cgroup.events()?, cgroup)));
+        let (events, cgroup) = made.map_err(|errno| {
             // Where it was made, and could not be opened.
             let _ = self.cgroup.remove(&name);
             refused(&self.cgroup, &name, errno)
-        })
+        })?;
+        Ok(Spare { cgroup, events, name })
+    }
+
+    fn lock_spare(&self) -> MutexGuard<'_, Option<Spare>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The controllers of `leaf`, which are those of every other one.

@@ -22,8 +22,17 @@ pub(crate) struct Leaf {
 }
 
 impl Leaf {
-    pub fn new(cgroup: Cgroup, base: Arc<Base>, name: Option<String>) -> Result<Self> {
-        Ok(Self { events: cgroup.events()?, cgroup, base, name, removed: false })
+    /// `events`: its open `cgroup.events`.
+    pub fn new(events: OwnedFd, cgroup: Cgroup, base: Arc<Base>, name: Option<String>) -> Self {
+        Self { events, cgroup, base, name, removed: false }
+    }
+
+    /// Makes the leaf of the next job ahead.
+    pub fn make_next(&self) {
+        // There is no next one where the base is the leaf.
+        if self.name.is_some() {
+            self.base.make_leaf_ahead();
+        }
     }
 
     pub fn cgroup(&self) -> &Cgroup {
@@ -74,6 +83,9 @@ impl Leaf {
 
     /// Removes it and the cgroups that the job made below it.
     pub fn remove(&mut self) -> std::result::Result<(), (PathBuf, Errno)> {
+        if self.removed {
+            return Ok(());
+        }
         let remove = || match &self.name {
             Some(name) => self.base.cgroup().remove(name),
             None => self.base.remove(),

@@ -251,6 +251,11 @@ impl Actor {
     /// Runs the machine until the job is gone.
     async fn live(&mut self) {
         self.ending = self.main.as_ref().and_then(|(_, pidfd)| Ending::of(pidfd));
+        // Whoever has asked for the job goes first.
+        tokio::task::yield_now().await;
+        if let Some(leaf) = self.holder.leaf() {
+            leaf.make_next();
+        }
         while self.machine.phase != Phase::Gone {
             match self.next_event().await {
                 Incoming::Event(event) => self.handle(event).await,
