@@ -6,8 +6,10 @@
 
 mod support;
 
+use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use criterion::Criterion;
@@ -47,7 +49,7 @@ fn main() {
 
     let runtime = runtime();
     let supervisor = runtime.block_on(Supervisor::start()).unwrap();
-    runtime.block_on(stops(&supervisor));
+    runtime.block_on(stops(&supervisor, &cgroup));
     runtime.block_on(kills(&supervisor, &cgroup));
     runtime.block_on(supervisor.close());
     support::print_load();
@@ -120,22 +122,39 @@ fn timed(work: impl FnOnce()) -> Duration {
 }
 
 /// From `stop` until `wait` comes back, of a job that ends at once on SIGTERM. Older than 10 ms: the kernel tells of
-/// changes of a cgroup at most that often.
-async fn stops(supervisor: &Supervisor) {
+/// changes of a cgroup at most that often. Next to kill(2), waitid, "populated 0" and rmdir: what this machine's own delays
+/// are shows there.
+async fn stops(supervisor: &Supervisor, cgroup: &Cgroup) {
     const ROUNDS: usize = 200;
+    const AGE: Duration = Duration::from_millis(15);
     let forest = program("benches/programs/forest.c");
-    let mut times = Vec::new();
+    let (mut ours, mut bare) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let job = grown(supervisor, &forest, 0).await;
-        tokio::time::sleep(Duration::from_millis(15)).await;
+        tokio::time::sleep(AGE).await;
         let begun = Instant::now();
         job.stop();
         let report = job.wait().await.unwrap();
-        times.push(milliseconds(begun));
+        ours.push(milliseconds(begun));
         assert!(report.is_gone() && !report.killed);
+
+        let mut bare_job = BareJob::start(cgroup, &forest, 0);
+        std::thread::sleep(AGE);
+        let begun = Instant::now();
+        let pid = rustix::process::Pid::from_child(&bare_job.process);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        bare_job.process.wait().unwrap();
+        bare_job.remove();
+        bare.push(milliseconds(begun));
     }
-    let most = times.iter().copied().fold(0.0, f64::max);
-    println!("\nstop until proven empty, {ROUNDS} jobs: median {:.2} ms, max {most:.2} ms", median(&times));
+    let most = |times: &[f64]| times.iter().copied().fold(0.0, f64::max);
+    println!(
+        "\nstop until proven empty, {ROUNDS} jobs: median {:.2} ms, max {:.2} ms; bare: median {:.2} ms, max {:.2} ms",
+        median(&ours),
+        most(&ours),
+        median(&bare),
+        most(&bare),
+    );
 }
 
 /// From `kill` until `wait` comes back, next to a write to `cgroup.kill`, "populated 0" and rmdir. When pinfold comes back
@@ -191,40 +210,59 @@ async fn grown(supervisor: &Supervisor, forest: &Path, size: usize) -> Job {
     job
 }
 
+/// A job by the bare calls.
+struct BareJob {
+    leaf: PathBuf,
+    events: File,
+    process: Child,
+}
+
+impl BareJob {
+    fn start(cgroup: &Cgroup, forest: &Path, size: usize) -> Self {
+        let leaf = cgroup.0.join("tree");
+        std::fs::create_dir(&leaf).unwrap();
+        let mut process = std::process::Command::new("sh")
+            .args(["-c", "echo 0 >\"$0/cgroup.procs\"; exec \"$@\""])
+            .args([&leaf, forest])
+            .arg(size.to_string())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = [0; 6];
+        process.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+        let events = File::open(leaf.join("cgroup.events")).unwrap();
+        Self { leaf, events, process }
+    }
+
+    /// As soon as it is empty.
+    fn remove(&self) {
+        while populated(&self.events) {
+            poll(&mut [PollFd::new(&self.events, PollFlags::PRI)], None).unwrap();
+        }
+        // From 6.19 on the last one can be off the count and not yet off the directory.
+        while std::fs::remove_dir(&self.leaf).is_err() {
+            std::thread::yield_now();
+        }
+    }
+}
+
 /// Milliseconds until it is removed, and until all of it has been reaped too.
 fn bare_kill(cgroup: &Cgroup, forest: &Path, size: usize) -> (f64, f64) {
     // So that its orphans are ours to reap, and gone before the next measurement.
     set_child_subreaper(Some(getpid())).unwrap();
-    let leaf = cgroup.0.join("tree");
-    std::fs::create_dir(&leaf).unwrap();
-    let mut process = std::process::Command::new("sh")
-        .args(["-c", "echo 0 >\"$0/cgroup.procs\"; exec \"$@\""])
-        .args([&leaf, forest])
-        .arg(size.to_string())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut ready = [0; 6];
-    process.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
-    let events = std::fs::File::open(leaf.join("cgroup.events")).unwrap();
+    let mut job = BareJob::start(cgroup, forest, size);
     let begun = Instant::now();
-    std::fs::write(leaf.join("cgroup.kill"), "1").unwrap();
-    while populated(&events) {
-        poll(&mut [PollFd::new(&events, PollFlags::PRI)], None).unwrap();
-    }
-    // From 6.19 on the last one can be off the count and not yet off the directory.
-    while std::fs::remove_dir(&leaf).is_err() {
-        std::thread::yield_now();
-    }
+    std::fs::write(job.leaf.join("cgroup.kill"), "1").unwrap();
+    job.remove();
     let removed = milliseconds(begun);
     while wait(WaitOptions::empty()).is_ok() {}
-    let _ = process.wait(); // With the others already.
+    let _ = job.process.wait(); // With the others already.
     let reaped = milliseconds(begun);
     set_child_subreaper(None).unwrap();
     (removed, reaped)
 }
 
-fn populated(events: &std::fs::File) -> bool {
+fn populated(events: &File) -> bool {
     use std::os::unix::fs::FileExt;
     let mut text = [0; 128];
     let length = events.read_at(&mut text, 0).unwrap();

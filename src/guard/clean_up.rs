@@ -50,6 +50,7 @@ impl Guard {
                 let _ = self.handle(message, descriptors);
             }
         }
+        let _ = self.listen_for_children(true);
         let _ = epoll::delete(&self.epoll, &self.socket);
         if let Some(supervisor) = &self.supervisor {
             let _ = epoll::delete(&self.epoll, supervisor);

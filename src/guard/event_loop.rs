@@ -139,9 +139,22 @@ impl Guard {
 
     fn child_ended(&mut self) -> Result<()> {
         if self.pace.puts_off(Instant::now(), !self.sweeps.is_empty()) {
-            return sys::read_signal(self.children.as_fd()).map(drop);
+            // The signal is left pending: until it is read, no further one wakes the guard (signal(7), standard signals).
+            return self.listen_for_children(false);
         }
         self.reap()
+    }
+
+    /// Somebody waits for the last ones: they are not put off.
+    fn reap_on_demand(&mut self) -> Result<()> {
+        self.reap()?;
+        self.pace.calm();
+        Ok(())
+    }
+
+    pub(super) fn listen_for_children(&self, listen: bool) -> Result<()> {
+        let interest = if listen { epoll::EventFlags::IN } else { epoll::EventFlags::empty() };
+        epoll::modify(&self.epoll, &self.children, epoll::EventData::new_u64(CHILDREN), interest)
     }
 
     /// Waits for events, until `bound` at most.
@@ -225,18 +238,14 @@ impl Guard {
                 };
                 self.send(&answer, pidfd)
             }
-            ToGuard::Reap => {
-                self.pace.hurry();
-                self.reap()
-            }
+            ToGuard::Reap => self.reap_on_demand(),
             ToGuard::Sweep { job, bound_ms, given_up } => {
                 self.given_up |= given_up;
                 let now = Instant::now();
                 let bound = now.checked_add(Duration::from_millis(bound_ms)).unwrap_or(now + KILL_BOUND);
                 let alone = self.jobs.get(&job).is_some_and(|job| job.alone);
                 self.sweeps.push(sweep::Sweep::new(job, bound, alone, given_up));
-                self.pace.hurry();
-                self.reap()
+                self.reap_on_demand()
             }
         }
     }
@@ -287,6 +296,9 @@ impl Guard {
 
     /// Reaps every child that has ended, the orphans of the jobs too, and tells of main processes.
     fn reap(&mut self) -> Result<()> {
+        if self.pace.due().is_some() {
+            self.listen_for_children(true)?;
+        }
         // One at most: SIGCHLD does not queue.
         sys::read_signal(self.children.as_fd())?;
         let mut orphans = 0;

@@ -51,8 +51,8 @@ impl Pace {
         (self.since, self.orphans) = (now, orphans);
     }
 
-    /// Nothing is put off for now: somebody has seen the end.
-    pub fn hurry(&mut self) {
+    /// After a look: the next ones are not put off, unless there are many again.
+    pub fn calm(&mut self) {
         *self = Self::new();
     }
 }
