@@ -184,6 +184,8 @@ impl Pool {
     /// with [`Reason::Deadline`](crate::report::Reason::Deadline): all have their outcomes a grace period later.
     #[must_use]
     pub fn as_completed(&self, handles: &[Handle], timeout: Option<Duration>) -> Completed {
+        // Its clock is that of the runtime that the jobs run in, whoever calls.
+        let _entered = self.owner.0.supervisor.inner.runtime.enter();
         Completed::new(handles, timeout)
     }
 

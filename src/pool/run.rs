@@ -22,7 +22,7 @@ pub(super) async fn run(pool: &Shared, id: u64, mut task: Box<Task>, mut asked: 
         // Only a kill ends a spawn: what is just being executed gets its stop signal a moment later.
         let spawned = tokio::select! {
             biased;
-            spawned = pool.supervisor.spawn(&task.command) => spawned,
+            spawned = pool.supervisor.spawn_here(&task.command) => spawned,
             () = reached(&mut asked, Ending::Kill) => {
                 return Outcome::not_run(id, killed(&task.command), attempt);
             }

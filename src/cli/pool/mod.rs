@@ -1,6 +1,7 @@
 //! `pinfold pool`.
 
 mod args;
+mod files;
 mod jobs;
 mod output;
 mod progress;
@@ -25,9 +26,10 @@ use super::signals::{Response, Rules};
 pub use args::Args;
 use args::OutputArg;
 pub use args::parse_workers;
+use files::Files;
 use jobs::Job;
 pub use jobs::JobLine;
-use output::{Files, Piece, Printer};
+use output::Printer;
 use progress::{Progress, Tally};
 use results::Results;
 
@@ -217,11 +219,8 @@ impl<'a> Run<'a> {
             self.results = None;
             self.fail(&format!("{error:#}"));
         }
-        if self.args.output == OutputArg::Group {
-            let piece = Piece::Output { number: outcome.id, files, room };
-            if let Some(printer) = &self.printer {
-                printer.print(piece);
-            }
+        if let (Some(printer), Some(files)) = (&self.printer, files) {
+            printer.print(outcome.id, files, room);
         }
         if outcome.report.reason == Reason::GuardLost && !self.failed {
             self.fail("the guard process was killed; all jobs have been ended");
@@ -289,18 +288,16 @@ async fn feed<'a>(
             OutputArg::Group => printer.room().await,
             _ => None,
         };
-        let files = match &args.output {
-            OutputArg::Group => Some(Files::new()?),
-            OutputArg::Files(directory) => Some(output::named(directory, job.line)?),
-            OutputArg::Stream => None,
+        let mut files = if args.output == OutputArg::Group { Some(printer.files()?) } else { None };
+        let streams = match (&mut files, &args.output) {
+            (Some(files), _) => Some(files.for_job()?),
+            (None, OutputArg::Files(directory)) => Some(files::named(directory, job.line)?),
+            (None, _) => None,
         };
-        let task = match &files {
-            Some(files) => {
-                let (stdout, stderr) = (files.stdout.try_clone()?, files.stderr.try_clone()?);
-                job.task(args, |command| {
-                    command.stdout(stdout).stderr(stderr);
-                })
-            }
+        let task = match streams {
+            Some([stdout, stderr]) => job.task(args, |command| {
+                command.stdout(stdout).stderr(stderr);
+            }),
             None => {
                 let (printer, tag) = (Arc::downgrade(&printer), args.tag);
                 let task = job.task(args, |command| {
@@ -317,7 +314,6 @@ async fn feed<'a>(
                 })
             }
         };
-        let files = files.filter(|_| args.output == OutputArg::Group);
         match pool.submit(task).await {
             Ok(handle) => {
                 submitted.borrow_mut().insert(handle.id(), Submitted { job, files, room });
