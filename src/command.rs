@@ -19,6 +19,7 @@ use crate::signal::Signal;
 use crate::stop::StopPolicy;
 use crate::user::User;
 pub use streams::Stdio;
+pub(crate) use strings::Block;
 
 /// The process group of the job's main process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -167,10 +168,6 @@ impl Command {
     pub fn user(&mut self, user: User) -> &mut Self {
         self.user = Some(user);
         self
-    }
-
-    pub(crate) fn display_program(&self) -> String {
-        self.program.to_string_lossy().into_owned()
     }
 
     pub(crate) fn display_name(&self) -> String {

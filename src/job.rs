@@ -8,6 +8,7 @@ mod handle;
 mod live;
 mod order;
 mod streams;
+mod terms;
 
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ use crate::stop::Event;
 use crate::supervisor::Inner;
 pub use handle::JobHandle;
 use streams::Streams;
+use terms::Terms;
 
 /// One command and every process descended from it. Dropped before it has ended, it is killed.
 #[derive(Debug)]
@@ -80,9 +82,6 @@ pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) 
     };
     // From here on the actor answers for it, and forgets it in the end.
     let answers = link.listen(id)?;
-    let mut kept = command.clone();
-    // Who reads the other end of what was given has to see it end with the job's processes.
-    kept.stdio = Default::default();
     let assignment = Box::new(actor::Assignment {
         supervisor,
         id,
@@ -90,7 +89,9 @@ pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) 
         holder,
         answers,
         order,
-        command: kept,
+        terms: Terms::of(command),
+        timeout: command.timeout,
+        report: Report::begin(command),
         inbox,
         stops: stop_sender,
         refused,

@@ -37,6 +37,24 @@ fn three_kinds_of_jobs() {
     assert!(ran.stderr.contains("1 succeeded, 2 failed"), "{}", ran.stderr);
 }
 
+/// As many at a time as were asked for, whoever waits to be printed: each of them waits for all the others.
+#[test]
+fn many_at_a_time() {
+    if !has_cgroup() {
+        return;
+    }
+    let there = Scratch::directory("there");
+    let script = format!("cd {}; : >{{}}; until [ -e 150 ]; do sleep 0.1; done; echo {{}}", text(there.path()));
+    let jobs: String = (1..=150).map(|number| format!("{number}\n")).collect();
+    for order in [&["--keep-order"][..], &[]] {
+        let args = [&["-j", "150", "--timeout", "2m", "-q"], order, &["--", "sh", "-c", &script]].concat();
+        let ran = pool(&args, &jobs).assert_code(0);
+        assert_eq!(ran.stdout.lines().count(), 150);
+        assert!(order.is_empty() || ran.stdout == jobs, "{}", ran.stdout);
+        std::fs::remove_file(there.path().join("150")).unwrap();
+    }
+}
+
 #[test]
 fn bad_lines_are_all_found_before_anything_starts() {
     if !has_cgroup() {

@@ -1,6 +1,5 @@
 //! Where a command's streams go, and what else becomes of them.
 
-use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -140,15 +139,6 @@ impl Command {
     pub fn tee_stderr(&mut self, file: impl Into<OwnedFd>) -> &mut Self {
         self.tees[1] = Some(Arc::new(file.into()));
         self
-    }
-
-    /// Drops what only the start needs.
-    pub(crate) fn forget_what_to_run(&mut self) {
-        self.args = Vec::new();
-        self.env = BTreeMap::new();
-        self.tees = [None, None];
-        self.user = None;
-        self.pty = None;
     }
 
     /// Refuses streams that do not fit together.

@@ -1,7 +1,7 @@
 //! What execve takes: arguments, environment, the paths to try; and whether it can be meant.
 
-use std::ffi::{CString, OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 
 use super::Command;
 use crate::error::{Error, Result};
@@ -19,103 +19,105 @@ impl Command {
     /// ```
     pub fn check(&self) -> Result<()> {
         self.check_streams()?;
-        self.check_names()?;
-        // What is inherited has been an environment before.
-        let words = std::iter::once(&self.program).chain(&self.args).map(|arg| ("argument", arg.as_bytes()));
-        let variables = self.env.iter().flat_map(|(key, value)| [Some(key), value.as_ref()]).flatten();
-        let cwd = self.cwd.iter().map(|cwd| ("working directory", cwd.as_os_str().as_bytes()));
-        words
-            .chain(variables.map(|text| ("environment variable", text.as_bytes())))
-            .chain(cwd)
-            .find(|(_, text)| text.contains(&0))
-            .map_or(Ok(()), |(what, text)| Err(holds_nul(what, text)))
+        self.check_words()
     }
 
-    fn check_names(&self) -> Result<()> {
+    /// What was set here; what is inherited has been an environment before.
+    fn check_words(&self) -> Result<()> {
         let wrong = |key: &&OsString| key.is_empty() || key.as_bytes().contains(&b'=');
-        self.env.keys().find(wrong).map_or(Ok(()), |key| {
+        if let Some(key) = self.env.keys().find(wrong) {
             let advice = "its name must not be empty or hold '='";
-            Err(Error::invalid("environment variable", key.to_string_lossy(), advice))
-        })
+            return Err(Error::invalid("environment variable", key.to_string_lossy(), advice));
+        }
+        let words = std::iter::once(&self.program).chain(&self.args).map(|arg| ("argument", arg.as_bytes()));
+        let variables = self.env.iter().flat_map(|(key, value)| [Some(key), value.as_ref()]).flatten();
+        let users = self.user.iter().flat_map(|user| &user.environment).flat_map(|(key, value)| [key, value]);
+        let variables = variables.chain(users).map(|text| ("environment variable", text.as_bytes()));
+        let cwd = self.cwd.iter().map(|cwd| ("working directory", cwd.as_os_str().as_bytes()));
+        let Some((what, text)) = words.chain(variables).chain(cwd).find(|(_, text)| text.contains(&0)) else {
+            return Ok(());
+        };
+        let shown = String::from_utf8_lossy(text).replace('\0', "\\0");
+        Err(Error::invalid(what, shown, "it holds a NUL byte, which no program can be given"))
     }
 
     /// The arguments, the environment and the paths to try, as execve takes them.
     pub(crate) fn strings(&self) -> Result<Strings> {
-        let env = self.environment()?;
-        let path = env.iter().find(|(key, _)| key == "PATH").map(|(_, path)| path.as_bytes());
-        let candidates = self.candidates(path);
-        Ok(Strings {
-            argv: std::iter::once(&self.program)
-                .chain(&self.args)
-                .map(|arg| c_string("argument", arg))
-                .collect::<Result<_>>()?,
-            env: env
-                .into_iter()
-                .map(|(key, value)| {
-                    let mut entry = Vec::with_capacity(key.len() + value.len() + 2);
-                    entry.extend_from_slice(key.as_bytes());
-                    entry.push(b'=');
-                    entry.extend_from_slice(value.as_bytes());
-                    in_c("environment variable", entry)
-                })
-                .collect::<Result<_>>()?,
-            candidates: candidates
-                .iter()
-                .map(|path| c_string("program", OsStr::from_bytes(path)))
-                .collect::<Result<_>>()?,
-            cwd: self.cwd.as_ref().map(|cwd| c_string("working directory", cwd.as_os_str())).transpose()?,
-        })
+        self.check_words()?;
+        let env = self.environment();
+        let mut argv = Block::default();
+        std::iter::once(&self.program).chain(&self.args).for_each(|arg| argv.push(&[arg.as_bytes()]));
+        let path = env.iter().find_map(|entry| entry.strip_prefix(b"PATH=")?.split_last());
+        let candidates = self.candidates(path.map(|(_nul, path)| path));
+        let cwd = self.cwd.as_ref().map(|cwd| [cwd.as_os_str().as_bytes(), b"\0"].concat());
+        Ok(Strings { argv, env, candidates, cwd })
     }
 
     /// The inherited variables in their order, changed as asked, then the new ones.
-    fn environment(&self) -> Result<Vec<(OsString, OsString)>> {
-        self.check_names()?;
-        let mut env: Vec<_> = if self.clear_env { Vec::new() } else { std::env::vars_os().collect() };
-        let users = self.user.iter().filter(|_| !self.clear_env).flat_map(|user| user.environment.iter());
-        for (key, value) in users {
-            env.retain(|(known, _)| known != key);
-            env.push((key.clone(), value.clone()));
+    fn environment(&self) -> Block {
+        let mut block = Block::default();
+        let mut push = |key: &OsString, value: &OsString| block.push(&[key.as_bytes(), b"=", value.as_bytes()]);
+        let users = self.user.iter().filter(|_| !self.clear_env).flat_map(|user| &user.environment);
+        let users: Vec<_> = users.filter(|(key, _)| !self.env.contains_key(key)).collect();
+        if !self.clear_env {
+            for (key, value) in std::env::vars_os() {
+                if !self.env.contains_key(&key) && !users.iter().any(|(known, _)| *known == key) {
+                    push(&key, &value);
+                }
+            }
         }
-        env.retain(|(key, _)| !self.env.contains_key(key));
-        env.extend(self.env.iter().filter_map(|(key, value)| Some((key.clone(), value.clone()?))));
-        Ok(env)
+        users.into_iter().for_each(|(key, value)| push(key, value));
+        self.env
+            .iter()
+            .filter_map(|(key, value)| Some((key, value.as_ref()?)))
+            .for_each(|(key, value)| push(key, value));
+        block
     }
 
-    fn candidates(&self, path: Option<&[u8]>) -> Vec<Vec<u8>> {
+    fn candidates(&self, path: Option<&[u8]>) -> Block {
         let program = self.program.as_bytes();
+        let mut candidates = Block::default();
         if program.is_empty() || program.contains(&b'/') {
-            return vec![program.to_vec()];
+            candidates.push(&[program]);
+            return candidates;
         }
         // execvp(3): an empty entry is the working directory; without PATH glibc takes /bin and /usr/bin.
-        path.unwrap_or(b"/bin:/usr/bin")
-            .split(|&byte| byte == b':')
-            .map(|directory| match directory {
-                b"" => [b"./", program].concat(),
-                directory => [directory, b"/", program].concat(),
-            })
-            .collect()
+        for directory in path.unwrap_or(b"/bin:/usr/bin").split(|&byte| byte == b':') {
+            candidates.push(&[if directory.is_empty() { b"." } else { directory }, b"/", program]);
+        }
+        candidates
     }
 }
 
-/// What execve takes, each with its NUL.
+/// What execve takes.
 pub(crate) struct Strings {
-    pub argv: Vec<CString>,
-    pub env: Vec<CString>,
-    pub candidates: Vec<CString>,
-    pub cwd: Option<CString>,
+    pub argv: Block,
+    pub env: Block,
+    pub candidates: Block,
+    /// With its NUL.
+    pub cwd: Option<Vec<u8>>,
 }
 
-fn c_string(what: &'static str, text: &OsStr) -> Result<CString> {
-    in_c(what, text.to_owned().into_vec())
+/// Texts, each with its NUL, one after another: one allocation and not one each.
+#[derive(Default)]
+pub(crate) struct Block {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
 }
 
-fn in_c(what: &'static str, text: Vec<u8>) -> Result<CString> {
-    CString::new(text).map_err(|error| holds_nul(what, &error.into_vec()))
-}
+impl Block {
+    /// Adds a text of these parts.
+    fn push(&mut self, parts: &[&[u8]]) {
+        parts.iter().for_each(|part| self.bytes.extend_from_slice(part));
+        self.bytes.push(0);
+        self.ends.push(self.bytes.len());
+    }
 
-fn holds_nul(what: &'static str, text: &[u8]) -> Error {
-    let advice = "it holds a NUL byte, which no program can be given";
-    Error::invalid(what, String::from_utf8_lossy(text).replace('\0', "\\0"), advice)
+    /// Each with its NUL.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let begins = std::iter::once(0).chain(self.ends.iter().copied());
+        begins.zip(&self.ends).map(|(begin, &end)| &self.bytes[begin..end])
+    }
 }
 
 #[cfg(test)]
@@ -126,12 +128,12 @@ mod tests {
     fn the_search_through_path() {
         let paths = |program: &str, path: Option<&str>| {
             let found = Command::new(program).candidates(path.map(str::as_bytes));
-            found.into_iter().map(|path| String::from_utf8(path).unwrap()).collect::<Vec<_>>()
+            found.iter().map(|path| std::str::from_utf8(path).unwrap().to_owned()).collect::<Vec<_>>()
         };
-        assert_eq!(paths("ls", Some("/bin::/x")), ["/bin/ls", "./ls", "/x/ls"]);
-        assert_eq!(paths("./ls", Some("/bin")), ["./ls"]);
-        assert_eq!(paths("ls", None), ["/bin/ls", "/usr/bin/ls"]);
-        assert_eq!(paths("ls", Some("")), ["./ls"]);
+        assert_eq!(paths("ls", Some("/bin::/x")), ["/bin/ls\0", "./ls\0", "/x/ls\0"]);
+        assert_eq!(paths("./ls", Some("/bin")), ["./ls\0"]);
+        assert_eq!(paths("ls", None), ["/bin/ls\0", "/usr/bin/ls\0"]);
+        assert_eq!(paths("ls", Some("")), ["./ls\0"]);
     }
 
     #[test]

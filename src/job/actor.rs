@@ -3,7 +3,7 @@
 use std::future::pending;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::Pid;
@@ -14,7 +14,7 @@ use super::Request;
 use super::emptied::emptied;
 use super::ending::{Ending, seen};
 use super::order::Order;
-use crate::command::Command;
+use super::terms::Terms;
 use crate::containment::Refusal;
 use crate::containment::holder::Holder;
 use crate::containment::oom;
@@ -41,7 +41,10 @@ pub(super) struct Assignment {
     pub holder: Holder,
     pub answers: Receiver<Answer>,
     pub order: Order,
-    pub command: Command,
+    pub terms: Terms,
+    pub timeout: Option<Duration>,
+    /// As it begins.
+    pub report: Report,
     pub inbox: Receiver<Request>,
     pub stops: Sender<Signal>,
     /// Why nothing stronger holds it.
@@ -91,7 +94,7 @@ pub(super) struct Actor {
     pub(super) answers: Receiver<Answer>,
     pub(super) guard_lost: bool,
     pub(super) order: Order,
-    pub(super) command: Command,
+    pub(super) terms: Terms,
     pub(super) inbox: Receiver<Request>,
     pub(super) inbox_closed: bool,
     pub(super) stops: Sender<Signal>,
@@ -132,7 +135,9 @@ impl Actor {
             holder,
             answers,
             order,
-            mut command,
+            terms,
+            timeout,
+            mut report,
             inbox,
             stops,
             refused,
@@ -140,8 +145,6 @@ impl Actor {
             events,
         } = assignment;
         let begun = events.begun();
-        let mut report = Report::begin(&command);
-        command.forget_what_to_run();
         let leaf = holder.leaf().map(|leaf| leaf.cgroup().path().display().to_string());
         report.containment.kind =
             Some(if leaf.is_some() { ContainmentKind::Cgroup } else { ContainmentKind::Subreaper });
@@ -159,11 +162,11 @@ impl Actor {
             inbox_closed: false,
             stops,
             events,
-            machine: Machine::new(command.stop.leftovers, command.stop.signal_to),
+            machine: Machine::new(terms.stop.leftovers, terms.stop.signal_to),
             begun,
             // Beyond what a clock can hold there is no deadline.
-            deadline: command.timeout.and_then(|timeout| begun.checked_add(timeout)),
-            command,
+            deadline: timeout.and_then(|timeout| begun.checked_add(timeout)),
+            terms,
             grace_over: None,
             bound_over: None,
             watch: None,
@@ -190,7 +193,7 @@ impl Actor {
     async fn spawn(&mut self) -> Started {
         // Kernels before 6.4 do not tell a process that is cloned into a cpuset which CPUs it may use (fixed by "cgroup/cpuset:
         // Make cpuset_fork() handle CLONE_INTO_CGROUP properly"); one that joins it is told.
-        let mut join = self.command.limits.cpuset.is_some();
+        let mut join = self.terms.cpuset;
         loop {
             self.order.give(&self.link, self.id, self.holder.leaf(), join).await?;
             self.expect_answer();
@@ -226,10 +229,7 @@ impl Actor {
                 // Killed before its first instruction, and not by us: the kernel's kill-sequence bug.
                 (FromGuard::NotStarted { .. }, _) if self.machine.phase == Phase::Running && !join => join = true,
                 _ if self.machine.phase != Phase::Running => {
-                    return Err(Error::EndedEarly {
-                        program: self.command.display_program(),
-                        reason: self.machine.reason,
-                    });
+                    return Err(Error::EndedEarly { program: self.program(), reason: self.machine.reason });
                 }
                 (FromGuard::SpawnFailed { stage, errno, .. }, _) => {
                     return Err(self.spawn_error(stage, Errno::from_raw_os_error(errno)));
@@ -240,12 +240,11 @@ impl Actor {
     }
 
     fn spawn_error(&self, stage: crate::error::SpawnStage, errno: Errno) -> Error {
-        Error::Spawn(SpawnError {
-            stage,
-            errno,
-            program: self.command.display_program(),
-            cwd: self.command.display_cwd(),
-        })
+        Error::Spawn(SpawnError { stage, errno, program: self.program(), cwd: self.report.cwd.clone() })
+    }
+
+    fn program(&self) -> String {
+        self.report.command.first().cloned().unwrap_or_default()
     }
 
     /// Runs the machine until the job is gone.

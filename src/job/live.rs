@@ -53,12 +53,12 @@ impl Actor {
     fn freeze(&self) -> Result<OwnedFd> {
         let failed = |errno| {
             let advice = if errno == Errno::NOENT { "Linux 5.2 or later is needed" } else { "" };
-            Error::system("freeze", self.command.display_name(), errno, advice)
+            Error::system("freeze", self.report.name.clone(), errno, advice)
         };
         let Some(leaf) = self.holder.leaf() else {
             return Err(Error::system(
                 "freeze",
-                self.command.display_name(),
+                self.report.name.clone(),
                 Errno::OPNOTSUPP,
                 "it is held without a cgroup",
             ));
@@ -103,7 +103,7 @@ impl Actor {
         let by_kill = matches!(self.report.main, Some(MainEnd::Signalled { signal: libc::SIGKILL, .. }));
         let main = self.main.as_ref().map(|(pid, _)| pid.as_raw_nonzero().get());
         let killed_main = by_kill && !self.report.killed && self.machine.reason == Reason::Exited;
-        let group = self.command.limits.oom_group;
+        let group = self.terms.oom_group;
         let (oom, main_was) = self.memory.conclude(leaf.cgroup(), &leaf.tail(), main, killed_main, group);
         self.report.oom = oom;
         if main_was {

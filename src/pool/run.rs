@@ -34,16 +34,19 @@ pub(super) async fn run(pool: &Shared, id: u64, mut task: Box<Task>, mut asked: 
         if let Some(on_spawn) = &task.on_spawn {
             on_spawn(&job, attempt);
         }
+        // What is not to be run again is not kept: there may be thousands, and the streams that they were given.
+        let again = (attempt <= task.retries).then_some(task);
         let (ended, asked_for) = hold(&job, &mut asked).await;
         let (report, stdout, stderr) = match ended {
             Ok(Output { report, stdout, stderr }) => (report, stdout, stderr),
-            Err(error) => return Outcome::not_run(id, failed(&task.command, &error), attempt),
+            Err(error) => return Outcome::not_run(id, failed(&Command::new(job.name()), &error), attempt),
         };
         let cancelled = asked_for != Ending::NotYet && report.reason != Reason::Exited;
         let outcome = Outcome { id, report, attempts: attempt, cancelled, stdout, stderr };
-        if outcome.success() || asked_for != Ending::NotYet || attempt > task.retries {
-            return outcome;
-        }
+        task = match again {
+            Some(task) if !outcome.success() && asked_for == Ending::NotYet => task,
+            _ => return outcome,
+        };
         let pause = task.pause(attempt);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}

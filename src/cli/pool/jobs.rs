@@ -58,6 +58,11 @@ pub struct JobLine {
 }
 
 impl JobLine {
+    /// Something is given to it as standard input.
+    pub fn has_stdin(&self) -> bool {
+        self.stdin.is_some()
+    }
+
     /// What the command itself can't tell.
     pub fn check(&self) -> Result<(), String> {
         match self.command.first() {
@@ -224,6 +229,11 @@ impl Job {
             command.measure_pressure();
         }
         command
+    }
+
+    /// Something is given to it as standard input.
+    pub fn has_stdin(&self) -> bool {
+        matches!(&self.source, Source::Json(line) if line.has_stdin())
     }
 
     /// The task, with these streams.

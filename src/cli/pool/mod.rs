@@ -9,6 +9,7 @@ mod results;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,7 +18,7 @@ use anyhow::{Context, Result, ensure};
 use pinfold::pool::Outcome;
 use pinfold::report::Reason;
 use pinfold::signal::{self, SignalQueue, SignalStream};
-use pinfold::{Guard, Pool, Signal, Stdio, Supervisor};
+use pinfold::{Command, Guard, Pool, Signal, Stdio, Supervisor};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::FAILED;
@@ -38,6 +39,9 @@ const SOME_FAILED: u8 = 1;
 
 /// The deadline of all was reached.
 const DEADLINE: u8 = 124;
+
+/// So many jobs are ready to be started, with files for their output.
+const QUEUE: usize = 64;
 
 /// Runs the jobs and tells the exit code.
 pub fn run(args: &Args) -> Result<u8> {
@@ -109,7 +113,8 @@ impl<'a> Run<'a> {
         results: Option<Results>,
         supervisor: &Supervisor,
     ) -> Result<Self> {
-        let mut builder = Pool::builder().workers(args.workers).queue(args.workers).fail_fast(args.fail_fast);
+        let queue = args.workers.min(QUEUE);
+        let mut builder = Pool::builder().workers(args.workers).queue(queue).fail_fast(args.fail_fast);
         if let Some(deadline) = args.deadline {
             builder = builder.deadline(deadline);
         }
@@ -118,7 +123,9 @@ impl<'a> Run<'a> {
         }
         let left: Vec<_> = jobs.iter().filter(|job| !done.contains(&job.key)).collect();
         let progress = Progress::new(left.len() as u64, args.quiet);
-        let (printer, printed) = Printer::start(args.keep_order, progress.clone());
+        // Each that was handed in has a place there from then on.
+        let at_once = if args.output == OutputArg::Group { args.workers.saturating_add(queue) } else { 0 };
+        let (printer, printed) = Printer::start(args.keep_order, at_once, progress.clone());
         Ok(Self {
             args,
             tally: Tally { left_out: (jobs.len() - left.len()) as u64, ..Tally::default() },
@@ -283,6 +290,8 @@ async fn feed<'a>(
     submitted: &RefCell<HashMap<u64, Submitted<'a>>>,
 ) -> Result<()> {
     let Some(printer) = printer else { return Ok(()) };
+    // Opened once, and not for each.
+    let null = Stdio::from(File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?);
     for job in jobs {
         let room = match args.output {
             OutputArg::Group => printer.room().await,
@@ -294,15 +303,17 @@ async fn feed<'a>(
             (None, OutputArg::Files(directory)) => Some(files::named(directory, job.line)?),
             (None, _) => None,
         };
+        let given = |command: &mut Command, stdout, stderr| {
+            command.stdout(stdout).stderr(stderr);
+            if !job.has_stdin() {
+                command.stdin(null.clone());
+            }
+        };
         let task = match streams {
-            Some([stdout, stderr]) => job.task(args, |command| {
-                command.stdout(stdout).stderr(stderr);
-            }),
+            Some([stdout, stderr]) => job.task(args, |command| given(command, stdout.into(), stderr.into())),
             None => {
                 let (printer, tag) = (Arc::downgrade(&printer), args.tag);
-                let task = job.task(args, |command| {
-                    command.stdout(Stdio::Piped).stderr(Stdio::Piped);
-                });
+                let task = job.task(args, |command| given(command, Stdio::Piped, Stdio::Piped));
                 task.on_spawn(move |job, _| {
                     let Some(printer) = printer.upgrade() else { return };
                     let tag = tag.then(|| job.name());

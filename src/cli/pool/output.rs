@@ -19,7 +19,7 @@ use super::progress::Progress;
 /// A longer line of a stream may be cut by another job's.
 const MAX_LINE: usize = 64 * 1024;
 
-/// Lines, or outputs of jobs, that may wait to be printed.
+/// Lines, or outputs of jobs beyond those of the jobs that run, that may wait to be printed.
 const WAITING: usize = 64;
 
 /// What the printing thread is to do.
@@ -61,8 +61,8 @@ struct Turns {
 }
 
 impl Printer {
-    /// Starts it. The receiver hears when all is printed, or what went wrong.
-    pub fn start(keep_order: bool, progress: Progress) -> (Self, oneshot::Receiver<io::Result<()>>) {
+    /// Starts it, for so many jobs at once. The receiver hears when all is printed, or what went wrong.
+    pub fn start(keep_order: bool, at_once: usize, progress: Progress) -> (Self, oneshot::Receiver<io::Result<()>>) {
         let (pieces, receiver) = unbounded_channel();
         let (finished, over) = oneshot::channel();
         let shelf = Arc::<Shelf>::default();
@@ -71,7 +71,15 @@ impl Printer {
             let _ = finished.send(Desk::new(progress, desks).and_then(|desk| desk.print_all(receiver)));
         });
         let turns = keep_order.then(|| Mutex::new(Turns { next: 1, early: BTreeMap::new() }));
-        (Self { pieces, room: Arc::new(Semaphore::new(WAITING)), shelf, turns }, over)
+        (
+            Self {
+                pieces,
+                room: Arc::new(Semaphore::new(at_once.saturating_add(WAITING).min(Semaphore::MAX_PERMITS))),
+                shelf,
+                turns,
+            },
+            over,
+        )
     }
 
     /// Files for a job's output.
