@@ -12,7 +12,7 @@ mod terms;
 
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, oneshot, watch};
+use tokio::sync::{Mutex, oneshot};
 
 use crate::command::Command;
 use crate::containment::{limits, oom};
@@ -27,6 +27,7 @@ use crate::report::{ProcessInfo, Report};
 use crate::signal::Signal;
 use crate::stop::Event;
 use crate::supervisor::Inner;
+use crate::told::{Told, told};
 pub use handle::JobHandle;
 use streams::Streams;
 use terms::Terms;
@@ -38,10 +39,10 @@ pub struct Job {
     pid: i32,
     main: Arc<Pidfd>,
     requests: Sender<Request>,
-    report: watch::Receiver<Option<Arc<Report>>>,
+    report: Told<Arc<Report>>,
     stops: Mutex<Receiver<Signal>>,
     name: String,
-    streams: Box<Streams>,
+    streams: Option<Box<Streams>>,
     events: Log,
 }
 
@@ -68,7 +69,7 @@ pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) 
     let (requests, inbox) = queue();
     let (spawned, started) = oneshot::channel();
     let (stop_sender, stops) = queue();
-    let (finished, report) = watch::channel(None);
+    let (finished, report) = told();
     let NextHolder { link, holder, refused } = supervisor.next_holder().await?;
     let memory = Arc::new(oom::Watch::default());
     // A leaf that is dropped is removed.
@@ -78,7 +79,7 @@ pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) 
     let activity = command.idle_timeout.map(|timeout| (timeout, Arc::new(Activity::new())));
     let streams = {
         let _entered = runtime.enter();
-        Box::new(Streams::new(command, pipes, terminal, &report, activity.as_ref().map(|(_, activity)| activity))?)
+        Streams::new(command, pipes, terminal, &report, activity.as_ref().map(|(_, activity)| activity))?
     };
     // From here on the actor answers for it, and forgets it in the end.
     let answers = link.listen(id)?;
@@ -265,9 +266,6 @@ impl Job {
     /// # Errors
     /// [`Error::GuardLost`] where the runtime that the supervisor belongs to has been shut down.
     pub async fn wait(&self) -> Result<Arc<Report>> {
-        match self.report.clone().wait_for(Option::is_some).await {
-            Ok(report) => Ok(report.clone().unwrap_or_else(|| unreachable!("waited for a report"))),
-            Err(_) => Err(Error::GuardLost),
-        }
+        self.report.wait().await.ok_or(Error::GuardLost)
     }
 }

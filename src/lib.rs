@@ -114,6 +114,7 @@ mod stop;
 mod supervisor;
 pub mod sweep;
 mod sys;
+mod told;
 mod user;
 
 pub use command::{Command, ProcessGroup, Stdio};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::process::Pid;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use super::Request;
 use super::emptied::emptied;
@@ -29,6 +29,7 @@ use crate::report::{Born, ContainmentKind, MainEnd, Report};
 use crate::signal::Signal;
 use crate::stop::{Event, Machine, Phase};
 use crate::supervisor::Inner;
+use crate::told::Teller;
 
 /// How often a tree is gone through to tell everybody: one that is new each time is not polite either.
 pub(super) const PASSES: u32 = 8;
@@ -56,11 +57,7 @@ pub(super) struct Assignment {
 type Started = Result<(i32, Arc<Pidfd>)>;
 
 /// Starts the job, tells `spawned`, brings it to its end, tells `finished`.
-pub(super) async fn run(
-    assignment: Box<Assignment>,
-    spawned: oneshot::Sender<Started>,
-    finished: watch::Sender<Option<Arc<Report>>>,
-) {
+pub(super) async fn run(assignment: Box<Assignment>, spawned: oneshot::Sender<Started>, finished: Teller<Arc<Report>>) {
     let link = assignment.link.clone();
     let id = assignment.id;
     // In one place from here on, and small: there may be thousands.
@@ -79,7 +76,7 @@ pub(super) async fn run(
             let events = actor.events.clone();
             let report = actor.finish().await;
             events.follow(&report, report.reason);
-            finished.send_replace(Some(report));
+            finished.tell(report);
         }
     }
     link.forget(id);

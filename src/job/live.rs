@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use super::actor::Actor;
 use super::{Job, JobHandle, Request as JobRequest};
@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::report::{MainEnd, Reason, Report, Usage};
 use crate::stop::Phase;
 use crate::sys;
+use crate::told::Told;
 
 /// A process in the kernel's hands (state D) does not freeze before it comes back.
 const FREEZE_BOUND: Duration = Duration::from_secs(10);
@@ -29,9 +30,9 @@ pub(super) enum Request {
 }
 
 /// Runs `task` until the report is there.
-pub(super) async fn until_over(mut report: watch::Receiver<Option<Arc<Report>>>, task: impl Future<Output = ()>) {
+pub(super) async fn until_over(report: Told<Arc<Report>>, task: impl Future<Output = ()>) {
     tokio::select! {
-        _ = report.wait_for(Option::is_some) => {}
+        _ = report.wait() => {}
         () = task => {}
     }
 }

@@ -12,31 +12,29 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::watch;
 
 use super::channel::{Channel, WeakChannel};
 use super::lines::Lines;
 use super::tee::Tee;
 use crate::pty::end_of_input;
 use crate::report::Report;
+use crate::told::{Told, Waiting};
 
 /// How much is read at a time, and how often before others have their turn.
 const PIECE: usize = 16 * 1024;
 const PIECES: usize = 16;
 
-type Waiting = Pin<Box<dyn Future<Output = ()> + Send>>;
-
 /// The end of a job, as a stream waits for it.
-struct Gone(Mutex<Waiting>);
+struct Gone(Waiting<Arc<Report>>);
 
 impl Gone {
-    fn new(mut report: watch::Receiver<Option<Arc<Report>>>) -> Self {
-        // Where the runtime was shut down, the job is gone too.
-        Self(Mutex::new(Box::pin(async move { drop(report.wait_for(Option::is_some).await) })))
+    fn new(report: &Told<Arc<Report>>) -> Self {
+        Self(report.wait())
     }
 
+    /// Where the runtime was shut down, the job is gone too.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        self.0.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().poll(context)
+        Pin::new(&mut self.0).poll(context).map(drop)
     }
 }
 
@@ -93,7 +91,7 @@ pub struct OutputStream {
 
 impl OutputStream {
     /// In the context of a runtime.
-    pub(crate) fn new(channel: Channel, report: watch::Receiver<Option<Arc<Report>>>, taps: Taps) -> Self {
+    pub(crate) fn new(channel: Channel, report: &Told<Arc<Report>>, taps: Taps) -> Self {
         if let Some(activity) = &taps.activity {
             activity.channels.lock().unwrap_or_else(PoisonError::into_inner).push(channel.downgrade());
         }
@@ -234,7 +232,7 @@ pub struct InputStream {
 
 impl InputStream {
     /// In the context of a runtime.
-    pub(crate) fn new(channel: Channel, report: watch::Receiver<Option<Arc<Report>>>) -> Self {
+    pub(crate) fn new(channel: Channel, report: &Told<Arc<Report>>) -> Self {
         Self { channel: Some(channel), gone: Gone::new(report), in_line: false }
     }
 }
