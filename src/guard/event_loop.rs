@@ -13,7 +13,7 @@ use super::clean_up::PlannedBase;
 use super::clone::Stack;
 use super::pace::Pace;
 use super::protocol::{self, End, FromGuard, JobId, Spec, Spent, ToGuard};
-use super::spawn::{self, Destination, Failure};
+use super::spawn::{self, Destination, Failure, Job};
 use super::sweep;
 use super::terminal::Kept;
 use crate::containment::cgroup::Cgroup;
@@ -64,20 +64,6 @@ pub(super) struct Guard {
     pub(super) given_up: bool,
     /// By the children that have been reaped.
     pub(super) spent: Spent,
-}
-
-/// A main process that has not been reaped, or whose job is being swept.
-pub(super) struct Job {
-    pub pid: i32,
-    pub reaped: bool,
-    /// Clock ticks since boot at its start, as in `/proc/PID/stat`.
-    pub started_ticks: u64,
-    /// The name of its leaf; none where the base itself is that.
-    pub leaf: Option<String>,
-    /// It has no leaf: the guard itself holds it.
-    pub alone: bool,
-    /// What it is sent when the supervisor is gone.
-    pub farewell: Option<i32>,
 }
 
 impl Guard {
@@ -157,16 +143,22 @@ impl Guard {
         }
     }
 
-    /// Handles every message that is there. `false` when the supervisor is gone.
+    /// Handles messages, up to a spawn: that takes long, and who has ended meanwhile is told of before the next one. `false` when
+    /// the supervisor is gone.
     fn receive(&mut self) -> Result<bool> {
-        loop {
+        let mut spawned = false;
+        while !spawned {
             match protocol::receive::<ToGuard>(&self.socket, &mut self.buffer) {
-                Ok(Some((message, descriptors))) => self.handle(message, descriptors)?,
+                Ok(Some((message, descriptors))) => {
+                    spawned = matches!(message, ToGuard::Spawn { .. });
+                    self.handle(message, descriptors)?;
+                }
                 Ok(None) => return Ok(false),
                 Err(Errno::AGAIN) => return Ok(true),
                 Err(errno) => return Err(errno),
             }
         }
+        Ok(true)
     }
 
     pub(super) fn handle(&mut self, message: ToGuard, mut descriptors: Vec<OwnedFd>) -> Result<()> {
@@ -249,7 +241,7 @@ impl Guard {
         join: bool,
         spec: Option<Vec<u8>>,
         mut descriptors: Vec<OwnedFd>,
-    ) -> Result2<(FromGuard, OwnedFd)> {
+    ) -> std::result::Result<(FromGuard, OwnedFd), Option<Failure>> {
         let specification = |errno| Some(Failure::new(SpawnStage::Specification, errno));
         if descriptors.len() < usize::from(leaf_tail.is_some()) + usize::from(spec.is_none()) {
             return Err(specification(Errno::INVAL));
@@ -387,5 +379,3 @@ impl Guard {
         epoll::modify(&self.epoll, &self.socket, epoll::EventData::new_u64(SOCKET), interest)
     }
 }
-
-type Result2<T> = std::result::Result<T, Option<Failure>>;
