@@ -60,12 +60,13 @@ type Started = Result<(i32, Arc<Pidfd>)>;
 pub(super) async fn run(assignment: Box<Assignment>, spawned: oneshot::Sender<Started>, finished: Teller<Arc<Report>>) {
     let link = assignment.link.clone();
     let id = assignment.id;
-    // In one place from here on, and small: there may be thousands.
+    // In one place from here on, and small: there may be thousands. What is not waited for most of the time is on the heap for as
+    // long as it is.
     let mut actor = Box::new(Actor::new(*assignment));
-    match actor.spawn().await {
+    match Box::pin(actor.spawn()).await {
         Err(error) => {
-            actor.remove_leaf().await;
-            actor.dismiss_guard().await;
+            Box::pin(actor.remove_leaf()).await;
+            Box::pin(actor.dismiss_guard()).await;
             // Where nobody waits any more, nobody is to be told.
             let _ = spawned.send(Err(error));
         }
@@ -74,7 +75,7 @@ pub(super) async fn run(assignment: Box<Assignment>, spawned: oneshot::Sender<St
             let _ = spawned.send(Ok(started));
             actor.live().await;
             let events = actor.events.clone();
-            let report = actor.finish().await;
+            let report = Box::pin(actor.finish()).await;
             events.follow(&report, report.reason);
             finished.tell(report);
         }
@@ -254,8 +255,8 @@ impl Actor {
         }
         while self.machine.phase != Phase::Gone {
             match self.next_event().await {
-                Incoming::Event(event) => self.handle(event).await,
-                Incoming::Answer(message, _) => self.hear(message).await,
+                Incoming::Event(event) => Box::pin(self.handle(event)).await,
+                Incoming::Answer(message, _) => Box::pin(self.hear(message)).await,
             }
             self.events.follow(&self.report, self.machine.reason);
         }
@@ -400,7 +401,7 @@ enum Incoming {
 pub(super) async fn sleep_until<T>(timer: Option<(Instant, T)>) -> T {
     match timer {
         Some((at, value)) => {
-            tokio::time::sleep_until(at.into()).await;
+            Box::pin(tokio::time::sleep_until(at.into())).await;
             value
         }
         None => pending().await,

@@ -22,10 +22,15 @@ const REMOVED_UNSEEN: Duration = Duration::from_millis(10);
 /// them), and what is true already is never told again. A guard that is lost removes the directory too, unless it was
 /// killed.
 pub(super) async fn emptied(leaf: Option<&Leaf>, watch: Option<&AsyncFd<OwnedFd>>, guard_lost: bool) {
-    let Some(leaf) = leaf else {
+    match leaf {
+        // On the heap: a job's actor has place for it all its life, and needs it at the end only.
+        Some(leaf) => Box::pin(leaf_emptied(leaf, watch, guard_lost)).await,
         // The guard tells.
-        return pending().await;
-    };
+        None => pending().await,
+    }
+}
+
+async fn leaf_emptied(leaf: &Leaf, watch: Option<&AsyncFd<OwnedFd>>, guard_lost: bool) {
     loop {
         let watch = match (leaf.populated(), watch) {
             (Ok(false), _) => return,
