@@ -9,7 +9,7 @@ use futures_core::Stream;
 use serde::Serialize;
 
 use crate::queue::{Receiver, Sender, queue};
-use crate::report::{MainEnd, Reason, Report};
+use crate::report::{Draft, MainEnd, Reason};
 
 /// Something that happened to a job.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -60,7 +60,7 @@ pub enum EventKind {
     /// The kernel's OOM killer has ended processes of it: the job had reached its limit on memory, or the machine's was out.
     #[non_exhaustive]
     OutOfMemory {
-        /// How many at that time; the report has them all ([`Report::oom`]).
+        /// How many at that time; the report has them all ([`Report::oom`](crate::Report::oom)).
         kills: u64,
     },
     /// Nothing runs in it any more.
@@ -188,7 +188,7 @@ impl Log {
     }
 
     /// Tells what is new in the report of a job that runs, in the order of its times.
-    pub fn follow(&self, report: &Report, reason: Reason) {
+    pub fn follow(&self, report: &Draft, reason: Reason) {
         let phases = &report.phases;
         let leftovers = phases.main_exited.filter(|_| report.leftovers.count > 0);
         // Seen at the end only, where the job was over at once.

@@ -23,7 +23,7 @@ use crate::means::NextHolder;
 use crate::output::Activity;
 use crate::pidfd::Pidfd;
 use crate::queue::{Receiver, Sender, queue};
-use crate::report::{ProcessInfo, Report};
+use crate::report::{Draft, ProcessInfo, Report};
 use crate::signal::Signal;
 use crate::stop::Event;
 use crate::supervisor::Inner;
@@ -92,7 +92,7 @@ pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) 
         order,
         terms: Terms::of(command),
         timeout: command.timeout,
-        report: Report::begin(command),
+        report: Draft::of(command),
         inbox,
         stops: stop_sender,
         refused,

@@ -269,12 +269,12 @@ impl Actor {
     }
 
     pub(super) async fn finish(mut self: Box<Self>) -> Arc<Report> {
-        if self.usage_is_final {
-            // The guard has told it since.
-            self.report.usage.main_resident_peak_bytes = Figure::resident_peak(self.seen.main_resident_peak);
-        } else {
-            self.report.usage = self.usage(self.terms.measure_pressure);
-        }
+        let mut usage = match self.usage.take() {
+            Some(usage) => *usage,
+            None => self.usage(self.terms.measure_pressure),
+        };
+        // The guard may have told it since.
+        usage.main_resident_peak_bytes = Figure::resident_peak(self.seen.main_resident_peak);
         self.conclude_memory();
         self.remove_leaf().await;
         self.dismiss_guard().await;
@@ -282,7 +282,8 @@ impl Actor {
         if self.report.reason != Reason::Oom {
             self.report.reason = self.machine.reason;
         }
-        self.report.exit_code = Report::exit_code_of(self.report.reason, self.report.main.as_ref());
-        Arc::new(self.report)
+        self.events.follow(&self.report, self.report.reason);
+        let exit_code = Report::exit_code_of(self.report.reason, self.report.main.as_ref());
+        Arc::new(self.report.finish(usage, exit_code))
     }
 }

@@ -25,7 +25,7 @@ use crate::guard::link::{Answer, Link};
 use crate::guard::protocol::{End, FromGuard, JobId, Spent};
 use crate::pidfd::Pidfd;
 use crate::queue::{Receiver, Sender};
-use crate::report::{Born, ContainmentKind, MainEnd, Report};
+use crate::report::{Born, ContainmentKind, Draft, MainEnd, Report, Usage};
 use crate::signal::Signal;
 use crate::stop::{Event, Machine, Phase};
 use crate::supervisor::Inner;
@@ -45,7 +45,7 @@ pub(super) struct Assignment {
     pub terms: Terms,
     pub timeout: Option<Duration>,
     /// As it begins.
-    pub report: Report,
+    pub report: Draft,
     pub inbox: Receiver<Request>,
     pub stops: Sender<Signal>,
     /// Why nothing stronger holds it.
@@ -74,10 +74,7 @@ pub(super) async fn run(assignment: Box<Assignment>, spawned: oneshot::Sender<St
             // If nobody waits, the inbox is closed too, which kills the job.
             let _ = spawned.send(Ok(started));
             actor.live().await;
-            let events = actor.events.clone();
-            let report = Box::pin(actor.finish()).await;
-            events.follow(&report, report.reason);
-            finished.tell(report);
+            finished.tell(Box::pin(actor.finish()).await);
         }
     }
     link.forget(id);
@@ -118,10 +115,11 @@ pub(super) struct Actor {
 
     pub(super) main: Option<(Pid, Arc<Pidfd>)>,
     pub(super) ending: Option<Ending>,
-    pub(super) usage_is_final: bool,
+    /// Where it is final already.
+    pub(super) usage: Option<Box<Usage>>,
     pub(super) seen: Seen,
     pub(super) memory: Arc<oom::Watch>,
-    pub(super) report: Report,
+    pub(super) report: Draft,
 }
 
 impl Actor {
@@ -176,7 +174,7 @@ impl Actor {
             spent: Spent::default(),
             main: None,
             ending: None,
-            usage_is_final: false,
+            usage: None,
             seen: Seen::default(),
             memory,
             report,

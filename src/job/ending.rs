@@ -48,8 +48,7 @@ impl Actor {
         if self.holder.leaf().is_none_or(|leaf| leaf.populated() != Ok(false)) {
             return;
         }
-        self.report.usage = self.usage(self.terms.measure_pressure);
-        self.usage_is_final = true;
+        self.usage = Some(Box::new(self.usage(self.terms.measure_pressure)));
         if let Holder::Leaf(leaf) = &mut self.holder
             // Whether the main process was a victim is told by its end.
             && !leaf.has_controller("memory")

@@ -65,7 +65,7 @@ impl Actor {
             ));
         };
         // One that is being ended must not stand still.
-        if self.machine.phase != Phase::Running || self.usage_is_final {
+        if self.machine.phase != Phase::Running || self.usage.is_some() {
             return Err(failed(Errno::SRCH));
         }
         let events = leaf.cgroup().events().map_err(failed)?;
@@ -81,8 +81,8 @@ impl Actor {
     }
 
     pub(super) fn usage(&mut self, with_pressure: bool) -> Usage {
-        if self.usage_is_final {
-            return self.report.usage.clone();
+        if let Some(usage) = &self.usage {
+            return usage.as_ref().clone();
         }
         self.seen.memory_highest = self.memory.highest();
         match self.holder.leaf() {
