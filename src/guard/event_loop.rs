@@ -18,6 +18,7 @@ use super::sweep;
 use super::terminal::Kept;
 use crate::containment::cgroup::Cgroup;
 use crate::containment::delegation::Undo;
+use crate::containment::descendants;
 use crate::error::SpawnStage;
 use crate::reap::{self, Reap, Reaped};
 use crate::sys;
@@ -311,8 +312,9 @@ impl Guard {
                 self.send(&FromGuard::Stopped { job, signal }, Vec::new())?;
             }
         }
+        let nobody_else = childless || !ended.is_empty() && self.has_main_processes_only();
         for (job, reaped) in ended {
-            if childless {
+            if nobody_else {
                 self.jobs.remove(&job);
             }
             let end = if reaped.code == libc::CLD_EXITED {
@@ -321,7 +323,8 @@ impl Guard {
                 End::Signalled { signal: reaped.status, core_dumped: reaped.code == libc::CLD_DUMPED }
             };
             let spent = self.spent;
-            let exited = FromGuard::Exited { job, end, max_rss_kib: reaped.max_rss_kib, childless, spent };
+            let (max_rss_kib, childless) = (reaped.max_rss_kib, nobody_else);
+            let exited = FromGuard::Exited { job, end, max_rss_kib, childless, spent };
             self.send(&exited, Vec::new())?;
         }
         if childless
@@ -332,6 +335,13 @@ impl Guard {
             self.send(&FromGuard::Childless { job, spent: self.spent }, Vec::new())?;
         }
         Ok(())
+    }
+
+    /// Whatever lives of a job whose main process has been reaped hangs from a child of ours that is no main process
+    /// ([`Sweep::step_outside`](sweep::Sweep)): where there is none, nothing has to be looked for.
+    fn has_main_processes_only(&self) -> bool {
+        let living = self.jobs.values().filter(|job| !job.reaped).count();
+        living > 0 && descendants::children(getpid()).len() == living
     }
 
     /// Takes each asked-for sweep a step further.
