@@ -35,7 +35,7 @@ impl Ending {
 
 pub(super) async fn seen(ending: Option<&Ending>) {
     match ending {
-        Some(ending) => ending.seen().await,
+        Some(ending) => Box::pin(ending.seen()).await,
         None => pending().await,
     }
 }

@@ -46,10 +46,13 @@ pub(super) async fn run(pool: &Shared, id: u64, mut task: Box<Task>, mut asked: 
 }
 
 /// Only a kill ends a spawn: what is just being executed gets its stop signal a moment later.
-async fn start(pool: &Shared, command: &Command, asked: &mut Asked) -> Result<Job, Box<Report>> {
+async fn start(pool: &Shared, command: &Command, asked: &mut Asked) -> Result<Box<Job>, Box<Report>> {
     tokio::select! {
         biased;
-        spawned = pool.supervisor.spawn_here(command) => spawned.map_err(|error| Box::new(failed(command, &error))),
+        spawned = pool.supervisor.spawn_here(command) => match spawned {
+            Ok(job) => Ok(Box::new(job)),
+            Err(error) => Err(Box::new(failed(command, &error))),
+        },
         () = asked.reached(Ending::Kill) => Err(Box::new(killed(command))),
     }
 }
