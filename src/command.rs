@@ -22,6 +22,11 @@ pub use streams::Stdio;
 pub(crate) use strings::Block;
 
 /// The process group of the job's main process.
+///
+/// ```
+/// let mut command = pinfold::Command::new("server");
+/// command.process_group(pinfold::ProcessGroup::NewSession);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProcessGroup {

@@ -23,6 +23,22 @@ pub struct Event {
 }
 
 /// What happened.
+///
+/// ```
+/// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+/// use pinfold::events::EventKind;
+///
+/// let mut events = job.events();
+/// while let Some(event) = events.next_event().await {
+///     match event.kind {
+///         EventKind::Leftovers { count, .. } => println!("{count} processes are left"),
+///         EventKind::OutOfMemory { kills, .. } => println!("the OOM killer ended {kills}"),
+///         _ => {}
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
@@ -103,6 +119,16 @@ pub struct JobEvent {
 }
 
 /// The events of all jobs of a supervisor ([`Supervisor::events`](crate::Supervisor::events)). A [`Stream`].
+///
+/// ```
+/// # async fn example(supervisor: &pinfold::Supervisor) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut events = supervisor.events();
+/// while let Some(told) = events.next_event().await {
+///     println!("{} {:.3} s: {:?}", told.name, told.event.seconds, told.event.kind);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct JobEvents(Receiver<JobEvent>);
 

@@ -33,6 +33,11 @@ use streams::Streams;
 use terms::Terms;
 
 /// One command and every process descended from it. Dropped before it has ended, it is killed.
+///
+/// ```
+/// fn is_for_any_thread<T: Send + Sync + 'static>() {}
+/// is_for_any_thread::<pinfold::Job>();
+/// ```
 #[derive(Debug)]
 pub struct Job {
     id: JobId,
@@ -132,6 +137,15 @@ impl Job {
 
     /// Stops it: the stop signal, SIGCONT (a stopped process does not see the former), the grace period, then kill. A
     /// second stop kills at once. Comes back at once; [`wait`](Self::wait) tells when it is over.
+    ///
+    /// ```
+    /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+    /// job.stop();
+    /// let report = job.wait().await?; // After the grace period at most, and a moment.
+    /// println!("{:?}", report.reason);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn stop(&self) {
         // A job that has ended takes no requests.
         self.requests.send(Request::Stop);
@@ -144,6 +158,13 @@ impl Job {
     }
 
     /// Sends a signal to the main process, through its pidfd (pidfd_send_signal(2), Linux 5.1).
+    ///
+    /// ```
+    /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+    /// job.signal(pinfold::Signal::HUP)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// `ESRCH` where it has ended, `EPERM` where it belongs to another user by now.
@@ -165,6 +186,8 @@ impl Job {
     /// Sends a signal to the main process, then to every other process of the job that is in the process group which the
     /// main one was started in ([`Command::process_group`](crate::Command::process_group)): what `kill -- -PGID` means,
     /// without hitting anybody else. Comes back when they have been sent.
+    ///
+    /// Cancel-safe: what was asked for is done, whether it is waited for or not.
     pub async fn signal_group(&self, signal: Signal) {
         let (sent, done) = oneshot::channel();
         // A job that has ended takes no requests, and drops those that it had.
@@ -262,6 +285,14 @@ impl Job {
     /// Waits until nothing of it is left, or what is left has been given up on: the report says so.
     ///
     /// Cancel-safe: dropping the future changes nothing, and it can be called again.
+    ///
+    /// ```
+    /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+    /// let report = job.wait().await?;
+    /// println!("{}: exit code {}, {} left behind", report.name, report.exit_code, report.leftovers.count);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::GuardLost`] where the runtime that the supervisor belongs to has been shut down.

@@ -19,6 +19,17 @@ pub(crate) use draft::Draft;
 pub const VERSION: u32 = 1;
 
 /// What is told about a finished job. All times are in seconds.
+///
+/// ```
+/// use pinfold::report::Reason;
+/// use pinfold::{Command, Error, Report};
+/// let error = Error::GuardLost;
+/// let report = Report::of_failed_spawn(&Command::new("make"), &error);
+/// assert_eq!((report.reason, report.exit_code), (Reason::SpawnFailed, 125));
+/// let read: Report = serde_json::from_str(&report.to_json())?;
+/// assert_eq!(read, report);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]

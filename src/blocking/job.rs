@@ -223,6 +223,11 @@ impl Job {
 }
 
 /// Acts on a job that somebody else holds, as [`crate::JobHandle`]. Cheap to clone.
+///
+/// ```
+/// fn is_for_any_thread<T: Clone + Send + Sync + 'static>() {}
+/// is_for_any_thread::<pinfold::blocking::JobHandle>();
+/// ```
 #[derive(Clone, Debug)]
 pub struct JobHandle {
     inner: crate::JobHandle,

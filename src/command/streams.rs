@@ -10,6 +10,13 @@ use crate::output::CaptureLimit;
 use crate::pty::Pty;
 
 /// Where a standard stream of the job goes.
+///
+/// ```
+/// use pinfold::{Command, Stdio};
+/// let mut command = Command::new("sort");
+/// command.stdin(std::fs::File::open("/dev/null")?).stdout(Stdio::Piped).stderr(Stdio::Null);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum Stdio {

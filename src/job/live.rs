@@ -129,6 +129,17 @@ impl Job {
     ///
     /// Cancel-safe.
     ///
+    /// ```
+    /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+    /// let usage = job.usage().await?;
+    /// match usage.memory_current_bytes.value {
+    ///     Some(bytes) => println!("{bytes} bytes"),
+    ///     None => println!("not known: {}", usage.memory_current_bytes.source),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::GuardLost`] where the runtime that the supervisor belongs to has been shut down.
     pub async fn usage(&self) -> Result<Usage> {
@@ -144,6 +155,15 @@ impl Job {
     /// see the stop signal.
     ///
     /// Dropping the future before it is ready thaws the job again.
+    ///
+    /// ```
+    /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+    /// job.freeze().await?;
+    /// // Nothing of it runs.
+    /// job.thaw();
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// `ESRCH` where the job is ending or has ended, `ETIMEDOUT` where a process did not freeze within 10 s (state D): then

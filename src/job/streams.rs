@@ -132,6 +132,13 @@ impl Job {
     /// Changes the size of the terminal that it has ([`Command::pty`](crate::Command::pty)): SIGWINCH tells its foreground
     /// process group (ioctl_tty(2), TIOCSWINSZ).
     ///
+    /// ```
+    /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+    /// job.resize_pty(50, 132)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Invalid`] where it has none; `EIO` where that was hung up.
     pub fn resize_pty(&self, rows: u16, columns: u16) -> Result<()> {
@@ -157,6 +164,17 @@ impl Job {
 
     /// The job's piped standard input, or what is typed on its terminal; once, `None` after that or where it is not
     /// [`Stdio::Piped`](crate::Stdio::Piped).
+    ///
+    /// ```
+    /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+    /// use tokio::io::AsyncWriteExt;
+    ///
+    /// let mut stdin = job.take_stdin().ok_or("it is piped")?;
+    /// stdin.write_all(b"a line\n").await?;
+    /// drop(stdin); // Its end.
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn take_stdin(&self) -> Option<InputStream> {
         self.streams.as_ref()?.stdin.try_lock().ok()?.take()

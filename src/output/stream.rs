@@ -77,6 +77,17 @@ pub(crate) struct Taps {
 /// or when the job is over: what was written until then is read, and nothing more is waited for.
 ///
 /// An [`AsyncRead`], cancel-safe as that of a pipe is; [`lines`](Self::lines) gives lines. It can be used in any runtime.
+///
+/// ```
+/// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+/// use tokio::io::AsyncReadExt;
+///
+/// let mut stdout = job.take_stdout().ok_or("it is piped")?;
+/// let mut bytes = Vec::new();
+/// stdout.read_to_end(&mut bytes).await?; // Until the job is over, whoever else holds the pipe.
+/// # Ok(())
+/// # }
+/// ```
 pub struct OutputStream {
     channel: Channel,
     /// Read already, and not yet handed out.
@@ -223,6 +234,18 @@ impl std::fmt::Debug for OutputStream {
 ///
 /// An [`AsyncWrite`]. When the job is over, or no process of it reads any more, a write fails with
 /// [`BrokenPipe`](io::ErrorKind::BrokenPipe); the host has to ignore SIGPIPE, as Rust's runtime does.
+///
+/// ```
+/// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+/// use tokio::io::AsyncWriteExt;
+///
+/// let mut stdin = job.take_stdin().ok_or("it is piped")?;
+/// if let Err(error) = stdin.write_all(&[b'x'; 1_000_000]).await {
+///     assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe); // Nobody reads it any more.
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub struct InputStream {
     channel: Option<Channel>,
     gone: Gone,
