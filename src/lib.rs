@@ -88,6 +88,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+mod attached;
 pub mod blocking;
 mod command;
 mod containment;

@@ -2,15 +2,13 @@
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio::task::{JoinError, JoinHandle};
 
+use crate::attached::Attached;
 use crate::command::Command;
 use crate::containment::base::Base;
 use crate::containment::{self, Refusal, delegation};
@@ -218,23 +216,6 @@ impl Builder {
     }
 }
 
-/// A task that ends with who waits for it.
-struct Ended<T>(JoinHandle<T>);
-
-impl<T> Future for Ended<T> {
-    type Output = std::result::Result<T, JoinError>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(context)
-    }
-}
-
-impl<T> Drop for Ended<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 impl Inner {
     fn means(&self) -> Arc<Means> {
         self.means.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -310,7 +291,7 @@ impl Supervisor {
         // In a task of its own: a future that is held and not polled would keep its turn from others.
         let (supervisor, command) = (self.clone(), command.clone());
         let starting = self.inner.runtime.spawn(async move { supervisor.spawn_here(&command).await });
-        match Ended(starting).await {
+        match Attached::new(starting).await {
             Ok(started) => started,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => Err(Error::GuardLost),
