@@ -7,7 +7,7 @@ use std::process::Command;
 
 use support::pool::{lines, pool, start, text};
 use support::pty::Pty;
-use support::{PINFOLD, Scratch, has, has_cgroup};
+use support::{PINFOLD, Run, Scratch, has, has_cgroup};
 
 #[test]
 fn three_kinds_of_jobs() {
@@ -52,6 +52,37 @@ fn many_at_a_time() {
         assert_eq!(ran.stdout.lines().count(), 150);
         assert!(order.is_empty() || ran.stdout == jobs, "{}", ran.stdout);
         std::fs::remove_file(there.path().join("150")).unwrap();
+    }
+}
+
+/// More than the limit on open files allows is told before anything starts; what it is told to be enough for is.
+#[test]
+fn too_few_descriptors() {
+    if !has_cgroup() {
+        return;
+    }
+    let limited = |workers: &str, output: &str| {
+        let script = "ulimit -n 100; exec \"$@\"";
+        let args = ["pool", "-j", workers, "--output", output, "--shell"];
+        let mut run = Run::bare(["sh", "-c", script, "sh", PINFOLD].iter().chain(&args));
+        run.command().stdin(std::process::Stdio::piped());
+        let mut running = run.start();
+        let mut stdin = running.child.stdin.take().unwrap();
+        std::io::Write::write_all(&mut stdin, "echo out; echo err >&2\n".repeat(200).as_bytes()).unwrap();
+        drop(stdin);
+        running.finish()
+    };
+    for output in ["group", "stream"] {
+        let ran = limited("150", output);
+        let Some((_, enough)) = ran.stderr.split_once("enough for -j ") else {
+            // Who may raise the hard limit has no such limit.
+            assert!(ran.stderr.contains("200 succeeded"), "{}", ran.stderr);
+            continue;
+        };
+        assert_eq!((ran.code, ran.stdout.as_str()), (125, ""));
+        let enough = enough.split(';').next().unwrap();
+        let ran = limited(enough, output).assert_code(0);
+        assert_eq!(ran.stdout.lines().count(), 200, "-j {enough}: {}", ran.stderr);
     }
 }
 

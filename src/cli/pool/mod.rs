@@ -22,7 +22,7 @@ use pinfold::{Command, Guard, Pool, Signal, Stdio, Supervisor};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::FAILED;
-use super::session::with_supervisor;
+use super::session::{Descriptors, with_supervisor};
 use super::signals::{Response, Rules};
 pub use args::Args;
 use args::OutputArg;
@@ -64,7 +64,15 @@ pub fn run(args: &Args) -> Result<u8> {
     // Until here a signal ends pinfold as it ends everybody: nothing runs yet.
     let signals = SignalQueue::block_all()?;
     let controllers = jobs.iter().flat_map(Job::controllers).collect();
-    let ended = with_supervisor(guard, signals, args.cgroup.as_deref(), controllers, async |supervisor, signals| {
+    let workers = args.workers.min(jobs.len());
+    let descriptors = match args.output {
+        // Two files each, which the job has too until it is started; and those of outputs that wait to be printed.
+        OutputArg::Group => Descriptors { workers, each: 2, ready: (8, QUEUE) },
+        OutputArg::Stream => Descriptors { workers, each: 2, ready: (0, 0) },
+        OutputArg::Files(_) => Descriptors { workers, each: 0, ready: (2, QUEUE) },
+    };
+    let cgroup = args.cgroup.as_deref();
+    let ended = with_supervisor(guard, signals, cgroup, controllers, descriptors, async |supervisor, signals| {
         Ok(Run::new(args, &jobs, done, results, supervisor)?.run(signals).await)
     })?;
     Ok(match ended {
@@ -113,8 +121,9 @@ impl<'a> Run<'a> {
         results: Option<Results>,
         supervisor: &Supervisor,
     ) -> Result<Self> {
-        let queue = args.workers.min(QUEUE);
-        let mut builder = Pool::builder().workers(args.workers).queue(queue).fail_fast(args.fail_fast);
+        let workers = args.workers.min(jobs.len()).max(1);
+        let queue = workers.min(QUEUE);
+        let mut builder = Pool::builder().workers(workers).queue(queue).fail_fast(args.fail_fast);
         if let Some(deadline) = args.deadline {
             builder = builder.deadline(deadline);
         }
@@ -124,7 +133,7 @@ impl<'a> Run<'a> {
         let left: Vec<_> = jobs.iter().filter(|job| !done.contains(&job.key)).collect();
         let progress = Progress::new(left.len() as u64, args.quiet);
         // Each that was handed in has a place there from then on.
-        let at_once = if args.output == OutputArg::Group { args.workers.saturating_add(queue) } else { 0 };
+        let at_once = if args.output == OutputArg::Group { workers.saturating_add(queue) } else { 0 };
         let (printer, printed) = Printer::start(args.keep_order, at_once, progress.clone());
         Ok(Self {
             args,

@@ -65,21 +65,16 @@ impl Printer {
     pub fn start(keep_order: bool, at_once: usize, progress: Progress) -> (Self, oneshot::Receiver<io::Result<()>>) {
         let (pieces, receiver) = unbounded_channel();
         let (finished, over) = oneshot::channel();
+        // Outputs that wait hold files: not many more than those that are being made.
+        let waiting = if at_once > 0 { WAITING.min(at_once) } else { WAITING };
+        let places = at_once.saturating_add(waiting).min(Semaphore::MAX_PERMITS);
         let shelf = Arc::<Shelf>::default();
         let desks = shelf.clone();
         std::thread::spawn(move || {
             let _ = finished.send(Desk::new(progress, desks).and_then(|desk| desk.print_all(receiver)));
         });
         let turns = keep_order.then(|| Mutex::new(Turns { next: 1, early: BTreeMap::new() }));
-        (
-            Self {
-                pieces,
-                room: Arc::new(Semaphore::new(at_once.saturating_add(WAITING).min(Semaphore::MAX_PERMITS))),
-                shelf,
-                turns,
-            },
-            over,
-        )
+        (Self { pieces, room: Arc::new(Semaphore::new(places)), shelf, turns }, over)
     }
 
     /// Files for a job's output.
