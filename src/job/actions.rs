@@ -9,8 +9,8 @@ use rustix::process::Pid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::actor::{Actor, PASSES, sleep_until};
-use super::emptied::emptied;
+use super::actor::{Actor, PASSES};
+use super::emptied::{emptied, sleep_until};
 use crate::command::ProcessGroup;
 use crate::containment::descendants::Descendants;
 use crate::containment::holder::Holder;

@@ -1,6 +1,5 @@
 //! The actor of one job: it waits for events, feeds the stop machine, performs its actions, and tells the report.
 
-use std::future::pending;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,8 +10,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
 use super::Request;
-use super::emptied::emptied;
-use super::ending::{Ending, seen};
+use super::emptied::{emptied, sleep_until};
+use super::ending::{Ending, main_end, seen};
 use super::order::Order;
 use super::terms::Terms;
 use crate::containment::Refusal;
@@ -22,10 +21,10 @@ use crate::containment::usage::Seen;
 use crate::error::{Error, Result, SpawnError};
 use crate::events::Log;
 use crate::guard::link::{Answer, Link};
-use crate::guard::protocol::{End, FromGuard, JobId, Spent};
+use crate::guard::protocol::{FromGuard, JobId, Spent};
 use crate::pidfd::Pidfd;
 use crate::queue::{Receiver, Sender};
-use crate::report::{Born, ContainmentKind, Draft, MainEnd, Report, Usage};
+use crate::report::{Born, ContainmentKind, Draft, Report, Usage};
 use crate::signal::Signal;
 use crate::stop::{Event, Machine, Phase};
 use crate::supervisor::Inner;
@@ -394,25 +393,4 @@ impl Actor {
 enum Incoming {
     Event(Event),
     Answer(FromGuard, Option<OwnedFd>),
-}
-
-pub(super) async fn sleep_until<T>(timer: Option<(Instant, T)>) -> T {
-    match timer {
-        Some((at, value)) => {
-            Box::pin(tokio::time::sleep_until(at.into())).await;
-            value
-        }
-        None => pending().await,
-    }
-}
-
-fn main_end(end: End) -> MainEnd {
-    match end {
-        End::Exited { code } => MainEnd::Exited(code),
-        End::Signalled { signal, core_dumped } => MainEnd::Signalled {
-            signal,
-            name: Signal::from_number(signal).map_or_else(|| signal.to_string(), |signal| signal.to_string()),
-            core_dumped,
-        },
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::future::pending;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -51,5 +51,15 @@ async fn leaf_emptied(leaf: &Leaf, watch: Option<&AsyncFd<OwnedFd>>, guard_lost:
             () = ready => {}
             () = tokio::time::sleep(REMOVED_UNSEEN), if guard_lost => {}
         }
+    }
+}
+
+pub(super) async fn sleep_until<T>(timer: Option<(Instant, T)>) -> T {
+    match timer {
+        Some((at, value)) => {
+            Box::pin(tokio::time::sleep_until(at.into())).await;
+            value
+        }
+        None => pending().await,
     }
 }

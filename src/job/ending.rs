@@ -9,8 +9,10 @@ use tokio::io::unix::AsyncFd;
 
 use super::actor::Actor;
 use crate::containment::holder::Holder;
-use crate::guard::protocol::ToGuard;
+use crate::guard::protocol::{End, ToGuard};
 use crate::pidfd::Pidfd;
+use crate::report::MainEnd;
+use crate::signal::Signal;
 use crate::sys::{self, SharedPidfd};
 
 /// How long the guard is left alone that owes an answer.
@@ -57,6 +59,7 @@ impl Actor {
             let _ = leaf.remove();
         }
     }
+
     /// Nothing runs in the leaf any more: the guard need not wait for others before it reaps the main process.
     pub(super) async fn hurry_guard(&mut self) {
         self.hurried = true;
@@ -75,5 +78,17 @@ impl Actor {
     pub(super) fn look_after_guard(&mut self) {
         self.link.resume();
         self.expect_answer();
+    }
+}
+
+/// As a report has it.
+pub(super) fn main_end(end: End) -> MainEnd {
+    match end {
+        End::Exited { code } => MainEnd::Exited(code),
+        End::Signalled { signal, core_dumped } => MainEnd::Signalled {
+            signal,
+            name: Signal::from_number(signal).map_or_else(|| signal.to_string(), |signal| signal.to_string()),
+            core_dumped,
+        },
     }
 }
