@@ -1,4 +1,4 @@
-//! Waiting until nothing runs in a leaf.
+//! Waiting until nothing runs in a leaf, or a time has come.
 
 use std::future::pending;
 use std::os::fd::OwnedFd;
