@@ -9,6 +9,13 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why pinfold could not do what it was asked for. A job that ran and failed is not an error but a
 /// [`Report`](crate::Report).
+///
+/// ```
+/// use pinfold::{Command, Error};
+/// let error = Command::new("a\0b").check().unwrap_err();
+/// assert!(matches!(error, Error::Invalid { .. }) && error.exit_code() == 125);
+/// println!("pinfold: {error}");
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

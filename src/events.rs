@@ -9,7 +9,7 @@ use futures_core::Stream;
 use serde::Serialize;
 
 use crate::queue::{Receiver, Sender, queue};
-use crate::report::{MainEnd, Reason, Report};
+use crate::report::{Draft, MainEnd, Reason};
 
 /// Something that happened to a job.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -23,6 +23,22 @@ pub struct Event {
 }
 
 /// What happened.
+///
+/// ```
+/// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+/// use pinfold::events::EventKind;
+///
+/// let mut events = job.events();
+/// while let Some(event) = events.next_event().await {
+///     match event.kind {
+///         EventKind::Leftovers { count, .. } => println!("{count} processes are left"),
+///         EventKind::OutOfMemory { kills, .. } => println!("the OOM killer ended {kills}"),
+///         _ => {}
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
@@ -60,7 +76,7 @@ pub enum EventKind {
     /// The kernel's OOM killer has ended processes of it: the job had reached its limit on memory, or the machine's was out.
     #[non_exhaustive]
     OutOfMemory {
-        /// How many at that time; the report has them all ([`Report::oom`]).
+        /// How many at that time; the report has them all ([`Report::oom`](crate::Report::oom)).
         kills: u64,
     },
     /// Nothing runs in it any more.
@@ -103,6 +119,16 @@ pub struct JobEvent {
 }
 
 /// The events of all jobs of a supervisor ([`Supervisor::events`](crate::Supervisor::events)). A [`Stream`].
+///
+/// ```
+/// # async fn example(supervisor: &pinfold::Supervisor) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut events = supervisor.events();
+/// while let Some(told) = events.next_event().await {
+///     println!("{} {:.3} s: {:?}", told.name, told.event.seconds, told.event.kind);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct JobEvents(Receiver<JobEvent>);
 
@@ -188,7 +214,7 @@ impl Log {
     }
 
     /// Tells what is new in the report of a job that runs, in the order of its times.
-    pub fn follow(&self, report: &Report, reason: Reason) {
+    pub fn follow(&self, report: &Draft, reason: Reason) {
         let phases = &report.phases;
         let leftovers = phases.main_exited.filter(|_| report.leftovers.count > 0);
         // Seen at the end only, where the job was over at once.

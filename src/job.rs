@@ -8,10 +8,11 @@ mod handle;
 mod live;
 mod order;
 mod streams;
+mod terms;
 
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, oneshot, watch};
+use tokio::sync::{Mutex, oneshot};
 
 use crate::command::Command;
 use crate::containment::{limits, oom};
@@ -22,24 +23,31 @@ use crate::means::NextHolder;
 use crate::output::Activity;
 use crate::pidfd::Pidfd;
 use crate::queue::{Receiver, Sender, queue};
-use crate::report::{ProcessInfo, Report};
+use crate::report::{Draft, ProcessInfo, Report};
 use crate::signal::Signal;
 use crate::stop::Event;
 use crate::supervisor::Inner;
+use crate::told::{Told, told};
 pub use handle::JobHandle;
 use streams::Streams;
+use terms::Terms;
 
 /// One command and every process descended from it. Dropped before it has ended, it is killed.
+///
+/// ```
+/// fn is_for_any_thread<T: Send + Sync + 'static>() {}
+/// is_for_any_thread::<pinfold::Job>();
+/// ```
 #[derive(Debug)]
 pub struct Job {
     id: JobId,
     pid: i32,
     main: Arc<Pidfd>,
     requests: Sender<Request>,
-    report: watch::Receiver<Option<Arc<Report>>>,
+    report: Told<Arc<Report>>,
     stops: Mutex<Receiver<Signal>>,
     name: String,
-    streams: Box<Streams>,
+    streams: Option<Box<Streams>>,
     events: Log,
 }
 
@@ -66,7 +74,7 @@ pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) 
     let (requests, inbox) = queue();
     let (spawned, started) = oneshot::channel();
     let (stop_sender, stops) = queue();
-    let (finished, report) = watch::channel(None);
+    let (finished, report) = told();
     let NextHolder { link, holder, refused } = supervisor.next_holder().await?;
     let memory = Arc::new(oom::Watch::default());
     // A leaf that is dropped is removed.
@@ -76,13 +84,10 @@ pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) 
     let activity = command.idle_timeout.map(|timeout| (timeout, Arc::new(Activity::new())));
     let streams = {
         let _entered = runtime.enter();
-        Box::new(Streams::new(command, pipes, terminal, &report, activity.as_ref().map(|(_, activity)| activity))?)
+        Streams::new(command, pipes, terminal, &report, activity.as_ref().map(|(_, activity)| activity))?
     };
     // From here on the actor answers for it, and forgets it in the end.
     let answers = link.listen(id)?;
-    let mut kept = command.clone();
-    // Who reads the other end of what was given has to see it end with the job's processes.
-    kept.stdio = Default::default();
     let assignment = Box::new(actor::Assignment {
         supervisor,
         id,
@@ -90,7 +95,9 @@ pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) 
         holder,
         answers,
         order,
-        command: kept,
+        terms: Terms::of(command),
+        timeout: command.timeout,
+        report: Draft::of(command),
         inbox,
         stops: stop_sender,
         refused,
@@ -130,6 +137,15 @@ impl Job {
 
     /// Stops it: the stop signal, SIGCONT (a stopped process does not see the former), the grace period, then kill. A
     /// second stop kills at once. Comes back at once; [`wait`](Self::wait) tells when it is over.
+    ///
+    /// ```
+    /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+    /// job.stop();
+    /// let report = job.wait().await?; // After the grace period at most, and a moment.
+    /// println!("{:?}", report.reason);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn stop(&self) {
         // A job that has ended takes no requests.
         self.requests.send(Request::Stop);
@@ -142,6 +158,13 @@ impl Job {
     }
 
     /// Sends a signal to the main process, through its pidfd (pidfd_send_signal(2), Linux 5.1).
+    ///
+    /// ```
+    /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+    /// job.signal(pinfold::Signal::HUP)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// `ESRCH` where it has ended, `EPERM` where it belongs to another user by now.
@@ -163,6 +186,8 @@ impl Job {
     /// Sends a signal to the main process, then to every other process of the job that is in the process group which the
     /// main one was started in ([`Command::process_group`](crate::Command::process_group)): what `kill -- -PGID` means,
     /// without hitting anybody else. Comes back when they have been sent.
+    ///
+    /// Cancel-safe: what was asked for is done, whether it is waited for or not.
     pub async fn signal_group(&self, signal: Signal) {
         let (sent, done) = oneshot::channel();
         // A job that has ended takes no requests, and drops those that it had.
@@ -261,12 +286,17 @@ impl Job {
     ///
     /// Cancel-safe: dropping the future changes nothing, and it can be called again.
     ///
+    /// ```
+    /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+    /// let report = job.wait().await?;
+    /// println!("{}: exit code {}, {} left behind", report.name, report.exit_code, report.leftovers.count);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::GuardLost`] where the runtime that the supervisor belongs to has been shut down.
     pub async fn wait(&self) -> Result<Arc<Report>> {
-        match self.report.clone().wait_for(Option::is_some).await {
-            Ok(report) => Ok(report.clone().unwrap_or_else(|| unreachable!("waited for a report"))),
-            Err(_) => Err(Error::GuardLost),
-        }
+        self.report.wait().await.ok_or(Error::GuardLost)
     }
 }

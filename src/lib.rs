@@ -88,6 +88,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+mod attached;
 pub mod blocking;
 mod command;
 mod containment;
@@ -114,6 +115,7 @@ mod stop;
 mod supervisor;
 pub mod sweep;
 mod sys;
+mod told;
 mod user;
 
 pub use command::{Command, ProcessGroup, Stdio};

@@ -8,6 +8,13 @@ use crate::error::{Error, Result};
 use crate::rlimit::Rlimit;
 
 /// A cgroup v2 controller (the kernel's `admin-guide/cgroup-v2.rst`).
+///
+/// ```
+/// use pinfold::{Controller, Limits, Size};
+/// let mut limits = Limits::default();
+/// limits.memory = Some(Size::Bytes(512 << 20));
+/// assert_eq!(limits.controllers(), [Controller::Memory]);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Controller {

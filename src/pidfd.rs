@@ -10,6 +10,18 @@ use crate::signal::Signal;
 use crate::sys;
 
 /// A process, held by its pidfd.
+///
+/// ```
+/// use pinfold::Signal;
+/// use pinfold::pidfd::Pidfd;
+/// let mut child = std::process::Command::new("sleep").arg("999").spawn()?;
+/// let held = Pidfd::open(rustix::process::Pid::from_child(&child))?;
+/// assert!(!held.has_ended());
+/// held.send(Signal::KILL)?;
+/// child.wait()?;
+/// assert!(held.has_ended() && held.send(Signal::KILL).is_err());
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Pidfd(OwnedFd);
 

@@ -1,6 +1,6 @@
 //! How a job ended: one type for the library and for `--report`.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+mod draft;
 
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
@@ -13,11 +13,23 @@ pub use crate::containment::oom::{Oom, OomVictim};
 pub use crate::containment::usage::{Figure, Usage};
 pub use crate::process::ProcessInfo;
 pub use crate::stop::Reason;
+pub(crate) use draft::Draft;
 
 /// The version of the report's format: raised when a field changes its meaning or goes away, not when one is added.
 pub const VERSION: u32 = 1;
 
 /// What is told about a finished job. All times are in seconds.
+///
+/// ```
+/// use pinfold::report::Reason;
+/// use pinfold::{Command, Error, Report};
+/// let error = Error::GuardLost;
+/// let report = Report::of_failed_spawn(&Command::new("make"), &error);
+/// assert_eq!((report.reason, report.exit_code), (Reason::SpawnFailed, 125));
+/// let read: Report = serde_json::from_str(&report.to_json())?;
+/// assert_eq!(read, report);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
@@ -204,7 +216,7 @@ impl Report {
     /// before it was executed, else [`Reason::SpawnFailed`].
     #[must_use]
     pub fn of_failed_spawn(command: &Command, error: &Error) -> Self {
-        let mut report = Self::begin(command);
+        let mut report = Draft::of(command);
         report.reason = match error {
             Error::EndedEarly { reason, .. } => *reason,
             _ => Reason::SpawnFailed,
@@ -213,19 +225,13 @@ impl Report {
             report.containment.refused.clone_from(refusals);
         }
         report.error = Some(error.to_string());
-        report.exit_code = error.exit_code();
-        report.usage = Usage::unknown("the command was not started");
-        report
+        report.finish(Usage::unknown("the command was not started"), error.exit_code())
     }
 
     /// What is told about a job that waited in a pool and was never started.
     pub(crate) fn of_cancelled(command: &Command) -> Self {
-        Self {
-            reason: Reason::Cancelled,
-            exit_code: Self::exit_code_of(Reason::Cancelled, None),
-            usage: Usage::unknown("the command was not started"),
-            ..Self::begin(command)
-        }
+        let report = Draft { reason: Reason::Cancelled, ..Draft::of(command) };
+        report.finish(Usage::unknown("the command was not started"), Self::exit_code_of(Reason::Cancelled, None))
     }
 
     /// Whether the command did what it was run for: it ended by itself, with exit code 0.
@@ -234,57 +240,10 @@ impl Report {
         self.reason == Reason::Exited && self.exit_code == 0
     }
 
-    /// The report of a job that begins now.
-    pub(crate) fn begin(command: &Command) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self {
-            version: VERSION,
-            name: command.display_name(),
-            command: command.display_argv(),
-            cwd: command.display_cwd(),
-            pid: None,
-            containment: Containment { kind: None, cgroup: None, born: None, refused: Vec::new() },
-            main: None,
-            reason: Reason::Exited,
-            error: None,
-            exit_code: 0,
-            killed: false,
-            phases: Phases { ordered_at: now.as_secs_f64(), ..Phases::default() },
-            usage: Usage::unknown(""),
-            oom: None,
-            leftovers: ProcessList::default(),
-            stopped: ProcessList::default(),
-            emigrants: ProcessList::default(),
-            unkillable: ProcessList::default(),
-            not_removed: Vec::new(),
-        }
-    }
-
     /// Whether nothing of the job is left: no process, no directory.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         self.unkillable.count == 0 && self.not_removed.is_empty()
-    }
-
-    /// Gives those that could not be ended the command lines that they had before the kill: what hangs in the kernel does not
-    /// tell its own. `now` is in seconds since `ordered_at`.
-    pub(crate) fn name_unkillable(&mut self, now: f64) {
-        // It may have been another process then that had the same pid: its start tells.
-        const SAME: f64 = 0.5;
-        let Self { stopped, leftovers, phases, pid, command, unkillable, .. } = self;
-        let known = [(stopped, phases.stopping), (leftovers, phases.main_exited)];
-        for left in unkillable.processes.iter_mut().filter(|left| left.command_line.starts_with('[')) {
-            let started = now - left.age_seconds;
-            let before = known.iter().filter_map(|(list, at)| Some((list.processes.iter(), (*at)?)));
-            let mut before = before.flat_map(|(list, at)| list.map(move |process| (process, at)));
-            let same = before
-                .find(|(process, at)| process.pid == left.pid && (at - process.age_seconds - started).abs() < SAME);
-            if let Some((process, _)) = same {
-                left.command_line.clone_from(&process.command_line);
-            } else if *pid == Some(left.pid) && phases.main_exited.is_none() {
-                left.command_line = command.join(" ");
-            }
-        }
     }
 
     /// The report as one line of JSON, without the newline.

@@ -14,6 +14,15 @@ use crate::error::{Error, Result, short_of_descriptors};
 use crate::{inherited, sys};
 
 /// A signal that can be sent: 1 to 31, or a real-time one up to 64 (signal(7)).
+///
+/// ```
+/// use pinfold::Signal;
+/// assert_eq!("SIGTERM".parse::<Signal>()?, Signal::TERM);
+/// assert_eq!("int".parse::<Signal>()?.number(), 2);
+/// assert_eq!(Signal::from_number(9), Some(Signal::KILL));
+/// assert_eq!(Signal::HUP.to_string(), "SIGHUP");
+/// # Ok::<(), pinfold::Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Signal(i32);
 
@@ -165,6 +174,15 @@ impl Received {
 ///
 /// For programs that do nothing else than supervise, as the `pinfold` command does: no signal can end such a program
 /// and leave its job. Signals that were ignored when the program was started stay ignored (nohup(1)). A library's host keeps its handlers: nothing here is used unless it asks.
+///
+/// ```no_run
+/// use pinfold::signal::SignalQueue;
+/// let queue = SignalQueue::block_all()?; // The first in `main`.
+/// while let Some(received) = queue.next(Some(std::time::Duration::from_secs(60)))? {
+///     println!("{} from process {}", received.signal, received.sender);
+/// }
+/// # Ok::<(), pinfold::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct SignalQueue {
     fd: OwnedFd,

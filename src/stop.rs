@@ -12,6 +12,11 @@ use serde::{Deserialize, Serialize};
 use crate::signal::Signal;
 
 /// Who gets the stop signal.
+///
+/// ```
+/// let mut command = pinfold::Command::new("make");
+/// command.stop_signal(pinfold::Signal::INT).signal_to(pinfold::SignalTo::Main);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SignalTo {
@@ -23,6 +28,11 @@ pub enum SignalTo {
 }
 
 /// What happens to leftovers: processes that are still there when the main process has exited.
+///
+/// ```
+/// let mut command = pinfold::Command::new("make");
+/// command.leftovers(pinfold::Leftovers::Wait);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Leftovers {

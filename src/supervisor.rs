@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use crate::attached::Attached;
 use crate::command::Command;
 use crate::containment::base::Base;
 use crate::containment::{self, Refusal, delegation};
@@ -28,6 +29,11 @@ const STARTS: usize = 32;
 /// Starts jobs and answers for them: when it is gone, by whatever end of its process, its jobs are ended.
 ///
 /// It belongs to the tokio runtime that it was started in. Clones are the same supervisor.
+///
+/// ```
+/// fn is_for_any_thread<T: Clone + Send + Sync + 'static>() {}
+/// is_for_any_thread::<pinfold::Supervisor>();
+/// ```
 #[derive(Clone, Debug)]
 pub struct Supervisor {
     pub(crate) inner: Arc<Inner>,
@@ -111,6 +117,19 @@ impl Builder {
     }
 
     /// Chooses the containment; starts the guard and makes the base where that is a cgroup.
+    ///
+    /// ```
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use pinfold::Supervisor;
+    /// use pinfold::report::ContainmentKind;
+    ///
+    /// let supervisor = Supervisor::builder().containment(ContainmentKind::Cgroup).start().await?;
+    /// supervisor.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Dropping this future ends the guard, and leaves no directory.
     ///
     /// # Errors
     /// [`Error::GuardStart`]; [`Error::NoCgroup`] where a cgroup was asked for, [`Error::NoControllers`] where none of
@@ -234,6 +253,8 @@ impl Inner {
 impl Supervisor {
     /// Starts with what this process offers: its own cgroup, and a guard program found as [`Guard::execute`] says.
     ///
+    /// Dropping this future is as with [`Builder::start`].
+    ///
     /// # Errors
     /// As [`Builder::start`].
     pub async fn start() -> Result<Self> {
@@ -248,13 +269,37 @@ impl Supervisor {
     /// Starts a job; comes back when the command has been executed. Dropping this future ends it.
     ///
     /// It may be called from any thread and any runtime. The job goes on in the runtime that the supervisor was started in,
-    /// whatever becomes of the caller's.
+    /// whatever becomes of the caller's. A few dozen are started at a time, the others wait for their turn; a future that is held and
+    /// not polled takes no turn from others.
+    ///
+    /// ```
+    /// # async fn example(supervisor: &pinfold::Supervisor) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut command = pinfold::Command::new("make");
+    /// command.arg("check").timeout(std::time::Duration::from_secs(600));
+    /// let job = supervisor.spawn(&command).await?;
+    /// println!("process {} runs", job.pid());
+    /// assert!(job.wait().await?.is_gone());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// Nothing is left of the job then. [`Error::Spawn`] where the command can't be executed, with the errno;
     /// [`Error::Invalid`] where an argument can't be meant; [`Error::GuardLost`] where the guard is gone; or the errno of
     /// a refused call.
     pub async fn spawn(&self, command: &Command) -> Result<Job> {
+        // In a task of its own: a future that is held and not polled would keep its turn from others.
+        let (supervisor, command) = (self.clone(), command.clone());
+        let starting = self.inner.runtime.spawn(async move { supervisor.spawn_here(&command).await });
+        match Attached::new(starting).await {
+            Ok(started) => started,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(Error::GuardLost),
+        }
+    }
+
+    /// The same, for a task of the supervisor's runtime, which is polled whenever it is ready.
+    pub(crate) async fn spawn_here(&self, command: &Command) -> Result<Job> {
         // It is never closed.
         let turn = self.inner.turns.acquire().await;
         let started = Box::pin(self.start_job(command)).await;
@@ -314,6 +359,8 @@ impl Supervisor {
     /// Call it before they are changed. Where another process group has become the terminal's foreground one by then, a
     /// shell with job control say, they are left alone.
     ///
+    /// Cancel-safe: each guard has been told, or has not.
+    ///
     /// # Errors
     /// `ENOTTY` where it is no terminal; [`Error::GuardLost`].
     pub async fn keep_terminal(&self, terminal: impl AsFd) -> Result<()> {
@@ -326,6 +373,16 @@ impl Supervisor {
     }
 
     /// Ends whatever still runs, waits until the guard is gone, and removes the base.
+    ///
+    /// Dropping this future leaves the rest to the guard, which ends what still runs and removes the base.
+    ///
+    /// ```
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let supervisor = pinfold::Supervisor::start().await?;
+    /// supervisor.close().await; // No guard, no directory is left.
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn close(self) {
         self.inner.means().close().await;
     }

@@ -7,6 +7,14 @@ use std::process::{Command, Stdio};
 use crate::error::{Error, Result};
 
 /// A user and his groups, for [`Command::user`](crate::Command::user).
+///
+/// ```
+/// let root = pinfold::User::look_up("0")?;
+/// let mut command = pinfold::Command::new("id");
+/// command.user(root);
+/// assert!(pinfold::User::look_up("no such user").is_err());
+/// # Ok::<(), pinfold::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct User {

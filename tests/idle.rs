@@ -41,6 +41,36 @@ fn a_job_that_sleeps_wakes_nobody() {
     }
 }
 
+/// Nor do many of them wake a pool, in whatever way their output goes, or its guard.
+#[test]
+fn many_jobs_that_sleep_wake_nobody() {
+    if !has_cgroup() {
+        return;
+    }
+    for output in ["group", "stream"] {
+        let args = ["-j", "30", "--shell", "--timeout", "1h", "--output", output];
+        let running = support::pool::start(&args, &"exec sleep 1000\n".repeat(30));
+        let pinfold = running.pinfold_pid();
+        let guard = wait_for(|| {
+            let children = std::fs::read_to_string(format!("/proc/{pinfold}/task/{pinfold}/children")).ok()?;
+            children.split_whitespace().next()?.parse::<i32>().ok()
+        });
+        // All of them run, and nobody has anything left to do.
+        let children = || std::fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).unwrap_or_default();
+        wait_for(|| (children().split_whitespace().count() == 30).then_some(()));
+        wait_for(|| {
+            let before = (all_switches(pinfold), all_switches(guard));
+            std::thread::sleep(Duration::from_millis(100));
+            (before == (all_switches(pinfold), all_switches(guard))).then_some(())
+        });
+        let before = (all_switches(pinfold), all_switches(guard));
+        std::thread::sleep(WINDOW);
+        assert_eq!((all_switches(pinfold), all_switches(guard)), before, "{output}: (pinfold, guard)");
+        running.signal(libc::SIGTERM);
+        running.finish();
+    }
+}
+
 fn stop(job: Running) -> i32 {
     job.signal(libc::SIGTERM);
     job.finish().code
@@ -65,6 +95,18 @@ fn switches(pid: i32) -> Vec<u64> {
     let counts = status.lines().filter_map(|line| line.split_once("voluntary_ctxt_switches:"));
     let counts: Vec<u64> = counts.map(|(_, count)| count.trim().parse().unwrap()).collect();
     assert_eq!(counts.len(), 2, "{status}");
+    counts
+}
+
+/// Of all its threads.
+fn all_switches(pid: i32) -> Vec<u64> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let mut counts = Vec::new();
+    for thread in threads {
+        let status = std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+        let lines = status.lines().filter_map(|line| line.split_once("voluntary_ctxt_switches:"));
+        counts.extend(lines.map(|(_, count)| count.trim().parse::<u64>().unwrap()));
+    }
     counts
 }
 

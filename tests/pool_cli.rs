@@ -7,7 +7,7 @@ use std::process::Command;
 
 use support::pool::{lines, pool, start, text};
 use support::pty::Pty;
-use support::{PINFOLD, Scratch, has, has_cgroup};
+use support::{PINFOLD, Run, Scratch, has, has_cgroup};
 
 #[test]
 fn three_kinds_of_jobs() {
@@ -35,6 +35,55 @@ fn three_kinds_of_jobs() {
     assert!(ran.stderr.contains("line 2, sleeper: its deadline was reached"), "{}", ran.stderr);
     assert!(ran.stderr.contains("line 3, such: cannot execute '/no/such'"), "{}", ran.stderr);
     assert!(ran.stderr.contains("1 succeeded, 2 failed"), "{}", ran.stderr);
+}
+
+/// As many at a time as were asked for, whoever waits to be printed: each of them waits for all the others.
+#[test]
+fn many_at_a_time() {
+    if !has_cgroup() {
+        return;
+    }
+    let there = Scratch::directory("there");
+    let script = format!("cd {}; : >{{}}; until [ -e 150 ]; do sleep 0.1; done; echo {{}}", text(there.path()));
+    let jobs: String = (1..=150).map(|number| format!("{number}\n")).collect();
+    for order in [&["--keep-order"][..], &[]] {
+        let args = [&["-j", "150", "--timeout", "2m", "-q"], order, &["--", "sh", "-c", &script]].concat();
+        let ran = pool(&args, &jobs).assert_code(0);
+        assert_eq!(ran.stdout.lines().count(), 150);
+        assert!(order.is_empty() || ran.stdout == jobs, "{}", ran.stdout);
+        std::fs::remove_file(there.path().join("150")).unwrap();
+    }
+}
+
+/// More than the limit on open files allows is told before anything starts; what it is told to be enough for is.
+#[test]
+fn too_few_descriptors() {
+    if !has_cgroup() {
+        return;
+    }
+    let limited = |workers: &str, output: &str| {
+        let script = "ulimit -n 100; exec \"$@\"";
+        let args = ["pool", "-j", workers, "--output", output, "--shell"];
+        let mut run = Run::bare(["sh", "-c", script, "sh", PINFOLD].iter().chain(&args));
+        run.command().stdin(std::process::Stdio::piped());
+        let mut running = run.start();
+        let mut stdin = running.child.stdin.take().unwrap();
+        std::io::Write::write_all(&mut stdin, "echo out; echo err >&2\n".repeat(200).as_bytes()).unwrap();
+        drop(stdin);
+        running.finish()
+    };
+    for output in ["group", "stream"] {
+        let ran = limited("150", output);
+        let Some((_, enough)) = ran.stderr.split_once("enough for -j ") else {
+            // Who may raise the hard limit has no such limit.
+            assert!(ran.stderr.contains("200 succeeded"), "{}", ran.stderr);
+            continue;
+        };
+        assert_eq!((ran.code, ran.stdout.as_str()), (125, ""));
+        let enough = enough.split(';').next().unwrap();
+        let ran = limited(enough, output).assert_code(0);
+        assert_eq!(ran.stdout.lines().count(), 200, "-j {enough}: {}", ran.stderr);
+    }
 }
 
 #[test]

@@ -80,16 +80,31 @@ fn resident_kib(pid: i32) -> Option<u64> {
     resident.trim().trim_end_matches(" kB").parse().ok()
 }
 
-/// Much that nobody reads holds nobody up; `PINFOLD_STDIN` says how much: 20 MB, or 100 MB where somebody says 100000000.
+/// Much that nobody reads holds nobody up, is held once by pinfold, and reaches who does read it; `PINFOLD_STDIN` says how much:
+/// 20 MB, or 100 MB where somebody says 100000000.
 #[test]
 fn input_that_is_not_read() {
     if !has_cgroup() {
         return;
     }
     let size: usize = std::env::var("PINFOLD_STDIN").map_or(20_000_000, |bytes| bytes.parse().unwrap());
-    let jobs = format!("{{\"command\": [\"echo\", \"done\"], \"stdin\": \"{}\"}}\n", "x".repeat(size));
-    let ran = pool(&[], &jobs).assert_code(0);
-    assert_eq!(ran.stdout, "done\n");
+    let text = "x".repeat(size);
+    let line = |script: &str| format!("{{\"command\": [\"sh\", \"-c\", \"{script}\"], \"stdin\": \"{text}\"}}\n");
+    // The first never looks, the second closes it at once, the third reads a little of it, the last all.
+    let jobs = ["echo done", "exec <&-; echo done", "head -c 5; echo; echo done", "wc -c"].map(line).concat();
+    for mode in ["group", "stream"] {
+        let mut running = start(&["-j", "1", "--output", mode], &jobs);
+        let pid = running.pinfold_pid();
+        let mut out = std::io::BufReader::new(running.child.stdout.take().unwrap());
+        let (mut seen, mut peak) = (String::new(), 0);
+        while std::io::BufRead::read_line(&mut out, &mut seen).unwrap() > 0 {
+            peak = peak.max(resident_kib(pid).unwrap_or(0));
+        }
+        running.finish().assert_code(0);
+        assert_eq!(seen, format!("done\ndone\nxxxxx\ndone\n{size}\n"), "{mode}");
+        eprintln!("{mode}: {size} bytes four times, {peak} KiB resident while they run");
+        assert!(peak < (4 * size as u64) / 1024 * 5 / 4 + 32 * 1024, "{mode}: {peak} KiB resident");
+    }
 }
 
 #[test]

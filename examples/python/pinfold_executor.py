@@ -139,6 +139,9 @@ class PinfoldExecutor(Executor):
             message = json.loads(line)
             if message["event"] == "output":
                 self._outputs[message["id"]][message["stream"] == "stderr"].append(message["line"])
+            elif message["event"] == "output_bytes":
+                text = bytes(message["bytes"]).decode(errors="replace")
+                self._outputs[message["id"]][message["stream"] == "stderr"].append(text)
             elif message["event"] == "done":
                 self._done(message)
             elif message["event"] == "error" and message["id"] in self._futures:

@@ -51,6 +51,7 @@ def divide(a, b):
 
 
 def die():
+    os.write(2, b"last words \xff\n")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -62,6 +63,7 @@ def test_results_and_exceptions():
         with pytest.raises(JobFailed) as failed:
             pool.submit(die).result()
         assert failed.value.report["main"]["signalled"]["name"] == "SIGKILL"
+        assert "last words \ufffd" in str(failed.value)
 
 
 def test_the_pool_that_hangs(tmp_path):

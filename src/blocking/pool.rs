@@ -35,6 +35,39 @@ impl Pool {
         Ok(Handle { inner, driver: self.driver.clone() })
     }
 
+    /// The same without waiting; `None` where too many wait.
+    ///
+    /// # Errors
+    /// As [`crate::Pool::submit`].
+    pub fn try_submit(&self, task: impl Into<Task>) -> Result<Option<Handle>> {
+        let submitted = self.inner.try_submit(task)?;
+        Ok(submitted.map(|inner| Handle { inner, driver: self.driver.clone() }))
+    }
+
+    /// The outcome of every task of the pool from now on, as an iterator that waits; see [`crate::Pool::outcomes`].
+    ///
+    /// ```rust,standalone_crate
+    /// use pinfold::{Command, Pool, blocking};
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     pinfold::init();
+    ///     let Ok(supervisor) = blocking::Supervisor::start() else { return Ok(()) }; // No cgroup here.
+    ///     let pool = supervisor.pool(Pool::builder().workers(2))?;
+    ///     let outcomes = pool.outcomes();
+    ///     for _ in 0..3 {
+    ///         pool.submit(Command::new("true"))?;
+    ///     }
+    ///     pool.close();
+    ///     assert_eq!(outcomes.filter(|outcome| outcome.success()).count(), 3);
+    ///     supervisor.close();
+    ///     Ok(())
+    /// }
+    /// ```
+    #[must_use]
+    pub fn outcomes(&self) -> Outcomes {
+        Outcomes { inner: self.inner.outcomes(), driver: self.driver.clone() }
+    }
+
     /// Runs them all and tells their outcomes, in the order of the tasks.
     ///
     /// # Errors
@@ -65,6 +98,21 @@ impl Pool {
         Completed { inner: self.inner.as_completed(&handles, timeout), driver: self.driver.clone() }
     }
 
+    /// Takes no more tasks; those there are go on. Does not wait.
+    pub fn close(&self) {
+        self.inner.close();
+    }
+
+    /// Takes no more tasks, cancels what waits, stops what runs. Does not wait.
+    pub fn stop(&self) {
+        self.inner.stop();
+    }
+
+    /// The same, but kills what runs.
+    pub fn kill(&self) {
+        self.inner.kill();
+    }
+
     /// Takes no more tasks, and waits until every one has its outcome.
     pub fn shutdown(&self, how: Shutdown) {
         self.driver.wait(self.inner.shutdown(how));
@@ -85,6 +133,18 @@ pub struct Handle {
 }
 
 impl Handle {
+    /// The task's number, from 1 on in the order of submission.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.inner.id()
+    }
+
+    /// Its outcome, if it is there.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Arc<Outcome>> {
+        self.inner.outcome()
+    }
+
     /// Cancels it; see [`crate::pool::Handle::cancel`]. Does not wait.
     pub fn cancel(&self) {
         self.inner.cancel();
@@ -105,6 +165,21 @@ pub struct Completed {
 }
 
 impl Iterator for Completed {
+    type Item = Arc<Outcome>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.driver.wait(self.inner.next_outcome())
+    }
+}
+
+/// The outcomes of all tasks of a pool, as an iterator that waits.
+#[derive(Debug)]
+pub struct Outcomes {
+    inner: crate::pool::Outcomes,
+    driver: Driver,
+}
+
+impl Iterator for Outcomes {
     type Item = Arc<Outcome>;
 
     fn next(&mut self) -> Option<Self::Item> {

@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::duration;
 use super::pool::{JobLine, parse_workers};
-use super::session::with_supervisor;
+use super::session::{Descriptors, with_supervisor};
 use super::signals::{Response, Rules};
 
 /// Raised when a message changes its meaning or goes away.
@@ -125,7 +125,10 @@ pub fn run(args: &Args) -> Result<u8> {
     ensure!(args.stdio, "--stdio is the only way to speak with it");
     let signals = SignalQueue::block_all()?;
     let guard = Guard::fork()?;
-    with_supervisor(guard, signals, args.cgroup.as_deref(), args.controllers.clone(), async |supervisor, signals| {
+    // Both outputs of each.
+    let descriptors = Descriptors { workers: args.workers, each: 2, ready: (0, 0) };
+    let controllers = args.controllers.clone();
+    with_supervisor(guard, signals, args.cgroup.as_deref(), controllers, descriptors, async |supervisor, signals| {
         let pool = Pool::builder().workers(args.workers).queue(usize::MAX).start(supervisor)?;
         let ended = serve(args, &pool, signals).await;
         pool.kill();

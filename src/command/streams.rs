@@ -1,6 +1,5 @@
 //! Where a command's streams go, and what else becomes of them.
 
-use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +10,13 @@ use crate::output::CaptureLimit;
 use crate::pty::Pty;
 
 /// Where a standard stream of the job goes.
+///
+/// ```
+/// use pinfold::{Command, Stdio};
+/// let mut command = Command::new("sort");
+/// command.stdin(std::fs::File::open("/dev/null")?).stdout(Stdio::Piped).stderr(Stdio::Null);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum Stdio {
@@ -140,15 +146,6 @@ impl Command {
     pub fn tee_stderr(&mut self, file: impl Into<OwnedFd>) -> &mut Self {
         self.tees[1] = Some(Arc::new(file.into()));
         self
-    }
-
-    /// Drops what only the start needs.
-    pub(crate) fn forget_what_to_run(&mut self) {
-        self.args = Vec::new();
-        self.env = BTreeMap::new();
-        self.tees = [None, None];
-        self.user = None;
-        self.pty = None;
     }
 
     /// Refuses streams that do not fit together.

@@ -9,6 +9,13 @@ use serde::{Deserialize, Serialize};
 use super::cgroup::Cgroup;
 
 /// One figure, with where it comes from, or why there is none.
+///
+/// ```
+/// # use pinfold::{Command, Error, Report};
+/// let report = Report::of_failed_spawn(&Command::new("make"), &Error::GuardLost);
+/// let figure = &report.usage.memory_peak_bytes;
+/// assert_eq!((figure.value, figure.source.as_str()), (None, "the command was not started"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]

@@ -13,11 +13,12 @@ use super::clean_up::PlannedBase;
 use super::clone::Stack;
 use super::pace::Pace;
 use super::protocol::{self, End, FromGuard, JobId, Spec, Spent, ToGuard};
-use super::spawn::{self, Destination, Failure};
+use super::spawn::{self, Destination, Failure, Job};
 use super::sweep;
 use super::terminal::Kept;
 use crate::containment::cgroup::Cgroup;
 use crate::containment::delegation::Undo;
+use crate::containment::descendants;
 use crate::error::SpawnStage;
 use crate::reap::{self, Reap, Reaped};
 use crate::sys;
@@ -64,20 +65,6 @@ pub(super) struct Guard {
     pub(super) given_up: bool,
     /// By the children that have been reaped.
     pub(super) spent: Spent,
-}
-
-/// A main process that has not been reaped, or whose job is being swept.
-pub(super) struct Job {
-    pub pid: i32,
-    pub reaped: bool,
-    /// Clock ticks since boot at its start, as in `/proc/PID/stat`.
-    pub started_ticks: u64,
-    /// The name of its leaf; none where the base itself is that.
-    pub leaf: Option<String>,
-    /// It has no leaf: the guard itself holds it.
-    pub alone: bool,
-    /// What it is sent when the supervisor is gone.
-    pub farewell: Option<i32>,
 }
 
 impl Guard {
@@ -170,16 +157,22 @@ impl Guard {
         }
     }
 
-    /// Handles every message that is there. `false` when the supervisor is gone.
+    /// Handles messages, up to a spawn: that takes long, and who has ended meanwhile is told of before the next one. `false` when
+    /// the supervisor is gone.
     fn receive(&mut self) -> Result<bool> {
-        loop {
+        let mut spawned = false;
+        while !spawned {
             match protocol::receive::<ToGuard>(&self.socket, &mut self.buffer) {
-                Ok(Some((message, descriptors))) => self.handle(message, descriptors)?,
+                Ok(Some((message, descriptors))) => {
+                    spawned = matches!(message, ToGuard::Spawn { .. });
+                    self.handle(message, descriptors)?;
+                }
                 Ok(None) => return Ok(false),
                 Err(Errno::AGAIN) => return Ok(true),
                 Err(errno) => return Err(errno),
             }
         }
+        Ok(true)
     }
 
     pub(super) fn handle(&mut self, message: ToGuard, mut descriptors: Vec<OwnedFd>) -> Result<()> {
@@ -258,7 +251,7 @@ impl Guard {
         join: bool,
         spec: Option<Vec<u8>>,
         mut descriptors: Vec<OwnedFd>,
-    ) -> Result2<(FromGuard, OwnedFd)> {
+    ) -> std::result::Result<(FromGuard, OwnedFd), Option<Failure>> {
         let specification = |errno| Some(Failure::new(SpawnStage::Specification, errno));
         if descriptors.len() < usize::from(leaf_tail.is_some()) + usize::from(spec.is_none()) {
             return Err(specification(Errno::INVAL));
@@ -331,8 +324,9 @@ impl Guard {
                 self.send(&FromGuard::Stopped { job, signal }, Vec::new())?;
             }
         }
+        let nobody_else = childless || !ended.is_empty() && self.has_main_processes_only();
         for (job, reaped) in ended {
-            if childless {
+            if nobody_else {
                 self.jobs.remove(&job);
             }
             let end = if reaped.code == libc::CLD_EXITED {
@@ -341,7 +335,8 @@ impl Guard {
                 End::Signalled { signal: reaped.status, core_dumped: reaped.code == libc::CLD_DUMPED }
             };
             let spent = self.spent;
-            let exited = FromGuard::Exited { job, end, max_rss_kib: reaped.max_rss_kib, childless, spent };
+            let (max_rss_kib, childless) = (reaped.max_rss_kib, nobody_else);
+            let exited = FromGuard::Exited { job, end, max_rss_kib, childless, spent };
             self.send(&exited, Vec::new())?;
         }
         if childless
@@ -352,6 +347,13 @@ impl Guard {
             self.send(&FromGuard::Childless { job, spent: self.spent }, Vec::new())?;
         }
         Ok(())
+    }
+
+    /// Whatever lives of a job whose main process has been reaped hangs from a child of ours that is no main process
+    /// ([`Sweep::step_outside`](sweep::Sweep)): where there is none, nothing has to be looked for.
+    fn has_main_processes_only(&self) -> bool {
+        let living = self.jobs.values().filter(|job| !job.reaped).count();
+        living > 0 && descendants::children(getpid()).len() == living
     }
 
     /// Takes each asked-for sweep a step further.
@@ -399,5 +401,3 @@ impl Guard {
         epoll::modify(&self.epoll, &self.socket, epoll::EventData::new_u64(SOCKET), interest)
     }
 }
-
-type Result2<T> = std::result::Result<T, Option<Failure>>;

@@ -81,7 +81,7 @@ pub enum FromGuard {
         job: JobId,
         end: End,
         max_rss_kib: u64,
-        /// The guard has no child left, so no descendant either.
+        /// The guard has no child left but the main processes of other jobs: no descendant of this one either.
         childless: bool,
         spent: Spent,
     },

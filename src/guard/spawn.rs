@@ -21,6 +21,20 @@ use super::protocol::Spec;
 use crate::error::SpawnStage;
 use crate::pidfd::Pidfd;
 
+/// A main process that has not been reaped, or whose job is being swept.
+pub(super) struct Job {
+    pub pid: i32,
+    pub reaped: bool,
+    /// Clock ticks since boot at its start, as in `/proc/PID/stat`.
+    pub started_ticks: u64,
+    /// The name of its leaf; none where the base itself is that.
+    pub leaf: Option<String>,
+    /// It has no leaf: the guard itself holds it.
+    pub alone: bool,
+    /// What it is sent when the supervisor is gone.
+    pub farewell: Option<i32>,
+}
+
 /// A process that was made.
 pub struct Spawned {
     pub pid: i32,

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, getpid};
 
-use super::event_loop::Job;
 use super::protocol::JobId;
+use super::spawn::Job;
 use crate::containment::chase::{self, Seen};
 use crate::containment::descendants::{self, Descendants, IsOurs};
 use crate::pidfd::Pidfd;

@@ -9,8 +9,8 @@ use rustix::process::Pid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::actor::{Actor, PASSES, sleep_until};
-use super::emptied::emptied;
+use super::actor::{Actor, PASSES};
+use super::emptied::{emptied, sleep_until};
 use crate::command::ProcessGroup;
 use crate::containment::descendants::Descendants;
 use crate::containment::holder::Holder;
@@ -32,7 +32,7 @@ impl Actor {
                 self.report.phases.stopping = self.elapsed();
                 self.send_stop_signal();
             }
-            Action::StartGrace => self.grace_over = Instant::now().checked_add(self.command.stop.grace),
+            Action::StartGrace => self.grace_over = Instant::now().checked_add(self.terms.stop.grace),
             Action::Kill => {
                 self.report.phases.killing = self.report.phases.killing.or(self.elapsed());
                 self.report.killed = true;
@@ -40,7 +40,7 @@ impl Actor {
             }
             Action::StartBound => {
                 self.grace_over = None;
-                let mut bound = self.command.stop.kill_bound;
+                let mut bound = self.terms.stop.kill_bound;
                 if self.machine.phase == Phase::Draining || self.holder.leaf().is_none() {
                     // The guard has that time, and a moment to tell.
                     bound = bound.saturating_add(ANSWER);
@@ -56,11 +56,11 @@ impl Actor {
 
     /// The stop signal, SIGCONT, thaw: a stopped or frozen process does not see SIGTERM.
     pub(super) fn send_stop_signal(&mut self) {
-        let signal = self.command.stop.signal;
+        let signal = self.terms.stop.signal;
         let main = self.main.clone().filter(|_| !self.machine.main_exited);
         let mut main_found = false;
         // Leftovers have no main process to be told.
-        let passes = if self.command.stop.signal_to == SignalTo::All || main.is_none() { PASSES } else { 0 };
+        let passes = if self.terms.stop.signal_to == SignalTo::All || main.is_none() { PASSES } else { 0 };
         let stopped = &mut self.report.stopped;
         let told = self.holder.with_reserve(|holder| {
             // Who was missed is killed when the grace period is over.
@@ -98,7 +98,7 @@ impl Actor {
             // It may have ended: then its exit is on its way to us.
             let _ = pidfd.send(signal);
         }
-        let group = match self.command.process_group {
+        let group = match self.terms.process_group {
             ProcessGroup::New | ProcessGroup::NewSession => main.as_raw_nonzero().get(),
             ProcessGroup::Supervisors => sys::own_process_group().unwrap_or(0),
         };
@@ -191,7 +191,7 @@ impl Actor {
 
     /// What a killed guard has left outside of the leaf, or without a leaf: it has come to the next subreaper.
     async fn end_orphans(&mut self) {
-        let bound = Instant::now().checked_add(self.command.stop.kill_bound);
+        let bound = Instant::now().checked_add(self.terms.stop.kill_bound);
         let bound = bound.unwrap_or_else(|| Instant::now() + KILL_BOUND);
         let has_leaf = self.holder.leaf().is_some();
         let emigrants = &mut self.report.emigrants;
@@ -214,7 +214,7 @@ impl Actor {
 
     async fn order_sweep(&mut self) {
         self.expect_answer();
-        let bound = self.command.stop.kill_bound.as_millis();
+        let bound = self.terms.stop.kill_bound.as_millis();
         let given_up = self.report.unkillable.count > 0;
         let sweep = ToGuard::Sweep { job: self.id, bound_ms: u64::try_from(bound).unwrap_or(u64::MAX), given_up };
         if self.link.send(&sweep, &[]).await.is_err() {
@@ -229,7 +229,7 @@ impl Actor {
     }
 
     pub(super) async fn remove_leaf(&mut self) {
-        let bound = Instant::now().checked_add(self.command.stop.kill_bound);
+        let bound = Instant::now().checked_add(self.terms.stop.kill_bound);
         loop {
             let Holder::Leaf(leaf) = &mut self.holder else { return };
             match leaf.remove() {
@@ -269,12 +269,12 @@ impl Actor {
     }
 
     pub(super) async fn finish(mut self: Box<Self>) -> Arc<Report> {
-        if self.usage_is_final {
-            // The guard has told it since.
-            self.report.usage.main_resident_peak_bytes = Figure::resident_peak(self.seen.main_resident_peak);
-        } else {
-            self.report.usage = self.usage(self.command.measure_pressure);
-        }
+        let mut usage = match self.usage.take() {
+            Some(usage) => *usage,
+            None => self.usage(self.terms.measure_pressure),
+        };
+        // The guard may have told it since.
+        usage.main_resident_peak_bytes = Figure::resident_peak(self.seen.main_resident_peak);
         self.conclude_memory();
         self.remove_leaf().await;
         self.dismiss_guard().await;
@@ -282,7 +282,8 @@ impl Actor {
         if self.report.reason != Reason::Oom {
             self.report.reason = self.machine.reason;
         }
-        self.report.exit_code = Report::exit_code_of(self.report.reason, self.report.main.as_ref());
-        Arc::new(self.report)
+        self.events.follow(&self.report, self.report.reason);
+        let exit_code = Report::exit_code_of(self.report.reason, self.report.main.as_ref());
+        Arc::new(self.report.finish(usage, exit_code))
     }
 }

@@ -1,20 +1,19 @@
 //! The actor of one job: it waits for events, feeds the stop machine, performs its actions, and tells the report.
 
-use std::future::pending;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::Pid;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use super::Request;
-use super::emptied::emptied;
-use super::ending::{Ending, seen};
+use super::emptied::{emptied, sleep_until};
+use super::ending::{Ending, main_end, seen};
 use super::order::Order;
-use crate::command::Command;
+use super::terms::Terms;
 use crate::containment::Refusal;
 use crate::containment::holder::Holder;
 use crate::containment::oom;
@@ -22,13 +21,14 @@ use crate::containment::usage::Seen;
 use crate::error::{Error, Result, SpawnError};
 use crate::events::Log;
 use crate::guard::link::{Answer, Link};
-use crate::guard::protocol::{End, FromGuard, JobId, Spent};
+use crate::guard::protocol::{FromGuard, JobId, Spent};
 use crate::pidfd::Pidfd;
 use crate::queue::{Receiver, Sender};
-use crate::report::{Born, ContainmentKind, MainEnd, Report};
+use crate::report::{Born, ContainmentKind, Draft, Report, Usage};
 use crate::signal::Signal;
 use crate::stop::{Event, Machine, Phase};
 use crate::supervisor::Inner;
+use crate::told::Teller;
 
 /// How often a tree is gone through to tell everybody: one that is new each time is not polite either.
 pub(super) const PASSES: u32 = 8;
@@ -41,7 +41,10 @@ pub(super) struct Assignment {
     pub holder: Holder,
     pub answers: Receiver<Answer>,
     pub order: Order,
-    pub command: Command,
+    pub terms: Terms,
+    pub timeout: Option<Duration>,
+    /// As it begins.
+    pub report: Draft,
     pub inbox: Receiver<Request>,
     pub stops: Sender<Signal>,
     /// Why nothing stronger holds it.
@@ -53,19 +56,16 @@ pub(super) struct Assignment {
 type Started = Result<(i32, Arc<Pidfd>)>;
 
 /// Starts the job, tells `spawned`, brings it to its end, tells `finished`.
-pub(super) async fn run(
-    assignment: Box<Assignment>,
-    spawned: oneshot::Sender<Started>,
-    finished: watch::Sender<Option<Arc<Report>>>,
-) {
+pub(super) async fn run(assignment: Box<Assignment>, spawned: oneshot::Sender<Started>, finished: Teller<Arc<Report>>) {
     let link = assignment.link.clone();
     let id = assignment.id;
-    // In one place from here on, and small: there may be thousands.
+    // In one place from here on, and small: there may be thousands. What is not waited for most of the time is on the heap for as
+    // long as it is.
     let mut actor = Box::new(Actor::new(*assignment));
-    match actor.spawn().await {
+    match Box::pin(actor.spawn()).await {
         Err(error) => {
-            actor.remove_leaf().await;
-            actor.dismiss_guard().await;
+            Box::pin(actor.remove_leaf()).await;
+            Box::pin(actor.dismiss_guard()).await;
             // Where nobody waits any more, nobody is to be told.
             let _ = spawned.send(Err(error));
         }
@@ -73,10 +73,7 @@ pub(super) async fn run(
             // If nobody waits, the inbox is closed too, which kills the job.
             let _ = spawned.send(Ok(started));
             actor.live().await;
-            let events = actor.events.clone();
-            let report = actor.finish().await;
-            events.follow(&report, report.reason);
-            finished.send_replace(Some(report));
+            finished.tell(Box::pin(actor.finish()).await);
         }
     }
     link.forget(id);
@@ -91,7 +88,7 @@ pub(super) struct Actor {
     pub(super) answers: Receiver<Answer>,
     pub(super) guard_lost: bool,
     pub(super) order: Order,
-    pub(super) command: Command,
+    pub(super) terms: Terms,
     pub(super) inbox: Receiver<Request>,
     pub(super) inbox_closed: bool,
     pub(super) stops: Sender<Signal>,
@@ -117,10 +114,11 @@ pub(super) struct Actor {
 
     pub(super) main: Option<(Pid, Arc<Pidfd>)>,
     pub(super) ending: Option<Ending>,
-    pub(super) usage_is_final: bool,
+    /// Where it is final already.
+    pub(super) usage: Option<Box<Usage>>,
     pub(super) seen: Seen,
     pub(super) memory: Arc<oom::Watch>,
-    pub(super) report: Report,
+    pub(super) report: Draft,
 }
 
 impl Actor {
@@ -132,7 +130,9 @@ impl Actor {
             holder,
             answers,
             order,
-            mut command,
+            terms,
+            timeout,
+            mut report,
             inbox,
             stops,
             refused,
@@ -140,8 +140,6 @@ impl Actor {
             events,
         } = assignment;
         let begun = events.begun();
-        let mut report = Report::begin(&command);
-        command.forget_what_to_run();
         let leaf = holder.leaf().map(|leaf| leaf.cgroup().path().display().to_string());
         report.containment.kind =
             Some(if leaf.is_some() { ContainmentKind::Cgroup } else { ContainmentKind::Subreaper });
@@ -159,11 +157,11 @@ impl Actor {
             inbox_closed: false,
             stops,
             events,
-            machine: Machine::new(command.stop.leftovers, command.stop.signal_to),
+            machine: Machine::new(terms.stop.leftovers, terms.stop.signal_to),
             begun,
             // Beyond what a clock can hold there is no deadline.
-            deadline: command.timeout.and_then(|timeout| begun.checked_add(timeout)),
-            command,
+            deadline: timeout.and_then(|timeout| begun.checked_add(timeout)),
+            terms,
             grace_over: None,
             bound_over: None,
             watch: None,
@@ -175,7 +173,7 @@ impl Actor {
             spent: Spent::default(),
             main: None,
             ending: None,
-            usage_is_final: false,
+            usage: None,
             seen: Seen::default(),
             memory,
             report,
@@ -190,7 +188,7 @@ impl Actor {
     async fn spawn(&mut self) -> Started {
         // Kernels before 6.4 do not tell a process that is cloned into a cpuset which CPUs it may use (fixed by "cgroup/cpuset:
         // Make cpuset_fork() handle CLONE_INTO_CGROUP properly"); one that joins it is told.
-        let mut join = self.command.limits.cpuset.is_some();
+        let mut join = self.terms.cpuset;
         loop {
             self.order.give(&self.link, self.id, self.holder.leaf(), join).await?;
             self.expect_answer();
@@ -226,10 +224,7 @@ impl Actor {
                 // Killed before its first instruction, and not by us: the kernel's kill-sequence bug.
                 (FromGuard::NotStarted { .. }, _) if self.machine.phase == Phase::Running && !join => join = true,
                 _ if self.machine.phase != Phase::Running => {
-                    return Err(Error::EndedEarly {
-                        program: self.command.display_program(),
-                        reason: self.machine.reason,
-                    });
+                    return Err(Error::EndedEarly { program: self.program(), reason: self.machine.reason });
                 }
                 (FromGuard::SpawnFailed { stage, errno, .. }, _) => {
                     return Err(self.spawn_error(stage, Errno::from_raw_os_error(errno)));
@@ -240,12 +235,11 @@ impl Actor {
     }
 
     fn spawn_error(&self, stage: crate::error::SpawnStage, errno: Errno) -> Error {
-        Error::Spawn(SpawnError {
-            stage,
-            errno,
-            program: self.command.display_program(),
-            cwd: self.command.display_cwd(),
-        })
+        Error::Spawn(SpawnError { stage, errno, program: self.program(), cwd: self.report.cwd.clone() })
+    }
+
+    fn program(&self) -> String {
+        self.report.command.first().cloned().unwrap_or_default()
     }
 
     /// Runs the machine until the job is gone.
@@ -258,8 +252,8 @@ impl Actor {
         }
         while self.machine.phase != Phase::Gone {
             match self.next_event().await {
-                Incoming::Event(event) => self.handle(event).await,
-                Incoming::Answer(message, _) => self.hear(message).await,
+                Incoming::Event(event) => Box::pin(self.handle(event)).await,
+                Incoming::Answer(message, _) => Box::pin(self.hear(message)).await,
             }
             self.events.follow(&self.report, self.machine.reason);
         }
@@ -399,25 +393,4 @@ impl Actor {
 enum Incoming {
     Event(Event),
     Answer(FromGuard, Option<OwnedFd>),
-}
-
-pub(super) async fn sleep_until<T>(timer: Option<(Instant, T)>) -> T {
-    match timer {
-        Some((at, value)) => {
-            tokio::time::sleep_until(at.into()).await;
-            value
-        }
-        None => pending().await,
-    }
-}
-
-fn main_end(end: End) -> MainEnd {
-    match end {
-        End::Exited { code } => MainEnd::Exited(code),
-        End::Signalled { signal, core_dumped } => MainEnd::Signalled {
-            signal,
-            name: Signal::from_number(signal).map_or_else(|| signal.to_string(), |signal| signal.to_string()),
-            core_dumped,
-        },
-    }
 }

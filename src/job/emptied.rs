@@ -1,8 +1,8 @@
-//! Waiting until nothing runs in a leaf.
+//! Waiting until nothing runs in a leaf, or a time has come.
 
 use std::future::pending;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -22,10 +22,15 @@ const REMOVED_UNSEEN: Duration = Duration::from_millis(10);
 /// them), and what is true already is never told again. A guard that is lost removes the directory too, unless it was
 /// killed.
 pub(super) async fn emptied(leaf: Option<&Leaf>, watch: Option<&AsyncFd<OwnedFd>>, guard_lost: bool) {
-    let Some(leaf) = leaf else {
+    match leaf {
+        // On the heap: a job's actor has place for it all its life, and needs it at the end only.
+        Some(leaf) => Box::pin(leaf_emptied(leaf, watch, guard_lost)).await,
         // The guard tells.
-        return pending().await;
-    };
+        None => pending().await,
+    }
+}
+
+async fn leaf_emptied(leaf: &Leaf, watch: Option<&AsyncFd<OwnedFd>>, guard_lost: bool) {
     loop {
         let watch = match (leaf.populated(), watch) {
             (Ok(false), _) => return,
@@ -46,5 +51,15 @@ pub(super) async fn emptied(leaf: Option<&Leaf>, watch: Option<&AsyncFd<OwnedFd>
             () = ready => {}
             () = tokio::time::sleep(REMOVED_UNSEEN), if guard_lost => {}
         }
+    }
+}
+
+pub(super) async fn sleep_until<T>(timer: Option<(Instant, T)>) -> T {
+    match timer {
+        Some((at, value)) => {
+            Box::pin(tokio::time::sleep_until(at.into())).await;
+            value
+        }
+        None => pending().await,
     }
 }

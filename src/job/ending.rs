@@ -9,8 +9,10 @@ use tokio::io::unix::AsyncFd;
 
 use super::actor::Actor;
 use crate::containment::holder::Holder;
-use crate::guard::protocol::ToGuard;
+use crate::guard::protocol::{End, ToGuard};
 use crate::pidfd::Pidfd;
+use crate::report::MainEnd;
+use crate::signal::Signal;
 use crate::sys::{self, SharedPidfd};
 
 /// How long the guard is left alone that owes an answer.
@@ -35,7 +37,7 @@ impl Ending {
 
 pub(super) async fn seen(ending: Option<&Ending>) {
     match ending {
-        Some(ending) => ending.seen().await,
+        Some(ending) => Box::pin(ending.seen()).await,
         None => pending().await,
     }
 }
@@ -48,8 +50,7 @@ impl Actor {
         if self.holder.leaf().is_none_or(|leaf| leaf.populated() != Ok(false)) {
             return;
         }
-        self.report.usage = self.usage(self.command.measure_pressure);
-        self.usage_is_final = true;
+        self.usage = Some(Box::new(self.usage(self.terms.measure_pressure)));
         if let Holder::Leaf(leaf) = &mut self.holder
             // Whether the main process was a victim is told by its end.
             && !leaf.has_controller("memory")
@@ -58,6 +59,7 @@ impl Actor {
             let _ = leaf.remove();
         }
     }
+
     /// Nothing runs in the leaf any more: the guard need not wait for others before it reaps the main process.
     pub(super) async fn hurry_guard(&mut self) {
         self.hurried = true;
@@ -76,5 +78,17 @@ impl Actor {
     pub(super) fn look_after_guard(&mut self) {
         self.link.resume();
         self.expect_answer();
+    }
+}
+
+/// As a report has it.
+pub(super) fn main_end(end: End) -> MainEnd {
+    match end {
+        End::Exited { code } => MainEnd::Exited(code),
+        End::Signalled { signal, core_dumped } => MainEnd::Signalled {
+            signal,
+            name: Signal::from_number(signal).map_or_else(|| signal.to_string(), |signal| signal.to_string()),
+            core_dumped,
+        },
     }
 }

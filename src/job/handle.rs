@@ -12,6 +12,14 @@ use crate::report::ProcessInfo;
 use crate::signal::Signal;
 
 /// Acts on a job that somebody else holds, a pool say, and does not keep it alive ([`Job::handle`]). Cheap to clone.
+///
+/// ```
+/// let (sender, _handles) = std::sync::mpsc::channel::<pinfold::JobHandle>();
+/// // What a task of a pool runs can be reached while it runs.
+/// let task = pinfold::pool::Task::new(pinfold::Command::new("make"));
+/// let task = task.on_spawn(move |job, _attempt| drop(sender.send(job.handle())));
+/// # drop(task);
+/// ```
 #[derive(Clone, Debug)]
 pub struct JobHandle {
     pub(super) pid: i32,
@@ -62,6 +70,8 @@ impl JobHandle {
     }
 
     /// The processes of the job as they are now; none where it is over.
+    ///
+    /// Cancel-safe.
     pub async fn processes(&self) -> Vec<ProcessInfo> {
         let (sender, answer) = oneshot::channel();
         self.ask(Request::Processes(sender));

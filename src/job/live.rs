@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use super::actor::Actor;
 use super::{Job, JobHandle, Request as JobRequest};
@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::report::{MainEnd, Reason, Report, Usage};
 use crate::stop::Phase;
 use crate::sys;
+use crate::told::Told;
 
 /// A process in the kernel's hands (state D) does not freeze before it comes back.
 const FREEZE_BOUND: Duration = Duration::from_secs(10);
@@ -29,9 +30,9 @@ pub(super) enum Request {
 }
 
 /// Runs `task` until the report is there.
-pub(super) async fn until_over(mut report: watch::Receiver<Option<Arc<Report>>>, task: impl Future<Output = ()>) {
+pub(super) async fn until_over(report: Told<Arc<Report>>, task: impl Future<Output = ()>) {
     tokio::select! {
-        _ = report.wait_for(Option::is_some) => {}
+        _ = report.wait() => {}
         () = task => {}
     }
 }
@@ -53,18 +54,18 @@ impl Actor {
     fn freeze(&self) -> Result<OwnedFd> {
         let failed = |errno| {
             let advice = if errno == Errno::NOENT { "Linux 5.2 or later is needed" } else { "" };
-            Error::system("freeze", self.command.display_name(), errno, advice)
+            Error::system("freeze", self.report.name.clone(), errno, advice)
         };
         let Some(leaf) = self.holder.leaf() else {
             return Err(Error::system(
                 "freeze",
-                self.command.display_name(),
+                self.report.name.clone(),
                 Errno::OPNOTSUPP,
                 "it is held without a cgroup",
             ));
         };
         // One that is being ended must not stand still.
-        if self.machine.phase != Phase::Running || self.usage_is_final {
+        if self.machine.phase != Phase::Running || self.usage.is_some() {
             return Err(failed(Errno::SRCH));
         }
         let events = leaf.cgroup().events().map_err(failed)?;
@@ -80,8 +81,8 @@ impl Actor {
     }
 
     pub(super) fn usage(&mut self, with_pressure: bool) -> Usage {
-        if self.usage_is_final {
-            return self.report.usage.clone();
+        if let Some(usage) = &self.usage {
+            return usage.as_ref().clone();
         }
         self.seen.memory_highest = self.memory.highest();
         match self.holder.leaf() {
@@ -103,7 +104,7 @@ impl Actor {
         let by_kill = matches!(self.report.main, Some(MainEnd::Signalled { signal: libc::SIGKILL, .. }));
         let main = self.main.as_ref().map(|(pid, _)| pid.as_raw_nonzero().get());
         let killed_main = by_kill && !self.report.killed && self.machine.reason == Reason::Exited;
-        let group = self.command.limits.oom_group;
+        let group = self.terms.oom_group;
         let (oom, main_was) = self.memory.conclude(leaf.cgroup(), &leaf.tail(), main, killed_main, group);
         self.report.oom = oom;
         if main_was {
@@ -128,6 +129,17 @@ impl Job {
     ///
     /// Cancel-safe.
     ///
+    /// ```
+    /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+    /// let usage = job.usage().await?;
+    /// match usage.memory_current_bytes.value {
+    ///     Some(bytes) => println!("{bytes} bytes"),
+    ///     None => println!("not known: {}", usage.memory_current_bytes.source),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::GuardLost`] where the runtime that the supervisor belongs to has been shut down.
     pub async fn usage(&self) -> Result<Usage> {
@@ -143,6 +155,15 @@ impl Job {
     /// see the stop signal.
     ///
     /// Dropping the future before it is ready thaws the job again.
+    ///
+    /// ```
+    /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+    /// job.freeze().await?;
+    /// // Nothing of it runs.
+    /// job.thaw();
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// `ESRCH` where the job is ending or has ended, `ETIMEDOUT` where a process did not freeze within 10 s (state D): then

@@ -7,7 +7,7 @@ use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SeekFrom, memfd_create, open, op
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde_bytes::Bytes;
 
-use crate::command::{Command, ProcessGroup, Stdio};
+use crate::command::{Block, Command, ProcessGroup, Stdio};
 use crate::containment::leaf::Leaf;
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::guard::link::Link;
@@ -111,15 +111,15 @@ impl Order {
         }
 
         let signals = inherited::signals();
-        fn bytes(strings: &[std::ffi::CString]) -> Vec<&Bytes> {
-            strings.iter().map(|string| Bytes::new(string.as_bytes_with_nul())).collect()
+        fn bytes(strings: &Block) -> Vec<&Bytes> {
+            strings.iter().map(Bytes::new).collect()
         }
         let spec = Spec {
             argv: bytes(&strings.argv),
             env: bytes(&strings.env),
             candidates: bytes(&strings.candidates),
             has_cwd_descriptor,
-            cwd: strings.cwd.as_ref().map(|cwd| Bytes::new(cwd.as_bytes_with_nul())),
+            cwd: strings.cwd.as_deref().map(Bytes::new),
             targets,
             blocked: signals.blocked & !command.unblocked_signals,
             ignored: signals.ignored & !command.default_signals,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::termios::SpecialCodeIndex;
 use tokio::io::Interest;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::Mutex;
 
 use super::{Job, Request};
 use crate::command::Command;
@@ -18,6 +18,7 @@ use crate::queue::WeakSender;
 use crate::ready::{self, By, Readiness};
 use crate::report::Report;
 use crate::stop::Event;
+use crate::told::Told;
 
 /// The supervisor's ends of a job's pipes.
 #[derive(Debug)]
@@ -34,14 +35,17 @@ struct Slot {
 }
 
 impl Streams {
-    /// In the context of the supervisor's runtime.
+    /// In the context of the supervisor's runtime. None where it has no pipes.
     pub fn new(
         command: &Command,
         pipes: [Option<OwnedFd>; 3],
         terminal: Option<OwnedFd>,
-        report: &watch::Receiver<Option<Arc<Report>>>,
+        report: &Told<Arc<Report>>,
         activity: Option<&Arc<Activity>>,
-    ) -> Result<Self> {
+    ) -> Result<Option<Box<Self>>> {
+        if terminal.is_none() && pipes.iter().all(Option::is_none) {
+            return Ok(None);
+        }
         let failed = |error: std::io::Error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             Error::system("watch", "the job's pipes", errno, "see ulimit -n")
@@ -64,15 +68,15 @@ impl Streams {
         let slot = |channel: Option<Channel>, number: usize| {
             let tee = command.tees[number].clone().map(Tee::new).transpose().map_err(no_thread)?;
             let taps = Taps { activity: activity.cloned(), tee };
-            let stream = channel.map(|channel| OutputStream::new(channel, report.clone(), taps));
+            let stream = channel.map(|channel| OutputStream::new(channel, report, taps));
             Ok(Mutex::new(Slot { stream, captured: Captured::new(command.capture) }))
         };
-        Ok(Self {
-            stdin: Mutex::new(stdin.map(|channel| InputStream::new(channel, report.clone()))),
+        Ok(Some(Box::new(Self {
+            stdin: Mutex::new(stdin.map(|channel| InputStream::new(channel, report))),
             outputs: [slot(stdout, 0)?, slot(stderr, 1)?],
             terminal: terminal
                 .map(|terminal| Side { fd: Arc::downgrade(terminal.fd()), _kept: terminal.kept().clone() }),
-        })
+        })))
     }
 }
 
@@ -83,6 +87,20 @@ impl Streams {
             |slot: &Mutex<Slot>| slot.try_lock().is_ok_and(|slot| slot.stream.is_none() && slot.captured.total() == 0);
         !self.outputs.iter().all(any)
     }
+
+    async fn read_out(&self, number: usize) -> Result<Captured> {
+        let mut slot = self.outputs[number].lock().await;
+        let Slot { stream, captured } = &mut *slot;
+        if let Some(stream) = stream {
+            std::future::poll_fn(|context| stream.poll_into(context, &mut |bytes| captured.push(bytes)))
+                .await
+                .map_err(|error| {
+                    let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+                    Error::system("read", "the job's output", errno, error.to_string())
+                })?;
+        }
+        Ok(captured.clone())
+    }
 }
 
 /// Stops a job from which nothing has been read for so long. Ends with it.
@@ -90,12 +108,12 @@ pub(super) async fn watch_idle(
     timeout: Duration,
     activity: Arc<Activity>,
     requests: WeakSender<Request>,
-    mut report: watch::Receiver<Option<Arc<Report>>>,
+    report: Told<Arc<Report>>,
 ) {
     // Beyond what a clock can hold there is no timeout.
     while let Some(at) = activity.last().checked_add(timeout) {
         tokio::select! {
-            _ = report.wait_for(Option::is_some) => return,
+            _ = report.wait() => return,
             () = tokio::time::sleep_until(at.into()) => {}
         }
         if activity.is_unread() {
@@ -113,6 +131,13 @@ pub(super) async fn watch_idle(
 impl Job {
     /// Changes the size of the terminal that it has ([`Command::pty`](crate::Command::pty)): SIGWINCH tells its foreground
     /// process group (ioctl_tty(2), TIOCSWINSZ).
+    ///
+    /// ```
+    /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+    /// job.resize_pty(50, 132)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::Invalid`] where it has none; `EIO` where that was hung up.
@@ -133,14 +158,26 @@ impl Job {
 
     fn terminal(&self) -> Result<&Side> {
         let advice = "it was started without Command::pty";
-        self.streams.terminal.as_ref().ok_or_else(|| Error::invalid("terminal", self.name.clone(), advice))
+        let terminal = self.streams.as_ref().and_then(|streams| streams.terminal.as_ref());
+        terminal.ok_or_else(|| Error::invalid("terminal", self.name.clone(), advice))
     }
 
     /// The job's piped standard input, or what is typed on its terminal; once, `None` after that or where it is not
     /// [`Stdio::Piped`](crate::Stdio::Piped).
+    ///
+    /// ```
+    /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+    /// use tokio::io::AsyncWriteExt;
+    ///
+    /// let mut stdin = job.take_stdin().ok_or("it is piped")?;
+    /// stdin.write_all(b"a line\n").await?;
+    /// drop(stdin); // Its end.
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn take_stdin(&self) -> Option<InputStream> {
-        self.streams.stdin.try_lock().ok()?.take()
+        self.streams.as_ref()?.stdin.try_lock().ok()?.take()
     }
 
     /// The job's piped standard output, or what it writes to its terminal; once, `None` after that, where it is not [`Stdio::Piped`](crate::Stdio::Piped), or
@@ -169,13 +206,13 @@ impl Job {
     /// ```
     #[must_use]
     pub fn take_stdout(&self) -> Option<OutputStream> {
-        self.streams.outputs[0].try_lock().ok()?.stream.take()
+        self.streams.as_ref()?.outputs[0].try_lock().ok()?.stream.take()
     }
 
     /// The same for standard error.
     #[must_use]
     pub fn take_stderr(&self) -> Option<OutputStream> {
-        self.streams.outputs[1].try_lock().ok()?.stream.take()
+        self.streams.as_ref()?.outputs[1].try_lock().ok()?.stream.take()
     }
 
     /// Closes a piped standard input that nobody took, reads the piped outputs that nobody took, and waits until nothing of the
@@ -209,31 +246,20 @@ impl Job {
     /// ```
     pub async fn wait_with_output(&self) -> Result<Output> {
         drop(self.take_stdin());
-        if !self.streams.are_any() {
-            let (stdout, stderr) = Default::default();
-            return Ok(Output { report: self.wait().await?, stdout, stderr });
+        match self.streams.as_ref().filter(|streams| streams.are_any()) {
+            Some(streams) => Box::pin(self.wait_and_read(streams)).await,
+            None => {
+                let report = self.wait().await?;
+                let (stdout, stderr) = Default::default();
+                Ok(Output { report, stdout, stderr })
+            }
         }
-        Box::pin(self.wait_and_read()).await
     }
 
-    async fn wait_and_read(&self) -> Result<Output> {
-        let (stdout, stderr, report) = tokio::join!(self.read_out(0), self.read_out(1), self.wait());
+    async fn wait_and_read(&self, streams: &Streams) -> Result<Output> {
+        let (stdout, stderr, report) = tokio::join!(streams.read_out(0), streams.read_out(1), self.wait());
         let (stdout, stderr) = (stdout?, stderr?);
         Ok(Output { report: report?, stdout, stderr })
-    }
-
-    async fn read_out(&self, number: usize) -> Result<Captured> {
-        let mut slot = self.streams.outputs[number].lock().await;
-        let Slot { stream, captured } = &mut *slot;
-        if let Some(stream) = stream {
-            std::future::poll_fn(|context| stream.poll_into(context, &mut |bytes| captured.push(bytes)))
-                .await
-                .map_err(|error| {
-                    let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-                    Error::system("read", "the job's output", errno, error.to_string())
-                })?;
-        }
-        Ok(captured.clone())
     }
 
     /// Waits until the job is ready, for `timeout` at most.
@@ -269,11 +295,10 @@ impl Job {
         let is_ready = async {
             match &readiness.0 {
                 By::Line(number, part) => {
-                    let mut slot = self.streams.outputs[*number].lock().await;
-                    let Some(stream) = &mut slot.stream else {
-                        let name = ["standard output", "standard error"][*number];
-                        return Err(Error::invalid("readiness by a line of", name, "it is not piped, or was taken"));
-                    };
+                    let name = ["standard output", "standard error"][*number];
+                    let none = || Error::invalid("readiness by a line of", name, "it is not piped, or was taken");
+                    let mut slot = self.streams.as_ref().ok_or_else(none)?.outputs[*number].lock().await;
+                    let stream = slot.stream.as_mut().ok_or_else(none)?;
                     // A job that is over has closed it: what it had written counts.
                     let found = ready::line(stream, part).await;
                     found.map_err(|why| not_ready(format!("{readiness}, and {why}")))

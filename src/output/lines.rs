@@ -39,6 +39,16 @@ impl Line {
 
 /// The lines of an [`OutputStream`], as [`next_line`](Self::next_line) gives them or as a [`Stream`]. Whatever comes
 /// without a newline, no more than 1 MiB of it is held.
+///
+/// ```
+/// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut lines = job.take_stdout().ok_or("it is piped")?.lines().max_line(4096);
+/// while let Some(line) = lines.next_line().await? {
+///     println!("{}{}", line.text(), if line.complete { "" } else { " …" });
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Lines {
     stream: OutputStream,

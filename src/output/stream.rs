@@ -12,31 +12,29 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::watch;
 
 use super::channel::{Channel, WeakChannel};
 use super::lines::Lines;
 use super::tee::Tee;
 use crate::pty::end_of_input;
 use crate::report::Report;
+use crate::told::{Told, Waiting};
 
 /// How much is read at a time, and how often before others have their turn.
 const PIECE: usize = 16 * 1024;
 const PIECES: usize = 16;
 
-type Waiting = Pin<Box<dyn Future<Output = ()> + Send>>;
-
 /// The end of a job, as a stream waits for it.
-struct Gone(Mutex<Waiting>);
+struct Gone(Waiting<Arc<Report>>);
 
 impl Gone {
-    fn new(mut report: watch::Receiver<Option<Arc<Report>>>) -> Self {
-        // Where the runtime was shut down, the job is gone too.
-        Self(Mutex::new(Box::pin(async move { drop(report.wait_for(Option::is_some).await) })))
+    fn new(report: &Told<Arc<Report>>) -> Self {
+        Self(report.wait())
     }
 
+    /// Where the runtime was shut down, the job is gone too.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        self.0.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().poll(context)
+        Pin::new(&mut self.0).poll(context).map(drop)
     }
 }
 
@@ -79,6 +77,17 @@ pub(crate) struct Taps {
 /// or when the job is over: what was written until then is read, and nothing more is waited for.
 ///
 /// An [`AsyncRead`], cancel-safe as that of a pipe is; [`lines`](Self::lines) gives lines. It can be used in any runtime.
+///
+/// ```
+/// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+/// use tokio::io::AsyncReadExt;
+///
+/// let mut stdout = job.take_stdout().ok_or("it is piped")?;
+/// let mut bytes = Vec::new();
+/// stdout.read_to_end(&mut bytes).await?; // Until the job is over, whoever else holds the pipe.
+/// # Ok(())
+/// # }
+/// ```
 pub struct OutputStream {
     channel: Channel,
     /// Read already, and not yet handed out.
@@ -93,7 +102,7 @@ pub struct OutputStream {
 
 impl OutputStream {
     /// In the context of a runtime.
-    pub(crate) fn new(channel: Channel, report: watch::Receiver<Option<Arc<Report>>>, taps: Taps) -> Self {
+    pub(crate) fn new(channel: Channel, report: &Told<Arc<Report>>, taps: Taps) -> Self {
         if let Some(activity) = &taps.activity {
             activity.channels.lock().unwrap_or_else(PoisonError::into_inner).push(channel.downgrade());
         }
@@ -225,6 +234,18 @@ impl std::fmt::Debug for OutputStream {
 ///
 /// An [`AsyncWrite`]. When the job is over, or no process of it reads any more, a write fails with
 /// [`BrokenPipe`](io::ErrorKind::BrokenPipe); the host has to ignore SIGPIPE, as Rust's runtime does.
+///
+/// ```
+/// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+/// use tokio::io::AsyncWriteExt;
+///
+/// let mut stdin = job.take_stdin().ok_or("it is piped")?;
+/// if let Err(error) = stdin.write_all(&[b'x'; 1_000_000]).await {
+///     assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe); // Nobody reads it any more.
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub struct InputStream {
     channel: Option<Channel>,
     gone: Gone,
@@ -234,7 +255,7 @@ pub struct InputStream {
 
 impl InputStream {
     /// In the context of a runtime.
-    pub(crate) fn new(channel: Channel, report: watch::Receiver<Option<Arc<Report>>>) -> Self {
+    pub(crate) fn new(channel: Channel, report: &Told<Arc<Report>>) -> Self {
         Self { channel: Some(channel), gone: Gone::new(report), in_line: false }
     }
 }

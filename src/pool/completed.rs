@@ -48,6 +48,15 @@ impl Slot {
 }
 
 /// A task that was handed in. Clones are the same task.
+///
+/// ```
+/// # async fn example(handle: &pinfold::pool::Handle) -> Result<(), Box<dyn std::error::Error>> {
+/// handle.cancel();
+/// let outcome = handle.wait().await; // Nothing of it is left.
+/// println!("{:?}, started {} times", outcome.report.reason, outcome.attempts);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Handle {
     pub(super) id: u64,

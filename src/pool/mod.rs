@@ -61,6 +61,12 @@ pub enum Shutdown {
 }
 
 /// How to start a [`Pool`].
+///
+/// ```
+/// use std::time::Duration;
+/// let builder = pinfold::Pool::builder().workers(8).queue(100).timeout(Duration::from_secs(60)).fail_fast(true);
+/// # drop(builder);
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Builder {
@@ -134,6 +140,11 @@ impl Builder {
 
 /// Runs jobs, so many at a time, in the order of their priorities, and in that of their submission within one. Clones are the
 /// same pool; when the last is dropped, what waits is cancelled and what runs is killed.
+///
+/// ```
+/// fn is_for_any_thread<T: Clone + Send + Sync + 'static>() {}
+/// is_for_any_thread::<pinfold::Pool>();
+/// ```
 #[derive(Clone, Debug)]
 pub struct Pool {
     owner: Arc<Owner>,
@@ -159,6 +170,18 @@ impl Pool {
     ///
     /// Cancel-safe: a dropped future has submitted nothing.
     ///
+    /// ```
+    /// # async fn example(pool: &pinfold::Pool) -> Result<(), Box<dyn std::error::Error>> {
+    /// use pinfold::Command;
+    /// use pinfold::pool::Task;
+    ///
+    /// let urgent = Task::new(Command::new("deploy")).priority(10);
+    /// let handle = pool.submit(urgent).await?;
+    /// assert!(handle.wait().await.success());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::PoolClosed`] after a shutdown, a stop, a failure with fail-fast, or the pool's deadline.
     pub async fn submit(&self, task: impl Into<Task>) -> Result<Handle> {
@@ -168,6 +191,16 @@ impl Pool {
     }
 
     /// The same without waiting; `None` where too many wait.
+    ///
+    /// ```
+    /// # async fn example(pool: &pinfold::Pool) -> Result<(), Box<dyn std::error::Error>> {
+    /// match pool.try_submit(pinfold::Command::new("true"))? {
+    ///     Some(handle) => println!("task {}", handle.id()),
+    ///     None => println!("busy"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As [`submit`](Self::submit).
@@ -184,6 +217,8 @@ impl Pool {
     /// with [`Reason::Deadline`](crate::report::Reason::Deadline): all have their outcomes a grace period later.
     #[must_use]
     pub fn as_completed(&self, handles: &[Handle], timeout: Option<Duration>) -> Completed {
+        // Its clock is that of the runtime that the jobs run in, whoever calls.
+        let _entered = self.owner.0.supervisor.inner.runtime.enter();
         Completed::new(handles, timeout)
     }
 
@@ -283,6 +318,17 @@ impl Pool {
     /// Takes no more tasks, and waits until every one has its outcome.
     ///
     /// Cancel-safe: the shutdown goes on, and can be waited for again.
+    ///
+    /// ```
+    /// # async fn example(pool: &pinfold::Pool) -> Result<(), Box<dyn std::error::Error>> {
+    /// use pinfold::pool::Shutdown;
+    ///
+    /// pool.shutdown(Shutdown::Drain).await;
+    /// let status = pool.status();
+    /// assert_eq!((status.waiting, status.running), (0, 0));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn shutdown(&self, how: Shutdown) {
         match how {
             Shutdown::Drain => self.owner.0.close(),

@@ -1,10 +1,9 @@
 //! The life of one task: attempts, until one succeeds, none is left, or it is ended.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::watch;
-
-use super::state::{Ending, Shared};
+use super::state::{Asked, Ending, Shared};
 use super::task::{Outcome, Task};
 use crate::command::Command;
 use crate::error::Error;
@@ -12,43 +11,58 @@ use crate::job::Job;
 use crate::output::Output;
 use crate::report::{Reason, Report};
 
-pub(super) async fn run(pool: &Shared, id: u64, mut task: Box<Task>, mut asked: watch::Receiver<Ending>) -> Outcome {
+pub(super) async fn run(pool: &Shared, id: u64, mut task: Box<Task>, mut asked: Asked) -> Outcome {
     if task.command.timeout.is_none() {
         task.command.timeout = pool.timeout;
     }
     let mut attempt = 0;
     loop {
         attempt += 1;
-        // Only a kill ends a spawn: what is just being executed gets its stop signal a moment later.
-        let spawned = tokio::select! {
-            biased;
-            spawned = pool.supervisor.spawn(&task.command) => spawned,
-            () = reached(&mut asked, Ending::Kill) => {
-                return Outcome::not_run(id, killed(&task.command), attempt);
-            }
-        };
-        let job = match spawned {
+        // On the heap, what only the start needs: there may be thousands that run.
+        let job = match Box::pin(start(pool, &task.command, &mut asked)).await {
             Ok(job) => job,
-            Err(error) => return Outcome::not_run(id, failed(&task.command, &error), attempt),
+            Err(report) => return Outcome::not_run(id, *report, attempt),
         };
         if let Some(on_spawn) = &task.on_spawn {
             on_spawn(&job, attempt);
         }
-        let (ended, asked_for) = hold(&job, &mut asked).await;
+        // What is not to be run again is not kept, nor the streams that it was given.
+        let again = (attempt <= task.retries).then_some(task);
+        let ended = hold(&job, &mut asked).await;
         let (report, stdout, stderr) = match ended {
             Ok(Output { report, stdout, stderr }) => (report, stdout, stderr),
-            Err(error) => return Outcome::not_run(id, failed(&task.command, &error), attempt),
+            Err(error) => return Outcome::not_run(id, failed(&Command::new(job.name()), &error), attempt),
         };
-        let cancelled = asked_for != Ending::NotYet && report.reason != Reason::Exited;
+        let cancelled = asked.now() != Ending::NotYet && report.reason != Reason::Exited;
         let outcome = Outcome { id, report, attempts: attempt, cancelled, stdout, stderr };
-        if outcome.success() || asked_for != Ending::NotYet || attempt > task.retries {
-            return outcome;
+        task = match again {
+            Some(task) if !outcome.success() && asked.now() == Ending::NotYet => task,
+            _ => return outcome,
+        };
+        if Box::pin(is_cancelled(task.pause(attempt), &mut asked)).await {
+            return Outcome { cancelled: true, ..outcome };
         }
-        let pause = task.pause(attempt);
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = reached(&mut asked, Ending::Deadline) => return Outcome { cancelled: true, ..outcome },
-        }
+    }
+}
+
+/// Only a kill ends a spawn: what is just being executed gets its stop signal a moment later.
+async fn start(pool: &Shared, command: &Command, asked: &mut Asked) -> Result<Box<Job>, Box<Report>> {
+    tokio::select! {
+        biased;
+        spawned = pool.supervisor.spawn_here(command) => match spawned {
+            Ok(job) => Ok(Box::new(job)),
+            Err(error) => Err(Box::new(failed(command, &error))),
+        },
+        () = asked.reached(Ending::Kill) => Err(Box::new(killed(command))),
+    }
+}
+
+/// Waits before the next attempt, and tells whether there is to be none.
+async fn is_cancelled(pause: Duration, asked: &mut Asked) -> bool {
+    tokio::select! {
+        biased;
+        () = asked.reached(Ending::Deadline) => true,
+        () = tokio::time::sleep(pause) => false,
     }
 }
 
@@ -68,11 +82,11 @@ fn failed(command: &Command, error: &Error) -> Report {
 }
 
 /// Waits for the job, and ends it as it is asked to.
-async fn hold(job: &Job, asked: &mut watch::Receiver<Ending>) -> (Result<Output, Error>, Ending) {
+async fn hold(job: &Job, asked: &mut Asked) -> Result<Output, Error> {
+    let mut ended = std::pin::pin!(wait(job));
     let mut done = Ending::NotYet;
-    let mut ended = Box::pin(wait(job));
     loop {
-        let next = *asked.borrow_and_update();
+        let next = asked.now();
         if next > done {
             match next {
                 Ending::NotYet => {}
@@ -86,8 +100,8 @@ async fn hold(job: &Job, asked: &mut watch::Receiver<Ending>) -> (Result<Output,
         }
         tokio::select! {
             biased;
-            ended = &mut ended => return (ended, done),
-            changed = asked.changed() => if changed.is_err() { return (ended.await, done) },
+            ended = &mut ended => return ended,
+            _ = asked.next() => {}
         }
     }
 }
@@ -95,22 +109,18 @@ async fn hold(job: &Job, asked: &mut watch::Receiver<Ending>) -> (Result<Output,
 /// An output that can't be read, or copied, ends the job: what it says is lost.
 async fn wait(job: &Job) -> Result<Output, Error> {
     match job.wait_with_output().await {
-        Err(error @ Error::System { .. }) => {
-            job.stop();
-            Ok(unread(&*job.wait().await?, &error))
-        }
+        Err(error @ Error::System { .. }) => Box::pin(stop_unread(job, error)).await,
         done => done,
     }
+}
+
+async fn stop_unread(job: &Job, error: Error) -> Result<Output, Error> {
+    job.stop();
+    Ok(unread(&*job.wait().await?, &error))
 }
 
 fn unread(report: &Report, error: &Error) -> Output {
     let report = Report { error: Some(error.to_string()), ..report.clone() };
     let (stdout, stderr) = Default::default();
     Output { report: Arc::new(report), stdout, stderr }
-}
-
-async fn reached(asked: &mut watch::Receiver<Ending>, ending: Ending) {
-    if asked.wait_for(|asked| *asked >= ending).await.is_err() {
-        std::future::pending().await
-    }
 }

@@ -13,6 +13,7 @@ use super::completed::{Handle, Slot};
 use super::task::{Outcome, Task};
 use super::{Builder, run};
 use crate::error::{Error, Result};
+use crate::queue::{Receiver, Sender, queue};
 use crate::report::Report;
 use crate::supervisor::Supervisor;
 
@@ -67,7 +68,7 @@ struct State {
     next_id: u64,
     closed: bool,
     waiting: BTreeMap<(Reverse<i32>, u64), Entry>,
-    running: HashMap<u64, watch::Sender<Ending>>,
+    running: HashMap<u64, Sender<Ending>>,
     done: u64,
     failed: u64,
     deadline: Option<AbortHandle>,
@@ -125,11 +126,11 @@ impl Shared {
             && let Some((_, entry)) = state.waiting.pop_first()
         {
             let Entry { id, task, slot, _room } = entry;
-            let (ending, asked) = watch::channel(Ending::NotYet);
+            let (ending, wishes) = queue();
             state.running.insert(id, ending);
             let pool = self.clone();
             self.supervisor.inner.runtime.spawn(async move {
-                let outcome = run::run(&pool, id, task, asked).await;
+                let outcome = run::run(&pool, id, task, Asked::new(wishes)).await;
                 pool.finish(outcome, &slot);
             });
         }
@@ -190,7 +191,7 @@ impl Shared {
         let mut state = self.lock();
         let waiting = std::mem::take(&mut state.waiting);
         for asked in state.running.values() {
-            ask(asked, ending);
+            asked.send(ending);
         }
         drop(state);
         waiting.into_values().for_each(|entry| self.cancelled(entry));
@@ -200,7 +201,8 @@ impl Shared {
     pub fn end_one(&self, id: u64, priority: i32, ending: Ending) {
         let mut state = self.lock();
         if let Some(asked) = state.running.get(&id) {
-            return ask(asked, ending);
+            asked.send(ending);
+            return;
         }
         let entry = state.waiting.remove(&(Reverse(priority), id));
         drop(state);
@@ -229,12 +231,38 @@ impl Shared {
     }
 }
 
-/// A second wish is a kill, as with a job.
-fn ask(asked: &watch::Sender<Ending>, ending: Ending) {
-    asked.send_modify(|now| {
-        *now = match (*now, ending) {
-            (Ending::Stop, Ending::Stop) => Ending::Kill,
-            (now, ending) => now.max(ending),
+/// What has been asked for of a task that runs.
+pub(super) struct Asked {
+    wishes: Receiver<Ending>,
+    now: Ending,
+}
+
+impl Asked {
+    fn new(wishes: Receiver<Ending>) -> Self {
+        Self { wishes, now: Ending::NotYet }
+    }
+
+    /// Waits for the next wish, and tells the strongest. A second stop is a kill, as with a job. Cancel-safe.
+    pub async fn next(&mut self) -> Ending {
+        match self.wishes.recv().await {
+            Some(wish) => {
+                let again = self.now == Ending::Stop && wish == Ending::Stop;
+                self.now = if again { Ending::Kill } else { self.now.max(wish) };
+                self.now
+            }
+            // The pool has forgotten it, and asks for nothing more.
+            None => std::future::pending().await,
         }
-    });
+    }
+
+    /// Waits until this, or something stronger, is asked for. Cancel-safe.
+    pub async fn reached(&mut self, ending: Ending) {
+        while self.now < ending {
+            self.next().await;
+        }
+    }
+
+    pub fn now(&self) -> Ending {
+        self.now
+    }
 }

@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -47,8 +48,8 @@ pub struct JobLine {
     env: BTreeMap<String, Option<String>>,
     #[serde(default, deserialize_with = "deserialize_duration")]
     timeout: Option<Duration>,
-    #[serde(default)]
-    stdin: Option<String>,
+    #[serde(default, deserialize_with = "deserialize_bytes")]
+    stdin: Option<Arc<Vec<u8>>>,
     #[serde(default)]
     priority: i32,
     #[serde(default)]
@@ -58,6 +59,11 @@ pub struct JobLine {
 }
 
 impl JobLine {
+    /// Something is given to it as standard input.
+    pub fn has_stdin(&self) -> bool {
+        self.stdin.is_some()
+    }
+
     /// What the command itself can't tell.
     pub fn check(&self) -> Result<(), String> {
         match self.command.first() {
@@ -94,7 +100,7 @@ impl JobLine {
         }
         command.limits(self.limits.to_limits());
         match &self.stdin {
-            Some(text) => command.stdin_bytes(text.as_bytes()),
+            Some(bytes) => command.stdin(Stdio::Bytes(bytes.clone())),
             None => command.stdin(Stdio::Null),
         };
         command
@@ -104,6 +110,11 @@ impl JobLine {
     pub fn task(&self, command: Command, retries: u32, backoff: Duration) -> Task {
         Task::new(command).priority(self.priority).retries(self.retries.unwrap_or(retries), backoff)
     }
+}
+
+/// A text, which may be long: kept once, however often a command is made of it.
+fn deserialize_bytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<Vec<u8>>>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.map(|text| Arc::new(text.into_bytes())))
 }
 
 /// A number of seconds, or what `--timeout` takes.
@@ -224,6 +235,11 @@ impl Job {
             command.measure_pressure();
         }
         command
+    }
+
+    /// Something is given to it as standard input.
+    pub fn has_stdin(&self) -> bool {
+        matches!(&self.source, Source::Json(line) if line.has_stdin())
     }
 
     /// The task, with these streams.

@@ -1,6 +1,7 @@
 //! `pinfold pool`.
 
 mod args;
+mod files;
 mod jobs;
 mod output;
 mod progress;
@@ -8,6 +9,7 @@ mod results;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,18 +18,19 @@ use anyhow::{Context, Result, ensure};
 use pinfold::pool::Outcome;
 use pinfold::report::Reason;
 use pinfold::signal::{self, SignalQueue, SignalStream};
-use pinfold::{Guard, Pool, Signal, Stdio, Supervisor};
+use pinfold::{Command, Guard, Pool, Signal, Stdio, Supervisor};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::FAILED;
-use super::session::with_supervisor;
+use super::session::{Descriptors, with_supervisor};
 use super::signals::{Response, Rules};
 pub use args::Args;
 use args::OutputArg;
 pub use args::parse_workers;
+use files::Files;
 use jobs::Job;
 pub use jobs::JobLine;
-use output::{Files, Piece, Printer};
+use output::Printer;
 use progress::{Progress, Tally};
 use results::Results;
 
@@ -36,6 +39,9 @@ const SOME_FAILED: u8 = 1;
 
 /// The deadline of all was reached.
 const DEADLINE: u8 = 124;
+
+/// So many jobs are ready to be started, with files for their output.
+const QUEUE: usize = 64;
 
 /// Runs the jobs and tells the exit code.
 pub fn run(args: &Args) -> Result<u8> {
@@ -58,7 +64,15 @@ pub fn run(args: &Args) -> Result<u8> {
     // Until here a signal ends pinfold as it ends everybody: nothing runs yet.
     let signals = SignalQueue::block_all()?;
     let controllers = jobs.iter().flat_map(Job::controllers).collect();
-    let ended = with_supervisor(guard, signals, args.cgroup.as_deref(), controllers, async |supervisor, signals| {
+    let workers = args.workers.min(jobs.len());
+    let descriptors = match args.output {
+        // Two files each, which the job has too until it is started; and those of outputs that wait to be printed.
+        OutputArg::Group => Descriptors { workers, each: 2, ready: (8, QUEUE) },
+        OutputArg::Stream => Descriptors { workers, each: 2, ready: (0, 0) },
+        OutputArg::Files(_) => Descriptors { workers, each: 0, ready: (2, QUEUE) },
+    };
+    let cgroup = args.cgroup.as_deref();
+    let ended = with_supervisor(guard, signals, cgroup, controllers, descriptors, async |supervisor, signals| {
         Ok(Run::new(args, &jobs, done, results, supervisor)?.run(signals).await)
     })?;
     Ok(match ended {
@@ -107,7 +121,9 @@ impl<'a> Run<'a> {
         results: Option<Results>,
         supervisor: &Supervisor,
     ) -> Result<Self> {
-        let mut builder = Pool::builder().workers(args.workers).queue(args.workers).fail_fast(args.fail_fast);
+        let workers = args.workers.min(jobs.len()).max(1);
+        let queue = workers.min(QUEUE);
+        let mut builder = Pool::builder().workers(workers).queue(queue).fail_fast(args.fail_fast);
         if let Some(deadline) = args.deadline {
             builder = builder.deadline(deadline);
         }
@@ -116,7 +132,9 @@ impl<'a> Run<'a> {
         }
         let left: Vec<_> = jobs.iter().filter(|job| !done.contains(&job.key)).collect();
         let progress = Progress::new(left.len() as u64, args.quiet);
-        let (printer, printed) = Printer::start(args.keep_order, progress.clone());
+        // Each that was handed in has a place there from then on.
+        let at_once = if args.output == OutputArg::Group { workers.saturating_add(queue) } else { 0 };
+        let (printer, printed) = Printer::start(args.keep_order, at_once, progress.clone());
         Ok(Self {
             args,
             tally: Tally { left_out: (jobs.len() - left.len()) as u64, ..Tally::default() },
@@ -217,11 +235,8 @@ impl<'a> Run<'a> {
             self.results = None;
             self.fail(&format!("{error:#}"));
         }
-        if self.args.output == OutputArg::Group {
-            let piece = Piece::Output { number: outcome.id, files, room };
-            if let Some(printer) = &self.printer {
-                printer.print(piece);
-            }
+        if let (Some(printer), Some(files)) = (&self.printer, files) {
+            printer.print(outcome.id, files, room);
         }
         if outcome.report.reason == Reason::GuardLost && !self.failed {
             self.fail("the guard process was killed; all jobs have been ended");
@@ -284,28 +299,30 @@ async fn feed<'a>(
     submitted: &RefCell<HashMap<u64, Submitted<'a>>>,
 ) -> Result<()> {
     let Some(printer) = printer else { return Ok(()) };
+    // Opened once, and not for each.
+    let null = Stdio::from(File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?);
     for job in jobs {
         let room = match args.output {
             OutputArg::Group => printer.room().await,
             _ => None,
         };
-        let files = match &args.output {
-            OutputArg::Group => Some(Files::new()?),
-            OutputArg::Files(directory) => Some(output::named(directory, job.line)?),
-            OutputArg::Stream => None,
+        let mut files = if args.output == OutputArg::Group { Some(printer.files()?) } else { None };
+        let streams = match (&mut files, &args.output) {
+            (Some(files), _) => Some(files.for_job()?),
+            (None, OutputArg::Files(directory)) => Some(files::named(directory, job.line)?),
+            (None, _) => None,
         };
-        let task = match &files {
-            Some(files) => {
-                let (stdout, stderr) = (files.stdout.try_clone()?, files.stderr.try_clone()?);
-                job.task(args, |command| {
-                    command.stdout(stdout).stderr(stderr);
-                })
+        let given = |command: &mut Command, stdout, stderr| {
+            command.stdout(stdout).stderr(stderr);
+            if !job.has_stdin() {
+                command.stdin(null.clone());
             }
+        };
+        let task = match streams {
+            Some([stdout, stderr]) => job.task(args, |command| given(command, stdout.into(), stderr.into())),
             None => {
                 let (printer, tag) = (Arc::downgrade(&printer), args.tag);
-                let task = job.task(args, |command| {
-                    command.stdout(Stdio::Piped).stderr(Stdio::Piped);
-                });
+                let task = job.task(args, |command| given(command, Stdio::Piped, Stdio::Piped));
                 task.on_spawn(move |job, _| {
                     let Some(printer) = printer.upgrade() else { return };
                     let tag = tag.then(|| job.name());
@@ -317,7 +334,6 @@ async fn feed<'a>(
                 })
             }
         };
-        let files = files.filter(|_| args.output == OutputArg::Group);
         match pool.submit(task).await {
             Ok(handle) => {
                 submitted.borrow_mut().insert(handle.id(), Submitted { job, files, room });

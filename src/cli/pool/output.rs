@@ -4,33 +4,40 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use pinfold::output::{Line, Lines, OutputStream};
-use rustix::fs::{CWD, Mode, OFlags, openat, unlinkat};
-use rustix::io::Errno;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use super::files::{Files, Shelf, is_empty, nameless};
 use super::progress::Progress;
 
 /// A longer line of a stream may be cut by another job's.
 const MAX_LINE: usize = 64 * 1024;
 
-/// Lines, or outputs of jobs, that may wait to be printed.
+/// Lines, or outputs of jobs beyond those of the jobs that run, that may wait to be printed.
 const WAITING: usize = 64;
 
-/// What is to be printed.
-pub enum Piece {
-    /// A job's whole output; its number among those that were handed in.
+/// What the printing thread is to do.
+enum Piece {
+    /// Print a job's output.
     Output {
-        number: u64,
-        files: Option<Files>,
+        files: Files,
         room: Option<OwnedSemaphorePermit>,
+    },
+    /// Keep this one until its turn.
+    PutOff {
+        number: u64,
+        files: Files,
+        room: Option<OwnedSemaphorePermit>,
+    },
+    /// Its turn.
+    PrintPutOff {
+        number: u64,
     },
     Line {
         error: bool,
@@ -39,62 +46,40 @@ pub enum Piece {
     },
 }
 
-/// Standard output and standard error of a job, in files without a name.
-pub struct Files {
-    pub stdout: File,
-    pub stderr: File,
-}
-
-impl Files {
-    pub fn new() -> Result<Self> {
-        Ok(Self { stdout: nameless()?, stderr: nameless()? })
-    }
-}
-
-/// In the directory for temporary files (`TMPDIR`), so that an output may be larger than the memory.
-fn nameless() -> Result<File> {
-    let directory = std::env::temp_dir();
-    let failed = || format!("cannot make a file for output in {}", directory.display());
-    let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC;
-    let mode = Mode::RUSR | Mode::WUSR;
-    match openat(CWD, &directory, flags | OFlags::TMPFILE, mode) {
-        Ok(file) => return Ok(file.into()),
-        // Not every file system has such files (open(2), O_TMPFILE).
-        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {}
-        Err(errno) => return Err(errno).with_context(failed),
-    }
-    let mut random = [0; 8];
-    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).with_context(failed)?;
-    let path = directory.join(format!("pinfold-{:016x}", u64::from_ne_bytes(random)));
-    let file: OwnedFd = openat(CWD, &path, flags | OFlags::CREATE | OFlags::EXCL, mode).with_context(failed)?;
-    unlinkat(CWD, &path, rustix::fs::AtFlags::empty()).with_context(failed)?;
-    Ok(file.into())
-}
-
-/// DIR/NUMBER.out and DIR/NUMBER.err.
-pub fn named(directory: &Path, number: usize) -> Result<Files> {
-    let file = |suffix: &str| -> Result<File> {
-        let path: PathBuf = directory.join(format!("{number}.{suffix}"));
-        File::create(&path).with_context(|| format!("cannot make {}", path.display()))
-    };
-    Ok(Files { stdout: file("out")?, stderr: file("err")? })
-}
-
 /// The thread that prints.
 pub struct Printer {
     pieces: UnboundedSender<Piece>,
     room: Arc<Semaphore>,
+    shelf: Arc<Shelf>,
+    turns: Option<Mutex<Turns>>,
+}
+
+/// With `--keep-order`: whose turn it is, and who came before his: whether there is something of him to be printed.
+struct Turns {
+    next: u64,
+    early: BTreeMap<u64, bool>,
 }
 
 impl Printer {
-    /// Starts it. The receiver hears when all is printed, or what went wrong.
-    pub fn start(keep_order: bool, progress: Progress) -> (Self, oneshot::Receiver<io::Result<()>>) {
+    /// Starts it, for so many jobs at once. The receiver hears when all is printed, or what went wrong.
+    pub fn start(keep_order: bool, at_once: usize, progress: Progress) -> (Self, oneshot::Receiver<io::Result<()>>) {
         let (pieces, receiver) = unbounded_channel();
         let (finished, over) = oneshot::channel();
+        // Outputs that wait hold files: not many more than those that are being made.
+        let waiting = if at_once > 0 { WAITING.min(at_once) } else { WAITING };
+        let places = at_once.saturating_add(waiting).min(Semaphore::MAX_PERMITS);
+        let shelf = Arc::<Shelf>::default();
+        let desks = shelf.clone();
         std::thread::spawn(move || {
-            let _ = finished.send(Desk::new(keep_order, progress).and_then(|desk| desk.print_all(receiver)));
+            let _ = finished.send(Desk::new(progress, desks).and_then(|desk| desk.print_all(receiver)));
         });
-        (Self { pieces, room: Arc::new(Semaphore::new(WAITING)) }, over)
+        let turns = keep_order.then(|| Mutex::new(Turns { next: 1, early: BTreeMap::new() }));
+        (Self { pieces, room: Arc::new(Semaphore::new(places)), shelf, turns }, over)
+    }
+
+    /// Files for a job's output.
+    pub fn files(&self) -> Result<Files> {
+        self.shelf.take()
     }
 
     /// A place for a job's output; waits while too many wait to be printed.
@@ -102,7 +87,36 @@ impl Printer {
         self.room.clone().acquire_owned().await.ok()
     }
 
-    pub fn print(&self, piece: Piece) {
+    /// Prints a job's output, in its turn; `number` is its place among those that were handed in. What is empty does not wake the
+    /// thread: most jobs say nothing.
+    pub fn print(&self, number: u64, files: Files, room: Option<OwnedSemaphorePermit>) {
+        let empty = files.are_empty();
+        let Some(turns) = &self.turns else {
+            return if empty { self.shelf.put_back(files) } else { self.send(Piece::Output { files, room }) };
+        };
+        let mut turns = turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let early = turns.next != number;
+        match (empty, early) {
+            (true, _) => self.shelf.put_back(files),
+            (false, true) => self.send(Piece::PutOff { number, files, room }),
+            (false, false) => self.send(Piece::Output { files, room }),
+        }
+        if early {
+            turns.early.insert(number, !empty);
+            return;
+        }
+        turns.next += 1;
+        while let next = turns.next
+            && let Some(something) = turns.early.remove(&next)
+        {
+            if something {
+                self.send(Piece::PrintPutOff { number: next });
+            }
+            turns.next += 1;
+        }
+    }
+
+    fn send(&self, piece: Piece) {
         // A printer that has failed has told so.
         let _ = self.pieces.send(piece);
     }
@@ -158,20 +172,20 @@ struct Desk {
     stdout: File,
     stderr: File,
     progress: Progress,
-    /// With `--keep-order`: the next number, and what came before its turn, put off into one file.
-    next: Option<u64>,
+    shelf: Arc<Shelf>,
+    /// What came before its turn, put off into one file.
     put_off: BTreeMap<u64, Spooled>,
     spool: Option<File>,
     spooled: u64,
 }
 
 impl Desk {
-    fn new(keep_order: bool, progress: Progress) -> io::Result<Self> {
+    fn new(progress: Progress, shelf: Arc<Shelf>) -> io::Result<Self> {
         Ok(Self {
             stdout: io::stdout().as_fd().try_clone_to_owned()?.into(),
             stderr: io::stderr().as_fd().try_clone_to_owned()?.into(),
             progress,
-            next: keep_order.then_some(1),
+            shelf,
             put_off: BTreeMap::new(),
             spool: None,
             spooled: 0,
@@ -186,82 +200,69 @@ impl Desk {
                     self.progress.aside(|| stream.write_all(&bytes))?;
                     drop(room);
                 }
-                Piece::Output { number, files, room } => {
-                    match self.next {
-                        Some(next) if next != number => self.put_off(number, files)?,
-                        _ => self.print(files)?,
-                    }
+                Piece::Output { files, room } => {
+                    self.print(files)?;
                     drop(room);
-                    if self.next == Some(number) {
-                        self.next = Some(number + 1);
-                        self.print_put_off()?;
-                    }
                 }
+                Piece::PutOff { number, files, room } => {
+                    self.put_off(number, files)?;
+                    drop(room);
+                }
+                Piece::PrintPutOff { number } => self.print_put_off(number)?,
             }
         }
         Ok(())
     }
 
-    fn print(&mut self, files: Option<Files>) -> io::Result<()> {
-        let Some(files) = files else { return Ok(()) };
-        for (mut from, mut to) in [(files.stdout, &self.stdout), (files.stderr, &self.stderr)] {
+    fn print(&mut self, mut files: Files) -> io::Result<()> {
+        for (from, mut to) in [(&mut files.stdout, &self.stdout), (&mut files.stderr, &self.stderr)] {
             // Most have nothing on standard error; a copy of nothing takes half a dozen system calls.
-            if is_empty(&from) {
+            if is_empty(from) {
                 continue;
             }
             from.seek(SeekFrom::Start(0))?;
-            self.progress.aside(|| io::copy(&mut from, &mut to))?;
+            self.progress.aside(|| io::copy(from, &mut to))?;
         }
+        self.shelf.put_back(files);
         Ok(())
     }
 
     /// Its descriptors are needed elsewhere.
-    fn put_off(&mut self, number: u64, files: Option<Files>) -> io::Result<()> {
+    fn put_off(&mut self, number: u64, mut files: Files) -> io::Result<()> {
         let mut spooled = Spooled { at: self.spooled, stdout: 0, stderr: 0 };
-        if let Some(Files { mut stdout, mut stderr }) = files {
-            let spool = match &mut self.spool {
-                Some(spool) => spool,
-                spool => spool.insert(nameless().map_err(io::Error::other)?),
-            };
-            // It is appended to.
-            for (from, length) in [(&mut stdout, &mut spooled.stdout), (&mut stderr, &mut spooled.stderr)] {
-                if !is_empty(from) {
-                    from.seek(SeekFrom::Start(0))?;
-                    *length = io::copy(from, spool)?;
-                }
+        let spool = match &mut self.spool {
+            Some(spool) => spool,
+            spool => spool.insert(nameless().map_err(io::Error::other)?),
+        };
+        // It is appended to.
+        for (from, length) in [(&mut files.stdout, &mut spooled.stdout), (&mut files.stderr, &mut spooled.stderr)] {
+            if !is_empty(from) {
+                from.seek(SeekFrom::Start(0))?;
+                *length = io::copy(from, spool)?;
             }
         }
+        self.shelf.put_back(files);
         self.spooled += spooled.stdout + spooled.stderr;
         self.put_off.insert(number, spooled);
         Ok(())
     }
 
-    /// What follows without a gap.
-    fn print_put_off(&mut self) -> io::Result<()> {
-        while let Some(next) = self.next
-            && let Some(Spooled { at, stdout, stderr }) = self.put_off.remove(&next)
-        {
-            if let Some(spool) = self.spool.as_mut().filter(|_| stdout + stderr > 0) {
-                spool.seek(SeekFrom::Start(at))?;
-                for (length, mut to) in [(stdout, &self.stdout), (stderr, &self.stderr)] {
-                    if length == 0 {
-                        continue;
-                    }
+    fn print_put_off(&mut self, number: u64) -> io::Result<()> {
+        let Some(Spooled { at, stdout, stderr }) = self.put_off.remove(&number) else { return Ok(()) };
+        if let Some(spool) = &mut self.spool {
+            spool.seek(SeekFrom::Start(at))?;
+            for (length, mut to) in [(stdout, &self.stdout), (stderr, &self.stderr)] {
+                if length > 0 {
                     self.progress.aside(|| io::copy(&mut spool.take(length), &mut to))?;
                 }
             }
-            if let Some(spool) = self.spool.as_mut().filter(|_| self.put_off.is_empty() && self.spooled > 0) {
+            if self.put_off.is_empty() {
                 spool.set_len(0)?;
                 self.spooled = 0;
             }
-            self.next = Some(next + 1);
         }
         Ok(())
     }
-}
-
-fn is_empty(file: &File) -> bool {
-    rustix::fs::fstat(file).is_ok_and(|status| status.st_size == 0)
 }
 
 /// Where in the spool an output is.

@@ -1,0 +1,25 @@
+//! What a job keeps of its command while it runs: there may be thousands.
+
+use crate::command::{Command, ProcessGroup};
+use crate::stop::StopPolicy;
+
+pub(super) struct Terms {
+    pub stop: StopPolicy,
+    pub process_group: ProcessGroup,
+    pub measure_pressure: bool,
+    pub oom_group: bool,
+    /// It is bound to CPUs.
+    pub cpuset: bool,
+}
+
+impl Terms {
+    pub fn of(command: &Command) -> Self {
+        Self {
+            stop: command.stop,
+            process_group: command.process_group,
+            measure_pressure: command.measure_pressure,
+            oom_group: command.limits.oom_group,
+            cpuset: command.limits.cpuset.is_some(),
+        }
+    }
+}

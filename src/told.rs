@@ -1,0 +1,173 @@
+//! Something that is told once, to all who wait for it. As small as that: tokio's `watch` has eight lists of who waits, and
+//! there are thousands of jobs.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+#[derive(Debug)]
+struct Shared<T>(Mutex<Inner<T>>);
+
+#[derive(Debug)]
+struct Inner<T> {
+    state: State<T>,
+    waiting: Vec<(u64, Waker)>,
+    next_key: u64,
+}
+
+#[derive(Debug)]
+enum State<T> {
+    NotYet,
+    Told(T),
+    /// Who would have told it is gone.
+    Never,
+}
+
+impl<T> Shared<T> {
+    fn lock(&self) -> MutexGuard<'_, Inner<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn settle(&self, state: State<T>) {
+        let mut inner = self.lock();
+        if !matches!(inner.state, State::NotYet) {
+            return;
+        }
+        inner.state = state;
+        let waiting = std::mem::take(&mut inner.waiting);
+        drop(inner);
+        waiting.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+}
+
+/// The two sides.
+pub(crate) fn told<T>() -> (Teller<T>, Told<T>) {
+    let inner = Inner { state: State::NotYet, waiting: Vec::new(), next_key: 0 };
+    let shared = Arc::new(Shared(Mutex::new(inner)));
+    (Teller(shared.clone()), Told(shared))
+}
+
+/// Who tells it.
+#[derive(Debug)]
+pub(crate) struct Teller<T>(Arc<Shared<T>>);
+
+impl<T> Teller<T> {
+    pub fn tell(self, value: T) {
+        self.0.settle(State::Told(value));
+    }
+}
+
+impl<T> Drop for Teller<T> {
+    fn drop(&mut self) {
+        self.0.settle(State::Never);
+    }
+}
+
+/// Who is told. Clones are told the same.
+#[derive(Debug)]
+pub(crate) struct Told<T>(Arc<Shared<T>>);
+
+impl<T> Clone for Told<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T: Clone> Told<T> {
+    /// Waits for it; `None` where it will never be told. Cancel-safe.
+    pub fn wait(&self) -> Waiting<T> {
+        Waiting { shared: self.0.clone(), key: None }
+    }
+}
+
+/// A future that needs no runtime.
+#[derive(Debug)]
+pub(crate) struct Waiting<T> {
+    shared: Arc<Shared<T>>,
+    /// Under which it is waited.
+    key: Option<u64>,
+}
+
+impl<T: Clone> Future for Waiting<T> {
+    type Output = Option<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
+        let shared = self.shared.clone();
+        let mut inner = shared.lock();
+        match &inner.state {
+            State::Told(value) => return Poll::Ready(Some(value.clone())),
+            State::Never => return Poll::Ready(None),
+            State::NotYet => {}
+        }
+        let known = self.key.and_then(|key| inner.waiting.iter_mut().find(|(known, _)| *known == key));
+        match known {
+            Some((_, waker)) => waker.clone_from(context.waker()),
+            None => {
+                let key = inner.next_key;
+                inner.next_key += 1;
+                inner.waiting.push((key, context.waker().clone()));
+                self.key = Some(key);
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl<T> Drop for Waiting<T> {
+    fn drop(&mut self) {
+        if let Some(own) = self.key {
+            self.shared.lock().waiting.retain(|(key, _)| *key != own);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn all_who_wait_are_told_also_later() {
+        run(async {
+            let (teller, told) = told();
+            let tell = async {
+                tokio::task::yield_now().await;
+                teller.tell(7);
+            };
+            assert_eq!(tokio::join!(told.wait(), told.wait(), tell), (Some(7), Some(7), ()));
+            assert_eq!(told.clone().wait().await, Some(7));
+        });
+    }
+
+    #[test]
+    fn never() {
+        run(async {
+            let (teller, told) = told::<()>();
+            let lose = async {
+                tokio::task::yield_now().await;
+                drop(teller);
+            };
+            assert_eq!(tokio::join!(told.wait(), lose).0, None);
+            assert_eq!(told.wait().await, None);
+        });
+    }
+
+    #[test]
+    fn a_wait_that_is_dropped_is_forgotten() {
+        run(async {
+            let (teller, told) = told::<()>();
+            for _ in 0..3 {
+                let mut wait = std::pin::pin!(told.wait());
+                let mut context = Context::from_waker(Waker::noop());
+                // Polled twice it waits once.
+                assert!(wait.as_mut().poll(&mut context).is_pending() && wait.as_mut().poll(&mut context).is_pending());
+                assert_eq!(told.0.lock().waiting.len(), 1);
+            }
+            assert_eq!(told.0.lock().waiting.len(), 0);
+            drop(teller);
+        });
+    }
+}
