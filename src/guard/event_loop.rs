@@ -12,20 +12,18 @@ use super::KILL_BOUND;
 use super::clean_up::PlannedBase;
 use super::clone::Stack;
 use super::pace::Pace;
-use super::protocol::{self, End, FromGuard, JobId, Spec, Spent, ToGuard};
+use super::protocol::{self, FromGuard, JobId, Spec, Spent, ToGuard};
 use super::spawn::{self, Destination, Failure, Job};
 use super::sweep;
 use super::terminal::Kept;
 use crate::containment::cgroup::Cgroup;
 use crate::containment::delegation::Undo;
-use crate::containment::descendants;
 use crate::error::SpawnStage;
-use crate::reap::{self, Reap, Reaped};
 use crate::sys;
 
 const SOCKET: u64 = 0;
 const SUPERVISOR: u64 = 1;
-const CHILDREN: u64 = 2;
+pub(super) const CHILDREN: u64 = 2;
 pub(super) const BASE: u64 = 3;
 
 /// Serves the supervisor until it is gone, then ends and removes whatever is left.
@@ -122,26 +120,6 @@ impl Guard {
             }
             self.sweep()?;
         }
-    }
-
-    fn child_ended(&mut self) -> Result<()> {
-        if self.pace.puts_off(Instant::now(), !self.sweeps.is_empty()) {
-            // The signal is left pending: until it is read, no further one wakes the guard (signal(7), standard signals).
-            return self.listen_for_children(false);
-        }
-        self.reap()
-    }
-
-    /// Somebody waits for the last ones: they are not put off.
-    fn reap_on_demand(&mut self) -> Result<()> {
-        self.reap()?;
-        self.pace.calm();
-        Ok(())
-    }
-
-    pub(super) fn listen_for_children(&self, listen: bool) -> Result<()> {
-        let interest = if listen { epoll::EventFlags::IN } else { epoll::EventFlags::empty() };
-        epoll::modify(&self.epoll, &self.children, epoll::EventData::new_u64(CHILDREN), interest)
     }
 
     /// Waits for events, until `bound` at most.
@@ -285,75 +263,6 @@ impl Guard {
         let leaf = leaf_tail.and_then(|tail| tail.split('/').nth(2)).map(str::to_owned);
         self.jobs.insert(job, Job { pid, reaped: false, started_ticks, leaf, alone: leaf_tail.is_none(), farewell });
         Ok((FromGuard::Spawned { job, pid, joined }, spawned.pidfd.into()))
-    }
-
-    /// Reaps every child that has ended, the orphans of the jobs too, and tells of main processes.
-    fn reap(&mut self) -> Result<()> {
-        if self.pace.due().is_some() {
-            self.listen_for_children(true)?;
-        }
-        // One at most: SIGCHLD does not queue.
-        sys::read_signal(self.children.as_fd())?;
-        let mut orphans = 0;
-        let mut ended: Vec<(JobId, Reaped)> = Vec::new();
-        let childless = loop {
-            match reap::reap() {
-                Reap::Child(reaped) => {
-                    self.spent.cpu_user_us += reaped.cpu_us.0;
-                    self.spent.cpu_system_us += reaped.cpu_us.1;
-                    for all in self.sweeps.iter_mut().filter_map(|sweep| sweep.all.as_mut()) {
-                        all.reaped(reaped.pid);
-                    }
-                    let found = self.jobs.iter_mut().find(|(_, job)| job.pid == reaped.pid && !job.reaped);
-                    if let Some((&id, job)) = found {
-                        job.reaped = true;
-                        ended.push((id, reaped));
-                    } else {
-                        orphans += 1;
-                    }
-                }
-                Reap::NoneEnded => break false,
-                Reap::NoChildren => break true,
-            }
-        };
-        self.childless = childless;
-        self.pace.looked(Instant::now(), orphans);
-        while !childless && let Some((pid, signal)) = reap::next_stopped() {
-            let main = self.jobs.iter().find(|(_, job)| job.pid == pid && !job.reaped).map(|(&id, _)| id);
-            if let Some(job) = main {
-                self.send(&FromGuard::Stopped { job, signal }, Vec::new())?;
-            }
-        }
-        let nobody_else = childless || !ended.is_empty() && self.has_main_processes_only();
-        for (job, reaped) in ended {
-            if nobody_else {
-                self.jobs.remove(&job);
-            }
-            let end = if reaped.code == libc::CLD_EXITED {
-                End::Exited { code: reaped.status }
-            } else {
-                End::Signalled { signal: reaped.status, core_dumped: reaped.code == libc::CLD_DUMPED }
-            };
-            let spent = self.spent;
-            let (max_rss_kib, childless) = (reaped.max_rss_kib, nobody_else);
-            let exited = FromGuard::Exited { job, end, max_rss_kib, childless, spent };
-            self.send(&exited, Vec::new())?;
-        }
-        if childless
-            && self.sweeps.is_empty()
-            && let Some((&job, _)) = self.jobs.iter().find(|(_, job)| job.alone && job.reaped)
-        {
-            self.jobs.remove(&job);
-            self.send(&FromGuard::Childless { job, spent: self.spent }, Vec::new())?;
-        }
-        Ok(())
-    }
-
-    /// Whatever lives of a job whose main process has been reaped hangs from a child of ours that is no main process
-    /// ([`Sweep::step_outside`](sweep::Sweep)): where there is none, nothing has to be looked for.
-    fn has_main_processes_only(&self) -> bool {
-        let living = self.jobs.values().filter(|job| !job.reaped).count();
-        living > 0 && descendants::children(getpid()).len() == living
     }
 
     /// Takes each asked-for sweep a step further.

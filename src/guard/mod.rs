@@ -4,6 +4,7 @@
 mod child;
 mod clean_up;
 mod clone;
+mod ended;
 mod event_loop;
 pub(crate) mod link;
 mod orphans;

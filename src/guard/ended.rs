@@ -1,0 +1,105 @@
+//! Children that have ended: reaped, and told of where they were main processes.
+
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use rustix::event::epoll;
+use rustix::io::Result;
+use rustix::process::getpid;
+
+use super::event_loop::{CHILDREN, Guard};
+use super::protocol::{End, FromGuard, JobId};
+use crate::containment::descendants;
+use crate::reap::{self, Reap, Reaped};
+use crate::sys;
+
+impl Guard {
+    pub(super) fn child_ended(&mut self) -> Result<()> {
+        if self.pace.puts_off(Instant::now(), !self.sweeps.is_empty()) {
+            // The signal is left pending: until it is read, no further one wakes the guard (signal(7), standard signals).
+            return self.listen_for_children(false);
+        }
+        self.reap()
+    }
+
+    /// Somebody waits for the last ones: they are not put off.
+    pub(super) fn reap_on_demand(&mut self) -> Result<()> {
+        self.reap()?;
+        self.pace.calm();
+        Ok(())
+    }
+
+    pub(super) fn listen_for_children(&self, listen: bool) -> Result<()> {
+        let interest = if listen { epoll::EventFlags::IN } else { epoll::EventFlags::empty() };
+        epoll::modify(&self.epoll, &self.children, epoll::EventData::new_u64(CHILDREN), interest)
+    }
+
+    /// Reaps every child that has ended, the orphans of the jobs too, and tells of main processes.
+    pub(super) fn reap(&mut self) -> Result<()> {
+        if self.pace.due().is_some() {
+            self.listen_for_children(true)?;
+        }
+        // One at most: SIGCHLD does not queue.
+        sys::read_signal(self.children.as_fd())?;
+        let mut orphans = 0;
+        let mut ended: Vec<(JobId, Reaped)> = Vec::new();
+        let childless = loop {
+            match reap::reap() {
+                Reap::Child(reaped) => {
+                    self.spent.cpu_user_us += reaped.cpu_us.0;
+                    self.spent.cpu_system_us += reaped.cpu_us.1;
+                    for all in self.sweeps.iter_mut().filter_map(|sweep| sweep.all.as_mut()) {
+                        all.reaped(reaped.pid);
+                    }
+                    let found = self.jobs.iter_mut().find(|(_, job)| job.pid == reaped.pid && !job.reaped);
+                    if let Some((&id, job)) = found {
+                        job.reaped = true;
+                        ended.push((id, reaped));
+                    } else {
+                        orphans += 1;
+                    }
+                }
+                Reap::NoneEnded => break false,
+                Reap::NoChildren => break true,
+            }
+        };
+        self.childless = childless;
+        self.pace.looked(Instant::now(), orphans);
+        while !childless && let Some((pid, signal)) = reap::next_stopped() {
+            let main = self.jobs.iter().find(|(_, job)| job.pid == pid && !job.reaped).map(|(&id, _)| id);
+            if let Some(job) = main {
+                self.send(&FromGuard::Stopped { job, signal }, Vec::new())?;
+            }
+        }
+        let nobody_else = childless || !ended.is_empty() && self.has_main_processes_only();
+        for (job, reaped) in ended {
+            if nobody_else {
+                self.jobs.remove(&job);
+            }
+            let end = if reaped.code == libc::CLD_EXITED {
+                End::Exited { code: reaped.status }
+            } else {
+                End::Signalled { signal: reaped.status, core_dumped: reaped.code == libc::CLD_DUMPED }
+            };
+            let spent = self.spent;
+            let (max_rss_kib, childless) = (reaped.max_rss_kib, nobody_else);
+            let exited = FromGuard::Exited { job, end, max_rss_kib, childless, spent };
+            self.send(&exited, Vec::new())?;
+        }
+        if childless
+            && self.sweeps.is_empty()
+            && let Some((&job, _)) = self.jobs.iter().find(|(_, job)| job.alone && job.reaped)
+        {
+            self.jobs.remove(&job);
+            self.send(&FromGuard::Childless { job, spent: self.spent }, Vec::new())?;
+        }
+        Ok(())
+    }
+
+    /// Whatever lives of a job whose main process has been reaped hangs from a child of ours that is no main process
+    /// ([`Sweep::step_outside`](sweep::Sweep)): where there is none, nothing has to be looked for.
+    fn has_main_processes_only(&self) -> bool {
+        let living = self.jobs.values().filter(|job| !job.reaped).count();
+        living > 0 && descendants::children(getpid()).len() == living
+    }
+}
