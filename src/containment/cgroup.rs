@@ -5,15 +5,23 @@ use std::collections::{HashSet, VecDeque};
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, unlinkat};
 use rustix::io::{Errno, Result};
 use rustix::path::Arg;
 use rustix::process::Pid;
 
-use super::passes::until_nobody_is_new;
+use super::passes::{Passes, until_nobody_is_new};
 use crate::pidfd::Pidfd;
 use crate::signal::Signal;
+
+/// So long at most in one go.
+const ONE_BY_ONE: Duration = Duration::from_secs(1);
+
+/// So long is a job told as it runs; longer than anything but a storm takes.
+const UNFROZEN: Duration = Duration::from_millis(250);
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
@@ -22,21 +30,23 @@ const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::
 pub(crate) struct Cgroup {
     dir: OwnedFd,
     path: PathBuf,
+    /// It was killed one by one.
+    one_by_one: AtomicBool,
 }
 
 impl Cgroup {
     pub fn new(dir: OwnedFd, path: PathBuf) -> Self {
-        Self { dir, path }
+        Self { dir, path, one_by_one: AtomicBool::new(false) }
     }
 
     /// Opens the cgroup `name` below this one.
     pub fn open(&self, name: &str) -> Result<Self> {
-        Ok(Self { dir: open_in(self.dir.as_fd(), name, DIRECTORY)?, path: self.path.join(name) })
+        Ok(Self::new(open_in(self.dir.as_fd(), name, DIRECTORY)?, self.path.join(name)))
     }
 
     /// The same cgroup, opened once more.
     pub fn again(&self) -> Result<Self> {
-        Ok(Self { dir: open_in(self.dir.as_fd(), c".", DIRECTORY)?, path: self.path.clone() })
+        Ok(Self::new(open_in(self.dir.as_fd(), c".", DIRECTORY)?, self.path.clone()))
     }
 
     /// Makes and opens the cgroup `name` below this one.
@@ -68,11 +78,19 @@ impl Cgroup {
 
     /// What there was before `cgroup.kill`: freeze, so that nobody new is born, SIGKILL through pidfds, thaw. A frozen
     /// process dies of SIGKILL (v2 freezer, Linux 5.2); it is thawed whatever happens.
+    ///
+    /// A child whose fork was under way then can come into the list after the last pass: kill again while it is populated.
     fn kill_each(&self) -> Result<()> {
+        self.one_by_one.store(true, Ordering::Relaxed);
         let frozen = write(self.dir.as_fd(), c"cgroup.freeze", b"1");
-        let signalled = self.signal_those(Signal::KILL, 1000, |_| true, |_| {});
+        let signalled = self.signal_those(Signal::KILL, Passes::new(1000, ONE_BY_ONE), |_| true, |_| {});
         let thawed = write(self.dir.as_fd(), c"cgroup.freeze", b"0");
         frozen.and(signalled.map(drop)).and(thawed)
+    }
+
+    /// Whether the last kill could have missed somebody: then it is to be done again until nothing runs here.
+    pub fn was_killed_one_by_one(&self) -> bool {
+        self.one_by_one.load(Ordering::Relaxed)
     }
 
     /// Lets every process here and below run again that a freeze holds (`cgroup.freeze`, Linux 5.2).
@@ -93,32 +111,61 @@ impl Cgroup {
     pub fn signal_those(
         &self,
         signal: Signal,
-        passes: u32,
+        passes: Passes,
         wanted: impl Fn(Pid) -> bool,
         mut found: impl FnMut(Pid),
     ) -> Result<bool> {
-        let mut told: HashSet<Pid> = HashSet::new();
-        until_nobody_is_new(passes, || {
-            let mut news = false;
-            self.walk(&mut |dir| {
-                let mut fresh: VecDeque<Pid> = processes(dir)?.into_iter().filter(|pid| !told.contains(pid)).collect();
-                while !fresh.is_empty() {
-                    let opened = open_some(&mut fresh)?;
-                    let confirmed: HashSet<Pid> = processes(dir)?.into_iter().collect();
-                    for (pid, pidfd) in opened.into_iter().filter(|(pid, _)| confirmed.contains(pid) && wanted(*pid)) {
-                        news = true;
-                        found(pid);
-                        // Where its pid was reused (ESRCH), the next pass sees the new one. What may not be signalled
-                        // (EPERM) is told once: `cgroup.kill` reaches it.
-                        if pidfd.send(signal) != Err(Errno::SRCH) {
-                            told.insert(pid);
-                        }
+        let mut told = HashSet::new();
+        let mut tell = |passes: Passes| {
+            until_nobody_is_new(passes, || self.signal_new(signal, passes, &wanted, &mut found, &mut told))
+        };
+        if tell(passes.within(UNFROZEN))? {
+            return Ok(true);
+        }
+        // It forks faster than it can be told, or leaves us no CPU for that: nobody is born while it is frozen. If it is so
+        // already, it is not for us to thaw.
+        if passes.are_none()
+            || self.read(c"cgroup.freeze").is_ok_and(|is| is.starts_with('1'))
+            || self.write(c"cgroup.freeze", b"1").is_err()
+        {
+            return tell(passes);
+        }
+        let done = tell(passes);
+        let thawed = self.write(c"cgroup.freeze", b"0");
+        done.and_then(|done| thawed.map(|()| done))
+    }
+
+    /// One pass of that. Tells whether there was anybody new, or may be.
+    fn signal_new(
+        &self,
+        signal: Signal,
+        passes: Passes,
+        wanted: &dyn Fn(Pid) -> bool,
+        found: &mut dyn FnMut(Pid),
+        told: &mut HashSet<Pid>,
+    ) -> Result<bool> {
+        let mut news = false;
+        self.walk(&mut |dir| {
+            let mut fresh: VecDeque<Pid> = processes(dir)?.into_iter().filter(|pid| !told.contains(pid)).collect();
+            while !fresh.is_empty() {
+                let opened = open_some(&mut fresh)?;
+                let confirmed: HashSet<Pid> = processes(dir)?.into_iter().collect();
+                for (pid, pidfd) in opened.into_iter().filter(|(pid, _)| confirmed.contains(pid) && wanted(*pid)) {
+                    news = true;
+                    if passes.are_over() {
+                        return Ok(());
+                    }
+                    found(pid);
+                    // Where its pid was reused (ESRCH), the next pass sees the new one. What may not be signalled
+                    // (EPERM) is told once: `cgroup.kill` reaches it.
+                    if pidfd.send(signal) != Err(Errno::SRCH) {
+                        told.insert(pid);
                     }
                 }
-                Ok(())
-            })?;
-            Ok(news)
-        })
+            }
+            Ok(())
+        })?;
+        Ok(news)
     }
 
     /// The processes here and below, as they are now. Those that could be found, and the first error on the way.

@@ -10,7 +10,7 @@ pub(crate) mod leaf;
 pub(crate) mod limits;
 pub mod mount;
 pub(crate) mod oom;
-mod passes;
+pub(crate) mod passes;
 pub(crate) mod probe;
 mod probe_child;
 mod scope;
