@@ -180,7 +180,8 @@ impl<'a> Descendants<'a> {
         };
         let mut leave = |process: &Found| ends |= process.has_ended() && ended.insert(process.identity());
         let lost = self.walk(&mut enter, &mut leave)?;
-        let vanished = here.difference(&now_here).any(|gone| !ended.contains(gone));
+        // Those that had ended too: a list that is read while they are reaped leaves out as many others.
+        let vanished = !here.is_subset(&now_here);
         *here = now_here;
         Ok(news || ends || lost || vanished)
     }
