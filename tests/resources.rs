@@ -59,6 +59,7 @@ fn a_job_that_runs_out_of_memory() {
     let peak = figure(&ran, "memory_peak_bytes");
     assert!((60 * MIB..=64 * MIB).contains(&peak), "{peak} in {ran:#?}");
     assert!(ran.stderr.contains("ran out of memory at "), "{ran:#?}");
+    support::measured(&format!("ended after {:.1} s, at {} KiB", ran.elapsed.as_secs_f64(), peak / 1024));
     if ran.report["oom"]["source"] == "/dev/kmsg" {
         assert_eq!(ran.report["oom"]["victims"][0]["name"], "use", "{ran:#?}");
     }
@@ -155,7 +156,7 @@ fn half_a_cpu() {
     let used = cpu_seconds(&ran);
     // An emulated CPU that others take away from has less to give; never more.
     assert!((1.8 / support::slowness()..=2.2).contains(&used), "{used} s of CPU time in {ran:#?}");
-    println!("{used} s of CPU time in 4 s");
+    support::measured(&format!("{used} s of CPU time in 4 s"));
 }
 
 #[test]
@@ -181,6 +182,7 @@ fn usage_against_the_truth() {
         assert!((100.0..=105.0).contains(&peak), "{peak} MiB in {ran:#?}");
     }
     let (used, truth) = (cpu_seconds(&ran), ran.stdout.trim().parse::<f64>().unwrap());
+    support::measured(&format!("{peak:.1} MiB for 100, {used:.3} s of CPU time for {truth:.3}"));
     assert!(truth > 1.0 && (0.95..=1.05).contains(&(used / truth)), "{used} s, and in truth {truth} s");
 }
 

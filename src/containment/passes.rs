@@ -4,8 +4,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Result;
 
-/// Beyond the passes that are made in any case. In a chain whose links end as soon as they are told, each pass may find only
-/// the next one.
+/// Beyond the passes that are made in any case.
 const TIME: Duration = Duration::from_millis(20);
 
 /// How many passes are made, if it takes them, and for how long.

@@ -9,7 +9,7 @@ use rustix::process::Pid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::actor::{Actor, passes};
+use super::actor::{Actor, TELLING, passes};
 use super::emptied::{emptied, sleep_until};
 use crate::command::ProcessGroup;
 use crate::containment::descendants::Descendants;
@@ -22,6 +22,10 @@ use crate::report::{Figure, NotRemoved, Reason, Report};
 use crate::signal::Signal;
 use crate::stop::{Action, Event, Phase, SignalTo};
 use crate::sys;
+
+/// The stop signal, and SIGCONT, take so long at most: the grace period, within these bounds.
+const LEAST_TELLING: Duration = Duration::from_millis(250);
+const MOST_TELLING: Duration = Duration::from_secs(10);
 
 /// So long at most are leftovers looked at, which live on meanwhile; the others are counted.
 const DESCRIBING: Duration = Duration::from_millis(500);
@@ -65,7 +69,9 @@ impl Actor {
         let mut main_found = false;
         // Leftovers have no main process to be told.
         let all = self.terms.stop.signal_to == SignalTo::All || main.is_none();
-        let passes = || if all { passes() } else { Passes::new(0, Duration::ZERO) };
+        // Whoever has not been told when the grace period would be over is killed.
+        let time = self.terms.stop.grace.clamp(LEAST_TELLING, MOST_TELLING);
+        let passes = || if all { passes(time) } else { Passes::new(0, Duration::ZERO) };
         let stopped = &mut self.report.stopped;
         let told = self.holder.with_reserve(|holder| {
             // Who was missed is killed when the grace period is over.
@@ -108,7 +114,7 @@ impl Actor {
             ProcessGroup::Supervisors => sys::own_process_group().unwrap_or(0),
         };
         let wanted = |pid: Pid| pid != *main && sys::process_group_of(pid) == group;
-        let _ = self.holder.signal_those(signal, passes(), wanted, |_| {});
+        let _ = self.holder.signal_those(signal, passes(TELLING), wanted, |_| {});
     }
 
     pub(super) async fn kill(&mut self) {

@@ -31,11 +31,14 @@ use crate::stop::{Event, Machine, Phase};
 use crate::supervisor::Inner;
 use crate::told::Teller;
 
-/// How often a tree is gone through to tell everybody, and for how long: one that is new each time is not polite either.
-/// Meanwhile nothing else is heard.
-pub(super) fn passes() -> Passes {
-    Passes::new(8, Duration::from_secs(1))
+/// How often a tree is gone through to tell everybody, and for how long: one that is new each time is not polite either. In a
+/// chain whose links end as soon as they are told, each pass may find only the next one. Meanwhile nothing else is heard.
+pub(super) fn passes(time: Duration) -> Passes {
+    Passes::new(64, time)
 }
+
+/// For a signal that is not the stop signal.
+pub(super) const TELLING: Duration = Duration::from_secs(2);
 
 /// All that a job's actor starts with.
 pub(super) struct Assignment {
@@ -335,7 +338,7 @@ impl Actor {
                     Some(Request::Kill) => return Incoming::Event(Event::KillAsked),
                     Some(Request::SignalAll(signal)) => {
                         // Whatever has ended meanwhile, or belongs to another user, can't be told.
-                        let _ = self.holder.with_reserve(|holder| holder.signal_all(signal, passes(), |_| {}));
+                        let _ = self.holder.with_reserve(|holder| holder.signal_all(signal, passes(TELLING), |_| {}));
                     }
                     Some(Request::SignalGroup(signal, sent)) => {
                         self.signal_group(signal);
