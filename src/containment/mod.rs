@@ -15,6 +15,7 @@ pub(crate) mod probe;
 mod probe_child;
 mod scope;
 pub(crate) mod sweep;
+mod tell;
 pub(crate) mod usage;
 
 use std::fmt;
