@@ -27,7 +27,7 @@ use crate::sys;
 const LEAST_TELLING: Duration = Duration::from_millis(250);
 const MOST_TELLING: Duration = Duration::from_secs(10);
 
-/// So long at most are leftovers looked at, which live on meanwhile; the others are counted.
+/// So long at most are those looked at who are to be told, or were left, and live on meanwhile; the others are counted.
 const DESCRIBING: Duration = Duration::from_millis(500);
 
 /// For the guard's answer, beyond the time that it has for its work.
@@ -72,12 +72,12 @@ impl Actor {
         // Whoever has not been told when the grace period would be over is killed.
         let time = self.terms.stop.grace.clamp(LEAST_TELLING, MOST_TELLING);
         let passes = || if all { passes(time) } else { Passes::new(0, Duration::ZERO) };
-        let stopped = &mut self.report.stopped;
+        let (stopped, described) = (&mut self.report.stopped, Instant::now() + DESCRIBING.min(time / 2));
         let told = self.holder.with_reserve(|holder| {
             // Who was missed is killed when the grace period is over.
             let told = holder.signal_all(signal, passes(), |pid| {
                 main_found |= main.as_ref().is_some_and(|(main, _)| *main == pid);
-                stopped.add(pid);
+                stopped.add_until(described, pid);
             });
             let continued = holder.signal_all(Signal::CONT, passes(), |_| {});
             if let Some((pid, pidfd)) = main
@@ -149,7 +149,7 @@ impl Actor {
             let (processes, listed) = holder.processes();
             let bound = Instant::now() + DESCRIBING;
             for pid in processes {
-                if Instant::now() < bound { leftovers.add(pid) } else { leftovers.add_counted(Vec::new(), 1) }
+                leftovers.add_until(bound, pid);
             }
             listed
         });
