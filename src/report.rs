@@ -2,6 +2,8 @@
 
 mod draft;
 
+use std::time::Instant;
+
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -179,6 +181,15 @@ impl ProcessList {
         } else if let Some(process) = ProcessInfo::of_living(pid) {
             self.count += 1;
             self.processes.push(process);
+        }
+    }
+
+    /// The same while there is time to look at it; then it is counted.
+    pub(crate) fn add_until(&mut self, bound: Instant, pid: Pid) {
+        if Instant::now() < bound {
+            self.add(pid);
+        } else {
+            self.count += 1;
         }
     }
 

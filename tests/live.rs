@@ -210,7 +210,7 @@ fn shares_by_weight() {
             }
         }
         let ratio = spent[1] / spent[0];
-        println!("shares: {ratio:.2} to 1 for weights of 300 to 100");
+        support::measured(&format!("shares of {ratio:.2} to 1 for weights of 300 to 100"));
         assert!((3.0 * 0.85..=3.0 * 1.15).contains(&ratio), "{ratio}, of {spent:?}");
         for job in &jobs {
             job.kill();

@@ -1,19 +1,15 @@
 //! One cgroup v2 directory, held by descriptor: kill, watch, walk, remove
 //! (Documentation/admin-guide/cgroup-v2.rst).
 
-use std::collections::{HashSet, VecDeque};
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, unlinkat};
 use rustix::io::{Errno, Result};
 use rustix::path::Arg;
 use rustix::process::Pid;
-
-use super::passes::until_nobody_is_new;
-use crate::pidfd::Pidfd;
-use crate::signal::Signal;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
@@ -22,21 +18,23 @@ const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::
 pub(crate) struct Cgroup {
     dir: OwnedFd,
     path: PathBuf,
+    /// It was killed one by one.
+    pub(super) one_by_one: AtomicBool,
 }
 
 impl Cgroup {
     pub fn new(dir: OwnedFd, path: PathBuf) -> Self {
-        Self { dir, path }
+        Self { dir, path, one_by_one: AtomicBool::new(false) }
     }
 
     /// Opens the cgroup `name` below this one.
     pub fn open(&self, name: &str) -> Result<Self> {
-        Ok(Self { dir: open_in(self.dir.as_fd(), name, DIRECTORY)?, path: self.path.join(name) })
+        Ok(Self::new(open_in(self.dir.as_fd(), name, DIRECTORY)?, self.path.join(name)))
     }
 
     /// The same cgroup, opened once more.
     pub fn again(&self) -> Result<Self> {
-        Ok(Self { dir: open_in(self.dir.as_fd(), c".", DIRECTORY)?, path: self.path.clone() })
+        Ok(Self::new(open_in(self.dir.as_fd(), c".", DIRECTORY)?, self.path.clone()))
     }
 
     /// Makes and opens the cgroup `name` below this one.
@@ -66,13 +64,9 @@ impl Cgroup {
         }
     }
 
-    /// What there was before `cgroup.kill`: freeze, so that nobody new is born, SIGKILL through pidfds, thaw. A frozen
-    /// process dies of SIGKILL (v2 freezer, Linux 5.2); it is thawed whatever happens.
-    fn kill_each(&self) -> Result<()> {
-        let frozen = write(self.dir.as_fd(), c"cgroup.freeze", b"1");
-        let signalled = self.signal_those(Signal::KILL, 1000, |_| true, |_| {});
-        let thawed = write(self.dir.as_fd(), c"cgroup.freeze", b"0");
-        frozen.and(signalled.map(drop)).and(thawed)
+    /// Whether the last kill could have missed somebody: then it is to be done again until nothing runs here.
+    pub fn was_killed_one_by_one(&self) -> bool {
+        self.one_by_one.load(Ordering::Relaxed)
     }
 
     /// Lets every process here and below run again that a freeze holds (`cgroup.freeze`, Linux 5.2).
@@ -80,44 +74,6 @@ impl Cgroup {
         self.walk(&mut |dir| match write(dir, c"cgroup.freeze", b"0") {
             Ok(()) | Err(Errno::NOENT | Errno::NODEV | Errno::ACCESS) => Ok(()),
             Err(errno) => Err(errno),
-        })
-    }
-
-    /// Sends `signal` to every process here and below that is `wanted`, in the order of the lists, until a pass finds nobody
-    /// new; `found` sees each one once, before its signal. Tells whether there was an end to it: against a job that forks
-    /// faster than it can be told, only a kill helps, and `passes` bounds what is tried before.
-    ///
-    /// Only the job is hit: a process is signalled through a pidfd when its pid was in the list *after* that pidfd
-    /// had been opened, so that a pid which was reused in between is answered with ESRCH and looked at anew. So few
-    /// at a time that four free descriptors are enough.
-    pub fn signal_those(
-        &self,
-        signal: Signal,
-        passes: u32,
-        wanted: impl Fn(Pid) -> bool,
-        mut found: impl FnMut(Pid),
-    ) -> Result<bool> {
-        let mut told: HashSet<Pid> = HashSet::new();
-        until_nobody_is_new(passes, || {
-            let mut news = false;
-            self.walk(&mut |dir| {
-                let mut fresh: VecDeque<Pid> = processes(dir)?.into_iter().filter(|pid| !told.contains(pid)).collect();
-                while !fresh.is_empty() {
-                    let opened = open_some(&mut fresh)?;
-                    let confirmed: HashSet<Pid> = processes(dir)?.into_iter().collect();
-                    for (pid, pidfd) in opened.into_iter().filter(|(pid, _)| confirmed.contains(pid) && wanted(*pid)) {
-                        news = true;
-                        found(pid);
-                        // Where its pid was reused (ESRCH), the next pass sees the new one. What may not be signalled
-                        // (EPERM) is told once: `cgroup.kill` reaches it.
-                        if pidfd.send(signal) != Err(Errno::SRCH) {
-                            told.insert(pid);
-                        }
-                    }
-                }
-                Ok(())
-            })?;
-            Ok(news)
         })
     }
 
@@ -167,7 +123,7 @@ impl Cgroup {
 
     /// Calls `visit` with this directory and every one below it. Those that vanish meanwhile are skipped; those that can't
     /// be looked at (another user's) too, and the first of these is told in the end.
-    fn walk(&self, visit: &mut dyn FnMut(BorrowedFd<'_>) -> Result<()>) -> Result<()> {
+    pub(super) fn walk(&self, visit: &mut dyn FnMut(BorrowedFd<'_>) -> Result<()>) -> Result<()> {
         let mut refused = Ok(());
         let mut look = |dir: BorrowedFd<'_>| match visit(dir).and_then(|()| children(dir)) {
             Ok(names) => names.into_iter(),
@@ -311,32 +267,6 @@ fn unless_vanished(errno: Errno) -> Result<()> {
     }
 }
 
-/// Opens the first of those processes, which are taken from the list: as many as there are descriptors for, less two: for
-/// the list that confirms them, and to read about one.
-fn open_some(pids: &mut VecDeque<Pid>) -> Result<Vec<(Pid, Pidfd)>> {
-    const MOST: usize = 64;
-    let mut opened = Vec::new();
-    while opened.len() < MOST
-        && let Some(pid) = pids.pop_front()
-    {
-        match Pidfd::open(pid) {
-            Ok(pidfd) => opened.push((pid, pidfd)),
-            Err(errno @ (Errno::MFILE | Errno::NFILE)) => {
-                pids.push_front(pid);
-                if opened.is_empty() {
-                    return Err(errno);
-                }
-                let keep = opened.len().saturating_sub(2).max(1);
-                opened.drain(keep..).rev().for_each(|(pid, _)| pids.push_front(pid));
-                break;
-            }
-            // It has ended.
-            Err(_) => {}
-        }
-    }
-    Ok(opened)
-}
-
 fn write(dir: BorrowedFd<'_>, file: &CStr, value: &[u8]) -> Result<()> {
     let file = open_in(dir, file, OFlags::WRONLY | OFlags::CLOEXEC)?;
     rustix::io::write(&file, value).map(drop)
@@ -357,7 +287,7 @@ fn read_whole(dir: BorrowedFd<'_>, file: &CStr) -> Result<String> {
 }
 
 /// The processes of one directory. 0 stands for one that this PID namespace does not show: it is left out.
-fn processes(dir: BorrowedFd<'_>) -> Result<Vec<Pid>> {
+pub(super) fn processes(dir: BorrowedFd<'_>) -> Result<Vec<Pid>> {
     match read_whole(dir, c"cgroup.procs") {
         Ok(text) => Ok(text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect()),
         // A threaded cgroup that the job made: its processes are listed by its domain.

@@ -5,12 +5,13 @@
 //! whoever was found once is of the job as long as it lives; its pidfd, opened before, is what the signal goes through.
 
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, Result};
 use rustix::process::Pid;
 
-use super::passes::until_nobody_is_new;
+use super::passes::{Passes, until_nobody_is_new};
 use crate::pidfd::Pidfd;
 use crate::process;
 use crate::signal::Signal;
@@ -21,8 +22,16 @@ const BATCH: usize = 64;
 /// So many descriptors are kept free for the look at those that are held, where they are short.
 const ROOM: usize = 4;
 
-/// So often at most is looked for who is there.
+/// How often, and for how long at most, everybody is stopped before the kill. Whoever is stopped still counts for the user's
+/// limit on processes, and leaves the CPU to us: so a storm that has reached its limit comes to an end in a few passes, where
+/// each one that is killed is replaced at once.
+const STOPS: u32 = 10;
+const STOPPING: Duration = Duration::from_secs(5);
+
+/// So often at most is looked for who is there, once more only so soon, and for so long at most: in a storm there is no end to it.
 const LOOKS: usize = 4;
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+const LOOKING: Duration = Duration::from_secs(2);
 
 /// A process and the clock tick of its start: no two have both.
 type Identity = (Pid, u64);
@@ -110,11 +119,23 @@ impl<'a> Descendants<'a> {
     /// reason is told.
     pub fn processes(&self) -> (Vec<Pid>, Result<()>) {
         let mut before = None;
+        let (again, bound) = (Instant::now() + LOOK_AGAIN, Instant::now() + LOOKING);
         for _ in 0..LOOKS {
             let mut all = Vec::new();
-            let walked = self.walk(&mut |found| all.push(found.pid), &mut |_| {});
+            let walked = self.walk(
+                &mut |found| {
+                    all.push(found.pid);
+                    Instant::now() < bound
+                },
+                &mut |_| {},
+            );
             // While some end, others can be missing: two looks that agree will do.
-            if walked == Ok(false) && all.is_empty() || walked.is_err() || before.as_ref() == Some(&all) {
+            let now = Instant::now();
+            if now >= bound {
+                return (all, walked.and(Err(Errno::TIMEDOUT)));
+            }
+            if walked == Ok(false) && all.is_empty() || walked.is_err() || before.as_ref() == Some(&all) || now >= again
+            {
                 return (all, walked.map(drop));
             }
             before = Some(all);
@@ -127,12 +148,12 @@ impl<'a> Descendants<'a> {
     pub fn signal_those(
         &self,
         signal: Signal,
-        passes: u32,
+        passes: Passes,
         wanted: impl Fn(Pid) -> bool,
         mut found: impl FnMut(Pid),
     ) -> Result<bool> {
         let mut told = Told::default();
-        until_nobody_is_new(passes, || self.signal_new(signal, &wanted, &mut found, &mut told))
+        until_nobody_is_new(passes, || self.signal_new(signal, passes, &wanted, &mut found, &mut told))
     }
 
     /// One pass of that. Tells whether there was anybody new, or may have been: with the end of a process its children get
@@ -140,6 +161,7 @@ impl<'a> Descendants<'a> {
     fn signal_new(
         &self,
         signal: Signal,
+        passes: Passes,
         wanted: &dyn Fn(Pid) -> bool,
         found: &mut dyn FnMut(Pid),
         told: &mut Told,
@@ -154,20 +176,22 @@ impl<'a> Descendants<'a> {
                 // What has ended meanwhile, or may not be signalled, is told once.
                 let _ = process.send(signal);
             }
+            !passes.are_over()
         };
         let mut leave = |process: &Found| ends |= process.has_ended() && ended.insert(process.identity());
         let lost = self.walk(&mut enter, &mut leave)?;
-        let vanished = here.difference(&now_here).any(|gone| !ended.contains(gone));
+        // Those that had ended too: a list that is read while they are reaped leaves out as many others.
+        let vanished = !here.is_subset(&now_here);
         *here = now_here;
         Ok(news || ends || lost || vanished)
     }
 
-    /// SIGKILL to all of them. First everybody is stopped, until a pass finds nobody new or 20 ms are over, so that nobody
+    /// SIGKILL to all of them. First everybody is stopped, until a pass finds nobody new, so that nobody
     /// is born meanwhile; then killed, the deepest first: a stopped process group that is orphaned by the end of a parent is
     /// continued by the kernel (setpgid(2)), and could fork. `killed` sees each that the signal could be sent to.
     pub fn kill_all(&self, mut killed: impl FnMut(Pid)) -> Result<()> {
-        let stopped = self.signal_those(Signal::STOP, 1, |_| true, |_| {});
-        let done = self.walk(&mut |_| {}, &mut |process| {
+        let stopped = self.signal_those(Signal::STOP, Passes::new(STOPS, STOPPING), |_| true, |_| {});
+        let done = self.walk(&mut |_| true, &mut |process| {
             if process.send(Signal::KILL).is_ok() {
                 killed(process.pid);
             }
@@ -185,8 +209,8 @@ impl<'a> Descendants<'a> {
     }
 
     /// Goes through the tree: `enter` sees each before its children, `leave` after them. Tells whether some were gone, or had
-    /// another parent, as soon as they were to be looked at.
-    fn walk(&self, enter: &mut dyn FnMut(&Found), leave: &mut dyn FnMut(&Found)) -> Result<bool> {
+    /// another parent, as soon as they were to be looked at, or were not, since `enter` had enough.
+    fn walk(&self, enter: &mut dyn FnMut(&Found) -> bool, leave: &mut dyn FnMut(&Found)) -> Result<bool> {
         let (mut refused, mut lost) = (Ok(()), false);
         let mut room = Vec::new();
         let root = Found { pid: self.root, pidfd: None, started: 0, is_own: false };
@@ -216,7 +240,9 @@ impl<'a> Descendants<'a> {
             {
                 match Found::child_of(process, pid) {
                     Ok(Some(child)) => {
-                        enter(&child);
+                        if !enter(&child) {
+                            return Ok(true);
+                        }
                         held.push(child);
                     }
                     Ok(None) => lost = true,

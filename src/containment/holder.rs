@@ -7,6 +7,7 @@ use rustix::process::Pid;
 
 use super::descendants::Descendants;
 use super::leaf::Leaf;
+use super::passes::Passes;
 use crate::guard::link::Link;
 use crate::signal::Signal;
 
@@ -36,7 +37,7 @@ impl Holder {
 
     /// Sends `signal` to every process until a pass finds nobody new; `found` sees each once, before its signal. Tells
     /// whether there was an end to it within `passes`.
-    pub fn signal_all(&self, signal: Signal, passes: u32, found: impl FnMut(Pid)) -> Result<bool> {
+    pub fn signal_all(&self, signal: Signal, passes: Passes, found: impl FnMut(Pid)) -> Result<bool> {
         self.signal_those(signal, passes, |_| true, found)
     }
 
@@ -44,7 +45,7 @@ impl Holder {
     pub fn signal_those(
         &self,
         signal: Signal,
-        passes: u32,
+        passes: Passes,
         wanted: impl Fn(Pid) -> bool,
         found: impl FnMut(Pid),
     ) -> Result<bool> {

@@ -10,11 +10,12 @@ pub(crate) mod leaf;
 pub(crate) mod limits;
 pub mod mount;
 pub(crate) mod oom;
-mod passes;
+pub(crate) mod passes;
 pub(crate) mod probe;
 mod probe_child;
 mod scope;
 pub(crate) mod sweep;
+mod tell;
 pub(crate) mod usage;
 
 use std::fmt;

@@ -16,6 +16,9 @@ use crate::sys;
 /// What is killed is gone soon; a start does not wait longer for what is not, however many bases it finds.
 const BOUND: Duration = Duration::from_millis(200);
 
+/// How soon it is killed again where that is done one by one.
+const KILL_AGAIN: Duration = Duration::from_millis(10);
+
 /// From 6.19 on a last process can be off the count and not yet off the directory, and no event tells.
 const BUSY_AGAIN: Duration = Duration::from_millis(1);
 
@@ -61,6 +64,7 @@ pub(crate) fn end(cgroup: &Cgroup, bound: Duration) -> Result<()> {
         if left.is_zero() {
             return Err(Errno::BUSY);
         }
+        let left = if cgroup.was_killed_one_by_one() { left.min(KILL_AGAIN) } else { left };
         wait(&[PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)], left);
     }
     Ok(())

@@ -10,10 +10,11 @@ use rustix::process::{Pid, getpid};
 use super::KILL_BOUND;
 use super::event_loop::{BASE, Guard};
 use super::protocol::{self, FromGuard, ToGuard};
-use super::sweep::SweepAll;
+use super::sweep::{SweepAll, hurry};
 use crate::containment::cgroup::{Cgroup, populated};
 use crate::containment::delegation;
 use crate::containment::descendants::Descendants;
+use crate::containment::passes::Passes;
 use crate::reap::{self, Reap};
 use crate::signal::Signal;
 use crate::sys;
@@ -21,8 +22,8 @@ use crate::sys;
 /// So long after its last signal a job is killed: within the second of promise 2.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// So often who is new is told too.
-const FAREWELL_PASSES: u32 = 3;
+/// So often who is new is told too, and all of them for so long at most.
+const FAREWELL_PASSES: (u32, Duration) = (3, Duration::from_millis(200));
 
 /// How often a cgroup is looked at that the supervisor may remove at the same time.
 const REMOVED_UNSEEN: Duration = Duration::from_millis(10);
@@ -92,7 +93,8 @@ impl Guard {
             let is_ours = |child: Pid| alone || child.as_raw_nonzero().get() == job.pid;
             let all = Descendants::of_some(getpid(), &is_ours);
             for signal in [signal, Signal::CONT] {
-                let _ = all.signal_those(signal, FAREWELL_PASSES, |_| true, |_| {});
+                let (least, time) = FAREWELL_PASSES;
+                let _ = all.signal_those(signal, Passes::new(least, time), |_| true, |_| {});
             }
             patience = Some(Instant::now() + FAREWELL);
         }
@@ -132,6 +134,7 @@ impl Guard {
     /// Ends what left its cgroup, or never had one: whatever still descends from the guard.
     fn end_descendants(&mut self, bound: Instant) {
         self.jobs.clear();
+        hurry();
         let mut all = SweepAll::default();
         while !self.reap_quietly(|pid| all.reaped(pid)) && Instant::now() < bound {
             all.step();

@@ -213,7 +213,12 @@ impl Drop for Link {
 }
 
 fn pidfd_advice(errno: Errno) -> &'static str {
-    if errno == Errno::NOSYS { "Linux 5.7 or later is needed" } else { short_of_descriptors(errno) }
+    match errno {
+        Errno::NOSYS => {
+            "Linux 5.7 or later is needed, and no seccomp filter (a unit's SystemCallFilter=) that refuses it"
+        }
+        errno => short_of_descriptors(errno),
+    }
 }
 
 /// Waits until an executed guard says that it is ready, and tells its pid, its pidfd and that of its outer guard.

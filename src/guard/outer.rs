@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, Result};
 use rustix::process::{Pid, PidfdFlags, getpid, getppid, pidfd_open, set_child_subreaper, setpgid};
 
-use super::sweep::SweepAll;
+use super::sweep::{SweepAll, hurry};
 use super::{KILL_BOUND, event_loop};
 use crate::reap::{self, Reap};
 use crate::sys;
@@ -47,6 +47,7 @@ fn outlive(guard: Pid) -> Result<()> {
                 Reap::Child(child) => {
                     all.reaped(child.pid);
                     if child.pid == guard.as_raw_nonzero().get() {
+                        hurry();
                         bound = Some(Instant::now() + KILL_BOUND);
                     }
                 }

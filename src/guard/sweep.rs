@@ -28,6 +28,13 @@ pub(super) struct Sweep {
     pub all: Option<SweepAll<'static>>,
 }
 
+/// Takes precedence over what is to be ended, where that is allowed (root, or RLIMIT_NICE): a storm of 200 leaves a guard that
+/// is nothing better than one of them a hundredth of two CPUs before Linux 6.6, and it never comes to its end. Only in a guard
+/// that starts nobody any more, who would inherit it.
+pub(super) fn hurry() {
+    let _ = rustix::process::setpriority_process(None, -20);
+}
+
 /// What a sweep that is over has found.
 #[derive(Default)]
 pub(super) struct Found {
@@ -40,6 +47,9 @@ pub(super) struct Found {
 impl Sweep {
     /// With `all`, whatever descends from the guard is the job's.
     pub fn new(job: JobId, bound: Instant, all: bool, given_up: bool) -> Self {
+        if all {
+            hurry();
+        }
         let all = all.then(SweepAll::default);
         Self { job, bound, emigrants: Vec::new(), seen: HashSet::new(), given_up, all }
     }

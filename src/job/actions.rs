@@ -9,11 +9,12 @@ use rustix::process::Pid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::actor::{Actor, PASSES};
+use super::actor::{Actor, TELLING, passes};
 use super::emptied::{emptied, sleep_until};
 use crate::command::ProcessGroup;
 use crate::containment::descendants::Descendants;
 use crate::containment::holder::Holder;
+use crate::containment::passes::Passes;
 use crate::guard::KILL_BOUND;
 use crate::guard::protocol::ToGuard;
 use crate::process::ProcessInfo;
@@ -21,6 +22,13 @@ use crate::report::{Figure, NotRemoved, Reason, Report};
 use crate::signal::Signal;
 use crate::stop::{Action, Event, Phase, SignalTo};
 use crate::sys;
+
+/// The stop signal, and SIGCONT, take so long at most: the grace period, within these bounds.
+const LEAST_TELLING: Duration = Duration::from_millis(250);
+const MOST_TELLING: Duration = Duration::from_secs(10);
+
+/// So long at most are those looked at who are to be told, or were left, and live on meanwhile; the others are counted.
+const DESCRIBING: Duration = Duration::from_millis(500);
 
 /// For the guard's answer, beyond the time that it has for its work.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -60,15 +68,18 @@ impl Actor {
         let main = self.main.clone().filter(|_| !self.machine.main_exited);
         let mut main_found = false;
         // Leftovers have no main process to be told.
-        let passes = if self.terms.stop.signal_to == SignalTo::All || main.is_none() { PASSES } else { 0 };
-        let stopped = &mut self.report.stopped;
+        let all = self.terms.stop.signal_to == SignalTo::All || main.is_none();
+        // Whoever has not been told when the grace period would be over is killed.
+        let time = self.terms.stop.grace.clamp(LEAST_TELLING, MOST_TELLING);
+        let passes = || if all { passes(time) } else { Passes::new(0, Duration::ZERO) };
+        let (stopped, described) = (&mut self.report.stopped, Instant::now() + DESCRIBING.min(time / 2));
         let told = self.holder.with_reserve(|holder| {
             // Who was missed is killed when the grace period is over.
-            let told = holder.signal_all(signal, passes, |pid| {
+            let told = holder.signal_all(signal, passes(), |pid| {
                 main_found |= main.as_ref().is_some_and(|(main, _)| *main == pid);
-                stopped.add(pid);
+                stopped.add_until(described, pid);
             });
-            let continued = holder.signal_all(Signal::CONT, passes, |_| {});
+            let continued = holder.signal_all(Signal::CONT, passes(), |_| {});
             if let Some((pid, pidfd)) = main
                 && !main_found
             {
@@ -103,7 +114,7 @@ impl Actor {
             ProcessGroup::Supervisors => sys::own_process_group().unwrap_or(0),
         };
         let wanted = |pid: Pid| pid != *main && sys::process_group_of(pid) == group;
-        let _ = self.holder.signal_those(signal, PASSES, wanted, |_| {});
+        let _ = self.holder.signal_those(signal, passes(TELLING), wanted, |_| {});
     }
 
     pub(super) async fn kill(&mut self) {
@@ -136,7 +147,10 @@ impl Actor {
         let leftovers = &mut self.report.leftovers;
         let listed = self.holder.with_reserve(|holder| {
             let (processes, listed) = holder.processes();
-            processes.into_iter().for_each(|pid| leftovers.add(pid));
+            let bound = Instant::now() + DESCRIBING;
+            for pid in processes {
+                leftovers.add_until(bound, pid);
+            }
             listed
         });
         if let Err(errno) = listed {

@@ -17,6 +17,7 @@ use super::terms::Terms;
 use crate::containment::Refusal;
 use crate::containment::holder::Holder;
 use crate::containment::oom;
+use crate::containment::passes::Passes;
 use crate::containment::usage::Seen;
 use crate::error::{Error, Result, SpawnError};
 use crate::events::Log;
@@ -30,8 +31,14 @@ use crate::stop::{Event, Machine, Phase};
 use crate::supervisor::Inner;
 use crate::told::Teller;
 
-/// How often a tree is gone through to tell everybody: one that is new each time is not polite either.
-pub(super) const PASSES: u32 = 8;
+/// How often a tree is gone through to tell everybody, and for how long: one that is new each time is not polite either. In a
+/// chain whose links end as soon as they are told, each pass may find only the next one. Meanwhile nothing else is heard.
+pub(super) fn passes(time: Duration) -> Passes {
+    Passes::new(64, time)
+}
+
+/// For a signal that is not the stop signal.
+pub(super) const TELLING: Duration = Duration::from_secs(2);
 
 /// All that a job's actor starts with.
 pub(super) struct Assignment {
@@ -331,7 +338,7 @@ impl Actor {
                     Some(Request::Kill) => return Incoming::Event(Event::KillAsked),
                     Some(Request::SignalAll(signal)) => {
                         // Whatever has ended meanwhile, or belongs to another user, can't be told.
-                        let _ = self.holder.with_reserve(|holder| holder.signal_all(signal, PASSES, |_| {}));
+                        let _ = self.holder.with_reserve(|holder| holder.signal_all(signal, passes(TELLING), |_| {}));
                     }
                     Some(Request::SignalGroup(signal, sent)) => {
                         self.signal_group(signal);

@@ -18,6 +18,9 @@ const BLIND: Duration = Duration::from_millis(50);
 /// above would; it takes a descriptor and an instance of the user's 128, to watch for what is over in a moment.
 const REMOVED_UNSEEN: Duration = Duration::from_millis(10);
 
+/// How soon it is killed again where that is done one by one (a kernel without `cgroup.kill`): somebody can be missed.
+const KILL_AGAIN: Duration = Duration::from_millis(20);
+
 /// Waits until nothing runs in the leaf. Its file is read first: a notification can be 10 ms late (the kernel spaces
 /// them), and what is true already is never told again. A guard that is lost removes the directory too, unless it was
 /// killed.
@@ -50,6 +53,8 @@ async fn leaf_emptied(leaf: &Leaf, watch: Option<&AsyncFd<OwnedFd>>, guard_lost:
         tokio::select! {
             () = ready => {}
             () = tokio::time::sleep(REMOVED_UNSEEN), if guard_lost => {}
+            // The bound tells what this does not end.
+            () = tokio::time::sleep(KILL_AGAIN), if leaf.cgroup().was_killed_one_by_one() => drop(leaf.kill()),
         }
     }
 }

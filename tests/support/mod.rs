@@ -187,6 +187,12 @@ pub fn has(name: &str, present: bool, reason: &str) -> bool {
     false
 }
 
+/// A figure for whoever reads the output of a test that passed.
+pub fn measured(what: &str) {
+    let test = std::thread::current().name().unwrap_or_default().to_owned();
+    let _ = writeln!(std::io::stderr(), "MEASURED {test}: {what}");
+}
+
 /// A cgroup v2 that pinfold can use.
 pub fn has_cgroup() -> bool {
     static USABLE: OnceLock<Result<(), String>> = OnceLock::new();

@@ -1,0 +1,126 @@
+//! A signal for everybody in a cgroup, and a kill without `cgroup.kill`.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rustix::io::{Errno, Result};
+use rustix::process::Pid;
+
+use super::cgroup::{Cgroup, processes};
+use super::passes::{Passes, until_nobody_is_new};
+use crate::pidfd::Pidfd;
+use crate::signal::Signal;
+
+/// So long at most in one go.
+const ONE_BY_ONE: Duration = Duration::from_secs(1);
+
+/// So long is a job told as it runs; longer than anything but a storm takes.
+const UNFROZEN: Duration = Duration::from_millis(250);
+
+impl Cgroup {
+    /// What there was before `cgroup.kill`: freeze, so that nobody new is born, SIGKILL through pidfds, thaw. A frozen
+    /// process dies of SIGKILL (v2 freezer, Linux 5.2); it is thawed whatever happens.
+    ///
+    /// A child whose fork was under way then can come into the list after the last pass: kill again while it is populated.
+    pub(super) fn kill_each(&self) -> Result<()> {
+        self.one_by_one.store(true, Ordering::Relaxed);
+        let frozen = self.write(c"cgroup.freeze", b"1");
+        let signalled = self.signal_those(Signal::KILL, Passes::new(1000, ONE_BY_ONE), |_| true, |_| {});
+        let thawed = self.write(c"cgroup.freeze", b"0");
+        frozen.and(signalled.map(drop)).and(thawed)
+    }
+
+    /// Sends `signal` to every process here and below that is `wanted`, in the order of the lists, until a pass finds nobody
+    /// new; `found` sees each one once, before its signal. Tells whether there was an end to it: against a job that forks
+    /// faster than it can be told, only a kill helps, and `passes` bounds what is tried before.
+    ///
+    /// Only the job is hit: a process is signalled through a pidfd when its pid was in the list *after* that pidfd
+    /// had been opened, so that a pid which was reused in between is answered with ESRCH and looked at anew. So few
+    /// at a time that four free descriptors are enough.
+    pub fn signal_those(
+        &self,
+        signal: Signal,
+        passes: Passes,
+        wanted: impl Fn(Pid) -> bool,
+        mut found: impl FnMut(Pid),
+    ) -> Result<bool> {
+        let mut told = HashSet::new();
+        let mut tell = |passes: Passes| {
+            until_nobody_is_new(passes, || self.signal_new(signal, passes, &wanted, &mut found, &mut told))
+        };
+        if tell(passes.within(UNFROZEN))? {
+            return Ok(true);
+        }
+        // It forks faster than it can be told, or leaves us no CPU for that: nobody is born while it is frozen. If it is so
+        // already, it is not for us to thaw.
+        if passes.are_none()
+            || self.read(c"cgroup.freeze").is_ok_and(|is| is.starts_with('1'))
+            || self.write(c"cgroup.freeze", b"1").is_err()
+        {
+            return tell(passes);
+        }
+        let done = tell(passes);
+        let thawed = self.write(c"cgroup.freeze", b"0");
+        done.and_then(|done| thawed.map(|()| done))
+    }
+
+    /// One pass of that. Tells whether there was anybody new, or may be.
+    fn signal_new(
+        &self,
+        signal: Signal,
+        passes: Passes,
+        wanted: &dyn Fn(Pid) -> bool,
+        found: &mut dyn FnMut(Pid),
+        told: &mut HashSet<Pid>,
+    ) -> Result<bool> {
+        let mut news = false;
+        self.walk(&mut |dir| {
+            let mut fresh: VecDeque<Pid> = processes(dir)?.into_iter().filter(|pid| !told.contains(pid)).collect();
+            while !fresh.is_empty() {
+                let opened = open_some(&mut fresh)?;
+                let confirmed: HashSet<Pid> = processes(dir)?.into_iter().collect();
+                for (pid, pidfd) in opened.into_iter().filter(|(pid, _)| confirmed.contains(pid) && wanted(*pid)) {
+                    news = true;
+                    if passes.are_over() {
+                        return Ok(());
+                    }
+                    found(pid);
+                    // Where its pid was reused (ESRCH), the next pass sees the new one. What may not be signalled
+                    // (EPERM) is told once: `cgroup.kill` reaches it.
+                    if pidfd.send(signal) != Err(Errno::SRCH) {
+                        told.insert(pid);
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        Ok(news)
+    }
+}
+
+/// Opens the first of those processes, which are taken from the list: as many as there are descriptors for, less two: for
+/// the list that confirms them, and to read about one.
+fn open_some(pids: &mut VecDeque<Pid>) -> Result<Vec<(Pid, Pidfd)>> {
+    const MOST: usize = 64;
+    let mut opened = Vec::new();
+    while opened.len() < MOST
+        && let Some(pid) = pids.pop_front()
+    {
+        match Pidfd::open(pid) {
+            Ok(pidfd) => opened.push((pid, pidfd)),
+            Err(errno @ (Errno::MFILE | Errno::NFILE)) => {
+                pids.push_front(pid);
+                if opened.is_empty() {
+                    return Err(errno);
+                }
+                let keep = opened.len().saturating_sub(2).max(1);
+                opened.drain(keep..).rev().for_each(|(pid, _)| pids.push_front(pid));
+                break;
+            }
+            // It has ended.
+            Err(_) => {}
+        }
+    }
+    Ok(opened)
+}
