@@ -7,6 +7,7 @@ mod ending;
 mod handle;
 mod live;
 mod order;
+mod spawn;
 mod streams;
 mod terms;
 

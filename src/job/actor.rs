@@ -4,7 +4,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
 use rustix::process::Pid;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
@@ -19,13 +18,13 @@ use crate::containment::holder::Holder;
 use crate::containment::oom;
 use crate::containment::passes::Passes;
 use crate::containment::usage::Seen;
-use crate::error::{Error, Result, SpawnError};
+use crate::error::Result;
 use crate::events::Log;
 use crate::guard::link::{Answer, Link};
 use crate::guard::protocol::{FromGuard, JobId, Spent};
 use crate::pidfd::Pidfd;
 use crate::queue::{Receiver, Sender};
-use crate::report::{Born, ContainmentKind, Draft, Report, Usage};
+use crate::report::{ContainmentKind, Draft, Report, Usage};
 use crate::signal::Signal;
 use crate::stop::{Event, Machine, Phase};
 use crate::supervisor::Inner;
@@ -60,7 +59,7 @@ pub(super) struct Assignment {
     pub memory: Arc<oom::Watch>,
 }
 
-type Started = Result<(i32, Arc<Pidfd>)>;
+pub(super) type Started = Result<(i32, Arc<Pidfd>)>;
 
 /// Starts the job, tells `spawned`, brings it to its end, tells `finished`.
 pub(super) async fn run(assignment: Box<Assignment>, spawned: oneshot::Sender<Started>, finished: Teller<Arc<Report>>) {
@@ -191,64 +190,6 @@ impl Actor {
         Some(self.begun.elapsed().as_secs_f64())
     }
 
-    /// Orders the spawn. A stop, a kill or the deadline meanwhile kills the leaf: an exec can take long.
-    async fn spawn(&mut self) -> Started {
-        // Kernels before 6.4 do not tell a process that is cloned into a cpuset which CPUs it may use (fixed by "cgroup/cpuset:
-        // Make cpuset_fork() handle CLONE_INTO_CGROUP properly"); one that joins it is told.
-        let mut join = self.terms.cpuset;
-        loop {
-            self.order.give(&self.link, self.id, self.holder.leaf(), join).await?;
-            self.expect_answer();
-            let answer = loop {
-                match self.next_event().await {
-                    Incoming::Answer(message, pidfd) => break (message, pidfd),
-                    Incoming::Event(Event::GuardLost) => return Err(Error::GuardLost),
-                    Incoming::Event(event) => self.handle(event).await,
-                }
-                if self.machine.phase == Phase::Gone {
-                    return Err(self.spawn_error(crate::error::SpawnStage::Exec, Errno::TIMEDOUT));
-                }
-            };
-            match answer {
-                (FromGuard::Spawned { pid, joined, .. }, Some(pidfd)) => {
-                    self.report.phases.spawned = self.elapsed();
-                    let born = if joined { Born::Joined } else { Born::Cloned };
-                    self.report.containment.born = self.holder.leaf().map(|_| born);
-                    self.report.pid = Some(pid);
-                    self.order.close();
-                    self.hurried = false;
-                    self.events.follow(&self.report, self.machine.reason);
-                    let pidfd = Arc::new(Pidfd::from(pidfd));
-                    self.main = Pid::from_raw(pid).map(|pid| (pid, pidfd.clone()));
-                    // What was asked for meanwhile may have met an empty leaf.
-                    match self.machine.phase {
-                        Phase::Stopping if self.report.stopped.count == 0 => self.send_stop_signal(),
-                        Phase::Killing => self.kill().await,
-                        _ => {}
-                    }
-                    return Ok((pid, pidfd));
-                }
-                // Killed before its first instruction, and not by us: the kernel's kill-sequence bug.
-                (FromGuard::NotStarted { .. }, _) if self.machine.phase == Phase::Running && !join => join = true,
-                _ if self.machine.phase != Phase::Running => {
-                    return Err(Error::EndedEarly { program: self.program(), reason: self.machine.reason });
-                }
-                (FromGuard::SpawnFailed { stage, errno, .. }, _) => {
-                    return Err(self.spawn_error(stage, Errno::from_raw_os_error(errno)));
-                }
-                _ => return Err(self.spawn_error(crate::error::SpawnStage::Clone, Errno::INTR)),
-            }
-        }
-    }
-
-    fn spawn_error(&self, stage: crate::error::SpawnStage, errno: Errno) -> Error {
-        Error::Spawn(SpawnError { stage, errno, program: self.program(), cwd: self.report.cwd.clone() })
-    }
-
-    fn program(&self) -> String {
-        self.report.command.first().cloned().unwrap_or_default()
-    }
-
     /// Runs the machine until the job is gone.
     async fn live(&mut self) {
         self.ending = self.main.as_ref().and_then(|(_, pidfd)| Ending::of(pidfd));
@@ -303,7 +244,7 @@ impl Actor {
     }
 
     /// Waits for what comes next, and for nothing that can't.
-    async fn next_event(&mut self) -> Incoming {
+    pub(super) async fn next_event(&mut self) -> Incoming {
         let watching = matches!(self.machine.phase, Phase::Stopping | Phase::Killing) || self.machine.main_exited;
         if watching && self.watch.is_none() && self.machine.phase != Phase::Draining {
             self.watch = self.open_watch();
@@ -377,7 +318,7 @@ impl Actor {
         }
     }
 
-    async fn handle(&mut self, event: Event) {
+    pub(super) async fn handle(&mut self, event: Event) {
         let before = self.machine;
         let (after, actions) = before.on(event);
         self.machine = after;
@@ -397,7 +338,7 @@ impl Actor {
     }
 }
 
-enum Incoming {
+pub(super) enum Incoming {
     Event(Event),
     Answer(FromGuard, Option<OwnedFd>),
 }

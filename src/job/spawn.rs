@@ -1,0 +1,73 @@
+//! The start of a job: the order to the guard, and its answer.
+
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+use super::actor::{Actor, Incoming, Started};
+use crate::error::{Error, SpawnError, SpawnStage};
+use crate::guard::protocol::FromGuard;
+use crate::pidfd::Pidfd;
+use crate::report::Born;
+use crate::stop::{Event, Phase};
+
+impl Actor {
+    /// Orders the spawn. A stop, a kill or the deadline meanwhile kills the leaf: an exec can take long.
+    pub(super) async fn spawn(&mut self) -> Started {
+        // Kernels before 6.4 do not tell a process that is cloned into a cpuset which CPUs it may use (fixed by "cgroup/cpuset:
+        // Make cpuset_fork() handle CLONE_INTO_CGROUP properly"); one that joins it is told.
+        let mut join = self.terms.cpuset;
+        loop {
+            self.order.give(&self.link, self.id, self.holder.leaf(), join).await?;
+            self.expect_answer();
+            let answer = loop {
+                match self.next_event().await {
+                    Incoming::Answer(message, pidfd) => break (message, pidfd),
+                    Incoming::Event(Event::GuardLost) => return Err(Error::GuardLost),
+                    Incoming::Event(event) => self.handle(event).await,
+                }
+                if self.machine.phase == Phase::Gone {
+                    return Err(self.spawn_error(SpawnStage::Exec, Errno::TIMEDOUT));
+                }
+            };
+            match answer {
+                (FromGuard::Spawned { pid, joined, .. }, Some(pidfd)) => {
+                    self.report.phases.spawned = self.elapsed();
+                    let born = if joined { Born::Joined } else { Born::Cloned };
+                    self.report.containment.born = self.holder.leaf().map(|_| born);
+                    self.report.pid = Some(pid);
+                    self.order.close();
+                    self.hurried = false;
+                    self.events.follow(&self.report, self.machine.reason);
+                    let pidfd = Arc::new(Pidfd::from(pidfd));
+                    self.main = Pid::from_raw(pid).map(|pid| (pid, pidfd.clone()));
+                    // What was asked for meanwhile may have met an empty leaf.
+                    match self.machine.phase {
+                        Phase::Stopping if self.report.stopped.count == 0 => self.send_stop_signal(),
+                        Phase::Killing => self.kill().await,
+                        _ => {}
+                    }
+                    return Ok((pid, pidfd));
+                }
+                // Killed before its first instruction, and not by us: the kernel's kill-sequence bug.
+                (FromGuard::NotStarted { .. }, _) if self.machine.phase == Phase::Running && !join => join = true,
+                _ if self.machine.phase != Phase::Running => {
+                    return Err(Error::EndedEarly { program: self.program(), reason: self.machine.reason });
+                }
+                (FromGuard::SpawnFailed { stage, errno, .. }, _) => {
+                    return Err(self.spawn_error(stage, Errno::from_raw_os_error(errno)));
+                }
+                _ => return Err(self.spawn_error(SpawnStage::Clone, Errno::INTR)),
+            }
+        }
+    }
+
+    fn spawn_error(&self, stage: SpawnStage, errno: Errno) -> Error {
+        Error::Spawn(SpawnError { stage, errno, program: self.program(), cwd: self.report.cwd.clone() })
+    }
+
+    fn program(&self) -> String {
+        self.report.command.first().cloned().unwrap_or_default()
+    }
+}
