@@ -365,7 +365,7 @@ mod tests {
             assert!(shared.is_some() && exclusive_lock(&place.0).is_none());
             drop(shared);
             // A child of another test has a copy of it until its exec.
-            flock(&lock_file(&place.0).unwrap(), FlockOperation::LockExclusive).unwrap();
+            flock(lock_file(&place.0).unwrap(), FlockOperation::LockExclusive).unwrap();
         });
     }
 

@@ -25,8 +25,10 @@ const ROOM: usize = 4;
 /// How often, and for how long at most, everybody is stopped before the kill. Whoever is stopped still counts for the user's
 /// limit on processes, and leaves the CPU to us: so a storm that has reached its limit comes to an end in a few passes, where
 /// each one that is killed is replaced at once.
+/// A few who hand over to a child and end are not to be had in this way, however often: they are chased.
 const STOPS: u32 = 10;
 const STOPPING: Duration = Duration::from_secs(5);
+const STORM: usize = 32;
 
 /// So often at most is looked for who is there, once more only so soon, and for so long at most: in a storm there is no end to it.
 const LOOKS: usize = 4;
@@ -190,13 +192,24 @@ impl<'a> Descendants<'a> {
     /// is born meanwhile; then killed, the deepest first: a stopped process group that is orphaned by the end of a parent is
     /// continued by the kernel (setpgid(2)), and could fork. `killed` sees each that the signal could be sent to.
     pub fn kill_all(&self, mut killed: impl FnMut(Pid)) -> Result<()> {
-        let stopped = self.signal_those(Signal::STOP, Passes::new(STOPS, STOPPING), |_| true, |_| {});
+        let stopped = self.stop_all();
         let done = self.walk(&mut |_| true, &mut |process| {
             if process.send(Signal::KILL).is_ok() {
                 killed(process.pid);
             }
         });
         stopped.and(done).map(drop)
+    }
+
+    fn stop_all(&self) -> Result<bool> {
+        let passes = Passes::new(1, STOPPING);
+        let mut told = Told::default();
+        let mut pass = |told: &mut Told| self.signal_new(Signal::STOP, passes, &|_| true, &mut |_| {}, told);
+        let stopped = until_nobody_is_new(passes, || pass(&mut told))?;
+        if stopped || told.here.difference(&told.ended).count() < STORM {
+            return Ok(stopped);
+        }
+        until_nobody_is_new(passes.at_least(STOPS), || pass(&mut told))
     }
 
     /// The direct children.

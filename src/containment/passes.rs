@@ -27,6 +27,11 @@ impl Passes {
         Self { bound: self.bound.min(Instant::now() + time), ..self }
     }
 
+    /// The same, so many in any case.
+    pub fn at_least(self, least: u32) -> Self {
+        Self { least, ..self }
+    }
+
     /// Whether none are to be made.
     pub fn are_none(self) -> bool {
         self.least == 0

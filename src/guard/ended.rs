@@ -16,6 +16,10 @@ use crate::sys;
 impl Guard {
     pub(super) fn child_ended(&mut self) -> Result<()> {
         if self.pace.puts_off(Instant::now(), !self.sweeps.is_empty()) {
+            if !self.sweeps.is_empty() {
+                // Each end is another step of the sweep.
+                return sys::read_signal(self.children.as_fd()).map(drop);
+            }
             // The signal is left pending: until it is read, no further one wakes the guard (signal(7), standard signals).
             return self.listen_for_children(false);
         }
