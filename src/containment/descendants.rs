@@ -204,7 +204,7 @@ impl<'a> Descendants<'a> {
     fn stop_all(&self) -> Result<bool> {
         let passes = Passes::new(1, STOPPING);
         let mut told = Told::default();
-        let mut pass = |told: &mut Told| self.signal_new(Signal::STOP, passes, &|_| true, &mut |_| {}, told);
+        let pass = |told: &mut Told| self.signal_new(Signal::STOP, passes, &|_| true, &mut |_| {}, told);
         let stopped = until_nobody_is_new(passes, || pass(&mut told))?;
         if stopped || told.here.difference(&told.ended).count() < STORM {
             return Ok(stopped);
