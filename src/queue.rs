@@ -109,6 +109,11 @@ impl<T> Receiver<T> {
         poll_fn(|context| self.poll_recv(context)).await
     }
 
+    /// Whether nothing waits to be read.
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().waiting.is_empty()
+    }
+
     pub fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<T>> {
         let mut inner = self.0.lock();
         if let Some(value) = inner.waiting.pop_front() {

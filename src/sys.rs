@@ -158,6 +158,15 @@ pub fn watched(fd: OwnedFd, interest: Interest) -> std::io::Result<AsyncFd<Owned
     unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(Into::into)
 }
 
+/// The same for one that somebody else uses too.
+///
+/// # Panics
+/// Outside a tokio runtime.
+pub fn watched_shared(fd: Arc<OwnedFd>, interest: Interest) -> std::io::Result<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: the Arc keeps its one descriptor open for as long as the AsyncFd owns it.
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(Into::into)
+}
+
 /// A pidfd that somebody else uses too.
 pub struct SharedPidfd(Arc<Pidfd>);
 

@@ -55,15 +55,15 @@ impl Command {
 
     /// The inherited variables in their order, changed as asked, then the new ones.
     fn environment(&self) -> Block {
-        let mut block = Block::default();
+        let inherited = (!self.clear_env).then(std::env::vars_os);
+        let mut block =
+            Block::with_room_for(inherited.as_ref().map_or(0, |known| known.size_hint().0) + self.env.len());
         let mut push = |key: &OsString, value: &OsString| block.push(&[key.as_bytes(), b"=", value.as_bytes()]);
         let users = self.user.iter().filter(|_| !self.clear_env).flat_map(|user| &user.environment);
         let users: Vec<_> = users.filter(|(key, _)| !self.env.contains_key(key)).collect();
-        if !self.clear_env {
-            for (key, value) in std::env::vars_os() {
-                if !self.env.contains_key(&key) && !users.iter().any(|(known, _)| *known == key) {
-                    push(&key, &value);
-                }
+        for (key, value) in inherited.into_iter().flatten() {
+            if !self.env.contains_key(&key) && !users.iter().any(|(known, _)| *known == key) {
+                push(&key, &value);
             }
         }
         users.into_iter().for_each(|(key, value)| push(key, value));
@@ -106,11 +106,27 @@ pub(crate) struct Block {
 }
 
 impl Block {
+    /// So many texts are about to be added: it need not grow again and again.
+    fn with_room_for(texts: usize) -> Self {
+        /// Of a usual one.
+        const BYTES: usize = 48;
+        Self { bytes: Vec::with_capacity(texts * BYTES), ends: Vec::with_capacity(texts) }
+    }
+
+    /// How many bytes they are.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Adds a text of these parts.
     fn push(&mut self, parts: &[&[u8]]) {
         parts.iter().for_each(|part| self.bytes.extend_from_slice(part));
         self.bytes.push(0);
         self.ends.push(self.bytes.len());
+    }
+
+    pub fn count(&self) -> usize {
+        self.ends.len()
     }
 
     /// Each with its NUL.

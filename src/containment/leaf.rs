@@ -1,6 +1,6 @@
 //! The leaf: the cgroup of one job, from before its first instruction until it is empty.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::cgroup::{Cgroup, populated};
 #[derive(Debug)]
 pub(crate) struct Leaf {
     cgroup: Cgroup,
-    events: OwnedFd,
+    events: Arc<OwnedFd>,
     base: Arc<Base>,
     /// None where the base itself is the leaf.
     name: Option<String>,
@@ -24,7 +24,7 @@ pub(crate) struct Leaf {
 impl Leaf {
     /// `events`: its open `cgroup.events`.
     pub fn new(events: OwnedFd, cgroup: Cgroup, base: Arc<Base>, name: Option<String>) -> Self {
-        Self { events, cgroup, base, name, removed: false }
+        Self { events: Arc::new(events), cgroup, base, name, removed: false }
     }
 
     /// Makes the leaf of the next job ahead.
@@ -64,12 +64,12 @@ impl Leaf {
 
     /// Whether anything runs in it.
     pub fn populated(&self) -> Result<bool> {
-        populated(&self.events)
+        if self.removed { Ok(false) } else { populated(&self.events) }
     }
 
     /// Its `cgroup.events`, ready for EPOLLPRI when it has changed since it was read.
-    pub fn events(&self) -> BorrowedFd<'_> {
-        self.events.as_fd()
+    pub fn events(&self) -> Arc<OwnedFd> {
+        self.events.clone()
     }
 
     /// Its path from the base on, which no other cgroup of the machine ends with.

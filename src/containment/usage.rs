@@ -1,6 +1,5 @@
 //! What a job used, read from its leaf before that is removed.
 
-use std::collections::HashMap;
 use std::ffi::CStr;
 
 use rustix::io::{Errno, Result};
@@ -113,14 +112,14 @@ impl Usage {
 
     /// `controllers` are those that the leaf has: the files of others are not there. With whether descriptors were short.
     pub(crate) fn read(leaf: &Cgroup, controllers: &str, seen: Seen, with_pressure: bool) -> (Self, bool) {
-        let mut files = Files { leaf, controllers, with_pressure, texts: HashMap::new() };
+        let mut files = Files { leaf, controllers, with_pressure, texts: Vec::new() };
         let mut usage = Self::with(|source| files.figure(source));
         usage.main_resident_peak_bytes = Figure::resident_peak(seen.main_resident_peak);
         if let (None, Some(current)) = (usage.memory_peak_bytes.value, usage.memory_current_bytes.value) {
             let highest = current.max(seen.memory_highest.unwrap_or(0));
             usage.memory_peak_bytes = Figure::known(highest, "memory.current, the highest that was seen");
         }
-        let short = files.texts.values().any(|text| matches!(text, Err(Errno::MFILE | Errno::NFILE)));
+        let short = files.texts.iter().any(|(_, text)| matches!(text, Err(Errno::MFILE | Errno::NFILE)));
         (usage, short)
     }
 
@@ -192,7 +191,7 @@ struct Files<'a> {
     leaf: &'a Cgroup,
     controllers: &'a str,
     with_pressure: bool,
-    texts: HashMap<&'static CStr, Result<String>>,
+    texts: Vec<(&'static CStr, Result<String>)>,
 }
 
 impl Files<'_> {
@@ -201,17 +200,23 @@ impl Files<'_> {
             return Figure::unknown("");
         }
         if !controller.is_empty() && !self.controllers.split_ascii_whitespace().any(|known| known == controller) {
-            return Figure::unknown(format!("the {controller} controller is not enabled in this cgroup"));
+            // The usual case, for most of the figures: quicker than format! by some microseconds a job.
+            return Figure::unknown(["the ", controller, " controller is not enabled in this cgroup"].concat());
         }
         if matches!(key, Key::Pressure) && !self.with_pressure {
             return Figure::unknown("not asked for (Command::measure_pressure)");
         }
         let name = file.to_string_lossy();
-        let text = match self.texts.entry(file).or_insert_with(|| match key {
-            // A line for each device.
-            Key::Sum(_) => self.leaf.read_whole(file),
-            Key::Single | Key::Flat(_) | Key::Pressure => self.leaf.read(file),
-        }) {
+        let known = self.texts.iter().position(|(known, _)| *known == file).unwrap_or_else(|| {
+            let text = match key {
+                // A line for each device.
+                Key::Sum(_) => self.leaf.read_whole(file),
+                Key::Single | Key::Flat(_) | Key::Pressure => self.leaf.read(file),
+            };
+            self.texts.push((file, text));
+            self.texts.len() - 1
+        });
+        let text = match &self.texts[known].1 {
             Ok(text) => text,
             Err(Errno::NOENT | Errno::OPNOTSUPP) if !since.is_empty() => {
                 return Figure::unknown(format!("{name}: the kernel is older than {since}"));

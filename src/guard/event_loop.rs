@@ -200,7 +200,7 @@ impl Guard {
                 let mut all = self.descriptors.remove(&job).unwrap_or_default();
                 all.append(&mut descriptors);
                 let spec = spec.map(serde_bytes::ByteBuf::into_vec);
-                let (answer, pidfd) = match self.spawn(job, leaf.as_deref(), join, spec, all) {
+                let (answer, pidfd) = match self.spawn(job, leaf.as_deref(), join, spec, &all) {
                     Ok((answer, pidfd)) => (answer, vec![pidfd]),
                     Err(None) => (FromGuard::NotStarted { job }, Vec::new()),
                     Err(Some(Failure { stage, errno })) => {
@@ -228,28 +228,29 @@ impl Guard {
         leaf_tail: Option<&str>,
         join: bool,
         spec: Option<Vec<u8>>,
-        mut descriptors: Vec<OwnedFd>,
+        mut descriptors: &[OwnedFd],
     ) -> std::result::Result<(FromGuard, OwnedFd), Option<Failure>> {
         let specification = |errno| Some(Failure::new(SpawnStage::Specification, errno));
-        if descriptors.len() < usize::from(leaf_tail.is_some()) + usize::from(spec.is_none()) {
-            return Err(specification(Errno::INVAL));
-        }
-        let leaf = leaf_tail.map(|tail| (descriptors.remove(0), tail));
+        let mut next = || descriptors.split_off_first().ok_or_else(|| specification(Errno::INVAL));
+        let leaf = match leaf_tail {
+            Some(tail) => Some((next()?.as_fd(), tail)),
+            None => None,
+        };
         let bytes = match spec {
             Some(bytes) => bytes,
-            None => spawn::read_all(descriptors.remove(0)).map_err(specification)?,
+            None => spawn::read_all(next()?).map_err(specification)?,
         };
         let spec: Spec<'_> = postcard::from_bytes(&bytes).map_err(|_| specification(Errno::INVAL))?;
 
         let farewell = spec.farewell;
         let join = join || self.always_join;
         let started_ticks = sweep::ticks_since_boot();
-        let into = Destination { leaf: leaf.as_ref().map(|(leaf, tail)| (leaf.as_fd(), *tail)), join };
-        let (spawned, joined) = match spawn::spawn(&spec, into, &descriptors, &self.stack) {
+        let into = Destination { leaf, join };
+        let (spawned, joined) = match spawn::spawn(&spec, into, descriptors, &self.stack) {
             // The call itself is refused here (an old kernel, a container's seccomp profile): once is enough to know.
             Err(None) => {
                 self.always_join = true;
-                (spawn::spawn(&spec, Destination { join: true, ..into }, &descriptors, &self.stack)?, true)
+                (spawn::spawn(&spec, Destination { join: true, ..into }, descriptors, &self.stack)?, true)
             }
             done => (done?, join),
         };

@@ -13,6 +13,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::protocol::{self, FromGuard, JobId, ToGuard};
+use super::watchdog::{self, Owed, Watchdog};
 use super::{Guard, Origin, orphans, ways};
 use crate::containment::delegation::SUPERVISORS;
 use crate::error::{Error, Result, short_of_descriptors};
@@ -51,6 +52,7 @@ pub(crate) struct Link {
     /// `None` once the guard is lost.
     routes: Routes,
     pidfd: Arc<AsyncFd<OwnedFd>>,
+    watchdog: Arc<Watchdog>,
     /// The guard's own process.
     pub pid: Pid,
     /// Who ends what a killed guard leaves without a cgroup.
@@ -90,12 +92,14 @@ impl Link {
             }
         };
         let pidfd = Arc::new(sys::watched(pidfd, Interest::READABLE).map_err(io)?);
+        let watchdog = Arc::new(Watchdog::new(pidfd.clone())?);
         let routes: Routes = Arc::new(Mutex::new(Some(HashMap::new())));
         let reader = tokio::spawn(read(socket.clone(), pidfd.clone(), routes.clone(), buffer));
         Ok(Self {
             socket,
             routes,
             pidfd,
+            watchdog,
             pid,
             heir,
             origin: Mutex::new(Some(origin)),
@@ -131,10 +135,9 @@ impl Link {
         }
     }
 
-    /// Lets a guard go on that somebody has stopped.
-    pub fn resume(&self) {
-        // One that is gone is told of as such.
-        let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGCONT);
+    /// The guard owes an answer, until this is dropped: it is looked after.
+    pub fn owes(&self) -> Owed {
+        self.watchdog.owes()
     }
 
     /// Tells the guard that it is over. It ends what is left.
@@ -158,7 +161,7 @@ impl Link {
     async fn ended(&self) -> bool {
         let bound = super::KILL_BOUND + Duration::from_secs(1);
         if tokio::time::timeout(RESUMED, self.pidfd.readable()).await.is_err() {
-            self.resume();
+            watchdog::resume(&*self.pidfd);
         }
         let by_itself = tokio::time::timeout(bound, self.pidfd.readable()).await.is_ok();
         if !by_itself {
@@ -249,7 +252,8 @@ async fn answered(
 
 async fn send(socket: &AsyncFd<OwnedFd>, message: &ToGuard, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
     let failed = |errno| Error::system("sendmsg", "to the guard", errno, "");
-    let bytes = protocol::encode(message).map_err(failed)?;
+    let long = if let ToGuard::Spawn { spec: Some(spec), .. } = message { spec.len() } else { 0 };
+    let bytes = protocol::encode_long(message, 128 + long).map_err(failed)?;
     // Watched only where there is no room: each message that the guard takes makes some, and would wake us for nothing.
     let mut room: Option<AsyncFd<OwnedFd>> = None;
     loop {

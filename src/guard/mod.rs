@@ -14,6 +14,7 @@ pub(crate) mod protocol;
 mod spawn;
 mod sweep;
 pub(crate) mod terminal;
+pub(crate) mod watchdog;
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};

@@ -158,7 +158,12 @@ const MAX_MESSAGE: usize = 16 * 1024;
 
 /// A message, encoded.
 pub fn encode(message: &impl Serialize) -> Result<Vec<u8>> {
-    postcard::to_stdvec(message).map_err(|_| Errno::MSGSIZE)
+    encode_long(message, 64)
+}
+
+/// One of about this many bytes, for which there is room from the start.
+pub fn encode_long(message: &impl Serialize, length: usize) -> Result<Vec<u8>> {
+    postcard::to_extend(message, Vec::with_capacity(length)).map_err(|_| Errno::MSGSIZE)
 }
 
 /// Sends without waiting; `AGAIN` where the socket is full.

@@ -151,12 +151,12 @@ pub fn reap(pid: i32) {
 }
 
 /// A memfd's content.
-pub fn read_all(file: OwnedFd) -> rustix::io::Result<Vec<u8>> {
-    let size = rustix::fs::fstat(&file)?.st_size as usize;
+pub fn read_all(file: &OwnedFd) -> rustix::io::Result<Vec<u8>> {
+    let size = rustix::fs::fstat(file)?.st_size as usize;
     let mut bytes = vec![0; size];
     let mut read = 0;
     while read < size {
-        match rustix::io::pread(&file, &mut bytes[read..], read as u64)? {
+        match rustix::io::pread(file, &mut bytes[read..], read as u64)? {
             0 => return Err(Errno::INVAL),
             more => read += more,
         }
@@ -209,6 +209,10 @@ fn in_order(
     targets: &[RawFd],
     mut copy: impl FnMut(RawFd) -> rustix::io::Result<RawFd>,
 ) -> rustix::io::Result<Vec<Move>> {
+    if sources.iter().min() > targets.iter().max() {
+        // As is usual: none is in the way of another.
+        return Ok(sources.iter().copied().zip(targets.iter().copied()).collect());
+    }
     let mut to: HashMap<RawFd, RawFd> = sources.iter().copied().zip(targets.iter().copied()).collect();
     let mut from: HashMap<RawFd, RawFd> = targets.iter().copied().zip(sources.iter().copied()).collect();
     let mut free: Vec<RawFd> = targets.iter().copied().filter(|target| !to.contains_key(target)).collect();

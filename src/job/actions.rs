@@ -237,9 +237,9 @@ impl Actor {
         }
     }
 
-    /// A watch on the leaf, or none where no descriptor is to be had: then it is looked at from time to time.
-    pub(super) fn open_watch(&self) -> Option<AsyncFd<OwnedFd>> {
-        sys::watched(self.holder.leaf()?.events().try_clone_to_owned().ok()?, Interest::PRIORITY).ok()
+    /// A watch on the leaf, or none where the kernel refuses one: then it is looked at from time to time.
+    pub(super) fn open_watch(&self) -> Option<AsyncFd<Arc<OwnedFd>>> {
+        sys::watched_shared(self.holder.leaf()?.events(), Interest::PRIORITY).ok()
     }
 
     pub(super) async fn remove_leaf(&mut self) {

@@ -22,6 +22,7 @@ use crate::error::Result;
 use crate::events::Log;
 use crate::guard::link::{Answer, Link};
 use crate::guard::protocol::{FromGuard, JobId, Spent};
+use crate::guard::watchdog::Owed;
 use crate::pidfd::Pidfd;
 use crate::queue::{Receiver, Sender};
 use crate::report::{ContainmentKind, Draft, Report, Usage};
@@ -106,15 +107,15 @@ pub(super) struct Actor {
     pub(super) grace_over: Option<Instant>,
     pub(super) bound_over: Option<Instant>,
     /// Opened when it matters whether the leaf is empty.
-    pub(super) watch: Option<AsyncFd<OwnedFd>>,
+    pub(super) watch: Option<AsyncFd<Arc<OwnedFd>>>,
     pub(super) empty: bool,
     /// Without a leaf: the guard has done what it could.
     pub(super) swept: bool,
     pub(super) childless: bool,
     /// The guard has been told to reap.
     pub(super) hurried: bool,
-    /// When it is looked after, where it owes an answer.
-    pub(super) answer_due: Option<Instant>,
+    /// An answer of the guard's.
+    pub(super) owed: Option<Owed>,
     /// Without a leaf: what all that were reaped have used.
     pub(super) spent: Spent,
 
@@ -175,7 +176,7 @@ impl Actor {
             swept: false,
             childless: false,
             hurried: false,
-            answer_due: None,
+            owed: None,
             spent: Spent::default(),
             main: None,
             ending: None,
@@ -192,11 +193,13 @@ impl Actor {
 
     /// Runs the machine until the job is gone.
     async fn live(&mut self) {
-        self.ending = self.main.as_ref().and_then(|(_, pidfd)| Ending::of(pidfd));
         // Whoever has asked for the job goes first.
         tokio::task::yield_now().await;
-        if let Some(leaf) = self.holder.leaf() {
-            leaf.make_next();
+        if self.answers.is_empty() {
+            self.ending = self.main.as_ref().and_then(|(_, pidfd)| Ending::of(pidfd));
+            if let Some(leaf) = self.holder.leaf() {
+                leaf.make_next();
+            }
         }
         while self.machine.phase != Phase::Gone {
             match self.next_event().await {
@@ -265,11 +268,11 @@ impl Actor {
                 biased;
                 answer = self.answers.recv(), if !self.guard_lost => match answer {
                     Some((message, pidfd)) => {
-                        self.answer_due = None;
+                        self.owed = None;
                         return Incoming::Answer(message, pidfd);
                     }
                     None => {
-                        self.answer_due = None;
+                        self.owed = None;
                         self.guard_lost = true;
                         return Incoming::Event(Event::GuardLost);
                     }
@@ -297,7 +300,7 @@ impl Actor {
                         return Incoming::Event(Event::KillAsked);
                     }
                 },
-                () = seen(self.ending.as_ref()), if self.ending.is_some() => self.look_ahead(),
+                () = seen(self.ending.as_ref()), if self.ending.is_some() => self.look_ahead().await,
                 () = emptied(self.holder.leaf(), self.watch.as_ref(), self.guard_lost), if watching && !self.empty && (self.machine.main_exited || !self.hurried) => {
                     if self.machine.main_exited {
                         self.empty = true;
@@ -305,7 +308,6 @@ impl Actor {
                     }
                     self.hurry_guard().await;
                 }
-                () = sleep_until(self.answer_due.map(|due| (due, ()))) => self.look_after_guard(),
                 event = sleep_until(timer) => {
                     match event {
                         Event::Deadline => self.deadline = None,

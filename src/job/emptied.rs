@@ -2,6 +2,7 @@
 
 use std::future::pending;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
@@ -9,7 +10,8 @@ use tokio::io::unix::AsyncFd;
 
 use crate::containment::leaf::Leaf;
 
-/// How often a leaf is looked at that can't be watched, because no descriptor is to be had.
+/// How often a leaf is looked at that can't be watched: no memory, or this user's watches are at their limit
+/// (`/proc/sys/fs/epoll/max_user_watches`, epoll(7)).
 const BLIND: Duration = Duration::from_millis(50);
 
 /// How often a leaf is looked at that a lost guard may remove at the same time. The notification of a change within 10 ms of
@@ -24,7 +26,7 @@ const KILL_AGAIN: Duration = Duration::from_millis(20);
 /// Waits until nothing runs in the leaf. Its file is read first: a notification can be 10 ms late (the kernel spaces
 /// them), and what is true already is never told again. A guard that is lost removes the directory too, unless it was
 /// killed.
-pub(super) async fn emptied(leaf: Option<&Leaf>, watch: Option<&AsyncFd<OwnedFd>>, guard_lost: bool) {
+pub(super) async fn emptied(leaf: Option<&Leaf>, watch: Option<&AsyncFd<Arc<OwnedFd>>>, guard_lost: bool) {
     match leaf {
         // On the heap: a job's actor has place for it all its life, and needs it at the end only.
         Some(leaf) => Box::pin(leaf_emptied(leaf, watch, guard_lost)).await,
@@ -33,12 +35,12 @@ pub(super) async fn emptied(leaf: Option<&Leaf>, watch: Option<&AsyncFd<OwnedFd>
     }
 }
 
-async fn leaf_emptied(leaf: &Leaf, watch: Option<&AsyncFd<OwnedFd>>, guard_lost: bool) {
+async fn leaf_emptied(leaf: &Leaf, watch: Option<&AsyncFd<Arc<OwnedFd>>>, guard_lost: bool) {
     loop {
         let watch = match (leaf.populated(), watch) {
             (Ok(false), _) => return,
             (Ok(true), Some(watch)) => watch,
-            // No descriptor was to be had for a watch, or no memory for a look.
+            // Nor is there another event to wait for.
             _ => {
                 tokio::time::sleep(BLIND).await;
                 continue;

@@ -3,7 +3,6 @@
 
 use std::future::pending;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
 
@@ -14,9 +13,6 @@ use crate::pidfd::Pidfd;
 use crate::report::MainEnd;
 use crate::signal::Signal;
 use crate::sys::{self, SharedPidfd};
-
-/// How long the guard is left alone that owes an answer.
-const ANSWER: Duration = Duration::from_secs(1);
 
 pub(super) struct Ending(AsyncFd<SharedPidfd>);
 
@@ -44,12 +40,19 @@ pub(super) async fn seen(ending: Option<&Ending>) {
 
 impl Actor {
     /// Where nothing is left in the leaf, what the job has used is final, and nothing needs the leaf any more.
-    pub(super) fn look_ahead(&mut self) {
+    pub(super) async fn look_ahead(&mut self) {
         self.ending = None;
-        self.expect_answer();
-        if self.holder.leaf().is_none_or(|leaf| leaf.populated() != Ok(false)) {
-            return;
+        if self.holder.leaf().is_some_and(|leaf| leaf.populated() == Ok(false)) {
+            self.clear_up();
+            // By now the guard has told how it ended, as a rule.
+            tokio::task::yield_now().await;
         }
+        if self.answers.is_empty() {
+            self.expect_answer();
+        }
+    }
+
+    fn clear_up(&mut self) {
         self.usage = Some(Box::new(self.usage(self.terms.measure_pressure)));
         if let Holder::Leaf(leaf) = &mut self.holder
             // Whether the main process was a victim is told by its end.
@@ -71,13 +74,7 @@ impl Actor {
 
     /// The guard owes one.
     pub(super) fn expect_answer(&mut self) {
-        self.answer_due = Instant::now().checked_add(ANSWER);
-    }
-
-    /// Its answer is late. It may have much to do; or the job has stopped it, which holds up whoever waits for the job.
-    pub(super) fn look_after_guard(&mut self) {
-        self.link.resume();
-        self.expect_answer();
+        self.owed.get_or_insert_with(|| self.link.owes());
     }
 }
 

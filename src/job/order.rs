@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SeekFrom, memfd_create, open, openat};
 use rustix::pipe::{PipeFlags, pipe_with};
-use serde_bytes::Bytes;
+use serde_bytes::{ByteBuf, Bytes};
 
 use crate::command::{Block, Command, ProcessGroup, Stdio};
 use crate::containment::leaf::Leaf;
@@ -30,7 +30,7 @@ pub(super) struct Order {
 
 /// How the specification travels.
 enum Place {
-    Message(Vec<u8>),
+    Message(ByteBuf),
     Memfd(OwnedFd),
 }
 
@@ -135,9 +135,12 @@ impl Order {
             farewell: command.supervisor_death_signal.map(Signal::number),
         };
         let failed = |errno| Error::system("memfd_create", "what to execute", errno, short_of_descriptors(errno));
-        let bytes = protocol::encode(&spec).map_err(failed)?;
+        let texts = [&strings.argv, &strings.env, &strings.candidates];
+        // Each with its length.
+        let length = texts.iter().map(|texts| texts.len() + 3 * texts.count()).sum::<usize>() + 256;
+        let bytes = protocol::encode_long(&spec, length).map_err(failed)?;
         let spec = if bytes.len() <= SHORT_SPEC {
-            Place::Message(bytes)
+            Place::Message(bytes.into())
         } else {
             Place::Memfd(in_memfd(c"pinfold-spec", &bytes).map_err(failed)?)
         };
@@ -149,18 +152,20 @@ impl Order {
     pub fn close(&mut self) {
         self.handed_down = Vec::new();
         self.owned = Vec::new();
-        self.spec = Place::Message(Vec::new());
+        self.spec = Place::Message(ByteBuf::new());
     }
 
     /// Gives the order.
-    pub async fn give(&self, link: &Link, job: JobId, leaf: Option<&Leaf>, join: bool) -> Result<()> {
+    pub async fn give(&mut self, link: &Link, job: JobId, leaf: Option<&Leaf>, join: bool) -> Result<()> {
         // The answer brings a descriptor: what can't be taken is found before the command runs.
         link.assure_room()?;
-        let mut descriptors: Vec<_> = leaf.map(|leaf| leaf.cgroup().as_fd()).into_iter().collect();
-        let spec = match &self.spec {
-            Place::Message(bytes) => Some(serde_bytes::ByteBuf::from(bytes.as_slice())),
+        let mut descriptors = Vec::with_capacity(2 + self.handed_down.len());
+        descriptors.extend(leaf.map(|leaf| leaf.cgroup().as_fd()));
+        // Not copied: it comes back from the message.
+        let spec = match &mut self.spec {
+            Place::Message(bytes) => Some(std::mem::take(bytes)),
             Place::Memfd(memfd) => {
-                descriptors.push(memfd.as_fd());
+                descriptors.push(OwnedFd::as_fd(memfd));
                 None
             }
         };
@@ -174,7 +179,12 @@ impl Order {
         for chunk in first {
             link.send(&ToGuard::Descriptors { job }, chunk).await?;
         }
-        link.send(&ToGuard::Spawn { job, leaf: leaf.map(Leaf::tail), join, spec }, last).await
+        let message = ToGuard::Spawn { job, leaf: leaf.map(Leaf::tail), join, spec };
+        let sent = link.send(&message, last).await;
+        if let ToGuard::Spawn { spec: Some(bytes), .. } = message {
+            self.spec = Place::Message(bytes);
+        }
+        sent
     }
 }
 
