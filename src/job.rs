@@ -20,7 +20,7 @@ use crate::containment::{limits, oom};
 use crate::error::{Error, Result};
 use crate::events::{Events, Log};
 use crate::guard::protocol::JobId;
-use crate::means::NextHolder;
+use crate::means::{Means, NextHolder};
 use crate::output::Activity;
 use crate::pidfd::Pidfd;
 use crate::queue::{Receiver, Sender, queue};
@@ -68,7 +68,7 @@ enum Request {
     Postpone(std::time::Duration),
 }
 
-pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) -> Result<Job> {
+pub(crate) async fn start(supervisor: Arc<Inner>, means: &Means, id: JobId, command: &Command) -> Result<Job> {
     command.limits.check()?;
     let mut order = order::Order::new(command)?;
     let (pipes, terminal) = (std::mem::take(&mut order.pipes), order.terminal.take());
@@ -76,7 +76,7 @@ pub(crate) async fn start(supervisor: Arc<Inner>, id: JobId, command: &Command) 
     let (spawned, started) = oneshot::channel();
     let (stop_sender, stops) = queue();
     let (finished, report) = told();
-    let NextHolder { link, holder, refused } = supervisor.next_holder().await?;
+    let NextHolder { link, holder, refused } = supervisor.next_holder(means).await?;
     let memory = Arc::new(oom::Watch::default());
     // A leaf that is dropped is removed.
     let watched = limits::apply_to(&holder, &command.limits)?;

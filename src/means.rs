@@ -1,6 +1,7 @@
 //! What a supervisor holds its jobs with: a base with one guard for all of them, or a guard for each.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::containment::Refusal;
@@ -18,6 +19,8 @@ pub(crate) enum Means {
         base: Arc<Base>,
         /// Controllers that were given for the jobs' limits; taken back last.
         grant: Option<Grant>,
+        /// How many were to be started so far.
+        jobs: AtomicU64,
     },
     Subreaper(WithoutCgroup),
 }
@@ -75,7 +78,8 @@ impl Means {
     /// What holds a new job: with `one_job` the base itself.
     pub async fn next_holder(&self, one_job: bool, guard_program: Option<&Path>) -> Result<NextHolder> {
         match self {
-            Self::Cgroup { link, base, .. } => {
+            Self::Cgroup { link, base, jobs, .. } => {
+                jobs.fetch_add(1, Ordering::Relaxed);
                 let leaf = if one_job { base.as_leaf() } else { base.make_leaf() };
                 Ok(NextHolder { link: link.clone(), holder: Holder::Leaf(leaf?), refused: Vec::new() })
             }

@@ -87,6 +87,13 @@ pub fn reap_one(pid: rustix::process::Pid) -> bool {
     unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG | libc::__WALL) == pid }
 }
 
+/// Reaps the process of this pidfd if it is our child and has ended (waitid(2) with `P_PIDFD`, Linux 5.4).
+pub fn reap_held(pidfd: std::os::fd::BorrowedFd<'_>) {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    // ECHILD: it is not ours to reap, or has been reaped.
+    let _ = waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+}
+
 /// A child that a signal has stopped since this was last asked: its pid and the signal.
 pub fn next_stopped() -> Option<(i32, i32)> {
     let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();

@@ -188,7 +188,7 @@ impl Builder {
                 if !self.one_job {
                     base.give(&self.controllers)?;
                 }
-                Ok(Ok(Means::Cgroup { link, base, grant }))
+                Ok(Ok(Means::Cgroup { link, base, grant, jobs: 0.into() }))
             }
             Err(Error::System { operation, object, errno, advice }) if self.cgroup.is_none() => {
                 Ok(Err((vec![Refusal::new(object, format!("{operation}: {errno}"), advice)], Some(link))))
@@ -202,16 +202,16 @@ impl Builder {
             refused.push(refusal);
             return Err(Error::NoContainment(refused));
         }
-        let link = match (self.guard.take(), link) {
-            (Some(guard), _) => Some(Arc::new(Link::connect(guard).await?)),
-            // Its orphans would come to us.
-            (None, Some(link)) if link.is_inherited_by_us() => Some(link),
-            (None, _) => {
-                // Told now, and not at the first job.
-                guard::find_program(self.guard_program.as_deref())?;
-                None
-            }
+        let link = match self.guard.take() {
+            Some(guard) => Some(Arc::new(Link::connect(guard).await?)),
+            None => link,
         };
+        // One whose orphans would come to us; else each job has a guard with another one around it.
+        let link = link.filter(|link| link.is_inherited_by_us());
+        if link.is_none() {
+            // Told now, and not at the first job.
+            guard::find_program(self.guard_program.as_deref())?;
+        }
         Ok(Means::Subreaper(WithoutCgroup::new(link, refused)))
     }
 }
@@ -221,8 +221,8 @@ impl Inner {
         self.means.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What holds a new job.
-    pub async fn next_holder(&self) -> Result<NextHolder> {
+    /// What holds a new job, by these means.
+    pub async fn next_holder(&self, means: &Means) -> Result<NextHolder> {
         if self.one_job && self.had_its_job.swap(true, Ordering::Relaxed) {
             return Err(Error::invalid(
                 "spawn",
@@ -230,20 +230,28 @@ impl Inner {
                 "this supervisor was started for one: leave one_job() out",
             ));
         }
-        self.means().next_holder(self.one_job, self.guard_program.as_deref()).await
+        means.next_holder(self.one_job, self.guard_program.as_deref()).await
     }
 
-    /// Goes on without a cgroup: the base could be made, and no process can be put into it.
-    fn give_cgroup_up(&self, error: &Error) -> bool {
+    /// Goes on without a cgroup: the base could be made, and no process can be put into it. Whether there are other means now than
+    /// those that were `used`; another job's start may have met the same before.
+    fn give_cgroup_up(&self, used: &Arc<Means>, error: &Error) -> bool {
+        if !Arc::ptr_eq(used, &self.means()) {
+            return true;
+        }
         let Error::Spawn(error) = error else { return false };
         if self.cgroup_only || !error.is_about_the_cgroup() || containment::subreaper().is_err() {
             return false;
         }
         let mut means = self.means.lock().unwrap_or_else(PoisonError::into_inner);
-        let Means::Cgroup { link, base, .. } = &**means else { return false };
+        let Means::Cgroup { link, base, jobs, .. } = &**means else { return false };
         let refusal = Refusal::new(base.parent().path().display().to_string(), error.to_string(), "see pinfold doctor");
-        let _ = base.remove();
-        let link = link.is_inherited_by_us().then(|| link.clone());
+        // A guard that holds a job without a cgroup has no other job.
+        let alone = jobs.load(Ordering::Relaxed) == 1;
+        if alone {
+            let _ = base.remove();
+        }
+        let link = (alone && link.is_inherited_by_us()).then(|| link.clone());
         *means = Arc::new(Means::Subreaper(WithoutCgroup::new(link, vec![refusal])));
         self.had_its_job.store(false, Ordering::Relaxed);
         true
@@ -309,12 +317,13 @@ impl Supervisor {
 
     async fn start_job(&self, command: &Command) -> Result<Job> {
         let mut id = self.inner.next_job.fetch_add(1, Ordering::Relaxed);
-        let mut started = job::start(self.inner.clone(), id, command).await;
+        let means = self.inner.means();
+        let mut started = job::start(self.inner.clone(), &means, id, command).await;
         if let Err(error) = &started
-            && self.inner.give_cgroup_up(error)
+            && self.inner.give_cgroup_up(&means, error)
         {
             id = self.inner.next_job.fetch_add(1, Ordering::Relaxed);
-            started = job::start(self.inner.clone(), id, command).await;
+            started = job::start(self.inner.clone(), &self.inner.means(), id, command).await;
         }
         if id == 1
             && let Means::Cgroup { base, .. } = &*self.inner.means()

@@ -19,8 +19,8 @@ use crate::limits::Controller;
 pub(crate) const PREFIX: &str = "pinfold-";
 
 /// So many descriptors are kept: for a cgroup below the leaf, its list of processes, one of these, and what `/proc` says
-/// of it; and one for a watch on the end.
-const RESERVE: usize = 5;
+/// of it.
+const RESERVE: usize = 4;
 
 /// The directory of one supervisor's leaves.
 #[derive(Debug)]

@@ -19,7 +19,7 @@ use crate::reap::{self, Reap};
 use crate::signal::Signal;
 use crate::sys;
 
-/// So long after its last signal a job is killed: within the second of promise 2.
+/// So long after their last signals jobs are killed: within the second of promise 2.
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// So often who is new is told too, and all of them for so long at most.
@@ -56,6 +56,8 @@ impl Guard {
         if let Some(supervisor) = &self.supervisor {
             let _ = epoll::delete(&self.epoll, supervisor);
         }
+        // Of jobs that were given up on nothing else is left to be done; others have their time.
+        self.given_up &= self.jobs.is_empty();
         self.bid_farewell();
         let bound = Instant::now() + if self.given_up { GIVEN_UP } else { KILL_BOUND };
         if let Some(base) = self.base.take()
@@ -84,24 +86,21 @@ impl Guard {
 
     /// Jobs that have asked for it get a last signal, and a moment to end by it.
     fn bid_farewell(&mut self) {
-        let told: Vec<_> = self.jobs.values().filter(|job| !job.reaped).collect();
+        let told = self.jobs.values().filter(|job| !job.reaped);
+        let told: Vec<_> = told.filter_map(|job| Some((job, job.farewell.and_then(Signal::from_number)?))).collect();
         let alone = self.jobs.len() == 1;
-        let mut patience = None;
-        for job in told {
-            let Some(signal) = job.farewell.and_then(Signal::from_number) else { continue };
+        let patience = Instant::now() + FAREWELL;
+        for (job, signal) in &told {
             // Orphans hang from the guard itself: whose they are is plain where there is one job.
             let is_ours = |child: Pid| alone || child.as_raw_nonzero().get() == job.pid;
             let all = Descendants::of_some(getpid(), &is_ours);
-            for signal in [signal, Signal::CONT] {
+            for signal in [*signal, Signal::CONT] {
                 let (least, time) = FAREWELL_PASSES;
-                let _ = all.signal_those(signal, Passes::new(least, time), |_| true, |_| {});
+                let left = patience.saturating_duration_since(Instant::now());
+                let _ = all.signal_those(signal, Passes::new(least, time.min(left)), |_| true, |_| {});
             }
-            patience = Some(Instant::now() + FAREWELL);
         }
-        while let Some(patience) = patience
-            && Instant::now() < patience
-            && !self.reap_quietly(|_| {})
-        {
+        while !told.is_empty() && Instant::now() < patience && !self.reap_quietly(|_| {}) {
             let _ = self.wait(Some(patience));
         }
     }

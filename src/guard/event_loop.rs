@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
 use rustix::io::{Errno, Result};
-use rustix::process::{PidfdFlags, getpid, pidfd_open};
+use rustix::process::{PidfdFlags, getpid, getppid, pidfd_open};
 
 use super::KILL_BOUND;
 use super::clean_up::PlannedBase;
@@ -20,6 +20,10 @@ use crate::containment::cgroup::Cgroup;
 use crate::containment::delegation::Undo;
 use crate::error::SpawnStage;
 use crate::sys;
+
+/// A kill bound may be longer: then it is waited again. What does not fit into an `int` of milliseconds takes `epoll_pwait2`, which
+/// came with Linux 5.11.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 const SOCKET: u64 = 0;
 const SUPERVISOR: u64 = 1;
@@ -56,6 +60,8 @@ pub(super) struct Guard {
     pub(super) buffer: Vec<u8>,
     /// Set when a clone into a cgroup has shown the kill-sequence bug or was refused.
     pub(super) always_join: bool,
+    /// Of the last spawn whose process was killed before its first instruction: by that bug, or somebody has killed the leaf.
+    pub(super) not_started: Option<JobId>,
     pub(super) pace: Pace,
     /// Whether the last look found no child at all.
     pub(super) childless: bool,
@@ -91,6 +97,7 @@ impl Guard {
             stack: Stack::new()?,
             buffer: Vec::new(),
             always_join: false,
+            not_started: None,
             pace: Pace::new(),
             childless: false,
             given_up: false,
@@ -125,7 +132,7 @@ impl Guard {
     /// Waits for events, until `bound` at most.
     pub(super) fn wait(&self, bound: Option<Instant>) -> Result<Vec<u64>> {
         let timeout = bound.map(|bound| {
-            let left = bound.saturating_duration_since(Instant::now());
+            let left = bound.saturating_duration_since(Instant::now()).min(LONGEST_WAIT);
             Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
         });
         let mut events = Vec::with_capacity(8);
@@ -169,7 +176,9 @@ impl Guard {
                     pidfds.push(rustix::io::fcntl_dupfd_cloexec(outer, 0)?);
                 }
                 let pid = getpid().as_raw_nonzero().get();
-                self.send(&FromGuard::Ready { version: protocol::VERSION, pid }, pidfds)
+                // Its parent, as long as it lives.
+                let outer = self.outer.as_ref().and_then(|_| getppid()).map(|outer| outer.as_raw_nonzero().get());
+                self.send(&FromGuard::Ready { version: protocol::VERSION, pid, outer }, pidfds)
             }
             ToGuard::Base { name } => {
                 let parent = Cgroup::new(descriptors.pop().ok_or(Errno::BADF)?, "the base's parent".into());
@@ -257,9 +266,11 @@ impl Guard {
         let pid = spawned.pid;
         if !spawned.started {
             spawn::reap(pid);
-            self.always_join = true;
+            self.not_started = Some(job);
             return Err(None);
         }
+        // The supervisor, who has not killed it, has ordered it again, and now it runs.
+        self.always_join |= joined && self.not_started == Some(job);
         // "/BASE/LEAF", or "/BASE" where that is the leaf.
         let leaf = leaf_tail.and_then(|tail| tail.split('/').nth(2)).map(str::to_owned);
         self.jobs.insert(job, Job { pid, reaped: false, started_ticks, leaf, alone: leaf_tail.is_none(), farewell });

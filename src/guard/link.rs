@@ -18,7 +18,7 @@ use super::{Guard, Origin, orphans, ways};
 use crate::containment::delegation::SUPERVISORS;
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::queue::{Receiver, Sender, queue};
-use crate::sys;
+use crate::{reap, sys};
 
 /// One that was hung up on and is not gone after this may be stopped.
 const RESUMED: Duration = Duration::from_secs(1);
@@ -58,6 +58,8 @@ pub(crate) struct Link {
     /// Who ends what a killed guard leaves without a cgroup.
     heir: Heir,
     origin: Mutex<Option<Origin>>,
+    /// Its processes, which are no job's.
+    _known: orphans::Known,
     reader: Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
@@ -76,6 +78,7 @@ impl Link {
             error => error,
         })?;
         let mut buffer = Vec::new();
+        let mut known = Vec::new();
         let (pid, pidfd, heir) = match &mut origin {
             Origin::Forked { pid, inherits } => {
                 let pidfd = pidfd_open(*pid, PidfdFlags::empty())
@@ -83,7 +86,8 @@ impl Link {
                 (*pid, pidfd, if *inherits { Heir::Us } else { Heir::Nobody })
             }
             Origin::Executed(child) => {
-                let (pid, pidfd, outer) = answered(&socket, &mut buffer, child).await?;
+                let (pid, pidfd, outer_pid, outer) = answered(&socket, &mut buffer, child).await?;
+                known.extend(outer_pid);
                 let heir = match outer {
                     Some(outer) => Heir::Outer(sys::watched(outer, Interest::READABLE).map_err(io)?),
                     None => Heir::Nobody,
@@ -92,6 +96,7 @@ impl Link {
             }
         };
         let pidfd = Arc::new(sys::watched(pidfd, Interest::READABLE).map_err(io)?);
+        known.push(pid);
         let watchdog = Arc::new(Watchdog::new(pidfd.clone())?);
         let routes: Routes = Arc::new(Mutex::new(Some(HashMap::new())));
         let reader = tokio::spawn(read(socket.clone(), pidfd.clone(), routes.clone(), buffer));
@@ -103,6 +108,7 @@ impl Link {
             pid,
             heir,
             origin: Mutex::new(Some(origin)),
+            _known: orphans::Known::new(known),
             reader: Mutex::new(Some(reader)),
         })
     }
@@ -155,6 +161,7 @@ impl Link {
         if let Some(reader) = reader {
             let _ = reader.await;
         }
+        self.watchdog.end().await;
         by_itself
     }
 
@@ -173,8 +180,10 @@ impl Link {
             }
         }
         drop(self.origin.lock().unwrap_or_else(PoisonError::into_inner).take());
+        reap::reap_held(self.pidfd.as_fd());
         if let Heir::Outer(outer) = &self.heir {
             let _ = tokio::time::timeout(bound, outer.readable()).await;
+            reap::reap_held(outer.as_fd());
         }
         by_itself
     }
@@ -191,8 +200,10 @@ impl Link {
         bound: Instant,
         found: impl FnMut(Pid),
     ) -> std::result::Result<Vec<Pid>, &'static str> {
+        // One that was hung up on is not gone yet, and ends them itself.
+        let _ = tokio::time::timeout_at(bound.into(), self.pidfd.readable()).await;
         match &self.heir {
-            Heir::Us => Ok(orphans::end(self.pid, bound, found).await),
+            Heir::Us => Ok(orphans::end(bound, found).await),
             Heir::Outer(outer) => {
                 // It has that time, and a moment to end itself.
                 let bound = bound.checked_add(Duration::from_secs(1)).unwrap_or(bound);
@@ -224,12 +235,12 @@ fn pidfd_advice(errno: Errno) -> &'static str {
     }
 }
 
-/// Waits until an executed guard says that it is ready, and tells its pid, its pidfd and that of its outer guard.
+/// Waits until an executed guard says that it is ready, and tells its pid, its pidfd and those of its outer guard.
 async fn answered(
     socket: &AsyncFd<OwnedFd>,
     buffer: &mut Vec<u8>,
     child: &mut Option<Child>,
-) -> Result<(Pid, OwnedFd, Option<OwnedFd>)> {
+) -> Result<(Pid, OwnedFd, Option<Pid>, Option<OwnedFd>)> {
     let failed = |what: &str| Error::GuardStart(format!("{what} ({})", ways()));
     let (message, descriptors) = tokio::time::timeout(START_BOUND, receive(socket, buffer))
         .await
@@ -242,9 +253,9 @@ async fn answered(
     }
     let mut descriptors = descriptors.into_iter();
     match (message, descriptors.next()) {
-        (FromGuard::Ready { version: protocol::VERSION, pid }, Some(pidfd)) => {
+        (FromGuard::Ready { version: protocol::VERSION, pid, outer }, Some(pidfd)) => {
             let pid = Pid::from_raw(pid).ok_or_else(|| failed("it has no pid"))?;
-            Ok((pid, pidfd, descriptors.next()))
+            Ok((pid, pidfd, outer.and_then(Pid::from_raw), descriptors.next()))
         }
         _ => Err(failed("it is of another version than this library")),
     }

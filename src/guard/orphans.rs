@@ -1,6 +1,7 @@
 //! What a killed guard leaves, where its supervisor is the next subreaper: ended here.
 
 use std::os::fd::OwnedFd;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use rustix::process::{Pid, getpid};
@@ -14,10 +15,36 @@ use crate::{reap, sys};
 /// So many are waited for at once, each with a descriptor.
 const WATCHED: usize = 64;
 
-/// Ends every descendant of this process but the guard, which is reaped by whoever started it. Tells who is left at the
-/// bound. `found` sees each that is there at first.
-pub(super) async fn end(guard: Pid, bound: Instant, found: impl FnMut(Pid)) -> Vec<Pid> {
-    let is_ours = |pid| pid != guard;
+/// The guards of this process, with those around them.
+static KNOWN: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+/// Guards: neither they nor what they hold is what another one has left.
+#[derive(Debug)]
+pub(super) struct Known(Vec<Pid>);
+
+impl Known {
+    pub fn new(guards: Vec<Pid>) -> Self {
+        KNOWN.lock().unwrap_or_else(PoisonError::into_inner).extend(&guards);
+        Self(guards)
+    }
+}
+
+impl Drop for Known {
+    fn drop(&mut self) {
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        for guard in &self.0 {
+            // Once: where a pid was used again meanwhile, the other stays.
+            if let Some(at) = known.iter().position(|known| known == guard) {
+                known.swap_remove(at);
+            }
+        }
+    }
+}
+
+/// Ends every descendant of this process but guards and what these hold. Tells who is left at the bound. `found` sees each that
+/// is there at first.
+pub(super) async fn end(bound: Instant, found: impl FnMut(Pid)) -> Vec<Pid> {
+    let is_ours = |pid| !KNOWN.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid);
     Descendants::of_some(getpid(), &is_ours).processes().0.into_iter().for_each(found);
     let mut all = SweepAll::of_some(&is_ours);
     loop {

@@ -19,7 +19,7 @@ use crate::error::SpawnStage;
 use crate::process::ProcessInfo;
 
 /// Raised with every change of the messages: a guard of another version refuses.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// One job of one supervisor.
 pub type JobId = u64;
@@ -65,7 +65,7 @@ pub enum ToGuard {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromGuard {
     /// It listens and watches. Descriptors: a pidfd of the guard, and one of its outer guard, where it has one.
-    Ready { version: u32, pid: i32 },
+    Ready { version: u32, pid: i32, outer: Option<i32> },
     /// The command has been executed. Descriptor: a pidfd of the main process.
     Spawned { job: JobId, pid: i32, joined: bool },
     /// The process was killed before its first instruction: it takes the kill sequence of another cgroup (6.14 to 7.2).

@@ -12,7 +12,7 @@ use std::ptr::null;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{Access, Mode, OFlags, access, openat};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use super::child::{EXEC_BOUND, Outcome, Plan, stage};
@@ -91,6 +91,11 @@ pub fn spawn(
         [cwd, rest @ ..] if spec.has_cwd_descriptor => (cwd.as_raw_fd(), rest),
         all => (-1, all),
     };
+    let relative = spec.cwd.is_none_or(|path| !path.starts_with(b"/"));
+    if !spec.has_cwd_descriptor && relative && access(c".", Access::EXEC_OK).is_ok() {
+        // The supervisor may not enter its own directory, and this is not it: the guard has left one that it could enter.
+        return Err(Some(Failure::new(SpawnStage::WorkingDirectory, Errno::ACCESS)));
+    }
     let (_copies, moves) = moves(&spec.targets, descriptors)?;
 
     let mut argv = vec![null()];

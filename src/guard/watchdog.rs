@@ -27,7 +27,7 @@ pub(crate) struct Watchdog {
     timer: Arc<AsyncFd<OwnedFd>>,
     /// How many answers. The timer runs while there are any.
     owed: Mutex<usize>,
-    looking: JoinHandle<()>,
+    looking: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Watchdog {
@@ -40,13 +40,22 @@ impl Watchdog {
             .map_err(|error| failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
         let timer = Arc::new(timer);
         let looking = tokio::spawn(look_after(guard, timer.clone()));
-        Ok(Self { timer, owed: Mutex::new(0), looking })
+        Ok(Self { timer, owed: Mutex::new(0), looking: Mutex::new(Some(looking)) })
     }
 
     /// The guard owes an answer, until this is dropped.
     pub fn owes(self: &Arc<Self>) -> Owed {
         self.count(|owed| owed + 1);
         Owed(self.clone())
+    }
+
+    /// The guard is gone: waits until nothing of it holds a descriptor any more.
+    pub async fn end(&self) {
+        let looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(looking) = looking {
+            looking.abort();
+            let _ = looking.await;
+        }
     }
 
     fn count(&self, change: impl FnOnce(usize) -> usize) {
@@ -67,7 +76,9 @@ impl Watchdog {
 
 impl Drop for Watchdog {
     fn drop(&mut self) {
-        self.looking.abort();
+        if let Some(looking) = self.looking.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            looking.abort();
+        }
     }
 }
 

@@ -220,6 +220,10 @@ impl Actor {
                 self.report.phases.main_exited = self.elapsed();
                 self.report.main = Some(main_end(end));
                 self.empty = self.holder.leaf().map_or(childless, |leaf| leaf.populated() == Ok(false));
+                if self.holder.leaf().is_none() && !childless {
+                    // Only the guard can tell when the last of them has ended.
+                    self.expect_answer();
+                }
                 self.handle(Event::MainExited { empty: self.empty }).await;
             }
             FromGuard::Stopped { signal, .. } => {
@@ -268,7 +272,9 @@ impl Actor {
                 biased;
                 answer = self.answers.recv(), if !self.guard_lost => match answer {
                     Some((message, pidfd)) => {
-                        self.owed = None;
+                        if !matches!(message, FromGuard::Stopped { .. }) {
+                            self.owed = None;
+                        }
                         return Incoming::Answer(message, pidfd);
                     }
                     None => {

@@ -4,6 +4,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SeekFrom, memfd_create, open, openat};
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde_bytes::{ByteBuf, Bytes};
 
@@ -51,12 +52,18 @@ impl Order {
         let mut targets = Vec::new();
 
         // Where this user may not enter its own directory again, the guard has stayed in it.
-        let cwd = openat(CWD, c".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-        let has_cwd_descriptor = cwd.is_ok();
-        if let Ok(cwd) = cwd {
-            handed_down.push(HandedDown::Owned(owned.len()));
-            owned.push(cwd);
-        }
+        let has_cwd_descriptor =
+            match openat(CWD, c".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+                Ok(cwd) => {
+                    handed_down.push(HandedDown::Owned(owned.len()));
+                    owned.push(cwd);
+                    true
+                }
+                Err(Errno::ACCESS) => false,
+                Err(errno) => {
+                    return Err(Error::system("open", "the working directory", errno, short_of_descriptors(errno)));
+                }
+            };
         let mut terminal = None;
         if let Some(pty) = &command.pty {
             let (ours, theirs) = pty.open(command.user.as_ref())?;
