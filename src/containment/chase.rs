@@ -52,7 +52,7 @@ pub(crate) fn pass(of: &Descendants<'_>, seen: &mut Seen) -> Result<bool> {
         }
         nobody = false;
         let child = Found::own_child(pid, Pidfd::open(pid)?);
-        match child.send(Signal::KILL) {
+        match child.send(&[Signal::KILL]) {
             Err(Errno::PERM) => seen.refused.insert(pid),
             _ => seen.killed.insert(pid),
         };
@@ -70,7 +70,7 @@ fn family(child: Found) -> Result<()> {
                 && let Some(found) = Found::child_of(&parent, pid)?
             {
                 // What may not be signalled is refused when it comes to this process.
-                let _ = found.send(Signal::KILL);
+                let _ = found.send(&[Signal::KILL]);
                 held.push(found);
             }
         }

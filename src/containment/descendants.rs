@@ -12,6 +12,7 @@ use rustix::io::{Errno, Result};
 use rustix::process::Pid;
 
 use super::passes::{Passes, until_nobody_is_new};
+use super::tell;
 use crate::pidfd::Pidfd;
 use crate::process;
 use crate::signal::Signal;
@@ -91,8 +92,8 @@ impl Found {
         (self.pid, self.started)
     }
 
-    pub(super) fn send(&self, signal: Signal) -> Result<()> {
-        self.pidfd.as_ref().map_or(Ok(()), |pidfd| pidfd.send(signal))
+    pub(super) fn send(&self, signals: &[Signal]) -> Result<()> {
+        self.pidfd.as_ref().map_or(Ok(()), |pidfd| tell::send(pidfd, signals))
     }
 }
 
@@ -145,24 +146,24 @@ impl<'a> Descendants<'a> {
         (before.unwrap_or_default(), Ok(()))
     }
 
-    /// Sends `signal` to each that is `wanted`, when it has been found, until a pass finds nobody new; `found` sees each one
-    /// once, before its signal. Tells whether there was an end to it within `passes`.
+    /// Sends the `signals` to each that is `wanted`, when it has been found, until a pass finds nobody new; `found` sees each one
+    /// once, before its signals. Tells whether there was an end to it within `passes`.
     pub fn signal_those(
         &self,
-        signal: Signal,
+        signals: &[Signal],
         passes: Passes,
         wanted: impl Fn(Pid) -> bool,
         mut found: impl FnMut(Pid),
     ) -> Result<bool> {
         let mut told = Told::default();
-        until_nobody_is_new(passes, || self.signal_new(signal, passes, &wanted, &mut found, &mut told))
+        until_nobody_is_new(passes, || self.signal_new(signals, passes, &wanted, &mut found, &mut told))
     }
 
     /// One pass of that. Tells whether there was anybody new, or may have been: with the end of a process its children get
     /// another parent, and a list of children is not of one moment while some are reaped.
     fn signal_new(
         &self,
-        signal: Signal,
+        signals: &[Signal],
         passes: Passes,
         wanted: &dyn Fn(Pid) -> bool,
         found: &mut dyn FnMut(Pid),
@@ -176,7 +177,7 @@ impl<'a> Descendants<'a> {
                 news = true;
                 found(process.pid);
                 // What has ended meanwhile, or may not be signalled, is told once.
-                let _ = process.send(signal);
+                let _ = process.send(signals);
             }
             !passes.are_over()
         };
@@ -194,7 +195,7 @@ impl<'a> Descendants<'a> {
     pub fn kill_all(&self, mut killed: impl FnMut(Pid)) -> Result<()> {
         let stopped = self.stop_all();
         let done = self.walk(&mut |_| true, &mut |process| {
-            if process.send(Signal::KILL).is_ok() {
+            if process.send(&[Signal::KILL]).is_ok() {
                 killed(process.pid);
             }
         });
@@ -204,7 +205,7 @@ impl<'a> Descendants<'a> {
     fn stop_all(&self) -> Result<bool> {
         let passes = Passes::new(1, STOPPING);
         let mut told = Told::default();
-        let pass = |told: &mut Told| self.signal_new(Signal::STOP, passes, &|_| true, &mut |_| {}, told);
+        let pass = |told: &mut Told| self.signal_new(&[Signal::STOP], passes, &|_| true, &mut |_| {}, told);
         let stopped = until_nobody_is_new(passes, || pass(&mut told))?;
         if stopped || told.here.difference(&told.ended).count() < STORM {
             return Ok(stopped);

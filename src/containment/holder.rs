@@ -35,23 +35,23 @@ impl Holder {
         }
     }
 
-    /// Sends `signal` to every process until a pass finds nobody new; `found` sees each once, before its signal. Tells
-    /// whether there was an end to it within `passes`.
-    pub fn signal_all(&self, signal: Signal, passes: Passes, found: impl FnMut(Pid)) -> Result<bool> {
-        self.signal_those(signal, passes, |_| true, found)
+    /// Sends the `signals`, one after another, to every process until a pass finds nobody new; `found` sees each once, before
+    /// its signals. Tells whether there was an end to it within `passes`.
+    pub fn signal_all(&self, signals: &[Signal], passes: Passes, found: impl FnMut(Pid)) -> Result<bool> {
+        self.signal_those(signals, passes, |_| true, found)
     }
 
     /// The same, to those that are `wanted`.
     pub fn signal_those(
         &self,
-        signal: Signal,
+        signals: &[Signal],
         passes: Passes,
         wanted: impl Fn(Pid) -> bool,
         found: impl FnMut(Pid),
     ) -> Result<bool> {
         match self {
-            Self::Leaf(leaf) => leaf.cgroup().signal_those(signal, passes, wanted, found),
-            Self::Guard(link) => Descendants::of(link.pid).signal_those(signal, passes, wanted, found),
+            Self::Leaf(leaf) => leaf.cgroup().signal_those(signals, passes, wanted, found),
+            Self::Guard(link) => Descendants::of(link.pid).signal_those(signals, passes, wanted, found),
         }
     }
 

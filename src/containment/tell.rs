@@ -26,13 +26,13 @@ impl Cgroup {
     pub(super) fn kill_each(&self) -> Result<()> {
         self.one_by_one.store(true, Ordering::Relaxed);
         let frozen = self.write(c"cgroup.freeze", b"1");
-        let signalled = self.signal_those(Signal::KILL, Passes::new(1000, ONE_BY_ONE), |_| true, |_| {});
+        let signalled = self.signal_those(&[Signal::KILL], Passes::new(1000, ONE_BY_ONE), |_| true, |_| {});
         let thawed = self.write(c"cgroup.freeze", b"0");
         frozen.and(signalled.map(drop)).and(thawed)
     }
 
-    /// Sends `signal` to every process here and below that is `wanted`, in the order of the lists, until a pass finds nobody
-    /// new; `found` sees each one once, before its signal. Tells whether there was an end to it: against a job that forks
+    /// Sends the `signals` to every process here and below that is `wanted`, in the order of the lists, until a pass finds nobody
+    /// new; `found` sees each one once, before its signals. Tells whether there was an end to it: against a job that forks
     /// faster than it can be told, only a kill helps, and `passes` bounds what is tried before.
     ///
     /// Only the job is hit: a process is signalled through a pidfd when its pid was in the list *after* that pidfd
@@ -40,14 +40,14 @@ impl Cgroup {
     /// at a time that four free descriptors are enough.
     pub fn signal_those(
         &self,
-        signal: Signal,
+        signals: &[Signal],
         passes: Passes,
         wanted: impl Fn(Pid) -> bool,
         mut found: impl FnMut(Pid),
     ) -> Result<bool> {
         let mut told = HashSet::new();
         let mut tell = |passes: Passes| {
-            until_nobody_is_new(passes, || self.signal_new(signal, passes, &wanted, &mut found, &mut told))
+            until_nobody_is_new(passes, || self.signal_new(signals, passes, &wanted, &mut found, &mut told))
         };
         if tell(passes.within(UNFROZEN))? {
             return Ok(true);
@@ -68,7 +68,7 @@ impl Cgroup {
     /// One pass of that. Tells whether there was anybody new, or may be.
     fn signal_new(
         &self,
-        signal: Signal,
+        signals: &[Signal],
         passes: Passes,
         wanted: &dyn Fn(Pid) -> bool,
         found: &mut dyn FnMut(Pid),
@@ -88,7 +88,7 @@ impl Cgroup {
                     found(pid);
                     // Where its pid was reused (ESRCH), the next pass sees the new one. What may not be signalled
                     // (EPERM) is told once: `cgroup.kill` reaches it.
-                    if pidfd.send(signal) != Err(Errno::SRCH) {
+                    if send(&pidfd, signals) != Err(Errno::SRCH) {
                         told.insert(pid);
                     }
                 }
@@ -97,6 +97,11 @@ impl Cgroup {
         })?;
         Ok(news)
     }
+}
+
+/// One after another, up to one that can't be sent.
+pub(super) fn send(process: &Pidfd, signals: &[Signal]) -> Result<()> {
+    signals.iter().try_for_each(|&signal| process.send(signal))
 }
 
 /// Opens the first of those processes, which are taken from the list: as many as there are descriptors for, less two: for

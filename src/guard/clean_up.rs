@@ -94,11 +94,9 @@ impl Guard {
             // Orphans hang from the guard itself: whose they are is plain where there is one job.
             let is_ours = |child: Pid| alone || child.as_raw_nonzero().get() == job.pid;
             let all = Descendants::of_some(getpid(), &is_ours);
-            for signal in [*signal, Signal::CONT] {
-                let (least, time) = FAREWELL_PASSES;
-                let left = patience.saturating_duration_since(Instant::now());
-                let _ = all.signal_those(signal, Passes::new(least, time.min(left)), |_| true, |_| {});
-            }
+            let (least, time) = FAREWELL_PASSES;
+            let left = patience.saturating_duration_since(Instant::now());
+            let _ = all.signal_those(&[*signal, Signal::CONT], Passes::new(least, time.min(left)), |_| true, |_| {});
         }
         while !told.is_empty() && Instant::now() < patience && !self.reap_quietly(|_| {}) {
             let _ = self.wait(Some(patience));

@@ -71,15 +71,15 @@ impl Actor {
         let all = self.terms.stop.signal_to == SignalTo::All || main.is_none();
         // Whoever has not been told when the grace period would be over is killed.
         let time = self.terms.stop.grace.clamp(LEAST_TELLING, MOST_TELLING);
-        let passes = || if all { passes(time) } else { Passes::new(0, Duration::ZERO) };
+        let passes = if all { passes(time) } else { Passes::new(0, Duration::ZERO) };
         let (stopped, described) = (&mut self.report.stopped, Instant::now() + DESCRIBING.min(time / 2));
         let told = self.holder.with_reserve(|holder| {
             // Who was missed is killed when the grace period is over.
-            let told = holder.signal_all(signal, passes(), |pid| {
+            // One that is stopped does not see the former.
+            let told = holder.signal_all(&[signal, Signal::CONT], passes, |pid| {
                 main_found |= main.as_ref().is_some_and(|(main, _)| *main == pid);
                 stopped.add_until(described, pid);
             });
-            let continued = holder.signal_all(Signal::CONT, passes(), |_| {});
             if let Some((pid, pidfd)) = main
                 && !main_found
             {
@@ -87,7 +87,7 @@ impl Actor {
                 // It may have ended: then its exit is on its way to us.
                 let _ = pidfd.send(signal).and_then(|()| pidfd.send(Signal::CONT));
             }
-            told.and(continued).map(drop).and(holder.thaw())
+            told.map(drop).and(holder.thaw())
         });
         if let Err(errno) = told {
             self.note(&format!("the stop signal did not reach every process: {errno}"));
@@ -114,7 +114,7 @@ impl Actor {
             ProcessGroup::Supervisors => sys::own_process_group().unwrap_or(0),
         };
         let wanted = |pid: Pid| pid != *main && sys::process_group_of(pid) == group;
-        let _ = self.holder.signal_those(signal, passes(TELLING), wanted, |_| {});
+        let _ = self.holder.signal_those(&[signal], passes(TELLING), wanted, |_| {});
     }
 
     pub(super) async fn kill(&mut self) {

@@ -288,7 +288,7 @@ impl Actor {
                     Some(Request::Kill) => return Incoming::Event(Event::KillAsked),
                     Some(Request::SignalAll(signal)) => {
                         // Whatever has ended meanwhile, or belongs to another user, can't be told.
-                        let _ = self.holder.with_reserve(|holder| holder.signal_all(signal, passes(TELLING), |_| {}));
+                        let _ = self.holder.with_reserve(|holder| holder.signal_all(&[signal], passes(TELLING), |_| {}));
                     }
                     Some(Request::SignalGroup(signal, sent)) => {
                         self.signal_group(signal);
