@@ -3,6 +3,7 @@
 mod support;
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::process::Command;
 
 use support::pool::{lines, pool, start, text};
@@ -68,7 +69,7 @@ fn too_few_descriptors() {
         run.command().stdin(std::process::Stdio::piped());
         let mut running = run.start();
         let mut stdin = running.child.stdin.take().unwrap();
-        std::io::Write::write_all(&mut stdin, "echo out; echo err >&2\n".repeat(200).as_bytes()).unwrap();
+        stdin.write_all("echo out; echo err >&2\n".repeat(200).as_bytes()).unwrap();
         drop(stdin);
         running.finish()
     };
@@ -142,7 +143,9 @@ fn a_deadline_fail_fast_and_interrupts() {
     let ran = pool(&args, sleeps).assert_code(124);
     assert!(ran.stderr.contains("2 ended early, 3 never started"), "{}", ran.stderr);
     // None of them is done, so all of them run again.
-    assert!(lines(results.path()).iter().all(|line| line["done"] == false && line["report"]["reason"] == "deadline"));
+    let ended = lines(results.path());
+    assert_eq!(ended.len(), 2);
+    assert!(ended.iter().all(|line| line["done"] == false && line["report"]["reason"] == "deadline"), "{ended:#?}");
 
     let ran = pool(&["-j", "2", "--fail-fast", "--shell"], "sleep 100\nexit 3\nsleep 101\nsleep 102\n").assert_code(1);
     assert!(ran.stderr.contains("1 failed, 1 ended early, 2 never started"), "{}", ran.stderr);
@@ -191,7 +194,59 @@ fn a_killed_guard() {
     assert_eq!(killed, 0);
     let ran = running.finish().assert_code(125);
     assert!(ran.stderr.contains("guard process was killed"), "{}", ran.stderr);
-    assert!(lines(results.path()).iter().all(|line| line["done"] == false), "{}", results.text());
+    let ended = lines(results.path());
+    // Those that ran; one more may have been on its way.
+    assert!(ended.len() >= 2, "{ended:#?}");
+    assert!(ended.iter().all(|line| line["done"] == false), "{ended:#?}");
+}
+
+/// Each job that fails is a reason to stop the others, once: whoever cleans up is left to.
+#[test]
+fn fail_fast_leaves_the_grace_period() {
+    if !has_cgroup() {
+        return;
+    }
+    let (fail, go, results) = (Scratch::new("fail"), Scratch::new("go"), Scratch::new("results"));
+    let [fail_now, go_on] = [&fail, &go].map(|fifo| {
+        rustix::fs::mkfifoat(rustix::fs::CWD, fifo.path(), 0o600.into()).unwrap();
+        // For both, so that opening it waits for nobody (fifo(7)).
+        std::fs::File::options().read(true).write(true).open(fifo.path()).unwrap()
+    });
+    let trap = format!("echo cleaning; read line < {}; echo cleaned; exit 0", text(go.path()));
+    let careful = format!("trap '{trap}' TERM; echo ready; while :; do sleep 0.01; done\n");
+    let failing = format!("exec 9< {}; echo ready; read line <&9; exit 7\n", text(fail.path())).repeat(5);
+    let args = ["-j", "6", "--fail-fast", "--shell", "--output", "stream", "--grace", "1m", "--results"];
+    let args = [&args[..], &[text(results.path())]].concat();
+    let mut running = start(&args, &(careful + &failing));
+    for _ in 0..6 {
+        assert_eq!(running.line(), "ready");
+    }
+    // The end of the fifo for all of them at once.
+    drop(fail_now);
+    assert_eq!(running.line(), "cleaning");
+    (&go_on).write_all(b"go\n").unwrap();
+    assert_eq!(running.line(), "cleaned");
+    running.finish().assert_code(1);
+    let ended = lines(results.path());
+    let careful = ended.iter().find(|line| line["line"] == 1).unwrap();
+    assert_eq!((&careful["report"]["killed"], &careful["report"]["reason"]), (&false.into(), &"stopped".into()));
+}
+
+/// A thread that can't be had is told before anything starts.
+#[test]
+fn no_thread_to_print() {
+    if !has_cgroup() {
+        return;
+    }
+    let mark = Scratch::new("mark");
+    let mut run = Run::bare([PINFOLD, "pool", "--", "touch", text(mark.path())]);
+    // No stack is to be had for it, which is the same EAGAIN as that of a limit on threads (pthread_create(3)).
+    run.command().env("RUST_MIN_STACK", (1_u64 << 60).to_string()).stdin(std::process::Stdio::piped());
+    let mut running = run.start();
+    running.child.stdin.take().unwrap().write_all(b"x\n").unwrap();
+    let ran = running.finish().assert_code(125);
+    assert!(ran.stderr.contains("cannot start the thread pinfold-printer; nothing has been run"), "{}", ran.stderr);
+    assert!(!mark.path().exists());
 }
 
 /// A limit of a line is one of pinfold run's. What can't be enforced is told before anything starts.

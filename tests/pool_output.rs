@@ -2,10 +2,10 @@
 
 mod support;
 
-use std::io::Read;
+use std::io::{Read, Write};
 
 use support::pool::{pool, start, text};
-use support::{Scratch, has_cgroup, program};
+use support::{PINFOLD, Run, Scratch, has_cgroup, program, wait_for};
 
 /// Bounded memory, nothing lost that the mode promises, no hang. `PINFOLD_MONSTER` is how many bytes the largest one prints:
 /// 20 MB, or 5 GB where somebody says 5000000000.
@@ -146,5 +146,36 @@ fn a_reader_that_goes_away() {
         drop(running.child.stdout.take());
         let ran = running.finish().assert_code(125);
         assert!(ran.stderr.contains("cannot write the jobs' output: Broken pipe"), "{}", ran.stderr);
+    }
+}
+
+/// A caller may share a pipe that does not block (Node, ssh, make): what is full is waited for, and is nobody's end.
+#[test]
+fn streams_that_do_not_block() {
+    if !has_cgroup() {
+        return;
+    }
+    let lines: String = (0..100_000).map(|number| format!("{number}\n")).collect();
+    for (mode, more) in [("group", None), ("group", Some("--keep-order")), ("stream", None)] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let (stdin, mut jobs) = std::io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        rustix::io::ioctl_fionbio(&stdin, true).unwrap();
+        let mut run =
+            Run::bare([PINFOLD, "pool", "-j", "2", "--output", mode].into_iter().chain(more).chain(["--", "seq", "0"]));
+        run.command().stdin(stdin).stdout(writer);
+        let running = run.start();
+        // It has been read, and more is waited for.
+        jobs.write_all(b"99999\n").unwrap();
+        wait_for(|| (rustix::io::ioctl_fionread(&jobs).unwrap() == 0).then_some(()));
+        jobs.write_all(b"99999\n").unwrap();
+        drop(jobs);
+        // Full: the next write says EAGAIN.
+        wait_for(|| (rustix::io::ioctl_fionread(&reader).unwrap() >= 60_000).then_some(()));
+        let reading = std::thread::spawn(move || std::io::read_to_string(reader).unwrap());
+        let ran = running.finish().assert_code(0);
+        let seen = reading.join().unwrap();
+        assert_eq!(seen.len(), 2 * lines.len(), "{mode}: {}", ran.stderr);
+        assert!(mode == "stream" || seen == lines.repeat(2), "{mode}");
     }
 }

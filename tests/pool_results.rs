@@ -163,3 +163,30 @@ fn a_torn_last_line_is_repaired() {
     let ran = pool(&resume, "a\n").assert_code(125);
     assert!(ran.stderr.contains("line 1"), "{}", ran.stderr);
 }
+
+/// What has no newline at its end is not for that reason ours to cut.
+#[test]
+fn another_file_is_left_as_it_is() {
+    if !has_cgroup() {
+        return;
+    }
+    let results = Scratch::new("notes");
+    let (mark, args) = (Scratch::new("mark"), ["--resume", "--results", text(results.path()), "--", "touch"]);
+    let ours = {
+        let own = Scratch::new("own");
+        pool(&["--results", text(own.path()), "--", "true"], "x\n").assert_code(0);
+        own.text()
+    };
+    for other in ["precious notes", "{\"lines\": 3}", "\0\0\0", &format!("{ours}precious notes")] {
+        std::fs::write(results.path(), other).unwrap();
+        let ran = pool(&args, text(mark.path())).assert_code(125);
+        assert!(ran.stderr.contains("is it another file?"), "{}", ran.stderr);
+        assert_eq!(results.text(), other);
+        assert!(!mark.path().exists());
+    }
+    // As few bytes of a line as there can be.
+    std::fs::write(results.path(), &ours[..1]).unwrap();
+    let ran = pool(&args, text(mark.path())).assert_code(0);
+    assert!(ran.stderr.contains("was torn: its 1 bytes"), "{}", ran.stderr);
+    assert!(mark.path().exists() && lines(results.path()).len() == 1);
+}

@@ -1,70 +1,15 @@
 //! `pinfold serve`: what it says is what its protocol says, and nothing outlives who it serves.
 
+#[path = "serve/served.rs"]
+mod served;
 mod support;
 
-use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use serde_json::{Value, json};
-use support::{PINFOLD, PROJECT, Run, Running, has, has_cgroup};
-
-/// One that serves, under the warden.
-struct Served {
-    running: Running,
-    stdin: Option<std::process::ChildStdin>,
-    schema: jsonschema::Validator,
-}
-
-impl Served {
-    fn start(args: &[&str]) -> Self {
-        let mut run = Run::bare([PINFOLD, "serve", "--stdio"].iter().chain(args));
-        run.command().stdin(Stdio::piped());
-        let mut running = run.start();
-        let stdin = running.child.stdin.take();
-        let schema = std::fs::read_to_string(format!("{PROJECT}/docs/serve.schema.json")).unwrap();
-        let schema: Value = serde_json::from_str(&schema).unwrap();
-        let mut served = Self { running, stdin, schema: jsonschema::validator_for(&schema).unwrap() };
-        assert_eq!(served.hear()["event"], "hello");
-        served
-    }
-
-    fn say(&mut self, request: &Value) {
-        assert!(self.schema.is_valid(request), "{request}");
-        self.say_text(&request.to_string());
-    }
-
-    fn say_text(&mut self, text: &str) {
-        writeln!(self.stdin.as_mut().unwrap(), "{text}").unwrap();
-    }
-
-    /// The next event, which the schema has.
-    fn hear(&mut self) -> Value {
-        let line = self.running.line();
-        let event: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
-        assert!(self.schema.is_valid(&event), "{event}");
-        event
-    }
-
-    /// Everything up to the first event of this kind, which is the last of them.
-    fn hear_until(&mut self, kind: &str) -> Vec<Value> {
-        let mut events = vec![self.hear()];
-        while events[events.len() - 1]["event"] != kind {
-            events.push(self.hear());
-        }
-        events
-    }
-
-    /// Closes its standard input; the warden asserts that nothing is left.
-    fn close(mut self) {
-        drop(self.stdin.take());
-        self.running.finish().assert_code(0);
-    }
-}
-
-fn shell(id: &str, script: &str) -> Value {
-    json!({"op": "submit", "id": id, "job": {"command": ["sh", "-c", script]}})
-}
+use serde_json::json;
+use served::{Served, shell};
+use support::{PINFOLD, PROJECT, Run, has, has_cgroup};
 
 #[test]
 fn a_job_from_beginning_to_end() {

@@ -7,6 +7,7 @@ mod init;
 mod limits;
 mod pool;
 mod quote;
+mod read_in;
 mod report_sink;
 mod run;
 mod serve;
@@ -17,6 +18,7 @@ mod terminal;
 mod timeout;
 #[cfg(feature = "watch")]
 mod watch;
+mod write_out;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;

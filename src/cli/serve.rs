@@ -1,33 +1,33 @@
 //! `pinfold serve`: the pool for programs in other languages, as JSON lines (`docs/serve.md`).
 
+mod speaker;
+
 use std::collections::HashMap;
-use std::io::{BufRead, Write};
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use pinfold::output::OutputStream;
+use anyhow::{Result, bail, ensure};
 use pinfold::pool::{Handle, Shutdown};
 use pinfold::signal::{SignalQueue, SignalStream};
-use pinfold::{Controller, Guard, Job, JobHandle, Pool, Report, Signal, Stdio};
-use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use pinfold::{Controller, Guard, Job, JobHandle, Pool, Signal, Stdio};
+use serde::Deserialize;
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 
 use super::duration;
 use super::pool::{JobLine, parse_workers};
-use super::session::{Descriptors, with_supervisor};
+use super::read_in::StandardInput;
+use super::session::{Descriptors, on_a_thread, with_supervisor};
 use super::signals::{Response, Rules};
+use speaker::{Message, Speaker};
 
 /// Raised when a message changes its meaning or goes away.
 const PROTOCOL: u32 = 1;
 
-/// Pieces of output that may wait until the caller reads them.
-const WAITING: usize = 256;
-
-/// A longer line comes in pieces.
-const MAX_LINE: usize = 64 * 1024;
+/// When all jobs have ended, a caller that is slow to read has this time.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Hold jobs for a program in another language, over JSON lines on standard input and standard output.
 ///
@@ -68,58 +68,6 @@ enum Request {
     Usage { id: String },
 }
 
-/// What it hears.
-#[derive(Serialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-enum Message<'a> {
-    Hello {
-        protocol: u32,
-        version: &'a str,
-    },
-    /// One of the job's own events.
-    Job {
-        id: &'a str,
-        attempt: u32,
-        what: &'a pinfold::events::Event,
-    },
-    Output {
-        id: &'a str,
-        stream: &'a str,
-        line: &'a str,
-        complete: bool,
-    },
-    /// A line that is not UTF-8.
-    OutputBytes {
-        id: &'a str,
-        stream: &'a str,
-        bytes: &'a [u8],
-        complete: bool,
-    },
-    Processes {
-        id: &'a str,
-        processes: &'a [pinfold::report::ProcessInfo],
-    },
-    /// All of it stands still.
-    Frozen {
-        id: &'a str,
-    },
-    Usage {
-        id: &'a str,
-        usage: &'a pinfold::report::Usage,
-    },
-    Done {
-        id: &'a str,
-        success: bool,
-        cancelled: bool,
-        attempts: u32,
-        report: &'a Report,
-    },
-    Error {
-        id: Option<&'a str>,
-        message: &'a str,
-    },
-}
-
 /// Serves until standard input ends.
 pub fn run(args: &Args) -> Result<u8> {
     ensure!(args.stdio, "--stdio is the only way to speak with it");
@@ -130,10 +78,7 @@ pub fn run(args: &Args) -> Result<u8> {
     let controllers = args.controllers.clone();
     with_supervisor(guard, signals, args.cgroup.as_deref(), controllers, descriptors, async |supervisor, signals| {
         let pool = Pool::builder().workers(args.workers).queue(usize::MAX).start(supervisor)?;
-        let ended = serve(args, &pool, signals).await;
-        pool.kill();
-        pool.shutdown(Shutdown::Now).await;
-        ended.map(|()| 0)
+        serve(args, &pool, signals).await.map(|()| 0)
     })
 }
 
@@ -141,50 +86,6 @@ fn parse_controller(text: &str) -> Result<Controller, String> {
     use Controller::{Cpu, Cpuset, Io, Memory, Pids};
     let known = [Cpu, Cpuset, Io, Memory, Pids].into_iter().find(|controller| controller.name() == text);
     known.ok_or_else(|| "write cpu, cpuset, io, memory or pids".into())
-}
-
-/// Says things to the caller. Writing has a thread of its own, and output waits for its place.
-#[derive(Clone)]
-struct Speaker {
-    lines: UnboundedSender<(Vec<u8>, Option<OwnedSemaphorePermit>)>,
-    room: Arc<Semaphore>,
-}
-
-impl Speaker {
-    fn start() -> (Self, oneshot::Receiver<std::io::Error>) {
-        type Line = (Vec<u8>, Option<OwnedSemaphorePermit>);
-        let (lines, mut receiver): (_, UnboundedReceiver<Line>) = unbounded_channel();
-        let (failed, failure) = oneshot::channel();
-        std::thread::spawn(move || {
-            let mut stdout = std::io::stdout();
-            while let Some((line, _room)) = receiver.blocking_recv() {
-                if let Err(error) = stdout.write_all(&line).and_then(|()| stdout.flush()) {
-                    let _ = failed.send(error);
-                    return;
-                }
-            }
-        });
-        (Self { lines, room: Arc::new(Semaphore::new(WAITING)) }, failure)
-    }
-
-    fn say(&self, message: &Message<'_>, room: Option<OwnedSemaphorePermit>) {
-        let mut line = serde_json::to_vec(message).unwrap_or_default();
-        line.push(b'\n');
-        // A caller that is gone is told nothing.
-        let _ = self.lines.send((line, room));
-    }
-
-    async fn follow(self, id: Arc<str>, stream: OutputStream, name: &'static str) {
-        let mut lines = stream.lines().max_line(MAX_LINE);
-        while let Ok(Some(line)) = lines.next_line().await {
-            let room = self.room.clone().acquire_owned().await.ok();
-            let complete = line.complete;
-            match std::str::from_utf8(&line.bytes) {
-                Ok(text) => self.say(&Message::Output { id: &id, stream: name, line: text, complete }, room),
-                Err(_) => self.say(&Message::OutputBytes { id: &id, stream: name, bytes: &line.bytes, complete }, room),
-            }
-        }
-    }
 }
 
 /// What is known of a job.
@@ -202,48 +103,124 @@ impl Known {
 }
 
 async fn serve(args: &Args, pool: &Pool, signals: &SignalStream) -> Result<()> {
-    let mut rules = Rules::new(false, false);
-    let (speaker, mut failed) = Speaker::start();
-    let (sender, mut requests) = tokio::sync::mpsc::channel::<Vec<u8>>(16);
-    std::thread::spawn(move || {
-        let mut stdin = std::io::stdin().lock();
+    let mut requests = requests()?;
+    let (speaker, failed) = Speaker::start()?;
+    let (done, over) = unbounded_channel();
+    let mut desk = Desk { args, pool, speaker, known: HashMap::new(), done, over };
+    let mut caller = Caller { signals, rules: Rules::new(false, false), failed, gone: None };
+    desk.speaker.say(&Message::Hello { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION") }, None);
+    let heard = hear(&mut desk, &mut caller, &mut requests).await;
+    pool.kill();
+    pool.shutdown(Shutdown::Now).await;
+    heard?;
+    tell_the_rest(&mut desk, &mut caller).await
+}
+
+/// Reads the requests, on a thread of its own.
+fn requests() -> Result<Receiver<Vec<u8>>> {
+    let (sender, requests) = tokio::sync::mpsc::channel(16);
+    on_a_thread("pinfold-hearer", move || {
+        let mut stdin = BufReader::new(StandardInput);
         let mut line = Vec::new();
         while stdin.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
             if sender.blocking_send(std::mem::take(&mut line)).is_err() {
                 return;
             }
         }
-    });
-    let (done_sender, mut done) = unbounded_channel::<String>();
-    let mut desk = Desk { args, pool, speaker: speaker.clone(), known: HashMap::new(), done: done_sender };
-    speaker.say(&Message::Hello { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION") }, None);
+    })?;
+    Ok(requests)
+}
+
+/// The program at the other end, and who sends us signals.
+struct Caller<'a> {
+    signals: &'a SignalStream,
+    rules: Rules,
+    failed: oneshot::Receiver<std::io::Error>,
+    /// Nothing can be told it any more.
+    gone: Option<std::io::Error>,
+}
+
+/// What makes an end.
+#[derive(PartialEq, Eq)]
+enum News {
+    Stop,
+    Kill,
+    /// The caller can't be told anything any more.
+    Gone,
+}
+
+impl Caller<'_> {
+    /// Cancel-safe.
+    async fn news(&mut self) -> Result<News> {
+        loop {
+            tokio::select! {
+                biased;
+                received = self.signals.recv() => match self.rules.respond(received?, Instant::now()) {
+                    Response::Stop => return Ok(News::Stop),
+                    Response::Kill => return Ok(News::Kill),
+                    _ => {}
+                },
+                error = &mut self.failed, if self.gone.is_none() => {
+                    self.gone = Some(error.unwrap_or_else(|_| std::io::Error::other("the writing thread has ended")));
+                    return Ok(News::Gone);
+                }
+            }
+        }
+    }
+}
+
+/// Answers until nobody asks any more: then all is to be killed. A stop is waited for, whoever else goes away meanwhile.
+async fn hear(desk: &mut Desk<'_>, caller: &mut Caller<'_>, requests: &mut Receiver<Vec<u8>>) -> Result<()> {
+    let (mut stopping, mut asks) = (false, true);
     loop {
         tokio::select! {
             biased;
-            received = signals.recv() => {
-                let received = received?;
-                match rules.respond(received, std::time::Instant::now()) {
-                    Response::Stop => { pool.stop(); pool.shutdown(Shutdown::Now).await; return Ok(()) }
-                    Response::Kill => return Ok(()),
-                    _ => {}
+            news = caller.news() => match news? {
+                News::Stop => {
+                    stopping = true;
+                    desk.pool.stop();
                 }
-            }
-            // Nobody listens any more.
-            _ = &mut failed => return Ok(()),
-            Some(id) = done.recv() => drop(desk.known.remove(&id)),
-            line = requests.recv() => {
-                let Some(line) = line else { return Ok(()) };
-                if line.trim_ascii().is_empty() {
-                    continue;
-                }
-                let answered = match serde_json::from_slice(&line) {
-                    Ok(request) => desk.answer(request).await,
-                    Err(error) => Err((None, error.to_string())),
-                };
-                if let Err((id, message)) = answered {
-                    speaker.say(&Message::Error { id: id.as_deref(), message: &message }, None);
-                }
-            }
+                News::Kill => return Ok(()),
+                News::Gone => asks = false,
+            },
+            Some(id) = desk.over.recv() => drop(desk.known.remove(&id)),
+            () = desk.pool.shutdown(Shutdown::Now), if stopping => return Ok(()),
+            line = requests.recv(), if asks => match line {
+                Some(line) => desk.hear(&line).await,
+                None => asks = false,
+            },
+        }
+        if !asks && !stopping {
+            return Ok(());
+        }
+    }
+}
+
+/// All has ended; what the caller has not read yet is waited for, with some patience.
+async fn tell_the_rest(desk: &mut Desk<'_>, caller: &mut Caller<'_>) -> Result<()> {
+    let told = async {
+        while !desk.known.is_empty()
+            && let Some(id) = desk.over.recv().await
+        {
+            desk.known.remove(&id);
+        }
+        desk.speaker.all_written().await;
+    };
+    if caller.gone.is_none() {
+        tokio::select! {
+            biased;
+            () = told => return Ok(()),
+            () = tokio::time::sleep(PATIENCE) => {}
+            // A signal ends the patience.
+            _ = caller.news() => {}
+        }
+    }
+    match &caller.gone {
+        // It wants to know nothing more.
+        Some(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        Some(error) => bail!("cannot write to standard output: {error}; what was to be told is lost"),
+        None => {
+            bail!("all jobs have been ended, but nobody reads standard output: some of what was to be told is lost")
         }
     }
 }
@@ -254,10 +231,25 @@ struct Desk<'a> {
     pool: &'a Pool,
     speaker: Speaker,
     known: HashMap<String, Known>,
+    /// Where a job is named when its `done` has been said, and where that is read.
     done: UnboundedSender<String>,
+    over: UnboundedReceiver<String>,
 }
 
 impl Desk<'_> {
+    async fn hear(&mut self, line: &[u8]) {
+        if line.trim_ascii().is_empty() {
+            return;
+        }
+        let answered = match serde_json::from_slice(line) {
+            Ok(request) => self.answer(request).await,
+            Err(error) => Err((None, error.to_string())),
+        };
+        if let Err((id, message)) = answered {
+            self.speaker.say(&Message::Error { id: id.as_deref(), message: &message }, None);
+        }
+    }
+
     /// The error is for the job of that name.
     async fn answer(&mut self, request: Request) -> Result<(), (Option<String>, String)> {
         let (Request::Submit { id, .. }

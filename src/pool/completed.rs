@@ -99,7 +99,7 @@ impl Handle {
         drop(sender);
         match receiver.recv().await {
             Some(outcome) => outcome,
-            // The slot is ours too, so somebody can still put an outcome: only a runtime that was shut down never will.
+            // The slot is ours too, and keeps a listener until it has told it; every task has an outcome, in the end.
             None => std::future::pending().await,
         }
     }
@@ -111,7 +111,7 @@ pub struct Completed {
     handles: Vec<Handle>,
     receiver: UnboundedReceiver<Arc<Outcome>>,
     left: usize,
-    deadline: Option<Pin<Box<Sleep>>>,
+    deadline: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
 impl Completed {
@@ -120,7 +120,7 @@ impl Completed {
         handles.iter().for_each(|handle| handle.slot.listen(&sender));
         // Beyond what a clock can hold there is no deadline.
         let at = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let deadline = at.map(|at| Box::pin(tokio::time::sleep_until(at.into())));
+        let deadline = at.map(|at| (at, Box::pin(tokio::time::sleep_until(at.into()))));
         Self { handles: handles.to_vec(), receiver, left: handles.len(), deadline }
     }
 
@@ -135,13 +135,28 @@ impl Completed {
         if self.left == 0 {
             return Poll::Ready(None);
         }
-        if let Some(deadline) = &mut self.deadline
-            && deadline.as_mut().poll(context).is_ready()
-        {
-            self.deadline = None;
-            // Those that wait before those that run, whose places they would take.
-            self.handles.iter().rev().for_each(|handle| handle.end(Ending::Deadline));
+        if self.deadline.as_ref().is_some_and(|(at, _)| Instant::now() >= *at) {
+            self.end_all();
         }
+        let received = self.poll_received(context);
+        // Only where something has to be waited for: a runtime that was shut down has told all, and its clock panics.
+        if received.is_pending()
+            && let Some((_, sleep)) = &mut self.deadline
+        {
+            ready!(sleep.as_mut().poll(context));
+            self.end_all();
+            return self.poll_received(context);
+        }
+        received
+    }
+
+    fn end_all(&mut self) {
+        self.deadline = None;
+        // Those that wait before those that run, whose places they would take.
+        self.handles.iter().rev().for_each(|handle| handle.end(Ending::Deadline));
+    }
+
+    fn poll_received(&mut self, context: &mut Context<'_>) -> Poll<Option<Arc<Outcome>>> {
         let outcome = ready!(self.receiver.poll_recv(context));
         self.left -= 1;
         Poll::Ready(outcome)

@@ -56,7 +56,7 @@ use state::Shared;
 pub enum Shutdown {
     /// What was submitted is done first.
     Drain,
-    /// What waits is cancelled, what runs is stopped.
+    /// What waits is cancelled, what runs is stopped: it has its grace period, however often this is asked for.
     Now,
 }
 
@@ -305,7 +305,8 @@ impl Pool {
         self.owner.0.close();
     }
 
-    /// Takes no more tasks, cancels what waits, stops what runs. Comes back at once.
+    /// Takes no more tasks, cancels what waits, stops what runs. Comes back at once; once more changes nothing, and
+    /// [`kill`](Self::kill) does not wait for the grace period.
     pub fn stop(&self) {
         self.owner.0.end(state::Ending::Stop);
     }

@@ -1,5 +1,7 @@
 //! The life of one task: attempts, until one succeeds, none is left, or it is ended.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,29 +13,40 @@ use crate::job::Job;
 use crate::output::Output;
 use crate::report::{Reason, Report};
 
-pub(super) async fn run(pool: &Shared, id: u64, mut task: Box<Task>, mut asked: Asked) -> Outcome {
+/// `attempts` tells how often it was started, whatever becomes of this future.
+pub(super) async fn run(pool: &Shared, id: u64, mut task: Box<Task>, mut asked: Asked, attempts: &mut u32) -> Outcome {
     if task.command.timeout.is_none() {
         task.command.timeout = pool.timeout;
     }
-    let mut attempt = 0;
     loop {
-        attempt += 1;
+        *attempts += 1;
+        let attempt = *attempts;
         // On the heap, what only the start needs: there may be thousands that run.
         let job = match Box::pin(start(pool, &task.command, &mut asked)).await {
             Ok(job) => job,
-            Err(report) => return Outcome::not_run(id, *report, attempt),
+            Err(report) => {
+                let cancelled = is_ended_by(&asked, report.reason);
+                return Outcome::not_run(id, *report, attempt, cancelled);
+            }
         };
-        if let Some(on_spawn) = &task.on_spawn {
-            on_spawn(&job, attempt);
+        if let Some(on_spawn) = &task.on_spawn
+            && let Err(panic) = catch_unwind(AssertUnwindSafe(|| on_spawn(&job, attempt))).map_err(words)
+        {
+            let report = Box::pin(kill_after(&job, &panic)).await;
+            return Outcome::not_run(id, report, attempt, false);
         }
         // What is not to be run again is not kept, nor the streams that it was given.
         let again = (attempt <= task.retries).then_some(task);
         let ended = hold(&job, &mut asked).await;
         let (report, stdout, stderr) = match ended {
             Ok(Output { report, stdout, stderr }) => (report, stdout, stderr),
-            Err(error) => return Outcome::not_run(id, failed(&Command::new(job.name()), &error), attempt),
+            Err(error) => {
+                let report = failed(&Command::new(job.name()), &error);
+                let cancelled = is_ended_by(&asked, report.reason);
+                return Outcome::not_run(id, report, attempt, cancelled);
+            }
         };
-        let cancelled = asked.now() != Ending::NotYet && report.reason != Reason::Exited;
+        let cancelled = is_ended_by(&asked, report.reason);
         let outcome = Outcome { id, report, attempts: attempt, cancelled, stdout, stderr };
         task = match again {
             Some(task) if !outcome.success() && asked.now() == Ending::NotYet => task,
@@ -66,12 +79,36 @@ async fn is_cancelled(pause: Duration, asked: &mut Asked) -> bool {
     }
 }
 
+/// Whether what was asked for is what ended it, and not the job itself, the OOM killer, or the loss of the guard.
+fn is_ended_by(asked: &Asked, reason: Reason) -> bool {
+    asked.now() != Ending::NotYet && matches!(reason, Reason::Deadline | Reason::Stopped | Reason::Killed)
+}
+
+/// Who was to be told of the job has panicked, and nobody knows what the job lacks now: it does not go on.
+async fn kill_after(job: &Job, panic: &str) -> Report {
+    job.kill();
+    let report = match job.wait().await {
+        Ok(report) => Report::clone(&report),
+        Err(error) => failed(&Command::new(job.name()), &error),
+    };
+    // Also where the command had ended well by then.
+    Report { reason: Reason::Killed, exit_code: 125, error: Some(format!("on_spawn panicked: {panic}")), ..report }
+}
+
+/// What a panic says.
+fn words(panic: Box<dyn Any + Send>) -> String {
+    match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(panic) => panic.downcast_ref::<&str>().unwrap_or(&"it does not say why").to_string(),
+    }
+}
+
 fn killed(command: &Command) -> Report {
     Report { reason: Reason::Killed, ..Report::of_cancelled(command) }
 }
 
 /// What is told of a job without a report.
-fn failed(command: &Command, error: &Error) -> Report {
+pub(super) fn failed(command: &Command, error: &Error) -> Report {
     let report = Report::of_failed_spawn(command, error);
     let reason = match error {
         Error::GuardLost => Reason::GuardLost,

@@ -12,6 +12,7 @@ use tokio::task::AbortHandle;
 use super::completed::{Handle, Slot};
 use super::task::{Outcome, Task};
 use super::{Builder, run};
+use crate::command::Command;
 use crate::error::{Error, Result};
 use crate::queue::{Receiver, Sender, queue};
 use crate::report::Report;
@@ -67,12 +68,22 @@ pub(super) struct Shared {
 struct State {
     next_id: u64,
     closed: bool,
+    /// How all of them are to be ended.
+    ending: Ending,
     waiting: BTreeMap<(Reverse<i32>, u64), Entry>,
-    running: HashMap<u64, Sender<Ending>>,
+    running: HashMap<u64, Running>,
     done: u64,
     failed: u64,
     deadline: Option<AbortHandle>,
     listeners: Vec<UnboundedSender<Arc<Outcome>>>,
+}
+
+/// A task that runs, for those who want it ended.
+#[derive(Debug)]
+struct Running {
+    wishes: Sender<Ending>,
+    /// It was cancelled by itself: once more is a kill. A stop of the pool is not counted.
+    cancelled: bool,
 }
 
 impl Drop for State {
@@ -116,40 +127,62 @@ impl Shared {
         let handle = Handle { id, priority: task.priority, slot: slot.clone(), pool: Arc::downgrade(self) };
         state.waiting.insert((Reverse(task.priority), id), Entry { id, task: Box::new(task), slot, _room: room });
         self.unfinished.send_modify(|unfinished| *unfinished += 1);
-        self.start_next(&mut state);
+        drop(state);
+        self.start_next();
         Ok(handle)
     }
 
-    /// Starts as many as there are free workers.
-    fn start_next(self: &Arc<Self>, state: &mut State) {
-        while state.running.len() < self.workers
-            && let Some((_, entry)) = state.waiting.pop_first()
-        {
+    /// Starts as many as there are free workers. Without the lock: a runtime that has been shut down drops at once what it is
+    /// to run, and that is told here.
+    fn start_next(self: &Arc<Self>) {
+        while let Some((entry, wishes)) = self.next_to_start() {
             let Entry { id, task, slot, _room } = entry;
-            let (ending, wishes) = queue();
-            state.running.insert(id, ending);
-            let pool = self.clone();
+            let (name, pool, slot) = (task.command.display_name(), self.clone(), Some(slot));
+            let mut held = Held { pool, id, name, slot, attempts: 0, begun: false };
             self.supervisor.inner.runtime.spawn(async move {
-                let outcome = run::run(&pool, id, task, Asked::new(wishes)).await;
-                pool.finish(outcome, &slot);
+                held.begun = true;
+                let asked = Asked { wishes, now: Ending::NotYet };
+                let outcome = run::run(&held.pool, id, task, asked, &mut held.attempts).await;
+                held.finish(outcome);
             });
         }
     }
 
+    fn next_to_start(&self) -> Option<(Entry, Receiver<Ending>)> {
+        let mut state = self.lock();
+        if state.running.len() >= self.workers {
+            return None;
+        }
+        let (_, entry) = state.waiting.pop_first()?;
+        let (wishes, receiver) = queue();
+        state.running.insert(entry.id, Running { wishes, cancelled: false });
+        Some((entry, receiver))
+    }
+
     fn finish(self: &Arc<Self>, outcome: Outcome, slot: &Slot) {
         let failed = !outcome.success();
-        let mut state = self.lock();
-        state.running.remove(&outcome.id);
-        state.done += 1;
-        state.failed += u64::from(failed);
+        self.count(outcome.id, failed);
         if failed && !outcome.cancelled && self.fail_fast {
-            drop(state);
             self.end(Ending::Stop);
         } else {
-            self.start_next(&mut state);
-            drop(state);
+            self.start_next();
         }
         self.tell(outcome, slot);
+    }
+
+    /// The runtime was shut down: nothing more is ever started.
+    fn abandon(&self, outcome: Outcome, slot: &Slot) {
+        self.count(outcome.id, true);
+        self.end(Ending::Kill);
+        self.tell(outcome, slot);
+    }
+
+    /// It has ended.
+    fn count(&self, id: u64, failed: bool) {
+        let mut state = self.lock();
+        state.running.remove(&id);
+        state.done += 1;
+        state.failed += u64::from(failed);
     }
 
     /// Tells an outcome to who waits for it.
@@ -185,23 +218,28 @@ impl Shared {
         self.room.close();
     }
 
-    /// Takes no more tasks and ends those there are.
+    /// Takes no more tasks and ends those there are. Only what is stronger than before is news: to ask again changes nothing.
     pub fn end(&self, ending: Ending) {
         self.close();
         let mut state = self.lock();
         let waiting = std::mem::take(&mut state.waiting);
-        for asked in state.running.values() {
-            asked.send(ending);
+        if ending > state.ending {
+            state.ending = ending;
+            for running in state.running.values() {
+                running.wishes.send(ending);
+            }
         }
         drop(state);
         waiting.into_values().for_each(|entry| self.cancelled(entry));
     }
 
-    /// Ends one task.
+    /// Ends one task. A second stop is a kill, as with a job.
     pub fn end_one(&self, id: u64, priority: i32, ending: Ending) {
         let mut state = self.lock();
-        if let Some(asked) = state.running.get(&id) {
-            asked.send(ending);
+        if let Some(running) = state.running.get_mut(&id) {
+            let again = ending == Ending::Stop && running.cancelled;
+            running.cancelled |= ending == Ending::Stop;
+            running.wishes.send(if again { Ending::Kill } else { ending });
             return;
         }
         let entry = state.waiting.remove(&(Reverse(priority), id));
@@ -217,7 +255,7 @@ impl Shared {
         state.failed += 1;
         drop(state);
         let report = Report::of_cancelled(&entry.task.command);
-        self.tell(Outcome::not_run(entry.id, report, 0), &entry.slot);
+        self.tell(Outcome::not_run(entry.id, report, 0, true), &entry.slot);
     }
 
     pub async fn all_done(&self) {
@@ -231,6 +269,38 @@ impl Shared {
     }
 }
 
+/// Sees to it that a task has an outcome, also where what runs it panics or is dropped with its runtime.
+struct Held {
+    pool: Arc<Shared>,
+    id: u64,
+    name: String,
+    /// None when it has its outcome.
+    slot: Option<Arc<Slot>>,
+    attempts: u32,
+    /// The runtime has taken it up.
+    begun: bool,
+}
+
+impl Held {
+    fn finish(&mut self, outcome: Outcome) {
+        if let Some(slot) = self.slot.take() {
+            self.pool.finish(outcome, &slot);
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let Some(slot) = self.slot.take() else { return };
+        let mut report = run::failed(&Command::new(&self.name), &Error::GuardLost);
+        let panicked = self.begun && std::thread::panicking();
+        let why = if panicked { "what held it panicked" } else { "the runtime that it ran in was shut down" };
+        report.error = Some(why.into());
+        let outcome = Outcome::not_run(self.id, report, self.attempts, false);
+        if panicked { self.pool.finish(outcome, &slot) } else { self.pool.abandon(outcome, &slot) }
+    }
+}
+
 /// What has been asked for of a task that runs.
 pub(super) struct Asked {
     wishes: Receiver<Ending>,
@@ -238,16 +308,11 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    fn new(wishes: Receiver<Ending>) -> Self {
-        Self { wishes, now: Ending::NotYet }
-    }
-
-    /// Waits for the next wish, and tells the strongest. A second stop is a kill, as with a job. Cancel-safe.
+    /// Waits for the next wish, and tells the strongest. Cancel-safe.
     pub async fn next(&mut self) -> Ending {
         match self.wishes.recv().await {
             Some(wish) => {
-                let again = self.now == Ending::Stop && wish == Ending::Stop;
-                self.now = if again { Ending::Kill } else { self.now.max(wish) };
+                self.now = self.now.max(wish);
                 self.now
             }
             // The pool has forgotten it, and asks for nothing more.

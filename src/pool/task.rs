@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::command::Command;
 use crate::job::Job;
 use crate::output::Captured;
-use crate::report::{Reason, Report};
+use crate::report::Report;
 
 /// The longest pause between two attempts.
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
@@ -52,7 +52,8 @@ impl Task {
     }
 
     /// Calls this with the job whenever the command has been executed, and with the number of the attempt, from 1 on: to
-    /// take its streams, say, before the pool reads them. It must not block.
+    /// take its streams, say, before the pool reads them. It must not block. Where it panics the job is killed, and the task
+    /// has failed.
     pub fn on_spawn(mut self, call: impl Fn(&Job, u32) + Send + Sync + 'static) -> Self {
         self.on_spawn = Some(Arc::new(call));
         self
@@ -88,8 +89,9 @@ impl std::fmt::Debug for Task {
 pub struct Outcome {
     /// The task's number, from 1 on in the order of submission.
     pub id: u64,
-    /// How its last attempt ended. [`Reason::Cancelled`] where it was never started, [`Reason::SpawnFailed`] where it could
-    /// not be.
+    /// How its last attempt ended. [`Cancelled`](crate::report::Reason::Cancelled) where it was never started,
+    /// [`SpawnFailed`](crate::report::Reason::SpawnFailed) where it could not be;
+    /// [`GuardLost`](crate::report::Reason::GuardLost) also where the runtime that the pool belongs to has been shut down.
     pub report: Arc<Report>,
     /// How often it was started.
     pub attempts: u32,
@@ -108,8 +110,8 @@ impl Outcome {
         self.report.success()
     }
 
-    pub(super) fn not_run(id: u64, report: Report, attempts: u32) -> Self {
-        let cancelled = report.reason != Reason::SpawnFailed;
+    /// One whose output is not there.
+    pub(super) fn not_run(id: u64, report: Report, attempts: u32, cancelled: bool) -> Self {
         let (stdout, stderr) = Default::default();
         Self { id, report: Arc::new(report), attempts, cancelled, stdout, stderr }
     }

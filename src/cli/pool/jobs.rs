@@ -16,6 +16,7 @@ use serde::Deserialize;
 use super::args::Args;
 use crate::cli::duration;
 use crate::cli::limits::LimitArgs;
+use crate::cli::read_in::StandardInput;
 
 /// More mistakes than these are only counted.
 const SHOWN: usize = 50;
@@ -142,7 +143,7 @@ pub fn read(args: &Args) -> Result<Vec<Job>> {
         ),
         None => {
             let mut text = Vec::new();
-            std::io::stdin().read_to_end(&mut text).context("cannot read the jobs from standard input")?;
+            StandardInput.read_to_end(&mut text).context("cannot read the jobs from standard input")?;
             (text, "standard input".to_owned())
         }
     };

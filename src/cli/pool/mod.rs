@@ -134,7 +134,7 @@ impl<'a> Run<'a> {
         let progress = Progress::new(left.len() as u64, args.quiet);
         // Each that was handed in has a place there from then on.
         let at_once = if args.output == OutputArg::Group { workers.saturating_add(queue) } else { 0 };
-        let (printer, printed) = Printer::start(args.keep_order, at_once, progress.clone());
+        let (printer, printed) = Printer::start(args.keep_order, at_once, progress.clone())?;
         Ok(Self {
             args,
             tally: Tally { left_out: (jobs.len() - left.len()) as u64, ..Tally::default() },

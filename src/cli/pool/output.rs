@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
@@ -15,6 +15,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::files::{Files, Shelf, is_empty, nameless};
 use super::progress::Progress;
+use crate::cli::session::on_a_thread;
+use crate::cli::write_out::write_all;
 
 /// A longer line of a stream may be cut by another job's.
 const MAX_LINE: usize = 64 * 1024;
@@ -62,7 +64,11 @@ struct Turns {
 
 impl Printer {
     /// Starts it, for so many jobs at once. The receiver hears when all is printed, or what went wrong.
-    pub fn start(keep_order: bool, at_once: usize, progress: Progress) -> (Self, oneshot::Receiver<io::Result<()>>) {
+    pub fn start(
+        keep_order: bool,
+        at_once: usize,
+        progress: Progress,
+    ) -> Result<(Self, oneshot::Receiver<io::Result<()>>)> {
         let (pieces, receiver) = unbounded_channel();
         let (finished, over) = oneshot::channel();
         // Outputs that wait hold files: not many more than those that are being made.
@@ -70,11 +76,11 @@ impl Printer {
         let places = at_once.saturating_add(waiting).min(Semaphore::MAX_PERMITS);
         let shelf = Arc::<Shelf>::default();
         let desks = shelf.clone();
-        std::thread::spawn(move || {
+        on_a_thread("pinfold-printer", move || {
             let _ = finished.send(Desk::new(progress, desks).and_then(|desk| desk.print_all(receiver)));
-        });
+        })?;
         let turns = keep_order.then(|| Mutex::new(Turns { next: 1, early: BTreeMap::new() }));
-        (Self { pieces, room: Arc::new(Semaphore::new(places)), shelf, turns }, over)
+        Ok((Self { pieces, room: Arc::new(Semaphore::new(places)), shelf, turns }, over))
     }
 
     /// Files for a job's output.
@@ -177,6 +183,8 @@ struct Desk {
     put_off: BTreeMap<u64, Spooled>,
     spool: Option<File>,
     spooled: u64,
+    /// What is being copied.
+    piece: Vec<u8>,
 }
 
 impl Desk {
@@ -189,6 +197,7 @@ impl Desk {
             put_off: BTreeMap::new(),
             spool: None,
             spooled: 0,
+            piece: vec![0; MAX_LINE],
         })
     }
 
@@ -196,8 +205,8 @@ impl Desk {
         while let Some(piece) = pieces.blocking_recv() {
             match piece {
                 Piece::Line { error, bytes, room } => {
-                    let mut stream = if error { &self.stderr } else { &self.stdout };
-                    self.progress.aside(|| stream.write_all(&bytes))?;
+                    let stream = if error { &self.stderr } else { &self.stdout };
+                    self.progress.aside(|| write_all(stream, &bytes))?;
                     drop(room);
                 }
                 Piece::Output { files, room } => {
@@ -215,13 +224,13 @@ impl Desk {
     }
 
     fn print(&mut self, mut files: Files) -> io::Result<()> {
-        for (from, mut to) in [(&mut files.stdout, &self.stdout), (&mut files.stderr, &self.stderr)] {
+        for (from, to) in [(&mut files.stdout, &self.stdout), (&mut files.stderr, &self.stderr)] {
             // Most have nothing on standard error; a copy of nothing takes half a dozen system calls.
             if is_empty(from) {
                 continue;
             }
             from.seek(SeekFrom::Start(0))?;
-            self.progress.aside(|| io::copy(from, &mut to))?;
+            self.progress.aside(|| copy(from, to, &mut self.piece))?;
         }
         self.shelf.put_back(files);
         Ok(())
@@ -251,9 +260,9 @@ impl Desk {
         let Some(Spooled { at, stdout, stderr }) = self.put_off.remove(&number) else { return Ok(()) };
         if let Some(spool) = &mut self.spool {
             spool.seek(SeekFrom::Start(at))?;
-            for (length, mut to) in [(stdout, &self.stdout), (stderr, &self.stderr)] {
+            for (length, to) in [(stdout, &self.stdout), (stderr, &self.stderr)] {
                 if length > 0 {
-                    self.progress.aside(|| io::copy(&mut spool.take(length), &mut to))?;
+                    self.progress.aside(|| copy(&mut spool.take(length), to, &mut self.piece))?;
                 }
             }
             if self.put_off.is_empty() {
@@ -262,6 +271,18 @@ impl Desk {
             }
         }
         Ok(())
+    }
+}
+
+/// Not `io::copy`: that loses what it has read where a write would block.
+fn copy(from: &mut impl Read, to: &File, piece: &mut [u8]) -> io::Result<()> {
+    loop {
+        match from.read(piece) {
+            Ok(0) => return Ok(()),
+            Ok(length) => write_all(to, &piece[..length])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 

@@ -42,8 +42,8 @@ pub struct Results {
 }
 
 impl Results {
-    /// Opens it, for this process alone. With `resume`, tells the keys of the jobs that it has as done; a torn last line is
-    /// cut off. Without, it must be empty or not there.
+    /// Opens it, for this process alone. With `resume`, tells the keys of the jobs that it has as done; a torn last line of
+    /// ours is cut off. Without, it must be empty or not there.
     pub fn open(path: &Path, resume: bool) -> Result<(Self, HashSet<String>)> {
         let shown = path.display();
         let mut file = OpenOptions::new()
@@ -87,6 +87,16 @@ impl Results {
     }
 }
 
+/// Whether this may be the beginning of a [`Line`]. An empty one is.
+fn begins_as_ours(torn: &[u8]) -> bool {
+    const LINE: &[u8] = b"{\"line\":";
+    const KEY: &[u8] = b",\"key\":\"";
+    let Some(rest) = torn.strip_prefix(LINE) else { return LINE.starts_with(torn) };
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let rest = &rest[digits..];
+    rest.is_empty() || digits > 0 && (rest.starts_with(KEY) || KEY.starts_with(rest))
+}
+
 /// The keys that are done, and the length of the whole lines.
 fn read(reader: &mut impl BufRead) -> Result<(HashSet<String>, u64)> {
     let (mut done, mut whole) = (HashSet::new(), 0);
@@ -95,6 +105,11 @@ fn read(reader: &mut impl BufRead) -> Result<(HashSet<String>, u64)> {
         line.clear();
         reader.read_until(b'\n', &mut line)?;
         if line.last() != Some(&b'\n') {
+            if !begins_as_ours(&line) {
+                bail!(
+                    "its last line, {number}, is none that pinfold pool wrote: is it another file? It has been left as it is"
+                );
+            }
             break;
         }
         let parsed: Done = serde_json::from_slice(&line)
@@ -115,12 +130,35 @@ mod tests {
     fn torn_and_wrong_lines() {
         let lines = br#"{"key":"a","done":true,"more":1}
 {"key":"b","done":false}
-{"key":"c","do"#;
+{"line":3,"key":"c","do"#;
         let (done, whole) = read(&mut lines.as_slice()).unwrap();
         assert_eq!((done, whole), (HashSet::from(["a".to_owned()]), 58));
         assert_eq!(read(&mut b"".as_slice()).unwrap().1, 0);
         // Whole, and still not ours.
         let error = read(&mut b"{\"key\":\"a\",\"done\":true}\nx\n".as_slice()).unwrap_err();
         assert!(error.to_string().contains("line 2"), "{error}");
+        let error = read(&mut b"{\"key\":\"a\",\"done\":true}\nnotes".as_slice()).unwrap_err();
+        assert!(error.to_string().contains("last line, 2,"), "{error}");
+    }
+
+    #[test]
+    fn only_beginnings_of_our_lines_are_torn_lines() {
+        let report = Report::of_failed_spawn(&pinfold::Command::new("a"), &pinfold::Error::GuardLost);
+        let line = Line { line: 120, key: "k", done: false, attempts: 1, report: &report };
+        let line = serde_json::to_vec(&line).unwrap();
+        assert!((0..=line.len()).all(|length| begins_as_ours(&line[..length])));
+        for other in [
+            "precious notes",
+            "{",
+            "{\"line\":12",
+            "{\"line\":,",
+            "{\"line\":\"a\"",
+            "{\"line\":1}",
+            "{\"lines",
+            "\0",
+            " {",
+        ] {
+            assert_eq!(begins_as_ours(other.as_bytes()), line.starts_with(other.as_bytes()), "{other}");
+        }
     }
 }

@@ -1,0 +1,65 @@
+//! `pinfold serve` in tests.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use crate::support::{PINFOLD, PROJECT, Run, Running};
+
+/// One that serves, under the warden.
+pub struct Served {
+    pub running: Running,
+    pub stdin: Option<std::process::ChildStdin>,
+    schema: jsonschema::Validator,
+}
+
+impl Served {
+    pub fn start(args: &[&str]) -> Self {
+        let mut run = Run::bare([PINFOLD, "serve", "--stdio"].iter().chain(args));
+        run.command().stdin(Stdio::piped());
+        let mut running = run.start();
+        let stdin = running.child.stdin.take();
+        let schema = std::fs::read_to_string(format!("{PROJECT}/docs/serve.schema.json")).unwrap();
+        let schema: Value = serde_json::from_str(&schema).unwrap();
+        let mut served = Self { running, stdin, schema: jsonschema::validator_for(&schema).unwrap() };
+        assert_eq!(served.hear()["event"], "hello");
+        served
+    }
+
+    pub fn say(&mut self, request: &Value) {
+        assert!(self.schema.is_valid(request), "{request}");
+        self.say_text(&request.to_string());
+    }
+
+    pub fn say_text(&mut self, text: &str) {
+        writeln!(self.stdin.as_mut().unwrap(), "{text}").unwrap();
+    }
+
+    /// The next event, which the schema has.
+    pub fn hear(&mut self) -> Value {
+        let line = self.running.line();
+        let event: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(self.schema.is_valid(&event), "{event}");
+        event
+    }
+
+    /// Everything up to the first event of this kind, which is the last of them.
+    pub fn hear_until(&mut self, kind: &str) -> Vec<Value> {
+        let mut events = vec![self.hear()];
+        while events[events.len() - 1]["event"] != kind {
+            events.push(self.hear());
+        }
+        events
+    }
+
+    /// Closes its standard input; the warden asserts that nothing is left.
+    pub fn close(mut self) {
+        drop(self.stdin.take());
+        self.running.finish().assert_code(0);
+    }
+}
+
+pub fn shell(id: &str, script: &str) -> Value {
+    json!({"op": "submit", "id": id, "job": {"command": ["sh", "-c", script]}})
+}

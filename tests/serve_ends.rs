@@ -1,0 +1,183 @@
+//! How `pinfold serve` ends: whoever cleans up is left to, and whoever reads late hears all of it.
+
+#[path = "serve/served.rs"]
+mod served;
+mod support;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+
+use rustix::fs::{CWD, mkfifoat};
+use serde_json::{Value, json};
+use served::{Served, shell};
+use support::{PINFOLD, Run, Scratch, has_cgroup, wait_for};
+
+/// One that cleans up when it is stopped, until the test has it go on by the fifo.
+fn careful(fifo: &Scratch) -> (Value, File) {
+    mkfifoat(CWD, fifo.path(), 0o600.into()).unwrap();
+    // For both, so that opening it waits for nobody (fifo(7)).
+    let go = File::options().read(true).write(true).open(fifo.path()).unwrap();
+    let trap = format!("echo cleaning; read line < {}; echo cleaned; exit 0", fifo.path().display());
+    (shell("a", &format!("trap '{trap}' TERM; exec 2> /dev/null; echo ready; while :; do sleep 0.01; done")), go)
+}
+
+#[test]
+fn a_signal_leaves_the_grace_period() {
+    if !has_cgroup() {
+        return;
+    }
+    let fifo = Scratch::new("go");
+    let (job, mut go) = careful(&fifo);
+    let mut served = Served::start(&["--grace", "1m", "-j", "1"]);
+    served.say(&job);
+    served.say(&shell("b", "exit 0"));
+    served.hear_until("output");
+    served.running.signal(libc::SIGTERM);
+    // The one that waits is never started.
+    let done = served.hear_until("done").pop().unwrap();
+    assert_eq!((&done["id"], &done["report"]["reason"]), (&json!("b"), &json!("cancelled")));
+    assert_eq!(served.hear_until("output").pop().unwrap()["line"], "cleaning");
+    // It answers still.
+    served.say(&shell("c", "exit 0"));
+    let error = served.hear_until("error").pop().unwrap();
+    assert!(error["message"].as_str().unwrap().contains("takes no more tasks"), "{error}");
+    // A stop goes on when nothing more is to be asked.
+    drop(served.stdin.take());
+    writeln!(go, "go").unwrap();
+    assert_eq!(served.hear_until("output").pop().unwrap()["line"], "cleaned");
+    let done = served.hear_until("done").pop().unwrap();
+    assert_eq!((&done["cancelled"], &done["report"]["reason"]), (&json!(true), &json!("stopped")));
+    assert_eq!((&done["report"]["killed"], &done["report"]["exit_code"]), (&json!(false), &json!(0)));
+    served.close();
+}
+
+#[test]
+fn a_second_signal_kills() {
+    if !has_cgroup() {
+        return;
+    }
+    let mut served = Served::start(&["--grace", "1h"]);
+    served.say(&shell("a", "trap 'echo no' TERM; exec 2> /dev/null; echo ready; while :; do sleep 0.01; done"));
+    served.hear_until("output");
+    served.running.signal(libc::SIGTERM);
+    assert_eq!(served.hear_until("output").pop().unwrap()["line"], "no");
+    // Another one: the same from the same sender within a moment is the same wish.
+    served.running.signal(libc::SIGHUP);
+    let done = served.hear_until("done").pop().unwrap();
+    assert_eq!((&done["cancelled"], &done["report"]["killed"]), (&json!(true), &json!(true)), "{done}");
+    served.close();
+}
+
+/// One whose standard output is full with a job's; and whether that job has ended.
+fn full() -> (Served, impl FnMut() -> Option<()>) {
+    let fifo = Scratch::new("alive");
+    mkfifoat(CWD, fifo.path(), 0o600.into()).unwrap();
+    let mut alive = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(fifo.path()).unwrap();
+    let mut served = Served::start(&[]);
+    served.say(&shell("a", &format!("exec 9> {}; seq 1000000; sleep 100", fifo.path().display())));
+    let out = served.running.child.stdout.as_ref().unwrap();
+    wait_for(|| (rustix::io::ioctl_fionread(out).unwrap() >= 60_000).then_some(()));
+    // The end of the file where nobody has it open any more, and an error before.
+    let is_over = move || matches!(alive.read(&mut [0]), Ok(0)).then_some(());
+    (served, is_over)
+}
+
+/// Who reads late hears all of it.
+#[test]
+fn a_slow_reader_loses_nothing() {
+    if !has_cgroup() {
+        return;
+    }
+    for signalled in [false, true] {
+        let (mut served, mut is_over) = full();
+        if signalled {
+            served.running.signal(libc::SIGTERM);
+        } else {
+            drop(served.stdin.take());
+        }
+        wait_for(&mut is_over);
+        drop(served.stdin.take());
+        // All at once, to its end.
+        let text = served.running.finish().assert_code(0).stdout;
+        let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let lines = events.iter().filter(|event| event["event"] == "output" && event["complete"] == true);
+        let mut count = 0;
+        for (number, line) in lines.enumerate() {
+            assert_eq!(line["line"], (number + 1).to_string());
+            count += 1;
+        }
+        assert!(count > 1000, "{count}");
+        assert_eq!(events[events.len() - 1]["event"], "done");
+    }
+}
+
+/// Who does not read at all holds nobody up for ever, and it is no success.
+#[test]
+fn a_reader_that_never_reads() {
+    if !has_cgroup() {
+        return;
+    }
+    let (mut served, _) = full();
+    drop(served.stdin.take());
+    let out = served.running.child.stdout.take();
+    let ran = served.running.finish().assert_code(125);
+    assert!(ran.stderr.contains("nobody reads standard output"), "{}", ran.stderr);
+    drop(out);
+}
+
+/// Who has closed it wants to hear nothing: no failure.
+#[test]
+fn a_reader_that_is_gone() {
+    if !has_cgroup() {
+        return;
+    }
+    let (mut served, _) = full();
+    drop(served.running.child.stdout.take());
+    assert_eq!(served.running.finish().assert_code(0).stderr, "");
+}
+
+/// As [`full`], by a pipe that does not block.
+#[test]
+fn streams_that_do_not_block() {
+    if !has_cgroup() {
+        return;
+    }
+    let [(stdin, mut requests), (events, stdout)] = [std::io::pipe().unwrap(), std::io::pipe().unwrap()];
+    rustix::io::ioctl_fionbio(&stdin, true).unwrap();
+    rustix::io::ioctl_fionbio(&stdout, true).unwrap();
+    let mut run = Run::bare([PINFOLD, "serve", "--stdio"]);
+    run.command().stdin(stdin).stdout(stdout);
+    let running = run.start();
+    // In two pieces, with nothing to be read in between.
+    let mut events = BufReader::new(events).lines().map(Result::unwrap);
+    assert!(events.next().unwrap().contains("hello"));
+    let request = shell("a", "seq 20000").to_string();
+    let (first, second) = request.split_at(20);
+    requests.write_all(first.as_bytes()).unwrap();
+    wait_for(|| (rustix::io::ioctl_fionread(&requests).unwrap() == 0).then_some(()));
+    writeln!(requests, "{second}").unwrap();
+    let mut lines = 0;
+    let done = events.find(|line| {
+        lines += u32::from(line.contains(r#""event":"output""#));
+        line.contains(r#""event":"done""#)
+    });
+    assert!(done.is_some_and(|done| done.contains(r#""success":true"#)));
+    assert_eq!(lines, 20_000);
+    drop(requests);
+    running.finish().assert_code(0);
+}
+
+/// A thread that can't be had is told, and nothing is answered.
+#[test]
+fn no_thread_to_speak() {
+    if !has_cgroup() {
+        return;
+    }
+    let mut run = Run::bare([PINFOLD, "serve", "--stdio"]);
+    // No stack is to be had for it, which is the same EAGAIN as that of a limit on threads (pthread_create(3)).
+    run.command().env("RUST_MIN_STACK", (1_u64 << 60).to_string());
+    let ran = run.run().assert_code(125);
+    assert!(ran.stderr.contains("cannot start the thread pinfold-"), "{}", ran.stderr);
+    assert_eq!(ran.stdout, "");
+}
