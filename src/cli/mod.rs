@@ -14,9 +14,11 @@ mod session;
 mod signals;
 mod sweep;
 mod terminal;
+mod thread;
 mod timeout;
 #[cfg(feature = "watch")]
 mod watch;
+mod write_out;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
