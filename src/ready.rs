@@ -128,7 +128,8 @@ fn contains(line: &[u8], part: &[u8]) -> bool {
 }
 
 pub(crate) async fn port(address: SocketAddr) {
-    while !accepts(address).await.unwrap_or(false) {
+    let ephemeral = ephemeral_ports();
+    while !accepts(address, ephemeral).await.unwrap_or(false) {
         tokio::time::sleep(TRY_EVERY).await;
     }
 }
@@ -136,9 +137,9 @@ pub(crate) async fn port(address: SocketAddr) {
 /// Whether somebody accepts connections there. The port that we have ourselves meanwhile must not be this one: the server could
 /// not have it, and two ends that connect to each other at once are a connection, where both are the same one too (RFC 9293, 3.5,
 /// "simultaneous open").
-async fn accepts(address: SocketAddr) -> std::io::Result<bool> {
+async fn accepts(address: SocketAddr, ephemeral: (u16, u16)) -> std::io::Result<bool> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    if crate::sys::leave_out_local_port(&socket, address.port(), ephemeral_ports()).is_err() {
+    if crate::sys::leave_out_local_port(&socket, address.port(), ephemeral).is_err() {
         // Before Linux 6.3 one is taken and looked at.
         socket.bind(SocketAddr::new(if address.is_ipv4() { V4_ANY } else { V6_ANY }, 0))?;
         if socket.local_addr()?.port() == address.port() {

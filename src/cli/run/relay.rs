@@ -224,12 +224,15 @@ impl Outlet {
         let (done, over) = oneshot::channel();
         thread::start("to pass the output on", move || {
             let mut written = Ok(());
-            while let Some(piece) = pieces.blocking_recv() {
-                written = write_out::write_all(&outer, &piece);
-                if written.is_err() {
-                    break;
+            'pieces: while let Some(piece) = pieces.blocking_recv() {
+                // The end of a bounded output may be a large one.
+                for part in piece.chunks(PIECE) {
+                    written = write_out::write_all(&outer, part);
+                    if written.is_err() {
+                        break 'pieces;
+                    }
+                    taken.send_replace(Instant::now());
                 }
-                taken.send_replace(Instant::now());
             }
             // Before it is told: the command finds its end closed too.
             drop(pieces);
