@@ -278,8 +278,12 @@ impl Job {
         }
     }
 
-    /// Puts the deadline off, for a time in which the job could not run.
+    /// Puts the deadline off, for a time in which the job could not run, and the end of its
+    /// [`idle_timeout`](crate::Command::idle_timeout).
     pub fn postpone_deadline(&self, by: std::time::Duration) {
+        if let Some(streams) = &self.streams {
+            streams.postpone_idle(by);
+        }
         self.requests.send(Request::Postpone(by));
     }
 

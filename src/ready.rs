@@ -2,15 +2,17 @@
 
 use std::ffi::OsStr;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use inotify::{Inotify, WatchMask};
+use rustix::io::Errno;
 use tokio::io::Interest;
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 
+use crate::error::{Error, Result};
 use crate::output::OutputStream;
 
 /// How often a port is tried: nothing tells when somebody listens there. (sock_diag(7) has groups for sockets that are destroyed,
@@ -81,16 +83,11 @@ impl std::fmt::Display for Readiness {
 }
 
 /// Comes back when a line has it; tells why that can't be any more.
-pub(crate) async fn line(stream: &mut OutputStream, part: &[u8]) -> Result<(), String> {
+pub(crate) async fn line(stream: &mut OutputStream, part: &[u8]) -> std::result::Result<(), String> {
+    let mut search = Search { part, lines: 0, read: 0 };
     loop {
         let (held, ended) = stream.look_ahead().await.map_err(|error| format!("cannot read its output: {error}"))?;
-        // Only whole lines count, and at the end what there is.
-        let lines = match held.iter().rposition(|&byte| byte == b'\n') {
-            _ if ended => held,
-            Some(end) => &held[..end],
-            None => &[],
-        };
-        if lines.split(|&byte| byte == b'\n').any(|line| contains(line, part)) {
+        if search.finds(held, ended) {
             return Ok(());
         }
         if ended {
@@ -102,32 +99,86 @@ pub(crate) async fn line(stream: &mut OutputStream, part: &[u8]) -> Result<(), S
     }
 }
 
+/// Looks at each line once, however it comes in.
+struct Search<'a> {
+    part: &'a [u8],
+    /// Up to here all lines have been looked at.
+    lines: usize,
+    /// Up to here there is no other end of a line.
+    read: usize,
+}
+
+impl Search<'_> {
+    /// `held` is all that there is of the output.
+    fn finds(&mut self, held: &[u8], ended: bool) -> bool {
+        let fresh = &held[self.read..];
+        // Only whole lines count, and at the end what there is.
+        let end = if ended { Some(fresh.len()) } else { fresh.iter().rposition(|&byte| byte == b'\n') };
+        let end = end.map(|end| self.read + end);
+        self.read = held.len();
+        let Some(end) = end else { return false };
+        let lines = &held[self.lines..end];
+        self.lines = (end + 1).min(held.len());
+        lines.split(|&byte| byte == b'\n').any(|line| contains(line, self.part))
+    }
+}
+
 fn contains(line: &[u8], part: &[u8]) -> bool {
     part.is_empty() || line.windows(part.len()).any(|window| window == part)
 }
 
 pub(crate) async fn port(address: SocketAddr) {
-    while TcpStream::connect(address).await.is_err() {
+    let ephemeral = ephemeral_ports();
+    while !accepts(address, ephemeral).await.unwrap_or(false) {
         tokio::time::sleep(TRY_EVERY).await;
     }
 }
 
-pub(crate) async fn file(path: &Path) -> Result<(), String> {
-    let failed = |error: std::io::Error| format!("cannot watch for it: {error}");
+/// Whether somebody accepts connections there. The port that we have ourselves meanwhile must not be this one: the server could
+/// not have it, and two ends that connect to each other at once are a connection, where both are the same one too (RFC 9293, 3.5,
+/// "simultaneous open").
+async fn accepts(address: SocketAddr, ephemeral: (u16, u16)) -> std::io::Result<bool> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    if crate::sys::leave_out_local_port(&socket, address.port(), ephemeral).is_err() {
+        // Before Linux 6.3 one is taken and looked at.
+        socket.bind(SocketAddr::new(if address.is_ipv4() { V4_ANY } else { V6_ANY }, 0))?;
+        if socket.local_addr()?.port() == address.port() {
+            return Ok(false);
+        }
+    }
+    let stream = socket.connect(address).await?;
+    Ok(stream.local_addr()? != stream.peer_addr()?)
+}
+
+const V4_ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+const V6_ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+
+/// The first and the last port that connections are given (ip(7), `ip_local_port_range`), as far as that is told.
+fn ephemeral_ports() -> (u16, u16) {
+    const USUAL: (u16, u16) = (32768, 60999);
+    let told = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut ports = told.split_ascii_whitespace().map_while(|port| port.parse().ok());
+    ports.next().zip(ports.next()).unwrap_or(USUAL)
+}
+
+pub(crate) async fn file(path: &Path) -> Result<()> {
+    let failed = |error: std::io::Error| match error.kind() {
+        ErrorKind::NotADirectory => {
+            let above = path.ancestors().skip(1).find(|above| above.exists()).unwrap_or(path);
+            let advice = format!("{} is not a directory", above.display());
+            Error::invalid("readiness by the file", path.display().to_string(), advice)
+        }
+        _ => {
+            let advice = "the directory has to be readable; see also fs.inotify.max_user_instances and ulimit -n";
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            Error::system("watch for", path.display().to_string(), errno, advice)
+        }
+    };
     loop {
         let inotify = Inotify::init().map_err(failed)?;
-        let directories = path
-            .ancestors()
-            .skip(1)
-            .map(|above| if above.as_os_str() == OsStr::new("") { Path::new(".") } else { above });
         let made = WatchMask::CREATE | WatchMask::MOVED_TO | WatchMask::ONLYDIR;
-        for directory in directories {
-            match inotify.watches().add(directory, made | WatchMask::DELETE_SELF | WatchMask::MOVE_SELF) {
-                Ok(_) => break,
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
+        let mask = made | WatchMask::DELETE_SELF | WatchMask::MOVE_SELF;
+        watch_nearest(path, |directory| inotify.watches().add(directory, mask).map(drop)).map_err(failed)?;
         // Watched first, then looked at: nothing is missed in between.
         if path.symlink_metadata().is_ok() {
             return Ok(());
@@ -135,5 +186,70 @@ pub(crate) async fn file(path: &Path) -> Result<(), String> {
         let watched = crate::sys::watched(OwnedFd::from(inotify), Interest::READABLE).map_err(failed)?;
         // Whatever happened there: it is looked at anew.
         let _ = watched.readable().await.map_err(failed)?;
+    }
+}
+
+/// Watches the directory that it is to be in, or the nearest one above that is there.
+fn watch_nearest(path: &Path, mut watch: impl FnMut(&Path) -> std::io::Result<()>) -> std::io::Result<()> {
+    let mut missing: Option<&Path> = None;
+    let mut above = path.ancestors().skip(1);
+    while let Some(directory) = above.next() {
+        let directory = if directory.as_os_str() == OsStr::new("") { Path::new(".") } else { directory };
+        match watch(directory) {
+            // Made in the moment before this one was watched: nobody tells of that.
+            Ok(()) if missing.is_some_and(Path::exists) => {
+                above = {
+                    missing = None;
+                    path.ancestors().skip(1)
+                }
+            }
+            Ok(()) => break,
+            Err(error) if error.kind() == ErrorKind::NotFound => missing = Some(directory),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_line_is_looked_at_once() {
+        let text = b"starting\nlis\n\nlistening\nrest";
+        for cut in 0..text.len() {
+            let mut search = Search { part: b"listening", lines: 0, read: 0 };
+            let at = (0..=text.len()).find(|&length| length % (cut + 1) == 0 && search.finds(&text[..length], false));
+            // With its newline, at the byte 24, and not before.
+            assert_eq!(at, (24..=text.len()).find(|length| length % (cut + 1) == 0), "{cut}");
+        }
+        let mut search = Search { part: b"rest", lines: 0, read: 0 };
+        assert!(!search.finds(text, false) && search.lines == 24 && search.read == text.len());
+        assert!(search.finds(text, true));
+        let mut search = Search { part: b"lis\n", lines: 0, read: 0 };
+        assert!(!search.finds(text, true));
+    }
+
+    /// Between the attempt to watch it and the watch on the one above.
+    #[test]
+    fn a_directory_made_in_between_is_watched() {
+        let top = std::env::temp_dir().join(format!("pinfold-nearest-{}", std::process::id()));
+        std::fs::create_dir(&top).unwrap();
+        let path = top.join("a/b/file");
+        let mut watched = Vec::new();
+        let done = watch_nearest(&path, |directory| {
+            if directory == top && watched.is_empty() {
+                std::fs::create_dir_all(top.join("a/b")).unwrap();
+            }
+            let there = directory.metadata().map(drop);
+            if there.is_ok() {
+                watched.push(directory.to_owned());
+            }
+            there
+        });
+        std::fs::remove_dir_all(&top).unwrap();
+        done.unwrap();
+        assert_eq!(watched, [top.clone(), top.join("a/b")]);
     }
 }

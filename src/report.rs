@@ -52,10 +52,12 @@ pub struct Report {
     pub main: Option<MainEnd>,
     /// Why the job ended.
     pub reason: Reason,
-    /// Why there was no process, or what could not be done or found out, in words; null otherwise.
+    /// Why there was no process, or what could not be done or found out, in words; null otherwise. From `pinfold run` also that
+    /// the job was not ready in time, and that not all of its output went where it should.
     pub error: Option<String>,
     /// The exit code that `pinfold run` ends with for this job, but for 122 (not all could be ended: `unkillable`) and 123
-    /// (`--fail-on-leftovers`).
+    /// (`--fail-on-leftovers`). In its own reports also 124 where the job was not ready in time, and 125 where it succeeded and
+    /// not all of its output went where it should: `error` says so.
     pub exit_code: u8,
     /// Whether SIGKILL was sent, because the grace period was over or a kill was asked for.
     pub killed: bool,

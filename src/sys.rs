@@ -363,3 +363,26 @@ pub fn pidfd_cgroup_id(pidfd: BorrowedFd<'_>) -> Option<u64> {
     let done = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
     (done == 0 && info.mask & PIDFD_INFO_CGROUPID != 0 && info.cgroup_id != 0).then_some(info.cgroup_id)
 }
+
+/// Never gives the socket this port as its own, of the `first` to the `last` that it may be given (`IP_LOCAL_PORT_RANGE` in ip(7),
+/// Linux 6.3; also for IPv6). Others than these no socket is given.
+pub fn leave_out_local_port(socket: impl AsFd, port: u16, (first, last): (u16, u16)) -> Result<()> {
+    /// include/uapi/linux/in.h.
+    const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
+    if !(first..=last).contains(&port) {
+        return Ok(());
+    }
+    // The last port in the high 16 bits, the first one in the low ones; 0 where it stays as it is. The larger side of the two.
+    let range = if port - first > last - port { u32::from(port - 1) << 16 } else { u32::from(port) + 1 };
+    // SAFETY: the value is as large as the length that is passed, and only read.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_IP,
+            IP_LOCAL_PORT_RANGE,
+            (&raw const range).cast(),
+            size_of::<u32>() as libc::socklen_t,
+        )
+    };
+    check(libc::c_long::from(done)).map(drop)
+}

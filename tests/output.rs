@@ -3,7 +3,6 @@
 mod support;
 
 use std::io::{Read, Seek, Write};
-use std::net::TcpListener;
 use std::time::{Duration, SystemTime};
 
 use pinfold::events::EventKind;
@@ -237,51 +236,22 @@ fn a_tee() {
     });
 }
 
+/// More than a pipe holds, to a file that takes nothing: who stops to read because of that must not wait for the job.
 #[test]
-fn readiness() {
+fn a_tee_that_fails_does_not_hold_up_the_job() {
     with_supervisor(async |supervisor| {
-        let job = supervisor.spawn(&shell("echo starting; echo 'listening on 7'; sleep 1000")).await.unwrap();
-        job.ready(&Readiness::stdout_line("listening"), LONG).await.unwrap();
-        // What comes after it in the pipe, and what was read for it.
-        job.stop();
-        assert_eq!(job.wait_with_output().await.unwrap().stdout.text(), "starting\nlistening on 7\n");
-
-        // Never: it ends, or the time does.
-        let never = Readiness::stdout_line("listening");
-        let job = supervisor.spawn(&shell("echo starting")).await.unwrap();
-        let error = job.ready(&never, LONG).await.unwrap_err().to_string();
-        assert!(error.contains("'listening'") && error.contains("closed the stream"), "{error}");
-        let job = supervisor.spawn(&shell("sleep 1000")).await.unwrap();
-        for readiness in [never, Readiness::port(([127, 0, 0, 1], 1)), Readiness::file("/no/such")] {
-            let error = job.ready(&readiness, Duration::from_millis(50)).await.unwrap_err();
-            assert!(matches!(error, Error::NotReady { .. }) && error.to_string().contains("50ms"), "{error}");
+        let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut command = shell("head -c 1000000 /dev/zero; head -c 1000000 /dev/zero >&2; exit 3");
+        command.tee_stdout(full()).tee_stderr(full());
+        let job = supervisor.spawn(&command).await.unwrap();
+        for _ in 0..2 {
+            let failed = tokio::time::timeout(LONG, job.wait_with_output()).await.expect("it is told at once");
+            assert!(matches!(failed, Err(Error::System { .. })), "{failed:?}");
         }
-        job.kill();
-        let error = job.ready(&Readiness::port(([127, 0, 0, 1], 1)), LONG).await.unwrap_err().to_string();
-        assert!(error.contains("it is over"), "{error}");
-
-        // A port: free until somebody listens.
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(listener);
-        let job = supervisor.spawn(&shell("sleep 1000")).await.unwrap();
-        let port = Readiness::port(address);
-        let (ready, _listener) = tokio::join!(job.ready(&port, LONG), async {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            TcpListener::bind(address).unwrap()
-        });
-        ready.unwrap();
-
-        // A file, in a directory that is not there yet.
-        let scratch = Scratch::directory("ready");
-        let path = scratch.path().join("a/b/file");
-        let script = format!(
-            "cd {}; sleep 0.1; mkdir a; sleep 0.1; mkdir a/b; sleep 0.1; : > a/b/file",
-            scratch.path().display()
-        );
-        let job = supervisor.spawn(&shell(&format!("{script}; sleep 1000"))).await.unwrap();
-        job.ready(&Readiness::file(&path), LONG).await.unwrap();
-        assert!(path.exists());
+        // Once for each stream; nothing of them is lost.
+        let output = job.wait_with_output().await.unwrap();
+        assert_eq!((output.stdout.total(), output.stderr.total()), (1_000_000, 1_000_000));
+        assert_eq!(output.report.exit_code, 3);
     });
 }
 

@@ -118,6 +118,39 @@ fn suspended_and_continued_without_eating_the_deadline() {
     shell.exit();
 }
 
+/// Nor any other time that a job has.
+#[test]
+fn nor_the_time_to_be_heard_of() {
+    if !has_cgroup() {
+        return;
+    }
+    for options in
+        ["--idle-timeout 2s", "--ready line:never --ready-timeout 2s", "--ready file:/no/such --ready-timeout 2s"]
+    {
+        let mut shell = Pty::shell();
+        shell.line(&format!("$PINFOLD run {options} -- cat"));
+        shell.send("one\n");
+        shell.expect("one\r\none\r\n");
+        shell.send(CTRL_Z);
+        shell.expect("Stopped");
+        shell.expect("ready> ");
+        // Longer than that: real time has to pass here.
+        shell.line("sleep 2.2; jobs");
+        shell.expect("Stopped");
+        shell.expect("ready> ");
+        shell.line("fg");
+        shell.expect("-- cat\r\n");
+        shell.send("two\n");
+        shell.expect("two\r\ntwo\r\n");
+        // The clock goes on, and the job is ended by it.
+        shell.expect("pinfold: cat ");
+        shell.expect("ready> ");
+        shell.line("echo code=$?");
+        shell.expect("code=124");
+        shell.exit();
+    }
+}
+
 #[test]
 fn the_suspend_key_is_harmless_where_pinfold_leads_the_session() {
     if !has_cgroup() {

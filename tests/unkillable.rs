@@ -78,3 +78,17 @@ fn without_a_cgroup() {
     }
     check(&hang(&["--containment", "subreaper", "--kill-bound", "1s"], "", "").assert_code(122));
 }
+
+/// Whatever else there is to say: the report says that too.
+#[test]
+fn before_any_other_end() {
+    if !has_hanging_files() {
+        return;
+    }
+    let late = ["--ready", "file:/no/such", "--ready-timeout", "300ms"];
+    let interrupted = ["--containment", "subreaper", "--kill-bound", "1s", "--stop-signal", "INT"];
+    let ran = hang(&[&late[..], &interrupted].concat(), "", "").assert_code(122);
+    assert_eq!((ran.signal, &ran.report["unkillable"]["count"]), (None, &1.into()), "{ran:#?}");
+    assert_eq!(ran.report["exit_code"], 124, "{ran:#?}");
+    assert!(ran.report["error"].as_str().unwrap().contains("there is no /no/such within 300ms"), "{ran:#?}");
+}

@@ -15,6 +15,7 @@ mod session;
 mod signals;
 mod sweep;
 mod terminal;
+mod thread;
 mod timeout;
 #[cfg(feature = "watch")]
 mod watch;

@@ -1,13 +1,16 @@
 //! Where `--report` goes. It is opened before the command starts, so that a mistake is found before that.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use pinfold::Report;
 use rustix::fs::{OFlags, fcntl_getfl};
+
+use super::write_out::write_all;
 
 /// `FILE`, `-` for standard output, `fd:N` for a descriptor that was handed down.
 #[derive(Clone, Debug)]
@@ -67,18 +70,30 @@ impl Sink {
         }
     }
 
+    /// Whether it is this very file: what writes both from the beginning keeps one of them at most.
+    pub fn is(&self, other: &File) -> bool {
+        let (Self::File(file, _) | Self::Stdout(file) | Self::Descriptor(file, _)) = self;
+        are_same(file.metadata(), other.metadata())
+    }
+
     /// Writes the report, a line of JSON.
     pub fn write(self, report: &Report) -> Result<()> {
         let line = format!("{}\n", report.to_json());
         let (done, place) = match self {
-            Self::Stdout(mut file) => (file.write_all(line.as_bytes()), "standard output".into()),
-            Self::File(mut file, path) => {
+            Self::Stdout(file) => (write_all(file, line.as_bytes()), "standard output".into()),
+            Self::File(file, path) => {
                 let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
                 let truncated = if regular { file.set_len(0) } else { Ok(()) };
-                (truncated.and_then(|()| file.write_all(line.as_bytes())), path.display().to_string())
+                (truncated.and_then(|()| write_all(file, line.as_bytes())), path.display().to_string())
             }
-            Self::Descriptor(mut file, number) => (file.write_all(line.as_bytes()), format!("descriptor {number}")),
+            Self::Descriptor(file, number) => (write_all(file, line.as_bytes()), format!("descriptor {number}")),
         };
         done.map_err(|error| anyhow!("the job is over, but its report could not be written to {place}: {error}"))
     }
+}
+
+/// Whether both are the same regular file.
+pub fn are_same(one: io::Result<Metadata>, other: io::Result<Metadata>) -> bool {
+    let (Ok(one), Ok(other)) = (one, other) else { return false };
+    one.is_file() && (one.dev(), one.ino()) == (other.dev(), other.ino())
 }

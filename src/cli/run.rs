@@ -10,24 +10,27 @@ mod relay;
 mod stats;
 mod streams;
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use pinfold::report::Reason;
 use pinfold::signal::{self, SignalQueue, SignalStream};
 use pinfold::{Command, Guard, Job, Signal, Supervisor};
 use rustix::io::Errno;
 
 use super::report_sink::Sink;
 use super::signals::{PATIENCE_INTERRUPTS, Response, Rules};
+use super::tell;
 use super::terminal::Terminal;
-use super::{FAILED, tell};
 #[cfg(feature = "watch")]
 pub use args::parse_signal;
 pub use args::{Args, ContainmentArg};
-use ended::{Ended, TOO_LATE};
+use ended::Ended;
 use explain::explain;
 pub use explain::explain_failures;
 pub use prepared::Prepared;
+use ready::Clock;
 use relay::Relay;
 use streams::StreamArgs;
 
@@ -43,10 +46,14 @@ pub fn run(mut args: Args, prepared: pinfold::Result<Prepared>) -> Result<u8> {
     if sink.is_some() || args.stats {
         command.measure_pressure();
     }
-    let applied = args.streams.apply(&mut command, terminal);
-    // Before it is asked who could enforce them.
+    // Before it is asked who could enforce them, and before a file is made.
+    let checked = args.limits.to_limits().check();
+    let applied = checked.and_then(|()| args.streams.apply(&mut command, terminal));
+    if let Some(sink) = &sink {
+        // Nor is it told there.
+        args.streams.check_report(sink)?;
+    }
     let ended = prepared.and_then(|prepared| applied.and(Ok(prepared)));
-    let ended = ended.and_then(|prepared| args.limits.to_limits().check().and(Ok(prepared)));
     let ended = ended.and_then(|prepared| prepared.enough_descriptors().and(Ok(prepared)));
     let ended = ended.and_then(|prepared| in_runtime(&args, &command, prepared));
     let ended = ended.unwrap_or_else(|error| Ended::not_started(&command, &error));
@@ -139,6 +146,7 @@ async fn hold(
             }
         }
     }
+    let mut relay = Relay::new(args)?;
     let spawned = {
         let mut spawning = std::pin::pin!(supervisor.spawn(command));
         loop {
@@ -173,34 +181,39 @@ async fn hold(
         tell(&format!("started {} as process {}", args.command[0].to_string_lossy(), job.pid()));
     }
     let mut interrupted = false;
+    if let Err(error) = args.streams.empty_tee() {
+        relay.tell_trouble(error.to_string());
+    }
     // The command may have been executed, and have been seen by others, before we heard of it: none of these is lost.
     for (response, signal) in early {
         interrupted |= signal == Signal::INT && response == Response::Stop;
         perform(args, &job, response, signal);
     }
-    let mut relay = Relay::start(args, &job, supervisor, terminal).await?;
+    relay.start(args, &job, supervisor, terminal).await?;
     let StreamArgs { ready, ready_timeout, notify, .. } = &args.streams;
-    let is_ready = |ready| ready::ready(ready, *ready_timeout, notify.as_ref(), &job, relay.line_seen.clone());
+    let stood_still = Cell::new(Duration::ZERO);
+    let clock = || Clock { timeout: *ready_timeout, stood_still: &stood_still };
+    let is_ready = |ready| ready::ready(ready, clock(), notify.as_ref(), &job, relay.line_seen.clone());
     let mut ready = ready.as_ref().map(|ready| Box::pin(is_ready(ready)));
-    let mut late = false;
+    let mut not_ready = None;
     loop {
         let received = tokio::select! {
             biased;
             report = job.wait() => {
                 let report = report?;
-                relay.finish(signals, rules).await;
-                let code = if late { Some(TOO_LATE) } else { relay.tee_failed.borrow().then_some(FAILED) };
-                return Ok(Ended::Report { report, interrupted, code });
+                let in_time = not_ready.is_some() || matches!(report.reason, Reason::Deadline | Reason::Idle);
+                let trouble = relay.finish(in_time, signals, rules, terminal).await;
+                return Ok(Ended::over(report, interrupted, not_ready, trouble));
             }
             signal = job.next_stop() => {
                 if let Some(terminal) = terminal.filter(|_| !args.streams.pty) {
-                    stopped(&job, signal, terminal);
+                    stood_still.set(stood_still.get() + stopped(&job, signal, terminal));
                 }
                 continue;
             }
-            in_time = once(&mut ready) => {
-                if !in_time {
-                    late = true;
+            done = once(&mut ready) => {
+                if let Err(verdict) = done {
+                    not_ready = Some(verdict);
                     job.stop();
                 }
                 continue;
@@ -264,16 +277,19 @@ fn perform(args: &Args, job: &Job, response: Response, signal: Signal) {
 }
 
 /// The main process was stopped. By job control: pinfold stops too, so that the shell takes over, and the deadline's clock
-/// with it. Where no shell would continue us, the stop is undone: the kernel would have ignored it but for the guard.
-pub fn stopped(job: &Job, signal: Signal, terminal: &Terminal) {
+/// with it. Where no shell would continue us, the stop is undone: the kernel would have ignored it but for the guard. Tells for
+/// how long all stood still.
+pub fn stopped(job: &Job, signal: Signal, terminal: &Terminal) -> Duration {
     if ![Signal::TSTP, Signal::TTIN, Signal::TTOU].contains(&signal) {
-        return;
+        return Duration::ZERO;
     }
     if terminal.orphaned {
         job.signal_all(Signal::CONT);
-        return;
+        return Duration::ZERO;
     }
     let since = Instant::now();
     signal::suspend_by(signal);
-    job.postpone_deadline(since.elapsed());
+    let stood_still = since.elapsed();
+    job.postpone_deadline(stood_still);
+    stood_still
 }

@@ -19,8 +19,9 @@ use tokio::sync::oneshot;
 use super::duration;
 use super::pool::{JobLine, parse_workers};
 use super::read_in::StandardInput;
-use super::session::{Descriptors, on_a_thread, with_supervisor};
+use super::session::{Descriptors, with_supervisor};
 use super::signals::{Response, Rules};
+use super::thread;
 use speaker::{Message, Speaker};
 
 /// Raised when a message changes its meaning or goes away.
@@ -119,7 +120,7 @@ async fn serve(args: &Args, pool: &Pool, signals: &SignalStream) -> Result<()> {
 /// Reads the requests, on a thread of its own.
 fn requests() -> Result<Receiver<Vec<u8>>> {
     let (sender, requests) = tokio::sync::mpsc::channel(16);
-    on_a_thread("pinfold-hearer", move || {
+    thread::start("to read the requests", move || {
         let mut stdin = BufReader::new(StandardInput);
         let mut line = Vec::new();
         while stdin.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {

@@ -49,16 +49,6 @@ impl Descriptors {
     }
 }
 
-/// Does this on a thread of its own, since it may block.
-pub fn on_a_thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
-    let started = std::thread::Builder::new().name(name.into()).spawn(work);
-    // EAGAIN stands for a lack of memory too (pthread_create(3)).
-    started.with_context(|| {
-        format!("cannot start the thread {name}; nothing has been run (see ulimit -u, pids.max and ulimit -v)")
-    })?;
-    Ok(())
-}
-
 /// Runs `host` with a supervisor of many jobs and with our signals, and ends all that it left.
 pub fn with_supervisor<T>(
     guard: Guard,

@@ -26,6 +26,7 @@ pub(super) struct Streams {
     stdin: Mutex<Option<InputStream>>,
     outputs: [Mutex<Slot>; 2],
     terminal: Option<Side>,
+    activity: Option<Arc<Activity>>,
 }
 
 #[derive(Debug)]
@@ -76,11 +77,19 @@ impl Streams {
             outputs: [slot(stdout, 0)?, slot(stderr, 1)?],
             terminal: terminal
                 .map(|terminal| Side { fd: Arc::downgrade(terminal.fd()), _kept: terminal.kept().clone() }),
+            activity: activity.cloned(),
         })))
     }
 }
 
 impl Streams {
+    /// The idle timeout's clock stood still for so long.
+    pub fn postpone_idle(&self, by: Duration) {
+        if let Some(activity) = &self.activity {
+            activity.postpone(by);
+        }
+    }
+
     /// Whether there is an output to read, or what was read of one.
     fn are_any(&self) -> bool {
         let any =
@@ -223,7 +232,8 @@ impl Job {
     ///
     /// # Errors
     /// As [`wait`](Self::wait); [`Error::System`] where a pipe can't be read or the file of a
-    /// [`tee_stdout`](crate::Command::tee_stdout) can't be written: the next call goes on.
+    /// [`tee_stdout`](crate::Command::tee_stdout) can't be written. That is told at once, while the job may go on: the next
+    /// call goes on too, and without one nobody reads what the job writes.
     ///
     /// ```rust,standalone_crate
     /// use pinfold::{Command, Stdio, Supervisor};
@@ -257,9 +267,9 @@ impl Job {
     }
 
     async fn wait_and_read(&self, streams: &Streams) -> Result<Output> {
-        let (stdout, stderr, report) = tokio::join!(streams.read_out(0), streams.read_out(1), self.wait());
-        let (stdout, stderr) = (stdout?, stderr?);
-        Ok(Output { report: report?, stdout, stderr })
+        // A stream that nobody reads any more would hold up the job, and so the wait for it.
+        let (stdout, stderr, report) = tokio::try_join!(streams.read_out(0), streams.read_out(1), self.wait())?;
+        Ok(Output { report, stdout, stderr })
     }
 
     /// Waits until the job is ready, for `timeout` at most.
@@ -268,7 +278,8 @@ impl Job {
     ///
     /// # Errors
     /// [`Error::NotReady`] where it is over, has closed the stream, or the time is; the job goes on.
-    /// [`Error::Invalid`] where the stream is not piped or was taken.
+    /// [`Error::Invalid`] where the stream is not piped or was taken, or where the file would be below one that is no
+    /// directory. [`Error::System`] where its directory can't be watched, as without the permission to read it.
     ///
     /// ```rust,standalone_crate
     /// use std::time::Duration;
@@ -307,7 +318,7 @@ impl Job {
                     ready::port(*address).await;
                     Ok(())
                 }
-                By::File(path) => ready::file(path).await.map_err(not_ready),
+                By::File(path) => ready::file(path).await,
             }
         };
         let is_line = matches!(readiness.0, By::Line(..));

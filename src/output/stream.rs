@@ -61,6 +61,15 @@ impl Activity {
         self.last_ms.store(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
+    /// For a time that does not count.
+    pub fn postpone(&self, by: Duration) {
+        let last = self.last_ms.load(Ordering::Relaxed);
+        let later = last.saturating_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX));
+        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        // Something that is read meanwhile is later still.
+        self.last_ms.fetch_max(later.min(now), Ordering::Relaxed);
+    }
+
     pub fn last(&self) -> Instant {
         self.begun + Duration::from_millis(self.last_ms.load(Ordering::Relaxed))
     }

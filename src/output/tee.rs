@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FileType, fstat};
 use rustix::io::{Errno, Result};
 
@@ -117,6 +118,11 @@ fn write_all(file: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(file, bytes) {
             Err(Errno::INTR) => {}
+            // In a thread of its own: it may be waited for.
+            Err(Errno::AGAIN) => match poll(&mut [PollFd::new(&file, PollFlags::OUT)], None) {
+                Err(errno) if errno != Errno::INTR => return Err(errno),
+                _ => {}
+            },
             written => bytes = &bytes[written?..],
         }
     }

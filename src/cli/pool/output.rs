@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::files::{Files, Shelf, is_empty, nameless};
 use super::progress::Progress;
-use crate::cli::session::on_a_thread;
+use crate::cli::thread;
 use crate::cli::write_out::write_all;
 
 /// A longer line of a stream may be cut by another job's.
@@ -76,7 +76,7 @@ impl Printer {
         let places = at_once.saturating_add(waiting).min(Semaphore::MAX_PERMITS);
         let shelf = Arc::<Shelf>::default();
         let desks = shelf.clone();
-        on_a_thread("pinfold-printer", move || {
+        thread::start("to print what jobs write", move || {
             let _ = finished.send(Desk::new(progress, desks).and_then(|desk| desk.print_all(receiver)));
         })?;
         let turns = keep_order.then(|| Mutex::new(Turns { next: 1, early: BTreeMap::new() }));

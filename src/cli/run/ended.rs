@@ -6,6 +6,7 @@ use pinfold::report::{MainEnd, Reason};
 use pinfold::{Command, Report, Signal};
 
 use super::args::Args;
+use crate::cli::FAILED;
 
 /// SIGKILL did not end all of the job, whatever else became of it.
 const UNKILLABLE: u8 = 122;
@@ -16,14 +17,18 @@ const LEFTOVERS: u8 = 123;
 /// It was not ready in time.
 pub const TOO_LATE: u8 = 124;
 
+/// What an option of ours says of a job, whatever the job itself says.
+pub struct Verdict {
+    pub code: u8,
+    pub why: String,
+}
+
 /// What has become of a run.
 pub enum Ended {
     Report {
         report: Arc<Report>,
-        /// An interrupt asked for a stop.
+        /// An interrupt asked for a stop, and nothing else has ended the job.
         interrupted: bool,
-        /// Of the options about its output: what makes a success none.
-        code: Option<u8>,
     },
     /// The command could not be executed.
     NotStarted { report: Arc<Report> },
@@ -32,6 +37,27 @@ pub enum Ended {
 }
 
 impl Ended {
+    /// A job that is over. Its report tells also what it does not know: that the job was not ready, and what was wrong with
+    /// the output, which makes a success none.
+    pub fn over(
+        mut report: Arc<Report>,
+        interrupted: bool,
+        not_ready: Option<Verdict>,
+        trouble: Option<String>,
+    ) -> Self {
+        let interrupted = interrupted && not_ready.is_none();
+        let trouble =
+            trouble.map(|why| Verdict { code: if report.success() { FAILED } else { report.exit_code }, why });
+        let verdicts: Vec<_> = [not_ready, trouble].into_iter().flatten().collect();
+        if let Some(first) = verdicts.first() {
+            let changed = Arc::make_mut(&mut report);
+            changed.exit_code = first.code;
+            let whys = changed.error.take().into_iter().chain(verdicts.into_iter().map(|verdict| verdict.why));
+            changed.error = Some(whys.collect::<Vec<_>>().join("; "));
+        }
+        Self::Report { report, interrupted }
+    }
+
     pub fn not_started(command: &Command, error: &pinfold::Error) -> Self {
         Self::NotStarted { report: Arc::new(Report::of_failed_spawn(command, error)) }
     }
@@ -61,8 +87,11 @@ impl Ended {
         match self {
             Self::NotStarted { .. } => false,
             Self::Signalled { signal, .. } => *signal == Signal::INT,
-            Self::Report { report, interrupted, .. } => match report.main {
-                Some(MainEnd::Signalled { signal, .. }) if report.reason != Reason::Deadline => {
+            Self::Report { report, interrupted } => match report.main {
+                // Where it is its end that counts: no deadline, no option.
+                Some(MainEnd::Signalled { signal, .. })
+                    if report.unkillable.count == 0 && i32::from(report.exit_code) == 128 + signal =>
+                {
                     signal == Signal::INT.number() || *interrupted && report.reason == Reason::Stopped
                 }
                 _ => false,
@@ -73,7 +102,6 @@ impl Ended {
     pub fn exit_code(&self, args: &Args) -> u8 {
         let report = self.report();
         match self {
-            Self::Report { code: Some(code), .. } if *code == TOO_LATE || report.success() => *code,
             _ if report.unkillable.count > 0 => UNKILLABLE,
             _ if report.exit_code == 0 && args.fail_on_leftovers && report.leftovers.count > 0 => LEFTOVERS,
             _ => report.exit_code,

@@ -17,6 +17,7 @@ use tokio::task::AbortHandle;
 
 use crate::cli::signals::{Response, Rules};
 use crate::cli::terminal::Terminal;
+use crate::cli::thread;
 
 const PIECE: usize = 4096;
 
@@ -42,9 +43,13 @@ pub struct Keys {
 
 impl Keys {
     /// Passes standard input on to the job's terminal, and makes our own raw: what is typed means that of the job.
-    pub async fn start(job: &Job, supervisor: &Supervisor, terminal: Option<&Terminal>) -> pinfold::Result<Self> {
+    pub async fn start(
+        job: &Job,
+        supervisor: &Supervisor,
+        terminal: Option<&Terminal>,
+        Input { pieces, resumed }: Input,
+    ) -> pinfold::Result<Self> {
         let (sender, typed) = mpsc::unbounded_channel();
-        let (resumed, nudged) = nudge::channel();
         let is_stdin = terminal.is_some_and(|terminal| terminal.is_stdin);
         let mut keys = Self {
             tty: terminal.and_then(|terminal| terminal.tty.try_clone().ok()),
@@ -63,7 +68,9 @@ impl Keys {
         keys.resize(job);
         if let Some(input) = job.take_stdin() {
             let typed = is_stdin.then_some(sender);
-            keys.feeding = Some(tokio::spawn(feed(input, read(nudged), typed)).abort_handle());
+            // To begin with.
+            let _ = keys.resumed.send(());
+            keys.feeding = Some(tokio::spawn(feed(input, pieces, typed)).abort_handle());
         }
         Ok(keys)
     }
@@ -147,34 +154,50 @@ async fn feed(
     // The terminal stays open for what the job writes.
 }
 
+/// What is read of standard input, from the first nudge on.
+pub struct Input {
+    pieces: mpsc::Receiver<Vec<u8>>,
+    resumed: nudge::Sender<()>,
+}
+
+impl Input {
+    pub fn new() -> pinfold::Result<Self> {
+        let (resumed, nudged) = nudge::channel();
+        let (sender, pieces) = mpsc::channel(WAITING);
+        thread::start("to read standard input", move || {
+            // None where there is no job to read it for.
+            if nudged.recv().is_ok() {
+                read(&sender, &nudged);
+            }
+        })?;
+        Ok(Self { pieces, resumed })
+    }
+}
+
 /// Reads standard input, in a thread of its own: it may block. Where we are in the background of its terminal (SIGTTIN is
 /// blocked, hence the errno), when we are in the foreground; an empty piece tells of that.
-fn read(nudged: nudge::Receiver<()>) -> mpsc::Receiver<Vec<u8>> {
-    let (sender, pieces) = mpsc::channel(WAITING);
-    std::thread::spawn(move || {
-        let stdin = std::io::stdin();
-        let mut piece = vec![0; PIECE];
-        loop {
-            match rustix::io::read(&stdin, &mut *piece) {
-                Ok(0) => return,
-                Ok(length) => {
-                    if sender.blocking_send(piece[..length].to_vec()).is_err() {
-                        return;
-                    }
+fn read(sender: &mpsc::Sender<Vec<u8>>, nudged: &nudge::Receiver<()>) {
+    let stdin = std::io::stdin();
+    let mut piece = vec![0; PIECE];
+    loop {
+        match rustix::io::read(&stdin, &mut *piece) {
+            Ok(0) => return,
+            Ok(length) => {
+                if sender.blocking_send(piece[..length].to_vec()).is_err() {
+                    return;
                 }
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => drop(poll(&mut [PollFd::new(&stdin, PollFlags::IN)], None)),
-                Err(Errno::IO) => {
-                    if nudged.recv_timeout(LOOK_EVERY) == Err(nudge::RecvTimeoutError::Disconnected) {
-                        return;
-                    }
-                    if Terminal::is_ours(&stdin) && sender.blocking_send(Vec::new()).is_err() {
-                        return;
-                    }
-                }
-                Err(_) => return,
             }
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => drop(poll(&mut [PollFd::new(&stdin, PollFlags::IN)], None)),
+            Err(Errno::IO) => {
+                if nudged.recv_timeout(LOOK_EVERY) == Err(nudge::RecvTimeoutError::Disconnected) {
+                    return;
+                }
+                if Terminal::is_ours(&stdin) && sender.blocking_send(Vec::new()).is_err() {
+                    return;
+                }
+            }
+            Err(_) => return,
         }
-    });
-    pieces
+    }
 }

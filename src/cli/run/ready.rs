@@ -1,17 +1,18 @@
 //! Whether the job is ready, and who is told.
 
+use std::cell::Cell;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use pinfold::{Job, Readiness};
+use pinfold::{Error, Job, Readiness};
 use tokio::sync::watch;
 
-use crate::cli::report_sink::Destination;
-use crate::cli::tell;
+use super::ended::{TOO_LATE, Verdict};
+use crate::cli::report_sink::{Destination, are_same};
+use crate::cli::{FAILED, tell, write_out};
 
 /// What a job is ready by.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +28,10 @@ impl Ready {
         let wrong = || "write line:TEXT, port:[ADDRESS:]PORT or file:PATH".to_owned();
         match text.split_once(':').ok_or_else(wrong)? {
             ("line", part) if !part.is_empty() => Ok(Self::Line(part.into())),
-            ("file", path) if !path.is_empty() => Ok(Self::Other(Readiness::file(path))),
+            ("file", path) if !path.is_empty() => {
+                possible(Path::new(path))?;
+                Ok(Self::Other(Readiness::file(path)))
+            }
             ("port", port) => match (port.parse::<u16>(), port.parse::<SocketAddr>()) {
                 (Ok(port @ 1..), _) => Ok(Self::Other(Readiness::port(([127, 0, 0, 1], port)))),
                 (_, Ok(address)) => Ok(Self::Other(Readiness::port(address))),
@@ -36,6 +40,12 @@ impl Ready {
             _ => Err(wrong()),
         }
     }
+}
+
+/// There can't be a file below one that is no directory.
+fn possible(path: &Path) -> Result<(), String> {
+    let file = path.ancestors().skip(1).find(|above| above.metadata().is_ok_and(|metadata| !metadata.is_dir()));
+    file.map_or(Ok(()), |file| Err(format!("{} is not a directory", file.display())))
 }
 
 /// Where the line "ready" goes.
@@ -55,54 +65,91 @@ impl Notify {
         }
     }
 
+    /// Whether it is this very file.
+    pub fn is(&self, other: &File) -> bool {
+        match self {
+            Self::File(path) => are_same(path.metadata(), other.metadata()),
+            Self::Descriptor(file) => are_same(file.metadata(), other.metadata()),
+        }
+    }
+
     fn tell(&self) -> std::io::Result<()> {
         match self {
             Self::File(path) => {
                 // A FIFO that nobody reads is an error, and not waited for (fifo(7)).
                 let mut options = OpenOptions::new();
                 options.write(true).create(true).truncate(true).custom_flags(libc::O_NONBLOCK);
-                options.open(path)?.write_all(b"ready\n")
+                write_out::write_all(options.open(path)?, b"ready\n")
             }
-            Self::Descriptor(file) => (&*file).write_all(b"ready\n"),
+            Self::Descriptor(file) => write_out::write_all(file, b"ready\n"),
         }
     }
 }
 
-/// Waits until the job is ready and tells so; tells a person where it is not in time. `true` where it is.
+/// The time that a job has to get ready, without that in which it was stopped from the terminal.
+pub struct Clock<'a> {
+    pub timeout: Duration,
+    pub stood_still: &'a Cell<Duration>,
+}
+
+impl Clock<'_> {
+    async fn over(&self) {
+        let begun = Instant::now();
+        // Beyond what a clock can hold it is never over.
+        while let Some(at) = self.timeout.checked_add(self.stood_still.get()).and_then(|time| begun.checked_add(time)) {
+            if at <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(at.into()).await;
+        }
+        std::future::pending().await
+    }
+}
+
+/// Waits until the job is ready and tells so; else tells a person why it is not.
 pub async fn ready(
     ready: &Ready,
-    timeout: Duration,
+    clock: Clock<'_>,
     notify: Option<&Notify>,
     job: &Job,
     mut line_seen: watch::Receiver<bool>,
-) -> bool {
-    let done = match ready {
-        Ready::Line(part) => {
-            let seen = async {
+) -> Result<(), Verdict> {
+    let late = |what: String| {
+        let why = format!("{} is not ready: {what} within {:?}", job.name(), clock.timeout);
+        Verdict { code: TOO_LATE, why }
+    };
+    let is_ready = async {
+        match ready {
+            Ready::Line(_) => {
                 if line_seen.wait_for(|seen| *seen).await.is_err() {
                     // Its output is at its end: it is over soon, or the time is.
                     std::future::pending().await
                 }
-            };
-            let late = || format!("no line of its output has had '{}' in it", String::from_utf8_lossy(part));
-            tokio::time::timeout(timeout, seen)
-                .await
-                .map_err(|_| format!("{} is not ready: {} within {:?}", job.name(), late(), timeout))
+                Ok(())
+            }
+            Ready::Other(readiness) => job.ready(readiness, Duration::MAX).await,
         }
-        Ready::Other(readiness) => job.ready(readiness, timeout).await.map_err(|error| error.to_string()),
     };
-    match done {
+    let done = tokio::select! {
+        biased;
+        done = is_ready => done.map_err(|error| Verdict {
+            code: if matches!(error, Error::NotReady { .. }) { TOO_LATE } else { FAILED },
+            why: error.to_string(),
+        }),
+        () = clock.over() => Err(late(match ready {
+            Ready::Line(part) => format!("no line of its output has had '{}' in it", String::from_utf8_lossy(part)),
+            Ready::Other(readiness) => readiness.to_string(),
+        })),
+    };
+    match &done {
         Ok(()) => {
             if let Some(Err(error)) = notify.map(Notify::tell) {
                 tell(&format!("the job is ready, and who waits for that can't be told: {error}"));
             }
-            true
         }
-        Err(why) => {
-            tell(&why);
-            false
-        }
+        Err(verdict) => tell(&verdict.why),
     }
+    done
 }
 
 #[cfg(test)]
@@ -115,7 +162,10 @@ mod tests {
         assert_eq!(Ready::parse("file:/run/a"), Ok(Ready::Other(Readiness::file("/run/a"))));
         let port = Ok(Ready::Other(Readiness::port(([127, 0, 0, 1], 80))));
         assert_eq!((Ready::parse("port:80"), Ready::parse("port:127.0.0.1:80")), (port.clone(), port));
-        for text in ["", "line", "line:", "port:", "port:0", "port:x", "port:70000", "file:", "80"] {
+        assert!(Ready::parse("file:/no/such/a").is_ok() && Ready::parse("file:a").is_ok());
+        let wrong =
+            ["", "line", "line:", "port:", "port:0", "port:x", "port:70000", "file:", "file:/etc/passwd/a/b", "80"];
+        for text in wrong {
             assert!(Ready::parse(text).is_err(), "{text}");
         }
     }

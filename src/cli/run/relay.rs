@@ -1,12 +1,12 @@
 //! Passes on what the command writes, where an option has pinfold stand in between.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use pinfold::output::{CaptureLimit, Captured, OutputStream};
-use pinfold::signal::SignalStream;
+use pinfold::signal::{self, SignalStream};
 use pinfold::{Job, Signal, Supervisor};
 use rustix::io::Errno;
 use tokio::io::AsyncReadExt;
@@ -14,68 +14,115 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use super::args::Args;
-use super::keys::Keys;
+use super::keys::{Input, Keys};
 use super::ready::Ready;
 use crate::cli::signals::{Response, Rules};
-use crate::cli::tell;
 use crate::cli::terminal::Terminal;
+use crate::cli::{tell, thread, write_out};
 
 const PIECE: usize = 16 * 1024;
 
 /// Pieces that may wait for whoever reads our output; then the command waits.
 const WAITING: usize = 8;
 
-/// Beyond the deadline, a reader that is slow has this time.
+/// A reader of a job that was ended for its time has taken nothing for so long: it is not waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What stands between the command and our streams.
 pub struct Relay {
+    /// Where they go, and what is typed, until there is a job.
+    outlets: Vec<Outlet>,
+    input: Option<Input>,
     copies: Vec<JoinHandle<()>>,
     keys: Option<Keys>,
-    /// Nobody needs to wait for the reader any longer then.
-    until: Option<Instant>,
+    /// When whoever reads our output has last taken something.
+    taken: watch::Receiver<Instant>,
+    seen: watch::Sender<bool>,
     /// Whether the line that means ready has come.
     pub line_seen: watch::Receiver<bool>,
-    pub tee_failed: watch::Receiver<bool>,
+    trouble: Trouble,
+}
+
+/// What became of the output that should not have, in words; the first of it.
+#[derive(Clone)]
+struct Trouble(watch::Sender<Option<String>>);
+
+impl Trouble {
+    fn tell(&self, what: String) {
+        tell(&what);
+        self.0.send_if_modified(|first| {
+            let is_first = first.is_none();
+            first.get_or_insert(what);
+            is_first
+        });
+    }
 }
 
 impl Relay {
-    /// Takes the job's streams, and the terminal's keys.
-    pub async fn start(
-        args: &Args,
-        job: &Job,
-        supervisor: &Supervisor,
-        terminal: Option<&Terminal>,
-    ) -> pinfold::Result<Self> {
-        let (seen, line_seen) = watch::channel(false);
-        let (failed, tee_failed) = watch::channel(false);
-        let until = args.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let mut relay = Self { copies: Vec::new(), keys: None, until, line_seen, tee_failed };
+    /// Makes what can fail, before there is a job.
+    pub fn new(args: &Args) -> pinfold::Result<Self> {
+        let (taken_now, taken) = watch::channel(Instant::now());
+        let seen = watch::Sender::new(false);
+        let mut relay = Self {
+            outlets: Vec::new(),
+            input: None,
+            copies: Vec::new(),
+            keys: None,
+            taken,
+            line_seen: seen.subscribe(),
+            seen,
+            trouble: Trouble(watch::Sender::new(None)),
+        };
         if !args.streams.relays() {
             return Ok(relay);
         }
-        if args.streams.pty {
-            relay.keys = Some(Keys::start(job, supervisor, terminal).await?);
-        }
-        let feeding = relay.keys.as_ref().and_then(|keys| keys.feeding.clone());
         let (out, err) = (io::stdout(), io::stderr());
-        for (stream, outer) in [(job.take_stdout(), out.as_fd()), (job.take_stderr(), err.as_fd())] {
-            let Some(stream) = stream else { continue };
+        // A terminal has one output.
+        let outer = [out.as_fd(), err.as_fd()].into_iter().take(if args.streams.pty { 1 } else { 2 });
+        for outer in outer {
             let outer = outer.try_clone_to_owned().map_err(|error| pinfold::Error::System {
                 operation: "copy",
                 object: "a standard stream".into(),
                 errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
                 advice: "see ulimit -n".into(),
             })?;
-            let finder = match &args.streams.ready {
-                Some(Ready::Line(part)) => Some(Finder { part: part.clone(), line: Vec::new(), seen: seen.clone() }),
-                _ => None,
-            };
-            let (tee_failed, feeding) = (failed.clone(), feeding.clone());
-            let (outlet, limit) = (Outlet::new(outer.into()), args.streams.max_output);
-            relay.copies.push(tokio::spawn(Copy { outlet, limit, finder, tee_failed, feeding }.run(stream)));
+            relay.outlets.push(Outlet::new(outer.into(), taken_now.clone())?);
+        }
+        if args.streams.pty {
+            relay.input = Some(Input::new()?);
         }
         Ok(relay)
+    }
+
+    /// Takes the job's streams, and the terminal's keys.
+    pub async fn start(
+        &mut self,
+        args: &Args,
+        job: &Job,
+        supervisor: &Supervisor,
+        terminal: Option<&Terminal>,
+    ) -> pinfold::Result<()> {
+        if let Some(input) = self.input.take() {
+            self.keys = Some(Keys::start(job, supervisor, terminal, input).await?);
+        }
+        let feeding = self.keys.as_ref().and_then(|keys| keys.feeding.clone());
+        let streams = [job.take_stdout(), job.take_stderr()].into_iter().flatten();
+        for (stream, outlet) in streams.zip(std::mem::take(&mut self.outlets)) {
+            let finder = match &args.streams.ready {
+                Some(Ready::Line(part)) => {
+                    Some(Finder { part: part.clone(), line: Vec::new(), seen: self.seen.clone() })
+                }
+                _ => None,
+            };
+            let (trouble, feeding, limit) = (self.trouble.clone(), feeding.clone(), args.streams.max_output);
+            self.copies.push(tokio::spawn(Copy { outlet, limit, finder, trouble, feeding }.run(stream)));
+        }
+        Ok(())
+    }
+
+    /// Something is wrong with where the output goes.
+    pub fn tell_trouble(&self, what: String) {
+        self.trouble.tell(what);
     }
 
     /// A signal that is about the terminal in between, and not for the job.
@@ -98,24 +145,60 @@ impl Relay {
         }
     }
 
-    /// The job is over: waits until all is passed on. A stop ends that, and a deadline with some patience.
-    pub async fn finish(&mut self, signals: &SignalStream, rules: &mut Rules) {
-        let until = self.until.map(|until| until.max(Instant::now() + PATIENCE));
+    /// The job is over: waits until all is passed on, as long as somebody may read it. A stop ends that; and where the job was
+    /// ended for its time (`in_time`), a reader that takes no more. Tells what is wrong with the output.
+    pub async fn finish(
+        &mut self,
+        in_time: bool,
+        signals: &SignalStream,
+        rules: &mut Rules,
+        terminal: Option<&Terminal>,
+    ) -> Option<String> {
+        // Nobody is there to type for; its keys are signals again.
+        if let Some(keys) = &mut self.keys {
+            keys.leave();
+        }
+        if let Err(why) = self.pass_on(in_time, signals, rules, terminal).await {
+            self.trouble.tell(format!("the end of the output was not passed on: {why}"));
+        }
+        self.trouble.0.borrow().clone()
+    }
+
+    async fn pass_on(
+        &mut self,
+        in_time: bool,
+        signals: &SignalStream,
+        rules: &mut Rules,
+        terminal: Option<&Terminal>,
+    ) -> Result<(), String> {
+        let mut begun = Instant::now();
         for mut copy in std::mem::take(&mut self.copies) {
             loop {
-                tokio::select! {
+                let taken = *self.taken.borrow_and_update();
+                let until = in_time.then(|| begun.max(taken) + PATIENCE);
+                let received = tokio::select! {
                     biased;
                     _ = &mut copy => break,
-                    () = super::over(until) => return,
-                    received = signals.recv() => {
-                        let Ok(received) = received else { return };
-                        if matches!(rules.respond(received, Instant::now()), Response::Stop | Response::Kill) {
-                            return;
-                        }
+                    Ok(()) = self.taken.changed(), if in_time => continue,
+                    () = super::over(until) => {
+                        return Err(format!("its reader has taken nothing for {PATIENCE:?}"));
                     }
+                    received = signals.recv() => received.map_err(|error| error.to_string())?,
+                };
+                match rules.respond(received, Instant::now()) {
+                    Response::Stop | Response::Kill => {
+                        return Err(format!("{} came while its reader took its time", received.signal));
+                    }
+                    // There is no job any more that could be stopped.
+                    _ if received.signal == Signal::TSTP && terminal.is_some_and(|terminal| !terminal.orphaned) => {
+                        signal::suspend_by(received.signal);
+                        begun = Instant::now();
+                    }
+                    _ => {}
                 }
             }
         }
+        Ok(())
     }
 }
 
@@ -131,33 +214,45 @@ impl Drop for Relay {
 /// Where a stream is passed on to. Writing has a thread of its own: it may block.
 struct Outlet {
     pieces: mpsc::Sender<Vec<u8>>,
-    /// Ends when all has been written, or can't be.
-    over: oneshot::Receiver<()>,
+    /// Told when all has been written, or why it can't be.
+    over: oneshot::Receiver<io::Result<()>>,
 }
 
 impl Outlet {
-    fn new(mut outer: File) -> Self {
+    fn new(outer: File, taken: watch::Sender<Instant>) -> pinfold::Result<Self> {
         let (sender, mut pieces) = mpsc::channel::<Vec<u8>>(WAITING);
         let (done, over) = oneshot::channel();
-        std::thread::spawn(move || {
-            let _done = done;
-            while let Some(piece) = pieces.blocking_recv() {
-                if outer.write_all(&piece).is_err() {
-                    // Whoever read it has gone: the command finds its end closed too.
-                    return;
+        thread::start("to pass the output on", move || {
+            let mut written = Ok(());
+            'pieces: while let Some(piece) = pieces.blocking_recv() {
+                // The end of a bounded output may be a large one.
+                for part in piece.chunks(PIECE) {
+                    written = write_out::write_all(&outer, part);
+                    if written.is_err() {
+                        break 'pieces;
+                    }
+                    taken.send_replace(Instant::now());
                 }
             }
-        });
-        Self { pieces: sender, over }
+            // Before it is told: the command finds its end closed too.
+            drop(pieces);
+            let _ = done.send(written);
+        })?;
+        Ok(Self { pieces: sender, over })
     }
 
     async fn pass(&self, piece: &[u8]) -> bool {
         piece.is_empty() || self.pieces.send(piece.to_vec()).await.is_ok()
     }
 
-    async fn close(self) {
+    /// What has become of it. That nobody reads any more is no trouble.
+    async fn close(self, trouble: &Trouble) {
         drop(self.pieces);
-        let _ = self.over.await;
+        if let Ok(Err(error)) = self.over.await
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            trouble.tell(format!("cannot pass the output on: {error}"));
+        }
     }
 }
 
@@ -166,7 +261,7 @@ struct Copy {
     outlet: Outlet,
     limit: Option<usize>,
     finder: Option<Finder>,
-    tee_failed: watch::Sender<bool>,
+    trouble: Trouble,
     /// Ends with it: a terminal that nobody looks at any more hangs up.
     feeding: Option<AbortHandle>,
 }
@@ -184,8 +279,7 @@ impl Copy {
                 // The file of --tee takes no more, which is told once; the output goes on.
                 Err(error) if !failed => {
                     failed = true;
-                    tell(&error.to_string());
-                    self.tee_failed.send_replace(true);
+                    self.trouble.tell(error.to_string());
                     continue;
                 }
                 Err(_) => break,
@@ -200,10 +294,11 @@ impl Copy {
                 rest.push(later);
             }
             if !self.outlet.pass(now).await {
+                drop(stream);
                 if let Some(feeding) = &self.feeding {
                     feeding.abort();
                 }
-                return;
+                return self.outlet.close(&self.trouble).await;
             }
         }
         if let Some(rest) = rest {
@@ -212,7 +307,7 @@ impl Copy {
             }
             self.outlet.pass(&rest.to_bytes()).await;
         }
-        self.outlet.close().await;
+        self.outlet.close(&self.trouble).await;
     }
 }
 

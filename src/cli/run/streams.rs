@@ -2,7 +2,7 @@
 //! command writes, and passes it on.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pinfold::{Command, Pty, Size, Stdio};
@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::ready::{Notify, Ready};
 use crate::cli::duration;
-use crate::cli::report_sink::{self, Destination};
+use crate::cli::report_sink::{self, Destination, Sink};
 use crate::cli::terminal::Terminal;
 
 /// What a terminal has that nobody looks at.
@@ -55,6 +55,10 @@ pub struct StreamArgs {
     /// The same, open.
     #[arg(skip)]
     pub notify: Option<Notify>,
+
+    /// The file of --tee, open.
+    #[arg(skip)]
+    tee_file: Option<File>,
 }
 
 impl StreamArgs {
@@ -76,19 +80,48 @@ impl StreamArgs {
             command.idle_timeout(timeout);
         }
         if let Some(path) = &self.tee {
-            let failed = |error: std::io::Error| pinfold::Error::System {
-                operation: "open",
-                object: format!("{}, for the output", path.display()),
-                errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
-                advice: String::new(),
-            };
-            let file = File::create(path).map_err(failed)?;
+            let failed = |error| not_opened(path, &error);
+            // What is in it is lost when there is a job, and not before.
+            let file = File::options().write(true).create(true).truncate(false).open(path).map_err(failed)?;
+            if self.notify.as_ref().is_some_and(|notify| notify.is(&file)) {
+                return Err(is_also(path, "--ready-notify"));
+            }
             if !self.pty {
                 command.tee_stderr(file.try_clone().map_err(failed)?);
             }
-            command.tee_stdout(file);
+            command.tee_stdout(file.try_clone().map_err(failed)?);
+            self.tee_file = Some(file);
         }
         Ok(())
+    }
+
+    /// Refuses what would wipe the output in the end.
+    pub fn check_report(&self, report: &Sink) -> pinfold::Result<()> {
+        match (&self.tee_file, &self.tee) {
+            (Some(file), Some(path)) if report.is(file) => Err(is_also(path, "--report")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Empties the file of `--tee`, into which nothing has been written yet.
+    pub fn empty_tee(&self) -> pinfold::Result<()> {
+        let (Some(file), Some(path)) = (&self.tee_file, &self.tee) else { return Ok(()) };
+        let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
+        if regular { file.set_len(0).map_err(|error| not_opened(path, &error)) } else { Ok(()) }
+    }
+}
+
+fn is_also(path: &Path, option: &str) -> pinfold::Error {
+    let advice = format!("it is the file of {option} too");
+    pinfold::Error::Invalid { what: "--tee", value: path.display().to_string(), advice }
+}
+
+fn not_opened(path: &Path, error: &std::io::Error) -> pinfold::Error {
+    pinfold::Error::System {
+        operation: "open",
+        object: format!("{}, for the output", path.display()),
+        errno: Errno::from_io_error(error).unwrap_or(Errno::IO),
+        advice: String::new(),
     }
 }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::cli::session::on_a_thread;
+use crate::cli::thread;
 use crate::cli::write_out::write_all;
 
 /// Pieces of output that may wait until the caller reads them.
@@ -89,7 +89,7 @@ impl Speaker {
     pub fn start() -> Result<(Self, oneshot::Receiver<std::io::Error>)> {
         let (pieces, mut receiver): (_, UnboundedReceiver<Piece>) = unbounded_channel();
         let (failed, failure) = oneshot::channel();
-        on_a_thread("pinfold-speaker", move || {
+        thread::start("to write the answers", move || {
             let stdout = std::io::stdout();
             while let Some(piece) = receiver.blocking_recv() {
                 match piece {

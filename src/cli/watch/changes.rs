@@ -1,16 +1,21 @@
 //! The changes since the last start: when their burst is over, and what is told of them.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// However long a burst lasts, a restart is not put off longer.
 const LONGEST_BURST: Duration = Duration::from_secs(3);
 
+/// Of so many changes one is told by its name.
+const SHOWN: usize = 64;
+
 /// What has changed since the last run was started.
 #[derive(Default)]
 pub struct Changes {
-    /// In the order in which they came.
-    paths: Vec<PathBuf>,
+    paths: HashSet<PathBuf>,
+    /// The first of them, in the order in which they came.
+    shown: Vec<PathBuf>,
     /// A restart was asked for: there is nothing to wait for.
     pub asked: bool,
     first: Option<Instant>,
@@ -23,9 +28,10 @@ impl Changes {
         self.first.get_or_insert(now);
         self.latest = Some(now);
         for path in paths {
-            if !self.paths.contains(&path) {
-                self.paths.push(path);
+            if self.shown.len() < SHOWN && !self.paths.contains(&path) {
+                self.shown.push(path.clone());
             }
+            self.paths.insert(path);
         }
     }
 
@@ -33,11 +39,12 @@ impl Changes {
         self.asked || self.latest.is_some()
     }
 
-    /// When the burst is over.
+    /// When the burst is over; never where that is beyond what a clock can hold.
     pub fn settled(&self, debounce: Duration) -> Option<Instant> {
         match (self.first, self.latest) {
             (Some(first), Some(latest)) if !self.asked => {
-                Some((latest + debounce).min(first + LONGEST_BURST.max(debounce)))
+                let longest = first.checked_add(LONGEST_BURST.max(debounce))?;
+                Some(latest.checked_add(debounce)?.min(longest))
             }
             _ => Some(Instant::now()),
         }
@@ -46,7 +53,7 @@ impl Changes {
     /// "src/main.rs changed, and 2 more".
     pub fn tell(&self) -> String {
         // Rather one that is there than one that was there for a moment.
-        let Some(shown) = self.paths.iter().find(|path| path.exists()).or(self.paths.first()) else {
+        let Some(shown) = self.shown.iter().find(|path| path.exists()).or(self.shown.first()) else {
             return "asked for".into();
         };
         let current = std::env::current_dir().unwrap_or_default();
@@ -55,5 +62,38 @@ impl Changes {
             0 => format!("{} changed", shown.display()),
             more => format!("{} changed, and {more} more", shown.display()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_and_the_same_again() {
+        let mut changes = Changes::default();
+        assert!(!changes.are_there());
+        // What editors and builds do to a whole tree, in seconds and not in hours.
+        for _ in 0..2 {
+            for number in 0..200_000 {
+                changes.add(vec![format!("/no/such/{number}").into()]);
+            }
+        }
+        assert!(changes.are_there());
+        assert_eq!(changes.tell(), "/no/such/0 changed, and 199999 more");
+        // Rather one that is there.
+        let mut changes = Changes::default();
+        changes.add(vec!["/no/such".into(), "/".into(), "/etc".into()]);
+        assert_eq!(changes.tell(), "/ changed, and 2 more");
+    }
+
+    #[test]
+    fn longer_than_a_clock_is_never() {
+        let mut changes = Changes::default();
+        changes.add(vec!["/".into()]);
+        assert_eq!(changes.settled(Duration::MAX), None);
+        assert!(changes.settled(Duration::ZERO).is_some_and(|at| at <= Instant::now()));
+        changes.asked = true;
+        assert!(changes.settled(Duration::MAX).is_some());
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Each directory is watched by itself, so that those which are ignored cost no watch (inotify(7)).
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -11,13 +12,14 @@ use notify::{ErrorKind, Event, EventKind, INotifyWatcher, RecursiveMode, Watcher
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::ignored::Ignored;
+use crate::cli::thread;
 
 /// What the kernel tells.
 pub type Events = UnboundedReceiver<notify::Result<Event>>;
 
 pub struct Files {
     watcher: INotifyWatcher,
-    watched: HashSet<PathBuf>,
+    watched: BTreeSet<PathBuf>,
     roots: Vec<Root>,
     /// Only these, where there are any.
     extensions: Vec<String>,
@@ -38,10 +40,12 @@ impl Files {
             // Nobody listens any more at the end.
             let _ = sender.send(event);
         };
+        // The watcher's own thread is started without a look at whether it was; then it panics.
+        thread::try_one("to watch files")?;
         let watcher = INotifyWatcher::new(tell, notify::Config::default().with_follow_symlinks(false))
             .map_err(|error| explain(error, Path::new("")))?;
         let extensions = extensions.iter().map(|extension| extension.trim_start_matches('.').to_owned()).collect();
-        let mut files = Self { watcher, watched: HashSet::new(), roots: Vec::new(), extensions };
+        let mut files = Self { watcher, watched: BTreeSet::new(), roots: Vec::new(), extensions };
         for path in paths {
             let path = path.canonicalize().with_context(|| format!("cannot watch {}", path.display()))?;
             let (directory, file) = match path.parent() {
@@ -158,7 +162,9 @@ impl Files {
 
     /// A directory has gone, and all below it: the kernel has removed the watches, or they would tell of another place.
     fn forget(&mut self, directory: &Path) {
-        let gone: Vec<PathBuf> = self.watched.iter().filter(|path| path.starts_with(directory)).cloned().collect();
+        // Those below a directory come right after it.
+        let below = self.watched.range::<Path, _>((Bound::Included(directory), Bound::Unbounded));
+        let gone: Vec<PathBuf> = below.take_while(|path| path.starts_with(directory)).cloned().collect();
         for path in gone {
             // Where the kernel was first, there is none.
             let _ = self.watcher.unwatch(&path);

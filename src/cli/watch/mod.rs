@@ -20,24 +20,28 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use super::run::{self, Prepared};
 use super::signals::{Response, Rules};
 use super::terminal::Terminal;
-use super::{supervisor_of_environment, tell};
+use super::{supervisor_of_environment, tell, thread};
 pub use args::Args;
 use args::OnBusy;
 use changes::Changes;
 use files::{Events, Files};
+
+/// A burst of events is one change to the run, and none of them may make a signal wait.
+const EVENTS_A_TURN: usize = 256;
 
 /// Runs until a signal ends it; tells the exit code.
 pub fn run(args: &Args, prepared: Prepared) -> Result<u8> {
     let Prepared { signals, terminal, guard, .. } = prepared;
     // It starts a thread: after the guard.
     let (files, events) = Files::watch(&args.watch, &args.ext, &args.ignore)?;
+    let keys = keys()?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
     let ended = runtime.block_on(async {
         let signals = signals.listen()?;
         let supervisor = supervisor_of_environment(guard)?.start().await?;
         let mut watch = Watch::new(args, files, terminal.as_ref());
-        let ended = watch.live(&supervisor, &signals, events, keys()).await;
+        let ended = watch.live(&supervisor, &signals, events, keys).await;
         supervisor.close().await;
         ended
     });
@@ -54,16 +58,16 @@ pub fn run(args: &Args, prepared: Prepared) -> Result<u8> {
 }
 
 /// The lines that are typed.
-fn keys() -> UnboundedReceiver<String> {
+fn keys() -> Result<UnboundedReceiver<String>> {
     let (sender, keys) = unbounded_channel();
-    std::thread::spawn(move || {
+    thread::start("to read standard input", move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
             if sender.send(line).is_err() {
                 break;
             }
         }
-    });
-    keys
+    })?;
+    Ok(keys)
 }
 
 struct Watch<'a> {
@@ -165,7 +169,9 @@ impl<'a> Watch<'a> {
                 event = events.recv() => {
                     let Some(event) = event else { bail!("the watch on the files has ended") };
                     let mut changed = self.files.changed(event)?;
-                    while let Ok(event) = events.try_recv() {
+                    // Not all that are there: a signal is heard between two turns.
+                    for _ in 1..EVENTS_A_TURN {
+                        let Ok(event) = events.try_recv() else { break };
                         changed.extend(self.files.changed(event)?);
                     }
                     if !changed.is_empty() {

@@ -1,0 +1,149 @@
+//! Readiness: who is not ready is not said to be, and who waits takes nothing from who gets ready.
+
+mod support;
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use pinfold::{Command, Error, Readiness, Stdio};
+use support::host::with_supervisor;
+use support::{Run, Scratch, has_cgroup, has_program, has_root, program};
+
+/// Long enough that only a hang reaches it.
+const LONG: Duration = Duration::from_secs(60);
+
+fn shell(script: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).stdin(Stdio::Null).stdout(Stdio::Piped).stderr(Stdio::Piped);
+    command
+}
+
+#[test]
+fn by_a_line_a_port_or_a_file() {
+    with_supervisor(async |supervisor| {
+        let job = supervisor.spawn(&shell("echo starting; echo 'listening on 7'; sleep 1000")).await.unwrap();
+        job.ready(&Readiness::stdout_line("listening"), LONG).await.unwrap();
+        // What comes after it in the pipe, and what was read for it.
+        job.stop();
+        assert_eq!(job.wait_with_output().await.unwrap().stdout.text(), "starting\nlistening on 7\n");
+
+        // Never: it ends, or the time does.
+        let never = Readiness::stdout_line("listening");
+        let job = supervisor.spawn(&shell("echo starting")).await.unwrap();
+        let error = job.ready(&never, LONG).await.unwrap_err().to_string();
+        assert!(error.contains("'listening'") && error.contains("closed the stream"), "{error}");
+        let job = supervisor.spawn(&shell("sleep 1000")).await.unwrap();
+        for readiness in [never, Readiness::port(([127, 0, 0, 1], 1)), Readiness::file("/no/such")] {
+            let error = job.ready(&readiness, Duration::from_millis(50)).await.unwrap_err();
+            assert!(matches!(error, Error::NotReady { .. }) && error.to_string().contains("50ms"), "{error}");
+        }
+        job.kill();
+        let error = job.ready(&Readiness::port(([127, 0, 0, 1], 1)), LONG).await.unwrap_err().to_string();
+        assert!(error.contains("it is over"), "{error}");
+
+        // A port: free until somebody listens.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let job = supervisor.spawn(&shell("sleep 1000")).await.unwrap();
+        let port = Readiness::port(address);
+        let (ready, _listener) = tokio::join!(job.ready(&port, LONG), async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            TcpListener::bind(address).unwrap()
+        });
+        ready.unwrap();
+
+        // A file, in a directory that is not there yet.
+        let scratch = Scratch::directory("ready");
+        let path = scratch.path().join("a/b/file");
+        let script = format!(
+            "cd {}; sleep 0.1; mkdir a; sleep 0.1; mkdir a/b; sleep 0.1; : > a/b/file",
+            scratch.path().display()
+        );
+        let job = supervisor.spawn(&shell(&format!("{script}; sleep 1000"))).await.unwrap();
+        job.ready(&Readiness::file(&path), LONG).await.unwrap();
+        assert!(path.exists());
+    });
+}
+
+/// What can never be is no matter of time.
+#[test]
+fn below_a_file_there_is_none() {
+    with_supervisor(async |supervisor| {
+        let job = supervisor.spawn(&shell("sleep 1000")).await.unwrap();
+        let error = job.ready(&Readiness::file("/etc/passwd/a/b"), LONG).await.unwrap_err();
+        assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
+        assert!(error.to_string().contains("/etc/passwd is not a directory"), "{error}");
+        job.kill();
+        job.wait().await.unwrap();
+    });
+    // Before anything is started.
+    let mark = Scratch::new("mark");
+    let script = format!("echo ran > {}", mark.path().display());
+    let ran = Run::new(["--ready", "file:/etc/passwd/a/b", "--", "sh", "-c", &script]).run().assert_code(125);
+    assert!(ran.stderr.contains("/etc/passwd is not a directory") && !mark.path().exists(), "{ran:#?}");
+}
+
+/// The job itself puts a file in its way: that is no lack of time either.
+#[test]
+fn what_can_not_be_any_more() {
+    if !has_cgroup() {
+        return;
+    }
+    let directory = Scratch::directory("in-the-way");
+    let way = directory.path().join("way");
+    let what = format!("file:{}/up", way.display());
+    let script = format!("echo > {}; sleep 1000", way.display());
+    let ran = Run::new(["--ready", &what, "--", "sh", "-c", &script]).run().assert_code(125);
+    let why = format!("{} is not a directory", way.display());
+    assert!(ran.stderr.contains(&why) && ran.report["error"].as_str().unwrap().contains(&why), "{ran:#?}");
+    assert_eq!((&ran.report["exit_code"], &ran.report["reason"]), (&125.into(), &"stopped".into()));
+}
+
+/// Where a connection may get the very port that it goes to (of two here, of 28232 by default), nobody listens for that.
+#[test]
+fn a_connection_to_itself_is_no_listener() {
+    if !has_cgroup() || !has_root() || !["unshare", "ip"].into_iter().all(has_program) {
+        return;
+    }
+    let in_net = |options: &[&str], job: &[&str]| {
+        let script = r#"exec unshare --net sh -ec '
+            ip link set lo up; echo 40000 40001 > /proc/sys/net/ipv4/ip_local_port_range; exec "$@"' sh "$@""#;
+        Run::in_shell(script, [options, &["--"], job].concat())
+    };
+    for port in ["40000", "40001"] {
+        for address in ["127.0.0.1", "[::1]"] {
+            let what = format!("port:{address}:{port}");
+            let ran = in_net(&["--ready", &what, "--ready-timeout", "300ms"], &["sleep", "1000"]).run();
+            assert_eq!((ran.code, &ran.report["reason"]), (124, &"stopped".into()), "{what}: {ran:#?}");
+            assert!(ran.stderr.contains("nobody listens on"), "{ran:#?}");
+        }
+        // Nor is the port taken from who is to have it, however long that takes.
+        let up = Scratch::new("up");
+        let up_name = up.path().to_str().unwrap();
+        let what = format!("port:{port}");
+        let script =
+            format!(r#"sleep 0.3; "$0" 127.0.0.1 {port}; until [ -s {up_name} ]; do sleep 0.02; done; exit 3"#);
+        let port_program = program("port");
+        let job = ["sh", "-c", &script, port_program.to_str().unwrap()];
+        in_net(&["--ready", &what, "--ready-notify", up_name], &job).run().assert_code(3);
+        assert_eq!(up.text(), "ready\n");
+    }
+}
+
+/// The time that a job has is not its exit code, nor its signal: 124, and the report says so.
+#[test]
+fn too_late_is_124_however_it_ended() {
+    if !has_cgroup() {
+        return;
+    }
+    for stop_signal in ["TERM", "INT"] {
+        let options = ["--ready", "line:never", "--ready-timeout", "100ms", "--stop-signal", stop_signal];
+        let ran = Run::new(options.iter().chain(&["--", "sleep", "1000"])).run().assert_code(124);
+        assert_eq!((ran.signal, &ran.report["exit_code"]), (None, &124.into()), "{ran:#?}");
+        let why = "sleep is not ready: no line of its output has had 'never' in it within 100ms";
+        assert_eq!((ran.stderr, &ran.report["error"]), (format!("pinfold: {why}\n"), &why.into()));
+    }
+    let options = ["--idle-timeout", "100ms", "--stop-signal", "INT", "--", "sleep", "1000"];
+    assert_eq!(Run::new(options).run().assert_code(124).signal, None);
+}
