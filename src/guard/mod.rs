@@ -11,6 +11,7 @@ mod orphans;
 mod outer;
 mod pace;
 pub(crate) mod protocol;
+mod slice;
 mod spawn;
 mod sweep;
 pub(crate) mod terminal;
