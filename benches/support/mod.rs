@@ -130,24 +130,30 @@ pub fn median(values: &[f64]) -> f64 {
     (low + high) / 2.0
 }
 
-/// Lets the workers take turns and prints their medians, and how each compares to the one at `reference` in the same round.
-pub fn compare(title: &str, workers: &mut [Worker], reference: usize, rounds: usize, batch: u64) {
-    let mut times = vec![Vec::new(); workers.len()];
-    for worker in workers.iter_mut() {
-        worker.work(batch); // Warm up.
-    }
-    for round in 0..rounds {
-        // Another one begins each time.
-        for turn in 0..workers.len() {
-            let index = (round + turn) % workers.len();
-            times[index].push(workers[index].work(batch).as_secs_f64() * 1e6 / batch as f64);
+/// Lets the workers take turns and prints their medians, and how each compares to the first one in the same round. They are
+/// started anew some times: where its memory lies makes a process quicker or slower by up to a tenth for as long as it lives.
+pub fn compare<const N: usize>(title: &str, start: impl Fn() -> [Worker; N], starts: usize, rounds: usize, batch: u64) {
+    let mut times: [Vec<f64>; N] = std::array::from_fn(|_| Vec::new());
+    let mut names = Vec::new();
+    for _ in 0..starts {
+        let mut workers = start();
+        names = workers.iter().map(|worker| worker.name.clone()).collect();
+        for worker in &mut workers {
+            worker.work(batch); // Warm up.
+        }
+        for round in 0..rounds {
+            // Another one begins each time.
+            for turn in 0..N {
+                let index = (round + turn) % N;
+                times[index].push(workers[index].work(batch).as_secs_f64() * 1e6 / batch as f64);
+            }
         }
     }
-    println!("\n{title}: {rounds} rounds of {batch} jobs each\n median us    min us   ratio");
-    for (worker, mine) in workers.iter().zip(&times) {
-        let ratios: Vec<f64> = mine.iter().zip(&times[reference]).map(|(mine, other)| mine / other).collect();
+    println!("\n{title}: {starts} times {rounds} rounds of {batch} jobs each\n median us    min us   ratio");
+    for (name, mine) in names.iter().zip(&times) {
+        let ratios: Vec<f64> = mine.iter().zip(&times[0]).map(|(mine, other)| mine / other).collect();
         let least = mine.iter().copied().fold(f64::INFINITY, f64::min);
-        println!("{:>10.1} {least:>9.1} {:>7.2}   {}", median(mine), median(&ratios), worker.name);
+        println!("{:>10.1} {least:>9.1} {:>7.2}   {}", median(mine), median(&ratios), name);
     }
 }
 

@@ -22,9 +22,9 @@ fn main() {
     }
     support::print_load();
     println!("processkit holds its jobs by {:?}", processkit::host_containment());
-    for (megabytes, rounds) in [(10, 40), (512, 20), (2048, 10)] {
-        let mut workers = PEERS.map(|peer| Worker::own(peer, megabytes));
-        compare(&format!("start + wait, host of {megabytes} MB"), &mut workers, 0, rounds, 20);
+    for (megabytes, rounds) in [(10, 10), (512, 5), (2048, 3)] {
+        let workers = || PEERS.map(|peer| Worker::own(peer, megabytes));
+        compare(&format!("start + wait, host of {megabytes} MB"), workers, 4, rounds, 20);
     }
     support::print_load();
 }
