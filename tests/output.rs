@@ -10,22 +10,16 @@ use pinfold::output::CaptureLimit;
 use pinfold::report::Reason;
 use pinfold::{Command, Error, Readiness, Stdio, Supervisor};
 use support::Scratch;
-use support::host::with_supervisor;
+use support::host::{heard, with_supervisor};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Long enough that only a hang reaches it.
 const LONG: Duration = Duration::from_secs(60);
 
-fn shell(script: &str) -> Command {
-    let mut command = Command::new("sh");
-    command.args(["-c", script]).stdin(Stdio::Null).stdout(Stdio::Piped).stderr(Stdio::Piped);
-    command
-}
-
 #[test]
 fn both_streams_and_the_report() {
     with_supervisor(async |supervisor| {
-        let mut command = shell("cat; echo error >&2; exit 3");
+        let mut command = heard("cat; echo error >&2; exit 3");
         command.stdin_bytes("given");
         // Twice: each job has its own.
         for _ in 0..2 {
@@ -40,7 +34,7 @@ fn both_streams_and_the_report() {
 #[test]
 fn a_closed_stream_is_not_the_end_of_the_job() {
     with_supervisor(async |supervisor| {
-        let job = supervisor.spawn(&shell("echo last; exec >&- 2>&-; read forever < /dev/zero")).await.unwrap();
+        let job = supervisor.spawn(&heard("echo last; exec >&- 2>&-; read forever < /dev/zero")).await.unwrap();
         let mut text = String::new();
         job.take_stdout().unwrap().read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "last\n");
@@ -62,7 +56,7 @@ fn a_held_pipe_does_not_delay_the_return_and_loses_nothing() {
         for fifo in [&ready, &go] {
             rustix::fs::mkfifoat(rustix::fs::CWD, fifo, 0o600.into()).unwrap();
         }
-        let mut command = shell(script);
+        let mut command = heard(script);
         command.arg(ready.to_str().unwrap());
         let job = supervisor.spawn(&command).await.unwrap();
         let pid = job.pid();
@@ -86,7 +80,7 @@ fn a_held_pipe_does_not_delay_the_return_and_loses_nothing() {
 #[test]
 fn what_is_kept_is_bounded() {
     with_supervisor(async |supervisor| {
-        let mut command = shell("echo begin; head -c 30000000 /dev/zero; echo; echo end");
+        let mut command = heard("echo begin; head -c 30000000 /dev/zero; echo; echo end");
         let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
         assert_eq!(output.stdout.total(), 30_000_000 + 6 + 5);
         let kept = output.stdout.to_bytes();
@@ -103,7 +97,7 @@ fn what_is_kept_is_bounded() {
 #[test]
 fn a_dropped_wait_loses_no_output() {
     with_supervisor(async |supervisor| {
-        let job = supervisor.spawn(&shell("seq 20000; sleep 0.1; seq 20001 40000")).await.unwrap();
+        let job = supervisor.spawn(&heard("seq 20000; sleep 0.1; seq 20001 40000")).await.unwrap();
         let output = loop {
             if let Ok(output) = tokio::time::timeout(Duration::from_millis(1), job.wait_with_output()).await {
                 break output.unwrap();
@@ -118,7 +112,7 @@ fn a_dropped_wait_loses_no_output() {
 fn lines_and_their_times() {
     with_supervisor(async |supervisor| {
         let before = SystemTime::now();
-        let job = supervisor.spawn(&shell(r"printf 'one\n\ntwo\377\nlast'")).await.unwrap();
+        let job = supervisor.spawn(&heard(r"printf 'one\n\ntwo\377\nlast'")).await.unwrap();
         let mut lines = job.take_stdout().unwrap().lines();
         let mut seen = Vec::new();
         while let Some(line) = lines.next_line().await.unwrap() {
@@ -130,7 +124,7 @@ fn lines_and_their_times() {
         assert!(lines.next_line().await.unwrap().is_none());
 
         // Without a newline: in pieces, none lost, and no more held than a line may have.
-        let job = supervisor.spawn(&shell("head -c 5000000 /dev/zero")).await.unwrap();
+        let job = supervisor.spawn(&heard("head -c 5000000 /dev/zero")).await.unwrap();
         let mut lines = job.take_stdout().unwrap().lines().max_line(100_000);
         let mut total = 0;
         while let Some(line) = lines.next_line().await.unwrap() {
@@ -140,7 +134,7 @@ fn lines_and_their_times() {
         assert_eq!(total, 5_000_000);
 
         // Also where its newline is there at once, and never by how it came in.
-        let job = supervisor.spawn(&shell(r"printf 'abc\nabcdefgh\n\nabcd'")).await.unwrap();
+        let job = supervisor.spawn(&heard(r"printf 'abc\nabcdefgh\n\nabcd'")).await.unwrap();
         let mut lines = job.take_stdout().unwrap().lines().max_line(3);
         let mut seen = Vec::new();
         while let Some(line) = lines.next_line().await.unwrap() {
@@ -155,7 +149,7 @@ fn lines_and_their_times() {
 #[test]
 fn standard_input_as_a_stream() {
     with_supervisor(async |supervisor| {
-        let mut command = shell("cat");
+        let mut command = heard("cat");
         command.stdin(Stdio::Piped);
         let job = supervisor.spawn(&command).await.unwrap();
         let mut stdin = job.take_stdin().unwrap();
@@ -179,7 +173,7 @@ fn standard_input_as_a_stream() {
 #[test]
 fn input_that_is_never_read_holds_nobody_up() {
     with_supervisor(async |supervisor| {
-        let mut command = shell("echo done");
+        let mut command = heard("echo done");
         command.stdin_bytes(vec![b'x'; 100_000_000]);
         let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
         assert_eq!(output.stdout.text(), "done\n");
@@ -189,7 +183,7 @@ fn input_that_is_never_read_holds_nobody_up() {
 #[test]
 fn an_idle_timeout() {
     with_supervisor(async |supervisor| {
-        let mut command = shell("echo once; sleep 1000");
+        let mut command = heard("echo once; sleep 1000");
         command.idle_timeout(Duration::from_millis(300));
         let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
         assert_eq!((output.report.reason, output.report.exit_code), (Reason::Idle, 124));
@@ -197,7 +191,7 @@ fn an_idle_timeout() {
         assert!(output.report.phases.stopping.unwrap() >= 0.3);
 
         // Who speaks in time is left alone: four times longer than the timeout in all.
-        let mut command = shell("for i in 1 2 3 4 5 6 7 8; do sleep 0.25; echo $i >&2; done");
+        let mut command = heard("for i in 1 2 3 4 5 6 7 8; do sleep 0.25; echo $i >&2; done");
         command.idle_timeout(Duration::from_secs(1));
         let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
         assert_eq!((output.report.reason, output.stderr.total()), (Reason::Exited, 16));
@@ -215,7 +209,7 @@ fn a_tee() {
     with_supervisor(async |supervisor| {
         let scratch = Scratch::new("tee");
         let file = std::fs::OpenOptions::new().read(true).write(true).create_new(true).open(scratch.path()).unwrap();
-        let mut command = shell("echo one; echo two");
+        let mut command = heard("echo one; echo two");
         command.tee_stdout(file.try_clone().unwrap());
         let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
         assert_eq!(output.stdout.text(), "one\ntwo\n");
@@ -241,7 +235,7 @@ fn a_tee() {
 fn a_tee_that_fails_does_not_hold_up_the_job() {
     with_supervisor(async |supervisor| {
         let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let mut command = shell("head -c 1000000 /dev/zero; head -c 1000000 /dev/zero >&2; exit 3");
+        let mut command = heard("head -c 1000000 /dev/zero; head -c 1000000 /dev/zero >&2; exit 3");
         command.tee_stdout(full()).tee_stderr(full());
         let job = supervisor.spawn(&command).await.unwrap();
         for _ in 0..2 {
@@ -258,7 +252,7 @@ fn a_tee_that_fails_does_not_hold_up_the_job() {
 #[test]
 fn events_tell_the_whole_story_to_everybody() {
     with_supervisor(async |supervisor| {
-        let mut command = shell("trap '' TERM; echo ready; sleep 1000 & wait; sleep 1000");
+        let mut command = heard("trap '' TERM; echo ready; sleep 1000 & wait; sleep 1000");
         command.grace(Duration::from_millis(100));
         let job = supervisor.spawn(&command).await.unwrap();
         let mut early = job.events();
@@ -290,7 +284,7 @@ fn events_tell_the_whole_story_to_everybody() {
         }
         assert_eq!(late.next_event().await, None);
 
-        let job = supervisor.spawn(&shell("sleep 1000 & exit 0")).await.unwrap();
+        let job = supervisor.spawn(&heard("sleep 1000 & exit 0")).await.unwrap();
         job.wait().await.unwrap();
         let mut events = job.events();
         let mut kinds = Vec::new();
@@ -309,7 +303,7 @@ fn a_supervisors_events() {
         let mut events = supervisor.events();
         let pool = pinfold::Pool::builder().workers(2).start(supervisor).unwrap();
         let job = supervisor.spawn(Command::new("true").name("alone")).await.unwrap();
-        let outcomes = pool.map([shell("exit 1"), shell("sleep 100 & exit 0")]).await.unwrap();
+        let outcomes = pool.map([heard("exit 1"), heard("sleep 100 & exit 0")]).await.unwrap();
         let report = job.wait().await.unwrap();
         assert_eq!((outcomes.len(), job.id()), (2, 1));
         let mut told = std::collections::BTreeMap::<u64, Vec<EventKind>>::new();
@@ -330,7 +324,7 @@ fn a_file_as_standard_output() {
         let scratch = Scratch::new("file");
         let mut file = std::fs::File::create_new(scratch.path()).unwrap();
         writeln!(file, "before").unwrap();
-        let mut command = shell("echo during");
+        let mut command = heard("echo during");
         command.stdout(file);
         supervisor.spawn(&command).await.unwrap().wait().await.unwrap();
         assert_eq!(scratch.text(), "before\nduring\n");

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use pinfold::pool::{Handle, Pool, Shutdown, Task};
 use pinfold::report::Reason;
 use pinfold::{Command, Error, Readiness, Stdio, Supervisor};
+use support::host::shell;
 use support::{Canary, Scratch};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -18,12 +19,6 @@ fn with_supervisor(host: impl AsyncFnOnce(&Supervisor)) {
     let canary = Canary::new();
     support::host::with_supervisor(host);
     canary.assert_alive();
-}
-
-fn shell(script: &str) -> Command {
-    let mut command = Command::new("sh");
-    command.args(["-c", script]).stdin(Stdio::Null);
-    command
 }
 
 /// One whose descendants are in sessions of their own.

@@ -11,19 +11,13 @@ use std::time::Duration;
 use pinfold::output::Lines;
 use pinfold::pool::{Handle, Pool, Shutdown, Task};
 use pinfold::report::Reason;
-use pinfold::{Command, Error, Stdio, Supervisor};
+use pinfold::{Error, Stdio, Supervisor};
 use rustix::fs::{CWD, mkfifoat};
-use support::host::with_supervisor;
+use support::host::{shell, with_supervisor};
 use support::{PINFOLD, Scratch, has_cgroup, wait_for};
 use tokio::sync::oneshot;
 
 const LONG: Duration = Duration::from_secs(60);
-
-fn shell(script: &str) -> Command {
-    let mut command = Command::new("sh");
-    command.args(["-c", script]).stdin(Stdio::Null);
-    command
-}
 
 fn is_there(pid: i32) -> bool {
     std::path::Path::new(&format!("/proc/{pid}")).exists()

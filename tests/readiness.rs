@@ -5,23 +5,17 @@ mod support;
 use std::net::TcpListener;
 use std::time::Duration;
 
-use pinfold::{Command, Error, Readiness, Stdio};
-use support::host::with_supervisor;
+use pinfold::{Error, Readiness};
+use support::host::{heard, with_supervisor};
 use support::{Run, Scratch, has_cgroup, has_program, has_root, program};
 
 /// Long enough that only a hang reaches it.
 const LONG: Duration = Duration::from_secs(60);
 
-fn shell(script: &str) -> Command {
-    let mut command = Command::new("sh");
-    command.args(["-c", script]).stdin(Stdio::Null).stdout(Stdio::Piped).stderr(Stdio::Piped);
-    command
-}
-
 #[test]
 fn by_a_line_a_port_or_a_file() {
     with_supervisor(async |supervisor| {
-        let job = supervisor.spawn(&shell("echo starting; echo 'listening on 7'; sleep 1000")).await.unwrap();
+        let job = supervisor.spawn(&heard("echo starting; echo 'listening on 7'; sleep 1000")).await.unwrap();
         job.ready(&Readiness::stdout_line("listening"), LONG).await.unwrap();
         // What comes after it in the pipe, and what was read for it.
         job.stop();
@@ -29,10 +23,10 @@ fn by_a_line_a_port_or_a_file() {
 
         // Never: it ends, or the time does.
         let never = Readiness::stdout_line("listening");
-        let job = supervisor.spawn(&shell("echo starting")).await.unwrap();
+        let job = supervisor.spawn(&heard("echo starting")).await.unwrap();
         let error = job.ready(&never, LONG).await.unwrap_err().to_string();
         assert!(error.contains("'listening'") && error.contains("closed the stream"), "{error}");
-        let job = supervisor.spawn(&shell("sleep 1000")).await.unwrap();
+        let job = supervisor.spawn(&heard("sleep 1000")).await.unwrap();
         for readiness in [never, Readiness::port(([127, 0, 0, 1], 1)), Readiness::file("/no/such")] {
             let error = job.ready(&readiness, Duration::from_millis(50)).await.unwrap_err();
             assert!(matches!(error, Error::NotReady { .. }) && error.to_string().contains("50ms"), "{error}");
@@ -45,7 +39,7 @@ fn by_a_line_a_port_or_a_file() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
-        let job = supervisor.spawn(&shell("sleep 1000")).await.unwrap();
+        let job = supervisor.spawn(&heard("sleep 1000")).await.unwrap();
         let port = Readiness::port(address);
         let (ready, _listener) = tokio::join!(job.ready(&port, LONG), async {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -60,7 +54,7 @@ fn by_a_line_a_port_or_a_file() {
             "cd {}; sleep 0.1; mkdir a; sleep 0.1; mkdir a/b; sleep 0.1; : > a/b/file",
             scratch.path().display()
         );
-        let job = supervisor.spawn(&shell(&format!("{script}; sleep 1000"))).await.unwrap();
+        let job = supervisor.spawn(&heard(&format!("{script}; sleep 1000"))).await.unwrap();
         job.ready(&Readiness::file(&path), LONG).await.unwrap();
         assert!(path.exists());
     });
@@ -70,7 +64,7 @@ fn by_a_line_a_port_or_a_file() {
 #[test]
 fn below_a_file_there_is_none() {
     with_supervisor(async |supervisor| {
-        let job = supervisor.spawn(&shell("sleep 1000")).await.unwrap();
+        let job = supervisor.spawn(&heard("sleep 1000")).await.unwrap();
         let error = job.ready(&Readiness::file("/etc/passwd/a/b"), LONG).await.unwrap_err();
         assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
         assert!(error.to_string().contains("/etc/passwd is not a directory"), "{error}");

@@ -1,6 +1,6 @@
 //! A program that uses the library.
 
-use pinfold::{Builder, Supervisor};
+use pinfold::{Builder, Command, Stdio, Supervisor};
 
 use super::{PINFOLD, has_cgroup};
 
@@ -20,4 +20,18 @@ pub fn with<T>(builder: Builder, host: impl AsyncFnOnce(&Supervisor) -> T) -> pi
         supervisor.close().await;
         Ok(done)
     })
+}
+
+/// A script that is given nothing.
+pub fn shell(script: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).stdin(Stdio::Null);
+    command
+}
+
+/// One whose streams are read by the host.
+pub fn heard(script: &str) -> Command {
+    let mut command = shell(script);
+    command.stdout(Stdio::Piped).stderr(Stdio::Piped);
+    command
 }
