@@ -15,8 +15,8 @@ mod support;
 use std::time::{Duration, Instant};
 
 use inside::{
-    big, closes_with_a_copy, closes_with_jobs, forks_itself, killed_guard, many_supervisors, process_group,
-    waits_with_a_job,
+    big, closes_with_a_copy, closes_with_jobs, forks_itself, killed_guard, killed_guard_beside_another,
+    many_supervisors, process_group, waits_with_a_job,
 };
 use left_alone::{left_alone, left_alone_with_unusual_signals};
 use outside::{end_children, ends_well, killed_early, killed_host, killed_host_with_a_copy};
@@ -31,13 +31,14 @@ const HOST: &str = "--be-the-host";
 /// The name, what is done from outside, and what the host does.
 type Case = (&'static str, fn(), fn());
 
-const CASES: [Case; 11] = [
+const CASES: [Case; 12] = [
     ("a_big_host_with_threads", ends_well, big),
     ("the_host_is_left_alone", ends_well, left_alone),
     ("a_host_with_unusual_signals_is_left_alone", ends_well, left_alone_with_unusual_signals),
     ("many_supervisors_in_one_process", ends_well, many_supervisors),
     ("a_job_that_signals_its_process_group", ends_well, process_group),
     ("a_killed_guard", ends_well, killed_guard),
+    ("a_killed_guard_beside_another", ends_well, killed_guard_beside_another),
     ("a_host_that_closes_while_jobs_run", ends_well, closes_with_jobs),
     ("a_killed_host", killed_host, waits_with_a_job),
     ("a_host_killed_early", killed_early, waits_with_a_job),

@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use pinfold::report::Reason;
-use pinfold::{Command, Job, Supervisor};
+use pinfold::report::{ContainmentKind, Reason};
+use pinfold::{Command, Guard, Job, Supervisor};
 
 use crate::BOUND;
 use crate::outside::kill;
@@ -214,6 +214,36 @@ pub fn killed_guard() {
         supervisor.close().await;
     });
     assert_eq!(descriptors(), before);
+}
+
+/// Without a cgroup each job has a guard of its own: the first one that was forked, whose orphans come to us as do the guards of
+/// the others.
+pub fn killed_guard_beside_another() {
+    let guard = Guard::fork().unwrap();
+    let runtime = runtime();
+    runtime.block_on(async {
+        let supervisor = Supervisor::builder().containment(ContainmentKind::Subreaper).guard(guard);
+        let supervisor = supervisor.start().await.unwrap();
+        let (command, said) = tree();
+        let first = supervisor.spawn(&command).await.unwrap();
+        drop(command);
+        let mut said = BufReader::new(said);
+        said.read_line(&mut String::new()).unwrap();
+        let (command, mut talker) = talker();
+        let second = supervisor.spawn(&command).await.unwrap();
+        drop(command);
+        kill(guard_of(&first));
+        let report = first.wait().await.unwrap();
+        assert_eq!((report.reason, report.is_gone()), (Reason::GuardLost, true), "{report:#?}");
+        assert_eq!(said.read_line(&mut String::new()).unwrap(), 0);
+        talker.assert_answers();
+        drop(talker);
+        let report = second.wait().await.unwrap();
+        assert_eq!((report.reason, report.exit_code), (Reason::Exited, 7), "{report:#?}");
+        supervisor.close().await;
+    });
+    // Neither of the guards, nor of the one around the second: all of them have been reaped.
+    assert_eq!(wait_any(), None);
 }
 
 /// A tree that does its best to stay, and the pipe that it holds; a line on it says that it is there.
