@@ -70,7 +70,9 @@ fn a_stop_ends_the_wait_for_a_reader_and_tells_what_that_lost() {
     let why = "the end of the output was not passed on: SIGTERM came while its reader took its time";
     assert_eq!(ran.stderr, format!("pinfold: {why}\n"));
     assert_eq!((&ran.report["error"], &ran.report["exit_code"]), (&why.into(), &125.into()));
-    assert_eq!((&ran.report["main"]["exited"], &ran.report["reason"]), (&0.into(), &"exited".into()));
+    // The first may even have come before pinfold knew of its end, and have stopped nobody.
+    assert!(["exited", "stopped"].contains(&ran.report["reason"].as_str().unwrap()), "{ran:#?}");
+    assert_eq!(ran.report["main"]["exited"], 0);
     drop(held);
     canary.assert_alive();
 }

@@ -46,8 +46,9 @@ impl Ended {
         trouble: Option<String>,
     ) -> Self {
         let interrupted = interrupted && not_ready.is_none();
-        let trouble =
-            trouble.map(|why| Verdict { code: if report.success() { FAILED } else { report.exit_code }, why });
+        // Not only of one that has ended by itself: who was stopped may have ended with 0.
+        let code = if report.exit_code == 0 { FAILED } else { report.exit_code };
+        let trouble = trouble.map(|why| Verdict { code, why });
         let verdicts: Vec<_> = [not_ready, trouble].into_iter().flatten().collect();
         if let Some(first) = verdicts.first() {
             let changed = Arc::make_mut(&mut report);
