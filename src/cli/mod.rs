@@ -5,6 +5,7 @@ mod duration;
 mod getopt;
 mod init;
 mod limits;
+mod on_signal;
 mod pool;
 mod quote;
 mod read_in;

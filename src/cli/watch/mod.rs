@@ -18,7 +18,7 @@ use pinfold::{Command, Error, Job, ProcessGroup, Report, Signal, Stdio, Supervis
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::run::{self, Prepared};
-use super::signals::{Response, Rules};
+use super::signals::{Keys, Response, Rules};
 use super::terminal::Terminal;
 use super::{supervisor_of_environment, tell, thread};
 pub use args::Args;
@@ -94,10 +94,10 @@ impl<'a> Watch<'a> {
             .inherit_descriptors(true)
             .stdin(Stdio::Null)
             .process_group(group)
-            .stop_signal(args.stop_signal)
+            .stop_signal(args.stop_signal.unwrap_or(Signal::TERM))
             .grace(args.grace);
-        // An interrupt from the terminal is not the job's affair alone: it ends all.
-        let rules = Rules::new(false, terminal.is_some());
+        let keys = if terminal.is_some() { Keys::ReachTheJob } else { Keys::ReachUs };
+        let rules = Rules::new(keys).with(Vec::new(), args.stop_signal.is_some());
         Self {
             args,
             files,
@@ -122,6 +122,7 @@ impl<'a> Watch<'a> {
         let mut job: Option<(Job, Instant)> = None;
         let mut keys_are_there = true;
         let mut ending = None;
+        let mut kill_at = None;
         self.changes.asked = !self.args.postpone;
         if self.args.postpone && !self.args.quiet {
             tell("waiting for a change");
@@ -141,9 +142,18 @@ impl<'a> Watch<'a> {
                 received = signals.recv() => {
                     let received = received?;
                     match (self.rules.respond(received, Instant::now()), &job) {
-                        (Response::Stop, _) => {
+                        (Response::Stop(first), job) => {
                             ending = Some(received.signal);
-                            job.iter().for_each(|(job, _)| job.stop());
+                            match (first, job) {
+                                (Some(first), Some((job, _))) => job.stop_with(first),
+                                (None, Some((job, _))) => job.stop(),
+                                (_, None) => {}
+                            }
+                        }
+                        // An interrupt of the terminal ends all. The job has received it, and has its grace period from now on.
+                        (Response::LeftToTheJob(_), _) => {
+                            ending.get_or_insert(received.signal);
+                            kill_at = kill_at.or_else(|| Instant::now().checked_add(self.args.grace));
                         }
                         (Response::Kill, _) => {
                             ending.get_or_insert(received.signal);
@@ -187,6 +197,10 @@ impl<'a> Watch<'a> {
                     None => keys_are_there = false,
                 },
                 () = run::over(start_at), if start_at.is_some() => {}
+                () = run::over(kill_at), if kill_at.is_some() => {
+                    kill_at = None;
+                    job.iter().for_each(|(job, _)| job.kill());
+                }
             }
         }
     }
