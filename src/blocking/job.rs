@@ -197,7 +197,8 @@ impl Job {
         Some(InputStream::new(self.inner.take_stdin()?, &self.driver))
     }
 
-    /// Its piped standard output, once.
+    /// Its piped standard output, once; with standard error in it after
+    /// [`Command::stderr_to_stdout`](crate::Command::stderr_to_stdout).
     #[must_use]
     pub fn take_stdout(&self) -> Option<OutputStream> {
         Some(OutputStream::new(self.inner.take_stdout()?, &self.driver))
