@@ -105,6 +105,11 @@ impl Job {
         self.inner.stop();
     }
 
+    /// Stops it with this signal first; see [`crate::Job::stop_with`]. Does not wait.
+    pub fn stop_with(&self, signal: Signal) {
+        self.inner.stop_with(signal);
+    }
+
     /// Kills it. Does not wait.
     pub fn kill(&self) {
         self.inner.kill();
@@ -239,6 +244,11 @@ impl JobHandle {
     /// Stops it. Does not wait.
     pub fn stop(&self) {
         self.inner.stop();
+    }
+
+    /// Stops it with this signal first; see [`crate::Job::stop_with`]. Does not wait.
+    pub fn stop_with(&self, signal: Signal) {
+        self.inner.stop_with(signal);
     }
 
     /// Kills it. Does not wait.
