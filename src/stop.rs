@@ -176,13 +176,25 @@ pub(crate) struct Machine {
     pub phase: Phase,
     pub main_exited: bool,
     pub reason: Reason,
+    /// What the processes receive instead of the stop signal, until the main process has exited.
+    pub first_signal: Option<Signal>,
+    /// The main process has exited since the stop began, and the other processes have not received the stop signal yet.
+    rest_settles: bool,
     leftovers: Leftovers,
     signal_to: SignalTo,
 }
 
 impl Machine {
     pub fn new(leftovers: Leftovers, signal_to: SignalTo) -> Self {
-        Self { phase: Phase::Running, main_exited: false, reason: Reason::Exited, leftovers, signal_to }
+        let (phase, reason) = (Phase::Running, Reason::Exited);
+        Self { phase, main_exited: false, reason, first_signal: None, rest_settles: false, leftovers, signal_to }
+    }
+
+    /// The stop that is asked for next begins with this signal. A stop that has begun keeps its own.
+    pub fn begin_with(&mut self, signal: Option<Signal>) {
+        if self.phase == Phase::Running && !self.main_exited {
+            self.first_signal = signal;
+        }
     }
 
     /// The state after `event`, and what is to be done.
@@ -200,8 +212,6 @@ impl Machine {
         if let Event::MainExited { .. } = event {
             self.main_exited = true;
         }
-        // The stop signal went to the main process alone, which has exited since.
-        let rest_settles = self.main_exited && self.signal_to == SignalTo::Main;
         let actions = match (self.phase, event) {
             (Running | Settling | Stopping | Killing, Event::MainExited { empty: true }) => self.enter(Draining, DRAIN),
             (Running | Settling | Stopping | Killing, Event::Emptied) if self.main_exited => {
@@ -221,9 +231,18 @@ impl Machine {
                 | Event::Idle
                 | Event::StopAsked,
             ) => self.enter(Stopping, STOP),
-            (Stopping, Event::MainExited { empty: false }) if rest_settles => SETTLE,
-            (Stopping, Event::ShortSettleOver { filters: true }) if rest_settles => STOP_OTHERS,
-            (Stopping, Event::ShortSettleOver { filters: false } | Event::SettleOver) if rest_settles => STOP_REST,
+            // So far the remaining processes have received no signal, or one that they may ignore.
+            (Stopping, Event::MainExited { empty: false })
+                if self.first_signal.take().is_some() || self.signal_to == SignalTo::Main =>
+            {
+                self.rest_settles = true;
+                SETTLE
+            }
+            (Stopping, Event::ShortSettleOver { filters: true }) if self.rest_settles => STOP_OTHERS,
+            (Stopping, Event::ShortSettleOver { filters: false } | Event::SettleOver) if self.rest_settles => {
+                self.rest_settles = false;
+                STOP_REST
+            }
             (Running, Event::Deadline) => self.end(Reason::Deadline, Stopping, STOP),
             (Running, Event::Idle) => self.end(Reason::Idle, Stopping, STOP),
             (Running, Event::StopAsked) => self.end(Reason::Stopped, Stopping, STOP),
@@ -337,6 +356,26 @@ mod tests {
             let (after, actions) = settling.on(event);
             assert_eq!((after.phase, actions), (Phase::Stopping, expected));
         }
+    }
+
+    #[test]
+    fn a_stop_that_began_with_another_signal_goes_on_with_the_stop_signal_when_the_main_process_has_exited() {
+        let mut machine = Machine::new(Leftovers::Kill, SignalTo::All);
+        machine.begin_with(Some(Signal::INT));
+        let stopping = machine.on(Event::StopAsked).0;
+        assert_eq!((stopping.phase, stopping.first_signal), (Phase::Stopping, Some(Signal::INT)));
+        let mut late = stopping;
+        late.begin_with(Some(Signal::HUP));
+        assert_eq!(late.first_signal, Some(Signal::INT));
+        let (settling, actions) = stopping.on(Event::MainExited { empty: false });
+        assert_eq!((settling.phase, actions, settling.first_signal), (Phase::Stopping, SETTLE, None));
+        assert_eq!(settling.on(Event::StopAsked).0.phase, Phase::Killing);
+        let (after, actions) = settling.on(Event::ShortSettleOver { filters: false });
+        assert_eq!((after.phase, actions), (Phase::Stopping, STOP_REST));
+        // Leftovers that are waited for receive the stop signal.
+        let mut waited = Machine::new(Leftovers::Wait, SignalTo::All).on(Event::MainExited { empty: false }).0;
+        waited.begin_with(Some(Signal::INT));
+        assert_eq!(waited.first_signal, None);
     }
 
     #[test]

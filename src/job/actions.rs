@@ -71,7 +71,7 @@ impl Actor {
 
     /// The stop signal, SIGCONT, thaw: a stopped or frozen process does not see SIGTERM.
     pub(super) fn send_stop_signal(&mut self) {
-        let signal = self.terms.stop.signal;
+        let signal = self.machine.first_signal.unwrap_or(self.terms.stop.signal);
         let main = self.main.clone().filter(|_| !self.machine.main_exited);
         let mut main_found = false;
         // Leftovers have no main process to be told.
@@ -80,19 +80,21 @@ impl Actor {
         let time = self.terms.stop.grace.clamp(LEAST_TELLING, MOST_TELLING);
         let passes = if all { passes(time) } else { Passes::new(0, Duration::ZERO) };
         let (stopped, described) = (&mut self.report.stopped, Instant::now() + DESCRIBING.min(time / 2));
-        let stopped_before = &self.left.others;
+        // Some have received a signal of this stop before: another one, or as processes that are no filters.
+        let signalled = &mut self.signalled;
         let told = self.holder.with_reserve(|holder| {
             // Who was missed is killed when the grace period is over.
             // One that is stopped does not see the former.
             let told = holder.signal_all(&[signal, Signal::CONT], passes, |pid| {
                 main_found |= main.as_ref().is_some_and(|(main, _)| *main == pid);
-                if !stopped_before.contains(&pid) {
+                if signalled.insert(pid) {
                     stopped.add_until(described, pid);
                 }
             });
             if let Some((pid, pidfd)) = main
                 && !main_found
             {
+                signalled.insert(pid);
                 stopped.add(pid);
                 // It may have ended: then its exit is on its way to us.
                 let _ = pidfd.send(signal).and_then(|()| pidfd.send(Signal::CONT));

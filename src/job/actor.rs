@@ -1,5 +1,6 @@
 //! The actor of one job: it waits for events, feeds the stop machine, performs its actions, and tells the report.
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -109,6 +110,8 @@ pub(super) struct Actor {
     pub(super) settle_over: Option<Instant>,
     /// The processes that were left when the short part of the settle time was over, if filters were among them.
     pub(super) left: Left,
+    /// The processes that have received a signal of the stop.
+    pub(super) signalled: HashSet<Pid>,
     pub(super) grace_over: Option<Instant>,
     pub(super) bound_over: Option<Instant>,
     /// Opened when it matters whether the leaf is empty.
@@ -177,6 +180,7 @@ impl Actor {
             short_settle_over: None,
             settle_over: None,
             left: Left::default(),
+            signalled: HashSet::new(),
             grace_over: None,
             bound_over: None,
             watch: None,
@@ -294,7 +298,10 @@ impl Actor {
                     }
                 },
                 request = self.inbox.recv(), if !self.inbox_closed => match request {
-                    Some(Request::Stop) => return Incoming::Event(Event::StopAsked),
+                    Some(Request::Stop(first)) => {
+                        self.machine.begin_with(first.filter(|signal| *signal != self.terms.stop.signal));
+                        return Incoming::Event(Event::StopAsked);
+                    }
                     Some(Request::Kill) => return Incoming::Event(Event::KillAsked),
                     Some(Request::SignalAll(signal)) => {
                         // Whatever has ended meanwhile, or belongs to another user, can't be told.
