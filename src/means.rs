@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use crate::containment::Refusal;
 use crate::containment::base::Base;
 use crate::containment::delegation::Grant;
 use crate::containment::holder::Holder;
+use crate::containment::{Refusal, sweep};
 use crate::error::Result;
 use crate::guard::link::Link;
 use crate::guard::{Guard, Program};
@@ -106,8 +106,8 @@ impl Means {
                 link.hang_up();
                 let _ = base.remove();
                 if !link.gone().await {
-                    // A guard that does not end, stopped perhaps, is ended; its work is ours then.
-                    let _ = base.cgroup().kill();
+                    // The guard did not end, it may have been stopped: it was killed, and its work is ours now.
+                    let _ = sweep::end(base.cgroup(), sweep::BOUND);
                 }
                 let _ = base.remove();
             }

@@ -156,13 +156,23 @@ pub(crate) struct Machine {
     pub phase: Phase,
     pub main_exited: bool,
     pub reason: Reason,
+    /// What the processes receive instead of the stop signal, until the main process has exited.
+    pub first_signal: Option<Signal>,
     leftovers: Leftovers,
     signal_to: SignalTo,
 }
 
 impl Machine {
     pub fn new(leftovers: Leftovers, signal_to: SignalTo) -> Self {
-        Self { phase: Phase::Running, main_exited: false, reason: Reason::Exited, leftovers, signal_to }
+        let (phase, reason) = (Phase::Running, Reason::Exited);
+        Self { phase, main_exited: false, reason, first_signal: None, leftovers, signal_to }
+    }
+
+    /// The stop that is asked for next begins with this signal. A stop that has begun keeps its own.
+    pub fn begin_with(&mut self, signal: Option<Signal>) {
+        if self.phase == Phase::Running && !self.main_exited {
+            self.first_signal = signal;
+        }
     }
 
     /// The state after `event`, and what is to be done.
@@ -187,8 +197,12 @@ impl Machine {
                 Leftovers::Kill => self.enter(Stopping, STOP),
                 Leftovers::Wait => NOTHING,
             },
-            // Only the main process has been told so far.
-            (Stopping, Event::MainExited { empty: false }) if self.signal_to == SignalTo::Main => &[SendSignal],
+            // So far the remaining processes have received no signal, or one that they may ignore.
+            (Stopping, Event::MainExited { empty: false })
+                if self.first_signal.take().is_some() || self.signal_to == SignalTo::Main =>
+            {
+                &[SendSignal]
+            }
             (Running, Event::Deadline) => self.end(Reason::Deadline, Stopping, STOP),
             (Running, Event::Idle) => self.end(Reason::Idle, Stopping, STOP),
             (Running, Event::StopAsked) => self.end(Reason::Stopped, Stopping, STOP),
@@ -285,6 +299,24 @@ mod tests {
         let stopping = Machine::new(Leftovers::Kill, SignalTo::Main).on(Event::StopAsked).0;
         let (after, actions) = stopping.on(Event::MainExited { empty: false });
         assert_eq!((after.phase, actions), (Phase::Stopping, [SendSignal].as_slice()));
+    }
+
+    #[test]
+    fn a_stop_that_began_with_another_signal_goes_on_with_the_stop_signal_when_the_main_process_has_exited() {
+        let mut machine = Machine::new(Leftovers::Kill, SignalTo::All);
+        machine.begin_with(Some(Signal::INT));
+        let stopping = machine.on(Event::StopAsked).0;
+        assert_eq!((stopping.phase, stopping.first_signal), (Phase::Stopping, Some(Signal::INT)));
+        let mut late = stopping;
+        late.begin_with(Some(Signal::HUP));
+        assert_eq!(late.first_signal, Some(Signal::INT));
+        let (after, actions) = stopping.on(Event::MainExited { empty: false });
+        assert_eq!((after.phase, actions, after.first_signal), (Phase::Stopping, [SendSignal].as_slice(), None));
+        assert_eq!(after.on(Event::StopAsked).0.phase, Phase::Killing);
+        // Leftovers that are waited for receive the stop signal.
+        let mut waited = Machine::new(Leftovers::Wait, SignalTo::All).on(Event::MainExited { empty: false }).0;
+        waited.begin_with(Some(Signal::INT));
+        assert_eq!(waited.first_signal, None);
     }
 
     #[test]

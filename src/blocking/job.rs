@@ -104,6 +104,11 @@ impl Job {
         self.inner.stop();
     }
 
+    /// Stops it with this signal first; see [`crate::Job::stop_with`]. Does not wait.
+    pub fn stop_with(&self, signal: Signal) {
+        self.inner.stop_with(signal);
+    }
+
     /// Kills it. Does not wait.
     pub fn kill(&self) {
         self.inner.kill();
@@ -196,7 +201,8 @@ impl Job {
         Some(InputStream::new(self.inner.take_stdin()?, &self.driver))
     }
 
-    /// Its piped standard output, once.
+    /// Its piped standard output, once; with standard error in it after
+    /// [`Command::stderr_to_stdout`](crate::Command::stderr_to_stdout).
     #[must_use]
     pub fn take_stdout(&self) -> Option<OutputStream> {
         Some(OutputStream::new(self.inner.take_stdout()?, &self.driver))
@@ -237,6 +243,11 @@ impl JobHandle {
     /// Stops it. Does not wait.
     pub fn stop(&self) {
         self.inner.stop();
+    }
+
+    /// Stops it with this signal first; see [`crate::Job::stop_with`]. Does not wait.
+    pub fn stop_with(&self, signal: Signal) {
+        self.inner.stop_with(signal);
     }
 
     /// Kills it. Does not wait.

@@ -64,9 +64,11 @@ impl Actor {
 
     /// The stop signal, SIGCONT, thaw: a stopped or frozen process does not see SIGTERM.
     pub(super) fn send_stop_signal(&mut self) {
-        let signal = self.terms.stop.signal;
+        let signal = self.machine.first_signal.unwrap_or(self.terms.stop.signal);
         let main = self.main.clone().filter(|_| !self.machine.main_exited);
         let mut main_found = false;
+        // A stop that began with another signal has counted them already.
+        let counted = self.report.stopped.count > 0 && self.terms.stop.signal_to == SignalTo::All;
         // Leftovers have no main process to be told.
         let all = self.terms.stop.signal_to == SignalTo::All || main.is_none();
         // Whoever has not been told when the grace period would be over is killed.
@@ -78,7 +80,9 @@ impl Actor {
             // One that is stopped does not see the former.
             let told = holder.signal_all(&[signal, Signal::CONT], passes, |pid| {
                 main_found |= main.as_ref().is_some_and(|(main, _)| *main == pid);
-                stopped.add_until(described, pid);
+                if !counted {
+                    stopped.add_until(described, pid);
+                }
             });
             if let Some((pid, pidfd)) = main
                 && !main_found

@@ -284,7 +284,10 @@ impl Actor {
                     }
                 },
                 request = self.inbox.recv(), if !self.inbox_closed => match request {
-                    Some(Request::Stop) => return Incoming::Event(Event::StopAsked),
+                    Some(Request::Stop(first)) => {
+                        self.machine.begin_with(first.filter(|signal| *signal != self.terms.stop.signal));
+                        return Incoming::Event(Event::StopAsked);
+                    }
                     Some(Request::Kill) => return Incoming::Event(Event::KillAsked),
                     Some(Request::SignalAll(signal)) => {
                         // Whatever has ended meanwhile, or belongs to another user, can't be told.

@@ -35,6 +35,7 @@ enum Place {
     Memfd(OwnedFd),
 }
 
+#[derive(Clone)]
 enum HandedDown {
     Owned(usize),
     Shared(std::sync::Arc<OwnedFd>),
@@ -76,6 +77,16 @@ impl Order {
         }
         for (number, stdio) in (0..3).zip(&command.stdio) {
             if command.pty.is_some() {
+                break;
+            }
+            if number == 2 && command.stderr_to_stdout {
+                // Standard output is the last one so far, unless the caller has none to hand down.
+                if targets.last() == Some(&1)
+                    && let Some(stdout) = handed_down.last().cloned()
+                {
+                    targets.push(number);
+                    handed_down.push(stdout);
+                }
                 break;
             }
             let descriptor = match stdio {

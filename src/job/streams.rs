@@ -217,7 +217,8 @@ impl Job {
         self.streams.as_ref()?.outputs[0].try_lock().ok()?.stream.take()
     }
 
-    /// The same for standard error.
+    /// The same for standard error. `None` after [`Command::stderr_to_stdout`](crate::Command::stderr_to_stdout): standard output has
+    /// it.
     #[must_use]
     pub fn take_stderr(&self) -> Option<OutputStream> {
         self.streams.as_ref()?.outputs[1].try_lock().ok()?.stream.take()

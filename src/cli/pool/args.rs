@@ -71,13 +71,21 @@ pub struct Args {
     #[arg(long)]
     pub tag: bool,
 
-    /// Append a report in JSON to this file as each job ends
+    /// With --output group: print nothing of the jobs that pinfold stopped (a signal, --fail-fast, --deadline)
+    #[arg(long)]
+    pub finished_only: bool,
+
+    /// Append a report in JSON to this file when a job has ended and its output has been written
     #[arg(long, value_name = "FILE")]
     pub results: Option<PathBuf>,
 
-    /// Leave out the jobs that the results file has as done
+    /// Leave out the jobs that the results file has as done; where one of them failed, the exit code is still 1
     #[arg(long, requires = "results")]
     pub resume: bool,
+
+    /// As --resume, but run the jobs that failed again
+    #[arg(long, requires = "results")]
+    pub retry_failed: bool,
 
     /// The cgroup v2 directory to make the jobs' cgroups in, instead of pinfold's own
     #[arg(long, value_name = "DIR", env = "PINFOLD_CGROUP")]
