@@ -185,7 +185,9 @@ fn a_signal_does_what_its_option_says() {
     running.signal(libc::SIGTERM);
     assert_eq!(running.finish().assert_code(0).stdout, "15\n");
 
-    let running = printing(&["--on-signal", "INT=kill"], 0);
+    let mut running = printing(&["-v", "--on-signal", "INT=kill"], 0);
+    // Before pinfold has the job, it ends by the signal itself.
+    assert!(running.error_line().contains("started"));
     running.signal(libc::SIGINT);
     assert_eq!(running.finish().assert_code(137).report["killed"], true);
 

@@ -80,6 +80,12 @@ fn one_key_is_one_signal_under_the_other_commands() {
     ] {
         assert_one_signal_for_each_key(&mut shell, line, false);
     }
+    if cfg!(feature = "watch") {
+        // It ends with the run that the keys ended.
+        let quiet = Scratch::directory("unchanged");
+        let line = format!("$PINFOLD watch --grace 1h -w {} -- $SIGNALS 3", quiet.path().display());
+        assert_one_signal_for_each_key(&mut shell, &line, false);
+    }
     shell.exit();
 }
 

@@ -41,7 +41,6 @@ impl Job {
     /// use pinfold::{Command, blocking};
     ///
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     pinfold::init();
     ///     let Ok(supervisor) = blocking::Supervisor::start() else { return Ok(()) }; // No cgroup here.
     ///     let mut command = Command::new("sleep");
     ///     command.arg("999");
@@ -210,7 +209,8 @@ impl Job {
         Some(InputStream::new(self.inner.take_stdin()?, &self.driver))
     }
 
-    /// Its piped standard output, once.
+    /// Its piped standard output, once; with standard error in it after
+    /// [`Command::stderr_to_stdout`](crate::Command::stderr_to_stdout).
     #[must_use]
     pub fn take_stdout(&self) -> Option<OutputStream> {
         Some(OutputStream::new(self.inner.take_stdout()?, &self.driver))

@@ -15,7 +15,7 @@ pub const PATIENCE_INTERRUPTS: usize = 3;
 /// timeout(1) and others send a signal to the process and then to its group: one request, not two.
 const SAME_REQUEST: Duration = Duration::from_millis(100);
 
-/// What the command does about a signal.
+/// How the command answers a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Response {
     /// It stops the job; the job receives this signal first, or else the stop signal.

@@ -208,7 +208,6 @@ impl Job {
     /// use pinfold::{Command, Stdio, Supervisor};
     ///
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     pinfold::init();
     ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     ///     runtime.block_on(async {
     ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
@@ -230,7 +229,8 @@ impl Job {
         self.streams.as_ref()?.outputs[0].try_lock().ok()?.stream.take()
     }
 
-    /// The same for standard error.
+    /// The same for standard error. `None` after [`Command::stderr_to_stdout`](crate::Command::stderr_to_stdout): standard output has
+    /// it.
     #[must_use]
     pub fn take_stderr(&self) -> Option<OutputStream> {
         self.streams.as_ref()?.outputs[1].try_lock().ok()?.stream.take()
@@ -251,7 +251,6 @@ impl Job {
     /// use pinfold::{Command, Stdio, Supervisor};
     ///
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     pinfold::init();
     ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     ///     runtime.block_on(async {
     ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
@@ -298,7 +297,6 @@ impl Job {
     /// use pinfold::{Command, Readiness, Stdio, Supervisor};
     ///
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     pinfold::init();
     ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     ///     runtime.block_on(async {
     ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.

@@ -95,7 +95,8 @@ impl<'a> Watch<'a> {
             .stdin(Stdio::Null)
             .process_group(group)
             .stop_signal(args.stop_signal.unwrap_or(Signal::TERM))
-            .grace(args.grace);
+            .grace(args.grace)
+            .settle(args.settle);
         let keys = if terminal.is_some() { Keys::ReachTheJob } else { Keys::ReachUs };
         let rules = Rules::new(keys).with(Vec::new(), args.stop_signal.is_some());
         Self {
