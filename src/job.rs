@@ -55,7 +55,8 @@ pub struct Job {
 /// What a job is asked for.
 #[derive(Debug)]
 enum Request {
-    Stop,
+    /// With the first signal of the stop, where that is not the stop signal of the command.
+    Stop(Option<Signal>),
     Kill,
     SignalAll(Signal),
     /// Then tells that it is done.
@@ -149,7 +150,24 @@ impl Job {
     /// ```
     pub fn stop(&self) {
         // A job that has ended takes no requests.
-        self.requests.send(Request::Stop);
+        self.requests.send(Request::Stop(None));
+    }
+
+    /// Stops it as [`stop`](Self::stop) does, but the processes receive `signal` first, instead of the stop signal: for a
+    /// supervisor that passes the kind of a request on, so that the job's handlers for SIGINT or SIGHUP run.
+    ///
+    /// When the main process has ended, the remaining processes receive the stop signal too: a shell starts its background
+    /// processes with SIGINT and SIGQUIT ignored. On a job that is being stopped already, this is a second stop, which kills.
+    ///
+    /// ```
+    /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+    /// job.stop_with(pinfold::Signal::INT); // Python: KeyboardInterrupt.
+    /// let report = job.wait().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stop_with(&self, signal: Signal) {
+        self.requests.send(Request::Stop(Some(signal)));
     }
 
     /// Kills it at once: `cgroup.kill` (Linux 5.14; SIGKILL through pidfds before). Comes back at once, as
@@ -215,7 +233,6 @@ impl Job {
     /// use pinfold::{Command, Readiness, Stdio, Supervisor};
     ///
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     pinfold::init();
     ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     ///     runtime.block_on(async {
     ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
@@ -245,7 +262,6 @@ impl Job {
     /// use pinfold::{Command, Supervisor};
     ///
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     pinfold::init();
     ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     ///     runtime.block_on(async {
     ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.

@@ -1,16 +1,15 @@
 //! What a supervisor holds its jobs with: a base with one guard for all of them, or a guard for each.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use crate::containment::Refusal;
 use crate::containment::base::Base;
 use crate::containment::delegation::Grant;
 use crate::containment::holder::Holder;
+use crate::containment::{Refusal, sweep};
 use crate::error::Result;
-use crate::guard::Guard;
 use crate::guard::link::Link;
+use crate::guard::{Guard, Program};
 
 #[derive(Debug)]
 pub(crate) enum Means {
@@ -76,7 +75,7 @@ impl Means {
     }
 
     /// What holds a new job: with `one_job` the base itself.
-    pub async fn next_holder(&self, one_job: bool, guard_program: Option<&Path>) -> Result<NextHolder> {
+    pub async fn next_holder(&self, one_job: bool, guard_program: Option<&Program>) -> Result<NextHolder> {
         match self {
             Self::Cgroup { link, base, jobs, .. } => {
                 jobs.fetch_add(1, Ordering::Relaxed);
@@ -107,8 +106,8 @@ impl Means {
                 link.hang_up();
                 let _ = base.remove();
                 if !link.gone().await {
-                    // A guard that does not end, stopped perhaps, is ended; its work is ours then.
-                    let _ = base.cgroup().kill();
+                    // The guard did not end, it may have been stopped: it was killed, and its work is ours now.
+                    let _ = sweep::end(base.cgroup(), sweep::BOUND);
                 }
                 let _ = base.remove();
             }

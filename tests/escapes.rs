@@ -142,6 +142,28 @@ fn relays_that_sigterm_sets_off() {
     escape("escape_deaf", "relays-when-told").by(By::Kill).told(100).leftovers(100).both();
 }
 
+// Deaf, and the first thread has exited: `cgroup.kill` alone does not end it.
+
+#[test]
+fn a_deaf_thread_that_outlives_its_leader() {
+    escape("escape_deaf", "deaf-headless").by(By::Kill).both();
+}
+
+#[test]
+fn a_deaf_parent_whose_thread_outlives_its_leader() {
+    escape("escape_deaf", "deaf-headless-parent").by(By::Kill).leftovers(9).both();
+}
+
+#[test]
+fn a_main_process_whose_thread_outlives_its_leader() {
+    escape("escape_deaf", "headless-main").ended_by_the_deadline();
+}
+
+#[test]
+fn a_deaf_main_process_whose_thread_outlives_its_leader() {
+    escape("escape_deaf", "deaf-headless-main").by(By::Kill).ended_by_the_deadline();
+}
+
 // Not running: none of these sees the stop signal unless it is let go.
 
 #[test]

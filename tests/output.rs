@@ -356,3 +356,47 @@ fn send_and_sync() {
     };
     let _ = check;
 }
+
+/// `2>&1`: what one process writes to both in turn arrives in that order, in each place that standard output can go to.
+#[test]
+fn stderr_to_stdout_keeps_the_order_of_the_writes() {
+    const SCRIPT: &str = "i=0; while [ $i -lt 200 ]; do echo out $i; echo err $i >&2; i=$((i + 1)); done";
+    let expected: String = (0..200).map(|at| format!("out {at}\nerr {at}\n")).collect();
+    let read_back = |mut file: std::fs::File| {
+        let mut text = String::new();
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        text
+    };
+    with_supervisor(async |supervisor| {
+        let file = || {
+            let file = rustix::fs::memfd_create(c"output", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+            std::fs::File::from(file)
+        };
+        let (copy, own) = (file(), file());
+        let mut command = support::host::shell(SCRIPT);
+        command.stderr_to_stdout(true).stderr(Stdio::Piped);
+        command.stdout(Stdio::Piped).tee_stdout(copy.try_clone().unwrap());
+        let job = supervisor.spawn(&command).await.unwrap();
+        assert!(job.take_stderr().is_none());
+        let output = job.wait_with_output().await.unwrap();
+        assert_eq!((output.stdout.text(), output.stderr.total()), (expected.clone(), 0));
+        assert_eq!(read_back(copy), expected);
+
+        let mut command = support::host::shell(SCRIPT);
+        command.stderr_to_stdout(true).stdout(own.try_clone().unwrap());
+        assert!(supervisor.spawn(&command).await.unwrap().wait().await.unwrap().success());
+        assert_eq!(read_back(own), expected);
+
+        // A job with a terminal has one output already.
+        let mut command = Command::new("sh");
+        command.args(["-c", SCRIPT]).stderr_to_stdout(true).pty(pinfold::Pty::new(24, 80));
+        let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
+        assert_eq!(output.stdout.text().replace('\r', ""), expected);
+
+        // There is no second stream that could be copied.
+        let mut command = heard("true");
+        command.stderr_to_stdout(true).tee_stderr(file());
+        assert!(matches!(supervisor.spawn(&command).await, Err(Error::Invalid { .. })));
+    });
+}

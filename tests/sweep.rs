@@ -47,11 +47,16 @@ impl Left {
     /// Both are killed with SIGKILL, the supervisor stopped before, so that it does nothing in between. (The guard would be
     /// continued: its process group is orphaned with the supervisor's death.)
     fn behind_in(place: &Path) -> Self {
+        Self::by("tree", 2, place)
+    }
+
+    /// The same, of a program that leaves so many processes when its main process has ended.
+    fn by(job: &str, count: usize, place: &Path) -> Self {
         let mut supervisor = Command::new(PINFOLD)
             .args(["run", "--cgroup"])
             .arg(place)
             .arg("--")
-            .arg(program("tree"))
+            .arg(program(job))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -71,7 +76,7 @@ impl Left {
         // Until then it holds its lock.
         poll(&mut [PollFd::new(&guard_ended, PollFlags::IN)], None).unwrap();
         // The guard's death ends the main process, and the others stay.
-        wait_for(|| (processes(&base).len() == 2).then_some(()));
+        wait_for(|| (processes(&base).len() == count).then_some(()));
         Self { processes: processes(&base), base }
     }
 
@@ -83,8 +88,10 @@ impl Left {
         assert!(!self.base.exists(), "{} is left", self.base.display());
         for pid in &self.processes {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            // Ended, and not reaped yet by whoever inherited it.
-            assert!(stat.is_empty() || stat.contains(") Z ") || stat.contains(") X "), "{stat} is left");
+            // Ended, and not reaped yet by the process that inherited it. With other threads, state Z is the first one's.
+            let fields: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+            let ended = stat.is_empty() || matches!(fields[0], "Z" | "X") && fields[17] == "1";
+            assert!(ended, "{stat} is left");
         }
     }
 }
@@ -197,6 +204,26 @@ fn a_dry_run_changes_nothing() {
     assert!(left.is_whole());
 
     assert!(place.sweep(&[]).status.success());
+    left.assert_gone();
+}
+
+/// `cgroup.kill` does not end it: its first thread has exited, another one lives.
+#[test]
+fn a_thread_that_outlives_its_leader_is_ended_at_once() {
+    if !has_cgroup() || !has_root() {
+        return;
+    }
+    let place = Place::new();
+    let left = Left::by("headless", 1, place.path());
+    let begun = std::time::Instant::now();
+    let swept = place.sweep(&["--kill-bound", "20s"]);
+    assert!(swept.status.success(), "{swept:#?}");
+    left.assert_gone();
+    assert!(begun.elapsed().as_secs_f64() < 5.0 * support::slowness(), "that took {:?}", begun.elapsed());
+
+    // The sweep at the start of the next pinfold ends it too.
+    let left = Left::by("headless", 1, place.path());
+    ends_well(alive_in(place.path(), &[]));
     left.assert_gone();
 }
 

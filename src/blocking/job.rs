@@ -41,7 +41,6 @@ impl Job {
     /// use pinfold::{Command, blocking};
     ///
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     pinfold::init();
     ///     let Ok(supervisor) = blocking::Supervisor::start() else { return Ok(()) }; // No cgroup here.
     ///     let mut command = Command::new("sleep");
     ///     command.arg("999");
@@ -103,6 +102,11 @@ impl Job {
     /// Stops it; see [`crate::Job::stop`]. Does not wait.
     pub fn stop(&self) {
         self.inner.stop();
+    }
+
+    /// Stops it with this signal first; see [`crate::Job::stop_with`]. Does not wait.
+    pub fn stop_with(&self, signal: Signal) {
+        self.inner.stop_with(signal);
     }
 
     /// Kills it. Does not wait.
@@ -197,7 +201,8 @@ impl Job {
         Some(InputStream::new(self.inner.take_stdin()?, &self.driver))
     }
 
-    /// Its piped standard output, once.
+    /// Its piped standard output, once; with standard error in it after
+    /// [`Command::stderr_to_stdout`](crate::Command::stderr_to_stdout).
     #[must_use]
     pub fn take_stdout(&self) -> Option<OutputStream> {
         Some(OutputStream::new(self.inner.take_stdout()?, &self.driver))
@@ -238,6 +243,11 @@ impl JobHandle {
     /// Stops it. Does not wait.
     pub fn stop(&self) {
         self.inner.stop();
+    }
+
+    /// Stops it with this signal first; see [`crate::Job::stop_with`]. Does not wait.
+    pub fn stop_with(&self, signal: Signal) {
+        self.inner.stop_with(signal);
     }
 
     /// Kills it. Does not wait.

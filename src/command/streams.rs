@@ -61,6 +61,33 @@ impl Command {
         self
     }
 
+    /// Sends standard error where standard output goes, as `2>&1` does in a shell: both are one open file, so that what the job
+    /// writes arrives in the order in which it was written. Two pipes keep the order of each, and not the order between them.
+    ///
+    /// What [`stderr`](Self::stderr) says has no effect then. Where standard output is [`Stdio::Piped`],
+    /// [`Job::take_stdout`](crate::Job::take_stdout), [`Output::stdout`](crate::output::Output::stdout) and
+    /// [`tee_stdout`](Self::tee_stdout) have both, and [`Job::take_stderr`](crate::Job::take_stderr) returns `None`. A job with
+    /// a terminal ([`pty`](Self::pty)) has one output already. [`are_one_output`](crate::output::are_one_output) says whether
+    /// two descriptors of the caller are one output.
+    ///
+    /// ```rust,standalone_crate
+    /// use pinfold::{Command, Stdio, blocking};
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     pinfold::init();
+    ///     let Ok(supervisor) = blocking::Supervisor::start() else { return Ok(()) }; // No cgroup here.
+    ///     let mut command = Command::new("sh");
+    ///     command.args(["-c", "echo one; echo two >&2; echo three"]).stdout(Stdio::Piped).stderr_to_stdout(true);
+    ///     let output = supervisor.spawn(&command)?.wait_with_output()?;
+    ///     assert_eq!(output.stdout.text(), "one\ntwo\nthree\n");
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn stderr_to_stdout(&mut self, merge: bool) -> &mut Self {
+        self.stderr_to_stdout = merge;
+        self
+    }
+
     /// Gives these bytes as standard input ([`Stdio::Bytes`]).
     ///
     /// ```
@@ -83,7 +110,6 @@ impl Command {
     /// use pinfold::{Command, Pty, Supervisor};
     ///
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     pinfold::init();
     ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     ///     runtime.block_on(async {
     ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
@@ -156,6 +182,7 @@ impl Command {
         }
         let piped = |number: usize| match self.pty {
             Some(_) => number == 1,
+            None if number == 2 && self.stderr_to_stdout => false,
             None => matches!(self.stdio[number], Stdio::Piped),
         };
         if self.idle_timeout.is_some() && !piped(1) && !piped(2) {
@@ -165,6 +192,10 @@ impl Command {
         }
         for (number, name) in [(1, "standard output"), (2, "standard error")] {
             if self.tees[number - 1].is_some() && !piped(number) {
+                if number == 2 && self.stderr_to_stdout {
+                    let advice = "it goes to standard output: tee_stdout has both";
+                    return Err(Error::invalid("tee", name, advice));
+                }
                 return Err(Error::invalid("tee", name, "only a piped stream can be written to a second place"));
             }
             if matches!(self.stdio[number], Stdio::Bytes(_)) {

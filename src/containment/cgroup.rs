@@ -4,12 +4,14 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Mutex;
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, unlinkat};
 use rustix::io::{Errno, Result};
 use rustix::path::Arg;
 use rustix::process::Pid;
+
+use super::kill::Again;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
@@ -18,13 +20,13 @@ const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::
 pub(crate) struct Cgroup {
     dir: OwnedFd,
     path: PathBuf,
-    /// It was killed one by one.
-    pub(super) one_by_one: AtomicBool,
+    /// Set by the first kill.
+    pub(super) again: Mutex<Option<Again>>,
 }
 
 impl Cgroup {
     pub fn new(dir: OwnedFd, path: PathBuf) -> Self {
-        Self { dir, path, one_by_one: AtomicBool::new(false) }
+        Self { dir, path, again: Mutex::new(None) }
     }
 
     /// Opens the cgroup `name` below this one.
@@ -50,23 +52,6 @@ impl Cgroup {
     /// The cgroup's id: the inode number of its directory.
     pub fn id(&self) -> Result<u64> {
         fstat(&self.dir).map(|stat| stat.st_ino)
-    }
-
-    /// SIGKILL to every process here and below, whoever owns it, against which no fork can race
-    /// (`cgroup.kill`, Linux 5.14).
-    pub fn kill(&self) -> Result<()> {
-        match write(self.dir.as_fd(), c"cgroup.kill", b"1") {
-            Err(errno @ (Errno::NODEV | Errno::MFILE | Errno::NFILE)) => Err(errno),
-            Err(Errno::NOENT) if self.events().is_err() => Err(Errno::NOENT),
-            // An older kernel; or it is refused, for whatever reason.
-            Err(_) => self.kill_each(),
-            done => done,
-        }
-    }
-
-    /// Whether the last kill could have missed somebody: then it is to be done again until nothing runs here.
-    pub fn was_killed_one_by_one(&self) -> bool {
-        self.one_by_one.load(Ordering::Relaxed)
     }
 
     /// Lets every process here and below run again that a freeze holds (`cgroup.freeze`, Linux 5.2).

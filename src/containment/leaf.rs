@@ -47,6 +47,14 @@ impl Leaf {
         }
     }
 
+    /// SIGKILL to each process that is left in it, when [`Cgroup::kill_again_at`] says so.
+    pub fn kill_again(&self) -> Result<()> {
+        match self.cgroup.kill_again() {
+            Err(Errno::MFILE | Errno::NFILE) => self.with_reserve(|| self.cgroup.kill_again()),
+            done => done,
+        }
+    }
+
     /// Does `work` with the descriptors that are kept for the end of a job.
     pub fn with_reserve<T>(&self, work: impl FnOnce() -> T) -> T {
         self.base.with_reserve(work)

@@ -6,6 +6,7 @@ pub(crate) mod chase;
 pub(crate) mod delegation;
 pub(crate) mod descendants;
 pub(crate) mod holder;
+mod kill;
 pub(crate) mod leaf;
 pub(crate) mod limits;
 pub mod mount;

@@ -141,7 +141,7 @@ fn read_kills(events: &AsyncFd<OwnedFd>) -> Option<u64> {
     Some(value_of(&String::from_utf8_lossy(&text[..length]), "oom_kill").unwrap_or(0))
 }
 
-/// Whether a SIGKILL is on its way to a process, or it has ended.
+/// Whether SIGKILL is pending for a process, or it is exiting.
 fn is_dying(pid: i32) -> bool {
     let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
     let (status, stat) = (read("status"), read("stat"));
@@ -150,7 +150,8 @@ fn is_dying(pid: i32) -> bool {
         mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
             .is_none_or(|mask| mask & sys::bit(libc::SIGKILL) != 0)
     });
-    pending || process::is_exiting(stat.as_bytes()) || status.lines().any(|line| line.starts_with("State:\tZ"))
+    // State Z says that its first thread has exited, and no more: the caller asks the pidfd.
+    pending || process::is_exiting(stat.as_bytes())
 }
 
 /// PROC_PID_INIT_INO of the kernel (include/linux/proc_ns.h): the log has the process ids of that namespace.

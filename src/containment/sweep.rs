@@ -14,10 +14,7 @@ use super::delegation;
 use crate::sys;
 
 /// What is killed is gone soon; a start does not wait longer for what is not, however many bases it finds.
-const BOUND: Duration = Duration::from_millis(200);
-
-/// How soon it is killed again where that is done one by one.
-const KILL_AGAIN: Duration = Duration::from_millis(10);
+pub(crate) const BOUND: Duration = Duration::from_millis(200);
 
 /// From 6.19 on a last process can be off the count and not yet off the directory, and no event tells.
 const BUSY_AGAIN: Duration = Duration::from_millis(1);
@@ -58,14 +55,20 @@ pub(crate) fn end(cgroup: &Cgroup, bound: Duration) -> Result<()> {
     let events = cgroup.events()?;
     // Beyond what a clock can hold there is no bound.
     let until = Instant::now().checked_add(bound);
-    while populated(&events)? {
+    if populated(&events)? {
         cgroup.kill()?;
+    }
+    while populated(&events)? {
         let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
         if left.is_zero() {
             return Err(Errno::BUSY);
         }
-        let left = if cgroup.was_killed_one_by_one() { left.min(KILL_AGAIN) } else { left };
-        wait(&[PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)], left);
+        let again = cgroup.kill_again_at().unwrap_or_else(Instant::now).saturating_duration_since(Instant::now());
+        wait(&[PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)], left.min(again));
+        if cgroup.kill_again_at().is_none_or(|at| at <= Instant::now()) && populated(&events)? {
+            // After the bound the caller names the processes that are left.
+            let _ = cgroup.kill_again();
+        }
     }
     Ok(())
 }

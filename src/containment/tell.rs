@@ -1,7 +1,6 @@
-//! A signal for everybody in a cgroup, and a kill without `cgroup.kill`.
+//! A signal to every process of a cgroup.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::io::{Errno, Result};
@@ -12,25 +11,10 @@ use super::passes::{Passes, until_nobody_is_new};
 use crate::pidfd::Pidfd;
 use crate::signal::Signal;
 
-/// So long at most in one go.
-const ONE_BY_ONE: Duration = Duration::from_secs(1);
-
 /// So long is a job told as it runs; longer than anything but a storm takes.
 const UNFROZEN: Duration = Duration::from_millis(250);
 
 impl Cgroup {
-    /// What there was before `cgroup.kill`: freeze, so that nobody new is born, SIGKILL through pidfds, thaw. A frozen
-    /// process dies of SIGKILL (v2 freezer, Linux 5.2); it is thawed whatever happens.
-    ///
-    /// A child whose fork was under way then can come into the list after the last pass: kill again while it is populated.
-    pub(super) fn kill_each(&self) -> Result<()> {
-        self.one_by_one.store(true, Ordering::Relaxed);
-        let frozen = self.write(c"cgroup.freeze", b"1");
-        let signalled = self.signal_those(&[Signal::KILL], Passes::new(1000, ONE_BY_ONE), |_| true, |_| {});
-        let thawed = self.write(c"cgroup.freeze", b"0");
-        frozen.and(signalled.map(drop)).and(thawed)
-    }
-
     /// Sends the `signals` to every process here and below that is `wanted`, in the order of the lists, until a pass finds nobody
     /// new; `found` sees each one once, before its signals. Tells whether there was an end to it: against a job that forks
     /// faster than it can be told, only a kill helps, and `passes` bounds what is tried before.
@@ -66,7 +50,7 @@ impl Cgroup {
     }
 
     /// One pass of that. Tells whether there was anybody new, or may be.
-    fn signal_new(
+    pub(super) fn signal_new(
         &self,
         signals: &[Signal],
         passes: Passes,

@@ -118,12 +118,16 @@ impl Guard {
         if epoll::add(&self.epoll, &watch, data, epoll::EventFlags::PRI).is_err() {
             return;
         }
-        while populated(&watch).unwrap_or(false) && Instant::now() < bound {
+        // Only a read "populated 0" proves that it is empty.
+        while populated(&watch).unwrap_or(true) && Instant::now() < bound {
+            if cgroup.kill_again_at().is_none_or(|at| at <= Instant::now()) {
+                let _ = cgroup.kill_again();
+            }
             // A supervisor that lives removes the directory too, and the kernel drops the notification that is due then.
-            let _ = self.wait(Some(bound.min(Instant::now() + REMOVED_UNSEEN)));
+            let removed_unseen = Instant::now() + REMOVED_UNSEEN;
+            let again = cgroup.kill_again_at().unwrap_or(removed_unseen);
+            let _ = self.wait(Some(bound.min(again).min(removed_unseen)));
             let _ = self.reap_quietly(|_| {});
-            // What was stopped at a fork when it was killed before (a kernel without cgroup.kill) is killed now.
-            let _ = cgroup.kill();
         }
         let _ = epoll::delete(&self.epoll, &watch);
     }

@@ -103,11 +103,16 @@ impl Sweep {
             left.push(pid);
             let Some(name) = Pid::from_raw(pid) else { continue };
             let Ok(pidfd) = Pidfd::open(name) else { continue };
-            if pidfd.has_ended() || process::is_exiting(&stat) {
+            if pidfd.has_ended() {
                 continue;
             }
-            // One that is ending may be counted off its leaf before its end shows: no emigrant, but to be waited for.
-            if !in_a_leaf_of(&own, pid, base) && self.seen.insert(pid) && self.emigrants.len() < TOLD {
+            // A process that is ending may be counted off its leaf before its end shows: it is no emigrant, but waited for. It
+            // receives SIGKILL too, since the flag is its first thread's only, and other threads may live on.
+            if !process::is_exiting(&stat)
+                && !in_a_leaf_of(&own, pid, base)
+                && self.seen.insert(pid)
+                && self.emigrants.len() < TOLD
+            {
                 self.emigrants.extend(ProcessInfo::of_living(name).map(ProcessInfo::shortened));
             }
             // A child of ours: its pid is its own until we reap it.

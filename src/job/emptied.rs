@@ -20,9 +20,6 @@ const BLIND: Duration = Duration::from_millis(50);
 /// above would; it takes a descriptor and an instance of the user's 128, to watch for what is over in a moment.
 const REMOVED_UNSEEN: Duration = Duration::from_millis(10);
 
-/// How soon it is killed again where that is done one by one (a kernel without `cgroup.kill`): somebody can be missed.
-const KILL_AGAIN: Duration = Duration::from_millis(20);
-
 /// Waits until nothing runs in the leaf. Its file is read first: a notification can be 10 ms late (the kernel spaces
 /// them), and what is true already is never told again. A guard that is lost removes the directory too, unless it was
 /// killed.
@@ -43,6 +40,9 @@ async fn leaf_emptied(leaf: &Leaf, watch: Option<&AsyncFd<Arc<OwnedFd>>>, guard_
             // Nor is there another event to wait for.
             _ => {
                 tokio::time::sleep(BLIND).await;
+                if leaf.cgroup().kill_again_at().is_some_and(|at| at <= Instant::now()) {
+                    let _ = leaf.kill_again();
+                }
                 continue;
             }
         };
@@ -55,8 +55,8 @@ async fn leaf_emptied(leaf: &Leaf, watch: Option<&AsyncFd<Arc<OwnedFd>>>, guard_
         tokio::select! {
             () = ready => {}
             () = tokio::time::sleep(REMOVED_UNSEEN), if guard_lost => {}
-            // The bound tells what this does not end.
-            () = tokio::time::sleep(KILL_AGAIN), if leaf.cgroup().was_killed_one_by_one() => drop(leaf.kill()),
+            // What this does not end is named when the bound is over.
+            () = sleep_until(leaf.cgroup().kill_again_at().map(|at| (at, ()))) => drop(leaf.kill_again()),
         }
     }
 }

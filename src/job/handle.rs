@@ -46,7 +46,12 @@ impl Job {
 impl JobHandle {
     /// Stops it, as [`Job::stop`].
     pub fn stop(&self) {
-        self.ask(Request::Stop);
+        self.ask(Request::Stop(None));
+    }
+
+    /// Stops it with this signal first, as [`Job::stop_with`].
+    pub fn stop_with(&self, signal: Signal) {
+        self.ask(Request::Stop(Some(signal)));
     }
 
     /// Kills it, as [`Job::kill`].

@@ -196,7 +196,6 @@ impl Job {
     /// use pinfold::{Command, Stdio, Supervisor};
     ///
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     pinfold::init();
     ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     ///     runtime.block_on(async {
     ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
@@ -218,7 +217,8 @@ impl Job {
         self.streams.as_ref()?.outputs[0].try_lock().ok()?.stream.take()
     }
 
-    /// The same for standard error.
+    /// The same for standard error. `None` after [`Command::stderr_to_stdout`](crate::Command::stderr_to_stdout): standard output has
+    /// it.
     #[must_use]
     pub fn take_stderr(&self) -> Option<OutputStream> {
         self.streams.as_ref()?.outputs[1].try_lock().ok()?.stream.take()
@@ -239,7 +239,6 @@ impl Job {
     /// use pinfold::{Command, Stdio, Supervisor};
     ///
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     pinfold::init();
     ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     ///     runtime.block_on(async {
     ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
@@ -286,7 +285,6 @@ impl Job {
     /// use pinfold::{Command, Readiness, Stdio, Supervisor};
     ///
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     pinfold::init();
     ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     ///     runtime.block_on(async {
     ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.

@@ -3,6 +3,7 @@
 mod capture;
 mod channel;
 mod lines;
+mod same;
 mod stream;
 mod tee;
 
@@ -12,6 +13,7 @@ pub(crate) use tee::Tee;
 
 pub use capture::{CaptureLimit, Captured};
 pub use lines::{Line, Lines};
+pub use same::are_one_output;
 pub use stream::{InputStream, OutputStream};
 
 use std::sync::Arc;
@@ -24,7 +26,8 @@ use crate::report::Report;
 pub struct Output {
     /// How it ended.
     pub report: Arc<Report>,
-    /// Its standard output; empty where that was not piped, or was taken.
+    /// Its standard output, with standard error in it after
+    /// [`Command::stderr_to_stdout`](crate::Command::stderr_to_stdout); empty where that was not piped, or was taken.
     pub stdout: Captured,
     /// Its standard error; empty where that was not piped, or was taken.
     pub stderr: Captured,

@@ -77,6 +77,68 @@ static int relays_when_told(char **arguments)
     return 100;
 }
 
+/* SIGTERM is ignored, and the first thread has exited: `cgroup.kill` does not end it. */
+static int deaf_headless(char **arguments)
+{
+    (void)arguments;
+    if (child() == 0) {
+        signal(SIGTERM, SIG_IGN);
+        lose_leader();
+    }
+    return 1;
+}
+
+/* Forks on while its first thread is dead: the children are ordinary processes. */
+static void *fork_without_leader(void *argument)
+{
+    while (state_of("/proc/self/stat") != 'Z')
+        sched_yield();
+    for (int at = 0; at < 8; at++)
+        if (child() == 0)
+            remain();
+    in_place();
+    remain();
+    return argument;
+}
+
+static int deaf_headless_parent(char **arguments)
+{
+    (void)arguments;
+    if (child() == 0) {
+        pthread_t thread;
+        signal(SIGTERM, SIG_IGN);
+        must(pthread_create(&thread, NULL, fork_without_leader, NULL) == 0);
+        pthread_exit(NULL);
+    }
+    return 1;
+}
+
+static void *main_without_leader(void *argument)
+{
+    while (state_of("/proc/self/stat") != 'Z')
+        sched_yield();
+    in_place();
+    dprintf(OUT, "ready\n");
+    remain();
+    return argument;
+}
+
+/* The main process is like that: "ready" is printed by its other thread. */
+static int headless_main(char **arguments)
+{
+    pthread_t thread;
+    (void)arguments;
+    must(pthread_create(&thread, NULL, main_without_leader, NULL) == 0);
+    pthread_exit(NULL);
+    return 0;
+}
+
+static int deaf_headless_main(char **arguments)
+{
+    signal(SIGTERM, SIG_IGN);
+    return headless_main(arguments);
+}
+
 /* ---- not running ---- */
 
 static int stopped(char **arguments)
@@ -138,6 +200,10 @@ static const struct mode modes[] = {
     {"deaf-main", deaf_main},
     {"fork-when-told", fork_when_told},
     {"relays-when-told", relays_when_told},
+    {"deaf-headless", deaf_headless},
+    {"deaf-headless-parent", deaf_headless_parent},
+    {"headless-main", headless_main},
+    {"deaf-headless-main", deaf_headless_main},
     {"stopped", stopped},
     {"traced", traced},
     {"traced-main", traced_main},
