@@ -1,18 +1,20 @@
 //! What the guard is told to start: the specification, and the descriptors beside it.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SeekFrom, memfd_create, open, openat};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde_bytes::{ByteBuf, Bytes};
 
+use crate::caller::{Caller, Given};
 use crate::command::{Block, Command, ProcessGroup, Stdio};
 use crate::containment::leaf::Leaf;
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::guard::link::Link;
 use crate::guard::protocol::{self, JobId, MAX_DESCRIPTORS, SHORT_SPEC, Spec, ToGuard};
+use crate::host::Changed;
 use crate::rlimit::NOFILE;
 use crate::signal::Signal;
 use crate::{inherited, sys};
@@ -39,12 +41,11 @@ enum Place {
 enum HandedDown {
     Owned(usize),
     Shared(std::sync::Arc<OwnedFd>),
-    /// One that came with the exec of this process.
-    Inherited(BorrowedFd<'static>),
+    Callers(Given),
 }
 
 impl Order {
-    pub fn new(command: &Command) -> Result<Self> {
+    pub fn new(command: &Command, caller: &Caller, host: Changed) -> Result<Self> {
         command.check_streams()?;
         let strings = command.strings()?;
         let mut pipes = [None, None, None];
@@ -90,9 +91,8 @@ impl Order {
                 break;
             }
             let descriptor = match stdio {
-                Stdio::Inherit if inherited::was_closed(number) => continue,
-                Stdio::Inherit => match sys::inherited_fd(number) {
-                    Some(descriptor) => HandedDown::Inherited(descriptor),
+                Stdio::Inherit => match &caller.streams[number as usize] {
+                    Some(descriptor) => HandedDown::Callers(descriptor.clone()),
                     None => continue,
                 },
                 Stdio::Null => {
@@ -121,11 +121,9 @@ impl Order {
             targets.push(number);
             handed_down.push(descriptor);
         }
-        if command.inherit_descriptors {
-            for (number, descriptor) in inherited::handed_down() {
-                targets.push(number);
-                handed_down.push(HandedDown::Inherited(descriptor));
-            }
+        for (number, descriptor) in &caller.descriptors {
+            targets.push(*number);
+            handed_down.push(HandedDown::Callers(descriptor.clone()));
         }
 
         let signals = inherited::signals();
@@ -149,6 +147,7 @@ impl Order {
             },
             rlimits: rlimits(command),
             nice: command.limits.nice,
+            host,
             user: command.user.as_ref().map(|user| (user.uid, user.gid, user.groups.clone())),
             farewell: command.supervisor_death_signal.map(Signal::number),
         };
@@ -190,7 +189,7 @@ impl Order {
         descriptors.extend(self.handed_down.iter().map(|descriptor| match descriptor {
             HandedDown::Owned(index) => self.owned[*index].as_fd(),
             HandedDown::Shared(descriptor) => descriptor.as_fd(),
-            HandedDown::Inherited(descriptor) => *descriptor,
+            HandedDown::Callers(descriptor) => descriptor.as_fd(),
         }));
         let chunks: Vec<_> = descriptors.chunks(MAX_DESCRIPTORS).collect();
         let (last, first) = chunks.split_last().map_or((&[][..], &[][..]), |(last, first)| (*last, first));
