@@ -133,6 +133,8 @@ mod ready;
 mod reap;
 pub mod report;
 mod rlimit;
+#[doc(hidden)]
+pub mod settle;
 pub mod signal;
 mod startup;
 mod stop;

@@ -68,8 +68,7 @@ impl Means {
         }
     }
 
-    /// What a host has changed since the guard was started that starts the next job; nothing where that guard is started for
-    /// the job.
+    /// The host's changes since the guard was started that starts the next job; none where the job gets a guard of its own.
     pub fn changed(&self, caller: &Host) -> Changed {
         match self {
             Self::Cgroup { link, .. } => link.host.changed(caller),

@@ -116,7 +116,7 @@ impl Supervisor {
 
     /// Starts a job; comes back when the command has been executed. Dropping this future ends it.
     ///
-    /// What the job inherits of the caller is decided by the call, and not when the future is polled first; see
+    /// The call itself decides what the job inherits of the caller, and not the moment in which the future is polled first; see
     /// [the front page](crate#what-a-job-inherits).
     ///
     /// It may be called from any thread and any runtime. The job goes on in the runtime that the supervisor was started in,

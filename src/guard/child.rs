@@ -33,7 +33,7 @@ pub struct Plan {
     /// The kernel's number, soft, hard.
     pub rlimits: Vec<(u32, u64, u64)>,
     pub nice: Option<i32>,
-    /// What the host has changed since the guard was started.
+    /// The host's changes since the guard was started.
     pub host: Changed,
     /// User, group, supplementary groups to change to.
     pub user: Option<(u32, u32, Vec<u32>)>,

@@ -139,7 +139,7 @@ pub struct Spec<'a> {
     pub nice: Option<i32>,
     /// User, group, supplementary groups to change to.
     pub user: Option<(u32, u32, Vec<u32>)>,
-    /// What the host has changed since the guard was started.
+    /// The host's changes since the guard was started.
     pub host: Changed,
     /// What the job is sent when the supervisor is gone, before it is killed.
     pub farewell: Option<i32>,

@@ -1,7 +1,7 @@
 //! What the guard is told to start: the specification, and the descriptors beside it.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SeekFrom, memfd_create, open, openat};
 use rustix::io::Errno;
@@ -16,6 +16,7 @@ use crate::guard::link::Link;
 use crate::guard::protocol::{self, JobId, MAX_DESCRIPTORS, SHORT_SPEC, Spec, ToGuard};
 use crate::host::Changed;
 use crate::rlimit::NOFILE;
+use crate::settle::{Channel, channel_of};
 use crate::signal::Signal;
 use crate::{inherited, sys};
 
@@ -29,6 +30,8 @@ pub(super) struct Order {
     pub pipes: [Option<OwnedFd>; 3],
     /// Our side of the job's terminal.
     pub terminal: Option<OwnedFd>,
+    /// The job's standard input, where it is a pipe or a socket.
+    pub input: Option<Channel>,
 }
 
 /// How the specification travels.
@@ -42,6 +45,16 @@ enum HandedDown {
     Owned(usize),
     Shared(std::sync::Arc<OwnedFd>),
     Callers(Given),
+}
+
+impl HandedDown {
+    fn borrow<'a>(&'a self, owned: &'a [OwnedFd]) -> BorrowedFd<'a> {
+        match self {
+            Self::Owned(index) => owned[*index].as_fd(),
+            Self::Shared(descriptor) => descriptor.as_fd(),
+            Self::Callers(descriptor) => descriptor.as_fd(),
+        }
+    }
 }
 
 impl Order {
@@ -66,6 +79,7 @@ impl Order {
                     return Err(Error::system("open", "the working directory", errno, short_of_descriptors(errno)));
                 }
             };
+        let mut input = None;
         let mut terminal = None;
         if let Some(pty) = &command.pty {
             let (ours, theirs) = pty.open(command.user.as_ref())?;
@@ -118,6 +132,9 @@ impl Order {
                     HandedDown::Owned(owned.len() - 1)
                 }
             };
+            if number == 0 {
+                input = rustix::fs::fstat(descriptor.borrow(&owned)).ok().and_then(|stat| channel_of(&stat));
+            }
             targets.push(number);
             handed_down.push(descriptor);
         }
@@ -161,7 +178,7 @@ impl Order {
         } else {
             Place::Memfd(in_memfd(c"pinfold-spec", &bytes).map_err(failed)?)
         };
-        Ok(Self { spec, owned, handed_down, pipes, terminal })
+        Ok(Self { spec, owned, handed_down, pipes, terminal, input })
     }
 
     /// It will not be given again: the job's ends of its pipes are its own from here on, and a job that runs keeps no copy
@@ -186,11 +203,7 @@ impl Order {
                 None
             }
         };
-        descriptors.extend(self.handed_down.iter().map(|descriptor| match descriptor {
-            HandedDown::Owned(index) => self.owned[*index].as_fd(),
-            HandedDown::Shared(descriptor) => descriptor.as_fd(),
-            HandedDown::Callers(descriptor) => descriptor.as_fd(),
-        }));
+        descriptors.extend(self.handed_down.iter().map(|descriptor| descriptor.borrow(&self.owned)));
         let chunks: Vec<_> = descriptors.chunks(MAX_DESCRIPTORS).collect();
         let (last, first) = chunks.split_last().map_or((&[][..], &[][..]), |(last, first)| (*last, first));
         for chunk in first {
