@@ -1,6 +1,5 @@
 //! What a supervisor holds its jobs with: a base with one guard for all of them, or a guard for each.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -9,8 +8,9 @@ use crate::containment::delegation::Grant;
 use crate::containment::holder::Holder;
 use crate::containment::{Refusal, sweep};
 use crate::error::Result;
-use crate::guard::Guard;
 use crate::guard::link::Link;
+use crate::guard::{Guard, Program};
+use crate::host::{Changed, Host};
 
 #[derive(Debug)]
 pub(crate) enum Means {
@@ -68,6 +68,17 @@ impl Means {
         }
     }
 
+    /// The host's changes since the guard was started that starts the next job; none where the job gets a guard of its own.
+    pub fn changed(&self, caller: &Host) -> Changed {
+        match self {
+            Self::Cgroup { link, .. } => link.host.changed(caller),
+            Self::Subreaper(without) => {
+                let ready = without.ready.lock().unwrap_or_else(PoisonError::into_inner);
+                ready.as_ref().map(|link| link.host.changed(caller)).unwrap_or_default()
+            }
+        }
+    }
+
     /// The guard may take back the controllers.
     fn release(&self) {
         if let Self::Cgroup { grant: Some(grant), .. } = self {
@@ -76,7 +87,7 @@ impl Means {
     }
 
     /// What holds a new job: with `one_job` the base itself.
-    pub async fn next_holder(&self, one_job: bool, guard_program: Option<&Path>) -> Result<NextHolder> {
+    pub async fn next_holder(&self, one_job: bool, guard_program: Option<&Program>) -> Result<NextHolder> {
         match self {
             Self::Cgroup { link, base, jobs, .. } => {
                 jobs.fetch_add(1, Ordering::Relaxed);

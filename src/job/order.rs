@@ -8,12 +8,15 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde_bytes::{ByteBuf, Bytes};
 
+use crate::caller::{Caller, Given};
 use crate::command::{Block, Command, ProcessGroup, Stdio};
 use crate::containment::leaf::Leaf;
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::guard::link::Link;
 use crate::guard::protocol::{self, JobId, MAX_DESCRIPTORS, SHORT_SPEC, Spec, ToGuard};
+use crate::host::Changed;
 use crate::rlimit::NOFILE;
+use crate::settle::{Channel, channel_of};
 use crate::signal::Signal;
 use crate::{inherited, sys};
 
@@ -27,6 +30,8 @@ pub(super) struct Order {
     pub pipes: [Option<OwnedFd>; 3],
     /// Our side of the job's terminal.
     pub terminal: Option<OwnedFd>,
+    /// The job's standard input, where it is a pipe or a socket.
+    pub input: Option<Channel>,
 }
 
 /// How the specification travels.
@@ -39,12 +44,21 @@ enum Place {
 enum HandedDown {
     Owned(usize),
     Shared(std::sync::Arc<OwnedFd>),
-    /// One that came with the exec of this process.
-    Inherited(BorrowedFd<'static>),
+    Callers(Given),
+}
+
+impl HandedDown {
+    fn borrow<'a>(&'a self, owned: &'a [OwnedFd]) -> BorrowedFd<'a> {
+        match self {
+            Self::Owned(index) => owned[*index].as_fd(),
+            Self::Shared(descriptor) => descriptor.as_fd(),
+            Self::Callers(descriptor) => descriptor.as_fd(),
+        }
+    }
 }
 
 impl Order {
-    pub fn new(command: &Command) -> Result<Self> {
+    pub fn new(command: &Command, caller: &Caller, host: Changed) -> Result<Self> {
         command.check_streams()?;
         let strings = command.strings()?;
         let mut pipes = [None, None, None];
@@ -65,6 +79,7 @@ impl Order {
                     return Err(Error::system("open", "the working directory", errno, short_of_descriptors(errno)));
                 }
             };
+        let mut input = None;
         let mut terminal = None;
         if let Some(pty) = &command.pty {
             let (ours, theirs) = pty.open(command.user.as_ref())?;
@@ -90,9 +105,8 @@ impl Order {
                 break;
             }
             let descriptor = match stdio {
-                Stdio::Inherit if inherited::was_closed(number) => continue,
-                Stdio::Inherit => match sys::inherited_fd(number) {
-                    Some(descriptor) => HandedDown::Inherited(descriptor),
+                Stdio::Inherit => match &caller.streams[number as usize] {
+                    Some(descriptor) => HandedDown::Callers(descriptor.clone()),
                     None => continue,
                 },
                 Stdio::Null => {
@@ -118,14 +132,15 @@ impl Order {
                     HandedDown::Owned(owned.len() - 1)
                 }
             };
+            if number == 0 {
+                input = rustix::fs::fstat(descriptor.borrow(&owned)).ok().and_then(|stat| channel_of(&stat));
+            }
             targets.push(number);
             handed_down.push(descriptor);
         }
-        if command.inherit_descriptors {
-            for (number, descriptor) in inherited::handed_down() {
-                targets.push(number);
-                handed_down.push(HandedDown::Inherited(descriptor));
-            }
+        for (number, descriptor) in &caller.descriptors {
+            targets.push(*number);
+            handed_down.push(HandedDown::Callers(descriptor.clone()));
         }
 
         let signals = inherited::signals();
@@ -149,6 +164,7 @@ impl Order {
             },
             rlimits: rlimits(command),
             nice: command.limits.nice,
+            host,
             user: command.user.as_ref().map(|user| (user.uid, user.gid, user.groups.clone())),
             farewell: command.supervisor_death_signal.map(Signal::number),
         };
@@ -162,7 +178,7 @@ impl Order {
         } else {
             Place::Memfd(in_memfd(c"pinfold-spec", &bytes).map_err(failed)?)
         };
-        Ok(Self { spec, owned, handed_down, pipes, terminal })
+        Ok(Self { spec, owned, handed_down, pipes, terminal, input })
     }
 
     /// It will not be given again: the job's ends of its pipes are its own from here on, and a job that runs keeps no copy
@@ -187,11 +203,7 @@ impl Order {
                 None
             }
         };
-        descriptors.extend(self.handed_down.iter().map(|descriptor| match descriptor {
-            HandedDown::Owned(index) => self.owned[*index].as_fd(),
-            HandedDown::Shared(descriptor) => descriptor.as_fd(),
-            HandedDown::Inherited(descriptor) => *descriptor,
-        }));
+        descriptors.extend(self.handed_down.iter().map(|descriptor| descriptor.borrow(&self.owned)));
         let chunks: Vec<_> = descriptors.chunks(MAX_DESCRIPTORS).collect();
         let (last, first) = chunks.split_last().map_or((&[][..], &[][..]), |(last, first)| (*last, first));
         for chunk in first {

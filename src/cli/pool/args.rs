@@ -43,6 +43,10 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub deadline: Option<Duration>,
 
+    /// How long filters such as `> >(tee log)` may take to finish after the command has exited; other processes a tenth of it
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration::parse)]
+    pub settle: Duration,
+
     /// Kill a job this long after the stop signal
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
     pub grace: Duration,
