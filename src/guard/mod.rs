@@ -95,10 +95,10 @@ impl Guard {
     /// [`Error::System`] with `EBUSY` where this process has a second thread; with the errno of socketpair(2) or fork(2).
     pub fn fork() -> Result<Self> {
         inherited::signals();
+        let has_children = can_wait()?;
         let (ours, theirs) = pair()?;
         // With children of another origin, theirs could not be told from the job's.
-        let inherits =
-            !reap::has_children() && rustix::process::set_child_subreaper(Some(rustix::process::getpid())).is_ok();
+        let inherits = !has_children && rustix::process::set_child_subreaper(Some(rustix::process::getpid())).is_ok();
         match sys::fork_single_threaded() {
             Ok(sys::Fork::Child) => {
                 drop(ours);
@@ -147,6 +147,7 @@ impl Guard {
     fn execute_with(program: Option<&Path>, nested: bool) -> Result<Self> {
         inherited::signals();
         let program = find_program(program)?;
+        can_wait()?;
         let (ours, theirs) = pair()?;
         let child = std::process::Command::new(&program)
             .arg0(NAME)
@@ -206,6 +207,14 @@ pub(crate) fn find_program(program: Option<&Path>) -> Result<PathBuf> {
         .map(|directory| directory.join("pinfold"))
         .find(|candidate| access(candidate, Access::EXEC_OK).is_ok())
         .ok_or_else(|| Error::GuardStart(format!("no guard program was found: {}", ways())))
+}
+
+/// Whether this process has children. An error where the kernel refuses to say: the guard, which inherits a seccomp filter,
+/// could never know that a job is empty.
+fn can_wait() -> Result<bool> {
+    let advice =
+        "a seccomp filter refuses the call: allow waitid in it (a unit's SystemCallFilter=, a container's profile)";
+    reap::has_children().map_err(|errno| Error::system("waitid", "the children of this process", errno, advice))
 }
 
 fn pair() -> Result<(OwnedFd, OwnedFd)> {

@@ -94,6 +94,8 @@ pub enum FromGuard {
         emigrant_count: u64,
         survivors: Vec<ProcessInfo>,
         survivor_count: u64,
+        /// Why descendants outside of the leaf could not be looked for; 0 where they were.
+        unseen: i32,
     },
 }
 
@@ -234,6 +236,7 @@ mod tests {
             emigrant_count: 2,
             survivors: vec![with, without],
             survivor_count: 3,
+            unseen: 13,
         };
         let bytes = encode(&swept).unwrap();
         let back: FromGuard = postcard::from_bytes(&bytes).unwrap();
@@ -252,6 +255,7 @@ mod tests {
             emigrant_count: u64::MAX,
             survivors: list,
             survivor_count: u64::MAX,
+            unseen: i32::MAX,
         };
         assert!(encode(&swept).unwrap().len() <= MAX_MESSAGE);
     }
