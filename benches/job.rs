@@ -20,8 +20,6 @@ use support::{Cgroup, Worker, compare, median, program};
 use tokio::runtime::Runtime;
 
 fn main() {
-    pinfold::init(); // First: this program is also its own guard program.
-
     if let Some((work, program)) = support::worker_arguments() {
         return be_worker(&work, &program);
     }

@@ -28,7 +28,6 @@ impl Drop for Workspace {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    pinfold::init(); // First: this program is also its own guard program.
     let mut words: Vec<_> = std::env::args_os().skip(1).collect();
     if words.is_empty() {
         words = vec!["python3".into(), "-".into()];

@@ -38,7 +38,6 @@ fn options() -> Result<Options, Box<dyn Error>> {
 }
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
-    pinfold::init(); // First: this program is also its own guard program.
     let options = options()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let failed = runtime.block_on(run(&options))?;

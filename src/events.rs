@@ -55,7 +55,7 @@ pub enum EventKind {
         /// How; `None` where the guard was killed.
         end: Option<MainEnd>,
     },
-    /// Processes were still there then.
+    /// Processes were still there when the settle time was over.
     #[non_exhaustive]
     Leftovers {
         /// How many.
@@ -216,7 +216,7 @@ impl Log {
     /// Tells what is new in the report of a job that runs, in the order of its times.
     pub fn follow(&self, report: &Draft, reason: Reason) {
         let phases = &report.phases;
-        let leftovers = phases.main_exited.filter(|_| report.leftovers.count > 0);
+        let leftovers = phases.settled.filter(|_| report.leftovers.count > 0);
         // Seen at the end only, where the job was over at once.
         let kills = report.oom.as_ref().map_or(0, |oom| oom.kills);
         let oom = phases.empty.filter(|_| kills > 0);
@@ -230,7 +230,7 @@ impl Log {
             (oom, EventKind::OutOfMemory { kills }),
             (phases.gone, EventKind::Gone),
         ];
-        // Stable: leftovers were found right after the main process's end.
+        // Stable: leftovers can be found at the moment of the main process's end.
         reached.sort_by(|(a, _), (b, _)| a.unwrap_or(f64::MAX).total_cmp(&b.unwrap_or(f64::MAX)));
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (seconds, kind) in reached {

@@ -19,7 +19,8 @@ const SIGPIPE_IGNORED: u8 = 1 << 3;
 /// Bits 0 to 2: that standard descriptor was closed. Bit 3: SIGPIPE was ignored.
 static BEFORE_MAIN: AtomicU8 = AtomicU8::new(0);
 
-extern "C" fn read_before_main() {
+/// Reads both. For the constructor ([`crate::startup`]).
+pub(crate) fn read_before_main() {
     let mut state = 0;
     for number in 0..3 {
         if sys::inherited_fd(number).is_none() {
@@ -30,15 +31,6 @@ extern "C" fn read_before_main() {
         state |= SIGPIPE_IGNORED;
     }
     BEFORE_MAIN.store(state, Ordering::Relaxed);
-}
-
-#[allow(unsafe_code)]
-mod constructor {
-    // SAFETY: the C runtime calls each entry of .init_array once, before main; ours makes four system calls,
-    // allocates nothing and touches one atomic.
-    #[used]
-    #[unsafe(link_section = ".init_array")]
-    static CONSTRUCTOR: extern "C" fn() = super::read_before_main;
 }
 
 /// Signal dispositions and mask as the caller left them.

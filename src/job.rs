@@ -233,7 +233,6 @@ impl Job {
     /// use pinfold::{Command, Readiness, Stdio, Supervisor};
     ///
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     pinfold::init();
     ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     ///     runtime.block_on(async {
     ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
@@ -263,7 +262,6 @@ impl Job {
     /// use pinfold::{Command, Supervisor};
     ///
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     pinfold::init();
     ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     ///     runtime.block_on(async {
     ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.

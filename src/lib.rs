@@ -15,8 +15,6 @@
 //! use pinfold::{Command, Supervisor};
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     pinfold::init(); // First: this program is also its own guard program.
-//!
 //!     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
 //!     runtime.block_on(async {
 //!         let supervisor = Supervisor::start().await?;
@@ -44,14 +42,23 @@
 //! [`Supervisor::start`] executes a guard program; it never forks a program that may have threads. The program is, in
 //! this order:
 //!
-//! 1. what was given to [`Builder::guard_program`];
-//! 2. what the environment variable `PINFOLD_GUARD` names;
-//! 3. this executable, if its `main` has called [`init`]. Call it before anything else, also before a runtime starts
-//!    threads: in the guard it never returns. Inside a `main` made by `#[tokio::main]` it comes too late, but for the
-//!    flavor `current_thread`;
-//! 4. the command `pinfold` from `PATH`.
+//! 1. the one that was given to [`Builder::guard_program`] or [`Builder::guard_program_bytes`];
+//! 2. the one that the environment variable `PINFOLD_GUARD` names;
+//! 3. this program, executed again. Nothing has to be called for that: the library is asked before `main`
+//!    (a constructor, in `.init_array`), and in the guard `main` is never reached. So it works in a `main` made by `#[tokio::main]`,
+//!    and in a test that `cargo test` runs;
+//! 4. where this library is in a shared library, an extension module of Python or Node for example: the same program, which
+//!    loads that shared library first (`LD_PRELOAD`, ld.so(8));
+//! 5. the command `pinfold` from `PATH`.
 //!
-//! Where there is none of these, the error is [`Error::GuardStart`], and names the ways. A program without threads can
+//! In a set-user-ID program, or one with file capabilities, neither the environment variable nor `PATH` nor `LD_PRELOAD` is used
+//! (AT_SECURE, getauxval(3)).
+//!
+//! An extension module needs nothing more where its host is dynamically linked and the module's path has no space or colon. Where it is
+//! to work everywhere, also in a root directory without the dynamic loader, it carries a guard along: build the `pinfold` command statically
+//! (`--target x86_64-unknown-linux-musl`), and pass its bytes to [`Builder::guard_program_bytes`].
+//!
+//! Where no guard starts, the error is [`Error::GuardStart`], with the cause and the ways out. A program without threads can
 //! also fork the guard at its very start, with [`Guard::fork`], and hand it to [`Builder::guard`].
 //!
 //! # What a report tells
@@ -110,7 +117,10 @@ mod ready;
 mod reap;
 pub mod report;
 mod rlimit;
+#[doc(hidden)]
+pub mod settle;
 pub mod signal;
+mod startup;
 mod stop;
 mod supervisor;
 pub mod sweep;

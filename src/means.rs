@@ -1,6 +1,5 @@
 //! What a supervisor holds its jobs with: a base with one guard for all of them, or a guard for each.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -9,8 +8,8 @@ use crate::containment::delegation::Grant;
 use crate::containment::holder::Holder;
 use crate::containment::{Refusal, sweep};
 use crate::error::Result;
-use crate::guard::Guard;
 use crate::guard::link::Link;
+use crate::guard::{Guard, Program};
 
 #[derive(Debug)]
 pub(crate) enum Means {
@@ -76,7 +75,7 @@ impl Means {
     }
 
     /// What holds a new job: with `one_job` the base itself.
-    pub async fn next_holder(&self, one_job: bool, guard_program: Option<&Path>) -> Result<NextHolder> {
+    pub async fn next_holder(&self, one_job: bool, guard_program: Option<&Program>) -> Result<NextHolder> {
         match self {
             Self::Cgroup { link, base, jobs, .. } => {
                 jobs.fetch_add(1, Ordering::Relaxed);

@@ -67,7 +67,8 @@ pub struct Report {
     pub usage: Usage,
     /// Processes that the kernel's OOM killer ended; null where there were none.
     pub oom: Option<Oom>,
-    /// Processes that were still there when the main process had exited by itself; they were ended or waited for.
+    /// Processes that were still there when the main process had exited by itself and the settle time was over; they were
+    /// ended. Where pinfold waits for them: those that were there when the main process had exited.
     pub leftovers: ProcessList,
     /// Processes that were sent the stop signal, the main one included.
     pub stopped: ProcessList,
@@ -152,6 +153,10 @@ pub struct Phases {
     pub spawned: Option<f64>,
     /// Seconds from then until the main process was reaped.
     pub main_exited: Option<f64>,
+    /// Seconds from then until the leftovers were found: when the settle time was over, or at once where pinfold waits for
+    /// them.
+    #[serde(default)]
+    pub settled: Option<f64>,
     /// Seconds from then until the stop signal was sent.
     pub stopping: Option<f64>,
     /// Seconds from then until SIGKILL was sent.

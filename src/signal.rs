@@ -52,6 +52,8 @@ impl Signal {
     pub const INT: Self = Self(libc::SIGINT);
     /// Quit from the terminal.
     pub const QUIT: Self = Self(libc::SIGQUIT);
+    /// A write to a pipe that has no reader.
+    pub const PIPE: Self = Self(libc::SIGPIPE);
     /// A timer's end.
     pub const ALRM: Self = Self(libc::SIGALRM);
     /// A child has ended, stopped or gone on.

@@ -2,13 +2,16 @@
 //! its actions.
 //!
 //! ```text
-//! Running ──▶ Stopping ──▶ Killing ──▶ Draining ──▶ Gone
+//! Running ──▶ Settling ──▶ Stopping ──▶ Killing ──▶ Draining ──▶ Gone
 //! ```
+//!
+//! Each phase can be skipped, none comes back.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::settle;
 use crate::signal::Signal;
 
 /// Who gets the stop signal.
@@ -17,7 +20,7 @@ use crate::signal::Signal;
 /// let mut command = pinfold::Command::new("make");
 /// command.stop_signal(pinfold::Signal::INT).signal_to(pinfold::SignalTo::Main);
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SignalTo {
     /// Every process of the job.
@@ -27,19 +30,20 @@ pub enum SignalTo {
     Main,
 }
 
-/// What happens to leftovers: processes that are still there when the main process has exited.
+/// What happens to processes that are still there when the main process has exited.
 ///
 /// ```
 /// let mut command = pinfold::Command::new("make");
 /// command.leftovers(pinfold::Leftovers::Wait);
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Leftovers {
-    /// They are stopped, then killed.
+    /// They get the settle time ([`Command::settle`](crate::Command::settle)) to end by themselves. Then they are stopped,
+    /// and killed after the grace period.
     #[default]
     Kill,
-    /// They are waited for; the deadline holds for them too.
+    /// pinfold waits for them, without a settle time; the deadline holds for them too.
     Wait,
 }
 
@@ -50,7 +54,9 @@ pub(crate) struct StopPolicy {
     pub signal_to: SignalTo,
     pub grace: Duration,
     pub leftovers: Leftovers,
-    /// How long to wait for what SIGKILL was sent to.
+    /// How long processes may take to end by themselves after the main process has exited.
+    pub settle: Duration,
+    /// How long to wait for processes after SIGKILL.
     pub kill_bound: Duration,
 }
 
@@ -61,13 +67,14 @@ impl Default for StopPolicy {
             signal_to: SignalTo::All,
             grace: Duration::from_secs(10),
             leftovers: Leftovers::Kill,
+            settle: settle::DEFAULT,
             kill_bound: Duration::from_secs(10),
         }
     }
 }
 
 /// Why a job ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -94,10 +101,12 @@ pub enum Reason {
     Cancelled,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Phase {
-    /// The main process runs, or its leftovers are waited for.
+    /// The main process runs, or pinfold waits for the processes that it left.
     Running,
+    /// The main process has exited. The processes that it left have time to end by themselves.
+    Settling,
     /// The stop signal was sent.
     Stopping,
     /// SIGKILL was sent.
@@ -120,8 +129,13 @@ pub(crate) enum Event {
     Idle,
     StopAsked,
     KillAsked,
+    /// The short part of the settle time is over. `filters`: whether filters are left, which get all of it.
+    ShortSettleOver {
+        filters: bool,
+    },
+    SettleOver,
     GraceOver,
-    /// What SIGKILL was sent to had its time.
+    /// The time that processes have to end after SIGKILL is over.
     BoundOver,
     /// The guard has no descendant of the job left.
     Swept,
@@ -130,6 +144,9 @@ pub(crate) enum Event {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
+    StartSettle,
+    /// Send the stop signal to the processes that are no filters.
+    SignalOthers,
     /// Send the stop signal.
     Signal,
     StartGrace,
@@ -140,8 +157,11 @@ pub(crate) enum Action {
     Sweep,
 }
 
-use Action::{Kill, Signal as SendSignal, StartBound, StartGrace, Sweep};
+use Action::{Kill, Signal as SendSignal, SignalOthers, StartBound, StartGrace, StartSettle, Sweep};
 
+const SETTLE: &[Action] = &[StartSettle];
+const STOP_OTHERS: &[Action] = &[SignalOthers];
+const STOP_REST: &[Action] = &[SendSignal];
 const STOP: &[Action] = &[SendSignal, StartGrace];
 const KILL: &[Action] = &[Kill, StartBound];
 const DRAIN: &[Action] = &[StartBound, Sweep];
@@ -151,13 +171,15 @@ const SWEEP_AGAIN: &[Action] = &[Sweep];
 const NOTHING: &[Action] = &[];
 
 /// Where a job is on its way to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Machine {
     pub phase: Phase,
     pub main_exited: bool,
     pub reason: Reason,
     /// What the processes receive instead of the stop signal, until the main process has exited.
     pub first_signal: Option<Signal>,
+    /// The main process has exited since the stop began, and the other processes have not received the stop signal yet.
+    rest_settles: bool,
     leftovers: Leftovers,
     signal_to: SignalTo,
 }
@@ -165,7 +187,7 @@ pub(crate) struct Machine {
 impl Machine {
     pub fn new(leftovers: Leftovers, signal_to: SignalTo) -> Self {
         let (phase, reason) = (Phase::Running, Reason::Exited);
-        Self { phase, main_exited: false, reason, first_signal: None, leftovers, signal_to }
+        Self { phase, main_exited: false, reason, first_signal: None, rest_settles: false, leftovers, signal_to }
     }
 
     /// The stop that is asked for next begins with this signal. A stop that has begun keeps its own.
@@ -178,10 +200,10 @@ impl Machine {
     /// The state after `event`, and what is to be done.
     #[must_use]
     pub fn on(mut self, event: Event) -> (Self, &'static [Action]) {
-        use Phase::{Draining, Gone, Killing, Running, Stopping};
+        use Phase::{Draining, Gone, Killing, Running, Settling, Stopping};
 
         if event == Event::GuardLost && self.phase != Gone {
-            // Nobody will tell how the main process ended; PDEATHSIG has ended it.
+            // Without the guard it stays unknown how the main process ended. PDEATHSIG has ended it.
             self.main_exited = true;
             if self.phase == Running {
                 self.reason = Reason::GuardLost;
@@ -191,30 +213,49 @@ impl Machine {
             self.main_exited = true;
         }
         let actions = match (self.phase, event) {
-            (Running | Stopping | Killing, Event::MainExited { empty: true }) => self.enter(Draining, DRAIN),
-            (Running | Stopping | Killing, Event::Emptied) if self.main_exited => self.enter(Draining, DRAIN),
+            (Running | Settling | Stopping | Killing, Event::MainExited { empty: true }) => self.enter(Draining, DRAIN),
+            (Running | Settling | Stopping | Killing, Event::Emptied) if self.main_exited => {
+                self.enter(Draining, DRAIN)
+            }
             (Running, Event::MainExited { empty: false }) => match self.leftovers {
-                Leftovers::Kill => self.enter(Stopping, STOP),
+                Leftovers::Kill => self.enter(Settling, SETTLE),
                 Leftovers::Wait => NOTHING,
             },
+            (Settling, Event::ShortSettleOver { filters: true }) => STOP_OTHERS,
+            // The command has ended by itself: that stays the reason.
+            (
+                Settling,
+                Event::ShortSettleOver { filters: false }
+                | Event::SettleOver
+                | Event::Deadline
+                | Event::Idle
+                | Event::StopAsked,
+            ) => self.enter(Stopping, STOP),
             // So far the remaining processes have received no signal, or one that they may ignore.
             (Stopping, Event::MainExited { empty: false })
                 if self.first_signal.take().is_some() || self.signal_to == SignalTo::Main =>
             {
-                &[SendSignal]
+                self.rest_settles = true;
+                SETTLE
+            }
+            (Stopping, Event::ShortSettleOver { filters: true }) if self.rest_settles => STOP_OTHERS,
+            (Stopping, Event::ShortSettleOver { filters: false } | Event::SettleOver) if self.rest_settles => {
+                self.rest_settles = false;
+                STOP_REST
             }
             (Running, Event::Deadline) => self.end(Reason::Deadline, Stopping, STOP),
             (Running, Event::Idle) => self.end(Reason::Idle, Stopping, STOP),
             (Running, Event::StopAsked) => self.end(Reason::Stopped, Stopping, STOP),
             (Running, Event::KillAsked) => self.end(Reason::Killed, Killing, KILL),
+            (Settling, Event::KillAsked) => self.enter(Killing, KILL),
             (Stopping, Event::StopAsked | Event::KillAsked | Event::GraceOver) => self.enter(Killing, KILL),
-            (Running | Stopping, Event::GuardLost) => self.enter(Killing, KILL),
-            // What is in the leaf can't be killed; what is outside may be.
+            (Running | Settling | Stopping, Event::GuardLost) => self.enter(Killing, KILL),
+            // SIGKILL did not end the processes in the leaf; it may end those outside.
             (Killing, Event::BoundOver) => self.enter(Draining, DRAIN),
             (Killing, Event::GuardLost) => KILL_AGAIN,
             (Draining, Event::GuardLost) => SWEEP_AGAIN,
             (Draining, Event::Swept | Event::BoundOver) => self.enter(Gone, NOTHING),
-            // Late, repeated, or of no account in this phase.
+            // The event comes late or twice, or does not matter in this phase.
             _ => NOTHING,
         };
         (self, actions)
@@ -232,128 +273,6 @@ impl Machine {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const EVENTS: [Event; 11] = [
-        Event::MainExited { empty: true },
-        Event::MainExited { empty: false },
-        Event::Emptied,
-        Event::Deadline,
-        Event::Idle,
-        Event::StopAsked,
-        Event::KillAsked,
-        Event::GraceOver,
-        Event::BoundOver,
-        Event::Swept,
-        Event::GuardLost,
-    ];
-
-    /// State × event → state, one row a state (with whether its main process has exited), in the order of `EVENTS`.
-    #[test]
-    fn the_table() {
-        use Phase::{Draining as D, Gone as G, Killing as K, Running as R, Stopping as S};
-        #[rustfmt::skip]
-        let table: [(Phase, bool, Leftovers, [Phase; 11]); 10] = [
-            //                             exit, leftovers, emptied, deadline, idle, stop, kill, grace, bound, swept, lost
-            (R, false, Leftovers::Kill, [D,    S,         R,       S,    S,        S,    K,    R,     R,     R,     K]),
-            (R, false, Leftovers::Wait, [D,    R,         R,       S,    S,        S,    K,    R,     R,     R,     K]),
-            (R, true,  Leftovers::Wait, [D,    R,         D,       S,    S,        S,    K,    R,     R,     R,     K]),
-            (S, false, Leftovers::Kill, [D,    S,         S,       S,    S,        K,    K,    K,     S,     S,     K]),
-            (S, true,  Leftovers::Kill, [D,    S,         D,       S,    S,        K,    K,    K,     S,     S,     K]),
-            (K, false, Leftovers::Kill, [D,    K,         K,       K,    K,        K,    K,    K,     D,     K,     K]),
-            (K, true,  Leftovers::Kill, [D,    K,         D,       K,    K,        K,    K,    K,     D,     K,     K]),
-            (D, true,  Leftovers::Kill, [D,    D,         D,       D,    D,        D,    D,    D,     G,     G,     D]),
-            (G, true,  Leftovers::Kill, [G,    G,         G,       G,    G,        G,    G,    G,     G,     G,     G]),
-            (G, false, Leftovers::Kill, [G,    G,         G,       G,    G,        G,    G,    G,     G,     G,     G]),
-        ];
-        for (phase, main_exited, leftovers, expected) in table {
-            for (event, expected) in EVENTS.into_iter().zip(expected) {
-                let before = Machine { phase, main_exited, ..Machine::new(leftovers, SignalTo::All) };
-                let (after, actions) = before.on(event);
-                assert_eq!(after.phase, expected, "{before:?} on {event:?}");
-                let entered = match (phase, event) {
-                    (K, Event::GuardLost) => KILL_AGAIN,
-                    (D, Event::GuardLost) => SWEEP_AGAIN,
-                    _ if after.phase == phase => NOTHING,
-                    _ => entry_actions(after.phase),
-                };
-                assert_eq!(actions, entered, "{before:?} on {event:?}");
-            }
-        }
-    }
-
-    fn entry_actions(phase: Phase) -> &'static [Action] {
-        match phase {
-            Phase::Stopping => STOP,
-            Phase::Killing => KILL,
-            Phase::Draining => DRAIN,
-            Phase::Running | Phase::Gone => NOTHING,
-        }
-    }
-
-    #[test]
-    fn leftovers_of_a_stop_that_told_only_the_main_process_are_told_too() {
-        let stopping = Machine::new(Leftovers::Kill, SignalTo::Main).on(Event::StopAsked).0;
-        let (after, actions) = stopping.on(Event::MainExited { empty: false });
-        assert_eq!((after.phase, actions), (Phase::Stopping, [SendSignal].as_slice()));
-    }
-
-    #[test]
-    fn a_stop_that_began_with_another_signal_goes_on_with_the_stop_signal_when_the_main_process_has_exited() {
-        let mut machine = Machine::new(Leftovers::Kill, SignalTo::All);
-        machine.begin_with(Some(Signal::INT));
-        let stopping = machine.on(Event::StopAsked).0;
-        assert_eq!((stopping.phase, stopping.first_signal), (Phase::Stopping, Some(Signal::INT)));
-        let mut late = stopping;
-        late.begin_with(Some(Signal::HUP));
-        assert_eq!(late.first_signal, Some(Signal::INT));
-        let (after, actions) = stopping.on(Event::MainExited { empty: false });
-        assert_eq!((after.phase, actions, after.first_signal), (Phase::Stopping, [SendSignal].as_slice(), None));
-        assert_eq!(after.on(Event::StopAsked).0.phase, Phase::Killing);
-        // Leftovers that are waited for receive the stop signal.
-        let mut waited = Machine::new(Leftovers::Wait, SignalTo::All).on(Event::MainExited { empty: false }).0;
-        waited.begin_with(Some(Signal::INT));
-        assert_eq!(waited.first_signal, None);
-    }
-
-    #[test]
-    fn the_first_reason_stays() {
-        let run = |events: &[Event]| {
-            events
-                .iter()
-                .fold(Machine::new(Leftovers::Kill, SignalTo::All), |machine, &event| machine.on(event).0)
-                .reason
-        };
-        assert_eq!(run(&[Event::MainExited { empty: false }, Event::Deadline, Event::StopAsked]), Reason::Exited);
-        assert_eq!(run(&[Event::Deadline, Event::KillAsked]), Reason::Deadline);
-        assert_eq!(run(&[Event::StopAsked, Event::GraceOver]), Reason::Stopped);
-        assert_eq!(run(&[Event::KillAsked, Event::Deadline]), Reason::Killed);
-        assert_eq!(run(&[Event::GuardLost, Event::StopAsked]), Reason::GuardLost);
-        assert_eq!(run(&[Event::Deadline, Event::GuardLost]), Reason::Deadline);
-    }
-
-    proptest! {
-        /// Whatever comes in whatever order: phases only go forward, an end is reached within what is bounded, and
-        /// nothing is killed without a bound being set.
-        #[test]
-        fn every_order_ends(order in prop::collection::vec(0..EVENTS.len(), 0..40), wait: bool) {
-            let mut machine = Machine::new(if wait { Leftovers::Wait } else { Leftovers::Kill }, SignalTo::All);
-            for event in order.into_iter().map(|index| EVENTS[index]) {
-                let (next, actions) = machine.on(event);
-                prop_assert!(next.phase as u8 >= machine.phase as u8);
-                prop_assert!(machine.main_exited <= next.main_exited);
-                // At the entry, and again when the guard that was asked for it is lost.
-                let begins = machine.phase != Phase::Killing || event == Event::GuardLost;
-                prop_assert_eq!(actions.contains(&Kill), next.phase == Phase::Killing && begins);
-                machine = next;
-            }
-            for event in [Event::StopAsked, Event::GraceOver, Event::BoundOver, Event::BoundOver] {
-                machine = machine.on(event).0;
-            }
-            prop_assert_eq!(machine.phase, Phase::Gone);
-        }
-    }
-}
+mod model;
+#[cfg(test)]
+mod tests;

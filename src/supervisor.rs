@@ -1,7 +1,8 @@
 //! The host's side: chooses the containment, starts the guard, starts jobs.
 
+mod builder;
+
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,18 +11,15 @@ use tokio::sync::Semaphore;
 
 use crate::attached::Attached;
 use crate::command::Command;
-use crate::containment::base::Base;
-use crate::containment::{self, Refusal, delegation};
+use crate::containment::{self, Refusal};
 use crate::error::{Error, Result};
 use crate::events::{Hub, JobEvents};
-use crate::guard::link::Link;
+use crate::guard::Program;
 use crate::guard::protocol::ToGuard;
 use crate::guard::terminal::Settings;
-use crate::guard::{self, Guard};
 use crate::job::{self, Job};
-use crate::limits::Controller;
 use crate::means::{Means, NextHolder, WithoutCgroup};
-use crate::report::ContainmentKind;
+pub use builder::Builder;
 
 /// How many jobs are being started at a time.
 const STARTS: usize = 32;
@@ -54,166 +52,7 @@ pub(crate) struct Inner {
     had_its_job: AtomicBool,
     /// Nothing else than a cgroup will do.
     cgroup_only: bool,
-    guard_program: Option<PathBuf>,
-}
-
-/// How to start a [`Supervisor`].
-#[derive(Debug, Default)]
-#[must_use]
-pub struct Builder {
-    containment: Option<ContainmentKind>,
-    cgroup: Option<PathBuf>,
-    guard: Option<Guard>,
-    guard_program: Option<PathBuf>,
-    one_job: bool,
-    controllers: Vec<Controller>,
-}
-
-impl Builder {
-    /// Holds jobs in this way and no other. Without this, a cgroup where one can be had, and else the guard as subreaper;
-    /// the report says which, and why nothing stronger ([`report::Containment`](crate::report::Containment)).
-    pub fn containment(mut self, kind: ContainmentKind) -> Self {
-        self.containment = Some(kind);
-        self
-    }
-
-    /// Makes the jobs' cgroups in this cgroup v2 directory, instead of the supervisor's own cgroup, and accepts no weaker
-    /// containment. Of no account with [`ContainmentKind::Subreaper`].
-    pub fn cgroup(mut self, directory: impl Into<PathBuf>) -> Self {
-        self.cgroup = Some(directory.into());
-        self
-    }
-
-    /// Uses a guard that has been started already.
-    pub fn guard(mut self, guard: Guard) -> Self {
-        self.guard = Some(guard);
-        self
-    }
-
-    /// Executes this program as the guard: `pinfold`, or one whose `main` calls [`init`](crate::init).
-    pub fn guard_program(mut self, program: impl Into<PathBuf>) -> Self {
-        self.guard_program = Some(program.into());
-        self
-    }
-
-    /// The supervisor will start one job and no second one (an error), as the `pinfold` command does. That job is held by
-    /// the base itself, which saves a directory.
-    pub fn one_job(mut self) -> Self {
-        self.one_job = true;
-        self
-    }
-
-    /// Makes ready what jobs' limits need ([`Limits::controllers`](crate::Limits::controllers)), and what a report can tell of
-    /// their usage only with a controller. Nothing but a cgroup will do then.
-    ///
-    /// Where the supervisor's own cgroup does not give a controller to those below, and holds nobody but this process and
-    /// its guard, both move to a cgroup of their own below it ("no internal processes"), until
-    /// [`Supervisor::close`]. Otherwise systemd is asked for a scope (feature `systemd`), which only the guard enters.
-    pub fn controllers(mut self, controllers: impl IntoIterator<Item = Controller>) -> Self {
-        self.controllers.extend(controllers);
-        self.controllers.sort_unstable();
-        self.controllers.dedup();
-        self
-    }
-
-    /// Chooses the containment; starts the guard and makes the base where that is a cgroup.
-    ///
-    /// ```
-    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-    /// use pinfold::Supervisor;
-    /// use pinfold::report::ContainmentKind;
-    ///
-    /// let supervisor = Supervisor::builder().containment(ContainmentKind::Cgroup).start().await?;
-    /// supervisor.close().await;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// Dropping this future ends the guard, and leaves no directory.
-    ///
-    /// # Errors
-    /// [`Error::GuardStart`]; [`Error::NoCgroup`] where a cgroup was asked for, [`Error::NoControllers`] where none of
-    /// those that can be had has the controllers, and [`Error::NoContainment`] where nothing can hold a job, with every
-    /// reason; or the errno of a refused call.
-    pub async fn start(mut self) -> Result<Supervisor> {
-        let limited = !self.controllers.is_empty();
-        let cgroup_only = self.containment == Some(ContainmentKind::Cgroup) || self.cgroup.is_some() || limited;
-        let means = match self.containment {
-            Some(ContainmentKind::Subreaper) => self.without_cgroup(Vec::new(), None).await?,
-            _ => match self.in_cgroup().await? {
-                Ok(means) => means,
-                Err((refusals, _)) if limited => {
-                    return Err(Error::NoControllers { controllers: delegation::names(&self.controllers), refusals });
-                }
-                Err((refused, _)) if cgroup_only => return Err(Error::NoCgroup(refused)),
-                Err((refused, link)) => self.without_cgroup(refused, link).await?,
-            },
-        };
-        Ok(Supervisor {
-            inner: Arc::new(Inner {
-                means: Mutex::new(Arc::new(means)),
-                runtime: Handle::current(),
-                next_job: AtomicU64::new(1),
-                hub: Arc::default(),
-                turns: Semaphore::new(STARTS),
-                one_job: self.one_job,
-                had_its_job: AtomicBool::new(false),
-                cgroup_only: cgroup_only && self.containment != Some(ContainmentKind::Subreaper),
-                guard_program: self.guard_program,
-            }),
-        })
-    }
-
-    /// A base and its guard, or why there can't be one; with the guard, where it was started.
-    async fn in_cgroup(&mut self) -> Result<std::result::Result<Means, (Vec<Refusal>, Option<Arc<Link>>)>> {
-        // Found first: where there is no cgroup, and none to be asked for, no process needs to be started.
-        let found = match containment::place(self.cgroup.as_deref()) {
-            Err(refused) if self.cgroup.is_some() => return Err(Error::NoCgroup(refused)),
-            found => found,
-        };
-        let guard = match self.guard.take() {
-            Some(guard) => guard,
-            None => Guard::execute(self.guard_program.as_deref())?,
-        };
-        let link = Arc::new(Link::connect(guard).await?);
-        let named = self.cgroup.is_some();
-        let (place, grant) = match delegation::settle(found, named, &self.controllers, &link).await? {
-            Ok(settled) => settled,
-            Err(refused) => return Ok(Err((refused, Some(link)))),
-        };
-        let announce = async |name| link.send(&ToGuard::Base { name }, &[place.as_fd()]).await;
-        match Base::make(place.clone(), announce).await {
-            Ok(base) => {
-                link.send(&ToGuard::BaseMade, &[base.as_fd()]).await?;
-                if !self.one_job {
-                    base.give(&self.controllers)?;
-                }
-                Ok(Ok(Means::Cgroup { link, base, grant, jobs: 0.into() }))
-            }
-            Err(Error::System { operation, object, errno, advice }) if self.cgroup.is_none() => {
-                Ok(Err((vec![Refusal::new(object, format!("{operation}: {errno}"), advice)], Some(link))))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn without_cgroup(&mut self, mut refused: Vec<Refusal>, link: Option<Arc<Link>>) -> Result<Means> {
-        if let Err(refusal) = containment::subreaper() {
-            refused.push(refusal);
-            return Err(Error::NoContainment(refused));
-        }
-        let link = match self.guard.take() {
-            Some(guard) => Some(Arc::new(Link::connect(guard).await?)),
-            None => link,
-        };
-        // One whose orphans would come to us; else each job has a guard with another one around it.
-        let link = link.filter(|link| link.is_inherited_by_us());
-        if link.is_none() {
-            // Told now, and not at the first job.
-            guard::find_program(self.guard_program.as_deref())?;
-        }
-        Ok(Means::Subreaper(WithoutCgroup::new(link, refused)))
-    }
+    guard_program: Option<Program>,
 }
 
 impl Inner {
@@ -230,7 +69,7 @@ impl Inner {
                 "this supervisor was started for one: leave one_job() out",
             ));
         }
-        means.next_holder(self.one_job, self.guard_program.as_deref()).await
+        means.next_holder(self.one_job, self.guard_program.as_ref()).await
     }
 
     /// Goes on without a cgroup: the base could be made, and no process can be put into it. Whether there are other means now than
@@ -342,7 +181,6 @@ impl Supervisor {
     /// use pinfold::{Command, Supervisor};
     ///
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     pinfold::init();
     ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     ///     runtime.block_on(async {
     ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.

@@ -93,7 +93,7 @@ fn a_process_that_proc_hides_is_a_leftover() {
     }
 }
 
-/// Where `/proc` can't be used, the guard can't find a process that has left the cgroup. It must not say that there is none.
+/// Where `/proc` can't be used, the guard can't find a process that has left the cgroup. It must not report that the job is empty.
 #[test]
 fn an_emigrant_without_a_usable_proc_is_reported() {
     if !has_root() || !has_cgroup() || !has_program("unshare") {

@@ -1,5 +1,5 @@
 //! Library hosts: big ones, with many threads, many supervisors, forked copies, and killed ones. The guard program is the
-//! host's own executable, which takes a `main` that calls [`pinfold::init`] first; so this file has a `main` of its own.
+//! host's own executable, although its `main` does not call [`pinfold::init`]; this file has a `main` of its own, which runs the cases.
 //!
 //! Each case starts this executable again as a host and looks at it from outside. The process that runs the cases is the
 //! subreaper of all that is orphaned, so that "no child left" proves the end.
@@ -47,7 +47,6 @@ const CASES: [Case; 12] = [
 ];
 
 fn main() {
-    pinfold::init(); // This very executable is the guard program.
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.first().is_some_and(|arg| arg == HOST) {
         let (_, _, host) = CASES.iter().find(|(name, ..)| *name == args[1]).unwrap();

@@ -307,58 +307,6 @@ fn what_cannot_be_started_is_an_error() {
     });
 }
 
-#[test]
-fn a_guard_program_that_is_none() {
-    if !has_cgroup() {
-        return;
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    for (program, said) in [("/no/such/guard", "/no/such/guard"), ("/", "cannot execute /"), ("/bin/true", "ended")] {
-        let started = runtime.block_on(Supervisor::builder().guard_program(program).start());
-        let message = started.unwrap_err().to_string();
-        assert!(message.starts_with("the guard did not start: ") && message.contains(said), "{message}");
-        for way in ["pinfold::init()", "PATH", "PINFOLD_GUARD", "builder"] {
-            assert!(message.contains(way), "{way} is not in {message}");
-        }
-        assert_eq!(own_children(), [0; 0], "{program}");
-    }
-}
-
-/// Without a program given: the test's `main` is libtest's and does not call `init`, and `PATH` may have none.
-#[test]
-fn no_guard_program_at_all() {
-    // In a process of its own: the environment is everybody's.
-    if std::env::var_os("PINFOLD_TEST_ALONE").is_some() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        match runtime.block_on(Supervisor::start()) {
-            Ok(supervisor) => {
-                let job = runtime.block_on(supervisor.spawn(&Command::new("/bin/true"))).unwrap();
-                println!("exit code {}", runtime.block_on(job.wait()).unwrap().exit_code);
-                drop(job);
-                runtime.block_on(supervisor.close());
-            }
-            Err(error) => println!("error: {error}"),
-        }
-        return;
-    }
-    if !has_cgroup() {
-        return;
-    }
-    let alone = |path: &str, guard: Option<&str>| {
-        let mut test = std::process::Command::new(std::env::current_exe().unwrap());
-        test.args(["--exact", "no_guard_program_at_all", "--nocapture"]).env("PINFOLD_TEST_ALONE", "1");
-        test.env("PATH", path).env_remove("PINFOLD_GUARD").envs(guard.map(|guard| ("PINFOLD_GUARD", guard)));
-        String::from_utf8(test.output().unwrap().stdout).unwrap()
-    };
-    let said = alone("/no/such/directory", None);
-    for way in ["no guard program was found", "pinfold::init()", "PATH", "PINFOLD_GUARD", "builder"] {
-        assert!(said.contains(way), "{way} is not in {said}");
-    }
-    let directory = std::path::Path::new(PINFOLD).parent().unwrap().to_str().unwrap();
-    assert!(alone(directory, None).contains("exit code 0"));
-    assert!(alone("/no/such/directory", Some(PINFOLD)).contains("exit code 0"));
-}
-
 /// What the host's streams are is the host's: a job gets those that it is given.
 #[test]
 fn streams() {

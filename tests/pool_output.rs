@@ -5,7 +5,7 @@ mod support;
 use std::io::{Read, Write};
 
 use support::pool::{pool, start, text};
-use support::{PINFOLD, Run, Scratch, has_cgroup, program, wait_for};
+use support::{PINFOLD, Run, Scratch, has_cgroup, has_program, has_root, program, wait_for};
 
 /// Bounded memory, nothing lost that the mode promises, no hang. `PINFOLD_MONSTER` is how many bytes the largest one prints:
 /// 20 MB, or 5 GB where somebody says 5000000000.
@@ -135,17 +135,113 @@ fn outputs_of_retries_files_and_tags() {
     assert_eq!(ran.stdout, "");
 }
 
-/// Somebody who closes the pipe, as head(1) does, is told of, and nothing hangs.
+/// A reader that closes the pipe, as head(1) does, ends the pool as SIGPIPE ends other programs: without a message.
 #[test]
-fn a_reader_that_goes_away() {
+fn a_reader_that_goes_away_ends_the_pool_quietly() {
     if !has_cgroup() {
         return;
     }
-    for mode in ["group", "stream"] {
-        let mut running = start(&["-j", "2", "--output", mode, "--", "seq", "100000"], &"100001\n".repeat(50));
+    for mode in [["--output=group"].as_slice(), &["--output=group", "--keep-order"], &["--output=stream"]] {
+        let results = Scratch::new("unread");
+        let args = [&["-j", "2", "--results", text(results.path())], mode, &["--", "seq", "1"]].concat();
+        let mut running = start(&args, &"100001\n".repeat(50));
         drop(running.child.stdout.take());
-        let ran = running.finish().assert_code(125);
-        assert!(ran.stderr.contains("cannot write the jobs' output: Broken pipe"), "{}", ran.stderr);
+        let ran = running.finish();
+        assert_eq!((ran.code, ran.stderr.as_str()), (128 + libc::SIGPIPE, ""), "{mode:?}");
+        // A job whose output was not printed is not done.
+        assert_eq!(results.text().matches("\"done\":true").count(), 0, "{mode:?}");
+    }
+}
+
+/// Asserts that the pool has failed because output is lost, and has not recorded the job that lost it.
+fn assert_loss(mut run: Run, jobs: &str, said: &str) {
+    run.command().stdin(std::process::Stdio::piped());
+    let mut running = run.start();
+    running.child.stdin.take().unwrap().write_all(jobs.as_bytes()).unwrap();
+    let ran = running.finish().assert_code(125);
+    assert!(ran.stderr.contains(said), "{said}: {}", ran.stderr);
+}
+
+/// `pinfold pool ARGS` in a shell's script, in which `"$@"` is the call.
+fn pool_in_shell(script: &str, args: &[&str]) -> Run {
+    Run::bare(["bash", "-c", script, "bash", PINFOLD, "pool"].iter().chain(args))
+}
+
+#[test]
+fn output_that_cannot_be_written_fails_the_pool() {
+    if !has_cgroup() {
+        return;
+    }
+    let file = Scratch::new("limited");
+    let limited = format!("ulimit -f 4; exec \"$@\" >{}", text(file.path()));
+    for (script, said) in [
+        ("exec \"$@\" >/dev/full", "No space left on device"),
+        ("exec \"$@\" >&-", "standard output is closed"),
+        (&limited, "File too large"),
+    ] {
+        for mode in ["--output=group", "--output=stream", "--keep-order"] {
+            let results = Scratch::new("lost");
+            let args = [mode, "--results", text(results.path()), "--", "seq"];
+            assert_loss(pool_in_shell(script, &args), "100000\n", said);
+            assert_eq!(results.text(), "", "{script} {mode}");
+        }
+    }
+    // A job that prints nothing loses nothing.
+    pool_in_shell("exec \"$@\" >&- </dev/null", &["--", "true"]).run().assert_code(0);
+}
+
+/// The directory for temporary files is full, not there, or not writable: jobs whose own exit code is 0 lose output.
+#[test]
+fn output_that_finds_no_room_on_the_disk_fails_the_pool() {
+    if !has_cgroup() || !has_root() || !has_program("unshare") {
+        return;
+    }
+    let directory = Scratch::directory("tmpdir");
+    let path = text(directory.path());
+    let full = format!("mount -t tmpfs -o size=64k tmpfs {path} && TMPDIR={path} exec \"$@\"");
+    let none = "TMPDIR=/no/such/directory exec \"$@\"";
+    let read_only = format!("mount -t tmpfs -o ro tmpfs {path} && TMPDIR={path} exec \"$@\"");
+    let calls = [(full.as_str(), "No space left"), (none, "/no/such/directory"), (&read_only, "Read-only file system")];
+    for (script, said) in calls {
+        // One that is too large for the memory, and small ones that wait for an earlier one.
+        let waits = "echo {}; [ {} != 1 ] || sleep 0.3; seq 1 3000";
+        let large = "seq 1 {}00000 || true";
+        for (args, jobs) in [
+            (["-j", "1", "--", "sh", "-c", large].as_slice(), "1\n".to_owned()),
+            (&["-j", "2", "--keep-order", "--", "sh", "-c", waits], (1..9).map(|job| format!("{job}\n")).collect()),
+        ] {
+            let results = Scratch::new("lost");
+            let args = [&["--results", text(results.path())], args].concat();
+            let words = ["unshare", "-m", "bash", "-c", script, "bash", PINFOLD, "pool"];
+            assert_loss(Run::bare(words.iter().chain(&args)), &jobs, said);
+            let done = results.text().matches("\"done\":true").count();
+            assert!(done < jobs.lines().count(), "{script} {args:?}: {done}");
+        }
+    }
+}
+
+/// After a halt only the output of finished jobs is printed, where that is asked for.
+#[test]
+fn a_halt_prints_finished_jobs_only() {
+    if !has_cgroup() {
+        return;
+    }
+    let ready = Scratch::directory("ready");
+    let script = format!("echo begins {{}}; [ {{}} = 1 ] || {{ touch {}/{{}}; sleep 1000; }}", text(ready.path()));
+    for (more, printed) in [(["--keep-order"].as_slice(), 4), (&["--finished-only"], 1)] {
+        let args = [&["-j", "3"], more, &["--", "sh", "-c", &script]].concat();
+        let mut running = start(&args, "1\n2\n3\n4\n");
+        let mut first = String::new();
+        let mut out = std::io::BufReader::new(running.child.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut out, &mut first).unwrap();
+        assert_eq!(first, "begins 1\n");
+        wait_for(|| ["2", "3", "4"].iter().all(|job| ready.path().join(job).exists()).then_some(()));
+        running.signal(libc::SIGTERM);
+        let mut rest = String::new();
+        out.read_to_string(&mut rest).unwrap();
+        running.finish().assert_code(128 + libc::SIGTERM);
+        assert_eq!(1 + rest.lines().count(), printed, "{more:?}: {rest}");
+        ["2", "3", "4"].iter().for_each(|job| std::fs::remove_file(ready.path().join(job)).unwrap());
     }
 }
 

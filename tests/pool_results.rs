@@ -190,3 +190,114 @@ fn another_file_is_left_as_it_is() {
     assert!(ran.stderr.contains("was torn: its 1 bytes"), "{}", ran.stderr);
     assert!(mark.path().exists() && lines(results.path()).len() == 1);
 }
+
+/// Starts `pinfold pool ARGS` without a warden, which would end what is left.
+fn start_bare(args: &[&str], jobs: &str) -> std::process::Child {
+    let mut pinfold = std::process::Command::new(PINFOLD);
+    pinfold.arg("pool").args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut pinfold = pinfold.spawn().unwrap();
+    pinfold.stdin.take().unwrap().write_all(jobs.as_bytes()).unwrap();
+    pinfold
+}
+
+/// Sends SIGKILL, and waits until the directory of its jobs is gone: then none of them runs.
+fn kill_and_wait_until_empty(pinfold: &mut std::process::Child) {
+    pinfold.kill().unwrap();
+    let base = format!("pinfold-{}-", pinfold.id());
+    let is_base =
+        |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name().to_string_lossy().starts_with(&base);
+    wait_for(|| (!std::fs::read_dir(support::own_cgroup()).unwrap().any(is_base)).then_some(()));
+    pinfold.wait().unwrap();
+}
+
+/// The reader does not read while jobs end; then pinfold is killed. Each job that the results file has as done was printed.
+#[test]
+fn a_job_is_recorded_when_its_output_was_written() {
+    if !has_cgroup() {
+        return;
+    }
+    const COUNT: u64 = 40;
+    // More than a pipe holds (pipe(7)) are 14 of these.
+    const FILL: usize = 5000;
+    // The jobs whose output is whole.
+    let printed = |text: &str| -> std::collections::BTreeSet<u64> {
+        let whole = |line: &str| line.strip_prefix(&"x".repeat(FILL)).and_then(|number| number.parse().ok());
+        text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n').and_then(whole)).collect()
+    };
+    let jobs: String = (1..=COUNT).map(|number| format!("{number}\n")).collect();
+    for mode in [["--output=group", "--keep-order"].as_slice(), &["--output=group"], &["--output=stream"]] {
+        let directory = Scratch::directory("recorded");
+        let (results, log) = (directory.path().join("results"), directory.path().join("log"));
+        let script = format!("head -c {FILL} /dev/zero | tr '\\0' x; echo {{}}; echo {{}} >>{}", text(&log));
+        let mut args = vec!["-j", "2", "-q", "--results", text(&results)];
+        args.extend(mode);
+        args.extend(["--", "sh", "-c", &script]);
+        let mut pinfold = start_bare(&args, &jobs);
+        wait_for(|| (ran(&log).len() >= 18).then_some(()));
+        kill_and_wait_until_empty(&mut pinfold);
+        let before = printed(&std::io::read_to_string(pinfold.stdout.take().unwrap()).unwrap());
+        let recorded: std::collections::BTreeSet<u64> = lines_so_far(&results).into_iter().collect();
+        assert!(recorded.is_subset(&before), "{mode:?}: recorded, not printed: {:?}", &recorded - &before);
+        args.insert(0, "--resume");
+        let after = printed(&pool(&args, &jobs).assert_code(0).stdout);
+        assert_eq!((&before | &after).len() as u64, COUNT, "{mode:?}");
+        assert!(after.is_disjoint(&recorded), "{mode:?}: ran again: {:?}", &after & &recorded);
+    }
+}
+
+/// With `--keep-order`, the first job holds up the output of the others, which have ended: a kill loses none of it.
+#[test]
+fn output_that_waits_for_an_earlier_job_is_not_recorded_as_printed() {
+    if !has_cgroup() {
+        return;
+    }
+    let directory = Scratch::directory("waits");
+    let [results, log, gate] = ["results", "log", "gate"].map(|name| directory.path().join(name));
+    let script = format!(
+        "[ {{}} != 1 ] || [ -e {gate} ] || sleep 1000; echo out {{}}; echo {{}} >>{log}",
+        gate = text(&gate),
+        log = text(&log)
+    );
+    let args = ["-j", "4", "-q", "--keep-order", "--results", text(&results), "--", "sh", "-c", &script];
+    let jobs: String = (1..=300).map(|number| format!("{number}\n")).collect();
+    let mut pinfold = start_bare(&args, &jobs);
+    wait_for(|| (ran(&log).len() >= 100).then_some(()));
+    kill_and_wait_until_empty(&mut pinfold);
+    assert_eq!(std::io::read_to_string(pinfold.stdout.take().unwrap()).unwrap(), "");
+    std::fs::write(&gate, "").unwrap();
+    let resumed = [&["--resume"], args.as_slice()].concat();
+    let all: String = (1..=300).map(|number| format!("out {number}\n")).collect();
+    assert_eq!(pool(&resumed, &jobs).assert_code(0).stdout, all);
+    assert_eq!(pool(&resumed, &jobs).assert_code(0).stdout, "");
+}
+
+/// What has failed before still counts when `--resume` leaves it out, however it failed; `--retry-failed` runs it again.
+#[test]
+fn a_resumed_pool_with_failed_jobs_is_not_green() {
+    if !has_cgroup() {
+        return;
+    }
+    for fails in ["exit 3", "kill -SEGV $$", "sleep 1000", "exec /no/such/program"] {
+        let directory = Scratch::directory("red");
+        let [results, fixed] = ["results", "fixed"].map(|name| directory.path().join(name));
+        let script = format!("echo {{}}; [ {{}} = good ] || [ -e {} ] || {fails}", text(&fixed));
+        let command = ["--results", text(&results), "-t", "2s", "--", "sh", "-c", &script];
+        let run = |more: &[&str]| pool(&[more, command.as_slice()].concat(), "good\nbad\n");
+        let first = run(&["-j", "1"]).assert_code(1);
+        assert_eq!(first.stdout, "good\nbad\n", "{fails}");
+        let resumed = run(&["--resume"]).assert_code(1);
+        assert_eq!(resumed.stdout, "", "{fails}");
+        assert!(resumed.stderr.contains("1 failed before"), "{}", resumed.stderr);
+        let still = run(&["--retry-failed"]).assert_code(1);
+        assert_eq!(still.stdout, "bad\n", "{fails}");
+        std::fs::write(&fixed, "").unwrap();
+        let mended = run(&["--retry-failed"]).assert_code(0);
+        assert_eq!(mended.stdout, "bad\n", "{fails}");
+        assert_eq!(run(&["--resume"]).assert_code(0).stdout, "", "{fails}");
+    }
+    // A program that does not exist is the job's failure, as with a shell.
+    let results = Scratch::new("not-found");
+    let args = ["--results", text(results.path()), "--", "/no/such/program"];
+    pool(&args, "x\n").assert_code(1);
+    pool(&[&["--resume"], args.as_slice()].concat(), "x\n").assert_code(1);
+}

@@ -101,7 +101,107 @@ fn a_standard_output_that_does_not_block() {
     assert!(reading.join().unwrap().unwrap() == numbers(100_000) && tee.text() == numbers(100_000));
 }
 
-/// Not as if nobody had wanted to read it.
+/// Writes to both streams in turn, often.
+const IN_TURN: &str = "i=0; while [ $i -lt 300 ]; do echo out $i; echo err $i >&2; i=$((i + 1)); done";
+
+fn in_turn() -> String {
+    (0..300).map(|at| format!("out {at}\nerr {at}\n")).collect()
+}
+
+/// Standard output and standard error that are one output stay one: as `2>&1`, opened twice to append, a pipe, a terminal.
+#[test]
+fn streams_to_the_same_place_keep_their_order() {
+    if !has_cgroup() {
+        return;
+    }
+    let (place, tee) = (Scratch::new("place"), Scratch::new("tee"));
+    let place_name = place.path().to_str().unwrap();
+    let tee_name = tee.path().to_str().unwrap();
+    let options = [["--tee", tee_name], ["--idle-timeout", "1m"], ["--max-output", "1M"], ["--ready", "line:out 7"]];
+    for (at, option) in options.into_iter().enumerate() {
+        let mut redirections = vec![">P 2>&1", ">>P 2>>P", "2>&1 | cat >P", ">&2 2>P.unused"];
+        redirections.truncate(if at == 0 { 3 } else { 1 });
+        for redirection in redirections {
+            let script = format!("rm -f P; \"$@\" {redirection}").replace('P', place_name);
+            Run::in_shell(&script, option.iter().chain(&["--", "sh", "-c", IN_TURN])).run().assert_code(0);
+            assert!(place.text() == in_turn(), "{option:?} {redirection}: {}", place.text());
+            assert!(at > 0 || tee.text() == in_turn(), "{redirection}");
+        }
+    }
+    // Two places stay two.
+    let script = format!("\"$@\" >{place_name}");
+    let ran = Run::in_shell(&script, ["--tee", tee_name, "--", "sh", "-c", IN_TURN]).run().assert_code(0);
+    let of = |word: &str| -> String { (0..300).map(|at| format!("{word} {at}\n")).collect() };
+    assert!(place.text() == of("out") && ran.stderr == of("err"));
+}
+
+/// A closed stream takes nothing: what the command writes there is lost, which is reported; the file of --tee has all of it.
+#[test]
+fn output_to_a_closed_stream_is_reported_as_lost() {
+    if !has_cgroup() {
+        return;
+    }
+    let tee = Scratch::new("tee");
+    let tee_name = tee.path().to_str().unwrap();
+    // Standard error also for the message: then only the exit code and the report say it.
+    for (redirection, stream) in [(">&-", 1), ("2>&-", 2), (">&- 2>&-", 1), ("<&- >&-", 1)] {
+        let script = format!(r#"exec "$@" {redirection}"#);
+        let job = format!("seq 30000 >&{stream}");
+        let ran = Run::in_shell(&script, ["--tee", tee_name, "--", "sh", "-c", &job]).run().assert_code(125);
+        assert!(tee.text() == numbers(30_000), "{redirection}: {} bytes", tee.text().len());
+        assert!(ran.report["error"].as_str().unwrap().contains("closed"), "{ran:#?}");
+        assert_eq!((ran.stderr.is_empty(), &ran.report["exit_code"]), (redirection.contains("2>"), &125.into()));
+        // Nothing was lost.
+        Run::in_shell(&script, ["--tee", tee_name, "--", "true"]).run().assert_code(0);
+    }
+}
+
+/// A disk that is full is no wish of a reader: pinfold closes the pipe, and does not take the end by SIGPIPE for the command's
+/// own. With --tee, the file has all of it.
+#[test]
+fn output_to_a_full_disk_is_reported_as_lost() {
+    if !has_cgroup() {
+        return;
+    }
+    let ran = Run::in_shell(r#"exec "$@" >/dev/full"#, ["--idle-timeout", "1m", "--", "yes"]).run().assert_code(125);
+    assert!(ran.report["error"].as_str().unwrap().contains("No space left"), "{ran:#?}");
+    let tee = Scratch::new("tee");
+    let options = ["--tee", tee.path().to_str().unwrap(), "--", "seq", "100000"];
+    Run::in_shell(r#"exec "$@" >/dev/full"#, options).run().assert_code(125);
+    assert!(tee.text() == numbers(100_000), "{} bytes", tee.text().len());
+    if !has_root() || !has_program("unshare") {
+        return;
+    }
+    // A small disk, full in the middle: the copy ends there, standard output has all.
+    let script = r#"exec unshare --mount sh -ec 'mount -t tmpfs -o size=64k tmpfs /mnt; exec "$@"' sh "$@""#;
+    let ran = Run::in_shell(script, ["--tee", "/mnt/tee", "--", "seq", "100000"]).run().assert_code(125);
+    assert!(ran.stdout == numbers(100_000) && ran.stderr.contains("No space left"), "{}", ran.stderr);
+}
+
+/// The command finds its pipe closed at its next write, as without pinfold, and the copy has what it had written.
+#[test]
+fn a_reader_that_has_gone_ends_the_command_and_the_copy_is_whole() {
+    if !has_cgroup() || !has_program("python3") {
+        return;
+    }
+    let tee = Scratch::new("tee");
+    let tee_name = tee.path().to_str().unwrap();
+    // It waits until its pipe has no reader (POLLERR in poll(2)), and writes nothing for that.
+    let job = "import select; poll = select.poll(); poll.register(1, 0); poll.poll(); print('never read', flush=True)";
+    let script = r#"{ "$@"; echo "code $?" >&2; } | true"#;
+    for option in [["--tee", tee_name], ["--idle-timeout", "1m"]] {
+        let ran = Run::in_shell(script, option.iter().chain(&["--", "python3", "-c", job])).run().assert_code(0);
+        assert!(ran.stderr.contains("BrokenPipeError"), "{ran:#?}");
+    }
+    // One write that the pipe takes at once, to a FIFO whose reader has gone already: the copy has all of it.
+    let fifo = Scratch::new("fifo");
+    let script = r#"mkfifo F; true <F & exec 8>F; wait; "$@" >&8 8>&-"#.replace('F', fifo.path().to_str().unwrap());
+    let job = "import os; os.write(1, b'x' * 60000)";
+    Run::in_shell(&script, ["--tee", tee_name, "--", "python3", "-c", job]).run().assert_code(0);
+    assert_eq!(tee.text().len(), 60_000);
+}
+
+/// Not as if no one had wanted to read it.
 #[test]
 fn a_standard_output_that_takes_nothing() {
     if !has_cgroup() {
@@ -110,7 +210,7 @@ fn a_standard_output_that_takes_nothing() {
     for (place, why) in [(">/dev/full", "No space left on device"), ("1</dev/null", "Bad file descriptor")] {
         let script = format!(r#"exec "$@" {place}"#);
         let ran = Run::in_shell(&script, ["--tee", "/dev/null", "--", "echo", "lost"]).run().assert_code(125);
-        assert!(ran.stderr.starts_with("pinfold: cannot pass the output on: ") && ran.stderr.contains(why), "{ran:#?}");
+        assert!(ran.stderr.starts_with("pinfold: cannot pass the output on") && ran.stderr.contains(why), "{ran:#?}");
         assert!(ran.report["error"].as_str().unwrap().contains(why), "{ran:#?}");
         assert_eq!(ran.report["exit_code"], 125);
     }

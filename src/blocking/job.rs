@@ -41,7 +41,6 @@ impl Job {
     /// use pinfold::{Command, blocking};
     ///
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     pinfold::init();
     ///     let Ok(supervisor) = blocking::Supervisor::start() else { return Ok(()) }; // No cgroup here.
     ///     let mut command = Command::new("sleep");
     ///     command.arg("999");

@@ -4,7 +4,6 @@
 //! use pinfold::{Command, Stdio, blocking};
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     pinfold::init();
 //!     let Ok(supervisor) = blocking::Supervisor::start() else { return Ok(()) }; // No cgroup here.
 //!     let mut command = Command::new("sh");
 //!     command.args(["-c", "echo one; echo two; setsid sleep 999 & exit 3"]).stdout(Stdio::Piped);

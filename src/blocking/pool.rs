@@ -50,7 +50,6 @@ impl Pool {
     /// use pinfold::{Command, Pool, blocking};
     ///
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     pinfold::init();
     ///     let Ok(supervisor) = blocking::Supervisor::start() else { return Ok(()) }; // No cgroup here.
     ///     let pool = supervisor.pool(Pool::builder().workers(2))?;
     ///     let outcomes = pool.outcomes();
@@ -77,7 +76,6 @@ impl Pool {
     /// use pinfold::{Command, Pool, blocking};
     ///
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     pinfold::init();
     ///     let Ok(supervisor) = blocking::Supervisor::start() else { return Ok(()) }; // No cgroup here.
     ///     let pool = supervisor.pool(Pool::builder().workers(2))?;
     ///     let outcomes = pool.map([Command::new("true"), Command::new("false")])?;

@@ -4,6 +4,7 @@ mod args;
 mod ended;
 mod explain;
 mod keys;
+mod outlet;
 mod prepared;
 mod ready;
 mod relay;

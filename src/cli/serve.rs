@@ -47,6 +47,10 @@ pub struct Args {
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', value_parser = parse_controller)]
     controllers: Vec<Controller>,
 
+    /// How long filters such as `> >(tee log)` may take to finish after the command has exited; other processes a tenth of it
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration::parse)]
+    settle: Duration,
+
     /// Kill a job this long after the stop signal
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
     grace: Duration,
@@ -311,7 +315,7 @@ impl Desk<'_> {
         }
         let mut command = line.command();
         command.measure_pressure(); // Its report is told whole.
-        command.stdout(Stdio::Piped).stderr(Stdio::Piped).grace(self.args.grace);
+        command.stdout(Stdio::Piped).stderr(Stdio::Piped).grace(self.args.grace).settle(self.args.settle);
         command.check().map_err(|error| error.to_string())?;
         let running = Arc::new(Mutex::new(None));
         let followers = Arc::new(Mutex::new(Vec::new()));

@@ -25,19 +25,36 @@ impl Command {
         self
     }
 
-    /// Who gets the stop signal: every process by default.
+    /// Which processes get the stop signal: every process by default.
     pub fn signal_to(&mut self, to: SignalTo) -> &mut Self {
         self.stop.signal_to = to;
         self
     }
 
-    /// What happens to processes that are left when the main one has exited: they are stopped by default.
+    /// The settle time: how long processes may take to end by themselves after the main process has exited; 2 s by default.
+    ///
+    /// A filter has all of it: a process whose standard input is a pipe or a socket made inside the job, such as the `tee`
+    /// of `exec > >(tee log)`, which ends when it has read everything. Any other process has a tenth of it, at least 0.1 s
+    /// and at most 0.25 s (never more than the settle time). Processes that are then still there are leftovers: they are
+    /// stopped. A job without leftovers loses no time. With zero, pinfold stops them at once. [`Leftovers::Wait`] does not
+    /// use it.
+    ///
+    /// ```
+    /// let mut command = pinfold::Command::new("bash");
+    /// command.args(["-c", "exec > >(gzip > log.gz); make"]).settle(std::time::Duration::from_secs(10));
+    /// ```
+    pub fn settle(&mut self, settle: Duration) -> &mut Self {
+        self.stop.settle = settle;
+        self
+    }
+
+    /// What happens to processes that are still there when the main process has exited: they are stopped by default.
     pub fn leftovers(&mut self, leftovers: Leftovers) -> &mut Self {
         self.stop.leftovers = leftovers;
         self
     }
 
-    /// How long to wait for processes that SIGKILL was sent to, before they are reported as unkillable: 10 s by default.
+    /// How long to wait for processes after SIGKILL, before they are reported as unkillable: 10 s by default.
     pub fn kill_bound(&mut self, bound: Duration) -> &mut Self {
         self.stop.kill_bound = bound;
         self

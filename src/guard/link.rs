@@ -14,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::protocol::{self, FromGuard, JobId, ToGuard};
 use super::watchdog::{self, Owed, Watchdog};
-use super::{Guard, Origin, orphans, ways};
+use super::{Guard, Origin, orphans, program};
 use crate::containment::delegation::SUPERVISORS;
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::queue::{Receiver, Sender, queue};
@@ -71,12 +71,13 @@ impl Link {
         let socket = Arc::new(sys::watched(socket, Interest::READABLE).map_err(io)?);
         let own = pidfd_open(getpid(), PidfdFlags::empty())
             .map_err(|errno| Error::system("pidfd_open", "this process", errno, pidfd_advice(errno)))?;
-        let answer = matches!(origin, Origin::Executed(_));
+        let answer = matches!(origin, Origin::Executed { .. });
         let hello = ToGuard::Hello { version: protocol::VERSION, answer };
-        send(&socket, &hello, &[own.as_fd()]).await.map_err(|error| match error {
-            Error::GuardLost => Error::GuardStart(format!("it ended at once ({})", ways())),
-            error => error,
-        })?;
+        match send(&socket, &hello, &[own.as_fd()]).await {
+            // The answer, or its absence, gives the cause.
+            Err(Error::GuardLost) if answer => {}
+            sent => sent?,
+        }
         let mut buffer = Vec::new();
         let mut known = Vec::new();
         let (pid, pidfd, heir) = match &mut origin {
@@ -85,8 +86,8 @@ impl Link {
                     .map_err(|errno| Error::system("pidfd_open", "the guard", errno, pidfd_advice(errno)))?;
                 (*pid, pidfd, if *inherits { Heir::Us } else { Heir::Nobody })
             }
-            Origin::Executed(child) => {
-                let (pid, pidfd, outer_pid, outer) = answered(&socket, &mut buffer, child).await?;
+            Origin::Executed { starter, program } => {
+                let (pid, pidfd, outer_pid, outer) = answered(&socket, &mut buffer, starter, program).await?;
                 known.extend(outer_pid);
                 let heir = match outer {
                     Some(outer) => Heir::Outer(sys::watched(outer, Interest::READABLE).map_err(io)?),
@@ -238,21 +239,37 @@ fn pidfd_advice(errno: Errno) -> &'static str {
     }
 }
 
-/// Waits until an executed guard says that it is ready, and tells its pid, its pidfd and those of its outer guard.
+/// Waits until an executed guard says that it is ready, and returns its pid, its pidfd and those of its outer guard.
 async fn answered(
     socket: &AsyncFd<OwnedFd>,
     buffer: &mut Vec<u8>,
-    child: &mut Option<Child>,
+    starter: &mut Option<Child>,
+    program: &str,
 ) -> Result<(Pid, OwnedFd, Option<Pid>, Option<OwnedFd>)> {
-    let failed = |what: &str| Error::GuardStart(format!("{what} ({})", ways()));
-    let (message, descriptors) = tokio::time::timeout(START_BOUND, receive(socket, buffer))
+    let failed = |what: &str| Error::GuardStart(format!("{program}: {what}"));
+    let received = tokio::time::timeout(START_BOUND, receive(socket, buffer))
         .await
-        .map_err(|_| failed("it did not answer within 10 s"))?
-        .map_err(|errno| failed(&format!("cannot read its answer: {errno}")))?
-        .ok_or_else(|| failed("it ended at once"))?;
-    if let Some(mut child) = child.take() {
+        .map_err(|_| failed("it did not answer within 10 s"))?;
+    let (message, descriptors) = match received {
+        Ok(Some(received)) => received,
+        Ok(None) => {
+            let status = match starter {
+                Some(starter) => status(starter).await,
+                None => None,
+            };
+            return Err(program::ended(program, status));
+        }
+        Err(errno) => {
+            let why = match protocol::refusal(buffer) {
+                Some(why) => format!("{why}; this library speaks version {} ({})", protocol::VERSION, program::ways()),
+                None => format!("cannot read its answer: {errno}"),
+            };
+            return Err(failed(&why));
+        }
+    };
+    if let Some(mut starter) = starter.take() {
         // The guard has left it; it ends at once. ECHILD where the host ignores SIGCHLD.
-        let _ = child.wait();
+        let _ = starter.wait();
     }
     let mut descriptors = descriptors.into_iter();
     match (message, descriptors.next()) {
@@ -260,8 +277,17 @@ async fn answered(
             let pid = Pid::from_raw(pid).ok_or_else(|| failed("it has no pid"))?;
             Ok((pid, pidfd, outer.and_then(Pid::from_raw), descriptors.next()))
         }
-        _ => Err(failed("it is of another version than this library")),
+        _ => Err(failed("its answer is not that of a guard of this version")),
     }
+}
+
+/// How the process ended that was to start the guard; none where it does not end, or the host has reaped it.
+async fn status(starter: &mut Child) -> Option<std::process::ExitStatus> {
+    let pidfd = pidfd_open(Pid::from_child(starter), PidfdFlags::empty()).ok()?;
+    let pidfd = sys::watched(pidfd, Interest::READABLE).ok()?;
+    // It closes its descriptors a moment before it has ended.
+    let _ = tokio::time::timeout(RESUMED, pidfd.readable()).await;
+    starter.try_wait().ok()?
 }
 
 async fn send(socket: &AsyncFd<OwnedFd>, message: &ToGuard, descriptors: &[BorrowedFd<'_>]) -> Result<()> {

@@ -10,6 +10,7 @@ pub(crate) mod link;
 mod orphans;
 mod outer;
 mod pace;
+mod program;
 pub(crate) mod protocol;
 mod slice;
 mod spawn;
@@ -19,54 +20,67 @@ pub(crate) mod watchdog;
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::path::Path;
+use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{Access, Mode, OFlags, access, open};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
 use rustix::process::Pid;
 
 use crate::error::{Error, Result, short_of_descriptors};
-use crate::{inherited, reap, sys};
+use crate::{inherited, reap, startup, sys};
+pub(crate) use program::{Embedded, Program};
 
 /// The name that a guard is started under, and shows in `ps`.
 const NAME: &str = "pinfold-guard";
 
-/// Asks an executed guard for an outer one around it.
-const NESTED: &str = "nested";
-
-/// Names the guard program of a library host.
-const PROGRAM_VARIABLE: &str = "PINFOLD_GUARD";
-
 /// How long the guard waits for what SIGKILL has been sent to, when its supervisor is gone.
 pub(crate) const KILL_BOUND: Duration = Duration::from_secs(10);
 
-static INITIALISED: AtomicBool = AtomicBool::new(false);
+/// This process has forked a guard: further ones are of the same program, whatever the environment names.
+static OWN_PROGRAM_ONLY: AtomicBool = AtomicBool::new(false);
 
-/// Makes this executable usable as a guard program. Call it first in `main`, while there is one thread; the
-/// [example](crate#example) does.
-///
-/// Standard descriptors that are closed are opened on `/dev/null`, as Rust's runtime does before `main`; jobs still see them
-/// closed. Where the process was started as a guard, this never returns. Otherwise it only remembers the signal mask and the
-/// ignored signals, for the jobs. A host that can't call it needs the `pinfold` command installed.
+/// Not needed: each program that has this library in it is a guard program, since the guard starts before `main`. It stays for
+/// programs that call it, and remembers the signal mask and the ignored signals, for the jobs, at the start of `main`.
 pub fn init() {
     init_with(std::env::args_os());
 }
 
 /// [`init`] for programs without Rust's runtime, where [`std::env::args_os`] need not know the arguments: with these, the
-/// program's own name included.
+/// program's own name included. Such a program needs the call for one thing: it opens `/dev/null` on standard descriptors that
+/// are closed, as Rust's runtime does before `main`; jobs still see them closed.
+///
+/// Where the C library passes no arguments to constructors (musl) and `/proc` is not mounted, the guard starts here.
 pub fn init_with(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) {
     inherited::fill_closed_stdio();
     inherited::signals();
-    INITIALISED.store(true, Ordering::Relaxed);
-    let mut arguments = arguments.into_iter();
-    let mut next_is = |word: &str| arguments.next().is_some_and(|argument| argument.as_ref() == word);
-    if next_is(NAME) && next_is(&protocol::VERSION.to_string()) {
-        run_executed(next_is(NESTED))
+    let last = arguments.into_iter().last();
+    startup::decide(last.as_ref().map(AsRef::as_ref));
+}
+
+/// Becomes the guard, where this is what the process was started for.
+pub(crate) fn become_asked(last: &[u8]) {
+    match program::asked(last) {
+        None => {}
+        Some(program::Asked::Guard { nested }) => run_executed(nested),
+        Some(program::Asked::OtherVersion) => {
+            protocol::refuse(std::io::stdin(), &format!("it speaks version {} of the protocol", protocol::VERSION));
+            sys::exit_now(125)
+        }
+    }
+}
+
+/// Whether a supervisor's first message is the next one on this socket.
+pub(crate) fn is_greeted(socket: impl AsFd) -> bool {
+    let hello = protocol::encode(&protocol::ToGuard::Hello { version: protocol::VERSION, answer: true });
+    let mut start = [0; 16];
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    match rustix::net::recv(socket, &mut start[..], flags) {
+        Ok((length, _)) => hello.is_ok_and(|hello| hello == start[..length]),
+        Err(_) => false,
     }
 }
 
@@ -82,7 +96,7 @@ pub(crate) enum Origin {
     /// Our child, to be reaped when it has ended. Its orphans come to us where this process `inherits`.
     Forked { pid: Pid, inherits: bool },
     /// The guard's parent, which ends as soon as the guard runs: the guard itself is not a child of the host.
-    Executed(Option<Child>),
+    Executed { starter: Option<Child>, program: String },
 }
 
 impl Guard {
@@ -91,11 +105,15 @@ impl Guard {
     /// dropped. This process becomes a child subreaper (PR_SET_CHILD_SUBREAPER(2const)), unless it has children already:
     /// should the guard be killed, what has left its cgroup, or has none, comes to this process and is ended.
     ///
+    /// Where a supervisor needs further guards, one for each job without a cgroup, they are executed from this same program:
+    /// the environment variable `PINFOLD_GUARD` is not used then.
+    ///
     /// # Errors
     /// [`Error::System`] with `EBUSY` where this process has a second thread; with the errno of socketpair(2) or fork(2).
     pub fn fork() -> Result<Self> {
         inherited::signals();
         let has_children = can_wait()?;
+        OWN_PROGRAM_ONLY.store(true, Ordering::Relaxed);
         let (ours, theirs) = pair()?;
         // With children of another origin, theirs could not be told from the job's.
         let inherits = !has_children && rustix::process::set_child_subreaper(Some(rustix::process::getpid())).is_ok();
@@ -126,9 +144,11 @@ impl Guard {
         }
     }
 
-    /// Executes a guard program: `program` if given, else the one that the environment variable `PINFOLD_GUARD` names,
-    /// else this executable if its `main` called [`init`], else `pinfold` from `PATH`. The host's memory is not copied,
-    /// and its threads do not matter.
+    /// Executes a guard program: `program` if given, else the one that the environment variable `PINFOLD_GUARD` names, else
+    /// this program, else `pinfold` from `PATH`. The host's memory is not copied, and its threads do not matter.
+    ///
+    /// In a set-user-ID program, or one with file capabilities, neither the variable nor `PATH` is used (AT_SECURE,
+    /// getauxval(3)).
     ///
     /// For root there is an outer guard around it, which ends what the guard leaves when it is killed: root's processes can
     /// leave their cgroup, others' can't (cgroups(7), "Delegation containment").
@@ -136,32 +156,29 @@ impl Guard {
     /// # Errors
     /// [`Error::GuardStart`] where none of these can be executed.
     pub fn execute(program: Option<&Path>) -> Result<Self> {
+        Self::execute_program(program.map(|path| Program::Path(path.into())).as_ref())
+    }
+
+    pub(crate) fn execute_program(program: Option<&Program>) -> Result<Self> {
         Self::execute_with(program, rustix::process::geteuid().is_root())
     }
 
     /// The same, with an outer guard around it: for a job that no cgroup holds.
-    pub(crate) fn execute_nested(program: Option<&Path>) -> Result<Self> {
+    pub(crate) fn execute_nested(program: Option<&Program>) -> Result<Self> {
         Self::execute_with(program, true)
     }
 
-    fn execute_with(program: Option<&Path>, nested: bool) -> Result<Self> {
+    fn execute_with(program: Option<&Program>, nested: bool) -> Result<Self> {
         inherited::signals();
+<<<<<<< HEAD
         let program = find_program(program)?;
         can_wait()?;
+=======
+        let program = program::find(program)?;
+>>>>>>> main
         let (ours, theirs) = pair()?;
-        let child = std::process::Command::new(&program)
-            .arg0(NAME)
-            .arg(protocol::VERSION.to_string())
-            .args(nested.then_some(NESTED))
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .map_err(|error| {
-                Error::GuardStart(format!("cannot execute {}: {error} ({})", program.display(), ways()))
-            })?;
-        Ok(Self { socket: ours, origin: Origin::Executed(Some(child)) })
+        let child = program.execute(theirs, nested)?;
+        Ok(Self { socket: ours, origin: Origin::Executed { starter: Some(child), program: program.name } })
     }
 }
 
@@ -173,9 +190,9 @@ impl Drop for Origin {
                 // It has nothing to do any more, or ends what there is first.
                 let _ = rustix::process::waitpid(Some(*pid), rustix::process::WaitOptions::empty());
             }
-            Self::Executed(child) => {
+            Self::Executed { starter, .. } => {
                 // Only one that has not answered is still here: it may be no guard at all.
-                if let Some(mut child) = child.take() {
+                if let Some(mut child) = starter.take() {
                     let _ = child.kill();
                     let _ = child.wait();
                 }
@@ -184,29 +201,9 @@ impl Drop for Origin {
     }
 }
 
-/// How to provide a guard program, for messages.
-pub(crate) fn ways() -> String {
-    format!(
-        "call pinfold::init() first in main, or install the pinfold command in PATH, or name it in {PROGRAM_VARIABLE} or in the builder"
-    )
-}
-
-pub(crate) fn find_program(program: Option<&Path>) -> Result<PathBuf> {
-    if let Some(program) = program {
-        return Ok(program.to_owned());
-    }
-    if let Some(program) = std::env::var_os(PROGRAM_VARIABLE) {
-        return Ok(program.into());
-    }
-    if INITIALISED.load(Ordering::Relaxed) {
-        // The link, not its target: it also works when the file was replaced by a new version.
-        return Ok("/proc/self/exe".into());
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .map(|directory| directory.join("pinfold"))
-        .find(|candidate| access(candidate, Access::EXEC_OK).is_ok())
-        .ok_or_else(|| Error::GuardStart(format!("no guard program was found: {}", ways())))
+/// Whether a guard program can be found; the error where none can.
+pub(crate) fn assure_program(program: Option<&Program>) -> Result<()> {
+    program::find(program).map(drop)
 }
 
 /// Whether this process has children. An error where the kernel refuses to say: the guard, which inherits a seccomp filter,
@@ -225,26 +222,46 @@ fn pair() -> Result<(OwnedFd, OwnedFd)> {
 /// A guard that was executed: its socket is its standard input. It leaves its parent, so that the host has no child
 /// that it did not start.
 fn run_executed(nested: bool) -> ! {
-    let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3) else { sys::exit_now(125) };
+    let socket = match rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3) {
+        Ok(socket) => socket,
+        Err(errno) => fail(std::io::stdin(), "duplicate its socket", errno),
+    };
     match sys::fork_single_threaded() {
         Ok(sys::Fork::Child) => run(socket, nested),
         Ok(sys::Fork::Parent(_)) => sys::exit_now(0),
-        Err(_) => sys::exit_now(125),
+        // A constructor of another library, or a program that loads this library late, has started threads.
+        Err(Errno::BUSY) => fail(socket, "fork, since the program has started threads before", Errno::BUSY),
+        Err(errno) => fail(socket, "fork", errno),
     }
 }
 
 /// Becomes the guard, or with `nested` the outer one.
 fn run(socket: OwnedFd, nested: bool) -> ! {
-    let live = |socket| if nested { outer::run(socket) } else { event_loop::run(socket, None) };
-    match settle(socket).and_then(live) {
+    let copy = rustix::io::fcntl_dupfd_cloexec(&socket, 3);
+    let socket = match settle(socket) {
+        Ok(socket) => socket,
+        Err(errno) => match copy {
+            Ok(copy) => fail(copy, "take the rules of a guard", errno),
+            Err(_) => sys::exit_now(125),
+        },
+    };
+    // Closed by now, with everything else.
+    std::mem::forget(copy);
+    match if nested { outer::run(socket) } else { event_loop::run(socket, None) } {
         Ok(()) => sys::exit_now(0),
-        // Nobody listens any more; the socket's end tells the supervisor.
+        // The end of the socket shows it to the supervisor.
         Err(_) => sys::exit_now(125),
     }
 }
 
+/// Reports to the supervisor what a guard could not do at its start, and ends.
+fn fail(socket: impl AsFd, operation: &str, errno: Errno) -> ! {
+    protocol::refuse(socket, &format!("it cannot {operation}: {errno}"));
+    sys::exit_now(125)
+}
+
 /// The rules of the guard: a process group of its own, all signals blocked and none ignored, standard streams on
-/// `/dev/null`, no descriptor but its socket, no directory held.
+/// `/dev/null`, no descriptor but its socket, no directory held, no environment.
 fn settle(socket: OwnedFd) -> rustix::io::Result<OwnedFd> {
     use rustix::process::{chdir, set_child_subreaper, setpgid};
     sys::set_signal_mask(sys::ALL_SIGNALS);
@@ -265,6 +282,7 @@ fn settle(socket: OwnedFd) -> rustix::io::Result<OwnedFd> {
         sys::dup_to_stdio(null.as_fd(), number)?;
     }
     drop(null);
+    startup::clear_environment();
     let socket = sys::keep_only(socket)?;
     set_child_subreaper(Some(rustix::process::getpid()))?;
     sys::set_name(NAME);

@@ -19,7 +19,7 @@ use crate::error::SpawnStage;
 use crate::process::ProcessInfo;
 
 /// Raised with every change of the messages: a guard of another version refuses.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// One job of one supervisor.
 pub type JobId = u64;
@@ -218,6 +218,24 @@ pub fn receive<M: for<'a> Deserialize<'a>>(
     }
     let message = postcard::from_bytes(&buffer[..length]).map_err(|_| Errno::PROTO)?;
     Ok(Some((message, descriptors)))
+}
+
+/// Begins a message of a process that can't be the guard. It is the same in every version of the protocol: no encoded message
+/// begins with this letter, which would be a variant that no version has.
+const REFUSAL: &str = "pinfold-guard: ";
+
+/// Reports to the supervisor why this process can't be its guard.
+pub fn refuse(socket: impl AsFd, why: &str) {
+    // A supervisor that is gone needs no reason.
+    let _ = send(socket, format!("{REFUSAL}{why}").as_bytes(), &[]);
+}
+
+/// The reason in a message that could not be decoded; none where it is something else. `buffer` is what it was received into,
+/// and was empty before.
+pub fn refusal(buffer: &[u8]) -> Option<&str> {
+    let text = buffer.strip_prefix(REFUSAL.as_bytes())?;
+    let end = text.iter().position(|&byte| byte == 0).unwrap_or(text.len());
+    std::str::from_utf8(&text[..end]).ok()
 }
 
 #[cfg(test)]

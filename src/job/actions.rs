@@ -19,6 +19,7 @@ use crate::guard::KILL_BOUND;
 use crate::guard::protocol::ToGuard;
 use crate::process::ProcessInfo;
 use crate::report::{Figure, NotRemoved, Reason, Report};
+use crate::settle::{self, Left};
 use crate::signal::Signal;
 use crate::stop::{Action, Event, Phase, SignalTo};
 use crate::sys;
@@ -36,8 +37,14 @@ const ANSWER: Duration = Duration::from_secs(1);
 impl Actor {
     pub(super) async fn perform(&mut self, action: Action) {
         match action {
+            Action::StartSettle => {
+                let (now, settle) = (Instant::now(), self.terms.stop.settle);
+                self.short_settle_over = now.checked_add(settle::short(settle));
+                self.settle_over = now.checked_add(settle);
+            }
+            Action::SignalOthers => self.stop_others(),
             Action::Signal => {
-                self.report.phases.stopping = self.elapsed();
+                self.report.phases.stopping = self.report.phases.stopping.or(self.elapsed());
                 self.send_stop_signal();
             }
             Action::StartGrace => self.grace_over = Instant::now().checked_add(self.terms.stop.grace),
@@ -67,26 +74,27 @@ impl Actor {
         let signal = self.machine.first_signal.unwrap_or(self.terms.stop.signal);
         let main = self.main.clone().filter(|_| !self.machine.main_exited);
         let mut main_found = false;
-        // A stop that began with another signal has counted them already.
-        let counted = self.report.stopped.count > 0 && self.terms.stop.signal_to == SignalTo::All;
         // Leftovers have no main process to be told.
         let all = self.terms.stop.signal_to == SignalTo::All || main.is_none();
         // Whoever has not been told when the grace period would be over is killed.
         let time = self.terms.stop.grace.clamp(LEAST_TELLING, MOST_TELLING);
         let passes = if all { passes(time) } else { Passes::new(0, Duration::ZERO) };
         let (stopped, described) = (&mut self.report.stopped, Instant::now() + DESCRIBING.min(time / 2));
+        // Some have received a signal of this stop before: another one, or as processes that are no filters.
+        let signalled = &mut self.signalled;
         let told = self.holder.with_reserve(|holder| {
             // Who was missed is killed when the grace period is over.
             // One that is stopped does not see the former.
             let told = holder.signal_all(&[signal, Signal::CONT], passes, |pid| {
                 main_found |= main.as_ref().is_some_and(|(main, _)| *main == pid);
-                if !counted {
+                if signalled.insert(pid) {
                     stopped.add_until(described, pid);
                 }
             });
             if let Some((pid, pidfd)) = main
                 && !main_found
             {
+                signalled.insert(pid);
                 stopped.add(pid);
                 // It may have ended: then its exit is on its way to us.
                 let _ = pidfd.send(signal).and_then(|()| pidfd.send(Signal::CONT));
@@ -95,6 +103,44 @@ impl Actor {
         });
         if let Err(errno) = told {
             self.note(&format!("the stop signal did not reach every process: {errno}"));
+        }
+    }
+
+    /// Whether filters are left when the short part of the settle time is over.
+    pub(super) fn look_for_filters(&mut self) -> bool {
+        let input = self.order.input;
+        let left = self.holder.with_reserve(|holder| Left::look(&holder.processes().0, input));
+        let has_filters = !left.filters.is_empty();
+        if has_filters {
+            self.left = left;
+        }
+        has_filters
+    }
+
+    /// Stops the processes that are no filters. A process that was started since belongs to a filter, or is found when the
+    /// settle time is over.
+    fn stop_others(&mut self) {
+        if self.left.others.is_empty() {
+            return;
+        }
+        let bound = Instant::now() + DESCRIBING;
+        if self.machine.phase == Phase::Settling {
+            self.report.phases.settled = self.elapsed();
+            self.left.others.iter().for_each(|&pid| self.report.leftovers.add_until(bound, pid));
+        }
+        self.report.phases.stopping = self.report.phases.stopping.or(self.elapsed());
+        let (signals, others) = ([self.terms.stop.signal, Signal::CONT], &self.left.others);
+        let stopped = &mut self.report.stopped;
+        let sent = self.holder.with_reserve(|holder| {
+            holder.signal_those(
+                &signals,
+                passes(TELLING),
+                |pid| others.contains(&pid),
+                |pid| stopped.add_until(bound, pid),
+            )
+        });
+        if let Err(errno) = sent {
+            self.note(&format!("the stop signal did not reach every leftover: {errno}"));
         }
     }
 
@@ -148,11 +194,12 @@ impl Actor {
     }
 
     pub(super) fn list_leftovers(&mut self) {
-        let leftovers = &mut self.report.leftovers;
+        self.report.phases.settled = self.report.phases.settled.or(self.elapsed());
+        let (leftovers, listed_before) = (&mut self.report.leftovers, &self.left.others);
         let listed = self.holder.with_reserve(|holder| {
             let (processes, listed) = holder.processes();
             let bound = Instant::now() + DESCRIBING;
-            for pid in processes {
+            for pid in processes.into_iter().filter(|pid| !listed_before.contains(pid)) {
                 leftovers.add_until(bound, pid);
             }
             listed

@@ -1,5 +1,6 @@
 //! The actor of one job: it waits for events, feeds the stop machine, performs its actions, and tells the report.
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,6 +28,7 @@ use crate::guard::watchdog::Owed;
 use crate::pidfd::Pidfd;
 use crate::queue::{Receiver, Sender};
 use crate::report::{ContainmentKind, Draft, Report, Usage};
+use crate::settle::Left;
 use crate::signal::Signal;
 use crate::stop::{Event, Machine, Phase};
 use crate::supervisor::Inner;
@@ -105,6 +107,12 @@ pub(super) struct Actor {
     pub(super) machine: Machine,
     pub(super) begun: Instant,
     pub(super) deadline: Option<Instant>,
+    pub(super) short_settle_over: Option<Instant>,
+    pub(super) settle_over: Option<Instant>,
+    /// The processes that were left when the short part of the settle time was over, if filters were among them.
+    pub(super) left: Left,
+    /// The processes that have received a signal of the stop.
+    pub(super) signalled: HashSet<Pid>,
     pub(super) grace_over: Option<Instant>,
     pub(super) bound_over: Option<Instant>,
     /// Opened when it matters whether the leaf is empty.
@@ -170,6 +178,10 @@ impl Actor {
             // Beyond what a clock can hold there is no deadline.
             deadline: timeout.and_then(|timeout| begun.checked_add(timeout)),
             terms,
+            short_settle_over: None,
+            settle_over: None,
+            left: Left::default(),
+            signalled: HashSet::new(),
             grace_over: None,
             bound_over: None,
             watch: None,
@@ -272,6 +284,8 @@ impl Actor {
         loop {
             let timer = [
                 (self.deadline, Event::Deadline),
+                (self.short_settle_over, Event::ShortSettleOver { filters: false }),
+                (self.settle_over, Event::SettleOver),
                 (self.grace_over, Event::GraceOver),
                 (self.bound_over, Event::BoundOver),
             ]
@@ -330,6 +344,11 @@ impl Actor {
                 event = sleep_until(timer) => {
                     match event {
                         Event::Deadline => self.deadline = None,
+                        Event::ShortSettleOver { .. } => {
+                            self.short_settle_over = None;
+                            return Incoming::Event(Event::ShortSettleOver { filters: self.look_for_filters() });
+                        }
+                        Event::SettleOver => self.settle_over = None,
                         Event::GraceOver => self.grace_over = None,
                         _ => self.bound_over = None,
                     }
@@ -346,12 +365,15 @@ impl Actor {
         if event == Event::BoundOver {
             self.give_up(before.phase);
         }
-        if before.phase == Phase::Running
-            && after.main_exited
-            && !self.empty
-            && matches!(event, Event::MainExited { .. })
-        {
-            self.list_leftovers();
+        if after.phase != Phase::Settling && after.phase != before.phase {
+            (self.short_settle_over, self.settle_over) = (None, None);
+        }
+        if !self.empty {
+            match (before.phase, after.phase) {
+                (Phase::Running, Phase::Running) if matches!(event, Event::MainExited { .. }) => self.list_leftovers(),
+                (Phase::Settling, Phase::Stopping | Phase::Killing) => self.list_leftovers(),
+                _ => {}
+            }
         }
         for action in actions {
             self.perform(*action).await;

@@ -14,6 +14,7 @@ use crate::error::{Error, Result, short_of_descriptors};
 use crate::guard::link::Link;
 use crate::guard::protocol::{self, JobId, MAX_DESCRIPTORS, SHORT_SPEC, Spec, ToGuard};
 use crate::rlimit::NOFILE;
+use crate::settle::{Channel, channel_of};
 use crate::signal::Signal;
 use crate::{inherited, sys};
 
@@ -27,6 +28,8 @@ pub(super) struct Order {
     pub pipes: [Option<OwnedFd>; 3],
     /// Our side of the job's terminal.
     pub terminal: Option<OwnedFd>,
+    /// The job's standard input, where it is a pipe or a socket.
+    pub input: Option<Channel>,
 }
 
 /// How the specification travels.
@@ -41,6 +44,16 @@ enum HandedDown {
     Shared(std::sync::Arc<OwnedFd>),
     /// One that came with the exec of this process.
     Inherited(BorrowedFd<'static>),
+}
+
+impl HandedDown {
+    fn borrow<'a>(&'a self, owned: &'a [OwnedFd]) -> BorrowedFd<'a> {
+        match self {
+            Self::Owned(index) => owned[*index].as_fd(),
+            Self::Shared(descriptor) => descriptor.as_fd(),
+            Self::Inherited(descriptor) => *descriptor,
+        }
+    }
 }
 
 impl Order {
@@ -65,6 +78,7 @@ impl Order {
                     return Err(Error::system("open", "the working directory", errno, short_of_descriptors(errno)));
                 }
             };
+        let mut input = None;
         let mut terminal = None;
         if let Some(pty) = &command.pty {
             let (ours, theirs) = pty.open(command.user.as_ref())?;
@@ -118,6 +132,9 @@ impl Order {
                     HandedDown::Owned(owned.len() - 1)
                 }
             };
+            if number == 0 {
+                input = rustix::fs::fstat(descriptor.borrow(&owned)).ok().and_then(|stat| channel_of(&stat));
+            }
             targets.push(number);
             handed_down.push(descriptor);
         }
@@ -162,7 +179,7 @@ impl Order {
         } else {
             Place::Memfd(in_memfd(c"pinfold-spec", &bytes).map_err(failed)?)
         };
-        Ok(Self { spec, owned, handed_down, pipes, terminal })
+        Ok(Self { spec, owned, handed_down, pipes, terminal, input })
     }
 
     /// It will not be given again: the job's ends of its pipes are its own from here on, and a job that runs keeps no copy
@@ -187,11 +204,7 @@ impl Order {
                 None
             }
         };
-        descriptors.extend(self.handed_down.iter().map(|descriptor| match descriptor {
-            HandedDown::Owned(index) => self.owned[*index].as_fd(),
-            HandedDown::Shared(descriptor) => descriptor.as_fd(),
-            HandedDown::Inherited(descriptor) => *descriptor,
-        }));
+        descriptors.extend(self.handed_down.iter().map(|descriptor| descriptor.borrow(&self.owned)));
         let chunks: Vec<_> = descriptors.chunks(MAX_DESCRIPTORS).collect();
         let (last, first) = chunks.split_last().map_or((&[][..], &[][..]), |(last, first)| (*last, first));
         for chunk in first {

@@ -81,7 +81,7 @@ impl Draft {
         // It may have been another process then that had the same pid: its start tells.
         const SAME: f64 = 0.5;
         let Self { stopped, leftovers, phases, pid, command, unkillable, .. } = self;
-        let known = [(stopped, phases.stopping), (leftovers, phases.main_exited)];
+        let known = [(stopped, phases.stopping), (leftovers, phases.settled)];
         for left in unkillable.processes.iter_mut().filter(|left| left.command_line.starts_with('[')) {
             let started = now - left.age_seconds;
             let before = known.iter().filter_map(|(list, at)| Some((list.processes.iter(), (*at)?)));

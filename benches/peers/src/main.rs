@@ -14,7 +14,6 @@ use support::{Worker, compare};
 const PEERS: [&str; 4] = ["tokio::process", "pinfold", "process-wrap", "processkit"];
 
 fn main() {
-    pinfold::init(); // First: this program is also its own guard program.
 
     if let Some((peer, program)) = support::worker_arguments() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -9,14 +9,16 @@ use std::time::Instant;
 
 use anyhow::Result;
 use pinfold::Signal;
+use pinfold::pidfd::Pidfd;
+use pinfold::settle::{self, Left};
 use pinfold::signal::SignalQueue;
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 
 use super::{Init, LEFTOVERS_GRACE, say};
 
-/// Everybody but the caller, where it is sent by PID 1 (kill(2)).
-const EVERYBODY: i32 = -1;
+/// Every process of the namespace but the caller, where PID 1 sends it (kill(2)).
+const EVERY_PROCESS: i32 = -1;
 
 /// Runs the command and tells the exit code.
 pub fn run(init: &Init) -> Result<u8> {
@@ -89,29 +91,69 @@ fn exit_code(status: WaitStatus) -> u8 {
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
 }
 
-/// SIGTERM to everybody, and a moment to end; who does not is killed by the kernel when we end. So is whoever has no parent
-/// in here, that is by another's order, and whom a signal of ours may not reach.
+/// Ends the processes that the command has left: the settle time, SIGTERM, a grace period. The kernel kills the rest when
+/// PID 1 ends, among them processes whose parent is outside of the namespace, and those that our signals do not reach.
 fn end_leftovers(init: &Init, signals: &SignalQueue) -> Result<()> {
-    if nobody_is_left()? {
-        return Ok(());
-    }
-    init.debug(|| "ending what the command has left".into());
-    kill(EVERYBODY, Signal::TERM);
-    kill(EVERYBODY, Signal::CONT);
-    let over = Instant::now() + LEFTOVERS_GRACE;
-    while !nobody_is_left()? {
-        match signals.next(Some(over.saturating_duration_since(Instant::now())))? {
-            Some(received) if received.signal == Signal::CHLD => {}
-            Some(received) if [Signal::TERM, Signal::INT, Signal::QUIT].contains(&received.signal) => break,
-            Some(_) => {}
-            None => break,
+    let start = Instant::now();
+    match wait_for_all(signals, start + settle::short(settle::DEFAULT))? {
+        Waited::Empty => return Ok(()),
+        Waited::StopRequested => {}
+        Waited::TimeOver => {
+            let input = rustix::fs::fstat(std::io::stdin()).ok().and_then(|stat| settle::channel_of(&stat));
+            let left = Left::look(&other_processes(), input);
+            if !left.filters.is_empty() {
+                init.debug(|| "waiting for filters that the command has left".into());
+                left.others.iter().for_each(|&pid| terminate(pid));
+                if matches!(wait_for_all(signals, start + settle::DEFAULT)?, Waited::Empty) {
+                    return Ok(());
+                }
+            }
         }
     }
-    Ok(())
+    init.debug(|| "ending the processes that the command has left".into());
+    kill(EVERY_PROCESS, Signal::TERM);
+    kill(EVERY_PROCESS, Signal::CONT);
+    wait_for_all(signals, Instant::now() + LEFTOVERS_GRACE).map(drop)
 }
 
-/// Reaps; whether there is no child at all then.
-fn nobody_is_left() -> Result<bool> {
+/// All processes of this namespace but this one, as `/proc` shows them.
+fn other_processes() -> Vec<Pid> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    numbers.filter(|&number| number != 1).filter_map(Pid::from_raw).collect()
+}
+
+/// Stops one process. Every process of this namespace belongs to the command, whichever has this pid now.
+fn terminate(pid: Pid) {
+    if let Ok(process) = Pidfd::open(pid) {
+        // It may have ended, or belong to a user that this one may not signal.
+        let _ = process.send(Signal::TERM).and_then(|()| process.send(Signal::CONT));
+    }
+}
+
+enum Waited {
+    Empty,
+    TimeOver,
+    /// A signal has asked us to stop.
+    StopRequested,
+}
+
+/// Reaps until no child is left.
+fn wait_for_all(signals: &SignalQueue, until: Instant) -> Result<Waited> {
+    while !all_reaped()? {
+        match signals.next(Some(until.saturating_duration_since(Instant::now())))? {
+            Some(received) if [Signal::TERM, Signal::INT, Signal::QUIT].contains(&received.signal) => {
+                return Ok(Waited::StopRequested);
+            }
+            Some(_) => {}
+            None => return Ok(Waited::TimeOver),
+        }
+    }
+    Ok(Waited::Empty)
+}
+
+/// Reaps the children that have ended; whether no child is left then.
+fn all_reaped() -> Result<bool> {
     loop {
         match wait(WaitOptions::NOHANG) {
             Ok(Some(_)) => {}
@@ -123,7 +165,7 @@ fn nobody_is_left() -> Result<bool> {
 }
 
 fn kill(pid: i32, signal: Signal) {
-    // Nobody may be there, or nobody whom this user may signal: there is nothing to be done about it.
+    // There may be no such process, or none that this user may signal: nothing can be done about it.
     // SAFETY: kill(2) has no memory obligations.
     let _ = unsafe { libc::kill(pid, signal.number()) };
 }

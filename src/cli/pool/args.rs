@@ -42,6 +42,10 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub deadline: Option<Duration>,
 
+    /// How long filters such as `> >(tee log)` may take to finish after the command has exited; other processes a tenth of it
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration::parse)]
+    pub settle: Duration,
+
     /// Kill a job this long after the stop signal
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
     pub grace: Duration,
@@ -71,13 +75,21 @@ pub struct Args {
     #[arg(long)]
     pub tag: bool,
 
-    /// Append a report in JSON to this file as each job ends
+    /// With --output group: print nothing of the jobs that pinfold stopped (a signal, --fail-fast, --deadline)
+    #[arg(long)]
+    pub finished_only: bool,
+
+    /// Append a report in JSON to this file when a job has ended and its output has been written
     #[arg(long, value_name = "FILE")]
     pub results: Option<PathBuf>,
 
-    /// Leave out the jobs that the results file has as done
+    /// Leave out the jobs that the results file has as done; where one of them failed, the exit code is still 1
     #[arg(long, requires = "results")]
     pub resume: bool,
+
+    /// As --resume, but run the jobs that failed again
+    #[arg(long, requires = "results")]
+    pub retry_failed: bool,
 
     /// The cgroup v2 directory to make the jobs' cgroups in, instead of pinfold's own
     #[arg(long, value_name = "DIR", env = "PINFOLD_CGROUP")]

@@ -231,7 +231,7 @@ impl Job {
         if !matches!(self.source, Source::Json(_)) {
             command.stdin(Stdio::Null);
         }
-        command.grace(args.grace);
+        command.grace(args.grace).settle(args.settle);
         if args.results.is_some() {
             command.measure_pressure();
         }

@@ -1,16 +1,18 @@
 //! `pinfold pool`.
 
 mod args;
+mod desk;
 mod files;
+mod gather;
 mod jobs;
 mod output;
 mod progress;
 mod results;
+mod spill;
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::File;
-use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,8 +20,9 @@ use anyhow::{Context, Result, ensure};
 use pinfold::pool::Outcome;
 use pinfold::report::Reason;
 use pinfold::signal::{self, SignalQueue, SignalStream};
-use pinfold::{Command, Guard, Pool, Signal, Stdio, Supervisor};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use pinfold::{Guard, Pool, Signal, Stdio, Supervisor};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::FAILED;
 use super::session::{Descriptors, with_supervisor};
@@ -27,12 +30,12 @@ use super::signals::{Response, Rules};
 pub use args::Args;
 use args::OutputArg;
 pub use args::parse_workers;
-use files::Files;
+use gather::Collector;
 use jobs::Job;
 pub use jobs::JobLine;
-use output::Printer;
+use output::{Ended, How, Notice, Printer};
 use progress::{Progress, Tally};
-use results::Results;
+use results::{DoneJobs, Results};
 
 /// Some jobs did not succeed.
 const SOME_FAILED: u8 = 1;
@@ -48,15 +51,16 @@ pub fn run(args: &Args) -> Result<u8> {
     let (group, stream) = (args.output == OutputArg::Group, args.output == OutputArg::Stream);
     ensure!(group || !args.keep_order, "--keep-order needs --output group");
     ensure!(stream || !args.tag, "--tag needs --output stream");
+    ensure!(group || !args.finished_only, "--finished-only needs --output group");
     // Before there are jobs in the memory that is forked.
     let guard = Guard::fork()?;
     let jobs = jobs::read(args)?;
     let (results, done) = match &args.results {
         Some(path) => {
-            let (results, done) = Results::open(path, args.resume)?;
+            let (results, done) = Results::open(path, args.resume || args.retry_failed)?;
             (Some(results), done)
         }
-        None => (None, HashSet::new()),
+        None => (None, DoneJobs::new()),
     };
     if let OutputArg::Files(directory) = &args.output {
         std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
@@ -66,8 +70,9 @@ pub fn run(args: &Args) -> Result<u8> {
     let controllers = jobs.iter().flat_map(Job::controllers).collect();
     let workers = args.workers.min(jobs.len());
     let descriptors = match args.output {
-        // Two files each, which the job has too until it is started; and those of outputs that wait to be printed.
-        OutputArg::Group => Descriptors { workers, each: 2, ready: (8, QUEUE) },
+        // Two pipes each, and a file for the rest of an output that is too large for the memory; and the files of outputs that
+        // wait to be printed.
+        OutputArg::Group => Descriptors { workers, each: 4, ready: (4, QUEUE) },
         OutputArg::Stream => Descriptors { workers, each: 2, ready: (0, 0) },
         OutputArg::Files(_) => Descriptors { workers, each: 0, ready: (2, QUEUE) },
     };
@@ -95,7 +100,7 @@ enum End {
 /// A job that was handed in.
 struct Submitted<'a> {
     job: &'a Job,
-    files: Option<Files>,
+    collector: Arc<Collector>,
     room: Option<OwnedSemaphorePermit>,
 }
 
@@ -105,8 +110,9 @@ struct Run<'a> {
     pool: Pool,
     progress: Progress,
     printer: Option<Arc<Printer>>,
-    printed: Option<oneshot::Receiver<io::Result<()>>>,
-    results: Option<Results>,
+    /// The reports of the printing thread, until that has ended.
+    notices: Option<UnboundedReceiver<Notice>>,
+    records: bool,
     tally: Tally,
     begun: Instant,
     signalled: Option<Signal>,
@@ -117,7 +123,7 @@ impl<'a> Run<'a> {
     fn new(
         args: &'a Args,
         jobs: &'a [Job],
-        done: HashSet<String>,
+        done: DoneJobs,
         results: Option<Results>,
         supervisor: &Supervisor,
     ) -> Result<Self> {
@@ -130,20 +136,40 @@ impl<'a> Run<'a> {
         if let Some(timeout) = args.timeout {
             builder = builder.timeout(timeout);
         }
-        let left: Vec<_> = jobs.iter().filter(|job| !done.contains(&job.key)).collect();
+        let mut tally = Tally::default();
+        let left: Vec<_> = jobs
+            .iter()
+            .filter(|job| match done.get(&job.key) {
+                None => true,
+                Some(false) if args.retry_failed => true,
+                Some(false) => {
+                    tally.failed_before += 1;
+                    false
+                }
+                Some(true) => {
+                    tally.left_out += 1;
+                    false
+                }
+            })
+            .collect();
         let progress = Progress::new(left.len() as u64, args.quiet);
-        // Each that was handed in has a place there from then on.
-        let at_once = if args.output == OutputArg::Group { workers.saturating_add(queue) } else { 0 };
-        let (printer, printed) = Printer::start(args.keep_order, at_once, progress.clone())?;
+        // Each job that was handed in has a place there from then on.
+        let at_once = match args.output {
+            OutputArg::Group => Some(workers.saturating_add(queue)),
+            OutputArg::Stream => None,
+            OutputArg::Files(_) => Some(0),
+        };
+        let (how, records) = (How { keep_order: args.keep_order, at_once }, results.is_some());
+        let (printer, notices) = Printer::start(&how, results, progress.clone())?;
         Ok(Self {
             args,
-            tally: Tally { left_out: (jobs.len() - left.len()) as u64, ..Tally::default() },
+            tally,
             jobs: left,
             pool: builder.start(supervisor)?,
             progress,
             printer: Some(Arc::new(printer)),
-            printed: Some(printed),
-            results,
+            notices: Some(notices),
+            records,
             begun: Instant::now(),
             signalled: None,
             failed: false,
@@ -174,7 +200,7 @@ impl<'a> Run<'a> {
                     }
                     None => break,
                 },
-                printed = printed(&mut self.printed) => self.print_failed(printed),
+                notice = notice(&mut self.notices) => self.notice(notice),
                 fed = fed(&mut feeding) => {
                     if let Err(error) = fed {
                         self.fail(&format!("{error:#}"));
@@ -205,9 +231,15 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn print_failed(&mut self, printed: io::Result<()>) {
-        if let Err(error) = printed {
-            self.fail(&format!("cannot write the jobs' output: {error}"));
+    fn notice(&mut self, notice: Notice) {
+        match notice {
+            // As a program ends that SIGPIPE kills: without a message. It is the reader that wants no more.
+            Notice::ReaderGone => {
+                self.signalled = Some(Signal::PIPE);
+                self.pool.stop();
+            }
+            Notice::Failed(message) => self.fail(&message),
+            Notice::Finished => self.notices = None,
         }
     }
 
@@ -218,7 +250,7 @@ impl<'a> Run<'a> {
     }
 
     fn done(&mut self, done: Submitted<'_>, outcome: &Outcome) {
-        let Submitted { job, files, room } = done;
+        let Submitted { job, collector, room } = done;
         let counter = match (outcome.success(), outcome.cancelled, outcome.attempts) {
             (true, ..) => &mut self.tally.succeeded,
             (false, true, 0) => &mut self.tally.never_started,
@@ -227,17 +259,17 @@ impl<'a> Run<'a> {
         };
         *counter += 1;
         self.tally.remains += u64::from(!outcome.report.is_gone());
-        self.progress.ended(job, outcome, self.pool.status());
-        // Its line is there before its output is: who sees the one finds the other.
-        if let Some(results) = &mut self.results
-            && let Err(error) = results.append(job, outcome)
-        {
-            self.results = None;
+        // The reader wants to know no more; that it ended the jobs is no news.
+        if self.signalled != Some(Signal::PIPE) || !outcome.cancelled {
+            self.progress.ended(job, outcome, self.pool.status());
+        }
+        let record = if self.records { results::line(job, outcome) } else { Ok(None) };
+        let record = record.unwrap_or_else(|error| {
             self.fail(&format!("{error:#}"));
-        }
-        if let (Some(printer), Some(files)) = (&self.printer, files) {
-            printer.print(outcome.id, files, room);
-        }
+            None
+        });
+        let print = !(self.args.finished_only && outcome.cancelled);
+        collector.end(Ended { number: outcome.id, record, room, print });
         if outcome.report.reason == Reason::GuardLost && !self.failed {
             self.fail("the guard process was killed; all jobs have been ended");
         }
@@ -247,10 +279,10 @@ impl<'a> Run<'a> {
     async fn finish(mut self, count: u64, signals: &SignalStream, mut rules: Rules) -> End {
         // Without it, the printer comes to its end.
         self.printer = None;
-        while self.printed.is_some() {
+        while self.notices.is_some() {
             tokio::select! {
                 biased;
-                printed = printed(&mut self.printed) => self.print_failed(printed),
+                notice = notice(&mut self.notices) => self.notice(notice),
                 received = signals.recv() => {
                     let Ok(received) = received else { break };
                     if matches!(rules.respond(received, Instant::now()), Response::Stop | Response::Kill) {
@@ -262,24 +294,28 @@ impl<'a> Run<'a> {
         }
         let Tally { succeeded, failed, ended, never_started, .. } = self.tally;
         self.tally.never_started = never_started + count - (succeeded + failed + ended + never_started);
-        self.progress.finish(&self.tally, self.begun);
+        if self.signalled != Some(Signal::PIPE) || self.failed {
+            self.progress.finish(&self.tally, self.begun);
+        }
         let over = self.args.deadline.is_some_and(|deadline| self.begun.elapsed() >= deadline);
         match self.signalled {
             _ if self.failed => End::Code(FAILED),
             Some(signal) => End::Signalled(signal),
-            None if succeeded == count => End::Code(0),
+            None if succeeded == count && self.tally.failed_before == 0 => End::Code(0),
             None if over && (ended > 0 || self.tally.never_started > 0) => End::Code(DEADLINE),
             None => End::Code(SOME_FAILED),
         }
     }
 }
 
-/// Waits for the printer's end; once.
-async fn printed(over: &mut Option<oneshot::Receiver<io::Result<()>>>) -> io::Result<()> {
-    let Some(waiting) = over else { return std::future::pending().await };
-    let printed = waiting.await;
-    *over = None;
-    printed.unwrap_or_else(|_| Err(io::Error::other("the printing thread has ended")))
+/// The next report of the printing thread, until that has ended. Cancel-safe.
+async fn notice(notices: &mut Option<UnboundedReceiver<Notice>>) -> Notice {
+    let Some(receiver) = notices else { return std::future::pending().await };
+    if let Some(notice) = receiver.recv().await {
+        return notice;
+    }
+    *notices = None;
+    Notice::Failed("the printing thread has ended too early: some of the jobs' output may be lost".into())
 }
 
 /// Waits until all jobs are handed in; once.
@@ -306,37 +342,31 @@ async fn feed<'a>(
             OutputArg::Group => printer.room().await,
             _ => None,
         };
-        let mut files = if args.output == OutputArg::Group { Some(printer.files()?) } else { None };
-        let streams = match (&mut files, &args.output) {
-            (Some(files), _) => Some(files.for_job()?),
-            (None, OutputArg::Files(directory)) => Some(files::named(directory, job.line)?),
-            (None, _) => None,
+        let collector = Collector::new(printer.clone(), job.line);
+        let streams = match &args.output {
+            OutputArg::Files(directory) => files::named(directory, job.line)?.map(Stdio::from),
+            _ => [Stdio::Piped, Stdio::Piped],
         };
-        let given = |command: &mut Command, stdout, stderr| {
+        let task = job.task(args, |command| {
+            let [stdout, stderr] = streams;
             command.stdout(stdout).stderr(stderr);
             if !job.has_stdin() {
                 command.stdin(null.clone());
             }
-        };
-        let task = match streams {
-            Some([stdout, stderr]) => job.task(args, |command| given(command, stdout.into(), stderr.into())),
-            None => {
-                let (printer, tag) = (Arc::downgrade(&printer), args.tag);
-                let task = job.task(args, |command| given(command, Stdio::Piped, Stdio::Piped));
-                task.on_spawn(move |job, _| {
-                    let Some(printer) = printer.upgrade() else { return };
-                    let tag = tag.then(|| job.name());
-                    for (stream, error) in [(job.take_stdout(), false), (job.take_stderr(), true)] {
-                        if let Some(stream) = stream {
-                            printer.follow(stream, error, tag);
-                        }
-                    }
-                })
+        });
+        let (reader, by_line, tag) = (collector.clone(), args.output == OutputArg::Stream, args.tag);
+        let task = task.on_spawn(move |job, _| {
+            for (number, stream) in [job.take_stdout(), job.take_stderr()].into_iter().enumerate() {
+                match stream {
+                    Some(stream) if by_line => reader.follow(stream, number, tag.then(|| job.name())),
+                    Some(stream) => reader.gather(stream, number),
+                    None => {}
+                }
             }
-        };
+        });
         match pool.submit(task).await {
             Ok(handle) => {
-                submitted.borrow_mut().insert(handle.id(), Submitted { job, files, room });
+                submitted.borrow_mut().insert(handle.id(), Submitted { job, collector, room });
             }
             // Stopped, or its deadline is over: those that were not handed in are counted at the end.
             Err(pinfold::Error::PoolClosed) => return Ok(()),

@@ -25,7 +25,10 @@ pub struct Tally {
     /// Ended by a stop or the deadline of all.
     pub ended: u64,
     pub never_started: u64,
+    /// Left out by `--resume`, as they have succeeded before.
     pub left_out: u64,
+    /// Left out by `--resume`, though they have failed before.
+    pub failed_before: u64,
     /// Processes that could not be ended, directories that could not be removed.
     pub remains: u64,
 }
@@ -74,12 +77,13 @@ impl Progress {
         if self.quiet {
             return;
         }
-        let Tally { succeeded, failed, ended, never_started, left_out, remains } = tally;
+        let Tally { succeeded, failed, ended, never_started, left_out, failed_before, remains } = tally;
         let mut text = format!("{succeeded} succeeded, {failed} failed");
         for (count, what) in [
             (ended, "ended early"),
             (never_started, "never started"),
             (left_out, "left out, being done"),
+            (failed_before, "failed before (--retry-failed runs them again)"),
             (remains, "with something that could not be ended or removed"),
         ] {
             if *count > 0 {

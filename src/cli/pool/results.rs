@@ -1,7 +1,7 @@
-//! The results file: a line of JSON for each job, appended in one write as the job ends, so that whatever kills pinfold costs at
-//! most the line that was being written.
+//! The results file: a line of JSON for each job, appended in one write when the job has ended and its output has been written. So a
+//! job that the file has as done has lost no output, and a kill of pinfold costs at most the line that was being written.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -25,6 +25,8 @@ struct Line<'a> {
     key: &'a str,
     /// It ended as it would have ended alone: `--resume` leaves it out.
     done: bool,
+    /// It ended by itself, with exit code 0.
+    success: bool,
     attempts: u32,
     report: &'a Report,
 }
@@ -34,7 +36,18 @@ struct Line<'a> {
 struct Done {
     key: String,
     done: bool,
+    /// Earlier versions did not write it.
+    success: Option<bool>,
+    report: Option<DoneReport>,
 }
+
+#[derive(Deserialize)]
+struct DoneReport {
+    exit_code: i32,
+}
+
+/// The jobs that are done, by their keys: whether they succeeded, when they ran last.
+pub type DoneJobs = HashMap<String, bool>;
 
 pub struct Results {
     file: File,
@@ -42,9 +55,9 @@ pub struct Results {
 }
 
 impl Results {
-    /// Opens it, for this process alone. With `resume`, tells the keys of the jobs that it has as done; a torn last line of
-    /// ours is cut off. Without, it must be empty or not there.
-    pub fn open(path: &Path, resume: bool) -> Result<(Self, HashSet<String>)> {
+    /// Opens it, for this process alone. With `resume`, returns the jobs that it has as done; a torn last line of ours is cut
+    /// off. Without, it must be empty or not exist.
+    pub fn open(path: &Path, resume: bool) -> Result<(Self, DoneJobs)> {
         let shown = path.display();
         let mut file = OpenOptions::new()
             .read(true)
@@ -60,7 +73,7 @@ impl Results {
             if file.metadata().with_context(failed)?.len() > 0 {
                 bail!("the results file {shown} has results already: go on with --resume, or remove it");
             }
-            return Ok((Self { file, path: path.into() }, HashSet::new()));
+            return Ok((Self { file, path: path.into() }, DoneJobs::new()));
         }
         let (done, whole) = read(&mut BufReader::new(&file)).with_context(failed)?;
         let torn = file.metadata().with_context(failed)?.len() - whole;
@@ -72,19 +85,25 @@ impl Results {
         Ok((Self { file, path: path.into() }, done))
     }
 
-    /// Appends a job's line. A job that was never started has none.
-    pub fn append(&mut self, job: &Job, outcome: &Outcome) -> Result<()> {
-        if outcome.attempts == 0 {
-            return Ok(());
-        }
-        let report = &outcome.report;
-        let ran = report.pid.is_some() || report.reason == Reason::SpawnFailed && matches!(report.exit_code, 126 | 127);
-        let done = ran && !outcome.cancelled && report.reason != Reason::GuardLost;
-        let line = Line { line: job.line, key: &job.key, done, attempts: outcome.attempts, report };
-        let mut text = serde_json::to_vec(&line)?;
-        text.push(b'\n');
-        self.file.write_all(&text).with_context(|| format!("cannot write to the results file {}", self.path.display()))
+    /// Appends a line.
+    pub fn append(&mut self, line: &[u8]) -> Result<()> {
+        self.file.write_all(line).with_context(|| format!("cannot write to the results file {}", self.path.display()))
     }
+}
+
+/// A job's line. A job that was never started has none.
+pub fn line(job: &Job, outcome: &Outcome) -> Result<Option<Vec<u8>>> {
+    if outcome.attempts == 0 {
+        return Ok(None);
+    }
+    let report = &outcome.report;
+    let ran = report.pid.is_some() || report.reason == Reason::SpawnFailed && matches!(report.exit_code, 126 | 127);
+    let done = ran && !outcome.cancelled && report.reason != Reason::GuardLost;
+    let (attempts, success) = (outcome.attempts, outcome.success());
+    let line = Line { line: job.line, key: &job.key, done, success, attempts, report };
+    let mut text = serde_json::to_vec(&line)?;
+    text.push(b'\n');
+    Ok(Some(text))
 }
 
 /// Whether this may be the beginning of a [`Line`]. An empty one is.
@@ -97,9 +116,9 @@ fn begins_as_ours(torn: &[u8]) -> bool {
     rest.is_empty() || digits > 0 && (rest.starts_with(KEY) || KEY.starts_with(rest))
 }
 
-/// The keys that are done, and the length of the whole lines.
-fn read(reader: &mut impl BufRead) -> Result<(HashSet<String>, u64)> {
-    let (mut done, mut whole) = (HashSet::new(), 0);
+/// The jobs that are done, and the length of the whole lines.
+fn read(reader: &mut impl BufRead) -> Result<(DoneJobs, u64)> {
+    let (mut done, mut whole) = (DoneJobs::new(), 0);
     let mut line = Vec::new();
     for number in 1.. {
         line.clear();
@@ -115,7 +134,9 @@ fn read(reader: &mut impl BufRead) -> Result<(HashSet<String>, u64)> {
         let parsed: Done = serde_json::from_slice(&line)
             .with_context(|| format!("line {number} is none that pinfold pool wrote: is it another file?"))?;
         if parsed.done {
-            done.insert(parsed.key);
+            // The last line of a job counts.
+            let code = parsed.report.map(|report| report.exit_code);
+            done.insert(parsed.key, parsed.success.unwrap_or(code == Some(0)));
         }
         whole += line.len() as u64;
     }
@@ -130,9 +151,15 @@ mod tests {
     fn torn_and_wrong_lines() {
         let lines = br#"{"key":"a","done":true,"more":1}
 {"key":"b","done":false}
+{"key":"d","done":true,"success":false}
+{"key":"e","done":true,"report":{"exit_code":0}}
+{"key":"f","done":true,"success":false}
+{"key":"f","done":true,"success":true}
 {"line":3,"key":"c","do"#;
         let (done, whole) = read(&mut lines.as_slice()).unwrap();
-        assert_eq!((done, whole), (HashSet::from(["a".to_owned()]), 58));
+        let expected = [("a", false), ("d", false), ("e", true), ("f", true)];
+        assert_eq!(done, expected.map(|(key, success)| (key.to_owned(), success)).into());
+        assert_eq!(whole, lines.len() as u64 - 22);
         assert_eq!(read(&mut b"".as_slice()).unwrap().1, 0);
         // Whole, and still not ours.
         let error = read(&mut b"{\"key\":\"a\",\"done\":true}\nx\n".as_slice()).unwrap_err();
@@ -144,7 +171,7 @@ mod tests {
     #[test]
     fn only_beginnings_of_our_lines_are_torn_lines() {
         let report = Report::of_failed_spawn(&pinfold::Command::new("a"), &pinfold::Error::GuardLost);
-        let line = Line { line: 120, key: "k", done: false, attempts: 1, report: &report };
+        let line = Line { line: 120, key: "k", done: false, success: false, attempts: 1, report: &report };
         let line = serde_json::to_vec(&line).unwrap();
         assert!((0..=line.len()).all(|length| begins_as_ours(&line[..length])));
         for other in [

@@ -47,6 +47,10 @@ pub struct Args {
     #[arg(long, value_name = "WHAT", default_value = "kill")]
     pub leftovers: LeftoversArg,
 
+    /// How long filters such as `> >(tee log)` may take to finish after the command has exited; other processes a tenth of it
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration::parse)]
+    pub settle: Duration,
+
     /// End with exit code 123 when the command succeeded but left processes behind
     #[arg(long)]
     pub fail_on_leftovers: bool,
@@ -206,6 +210,7 @@ impl Args {
             .args(words)
             .inherit_descriptors(true)
             .grace(self.grace)
+            .settle(self.settle)
             .kill_bound(self.kill_bound)
             .stop_signal(self.stop_signal)
             .signal_to(match self.signal_to {

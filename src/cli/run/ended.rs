@@ -46,8 +46,11 @@ impl Ended {
         trouble: Option<String>,
     ) -> Self {
         let interrupted = interrupted && not_ready.is_none();
-        // Not only of one that has ended by itself: who was stopped may have ended with 0.
-        let code = if report.exit_code == 0 { FAILED } else { report.exit_code };
+        // A job that was stopped may have ended with 0 too. And a pipe that pinfold closed, since it could not pass on what came
+        // out of it, is no end of the command's own.
+        let by_pipe = matches!(report.main, Some(MainEnd::Signalled { signal: libc::SIGPIPE, .. }));
+        let by_us = report.exit_code == 0 || by_pipe && i32::from(report.exit_code) == 128 + libc::SIGPIPE;
+        let code = if by_us { FAILED } else { report.exit_code };
         let trouble = trouble.map(|why| Verdict { code, why });
         let verdicts: Vec<_> = [not_ready, trouble].into_iter().flatten().collect();
         if let Some(first) = verdicts.first() {

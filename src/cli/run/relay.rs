@@ -1,6 +1,5 @@
 //! Passes on what the command writes, where an option has pinfold stand in between.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -8,22 +7,21 @@ use std::time::{Duration, Instant};
 use pinfold::output::{CaptureLimit, Captured, OutputStream};
 use pinfold::signal::{self, SignalStream};
 use pinfold::{Job, Signal, Supervisor};
-use rustix::io::Errno;
 use tokio::io::AsyncReadExt;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
 
 use super::args::Args;
 use super::keys::{Input, Keys};
+use super::outlet::{Outlet, Refused, Trouble};
 use super::ready::Ready;
 use crate::cli::signals::{Response, Rules};
 use crate::cli::terminal::Terminal;
-use crate::cli::{tell, thread, write_out};
 
 const PIECE: usize = 16 * 1024;
 
-/// Pieces that may wait for whoever reads our output; then the command waits.
-const WAITING: usize = 8;
+/// pipe(7).
+const PIPE_HOLDS: usize = 64 * 1024;
 
 /// A reader of a job that was ended for its time has taken nothing for so long: it is not waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -31,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// What stands between the command and our streams.
 pub struct Relay {
     /// Where they go, and what is typed, until there is a job.
-    outlets: Vec<Outlet>,
+    outlets: Vec<(i32, Outlet)>,
     input: Option<Input>,
     copies: Vec<JoinHandle<()>>,
     keys: Option<Keys>,
@@ -41,21 +39,6 @@ pub struct Relay {
     /// Whether the line that means ready has come.
     pub line_seen: watch::Receiver<bool>,
     trouble: Trouble,
-}
-
-/// What became of the output that should not have, in words; the first of it.
-#[derive(Clone)]
-struct Trouble(watch::Sender<Option<String>>);
-
-impl Trouble {
-    fn tell(&self, what: String) {
-        tell(&what);
-        self.0.send_if_modified(|first| {
-            let is_first = first.is_none();
-            first.get_or_insert(what);
-            is_first
-        });
-    }
 }
 
 impl Relay {
@@ -71,22 +54,15 @@ impl Relay {
             taken,
             line_seen: seen.subscribe(),
             seen,
-            trouble: Trouble(watch::Sender::new(None)),
+            trouble: Trouble::none(),
         };
         if !args.streams.relays() {
             return Ok(relay);
         }
         let (out, err) = (io::stdout(), io::stderr());
-        // A terminal has one output.
-        let outer = [out.as_fd(), err.as_fd()].into_iter().take(if args.streams.pty { 1 } else { 2 });
-        for outer in outer {
-            let outer = outer.try_clone_to_owned().map_err(|error| pinfold::Error::System {
-                operation: "copy",
-                object: "a standard stream".into(),
-                errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
-                advice: "see ulimit -n".into(),
-            })?;
-            relay.outlets.push(Outlet::new(outer.into(), taken_now.clone())?);
+        let outer = [(1, out.as_fd()), (2, err.as_fd())];
+        for (number, outer) in outer.into_iter().take(if args.streams.has_one_output() { 1 } else { 2 }) {
+            relay.outlets.push((number, Outlet::new(number, outer, taken_now.clone())?));
         }
         if args.streams.pty {
             relay.input = Some(Input::new()?);
@@ -107,7 +83,8 @@ impl Relay {
         }
         let feeding = self.keys.as_ref().and_then(|keys| keys.feeding.clone());
         let streams = [job.take_stdout(), job.take_stderr()].into_iter().flatten();
-        for (stream, outlet) in streams.zip(std::mem::take(&mut self.outlets)) {
+        let is_copied = args.streams.tee.is_some();
+        for (stream, (number, outlet)) in streams.zip(std::mem::take(&mut self.outlets)) {
             let finder = match &args.streams.ready {
                 Some(Ready::Line(part)) => {
                     Some(Finder { part: part.clone(), line: Vec::new(), seen: self.seen.clone() })
@@ -115,14 +92,15 @@ impl Relay {
                 _ => None,
             };
             let (trouble, feeding, limit) = (self.trouble.clone(), feeding.clone(), args.streams.max_output);
-            self.copies.push(tokio::spawn(Copy { outlet, limit, finder, trouble, feeding }.run(stream)));
+            let copy = Copy { number, outlet: Some(outlet), is_copied, limit, finder, trouble, feeding };
+            self.copies.push(tokio::spawn(copy.run(stream)));
         }
         Ok(())
     }
 
     /// Something is wrong with where the output goes.
     pub fn tell_trouble(&self, what: String) {
-        self.trouble.tell(what);
+        self.trouble.report(what);
     }
 
     /// A signal that is about the terminal in between, and not for the job.
@@ -159,9 +137,9 @@ impl Relay {
             keys.leave();
         }
         if let Err(why) = self.pass_on(in_time, signals, rules, terminal).await {
-            self.trouble.tell(format!("the end of the output was not passed on: {why}"));
+            self.trouble.report(format!("the end of the output was not passed on: {why}"));
         }
-        self.trouble.0.borrow().clone()
+        self.trouble.first()
     }
 
     async fn pass_on(
@@ -211,58 +189,17 @@ impl Drop for Relay {
     }
 }
 
-/// Where a stream is passed on to. Writing has a thread of its own: it may block.
-struct Outlet {
-    pieces: mpsc::Sender<Vec<u8>>,
-    /// Told when all has been written, or why it can't be.
-    over: oneshot::Receiver<io::Result<()>>,
-}
-
-impl Outlet {
-    fn new(outer: File, taken: watch::Sender<Instant>) -> pinfold::Result<Self> {
-        let (sender, mut pieces) = mpsc::channel::<Vec<u8>>(WAITING);
-        let (done, over) = oneshot::channel();
-        thread::start("to pass the output on", move || {
-            let mut written = Ok(());
-            'pieces: while let Some(piece) = pieces.blocking_recv() {
-                // The end of a bounded output may be a large one.
-                for part in piece.chunks(PIECE) {
-                    written = write_out::write_all(&outer, part);
-                    if written.is_err() {
-                        break 'pieces;
-                    }
-                    taken.send_replace(Instant::now());
-                }
-            }
-            // Before it is told: the command finds its end closed too.
-            drop(pieces);
-            let _ = done.send(written);
-        })?;
-        Ok(Self { pieces: sender, over })
-    }
-
-    async fn pass(&self, piece: &[u8]) -> bool {
-        piece.is_empty() || self.pieces.send(piece.to_vec()).await.is_ok()
-    }
-
-    /// What has become of it. That nobody reads any more is no trouble.
-    async fn close(self, trouble: &Trouble) {
-        drop(self.pieces);
-        if let Ok(Err(error)) = self.over.await
-            && error.kind() != io::ErrorKind::BrokenPipe
-        {
-            trouble.tell(format!("cannot pass the output on: {error}"));
-        }
-    }
-}
-
 /// One stream on its way.
 struct Copy {
-    outlet: Outlet,
+    /// Which of ours it goes to.
+    number: i32,
+    outlet: Option<Outlet>,
+    /// The stream is also read for the file of `--tee`.
+    is_copied: bool,
     limit: Option<usize>,
     finder: Option<Finder>,
     trouble: Trouble,
-    /// Ends with it: a terminal that nobody looks at any more hangs up.
+    /// Ends with it: a terminal whose output has no reader hangs up.
     feeding: Option<AbortHandle>,
 }
 
@@ -273,13 +210,31 @@ impl Copy {
         let mut rest = self.limit.map(|limit| Captured::new(CaptureLimit::ends(0, limit - limit / 2)));
         let mut failed = false;
         loop {
-            let length = match stream.read(&mut piece).await {
+            let length = tokio::select! {
+                biased;
+                () = self.refused() => match self.close().await {
+                    // The file of --tee gets all of it still.
+                    Err(Refused::By(_)) if self.is_copied => continue,
+                    // The next write of the command fails as well, and what it has written already goes into the file.
+                    _ if self.is_copied => {
+                        read_what_is_there(&mut stream, &mut piece).await;
+                        return self.let_go(stream);
+                    }
+                    _ => return self.let_go(stream),
+                },
+                length = stream.read(&mut piece) => length,
+            };
+            let length = match length {
                 Ok(0) => break,
                 Ok(length) => length,
-                // The file of --tee takes no more, which is told once; the output goes on.
+                // The file takes no more, which is reported once; the output goes on where there is another place for it.
                 Err(error) if !failed => {
                     failed = true;
-                    self.trouble.tell(error.to_string());
+                    self.is_copied = false;
+                    self.trouble.report(error.to_string());
+                    if self.outlet.is_none() {
+                        return self.let_go(stream);
+                    }
                     continue;
                 }
                 Err(_) => break,
@@ -293,21 +248,66 @@ impl Copy {
                 first -= now.len();
                 rest.push(later);
             }
-            if !self.outlet.pass(now).await {
-                drop(stream);
-                if let Some(feeding) = &self.feeding {
-                    feeding.abort();
-                }
-                return self.outlet.close(&self.trouble).await;
-            }
+            self.pass(now).await;
         }
         if let Some(rest) = rest {
             if rest.dropped() > 0 {
-                self.outlet.pass(format!("\n[... {} bytes left out ...]\n", rest.dropped()).as_bytes()).await;
+                self.pass(format!("\n[... {} bytes left out ...]\n", rest.dropped()).as_bytes()).await;
             }
-            self.outlet.pass(&rest.to_bytes()).await;
+            self.pass(&rest.to_bytes()).await;
         }
-        self.outlet.close(&self.trouble).await;
+        let _ = self.close().await;
+    }
+
+    /// Where our stream takes no more, [`refused`](Self::refused) comes back next.
+    async fn pass(&self, piece: &[u8]) {
+        if let Some(outlet) = &self.outlet {
+            outlet.pass(piece).await;
+        }
+    }
+
+    async fn refused(&self) {
+        match &self.outlet {
+            Some(outlet) => outlet.refused().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits until all that was passed on has been written, and reports a loss.
+    async fn close(&mut self) -> Result<(), Refused> {
+        let Some(outlet) = self.outlet.take() else { return Ok(()) };
+        let closed = outlet.close().await;
+        if let Err(Refused::By(why)) = &closed {
+            let name = if self.number == 1 { "standard output" } else { "standard error" };
+            self.trouble.report(format!("cannot pass the output on to {name}, the rest of it is lost there: {why}"));
+        }
+        closed
+    }
+
+    /// The command finds its end closed: SIGPIPE or EPIPE.
+    fn let_go(self, stream: OutputStream) {
+        drop(stream);
+        if let Some(feeding) = &self.feeding {
+            feeding.abort();
+        }
+    }
+}
+
+/// Reads what is in the pipe already, for the file that the stream is copied to; no more than a pipe holds, so that a command
+/// that goes on writing finds its end closed.
+async fn read_what_is_there(stream: &mut OutputStream, piece: &mut [u8]) {
+    let mut read = 0;
+    while read < PIPE_HOLDS {
+        let length = tokio::select! {
+            biased;
+            length = stream.read(piece) => length.unwrap_or(0),
+            // The runtime has looked for news once more by then.
+            () = tokio::task::yield_now() => 0,
+        };
+        if length == 0 {
+            return;
+        }
+        read += length;
     }
 }
 

@@ -2,9 +2,11 @@
 //! command writes, and passes it on.
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pinfold::output::are_one_output;
 use pinfold::{Command, Pty, Size, Stdio};
 use rustix::io::Errno;
 
@@ -37,6 +39,8 @@ pub struct StreamArgs {
     pub tee: Option<PathBuf>,
 
     /// Pass no more on of each stream: the first half as it comes, the last half at the end; what is between is left out
+    ///
+    /// Where both streams are one (2>&1, a terminal), that is one stream.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub max_output: Option<usize>,
 
@@ -59,6 +63,10 @@ pub struct StreamArgs {
     /// The file of --tee, open.
     #[arg(skip)]
     tee_file: Option<File>,
+
+    /// Standard output and standard error are one output (`2>&1`), of pinfold and so of the command.
+    #[arg(skip)]
+    is_merged: bool,
 }
 
 impl StreamArgs {
@@ -68,13 +76,21 @@ impl StreamArgs {
         self.pty || self.idle_timeout.is_some() || self.tee.is_some() || self.max_output.is_some() || line
     }
 
+    /// Whether all that the command writes comes in one stream: from a terminal, or where our own two streams are one.
+    pub fn has_one_output(&self) -> bool {
+        self.pty || self.is_merged
+    }
+
     /// Says all that to the command.
     pub fn apply(&mut self, command: &mut Command, terminal: Option<&Terminal>) -> pinfold::Result<()> {
         self.notify = self.ready_notify.take().map(Notify::open).transpose()?;
         if self.pty {
             command.pty(pty(terminal));
         } else if self.relays() {
-            command.stdout(Stdio::Piped).stderr(Stdio::Piped);
+            // /dev/null is open since then in the place of one that was closed.
+            let are_open = !pinfold::was_closed(1) && !pinfold::was_closed(2);
+            self.is_merged = are_open && are_one_output(io::stdout(), io::stderr());
+            command.stdout(Stdio::Piped).stderr(Stdio::Piped).stderr_to_stdout(self.is_merged);
         }
         if let Some(timeout) = self.idle_timeout {
             command.idle_timeout(timeout);
@@ -86,7 +102,7 @@ impl StreamArgs {
             if self.notify.as_ref().is_some_and(|notify| notify.is(&file)) {
                 return Err(is_also(path, "--ready-notify"));
             }
-            if !self.pty {
+            if !self.has_one_output() {
                 command.tee_stderr(file.try_clone().map_err(failed)?);
             }
             command.tee_stdout(file.try_clone().map_err(failed)?);

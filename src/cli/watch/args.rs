@@ -51,6 +51,10 @@ pub struct Args {
     #[arg(long, value_name = "SIGNAL", default_value = "TERM", value_parser = run::parse_signal)]
     pub stop_signal: Signal,
 
+    /// How long filters such as `> >(tee log)` may take to finish after the command has exited; other processes a tenth of it
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration::parse)]
+    pub settle: Duration,
+
     /// Kill a run this long after the stop signal
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
     pub grace: Duration,

@@ -95,7 +95,8 @@ impl<'a> Watch<'a> {
             .stdin(Stdio::Null)
             .process_group(group)
             .stop_signal(args.stop_signal)
-            .grace(args.grace);
+            .grace(args.grace)
+            .settle(args.settle);
         // An interrupt from the terminal is not the job's affair alone: it ends all.
         let rules = Rules::new(false, terminal.is_some());
         Self {

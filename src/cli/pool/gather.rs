@@ -1,0 +1,168 @@
+//! Gathers what a job writes until all of it is there: the beginning in memory, more of it on the disk.
+
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, ready};
+
+use pinfold::output::OutputStream;
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::output::{Ended, Printer};
+use super::spill::Spill;
+
+/// How much is read at a time.
+const PIECE: usize = 16 * 1024;
+
+/// What a job wrote to one stream.
+#[derive(Default)]
+pub struct Part {
+    /// The beginning, where that is on the disk.
+    pub file: Option<File>,
+    /// The rest.
+    pub memory: Vec<u8>,
+    /// Why some of it is lost.
+    pub lost: Option<String>,
+}
+
+impl Part {
+    pub fn is_empty(&self) -> bool {
+        self.file.is_none() && self.memory.is_empty() && self.lost.is_none()
+    }
+
+    /// Reads the stream to its end. More than `limit` bytes do not stay in memory.
+    async fn gather(&mut self, mut stream: OutputStream, limit: usize, spill: &Spill) -> Result<(), String> {
+        let mut spilled = None;
+        let mut result = Ok(());
+        loop {
+            match read(&mut stream, &mut self.memory).await {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) => {
+                    result = result.and(Err(format!("cannot read it: {error}")));
+                    break;
+                }
+            }
+            if self.memory.len() > limit {
+                let bytes = std::mem::take(&mut self.memory);
+                // Where some of it is lost, the rest is read all the same: the job is not to wait until it is stopped.
+                if result.is_ok() {
+                    result = spill.append(spilled.get_or_insert_default(), bytes).await;
+                }
+            }
+        }
+        if let Some(spilled) = spilled {
+            match spill.finish(spilled).await {
+                Ok(file) => self.file = file,
+                Err(why) => result = result.and(Err(why)),
+            }
+        }
+        result
+    }
+}
+
+/// Reads what is there, and waits where nothing is. While it waits, it holds no memory for the bytes.
+async fn read(stream: &mut OutputStream, into: &mut Vec<u8>) -> io::Result<usize> {
+    std::future::poll_fn(|context| {
+        let mut space = [MaybeUninit::uninit(); PIECE];
+        let mut buffer = ReadBuf::uninit(&mut space);
+        ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer))?;
+        into.extend_from_slice(buffer.filled());
+        Poll::Ready(Ok(buffer.filled().len()))
+    })
+    .await
+}
+
+/// Gathers the output of one job, of all its attempts, and prints it when the job has ended and its streams have been read.
+pub struct Collector {
+    printer: Arc<Printer>,
+    /// The job's line in the input.
+    line: usize,
+    /// Held by the reader of an attempt, so that the next attempt's output comes after it.
+    parts: [tokio::sync::Mutex<Part>; 2],
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    reading: usize,
+    ended: Option<Ended>,
+}
+
+impl Collector {
+    pub fn new(printer: Arc<Printer>, line: usize) -> Arc<Self> {
+        Arc::new(Self { printer, line, parts: Default::default(), state: Mutex::default() })
+    }
+
+    /// Reads a stream of an attempt that has begun, to print it when the job has ended.
+    pub fn gather(self: &Arc<Self>, stream: OutputStream, number: usize) {
+        let own = self.begin();
+        tokio::spawn(async move {
+            let mut part = own.parts[number].lock().await;
+            let (limit, spill) = own.printer.spill();
+            if let Err(why) = part.gather(stream, limit, spill).await {
+                own.lost(&mut part, &why);
+            }
+            drop(part);
+            own.end_reading();
+        });
+    }
+
+    /// Prints a stream of an attempt that has begun, line by line, as the lines come; each begins with the tag.
+    pub fn follow(self: &Arc<Self>, stream: OutputStream, number: usize, tag: Option<&str>) {
+        let own = self.begin();
+        let tag = tag.map(|tag| format!("{tag}\t").into_bytes()).unwrap_or_default();
+        tokio::spawn(async move {
+            let mut part = own.parts[number].lock().await;
+            if let Err(error) = own.printer.follow(stream, number, &tag).await {
+                own.lost(&mut part, &format!("cannot read it: {error}"));
+            }
+            drop(part);
+            own.end_reading();
+        });
+    }
+
+    /// Once for each job that has lost something: the first reason is enough.
+    fn lost(&self, part: &mut Part, why: &str) {
+        if part.lost.is_none() {
+            self.printer.fail(format!("some output of the job in line {} is lost: {why}", self.line));
+            part.lost = Some(why.into());
+        }
+    }
+
+    fn begin(self: &Arc<Self>) -> Arc<Self> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).reading += 1;
+        self.clone()
+    }
+
+    fn end_reading(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.reading -= 1;
+        if state.reading == 0
+            && let Some(ended) = state.ended.take()
+        {
+            drop(state);
+            self.print(ended);
+        }
+    }
+
+    /// The job has ended.
+    pub fn end(&self, ended: Ended) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.reading > 0 {
+            state.ended = Some(ended);
+            return;
+        }
+        drop(state);
+        self.print(ended);
+    }
+
+    fn print(&self, ended: Ended) {
+        // No reader is left that could hold them.
+        let take = |part: &tokio::sync::Mutex<Part>| part.try_lock().map(|mut part| std::mem::take(&mut *part));
+        let parts = self.parts.each_ref().map(|part| take(part).unwrap_or_default());
+        self.printer.print(parts, ended);
+    }
+}

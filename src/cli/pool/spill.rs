@@ -1,0 +1,117 @@
+//! Moves output that is too large for the memory to the disk. A slow disk delays the jobs that write, but not the deadlines and
+//! signals of the others: a thread of its own writes.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::files::{lost, nameless};
+use crate::cli::thread;
+
+/// The number of pieces that wait for the disk at most.
+const WAITING: usize = 32;
+
+enum Order {
+    Write {
+        file: Arc<Mutex<Spilled>>,
+        bytes: Vec<u8>,
+        _room: OwnedSemaphorePermit,
+    },
+    /// Send word when everything before it is written.
+    Mark(oneshot::Sender<()>),
+}
+
+/// The part of an output that is on the disk.
+#[derive(Default)]
+pub struct Spilled {
+    file: Option<File>,
+    failed: Option<String>,
+}
+
+/// The thread that writes, which starts with the first piece.
+pub struct Spill {
+    orders: OnceLock<UnboundedSender<Order>>,
+    room: Arc<Semaphore>,
+}
+
+impl Default for Spill {
+    fn default() -> Self {
+        Self { orders: OnceLock::new(), room: Arc::new(Semaphore::new(WAITING)) }
+    }
+}
+
+impl Spill {
+    fn orders(&self) -> Result<&UnboundedSender<Order>, String> {
+        if let Some(orders) = self.orders.get() {
+            return Ok(orders);
+        }
+        let (sender, mut receiver) = unbounded_channel();
+        let work = move || {
+            while let Some(order) = receiver.blocking_recv() {
+                match order {
+                    Order::Write { file, bytes, _room } => {
+                        file.lock().unwrap_or_else(PoisonError::into_inner).write(&bytes);
+                    }
+                    Order::Mark(reached) => drop(reached.send(())),
+                }
+            }
+        };
+        thread::start("to move output to the disk", work).map_err(|error| error.to_string())?;
+        Ok(self.orders.get_or_init(|| sender))
+    }
+
+    /// Appends these bytes; waits while too much waits for the disk.
+    ///
+    /// # Errors
+    /// Why this output, or an earlier piece of it, could not be written.
+    pub async fn append(&self, file: &Arc<Mutex<Spilled>>, bytes: Vec<u8>) -> Result<(), String> {
+        let orders = self.orders()?;
+        let room = self.room.clone().acquire_owned().await.map_err(|error| error.to_string())?;
+        if let Some(failed) = &file.lock().unwrap_or_else(PoisonError::into_inner).failed {
+            return Err(failed.clone());
+        }
+        let order = Order::Write { file: file.clone(), bytes, _room: room };
+        orders.send(order).map_err(|_| "the thread that writes to the disk has ended".to_owned())
+    }
+
+    /// Waits until all of it is written, and returns the file.
+    ///
+    /// # Errors
+    /// Why some of it could not be written.
+    pub async fn finish(&self, file: Arc<Mutex<Spilled>>) -> Result<Option<File>, String> {
+        let (mark, reached) = oneshot::channel();
+        let ended = |_| "the thread that writes to the disk has ended".to_owned();
+        self.orders()?.send(Order::Mark(mark)).map_err(|_| ended(()))?;
+        reached.await.map_err(|_| ended(()))?;
+        let Spilled { file, failed } = &mut *file.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.take().map_or(Ok(file.take()), Err)
+    }
+}
+
+impl Spilled {
+    fn write(&mut self, bytes: &[u8]) {
+        if self.failed.is_some() {
+            return;
+        }
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => match nameless() {
+                Ok(file) => none.insert(file),
+                Err(error) => return self.failed = Some(format!("{error:#}")),
+            },
+        };
+        if let Err(error) = file.write_all(bytes) {
+            self.failed = Some(lost(&error));
+        }
+    }
+}
+
+/// Appends all of a file to another one, from its beginning.
+pub fn copy(from: &mut File, to: &mut File) -> io::Result<u64> {
+    use std::io::Seek;
+    from.rewind()?;
+    io::copy(from, to)
+}
