@@ -31,6 +31,7 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair}
 use rustix::process::Pid;
 
 use crate::error::{Error, Result, short_of_descriptors};
+use crate::host::Host;
 use crate::{inherited, reap, startup, sys};
 pub(crate) use program::{Embedded, Program};
 
@@ -89,6 +90,8 @@ pub(crate) fn is_greeted(socket: impl AsFd) -> bool {
 pub struct Guard {
     pub(crate) socket: OwnedFd,
     pub(crate) origin: Origin,
+    /// This process as it was when the guard was started.
+    pub(crate) host: Host,
 }
 
 #[derive(Debug)]
@@ -112,11 +115,12 @@ impl Guard {
     /// [`Error::System`] with `EBUSY` where this process has a second thread; with the errno of socketpair(2) or fork(2).
     pub fn fork() -> Result<Self> {
         inherited::signals();
+        let has_children = can_wait()?;
         OWN_PROGRAM_ONLY.store(true, Ordering::Relaxed);
+        let host = Host::rights_now();
         let (ours, theirs) = pair()?;
         // With children of another origin, theirs could not be told from the job's.
-        let inherits =
-            !reap::has_children() && rustix::process::set_child_subreaper(Some(rustix::process::getpid())).is_ok();
+        let inherits = !has_children && rustix::process::set_child_subreaper(Some(rustix::process::getpid())).is_ok();
         match sys::fork_single_threaded() {
             Ok(sys::Fork::Child) => {
                 drop(ours);
@@ -127,7 +131,7 @@ impl Guard {
                 if sys::own_process_group().is_some() {
                     let _ = rustix::process::setpgid(Some(pid), Some(pid));
                 }
-                Ok(Self { socket: ours, origin: Origin::Forked { pid, inherits } })
+                Ok(Self { socket: ours, origin: Origin::Forked { pid, inherits }, host })
             }
             Err(Errno::BUSY) => Err(Error::system(
                 "fork",
@@ -171,9 +175,11 @@ impl Guard {
     fn execute_with(program: Option<&Program>, nested: bool) -> Result<Self> {
         inherited::signals();
         let program = program::find(program)?;
+        can_wait()?;
+        let host = Host::now();
         let (ours, theirs) = pair()?;
         let child = program.execute(theirs, nested)?;
-        Ok(Self { socket: ours, origin: Origin::Executed { starter: Some(child), program: program.name } })
+        Ok(Self { socket: ours, origin: Origin::Executed { starter: Some(child), program: program.name }, host })
     }
 }
 
@@ -199,6 +205,14 @@ impl Drop for Origin {
 /// Whether a guard program can be found; the error where none can.
 pub(crate) fn assure_program(program: Option<&Program>) -> Result<()> {
     program::find(program).map(drop)
+}
+
+/// Whether this process has children. An error where the kernel refuses to say: the guard, which inherits a seccomp filter,
+/// could never know that a job is empty.
+fn can_wait() -> Result<bool> {
+    let advice =
+        "a seccomp filter refuses the call: allow waitid in it (a unit's SystemCallFilter=, a container's profile)";
+    reap::has_children().map_err(|errno| Error::system("waitid", "the children of this process", errno, advice))
 }
 
 fn pair() -> Result<(OwnedFd, OwnedFd)> {

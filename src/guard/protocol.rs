@@ -16,6 +16,7 @@ use serde_bytes::Bytes;
 
 use super::terminal::Settings;
 use crate::error::SpawnStage;
+use crate::host::Changed;
 use crate::process::ProcessInfo;
 
 /// Raised with every change of the messages: a guard of another version refuses.
@@ -94,6 +95,8 @@ pub enum FromGuard {
         emigrant_count: u64,
         survivors: Vec<ProcessInfo>,
         survivor_count: u64,
+        /// Why descendants outside of the leaf could not be looked for; 0 where they were.
+        unseen: i32,
     },
 }
 
@@ -138,6 +141,8 @@ pub struct Spec<'a> {
     pub nice: Option<i32>,
     /// User, group, supplementary groups to change to.
     pub user: Option<(u32, u32, Vec<u32>)>,
+    /// The host's changes since the guard was started.
+    pub host: Changed,
     /// What the job is sent when the supervisor is gone, before it is killed.
     pub farewell: Option<i32>,
 }
@@ -252,6 +257,7 @@ mod tests {
             emigrant_count: 2,
             survivors: vec![with, without],
             survivor_count: 3,
+            unseen: 13,
         };
         let bytes = encode(&swept).unwrap();
         let back: FromGuard = postcard::from_bytes(&bytes).unwrap();
@@ -270,6 +276,7 @@ mod tests {
             emigrant_count: u64::MAX,
             survivors: list,
             survivor_count: u64::MAX,
+            unseen: i32::MAX,
         };
         assert!(encode(&swept).unwrap().len() <= MAX_MESSAGE);
     }

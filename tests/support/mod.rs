@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // Each test file is a crate of its own and uses a part.
 
+pub mod alone;
 pub mod escape;
 pub mod host;
 pub mod own_cgroup;
@@ -10,6 +11,7 @@ pub mod pty;
 pub mod random;
 pub mod run;
 pub mod surrounding;
+pub mod watched;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
