@@ -312,6 +312,11 @@ impl Job {
     /// }
     /// ```
     pub async fn ready(&self, readiness: &Readiness, timeout: Duration) -> Result<()> {
+        self.in_runtime(self.get_ready(readiness, timeout)).await
+    }
+
+    /// The same, in the runtime, whose clock and sockets it needs.
+    async fn get_ready(&self, readiness: &Readiness, timeout: Duration) -> Result<()> {
         let not_ready = |why: String| Error::NotReady { program: self.name.clone(), why };
         let is_ready = async {
             match &readiness.0 {
