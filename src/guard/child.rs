@@ -9,6 +9,7 @@ use std::ptr::null;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
+use super::identity::Variable;
 use super::protocol::{NEW_SESSION, NEW_TERMINAL};
 use crate::error::SpawnStage;
 use crate::host::Changed;
@@ -43,6 +44,8 @@ pub struct Plan {
     /// A free slot, the arguments, null: `/bin/sh` goes into the slot for a script without `#!`.
     pub argv: Vec<*const c_char>,
     pub env: Vec<*const c_char>,
+    /// Some of the environment.
+    pub identities: Vec<Variable>,
     pub outcome: Outcome,
 }
 
@@ -156,6 +159,7 @@ unsafe fn prepare_and_exec(plan: &mut Plan) -> (SpawnStage, i32) {
         if libc::getppid() != plan.guard {
             return (SpawnStage::DeathSignal, libc::ESRCH);
         }
+        plan.identities.iter_mut().for_each(Variable::write);
         sys::set_signal_mask(plan.blocked);
         (SpawnStage::Exec, execute(plan))
     }

@@ -17,6 +17,7 @@ use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use super::child::{EXEC_BOUND, Outcome, Plan, stage};
 use super::clone::{self, Stack};
+use super::identity::Variable;
 use super::protocol::Spec;
 use crate::error::SpawnStage;
 use crate::pidfd::Pidfd;
@@ -103,6 +104,15 @@ pub fn spawn(
     argv.push(null());
     let mut env = pointers(&spec.env)?;
     env.push(null());
+    let mut identities = Vec::with_capacity(spec.identities.len());
+    for &(place, identity) in &spec.identities {
+        let (Some(entry), Some(pointer)) = (spec.env.get(place), env.get_mut(place)) else {
+            return Err(Some(Failure::new(SpawnStage::Specification, Errno::INVAL)));
+        };
+        let mut variable = Variable::new(entry, identity);
+        *pointer = variable.as_ptr();
+        identities.push(variable);
+    }
     let mut plan = Plan {
         guard: rustix::process::getpid().as_raw_nonzero().get(),
         cgroup_procs: procs.as_ref().map_or(-1, AsRawFd::as_raw_fd),
@@ -124,6 +134,7 @@ pub fn spawn(
         candidates: pointers(&spec.candidates)?,
         argv,
         env,
+        identities,
         outcome: Outcome::default(),
     };
 
