@@ -4,6 +4,7 @@ mod args;
 mod desk;
 mod files;
 mod gather;
+mod job_line;
 mod jobs;
 mod output;
 mod progress;
@@ -26,13 +27,13 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::FAILED;
 use super::session::{Descriptors, with_supervisor};
-use super::signals::{Response, Rules};
+use super::signals::{Keys, Response, Rules};
 pub use args::Args;
 use args::OutputArg;
 pub use args::parse_workers;
 use gather::Collector;
+pub use job_line::{JobLine, explain};
 use jobs::Job;
-pub use jobs::JobLine;
 use output::{Ended, How, Notice, Printer};
 use progress::{Progress, Tally};
 use results::{DoneJobs, Results};
@@ -178,7 +179,7 @@ impl<'a> Run<'a> {
 
     async fn run(mut self, signals: &SignalStream) -> End {
         // Neither a terminal's keys nor its process group reach the jobs.
-        let mut rules = Rules::new(false, false);
+        let mut rules = Rules::new(Keys::ReachUs);
         let mut outcomes = self.pool.outcomes();
         let (pool, printer) = (self.pool.clone(), self.printer.clone());
         let (args, jobs) = (self.args, std::mem::take(&mut self.jobs));
@@ -215,7 +216,7 @@ impl<'a> Run<'a> {
 
     fn answer(&mut self, response: Response, signal: Signal) {
         match response {
-            Response::Stop => {
+            Response::Stop(_) => {
                 self.signalled = Some(signal);
                 let running = self.pool.status().running;
                 self.progress.say(&format!("{signal}: stopping {running} jobs; once more kills them"));
@@ -285,7 +286,7 @@ impl<'a> Run<'a> {
                 notice = notice(&mut self.notices) => self.notice(notice),
                 received = signals.recv() => {
                     let Ok(received) = received else { break };
-                    if matches!(rules.respond(received, Instant::now()), Response::Stop | Response::Kill) {
+                    if matches!(rules.respond(received, Instant::now()), Response::Stop(_) | Response::Kill) {
                         self.signalled = Some(received.signal);
                         break;
                     }
@@ -343,13 +344,13 @@ async fn feed<'a>(
             _ => None,
         };
         let collector = Collector::new(printer.clone(), job.line);
-        let streams = match &args.output {
-            OutputArg::Files(directory) => files::named(directory, job.line)?.map(Stdio::from),
-            _ => [Stdio::Piped, Stdio::Piped],
+        let merged = job.merges_stderr(args);
+        let (stdout, stderr) = match &args.output {
+            OutputArg::Files(directory) => files::named(directory, job.line, merged)?,
+            _ => (Stdio::Piped, Stdio::Piped),
         };
         let task = job.task(args, |command| {
-            let [stdout, stderr] = streams;
-            command.stdout(stdout).stderr(stderr);
+            command.stdout(stdout).stderr(stderr).stderr_to_stdout(merged);
             if !job.has_stdin() {
                 command.stdin(null.clone());
             }
