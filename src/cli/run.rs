@@ -4,6 +4,7 @@ mod args;
 mod ended;
 mod explain;
 mod keys;
+mod notify;
 mod outlet;
 mod prepared;
 mod ready;
@@ -14,16 +15,17 @@ mod streams;
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use pinfold::report::Reason;
-use pinfold::signal::{self, SignalQueue, SignalStream};
+use pinfold::signal::{self, Received, SignalQueue, SignalStream};
 use pinfold::{Command, Guard, Job, Signal, Supervisor};
 use rustix::io::Errno;
 
 use super::report_sink::Sink;
-use super::signals::{PATIENCE_INTERRUPTS, Response, Rules};
+use super::signals::{Keys, PATIENCE_INTERRUPTS, Response, Rules};
 use super::tell;
 use super::terminal::Terminal;
+use super::write_out::Patience;
 #[cfg(feature = "watch")]
 pub use args::parse_signal;
 pub use args::{Args, ContainmentArg};
@@ -38,9 +40,28 @@ use streams::StreamArgs;
 /// How long a stop waits for the command to be executed, so that the command gets the stop signal; an exec can take long.
 pub const EXEC_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Runs the command and tells the exit code.
+/// A reader of the report that takes nothing has at least so long, also after the job's deadline.
+const REPORT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Runs the command and returns the exit code.
 pub fn run(mut args: Args, prepared: pinfold::Result<Prepared>) -> Result<u8> {
-    let sink = args.report.take().map(Sink::open).transpose()?;
+    let ended = run_and_report(&mut args, prepared);
+    // However it ended: its reader must not wait for ever.
+    if let Some(notify) = &args.streams.notify {
+        notify.finish();
+    }
+    let ended = ended?;
+    if ended.by_interrupt() {
+        // So that a calling shell loop stops too. PID 1 comes back from this.
+        signal::end_by(Signal::INT);
+    }
+    Ok(ended.exit_code(&args))
+}
+
+fn run_and_report(args: &mut Args, prepared: pinfold::Result<Prepared>) -> Result<Ended> {
+    let begun = Instant::now();
+    let notify = args.streams.open_notify();
+    let mut sink = args.report.take().map(Sink::open).transpose()?;
     // The terminal sends its signals to the foreground group, so the job has to be in ours.
     let terminal = prepared.as_ref().ok().and_then(|prepared| prepared.terminal.as_ref());
     let mut command = args.to_command(terminal.is_some() && !args.streams.pty);
@@ -49,19 +70,23 @@ pub fn run(mut args: Args, prepared: pinfold::Result<Prepared>) -> Result<u8> {
     }
     // Before it is asked who could enforce them, and before a file is made.
     let checked = args.limits.to_limits().check();
-    let applied = checked.and_then(|()| args.streams.apply(&mut command, terminal));
-    if let Some(sink) = &sink {
-        // Nor is it told there.
+    let applied = notify.and(checked).and_then(|()| args.streams.apply(&mut command, terminal));
+    if let Some(sink) = &mut sink {
+        // Nor does the report say this.
         args.streams.check_report(sink)?;
+        sink.remove_old()?;
+    }
+    if let Some(notify) = &args.streams.notify {
+        notify.empty().context("cannot empty the file of --ready-notify")?;
     }
     let ended = prepared.and_then(|prepared| applied.and(Ok(prepared)));
     let ended = ended.and_then(|prepared| prepared.enough_descriptors().and(Ok(prepared)));
-    let ended = ended.and_then(|prepared| in_runtime(&args, &command, prepared));
+    let ended = ended.and_then(|prepared| in_runtime(args, &command, prepared));
     let ended = ended.unwrap_or_else(|error| Ended::not_started(&command, &error));
 
     match &ended {
         Ended::Report { report, .. } => {
-            explain(&args, report);
+            explain(args, report);
             if args.stats {
                 stats::stats(report);
             }
@@ -70,20 +95,28 @@ pub fn run(mut args: Args, prepared: pinfold::Result<Prepared>) -> Result<u8> {
         Ended::Signalled { .. } => {}
     }
     if let Some(sink) = sink {
-        sink.write(ended.report())?;
+        sink.write(ended.report(), patience(args, begun))?;
     }
-    if ended.by_interrupt() {
-        // So that a calling shell loop stops too. PID 1 comes back from this.
-        signal::end_by(Signal::INT);
-    }
-    Ok(ended.exit_code(&args))
+    Ok(ended)
+}
+
+/// For the reader of the report: a time limit of the job bounds the whole run.
+fn patience(args: &Args, begun: Instant) -> Patience {
+    let limit = args.timeout.into_iter().chain(args.streams.idle_timeout).min();
+    limit.map_or(Patience::UntilSignal, |limit| {
+        Patience::AtMost(limit.saturating_sub(begun.elapsed()).max(REPORT_PATIENCE))
+    })
 }
 
 /// Runs the command; when it comes back the job is over, and the terminal is as it was.
 fn in_runtime(args: &Args, command: &Command, prepared: Prepared) -> pinfold::Result<Ended> {
     let Prepared { signals, terminal, guard, .. } = prepared;
-    let shares_group = terminal.is_some() && !args.streams.pty;
-    let rules = Rules::new(terminal.as_ref().is_some_and(|terminal| terminal.is_stdin), shares_group);
+    let keys = match terminal {
+        Some(_) if args.streams.pty => Keys::ForItsTerminal,
+        Some(_) => Keys::ReachTheJob,
+        None => Keys::ReachUs,
+    };
+    let rules = Rules::new(keys).with(args.on_signal.clone(), args.stop_signal.is_some());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| pinfold::Error::System {
         operation: "start",
@@ -135,12 +168,12 @@ async fn hold(
 ) -> pinfold::Result<Ended> {
     let mut early = Vec::new();
     let mut patience = None;
-    // Those that have come before pinfold had a job: a second wish starts none.
+    // Signals that came before pinfold had a job: after a second request it starts none.
     while let Some(received) = signals.try_recv()? {
         match rules.respond(received, Instant::now()) {
             Response::Kill => return Ok(Ended::signalled(args, command, received.signal)),
             response => {
-                if response == Response::Stop {
+                if let Response::Stop(_) = response {
                     patience = Some((Instant::now() + EXEC_PATIENCE, received.signal));
                 }
                 early.push((response, received.signal));
@@ -159,11 +192,12 @@ async fn hold(
                     match rules.respond(received, Instant::now()) {
                         // Dropping the future ends what there is of the job.
                         Response::Kill => return Ok(Ended::signalled(args, command, received.signal)),
-                        Response::Stop => {
-                            patience = Some((Instant::now() + EXEC_PATIENCE, received.signal));
-                            early.push((Response::Stop, received.signal));
+                        response => {
+                            if let Response::Stop(_) = response {
+                                patience = Some((Instant::now() + EXEC_PATIENCE, received.signal));
+                            }
+                            early.push((response, received.signal));
                         }
-                        response => early.push((response, received.signal)),
                     }
                 }
                 () = over(patience.map(|(at, _)| at)) => {
@@ -187,7 +221,7 @@ async fn hold(
     }
     // The command may have been executed, and have been seen by others, before we heard of it: none of these is lost.
     for (response, signal) in early {
-        interrupted |= signal == Signal::INT && response == Response::Stop;
+        interrupted |= signal == Signal::INT && matches!(response, Response::Stop(_));
         perform(args, &job, response, signal);
     }
     relay.start(args, &job, supervisor, terminal).await?;
@@ -195,7 +229,8 @@ async fn hold(
     let stood_still = Cell::new(Duration::ZERO);
     let clock = || Clock { timeout: *ready_timeout, stood_still: &stood_still };
     let is_ready = |ready| ready::ready(ready, clock(), notify.as_ref(), &job, relay.line_seen.clone());
-    let mut ready = ready.as_ref().map(|ready| Box::pin(is_ready(ready)));
+    let ready = ready.as_ref();
+    let mut readiness = ready.map(|ready| Box::pin(is_ready(ready)));
     let mut not_ready = None;
     loop {
         let received = tokio::select! {
@@ -204,6 +239,11 @@ async fn hold(
                 let report = report?;
                 let in_time = not_ready.is_some() || matches!(report.reason, Reason::Deadline | Reason::Idle);
                 let trouble = relay.finish(in_time, signals, rules, terminal).await;
+                // Still waited for.
+                if let (Some(_), Some(by)) = (&readiness, ready) {
+                    let line_seen = *relay.line_seen.borrow();
+                    not_ready = ready::at_the_end(by, notify.as_ref(), &job, &report, line_seen).await;
+                }
                 return Ok(Ended::over(report, interrupted, not_ready, trouble));
             }
             signal = job.next_stop() => {
@@ -212,7 +252,7 @@ async fn hold(
                 }
                 continue;
             }
-            done = once(&mut ready) => {
+            done = once(&mut readiness) => {
                 if let Err(verdict) = done {
                     not_ready = Some(verdict);
                     job.stop();
@@ -228,9 +268,17 @@ async fn hold(
         if relay.takes(&job, received.signal) {
             continue;
         }
+        if rules.keys == Keys::ReachTheJob && is_by_the_job(&job, received).await {
+            continue;
+        }
         let response = rules.respond(received, Instant::now());
-        interrupted |= received.signal == Signal::INT && response == Response::Stop;
-        perform(args, &job, response, received.signal);
+        interrupted |= received.signal == Signal::INT && matches!(response, Response::Stop(_));
+        match (response, terminal) {
+            (Response::Suspend, Some(terminal)) if !terminal.orphaned => {
+                stood_still.set(stood_still.get() + suspended(&job, received.signal).await);
+            }
+            _ => perform(args, &job, response, received.signal),
+        }
     }
 }
 
@@ -252,11 +300,14 @@ pub async fn over(at: Option<Instant>) {
 
 fn perform(args: &Args, job: &Job, response: Response, signal: Signal) {
     match response {
-        Response::Stop => {
+        Response::Stop(first) => {
             if args.verbose {
                 tell(&format!("{signal}: stopping"));
             }
-            job.stop();
+            match first {
+                Some(first) => job.stop_with(first),
+                None => job.stop(),
+            }
         }
         Response::Kill => {
             if args.verbose {
@@ -268,13 +319,38 @@ fn perform(args: &Args, job: &Job, response: Response, signal: Signal) {
             // It may just have ended.
             let _ = job.signal(signal);
         }
+        Response::Key(signal) => {
+            // A job that is over has no terminal.
+            let _ = job.signal_pty(signal);
+        }
         Response::LeftToTheJob(count) => {
-            if args.verbose {
+            if args.verbose && count > 0 {
                 tell(&format!("{signal} from the terminal, {count} of {PATIENCE_INTERRUPTS} to kill"));
             }
         }
-        Response::Nothing => {}
+        Response::Suspend | Response::Nothing => {}
     }
+}
+
+/// Whether a process of the job sent it. The job is in our process group: the process sent the signal to the group (`kill 0`),
+/// and the job has received it.
+async fn is_by_the_job(job: &Job, received: Received) -> bool {
+    let Ok(sender) = i32::try_from(received.sender) else { return false };
+    let by_a_process = !received.from_kernel && sender != 0;
+    by_a_process && (sender == job.pid() || job.processes().await.iter().any(|process| process.pid == sender))
+}
+
+/// The terminal stops our process group, in which the job is not: the job stops too, and its clocks. Returns for how long.
+async fn suspended(job: &Job, signal: Signal) -> Duration {
+    let since = Instant::now();
+    job.signal_all(Signal::STOP);
+    // A job answers in the order of the requests: the signal has been sent when this returns.
+    job.processes().await;
+    signal::suspend_by(signal);
+    job.signal_all(Signal::CONT);
+    let stood_still = since.elapsed();
+    job.postpone_deadline(stood_still);
+    stood_still
 }
 
 /// The main process was stopped. By job control: pinfold stops too, so that the shell takes over, and the deadline's clock
