@@ -5,10 +5,11 @@
 #![allow(unsafe_code)]
 
 use std::ffi::c_char;
-use std::os::fd::{FromRawFd, OwnedFd};
 
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use serde::{Deserialize, Serialize};
+
+use super::raw::{call, checked};
 
 /// What such a variable holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,21 +95,22 @@ impl Variable {
     }
 }
 
-/// By system calls alone: the C library may remember the pid of a process that shares its memory.
+/// By system calls alone: the process shares the guard's memory, and the C library may keep errno and the pid in it.
 fn calling(identity: Identity) -> Option<u64> {
     // SAFETY: no memory is passed.
-    let pid = unsafe { libc::syscall(libc::SYS_getpid) };
+    let pid = unsafe { checked(libc::SYS_getpid, []) }.ok()?;
     if identity == Identity::Pid {
         return u64::try_from(pid).ok();
     }
-    // SAFETY: no memory is passed; the descriptor is this process's own, and closed here.
-    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) as i32 };
-    if pidfd < 0 {
-        return None;
+    // SAFETY: all-zero is valid for plain data. The kernel fills in a structure of this size, which lives until the call is over.
+    // The descriptor is this process's own, and is closed here.
+    unsafe {
+        let mut status: libc::stat = std::mem::zeroed();
+        let pidfd = checked(libc::SYS_pidfd_open, [pid, 0]).ok()?;
+        let done = checked(libc::SYS_fstat, [pidfd, &raw mut status as usize]);
+        call(libc::SYS_close, [pidfd]);
+        done.ok().map(|_| status.st_ino)
     }
-    // SAFETY: it has just been opened, and nothing else closes it.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    rustix::fs::fstat(&pidfd).ok().map(|status| status.st_ino)
 }
 
 #[cfg(test)]
