@@ -9,7 +9,7 @@ use std::ptr::null;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
-use super::protocol::{NEW_SESSION, NEW_TERMINAL};
+use super::protocol::{NEW_SESSION, NEW_SESSION_ON_TERMINAL, NEW_TERMINAL};
 use crate::error::SpawnStage;
 use crate::host::Changed;
 use crate::sys;
@@ -107,7 +107,7 @@ unsafe fn prepare_and_exec(plan: &mut Plan) -> (SpawnStage, i32) {
             return (SpawnStage::Proof, libc::ESRCH);
         }
         let done = match plan.process_group {
-            Some(NEW_SESSION | NEW_TERMINAL) => libc::setsid(),
+            Some(NEW_SESSION | NEW_TERMINAL | NEW_SESSION_ON_TERMINAL) => libc::setsid(),
             Some(group) => libc::setpgid(0, group),
             None => 0,
         };
@@ -132,7 +132,8 @@ unsafe fn prepare_and_exec(plan: &mut Plan) -> (SpawnStage, i32) {
             libc::close(number);
         }
         // Of a session that has none yet, which is its leader's to do (ioctl_tty(2), TIOCSCTTY).
-        if plan.process_group == Some(NEW_TERMINAL) && libc::ioctl(0, libc::TIOCSCTTY, 0) != 0 {
+        let wants_terminal = matches!(plan.process_group, Some(NEW_TERMINAL | NEW_SESSION_ON_TERMINAL));
+        if wants_terminal && libc::ioctl(0, libc::TIOCSCTTY, 0) != 0 && plan.process_group == Some(NEW_TERMINAL) {
             return (SpawnStage::Terminal, errno());
         }
         if !plan.host.apply() || !set_limits(plan) {
