@@ -5,6 +5,7 @@ mod duration;
 mod getopt;
 mod init;
 mod limits;
+mod on_signal;
 mod open_out;
 mod pool;
 mod quote;

@@ -76,6 +76,8 @@ impl Guard {
             }
         }
         self.end_descendants(bound);
+        // A process that SIGKILL did not end may still run with their memory.
+        std::mem::forget(std::mem::take(&mut self.launches));
         if let Some(terminal) = self.terminal.take() {
             terminal.restore();
         }

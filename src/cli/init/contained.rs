@@ -8,7 +8,7 @@ use pinfold::{Command, Guard, Job, ProcessGroup, Signal};
 use super::inherited::Inherited;
 use super::session::GivenUp;
 use super::{Init, LEFTOVERS_GRACE};
-use crate::cli::terminal::Terminal;
+use crate::cli::terminal::{Terminal, has_reached_our_group};
 use crate::cli::{run, supervisor_of_environment};
 
 /// Runs the command and returns the exit code.
@@ -114,8 +114,8 @@ async fn pass_on(init: &Init, job: &Job, received: Received, shares_group: bool)
         }
         return;
     }
-    // The command has it from the terminal already.
-    if received.from_kernel && shares_group {
+    // The command has received it from the terminal already.
+    if shares_group && has_reached_our_group(received) {
         return;
     }
     if let Some(signal) = init.translate(received.signal) {
