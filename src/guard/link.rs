@@ -376,6 +376,7 @@ async fn read(socket: Arc<AsyncFd<OwnedFd>>, pidfd: Arc<AsyncFd<OwnedFd>>, route
             FromGuard::Spawned { job, .. }
             | FromGuard::NotStarted { job }
             | FromGuard::SpawnFailed { job, .. }
+            | FromGuard::Hangs { job, .. }
             | FromGuard::Stopped { job, .. }
             | FromGuard::Exited { job, .. }
             | FromGuard::Childless { job, .. }
