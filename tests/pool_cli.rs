@@ -306,3 +306,82 @@ fn progress_on_a_terminal() {
     pty.expect("3 succeeded, 1 failed");
     assert_eq!(pty.wait().code(), Some(1));
 }
+
+/// In a script of a shell, `{q}` is the line as one word, whatever it holds; `{}` is code, of which pinfold warns.
+#[test]
+fn a_quoted_line_never_runs_as_code() {
+    if !has_cgroup() {
+        return;
+    }
+    let lines = [
+        "$(touch ran)",
+        "`touch ran`",
+        "; touch ran",
+        "it's",
+        "'; touch ran '",
+        "a  b",
+        "*",
+        "\\",
+        "-n x",
+        "\"$HOME\"",
+        "ä",
+    ];
+    let directory = Scratch::directory("quoted");
+    let jobs = lines.join("\n") + "\n";
+    for script in ["printf '%s\\n' {q}", "printf '%s%s\\n' '' {q}", "cat <<<{q}"] {
+        let cd = format!("cd {}; {script}", text(directory.path()));
+        let ran = pool(&["--keep-order", "--", "bash", "-c", &cd], &jobs).assert_code(0);
+        assert_eq!(ran.stdout, jobs, "{script}");
+        assert!(!ran.stderr.contains("as code"), "{}", ran.stderr);
+        assert!(!directory.path().join("ran").exists(), "{script}");
+    }
+    for (command, warns) in [
+        (["sh", "-c", ": '{}'"].as_slice(), true),
+        (&["env", "bash", "-euo", "pipefail", "-c", ": {}"], true),
+        (&["sh", "-c", ": \"$1\"", "sh", "{}"], false),
+        (&["true", "{}"], false),
+        (&["sh", "-c", ": {q}"], false),
+    ] {
+        let ran = pool(&[&["--"], command].concat(), "x\n").assert_code(0);
+        assert_eq!(ran.stderr.contains("{q}"), warns, "{command:?}: {}", ran.stderr);
+        assert_eq!(pool(&[&["-q", "--"], command].concat(), "x\n").assert_code(0).stderr, "");
+    }
+}
+
+/// What is wrong with a line of JSON, and what to write instead.
+#[test]
+fn messages_about_lines_of_json_show_the_value() {
+    for (line, said) in [
+        (b"{\"command\": \"echo x\"}".as_slice(), r#""command": ["echo","x"]"#),
+        (b"{\"command\": \"echo x | wc\"}", r#"["sh","-c","echo x | wc"]"#),
+        (b"{\"command\": {}}", r#"["cc", "-c", "a.c"]"#),
+        (b"{\"command\": [\"cat\", \"caf\xe9.txt\"]}", r"caf\xe9.txt"),
+        (b"\xff\xfe{}", r"\xff\xfe"),
+    ] {
+        let mut run = Run::bare([PINFOLD, "pool"]);
+        run.command().stdin(std::process::Stdio::piped());
+        let mut running = run.start();
+        running.child.stdin.take().unwrap().write_all(line).unwrap();
+        let ran = running.finish().assert_code(125);
+        assert!(ran.stderr.contains(said), "{said}: {}", ran.stderr);
+    }
+}
+
+/// Input without an end, of one line or of many, is refused before it fills the memory.
+#[test]
+fn an_endless_input_is_refused() {
+    for (input, args) in [
+        ("yes", "-- echo"),
+        ("cat /dev/zero", "-- echo"),
+        ("cat /dev/zero", "--shell"),
+        ("cat /dev/zero", ""),
+        ("yes", "-0 -- echo"),
+        ("true", "--jobs /dev/zero"),
+    ] {
+        // Where it is not refused, it fails at this limit.
+        let script = format!("{input} | (ulimit -v 2000000; exec {PINFOLD} pool {args})");
+        let ran = Run::bare(["bash", "-c", &script]).run().assert_code(125);
+        let refused = ran.stderr.contains("too long") || ran.stderr.contains("more than");
+        assert!(refused, "{script}: {}", ran.stderr);
+    }
+}

@@ -314,7 +314,9 @@ impl Actor {
         loop {
             let Holder::Leaf(leaf) = &mut self.holder else { return };
             match leaf.remove() {
-                Ok(()) => return,
+                Ok(true) => return,
+                // The job has made many cgroups: deadlines, signals and other jobs have their turn.
+                Ok(false) => tokio::task::yield_now().await,
                 // Something came back into it, or (from 6.19 on) its last process is not yet off it.
                 Err((_, Errno::BUSY))
                     if bound.is_some_and(|bound| Instant::now() < bound) && self.report.unkillable.count == 0 =>

@@ -12,8 +12,10 @@ use crate::cli::duration;
 /// The jobs are read from standard input (or --jobs), all of them before the first one starts. Without a COMMAND each line
 /// is a job in JSON: {"command": ["cc", "-c", "a.c"], "name": "a", "cwd": "src", "env": {"KEY": "value", "UNSET": null},
 /// "timeout": "1m", "stdin": "text", "priority": 5, "retries": 2, "limits": {"memory": "512M", "pids": 100}}; only "command" is
-/// needed, and limits have the names and values of those of pinfold run (memory_high for --memory-high). With --shell each line is a
-/// script for sh. With a COMMAND each line is an argument for it: it stands for every {} in it, or comes last.
+/// needed, "stderr" is "merged" or "separate", and limits have the names and values of those of pinfold run (memory_high for
+/// --memory-high). With --shell each line is a script for sh. With a COMMAND each line is an argument for it: it replaces every {}
+/// in it, or comes last. In the script of sh -c write {q} instead: it is the line quoted as one word, where {} would run a line
+/// such as $(reboot) as code.
 ///
 /// Exit code: 0 when all jobs succeeded, 1 when some did not, 124 when the deadline was reached, 125 when pinfold itself failed.
 /// Ctrl-C, or SIGTERM: no new jobs, and those that run are stopped; once more: killed. Then 128 and the signal's number.

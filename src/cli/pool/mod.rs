@@ -4,12 +4,14 @@ mod args;
 mod desk;
 mod files;
 mod gather;
+mod input;
 mod job_line;
 mod jobs;
 mod output;
 mod progress;
 mod results;
 mod spill;
+mod template;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -25,9 +27,9 @@ use pinfold::{Guard, Pool, Signal, Stdio, Supervisor};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::FAILED;
 use super::session::{Descriptors, with_supervisor};
 use super::signals::{Keys, Response, Rules};
+use super::{FAILED, tell};
 pub use args::Args;
 use args::OutputArg;
 pub use args::parse_workers;
@@ -55,6 +57,12 @@ pub fn run(args: &Args) -> Result<u8> {
     ensure!(group || !args.finished_only, "--finished-only needs --output group");
     // Before there are jobs in the memory that is forked.
     let guard = Guard::fork()?;
+    if let Some(interpreter) = template::runs_lines_as_code(&args.command).filter(|_| !args.quiet) {
+        tell(&format!(
+            "{{}} in a script of {interpreter} runs each line as code: a file name like $(reboot) is a command there. \
+             Write {{q}}, which quotes the line for a shell, or pass the line as an argument: sh -c 'cat \"$1\"' sh {{}}"
+        ));
+    }
     let jobs = jobs::read(args)?;
     let (results, done) = match &args.results {
         Some(path) => {
