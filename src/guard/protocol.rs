@@ -167,6 +167,9 @@ pub const NEW_SESSION: i32 = -1;
 /// The same, with standard input as its controlling terminal.
 pub const NEW_TERMINAL: i32 = -2;
 
+/// The same where standard input is a terminal that belongs to no session; elsewhere as [`NEW_SESSION`].
+pub const NEW_SESSION_ON_TERMINAL: i32 = -3;
+
 /// Specifications up to this length travel in the message.
 pub const SHORT_SPEC: usize = 8 * 1024;
 

@@ -127,7 +127,10 @@ impl Job {
         if !matches!(self.source, Source::Json(_)) {
             command.stdin(Stdio::Null);
         }
-        command.grace(args.grace).settle(args.settle);
+        command.grace(args.grace).settle(args.settle).signal_to(args.signal_to.into());
+        if let Some(signal) = args.stop_signal {
+            command.stop_signal(signal);
+        }
         if args.results.is_some() {
             command.measure_pressure();
         }
