@@ -115,7 +115,7 @@ async fn pass_on(init: &Init, job: &Job, received: Received, shares_group: bool)
         return;
     }
     // The command has received it from the terminal already.
-    if shares_group && has_reached_our_group(received) {
+    if shares_group && (has_reached_our_group(received) || run::is_by_the_job(job, received).await) {
         return;
     }
     if let Some(signal) = init.translate(received.signal) {
