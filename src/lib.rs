@@ -125,6 +125,7 @@ mod stop;
 mod supervisor;
 pub mod sweep;
 mod sys;
+pub mod text;
 mod told;
 mod user;
 
