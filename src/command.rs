@@ -146,6 +146,9 @@ impl Command {
 
     /// Also hands down every other descriptor of the supervisor that has no close-on-exec flag, under its number, as
     /// exec does (a make job server, sockets from a service manager). Off by default.
+    ///
+    /// Which these are is decided when [`Supervisor::spawn`](crate::Supervisor::spawn) is called: the job gets copies that are made
+    /// then, whatever other threads do with the numbers meanwhile. That takes a free descriptor for each of them.
     pub fn inherit_descriptors(&mut self, inherit: bool) -> &mut Self {
         self.inherit_descriptors = inherit;
         self

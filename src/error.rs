@@ -96,6 +96,15 @@ pub enum Error {
         "the pool takes no more tasks: it was shut down or stopped, a task failed with fail-fast, or its deadline is over"
     )]
     PoolClosed,
+    /// This process has other rights than when its guard was started, and a job would have the guard's.
+    #[error(
+        "no job was started: this process has other rights than when its supervisor was started, and the job would have the old ones: {what} (start \
+         another supervisor after the change; to run one job as another user, keep the rights and use Command::user)"
+    )]
+    HostChanged {
+        /// Which rights, then and now.
+        what: String,
+    },
     /// The guard is gone; whatever it held has been ended.
     #[error("the guard process is gone (was it killed?); its jobs have been ended")]
     GuardLost,

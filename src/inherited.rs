@@ -4,12 +4,12 @@
 //! Rust's runtime ignores SIGPIPE and opens `/dev/null` on closed standard descriptors before `main`; both are
 //! read by a constructor that runs before it.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::fs::OFlags;
-use rustix::io::{Errno, FdFlags};
+use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec};
 
 use crate::error::{Error, Result};
 use crate::sys;
@@ -60,7 +60,8 @@ static OPEN_FILES: OnceLock<Option<(u64, u64)>> = OnceLock::new();
 /// work: the soft limit up to the hard one, and this too where it may be raised (CAP_SYS_RESOURCE, getrlimit(2)). Jobs get
 /// the caller's limit on open files all the same.
 ///
-/// For programs that do nothing else than supervise, as the `pinfold` command does. Call it after
+/// For programs that do nothing else than supervise, as the `pinfold` command does, and that keep the descriptors that they were
+/// handed down: jobs get those themselves, and not copies. Call it after
 /// [`Guard::fork`](crate::Guard::fork): jobs have the guard's stack limit. Tells the soft limit on open files as it is now, or
 /// none where a seccomp profile refuses to tell.
 pub fn raise_own_limits() -> Option<u64> {
@@ -70,6 +71,11 @@ pub fn raise_own_limits() -> Option<u64> {
     sys::raise_open_files_limit();
     sys::raise_limit(libc::RLIMIT_STACK, STACK);
     sys::limit(libc::RLIMIT_NOFILE).map(|(soft, _)| soft)
+}
+
+/// Whether this program has called [`raise_own_limits`].
+pub(crate) fn only_supervises() -> bool {
+    OPEN_FILES.get().is_some()
 }
 
 /// Soft and hard limit on open files for jobs: the caller's, also where we have raised our own; none where it is not told.
@@ -124,9 +130,77 @@ pub(crate) fn fd_numbers() -> Vec<i32> {
     }
 }
 
-/// The descriptors from 3 on that exec hands down.
-pub(crate) fn handed_down() -> impl Iterator<Item = (i32, BorrowedFd<'static>)> {
-    fd_numbers().into_iter().filter_map(|number| Some((number, sys::inherited_fd_kept_at_exec(number)?)))
+/// A copy of the descriptor `number`, where exec hands it down; none where it is closed or closed at exec.
+///
+/// Another thread may close the number and open something else under it at any moment: what has the close-on-exec flag is never
+/// copied for a job.
+pub(crate) fn copy_of_handed_down(number: i32) -> rustix::io::Result<Option<OwnedFd>> {
+    /// A number that changes each time is in use by another thread, and not handed down.
+    const TRIES: usize = 10;
+    for _ in 0..TRIES {
+        let Some(original) = sys::inherited_fd_kept_at_exec(number) else { return Ok(None) };
+        let copy = match fcntl_dupfd_cloexec(original, 3) {
+            Err(Errno::BADF) => return Ok(None),
+            copy => copy?,
+        };
+        if is_handed_down_under(copy.as_fd(), number) {
+            return Ok(Some(copy));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether `number` still is the open file of `copy`, without the close-on-exec flag: what was copied may have come between.
+fn is_handed_down_under(copy: BorrowedFd<'_>, number: i32) -> bool {
+    let Some(there) = sys::inherited_fd(number) else { return false };
+    // Files without an inode of their own (eventfd(2), epoll(7)) differ in this only. Containers may refuse it.
+    if sys::are_one_open_file(copy, there) == Ok(false) {
+        return false;
+    }
+    match (Shown::of(number), Shown::of(copy.as_raw_fd())) {
+        (Some(there), Some(copy)) => !there.is_closed_at_exec && there.file == copy.file,
+        _ => sys::inherited_fd_kept_at_exec(number).is_some(),
+    }
+}
+
+/// What the kernel shows of a descriptor, all of one moment (proc_pid_fdinfo(5)).
+struct Shown {
+    is_closed_at_exec: bool,
+    /// The mount and the inode; the latter since Linux 5.14.
+    file: [Option<u64>; 2],
+}
+
+impl Shown {
+    fn of(number: i32) -> Option<Self> {
+        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).ok()?;
+        let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+        let flags = u64::from_str_radix(value("flags:")?, 8).ok()?;
+        let number = |key| value(key).and_then(|value| value.parse().ok());
+        Some(Self {
+            is_closed_at_exec: flags & u64::from(OFlags::CLOEXEC.bits()) != 0,
+            file: [number("mnt_id:"), number("ino:")],
+        })
+    }
+}
+
+/// A copy of a standard descriptor; none where it is closed. Its close-on-exec flag does not count: the command asks for it.
+pub(crate) fn copy_of_stream(number: i32) -> rustix::io::Result<Option<OwnedFd>> {
+    match sys::inherited_fd(number).map(|stream| fcntl_dupfd_cloexec(stream, 3)) {
+        None | Some(Err(Errno::BADF)) => Ok(None),
+        Some(copy) => copy.map(Some),
+    }
+}
+
+/// The resources whose limits later jobs get as they are then (getrlimit(2)): all but the one on open files, which is passed with
+/// each job, and those that [`raise_own_limits`] has changed for this process alone.
+pub(crate) fn followed_limits() -> impl Iterator<Item = u32> {
+    /// `RLIM_NLIMITS` (include/uapi/asm-generic/resource.h).
+    const ALL: u32 = 16;
+    let raised = only_supervises();
+    (0..ALL).filter(move |&resource| {
+        i64::from(resource) != i64::from(libc::RLIMIT_NOFILE)
+            && !(raised && i64::from(resource) == i64::from(libc::RLIMIT_STACK))
+    })
 }
 
 /// Takes the descriptor `number` that this process was handed, and sets close-on-exec: jobs do not get it.

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Mutex, oneshot};
 
+use crate::caller::Caller;
 use crate::command::Command;
 use crate::containment::{limits, oom};
 use crate::error::{Error, Result};
@@ -69,15 +70,22 @@ enum Request {
     Postpone(std::time::Duration),
 }
 
-pub(crate) async fn start(supervisor: Arc<Inner>, means: &Means, id: JobId, command: &Command) -> Result<Job> {
+pub(crate) async fn start(
+    supervisor: Arc<Inner>,
+    means: &Means,
+    id: JobId,
+    command: &Command,
+    caller: &Caller,
+) -> Result<Job> {
     command.limits.check()?;
-    let mut order = order::Order::new(command)?;
+    let mut order = order::Order::new(command, caller, means.changed(&caller.host))?;
     let (pipes, terminal) = (std::mem::take(&mut order.pipes), order.terminal.take());
     let (requests, inbox) = queue();
     let (spawned, started) = oneshot::channel();
     let (stop_sender, stops) = queue();
     let (finished, report) = told();
     let NextHolder { link, holder, refused } = supervisor.next_holder(means).await?;
+    link.host.check_rights(&caller.host)?;
     let memory = Arc::new(oom::Watch::default());
     // A leaf that is dropped is removed.
     let watched = limits::apply_to(&holder, &command.limits)?;

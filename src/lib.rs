@@ -61,6 +61,20 @@
 //! Where no guard starts, the error is [`Error::GuardStart`], with the cause and the ways out. A program without threads can
 //! also fork the guard at its very start, with [`Guard::fork`], and hand it to [`Builder::guard`].
 //!
+//! # What a job inherits
+//!
+//! As with fork and exec, from the thread that calls [`Supervisor::spawn`], as it is then: the environment, the working directory, the umask, the
+//! niceness, the CPU affinity, `no_new_privs`, the resource limits, and the descriptors that the [`Command`] inherits. The guard starts the
+//! job, and so these stay as they were when the *supervisor* was started, whatever this process changes later: the OOM score adjustment
+//! (`/proc/self/oom_score_adj`), the scheduling policy and the I/O priority, the capability bounding set, the securebits, seccomp filters and
+//! Landlock rules, the keyrings, and the namespaces. Signal mask and ignored signals are those from the start of the
+//! program. A guard that was forked ([`Guard::fork`]) hands down what this process was at the fork, but for environment, working directory,
+//! descriptors and the limit on open files.
+//!
+//! A job never has other rights than its caller: where user, group or supplementary ids, capabilities or the root directory
+//! are not those of the guard, the spawn is refused ([`Error::HostChanged`]). A program that gives up rights does so
+//! before it starts its supervisor, or starts another supervisor afterwards.
+//!
 //! # What a report tells
 //!
 //! [`Report`] is one type for the library and for `pinfold run --report` (as JSON, see [`Report::to_json`]): what ran and
@@ -97,12 +111,14 @@
 
 mod attached;
 pub mod blocking;
+mod caller;
 mod command;
 mod containment;
 pub mod doctor;
 mod error;
 pub mod events;
 mod guard;
+mod host;
 mod inherited;
 mod job;
 mod limits;

@@ -10,6 +10,7 @@ use crate::containment::{Refusal, sweep};
 use crate::error::Result;
 use crate::guard::link::Link;
 use crate::guard::{Guard, Program};
+use crate::host::{Changed, Host};
 
 #[derive(Debug)]
 pub(crate) enum Means {
@@ -63,6 +64,17 @@ impl Means {
                 let ready = without.ready.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 let links = without.links.lock().unwrap_or_else(PoisonError::into_inner);
                 ready.into_iter().chain(links.iter().filter_map(Weak::upgrade)).collect()
+            }
+        }
+    }
+
+    /// The host's changes since the guard was started that starts the next job; none where the job gets a guard of its own.
+    pub fn changed(&self, caller: &Host) -> Changed {
+        match self {
+            Self::Cgroup { link, .. } => link.host.changed(caller),
+            Self::Subreaper(without) => {
+                let ready = without.ready.lock().unwrap_or_else(PoisonError::into_inner);
+                ready.as_ref().map(|link| link.host.changed(caller)).unwrap_or_default()
             }
         }
     }

@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use crate::attached::Attached;
+use crate::caller::Caller;
 use crate::command::Command;
 use crate::containment::{self, Refusal};
 use crate::error::{Error, Result};
@@ -115,6 +116,9 @@ impl Supervisor {
 
     /// Starts a job; comes back when the command has been executed. Dropping this future ends it.
     ///
+    /// The call itself decides what the job inherits of the caller, and not the moment in which the future is polled first; see
+    /// [the front page](crate#what-a-job-inherits).
+    ///
     /// It may be called from any thread and any runtime. The job goes on in the runtime that the supervisor was started in,
     /// whatever becomes of the caller's. A few dozen are started at a time, the others wait for their turn; a future that is held and
     /// not polled takes no turn from others.
@@ -132,37 +136,44 @@ impl Supervisor {
     ///
     /// # Errors
     /// Nothing is left of the job then. [`Error::Spawn`] where the command can't be executed, with the errno;
-    /// [`Error::Invalid`] where an argument can't be meant; [`Error::GuardLost`] where the guard is gone; or the errno of
+    /// [`Error::Invalid`] where an argument is invalid; [`Error::HostChanged`] where the caller has other rights than the guard;
+    /// [`Error::GuardLost`] where the guard is gone; or the errno of
     /// a refused call.
-    pub async fn spawn(&self, command: &Command) -> Result<Job> {
-        // In a task of its own: a future that is held and not polled would keep its turn from others.
+    pub fn spawn(&self, command: &Command) -> impl Future<Output = Result<Job>> + Send + use<> {
         let (supervisor, command) = (self.clone(), command.clone());
-        let starting = self.inner.runtime.spawn(async move { supervisor.spawn_here(&command).await });
-        match Attached::new(starting).await {
-            Ok(started) => started,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => Err(Error::GuardLost),
+        // Now, and not when the future is polled.
+        let caller = Caller::of(&command);
+        async move {
+            let caller = caller?;
+            let runtime = supervisor.inner.runtime.clone();
+            // In a task of its own: a future that is held and not polled would keep its turn from others.
+            let starting = runtime.spawn(async move { supervisor.spawn_here(&command, caller).await });
+            match Attached::new(starting).await {
+                Ok(started) => started,
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Err(_) => Err(Error::GuardLost),
+            }
         }
     }
 
     /// The same, for a task of the supervisor's runtime, which is polled whenever it is ready.
-    pub(crate) async fn spawn_here(&self, command: &Command) -> Result<Job> {
+    pub(crate) async fn spawn_here(&self, command: &Command, caller: Caller) -> Result<Job> {
         // It is never closed.
         let turn = self.inner.turns.acquire().await;
-        let started = Box::pin(self.start_job(command)).await;
+        let started = Box::pin(self.start_job(command, caller)).await;
         drop(turn);
         started
     }
 
-    async fn start_job(&self, command: &Command) -> Result<Job> {
+    async fn start_job(&self, command: &Command, caller: Caller) -> Result<Job> {
         let mut id = self.inner.next_job.fetch_add(1, Ordering::Relaxed);
         let means = self.inner.means();
-        let mut started = job::start(self.inner.clone(), &means, id, command).await;
+        let mut started = job::start(self.inner.clone(), &means, id, command, &caller).await;
         if let Err(error) = &started
             && self.inner.give_cgroup_up(&means, error)
         {
             id = self.inner.next_job.fetch_add(1, Ordering::Relaxed);
-            started = job::start(self.inner.clone(), &self.inner.means(), id, command).await;
+            started = job::start(self.inner.clone(), &self.inner.means(), id, command, &caller).await;
         }
         if id == 1
             && let Means::Cgroup { base, .. } = &*self.inner.means()

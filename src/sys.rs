@@ -342,6 +342,16 @@ pub fn inherited_fd_kept_at_exec(number: i32) -> Option<BorrowedFd<'static>> {
     }
 }
 
+/// Whether both are one open file (kcmp(2)). `ENOSYS` or `EPERM` where the kernel or a seccomp filter has no such call.
+pub fn are_one_open_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<bool> {
+    /// `KCMP_FILE` (include/uapi/linux/kcmp.h).
+    const FILE: libc::c_int = 0;
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let [one, other] = [one, other].map(|fd| fd.as_raw_fd() as libc::c_ulong);
+    // SAFETY: kcmp(2) touches no memory of this process; the descriptors are borrowed for the call.
+    check(unsafe { libc::syscall(libc::SYS_kcmp, own, own, FILE, one, other) }).map(|order| order == 0)
+}
+
 /// `struct pidfd_info` of Linux 6.13 (include/uapi/linux/pidfd.h), version 0.
 #[repr(C)]
 #[derive(Default)]

@@ -7,10 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use pinfold::{Builder, Command, Error, Supervisor};
+use support::alone::{alone, case};
 use support::{PINFOLD, Scratch, has, has_cgroup, has_root};
-
-/// The case that this process is started again for.
-const CASE: &str = "PINFOLD_TEST_CASE";
 
 /// Runs a job and returns its exit code and the file that its guard executes.
 async fn run_job(builder: Builder) -> pinfold::Result<(u8, PathBuf, Vec<u8>)> {
@@ -39,20 +37,6 @@ fn failure(builder: Builder) -> String {
         Error::GuardStart(why) => why,
         other => panic!("{other}"),
     }
-}
-
-/// This test in a process of its own, without any other guard program: it is to print `expected`.
-fn alone(test: &str, case: &str, prepare: impl FnOnce(&mut std::process::Command)) -> String {
-    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--nocapture"]).env(CASE, case);
-    command.env("PATH", "/no/such/directory").env_remove("PINFOLD_GUARD");
-    prepare(&mut command);
-    let output = command.output().unwrap();
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-fn case() -> Option<String> {
-    std::env::var(CASE).ok()
 }
 
 /// An executable script.
@@ -91,7 +75,7 @@ fn the_guard_starts_without_init() {
         return;
     }
     for case in ["tokio", "test", "init within a runtime's thread"] {
-        let said = alone("the_guard_starts_without_init", case, |_| {});
+        let said = alone(case, |_| {});
         assert!(said.contains("it ran"), "{case}: {said}");
     }
 }
@@ -109,7 +93,7 @@ fn the_guards_environment_is_empty() {
         return;
     }
     for path in ["", "/usr/lib:/no/such"] {
-        let said = alone("the_guards_environment_is_empty", "1", |command| {
+        let said = alone("1", |command| {
             command.env("LD_LIBRARY_PATH", path).env("BUILD_TAG", "engine");
         });
         assert!(said.contains("it is empty"), "{said}");
@@ -148,14 +132,14 @@ fn a_guard_program_that_starts_the_program_again_is_refused() {
         std::process::exit(42);
     }
     let own = std::env::current_exe().unwrap();
-    let test = "a_guard_program_that_starts_the_program_again_is_refused";
     let count = Scratch::new("starts");
     let again = script(&format!(
-        "echo >> '{}'; export {CASE}=again PINFOLD_GUARD=\"$0\"; exec '{}' --exact {test} --nocapture",
+        "echo >> '{}'; export PINFOLD_TEST_CASE=again PINFOLD_GUARD=\"$0\"; exec '{}' --exact {} --nocapture",
         count.path().display(),
-        own.display()
+        own.display(),
+        support::alone::test()
     ));
-    let said = alone(test, "outermost", |command| {
+    let said = alone("outermost", |command| {
         command.env("PINFOLD_GUARD", again.path());
     });
     assert!(said.contains("refused: ") && said.contains("exit code 42"), "{said}");
@@ -219,10 +203,9 @@ fn a_root_directory_without_proc_or_without_the_loader() {
     if !has_root() {
         return;
     }
-    let test = "a_root_directory_without_proc_or_without_the_loader";
-    let said = alone(test, "without /proc", |_| {});
+    let said = alone("without /proc", |_| {});
     assert!(said.contains("failed: ") && said.contains("/proc is not mounted"), "{said}");
-    let said = alone(test, "with /proc", |_| {});
+    let said = alone("with /proc", |_| {});
     assert!(said.contains("failed: ") && said.contains("dynamic loader"), "{said}");
     assert!(said.contains("statically linked"), "{said}");
 }
@@ -230,7 +213,6 @@ fn a_root_directory_without_proc_or_without_the_loader() {
 /// Its caller has chosen the environment, and must not choose the program that runs with its rights.
 #[test]
 fn a_set_user_id_program_does_not_use_the_environment() {
-    let test = "a_set_user_id_program_does_not_use_the_environment";
     if case().is_some() {
         let (code, program, _) = start(Supervisor::builder()).unwrap();
         return println!("exit code {code}, guard {}", program.display());
@@ -240,20 +222,21 @@ fn a_set_user_id_program_does_not_use_the_environment() {
     }
     let used = Scratch::new("used");
     let marker = script(&format!("echo used > '{}'; exec '{PINFOLD}' \"$@\"", used.path().display()));
-    let said = alone(test, "1", |command| {
+    let said = alone("1", |command| {
         command.env("PINFOLD_GUARD", marker.path());
     });
     assert!(said.contains("exit code 7") && used.text() == "used\n", "without other rights it is used: {said}");
     std::fs::remove_file(used.path()).unwrap();
 
+    let test = support::alone::test();
     let copy = PathBuf::from(format!("/tmp/pinfold-suid-{}", std::process::id()));
     std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
     std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o4755)).unwrap();
-    let said = alone(test, "1", |command| {
+    let said = alone("1", |command| {
         let quoted = copy.display().to_string();
         *command = std::process::Command::new("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", &quoted, "--exact", test, "--nocapture"]);
-        command.env(CASE, "1").env("PINFOLD_GUARD", marker.path());
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", &quoted, "--exact", &test, "--nocapture"]);
+        command.env("PINFOLD_TEST_CASE", "1").env("PINFOLD_GUARD", marker.path());
     });
     std::fs::remove_file(&copy).unwrap();
     if !has("setuid", said.contains("exit code") || said.contains("panicked"), "set-user-ID programs can't be run here")

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::protocol::{NEW_SESSION, NEW_TERMINAL};
 use crate::error::SpawnStage;
+use crate::host::Changed;
 use crate::sys;
 
 /// An exec that has not finished by then is ended: a binary on a dead network file system would block the guard.
@@ -32,6 +33,8 @@ pub struct Plan {
     /// The kernel's number, soft, hard.
     pub rlimits: Vec<(u32, u64, u64)>,
     pub nice: Option<i32>,
+    /// The host's changes since the guard was started.
+    pub host: Changed,
     /// User, group, supplementary groups to change to.
     pub user: Option<(u32, u32, Vec<u32>)>,
     pub blocked: u64,
@@ -132,7 +135,7 @@ unsafe fn prepare_and_exec(plan: &mut Plan) -> (SpawnStage, i32) {
         if plan.process_group == Some(NEW_TERMINAL) && libc::ioctl(0, libc::TIOCSCTTY, 0) != 0 {
             return (SpawnStage::Terminal, errno());
         }
-        if !set_limits(plan) {
+        if !plan.host.apply() || !set_limits(plan) {
             return (SpawnStage::Limits, errno());
         }
         if !become_user(plan) {

@@ -17,6 +17,7 @@ use super::watchdog::{self, Owed, Watchdog};
 use super::{Guard, Origin, orphans, program};
 use crate::containment::delegation::SUPERVISORS;
 use crate::error::{Error, Result, short_of_descriptors};
+use crate::host::Host;
 use crate::queue::{Receiver, Sender, queue};
 use crate::{reap, sys};
 
@@ -58,6 +59,8 @@ pub(crate) struct Link {
     /// Who ends what a killed guard leaves without a cgroup.
     heir: Heir,
     origin: Mutex<Option<Origin>>,
+    /// This process as it was when the guard was started.
+    pub host: Host,
     /// Its processes, which are no job's.
     _known: orphans::Known,
     reader: Mutex<Option<tokio::task::JoinHandle<()>>>,
@@ -66,7 +69,7 @@ pub(crate) struct Link {
 impl Link {
     /// Greets the guard; one that was executed is waited for until it is ready.
     pub async fn connect(guard: Guard) -> Result<Self> {
-        let Guard { socket, mut origin } = guard;
+        let Guard { socket, mut origin, host } = guard;
         let io = |error: std::io::Error| Error::GuardStart(format!("cannot watch its socket: {error}"));
         let socket = Arc::new(sys::watched(socket, Interest::READABLE).map_err(io)?);
         let own = pidfd_open(getpid(), PidfdFlags::empty())
@@ -109,6 +112,7 @@ impl Link {
             pid,
             heir,
             origin: Mutex::new(Some(origin)),
+            host,
             _known: orphans::Known::new(known),
             reader: Mutex::new(Some(reader)),
         })

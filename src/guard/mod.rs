@@ -31,6 +31,7 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair}
 use rustix::process::Pid;
 
 use crate::error::{Error, Result, short_of_descriptors};
+use crate::host::Host;
 use crate::{inherited, reap, startup, sys};
 pub(crate) use program::{Embedded, Program};
 
@@ -89,6 +90,8 @@ pub(crate) fn is_greeted(socket: impl AsFd) -> bool {
 pub struct Guard {
     pub(crate) socket: OwnedFd,
     pub(crate) origin: Origin,
+    /// This process as it was when the guard was started.
+    pub(crate) host: Host,
 }
 
 #[derive(Debug)]
@@ -113,6 +116,7 @@ impl Guard {
     pub fn fork() -> Result<Self> {
         inherited::signals();
         OWN_PROGRAM_ONLY.store(true, Ordering::Relaxed);
+        let host = Host::rights_now();
         let (ours, theirs) = pair()?;
         // With children of another origin, theirs could not be told from the job's.
         let inherits =
@@ -127,7 +131,7 @@ impl Guard {
                 if sys::own_process_group().is_some() {
                     let _ = rustix::process::setpgid(Some(pid), Some(pid));
                 }
-                Ok(Self { socket: ours, origin: Origin::Forked { pid, inherits } })
+                Ok(Self { socket: ours, origin: Origin::Forked { pid, inherits }, host })
             }
             Err(Errno::BUSY) => Err(Error::system(
                 "fork",
@@ -171,9 +175,10 @@ impl Guard {
     fn execute_with(program: Option<&Program>, nested: bool) -> Result<Self> {
         inherited::signals();
         let program = program::find(program)?;
+        let host = Host::now();
         let (ours, theirs) = pair()?;
         let child = program.execute(theirs, nested)?;
-        Ok(Self { socket: ours, origin: Origin::Executed { starter: Some(child), program: program.name } })
+        Ok(Self { socket: ours, origin: Origin::Executed { starter: Some(child), program: program.name }, host })
     }
 }
 

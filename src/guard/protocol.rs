@@ -16,6 +16,7 @@ use serde_bytes::Bytes;
 
 use super::terminal::Settings;
 use crate::error::SpawnStage;
+use crate::host::Changed;
 use crate::process::ProcessInfo;
 
 /// Raised with every change of the messages: a guard of another version refuses.
@@ -138,6 +139,8 @@ pub struct Spec<'a> {
     pub nice: Option<i32>,
     /// User, group, supplementary groups to change to.
     pub user: Option<(u32, u32, Vec<u32>)>,
+    /// The host's changes since the guard was started.
+    pub host: Changed,
     /// What the job is sent when the supervisor is gone, before it is killed.
     pub farewell: Option<i32>,
 }

@@ -117,6 +117,7 @@ pub fn spawn(
         closed: (0..3).filter(|number| !spec.targets.contains(number)).collect(),
         rlimits: spec.rlimits.clone(),
         nice: spec.nice,
+        host: spec.host.clone(),
         user: spec.user.clone(),
         blocked: spec.blocked,
         ignored: spec.ignored,

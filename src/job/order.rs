@@ -8,11 +8,13 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde_bytes::{ByteBuf, Bytes};
 
+use crate::caller::{Caller, Given};
 use crate::command::{Block, Command, ProcessGroup, Stdio};
 use crate::containment::leaf::Leaf;
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::guard::link::Link;
 use crate::guard::protocol::{self, JobId, MAX_DESCRIPTORS, SHORT_SPEC, Spec, ToGuard};
+use crate::host::Changed;
 use crate::rlimit::NOFILE;
 use crate::settle::{Channel, channel_of};
 use crate::signal::Signal;
@@ -42,8 +44,7 @@ enum Place {
 enum HandedDown {
     Owned(usize),
     Shared(std::sync::Arc<OwnedFd>),
-    /// One that came with the exec of this process.
-    Inherited(BorrowedFd<'static>),
+    Callers(Given),
 }
 
 impl HandedDown {
@@ -51,13 +52,13 @@ impl HandedDown {
         match self {
             Self::Owned(index) => owned[*index].as_fd(),
             Self::Shared(descriptor) => descriptor.as_fd(),
-            Self::Inherited(descriptor) => *descriptor,
+            Self::Callers(descriptor) => descriptor.as_fd(),
         }
     }
 }
 
 impl Order {
-    pub fn new(command: &Command) -> Result<Self> {
+    pub fn new(command: &Command, caller: &Caller, host: Changed) -> Result<Self> {
         command.check_streams()?;
         let strings = command.strings()?;
         let mut pipes = [None, None, None];
@@ -104,9 +105,8 @@ impl Order {
                 break;
             }
             let descriptor = match stdio {
-                Stdio::Inherit if inherited::was_closed(number) => continue,
-                Stdio::Inherit => match sys::inherited_fd(number) {
-                    Some(descriptor) => HandedDown::Inherited(descriptor),
+                Stdio::Inherit => match &caller.streams[number as usize] {
+                    Some(descriptor) => HandedDown::Callers(descriptor.clone()),
                     None => continue,
                 },
                 Stdio::Null => {
@@ -138,11 +138,9 @@ impl Order {
             targets.push(number);
             handed_down.push(descriptor);
         }
-        if command.inherit_descriptors {
-            for (number, descriptor) in inherited::handed_down() {
-                targets.push(number);
-                handed_down.push(HandedDown::Inherited(descriptor));
-            }
+        for (number, descriptor) in &caller.descriptors {
+            targets.push(*number);
+            handed_down.push(HandedDown::Callers(descriptor.clone()));
         }
 
         let signals = inherited::signals();
@@ -166,6 +164,7 @@ impl Order {
             },
             rlimits: rlimits(command),
             nice: command.limits.nice,
+            host,
             user: command.user.as_ref().map(|user| (user.uid, user.gid, user.groups.clone())),
             farewell: command.supervisor_death_signal.map(Signal::number),
         };

@@ -5,6 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use rustix::fs::{FileType, OFlags, Stat, fcntl_getfl, fstat};
 use rustix::io::Errno;
 
+use crate::sys;
+
 /// Whether what is written to `one` and to `other` arrives in one place, in the order of the writes. So it is where
 ///
 /// - both are the same open file (`>f 2>&1`; kcmp(2), `KCMP_FILE`),
@@ -59,7 +61,7 @@ fn is_controlling_terminal(fd: BorrowedFd<'_>, stat: &Stat) -> bool {
 /// Whether both descriptors are of one open file, of a process that owns both.
 fn are_one_open_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     // Containers refuse kcmp(2) without CAP_SYS_PTRACE, and a kernel may be built without it.
-    kernel::compare(one, other).or_else(|_| share_an_owner(one, other)).unwrap_or(false)
+    sys::are_one_open_file(one, other).or_else(|_| share_an_owner(one, other)).unwrap_or(false)
 }
 
 /// The same by the owner of the signal SIGIO, of which each open file has one (fcntl(2), `F_SETOWN_EX`): set through the one
@@ -116,19 +118,6 @@ mod kernel {
         if done == 0 { Ok(()) } else { Err(last_errno()) }
     }
 
-    /// Whether both are one open file (kcmp(2)). `ENOSYS` or `EPERM` where the kernel or a seccomp filter has no such call.
-    pub fn compare(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<bool, Errno> {
-        /// `KCMP_FILE` (include/uapi/linux/kcmp.h).
-        const FILE: libc::c_int = 0;
-        // SAFETY: getpid(2) and kcmp(2) touch no memory of this process; the descriptors are borrowed for the call.
-        let order = unsafe {
-            let own = libc::getpid();
-            let (one, other) = (one.as_raw_fd() as libc::c_ulong, other.as_raw_fd() as libc::c_ulong);
-            libc::syscall(libc::SYS_kcmp, own, own, FILE, one, other)
-        };
-        if order < 0 { Err(last_errno()) } else { Ok(order == 0) }
-    }
-
     /// Whether it is the controlling terminal of this process, or the other side of one: others have no session for it
     /// (tcgetsid(3), `ENOTTY`).
     pub fn has_session(fd: BorrowedFd<'_>) -> bool {
@@ -171,8 +160,8 @@ mod tests {
         assert_eq!(share_an_owner(one.as_fd(), twin.as_fd()), Ok(true));
         assert_eq!(share_an_owner(one.as_fd(), other.as_fd()), Ok(false));
         assert_eq!(kernel::owner(one.as_fd()), Ok(kernel::Owner::default()));
-        if let Ok(same) = kernel::compare(one.as_fd(), twin.as_fd()) {
-            assert!(same && kernel::compare(one.as_fd(), other.as_fd()) == Ok(false));
+        if let Ok(same) = sys::are_one_open_file(one.as_fd(), twin.as_fd()) {
+            assert!(same && sys::are_one_open_file(one.as_fd(), other.as_fd()) == Ok(false));
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::state::{Asked, Ending, Shared};
 use super::task::{Outcome, Task};
+use crate::caller::Caller;
 use crate::command::Command;
 use crate::error::Error;
 use crate::job::Job;
@@ -60,9 +61,10 @@ pub(super) async fn run(pool: &Shared, id: u64, mut task: Box<Task>, mut asked: 
 
 /// Only a kill ends a spawn: what is just being executed gets its stop signal a moment later.
 async fn start(pool: &Shared, command: &Command, asked: &mut Asked) -> Result<Box<Job>, Box<Report>> {
+    let spawn = async { pool.supervisor.spawn_here(command, Caller::of(command)?).await };
     tokio::select! {
         biased;
-        spawned = pool.supervisor.spawn_here(command) => match spawned {
+        spawned = spawn => match spawned {
             Ok(job) => Ok(Box::new(job)),
             Err(error) => Err(Box::new(failed(command, &error))),
         },

@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // Each test file is a crate of its own and uses a part.
 
+pub mod alone;
 pub mod escape;
 pub mod host;
 pub mod own_cgroup;

@@ -1,0 +1,27 @@
+//! A test in a process of its own, which may change itself: its rights, its environment, its descriptors.
+
+use std::process::Command;
+
+/// The case that this process was started again for.
+const CASE: &str = "PINFOLD_TEST_CASE";
+
+/// The case, in the process of its own; none in the process that runs all tests.
+pub fn case() -> Option<String> {
+    std::env::var(CASE).ok()
+}
+
+/// Runs this test again for a case, without any guard program but its own, and returns what it printed.
+pub fn alone(case: &str, prepare: impl FnOnce(&mut Command)) -> String {
+    let test = test();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", &test, "--nocapture"]).env(CASE, case);
+    command.env("PATH", "/usr/bin:/bin").env_remove("PINFOLD_GUARD");
+    prepare(&mut command);
+    let output = command.output().unwrap();
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// The name of the test that runs, which libtest gives its thread.
+pub fn test() -> String {
+    std::thread::current().name().unwrap().to_owned()
+}
