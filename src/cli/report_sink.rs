@@ -54,12 +54,10 @@ impl Sink {
                 Ok(Self::Stdout(copy.into()))
             }
             Destination::File(path) => {
-                let file = OpenOptions::new()
-                    .write(true)
-                    .create(true)
-                    .truncate(false)
-                    .open(&path)
-                    .with_context(|| format!("cannot write the report to {}", path.display()))?;
+                let file =
+                    OpenOptions::new().write(true).create(true).truncate(false).open(&path).with_context(|| {
+                        format!("cannot write the report to {}", pinfold::text::printable_path(&path))
+                    })?;
                 Ok(Self::File(file, path))
             }
             Destination::Descriptor(number) => {

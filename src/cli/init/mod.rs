@@ -62,7 +62,7 @@ fn print(text: &str) -> u8 {
 }
 
 fn say(name: &str, message: &str) {
-    write_patiently(format!("{name}: {message}\n").as_bytes());
+    write_patiently(format!("{name}: {}\n", pinfold::text::printable_message(message)).as_bytes());
 }
 
 /// What both ways share.

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 pub fn named(directory: &Path, number: usize) -> Result<[File; 2]> {
     let file = |suffix: &str| -> Result<File> {
         let path: PathBuf = directory.join(format!("{number}.{suffix}"));
-        File::create(&path).with_context(|| format!("cannot make {}", path.display()))
+        File::create(&path).with_context(|| format!("cannot make {}", pinfold::text::printable_path(&path)))
     };
     Ok([file("out")?, file("err")?])
 }
@@ -21,8 +21,12 @@ pub fn named(directory: &Path, number: usize) -> Result<[File; 2]> {
 /// Writes append to it.
 pub fn nameless() -> Result<File> {
     let directory = std::env::temp_dir();
-    let failed =
-        || format!("cannot make a file for output in {} (TMPDIR names another directory)", directory.display());
+    let failed = || {
+        format!(
+            "cannot make a file for output in {} (TMPDIR names another directory)",
+            pinfold::text::printable_path(&directory)
+        )
+    };
     let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC;
     let mode = Mode::RUSR | Mode::WUSR;
     match openat(CWD, &directory, flags | OFlags::TMPFILE, mode) {
@@ -42,5 +46,8 @@ pub fn nameless() -> Result<File> {
 /// What a failed write to such a file means for the person.
 pub fn lost(error: &std::io::Error) -> String {
     let directory = std::env::temp_dir();
-    format!("cannot keep it in {}: {error}; make room there, or set TMPDIR to another directory", directory.display())
+    format!(
+        "cannot keep it in {}: {error}; make room there, or set TMPDIR to another directory",
+        pinfold::text::printable_path(&directory)
+    )
 }

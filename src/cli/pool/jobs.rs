@@ -129,8 +129,9 @@ fn deserialize_duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Re
     use serde::de::Error;
     match Option::<Value>::deserialize(deserializer)? {
         None => Ok(None),
+        Some(Value::Seconds(0.0)) => Ok(Some(Duration::MAX)),
         Some(Value::Seconds(seconds)) => Duration::try_from_secs_f64(seconds).map(Some).map_err(D::Error::custom),
-        Some(Value::Text(text)) => duration::parse(&text).map(Some).map_err(D::Error::custom),
+        Some(Value::Text(text)) => duration::limit(&text).map(Some).map_err(D::Error::custom),
     }
 }
 
@@ -138,8 +139,9 @@ fn deserialize_duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Re
 pub fn read(args: &Args) -> Result<Vec<Job>> {
     let (text, origin) = match &args.jobs {
         Some(path) => (
-            std::fs::read(path).with_context(|| format!("cannot read the jobs from {}", path.display()))?,
-            path.display().to_string(),
+            std::fs::read(path)
+                .with_context(|| format!("cannot read the jobs from {}", pinfold::text::printable_path(path)))?,
+            pinfold::text::printable_path(path).into_owned(),
         ),
         None => {
             let mut text = Vec::new();
@@ -153,7 +155,7 @@ pub fn read(args: &Args) -> Result<Vec<Job>> {
     }
     let mut message = format!("{} of the jobs in {origin} cannot be meant; none was started:", mistakes.len());
     for (line, mistake) in mistakes.iter().take(SHOWN) {
-        message.push_str(&format!("\n  line {line}: {mistake}"));
+        message.push_str(&format!("\n  line {line}: {}", pinfold::text::printable(mistake)));
     }
     if mistakes.len() > SHOWN {
         message.push_str(&format!("\n  and {} more", mistakes.len() - SHOWN));

@@ -59,8 +59,8 @@ impl Changes {
         let current = std::env::current_dir().unwrap_or_default();
         let shown = shown.strip_prefix(&current).ok().filter(|path| !path.as_os_str().is_empty()).unwrap_or(shown);
         match self.paths.len() - 1 {
-            0 => format!("{} changed", shown.display()),
-            more => format!("{} changed, and {more} more", shown.display()),
+            0 => format!("{} changed", pinfold::text::printable_path(shown)),
+            more => format!("{} changed, and {more} more", pinfold::text::printable_path(shown)),
         }
     }
 }

@@ -47,7 +47,8 @@ impl Files {
         let extensions = extensions.iter().map(|extension| extension.trim_start_matches('.').to_owned()).collect();
         let mut files = Self { watcher, watched: BTreeSet::new(), roots: Vec::new(), extensions };
         for path in paths {
-            let path = path.canonicalize().with_context(|| format!("cannot watch {}", path.display()))?;
+            let path =
+                path.canonicalize().with_context(|| format!("cannot watch {}", pinfold::text::printable_path(path)))?;
             let (directory, file) = match path.parent() {
                 Some(parent) if !path.is_dir() => (parent.to_owned(), Some(path.clone())),
                 _ => (path, None),
@@ -84,7 +85,7 @@ impl Files {
             let was_dir = self.watched.contains(&path);
             if was_dir && !is_dir {
                 if self.roots.iter().any(|root| root.directory == path) {
-                    bail!("{} is gone: there is nothing to watch any more", path.display());
+                    bail!("{} is gone: there is nothing to watch any more", pinfold::text::printable_path(&path));
                 }
                 self.forget(&path);
             }
@@ -175,7 +176,7 @@ impl Files {
 
 /// Limits by the name of what sets them (inotify(7), user_namespaces(7)).
 fn explain(error: notify::Error, directory: &Path) -> anyhow::Error {
-    let at = directory.display();
+    let at = pinfold::text::printable_path(directory);
     match &error.kind {
         ErrorKind::MaxFilesWatch => anyhow!(
             "cannot watch {at}: this user's limit on inotify watches is reached, one a directory; raise it, as root: \
