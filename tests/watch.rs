@@ -3,96 +3,12 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
-use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::Duration;
+use std::process::Command;
 
 use support::pty::Pty;
-use support::{PINFOLD, Ran, Run, Running, Scratch, has, has_cgroup, has_program, has_root, program};
-
-/// How long an expected line may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// After a burst of changes; long, so that a machine that stands still for a moment makes no second burst of it.
-const DEBOUNCE: &str = "400ms";
-/// In this time there would have been another restart.
-const QUIET: Duration = Duration::from_millis(700);
-
-/// `pinfold watch` on a directory, and what it and its command print.
-struct Watched {
-    running: Running,
-    stdout: Receiver<String>,
-    stderr: Receiver<String>,
-}
-
-fn lines(stream: impl std::io::Read + Send + 'static) -> Receiver<String> {
-    let (sender, lines) = channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(stream).lines().map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                break;
-            }
-        }
-    });
-    lines
-}
-
-impl Watched {
-    fn start(directory: &Path, options: &[&str], command: &[&str]) -> Self {
-        Self::start_in("auto", directory, options, command)
-    }
-
-    fn start_in(containment: &str, directory: &Path, options: &[&str], command: &[&str]) -> Self {
-        let mut run = Run::bare([&[PINFOLD, "watch"], options, &["--"], command].concat());
-        run.command().current_dir(directory).stdin(Stdio::piped());
-        run.command().env("PINFOLD_CONTAINMENT", containment);
-        let mut running = run.start();
-        let stdout = lines(running.child.stdout.take().unwrap());
-        let stderr = lines(running.child.stderr.take().unwrap());
-        Self { running, stdout, stderr }
-    }
-
-    fn out(&self) -> String {
-        self.stdout.recv_timeout(PATIENCE).expect("a line on standard output")
-    }
-
-    /// What pinfold says, without its name.
-    fn said(&self) -> String {
-        let line = self.stderr.recv_timeout(PATIENCE).expect("a line on standard error");
-        line.strip_prefix("pinfold: ").expect(&line).to_owned()
-    }
-
-    /// Nothing more comes: that takes time to show.
-    fn assert_quiet(&self) {
-        assert_eq!(self.stdout.recv_timeout(QUIET), Err(RecvTimeoutError::Timeout));
-        assert_eq!(self.stderr.try_recv().ok(), None);
-    }
-
-    fn assert_one_restart(&self, action: &str) -> String {
-        assert_eq!(self.out(), "up", "{action}");
-        let said = self.said();
-        assert!(said.contains("changed") && said.ends_with("; starting again"), "{action}: {said}");
-        self.assert_quiet();
-        said
-    }
-
-    fn keys(&mut self, keys: &str) {
-        self.running.child.stdin.as_mut().unwrap().write_all(keys.as_bytes()).unwrap();
-    }
-
-    /// SIGTERM ends all.
-    fn end(self) -> Ran {
-        self.running.signal(libc::SIGTERM);
-        self.running.finish().assert_code(143)
-    }
-}
-
-fn shell(directory: &Path, script: &str) {
-    let done = Command::new("bash").args(["-ec", script]).current_dir(directory).output().unwrap();
-    assert!(done.status.success(), "{script}: {done:?}");
-}
+use support::watched::{DEBOUNCE, Watched, shell};
+use support::{PINFOLD, Run, Scratch, has, has_cgroup, has_program, has_root, program};
 
 #[test]
 fn a_server_is_never_there_twice() {
@@ -355,4 +271,61 @@ fn at_a_terminal() {
     pty.send("\x03");
     let status = pty.wait();
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGINT));
+}
+
+/// A debugger reads what is typed, its line editing is undone after it, and Ctrl-C is for it.
+#[test]
+fn a_command_with_the_terminal_as_standard_input() {
+    if !has_cgroup() {
+        return;
+    }
+    let scratch = Scratch::directory("debugger");
+    fs::write(scratch.path().join("file"), "").unwrap();
+    let script =
+        "trap 'echo interrupted' INT; stty -echo; echo up; read a; read b; echo got $a $b; stty -a | grep -o '.echo '";
+    let mut command = Command::new(PINFOLD);
+    command.args(["watch", "--stdin", "inherit", "--debounce", "50ms", "--", "bash", "-c", script]);
+    command.current_dir(scratch.path());
+    let mut pty = Pty::start(command);
+    pty.expect("up");
+    pty.send("r\n");
+    pty.send("\x03");
+    pty.expect("interrupted");
+    pty.send("text\n");
+    pty.expect("got r text");
+    pty.expect("-echo");
+    pty.expect("exited with 0");
+    // It has its settings back for the next run and for the person, and is stopped like any other command.
+    pty.send("typed");
+    pty.expect("typed");
+    for _ in 0..2 {
+        fs::write(scratch.path().join("file"), "1").unwrap();
+        pty.expect("file changed");
+        pty.expect("up");
+    }
+    assert!(Command::new("kill").arg(pty.pid().to_string()).status().unwrap().success());
+    assert_eq!(pty.wait().code(), Some(143));
+
+    // One that does not handle Ctrl-C ends the watch.
+    for (script, running) in [("echo up; exec sleep 1000", true), ("echo up", false)] {
+        let mut command = Command::new(PINFOLD);
+        command.args(["watch", "--stdin", "inherit", "--", "sh", "-c", script]).current_dir(scratch.path());
+        let mut pty = Pty::start(command);
+        pty.expect("up");
+        if !running {
+            pty.expect("waiting for a change");
+        }
+        pty.send("\x03");
+        let status = pty.wait();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGINT), "{script}");
+    }
+
+    // A file as standard input, too.
+    let mut run = Run::bare([PINFOLD, "watch", "--stdin=inherit", "--", "sh", "-c", "cat; echo up; exec sleep 1000"]);
+    run.command().current_dir(scratch.path());
+    let mut watched = Watched::of(run);
+    watched.keys("r\n");
+    drop(watched.running.child.stdin.take());
+    assert_eq!([watched.out(), watched.out()], ["r", "up"]);
+    watched.end();
 }

@@ -1,4 +1,4 @@
-//! `pinfold watch` where there is too much, or too little: it hears, and does not panic.
+//! `pinfold watch` where there is too much, or too little: signals arrive, memory is bounded, and nothing panics.
 
 mod support;
 
@@ -97,4 +97,31 @@ fn where_no_thread_can_be_had() {
         waits
     });
     assert!(ended.is_some() && said.contains("start a thread") && !said.contains("panicked"), "{said}");
+}
+
+/// A line without an end, and lines without number: pinfold keeps none of them.
+#[test]
+fn endless_lines_on_standard_input_are_bounded() {
+    if !has_cgroup() {
+        return;
+    }
+    const PIECE: usize = 1 << 20;
+    let scratch = Scratch::directory("endless");
+    for (piece, pieces) in [(vec![b'x'; PIECE], 256), (vec![b'\n'; PIECE], 16), (b"no\n".repeat(PIECE / 3), 16)] {
+        let (mut running, first) = watch(scratch.path(), &["--quiet"]);
+        let pid = running.pinfold_pid();
+        let mut stdin = running.child.stdin.take().unwrap();
+        for _ in 0..pieces {
+            stdin.write_all(&piece).unwrap();
+        }
+        // It reads on after that, and restarts the command.
+        stdin.write_all(b"\nr\n").unwrap();
+        assert_ne!(running.line(), first.to_string());
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let kibibytes: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+        assert!(kibibytes < 64 << 10, "{kibibytes} KiB");
+        running.signal(libc::SIGTERM);
+        running.finish().assert_code(143);
+    }
 }

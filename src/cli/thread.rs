@@ -16,13 +16,3 @@ pub(crate) fn start(purpose: &str, work: impl FnOnce() + Send + 'static) -> pinf
         advice: "see ulimit -u, pids.max and ulimit -v".into(),
     })
 }
-
-/// Starts one and waits for its end: there is room for one that others start.
-///
-/// # Errors
-/// As [`start`].
-#[cfg(feature = "watch")]
-pub(crate) fn try_one(purpose: &str) -> pinfold::Result<()> {
-    // It does nothing that could panic.
-    start(purpose, || {}).map(|thread| drop(thread.join()))
-}

@@ -11,6 +11,7 @@ pub mod pty;
 pub mod random;
 pub mod run;
 pub mod surrounding;
+pub mod watched;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

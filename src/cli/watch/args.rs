@@ -7,12 +7,13 @@ use std::time::Duration;
 use clap::ValueEnum;
 use pinfold::Signal;
 
+use super::extensions::{self, Extension};
 use crate::cli::{duration, run};
 
 /// Run a command, and again when files change: the last run, and all that it started, is gone before the next begins.
 ///
-/// What git ignores is not watched, nor are editors' own files. The command's standard input is /dev/null; type r and Enter
-/// to restart it. Ctrl-C ends all.
+/// pinfold does not watch what git ignores, nor the files that editors make for themselves. The command's standard input is
+/// /dev/null; type r and Enter to restart it. Ctrl-C ends all.
 #[derive(clap::Args)]
 pub struct Args {
     /// A directory or file to watch (repeatable)
@@ -20,8 +21,8 @@ pub struct Args {
     pub watch: Vec<PathBuf>,
 
     /// Only files with these extensions: rs,toml
-    #[arg(long, value_name = "EXT,…", value_delimiter = ',')]
-    pub ext: Vec<String>,
+    #[arg(long, value_name = "EXT,…", value_delimiter = ',', value_parser = extensions::parse)]
+    pub ext: Vec<Extension>,
 
     /// Not these, written as in .gitignore (repeatable)
     #[arg(long, value_name = "GLOB")]
@@ -59,7 +60,11 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
     pub grace: Duration,
 
-    /// Say only what went wrong
+    /// The command's standard input. With inherit, r and Enter do not restart it: it reads what you type
+    #[arg(long, value_name = "WHAT", default_value = "null")]
+    pub stdin: Stdin,
+
+    /// Print only what went wrong
     #[arg(long, short)]
     pub quiet: bool,
 
@@ -76,4 +81,12 @@ pub enum OnBusy {
     Queue,
     /// Nothing
     Ignore,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Stdin {
+    /// /dev/null
+    Null,
+    /// That of pinfold, for a debugger
+    Inherit,
 }

@@ -1,13 +1,13 @@
-//! The changes since the last start: when their burst is over, and what is told of them.
+//! The changes since the last start: when their burst is over, and what pinfold prints about them.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// However long a burst lasts, a restart is not put off longer.
+/// However long a burst lasts, a restart is put off no longer than this.
 const LONGEST_BURST: Duration = Duration::from_secs(3);
 
-/// Of so many changes one is told by its name.
+/// So many changed files are kept in order: one of them is printed.
 const SHOWN: usize = 64;
 
 /// What has changed since the last run was started.
@@ -16,9 +16,10 @@ pub struct Changes {
     paths: HashSet<PathBuf>,
     /// The first of them, in the order in which they came.
     shown: Vec<PathBuf>,
-    /// A restart was asked for: there is nothing to wait for.
+    /// A restart was requested: there is nothing to wait for.
     pub asked: bool,
-    first: Option<Instant>,
+    /// When the first change was noticed.
+    pub first: Option<Instant>,
     latest: Option<Instant>,
 }
 
@@ -50,19 +51,29 @@ impl Changes {
         }
     }
 
+    /// The first of the files that have changed.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.shown
+    }
+
     /// "src/main.rs changed, and 2 more".
     pub fn tell(&self) -> String {
-        // Rather one that is there than one that was there for a moment.
+        // A file that exists says more than one that was there for a moment.
         let Some(shown) = self.shown.iter().find(|path| path.exists()).or(self.shown.first()) else {
             return "asked for".into();
         };
-        let current = std::env::current_dir().unwrap_or_default();
-        let shown = shown.strip_prefix(&current).ok().filter(|path| !path.as_os_str().is_empty()).unwrap_or(shown);
         match self.paths.len() - 1 {
-            0 => format!("{} changed", pinfold::text::printable_path(shown)),
-            more => format!("{} changed, and {more} more", pinfold::text::printable_path(shown)),
+            0 => format!("{} changed", name(shown)),
+            more => format!("{} changed, and {more} more", name(shown)),
         }
     }
+}
+
+/// A path for a message: seen from the current directory.
+pub fn name(path: &Path) -> String {
+    let current = std::env::current_dir().unwrap_or_default();
+    let name = path.strip_prefix(&current).ok().filter(|name| !name.as_os_str().is_empty()).unwrap_or(path);
+    pinfold::text::printable_path(name).into_owned()
 }
 
 #[cfg(test)]

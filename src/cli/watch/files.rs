@@ -1,194 +1,355 @@
 //! What is watched, and which of the kernel's events are changes.
 //!
-//! Each directory is watched by itself, so that those which are ignored cost no watch (inotify(7)).
+//! Each directory is watched by itself, so that ignored ones cost no watch.
 
-use std::collections::BTreeSet;
-use std::ops::Bound;
+use std::collections::{BTreeSet, HashSet};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
-use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind};
-use notify::{ErrorKind, Event, EventKind, INotifyWatcher, RecursiveMode, Watcher};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use anyhow::{Context, Result, anyhow};
+use inotify::EventMask;
+use rustix::fs::{Timespec, stat};
+use rustix::time::{ClockId, clock_gettime};
 
+use super::extensions::Extension;
 use super::ignored::Ignored;
-use crate::cli::thread;
+use super::route::{End, Route};
+use super::watches::{Event, Watches};
 
-/// What the kernel tells.
-pub type Events = UnboundedReceiver<notify::Result<Event>>;
+/// So many directories that cannot be watched are reported by their names.
+const REPORTED: usize = 8;
+
+/// So many are remembered, to watch them when their permissions change.
+const REMEMBERED: usize = 1024;
+
+/// How often the routes are followed again because one changed meanwhile. The next change is an event.
+const ATTEMPTS: usize = 10;
 
 pub struct Files {
-    watcher: INotifyWatcher,
-    watched: BTreeSet<PathBuf>,
+    watches: Watches,
     roots: Vec<Root>,
     /// Only these, where there are any.
-    extensions: Vec<String>,
+    extensions: Vec<Extension>,
+    globs: Vec<String>,
+    /// Directories that cannot be watched.
+    unwatched: BTreeSet<PathBuf>,
+    reported: usize,
+    /// Messages to print.
+    notes: Vec<String>,
+    /// A file that was written later than this has changed.
+    since: Timespec,
+    /// The directories below the roots have to be found again.
+    stale: bool,
 }
 
+/// A path that `--watch` names.
 struct Root {
-    directory: PathBuf,
-    /// Only this file of it. The directory is watched: who saves a file puts a new one in its place.
-    file: Option<PathBuf>,
-    ignored: Ignored,
+    given: PathBuf,
+    route: Route,
+    /// The rules for the directory at the end of the route.
+    ignored: Option<Ignored>,
+}
+
+impl Root {
+    fn directory(&self) -> Option<&Path> {
+        match &self.route.end {
+            End::Directory(directory) => Some(directory),
+            // The directory is watched: saving a file often puts a new one in its place.
+            End::File(file) => file.parent(),
+            End::Missing { .. } => None,
+        }
+    }
 }
 
 impl Files {
-    /// Watches the paths. From here on nothing is missed.
-    pub fn watch(paths: &[PathBuf], extensions: &[String], globs: &[String]) -> Result<(Self, Events)> {
-        let (sender, events) = unbounded_channel();
-        let tell = move |event| {
-            // Nobody listens any more at the end.
-            let _ = sender.send(event);
+    /// Watches the paths. A change from here on is not missed.
+    ///
+    /// # Errors
+    /// A path that does not exist or that this user may not read; a limit on inotify.
+    pub fn watch(paths: &[PathBuf], extensions: &[Extension], globs: &[String]) -> Result<Self> {
+        let watches = Watches::new().map_err(|error| explain(&error, Path::new("files")))?;
+        let mut files = Self {
+            watches,
+            roots: Vec::new(),
+            extensions: extensions.to_vec(),
+            globs: globs.to_vec(),
+            unwatched: BTreeSet::new(),
+            reported: 0,
+            notes: Vec::new(),
+            since: now(),
+            stale: false,
         };
-        // The watcher's own thread is started without a look at whether it was; then it panics.
-        thread::try_one("to watch files")?;
-        let watcher = INotifyWatcher::new(tell, notify::Config::default().with_follow_symlinks(false))
-            .map_err(|error| explain(error, Path::new("")))?;
-        let extensions = extensions.iter().map(|extension| extension.trim_start_matches('.').to_owned()).collect();
-        let mut files = Self { watcher, watched: BTreeSet::new(), roots: Vec::new(), extensions };
         for path in paths {
-            let path =
-                path.canonicalize().with_context(|| format!("cannot watch {}", pinfold::text::printable_path(path)))?;
-            let (directory, file) = match path.parent() {
-                Some(parent) if !path.is_dir() => (parent.to_owned(), Some(path.clone())),
-                _ => (path, None),
-            };
-            let ignored = Ignored::new(&directory, globs)?;
-            files.roots.push(Root { directory: directory.clone(), file, ignored });
-            let last = files.roots.len() - 1;
-            files.add(last, &directory)?;
+            let cannot = || format!("cannot watch {}", pinfold::text::printable_path(path));
+            path.canonicalize().with_context(cannot)?;
+            let given = std::path::absolute(path).with_context(cannot)?;
+            let route = Route { steps: Vec::new(), end: End::Missing { directory: "/".into(), name: "".into() } };
+            files.roots.push(Root { given, route, ignored: None });
         }
-        Ok((files, events))
+        files.refresh(true)?;
+        Ok(files)
     }
 
-    /// The files that have changed by this event and that matter. New directories are watched from now on.
-    pub fn changed(&mut self, event: notify::Result<Event>) -> Result<Vec<PathBuf>> {
-        let event = event.map_err(|error| explain(error, Path::new("")))?;
+    /// A descriptor that is readable when [`read`](Self::read) returns events.
+    pub fn descriptor(&self) -> Result<OwnedFd> {
+        self.watches.descriptor().context("cannot copy the descriptor of inotify")
+    }
+
+    /// A run begins: a file counts as written when its time is later than now.
+    pub fn begin(&mut self) {
+        self.since = now();
+    }
+
+    /// Messages since the last call.
+    pub fn notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// The watched paths that do not exist now.
+    pub fn missing(&self) -> impl Iterator<Item = &Path> {
+        self.roots.iter().filter(|root| root.route.missing().is_some()).map(|root| root.given.as_path())
+    }
+
+    /// The files that have changed by the next events and that matter; `None` where there is no event.
+    pub fn read(&mut self) -> Result<Option<Vec<PathBuf>>> {
+        let Some(events) = self.watches.read().context("cannot read the events of inotify")? else { return Ok(None) };
         let mut changed = Vec::new();
-        if event.need_rescan() {
-            // More has happened than the kernel's queue holds (fs.inotify.max_queued_events).
-            for root in 0..self.roots.len() {
-                let directory = self.roots[root].directory.clone();
-                self.add(root, &directory)?;
-                changed.push(directory);
-            }
-            return Ok(changed);
+        let mut rerouted = false;
+        for root in &mut self.roots {
+            self.stale |= root.ignored.as_mut().is_some_and(Ignored::learn_outside);
         }
-        let appears = match event.kind {
-            EventKind::Create(CreateKind::Folder) | EventKind::Modify(ModifyKind::Name(_)) => true,
-            EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_) => false,
-            EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,
-            _ => return Ok(changed),
-        };
-        for path in event.paths {
-            let is_dir = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
-            let was_dir = self.watched.contains(&path);
-            if was_dir && !is_dir {
-                if self.roots.iter().any(|root| root.directory == path) {
-                    bail!("{} is gone: there is nothing to watch any more", pinfold::text::printable_path(&path));
+        for event in events {
+            match event {
+                Event::Overflow => {
+                    // More has happened than the kernel's queue holds (fs.inotify.max_queued_events).
+                    self.stale = true;
+                    changed.extend(self.roots.iter().filter_map(|root| root.directory().map(Path::to_owned)));
                 }
-                self.forget(&path);
+                Event::Step => rerouted = true,
+                Event::Entry { path, mask } => {
+                    // The file may be a link now.
+                    rerouted |= mask.intersects(EventMask::CREATE | EventMask::MOVED_TO)
+                        && self.roots.iter().any(|root| root.route.end == End::File(path.clone()));
+                    self.entry(&path, mask, &mut changed)?;
+                }
             }
-            for root in 0..self.roots.len() {
-                if is_dir && appears && self.is_below(root, &path) {
+        }
+        if rerouted && self.roots.iter().any(|root| !self.is_current(root)) {
+            self.stale = true;
+        }
+        if self.stale {
+            changed.extend(self.refresh(false)?);
+        }
+        Ok(Some(changed))
+    }
+
+    /// Whether a path still leads to the directory that is watched for it.
+    fn is_current(&self, root: &Root) -> bool {
+        Route::of(&root.given) == root.route
+            && root.directory().is_none_or(|directory| self.watches.contains(directory))
+    }
+
+    /// An entry of a watched directory.
+    fn entry(&mut self, path: &Path, mask: EventMask, changed: &mut Vec<PathBuf>) -> Result<()> {
+        for root in &mut self.roots {
+            self.stale |= root.ignored.as_mut().is_some_and(|ignored| ignored.learn(path));
+        }
+        let appears = mask.intersects(EventMask::CREATE | EventMask::MOVED_TO);
+        if mask.contains(EventMask::ISDIR) {
+            if mask.intersects(EventMask::DELETE | EventMask::MOVED_FROM) {
+                self.unwatched.retain(|known| !known.starts_with(path));
+                if self.watches.contains(path) {
+                    self.watches.forget(path);
+                    changed
+                        .extend((0..self.roots.len()).any(|root| self.matters(root, path, true)).then(|| path.into()));
+                }
+            } else if appears {
+                for root in 0..self.roots.len() {
                     // It may have been filled before it was watched.
-                    changed.extend(self.add(root, &path)?);
-                } else if !is_dir && self.matters(root, &path, was_dir) {
-                    changed.push(path.clone());
+                    self.scan(root, path, &mut HashSet::new(), changed, false)?;
+                }
+            } else if self.unwatched.contains(path) {
+                // Its permissions have changed.
+                for root in 0..self.roots.len() {
+                    self.scan(root, path, &mut HashSet::new(), &mut Vec::new(), false)?;
                 }
             }
-            for root in 0..self.roots.len() {
-                if path.starts_with(&self.roots[root].directory) && self.roots[root].ignored.learn(&path) {
-                    let directory = self.roots[root].directory.clone();
-                    self.add(root, &directory)?;
+            return Ok(());
+        }
+        // Another mode, owner or link is no change, nor is a file that was opened for writing and not written. But `touch` is
+        // one, and so is writing by mmap(2): of these the kernel reports no more (inotify(7)).
+        let written = appears || mask.intersects(EventMask::MODIFY | EventMask::DELETE | EventMask::MOVED_FROM);
+        if (written || self.is_newer(path)) && (0..self.roots.len()).any(|root| self.matters(root, path, false)) {
+            changed.push(path.to_owned());
+        }
+        Ok(())
+    }
+
+    fn is_newer(&self, path: &Path) -> bool {
+        let Ok(found) = stat(path) else { return false };
+        (found.st_mtime as i64, found.st_mtime_nsec as i64) > (self.since.tv_sec as i64, self.since.tv_nsec as i64)
+    }
+
+    fn matters(&mut self, root: usize, path: &Path, is_dir: bool) -> bool {
+        let root = &mut self.roots[root];
+        match &root.route.end {
+            End::File(file) => return file == path,
+            End::Directory(directory) if path != directory && path.starts_with(directory) => {}
+            _ => return false,
+        }
+        let name = path.file_name().unwrap_or_default();
+        // A link to a directory stands for files of any name.
+        let named = is_dir || self.extensions.is_empty() || self.extensions.iter().any(|known| known.is_of(name));
+        let named = named || path.symlink_metadata().is_ok_and(|found| found.is_symlink()) && path.is_dir();
+        let Some(ignored) = &mut root.ignored else { return named };
+        // Directories that are ignored by a new rule are watched until the end of this turn.
+        named
+            && !if self.stale { ignored.contains_or_its_parents(path, is_dir) } else { ignored.contains(path, is_dir) }
+    }
+
+    /// Follows the paths again and watches what is there now. Returns what has changed by that.
+    fn refresh(&mut self, first: bool) -> Result<Vec<PathBuf>> {
+        let mut changed = Vec::new();
+        for attempt in 0.. {
+            let routes: Vec<Route> = self.roots.iter().map(|root| Route::of(&root.given)).collect();
+            let steps = routes.iter().flat_map(|route| &route.steps).map(PathBuf::as_path);
+            self.watches.set_steps(steps, routes.iter().filter_map(Route::missing));
+            // A step that changed before it was watched leads elsewhere now.
+            let moved = self.roots.iter().zip(&routes).any(|(root, route)| Route::of(&root.given) != *route);
+            if moved && attempt < ATTEMPTS {
+                continue;
+            }
+            for (root, route) in self.roots.iter_mut().zip(routes) {
+                if root.route != route {
+                    changed.push(root.given.clone());
+                    root.route = route;
+                    root.ignored = match &root.route.end {
+                        End::Directory(directory) => Some(Ignored::new(directory, &self.globs)?),
+                        _ => None,
+                    };
                 }
             }
+            break;
+        }
+        self.stale = false;
+        let mut visited = HashSet::new();
+        for root in 0..self.roots.len() {
+            let Some(directory) = self.roots[root].directory().map(Path::to_owned) else { continue };
+            if !self.watches.contains(&directory) {
+                // It was removed and made again.
+                changed.push(self.roots[root].given.clone());
+            }
+            // The files in there have not changed for that alone.
+            self.scan(root, &directory, &mut visited, &mut Vec::new(), first)?;
+        }
+        self.watches.retain(&visited);
+        if first {
+            changed.clear();
         }
         Ok(changed)
     }
 
-    fn is_below(&self, root: usize, path: &Path) -> bool {
-        self.roots[root].file.is_none() && path.starts_with(&self.roots[root].directory)
-    }
-
-    fn matters(&mut self, root: usize, path: &Path, was_dir: bool) -> bool {
-        let root = &mut self.roots[root];
-        match &root.file {
-            Some(file) => return file == path,
-            None if !path.starts_with(&root.directory) => return false,
-            None => {}
-        }
-        let extension = path.extension().unwrap_or_default();
-        let named = self.extensions.is_empty() || self.extensions.iter().any(|known| extension == known.as_str());
-        (named || was_dir) && !root.ignored.contains(path, was_dir)
-    }
-
-    /// Watches a directory and all below it that is not ignored; tells the files in there that matter.
-    fn add(&mut self, root: usize, directory: &Path) -> Result<Vec<PathBuf>> {
-        if self.roots[root].file.is_some() {
-            self.add_one(directory)?;
-            return Ok(Vec::new());
-        }
-        let mut found = Vec::new();
-        if directory != self.roots[root].directory && self.roots[root].ignored.contains(directory, true) {
-            return Ok(found);
-        }
-        // Watched before it is read, so that nothing can come in between.
-        self.add_one(directory)?;
-        // One that is gone again has nothing in it.
-        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-            match entry.file_type() {
-                Ok(kind) if kind.is_dir() => found.extend(self.add(root, &entry.path())?),
-                _ if self.matters(root, &entry.path(), false) => found.push(entry.path()),
-                _ => {}
-            }
-        }
-        Ok(found)
-    }
-
-    fn add_one(&mut self, directory: &Path) -> Result<()> {
-        if self.watched.contains(directory) {
+    /// Watches a directory and all below it that is not ignored. Adds the directories to `visited`, and to `changed` the files
+    /// that matter in those that were not watched before.
+    fn scan(
+        &mut self,
+        root: usize,
+        directory: &Path,
+        visited: &mut HashSet<PathBuf>,
+        changed: &mut Vec<PathBuf>,
+        first: bool,
+    ) -> Result<()> {
+        let only_file = match &self.roots[root].route.end {
+            End::Directory(top) if directory.starts_with(top) => false,
+            End::File(file) if file.parent() == Some(directory) => true,
+            _ => return Ok(()),
+        };
+        if self.is_ignored(root, directory) {
             return Ok(());
         }
-        match self.watcher.watch(directory, RecursiveMode::NonRecursive) {
-            Ok(()) => {
-                self.watched.insert(directory.to_owned());
-                Ok(())
+        let mut waiting = vec![directory.to_owned()];
+        while let Some(directory) = waiting.pop() {
+            // Watched before it is read, so that an entry that appears meanwhile is not missed.
+            let is_new = match self.watches.add(&directory) {
+                Ok(is_new) => is_new,
+                Err(error) => {
+                    let is_root = self.roots[root].directory() == Some(&directory);
+                    self.not_watched(&error, &directory, first, is_root)?;
+                    continue;
+                }
+            };
+            self.unwatched.remove(&directory);
+            visited.insert(directory.clone());
+            if only_file {
+                continue;
             }
-            // It was there for a moment only.
-            Err(_) if !directory.exists() => Ok(()),
-            Err(error) => Err(explain(error, directory)),
+            // A directory that is gone again has no entries.
+            for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    if is_new && self.matters(root, &path, false) {
+                        changed.push(path);
+                    }
+                } else if !self.is_ignored(root, &path) {
+                    waiting.push(path);
+                }
+            }
         }
+        Ok(())
     }
 
-    /// A directory has gone, and all below it: the kernel has removed the watches, or they would tell of another place.
-    fn forget(&mut self, directory: &Path) {
-        // Those below a directory come right after it.
-        let below = self.watched.range::<Path, _>((Bound::Included(directory), Bound::Unbounded));
-        let gone: Vec<PathBuf> = below.take_while(|path| path.starts_with(directory)).cloned().collect();
-        for path in gone {
-            // Where the kernel was first, there is none.
-            let _ = self.watcher.unwatch(&path);
-            self.watched.remove(&path);
+    fn is_ignored(&mut self, root: usize, directory: &Path) -> bool {
+        self.roots[root].ignored.as_mut().is_some_and(|ignored| ignored.contains(directory, true))
+    }
+
+    /// A directory could not be watched: at the start that is an error, except for one that this user may not read. Later the
+    /// others are watched on, for the sake of the command that runs.
+    fn not_watched(&mut self, error: &io::Error, directory: &Path, first: bool, is_root: bool) -> Result<()> {
+        let refused = match error.raw_os_error() {
+            // It is gone, or it is something else now.
+            Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP) => return Ok(()),
+            Some(libc::EACCES | libc::EPERM | libc::ENAMETOOLONG) => true,
+            _ => false,
+        };
+        if first && (is_root || !refused) {
+            return Err(explain(error, directory));
         }
+        let is_new = self.unwatched.len() < REMEMBERED && self.unwatched.insert(directory.to_owned());
+        if is_new && self.reported < REPORTED {
+            self.reported += 1;
+            let more = if self.reported == REPORTED { "; further directories are not reported" } else { "" };
+            self.notes.push(format!("{:#}; changes in it are not noticed{more}", explain(error, directory)));
+        }
+        Ok(())
     }
 }
 
+/// The clock that file systems take the time of a change from: it is up to one tick late.
+fn now() -> Timespec {
+    clock_gettime(ClockId::RealtimeCoarse)
+}
+
 /// Limits by the name of what sets them (inotify(7), user_namespaces(7)).
-fn explain(error: notify::Error, directory: &Path) -> anyhow::Error {
+fn explain(error: &io::Error, directory: &Path) -> anyhow::Error {
     let at = pinfold::text::printable_path(directory);
-    match &error.kind {
-        ErrorKind::MaxFilesWatch => anyhow!(
+    match error.raw_os_error() {
+        Some(libc::ENOSPC) => anyhow!(
             "cannot watch {at}: this user's limit on inotify watches is reached, one a directory; raise it, as root: \
              sysctl fs.inotify.max_user_watches=524288 (in a user namespace user.max_inotify_watches), or watch less \
              (-w, --ignore)"
         ),
-        ErrorKind::Io(io) if io.raw_os_error() == Some(libc::EMFILE) => anyhow!(
-            "cannot watch files: this user's limit on inotify instances is reached; raise it, as root: \
+        Some(libc::EMFILE) => anyhow!(
+            "cannot watch {at}: this user's limit on inotify instances is reached; raise it, as root: \
              sysctl fs.inotify.max_user_instances=512 (in a user namespace user.max_inotify_instances), or the limit \
              on open files is: see ulimit -n"
         ),
-        ErrorKind::Io(io) => anyhow!("cannot watch {at}: {io}"),
-        _ => anyhow!("cannot watch {at}: {error}"),
+        _ => anyhow!("cannot watch {at}: {}", message(error)),
     }
+}
+
+/// The kernel's words without the number.
+fn message(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
 }

@@ -1,12 +1,17 @@
-//! `pinfold watch`: runs a command again when files change, and never before the last run is proven gone.
+//! `pinfold watch`: runs a command again when files change, and never before the last run is proven to be gone.
 
 mod args;
 mod changes;
+mod extensions;
 mod files;
 mod ignored;
+mod keys;
+mod repeats;
+mod route;
+mod watches;
 
 use std::ffi::OsString;
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,34 +19,40 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use pinfold::report::{MainEnd, Reason};
 use pinfold::signal::{self, SignalStream};
-use pinfold::{Command, Error, Job, ProcessGroup, Report, Signal, Stdio, Supervisor};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use pinfold::{Command, Error, Job, ProcessGroup, Report, Signal, Supervisor};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc::Receiver;
 
 use super::run::{self, Prepared};
 use super::signals::{Response, Rules};
 use super::terminal::Terminal;
-use super::{supervisor_of_environment, tell, thread};
+use super::{supervisor_of_environment, tell};
 pub use args::Args;
-use args::OnBusy;
+use args::{OnBusy, Stdin};
 use changes::Changes;
-use files::{Events, Files};
+use files::Files;
+use repeats::Repeats;
 
-/// A burst of events is one change to the run, and none of them may make a signal wait.
-const EVENTS_A_TURN: usize = 256;
+/// A change this soon after the end of a run can be that run's own.
+const NOTICED: Duration = Duration::from_millis(200);
 
-/// Runs until a signal ends it; tells the exit code.
+/// A storm of changes does not keep a run from being over.
+const READS_AT_THE_END: usize = 64;
+
+/// Runs until a signal ends it; returns the exit code.
 pub fn run(args: &Args, prepared: Prepared) -> Result<u8> {
     let Prepared { signals, terminal, guard, .. } = prepared;
-    // It starts a thread: after the guard.
-    let (files, events) = Files::watch(&args.watch, &args.ext, &args.ignore)?;
-    let keys = keys()?;
+    let files = Files::watch(&args.watch, &args.ext, &args.ignore)?;
+    // This starts a thread, so it comes after the guard.
+    let keys = if args.stdin == Stdin::Null { Some(keys::restarts()?) } else { None };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
     let ended = runtime.block_on(async {
         let signals = signals.listen()?;
         let supervisor = supervisor_of_environment(guard)?.start().await?;
         let mut watch = Watch::new(args, files, terminal.as_ref());
-        let ended = watch.live(&supervisor, &signals, events, keys).await;
+        let ended = watch.live(&supervisor, &signals, keys).await;
         supervisor.close().await;
         ended
     });
@@ -57,19 +68,6 @@ pub fn run(args: &Args, prepared: Prepared) -> Result<u8> {
     Ok(u8::try_from(128 + signal.number()).unwrap_or(u8::MAX))
 }
 
-/// The lines that are typed.
-fn keys() -> Result<UnboundedReceiver<String>> {
-    let (sender, keys) = unbounded_channel();
-    thread::start("to read standard input", move || {
-        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                break;
-            }
-        }
-    })?;
-    Ok(keys)
-}
-
 struct Watch<'a> {
     args: &'a Args,
     files: Files,
@@ -77,8 +75,12 @@ struct Watch<'a> {
     rules: Rules,
     command: Command,
     changes: Changes,
+    repeats: Repeats,
     runs: u64,
-    /// The current run has been told to end.
+    /// When the last run began and ended.
+    began: Option<Instant>,
+    over: Option<Instant>,
+    /// The current run is being stopped.
     stopping: bool,
     /// How the last run ended, in words.
     last: Option<String>,
@@ -87,18 +89,20 @@ struct Watch<'a> {
 impl<'a> Watch<'a> {
     fn new(args: &'a Args, files: Files, terminal: Option<&'a Terminal>) -> Self {
         let mut command = Command::new(&args.command[0]);
-        // With a terminal in our process group: its settings may be changed from nowhere else.
+        // Where there is a terminal, in pinfold's process group: only the foreground group may change its settings and read
+        // from it.
         let group = if terminal.is_some() { ProcessGroup::Supervisors } else { ProcessGroup::New };
         command
             .args(&args.command[1..])
             .inherit_descriptors(true)
-            .stdin(Stdio::Null)
+            .stdin(if args.stdin == Stdin::Null { pinfold::Stdio::Null } else { pinfold::Stdio::Inherit })
             .process_group(group)
             .stop_signal(args.stop_signal)
             .grace(args.grace)
             .settle(args.settle);
-        // An interrupt from the terminal is not the job's affair alone: it ends all.
-        let rules = Rules::new(false, terminal.is_some());
+        // An interrupt from the terminal ends the watch too, except where it is for a debugger.
+        let for_the_job = args.stdin == Stdin::Inherit && terminal.is_some_and(|terminal| terminal.is_stdin);
+        let rules = Rules::new(for_the_job, terminal.is_some());
         Self {
             args,
             files,
@@ -106,23 +110,29 @@ impl<'a> Watch<'a> {
             rules,
             command,
             changes: Changes::default(),
+            repeats: Repeats::default(),
             runs: 0,
+            began: None,
+            over: None,
             stopping: false,
             last: None,
         }
     }
 
-    /// Runs until a signal ends it: which.
+    /// Runs until a signal ends it, and returns that signal.
     async fn live(
         &mut self,
         supervisor: &Supervisor,
         signals: &SignalStream,
-        mut events: Events,
-        mut keys: UnboundedReceiver<String>,
+        mut keys: Option<Receiver<()>>,
     ) -> Result<Signal> {
+        // SAFETY: an OwnedFd keeps its one descriptor open for as long as the AsyncFd owns it.
+        #[allow(unsafe_code)]
+        let events = unsafe { AsyncFd::register_with_interest(self.files.descriptor()?, Interest::READABLE) };
+        let events = events.context("cannot wait for the events of inotify")?;
         let mut job: Option<(Job, Instant)> = None;
-        let mut keys_are_there = true;
         let mut ending = None;
+        self.tell_notes();
         self.changes.asked = !self.args.postpone;
         if self.args.postpone && !self.args.quiet {
             tell("waiting for a change");
@@ -150,6 +160,7 @@ impl<'a> Watch<'a> {
                             ending.get_or_insert(received.signal);
                             job.iter().for_each(|(job, _)| job.kill());
                         }
+                        (Response::LeftToTheJob(_), None) => ending = Some(received.signal),
                         (Response::PassOn(signal), Some((job, _))) => {
                             // It may just have ended.
                             let _ = job.signal(signal);
@@ -159,7 +170,13 @@ impl<'a> Watch<'a> {
                 }
                 report = ended(&job) => {
                     let report = report?;
+                    if self.args.on_busy == OnBusy::Ignore {
+                        self.ignore_changes()?;
+                    }
                     let after = job.take().map_or(Duration::ZERO, |(_, since)| since.elapsed());
+                    if self.args.stdin == Stdin::Inherit && ended_by_interrupt(&report) {
+                        ending = ending.or(Some(Signal::INT));
+                    }
                     self.ended(&report, after, ending.is_some())?;
                 }
                 stop = next_stop(&job) => {
@@ -167,26 +184,21 @@ impl<'a> Watch<'a> {
                         run::stopped(job, stop, terminal);
                     }
                 }
-                event = events.recv() => {
-                    let Some(event) = event else { bail!("the watch on the files has ended") };
-                    let mut changed = self.files.changed(event)?;
-                    // Not all that are there: a signal is heard between two turns.
-                    for _ in 1..EVENTS_A_TURN {
-                        let Ok(event) = events.try_recv() else { break };
-                        changed.extend(self.files.changed(event)?);
-                    }
-                    if !changed.is_empty() {
-                        self.change(changed, job.as_ref().map(|(job, _)| job));
-                    }
-                }
-                line = keys.recv(), if keys_are_there => match line.as_deref().map(str::trim) {
-                    Some("r") => {
+                request = restart(&mut keys) => match request {
+                    Some(()) => {
                         self.changes.asked = true;
                         self.stop(job.as_ref().map(|(job, _)| job));
                     }
-                    Some(_) => {}
-                    None => keys_are_there = false,
+                    None => keys = None,
                 },
+                ready = events.readable() => {
+                    let mut ready = ready.context("cannot wait for the events of inotify")?;
+                    // One read, and not all that there are: a signal gets its turn between two.
+                    match self.files.read()? {
+                        None => ready.clear_ready(),
+                        Some(changed) => self.change(changed, job.as_ref().map(|(job, _)| job)),
+                    }
+                }
                 () = run::over(start_at), if start_at.is_some() => {}
             }
         }
@@ -196,8 +208,30 @@ impl<'a> Watch<'a> {
         self.changes.settled(self.args.debounce)
     }
 
-    /// The last run is told to end at once, the next waits until nothing changes any more.
+    /// What changed while the command ran is forgotten.
+    fn ignore_changes(&mut self) -> Result<()> {
+        for _ in 0..READS_AT_THE_END {
+            if self.files.read()?.is_none() {
+                break;
+            }
+        }
+        self.tell_notes();
+        self.files.begin();
+        Ok(())
+    }
+
+    fn tell_notes(&mut self) {
+        for note in self.files.notes() {
+            tell(&note);
+        }
+    }
+
+    /// pinfold stops the last run at once, and starts the next when nothing changes any more.
     fn change(&mut self, changed: Vec<PathBuf>, job: Option<&Job>) {
+        self.tell_notes();
+        if changed.is_empty() {
+            return;
+        }
         let let_run = match self.args.on_busy {
             OnBusy::Ignore if job.is_some() => return,
             OnBusy::Restart => self.args.once_first && self.runs == 1,
@@ -209,7 +243,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Once a run: a second stop would kill.
+    /// Once for each run: a second stop would kill.
     fn stop(&mut self, job: Option<&Job>) {
         if let Some(job) = job
             && !self.stopping
@@ -235,8 +269,12 @@ impl<'a> Watch<'a> {
         if let Some(what) = what.filter(|_| !self.args.quiet) {
             tell(&format!("{}{what}", changes.tell()));
         }
+        self.tell_repeats(&changes);
         self.runs += 1;
         self.last = None;
+        self.over = None;
+        self.began = Some(Instant::now());
+        self.files.begin();
         self.stopping = false;
         match supervisor.spawn(&self.command).await {
             Ok(job) => Ok(Some((job, Instant::now()))),
@@ -248,14 +286,36 @@ impl<'a> Watch<'a> {
         }
     }
 
+    /// A command that writes what is watched starts itself again and again.
+    fn tell_repeats(&mut self, changes: &Changes) {
+        let own = |first: &Instant| !changes.asked && self.over.is_none_or(|over| *first <= over + NOTICED);
+        let after =
+            changes.first.filter(own).zip(self.began).map(|(first, began)| first.saturating_duration_since(began));
+        if let Some(file) = self.repeats.add(after, changes.files()) {
+            tell(&format!(
+                "{} changed in each of the last three runs: if the command writes it, this goes on without end; --ignore \
+                 GLOB leaves such files out",
+                changes::name(&file)
+            ));
+        }
+    }
+
     fn ended(&mut self, report: &Arc<Report>, after: Duration, ending: bool) -> Result<()> {
         run::explain_failures(report);
         if !report.is_gone() {
             bail!("the last run could not be ended: the next would not be alone");
         }
         let words = format!("{} after {}", how(report), humantime::format_duration(rounded(after)));
+        self.over = Some(Instant::now());
+        if let Some(terminal) = self.terminal.filter(|_| self.args.stdin == Stdin::Inherit) {
+            // A debugger that was stopped may have left it without echo.
+            terminal.restore(true);
+        }
         if !ending && !self.args.quiet && !self.changes.are_there() {
-            tell(&format!("{} {words}; waiting for a change", name(&self.args.command[0])));
+            let missing: Vec<_> = self.files.missing().map(changes::name).collect();
+            let missing =
+                if missing.is_empty() { String::new() } else { format!(" ({} is missing)", missing.join(", ")) };
+            tell(&format!("{} {words}; waiting for a change{missing}", name(&self.args.command[0])));
         }
         self.last = Some(words);
         Ok(())
@@ -276,7 +336,12 @@ fn how(report: &Report) -> String {
     }
 }
 
-/// To what a person reads.
+/// The command did not handle an interrupt, so the watch ends with it.
+fn ended_by_interrupt(report: &Report) -> bool {
+    matches!(&report.main, Some(MainEnd::Signalled { signal, .. }) if *signal == Signal::INT.number())
+}
+
+/// Rounded to what a person reads.
 fn rounded(time: Duration) -> Duration {
     let unit = if time < Duration::from_secs(10) { 100 } else { 1000 };
     let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -286,6 +351,13 @@ fn rounded(time: Duration) -> Duration {
 async fn ended(job: &Option<(Job, Instant)>) -> Result<Arc<Report>> {
     match job {
         Some((job, _)) => Ok(job.wait().await?),
+        None => std::future::pending().await,
+    }
+}
+
+async fn restart(requests: &mut Option<Receiver<()>>) -> Option<()> {
+    match requests {
+        Some(requests) => requests.recv().await,
         None => std::future::pending().await,
     }
 }

@@ -1,0 +1,107 @@
+//! `pinfold watch` under a warden, and the lines that it and its command print.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+
+use super::{PINFOLD, Ran, Run, Running};
+
+/// How long an expected line may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// After a burst of changes; long, so that a machine that stands still for a moment makes no second burst of it.
+pub const DEBOUNCE: &str = "400ms";
+/// In this time there would have been another restart.
+const QUIET: Duration = Duration::from_millis(700);
+
+/// A test that changes one file three times in a second looks like a command that does so: this report has a test of its own.
+pub const REPEATS: &str = "without end";
+
+/// `pinfold watch` on a directory, and what it and its command print.
+pub struct Watched {
+    pub running: Running,
+    pub stdout: Receiver<String>,
+    pub stderr: Receiver<String>,
+}
+
+fn lines(stream: impl std::io::Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    lines
+}
+
+impl Watched {
+    pub fn start(directory: &Path, options: &[&str], command: &[&str]) -> Self {
+        Self::start_in("auto", directory, options, command)
+    }
+
+    pub fn start_in(containment: &str, directory: &Path, options: &[&str], command: &[&str]) -> Self {
+        let mut run = Run::bare([&[PINFOLD, "watch"], options, &["--"], command].concat());
+        run.command().current_dir(directory).env("PINFOLD_CONTAINMENT", containment);
+        Self::of(run)
+    }
+
+    /// Any call of `pinfold watch`.
+    pub fn of(mut run: Run) -> Self {
+        run.command().stdin(Stdio::piped());
+        let mut running = run.start();
+        let stdout = lines(running.child.stdout.take().unwrap());
+        let stderr = lines(running.child.stderr.take().unwrap());
+        Self { running, stdout, stderr }
+    }
+
+    pub fn out(&self) -> String {
+        self.stdout.recv_timeout(PATIENCE).expect("a line on standard output")
+    }
+
+    /// What pinfold says, without its name.
+    pub fn said(&self) -> String {
+        let mut line = String::from(REPEATS);
+        while line.contains(REPEATS) {
+            line = self.stderr.recv_timeout(PATIENCE).expect("a line on standard error");
+        }
+        line.strip_prefix("pinfold: ").expect(&line).to_owned()
+    }
+
+    /// Nothing more comes; it takes time to show that.
+    pub fn assert_quiet(&self) {
+        assert_eq!(self.stdout.recv_timeout(QUIET), Err(RecvTimeoutError::Timeout));
+        assert_eq!(self.stderr.try_iter().find(|line| !line.contains(REPEATS)), None);
+    }
+
+    /// The command runs again, whatever pinfold prints.
+    pub fn assert_restart(&self, action: &str) {
+        assert_eq!(self.out(), "up", "{action}");
+        while self.stderr.try_recv().is_ok() {}
+    }
+
+    pub fn assert_one_restart(&self, action: &str) -> String {
+        assert_eq!(self.out(), "up", "{action}");
+        let said = self.said();
+        assert!(said.contains("changed") && said.ends_with("; starting again"), "{action}: {said}");
+        self.assert_quiet();
+        said
+    }
+
+    pub fn keys(&mut self, keys: &str) {
+        self.running.child.stdin.as_mut().unwrap().write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// SIGTERM ends it.
+    pub fn end(self) -> Ran {
+        self.running.signal(libc::SIGTERM);
+        self.running.finish().assert_code(143)
+    }
+}
+
+pub fn shell(directory: &Path, script: &str) {
+    let done = Command::new("bash").args(["-ec", script]).current_dir(directory).output().unwrap();
+    assert!(done.status.success(), "{script}: {done:?}");
+}
