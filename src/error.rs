@@ -283,11 +283,13 @@ impl std::fmt::Display for SpawnError {
     }
 }
 
-/// The advice where a limit on open files is reached.
+/// The advice where a limit on open files, or on their size, is reached.
 pub(crate) fn short_of_descriptors(errno: Errno) -> &'static str {
     match errno {
         Errno::MFILE => "too few descriptors are left: close some, or see ulimit -Hn",
         Errno::NFILE => "the machine has no open file left: see /proc/sys/fs/file-max",
+        // memfd_create(2): its files have a size that RLIMIT_FSIZE limits, as all do.
+        Errno::FBIG => "the limit on the size of files (ulimit -f) is too low for the arguments and the environment",
         _ => "",
     }
 }

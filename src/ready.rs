@@ -58,12 +58,18 @@ pub(crate) enum Endpoint {
     Host(String, u16),
 }
 
+fn local(port: u16) -> Vec<SocketAddr> {
+    vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]
+}
+
 impl Endpoint {
     /// All its addresses; none where the name has none now.
     async fn addresses(&self) -> Vec<SocketAddr> {
         match self {
             Self::Address(address) => vec![*address],
-            Self::Local(port) => vec![(Ipv4Addr::LOCALHOST, *port).into(), (Ipv6Addr::LOCALHOST, *port).into()],
+            // Always (RFC 6761, 6.3), also where /etc/hosts gives localhost only one of them.
+            Self::Host(name, port) if name.eq_ignore_ascii_case("localhost") => local(*port),
+            Self::Local(port) => local(*port),
             Self::Host(name, port) => {
                 tokio::net::lookup_host((name.as_str(), *port)).await.map(Iterator::collect).unwrap_or_default()
             }

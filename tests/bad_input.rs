@@ -71,7 +71,7 @@ fn options_that_cannot_be_meant() {
     ] {
         let args = options.iter().map(ToString::to_string).chain(marking(&mark));
         let ran = refused(Run::new(args), 125, said);
-        assert!(!mark.path().exists() && !ran.stderr.contains("'-- -"), "{options:?}: {ran:#?}");
+        assert!(!mark.path().exists() && !ran.stderr.contains("'-- -1"), "{options:?}: {ran:#?}");
     }
 }
 
@@ -108,7 +108,7 @@ fn a_working_directory_that_cannot_be_entered() {
     for (cwd, said) in [
         ("/no/such/directory", "'/no/such/directory'"),
         ("/etc/passwd", "'/etc/passwd'"),
-        ("\u{1}", "'\u{1}'"),
+        ("\u{1}", r"'\001'"),
         ("no/such", "'no/such'"),
     ] {
         let args = ["--cwd".to_owned(), cwd.into()].into_iter().chain(marking(&mark));
@@ -339,4 +339,24 @@ fn empty_and_invalid_variables_of_pinfold() {
 fn refused_by(run: Run, words: &[&str]) {
     let ran = told(run).assert_code(125);
     assert!(words.iter().all(|word| ran.stderr.contains(word)), "{words:?} is not in {ran:#?}");
+}
+
+/// With a small stack, and with files of a kilobyte at most (in memory too), it works or says why not.
+#[test]
+fn limits_of_the_caller_that_are_too_low_are_named() {
+    let commands = ["run -- true", "timeout 10 true", "init true", "pool -- true", "sweep --dry-run", "--help"];
+    for (limit, said) in
+        [("-s 64", "stack"), ("-s 16", "stack"), ("-Ss 64", "stack"), ("-f 1", "ulimit -f"), ("-f 0", "ulimit -f")]
+    {
+        for command in commands {
+            let script = format!("ulimit {limit}; exec {PINFOLD} {command}");
+            let mut run = Run::bare(["bash", "-c", &script]);
+            if said == "ulimit -f" {
+                run.command().env("LARGE", "x".repeat(100_000));
+            }
+            let ran = told(run);
+            let reason = ran.code == 125 && ran.stderr.starts_with("pinfold") && ran.stderr.contains(said);
+            assert!(ran.code == 0 || reason, "{script}: {ran:#?}");
+        }
+    }
 }
