@@ -1,6 +1,7 @@
 //! One process, held by descriptor: a pid that is reused can't be hit by mistake (pidfd_open(2), Linux 5.3).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, Result};
@@ -47,6 +48,19 @@ impl Pidfd {
                 Ok(ready) => return ready > 0,
             }
         }
+    }
+
+    /// Waits until the process has ended, reaped or not.
+    ///
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    /// Where the runtime cannot watch the pidfd (epoll_ctl(2)).
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub async fn ended(self: Arc<Self>) -> std::io::Result<()> {
+        sys::watched_pidfd(self)?.readable().await.map(drop)
     }
 
     /// The id of the cgroup that holds the process, where the kernel tells (Linux 6.13).

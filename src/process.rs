@@ -44,6 +44,7 @@ impl ProcessInfo {
     }
 
     fn read_with(pid: Pid, command_line: impl Fn(i32) -> Option<String>) -> Option<Self> {
+        proc_is_own().ok()?;
         let pid = pid.as_raw_nonzero().get();
         let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
         let (name, fields) = split_stat(&stat)?;
@@ -126,6 +127,14 @@ fn may_hang(pid: i32) -> bool {
 /// From `/proc/PID/status`: the real, effective, saved and file system user id.
 fn effective_user(status: &str) -> Option<u32> {
     status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+/// Whether the process ids in `/proc` are those of this process's PID namespace: `ESRCH` where they are not, or the errno with which
+/// it can't be read. A `/proc` of another namespace shows other processes under the same numbers.
+pub(crate) fn proc_is_own() -> rustix::io::Result<()> {
+    let own = std::fs::read_link("/proc/self").map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    let same = own.to_str().and_then(|own| own.parse().ok()) == Some(rustix::process::getpid().as_raw_nonzero().get());
+    if same { Ok(()) } else { Err(Errno::SRCH) }
 }
 
 /// Whether `pid` is nobody's, or that of a process that has ended. What can't be asked is not taken for an end.

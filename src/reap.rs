@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use rustix::io::Errno;
+use rustix::io::{Errno, Result};
 
 use crate::sys::last_errno;
 
@@ -20,7 +20,7 @@ pub struct Reaped {
     pub cpu_us: (u64, u64),
 }
 
-/// What [`reap`] found.
+/// What [`reap`] found. Only `ECHILD` proves that there is no child: any other error is an error.
 pub enum Reap {
     /// One child has been reaped.
     Child(Reaped),
@@ -32,8 +32,11 @@ pub enum Reap {
 
 /// Reaps one child that has ended, of any kind (`__WALL`: clone children send no SIGCHLD), without waiting.
 ///
+/// # Errors
+/// The errno of waitid(2) but `ECHILD`, which is [`Reap::NoChildren`]: a seccomp filter can refuse the call with any.
+///
 /// The raw waitid has a fifth argument, the resources used, that libc's wrapper lacks (waitid(2), "C library/kernel differences").
-pub fn reap() -> Reap {
+pub fn reap() -> Result<Reap> {
     let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
     loop {
@@ -51,7 +54,8 @@ pub fn reap() -> Reap {
         if done == -1 {
             match last_errno() {
                 Errno::INTR => continue,
-                _ => return Reap::NoChildren,
+                Errno::CHILD => return Ok(Reap::NoChildren),
+                errno => return Err(errno),
             }
         }
         // SAFETY: zeroed, and filled in by the kernel where a child was found.
@@ -59,25 +63,34 @@ pub fn reap() -> Reap {
         // SAFETY: waitid fills in the SIGCHLD fields; all zero where none ended.
         let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
         if pid == 0 {
-            return Reap::NoneEnded;
+            return Ok(Reap::NoneEnded);
         }
         let microseconds = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
-        return Reap::Child(Reaped {
+        return Ok(Reap::Child(Reaped {
             pid,
             code: info.si_code,
             status,
             max_rss_kib: usage.ru_maxrss as u64,
             cpu_us: (microseconds(usage.ru_utime), microseconds(usage.ru_stime)),
-        });
+        }));
     }
 }
 
 /// Whether this process has any child.
-pub fn has_children() -> bool {
+///
+/// # Errors
+/// As [`reap`]: then it is not known.
+pub fn has_children() -> Result<bool> {
     let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
     // SAFETY: the structure is the kernel's and outlives the call, which takes nothing away (WNOWAIT).
-    unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), options) == 0 }
+    if unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), options) } == 0 {
+        return Ok(true);
+    }
+    match last_errno() {
+        Errno::CHILD => Ok(false),
+        errno => Err(errno),
+    }
 }
 
 /// Reaps the child `pid` if it has ended; tells whether it had.

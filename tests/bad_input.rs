@@ -360,3 +360,27 @@ fn limits_of_the_caller_that_are_too_low_are_named() {
         }
     }
 }
+
+/// Not even a signal ended a pinfold that opened a FIFO without a reader. It is refused, and nothing is started.
+#[test]
+fn a_fifo_without_a_reader_is_refused() {
+    let scratch = Scratch::directory("fifo");
+    let (fifo, mark) = (scratch.path().join("fifo"), scratch.path().join("mark"));
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, 0o600.into()).unwrap();
+    let (fifo, job) = (fifo.to_str().unwrap(), format!("echo ran > {}", mark.display()));
+    for option in ["--report", "--tee"] {
+        let ran = Run::bare([PINFOLD, "run", option, fifo, "--", "sh", "-c", &job]).run().assert_code(125);
+        assert!(ran.stderr.contains(fifo) && ran.stderr.contains("FIFO that nothing reads"), "{ran:#?}");
+        assert!(!mark.exists());
+    }
+    if !has_cgroup() {
+        return;
+    }
+    // One that comes a little later is waited for.
+    for (option, has) in [("--report", "\"exit_code\":0"), ("--tee", "output")] {
+        let script = format!(r#""$@" & pid=$!; cat {fifo} >&2; wait $pid"#);
+        let words = ["bash", "-c", &script, "bash", PINFOLD, "run", option, fifo, "--", "echo", "output"];
+        let ran = Run::bare(words).run().assert_code(0);
+        assert!(ran.stderr.contains(has), "{ran:#?}");
+    }
+}

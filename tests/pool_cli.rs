@@ -21,8 +21,8 @@ fn three_kinds_of_jobs() {
     let ran = pool(&["-j", "1", "-q", "-0", "--", "echo"], "a\nb\0c").assert_code(0);
     assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("a\nb\nc\n", ""));
     let ran = pool(&["-j", "1", "--shell"], "echo one; echo two >&2\nexit 3\n").assert_code(1);
-    assert_eq!(ran.stdout, "one\n");
-    assert!(ran.stderr.contains("two\n") && ran.stderr.contains("line 2, exit 3: exit code 3"), "{}", ran.stderr);
+    assert_eq!(ran.stdout, "one\ntwo\n");
+    assert!(ran.stderr.contains("line 2, exit 3: exit code 3"), "{}", ran.stderr);
     let jobs = concat!(
         r#"{"command": ["sh", "-c", "pwd; echo $A-$PATH_; cat"], "cwd": "/", "env": {"A": "b", "PATH_": null}, "stdin": "given"}"#,
         "\n",
@@ -64,7 +64,7 @@ fn too_few_descriptors() {
     }
     let limited = |workers: &str, output: &str| {
         let script = "ulimit -n 100; exec \"$@\"";
-        let args = ["pool", "-j", workers, "--output", output, "--shell"];
+        let args = ["pool", "-j", workers, "--output", output, "--stderr", "separate", "--shell"];
         let mut run = Run::bare(["sh", "-c", script, "sh", PINFOLD].iter().chain(&args));
         run.command().stdin(std::process::Stdio::piped());
         let mut running = run.start();

@@ -275,3 +275,35 @@ fn streams_that_do_not_block() {
         assert!(mode == "stream" || seen == lines.repeat(2), "{mode}");
     }
 }
+
+/// Standard output and standard error of a job are one stream, in the order in which the job wrote: by default where the output is grouped.
+#[test]
+fn merged_streams_keep_their_order() {
+    if !has_cgroup() {
+        return;
+    }
+    let script = "for i in 1 2 3 4 5; do echo out $i; echo err $i >&2; done";
+    let both: String = (1..=5).map(|i| format!("out {i}\nerr {i}\n")).collect();
+    let only = |stream: &str| -> String { (1..=5).map(|i| format!("{stream} {i}\n")).collect() };
+    let directory = Scratch::directory("merged");
+    let files = format!("--output=files={}", text(directory.path()));
+    let json = format!(r#"{{"command": ["sh", "-c", "{script}"], "stderr": "merged"}}"#);
+    for (args, jobs, out, error) in [
+        (["--shell"].as_slice(), script, both.as_str(), ""),
+        (&["--shell", "--keep-order"], script, &both, ""),
+        (&["--shell", "--stderr", "separate"], script, &only("out"), &only("err")),
+        (&["--shell", "--output=stream"], script, &only("out"), &only("err")),
+        (&["--shell", "--output=stream", "--stderr=merged"], script, &both, ""),
+        (&["--output=stream"], &json, &both, ""),
+        (&["--shell", "--stderr=merged", &files], script, "", ""),
+    ] {
+        let ran = pool(&[&["-q"], args].concat(), jobs).assert_code(0);
+        assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), (out, error), "{args:?}");
+    }
+    assert_eq!(std::fs::read_to_string(directory.path().join("1.out")).unwrap(), both);
+    assert!(!directory.path().join("1.err").exists());
+    // More than stays in memory.
+    let large = "for i in $(seq 1 20000); do echo $i; echo $i >&2; done";
+    let lines: String = (1..=20000).map(|i| format!("{i}\n{i}\n")).collect();
+    assert!(pool(&["--shell"], large).assert_code(0).stdout == lines);
+}

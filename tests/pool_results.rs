@@ -281,7 +281,7 @@ fn a_resumed_pool_with_failed_jobs_is_not_green() {
         let directory = Scratch::directory("red");
         let [results, fixed] = ["results", "fixed"].map(|name| directory.path().join(name));
         let script = format!("echo {{}}; [ {{}} = good ] || [ -e {} ] || {fails}", text(&fixed));
-        let command = ["--results", text(&results), "-t", "2s", "--", "sh", "-c", &script];
+        let command = ["--results", text(&results), "-t", "2s", "--stderr", "separate", "--", "sh", "-c", &script];
         let run = |more: &[&str]| pool(&[more, command.as_slice()].concat(), "good\nbad\n");
         let first = run(&["-j", "1"]).assert_code(1);
         assert_eq!(first.stdout, "good\nbad\n", "{fails}");

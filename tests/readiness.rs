@@ -216,3 +216,60 @@ fn a_line_counts_when_it_is_whole() {
         assert!(matches!(error, Error::NotReady { .. }), "{error}");
     });
 }
+
+/// The reader of --ready-notify gets an answer in every case, and a job that was never ready is no success.
+#[test]
+fn a_reader_of_ready_notify_is_released_when_the_job_will_never_be_ready() {
+    if !has_cgroup() {
+        return;
+    }
+    let scratch = Scratch::directory("notify");
+    let fifo = scratch.path().join("fifo");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, 0o600.into()).unwrap();
+    let fifo = fifo.to_str().unwrap();
+    let up = format!("file:{}", scratch.path().join("up").display());
+    let touch = format!("touch {}", scratch.path().join("up").display());
+    let by_fifo = |options: &[&str], job: &str| {
+        let script = format!(r#""$@" & pid=$!; cat {fifo}; wait $pid"#);
+        Run::in_shell(&script, [options, &["--ready-notify", fifo, "--", "sh", "-c", job]].concat()).run()
+    };
+    let line = ["--ready", "line:never"];
+    for (options, job, code) in [
+        (&line[..], "true", 124),
+        (&["--ready", &up], "exec true", 124),
+        (&["--ready", "port:1"], "exit 0", 124),
+        (&line, "exit 3", 3),
+        (&line, "kill -9 $$", 137),
+        (&["--ready", "line:never", "--ready-timeout", "100ms"], "exec sleep 1000", 124),
+        (&["--ready", "line:never", "-t", "100ms"], "exec sleep 1000", 124),
+        (&["--ready", "line:never", "--cwd", "/no/such"], "true", 125),
+        (&["--ready", "line:never", "--memory", "0"], "true", 125),
+    ] {
+        let ran = by_fifo(options, job).assert_code(code);
+        assert_eq!(ran.stdout, "failed\n", "{options:?} {job}: {ran:#?}");
+        assert!(ran.stderr.starts_with("pinfold: "), "{options:?} {job}: {ran:#?}");
+        assert_eq!(ran.report["exit_code"], code, "{ran:#?}");
+    }
+    // What has become true together with the end counts.
+    for (options, job) in [(&["--ready", "line:up"][..], "echo up >&2"), (&["--ready", &up], touch.as_str())] {
+        assert_eq!(by_fifo(options, job).assert_code(0).stdout, "ready\n", "{options:?}");
+    }
+    // A descriptor, and a file with the word of an earlier run.
+    let script = r#"exec 5> >(cat); "$@" 5>&5; code=$?; exec 5>&-; wait; exit $code"#;
+    let options = ["--ready", "line:never", "--ready-notify", "fd:5", "--", "true"];
+    assert_eq!(Run::in_shell(script, options).run().assert_code(124).stdout, "failed\n");
+    let told = Scratch::new("told");
+    std::fs::write(told.path(), "ready\n").unwrap();
+    let mut running = Run::new(
+        [&line[..], &["--ready-notify", told.path().to_str().unwrap(), "sh", "-c", "echo runs; exec cat"]].concat(),
+    );
+    running.command().stdin(std::process::Stdio::piped());
+    let mut running = running.start();
+    assert_eq!((running.line().as_str(), told.text().as_str()), ("runs", ""));
+    drop(running.child.stdin.take());
+    running.finish().assert_code(124);
+    assert_eq!(told.text(), "failed\n");
+    // Nothing reads it: that is said, and not waited for.
+    let ran = Run::new(["--ready", "line:up", "--ready-notify", fifo, "--", "echo", "up"]).run().assert_code(0);
+    assert!(ran.stderr.contains(fifo), "{ran:#?}");
+}

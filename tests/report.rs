@@ -2,10 +2,12 @@
 
 mod support;
 
-use std::io::Write;
+use std::io::{BufRead, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 
 use serde_json::{Value, json};
-use support::{PINFOLD, PROJECT, Ran, Run, Scratch, has_cgroup, has_program};
+use support::{PINFOLD, PROJECT, Ran, Run, Scratch, has_cgroup, has_program, has_root, wait_for};
 
 fn committed() -> Value {
     let path = format!("{PROJECT}/docs/report.schema.json");
@@ -237,4 +239,151 @@ fn every_place_takes_the_same_report() {
 
     let words = ["bash", "-c", r#""$@" | cat"#, "bash", PINFOLD, "run", "--report", "/dev/stdout"];
     parsed(&Run::bare(words.iter().chain(&["sh", "-c", "exit 7"])).run().assert_code(0).stdout);
+}
+
+const OLD: &str = "{\"exit_code\":0,\"of\":\"an earlier run\"}\n";
+
+fn reporting_to(path: &Path, script: &str) -> Run {
+    Run::bare([PINFOLD, "run", "--report", path.to_str().unwrap(), "--", "sh", "-c", script])
+}
+
+/// The report of an earlier run must not be taken for that of a run that was killed, whatever its place is.
+#[test]
+fn no_old_report_is_there_while_a_job_runs() {
+    if !has_cgroup() {
+        return;
+    }
+    let scratch = Scratch::directory("old-report");
+    let [file, link, twin, dangling] = ["file", "link", "twin", "dangling"].map(|name| scratch.path().join(name));
+    std::os::unix::fs::symlink("file", &link).unwrap();
+    std::os::unix::fs::symlink("not-there-yet", &dangling).unwrap();
+    for (place, has_twin) in [(&file, false), (&link, false), (&file, true), (&dangling, false)] {
+        std::fs::write(&file, OLD).unwrap();
+        if has_twin {
+            std::fs::hard_link(&file, &twin).unwrap();
+        }
+        // Without a warden: what the guard ends after this is not left.
+        let mut pinfold = std::process::Command::new(PINFOLD);
+        pinfold.args(["run", "--report"]).arg(place).args(["--", "sh", "-c", "echo $$; exec sleep 1000"]);
+        let mut pinfold = pinfold.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut pid = String::new();
+        std::io::BufReader::new(pinfold.stdout.take().unwrap()).read_line(&mut pid).unwrap();
+        assert_eq!(std::fs::read_to_string(place).unwrap_or_default(), "", "{}", place.display());
+        pinfold.kill().unwrap();
+        pinfold.wait().unwrap();
+        wait_for(|| (!Path::new(&format!("/proc/{}", pid.trim())).exists()).then_some(()));
+        assert_eq!(std::fs::read_to_string(place).unwrap_or_default(), "", "{}", place.display());
+    }
+}
+
+/// A file keeps its mode, its owner, the links to it and its other names, and nothing is left beside it.
+#[test]
+fn a_report_takes_the_place_of_the_old_one() {
+    if !has_cgroup() {
+        return;
+    }
+    let scratch = Scratch::directory("new-report");
+    let [file, link, twin] = ["file", "link", "twin"].map(|name| scratch.path().join(name));
+    std::os::unix::fs::symlink("file", &link).unwrap();
+    std::fs::write(&file, OLD.repeat(1000)).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
+    let owner =
+        if has_root() { (64_001, 64_002) } else { (file.metadata().unwrap().uid(), file.metadata().unwrap().gid()) };
+    std::os::unix::fs::chown(&file, Some(owner.0), Some(owner.1)).unwrap();
+    let mut held = std::fs::File::open(&file).unwrap();
+    let parsed = |path: &Path, code: i32| {
+        let report: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        assert_eq!(report["exit_code"], code);
+    };
+    reporting_to(&link, "exit 7").run().assert_code(7);
+    parsed(&link, 7);
+    let now = file.metadata().unwrap();
+    assert_eq!((now.mode() & 0o7777, (now.uid(), now.gid())), (0o640, owner));
+    assert!(link.symlink_metadata().unwrap().is_symlink());
+    // A reader that had it open sees the old one to its end.
+    let mut old = String::new();
+    std::io::Read::read_to_string(&mut held, &mut old).unwrap();
+    assert_eq!(old.len(), 1000 * OLD.len());
+
+    std::fs::hard_link(&file, &twin).unwrap();
+    reporting_to(&file, "exit 8").run().assert_code(8);
+    parsed(&twin, 8);
+    let mut names: Vec<_> =
+        std::fs::read_dir(scratch.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["file", "link", "twin"]);
+
+    if !has_root() || !has_program("unshare") {
+        return;
+    }
+    // A file that is mounted alone can't be removed; a full disk leaves no half of a report.
+    let script = r#"exec unshare --mount sh -c 'mount --bind "$1" "$1"; shift; exec "$@"' sh"#;
+    let words = ["bash", "-c", &format!(r#"{script} {} "$@""#, twin.display()), "bash", PINFOLD, "run", "--report"];
+    Run::bare(words.iter().copied().chain([twin.to_str().unwrap(), "sh", "-c", "exit 9"])).run().assert_code(9);
+    parsed(&file, 9);
+    let script = r#"exec unshare --mount sh -c 'mount -t tmpfs -o size=4k tmpfs /mnt; echo old >/mnt/r
+        "$@" 2>&1; echo code $?; ls -A /mnt; cat /mnt/r' sh "$@""#;
+    let job = "head -c 4096 /dev/zero >/mnt/full; exit 0";
+    let ran = Run::bare(["bash", "-c", script, "bash", PINFOLD, "run", "--report", "/mnt/r", "sh", "-c", job]).run();
+    let said = ran.stdout.lines().collect::<Vec<_>>();
+    assert_eq!(said[1..], ["code 125", "full", "cat: /mnt/r: No such file or directory"][..said.len() - 1], "{ran:#?}");
+    assert!(said[0].contains("No space left on device"), "{ran:#?}");
+}
+
+/// `/dev/stdout` and the like are descriptors of the caller: what was written there stays.
+#[test]
+fn a_report_to_a_descriptor_by_its_path_comes_after_the_output() {
+    if !has_cgroup() {
+        return;
+    }
+    let scratch = Scratch::new("output");
+    for (place, redirection, stream) in
+        [("/dev/stdout", ">", 1), ("/proc/self/fd/1", ">", 1), ("/dev/stderr", "2>", 2), ("/dev/fd/7", "1>F 7>&1 >", 1)]
+    {
+        let redirection = redirection.replace('F', scratch.path().to_str().unwrap());
+        let last = if place.contains('7') { "&7".into() } else { scratch.path().display().to_string() };
+        let script = format!(r#"exec "$@" {redirection}{last}"#);
+        let job = format!("echo output >&{stream}; exit 7");
+        let words = ["bash", "-c", &script, "bash", PINFOLD, "run", "--report", place, "sh", "-c", &job];
+        Run::bare(words).run().assert_code(7);
+        let text = scratch.text();
+        let report = text.strip_prefix("output\n").unwrap_or_else(|| panic!("{place}: {text}"));
+        assert_eq!(serde_json::from_str::<Value>(report).unwrap()["exit_code"], 7);
+    }
+}
+
+/// Nothing reads it: after a deadline the report is given up, else a signal ends the wait.
+#[test]
+fn a_report_into_a_full_pipe_does_not_hang() {
+    if !has_cgroup() {
+        return;
+    }
+    let filled = Scratch::new("filled");
+    // More than a pipe holds (pipe(7)), with the report.
+    let fill = format!("head -c 65536 /dev/zero; echo > {}", filled.path().display());
+    let start = |options: &[&'static str]| {
+        let words = [PINFOLD, "run", "--report", "-"].iter().chain(options).copied();
+        let mut running = Run::bare(words.chain(["--", "sh", "-c", &fill])).start();
+        let held = running.child.stdout.take();
+        wait_for(|| filled.path().exists().then_some(()));
+        (running, held)
+    };
+    let (running, held) = start(&["-t", "1s"]);
+    let ran = running.finish().assert_code(125);
+    assert!(ran.stderr.contains("standard output") && ran.stderr.contains("takes nothing"), "{ran:#?}");
+    drop(held);
+    std::fs::remove_file(filled.path()).unwrap();
+    let (mut running, held) = start(&[]);
+    // The first may come while the job runs.
+    wait_for(|| {
+        let ended = running.child.try_wait().unwrap().is_some();
+        if !ended {
+            running.signal(libc::SIGTERM);
+            std::thread::sleep(std::time::Duration::from_millis(150));
+        }
+        ended.then_some(())
+    });
+    let ran = running.finish().assert_code(125);
+    assert!(ran.stderr.contains("SIGTERM came"), "{ran:#?}");
+    drop(held);
 }

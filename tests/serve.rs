@@ -4,6 +4,7 @@
 mod served;
 mod support;
 
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -165,6 +166,142 @@ fn the_end_of_its_input_is_the_end_of_all() {
     while ready < 3 {
         ready += u32::from(served.hear()["event"] == "output");
     }
+    served.close();
+}
+
+/// Each answer has the number of the line that it is for, and its id, whatever is wrong with the line.
+#[test]
+fn every_answer_names_its_request() {
+    if !has_cgroup() {
+        return;
+    }
+    let mut served = Served::start(&[]);
+    let job = |timeout: &str| format!(r#"{{"op":"submit","id":"a","job":{{"command":["true"],"timeout":{timeout}}}}}"#);
+    let (negative, nan, no_time) = (job("-1"), job("NaN"), job("[1]"));
+    let (long, unended) = ("x".repeat(300), r#"{"op":"submit","id":"a","job":{"comm"#);
+    let mut number = 0;
+    for (text, id) in [
+        (r#"{"op":"dance","id":"a"}"#, json!("a")),
+        (r#"{"op":"signal","id":"a"}"#, json!("a")),
+        (r#"{"op":"cancel","id":"a","now":true}"#, json!("a")),
+        (r#"{"op":"submit","id":"a","job":{"command":["a"],"shell":true}}"#, json!("a")),
+        (r#"{"op":"submit","id":"a","job":{"command":"echo x"}}"#, json!("a")),
+        (r#"{"id":"a"}"#, json!("a")),
+        (&negative, json!("a")),
+        (&nan, json!("a")),
+        (&no_time, json!("a")),
+        (unended, json!("a")),
+        (r#"{"op":"cancel","id":7}"#, json!(7)),
+        (r#"{"op":"cancel","id":null}"#, json!(null)),
+        (r#"{"op":"cancel"}"#, json!(null)),
+        (r#"{"op":"usage","id":"none"}"#, json!("none")),
+        ("nonsense", json!(null)),
+        (&long, json!(null)),
+    ] {
+        served.say_text(text);
+        // A blank line has a number too, and no answer.
+        served.say_text("");
+        number += 2;
+        let error = served.hear();
+        assert_eq!(error["event"], "error", "{text}: {error}");
+        assert_eq!((&error["request"], &error["id"]), (&json!(number - 1), &id), "{text}: {error}");
+    }
+    // Answers that are no errors.
+    served.say(&shell("a", "echo ready; read never"));
+    let mut job = shell("b", "echo ready; sleep 1000");
+    job["job"]["name"] = "second".into();
+    served.say(&job);
+    let (first, second) = (number + 1, number + 2);
+    let done = served.hear_until("done").pop().unwrap();
+    assert_eq!((&done["request"], &done["id"]), (&json!(first), &json!("a")));
+    for (request, event) in [("processes", "processes"), ("freeze", "frozen"), ("usage", "usage")] {
+        served.say(&json!({"op": request, "id": "b"}));
+        let answer = served.hear_until(event).pop().unwrap();
+        number = answer["request"].as_u64().unwrap();
+        assert_eq!(answer["id"], "b");
+    }
+    assert_eq!(number, second + 3);
+    // The id of a job that runs: the answer is not for that job's request.
+    served.say(&shell("b", "exit 0"));
+    let error = served.hear_until("error").pop().unwrap();
+    assert_eq!((&error["request"], &error["id"]), (&json!(second + 4), &json!("b")));
+    served.say(&json!({"op": "cancel", "id": "b"}));
+    let done = served.hear_until("done").pop().unwrap();
+    assert_eq!((&done["request"], &done["report"]["name"]), (&json!(second), &json!("second")));
+    served.close();
+}
+
+/// A line without an end does not fill the memory: it is refused, and the next one is read.
+#[test]
+fn an_endless_request_is_refused() {
+    if !has_cgroup() {
+        return;
+    }
+    let mut served = Served::start(&[]);
+    let mut stdin = served.stdin.take().unwrap();
+    stdin.write_all(br#"{"op":"submit","id":"endless","job":{"command":["a"],"stdin":""#).unwrap();
+    let writing = std::thread::spawn(move || {
+        let piece = vec![b'x'; 1024 * 1024];
+        (0..257).for_each(|_| stdin.write_all(&piece).unwrap());
+        stdin
+    });
+    // Before its end is there.
+    let error = served.hear();
+    assert_eq!((&error["event"], &error["request"], &error["id"]), (&json!("error"), &json!(1), &json!("endless")));
+    served.stdin = Some(writing.join().unwrap());
+    served.say_text("");
+    served.say(&shell("a", "exit 0"));
+    let done = served.hear_until("done").pop().unwrap();
+    assert_eq!((&done["request"], &done["success"]), (&json!(2), &json!(true)));
+    served.close();
+}
+
+/// A long line of UTF-8 comes in pieces of UTF-8; one that is not UTF-8 comes as bytes.
+#[test]
+fn a_long_line_is_not_cut_within_a_character() {
+    if !has_cgroup() {
+        return;
+    }
+    let mut served = Served::start(&[]);
+    for (number, character) in ["x", "ä", "€", "𝄞"].iter().enumerate() {
+        for shift in 0..4 {
+            let id = format!("{number} {shift}");
+            let text = "y".repeat(shift) + &character.repeat(100_000 / character.len());
+            let mut job = shell(&id, "cat");
+            job["job"]["stdin"] = text.as_str().into();
+            served.say(&job);
+            let events = served.hear_until("done");
+            let lines = events.iter().filter(|event| event["event"] == "output");
+            let all: String = lines.map(|event| event["line"].as_str().unwrap()).collect();
+            assert!(all == text, "{character} {shift}: {} of {} bytes", all.len(), text.len());
+            assert!(!events.iter().any(|event| event["event"] == "output_bytes"), "{character} {shift}");
+        }
+    }
+    served.say(&shell("bytes", "head -c 100000 /dev/zero | tr '\\0' '\\377'"));
+    let events = served.hear_until("done");
+    let pieces = events.iter().filter(|event| event["event"] == "output_bytes");
+    assert_eq!(pieces.map(|event| event["bytes"].as_array().unwrap().len()).sum::<usize>(), 100_000);
+    served.close();
+}
+
+#[test]
+fn merged_streams_keep_their_order() {
+    if !has_cgroup() {
+        return;
+    }
+    let mut served = Served::start(&[]);
+    let script = "for i in 1 2 3 4 5; do echo out $i; echo err $i >&2; done";
+    let mut job = shell("a", script);
+    job["job"]["stderr"] = "merged".into();
+    served.say(&job);
+    let events = served.hear_until("done");
+    let lines: Vec<_> = events.iter().filter_map(|event| event["line"].as_str()).collect();
+    let expected: Vec<_> = (1..=5).flat_map(|i| [format!("out {i}"), format!("err {i}")]).collect();
+    assert_eq!(lines, expected);
+    job["job"]["stderr"] = "separate".into();
+    served.say(&job);
+    let events = served.hear_until("done");
+    assert_eq!(events.iter().filter(|event| event["stream"] == "stderr").count(), 5);
     served.close();
 }
 

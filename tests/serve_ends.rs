@@ -181,3 +181,62 @@ fn no_thread_to_speak() {
     assert!(ran.stderr.contains("start a thread"), "{}", ran.stderr);
     assert_eq!(ran.stdout, "");
 }
+
+/// Its parent ends, in any way, while another process keeps its standard input open: that is the end of all jobs.
+#[test]
+fn the_end_of_the_parent_is_the_end_of_all() {
+    if !has_cgroup() {
+        return;
+    }
+    for end in ["kill -KILL $$", "exit 0", "exec true"] {
+        let directory = Scratch::directory("parent");
+        let path = directory.path().to_str().unwrap();
+        let job = serde_json::json!({"op": "submit", "id": "a", "job": {
+            "command": ["sh", "-c", format!("setsid sleep 1000 & echo $$ $! >{path}/pids.new; mv {path}/pids.new {path}/pids; wait")]
+        }});
+        std::fs::write(directory.path().join("job"), format!("{job}\n")).unwrap();
+        let parent = format!(
+            "mkfifo {path}/in; sleep 1000 >{path}/in & echo $! >{path}/holder
+             {PINFOLD} serve --stdio <{path}/in >{path}/out & echo $! >{path}/serve
+             exec 3>{path}/in; cat {path}/job >&3
+             read -r _ <{path}/end; {end}"
+        );
+        assert!(std::process::Command::new("mkfifo").arg(format!("{path}/end")).status().unwrap().success());
+        let mut parent = std::process::Command::new("bash").args(["-c", &parent]).spawn().unwrap();
+        let pids = |name: &str| -> Vec<i32> {
+            let text = wait_for(|| {
+                std::fs::read_to_string(directory.path().join(name)).ok().filter(|text| text.ends_with('\n'))
+            });
+            text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+        };
+        let both = pids("pids");
+        let (holder, serve) = (pids("holder")[0], pids("serve")[0]);
+        let _killed = Killed([holder, serve]);
+        assert!(both.iter().all(|&pid| is_there(pid)) && is_there(serve), "{end}");
+        std::fs::write(directory.path().join("end"), "\n").unwrap();
+        parent.wait().unwrap();
+        wait_for(|| both.iter().chain([&serve]).all(|&pid| !is_there(pid)).then_some(()));
+        // The input is still open.
+        assert!(is_there(holder), "{end}");
+    }
+}
+
+/// Processes that a test which fails ends too. They are no children of ours.
+struct Killed([i32; 2]);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        for pid in self.0.into_iter().filter(|&pid| is_there(pid)) {
+            let _ = rustix::process::kill_process(
+                rustix::process::Pid::from_raw(pid).unwrap(),
+                rustix::process::Signal::KILL,
+            );
+        }
+    }
+}
+
+/// Lives, and is no zombie.
+fn is_there(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}

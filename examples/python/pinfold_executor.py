@@ -85,9 +85,11 @@ class PinfoldExecutor(Executor):
         command = [pinfold, "serve", "--stdio", "-j", str(max_workers or "auto"), "--grace", f"{grace}s"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._timeout = timeout
+        self._lines = 0  # Each answer names the line that it is for.
         self._ids = itertools.count(1)
         self._lock = threading.Lock()
-        self._futures = {}
+        self._futures = {}  # By the job's id.
+        self._submits = {}  # Ids by the line of their submit.
         self._outputs = {}
         self._closed = False
         self._idle = threading.Condition(self._lock)
@@ -109,7 +111,7 @@ class PinfoldExecutor(Executor):
             future = PinfoldFuture(lambda: self._send({"op": "cancel", "id": name}))
             self._futures[name] = future
             self._outputs[name] = ([], [])
-        self._send({"op": "submit", "id": name, "job": job})
+        self._send({"op": "submit", "id": name, "job": job}, submits=name)
         return future
 
     def shutdown(self, wait=True, *, cancel_futures=False):
@@ -125,14 +127,17 @@ class PinfoldExecutor(Executor):
             self._reader.join()
             self._process.wait()
 
-    def _send(self, message):
+    def _send(self, message, submits=None):
         line = json.dumps(message).encode() + b"\n"
         try:
             with self._lock:
+                self._lines += 1
+                if submits is not None:
+                    self._submits[self._lines] = submits
                 self._process.stdin.write(line)
                 self._process.stdin.flush()
         except (BrokenPipeError, ValueError):
-            pass  # The reader sees the end, and tells every future.
+            pass  # The reader sees the end, and ends every future.
 
     def _read(self):
         for line in self._process.stdout:
@@ -144,16 +149,18 @@ class PinfoldExecutor(Executor):
                 self._outputs[message["id"]][message["stream"] == "stderr"].append(text)
             elif message["event"] == "done":
                 self._done(message)
-            elif message["event"] == "error" and message["id"] in self._futures:
-                report = {"name": message["id"], "reason": "refused", "main": None, "error": message["message"]}
-                if "no such job" not in message["message"]:
-                    self._done({"id": message["id"], "cancelled": False, "report": report})
+            elif message["event"] == "error" and message["request"] in self._submits:
+                # An error for another request, a cancel that came late, changes nothing.
+                name = self._submits[message["request"]]
+                report = {"name": name, "reason": "refused", "main": None, "error": message["message"]}
+                self._done({"request": message["request"], "id": name, "cancelled": False, "report": report})
         for name in list(self._futures):
             report = {"name": name, "reason": "pinfold ended", "main": None, "error": None}
-            self._done({"id": name, "cancelled": False, "report": report})
+            self._done({"request": None, "id": name, "cancelled": False, "report": report})
 
     def _done(self, message):
         with self._lock:
+            self._submits.pop(message["request"], None)
             future = self._futures[message["id"]]
             stdout, stderr = self._outputs.pop(message["id"])
         try:

@@ -1,6 +1,7 @@
 """python3 -m pytest examples/python, with `pinfold` in PATH or named in PINFOLD."""
 
 import concurrent.futures
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -117,3 +118,48 @@ def test_a_killed_program_leaves_nothing(tmp_path):
     while any(alive(pid) for pid in both):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), float("inf"), "soon", [1]])
+def test_a_refused_call_does_not_hang(timeout):
+    with executor(max_workers=1, timeout=timeout) as pool:
+        with pytest.raises(JobFailed) as failed:
+            pool.submit(divide, 4, 2).result(timeout=20)
+        assert failed.value.report["reason"] == "refused"
+
+
+def die_with_a_pool(path):
+    """Has workers that keep the pipe to pinfold open, submits a call, and is killed."""
+    from concurrent.futures import ProcessPoolExecutor
+
+    pool = executor(max_workers=1)
+    workers = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork"))
+    list(workers.map(divide, [6, 8], [2, 4]))
+    with open(path + ".workers.new", "w") as file:
+        file.write(" ".join(str(pid) for pid in workers._processes))
+    os.rename(path + ".workers.new", path + ".workers")
+    pool.submit(note_and_sleep, path, 100).result()
+
+
+def test_workers_that_keep_the_pipe_open(tmp_path):
+    path = str(tmp_path / "x")
+    script = (
+        f"import sys; sys.path[:0] = [{os.path.dirname(__file__)!r}]\n"
+        f"import test_pinfold_executor as t; t.die_with_a_pool({path!r})"
+    )
+    program = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PINFOLD": PINFOLD})
+    workers, both = pids(path + ".workers"), pids(path)
+    try:
+        assert all(alive(pid) for pid in workers + both)
+        program.kill()
+        program.wait()
+        assert any(alive(pid) for pid in workers)
+        deadline = time.monotonic() + 20
+        while any(alive(pid) for pid in both):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        program.kill()
+        for pid in workers:
+            if alive(pid):
+                os.kill(pid, signal.SIGKILL)

@@ -1,6 +1,6 @@
-//! Reading standard input, which somebody else may have made non-blocking (as in [`super::write_out`]).
+//! Reading standard input, which another process may have made non-blocking (as in [`super::write_out`]), and lines of bounded length.
 
-use std::io::{Read, Result, stdin};
+use std::io::{BufRead, Read, Result, stdin};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, read};
@@ -20,6 +20,71 @@ impl Read for StandardInput {
                 },
                 done => return Ok(done?),
             }
+        }
+    }
+}
+
+/// No line of JSON may be longer: a program that writes without a newline must not fill the memory.
+pub const MAX_LINE: usize = 256 * 1024 * 1024;
+
+/// What [`read_line`] has read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// A line, without its end.
+    Whole,
+    /// The beginning of a line that is too long.
+    TooLong,
+    /// Nothing: the input has ended.
+    End,
+}
+
+/// Appends the next line to `line`, without the `end` byte; `max` bytes of it at most.
+///
+/// # Errors
+/// The errno of read(2).
+pub fn read_line(input: &mut impl BufRead, end: u8, max: usize, line: &mut Vec<u8>) -> Result<Line> {
+    let begun = line.len();
+    loop {
+        let there = input.fill_buf()?;
+        if there.is_empty() {
+            return Ok(if line.len() == begun { Line::End } else { Line::Whole });
+        }
+        let found = there.iter().position(|&byte| byte == end);
+        let length = found.unwrap_or(there.len());
+        if line.len() - begun + length > max {
+            return Ok(Line::TooLong);
+        }
+        line.extend_from_slice(&there[..length]);
+        input.consume(length + usize::from(found.is_some()));
+        if found.is_some() {
+            return Ok(Line::Whole);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::BufReader;
+
+    use super::*;
+
+    #[test]
+    fn lines_of_bounded_length() {
+        for capacity in 1..8 {
+            let mut input = BufReader::with_capacity(capacity, b"ab\n\nabcd\nabcdef\nx".as_slice());
+            let mut next = || {
+                let mut line = Vec::new();
+                let read = read_line(&mut input, b'\n', 4, &mut line).unwrap();
+                if read == Line::TooLong {
+                    input.skip_until(b'\n').unwrap();
+                    assert!(b"abcdef".starts_with(&line));
+                    line.clear();
+                }
+                (read, line)
+            };
+            let lines: Vec<_> = std::iter::from_fn(|| Some(next()).filter(|(read, _)| *read != Line::End)).collect();
+            let whole = |line: &str| (Line::Whole, line.as_bytes().to_vec());
+            assert_eq!(lines, [whole("ab"), whole(""), whole("abcd"), (Line::TooLong, Vec::new()), whole("x")]);
         }
     }
 }

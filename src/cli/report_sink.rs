@@ -1,22 +1,26 @@
-//! Where `--report` goes. It is opened before the command starts, so that a mistake is found before that.
+//! Where `--report` goes. It is opened before the command starts, so that a mistake is found before that; no old report is in
+//! its place while the command runs.
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io;
+use std::io::{self, Seek, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use pinfold::Report;
 use rustix::fs::{OFlags, fcntl_getfl};
 
-use super::write_out::write_all;
+use super::open_out::{self, Named};
+use super::write_out::{Patience, write_within};
 
 /// `FILE`, `-` for standard output, `fd:N` for a descriptor that was handed down.
 #[derive(Clone, Debug)]
 pub enum Destination {
     File(PathBuf),
     Stdout,
+    /// As `/dev/stderr` only.
+    Stderr,
     Descriptor(i32),
 }
 
@@ -29,65 +33,166 @@ pub fn parse(text: &std::ffi::OsStr) -> Result<Destination, String> {
             Ok(number) if number >= 0 => Ok(Destination::Descriptor(number)),
             _ => Err("after fd: a descriptor's number is needed, as in fd:3".into()),
         },
-        _ => Ok(Destination::File(text.into())),
+        _ => Ok(match open_out::named(Path::new(text)) {
+            Named::Descriptor(1) => Destination::Stdout,
+            Named::Descriptor(2) => Destination::Stderr,
+            Named::Descriptor(number) => Destination::Descriptor(number),
+            Named::File(_) | Named::Other => Destination::File(text.into()),
+        }),
     }
 }
 
 /// An open destination.
-pub enum Sink {
+pub struct Sink {
+    place: Place,
+    /// For messages.
+    name: String,
+}
+
+enum Place {
+    /// Written to where it is: a descriptor of the caller's, a pipe, a device.
+    Stream(File),
+    /// A regular file; its path, without a symbolic link in its last part.
     File(File, PathBuf),
-    Stdout(File),
-    Descriptor(File, i32),
+    /// A regular file that is no longer there; what it was like, unless pinfold itself had made it.
+    Removed(PathBuf, Option<Metadata>),
+    /// A regular file that could not be replaced: it is empty, and stays in its place.
+    Emptied(File),
 }
 
 impl Sink {
-    /// Opens it. A file that is there already keeps its content until the report is written.
+    /// Opens it. A file that is there already keeps its content until [`remove_old`](Self::remove_old).
+    ///
+    /// # Errors
+    /// What open(2) says. A FIFO without a reader is waited for, for a second.
     pub fn open(destination: Destination) -> Result<Self> {
-        match destination {
-            Destination::Stdout => {
-                let stdout = std::io::stdout();
-                // Rust's runtime opens /dev/null there, and its Stdout takes EBADF for success.
-                let writable = !pinfold::was_closed(1)
-                    && fcntl_getfl(&stdout).is_ok_and(|flags| flags.intersects(OFlags::WRONLY | OFlags::RDWR));
-                ensure!(writable, "cannot write the report to standard output: it is not open for writing");
-                let copy = stdout.as_fd().try_clone_to_owned().context("cannot copy standard output for the report")?;
-                Ok(Self::Stdout(copy.into()))
-            }
-            Destination::File(path) => {
-                let file =
-                    OpenOptions::new().write(true).create(true).truncate(false).open(&path).with_context(|| {
-                        format!("cannot write the report to {}", pinfold::text::printable_path(&path))
-                    })?;
-                Ok(Self::File(file, path))
-            }
+        let (place, name) = match destination {
+            Destination::Stdout => (Place::Stream(standard(1, io::stdout())?), "standard output".into()),
+            Destination::Stderr => (Place::Stream(standard(2, io::stderr())?), "standard error".into()),
             Destination::Descriptor(number) => {
                 let file = pinfold::adopt_descriptor(number)
                     .with_context(|| format!("cannot write the report to descriptor {number}; open it for writing, as in {number}>report.json"))?;
-                Ok(Self::Descriptor(file.into(), number))
+                (Place::Stream(file.into()), format!("descriptor {number}"))
             }
-        }
+            Destination::File(path) => {
+                let name = pinfold::text::printable_path(&path).into_owned();
+                let is_new = path.symlink_metadata().is_err();
+                let file = open_out::open(&path).with_context(|| format!("cannot write the report to {name}"))?;
+                let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
+                let place = match open_out::named(&path) {
+                    Named::File(path) if regular && is_new => {
+                        // Nothing is there while the command runs: what is there is a whole report.
+                        match std::fs::remove_file(&path) {
+                            Ok(()) => Place::Removed(path, None),
+                            Err(_) => Place::Emptied(file),
+                        }
+                    }
+                    Named::File(path) if regular => Place::File(file, path),
+                    _ if regular => Place::File(file, PathBuf::new()),
+                    _ => Place::Stream(file),
+                };
+                (place, name)
+            }
+        };
+        Ok(Self { place, name })
     }
 
     /// Whether it is this very file: what writes both from the beginning keeps one of them at most.
     pub fn is(&self, other: &File) -> bool {
-        let (Self::File(file, _) | Self::Stdout(file) | Self::Descriptor(file, _)) = self;
-        are_same(file.metadata(), other.metadata())
+        match &self.place {
+            Place::Stream(file) | Place::File(file, _) | Place::Emptied(file) => {
+                are_same(file.metadata(), other.metadata())
+            }
+            Place::Removed(path, _) => are_same(path.metadata(), other.metadata()),
+        }
     }
 
-    /// Writes the report, a line of JSON.
-    pub fn write(self, report: &Report) -> Result<()> {
-        let line = format!("{}\n", report.to_json());
-        let (done, place) = match self {
-            Self::Stdout(file) => (write_all(file, line.as_bytes()), "standard output".into()),
-            Self::File(file, path) => {
-                let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
-                let truncated = if regular { file.set_len(0) } else { Ok(()) };
-                (truncated.and_then(|()| write_all(file, line.as_bytes())), path.display().to_string())
-            }
-            Self::Descriptor(file, number) => (write_all(file, line.as_bytes()), format!("descriptor {number}")),
-        };
-        done.map_err(|error| anyhow!("the job is over, but its report could not be written to {place}: {error}"))
+    /// Removes the report of an earlier run: should pinfold be killed, no report must be there that is not of this run. Where the
+    /// file cannot be replaced as it is (a directory that is not writable, an owner that is not this user, a second name of the
+    /// file) it is emptied.
+    ///
+    /// # Errors
+    /// What ftruncate(2) says.
+    pub fn remove_old(&mut self) -> Result<()> {
+        let Place::File(file, path) = &self.place else { return Ok(()) };
+        let failed = |error| anyhow!("cannot empty the old report {}: {error}", self.name);
+        let before = file.metadata().map_err(failed)?;
+        let own = rustix::process::geteuid();
+        let replaceable = before.nlink() == 1
+            && (own.is_root() || own.as_raw() == before.uid())
+            && are_same(path.symlink_metadata(), Ok(before.clone()));
+        if replaceable && std::fs::remove_file(path).is_ok() {
+            self.place = Place::Removed(path.clone(), Some(before));
+            return Ok(());
+        }
+        file.set_len(0).map_err(failed)?;
+        self.place = Place::Emptied(file.try_clone().map_err(failed)?);
+        Ok(())
     }
+
+    /// Writes the report, a line of JSON. A file gets it in one step: what reads it sees all of it or none.
+    ///
+    /// # Errors
+    /// What could not be written, and why.
+    pub fn write(self, report: &Report, patience: Patience) -> Result<()> {
+        let line = format!("{}\n", report.to_json());
+        let bytes = line.as_bytes();
+        let done = match self.place {
+            Place::Stream(file) => write_within(file, bytes, patience),
+            Place::File(file, _) | Place::Emptied(file) => write_in_place(&file, bytes),
+            Place::Removed(path, before) => match replace(&path, bytes, before.as_ref()) {
+                // No other name can be made there, or the directory was renamed.
+                Err(Unplaced::NotMade) => open_out::open(&path).and_then(|file| write_in_place(&file, bytes)),
+                Err(Unplaced::NotWritten(error)) => Err(error),
+                Ok(()) => Ok(()),
+            },
+        };
+        done.map_err(|error| anyhow!("the job is over, but its report could not be written to {}: {error}", self.name))
+    }
+}
+
+/// A standard stream of our own. Rust's runtime opens /dev/null in the place of a closed one, and its `Stdout` takes EBADF for
+/// success.
+fn standard(number: i32, stream: impl AsFd) -> Result<File> {
+    let name = if number == 1 { "standard output" } else { "standard error" };
+    let writable = !pinfold::was_closed(number)
+        && fcntl_getfl(&stream).is_ok_and(|flags| flags.intersects(OFlags::WRONLY | OFlags::RDWR));
+    ensure!(writable, "cannot write the report to {name}: it is not open for writing");
+    let copy = stream.as_fd().try_clone_to_owned();
+    Ok(copy.with_context(|| format!("cannot copy {name} for the report"))?.into())
+}
+
+fn write_in_place(mut file: &File, bytes: &[u8]) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(bytes)
+}
+
+enum Unplaced {
+    NotMade,
+    NotWritten(io::Error),
+}
+
+/// Writes a file beside `path` and renames it to that, with the mode and the owner of the one `before`.
+fn replace(path: &Path, bytes: &[u8], before: Option<&Metadata>) -> Result<(), Unplaced> {
+    let beside = path.with_file_name(format!(".pinfold-report-{}", std::process::id()));
+    let mode = before.map_or(0o666, |before| before.mode() & 0o7777);
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside).map_err(|_| Unplaced::NotMade)?;
+    let written = file.write_all(bytes).and_then(|()| match before {
+        Some(before) => {
+            // A group that this user is not in is not kept. chown(2) clears some bits of the mode, so that comes after.
+            let _ = fchown(&file, Some(before.uid()), Some(before.gid()));
+            file.set_permissions(before.permissions())
+        }
+        None => Ok(()),
+    });
+    written
+        .map_err(Unplaced::NotWritten)
+        .and_then(|()| std::fs::rename(&beside, path).map_err(|_| Unplaced::NotMade))
+        .inspect_err(|_| {
+            let _ = std::fs::remove_file(&beside);
+        })
 }
 
 /// Whether both are the same regular file.

@@ -4,6 +4,7 @@ mod args;
 mod ended;
 mod explain;
 mod keys;
+mod notify;
 mod outlet;
 mod prepared;
 mod ready;
@@ -14,7 +15,7 @@ mod streams;
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use pinfold::report::Reason;
 use pinfold::signal::{self, SignalQueue, SignalStream};
 use pinfold::{Command, Guard, Job, Signal, Supervisor};
@@ -23,6 +24,7 @@ use rustix::io::Errno;
 use super::report_sink::Sink;
 use super::signals::{PATIENCE_INTERRUPTS, Response, Rules};
 use super::terminal::Terminal;
+use super::write_out::Patience;
 use super::{environment, tell};
 #[cfg(feature = "watch")]
 pub use args::parse_signal;
@@ -38,9 +40,28 @@ use streams::StreamArgs;
 /// How long a stop waits for the command to be executed, so that the command gets the stop signal; an exec can take long.
 pub const EXEC_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Runs the command and tells the exit code.
+/// A reader of the report that takes nothing has at least so long, also after the job's deadline.
+const REPORT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Runs the command and returns the exit code.
 pub fn run(mut args: Args, prepared: pinfold::Result<Prepared>) -> Result<u8> {
-    let sink = args.report.take().map(Sink::open).transpose()?;
+    let ended = run_and_report(&mut args, prepared);
+    // However it ended: its reader must not wait for ever.
+    if let Some(notify) = &args.streams.notify {
+        notify.finish();
+    }
+    let ended = ended?;
+    if ended.by_interrupt() {
+        // So that a calling shell loop stops too. PID 1 comes back from this.
+        signal::end_by(Signal::INT);
+    }
+    Ok(ended.exit_code(&args))
+}
+
+fn run_and_report(args: &mut Args, prepared: pinfold::Result<Prepared>) -> Result<Ended> {
+    let begun = Instant::now();
+    let notify = args.streams.open_notify();
+    let mut sink = args.report.take().map(Sink::open).transpose()?;
     // The terminal sends its signals to the foreground group, so the job has to be in ours.
     let terminal = prepared.as_ref().ok().and_then(|prepared| prepared.terminal.as_ref());
     let mut command = args.to_command(terminal.is_some() && !args.streams.pty);
@@ -49,19 +70,23 @@ pub fn run(mut args: Args, prepared: pinfold::Result<Prepared>) -> Result<u8> {
     }
     // Before it is asked who could enforce them, and before a file is made.
     let checked = args.limits.to_limits().check();
-    let applied = checked.and_then(|()| args.streams.apply(&mut command, terminal));
-    if let Some(sink) = &sink {
-        // Nor is it told there.
+    let applied = notify.and(checked).and_then(|()| args.streams.apply(&mut command, terminal));
+    if let Some(sink) = &mut sink {
+        // Nor does the report say this.
         args.streams.check_report(sink)?;
+        sink.remove_old()?;
+    }
+    if let Some(notify) = &args.streams.notify {
+        notify.empty().context("cannot empty the file of --ready-notify")?;
     }
     let ended = prepared.and_then(|prepared| applied.and(Ok(prepared)));
     let ended = ended.and_then(|prepared| prepared.enough_descriptors().and(Ok(prepared)));
-    let ended = ended.and_then(|prepared| in_runtime(&args, &command, prepared));
+    let ended = ended.and_then(|prepared| in_runtime(args, &command, prepared));
     let ended = ended.unwrap_or_else(|error| Ended::not_started(&command, &error));
 
     match &ended {
         Ended::Report { report, .. } => {
-            explain(&args, report);
+            explain(args, report);
             if args.stats {
                 stats::stats(report);
             }
@@ -70,13 +95,17 @@ pub fn run(mut args: Args, prepared: pinfold::Result<Prepared>) -> Result<u8> {
         Ended::Signalled { .. } => {}
     }
     if let Some(sink) = sink {
-        sink.write(ended.report())?;
+        sink.write(ended.report(), patience(args, begun))?;
     }
-    if ended.by_interrupt() {
-        // So that a calling shell loop stops too. PID 1 comes back from this.
-        signal::end_by(Signal::INT);
-    }
-    Ok(ended.exit_code(&args))
+    Ok(ended)
+}
+
+/// For the reader of the report: a time limit of the job bounds the whole run.
+fn patience(args: &Args, begun: Instant) -> Patience {
+    let limit = args.timeout.into_iter().chain(args.streams.idle_timeout).min();
+    limit.map_or(Patience::UntilSignal, |limit| {
+        Patience::AtMost(limit.saturating_sub(begun.elapsed()).max(REPORT_PATIENCE))
+    })
 }
 
 /// Runs the command; when it comes back the job is over, and the terminal is as it was.
@@ -195,7 +224,8 @@ async fn hold(
     let stood_still = Cell::new(Duration::ZERO);
     let clock = || Clock { timeout: *ready_timeout, stood_still: &stood_still };
     let is_ready = |ready| ready::ready(ready, clock(), notify.as_ref(), &job, relay.line_seen.clone());
-    let mut ready = ready.as_ref().map(|ready| Box::pin(is_ready(ready)));
+    let ready = ready.as_ref();
+    let mut readiness = ready.map(|ready| Box::pin(is_ready(ready)));
     let mut not_ready = None;
     loop {
         let received = tokio::select! {
@@ -204,6 +234,11 @@ async fn hold(
                 let report = report?;
                 let in_time = not_ready.is_some() || matches!(report.reason, Reason::Deadline | Reason::Idle);
                 let trouble = relay.finish(in_time, signals, rules, terminal).await;
+                // Still waited for.
+                if let (Some(_), Some(by)) = (&readiness, ready) {
+                    let line_seen = *relay.line_seen.borrow();
+                    not_ready = ready::at_the_end(by, notify.as_ref(), &job, &report, line_seen).await;
+                }
                 return Ok(Ended::over(report, interrupted, not_ready, trouble));
             }
             signal = job.next_stop() => {
@@ -212,7 +247,7 @@ async fn hold(
                 }
                 continue;
             }
-            done = once(&mut ready) => {
+            done = once(&mut readiness) => {
                 if let Err(verdict) = done {
                     not_ready = Some(verdict);
                     job.stop();

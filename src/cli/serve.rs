@@ -1,9 +1,11 @@
 //! `pinfold serve`: the pool for programs in other languages, as JSON lines (`docs/serve.md`).
 
+mod parent;
+mod request;
 mod speaker;
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, ErrorKind};
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,16 +14,16 @@ use anyhow::{Result, bail, ensure};
 use pinfold::pool::{Handle, Shutdown};
 use pinfold::signal::{SignalQueue, SignalStream};
 use pinfold::{Controller, Guard, Job, JobHandle, Pool, Signal, Stdio};
-use serde::Deserialize;
+use serde_json::Value;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use super::duration;
 use super::pool::{JobLine, parse_workers};
-use super::read_in::StandardInput;
 use super::session::{Descriptors, with_supervisor};
 use super::signals::{Response, Rules};
-use super::thread;
+use parent::{Parent, WatchedParent};
+use request::{Numbered, Request, Unreadable, requests};
 use speaker::{Message, Speaker};
 
 /// Raised when a message changes its meaning or goes away.
@@ -32,7 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Hold jobs for a program in another language, over JSON lines on standard input and standard output.
 ///
-/// When standard input ends, or pinfold or the caller dies, every job is ended. The protocol is described in docs/serve.md.
+/// When standard input ends, or the process that started pinfold or pinfold itself ends, every job is ended. The protocol is
+/// described in docs/serve.md.
 #[derive(clap::Args)]
 pub struct Args {
     /// Speak over standard input and standard output
@@ -60,22 +63,14 @@ pub struct Args {
     cgroup: Option<PathBuf>,
 }
 
-/// What the caller says.
-#[derive(Deserialize)]
-#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
-enum Request {
-    Submit { id: String, job: Box<JobLine> },
-    Cancel { id: String },
-    Signal { id: String, signal: String },
-    Processes { id: String },
-    Freeze { id: String },
-    Thaw { id: String },
-    Usage { id: String },
-}
-
-/// Serves until standard input ends.
+/// Serves until standard input or the parent process ends.
 pub fn run(args: &Args) -> Result<u8> {
-    ensure!(args.stdio, "--stdio is the only way to speak with it");
+    let parent = Parent::open()?;
+    ensure!(
+        args.stdio,
+        "write --stdio: the requests are read from standard input, and standard output has the answers"
+    );
+    ensure!(!pinfold::was_closed(1), "standard output is closed: open it, the answers go there");
     let signals = SignalQueue::block_all()?;
     let guard = Guard::fork()?;
     // Both outputs of each.
@@ -83,7 +78,7 @@ pub fn run(args: &Args) -> Result<u8> {
     let controllers = args.controllers.clone();
     with_supervisor(guard, signals, args.cgroup.as_deref(), controllers, descriptors, async |supervisor, signals| {
         let pool = Pool::builder().workers(args.workers).queue(usize::MAX).start(supervisor)?;
-        serve(args, &pool, signals).await.map(|()| 0)
+        serve(args, &pool, signals, parent).await.map(|()| 0)
     })
 }
 
@@ -107,12 +102,13 @@ impl Known {
     }
 }
 
-async fn serve(args: &Args, pool: &Pool, signals: &SignalStream) -> Result<()> {
+async fn serve(args: &Args, pool: &Pool, signals: &SignalStream, parent: Parent) -> Result<()> {
     let mut requests = requests()?;
     let (speaker, failed) = Speaker::start()?;
     let (done, over) = unbounded_channel();
     let mut desk = Desk { args, pool, speaker, known: HashMap::new(), done, over };
-    let mut caller = Caller { signals, rules: Rules::new(false, false), failed, gone: None };
+    let parent = parent.watch();
+    let mut caller = Caller { signals, rules: Rules::new(false, false), failed, parent, gone: None };
     desk.speaker.say(&Message::Hello { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION") }, None);
     let heard = hear(&mut desk, &mut caller, &mut requests).await;
     pool.kill();
@@ -121,27 +117,13 @@ async fn serve(args: &Args, pool: &Pool, signals: &SignalStream) -> Result<()> {
     tell_the_rest(&mut desk, &mut caller).await
 }
 
-/// Reads the requests, on a thread of its own.
-fn requests() -> Result<Receiver<Vec<u8>>> {
-    let (sender, requests) = tokio::sync::mpsc::channel(16);
-    thread::start("to read the requests", move || {
-        let mut stdin = BufReader::new(StandardInput);
-        let mut line = Vec::new();
-        while stdin.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
-            if sender.blocking_send(std::mem::take(&mut line)).is_err() {
-                return;
-            }
-        }
-    })?;
-    Ok(requests)
-}
-
-/// The program at the other end, and who sends us signals.
+/// The program at the other end, and the signals that pinfold receives.
 struct Caller<'a> {
     signals: &'a SignalStream,
     rules: Rules,
     failed: oneshot::Receiver<std::io::Error>,
-    /// Nothing can be told it any more.
+    parent: WatchedParent,
+    /// Why it can read nothing any more.
     gone: Option<std::io::Error>,
 }
 
@@ -150,7 +132,7 @@ struct Caller<'a> {
 enum News {
     Stop,
     Kill,
-    /// The caller can't be told anything any more.
+    /// The caller has ended, or can read nothing any more.
     Gone,
 }
 
@@ -169,14 +151,18 @@ impl Caller<'_> {
                     self.gone = Some(error.unwrap_or_else(|_| std::io::Error::other("the writing thread has ended")));
                     return Ok(News::Gone);
                 }
+                () = self.parent.end() => return Ok(News::Gone),
             }
         }
     }
 }
 
 /// Answers until nobody asks any more: then all is to be killed. A stop is waited for, whoever else goes away meanwhile.
-async fn hear(desk: &mut Desk<'_>, caller: &mut Caller<'_>, requests: &mut Receiver<Vec<u8>>) -> Result<()> {
-    let (mut stopping, mut asks) = (false, true);
+async fn hear(desk: &mut Desk<'_>, caller: &mut Caller<'_>, requests: &mut Receiver<Numbered>) -> Result<()> {
+    let (mut stopping, mut asks) = (false, !matches!(caller.parent, WatchedParent::Ended));
+    if !asks {
+        return Ok(());
+    }
     loop {
         tokio::select! {
             biased;
@@ -211,6 +197,10 @@ async fn tell_the_rest(desk: &mut Desk<'_>, caller: &mut Caller<'_>) -> Result<(
         }
         desk.speaker.all_written().await;
     };
+    if matches!(caller.parent, WatchedParent::Ended) {
+        // No program is left that could want it.
+        return Ok(());
+    }
     if caller.gone.is_none() {
         tokio::select! {
             biased;
@@ -242,53 +232,43 @@ struct Desk<'a> {
 }
 
 impl Desk<'_> {
-    async fn hear(&mut self, line: &[u8]) {
-        if line.trim_ascii().is_empty() {
-            return;
-        }
-        let answered = match serde_json::from_slice(line) {
-            Ok(request) => self.answer(request).await,
-            Err(error) => Err((None, error.to_string())),
+    async fn hear(&mut self, line: &Numbered) {
+        let answered = match line.parse() {
+            None => return,
+            Some(Ok(request)) => {
+                let id = Value::from(request.id());
+                self.act(line.number, request).await.map_err(|message| Unreadable { id, message })
+            }
+            Some(Err(unreadable)) => Err(unreadable),
         };
-        if let Err((id, message)) = answered {
-            self.speaker.say(&Message::Error { id: id.as_deref(), message: &message }, None);
+        if let Err(Unreadable { id, message }) = answered {
+            self.speaker.say(&Message::Error { request: line.number, id: &id, message: &message }, None);
         }
     }
 
-    /// The error is for the job of that name.
-    async fn answer(&mut self, request: Request) -> Result<(), (Option<String>, String)> {
-        let (Request::Submit { id, .. }
-        | Request::Cancel { id }
-        | Request::Signal { id, .. }
-        | Request::Processes { id }
-        | Request::Freeze { id }
-        | Request::Thaw { id }
-        | Request::Usage { id }) = &request;
-        let id = id.clone();
-        self.act(request).await.map_err(|message| (Some(id), message))
-    }
-
-    async fn act(&mut self, request: Request) -> Result<(), String> {
+    /// Does what the request of this number asks for.
+    async fn act(&mut self, number: u64, request: Request) -> Result<(), String> {
         let of = |id: &str| self.known.get(id).ok_or_else(|| "there is no such job, or it is done".to_owned());
         match request {
-            Request::Submit { id, job } => return self.submit(id, &job).await,
+            Request::Submit { id, job } => return self.submit(number, id, &job).await,
             Request::Cancel { id } => of(&id)?.handle.cancel(),
             Request::Signal { id, signal } => {
                 let signal: Signal = signal.parse().map_err(|error: pinfold::Error| error.to_string())?;
                 of(&id)?.running()?.signal(signal).map_err(|error| error.to_string())?;
             }
             Request::Processes { id } => {
-                let processes = of(&id)?.running()?.processes().await;
-                self.speaker.say(&Message::Processes { id: &id, processes: &processes }, None);
+                let processes = &of(&id)?.running()?.processes().await;
+                self.speaker.say(&Message::Processes { request: number, id: &id, processes }, None);
             }
             Request::Freeze { id } => {
                 let (job, speaker) = (of(&id)?.running()?, self.speaker.clone());
-                // It can take a while, and others are not to wait for it.
+                // It can take a while, and other requests do not wait for it.
                 tokio::spawn(async move {
                     match job.freeze().await {
-                        Ok(()) => speaker.say(&Message::Frozen { id: &id }, None),
+                        Ok(()) => speaker.say(&Message::Frozen { request: number, id: &id }, None),
                         Err(error) => {
-                            speaker.say(&Message::Error { id: Some(&id), message: &error.to_string() }, None);
+                            let (id, message) = (&Value::from(id), &error.to_string());
+                            speaker.say(&Message::Error { request: number, id, message }, None);
                         }
                     }
                 });
@@ -296,16 +276,18 @@ impl Desk<'_> {
             Request::Thaw { id } => of(&id)?.running()?.thaw(),
             Request::Usage { id } => {
                 let usage = of(&id)?.running()?.usage().await;
-                let usage = usage.ok_or("it is over: its report tells")?;
-                self.speaker.say(&Message::Usage { id: &id, usage: &usage }, None);
+                let usage = &usage.ok_or("it is over: its report has the usage")?;
+                self.speaker.say(&Message::Usage { request: number, id: &id, usage }, None);
             }
         }
         Ok(())
     }
 
-    async fn submit(&mut self, id: String, line: &JobLine) -> Result<(), String> {
+    async fn submit(&mut self, number: u64, id: String, line: &JobLine) -> Result<(), String> {
         if self.known.contains_key(&id) {
-            return Err("there is a job of this id".into());
+            return Err(
+                "another job has this id, and is not done: that job goes on, and this one is not started".into()
+            );
         }
         line.check()?;
         if let Some(needed) = line.controllers().iter().find(|needed| !self.args.controllers.contains(needed)) {
@@ -315,7 +297,12 @@ impl Desk<'_> {
         }
         let mut command = line.command();
         command.measure_pressure(); // Its report is told whole.
-        command.stdout(Stdio::Piped).stderr(Stdio::Piped).grace(self.args.grace).settle(self.args.settle);
+        command
+            .stdout(Stdio::Piped)
+            .stderr(Stdio::Piped)
+            .stderr_to_stdout(line.merges_stderr(false))
+            .grace(self.args.grace)
+            .settle(self.args.settle);
         command.check().map_err(|error| error.to_string())?;
         let running = Arc::new(Mutex::new(None));
         let followers = Arc::new(Mutex::new(Vec::new()));
@@ -346,8 +333,8 @@ impl Desk<'_> {
                 let _ = follower.await;
             }
             let (success, cancelled, attempts) = (outcome.success(), outcome.cancelled, outcome.attempts);
-            let report = &outcome.report;
-            speaker.say(&Message::Done { id: &id, success, cancelled, attempts, report }, None);
+            let (request, report) = (number, &outcome.report);
+            speaker.say(&Message::Done { request, id: &id, success, cancelled, attempts, report }, None);
             let _ = done.send(id);
         });
         Ok(())

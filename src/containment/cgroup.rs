@@ -1,6 +1,7 @@
 //! One cgroup v2 directory, held by descriptor: kill, watch, walk, remove
 //! (Documentation/admin-guide/cgroup-v2.rst).
 
+use std::collections::HashSet;
 use std::ffi::{CStr, CString, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
@@ -21,13 +22,20 @@ const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::
 pub(crate) struct Cgroup {
     dir: OwnedFd,
     path: PathBuf,
+    /// One that pinfold made: its modes may be given back.
+    pub(super) is_ours: bool,
     /// Set by the first kill.
     pub(super) again: Mutex<Option<Again>>,
 }
 
 impl Cgroup {
     pub fn new(dir: OwnedFd, path: PathBuf) -> Self {
-        Self { dir, path, again: Mutex::new(None) }
+        Self { dir, path, is_ours: false, again: Mutex::new(None) }
+    }
+
+    /// The same, known to be one that pinfold made.
+    pub fn into_ours(self) -> Self {
+        Self { is_ours: true, ..self }
     }
 
     /// Opens the cgroup `name` below this one.
@@ -38,13 +46,14 @@ impl Cgroup {
 
     /// The same cgroup, opened once more.
     pub fn again(&self) -> Result<Self> {
-        Ok(Self::new(open_in(self.dir.as_fd(), c".", DIRECTORY)?, self.path.clone()))
+        let again = self.despite_modes(|| open_in(self.dir.as_fd(), c".", DIRECTORY))?;
+        Ok(Self { is_ours: self.is_ours, ..Self::new(again, self.path.clone()) })
     }
 
     /// Makes and opens the cgroup `name` below this one.
     pub fn make(&self, name: &str) -> Result<Self> {
         mkdirat(&self.dir, name, Mode::from_raw_mode(0o755))?;
-        self.open(name)
+        self.open(name).map(Self::into_ours)
     }
 
     pub fn path(&self) -> &Path {
@@ -66,9 +75,9 @@ impl Cgroup {
 
     /// The processes here and below, as they are now. Those that could be found, and the first error on the way.
     pub fn processes(&self) -> (Vec<Pid>, Result<()>) {
-        let mut all = Vec::new();
+        let (mut all, mut seen) = (Vec::new(), HashSet::new());
         let walked = self.walk(&mut |dir| {
-            all.extend(processes(dir)?);
+            all.extend(processes(dir)?.into_iter().filter(|&pid| seen.insert(pid)));
             Ok(())
         });
         (all, walked)
@@ -76,7 +85,7 @@ impl Cgroup {
 
     /// The processes in this very directory; none for one that this PID namespace does not show.
     pub fn list(&self) -> Result<Vec<Option<Pid>>> {
-        let text = read_whole(self.dir.as_fd(), c"cgroup.procs")?;
+        let text = self.read_whole(c"cgroup.procs")?;
         Ok(text.lines().map(|line| Pid::from_raw(line.parse().ok()?)).collect())
     }
 
@@ -93,17 +102,17 @@ impl Cgroup {
 
     /// Its `cgroup.events`, for [`populated`].
     pub fn events(&self) -> Result<OwnedFd> {
-        open_in(self.dir.as_fd(), c"cgroup.events", OFlags::RDONLY | OFlags::CLOEXEC)
+        self.despite_modes(|| open_in(self.dir.as_fd(), c"cgroup.events", OFlags::RDONLY | OFlags::CLOEXEC))
     }
 
     /// The text of one of its files, however long.
     pub fn read_whole(&self, file: &CStr) -> Result<String> {
-        read_whole(self.dir.as_fd(), file)
+        self.despite_modes(|| read_whole(self.dir.as_fd(), file))
     }
 
     /// The text of one of its files that are shorter than a page, which the kernel hands out in one piece.
     pub fn read(&self, file: &CStr) -> Result<String> {
-        let file = open_in(self.dir.as_fd(), file, OFlags::RDONLY | OFlags::CLOEXEC)?;
+        let file = self.despite_modes(|| open_in(self.dir.as_fd(), file, OFlags::RDONLY | OFlags::CLOEXEC))?;
         let mut text = [0; 4096];
         let length = rustix::io::read(&file, &mut text)?;
         Ok(String::from_utf8_lossy(&text[..length]).into_owned())
@@ -111,12 +120,17 @@ impl Cgroup {
 
     /// Writes to one of its files, in one piece.
     pub fn write(&self, file: &CStr, value: &[u8]) -> Result<()> {
-        write(self.dir.as_fd(), file, value)
+        self.despite_modes(|| write(self.dir.as_fd(), file, value))
     }
 
-    /// Calls `visit` with this directory and every one below it. Those that vanish meanwhile are skipped; those that can't
-    /// be looked at (another user's) too, and the first of these is told in the end.
+    /// Calls `visit` with this directory and each one below it. A directory that vanishes meanwhile is skipped; one that can't be
+    /// read is skipped too, and the first such error is returned after the walk. A directory can be visited twice, where the job
+    /// has changed modes and this has given them back.
     pub(super) fn walk(&self, visit: &mut dyn FnMut(BorrowedFd<'_>) -> Result<()>) -> Result<()> {
+        self.despite_modes(|| self.walk_once(visit))
+    }
+
+    fn walk_once(&self, visit: &mut dyn FnMut(BorrowedFd<'_>) -> Result<()>) -> Result<()> {
         let mut refused = Ok(());
         let mut look = |dir: BorrowedFd<'_>| match visit(dir).and_then(|()| children(dir)) {
             Ok(names) => names.into_iter(),
@@ -160,6 +174,15 @@ impl Cgroup {
     pub fn remove(&self, name: &str) -> std::result::Result<(), (PathBuf, Errno)> {
         let at = |errno| (self.path.join(name), errno);
         let name = CString::new(name).map_err(|_| at(Errno::INVAL))?;
+        match self.remove_once(&name) {
+            Err((_, Errno::ACCESS)) if self.restore_modes_of(&name).is_ok() => self.remove_once(&name),
+            done => done,
+        }
+    }
+
+    fn remove_once(&self, name: &CStr) -> std::result::Result<(), (PathBuf, Errno)> {
+        let name = name.to_owned();
+        let at = |errno| (self.path.join(&*name.to_string_lossy()), errno);
         match rmdir(self.dir.as_fd(), &name) {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
             Err(Errno::BUSY | Errno::NOTEMPTY) => {}
@@ -240,7 +263,7 @@ pub(crate) fn state(events: impl AsFd) -> Result<State> {
 
 /// Opens what is in a cgroup's directory, or above it, and nothing that was mounted there: `XDEV`. A job of root's can mount any
 /// directory on one of its cgroups; what is below that is not the job's, and not to be signalled or removed.
-fn open_in(dir: BorrowedFd<'_>, name: impl Arg + Copy, flags: OFlags) -> Result<OwnedFd> {
+pub(super) fn open_in(dir: BorrowedFd<'_>, name: impl Arg + Copy, flags: OFlags) -> Result<OwnedFd> {
     // RESOLVE_NO_XDEV, openat2(2), Linux 5.6; bind mounts of the same file system count.
     match openat2(dir, name, flags, Mode::empty(), ResolveFlags::NO_XDEV) {
         // A container's seccomp profile that does not know the call: then other file systems at least are left alone.
@@ -291,7 +314,7 @@ pub(super) fn processes(dir: BorrowedFd<'_>) -> Result<Vec<Pid>> {
 
 /// The names of the cgroups right below `dir`. Most have none, which the link count tells without a listing
 /// (kernfs counts subdirectories).
-fn children(dir: BorrowedFd<'_>) -> Result<Vec<CString>> {
+pub(super) fn children(dir: BorrowedFd<'_>) -> Result<Vec<CString>> {
     if fstat(dir)?.st_nlink <= 2 {
         return Ok(Vec::new());
     }

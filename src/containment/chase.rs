@@ -46,7 +46,7 @@ impl Seen {
 /// Nobody else may reap children of this process meanwhile: so the pid of each is its own.
 pub(crate) fn pass(of: &Descendants<'_>, seen: &mut Seen) -> Result<bool> {
     let mut nobody = true;
-    for pid in of.children() {
+    for pid in of.children()? {
         if seen.contains(pid) {
             continue;
         }
@@ -65,7 +65,8 @@ pub(crate) fn pass(of: &Descendants<'_>, seen: &mut Seen) -> Result<bool> {
 fn family(child: Found) -> Result<()> {
     let mut held = vec![child];
     while let Some(parent) = held.pop() {
-        for pid in descendants::children(parent.pid) {
+        // Where it has ended, its children have come to this process.
+        for pid in descendants::children(parent.pid).unwrap_or_default() {
             if held.len() < HELD
                 && let Some(found) = Found::child_of(&parent, pid)?
             {

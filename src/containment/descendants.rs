@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, Result};
-use rustix::process::Pid;
+use rustix::process::{Pid, getpid};
 
 use super::passes::{Passes, until_nobody_is_new};
 use super::tell;
@@ -63,18 +63,21 @@ impl Found {
         Self { pid, pidfd: Some(pidfd), started: 0, is_own: true }
     }
 
-    /// The child `pid` of `parent`; none where it is gone, or another's child by now.
+    /// The child `pid` of `parent`; `None` where it is gone, or another process's child by now.
     pub(super) fn child_of(parent: &Self, pid: Pid) -> Result<Option<Self>> {
         let pidfd = match Pidfd::open(pid) {
             Ok(pidfd) => pidfd,
-            Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => return Err(errno),
-            Err(_) => return Ok(None),
+            // It is gone, or its number is a thread's by now.
+            Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(errno),
         };
         let stat = match std::fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())) {
             Ok(stat) => stat,
             Err(error) => match Errno::from_io_error(&error) {
-                Some(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => return Err(errno),
-                _ => return Ok(None),
+                Some(Errno::NOENT | Errno::SRCH | Errno::ACCESS | Errno::PERM) => {
+                    return Self::hidden_child_of(parent, pid, pidfd);
+                }
+                errno => return Err(errno.unwrap_or(Errno::IO)),
             },
         };
         let (Some(parents), Some(started)) = (process::parent(&stat), process::start_ticks(&stat)) else {
@@ -82,6 +85,20 @@ impl Found {
         };
         let is_child = parents == parent.pid.as_raw_nonzero().get() && (parent.is_own || !parent.has_ended());
         Ok(is_child.then_some(Self { pid, pidfd: Some(pidfd), started, is_own: false }))
+    }
+
+    /// A process that `/proc` does not show has ended, or is hidden (`hidepid`, proc(5)). It is a child where its parent's list,
+    /// which names it all the same, names it after its pidfd was opened.
+    fn hidden_child_of(parent: &Self, pid: Pid, pidfd: Pidfd) -> Result<Option<Self>> {
+        if pidfd.has_ended() {
+            return Ok(None);
+        }
+        let is_child = match children(parent.pid) {
+            Ok(children) => children.contains(&pid) && (parent.is_own || !parent.has_ended()),
+            Err(_) if parent.has_ended() => false,
+            Err(errno) => return Err(errno),
+        };
+        Ok(is_child.then_some(Self { pid, pidfd: Some(pidfd), started: 0, is_own: false }))
     }
 
     fn has_ended(&self) -> bool {
@@ -214,12 +231,17 @@ impl<'a> Descendants<'a> {
     }
 
     /// The direct children.
-    pub fn children(&self) -> Vec<Pid> {
-        let mut children = children(self.root);
+    ///
+    /// # Errors
+    /// `ESRCH` where `/proc` shows another PID namespace, or the errno with which it can't be read. No list is no proof that
+    /// there is no child.
+    pub fn children(&self) -> Result<Vec<Pid>> {
+        process::proc_is_own()?;
+        let mut children = children(self.root)?;
         if let Some(is_ours) = self.is_ours {
             children.retain(|&pid| is_ours(pid));
         }
-        children
+        Ok(children)
     }
 
     /// Goes through the tree: `enter` sees each before its children, `leave` after them. Tells whether some were gone, or had
@@ -229,10 +251,16 @@ impl<'a> Descendants<'a> {
         let mut room = Vec::new();
         let root = Found { pid: self.root, pidfd: None, started: 0, is_own: false };
         // Each level: the process, its children that are held, and those that are still to be looked at.
-        let mut path = vec![(root, Vec::<Found>::new(), self.children())];
+        let mut path = vec![(root, Vec::<Found>::new(), self.children()?)];
         while let Some((process, held, rest)) = path.last_mut() {
             if let Some(child) = held.pop() {
-                let grandchildren = if child.has_ended() { Vec::new() } else { self::children(child.pid) };
+                let grandchildren = if child.has_ended() { Ok(Vec::new()) } else { self::children(child.pid) };
+                let grandchildren = grandchildren.unwrap_or_else(|errno| {
+                    if !child.has_ended() {
+                        refused = Err(errno);
+                    }
+                    Vec::new()
+                });
                 path.push((child, Vec::new(), grandchildren));
                 continue;
             }
@@ -279,28 +307,49 @@ impl<'a> Descendants<'a> {
     }
 }
 
+/// The direct children of this process.
+///
+/// # Errors
+/// As [`Descendants::children`].
+pub(crate) fn own_children() -> Result<Vec<Pid>> {
+    Descendants::of(getpid()).children()
+}
+
+/// Whether each child of this process has ended, reaped or not: where the kernel does not let it wait for them.
+pub(crate) fn all_children_have_ended() -> bool {
+    let has_ended = |pid| Pidfd::open(pid).is_ok_and(|child| child.has_ended());
+    own_children().is_ok_and(|children| children.into_iter().all(has_ended))
+}
+
 /// The direct children of a process, those of all its threads: `/proc/PID/task/TID/children` where the kernel has it
 /// (CONFIG_PROC_CHILDREN), else by a search through `/proc`. While they come and go some may be missing (proc_pid_task(5)).
 /// The youngest come first: of those that hand over to a child and end, it is the one that lives.
-pub(crate) fn children(parent: Pid) -> Vec<Pid> {
+///
+/// # Errors
+/// `ENOENT` where the process is gone, or `/proc` does not show it; any other errno with which its list can't be read.
+pub(crate) fn children(parent: Pid) -> Result<Vec<Pid>> {
     let parent = parent.as_raw_nonzero().get();
     let threads = format!("/proc/{parent}/task");
     let mut all = Vec::new();
     // The links are `.`, `..` and the threads.
-    let one = rustix::fs::stat(&*threads).is_ok_and(|stat| stat.st_nlink == 3);
+    let one = rustix::fs::stat(&*threads)?.st_nlink == 3;
     if one && read_children(&format!("{threads}/{parent}"), &mut all).is_ok() {
         all.reverse();
-        return all;
+        return Ok(all);
     }
-    for thread in std::fs::read_dir(threads).into_iter().flatten().flatten() {
-        let thread = thread.path();
-        // It may just have ended; or the kernel has no such file.
-        if read_children(&thread.to_string_lossy(), &mut all).is_err() && thread.join("stat").exists() {
-            return by_parent(parent);
+    all.clear();
+    let errno = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    for thread in std::fs::read_dir(threads).map_err(errno)? {
+        let thread = thread.map_err(errno)?.path();
+        match read_children(&thread.to_string_lossy(), &mut all) {
+            // The thread has just ended; or the kernel has no such file.
+            Err(Errno::NOENT) if thread.join("stat").exists() => return by_parent(parent),
+            Ok(()) | Err(Errno::NOENT | Errno::SRCH) => {}
+            Err(errno) => return Err(errno),
         }
     }
     all.reverse();
-    all
+    Ok(all)
 }
 
 /// Adds the children that one thread has started. With as few calls as can be: some live for no longer than that takes.
@@ -323,16 +372,17 @@ fn read_children(thread: &str, all: &mut Vec<Pid>) -> Result<()> {
     }
 }
 
-fn by_parent(parent: i32) -> Vec<Pid> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    entries
+fn by_parent(parent: i32) -> Result<Vec<Pid>> {
+    let entries = std::fs::read_dir("/proc").map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    let all = entries
         .flatten()
         .filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))
         .filter(|pid| {
             let stat = std::fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
             process::parent(&stat) == Some(parent)
         })
-        .collect()
+        .collect();
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -347,12 +397,14 @@ mod tests {
         let pid = Pid::from_raw(child.id() as i32).unwrap();
         let own = rustix::process::getpid();
         // Other tests of this process start children of their own.
-        assert!(children(own).contains(&pid));
-        assert!(by_parent(own.as_raw_nonzero().get()).contains(&pid));
-        assert!(children(pid).is_empty());
+        assert!(children(own).unwrap().contains(&pid));
+        assert!(by_parent(own.as_raw_nonzero().get()).unwrap().contains(&pid));
+        assert!(children(pid).unwrap().is_empty());
         drop(child.stdin.take());
         child.wait().unwrap();
-        assert!(!children(own).contains(&pid));
+        assert!(!children(own).unwrap().contains(&pid));
+        // No list of a process that is gone, rather than an empty one.
+        assert_eq!(children(pid), Err(Errno::NOENT));
     }
 
     #[test]

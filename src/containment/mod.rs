@@ -9,6 +9,7 @@ pub(crate) mod holder;
 mod kill;
 pub(crate) mod leaf;
 pub(crate) mod limits;
+mod modes;
 pub mod mount;
 pub(crate) mod oom;
 pub(crate) mod passes;

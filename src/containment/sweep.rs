@@ -44,7 +44,7 @@ pub(crate) fn sweep(place: &Cgroup) {
 pub(crate) fn claim(parent: &Cgroup, name: &str) -> Result<Option<Cgroup>> {
     let cgroup = parent.open(name)?;
     match flock(&cgroup, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(cgroup)),
+        Ok(()) => Ok(Some(cgroup.into_ours())),
         Err(Errno::WOULDBLOCK) => Ok(None),
         Err(errno) => Err(errno),
     }

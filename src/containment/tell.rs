@@ -107,8 +107,9 @@ fn open_some(pids: &mut VecDeque<Pid>) -> Result<Vec<(Pid, Pidfd)>> {
                 opened.drain(keep..).rev().for_each(|(pid, _)| pids.push_front(pid));
                 break;
             }
-            // It has ended.
-            Err(_) => {}
+            // It has ended, or its number is a thread's by now.
+            Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
         }
     }
     Ok(opened)

@@ -13,7 +13,7 @@ use super::protocol::{self, FromGuard, ToGuard};
 use super::sweep::{SweepAll, hurry};
 use crate::containment::cgroup::{Cgroup, populated};
 use crate::containment::delegation;
-use crate::containment::descendants::Descendants;
+use crate::containment::descendants::{self, Descendants};
 use crate::containment::passes::Passes;
 use crate::reap::{self, Reap};
 use crate::signal::Signal;
@@ -64,12 +64,12 @@ impl Guard {
             // At a regular end it is empty, or gone already.
             && base.parent.remove(&base.name).is_err()
         {
-            if let Ok(cgroup) = base.parent.open(&base.name) {
+            if let Ok(cgroup) = base.parent.open(&base.name).map(Cgroup::into_ours) {
                 self.empty(&cgroup, bound);
             }
             while base.parent.remove(&base.name).is_err_and(|(_, errno)| errno == Errno::BUSY) && Instant::now() < bound
             {
-                let Ok(cgroup) = base.parent.open(&base.name) else { break };
+                let Ok(cgroup) = base.parent.open(&base.name).map(Cgroup::into_ours) else { break };
                 self.empty(&cgroup, bound);
                 // From 6.19 on a last process can be off the count and not yet off the directory.
                 let _ = self.wait(Some(bound.min(Instant::now() + Duration::from_millis(1))));
@@ -146,14 +146,16 @@ impl Guard {
         }
     }
 
-    /// Reaps without telling; `true` where no child is left.
+    /// Reaps without a message to the supervisor; `true` where no child is left that lives.
     fn reap_quietly(&self, mut reaped: impl FnMut(i32)) -> bool {
         while matches!(sys::read_signal(self.children.as_fd()), Ok(Some(_))) {}
         loop {
             match reap::reap() {
-                Reap::Child(child) => reaped(child.pid),
-                Reap::NoneEnded => return false,
-                Reap::NoChildren => return true,
+                Ok(Reap::Child(child)) => reaped(child.pid),
+                Ok(Reap::NoneEnded) => return false,
+                Ok(Reap::NoChildren) => return true,
+                // The kernel refuses to say: each child in the list is asked for.
+                Err(_) => return descendants::all_children_have_ended(),
             }
         }
     }

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use rustix::event::epoll;
 use rustix::io::Result;
-use rustix::process::getpid;
 
 use super::event_loop::{CHILDREN, Guard};
 use super::protocol::{End, FromGuard, JobId};
@@ -48,7 +47,7 @@ impl Guard {
         let mut orphans = 0;
         let mut ended: Vec<(JobId, Reaped)> = Vec::new();
         let childless = loop {
-            match reap::reap() {
+            match reap::reap()? {
                 Reap::Child(reaped) => {
                     self.spent.cpu_user_us += reaped.cpu_us.0;
                     self.spent.cpu_system_us += reaped.cpu_us.1;
@@ -104,6 +103,6 @@ impl Guard {
     /// ([`Sweep::step_outside`](sweep::Sweep)): where there is none, nothing has to be looked for.
     fn has_main_processes_only(&self) -> bool {
         let living = self.jobs.values().filter(|job| !job.reaped).count();
-        living > 0 && descendants::children(getpid()).len() == living
+        living > 0 && descendants::own_children().is_ok_and(|children| children.len() == living)
     }
 }

@@ -280,6 +280,7 @@ impl Guard {
         self.always_join |= joined && self.not_started == Some(job);
         // "/BASE/LEAF", or "/BASE" where that is the leaf.
         let leaf = leaf_tail.and_then(|tail| tail.split('/').nth(2)).map(str::to_owned);
+        self.childless = false;
         self.jobs.insert(job, Job { pid, reaped: false, started_ticks, leaf, alone: leaf_tail.is_none(), farewell });
         Ok((FromGuard::Spawned { job, pid, joined }, spawned.pidfd.into()))
     }
@@ -289,11 +290,12 @@ impl Guard {
         for mut sweep in std::mem::take(&mut self.sweeps) {
             let base = self.base.as_ref().map(|base| base.name.as_str());
             match sweep.step(&self.jobs, base, self.childless) {
-                Some(sweep::Found { emigrants, emigrant_count, survivors, survivor_count }) => {
+                Some(sweep::Found { emigrants, emigrant_count, survivors, survivor_count, unseen }) => {
                     let job = sweep.job;
+                    let unseen = unseen.map_or(0, Errno::raw_os_error);
                     self.jobs.remove(&job);
                     self.given_up |= survivor_count > 0;
-                    let swept = FromGuard::Swept { job, emigrants, emigrant_count, survivors, survivor_count };
+                    let swept = FromGuard::Swept { job, emigrants, emigrant_count, survivors, survivor_count, unseen };
                     self.send(&swept, Vec::new())?;
                 }
                 None => self.sweeps.push(sweep),

@@ -208,7 +208,10 @@ impl Link {
         // One that was hung up on is not gone yet, and ends them itself.
         let _ = tokio::time::timeout_at(bound.into(), self.pidfd.readable()).await;
         match &self.heir {
-            Heir::Us => Ok(orphans::end(bound, found).await),
+            Heir::Us => {
+                let ended = orphans::end(bound, found).await;
+                ended.map_err(|_| "the guard was killed, and /proc does not show whether a process of it is left")
+            }
             Heir::Outer(outer) => {
                 // It has that time, and a moment to end itself.
                 let bound = bound.checked_add(Duration::from_secs(1)).unwrap_or(bound);

@@ -115,12 +115,12 @@ impl Guard {
     /// [`Error::System`] with `EBUSY` where this process has a second thread; with the errno of socketpair(2) or fork(2).
     pub fn fork() -> Result<Self> {
         inherited::signals();
+        let has_children = can_wait()?;
         OWN_PROGRAM_ONLY.store(true, Ordering::Relaxed);
         let host = Host::rights_now();
         let (ours, theirs) = pair()?;
         // With children of another origin, theirs could not be told from the job's.
-        let inherits =
-            !reap::has_children() && rustix::process::set_child_subreaper(Some(rustix::process::getpid())).is_ok();
+        let inherits = !has_children && rustix::process::set_child_subreaper(Some(rustix::process::getpid())).is_ok();
         match sys::fork_single_threaded() {
             Ok(sys::Fork::Child) => {
                 drop(ours);
@@ -175,6 +175,7 @@ impl Guard {
     fn execute_with(program: Option<&Program>, nested: bool) -> Result<Self> {
         inherited::signals();
         let program = program::find(program)?;
+        can_wait()?;
         let host = Host::now();
         let (ours, theirs) = pair()?;
         let child = program.execute(theirs, nested)?;
@@ -204,6 +205,14 @@ impl Drop for Origin {
 /// Whether a guard program can be found; the error where none can.
 pub(crate) fn assure_program(program: Option<&Program>) -> Result<()> {
     program::find(program).map(drop)
+}
+
+/// Whether this process has children. An error where the kernel refuses to say: the guard, which inherits a seccomp filter,
+/// could never know that a job is empty.
+fn can_wait() -> Result<bool> {
+    let advice =
+        "a seccomp filter refuses the call: allow waitid in it (a unit's SystemCallFilter=, a container's profile)";
+    reap::has_children().map_err(|errno| Error::system("waitid", "the children of this process", errno, advice))
 }
 
 fn pair() -> Result<(OwnedFd, OwnedFd)> {

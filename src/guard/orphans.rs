@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use rustix::io::Result;
 use rustix::process::{Pid, getpid};
 use tokio::io::Interest;
 
@@ -41,14 +42,18 @@ impl Drop for Known {
     }
 }
 
-/// Ends every descendant of this process but guards and what these hold. Tells who is left at the bound. `found` sees each that
-/// is there at first.
-pub(super) async fn end(bound: Instant, found: impl FnMut(Pid)) -> Vec<Pid> {
+/// Ends every descendant of this process but guards and what these hold. Returns the processes that are left at the bound.
+/// `found` sees each that is there at first.
+///
+/// # Errors
+/// The reason why it is not known at the bound whether any is left.
+pub(super) async fn end(bound: Instant, found: impl FnMut(Pid)) -> Result<Vec<Pid>> {
     let is_ours = |pid| !KNOWN.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid);
     Descendants::of_some(getpid(), &is_ours).processes().0.into_iter().for_each(found);
     let mut all = SweepAll::of_some(&is_ours);
     loop {
-        let mut left = all.children();
+        let listed = all.children();
+        let mut left = listed.clone().unwrap_or_default();
         left.retain(|&pid| {
             let ended = reap::reap_one(pid);
             if ended {
@@ -56,8 +61,12 @@ pub(super) async fn end(bound: Instant, found: impl FnMut(Pid)) -> Vec<Pid> {
             }
             !ended
         });
-        if left.is_empty() && all.children().is_empty() || Instant::now() >= bound {
-            return left;
+        let listed_none = left.is_empty() && listed.is_ok() && all.children().is_ok_and(|children| children.is_empty());
+        if listed_none || reap::has_children() == Ok(false) {
+            return Ok(Vec::new());
+        }
+        if Instant::now() >= bound {
+            return listed.map(|_| left);
         }
         all.step();
         let mut ending = tokio::task::JoinSet::new();

@@ -10,6 +10,8 @@ use rustix::process::{Pid, PidfdFlags, getpid, getppid, pidfd_open, set_child_su
 
 use super::sweep::{SweepAll, hurry};
 use super::{KILL_BOUND, event_loop};
+use crate::containment::descendants;
+use crate::pidfd::Pidfd;
 use crate::reap::{self, Reap};
 use crate::sys;
 
@@ -39,21 +41,30 @@ pub(super) fn run(socket: OwnedFd) -> Result<()> {
 /// Waits for the end of the guard, then ends whatever it has left.
 fn outlive(guard: Pid) -> Result<()> {
     let children = sys::signalfd(sys::bit(libc::SIGCHLD))?;
+    let held = Pidfd::open(guard).ok();
     let mut all = SweepAll::default();
     let mut bound: Option<Instant> = None;
     loop {
-        loop {
+        let guard_ended = loop {
             match reap::reap() {
-                Reap::Child(child) => {
+                Ok(Reap::Child(child)) => {
                     all.reaped(child.pid);
                     if child.pid == guard.as_raw_nonzero().get() {
-                        hurry();
-                        bound = Some(Instant::now() + KILL_BOUND);
+                        break true;
                     }
                 }
-                Reap::NoneEnded => break,
-                Reap::NoChildren => return Ok(()),
+                Ok(Reap::NoneEnded) => break false,
+                Ok(Reap::NoChildren) => return Ok(()),
+                // The kernel refuses to say: each child in the list is asked for.
+                Err(_) if descendants::all_children_have_ended() => return Ok(()),
+                Err(_) => break held.as_ref().is_some_and(Pidfd::has_ended),
             }
+        };
+        if guard_ended && bound.is_none() {
+            hurry();
+            bound = Some(Instant::now() + KILL_BOUND);
+            // For the children that are left to be reaped.
+            continue;
         }
         if let Some(bound) = bound {
             if Instant::now() >= bound {

@@ -95,6 +95,8 @@ pub enum FromGuard {
         emigrant_count: u64,
         survivors: Vec<ProcessInfo>,
         survivor_count: u64,
+        /// Why descendants outside of the leaf could not be looked for; 0 where they were.
+        unseen: i32,
     },
 }
 
@@ -255,6 +257,7 @@ mod tests {
             emigrant_count: 2,
             survivors: vec![with, without],
             survivor_count: 3,
+            unseen: 13,
         };
         let bytes = encode(&swept).unwrap();
         let back: FromGuard = postcard::from_bytes(&bytes).unwrap();
@@ -273,6 +276,7 @@ mod tests {
             emigrant_count: u64::MAX,
             survivors: list,
             survivor_count: u64::MAX,
+            unseen: i32::MAX,
         };
         assert!(encode(&swept).unwrap().len() <= MAX_MESSAGE);
     }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use rustix::io::{Errno, Result};
 use rustix::process::{Pid, getpid};
 
 use super::protocol::JobId;
@@ -42,6 +43,8 @@ pub(super) struct Found {
     pub emigrant_count: u64,
     pub survivors: Vec<ProcessInfo>,
     pub survivor_count: u64,
+    /// Why descendants outside of the leaf could not be looked for.
+    pub unseen: Option<Errno>,
 }
 
 impl Sweep {
@@ -57,6 +60,7 @@ impl Sweep {
     /// The next step. `Some` when nothing is left, or the bound is over.
     pub fn step(&mut self, jobs: &HashMap<JobId, Job>, base: Option<&str>, childless: bool) -> Option<Found> {
         match &mut self.all {
+            None if childless => Some(self.found(&[], None)),
             None => self.step_outside(jobs, base),
             Some(_) if childless => Some(Found::default()),
             Some(all) if Instant::now() < self.bound => {
@@ -87,7 +91,19 @@ impl Sweep {
         let own: Vec<&Job> = jobs.get(&self.job).into_iter().collect();
         let others: Vec<&Job> = jobs.iter().filter(|(id, _)| **id != self.job).map(|(_, job)| job).collect();
         let mut left = Vec::new();
-        for pid in descendants::children(getpid()).into_iter().map(|pid| pid.as_raw_nonzero().get()) {
+        let children = match descendants::own_children() {
+            Ok(children) => children,
+            // An empty leaf is no proof that no process has left it. Without another job, a child that is left is one of this
+            // job: it ends by itself, which brings the next step, or counts as left at the bound.
+            Err(errno) => {
+                let is_left = others.is_empty() && !self.given_up;
+                if is_left && Instant::now() < self.bound {
+                    return None;
+                }
+                return Some(Found { survivor_count: is_left.into(), ..self.found(&[], Some(errno)) });
+            }
+        };
+        for pid in children.into_iter().map(|pid| pid.as_raw_nonzero().get()) {
             if others.iter().any(|job| job.pid == pid && !job.reaped)
                 || in_a_leaf_of(&others, pid, base)
                 || self.given_up && in_a_leaf_of(&own, pid, base)
@@ -121,6 +137,11 @@ impl Sweep {
         if !left.is_empty() && Instant::now() < self.bound {
             return None;
         }
+        Some(self.found(&left, None))
+    }
+
+    /// The result of the last step; `left`: the processes that are left.
+    fn found(&mut self, left: &[i32], unseen: Option<Errno>) -> Found {
         // Its command line is not read again, but may be known.
         let named = |mut process: ProcessInfo| {
             let known = self.emigrants.iter().find(|emigrant| emigrant.pid == process.pid);
@@ -130,12 +151,13 @@ impl Sweep {
         let describe = |pid| ProcessInfo::read_unkillable(pid).map(named).or_else(|| ProcessInfo::of_living(pid));
         let survivors: Vec<_> =
             left.iter().take(TOLD).filter_map(|&pid| Pid::from_raw(pid)).filter_map(describe).collect();
-        Some(Found {
+        Found {
             emigrant_count: self.seen.len() as u64,
             emigrants: std::mem::take(&mut self.emigrants),
             survivor_count: left.len() as u64,
             survivors: survivors.into_iter().map(ProcessInfo::shortened).collect(),
-        })
+            unseen,
+        }
     }
 }
 
@@ -175,7 +197,10 @@ impl<'a> SweepAll<'a> {
     }
 
     /// The direct children.
-    pub fn children(&self) -> Vec<Pid> {
+    ///
+    /// # Errors
+    /// As [`Descendants::children`].
+    pub fn children(&self) -> Result<Vec<Pid>> {
         self.of.children()
     }
 

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::process::Pid;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
@@ -247,10 +248,19 @@ impl Actor {
                 self.childless = true;
                 self.handle(Event::Emptied).await;
             }
-            FromGuard::Swept { emigrants, emigrant_count, survivors, survivor_count, .. } => {
+            FromGuard::Swept { emigrants, emigrant_count, survivors, survivor_count, unseen, .. } => {
                 self.report.emigrants.add_counted(emigrants, emigrant_count);
                 self.report.unkillable.add_counted(survivors, survivor_count);
                 self.name_unkillable();
+                if unseen != 0 {
+                    let why = match Errno::from_raw_os_error(unseen) {
+                        Errno::SRCH => {
+                            "it shows another PID namespace (unshare --mount-proc mounts one of this)".into()
+                        }
+                        errno => errno.to_string(),
+                    };
+                    self.note(&format!("processes that left the cgroup could not be looked for in /proc: {why}"));
+                }
                 if self.machine.phase == Phase::Killing {
                     // Without a leaf the sweep was the kill: all that it could do has been done.
                     self.swept = true;

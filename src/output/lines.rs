@@ -74,7 +74,8 @@ impl Lines {
         }
     }
 
-    /// Hands out lines of more than `max` bytes in pieces, instead of those of more than 1 MiB. At least 1.
+    /// Hands out lines of more than `max` bytes in pieces, instead of those of more than 1 MiB. At least 1. A piece does not end
+    /// within a UTF-8 character, where `max` is at least 4.
     #[must_use]
     pub fn max_line(mut self, max: usize) -> Self {
         self.max = max.max(1);
@@ -96,7 +97,7 @@ impl Lines {
             if let Some(at) = self.held[self.searched..].iter().position(|&byte| byte == b'\n') {
                 let end = self.searched + at;
                 if end - self.start > self.max {
-                    return Poll::Ready(Ok(Some(self.take_piece(self.max))));
+                    return Poll::Ready(Ok(Some(self.take_piece(self.piece_length()))));
                 }
                 let line = self.take(end, true);
                 self.start = end + 1;
@@ -106,7 +107,8 @@ impl Lines {
             self.searched = self.held.len();
             let length = self.held.len() - self.start;
             if length > self.max || self.ended && length > 0 {
-                return Poll::Ready(Ok(Some(self.take_piece(length.min(self.max)))));
+                let length = if length > self.max { self.piece_length() } else { length };
+                return Poll::Ready(Ok(Some(self.take_piece(length))));
             }
             if self.ended {
                 return Poll::Ready(Ok(None));
@@ -121,6 +123,24 @@ impl Lines {
             self.start = 0;
             self.held.extend_from_slice(buffer.filled());
         }
+    }
+
+    /// How much of a line that is too long its next piece has: `max` bytes, or up to three less where these would end within a
+    /// UTF-8 character.
+    fn piece_length(&self) -> usize {
+        let piece = &self.held[self.start..self.start + self.max];
+        // The first byte of the last character that begins there.
+        let Some(back) = (1..=piece.len().min(3)).find(|back| piece[piece.len() - back] & 0b1100_0000 != 0b1000_0000)
+        else {
+            return self.max;
+        };
+        let needed = match piece[piece.len() - back] {
+            0b1100_0000..=0b1101_1111 => 2,
+            0b1110_0000..=0b1110_1111 => 3,
+            0b1111_0000..=0b1111_0111 => 4,
+            _ => 1,
+        };
+        if needed > back && back < self.max { self.max - back } else { self.max }
     }
 
     /// The beginning of a line that is too long, or the end of an output that has no newline.

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::job_line::StderrArg;
 use crate::cli::duration;
 
 /// Run many jobs, so many at a time; what is cancelled, stopped or left behind is gone.
@@ -67,6 +68,11 @@ pub struct Args {
     #[arg(long, value_name = "HOW", default_value = "group", value_parser = parse_output)]
     pub output: OutputArg,
 
+    /// Where the jobs' standard error goes: merged (into standard output, as 2>&1 does) or separate; by default merged with
+    /// --output group
+    #[arg(long, value_name = "HOW", hide_possible_values = true)]
+    pub stderr: Option<StderrArg>,
+
     /// With --output group: in the order of the jobs
     #[arg(long)]
     pub keep_order: bool,
@@ -102,6 +108,13 @@ pub struct Args {
     /// The command that each line is an argument for
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+}
+
+impl Args {
+    /// Whether the standard error of jobs goes to their standard output.
+    pub fn merges_stderr(&self) -> bool {
+        self.stderr.map_or(self.output == OutputArg::Group, |stderr| stderr == StderrArg::Merged)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

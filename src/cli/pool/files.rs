@@ -2,19 +2,22 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
+use pinfold::Stdio;
 use rustix::fs::{CWD, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 
-/// DIR/NUMBER.out and DIR/NUMBER.err.
-pub fn named(directory: &Path, number: usize) -> Result<[File; 2]> {
-    let file = |suffix: &str| -> Result<File> {
-        let path: PathBuf = directory.join(format!("{number}.{suffix}"));
-        File::create(&path).with_context(|| format!("cannot make {}", pinfold::text::printable_path(&path)))
+/// DIR/NUMBER.out and DIR/NUMBER.err for the streams of a job; where they are merged, only the first.
+pub fn named(directory: &Path, number: usize, merged: bool) -> Result<(Stdio, Stdio)> {
+    let file = |suffix: &str| -> Result<Stdio> {
+        let path = directory.join(format!("{number}.{suffix}"));
+        let file =
+            File::create(&path).with_context(|| format!("cannot make {}", pinfold::text::printable_path(&path)))?;
+        Ok(file.into())
     };
-    Ok([file("out")?, file("err")?])
+    Ok((file("out")?, if merged { Stdio::Null } else { file("err")? }))
 }
 
 /// A file without a name in the directory for temporary files (`TMPDIR`), so that an output may be larger than the memory.

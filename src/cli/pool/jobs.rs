@@ -1,21 +1,16 @@
 //! The jobs that `pinfold pool` is given, a line each. All are read, and all mistakes found, before one is started.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use pinfold::pool::Task;
 use pinfold::{Command, Controller, Stdio};
-use serde::Deserialize;
 
 use super::args::Args;
-use crate::cli::duration;
-use crate::cli::limits::LimitArgs;
+use super::job_line::{JobLine, explain};
 use crate::cli::read_in::StandardInput;
 
 /// More mistakes than these are only counted.
@@ -34,105 +29,6 @@ enum Source {
     Json(Box<JobLine>),
     Shell(OsString),
     Argument(OsString),
-}
-
-/// A job in JSON.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct JobLine {
-    command: Vec<String>,
-    #[serde(default)]
-    name: Option<String>,
-    #[serde(default)]
-    cwd: Option<PathBuf>,
-    #[serde(default)]
-    env: BTreeMap<String, Option<String>>,
-    #[serde(default, deserialize_with = "deserialize_duration")]
-    timeout: Option<Duration>,
-    #[serde(default, deserialize_with = "deserialize_bytes")]
-    stdin: Option<Arc<Vec<u8>>>,
-    #[serde(default)]
-    priority: i32,
-    #[serde(default)]
-    retries: Option<u32>,
-    #[serde(default)]
-    limits: LimitArgs,
-}
-
-impl JobLine {
-    /// Something is given to it as standard input.
-    pub fn has_stdin(&self) -> bool {
-        self.stdin.is_some()
-    }
-
-    /// What the command itself can't tell.
-    pub fn check(&self) -> Result<(), String> {
-        match self.command.first() {
-            None => Err("its command is empty".into()),
-            Some(program) if program.is_empty() => Err("its program has no name".into()),
-            Some(_) => self.limits.to_limits().check().map_err(|error| error.to_string()),
-        }
-    }
-
-    /// The controllers that its limits need.
-    pub fn controllers(&self) -> Vec<Controller> {
-        self.limits.to_limits().controllers()
-    }
-
-    /// Its standard output and standard error are the supervisor's.
-    pub fn command(&self) -> Command {
-        let mut words = self.command.iter();
-        let mut command = Command::new(words.next().cloned().unwrap_or_default());
-        command.args(words.cloned());
-        for (key, value) in &self.env {
-            match value {
-                Some(value) => command.env(key, value),
-                None => command.env_remove(key),
-            };
-        }
-        if let Some(cwd) = &self.cwd {
-            command.cwd(cwd);
-        }
-        if let Some(name) = &self.name {
-            command.name(name);
-        }
-        if let Some(timeout) = self.timeout {
-            command.timeout(timeout);
-        }
-        command.limits(self.limits.to_limits());
-        match &self.stdin {
-            Some(bytes) => command.stdin(Stdio::Bytes(bytes.clone())),
-            None => command.stdin(Stdio::Null),
-        };
-        command
-    }
-
-    /// The command as a pool runs it.
-    pub fn task(&self, command: Command, retries: u32, backoff: Duration) -> Task {
-        Task::new(command).priority(self.priority).retries(self.retries.unwrap_or(retries), backoff)
-    }
-}
-
-/// A text, which may be long: kept once, however often a command is made of it.
-fn deserialize_bytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<Vec<u8>>>, D::Error> {
-    Ok(Option::<String>::deserialize(deserializer)?.map(|text| Arc::new(text.into_bytes())))
-}
-
-/// A number of seconds, or what `--timeout` takes.
-fn deserialize_duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "a duration: seconds, or a text like \"1m30s\"")]
-    enum Value {
-        Seconds(f64),
-        Text(String),
-    }
-    use serde::de::Error;
-    match Option::<Value>::deserialize(deserializer)? {
-        None => Ok(None),
-        Some(Value::Seconds(0.0)) => Ok(Some(Duration::MAX)),
-        Some(Value::Seconds(seconds)) => Duration::try_from_secs_f64(seconds).map(Some).map_err(D::Error::custom),
-        Some(Value::Text(text)) => duration::limit(&text).map(Some).map_err(D::Error::custom),
-    }
 }
 
 /// Reads them all. The error lists the lines that are none, with their numbers.
@@ -178,9 +74,7 @@ fn parse(args: &Args, text: &[u8]) -> (Vec<Job>, Vec<(usize, String)>) {
         } else if args.shell {
             Ok(Source::Shell(OsString::from_vec(bytes.to_vec())))
         } else {
-            serde_json::from_slice(bytes)
-                .map(Source::Json)
-                .map_err(|error| error.to_string().replace(" at line 1 column", " at column"))
+            serde_json::from_slice(bytes).map(Source::Json).map_err(|error| explain(bytes, &error))
         };
         let hash = fnv(command, bytes);
         let count = seen.entry(hash).or_default();
@@ -238,6 +132,12 @@ impl Job {
             command.measure_pressure();
         }
         command
+    }
+
+    /// Whether its standard error goes to its standard output.
+    pub fn merges_stderr(&self, args: &Args) -> bool {
+        let default = args.merges_stderr();
+        if let Source::Json(line) = &self.source { line.merges_stderr(default) } else { default }
     }
 
     /// Something is given to it as standard input.

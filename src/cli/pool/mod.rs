@@ -4,6 +4,7 @@ mod args;
 mod desk;
 mod files;
 mod gather;
+mod job_line;
 mod jobs;
 mod output;
 mod progress;
@@ -31,8 +32,8 @@ pub use args::Args;
 use args::OutputArg;
 pub use args::parse_workers;
 use gather::Collector;
+pub use job_line::{JobLine, explain};
 use jobs::Job;
-pub use jobs::JobLine;
 use output::{Ended, How, Notice, Printer};
 use progress::{Progress, Tally};
 use results::{DoneJobs, Results};
@@ -344,13 +345,13 @@ async fn feed<'a>(
             _ => None,
         };
         let collector = Collector::new(printer.clone(), job.line);
-        let streams = match &args.output {
-            OutputArg::Files(directory) => files::named(directory, job.line)?.map(Stdio::from),
-            _ => [Stdio::Piped, Stdio::Piped],
+        let merged = job.merges_stderr(args);
+        let (stdout, stderr) = match &args.output {
+            OutputArg::Files(directory) => files::named(directory, job.line, merged)?,
+            _ => (Stdio::Piped, Stdio::Piped),
         };
         let task = job.task(args, |command| {
-            let [stdout, stderr] = streams;
-            command.stdout(stdout).stderr(stderr);
+            command.stdout(stdout).stderr(stderr).stderr_to_stdout(merged);
             if !job.has_stdin() {
                 command.stdin(null.clone());
             }

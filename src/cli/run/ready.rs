@@ -1,19 +1,18 @@
-//! Whether the job is ready, and who is told.
+//! Whether the job is ready.
 
 use std::cell::Cell;
-use std::fs::{File, OpenOptions};
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use pinfold::report::Reason;
 use pinfold::text::{printable, printable_bytes, printable_path};
-use pinfold::{Error, Job, Readiness};
+use pinfold::{Error, Job, Readiness, Report};
 use tokio::sync::watch;
 
 use super::ended::{TOO_LATE, Verdict};
-use crate::cli::report_sink::{Destination, are_same};
-use crate::cli::{FAILED, tell, write_out};
+use super::notify::Notify;
+use crate::cli::{FAILED, tell};
 
 /// What a job is ready by.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,44 +62,6 @@ fn possible(path: &Path) -> Result<(), String> {
     file.map_or(Ok(()), |file| Err(format!("{} is not a directory", printable_path(file))))
 }
 
-/// Where the line "ready" goes.
-#[derive(Debug)]
-pub enum Notify {
-    File(PathBuf),
-    Descriptor(File),
-}
-
-impl Notify {
-    /// A descriptor is taken before there is a job that would inherit it.
-    pub fn open(destination: Destination) -> pinfold::Result<Self> {
-        match destination {
-            Destination::File(path) => Ok(Self::File(path)),
-            Destination::Stdout => Ok(Self::Descriptor(File::from(pinfold::adopt_descriptor(1)?))),
-            Destination::Descriptor(number) => Ok(Self::Descriptor(pinfold::adopt_descriptor(number)?.into())),
-        }
-    }
-
-    /// Whether it is this very file.
-    pub fn is(&self, other: &File) -> bool {
-        match self {
-            Self::File(path) => are_same(path.metadata(), other.metadata()),
-            Self::Descriptor(file) => are_same(file.metadata(), other.metadata()),
-        }
-    }
-
-    fn tell(&self) -> std::io::Result<()> {
-        match self {
-            Self::File(path) => {
-                // A FIFO that nobody reads is an error, and not waited for (fifo(7)).
-                let mut options = OpenOptions::new();
-                options.write(true).create(true).truncate(true).custom_flags(libc::O_NONBLOCK);
-                write_out::write_all(options.open(path)?, b"ready\n")
-            }
-            Self::Descriptor(file) => write_out::write_all(file, b"ready\n"),
-        }
-    }
-}
-
 /// The time that a job has to get ready, without that in which it was stopped from the terminal.
 pub struct Clock<'a> {
     pub timeout: Duration,
@@ -121,7 +82,7 @@ impl Clock<'_> {
     }
 }
 
-/// Waits until the job is ready and tells so; else tells a person why it is not.
+/// Waits until the job is ready and reports that; else prints why it is not.
 pub async fn ready(
     ready: &Ready,
     clock: Clock<'_>,
@@ -156,15 +117,40 @@ pub async fn ready(
             Ready::Other(readiness) => readiness.to_string(),
         })),
     };
-    match &done {
-        Ok(()) => {
-            if let Some(Err(error)) = notify.map(Notify::tell) {
-                tell(&format!("the job is ready, and who waits for that can't be told: {error}"));
-            }
-        }
-        Err(verdict) => tell(&verdict.why),
+    if let Some(notify) = notify {
+        notify.send(done.is_ok());
+    }
+    if let Err(verdict) = &done {
+        tell(&verdict.why);
     }
     done
+}
+
+/// The job is over, and it was not known yet whether it was ready. `line_seen`: its output had the line. A job that has ended by
+/// itself with 0 and was never ready has not done what it is for.
+pub async fn at_the_end(
+    ready: &Ready,
+    notify: Option<&Notify>,
+    job: &Job,
+    report: &Report,
+    line_seen: bool,
+) -> Option<Verdict> {
+    let (was_ready, what) = match ready {
+        Ready::Line(part) => {
+            (line_seen, format!("no line of its output has had '{}' in it", String::from_utf8_lossy(part)))
+        }
+        // The file may have come together with the end; no port listens any more.
+        Ready::Other(readiness) => (job.ready(readiness, Duration::ZERO).await.is_ok(), readiness.to_string()),
+    };
+    if let Some(notify) = notify {
+        notify.send(was_ready);
+    }
+    if was_ready || report.reason != Reason::Exited {
+        return None;
+    }
+    let why = format!("{} ended before it was ready: {what}", report.name);
+    tell(&why);
+    Some(Verdict { code: if report.exit_code == 0 { TOO_LATE } else { report.exit_code }, why })
 }
 
 #[cfg(test)]

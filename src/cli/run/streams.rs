@@ -10,10 +10,11 @@ use pinfold::output::are_one_output;
 use pinfold::{Command, Pty, Size, Stdio};
 use rustix::io::Errno;
 
-use super::ready::{Notify, Ready};
-use crate::cli::duration;
+use super::notify::Notify;
+use super::ready::Ready;
 use crate::cli::report_sink::{self, Destination, Sink};
 use crate::cli::terminal::Terminal;
+use crate::cli::{duration, open_out};
 
 /// What a terminal has that nobody looks at.
 const USUAL_SIZE: (u16, u16) = (24, 80);
@@ -52,7 +53,7 @@ pub struct StreamArgs {
     #[arg(long, value_name = "DURATION", default_value = "1m", requires = "ready", value_parser = duration::limit)]
     pub ready_timeout: Duration,
 
-    /// Write a line "ready" to this file or descriptor when it is
+    /// Write a line to this file or descriptor: "ready" when it is, "failed" when it ended before that
     #[arg(long, value_name = "FILE|fd:N", requires = "ready", value_parser = parse_notify)]
     pub ready_notify: Option<Destination>,
 
@@ -81,9 +82,14 @@ impl StreamArgs {
         self.pty || self.is_merged
     }
 
+    /// The first of all: its reader waits, whatever fails next.
+    pub fn open_notify(&mut self) -> pinfold::Result<()> {
+        self.notify = self.ready_notify.take().map(Notify::open).transpose()?;
+        Ok(())
+    }
+
     /// Says all that to the command.
     pub fn apply(&mut self, command: &mut Command, terminal: Option<&Terminal>) -> pinfold::Result<()> {
-        self.notify = self.ready_notify.take().map(Notify::open).transpose()?;
         if self.pty {
             command.pty(pty(terminal));
         } else if self.relays() {
@@ -98,8 +104,10 @@ impl StreamArgs {
         if let Some(path) = &self.tee {
             let failed = |error| not_opened(path, &error);
             // What is in it is lost when there is a job, and not before.
-            let file = File::options().write(true).create(true).truncate(false).open(path).map_err(failed)?;
+            let file = open_out::open(path).map_err(failed)?;
             if self.notify.as_ref().is_some_and(|notify| notify.is(&file)) {
+                // Not even "failed" goes there.
+                self.notify = None;
                 return Err(is_also(path, "--ready-notify"));
             }
             if !self.has_one_output() {
@@ -132,12 +140,14 @@ fn is_also(path: &Path, option: &str) -> pinfold::Error {
     pinfold::Error::Invalid { what: "--tee", value: path.display().to_string(), advice }
 }
 
-fn not_opened(path: &Path, error: &std::io::Error) -> pinfold::Error {
+pub fn not_opened(path: &Path, error: &std::io::Error) -> pinfold::Error {
+    let errno = Errno::from_io_error(error);
     pinfold::Error::System {
         operation: "open",
         object: format!("{}, for the output", path.display()),
-        errno: Errno::from_io_error(error).unwrap_or(Errno::IO),
-        advice: String::new(),
+        errno: errno.unwrap_or(Errno::NXIO),
+        // One with words of its own is about a FIFO.
+        advice: errno.map_or_else(|| error.to_string(), |_| String::new()),
     }
 }
 

@@ -18,7 +18,7 @@ const WAITING: usize = 256;
 /// A longer line comes in pieces.
 const MAX_LINE: usize = 64 * 1024;
 
-/// What the caller hears.
+/// What pinfold writes to the caller. `request` is the number of the line that it answers.
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Message<'a> {
@@ -46,18 +46,23 @@ pub enum Message<'a> {
         complete: bool,
     },
     Processes {
+        request: u64,
         id: &'a str,
         processes: &'a [pinfold::report::ProcessInfo],
     },
     /// All of it stands still.
     Frozen {
+        request: u64,
         id: &'a str,
     },
     Usage {
+        request: u64,
         id: &'a str,
         usage: &'a pinfold::report::Usage,
     },
     Done {
+        /// That of the submit.
+        request: u64,
         id: &'a str,
         success: bool,
         cancelled: bool,
@@ -65,7 +70,9 @@ pub enum Message<'a> {
         report: &'a Report,
     },
     Error {
-        id: Option<&'a str>,
+        request: u64,
+        /// As it was sent, null where it could not be read.
+        id: &'a serde_json::Value,
         message: &'a str,
     },
 }

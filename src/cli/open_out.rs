@@ -1,0 +1,124 @@
+//! Opening a file for output: without blocking, and without what the name stands for being lost.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use inotify::{Inotify, WatchMask};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+/// How long a FIFO may be without a reader: a shell starts both sides at about the same time.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// As many symbolic links as the kernel follows (path_resolution(7)).
+const MAX_LINKS: usize = 40;
+
+/// What a path stands for.
+pub enum Named {
+    /// A descriptor of this process: `/dev/stdout`, `/dev/fd/3`. To open it again would begin at the start of a file that is
+    /// being written.
+    Descriptor(i32),
+    /// A file: this is its path, without a symbolic link in its last part.
+    File(PathBuf),
+    /// A link of /proc to an open file of another process, or more symbolic links than the kernel follows.
+    Other,
+}
+
+/// Follows symbolic links to see what they lead to. Opens nothing.
+pub fn named(path: &Path) -> Named {
+    let own: Vec<_> = ["/proc/self/fd", "/proc/thread-self/fd"].iter().flat_map(std::fs::canonicalize).collect();
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        let parent = match path.parent() {
+            Some(parent) if parent == Path::new("") => Path::new("."),
+            Some(parent) => parent,
+            None => return Named::File(path),
+        };
+        let Ok(directory) = parent.canonicalize() else { return Named::File(path) };
+        if own.contains(&directory) {
+            let number = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+            return number.map_or(Named::Other, Named::Descriptor);
+        }
+        let Ok(target) = path.read_link() else { return Named::File(path) };
+        if directory.starts_with("/proc") {
+            return Named::Other;
+        }
+        path = directory.join(target);
+    }
+    Named::Other
+}
+
+/// Opens it for writing, and makes it where it is not there. What is in it stays. A write to a FIFO or a device may fail
+/// with `EAGAIN` then ([`write_out`](super::write_out) waits for room).
+///
+/// # Errors
+/// As open(2). A FIFO that still has no reader after a second is an error with words of its own.
+pub fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => options.create(true).truncate(false).open(path),
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) && is_fifo(path) => wait_for_reader(path, &options)
+            .map_err(|error| match error.raw_os_error() {
+                Some(libc::ENXIO) => io::Error::other("it is a FIFO that nothing reads: start its reader first"),
+                _ => error,
+            }),
+        opened => opened,
+    }
+}
+
+pub fn is_fifo(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo())
+}
+
+/// Tries again whenever a process opens it (`IN_OPEN`, inotify(7)).
+fn wait_for_reader(path: &Path, options: &OpenOptions) -> io::Result<File> {
+    let until = Instant::now() + PATIENCE;
+    let mut inotify = Inotify::init()?;
+    inotify.watches().add(path, WatchMask::OPEN)?;
+    loop {
+        // Watched first, then opened: no reader is missed in between.
+        match options.open(path) {
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) && Instant::now() < until => {}
+            opened => return opened,
+        }
+        let left = Timespec::try_from(until.saturating_duration_since(Instant::now())).ok();
+        match poll(&mut [PollFd::new(&inotify, PollFlags::IN)], left.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        // There may be none.
+        let _ = inotify.read_events(&mut [0; 1024]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_descriptor_by_any_name_and_a_file_by_a_link() {
+        let directory = std::env::temp_dir().join(format!("pinfold-named-{}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        let link = |name: &str, target: &str| {
+            let link = directory.join(name);
+            std::os::unix::fs::symlink(target, &link).unwrap();
+            link
+        };
+        let out = link("out", "/dev/stdout");
+        let (near, far, round) = (link("near", "far"), link("far", "file"), link("round", "round"));
+        let results = [out, near, far, round].map(|path| named(&path));
+        std::fs::remove_dir_all(&directory).unwrap();
+        assert!(matches!(results[0], Named::Descriptor(1)));
+        let in_directory = |result: &Named| matches!(result, Named::File(path) if path.ends_with("file"));
+        assert!(in_directory(&results[1]) && in_directory(&results[2]) && matches!(results[3], Named::Other));
+        for (name, number) in [("/dev/fd/7", 7), ("/proc/self/fd/0", 0), ("/proc/thread-self/fd/2", 2)] {
+            assert!(matches!(named(Path::new(name)), Named::Descriptor(found) if found == number), "{name}");
+        }
+        assert!(matches!(named(Path::new("/dev/null")), Named::File(_)));
+        assert!(matches!(named(Path::new("file")), Named::File(_)));
+    }
+}

@@ -1,0 +1,173 @@
+//! A job in JSON, as `pinfold pool` and `pinfold serve` read it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pinfold::pool::Task;
+use pinfold::{Command, Controller, Stdio};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+
+use crate::cli::duration;
+use crate::cli::limits::LimitArgs;
+
+/// A job in JSON.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobLine {
+    #[serde(deserialize_with = "deserialize_command")]
+    command: Vec<String>,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    cwd: Option<PathBuf>,
+    #[serde(default)]
+    env: BTreeMap<String, Option<String>>,
+    #[serde(default, deserialize_with = "deserialize_duration")]
+    timeout: Option<Duration>,
+    #[serde(default, deserialize_with = "deserialize_bytes")]
+    stdin: Option<Arc<Vec<u8>>>,
+    #[serde(default)]
+    stderr: Option<StderrArg>,
+    #[serde(default)]
+    priority: i32,
+    #[serde(default)]
+    retries: Option<u32>,
+    #[serde(default)]
+    limits: LimitArgs,
+}
+
+/// Where standard error goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum StderrArg {
+    /// To standard output, as one stream: the order of what the job writes is kept
+    Merged,
+    /// A stream of its own
+    Separate,
+}
+
+impl JobLine {
+    /// Whether its standard error goes to its standard output; `default` is that of the command.
+    pub fn merges_stderr(&self, default: bool) -> bool {
+        self.stderr.map_or(default, |stderr| stderr == StderrArg::Merged)
+    }
+
+    /// Something is given to it as standard input.
+    pub fn has_stdin(&self) -> bool {
+        self.stdin.is_some()
+    }
+
+    /// What the check of the command does not find.
+    pub fn check(&self) -> Result<(), String> {
+        match self.command.first() {
+            None => Err("its command is empty".into()),
+            Some(program) if program.is_empty() => Err("its program has no name".into()),
+            Some(_) => self.limits.to_limits().check().map_err(|error| error.to_string()),
+        }
+    }
+
+    /// The controllers that its limits need.
+    pub fn controllers(&self) -> Vec<Controller> {
+        self.limits.to_limits().controllers()
+    }
+
+    /// Its standard output and standard error are the supervisor's.
+    pub fn command(&self) -> Command {
+        let mut words = self.command.iter();
+        let mut command = Command::new(words.next().cloned().unwrap_or_default());
+        command.args(words.cloned());
+        for (key, value) in &self.env {
+            match value {
+                Some(value) => command.env(key, value),
+                None => command.env_remove(key),
+            };
+        }
+        if let Some(cwd) = &self.cwd {
+            command.cwd(cwd);
+        }
+        if let Some(name) = &self.name {
+            command.name(name);
+        }
+        if let Some(timeout) = self.timeout {
+            command.timeout(timeout);
+        }
+        command.limits(self.limits.to_limits());
+        match &self.stdin {
+            Some(bytes) => command.stdin(Stdio::Bytes(bytes.clone())),
+            None => command.stdin(Stdio::Null),
+        };
+        command
+    }
+
+    /// The command as a pool runs it.
+    pub fn task(&self, command: Command, retries: u32, backoff: Duration) -> Task {
+        Task::new(command).priority(self.priority).retries(self.retries.unwrap_or(retries), backoff)
+    }
+}
+
+/// A text, which may be long: kept once, however often a command is made of it.
+fn deserialize_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<Vec<u8>>>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.map(|text| Arc::new(text.into_bytes())))
+}
+
+/// A number of seconds, or what `--timeout` takes.
+fn deserialize_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a duration: seconds, or a text like \"1m30s\"")]
+    enum Value {
+        Seconds(f64),
+        Text(String),
+    }
+    match Option::<Value>::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(Value::Seconds(0.0)) => Ok(Some(Duration::MAX)),
+        Some(Value::Seconds(seconds)) => Duration::try_from_secs_f64(seconds).map(Some).map_err(D::Error::custom),
+        Some(Value::Text(text)) => duration::limit(&text).map(Some).map_err(D::Error::custom),
+    }
+}
+
+/// A list of words. For a text the error says what to write instead.
+fn deserialize_command<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct Words;
+    impl<'de> Visitor<'de> for Words {
+        type Value = Vec<String>;
+
+        fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            formatter.write_str(r#"a list of the command's words, like ["cc", "-c", "a.c"]"#)
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<Vec<String>, E> {
+            let words: Vec<_> = text.split_ascii_whitespace().collect();
+            let list = serde_json::json!(words);
+            let script = serde_json::json!(["sh", "-c", text]);
+            Err(E::custom(format!(
+                "\"command\" is a list of words: write \"command\": {list}, or \"command\": {script} for a script"
+            )))
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<String>, A::Error> {
+            let mut words = Vec::new();
+            while let Some(word) = list.next_element()? {
+                words.push(word);
+            }
+            Ok(words)
+        }
+    }
+    deserializer.deserialize_any(Words)
+}
+
+/// Why a line cannot be read as JSON, for a person; where it is not UTF-8, with the bytes.
+pub fn explain(line: &[u8], error: &serde_json::Error) -> String {
+    /// So many bytes on each side are shown.
+    const AROUND: usize = 20;
+    if let Err(invalid) = std::str::from_utf8(line) {
+        let at = invalid.valid_up_to();
+        let (from, to) = (at.saturating_sub(AROUND), line.len().min(at + AROUND));
+        let part = line[from..to].escape_ascii();
+        return format!("byte {} is not UTF-8, in \"{part}\": JSON is UTF-8", at + 1);
+    }
+    error.to_string().replace(" at line 1 column", " at column")
+}

@@ -1,0 +1,132 @@
+//! The reader of `--ready-notify`: it gets the line "ready", or "failed" where that will never come.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::cli::report_sink::{Destination, are_same};
+use crate::cli::{open_out, tell, thread, write_out};
+
+/// How long a run that is over waits for a reader that did not take its line yet: a shell starts both sides at about the same
+/// time.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Where the line goes, and how far it has come.
+#[derive(Debug)]
+pub struct Notify {
+    /// For messages.
+    name: String,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting(Place),
+    /// A thread writes it, and sends what became of that.
+    Sent(Receiver<io::Result<()>>),
+    Over,
+}
+
+#[derive(Debug)]
+enum Place {
+    File(PathBuf),
+    Descriptor(File),
+}
+
+impl Notify {
+    /// Takes a descriptor before there is a job that would inherit it. A file is opened when there is something to write.
+    ///
+    /// # Errors
+    /// A descriptor that is not open for writing, or not the caller's.
+    pub fn open(destination: Destination) -> pinfold::Result<Self> {
+        let (place, name) = match destination {
+            Destination::File(path) => {
+                let name = pinfold::text::printable_path(&path).into_owned();
+                (Place::File(path), name)
+            }
+            Destination::Stdout => (Place::Descriptor(pinfold::adopt_descriptor(1)?.into()), "standard output".into()),
+            Destination::Stderr => {
+                let copy = io::stderr().as_fd().try_clone_to_owned();
+                let copy = copy.map_err(|error| super::streams::not_opened(Path::new("/dev/stderr"), &error))?;
+                (Place::Descriptor(copy.into()), "standard error".into())
+            }
+            Destination::Descriptor(number) => {
+                (Place::Descriptor(pinfold::adopt_descriptor(number)?.into()), format!("descriptor {number}"))
+            }
+        };
+        Ok(Self { name, state: Mutex::new(State::Waiting(place)) })
+    }
+
+    /// Whether it is this very file.
+    pub fn is(&self, other: &File) -> bool {
+        match &*self.state.lock().unwrap_or_else(PoisonError::into_inner) {
+            State::Waiting(Place::File(path)) => are_same(path.metadata(), other.metadata()),
+            State::Waiting(Place::Descriptor(file)) => are_same(file.metadata(), other.metadata()),
+            State::Sent(_) | State::Over => false,
+        }
+    }
+
+    /// Empties a regular file: the "ready" of an earlier run must not be taken for this one's.
+    ///
+    /// # Errors
+    /// What open(2) or ftruncate(2) says; a file that is not there is no error.
+    pub fn empty(&self) -> io::Result<()> {
+        let State::Waiting(Place::File(path)) = &*self.state.lock().unwrap_or_else(PoisonError::into_inner) else {
+            return Ok(());
+        };
+        if !path.is_file() {
+            return Ok(());
+        }
+        OpenOptions::new().write(true).truncate(true).open(path).map(drop)
+    }
+
+    /// Sends the line, once. A thread does: a FIFO that has no reader yet, or a full pipe, blocks.
+    pub fn send(&self, is_ready: bool) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = match std::mem::replace(&mut *state, State::Over) {
+            State::Waiting(place) => place,
+            sent => {
+                *state = sent;
+                return;
+            }
+        };
+        let (sender, done) = mpsc::channel();
+        let line = if is_ready { "ready\n" } else { "failed\n" };
+        match thread::start("to notify", move || drop(sender.send(write(place, line.as_bytes())))) {
+            Ok(_) => *state = State::Sent(done),
+            Err(error) => tell(&format!("cannot write to {}: {error}", self.name)),
+        }
+    }
+
+    /// The run is over: sends "failed" where nothing was sent before, and waits for a reader, for a second.
+    pub fn finish(&self) {
+        self.send(false);
+        let state = std::mem::replace(&mut *self.state.lock().unwrap_or_else(PoisonError::into_inner), State::Over);
+        let State::Sent(done) = state else { return };
+        match done.recv_timeout(PATIENCE) {
+            Ok(Ok(())) | Err(RecvTimeoutError::Disconnected) => {}
+            Ok(Err(error)) => tell(&format!("cannot write to {}, so its reader may wait for ever: {error}", self.name)),
+            Err(RecvTimeoutError::Timeout) => tell(&format!("nothing reads {}", self.name)),
+        }
+    }
+}
+
+/// What is open is closed then: its reader finds the end.
+fn write(place: Place, line: &[u8]) -> io::Result<()> {
+    match place {
+        // Opened like this, a FIFO waits for its reader (fifo(7)).
+        Place::File(path) if open_out::is_fifo(&path) => File::options().write(true).open(path)?.write_all(line),
+        Place::File(path) => {
+            let file = open_out::open(&path)?;
+            if file.metadata()?.is_file() {
+                file.set_len(0)?;
+            }
+            write_out::write_all(file, line)
+        }
+        Place::Descriptor(file) => write_out::write_all(file, line),
+    }
+}

@@ -1,0 +1,170 @@
+//! The requests of the caller: a line of JSON each.
+
+use std::io::{BufRead, BufReader};
+
+use anyhow::Result;
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::Value;
+use tokio::sync::mpsc::Receiver;
+
+use crate::cli::pool::{JobLine, explain};
+use crate::cli::read_in::{Line, MAX_LINE, StandardInput, read_line};
+use crate::cli::thread;
+
+/// How much of a line that is too long is searched for its id.
+const BEGINNING: usize = 64 * 1024;
+
+/// What the caller asks for.
+#[derive(Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    Submit { id: String, job: Box<JobLine> },
+    Cancel { id: String },
+    Signal { id: String, signal: String },
+    Processes { id: String },
+    Freeze { id: String },
+    Thaw { id: String },
+    Usage { id: String },
+}
+
+impl Request {
+    pub fn id(&self) -> &str {
+        let (Self::Submit { id, .. }
+        | Self::Cancel { id }
+        | Self::Signal { id, .. }
+        | Self::Processes { id }
+        | Self::Freeze { id }
+        | Self::Thaw { id }
+        | Self::Usage { id }) = self;
+        id
+    }
+}
+
+/// A request that cannot be read: its id as it was sent, null where even that cannot be read, and why.
+pub struct Unreadable {
+    pub id: Value,
+    pub message: String,
+}
+
+/// A line of the input, by its number from 1 on: the number that its answers carry.
+pub struct Numbered {
+    pub number: u64,
+    pub line: Vec<u8>,
+    /// It was longer than [`MAX_LINE`], and this is its beginning.
+    pub too_long: bool,
+}
+
+impl Numbered {
+    /// The request; none where the line is blank.
+    pub fn parse(&self) -> Option<Result<Request, Unreadable>> {
+        if self.line.trim_ascii().is_empty() && !self.too_long {
+            return None;
+        }
+        let parsed = if self.too_long {
+            Err(format!("the request is too long: a line may have {MAX_LINE} bytes"))
+        } else {
+            serde_json::from_slice(&self.line).map_err(|error| explain(&self.line, &error))
+        };
+        Some(parsed.map_err(|message| Unreadable { id: id_of(&self.line), message }))
+    }
+}
+
+/// The id of a request that is wrong otherwise, also where the rest is no JSON: null where there is none before the mistake.
+fn id_of(line: &[u8]) -> Value {
+    let mut id = Value::Null;
+    let _ = FindId(&mut id).deserialize(&mut serde_json::Deserializer::from_slice(line));
+    id
+}
+
+struct FindId<'a>(&'a mut Value);
+
+impl<'de> DeserializeSeed<'de> for FindId<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for FindId<'_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            if key != "id" {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            match map.next_value()? {
+                id @ (Value::String(_) | Value::Number(_)) => *self.0 = id,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads the requests, on a thread of its own.
+pub fn requests() -> Result<Receiver<Numbered>> {
+    let (sender, requests) = tokio::sync::mpsc::channel(16);
+    thread::start("to read the requests", move || {
+        let mut stdin = BufReader::new(StandardInput);
+        for number in 1.. {
+            let mut line = Vec::new();
+            let read = read_line(&mut stdin, b'\n', MAX_LINE, &mut line);
+            let too_long = match read {
+                Ok(Line::Whole) => false,
+                Ok(Line::TooLong) => true,
+                Ok(Line::End) | Err(_) => return,
+            };
+            if too_long {
+                // Its id is at the beginning, if it can be found at all.
+                line.truncate(BEGINNING);
+                line.shrink_to_fit();
+            }
+            if sender.blocking_send(Numbered { number, line, too_long }).is_err() {
+                return;
+            }
+            if too_long && stdin.skip_until(b'\n').is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(requests)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_id_is_found_beside_any_mistake() {
+        for (line, id) in [
+            (r#"{"op":"dance","id":"a"}"#, json!("a")),
+            (r#"{"id":"a","job":{"command":["x"],"timeout":NaN}}"#, json!("a")),
+            (r#"{"op":"submit","id":"a","job":{"#, json!("a")),
+            (r#"{"op":"cancel","id":7}"#, json!(7)),
+            (r#"{"op":"cancel","id":["a"]}"#, json!(null)),
+            (r#"{"job":{"id":"b"}}"#, json!(null)),
+            (r#"{"job":NaN,"id":"a"}"#, json!(null)),
+            (r#"["id","a"]"#, json!(null)),
+            ("", json!(null)),
+        ] {
+            assert_eq!(id_of(line.as_bytes()), id, "{line}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_line_panics(line: Vec<u8>) {
+            let _ = Numbered { number: 1, line, too_long: false }.parse();
+        }
+    }
+}

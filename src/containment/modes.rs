@@ -1,0 +1,97 @@
+//! The modes of a cgroup that its own job has changed: `chmod 000` on the directory or a file of it keeps a supervisor that
+//! is not root from listing, killing and removing it. The directory belongs to the supervisor's user, so it gives the modes back.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, chmodat, fchmod, fstat, openat, statat};
+use rustix::io::{Errno, Result};
+
+use super::cgroup::{Cgroup, children, open_in};
+
+/// What pinfold needs to open in a cgroup.
+const FILES: [&CStr; 5] = [c"cgroup.procs", c"cgroup.events", c"cgroup.kill", c"cgroup.freeze", c"cgroup.controllers"];
+
+impl Cgroup {
+    /// Does `work`; where a mode forbids it, gives the modes of a cgroup of pinfold's own back and does it once more.
+    pub(super) fn despite_modes<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
+        match work() {
+            Err(Errno::ACCESS) if self.is_ours && restore(self.as_fd()).is_ok() => work(),
+            done => done,
+        }
+    }
+
+    /// Gives back the modes of the cgroup `name` below this one, and those of this one where it is pinfold's own.
+    pub(super) fn restore_modes_of(&self, name: &CStr) -> Result<()> {
+        if self.is_ours {
+            restore_directory(self.as_fd())?;
+        }
+        restore_entry(self.as_fd(), name, Mode::RWXU)?;
+        restore(open_in(self.as_fd(), name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC)?.as_fd())
+    }
+}
+
+/// Gives back the modes of a directory, of the files in it and of those below it. One descriptor at a time: up is `..`.
+///
+/// # Errors
+/// `EPERM` where it belongs to another user.
+fn restore(top: BorrowedFd<'_>) -> Result<()> {
+    let mut above = Vec::new();
+    let mut below: Option<OwnedFd> = None;
+    let mut names = restore_one(top)?.into_iter();
+    loop {
+        let dir = below.as_ref().map_or(top, OwnedFd::as_fd);
+        if let Some(name) = names.next() {
+            let opened = restore_entry(dir, &name, Mode::RWXU)
+                .and_then(|()| open_in(dir, &name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC))
+                .and_then(|child| Ok((restore_one(child.as_fd())?, child)));
+            // One that is gone, or another user's, is skipped: the work that follows reports it.
+            if let Ok((children, child)) = opened {
+                above.push(std::mem::replace(&mut names, children.into_iter()));
+                below = Some(child);
+            }
+            continue;
+        }
+        let Some(siblings) = above.pop() else { return Ok(()) };
+        below = if above.is_empty() {
+            None
+        } else {
+            Some(openat(dir, c"..", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+        };
+        names = siblings;
+    }
+}
+
+/// The same for one directory; returns the names of those below.
+fn restore_one(dir: BorrowedFd<'_>) -> Result<Vec<std::ffi::CString>> {
+    restore_directory(dir)?;
+    for file in FILES {
+        match restore_entry(dir, file, Mode::RUSR | Mode::WUSR) {
+            // An older kernel has not all of them.
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    children(dir)
+}
+
+fn restore_directory(dir: BorrowedFd<'_>) -> Result<()> {
+    match with(&fstat(dir)?, Mode::RWXU) {
+        Some(mode) => fchmod(dir, mode),
+        None => Ok(()),
+    }
+}
+
+fn restore_entry(dir: BorrowedFd<'_>, name: &CStr, wanted: Mode) -> Result<()> {
+    // No entry of a cgroup's directory is a symbolic link.
+    match with(&statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?, wanted) {
+        Some(mode) => chmodat(dir, name, mode, AtFlags::empty()),
+        None => Ok(()),
+    }
+}
+
+/// The mode with what is `wanted`; `None` where it has that.
+fn with(stat: &Stat, wanted: Mode) -> Option<Mode> {
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    (!mode.contains(wanted)).then(|| mode | wanted)
+}
