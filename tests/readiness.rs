@@ -205,11 +205,11 @@ fn a_line_counts_when_it_is_whole() {
     };
     let until_ready = "until [ -s \"$0\" ]; do sleep 0.02; done";
     for begun in ["printf listening", "printf 'x\\nis listening on'", "printf list; sleep 0.1; printf ening"] {
-        assert_eq!(ready(&format!("{begun}; sleep 1000")), (124, String::new()), "{begun}");
+        assert_eq!(ready(&format!("{begun}; sleep 1000")), (124, "failed\n".into()), "{begun}");
         assert_eq!(ready(&format!("{begun}; echo; {until_ready}")), (0, "ready\n".into()), "{begun}");
     }
     // Not across two lines.
-    assert_eq!(ready("printf 'list\\nening\\n'; sleep 1000"), (124, String::new()));
+    assert_eq!(ready("printf 'list\\nening\\n'; sleep 1000"), (124, "failed\n".into()));
     with_supervisor(async |supervisor| {
         let job = supervisor.spawn(&heard("printf listening; sleep 1000")).await.unwrap();
         let error = job.ready(&Readiness::stdout_line("listening"), Duration::from_millis(300)).await.unwrap_err();
