@@ -18,7 +18,7 @@ fn assert_harmless(text: &str, what: &str) {
     assert!(!text.lines().any(|line| line.trim_start().starts_with("pinfold: all good")), "{what}: {text}");
 }
 
-/// Runs pinfold with these words. What it prints is harmless and contains the text, quoted.
+/// Runs pinfold with these words. Its output is harmless and contains the text, quoted.
 fn assert_quoted<S: AsRef<std::ffi::OsStr>>(words: &[S], environment: &[(&str, &str)], input: &str) {
     let what = words.iter().map(|word| word.as_ref().to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ");
     let mut run = Run::bare([std::ffi::OsStr::new(PINFOLD)].into_iter().chain(words.iter().map(AsRef::as_ref)));

@@ -8,7 +8,7 @@ const FORMS: &str = "write 1h30m, 2.5s, 500ms, plain seconds, or inf";
 /// A duration; `5`, `1.5`, `.5` and `1e3` are seconds, `inf` is [`Duration::MAX`], which no clock reaches.
 ///
 /// # Errors
-/// What is wrong, and the forms that are right; the text of the value is quoted.
+/// A message: the reason, and the forms that are right. The text of the value is quoted.
 pub fn parse(text: &str) -> Result<Duration, String> {
     let wrong = |why: String| format!("{why}; {FORMS}");
     let trimmed = text.trim();

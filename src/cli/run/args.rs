@@ -88,7 +88,7 @@ pub struct Args {
     #[arg(long)]
     pub stats: bool,
 
-    /// What holds the job: a cgroup where one can be had and else the guard as subreaper (auto), or just one of them [env: PINFOLD_CONTAINMENT] [default: auto]
+    /// What holds the job: a cgroup where one is available, else the guard as subreaper (auto), or only the one that you name [env: PINFOLD_CONTAINMENT] [default: auto]
     #[arg(long, value_name = "WHAT")]
     pub containment: Option<ContainmentArg>,
 

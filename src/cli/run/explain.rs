@@ -43,15 +43,15 @@ fn explain_end(args: &Args, report: &Report) {
         tell(&format!("{} was {how}: it had written nothing for {}", name, humantime::format_duration(timeout)));
     }
     if let Some(oom) = &report.oom {
-        let who: Vec<_> =
+        let victims: Vec<_> =
             oom.victims.iter().take(3).map(|victim| format!("{} {}", victim.pid, printable(&victim.name))).collect();
-        let who = if who.is_empty() { String::new() } else { format!(" ({})", who.join(", ")) };
+        let victims = if victims.is_empty() { String::new() } else { format!(" ({})", victims.join(", ")) };
         let peak =
             report.usage.memory_peak_bytes.value.map_or_else(String::new, |bytes| format!(" at {}", size(bytes)));
         if report.reason == Reason::Oom {
-            tell(&format!("{} ran out of memory{peak} and was killed{who}", report.name));
+            tell(&format!("{} ran out of memory{peak} and was killed{victims}", report.name));
         } else {
-            tell(&format!("{} ran out of memory{peak}: {} of its processes killed{who}", name, oom.kills));
+            tell(&format!("{} ran out of memory{peak}: {} of its processes killed{victims}", name, oom.kills));
         }
     }
     if report.leftovers.count > 0 {
