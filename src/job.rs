@@ -11,16 +11,20 @@ mod spawn;
 mod streams;
 mod terms;
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use tokio::sync::{Mutex, oneshot};
 
 use crate::caller::Caller;
 use crate::command::Command;
 use crate::containment::{limits, oom};
+use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::events::{Events, Log};
 use crate::guard::protocol::JobId;
+use crate::maker::Maker;
 use crate::means::{Means, NextHolder};
 use crate::output::Activity;
 use crate::pidfd::Pidfd;
@@ -51,6 +55,17 @@ pub struct Job {
     name: String,
     streams: Option<Box<Streams>>,
     events: Log,
+    driver: Driver,
+    maker: Maker,
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.maker.keep_elsewhere(&self.requests);
+        if self.maker.is_elsewhere() {
+            std::mem::forget(self.streams.take());
+        }
+    }
 }
 
 /// What a job is asked for.
@@ -89,7 +104,8 @@ pub(crate) async fn start(
     let memory = Arc::new(oom::Watch::default());
     // A leaf that is dropped is removed.
     let watched = limits::apply_to(&holder, &command.limits)?;
-    let runtime = supervisor.runtime.clone();
+    let driver = supervisor.runtime.clone();
+    let runtime = driver.handle.clone();
     let events = Log::new(id, command.display_name(), supervisor.hub.clone());
     let activity = command.idle_timeout.map(|timeout| (timeout, Arc::new(Activity::new())));
     let streams = {
@@ -125,7 +141,19 @@ pub(crate) async fn start(
                 runtime.spawn(live::until_over(report.clone(), memory.run(leaf, (pid, main.clone()), events.clone())));
             }
             let name = command.display_name();
-            Ok(Job { id, pid, main, requests, report, stops: Mutex::new(stops), name, streams, events })
+            Ok(Job {
+                id,
+                pid,
+                main,
+                requests,
+                report,
+                stops: Mutex::new(stops),
+                name,
+                streams,
+                events,
+                driver,
+                maker: Maker::here(),
+            })
         }
         Ok(Err(error)) => Err(error),
         Err(_) => Err(Error::GuardLost),
@@ -309,6 +337,18 @@ impl Job {
             streams.postpone_idle(by);
         }
         self.requests.send(Request::Postpone(by));
+    }
+
+    /// Waits for something that needs the runtime, in whatever executor; [`Error::GuardLost`] where the runtime has been shut
+    /// down.
+    async fn in_runtime<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut report = self.report.wait();
+        let mut future = std::pin::pin!(self.driver.inside(future));
+        std::future::poll_fn(|context| match Pin::new(&mut report).poll(context) {
+            Poll::Ready(None) => Poll::Ready(Err(Error::GuardLost)),
+            _ => future.as_mut().poll(context),
+        })
+        .await
     }
 
     /// Waits until nothing of it is left, or what is left has been given up on: the report says so.

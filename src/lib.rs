@@ -96,7 +96,13 @@
 //!   the kernel's `admin-guide/cgroup-v2.rst` describes them). Tested on 5.10, 6.1, 6.12 and 6.18.
 //! - A cgroup v2 in which this process can make a directory. Otherwise the guard holds its one job as a child subreaper, and
 //!   the report says why ([`report::Containment`]); `/proc` is needed then. [`Builder::containment`] insists on one of them.
-//! - A tokio runtime with its I/O and time drivers enabled. One thread is enough.
+//! - Inside of a tokio runtime: its I/O and time drivers enabled; one thread is enough. Outside of one (smol, another executor, or none with
+//!   [`blocking`]), [`Builder::start`] starts a thread with a runtime of its own, and everything works in whatever executor.
+//!
+//! # Processes that fork
+//!
+//! A supervisor, its jobs and its pools belong to the process that made them. In a forked copy (fork(2), `os.fork` of Python) to drop them does
+//! nothing, and a spawn is refused: start another supervisor there.
 //!
 //! # Features
 //!
@@ -115,6 +121,7 @@ mod caller;
 mod command;
 mod containment;
 pub mod doctor;
+mod driver;
 mod error;
 pub mod events;
 mod guard;
@@ -122,6 +129,7 @@ mod host;
 mod inherited;
 mod job;
 mod limits;
+mod maker;
 mod means;
 pub mod output;
 pub mod pidfd;

@@ -108,6 +108,12 @@ impl Means {
         }
     }
 
+    /// Lets the guards end whatever still runs.
+    pub fn hang_up(&self) {
+        self.release();
+        self.links().iter().for_each(|link| link.hang_up());
+    }
+
     /// Ends whatever still runs, waits until the guards are gone, and removes the base.
     pub async fn close(&self) {
         match self {

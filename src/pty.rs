@@ -1,6 +1,6 @@
 //! A pseudoterminal for a job (pty(7)): the job has one side as its terminal, the supervisor reads and writes the other.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
 use rustix::fs::{OFlags, fchown, fcntl_getfl, fcntl_setfl};
@@ -14,6 +14,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::output::Kept;
+use crate::sys;
 use crate::user::User;
 
 /// A pseudoterminal to be made for a job ([`Command::pty`](crate::Command::pty)).
@@ -110,6 +111,17 @@ impl Side {
         let settings = tcgetattr(&*self.open().ok()?).ok()?;
         let code = settings.special_codes[key];
         (settings.local_modes.contains(LocalModes::ISIG) && code != 0).then_some(code)
+    }
+
+    /// A signal to its foreground process group.
+    #[allow(unsafe_code)]
+    pub fn signal(&self, signal: i32) -> rustix::io::Result<()> {
+        let master = self.open()?;
+        // SAFETY: the argument of TIOCSIG is a number; the descriptor is open for the call.
+        match unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSIG, signal) } {
+            -1 => Err(sys::last_errno()),
+            _ => Ok(()),
+        }
     }
 
     fn open(&self) -> rustix::io::Result<Arc<AsyncFd<OwnedFd>>> {

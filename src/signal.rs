@@ -170,6 +170,24 @@ impl Received {
     pub const fn new(signal: Signal, from_kernel: bool, sender: u32) -> Self {
         Self { signal, from_kernel, sender }
     }
+
+    /// Whether the terminal sent it to its foreground process group, or to the leader of its session alone (SIGHUP): the
+    /// kernel did, and it is one of the signals that a terminal sends. SIGALRM of a timer (setitimer(2)), which exec keeps, is
+    /// also the kernel's, but reaches one process only.
+    #[must_use]
+    pub fn is_from_terminal(&self) -> bool {
+        let sent = [
+            Signal::INT,
+            Signal::QUIT,
+            Signal::HUP,
+            Signal::CONT,
+            Signal::TSTP,
+            Signal::TTIN,
+            Signal::TTOU,
+            Signal::WINCH,
+        ];
+        self.from_kernel && sent.contains(&self.signal)
+    }
 }
 
 /// Every signal that can be blocked, taken from this process's own handling and queued instead (signalfd(2)).

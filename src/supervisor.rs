@@ -6,19 +6,21 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::runtime::Handle;
+use rustix::process::getpid;
 use tokio::sync::Semaphore;
 
 use crate::attached::Attached;
 use crate::caller::Caller;
 use crate::command::Command;
 use crate::containment::{self, Refusal};
+use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::events::{Hub, JobEvents};
 use crate::guard::Program;
 use crate::guard::protocol::ToGuard;
 use crate::guard::terminal::Settings;
 use crate::job::{self, Job};
+use crate::maker::Maker;
 use crate::means::{Means, NextHolder, WithoutCgroup};
 pub use builder::Builder;
 
@@ -27,7 +29,8 @@ const STARTS: usize = 32;
 
 /// Starts jobs and answers for them: when it is gone, by whatever end of its process, its jobs are ended.
 ///
-/// It belongs to the tokio runtime that it was started in. Clones are the same supervisor.
+/// It belongs to the tokio runtime that it was started in; where there was none, to one of its own, in a thread. Clones are the same
+/// supervisor. It belongs to one process: a forked copy (fork(2)) starts no jobs, and to drop or close it there does nothing.
 ///
 /// ```
 /// fn is_for_any_thread<T: Clone + Send + Sync + 'static>() {}
@@ -38,11 +41,18 @@ pub struct Supervisor {
     pub(crate) inner: Arc<Inner>,
 }
 
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        self.inner.maker.keep_elsewhere(&self.inner);
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Inner {
+    maker: Maker,
     means: Mutex<Arc<Means>>,
-    /// Where its jobs' actors run: the runtime of whoever spawns one may end before the job does.
-    pub runtime: Handle,
+    /// Where its jobs' actors run: the runtime of the caller that spawns one may end before the job does.
+    pub runtime: Driver,
     next_job: AtomicU64,
     pub hub: Arc<Hub>,
     /// What a start takes, its environment above all, is not to be there for thousands at once: the guard starts one after
@@ -57,6 +67,15 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
+    /// Refuses a forked copy: the socket to the guard is the original's too, and the runtime's threads are not there.
+    fn check_process(&self) -> Result<()> {
+        if self.maker.is_elsewhere() {
+            let advice = "a forked copy of this process has to start a supervisor of its own";
+            return Err(Error::invalid("process", getpid().as_raw_nonzero().to_string(), advice));
+        }
+        Ok(())
+    }
+
     fn means(&self) -> Arc<Means> {
         self.means.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -142,10 +161,10 @@ impl Supervisor {
     pub fn spawn(&self, command: &Command) -> impl Future<Output = Result<Job>> + Send + use<> {
         let (supervisor, command) = (self.clone(), command.clone());
         // Now, and not when the future is polled.
-        let caller = Caller::of(&command);
+        let caller = self.inner.check_process().and_then(|()| Caller::of(&command));
         async move {
             let caller = caller?;
-            let runtime = supervisor.inner.runtime.clone();
+            let runtime = supervisor.inner.runtime.handle.clone();
             // In a task of its own: a future that is held and not polled would keep its turn from others.
             let starting = runtime.spawn(async move { supervisor.spawn_here(&command, caller).await });
             match Attached::new(starting).await {
@@ -224,8 +243,10 @@ impl Supervisor {
     pub async fn keep_terminal(&self, terminal: impl AsFd) -> Result<()> {
         let failed = |errno| Error::system("read", "the settings of the terminal", errno, "");
         let settings = Settings::of(&terminal).map_err(failed)?;
+        self.inner.check_process()?;
         for link in self.inner.means().links() {
-            link.send(&ToGuard::Terminal { settings: settings.clone() }, &[terminal.as_fd()]).await?;
+            let message = ToGuard::Terminal { settings: settings.clone() };
+            self.inner.runtime.inside(link.send(&message, &[terminal.as_fd()])).await?;
         }
         Ok(())
     }
@@ -242,6 +263,13 @@ impl Supervisor {
     /// # }
     /// ```
     pub async fn close(self) {
-        self.inner.means().close().await;
+        if self.inner.maker.is_elsewhere() {
+            return;
+        }
+        let means = self.inner.means();
+        means.hang_up();
+        let closing = self.inner.runtime.handle.spawn(async move { means.close().await });
+        // A runtime that was shut down waits for nothing: the guard does the rest.
+        let _ = Attached::new(closing).await;
     }
 }

@@ -9,8 +9,9 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use pinfold::pool::Shutdown;
-use pinfold::report::Reason;
-use pinfold::{Command, Pool, Signal, Stdio, Supervisor, blocking};
+use pinfold::report::{ContainmentKind, Reason};
+use pinfold::{Command, Error, Pool, Readiness, Signal, Stdio, Supervisor, blocking};
+use support::alone::{alone, case};
 use support::{PINFOLD, has_cgroup};
 
 fn sleeping() -> Command {
@@ -116,4 +117,227 @@ fn without_a_runtime() {
     assert_eq!(running.outcome().unwrap().report.reason, Reason::Stopped);
     assert!(pool.submit(sleeping()).is_err());
     supervisor.close();
+}
+
+/// An executor that knows nothing of tokio: it polls, and sleeps until it is woken.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    struct Thread(std::thread::Thread);
+    impl std::task::Wake for Thread {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = std::sync::Arc::new(Thread(std::thread::current())).into();
+    let (mut future, mut context) = (std::pin::pin!(future), Context::from_waker(&waker));
+    loop {
+        match future.as_mut().poll(&mut context) {
+            std::task::Poll::Ready(done) => return done,
+            std::task::Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+/// Each call that waits, of a supervisor and its jobs.
+async fn every_call(supervisor: Supervisor) {
+    let long = Duration::from_secs(60);
+    let file = support::Scratch::new("ready");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", "echo one; : > \"$0\"; read line; echo two; kill -STOP $$; read line"]).arg(file.path());
+    command.stdin(Stdio::Piped).stdout(Stdio::Piped).timeout(long);
+    let job = supervisor.spawn(&command).await.unwrap();
+    job.ready(&Readiness::stdout_line("one"), long).await.unwrap();
+    job.ready(&Readiness::file(file.path()), long).await.unwrap();
+    job.ready(&Readiness::port(port.local_addr().unwrap()), long).await.unwrap();
+    let never = Readiness::file("/no/such/file");
+    assert!(matches!(job.ready(&never, Duration::from_millis(10)).await, Err(Error::NotReady { .. })));
+    if supervisor_has_cgroup(&job).await {
+        job.freeze().await.unwrap();
+        job.thaw();
+        job.handle().freeze().await.unwrap();
+        job.handle().thaw();
+        // Dropped before it is ready, it thaws again.
+        drop(futures_lite::future::poll_once(job.freeze()).await);
+    }
+    assert_eq!(job.processes().await.len(), 1);
+    let mut stdin = job.take_stdin().unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut stdin, b"line\n").await.unwrap();
+    assert_eq!(job.next_stop().await, Signal::STOP);
+    job.signal_group(Signal::CONT).await;
+    drop(stdin);
+    let output = job.wait_with_output().await.unwrap();
+    assert_eq!((output.stdout.text().as_str(), output.report.reason), ("one\ntwo\n", Reason::Exited));
+    assert!(job.wait().await.unwrap().is_gone() && job.usage().await.is_ok());
+    assert!(matches!(job.freeze().await, Err(Error::System { .. })));
+
+    let pool = Pool::builder().workers(1).deadline(long).start(&supervisor).unwrap();
+    let handles = [pool.submit(Command::new("true")).await.unwrap(), pool.submit(sleeping()).await.unwrap()];
+    let mut completed = pool.as_completed(&handles, Some(Duration::from_millis(100)));
+    assert!(completed.next_outcome().await.unwrap().success());
+    assert_eq!(completed.next_outcome().await.unwrap().report.reason, Reason::Deadline);
+    pool.shutdown(Shutdown::Drain).await;
+    supervisor.close().await;
+}
+
+async fn supervisor_has_cgroup(job: &pinfold::Job) -> bool {
+    // Without one, a freeze is refused at once.
+    match job.freeze().await {
+        Ok(()) => {
+            job.thaw();
+            true
+        }
+        Err(error) => !error.to_string().contains("without a cgroup"),
+    }
+}
+
+/// A program with smol, whose `block_on` that of futures-lite is, and one with an executor of its own. There is no tokio
+/// runtime, or there is one and it is elsewhere.
+#[test]
+fn every_call_works_outside_of_a_tokio_runtime() {
+    if !has_cgroup() {
+        return;
+    }
+    let builder = |kind| Supervisor::builder().containment(kind);
+    for kind in [ContainmentKind::Cgroup, ContainmentKind::Subreaper] {
+        block_on(async { every_call(builder(kind).start().await.unwrap()).await });
+        futures_lite::future::block_on(async { every_call(builder(kind).start().await.unwrap()).await });
+        let elsewhere = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let supervisor = elsewhere.block_on(builder(kind).start()).unwrap();
+        futures_lite::future::block_on(every_call(supervisor));
+    }
+}
+
+/// Its clock would panic.
+#[test]
+fn a_runtime_that_was_shut_down_panics_in_no_call() {
+    if !has_cgroup() {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (supervisor, job) = runtime.block_on(async {
+        let supervisor = Supervisor::start().await.unwrap();
+        let job = supervisor.spawn(&sleeping()).await.unwrap();
+        (supervisor, job)
+    });
+    drop(runtime);
+    block_on(async {
+        let file = Readiness::file("/no/such/file");
+        assert!(matches!(job.ready(&file, Duration::from_secs(60)).await, Err(Error::GuardLost)));
+        assert!(matches!(job.freeze().await, Err(Error::System { .. })));
+        assert!(matches!(job.wait().await, Err(Error::GuardLost)));
+        assert!(matches!(supervisor.spawn(&sleeping()).await, Err(Error::GuardLost)));
+        supervisor.close().await;
+    });
+}
+
+/// Forks this process, lets the copy do something, and waits until the copy has ended with `exit`.
+fn in_a_copy(act: impl FnOnce()) {
+    // SAFETY: the copy has this thread only; what it does takes no lock that another one can hold, or is ended by the alarm.
+    match unsafe { libc::fork() } {
+        0 => unsafe {
+            libc::alarm(60);
+            act();
+            libc::_exit(7);
+        },
+        copy => {
+            let mut status = 0;
+            // SAFETY: our own child.
+            assert_eq!(unsafe { libc::waitpid(copy, &raw mut status, 0) }, copy);
+            assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7, "{status:#x}");
+        }
+    }
+}
+
+/// A job that answers each line.
+fn answering() -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", "while read -r line; do echo $line; done; sleep 1000 & exit 7"]);
+    command.stdin(Stdio::Piped).stdout(Stdio::Piped);
+    command
+}
+
+/// As Python does it: `os.fork()`, then `sys.exit()` in the copy, which drops all that it has copies of.
+#[test]
+fn a_forked_copy_that_drops_everything_changes_nothing() {
+    if case().is_some() {
+        let supervisor = blocking::Supervisor::start().unwrap();
+        let mut terminal = Command::new("cat");
+        terminal.pty(pinfold::Pty::new(24, 80));
+        let job = supervisor.spawn(&answering()).unwrap();
+        let with_terminal = supervisor.spawn(&terminal).unwrap();
+        let pool = supervisor.pool(Pool::builder().workers(1)).unwrap();
+        let task = pool.submit(sleeping()).unwrap();
+        let (stdin, stdout) = (job.take_stdin().unwrap(), job.take_stdout().unwrap());
+        let (keys, screen) = (with_terminal.take_stdin().unwrap(), with_terminal.take_stdout().unwrap());
+        let mut everything = Some((supervisor, job, with_terminal, pool, stdin, stdout, keys, screen));
+        for _ in 0..3 {
+            in_a_copy(|| drop(everything.take()));
+            in_a_copy(|| {
+                let (supervisor, ..) = everything.take().unwrap();
+                // Nothing of it can be used there.
+                assert!(supervisor.spawn(&sleeping()).is_err());
+                supervisor.close();
+            });
+        }
+        let (supervisor, job, with_terminal, pool, mut stdin, mut stdout, mut keys, mut screen) = everything.unwrap();
+        let mut said = [0; 6];
+        stdin.write_all(b"again\n").unwrap();
+        stdout.read_exact(&mut said).unwrap();
+        assert_eq!(&said, b"again\n");
+        keys.write_all(b"typed\n").unwrap();
+        screen.read_exact(&mut said).unwrap();
+        assert_eq!(&said, b"typed\r");
+        assert!(!with_terminal.main_has_ended());
+        assert!(task.outcome().is_none(), "{:?}", task.outcome());
+        assert!(supervisor.spawn(&Command::new("true")).unwrap().wait().unwrap().success());
+        drop(stdin);
+        let report = job.wait().unwrap();
+        assert_eq!((report.reason, report.exit_code), (Reason::Exited, 7));
+        assert!(report.is_gone(), "{report:#?}");
+        pool.stop();
+        assert_eq!(task.wait().report.reason, Reason::Stopped);
+        drop((keys, screen));
+        with_terminal.kill();
+        with_terminal.wait().unwrap();
+        supervisor.close();
+        return println!("nothing has changed");
+    }
+    if has_cgroup() {
+        let said = alone("1", |_| {});
+        assert!(said.contains("nothing has changed"), "{said}");
+    }
+}
+
+/// The same in a program with one thread and a tokio runtime, which the copy drops too.
+#[test]
+fn a_forked_copy_that_drops_its_runtime_changes_nothing() {
+    if case().is_some() {
+        let mut everything = None;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let mut guard = 0;
+        let (supervisor, job) = runtime.block_on(async {
+            let supervisor = Supervisor::start().await.unwrap();
+            let job = supervisor.spawn(&answering()).await.unwrap();
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", job.pid())).unwrap();
+            guard = stat.rsplit(") ").next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+            (supervisor, job)
+        });
+        everything.replace((supervisor, job, runtime));
+        in_a_copy(|| drop(everything.take()));
+        let (supervisor, job, runtime) = everything.unwrap();
+        // SAFETY: changes nothing.
+        assert_eq!(unsafe { (libc::kill(guard, 0), libc::kill(job.pid(), 0)) }, (0, 0));
+        runtime.block_on(async {
+            assert!(!job.main_has_ended());
+            job.stop();
+            let report = job.wait().await.unwrap();
+            assert!(report.reason == Reason::Stopped && report.is_gone(), "{report:#?}");
+            supervisor.close().await;
+        });
+        return println!("nothing has changed");
+    }
+    if has_cgroup() {
+        let said = alone("1", |_| {});
+        assert!(said.contains("nothing has changed"), "{said}");
+    }
 }

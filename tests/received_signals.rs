@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use pinfold::report::Reason;
 use pinfold::{Command, Readiness, Signal, Stdio, blocking};
-use support::has_program;
 use support::host::with_supervisor;
+use support::{Run, Running, has_cgroup, has_program, program};
 
 /// Long enough that only a hang reaches it.
 const LONG: Duration = Duration::from_secs(60);
@@ -94,7 +94,7 @@ fn a_second_stop_kills_whatever_its_signal() {
 /// The same without tokio in the host.
 #[test]
 fn the_blocking_twin() {
-    if !support::has_cgroup() {
+    if !has_cgroup() {
         return;
     }
     let builder = pinfold::Supervisor::builder().guard_program(support::PINFOLD);
@@ -112,4 +112,152 @@ fn the_blocking_twin() {
         assert_eq!(job.wait().unwrap().exit_code, 5);
     }
     supervisor.close();
+}
+
+/// Without a controlling terminal, wherever the tests are run.
+fn detached(words: &[&str]) -> Running {
+    Run::in_shell(r#"exec setsid "$@""#, words).start()
+}
+
+/// A job that prints each signal that it receives, and ends after `last`. It has printed that it is ready.
+fn printing(options: &[&str], last: i32) -> Running {
+    let (program, last) = (program("signals"), last.to_string());
+    let mut running = detached(&[options, &[program.to_str().unwrap(), last.as_str()]].concat());
+    assert_eq!(running.line(), "ready");
+    running
+}
+
+#[test]
+fn run_sends_the_received_signal_first() {
+    if !has_cgroup() || !has_program("python3") {
+        return;
+    }
+    for containment in ["cgroup", "subreaper"] {
+        for (signal, printed, code) in [
+            (libc::SIGINT, "interrupted\nfinally\n", 3),
+            (libc::SIGHUP, "reload\nfinally\n", 4),
+            (libc::SIGTERM, "", 143),
+        ] {
+            let options = ["--containment", containment, "--grace", "1h", "python3", "-c", PYTHON];
+            let mut running = detached(&options);
+            assert_eq!(running.line(), "ready");
+            running.signal(signal);
+            let ran = running.finish().assert_code(code);
+            assert_eq!((ran.stdout.as_str(), &ran.report["killed"]), (printed, &false.into()), "{ran:#?}");
+        }
+    }
+    // Its main process alone, and a stop signal that was chosen.
+    for (options, printed) in
+        [(["--signal-to", "main"], "2\n"), (["--stop-signal", "TERM"], "15\n"), (["--stop-signal", "USR1"], "10\n")]
+    {
+        let last = printed.trim().parse().unwrap();
+        let running = printing(&options, last);
+        running.signal(libc::SIGINT);
+        let ran = running.finish().assert_code(0);
+        assert_eq!(ran.stdout.replace("18\n", ""), printed, "{options:?}");
+    }
+}
+
+#[test]
+fn a_signal_does_what_its_option_says() {
+    if !has_cgroup() {
+        return;
+    }
+    // A reload: the job goes on.
+    for (option, signal) in [("HUP=pass", libc::SIGHUP), ("int=pass", libc::SIGINT), ("3=pass", libc::SIGQUIT)] {
+        let mut running = printing(&["--grace", "1h", "--on-signal", option], libc::SIGUSR2);
+        for _ in 0..3 {
+            running.signal(signal);
+            assert_eq!(running.line(), signal.to_string());
+        }
+        // SAFETY: pinfold, whose job has not ended.
+        unsafe { libc::kill(running.pinfold_pid(), libc::SIGUSR2) };
+        let ran = running.finish().assert_code(0);
+        assert_eq!((ran.stdout.as_str(), &ran.report["reason"]), ("12\n", &"exited".into()), "{ran:#?}");
+    }
+    let mut running = printing(&["--on-signal", "HUP=ignore"], libc::SIGTERM);
+    let pinfold = running.pinfold_pid();
+    for signal in [libc::SIGHUP, libc::SIGHUP, libc::SIGUSR1] {
+        // SAFETY: pinfold, whose job has not ended.
+        unsafe { libc::kill(pinfold, signal) };
+    }
+    assert_eq!(running.line(), "10");
+    running.signal(libc::SIGTERM);
+    assert_eq!(running.finish().assert_code(0).stdout, "15\n");
+
+    let mut running = printing(&["-v", "--on-signal", "INT=kill"], 0);
+    // Before pinfold has the job, it ends by the signal itself.
+    assert!(running.error_line().contains("started"));
+    running.signal(libc::SIGINT);
+    assert_eq!(running.finish().assert_code(137).report["killed"], true);
+
+    // A signal that stops only by the option is a request for the usual stop.
+    let running = printing(&["--on-signal", "USR1=stop"], libc::SIGTERM);
+    // SAFETY: pinfold, whose job has not ended.
+    unsafe { libc::kill(running.pinfold_pid(), libc::SIGUSR1) };
+    let ran = running.finish().assert_code(0);
+    assert_eq!((ran.stdout.as_str(), &ran.report["reason"]), ("15\n", &"stopped".into()), "{ran:#?}");
+
+    for wrong in ["HUP", "HUP=reload", "KILL=pass", "FOO=stop"] {
+        Run::new(["--on-signal", wrong, "true"]).run().assert_code(125);
+    }
+}
+
+/// Blocked until pinfold is executed, it is there before anything else is.
+#[test]
+fn signals_before_the_start() {
+    if !has_cgroup() || !has_program("python3") {
+        return;
+    }
+    let script = "import os, signal, sys
+numbers = [int(number) for number in sys.argv[1].split(',')]
+signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+for number in numbers: os.kill(os.getpid(), number)
+signal.pthread_sigmask(signal.SIG_SETMASK, [])
+os.execv(sys.argv[2], sys.argv[2:])";
+    // The mask stays blocked over exec where the signals would end Python.
+    let script = script.replace("signal.pthread_sigmask(signal.SIG_SETMASK, [])\n", "");
+    let before = |numbers: &str, words: &[&str]| {
+        let shell = format!("exec setsid python3 -c \"$SCRIPT\" {numbers} \"$@\"");
+        let mut run = Run::in_shell(&shell, words);
+        run.command().env("SCRIPT", &script);
+        run.run()
+    };
+    let signals = program("signals");
+    for signal in [libc::SIGINT, libc::SIGHUP, libc::SIGTERM] {
+        // The job starts, and its stop begins with that signal.
+        let ran = before(&signal.to_string(), &[signals.to_str().unwrap(), &signal.to_string()]).assert_code(0);
+        assert_eq!((ran.stdout, &ran.report["reason"]), (format!("ready\n{signal}\n"), &"stopped".into()));
+    }
+    // A second request: no job starts.
+    let ran = before("15,1", &["echo", "no"]);
+    assert_eq!((ran.stdout.as_str(), &ran.report["reason"]), ("", &"stopped".into()), "{ran:#?}");
+    assert!([129, 143].contains(&ran.code), "{ran:#?}");
+    let ran = before("2,15", &["--on-signal", "TERM=ignore", signals.to_str().unwrap(), "2"]).assert_code(0);
+    assert_eq!(ran.stdout, "ready\n2\n");
+}
+
+/// A stopped job continues for its stop, and its handlers run.
+#[test]
+fn a_stop_of_a_stopped_job() {
+    if !has_cgroup() {
+        return;
+    }
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        let mut running =
+            detached(&["--grace", "1h", "sh", "-c", "trap 'echo handled; exit 6' INT TERM; echo ready; kill -STOP $$"]);
+        assert_eq!(running.line(), "ready");
+        let pinfold = running.pinfold_pid();
+        let job = support::wait_for(|| {
+            let list = std::process::Command::new("pgrep").args(["-f", "kill -STOP .*"]).output().ok()?;
+            String::from_utf8_lossy(&list.stdout).lines().find_map(|pid| {
+                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+                (stat.contains("(sh) T")).then(|| pid.to_owned())
+            })
+        });
+        assert!(!job.is_empty() && pinfold > 0);
+        running.signal(signal);
+        let ran = running.finish().assert_code(6);
+        assert_eq!(ran.stdout, "handled\n");
+    }
 }

@@ -93,6 +93,14 @@ impl Job {
         self.inner.pty_signal_keys()
     }
 
+    /// Sends a signal to the foreground process group of its terminal; see [`crate::Job::signal_pty`].
+    ///
+    /// # Errors
+    /// As [`crate::Job::signal_pty`].
+    pub fn signal_pty(&self, signal: Signal) -> Result<()> {
+        self.inner.signal_pty(signal)
+    }
+
     /// The main process's id.
     #[must_use]
     pub fn pid(&self) -> i32 {

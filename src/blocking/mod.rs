@@ -24,63 +24,15 @@ mod job;
 mod pool;
 mod streams;
 
-use std::future::Future;
-use std::io;
 use std::os::fd::AsFd;
-use std::sync::Arc;
-
-use rustix::io::Errno;
-use tokio::runtime::Handle as Runtime;
-use tokio::sync::oneshot;
 
 use crate::command::Command;
-use crate::error::{Error, Result};
+use crate::driver::Driver;
+use crate::error::Result;
 
 pub use job::{Job, JobHandle};
 pub use pool::{Completed, Handle, Outcomes, Pool};
 pub use streams::{Events, InputStream, JobEvents, Lines, OutputStream};
-
-/// The thread that runs the runtime; ended with the last who needs it.
-#[derive(Clone, Debug)]
-struct Driver {
-    handle: Runtime,
-    _alive: Arc<Alive>,
-}
-
-#[derive(Debug)]
-struct Alive(Option<oneshot::Sender<()>>, Option<std::thread::JoinHandle<()>>);
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        drop(self.0.take());
-        // One that is dropped by that very thread, with a closure that the runtime held say, is not to wait for itself.
-        if let Some(thread) = self.1.take().filter(|thread| thread.thread().id() != std::thread::current().id()) {
-            // It has nothing left to wait for.
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Driver {
-    fn start() -> Result<Self> {
-        let failed = |error: io::Error| {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            Error::system("start", "the thread that drives pinfold", errno, "see ulimit -u and ulimit -n")
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-        let handle = runtime.handle().clone();
-        let (alive, over) = oneshot::channel::<()>();
-        let thread = std::thread::Builder::new()
-            .name("pinfold".into())
-            .spawn(move || drop(runtime.block_on(over)))
-            .map_err(failed)?;
-        Ok(Self { handle, _alive: Arc::new(Alive(Some(alive), Some(thread))) })
-    }
-
-    fn wait<T>(&self, future: impl Future<Output = T>) -> T {
-        self.handle.block_on(future)
-    }
-}
 
 /// Starts jobs and answers for them, as [`crate::Supervisor`]. Clones are the same supervisor.
 #[derive(Clone, Debug)]
@@ -94,7 +46,7 @@ impl Supervisor {
     /// Starts with the defaults.
     ///
     /// # Errors
-    /// As [`crate::Supervisor::start`]; [`Error::System`] where no thread can be started.
+    /// As [`crate::Supervisor::start`]; [`Error::System`](crate::Error::System) where no thread can be started.
     pub fn start() -> Result<Self> {
         Self::start_with(crate::Supervisor::builder())
     }

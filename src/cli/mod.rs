@@ -6,6 +6,7 @@ mod environment;
 mod getopt;
 mod init;
 mod limits;
+mod on_signal;
 mod open_out;
 mod pool;
 mod quote;

@@ -17,12 +17,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use pinfold::report::Reason;
-use pinfold::signal::{self, SignalQueue, SignalStream};
+use pinfold::signal::{self, Received, SignalQueue, SignalStream};
 use pinfold::{Command, Guard, Job, Signal, Supervisor};
 use rustix::io::Errno;
 
 use super::report_sink::Sink;
-use super::signals::{PATIENCE_INTERRUPTS, Response, Rules};
+use super::signals::{Keys, PATIENCE_INTERRUPTS, Response, Rules};
 use super::terminal::Terminal;
 use super::write_out::Patience;
 use super::{environment, tell};
@@ -111,8 +111,12 @@ fn patience(args: &Args, begun: Instant) -> Patience {
 /// Runs the command; when it comes back the job is over, and the terminal is as it was.
 fn in_runtime(args: &Args, command: &Command, prepared: Prepared) -> pinfold::Result<Ended> {
     let Prepared { signals, terminal, guard, .. } = prepared;
-    let shares_group = terminal.is_some() && !args.streams.pty;
-    let rules = Rules::new(terminal.as_ref().is_some_and(|terminal| terminal.is_stdin), shares_group);
+    let keys = match terminal {
+        Some(_) if args.streams.pty => Keys::ForItsTerminal,
+        Some(_) => Keys::ReachTheJob,
+        None => Keys::ReachUs,
+    };
+    let rules = Rules::new(keys).with(args.on_signal.clone(), args.stop_signal.is_some());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| pinfold::Error::System {
         operation: "start",
@@ -159,12 +163,12 @@ async fn hold(
 ) -> pinfold::Result<Ended> {
     let mut early = Vec::new();
     let mut patience = None;
-    // Those that have come before pinfold had a job: a second wish starts none.
+    // Signals that came before pinfold had a job: after a second request it starts none.
     while let Some(received) = signals.try_recv()? {
         match rules.respond(received, Instant::now()) {
             Response::Kill => return Ok(Ended::signalled(args, command, received.signal)),
             response => {
-                if response == Response::Stop {
+                if let Response::Stop(_) = response {
                     patience = Some((Instant::now() + EXEC_PATIENCE, received.signal));
                 }
                 early.push((response, received.signal));
@@ -188,11 +192,12 @@ async fn hold(
                     match rules.respond(received, Instant::now()) {
                         // Dropping the future ends what there is of the job.
                         Response::Kill => return Ok(Ended::signalled(args, command, received.signal)),
-                        Response::Stop => {
-                            patience = Some((Instant::now() + EXEC_PATIENCE, received.signal));
-                            early.push((Response::Stop, received.signal));
+                        response => {
+                            if let Response::Stop(_) = response {
+                                patience = Some((Instant::now() + EXEC_PATIENCE, received.signal));
+                            }
+                            early.push((response, received.signal));
                         }
-                        response => early.push((response, received.signal)),
                     }
                 }
                 () = over(patience.map(|(at, _)| at)) => {
@@ -216,7 +221,7 @@ async fn hold(
     }
     // The command may have been executed, and have been seen by others, before we heard of it: none of these is lost.
     for (response, signal) in early {
-        interrupted |= signal == Signal::INT && response == Response::Stop;
+        interrupted |= signal == Signal::INT && matches!(response, Response::Stop(_));
         perform(args, &job, response, signal);
     }
     relay.start(args, &job, supervisor, terminal).await?;
@@ -263,9 +268,17 @@ async fn hold(
         if relay.takes(&job, received.signal) {
             continue;
         }
+        if rules.keys == Keys::ReachTheJob && is_by_the_job(&job, received).await {
+            continue;
+        }
         let response = rules.respond(received, Instant::now());
-        interrupted |= received.signal == Signal::INT && response == Response::Stop;
-        perform(args, &job, response, received.signal);
+        interrupted |= received.signal == Signal::INT && matches!(response, Response::Stop(_));
+        match (response, terminal) {
+            (Response::Suspend, Some(terminal)) if !terminal.orphaned => {
+                stood_still.set(stood_still.get() + suspended(&job, received.signal).await);
+            }
+            _ => perform(args, &job, response, received.signal),
+        }
     }
 }
 
@@ -287,11 +300,14 @@ pub async fn over(at: Option<Instant>) {
 
 fn perform(args: &Args, job: &Job, response: Response, signal: Signal) {
     match response {
-        Response::Stop => {
+        Response::Stop(first) => {
             if args.verbose {
                 tell(&format!("{signal}: stopping"));
             }
-            job.stop();
+            match first {
+                Some(first) => job.stop_with(first),
+                None => job.stop(),
+            }
         }
         Response::Kill => {
             if args.verbose {
@@ -303,13 +319,38 @@ fn perform(args: &Args, job: &Job, response: Response, signal: Signal) {
             // It may just have ended.
             let _ = job.signal(signal);
         }
+        Response::Key(signal) => {
+            // A job that is over has no terminal.
+            let _ = job.signal_pty(signal);
+        }
         Response::LeftToTheJob(count) => {
-            if args.verbose {
+            if args.verbose && count > 0 {
                 tell(&format!("{signal} from the terminal, {count} of {PATIENCE_INTERRUPTS} to kill"));
             }
         }
-        Response::Nothing => {}
+        Response::Suspend | Response::Nothing => {}
     }
+}
+
+/// Whether a process of the job sent it. The job is in our process group: the process sent the signal to the group (`kill 0`),
+/// and the job has received it.
+async fn is_by_the_job(job: &Job, received: Received) -> bool {
+    let Ok(sender) = i32::try_from(received.sender) else { return false };
+    let by_a_process = !received.from_kernel && sender != 0;
+    by_a_process && (sender == job.pid() || job.processes().await.iter().any(|process| process.pid == sender))
+}
+
+/// The terminal stops our process group, in which the job is not: the job stops too, and its clocks. Returns for how long.
+async fn suspended(job: &Job, signal: Signal) -> Duration {
+    let since = Instant::now();
+    job.signal_all(Signal::STOP);
+    // A job answers in the order of the requests: the signal has been sent when this returns.
+    job.processes().await;
+    signal::suspend_by(signal);
+    job.signal_all(Signal::CONT);
+    let stood_still = since.elapsed();
+    job.postpone_deadline(stood_still);
+    stood_still
 }
 
 /// The main process was stopped. By job control: pinfold stops too, so that the shell takes over, and the deadline's clock

@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use super::duration;
 use super::pool::{JobLine, parse_workers};
 use super::session::{Descriptors, with_supervisor};
-use super::signals::{Response, Rules};
+use super::signals::{Keys, Response, Rules};
 use parent::{Parent, WatchedParent};
 use request::{Numbered, Request, Unreadable, requests};
 use speaker::{Message, Speaker};
@@ -108,7 +108,7 @@ async fn serve(args: &Args, pool: &Pool, signals: &SignalStream, parent: Parent)
     let (done, over) = unbounded_channel();
     let mut desk = Desk { args, pool, speaker, known: HashMap::new(), done, over };
     let parent = parent.watch();
-    let mut caller = Caller { signals, rules: Rules::new(false, false), failed, parent, gone: None };
+    let mut caller = Caller { signals, rules: Rules::new(Keys::ReachUs), failed, parent, gone: None };
     desk.speaker.say(&Message::Hello { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION") }, None);
     let heard = hear(&mut desk, &mut caller, &mut requests).await;
     pool.kill();
@@ -143,7 +143,7 @@ impl Caller<'_> {
             tokio::select! {
                 biased;
                 received = self.signals.recv() => match self.rules.respond(received?, Instant::now()) {
-                    Response::Stop => return Ok(News::Stop),
+                    Response::Stop(_) => return Ok(News::Stop),
                     Response::Kill => return Ok(News::Kill),
                     _ => {}
                 },

@@ -1,55 +1,115 @@
-//! What `pinfold run` does with each signal that it gets.
+//! What the commands do with each signal that they receive.
 
 use std::time::{Duration, Instant};
 
 use pinfold::Signal;
 use pinfold::signal::Received;
 
-/// A terminal's interrupts within this time end the patience.
+use super::on_signal::{Action, OnSignal};
+use super::terminal;
+
+/// Three interrupts of the terminal within this time kill the job.
 const PATIENCE: Duration = Duration::from_secs(2);
 pub const PATIENCE_INTERRUPTS: usize = 3;
 
-/// timeout(1) and others send a signal to the process and then to its group: one wish, not two.
-const SAME_WISH: Duration = Duration::from_millis(100);
+/// timeout(1) and others send a signal to the process and then to its group: one request, not two.
+const SAME_REQUEST: Duration = Duration::from_millis(100);
 
-/// What is to be done.
+/// How the command answers a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Response {
-    Stop,
+    /// It stops the job; the job receives this signal first, or else the stop signal.
+    Stop(Option<Signal>),
     Kill,
-    /// To the main process.
+    /// It sends the signal to the main process.
     PassOn(Signal),
-    /// The job has it from the terminal; so many of late.
+    /// It sends the signal to the foreground process group of the job's own terminal, as that terminal's key would.
+    Key(Signal),
+    /// The job has received it from the terminal; so many interrupts within the last two seconds, 0 for SIGHUP.
     LeftToTheJob(usize),
+    /// The terminal stops us, and not the job: it stops the job, then itself.
+    Suspend,
     Nothing,
+}
+
+/// Where a signal goes that the terminal sends to its foreground process group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys {
+    /// Also to the job, which is in our process group.
+    ReachTheJob,
+    /// To us only. The job has a terminal of its own, for which the keys are meant.
+    ForItsTerminal,
+    /// To us only: requests to the command, which answers for many jobs.
+    ReachUs,
 }
 
 /// The rules, and what they have to remember.
 pub struct Rules {
-    /// Standard input is the controlling terminal: its keys mean the job.
-    pub stdin_is_terminal: bool,
-    /// The job is in our process group, to which the terminal sends its signals.
-    pub shares_group: bool,
-    pub own_pid: u32,
+    pub keys: Keys,
+    on_signal: Vec<OnSignal>,
+    /// The stop signal was chosen: no other one goes first.
+    stop_signal_chosen: bool,
+    own_pid: u32,
+    /// SIGHUP of the terminal reaches us alone.
+    leads_session: bool,
     interrupts: Vec<Instant>,
-    last_wish: Option<(Received, Instant)>,
+    last_request: Option<(Received, Instant)>,
 }
 
 impl Rules {
-    pub fn new(stdin_is_terminal: bool, shares_group: bool) -> Self {
-        Self { stdin_is_terminal, shares_group, own_pid: std::process::id(), interrupts: Vec::new(), last_wish: None }
+    pub fn new(keys: Keys) -> Self {
+        let own_pid = std::process::id();
+        Self {
+            keys,
+            on_signal: Vec::new(),
+            stop_signal_chosen: false,
+            own_pid,
+            leads_session: terminal::leads_session(),
+            interrupts: Vec::new(),
+            last_request: None,
+        }
+    }
+
+    /// Rules of the options `--on-signal` and `--stop-signal`.
+    pub fn with(self, on_signal: Vec<OnSignal>, stop_signal_chosen: bool) -> Self {
+        Self { on_signal, stop_signal_chosen, ..self }
     }
 
     pub fn respond(&mut self, received: Received, now: Instant) -> Response {
         let Received { signal, from_kernel, sender, .. } = received;
-        // Of our own, for a message that nobody read or that was too much for its file (RLIMIT_FSIZE). Whatever else bears our
-        // pid was sent before we were executed.
+        // pinfold's own, for a message that it wrote to a closed pipe or to a file that is too large (RLIMIT_FSIZE). Any other
+        // signal with our pid was sent before exec.
         if sender == self.own_pid && !from_kernel && [libc::SIGPIPE, libc::SIGXFSZ].contains(&signal.number()) {
             return Response::Nothing;
         }
-        let has_it_already = from_kernel && self.shares_group;
-        match signal {
-            Signal::INT | Signal::QUIT if has_it_already && self.stdin_is_terminal => {
+        let action = self.on_signal.iter().rev().find(|rule| rule.signal == signal).map(|rule| rule.action);
+        let action = action.unwrap_or_else(|| Action::default_of(signal));
+        if received.is_from_terminal() && !(signal == Signal::HUP && self.leads_session) {
+            match self.keys {
+                Keys::ReachTheJob => return self.left_to_the_job(signal, action, now),
+                Keys::ForItsTerminal if is_interrupt(signal) => {
+                    return match self.left_to_the_job(signal, action, now) {
+                        Response::LeftToTheJob(_) => Response::Key(signal),
+                        Response::Nothing if action == Action::Pass => Response::Key(signal),
+                        other => other,
+                    };
+                }
+                Keys::ForItsTerminal if signal == Signal::TSTP && action == Action::Pass => return Response::Suspend,
+                Keys::ForItsTerminal | Keys::ReachUs => {}
+            }
+        }
+        match action {
+            Action::Stop => self.stop(received, now),
+            Action::Kill => Response::Kill,
+            Action::Pass => Response::PassOn(signal),
+            Action::Ignore => Response::Nothing,
+        }
+    }
+
+    fn left_to_the_job(&mut self, signal: Signal, action: Action, now: Instant) -> Response {
+        match action {
+            Action::Kill => Response::Kill,
+            Action::Stop if is_interrupt(signal) => {
                 self.interrupts.retain(|at| now.duration_since(*at) < PATIENCE);
                 self.interrupts.push(now);
                 match self.interrupts.len() {
@@ -57,19 +117,29 @@ impl Rules {
                     count => Response::LeftToTheJob(count),
                 }
             }
-            Signal::INT | Signal::QUIT | Signal::TERM | Signal::HUP => {
-                if let Some((last, at)) = self.last_wish {
-                    // Counted from the first, so that somebody who sends it without a pause is heard too.
-                    if last.signal == signal && last.sender == sender && now.duration_since(at) < SAME_WISH {
-                        return Response::Nothing;
-                    }
-                }
-                if self.last_wish.replace((received, now)).is_none() { Response::Stop } else { Response::Kill }
-            }
-            _ if has_it_already => Response::Nothing,
-            other => Response::PassOn(other),
+            Action::Stop if signal == Signal::HUP => Response::LeftToTheJob(0),
+            _ => Response::Nothing,
         }
     }
+
+    fn stop(&mut self, received: Received, now: Instant) -> Response {
+        let signal = received.signal;
+        if let Some((last, at)) = self.last_request {
+            // Counted from the first, so that a sender that repeats the signal without a pause kills the job in the end.
+            if last.signal == signal && last.sender == received.sender && now.duration_since(at) < SAME_REQUEST {
+                return Response::Nothing;
+            }
+        }
+        if self.last_request.replace((received, now)).is_some() {
+            return Response::Kill;
+        }
+        let goes_first = !self.stop_signal_chosen && [Signal::INT, Signal::QUIT, Signal::HUP].contains(&signal);
+        Response::Stop(goes_first.then_some(signal))
+    }
+}
+
+fn is_interrupt(signal: Signal) -> bool {
+    [Signal::INT, Signal::QUIT].contains(&signal)
 }
 
 #[cfg(test)]
@@ -85,58 +155,115 @@ mod tests {
     }
 
     #[test]
-    fn the_second_wish_kills() {
-        let mut rules = Rules::new(false, false);
+    fn the_second_request_kills() {
+        let mut rules = Rules::new(Keys::ReachUs);
         let start = Instant::now();
-        assert_eq!(rules.respond(from(Signal::TERM, 7), start), Response::Stop);
+        assert_eq!(rules.respond(from(Signal::TERM, 7), start), Response::Stop(None));
         assert_eq!(rules.respond(from(Signal::TERM, 7), start + Duration::from_millis(20)), Response::Nothing);
         assert_eq!(rules.respond(from(Signal::HUP, 7), start + Duration::from_millis(30)), Response::Kill);
 
-        let mut rules = Rules::new(false, false);
+        let mut rules = Rules::new(Keys::ReachUs);
         let every_20_ms = |count: u64| start + Duration::from_millis(20 * count);
         let responses: Vec<_> = (0..6).map(|count| rules.respond(from(Signal::TERM, 7), every_20_ms(count))).collect();
-        assert_eq!((responses[0], responses[4], responses[5]), (Response::Stop, Response::Nothing, Response::Kill));
+        assert_eq!(
+            (responses[0], responses[4], responses[5]),
+            (Response::Stop(None), Response::Nothing, Response::Kill)
+        );
+    }
+
+    #[test]
+    fn a_stop_begins_with_the_signal_that_was_received() {
+        for (signal, first) in [
+            (Signal::INT, Some(Signal::INT)),
+            (Signal::HUP, Some(Signal::HUP)),
+            (Signal::QUIT, Some(Signal::QUIT)),
+            (Signal::TERM, None),
+        ] {
+            for keys in [Keys::ReachTheJob, Keys::ForItsTerminal, Keys::ReachUs] {
+                assert_eq!(Rules::new(keys).respond(from(signal, 7), Instant::now()), Response::Stop(first));
+            }
+            let mut chosen = Rules::new(Keys::ReachUs).with(Vec::new(), true);
+            assert_eq!(chosen.respond(from(signal, 7), Instant::now()), Response::Stop(None));
+        }
     }
 
     #[test]
     fn keys_go_to_the_job_and_three_within_two_seconds_kill() {
-        let mut rules = Rules::new(true, true);
-        let start = Instant::now();
-        for (seconds, response) in [
-            (0, Response::LeftToTheJob(1)),
-            (1, Response::LeftToTheJob(2)),
-            (3, Response::LeftToTheJob(1)),
-            (4, Response::LeftToTheJob(2)),
-            (4, Response::Kill),
+        for (keys, left) in [
+            (Keys::ReachTheJob, [1, 2].map(Response::LeftToTheJob)),
+            (Keys::ForItsTerminal, [Response::Key(Signal::INT); 2]),
         ] {
-            assert_eq!(rules.respond(key(Signal::INT), start + Duration::from_secs(seconds)), response);
+            let mut rules = Rules::new(keys);
+            let start = Instant::now();
+            for (seconds, response) in [(0, left[0]), (1, left[1]), (3, left[0]), (4, left[1]), (4, Response::Kill)] {
+                assert_eq!(rules.respond(key(Signal::INT), start + Duration::from_secs(seconds)), response);
+            }
         }
-        assert_eq!(rules.respond(key(Signal::TSTP), start), Response::Nothing);
-        assert_eq!(rules.respond(key(Signal::from_number(libc_winch()).unwrap()), start), Response::Nothing);
+        let mut rules = Rules::new(Keys::ReachTheJob);
+        for name in ["TSTP", "WINCH", "CONT", "TTIN"] {
+            assert_eq!(rules.respond(key(name.parse().unwrap()), Instant::now()), Response::Nothing, "{name}");
+        }
+        assert_eq!(
+            Rules::new(Keys::ReachUs).respond(key(Signal::INT), Instant::now()),
+            Response::Stop(Some(Signal::INT))
+        );
     }
 
-    fn libc_winch() -> i32 {
-        "WINCH".parse::<Signal>().unwrap().number()
+    /// The leader of a session is the only one that a hang-up reaches; any other process has it together with its group.
+    #[test]
+    fn a_hang_up_is_the_jobs_unless_it_reaches_the_leader_alone() {
+        let mut rules = Rules { leads_session: false, ..Rules::new(Keys::ReachTheJob) };
+        assert_eq!(rules.respond(key(Signal::HUP), Instant::now()), Response::LeftToTheJob(0));
+        let mut rules = Rules { leads_session: true, ..Rules::new(Keys::ReachTheJob) };
+        assert_eq!(rules.respond(key(Signal::HUP), Instant::now()), Response::Stop(Some(Signal::HUP)));
+        let mut rules = Rules { leads_session: false, ..Rules::new(Keys::ForItsTerminal) };
+        assert_eq!(rules.respond(key(Signal::HUP), Instant::now()), Response::Stop(Some(Signal::HUP)));
     }
 
     #[test]
-    fn without_a_terminal_on_stdin_an_interrupt_stops() {
-        assert_eq!(Rules::new(false, true).respond(key(Signal::INT), Instant::now()), Response::Stop);
-        assert_eq!(Rules::new(false, false).respond(from(Signal::QUIT, 1), Instant::now()), Response::Stop);
+    fn an_action_of_the_options_comes_before_the_rules() {
+        let rules = |keys, options: &[&str]| {
+            let options = options.iter().map(|option| option.parse().unwrap()).collect();
+            Rules::new(keys).with(options, false)
+        };
+        let respond =
+            |options: &[&str], signal| rules(Keys::ReachTheJob, options).respond(from(signal, 7), Instant::now());
+        assert_eq!(respond(&["HUP=pass"], Signal::HUP), Response::PassOn(Signal::HUP));
+        assert_eq!(respond(&["int=kill"], Signal::INT), Response::Kill);
+        assert_eq!(respond(&["SIGTERM=ignore"], Signal::TERM), Response::Nothing);
+        // The last one counts; a signal that stops only by the option begins with the stop signal.
+        assert_eq!(respond(&["TERM=ignore", "ALRM=stop", "15=pass"], Signal::TERM), Response::PassOn(Signal::TERM));
+        assert_eq!(respond(&["ALRM=stop"], Signal::ALRM), Response::Stop(None));
+        for (option, responses) in [
+            ("INT=ignore", [Response::Nothing, Response::Nothing]),
+            ("INT=pass", [Response::Nothing, Response::Key(Signal::INT)]),
+            ("INT=kill", [Response::Kill; 2]),
+        ] {
+            for (keys, response) in [Keys::ReachTheJob, Keys::ForItsTerminal].into_iter().zip(responses) {
+                let mut rules = rules(keys, &[option]);
+                let last = (0..4).map(|_| rules.respond(key(Signal::INT), Instant::now())).last();
+                assert_eq!(last, Some(response), "{option} {keys:?}");
+            }
+        }
     }
 
     #[test]
     fn everything_else_is_passed_on() {
-        let mut rules = Rules::new(true, true);
+        let mut rules = Rules::new(Keys::ReachTheJob);
         for number in (1..=64).filter(|number| ![1, 2, 3, 9, 15, 19].contains(number)) {
             let signal = Signal::from_number(number).unwrap();
             assert_eq!(rules.respond(from(signal, 7), Instant::now()), Response::PassOn(signal));
+        }
+        // The kernel's, but not the terminal's: of a timer that was set before exec, or a limit on CPU time.
+        for number in [libc::SIGALRM, libc::SIGXCPU] {
+            let signal = Signal::from_number(number).unwrap();
+            assert_eq!(rules.respond(key(signal), Instant::now()), Response::PassOn(signal));
         }
         for number in [libc::SIGPIPE, libc::SIGXFSZ] {
             let own = from(Signal::from_number(number).unwrap(), std::process::id());
             assert_eq!(rules.respond(own, Instant::now()), Response::Nothing);
         }
         // Sent, and blocked, before pinfold was executed by the same process.
-        assert_eq!(rules.respond(from(Signal::TERM, std::process::id()), Instant::now()), Response::Stop);
+        assert_eq!(rules.respond(from(Signal::TERM, std::process::id()), Instant::now()), Response::Stop(None));
     }
 }

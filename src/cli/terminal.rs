@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
 
+use pinfold::Signal;
+use pinfold::signal::Received;
 use rustix::process::{Pid, getppid};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr, tcsetpgrp};
 
@@ -95,6 +97,17 @@ fn foreground_group(terminal: impl AsFd) -> Option<i32> {
 fn group_of(pid: Option<Pid>) -> i32 {
     // SAFETY: getpgid(2) has no obligations.
     unsafe { libc::getpgid(Pid::as_raw(pid)) }
+}
+
+/// Whether this process leads its session: a hang-up of the terminal sends SIGHUP to the leader alone, and to the foreground
+/// group only when the leader ends (credentials(7), setsid(2)).
+pub fn leads_session() -> bool {
+    session_of(None) == std::process::id().cast_signed()
+}
+
+/// Whether the terminal has sent this signal to our whole process group, and not to this process alone.
+pub fn has_reached_our_group(received: Received) -> bool {
+    received.is_from_terminal() && !(received.signal == Signal::HUP && leads_session())
 }
 
 /// Its session, in the same way.

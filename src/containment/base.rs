@@ -14,6 +14,7 @@ use super::cgroup::Cgroup;
 use super::leaf::Leaf;
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::limits::Controller;
+use crate::maker::Maker;
 
 /// Bases are called this, then the supervisor's pid, a hyphen and 16 hexadecimal digits.
 pub(crate) const PREFIX: &str = "pinfold-";
@@ -25,6 +26,7 @@ const RESERVE: usize = 4;
 /// The directory of one supervisor's leaves.
 #[derive(Debug)]
 pub(crate) struct Base {
+    maker: Maker,
     cgroup: Cgroup,
     parent: Arc<Cgroup>,
     name: String,
@@ -73,6 +75,7 @@ impl Base {
                 }
             };
             let base = Self {
+                maker: Maker::here(),
                 cgroup,
                 parent: parent.clone(),
                 name,
@@ -175,6 +178,11 @@ impl Base {
         Ok(())
     }
 
+    /// Whether this is a forked copy.
+    pub fn is_elsewhere(&self) -> bool {
+        self.maker.is_elsewhere()
+    }
+
     /// The cgroup that it was made in.
     pub fn parent(&self) -> &Cgroup {
         &self.parent
@@ -197,7 +205,7 @@ impl Base {
 
 impl Drop for Base {
     fn drop(&mut self) {
-        if !*self.removed.get_mut() {
+        if !*self.removed.get_mut() && !self.is_elsewhere() {
             // Where something runs in it, the guard ends that, or has been killed and the next sweep does.
             let _ = self.remove();
         }

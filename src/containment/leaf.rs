@@ -106,7 +106,7 @@ impl Leaf {
 
 impl Drop for Leaf {
     fn drop(&mut self) {
-        if !self.removed {
+        if !self.removed && !self.base.is_elsewhere() {
             // What can't be killed from here is the guard's to end, when the supervisor is gone.
             let _ = self.kill();
             let _ = self.remove();

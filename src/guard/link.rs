@@ -18,6 +18,7 @@ use super::{Guard, Origin, orphans, program};
 use crate::containment::delegation::SUPERVISORS;
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::host::Host;
+use crate::maker::Maker;
 use crate::queue::{Receiver, Sender, queue};
 use crate::{reap, sys};
 
@@ -61,6 +62,7 @@ pub(crate) struct Link {
     origin: Mutex<Option<Origin>>,
     /// This process as it was when the guard was started.
     pub host: Host,
+    maker: Maker,
     /// Its processes, which are no job's.
     _known: orphans::Known,
     reader: Mutex<Option<tokio::task::JoinHandle<()>>>,
@@ -69,7 +71,7 @@ pub(crate) struct Link {
 impl Link {
     /// Greets the guard; one that was executed is waited for until it is ready.
     pub async fn connect(guard: Guard) -> Result<Self> {
-        let Guard { socket, mut origin, host } = guard;
+        let Guard { socket, mut origin, host, maker } = guard;
         let io = |error: std::io::Error| Error::GuardStart(format!("cannot watch its socket: {error}"));
         let socket = Arc::new(sys::watched(socket, Interest::READABLE).map_err(io)?);
         let own = pidfd_open(getpid(), PidfdFlags::empty())
@@ -113,6 +115,7 @@ impl Link {
             heir,
             origin: Mutex::new(Some(origin)),
             host,
+            maker,
             _known: orphans::Known::new(known),
             reader: Mutex::new(Some(reader)),
         })
@@ -227,6 +230,14 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
+        if self.maker.is_elsewhere() {
+            self.maker.keep_elsewhere(&self.socket);
+            self.maker.keep_elsewhere(&self.pidfd);
+            self.maker.keep_elsewhere(&self.watchdog);
+            std::mem::forget(std::mem::replace(&mut self.heir, Heir::Nobody));
+            std::mem::forget(self.origin.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+            return;
+        }
         self.hang_up();
         if let Some(reader) = self.reader.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             reader.abort();

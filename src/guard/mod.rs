@@ -32,6 +32,7 @@ use rustix::process::Pid;
 
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::host::Host;
+use crate::maker::Maker;
 use crate::{inherited, reap, startup, sys};
 pub(crate) use program::{Embedded, Program};
 
@@ -92,6 +93,7 @@ pub struct Guard {
     pub(crate) origin: Origin,
     /// This process as it was when the guard was started.
     pub(crate) host: Host,
+    pub(crate) maker: Maker,
 }
 
 #[derive(Debug)]
@@ -131,7 +133,7 @@ impl Guard {
                 if sys::own_process_group().is_some() {
                     let _ = rustix::process::setpgid(Some(pid), Some(pid));
                 }
-                Ok(Self { socket: ours, origin: Origin::Forked { pid, inherits }, host })
+                Ok(Self { socket: ours, origin: Origin::Forked { pid, inherits }, host, maker: Maker::here() })
             }
             Err(Errno::BUSY) => Err(Error::system(
                 "fork",
@@ -179,7 +181,12 @@ impl Guard {
         let host = Host::now();
         let (ours, theirs) = pair()?;
         let child = program.execute(theirs, nested)?;
-        Ok(Self { socket: ours, origin: Origin::Executed { starter: Some(child), program: program.name }, host })
+        Ok(Self {
+            socket: ours,
+            origin: Origin::Executed { starter: Some(child), program: program.name },
+            host,
+            maker: Maker::here(),
+        })
     }
 }
 

@@ -24,8 +24,8 @@ const FREEZE_BOUND: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) enum Request {
     Usage(oneshot::Sender<Usage>),
-    /// Answered with the leaf's `cgroup.events`, to wait for.
-    Freeze(oneshot::Sender<Result<OwnedFd>>),
+    /// Answered when all stand still.
+    Freeze(oneshot::Sender<Result<()>>),
     Thaw,
 }
 
@@ -42,11 +42,11 @@ impl Actor {
         // Whoever has asked may be gone.
         match request {
             Request::Usage(answer) => drop(answer.send(self.usage(true))),
-            Request::Freeze(answer) => {
-                if answer.send(self.freeze()).is_err() {
-                    self.thaw();
-                }
-            }
+            Request::Freeze(answer) => match self.freeze() {
+                // In the runtime, whatever executor asks.
+                Ok(events) => drop(tokio::spawn(tell_frozen(events, self.report.name.clone(), answer))),
+                Err(error) => drop(answer.send(Err(error))),
+            },
             Request::Thaw => self.thaw(),
         }
     }
@@ -196,25 +196,38 @@ impl JobHandle {
     /// As [`Job::freeze`].
     pub async fn freeze(&self) -> Result<()> {
         let failed = |errno| Error::system("freeze", format!("the job of process {}", self.pid), errno, "");
-        let (answer, events) = oneshot::channel();
+        let (answer, frozen) = oneshot::channel();
         self.ask(JobRequest::Live(Request::Freeze(answer)));
         let mut thaw = ThawOnDrop(Some(self));
-        let events = events.await.map_err(|_| failed(Errno::SRCH))??;
-        let events = sys::watched(events, Interest::PRIORITY).map_err(|_| failed(Errno::MFILE))?;
-        match tokio::time::timeout(FREEZE_BOUND, frozen(&events)).await {
-            Ok(Ok(())) => {
-                thaw.0 = None;
-                Ok(())
-            }
-            Ok(Err(errno)) => Err(failed(errno)),
-            Err(_) => Err(failed(Errno::TIMEDOUT)),
+        let frozen = frozen.await.map_err(|_| failed(Errno::SRCH))?;
+        if frozen.is_ok() {
+            thaw.0 = None;
         }
+        frozen
     }
 
     /// Lets a job go on that was frozen, as [`Job::thaw`].
     pub fn thaw(&self) {
         self.ask(JobRequest::Live(Request::Thaw));
     }
+}
+
+/// Answers when all stand still, or when that takes too long. Ends early where the caller no longer waits.
+async fn tell_frozen(events: OwnedFd, name: String, mut answer: oneshot::Sender<Result<()>>) {
+    let failed = |errno| Error::system("freeze", name.clone(), errno, "");
+    let done = async {
+        let events = sys::watched(events, Interest::PRIORITY).map_err(|_| failed(Errno::MFILE))?;
+        match tokio::time::timeout(FREEZE_BOUND, frozen(&events)).await {
+            Ok(done) => done.map_err(failed),
+            Err(_) => Err(failed(Errno::TIMEDOUT)),
+        }
+    };
+    let done = tokio::select! {
+        done = done => done,
+        () = answer.closed() => return,
+    };
+    // A caller that is gone has thawed the job.
+    let _ = answer.send(done);
 }
 
 /// Waits until all stand still. `SRCH` where nobody is left to.

@@ -17,6 +17,7 @@ use crate::pty::Side;
 use crate::queue::WeakSender;
 use crate::ready::{self, By, Readiness};
 use crate::report::Report;
+use crate::signal::Signal;
 use crate::stop::Event;
 use crate::told::Told;
 
@@ -165,6 +166,17 @@ impl Job {
         Ok([SpecialCodeIndex::VINTR, SpecialCodeIndex::VQUIT].map(|key| terminal.signal_key(key)))
     }
 
+    /// Sends SIGINT, SIGQUIT or SIGTSTP to the foreground process group of the job's terminal, as the key for it does, also
+    /// while the job takes that key as a key (ioctl TIOCSIG of a pseudoterminal's master, Linux 2.6.37).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where it has no terminal; `EINVAL` for another signal; `EIO` where the terminal was hung up.
+    pub fn signal_pty(&self, signal: Signal) -> Result<()> {
+        let terminal = self.terminal()?;
+        let sent = terminal.signal(signal.number());
+        sent.map_err(|errno| Error::system("send", format!("{signal} to the job's terminal"), errno, ""))
+    }
+
     fn terminal(&self) -> Result<&Side> {
         let advice = "it was started without Command::pty";
         let terminal = self.streams.as_ref().and_then(|streams| streams.terminal.as_ref());
@@ -300,6 +312,11 @@ impl Job {
     /// }
     /// ```
     pub async fn ready(&self, readiness: &Readiness, timeout: Duration) -> Result<()> {
+        self.in_runtime(self.get_ready(readiness, timeout)).await
+    }
+
+    /// The same, in the runtime, whose clock and sockets it needs.
+    async fn get_ready(&self, readiness: &Readiness, timeout: Duration) -> Result<()> {
         let not_ready = |why: String| Error::NotReady { program: self.name.clone(), why };
         let is_ready = async {
             match &readiness.0 {

@@ -10,6 +10,7 @@ use rustix::io::{Errno, ioctl_fionread};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, ReadBuf};
 
+use crate::maker::Maker;
 use crate::sys;
 
 /// More is not read of a terminal whose job is over: the kernel holds less, so somebody outside of the job goes on writing.
@@ -22,6 +23,14 @@ pub(crate) struct Channel {
     pub is_terminal: bool,
     /// The terminal once more.
     kept: Kept,
+    maker: Maker,
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        self.maker.keep_elsewhere(&self.fd);
+        self.maker.keep_elsewhere(&self.kept);
+    }
 }
 
 /// Keeps a terminal from hanging up. A program may close all of it just before it exits, and is not to be ended by SIGHUP for
@@ -46,22 +55,35 @@ impl Channel {
     /// In the context of a runtime.
     pub fn pipe(pipe: OwnedFd, interest: Interest) -> io::Result<Self> {
         fcntl_setfl(&pipe, fcntl_getfl(&pipe)? | OFlags::NONBLOCK)?;
-        Ok(Self { fd: Arc::new(sys::watched(pipe, interest)?), is_terminal: false, kept: Kept::default() })
+        Ok(Self {
+            fd: Arc::new(sys::watched(pipe, interest)?),
+            is_terminal: false,
+            kept: Kept::default(),
+            maker: Maker::here(),
+        })
     }
 
     /// The same, for the supervisor's side of a pseudoterminal, which does not block.
     pub fn terminal(master: OwnedFd) -> io::Result<Self> {
         let fd = Arc::new(sys::watched(master, Interest::READABLE | Interest::WRITABLE)?);
         let kept = Arc::new(Mutex::new(Some(fd.clone())));
-        Ok(Self { fd, is_terminal: true, kept })
+        Ok(Self { fd, is_terminal: true, kept, maker: Maker::here() })
     }
 
     pub fn kept(&self) -> &Kept {
         &self.kept
     }
 
-    /// Whoever read it does so no longer.
+    /// Whether this is a forked copy.
+    pub fn is_elsewhere(&self) -> bool {
+        self.maker.is_elsewhere()
+    }
+
+    /// Its reader does so no longer.
     pub fn let_go(&self) {
+        if self.is_elsewhere() {
+            return;
+        }
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 

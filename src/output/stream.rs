@@ -308,7 +308,7 @@ impl AsyncWrite for InputStream {
 
 impl Drop for InputStream {
     fn drop(&mut self) {
-        if let Some(channel) = self.channel.as_ref().filter(|channel| channel.is_terminal) {
+        if let Some(channel) = self.channel.as_ref().filter(|channel| channel.is_terminal && !channel.is_elsewhere()) {
             channel.write_now(&end_of_input(&**channel.fd(), self.in_line));
         }
     }

@@ -41,6 +41,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use crate::error::{Error, Result};
+use crate::maker::Maker;
 use crate::supervisor::Supervisor;
 
 pub use completed::{Completed, Handle, Outcomes};
@@ -120,7 +121,7 @@ impl Builder {
     /// # Errors
     /// None now.
     pub fn start(self, supervisor: &Supervisor) -> Result<Pool> {
-        let runtime = supervisor.inner.runtime.clone();
+        let runtime = supervisor.inner.runtime.handle.clone();
         let shared = Arc::new(Shared::new(&self, supervisor.clone()));
         if let Some(at) = self.deadline.and_then(|deadline| Instant::now().checked_add(deadline)) {
             let pool = Arc::downgrade(&shared);
@@ -133,7 +134,7 @@ impl Builder {
             let watch = runtime.spawn(watch);
             shared.keep(watch.abort_handle());
         }
-        Ok(Pool { owner: Arc::new(Owner(shared)) })
+        Ok(Pool { owner: Arc::new(Owner(shared, Maker::here())) })
     }
 }
 
@@ -150,10 +151,13 @@ pub struct Pool {
 }
 
 #[derive(Debug)]
-struct Owner(Arc<Shared>);
+struct Owner(Arc<Shared>, Maker);
 
 impl Drop for Owner {
     fn drop(&mut self) {
+        if self.1.is_elsewhere() {
+            return self.1.keep_elsewhere(&self.0);
+        }
         self.0.end(state::Ending::Kill);
     }
 }
@@ -217,7 +221,7 @@ impl Pool {
     #[must_use]
     pub fn as_completed(&self, handles: &[Handle], timeout: Option<Duration>) -> Completed {
         // Its clock is that of the runtime that the jobs run in, whoever calls.
-        let _entered = self.owner.0.supervisor.inner.runtime.enter();
+        let _entered = self.owner.0.supervisor.inner.runtime.handle.enter();
         Completed::new(handles, timeout)
     }
 

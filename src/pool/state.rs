@@ -139,7 +139,7 @@ impl Shared {
             let Entry { id, task, slot, _room } = entry;
             let (name, pool, slot) = (task.command.display_name(), self.clone(), Some(slot));
             let mut held = Held { pool, id, name, slot, attempts: 0, begun: false };
-            self.supervisor.inner.runtime.spawn(async move {
+            self.supervisor.inner.runtime.handle.spawn(async move {
                 held.begun = true;
                 let asked = Asked { wishes, now: Ending::NotYet };
                 let outcome = run::run(&held.pool, id, task, asked, &mut held.attempts).await;

@@ -5,17 +5,19 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
-use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::{Inner, STARTS, Supervisor};
+use crate::attached::Attached;
 use crate::containment::base::Base;
 use crate::containment::{self, Refusal, delegation};
+use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::guard::link::Link;
 use crate::guard::protocol::ToGuard;
 use crate::guard::{self, Embedded, Guard, Program};
 use crate::limits::Controller;
+use crate::maker::Maker;
 use crate::means::{Means, WithoutCgroup};
 use crate::report::ContainmentKind;
 
@@ -107,13 +109,31 @@ impl Builder {
     /// # }
     /// ```
     ///
+    /// Inside of a tokio runtime, the supervisor runs there; else in a runtime of its own, in a thread that it starts. With that,
+    /// everything here works in any executor.
+    ///
     /// Dropping this future ends the guard, and leaves no directory.
     ///
     /// # Errors
     /// [`Error::GuardStart`]; [`Error::NoCgroup`] where a cgroup was asked for, [`Error::NoControllers`] where none of
     /// those that can be had has the controllers, and [`Error::NoContainment`] where nothing can hold a job, with every
     /// reason; or the errno of a refused call.
-    pub async fn start(mut self) -> Result<Supervisor> {
+    pub async fn start(self) -> Result<Supervisor> {
+        match Driver::current() {
+            Some(runtime) => self.start_in(runtime).await,
+            None => {
+                let own = Driver::start()?;
+                let starting = own.handle.spawn(self.start_in(own.clone()));
+                match Attached::new(starting).await {
+                    Ok(started) => started,
+                    Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                    Err(_) => Err(Error::GuardLost),
+                }
+            }
+        }
+    }
+
+    async fn start_in(mut self, runtime: Driver) -> Result<Supervisor> {
         let limited = !self.controllers.is_empty();
         let cgroup_only = self.containment == Some(ContainmentKind::Cgroup) || self.cgroup.is_some() || limited;
         let means = match self.containment {
@@ -129,8 +149,9 @@ impl Builder {
         };
         Ok(Supervisor {
             inner: Arc::new(Inner {
+                maker: Maker::here(),
                 means: Mutex::new(Arc::new(means)),
-                runtime: Handle::current(),
+                runtime,
                 next_job: AtomicU64::new(1),
                 hub: Arc::default(),
                 turns: Semaphore::new(STARTS),

@@ -126,6 +126,20 @@ impl Pty {
         }
     }
 
+    /// Whether this is printed within a moment; then it is as if it had been expected.
+    pub fn has_come(&mut self, text: &str) -> bool {
+        while let Ok(bytes) = self.output.recv_timeout(Duration::from_millis(100)) {
+            let text = String::from_utf8_lossy(&bytes);
+            self.unmatched.push_str(&text);
+            self.all.push_str(&text);
+        }
+        let found = self.unmatched.find(text);
+        if let Some(at) = found {
+            self.unmatched.drain(..at + text.len());
+        }
+        found.is_some()
+    }
+
     /// Waits for the end of the program.
     pub fn wait(mut self) -> std::process::ExitStatus {
         self.child.wait().unwrap()

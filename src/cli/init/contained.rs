@@ -6,7 +6,7 @@ use pinfold::signal::{self, Received, SignalQueue};
 use pinfold::{Command, Guard, Job, ProcessGroup, Signal};
 
 use super::{Init, LEFTOVERS_GRACE};
-use crate::cli::terminal::Terminal;
+use crate::cli::terminal::{Terminal, has_reached_our_group};
 use crate::cli::{run, supervisor_of_environment};
 
 /// Runs the command and tells the exit code.
@@ -79,8 +79,8 @@ async fn pass_on(init: &Init, job: &Job, received: Received, shares_group: bool)
         }
         return;
     }
-    // The command has it from the terminal already.
-    if received.from_kernel && shares_group {
+    // The command has received it from the terminal already.
+    if shares_group && has_reached_our_group(received) {
         return;
     }
     if let Some(signal) = init.translate(received.signal) {

@@ -27,7 +27,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::FAILED;
 use super::session::{Descriptors, with_supervisor};
-use super::signals::{Response, Rules};
+use super::signals::{Keys, Response, Rules};
 pub use args::Args;
 use args::OutputArg;
 pub use args::parse_workers;
@@ -180,7 +180,7 @@ impl<'a> Run<'a> {
 
     async fn run(mut self, signals: &SignalStream) -> End {
         // Neither a terminal's keys nor its process group reach the jobs.
-        let mut rules = Rules::new(false, false);
+        let mut rules = Rules::new(Keys::ReachUs);
         let mut outcomes = self.pool.outcomes();
         let (pool, printer) = (self.pool.clone(), self.printer.clone());
         let (args, jobs) = (self.args, std::mem::take(&mut self.jobs));
@@ -217,7 +217,7 @@ impl<'a> Run<'a> {
 
     fn answer(&mut self, response: Response, signal: Signal) {
         match response {
-            Response::Stop => {
+            Response::Stop(_) => {
                 self.signalled = Some(signal);
                 let running = self.pool.status().running;
                 self.progress.say(&format!("{signal}: stopping {running} jobs; once more kills them"));
@@ -287,7 +287,7 @@ impl<'a> Run<'a> {
                 notice = notice(&mut self.notices) => self.notice(notice),
                 received = signals.recv() => {
                     let Ok(received) = received else { break };
-                    if matches!(rules.respond(received, Instant::now()), Response::Stop | Response::Kill) {
+                    if matches!(rules.respond(received, Instant::now()), Response::Stop(_) | Response::Kill) {
                         self.signalled = Some(received.signal);
                         break;
                     }

@@ -14,6 +14,7 @@ use pinfold::{Command, Leftovers, ProcessGroup, Signal, SignalTo, User};
 use super::streams::StreamArgs;
 use crate::cli::duration;
 use crate::cli::limits::LimitArgs;
+use crate::cli::on_signal::OnSignal;
 use crate::cli::report_sink::{self, Destination};
 
 /// Run a command; when it ends, everything that it started has ended too.
@@ -36,9 +37,14 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
     pub kill_bound: Duration,
 
-    /// The stop signal: a name like INT, or a number
-    #[arg(long, value_name = "SIGNAL", default_value = "TERM", value_parser = parse_signal)]
-    pub stop_signal: Signal,
+    /// The stop signal: a name like INT, or a number [default: TERM, or INT, HUP or QUIT where pinfold received that]
+    #[arg(long, value_name = "SIGNAL", value_parser = parse_signal)]
+    pub stop_signal: Option<Signal>,
+
+    /// What pinfold does when it receives SIGNAL: pass (send it to the command), stop, kill or ignore (repeatable)
+    /// [default: stop for TERM, INT, HUP and QUIT, pass for the others]
+    #[arg(long, value_name = "SIGNAL=ACTION")]
+    pub on_signal: Vec<OnSignal>,
 
     /// Who gets the stop signal
     #[arg(long, value_name = "WHOM", default_value = "all")]
@@ -221,7 +227,7 @@ impl Args {
             .grace(self.grace)
             .settle(self.settle)
             .kill_bound(self.kill_bound)
-            .stop_signal(self.stop_signal)
+            .stop_signal(self.stop_signal.unwrap_or(Signal::TERM))
             .signal_to(match self.signal_to {
                 SignalToArg::All => SignalTo::All,
                 SignalToArg::Main => SignalTo::Main,

@@ -15,7 +15,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use crate::cli::signals::{Response, Rules};
+use crate::cli::signals::{self, Response, Rules};
 use crate::cli::terminal::Terminal;
 use crate::cli::thread;
 
@@ -55,7 +55,7 @@ impl Keys {
             tty: terminal.and_then(|terminal| terminal.tty.try_clone().ok()),
             is_stdin,
             settings: None,
-            rules: Rules::new(true, true),
+            rules: Rules::new(signals::Keys::ReachTheJob),
             typed,
             resumed,
             feeding: None,

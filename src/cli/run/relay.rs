@@ -164,7 +164,7 @@ impl Relay {
                     received = signals.recv() => received.map_err(|error| error.to_string())?,
                 };
                 match rules.respond(received, Instant::now()) {
-                    Response::Stop | Response::Kill => {
+                    Response::Stop(_) | Response::Kill => {
                         return Err(format!("{} came while its reader took its time", received.signal));
                     }
                     // There is no job any more that could be stopped.

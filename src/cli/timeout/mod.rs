@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use pinfold::report::MainEnd;
-use pinfold::signal::{self, SignalQueue, SignalStream};
+use pinfold::signal::{self, Received, SignalQueue, SignalStream};
 use pinfold::{Command, Error, Guard, Job, ProcessGroup, Report, Signal, SpawnError, SpawnStage, Supervisor};
 
 use super::quote::quote;
@@ -157,7 +157,7 @@ async fn hold(
             let wish = tokio::select! {
                 biased;
                 spawned = &mut spawning => break spawned,
-                received = signals.recv() => limit.wish(received?.signal),
+                received = signals.recv() => limit.wish(received?),
                 () = run::over(limit.at) => limit.expired(),
                 () = run::over(limit.suspend_at) => {
                     limit.suspend();
@@ -188,7 +188,7 @@ async fn hold(
                     job.kill();
                     continue;
                 }
-                limit.wish(received.signal)
+                limit.wish(received)
             }
             report = job.wait() => return Ok(Ended::Report(report?)),
             signal = job.next_stop() => {
@@ -238,7 +238,8 @@ struct Limit<'a> {
 
 impl Limit<'_> {
     /// What is to be sent for a signal that was received, if any.
-    fn wish(&mut self, signal: Signal) -> Option<i32> {
+    fn wish(&mut self, received: Received) -> Option<i32> {
+        let signal = received.signal;
         let number = signal.number();
         // coreutils' timeout unblocks only what it waits for.
         if signal != Signal::ALRM && signal::was_blocked(signal) {
@@ -257,7 +258,19 @@ impl Limit<'_> {
             }
             _ => {}
         }
+        if terminal::has_reached_our_group(received) {
+            // The command is in our group, and has received it.
+            self.start_kill_after();
+            return None;
+        }
         Some(number)
+    }
+
+    fn start_kill_after(&mut self) {
+        if let Some(kill_after) = self.kill_after.take() {
+            self.next = libc::SIGKILL;
+            self.at = Instant::now().checked_add(kill_after);
+        }
     }
 
     fn suspend(&mut self) {
@@ -273,10 +286,7 @@ impl Limit<'_> {
 
     async fn send(&mut self, job: &Job, number: i32) {
         let options = self.options;
-        if let Some(kill_after) = self.kill_after.take() {
-            self.next = libc::SIGKILL;
-            self.at = Instant::now().checked_add(kill_after);
-        }
+        self.start_kill_after();
         if options.verbose {
             let sending = format!("sending signal {} to command ", signal_name(number));
             say(self.name, &[sending.as_bytes(), &quote(options.command[0].as_bytes())].concat());

@@ -48,9 +48,9 @@ pub struct Args {
     #[arg(long, short)]
     pub postpone: bool,
 
-    /// The stop signal: a name like INT, or a number
-    #[arg(long, value_name = "SIGNAL", default_value = "TERM", value_parser = run::parse_signal)]
-    pub stop_signal: Signal,
+    /// The stop signal: a name like INT, or a number [default: TERM, or INT, HUP or QUIT where pinfold received that]
+    #[arg(long, value_name = "SIGNAL", value_parser = run::parse_signal)]
+    pub stop_signal: Option<Signal>,
 
     /// How long filters such as `> >(tee log)` may take to finish after the command has exited; other processes a tenth of it
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration::parse)]

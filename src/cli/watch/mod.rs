@@ -25,7 +25,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::Receiver;
 
 use super::run::{self, Prepared};
-use super::signals::{Response, Rules};
+use super::signals::{Keys, Response, Rules};
 use super::terminal::Terminal;
 use super::{supervisor_of_environment, tell};
 pub use args::Args;
@@ -73,6 +73,7 @@ struct Watch<'a> {
     files: Files,
     terminal: Option<&'a Terminal>,
     rules: Rules,
+    interrupts_are_for_the_job: bool,
     command: Command,
     changes: Changes,
     repeats: Repeats,
@@ -97,17 +98,19 @@ impl<'a> Watch<'a> {
             .inherit_descriptors(true)
             .stdin(if args.stdin == Stdin::Null { pinfold::Stdio::Null } else { pinfold::Stdio::Inherit })
             .process_group(group)
-            .stop_signal(args.stop_signal)
+            .stop_signal(args.stop_signal.unwrap_or(Signal::TERM))
             .grace(args.grace)
             .settle(args.settle);
+        let keys = if terminal.is_some() { Keys::ReachTheJob } else { Keys::ReachUs };
+        let rules = Rules::new(keys).with(Vec::new(), args.stop_signal.is_some());
         // An interrupt from the terminal ends the watch too, except where it is for a debugger.
         let for_the_job = args.stdin == Stdin::Inherit && terminal.is_some_and(|terminal| terminal.is_stdin);
-        let rules = Rules::new(for_the_job, terminal.is_some());
         Self {
             args,
             files,
             terminal,
             rules,
+            interrupts_are_for_the_job: for_the_job,
             command,
             changes: Changes::default(),
             repeats: Repeats::default(),
@@ -132,6 +135,7 @@ impl<'a> Watch<'a> {
         let events = events.context("cannot wait for the events of inotify")?;
         let mut job: Option<(Job, Instant)> = None;
         let mut ending = None;
+        let mut kill_at = None;
         self.tell_notes();
         self.changes.asked = !self.args.postpone;
         if self.args.postpone && !self.args.quiet {
@@ -152,15 +156,24 @@ impl<'a> Watch<'a> {
                 received = signals.recv() => {
                     let received = received?;
                     match (self.rules.respond(received, Instant::now()), &job) {
-                        (Response::Stop, _) => {
+                        (Response::Stop(first), job) => {
                             ending = Some(received.signal);
-                            job.iter().for_each(|(job, _)| job.stop());
+                            match (first, job) {
+                                (Some(first), Some((job, _))) => job.stop_with(first),
+                                (None, Some((job, _))) => job.stop(),
+                                (_, None) => {}
+                            }
+                        }
+                        (Response::LeftToTheJob(1..), Some(_)) if self.interrupts_are_for_the_job => {}
+                        // The job has received it, and has its grace period from now on.
+                        (Response::LeftToTheJob(_), _) => {
+                            ending.get_or_insert(received.signal);
+                            kill_at = kill_at.or_else(|| Instant::now().checked_add(self.args.grace));
                         }
                         (Response::Kill, _) => {
                             ending.get_or_insert(received.signal);
                             job.iter().for_each(|(job, _)| job.kill());
                         }
-                        (Response::LeftToTheJob(_), None) => ending = Some(received.signal),
                         (Response::PassOn(signal), Some((job, _))) => {
                             // It may just have ended.
                             let _ = job.signal(signal);
@@ -200,6 +213,10 @@ impl<'a> Watch<'a> {
                     }
                 }
                 () = run::over(start_at), if start_at.is_some() => {}
+                () = run::over(kill_at), if kill_at.is_some() => {
+                    kill_at = None;
+                    job.iter().for_each(|(job, _)| job.kill());
+                }
             }
         }
     }

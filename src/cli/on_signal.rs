@@ -1,0 +1,70 @@
+//! `--on-signal SIGNAL=ACTION`: what a signal to pinfold means for the job.
+
+use std::str::FromStr;
+
+use pinfold::Signal;
+
+/// What pinfold does when it receives a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It sends the signal to the main process.
+    Pass,
+    /// It stops the job; when the job is being stopped already, it kills it.
+    Stop,
+    Kill,
+    Ignore,
+}
+
+impl Action {
+    /// Without an option.
+    pub fn default_of(signal: Signal) -> Self {
+        match signal {
+            Signal::TERM | Signal::INT | Signal::HUP | Signal::QUIT => Self::Stop,
+            _ => Self::Pass,
+        }
+    }
+}
+
+/// One `--on-signal`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnSignal {
+    pub signal: Signal,
+    pub action: Action,
+}
+
+impl FromStr for OnSignal {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (signal, action) = text.split_once('=').ok_or("write SIGNAL=ACTION, for example HUP=pass")?;
+        let signal: Signal = signal.parse().map_err(|error: pinfold::Error| error.to_string())?;
+        if [Signal::KILL, Signal::STOP, Signal::CHLD].contains(&signal) {
+            return Err(format!("pinfold cannot receive {signal}: choose another signal"));
+        }
+        let action = match action {
+            "pass" => Action::Pass,
+            "stop" => Action::Stop,
+            "kill" => Action::Kill,
+            "ignore" => Action::Ignore,
+            _ => return Err(format!("'{action}' is not an action: write pass, stop, kill or ignore")),
+        };
+        Ok(Self { signal, action })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_accepted_and_what_is_not() {
+        let parsed = |text: &str| text.parse::<OnSignal>();
+        let rule = parsed("usr1=stop").unwrap();
+        assert_eq!((rule.signal.to_string(), rule.action), ("SIGUSR1".to_owned(), Action::Stop));
+        for wrong in
+            ["", "HUP", "=pass", "HUP=", "HUP=PASS", "HUP=reload", "FOO=pass", "KILL=pass", "9=stop", "CHLD=kill"]
+        {
+            assert!(parsed(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! A key of the terminal is one signal to the job, wherever standard input and output are. On real pseudoterminals.
+
+mod support;
+
+use std::process::Command;
+
+use support::pty::Pty;
+use support::{PINFOLD, Scratch, has_cgroup, has_program, program};
+
+const CTRL_C: &str = "\x03";
+const CTRL_Z: &str = "\x1a";
+const CTRL_BACKSLASH: &str = "\x1c";
+
+/// A shell whose `$SIGNALS N` is a job that prints each signal that it receives and ends after `N`.
+fn shell() -> Pty {
+    let mut shell = Pty::shell();
+    shell.line(&format!("SIGNALS={}; export SIGNALS PINFOLD", program("signals").display()));
+    shell.expect("ready> ");
+    shell
+}
+
+/// Ctrl-C, then Ctrl-\: the job has received each of them once, and nothing else.
+fn assert_one_signal_for_each_key(shell: &mut Pty, line: &str, seen_by_pinfold: bool) {
+    shell.line(line);
+    shell.expect("\nready");
+    shell.send(CTRL_C);
+    let mut printed = String::new();
+    if seen_by_pinfold {
+        printed = shell.expect("SIGINT from the terminal, 1 of 3");
+    }
+    while !numbers(&printed).contains(&2) {
+        printed += &shell.expect("\n");
+        printed.push('\n');
+    }
+    shell.send(CTRL_BACKSLASH);
+    printed += &shell.expect("ready> ");
+    assert_eq!(numbers(&printed), [2, 3], "{line}: {printed}");
+}
+
+/// The numbers that the job printed, one a line, after the echo of a key.
+fn numbers(printed: &str) -> Vec<i32> {
+    let lines = printed.lines().map(|line| line.trim().trim_start_matches("^C").trim_start_matches("^\\"));
+    lines.filter_map(|line| line.parse().ok()).collect()
+}
+
+#[test]
+fn one_key_is_one_signal_wherever_the_streams_are() {
+    if !has_cgroup() {
+        return;
+    }
+    let mut shell = shell();
+    for line in [
+        "yes | $PINFOLD run -v -- $SIGNALS 3",
+        "$PINFOLD run -v -- $SIGNALS 3 </dev/null",
+        "$PINFOLD run -v -- $SIGNALS 3 2>&1 | (trap '' INT QUIT; cat)",
+        "yes | $PINFOLD run -v -- $SIGNALS 3 2>&1 | (trap '' INT QUIT; cat)",
+        "$PINFOLD run -v --containment subreaper -- $SIGNALS 3 </dev/null",
+        "bash -c 'trap : INT QUIT; $PINFOLD run -v -- $SIGNALS 3 </dev/null; true'",
+    ] {
+        assert_one_signal_for_each_key(&mut shell, line, true);
+    }
+    if has_program("script") {
+        let line = "script -qec '$PINFOLD run -v -- $SIGNALS 3 </dev/null' /dev/null";
+        assert_one_signal_for_each_key(&mut shell, line, true);
+    }
+    shell.exit();
+}
+
+#[test]
+fn one_key_is_one_signal_under_the_other_commands() {
+    if !has_cgroup() {
+        return;
+    }
+    let mut shell = shell();
+    for line in [
+        "$PINFOLD timeout --foreground 1h $SIGNALS 3",
+        "yes | $PINFOLD timeout --foreground 1h $SIGNALS 3",
+        "$PINFOLD init -- $SIGNALS 3",
+        "yes | $PINFOLD init -- $SIGNALS 3",
+    ] {
+        assert_one_signal_for_each_key(&mut shell, line, false);
+    }
+    if cfg!(feature = "watch") {
+        // It ends with the run that the keys ended.
+        let quiet = Scratch::directory("unchanged");
+        let line = format!("$PINFOLD watch --grace 1h -w {} -- $SIGNALS 3", quiet.path().display());
+        assert_one_signal_for_each_key(&mut shell, &line, false);
+    }
+    shell.exit();
+}
+
+/// Its own terminal sends the signal, as if the key had been typed there.
+#[test]
+fn a_key_outside_is_a_key_of_the_jobs_own_terminal() {
+    if !has_cgroup() {
+        return;
+    }
+    let mut shell = shell();
+    for line in ["yes | $PINFOLD run --pty -- $SIGNALS 3", "$PINFOLD run --pty -- $SIGNALS 3 </dev/null"] {
+        assert_one_signal_for_each_key(&mut shell, line, false);
+    }
+    // Three kill a job that ignores it.
+    let mut deaf =
+        "$PINFOLD run --pty -- bash -c 'trap \"echo heard\" INT; echo up; while :; do sleep 0.05; done'".to_owned();
+    deaf.push_str(" </dev/null; echo code=$?");
+    shell.line(&deaf);
+    shell.expect("\nup");
+    for _ in 0..2 {
+        shell.send(CTRL_C);
+        shell.expect("heard");
+    }
+    shell.send(CTRL_C);
+    shell.expect("code=137");
+    shell.expect("ready> ");
+    shell.exit();
+}
+
+#[test]
+fn three_interrupts_kill_wherever_standard_input_is() {
+    if !has_cgroup() {
+        return;
+    }
+    let mut shell = shell();
+    for (before, after) in [("sleep 1000 | ", ""), ("", " </dev/null"), ("", " 2>&1 | cat")] {
+        shell.line(&format!("{before}$PINFOLD run -v -- $SIGNALS 0{after}"));
+        shell.expect("\nready");
+        // The rest of a pipeline, and with it the messages, may end by the first of them.
+        for count in 1..3 {
+            shell.send(CTRL_C);
+            if !after.contains("cat") {
+                shell.expect(&format!("SIGINT from the terminal, {count} of 3"));
+            }
+        }
+        // Two that come before pinfold has looked are one to the kernel.
+        let ended = (0..100).any(|_| {
+            shell.send(CTRL_C);
+            shell.has_come("ready> ")
+        });
+        assert!(ended, "{before} {after}");
+        shell.line("echo code=${PIPESTATUS[@]}");
+        let code = shell.expect("ready> ");
+        assert!(code.contains("137"), "{before} {after}: {code}");
+    }
+    shell.exit();
+}
+
+/// SIGALRM of a timer that was set before exec is the kernel's, but not the terminal's: it reaches pinfold alone.
+#[test]
+fn a_timer_from_before_exec_reaches_the_job_also_on_a_terminal() {
+    if !has_cgroup() || !has_program("perl") {
+        return;
+    }
+    let mut shell = shell();
+    shell.line("perl -e 'alarm 1; exec @ARGV' $PINFOLD run -- sleep 1000; echo code=$?");
+    shell.expect("code=142");
+    shell.expect("ready> ");
+    shell.exit();
+}
+
+/// The person's Ctrl-Z stops a job with a terminal of its own too, and its clocks; `fg` continues both.
+#[test]
+fn suspended_with_a_terminal_of_its_own_and_other_input() {
+    if !has_cgroup() {
+        return;
+    }
+    let mut shell = shell();
+    shell.line("$PINFOLD run -t 1h --pty -- sh -c 'echo up; exec sleep 1000.5' </dev/null; echo code=$?");
+    shell.expect("\nup");
+    shell.send(CTRL_Z);
+    shell.expect("Stopped");
+    shell.expect("ready> ");
+    shell.line("ps -o stat= -p $(pgrep -x -f 'sleep 1000.5')");
+    shell.expect("\nT");
+    shell.expect("ready> ");
+    shell.line("fg");
+    shell.expect("1000.5");
+    support::wait_for(|| {
+        let found = Command::new("pgrep").args(["-x", "-f", "-r", "S", "sleep 1000.5"]).output().ok()?;
+        found.status.success().then_some(())
+    });
+    shell.send(CTRL_C);
+    shell.expect("ready> ");
+    shell.exit();
+}
+
+/// Its process group has it: the job alone decides.
+#[test]
+fn a_hang_up_that_reached_the_job_is_not_sent_again() {
+    if !has_cgroup() {
+        return;
+    }
+    let (report, printed) = (Scratch::new("report"), Scratch::new("printed"));
+    // The leader ends, which sends SIGHUP to the foreground group.
+    let script = "$PINFOLD run --grace 1h --report $REPORT -- $SIGNALS 12 >$PRINTED & 
+        until grep -q ready $PRINTED; do sleep 0.02; done; echo $!; read line";
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).env("PINFOLD", PINFOLD).env("SIGNALS", program("signals"));
+    command.env("REPORT", report.path()).env("PRINTED", printed.path());
+    let mut pty = Pty::start(command);
+    let pid: i32 =
+        support::wait_for(|| Some(pty.expect("\n").trim().to_owned()).filter(|line| !line.is_empty())).parse().unwrap();
+    pty.send("go\n");
+    pty.wait();
+    support::wait_for(|| printed.text().contains("1\n").then_some(()));
+    // SAFETY: pinfold, whose job has not ended.
+    unsafe { libc::kill(pid, libc::SIGUSR2) };
+    support::wait_for(|| report.text().contains("\"exit_code\"").then_some(()));
+    assert_eq!(printed.text().replace("18\n", ""), "ready\n1\n12\n");
+    assert!(report.text().contains("\"reason\":\"exited\""), "{}", report.text());
+}
