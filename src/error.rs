@@ -3,6 +3,7 @@
 use rustix::io::Errno;
 
 use crate::containment::Refusal;
+use crate::report::{NotRemoved, ProcessList};
 use crate::text::printable;
 
 /// The library's result.
@@ -72,6 +73,9 @@ pub enum Error {
     /// The command could not be started.
     #[error("{}", .0)]
     Spawn(SpawnError),
+    /// The command could not be started, and SIGKILL did not end what was made of its start.
+    #[error("{}", .0)]
+    Hangs(Box<HangingStart>),
     /// No guard program was found or it did not answer.
     #[error("the guard did not start: {}", printable(.0))]
     GuardStart(String),
@@ -125,7 +129,8 @@ impl Error {
     }
 
     /// The exit code that a command-line program ends with for this error: 127 where the command was not found,
-    /// 126 where it was found but can't be executed, 125 otherwise (as timeout(1) and env(1)).
+    /// 126 where it was found but can't be executed, 125 otherwise (as timeout(1) and env(1)); 122 where SIGKILL did not end its
+    /// start.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -134,6 +139,7 @@ impl Error {
                 _ => 126,
             },
             Self::EndedEarly { reason: crate::stop::Reason::Deadline, .. } => 124,
+            Self::Hangs(_) => 122,
             _ => 125,
         }
     }
@@ -220,9 +226,14 @@ impl SpawnError {
                 "the arguments and the environment together are too large; pass data in a file",
             ),
             (SpawnStage::Exec, Errno::TIMEDOUT) => {
-                (format!("execute '{program}'"), "the file system that it is on does not answer")
+                let advice = "the file system that it is on does not answer, or a process of its user has stopped it";
+                (format!("execute '{program}'"), advice)
             }
             (SpawnStage::Exec, _) => (format!("execute '{program}'"), ""),
+            (SpawnStage::WorkingDirectory, Errno::TIMEDOUT) => (
+                format!("enter the working directory '{}' for '{program}'", cwd.as_deref().unwrap_or(".")),
+                "the file system that it is on does not answer",
+            ),
             (SpawnStage::WorkingDirectory, _) => (
                 format!("enter the working directory '{}' for '{program}'", cwd.as_deref().unwrap_or(".")),
                 "it must exist and be searchable for this user",
@@ -260,6 +271,9 @@ impl SpawnError {
                 (format!("set the limits of '{program}'"), "only root may raise a hard limit or lower the niceness")
             }
             (SpawnStage::Limits, _) => (format!("set the limits of '{program}'"), ""),
+            (SpawnStage::User, Errno::TIMEDOUT) => {
+                (format!("change the user for '{program}'"), "a process of that user may have stopped it")
+            }
             (SpawnStage::User, _) => {
                 (format!("change the user for '{program}'"), "only root in its user namespace can")
             }
@@ -273,6 +287,40 @@ impl SpawnError {
     #[must_use]
     pub fn advice(&self) -> &'static str {
         self.words().1
+    }
+}
+
+/// A start that does not come to its end: one of its steps hangs in the kernel, on a file system that does not answer for one.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct HangingStart {
+    /// The step, and what it was for.
+    pub error: SpawnError,
+    /// What had ended the job: its deadline, a stop, or that the step took too long ([`Reason::SpawnFailed`]).
+    ///
+    /// [`Reason::SpawnFailed`]: crate::report::Reason::SpawnFailed
+    pub reason: crate::stop::Reason,
+    /// The processes that SIGKILL did not end.
+    pub unkillable: ProcessList,
+    /// The directories that stay as long as these do.
+    pub not_removed: Vec<NotRemoved>,
+}
+
+impl std::fmt::Display for HangingStart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (doing, advice) = self.error.words();
+        write!(f, "cannot {doing}{}: SIGKILL did not end ", hint(advice))?;
+        if self.unkillable.count > 1 {
+            write!(f, "{} processes, among them ", self.unkillable.count)?;
+        }
+        match self.unkillable.processes.first() {
+            Some(process) => write!(f, "{process}")?,
+            None => f.write_str("it")?,
+        }
+        for directory in &self.not_removed {
+            write!(f, "; {} stays until it ends", directory.path)?;
+        }
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ use std::io::Read;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::guard::raw::{call, checked};
 use crate::{inherited, sys};
 
 /// The calling thread, with what the process has for all threads.
@@ -189,28 +190,31 @@ fn umask() -> Option<u32> {
 
 impl Changed {
     /// Gives them to this process, a job's before it executes the command. Those that this process may not take are left as they
-    /// are, but for `no_new_privs`: `false` with errno set where that is refused.
+    /// are, but for `no_new_privs`: an errno where that is refused.
     ///
     /// # Safety
-    /// Runs in a process that shares the guard's memory: system calls only.
-    pub unsafe fn apply(&self) -> bool {
+    /// Runs in a process that shares the guard's memory, its `errno` included: system calls only.
+    pub unsafe fn apply(&self) -> std::result::Result<(), i32> {
         // SAFETY: each is this process's own, and not the guard's; the mask and the limits outlive the calls.
         unsafe {
             if let Some(umask) = self.umask {
-                libc::syscall(libc::SYS_umask, umask);
+                call(libc::SYS_umask, [umask as usize]);
             }
             if let Some(nice) = self.nice {
-                libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice);
+                call(libc::SYS_setpriority, [libc::PRIO_PROCESS as usize, 0, nice as usize]);
             }
             if let Some(mask) = &self.affinity {
-                libc::syscall(libc::SYS_sched_setaffinity, 0, mask.len(), mask.as_ptr());
+                call(libc::SYS_sched_setaffinity, [0, mask.len(), mask.as_ptr() as usize]);
             }
             for &(resource, rlim_cur, rlim_max) in &self.rlimits {
                 let limit = libc::rlimit64 { rlim_cur, rlim_max };
-                libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, 0);
+                call(libc::SYS_prlimit64, [0, resource as usize, &raw const limit as usize, 0]);
             }
-            !self.no_new_privs || libc::syscall(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+            if self.no_new_privs {
+                checked(libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS as usize, 1, 0, 0, 0])?;
+            }
         }
+        Ok(())
     }
 }
 

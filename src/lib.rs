@@ -154,7 +154,7 @@ mod told;
 mod user;
 
 pub use command::{Command, ProcessGroup, Stdio};
-pub use error::{Error, Result, SpawnError, SpawnStage};
+pub use error::{Error, HangingStart, Result, SpawnError, SpawnStage};
 pub use guard::{Guard, init, init_with};
 pub use inherited::{adopt_descriptor, raise_own_limits, was_closed};
 pub use job::{Job, JobHandle};

@@ -237,10 +237,15 @@ impl Report {
         let mut report = Draft::of(command);
         report.reason = match error {
             Error::EndedEarly { reason, .. } => *reason,
+            Error::Hangs(start) => start.reason,
             _ => Reason::SpawnFailed,
         };
         if let Error::NoCgroup(refusals) | Error::NoContainment(refusals) = error {
             report.containment.refused.clone_from(refusals);
+        }
+        if let Error::Hangs(start) = error {
+            report.unkillable.clone_from(&start.unkillable);
+            report.not_removed.clone_from(&start.not_removed);
         }
         report.error = Some(error.to_string());
         report.finish(Usage::unknown("the command was not started"), error.exit_code())

@@ -354,24 +354,35 @@ pub fn are_one_open_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<b
 
 /// `struct pidfd_info` of Linux 6.13 (include/uapi/linux/pidfd.h), version 0.
 #[repr(C)]
-#[derive(Default)]
-struct PidfdInfo {
+pub struct PidfdInfo {
     mask: u64,
     cgroup_id: u64,
     ids: [u32; 12],
 }
 
+impl PidfdInfo {
+    /// As a question for the cgroup's id.
+    pub fn asking_for_cgroup() -> Self {
+        Self { mask: PIDFD_INFO_CGROUPID, cgroup_id: 0, ids: [0; 12] }
+    }
+
+    /// As an answer: the id of the process's cgroup.
+    pub fn cgroup_id(&self) -> Option<u64> {
+        (self.mask & PIDFD_INFO_CGROUPID != 0 && self.cgroup_id != 0).then_some(self.cgroup_id)
+    }
+}
+
 const PIDFD_INFO_CGROUPID: u64 = 1 << 2;
 /// `_IOWR(0xFF, 11, struct pidfd_info)`.
-const PIDFD_GET_INFO: libc::c_ulong = (3 << 30) | (64 << 16) | (0xFF << 8) | 11;
+pub const PIDFD_GET_INFO: libc::c_ulong = (3 << 30) | (64 << 16) | (0xFF << 8) | 11;
 
 /// The id of the cgroup (the inode number of its directory) that the process is in, where the kernel
 /// tells (`PIDFD_GET_INFO`, Linux 6.13).
 pub fn pidfd_cgroup_id(pidfd: BorrowedFd<'_>) -> Option<u64> {
-    let mut info = PidfdInfo { mask: PIDFD_INFO_CGROUPID, ..PidfdInfo::default() };
+    let mut info = PidfdInfo::asking_for_cgroup();
     // SAFETY: the structure is 64 bytes as the request number says; other kernels answer ENOTTY or EINVAL.
     let done = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
-    (done == 0 && info.mask & PIDFD_INFO_CGROUPID != 0 && info.cgroup_id != 0).then_some(info.cgroup_id)
+    if done == 0 { info.cgroup_id() } else { None }
 }
 
 /// Never gives the socket this port as its own, of the `first` to the `last` that it may be given (`IP_LOCAL_PORT_RANGE` in ip(7),

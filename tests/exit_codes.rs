@@ -35,6 +35,41 @@ fn every_signal_is_128_and_its_number() {
         assert_eq!(ran.report["exit_code"], 128 + signal);
         // So that a calling shell loop stops too.
         assert_eq!(ran.signal, (signal == libc::SIGINT).then_some(signal), "{ran:#?}");
+        // A shell says nothing of these two either.
+        let is_silent = [libc::SIGINT, libc::SIGPIPE].contains(&signal);
+        let name = ran.report["main"]["signalled"]["name"].as_str().unwrap();
+        assert_eq!((ran.stderr.is_empty(), ran.stderr.contains(name)), (is_silent, !is_silent), "{ran:#?}");
+    }
+}
+
+/// No silent death, and no second message where another one has said it.
+#[test]
+fn a_command_that_a_signal_ended_is_reported_in_one_line() {
+    if !has_cgroup() {
+        return;
+    }
+    let scratch = Scratch::directory("core");
+    let cwd = scratch.path().to_str().unwrap();
+    for limit in ["0", "unlimited"] {
+        let script = format!(r#"ulimit -c {limit} 2>/dev/null; exec "$@""#);
+        let options = ["--cwd", cwd, "--name", "the test", "--", "sh", "-c", "kill -SEGV $$"];
+        let ran = Run::in_shell(&script, options).run().assert_code(139);
+        assert!(ran.stderr.starts_with("pinfold: the test ") && ran.stderr.contains("SIGSEGV"), "{ran:#?}");
+        assert_eq!(ran.stderr.lines().count(), 1, "{ran:#?}");
+        let dumped = ran.report["main"]["signalled"]["core_dumped"] == true;
+        assert_eq!(ran.stderr.contains("core dumped"), dumped, "{ran:#?}");
+    }
+    for (options, job, code, lines) in [
+        (&["-q"][..], "kill -KILL $$", 137, 0),
+        (&[], "kill -TERM $$", 143, 1),
+        // Its own code, though it is that of a signal.
+        (&[], "exit 139", 139, 0),
+        (&["-t", "100ms"], "exec sleep 1000", 124, 1),
+        (&["--idle-timeout", "100ms"], "exec sleep 1000", 124, 1),
+        (&["--ready", "file:/no/such", "--ready-timeout", "100ms"], "exec sleep 1000", 124, 1),
+    ] {
+        let ran = Run::new([options, &["--", "sh", "-c", job]].concat()).run().assert_code(code);
+        assert_eq!(ran.stderr.lines().count(), lines, "{options:?} {job}: {ran:#?}");
     }
 }
 

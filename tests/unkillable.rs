@@ -92,3 +92,63 @@ fn before_any_other_end() {
     assert_eq!(ran.report["exit_code"], 124, "{ran:#?}");
     assert!(ran.report["error"].as_str().unwrap().contains("there is no /no/such within 300ms"), "{ran:#?}");
 }
+
+/// `pinfold run OPTIONS` in a mount namespace in which `DIRECTORY` is a file system that does not answer: the start itself hangs there.
+fn hang_at_start(options: &[&str], command: &[&str]) -> Ran {
+    let directory = Scratch::directory("hang");
+    let script = r#"exec unshare --mount "$HANG" "$DIRECTORY" "$@""#;
+    let words: Vec<_> = [options, &["--"], command].concat();
+    let words = words.iter().map(|word| word.replace("DIRECTORY", directory.path().to_str().unwrap()));
+    let mut run = Run::in_shell(script, words);
+    run.command().env("HANG", program("hang_fs")).env("DIRECTORY", directory.path());
+    run.run()
+}
+
+/// Its directory, one in it, or its program: each is named, as is the process, and in time.
+#[test]
+fn a_start_that_hangs() {
+    if !has_hanging_files() {
+        return;
+    }
+    let hung = [
+        (&["--cwd", "DIRECTORY/there"][..], "true", "enter the working directory '/"),
+        (&["--cwd", "DIRECTORY"], "true", "enter the working directory '/"),
+        (&[], "DIRECTORY/program", "execute '/"),
+        (&["--user", "61235:61235"], "DIRECTORY/program", "execute '/"),
+    ];
+    let own = has_cgroup().then(OwnCgroup::new);
+    let held = own.iter().map(|own| ["--cgroup", own.path.to_str().unwrap()]);
+    for held in held.chain([["--containment", "subreaper"]]) {
+        for (options, command, doing) in hung {
+            let bounds = ["-t", "1", "--grace", "20s", "--kill-bound", "2s"];
+            let options = [&bounds[..], &held, options].concat();
+            let ran = hang_at_start(&options, &[command, "argument"]).assert_code(122);
+            assert_eq!(ran.stdout, "held\n", "{ran:#?}");
+            assert!(ran.stderr.contains(doing) && ran.stderr.contains("SIGKILL did not end"), "{ran:#?}");
+            let unkillable = &ran.report["unkillable"];
+            assert_eq!((&unkillable["count"], &ran.report["reason"]), (&1.into(), &"deadline".into()), "{ran:#?}");
+            let process = &unkillable["processes"][0];
+            assert_eq!(process["state"], "D", "{ran:#?}");
+            assert!(process["command_line"].as_str().unwrap().ends_with(" argument"), "{ran:#?}");
+            assert!(ran.elapsed.as_secs_f64() < 6.0 * support::slowness(), "{ran:#?}");
+        }
+    }
+    if let Some(own) = own {
+        // The directories stayed as long as the processes.
+        let swept = std::process::Command::new(PINFOLD).args(["sweep", "--cgroup"]).arg(&own.path).output().unwrap();
+        assert!(swept.status.success(), "{swept:?}");
+        assert_eq!(own.directories(), 0);
+    }
+}
+
+/// Without a deadline too: the bound on the exec, then that on the kill.
+#[test]
+fn a_start_that_hangs_without_a_deadline() {
+    if !has_hanging_files() {
+        return;
+    }
+    let options = ["--cwd", "DIRECTORY", "--kill-bound", "1s", "--containment", "subreaper"];
+    let ran = hang_at_start(&options, &["true"]).assert_code(122);
+    assert_eq!((&ran.report["reason"], &ran.report["unkillable"]["count"]), (&"spawn_failed".into(), &1.into()));
+    assert!(ran.elapsed.as_secs_f64() < 14.0 * support::slowness(), "{ran:#?}");
+}

@@ -28,7 +28,7 @@ use super::write_out::Patience;
 use super::{environment, tell};
 #[cfg(feature = "watch")]
 pub use args::parse_signal;
-pub use args::{Args, ContainmentArg};
+pub use args::{Args, ContainmentArg, SignalToArg};
 use ended::Ended;
 use explain::explain;
 pub use explain::explain_failures;

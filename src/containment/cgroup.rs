@@ -15,7 +15,8 @@ use rustix::process::Pid;
 
 use super::kill::Again;
 
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
+pub(super) const DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
 /// A cgroup, by its directory's descriptor. The path is for messages only.
 #[derive(Debug)]
@@ -166,67 +167,6 @@ impl Cgroup {
     pub fn remove_empty(&self, name: &str) -> Result<()> {
         unlinkat(&self.dir, name, AtFlags::REMOVEDIR)
     }
-
-    /// Removes the cgroup `name` below this one and all below it, deepest first. It must be empty.
-    ///
-    /// `BUSY` where a process is left in it; from 6.19 on also for a moment after the last one has ended. `XDEV` where something
-    /// is mounted on one of them, which its path names.
-    pub fn remove(&self, name: &str) -> std::result::Result<(), (PathBuf, Errno)> {
-        let at = |errno| (self.path.join(name), errno);
-        let name = CString::new(name).map_err(|_| at(Errno::INVAL))?;
-        match self.remove_once(&name) {
-            Err((_, Errno::ACCESS)) if self.restore_modes_of(&name).is_ok() => self.remove_once(&name),
-            done => done,
-        }
-    }
-
-    fn remove_once(&self, name: &CStr) -> std::result::Result<(), (PathBuf, Errno)> {
-        let name = name.to_owned();
-        let at = |errno| (self.path.join(&*name.to_string_lossy()), errno);
-        match rmdir(self.dir.as_fd(), &name) {
-            Ok(()) | Err(Errno::NOENT) => return Ok(()),
-            Err(Errno::BUSY | Errno::NOTEMPTY) => {}
-            Err(errno) => return Err(at(errno)),
-        }
-        // One descriptor at a time, however deep the job has nested: up is `..`.
-        // Somebody else may be removing it too (the guard and the supervisor both do at the end): what is gone is done.
-        let path =
-            |names: &[CString]| names.iter().fold(self.path.clone(), |path, name| path.join(&*name.to_string_lossy()));
-        let open = |dir: BorrowedFd<'_>, names: &[CString]| {
-            let Some(name) = names.last() else { return Ok(None) };
-            match open_in(dir, name, DIRECTORY) {
-                Ok(child) => Ok(Some(child)),
-                Err(Errno::NOENT | Errno::NODEV) => Ok(None),
-                Err(errno) => Err((path(names), errno)),
-            }
-        };
-        let mut names = vec![name];
-        let Some(mut dir) = open(self.dir.as_fd(), &names)? else { return Ok(()) };
-        while let Some(name) = names.last() {
-            let child = match children(dir.as_fd()) {
-                Ok(names) => names.into_iter().next(),
-                Err(Errno::NOENT | Errno::NODEV) => None,
-                Err(errno) => return Err((path(&names), errno)),
-            };
-            if let Some(child) = child {
-                names.push(child);
-                match open(dir.as_fd(), &names)? {
-                    Some(opened) => dir = opened,
-                    None => drop(names.pop()),
-                }
-                continue;
-            }
-            // A removed directory still knows the one above it.
-            let up = open_in(dir.as_fd(), c"..", DIRECTORY).map_err(|errno| (path(&names), errno))?;
-            match rmdir(up.as_fd(), name) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(errno) => return Err((path(&names), errno)),
-            }
-            names.pop();
-            dir = up;
-        }
-        Ok(())
-    }
 }
 
 impl AsFd for Cgroup {
@@ -327,8 +267,4 @@ pub(super) fn children(dir: BorrowedFd<'_>) -> Result<Vec<CString>> {
         }
     }
     Ok(names)
-}
-
-fn rmdir(dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
-    unlinkat(dir, name, AtFlags::REMOVEDIR)
 }

@@ -15,6 +15,7 @@ pub(crate) mod oom;
 pub(crate) mod passes;
 pub(crate) mod probe;
 mod probe_child;
+pub(crate) mod removal;
 mod scope;
 pub(crate) mod sweep;
 mod tell;

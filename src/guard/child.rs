@@ -1,20 +1,24 @@
-//! The child's life between the clone and the command: it shares the guard's memory, calls nothing but the kernel and
-//! allocates nothing; what went wrong is told through that memory.
+//! The child's life between the clone and the exec. It shares the guard's memory, makes system calls only, and allocates nothing.
+//! It writes into that memory which step it is at, and which error it met.
+//!
+//! Any step can take for ever: a directory or a program on a file system that does not answer, or a process of the job's user
+//! that sends SIGSTOP once the credentials have changed. So the timer and the death signal come first, and the guard does not
+//! wait for the child (see [`super::launch`]).
 
 #![allow(unsafe_code)]
 
 use std::ffi::c_char;
-use std::os::fd::{BorrowedFd, RawFd};
-use std::ptr::null;
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
-use super::protocol::{NEW_SESSION, NEW_TERMINAL};
+use super::protocol::{NEW_SESSION, NEW_SESSION_ON_TERMINAL, NEW_TERMINAL};
+use super::raw::{call, checked};
 use crate::error::SpawnStage;
 use crate::host::Changed;
 use crate::sys;
 
-/// An exec that has not finished by then is ended: a binary on a dead network file system would block the guard.
+/// A start that has not come to the exec within this time is ended.
 pub const EXEC_BOUND: Duration = Duration::from_secs(10);
 
 /// Everything that the child needs, made ready before it exists.
@@ -43,160 +47,192 @@ pub struct Plan {
     /// A free slot, the arguments, null: `/bin/sh` goes into the slot for a script without `#!`.
     pub argv: Vec<*const c_char>,
     pub env: Vec<*const c_char>,
-    pub outcome: Outcome,
+    pub outcome: *const Outcome,
 }
 
-/// What the child tells. It is the same memory on both sides.
+/// What the child reports, in memory that the guard reads at the same time.
 #[derive(Default)]
 pub struct Outcome {
     pub started: AtomicBool,
+    pub pid: AtomicI32,
+    /// The step that it is at, or has failed at: an index into [`STAGES`].
     pub stage: AtomicI32,
     pub errno: AtomicI32,
 }
 
+impl Outcome {
+    pub fn stage(&self) -> SpawnStage {
+        STAGES.get(self.stage.load(Ordering::Acquire) as usize).copied().unwrap_or(SpawnStage::Clone)
+    }
+}
+
+/// In the order in which the child takes them.
 const STAGES: [SpawnStage; 12] = [
     SpawnStage::Clone,
-    SpawnStage::Proof,
+    SpawnStage::ExecTimer,
+    SpawnStage::DeathSignal,
     SpawnStage::JoinCgroup,
+    SpawnStage::Proof,
     SpawnStage::ProcessGroup,
     SpawnStage::WorkingDirectory,
     SpawnStage::Descriptors,
     SpawnStage::Terminal,
     SpawnStage::Limits,
     SpawnStage::User,
-    SpawnStage::ExecTimer,
-    SpawnStage::DeathSignal,
     SpawnStage::Exec,
 ];
-
-pub fn stage(number: i32) -> SpawnStage {
-    STAGES.get(number as usize).copied().unwrap_or(SpawnStage::Clone)
-}
 
 /// The child's whole life before the command. Never returns.
 ///
 /// # Safety
-/// Runs in the new process, on the plan that the suspended guard owns.
+/// Runs in the new process. The plan and all that it points to must live until this process executes or ends, and nothing else
+/// may use the plan until then.
 pub unsafe extern "C" fn child(plan: *mut Plan) -> ! {
-    // SAFETY: the guard stands still until this process executes or ends, so the plan is ours alone.
+    // SAFETY: see above; the outcome is made of atomics.
     unsafe {
         let plan = &mut *plan;
-        let (stage, errno) = prepare_and_exec(plan);
-        let number = STAGES.iter().position(|known| *known == stage).unwrap_or(0);
-        plan.outcome.stage.store(number as i32, Ordering::Release);
-        plan.outcome.errno.store(errno, Ordering::Release);
-        libc::_exit(127)
+        let outcome = &*plan.outcome;
+        outcome.pid.store(call(libc::SYS_getpid, []) as i32, Ordering::Release);
+        // First of all: a process that was killed before this was killed by the kernel's kill-sequence bug.
+        outcome.started.store(true, Ordering::Release);
+        if let Err(errno) = prepare_and_exec(plan, outcome) {
+            outcome.errno.store(errno, Ordering::Release);
+        }
+        call(libc::SYS_exit_group, [127]);
     }
+    // SAFETY: exit_group(2) does not return.
+    unsafe { std::hint::unreachable_unchecked() }
 }
 
-/// Comes back only with what failed.
+/// Returns only with the errno of the step that failed.
 ///
 /// # Safety
 /// As [`child`]: system calls only, on what the plan points to.
-unsafe fn prepare_and_exec(plan: &mut Plan) -> (SpawnStage, i32) {
-    // SAFETY: every pointer in the plan is into the specification or the plan's own vectors; errno is the guard's,
-    // which stands still.
+unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32> {
+    let mut at = SpawnStage::Clone;
+    let mut enter = |stage: SpawnStage| {
+        while at != stage {
+            let next = outcome.stage.load(Ordering::Relaxed) + 1;
+            outcome.stage.store(next, Ordering::Release);
+            at = outcome.stage();
+        }
+    };
+    // SAFETY: every pointer in the plan is into the specification or the plan's own vectors.
     unsafe {
-        let errno = || *libc::__errno_location();
-        // First of all: a process that was killed before this was killed by the kernel's kill-sequence bug.
-        plan.outcome.started.store(true, Ordering::Release);
-        if plan.cgroup_procs >= 0 && libc::write(plan.cgroup_procs, c"0".as_ptr().cast(), 1) != 1 {
-            return (SpawnStage::JoinCgroup, errno());
+        enter(SpawnStage::ExecTimer);
+        arm_exec_timer()?;
+        enter(SpawnStage::DeathSignal);
+        die_with_the_guard(plan)?;
+        enter(SpawnStage::JoinCgroup);
+        if plan.cgroup_procs >= 0 {
+            checked(libc::SYS_write, [plan.cgroup_procs as usize, c"0".as_ptr() as usize, 1])?;
         }
+        enter(SpawnStage::Proof);
         if !is_in_leaf(plan) {
-            return (SpawnStage::Proof, libc::ESRCH);
+            return Err(libc::ESRCH);
         }
-        let done = match plan.process_group {
-            Some(NEW_SESSION | NEW_TERMINAL) => libc::setsid(),
-            Some(group) => libc::setpgid(0, group),
+        enter(SpawnStage::ProcessGroup);
+        match plan.process_group {
+            Some(NEW_SESSION | NEW_TERMINAL | NEW_SESSION_ON_TERMINAL) => checked(libc::SYS_setsid, [])?,
+            Some(group) => checked(libc::SYS_setpgid, [0, group as usize])?,
             None => 0,
         };
-        if done == -1 {
-            return (SpawnStage::ProcessGroup, errno());
+        enter(SpawnStage::WorkingDirectory);
+        if plan.cwd_descriptor >= 0 {
+            checked(libc::SYS_fchdir, [plan.cwd_descriptor as usize])?;
         }
-        if plan.cwd_descriptor >= 0 && libc::fchdir(plan.cwd_descriptor) != 0 {
-            return (SpawnStage::WorkingDirectory, errno());
+        if !plan.cwd.is_null() {
+            checked(libc::SYS_chdir, [plan.cwd as usize])?;
         }
-        if !plan.cwd.is_null() && libc::chdir(plan.cwd) != 0 {
-            return (SpawnStage::WorkingDirectory, errno());
-        }
+        enter(SpawnStage::Descriptors);
         for &(source, target) in &plan.descriptors {
-            // dup2 of a number to itself would leave close-on-exec (dup(2)).
-            let moved =
-                if source == target { libc::fcntl(source, libc::F_SETFD, 0) } else { libc::dup2(source, target) };
-            if moved == -1 {
-                return (SpawnStage::Descriptors, errno());
+            // dup3 refuses the same number twice; it only has to lose close-on-exec (dup(2)).
+            if source == target {
+                checked(libc::SYS_fcntl, [source as usize, libc::F_SETFD as usize, 0])?;
+            } else {
+                checked(libc::SYS_dup3, [source as usize, target as usize, 0])?;
             }
         }
         for &number in &plan.closed {
-            libc::close(number);
+            call(libc::SYS_close, [number as usize]);
         }
-        // Of a session that has none yet, which is its leader's to do (ioctl_tty(2), TIOCSCTTY).
-        if plan.process_group == Some(NEW_TERMINAL) && libc::ioctl(0, libc::TIOCSCTTY, 0) != 0 {
-            return (SpawnStage::Terminal, errno());
+        enter(SpawnStage::Terminal);
+        // A session that has no terminal yet gets one from its leader (ioctl_tty(2), TIOCSCTTY).
+        match plan.process_group {
+            Some(NEW_TERMINAL) => checked(libc::SYS_ioctl, [0, libc::TIOCSCTTY as usize, 0]).map(drop)?,
+            // Where it is no terminal, or another session has it, the session stays without one.
+            Some(NEW_SESSION_ON_TERMINAL) => {
+                call(libc::SYS_ioctl, [0, libc::TIOCSCTTY as usize, 0]);
+            }
+            _ => {}
         }
-        if !plan.host.apply() || !set_limits(plan) {
-            return (SpawnStage::Limits, errno());
-        }
-        if !become_user(plan) {
-            return (SpawnStage::User, errno());
+        enter(SpawnStage::Limits);
+        plan.host.apply()?;
+        set_limits(plan)?;
+        enter(SpawnStage::User);
+        if plan.user.is_some() {
+            become_user(plan)?;
+            // The kernel has cleared it with the change of credentials (prctl(2)).
+            die_with_the_guard(plan)?;
         }
         for signal in 1..=sys::SIGNAL_MAX {
             if plan.ignored & sys::bit(signal) != 0 {
                 sys::set_ignored(signal, true);
             }
         }
-        if let Err(errno) = arm_exec_timer() {
-            return (SpawnStage::ExecTimer, errno);
-        }
-        // After whatever changes credentials, which would clear it (prctl(2)).
-        if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
-            return (SpawnStage::DeathSignal, errno());
-        }
-        if libc::getppid() != plan.guard {
-            return (SpawnStage::DeathSignal, libc::ESRCH);
-        }
+        enter(SpawnStage::Exec);
         sys::set_signal_mask(plan.blocked);
-        (SpawnStage::Exec, execute(plan))
+        Err(execute(plan))
     }
 }
 
-/// Resource limits and niceness; `false` with errno set where one is refused.
+/// SIGKILL when the guard ends; an error where it has ended already.
 ///
 /// # Safety
 /// As [`child`].
-unsafe fn set_limits(plan: &Plan) -> bool {
+unsafe fn die_with_the_guard(plan: &Plan) -> Result<(), i32> {
+    // SAFETY: an attribute of this process only.
+    unsafe {
+        checked(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize, 0, 0, 0])?;
+        if call(libc::SYS_getppid, []) as i32 == plan.guard { Ok(()) } else { Err(libc::ESRCH) }
+    }
+}
+
+/// Resource limits and niceness.
+///
+/// # Safety
+/// As [`child`].
+unsafe fn set_limits(plan: &Plan) -> Result<(), i32> {
     for &(resource, rlim_cur, rlim_max) in &plan.rlimits {
         let limit = libc::rlimit64 { rlim_cur, rlim_max };
-        // SAFETY: of this process only, not of the guard's (prlimit(2) with 0): limits are no part of the shared memory.
-        if unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, 0) } != 0 {
-            return false;
-        }
+        // SAFETY: of this process only (prlimit(2) with 0): limits are no part of the shared memory.
+        unsafe { checked(libc::SYS_prlimit64, [0, resource as usize, &raw const limit as usize, 0]) }?;
     }
-    match plan.nice {
+    if let Some(nice) = plan.nice {
         // SAFETY: the number 0 names this process.
-        Some(nice) => unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice) == 0 },
-        None => true,
+        unsafe { checked(libc::SYS_setpriority, [libc::PRIO_PROCESS as usize, 0, nice as usize]) }?;
     }
+    Ok(())
 }
 
-/// Changes to the user that was asked for; `false` with errno set where that is refused. Groups first, which only root may set.
-/// By system calls: the C library's functions would tell threads of the guard, whose memory this is.
+/// Changes to the user that was asked for. Groups first, which only root may set.
 ///
 /// # Safety
 /// As [`child`].
-unsafe fn become_user(plan: &Plan) -> bool {
-    let Some((uid, gid, groups)) = &plan.user else { return true };
+unsafe fn become_user(plan: &Plan) -> Result<(), i32> {
+    let Some((uid, gid, groups)) = &plan.user else { return Ok(()) };
+    let (uid, gid) = (*uid as usize, *gid as usize);
     // SAFETY: credentials are this process's own (credentials(7)); the list outlives the call.
     unsafe {
-        libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) == 0
-            && libc::syscall(libc::SYS_setresgid, *gid, *gid, *gid) == 0
-            && libc::syscall(libc::SYS_setresuid, *uid, *uid, *uid) == 0
+        checked(libc::SYS_setgroups, [groups.len(), groups.as_ptr() as usize])?;
+        checked(libc::SYS_setresgid, [gid, gid, gid])?;
+        checked(libc::SYS_setresuid, [uid, uid, uid])?;
     }
+    Ok(())
 }
 
-/// Whether this process is in its leaf: by the cgroup's id where the kernel tells (6.13), else by `/proc/self/cgroup`. Without
-/// that, what the kernel has answered to the clone or to the write has to do.
+/// Whether this process is in its leaf: by the cgroup's id where the kernel has it (6.13), else by `/proc/self/cgroup`. Where
+/// neither can be read, the kernel's answer to the clone or to the write has to do.
 ///
 /// # Safety
 /// As [`child`].
@@ -204,48 +240,49 @@ unsafe fn is_in_leaf(plan: &Plan) -> bool {
     let Some((leaf_id, leaf_tail)) = plan.leaf else { return true };
     // SAFETY: descriptors and memory of our own; the tail is a string that the guard keeps.
     unsafe {
-        let own = libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) as i32;
-        if own >= 0 {
-            let id = sys::pidfd_cgroup_id(BorrowedFd::borrow_raw(own));
-            libc::close(own);
-            if let Some(id) = id {
+        if let Ok(own) = checked(libc::SYS_pidfd_open, [call(libc::SYS_getpid, []) as usize, 0]) {
+            let mut info = sys::PidfdInfo::asking_for_cgroup();
+            let asked = checked(libc::SYS_ioctl, [own, sys::PIDFD_GET_INFO as usize, &raw mut info as usize]);
+            call(libc::SYS_close, [own]);
+            if let Some(id) = asked.ok().and_then(|_| info.cgroup_id()) {
                 return id == leaf_id;
             }
         }
-        let file = libc::open(c"/proc/self/cgroup".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
-        if file < 0 {
-            return true;
-        }
+        let path = c"/proc/self/cgroup".as_ptr() as usize;
+        let flags = (libc::O_RDONLY | libc::O_CLOEXEC) as usize;
+        let Ok(file) = checked(libc::SYS_openat, [libc::AT_FDCWD as usize, path, flags, 0]) else { return true };
         let mut text = [0_u8; 8192];
         let mut length = 0;
-        while let read @ 1.. = libc::read(file, text.as_mut_ptr().add(length).cast(), text.len() - length) {
-            length += read as usize;
+        while let Ok(read @ 1..) =
+            checked(libc::SYS_read, [file, text.as_mut_ptr().add(length) as usize, text.len() - length])
+        {
+            length += read;
         }
-        libc::close(file);
+        call(libc::SYS_close, [file]);
         let mut lines = text[..length].split(|&byte| byte == b'\n');
         lines.any(|line| line.starts_with(b"0::") && line.ends_with(&*leaf_tail))
     }
 }
 
-/// Tries each candidate as execvp(3) does; comes back with the errno that tells most.
+/// Tries each candidate as execvp(3) does; returns the errno that says most.
 ///
 /// # Safety
 /// As [`child`].
 unsafe fn execute(plan: &mut Plan) -> i32 {
     let mut denied = false;
     let mut last = libc::ENOENT;
+    // SAFETY: null-terminated arrays of strings, see Plan.
+    let execve = |path: *const c_char, argv: *const *const c_char, env: *const *const c_char| unsafe {
+        -call(libc::SYS_execve, [path as usize, argv as usize, env as usize]) as i32
+    };
     for &path in &plan.candidates {
-        // SAFETY: null-terminated arrays of strings, see Plan.
-        unsafe {
-            libc::execve(path, plan.argv.as_ptr().add(1), plan.env.as_ptr());
-            last = *libc::__errno_location();
-            if last == libc::ENOEXEC {
-                // A script without `#!`.
-                plan.argv[0] = c"/bin/sh".as_ptr();
-                plan.argv[1] = path;
-                libc::execve(c"/bin/sh".as_ptr(), plan.argv.as_ptr(), plan.env.as_ptr());
-                return last;
-            }
+        last = execve(path, plan.argv[1..].as_ptr(), plan.env.as_ptr());
+        if last == libc::ENOEXEC {
+            // A script without `#!`.
+            plan.argv[0] = c"/bin/sh".as_ptr();
+            plan.argv[1] = path;
+            execve(c"/bin/sh".as_ptr(), plan.argv.as_ptr(), plan.env.as_ptr());
+            return last;
         }
         match last {
             libc::EACCES => denied = true,
@@ -256,7 +293,8 @@ unsafe fn execute(plan: &mut Plan) -> i32 {
     if denied { libc::EACCES } else { last }
 }
 
-/// SIGKILL to this process after [`EXEC_BOUND`]; exec deletes POSIX timers (execve(2)).
+/// SIGKILL to this process after [`EXEC_BOUND`], also when it is stopped; exec deletes POSIX timers (execve(2)). The guard has
+/// the same bound; this one holds when the guard is stopped.
 ///
 /// # Safety
 /// As [`child`].
@@ -267,18 +305,15 @@ unsafe fn arm_exec_timer() -> Result<(), i32> {
         event.sigev_notify = libc::SIGEV_SIGNAL;
         event.sigev_signo = libc::SIGKILL;
         let mut timer = 0_i32;
-        if libc::syscall(libc::SYS_timer_create, libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) != 0 {
-            return match *libc::__errno_location() {
-                // This user's queued signals are at their limit (RLIMIT_SIGPENDING): a rare bound is no reason to start nothing.
-                libc::EAGAIN => Ok(()),
-                errno => Err(errno),
-            };
+        let clock = libc::CLOCK_MONOTONIC as usize;
+        match checked(libc::SYS_timer_create, [clock, &raw mut event as usize, &raw mut timer as usize]) {
+            Ok(_) => {}
+            // This user's queued signals are at their limit (RLIMIT_SIGPENDING): the guard's bound has to do.
+            Err(libc::EAGAIN) => return Ok(()),
+            Err(errno) => return Err(errno),
         }
         let mut bound: libc::itimerspec = std::mem::zeroed();
         bound.it_value.tv_sec = EXEC_BOUND.as_secs().cast_signed();
-        if libc::syscall(libc::SYS_timer_settime, timer, 0, &raw const bound, null::<libc::itimerspec>()) != 0 {
-            return Err(*libc::__errno_location());
-        }
-        Ok(())
+        checked(libc::SYS_timer_settime, [timer as usize, 0, &raw const bound as usize, 0]).map(drop)
     }
 }

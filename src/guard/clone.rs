@@ -1,16 +1,15 @@
 //! The clone itself: straight into the leaf with clone3(2), or the older clone(2) for a child that joins it; in inline
-//! assembly, since the child must not come back on the guard's stack.
+//! assembly, since a new process must not return on its maker's stack.
 
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, AtomicU32};
 
 use rustix::io::Errno;
 
 use super::child::{Plan, child};
-use super::spawn::Destination;
 
-/// The stack that children run on until they execute: one at a time, since the guard stands still meanwhile.
+/// A stack for one process that runs with the guard's memory.
 pub struct Stack {
     lowest: *mut libc::c_void,
 }
@@ -40,6 +39,17 @@ impl Stack {
             Ok(Self { lowest: usable })
         }
     }
+
+    fn top(&self) -> usize {
+        self.lowest as usize + STACK_SIZE
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: the mapping that `new` made; a process that runs on it keeps it alive through its `Launch`.
+        unsafe { libc::munmap(self.lowest.byte_sub(STACK_GUARD), STACK_GUARD + STACK_SIZE) };
+    }
 }
 
 /// `struct clone_args` of clone3(2), with the cgroup field of Linux 5.7.
@@ -61,57 +71,87 @@ struct CloneArgs {
 
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
-const VFORK: u64 = (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
+const VFORK: u64 = (libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD) as u64;
 
-/// clone3, straight into the leaf where there is one, or the older clone for a child that joins it.
-pub fn clone_into(destination: Destination<'_>, stack: &Stack, plan: &mut Plan) -> Result<(i32, OwnedFd), Errno> {
-    let mut pidfd = -1_i32;
-    let result = if destination.join {
-        clone_plain(&mut pidfd, stack, plan)
-    } else {
-        clone3(destination.leaf.map(|(leaf, _)| leaf), &mut pidfd, stack, plan)
-    };
-    if result < 0 {
-        return Err(Errno::from_raw_os_error(-result as i32));
-    }
-    // SAFETY: the kernel has just made it for us (CLONE_PIDFD).
-    Ok((result as i32, unsafe { OwnedFd::from_raw_fd(pidfd) }))
+/// Where and as whose child a main process is made.
+#[derive(Clone, Copy)]
+pub struct Place {
+    /// The leaf's directory, which clone3 makes it in.
+    pub leaf: Option<i32>,
+    /// With the older clone: the child joins its leaf.
+    pub join: bool,
+    /// A child of the caller's parent (CLONE_PARENT).
+    pub of_parent: bool,
 }
 
-fn clone3(leaf: Option<BorrowedFd<'_>>, pidfd: &mut i32, stack: &Stack, plan: &mut Plan) -> isize {
-    let mut args = CloneArgs {
-        flags: VFORK | libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND | leaf.map_or(0, |_| CLONE_INTO_CGROUP),
-        pidfd: std::ptr::from_mut(pidfd) as u64,
-        exit_signal: libc::SIGCHLD as u64,
-        stack: stack.lowest as u64,
-        stack_size: STACK_SIZE as u64,
-        cgroup: leaf.map_or(0, |leaf| leaf.as_raw_fd() as u64),
-        ..CloneArgs::default()
-    };
-    // SAFETY: the child runs `child` on its own stack and never comes back here; the guard stands still
-    // until then (CLONE_VFORK), so `plan`, `args` and the stack outlive its use of them.
-    unsafe { raw(libc::SYS_clone3, &raw mut args as usize, size_of::<CloneArgs>(), 0, plan) }
-}
-
-/// clone(2), Linux 5.2 for CLONE_PIDFD. The guard has no signal handlers that would have to be cleared.
-fn clone_plain(pidfd: &mut i32, stack: &Stack, plan: &mut Plan) -> isize {
-    let flags = VFORK | libc::CLONE_PIDFD as u64 | libc::SIGCHLD as u64;
-    // SAFETY: as in clone3; the stack pointer is the stack's upper end.
-    unsafe {
-        let top = stack.lowest.byte_add(STACK_SIZE);
-        raw(libc::SYS_clone, flags as usize, top as usize, std::ptr::from_mut(pidfd) as usize, plan)
-    }
-}
-
-/// The system call, and in the child a call of [`child`]: nothing may run on the guard's stack in between.
+/// Makes a main process; the caller is suspended until that executes or ends (CLONE_VFORK). The result is the kernel's.
 ///
 /// # Safety
-/// The arguments must give the child a stack of its own and suspend the caller (CLONE_VM | CLONE_VFORK).
+/// As [`child`] demands of `plan`. Nothing else runs on `stack` until then.
+pub unsafe fn clone_main(place: Place, pidfd: &AtomicI32, stack: &Stack, plan: *mut Plan) -> isize {
+    let parent = if place.of_parent { libc::CLONE_PARENT as u64 } else { 0 };
+    // SAFETY: the child runs `child` on its own stack and never returns here; the caller is suspended meanwhile.
+    unsafe {
+        if place.join {
+            // Linux 5.2 for CLONE_PIDFD. The guard has no signal handlers that would have to be cleared.
+            let flags = VFORK | parent | libc::SIGCHLD as u64;
+            return raw(libc::SYS_clone, [flags as usize, stack.top(), pidfd.as_ptr() as usize, 0], plan.cast(), CHILD);
+        }
+        let mut args = CloneArgs {
+            flags: VFORK | parent | CLONE_CLEAR_SIGHAND | place.leaf.map_or(0, |_| CLONE_INTO_CGROUP),
+            pidfd: pidfd.as_ptr() as u64,
+            // With CLONE_PARENT it is the caller's own, and must not be named (clone(2)).
+            exit_signal: if place.of_parent { 0 } else { libc::SIGCHLD as u64 },
+            stack: stack.lowest as u64,
+            stack_size: STACK_SIZE as u64,
+            cgroup: place.leaf.map_or(0, |leaf| leaf as u64),
+            ..CloneArgs::default()
+        };
+        raw(libc::SYS_clone3, [&raw mut args as usize, size_of::<CloneArgs>(), 0, 0], plan.cast(), CHILD)
+    }
+}
+
+/// What a new process runs first.
+pub type Entry = unsafe extern "C" fn(*mut libc::c_void) -> !;
+
+// SAFETY of the call: a pointer to a plan, as `clone_main` passes one.
+const CHILD: Entry = {
+    unsafe extern "C" fn entry(plan: *mut libc::c_void) -> ! {
+        // SAFETY: the caller's obligation.
+        unsafe { child(plan.cast()) }
+    }
+    entry
+};
+
+/// Makes a process with the guard's memory and descriptors, beside which the guard goes on. The kernel sets `running` to 0 and wakes
+/// one waiter on it when the process has ended (CLONE_CHILD_CLEARTID).
+///
+/// # Safety
+/// `entry` must be sound with `argument`, make system calls only, and run on `stack` alone; all three live until it has ended.
+pub unsafe fn clone_beside(
+    running: &AtomicU32,
+    stack: &Stack,
+    entry: Entry,
+    argument: *mut libc::c_void,
+) -> Result<i32, Errno> {
+    const SHARED: i32 = libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_FS | libc::CLONE_SIGHAND;
+    let flags = SHARED | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD;
+    // SAFETY: the caller's obligation.
+    let result =
+        unsafe { raw(libc::SYS_clone, [flags as usize, stack.top(), 0, running.as_ptr() as usize], argument, entry) };
+    if result < 0 { Err(Errno::from_raw_os_error(-result as i32)) } else { Ok(result as i32) }
+}
+
+/// The system call, and in the new process a call of `entry`: nothing may run on the caller's stack there. The arguments are the
+/// first three and `child_tid` of clone(2).
+///
+/// # Safety
+/// They must give the new process a stack of its own.
 #[cfg(target_arch = "x86_64")]
-unsafe fn raw(number: libc::c_long, first: usize, second: usize, third: usize, plan: *mut Plan) -> isize {
+unsafe fn raw(number: libc::c_long, arguments: [usize; 4], argument: *mut libc::c_void, entry: Entry) -> isize {
     let result: isize;
     // SAFETY: the kernel keeps all registers but rax, rcx and r11; r8 (tls of clone without CLONE_SETTLS) is
-    // not read; the child never leaves `child`.
+    // not read; the new process never leaves `entry`.
     unsafe {
         std::arch::asm!(
             "syscall",
@@ -123,12 +163,12 @@ unsafe fn raw(number: libc::c_long, first: usize, second: usize, third: usize, p
             "ud2",
             "2:",
             inlateout("rax") number as isize => result,
-            in("rdi") first,
-            in("rsi") second,
-            in("rdx") third,
-            in("r10") 0_usize,
-            in("r8") plan,
-            in("r9") child as unsafe extern "C" fn(*mut Plan) -> !,
+            in("rdi") arguments[0],
+            in("rsi") arguments[1],
+            in("rdx") arguments[2],
+            in("r10") arguments[3],
+            in("r8") argument,
+            in("r9") entry,
             lateout("rcx") _,
             lateout("r11") _,
         );
@@ -141,10 +181,10 @@ unsafe fn raw(number: libc::c_long, first: usize, second: usize, third: usize, p
 /// # Safety
 /// As above.
 #[cfg(target_arch = "aarch64")]
-unsafe fn raw(number: libc::c_long, first: usize, second: usize, third: usize, plan: *mut Plan) -> isize {
+unsafe fn raw(number: libc::c_long, arguments: [usize; 4], argument: *mut libc::c_void, entry: Entry) -> isize {
     let result: isize;
-    // SAFETY: the kernel keeps all registers but x0; x3 and x4 (tls and child_tid of clone) are not read without
-    // their flags; the child never leaves `child`.
+    // SAFETY: the kernel keeps all registers but x0; x3 (tls of clone without CLONE_SETTLS) is not read; the new process
+    // never leaves `entry`.
     unsafe {
         std::arch::asm!(
             "svc #0",
@@ -156,13 +196,13 @@ unsafe fn raw(number: libc::c_long, first: usize, second: usize, third: usize, p
             "brk #1",
             "2:",
             in("x8") number,
-            inlateout("x0") first as isize => result,
-            in("x1") second,
-            in("x2") third,
+            inlateout("x0") arguments[0] as isize => result,
+            in("x1") arguments[1],
+            in("x2") arguments[2],
             in("x3") 0_usize,
-            in("x4") 0_usize,
-            in("x5") plan,
-            in("x6") child as unsafe extern "C" fn(*mut Plan) -> !,
+            in("x4") arguments[3],
+            in("x5") argument,
+            in("x6") entry,
         );
     }
     result

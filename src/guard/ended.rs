@@ -49,11 +49,13 @@ impl Guard {
         let childless = loop {
             match reap::reap()? {
                 Reap::Child(reaped) => {
-                    self.spent.cpu_user_us += reaped.cpu_us.0;
-                    self.spent.cpu_system_us += reaped.cpu_us.1;
                     for all in self.sweeps.iter_mut().filter_map(|sweep| sweep.all.as_mut()) {
                         all.reaped(reaped.pid);
                     }
+                    if self.reaped_of_a_start(reaped, &mut ended)? {
+                        continue;
+                    }
+                    self.spent.add(reaped.cpu_us);
                     let found = self.jobs.iter_mut().find(|(_, job)| job.pid == reaped.pid && !job.reaped);
                     if let Some((&id, job)) = found {
                         job.reaped = true;

@@ -10,23 +10,19 @@ use rustix::process::{PidfdFlags, getpid, getppid, pidfd_open};
 
 use super::KILL_BOUND;
 use super::clean_up::PlannedBase;
-use super::clone::Stack;
+use super::launch::{Launch, Stacks};
 use super::pace::Pace;
-use super::protocol::{self, FromGuard, JobId, Spec, Spent, ToGuard};
-use super::spawn::{self, Destination, Failure, Job};
+use super::protocol::{self, FromGuard, JobId, Spent, ToGuard};
+use super::spawn::Job;
+use super::sweep;
 use super::terminal::Kept;
-use super::{slice, sweep};
 use crate::containment::cgroup::Cgroup;
 use crate::containment::delegation::Undo;
-use crate::error::SpawnStage;
 use crate::sys;
 
 /// A kill bound may be longer: then it is waited again. What does not fit into an `int` of milliseconds takes `epoll_pwait2`, which
 /// came with Linux 5.11.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
-
-/// Jobs are counted from 1 on.
-const SECOND: JobId = 2;
 
 const SOCKET: u64 = 0;
 const SUPERVISOR: u64 = 1;
@@ -59,7 +55,10 @@ pub(super) struct Guard {
     pub(super) sweeps: Vec<sweep::Sweep>,
     pub(super) outbox: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
     pub(super) waiting_for_room: bool,
-    pub(super) stack: Stack,
+    /// For the next start; none where one that is under way has them.
+    pub(super) stacks: Option<Stacks>,
+    /// Starts whose command has not been executed yet, and that the guard no longer stands still for.
+    pub(super) launches: Vec<Launch>,
     pub(super) buffer: Vec<u8>,
     /// Set when a clone into a cgroup has shown the kill-sequence bug or was refused.
     pub(super) always_join: bool,
@@ -97,7 +96,8 @@ impl Guard {
             sweeps: Vec::new(),
             outbox: VecDeque::new(),
             waiting_for_room: false,
-            stack: Stack::new()?,
+            stacks: Some(Stacks::new()?),
+            launches: Vec::new(),
             buffer: Vec::new(),
             always_join: false,
             not_started: None,
@@ -111,7 +111,9 @@ impl Guard {
     fn serve(&mut self) -> Result<()> {
         loop {
             let again = self.sweeps.iter().filter_map(|sweep| sweep.all.as_ref()?.again());
-            let bound = self.sweeps.iter().map(|sweep| sweep.bound).chain(again).chain(self.pace.due()).min();
+            let starts = self.launches.iter().filter_map(Launch::due);
+            let bounds = self.sweeps.iter().map(|sweep| sweep.bound).chain(again).chain(starts);
+            let bound = bounds.chain(self.pace.due()).min();
             for token in self.wait(bound)? {
                 match token {
                     SOCKET => {
@@ -128,6 +130,7 @@ impl Guard {
             if self.pace.due().is_some_and(|due| due <= Instant::now()) {
                 self.reap()?;
             }
+            self.remind_starts()?;
             self.sweep()?;
         }
     }
@@ -211,19 +214,12 @@ impl Guard {
             ToGuard::Spawn { job, leaf, join, spec } => {
                 let mut all = self.descriptors.remove(&job).unwrap_or_default();
                 all.append(&mut descriptors);
-                let spec = spec.map(serde_bytes::ByteBuf::into_vec);
-                let (answer, pidfd) = match self.spawn(job, leaf.as_deref(), join, spec, &all) {
-                    Ok((answer, pidfd)) => (answer, vec![pidfd]),
-                    Err(None) => (FromGuard::NotStarted { job }, Vec::new()),
-                    Err(Some(Failure { stage, errno })) => {
-                        (FromGuard::SpawnFailed { job, stage, errno: errno.raw_os_error() }, Vec::new())
-                    }
-                };
-                self.send(&answer, pidfd)
+                self.order(job, leaf, join, spec.map(serde_bytes::ByteBuf::into_vec), all)
             }
             ToGuard::Reap => self.reap_on_demand(),
             ToGuard::Sweep { job, bound_ms, given_up } => {
                 self.given_up |= given_up;
+                self.name_hanging_start(job)?;
                 let now = Instant::now();
                 let bound = now.checked_add(Duration::from_millis(bound_ms)).unwrap_or(now + KILL_BOUND);
                 let alone = self.jobs.get(&job).is_some_and(|job| job.alone);
@@ -233,63 +229,12 @@ impl Guard {
         }
     }
 
-    /// Starts a job; `Err(None)` where it was killed before its first instruction.
-    fn spawn(
-        &mut self,
-        job: JobId,
-        leaf_tail: Option<&str>,
-        join: bool,
-        spec: Option<Vec<u8>>,
-        mut descriptors: &[OwnedFd],
-    ) -> std::result::Result<(FromGuard, OwnedFd), Option<Failure>> {
-        let specification = |errno| Some(Failure::new(SpawnStage::Specification, errno));
-        let mut next = || descriptors.split_off_first().ok_or_else(|| specification(Errno::INVAL));
-        let leaf = match leaf_tail {
-            Some(tail) => Some((next()?.as_fd(), tail)),
-            None => None,
-        };
-        let bytes = match spec {
-            Some(bytes) => bytes,
-            None => spawn::read_all(next()?).map_err(specification)?,
-        };
-        let spec: Spec<'_> = postcard::from_bytes(&bytes).map_err(|_| specification(Errno::INVAL))?;
-
-        if job == SECOND {
-            // Not for one job alone, which would pay for it.
-            slice::shorten();
-        }
-        let farewell = spec.farewell;
-        let join = join || self.always_join;
-        let started_ticks = sweep::ticks_since_boot();
-        let into = Destination { leaf, join };
-        let (spawned, joined) = match spawn::spawn(&spec, into, descriptors, &self.stack) {
-            // The call itself is refused here (an old kernel, a container's seccomp profile): once is enough to know.
-            Err(None) => {
-                self.always_join = true;
-                (spawn::spawn(&spec, Destination { join: true, ..into }, descriptors, &self.stack)?, true)
-            }
-            done => (done?, join),
-        };
-        let pid = spawned.pid;
-        if !spawned.started {
-            spawn::reap(pid);
-            self.not_started = Some(job);
-            return Err(None);
-        }
-        // The supervisor, who has not killed it, has ordered it again, and now it runs.
-        self.always_join |= joined && self.not_started == Some(job);
-        // "/BASE/LEAF", or "/BASE" where that is the leaf.
-        let leaf = leaf_tail.and_then(|tail| tail.split('/').nth(2)).map(str::to_owned);
-        self.childless = false;
-        self.jobs.insert(job, Job { pid, reaped: false, started_ticks, leaf, alone: leaf_tail.is_none(), farewell });
-        Ok((FromGuard::Spawned { job, pid, joined }, spawned.pidfd.into()))
-    }
-
     /// Takes each asked-for sweep a step further.
     fn sweep(&mut self) -> Result<()> {
         for mut sweep in std::mem::take(&mut self.sweeps) {
             let base = self.base.as_ref().map(|base| base.name.as_str());
-            match sweep.step(&self.jobs, base, self.childless) {
+            let launchers: Vec<_> = self.launches.iter().filter_map(Launch::launcher).collect();
+            match sweep.step(&self.jobs, base, self.childless, &launchers) {
                 Some(sweep::Found { emigrants, emigrant_count, survivors, survivor_count, unseen }) => {
                     let job = sweep.job;
                     let unseen = unseen.map_or(0, Errno::raw_os_error);

@@ -6,14 +6,17 @@ mod clean_up;
 mod clone;
 mod ended;
 mod event_loop;
+mod launch;
 pub(crate) mod link;
 mod orphans;
 mod outer;
 mod pace;
 mod program;
 pub(crate) mod protocol;
+pub(crate) mod raw;
 mod slice;
 mod spawn;
+mod starts;
 mod sweep;
 pub(crate) mod terminal;
 pub(crate) mod watchdog;
@@ -180,6 +183,8 @@ impl Guard {
         can_wait()?;
         let host = Host::now();
         let (ours, theirs) = pair()?;
+        // Before it runs: a program that is no guard, and would start itself again and again, finds it there.
+        link::greet(&ours, true)?;
         let child = program.execute(theirs, nested)?;
         Ok(Self {
             socket: ours,

@@ -20,7 +20,7 @@ use crate::host::Changed;
 use crate::process::ProcessInfo;
 
 /// Raised with every change of the messages: a guard of another version refuses.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 
 /// One job of one supervisor.
 pub type JobId = u64;
@@ -73,6 +73,9 @@ pub enum FromGuard {
     NotStarted { job: JobId },
     /// Nothing runs.
     SpawnFailed { job: JobId, stage: SpawnStage, errno: i32 },
+    /// The command has not been executed yet: its process is at this step, in time for a sweep of the job, or SIGKILL did not
+    /// end it in time. One of the former messages follows when it has come to an end.
+    Hangs { job: JobId, pid: i32, stage: SpawnStage },
     /// It has moved, or why not.
     Moved { errno: i32 },
     /// A signal has stopped the main process.
@@ -105,6 +108,14 @@ pub enum FromGuard {
 pub struct Spent {
     pub cpu_user_us: u64,
     pub cpu_system_us: u64,
+}
+
+impl Spent {
+    /// Adds what a process has used, in user mode and in the kernel.
+    pub fn add(&mut self, (user, system): (u64, u64)) {
+        self.cpu_user_us += user;
+        self.cpu_system_us += system;
+    }
 }
 
 /// How a process ended.
@@ -152,6 +163,9 @@ pub const NEW_SESSION: i32 = -1;
 
 /// The same, with standard input as its controlling terminal.
 pub const NEW_TERMINAL: i32 = -2;
+
+/// The same where standard input is a terminal that belongs to no session; elsewhere as [`NEW_SESSION`].
+pub const NEW_SESSION_ON_TERMINAL: i32 = -3;
 
 /// Specifications up to this length travel in the message.
 pub const SHORT_SPEC: usize = 8 * 1024;

@@ -1,25 +1,19 @@
-//! The spawn path: from a specification to a process that executes the command inside its leaf.
-//!
-//! The child shares the guard's memory (`CLONE_VM`) and the guard stands still until it executes or ends
-//! (`CLONE_VFORK`): no page tables are copied. [`super::child`] is what it does; [`super::clone`] makes it.
+//! The order of a spawn, made ready for the child: [`super::child`] is what that does, [`super::launch`] starts it,
+//! [`super::clone`] makes it.
 
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr::null;
-use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use rustix::fs::{Access, Mode, OFlags, access, openat};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
-use super::child::{EXEC_BOUND, Outcome, Plan, stage};
-use super::clone::{self, Stack};
+use super::child::Plan;
 use super::protocol::Spec;
 use crate::error::SpawnStage;
-use crate::pidfd::Pidfd;
 
 /// A main process that has not been reaped, or whose job is being swept.
 pub(super) struct Job {
@@ -35,15 +29,7 @@ pub(super) struct Job {
     pub farewell: Option<i32>,
 }
 
-/// A process that was made.
-pub struct Spawned {
-    pub pid: i32,
-    pub pidfd: Pidfd,
-    /// Whether it ran at all before it ended.
-    pub started: bool,
-}
-
-/// Why there is none.
+/// Why there is no process.
 #[derive(Debug, Clone, Copy)]
 pub struct Failure {
     pub stage: SpawnStage,
@@ -56,96 +42,126 @@ impl Failure {
     }
 }
 
-/// Where the process is to be born.
-#[derive(Clone, Copy)]
-pub struct Destination<'a> {
-    /// The leaf's directory, and the last two parts of its path. Without one: where the guard is.
-    pub leaf: Option<(BorrowedFd<'a>, &'a str)>,
+/// The order of one spawn. Its plan points into this. The descriptors stay open until the child has its copies.
+pub struct Ordered {
+    /// The specification.
+    bytes: Vec<u8>,
+    /// The last two parts of the leaf's path. Without one the child is made where the guard is.
+    leaf_tail: Option<String>,
+    /// The leaf first, where there is one.
+    descriptors: Vec<OwnedFd>,
     /// Join the leaf in the child, instead of being cloned into it.
     pub join: bool,
+    /// For the child that joins its leaf.
+    procs: Option<OwnedFd>,
+    copies: Vec<OwnedFd>,
+    /// The job receives this signal when the supervisor is gone; known from the plan on.
+    pub farewell: Option<i32>,
 }
 
-/// Makes the process. With a `CLONE_INTO_CGROUP` that is refused for what it is, and not for where it goes,
-/// this is `Err(None)`: try again with `join`.
-pub fn spawn(
-    spec: &Spec<'_>,
-    destination: Destination<'_>,
-    descriptors: &[OwnedFd],
-    stack: &Stack,
-) -> Result<Spawned, Option<Failure>> {
-    let procs = match destination.leaf {
-        Some((leaf, _)) if destination.join => {
+impl Ordered {
+    /// With the specification in `spec`, or in the descriptor that follows the leaf.
+    pub fn new(
+        leaf_tail: Option<String>,
+        join: bool,
+        spec: Option<Vec<u8>>,
+        mut descriptors: Vec<OwnedFd>,
+    ) -> Result<Self, Failure> {
+        let failed = |errno| Failure::new(SpawnStage::Specification, errno);
+        let leaves = usize::from(leaf_tail.is_some());
+        let bytes = match spec {
+            Some(bytes) => bytes,
+            None if descriptors.len() > leaves => read_all(&descriptors.remove(leaves)).map_err(failed)?,
+            None => return Err(failed(Errno::INVAL)),
+        };
+        if descriptors.len() < leaves {
+            return Err(failed(Errno::INVAL));
+        }
+        Ok(Self { bytes, leaf_tail, descriptors, join, procs: None, copies: Vec::new(), farewell: None })
+    }
+
+    fn spec(&self) -> Result<Spec<'_>, Failure> {
+        postcard::from_bytes(&self.bytes).map_err(|_| Failure::new(SpawnStage::Specification, Errno::INVAL))
+    }
+
+    /// The name of its leaf: of "/BASE/LEAF". None for "/BASE", which is the leaf then.
+    pub fn leaf_name(&self) -> Option<String> {
+        self.leaf_tail.as_ref().and_then(|tail| tail.split('/').nth(2)).map(str::to_owned)
+    }
+
+    pub fn has_leaf(&self) -> bool {
+        self.leaf_tail.is_some()
+    }
+
+    /// The leaf's directory, to be cloned into.
+    pub fn leaf(&self) -> Option<RawFd> {
+        self.directory().map(|leaf| leaf.as_raw_fd())
+    }
+
+    fn directory(&self) -> Option<BorrowedFd<'_>> {
+        self.leaf_tail.as_ref().and_then(|_| self.descriptors.first()).map(AsFd::as_fd)
+    }
+
+    /// The plan, whose pointers hold as long as this lives, moved or not: they are into what it has on the heap.
+    pub fn plan(&mut self) -> Result<Plan, Failure> {
+        if self.join
+            && let Some(leaf) = self.directory()
+        {
             let file = openat(leaf, c"cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
-            Some(file.map_err(|errno| Failure::new(SpawnStage::JoinCgroup, errno))?)
+            self.procs = Some(file.map_err(|errno| Failure::new(SpawnStage::JoinCgroup, errno))?);
         }
-        _ => None,
-    };
-    let proof = match destination.leaf {
-        Some((leaf, tail)) => {
-            let id = rustix::fs::fstat(leaf).map_err(|errno| Failure::new(SpawnStage::Proof, errno))?.st_ino;
-            Some((id, std::ptr::from_ref(tail.as_bytes())))
+        let leaf = match (self.directory(), &self.leaf_tail) {
+            (Some(leaf), Some(tail)) => {
+                let id = rustix::fs::fstat(leaf).map_err(|errno| Failure::new(SpawnStage::Proof, errno))?.st_ino;
+                Some((id, std::ptr::from_ref(tail.as_bytes())))
+            }
+            _ => None,
+        };
+        let spec = self.spec()?;
+        let descriptors = &self.descriptors[usize::from(leaf.is_some())..];
+        let (cwd_descriptor, descriptors) = match descriptors {
+            [cwd, rest @ ..] if spec.has_cwd_descriptor => (cwd.as_raw_fd(), rest),
+            all => (-1, all),
+        };
+        let relative = spec.cwd.is_none_or(|path| !path.starts_with(b"/"));
+        if !spec.has_cwd_descriptor && relative && access(c".", Access::EXEC_OK).is_ok() {
+            // The supervisor may not enter its own directory, and this is not it: the guard has left one that it could enter.
+            return Err(Failure::new(SpawnStage::WorkingDirectory, Errno::ACCESS));
         }
-        None => None,
-    };
-    let (cwd_descriptor, descriptors) = match descriptors {
-        [cwd, rest @ ..] if spec.has_cwd_descriptor => (cwd.as_raw_fd(), rest),
-        all => (-1, all),
-    };
-    let relative = spec.cwd.is_none_or(|path| !path.starts_with(b"/"));
-    if !spec.has_cwd_descriptor && relative && access(c".", Access::EXEC_OK).is_ok() {
-        // The supervisor may not enter its own directory, and this is not it: the guard has left one that it could enter.
-        return Err(Some(Failure::new(SpawnStage::WorkingDirectory, Errno::ACCESS)));
-    }
-    let (_copies, moves) = moves(&spec.targets, descriptors)?;
+        let (copies, moves) = moves(&spec.targets, descriptors)?;
+        let farewell = spec.farewell;
 
-    let mut argv = vec![null()];
-    argv.extend(pointers(&spec.argv)?);
-    argv.push(null());
-    let mut env = pointers(&spec.env)?;
-    env.push(null());
-    let mut plan = Plan {
-        guard: rustix::process::getpid().as_raw_nonzero().get(),
-        cgroup_procs: procs.as_ref().map_or(-1, AsRawFd::as_raw_fd),
-        process_group: spec.process_group,
-        leaf: proof,
-        cwd_descriptor,
-        cwd: match spec.cwd {
-            Some(path) => pointers(&[path])?[0],
-            None => null(),
-        },
-        descriptors: moves,
-        closed: (0..3).filter(|number| !spec.targets.contains(number)).collect(),
-        rlimits: spec.rlimits.clone(),
-        nice: spec.nice,
-        host: spec.host.clone(),
-        user: spec.user.clone(),
-        blocked: spec.blocked,
-        ignored: spec.ignored,
-        candidates: pointers(&spec.candidates)?,
-        argv,
-        env,
-        outcome: Outcome::default(),
-    };
-
-    let begun = Instant::now();
-    let (pid, pidfd) = clone::clone_into(destination, stack, &mut plan).map_err(|errno| {
-        let refused_call = matches!(errno, Errno::NOSYS | Errno::PERM | Errno::INVAL | Errno::TOOBIG);
-        (destination.join || !refused_call).then(|| Failure::new(SpawnStage::Clone, errno))
-    })?;
-    let spawned = Spawned { pid, pidfd: pidfd.into(), started: plan.outcome.started.load(Ordering::Acquire) };
-    let errno = plan.outcome.errno.load(Ordering::Acquire);
-    if errno != 0 {
-        reap(pid);
-        return Err(Some(Failure::new(
-            stage(plan.outcome.stage.load(Ordering::Acquire)),
-            Errno::from_raw_os_error(errno),
-        )));
+        let mut argv = vec![null()];
+        argv.extend(pointers(&spec.argv)?);
+        argv.push(null());
+        let mut env = pointers(&spec.env)?;
+        env.push(null());
+        let plan = Plan {
+            guard: rustix::process::getpid().as_raw_nonzero().get(),
+            cgroup_procs: self.procs.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+            process_group: spec.process_group,
+            leaf,
+            cwd_descriptor,
+            cwd: match spec.cwd {
+                Some(path) => pointers(&[path])?[0],
+                None => null(),
+            },
+            descriptors: moves,
+            closed: (0..3).filter(|number| !spec.targets.contains(number)).collect(),
+            blocked: spec.blocked,
+            ignored: spec.ignored,
+            candidates: pointers(&spec.candidates)?,
+            argv,
+            env,
+            outcome: null(),
+            rlimits: spec.rlimits,
+            nice: spec.nice,
+            host: spec.host,
+            user: spec.user,
+        };
+        (self.copies, self.farewell) = (copies, farewell);
+        Ok(plan)
     }
-    if begun.elapsed() >= EXEC_BOUND && spawned.pidfd.has_ended() {
-        reap(pid);
-        return Err(Some(Failure::new(SpawnStage::Exec, Errno::TIMEDOUT)));
-    }
-    Ok(spawned)
 }
 
 /// Reaps a child of ours that has ended or is about to (it told so).
@@ -157,7 +173,7 @@ pub fn reap(pid: i32) {
 }
 
 /// A memfd's content.
-pub fn read_all(file: &OwnedFd) -> rustix::io::Result<Vec<u8>> {
+fn read_all(file: &OwnedFd) -> rustix::io::Result<Vec<u8>> {
     let size = rustix::fs::fstat(file)?.st_size as usize;
     let mut bytes = vec![0; size];
     let mut read = 0;

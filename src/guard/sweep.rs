@@ -57,11 +57,18 @@ impl Sweep {
         Self { job, bound, emigrants: Vec::new(), seen: HashSet::new(), given_up, all }
     }
 
-    /// The next step. `Some` when nothing is left, or the bound is over.
-    pub fn step(&mut self, jobs: &HashMap<JobId, Job>, base: Option<&str>, childless: bool) -> Option<Found> {
+    /// The next step. `Some` when nothing is left, or the bound is over. `launchers` are children of the guard that start other
+    /// jobs.
+    pub fn step(
+        &mut self,
+        jobs: &HashMap<JobId, Job>,
+        base: Option<&str>,
+        childless: bool,
+        launchers: &[i32],
+    ) -> Option<Found> {
         match &mut self.all {
             None if childless => Some(self.found(&[], None)),
-            None => self.step_outside(jobs, base),
+            None => self.step_outside(jobs, base, launchers),
             Some(_) if childless => Some(Found::default()),
             Some(all) if Instant::now() < self.bound => {
                 all.step();
@@ -86,7 +93,7 @@ impl Sweep {
     /// process: all that stood between them has ended, and the guard is their subreaper (PR_SET_CHILD_SUBREAPER(2const)).
     /// A child that has ended and is not reaped yet counts as left: its own children come to us with its end, and its
     /// SIGCHLD brings the next step.
-    fn step_outside(&mut self, jobs: &HashMap<JobId, Job>, base: Option<&str>) -> Option<Found> {
+    fn step_outside(&mut self, jobs: &HashMap<JobId, Job>, base: Option<&str>, launchers: &[i32]) -> Option<Found> {
         let own_start = jobs.get(&self.job).map_or(0, |job| job.started_ticks);
         let own: Vec<&Job> = jobs.get(&self.job).into_iter().collect();
         let others: Vec<&Job> = jobs.iter().filter(|(id, _)| **id != self.job).map(|(_, job)| job).collect();
@@ -104,7 +111,8 @@ impl Sweep {
             }
         };
         for pid in children.into_iter().map(|pid| pid.as_raw_nonzero().get()) {
-            if others.iter().any(|job| job.pid == pid && !job.reaped)
+            if launchers.contains(&pid)
+                || others.iter().any(|job| job.pid == pid && !job.reaped)
                 || in_a_leaf_of(&others, pid, base)
                 || self.given_up && in_a_leaf_of(&own, pid, base)
             {

@@ -34,6 +34,9 @@ const DESCRIBING: Duration = Duration::from_millis(500);
 /// For the guard's answer, beyond the time that it has for its work.
 const ANSWER: Duration = Duration::from_secs(1);
 
+/// How long a stop waits for an exec that is under way, so that the command itself gets the stop signal.
+const EXEC_GRACE: Duration = Duration::from_secs(1);
+
 impl Actor {
     pub(super) async fn perform(&mut self, action: Action) {
         match action {
@@ -47,7 +50,7 @@ impl Actor {
                 self.report.phases.stopping = self.report.phases.stopping.or(self.elapsed());
                 self.send_stop_signal();
             }
-            Action::StartGrace => self.grace_over = Instant::now().checked_add(self.terms.stop.grace),
+            Action::StartGrace => self.start_grace(),
             Action::Kill => {
                 self.report.phases.killing = self.report.phases.killing.or(self.elapsed());
                 self.report.killed = true;
@@ -67,6 +70,13 @@ impl Actor {
                 self.sweep().await;
             }
         }
+    }
+
+    /// Before the exec the command can do nothing with its grace period: then that is for the exec.
+    pub(super) fn start_grace(&mut self) {
+        let grace = self.terms.stop.grace;
+        let grace = if self.main.is_some() { grace } else { grace.min(EXEC_GRACE) };
+        self.grace_over = Instant::now().checked_add(grace);
     }
 
     /// The stop signal, SIGCONT, thaw: a stopped or frozen process does not see SIGTERM.
@@ -160,7 +170,9 @@ impl Actor {
             let _ = pidfd.send(signal);
         }
         let group = match self.terms.process_group {
-            ProcessGroup::New | ProcessGroup::NewSession => main.as_raw_nonzero().get(),
+            ProcessGroup::New | ProcessGroup::NewSession | ProcessGroup::NewSessionOnTerminal => {
+                main.as_raw_nonzero().get()
+            }
             ProcessGroup::Supervisors => sys::own_process_group().unwrap_or(0),
         };
         let wanted = |pid: Pid| pid != *main && sys::process_group_of(pid) == group;
@@ -175,9 +187,13 @@ impl Actor {
                 self.end_orphans().await;
                 self.swept = true;
             }
-            // The guard stands still until the command has been executed.
-            Holder::Guard(link) if self.main.is_none() => drop(Descendants::of(link.pid).kill_all(|_| {})),
-            Holder::Guard(_) => self.order_sweep().await,
+            Holder::Guard(link) => {
+                if self.main.is_none() {
+                    // Where it could make no other process to start the job, the guard waits for the exec itself.
+                    let _ = Descendants::of(link.pid).kill_all(|_| {});
+                }
+                self.order_sweep().await;
+            }
         }
         if let Some((_, pidfd)) = &self.main
             && !self.machine.main_exited
@@ -298,7 +314,9 @@ impl Actor {
         loop {
             let Holder::Leaf(leaf) = &mut self.holder else { return };
             match leaf.remove() {
-                Ok(()) => return,
+                Ok(true) => return,
+                // The job has made many cgroups: deadlines, signals and other jobs have their turn.
+                Ok(false) => tokio::task::yield_now().await,
                 // Something came back into it, or (from 6.19 on) its last process is not yet off it.
                 Err((_, Errno::BUSY))
                     if bound.is_some_and(|bound| Instant::now() < bound) && self.report.unkillable.count == 0 =>

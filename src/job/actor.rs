@@ -20,7 +20,7 @@ use crate::containment::holder::Holder;
 use crate::containment::oom;
 use crate::containment::passes::Passes;
 use crate::containment::usage::Seen;
-use crate::error::Result;
+use crate::error::{Result, SpawnStage};
 use crate::events::Log;
 use crate::guard::link::{Answer, Link};
 use crate::guard::protocol::{FromGuard, JobId, Spent};
@@ -76,6 +76,7 @@ pub(super) async fn run(assignment: Box<Assignment>, spawned: oneshot::Sender<St
         Err(error) => {
             Box::pin(actor.remove_leaf()).await;
             Box::pin(actor.dismiss_guard()).await;
+            let error = if actor.report.unkillable.count > 0 { actor.hangs(error) } else { error };
             // Where nobody waits any more, nobody is to be told.
             let _ = spawned.send(Err(error));
         }
@@ -129,6 +130,8 @@ pub(super) struct Actor {
     pub(super) spent: Spent,
 
     pub(super) main: Option<(Pid, Arc<Pidfd>)>,
+    /// A start that has not come to its exec: its process, and the step that it is at.
+    pub(super) hanging: Option<(i32, SpawnStage)>,
     pub(super) ending: Option<Ending>,
     /// Where it is final already.
     pub(super) usage: Option<Box<Usage>>,
@@ -192,6 +195,7 @@ impl Actor {
             owed: None,
             spent: Spent::default(),
             main: None,
+            hanging: None,
             ending: None,
             usage: None,
             seen: Seen::default(),
@@ -223,7 +227,7 @@ impl Actor {
         }
     }
 
-    async fn hear(&mut self, message: FromGuard) {
+    pub(super) async fn hear(&mut self, message: FromGuard) {
         match message {
             FromGuard::Exited { end, childless, max_rss_kib, spent, .. } => {
                 self.ending = None;
@@ -278,8 +282,14 @@ impl Actor {
         if watching && self.watch.is_none() && self.machine.phase != Phase::Draining {
             self.watch = self.open_watch();
         }
-        if self.swept && self.machine.phase == Phase::Killing && self.machine.main_exited {
-            return Incoming::Event(Event::Emptied);
+        if self.swept && self.machine.phase == Phase::Killing {
+            if self.machine.main_exited {
+                return Incoming::Event(Event::Emptied);
+            }
+            if self.main.is_none() && self.report.unkillable.count > 0 {
+                // Nothing will end it: not even its start is over.
+                return Incoming::Event(Event::BoundOver);
+            }
         }
         loop {
             let timer = [

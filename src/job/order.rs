@@ -162,6 +162,7 @@ impl Order {
                 _ if command.pty.is_some() => Some(protocol::NEW_TERMINAL),
                 ProcessGroup::New => Some(0),
                 ProcessGroup::NewSession => Some(protocol::NEW_SESSION),
+                ProcessGroup::NewSessionOnTerminal => Some(protocol::NEW_SESSION_ON_TERMINAL),
                 ProcessGroup::Supervisors => sys::own_process_group(),
             },
             rlimits: rlimits(command),

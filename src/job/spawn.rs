@@ -6,10 +6,10 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 
 use super::actor::{Actor, Incoming, Started};
-use crate::error::{Error, SpawnError, SpawnStage};
+use crate::error::{Error, HangingStart, SpawnError, SpawnStage};
 use crate::guard::protocol::FromGuard;
 use crate::pidfd::Pidfd;
-use crate::report::Born;
+use crate::report::{Born, Reason};
 use crate::stop::{Event, Phase};
 
 impl Actor {
@@ -23,12 +23,24 @@ impl Actor {
             self.expect_answer();
             let answer = loop {
                 match self.next_event().await {
+                    Incoming::Answer(FromGuard::Hangs { pid, stage, .. }, _) => {
+                        self.hanging = Some((pid, stage));
+                        if self.machine.phase == Phase::Running {
+                            // SIGKILL has had no effect so far: from here on it is bounded.
+                            self.handle(Event::KillAsked).await;
+                            self.machine.reason = Reason::SpawnFailed;
+                        }
+                    }
+                    Incoming::Answer(message @ (FromGuard::Swept { .. } | FromGuard::Stopped { .. }), _) => {
+                        Box::pin(self.hear(message)).await;
+                    }
                     Incoming::Answer(message, pidfd) => break (message, pidfd),
                     Incoming::Event(Event::GuardLost) => return Err(Error::GuardLost),
                     Incoming::Event(event) => self.handle(event).await,
                 }
                 if self.machine.phase == Phase::Gone {
-                    return Err(self.spawn_error(SpawnStage::Exec, Errno::TIMEDOUT));
+                    let (_, stage) = self.hanging.unwrap_or((0, SpawnStage::Exec));
+                    return Err(self.spawn_error(stage, Errno::TIMEDOUT));
                 }
             };
             match answer {
@@ -44,7 +56,10 @@ impl Actor {
                     self.main = Pid::from_raw(pid).map(|pid| (pid, pidfd.clone()));
                     // What was asked for meanwhile may have met an empty leaf.
                     match self.machine.phase {
-                        Phase::Stopping if self.report.stopped.count == 0 => self.send_stop_signal(),
+                        Phase::Stopping if self.report.stopped.count == 0 => {
+                            self.send_stop_signal();
+                            self.start_grace();
+                        }
                         Phase::Killing => self.kill().await,
                         _ => {}
                     }
@@ -65,6 +80,20 @@ impl Actor {
 
     fn spawn_error(&self, stage: SpawnStage, errno: Errno) -> Error {
         Error::Spawn(SpawnError { stage, errno, program: self.program(), cwd: self.report.cwd.clone() })
+    }
+
+    /// The error of a start whose process SIGKILL did not end, with what is left of the job.
+    pub(super) fn hangs(&self, error: Error) -> Error {
+        let Error::Spawn(error) = error else { return error };
+        let mut unkillable = self.report.unkillable.clone();
+        if let Some((pid, _)) = self.hanging
+            && let Some(process) = unkillable.processes.iter_mut().find(|process| process.pid == pid)
+        {
+            // Until its exec its command line is the guard's.
+            process.command_line = self.report.command.join(" ");
+        }
+        let (not_removed, reason) = (self.report.not_removed.clone(), self.machine.reason);
+        Error::Hangs(Box::new(HangingStart { error, reason, unkillable, not_removed }))
     }
 
     fn program(&self) -> String {

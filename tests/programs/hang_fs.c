@@ -3,12 +3,14 @@
  *
  *   hang_fs DIRECTORY COMMAND [ARG...]     as root, in a mount namespace of its own
  *
- * Says "held" on standard output when somebody waits. Ends as the command did, when all who waited have ended too. */
+ * Writes "held" to standard output when a process waits. Ends as the command did, when all that waited have ended too. On
+ * SIGUSR1 it answers every request with an error. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fuse.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -23,7 +25,12 @@ static int failed(const char *what)
     return 98;
 }
 
-/* Whether somebody waits from now on. */
+static void release(int signal)
+{
+    (void)signal;
+}
+
+/* Whether a process waits from now on. */
 static int serve(int fuse)
 {
     static char request[1 << 17];
@@ -49,9 +56,10 @@ int main(int argc, char **argv)
     if (fuse < 0)
         return failed("/dev/fuse");
     char options[128];
-    snprintf(options, sizeof options, "fd=%d,rootmode=40000,user_id=0,group_id=0", fuse);
+    snprintf(options, sizeof options, "fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", fuse);
     if (mount("hang", argv[1], "fuse", MS_NOSUID | MS_NODEV, options))
         return failed("mount");
+    sigaction(SIGUSR1, &(struct sigaction){.sa_handler = release}, NULL);
     /* Those who wait come here in the end. */
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     pid_t child = fork();
@@ -65,8 +73,10 @@ int main(int argc, char **argv)
         if (events[0].revents && serve(fuse) && write(1, "held\n", 5) != 5)
             break;
     int status;
+    /* That ends every request with an error. */
+    if (!events[1].revents)
+        close(fuse);
     waitpid(child, &status, 0);
-    /* Ends every request with an error. */
     close(fuse);
     while (waitpid(-1, NULL, __WALL) > 0 || errno == EINTR)
         ;

@@ -15,6 +15,7 @@ use pinfold::signal::SignalQueue;
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 
+use super::session::GivenUp;
 use super::{Init, LEFTOVERS_GRACE, say};
 
 /// Every process of the namespace but the caller, where PID 1 sends it (kill(2)).
@@ -24,11 +25,7 @@ const EVERY_PROCESS: i32 = -1;
 pub fn run(init: &Init) -> Result<u8> {
     let given = Given::read();
     let signals = SignalQueue::block_all()?.queue_also(Signal::all())?;
-    // What the kernel sends when the terminal is given up (ioctl_tty(2), TIOCNOTTY): it is not for the command.
-    let mut ours = Vec::new();
-    if init.options.session && leave_terminal() {
-        ours.extend([Signal::HUP, Signal::CONT]);
-    }
+    let mut given_up = if init.options.session { GivenUp::terminal() } else { GivenUp::default() };
     let main = match spawn(init, given) {
         Ok(main) => main,
         Err(error) => {
@@ -43,11 +40,7 @@ pub fn run(init: &Init) -> Result<u8> {
             break code;
         }
         let Some(received) = signals.next(None)? else { continue };
-        if received.signal == Signal::CHLD {
-            continue;
-        }
-        if let Some(at) = ours.iter().position(|&signal| signal == received.signal) {
-            ours.remove(at);
+        if received.signal == Signal::CHLD || given_up.took(received.signal) {
             continue;
         }
         if let Some(signal) = init.translate(received.signal) {
@@ -192,10 +185,15 @@ impl Given {
     }
 }
 
-/// Starts the command in a process group of its own, the foreground one where there is a terminal, or in a session of its
-/// own.
-fn spawn(init: &Init, given: Given) -> std::io::Result<i32> {
+/// Starts the command in a process group of its own, which becomes the foreground one where there is a terminal, or in a
+/// session of its own.
+fn spawn(init: &Init, mut given: Given) -> std::io::Result<i32> {
     let session = init.options.session;
+    let reset = init.options.reset_signals;
+    if reset {
+        // SAFETY: the set is valid, and only written to.
+        unsafe { libc::sigemptyset(&mut given.mask) };
+    }
     let mut command = Command::new(&init.options.command[0]);
     command.args(&init.options.command[1..]);
     // SAFETY: between fork and exec it makes system calls only, on memory of its own.
@@ -205,7 +203,7 @@ fn spawn(init: &Init, given: Given) -> std::io::Result<i32> {
                 if libc::setsid() == -1 {
                     return Err(Error::last_os_error());
                 }
-                // Where the terminal was given up, it is to be had.
+                // It belongs to no session where this process gave it up.
                 libc::ioctl(0, libc::TIOCSCTTY, 0);
             } else {
                 if libc::setpgid(0, 0) == -1 {
@@ -220,16 +218,15 @@ fn spawn(init: &Init, given: Given) -> std::io::Result<i32> {
             if given.ignores_pipe {
                 libc::signal(libc::SIGPIPE, libc::SIG_IGN);
             }
+            for signal in 1..=31 {
+                if reset && signal != libc::SIGKILL && signal != libc::SIGSTOP {
+                    libc::signal(signal, libc::SIG_DFL);
+                }
+            }
             libc::pthread_sigmask(libc::SIG_SETMASK, &given.mask, std::ptr::null_mut());
             Ok(())
         });
     }
     // Its pid is kept, and it is reaped here.
     command.spawn().map(|child| child.id() as i32)
-}
-
-/// Gives the controlling terminal up, so that the command's session can have it; whether it was given up for all.
-fn leave_terminal() -> bool {
-    // SAFETY: no argument; ENOTTY where there is none.
-    unsafe { libc::ioctl(0, libc::TIOCNOTTY) == 0 && libc::getsid(0) == libc::getpid() }
 }

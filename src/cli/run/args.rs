@@ -134,6 +134,15 @@ pub enum SignalToArg {
     Main,
 }
 
+impl From<SignalToArg> for SignalTo {
+    fn from(to: SignalToArg) -> Self {
+        match to {
+            SignalToArg::All => Self::All,
+            SignalToArg::Main => Self::Main,
+        }
+    }
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 pub enum LeftoversArg {
     /// They are stopped, then killed
@@ -228,10 +237,7 @@ impl Args {
             .settle(self.settle)
             .kill_bound(self.kill_bound)
             .stop_signal(self.stop_signal.unwrap_or(Signal::TERM))
-            .signal_to(match self.signal_to {
-                SignalToArg::All => SignalTo::All,
-                SignalToArg::Main => SignalTo::Main,
-            })
+            .signal_to(self.signal_to.into())
             .leftovers(match self.leftovers {
                 LeftoversArg::Kill => Leftovers::Kill,
                 LeftoversArg::Wait => Leftovers::Wait,

@@ -1,8 +1,8 @@
 //! What a person is told about a job that is over.
 
-use pinfold::Report;
-use pinfold::report::Reason;
+use pinfold::report::{MainEnd, Reason};
 use pinfold::text::printable;
+use pinfold::{Report, Signal};
 
 use super::args::Args;
 use super::stats::size;
@@ -30,8 +30,23 @@ pub fn explain_failures(report: &Report) {
     }
 }
 
+/// The signal that ended the command, where the exit code is all that says so. Not where another message has it (a deadline, the OOM
+/// killer), nor where a shell says nothing either: SIGPIPE, and SIGINT, by which pinfold ends too.
+fn signal_that_ended(report: &Report) -> Option<String> {
+    let Some(MainEnd::Signalled { signal, core_dumped, .. }) = &report.main else { return None };
+    let is_known = matches!(report.reason, Reason::Oom | Reason::GuardLost);
+    if is_known || [libc::SIGPIPE, libc::SIGINT].contains(signal) || i32::from(report.exit_code) != 128 + signal {
+        return None;
+    }
+    let name = Signal::from_number(*signal)?;
+    Some(format!("{} was ended by {name}{}", printable(&report.name), if *core_dumped { " (core dumped)" } else { "" }))
+}
+
 fn explain_end(args: &Args, report: &Report) {
     let name = printable(&report.name);
+    if let Some(message) = signal_that_ended(report) {
+        tell(&message);
+    }
     if report.reason == Reason::Deadline {
         let timeout = args.timeout.unwrap_or_default();
         let how = if report.killed { "killed" } else { "stopped" };

@@ -1,0 +1,150 @@
+//! The guard's part in the start of jobs: it orders each, waits for it for a moment, and answers when it is over.
+
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use rustix::io::Result;
+
+use super::event_loop::Guard;
+use super::launch::{Launch, Launched, Stacks};
+use super::protocol::{FromGuard, JobId};
+use super::slice;
+use super::spawn::{Failure, Job, Ordered};
+use super::sweep;
+use crate::error::SpawnStage;
+use crate::pidfd::Pidfd;
+use crate::reap::Reaped;
+use crate::signal::Signal;
+
+/// Jobs are counted from 1 on.
+const SECOND: JobId = 2;
+
+impl Guard {
+    /// Starts a job. The answer may come later.
+    pub(super) fn order(
+        &mut self,
+        job: JobId,
+        leaf_tail: Option<String>,
+        join: bool,
+        spec: Option<Vec<u8>>,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<()> {
+        if job == SECOND {
+            // Not for one job alone, which would pay for it.
+            slice::shorten();
+        }
+        match Ordered::new(leaf_tail, join || self.always_join, spec, descriptors) {
+            Ok(ordered) => self.start(job, ordered).map(drop),
+            Err(failure) => self.send_failure(job, failure),
+        }
+    }
+
+    fn start(&mut self, job: JobId, ordered: Ordered) -> Result<Option<(JobId, Reaped)>> {
+        let started_ticks = sweep::ticks_since_boot();
+        let leaf = ordered.leaf_name();
+        let alone = !ordered.has_leaf();
+        let stacks = match self.stacks.take() {
+            Some(stacks) => Ok(stacks),
+            None => Stacks::new(),
+        };
+        let launch = stacks.map_err(|errno| Failure::new(SpawnStage::Clone, errno));
+        let mut launch = match launch.and_then(|stacks| Launch::new(job, ordered, stacks)) {
+            Ok(launch) => launch,
+            Err(failure) => return self.send_failure(job, failure).map(|()| None),
+        };
+        let over = launch.wait();
+        let pid = launch.pid().unwrap_or_default();
+        let farewell = launch.farewell();
+        self.childless = false;
+        self.jobs.insert(job, Job { pid, reaped: false, started_ticks, leaf, alone, farewell });
+        if over && launch.is_over() {
+            return self.finish_start(launch);
+        }
+        self.launches.push(launch);
+        Ok(None)
+    }
+
+    /// A child has been reaped. Whether it was of a start that is under way; `ended` gets a main process whose start is over.
+    pub(super) fn reaped_of_a_start(&mut self, reaped: Reaped, ended: &mut Vec<(JobId, Reaped)>) -> Result<bool> {
+        let Some(at) = self.launches.iter_mut().position(|launch| launch.reaped(reaped)) else { return Ok(false) };
+        let launch = &self.launches[at];
+        if let Some(main) = &launch.ended
+            && main.pid == reaped.pid
+        {
+            self.spent.add(reaped.cpu_us);
+            if let Some(job) = self.jobs.get_mut(&launch.job) {
+                (job.pid, job.reaped) = (reaped.pid, true);
+            }
+        }
+        if launch.is_over() {
+            let launch = self.launches.swap_remove(at);
+            ended.extend(self.finish_start(launch)?);
+        }
+        Ok(true)
+    }
+
+    /// Answers for a start that is over. The main process, where it has ended since and was reaped.
+    fn finish_start(&mut self, mut launch: Launch) -> Result<Option<(JobId, Reaped)>> {
+        let (job, joined, ended) = (launch.job, launch.joins(), launch.ended.take());
+        let (launched, mut ordered, stacks) = launch.result(ended.is_some());
+        self.stacks = Some(stacks);
+        // One that has been swept meanwhile has its answer.
+        let awaited = self.jobs.contains_key(&job);
+        match launched {
+            Launched::Executed { pidfd, .. } if !awaited => {
+                let _ = Pidfd::from(pidfd).send(Signal::KILL);
+                Ok(None)
+            }
+            _ if !awaited => Ok(None),
+            Launched::Executed { pid, pidfd } => {
+                // The supervisor, which has not killed it, has ordered it again, and now it runs.
+                self.always_join |= joined && self.not_started == Some(job);
+                if let Some(job) = self.jobs.get_mut(&job) {
+                    job.pid = pid;
+                }
+                self.send(&FromGuard::Spawned { job, pid, joined }, vec![pidfd])?;
+                Ok(ended.map(|reaped| (job, reaped)))
+            }
+            // The call itself is refused here (an old kernel, a container's seccomp profile): once is enough to know.
+            Launched::Refused => {
+                self.always_join = true;
+                ordered.join = true;
+                self.jobs.remove(&job);
+                self.start(job, ordered)
+            }
+            Launched::NotStarted => {
+                self.jobs.remove(&job);
+                self.not_started = Some(job);
+                self.send(&FromGuard::NotStarted { job }, Vec::new()).map(|()| None)
+            }
+            Launched::Failed(failure) => {
+                self.jobs.remove(&job);
+                self.send_failure(job, failure).map(|()| None)
+            }
+        }
+    }
+
+    /// Kills those that have not come to their exec in time, and informs the supervisor of those that SIGKILL does not end.
+    pub(super) fn remind_starts(&mut self) -> Result<()> {
+        if self.launches.is_empty() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let hanging = self.launches.iter_mut().filter_map(|launch| launch.remind(now).then_some(launch.job));
+        for job in hanging.collect::<Vec<_>>() {
+            self.name_hanging_start(job)?;
+        }
+        Ok(())
+    }
+
+    /// Informs the supervisor of the step that a start is at.
+    pub(super) fn name_hanging_start(&mut self, job: JobId) -> Result<()> {
+        let Some(launch) = self.launches.iter().find(|launch| launch.job == job) else { return Ok(()) };
+        let hangs = FromGuard::Hangs { job, pid: launch.pid().unwrap_or_default(), stage: launch.stage() };
+        self.send(&hangs, Vec::new())
+    }
+
+    fn send_failure(&mut self, job: JobId, Failure { stage, errno }: Failure) -> Result<()> {
+        self.send(&FromGuard::SpawnFailed { job, stage, errno: errno.raw_os_error() }, Vec::new())
+    }
+}
