@@ -152,6 +152,8 @@ impl Order {
         let spec = Spec {
             argv: bytes(&strings.argv),
             env: bytes(&strings.env),
+            // With the passed sockets go the variables about them.
+            identities: if command.inherit_descriptors { command.identities(&strings.env) } else { Vec::new() },
             candidates: bytes(&strings.candidates),
             has_cwd_descriptor,
             cwd: strings.cwd.as_deref().map(Bytes::new),
