@@ -30,12 +30,12 @@ pub fn run(init: &Init) -> Result<u8> {
     let main = match spawn(init, given) {
         Ok(main) => main,
         Err(error) => {
-            let program = init.options.command[0].to_string_lossy();
+            let program = pinfold::text::printable_os(&init.options.command[0]);
             say(init.name, &format!("cannot execute '{program}': {error}"));
             return Ok(if error.raw_os_error() == Some(libc::ENOENT) { 127 } else { 126 });
         }
     };
-    init.debug(|| format!("started {} as process {main}", init.options.command[0].to_string_lossy()));
+    init.debug(|| format!("started {} as process {main}", pinfold::text::printable_os(&init.options.command[0])));
     let code = loop {
         if let Some(code) = reap(init, main)? {
             break code;
