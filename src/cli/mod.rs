@@ -24,7 +24,7 @@ mod watch;
 mod write_out;
 
 use std::ffi::{OsStr, OsString};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 use init::Flavour;
@@ -117,9 +117,23 @@ pub fn main(words: &[OsString]) -> u8 {
     let command = match parse(words) {
         Ok(command) => command,
         Err(error) => {
-            // Nobody to tell where the stream is closed or full.
-            let _ = error.print();
-            return if error.use_stderr() { FAILED } else { 0 };
+            if error.use_stderr() {
+                // Where the stream is closed or full, the exit code is all that can be said.
+                let _ = error.print();
+                return FAILED;
+            }
+            // Help, or the version.
+            let printed = match std::io::stdout().is_terminal() {
+                true => error.print(),
+                false => write_out::print(&error.render().to_string()),
+            };
+            return match printed {
+                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                    tell(&format!("cannot write to standard output: {error}"));
+                    FAILED
+                }
+                _ => 0,
+            };
         }
     };
     let ended = match command {
