@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use tokio::task::{JoinError, JoinHandle};
 
 /// What comes of the task; dropped, it ends the task and drops what came of it.
+#[derive(Debug)]
 pub(crate) struct Attached<T>(JoinHandle<T>);
 
 impl<T> Attached<T> {

@@ -61,6 +61,8 @@ pub(crate) struct Inner {
     /// There will be one job only.
     one_job: bool,
     had_its_job: AtomicBool,
+    /// The removal of what others have left, which the first job starts.
+    sweeping: Mutex<Option<Attached<()>>>,
     /// Nothing else than a cgroup will do.
     cgroup_only: bool,
     guard_program: Option<Program>,
@@ -197,8 +199,10 @@ impl Supervisor {
         if id == 1
             && let Means::Cgroup { base, .. } = &*self.inner.means()
         {
-            // When the command runs already, so that it does not wait for what others have left.
-            containment::sweep::sweep(base.parent());
+            // When the command runs already, so that it does not wait for what others have left; and beside it.
+            let sweeping =
+                Attached::new(self.inner.runtime.handle.spawn(containment::sweep::sweep(base.parent().clone())));
+            *self.inner.sweeping.lock().unwrap_or_else(PoisonError::into_inner) = Some(sweeping);
         }
         started
     }
@@ -268,6 +272,11 @@ impl Supervisor {
         }
         let means = self.inner.means();
         means.hang_up();
+        let sweeping = self.inner.sweeping.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(sweeping) = sweeping {
+            // It is bounded, and ends early only with its runtime.
+            let _ = sweeping.await;
+        }
         let closing = self.inner.runtime.handle.spawn(async move { means.close().await });
         // A runtime that was shut down waits for nothing: the guard does the rest.
         let _ = Attached::new(closing).await;

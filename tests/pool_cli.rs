@@ -2,13 +2,12 @@
 
 mod support;
 
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::Command;
 
 use support::pool::{lines, pool, start, text};
 use support::pty::Pty;
-use support::{PINFOLD, Run, Scratch, has, has_cgroup};
+use support::{PINFOLD, Run, Scratch, has, has_cgroup, wait_for};
 
 #[test]
 fn three_kinds_of_jobs() {
@@ -84,51 +83,6 @@ fn too_few_descriptors() {
         let enough = enough.split(';').next().unwrap();
         let ran = limited(enough, output).assert_code(0);
         assert_eq!(ran.stdout.lines().count(), 200, "-j {enough}: {}", ran.stderr);
-    }
-}
-
-#[test]
-fn bad_lines_are_all_found_before_anything_starts() {
-    if !has_cgroup() {
-        return;
-    }
-    let scratch = Scratch::new("never");
-    let good = format!(r#"{{"command": ["touch", "{}"]}}"#, text(scratch.path()));
-    let bad = [
-        "{}",
-        "nonsense",
-        r#"{"command": []}"#,
-        r#"{"command": [""]}"#,
-        r#"{"command": ["a"], "comand": 1}"#,
-        r#"{"command": ["a\u0000b"]}"#,
-        r#"{"command": ["a"], "env": {"A=B": "c"}}"#,
-        r#"{"command": ["a"], "timeout": "soon"}"#,
-        r#"{"command": ["a"], "timeout": -1}"#,
-        r#"["a"]"#,
-    ];
-    let mut jobs = format!("{good}\n");
-    for line in bad {
-        // Good ones and empty ones in between: the numbers count all.
-        let _ = writeln!(jobs, "{line}\n\n{good}");
-    }
-    let ran = pool(&[], &jobs).assert_code(125);
-    for (number, line) in bad.iter().enumerate() {
-        let place = format!("\n  line {}: ", 2 + 3 * number);
-        assert!(ran.stderr.contains(&place), "line of {line}: {}", ran.stderr);
-    }
-    assert_eq!(ran.stderr.matches("\n  line ").count(), bad.len(), "{}", ran.stderr);
-    assert!(!scratch.path().exists());
-    for (args, said) in [
-        (["-j", "0"].as_slice(), "from 1 on"),
-        (&["--output", "files="], "files=DIR"),
-        (&["--keep-order", "--output", "stream"], "--keep-order"),
-        (&["--tag"], "--tag"),
-        (&["--resume"], "--results"),
-        (&["--jobs", "/no/such"], "/no/such"),
-        (&["--results", "/no/such/file"], "/no/such/file"),
-    ] {
-        let ran = pool(args, "{\"command\": [\"true\"]}\n").assert_code(125);
-        assert!(ran.stderr.contains(said), "{args:?}: {}", ran.stderr);
     }
 }
 
@@ -305,4 +259,52 @@ fn progress_on_a_terminal() {
     }
     pty.expect("3 succeeded, 1 failed");
     assert_eq!(pty.wait().code(), Some(1));
+}
+
+/// A script that notes in $2 that it is ready, and prints the first signal that it receives.
+const REPORTS_SIGNAL: &str = r#"
+    for signal in TERM INT HUP QUIT USR1; do
+        trap "echo $1 $signal; sleep 0.3; echo $1 ends; exit" $signal
+    done
+    echo >>$2
+    while :; do sleep 0.05; done
+"#;
+
+/// The jobs receive the signal that pinfold received, or the one that was chosen; SIGHUP stops as the others do.
+#[test]
+fn a_stop_of_the_pool_begins_with_the_received_signal() {
+    if !has_cgroup() {
+        return;
+    }
+    let directory = Scratch::directory("signals");
+    let script = directory.path().join("script");
+    std::fs::write(&script, REPORTS_SIGNAL).unwrap();
+    let script = text(&script);
+    // Sends it when the processes of the job are ready; the output of the job.
+    let stopped_by = |sent: i32, args: &[&str], both: bool| {
+        let ready = Scratch::new("ready");
+        let main = format!("exec sh {script} main {}", text(ready.path()));
+        let job = if both { format!("setsid sh {script} child {} & {main}", text(ready.path())) } else { main };
+        let running =
+            start(&[&["-j", "1", "--stderr=separate"], args, &["--shell"]].concat(), &format!("{job}\nnever\n"));
+        wait_for(|| (ready.text().lines().count() == 1 + usize::from(both)).then_some(()));
+        running.signal(sent);
+        let ran = running.finish().assert_code(128 + sent);
+        ran.stdout.replace('\n', ",")
+    };
+    for (sent, args, expected) in [
+        (libc::SIGTERM, [].as_slice(), "TERM"),
+        (libc::SIGINT, &[], "INT"),
+        (libc::SIGHUP, &[], "HUP"),
+        (libc::SIGQUIT, &[], "QUIT"),
+        (libc::SIGINT, &["--stop-signal", "USR1"], "USR1"),
+        (libc::SIGHUP, &["--stop-signal", "TERM"], "TERM"),
+    ] {
+        assert_eq!(stopped_by(sent, args, false), format!("main {expected},main ends,"), "{sent} {args:?}");
+    }
+    let all = stopped_by(libc::SIGTERM, &[], true);
+    assert!(all.find("child TERM") < all.find("main ends"), "{all}");
+    // The child is left over when the main process has exited, and is stopped then.
+    let main = stopped_by(libc::SIGTERM, &["--signal-to", "main"], true);
+    assert!(main.starts_with("main TERM,main ends,"), "{main}");
 }

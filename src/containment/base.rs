@@ -6,12 +6,14 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use rustix::fs::{AtFlags, FlockOperation, flock, statat};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use super::cgroup::Cgroup;
 use super::leaf::Leaf;
+use super::removal::{NotRemoved, Removal};
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::limits::Controller;
 use crate::maker::Maker;
@@ -184,7 +186,7 @@ impl Base {
     }
 
     /// The cgroup that it was made in.
-    pub fn parent(&self) -> &Cgroup {
+    pub fn parent(&self) -> &Arc<Cgroup> {
         &self.parent
     }
 
@@ -193,14 +195,39 @@ impl Base {
     }
 
     /// Removes it, with whatever is empty below it.
-    pub fn remove(&self) -> std::result::Result<(), (std::path::PathBuf, Errno)> {
-        if self.removed.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        self.parent.remove(&self.name)?;
-        self.removed.store(true, Ordering::Relaxed);
-        Ok(())
+    pub fn remove(&self) -> std::result::Result<(), NotRemoved> {
+        self.remove_until(&mut None, None).map(drop)
     }
+
+    /// The same in steps, as [`Removal::step`]; `removal` keeps what the next step needs.
+    pub fn remove_until(
+        &self,
+        removal: &mut Option<Removal>,
+        until: Option<Instant>,
+    ) -> std::result::Result<bool, NotRemoved> {
+        if self.removed.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
+        let done = step(&self.parent, &self.name, removal, until)?;
+        self.removed.store(done, Ordering::Relaxed);
+        Ok(done)
+    }
+}
+
+/// Goes on with a removal, or begins it.
+pub(super) fn step(
+    parent: &Cgroup,
+    name: &str,
+    removal: &mut Option<Removal>,
+    until: Option<Instant>,
+) -> std::result::Result<bool, NotRemoved> {
+    let mut under_way = match removal.take() {
+        Some(removal) => removal,
+        None => parent.removal(name)?,
+    };
+    let done = under_way.step(parent, until)?;
+    *removal = (!done).then_some(under_way);
+    Ok(done)
 }
 
 impl Drop for Base {

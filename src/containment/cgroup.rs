@@ -2,8 +2,9 @@
 //! (Documentation/admin-guide/cgroup-v2.rst).
 
 use std::collections::HashSet;
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -14,7 +15,8 @@ use rustix::process::Pid;
 
 use super::kill::Again;
 
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
+pub(super) const DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
 /// A cgroup, by its directory's descriptor. The path is for messages only.
 #[derive(Debug)]
@@ -38,7 +40,8 @@ impl Cgroup {
     }
 
     /// Opens the cgroup `name` below this one.
-    pub fn open(&self, name: &str) -> Result<Self> {
+    pub fn open(&self, name: impl AsRef<Path>) -> Result<Self> {
+        let name = name.as_ref();
         Ok(Self::new(open_in(self.dir.as_fd(), name, DIRECTORY)?, self.path.join(name)))
     }
 
@@ -87,9 +90,15 @@ impl Cgroup {
         Ok(text.lines().map(|line| Pid::from_raw(line.parse().ok()?)).collect())
     }
 
-    /// The names of the cgroups right below.
+    /// The names of the cgroups right below that are UTF-8, as those of pinfold are.
     pub fn children(&self) -> Result<Vec<String>> {
-        Ok(children(self.dir.as_fd())?.into_iter().filter_map(|name| name.into_string().ok()).collect())
+        Ok(self.names()?.into_iter().filter_map(|name| name.into_string().ok()).collect())
+    }
+
+    /// The names of all cgroups right below. A cgroup can have any name without a newline and a slash.
+    pub fn names(&self) -> Result<Vec<OsString>> {
+        let names = children(self.dir.as_fd())?;
+        Ok(names.into_iter().map(|name| OsString::from_vec(name.into_bytes())).collect())
     }
 
     /// Its `cgroup.events`, for [`populated`].
@@ -157,67 +166,6 @@ impl Cgroup {
     /// Removes the cgroup `name` below this one, if nothing is in it.
     pub fn remove_empty(&self, name: &str) -> Result<()> {
         unlinkat(&self.dir, name, AtFlags::REMOVEDIR)
-    }
-
-    /// Removes the cgroup `name` below this one and all below it, deepest first. It must be empty.
-    ///
-    /// `BUSY` where a process is left in it; from 6.19 on also for a moment after the last one has ended. `XDEV` where something
-    /// is mounted on one of them, which its path names.
-    pub fn remove(&self, name: &str) -> std::result::Result<(), (PathBuf, Errno)> {
-        let at = |errno| (self.path.join(name), errno);
-        let name = CString::new(name).map_err(|_| at(Errno::INVAL))?;
-        match self.remove_once(&name) {
-            Err((_, Errno::ACCESS)) if self.restore_modes_of(&name).is_ok() => self.remove_once(&name),
-            done => done,
-        }
-    }
-
-    fn remove_once(&self, name: &CStr) -> std::result::Result<(), (PathBuf, Errno)> {
-        let name = name.to_owned();
-        let at = |errno| (self.path.join(&*name.to_string_lossy()), errno);
-        match rmdir(self.dir.as_fd(), &name) {
-            Ok(()) | Err(Errno::NOENT) => return Ok(()),
-            Err(Errno::BUSY | Errno::NOTEMPTY) => {}
-            Err(errno) => return Err(at(errno)),
-        }
-        // One descriptor at a time, however deep the job has nested: up is `..`.
-        // Somebody else may be removing it too (the guard and the supervisor both do at the end): what is gone is done.
-        let path =
-            |names: &[CString]| names.iter().fold(self.path.clone(), |path, name| path.join(&*name.to_string_lossy()));
-        let open = |dir: BorrowedFd<'_>, names: &[CString]| {
-            let Some(name) = names.last() else { return Ok(None) };
-            match open_in(dir, name, DIRECTORY) {
-                Ok(child) => Ok(Some(child)),
-                Err(Errno::NOENT | Errno::NODEV) => Ok(None),
-                Err(errno) => Err((path(names), errno)),
-            }
-        };
-        let mut names = vec![name];
-        let Some(mut dir) = open(self.dir.as_fd(), &names)? else { return Ok(()) };
-        while let Some(name) = names.last() {
-            let child = match children(dir.as_fd()) {
-                Ok(names) => names.into_iter().next(),
-                Err(Errno::NOENT | Errno::NODEV) => None,
-                Err(errno) => return Err((path(&names), errno)),
-            };
-            if let Some(child) = child {
-                names.push(child);
-                match open(dir.as_fd(), &names)? {
-                    Some(opened) => dir = opened,
-                    None => drop(names.pop()),
-                }
-                continue;
-            }
-            // A removed directory still knows the one above it.
-            let up = open_in(dir.as_fd(), c"..", DIRECTORY).map_err(|errno| (path(&names), errno))?;
-            match rmdir(up.as_fd(), name) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(errno) => return Err((path(&names), errno)),
-            }
-            names.pop();
-            dir = up;
-        }
-        Ok(())
     }
 }
 
@@ -319,8 +267,4 @@ pub(super) fn children(dir: BorrowedFd<'_>) -> Result<Vec<CString>> {
         }
     }
     Ok(names)
-}
-
-fn rmdir(dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
-    unlinkat(dir, name, AtFlags::REMOVEDIR)
 }

@@ -1,13 +1,17 @@
 //! The leaf: the cgroup of one job, from before its first instruction until it is empty.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::io::{Errno, Result};
 
-use super::base::Base;
+use super::base::{self, Base};
 use super::cgroup::{Cgroup, populated};
+use super::removal::{NotRemoved, Removal};
+
+/// How long a removal may keep other work waiting.
+pub(crate) const STEP: Duration = Duration::from_millis(2);
 
 /// The cgroup of one job. What is needed to watch it is open from the start, and a descriptor is kept to kill it: no limit
 /// that is reached later can keep it alive. Dropped while it stands, it is killed: the guard removes it then.
@@ -19,12 +23,14 @@ pub(crate) struct Leaf {
     /// None where the base itself is the leaf.
     name: Option<String>,
     removed: bool,
+    /// Under way.
+    removal: Option<Removal>,
 }
 
 impl Leaf {
     /// `events`: its open `cgroup.events`.
     pub fn new(events: OwnedFd, cgroup: Cgroup, base: Arc<Base>, name: Option<String>) -> Self {
-        Self { events: Arc::new(events), cgroup, base, name, removed: false }
+        Self { events: Arc::new(events), cgroup, base, name, removed: false, removal: None }
     }
 
     /// Makes the leaf of the next job ahead.
@@ -89,18 +95,26 @@ impl Leaf {
         }
     }
 
-    /// Removes it and the cgroups that the job made below it.
-    pub fn remove(&mut self) -> std::result::Result<(), (PathBuf, Errno)> {
+    /// Removes it and the cgroups that the job made below it, for [`STEP`] at most; whether it is gone. `false`: call it again when
+    /// other work has had its turn.
+    ///
+    /// # Errors
+    /// As [`Cgroup::remove`].
+    pub fn remove(&mut self) -> std::result::Result<bool, NotRemoved> {
+        self.remove_until(Some(Instant::now() + STEP))
+    }
+
+    fn remove_until(&mut self, until: Option<Instant>) -> std::result::Result<bool, NotRemoved> {
         if self.removed {
-            return Ok(());
+            return Ok(true);
         }
-        let remove = || match &self.name {
-            Some(name) => self.base.cgroup().remove(name),
-            None => self.base.remove(),
+        let Self { base, name, removal, .. } = self;
+        let mut remove = || match name {
+            Some(name) => base::step(base.cgroup(), name, removal, until),
+            None => base.remove_until(removal, until),
         };
-        remove().or_else(|_| self.with_reserve(remove))?;
-        self.removed = true;
-        Ok(())
+        self.removed = remove().or_else(|_| base.with_reserve(remove))?;
+        Ok(self.removed)
     }
 }
 
@@ -109,7 +123,7 @@ impl Drop for Leaf {
         if !self.removed && !self.base.is_elsewhere() {
             // What can't be killed from here is the guard's to end, when the supervisor is gone.
             let _ = self.kill();
-            let _ = self.remove();
+            let _ = self.remove_until(None);
         }
     }
 }

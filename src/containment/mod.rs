@@ -15,6 +15,7 @@ pub(crate) mod oom;
 pub(crate) mod passes;
 pub(crate) mod probe;
 mod probe_child;
+pub(crate) mod removal;
 mod scope;
 pub(crate) mod sweep;
 mod tell;
@@ -31,6 +32,7 @@ use cgroup::Cgroup;
 
 use crate::error::short_of_descriptors;
 use crate::pidfd::Pidfd;
+use crate::text::printable;
 
 /// A way to hold jobs that this machine does not offer, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +55,7 @@ impl Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} ({})", self.tried, self.reason, self.advice)
+        write!(f, "{}: {} ({})", printable(&self.tried), printable(&self.reason), printable(&self.advice))
     }
 }
 

@@ -2,35 +2,69 @@
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::{Errno, Result};
+use tokio::io::Interest;
 
 use super::base;
 use super::cgroup::{Cgroup, populated};
 use super::delegation;
+use super::leaf::STEP;
 use crate::sys;
 
-/// What is killed is gone soon; a start does not wait longer for what is not, however many bases it finds.
+/// How long a start waits for processes that it has killed, however many bases it finds.
 pub(crate) const BOUND: Duration = Duration::from_millis(200);
 
-/// From 6.19 on a last process can be off the count and not yet off the directory, and no event tells.
+/// How long a start goes on with the removal of cgroups. The next start removes the rest.
+const REMOVING: Duration = Duration::from_secs(2);
+
+/// From 6.19 on a last process can be off the count and not yet off the directory, and there is no event.
 const BUSY_AGAIN: Duration = Duration::from_millis(1);
 
-/// Removes abandoned bases in `place`, with what runs in them. Costs one fstat where there are no cgroups below.
+/// Removes abandoned bases in `place`, with what runs in them. Costs one fstat where there are no cgroups below. Other tasks have
+/// their turn every few milliseconds.
 ///
-/// What may not be touched, for want of permission, is left to its owner.
-pub(crate) fn sweep(place: &Cgroup) {
-    let until = Instant::now() + BOUND;
+/// What this user may not touch is left to its owner. Dropped, it leaves the rest to the next one.
+pub(crate) async fn sweep(place: Arc<Cgroup>) {
+    let (killing, removing) = (Instant::now() + BOUND, Instant::now() + REMOVING);
     for name in place.children().unwrap_or_default() {
         if !base::is_name(&name) {
-            delegation::remove_abandoned(place, &name);
-        } else if let Ok(Some(cgroup)) = claim(place, &name) {
-            let _ = end(&cgroup, until.saturating_duration_since(Instant::now()));
-            // Busy: left to the next one.
-            let _ = place.remove(&name);
+            delegation::remove_abandoned(&place, &name);
+        } else if let Ok(Some(cgroup)) = claim(&place, &name) {
+            // The lock is held until the directory is gone.
+            emptied(&cgroup, killing).await;
+            let mut removal = None;
+            // The next start tries a busy one again.
+            while Instant::now() < removing
+                && base::step(&place, &name, &mut removal, Some(Instant::now() + STEP)) == Ok(false)
+            {
+                tokio::task::yield_now().await;
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Kills what is in it and waits until nothing runs there, until `bound` at most.
+async fn emptied(cgroup: &Cgroup, bound: Instant) {
+    let Ok(events) = cgroup.events() else { return };
+    if populated(&events) == Ok(false) || cgroup.kill().is_err() {
+        return;
+    }
+    let Ok(watch) = sys::watched(events, Interest::PRIORITY) else { return };
+    while populated(&watch) != Ok(false) && Instant::now() < bound {
+        let again = cgroup.kill_again_at().unwrap_or(bound);
+        if again <= Instant::now() {
+            let _ = cgroup.kill_again();
+            continue;
+        }
+        let until = again.min(bound);
+        if let Ok(Ok(mut ready)) = tokio::time::timeout_at(until.into(), watch.ready(Interest::PRIORITY)).await {
+            ready.clear_ready();
         }
     }
 }

@@ -62,15 +62,14 @@ impl Guard {
         let bound = Instant::now() + if self.given_up { GIVEN_UP } else { KILL_BOUND };
         if let Some(base) = self.base.take()
             // At a regular end it is empty, or gone already.
-            && base.parent.remove(&base.name).is_err()
+            && !matches!(base.parent.remove_empty(&base.name), Ok(()) | Err(Errno::NOENT))
         {
-            if let Ok(cgroup) = base.parent.open(&base.name).map(Cgroup::into_ours) {
-                self.empty(&cgroup, bound);
-            }
+            self.empty(&base, bound);
+            // A job can have made many cgroups: processes are ended before these are removed.
+            self.end_descendants(bound);
             while base.parent.remove(&base.name).is_err_and(|(_, errno)| errno == Errno::BUSY) && Instant::now() < bound
             {
-                let Ok(cgroup) = base.parent.open(&base.name).map(Cgroup::into_ours) else { break };
-                self.empty(&cgroup, bound);
+                self.empty(&base, bound);
                 // From 6.19 on a last process can be off the count and not yet off the directory.
                 let _ = self.wait(Some(bound.min(Instant::now() + Duration::from_millis(1))));
             }
@@ -112,10 +111,15 @@ impl Guard {
         self.send(&FromGuard::Moved { errno }, Vec::new())
     }
 
-    /// Kills a cgroup and waits until nothing runs in it.
-    fn empty(&mut self, cgroup: &Cgroup, bound: Instant) {
+    /// Kills what is in the base and waits until nothing runs there.
+    fn empty(&mut self, base: &PlannedBase, bound: Instant) {
+        let Ok(cgroup) = base.parent.open(&base.name).map(Cgroup::into_ours) else { return };
+        let watch = cgroup.events();
+        if watch.as_ref().is_ok_and(|watch| populated(watch) == Ok(false)) {
+            return;
+        }
         let _ = cgroup.kill();
-        let Ok(watch) = cgroup.events() else { return };
+        let Ok(watch) = watch else { return };
         let data = epoll::EventData::new_u64(BASE);
         if epoll::add(&self.epoll, &watch, data, epoll::EventFlags::PRI).is_err() {
             return;

@@ -170,7 +170,9 @@ impl Actor {
             let _ = pidfd.send(signal);
         }
         let group = match self.terms.process_group {
-            ProcessGroup::New | ProcessGroup::NewSession => main.as_raw_nonzero().get(),
+            ProcessGroup::New | ProcessGroup::NewSession | ProcessGroup::NewSessionOnTerminal => {
+                main.as_raw_nonzero().get()
+            }
             ProcessGroup::Supervisors => sys::own_process_group().unwrap_or(0),
         };
         let wanted = |pid: Pid| pid != *main && sys::process_group_of(pid) == group;
@@ -312,7 +314,9 @@ impl Actor {
         loop {
             let Holder::Leaf(leaf) = &mut self.holder else { return };
             match leaf.remove() {
-                Ok(()) => return,
+                Ok(true) => return,
+                // The job has made many cgroups: deadlines, signals and other jobs have their turn.
+                Ok(false) => tokio::task::yield_now().await,
                 // Something came back into it, or (from 6.19 on) its last process is not yet off it.
                 Err((_, Errno::BUSY))
                     if bound.is_some_and(|bound| Instant::now() < bound) && self.report.unkillable.count == 0 =>

@@ -157,6 +157,7 @@ impl Builder {
                 turns: Semaphore::new(STARTS),
                 one_job: self.one_job,
                 had_its_job: AtomicBool::new(false),
+                sweeping: Mutex::default(),
                 cgroup_only: cgroup_only && self.containment != Some(ContainmentKind::Subreaper),
                 guard_program: self.guard_program,
             }),

@@ -1,8 +1,8 @@
 //! The jobs that `pinfold pool` is given, a line each. All are read, and all mistakes found, before one is started.
 
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
-use std::io::Read;
+use std::ffi::OsString;
+use std::fs::File;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use anyhow::{Context, Result, bail};
@@ -11,7 +11,8 @@ use pinfold::{Command, Controller, Stdio};
 
 use super::args::Args;
 use super::job_line::{JobLine, explain};
-use crate::cli::read_in::StandardInput;
+use super::{input, template};
+use crate::cli::read_in::{MAX_LINE, StandardInput};
 
 /// More mistakes than these are only counted.
 const SHOWN: usize = 50;
@@ -33,24 +34,24 @@ enum Source {
 
 /// Reads them all. The error lists the lines that are none, with their numbers.
 pub fn read(args: &Args) -> Result<Vec<Job>> {
+    let separator = if args.null { 0 } else { b'\n' };
+    let is_json = args.command.is_empty() && !args.shell;
+    let max = if is_json { MAX_LINE } else { input::MAX_ARGUMENT };
     let (text, origin) = match &args.jobs {
-        Some(path) => (
-            std::fs::read(path).with_context(|| format!("cannot read the jobs from {}", path.display()))?,
-            path.display().to_string(),
-        ),
-        None => {
-            let mut text = Vec::new();
-            StandardInput.read_to_end(&mut text).context("cannot read the jobs from standard input")?;
-            (text, "standard input".to_owned())
+        Some(path) => {
+            let origin = pinfold::text::printable_path(path).into_owned();
+            let file = File::open(path).with_context(|| format!("cannot read the jobs from {origin}"))?;
+            (input::read(file, &origin, separator, max)?, origin)
         }
+        None => (input::read(StandardInput, "standard input", separator, max)?, "standard input".to_owned()),
     };
     let (jobs, mistakes) = parse(args, &text);
     if mistakes.is_empty() {
         return Ok(jobs);
     }
-    let mut message = format!("{} of the jobs in {origin} cannot be meant; none was started:", mistakes.len());
+    let mut message = format!("{} of the jobs in {origin} are invalid; no job was started:", mistakes.len());
     for (line, mistake) in mistakes.iter().take(SHOWN) {
-        message.push_str(&format!("\n  line {line}: {mistake}"));
+        message.push_str(&format!("\n  line {line}: {}", pinfold::text::printable(mistake)));
     }
     if mistakes.len() > SHOWN {
         message.push_str(&format!("\n  and {} more", mistakes.len() - SHOWN));
@@ -114,11 +115,11 @@ impl Job {
                 command.arg("-c").arg(script).name(script.to_string_lossy());
             }
             Source::Argument(argument) => {
-                let template = |word: &OsString| replace(word, argument);
+                let template = |word: &OsString| template::replace(word, argument);
                 let mut words = args.command.iter();
                 command = Command::new(words.next().map(template).unwrap_or_default());
                 command.args(words.map(template)).name(argument.to_string_lossy());
-                if !args.command.iter().any(|word| holds_braces(word)) {
+                if !args.command.iter().any(|word| template::holds_place(word)) {
                     command.arg(argument);
                 }
             }
@@ -126,7 +127,10 @@ impl Job {
         if !matches!(self.source, Source::Json(_)) {
             command.stdin(Stdio::Null);
         }
-        command.grace(args.grace).settle(args.settle);
+        command.grace(args.grace).settle(args.settle).signal_to(args.signal_to.into());
+        if let Some(signal) = args.stop_signal {
+            command.stop_signal(signal);
+        }
         if args.results.is_some() {
             command.measure_pressure();
         }
@@ -155,22 +159,6 @@ impl Job {
     }
 }
 
-fn holds_braces(word: &OsStr) -> bool {
-    word.as_bytes().windows(2).any(|two| two == b"{}")
-}
-
-/// Every `{}` in a word becomes the argument.
-fn replace(word: &OsString, argument: &OsStr) -> OsString {
-    let (mut rest, mut replaced) = (word.as_bytes(), Vec::new());
-    while let Some(at) = rest.windows(2).position(|two| two == b"{}") {
-        replaced.extend_from_slice(&rest[..at]);
-        replaced.extend_from_slice(argument.as_bytes());
-        rest = &rest[at + 2..];
-    }
-    replaced.extend_from_slice(rest);
-    OsString::from_vec(replaced)
-}
-
 const SEED: u64 = 0xcbf2_9ce4_8422_2325;
 
 /// FNV-1a, which stays the same from one version to the next.
@@ -181,14 +169,6 @@ fn fnv(hash: u64, bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn braces() {
-        let replaced = |word: &str| replace(&word.into(), OsStr::new("x{}"));
-        assert_eq!(replaced("{}"), "x{}");
-        assert_eq!(replaced("a{}{}b{"), "ax{}x{}b{");
-        assert_eq!(replaced("{"), "{");
-    }
 
     proptest::proptest! {
         #[test]

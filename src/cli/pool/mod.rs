@@ -4,12 +4,14 @@ mod args;
 mod desk;
 mod files;
 mod gather;
+mod input;
 mod job_line;
 mod jobs;
 mod output;
 mod progress;
 mod results;
 mod spill;
+mod template;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -25,9 +27,9 @@ use pinfold::{Guard, Pool, Signal, Stdio, Supervisor};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::FAILED;
 use super::session::{Descriptors, with_supervisor};
 use super::signals::{Keys, Response, Rules};
+use super::{FAILED, tell};
 pub use args::Args;
 use args::OutputArg;
 pub use args::parse_workers;
@@ -55,6 +57,12 @@ pub fn run(args: &Args) -> Result<u8> {
     ensure!(group || !args.finished_only, "--finished-only needs --output group");
     // Before there are jobs in the memory that is forked.
     let guard = Guard::fork()?;
+    if let Some(interpreter) = template::runs_lines_as_code(&args.command).filter(|_| !args.quiet) {
+        tell(&format!(
+            "{{}} in a script of {interpreter} runs each line as code: a file name like $(reboot) is a command there. \
+             Write {{q}}, which quotes the line for a shell, or pass the line as an argument: sh -c 'cat \"$1\"' sh {{}}"
+        ));
+    }
     let jobs = jobs::read(args)?;
     let (results, done) = match &args.results {
         Some(path) => {
@@ -64,7 +72,8 @@ pub fn run(args: &Args) -> Result<u8> {
         None => (None, DoneJobs::new()),
     };
     if let OutputArg::Files(directory) = &args.output {
-        std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("cannot make {}", pinfold::text::printable_path(directory)))?;
     }
     // Until here a signal ends pinfold as it ends everybody: nothing runs yet.
     let signals = SignalQueue::block_all()?;
@@ -179,7 +188,7 @@ impl<'a> Run<'a> {
 
     async fn run(mut self, signals: &SignalStream) -> End {
         // Neither a terminal's keys nor its process group reach the jobs.
-        let mut rules = Rules::new(Keys::ReachUs);
+        let mut rules = Rules::new(Keys::ReachUs).with(Vec::new(), self.args.stop_signal.is_some());
         let mut outcomes = self.pool.outcomes();
         let (pool, printer) = (self.pool.clone(), self.printer.clone());
         let (args, jobs) = (self.args, std::mem::take(&mut self.jobs));
@@ -216,11 +225,14 @@ impl<'a> Run<'a> {
 
     fn answer(&mut self, response: Response, signal: Signal) {
         match response {
-            Response::Stop(_) => {
+            Response::Stop(first) => {
                 self.signalled = Some(signal);
                 let running = self.pool.status().running;
                 self.progress.say(&format!("{signal}: stopping {running} jobs; once more kills them"));
-                self.pool.stop();
+                match first {
+                    Some(first) => self.pool.stop_with(first),
+                    None => self.pool.stop(),
+                }
             }
             Response::Kill => {
                 self.signalled = Some(signal);
