@@ -8,7 +8,7 @@ use pinfold::{Command, Guard, Job, ProcessGroup, Signal};
 use super::inherited::Inherited;
 use super::session::GivenUp;
 use super::{Init, LEFTOVERS_GRACE};
-use crate::cli::terminal::{Terminal, has_reached_our_group};
+use crate::cli::terminal::{Terminal, has_left_our_group, has_reached_our_group};
 use crate::cli::{run, supervisor_of_environment};
 
 /// Runs the command and returns the exit code.
@@ -115,7 +115,7 @@ async fn pass_on(init: &Init, job: &Job, received: Received, shares_group: bool)
         return;
     }
     // The command has received it from the terminal already.
-    if shares_group && has_reached_our_group(received) {
+    if shares_group && has_reached_our_group(received) && !has_left_our_group(job) {
         return;
     }
     if let Some(signal) = init.translate(received.signal) {
