@@ -23,17 +23,17 @@ use rustix::io::Errno;
 
 use super::report_sink::Sink;
 use super::signals::{Keys, PATIENCE_INTERRUPTS, Response, Rules};
-use super::tell;
 use super::terminal::{Terminal, has_left_our_group, has_reached_our_group};
 use super::write_out::Patience;
+use super::{environment, tell};
 #[cfg(feature = "watch")]
 pub use args::parse_signal;
-pub use args::{Args, ContainmentArg};
+pub use args::{Args, ContainmentArg, SignalToArg};
 use ended::Ended;
 use explain::explain;
 pub use explain::explain_failures;
 pub use prepared::Prepared;
-use ready::Clock;
+use ready::{Clock, Ready};
 use relay::Relay;
 use streams::StreamArgs;
 
@@ -145,13 +145,8 @@ async fn supervise(
 ) -> pinfold::Result<Ended> {
     let signals = signals.listen()?;
     let controllers = args.limits.to_limits().controllers();
-    let mut builder = Supervisor::builder().guard(guard).one_job().controllers(controllers);
-    if let Some(kind) = args.containment() {
-        builder = builder.containment(kind);
-    }
-    if let Some(cgroup) = &args.cgroup {
-        builder = builder.cgroup(cgroup);
-    }
+    let builder = environment::supervisor(args.cgroup.as_deref(), args.containment())?;
+    let builder = builder.guard(guard).one_job().controllers(controllers);
     let supervisor = builder.start().await?;
     let ended = hold(args, &supervisor, command, &signals, &mut rules, terminal).await;
     supervisor.close().await;
@@ -182,7 +177,12 @@ async fn hold(
     }
     let mut relay = Relay::new(args)?;
     let spawned = {
-        let mut spawning = std::pin::pin!(supervisor.spawn(command));
+        let mut spawning = std::pin::pin!(async {
+            if let Some(Ready::Other(readiness)) = &args.streams.ready {
+                readiness.check_before_start().await?;
+            }
+            supervisor.spawn(command).await
+        });
         loop {
             tokio::select! {
                 biased;
@@ -213,7 +213,7 @@ async fn hold(
         Err(error) => return Ok(Ended::not_started(command, &error)),
     };
     if args.verbose {
-        tell(&format!("started {} as process {}", args.command[0].to_string_lossy(), job.pid()));
+        tell(&format!("started {} as process {}", pinfold::text::printable_os(&args.command[0]), job.pid()));
     }
     let mut interrupted = false;
     if let Err(error) = args.streams.empty_tee() {

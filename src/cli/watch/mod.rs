@@ -340,7 +340,7 @@ impl<'a> Watch<'a> {
 }
 
 fn name(program: &OsString) -> String {
-    Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned()
+    pinfold::text::printable_os(Path::new(program).file_name().unwrap_or(program)).into_owned()
 }
 
 fn how(report: &Report) -> String {
