@@ -117,7 +117,8 @@ async fn pass_on(init: &Init, job: &Job, received: Received, shares_group: bool)
         return;
     }
     // The command has received it from the terminal already.
-    if shares_group && has_reached_our_group(received) && !has_left_our_group(job) {
+    let by_the_terminal = has_reached_our_group(received) && !has_left_our_group(job);
+    if shares_group && (by_the_terminal || run::is_by_the_job(job, received).await) {
         return;
     }
     if let Some(signal) = init.translate(received.signal) {
