@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use pinfold::doctor::{Containment, examine};
 
+use super::environment;
+
 /// Tell what this machine allows: which containment a job gets, why, and what to do for a stronger one
 ///
 /// It changes nothing: a cgroup is made in pinfold's own, tried, and removed.
@@ -17,8 +19,8 @@ pub struct Args {
     #[arg(long)]
     json: bool,
 
-    /// The cgroup v2 directory that `run --cgroup` would be given
-    #[arg(long, value_name = "DIR", env = "PINFOLD_CGROUP")]
+    /// The cgroup v2 directory that `run --cgroup` would be given [env: PINFOLD_CGROUP]
+    #[arg(long, value_name = "DIR")]
     cgroup: Option<PathBuf>,
 }
 
@@ -27,7 +29,7 @@ const NO_CGROUP: u8 = 1;
 
 /// Examines, tells, and gives the exit code.
 pub fn run(args: &Args) -> Result<u8> {
-    let examination = examine(args.cgroup.as_deref());
+    let examination = examine(environment::cgroup(args.cgroup.as_deref()).as_deref());
     let text = if args.json { examination.to_json() + "\n" } else { examination.to_text() };
     // Never a panic of println! where nobody reads.
     std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")?;

@@ -12,6 +12,7 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
+use super::identity::Variable;
 use super::protocol::{NEW_SESSION, NEW_SESSION_ON_TERMINAL, NEW_TERMINAL};
 use super::raw::{call, checked};
 use crate::error::SpawnStage;
@@ -47,6 +48,8 @@ pub struct Plan {
     /// A free slot, the arguments, null: `/bin/sh` goes into the slot for a script without `#!`.
     pub argv: Vec<*const c_char>,
     pub env: Vec<*const c_char>,
+    /// Some of the environment.
+    pub identities: Vec<Variable>,
     pub outcome: *const Outcome,
 }
 
@@ -180,6 +183,7 @@ unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32
                 sys::set_ignored(signal, true);
             }
         }
+        plan.identities.iter_mut().for_each(Variable::write);
         enter(SpawnStage::Exec);
         sys::set_signal_mask(plan.blocked);
         Err(execute(plan))

@@ -6,6 +6,7 @@ mod clean_up;
 mod clone;
 mod ended;
 mod event_loop;
+pub(crate) mod identity;
 mod launch;
 pub(crate) mod link;
 mod orphans;

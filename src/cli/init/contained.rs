@@ -76,7 +76,9 @@ async fn supervise(
     let supervisor = supervisor_of_environment(guard)?.one_job().start().await?;
     // Signals that come meanwhile are queued; a hung exec is bounded by the guard.
     let job = supervisor.spawn(command).await?;
-    init.debug(|| format!("started {} as process {}", init.options.command[0].to_string_lossy(), job.pid()));
+    init.debug(|| {
+        format!("started {} as process {}", pinfold::text::printable_os(&init.options.command[0]), job.pid())
+    });
     let shares_group = terminal.is_some();
     let report = loop {
         tokio::select! {
@@ -115,7 +117,7 @@ async fn pass_on(init: &Init, job: &Job, received: Received, shares_group: bool)
         return;
     }
     // The command has received it from the terminal already.
-    if shares_group && has_reached_our_group(received) {
+    if shares_group && (has_reached_our_group(received) || run::is_by_the_job(job, received).await) {
         return;
     }
     if let Some(signal) = init.translate(received.signal) {

@@ -65,7 +65,7 @@ fn print(text: &str) -> u8 {
 }
 
 fn say(name: &str, message: &str) {
-    write_patiently(format!("{name}: {message}\n").as_bytes());
+    write_patiently(format!("{name}: {}\n", pinfold::text::printable_message(message)).as_bytes());
 }
 
 /// The name and the options: PID 1 and a command's supervisor have them in common.

@@ -72,7 +72,7 @@ pub fn parse(flavour: Flavour, words: &[OsString], variable: impl Fn(&str) -> Op
             Ok(found) => found,
             Err(message) => return Parsed::Wrong(String::from_utf8_lossy(&message).into_owned()),
         };
-        let value = value.unwrap_or_default().to_string_lossy().into_owned();
+        let value = pinfold::text::printable_os(&value.unwrap_or_default()).into_owned();
         match id {
             'g' => options.group = true,
             'c' => options.session = false,

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use std::ffi::CString;
 use std::io::Error;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -29,12 +30,12 @@ pub fn run(init: &Init) -> Result<u8> {
     let main = match spawn(init, given) {
         Ok(main) => main,
         Err(error) => {
-            let program = init.options.command[0].to_string_lossy();
+            let program = pinfold::text::printable_os(&init.options.command[0]);
             say(init.name, &format!("cannot execute '{program}': {error}"));
             return Ok(if error.raw_os_error() == Some(libc::ENOENT) { 127 } else { 126 });
         }
     };
-    init.debug(|| format!("started {} as process {main}", init.options.command[0].to_string_lossy()));
+    init.debug(|| format!("started {} as process {main}", pinfold::text::printable_os(&init.options.command[0])));
     let code = loop {
         if let Some(code) = reap(init, main)? {
             break code;
@@ -196,6 +197,12 @@ fn spawn(init: &Init, mut given: Given) -> std::io::Result<i32> {
     }
     let mut command = Command::new(&init.options.command[0]);
     command.args(&init.options.command[1..]);
+    let ours = std::process::id().to_string();
+    let variables = [c"LISTEN_PID", c"WATCHDOG_PID", c"SYSTEMD_EXEC_PID"];
+    let variables = variables.map(|name| {
+        let value = std::env::var(name.to_str().unwrap_or_default());
+        (name, value.is_ok_and(|value| value == ours))
+    });
     // SAFETY: between fork and exec it makes system calls only, on memory of its own.
     unsafe {
         command.pre_exec(move || {
@@ -214,6 +221,15 @@ fn spawn(init: &Init, mut given: Given) -> std::io::Result<i32> {
                 libc::sigfillset(&mut all);
                 libc::pthread_sigmask(libc::SIG_SETMASK, &all, std::ptr::null_mut());
                 libc::tcsetpgrp(0, libc::getpid());
+            }
+            // sd_listen_fds(3) and others compare these with the pid of their reader. std executes with the environment that is
+            // there now, because it was asked for no other; the only thread of the process allocates here.
+            for (name, is_ours) in variables {
+                if is_ours {
+                    let pid = CString::new(libc::getpid().to_string())?;
+                    libc::setenv(name.as_ptr(), pid.as_ptr(), 1);
+                    libc::unsetenv(c"LISTEN_PIDFDID".as_ptr());
+                }
             }
             if given.ignores_pipe {
                 libc::signal(libc::SIGPIPE, libc::SIG_IGN);

@@ -41,12 +41,12 @@ pub struct Args {
     #[arg(long, short = '0')]
     pub null: bool,
 
-    /// Stop each job after this time: 1h30m, 2.5s, 500ms, or plain seconds
-    #[arg(long, short, value_name = "DURATION", value_parser = duration::parse)]
+    /// Stop each job after this time: 1h30m, 2.5s, 500ms, or plain seconds; 0 is no limit
+    #[arg(long, short, value_name = "DURATION", value_parser = duration::limit)]
     pub timeout: Option<Duration>,
 
     /// Stop all after this time
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::limit)]
     pub deadline: Option<Duration>,
 
     /// How long filters such as `> >(tee log)` may take to finish after the command has exited; other processes a tenth of it
@@ -111,8 +111,8 @@ pub struct Args {
     #[arg(long, requires = "results")]
     pub retry_failed: bool,
 
-    /// The cgroup v2 directory to make the jobs' cgroups in, instead of pinfold's own
-    #[arg(long, value_name = "DIR", env = "PINFOLD_CGROUP")]
+    /// The cgroup v2 directory to make the jobs' cgroups in, instead of pinfold's own [env: PINFOLD_CGROUP]
+    #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
 
     /// No progress, no line for each failure, no summary

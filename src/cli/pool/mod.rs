@@ -72,7 +72,8 @@ pub fn run(args: &Args) -> Result<u8> {
         None => (None, DoneJobs::new()),
     };
     if let OutputArg::Files(directory) = &args.output {
-        std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("cannot make {}", pinfold::text::printable_path(directory)))?;
     }
     // Until here a signal ends pinfold as it ends everybody: nothing runs yet.
     let signals = SignalQueue::block_all()?;

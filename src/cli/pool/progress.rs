@@ -60,7 +60,14 @@ impl Progress {
                 1 => String::new(),
                 attempts => format!(", {attempts} attempts"),
             };
-            self.aside(|| tell(&format!("line {}, {}: {}{attempts}", job.line, outcome.report.name, how(outcome))));
+            self.aside(|| {
+                tell(&format!(
+                    "line {}, {}: {}{attempts}",
+                    job.line,
+                    pinfold::text::printable(&outcome.report.name),
+                    how(outcome)
+                ))
+            });
         }
         if !self.bar.is_hidden() {
             self.bar.set_position(status.done);
