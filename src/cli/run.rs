@@ -23,7 +23,7 @@ use rustix::io::Errno;
 
 use super::report_sink::Sink;
 use super::signals::{Keys, PATIENCE_INTERRUPTS, Response, Rules};
-use super::terminal::Terminal;
+use super::terminal::{Terminal, has_left_our_group, has_reached_our_group};
 use super::write_out::Patience;
 use super::{environment, tell};
 #[cfg(feature = "watch")]
@@ -274,6 +274,10 @@ async fn hold(
         }
         if rules.keys == Keys::ReachTheJob && is_by_the_job(&job, received).await {
             continue;
+        }
+        if rules.keys == Keys::ReachTheJob && has_reached_our_group(received) && has_left_our_group(&job) {
+            // The main process would lead the foreground group without pinfold.
+            let _ = job.signal(received.signal);
         }
         let response = rules.respond(received, Instant::now());
         interrupted |= received.signal == Signal::INT && matches!(response, Response::Stop(_));
