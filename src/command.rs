@@ -35,6 +35,9 @@ pub enum ProcessGroup {
     New,
     /// One of its own in a session of its own (setsid(2)), without a controlling terminal.
     NewSession,
+    /// The same, with standard input as the controlling terminal, where that is a terminal that belongs to no session
+    /// (TIOCSCTTY in ioctl_tty(2)). Elsewhere it is the same as [`NewSession`](Self::NewSession).
+    NewSessionOnTerminal,
     /// The supervisor's. For programs with a controlling terminal, whose keys then reach the job.
     Supervisors,
 }

@@ -4,6 +4,7 @@ use rustix::io::Errno;
 
 use crate::containment::Refusal;
 use crate::report::{NotRemoved, ProcessList};
+use crate::text::printable;
 
 /// The library's result.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -21,7 +22,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[non_exhaustive]
 pub enum Error {
     /// The kernel refused an operation.
-    #[error("{operation} {object}: {errno}{}", hint(advice))]
+    #[error("{operation} {}: {errno}{}", printable(object), hint(advice))]
     System {
         /// The system call or what it was for.
         operation: &'static str,
@@ -33,7 +34,7 @@ pub enum Error {
         advice: String,
     },
     /// An argument that can't be meant.
-    #[error("{what} '{value}' is not valid: {advice}")]
+    #[error("{what} '{}' is not valid: {}", printable(value), printable(advice))]
     Invalid {
         /// What was given.
         what: &'static str,
@@ -52,7 +53,7 @@ pub enum Error {
     #[error("there is no cgroup v2 to look in:{}", refusals(.0))]
     NoCgroupSeen(Vec<Refusal>),
     /// A limit that can't be enforced here; nothing was started.
-    #[error("cannot enforce the {limit}: {reason}{}", hint(advice))]
+    #[error("cannot enforce the {limit}: {}{}", printable(reason), hint(advice))]
     Limit {
         /// Which limit.
         limit: &'static str,
@@ -76,10 +77,10 @@ pub enum Error {
     #[error("{}", .0)]
     Hangs(Box<HangingStart>),
     /// No guard program was found or it did not answer.
-    #[error("the guard did not start: {0}")]
+    #[error("the guard did not start: {}", printable(.0))]
     GuardStart(String),
     /// The job was ended before its command had been executed.
-    #[error("{program} was ended before it had been executed ({})", ended_by(.reason))]
+    #[error("{} was ended before it had been executed ({})", printable(program), ended_by(.reason))]
     EndedEarly {
         /// The command's name as it was given.
         program: String,
@@ -87,7 +88,7 @@ pub enum Error {
         reason: crate::stop::Reason,
     },
     /// A job did not get ready ([`Job::ready`](crate::Job::ready)).
-    #[error("{program} did not get ready: {why}")]
+    #[error("{} did not get ready: {}", printable(program), printable(why))]
     NotReady {
         /// The job's name.
         program: String,
@@ -214,6 +215,8 @@ impl SpawnError {
     /// What was being done, and what the person can do.
     fn words(&self) -> (String, &'static str) {
         let Self { stage, errno, program, cwd } = self;
+        let program = printable(program);
+        let cwd = cwd.as_deref().map(printable);
         match (stage, *errno) {
             (SpawnStage::Exec, Errno::NOENT) => (
                 format!("execute '{program}'"),
@@ -321,7 +324,7 @@ impl std::fmt::Display for HangingStart {
             None => f.write_str("it")?,
         }
         for directory in &self.not_removed {
-            write!(f, "; {} stays until it ends", directory.path)?;
+            write!(f, "; {} stays until it ends", printable(&directory.path))?;
         }
         Ok(())
     }
@@ -334,17 +337,19 @@ impl std::fmt::Display for SpawnError {
     }
 }
 
-/// The advice where a limit on open files is reached.
+/// The advice where a limit on open files, or on their size, is reached.
 pub(crate) fn short_of_descriptors(errno: Errno) -> &'static str {
     match errno {
         Errno::MFILE => "too few descriptors are left: close some, or see ulimit -Hn",
         Errno::NFILE => "the machine has no open file left: see /proc/sys/fs/file-max",
+        // memfd_create(2): its files have a size that RLIMIT_FSIZE limits, as all do.
+        Errno::FBIG => "the limit on the size of files (ulimit -f) is too low for the arguments and the environment",
         _ => "",
     }
 }
 
 fn hint(advice: &str) -> String {
-    if advice.is_empty() { String::new() } else { format!(" ({advice})") }
+    if advice.is_empty() { String::new() } else { format!(" ({})", printable(advice)) }
 }
 
 fn refusals(refusals: &[Refusal]) -> String {

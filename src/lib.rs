@@ -149,6 +149,7 @@ mod stop;
 mod supervisor;
 pub mod sweep;
 mod sys;
+pub mod text;
 mod told;
 mod user;
 

@@ -10,6 +10,8 @@ mod cli;
 
 use std::ffi::OsString;
 
+use rustix::process::{Resource, getrlimit};
+
 #[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
@@ -41,6 +43,31 @@ fn main() -> ! {
 
 fn start(words: &[OsString]) -> ! {
     pinfold::init_with(words);
+    if let Err(message) = enough_stack(words) {
+        eprintln!("pinfold: {message}");
+        std::process::exit(125);
+    }
     // Flushes standard output, which nothing else would do here.
     std::process::exit(cli::main(words).into())
+}
+
+/// A process whose stack is at its limit receives SIGSEGV, which explains nothing (getrlimit(2), RLIMIT_STACK).
+///
+/// # Errors
+/// A message with the limit and what pinfold needs.
+fn enough_stack(words: &[OsString]) -> Result<(), String> {
+    /// A release build has much smaller frames.
+    const NEEDED: u64 = if cfg!(debug_assertions) { 512 << 10 } else { 256 << 10 };
+    let limit = getrlimit(Resource::Stack);
+    let word = words.get(1).and_then(|word| word.to_str()).unwrap_or_default();
+    // These start their guard first, whose limit is that of the jobs, and then raise their own as far as the hard limit allows.
+    let raises = ["run", "watch"].contains(&word);
+    match if raises { limit.maximum } else { limit.current } {
+        Some(bytes) if bytes < NEEDED => Err(format!(
+            "the limit on the stack is {} KiB, and pinfold needs {}: raise it (ulimit -s)",
+            bytes >> 10,
+            NEEDED >> 10
+        )),
+        _ => Ok(()),
+    }
 }

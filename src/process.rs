@@ -107,7 +107,7 @@ impl ProcessInfo {
 
 impl std::fmt::Display for ProcessInfo {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.pid, self.command_line)?;
+        write!(f, "{} {}", self.pid, crate::text::printable(&self.command_line))?;
         match self.user {
             Some(user) if user != rustix::process::geteuid().as_raw() => write!(f, " of user {user}"),
             _ => Ok(()),

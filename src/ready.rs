@@ -14,10 +14,17 @@ use tokio::net::TcpSocket;
 
 use crate::error::{Error, Result};
 use crate::output::OutputStream;
+use crate::text::{printable, printable_bytes, printable_path};
 
 /// How often a port is tried: nothing tells when somebody listens there. (sock_diag(7) has groups for sockets that are destroyed,
 /// include/uapi/linux/sock_diag.h, and none for those that begin to listen.)
 const TRY_EVERY: Duration = Duration::from_millis(20);
+
+/// How often a name's addresses are tried before the name is looked up again.
+const TRIES_OF_A_NAME: u32 = 50;
+
+/// How long one address has to answer, where the kernel itself would wait for minutes.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How much is read of an output in search of a line.
 const MAX_SEARCHED: usize = 4 * 1024 * 1024;
@@ -27,7 +34,7 @@ const MAX_SEARCHED: usize = 4 * 1024 * 1024;
 /// ```
 /// use pinfold::Readiness;
 /// let by = Readiness::stdout_line("listening on");
-/// let by = Readiness::port(([127, 0, 0, 1], 8080));
+/// let by = Readiness::local_port(8080);
 /// let by = Readiness::file("/run/server.pid");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,13 +44,57 @@ pub struct Readiness(pub(crate) By);
 pub(crate) enum By {
     /// 0 for standard output, 1 for standard error.
     Line(usize, Vec<u8>),
-    Port(SocketAddr),
+    Port(Endpoint),
     File(PathBuf),
 }
 
+/// Where connections are accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Endpoint {
+    Address(SocketAddr),
+    /// Of this machine, at 127.0.0.1 or ::1.
+    Local(u16),
+    /// A name, looked up each time.
+    Host(String, u16),
+}
+
+fn local(port: u16) -> Vec<SocketAddr> {
+    vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]
+}
+
+impl Endpoint {
+    /// All its addresses; none where the name has none now.
+    async fn addresses(&self) -> Vec<SocketAddr> {
+        match self {
+            Self::Address(address) => vec![*address],
+            // Always (RFC 6761, 6.3), also where /etc/hosts gives localhost only one of them.
+            Self::Host(name, port) if name.eq_ignore_ascii_case("localhost") => local(*port),
+            Self::Local(port) => local(*port),
+            Self::Host(name, port) => {
+                tokio::net::lookup_host((name.as_str(), *port)).await.map(Iterator::collect).unwrap_or_default()
+            }
+        }
+    }
+
+    /// How long its addresses hold: a name may get one when the job is there.
+    fn is_name(&self) -> bool {
+        matches!(self, Self::Host(..))
+    }
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Address(address) => write!(f, "{address}"),
+            Self::Local(port) => write!(f, "127.0.0.1:{port} or [::1]:{port}"),
+            Self::Host(name, port) => write!(f, "{}:{port}", printable(name)),
+        }
+    }
+}
+
 impl Readiness {
-    /// A line of its piped standard output has this in it. What is read for that (4 MiB at most) is still there for who
-    /// reads the stream.
+    /// A line of its piped standard output contains this: a whole line, with its newline or at the end of the output. The caller
+    /// can still read all of the output, of which at most 4 MiB are searched.
     #[must_use]
     pub fn stdout_line(part: impl Into<Vec<u8>>) -> Self {
         Self(By::Line(0, part.into()))
@@ -55,11 +106,40 @@ impl Readiness {
         Self(By::Line(1, part.into()))
     }
 
-    /// Somebody accepts connections at this TCP address. It is tried every 20 ms. Whether it is this job that listens is not
-    /// known: choose a port that nobody else has.
+    /// A process accepts connections at this TCP address. pinfold tries to connect every 20 ms. It can't see which process
+    /// accepts: [`Readiness::check_before_start`] finds a port that another program holds.
     #[must_use]
     pub fn port(address: impl Into<SocketAddr>) -> Self {
-        Self(By::Port(address.into()))
+        Self(By::Port(Endpoint::Address(address.into())))
+    }
+
+    /// The same for a port of this machine, at 127.0.0.1 or at ::1.
+    #[must_use]
+    pub fn local_port(port: u16) -> Self {
+        Self(By::Port(Endpoint::Local(port)))
+    }
+
+    /// The same for a host by its name, at any of its addresses. The name is looked up again every second.
+    #[must_use]
+    pub fn host_port(host: impl Into<String>, port: u16) -> Self {
+        Self(By::Port(Endpoint::Host(host.into(), port)))
+    }
+
+    /// Call it before the job is started: whether another program holds the port already, for which the job would be taken.
+    /// Dropping the future leaves nothing behind.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where a process accepts connections at the port now.
+    pub async fn check_before_start(&self) -> Result<()> {
+        let By::Port(endpoint) = &self.0 else { return Ok(()) };
+        match listener(&endpoint.addresses().await, ephemeral_ports()).await {
+            Some(address) => Err(Error::invalid(
+                "readiness by the port",
+                address.to_string(),
+                "another program listens there already, before the job has started: end that program, or take another port",
+            )),
+            None => Ok(()),
+        }
     }
 
     /// There is a file of this name. Its directory is watched (inotify(7)), or the nearest one above that is there.
@@ -74,10 +154,10 @@ impl std::fmt::Display for Readiness {
         match &self.0 {
             By::Line(stream, part) => {
                 let name = ["standard output", "standard error"][*stream];
-                write!(f, "no line of {name} has had '{}' in it", String::from_utf8_lossy(part))
+                write!(f, "no line of {name} has had '{}' in it", printable_bytes(part))
             }
-            By::Port(address) => write!(f, "nobody listens on {address}"),
-            By::File(path) => write!(f, "there is no {}", path.display()),
+            By::Port(endpoint) => write!(f, "no process listens on {endpoint}"),
+            By::File(path) => write!(f, "there is no {}", printable_path(path)),
         }
     }
 }
@@ -127,14 +207,33 @@ fn contains(line: &[u8], part: &[u8]) -> bool {
     part.is_empty() || line.windows(part.len()).any(|window| window == part)
 }
 
-pub(crate) async fn port(address: SocketAddr) {
+/// Returns when a process accepts connections there.
+pub(crate) async fn port(endpoint: &Endpoint) {
     let ephemeral = ephemeral_ports();
-    while !accepts(address, ephemeral).await.unwrap_or(false) {
-        tokio::time::sleep(TRY_EVERY).await;
+    loop {
+        let addresses = endpoint.addresses().await;
+        let tries = if endpoint.is_name() { TRIES_OF_A_NAME } else { u32::MAX };
+        for _ in 0..tries {
+            if listener(&addresses, ephemeral).await.is_some() {
+                return;
+            }
+            tokio::time::sleep(TRY_EVERY).await;
+        }
     }
 }
 
-/// Whether somebody accepts connections there. The port that we have ourselves meanwhile must not be this one: the server could
+/// The first address at which a process accepts connections.
+async fn listener(addresses: &[SocketAddr], ephemeral: (u16, u16)) -> Option<SocketAddr> {
+    for address in addresses {
+        // An address that does not answer must not keep the others waiting.
+        if let Ok(Ok(true)) = tokio::time::timeout(PATIENCE, accepts(*address, ephemeral)).await {
+            return Some(*address);
+        }
+    }
+    None
+}
+
+/// Whether a process accepts connections there. The port that we have ourselves meanwhile must not be this one: the server could
 /// not have it, and two ends that connect to each other at once are a connection, where both are the same one too (RFC 9293, 3.5,
 /// "simultaneous open").
 async fn accepts(address: SocketAddr, ephemeral: (u16, u16)) -> std::io::Result<bool> {

@@ -15,6 +15,7 @@
 //! # Ok::<(), pinfold::Error>(())
 //! ```
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -176,17 +177,17 @@ impl Sweep {
                 open.pop();
                 continue;
             };
-            if base::is_name(&name) {
-                match sweep::claim(cgroup, &name) {
+            if let Some(name) = name.to_str().filter(|name| base::is_name(name)) {
+                match sweep::claim(cgroup, name) {
                     Ok(Some(base)) => {
-                        swept.abandoned.push(self.end(cgroup, &name, base));
+                        swept.abandoned.push(self.end(cgroup, name, base));
                         continue;
                     }
                     // Alive, as a rule. A pinfold inside its job may be dead.
                     Ok(None) => locked.push((cgroup.path().join(&name), name.clone())),
                     Err(Errno::NOENT | Errno::NODEV) => continue,
                     Err(errno) => {
-                        swept.not_searched(&cgroup.path().join(&name), errno);
+                        swept.not_searched(&cgroup.path().join(name), errno);
                         continue;
                     }
                 }
@@ -289,8 +290,8 @@ impl Swept {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    fn names_in(&mut self, cgroup: &Cgroup) -> Vec<String> {
-        cgroup.children().unwrap_or_else(|errno| {
+    fn names_in(&mut self, cgroup: &Cgroup) -> Vec<OsString> {
+        cgroup.names().unwrap_or_else(|errno| {
             self.not_searched(cgroup.path(), errno);
             Vec::new()
         })

@@ -51,7 +51,17 @@ fn options_that_cannot_be_meant() {
         (vec!["--signal-to", "nobody"], "possible values: all, main"),
         (vec!["--leftovers", "keep"], "possible values: kill, wait"),
         (vec!["--require", "luck"], "possible values: cgroup"),
-        (vec!["--env", "NO_EQUALS_SIGN"], "KEY=VALUE"),
+        (vec!["--env-remove", ""], "KEY"),
+        (vec!["--env-remove", "A=B"], "KEY"),
+        (vec!["--timeout", "5M"], "month"),
+        (vec!["--grace", "1h5M"], "month"),
+        (vec!["--grace", "-1"], "negative"),
+        (vec!["--grace", "-1s"], "negative"),
+        (vec!["--grace=-1"], "negative"),
+        (vec!["--kill-bound", "-.5"], "negative"),
+        (vec!["--pids", "-5"], "negative"),
+        (vec!["--memory", "-1G"], "negative"),
+        (vec!["--max-output", "-1K"], "negative"),
         (vec!["--env", "=value"], "KEY=VALUE"),
         (vec!["--env", ""], "KEY=VALUE"),
         (vec!["--no-such-option"], "--no-such-option"),
@@ -60,8 +70,8 @@ fn options_that_cannot_be_meant() {
         (vec!["--timeout", "1s", "--timeout", "2s"], "multiple times"),
     ] {
         let args = options.iter().map(ToString::to_string).chain(marking(&mark));
-        refused(Run::new(args), 125, said);
-        assert!(!mark.path().exists(), "{options:?}");
+        let ran = refused(Run::new(args), 125, said);
+        assert!(!mark.path().exists() && !ran.stderr.contains("'-- -1"), "{options:?}: {ran:#?}");
     }
 }
 
@@ -98,7 +108,7 @@ fn a_working_directory_that_cannot_be_entered() {
     for (cwd, said) in [
         ("/no/such/directory", "'/no/such/directory'"),
         ("/etc/passwd", "'/etc/passwd'"),
-        ("\u{1}", "'\u{1}'"),
+        ("\u{1}", r"'\001'"),
         ("no/such", "'no/such'"),
     ] {
         let args = ["--cwd".to_owned(), cwd.into()].into_iter().chain(marking(&mark));
@@ -178,12 +188,10 @@ fn failures_with_closed_streams() {
         if has_cgroup() {
             told(Run::in_shell(&script, ["no-such-command"])).assert_code(127);
             told(Run::in_shell(&script, ["--cwd", "/no/such", "true"])).assert_code(125);
-            // Nobody can be told of this.
+            // No message can say this.
             told(Run::in_shell(&script, ["--timeout", "100ms", "sleep", "1000"])).assert_code(124);
         }
     }
-    let script = format!("exec {PINFOLD} --help >/dev/full");
-    told(Run::bare(["bash", "-c", &script])).assert_code(0);
 }
 
 #[test]
@@ -208,7 +216,6 @@ fn bytes_that_are_no_utf8() {
     let ran = refused(Run::new([bad]), 127, "b\u{fffd}d");
     assert_eq!(ran.report["command"][0].as_str().unwrap_or("b\u{fffd}d"), "b\u{fffd}d");
     refused(Run::new([OsStr::new("--cwd"), &with("/no/"), OsStr::new("true")]), 125, "/no/b\u{fffd}d");
-    refused(Run::new([OsStr::new("--env"), bad, OsStr::new("true")]), 125, "KEY=VALUE");
     refused(Run::new([OsStr::new("--timeout"), bad, OsStr::new("true")]), 125, "error: ");
     refused(Run::new([OsStr::new("--stop-signal"), bad, OsStr::new("true")]), 125, "error: ");
     refused(Run::new([OsStr::new("--signal-to"), bad, OsStr::new("true")]), 125, "error: ");
@@ -258,6 +265,100 @@ fn failures_hit_nobody() {
     canary.assert_alive();
 }
 
+/// As coreutils' timeout reads them.
+#[test]
+fn durations_as_of_timeout() {
+    if !has_cgroup() {
+        return;
+    }
+    for no_limit in ["0", "0s", "0.0", "inf", "1e9", "1e3h"] {
+        let options = ["--timeout", no_limit, "--idle-timeout", no_limit, "sh", "-c", "sleep 0.05; exit 3"];
+        assert_eq!(told(Run::new(options)).assert_code(3).stderr, "", "{no_limit}");
+    }
+    for soon in [".1", "1e-1", "100ms"] {
+        told(Run::new(["--timeout", soon, "-q", "sleep", "1000"])).assert_code(124);
+    }
+    // A grace period without an end is one that the job ends.
+    let script = "trap 'exit 4' TERM; sleep 1000 & wait";
+    let ran = told(Run::new(["--timeout", "1", "--grace", "inf", "sh", "-c", script]));
+    assert_eq!(ran.assert_code(124).report["main"]["exited"], 4);
+}
+
+#[test]
+fn variables_are_passed_on_and_removed() {
+    if !has_cgroup() {
+        return;
+    }
+    let of = |options: &[&str]| {
+        let mut run = Run::new(options.iter().chain(&["--", "sh", "-c", "echo \"$A $B ${C-none} ${D-none}\""]));
+        run.command().env("A", "a").env("B", "b=1").env_remove("C").env("D", "");
+        told(run).assert_code(0).stdout
+    };
+    assert_eq!(of(&[]), "a b=1 none \n");
+    assert_eq!(of(&["--clear-env", "--env", "A", "--env", "B", "--env", "C", "--env", "D"]), "a b=1 none \n");
+    assert_eq!(of(&["--env-remove", "A", "--env-remove", "C", "--env-remove", "D"]), " b=1 none none\n");
+    assert_eq!(of(&["--env-remove", "A", "--env", "A=new", "--env", "C="]), "new b=1  \n");
+    assert_eq!(of(&["--env-remove", "A", "--env", "A"]), "a b=1 none \n");
+}
+
+/// An empty variable is the same as an unset one; one that is not valid is named.
+#[test]
+fn empty_and_invalid_variables_of_pinfold() {
+    let commands: [&[&str]; 5] =
+        [&["run", "true"], &["timeout", "10", "true"], &["init", "true"], &["pool"], &["sweep", "--dry-run"]];
+    if has_cgroup() {
+        for words in commands {
+            let mut run = Run::bare([PINFOLD].iter().chain(words));
+            run.command().env("PINFOLD_CGROUP", "").env("PINFOLD_CONTAINMENT", "");
+            assert_eq!(
+                told(run).assert_code(0).stderr.replace("0 succeeded", "").lines().count(),
+                usize::from(words[0] == "pool")
+            );
+        }
+        // The job's environment is left as it is.
+        let mut run = Run::new(["sh", "-c", "echo \"${PINFOLD_CGROUP-unset}\""]);
+        run.command().env("PINFOLD_CGROUP", "");
+        assert_eq!(told(run).assert_code(0).stdout, "\n");
+    }
+    for words in &commands[..4] {
+        for value in ["", " ", "luck", "CGROUPS"].into_iter().skip(1) {
+            let mut run = Run::bare([PINFOLD].iter().chain(*words));
+            run.command().env("PINFOLD_CONTAINMENT", value);
+            refused_by(run, &["PINFOLD_CONTAINMENT", value]);
+        }
+    }
+    for words in commands {
+        let mut run = Run::bare([PINFOLD].iter().chain(words));
+        run.command().env("PINFOLD_CGROUP", "/no/such/cgroup");
+        refused_by(run, &["/no/such/cgroup"]);
+    }
+}
+
+fn refused_by(run: Run, words: &[&str]) {
+    let ran = told(run).assert_code(125);
+    assert!(words.iter().all(|word| ran.stderr.contains(word)), "{words:?} is not in {ran:#?}");
+}
+
+/// With a small stack, and with files of a kilobyte at most (in memory too), it works or says why not.
+#[test]
+fn limits_of_the_caller_that_are_too_low_are_named() {
+    let commands = ["run -- true", "timeout 10 true", "init true", "pool -- true", "sweep --dry-run", "--help"];
+    for (limit, said) in
+        [("-s 64", "stack"), ("-s 16", "stack"), ("-Ss 64", "stack"), ("-f 1", "ulimit -f"), ("-f 0", "ulimit -f")]
+    {
+        for command in commands {
+            let script = format!("ulimit {limit}; exec {PINFOLD} {command}");
+            let mut run = Run::bare(["bash", "-c", &script]);
+            if said == "ulimit -f" {
+                run.command().env("LARGE", "x".repeat(100_000));
+            }
+            let ran = told(run);
+            let reason = ran.code == 125 && ran.stderr.starts_with("pinfold") && ran.stderr.contains(said);
+            assert!(ran.code == 0 || reason, "{script}: {ran:#?}");
+        }
+    }
+}
+
 /// Not even a signal ended a pinfold that opened a FIFO without a reader. It is refused, and nothing is started.
 #[test]
 fn a_fifo_without_a_reader_is_refused() {
@@ -279,5 +380,17 @@ fn a_fifo_without_a_reader_is_refused() {
         let words = ["bash", "-c", &script, "bash", PINFOLD, "run", option, fifo, "--", "echo", "output"];
         let ran = Run::bare(words).run().assert_code(0);
         assert!(ran.stderr.contains(has), "{ran:#?}");
+    }
+}
+
+/// A text that the caller asked for and did not get is no success.
+#[test]
+fn a_text_that_could_not_be_printed() {
+    for words in [&["--version"][..], &["--help"], &["run", "--help"], &["doctor"], &["doctor", "--json"]] {
+        for (place, why) in [(">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")] {
+            let script = format!(r#"exec "$@" {place}"#);
+            let ran = Run::bare(["bash", "-c", &script, "bash", PINFOLD].iter().chain(words)).run().assert_code(125);
+            assert!(ran.stderr.starts_with("pinfold: ") && ran.stderr.contains(why), "{words:?}: {ran:#?}");
+        }
     }
 }

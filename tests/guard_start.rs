@@ -1,6 +1,8 @@
 //! How the guard starts: in each program that has the library in it, whatever its `main` does first; and the true cause where it
 //! can't.
 
+#[path = "guard_start/extension_module.rs"]
+mod extension_module;
 mod support;
 
 use std::os::unix::fs::PermissionsExt;

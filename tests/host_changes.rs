@@ -115,9 +115,13 @@ fn what_a_host_changes_later_reaches_later_jobs() {
             let supervisor = Supervisor::start().await.unwrap();
             let mut before = alone();
             assert_eq!(said(&supervisor, &mut shell(script)).await.unwrap(), before);
-            let changes: [(&str, fn() -> i32); 6] = [
+            type Change = (&'static str, fn() -> i32);
+            let changes: [Change; 6] = [
                 // SAFETY: each changes this process, and reads what outlives the call.
-                ("umask", || unsafe { libc::umask(0o27) as i32 & 0 }),
+                ("umask", || {
+                    unsafe { libc::umask(0o27) };
+                    0
+                }),
                 ("nice", || unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 7) }),
                 ("affinity", || unsafe {
                     let mut mask: libc::cpu_set_t = std::mem::zeroed();

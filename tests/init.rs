@@ -341,3 +341,167 @@ fn with_a_terminal() {
         assert_eq!(pty.wait().code(), Some(5), "{options:?}");
     }
 }
+
+/// The link by which pinfold is called as another init, in a directory of its own.
+fn named(directory: &Scratch, name: &str) -> String {
+    let link = directory.path().join(name);
+    symlink(PINFOLD, &link).unwrap();
+    link.to_str().unwrap().to_owned()
+}
+
+/// Under another init: the command's session gets the terminal that dumb-init gives up, as with the original.
+#[test]
+fn the_session_of_the_command_has_the_terminal() {
+    if !has_cgroup() || !has("python3", has_program("python3"), "python3 is not installed") {
+        return;
+    }
+    let links = Scratch::directory("terminal");
+    let ours = named(&links, "dumb-init");
+    let script = "trap 'echo interrupted' INT; (: </dev/tty) 2>/dev/null && echo terminal || echo none; echo prepared; read line; echo got $line";
+    // A leader of a session without a terminal, and standard input is one.
+    let give_up = "import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGHUP, signal.SIG_IGN); fcntl.ioctl(0, termios.TIOCNOTTY)
+signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])";
+    let without_a_terminal = ["python3", "-c", give_up];
+    // Its session keeps the terminal, and so the command has none.
+    let below_a_shell = ["sh", "-c", "\"$@\"; exit $?", "sh"];
+    for (caller, has_terminal) in [(&[][..], true), (&without_a_terminal, true), (&below_a_shell, false)] {
+        for dumb_init in [ours.as_str(), "dumb-init"] {
+            if !has_program(dumb_init) {
+                continue;
+            }
+            let words: Vec<&str> = caller.iter().copied().chain([dumb_init, "bash", "-m", "-c", script]).collect();
+            let mut command = Command::new(words[0]);
+            command.args(&words[1..]);
+            let mut pty = Pty::start(command);
+            let before = pty.expect("prepared");
+            let has_not = before.contains("none") || before.contains("no job control");
+            assert_eq!(has_not, !has_terminal, "{words:?}: {before}");
+            if has_terminal {
+                pty.send("\x03");
+                pty.expect("interrupted");
+            }
+            pty.send("typed\n");
+            pty.expect("got typed");
+            assert!(pty.wait().success(), "{words:?}");
+        }
+    }
+}
+
+/// By the name dumb-init, with `-c` too: the signals that stop the command stop it as well.
+#[test]
+fn dumb_init_stops_itself_with_its_command() {
+    if !has_cgroup() {
+        return;
+    }
+    let links = Scratch::directory("stops");
+    let ours = named(&links, "dumb-init");
+    for dumb_init in [ours.as_str(), "dumb-init"].into_iter().filter(|name| has_program(name)) {
+        for options in [&["-c"][..], &["-c", "-r", "20:10"], &[]] {
+            let words: Vec<&str> = [&[dumb_init][..], options].concat();
+            let signals = path_of("signals");
+            let mut running = Run::bare(words.iter().copied().chain([signals.as_str(), "15"])).start();
+            assert_eq!(running.line(), "ready");
+            let init = child_of(running.child.id());
+            for signal in [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU] {
+                send(init, signal);
+                wait_for(|| (state_of(init) == 'T').then_some(()));
+                // SIGCONT would discard a stop signal that the command has not taken yet (signal(7)).
+                match options {
+                    [] => {}
+                    [_] => assert_eq!(running.line(), signal.to_string()),
+                    _ => assert_eq!(running.line(), if signal == libc::SIGTSTP { 10 } else { signal }.to_string()),
+                }
+                send(init, libc::SIGCONT);
+                assert_eq!(running.line(), libc::SIGCONT.to_string(), "{words:?}");
+                wait_for(|| (state_of(init) != 'T').then_some(()));
+            }
+            send(init, libc::SIGTERM);
+            assert_eq!(running.line(), "15");
+            running.finish().assert_code(0);
+        }
+    }
+    // The others do not.
+    let mut running = Run::bare([PINFOLD, "init", "--", &path_of("signals"), "15"]).start();
+    assert_eq!(running.line(), "ready");
+    let init = child_of(running.child.id());
+    send(init, libc::SIGTSTP);
+    assert_eq!(running.line(), libc::SIGTSTP.to_string());
+    assert_ne!(state_of(init), 'T');
+    send(init, libc::SIGTERM);
+    running.finish().assert_code(0);
+}
+
+/// A shell's background jobs become children of init when the shell executes it.
+#[test]
+fn children_from_before_exec_are_reaped() {
+    let links = Scratch::directory("children");
+    let names = ["tini", "dumb-init"].map(|name| named(&links, name));
+    let ours = [format!("{PINFOLD} init --"), format!("{} -g --", names[0]), names[1].clone()];
+    let peers = ["tini --", "dumb-init"].into_iter().filter(|peer| has_program(peer.split(' ').next().unwrap()));
+    let init: Vec<(String, &str)> = ["cgroup", "subreaper"]
+        .into_iter()
+        .filter(|mode| *mode != "cgroup" || has_cgroup())
+        .flat_map(|mode| ours.iter().map(move |init| (init.clone(), mode)))
+        .chain(peers.map(|peer| (peer.to_owned(), "auto")))
+        .collect();
+    for (init, mode) in init {
+        // One has ended before, one ends while the command is started or later, one outlives it.
+        let script = format!(
+            "true & sleep 0.3 & sleep 0.6 & echo $$; mkfifo $D/end; exec 3<>$D/end; exec {init} sh -c 'echo up; read line <&3'"
+        );
+        let scratch = Scratch::directory("fifo");
+        let mut run = Run::bare(["bash", "-c", &script]);
+        run.command().env("D", scratch.path()).env("PINFOLD_CONTAINMENT", mode);
+        let mut running = run.start();
+        let pid: u32 = running.line().parse().unwrap();
+        assert_eq!(running.line(), "up");
+        wait_for(|| {
+            let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+            let comm = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            let left =
+                children.split_whitespace().filter(|pid| ["true\n", "sleep\n", "bash\n"].contains(&comm(pid).as_str()));
+            (left.count() == 0).then_some(())
+        });
+        std::fs::write(scratch.path().join("end"), "end\n").unwrap();
+        running.finish().assert_code(0);
+    }
+}
+
+/// By the name dumb-init, the command starts with the default action for each signal. The others keep what is ignored.
+#[test]
+fn dumb_init_resets_ignored_signals() {
+    let links = Scratch::directory("reset");
+    let [tini, dumb_init] = ["tini", "dumb-init"].map(|name| named(&links, name));
+    // Ignored and blocked, as a mask of signals in hexadecimal: SIGHUP, SIGINT, SIGUSR1, SIGPIPE and SIGTSTP.
+    let ignored = |init: &[&str], namespace: bool| {
+        let script = "trap '' HUP INT USR1 PIPE TSTP; exec \"$@\" grep -E '^Sig(Ign|Blk)' /proc/self/status";
+        let words: Vec<&str> = (if namespace { &NAMESPACE[..] } else { &[] }).iter().chain(init).copied().collect();
+        let ran = Run::bare(["bash", "-c", script, "bash"].into_iter().chain(words)).run().assert_code(0);
+        let mask = |name: &str| {
+            let line = ran.stdout.lines().find(|line| line.starts_with(name)).unwrap().split('\t').next_back().unwrap();
+            u64::from_str_radix(line, 16).unwrap()
+        };
+        (mask("SigIgn"), mask("SigBlk"))
+    };
+    let set = [libc::SIGHUP, libc::SIGINT, libc::SIGUSR1, libc::SIGPIPE, libc::SIGTSTP];
+    let set = set.iter().fold(0, |set, signal| set | 1_u64 << (signal - 1));
+    let namespaces: &[bool] = if has_namespaces() { &[false, true] } else { &[false] };
+    for &namespace in namespaces {
+        if !namespace && !has_cgroup() {
+            continue;
+        }
+        for init in [&[dumb_init.as_str()][..], &[&dumb_init, "-c"], &["dumb-init"]] {
+            if has_program(init[0]) {
+                let (ignored, blocked) = ignored(init, namespace);
+                assert_eq!((ignored & set, blocked), (0, 0), "{init:?} {namespace}");
+            }
+        }
+        for init in [&[tini.as_str(), "--"][..], OURS, &["tini", "--"]] {
+            if has_program(init[0]) {
+                let (ignored, blocked) = ignored(init, namespace);
+                assert_eq!((ignored & set, blocked), (set, 0), "{init:?} {namespace}");
+            }
+        }
+    }
+}

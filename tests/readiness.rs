@@ -110,7 +110,7 @@ fn a_connection_to_itself_is_no_listener() {
             let what = format!("port:{address}:{port}");
             let ran = in_net(&["--ready", &what, "--ready-timeout", "300ms"], &["sleep", "1000"]).run();
             assert_eq!((ran.code, &ran.report["reason"]), (124, &"stopped".into()), "{what}: {ran:#?}");
-            assert!(ran.stderr.contains("nobody listens on"), "{ran:#?}");
+            assert!(ran.stderr.contains("no process listens on"), "{ran:#?}");
         }
         // Nor is the port taken from who is to have it, however long that takes.
         let up = Scratch::new("up");
@@ -140,6 +140,81 @@ fn too_late_is_124_however_it_ended() {
     }
     let options = ["--idle-timeout", "100ms", "--stop-signal", "INT", "--", "sleep", "1000"];
     assert_eq!(Run::new(options).run().assert_code(124).signal, None);
+}
+
+/// A server on one of the addresses of localhost is found, by its port alone and by its name.
+#[test]
+fn a_port_is_found_at_each_address_of_this_machine() {
+    if !has_cgroup() || !has_root() || !["unshare", "ip"].into_iter().all(has_program) {
+        return;
+    }
+    let server = program("port");
+    for address in ["127.0.0.1", "::1"] {
+        for what in ["port:40001", "port:localhost:40001"] {
+            let up = Scratch::new("up");
+            let script = r#"exec unshare --net sh -ec 'ip link set lo up; exec "$@"' sh "$@""#;
+            let job = r#""$0" "$1" 40001; until [ -s "$2" ]; do sleep 0.02; done; exit 3"#;
+            let (server, up_name) = (server.to_str().unwrap(), up.path().to_str().unwrap());
+            let options = ["--ready", what, "--ready-notify", up_name, "--", "sh", "-c", job, server, address, up_name];
+            Run::in_shell(script, options).run().assert_code(3);
+            assert_eq!(up.text(), "ready\n", "{what} at {address}");
+        }
+    }
+}
+
+/// Another program listens there: the job can't, and is not taken for ready.
+#[test]
+fn a_port_that_is_held_before_the_start_is_an_error() {
+    if !has_cgroup() {
+        return;
+    }
+    let v6 = TcpListener::bind("[::1]:0").ok();
+    for listener in [Some(TcpListener::bind("127.0.0.1:0").unwrap()), v6].into_iter().flatten() {
+        let address = listener.local_addr().unwrap();
+        for what in [
+            format!("port:{}", address.port()),
+            format!("port:{address}"),
+            format!("port:localhost:{}", address.port()),
+        ] {
+            let mark = Scratch::new("mark");
+            let script = format!("echo ran > {}", mark.path().display());
+            let ran = Run::new(["--ready", &what, "--", "sh", "-c", &script]).run().assert_code(125);
+            assert!(ran.stderr.contains(&address.to_string()) && !mark.path().exists(), "{what}: {ran:#?}");
+        }
+        with_supervisor(async |_| {
+            let error = Readiness::local_port(address.port()).check_before_start().await.unwrap_err();
+            assert!(matches!(error, Error::Invalid { .. }), "{error}");
+        });
+        drop(listener);
+        with_supervisor(async |_| Readiness::port(address).check_before_start().await.unwrap());
+    }
+}
+
+/// Half of a line is no line, however long it stays so, in the command as in the library.
+#[test]
+fn a_line_counts_when_it_is_whole() {
+    if !has_cgroup() {
+        return;
+    }
+    let ready = |script: &str| {
+        let up = Scratch::new("up");
+        let up_name = up.path().to_str().unwrap();
+        let options = ["--ready", "line:listening", "--ready-timeout", "500ms", "--ready-notify", up_name];
+        let ran = Run::new(options.iter().chain(&["--", "sh", "-c", script, up_name])).run();
+        (ran.code, up.text())
+    };
+    let until_ready = "until [ -s \"$0\" ]; do sleep 0.02; done";
+    for begun in ["printf listening", "printf 'x\\nis listening on'", "printf list; sleep 0.1; printf ening"] {
+        assert_eq!(ready(&format!("{begun}; sleep 1000")), (124, "failed\n".into()), "{begun}");
+        assert_eq!(ready(&format!("{begun}; echo; {until_ready}")), (0, "ready\n".into()), "{begun}");
+    }
+    // Not across two lines.
+    assert_eq!(ready("printf 'list\\nening\\n'; sleep 1000"), (124, "failed\n".into()));
+    with_supervisor(async |supervisor| {
+        let job = supervisor.spawn(&heard("printf listening; sleep 1000")).await.unwrap();
+        let error = job.ready(&Readiness::stdout_line("listening"), Duration::from_millis(300)).await.unwrap_err();
+        assert!(matches!(error, Error::NotReady { .. }), "{error}");
+    });
 }
 
 /// The reader of --ready-notify gets an answer in every case, and a job that was never ready is no success.

@@ -182,6 +182,26 @@ fn no_thread_to_speak() {
     assert_eq!(ran.stdout, "");
 }
 
+/// The jobs receive the signal that pinfold received.
+#[test]
+fn a_stop_begins_with_the_received_signal() {
+    if !has_cgroup() {
+        return;
+    }
+    for (signal, name) in [(libc::SIGINT, "INT"), (libc::SIGHUP, "HUP"), (libc::SIGTERM, "TERM")] {
+        let mut served = Served::start(&[]);
+        let traps = ["INT", "HUP", "TERM"].map(|name| format!("trap 'echo {name}; exit' {name}; ")).concat();
+        served.say(&shell("a", &format!("{traps} echo ready; while :; do sleep 0.05; done")));
+        served.hear_until("output");
+        served.running.signal(signal);
+        let events = served.hear_until("done");
+        let lines: Vec<_> =
+            events.iter().filter(|event| event["stream"] == "stdout").map(|event| &event["line"]).collect();
+        assert_eq!(lines, [name]);
+        served.running.finish();
+    }
+}
+
 /// Its parent ends, in any way, while another process keeps its standard input open: that is the end of all jobs.
 #[test]
 fn the_end_of_the_parent_is_the_end_of_all() {

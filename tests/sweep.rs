@@ -4,6 +4,7 @@
 mod support;
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::Ordering;
@@ -152,7 +153,11 @@ fn what_is_abandoned_is_ended_and_removed_wherever_it_is() {
     // First: its start would sweep what is right here.
     let alive = alive_in(place.path(), &[]);
     let deep = place.below("a/b");
+    // A cgroup's name is any bytes but a newline and a slash.
+    let nameless = place.path().join(std::ffi::OsStr::from_bytes(b"b\xffd \x1b"));
+    std::fs::create_dir(&nameless).unwrap();
     let (here, below) = (Left::behind_in(place.path()), Left::behind_in(&deep));
+    let in_nameless = Left::behind_in(&nameless);
     // Somebody else's, with names that are nearly ours.
     let foreign = ["pinfold", "pinfold-1-short", "x-pinfold-1-0123456789abcdef", "pinfold-1-0123456789abcdeg"];
     let foreign = foreign.map(|name| place.below(name));
@@ -169,7 +174,8 @@ fn what_is_abandoned_is_ended_and_removed_wherever_it_is() {
         let line = line.unwrap_or_else(|| panic!("{} is not named in {said}", left.base.display()));
         assert!(line.contains(&format!("{} process", left.processes.len())) && line.contains("tree"), "{line}");
     }
-    assert_eq!(said.lines().count(), 2, "{said}");
+    in_nameless.assert_gone();
+    assert!(said.lines().count() == 3 && said.contains("b\u{fffd}d \\033/") && !said.contains('\u{1b}'), "{said}");
 
     assert!(foreign.iter().all(|foreign| foreign.exists()));
     assert_eq!(stranger.try_wait().unwrap(), None);

@@ -1,10 +1,11 @@
 //! `pinfold doctor`.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use pinfold::doctor::{Containment, examine};
+
+use super::{environment, write_out};
 
 /// Tell what this machine allows: which containment a job gets, why, and what to do for a stronger one
 ///
@@ -17,8 +18,8 @@ pub struct Args {
     #[arg(long)]
     json: bool,
 
-    /// The cgroup v2 directory that `run --cgroup` would be given
-    #[arg(long, value_name = "DIR", env = "PINFOLD_CGROUP")]
+    /// The cgroup v2 directory that `run --cgroup` would be given [env: PINFOLD_CGROUP]
+    #[arg(long, value_name = "DIR")]
     cgroup: Option<PathBuf>,
 }
 
@@ -27,9 +28,9 @@ const NO_CGROUP: u8 = 1;
 
 /// Examines, tells, and gives the exit code.
 pub fn run(args: &Args) -> Result<u8> {
-    let examination = examine(args.cgroup.as_deref());
+    let examination = examine(environment::cgroup(args.cgroup.as_deref()).as_deref());
     let text = if args.json { examination.to_json() + "\n" } else { examination.to_text() };
     // Never a panic of println! where nobody reads.
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")?;
+    write_out::print(&text).context("cannot write to standard output")?;
     Ok(if examination.verdict.containment == Containment::Cgroup { 0 } else { NO_CGROUP })
 }

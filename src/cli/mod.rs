@@ -2,6 +2,7 @@
 
 mod doctor;
 mod duration;
+mod environment;
 mod getopt;
 mod init;
 mod limits;
@@ -19,6 +20,7 @@ mod sweep;
 mod terminal;
 mod thread;
 mod timeout;
+mod usage;
 #[cfg(feature = "watch")]
 mod watch;
 mod write_out;
@@ -29,10 +31,11 @@ use std::path::Path;
 
 use init::Flavour;
 
-use anyhow::{Result, anyhow};
-use clap::{Parser, Subcommand, ValueEnum};
+use anyhow::Result;
+use clap::{Parser, Subcommand};
 use pinfold::report::ProcessList;
-use pinfold::{Builder, Guard, Supervisor};
+use pinfold::text::printable_message;
+use pinfold::{Builder, Guard};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// pinfold itself failed, as with timeout(1) and env(1).
@@ -116,11 +119,7 @@ pub fn main(words: &[OsString]) -> u8 {
     let prepared = (words.get(1).is_some_and(|word| word == "run" || word == "watch")).then(run::Prepared::new);
     let command = match parse(words) {
         Ok(command) => command,
-        Err(error) => {
-            // Nobody to tell where the stream is closed or full.
-            let _ = error.print();
-            return if error.use_stderr() { FAILED } else { 0 };
-        }
+        Err(error) => return usage::print(error, words),
     };
     let ended = match command {
         Subcommands::Run(args) => run::run(*args, prepared.unwrap_or_else(run::Prepared::new)),
@@ -154,26 +153,14 @@ fn processes(processes: &ProcessList) -> String {
     text
 }
 
-/// A supervisor as the environment has it, for the commands whose options are another program's.
+/// A supervisor as the environment describes it, for the commands whose options are another program's.
 fn supervisor_of_environment(guard: Guard) -> Result<Builder> {
-    let mut builder = Supervisor::builder().guard(guard);
-    if let Some(cgroup) = std::env::var_os("PINFOLD_CGROUP") {
-        builder = builder.cgroup(cgroup);
-    }
-    if let Some(kind) = std::env::var_os("PINFOLD_CONTAINMENT") {
-        let kind = kind.to_string_lossy();
-        let kind = run::ContainmentArg::from_str(&kind, true)
-            .map_err(|_| anyhow!("PINFOLD_CONTAINMENT '{kind}' is not valid: write auto, cgroup or subreaper"))?;
-        if let Some(kind) = kind.kind() {
-            builder = builder.containment(kind);
-        }
-    }
-    Ok(builder)
+    Ok(environment::supervisor(None, None)?.guard(guard))
 }
 
-/// One line on standard error.
+/// One line on standard error. No text from outside in it acts on a terminal or makes another line.
 fn tell(message: &str) {
-    write_patiently(format!("pinfold: {message}\n").as_bytes());
+    write_patiently(format!("pinfold: {}\n", printable_message(message)).as_bytes());
 }
 
 /// Writes to standard error. Where that is closed, or full for a second (a job filled it and nobody reads), there is

@@ -75,7 +75,7 @@ impl Sink {
                 (Place::Stream(file.into()), format!("descriptor {number}"))
             }
             Destination::File(path) => {
-                let name = path.display().to_string();
+                let name = pinfold::text::printable_path(&path).into_owned();
                 let is_new = path.symlink_metadata().is_err();
                 let file = open_out::open(&path).with_context(|| format!("cannot write the report to {name}"))?;
                 let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());

@@ -58,8 +58,8 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
     grace: Duration,
 
-    /// The cgroup v2 directory to make the jobs' cgroups in, instead of pinfold's own
-    #[arg(long, value_name = "DIR", env = "PINFOLD_CGROUP")]
+    /// The cgroup v2 directory to make the jobs' cgroups in, instead of pinfold's own [env: PINFOLD_CGROUP]
+    #[arg(long, value_name = "DIR")]
     cgroup: Option<PathBuf>,
 }
 
@@ -130,7 +130,8 @@ struct Caller<'a> {
 /// What makes an end.
 #[derive(PartialEq, Eq)]
 enum News {
-    Stop,
+    /// With the signal that the jobs receive first, where that is not the stop signal.
+    Stop(Option<Signal>),
     Kill,
     /// The caller has ended, or can read nothing any more.
     Gone,
@@ -143,7 +144,7 @@ impl Caller<'_> {
             tokio::select! {
                 biased;
                 received = self.signals.recv() => match self.rules.respond(received?, Instant::now()) {
-                    Response::Stop(_) => return Ok(News::Stop),
+                    Response::Stop(first) => return Ok(News::Stop(first)),
                     Response::Kill => return Ok(News::Kill),
                     _ => {}
                 },
@@ -167,9 +168,12 @@ async fn hear(desk: &mut Desk<'_>, caller: &mut Caller<'_>, requests: &mut Recei
         tokio::select! {
             biased;
             news = caller.news() => match news? {
-                News::Stop => {
+                News::Stop(first) => {
                     stopping = true;
-                    desk.pool.stop();
+                    match first {
+                        Some(first) => desk.pool.stop_with(first),
+                        None => desk.pool.stop(),
+                    }
                 }
                 News::Kill => return Ok(()),
                 News::Gone => asks = false,

@@ -6,6 +6,8 @@ use anyhow::{Context, Result, bail};
 use pinfold::signal::{SignalQueue, SignalStream};
 use pinfold::{Controller, Guard, Supervisor};
 
+use super::environment;
+
 /// What the descriptors that many jobs take depend on.
 #[derive(Clone, Copy)]
 pub struct Descriptors {
@@ -63,10 +65,7 @@ pub fn with_supervisor<T>(
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
     let ended = runtime.block_on(async {
         let signals = signals.listen()?;
-        let mut builder = Supervisor::builder().guard(guard).controllers(controllers);
-        if let Some(cgroup) = cgroup {
-            builder = builder.cgroup(cgroup);
-        }
+        let builder = environment::supervisor(cgroup, None)?.guard(guard).controllers(controllers);
         let supervisor = builder.start().await?;
         let ended = host(&supervisor, &signals).await;
         supervisor.close().await;

@@ -1,13 +1,13 @@
 //! `pinfold sweep`.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use pinfold::sweep::{Abandoned, Outcome, Sweep};
+use pinfold::text::printable;
 
-use super::{duration, processes, tell};
+use super::{duration, environment, processes, tell, write_out};
 
 /// End and remove what pinfolds left behind that were killed together with their guards
 ///
@@ -22,8 +22,8 @@ pub struct Args {
     #[arg(long, short = 'n')]
     dry_run: bool,
 
-    /// The cgroup v2 directory to look in and below, instead of pinfold's own
-    #[arg(long, value_name = "DIR", env = "PINFOLD_CGROUP")]
+    /// The cgroup v2 directory to look in and below, instead of pinfold's own [env: PINFOLD_CGROUP]
+    #[arg(long, value_name = "DIR")]
     cgroup: Option<PathBuf>,
 
     /// How long to wait for the end of what was killed, for each directory
@@ -41,7 +41,7 @@ const LEFT: u8 = 1;
 /// Sweeps, and tells the exit code.
 pub fn run(args: &Args) -> Result<u8> {
     let mut sweep = Sweep::new().dry_run(args.dry_run).kill_bound(args.kill_bound);
-    if let Some(cgroup) = &args.cgroup {
+    if let Some(cgroup) = environment::cgroup(args.cgroup.as_deref()) {
         sweep = sweep.cgroup(cgroup);
     }
     let swept = sweep.run()?;
@@ -52,7 +52,7 @@ pub fn run(args: &Args) -> Result<u8> {
         for base in &swept.abandoned {
             if let Outcome::Failed { error, advice } = &base.outcome {
                 let advice = if advice.is_empty() { String::new() } else { format!(" ({advice})") };
-                tell(&format!("{}: {error}{advice}", base.path));
+                tell(&format!("{}: {}{advice}", printable(&base.path), printable(error)));
             } else {
                 text.push_str(&line(base));
             }
@@ -65,11 +65,11 @@ pub fn run(args: &Args) -> Result<u8> {
             ));
         }
         for left in &swept.not_searched {
-            tell(&format!("could not look into {}: {}", left.path, left.error));
+            tell(&format!("could not look into {}: {}", printable(&left.path), left.error));
         }
     }
     // Never a panic of println! where nobody reads.
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")?;
+    write_out::print(&text).context("cannot write to standard output")?;
     Ok(if swept.has_failed() { LEFT } else { 0 })
 }
 
@@ -80,5 +80,5 @@ fn line(base: &Abandoned) -> String {
         _ => format!("with {}", processes(&base.processes)),
     };
     let done = if base.outcome == Outcome::Found { "abandoned" } else { "removed" };
-    format!("{done} {}, {what}\n", base.path)
+    format!("{done} {}, {what}\n", printable(&base.path))
 }

@@ -1,10 +1,11 @@
 //! What execve takes: arguments, environment, the paths to try; and whether it can be meant.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use super::Command;
 use crate::error::{Error, Result};
+use crate::guard::identity::{self, Identity};
 
 impl Command {
     /// Tells whether it can be meant, as far as that is known without starting it: no NUL bytes, names of environment variables
@@ -72,6 +73,15 @@ impl Command {
             .filter_map(|(key, value)| Some((key, value.as_ref()?)))
             .for_each(|(key, value)| push(key, value));
         block
+    }
+
+    /// The inherited variables that hold the identity of this process, by their places. A variable that was set here stays.
+    pub(crate) fn identities(&self, environment: &Block) -> Vec<(usize, Identity)> {
+        let set = |entry: &[u8]| {
+            let name = entry.split(|&byte| byte == b'=').next().unwrap_or_default();
+            self.env.contains_key(OsStr::from_bytes(name))
+        };
+        identity::of_this_process(environment.iter(), set)
     }
 
     fn candidates(&self, path: Option<&[u8]>) -> Block {

@@ -2,8 +2,9 @@
 //! (Documentation/admin-guide/cgroup-v2.rst).
 
 use std::collections::HashSet;
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -41,7 +42,8 @@ impl Cgroup {
     }
 
     /// Opens the cgroup `name` below this one.
-    pub fn open(&self, name: &str) -> Result<Self> {
+    pub fn open(&self, name: impl AsRef<Path>) -> Result<Self> {
+        let name = name.as_ref();
         Ok(Self::new(open_in(self.dir.as_fd(), name, DIRECTORY)?, self.path.join(name)))
     }
 
@@ -100,9 +102,15 @@ impl Cgroup {
         Ok(text.lines().map(|line| Pid::from_raw(line.parse().ok()?)).collect())
     }
 
-    /// The names of the cgroups right below.
+    /// The names of the cgroups right below that are UTF-8, as those of pinfold are.
     pub fn children(&self) -> Result<Vec<String>> {
-        Ok(children(self.dir.as_fd())?.into_iter().filter_map(|name| name.into_string().ok()).collect())
+        Ok(self.names()?.into_iter().filter_map(|name| name.into_string().ok()).collect())
+    }
+
+    /// The names of all cgroups right below. A cgroup can have any name without a newline and a slash.
+    pub fn names(&self) -> Result<Vec<OsString>> {
+        let names = children(self.dir.as_fd())?;
+        Ok(names.into_iter().map(|name| OsString::from_vec(name.into_bytes())).collect())
     }
 
     /// Its `cgroup.events`, for [`populated`].

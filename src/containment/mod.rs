@@ -33,6 +33,7 @@ use cgroup::Cgroup;
 
 use crate::error::short_of_descriptors;
 use crate::pidfd::Pidfd;
+use crate::text::printable;
 
 /// A way to hold jobs that this machine does not offer, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +56,7 @@ impl Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} ({})", self.tried, self.reason, self.advice)
+        write!(f, "{}: {} ({})", printable(&self.tried), printable(&self.reason), printable(&self.advice))
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use crate::text::printable;
+
 use super::{Containment, Examination, Mark, Section};
 
 impl Examination {
@@ -20,25 +22,27 @@ impl Examination {
                 Mark::Bad => '✗',
                 Mark::Note => '·',
             };
-            let _ = writeln!(text, "  {mark} {}", finding.text);
+            let _ = writeln!(text, "  {mark} {}", printable(&finding.text));
             if let Some(advice) = &finding.advice {
-                let _ = writeln!(text, "      → {advice}");
+                let _ = writeln!(text, "      → {}", printable(advice));
             }
         }
         let verdict = &self.verdict;
         let _ = writeln!(text, "\nContainment");
         let _ = match (verdict.containment, &verdict.cgroup) {
             (Containment::Cgroup, place) => {
-                let place = place.as_deref().unwrap_or("a scope of systemd");
-                writeln!(text, "  ✓ pinfold run uses: cgroup, made in {place} ({})", verdict.why)
+                let place = printable(place.as_deref().unwrap_or("a scope of systemd"));
+                writeln!(text, "  ✓ pinfold run uses: cgroup, made in {place} ({})", printable(&verdict.why))
             }
-            (Containment::Subreaper, _) => writeln!(text, "  ✗ pinfold run uses: subreaper ({})", verdict.why),
-            (Containment::Nothing, _) => writeln!(text, "  ✗ pinfold run can't run here: {}", verdict.why),
+            (Containment::Subreaper, _) => {
+                writeln!(text, "  ✗ pinfold run uses: subreaper ({})", printable(&verdict.why))
+            }
+            (Containment::Nothing, _) => writeln!(text, "  ✗ pinfold run can't run here: {}", printable(&verdict.why)),
         };
         for refusal in &verdict.refused {
-            let _ = writeln!(text, "      {}: {}", refusal.tried, refusal.reason);
+            let _ = writeln!(text, "      {}: {}", printable(&refusal.tried), printable(&refusal.reason));
             if !refusal.advice.is_empty() {
-                let _ = writeln!(text, "      → {}", refusal.advice);
+                let _ = writeln!(text, "      → {}", printable(&refusal.advice));
             }
         }
         text

@@ -12,7 +12,8 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
-use super::protocol::{NEW_SESSION, NEW_TERMINAL};
+use super::identity::Variable;
+use super::protocol::{NEW_SESSION, NEW_SESSION_ON_TERMINAL, NEW_TERMINAL};
 use super::raw::{call, checked};
 use crate::error::SpawnStage;
 use crate::host::Changed;
@@ -47,6 +48,8 @@ pub struct Plan {
     /// A free slot, the arguments, null: `/bin/sh` goes into the slot for a script without `#!`.
     pub argv: Vec<*const c_char>,
     pub env: Vec<*const c_char>,
+    /// Some of the environment.
+    pub identities: Vec<Variable>,
     pub outcome: *const Outcome,
 }
 
@@ -133,7 +136,7 @@ unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32
         }
         enter(SpawnStage::ProcessGroup);
         match plan.process_group {
-            Some(NEW_SESSION | NEW_TERMINAL) => checked(libc::SYS_setsid, [])?,
+            Some(NEW_SESSION | NEW_TERMINAL | NEW_SESSION_ON_TERMINAL) => checked(libc::SYS_setsid, [])?,
             Some(group) => checked(libc::SYS_setpgid, [0, group as usize])?,
             None => 0,
         };
@@ -158,8 +161,13 @@ unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32
         }
         enter(SpawnStage::Terminal);
         // A session that has no terminal yet gets one from its leader (ioctl_tty(2), TIOCSCTTY).
-        if plan.process_group == Some(NEW_TERMINAL) {
-            checked(libc::SYS_ioctl, [0, libc::TIOCSCTTY as usize, 0])?;
+        match plan.process_group {
+            Some(NEW_TERMINAL) => checked(libc::SYS_ioctl, [0, libc::TIOCSCTTY as usize, 0]).map(drop)?,
+            // Where it is no terminal, or another session has it, the session stays without one.
+            Some(NEW_SESSION_ON_TERMINAL) => {
+                call(libc::SYS_ioctl, [0, libc::TIOCSCTTY as usize, 0]);
+            }
+            _ => {}
         }
         enter(SpawnStage::Limits);
         plan.host.apply()?;
@@ -175,6 +183,7 @@ unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32
                 sys::set_ignored(signal, true);
             }
         }
+        plan.identities.iter_mut().for_each(Variable::write);
         enter(SpawnStage::Exec);
         sys::set_signal_mask(plan.blocked);
         Err(execute(plan))

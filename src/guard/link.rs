@@ -69,19 +69,13 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Greets the guard; one that was executed is waited for until it is ready.
+    /// Watches the guard; waits until one that was executed is ready.
     pub async fn connect(guard: Guard) -> Result<Self> {
         let Guard { socket, mut origin, host, maker } = guard;
         let io = |error: std::io::Error| Error::GuardStart(format!("cannot watch its socket: {error}"));
         let socket = Arc::new(sys::watched(socket, Interest::READABLE).map_err(io)?);
-        let own = pidfd_open(getpid(), PidfdFlags::empty())
-            .map_err(|errno| Error::system("pidfd_open", "this process", errno, pidfd_advice(errno)))?;
-        let answer = matches!(origin, Origin::Executed { .. });
-        let hello = ToGuard::Hello { version: protocol::VERSION, answer };
-        match send(&socket, &hello, &[own.as_fd()]).await {
-            // The answer, or its absence, gives the cause.
-            Err(Error::GuardLost) if answer => {}
-            sent => sent?,
+        if matches!(origin, Origin::Forked { .. }) {
+            greet(&*socket, false)?;
         }
         let mut buffer = Vec::new();
         let mut known = Vec::new();
@@ -242,6 +236,18 @@ impl Drop for Link {
         if let Some(reader) = self.reader.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             reader.abort();
         }
+    }
+}
+
+/// Sends the first message. A guard that was forked gives no `answer`.
+pub(super) fn greet(socket: impl AsFd, answer: bool) -> Result<()> {
+    let own = pidfd_open(getpid(), PidfdFlags::empty())
+        .map_err(|errno| Error::system("pidfd_open", "this process", errno, pidfd_advice(errno)))?;
+    let hello = ToGuard::Hello { version: protocol::VERSION, answer };
+    match protocol::encode(&hello).and_then(|hello| protocol::send(socket, &hello, &[own.as_fd()])) {
+        // The end of the socket, which comes next, shows it.
+        Ok(()) | Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Ok(()),
+        Err(errno) => Err(Error::system("sendmsg", "to the guard", errno, "")),
     }
 }
 

@@ -14,13 +14,14 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 use serde_bytes::Bytes;
 
+use super::identity::Identity;
 use super::terminal::Settings;
 use crate::error::SpawnStage;
 use crate::host::Changed;
 use crate::process::ProcessInfo;
 
 /// Raised with every change of the messages: a guard of another version refuses.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 
 /// One job of one supervisor.
 pub type JobId = u64;
@@ -132,6 +133,8 @@ pub struct Spec<'a> {
     pub argv: Vec<&'a Bytes>,
     #[serde(borrow)]
     pub env: Vec<&'a Bytes>,
+    /// The places of variables that are to hold the identity of the process.
+    pub identities: Vec<(usize, Identity)>,
     /// The paths to try to execute, in order (the search through PATH).
     #[serde(borrow)]
     pub candidates: Vec<&'a Bytes>,
@@ -163,6 +166,9 @@ pub const NEW_SESSION: i32 = -1;
 
 /// The same, with standard input as its controlling terminal.
 pub const NEW_TERMINAL: i32 = -2;
+
+/// The same where standard input is a terminal that belongs to no session; elsewhere as [`NEW_SESSION`].
+pub const NEW_SESSION_ON_TERMINAL: i32 = -3;
 
 /// Specifications up to this length travel in the message.
 pub const SHORT_SPEC: usize = 8 * 1024;

@@ -12,6 +12,7 @@ use rustix::fs::{Access, Mode, OFlags, access, openat};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use super::child::Plan;
+use super::identity::Variable;
 use super::protocol::Spec;
 use crate::error::SpawnStage;
 
@@ -136,6 +137,15 @@ impl Ordered {
         argv.push(null());
         let mut env = pointers(&spec.env)?;
         env.push(null());
+        let mut identities = Vec::with_capacity(spec.identities.len());
+        for &(place, identity) in &spec.identities {
+            let (Some(entry), Some(pointer)) = (spec.env.get(place), env.get_mut(place)) else {
+                return Err(Failure::new(SpawnStage::Specification, Errno::INVAL));
+            };
+            let mut variable = Variable::new(entry, identity);
+            *pointer = variable.as_ptr();
+            identities.push(variable);
+        }
         let plan = Plan {
             guard: rustix::process::getpid().as_raw_nonzero().get(),
             cgroup_procs: self.procs.as_ref().map_or(-1, AsRawFd::as_raw_fd),
@@ -153,6 +163,7 @@ impl Ordered {
             candidates: pointers(&spec.candidates)?,
             argv,
             env,
+            identities,
             outcome: null(),
             rlimits: spec.rlimits,
             nice: spec.nice,

@@ -170,7 +170,9 @@ impl Actor {
             let _ = pidfd.send(signal);
         }
         let group = match self.terms.process_group {
-            ProcessGroup::New | ProcessGroup::NewSession => main.as_raw_nonzero().get(),
+            ProcessGroup::New | ProcessGroup::NewSession | ProcessGroup::NewSessionOnTerminal => {
+                main.as_raw_nonzero().get()
+            }
             ProcessGroup::Supervisors => sys::own_process_group().unwrap_or(0),
         };
         let wanted = |pid: Pid| pid != *main && sys::process_group_of(pid) == group;

@@ -127,7 +127,9 @@ impl Order {
                 Stdio::Bytes(bytes) => {
                     let file = in_memfd(c"pinfold-stdin", bytes)
                         .and_then(|file| rustix::fs::seek(&file, SeekFrom::Start(0)).map(|_| file))
-                        .map_err(|errno| Error::system("memfd_create", "the job's standard input", errno, ""))?;
+                        .map_err(|errno| {
+                            Error::system("write", "the job's standard input", errno, short_of_descriptors(errno))
+                        })?;
                     owned.push(file);
                     HandedDown::Owned(owned.len() - 1)
                 }
@@ -150,6 +152,8 @@ impl Order {
         let spec = Spec {
             argv: bytes(&strings.argv),
             env: bytes(&strings.env),
+            // With the passed sockets go the variables about them.
+            identities: if command.inherit_descriptors { command.identities(&strings.env) } else { Vec::new() },
             candidates: bytes(&strings.candidates),
             has_cwd_descriptor,
             cwd: strings.cwd.as_deref().map(Bytes::new),
@@ -160,6 +164,7 @@ impl Order {
                 _ if command.pty.is_some() => Some(protocol::NEW_TERMINAL),
                 ProcessGroup::New => Some(0),
                 ProcessGroup::NewSession => Some(protocol::NEW_SESSION),
+                ProcessGroup::NewSessionOnTerminal => Some(protocol::NEW_SESSION_ON_TERMINAL),
                 ProcessGroup::Supervisors => sys::own_process_group(),
             },
             rlimits: rlimits(command),
@@ -168,7 +173,7 @@ impl Order {
             user: command.user.as_ref().map(|user| (user.uid, user.gid, user.groups.clone())),
             farewell: command.supervisor_death_signal.map(Signal::number),
         };
-        let failed = |errno| Error::system("memfd_create", "what to execute", errno, short_of_descriptors(errno));
+        let failed = |errno| Error::system("write down", "what to execute", errno, short_of_descriptors(errno));
         let texts = [&strings.argv, &strings.env, &strings.candidates];
         // Each with its length.
         let length = texts.iter().map(|texts| texts.len() + 3 * texts.count()).sum::<usize>() + 256;

@@ -329,8 +329,8 @@ impl Job {
                     let found = ready::line(stream, part).await;
                     found.map_err(|why| not_ready(format!("{readiness}, and {why}")))
                 }
-                By::Port(address) => {
-                    ready::port(*address).await;
+                By::Port(endpoint) => {
+                    ready::port(endpoint).await;
                     Ok(())
                 }
                 By::File(path) => ready::file(path).await,

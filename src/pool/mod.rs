@@ -42,6 +42,7 @@ use tokio::sync::Semaphore;
 
 use crate::error::{Error, Result};
 use crate::maker::Maker;
+use crate::signal::Signal;
 use crate::supervisor::Supervisor;
 
 pub use completed::{Completed, Handle, Outcomes};
@@ -310,6 +311,13 @@ impl Pool {
     /// [`kill`](Self::kill) does not wait for the grace period.
     pub fn stop(&self) {
         self.owner.0.end(state::Ending::Stop);
+    }
+
+    /// Stops the pool as [`stop`](Self::stop) does, but the jobs that run receive `signal` first
+    /// ([`Job::stop_with`](crate::Job::stop_with)): for a program that passes the kind of a request on, so that the jobs' handlers
+    /// for SIGINT or SIGHUP run. Returns at once.
+    pub fn stop_with(&self, signal: Signal) {
+        self.owner.0.end_with(state::Ending::Stop, Some(signal));
     }
 
     /// The same, but kills what runs.

@@ -38,7 +38,7 @@ pub(super) async fn run(pool: &Shared, id: u64, mut task: Box<Task>, mut asked: 
         }
         // What is not to be run again is not kept, nor the streams that it was given.
         let again = (attempt <= task.retries).then_some(task);
-        let ended = hold(&job, &mut asked).await;
+        let ended = hold(pool, &job, &mut asked).await;
         let (report, stdout, stderr) = match ended {
             Ok(Output { report, stdout, stderr }) => (report, stdout, stderr),
             Err(error) => {
@@ -121,7 +121,7 @@ pub(super) fn failed(command: &Command, error: &Error) -> Report {
 }
 
 /// Waits for the job, and ends it as it is asked to.
-async fn hold(job: &Job, asked: &mut Asked) -> Result<Output, Error> {
+async fn hold(pool: &Shared, job: &Job, asked: &mut Asked) -> Result<Output, Error> {
     let mut ended = std::pin::pin!(wait(job));
     let mut done = Ending::NotYet;
     loop {
@@ -131,7 +131,10 @@ async fn hold(job: &Job, asked: &mut Asked) -> Result<Output, Error> {
                 Ending::NotYet => {}
                 Ending::Deadline => job.stop_at_deadline(),
                 // A job that is being stopped at the deadline already is not to be killed for that.
-                Ending::Stop if done == Ending::NotYet => job.stop(),
+                Ending::Stop if done == Ending::NotYet => match pool.first_signal() {
+                    Some(signal) => job.stop_with(signal),
+                    None => job.stop(),
+                },
                 Ending::Stop => {}
                 Ending::Kill => job.kill(),
             }

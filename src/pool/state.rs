@@ -16,6 +16,7 @@ use crate::command::Command;
 use crate::error::{Error, Result};
 use crate::queue::{Receiver, Sender, queue};
 use crate::report::Report;
+use crate::signal::Signal;
 use crate::supervisor::Supervisor;
 
 /// How a task is to be ended; what comes later is stronger.
@@ -70,6 +71,8 @@ struct State {
     closed: bool,
     /// How all of them are to be ended.
     ending: Ending,
+    /// The first signal of that stop, where it is not the stop signal of each command.
+    first_signal: Option<Signal>,
     waiting: BTreeMap<(Reverse<i32>, u64), Entry>,
     running: HashMap<u64, Running>,
     done: u64,
@@ -218,13 +221,19 @@ impl Shared {
         self.room.close();
     }
 
-    /// Takes no more tasks and ends those there are. Only what is stronger than before is news: to ask again changes nothing.
+    /// Takes no more tasks and ends those that it has. Only a stronger ending than the one before changes anything.
     pub fn end(&self, ending: Ending) {
+        self.end_with(ending, None);
+    }
+
+    /// The same, with the first signal of a stop.
+    pub fn end_with(&self, ending: Ending, first_signal: Option<Signal>) {
         self.close();
         let mut state = self.lock();
         let waiting = std::mem::take(&mut state.waiting);
         if ending > state.ending {
             state.ending = ending;
+            state.first_signal = first_signal;
             for running in state.running.values() {
                 running.wishes.send(ending);
             }
@@ -256,6 +265,11 @@ impl Shared {
         drop(state);
         let report = Report::of_cancelled(&entry.task.command);
         self.tell(Outcome::not_run(entry.id, report, 0, true), &entry.slot);
+    }
+
+    /// The first signal of a stop of the pool.
+    pub fn first_signal(&self) -> Option<Signal> {
+        self.lock().first_signal
     }
 
     pub async fn all_done(&self) {

@@ -5,20 +5,31 @@ use pinfold::report::MainEnd;
 use pinfold::signal::{self, Received, SignalQueue};
 use pinfold::{Command, Guard, Job, ProcessGroup, Signal};
 
+use super::inherited::Inherited;
+use super::session::GivenUp;
 use super::{Init, LEFTOVERS_GRACE};
-use crate::cli::terminal::{Terminal, has_reached_our_group};
+use crate::cli::terminal::{Terminal, has_left_our_group, has_reached_our_group};
 use crate::cli::{run, supervisor_of_environment};
 
-/// Runs the command and tells the exit code.
+/// Runs the command and returns the exit code.
 pub fn run(init: &Init) -> Result<u8> {
-    let signals = SignalQueue::block_all()?;
-    let terminal = Terminal::open();
+    let mut signals = SignalQueue::block_all()?;
+    let inherited = Inherited::find();
+    if !inherited.is_empty() {
+        signals = signals.queue_also([Signal::CHLD])?;
+    }
+    let (terminal, given_up) =
+        if init.options.session { (None, GivenUp::terminal()) } else { (Terminal::open(), GivenUp::default()) };
     let guard = Guard::fork()?;
     pinfold::raise_own_limits();
     let [program, args @ ..] = init.options.command.as_slice() else { unreachable!("parsed with a command") };
     let mut command = Command::new(program);
+    command.default_signals(init.reset_signals());
+    if init.options.reset_signals {
+        command.unblocked_signals(Signal::all());
+    }
     command.args(args).inherit_descriptors(true).grace(LEFTOVERS_GRACE).process_group(if init.options.session {
-        ProcessGroup::NewSession
+        ProcessGroup::NewSessionOnTerminal
     } else if terminal.is_some() {
         // The terminal's keys reach it as without us.
         ProcessGroup::Supervisors
@@ -27,12 +38,28 @@ pub fn run(init: &Init) -> Result<u8> {
     });
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
-    let code = runtime.block_on(supervise(init, guard, &command, signals, terminal.as_ref()));
+    let code =
+        runtime.block_on(supervise(init, guard, &command, signals, terminal.as_ref(), Own { inherited, given_up }));
     if let Some(terminal) = &terminal {
         terminal.restore(false);
     }
     std::mem::forget(runtime);
     code
+}
+
+/// Children and signals that are ours and not the command's.
+struct Own {
+    inherited: Inherited,
+    given_up: GivenUp,
+}
+
+impl Own {
+    /// Reaps children of ours that have ended.
+    fn reap(&mut self, init: &Init) {
+        for pid in self.inherited.reap() {
+            init.debug(|| format!("reaped process {}, a child from before", pid.as_raw_nonzero()));
+        }
+    }
 }
 
 async fn supervise(
@@ -41,13 +68,18 @@ async fn supervise(
     command: &Command,
     signals: SignalQueue,
     terminal: Option<&Terminal>,
+    mut own: Own,
 ) -> Result<u8> {
+    // Some may have ended before SIGCHLD was blocked.
+    own.reap(init);
     let signals = signals.listen()?;
     let supervisor = supervisor_of_environment(guard)?.one_job().start().await?;
     // Signals that come meanwhile are queued; a hung exec is bounded by the guard.
     let job = supervisor.spawn(command).await?;
-    init.debug(|| format!("started {} as process {}", init.options.command[0].to_string_lossy(), job.pid()));
-    let shares_group = terminal.is_some() && !init.options.session;
+    init.debug(|| {
+        format!("started {} as process {}", pinfold::text::printable_os(&init.options.command[0]), job.pid())
+    });
+    let shares_group = terminal.is_some();
     let report = loop {
         tokio::select! {
             biased;
@@ -57,7 +89,14 @@ async fn supervise(
                     run::stopped(&job, stop, terminal);
                 }
             }
-            received = signals.recv() => pass_on(init, &job, received?, shares_group).await,
+            received = signals.recv() => {
+                let received = received?;
+                if received.signal == Signal::CHLD {
+                    own.reap(init);
+                } else if !own.given_up.took(received.signal) {
+                    pass_on(init, &job, received, shares_group).await;
+                }
+            }
         }
     };
     supervisor.close().await;
@@ -78,7 +117,8 @@ async fn pass_on(init: &Init, job: &Job, received: Received, shares_group: bool)
         return;
     }
     // The command has received it from the terminal already.
-    if shares_group && has_reached_our_group(received) {
+    let by_the_terminal = has_reached_our_group(received) && !has_left_our_group(job);
+    if shares_group && (by_the_terminal || run::is_by_the_job(job, received).await) {
         return;
     }
     if let Some(signal) = init.translate(received.signal) {

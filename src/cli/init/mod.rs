@@ -2,8 +2,10 @@
 //! under another init.
 
 mod contained;
+mod inherited;
 mod options;
 mod pid_one;
+mod session;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -15,7 +17,8 @@ use pinfold::{Error, Signal};
 use super::{FAILED, write_patiently};
 use options::{Options, Parsed};
 
-/// What the command has left gets SIGTERM, and so long before it is killed: whoever stops a container has little patience.
+/// The time between SIGTERM and SIGKILL for the processes that the command has left: an engine that stops a container waits
+/// for ten seconds or less.
 const LEFTOVERS_GRACE: Duration = Duration::from_secs(1);
 
 /// By which name it is called.
@@ -62,10 +65,10 @@ fn print(text: &str) -> u8 {
 }
 
 fn say(name: &str, message: &str) {
-    write_patiently(format!("{name}: {message}\n").as_bytes());
+    write_patiently(format!("{name}: {}\n", pinfold::text::printable_message(message)).as_bytes());
 }
 
-/// What both ways share.
+/// The name and the options: PID 1 and a command's supervisor have them in common.
 struct Init {
     name: &'static str,
     options: Options,
@@ -78,7 +81,7 @@ impl Init {
         }
     }
 
-    /// What is to be passed on for a signal that was received, if anything.
+    /// The signal that the command receives for this one, if any.
     fn translate(&self, signal: Signal) -> Option<Signal> {
         let to = self.options.rewritten(signal);
         self.debug(|| match to {
@@ -89,12 +92,18 @@ impl Init {
         to
     }
 
-    /// The terminal has stopped us: the command has been told, and is in a session of its own.
+    /// Whether this signal stops us too; the command has received it before.
     fn stops_with(&self, signal: Signal) -> bool {
-        self.options.session && options::is_job_control(signal)
+        self.options.suspend && options::is_job_control(signal)
     }
 
-    /// `-p`: the kernel tells when the parent ends (PR_SET_PDEATHSIG, prctl(2)).
+    /// Signals whose action is the default one for the command.
+    fn reset_signals(&self) -> impl Iterator<Item = Signal> {
+        // The original does not touch real-time signals.
+        Signal::all().filter(|signal| self.options.reset_signals && signal.number() <= 31)
+    }
+
+    /// `-p`: the kernel sends a signal when the parent ends (PR_SET_PDEATHSIG, prctl(2)).
     fn watch_parent(&self) -> Result<()> {
         let Some(signal) = self.options.parent_death else { return Ok(()) };
         let known = rustix::process::Signal::from_named_raw(signal.number())

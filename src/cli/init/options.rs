@@ -15,6 +15,10 @@ pub struct Options {
     pub session: bool,
     /// What each signal becomes; `None` is not passed on.
     pub rewrite: Vec<(Signal, Option<Signal>)>,
+    /// SIGTSTP, SIGTTIN and SIGTTOU stop this process too, after the command has received them.
+    pub suspend: bool,
+    /// The command has the default action for each signal, and blocks none, whatever this process was started with.
+    pub reset_signals: bool,
     /// Exit codes that become 0.
     pub remap: Vec<u8>,
     /// The signal to get when the parent ends.
@@ -49,6 +53,8 @@ pub fn parse(flavour: Flavour, words: &[OsString], variable: impl Fn(&str) -> Op
         group: flavour != Flavour::DumbInit && variable("TINI_KILL_PROCESS_GROUP").is_some(),
         session: flavour == Flavour::DumbInit && !is("DUMB_INIT_SETSID", "0"),
         rewrite: Vec::new(),
+        suspend: false,
+        reset_signals: flavour == Flavour::DumbInit,
         remap: Vec::new(),
         parent_death: None,
         verbose: match flavour {
@@ -66,14 +72,14 @@ pub fn parse(flavour: Flavour, words: &[OsString], variable: impl Fn(&str) -> Op
             Ok(found) => found,
             Err(message) => return Parsed::Wrong(String::from_utf8_lossy(&message).into_owned()),
         };
-        let value = value.unwrap_or_default().to_string_lossy().into_owned();
+        let value = pinfold::text::printable_os(&value.unwrap_or_default()).into_owned();
         match id {
             'g' => options.group = true,
             'c' => options.session = false,
             'S' => options.session = true,
             'v' => options.verbose = true,
             'w' => options.warn = true,
-            // Whoever is not PID 1 has a guard, which is that.
+            // Where this process is not PID 1, its guard is a subreaper.
             's' => {}
             'e' => match value.parse() {
                 Ok(code) => options.remap.push(code),
@@ -96,6 +102,7 @@ pub fn parse(flavour: Flavour, words: &[OsString], variable: impl Fn(&str) -> Op
             _ => return Parsed::Version,
         }
     }
+    options.suspend = options.session || flavour == Flavour::DumbInit;
     options.command = parser.operands().to_vec();
     if options.command.is_empty() {
         return Parsed::Wrong("a command is needed".into());
@@ -114,7 +121,7 @@ impl Options {
     pub fn rewritten(&self, signal: Signal) -> Option<Signal> {
         match self.rewrite.iter().rev().find(|(from, _)| *from == signal) {
             Some((_, to)) => *to,
-            // The command's session has nobody who could continue it from a terminal: the kernel would ignore them.
+            // No shell of the command's session could continue it, so the kernel would ignore them.
             None if self.session && is_job_control(signal) => Some(Signal::STOP),
             None => Some(signal),
         }
@@ -147,7 +154,8 @@ ended with it. For the first process of a container; under another init, COMMAND
   -r, --rewrite S:R       pass on the signal R when S is received, as in 15:3; 0 for none (repeatable)
       --setsid            give COMMAND a session of its own, pass signals on to its group, and let SIGTSTP, SIGTTIN and
                           SIGTTOU stop it and {name} (by the name dumb-init, that is the default)
-  -c, --single-child      not --setsid: pass signals on to COMMAND alone
+  -c, --single-child      not --setsid: pass signals on to COMMAND alone (by the name dumb-init, SIGTSTP, SIGTTIN and
+                          SIGTTOU stop {name} then too)
   -e CODE                 exit with 0 where COMMAND exits with CODE (repeatable)
   -p SIGNAL               get SIGNAL when the parent ends
   -v, --verbose           say what is done
@@ -159,6 +167,9 @@ ended with it. For the first process of a container; under another init, COMMAND
 
 Also read: TINI_KILL_PROCESS_GROUP (-g), TINI_VERBOSITY (-v from 2 on), TINI_SUBREAPER (-s); by the name dumb-init
 DUMB_INIT_SETSID (0: -c) and DUMB_INIT_DEBUG (1: -v).
+
+By the name dumb-init, COMMAND starts with the default action for each signal; else it keeps those that are ignored or
+blocked.
 
 Exit code: that of COMMAND; 128+N when signal N ended it; 126 if it can't be executed, 127 if it was not found.
 "
@@ -188,7 +199,7 @@ mod tests {
         assert_eq!((options.parent_death, options.command.len()), (Some(Signal::KILL), 2));
 
         let options = parsed(Flavour::DumbInit, &["-r", "15:3", "--rewrite=TSTP:0", "-r", "1:9", "a"], &[]).unwrap();
-        assert!(options.session);
+        assert!(options.session && options.suspend && options.reset_signals);
         for (from, to) in [
             (Signal::TERM, Some(Signal::QUIT)),
             (Signal::TSTP, None),
@@ -200,6 +211,11 @@ mod tests {
         }
         let options = parsed(Flavour::DumbInit, &["-c", "a"], &[]).unwrap();
         assert_eq!((options.session, options.rewritten(Signal::TTIN)), (false, Some(Signal::TTIN)));
+        assert!(options.suspend && options.reset_signals);
+        for (words, suspend) in [(&["a"][..], false), (&["-c", "a"], false), (&["--setsid", "a"], true)] {
+            let options = parsed(Flavour::Pinfold, words, &[]).unwrap();
+            assert_eq!((options.suspend, options.reset_signals), (suspend, false), "{words:?}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use std::ffi::CString;
 use std::io::Error;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -15,6 +16,7 @@ use pinfold::signal::SignalQueue;
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 
+use super::session::GivenUp;
 use super::{Init, LEFTOVERS_GRACE, say};
 
 /// Every process of the namespace but the caller, where PID 1 sends it (kill(2)).
@@ -24,30 +26,22 @@ const EVERY_PROCESS: i32 = -1;
 pub fn run(init: &Init) -> Result<u8> {
     let given = Given::read();
     let signals = SignalQueue::block_all()?.queue_also(Signal::all())?;
-    // What the kernel sends when the terminal is given up (ioctl_tty(2), TIOCNOTTY): it is not for the command.
-    let mut ours = Vec::new();
-    if init.options.session && leave_terminal() {
-        ours.extend([Signal::HUP, Signal::CONT]);
-    }
+    let mut given_up = if init.options.session { GivenUp::terminal() } else { GivenUp::default() };
     let main = match spawn(init, given) {
         Ok(main) => main,
         Err(error) => {
-            let program = init.options.command[0].to_string_lossy();
+            let program = pinfold::text::printable_os(&init.options.command[0]);
             say(init.name, &format!("cannot execute '{program}': {error}"));
             return Ok(if error.raw_os_error() == Some(libc::ENOENT) { 127 } else { 126 });
         }
     };
-    init.debug(|| format!("started {} as process {main}", init.options.command[0].to_string_lossy()));
+    init.debug(|| format!("started {} as process {main}", pinfold::text::printable_os(&init.options.command[0])));
     let code = loop {
         if let Some(code) = reap(init, main)? {
             break code;
         }
         let Some(received) = signals.next(None)? else { continue };
-        if received.signal == Signal::CHLD {
-            continue;
-        }
-        if let Some(at) = ours.iter().position(|&signal| signal == received.signal) {
-            ours.remove(at);
+        if received.signal == Signal::CHLD || given_up.took(received.signal) {
             continue;
         }
         if let Some(signal) = init.translate(received.signal) {
@@ -192,12 +186,23 @@ impl Given {
     }
 }
 
-/// Starts the command in a process group of its own, the foreground one where there is a terminal, or in a session of its
-/// own.
-fn spawn(init: &Init, given: Given) -> std::io::Result<i32> {
+/// Starts the command in a process group of its own, which becomes the foreground one where there is a terminal, or in a
+/// session of its own.
+fn spawn(init: &Init, mut given: Given) -> std::io::Result<i32> {
     let session = init.options.session;
+    let reset = init.options.reset_signals;
+    if reset {
+        // SAFETY: the set is valid, and only written to.
+        unsafe { libc::sigemptyset(&mut given.mask) };
+    }
     let mut command = Command::new(&init.options.command[0]);
     command.args(&init.options.command[1..]);
+    let ours = std::process::id().to_string();
+    let variables = [c"LISTEN_PID", c"WATCHDOG_PID", c"SYSTEMD_EXEC_PID"];
+    let variables = variables.map(|name| {
+        let value = std::env::var(name.to_str().unwrap_or_default());
+        (name, value.is_ok_and(|value| value == ours))
+    });
     // SAFETY: between fork and exec it makes system calls only, on memory of its own.
     unsafe {
         command.pre_exec(move || {
@@ -205,7 +210,7 @@ fn spawn(init: &Init, given: Given) -> std::io::Result<i32> {
                 if libc::setsid() == -1 {
                     return Err(Error::last_os_error());
                 }
-                // Where the terminal was given up, it is to be had.
+                // It belongs to no session where this process gave it up.
                 libc::ioctl(0, libc::TIOCSCTTY, 0);
             } else {
                 if libc::setpgid(0, 0) == -1 {
@@ -217,8 +222,22 @@ fn spawn(init: &Init, given: Given) -> std::io::Result<i32> {
                 libc::pthread_sigmask(libc::SIG_SETMASK, &all, std::ptr::null_mut());
                 libc::tcsetpgrp(0, libc::getpid());
             }
+            // sd_listen_fds(3) and others compare these with the pid of their reader. std executes with the environment that is
+            // there now, because it was asked for no other; the only thread of the process allocates here.
+            for (name, is_ours) in variables {
+                if is_ours {
+                    let pid = CString::new(libc::getpid().to_string())?;
+                    libc::setenv(name.as_ptr(), pid.as_ptr(), 1);
+                    libc::unsetenv(c"LISTEN_PIDFDID".as_ptr());
+                }
+            }
             if given.ignores_pipe {
                 libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+            }
+            for signal in 1..=31 {
+                if reset && signal != libc::SIGKILL && signal != libc::SIGSTOP {
+                    libc::signal(signal, libc::SIG_DFL);
+                }
             }
             libc::pthread_sigmask(libc::SIG_SETMASK, &given.mask, std::ptr::null_mut());
             Ok(())
@@ -226,10 +245,4 @@ fn spawn(init: &Init, given: Given) -> std::io::Result<i32> {
     }
     // Its pid is kept, and it is reaped here.
     command.spawn().map(|child| child.id() as i32)
-}
-
-/// Gives the controlling terminal up, so that the command's session can have it; whether it was given up for all.
-fn leave_terminal() -> bool {
-    // SAFETY: no argument; ENOTTY where there is none.
-    unsafe { libc::ioctl(0, libc::TIOCNOTTY) == 0 && libc::getsid(0) == libc::getpid() }
 }

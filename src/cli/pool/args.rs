@@ -4,8 +4,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use pinfold::Signal;
+
 use super::job_line::StderrArg;
 use crate::cli::duration;
+use crate::cli::run::{SignalToArg, parse_signal};
 
 /// Run many jobs, so many at a time; what is cancelled, stopped or left behind is gone.
 ///
@@ -18,7 +21,8 @@ use crate::cli::duration;
 /// such as $(reboot) as code.
 ///
 /// Exit code: 0 when all jobs succeeded, 1 when some did not, 124 when the deadline was reached, 125 when pinfold itself failed.
-/// Ctrl-C, or SIGTERM: no new jobs, and those that run are stopped; once more: killed. Then 128 and the signal's number.
+/// SIGTERM, SIGINT (Ctrl-C), SIGHUP and SIGQUIT start no new job and stop the jobs that run; the second such signal kills them.
+/// The exit code is then 128 and the number of the signal.
 #[derive(clap::Args)]
 pub struct Args {
     /// How many jobs run at a time: a number, a part of the processors (50%), or auto for as many as there are
@@ -37,12 +41,12 @@ pub struct Args {
     #[arg(long, short = '0')]
     pub null: bool,
 
-    /// Stop each job after this time: 1h30m, 2.5s, 500ms, or plain seconds
-    #[arg(long, short, value_name = "DURATION", value_parser = duration::parse)]
+    /// Stop each job after this time: 1h30m, 2.5s, 500ms, or plain seconds; 0 is no limit
+    #[arg(long, short, value_name = "DURATION", value_parser = duration::limit)]
     pub timeout: Option<Duration>,
 
     /// Stop all after this time
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::limit)]
     pub deadline: Option<Duration>,
 
     /// How long filters such as `> >(tee log)` may take to finish after the command has exited; other processes a tenth of it
@@ -52,6 +56,14 @@ pub struct Args {
     /// Kill a job this long after the stop signal
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
     pub grace: Duration,
+
+    /// The stop signal of each job: a name like INT, or a number [default: TERM, or INT, HUP or QUIT where pinfold received that]
+    #[arg(long, value_name = "SIGNAL", value_parser = parse_signal)]
+    pub stop_signal: Option<Signal>,
+
+    /// Which processes of a job receive the stop signal
+    #[arg(long, value_name = "WHICH", default_value = "all")]
+    pub signal_to: SignalToArg,
 
     /// When a job has failed, start no more, and stop those that run
     #[arg(long)]
@@ -99,8 +111,8 @@ pub struct Args {
     #[arg(long, requires = "results")]
     pub retry_failed: bool,
 
-    /// The cgroup v2 directory to make the jobs' cgroups in, instead of pinfold's own
-    #[arg(long, value_name = "DIR", env = "PINFOLD_CGROUP")]
+    /// The cgroup v2 directory to make the jobs' cgroups in, instead of pinfold's own [env: PINFOLD_CGROUP]
+    #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
 
     /// No progress, no line for each failure, no summary

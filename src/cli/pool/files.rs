@@ -13,7 +13,8 @@ use rustix::io::Errno;
 pub fn named(directory: &Path, number: usize, merged: bool) -> Result<(Stdio, Stdio)> {
     let file = |suffix: &str| -> Result<Stdio> {
         let path = directory.join(format!("{number}.{suffix}"));
-        let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        let file =
+            File::create(&path).with_context(|| format!("cannot make {}", pinfold::text::printable_path(&path)))?;
         Ok(file.into())
     };
     Ok((file("out")?, if merged { Stdio::Null } else { file("err")? }))
@@ -23,8 +24,12 @@ pub fn named(directory: &Path, number: usize, merged: bool) -> Result<(Stdio, St
 /// Writes append to it.
 pub fn nameless() -> Result<File> {
     let directory = std::env::temp_dir();
-    let failed =
-        || format!("cannot make a file for output in {} (TMPDIR names another directory)", directory.display());
+    let failed = || {
+        format!(
+            "cannot make a file for output in {} (TMPDIR names another directory)",
+            pinfold::text::printable_path(&directory)
+        )
+    };
     let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC;
     let mode = Mode::RUSR | Mode::WUSR;
     match openat(CWD, &directory, flags | OFlags::TMPFILE, mode) {
@@ -44,5 +49,8 @@ pub fn nameless() -> Result<File> {
 /// What a failed write to such a file means for the person.
 pub fn lost(error: &std::io::Error) -> String {
     let directory = std::env::temp_dir();
-    format!("cannot keep it in {}: {error}; make room there, or set TMPDIR to another directory", directory.display())
+    format!(
+        "cannot keep it in {}: {error}; make room there, or set TMPDIR to another directory",
+        pinfold::text::printable_path(&directory)
+    )
 }

@@ -113,7 +113,7 @@ impl Collector {
     /// Prints a stream of an attempt that has begun, line by line, as the lines come; each begins with the tag.
     pub fn follow(self: &Arc<Self>, stream: OutputStream, number: usize, tag: Option<&str>) {
         let own = self.begin();
-        let tag = tag.map(|tag| format!("{tag}\t").into_bytes()).unwrap_or_default();
+        let tag = tag.map(|tag| format!("{}\t", pinfold::text::printable(tag)).into_bytes()).unwrap_or_default();
         tokio::spawn(async move {
             let mut part = own.parts[number].lock().await;
             if let Err(error) = own.printer.follow(stream, number, &tag).await {

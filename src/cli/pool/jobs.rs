@@ -39,7 +39,7 @@ pub fn read(args: &Args) -> Result<Vec<Job>> {
     let max = if is_json { MAX_LINE } else { input::MAX_ARGUMENT };
     let (text, origin) = match &args.jobs {
         Some(path) => {
-            let origin = path.display().to_string();
+            let origin = pinfold::text::printable_path(path).into_owned();
             let file = File::open(path).with_context(|| format!("cannot read the jobs from {origin}"))?;
             (input::read(file, &origin, separator, max)?, origin)
         }
@@ -51,7 +51,7 @@ pub fn read(args: &Args) -> Result<Vec<Job>> {
     }
     let mut message = format!("{} of the jobs in {origin} are invalid; no job was started:", mistakes.len());
     for (line, mistake) in mistakes.iter().take(SHOWN) {
-        message.push_str(&format!("\n  line {line}: {mistake}"));
+        message.push_str(&format!("\n  line {line}: {}", pinfold::text::printable(mistake)));
     }
     if mistakes.len() > SHOWN {
         message.push_str(&format!("\n  and {} more", mistakes.len() - SHOWN));
@@ -127,7 +127,10 @@ impl Job {
         if !matches!(self.source, Source::Json(_)) {
             command.stdin(Stdio::Null);
         }
-        command.grace(args.grace).settle(args.settle);
+        command.grace(args.grace).settle(args.settle).signal_to(args.signal_to.into());
+        if let Some(signal) = args.stop_signal {
+            command.stop_signal(signal);
+        }
         if args.results.is_some() {
             command.measure_pressure();
         }

@@ -72,7 +72,8 @@ pub fn run(args: &Args) -> Result<u8> {
         None => (None, DoneJobs::new()),
     };
     if let OutputArg::Files(directory) = &args.output {
-        std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("cannot make {}", pinfold::text::printable_path(directory)))?;
     }
     // Until here a signal ends pinfold as it ends everybody: nothing runs yet.
     let signals = SignalQueue::block_all()?;
@@ -187,7 +188,7 @@ impl<'a> Run<'a> {
 
     async fn run(mut self, signals: &SignalStream) -> End {
         // Neither a terminal's keys nor its process group reach the jobs.
-        let mut rules = Rules::new(Keys::ReachUs);
+        let mut rules = Rules::new(Keys::ReachUs).with(Vec::new(), self.args.stop_signal.is_some());
         let mut outcomes = self.pool.outcomes();
         let (pool, printer) = (self.pool.clone(), self.printer.clone());
         let (args, jobs) = (self.args, std::mem::take(&mut self.jobs));
@@ -224,11 +225,14 @@ impl<'a> Run<'a> {
 
     fn answer(&mut self, response: Response, signal: Signal) {
         match response {
-            Response::Stop(_) => {
+            Response::Stop(first) => {
                 self.signalled = Some(signal);
                 let running = self.pool.status().running;
                 self.progress.say(&format!("{signal}: stopping {running} jobs; once more kills them"));
-                self.pool.stop();
+                match first {
+                    Some(first) => self.pool.stop_with(first),
+                    None => self.pool.stop(),
+                }
             }
             Response::Kill => {
                 self.signalled = Some(signal);
@@ -303,7 +307,9 @@ impl<'a> Run<'a> {
         }
         let Tally { succeeded, failed, ended, never_started, .. } = self.tally;
         self.tally.never_started = never_started + count - (succeeded + failed + ended + never_started);
-        if self.signalled != Some(Signal::PIPE) || self.failed {
+        if self.signalled == Some(Signal::PIPE) && !self.failed {
+            self.progress.clear();
+        } else {
             self.progress.finish(&self.tally, self.begun);
         }
         let over = self.args.deadline.is_some_and(|deadline| self.begun.elapsed() >= deadline);

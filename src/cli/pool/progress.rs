@@ -60,7 +60,14 @@ impl Progress {
                 1 => String::new(),
                 attempts => format!(", {attempts} attempts"),
             };
-            self.aside(|| tell(&format!("line {}, {}: {}{attempts}", job.line, outcome.report.name, how(outcome))));
+            self.aside(|| {
+                tell(&format!(
+                    "line {}, {}: {}{attempts}",
+                    job.line,
+                    pinfold::text::printable(&outcome.report.name),
+                    how(outcome)
+                ))
+            });
         }
         if !self.bar.is_hidden() {
             self.bar.set_position(status.done);
@@ -72,8 +79,13 @@ impl Progress {
         self.aside(|| tell(message));
     }
 
-    pub fn finish(&self, tally: &Tally, begun: Instant) {
+    /// Removes the progress from the terminal.
+    pub fn clear(&self) {
         self.bar.finish_and_clear();
+    }
+
+    pub fn finish(&self, tally: &Tally, begun: Instant) {
+        self.clear();
         if self.quiet {
             return;
         }

@@ -58,7 +58,7 @@ impl Results {
     /// Opens it, for this process alone. With `resume`, returns the jobs that it has as done; a torn last line of ours is cut
     /// off. Without, it must be empty or not exist.
     pub fn open(path: &Path, resume: bool) -> Result<(Self, DoneJobs)> {
-        let shown = path.display();
+        let shown = pinfold::text::printable_path(path);
         let mut file = OpenOptions::new()
             .read(true)
             .append(true)
@@ -87,7 +87,9 @@ impl Results {
 
     /// Appends a line.
     pub fn append(&mut self, line: &[u8]) -> Result<()> {
-        self.file.write_all(line).with_context(|| format!("cannot write to the results file {}", self.path.display()))
+        self.file
+            .write_all(line)
+            .with_context(|| format!("cannot write to the results file {}", pinfold::text::printable_path(&self.path)))
     }
 }
 

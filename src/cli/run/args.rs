@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::ValueEnum;
 use pinfold::report::ContainmentKind;
+use pinfold::text::printable_os;
 use pinfold::{Command, Leftovers, ProcessGroup, Signal, SignalTo, User};
 
 use super::streams::StreamArgs;
@@ -24,8 +25,8 @@ use crate::cli::report_sink::{self, Destination};
 /// 122 when a process could not be ended, whatever else happened; 125 when pinfold itself failed; 126 when the command can't be executed; 127 when it was not found.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Stop the job after this time: 1h30m, 2.5s, 500ms, or plain seconds
-    #[arg(long, short, value_name = "DURATION", value_parser = duration::parse)]
+    /// Stop the job after this time: 1h30m, 2.5s, 500ms, or plain seconds; 0 is no limit
+    #[arg(long, short, value_name = "DURATION", value_parser = duration::limit)]
     pub timeout: Option<Duration>,
 
     /// Kill the job this long after the stop signal
@@ -65,9 +66,13 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub cwd: Option<PathBuf>,
 
-    /// Set an environment variable (repeatable)
-    #[arg(long, short, value_name = "KEY=VALUE", value_parser = FromBytes(parse_variable))]
-    pub env: Vec<(OsString, OsString)>,
+    /// Set an environment variable; KEY alone passes on the one that pinfold has, also with --clear-env (repeatable)
+    #[arg(long, short, value_name = "KEY[=VALUE]", value_parser = FromBytes(parse_variable))]
+    pub env: Vec<(OsString, Option<OsString>)>,
+
+    /// Remove an environment variable, before those of --env are set (repeatable)
+    #[arg(long, value_name = "KEY", value_parser = FromBytes(parse_name))]
+    pub env_remove: Vec<OsString>,
 
     /// Start from an empty environment; --env still holds
     #[arg(long)]
@@ -89,16 +94,16 @@ pub struct Args {
     #[arg(long)]
     pub stats: bool,
 
-    /// What holds the job: a cgroup where one can be had and else the guard as subreaper (auto), or just one of them
-    #[arg(long, value_name = "WHAT", default_value = "auto", env = "PINFOLD_CONTAINMENT")]
-    pub containment: ContainmentArg,
+    /// What holds the job: a cgroup where one is available, else the guard as subreaper (auto), or only the one that you name [env: PINFOLD_CONTAINMENT] [default: auto]
+    #[arg(long, value_name = "WHAT")]
+    pub containment: Option<ContainmentArg>,
 
     /// Refuse to start without this containment, whatever else is said
     #[arg(long, value_name = "WHAT")]
     pub require: Option<RequireArg>,
 
-    /// The cgroup v2 directory to make the job's cgroup in, instead of pinfold's own
-    #[arg(long, value_name = "DIR", env = "PINFOLD_CGROUP")]
+    /// The cgroup v2 directory to make the job's cgroup in, instead of pinfold's own [env: PINFOLD_CGROUP]
+    #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
 
     /// Say only what went wrong
@@ -127,6 +132,15 @@ pub enum SignalToArg {
     All,
     /// Only the command's own process
     Main,
+}
+
+impl From<SignalToArg> for SignalTo {
+    fn from(to: SignalToArg) -> Self {
+        match to {
+            SignalToArg::All => Self::All,
+            SignalToArg::Main => Self::Main,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -174,7 +188,7 @@ impl<T: Clone + Send + Sync + 'static> clap::builder::TypedValueParser for FromB
     fn parse_ref(&self, command: &clap::Command, arg: Option<&clap::Arg>, value: &OsStr) -> Result<T, clap::Error> {
         (self.0)(value).map_err(|message| {
             let name = arg.map(ToString::to_string).unwrap_or_default();
-            let message = format!("invalid value {value:?} for '{name}': {message}\n");
+            let message = format!("invalid value '{}' for '{name}': {message}\n", printable_os(value));
             command.clone().error(clap::error::ErrorKind::InvalidValue, message)
         })
     }
@@ -191,22 +205,26 @@ fn parse_user(text: &str) -> Result<User, String> {
     })
 }
 
-/// Bytes, as environments are.
-fn parse_variable(text: &OsStr) -> Result<(OsString, OsString), String> {
+/// Bytes, as environments are. `KEY` alone has no value of its own.
+fn parse_variable(text: &OsStr) -> Result<(OsString, Option<OsString>), String> {
     let bytes = text.as_bytes();
     match bytes.iter().position(|&byte| byte == b'=') {
-        Some(at) if at > 0 => Ok((OsStr::from_bytes(&bytes[..at]).into(), OsStr::from_bytes(&bytes[at + 1..]).into())),
-        _ => Err("write KEY=VALUE".into()),
+        None if !bytes.is_empty() => Ok((text.into(), None)),
+        Some(at) if at > 0 => {
+            Ok((OsStr::from_bytes(&bytes[..at]).into(), Some(OsStr::from_bytes(&bytes[at + 1..]).into())))
+        }
+        _ => Err("write KEY=VALUE, or KEY to pass on pinfold's own".into()),
     }
 }
 
+fn parse_name(text: &OsStr) -> Result<OsString, String> {
+    if text.is_empty() || text.as_bytes().contains(&b'=') { Err("write KEY".into()) } else { Ok(text.into()) }
+}
+
 impl Args {
-    /// The one containment that will do, if there is such.
-    pub fn containment(&self) -> Option<ContainmentKind> {
-        match self.require {
-            Some(RequireArg::Cgroup) => Some(ContainmentKind::Cgroup),
-            None => self.containment.kind(),
-        }
+    /// The containment that the options name, if they do.
+    pub fn containment(&self) -> Option<ContainmentArg> {
+        self.require.map(|RequireArg::Cgroup| ContainmentArg::Cgroup).or(self.containment)
     }
 
     pub fn to_command(&self, shares_group: bool) -> Command {
@@ -219,24 +237,27 @@ impl Args {
             .settle(self.settle)
             .kill_bound(self.kill_bound)
             .stop_signal(self.stop_signal.unwrap_or(Signal::TERM))
-            .signal_to(match self.signal_to {
-                SignalToArg::All => SignalTo::All,
-                SignalToArg::Main => SignalTo::Main,
-            })
+            .signal_to(self.signal_to.into())
             .leftovers(match self.leftovers {
                 LeftoversArg::Kill => Leftovers::Kill,
                 LeftoversArg::Wait => Leftovers::Wait,
             })
             .limits(self.limits.to_limits())
             .process_group(if shares_group { ProcessGroup::Supervisors } else { ProcessGroup::New });
-        if let Some(timeout) = self.timeout {
+        if let Some(timeout) = self.timeout.filter(|timeout| *timeout < Duration::MAX) {
             command.timeout(timeout);
         }
         if self.clear_env {
             command.env_clear();
         }
+        for key in &self.env_remove {
+            command.env_remove(key);
+        }
         for (key, value) in &self.env {
-            command.env(key, value);
+            // One that pinfold does not have is not set, as with docker and systemd-run.
+            if let Some(value) = value.clone().or_else(|| std::env::var_os(key)) {
+                command.env(key, value);
+            }
         }
         if let Some(user) = &self.user {
             command.user(user.clone());

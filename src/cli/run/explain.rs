@@ -1,6 +1,7 @@
 //! What a person is told about a job that is over.
 
 use pinfold::report::{MainEnd, Reason};
+use pinfold::text::printable;
 use pinfold::{Report, Signal};
 
 use super::args::Args;
@@ -22,7 +23,7 @@ pub fn explain_failures(report: &Report) {
         tell(&format!("could not end {}", processes(&report.unkillable)));
     }
     for left in &report.not_removed {
-        tell(&format!("could not remove {}: {}", left.path, left.error));
+        tell(&format!("could not remove {}: {}", printable(&left.path), left.error));
     }
     if report.reason == Reason::GuardLost {
         tell("the guard process was killed; the job has been ended");
@@ -38,32 +39,34 @@ fn signal_that_ended(report: &Report) -> Option<String> {
         return None;
     }
     let name = Signal::from_number(*signal)?;
-    Some(format!("{} was ended by {name}{}", report.name, if *core_dumped { " (core dumped)" } else { "" }))
+    Some(format!("{} was ended by {name}{}", printable(&report.name), if *core_dumped { " (core dumped)" } else { "" }))
 }
 
 fn explain_end(args: &Args, report: &Report) {
+    let name = printable(&report.name);
     if let Some(message) = signal_that_ended(report) {
         tell(&message);
     }
     if report.reason == Reason::Deadline {
         let timeout = args.timeout.unwrap_or_default();
         let how = if report.killed { "killed" } else { "stopped" };
-        tell(&format!("{} was {how} at its deadline of {}", report.name, humantime::format_duration(timeout)));
+        tell(&format!("{} was {how} at its deadline of {}", name, humantime::format_duration(timeout)));
     }
     if report.reason == Reason::Idle {
         let timeout = args.streams.idle_timeout.unwrap_or_default();
         let how = if report.killed { "killed" } else { "stopped" };
-        tell(&format!("{} was {how}: it had written nothing for {}", report.name, humantime::format_duration(timeout)));
+        tell(&format!("{} was {how}: it had written nothing for {}", name, humantime::format_duration(timeout)));
     }
     if let Some(oom) = &report.oom {
-        let who: Vec<_> = oom.victims.iter().take(3).map(|victim| format!("{} {}", victim.pid, victim.name)).collect();
-        let who = if who.is_empty() { String::new() } else { format!(" ({})", who.join(", ")) };
+        let victims: Vec<_> =
+            oom.victims.iter().take(3).map(|victim| format!("{} {}", victim.pid, printable(&victim.name))).collect();
+        let victims = if victims.is_empty() { String::new() } else { format!(" ({})", victims.join(", ")) };
         let peak =
             report.usage.memory_peak_bytes.value.map_or_else(String::new, |bytes| format!(" at {}", size(bytes)));
         if report.reason == Reason::Oom {
-            tell(&format!("{} ran out of memory{peak} and was killed{who}", report.name));
+            tell(&format!("{} ran out of memory{peak} and was killed{victims}", report.name));
         } else {
-            tell(&format!("{} ran out of memory{peak}: {} of its processes killed{who}", report.name, oom.kills));
+            tell(&format!("{} ran out of memory{peak}: {} of its processes killed{victims}", name, oom.kills));
         }
     }
     if report.leftovers.count > 0 {
@@ -72,7 +75,7 @@ fn explain_end(args: &Args, report: &Report) {
             (false, Some(_)) => "ended now",
             (false, None) => "waited for",
         };
-        tell(&format!("{} left {} behind, {fate}", report.name, processes(&report.leftovers)));
+        tell(&format!("{} left {} behind, {fate}", name, processes(&report.leftovers)));
     }
     if report.emigrants.count > 0 {
         let lives = |pid| report.unkillable.processes.iter().any(|process| process.pid == pid);
@@ -85,7 +88,7 @@ fn explain_end(args: &Args, report: &Report) {
             "{:?}, {:?} in {}",
             report.reason,
             report.main,
-            report.containment.cgroup.as_deref().unwrap_or("no cgroup, held by the guard as subreaper")
+            printable(report.containment.cgroup.as_deref().unwrap_or("no cgroup, held by the guard as subreaper"))
         ));
     }
 }

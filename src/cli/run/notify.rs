@@ -45,7 +45,7 @@ impl Notify {
     pub fn open(destination: Destination) -> pinfold::Result<Self> {
         let (place, name) = match destination {
             Destination::File(path) => {
-                let name = path.display().to_string();
+                let name = pinfold::text::printable_path(&path).into_owned();
                 (Place::File(path), name)
             }
             Destination::Stdout => (Place::Descriptor(pinfold::adopt_descriptor(1)?.into()), "standard output".into()),

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pinfold::report::Reason;
+use pinfold::text::{printable, printable_bytes, printable_path};
 use pinfold::{Error, Job, Readiness, Report};
 use tokio::sync::watch;
 
@@ -24,27 +25,41 @@ pub enum Ready {
 impl Ready {
     /// Reads the value of `--ready`.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || "write line:TEXT, port:[ADDRESS:]PORT or file:PATH".to_owned();
+        let wrong = || "write line:TEXT, port:[HOST:]PORT or file:PATH".to_owned();
         match text.split_once(':').ok_or_else(wrong)? {
+            ("line", part) if part.contains('\n') => Err("a line has no newline in it".into()),
             ("line", part) if !part.is_empty() => Ok(Self::Line(part.into())),
             ("file", path) if !path.is_empty() => {
                 possible(Path::new(path))?;
                 Ok(Self::Other(Readiness::file(path)))
             }
-            ("port", port) => match (port.parse::<u16>(), port.parse::<SocketAddr>()) {
-                (Ok(port @ 1..), _) => Ok(Self::Other(Readiness::port(([127, 0, 0, 1], port)))),
-                (_, Ok(address)) => Ok(Self::Other(Readiness::port(address))),
-                _ => Err("write a port like 8080, or 192.0.2.1:8080, or [::1]:8080".into()),
-            },
+            ("port", text) => port(text).map(Self::Other),
             _ => Err(wrong()),
         }
     }
 }
 
+/// `8080`, `192.0.2.1:8080`, `[::1]:8080`, `db.example:5432`.
+fn port(text: &str) -> Result<Readiness, String> {
+    let host = || {
+        let (host, port) = text.rsplit_once(':')?;
+        let port = port.parse().ok().filter(|port| *port > 0)?;
+        let named = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        (!host.is_empty() && host.bytes().all(named)).then(|| Readiness::host_port(host, port))
+    };
+    match (text.parse::<u16>(), text.parse::<SocketAddr>()) {
+        (Ok(port @ 1..), _) => Some(Readiness::local_port(port)),
+        (_, Ok(address)) if address.port() > 0 => Some(Readiness::port(address)),
+        (Err(_), Err(_)) => host(),
+        _ => None,
+    }
+    .ok_or_else(|| "write a port like 8080, or 192.0.2.1:8080, [::1]:8080, localhost:8080".into())
+}
+
 /// There can't be a file below one that is no directory.
 fn possible(path: &Path) -> Result<(), String> {
     let file = path.ancestors().skip(1).find(|above| above.metadata().is_ok_and(|metadata| !metadata.is_dir()));
-    file.map_or(Ok(()), |file| Err(format!("{} is not a directory", file.display())))
+    file.map_or(Ok(()), |file| Err(format!("{} is not a directory", printable_path(file))))
 }
 
 /// The time that a job has to get ready, without that in which it was stopped from the terminal.
@@ -76,7 +91,7 @@ pub async fn ready(
     mut line_seen: watch::Receiver<bool>,
 ) -> Result<(), Verdict> {
     let late = |what: String| {
-        let why = format!("{} is not ready: {what} within {:?}", job.name(), clock.timeout);
+        let why = format!("{} is not ready: {what} within {:?}", printable(job.name()), clock.timeout);
         Verdict { code: TOO_LATE, why }
     };
     let is_ready = async {
@@ -98,7 +113,7 @@ pub async fn ready(
             why: error.to_string(),
         }),
         () = clock.over() => Err(late(match ready {
-            Ready::Line(part) => format!("no line of its output has had '{}' in it", String::from_utf8_lossy(part)),
+            Ready::Line(part) => format!("no line of its output has had '{}' in it", printable_bytes(part)),
             Ready::Other(readiness) => readiness.to_string(),
         })),
     };
@@ -146,11 +161,33 @@ mod tests {
     fn ready_in_every_way() {
         assert_eq!(Ready::parse("line:listening on: 1"), Ok(Ready::Line(b"listening on: 1".into())));
         assert_eq!(Ready::parse("file:/run/a"), Ok(Ready::Other(Readiness::file("/run/a"))));
-        let port = Ok(Ready::Other(Readiness::port(([127, 0, 0, 1], 80))));
-        assert_eq!((Ready::parse("port:80"), Ready::parse("port:127.0.0.1:80")), (port.clone(), port));
+        for (text, by) in [
+            ("port:80", Readiness::local_port(80)),
+            ("port:127.0.0.1:80", Readiness::port(([127, 0, 0, 1], 80))),
+            ("port:[::1]:80", Readiness::port(([0, 0, 0, 0, 0, 0, 0, 1], 80))),
+            ("port:localhost:80", Readiness::host_port("localhost", 80)),
+        ] {
+            assert_eq!(Ready::parse(text), Ok(Ready::Other(by)), "{text}");
+        }
         assert!(Ready::parse("file:/no/such/a").is_ok() && Ready::parse("file:a").is_ok());
-        let wrong =
-            ["", "line", "line:", "port:", "port:0", "port:x", "port:70000", "file:", "file:/etc/passwd/a/b", "80"];
+        let wrong = [
+            "",
+            "line",
+            "line:",
+            "line:a\nb",
+            "port:",
+            "port:0",
+            "port:x",
+            "port:70000",
+            "port::1:80",
+            "port:[::1]:0",
+            "port:a b:80",
+            "port:localhost:0",
+            "port::80",
+            "file:",
+            "file:/etc/passwd/a/b",
+            "80",
+        ];
         for text in wrong {
             assert!(Ready::parse(text).is_err(), "{text}");
         }

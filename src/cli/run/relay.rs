@@ -87,7 +87,7 @@ impl Relay {
         for (stream, (number, outlet)) in streams.zip(std::mem::take(&mut self.outlets)) {
             let finder = match &args.streams.ready {
                 Some(Ready::Line(part)) => {
-                    Some(Finder { part: part.clone(), line: Vec::new(), seen: self.seen.clone() })
+                    Some(Finder { part: part.clone(), end: Vec::new(), found: false, seen: self.seen.clone() })
                 }
                 _ => None,
             };
@@ -237,7 +237,10 @@ impl Copy {
                     }
                     continue;
                 }
-                Err(_) => break,
+                Err(error) => {
+                    self.trouble.report(format!("cannot read the output: {error}"));
+                    break;
+                }
             };
             let read = &piece[..length];
             if let Some(finder) = &mut self.finder {
@@ -249,6 +252,9 @@ impl Copy {
                 rest.push(later);
             }
             self.pass(now).await;
+        }
+        if let Some(finder) = &mut self.finder {
+            finder.end_line();
         }
         if let Some(rest) = rest {
             if rest.dropped() > 0 {
@@ -314,20 +320,59 @@ async fn read_what_is_there(stream: &mut OutputStream, piece: &mut [u8]) {
 /// Looks for a line that has something in it, whatever pieces it comes in.
 struct Finder {
     part: Vec<u8>,
-    /// The end of what was seen, that may be the beginning of it.
-    line: Vec<u8>,
+    /// The end of the line so far, which may be the beginning of it.
+    end: Vec<u8>,
+    /// The line so far contains it.
+    found: bool,
     seen: watch::Sender<bool>,
 }
 
 impl Finder {
     fn look(&mut self, piece: &[u8]) {
-        if *self.seen.borrow() {
-            return;
+        for part in piece.split_inclusive(|&byte| byte == b'\n') {
+            let (text, whole) = part.strip_suffix(b"\n").map_or((part, false), |text| (text, true));
+            self.end.extend_from_slice(text);
+            self.found = self.found || self.end.windows(self.part.len()).any(|window| window == self.part);
+            self.end.drain(..self.end.len().saturating_sub(self.part.len() - 1));
+            if whole {
+                self.end_line();
+            }
         }
-        self.line.extend_from_slice(piece);
-        if self.line.windows(self.part.len()).any(|window| window == self.part) {
+    }
+
+    /// The line is whole: its newline has come, or the end of the output.
+    fn end_line(&mut self) {
+        if self.found && !*self.seen.borrow() {
             self.seen.send_replace(true);
         }
-        self.line.drain(..self.line.len().saturating_sub(self.part.len() - 1));
+        self.found = false;
+        self.end.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_lines_in_any_pieces() {
+        let text = b"lis\ntening\nlistening\nrest";
+        for size in 1..text.len() {
+            let seen = watch::Sender::new(false);
+            let mut finder = Finder { part: b"listening".into(), end: Vec::new(), found: false, seen };
+            let mut read = 0;
+            for piece in text.chunks(size) {
+                finder.look(piece);
+                read += piece.len();
+                // With its newline, the byte 21.
+                assert_eq!(*finder.seen.borrow(), read >= 21, "{size}");
+            }
+        }
+        let seen = watch::Sender::new(false);
+        let mut finder = Finder { part: b"rest".into(), end: Vec::new(), found: false, seen };
+        finder.look(text);
+        assert!(!*finder.seen.borrow());
+        finder.end_line();
+        assert!(*finder.seen.borrow());
     }
 }

@@ -32,7 +32,7 @@ pub struct StreamArgs {
     pub pty: bool,
 
     /// Stop the job when it has written nothing for so long; exit code 124
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::limit)]
     pub idle_timeout: Option<Duration>,
 
     /// Also write the output to this file, all of it
@@ -45,12 +45,12 @@ pub struct StreamArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub max_output: Option<usize>,
 
-    /// When the job is ready: line:TEXT (in its output), port:[ADDRESS:]PORT (somebody listens), file:PATH (it is there)
+    /// When the job is ready: line:TEXT (in a whole line of its output), port:[HOST:]PORT (it listens there), file:PATH (the file exists)
     #[arg(long, value_name = "WHAT", value_parser = Ready::parse)]
     pub ready: Option<Ready>,
 
     /// Stop a job that is not ready after this time; exit code 124
-    #[arg(long, value_name = "DURATION", default_value = "1m", requires = "ready", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", default_value = "1m", requires = "ready", value_parser = duration::limit)]
     pub ready_timeout: Duration,
 
     /// Write a line to this file or descriptor: "ready" when it is, "failed" when it ended before that
@@ -98,7 +98,7 @@ impl StreamArgs {
             self.is_merged = are_open && are_one_output(io::stdout(), io::stderr());
             command.stdout(Stdio::Piped).stderr(Stdio::Piped).stderr_to_stdout(self.is_merged);
         }
-        if let Some(timeout) = self.idle_timeout {
+        if let Some(timeout) = self.idle_timeout.filter(|timeout| *timeout < Duration::MAX) {
             command.idle_timeout(timeout);
         }
         if let Some(path) = &self.tee {

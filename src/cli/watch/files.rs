@@ -81,7 +81,7 @@ impl Files {
             stale: false,
         };
         for path in paths {
-            let cannot = || format!("cannot watch {}", path.display());
+            let cannot = || format!("cannot watch {}", pinfold::text::printable_path(path));
             path.canonicalize().with_context(cannot)?;
             let given = std::path::absolute(path).with_context(cannot)?;
             let route = Route { steps: Vec::new(), end: End::Missing { directory: "/".into(), name: "".into() } };
@@ -332,7 +332,7 @@ fn now() -> Timespec {
 
 /// Limits by the name of what sets them (inotify(7), user_namespaces(7)).
 fn explain(error: &io::Error, directory: &Path) -> anyhow::Error {
-    let at = directory.display();
+    let at = pinfold::text::printable_path(directory);
     match error.raw_os_error() {
         Some(libc::ENOSPC) => anyhow!(
             "cannot watch {at}: this user's limit on inotify watches is reached, one a directory; raise it, as root: \

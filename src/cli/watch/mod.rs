@@ -155,6 +155,11 @@ impl<'a> Watch<'a> {
                 biased;
                 received = signals.recv() => {
                     let received = received?;
+                    if let (Some((job, _)), Some(_)) = (&job, self.terminal)
+                        && run::is_by_the_job(job, received).await
+                    {
+                        continue;
+                    }
                     match (self.rules.respond(received, Instant::now()), &job) {
                         (Response::Stop(first), job) => {
                             ending = Some(received.signal);
@@ -340,7 +345,7 @@ impl<'a> Watch<'a> {
 }
 
 fn name(program: &OsString) -> String {
-    Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned()
+    pinfold::text::printable_os(Path::new(program).file_name().unwrap_or(program)).into_owned()
 }
 
 fn how(report: &Report) -> String {

@@ -1,0 +1,113 @@
+//! What is wrong with the words of a command line, for a person.
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::os::unix::ffi::OsStrExt;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use pinfold::text::{printable, printable_message, printable_os};
+
+use super::{FAILED, tell, write_out, write_patiently};
+
+/// Prints why clap does not accept `words`, or the help that was asked for. Text from the command line is quoted. Returns the
+/// exit code.
+pub fn print(error: clap::Error, words: &[OsString]) -> u8 {
+    if !error.use_stderr() {
+        return print_help(&error);
+    }
+    match explain(error, words) {
+        Explained::AsItIs(error) => drop(error.print()),
+        Explained::Text(text) => write_patiently(text.as_bytes()),
+    }
+    FAILED
+}
+
+/// The help, or the version.
+fn print_help(error: &clap::Error) -> u8 {
+    let printed = match std::io::stdout().is_terminal() {
+        true => error.print(),
+        false => write_out::print(&error.render().to_string()),
+    };
+    match printed {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            tell(&format!("cannot write to standard output: {error}"));
+            FAILED
+        }
+        _ => 0,
+    }
+}
+
+enum Explained {
+    /// Nothing in it acts on a terminal; in colours where these are wanted.
+    AsItIs(clap::Error),
+    Text(String),
+}
+
+fn explain(mut error: clap::Error, words: &[OsString]) -> Explained {
+    if error.kind() == ErrorKind::InvalidUtf8
+        && let Some(word) = options(words).iter().find(|word| word.to_str().is_none())
+    {
+        let word = printable_os(word);
+        return Explained::Text(format!("error: the argument '{word}' is not valid UTF-8, which its option needs\n"));
+    }
+    if error.kind() == ErrorKind::UnknownArgument {
+        if let Some(text) = negative(&error, words) {
+            return Explained::Text(text);
+        }
+    }
+    let plain = |error: &clap::Error| error.render().to_string();
+    if plain(&error).lines().all(|line| printable(line) == line) && !has_newline(&error) {
+        return Explained::AsItIs(error);
+    }
+    let hostile: Vec<_> = error.context().map(|(kind, value)| (kind, quoted(value))).collect();
+    for (kind, value) in hostile {
+        match value {
+            Some(value) => drop(error.insert(kind, value)),
+            // A tip, in which the text is repeated.
+            None if kind == ContextKind::Suggested => drop(error.remove(kind)),
+            None => {}
+        }
+    }
+    let lines: Vec<_> = plain(&error).lines().map(|line| printable_message(line).into_owned()).collect();
+    Explained::Text(lines.join("\n") + "\n")
+}
+
+/// A value in which everything that acts on a terminal is escaped; `None` for what has none that is shown as text.
+fn quoted(value: &ContextValue) -> Option<ContextValue> {
+    match value {
+        ContextValue::String(text) => Some(ContextValue::String(printable(text).into_owned())),
+        ContextValue::Strings(texts) => {
+            Some(ContextValue::Strings(texts.iter().map(|text| printable(text).into_owned()).collect()))
+        }
+        _ => None,
+    }
+}
+
+fn has_newline(error: &clap::Error) -> bool {
+    error.context().any(|(_, value)| match value {
+        ContextValue::String(text) => text.contains('\n'),
+        ContextValue::Strings(texts) => texts.iter().any(|text| text.contains('\n')),
+        _ => false,
+    })
+}
+
+/// `--grace -1`: clap takes `-1` for an option that it does not know.
+fn negative(error: &clap::Error, words: &[OsString]) -> Option<String> {
+    let Some(ContextValue::String(unknown)) = error.get(ContextKind::InvalidArg) else { return None };
+    let mut bytes = unknown.bytes();
+    let number = bytes.next() == Some(b'-') && bytes.next().is_some_and(|byte| byte.is_ascii_digit() || byte == b'.');
+    if !number {
+        return None;
+    }
+    let words = options(words);
+    let at = words.iter().position(|word| word.as_bytes().starts_with(unknown.as_bytes()))?;
+    let option = words.get(at.checked_sub(1)?)?.to_str().filter(|option| option.starts_with('-'))?;
+    let value = printable_os(&words[at]);
+    Some(format!("error: invalid value '{value}' for '{}': it must not be negative\n", printable(option)))
+}
+
+/// The words before the command.
+fn options(words: &[OsString]) -> &[OsString] {
+    let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
+    &words[..end]
+}

@@ -1,0 +1,116 @@
+//! Text from outside (names, arguments, paths, what a job wrote) in messages for people.
+
+use std::borrow::Cow;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// The text with everything that acts on a terminal written as an escape sequence of C: control characters (an escape sequence
+/// of the terminal begins with one), newlines, and characters that change the direction or the lines of the text.
+///
+/// A message that contains text from outside is one line, and no other program can write a line in its name.
+///
+/// ```
+/// use pinfold::text::printable;
+/// assert_eq!(printable("a file\u{1b}[2J\npinfold: all good"), r"a file\033[2J\npinfold: all good");
+/// assert_eq!(printable("größe 1"), "größe 1");
+/// ```
+#[must_use]
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if text.chars().any(acts) { Cow::Owned(escape(text.as_bytes())) } else { Cow::Borrowed(text) }
+}
+
+/// The same for bytes; those that are not UTF-8 are written in octal, `\377`.
+#[must_use]
+pub fn printable_bytes(bytes: &[u8]) -> Cow<'_, str> {
+    str::from_utf8(bytes).map_or_else(|_| Cow::Owned(escape(bytes)), printable)
+}
+
+/// The same for an argument or a variable of the environment.
+#[must_use]
+pub fn printable_os(text: &OsStr) -> Cow<'_, str> {
+    printable_bytes(text.as_bytes())
+}
+
+/// The same for a path.
+#[must_use]
+pub fn printable_path(path: &Path) -> Cow<'_, str> {
+    printable_os(path.as_os_str())
+}
+
+/// A whole message for a terminal. Lines of a list are indented by two spaces; no other newline is left in it. The values in the
+/// message have gone through [`printable`] before: this is for those that have not.
+#[must_use]
+pub fn printable_message(message: &str) -> Cow<'_, str> {
+    if !message.chars().any(acts) {
+        return Cow::Borrowed(message);
+    }
+    let mut lines = message.split('\n');
+    let mut text = printable(lines.next().unwrap_or_default()).into_owned();
+    for line in lines {
+        text.push_str(if line.starts_with("  ") { "\n" } else { "\\n" });
+        text.push_str(&printable(line));
+    }
+    Cow::Owned(text)
+}
+
+fn escape(bytes: &[u8]) -> String {
+    let mut escaped = String::with_capacity(bytes.len() + 8);
+    let octal = |bytes: &[u8], escaped: &mut String| {
+        bytes.iter().for_each(|byte| escaped.push_str(&format!("\\{byte:03o}")));
+    };
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '\n' => escaped.push_str("\\n"),
+                '\r' => escaped.push_str("\\r"),
+                '\t' => escaped.push_str("\\t"),
+                _ if acts(character) => octal(character.encode_utf8(&mut [0; 4]).as_bytes(), &mut escaped),
+                _ => escaped.push(character),
+            }
+        }
+        octal(chunk.invalid(), &mut escaped);
+    }
+    escaped
+}
+
+/// Whether it does something else on a terminal than show itself: Unicode's control characters (C0, DEL, and C1, in which
+/// U+009B begins an escape sequence), separators of lines, and marks of direction (Unicode Standard Annex 9).
+fn acts(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_acts_on_a_terminal_is_left() {
+        for (text, shown) in [
+            ("plain ‘text’ 日本", "plain ‘text’ 日本"),
+            ("a\nb\r\tc", r"a\nb\r\tc"),
+            ("\u{1b}[31m\u{7}\u{7f}", r"\033[31m\007\177"),
+            ("\u{9b}2J", r"\302\2332J"),
+            ("\u{202e}gnp.exe\u{2066}", r"\342\200\256gnp.exe\342\201\246"),
+            (r"back\slash", r"back\slash"),
+        ] {
+            assert_eq!(printable(text), shown);
+        }
+        assert_eq!(printable_bytes(b"b\xffd\n"), r"b\377d\n");
+        assert_eq!(printable_bytes(b"\xc2"), r"\302");
+    }
+
+    #[test]
+    fn a_message_keeps_the_lines_of_its_list_only() {
+        let message = "no cgroup:\n  a: b\u{1b}\n  c\npinfold: all good";
+        assert_eq!(printable_message(message), "no cgroup:\n  a: b\\033\n  c\\npinfold: all good");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_act(bytes: Vec<u8>) {
+            assert!(!printable_bytes(&bytes).chars().any(acts));
+        }
+    }
+}
