@@ -184,7 +184,7 @@ impl Sweep {
                         continue;
                     }
                     // Alive, as a rule. A pinfold inside its job may be dead.
-                    Ok(None) => locked.push((cgroup.path().join(&name), name.clone())),
+                    Ok(None) => locked.push((cgroup.path().join(name), name.to_owned())),
                     Err(Errno::NOENT | Errno::NODEV) => continue,
                     Err(errno) => {
                         swept.not_searched(&cgroup.path().join(name), errno);
