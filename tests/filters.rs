@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use support::watched::Watched;
 use support::{PINFOLD, Run, Scratch, has, has_cgroup, has_program, has_root, wait_for};
 
 /// Scripts for bash, which write the lines 1 to 20 and `verdict` to `out`, through filters that need some time for them.
@@ -90,6 +91,33 @@ fn timeout() {
 #[test]
 fn init() {
     no_line_is_lost("init", &[PINFOLD, "init", "--"]);
+}
+
+/// Each run is over when all its filters are, and only then the next one begins.
+#[test]
+fn watch() {
+    if !has_cgroup() || !has_program("bash") {
+        return;
+    }
+    let directory = Scratch::directory("filters");
+    std::fs::create_dir(directory.path().join("watched")).unwrap();
+    let mut runs = 0;
+    for (filter, script) in FILTERS {
+        let script = format!("rm -f out fifo; {script}");
+        let mut watched = Watched::start(directory.path(), &["-w", "watched"], &["bash", "-c", &script]);
+        for round in 0..rounds() {
+            if round > 0 {
+                watched.keys("r\n");
+                assert!(watched.said().starts_with("asked for"));
+            }
+            assert!(watched.said().starts_with("bash exited with 0"), "{filter}");
+            let written = std::fs::read_to_string(directory.path().join("out")).unwrap_or_default();
+            assert_eq!(written, expected(), "{filter}, run {round}");
+            runs += 1;
+        }
+        watched.end();
+    }
+    println!("watch: {runs} runs, 0 lost output");
 }
 
 #[test]

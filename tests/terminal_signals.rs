@@ -208,3 +208,61 @@ fn a_hang_up_that_reached_the_job_is_not_sent_again() {
     assert_eq!(printed.text().replace("18\n", ""), "ready\n1\n12\n");
     assert!(report.text().contains("\"reason\":\"exited\""), "{}", report.text());
 }
+
+/// `kill 0` in a job reaches pinfold too, which is in the job's group: the job has its signal, and goes on.
+#[test]
+fn a_signal_that_the_job_sends_to_its_group_is_no_request_to_pinfold() {
+    if !has_cgroup() {
+        return;
+    }
+    let mut shell = shell();
+    let job = "bash -c 'trap \"echo once\" TERM; trap \"echo twice\" USR1; kill 0; kill -USR1 0; sleep 1.5; echo over; exit 7'";
+    for line in [
+        format!("$PINFOLD run --grace 500ms -- {job}"),
+        format!("$PINFOLD run --grace 500ms --containment subreaper -- {job}"),
+        format!("$PINFOLD init -- {job}"),
+    ] {
+        shell.send(&format!("{line}; echo code=$?\n"));
+        let printed = shell.expect("code=7");
+        let count = |word: &str| printed.lines().filter(|line| line.trim() == word).count();
+        assert_eq!([count("once"), count("twice"), count("over")], [1; 3], "{line}: {printed}");
+        shell.expect("ready> ");
+    }
+    if cfg!(feature = "watch") {
+        // A common way to end a script's own background processes; the watch goes on.
+        let watched = Scratch::directory("watched");
+        let path = watched.path().display();
+        shell.line(&format!("$PINFOLD watch -w {path} -- bash -c 'trap \"kill 0\" EXIT; sleep 1000 & echo up; wait'"));
+        shell.expect("\nup");
+        for _ in 0..2 {
+            std::fs::write(watched.path().join("file"), "").unwrap();
+            shell.expect("starting again");
+            shell.expect("up");
+        }
+        shell.send(CTRL_C);
+        shell.expect("ready> ");
+    }
+    shell.exit();
+}
+
+/// Where the job has a group of its own, `kill 0` stays in it: without a terminal, or with one of its own.
+#[test]
+fn kill_0_does_not_reach_the_callers_script() {
+    if !has_cgroup() {
+        return;
+    }
+    let script = "\"$@\" bash -c 'trap \"kill 0\" EXIT; sleep 1000 & exit 3'; echo after=$?";
+    for containment in ["cgroup", "subreaper"] {
+        let words = ["--containment", containment, "--"];
+        let mut command = Command::new("setsid");
+        command.args(["-w", "bash", "-c", script, "bash", PINFOLD, "run"]).args(words);
+        let output = command.stdin(std::process::Stdio::null()).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "after=143\n", "{output:?}");
+
+        let mut command = Command::new("bash");
+        command.args(["-c", script, "bash", PINFOLD, "run", "--pty"]).args(words);
+        let mut pty = Pty::start(command);
+        pty.expect("after=143");
+        assert!(pty.wait().success());
+    }
+}

@@ -8,7 +8,9 @@ use std::process::{Command, Stdio};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, kill_process, pidfd_open};
 use support::pty::Pty;
-use support::{Canary, PINFOLD, Run, Scratch, has_cgroup, has_coreutils, named_timeout, path_with, program};
+use support::{
+    Canary, PINFOLD, Run, Scratch, has_cgroup, has_coreutils, has_program, named_timeout, path_with, program,
+};
 
 /// What runs away from coreutils: a session of its own, a double fork, and what is left by a command that has ended.
 const TREES: [(&str, &str); 5] = [
@@ -158,6 +160,34 @@ fn job_control() {
         pty.send("on\n");
         pty.expect("got on");
         assert!(pty.wait().success());
+    }
+}
+
+/// A timeout below a timeout makes a process group of its own, which the terminal does not reach.
+#[test]
+fn keys_reach_a_command_that_has_left_the_group() {
+    if !has_cgroup() || !has_coreutils() || !has_program("bash") {
+        return;
+    }
+    let by_name = named_timeout();
+    let ours = by_name.path().join("timeout");
+    let ours = ours.to_str().unwrap();
+    let script = "trap 'echo interrupted; exit 5' INT; echo up; sleep 1000 & wait";
+    for words in [
+        &["timeout", "60", "timeout", "60"][..],
+        &[ours, "60", ours, "60"],
+        &[ours, "60", "timeout", "60"],
+        &[ours, "--foreground", "60", ours, "60"],
+        &[PINFOLD, "run", "--", "timeout", "60"],
+        &[PINFOLD, "init", "--", "timeout", "60"],
+    ] {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).args(["bash", "-c", script]);
+        let mut pty = Pty::start(command);
+        pty.expect("up");
+        pty.send("\x03");
+        pty.expect("interrupted");
+        assert_eq!(pty.wait().code(), Some(5), "{words:?}");
     }
 }
 

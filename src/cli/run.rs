@@ -23,7 +23,7 @@ use rustix::io::Errno;
 
 use super::report_sink::Sink;
 use super::signals::{Keys, PATIENCE_INTERRUPTS, Response, Rules};
-use super::terminal::Terminal;
+use super::terminal::{Terminal, has_left_our_group, has_reached_our_group};
 use super::write_out::Patience;
 use super::{environment, tell};
 #[cfg(feature = "watch")]
@@ -171,7 +171,7 @@ async fn hold(
                 if let Response::Stop(_) = response {
                     patience = Some((Instant::now() + EXEC_PATIENCE, received.signal));
                 }
-                early.push((response, received.signal));
+                early.push((response, received));
             }
         }
     }
@@ -196,7 +196,7 @@ async fn hold(
                             if let Response::Stop(_) = response {
                                 patience = Some((Instant::now() + EXEC_PATIENCE, received.signal));
                             }
-                            early.push((response, received.signal));
+                            early.push((response, received));
                         }
                     }
                 }
@@ -220,9 +220,13 @@ async fn hold(
         relay.tell_trouble(error.to_string());
     }
     // The command may have been executed, and have been seen by others, before we heard of it: none of these is lost.
-    for (response, signal) in early {
-        interrupted |= signal == Signal::INT && matches!(response, Response::Stop(_));
-        perform(args, &job, response, signal);
+    for (response, received) in early {
+        if rules.keys == Keys::ReachTheJob && is_by_the_job(&job, received).await {
+            rules.forget(received);
+            continue;
+        }
+        interrupted |= received.signal == Signal::INT && matches!(response, Response::Stop(_));
+        perform(args, &job, response, received.signal);
     }
     relay.start(args, &job, supervisor, terminal).await?;
     let StreamArgs { ready, ready_timeout, notify, .. } = &args.streams;
@@ -270,6 +274,10 @@ async fn hold(
         }
         if rules.keys == Keys::ReachTheJob && is_by_the_job(&job, received).await {
             continue;
+        }
+        if rules.keys == Keys::ReachTheJob && has_reached_our_group(received) && has_left_our_group(&job) {
+            // The main process would lead the foreground group without pinfold.
+            let _ = job.signal(received.signal);
         }
         let response = rules.respond(received, Instant::now());
         interrupted |= received.signal == Signal::INT && matches!(response, Response::Stop(_));
@@ -334,7 +342,7 @@ fn perform(args: &Args, job: &Job, response: Response, signal: Signal) {
 
 /// Whether a process of the job sent it. The job is in our process group: the process sent the signal to the group (`kill 0`),
 /// and the job has received it.
-async fn is_by_the_job(job: &Job, received: Received) -> bool {
+pub async fn is_by_the_job(job: &Job, received: Received) -> bool {
     let Ok(sender) = i32::try_from(received.sender) else { return false };
     let by_a_process = !received.from_kernel && sender != 0;
     by_a_process && (sender == job.pid() || job.processes().await.iter().any(|process| process.pid == sender))

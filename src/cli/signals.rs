@@ -136,6 +136,13 @@ impl Rules {
         let goes_first = !self.stop_signal_chosen && [Signal::INT, Signal::QUIT, Signal::HUP].contains(&signal);
         Response::Stop(goes_first.then_some(signal))
     }
+
+    /// It was no request, as is known now.
+    pub fn forget(&mut self, received: Received) {
+        if self.last_request.is_some_and(|(last, _)| (last.signal, last.sender) == (received.signal, received.sender)) {
+            self.last_request = None;
+        }
+    }
 }
 
 fn is_interrupt(signal: Signal) -> bool {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
 
+use pinfold::Job;
 use pinfold::Signal;
 use pinfold::signal::Received;
 use rustix::process::{Pid, getppid};
@@ -108,6 +109,13 @@ pub fn leads_session() -> bool {
 /// Whether the terminal has sent this signal to our whole process group, and not to this process alone.
 pub fn has_reached_our_group(received: Received) -> bool {
     received.is_from_terminal() && !(received.signal == Signal::HUP && leads_session())
+}
+
+/// Whether the main process of a job, which was started in our process group, has left it: a timeout(1) has made a group of its
+/// own then. The terminal's signals reach our group only.
+pub fn has_left_our_group(job: &Job) -> bool {
+    let group = Pid::from_raw(job.pid()).map(|main| group_of(Some(main)));
+    !job.main_has_ended() && group.is_some_and(|group| group != group_of(None))
 }
 
 /// Its session, in the same way.

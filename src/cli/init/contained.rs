@@ -8,7 +8,7 @@ use pinfold::{Command, Guard, Job, ProcessGroup, Signal};
 use super::inherited::Inherited;
 use super::session::GivenUp;
 use super::{Init, LEFTOVERS_GRACE};
-use crate::cli::terminal::{Terminal, has_reached_our_group};
+use crate::cli::terminal::{Terminal, has_left_our_group, has_reached_our_group};
 use crate::cli::{run, supervisor_of_environment};
 
 /// Runs the command and returns the exit code.
@@ -117,7 +117,8 @@ async fn pass_on(init: &Init, job: &Job, received: Received, shares_group: bool)
         return;
     }
     // The command has received it from the terminal already.
-    if shares_group && has_reached_our_group(received) {
+    let by_the_terminal = has_reached_our_group(received) && !has_left_our_group(job);
+    if shares_group && (by_the_terminal || run::is_by_the_job(job, received).await) {
         return;
     }
     if let Some(signal) = init.translate(received.signal) {

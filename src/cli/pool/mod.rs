@@ -307,7 +307,9 @@ impl<'a> Run<'a> {
         }
         let Tally { succeeded, failed, ended, never_started, .. } = self.tally;
         self.tally.never_started = never_started + count - (succeeded + failed + ended + never_started);
-        if self.signalled != Some(Signal::PIPE) || self.failed {
+        if self.signalled == Some(Signal::PIPE) && !self.failed {
+            self.progress.clear();
+        } else {
             self.progress.finish(&self.tally, self.begun);
         }
         let over = self.args.deadline.is_some_and(|deadline| self.begun.elapsed() >= deadline);

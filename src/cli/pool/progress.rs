@@ -79,8 +79,13 @@ impl Progress {
         self.aside(|| tell(message));
     }
 
-    pub fn finish(&self, tally: &Tally, begun: Instant) {
+    /// Removes the progress from the terminal.
+    pub fn clear(&self) {
         self.bar.finish_and_clear();
+    }
+
+    pub fn finish(&self, tally: &Tally, begun: Instant) {
+        self.clear();
         if self.quiet {
             return;
         }

@@ -100,9 +100,8 @@ impl<'de> Visitor<'de> for FindId<'_> {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             }
-            match map.next_value()? {
-                id @ (Value::String(_) | Value::Number(_)) => *self.0 = id,
-                _ => {}
+            if let id @ (Value::String(_) | Value::Number(_)) = map.next_value()? {
+                *self.0 = id;
             }
         }
         Ok(())

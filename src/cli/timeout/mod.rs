@@ -157,7 +157,7 @@ async fn hold(
             let wish = tokio::select! {
                 biased;
                 spawned = &mut spawning => break spawned,
-                received = signals.recv() => limit.wish(received?),
+                received = signals.recv() => limit.wish(received?, None),
                 () = run::over(limit.at) => limit.expired(),
                 () = run::over(limit.suspend_at) => {
                     limit.suspend();
@@ -188,7 +188,7 @@ async fn hold(
                     job.kill();
                     continue;
                 }
-                limit.wish(received)
+                limit.wish(received, Some(&job))
             }
             report = job.wait() => return Ok(Ended::Report(report?)),
             signal = job.next_stop() => {
@@ -237,8 +237,8 @@ struct Limit<'a> {
 }
 
 impl Limit<'_> {
-    /// What is to be sent for a signal that was received, if any.
-    fn wish(&mut self, received: Received) -> Option<i32> {
+    /// The signal to send for one that was received, if any.
+    fn wish(&mut self, received: Received, job: Option<&Job>) -> Option<i32> {
         let signal = received.signal;
         let number = signal.number();
         // coreutils' timeout unblocks only what it waits for.
@@ -258,7 +258,9 @@ impl Limit<'_> {
             }
             _ => {}
         }
-        if terminal::has_reached_our_group(received) {
+        // Before the command has been executed, it may not have been there when the terminal sent the signal.
+        let has_it = job.is_some_and(|job| !terminal::has_left_our_group(job));
+        if has_it && terminal::has_reached_our_group(received) {
             // The command is in our group, and has received it.
             self.start_kill_after();
             return None;

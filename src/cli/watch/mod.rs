@@ -155,6 +155,11 @@ impl<'a> Watch<'a> {
                 biased;
                 received = signals.recv() => {
                     let received = received?;
+                    if let (Some((job, _)), Some(_)) = (&job, self.terminal)
+                        && run::is_by_the_job(job, received).await
+                    {
+                        continue;
+                    }
                     match (self.rules.respond(received, Instant::now()), &job) {
                         (Response::Stop(first), job) => {
                             ending = Some(received.signal);
