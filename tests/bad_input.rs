@@ -188,12 +188,10 @@ fn failures_with_closed_streams() {
         if has_cgroup() {
             told(Run::in_shell(&script, ["no-such-command"])).assert_code(127);
             told(Run::in_shell(&script, ["--cwd", "/no/such", "true"])).assert_code(125);
-            // Nobody can be told of this.
+            // No message can say this.
             told(Run::in_shell(&script, ["--timeout", "100ms", "sleep", "1000"])).assert_code(124);
         }
     }
-    let script = format!("exec {PINFOLD} --help >/dev/full");
-    told(Run::bare(["bash", "-c", &script])).assert_code(0);
 }
 
 #[test]
@@ -382,5 +380,17 @@ fn a_fifo_without_a_reader_is_refused() {
         let words = ["bash", "-c", &script, "bash", PINFOLD, "run", option, fifo, "--", "echo", "output"];
         let ran = Run::bare(words).run().assert_code(0);
         assert!(ran.stderr.contains(has), "{ran:#?}");
+    }
+}
+
+/// A text that the caller asked for and did not get is no success.
+#[test]
+fn a_text_that_could_not_be_printed() {
+    for words in [&["--version"][..], &["--help"], &["run", "--help"], &["doctor"], &["doctor", "--json"]] {
+        for (place, why) in [(">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")] {
+            let script = format!(r#"exec "$@" {place}"#);
+            let ran = Run::bare(["bash", "-c", &script, "bash", PINFOLD].iter().chain(words)).run().assert_code(125);
+            assert!(ran.stderr.starts_with("pinfold: ") && ran.stderr.contains(why), "{words:?}: {ran:#?}");
+        }
     }
 }

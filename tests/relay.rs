@@ -20,11 +20,12 @@ fn a_reader_that_is_slower_than_the_deadline_gets_all() {
         return;
     }
     let tee = Scratch::new("tee");
+    // More than our pipe holds, and no more than the two pipes and the pieces between them do, of 4 KiB at least.
     // Real time has to pass: beyond the deadline, and beyond the patience after one.
     let script = r#""$@" | { sleep 2.5; cat; }; exit ${PIPESTATUS[0]}"#;
     let tee_name = tee.path().to_str().unwrap();
-    let ran = Run::in_shell(script, ["-t", "1s", "--tee", tee_name, "--", "seq", "30000"]).run().assert_code(0);
-    assert!(ran.stdout == numbers(30_000) && tee.text() == ran.stdout, "{} bytes", ran.stdout.len());
+    let ran = Run::in_shell(script, ["-t", "1s", "--tee", tee_name, "--", "seq", "25000"]).run().assert_code(0);
+    assert!(ran.stdout == numbers(25_000) && tee.text() == ran.stdout, "{} bytes", ran.stdout.len());
     assert_eq!((&ran.report["reason"], &ran.report["error"]), (&"exited".into(), &serde_json::Value::Null));
     assert_eq!(ran.stderr, "");
 }
@@ -52,7 +53,8 @@ fn a_stop_ends_the_wait_for_a_reader_and_tells_what_that_lost() {
     }
     let canary = Canary::new();
     let pid_file = Scratch::new("pid");
-    let script = format!("echo $$ > {}; exec seq 30000", pid_file.path().display());
+    // More than our pipe holds, and no more than the two pipes and the pieces between them do, of 4 KiB at least.
+    let script = format!("echo $$ > {}; exec seq 25000", pid_file.path().display());
     let mut running = Run::new(["--tee", "/dev/null", "--", "sh", "-c", &script]).start();
     let held = running.child.stdout.take();
     let pid = wait_for(|| pid_file.text().trim().parse::<i32>().ok());
@@ -199,6 +201,22 @@ fn a_reader_that_has_gone_ends_the_command_and_the_copy_is_whole() {
     let job = "import os; os.write(1, b'x' * 60000)";
     Run::in_shell(&script, ["--tee", tee_name, "--", "python3", "-c", job]).run().assert_code(0);
     assert_eq!(tee.text().len(), 60_000);
+}
+
+/// Jobs that share a pipe write lines, and lines are what comes out of it, as without pinfold (PIPE_BUF in pipe(7)).
+#[test]
+fn lines_of_jobs_that_share_a_pipe_stay_whole() {
+    if !has_cgroup() {
+        return;
+    }
+    let job = "i=10000; while [ $i -lt 20000 ]; do echo ${0}0000$i; i=$((i + 1)); done";
+    // The reader begins when the pipe is full.
+    let script = format!(
+        r#"(for job in 1 2 3 4; do "$@" run --idle-timeout 1m -- sh -c '{job}' $job & done; wait) | (sleep 0.5; cat)"#
+    );
+    let ran = Run::bare(["bash", "-c", &script, "bash", PINFOLD]).run().assert_code(0);
+    let torn: Vec<_> = ran.stdout.lines().filter(|line| line.len() != 10).take(3).collect();
+    assert!(torn.is_empty() && ran.stdout.lines().count() == 40_000, "{torn:?}");
 }
 
 /// Not as if no one had wanted to read it.

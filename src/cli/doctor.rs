@@ -1,12 +1,11 @@
 //! `pinfold doctor`.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use pinfold::doctor::{Containment, examine};
 
-use super::environment;
+use super::{environment, write_out};
 
 /// Tell what this machine allows: which containment a job gets, why, and what to do for a stronger one
 ///
@@ -32,6 +31,6 @@ pub fn run(args: &Args) -> Result<u8> {
     let examination = examine(environment::cgroup(args.cgroup.as_deref()).as_deref());
     let text = if args.json { examination.to_json() + "\n" } else { examination.to_text() };
     // Never a panic of println! where nobody reads.
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")?;
+    write_out::print(&text).context("cannot write to standard output")?;
     Ok(if examination.verdict.containment == Containment::Cgroup { 0 } else { NO_CGROUP })
 }

@@ -119,11 +119,7 @@ pub fn main(words: &[OsString]) -> u8 {
     let prepared = (words.get(1).is_some_and(|word| word == "run" || word == "watch")).then(run::Prepared::new);
     let command = match parse(words) {
         Ok(command) => command,
-        Err(error) => {
-            let code = if error.use_stderr() { FAILED } else { 0 };
-            usage::print(error, words);
-            return code;
-        }
+        Err(error) => return usage::print(error, words),
     };
     let ended = match command {
         Subcommands::Run(args) => run::run(*args, prepared.unwrap_or_else(run::Prepared::new)),

@@ -1,6 +1,5 @@
 //! `pinfold sweep`.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use anyhow::{Context, Result};
 use pinfold::sweep::{Abandoned, Outcome, Sweep};
 use pinfold::text::printable;
 
-use super::{duration, environment, processes, tell};
+use super::{duration, environment, processes, tell, write_out};
 
 /// End and remove what pinfolds left behind that were killed together with their guards
 ///
@@ -63,7 +62,7 @@ pub fn run(args: &Args) -> Result<u8> {
         }
     }
     // Never a panic of println! where nobody reads.
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")?;
+    write_out::print(&text).context("cannot write to standard output")?;
     Ok(if swept.has_failed() { LEFT } else { 0 })
 }
 

@@ -1,23 +1,39 @@
 //! What is wrong with the words of a command line, for a person.
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::os::unix::ffi::OsStrExt;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use pinfold::text::{printable, printable_message, printable_os};
 
-use super::write_patiently;
+use super::{FAILED, tell, write_out, write_patiently};
 
-/// Prints why clap does not accept `words`, or the help that was asked for. Text from the command line is quoted.
-pub fn print(error: clap::Error, words: &[OsString]) {
+/// Prints why clap does not accept `words`, or the help that was asked for. Text from the command line is quoted. Returns the
+/// exit code.
+pub fn print(error: clap::Error, words: &[OsString]) -> u8 {
     if !error.use_stderr() {
-        // No output is possible where the stream is closed or full.
-        let _ = error.print();
-        return;
+        return print_help(&error);
     }
     match explain(error, words) {
         Explained::AsItIs(error) => drop(error.print()),
         Explained::Text(text) => write_patiently(text.as_bytes()),
+    }
+    FAILED
+}
+
+/// The help, or the version.
+fn print_help(error: &clap::Error) -> u8 {
+    let printed = match std::io::stdout().is_terminal() {
+        true => error.print(),
+        false => write_out::print(&error.render().to_string()),
+    };
+    match printed {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            tell(&format!("cannot write to standard output: {error}"));
+            FAILED
+        }
+        _ => 0,
     }
 }
 

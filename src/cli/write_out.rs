@@ -2,7 +2,7 @@
 //! which is therefore not ours to change (open(2), O_NONBLOCK).
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
@@ -32,6 +32,19 @@ pub(crate) fn write_all(out: impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Prints a text that was asked for; an empty one only finishes what was printed before.
+///
+/// # Errors
+/// What write(2) says. A standard output that was closed when pinfold was started is one: Rust's `Stdout` takes its EBADF for
+/// success.
+pub(crate) fn print(text: &str) -> io::Result<()> {
+    if pinfold::was_closed(1) && !text.is_empty() {
+        return Err(Errno::BADF.into());
+    }
+    let mut stdout = io::stdout();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
 }
 
 /// How long a write waits for a reader that takes nothing.

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::time::Instant;
 
 use rustix::io::Errno;
@@ -14,6 +15,9 @@ use crate::cli::{tell, thread, write_out};
 
 /// So much is written at a time.
 const PIECE: usize = 16 * 1024;
+
+/// No other program's write comes between the bytes of such a one to a pipe (PIPE_BUF in pipe(7)).
+const PIPE_BUF: usize = 4096;
 
 /// Pieces that may wait for the reader of our output; then the command waits.
 const WAITING: usize = 8;
@@ -74,26 +78,20 @@ impl Outlet {
         // Since then /dev/null is there, which takes everything.
         let closed = pinfold::was_closed(number);
         let outer = File::from(outer);
+        let is_pipe = outer.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo());
         // What is not watched is found out by the next write.
         let pipe = is_unnamed_pipe(&outer).then(|| outer.try_clone().ok().and_then(watched)).flatten();
         let (sender, mut pieces) = mpsc::channel::<Vec<u8>>(WAITING);
         let (done, over) = oneshot::channel();
         thread::start("to pass the output on", move || {
-            let mut written = Ok(());
-            'pieces: while let Some(piece) = pieces.blocking_recv() {
+            let written = write_pieces(&mut pieces, is_pipe, |part| {
                 if closed {
-                    written = Err(io::Error::other("it was closed when pinfold was started"));
-                    break;
+                    return Err(io::Error::other("it was closed when pinfold was started"));
                 }
-                // The end of a bounded output may be a large one.
-                for part in piece.chunks(PIECE) {
-                    written = write_out::write_all(&outer, part);
-                    if written.is_err() {
-                        break 'pieces;
-                    }
-                    taken.send_replace(Instant::now());
-                }
-            }
+                write_out::write_all(&outer, part)?;
+                taken.send_replace(Instant::now());
+                Ok(())
+            });
             // First: the command finds its end closed too.
             drop(pieces);
             let _ = done.send(written);
@@ -134,6 +132,55 @@ impl Outlet {
     }
 }
 
+/// Writes all that comes, whole lines at once where that can be: other programs may write to the same place, and their lines are
+/// not to come in the middle of ours.
+fn write_pieces(
+    pieces: &mut mpsc::Receiver<Vec<u8>>,
+    is_pipe: bool,
+    mut write: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let at_once = if is_pipe { PIPE_BUF } else { PIECE };
+    // Begins with a line.
+    let mut held = Vec::new();
+    loop {
+        match pieces.try_recv() {
+            Ok(piece) => held.extend_from_slice(&piece),
+            // The end of this line is still to come, and may be long in coming.
+            Err(_) => {
+                for part in held.chunks(at_once) {
+                    write(part)?;
+                }
+                held.clear();
+                match pieces.blocking_recv() {
+                    Some(piece) => held = piece,
+                    None => return Ok(()),
+                }
+            }
+        }
+        let mut written = 0;
+        while let Some(length) = whole_lines(&held[written..], at_once) {
+            write(&held[written..written + length])?;
+            written += length;
+        }
+        held.drain(..written);
+    }
+}
+
+/// As many whole lines as can be written at once. A line that is longer is cut anyway: larger parts of it cost less. `None` where
+/// there is only the beginning of a line.
+fn whole_lines(bytes: &[u8], at_once: usize) -> Option<usize> {
+    let is_end = |byte: &u8| *byte == b'\n';
+    let (first, rest) = bytes.split_at(bytes.len().min(at_once));
+    if let Some(at) = first.iter().rposition(is_end) {
+        return Some(at + 1);
+    }
+    if first.len() < at_once {
+        return None;
+    }
+    let rest = &rest[..rest.len().min(PIECE)];
+    Some(first.len() + rest.iter().position(is_end).map_or(rest.len(), |at| at + 1))
+}
+
 /// Another process may open a named one for reading again.
 fn is_unnamed_pipe(file: &File) -> bool {
     /// The kernel's file system of pipes without a name (include/uapi/linux/magic.h).
@@ -145,4 +192,49 @@ fn is_unnamed_pipe(file: &File) -> bool {
 fn watched(pipe: File) -> Option<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd keeps its one descriptor open for as long as the AsyncFd owns it.
     unsafe { AsyncFd::register_with_interest(pipe.into(), Interest::ERROR) }.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// However it comes: nothing is lost, no write is too large, and a line that fits into one write is in one.
+        #[test]
+        fn lines_are_written_whole(
+            lines in prop::collection::vec(0_usize..9000, 0..12),
+            cuts in prop::collection::vec(1_usize..20_000, 1..12),
+        ) {
+            let all: Vec<u8> = lines.iter().flat_map(|&length| [vec![b'x'; length], vec![b'\n']].concat()).collect();
+            let (sender, mut pieces) = mpsc::channel(64);
+            let (mut rest, mut cuts) = (&all[..], cuts.iter().cycle());
+            while let Some(&cut) = cuts.next().filter(|_| !rest.is_empty()) {
+                let (piece, later) = rest.split_at(cut.min(rest.len()));
+                // All pieces that do not fit go together.
+                let piece = if sender.capacity() == 1 { rest } else { piece };
+                sender.try_send(piece.to_vec()).unwrap();
+                rest = if sender.capacity() == 0 { &[] } else { later };
+            }
+            drop(sender);
+            let mut parts = Vec::new();
+            write_pieces(&mut pieces, true, |part| {
+                parts.push(part.to_vec());
+                Ok(())
+            })
+            .unwrap();
+            prop_assert!(parts.concat() == all);
+            prop_assert!(parts.iter().all(|part| part.len() <= PIPE_BUF + PIECE));
+            let mut at = 0;
+            for part in &parts {
+                at += part.len();
+                let line = all[..at].iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
+                let length = all[line..].iter().position(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+                prop_assert!(line == at || length > PIPE_BUF, "a line of {length} bytes is cut");
+                let is_long = part.iter().position(|&byte| byte == b'\n').is_none_or(|end| end + 1 == part.len());
+                prop_assert!(part.len() <= PIPE_BUF || is_long, "lines in a write of {} bytes", part.len());
+            }
+        }
+    }
 }

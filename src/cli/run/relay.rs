@@ -237,7 +237,10 @@ impl Copy {
                     }
                     continue;
                 }
-                Err(_) => break,
+                Err(error) => {
+                    self.trouble.report(format!("cannot read the output: {error}"));
+                    break;
+                }
             };
             let read = &piece[..length];
             if let Some(finder) = &mut self.finder {
