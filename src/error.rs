@@ -318,7 +318,7 @@ impl std::fmt::Display for HangingStart {
             None => f.write_str("it")?,
         }
         for directory in &self.not_removed {
-            write!(f, "; {} stays until it ends", directory.path)?;
+            write!(f, "; {} stays until it ends", printable(&directory.path))?;
         }
         Ok(())
     }

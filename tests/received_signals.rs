@@ -261,3 +261,50 @@ fn a_stop_of_a_stopped_job() {
         assert_eq!(ran.stdout, "handled\n");
     }
 }
+
+/// Before the job, with it, or when it has just ended: the exit code is the command's or the signal's, and nothing else.
+#[test]
+fn a_signal_at_any_moment_of_a_short_job() {
+    if !has_cgroup() {
+        return;
+    }
+    let mut codes = std::collections::BTreeMap::new();
+    for round in 0..90_u64 {
+        let signal = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP][round as usize % 3];
+        let running = detached(&["sh", "-c", "exit 3"]);
+        // The warden has its handlers, and pinfold exists.
+        let pinfold = support::wait_for(|| {
+            let id = running.child.id();
+            let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).ok()?;
+            children.split_whitespace().next()?.parse::<i32>().ok()
+        });
+        support::wait_for(|| {
+            // bash and setsid are executed first; from then on signals are queued.
+            let program = std::fs::read_link(format!("/proc/{pinfold}/exe"));
+            let over = !std::path::Path::new(&format!("/proc/{pinfold}")).exists();
+            (over || program.is_ok_and(|program| program == std::path::Path::new(support::PINFOLD))).then_some(())
+        });
+        let moment = std::time::Instant::now() + Duration::from_micros(round * 50);
+        while std::time::Instant::now() < moment {
+            std::hint::spin_loop();
+        }
+        running.signal(signal);
+        let ran = running.finish();
+        assert!([3, 128 + signal].contains(&ran.code), "{signal}: {ran:#?}");
+        *codes.entry(ran.code).or_insert(0) += 1;
+    }
+    support::measured(&format!("exit codes and how often: {codes:?}"));
+}
+
+/// As the first process of a container, which no signal of its own ends (pid_namespaces(7)).
+#[test]
+fn as_pid_1_an_interrupt_of_the_job_is_exit_code_130() {
+    if !has_cgroup() || !support::has_root() {
+        return;
+    }
+    for (script, code) in [("kill -INT $$", 130), ("kill -TERM $$", 143), ("trap 'exit 4' INT; kill -INT $$", 4)] {
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--pid", "--fork", "--mount-proc", support::PINFOLD, "run", "-q", "--", "sh", "-c", script]);
+        assert_eq!(command.status().unwrap().code(), Some(code), "{script}");
+    }
+}

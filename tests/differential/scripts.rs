@@ -26,6 +26,10 @@ impl Script {
         format!("ulimit -c 0\n{ASLEEP}\n{}\n", parts.join("\n"))
     }
 
+    pub fn signals_its_group(&self) -> bool {
+        self.ending.contains("kill -TERM 0")
+    }
+
     /// The one of this seed.
     pub fn generate(seed: u64) -> Self {
         let mut random = Random::from_seed(seed);
