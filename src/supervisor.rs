@@ -30,7 +30,8 @@ const STARTS: usize = 32;
 /// Starts jobs and answers for them: when it is gone, by whatever end of its process, its jobs are ended.
 ///
 /// It belongs to the tokio runtime that it was started in; where there was none, to one of its own, in a thread. Clones are the same
-/// supervisor. It belongs to one process: a forked copy (fork(2)) starts no jobs, and to drop or close it there does nothing.
+/// supervisor. A runtime of the flavor `current_thread` has to be driven (`block_on`) while its jobs are waited for: else
+/// nothing but the guard acts for them. It belongs to one process: a forked copy (fork(2)) starts no jobs, and to drop or close it there does nothing.
 ///
 /// ```
 /// fn is_for_any_thread<T: Clone + Send + Sync + 'static>() {}
@@ -293,11 +294,14 @@ impl Supervisor {
         let means = self.inner.means();
         means.hang_up();
         let sweeping = self.inner.sweeping.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(sweeping) = sweeping {
+        // Nothing may drive a runtime that is elsewhere; where no other thread can be started, that one has to do.
+        let other = if self.inner.runtime.may_stand_still() { Driver::start().ok() } else { None };
+        if let Some(sweeping) = sweeping.filter(|_| other.is_none()) {
             // It is bounded, and ends early only with its runtime.
             let _ = sweeping.await;
         }
-        let closing = self.inner.runtime.handle.spawn(async move { means.close().await });
+        let runtime = other.unwrap_or_else(|| self.inner.runtime.clone());
+        let closing = runtime.handle.spawn(async move { means.close().await });
         // A runtime that was shut down waits for nothing: the guard does the rest.
         let _ = Attached::new(closing).await;
     }
