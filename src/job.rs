@@ -104,6 +104,9 @@ pub(crate) async fn start(
     let memory = Arc::new(oom::Watch::default());
     // A leaf that is dropped is removed.
     let watched = limits::apply_to(&holder, &command.limits)?;
+    if let Some(leaf) = holder.leaf().filter(|_| command.user.is_some()) {
+        leaf.let_others_through();
+    }
     let driver = supervisor.runtime.clone();
     let runtime = driver.handle.clone();
     let events = Log::new(id, command.display_name(), supervisor.hub.clone());

@@ -160,22 +160,28 @@ impl Link {
         let by_itself = self.ended().await;
         // It has the end of the socket to read. Until it has, it holds our end open, and jobs do not know.
         let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(reader) = reader {
-            let _ = reader.await;
-        }
-        self.watchdog.end().await;
+        let ended = async {
+            if let Some(reader) = reader {
+                let _ = reader.await;
+            }
+            self.watchdog.end().await;
+        };
+        // Nothing may drive the link's runtime now.
+        let _ = tokio::time::timeout(RESUMED, ended).await;
         by_itself
     }
 
     async fn ended(&self) -> bool {
         let bound = super::KILL_BOUND + Duration::from_secs(1);
-        if tokio::time::timeout(RESUMED, self.pidfd.readable()).await.is_err() {
-            watchdog::resume(&*self.pidfd);
+        let copy = watched_here(&self.pidfd);
+        let pidfd = copy.as_ref().unwrap_or(&self.pidfd);
+        if tokio::time::timeout(RESUMED, pidfd.readable()).await.is_err() {
+            watchdog::resume(pidfd);
         }
-        let by_itself = tokio::time::timeout(bound, self.pidfd.readable()).await.is_ok();
+        let by_itself = tokio::time::timeout(bound, pidfd.readable()).await.is_ok();
         if !by_itself {
             let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
-            if tokio::time::timeout(Duration::from_secs(1), self.pidfd.readable()).await.is_err() {
+            if tokio::time::timeout(Duration::from_secs(1), pidfd.readable()).await.is_err() {
                 // In the kernel's hands (state D): to wait for it would be for good.
                 std::mem::forget(self.origin.lock().unwrap_or_else(PoisonError::into_inner).take());
                 return false;
@@ -184,7 +190,8 @@ impl Link {
         drop(self.origin.lock().unwrap_or_else(PoisonError::into_inner).take());
         reap::reap_held(self.pidfd.as_fd());
         if let Heir::Outer(outer) = &self.heir {
-            let _ = tokio::time::timeout(bound, outer.readable()).await;
+            let copy = watched_here(outer);
+            let _ = tokio::time::timeout(bound, copy.as_ref().unwrap_or(outer).readable()).await;
             reap::reap_held(outer.as_fd());
         }
         by_itself
@@ -222,6 +229,11 @@ impl Link {
     }
 }
 
+/// A copy that this runtime watches, which need not be the link's. None where there is no descriptor for it.
+fn watched_here(pidfd: &AsyncFd<OwnedFd>) -> Option<AsyncFd<OwnedFd>> {
+    sys::watched(fcntl_dupfd_cloexec(pidfd, 0).ok()?, Interest::READABLE).ok()
+}
+
 impl Drop for Link {
     fn drop(&mut self) {
         if self.maker.is_elsewhere() {
@@ -252,12 +264,10 @@ pub(super) fn greet(socket: impl AsFd, answer: bool) -> Result<()> {
 }
 
 fn pidfd_advice(errno: Errno) -> &'static str {
-    match errno {
-        Errno::NOSYS => {
-            "Linux 5.7 or later is needed, and no seccomp filter (a unit's SystemCallFilter=) that refuses it"
-        }
-        errno => short_of_descriptors(errno),
+    if errno == Errno::NOSYS {
+        return "Linux 5.7 or later is needed, and no seccomp filter (a unit's SystemCallFilter=) that refuses it";
     }
+    short_of_descriptors(errno)
 }
 
 /// Waits until an executed guard says that it is ready, and returns its pid, its pidfd and those of its outer guard.

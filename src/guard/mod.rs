@@ -41,7 +41,7 @@ use crate::{inherited, reap, startup, sys};
 pub(crate) use program::{Embedded, Program};
 
 /// The name that a guard is started under, and shows in `ps`.
-const NAME: &str = "pinfold-guard";
+pub(crate) const NAME: &str = "pinfold-guard";
 
 /// How long the guard waits for what SIGKILL has been sent to, when its supervisor is gone.
 pub(crate) const KILL_BOUND: Duration = Duration::from_secs(10);
