@@ -282,6 +282,18 @@ fn limits() -> Limits {
     }
 }
 
+/// Bases in `place` that are locked and have no guard, in words.
+fn locked(place: &containment::cgroup::Cgroup) -> Vec<String> {
+    let holders = |pids: Vec<Pid>| {
+        let described = pids.into_iter().map(|pid| match ProcessInfo::of_living(pid) {
+            Some(process) => process.to_string(),
+            None => pid.as_raw_nonzero().to_string(),
+        });
+        described.collect::<Vec<_>>().join(", ")
+    };
+    lock::without_guard(place).into_iter().map(|(path, pids)| format!("{path}, by {}", holders(pids))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -297,16 +309,4 @@ mod tests {
         assert_eq!(hidepid("5 1 0:4 / /proc rw - proc proc rw,hidepid=2\n6 5 0:9 / /proc rw - proc proc rw\n"), None);
         assert_eq!(hidepid("garbage\n\n"), None);
     }
-}
-
-/// Bases in `place` that are locked and have no guard, in words.
-fn locked(place: &containment::cgroup::Cgroup) -> Vec<String> {
-    let holders = |pids: Vec<Pid>| {
-        let described = pids.into_iter().map(|pid| match ProcessInfo::of_living(pid) {
-            Some(process) => process.to_string(),
-            None => pid.as_raw_nonzero().to_string(),
-        });
-        described.collect::<Vec<_>>().join(", ")
-    };
-    lock::without_guard(place).into_iter().map(|(path, pids)| format!("{path}, by {}", holders(pids))).collect()
 }
