@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use rustix::io::Errno;
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
@@ -15,7 +15,7 @@ use crate::maker::Maker;
 #[derive(Clone, Debug)]
 pub(crate) struct Driver {
     pub handle: Handle,
-    _alive: Option<Arc<Alive>>,
+    alive: Option<Arc<Alive>>,
 }
 
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl Drop for Alive {
 impl Driver {
     /// The caller's runtime; `None` outside of any.
     pub fn current() -> Option<Self> {
-        Handle::try_current().ok().map(|handle| Self { handle, _alive: None })
+        Handle::try_current().ok().map(|handle| Self { handle, alive: None })
     }
 
     /// A runtime of our own.
@@ -61,7 +61,13 @@ impl Driver {
             .spawn(move || drop(runtime.block_on(over)))
             .map_err(failed)?;
         let alive = Alive { end: Some(alive), thread: Some(thread), maker: Maker::here() };
-        Ok(Self { handle, _alive: Some(Arc::new(alive)) })
+        Ok(Self { handle, alive: Some(Arc::new(alive)) })
+    }
+
+    /// Whether nothing may drive it now: it has no threads, and the caller is in no runtime.
+    pub fn may_stand_still(&self) -> bool {
+        let no_threads = self.handle.runtime_flavor() == RuntimeFlavor::CurrentThread && self.alive.is_none();
+        no_threads && Handle::try_current().is_err()
     }
 
     /// Waits for it in this thread.

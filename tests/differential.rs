@@ -105,7 +105,14 @@ fn a_script_does_the_same_with_and_without_pinfold() {
                         break;
                     }
                     let script = Script::generate(seed.wrapping_mul(1_000_003).wrapping_add(number));
-                    let forms = if script.signal.is_some() { FORMS_WITH_A_SIGNAL } else { FORMS };
+                    let forms = if script.signal.is_some() {
+                        FORMS_WITH_A_SIGNAL
+                    } else if script.signals_its_group() {
+                        // `timeout` is in that group, coreutils' too, and sends the signal on: the script receives it twice.
+                        &FORMS[..FORMS.len() - 1]
+                    } else {
+                        FORMS
+                    };
                     let form = forms[number as usize % forms.len()];
                     if let Some(failure) = compare(&place, &script, form, number) {
                         eprintln!("{failure}");

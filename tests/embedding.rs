@@ -207,6 +207,22 @@ fn every_call_works_outside_of_a_tokio_runtime() {
     }
 }
 
+/// Nothing drives it meanwhile.
+#[test]
+fn a_supervisor_is_closed_outside_of_its_runtime() {
+    if !has_cgroup() {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for kind in [ContainmentKind::Cgroup, ContainmentKind::Subreaper] {
+        let supervisor = runtime.block_on(Supervisor::builder().containment(kind).start()).unwrap();
+        let job = runtime.block_on(supervisor.spawn(&sleeping())).unwrap();
+        block_on(supervisor.close());
+        assert!(!std::path::Path::new(&format!("/proc/{}", job.pid())).exists());
+        assert!(runtime.block_on(job.wait()).unwrap().is_gone());
+    }
+}
+
 /// Its clock would panic.
 #[test]
 fn a_runtime_that_was_shut_down_panics_in_no_call() {

@@ -50,10 +50,10 @@ fn explain(mut error: clap::Error, words: &[OsString]) -> Explained {
         let word = printable_os(word);
         return Explained::Text(format!("error: the argument '{word}' is not valid UTF-8, which its option needs\n"));
     }
-    if error.kind() == ErrorKind::UnknownArgument {
-        if let Some(text) = negative(&error, words) {
-            return Explained::Text(text);
-        }
+    if error.kind() == ErrorKind::UnknownArgument
+        && let Some(text) = negative(&error, words)
+    {
+        return Explained::Text(text);
     }
     let plain = |error: &clap::Error| error.render().to_string();
     if plain(&error).lines().all(|line| printable(line) == line) && !has_newline(&error) {

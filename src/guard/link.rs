@@ -148,6 +148,11 @@ impl Link {
         self.watchdog.owes()
     }
 
+    /// Continues a guard that the job may have stopped.
+    pub fn resume(&self) {
+        watchdog::resume(&*self.pidfd);
+    }
+
     /// Tells the guard that it is over. It ends what is left.
     pub fn hang_up(&self) {
         // Also where a forked copy of this process holds the socket open.
@@ -160,22 +165,28 @@ impl Link {
         let by_itself = self.ended().await;
         // It has the end of the socket to read. Until it has, it holds our end open, and jobs do not know.
         let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(reader) = reader {
-            let _ = reader.await;
-        }
-        self.watchdog.end().await;
+        let ended = async {
+            if let Some(reader) = reader {
+                let _ = reader.await;
+            }
+            self.watchdog.end().await;
+        };
+        // Nothing may drive the link's runtime now.
+        let _ = tokio::time::timeout(RESUMED, ended).await;
         by_itself
     }
 
     async fn ended(&self) -> bool {
         let bound = super::KILL_BOUND + Duration::from_secs(1);
-        if tokio::time::timeout(RESUMED, self.pidfd.readable()).await.is_err() {
-            watchdog::resume(&*self.pidfd);
+        let copy = watched_here(&self.pidfd);
+        let pidfd = copy.as_ref().unwrap_or(&self.pidfd);
+        if tokio::time::timeout(RESUMED, pidfd.readable()).await.is_err() {
+            watchdog::resume(pidfd);
         }
-        let by_itself = tokio::time::timeout(bound, self.pidfd.readable()).await.is_ok();
+        let by_itself = tokio::time::timeout(bound, pidfd.readable()).await.is_ok();
         if !by_itself {
             let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
-            if tokio::time::timeout(Duration::from_secs(1), self.pidfd.readable()).await.is_err() {
+            if tokio::time::timeout(Duration::from_secs(1), pidfd.readable()).await.is_err() {
                 // In the kernel's hands (state D): to wait for it would be for good.
                 std::mem::forget(self.origin.lock().unwrap_or_else(PoisonError::into_inner).take());
                 return false;
@@ -184,7 +195,8 @@ impl Link {
         drop(self.origin.lock().unwrap_or_else(PoisonError::into_inner).take());
         reap::reap_held(self.pidfd.as_fd());
         if let Heir::Outer(outer) = &self.heir {
-            let _ = tokio::time::timeout(bound, outer.readable()).await;
+            let copy = watched_here(outer);
+            let _ = tokio::time::timeout(bound, copy.as_ref().unwrap_or(outer).readable()).await;
             reap::reap_held(outer.as_fd());
         }
         by_itself
@@ -222,6 +234,11 @@ impl Link {
     }
 }
 
+/// A copy that this runtime watches, which need not be the link's. None where there is no descriptor for it.
+fn watched_here(pidfd: &AsyncFd<OwnedFd>) -> Option<AsyncFd<OwnedFd>> {
+    sys::watched(fcntl_dupfd_cloexec(pidfd, 0).ok()?, Interest::READABLE).ok()
+}
+
 impl Drop for Link {
     fn drop(&mut self) {
         if self.maker.is_elsewhere() {
@@ -252,11 +269,17 @@ pub(super) fn greet(socket: impl AsFd, answer: bool) -> Result<()> {
 }
 
 fn pidfd_advice(errno: Errno) -> &'static str {
-    match errno {
-        Errno::NOSYS => {
-            "Linux 5.7 or later is needed, and no seccomp filter (a unit's SystemCallFilter=) that refuses it"
-        }
-        errno => short_of_descriptors(errno),
+    if errno == Errno::NOSYS {
+        return "Linux 5.7 or later is needed, and no seccomp filter (a unit's SystemCallFilter=) that refuses it";
+    }
+    short_of_descriptors(errno)
+}
+
+/// Continues a process that starts a guard: another job may have stopped it.
+fn resume(starter: Option<&Child>) {
+    if let Some(starter) = starter {
+        // A child of ours that is not reaped: the pid is its own.
+        let _ = rustix::process::kill_process(Pid::from_child(starter), rustix::process::Signal::CONT);
     }
 }
 
@@ -268,9 +291,17 @@ async fn answered(
     program: &str,
 ) -> Result<(Pid, OwnedFd, Option<Pid>, Option<OwnedFd>)> {
     let failed = |what: &str| Error::GuardStart(format!("{program}: {what}"));
-    let received = tokio::time::timeout(START_BOUND, receive(socket, buffer))
-        .await
-        .map_err(|_| failed("it did not answer within 10 s"))?;
+    let received = {
+        let bound = Instant::now() + START_BOUND;
+        let mut receiving = std::pin::pin!(receive(socket, buffer));
+        loop {
+            match tokio::time::timeout(RESUMED, &mut receiving).await {
+                Ok(received) => break received,
+                Err(_) if Instant::now() >= bound => return Err(failed("it did not answer within 10 s")),
+                Err(_) => resume(starter.as_ref()),
+            }
+        }
+    };
     let (message, descriptors) = match received {
         Ok(Some(received)) => received,
         Ok(None) => {
@@ -290,6 +321,7 @@ async fn answered(
     };
     if let Some(mut starter) = starter.take() {
         // The guard has left it; it ends at once. ECHILD where the host ignores SIGCHLD.
+        resume(Some(&starter));
         let _ = starter.wait();
     }
     let mut descriptors = descriptors.into_iter();

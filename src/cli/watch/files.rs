@@ -5,11 +5,11 @@
 use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use inotify::EventMask;
-use rustix::fs::{Timespec, stat};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::extensions::Extension;
@@ -38,7 +38,7 @@ pub struct Files {
     /// Messages to print.
     notes: Vec<String>,
     /// A file that was written later than this has changed.
-    since: Timespec,
+    since: (i64, i64),
     /// The directories below the roots have to be found again.
     stale: bool,
 }
@@ -187,8 +187,8 @@ impl Files {
     }
 
     fn is_newer(&self, path: &Path) -> bool {
-        let Ok(found) = stat(path) else { return false };
-        (found.st_mtime as i64, found.st_mtime_nsec as i64) > (self.since.tv_sec as i64, self.since.tv_nsec as i64)
+        let Ok(found) = path.metadata() else { return false };
+        (found.mtime(), found.mtime_nsec()) > self.since
     }
 
     fn matters(&mut self, root: usize, path: &Path, is_dir: bool) -> bool {
@@ -325,9 +325,10 @@ impl Files {
     }
 }
 
-/// The clock that file systems take the time of a change from: it is up to one tick late.
-fn now() -> Timespec {
-    clock_gettime(ClockId::RealtimeCoarse)
+/// Seconds and nanoseconds of the clock that file systems take the time of a change from: it is up to one tick late.
+fn now() -> (i64, i64) {
+    let now = clock_gettime(ClockId::RealtimeCoarse);
+    (now.tv_sec, now.tv_nsec)
 }
 
 /// Limits by the name of what sets them (inotify(7), user_namespaces(7)).

@@ -1,12 +1,12 @@
 //! Which paths do not matter: what git ignores, what editors and file systems make for a moment, and what `--ignore` names.
 
 use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder, gitconfig_excludes_path};
-use rustix::fs::{Stat, stat};
 
 /// Version control keeps these for itself.
 const REPOSITORIES: [&str; 5] = [".git", ".hg", ".jj", ".svn", ".bzr"];
@@ -47,7 +47,7 @@ pub struct Ignored {
 }
 
 /// Inode, size and times: a file that was written or replaced has another one. `.git` has none of the three numbers.
-type Version = (u64, i64, i64, i64);
+type Version = (u64, u64, i64, i64);
 
 impl Ignored {
     /// `globs` are written as lines of a .gitignore.
@@ -156,12 +156,12 @@ impl Ignored {
 }
 
 fn version(file: &Path) -> Option<Version> {
-    let Stat { st_ino, st_size, st_mtime, st_mtime_nsec, .. } = stat(file).ok()?;
+    let found = file.metadata().ok()?;
     if file.ends_with(".git") {
         // It matters whether it is there; every command of git writes in it.
         return Some((0, 0, 0, 0));
     }
-    Some((st_ino as u64, st_size as i64, st_mtime as i64, st_mtime_nsec as i64))
+    Some((found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
 }
 
 /// The directory of git's own files that `.git` stands for. In a work tree and in a submodule, `.git` is a file that names it;
