@@ -206,6 +206,12 @@ impl SpawnError {
         refused && matches!(self.stage, SpawnStage::Clone | SpawnStage::JoinCgroup)
     }
 
+    /// Whether the job's cgroup was removed before a process was in it (clone(2), `ENODEV`; a write to its files, `ENOENT`).
+    pub(crate) fn is_about_a_removed_cgroup(&self) -> bool {
+        let removed = matches!(self.errno, Errno::NODEV | Errno::NOENT);
+        removed && matches!(self.stage, SpawnStage::Clone | SpawnStage::JoinCgroup)
+    }
+
     /// What was being done, and what the person can do.
     fn words(&self) -> (String, &'static str) {
         let Self { stage, errno, program, cwd } = self;

@@ -14,6 +14,7 @@ mod terms;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Instant;
 
 use tokio::sync::{Mutex, oneshot};
 
@@ -34,6 +35,7 @@ use crate::signal::Signal;
 use crate::stop::Event;
 use crate::supervisor::Inner;
 use crate::told::{Told, told};
+use crate::wake::Wake;
 pub use handle::JobHandle;
 use streams::Streams;
 use terms::Terms;
@@ -104,6 +106,9 @@ pub(crate) async fn start(
     let memory = Arc::new(oom::Watch::default());
     // A leaf that is dropped is removed.
     let watched = limits::apply_to(&holder, &command.limits)?;
+    if let Some(leaf) = holder.leaf().filter(|_| command.user.is_some()) {
+        leaf.let_others_through();
+    }
     let driver = supervisor.runtime.clone();
     let runtime = driver.handle.clone();
     let events = Log::new(id, command.display_name(), supervisor.hub.clone());
@@ -130,12 +135,14 @@ pub(crate) async fn start(
         events: events.clone(),
         memory: memory.clone(),
     });
+    // Also while the start is not over: from then on it is the watch's.
+    let wake = Wake::at(command.idle_timeout.and_then(|timeout| Instant::now().checked_add(timeout)));
     runtime.spawn(actor::run(assignment, spawned, finished));
     // The actor keeps `requests` open only through this future: dropped here, the job ends.
     match started.await {
         Ok(Ok((pid, main))) => {
             if let Some((timeout, activity)) = activity {
-                runtime.spawn(streams::watch_idle(timeout, activity, requests.downgrade(), report.clone()));
+                runtime.spawn(streams::watch_idle(timeout, activity, requests.downgrade(), report.clone(), wake));
             }
             if let Some(leaf) = watched {
                 runtime.spawn(live::until_over(report.clone(), memory.run(leaf, (pid, main.clone()), events.clone())));

@@ -131,6 +131,7 @@ mod job;
 mod limits;
 mod maker;
 mod means;
+mod oom_score;
 pub mod output;
 pub mod pidfd;
 pub mod pool;
@@ -152,6 +153,7 @@ mod sys;
 pub mod text;
 mod told;
 mod user;
+mod wake;
 
 pub use command::{Command, ProcessGroup, Stdio};
 pub use error::{Error, HangingStart, Result, SpawnError, SpawnStage};

@@ -1,14 +1,18 @@
 //! What a supervisor holds its jobs with: a base with one guard for all of them, or a guard for each.
 
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use rustix::io::Errno;
 
 use crate::containment::base::Base;
 use crate::containment::delegation::Grant;
 use crate::containment::holder::Holder;
 use crate::containment::{Refusal, sweep};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::guard::link::Link;
+use crate::guard::protocol::ToGuard;
 use crate::guard::{Guard, Program};
 use crate::host::{Changed, Host};
 
@@ -16,7 +20,7 @@ use crate::host::{Changed, Host};
 pub(crate) enum Means {
     Cgroup {
         link: Arc<Link>,
-        base: Arc<Base>,
+        base: Remade,
         /// Controllers that were given for the jobs' limits; taken back last.
         grant: Option<Grant>,
         /// How many were to be started so far.
@@ -31,6 +35,41 @@ pub(crate) struct NextHolder {
     pub holder: Holder,
     /// Why nothing stronger holds it.
     pub refused: Vec<Refusal>,
+}
+
+/// How often a leaf is made anew that something has removed at once.
+const TRIES: u32 = 16;
+
+/// A base, which is made anew where something has removed it: an empty directory is taken for garbage.
+#[derive(Debug)]
+pub(crate) struct Remade {
+    now: Mutex<Arc<Base>>,
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Remade {
+    pub fn new(base: Arc<Base>) -> Self {
+        Self { now: Mutex::new(base), turn: tokio::sync::Mutex::default() }
+    }
+
+    pub fn now(&self) -> Arc<Base> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes another one in the place of the one that was `used`, unless another job's start has done so.
+    async fn remake(&self, used: &Arc<Base>, link: &Link) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        if !Arc::ptr_eq(used, &self.now()) {
+            return Ok(());
+        }
+        let place = used.parent().clone();
+        let announce = async |name| link.send(&ToGuard::Base { name }, &[place.as_fd()]).await;
+        let base = Base::make(place.clone(), announce).await?;
+        link.send(&ToGuard::BaseMade, &[base.as_fd()]).await?;
+        base.give(&used.given())?;
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = base;
+        Ok(())
+    }
 }
 
 /// Guards that hold a job each.
@@ -91,8 +130,18 @@ impl Means {
         match self {
             Self::Cgroup { link, base, jobs, .. } => {
                 jobs.fetch_add(1, Ordering::Relaxed);
-                let leaf = if one_job { base.as_leaf() } else { base.make_leaf() };
-                Ok(NextHolder { link: link.clone(), holder: Holder::Leaf(leaf?), refused: Vec::new() })
+                let mut tries = TRIES;
+                let leaf = loop {
+                    let used = base.now();
+                    match if one_job { used.as_leaf() } else { used.make_leaf() } {
+                        Err(Error::System { errno: Errno::NOENT | Errno::NODEV, .. }) if tries > 0 => tries -= 1,
+                        made => break made?,
+                    }
+                    if used.cgroup().is_gone() {
+                        base.remake(&used, link).await?;
+                    }
+                };
+                Ok(NextHolder { link: link.clone(), holder: Holder::Leaf(leaf), refused: Vec::new() })
             }
             Self::Subreaper(guards) => {
                 let ready = guards.ready.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -122,6 +171,7 @@ impl Means {
                 // Both remove the base, whoever comes first: the guard's end need not wait for us, nor we for it. Where
                 // jobs are left, the guard ends them first.
                 link.hang_up();
+                let base = base.now();
                 let _ = base.remove();
                 if !link.gone().await {
                     // The guard did not end, it may have been stopped: it was killed, and its work is ours now.

@@ -11,7 +11,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::error::{Error, Result, short_of_descriptors};
-use crate::{inherited, sys};
+pub use crate::wake::Wake;
+use crate::{inherited, sys, wake};
 
 /// A signal that can be sent: 1 to 31, or a real-time one up to 64 (signal(7)).
 ///
@@ -279,6 +280,11 @@ impl SignalQueue {
 
 fn received(info: &libc::signalfd_siginfo) -> Option<Received> {
     let signal = Signal::from_number(info.ssi_signo as i32)?;
+    if signal == Signal::CONT && info.ssi_code == libc::SI_TIMER {
+        // Our own ([`wake`]): it has done its work.
+        wake::renew();
+        return None;
+    }
     Some(Received { signal, from_kernel: info.ssi_code == libc::SI_KERNEL, sender: info.ssi_pid })
 }
 
@@ -338,7 +344,7 @@ pub fn end_by(signal: Signal) {
 pub fn suspend_by(signal: Signal) {
     let mask = sys::signal_mask();
     let ignored = sys::is_ignored(signal.number());
-    end_by(signal);
+    wake::paused(|| end_by(signal));
     sys::set_signal_mask(mask);
     sys::set_ignored(signal.number(), ignored);
 }

@@ -69,6 +69,9 @@ pub(crate) struct Inner {
     guard_program: Option<Program>,
 }
 
+/// How often a job is started anew whose empty cgroup something has removed.
+const REMOVED_AGAIN: u32 = 16;
+
 impl Inner {
     /// Refuses a forked copy: the socket to the guard is the original's too, and the runtime's threads are not there.
     fn check_process(&self) -> Result<()> {
@@ -95,6 +98,16 @@ impl Inner {
         means.next_holder(self.one_job, self.guard_program.as_ref()).await
     }
 
+    /// Whether something has removed the job's empty cgroup before the job was in it: there will be another one.
+    fn is_removed(&self, error: &Error) -> bool {
+        let Error::Spawn(error) = error else { return false };
+        let is_removed = error.is_about_a_removed_cgroup();
+        if is_removed {
+            self.had_its_job.store(false, Ordering::Relaxed);
+        }
+        is_removed
+    }
+
     /// Goes on without a cgroup: the base could be made, and no process can be put into it. Whether there are other means now than
     /// those that were `used`; another job's start may have met the same before.
     fn give_cgroup_up(&self, used: &Arc<Means>, error: &Error) -> bool {
@@ -107,6 +120,7 @@ impl Inner {
         }
         let mut means = self.means.lock().unwrap_or_else(PoisonError::into_inner);
         let Means::Cgroup { link, base, jobs, .. } = &**means else { return false };
+        let base = base.now();
         let refusal = Refusal::new(base.parent().path().display().to_string(), error.to_string(), "see pinfold doctor");
         // A guard that holds a job without a cgroup has no other job.
         let alone = jobs.load(Ordering::Relaxed) == 1;
@@ -189,20 +203,26 @@ impl Supervisor {
 
     async fn start_job(&self, command: &Command, caller: Caller) -> Result<Job> {
         let mut id = self.inner.next_job.fetch_add(1, Ordering::Relaxed);
+        let first = id == 1;
         let means = self.inner.means();
         let mut started = job::start(self.inner.clone(), &means, id, command, &caller).await;
+        for _ in 0..REMOVED_AGAIN {
+            if !started.as_ref().is_err_and(|error| self.inner.is_removed(error)) {
+                break;
+            }
+            id = self.inner.next_job.fetch_add(1, Ordering::Relaxed);
+            started = job::start(self.inner.clone(), &means, id, command, &caller).await;
+        }
         if let Err(error) = &started
             && self.inner.give_cgroup_up(&means, error)
         {
             id = self.inner.next_job.fetch_add(1, Ordering::Relaxed);
             started = job::start(self.inner.clone(), &self.inner.means(), id, command, &caller).await;
         }
-        if id == 1
-            && let Means::Cgroup { base, .. } = &*self.inner.means()
-        {
+        if first && let Means::Cgroup { base, .. } = &*self.inner.means() {
             // When the command runs already, so that it does not wait for what others have left; and beside it.
             let sweeping =
-                Attached::new(self.inner.runtime.handle.spawn(containment::sweep::sweep(base.parent().clone())));
+                Attached::new(self.inner.runtime.handle.spawn(containment::sweep::sweep(base.now().parent().clone())));
             *self.inner.sweeping.lock().unwrap_or_else(PoisonError::into_inner) = Some(sweeping);
         }
         started

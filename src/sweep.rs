@@ -25,7 +25,7 @@ use rustix::process::getpid;
 use serde::{Deserialize, Serialize};
 
 use crate::containment::cgroup::{Cgroup, populated};
-use crate::containment::{self, base, sweep};
+use crate::containment::{self, base, lock, sweep};
 use crate::error::{Error, Result};
 use crate::process::ProcessInfo;
 use crate::report::ProcessList;
@@ -55,8 +55,22 @@ pub struct Swept {
     pub dry_run: bool,
     /// The abandoned bases, each as it was found. One that lies in another one is part of that.
     pub abandoned: Vec<Abandoned>,
+    /// Bases that could not be swept: they are locked as if they were alive, but no guard holds the lock.
+    #[serde(default)]
+    pub locked: Vec<Locked>,
     /// Cgroups that could not be looked into.
     pub not_searched: Vec<NotSearched>,
+}
+
+/// A base that is locked and has no guard.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct Locked {
+    /// Its directory.
+    pub path: String,
+    /// The processes that have it open. The lock is gone when none of them has.
+    pub holders: ProcessList,
 }
 
 /// The base of a supervisor that is gone, as its guard is.
@@ -152,8 +166,10 @@ impl Sweep {
             cgroup: top.path().display().to_string(),
             dry_run: self.dry_run,
             abandoned: Vec::new(),
+            locked: Vec::new(),
             not_searched: Vec::new(),
         };
+        let mut locked = Vec::new();
         // One descriptor a level: what is open, and what is left to be looked at right below it.
         let mut open = vec![(swept.names_in(&top), top)];
         while let Some((names, cgroup)) = open.last_mut() {
@@ -167,8 +183,8 @@ impl Sweep {
                         swept.abandoned.push(self.end(cgroup, name, base));
                         continue;
                     }
-                    // Alive. A pinfold inside its job may be dead.
-                    Ok(None) => {}
+                    // Alive, as a rule. A pinfold inside its job may be dead.
+                    Ok(None) => locked.push((cgroup.path().join(name), name.to_owned())),
                     Err(Errno::NOENT | Errno::NODEV) => continue,
                     Err(errno) => {
                         swept.not_searched(&cgroup.path().join(name), errno);
@@ -179,6 +195,15 @@ impl Sweep {
             match cgroup.open(&name) {
                 Ok(below) => open.push((swept.names_in(&below), below)),
                 Err(errno) => swept.not_searched(&cgroup.path().join(&name), errno),
+            }
+        }
+        let open = if locked.is_empty() { lock::Open::default() } else { lock::Open::now() };
+        for (path, name) in locked {
+            let strangers = open.strangers(&name);
+            if !strangers.is_empty() {
+                let mut holders = ProcessList::default();
+                strangers.into_iter().for_each(|pid| holders.add(pid));
+                swept.locked.push(Locked { path: path.display().to_string(), holders });
             }
         }
         Ok(swept)
@@ -255,7 +280,7 @@ impl Swept {
     /// Whether something could not be removed.
     #[must_use]
     pub fn has_failed(&self) -> bool {
-        self.abandoned.iter().any(|base| matches!(base.outcome, Outcome::Failed { .. }))
+        !self.locked.is_empty() || self.abandoned.iter().any(|base| matches!(base.outcome, Outcome::Failed { .. }))
     }
 
     /// This as one line of JSON, without the newline.

@@ -106,7 +106,7 @@ fn a_deadline_is_124() {
     assert_eq!(ran.report["reason"], "deadline");
     assert_eq!(ran.stderr, "pinfold: sleep was stopped at its deadline of 200ms\n");
     // Wherever the start has come to by then: what is born after the stop signal was sent gets it too.
-    for timeout in ["0", "1us", "200us", "500us", "1ms", "2ms", "3ms", "4ms", "6ms", "8ms"] {
+    for timeout in ["1us", "200us", "500us", "1ms", "2ms", "3ms", "4ms", "6ms", "8ms"] {
         let ran = Run::new(["--timeout", timeout, "sleep", "1000"]).run().assert_code(124);
         assert!(ran.elapsed.as_secs() < 5, "{timeout}: {ran:#?}");
     }

@@ -99,3 +99,32 @@ fn each_job_that_is_submitted_has_its_own() {
     assert_eq!(refused["id"], "weight");
     assert!(refused["message"].as_str().unwrap().contains("--controllers cpu"), "{refused:#}");
 }
+
+/// A small container that its job fills with processes: the OOM killer takes some of these, and not pinfold, which has the
+/// rest to end and a report to write.
+#[test]
+fn a_full_container_keeps_pinfold_and_its_guard() {
+    if !has_memory_and_pids() || !support::has_root() {
+        return;
+    }
+    let own = support::own_cgroup().join("full");
+    let inner = own.join("all");
+    let job = "for n in $(seq 400); do sleep 1000 & done; wait";
+    // Once as the caller has it, once with a caller that may not lower anything; the job keeps what the caller has set.
+    for containment in ["cgroup", "subreaper"] {
+        for drop in ["", "setpriv --bounding-set=-sys_resource --inh-caps=-sys_resource"] {
+            let script = format!(
+                r#"set -e; mkdir -p {all}; echo 16M >{own}/memory.max; echo 0 >{own}/memory.swap.max || :
+                (echo 0 >{all}/cgroup.procs; exec {drop} "$@"); code=$?; rmdir {all} {own}; exit $code"#,
+                own = text(&own),
+                all = text(&inner),
+            );
+            let words = ["--containment", containment, "-t", "20", "--grace", "0", "--", "sh", "-c", job];
+            let mut run = Run::in_shell(&script.replace("set -e; ", ""), words);
+            run.command().env_remove("PINFOLD_CGROUP");
+            let ran = run.run();
+            assert_eq!((ran.survivors.as_str(), &ran.report["version"]), ("", &1.into()), "{ran:#?}");
+            assert!(ran.report["main"].is_object() && !own.exists(), "{ran:#?}");
+        }
+    }
+}

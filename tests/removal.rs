@@ -5,13 +5,14 @@ mod support;
 
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use support::host::{shell, with_supervisor};
 use support::own_cgroup::OwnCgroup;
-use support::{PINFOLD, Run, Scratch, has_cgroup, has_root};
+use support::{PINFOLD, Run, Scratch, has_cgroup, has_program, has_root};
 
 const MANY: usize = 5000;
 
@@ -151,4 +152,168 @@ fn processes_are_ended_before_the_cgroups_of_a_killed_supervisor_are_removed() {
     ));
     assert!(ended < support::slowness(), "the processes ended after {ended} s");
     pinfold.wait().unwrap();
+}
+
+/// The directories right below.
+fn directories(path: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.filter(|path| path.is_dir()).collect()
+}
+
+/// Removes what is empty, as a cleaner of temporary directories does.
+fn remove_empty(path: &Path) {
+    directories(path).iter().for_each(|below| remove_empty(below));
+    let _ = std::fs::remove_dir(path);
+}
+
+/// A supervisor whose base is in `place`, beside a host.
+fn in_place(place: &OwnCgroup, host: impl AsyncFnOnce(&pinfold::Supervisor)) {
+    let builder = pinfold::Supervisor::builder().cgroup(&place.path);
+    support::host::with(builder, host).unwrap();
+}
+
+#[test]
+fn a_job_starts_after_its_empty_cgroup_or_the_base_was_removed() {
+    if !has_cgroup() || !has_root() {
+        return;
+    }
+    let place = OwnCgroup::new();
+    in_place(&place, async |supervisor| {
+        // Long enough for the cgroup of the next job to be made meanwhile.
+        let run = async |round: &str| {
+            let job =
+                supervisor.spawn(&shell("sleep 0.2; exit 7")).await.unwrap_or_else(|error| panic!("{round}: {error}"));
+            assert_eq!(job.wait().await.unwrap().exit_code, 7, "{round}");
+        };
+        // Before the first job, and after it, when the cgroup of the next one has been made ahead.
+        for round in ["first", "second"] {
+            directories(&place.path).iter().for_each(|base| remove_empty(base));
+            assert_eq!(place.directories(), 0, "{round}");
+            run(round).await;
+        }
+        let base = directories(&place.path).remove(0);
+        let spare = directories(&base);
+        assert_eq!(spare.len(), 1, "{spare:?}");
+        spare.iter().for_each(|spare| std::fs::remove_dir(spare).unwrap());
+        run("only the spare cgroup removed").await;
+        assert!(base.exists());
+        // A job that lives keeps its base; the next one goes there too.
+        let living = supervisor.spawn(&shell("exec sleep 995")).await.unwrap();
+        directories(&place.path).iter().for_each(|base| remove_empty(base));
+        run("beside another job").await;
+        assert_eq!(place.directories(), 1);
+        living.kill();
+        living.wait().await.unwrap();
+    });
+}
+
+#[test]
+fn jobs_start_beside_a_cleaner() {
+    // It removes so many directories for each start, at whatever moment: fewer than a start is tried again.
+    const REMOVALS: u32 = 6;
+    if !has_cgroup() || !has_root() {
+        return;
+    }
+    let place = OwnCgroup::new();
+    let (left, over) = (AtomicU32::new(REMOVALS), AtomicBool::new(false));
+    let clean = || {
+        let mut removed = 0;
+        while !over.load(Ordering::Relaxed) {
+            for base in directories(&place.path) {
+                for path in directories(&base).into_iter().chain([base]) {
+                    if left.load(Ordering::Relaxed) > 0 && std::fs::remove_dir(path).is_ok() {
+                        left.fetch_sub(1, Ordering::Relaxed);
+                        removed += 1;
+                    }
+                }
+            }
+        }
+        removed
+    };
+    /// Ends the cleaner, also when the test fails.
+    struct Over<'a>(&'a AtomicBool);
+    impl Drop for Over<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    std::thread::scope(|scope| {
+        let cleaner = scope.spawn(clean);
+        let ended = Over(&over);
+        in_place(&place, async |supervisor| {
+            for round in 0..40 {
+                left.store(REMOVALS, Ordering::Relaxed);
+                let job = supervisor.spawn(&shell("exit 7")).await.unwrap_or_else(|error| panic!("{round}: {error}"));
+                assert_eq!(job.wait().await.unwrap().exit_code, 7, "{round}");
+            }
+        });
+        drop(ended);
+        support::measured(&format!("a cleaner has removed {} directories beside 40 jobs", cleaner.join().unwrap()));
+    });
+}
+
+#[test]
+fn another_user_can_not_lock_a_base_but_a_job_of_that_user_reads_its_own_limits() {
+    if !has_cgroup() || !has_root() || !has_program("setpriv") || !has_program("flock") {
+        return;
+    }
+    let place = OwnCgroup::new();
+    in_place(&place, async |supervisor| {
+        supervisor.spawn(&shell(":")).await.unwrap().wait().await.unwrap();
+        let base = directories(&place.path).remove(0);
+        let lock = || {
+            let user = ["--reuid", "65534", "--regid", "65534", "--clear-groups", "flock", "-s"];
+            Command::new("setpriv").args(user).arg(&base).arg("true").output().unwrap().status.success()
+        };
+        let mode = || std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&base).unwrap().permissions()) & 0o777;
+        assert_eq!((mode(), lock()), (0o700, false));
+        let script = litter("cat cgroup.procs >/dev/null");
+        let mut command = shell(&script);
+        command.user(pinfold::User::look_up("65534:65534").unwrap());
+        let report = supervisor.spawn(&command).await.unwrap().wait().await.unwrap();
+        assert_eq!((report.exit_code, lock()), (0, false), "{report:#?}");
+    });
+}
+
+#[test]
+fn a_base_that_is_locked_and_has_no_guard_is_named_by_sweep_and_doctor() {
+    if !has_cgroup() || !has_root() || !has_program("flock") {
+        return;
+    }
+    let place = OwnCgroup::new();
+    let base = place.path.join("pinfold-1-0123456789abcdef");
+    std::fs::create_dir(&base).unwrap();
+    for how in ["-s", "-x"] {
+        let mut flock = Command::new("flock");
+        let script = ["sh", "-c", "echo locked; read go"];
+        let mut locker =
+            flock.arg(how).arg(&base).args(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(locker.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "locked\n");
+        let said = |command: &str| {
+            let ran = Command::new(PINFOLD).args([command, "--cgroup"]).arg(&place.path).output().unwrap();
+            let text = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+            let line = text.lines().find(|line| line.contains("no guard")).unwrap_or_default().to_owned();
+            assert!(
+                line.contains(base.to_str().unwrap()) && line.contains(&locker.id().to_string()),
+                "{command}: {text}"
+            );
+            ran.status.code()
+        };
+        assert_eq!(said("sweep"), Some(1));
+        said("doctor");
+        // One that lives is named by neither.
+        in_place(&place, async |supervisor| {
+            let job = supervisor.spawn(&shell("exec sleep 995")).await.unwrap();
+            let swept = pinfold::sweep::Sweep::new().cgroup(&place.path).dry_run(true).run().unwrap();
+            assert_eq!((swept.locked.len(), swept.locked[0].path.as_str()), (1, base.to_str().unwrap()), "{swept:#?}");
+            job.kill();
+            job.wait().await.unwrap();
+        });
+        drop(locker.stdin.take());
+        locker.wait().unwrap();
+    }
+    let swept = Command::new(PINFOLD).args(["sweep", "--cgroup"]).arg(&place.path).output().unwrap();
+    assert!(swept.status.success() && !base.exists(), "{swept:#?}");
 }

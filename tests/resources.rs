@@ -385,3 +385,21 @@ fn only_root_becomes_another_user() {
     let ran = Run::new(["--user", "nobody", "--", PINFOLD, "run", "--user", "root", "--", "true"]).run();
     assert_eq!(ran.code, 125, "{ran:#?}");
 }
+
+/// A value that the caller has set counts for the job.
+#[test]
+fn the_oom_score_of_a_job() {
+    let job_of = |callers: i32| {
+        let script = format!("echo {callers} >/proc/self/oom_score_adj; exec \"$@\"");
+        let job = ["--", "sh", "-c", "cat /proc/self/oom_score_adj /proc/$PPID/oom_score_adj"];
+        let ran = Run::in_shell(&script, job).run().assert_code(0);
+        let told: Vec<i32> = ran.stdout.lines().map(|line| line.parse().unwrap()).collect();
+        (told[0], told[1])
+    };
+    for callers in [200, 500, 1000] {
+        let (jobs, guards) = job_of(callers);
+        let lowered = guards < callers;
+        let expected = if lowered { callers } else { (callers + 300).min(1000) };
+        assert_eq!((jobs, guards), (expected, if lowered { -999 } else { callers }));
+    }
+}

@@ -327,7 +327,7 @@ fn names_and_words() {
     assert!(ran.stderr.lines().all(|line| line.starts_with("pinfold: ")), "{ran:#?}");
 }
 
-/// A supervisor that is stopped does nothing; the deadline has been reached meanwhile, and counts as soon as it continues.
+/// A supervisor that is stopped does nothing, until the kernel continues it at the deadline.
 #[test]
 fn stopped_over_the_deadline() {
     for containment in ["cgroup", "subreaper"] {
@@ -339,12 +339,9 @@ fn stopped_over_the_deadline() {
         assert_eq!(running.line(), "ready");
         let pinfold = running.pinfold_pid();
         send(pinfold, libc::SIGSTOP);
-        let begun = std::time::Instant::now();
-        wait_for(|| (begun.elapsed().as_millis() > 700).then_some(()));
-        send(pinfold, libc::SIGCONT);
         let ran = running.finish().assert_code(124);
         let phase = |name: &str| ran.report["phases"][name].as_f64().unwrap();
-        assert!((0.7..1.5 * support::slowness()).contains(&phase("stopping")), "{ran:#?}");
+        assert!((0.3..1.1 * support::slowness()).contains(&phase("stopping")), "{ran:#?}");
         assert_eq!((&ran.report["reason"], &ran.report["killed"]), (&"deadline".into(), &false.into()), "{ran:#?}");
     }
 }

@@ -322,15 +322,9 @@ fn who_may_not_remove_it_is_told_so() {
     let copy = PublicCopy::new("sweep");
     let user = ["--reuid", "65534", "--regid", "65534", "--clear-groups", copy.path(), "sweep", "--cgroup"];
     let swept = Command::new("setpriv").args(user).arg(place.path()).output().unwrap();
-    assert_eq!(swept.status.code(), Some(1), "{swept:#?}");
-    assert_eq!(
-        text(&swept.stderr),
-        format!(
-            "pinfold: {}: cannot kill what runs in it: Permission denied (os error 13) (it belongs to user 0: run the \
-             sweep as that user, or as root)\n",
-            left.base.display()
-        )
-    );
+    // It may not be opened, so it is not known whether it is abandoned.
+    let said = text(&swept.stderr);
+    assert!(said.contains(&left.base.display().to_string()) && said.contains("Permission denied"), "{said}");
     assert_eq!(text(&swept.stdout), "");
     assert!(left.is_whole());
     assert!(place.sweep(&[]).status.success());

@@ -57,6 +57,13 @@ pub fn run(args: &Args) -> Result<u8> {
                 text.push_str(&line(base));
             }
         }
+        for base in &swept.locked {
+            let holders = processes(&base.holders);
+            tell(&format!(
+                "{}: it is locked and has no guard: {holders} (end what holds the lock, then sweep again)",
+                base.path
+            ));
+        }
         for left in &swept.not_searched {
             tell(&format!("could not look into {}: {}", printable(&left.path), left.error));
         }

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use rustix::fs::{AtFlags, FlockOperation, flock, statat};
+use rustix::fs::{AtFlags, FlockOperation, Mode, fchmod, flock, statat};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::process::Pid;
 
 use super::cgroup::Cgroup;
 use super::leaf::Leaf;
@@ -20,6 +21,12 @@ use crate::maker::Maker;
 
 /// Bases are called this, then the supervisor's pid, a hyphen and 16 hexadecimal digits.
 pub(crate) const PREFIX: &str = "pinfold-";
+
+/// No other user may open a base, and hold a lock on it: a base that is locked counts as one that is alive.
+const MODE: u32 = 0o700;
+
+/// The mode of a base that has a job of another user: that job can read its own limits in its leaf, but not open the base.
+const MODE_FOR_OTHERS: u32 = 0o711;
 
 /// So many descriptors are kept: for a cgroup below the leaf, its list of processes, one of these, and what `/proc` says
 /// of it.
@@ -36,6 +43,10 @@ pub(crate) struct Base {
     /// Made while nobody waited for it.
     spare: Mutex<Option<Spare>>,
     removed: AtomicBool,
+    /// The controllers that were given to its leaves.
+    given: Mutex<Vec<Controller>>,
+    /// A job of another user has been started in it.
+    for_others: AtomicBool,
     /// The controllers that its leaves have; asked for once.
     controllers: OnceLock<String>,
     /// Given up for the work that the end of a job takes, which no limit that is reached meanwhile can hinder.
@@ -61,7 +72,7 @@ impl Base {
         for _ in 0..16 {
             let name = fresh_name(PREFIX)?;
             announce(name.clone()).await?;
-            let cgroup = match parent.make(&name) {
+            let cgroup = match parent.make_with(&name, MODE) {
                 Ok(cgroup) => cgroup,
                 Err(Errno::EXIST | Errno::NOENT) => continue,
                 Err(errno) => {
@@ -84,6 +95,8 @@ impl Base {
                 next_leaf: 1.into(),
                 spare: Mutex::default(),
                 removed: false.into(),
+                given: Mutex::default(),
+                for_others: AtomicBool::new(false),
                 controllers: OnceLock::new(),
                 reserve: Mutex::new(reserve),
             };
@@ -110,7 +123,8 @@ impl Base {
 
     /// Makes a leaf, or takes the one that was made ahead.
     pub fn make_leaf(self: &Arc<Self>) -> Result<Leaf> {
-        let spare = self.lock_spare().take();
+        // Something that removes empty directories may have removed it.
+        let spare = self.lock_spare().take().filter(|spare| !spare.cgroup.is_gone());
         let spare = spare.map_or_else(|| self.make_spare(), Ok)?;
         Ok(Leaf::new(spare.events, spare.cgroup, self.clone(), Some(spare.name)))
     }
@@ -167,6 +181,7 @@ impl Base {
 
     /// Gives these controllers to its leaves. Nothing may run in it itself.
     pub fn give(&self, controllers: &[Controller]) -> Result<()> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner).extend(controllers);
         for controller in controllers {
             self.cgroup.write(c"cgroup.subtree_control", format!("+{controller}").as_bytes()).map_err(|errno| {
                 Error::system(
@@ -183,6 +198,19 @@ impl Base {
     /// Whether this is a forked copy.
     pub fn is_elsewhere(&self) -> bool {
         self.maker.is_elsewhere()
+    }
+
+    /// The controllers that were given to its leaves.
+    pub fn given(&self) -> Vec<Controller> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets a job of another user reach its own leaf below.
+    pub fn let_others_through(&self) {
+        if !self.for_others.swap(true, Ordering::Relaxed) {
+            // Where that is refused, the job can't read its limits, and is held as well as before.
+            let _ = fchmod(&self.cgroup, Mode::from_raw_mode(MODE_FOR_OTHERS));
+        }
     }
 
     /// The cgroup that it was made in.
@@ -257,6 +285,11 @@ pub(crate) fn is_name(name: &str) -> bool {
             && random.len() == 16
             && random.bytes().all(|byte| byte.is_ascii_hexdigit())
     })
+}
+
+/// The pid of the supervisor of the base `name`, in the supervisor's PID namespace.
+pub(crate) fn supervisor_of(name: &str) -> Option<Pid> {
+    Pid::from_raw(name.strip_prefix(PREFIX)?.split_once('-')?.0.parse().ok()?)
 }
 
 /// A name that no other base has, with this prefix.

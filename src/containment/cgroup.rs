@@ -8,7 +8,9 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, unlinkat};
+use rustix::fs::{
+    Access, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, accessat, fstat, mkdirat, openat, openat2, unlinkat,
+};
 use rustix::io::{Errno, Result};
 use rustix::path::Arg;
 use rustix::process::Pid;
@@ -51,10 +53,20 @@ impl Cgroup {
         Ok(Self { is_ours: self.is_ours, ..Self::new(again, self.path.clone()) })
     }
 
-    /// Makes and opens the cgroup `name` below this one.
+    /// Makes and opens the cgroup `name` below this one. Other users may look into it.
     pub fn make(&self, name: &str) -> Result<Self> {
-        mkdirat(&self.dir, name, Mode::from_raw_mode(0o755))?;
+        self.make_with(name, 0o755)
+    }
+
+    /// The same with this mode.
+    pub fn make_with(&self, name: &str, mode: u32) -> Result<Self> {
+        mkdirat(&self.dir, name, Mode::from_raw_mode(mode))?;
         self.open(name).map(Self::into_ours)
+    }
+
+    /// Whether its directory has been removed: its files are gone then.
+    pub fn is_gone(&self) -> bool {
+        accessat(&self.dir, c"cgroup.events", Access::EXISTS, AtFlags::empty()) == Err(Errno::NOENT)
     }
 
     pub fn path(&self) -> &Path {

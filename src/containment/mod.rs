@@ -9,6 +9,7 @@ pub(crate) mod holder;
 mod kill;
 pub(crate) mod leaf;
 pub(crate) mod limits;
+pub(crate) mod lock;
 mod modes;
 pub mod mount;
 pub(crate) mod oom;

@@ -29,6 +29,10 @@ pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
         return;
     };
     own(cgroup, facts, findings);
+    for base in &facts.locked {
+        let text = format!("a base is locked and has no guard: {base}");
+        findings.push(Finding::bad("locked", SECTION, text).advise("end what holds the lock, then run pinfold sweep"));
+    }
     scratch(facts, findings);
     controllers(cgroup, facts, findings);
 }

@@ -27,6 +27,9 @@ pub struct Facts {
     pub cgroup: Option<Cgroup>,
     /// Where bases would be made.
     pub place: Place,
+    /// Bases there that are locked and have no guard, each with the processes that have it open.
+    #[serde(default)]
+    pub locked: Vec<String>,
     /// What was tried in a cgroup of our own below that; null where there is no such place.
     pub scratch: Option<Scratch>,
     /// Why no job can be held without a cgroup, by the guard as its subreaper; null where that can be.

@@ -7,10 +7,11 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, fgetxattr, fstatfs, open};
-use rustix::process::geteuid;
+use rustix::process::{Pid, geteuid};
 
 use super::facts::*;
-use crate::containment::{self, cgroup, mount, probe};
+use crate::containment::{self, cgroup, lock, mount, probe};
+use crate::process::ProcessInfo;
 use crate::sys;
 
 /// The inode of the machine's own cgroup namespace (`PROC_CGROUP_INIT_INO`, include/linux/proc_ns.h).
@@ -26,6 +27,7 @@ impl Facts {
         let uname = rustix::system::uname();
         let mountinfo = std::fs::read("/proc/self/mountinfo");
         let place = containment::place(cgroup);
+        let locked = place.as_ref().map(locked).unwrap_or_default();
         let scratch = place.as_ref().ok().map(probe::scratch);
         let (clone3, waitid_pidfd) = probe::clone3_and_waitid();
         let (pidfd_open, pidfd_send_signal, pidfd_get_info) = probe::pidfds();
@@ -46,6 +48,7 @@ impl Facts {
                 directory: place.as_ref().ok().map(|place| place.path().display().to_string()),
                 refused: place.err().unwrap_or_default(),
             },
+            locked,
             scratch,
             subreaper: containment::subreaper().err(),
             systemd: systemd(),
@@ -277,6 +280,18 @@ fn limits() -> Limits {
         machine_threads: number(Path::new("/proc/sys/kernel/threads-max")),
         machine_pids: number(Path::new("/proc/sys/kernel/pid_max")),
     }
+}
+
+/// Bases in `place` that are locked and have no guard, in words.
+fn locked(place: &containment::cgroup::Cgroup) -> Vec<String> {
+    let holders = |pids: Vec<Pid>| {
+        let described = pids.into_iter().map(|pid| match ProcessInfo::of_living(pid) {
+            Some(process) => process.to_string(),
+            None => pid.as_raw_nonzero().to_string(),
+        });
+        described.collect::<Vec<_>>().join(", ")
+    };
+    lock::without_guard(place).into_iter().map(|(path, pids)| format!("{path}, by {}", holders(pids))).collect()
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use super::protocol::{NEW_SESSION, NEW_SESSION_ON_TERMINAL, NEW_TERMINAL};
 use super::raw::{call, checked};
 use crate::error::SpawnStage;
 use crate::host::Changed;
-use crate::sys;
+use crate::{oom_score, sys};
 
 /// A start that has not come to the exec within this time is ended.
 pub const EXEC_BOUND: Duration = Duration::from_secs(10);
@@ -38,6 +38,8 @@ pub struct Plan {
     /// The kernel's number, soft, hard.
     pub rlimits: Vec<(u32, u64, u64)>,
     pub nice: Option<i32>,
+    /// As text, for [`oom_score::FILE`].
+    pub oom_score: Option<String>,
     /// The host's changes since the guard was started.
     pub host: Changed,
     /// User, group, supplementary groups to change to.
@@ -170,6 +172,7 @@ unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32
             _ => {}
         }
         enter(SpawnStage::Limits);
+        set_oom_score(plan);
         plan.host.apply()?;
         set_limits(plan)?;
         enter(SpawnStage::User);
@@ -199,6 +202,24 @@ unsafe fn die_with_the_guard(plan: &Plan) -> Result<(), i32> {
     unsafe {
         checked(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize, 0, 0, 0])?;
         if call(libc::SYS_getppid, []) as i32 == plan.guard { Ok(()) } else { Err(libc::ESRCH) }
+    }
+}
+
+/// The value for the OOM killer: before the change of user, since only root may set any. The kernel sets that of other
+/// processes with the same memory too, but not for a vfork child (`__set_oom_adj` in fs/proc/base.c).
+///
+/// # Safety
+/// As [`child`].
+unsafe fn set_oom_score(plan: &Plan) {
+    let Some(value) = &plan.oom_score else { return };
+    let flags = (libc::O_WRONLY | libc::O_CLOEXEC) as usize;
+    // SAFETY: a path and a value that outlive the calls. Without /proc the job has the guard's.
+    unsafe {
+        let path = oom_score::FILE.as_ptr() as usize;
+        if let Ok(file) = checked(libc::SYS_openat, [libc::AT_FDCWD as usize, path, flags, 0]) {
+            call(libc::SYS_write, [file, value.as_ptr() as usize, value.len()]);
+            call(libc::SYS_close, [file]);
+        }
     }
 }
 

@@ -71,6 +71,11 @@ impl Guard {
         self.childless = childless;
         self.pace.looked(Instant::now(), orphans);
         while !childless && let Some((pid, signal)) = reap::next_stopped() {
+            if let Some(launch) = self.launches.iter().find(|launch| launch.launcher() == Some(pid)) {
+                // A job can stop what starts the next one.
+                launch.resume();
+                continue;
+            }
             let main = self.jobs.iter().find(|(_, job)| job.pid == pid && !job.reaped).map(|(&id, _)| id);
             if let Some(job) = main {
                 self.send(&FromGuard::Stopped { job, signal }, Vec::new())?;

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicI32, AtomicIsize, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::process::getpid;
+use rustix::process::{Pid, getpid, kill_process};
 
 use super::child::{EXEC_BOUND, Outcome, Plan};
 use super::clone::{Place, Stack, clone_beside, clone_main};
@@ -30,11 +30,24 @@ use crate::sys;
 /// How long the guard waits for an exec before it goes on with its other work.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// When a main process that has not executed is killed: after its own timer.
-const KILLED: Duration = EXEC_BOUND.saturating_add(Duration::from_millis(200));
+/// The steps for a start that is not over, and when they are due. A launcher that a process of its user has stopped would not see the exec.
+const STEPS: [(Duration, Step); 4] = [
+    (Duration::from_secs(1), Step::Continue),
+    // After the main process's own timer.
+    (EXEC_BOUND.saturating_add(Duration::from_millis(200)), Step::Continue),
+    (EXEC_BOUND.saturating_add(Duration::from_millis(400)), Step::Kill),
+    (EXEC_BOUND.saturating_add(Duration::from_millis(900)), Step::Inform),
+];
 
-/// When the supervisor is informed that SIGKILL did not end it.
-const HANGS: Duration = EXEC_BOUND.saturating_add(Duration::from_millis(700));
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Continue the launcher.
+    Continue,
+    /// Kill the main process.
+    Kill,
+    /// Inform the supervisor that SIGKILL did not end it.
+    Inform,
+}
 
 /// The launcher has not written a result.
 const NONE: isize = isize::MIN;
@@ -81,8 +94,8 @@ pub(super) struct Launch {
     /// The main process, when it was reaped before the launcher.
     pub ended: Option<Reaped>,
     begun: Instant,
-    killed: bool,
-    informed: bool,
+    /// How many of [`STEPS`] have been done.
+    steps: usize,
 }
 
 /// What came of a start.
@@ -131,7 +144,7 @@ impl Launch {
                 None
             }
         };
-        Ok(Self { job, shared, launcher, ended: None, begun, killed: false, informed: false })
+        Ok(Self { job, shared, launcher, ended: None, begun, steps: 0 })
     }
 
     /// Waits for the end of the launcher, for a moment at most. Whether it has ended; then it is reaped.
@@ -199,30 +212,35 @@ impl Launch {
 
     /// When [`Self::remind`] is due.
     pub fn due(&self) -> Option<Instant> {
-        match (self.killed, self.informed) {
-            (false, _) => Some(self.begun + KILLED),
-            (true, false) => Some(self.begun + HANGS),
-            (true, true) => None,
-        }
+        STEPS.get(self.steps).map(|(after, _)| self.begun + *after)
     }
 
-    /// Does what is due: kills a main process that has not executed in time. `true` once, when SIGKILL has not ended it.
+    /// Does what is due. `true` once, when SIGKILL has not ended it.
     pub fn remind(&mut self, now: Instant) -> bool {
         if self.due().is_none_or(|due| now < due) {
             return false;
         }
-        if self.killed {
-            self.informed = true;
-            return true;
+        let (_, step) = STEPS[self.steps];
+        self.steps += 1;
+        match (step, self.shared.pidfd()) {
+            (Step::Continue, _) => self.resume(),
+            (Step::Kill, Some(pidfd)) => {
+                // SAFETY: nothing closes it before this is over.
+                let main = unsafe { BorrowedFd::borrow_raw(pidfd) };
+                // It may just have ended.
+                let _ = sys::pidfd_send_signal(main, libc::SIGKILL);
+            }
+            _ => {}
         }
-        self.killed = true;
-        if let Some(pidfd) = self.shared.pidfd() {
-            // SAFETY: nothing closes it before this is over.
-            let main = unsafe { BorrowedFd::borrow_raw(pidfd) };
-            // It may just have ended.
-            let _ = sys::pidfd_send_signal(main, libc::SIGKILL);
+        step == Step::Inform
+    }
+
+    /// Continues a launcher that may have been stopped.
+    pub fn resume(&self) {
+        if let Some(launcher) = self.launcher.and_then(Pid::from_raw) {
+            // A child of ours that is not reaped: the pid is its own.
+            let _ = kill_process(launcher, rustix::process::Signal::CONT);
         }
-        false
     }
 
     /// What came of it. It must be over. `reaped`: its main process has ended and was reaped.

@@ -148,6 +148,11 @@ impl Link {
         self.watchdog.owes()
     }
 
+    /// Continues a guard that the job may have stopped.
+    pub fn resume(&self) {
+        watchdog::resume(&*self.pidfd);
+    }
+
     /// Tells the guard that it is over. It ends what is left.
     pub fn hang_up(&self) {
         // Also where a forked copy of this process holds the socket open.
@@ -270,6 +275,14 @@ fn pidfd_advice(errno: Errno) -> &'static str {
     short_of_descriptors(errno)
 }
 
+/// Continues a process that starts a guard: another job may have stopped it.
+fn resume(starter: Option<&Child>) {
+    if let Some(starter) = starter {
+        // A child of ours that is not reaped: the pid is its own.
+        let _ = rustix::process::kill_process(Pid::from_child(starter), rustix::process::Signal::CONT);
+    }
+}
+
 /// Waits until an executed guard says that it is ready, and returns its pid, its pidfd and those of its outer guard.
 async fn answered(
     socket: &AsyncFd<OwnedFd>,
@@ -278,9 +291,17 @@ async fn answered(
     program: &str,
 ) -> Result<(Pid, OwnedFd, Option<Pid>, Option<OwnedFd>)> {
     let failed = |what: &str| Error::GuardStart(format!("{program}: {what}"));
-    let received = tokio::time::timeout(START_BOUND, receive(socket, buffer))
-        .await
-        .map_err(|_| failed("it did not answer within 10 s"))?;
+    let received = {
+        let bound = Instant::now() + START_BOUND;
+        let mut receiving = std::pin::pin!(receive(socket, buffer));
+        loop {
+            match tokio::time::timeout(RESUMED, &mut receiving).await {
+                Ok(received) => break received,
+                Err(_) if Instant::now() >= bound => return Err(failed("it did not answer within 10 s")),
+                Err(_) => resume(starter.as_ref()),
+            }
+        }
+    };
     let (message, descriptors) = match received {
         Ok(Some(received)) => received,
         Ok(None) => {
@@ -300,6 +321,7 @@ async fn answered(
     };
     if let Some(mut starter) = starter.take() {
         // The guard has left it; it ends at once. ECHILD where the host ignores SIGCHLD.
+        resume(Some(&starter));
         let _ = starter.wait();
     }
     let mut descriptors = descriptors.into_iter();

@@ -37,11 +37,11 @@ use rustix::process::Pid;
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::host::Host;
 use crate::maker::Maker;
-use crate::{inherited, reap, startup, sys};
+use crate::{inherited, oom_score, reap, startup, sys, wake};
 pub(crate) use program::{Embedded, Program};
 
 /// The name that a guard is started under, and shows in `ps`.
-const NAME: &str = "pinfold-guard";
+pub(crate) const NAME: &str = "pinfold-guard";
 
 /// How long the guard waits for what SIGKILL has been sent to, when its supervisor is gone.
 pub(crate) const KILL_BOUND: Duration = Duration::from_secs(10);
@@ -117,6 +117,10 @@ impl Guard {
     /// Where a supervisor needs further guards, one for each job without a cgroup, they are executed from this same program:
     /// the environment variable `PINFOLD_GUARD` is not used then.
     ///
+    /// It also lowers its `oom_score_adj`, and so the guard's, where it may (CAP_SYS_RESOURCE); jobs get what it was. And from the
+    /// deadline of a job on the kernel sends it SIGCONT until the job has ended, in case the job has stopped it: a
+    /// [`SignalQueue`](crate::signal::SignalQueue) leaves those out.
+    ///
     /// # Errors
     /// [`Error::System`] with `EBUSY` where this process has a second thread; with the errno of socketpair(2) or fork(2).
     pub fn fork() -> Result<Self> {
@@ -127,12 +131,17 @@ impl Guard {
         let (ours, theirs) = pair()?;
         // With children of another origin, theirs could not be told from the job's.
         let inherits = !has_children && rustix::process::set_child_subreaper(Some(rustix::process::getpid())).is_ok();
+        oom_score::protect();
         match sys::fork_single_threaded() {
             Ok(sys::Fork::Child) => {
                 drop(ours);
+                // A job may have stopped it when the supervisor is killed: then it continues and ends the job. Where the supervisor
+                // is gone already, its socket says so.
+                let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::CONT));
                 run(theirs, false)
             }
             Ok(sys::Fork::Parent(pid)) => {
+                wake::allow();
                 // The guard does so too; by whichever is first, no signal to our group reaches it from here on.
                 if sys::own_process_group().is_some() {
                     let _ = rustix::process::setpgid(Some(pid), Some(pid));
@@ -300,6 +309,7 @@ fn settle(socket: OwnedFd) -> rustix::io::Result<OwnedFd> {
     let socket = sys::keep_only(socket)?;
     set_child_subreaper(Some(rustix::process::getpid()))?;
     sys::set_name(NAME);
+    oom_score::protect();
     // Where the caller may not enter its own directory again, the job still has to start there: it is kept.
     if access(c".", Access::EXEC_OK).is_ok() {
         chdir(c"/")?;

@@ -15,6 +15,7 @@ use super::child::Plan;
 use super::identity::Variable;
 use super::protocol::Spec;
 use crate::error::SpawnStage;
+use crate::oom_score;
 
 /// A main process that has not been reaped, or whose job is being swept.
 pub(super) struct Job {
@@ -167,6 +168,7 @@ impl Ordered {
             outcome: null(),
             rlimits: spec.rlimits,
             nice: spec.nice,
+            oom_score: oom_score::of_jobs(),
             host: spec.host,
             user: spec.user,
         };

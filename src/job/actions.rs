@@ -23,6 +23,7 @@ use crate::settle::{self, Left};
 use crate::signal::Signal;
 use crate::stop::{Action, Event, Phase, SignalTo};
 use crate::sys;
+use crate::wake::Wake;
 
 /// The stop signal, and SIGCONT, take so long at most: the grace period, within these bounds.
 const LEAST_TELLING: Duration = Duration::from_millis(250);
@@ -47,11 +48,15 @@ impl Actor {
             }
             Action::SignalOthers => self.stop_others(),
             Action::Signal => {
+                self.link.resume();
+                self.wake = Wake::soon();
                 self.report.phases.stopping = self.report.phases.stopping.or(self.elapsed());
                 self.send_stop_signal();
             }
             Action::StartGrace => self.start_grace(),
             Action::Kill => {
+                self.link.resume();
+                self.wake = Wake::soon();
                 self.report.phases.killing = self.report.phases.killing.or(self.elapsed());
                 self.report.killed = true;
                 self.kill().await;

@@ -33,6 +33,7 @@ use crate::signal::Signal;
 use crate::stop::{Event, Machine, Phase};
 use crate::supervisor::Inner;
 use crate::told::Teller;
+use crate::wake::Wake;
 
 /// How often a tree is gone through to tell everybody, and for how long: one that is new each time is not polite either. In a
 /// chain whose links end as soon as they are told, each pass may find only the next one. Meanwhile nothing else is heard.
@@ -108,6 +109,8 @@ pub(super) struct Actor {
     pub(super) machine: Machine,
     pub(super) begun: Instant,
     pub(super) deadline: Option<Instant>,
+    /// Continues this process at the deadline, where the job may have stopped it.
+    pub(super) wake: Wake,
     pub(super) short_settle_over: Option<Instant>,
     pub(super) settle_over: Option<Instant>,
     /// The processes that were left when the short part of the settle time was over, if filters were among them.
@@ -159,6 +162,8 @@ impl Actor {
             events,
         } = assignment;
         let begun = events.begun();
+        // Beyond what a clock can hold there is no deadline.
+        let deadline = timeout.and_then(|timeout| begun.checked_add(timeout));
         let leaf = holder.leaf().map(|leaf| leaf.cgroup().path().display().to_string());
         report.containment.kind =
             Some(if leaf.is_some() { ContainmentKind::Cgroup } else { ContainmentKind::Subreaper });
@@ -178,8 +183,8 @@ impl Actor {
             events,
             machine: Machine::new(terms.stop.leftovers, terms.stop.signal_to),
             begun,
-            // Beyond what a clock can hold there is no deadline.
-            deadline: timeout.and_then(|timeout| begun.checked_add(timeout)),
+            deadline,
+            wake: Wake::at(deadline),
             terms,
             short_settle_over: None,
             settle_over: None,
@@ -337,7 +342,12 @@ impl Actor {
                         let _ = answer.send(self.list_processes());
                     }
                     Some(Request::Live(request)) => self.perform_live(request),
-                    Some(Request::Postpone(by)) => self.deadline = self.deadline.and_then(|at| at.checked_add(by)),
+                    Some(Request::Postpone(by)) => {
+                        self.deadline = self.deadline.and_then(|at| at.checked_add(by));
+                        if self.deadline.is_some() {
+                            self.wake = Wake::at(self.deadline);
+                        }
+                    }
                     None => {
                         self.inbox_closed = true;
                         return Incoming::Event(Event::KillAsked);

@@ -20,6 +20,7 @@ use crate::report::Report;
 use crate::signal::Signal;
 use crate::stop::Event;
 use crate::told::Told;
+use crate::wake::Wake;
 
 /// The supervisor's ends of a job's pipes.
 #[derive(Debug)]
@@ -119,9 +120,11 @@ pub(super) async fn watch_idle(
     activity: Arc<Activity>,
     requests: WeakSender<Request>,
     report: Told<Arc<Report>>,
+    mut wake: Wake,
 ) {
     // Beyond what a clock can hold there is no timeout.
     while let Some(at) = activity.last().checked_add(timeout) {
+        drop(std::mem::replace(&mut wake, Wake::at(Some(at))));
         tokio::select! {
             _ = report.wait() => return,
             () = tokio::time::sleep_until(at.into()) => {}

@@ -18,7 +18,7 @@ use crate::guard::protocol::ToGuard;
 use crate::guard::{self, Embedded, Guard, Program};
 use crate::limits::Controller;
 use crate::maker::Maker;
-use crate::means::{Means, WithoutCgroup};
+use crate::means::{Means, Remade, WithoutCgroup};
 use crate::report::ContainmentKind;
 
 /// How to start a [`Supervisor`].
@@ -188,7 +188,7 @@ impl Builder {
                 if !self.one_job {
                     base.give(&self.controllers)?;
                 }
-                Ok(Ok(Means::Cgroup { link, base, grant, jobs: 0.into() }))
+                Ok(Ok(Means::Cgroup { link, base: Remade::new(base), grant, jobs: 0.into() }))
             }
             Err(Error::System { operation, object, errno, advice }) if self.cgroup.is_none() => {
                 Ok(Err((vec![Refusal::new(object, format!("{operation}: {errno}"), advice)], Some(link))))

@@ -104,13 +104,14 @@ const OPENINGS: &[&str] = &[
 
 const WRAPPERS: &[&str] = &[
     "(\n@piece\n)",
-    "{\n@piece\n} | cat",
+    // Both streams: what passes through `cat` would race with what does not.
+    "{\n@piece\n} 2>&1 | cat",
     "{\n@piece\n} > inner-@i 2>&1\ncat inner-@i",
     "wrapped() {\n@piece\n}\nwrapped",
     "text=$(\n@piece\n)\necho \"$text\" | tr -d '\\0'",
     "if :; then\n@piece\nfi",
     "{\n@piece\n} &\nwait $!\necho \"status $?\"",
-    "cat <(\n@piece\n)",
+    "cat <(\n{\n@piece\n} 2>&1\n)",
 ];
 
 const KINDS: &[&[&str]] =
@@ -207,7 +208,7 @@ const SUBSTITUTIONS: &[&str] = &[
 const JOB_CONTROL: &[&str] = &[
     "( set -m; sleep 0 & wait $!; echo \"status $?\" )",
     "( set -m; { sleep 1000 & k=$!; asleep $k; [ \"$(ps -o pgid= -p $k | tr -d ' ')\" = $k ] && echo 'own group'; kill -TERM -- -$k; wait $k; echo \"status $?\"; } 2> /dev/null )",
-    "( set -m; seq @n | tail -n 1 & wait $!; jobs )",
+    "( set -m; { seq @n | tail -n 1 & wait $!; } 2> /dev/null )",
     "( set -m; { sleep 1000 & k=$!; asleep $k; kill -@t %1; wait $k; echo \"status $?\"; } 2> /dev/null )",
     "( set -m; { ( kill -STOP $BASHPID; echo resumed ) & k=$!; until [ \"$(ps -o s= -p $k)\" = T ]; do sleep 0.002; done; kill -CONT $k; wait -f $k; echo \"status $?\"; } 2> /dev/null )",
     "bash -m -c 'sleep 0.01 & wait; echo in -m; exit @c' 2> /dev/null; echo \"status $?\"",

@@ -58,7 +58,7 @@ int main(int argc, char **argv)
     copy(out, "/proc/self/status", status);
     copy(out, "/proc/self/limits", NULL);
     copy(out, "/proc/self/timers", NULL);
-    copy(out, "/proc/self/oom_score_adj", NULL);
+    /* Not oom_score_adj, which is another one (docs/differences.md). */
     copy(out, "/proc/self/coredump_filter", NULL);
     copy(out, "/proc/self/timerslack_ns", NULL);
     copy(out, "/proc/self/personality", NULL);

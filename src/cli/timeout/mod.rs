@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use pinfold::report::MainEnd;
-use pinfold::signal::{self, Received, SignalQueue, SignalStream};
+use pinfold::signal::{self, Received, SignalQueue, SignalStream, Wake};
 use pinfold::{Command, Error, Guard, Job, ProcessGroup, Report, Signal, SpawnError, SpawnStage, Supervisor};
 
 use super::quote::quote;
@@ -154,6 +154,7 @@ async fn hold(
     let spawned = {
         let mut spawning = std::pin::pin!(supervisor.spawn(command));
         loop {
+            let _wake = Wake::at(limit.at);
             let wish = tokio::select! {
                 biased;
                 spawned = &mut spawning => break spawned,
@@ -179,6 +180,7 @@ async fn hold(
         limit.send(&job, wish).await;
     }
     loop {
+        let _wake = Wake::at(limit.at);
         let wish = tokio::select! {
             biased;
             received = signals.recv() => {

@@ -1,0 +1,125 @@
+//! A job that stops whatever it may signal, pinfold and its guard too (`kill -STOP -1`): its deadline holds all the same.
+
+mod support;
+
+use std::io::Write as _;
+use std::process::Stdio;
+
+use support::own_cgroup::OwnCgroup;
+use support::{PINFOLD, Ran, Run, has_cgroup, has_program, has_root, slowness};
+
+/// A signal to -1 reaches all processes of the user: each test has its own.
+const USER: u32 = 61_234;
+const KILLED: u32 = 61_237;
+
+/// Runs `pinfold WORDS` as a user in the user's own cgroup, and bounds it.
+fn run_as_user(words: &[&str], stdin: &str) -> Ran {
+    let cgroup = OwnCgroup::of(USER);
+    let script = format!(
+        r#"{}; exec timeout -s KILL 60 setpriv --reuid {USER} --regid {USER} --clear-groups "$@""#,
+        cgroup.enter()
+    );
+    let mut run = Run::bare(["bash", "-c", &script, "bash", PINFOLD].iter().chain(words));
+    run.command().current_dir("/").stdin(Stdio::piped());
+    let mut running = run.start();
+    let mut input = running.child.stdin.take().unwrap();
+    input.write_all(stdin.as_bytes()).unwrap();
+    drop(input);
+    running.finish()
+}
+
+fn bounded(ran: Ran, code: i32) {
+    let ran = ran.assert_code(code);
+    assert!(ran.elapsed.as_secs_f64() < 8.0 * slowness(), "{ran:#?}");
+}
+
+/// Once; again and again, so that each step of the end is held up too; and through `pinfold timeout`.
+#[test]
+fn the_deadline_of_a_job_that_stops_its_supervisor() {
+    if !has_root() || !has_program("setpriv") || !has_cgroup() {
+        return;
+    }
+    let once = "kill -STOP -1; exec sleep 999";
+    let always = "trap '' TERM; while :; do kill -STOP -1; sleep 0.02; done";
+    for containment in ["cgroup", "subreaper"] {
+        for job in [once, always] {
+            let words = ["run", "--containment", containment, "-t", "1", "--grace", "1s", "--", "bash", "-c", job];
+            bounded(run_as_user(&words, ""), 124);
+        }
+    }
+    bounded(run_as_user(&["run", "--idle-timeout", "1s", "--grace", "1s", "--", "bash", "-c", once], ""), 124);
+    bounded(run_as_user(&["timeout", "-k", "1", "1", "bash", "-c", once], ""), 124);
+}
+
+/// A person's own SIGSTOP holds pinfold until the deadline; without a deadline, until SIGCONT.
+#[test]
+fn a_stop_by_a_person() {
+    for (options, expected) in [(&["-t", "2"][..], 124), (&[], 7)] {
+        let job = [
+            "--",
+            "bash",
+            "-c",
+            "echo up; eval \"$0\"",
+            if options.is_empty() { "read -r line; exit 7" } else { "exec sleep 999" },
+        ];
+        let mut run = Run::new(options.iter().chain(&job));
+        run.command().stdin(Stdio::piped());
+        let mut running = run.start();
+        assert_eq!(running.line(), "up");
+        let pinfold = rustix::process::Pid::from_raw(running.pinfold_pid()).unwrap();
+        let send = |signal| rustix::process::kill_process(pinfold, signal).unwrap();
+        send(rustix::process::Signal::STOP);
+        support::wait_for(|| {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", pinfold.as_raw_nonzero())).ok()?;
+            stat.contains(") T ").then_some(())
+        });
+        if options.is_empty() {
+            drop(running.child.stdin.take());
+            send(rustix::process::Signal::CONT);
+        }
+        let ran = running.finish().assert_code(expected);
+        assert!(ran.elapsed.as_secs_f64() < 5.0 * slowness(), "{ran:#?}");
+    }
+}
+
+/// SIGKILL of a supervisor whose job has stopped the guard.
+#[test]
+fn a_killed_supervisor_of_a_stopped_guard() {
+    if !has_root() || !has_program("setpriv") || !has_cgroup() {
+        return;
+    }
+    for containment in ["cgroup", "subreaper"] {
+        let cgroup = OwnCgroup::of(KILLED);
+        let user = format!("setpriv --reuid {KILLED} --regid {KILLED} --clear-groups");
+        let script = format!(
+            r#"{}; {user} "$@" & wait $!; while pgrep -r R,S,D,T -U {KILLED} >/dev/null; do sleep 0.05; done"#,
+            cgroup.enter()
+        );
+        let job = r#"echo up; kill -STOP -1; exec sleep 999"#;
+        let words = [PINFOLD, "run", "--containment", containment, "--", "bash", "-c", job];
+        let mut running = Run::bare(["bash", "-c", &script, "bash"].iter().chain(&words)).start();
+        assert_eq!(running.line(), "up");
+        let user_processes = || {
+            let processes = std::process::Command::new("pgrep")
+                .args(["-r", "R,S,D,T", "-U", &KILLED.to_string()])
+                .output()
+                .unwrap();
+            let pids = String::from_utf8(processes.stdout).unwrap();
+            pids.split_whitespace().map(|pid| pid.parse::<i32>().unwrap()).collect::<Vec<_>>()
+        };
+        let stopped = |pid: &i32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.contains(") T ")
+        };
+        // pinfold, its guard, and perhaps what has just started the job.
+        let pids = support::wait_for(|| {
+            Some(user_processes()).filter(|pids| pids.iter().filter(|pid| stopped(pid)).count() >= 2)
+        });
+        let pinfold = *pids.iter().filter(|pid| stopped(pid)).min().unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(pinfold).unwrap(), rustix::process::Signal::KILL)
+            .unwrap();
+        support::wait_for(|| user_processes().is_empty().then_some(()));
+        let ran = running.finish().assert_code(0);
+        assert_eq!((ran.survivors.as_str(), cgroup.directories()), ("", 0));
+    }
+}
