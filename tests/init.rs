@@ -257,7 +257,13 @@ fn by_the_name_dumb_init() {
     let init = child_of(running.child.id());
     let children = std::fs::read_to_string(format!("/proc/{init}/task/{init}/children")).unwrap();
     let guard: u32 = children.split_whitespace().next().unwrap().parse().unwrap();
-    let command = child_of(guard);
+    // The guard may have a process more while it starts one.
+    let command = wait_for(|| {
+        let children = std::fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).ok()?;
+        let is_command =
+            |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "signals\n");
+        children.split_whitespace().find(is_command)?.parse().ok()
+    });
     for signal in [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU] {
         send(init, signal);
         wait_for(|| (state_of(init) == 'T' && state_of(command) == 'T').then_some(()));

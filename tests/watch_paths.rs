@@ -85,6 +85,7 @@ fn a_watched_directory_that_is_removed_and_made_again() {
     let watcher =
         Watched::start(at, &[&OPTIONS[..], &["-w", "dist", "-w", "parent/child", "-w", "single"]].concat(), &UP);
     assert_eq!(watcher.out(), "up");
+    let pid = watcher.running.pinfold_pid();
     for action in [
         "rm -r dist; mkdir dist",
         "echo 1 >dist/a",
@@ -100,8 +101,15 @@ fn a_watched_directory_that_is_removed_and_made_again() {
         "echo 2 >parent/child/c",
         "rm single",
         "touch single",
+        // All of it is over before pinfold looks.
+        "kill -STOP $PINFOLD; mv parent late; mkdir -p parent/child; kill -CONT $PINFOLD",
+        "echo 3 >parent/child/c",
+        "kill -STOP $PINFOLD; mv dist late2; mkdir dist; kill -CONT $PINFOLD",
+        "echo 3 >dist/c",
+        "kill -STOP $PINFOLD; rm -r dist; mkdir -p dist/sub; kill -CONT $PINFOLD",
+        "echo 3 >dist/sub/c",
     ] {
-        shell(at, action);
+        shell(at, &format!("PINFOLD={pid}; {action}"));
         watcher.assert_restart(action);
         while let Ok(line) = watcher.stdout.recv_timeout(std::time::Duration::from_millis(300)) {
             assert_eq!(line, "up", "{action}");

@@ -78,7 +78,7 @@ impl Watched {
 
     /// The command runs again, whatever pinfold prints.
     pub fn assert_restart(&self, action: &str) {
-        assert_eq!(self.out(), "up", "{action}");
+        assert_eq!(self.stdout.recv_timeout(PATIENCE).as_deref(), Ok("up"), "{action}");
         while self.stderr.try_recv().is_ok() {}
     }
 

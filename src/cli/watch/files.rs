@@ -126,7 +126,8 @@ impl Files {
                     self.stale = true;
                     changed.extend(self.roots.iter().filter_map(|root| root.directory().map(Path::to_owned)));
                 }
-                Event::Step => rerouted = true,
+                // The path may be the same, and the directory another one.
+                Event::Step => self.stale = true,
                 Event::Entry { path, mask } => {
                     // The file may be a link now.
                     rerouted |= mask.intersects(EventMask::CREATE | EventMask::MOVED_TO)
@@ -161,8 +162,10 @@ impl Files {
                 self.unwatched.retain(|known| !known.starts_with(path));
                 if self.watches.contains(path) {
                     self.watches.forget(path);
-                    changed
-                        .extend((0..self.roots.len()).any(|root| self.matters(root, path, true)).then(|| path.into()));
+                    let is_root = self.roots.iter().any(|root| root.directory() == Some(path));
+                    if is_root || (0..self.roots.len()).any(|root| self.matters(root, path, true)) {
+                        changed.push(path.to_owned());
+                    }
                 }
             } else if appears {
                 for root in 0..self.roots.len() {
@@ -236,8 +239,8 @@ impl Files {
         let mut visited = HashSet::new();
         for root in 0..self.roots.len() {
             let Some(directory) = self.roots[root].directory().map(Path::to_owned) else { continue };
-            if !self.watches.contains(&directory) {
-                // It was removed and made again.
+            if matches!(self.watches.add(&directory), Ok(true)) {
+                // It was removed or moved, and made again.
                 changed.push(self.roots[root].given.clone());
             }
             // The files in there have not changed for that alone.
