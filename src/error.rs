@@ -2,9 +2,8 @@
 
 use rustix::io::Errno;
 
-use crate::containment::Refusal;
-use crate::report::{NotRemoved, ProcessList};
-use crate::text::printable;
+use crate::report::text::printable;
+use crate::report::{NotRemoved, ProcessList, Refusal};
 
 /// The library's result.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -85,7 +84,7 @@ pub enum Error {
         /// The command's name as it was given.
         program: String,
         /// What ended it.
-        reason: crate::stop::Reason,
+        reason: crate::report::Reason,
     },
     /// A job did not get ready ([`Job::ready`](crate::Job::ready)).
     #[error("{} did not get ready: {}", printable(program), printable(why))]
@@ -138,17 +137,17 @@ impl Error {
                 Errno::NOENT => 127,
                 _ => 126,
             },
-            Self::EndedEarly { reason: crate::stop::Reason::Deadline, .. } => 124,
+            Self::EndedEarly { reason: crate::report::Reason::Deadline, .. } => 124,
             Self::Hangs(_) => 122,
             _ => 125,
         }
     }
 }
 
-fn ended_by(reason: &crate::stop::Reason) -> &'static str {
+fn ended_by(reason: &crate::report::Reason) -> &'static str {
     match reason {
-        crate::stop::Reason::Deadline => "its deadline",
-        crate::stop::Reason::Stopped => "a stop",
+        crate::report::Reason::Deadline => "its deadline",
+        crate::report::Reason::Stopped => "a stop",
         _ => "a kill",
     }
 }
@@ -305,7 +304,7 @@ pub struct HangingStart {
     /// What had ended the job: its deadline, a stop, or that the step took too long ([`Reason::SpawnFailed`]).
     ///
     /// [`Reason::SpawnFailed`]: crate::report::Reason::SpawnFailed
-    pub reason: crate::stop::Reason,
+    pub reason: crate::report::Reason,
     /// The processes that SIGKILL did not end.
     pub unkillable: ProcessList,
     /// The directories that stay as long as these do.

@@ -115,58 +115,41 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
-mod attached;
 pub mod blocking;
-mod caller;
-mod command;
-mod containment;
+mod cgroup;
 pub mod doctor;
-mod driver;
 mod error;
-pub mod events;
 mod guard;
-mod host;
-mod inherited;
 mod job;
-mod limits;
-mod maker;
-mod means;
-mod oom_score;
-pub mod output;
-pub mod pidfd;
+mod kernel;
 pub mod pool;
-mod process;
-mod pty;
-mod queue;
-mod ready;
-mod reap;
 pub mod report;
-mod rlimit;
-#[doc(hidden)]
-pub mod settle;
-pub mod signal;
-mod startup;
-mod stop;
+mod subreaper;
 mod supervisor;
-pub mod sweep;
-mod sys;
-pub mod text;
-mod told;
-mod user;
-mod wake;
 
-pub use command::{Command, ProcessGroup, Stdio};
+/// Signals by name and number, and those of this process as a queue.
+pub mod signal {
+    pub use crate::kernel::signal::*;
+    pub use crate::supervisor::SignalStream;
+}
+
+pub use cgroup::limits::{Controller, IoMax, Limits};
 pub use error::{Error, HangingStart, Result, SpawnError, SpawnStage};
 pub use guard::{Guard, init, init_with};
-pub use inherited::{adopt_descriptor, raise_own_limits, was_closed};
-pub use job::{Job, JobHandle};
-pub use limits::{Controller, IoMax, Limits, Size};
+pub use job::command::{Command, ProcessGroup, Stdio};
+pub use job::ready::Readiness;
+#[doc(hidden)]
+pub use job::settle;
+pub use job::stop::{Leftovers, SignalTo};
+pub use job::{Job, JobHandle, output};
+pub use kernel::inherited::{adopt_descriptor, raise_own_limits, was_closed};
+pub use kernel::pidfd;
+pub use kernel::pty::Pty;
+pub use kernel::rlimit::Rlimit;
+pub use kernel::signal::Signal;
+pub use kernel::size::Size;
+pub use kernel::user::User;
 pub use pool::Pool;
-pub use pty::Pty;
-pub use ready::Readiness;
 pub use report::Report;
-pub use rlimit::Rlimit;
-pub use signal::Signal;
-pub use stop::{Leftovers, SignalTo};
-pub use supervisor::{Builder, Supervisor};
-pub use user::User;
+pub use report::text;
+pub use supervisor::{Builder, Supervisor, events, sweep};

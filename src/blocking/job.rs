@@ -5,20 +5,20 @@ use std::time::Duration;
 
 use super::{Driver, Events, InputStream, Lines, OutputStream};
 use crate::error::Result;
-use crate::output::Output;
-use crate::ready::Readiness;
+use crate::job::output::Output;
+use crate::job::ready::Readiness;
+use crate::kernel::signal::Signal;
 use crate::report::{ProcessInfo, Report, Usage};
-use crate::signal::Signal;
 
 /// A job, as [`crate::Job`]. Dropped before it has ended, it is killed.
 #[derive(Debug)]
 pub struct Job {
-    inner: crate::Job,
+    inner: crate::job::Job,
     driver: Driver,
 }
 
 impl Job {
-    pub(super) fn new(inner: crate::Job, driver: &Driver) -> Self {
+    pub(super) fn new(inner: crate::job::Job, driver: &Driver) -> Self {
         Self { inner, driver: driver.clone() }
     }
 
@@ -243,7 +243,7 @@ impl Job {
 /// ```
 #[derive(Clone, Debug)]
 pub struct JobHandle {
-    inner: crate::JobHandle,
+    inner: crate::job::JobHandle,
     driver: Driver,
 }
 

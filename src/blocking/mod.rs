@@ -26,9 +26,9 @@ mod streams;
 
 use std::os::fd::AsFd;
 
-use crate::command::Command;
-use crate::driver::Driver;
 use crate::error::Result;
+use crate::job::command::Command;
+use crate::supervisor::driver::Driver;
 
 pub use job::{Job, JobHandle};
 pub use pool::{Completed, Handle, Outcomes, Pool};
@@ -38,7 +38,7 @@ pub use streams::{Events, InputStream, JobEvents, Lines, OutputStream};
 #[derive(Clone, Debug)]
 pub struct Supervisor {
     // Before the thread that it lives in.
-    inner: crate::Supervisor,
+    inner: crate::supervisor::Supervisor,
     driver: Driver,
 }
 
@@ -48,7 +48,7 @@ impl Supervisor {
     /// # Errors
     /// As [`crate::Supervisor::start`]; [`Error::System`](crate::Error::System) where no thread can be started.
     pub fn start() -> Result<Self> {
-        Self::start_with(crate::Supervisor::builder())
+        Self::start_with(crate::supervisor::Supervisor::builder())
     }
 
     /// Starts with other than the defaults.
@@ -60,7 +60,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// As [`start`](Self::start).
-    pub fn start_with(builder: crate::Builder) -> Result<Self> {
+    pub fn start_with(builder: crate::supervisor::Builder) -> Result<Self> {
         let driver = Driver::start()?;
         let inner = driver.wait(builder.start())?;
         Ok(Self { inner, driver })

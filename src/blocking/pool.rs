@@ -21,7 +21,7 @@ impl Supervisor {
 /// cancelled and what runs is killed.
 #[derive(Clone, Debug)]
 pub struct Pool {
-    inner: crate::Pool,
+    inner: crate::pool::Pool,
     driver: Driver,
 }
 

@@ -5,23 +5,24 @@ use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Driver;
-use crate::output::{self, Line};
+use crate::job::output;
+use crate::job::output::Line;
 
 /// The events of a job, as an iterator that waits.
 #[derive(Debug)]
 pub struct Events {
-    inner: crate::events::Events,
+    inner: crate::supervisor::events::Events,
     driver: Driver,
 }
 
 impl Events {
-    pub(super) fn new(inner: crate::events::Events, driver: &Driver) -> Self {
+    pub(super) fn new(inner: crate::supervisor::events::Events, driver: &Driver) -> Self {
         Self { inner, driver: driver.clone() }
     }
 }
 
 impl Iterator for Events {
-    type Item = crate::events::Event;
+    type Item = crate::supervisor::events::Event;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.driver.wait(self.inner.next_event())
@@ -31,18 +32,18 @@ impl Iterator for Events {
 /// The events of all jobs of a supervisor, as an iterator that waits.
 #[derive(Debug)]
 pub struct JobEvents {
-    inner: crate::events::JobEvents,
+    inner: crate::supervisor::events::JobEvents,
     driver: Driver,
 }
 
 impl JobEvents {
-    pub(super) fn new(inner: crate::events::JobEvents, driver: &Driver) -> Self {
+    pub(super) fn new(inner: crate::supervisor::events::JobEvents, driver: &Driver) -> Self {
         Self { inner, driver: driver.clone() }
     }
 }
 
 impl Iterator for JobEvents {
-    type Item = crate::events::JobEvent;
+    type Item = crate::supervisor::events::JobEvent;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.driver.wait(self.inner.next_event())

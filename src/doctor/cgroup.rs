@@ -2,7 +2,7 @@
 
 use super::facts::{Cgroup, Facts, Mount, Tried};
 use super::{Finding, Section, verdict, words};
-use crate::containment::{NO_CGROUP2, NO_PROC, NOT_DELEGATED, READ_ONLY};
+use crate::cgroup::{NO_CGROUP2, NO_PROC, NOT_DELEGATED, READ_ONLY};
 
 const SECTION: Section = Section::Cgroup;
 

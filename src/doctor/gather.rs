@@ -10,9 +10,11 @@ use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, fgetxattr, fstatf
 use rustix::process::{Pid, geteuid};
 
 use super::facts::*;
-use crate::containment::{self, cgroup, lock, mount, probe};
-use crate::process::ProcessInfo;
-use crate::sys;
+use crate::cgroup as containment;
+use crate::cgroup::{cgroup, lock};
+use crate::doctor::probe;
+use crate::kernel::{mount, sys};
+use crate::report::ProcessInfo;
 
 /// The inode of the machine's own cgroup namespace (`PROC_CGROUP_INIT_INO`, include/linux/proc_ns.h).
 const MACHINES_CGROUP_NAMESPACE: u64 = 0xEFFF_FFFB;

@@ -17,6 +17,8 @@ mod facts;
 
 mod gather;
 mod kernel;
+mod probe;
+mod probe_child;
 mod surroundings;
 mod text;
 mod verdict;

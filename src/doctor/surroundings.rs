@@ -2,7 +2,7 @@
 
 use super::facts::{ContainerKind, Facts, Manager, Tried};
 use super::{Containment, Finding, Section, Verdict};
-use crate::containment::NO_PROC;
+use crate::cgroup::NO_PROC;
 
 /// With fewer, few jobs can be held at a time: each takes about ten.
 const FEW_FILES: u64 = 256;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::text::printable;
+use crate::report::text::printable;
 
 use super::{Containment, Examination, Mark, Section};
 

@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::facts::{Facts, Scratch, Tried};
 use super::{kernel, words};
-use crate::containment::{Refusal, base};
+use crate::cgroup::base;
 use crate::error::{SpawnError, SpawnStage};
+use crate::report::Refusal;
 
 /// How jobs can be held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,10 +14,11 @@ use std::time::Duration;
 
 use super::identity::Variable;
 use super::protocol::{NEW_SESSION, NEW_SESSION_ON_TERMINAL, NEW_TERMINAL};
-use super::raw::{call, checked};
 use crate::error::SpawnStage;
-use crate::host::Changed;
-use crate::{oom_score, sys};
+use crate::kernel::host::Changed;
+use crate::kernel::oom_score;
+use crate::kernel::raw::{call, checked};
+use crate::kernel::sys;
 
 /// A start that has not come to the exec within this time is ended.
 pub const EXEC_BOUND: Duration = Duration::from_secs(10);

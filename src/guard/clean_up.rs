@@ -11,13 +11,14 @@ use super::KILL_BOUND;
 use super::event_loop::{BASE, Guard};
 use super::protocol::{self, FromGuard, ToGuard};
 use super::sweep::{SweepAll, hurry};
-use crate::containment::cgroup::{Cgroup, populated};
-use crate::containment::delegation;
-use crate::containment::descendants::{self, Descendants};
-use crate::containment::passes::Passes;
-use crate::reap::{self, Reap};
-use crate::signal::Signal;
-use crate::sys;
+use crate::cgroup::cgroup::{Cgroup, populated};
+use crate::cgroup::delegation;
+use crate::kernel::passes::Passes;
+use crate::kernel::reap::Reap;
+use crate::kernel::signal::Signal;
+use crate::kernel::{reap, sys};
+use crate::subreaper::descendants;
+use crate::subreaper::descendants::Descendants;
 
 /// So long after their last signals jobs are killed: within the second of promise 2.
 const FAREWELL: Duration = Duration::from_millis(500);

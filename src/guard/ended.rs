@@ -8,9 +8,10 @@ use rustix::io::Result;
 
 use super::event_loop::{CHILDREN, Guard};
 use super::protocol::{End, FromGuard, JobId};
-use crate::containment::descendants;
-use crate::reap::{self, Reap, Reaped};
-use crate::sys;
+use crate::kernel::reap;
+use crate::kernel::reap::{Reap, Reaped};
+use crate::kernel::sys;
+use crate::subreaper::descendants;
 
 impl Guard {
     pub(super) fn child_ended(&mut self) -> Result<()> {

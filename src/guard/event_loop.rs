@@ -16,9 +16,9 @@ use super::protocol::{self, FromGuard, JobId, Spent, ToGuard};
 use super::spawn::Job;
 use super::sweep;
 use super::terminal::Kept;
-use crate::containment::cgroup::Cgroup;
-use crate::containment::delegation::Undo;
-use crate::sys;
+use crate::cgroup::cgroup::Cgroup;
+use crate::cgroup::delegation::Undo;
+use crate::kernel::sys;
 
 /// A kill bound may be longer: then it is waited again. What does not fit into an `int` of milliseconds takes `epoll_pwait2`, which
 /// came with Linux 5.11.

@@ -9,7 +9,7 @@ use std::ffi::c_char;
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use serde::{Deserialize, Serialize};
 
-use super::raw::{call, checked};
+use crate::kernel::raw::{call, checked};
 
 /// What such a variable holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

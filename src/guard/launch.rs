@@ -20,12 +20,12 @@ use rustix::process::{Pid, getpid, kill_process};
 use super::child::{EXEC_BOUND, Outcome, Plan};
 use super::clone::{Place, Stack, clone_beside, clone_main};
 use super::protocol::JobId;
-use super::raw::{call, checked};
 use super::spawn::{Failure, Ordered, reap};
 use crate::error::SpawnStage;
-use crate::pidfd::Pidfd;
-use crate::reap::Reaped;
-use crate::sys;
+use crate::kernel::pidfd::Pidfd;
+use crate::kernel::raw::{call, checked};
+use crate::kernel::reap::Reaped;
+use crate::kernel::sys;
 
 /// How long the guard waits for an exec before it goes on with its other work.
 const PATIENCE: Duration = Duration::from_millis(20);

@@ -8,19 +8,16 @@ mod ended;
 mod event_loop;
 pub(crate) mod identity;
 mod launch;
-pub(crate) mod link;
-mod orphans;
 mod outer;
 mod pace;
-mod program;
+pub(crate) mod program;
 pub(crate) mod protocol;
-pub(crate) mod raw;
 mod slice;
 mod spawn;
 mod starts;
-mod sweep;
+pub(crate) mod startup;
+pub(crate) mod sweep;
 pub(crate) mod terminal;
-pub(crate) mod watchdog;
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -35,13 +32,13 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair}
 use rustix::process::Pid;
 
 use crate::error::{Error, Result, short_of_descriptors};
-use crate::host::Host;
-use crate::maker::Maker;
-use crate::{inherited, oom_score, reap, startup, sys, wake};
+use crate::kernel::host::Host;
+use crate::kernel::maker::Maker;
+use crate::kernel::oom_score;
+use crate::kernel::{inherited, reap, sys, wake};
 pub(crate) use program::{Embedded, Program};
 
-/// The name that a guard is started under, and shows in `ps`.
-pub(crate) const NAME: &str = "pinfold-guard";
+pub(crate) use crate::cgroup::base::GUARD_NAME as NAME;
 
 /// How long the guard waits for what SIGKILL has been sent to, when its supervisor is gone.
 pub(crate) const KILL_BOUND: Duration = Duration::from_secs(10);
@@ -119,7 +116,7 @@ impl Guard {
     ///
     /// It also lowers its `oom_score_adj`, and so the guard's, where it may (CAP_SYS_RESOURCE); jobs get what it was. And from the
     /// deadline of a job on the kernel sends it SIGCONT until the job has ended, in case the job has stopped it: a
-    /// [`SignalQueue`](crate::signal::SignalQueue) leaves those out.
+    /// [`SignalQueue`](crate::kernel::signal::SignalQueue) leaves those out.
     ///
     /// # Errors
     /// [`Error::System`] with `EBUSY` where this process has a second thread; with the errno of socketpair(2) or fork(2).
@@ -194,7 +191,7 @@ impl Guard {
         let host = Host::now();
         let (ours, theirs) = pair()?;
         // Before it runs: a program that is no guard, and would start itself again and again, finds it there.
-        link::greet(&ours, true)?;
+        protocol::greet(&ours, true)?;
         let child = program.execute(theirs, nested)?;
         Ok(Self {
             socket: ours,

@@ -10,10 +10,10 @@ use rustix::process::{Pid, PidfdFlags, getpid, getppid, pidfd_open, set_child_su
 
 use super::sweep::{SweepAll, hurry};
 use super::{KILL_BOUND, event_loop};
-use crate::containment::descendants;
-use crate::pidfd::Pidfd;
-use crate::reap::{self, Reap};
-use crate::sys;
+use crate::kernel::pidfd::Pidfd;
+use crate::kernel::reap::Reap;
+use crate::kernel::{reap, sys};
+use crate::subreaper::descendants;
 
 /// Becomes the outer guard of a guard that it forks. It has settled already.
 pub(super) fn run(socket: OwnedFd) -> Result<()> {

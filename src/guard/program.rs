@@ -14,7 +14,8 @@ use rustix::io::Errno;
 
 use super::{NAME, OWN_PROGRAM_ONLY, protocol};
 use crate::error::{Error, Result, short_of_descriptors};
-use crate::startup::{self, Home};
+use crate::guard::startup;
+use crate::guard::startup::Home;
 
 /// Names the guard program of a library host.
 const VARIABLE: &str = "PINFOLD_GUARD";
@@ -167,7 +168,7 @@ fn no_proc() -> String {
 }
 
 /// How to provide a guard program, for messages.
-pub(super) fn ways() -> String {
+pub(crate) fn ways() -> String {
     format!(
         "install the pinfold command of this version in PATH, name a guard program in {VARIABLE} or with \
          Builder::guard_program, or embed one with Builder::guard_program_bytes"
@@ -268,7 +269,7 @@ pub(super) fn asked(last: &[u8]) -> Option<Asked> {
 
 /// Why a guard that was executed is not there, from what became of the process that was to start it; none where that still
 /// runs.
-pub(super) fn ended(name: &str, status: Option<ExitStatus>) -> Error {
+pub(crate) fn ended(name: &str, status: Option<ExitStatus>) -> Error {
     let (what, likely) = match status {
         None => ("has closed its standard input".to_owned(), "it is not a guard program"),
         Some(status) => match (status.code(), status.signal()) {

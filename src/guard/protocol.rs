@@ -16,9 +16,9 @@ use serde_bytes::Bytes;
 
 use super::identity::Identity;
 use super::terminal::Settings;
-use crate::error::SpawnStage;
-use crate::host::Changed;
-use crate::process::ProcessInfo;
+use crate::error::{SpawnStage, short_of_descriptors};
+use crate::kernel::host::Changed;
+use crate::report::ProcessInfo;
 
 /// Raised with every change of the messages: a guard of another version refuses.
 pub const VERSION: u32 = 9;
@@ -256,6 +256,27 @@ pub fn refusal(buffer: &[u8]) -> Option<&str> {
     let text = buffer.strip_prefix(REFUSAL.as_bytes())?;
     let end = text.iter().position(|&byte| byte == 0).unwrap_or(text.len());
     std::str::from_utf8(&text[..end]).ok()
+}
+
+/// Sends the first message. A guard that was forked gives no `answer`.
+pub(crate) fn greet(socket: impl AsFd, answer: bool) -> crate::error::Result<()> {
+    let own = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
+        .map_err(|errno| crate::error::Error::system("pidfd_open", "this process", errno, pidfd_advice(errno)))?;
+    let hello = ToGuard::Hello { version: VERSION, answer };
+    match encode(&hello).and_then(|hello| send(socket, &hello, &[own.as_fd()])) {
+        // The end of the socket, which comes next, shows it.
+        Ok(()) | Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Ok(()),
+        Err(errno) => Err(crate::error::Error::system("sendmsg", "to the guard", errno, "")),
+    }
+}
+
+pub(crate) fn pidfd_advice(errno: Errno) -> &'static str {
+    match errno {
+        Errno::NOSYS => {
+            "Linux 5.7 or later is needed, and no seccomp filter (a unit's SystemCallFilter=) that refuses it"
+        }
+        errno => short_of_descriptors(errno),
+    }
 }
 
 #[cfg(test)]

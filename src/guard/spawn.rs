@@ -15,7 +15,7 @@ use super::child::Plan;
 use super::identity::Variable;
 use super::protocol::Spec;
 use crate::error::SpawnStage;
-use crate::oom_score;
+use crate::kernel::oom_score;
 
 /// A main process that has not been reaped, or whose job is being swept.
 pub(super) struct Job {

@@ -12,9 +12,9 @@ use super::slice;
 use super::spawn::{Failure, Job, Ordered};
 use super::sweep;
 use crate::error::SpawnStage;
-use crate::pidfd::Pidfd;
-use crate::reap::Reaped;
-use crate::signal::Signal;
+use crate::kernel::pidfd::Pidfd;
+use crate::kernel::reap::Reaped;
+use crate::kernel::signal::Signal;
 
 /// Jobs are counted from 1 on.
 const SECOND: JobId = 2;

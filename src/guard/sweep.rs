@@ -8,11 +8,14 @@ use rustix::process::{Pid, getpid};
 
 use super::protocol::JobId;
 use super::spawn::Job;
-use crate::containment::chase::{self, Seen};
-use crate::containment::descendants::{self, Descendants, IsOurs};
-use crate::pidfd::Pidfd;
-use crate::process::{self, ProcessInfo};
-use crate::signal::Signal;
+use crate::kernel::pidfd::Pidfd;
+use crate::kernel::process;
+use crate::kernel::signal::Signal;
+use crate::report::ProcessInfo;
+use crate::subreaper::chase;
+use crate::subreaper::chase::Seen;
+use crate::subreaper::descendants;
+use crate::subreaper::descendants::{Descendants, IsOurs};
 
 /// So many processes are described: they have to fit into a message.
 pub(super) const TOLD: usize = 16;
@@ -171,7 +174,7 @@ impl Sweep {
 
 /// The end of all that descends from this process, in steps: SIGKILL at first, and again to whoever turns up as a child
 /// that was not seen then.
-pub(super) struct SweepAll<'a> {
+pub(crate) struct SweepAll<'a> {
     of: Descendants<'a>,
     seen: Seen,
     /// When everybody is looked at anew; none before the first step.
@@ -254,7 +257,7 @@ impl<'a> SweepAll<'a> {
 /// The path of the cgroup v2 that `pid` is in.
 fn cgroup_of(pid: i32) -> Option<String> {
     let text = std::fs::read(format!("/proc/{pid}/cgroup")).ok()?;
-    crate::containment::mount::own_path(&text).map(|path| path.to_string_lossy().into_owned())
+    crate::kernel::mount::own_path(&text).map(|path| path.to_string_lossy().into_owned())
 }
 
 /// Whether `pid` is in the leaf of one of those jobs, which answer for it.

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::io::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::sys;
+use crate::kernel::sys;
 
 /// A terminal's settings, as they travel: those of the kernel's `termios2` (ioctl_tty(2), TCGETS2), speeds of any kind included.
 #[derive(Clone, Debug, Serialize, Deserialize)]

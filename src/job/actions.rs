@@ -11,19 +11,20 @@ use tokio::io::unix::AsyncFd;
 
 use super::actor::{Actor, TELLING, passes};
 use super::emptied::{emptied, sleep_until};
-use crate::command::ProcessGroup;
-use crate::containment::descendants::Descendants;
-use crate::containment::holder::Holder;
-use crate::containment::passes::Passes;
 use crate::guard::KILL_BOUND;
 use crate::guard::protocol::ToGuard;
-use crate::process::ProcessInfo;
+use crate::job::command::ProcessGroup;
+use crate::job::settle;
+use crate::job::settle::Left;
+use crate::job::stop::{Action, Event, Phase, SignalTo};
+use crate::kernel::passes::Passes;
+use crate::kernel::signal::Signal;
+use crate::kernel::sys;
+use crate::kernel::wake::Wake;
+use crate::report::ProcessInfo;
 use crate::report::{Figure, NotRemoved, Reason, Report};
-use crate::settle::{self, Left};
-use crate::signal::Signal;
-use crate::stop::{Action, Event, Phase, SignalTo};
-use crate::sys;
-use crate::wake::Wake;
+use crate::subreaper::descendants::Descendants;
+use crate::supervisor::holder::Holder;
 
 /// The stop signal, and SIGCONT, take so long at most: the grace period, within these bounds.
 const LEAST_TELLING: Duration = Duration::from_millis(250);
@@ -95,7 +96,7 @@ impl Actor {
         let time = self.terms.stop.grace.clamp(LEAST_TELLING, MOST_TELLING);
         let passes = if all { passes(time) } else { Passes::new(0, Duration::ZERO) };
         let (stopped, described) = (&mut self.report.stopped, Instant::now() + DESCRIBING.min(time / 2));
-        // Some have received a signal of this stop before: another one, or as processes that are no filters.
+        // Some have received a signal of this stop before: another one, or as processes that were not finishing.
         let signalled = &mut self.signalled;
         let told = self.holder.with_reserve(|holder| {
             // Who was missed is killed when the grace period is over.
@@ -121,19 +122,19 @@ impl Actor {
         }
     }
 
-    /// Whether filters are left when the short part of the settle time is over.
-    pub(super) fn look_for_filters(&mut self) -> bool {
+    /// Whether processes are left that are finishing, when the short part of the settle time is over.
+    pub(super) fn look_at_left(&mut self) -> bool {
         let input = self.order.input;
         let left = self.holder.with_reserve(|holder| Left::look(&holder.processes().0, input));
-        let has_filters = !left.filters.is_empty();
-        if has_filters {
+        let any = !left.finishing.is_empty();
+        if any {
             self.left = left;
         }
-        has_filters
+        any
     }
 
-    /// Stops the processes that are no filters. A process that was started since belongs to a filter, or is found when the
-    /// settle time is over.
+    /// Stops the processes that are not finishing. A process that was started since belongs to one that is, or is found when
+    /// the settle time is over.
     fn stop_others(&mut self) {
         if self.left.others.is_empty() {
             return;
@@ -311,7 +312,7 @@ impl Actor {
 
     /// A watch on the leaf, or none where the kernel refuses one: then it is looked at from time to time.
     pub(super) fn open_watch(&self) -> Option<AsyncFd<Arc<OwnedFd>>> {
-        sys::watched_shared(self.holder.leaf()?.events(), Interest::PRIORITY).ok()
+        crate::supervisor::watch::watched_shared(self.holder.leaf()?.events(), Interest::PRIORITY).ok()
     }
 
     pub(super) async fn remove_leaf(&mut self) {
@@ -370,7 +371,7 @@ impl Actor {
         if self.report.reason != Reason::Oom {
             self.report.reason = self.machine.reason;
         }
-        self.events.follow(&self.report, self.report.reason);
+        self.report.publish(&self.events, self.report.reason);
         let exit_code = Report::exit_code_of(self.report.reason, self.report.main.as_ref());
         Arc::new(self.report.finish(usage, exit_code))
     }

@@ -11,29 +11,30 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
 use super::Request;
+use super::draft::Draft;
 use super::emptied::{emptied, sleep_until};
 use super::ending::{Ending, main_end, seen};
 use super::order::Order;
 use super::terms::Terms;
-use crate::containment::Refusal;
-use crate::containment::holder::Holder;
-use crate::containment::oom;
-use crate::containment::passes::Passes;
-use crate::containment::usage::Seen;
+use crate::cgroup::usage::Seen;
 use crate::error::{Result, SpawnStage};
-use crate::events::Log;
-use crate::guard::link::{Answer, Link};
 use crate::guard::protocol::{FromGuard, JobId, Spent};
-use crate::guard::watchdog::Owed;
-use crate::pidfd::Pidfd;
-use crate::queue::{Receiver, Sender};
-use crate::report::{ContainmentKind, Draft, Report, Usage};
-use crate::settle::Left;
-use crate::signal::Signal;
-use crate::stop::{Event, Machine, Phase};
+use crate::job::oom;
+use crate::job::settle::Left;
+use crate::job::stop::{Event, Machine, Phase};
+use crate::job::told::Teller;
+use crate::kernel::passes::Passes;
+use crate::kernel::pidfd::Pidfd;
+use crate::kernel::signal::Signal;
+use crate::kernel::wake::Wake;
+use crate::report::Refusal;
+use crate::report::{ContainmentKind, Report, Usage};
 use crate::supervisor::Inner;
-use crate::told::Teller;
-use crate::wake::Wake;
+use crate::supervisor::events::Log;
+use crate::supervisor::holder::Holder;
+use crate::supervisor::link::{Answer, Link};
+use crate::supervisor::queue::{Receiver, Sender};
+use crate::supervisor::watchdog::Owed;
 
 /// How often a tree is gone through to tell everybody, and for how long: one that is new each time is not polite either. In a
 /// chain whose links end as soon as they are told, each pass may find only the next one. Meanwhile nothing else is heard.
@@ -113,7 +114,7 @@ pub(super) struct Actor {
     pub(super) wake: Wake,
     pub(super) short_settle_over: Option<Instant>,
     pub(super) settle_over: Option<Instant>,
-    /// The processes that were left when the short part of the settle time was over, if filters were among them.
+    /// The processes that were left when the short part of the settle time was over, if some of them were finishing.
     pub(super) left: Left,
     /// The processes that have received a signal of the stop.
     pub(super) signalled: HashSet<Pid>,
@@ -228,7 +229,7 @@ impl Actor {
                 Incoming::Event(event) => Box::pin(self.handle(event)).await,
                 Incoming::Answer(message, _) => Box::pin(self.hear(message)).await,
             }
-            self.events.follow(&self.report, self.machine.reason);
+            self.report.publish(&self.events, self.machine.reason);
         }
     }
 
@@ -299,7 +300,7 @@ impl Actor {
         loop {
             let timer = [
                 (self.deadline, Event::Deadline),
-                (self.short_settle_over, Event::ShortSettleOver { filters: false }),
+                (self.short_settle_over, Event::ShortSettleOver { finishing: false }),
                 (self.settle_over, Event::SettleOver),
                 (self.grace_over, Event::GraceOver),
                 (self.bound_over, Event::BoundOver),
@@ -366,7 +367,7 @@ impl Actor {
                         Event::Deadline => self.deadline = None,
                         Event::ShortSettleOver { .. } => {
                             self.short_settle_over = None;
-                            return Incoming::Event(Event::ShortSettleOver { filters: self.look_for_filters() });
+                            return Incoming::Event(Event::ShortSettleOver { finishing: self.look_at_left() });
                         }
                         Event::SettleOver => self.settle_over = None,
                         Event::GraceOver => self.grace_over = None,

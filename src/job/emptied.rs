@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::containment::leaf::Leaf;
+use crate::cgroup::leaf::Leaf;
 
 /// How often a leaf is looked at that can't be watched: no memory, or this user's watches are at their limit
 /// (`/proc/sys/fs/epoll/max_user_watches`, epoll(7)).

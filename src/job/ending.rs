@@ -7,19 +7,19 @@ use std::sync::Arc;
 use tokio::io::unix::AsyncFd;
 
 use super::actor::Actor;
-use crate::containment::holder::Holder;
 use crate::guard::protocol::{End, ToGuard};
-use crate::pidfd::Pidfd;
+use crate::kernel::pidfd::Pidfd;
+use crate::kernel::signal::Signal;
 use crate::report::MainEnd;
-use crate::signal::Signal;
-use crate::sys::{self, SharedPidfd};
+use crate::supervisor::holder::Holder;
+use crate::supervisor::watch::SharedPidfd;
 
 pub(super) struct Ending(AsyncFd<SharedPidfd>);
 
 impl Ending {
     /// None where it can't be watched: the guard tells it all the same.
     pub fn of(main: &Arc<Pidfd>) -> Option<Self> {
-        sys::watched_pidfd(main.clone()).ok().map(Self)
+        crate::supervisor::watch::watched_pidfd(main.clone()).ok().map(Self)
     }
 
     /// Waits until the process has ended, reaped or not (pidfd_open(2): its descriptor is readable from then on).

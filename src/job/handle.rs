@@ -6,10 +6,10 @@ use tokio::sync::oneshot;
 
 use super::{Job, Request};
 use crate::error::{Error, Result};
-use crate::pidfd::Pidfd;
-use crate::queue::WeakSender;
+use crate::kernel::pidfd::Pidfd;
+use crate::kernel::signal::Signal;
 use crate::report::ProcessInfo;
-use crate::signal::Signal;
+use crate::supervisor::queue::WeakSender;
 
 /// Acts on a job that somebody else holds, a pool say, and does not keep it alive ([`Job::handle`]). Cheap to clone.
 ///

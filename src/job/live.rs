@@ -11,12 +11,11 @@ use tokio::sync::oneshot;
 
 use super::actor::Actor;
 use super::{Job, JobHandle, Request as JobRequest};
-use crate::containment::cgroup::{State, state};
+use crate::cgroup::cgroup::{State, state};
 use crate::error::{Error, Result};
+use crate::job::stop::Phase;
+use crate::job::told::Told;
 use crate::report::{MainEnd, Reason, Report, Usage};
-use crate::stop::Phase;
-use crate::sys;
-use crate::told::Told;
 
 /// A process in the kernel's hands (state D) does not freeze before it comes back.
 const FREEZE_BOUND: Duration = Duration::from_secs(10);
@@ -216,7 +215,7 @@ impl JobHandle {
 async fn tell_frozen(events: OwnedFd, name: String, mut answer: oneshot::Sender<Result<()>>) {
     let failed = |errno| Error::system("freeze", name.clone(), errno, "");
     let done = async {
-        let events = sys::watched(events, Interest::PRIORITY).map_err(|_| failed(Errno::MFILE))?;
+        let events = crate::supervisor::watch::watched(events, Interest::PRIORITY).map_err(|_| failed(Errno::MFILE))?;
         match tokio::time::timeout(FREEZE_BOUND, frozen(&events)).await {
             Ok(done) => done.map_err(failed),
             Err(_) => Err(failed(Errno::TIMEDOUT)),

@@ -8,17 +8,17 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde_bytes::{ByteBuf, Bytes};
 
-use crate::caller::{Caller, Given};
-use crate::command::{Block, Command, ProcessGroup, Stdio};
-use crate::containment::leaf::Leaf;
+use crate::cgroup::leaf::Leaf;
 use crate::error::{Error, Result, short_of_descriptors};
-use crate::guard::link::Link;
 use crate::guard::protocol::{self, JobId, MAX_DESCRIPTORS, SHORT_SPEC, Spec, ToGuard};
-use crate::host::Changed;
-use crate::rlimit::NOFILE;
-use crate::settle::{Channel, channel_of};
-use crate::signal::Signal;
-use crate::{inherited, sys};
+use crate::job::caller::{Caller, Given};
+use crate::job::command::{Block, Command, ProcessGroup, Stdio};
+use crate::job::settle::{Channel, channel_of};
+use crate::kernel::host::Changed;
+use crate::kernel::rlimit::NOFILE;
+use crate::kernel::signal::Signal;
+use crate::kernel::{inherited, sys};
+use crate::supervisor::link::Link;
 
 /// An order that can be given, and given again.
 pub(super) struct Order {

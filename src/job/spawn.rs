@@ -8,9 +8,9 @@ use rustix::process::Pid;
 use super::actor::{Actor, Incoming, Started};
 use crate::error::{Error, HangingStart, SpawnError, SpawnStage};
 use crate::guard::protocol::FromGuard;
-use crate::pidfd::Pidfd;
+use crate::job::stop::{Event, Phase};
+use crate::kernel::pidfd::Pidfd;
 use crate::report::{Born, Reason};
-use crate::stop::{Event, Phase};
 
 impl Actor {
     /// Orders the spawn. A stop, a kill or the deadline meanwhile kills the leaf: an exec can take long.
@@ -51,7 +51,7 @@ impl Actor {
                     self.report.pid = Some(pid);
                     self.order.close();
                     self.hurried = false;
-                    self.events.follow(&self.report, self.machine.reason);
+                    self.report.publish(&self.events, self.machine.reason);
                     let pidfd = Arc::new(Pidfd::from(pidfd));
                     self.main = Pid::from_raw(pid).map(|pid| (pid, pidfd.clone()));
                     // What was asked for meanwhile may have met an empty leaf.

@@ -9,18 +9,19 @@ use rustix::termios::SpecialCodeIndex;
 use tokio::io::Interest;
 use tokio::sync::Mutex;
 
+use super::terminal::Side;
 use super::{Job, Request};
-use crate::command::Command;
 use crate::error::{Error, Result};
-use crate::output::{Activity, Captured, Channel, InputStream, Output, OutputStream, Taps, Tee};
-use crate::pty::Side;
-use crate::queue::WeakSender;
-use crate::ready::{self, By, Readiness};
+use crate::job::command::Command;
+use crate::job::output::{Activity, Captured, Channel, InputStream, Output, OutputStream, Taps, Tee};
+use crate::job::ready;
+use crate::job::ready::{By, Readiness};
+use crate::job::stop::Event;
+use crate::job::told::Told;
+use crate::kernel::signal::Signal;
+use crate::kernel::wake::Wake;
 use crate::report::Report;
-use crate::signal::Signal;
-use crate::stop::Event;
-use crate::told::Told;
-use crate::wake::Wake;
+use crate::supervisor::queue::WeakSender;
 
 /// The supervisor's ends of a job's pipes.
 #[derive(Debug)]

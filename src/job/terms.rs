@@ -1,7 +1,7 @@
 //! What a job keeps of its command while it runs: there may be thousands.
 
-use crate::command::{Command, ProcessGroup};
-use crate::stop::StopPolicy;
+use crate::job::command::{Command, ProcessGroup};
+use crate::job::stop::StopPolicy;
 
 pub(super) struct Terms {
     pub stop: StopPolicy,

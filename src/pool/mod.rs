@@ -41,8 +41,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use crate::error::{Error, Result};
-use crate::maker::Maker;
-use crate::signal::Signal;
+use crate::kernel::maker::Maker;
+use crate::kernel::signal::Signal;
 use crate::supervisor::Supervisor;
 
 pub use completed::{Completed, Handle, Outcomes};

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use super::state::{Asked, Ending, Shared};
 use super::task::{Outcome, Task};
-use crate::caller::Caller;
-use crate::command::Command;
 use crate::error::Error;
 use crate::job::Job;
-use crate::output::Output;
+use crate::job::caller::Caller;
+use crate::job::command::Command;
+use crate::job::output::Output;
 use crate::report::{Reason, Report};
 
 /// `attempts` tells how often it was started, whatever becomes of this future.

@@ -12,12 +12,12 @@ use tokio::task::AbortHandle;
 use super::completed::{Handle, Slot};
 use super::task::{Outcome, Task};
 use super::{Builder, run};
-use crate::command::Command;
 use crate::error::{Error, Result};
-use crate::queue::{Receiver, Sender, queue};
+use crate::job::command::Command;
+use crate::kernel::signal::Signal;
 use crate::report::Report;
-use crate::signal::Signal;
 use crate::supervisor::Supervisor;
+use crate::supervisor::queue::{Receiver, Sender, queue};
 
 /// How a task is to be ended; what comes later is stronger.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::command::Command;
 use crate::job::Job;
-use crate::output::Captured;
+use crate::job::command::Command;
+use crate::job::output::Captured;
 use crate::report::Report;
 
 /// The longest pause between two attempts.

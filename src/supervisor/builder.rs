@@ -8,18 +8,21 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Semaphore;
 
 use super::{Inner, STARTS, Supervisor};
-use crate::attached::Attached;
-use crate::containment::base::Base;
-use crate::containment::{self, Refusal, delegation};
-use crate::driver::Driver;
+use crate::cgroup as containment;
+use crate::cgroup::base::Base;
+use crate::cgroup::limits::Controller;
 use crate::error::{Error, Result};
-use crate::guard::link::Link;
 use crate::guard::protocol::ToGuard;
 use crate::guard::{self, Embedded, Guard, Program};
-use crate::limits::Controller;
-use crate::maker::Maker;
-use crate::means::{Means, Remade, WithoutCgroup};
+use crate::kernel::maker::Maker;
 use crate::report::ContainmentKind;
+use crate::report::Refusal;
+use crate::supervisor::attached::Attached;
+use crate::supervisor::delegation;
+use crate::supervisor::driver::Driver;
+use crate::supervisor::link::Link;
+use crate::supervisor::means::Remade;
+use crate::supervisor::means::{Means, WithoutCgroup};
 
 /// How to start a [`Supervisor`].
 #[derive(Debug, Default)]
@@ -141,7 +144,10 @@ impl Builder {
             _ => match self.in_cgroup().await? {
                 Ok(means) => means,
                 Err((refusals, _)) if limited => {
-                    return Err(Error::NoControllers { controllers: delegation::names(&self.controllers), refusals });
+                    return Err(Error::NoControllers {
+                        controllers: crate::cgroup::delegation::names(&self.controllers),
+                        refusals,
+                    });
                 }
                 Err((refused, _)) if cgroup_only => return Err(Error::NoCgroup(refused)),
                 Err((refused, link)) => self.without_cgroup(refused, link).await?,

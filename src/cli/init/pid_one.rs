@@ -95,7 +95,7 @@ fn end_leftovers(init: &Init, signals: &SignalQueue) -> Result<()> {
         Waited::TimeOver => {
             let input = rustix::fs::fstat(std::io::stdin()).ok().and_then(|stat| settle::channel_of(&stat));
             let left = Left::look(&other_processes(), input);
-            if !left.filters.is_empty() {
+            if !left.finishing.is_empty() {
                 init.debug(|| "waiting for filters that the command has left".into());
                 left.others.iter().for_each(|&pid| terminate(pid));
                 if matches!(wait_for_all(signals, start + settle::DEFAULT)?, Waited::Empty) {

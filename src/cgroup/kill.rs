@@ -1,0 +1,105 @@
+//! SIGKILL to every process of a cgroup, and again to the processes that it did not end.
+//!
+//! `cgroup.kill` sends SIGKILL to the first thread of each process (`__cgroup_kill`, kernel/cgroup/cgroup.c, Linux 5.14). Where
+//! that thread has exited and another one lives, the signal is lost: nothing takes it from the dead thread
+//! (`complete_signal`, kernel/signal.c). A signal through a pidfd goes to the whole process, so any living thread takes it.
+
+use std::collections::HashSet;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use rustix::io::{Errno, Result};
+
+use crate::cgroup::cgroup::Cgroup;
+use crate::kernel::passes::Passes;
+use crate::kernel::signal::Signal;
+
+/// How long one pass over the list of processes may take.
+const ONE_PASS: Duration = Duration::from_secs(1);
+
+/// How long after the first kill the cgroup is scanned for processes that are left. By then an ordinary job has ended.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+
+/// How long after a kill of each single process (a kernel without `cgroup.kill`), which can miss a process that was just born.
+const PAUSE_ONE_BY_ONE: Duration = Duration::from_millis(10);
+
+/// The pause doubles with each scan, up to this.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// The pause is so many times longer than the scan before it took: scans leave the CPU to the processes that are ending.
+const PAUSE_PER_SCAN: u32 = 4;
+
+/// When a cgroup that was killed is to be killed again, as long as processes are left in it.
+#[derive(Debug)]
+pub(super) struct Again {
+    at: Instant,
+    pause: Duration,
+    /// The kernel has no `cgroup.kill`, or refused it.
+    one_by_one: bool,
+}
+
+impl Cgroup {
+    /// Sends SIGKILL to every process here and below, whatever user it runs as; no fork can escape it
+    /// (`cgroup.kill`, Linux 5.14).
+    ///
+    /// It does not end a process whose first thread has exited: as long as processes are left, call [`Cgroup::kill_again`] at
+    /// the time that [`Cgroup::kill_again_at`] gives.
+    ///
+    /// # Errors
+    /// `ENOENT` or `ENODEV` where the cgroup is gone; `EMFILE` or `ENFILE` where no descriptor is free.
+    pub fn kill(&self) -> Result<()> {
+        let (killed, one_by_one) = match self.write(c"cgroup.kill", b"1") {
+            Err(errno @ (Errno::NODEV | Errno::MFILE | Errno::NFILE)) => return Err(errno),
+            Err(Errno::NOENT) if self.events().is_err() => return Err(Errno::NOENT),
+            // An older kernel, or the write is refused for any other reason.
+            Err(_) => (self.kill_each(), true),
+            done => (done, false),
+        };
+        let mut again = self.again.lock().unwrap_or_else(PoisonError::into_inner);
+        if again.is_none() {
+            let pause = if one_by_one { PAUSE_ONE_BY_ONE } else { FIRST_PAUSE };
+            *again = Some(Again { at: Instant::now() + pause, pause, one_by_one });
+        }
+        killed
+    }
+
+    /// When the processes that are left are to be killed again; `None` before the first [`Cgroup::kill`].
+    pub fn kill_again_at(&self) -> Option<Instant> {
+        self.again.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|again| again.at)
+    }
+
+    /// Kills the cgroup again, and sends SIGKILL to each process that is left through its pidfd.
+    ///
+    /// # Errors
+    /// As [`Cgroup::kill`]; or the first error that kept a process from being found. The others have been sent the signal.
+    pub fn kill_again(&self) -> Result<()> {
+        let begun = Instant::now();
+        let killed = self.kill();
+        let one_by_one =
+            self.again.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|a| a.one_by_one);
+        let listed = if one_by_one { Ok(()) } else { self.kill_listed() };
+        if let Some(again) = self.again.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            let now = Instant::now();
+            again.pause = (again.pause * 2).max((now - begun) * PAUSE_PER_SCAN).min(LONGEST_PAUSE);
+            again.at = now + again.pause;
+        }
+        killed.and(listed)
+    }
+
+    /// Sends SIGKILL to each process that is in the lists now.
+    fn kill_listed(&self) -> Result<()> {
+        let passes = Passes::new(1, ONE_PASS);
+        self.signal_new(&[Signal::KILL], passes, &|_| true, &mut |_| {}, &mut HashSet::new()).map(drop)
+    }
+
+    /// The way before `cgroup.kill`: freeze, so that no process is born, SIGKILL through pidfds, thaw. A frozen
+    /// process dies of SIGKILL (v2 freezer, Linux 5.2); the cgroup is thawed whatever happens.
+    ///
+    /// A child whose fork was under way then can come into the list after the last pass: kill again while it is populated.
+    fn kill_each(&self) -> Result<()> {
+        let frozen = self.write(c"cgroup.freeze", b"1");
+        let signalled = self.signal_those(&[Signal::KILL], Passes::new(1000, ONE_PASS), |_| true, |_| {});
+        let thawed = self.write(c"cgroup.freeze", b"0");
+        frozen.and(signalled.map(drop)).and(thawed)
+    }
+}

@@ -1,0 +1,329 @@
+//! What a job may use: plain data, checked before anything is started.
+
+use std::path::Path;
+
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::kernel::rlimit::Rlimit;
+use crate::kernel::size::Size;
+
+/// A cgroup v2 controller (the kernel's `admin-guide/cgroup-v2.rst`).
+///
+/// ```
+/// use pinfold::{Controller, Limits, Size};
+/// let mut limits = Limits::default();
+/// limits.memory = Some(Size::Bytes(512 << 20));
+/// assert_eq!(limits.controllers(), [Controller::Memory]);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Controller {
+    /// CPU time: `cpu.max`, `cpu.weight`.
+    Cpu,
+    /// Which CPUs: `cpuset.cpus`.
+    Cpuset,
+    /// Block devices: `io.max`, `io.weight`, `io.stat`.
+    Io,
+    /// Memory and swap: `memory.max` and its like, `memory.peak`.
+    Memory,
+    /// Processes and threads: `pids.max`, `pids.peak`.
+    Pids,
+}
+
+impl Controller {
+    /// Its name in `cgroup.controllers`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cpuset => "cpuset",
+            Self::Io => "io",
+            Self::Memory => "memory",
+            Self::Pids => "pids",
+        }
+    }
+}
+
+impl std::fmt::Display for Controller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Limits on what goes to and from one block device, a second each (`io.max`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct IoMax {
+    /// The device: its file (`/dev/sda`), `MAJOR:MINOR`, or any path, which stands for the disk that it is on.
+    pub device: String,
+    /// Bytes read.
+    pub rbps: Option<u64>,
+    /// Bytes written.
+    pub wbps: Option<u64>,
+    /// Read operations.
+    pub riops: Option<u64>,
+    /// Write operations.
+    pub wiops: Option<u64>,
+}
+
+impl std::str::FromStr for IoMax {
+    type Err = Error;
+
+    /// Reads `DEVICE:rbps=10M,wiops=100`.
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = || {
+            Error::invalid("I/O limit", text, "write DEVICE:KEY=VALUE[,KEY=VALUE…], with rbps, wbps, riops or wiops")
+        };
+        let (device, pairs) = text.rsplit_once(':').filter(|(device, _)| !device.is_empty()).ok_or_else(bad)?;
+        let mut limit = Self { device: device.into(), ..Self::default() };
+        for pair in pairs.split(',') {
+            let (key, value) = pair.split_once('=').ok_or_else(bad)?;
+            let (place, bytes) = match key {
+                "rbps" => (&mut limit.rbps, true),
+                "wbps" => (&mut limit.wbps, true),
+                "riops" => (&mut limit.riops, false),
+                "wiops" => (&mut limit.wiops, false),
+                _ => return Err(bad()),
+            };
+            let value = match (bytes, value.parse::<Size>()) {
+                (true, Ok(Size::Bytes(bytes))) => bytes,
+                (true, _) => return Err(bad()),
+                (false, _) => value.parse().map_err(|_| bad())?,
+            };
+            if value == 0 || place.replace(value).is_some() {
+                return Err(bad());
+            }
+        }
+        Ok(limit)
+    }
+}
+
+/// What a job may use. All of it is set before the command's first instruction, or the spawn fails:
+/// a limit that can't be enforced is an error ([`Error::Limit`]), never a warning.
+///
+/// The cgroup ones hold for the whole job together and need a controller each:
+/// [`Builder::controllers`](crate::Builder::controllers). Resource limits and niceness are each process's own and inherited.
+///
+/// They hold a careless job. One that runs as the user who owns its cgroup could lift them.
+///
+/// ```
+/// let mut limits = pinfold::Limits::default();
+/// limits.memory = Some("512M".parse()?);
+/// limits.pids = Some(100);
+/// limits.cpus = Some(1.5);
+/// # Ok::<(), pinfold::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Memory, page cache included: beyond it the kernel reclaims, then its OOM killer ends processes of the job
+    /// (`memory.max`).
+    pub memory: Option<Size>,
+    /// Memory beyond which the job is slowed down and reclaimed from (`memory.high`).
+    pub memory_high: Option<Size>,
+    /// Swap (`memory.swap.max`). With [`memory`](Self::memory) and without this: none, since a job that swaps defeats the
+    /// limit and the machine.
+    pub swap: Option<Size>,
+    /// Processes and threads at once; a fork beyond it fails with `EAGAIN` (`pids.max`).
+    pub pids: Option<u64>,
+    /// CPU time a second, in CPUs: 0.5 is half of one. At least 0.01 (`cpu.max`, in periods of 100 ms).
+    pub cpus: Option<f64>,
+    /// The share of CPU time among siblings when there is not enough: 1 to 10000, 100 by default (`cpu.weight`).
+    pub cpu_weight: Option<u64>,
+    /// The share of I/O, as [`cpu_weight`](Self::cpu_weight) (`io.weight`).
+    pub io_weight: Option<u64>,
+    /// Limits a block device (`io.max`).
+    pub io_max: Vec<IoMax>,
+    /// The CPUs to run on, as `0-3,7` (`cpuset.cpus`).
+    pub cpuset: Option<String>,
+    /// When memory runs out, the whole job is killed and not one of its processes (`memory.oom.group`, Linux 4.19).
+    pub oom_group: bool,
+    /// Resource limits, set before the user is changed.
+    pub rlimits: Vec<Rlimit>,
+    /// Niceness, from -20 (greedy, for root) to 19 (setpriority(2)).
+    pub nice: Option<i32>,
+}
+
+impl Limits {
+    /// The controllers that they need, for [`Builder::controllers`](crate::Builder::controllers).
+    #[must_use]
+    pub fn controllers(&self) -> Vec<Controller> {
+        let memory = self.memory.is_some() || self.memory_high.is_some() || self.swap.is_some() || self.oom_group;
+        [
+            (Controller::Cpu, self.cpus.is_some() || self.cpu_weight.is_some()),
+            (Controller::Cpuset, self.cpuset.is_some()),
+            (Controller::Io, self.io_weight.is_some() || !self.io_max.is_empty()),
+            (Controller::Memory, memory),
+            (Controller::Pids, self.pids.is_some()),
+        ]
+        .into_iter()
+        .filter_map(|(controller, needed)| needed.then_some(controller))
+        .collect()
+    }
+
+    /// Finds values that can't be meant on this machine. A spawn does so too.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the first of them.
+    pub fn check(&self) -> Result<()> {
+        let page = rustix::param::page_size() as u64;
+        for (what, size) in [("memory limit", self.memory), ("limit memory-high", self.memory_high)] {
+            if let Some(bytes) = size.and_then(|size| size.bytes_of(machine_memory()))
+                && bytes < page
+            {
+                return Err(Error::invalid(what, bytes.to_string(), format!("it is below a page of {page} bytes")));
+            }
+        }
+        // A limit of the kernel's own on numbers of processes (PID_MAX_LIMIT).
+        if let Some(pids) = self.pids
+            && !(1..=4_194_304).contains(&pids)
+        {
+            return Err(Error::invalid("limit on processes", pids.to_string(), "it is from 1 to 4194304"));
+        }
+        // The kernel's least quota is 1 ms in a period.
+        if let Some(cpus) = self.cpus
+            && !(0.01..=10_000.0).contains(&cpus)
+        {
+            return Err(Error::invalid("number of CPUs", cpus.to_string(), "it is from 0.01 to 10000"));
+        }
+        for (what, weight) in [("CPU weight", self.cpu_weight), ("I/O weight", self.io_weight)] {
+            if let Some(weight) = weight
+                && !(1..=10_000).contains(&weight)
+            {
+                return Err(Error::invalid(what, weight.to_string(), "it is from 1 to 10000"));
+            }
+        }
+        if let Some(list) = &self.cpuset {
+            cpus_of(list).ok_or_else(|| Error::invalid("list of CPUs", list.as_str(), "write it as 0-3,7"))?;
+        }
+        if let Some(nice) = self.nice
+            && !(-20..=19).contains(&nice)
+        {
+            return Err(Error::invalid("niceness", nice.to_string(), "it is from -20 to 19"));
+        }
+        for limit in &self.io_max {
+            device_of(&limit.device)?;
+        }
+        Ok(())
+    }
+}
+
+/// The CPUs of a list like `0-3,7`, as the kernel writes them; `None` where it is none.
+pub(crate) fn cpus_of(list: &str) -> Option<std::collections::BTreeSet<u32>> {
+    const MOST: u32 = 65_536;
+    let mut cpus = std::collections::BTreeSet::new();
+    for range in list.trim().split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+        let (first, last): (u32, u32) = (plain(first)?, plain(last)?);
+        if first > last || last >= MOST {
+            return None;
+        }
+        cpus.extend(first..=last);
+    }
+    Some(cpus)
+}
+
+/// The machine's memory, in bytes (sysinfo(2)).
+pub(crate) fn machine_memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram as u64 * u64::from(info.mem_unit)
+}
+
+/// The machine's swap, in bytes.
+pub(crate) fn machine_swap() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalswap as u64 * u64::from(info.mem_unit)
+}
+
+/// `MAJOR:MINOR` of the whole disk that `device` is, or is on: `io.max` takes no partitions.
+pub(crate) fn device_of(device: &str) -> Result<String> {
+    let bad = |reason: &str| Error::invalid("device", device, reason);
+    let numbers = device.split_once(':').filter(|(major, minor)| {
+        [major, minor].iter().all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))
+    });
+    let number = match numbers {
+        Some(_) => device.to_owned(),
+        None => {
+            let stat = rustix::fs::stat(device)
+                .map_err(|errno: Errno| bad(&format!("{errno}; name a file of /dev, MAJOR:MINOR or a path on it")))?;
+            let is_device = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::BlockDevice;
+            let number = if is_device { stat.st_rdev } else { stat.st_dev };
+            format!("{}:{}", rustix::fs::major(number), rustix::fs::minor(number))
+        }
+    };
+    let known = Path::new("/sys/dev/block").join(&number);
+    if !known.exists() {
+        return Err(bad("it is no block device, and on none: see lsblk"));
+    }
+    if !known.join("partition").exists() {
+        return Ok(number);
+    }
+    // /sys/dev/block/8:1 is a link to …/sda/sda1.
+    let disk = known.canonicalize().ok().and_then(|path| std::fs::read_to_string(path.parent()?.join("dev")).ok());
+    disk.map(|text| text.trim().to_owned()).ok_or_else(|| bad("the disk of this partition is not found in /sys"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [("512M", 512 << 20), ("1.5G", 3 << 29), ("4096", 4096), ("1k", 1024), ("2TiB", 2 << 40)] {
+            assert_eq!(text.parse::<Size>().unwrap(), Size::Bytes(bytes), "{text}");
+        }
+        assert_eq!("50%".parse::<Size>().unwrap().bytes_of(1000), Some(500));
+        assert_eq!("max".parse::<Size>().unwrap(), Size::Max);
+        for text in ["", "5Q", "-1", "M", "1..5G", "101%", "%", "1e3", "99999999999T", "nan", "inf", ".", "5 M", "½"] {
+            assert!(text.parse::<Size>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn other_values() {
+        let io: IoMax = "8:0:rbps=10M,wiops=5".parse().unwrap();
+        assert_eq!((io.device.as_str(), io.rbps, io.wiops, io.wbps), ("8:0", Some(10 << 20), Some(5), None));
+        for text in ["", "8:0", "/dev/sda", "/dev/sda:", ":rbps=1", "a:rbps=0", "a:rbps=1,rbps=2", "a:x=1", "a:rbps=1%"]
+        {
+            assert!(text.parse::<IoMax>().is_err(), "{text}");
+        }
+        let limit: Rlimit = "nofile=1K:unlimited".parse().unwrap();
+        assert_eq!((limit.resource, limit.soft, limit.hard), (crate::kernel::rlimit::NOFILE, 1024, u64::MAX));
+        for text in ["", "nofile", "nofile=", "files=1", "nofile=2:1", "nofile=x", "nofile=1:2:3", "nofile=5%"] {
+            assert!(text.parse::<Rlimit>().is_err(), "{text}");
+        }
+        assert_eq!(cpus_of("0-2,7\n").unwrap().into_iter().collect::<Vec<_>>(), [0, 1, 2, 7]);
+        for text in ["", "a", "3-1", "0-", "-1", "0,,1", "0-99999999", "+1"] {
+            assert!(cpus_of(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_meant() {
+        let limits = |change: fn(&mut Limits)| {
+            let mut limits = Limits::default();
+            change(&mut limits);
+            limits.check().err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert!(limits(|limits| limits.memory = Some(Size::Bytes(10))).contains("below a page"));
+        assert!(limits(|limits| limits.pids = Some(0)).contains("from 1 to"));
+        assert!(limits(|limits| limits.cpus = Some(-1.0)).contains("from 0.01"));
+        assert!(limits(|limits| limits.cpus = Some(f64::NAN)).contains("from 0.01"));
+        assert!(limits(|limits| limits.cpu_weight = Some(0)).contains("from 1 to 10000"));
+        assert!(limits(|limits| limits.nice = Some(20)).contains("from -20"));
+        assert!(limits(|limits| limits.io_max = vec!["/dev/no-such:rbps=1M".parse().unwrap()]).contains("no-such"));
+        assert_eq!(limits(|limits| limits.memory = Some(Size::Max)), "");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in ".*") {
+            let _ = text.parse::<Size>();
+            let _ = text.parse::<IoMax>();
+            let _ = text.parse::<Rlimit>();
+            let _ = cpus_of(&text);
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! What the kernel lets us do, really tried: on processes of our own that do nothing, in a cgroup of our own that is removed
+//! at once.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open, openat};
+use rustix::io::{Errno, Result};
+use rustix::process::getpid;
+
+use crate::cgroup::base;
+use crate::cgroup::cgroup::Cgroup;
+use crate::doctor::probe_child::{Child, End, Task, Way, start};
+use crate::doctor::{Scratch, Tried};
+use crate::kernel::pidfd::Pidfd;
+use crate::kernel::signal::Signal;
+use crate::kernel::sys;
+
+/// A child that does nothing has ended by then, and what a kill or a freeze is for has happened.
+const BOUND: Duration = Duration::from_secs(2);
+
+impl From<Result<()>> for Tried {
+    fn from(done: Result<()>) -> Self {
+        match done {
+            Ok(()) => Self::Works,
+            Err(errno) => Self::Refused(errno.raw_os_error()),
+        }
+    }
+}
+
+/// `clone3`, and `waitid(P_PIDFD)` on what it or `clone` has made.
+pub(crate) fn clone3_and_waitid() -> (Tried, Tried) {
+    let (clone3, child) = match start(Way::Clone3, Task::Exit) {
+        Ok(child) => (Tried::Works, Ok(child)),
+        Err(errno) => (Tried::Refused(errno.raw_os_error()), start(Way::Clone, Task::Exit)),
+    };
+    let waitid = match child {
+        Ok(child) => child.wait(BOUND).1.into(),
+        Err(errno) => Tried::untried(format!("no process can be made: {errno}")),
+    };
+    (clone3, waitid)
+}
+
+/// `pidfd_open`, `pidfd_send_signal` and `PIDFD_GET_INFO`, on this process.
+pub(crate) fn pidfds() -> (Tried, Tried, Tried) {
+    match Pidfd::open(getpid()) {
+        Ok(own) => {
+            let sent = sys::pidfd_send_signal(own.as_fd(), 0).into();
+            let told = own.cgroup_id().map(drop).ok_or(Errno::NOTTY).into();
+            (Tried::Works, sent, told)
+        }
+        Err(errno) => {
+            let untried = || Tried::untried("there is no pidfd");
+            (Tried::Refused(errno.raw_os_error()), untried(), untried())
+        }
+    }
+}
+
+/// Whether the kernel knows `CLONE_INTO_CGROUP`, where there is no cgroup to try it with: asked with a directory that is no
+/// cgroup, which makes no process (EBADF: known; EINVAL or E2BIG: not).
+pub(crate) fn knows_clone_into_cgroup() -> Tried {
+    let Ok(root) = open("/", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) else {
+        return Tried::untried("/ can't be opened");
+    };
+    match start(Way::Into(root.as_fd()), Task::Exit) {
+        Ok(_) | Err(Errno::BADF) => Tried::untried("no cgroup can be made here; the kernel knows it, though"),
+        Err(errno) => Tried::Refused(errno.raw_os_error()),
+    }
+}
+
+/// Makes a cgroup in `place`, tries there what a job needs, and removes it.
+pub(crate) fn scratch(place: &Cgroup) -> Scratch {
+    let mut told = Scratch::default();
+    match make(place) {
+        Ok((name, cgroup)) => {
+            told.made = Tried::Works;
+            try_all(&cgroup, &mut told);
+            let removed = crate::cgroup::sweep::end(&cgroup, BOUND)
+                .and_then(|()| crate::cgroup::sweep::remove(place, &name, BOUND).map_err(|(_, errno)| errno));
+            told.removed = removed.into();
+        }
+        Err(errno) => told.made = Tried::Refused(errno.raw_os_error()),
+    }
+    told
+}
+
+/// A directory with a base's name and lock: if this process is killed now, the next sweep removes it.
+fn make(place: &Cgroup) -> Result<(String, Cgroup)> {
+    for _ in 0..16 {
+        let name = base::fresh_name(base::PREFIX).map_err(|_| Errno::IO)?;
+        let cgroup = match place.make(&name) {
+            Ok(cgroup) => cgroup,
+            Err(Errno::EXIST | Errno::NOENT) => continue,
+            Err(errno) => {
+                let _ = place.remove(&name);
+                return Err(errno);
+            }
+        };
+        let locked = flock(&cgroup, FlockOperation::NonBlockingLockShared).is_ok();
+        if locked && place.open(&name).and_then(|again| again.id()) == cgroup.id() {
+            return Ok((name, cgroup));
+        }
+        // A sweeper took it for an abandoned one.
+        let _ = place.remove(&name);
+    }
+    Err(Errno::AGAIN)
+}
+
+fn try_all(cgroup: &Cgroup, told: &mut Scratch) {
+    let controllers = cgroup.read(c"cgroup.controllers").unwrap_or_default();
+    told.controllers = controllers.split_ascii_whitespace().map(str::to_owned).collect();
+
+    let cloned = start(Way::Into(cgroup.as_fd()), Task::Exit);
+    told.cloned = cloned.as_ref().map(drop).map_err(|&errno| errno).into();
+    let clone_ended = cloned.ok().and_then(|child| child.wait(BOUND).0);
+    let procs = openat(cgroup, c"cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+    told.joined = match &procs {
+        Ok(procs) => match start(Way::Join(procs.as_fd()), Task::Exit).map(|child| child.wait(BOUND).0) {
+            Ok(Some(End::Exited(0))) => Tried::Works,
+            Ok(Some(End::Exited(errno))) => Tried::Refused(errno),
+            Ok(_) => Tried::Refused(Errno::TIMEDOUT.raw_os_error()),
+            Err(errno) => Tried::Refused(errno.raw_os_error()),
+        },
+        Err(errno) => Tried::Refused(errno.raw_os_error()),
+    };
+
+    let killed_at_birth = clone_ended == Some(End::Signalled(Signal::KILL.number()));
+    let way = match &procs {
+        _ if told.cloned == Tried::Works && !killed_at_birth => Way::Into(cgroup.as_fd()),
+        Ok(procs) if told.joined == Tried::Works => Way::Join(procs.as_fd()),
+        _ => return,
+    };
+    let Ok(child) = start(way, Task::Wait) else { return };
+    if let Way::Join(_) = way {
+        joined(cgroup);
+    }
+    told.frozen = freeze(cgroup).into();
+    told.killed = kill(cgroup, &child).into();
+    let _ = child.wait(BOUND);
+
+    told.kills_the_newborn = match way {
+        _ if killed_at_birth => Some(true),
+        // It was killed by now: what is cloned into it has to live nevertheless.
+        Way::Into(_) if told.killed == Tried::Works => {
+            let child = start(Way::Into(cgroup.as_fd()), Task::Exit).ok();
+            child.and_then(|child| child.wait(BOUND).0).map(|end| end != End::Exited(0))
+        }
+        _ => None,
+    };
+}
+
+/// Waits until the cgroup has a process.
+fn joined(cgroup: &Cgroup) {
+    let Ok(events) = cgroup.events() else { return };
+    wait_for(&events, b"populated 1");
+}
+
+/// Freezes it with the child in it, and thaws it (`cgroup.freeze`, Linux 5.2).
+fn freeze(cgroup: &Cgroup) -> Result<()> {
+    let events = cgroup.events()?;
+    cgroup.write(c"cgroup.freeze", b"1")?;
+    let frozen = wait_for(&events, b"frozen 1");
+    cgroup.write(c"cgroup.freeze", b"0")?;
+    if frozen { Ok(()) } else { Err(Errno::TIMEDOUT) }
+}
+
+/// Kills it with the child in it (`cgroup.kill`, Linux 5.14).
+fn kill(cgroup: &Cgroup, child: &Child) -> Result<()> {
+    cgroup.write(c"cgroup.kill", b"1")?;
+    if child.ends_within(BOUND) { Ok(()) } else { Err(Errno::TIMEDOUT) }
+}
+
+/// Waits until `cgroup.events` has this line; `false` where it does not come.
+fn wait_for(events: &OwnedFd, line: &[u8]) -> bool {
+    let bound = Instant::now() + BOUND;
+    loop {
+        let mut buffer = [0; 128];
+        let length = rustix::io::pread(events, &mut buffer, 0).unwrap_or(0);
+        if buffer[..length].split(|&byte| byte == b'\n').any(|there| there == line) {
+            return true;
+        }
+        let left = bound.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return false;
+        }
+        let _ = poll(&mut [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)], Some(&sys::timespec(left)));
+    }
+}

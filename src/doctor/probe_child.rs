@@ -1,0 +1,177 @@
+//! The processes that a probe starts: each does nothing, and ends by itself within seconds.
+
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::{Errno, Result};
+
+use crate::kernel::pidfd::Pidfd;
+use crate::kernel::signal::Signal;
+use crate::kernel::sys;
+
+/// How it is started.
+#[derive(Clone, Copy)]
+pub enum Way<'a> {
+    /// clone(2).
+    Clone,
+    /// clone3(2).
+    Clone3,
+    /// clone3(2) straight into the cgroup of this directory (CLONE_INTO_CGROUP).
+    Into(BorrowedFd<'a>),
+    /// clone(2), and it writes itself into this `cgroup.procs`.
+    Join(BorrowedFd<'a>),
+}
+
+/// What it does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// It exits with 0.
+    Exit,
+    /// It waits for its end; exits with 0 after 5 s.
+    Wait,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Exited(i32),
+    Signalled(i32),
+}
+
+/// A process of ours that the host never sees: it sends no SIGCHLD, and only a wait with `__WALL` or `__WCLONE` finds it
+/// (wait(2)). Ended and reaped when it is dropped.
+pub struct Child {
+    pid: libc::pid_t,
+    pidfd: Pidfd,
+    reaped: bool,
+}
+
+/// `struct clone_args` (clone3(2)), with the cgroup field of Linux 5.7.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    unused: [u64; 8],
+    cgroup: u64,
+}
+
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+/// `CLONE_ARGS_SIZE_VER0`: what Linux 5.3 knows.
+const FIRST_SIZE: usize = 64;
+
+pub fn start(way: Way<'_>, task: Task) -> Result<Child> {
+    let mut pidfd = -1_i32;
+    // SAFETY: no memory is shared with the child (no CLONE_VM), which calls nothing but `run`: system calls that need no
+    // lock of another thread. `pidfd` and the arguments outlive the calls. What is not named is not asked for by a flag.
+    let pid = unsafe {
+        let mut clone3 = |flags: u64, cgroup: u64, size: usize| {
+            let args = CloneArgs {
+                flags: libc::CLONE_PIDFD as u64 | flags,
+                pidfd: &raw mut pidfd as u64,
+                cgroup,
+                ..CloneArgs::default()
+            };
+            libc::syscall(libc::SYS_clone3, &raw const args, size)
+        };
+        match way {
+            Way::Clone3 => clone3(0, 0, FIRST_SIZE),
+            Way::Into(cgroup) => clone3(CLONE_INTO_CGROUP, cgroup.as_raw_fd() as u64, size_of::<CloneArgs>()),
+            Way::Clone | Way::Join(_) => {
+                libc::syscall(libc::SYS_clone, libc::CLONE_PIDFD as usize, 0_usize, &raw mut pidfd, 0_usize, 0_usize)
+            }
+        }
+    };
+    match pid {
+        -1 => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),
+        0 => run(way, task),
+        _ => {
+            // SAFETY: the kernel has just made it for us (CLONE_PIDFD).
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Child { pid: pid as libc::pid_t, pidfd: pidfd.into(), reaped: false })
+        }
+    }
+}
+
+/// In the child.
+fn run(way: Way<'_>, task: Task) -> ! {
+    const PATIENCE: libc::timespec = libc::timespec { tv_sec: 5, tv_nsec: 0 };
+    let mut code = 0;
+    // SAFETY: plain system calls on constants; the copy of the address space is this process's own.
+    unsafe {
+        libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL as usize, 0_usize, 0_usize, 0_usize);
+        if let Way::Join(procs) = way
+            && libc::syscall(libc::SYS_write, procs.as_raw_fd(), c"0".as_ptr(), 1_usize) != 1
+        {
+            code = *libc::__errno_location();
+        }
+        if code == 0 && task == Task::Wait {
+            let time = PATIENCE;
+            libc::syscall(
+                libc::SYS_ppoll,
+                std::ptr::null::<libc::pollfd>(),
+                0_usize,
+                &raw const time,
+                0_usize,
+                0_usize,
+            );
+        }
+        loop {
+            libc::syscall(libc::SYS_exit_group, code);
+        }
+    }
+}
+
+impl Child {
+    /// Waits for its end; after `bound` it is killed. The second value is what `waitid(P_PIDFD)` answered: without it
+    /// (Linux 5.4), wait4(2) is used.
+    pub fn wait(mut self, bound: Duration) -> (Option<End>, Result<()>) {
+        if !self.ends_within(bound) {
+            let _ = self.pidfd.send(Signal::KILL);
+        }
+        self.reap()
+    }
+
+    /// Whether it has ended at the latest after `bound`.
+    pub fn ends_within(&self, bound: Duration) -> bool {
+        matches!(poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&sys::timespec(bound))), Ok(1))
+    }
+
+    fn reap(&mut self) -> (Option<End>, Result<()>) {
+        let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+        let pidfd = self.pidfd.as_fd().as_raw_fd() as libc::id_t;
+        self.reaped = true;
+        // SAFETY: the structures are zeroed and outlive the calls; the child is ours and was not reaped before.
+        unsafe {
+            if libc::waitid(libc::P_PIDFD, pidfd, info.as_mut_ptr(), libc::WEXITED | libc::__WALL) == 0 {
+                let info = info.assume_init();
+                let end = match info.si_code {
+                    libc::CLD_EXITED => End::Exited(info.si_status()),
+                    _ => End::Signalled(info.si_status()),
+                };
+                return (Some(end), Ok(()));
+            }
+            let refused = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO);
+            let mut status = 0;
+            let reaped = libc::waitpid(self.pid, &mut status, libc::__WALL) == self.pid;
+            let end = if libc::WIFEXITED(status) {
+                End::Exited(libc::WEXITSTATUS(status))
+            } else {
+                End::Signalled(libc::WTERMSIG(status))
+            };
+            (reaped.then_some(end), Err(refused))
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.reaped {
+            let _ = self.pidfd.send(Signal::KILL);
+            let _ = self.reap();
+        }
+    }
+}

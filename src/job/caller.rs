@@ -1,0 +1,77 @@
+//! What a spawn takes of its caller, at the call: the start itself may come later, in another thread.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use crate::error::{Error, Result, short_of_descriptors};
+use crate::job::command::{Command, Stdio};
+use crate::kernel::host::Host;
+use crate::kernel::{inherited, sys};
+
+/// The caller of a spawn.
+pub(crate) struct Caller {
+    pub host: Host,
+    /// The standard descriptors that the command inherits; none where it is closed.
+    pub streams: [Option<Given>; 3],
+    /// The others that it inherits, with their numbers.
+    pub descriptors: Vec<(i32, Given)>,
+}
+
+/// A descriptor of the caller, which the job gets.
+#[derive(Clone)]
+pub(crate) enum Given {
+    /// A copy: another thread may close the number and open something else under it.
+    Copy(Arc<OwnedFd>),
+    /// The descriptor itself, of a program that keeps those that it was handed down. It may have no room for copies.
+    Kept(BorrowedFd<'static>),
+}
+
+impl AsFd for Given {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Copy(copy) => copy.as_fd(),
+            Self::Kept(descriptor) => *descriptor,
+        }
+    }
+}
+
+impl Caller {
+    pub fn of(command: &Command) -> Result<Self> {
+        let failed = |errno: Errno| {
+            Error::system("duplicate", "a descriptor that the job inherits", errno, short_of_descriptors(errno))
+        };
+        let mut streams = [None, None, None];
+        if command.pty.is_none() {
+            for (number, (copy, stdio)) in (0..).zip(streams.iter_mut().zip(&command.stdio)) {
+                if matches!(stdio, Stdio::Inherit) && !inherited::was_closed(number) {
+                    *copy = stream(number).map_err(failed)?;
+                }
+            }
+        }
+        let mut descriptors = Vec::new();
+        if command.inherit_descriptors {
+            for number in inherited::fd_numbers() {
+                if let Some(given) = handed_down(number).map_err(failed)? {
+                    descriptors.push((number, given));
+                }
+            }
+        }
+        Ok(Self { host: Host::now(), streams, descriptors })
+    }
+}
+
+fn stream(number: i32) -> rustix::io::Result<Option<Given>> {
+    if inherited::only_supervises() {
+        return Ok(sys::inherited_fd(number).map(Given::Kept));
+    }
+    Ok(inherited::copy_of_stream(number)?.map(|copy| Given::Copy(Arc::new(copy))))
+}
+
+fn handed_down(number: i32) -> rustix::io::Result<Option<Given>> {
+    if inherited::only_supervises() {
+        return Ok(sys::inherited_fd_kept_at_exec(number).map(Given::Kept));
+    }
+    Ok(inherited::copy_of_handed_down(number)?.map(|copy| Given::Copy(Arc::new(copy))))
+}

@@ -1,0 +1,184 @@
+//! What execve takes: arguments, environment, the paths to try; and whether it can be meant.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+use crate::error::{Error, Result};
+use crate::guard::identity;
+use crate::guard::identity::Identity;
+use crate::job::command::Command;
+
+impl Command {
+    /// Tells whether it can be meant, as far as that is known without starting it: no NUL bytes, names of environment variables
+    /// that can be names, streams that fit together. [`Supervisor::spawn`](crate::Supervisor::spawn) does the same.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], with what is accepted.
+    ///
+    /// ```
+    /// let mut command = pinfold::Command::new("echo");
+    /// assert!(command.arg("a\0b").check().is_err());
+    /// ```
+    pub fn check(&self) -> Result<()> {
+        self.check_streams()?;
+        self.check_words()
+    }
+
+    /// What was set here; what is inherited has been an environment before.
+    fn check_words(&self) -> Result<()> {
+        let wrong = |key: &&OsString| key.is_empty() || key.as_bytes().contains(&b'=');
+        if let Some(key) = self.env.keys().find(wrong) {
+            let advice = "its name must not be empty or hold '='";
+            return Err(Error::invalid("environment variable", key.to_string_lossy(), advice));
+        }
+        let words = std::iter::once(&self.program).chain(&self.args).map(|arg| ("argument", arg.as_bytes()));
+        let variables = self.env.iter().flat_map(|(key, value)| [Some(key), value.as_ref()]).flatten();
+        let users = self.user.iter().flat_map(|user| &user.environment).flat_map(|(key, value)| [key, value]);
+        let variables = variables.chain(users).map(|text| ("environment variable", text.as_bytes()));
+        let cwd = self.cwd.iter().map(|cwd| ("working directory", cwd.as_os_str().as_bytes()));
+        let Some((what, text)) = words.chain(variables).chain(cwd).find(|(_, text)| text.contains(&0)) else {
+            return Ok(());
+        };
+        let shown = String::from_utf8_lossy(text).replace('\0', "\\0");
+        Err(Error::invalid(what, shown, "it holds a NUL byte, which no program can be given"))
+    }
+
+    /// The arguments, the environment and the paths to try, as execve takes them.
+    pub(crate) fn strings(&self) -> Result<Strings> {
+        self.check_words()?;
+        let env = self.environment();
+        let mut argv = Block::default();
+        std::iter::once(&self.program).chain(&self.args).for_each(|arg| argv.push(&[arg.as_bytes()]));
+        let path = env.iter().find_map(|entry| entry.strip_prefix(b"PATH=")?.split_last());
+        let candidates = self.candidates(path.map(|(_nul, path)| path));
+        let cwd = self.cwd.as_ref().map(|cwd| [cwd.as_os_str().as_bytes(), b"\0"].concat());
+        Ok(Strings { argv, env, candidates, cwd })
+    }
+
+    /// The inherited variables in their order, changed as asked, then the new ones.
+    fn environment(&self) -> Block {
+        let inherited = (!self.clear_env).then(std::env::vars_os);
+        let mut block =
+            Block::with_room_for(inherited.as_ref().map_or(0, |known| known.size_hint().0) + self.env.len());
+        let mut push = |key: &OsString, value: &OsString| block.push(&[key.as_bytes(), b"=", value.as_bytes()]);
+        let users = self.user.iter().filter(|_| !self.clear_env).flat_map(|user| &user.environment);
+        let users: Vec<_> = users.filter(|(key, _)| !self.env.contains_key(key)).collect();
+        for (key, value) in inherited.into_iter().flatten() {
+            if !self.env.contains_key(&key) && !users.iter().any(|(known, _)| *known == key) {
+                push(&key, &value);
+            }
+        }
+        users.into_iter().for_each(|(key, value)| push(key, value));
+        self.env
+            .iter()
+            .filter_map(|(key, value)| Some((key, value.as_ref()?)))
+            .for_each(|(key, value)| push(key, value));
+        block
+    }
+
+    /// The inherited variables that hold the identity of this process, by their places. A variable that was set here stays.
+    pub(crate) fn identities(&self, environment: &Block) -> Vec<(usize, Identity)> {
+        let set = |entry: &[u8]| {
+            let name = entry.split(|&byte| byte == b'=').next().unwrap_or_default();
+            self.env.contains_key(OsStr::from_bytes(name))
+        };
+        identity::of_this_process(environment.iter(), set)
+    }
+
+    fn candidates(&self, path: Option<&[u8]>) -> Block {
+        let program = self.program.as_bytes();
+        let mut candidates = Block::default();
+        if program.is_empty() || program.contains(&b'/') {
+            candidates.push(&[program]);
+            return candidates;
+        }
+        // execvp(3): an empty entry is the working directory; without PATH glibc takes /bin and /usr/bin.
+        for directory in path.unwrap_or(b"/bin:/usr/bin").split(|&byte| byte == b':') {
+            candidates.push(&[if directory.is_empty() { b"." } else { directory }, b"/", program]);
+        }
+        candidates
+    }
+}
+
+/// What execve takes.
+pub(crate) struct Strings {
+    pub argv: Block,
+    pub env: Block,
+    pub candidates: Block,
+    /// With its NUL.
+    pub cwd: Option<Vec<u8>>,
+}
+
+/// Texts, each with its NUL, one after another: one allocation and not one each.
+#[derive(Default)]
+pub(crate) struct Block {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Block {
+    /// So many texts are about to be added: it need not grow again and again.
+    fn with_room_for(texts: usize) -> Self {
+        /// Of a usual one.
+        const BYTES: usize = 48;
+        Self { bytes: Vec::with_capacity(texts * BYTES), ends: Vec::with_capacity(texts) }
+    }
+
+    /// How many bytes they are.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Adds a text of these parts.
+    fn push(&mut self, parts: &[&[u8]]) {
+        parts.iter().for_each(|part| self.bytes.extend_from_slice(part));
+        self.bytes.push(0);
+        self.ends.push(self.bytes.len());
+    }
+
+    pub fn count(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Each with its NUL.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let begins = std::iter::once(0).chain(self.ends.iter().copied());
+        begins.zip(&self.ends).map(|(begin, &end)| &self.bytes[begin..end])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_search_through_path() {
+        let paths = |program: &str, path: Option<&str>| {
+            let found = Command::new(program).candidates(path.map(str::as_bytes));
+            found.iter().map(|path| std::str::from_utf8(path).unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(paths("ls", Some("/bin::/x")), ["/bin/ls\0", "./ls\0", "/x/ls\0"]);
+        assert_eq!(paths("./ls", Some("/bin")), ["./ls\0"]);
+        assert_eq!(paths("ls", None), ["/bin/ls\0", "/usr/bin/ls\0"]);
+        assert_eq!(paths("ls", Some("")), ["./ls\0"]);
+    }
+
+    #[test]
+    fn nul_bytes_are_refused() {
+        let mut command = Command::new("true");
+        command.arg("a\0b");
+        let error = command.strings().err().unwrap().to_string();
+        assert!(error.contains("argument 'a\\0b'") && error.contains("NUL"), "{error}");
+        assert_eq!(command.check().unwrap_err().to_string(), error);
+        for (key, value) in [("A=B", "c"), ("", "c"), ("A\0", "c"), ("A", "\0")] {
+            let mut command = Command::new("true");
+            command.env(key, value);
+            assert!(command.strings().is_err() && command.check().is_err(), "{key:?} {value:?}");
+        }
+        let mut elsewhere = Command::new("a");
+        elsewhere.cwd("/\0");
+        for wrong in [Command::new("a\0"), elsewhere] {
+            assert!(wrong.strings().is_err() && wrong.check().is_err());
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! A report while the job still runs: without its figures, which take more room than all the rest and are known at the end.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::error::Error;
+use crate::job::command::Command;
+use crate::report::{Containment, MainEnd, NotRemoved, Oom, Phases, ProcessList, Reason, Report, Usage, VERSION};
+use crate::supervisor::events::{EventKind, Log};
+
+/// The fields of [`Report`].
+pub(crate) struct Draft {
+    pub name: String,
+    pub command: Vec<String>,
+    pub cwd: Option<String>,
+    pub pid: Option<i32>,
+    pub containment: Containment,
+    pub main: Option<MainEnd>,
+    pub reason: Reason,
+    pub error: Option<String>,
+    pub killed: bool,
+    pub phases: Phases,
+    pub oom: Option<Oom>,
+    pub leftovers: ProcessList,
+    pub stopped: ProcessList,
+    pub emigrants: ProcessList,
+    pub unkillable: ProcessList,
+    pub not_removed: Vec<NotRemoved>,
+}
+
+impl Draft {
+    /// Of a job that begins now.
+    pub fn of(command: &Command) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            name: command.display_name(),
+            command: command.display_argv(),
+            cwd: command.display_cwd(),
+            pid: None,
+            containment: Containment { kind: None, cgroup: None, born: None, refused: Vec::new() },
+            main: None,
+            reason: Reason::Exited,
+            error: None,
+            killed: false,
+            phases: Phases { ordered_at: now.as_secs_f64(), ..Phases::default() },
+            oom: None,
+            leftovers: ProcessList::default(),
+            stopped: ProcessList::default(),
+            emigrants: ProcessList::default(),
+            unkillable: ProcessList::default(),
+            not_removed: Vec::new(),
+        }
+    }
+
+    /// Publishes the events that have happened since the last call. `reason`: why the job ends.
+    pub fn publish(&self, events: &Log, reason: Reason) {
+        let phases = &self.phases;
+        let leftovers = phases.settled.filter(|_| self.leftovers.count > 0);
+        // Seen at the end only, where the job was over at once.
+        let kills = self.oom.as_ref().map_or(0, |oom| oom.kills);
+        let oom = phases.empty.filter(|_| kills > 0);
+        events.publish([
+            (phases.spawned, EventKind::Spawned { pid: self.pid.unwrap_or(0) }),
+            (phases.main_exited, EventKind::MainExited { end: self.main.clone() }),
+            (leftovers, EventKind::Leftovers { count: self.leftovers.count }),
+            (phases.stopping, EventKind::Stopping { reason }),
+            (phases.killing, EventKind::Killing { reason }),
+            (phases.empty, EventKind::Empty),
+            (oom, EventKind::OutOfMemory { kills }),
+            (phases.gone, EventKind::Gone),
+        ]);
+    }
+
+    pub fn finish(self, usage: Usage, exit_code: u8) -> Report {
+        let Self { name, command, cwd, pid, containment, main, reason, error, killed, phases, .. } = self;
+        let Self { oom, leftovers, stopped, emigrants, unkillable, not_removed, .. } = self;
+        Report {
+            version: VERSION,
+            name,
+            command,
+            cwd,
+            pid,
+            containment,
+            main,
+            reason,
+            error,
+            exit_code,
+            killed,
+            phases,
+            usage,
+            oom,
+            leftovers,
+            stopped,
+            emigrants,
+            unkillable,
+            not_removed,
+        }
+    }
+
+    /// Gives those that could not be ended the command lines that they had before the kill: what hangs in the kernel does not
+    /// tell its own. `now` is in seconds since `ordered_at`.
+    pub(crate) fn name_unkillable(&mut self, now: f64) {
+        // It may have been another process then that had the same pid: its start tells.
+        const SAME: f64 = 0.5;
+        let Self { stopped, leftovers, phases, pid, command, unkillable, .. } = self;
+        let known = [(stopped, phases.stopping), (leftovers, phases.settled)];
+        for left in unkillable.processes.iter_mut().filter(|left| left.command_line.starts_with('[')) {
+            let started = now - left.age_seconds;
+            let before = known.iter().filter_map(|(list, at)| Some((list.processes.iter(), (*at)?)));
+            let mut before = before.flat_map(|(list, at)| list.map(move |process| (process, at)));
+            let same = before
+                .find(|(process, at)| process.pid == left.pid && (at - process.age_seconds - started).abs() < SAME);
+            if let Some((process, _)) = same {
+                left.command_line.clone_from(&process.command_line);
+            } else if *pid == Some(left.pid) && phases.main_exited.is_none() {
+                left.command_line = command.join(" ");
+            }
+        }
+    }
+}
+
+impl Report {
+    /// What is told about a command that could not be started: the error in words, and as the reason what has ended it
+    /// before it was executed, else [`Reason::SpawnFailed`].
+    #[must_use]
+    pub fn of_failed_spawn(command: &Command, error: &Error) -> Self {
+        let mut report = Draft::of(command);
+        report.reason = match error {
+            Error::EndedEarly { reason, .. } => *reason,
+            Error::Hangs(start) => start.reason,
+            _ => Reason::SpawnFailed,
+        };
+        if let Error::NoCgroup(refusals) | Error::NoContainment(refusals) = error {
+            report.containment.refused.clone_from(refusals);
+        }
+        if let Error::Hangs(start) = error {
+            report.unkillable.clone_from(&start.unkillable);
+            report.not_removed.clone_from(&start.not_removed);
+        }
+        report.error = Some(error.to_string());
+        report.finish(Usage::unknown("the command was not started"), error.exit_code())
+    }
+
+    /// What is told about a job that waited in a pool and was never started.
+    pub(crate) fn of_cancelled(command: &Command) -> Self {
+        let report = Draft { reason: Reason::Cancelled, ..Draft::of(command) };
+        report.finish(Usage::unknown("the command was not started"), Self::exit_code_of(Reason::Cancelled, None))
+    }
+}

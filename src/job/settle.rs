@@ -1,0 +1,235 @@
+//! The settle time: what the processes get that are still there when the main process has exited, and which of them get
+//! all of it.
+//!
+//! A filter, such as `tee log` in `exec > >(tee log)` or the resource tracker of Python's multiprocessing, ends by itself as soon as it has read its input to the end. A
+//! signal that comes earlier loses the lines that it has not written yet. All other processes get a short part of the
+//! settle time, so that a daemon does not delay the return.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FileType, Stat};
+use rustix::process::Pid;
+
+use crate::kernel::process;
+
+/// The settle time that a command gets unless it asks for another one.
+pub const DEFAULT: Duration = Duration::from_secs(2);
+
+/// How long the look at the processes may take. Processes that it did not reach count as filters, so that no output is lost.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// The part of the settle time that a process gets that is no filter: a tenth, between 0.1 and 0.25 s.
+pub fn short(settle: Duration) -> Duration {
+    const LEAST: Duration = Duration::from_millis(100);
+    const MOST: Duration = Duration::from_millis(250);
+    (settle / 10).clamp(LEAST, MOST).min(settle)
+}
+
+/// A pipe or a socket: the device and the inode number.
+pub type Channel = (u64, u64);
+
+/// The pipe or socket that a descriptor stands for; `None` for any other file.
+pub fn channel_of(stat: &Stat) -> Option<Channel> {
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    #[allow(clippy::unnecessary_cast)] // The types differ between architectures.
+    matches!(kind, FileType::Fifo | FileType::Socket).then_some((stat.st_dev as u64, stat.st_ino as u64))
+}
+
+/// The processes of a job that are left, told apart.
+#[derive(Debug, Default, PartialEq)]
+pub struct Left {
+    /// Filters, processes that are just running (one may be about to end, on a machine under load), and the descendants of
+    /// both. A filter reads a pipe that was made inside the job: as its standard input (a pipe or a socket), or by another
+    /// descriptor where no process of the job can write to that pipe any more.
+    pub finishing: HashSet<Pid>,
+    /// All others: they wait for something, and may do so for ever.
+    pub others: HashSet<Pid>,
+}
+
+/// The pipes and sockets that a process has open.
+#[derive(Debug, Default)]
+struct Channels {
+    input: Option<Channel>,
+    /// Pipes that it can read and not write, its standard input aside.
+    read: Vec<Channel>,
+    written: HashSet<Channel>,
+}
+
+impl Channels {
+    /// Reads `/proc/PID/fd`, whose links have the mode of their descriptor (proc_pid_fd(5)).
+    fn of(process: &str) -> std::io::Result<Self> {
+        let mut channels = Self::default();
+        for entry in std::fs::read_dir(format!("/proc/{process}/fd"))? {
+            let entry = entry?;
+            // A descriptor may be closed meanwhile.
+            let (Ok(link), Ok(stat)) = (entry.metadata(), rustix::fs::stat(entry.path())) else { continue };
+            let Some(channel) = channel_of(&stat) else { continue };
+            let mode = std::os::unix::fs::MetadataExt::mode(&link);
+            if entry.file_name() == "0" {
+                channels.input = Some(channel);
+            } else if mode & 0o200 == 0 {
+                channels.read.push(channel);
+            }
+            if mode & 0o200 != 0 {
+                channels.written.insert(channel);
+            }
+        }
+        Ok(channels)
+    }
+
+    fn all(&self) -> impl Iterator<Item = Channel> {
+        self.input.into_iter().chain(self.read.iter().copied()).chain(self.written.iter().copied())
+    }
+}
+
+impl Left {
+    /// Looks at the descriptors and the state of each process.
+    ///
+    /// `job_input` is the standard input that the job was given. A process that still has it, or another pipe that this
+    /// process has open too, reads from outside of the job, where an end of the input says nothing about the job. A process
+    /// that this user may not look at counts as a filter.
+    pub fn look(pids: &[Pid], job_input: Option<Channel>) -> Self {
+        let filters = filters(pids, job_input);
+        let stat_of = |pid: Pid| std::fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok();
+        let is_running =
+            |pid: Pid| stat_of(pid).and_then(|stat| process::state(&stat)).is_some_and(|state| b"RD".contains(&state));
+        let parent_of = |pid: Pid| Pid::from_raw(process::parent(&stat_of(pid)?)?);
+        Self::sort(pids, |pid| filters.contains(&pid) || is_running(pid), parent_of)
+    }
+
+    /// A descendant of a filter belongs to it: the loop `while read line; do date </dev/null; done` needs its `date`.
+    fn sort(pids: &[Pid], is_finishing: impl Fn(Pid) -> bool, parent_of: impl Fn(Pid) -> Option<Pid>) -> Self {
+        let mut finishing: HashSet<Pid> = pids.iter().copied().filter(|&pid| is_finishing(pid)).collect();
+        if finishing.is_empty() {
+            return Self { finishing, others: pids.iter().copied().collect() };
+        }
+        let rest: HashSet<Pid> = pids.iter().copied().filter(|pid| !finishing.contains(pid)).collect();
+        let parents: HashMap<Pid, Pid> = rest.iter().filter_map(|&pid| Some((pid, parent_of(pid)?))).collect();
+        let mut others = HashSet::new();
+        for &pid in &rest {
+            let mut line = vec![pid];
+            // Parents form no circle, but they are read one after another: a pid that is reused meanwhile could form one.
+            while let Some(&parent) = parents.get(&line[line.len() - 1])
+                && line.len() <= rest.len()
+            {
+                line.push(parent);
+            }
+            if finishing.contains(&line[line.len() - 1]) {
+                finishing.extend(line);
+            } else {
+                others.insert(pid);
+            }
+        }
+        Self { finishing, others }
+    }
+}
+
+/// The processes that read a pipe of the job, and those that could not be looked at.
+fn filters(pids: &[Pid], job_input: Option<Channel>) -> HashSet<Pid> {
+    let until = Instant::now() + LOOK;
+    let outside: HashSet<Channel> = Channels::of("self").iter().flat_map(Channels::all).chain(job_input).collect();
+    let mut filters = HashSet::new();
+    let mut known = Vec::new();
+    for &pid in pids {
+        if Instant::now() >= until {
+            filters.insert(pid);
+            continue;
+        }
+        match Channels::of(&pid.as_raw_nonzero().to_string()) {
+            Ok(channels) => known.push((pid, channels)),
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => _ = filters.insert(pid),
+            // It has ended.
+            Err(_) => {}
+        }
+    }
+    let written: HashSet<Channel> = known.iter().flat_map(|(_, channels)| channels.written.iter().copied()).collect();
+    let inside = |channel: &Channel| !outside.contains(channel);
+    filters.extend(known.iter().filter_map(|(pid, channels)| {
+        let reads = channels.input.iter().any(inside)
+            || channels.read.iter().any(|channel| inside(channel) && !written.contains(channel));
+        reads.then_some(*pid)
+    }));
+    filters
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pids(numbers: &[i32]) -> Vec<Pid> {
+        numbers.iter().filter_map(|&number| Pid::from_raw(number)).collect()
+    }
+
+    fn sorted(all: &[i32], filters: &[i32], parents: &[(i32, i32)]) -> (Vec<i32>, Vec<i32>) {
+        let filters = pids(filters);
+        let parent_of = |pid: Pid| {
+            let parent = parents.iter().find(|(child, _)| *child == pid.as_raw_nonzero().get())?.1;
+            Pid::from_raw(parent)
+        };
+        let left = Left::sort(&pids(all), |pid| filters.contains(&pid), parent_of);
+        let numbers = |set: HashSet<Pid>| {
+            let mut numbers: Vec<i32> = set.into_iter().map(|pid| pid.as_raw_nonzero().get()).collect();
+            numbers.sort_unstable();
+            numbers
+        };
+        (numbers(left.finishing), numbers(left.others))
+    }
+
+    #[test]
+    fn a_descendant_of_a_filter_belongs_to_it() {
+        assert_eq!(sorted(&[2, 3, 4, 5], &[3], &[(4, 3), (5, 4), (2, 1), (3, 1)]), (vec![3, 4, 5], vec![2]));
+        assert_eq!(sorted(&[2, 3], &[], &[(3, 2)]), (vec![], vec![2, 3]));
+        // The parent of a filter is no filter by that.
+        assert_eq!(sorted(&[2, 3], &[3], &[(3, 2), (2, 1)]), (vec![3], vec![2]));
+        // A circle, which reused pids could show.
+        assert_eq!(sorted(&[2, 3, 4], &[4], &[(2, 3), (3, 2)]), (vec![4], vec![2, 3]));
+    }
+
+    /// A shell script as a process of its own, and a line that it has written to its standard error.
+    fn start(script: &str, input: std::process::Stdio) -> (std::process::Child, Pid) {
+        use std::io::BufRead;
+        use std::process::{Command, Stdio};
+        let mut child = Command::new("bash").args(["-c", script]).stdin(input).stderr(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        std::io::BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        let pid = Pid::from_child(&child);
+        (child, pid)
+    }
+
+    #[test]
+    fn a_filter_reads_a_pipe_of_the_job() {
+        use std::process::Stdio;
+        let ready = "echo ready >&2; exec sleep 1000";
+        let read_end = || Stdio::from(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap().0);
+        let cases = [
+            (start(ready, read_end()), true),
+            (start(ready, Stdio::null()), false),
+            // A pipe that this process has open too.
+            (start(ready, Stdio::piped()), false),
+            // By another descriptor, once nothing can write to the pipe.
+            (start(&format!("exec 7< <(true); {ready}"), Stdio::null()), true),
+            (start(&format!("exec 7<> <(true); {ready}"), Stdio::null()), false),
+        ];
+        let outside = start(ready, read_end());
+        let job_input = channel_of(&rustix::fs::stat(format!("/proc/{}/fd/0", outside.1)).unwrap());
+        assert!(job_input.is_some());
+        let pids: Vec<Pid> = cases.iter().map(|((_, pid), _)| *pid).chain([outside.1]).collect();
+        let filters = filters(&pids, job_input);
+        let expected: Vec<_> = cases.iter().map(|(_, is_filter)| *is_filter).chain([false]).collect();
+        let found: Vec<_> = pids.iter().map(|pid| filters.contains(pid)).collect();
+        for (mut child, _) in cases.into_iter().map(|(child, _)| child).chain([outside]) {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn the_short_part() {
+        let millis = Duration::from_millis;
+        assert_eq!(short(DEFAULT), millis(200));
+        assert_eq!([millis(0), millis(50), millis(500), millis(60_000)].map(short), [0, 50, 100, 250].map(millis));
+    }
+}

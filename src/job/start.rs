@@ -1,0 +1,180 @@
+//! The start of a job: its leaf, its streams, its actor.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::{Mutex, oneshot};
+
+use super::caller::Caller;
+use super::command::Command;
+use super::draft::Draft;
+use super::output::Activity;
+use super::streams::Streams;
+use super::terms::Terms;
+use super::told::told;
+use super::{Job, actor, live, oom, order, streams};
+use crate::cgroup::apply as limits;
+use crate::error::{Error, Result};
+use crate::guard::protocol::JobId;
+use crate::kernel::maker::Maker;
+use crate::kernel::wake::Wake;
+use crate::supervisor::attached::Attached;
+use crate::supervisor::events::Log;
+use crate::supervisor::means::{Means, NextHolder};
+use crate::supervisor::queue::queue;
+use crate::supervisor::{Inner, REMOVED_AGAIN, Supervisor, start_sweep};
+
+impl Supervisor {
+    /// Starts a job; comes back when the command has been executed. Dropping this future ends it.
+    ///
+    /// The call itself decides what the job inherits of the caller, and not the moment in which the future is polled first; see
+    /// [the front page](crate#what-a-job-inherits).
+    ///
+    /// It may be called from any thread and any runtime. The job goes on in the runtime that the supervisor was started in,
+    /// whatever becomes of the caller's. A few dozen are started at a time, the others wait for their turn; a future that is held and
+    /// not polled takes no turn from others.
+    ///
+    /// ```
+    /// # async fn example(supervisor: &pinfold::Supervisor) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut command = pinfold::Command::new("make");
+    /// command.arg("check").timeout(std::time::Duration::from_secs(600));
+    /// let job = supervisor.spawn(&command).await?;
+    /// println!("process {} runs", job.pid());
+    /// assert!(job.wait().await?.is_gone());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Nothing is left of the job then. [`Error::Spawn`] where the command can't be executed, with the errno;
+    /// [`Error::Invalid`] where an argument is invalid; [`Error::HostChanged`] where the caller has other rights than the guard;
+    /// [`Error::GuardLost`] where the guard is gone; or the errno of
+    /// a refused call.
+    pub fn spawn(&self, command: &Command) -> impl Future<Output = Result<Job>> + Send + use<> {
+        let (supervisor, command) = (self.clone(), command.clone());
+        // Now, and not when the future is polled.
+        let caller = self.inner.check_process().and_then(|()| Caller::of(&command));
+        async move {
+            let caller = caller?;
+            let runtime = supervisor.inner.runtime.handle.clone();
+            // In a task of its own: a future that is held and not polled would keep its turn from others.
+            let starting = runtime.spawn(async move { supervisor.spawn_here(&command, caller).await });
+            match Attached::new(starting).await {
+                Ok(started) => started,
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Err(_) => Err(Error::GuardLost),
+            }
+        }
+    }
+
+    /// The same, for a task of the supervisor's runtime, which is polled whenever it is ready.
+    pub(crate) async fn spawn_here(&self, command: &Command, caller: Caller) -> Result<Job> {
+        // It is never closed.
+        let turn = self.inner.turns.acquire().await;
+        let started = Box::pin(self.start_job(command, caller)).await;
+        drop(turn);
+        started
+    }
+
+    async fn start_job(&self, command: &Command, caller: Caller) -> Result<Job> {
+        let mut id = self.inner.next_job.fetch_add(1, Ordering::Relaxed);
+        let first = id == 1;
+        let means = self.inner.means();
+        let mut started = start(self.inner.clone(), &means, id, command, &caller).await;
+        for _ in 0..REMOVED_AGAIN {
+            if !started.as_ref().is_err_and(|error| self.inner.is_removed(error)) {
+                break;
+            }
+            id = self.inner.next_job.fetch_add(1, Ordering::Relaxed);
+            started = start(self.inner.clone(), &means, id, command, &caller).await;
+        }
+        if let Err(error) = &started
+            && self.inner.give_cgroup_up(&means, error)
+        {
+            id = self.inner.next_job.fetch_add(1, Ordering::Relaxed);
+            started = start(self.inner.clone(), &self.inner.means(), id, command, &caller).await;
+        }
+        if first && let Means::Cgroup { base, .. } = &*self.inner.means() {
+            // When the command runs already, so that it does not wait for what others have left; and beside it.
+            let sweeping =
+                Attached::new(self.inner.runtime.handle.spawn(start_sweep::sweep(base.now().parent().clone())));
+            *self.inner.sweeping.lock().unwrap_or_else(PoisonError::into_inner) = Some(sweeping);
+        }
+        started
+    }
+}
+
+async fn start(supervisor: Arc<Inner>, means: &Means, id: JobId, command: &Command, caller: &Caller) -> Result<Job> {
+    command.limits.check()?;
+    let mut order = order::Order::new(command, caller, means.changed(&caller.host))?;
+    let (pipes, terminal) = (std::mem::take(&mut order.pipes), order.terminal.take());
+    let (requests, inbox) = queue();
+    let (spawned, started) = oneshot::channel();
+    let (stop_sender, stops) = queue();
+    let (finished, report) = told();
+    let NextHolder { link, holder, refused } = supervisor.next_holder(means).await?;
+    link.host.check_rights(&caller.host)?;
+    let memory = Arc::new(oom::Watch::default());
+    // A leaf that is dropped is removed.
+    let watched = limits::apply_to(holder.leaf(), &command.limits)?;
+    if let Some(leaf) = holder.leaf().filter(|_| command.user.is_some()) {
+        leaf.let_others_through();
+    }
+    let driver = supervisor.runtime.clone();
+    let runtime = driver.handle.clone();
+    let events = Log::new(id, command.display_name(), supervisor.hub.clone());
+    let activity = command.idle_timeout.map(|timeout| (timeout, Arc::new(Activity::new())));
+    let streams = {
+        let _entered = runtime.enter();
+        Streams::new(command, pipes, terminal, &report, activity.as_ref().map(|(_, activity)| activity))?
+    };
+    // From here on the actor answers for it, and forgets it in the end.
+    let answers = link.listen(id)?;
+    let assignment = Box::new(actor::Assignment {
+        supervisor,
+        id,
+        link,
+        holder,
+        answers,
+        order,
+        terms: Terms::of(command),
+        timeout: command.timeout,
+        report: Draft::of(command),
+        inbox,
+        stops: stop_sender,
+        refused,
+        events: events.clone(),
+        memory: memory.clone(),
+    });
+    // Also while the start is not over: from then on it is the watch's.
+    let wake = Wake::at(command.idle_timeout.and_then(|timeout| Instant::now().checked_add(timeout)));
+    runtime.spawn(actor::run(assignment, spawned, finished));
+    // The actor keeps `requests` open only through this future: dropped here, the job ends.
+    match started.await {
+        Ok(Ok((pid, main))) => {
+            if let Some((timeout, activity)) = activity {
+                runtime.spawn(streams::watch_idle(timeout, activity, requests.downgrade(), report.clone(), wake));
+            }
+            if let Some(leaf) = watched {
+                runtime.spawn(live::until_over(report.clone(), memory.run(leaf, (pid, main.clone()), events.clone())));
+            }
+            let name = command.display_name();
+            Ok(Job {
+                id,
+                pid,
+                main,
+                requests,
+                report,
+                stops: Mutex::new(stops),
+                name,
+                streams,
+                events,
+                driver,
+                maker: Maker::here(),
+            })
+        }
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(Error::GuardLost),
+    }
+}

@@ -1,0 +1,232 @@
+//! What this process was given by its caller, so that the job gets it unchanged: the signal mask, the ignored
+//! signals, the open descriptors, the limit on them.
+//!
+//! Rust's runtime ignores SIGPIPE and opens `/dev/null` on closed standard descriptors before `main`; both are
+//! read by a constructor that runs before it.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use rustix::fs::OFlags;
+use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec};
+
+use crate::error::{Error, Result};
+use crate::kernel::sys;
+
+const SIGPIPE_IGNORED: u8 = 1 << 3;
+
+/// Bits 0 to 2: that standard descriptor was closed. Bit 3: SIGPIPE was ignored.
+static BEFORE_MAIN: AtomicU8 = AtomicU8::new(0);
+
+/// Reads both. For the constructor that runs before `main`.
+pub(crate) fn read_before_main() {
+    let mut state = 0;
+    for number in 0..3 {
+        if sys::inherited_fd(number).is_none() {
+            state |= 1 << number;
+        }
+    }
+    if sys::is_ignored(libc::SIGPIPE) {
+        state |= SIGPIPE_IGNORED;
+    }
+    BEFORE_MAIN.store(state, Ordering::Relaxed);
+}
+
+/// Signal dispositions and mask as the caller left them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Signals {
+    /// Blocked signals, as a bit mask.
+    pub blocked: u64,
+    /// Ignored signals, as a bit mask.
+    pub ignored: u64,
+}
+
+/// The signals as they were at the first call; `pinfold::init()` makes that the start of `main`.
+pub(crate) fn signals() -> Signals {
+    static SIGNALS: OnceLock<Signals> = OnceLock::new();
+    *SIGNALS.get_or_init(|| {
+        let mut ignored = sys::ignored_signals() & !sys::bit(libc::SIGPIPE);
+        if BEFORE_MAIN.load(Ordering::Relaxed) & SIGPIPE_IGNORED != 0 {
+            ignored |= sys::bit(libc::SIGPIPE);
+        }
+        Signals { blocked: sys::signal_mask(), ignored }
+    })
+}
+
+static OPEN_FILES: OnceLock<Option<(u64, u64)>> = OnceLock::new();
+
+/// Raises this process's own limits on open files and on its stack, so that a caller's tiny ones do not hinder it in its
+/// work: the soft limit up to the hard one, and this too where it may be raised (CAP_SYS_RESOURCE, getrlimit(2)). Jobs get
+/// the caller's limit on open files all the same.
+///
+/// For programs that do nothing else than supervise, as the `pinfold` command does, and that keep the descriptors that they were
+/// handed down: jobs get those themselves, and not copies. Call it after
+/// [`Guard::fork`](crate::Guard::fork): jobs have the guard's stack limit. Tells the soft limit on open files as it is now, or
+/// none where a seccomp profile refuses to tell.
+pub fn raise_own_limits() -> Option<u64> {
+    /// What Linux gives by default.
+    const STACK: u64 = 8 << 20;
+    OPEN_FILES.get_or_init(|| sys::limit(libc::RLIMIT_NOFILE));
+    sys::raise_open_files_limit();
+    sys::raise_limit(libc::RLIMIT_STACK, STACK);
+    sys::limit(libc::RLIMIT_NOFILE).map(|(soft, _)| soft)
+}
+
+/// Whether this program has called [`raise_own_limits`].
+pub(crate) fn only_supervises() -> bool {
+    OPEN_FILES.get().is_some()
+}
+
+/// Soft and hard limit on open files for jobs: the caller's, also where we have raised our own; none where it is not told.
+pub(crate) fn open_files_limit() -> Option<(u64, u64)> {
+    OPEN_FILES.get().copied().unwrap_or_else(|| sys::limit(libc::RLIMIT_NOFILE))
+}
+
+/// Whether the standard descriptor `number` (0 to 2) was closed when this process was started; Rust's runtime has opened
+/// `/dev/null` there since.
+#[must_use]
+pub fn was_closed(number: i32) -> bool {
+    (0..3).contains(&number) && BEFORE_MAIN.load(Ordering::Relaxed) & (1 << number) != 0
+}
+
+/// Opens `/dev/null` on closed standard descriptors, so that nothing else gets their numbers. For programs without Rust's
+/// runtime, which does the same.
+pub(crate) fn fill_closed_stdio() {
+    for number in (0..3).filter(|&number| was_closed(number)) {
+        if sys::inherited_fd(number).is_none()
+            && let Ok(null) = rustix::fs::open(c"/dev/null", OFlags::RDWR, rustix::fs::Mode::empty())
+        {
+            // The lowest free number: this one, since those below it are open.
+            std::mem::forget(null);
+        }
+    }
+}
+
+/// The numbers from 3 on of what may be open descriptors of this process, ascending.
+pub(crate) fn fd_numbers() -> Vec<i32> {
+    /// Where they are numbered lower than this, as is usual, to try them is quicker than to have them listed.
+    const USUAL: i32 = 256;
+    // How many there are: proc_pid_fd(5), since Linux 6.2; 0 before that.
+    if let Ok(directory) = rustix::fs::stat(c"/proc/self/fd")
+        && let Ok(open @ 1..) = usize::try_from(directory.st_size)
+    {
+        let mut numbers: Vec<i32> =
+            (0..USUAL).filter(|&number| sys::inherited_fd(number).is_some()).take(open).collect();
+        if numbers.len() == open {
+            numbers.retain(|&number| number > 2);
+            return numbers;
+        }
+    }
+    match std::fs::read_dir("/proc/self/fd") {
+        Ok(entries) => {
+            let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+            let mut numbers: Vec<i32> = numbers.filter(|&number| number > 2).collect();
+            numbers.sort_unstable();
+            numbers
+        }
+        // No /proc: the numbers that programs use.
+        Err(_) => (3..1024).collect(),
+    }
+}
+
+/// A copy of the descriptor `number`, where exec hands it down; none where it is closed or closed at exec.
+///
+/// Another thread may close the number and open something else under it at any moment: what has the close-on-exec flag is never
+/// copied for a job.
+pub(crate) fn copy_of_handed_down(number: i32) -> rustix::io::Result<Option<OwnedFd>> {
+    /// A number that changes each time is in use by another thread, and not handed down.
+    const TRIES: usize = 10;
+    for _ in 0..TRIES {
+        let Some(original) = sys::inherited_fd_kept_at_exec(number) else { return Ok(None) };
+        let copy = match fcntl_dupfd_cloexec(original, 3) {
+            Err(Errno::BADF) => return Ok(None),
+            copy => copy?,
+        };
+        if is_handed_down_under(copy.as_fd(), number) {
+            return Ok(Some(copy));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether `number` still is the open file of `copy`, without the close-on-exec flag: what was copied may have come between.
+fn is_handed_down_under(copy: BorrowedFd<'_>, number: i32) -> bool {
+    let Some(there) = sys::inherited_fd(number) else { return false };
+    // Files without an inode of their own (eventfd(2), epoll(7)) differ in this only. Containers may refuse it.
+    if sys::are_one_open_file(copy, there) == Ok(false) {
+        return false;
+    }
+    match (Shown::of(number), Shown::of(copy.as_raw_fd())) {
+        (Some(there), Some(copy)) => !there.is_closed_at_exec && there.file == copy.file,
+        _ => sys::inherited_fd_kept_at_exec(number).is_some(),
+    }
+}
+
+/// What the kernel shows of a descriptor, all of one moment (proc_pid_fdinfo(5)).
+struct Shown {
+    is_closed_at_exec: bool,
+    /// The mount and the inode; the latter since Linux 5.14.
+    file: [Option<u64>; 2],
+}
+
+impl Shown {
+    fn of(number: i32) -> Option<Self> {
+        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).ok()?;
+        let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+        let flags = u64::from_str_radix(value("flags:")?, 8).ok()?;
+        let number = |key| value(key).and_then(|value| value.parse().ok());
+        Some(Self {
+            is_closed_at_exec: flags & u64::from(OFlags::CLOEXEC.bits()) != 0,
+            file: [number("mnt_id:"), number("ino:")],
+        })
+    }
+}
+
+/// A copy of a standard descriptor; none where it is closed. Its close-on-exec flag does not count: the command asks for it.
+pub(crate) fn copy_of_stream(number: i32) -> rustix::io::Result<Option<OwnedFd>> {
+    match sys::inherited_fd(number).map(|stream| fcntl_dupfd_cloexec(stream, 3)) {
+        None | Some(Err(Errno::BADF)) => Ok(None),
+        Some(copy) => copy.map(Some),
+    }
+}
+
+/// The resources whose limits later jobs get as they are then (getrlimit(2)): all but the one on open files, which is passed with
+/// each job, and those that [`raise_own_limits`] has changed for this process alone.
+pub(crate) fn followed_limits() -> impl Iterator<Item = u32> {
+    /// `RLIM_NLIMITS` (include/uapi/asm-generic/resource.h).
+    const ALL: u32 = 16;
+    let raised = only_supervises();
+    (0..ALL).filter(move |&resource| {
+        i64::from(resource) != i64::from(libc::RLIMIT_NOFILE)
+            && !(raised && i64::from(resource) == i64::from(libc::RLIMIT_STACK))
+    })
+}
+
+/// Takes the descriptor `number` that this process was handed, and sets close-on-exec: jobs do not get it.
+///
+/// # Errors
+/// [`Error::Invalid`] where it is not open for writing, or is a standard one. [`Error::System`] with `EBUSY` where it was
+/// taken before.
+pub fn adopt_descriptor(number: i32) -> Result<OwnedFd> {
+    static TAKEN: Mutex<Vec<i32>> = Mutex::new(Vec::new());
+    let refuse = |advice: &str| Error::invalid("descriptor", number.to_string(), advice);
+    let descriptor = match number {
+        0..3 => return Err(refuse("the standard ones are the job's")),
+        _ => sys::inherited_fd(number).ok_or_else(|| refuse("it is not open"))?,
+    };
+    let writable =
+        rustix::fs::fcntl_getfl(descriptor).is_ok_and(|flags| flags.intersects(OFlags::WRONLY | OFlags::RDWR));
+    let ours = rustix::io::fcntl_getfd(descriptor).is_ok_and(|flags| flags.contains(FdFlags::CLOEXEC));
+    if !writable || ours {
+        return Err(refuse("it is not open for writing"));
+    }
+    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if taken.contains(&number) {
+        return Err(Error::system("take", format!("descriptor {number}"), Errno::BUSY, "it was taken before"));
+    }
+    taken.push(number);
+    let failed = |errno| Error::system("take", format!("descriptor {number}"), errno, "");
+    rustix::io::fcntl_setfd(descriptor, FdFlags::CLOEXEC).map_err(failed)?;
+    sys::adopt_fd(number).map_err(failed)
+}

@@ -1,0 +1,20 @@
+//! One file for each concept of the kernel: a safe form of its calls. No policy, no runtime.
+
+pub(crate) mod host;
+pub(crate) mod inherited;
+pub(crate) mod maker;
+pub mod mount;
+pub(crate) mod oom_score;
+pub(crate) mod passes;
+pub mod pidfd;
+pub(crate) mod process;
+pub(crate) mod pty;
+pub(crate) mod raw;
+pub(crate) mod reap;
+pub(crate) mod rlimit;
+pub(crate) mod same;
+pub mod signal;
+pub(crate) mod size;
+pub(crate) mod sys;
+pub(crate) mod user;
+pub(crate) mod wake;

@@ -1,0 +1,68 @@
+//! Resource limits of each process (getrlimit(2)).
+
+use crate::error::{Error, Result};
+use crate::kernel::size::Size;
+
+/// A resource limit of each process (getrlimit(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Rlimit {
+    /// The kernel's number of the resource.
+    pub(crate) resource: u32,
+    /// The soft limit; `u64::MAX` for none.
+    pub soft: u64,
+    /// The hard limit.
+    pub hard: u64,
+}
+
+/// The number of the limit on open files, as the C libraries disagree on its type.
+pub(crate) const NOFILE: u32 = 7;
+
+/// Names and numbers of the resources, in the kernel's order but for the architectures that pinfold does not support.
+const RESOURCES: [&str; 16] = [
+    "cpu",
+    "fsize",
+    "data",
+    "stack",
+    "core",
+    "rss",
+    "nproc",
+    "nofile",
+    "memlock",
+    "as",
+    "locks",
+    "sigpending",
+    "msgqueue",
+    "nice",
+    "rtprio",
+    "rttime",
+];
+
+impl std::str::FromStr for Rlimit {
+    type Err = Error;
+
+    /// Reads `nofile=1024`, `nofile=1024:4096`, `core=0`, `stack=unlimited`, with the names of prlimit(1). Values in the
+    /// kernel's units (bytes, seconds, counts), where K, M, G, T may follow.
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = |advice: String| Error::invalid("resource limit", text, advice);
+        let usage = || bad("write NAME=SOFT[:HARD], each a number or 'unlimited'".into());
+        let (name, values) = text.split_once('=').ok_or_else(usage)?;
+        let resource = RESOURCES
+            .iter()
+            .position(|known| name.eq_ignore_ascii_case(known))
+            .ok_or_else(|| bad(format!("its name is one of {}", RESOURCES.join(", "))))?;
+        let value = |text: &str| match (text, text.parse::<Size>()) {
+            ("unlimited", _) | (_, Ok(Size::Max)) => Ok(u64::MAX),
+            (_, Ok(Size::Bytes(value))) => Ok(value),
+            _ => Err(usage()),
+        };
+        let (soft, hard) = match values.split_once(':') {
+            Some((soft, hard)) => (value(soft)?, value(hard)?),
+            None => (value(values)?, value(values)?),
+        };
+        if soft > hard {
+            return Err(bad("the soft limit is above the hard one".into()));
+        }
+        Ok(Self { resource: resource as u32, soft, hard })
+    }
+}

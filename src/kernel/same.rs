@@ -1,0 +1,175 @@
+//! Whether two descriptors are one output: what is written to them arrives in one place, one write after the other.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use rustix::fs::{FileType, OFlags, Stat, fcntl_getfl, fstat};
+use rustix::io::Errno;
+
+use crate::kernel::sys;
+
+/// Whether what is written to `one` and to `other` arrives in one place, in the order of the writes. So it is where
+///
+/// - both are the same open file (`>f 2>&1`; kcmp(2), `KCMP_FILE`),
+/// - both are the same pipe, socket or terminal, also where it was opened twice: these have no offset,
+/// - both append to the same regular file (`>>f 2>>f`): the kernel moves each write to the end (open(2), `O_APPEND`).
+///
+/// Two descriptors that were opened one by one (`>f 2>f`) have an offset each, and write over each other: they are two outputs.
+///
+/// A program that stands between a job and its own standard streams asks this before it calls
+/// [`Command::stderr_to_stdout`](crate::Command::stderr_to_stdout). It does not block, and changes nothing. Where it cannot find
+/// out, the answer is `false`.
+///
+/// ```
+/// use std::fs::File;
+/// use pinfold::output::are_one_output;
+///
+/// let (reader, writer) = std::io::pipe()?;
+/// assert!(are_one_output(&writer, &writer.try_clone()?));
+/// assert!(!are_one_output(&writer, File::open("/dev/null")?));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn are_one_output(one: impl AsFd, other: impl AsFd) -> bool {
+    let (one, other) = (one.as_fd(), other.as_fd());
+    if one.as_raw_fd() == other.as_raw_fd() {
+        return true;
+    }
+    let (Ok(stat), Ok(other_stat)) = (fstat(one), fstat(other)) else { return false };
+    if (stat.st_dev, stat.st_ino) != (other_stat.st_dev, other_stat.st_ino) {
+        // /dev/tty is the controlling terminal under another name, and a process has only one (tty(4)).
+        return is_controlling_terminal(one, &stat) && is_controlling_terminal(other, &other_stat);
+    }
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Fifo | FileType::Socket | FileType::CharacterDevice => true,
+        _ => appends(one) && appends(other) || are_one_open_file(one, other),
+    }
+}
+
+fn appends(fd: BorrowedFd<'_>) -> bool {
+    fcntl_getfl(fd).is_ok_and(|flags| flags.contains(OFlags::APPEND))
+}
+
+/// A pseudoterminal's other side answers for it, and is not it (tty_io.c, `tiocgsid`).
+fn is_controlling_terminal(fd: BorrowedFd<'_>, stat: &Stat) -> bool {
+    /// `/dev/ptmx` (the kernel's Documentation/admin-guide/devices.txt).
+    const MULTIPLEXER: (u32, u32) = (5, 2);
+    let device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && device != MULTIPLEXER
+        && kernel::has_session(fd)
+}
+
+/// Whether both descriptors are of one open file, of a process that owns both.
+fn are_one_open_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    // Containers refuse kcmp(2) without CAP_SYS_PTRACE, and a kernel may be built without it.
+    sys::are_one_open_file(one, other).or_else(|_| share_an_owner(one, other)).unwrap_or(false)
+}
+
+/// The same by the owner of the signal SIGIO, of which each open file has one (fcntl(2), `F_SETOWN_EX`): set through the one
+/// descriptor, it is seen through the other. A regular file never sends this signal, and afterwards the owner is as it was.
+fn share_an_owner(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let own = kernel::Owner::this_thread();
+    let before = kernel::owner(one)?;
+    if kernel::owner(other)? != before || before == own {
+        return Ok(false);
+    }
+    kernel::set_owner(one, own)?;
+    let seen = kernel::owner(other);
+    kernel::set_owner(one, before)?;
+    Ok(seen? == own)
+}
+
+#[allow(unsafe_code)]
+mod kernel {
+    use std::os::fd::{AsRawFd, BorrowedFd};
+
+    use rustix::io::Errno;
+
+    use crate::kernel::sys::last_errno;
+
+    /// `struct f_owner_ex` (include/uapi/asm-generic/fcntl.h).
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Owner {
+        kind: libc::c_int,
+        pid: libc::pid_t,
+    }
+
+    const F_OWNER_TID: libc::c_int = 0;
+    const F_SETOWN_EX: libc::c_int = 15;
+    const F_GETOWN_EX: libc::c_int = 16;
+
+    impl Owner {
+        pub fn this_thread() -> Self {
+            // SAFETY: gettid(2) has no obligations.
+            Self { kind: F_OWNER_TID, pid: unsafe { libc::gettid() } }
+        }
+    }
+
+    pub fn owner(fd: BorrowedFd<'_>) -> Result<Owner, Errno> {
+        let mut owner = Owner::default();
+        // SAFETY: `owner` has the kernel's layout and outlives the call.
+        let done = unsafe { libc::fcntl(fd.as_raw_fd(), F_GETOWN_EX, &raw mut owner) };
+        if done == 0 { Ok(owner) } else { Err(last_errno()) }
+    }
+
+    pub fn set_owner(fd: BorrowedFd<'_>, owner: Owner) -> Result<(), Errno> {
+        // SAFETY: `owner` has the kernel's layout, is only read, and outlives the call.
+        let done = unsafe { libc::fcntl(fd.as_raw_fd(), F_SETOWN_EX, &raw const owner) };
+        if done == 0 { Ok(()) } else { Err(last_errno()) }
+    }
+
+    /// Whether it is the controlling terminal of this process, or the other side of one: others have no session for it
+    /// (tcgetsid(3), `ENOTTY`).
+    pub fn has_session(fd: BorrowedFd<'_>) -> bool {
+        // SAFETY: tcgetsid(3) touches no memory of this process; the descriptor is borrowed for the call.
+        unsafe { libc::tcgetsid(fd.as_raw_fd()) >= 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    fn scratch(name: &str) -> std::path::PathBuf {
+        std::env::temp_dir().join(format!("pinfold-same-{name}-{}", std::process::id()))
+    }
+
+    #[test]
+    fn one_open_file_is_one_output_and_two_are_two() {
+        let path = scratch("two");
+        let one = File::create(&path).unwrap();
+        let (twin, other) = (one.try_clone().unwrap(), File::options().write(true).open(&path).unwrap());
+        let appending = || File::options().append(true).open(&path).unwrap();
+        let (first, second) = (appending(), appending());
+        std::fs::remove_file(&path).unwrap();
+        assert!(are_one_output(&one, &twin));
+        assert!(!are_one_output(&one, &other), "an offset each");
+        assert!(are_one_output(&first, &second));
+        assert!(!are_one_output(&first, &other), "only one of them appends");
+    }
+
+    /// What is asked where kcmp(2) is refused gives the same answers, and leaves the open files as they were.
+    #[test]
+    fn the_owner_of_sigio_tells_one_open_file_from_two() {
+        let path = scratch("owner");
+        let one = File::create(&path).unwrap();
+        let (twin, other) = (one.try_clone().unwrap(), File::options().write(true).open(&path).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(share_an_owner(one.as_fd(), twin.as_fd()), Ok(true));
+        assert_eq!(share_an_owner(one.as_fd(), other.as_fd()), Ok(false));
+        assert_eq!(kernel::owner(one.as_fd()), Ok(kernel::Owner::default()));
+        if let Ok(same) = sys::are_one_open_file(one.as_fd(), twin.as_fd()) {
+            assert!(same && sys::are_one_open_file(one.as_fd(), other.as_fd()) == Ok(false));
+        }
+    }
+
+    #[test]
+    fn a_pipe_that_was_opened_twice_is_one_output() {
+        let (_reader, writer) = std::io::pipe().unwrap();
+        let again = File::options().write(true).open(format!("/proc/self/fd/{}", writer.as_raw_fd())).unwrap();
+        let (_reader, other) = std::io::pipe().unwrap();
+        assert!(are_one_output(&writer, &again) && !are_one_output(&writer, &other));
+    }
+}

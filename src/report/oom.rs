@@ -1,0 +1,27 @@
+//! What the kernel's OOM killer did to a job.
+
+use serde::{Deserialize, Serialize};
+
+/// Processes of a job that the OOM killer ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct Oom {
+    /// How many: `oom_kill` of the leaf's `memory.events` (the kernel's admin-guide/cgroup-v2.rst).
+    pub kills: u64,
+    /// Those that the kernel's log names; it leaves some out when there are many.
+    pub victims: Vec<OomVictim>,
+    /// Where the victims are from, or why they are not known.
+    pub source: String,
+}
+
+/// A process that the OOM killer ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct OomVictim {
+    /// Its process id in the machine's first PID namespace.
+    pub pid: i32,
+    /// Its name, as `/proc/PID/comm` has it.
+    pub name: String,
+}

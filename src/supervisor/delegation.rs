@@ -1,0 +1,297 @@
+//! Controllers for the leaves. A cgroup gives its controllers to its children through `cgroup.subtree_control`, and can do
+//! so only while no process is in it ("no internal processes", the kernel's admin-guide/cgroup-v2.rst).
+//!
+//! What is written to is the cgroup that bases are made in, never one above it, and only where nobody but supervisor and
+//! guard is in it: they move to a leaf of their own beside the base. At the end all is undone in the opposite order, so that it
+//! works again in the same cgroup.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use rustix::process::{Pid, getpid};
+
+use crate::cgroup::cgroup::Cgroup;
+use crate::cgroup::delegation::{PREFIX, Undo, controller_advice, exclusive_lock, lock_file, names};
+use crate::cgroup::limits::Controller;
+use crate::error::{Error, Result};
+use crate::guard::protocol::{FromGuard, JobId, ToGuard};
+use crate::report::Refusal;
+use crate::supervisor::link::Link;
+
+/// How long another pinfold may take to undo what it gave; without the lock the start goes on.
+const LOCK_BOUND: Duration = Duration::from_secs(1);
+
+/// No job has this number: the guard's answers that concern the supervisor.
+pub(crate) const SUPERVISORS: JobId = 0;
+
+/// Controllers that were given, to be taken back.
+#[derive(Debug)]
+pub(crate) struct Grant {
+    place: Arc<Cgroup>,
+    undo: Undo,
+    /// Its shared lock says that these controllers are in use, whoever gave them.
+    lock: Mutex<Option<OwnedFd>>,
+}
+
+/// As opposed to [`Result`], whose error ends the start: this one is a reason.
+type Given<T, E> = std::result::Result<T, E>;
+
+impl Grant {
+    /// The jobs are over: from here on the guard may take back what was given.
+    pub fn release(&self) {
+        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        self.release();
+        // The guard has done so, unless it was killed.
+        if let Some(_lock) = exclusive_lock(&self.place) {
+            self.undo.undo(&self.place);
+        }
+    }
+}
+
+/// Sees to it that the cgroups made in `place` have the controllers `wanted`.
+///
+/// # Errors
+/// Why this place can't give them, when all that was tried has been undone.
+pub(crate) async fn give(
+    place: &Arc<Cgroup>,
+    wanted: &[Controller],
+    link: &Link,
+) -> Result<Given<Option<Grant>, Refusal>> {
+    let refuse =
+        |reason: String, advice: String| Ok(Err(Refusal::new(place.path().display().to_string(), reason, advice)));
+    let list = |file| place.read(file).unwrap_or_default();
+    let has = |list: &str, controller: &Controller| list.split_ascii_whitespace().any(|name| name == controller.name());
+    if wanted.is_empty() {
+        return Ok(Ok(None));
+    }
+    let lock = shared_lock(place, LOCK_BOUND).await;
+    let given = list(c"cgroup.subtree_control");
+    let missing: Vec<_> = wanted.iter().filter(|controller| !has(&given, controller)).copied().collect();
+    if missing.is_empty() {
+        return Ok(Ok(Some(Grant { place: place.clone(), undo: Undo::default(), lock: lock.into() })));
+    }
+    let names = names(&missing);
+
+    let own_controllers = list(c"cgroup.controllers");
+    if let Some(controller) = missing.iter().find(|controller| !has(&own_controllers, controller)) {
+        return refuse(format!("it has no {controller} controller"), controller_advice(*controller));
+    }
+    // Only the root of the whole tree has none (kernel: not_on_root); a namespace's root has it.
+    if place.events().is_err_and(|errno| errno == Errno::NOENT) {
+        return refuse(
+            format!("it is the machine's root cgroup, and does not give the {names} controller to those below"),
+            format!(
+                "as root: echo {} > {}/cgroup.subtree_control",
+                missing.iter().map(|controller| format!("+{controller}")).collect::<Vec<_>>().join(" "),
+                place.path().display()
+            ),
+        );
+    }
+
+    let guard = Some(link.pid);
+    let inside = place
+        .list()
+        .map_err(|errno| Error::system("read cgroup.procs of", place.path().display().to_string(), errno, ""))?;
+    let is_ours = |pid: &Option<Pid>| *pid == Some(getpid()) || *pid == guard;
+    let others: Vec<_> = inside.iter().filter(|pid| !is_ours(pid)).collect();
+    if !others.is_empty() {
+        let named: Vec<_> = others
+            .iter()
+            .take(3)
+            .map(|pid| pid.map_or_else(|| "one not visible here".into(), |pid| pid.to_string()))
+            .collect();
+        let more = if others.len() > named.len() { ", …" } else { "" };
+        return refuse(
+            format!(
+                "it can't give the {names} controller to those below while other processes are in it ({}{more})",
+                named.join(", ")
+            ),
+            "run pinfold alone in a cgroup: systemd-run --scope -p Delegate=yes (with --user for users), a service with Delegate=yes, or --cgroup DIR".into(),
+        );
+    }
+
+    let mut undo = Undo { own: None, given: missing.iter().map(|controller| controller.name().to_owned()).collect() };
+    if !inside.is_empty() {
+        undo.own = Some(crate::cgroup::base::fresh_name(PREFIX)?);
+    }
+    // From here on the guard undoes it, should this process be killed.
+    link.send(&ToGuard::Giving { own: undo.own.clone(), given: undo.given.clone() }, &[place.as_fd()]).await?;
+    let grant = Grant { place: place.clone(), undo, lock: lock.into() };
+    match grant.give(&inside, guard, link).await? {
+        Ok(()) => Ok(Ok(Some(grant))),
+        Err((doing, errno)) => {
+            drop(grant);
+            refuse(format!("cannot {doing}: {errno}"), "have it delegated: systemd's Delegate=yes, or chown the directory, its cgroup.procs and cgroup.subtree_control".into())
+        }
+    }
+}
+
+impl Grant {
+    async fn give(
+        &self,
+        inside: &[Option<Pid>],
+        guard: Option<Pid>,
+        link: &Link,
+    ) -> Result<Given<(), (String, Errno)>> {
+        if let Some(name) = &self.undo.own {
+            let own = match self.place.make(name) {
+                Ok(own) => own,
+                Err(errno) => return Ok(Err((format!("make the cgroup {name}"), errno))),
+            };
+            if inside.contains(&guard) {
+                let mut answers = link.listen(SUPERVISORS)?;
+                link.send(&ToGuard::Move, &[own.as_fd()]).await?;
+                let answer = answers.recv().await;
+                link.forget(SUPERVISORS);
+                match answer {
+                    Some((FromGuard::Moved { errno: 0 }, _)) => {}
+                    Some((FromGuard::Moved { errno }, _)) => {
+                        return Ok(Err((
+                            "move the guard to a leaf of its own".into(),
+                            Errno::from_raw_os_error(errno),
+                        )));
+                    }
+                    _ => return Err(Error::GuardLost),
+                }
+            }
+            if inside.contains(&Some(getpid()))
+                && let Err(errno) = own.write(c"cgroup.procs", b"0")
+            {
+                return Ok(Err(("move to a leaf of its own".into(), errno)));
+            }
+        }
+        for controller in &self.undo.given {
+            if let Err(errno) = self.place.write(c"cgroup.subtree_control", format!("+{controller}").as_bytes()) {
+                return Ok(Err((format!("give the {controller} controller to those below"), errno)));
+            }
+        }
+        Ok(Ok(()))
+    }
+}
+
+/// Another pinfold has the exclusive lock for the moment in which it takes back what it gave: flock(2) itself is the event of
+/// its end, and stands still until then, so on a thread of its own. Not on tokio's: a runtime waits for those when it is shut
+/// down, and a stranger who may read the file may lock it for good.
+async fn shared_lock(place: &Cgroup, bound: Duration) -> Option<OwnedFd> {
+    let file = lock_file(place)?;
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => return Some(file),
+        Err(Errno::WOULDBLOCK) => {}
+        Err(_) => return None,
+    }
+    let (sender, locked) = tokio::sync::oneshot::channel();
+    let wait = move || {
+        // A signal that the host handles may come to this thread.
+        let done = loop {
+            match flock(&file, FlockOperation::LockShared) {
+                Err(Errno::INTR) => {}
+                done => break done,
+            }
+        };
+        // Let go of again where nobody waits any more.
+        let _ = sender.send(done.is_ok().then_some(file));
+    };
+    std::thread::Builder::new().name("pinfold-lock".into()).spawn(wait).ok()?;
+    tokio::time::timeout(bound, locked).await.ok()?.ok()?
+}
+
+/// The cgroup to make bases in, whose leaves will have the controllers `wanted`: the one that was `found`, or one of
+/// systemd's, unless the person has `named` it. Or why there is none.
+pub(crate) async fn settle(
+    found: Given<Cgroup, Vec<Refusal>>,
+    named: bool,
+    wanted: &[Controller],
+    link: &Link,
+) -> Result<Given<(Arc<Cgroup>, Option<Grant>), Vec<Refusal>>> {
+    let mut refusals = Vec::new();
+    match found {
+        Ok(place) => {
+            let place = Arc::new(place);
+            match give(&place, wanted, link).await? {
+                Ok(grant) => return Ok(Ok((place, grant))),
+                Err(refusal) => refusals.push(refusal),
+            }
+        }
+        Err(reasons) => refusals = reasons,
+    }
+    // Where systemd is not the service manager (sd_booted(3)), there is nobody to ask.
+    if !named && std::path::Path::new("/run/systemd/system").is_dir() {
+        match super::scope::make(link).await {
+            Ok(scope) => {
+                let scope = Arc::new(scope);
+                match give(&scope, wanted, link).await? {
+                    Ok(grant) => return Ok(Ok((scope, grant))),
+                    Err(refusal) => refusals.push(refusal),
+                }
+            }
+            Err(refusal) => refusals.push(refusal),
+        }
+    }
+    Ok(Err(refusals))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::task::Poll;
+
+    use super::*;
+
+    /// A directory with a file that can be locked as a cgroup's can.
+    struct Place(Cgroup);
+
+    impl Place {
+        fn new(label: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("pinfold-{label}-{}", std::process::id()));
+            std::fs::create_dir(&path).unwrap();
+            std::fs::write(path.join("cgroup.subtree_control"), "").unwrap();
+            Self(Cgroup::new(std::fs::File::open(&path).unwrap().into(), path))
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            std::fs::remove_dir_all(self.0.path()).unwrap();
+        }
+    }
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn the_shared_lock_comes_with_the_end_of_the_exclusive_one() {
+        let place = Place::new("lock");
+        let exclusive = exclusive_lock(&place.0).unwrap();
+        run(async {
+            let mut waiting = std::pin::pin!(shared_lock(&place.0, Duration::from_secs(60)));
+            // It stands in line, and nothing stands still for it.
+            assert!(poll_fn(|context| Poll::Ready(waiting.as_mut().poll(context).is_pending())).await);
+            drop(exclusive);
+            let shared = waiting.await;
+            assert!(shared.is_some() && exclusive_lock(&place.0).is_none());
+            drop(shared);
+            // A child of another test has a copy of it until its exec.
+            flock(lock_file(&place.0).unwrap(), FlockOperation::LockExclusive).unwrap();
+        });
+    }
+
+    #[test]
+    fn a_lock_that_is_never_let_go_of_is_not_waited_for() {
+        let place = Place::new("locked");
+        let exclusive = exclusive_lock(&place.0).unwrap();
+        assert!(run(shared_lock(&place.0, Duration::ZERO)).is_none());
+        // Whoever waited gets it in the end, and lets go of it again: nobody is kept out for good.
+        drop(exclusive);
+        let file = lock_file(&place.0).unwrap();
+        flock(&file, FlockOperation::LockExclusive).unwrap();
+    }
+}

@@ -1,0 +1,244 @@
+//! What happens to a job, as it happens.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use futures_core::Stream;
+use serde::Serialize;
+
+use crate::report::{MainEnd, Reason};
+use crate::supervisor::queue::{Receiver, Sender, queue};
+
+/// Something that happened to a job.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Event {
+    /// When: seconds after the spawn was ordered, as in [`Phases`](crate::report::Phases).
+    pub seconds: f64,
+    /// What.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// What happened.
+///
+/// ```
+/// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+/// use pinfold::events::EventKind;
+///
+/// let mut events = job.events();
+/// while let Some(event) = events.next_event().await {
+///     match event.kind {
+///         EventKind::Leftovers { count, .. } => println!("{count} processes are left"),
+///         EventKind::OutOfMemory { kills, .. } => println!("the OOM killer ended {kills}"),
+///         _ => {}
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum EventKind {
+    /// The command has been executed.
+    #[non_exhaustive]
+    Spawned {
+        /// The main process's id.
+        pid: i32,
+    },
+    /// The main process has ended.
+    #[non_exhaustive]
+    MainExited {
+        /// How; `None` where the guard was killed.
+        end: Option<MainEnd>,
+    },
+    /// Processes were still there when the settle time was over.
+    #[non_exhaustive]
+    Leftovers {
+        /// How many.
+        count: u64,
+    },
+    /// The stop signal was sent.
+    #[non_exhaustive]
+    Stopping {
+        /// Why; [`Reason::Exited`] where it was sent to leftovers.
+        reason: Reason,
+    },
+    /// SIGKILL was sent.
+    #[non_exhaustive]
+    Killing {
+        /// Why.
+        reason: Reason,
+    },
+    /// The kernel's OOM killer has ended processes of it: the job had reached its limit on memory, or the machine's was out.
+    #[non_exhaustive]
+    OutOfMemory {
+        /// How many at that time; the report has them all ([`Report::oom`](crate::Report::oom)).
+        kills: u64,
+    },
+    /// Nothing runs in it any more.
+    Empty,
+    /// All is over: the report is there.
+    Gone,
+}
+
+/// The events of one job: those that were, and those that come, until [`EventKind::Gone`]. A [`Stream`].
+#[derive(Debug)]
+pub struct Events(Receiver<Event>);
+
+impl Events {
+    /// The next one; `None` after the last.
+    ///
+    /// Cancel-safe: none is lost.
+    pub async fn next_event(&mut self) -> Option<Event> {
+        self.0.recv().await
+    }
+}
+
+impl Stream for Events {
+    type Item = Event;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Event>> {
+        self.0.poll_recv(context)
+    }
+}
+
+/// An event of one of a supervisor's jobs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct JobEvent {
+    /// The job: [`Job::id`](crate::Job::id).
+    pub job: u64,
+    /// Its name: [`Job::name`](crate::Job::name).
+    pub name: String,
+    /// What happened to it.
+    pub event: Event,
+}
+
+/// The events of all jobs of a supervisor ([`Supervisor::events`](crate::Supervisor::events)). A [`Stream`].
+///
+/// ```
+/// # async fn example(supervisor: &pinfold::Supervisor) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut events = supervisor.events();
+/// while let Some(told) = events.next_event().await {
+///     println!("{} {:.3} s: {:?}", told.name, told.event.seconds, told.event.kind);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct JobEvents(Receiver<JobEvent>);
+
+impl JobEvents {
+    /// The next one; `None` when the supervisor and its jobs are gone.
+    ///
+    /// Cancel-safe: none is lost.
+    pub async fn next_event(&mut self) -> Option<JobEvent> {
+        self.0.recv().await
+    }
+}
+
+impl Stream for JobEvents {
+    type Item = JobEvent;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<JobEvent>> {
+        self.0.poll_recv(context)
+    }
+}
+
+/// Who listens to all jobs of a supervisor.
+#[derive(Debug, Default)]
+pub(crate) struct Hub(Mutex<Vec<Sender<JobEvent>>>);
+
+impl Hub {
+    pub fn listen(&self) -> JobEvents {
+        let (sender, receiver) = queue();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+        JobEvents(receiver)
+    }
+
+    fn tell(&self, job: u64, name: &str, event: &Event) {
+        let mut listeners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.retain(|listener| listener.send(JobEvent { job, name: name.to_owned(), event: event.clone() }));
+    }
+}
+
+/// The events of a job so far, and who listens. A job has a handful of them, whatever it does.
+#[derive(Clone, Debug)]
+pub(crate) struct Log(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    job: u64,
+    name: String,
+    hub: Arc<Hub>,
+    begun: Instant,
+    past: Vec<Event>,
+    listeners: Vec<Sender<Event>>,
+    over: bool,
+}
+
+impl Log {
+    /// Of a job whose times are counted from now on.
+    pub fn new(job: u64, name: String, hub: Arc<Hub>) -> Self {
+        let begun = Instant::now();
+        let (past, listeners, over) = Default::default();
+        Self(Arc::new(Mutex::new(Inner { job, name, hub, begun, past, listeners, over })))
+    }
+
+    /// When the spawn was ordered.
+    pub fn begun(&self) -> Instant {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).begun
+    }
+
+    /// The OOM killer was seen at work.
+    pub fn out_of_memory(&self, kills: u64) {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let seconds = inner.begun.elapsed().as_secs_f64();
+        inner.tell(Event { seconds, kind: EventKind::OutOfMemory { kills } });
+    }
+
+    pub fn listen(&self) -> Events {
+        let (sender, receiver) = queue();
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for event in &inner.past {
+            sender.send(event.clone());
+        }
+        if !inner.over {
+            inner.listeners.push(sender);
+        }
+        Events(receiver)
+    }
+
+    /// Publishes those of these events that have happened and were not published yet, in the order of their times.
+    pub fn publish<const N: usize>(&self, mut reached: [(Option<f64>, EventKind); N]) {
+        // Stable: leftovers can be found at the moment of the main process's end.
+        reached.sort_by(|(a, _), (b, _)| a.unwrap_or(f64::MAX).total_cmp(&b.unwrap_or(f64::MAX)));
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (seconds, kind) in reached {
+            if let Some(seconds) = seconds {
+                inner.tell(Event { seconds, kind });
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Tells it to who listens, once.
+    fn tell(&mut self, event: Event) {
+        let known = |past: &Event| std::mem::discriminant(&past.kind) == std::mem::discriminant(&event.kind);
+        if self.over || self.past.iter().any(known) {
+            return;
+        }
+        self.listeners.retain(|listener| listener.send(event.clone()));
+        self.hub.tell(self.job, &self.name, &event);
+        self.over = event.kind == EventKind::Gone;
+        if self.over {
+            self.listeners.clear();
+        }
+        self.past.push(event);
+    }
+}

@@ -1,0 +1,407 @@
+//! The supervisor's end of the socket to its guard.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::Child;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::net::{Shutdown, shutdown};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::orphans;
+use crate::error::{Error, Result, short_of_descriptors};
+use crate::guard::protocol::{FromGuard, JobId, ToGuard};
+use crate::guard::{Guard, Origin, program, protocol};
+use crate::kernel::host::Host;
+use crate::kernel::maker::Maker;
+use crate::kernel::{reap, sys};
+use crate::supervisor::delegation::SUPERVISORS;
+use crate::supervisor::queue::{Receiver, Sender, queue};
+use crate::supervisor::watchdog;
+use crate::supervisor::watchdog::{Owed, Watchdog};
+
+/// One that was hung up on and is not gone after this may be stopped.
+const RESUMED: Duration = Duration::from_secs(1);
+
+/// How long a guard may take to say that it is ready.
+const START_BOUND: Duration = Duration::from_secs(10);
+
+/// How often a full socket is tried that can't be watched, because no descriptor is to be had.
+const BLIND: Duration = Duration::from_millis(5);
+
+/// What a job hears of its guard; the channel's end means that the guard is lost.
+pub(crate) type Answer = (FromGuard, Option<OwnedFd>);
+
+type Routes = Arc<Mutex<Option<HashMap<JobId, Sender<Answer>>>>>;
+
+/// Where the orphans of a killed guard go.
+#[derive(Debug)]
+enum Heir {
+    /// To this process.
+    Us,
+    /// To the outer guard, which ends them and then itself.
+    Outer(AsyncFd<OwnedFd>),
+    /// To a stranger.
+    Nobody,
+}
+
+/// A guard that is ready.
+#[derive(Debug)]
+pub(crate) struct Link {
+    socket: Arc<AsyncFd<OwnedFd>>,
+    /// `None` once the guard is lost.
+    routes: Routes,
+    pidfd: Arc<AsyncFd<OwnedFd>>,
+    watchdog: Arc<Watchdog>,
+    /// The guard's own process.
+    pub pid: Pid,
+    /// Who ends what a killed guard leaves without a cgroup.
+    heir: Heir,
+    origin: Mutex<Option<Origin>>,
+    /// This process as it was when the guard was started.
+    pub host: Host,
+    maker: Maker,
+    /// Its processes, which are no job's.
+    _known: orphans::Known,
+    reader: Mutex<Option<tokio::task::JoinHandle<()>>>,
+}
+
+impl Link {
+    /// Watches the guard; waits until one that was executed is ready.
+    pub async fn connect(guard: Guard) -> Result<Self> {
+        let Guard { socket, mut origin, host, maker } = guard;
+        let io = |error: std::io::Error| Error::GuardStart(format!("cannot watch its socket: {error}"));
+        let socket = Arc::new(crate::supervisor::watch::watched(socket, Interest::READABLE).map_err(io)?);
+        if matches!(origin, Origin::Forked { .. }) {
+            protocol::greet(&*socket, false)?;
+        }
+        let mut buffer = Vec::new();
+        let mut known = Vec::new();
+        let (pid, pidfd, heir) = match &mut origin {
+            Origin::Forked { pid, inherits } => {
+                let pidfd = pidfd_open(*pid, PidfdFlags::empty())
+                    .map_err(|errno| Error::system("pidfd_open", "the guard", errno, protocol::pidfd_advice(errno)))?;
+                (*pid, pidfd, if *inherits { Heir::Us } else { Heir::Nobody })
+            }
+            Origin::Executed { starter, program } => {
+                let (pid, pidfd, outer_pid, outer) = answered(&socket, &mut buffer, starter, program).await?;
+                known.extend(outer_pid);
+                let heir = match outer {
+                    Some(outer) => {
+                        Heir::Outer(crate::supervisor::watch::watched(outer, Interest::READABLE).map_err(io)?)
+                    }
+                    None => Heir::Nobody,
+                };
+                (pid, pidfd, heir)
+            }
+        };
+        let pidfd = Arc::new(crate::supervisor::watch::watched(pidfd, Interest::READABLE).map_err(io)?);
+        known.push(pid);
+        let watchdog = Arc::new(Watchdog::new(pidfd.clone())?);
+        let routes: Routes = Arc::new(Mutex::new(Some(HashMap::new())));
+        let reader = tokio::spawn(read(socket.clone(), pidfd.clone(), routes.clone(), buffer));
+        Ok(Self {
+            socket,
+            routes,
+            pidfd,
+            watchdog,
+            pid,
+            heir,
+            origin: Mutex::new(Some(origin)),
+            host,
+            maker,
+            _known: orphans::Known::new(known),
+            reader: Mutex::new(Some(reader)),
+        })
+    }
+
+    /// Whether a descriptor that the guard sends could be taken now.
+    pub fn assure_room(&self) -> Result<()> {
+        fcntl_dupfd_cloexec(&*self.pidfd, 0).map(drop).map_err(|errno| {
+            Error::system("keep a descriptor free", "for the main process", errno, short_of_descriptors(errno))
+        })
+    }
+
+    /// Sends one message.
+    pub async fn send(&self, message: &ToGuard, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
+        send(&self.socket, message, descriptors).await
+    }
+
+    /// What the guard says of `job` from now on.
+    pub fn listen(&self, job: JobId) -> Result<Receiver<Answer>> {
+        let (sender, receiver) = queue();
+        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        routes.as_mut().ok_or(Error::GuardLost)?.insert(job, sender);
+        Ok(receiver)
+    }
+
+    /// Nothing more is to be heard of `job`.
+    pub fn forget(&self, job: JobId) {
+        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(routes) = routes.as_mut() {
+            routes.remove(&job);
+        }
+    }
+
+    /// The guard owes an answer, until this is dropped: it is looked after.
+    pub fn owes(&self) -> Owed {
+        self.watchdog.owes()
+    }
+
+    /// Continues a guard that the job may have stopped.
+    pub fn resume(&self) {
+        watchdog::resume(&*self.pidfd);
+    }
+
+    /// Tells the guard that it is over. It ends what is left.
+    pub fn hang_up(&self) {
+        // Also where a forked copy of this process holds the socket open.
+        let _ = shutdown(self.socket.get_ref(), Shutdown::Both);
+    }
+
+    /// Waits until a guard that was hung up on is gone. One that does not go within the time that it has for its own work is
+    /// killed; `false` then.
+    pub async fn gone(&self) -> bool {
+        let by_itself = self.ended().await;
+        // It has the end of the socket to read. Until it has, it holds our end open, and jobs do not know.
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let ended = async {
+            if let Some(reader) = reader {
+                let _ = reader.await;
+            }
+            self.watchdog.end().await;
+        };
+        // Nothing may drive the link's runtime now.
+        let _ = tokio::time::timeout(RESUMED, ended).await;
+        by_itself
+    }
+
+    async fn ended(&self) -> bool {
+        let bound = crate::guard::KILL_BOUND + Duration::from_secs(1);
+        let copy = watched_here(&self.pidfd);
+        let pidfd = copy.as_ref().unwrap_or(&self.pidfd);
+        if tokio::time::timeout(RESUMED, pidfd.readable()).await.is_err() {
+            watchdog::resume(pidfd);
+        }
+        let by_itself = tokio::time::timeout(bound, pidfd.readable()).await.is_ok();
+        if !by_itself {
+            let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+            if tokio::time::timeout(Duration::from_secs(1), pidfd.readable()).await.is_err() {
+                // In the kernel's hands (state D): to wait for it would be for good.
+                std::mem::forget(self.origin.lock().unwrap_or_else(PoisonError::into_inner).take());
+                return false;
+            }
+        }
+        drop(self.origin.lock().unwrap_or_else(PoisonError::into_inner).take());
+        reap::reap_held(self.pidfd.as_fd());
+        if let Heir::Outer(outer) = &self.heir {
+            let copy = watched_here(outer);
+            let _ = tokio::time::timeout(bound, copy.as_ref().unwrap_or(outer).readable()).await;
+            reap::reap_held(outer.as_fd());
+        }
+        by_itself
+    }
+
+    /// Whether what a killed guard leaves comes to this process.
+    pub fn is_inherited_by_us(&self) -> bool {
+        matches!(self.heir, Heir::Us)
+    }
+
+    /// The guard has been killed: waits until all is ended that has come to its heir. `found` sees those that come to
+    /// this process. Tells who is left; an error where that can't be known.
+    pub async fn orphans_ended(
+        &self,
+        bound: Instant,
+        found: impl FnMut(Pid),
+    ) -> std::result::Result<Vec<Pid>, &'static str> {
+        // One that was hung up on is not gone yet, and ends them itself.
+        let _ = tokio::time::timeout_at(bound.into(), self.pidfd.readable()).await;
+        match &self.heir {
+            Heir::Us => {
+                let ended = orphans::end(bound, found).await;
+                ended.map_err(|_| "the guard was killed, and /proc does not show whether a process of it is left")
+            }
+            Heir::Outer(outer) => {
+                // It has that time, and a moment to end itself.
+                let bound = bound.checked_add(Duration::from_secs(1)).unwrap_or(bound);
+                match tokio::time::timeout_at(bound.into(), outer.readable()).await {
+                    Ok(_) => Ok(Vec::new()),
+                    Err(_) => Err("the guard was killed, and the outer guard did not end in time"),
+                }
+            }
+            Heir::Nobody => Err("the guard was killed, and what it held has another parent now"),
+        }
+    }
+}
+
+/// A copy that this runtime watches, which need not be the link's. None where there is no descriptor for it.
+fn watched_here(pidfd: &AsyncFd<OwnedFd>) -> Option<AsyncFd<OwnedFd>> {
+    crate::supervisor::watch::watched(fcntl_dupfd_cloexec(pidfd, 0).ok()?, Interest::READABLE).ok()
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if self.maker.is_elsewhere() {
+            self.maker.keep_elsewhere(&self.socket);
+            self.maker.keep_elsewhere(&self.pidfd);
+            self.maker.keep_elsewhere(&self.watchdog);
+            std::mem::forget(std::mem::replace(&mut self.heir, Heir::Nobody));
+            std::mem::forget(self.origin.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+            return;
+        }
+        self.hang_up();
+        if let Some(reader) = self.reader.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            reader.abort();
+        }
+    }
+}
+
+/// Continues a process that starts a guard: another job may have stopped it.
+fn resume(starter: Option<&Child>) {
+    if let Some(starter) = starter {
+        // A child of ours that is not reaped: the pid is its own.
+        let _ = rustix::process::kill_process(Pid::from_child(starter), rustix::process::Signal::CONT);
+    }
+}
+
+/// Waits until an executed guard says that it is ready, and returns its pid, its pidfd and those of its outer guard.
+async fn answered(
+    socket: &AsyncFd<OwnedFd>,
+    buffer: &mut Vec<u8>,
+    starter: &mut Option<Child>,
+    program: &str,
+) -> Result<(Pid, OwnedFd, Option<Pid>, Option<OwnedFd>)> {
+    let failed = |what: &str| Error::GuardStart(format!("{program}: {what}"));
+    let received = {
+        let bound = Instant::now() + START_BOUND;
+        let mut receiving = std::pin::pin!(receive(socket, buffer));
+        loop {
+            match tokio::time::timeout(RESUMED, &mut receiving).await {
+                Ok(received) => break received,
+                Err(_) if Instant::now() >= bound => return Err(failed("it did not answer within 10 s")),
+                Err(_) => resume(starter.as_ref()),
+            }
+        }
+    };
+    let (message, descriptors) = match received {
+        Ok(Some(received)) => received,
+        Ok(None) => {
+            let status = match starter {
+                Some(starter) => status(starter).await,
+                None => None,
+            };
+            return Err(program::ended(program, status));
+        }
+        Err(errno) => {
+            let why = match protocol::refusal(buffer) {
+                Some(why) => format!("{why}; this library speaks version {} ({})", protocol::VERSION, program::ways()),
+                None => format!("cannot read its answer: {errno}"),
+            };
+            return Err(failed(&why));
+        }
+    };
+    if let Some(mut starter) = starter.take() {
+        // The guard has left it; it ends at once. ECHILD where the host ignores SIGCHLD.
+        resume(Some(&starter));
+        let _ = starter.wait();
+    }
+    let mut descriptors = descriptors.into_iter();
+    match (message, descriptors.next()) {
+        (FromGuard::Ready { version: protocol::VERSION, pid, outer }, Some(pidfd)) => {
+            let pid = Pid::from_raw(pid).ok_or_else(|| failed("it has no pid"))?;
+            Ok((pid, pidfd, outer.and_then(Pid::from_raw), descriptors.next()))
+        }
+        _ => Err(failed("its answer is not that of a guard of this version")),
+    }
+}
+
+/// How the process ended that was to start the guard; none where it does not end, or the host has reaped it.
+async fn status(starter: &mut Child) -> Option<std::process::ExitStatus> {
+    let pidfd = pidfd_open(Pid::from_child(starter), PidfdFlags::empty()).ok()?;
+    let pidfd = crate::supervisor::watch::watched(pidfd, Interest::READABLE).ok()?;
+    // It closes its descriptors a moment before it has ended.
+    let _ = tokio::time::timeout(RESUMED, pidfd.readable()).await;
+    starter.try_wait().ok()?
+}
+
+async fn send(socket: &AsyncFd<OwnedFd>, message: &ToGuard, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
+    let failed = |errno| Error::system("sendmsg", "to the guard", errno, "");
+    let long = if let ToGuard::Spawn { spec: Some(spec), .. } = message { spec.len() } else { 0 };
+    let bytes = protocol::encode_long(message, 128 + long).map_err(failed)?;
+    // Watched only where there is no room: each message that the guard takes makes some, and would wake us for nothing.
+    let mut room: Option<AsyncFd<OwnedFd>> = None;
+    loop {
+        match protocol::send(socket, &bytes, descriptors) {
+            Ok(()) => return Ok(()),
+            Err(Errno::AGAIN) => {
+                if room.is_none() {
+                    let copy = fcntl_dupfd_cloexec(socket, 0);
+                    room = copy.ok().and_then(|copy| crate::supervisor::watch::watched(copy, Interest::WRITABLE).ok());
+                }
+                match &room {
+                    Some(room) => {
+                        let mut ready = room.writable().await.map_err(|_| Error::GuardLost)?;
+                        // Room may have come since: only a send that was refused after this counts.
+                        ready.clear_ready();
+                    }
+                    // No descriptor was to be had for a watch.
+                    None => tokio::time::sleep(BLIND).await,
+                }
+            }
+            Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => return Err(Error::GuardLost),
+            Err(errno) => return Err(failed(errno)),
+        }
+    }
+}
+
+async fn receive(
+    socket: &AsyncFd<OwnedFd>,
+    buffer: &mut Vec<u8>,
+) -> rustix::io::Result<Option<(FromGuard, Vec<OwnedFd>)>> {
+    loop {
+        let mut ready = socket.readable().await.map_err(|_| Errno::IO)?;
+        match protocol::receive(socket, buffer) {
+            Err(Errno::AGAIN) => ready.clear_ready(),
+            done => return done,
+        }
+    }
+}
+
+/// Passes on what the guard says, until it is gone: its socket ends, or its pidfd says so (a forked copy of the guard
+/// would keep the socket open).
+async fn read(socket: Arc<AsyncFd<OwnedFd>>, pidfd: Arc<AsyncFd<OwnedFd>>, routes: Routes, mut buffer: Vec<u8>) {
+    loop {
+        let received = tokio::select! {
+            biased;
+            received = receive(&socket, &mut buffer) => received,
+            _ = pidfd.readable() => Ok(None),
+        };
+        let mut routes = routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(Some((message, mut descriptors))) = received else {
+            // Also where it says what can't be understood: it ends all then, and so do the jobs.
+            let _ = shutdown(socket.get_ref(), Shutdown::Both);
+            *routes = None;
+            return;
+        };
+        let job = match &message {
+            FromGuard::Ready { .. } => continue,
+            FromGuard::Moved { .. } => SUPERVISORS,
+            FromGuard::Spawned { job, .. }
+            | FromGuard::NotStarted { job }
+            | FromGuard::SpawnFailed { job, .. }
+            | FromGuard::Hangs { job, .. }
+            | FromGuard::Stopped { job, .. }
+            | FromGuard::Exited { job, .. }
+            | FromGuard::Childless { job, .. }
+            | FromGuard::Swept { job, .. } => *job,
+        };
+        if let Some(route) = routes.as_ref().and_then(|routes| routes.get(&job)) {
+            // A job that no longer listens has ended.
+            let _ = route.send((message, descriptors.pop()));
+        }
+    }
+}

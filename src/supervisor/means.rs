@@ -1,0 +1,193 @@
+//! What a supervisor holds its jobs with: a base with one guard for all of them, or a guard for each.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use crate::cgroup::base::Base;
+use crate::cgroup::sweep;
+use crate::error::{Error, Result};
+use crate::guard::protocol::ToGuard;
+use crate::guard::{Guard, Program};
+use crate::kernel::host::{Changed, Host};
+use crate::report::Refusal;
+use crate::supervisor::delegation::Grant;
+use crate::supervisor::holder::Holder;
+use crate::supervisor::link::Link;
+use rustix::io::Errno;
+
+#[derive(Debug)]
+pub(crate) enum Means {
+    Cgroup {
+        link: Arc<Link>,
+        base: Remade,
+        /// Controllers that were given for the jobs' limits; taken back last.
+        grant: Option<Grant>,
+        /// How many were to be started so far.
+        jobs: AtomicU64,
+    },
+    Subreaper(WithoutCgroup),
+}
+
+/// What holds one job, and the guard that starts it.
+pub(crate) struct NextHolder {
+    pub link: Arc<Link>,
+    pub holder: Holder,
+    /// Why nothing stronger holds it.
+    pub refused: Vec<Refusal>,
+}
+
+/// How often a leaf is made anew that something has removed at once.
+const TRIES: u32 = 16;
+
+/// A base, which is made anew where something has removed it: an empty directory is taken for garbage.
+#[derive(Debug)]
+pub(crate) struct Remade {
+    now: Mutex<Arc<Base>>,
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Remade {
+    pub fn new(base: Arc<Base>) -> Self {
+        Self { now: Mutex::new(base), turn: tokio::sync::Mutex::default() }
+    }
+
+    pub fn now(&self) -> Arc<Base> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes another one in the place of the one that was `used`, unless another job's start has done so.
+    async fn remake(&self, used: &Arc<Base>, link: &Link) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        if !Arc::ptr_eq(used, &self.now()) {
+            return Ok(());
+        }
+        let place = used.parent().clone();
+        let announce = async |name| link.send(&ToGuard::Base { name }, &[place.as_fd()]).await;
+        let base = Base::make(place.clone(), announce).await?;
+        link.send(&ToGuard::BaseMade, &[base.as_fd()]).await?;
+        base.give(&used.given())?;
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = base;
+        Ok(())
+    }
+}
+
+/// Guards that hold a job each.
+#[derive(Debug)]
+pub(crate) struct WithoutCgroup {
+    /// One that has no job yet.
+    ready: Mutex<Option<Arc<Link>>>,
+    /// Those that may still have one.
+    links: Mutex<Vec<Weak<Link>>>,
+    refused: Vec<Refusal>,
+}
+
+impl WithoutCgroup {
+    pub fn new(ready: Option<Arc<Link>>, refused: Vec<Refusal>) -> Self {
+        Self { ready: Mutex::new(ready), links: Mutex::default(), refused }
+    }
+}
+
+impl Drop for Means {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+impl Means {
+    /// The guards that run now.
+    pub fn links(&self) -> Vec<Arc<Link>> {
+        match self {
+            Self::Cgroup { link, .. } => vec![link.clone()],
+            Self::Subreaper(without) => {
+                let ready = without.ready.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let links = without.links.lock().unwrap_or_else(PoisonError::into_inner);
+                ready.into_iter().chain(links.iter().filter_map(Weak::upgrade)).collect()
+            }
+        }
+    }
+
+    /// The host's changes since the guard was started that starts the next job; none where the job gets a guard of its own.
+    pub fn changed(&self, caller: &Host) -> Changed {
+        match self {
+            Self::Cgroup { link, .. } => link.host.changed(caller),
+            Self::Subreaper(without) => {
+                let ready = without.ready.lock().unwrap_or_else(PoisonError::into_inner);
+                ready.as_ref().map(|link| link.host.changed(caller)).unwrap_or_default()
+            }
+        }
+    }
+
+    /// The guard may take back the controllers.
+    fn release(&self) {
+        if let Self::Cgroup { grant: Some(grant), .. } = self {
+            grant.release();
+        }
+    }
+
+    /// What holds a new job: with `one_job` the base itself.
+    pub async fn next_holder(&self, one_job: bool, guard_program: Option<&Program>) -> Result<NextHolder> {
+        match self {
+            Self::Cgroup { link, base, jobs, .. } => {
+                jobs.fetch_add(1, Ordering::Relaxed);
+                let mut tries = TRIES;
+                let leaf = loop {
+                    let used = base.now();
+                    match if one_job { used.as_leaf() } else { used.make_leaf() } {
+                        Err(Error::System { errno: Errno::NOENT | Errno::NODEV, .. }) if tries > 0 => tries -= 1,
+                        made => break made?,
+                    }
+                    if used.cgroup().is_gone() {
+                        base.remake(&used, link).await?;
+                    }
+                };
+                Ok(NextHolder { link: link.clone(), holder: Holder::Leaf(leaf), refused: Vec::new() })
+            }
+            Self::Subreaper(guards) => {
+                let ready = guards.ready.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let link = match ready {
+                    Some(link) => link,
+                    None => Arc::new(Link::connect(Guard::execute_nested(guard_program)?).await?),
+                };
+                let mut links = guards.links.lock().unwrap_or_else(PoisonError::into_inner);
+                links.retain(|link| link.strong_count() > 0);
+                links.push(Arc::downgrade(&link));
+                Ok(NextHolder { holder: Holder::Guard(link.clone()), link, refused: guards.refused.clone() })
+            }
+        }
+    }
+
+    /// Lets the guards end whatever still runs.
+    pub fn hang_up(&self) {
+        self.release();
+        self.links().iter().for_each(|link| link.hang_up());
+    }
+
+    /// Ends whatever still runs, waits until the guards are gone, and removes the base.
+    pub async fn close(&self) {
+        match self {
+            Self::Cgroup { link, base, .. } => {
+                self.release();
+                // Both remove the base, whoever comes first: the guard's end need not wait for us, nor we for it. Where
+                // jobs are left, the guard ends them first.
+                link.hang_up();
+                let base = base.now();
+                let _ = base.remove();
+                if !link.gone().await {
+                    // The guard did not end, it may have been stopped: it was killed, and its work is ours now.
+                    let _ = sweep::end(base.cgroup(), sweep::BOUND);
+                }
+                let _ = base.remove();
+            }
+            Self::Subreaper(guards) => {
+                let ready = guards.ready.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let links = std::mem::take(&mut *guards.links.lock().unwrap_or_else(PoisonError::into_inner));
+                let links: Vec<_> = links.iter().filter_map(Weak::upgrade).chain(ready).collect();
+                links.iter().for_each(|link| link.hang_up());
+                for link in links {
+                    link.gone().await;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The signals of this process, as tokio's runtime waits for them.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::Errno;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::watch;
+use crate::error::{Error, Result};
+use crate::kernel::signal::{Received, SignalQueue, received};
+use crate::kernel::sys;
+
+impl SignalQueue {
+    /// The same, for tokio's current runtime to wait on.
+    ///
+    /// # Errors
+    /// What the runtime answers: `ENOMEM`, `ENOSPC` (the limit on epoll watches).
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn listen(self) -> Result<SignalStream> {
+        watch::watched(self.fd, Interest::READABLE).map(SignalStream).map_err(|error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            Error::system("watch", "the signal queue", errno, "")
+        })
+    }
+}
+
+/// The queued signals of this process.
+#[derive(Debug)]
+pub struct SignalStream(AsyncFd<OwnedFd>);
+
+impl SignalStream {
+    /// A signal that is there already, without waiting.
+    ///
+    /// # Errors
+    /// The errno of read(2).
+    pub fn try_recv(&self) -> Result<Option<Received>> {
+        let failed = |errno| Error::system("read", "the signal queue", errno, "");
+        Ok(sys::read_signal(self.0.as_fd()).map_err(failed)?.and_then(|info| received(&info)))
+    }
+
+    /// The next signal. Cancel-safe: none is lost.
+    ///
+    /// # Errors
+    /// The errno of read(2).
+    pub async fn recv(&self) -> Result<Received> {
+        let failed = |errno| Error::system("read", "the signal queue", errno, "");
+        loop {
+            let mut ready = self.0.readable().await.map_err(|_| failed(Errno::IO))?;
+            match sys::read_signal(self.0.as_fd()).map_err(failed)? {
+                None => ready.clear_ready(),
+                Some(info) => {
+                    if let Some(received) = received(&info) {
+                        return Ok(received);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! The sweep that the start of a first job does beside it: abandoned bases in the same place are ended and removed.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::Interest;
+
+use super::watch;
+use crate::cgroup::cgroup::{Cgroup, populated};
+use crate::cgroup::leaf::STEP;
+use crate::cgroup::sweep::{BOUND, claim};
+use crate::cgroup::{base, delegation};
+
+/// How long a start goes on with the removal of cgroups. The next start removes the rest.
+const REMOVING: Duration = Duration::from_secs(2);
+
+/// Removes abandoned bases in `place`, with what runs in them. Costs one fstat where there are no cgroups below. Other tasks have
+/// their turn every few milliseconds.
+///
+/// What this user may not touch is left to its owner. Dropped, it leaves the rest to the next one.
+pub(crate) async fn sweep(place: Arc<Cgroup>) {
+    let (killing, removing) = (Instant::now() + BOUND, Instant::now() + REMOVING);
+    for name in place.children().unwrap_or_default() {
+        if !base::is_name(&name) {
+            delegation::remove_abandoned(&place, &name);
+        } else if let Ok(Some(cgroup)) = claim(&place, &name) {
+            // The lock is held until the directory is gone.
+            emptied(&cgroup, killing).await;
+            let mut removal = None;
+            // The next start tries a busy one again.
+            while Instant::now() < removing
+                && base::step(&place, &name, &mut removal, Some(Instant::now() + STEP)) == Ok(false)
+            {
+                tokio::task::yield_now().await;
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Kills what is in it and waits until nothing runs there, until `bound` at most.
+async fn emptied(cgroup: &Cgroup, bound: Instant) {
+    let Ok(events) = cgroup.events() else { return };
+    if populated(&events) == Ok(false) || cgroup.kill().is_err() {
+        return;
+    }
+    let Ok(watch) = watch::watched(events, Interest::PRIORITY) else { return };
+    while populated(&watch) != Ok(false) && Instant::now() < bound {
+        let again = cgroup.kill_again_at().unwrap_or(bound);
+        if again <= Instant::now() {
+            let _ = cgroup.kill_again();
+            continue;
+        }
+        let until = again.min(bound);
+        if let Ok(Ok(mut ready)) = tokio::time::timeout_at(until.into(), watch.ready(Interest::PRIORITY)).await {
+            ready.clear_ready();
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! A guard that owes an answer for long may have been stopped by the job (SIGSTOP), which holds up whoever waits for it: it is
+//! let go on.
+//!
+//! The clock is a timerfd(2): to set it is one short system call. A timer of tokio's wakes its runtime each time it is set,
+//! and an answer comes long before its time.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::task::JoinHandle;
+
+use crate::error::{Error, Result, short_of_descriptors};
+use crate::kernel::sys;
+
+/// How long the guard is left alone that owes an answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(crate) struct Watchdog {
+    timer: Arc<AsyncFd<OwnedFd>>,
+    /// How many answers. The timer runs while there are any.
+    owed: Mutex<usize>,
+    looking: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Watchdog {
+    /// For the guard of this pidfd.
+    pub fn new(guard: Arc<AsyncFd<OwnedFd>>) -> Result<Self> {
+        let failed = |errno| Error::system("timerfd_create", "to watch the guard", errno, short_of_descriptors(errno));
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, flags).map_err(failed)?;
+        let timer = crate::supervisor::watch::watched(timer, Interest::READABLE)
+            .map_err(|error| failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+        let timer = Arc::new(timer);
+        let looking = tokio::spawn(look_after(guard, timer.clone()));
+        Ok(Self { timer, owed: Mutex::new(0), looking: Mutex::new(Some(looking)) })
+    }
+
+    /// The guard owes an answer, until this is dropped.
+    pub fn owes(self: &Arc<Self>) -> Owed {
+        self.count(|owed| owed + 1);
+        Owed(self.clone())
+    }
+
+    /// The guard is gone: waits until nothing of it holds a descriptor any more.
+    pub async fn end(&self) {
+        let looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(looking) = looking {
+            looking.abort();
+            let _ = looking.await;
+        }
+    }
+
+    fn count(&self, change: impl FnOnce(usize) -> usize) {
+        let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *owed;
+        *owed = change(before);
+        let time = match (before, *owed) {
+            (0, 1..) => PATIENCE,
+            (1.., 0) => Duration::ZERO,
+            _ => return,
+        };
+        let time = Timespec { tv_sec: time.as_secs().cast_signed(), tv_nsec: 0 };
+        let time = Itimerspec { it_interval: time, it_value: time };
+        // It takes any such time, and 0 for none (timerfd_settime(2)).
+        let _ = timerfd_settime(self.timer.get_ref(), TimerfdTimerFlags::empty(), &time);
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        if let Some(looking) = self.looking.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            looking.abort();
+        }
+    }
+}
+
+/// An answer that the guard owes.
+#[derive(Debug)]
+pub(crate) struct Owed(Arc<Watchdog>);
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        self.0.count(|owed| owed.saturating_sub(1));
+    }
+}
+
+async fn look_after(guard: Arc<AsyncFd<OwnedFd>>, timer: Arc<AsyncFd<OwnedFd>>) {
+    while let Ok(mut ready) = timer.readable().await {
+        // It has gone off so many times (timerfd_create(2)); or was set again meanwhile, and has not.
+        if rustix::io::read(&*timer, &mut [0; 8]).is_ok() {
+            resume(&guard);
+        }
+        ready.clear_ready();
+    }
+}
+
+/// Lets a guard go on that somebody has stopped. It may just have much to do, and does not mind.
+pub(super) fn resume(guard: impl AsFd) {
+    // One that is gone is told of as such.
+    let _ = sys::pidfd_send_signal(guard.as_fd(), libc::SIGCONT);
+}
