@@ -8,7 +8,7 @@ use std::ffi::CStr;
 
 use rustix::io::Errno;
 
-use crate::cgroup::cgroup::Cgroup;
+use crate::cgroup::directory::Cgroup;
 use crate::cgroup::leaf::Leaf;
 use crate::cgroup::limits::{Controller, IoMax, Limits, cpus_of, device_of, machine_memory, machine_swap};
 use crate::error::{Error, Result};

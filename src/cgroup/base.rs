@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, fchmod, flock, statat};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::process::Pid;
 
-use crate::cgroup::cgroup::Cgroup;
+use crate::cgroup::directory::Cgroup;
 use crate::cgroup::leaf::Leaf;
 use crate::cgroup::limits::Controller;
 use crate::cgroup::removal::{NotRemoved, Removal};

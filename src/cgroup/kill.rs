@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use rustix::io::{Errno, Result};
 
-use crate::cgroup::cgroup::Cgroup;
-use crate::kernel::passes::Passes;
+use crate::cgroup::directory::Cgroup;
+use crate::kernel::scan::ScanLimits;
 use crate::kernel::signal::Signal;
 
 /// How long one pass over the list of processes may take.
@@ -88,8 +88,8 @@ impl Cgroup {
 
     /// Sends SIGKILL to each process that is in the lists now.
     fn kill_listed(&self) -> Result<()> {
-        let passes = Passes::new(1, ONE_PASS);
-        self.signal_new(&[Signal::KILL], passes, &|_| true, &mut |_| {}, &mut HashSet::new()).map(drop)
+        let scans = ScanLimits::new(1, ONE_PASS);
+        self.signal_new(&[Signal::KILL], scans, &|_| true, &mut |_| {}, &mut HashSet::new()).map(drop)
     }
 
     /// The way before `cgroup.kill`: freeze, so that no process is born, SIGKILL through pidfds, thaw. A frozen
@@ -98,7 +98,7 @@ impl Cgroup {
     /// A child whose fork was under way then can come into the list after the last pass: kill again while it is populated.
     fn kill_each(&self) -> Result<()> {
         let frozen = self.write(c"cgroup.freeze", b"1");
-        let signalled = self.signal_those(&[Signal::KILL], Passes::new(1000, ONE_PASS), |_| true, |_| {});
+        let signalled = self.signal_those(&[Signal::KILL], ScanLimits::new(1000, ONE_PASS), |_| true, |_| {});
         let thawed = self.write(c"cgroup.freeze", b"0");
         frozen.and(signalled.map(drop)).and(thawed)
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::io::{Errno, Result};
 
 use super::base::{self, Base};
-use super::cgroup::{Cgroup, populated};
+use super::directory::{Cgroup, populated};
 use super::removal::{NotRemoved, Removal};
 
 /// How long a removal may keep other work waiting.

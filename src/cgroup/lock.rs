@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::process::Pid;
 
 use super::base;
-use super::cgroup::Cgroup;
+use super::directory::Cgroup;
 use super::sweep::claim;
 use crate::kernel::process;
 

@@ -2,16 +2,16 @@
 
 pub(crate) mod apply;
 pub(crate) mod base;
-pub(crate) mod cgroup;
 pub(crate) mod delegation;
+pub(crate) mod directory;
 mod kill;
 pub(crate) mod leaf;
 pub(crate) mod limits;
 pub(crate) mod lock;
 mod modes;
 pub(crate) mod removal;
+pub(crate) mod signal;
 pub(crate) mod sweep;
-pub(crate) mod tell;
 pub(crate) mod usage;
 
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, Mode, OFlags, accessat, fstatfs, open};
 use rustix::io::Errno;
 
-use cgroup::Cgroup;
+use directory::Cgroup;
 
 use crate::error::short_of_descriptors;
 use crate::kernel::mount;

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags, Stat, chmodat, fchmod, fstat, openat, statat};
 use rustix::io::{Errno, Result};
 
-use super::cgroup::{Cgroup, children, open_in};
+use super::directory::{Cgroup, children, open_in};
 
 /// What pinfold needs to open in a cgroup.
 const FILES: [&CStr; 5] = [c"cgroup.procs", c"cgroup.events", c"cgroup.kill", c"cgroup.freeze", c"cgroup.controllers"];

@@ -8,7 +8,7 @@ use std::time::Instant;
 use rustix::fs::{AtFlags, unlinkat};
 use rustix::io::{Errno, Result};
 
-use super::cgroup::{Cgroup, DIRECTORY, children, open_in};
+use super::directory::{Cgroup, DIRECTORY, children, open_in};
 
 /// The path of the cgroup that could not be removed, and why.
 pub(crate) type NotRemoved = (PathBuf, Errno);

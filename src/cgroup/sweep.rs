@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::{Errno, Result};
 
-use crate::cgroup::cgroup::{Cgroup, populated};
+use crate::cgroup::directory::{Cgroup, populated};
 use crate::kernel::sys;
 
 /// How long a start waits for processes that it has killed, however many bases it finds.

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 
 use rustix::io::{Errno, Result};
 
-use crate::cgroup::cgroup::Cgroup;
+use crate::cgroup::directory::Cgroup;
 use crate::report::{Figure, Usage};
 
 /// What is known from elsewhere than the leaf's files.

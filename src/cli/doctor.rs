@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use pinfold::doctor::{Containment, examine};
 
-use super::{environment, write_out};
+use super::{environment, write};
 
 /// Tell what this machine allows: which containment a job gets, why, and what to do for a stronger one
 ///
@@ -31,6 +31,6 @@ pub fn run(args: &Args) -> Result<u8> {
     let examination = examine(environment::cgroup(args.cgroup.as_deref()).as_deref());
     let text = if args.json { examination.to_json() + "\n" } else { examination.to_text() };
     // Never a panic of println! where nobody reads.
-    write_out::print(&text).context("cannot write to standard output")?;
+    write::print(&text).context("cannot write to standard output")?;
     Ok(if examination.verdict.containment == Containment::Cgroup { 0 } else { NO_CGROUP })
 }

@@ -7,15 +7,15 @@ mod getopt;
 mod init;
 mod limits;
 mod on_signal;
-mod open_out;
+mod open_output;
 mod pool;
 mod quote;
-mod read_in;
 mod report_sink;
 mod run;
 mod serve;
 mod session;
 mod signals;
+mod stdin;
 mod sweep;
 mod terminal;
 mod thread;
@@ -23,7 +23,7 @@ mod timeout;
 mod usage;
 #[cfg(feature = "watch")]
 mod watch;
-mod write_out;
+mod write;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;

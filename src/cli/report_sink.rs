@@ -11,8 +11,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use pinfold::Report;
 use rustix::fs::{OFlags, fcntl_getfl};
 
-use super::open_out::{self, Named};
-use super::write_out::{Patience, write_within};
+use super::open_output::{self, Named};
+use super::write::{Patience, write_within};
 
 /// `FILE`, `-` for standard output, `fd:N` for a descriptor that was handed down.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ pub fn parse(text: &std::ffi::OsStr) -> Result<Destination, String> {
             Ok(number) if number >= 0 => Ok(Destination::Descriptor(number)),
             _ => Err("after fd: a descriptor's number is needed, as in fd:3".into()),
         },
-        _ => Ok(match open_out::named(Path::new(text)) {
+        _ => Ok(match open_output::named(Path::new(text)) {
             Named::Descriptor(1) => Destination::Stdout,
             Named::Descriptor(2) => Destination::Stderr,
             Named::Descriptor(number) => Destination::Descriptor(number),
@@ -77,9 +77,9 @@ impl Sink {
             Destination::File(path) => {
                 let name = pinfold::text::printable_path(&path).into_owned();
                 let is_new = path.symlink_metadata().is_err();
-                let file = open_out::open(&path).with_context(|| format!("cannot write the report to {name}"))?;
+                let file = open_output::open(&path).with_context(|| format!("cannot write the report to {name}"))?;
                 let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
-                let place = match open_out::named(&path) {
+                let place = match open_output::named(&path) {
                     Named::File(path) if regular && is_new => {
                         // Nothing is there while the command runs: what is there is a whole report.
                         match std::fs::remove_file(&path) {
@@ -142,7 +142,7 @@ impl Sink {
             Place::File(file, _) | Place::Emptied(file) => write_in_place(&file, bytes),
             Place::Removed(path, before) => match replace(&path, bytes, before.as_ref()) {
                 // No other name can be made there, or the directory was renamed.
-                Err(Unplaced::NotMade) => open_out::open(&path).and_then(|file| write_in_place(&file, bytes)),
+                Err(Unplaced::NotMade) => open_output::open(&path).and_then(|file| write_in_place(&file, bytes)),
                 Err(Unplaced::NotWritten(error)) => Err(error),
                 Ok(()) => Ok(()),
             },

@@ -1,14 +1,14 @@
 //! `pinfold run`.
 
 mod args;
-mod ended;
+mod exit_code;
 mod explain;
-mod keys;
+mod forwarder;
 mod notify;
 mod outlet;
 mod prepared;
+mod pty_input;
 mod ready;
-mod relay;
 mod stats;
 mod streams;
 
@@ -24,17 +24,17 @@ use rustix::io::Errno;
 use super::report_sink::Sink;
 use super::signals::{Keys, PATIENCE_INTERRUPTS, Response, Rules};
 use super::terminal::{Terminal, has_left_our_group, has_reached_our_group};
-use super::write_out::Patience;
+use super::write::Patience;
 use super::{environment, tell};
 #[cfg(feature = "watch")]
 pub use args::parse_signal;
 pub use args::{Args, ContainmentArg, SignalToArg};
-use ended::Ended;
+use exit_code::Ended;
 use explain::explain;
 pub use explain::explain_failures;
+use forwarder::Forwarder;
 pub use prepared::Prepared;
 use ready::{Clock, Ready};
-use relay::Relay;
 use streams::StreamArgs;
 
 /// How long a stop waits for the command to be executed, so that the command gets the stop signal; an exec can take long.
@@ -175,7 +175,7 @@ async fn hold(
             }
         }
     }
-    let mut relay = Relay::new(args)?;
+    let mut forwarder = Forwarder::new(args)?;
     let spawned = {
         let mut spawning = std::pin::pin!(async {
             if let Some(Ready::Other(readiness)) = &args.streams.ready {
@@ -217,7 +217,7 @@ async fn hold(
     }
     let mut interrupted = false;
     if let Err(error) = args.streams.empty_tee() {
-        relay.tell_trouble(error.to_string());
+        forwarder.tell_trouble(error.to_string());
     }
     // The command may have been executed, and have been seen by others, before we heard of it: none of these is lost.
     for (response, received) in early {
@@ -228,11 +228,11 @@ async fn hold(
         interrupted |= received.signal == Signal::INT && matches!(response, Response::Stop(_));
         perform(args, &job, response, received.signal);
     }
-    relay.start(args, &job, supervisor, terminal).await?;
+    forwarder.start(args, &job, supervisor, terminal).await?;
     let StreamArgs { ready, ready_timeout, notify, .. } = &args.streams;
     let stood_still = Cell::new(Duration::ZERO);
     let clock = || Clock { timeout: *ready_timeout, stood_still: &stood_still };
-    let is_ready = |ready| ready::ready(ready, clock(), notify.as_ref(), &job, relay.line_seen.clone());
+    let is_ready = |ready| ready::ready(ready, clock(), notify.as_ref(), &job, forwarder.line_seen.clone());
     let ready = ready.as_ref();
     let mut readiness = ready.map(|ready| Box::pin(is_ready(ready)));
     let mut not_ready = None;
@@ -242,10 +242,10 @@ async fn hold(
             report = job.wait() => {
                 let report = report?;
                 let in_time = not_ready.is_some() || matches!(report.reason, Reason::Deadline | Reason::Idle);
-                let trouble = relay.finish(in_time, signals, rules, terminal).await;
+                let trouble = forwarder.finish(in_time, signals, rules, terminal).await;
                 // Still waited for.
                 if let (Some(_), Some(by)) = (&readiness, ready) {
-                    let line_seen = *relay.line_seen.borrow();
+                    let line_seen = *forwarder.line_seen.borrow();
                     not_ready = ready::at_the_end(by, notify.as_ref(), &job, &report, line_seen).await;
                 }
                 return Ok(Ended::over(report, interrupted, not_ready, trouble));
@@ -263,13 +263,13 @@ async fn hold(
                 }
                 continue;
             }
-            (response, signal) = relay.response(&job) => {
+            (response, signal) = forwarder.response(&job) => {
                 perform(args, &job, response, signal);
                 continue;
             }
             received = signals.recv() => received?,
         };
-        if relay.takes(&job, received.signal) {
+        if forwarder.takes(&job, received.signal) {
             continue;
         }
         if rules.keys == Keys::ReachTheJob && is_by_the_job(&job, received).await {

@@ -2,7 +2,7 @@
 
 mod parent;
 mod request;
-mod speaker;
+mod writer;
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -24,7 +24,7 @@ use super::session::{Descriptors, with_supervisor};
 use super::signals::{Keys, Response, Rules};
 use parent::{Parent, WatchedParent};
 use request::{Numbered, Request, Unreadable, requests};
-use speaker::{Message, Speaker};
+use writer::{Message, Writer};
 
 /// Raised when a message changes its meaning or goes away.
 const PROTOCOL: u32 = 1;
@@ -104,17 +104,17 @@ impl Known {
 
 async fn serve(args: &Args, pool: &Pool, signals: &SignalStream, parent: Parent) -> Result<()> {
     let mut requests = requests()?;
-    let (speaker, failed) = Speaker::start()?;
+    let (writer, failed) = Writer::start()?;
     let (done, over) = unbounded_channel();
-    let mut desk = Desk { args, pool, speaker, known: HashMap::new(), done, over };
+    let mut session = Session { args, pool, writer, known: HashMap::new(), done, over };
     let parent = parent.watch();
     let mut caller = Caller { signals, rules: Rules::new(Keys::ReachUs), failed, parent, gone: None };
-    desk.speaker.say(&Message::Hello { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION") }, None);
-    let heard = hear(&mut desk, &mut caller, &mut requests).await;
+    session.writer.say(&Message::Hello { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION") }, None);
+    let heard = handle_line(&mut session, &mut caller, &mut requests).await;
     pool.kill();
     pool.shutdown(Shutdown::Now).await;
     heard?;
-    tell_the_rest(&mut desk, &mut caller).await
+    tell_the_rest(&mut session, &mut caller).await
 }
 
 /// The program at the other end, and the signals that pinfold receives.
@@ -159,7 +159,11 @@ impl Caller<'_> {
 }
 
 /// Answers until nobody asks any more: then all is to be killed. A stop is waited for, whoever else goes away meanwhile.
-async fn hear(desk: &mut Desk<'_>, caller: &mut Caller<'_>, requests: &mut Receiver<Numbered>) -> Result<()> {
+async fn handle_line(
+    session: &mut Session<'_>,
+    caller: &mut Caller<'_>,
+    requests: &mut Receiver<Numbered>,
+) -> Result<()> {
     let (mut stopping, mut asks) = (false, !matches!(caller.parent, WatchedParent::Ended));
     if !asks {
         return Ok(());
@@ -171,17 +175,17 @@ async fn hear(desk: &mut Desk<'_>, caller: &mut Caller<'_>, requests: &mut Recei
                 News::Stop(first) => {
                     stopping = true;
                     match first {
-                        Some(first) => desk.pool.stop_with(first),
-                        None => desk.pool.stop(),
+                        Some(first) => session.pool.stop_with(first),
+                        None => session.pool.stop(),
                     }
                 }
                 News::Kill => return Ok(()),
                 News::Gone => asks = false,
             },
-            Some(id) = desk.over.recv() => drop(desk.known.remove(&id)),
-            () = desk.pool.shutdown(Shutdown::Now), if stopping => return Ok(()),
+            Some(id) = session.over.recv() => drop(session.known.remove(&id)),
+            () = session.pool.shutdown(Shutdown::Now), if stopping => return Ok(()),
             line = requests.recv(), if asks => match line {
-                Some(line) => desk.hear(&line).await,
+                Some(line) => session.handle_line(&line).await,
                 None => asks = false,
             },
         }
@@ -192,14 +196,14 @@ async fn hear(desk: &mut Desk<'_>, caller: &mut Caller<'_>, requests: &mut Recei
 }
 
 /// All has ended; what the caller has not read yet is waited for, with some patience.
-async fn tell_the_rest(desk: &mut Desk<'_>, caller: &mut Caller<'_>) -> Result<()> {
+async fn tell_the_rest(session: &mut Session<'_>, caller: &mut Caller<'_>) -> Result<()> {
     let told = async {
-        while !desk.known.is_empty()
-            && let Some(id) = desk.over.recv().await
+        while !session.known.is_empty()
+            && let Some(id) = session.over.recv().await
         {
-            desk.known.remove(&id);
+            session.known.remove(&id);
         }
-        desk.speaker.all_written().await;
+        session.writer.all_written().await;
     };
     if matches!(caller.parent, WatchedParent::Ended) {
         // No program is left that could want it.
@@ -225,18 +229,18 @@ async fn tell_the_rest(desk: &mut Desk<'_>, caller: &mut Caller<'_>) -> Result<(
 }
 
 /// What the answers are made from.
-struct Desk<'a> {
+struct Session<'a> {
     args: &'a Args,
     pool: &'a Pool,
-    speaker: Speaker,
+    writer: Writer,
     known: HashMap<String, Known>,
     /// Where a job is named when its `done` has been said, and where that is read.
     done: UnboundedSender<String>,
     over: UnboundedReceiver<String>,
 }
 
-impl Desk<'_> {
-    async fn hear(&mut self, line: &Numbered) {
+impl Session<'_> {
+    async fn handle_line(&mut self, line: &Numbered) {
         let answered = match line.parse() {
             None => return,
             Some(Ok(request)) => {
@@ -246,7 +250,7 @@ impl Desk<'_> {
             Some(Err(unreadable)) => Err(unreadable),
         };
         if let Err(Unreadable { id, message }) = answered {
-            self.speaker.say(&Message::Error { request: line.number, id: &id, message: &message }, None);
+            self.writer.say(&Message::Error { request: line.number, id: &id, message: &message }, None);
         }
     }
 
@@ -262,17 +266,17 @@ impl Desk<'_> {
             }
             Request::Processes { id } => {
                 let processes = &of(&id)?.running()?.processes().await;
-                self.speaker.say(&Message::Processes { request: number, id: &id, processes }, None);
+                self.writer.say(&Message::Processes { request: number, id: &id, processes }, None);
             }
             Request::Freeze { id } => {
-                let (job, speaker) = (of(&id)?.running()?, self.speaker.clone());
+                let (job, writer) = (of(&id)?.running()?, self.writer.clone());
                 // It can take a while, and other requests do not wait for it.
                 tokio::spawn(async move {
                     match job.freeze().await {
-                        Ok(()) => speaker.say(&Message::Frozen { request: number, id: &id }, None),
+                        Ok(()) => writer.say(&Message::Frozen { request: number, id: &id }, None),
                         Err(error) => {
                             let (id, message) = (&Value::from(id), &error.to_string());
-                            speaker.say(&Message::Error { request: number, id, message }, None);
+                            writer.say(&Message::Error { request: number, id, message }, None);
                         }
                     }
                 });
@@ -281,7 +285,7 @@ impl Desk<'_> {
             Request::Usage { id } => {
                 let usage = of(&id)?.running()?.usage().await;
                 let usage = &usage.ok_or("it is over: its report has the usage")?;
-                self.speaker.say(&Message::Usage { request: number, id: &id, usage }, None);
+                self.writer.say(&Message::Usage { request: number, id: &id, usage }, None);
             }
         }
         Ok(())
@@ -310,26 +314,26 @@ impl Desk<'_> {
         command.check().map_err(|error| error.to_string())?;
         let running = Arc::new(Mutex::new(None));
         let followers = Arc::new(Mutex::new(Vec::new()));
-        let (now, speaker, name) = (running.clone(), self.speaker.clone(), Arc::<str>::from(id.as_str()));
+        let (now, writer, name) = (running.clone(), self.writer.clone(), Arc::<str>::from(id.as_str()));
         let following = followers.clone();
         let task = line.task(command, 0, Duration::ZERO).on_spawn(move |job: &Job, attempt| {
             *now.lock().unwrap_or_else(PoisonError::into_inner) = Some(job.handle());
             let mut following = following.lock().unwrap_or_else(PoisonError::into_inner);
             for (stream, what) in [(job.take_stdout(), "stdout"), (job.take_stderr(), "stderr")] {
                 if let Some(stream) = stream {
-                    following.push(tokio::spawn(speaker.clone().follow(name.clone(), stream, what)));
+                    following.push(tokio::spawn(writer.clone().follow(name.clone(), stream, what)));
                 }
             }
-            let (mut events, speaker, name) = (job.events(), speaker.clone(), name.clone());
+            let (mut events, writer, name) = (job.events(), writer.clone(), name.clone());
             following.push(tokio::spawn(async move {
                 while let Some(event) = events.next_event().await {
-                    speaker.say(&Message::Job { id: &name, attempt, what: &event }, None);
+                    writer.say(&Message::Job { id: &name, attempt, what: &event }, None);
                 }
             }));
         });
         let handle = self.pool.submit(task).await.map_err(|error| error.to_string())?;
         self.known.insert(id.clone(), Known { handle: handle.clone(), running });
-        let (speaker, done) = (self.speaker.clone(), self.done.clone());
+        let (writer, done) = (self.writer.clone(), self.done.clone());
         tokio::spawn(async move {
             let outcome = handle.wait().await;
             let followers = std::mem::take(&mut *followers.lock().unwrap_or_else(PoisonError::into_inner));
@@ -338,7 +342,7 @@ impl Desk<'_> {
             }
             let (success, cancelled, attempts) = (outcome.success(), outcome.cancelled, outcome.attempts);
             let (request, report) = (number, &outcome.report);
-            speaker.say(&Message::Done { request, id: &id, success, cancelled, attempts, report }, None);
+            writer.say(&Message::Done { request, id: &id, success, cancelled, attempts, report }, None);
             let _ = done.send(id);
         });
         Ok(())

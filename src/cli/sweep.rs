@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use pinfold::sweep::{Abandoned, Outcome, Sweep};
 use pinfold::text::printable;
 
-use super::{duration, environment, processes, tell, write_out};
+use super::{duration, environment, processes, tell, write};
 
 /// End and remove what pinfolds left behind that were killed together with their guards
 ///
@@ -69,7 +69,7 @@ pub fn run(args: &Args) -> Result<u8> {
         }
     }
     // Never a panic of println! where nobody reads.
-    write_out::print(&text).context("cannot write to standard output")?;
+    write::print(&text).context("cannot write to standard output")?;
     Ok(if swept.has_failed() { LEFT } else { 0 })
 }
 

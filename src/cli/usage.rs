@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use pinfold::text::{printable, printable_message, printable_os};
 
-use super::{FAILED, tell, write_out, write_patiently};
+use super::{FAILED, tell, write, write_patiently};
 
 /// Prints why clap does not accept `words`, or the help that was asked for. Text from the command line is quoted. Returns the
 /// exit code.
@@ -26,7 +26,7 @@ pub fn print(error: clap::Error, words: &[OsString]) -> u8 {
 fn print_help(error: &clap::Error) -> u8 {
     let printed = match std::io::stdout().is_terminal() {
         true => error.print(),
-        false => write_out::print(&error.render().to_string()),
+        false => write::print(&error.render().to_string()),
     };
     match printed {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {

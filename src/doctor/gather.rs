@@ -11,7 +11,7 @@ use rustix::process::{Pid, geteuid};
 
 use super::facts::*;
 use crate::cgroup as containment;
-use crate::cgroup::{cgroup, lock};
+use crate::cgroup::{directory, lock};
 use crate::doctor::probe;
 use crate::kernel::{mount, sys};
 use crate::report::ProcessInfo;
@@ -102,7 +102,7 @@ fn v1_controllers(mountinfo: &str) -> Vec<String> {
     found
 }
 
-fn look_at(there: &cgroup::Cgroup, own: bool) -> Cgroup {
+fn look_at(there: &directory::Cgroup, own: bool) -> Cgroup {
     let path = there.path();
     let metadata = std::fs::metadata(path).ok();
     let words = |file: &CStr| -> Vec<String> {
@@ -285,7 +285,7 @@ fn limits() -> Limits {
 }
 
 /// Bases in `place` that are locked and have no guard, in words.
-fn locked(place: &containment::cgroup::Cgroup) -> Vec<String> {
+fn locked(place: &directory::Cgroup) -> Vec<String> {
     let holders = |pids: Vec<Pid>| {
         let described = pids.into_iter().map(|pid| match ProcessInfo::of_living(pid) {
             Some(process) => process.to_string(),

@@ -10,7 +10,7 @@ use rustix::io::{Errno, Result};
 use rustix::process::getpid;
 
 use crate::cgroup::base;
-use crate::cgroup::cgroup::Cgroup;
+use crate::cgroup::directory::Cgroup;
 use crate::doctor::probe_child::{Child, End, Task, Way, start};
 use crate::doctor::{Scratch, Tried};
 use crate::kernel::pidfd::Pidfd;

@@ -11,20 +11,20 @@ use super::KILL_BOUND;
 use super::event_loop::{BASE, Guard};
 use super::protocol::{self, FromGuard, ToGuard};
 use super::sweep::{SweepAll, hurry};
-use crate::cgroup::cgroup::{Cgroup, populated};
 use crate::cgroup::delegation;
-use crate::kernel::passes::Passes;
+use crate::cgroup::directory::{Cgroup, populated};
 use crate::kernel::reap::Reap;
+use crate::kernel::scan::ScanLimits;
 use crate::kernel::signal::Signal;
 use crate::kernel::{reap, sys};
 use crate::subreaper::descendants;
 use crate::subreaper::descendants::Descendants;
 
 /// So long after their last signals jobs are killed: within the second of promise 2.
-const FAREWELL: Duration = Duration::from_millis(500);
+const DEATH_SIGNAL_GRACE: Duration = Duration::from_millis(500);
 
 /// So often who is new is told too, and all of them for so long at most.
-const FAREWELL_PASSES: (u32, Duration) = (3, Duration::from_millis(200));
+const DEATH_SIGNAL_SCANS: (u32, Duration) = (3, Duration::from_millis(200));
 
 /// How often a cgroup is looked at that the supervisor may remove at the same time.
 const REMOVED_UNSEEN: Duration = Duration::from_millis(10);
@@ -59,7 +59,7 @@ impl Guard {
         }
         // Of jobs that were given up on nothing else is left to be done; others have their time.
         self.given_up &= self.jobs.is_empty();
-        self.bid_farewell();
+        self.send_death_signals();
         let bound = Instant::now() + if self.given_up { GIVEN_UP } else { KILL_BOUND };
         if let Some(base) = self.base.take()
             // At a regular end it is empty, or gone already.
@@ -87,18 +87,20 @@ impl Guard {
     }
 
     /// Jobs that have asked for it get a last signal, and a moment to end by it.
-    fn bid_farewell(&mut self) {
+    fn send_death_signals(&mut self) {
         let told = self.jobs.values().filter(|job| !job.reaped);
-        let told: Vec<_> = told.filter_map(|job| Some((job, job.farewell.and_then(Signal::from_number)?))).collect();
+        let told: Vec<_> =
+            told.filter_map(|job| Some((job, job.death_signal.and_then(Signal::from_number)?))).collect();
         let alone = self.jobs.len() == 1;
-        let patience = Instant::now() + FAREWELL;
+        let patience = Instant::now() + DEATH_SIGNAL_GRACE;
         for (job, signal) in &told {
             // Orphans hang from the guard itself: whose they are is plain where there is one job.
             let is_ours = |child: Pid| alone || child.as_raw_nonzero().get() == job.pid;
             let all = Descendants::of_some(getpid(), &is_ours);
-            let (least, time) = FAREWELL_PASSES;
+            let (least, time) = DEATH_SIGNAL_SCANS;
             let left = patience.saturating_duration_since(Instant::now());
-            let _ = all.signal_those(&[*signal, Signal::CONT], Passes::new(least, time.min(left)), |_| true, |_| {});
+            let _ =
+                all.signal_those(&[*signal, Signal::CONT], ScanLimits::new(least, time.min(left)), |_| true, |_| {});
         }
         while !told.is_empty() && Instant::now() < patience && !self.reap_quietly(|_| {}) {
             let _ = self.wait(Some(patience));

@@ -11,13 +11,13 @@ use rustix::process::{PidfdFlags, getpid, getppid, pidfd_open};
 use super::KILL_BOUND;
 use super::clean_up::PlannedBase;
 use super::launch::{Launch, Stacks};
-use super::pace::Pace;
 use super::protocol::{self, FromGuard, JobId, Spent, ToGuard};
+use super::reap_schedule::ReapSchedule;
 use super::spawn::Job;
 use super::sweep;
 use super::terminal::Kept;
-use crate::cgroup::cgroup::Cgroup;
 use crate::cgroup::delegation::Undo;
+use crate::cgroup::directory::Cgroup;
 use crate::kernel::sys;
 
 /// A kill bound may be longer: then it is waited again. What does not fit into an `int` of milliseconds takes `epoll_pwait2`, which
@@ -64,7 +64,7 @@ pub(super) struct Guard {
     pub(super) always_join: bool,
     /// Of the last spawn whose process was killed before its first instruction: by that bug, or somebody has killed the leaf.
     pub(super) not_started: Option<JobId>,
-    pub(super) pace: Pace,
+    pub(super) reap_schedule: ReapSchedule,
     /// Whether the last look found no child at all.
     pub(super) childless: bool,
     /// There are processes that SIGKILL does not end: what could be done has been done.
@@ -101,7 +101,7 @@ impl Guard {
             buffer: Vec::new(),
             always_join: false,
             not_started: None,
-            pace: Pace::new(),
+            reap_schedule: ReapSchedule::new(),
             childless: false,
             given_up: false,
             spent: Spent::default(),
@@ -113,7 +113,7 @@ impl Guard {
             let again = self.sweeps.iter().filter_map(|sweep| sweep.all.as_ref()?.again());
             let starts = self.launches.iter().filter_map(Launch::due);
             let bounds = self.sweeps.iter().map(|sweep| sweep.bound).chain(again).chain(starts);
-            let bound = bounds.chain(self.pace.due()).min();
+            let bound = bounds.chain(self.reap_schedule.due()).min();
             for token in self.wait(bound)? {
                 match token {
                     SOCKET => {
@@ -127,7 +127,7 @@ impl Guard {
                     _ => {}
                 }
             }
-            if self.pace.due().is_some_and(|due| due <= Instant::now()) {
+            if self.reap_schedule.due().is_some_and(|due| due <= Instant::now()) {
                 self.reap()?;
             }
             self.remind_starts()?;

@@ -182,8 +182,8 @@ impl Launch {
         self.shared.outcome.stage()
     }
 
-    pub fn farewell(&self) -> Option<i32> {
-        self.shared.ordered.farewell
+    pub fn death_signal(&self) -> Option<i32> {
+        self.shared.ordered.death_signal
     }
 
     /// Whether it joins its leaf itself.

@@ -4,15 +4,15 @@
 mod child;
 mod clean_up;
 mod clone;
-mod ended;
 mod event_loop;
 pub(crate) mod identity;
 mod launch;
 mod outer;
-mod pace;
 pub(crate) mod program;
 pub(crate) mod protocol;
-mod slice;
+mod reap_schedule;
+mod reaping;
+mod scheduling;
 mod spawn;
 mod starts;
 pub(crate) mod startup;

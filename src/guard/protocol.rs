@@ -158,7 +158,7 @@ pub struct Spec<'a> {
     /// The host's changes since the guard was started.
     pub host: Changed,
     /// What the job is sent when the supervisor is gone, before it is killed.
-    pub farewell: Option<i32>,
+    pub death_signal: Option<i32>,
 }
 
 /// In the place of a process group: a session of its own.
@@ -218,7 +218,7 @@ pub fn receive<M: for<'a> Deserialize<'a>>(
             &mut control,
             RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
         ) {
-            // Told once where the other side was killed with our messages unread; its own are still there.
+            // Completion once where the other side was killed with our messages unread; its own are still there.
             Err(Errno::INTR | Errno::CONNRESET) => {}
             Err(errno) => return Err(errno),
             // Descriptors were lost on the way: the limit on open files is reached.

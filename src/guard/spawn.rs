@@ -28,7 +28,7 @@ pub(super) struct Job {
     /// It has no leaf: the guard itself holds it.
     pub alone: bool,
     /// What it is sent when the supervisor is gone.
-    pub farewell: Option<i32>,
+    pub death_signal: Option<i32>,
 }
 
 /// Why there is no process.
@@ -58,7 +58,7 @@ pub struct Ordered {
     procs: Option<OwnedFd>,
     copies: Vec<OwnedFd>,
     /// The job receives this signal when the supervisor is gone; known from the plan on.
-    pub farewell: Option<i32>,
+    pub death_signal: Option<i32>,
 }
 
 impl Ordered {
@@ -79,7 +79,7 @@ impl Ordered {
         if descriptors.len() < leaves {
             return Err(failed(Errno::INVAL));
         }
-        Ok(Self { bytes, leaf_tail, descriptors, join, procs: None, copies: Vec::new(), farewell: None })
+        Ok(Self { bytes, leaf_tail, descriptors, join, procs: None, copies: Vec::new(), death_signal: None })
     }
 
     fn spec(&self) -> Result<Spec<'_>, Failure> {
@@ -131,7 +131,7 @@ impl Ordered {
             return Err(Failure::new(SpawnStage::WorkingDirectory, Errno::ACCESS));
         }
         let (copies, moves) = moves(&spec.targets, descriptors)?;
-        let farewell = spec.farewell;
+        let death_signal = spec.death_signal;
 
         let mut argv = vec![null()];
         argv.extend(pointers(&spec.argv)?);
@@ -172,7 +172,7 @@ impl Ordered {
             host: spec.host,
             user: spec.user,
         };
-        (self.copies, self.farewell) = (copies, farewell);
+        (self.copies, self.death_signal) = (copies, death_signal);
         Ok(plan)
     }
 }

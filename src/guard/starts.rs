@@ -8,7 +8,7 @@ use rustix::io::Result;
 use super::event_loop::Guard;
 use super::launch::{Launch, Launched, Stacks};
 use super::protocol::{FromGuard, JobId};
-use super::slice;
+use super::scheduling;
 use super::spawn::{Failure, Job, Ordered};
 use super::sweep;
 use crate::error::SpawnStage;
@@ -31,7 +31,7 @@ impl Guard {
     ) -> Result<()> {
         if job == SECOND {
             // Not for one job alone, which would pay for it.
-            slice::shorten();
+            scheduling::shorten();
         }
         match Ordered::new(leaf_tail, join || self.always_join, spec, descriptors) {
             Ok(ordered) => self.start(job, ordered).map(drop),
@@ -54,9 +54,9 @@ impl Guard {
         };
         let over = launch.wait();
         let pid = launch.pid().unwrap_or_default();
-        let farewell = launch.farewell();
+        let death_signal = launch.death_signal();
         self.childless = false;
-        self.jobs.insert(job, Job { pid, reaped: false, started_ticks, leaf, alone, farewell });
+        self.jobs.insert(job, Job { pid, reaped: false, started_ticks, leaf, alone, death_signal });
         if over && launch.is_over() {
             return self.finish_start(launch);
         }

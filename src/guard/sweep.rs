@@ -12,10 +12,10 @@ use crate::kernel::pidfd::Pidfd;
 use crate::kernel::process;
 use crate::kernel::signal::Signal;
 use crate::report::ProcessInfo;
-use crate::subreaper::chase;
-use crate::subreaper::chase::Seen;
 use crate::subreaper::descendants;
 use crate::subreaper::descendants::{Descendants, IsOurs};
+use crate::subreaper::relay;
+use crate::subreaper::relay::Seen;
 
 /// So many processes are described: they have to fit into a message.
 pub(super) const TOLD: usize = 16;
@@ -233,7 +233,7 @@ impl<'a> SweepAll<'a> {
             }
         }
         self.chasing = loop {
-            match chase::pass(&self.of, &mut self.seen) {
+            match relay::pass(&self.of, &mut self.seen) {
                 Ok(false) if now.elapsed() < CHASE => {}
                 Ok(nobody) => break !nobody,
                 Err(_) => break false,

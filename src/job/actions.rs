@@ -9,22 +9,22 @@ use rustix::process::Pid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::actor::{Actor, TELLING, passes};
-use super::emptied::{emptied, sleep_until};
+use super::actor::{Actor, TELLING, scans};
+use super::wait_until_empty::{sleep_until, wait_until_empty};
 use crate::guard::KILL_BOUND;
 use crate::guard::protocol::ToGuard;
 use crate::job::command::ProcessGroup;
 use crate::job::settle;
 use crate::job::settle::Left;
 use crate::job::stop::{Action, Event, Phase, SignalTo};
-use crate::kernel::passes::Passes;
+use crate::kernel::scan::ScanLimits;
 use crate::kernel::signal::Signal;
 use crate::kernel::sys;
 use crate::kernel::wake::Wake;
 use crate::report::ProcessInfo;
 use crate::report::{Figure, NotRemoved, Reason, Report};
 use crate::subreaper::descendants::Descendants;
-use crate::supervisor::holder::Holder;
+use crate::supervisor::containment::JobContainment;
 
 /// The stop signal, and SIGCONT, take so long at most: the grace period, within these bounds.
 const LEAST_TELLING: Duration = Duration::from_millis(250);
@@ -43,7 +43,7 @@ impl Actor {
     pub(super) async fn perform(&mut self, action: Action) {
         match action {
             Action::StartSettle => {
-                let (now, settle) = (Instant::now(), self.terms.stop.settle);
+                let (now, settle) = (Instant::now(), self.config.stop.settle);
                 self.short_settle_over = now.checked_add(settle::short(settle));
                 self.settle_over = now.checked_add(settle);
             }
@@ -64,8 +64,8 @@ impl Actor {
             }
             Action::StartBound => {
                 self.grace_over = None;
-                let mut bound = self.terms.stop.kill_bound;
-                if self.machine.phase == Phase::Draining || self.holder.leaf().is_none() {
+                let mut bound = self.config.stop.kill_bound;
+                if self.machine.phase == Phase::Draining || self.containment.leaf().is_none() {
                     // The guard has that time, and a moment to tell.
                     bound = bound.saturating_add(ANSWER);
                 }
@@ -80,28 +80,28 @@ impl Actor {
 
     /// Before the exec the command can do nothing with its grace period: then that is for the exec.
     pub(super) fn start_grace(&mut self) {
-        let grace = self.terms.stop.grace;
+        let grace = self.config.stop.grace;
         let grace = if self.main.is_some() { grace } else { grace.min(EXEC_GRACE) };
         self.grace_over = Instant::now().checked_add(grace);
     }
 
     /// The stop signal, SIGCONT, thaw: a stopped or frozen process does not see SIGTERM.
     pub(super) fn send_stop_signal(&mut self) {
-        let signal = self.machine.first_signal.unwrap_or(self.terms.stop.signal);
+        let signal = self.machine.first_signal.unwrap_or(self.config.stop.signal);
         let main = self.main.clone().filter(|_| !self.machine.main_exited);
         let mut main_found = false;
         // Leftovers have no main process to be told.
-        let all = self.terms.stop.signal_to == SignalTo::All || main.is_none();
+        let all = self.config.stop.signal_to == SignalTo::All || main.is_none();
         // Whoever has not been told when the grace period would be over is killed.
-        let time = self.terms.stop.grace.clamp(LEAST_TELLING, MOST_TELLING);
-        let passes = if all { passes(time) } else { Passes::new(0, Duration::ZERO) };
+        let time = self.config.stop.grace.clamp(LEAST_TELLING, MOST_TELLING);
+        let scans = if all { scans(time) } else { ScanLimits::new(0, Duration::ZERO) };
         let (stopped, described) = (&mut self.report.stopped, Instant::now() + DESCRIBING.min(time / 2));
         // Some have received a signal of this stop before: another one, or as processes that were not finishing.
         let signalled = &mut self.signalled;
-        let told = self.holder.with_reserve(|holder| {
+        let completion = self.containment.with_reserve(|containment| {
             // Who was missed is killed when the grace period is over.
             // One that is stopped does not see the former.
-            let told = holder.signal_all(&[signal, Signal::CONT], passes, |pid| {
+            let completion = containment.signal_all(&[signal, Signal::CONT], scans, |pid| {
                 main_found |= main.as_ref().is_some_and(|(main, _)| *main == pid);
                 if signalled.insert(pid) {
                     stopped.add_until(described, pid);
@@ -115,17 +115,17 @@ impl Actor {
                 // It may have ended: then its exit is on its way to us.
                 let _ = pidfd.send(signal).and_then(|()| pidfd.send(Signal::CONT));
             }
-            told.map(drop).and(holder.thaw())
+            completion.map(drop).and(containment.thaw())
         });
-        if let Err(errno) = told {
+        if let Err(errno) = completion {
             self.note(&format!("the stop signal did not reach every process: {errno}"));
         }
     }
 
     /// Whether processes are left that are finishing, when the short part of the settle time is over.
     pub(super) fn look_at_left(&mut self) -> bool {
-        let input = self.order.input;
-        let left = self.holder.with_reserve(|holder| Left::look(&holder.processes().0, input));
+        let input = self.spawn_request.input;
+        let left = self.containment.with_reserve(|containment| Left::look(&containment.processes().0, input));
         let any = !left.finishing.is_empty();
         if any {
             self.left = left;
@@ -145,12 +145,12 @@ impl Actor {
             self.left.others.iter().for_each(|&pid| self.report.leftovers.add_until(bound, pid));
         }
         self.report.phases.stopping = self.report.phases.stopping.or(self.elapsed());
-        let (signals, others) = ([self.terms.stop.signal, Signal::CONT], &self.left.others);
+        let (signals, others) = ([self.config.stop.signal, Signal::CONT], &self.left.others);
         let stopped = &mut self.report.stopped;
-        let sent = self.holder.with_reserve(|holder| {
-            holder.signal_those(
+        let sent = self.containment.with_reserve(|containment| {
+            containment.signal_those(
                 &signals,
-                passes(TELLING),
+                scans(TELLING),
                 |pid| others.contains(&pid),
                 |pid| stopped.add_until(bound, pid),
             )
@@ -175,30 +175,30 @@ impl Actor {
             // It may have ended: then its exit is on its way to us.
             let _ = pidfd.send(signal);
         }
-        let group = match self.terms.process_group {
+        let group = match self.config.process_group {
             ProcessGroup::New | ProcessGroup::NewSession | ProcessGroup::NewSessionOnTerminal => {
                 main.as_raw_nonzero().get()
             }
             ProcessGroup::Supervisors => sys::own_process_group().unwrap_or(0),
         };
         let wanted = |pid: Pid| pid != *main && sys::process_group_of(pid) == group;
-        let _ = self.holder.signal_those(&[signal], passes(TELLING), wanted, |_| {});
+        let _ = self.containment.signal_those(&[signal], scans(TELLING), wanted, |_| {});
     }
 
     pub(super) async fn kill(&mut self) {
         // The bound tells what this did not end.
-        match &self.holder {
-            Holder::Leaf(leaf) => drop(leaf.kill()),
-            Holder::Guard(_) if self.guard_lost => {
+        match &self.containment {
+            JobContainment::Leaf(leaf) => drop(leaf.kill()),
+            JobContainment::Guard(_) if self.guard_lost => {
                 self.end_orphans().await;
                 self.swept = true;
             }
-            Holder::Guard(link) => {
+            JobContainment::Guard(link) => {
                 if self.main.is_none() {
                     // Where it could make no other process to start the job, the guard waits for the exec itself.
                     let _ = Descendants::of(link.pid).kill_all(|_| {});
                 }
-                self.order_sweep().await;
+                self.request_sweep().await;
             }
         }
         if let Some((_, pidfd)) = &self.main
@@ -211,15 +211,15 @@ impl Actor {
 
     /// What runs in it, as far as that can be found out.
     pub(super) fn list_processes(&self) -> Vec<ProcessInfo> {
-        let (pids, _) = self.holder.with_reserve(Holder::processes);
+        let (pids, _) = self.containment.with_reserve(JobContainment::processes);
         pids.into_iter().filter_map(ProcessInfo::of_living).collect()
     }
 
     pub(super) fn list_leftovers(&mut self) {
         self.report.phases.settled = self.report.phases.settled.or(self.elapsed());
         let (leftovers, listed_before) = (&mut self.report.leftovers, &self.left.others);
-        let listed = self.holder.with_reserve(|holder| {
-            let (processes, listed) = holder.processes();
+        let listed = self.containment.with_reserve(|containment| {
+            let (processes, listed) = containment.processes();
             let bound = Instant::now() + DESCRIBING;
             for pid in processes.into_iter().filter(|pid| !listed_before.contains(pid)) {
                 leftovers.add_until(bound, pid);
@@ -238,8 +238,8 @@ impl Actor {
                 // The guard has told who is left.
                 return;
             }
-            self.swept = self.holder.leaf().is_none();
-            let (mut left, listed) = self.holder.with_reserve(Holder::processes);
+            self.swept = self.containment.leaf().is_none();
+            let (mut left, listed) = self.containment.with_reserve(JobContainment::processes);
             if let Err(errno) = listed {
                 self.note(&format!("not every process that is left could be listed: {errno}"));
             }
@@ -273,14 +273,14 @@ impl Actor {
             self.machine = self.machine.on(Event::Swept).0;
             return;
         }
-        self.order_sweep().await;
+        self.request_sweep().await;
     }
 
     /// What a killed guard has left outside of the leaf, or without a leaf: it has come to the next subreaper.
     async fn end_orphans(&mut self) {
-        let bound = Instant::now().checked_add(self.terms.stop.kill_bound);
+        let bound = Instant::now().checked_add(self.config.stop.kill_bound);
         let bound = bound.unwrap_or_else(|| Instant::now() + KILL_BOUND);
-        let has_leaf = self.holder.leaf().is_some();
+        let has_leaf = self.containment.leaf().is_some();
         let emigrants = &mut self.report.emigrants;
         let found = |pid| {
             if has_leaf {
@@ -299,9 +299,9 @@ impl Actor {
         }
     }
 
-    async fn order_sweep(&mut self) {
+    async fn request_sweep(&mut self) {
         self.expect_answer();
-        let bound = self.terms.stop.kill_bound.as_millis();
+        let bound = self.config.stop.kill_bound.as_millis();
         let given_up = self.report.unkillable.count > 0;
         let sweep = ToGuard::Sweep { job: self.id, bound_ms: u64::try_from(bound).unwrap_or(u64::MAX), given_up };
         if self.link.send(&sweep, &[]).await.is_err() {
@@ -312,13 +312,13 @@ impl Actor {
 
     /// A watch on the leaf, or none where the kernel refuses one: then it is looked at from time to time.
     pub(super) fn open_watch(&self) -> Option<AsyncFd<Arc<OwnedFd>>> {
-        crate::supervisor::watch::watched_shared(self.holder.leaf()?.events(), Interest::PRIORITY).ok()
+        crate::supervisor::watch::watched_shared(self.containment.leaf()?.events(), Interest::PRIORITY).ok()
     }
 
     pub(super) async fn remove_leaf(&mut self) {
-        let bound = Instant::now().checked_add(self.terms.stop.kill_bound);
+        let bound = Instant::now().checked_add(self.config.stop.kill_bound);
         loop {
-            let Holder::Leaf(leaf) = &mut self.holder else { return };
+            let JobContainment::Leaf(leaf) = &mut self.containment else { return };
             match leaf.remove() {
                 Ok(true) => return,
                 // The job has made many cgroups: deadlines, signals and other jobs have their turn.
@@ -332,7 +332,7 @@ impl Actor {
                         self.watch = self.open_watch();
                     }
                     tokio::select! {
-                        () = emptied(self.holder.leaf(), self.watch.as_ref(), self.guard_lost) => {}
+                        () = wait_until_empty(self.containment.leaf(), self.watch.as_ref(), self.guard_lost) => {}
                         () = sleep_until(bound.map(|bound| (bound, ()))) => {}
                     }
                     tokio::task::yield_now().await;
@@ -348,7 +348,7 @@ impl Actor {
 
     /// A guard that had this one job ends with it.
     pub(super) async fn dismiss_guard(&mut self) {
-        if self.holder.leaf().is_none() {
+        if self.containment.leaf().is_none() {
             self.link.hang_up();
             // Lost perhaps before the command was there, and what it had started came to its heir.
             if !self.link.gone().await || self.guard_lost {
@@ -360,7 +360,7 @@ impl Actor {
     pub(super) async fn finish(mut self: Box<Self>) -> Arc<Report> {
         let mut usage = match self.usage.take() {
             Some(usage) => *usage,
-            None => self.usage(self.terms.measure_pressure),
+            None => self.usage(self.config.measure_pressure),
         };
         // The guard may have told it since.
         usage.main_resident_peak_bytes = Figure::resident_peak(self.seen.main_resident_peak);

@@ -11,35 +11,35 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
 use super::Request;
-use super::draft::Draft;
-use super::emptied::{emptied, sleep_until};
-use super::ending::{Ending, main_end, seen};
-use super::order::Order;
-use super::terms::Terms;
+use super::config::JobConfig;
+use super::main_exit::{MainExit, main_end, seen};
+use super::report_builder::ReportBuilder;
+use super::spawn_request::SpawnRequest;
+use super::wait_until_empty::{sleep_until, wait_until_empty};
 use crate::cgroup::usage::Seen;
 use crate::error::{Result, SpawnStage};
 use crate::guard::protocol::{FromGuard, JobId, Spent};
+use crate::job::completion::Completer;
 use crate::job::oom;
 use crate::job::settle::Left;
 use crate::job::stop::{Event, Machine, Phase};
-use crate::job::told::Teller;
-use crate::kernel::passes::Passes;
 use crate::kernel::pidfd::Pidfd;
+use crate::kernel::scan::ScanLimits;
 use crate::kernel::signal::Signal;
 use crate::kernel::wake::Wake;
 use crate::report::Refusal;
 use crate::report::{ContainmentKind, Report, Usage};
 use crate::supervisor::Inner;
+use crate::supervisor::containment::JobContainment;
 use crate::supervisor::events::Log;
-use crate::supervisor::holder::Holder;
 use crate::supervisor::link::{Answer, Link};
 use crate::supervisor::queue::{Receiver, Sender};
-use crate::supervisor::watchdog::Owed;
+use crate::supervisor::watchdog::ExpectedAnswer;
 
 /// How often a tree is gone through to tell everybody, and for how long: one that is new each time is not polite either. In a
 /// chain whose links end as soon as they are told, each pass may find only the next one. Meanwhile nothing else is heard.
-pub(super) fn passes(time: Duration) -> Passes {
-    Passes::new(64, time)
+pub(super) fn scans(time: Duration) -> ScanLimits {
+    ScanLimits::new(64, time)
 }
 
 /// For a signal that is not the stop signal.
@@ -50,13 +50,13 @@ pub(super) struct Assignment {
     pub supervisor: Arc<Inner>,
     pub id: JobId,
     pub link: Arc<Link>,
-    pub holder: Holder,
+    pub containment: JobContainment,
     pub answers: Receiver<Answer>,
-    pub order: Order,
-    pub terms: Terms,
+    pub spawn_request: SpawnRequest,
+    pub config: JobConfig,
     pub timeout: Option<Duration>,
     /// As it begins.
-    pub report: Draft,
+    pub report: ReportBuilder,
     pub inbox: Receiver<Request>,
     pub stops: Sender<Signal>,
     /// Why nothing stronger holds it.
@@ -68,7 +68,11 @@ pub(super) struct Assignment {
 pub(super) type Started = Result<(i32, Arc<Pidfd>)>;
 
 /// Starts the job, tells `spawned`, brings it to its end, tells `finished`.
-pub(super) async fn run(assignment: Box<Assignment>, spawned: oneshot::Sender<Started>, finished: Teller<Arc<Report>>) {
+pub(super) async fn run(
+    assignment: Box<Assignment>,
+    spawned: oneshot::Sender<Started>,
+    finished: Completer<Arc<Report>>,
+) {
     let link = assignment.link.clone();
     let id = assignment.id;
     // In one place from here on, and small: there may be thousands. What is not waited for most of the time is on the heap for as
@@ -86,7 +90,7 @@ pub(super) async fn run(assignment: Box<Assignment>, spawned: oneshot::Sender<St
             // If nobody waits, the inbox is closed too, which kills the job.
             let _ = spawned.send(Ok(started));
             actor.live().await;
-            finished.tell(Box::pin(actor.finish()).await);
+            finished.complete(Box::pin(actor.finish()).await);
         }
     }
     link.forget(id);
@@ -97,11 +101,11 @@ pub(super) struct Actor {
     _supervisor: Arc<Inner>,
     pub(super) id: JobId,
     pub(super) link: Arc<Link>,
-    pub(super) holder: Holder,
+    pub(super) containment: JobContainment,
     pub(super) answers: Receiver<Answer>,
     pub(super) guard_lost: bool,
-    pub(super) order: Order,
-    pub(super) terms: Terms,
+    pub(super) spawn_request: SpawnRequest,
+    pub(super) config: JobConfig,
     pub(super) inbox: Receiver<Request>,
     pub(super) inbox_closed: bool,
     pub(super) stops: Sender<Signal>,
@@ -127,21 +131,21 @@ pub(super) struct Actor {
     pub(super) swept: bool,
     pub(super) childless: bool,
     /// The guard has been told to reap.
-    pub(super) hurried: bool,
+    pub(super) reap_requested: bool,
     /// An answer of the guard's.
-    pub(super) owed: Option<Owed>,
+    pub(super) expected: Option<ExpectedAnswer>,
     /// Without a leaf: what all that were reaped have used.
     pub(super) spent: Spent,
 
     pub(super) main: Option<(Pid, Arc<Pidfd>)>,
     /// A start that has not come to its exec: its process, and the step that it is at.
     pub(super) hanging: Option<(i32, SpawnStage)>,
-    pub(super) ending: Option<Ending>,
+    pub(super) main_exit: Option<MainExit>,
     /// Where it is final already.
     pub(super) usage: Option<Box<Usage>>,
     pub(super) seen: Seen,
     pub(super) memory: Arc<oom::Watch>,
-    pub(super) report: Draft,
+    pub(super) report: ReportBuilder,
 }
 
 impl Actor {
@@ -150,10 +154,10 @@ impl Actor {
             supervisor,
             id,
             link,
-            holder,
+            containment,
             answers,
-            order,
-            terms,
+            spawn_request,
+            config,
             timeout,
             mut report,
             inbox,
@@ -165,7 +169,7 @@ impl Actor {
         let begun = events.begun();
         // Beyond what a clock can hold there is no deadline.
         let deadline = timeout.and_then(|timeout| begun.checked_add(timeout));
-        let leaf = holder.leaf().map(|leaf| leaf.cgroup().path().display().to_string());
+        let leaf = containment.leaf().map(|leaf| leaf.cgroup().path().display().to_string());
         report.containment.kind =
             Some(if leaf.is_some() { ContainmentKind::Cgroup } else { ContainmentKind::Subreaper });
         report.containment.cgroup = leaf;
@@ -174,19 +178,19 @@ impl Actor {
             _supervisor: supervisor,
             id,
             link,
-            holder,
+            containment,
             answers,
             guard_lost: false,
-            order,
+            spawn_request,
             inbox,
             inbox_closed: false,
             stops,
             events,
-            machine: Machine::new(terms.stop.leftovers, terms.stop.signal_to),
+            machine: Machine::new(config.stop.leftovers, config.stop.signal_to),
             begun,
             deadline,
             wake: Wake::at(deadline),
-            terms,
+            config,
             short_settle_over: None,
             settle_over: None,
             left: Left::default(),
@@ -197,12 +201,12 @@ impl Actor {
             empty: false,
             swept: false,
             childless: false,
-            hurried: false,
-            owed: None,
+            reap_requested: false,
+            expected: None,
             spent: Spent::default(),
             main: None,
             hanging: None,
-            ending: None,
+            main_exit: None,
             usage: None,
             seen: Seen::default(),
             memory,
@@ -219,31 +223,31 @@ impl Actor {
         // Whoever has asked for the job goes first.
         tokio::task::yield_now().await;
         if self.answers.is_empty() {
-            self.ending = self.main.as_ref().and_then(|(_, pidfd)| Ending::of(pidfd));
-            if let Some(leaf) = self.holder.leaf() {
+            self.main_exit = self.main.as_ref().and_then(|(_, pidfd)| MainExit::of(pidfd));
+            if let Some(leaf) = self.containment.leaf() {
                 leaf.make_next();
             }
         }
         while self.machine.phase != Phase::Gone {
             match self.next_event().await {
                 Incoming::Event(event) => Box::pin(self.handle(event)).await,
-                Incoming::Answer(message, _) => Box::pin(self.hear(message)).await,
+                Incoming::Answer(message, _) => Box::pin(self.handle_message(message)).await,
             }
             self.report.publish(&self.events, self.machine.reason);
         }
     }
 
-    pub(super) async fn hear(&mut self, message: FromGuard) {
+    pub(super) async fn handle_message(&mut self, message: FromGuard) {
         match message {
             FromGuard::Exited { end, childless, max_rss_kib, spent, .. } => {
-                self.ending = None;
+                self.main_exit = None;
                 self.spent = spent;
                 self.seen.main_resident_peak = Some(max_rss_kib * 1024);
                 self.childless = childless;
                 self.report.phases.main_exited = self.elapsed();
                 self.report.main = Some(main_end(end));
-                self.empty = self.holder.leaf().map_or(childless, |leaf| leaf.populated() == Ok(false));
-                if self.holder.leaf().is_none() && !childless {
+                self.empty = self.containment.leaf().map_or(childless, |leaf| leaf.populated() == Ok(false));
+                if self.containment.leaf().is_none() && !childless {
                     // Only the guard can tell when the last of them has ended.
                     self.expect_answer();
                 }
@@ -313,25 +317,25 @@ impl Actor {
                 answer = self.answers.recv(), if !self.guard_lost => match answer {
                     Some((message, pidfd)) => {
                         if !matches!(message, FromGuard::Stopped { .. }) {
-                            self.owed = None;
+                            self.expected = None;
                         }
                         return Incoming::Answer(message, pidfd);
                     }
                     None => {
-                        self.owed = None;
+                        self.expected = None;
                         self.guard_lost = true;
                         return Incoming::Event(Event::GuardLost);
                     }
                 },
                 request = self.inbox.recv(), if !self.inbox_closed => match request {
                     Some(Request::Stop(first)) => {
-                        self.machine.begin_with(first.filter(|signal| *signal != self.terms.stop.signal));
+                        self.machine.begin_with(first.filter(|signal| *signal != self.config.stop.signal));
                         return Incoming::Event(Event::StopAsked);
                     }
                     Some(Request::Kill) => return Incoming::Event(Event::KillAsked),
                     Some(Request::SignalAll(signal)) => {
                         // Whatever has ended meanwhile, or belongs to another user, can't be told.
-                        let _ = self.holder.with_reserve(|holder| holder.signal_all(&[signal], passes(TELLING), |_| {}));
+                        let _ = self.containment.with_reserve(|containment| containment.signal_all(&[signal], scans(TELLING), |_| {}));
                     }
                     Some(Request::SignalGroup(signal, sent)) => {
                         self.signal_group(signal);
@@ -354,13 +358,13 @@ impl Actor {
                         return Incoming::Event(Event::KillAsked);
                     }
                 },
-                () = seen(self.ending.as_ref()), if self.ending.is_some() => self.look_ahead().await,
-                () = emptied(self.holder.leaf(), self.watch.as_ref(), self.guard_lost), if watching && !self.empty && (self.machine.main_exited || !self.hurried) => {
+                () = seen(self.main_exit.as_ref()), if self.main_exit.is_some() => self.look_ahead().await,
+                () = wait_until_empty(self.containment.leaf(), self.watch.as_ref(), self.guard_lost), if watching && !self.empty && (self.machine.main_exited || !self.reap_requested) => {
                     if self.machine.main_exited {
                         self.empty = true;
                         return Incoming::Event(Event::Emptied);
                     }
-                    self.hurry_guard().await;
+                    self.request_reap().await;
                 }
                 event = sleep_until(timer) => {
                     match event {

@@ -11,10 +11,10 @@ use tokio::sync::oneshot;
 
 use super::actor::Actor;
 use super::{Job, JobHandle, Request as JobRequest};
-use crate::cgroup::cgroup::{State, state};
+use crate::cgroup::directory::{State, state};
 use crate::error::{Error, Result};
+use crate::job::completion::Completion;
 use crate::job::stop::Phase;
-use crate::job::told::Told;
 use crate::report::{MainEnd, Reason, Report, Usage};
 
 /// A process in the kernel's hands (state D) does not freeze before it comes back.
@@ -29,7 +29,7 @@ pub(super) enum Request {
 }
 
 /// Runs `task` until the report is there.
-pub(super) async fn until_over(report: Told<Arc<Report>>, task: impl Future<Output = ()>) {
+pub(super) async fn until_over(report: Completion<Arc<Report>>, task: impl Future<Output = ()>) {
     tokio::select! {
         _ = report.wait() => {}
         () = task => {}
@@ -55,7 +55,7 @@ impl Actor {
             let advice = if errno == Errno::NOENT { "Linux 5.2 or later is needed" } else { "" };
             Error::system("freeze", self.report.name.clone(), errno, advice)
         };
-        let Some(leaf) = self.holder.leaf() else {
+        let Some(leaf) = self.containment.leaf() else {
             return Err(Error::system(
                 "freeze",
                 self.report.name.clone(),
@@ -73,7 +73,7 @@ impl Actor {
     }
 
     fn thaw(&self) {
-        if let Some(leaf) = self.holder.leaf() {
+        if let Some(leaf) = self.containment.leaf() {
             // One that is gone has nothing to thaw.
             let _ = leaf.cgroup().write(c"cgroup.freeze", b"0");
         }
@@ -84,7 +84,7 @@ impl Actor {
             return usage.as_ref().clone();
         }
         self.seen.memory_highest = self.memory.highest();
-        match self.holder.leaf() {
+        match self.containment.leaf() {
             Some(leaf) => {
                 let (controllers, seen) = (leaf.controllers(), self.seen);
                 let read = || Usage::read(leaf.cgroup(), controllers, seen, with_pressure);
@@ -99,11 +99,11 @@ impl Actor {
 
     /// Tells what ran out of memory, and whether that has ended the job.
     pub(super) fn conclude_memory(&mut self) {
-        let Some(leaf) = self.holder.leaf().filter(|leaf| leaf.has_controller("memory")) else { return };
+        let Some(leaf) = self.containment.leaf().filter(|leaf| leaf.has_controller("memory")) else { return };
         let by_kill = matches!(self.report.main, Some(MainEnd::Signalled { signal: libc::SIGKILL, .. }));
         let main = self.main.as_ref().map(|(pid, _)| pid.as_raw_nonzero().get());
         let killed_main = by_kill && !self.report.killed && self.machine.reason == Reason::Exited;
-        let group = self.terms.oom_group;
+        let group = self.config.oom_group;
         let (oom, main_was) = self.memory.conclude(leaf.cgroup(), &leaf.tail(), main, killed_main, group);
         self.report.oom = oom;
         if main_was {

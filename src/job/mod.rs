@@ -4,23 +4,23 @@ mod actions;
 mod actor;
 pub(crate) mod caller;
 pub mod command;
-pub(crate) mod draft;
-mod emptied;
-mod ending;
+pub(crate) mod completion;
+mod config;
 mod handle;
 mod live;
+mod main_exit;
 pub(crate) mod oom;
-mod order;
 pub mod output;
 pub mod ready;
+pub(crate) mod report_builder;
 pub mod settle;
 mod spawn;
+mod spawn_request;
 mod start;
 pub mod stop;
 mod streams;
 mod terminal;
-mod terms;
-pub(crate) mod told;
+mod wait_until_empty;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,8 +30,8 @@ use tokio::sync::{Mutex, oneshot};
 
 use crate::error::{Error, Result};
 use crate::guard::protocol::JobId;
+use crate::job::completion::Completion;
 use crate::job::stop::Event;
-use crate::job::told::Told;
 use crate::kernel::maker::Maker;
 use crate::kernel::pidfd::Pidfd;
 use crate::kernel::signal::Signal;
@@ -54,7 +54,7 @@ pub struct Job {
     pid: i32,
     main: Arc<Pidfd>,
     requests: Sender<Request>,
-    report: Told<Arc<Report>>,
+    report: Completion<Arc<Report>>,
     stops: Mutex<Receiver<Signal>>,
     name: String,
     streams: Option<Box<Streams>>,

@@ -15,7 +15,7 @@ use rustix::fs::{Mode, OFlags, openat};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::cgroup::cgroup::Cgroup;
+use crate::cgroup::directory::Cgroup;
 use crate::cgroup::usage::value_of;
 use crate::kernel::pidfd::Pidfd;
 use crate::kernel::{process, sys};

@@ -255,8 +255,8 @@ const V6_ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 /// The first and the last port that connections are given (ip(7), `ip_local_port_range`), as far as that is told.
 fn ephemeral_ports() -> (u16, u16) {
     const USUAL: (u16, u16) = (32768, 60999);
-    let told = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let mut ports = told.split_ascii_whitespace().map_while(|port| port.parse().ok());
+    let completion = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut ports = completion.split_ascii_whitespace().map_while(|port| port.parse().ok());
     ports.next().zip(ports.next()).unwrap_or(USUAL)
 }
 

@@ -17,9 +17,9 @@ impl Actor {
     pub(super) async fn spawn(&mut self) -> Started {
         // Kernels before 6.4 do not tell a process that is cloned into a cpuset which CPUs it may use (fixed by "cgroup/cpuset:
         // Make cpuset_fork() handle CLONE_INTO_CGROUP properly"); one that joins it is told.
-        let mut join = self.terms.cpuset;
+        let mut join = self.config.cpuset;
         loop {
-            self.order.give(&self.link, self.id, self.holder.leaf(), join).await?;
+            self.spawn_request.give(&self.link, self.id, self.containment.leaf(), join).await?;
             self.expect_answer();
             let answer = loop {
                 match self.next_event().await {
@@ -32,7 +32,7 @@ impl Actor {
                         }
                     }
                     Incoming::Answer(message @ (FromGuard::Swept { .. } | FromGuard::Stopped { .. }), _) => {
-                        Box::pin(self.hear(message)).await;
+                        Box::pin(self.handle_message(message)).await;
                     }
                     Incoming::Answer(message, pidfd) => break (message, pidfd),
                     Incoming::Event(Event::GuardLost) => return Err(Error::GuardLost),
@@ -47,10 +47,10 @@ impl Actor {
                 (FromGuard::Spawned { pid, joined, .. }, Some(pidfd)) => {
                     self.report.phases.spawned = self.elapsed();
                     let born = if joined { Born::Joined } else { Born::Cloned };
-                    self.report.containment.born = self.holder.leaf().map(|_| born);
+                    self.report.containment.born = self.containment.leaf().map(|_| born);
                     self.report.pid = Some(pid);
-                    self.order.close();
-                    self.hurried = false;
+                    self.spawn_request.close();
+                    self.reap_requested = false;
                     self.report.publish(&self.events, self.machine.reason);
                     let pidfd = Arc::new(Pidfd::from(pidfd));
                     self.main = Pid::from_raw(pid).map(|pid| (pid, pidfd.clone()));

@@ -8,20 +8,20 @@ use tokio::sync::{Mutex, oneshot};
 
 use super::caller::Caller;
 use super::command::Command;
-use super::draft::Draft;
+use super::completion::completion;
+use super::config::JobConfig;
 use super::output::Activity;
+use super::report_builder::ReportBuilder;
 use super::streams::Streams;
-use super::terms::Terms;
-use super::told::told;
-use super::{Job, actor, live, oom, order, streams};
+use super::{Job, actor, live, oom, spawn_request, streams};
 use crate::cgroup::apply as limits;
 use crate::error::{Error, Result};
 use crate::guard::protocol::JobId;
 use crate::kernel::maker::Maker;
 use crate::kernel::wake::Wake;
-use crate::supervisor::attached::Attached;
+use crate::supervisor::abort_on_drop::AbortOnDrop;
+use crate::supervisor::backend::{Backend, NextContainment};
 use crate::supervisor::events::Log;
-use crate::supervisor::means::{Means, NextHolder};
 use crate::supervisor::queue::queue;
 use crate::supervisor::{Inner, REMOVED_AGAIN, Supervisor, start_sweep};
 
@@ -60,7 +60,7 @@ impl Supervisor {
             let runtime = supervisor.inner.runtime.handle.clone();
             // In a task of its own: a future that is held and not polled would keep its turn from others.
             let starting = runtime.spawn(async move { supervisor.spawn_here(&command, caller).await });
-            match Attached::new(starting).await {
+            match AbortOnDrop::new(starting).await {
                 Ok(started) => started,
                 Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                 Err(_) => Err(Error::GuardLost),
@@ -80,45 +80,51 @@ impl Supervisor {
     async fn start_job(&self, command: &Command, caller: Caller) -> Result<Job> {
         let mut id = self.inner.next_job.fetch_add(1, Ordering::Relaxed);
         let first = id == 1;
-        let means = self.inner.means();
-        let mut started = start(self.inner.clone(), &means, id, command, &caller).await;
+        let backend = self.inner.backend();
+        let mut started = start(self.inner.clone(), &backend, id, command, &caller).await;
         for _ in 0..REMOVED_AGAIN {
             if !started.as_ref().is_err_and(|error| self.inner.is_removed(error)) {
                 break;
             }
             id = self.inner.next_job.fetch_add(1, Ordering::Relaxed);
-            started = start(self.inner.clone(), &means, id, command, &caller).await;
+            started = start(self.inner.clone(), &backend, id, command, &caller).await;
         }
         if let Err(error) = &started
-            && self.inner.give_cgroup_up(&means, error)
+            && self.inner.give_cgroup_up(&backend, error)
         {
             id = self.inner.next_job.fetch_add(1, Ordering::Relaxed);
-            started = start(self.inner.clone(), &self.inner.means(), id, command, &caller).await;
+            started = start(self.inner.clone(), &self.inner.backend(), id, command, &caller).await;
         }
-        if first && let Means::Cgroup { base, .. } = &*self.inner.means() {
+        if first && let Backend::Cgroup { base, .. } = &*self.inner.backend() {
             // When the command runs already, so that it does not wait for what others have left; and beside it.
             let sweeping =
-                Attached::new(self.inner.runtime.handle.spawn(start_sweep::sweep(base.now().parent().clone())));
+                AbortOnDrop::new(self.inner.runtime.handle.spawn(start_sweep::sweep(base.now().parent().clone())));
             *self.inner.sweeping.lock().unwrap_or_else(PoisonError::into_inner) = Some(sweeping);
         }
         started
     }
 }
 
-async fn start(supervisor: Arc<Inner>, means: &Means, id: JobId, command: &Command, caller: &Caller) -> Result<Job> {
+async fn start(
+    supervisor: Arc<Inner>,
+    backend: &Backend,
+    id: JobId,
+    command: &Command,
+    caller: &Caller,
+) -> Result<Job> {
     command.limits.check()?;
-    let mut order = order::Order::new(command, caller, means.changed(&caller.host))?;
-    let (pipes, terminal) = (std::mem::take(&mut order.pipes), order.terminal.take());
+    let mut spawn_request = spawn_request::SpawnRequest::new(command, caller, backend.changed(&caller.host))?;
+    let (pipes, terminal) = (std::mem::take(&mut spawn_request.pipes), spawn_request.terminal.take());
     let (requests, inbox) = queue();
     let (spawned, started) = oneshot::channel();
     let (stop_sender, stops) = queue();
-    let (finished, report) = told();
-    let NextHolder { link, holder, refused } = supervisor.next_holder(means).await?;
+    let (finished, report) = completion();
+    let NextContainment { link, containment, refused } = supervisor.next_containment(backend).await?;
     link.host.check_rights(&caller.host)?;
     let memory = Arc::new(oom::Watch::default());
     // A leaf that is dropped is removed.
-    let watched = limits::apply_to(holder.leaf(), &command.limits)?;
-    if let Some(leaf) = holder.leaf().filter(|_| command.user.is_some()) {
+    let watched = limits::apply_to(containment.leaf(), &command.limits)?;
+    if let Some(leaf) = containment.leaf().filter(|_| command.user.is_some()) {
         leaf.let_others_through();
     }
     let driver = supervisor.runtime.clone();
@@ -135,12 +141,12 @@ async fn start(supervisor: Arc<Inner>, means: &Means, id: JobId, command: &Comma
         supervisor,
         id,
         link,
-        holder,
+        containment,
         answers,
-        order,
-        terms: Terms::of(command),
+        spawn_request,
+        config: JobConfig::of(command),
         timeout: command.timeout,
-        report: Draft::of(command),
+        report: ReportBuilder::of(command),
         inbox,
         stops: stop_sender,
         refused,

@@ -13,11 +13,11 @@ use super::terminal::Side;
 use super::{Job, Request};
 use crate::error::{Error, Result};
 use crate::job::command::Command;
+use crate::job::completion::Completion;
 use crate::job::output::{Activity, Captured, Channel, InputStream, Output, OutputStream, Taps, Tee};
 use crate::job::ready;
 use crate::job::ready::{By, Readiness};
 use crate::job::stop::Event;
-use crate::job::told::Told;
 use crate::kernel::signal::Signal;
 use crate::kernel::wake::Wake;
 use crate::report::Report;
@@ -44,7 +44,7 @@ impl Streams {
         command: &Command,
         pipes: [Option<OwnedFd>; 3],
         terminal: Option<OwnedFd>,
-        report: &Told<Arc<Report>>,
+        report: &Completion<Arc<Report>>,
         activity: Option<&Arc<Activity>>,
     ) -> Result<Option<Box<Self>>> {
         if terminal.is_none() && pipes.iter().all(Option::is_none) {
@@ -120,7 +120,7 @@ pub(super) async fn watch_idle(
     timeout: Duration,
     activity: Arc<Activity>,
     requests: WeakSender<Request>,
-    report: Told<Arc<Report>>,
+    report: Completion<Arc<Report>>,
     mut wake: Wake,
 ) {
     // Beyond what a clock can hold there is no timeout.

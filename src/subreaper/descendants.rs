@@ -11,10 +11,10 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, Result};
 use rustix::process::{Pid, getpid};
 
-use crate::cgroup::tell;
-use crate::kernel::passes::{Passes, until_nobody_is_new};
+use crate::cgroup::signal;
 use crate::kernel::pidfd::Pidfd;
 use crate::kernel::process;
+use crate::kernel::scan::{ScanLimits, until_no_new_process};
 use crate::kernel::signal::Signal;
 
 /// So many children of one process are held at a time: the limit on open files is no matter to wide trees.
@@ -41,7 +41,7 @@ type Identity = (Pid, u64);
 
 /// Who has been sent a signal, who was there at the last pass, and who has been seen to have ended.
 #[derive(Default)]
-struct Told {
+struct Completion {
     all: HashSet<Identity>,
     here: HashSet<Identity>,
     ended: HashSet<Identity>,
@@ -110,7 +110,7 @@ impl Found {
     }
 
     pub(super) fn send(&self, signals: &[Signal]) -> Result<()> {
-        self.pidfd.as_ref().map_or(Ok(()), |pidfd| tell::send(pidfd, signals))
+        self.pidfd.as_ref().map_or(Ok(()), |pidfd| signal::send(pidfd, signals))
     }
 }
 
@@ -168,12 +168,12 @@ impl<'a> Descendants<'a> {
     pub fn signal_those(
         &self,
         signals: &[Signal],
-        passes: Passes,
+        scans: ScanLimits,
         wanted: impl Fn(Pid) -> bool,
         mut found: impl FnMut(Pid),
     ) -> Result<bool> {
-        let mut told = Told::default();
-        until_nobody_is_new(passes, || self.signal_new(signals, passes, &wanted, &mut found, &mut told))
+        let mut told = Completion::default();
+        until_no_new_process(scans, || self.signal_new(signals, scans, &wanted, &mut found, &mut told))
     }
 
     /// One pass of that. Tells whether there was anybody new, or may have been: with the end of a process its children get
@@ -181,12 +181,12 @@ impl<'a> Descendants<'a> {
     fn signal_new(
         &self,
         signals: &[Signal],
-        passes: Passes,
+        scans: ScanLimits,
         wanted: &dyn Fn(Pid) -> bool,
         found: &mut dyn FnMut(Pid),
-        told: &mut Told,
+        told: &mut Completion,
     ) -> Result<bool> {
-        let Told { all, here, ended } = told;
+        let Completion { all, here, ended } = told;
         let (mut news, mut ends, mut now_here) = (false, false, HashSet::new());
         let mut enter = |process: &Found| {
             now_here.insert(process.identity());
@@ -196,7 +196,7 @@ impl<'a> Descendants<'a> {
                 // What has ended meanwhile, or may not be signalled, is told once.
                 let _ = process.send(signals);
             }
-            !passes.are_over()
+            !scans.are_over()
         };
         let mut leave = |process: &Found| ends |= process.has_ended() && ended.insert(process.identity());
         let lost = self.walk(&mut enter, &mut leave)?;
@@ -220,14 +220,14 @@ impl<'a> Descendants<'a> {
     }
 
     fn stop_all(&self) -> Result<bool> {
-        let passes = Passes::new(1, STOPPING);
-        let mut told = Told::default();
-        let pass = |told: &mut Told| self.signal_new(&[Signal::STOP], passes, &|_| true, &mut |_| {}, told);
-        let stopped = until_nobody_is_new(passes, || pass(&mut told))?;
+        let scans = ScanLimits::new(1, STOPPING);
+        let mut told = Completion::default();
+        let pass = |told: &mut Completion| self.signal_new(&[Signal::STOP], scans, &|_| true, &mut |_| {}, told);
+        let stopped = until_no_new_process(scans, || pass(&mut told))?;
         if stopped || told.here.difference(&told.ended).count() < STORM {
             return Ok(stopped);
         }
-        until_nobody_is_new(passes.at_least(STOPS), || pass(&mut told))
+        until_no_new_process(scans.at_least(STOPS), || pass(&mut told))
     }
 
     /// The direct children.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Semaphore;
 
 use super::{Inner, STARTS, Supervisor};
-use crate::cgroup as containment;
+use crate::cgroup;
 use crate::cgroup::base::Base;
 use crate::cgroup::limits::Controller;
 use crate::error::{Error, Result};
@@ -17,12 +17,12 @@ use crate::guard::{self, Embedded, Guard, Program};
 use crate::kernel::maker::Maker;
 use crate::report::ContainmentKind;
 use crate::report::Refusal;
-use crate::supervisor::attached::Attached;
+use crate::supervisor::abort_on_drop::AbortOnDrop;
+use crate::supervisor::backend::Remade;
+use crate::supervisor::backend::{Backend, SubreaperBackend};
 use crate::supervisor::delegation;
 use crate::supervisor::driver::Driver;
 use crate::supervisor::link::Link;
-use crate::supervisor::means::Remade;
-use crate::supervisor::means::{Means, WithoutCgroup};
 
 /// How to start a [`Supervisor`].
 #[derive(Debug, Default)]
@@ -127,7 +127,7 @@ impl Builder {
             None => {
                 let own = Driver::start()?;
                 let starting = own.handle.spawn(self.start_in(own.clone()));
-                match Attached::new(starting).await {
+                match AbortOnDrop::new(starting).await {
                     Ok(started) => started,
                     Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                     Err(_) => Err(Error::GuardLost),
@@ -139,10 +139,10 @@ impl Builder {
     async fn start_in(mut self, runtime: Driver) -> Result<Supervisor> {
         let limited = !self.controllers.is_empty();
         let cgroup_only = self.containment == Some(ContainmentKind::Cgroup) || self.cgroup.is_some() || limited;
-        let means = match self.containment {
+        let backend = match self.containment {
             Some(ContainmentKind::Subreaper) => self.without_cgroup(Vec::new(), None).await?,
             _ => match self.in_cgroup().await? {
-                Ok(means) => means,
+                Ok(backend) => backend,
                 Err((refusals, _)) if limited => {
                     return Err(Error::NoControllers {
                         controllers: crate::cgroup::delegation::names(&self.controllers),
@@ -156,7 +156,7 @@ impl Builder {
         Ok(Supervisor {
             inner: Arc::new(Inner {
                 maker: Maker::here(),
-                means: Mutex::new(Arc::new(means)),
+                backend: Mutex::new(Arc::new(backend)),
                 runtime,
                 next_job: AtomicU64::new(1),
                 hub: Arc::default(),
@@ -171,9 +171,9 @@ impl Builder {
     }
 
     /// A base and its guard, or why there can't be one; with the guard, where it was started.
-    async fn in_cgroup(&mut self) -> Result<std::result::Result<Means, (Vec<Refusal>, Option<Arc<Link>>)>> {
+    async fn in_cgroup(&mut self) -> Result<std::result::Result<Backend, (Vec<Refusal>, Option<Arc<Link>>)>> {
         // Found first: where there is no cgroup, and none to be asked for, no process needs to be started.
-        let found = match containment::place(self.cgroup.as_deref()) {
+        let found = match cgroup::place(self.cgroup.as_deref()) {
             Err(refused) if self.cgroup.is_some() => return Err(Error::NoCgroup(refused)),
             found => found,
         };
@@ -194,7 +194,7 @@ impl Builder {
                 if !self.one_job {
                     base.give(&self.controllers)?;
                 }
-                Ok(Ok(Means::Cgroup { link, base: Remade::new(base), grant, jobs: 0.into() }))
+                Ok(Ok(Backend::Cgroup { link, base: Remade::new(base), grant, jobs: 0.into() }))
             }
             Err(Error::System { operation, object, errno, advice }) if self.cgroup.is_none() => {
                 Ok(Err((vec![Refusal::new(object, format!("{operation}: {errno}"), advice)], Some(link))))
@@ -203,8 +203,8 @@ impl Builder {
         }
     }
 
-    async fn without_cgroup(&mut self, mut refused: Vec<Refusal>, link: Option<Arc<Link>>) -> Result<Means> {
-        if let Err(refusal) = containment::subreaper() {
+    async fn without_cgroup(&mut self, mut refused: Vec<Refusal>, link: Option<Arc<Link>>) -> Result<Backend> {
+        if let Err(refusal) = cgroup::subreaper() {
             refused.push(refusal);
             return Err(Error::NoContainment(refused));
         }
@@ -215,9 +215,9 @@ impl Builder {
         // One whose orphans would come to us; else each job has a guard with another one around it.
         let link = link.filter(|link| link.is_inherited_by_us());
         if link.is_none() {
-            // Told now, and not at the first job.
+            // Completion now, and not at the first job.
             guard::assure_program(self.guard_program.as_ref())?;
         }
-        Ok(Means::Subreaper(WithoutCgroup::new(link, refused)))
+        Ok(Backend::Subreaper(SubreaperBackend::new(link, refused)))
     }
 }

@@ -13,8 +13,8 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::process::{Pid, getpid};
 
-use crate::cgroup::cgroup::Cgroup;
 use crate::cgroup::delegation::{PREFIX, Undo, controller_advice, exclusive_lock, lock_file, names};
+use crate::cgroup::directory::Cgroup;
 use crate::cgroup::limits::Controller;
 use crate::error::{Error, Result};
 use crate::guard::protocol::{FromGuard, JobId, ToGuard};

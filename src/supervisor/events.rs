@@ -160,7 +160,7 @@ impl Hub {
         JobEvents(receiver)
     }
 
-    fn tell(&self, job: u64, name: &str, event: &Event) {
+    fn send(&self, job: u64, name: &str, event: &Event) {
         let mut listeners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         listeners.retain(|listener| listener.send(JobEvent { job, name: name.to_owned(), event: event.clone() }));
     }
@@ -198,7 +198,7 @@ impl Log {
     pub fn out_of_memory(&self, kills: u64) {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let seconds = inner.begun.elapsed().as_secs_f64();
-        inner.tell(Event { seconds, kind: EventKind::OutOfMemory { kills } });
+        inner.send(Event { seconds, kind: EventKind::OutOfMemory { kills } });
     }
 
     pub fn listen(&self) -> Events {
@@ -220,7 +220,7 @@ impl Log {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (seconds, kind) in reached {
             if let Some(seconds) = seconds {
-                inner.tell(Event { seconds, kind });
+                inner.send(Event { seconds, kind });
             }
         }
     }
@@ -228,13 +228,13 @@ impl Log {
 
 impl Inner {
     /// Tells it to who listens, once.
-    fn tell(&mut self, event: Event) {
+    fn send(&mut self, event: Event) {
         let known = |past: &Event| std::mem::discriminant(&past.kind) == std::mem::discriminant(&event.kind);
         if self.over || self.past.iter().any(known) {
             return;
         }
         self.listeners.retain(|listener| listener.send(event.clone()));
-        self.hub.tell(self.job, &self.name, &event);
+        self.hub.send(self.job, &self.name, &event);
         self.over = event.kind == EventKind::Gone;
         if self.over {
             self.listeners.clear();

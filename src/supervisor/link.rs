@@ -22,7 +22,7 @@ use crate::kernel::{reap, sys};
 use crate::supervisor::delegation::SUPERVISORS;
 use crate::supervisor::queue::{Receiver, Sender, queue};
 use crate::supervisor::watchdog;
-use crate::supervisor::watchdog::{Owed, Watchdog};
+use crate::supervisor::watchdog::{ExpectedAnswer, Watchdog};
 
 /// One that was hung up on and is not gone after this may be stopped.
 const RESUMED: Duration = Duration::from_secs(1);
@@ -148,8 +148,8 @@ impl Link {
     }
 
     /// The guard owes an answer, until this is dropped: it is looked after.
-    pub fn owes(&self) -> Owed {
-        self.watchdog.owes()
+    pub fn expect_answer(&self) -> ExpectedAnswer {
+        self.watchdog.expect_answer()
     }
 
     /// Continues a guard that the job may have stopped.
@@ -371,7 +371,7 @@ async fn receive(
     }
 }
 
-/// Passes on what the guard says, until it is gone: its socket ends, or its pidfd says so (a forked copy of the guard
+/// ScanLimits on what the guard says, until it is gone: its socket ends, or its pidfd says so (a forked copy of the guard
 /// would keep the socket open).
 async fn read(socket: Arc<AsyncFd<OwnedFd>>, pidfd: Arc<AsyncFd<OwnedFd>>, routes: Routes, mut buffer: Vec<u8>) {
     loop {

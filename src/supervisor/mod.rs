@@ -1,13 +1,13 @@
 //! The host's side: chooses the containment, starts the guard, starts jobs.
 
-pub(crate) mod attached;
+pub(crate) mod abort_on_drop;
+pub(crate) mod backend;
 mod builder;
+pub(crate) mod containment;
 pub(crate) mod delegation;
 pub(crate) mod driver;
 pub mod events;
-pub(crate) mod holder;
 pub(crate) mod link;
-pub(crate) mod means;
 mod orphans;
 pub(crate) mod queue;
 mod scope;
@@ -24,17 +24,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::process::getpid;
 use tokio::sync::Semaphore;
 
-use crate::cgroup as containment;
+use crate::cgroup;
 use crate::error::{Error, Result};
 use crate::guard::Program;
 use crate::guard::protocol::ToGuard;
 use crate::guard::terminal::Settings;
 use crate::kernel::maker::Maker;
 use crate::report::Refusal;
-use crate::supervisor::attached::Attached;
+use crate::supervisor::abort_on_drop::AbortOnDrop;
+use crate::supervisor::backend::{Backend, NextContainment, SubreaperBackend};
 use crate::supervisor::driver::Driver;
 use crate::supervisor::events::{Hub, JobEvents};
-use crate::supervisor::means::{Means, NextHolder, WithoutCgroup};
 pub use builder::Builder;
 pub use signals::SignalStream;
 
@@ -65,7 +65,7 @@ impl Drop for Supervisor {
 #[derive(Debug)]
 pub(crate) struct Inner {
     maker: Maker,
-    means: Mutex<Arc<Means>>,
+    backend: Mutex<Arc<Backend>>,
     pub runtime: Driver,
     pub(crate) next_job: AtomicU64,
     pub hub: Arc<Hub>,
@@ -76,7 +76,7 @@ pub(crate) struct Inner {
     one_job: bool,
     had_its_job: AtomicBool,
     /// The removal of what others have left, which the first job starts.
-    pub(crate) sweeping: Mutex<Option<Attached<()>>>,
+    pub(crate) sweeping: Mutex<Option<AbortOnDrop<()>>>,
     /// Nothing else than a cgroup will do.
     cgroup_only: bool,
     guard_program: Option<Program>,
@@ -95,12 +95,12 @@ impl Inner {
         Ok(())
     }
 
-    pub(crate) fn means(&self) -> Arc<Means> {
-        self.means.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(crate) fn backend(&self) -> Arc<Backend> {
+        self.backend.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What holds a new job, by these means.
-    pub async fn next_holder(&self, means: &Means) -> Result<NextHolder> {
+    pub async fn next_containment(&self, backend: &Backend) -> Result<NextContainment> {
         if self.one_job && self.had_its_job.swap(true, Ordering::Relaxed) {
             return Err(Error::invalid(
                 "spawn",
@@ -108,7 +108,7 @@ impl Inner {
                 "this supervisor was started for one: leave one_job() out",
             ));
         }
-        means.next_holder(self.one_job, self.guard_program.as_ref()).await
+        backend.next_containment(self.one_job, self.guard_program.as_ref()).await
     }
 
     /// Whether something has removed the job's empty cgroup before the job was in it: there will be another one.
@@ -123,16 +123,16 @@ impl Inner {
 
     /// Goes on without a cgroup: the base could be made, and no process can be put into it. Whether there are other means now than
     /// those that were `used`; another job's start may have met the same before.
-    pub(crate) fn give_cgroup_up(&self, used: &Arc<Means>, error: &Error) -> bool {
-        if !Arc::ptr_eq(used, &self.means()) {
+    pub(crate) fn give_cgroup_up(&self, used: &Arc<Backend>, error: &Error) -> bool {
+        if !Arc::ptr_eq(used, &self.backend()) {
             return true;
         }
         let Error::Spawn(error) = error else { return false };
-        if self.cgroup_only || !error.is_about_the_cgroup() || containment::subreaper().is_err() {
+        if self.cgroup_only || !error.is_about_the_cgroup() || cgroup::subreaper().is_err() {
             return false;
         }
-        let mut means = self.means.lock().unwrap_or_else(PoisonError::into_inner);
-        let Means::Cgroup { link, base, jobs, .. } = &**means else { return false };
+        let mut backend = self.backend.lock().unwrap_or_else(PoisonError::into_inner);
+        let Backend::Cgroup { link, base, jobs, .. } = &**backend else { return false };
         let base = base.now();
         let refusal = Refusal::new(base.parent().path().display().to_string(), error.to_string(), "see pinfold doctor");
         // A guard that holds a job without a cgroup has no other job.
@@ -141,7 +141,7 @@ impl Inner {
             let _ = base.remove();
         }
         let link = (alone && link.is_inherited_by_us()).then(|| link.clone());
-        *means = Arc::new(Means::Subreaper(WithoutCgroup::new(link, vec![refusal])));
+        *backend = Arc::new(Backend::Subreaper(SubreaperBackend::new(link, vec![refusal])));
         self.had_its_job.store(false, Ordering::Relaxed);
         true
     }
@@ -204,7 +204,7 @@ impl Supervisor {
         let failed = |errno| Error::system("read", "the settings of the terminal", errno, "");
         let settings = Settings::of(&terminal).map_err(failed)?;
         self.inner.check_process()?;
-        for link in self.inner.means().links() {
+        for link in self.inner.backend().links() {
             let message = ToGuard::Terminal { settings: settings.clone() };
             self.inner.runtime.inside(link.send(&message, &[terminal.as_fd()])).await?;
         }
@@ -226,8 +226,8 @@ impl Supervisor {
         if self.inner.maker.is_elsewhere() {
             return;
         }
-        let means = self.inner.means();
-        means.hang_up();
+        let backend = self.inner.backend();
+        backend.hang_up();
         let sweeping = self.inner.sweeping.lock().unwrap_or_else(PoisonError::into_inner).take();
         // Nothing may drive a runtime that is elsewhere; where no other thread can be started, that one has to do.
         let other = if self.inner.runtime.may_stand_still() { Driver::start().ok() } else { None };
@@ -236,8 +236,8 @@ impl Supervisor {
             let _ = sweeping.await;
         }
         let runtime = other.unwrap_or_else(|| self.inner.runtime.clone());
-        let closing = runtime.handle.spawn(async move { means.close().await });
+        let closing = runtime.handle.spawn(async move { backend.close().await });
         // A runtime that was shut down waits for nothing: the guard does the rest.
-        let _ = Attached::new(closing).await;
+        let _ = AbortOnDrop::new(closing).await;
     }
 }

@@ -5,7 +5,7 @@
 //! has ended. From a session whose scope belongs to root this works too: the user's manager asks the system's to move the
 //! process (`AttachProcessesToUnit`, systemd 238).
 
-use crate::cgroup::cgroup::Cgroup;
+use crate::cgroup::directory::Cgroup;
 use crate::report::Refusal;
 use crate::supervisor::link::Link;
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::io::Interest;
 
 use super::watch;
-use crate::cgroup::cgroup::{Cgroup, populated};
+use crate::cgroup::directory::{Cgroup, populated};
 use crate::cgroup::leaf::STEP;
 use crate::cgroup::sweep::{BOUND, claim};
 use crate::cgroup::{base, delegation};

@@ -24,8 +24,8 @@ use rustix::io::Errno;
 use rustix::process::getpid;
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup as containment;
-use crate::cgroup::cgroup::{Cgroup, populated};
+use crate::cgroup;
+use crate::cgroup::directory::{Cgroup, populated};
 use crate::cgroup::{base, lock, sweep};
 use crate::error::{Error, Result};
 use crate::report::ProcessInfo;
@@ -161,7 +161,7 @@ impl Sweep {
     /// [`Error::NoCgroupSeen`] where there is no cgroup v2 to look in. What could not be removed is no error but an
     /// [`Outcome::Failed`].
     pub fn run(&self) -> Result<Swept> {
-        let top = containment::visible(self.cgroup.as_deref()).map_err(Error::NoCgroupSeen)?;
+        let top = cgroup::visible(self.cgroup.as_deref()).map_err(Error::NoCgroupSeen)?;
         let mut swept = Swept {
             version: VERSION,
             cgroup: top.path().display().to_string(),

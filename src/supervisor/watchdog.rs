@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) struct Watchdog {
     timer: Arc<AsyncFd<OwnedFd>>,
     /// How many answers. The timer runs while there are any.
-    owed: Mutex<usize>,
+    expected: Mutex<usize>,
     looking: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -40,13 +40,13 @@ impl Watchdog {
             .map_err(|error| failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
         let timer = Arc::new(timer);
         let looking = tokio::spawn(look_after(guard, timer.clone()));
-        Ok(Self { timer, owed: Mutex::new(0), looking: Mutex::new(Some(looking)) })
+        Ok(Self { timer, expected: Mutex::new(0), looking: Mutex::new(Some(looking)) })
     }
 
     /// The guard owes an answer, until this is dropped.
-    pub fn owes(self: &Arc<Self>) -> Owed {
-        self.count(|owed| owed + 1);
-        Owed(self.clone())
+    pub fn expect_answer(self: &Arc<Self>) -> ExpectedAnswer {
+        self.count(|expected| expected + 1);
+        ExpectedAnswer(self.clone())
     }
 
     /// The guard is gone: waits until nothing of it holds a descriptor any more.
@@ -59,10 +59,10 @@ impl Watchdog {
     }
 
     fn count(&self, change: impl FnOnce(usize) -> usize) {
-        let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = *owed;
-        *owed = change(before);
-        let time = match (before, *owed) {
+        let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *expected;
+        *expected = change(before);
+        let time = match (before, *expected) {
             (0, 1..) => PATIENCE,
             (1.., 0) => Duration::ZERO,
             _ => return,
@@ -84,11 +84,11 @@ impl Drop for Watchdog {
 
 /// An answer that the guard owes.
 #[derive(Debug)]
-pub(crate) struct Owed(Arc<Watchdog>);
+pub(crate) struct ExpectedAnswer(Arc<Watchdog>);
 
-impl Drop for Owed {
+impl Drop for ExpectedAnswer {
     fn drop(&mut self) {
-        self.0.count(|owed| owed.saturating_sub(1));
+        self.0.count(|expected| expected.saturating_sub(1));
     }
 }
 

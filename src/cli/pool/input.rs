@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read};
 
 use anyhow::{Context, Result, bail};
 
-use crate::cli::read_in::MAX_LINE;
+use crate::cli::stdin::MAX_LINE;
 
 /// A longer line can be no argument: the kernel's limit is 128 KiB (MAX_ARG_STRLEN, execve(2)).
 pub const MAX_ARGUMENT: usize = 1024 * 1024;

@@ -12,7 +12,7 @@ use pinfold::{Command, Controller, Stdio};
 use super::args::Args;
 use super::job_line::{JobLine, explain};
 use super::{input, template};
-use crate::cli::read_in::{MAX_LINE, StandardInput};
+use crate::cli::stdin::{MAX_LINE, StandardInput};
 
 /// More mistakes than these are only counted.
 const SHOWN: usize = 50;

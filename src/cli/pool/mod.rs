@@ -1,13 +1,13 @@
 //! `pinfold pool`.
 
 mod args;
-mod desk;
 mod files;
 mod gather;
 mod input;
 mod job_line;
 mod jobs;
 mod output;
+mod printing_thread;
 mod progress;
 mod results;
 mod spill;

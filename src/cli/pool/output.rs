@@ -1,4 +1,4 @@
-//! Where the jobs' output goes. Printing has a thread of its own ([`Desk`]): a reader that is slow delays new jobs, but never the
+//! Where the jobs' output goes. Printing has a thread of its own ([`PrintingThread`]): a reader that is slow delays new jobs, but never the
 //! deadlines and signals of those that run.
 
 use std::collections::BTreeMap;
@@ -11,8 +11,8 @@ use pinfold::output::{Line, Lines, OutputStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::desk::Desk;
 use super::gather::Part;
+use super::printing_thread::PrintingThread;
 use super::progress::Progress;
 use super::results::Results;
 use super::spill::Spill;
@@ -135,7 +135,8 @@ impl Printer {
         let recorder = Arc::new(Recorder { results: Mutex::new(results), notices: notices.clone() });
         let (to_desk, from_desk) = (recorder.clone(), notices.clone());
         thread::start("to print what jobs write", move || {
-            let printed = Desk::new(progress, to_desk, from_desk.clone()).and_then(|desk| desk.print_all(receiver));
+            let printed = PrintingThread::new(progress, to_desk, from_desk.clone())
+                .and_then(|printing_thread| printing_thread.print_all(receiver));
             let _ = match printed {
                 Ok(()) => Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => from_desk.send(Notice::ReaderGone),

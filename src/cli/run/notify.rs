@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::cli::report_sink::{Destination, are_same};
-use crate::cli::{open_out, tell, thread, write_out};
+use crate::cli::{open_output, tell, thread, write};
 
 /// How long a run that is over waits for a reader that did not take its line yet: a shell starts both sides at about the same
 /// time.
@@ -119,14 +119,14 @@ impl Notify {
 fn write(place: Place, line: &[u8]) -> io::Result<()> {
     match place {
         // Opened like this, a FIFO waits for its reader (fifo(7)).
-        Place::File(path) if open_out::is_fifo(&path) => File::options().write(true).open(path)?.write_all(line),
+        Place::File(path) if open_output::is_fifo(&path) => File::options().write(true).open(path)?.write_all(line),
         Place::File(path) => {
-            let file = open_out::open(&path)?;
+            let file = open_output::open(&path)?;
             if file.metadata()?.is_file() {
                 file.set_len(0)?;
             }
-            write_out::write_all(file, line)
+            write::write_all(file, line)
         }
-        Place::Descriptor(file) => write_out::write_all(file, line),
+        Place::Descriptor(file) => write::write_all(file, line),
     }
 }

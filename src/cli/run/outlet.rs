@@ -11,7 +11,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::cli::{tell, thread, write_out};
+use crate::cli::{tell, thread, write};
 
 /// So much is written at a time.
 const PIECE: usize = 16 * 1024;
@@ -88,7 +88,7 @@ impl Outlet {
                 if closed {
                     return Err(io::Error::other("it was closed when pinfold was started"));
                 }
-                write_out::write_all(&outer, part)?;
+                write::write_all(&outer, part)?;
                 taken.send_replace(Instant::now());
                 Ok(())
             });

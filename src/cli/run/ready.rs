@@ -10,7 +10,7 @@ use pinfold::text::{printable, printable_bytes, printable_path};
 use pinfold::{Error, Job, Readiness, Report};
 use tokio::sync::watch;
 
-use super::ended::{TOO_LATE, Verdict};
+use super::exit_code::{TOO_LATE, Verdict};
 use super::notify::Notify;
 use crate::cli::{FAILED, tell};
 

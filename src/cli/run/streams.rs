@@ -14,7 +14,7 @@ use super::notify::Notify;
 use super::ready::Ready;
 use crate::cli::report_sink::{self, Destination, Sink};
 use crate::cli::terminal::Terminal;
-use crate::cli::{duration, open_out};
+use crate::cli::{duration, open_output};
 
 /// What a terminal has that nobody looks at.
 const USUAL_SIZE: (u16, u16) = (24, 80);
@@ -104,7 +104,7 @@ impl StreamArgs {
         if let Some(path) = &self.tee {
             let failed = |error| not_opened(path, &error);
             // What is in it is lost when there is a job, and not before.
-            let file = open_out::open(path).map_err(failed)?;
+            let file = open_output::open(path).map_err(failed)?;
             if self.notify.as_ref().is_some_and(|notify| notify.is(&file)) {
                 // Not even "failed" goes there.
                 self.notify = None;

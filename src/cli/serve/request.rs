@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::sync::mpsc::Receiver;
 
 use crate::cli::pool::{JobLine, explain};
-use crate::cli::read_in::{Line, MAX_LINE, StandardInput, read_line};
+use crate::cli::stdin::{Line, MAX_LINE, StandardInput, read_line};
 use crate::cli::thread;
 
 /// How much of a line that is too long is searched for its id.

@@ -10,7 +10,7 @@ pub(crate) use channel::{Channel, Kept};
 pub(crate) use stream::{Activity, Taps};
 pub(crate) use tee::Tee;
 
-pub use crate::kernel::same::are_one_output;
+pub use crate::kernel::same_file::are_one_output;
 pub use capture::{CaptureLimit, Captured};
 pub use lines::{Line, Lines};
 pub use stream::{InputStream, OutputStream};

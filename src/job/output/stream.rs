@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::job::completion::{Completion, Waiting};
 use crate::job::output::channel::{Channel, WeakChannel};
 use crate::job::output::lines::Lines;
 use crate::job::output::tee::Tee;
-use crate::job::told::{Told, Waiting};
 use crate::kernel::pty::end_of_input;
 use crate::report::Report;
 
@@ -28,7 +28,7 @@ const PIECES: usize = 16;
 struct Gone(Waiting<Arc<Report>>);
 
 impl Gone {
-    fn new(report: &Told<Arc<Report>>) -> Self {
+    fn new(report: &Completion<Arc<Report>>) -> Self {
         Self(report.wait())
     }
 
@@ -111,7 +111,7 @@ pub struct OutputStream {
 
 impl OutputStream {
     /// In the context of a runtime.
-    pub(crate) fn new(channel: Channel, report: &Told<Arc<Report>>, taps: Taps) -> Self {
+    pub(crate) fn new(channel: Channel, report: &Completion<Arc<Report>>, taps: Taps) -> Self {
         if let Some(activity) = &taps.activity {
             activity.channels.lock().unwrap_or_else(PoisonError::into_inner).push(channel.downgrade());
         }
@@ -264,7 +264,7 @@ pub struct InputStream {
 
 impl InputStream {
     /// In the context of a runtime.
-    pub(crate) fn new(channel: Channel, report: &Told<Arc<Report>>) -> Self {
+    pub(crate) fn new(channel: Channel, report: &Completion<Arc<Report>>) -> Self {
         Self { channel: Some(channel), gone: Gone::new(report), in_line: false }
     }
 }

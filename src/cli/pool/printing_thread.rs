@@ -13,10 +13,10 @@ use super::gather::Part;
 use super::output::{MAX_LINE, Notice, Output, Piece, Recorder};
 use super::progress::Progress;
 use super::spill::copy as append;
-use crate::cli::write_out::write_all;
+use crate::cli::write::write_all;
 
 /// What the printing thread has.
-pub struct Desk {
+pub struct PrintingThread {
     streams: [File; 2],
     progress: Progress,
     recorder: Arc<Recorder>,
@@ -36,7 +36,7 @@ struct PutOff {
     record: u64,
 }
 
-impl Desk {
+impl PrintingThread {
     pub fn new(progress: Progress, recorder: Arc<Recorder>, notices: UnboundedSender<Notice>) -> io::Result<Self> {
         Ok(Self {
             streams: [

@@ -8,7 +8,7 @@ use crate::report::{Containment, MainEnd, NotRemoved, Oom, Phases, ProcessList, 
 use crate::supervisor::events::{EventKind, Log};
 
 /// The fields of [`Report`].
-pub(crate) struct Draft {
+pub(crate) struct ReportBuilder {
     pub name: String,
     pub command: Vec<String>,
     pub cwd: Option<String>,
@@ -27,7 +27,7 @@ pub(crate) struct Draft {
     pub not_removed: Vec<NotRemoved>,
 }
 
-impl Draft {
+impl ReportBuilder {
     /// Of a job that begins now.
     pub fn of(command: &Command) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -123,7 +123,7 @@ impl Report {
     /// before it was executed, else [`Reason::SpawnFailed`].
     #[must_use]
     pub fn of_failed_spawn(command: &Command, error: &Error) -> Self {
-        let mut report = Draft::of(command);
+        let mut report = ReportBuilder::of(command);
         report.reason = match error {
             Error::EndedEarly { reason, .. } => *reason,
             Error::Hangs(start) => start.reason,
@@ -142,7 +142,7 @@ impl Report {
 
     /// What is told about a job that waited in a pool and was never started.
     pub(crate) fn of_cancelled(command: &Command) -> Self {
-        let report = Draft { reason: Reason::Cancelled, ..Draft::of(command) };
+        let report = ReportBuilder { reason: Reason::Cancelled, ..ReportBuilder::of(command) };
         report.finish(Usage::unknown("the command was not started"), Self::exit_code_of(Reason::Cancelled, None))
     }
 }

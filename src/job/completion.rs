@@ -18,7 +18,7 @@ struct Inner<T> {
 #[derive(Debug)]
 enum State<T> {
     NotYet,
-    Told(T),
+    Completion(T),
     /// Who would have told it is gone.
     Never,
 }
@@ -41,23 +41,23 @@ impl<T> Shared<T> {
 }
 
 /// The two sides.
-pub(crate) fn told<T>() -> (Teller<T>, Told<T>) {
+pub(crate) fn completion<T>() -> (Completer<T>, Completion<T>) {
     let inner = Inner { state: State::NotYet, waiting: Vec::new(), next_key: 0 };
     let shared = Arc::new(Shared(Mutex::new(inner)));
-    (Teller(shared.clone()), Told(shared))
+    (Completer(shared.clone()), Completion(shared))
 }
 
 /// Who tells it.
 #[derive(Debug)]
-pub(crate) struct Teller<T>(Arc<Shared<T>>);
+pub(crate) struct Completer<T>(Arc<Shared<T>>);
 
-impl<T> Teller<T> {
-    pub fn tell(self, value: T) {
-        self.0.settle(State::Told(value));
+impl<T> Completer<T> {
+    pub fn complete(self, value: T) {
+        self.0.settle(State::Completion(value));
     }
 }
 
-impl<T> Drop for Teller<T> {
+impl<T> Drop for Completer<T> {
     fn drop(&mut self) {
         self.0.settle(State::Never);
     }
@@ -65,15 +65,15 @@ impl<T> Drop for Teller<T> {
 
 /// Who is told. Clones are told the same.
 #[derive(Debug)]
-pub(crate) struct Told<T>(Arc<Shared<T>>);
+pub(crate) struct Completion<T>(Arc<Shared<T>>);
 
-impl<T> Clone for Told<T> {
+impl<T> Clone for Completion<T> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<T: Clone> Told<T> {
+impl<T: Clone> Completion<T> {
     /// Waits for it; `None` where it will never be told. Cancel-safe.
     pub fn wait(&self) -> Waiting<T> {
         Waiting { shared: self.0.clone(), key: None }
@@ -95,7 +95,7 @@ impl<T: Clone> Future for Waiting<T> {
         let shared = self.shared.clone();
         let mut inner = shared.lock();
         match &inner.state {
-            State::Told(value) => return Poll::Ready(Some(value.clone())),
+            State::Completion(value) => return Poll::Ready(Some(value.clone())),
             State::Never => return Poll::Ready(None),
             State::NotYet => {}
         }
@@ -132,41 +132,41 @@ mod tests {
     #[test]
     fn all_who_wait_are_told_also_later() {
         run(async {
-            let (teller, told) = told();
-            let tell = async {
+            let (teller, completion) = completion();
+            let complete = async {
                 tokio::task::yield_now().await;
-                teller.tell(7);
+                teller.complete(7);
             };
-            assert_eq!(tokio::join!(told.wait(), told.wait(), tell), (Some(7), Some(7), ()));
-            assert_eq!(told.clone().wait().await, Some(7));
+            assert_eq!(tokio::join!(completion.wait(), completion.wait(), complete), (Some(7), Some(7), ()));
+            assert_eq!(completion.clone().wait().await, Some(7));
         });
     }
 
     #[test]
     fn never() {
         run(async {
-            let (teller, told) = told::<()>();
+            let (teller, completion) = completion::<()>();
             let lose = async {
                 tokio::task::yield_now().await;
                 drop(teller);
             };
-            assert_eq!(tokio::join!(told.wait(), lose).0, None);
-            assert_eq!(told.wait().await, None);
+            assert_eq!(tokio::join!(completion.wait(), lose).0, None);
+            assert_eq!(completion.wait().await, None);
         });
     }
 
     #[test]
     fn a_wait_that_is_dropped_is_forgotten() {
         run(async {
-            let (teller, told) = told::<()>();
+            let (teller, completion) = completion::<()>();
             for _ in 0..3 {
-                let mut wait = std::pin::pin!(told.wait());
+                let mut wait = std::pin::pin!(completion.wait());
                 let mut context = Context::from_waker(Waker::noop());
                 // Polled twice it waits once.
                 assert!(wait.as_mut().poll(&mut context).is_pending() && wait.as_mut().poll(&mut context).is_pending());
-                assert_eq!(told.0.lock().waiting.len(), 1);
+                assert_eq!(completion.0.lock().waiting.len(), 1);
             }
-            assert_eq!(told.0.lock().waiting.len(), 0);
+            assert_eq!(completion.0.lock().waiting.len(), 0);
             drop(teller);
         });
     }

@@ -6,19 +6,19 @@ use rustix::io::Result;
 use rustix::process::Pid;
 
 use crate::cgroup::leaf::Leaf;
-use crate::kernel::passes::Passes;
+use crate::kernel::scan::ScanLimits;
 use crate::kernel::signal::Signal;
 use crate::subreaper::descendants::Descendants;
 use crate::supervisor::link::Link;
 
 #[derive(Debug)]
-pub(crate) enum Holder {
+pub(crate) enum JobContainment {
     Leaf(Leaf),
     /// A guard that has no other job.
     Guard(Arc<Link>),
 }
 
-impl Holder {
+impl JobContainment {
     pub fn leaf(&self) -> Option<&Leaf> {
         match self {
             Self::Leaf(leaf) => Some(leaf),
@@ -37,21 +37,21 @@ impl Holder {
 
     /// Sends the `signals`, one after another, to every process until a pass finds nobody new; `found` sees each once, before
     /// its signals. Tells whether there was an end to it within `passes`.
-    pub fn signal_all(&self, signals: &[Signal], passes: Passes, found: impl FnMut(Pid)) -> Result<bool> {
-        self.signal_those(signals, passes, |_| true, found)
+    pub fn signal_all(&self, signals: &[Signal], scans: ScanLimits, found: impl FnMut(Pid)) -> Result<bool> {
+        self.signal_those(signals, scans, |_| true, found)
     }
 
     /// The same, to those that are `wanted`.
     pub fn signal_those(
         &self,
         signals: &[Signal],
-        passes: Passes,
+        scans: ScanLimits,
         wanted: impl Fn(Pid) -> bool,
         found: impl FnMut(Pid),
     ) -> Result<bool> {
         match self {
-            Self::Leaf(leaf) => leaf.cgroup().signal_those(signals, passes, wanted, found),
-            Self::Guard(link) => Descendants::of(link.pid).signal_those(signals, passes, wanted, found),
+            Self::Leaf(leaf) => leaf.cgroup().signal_those(signals, scans, wanted, found),
+            Self::Guard(link) => Descendants::of(link.pid).signal_those(signals, scans, wanted, found),
         }
     }
 

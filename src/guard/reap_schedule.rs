@@ -11,7 +11,7 @@ const WINDOW: Duration = Duration::from_millis(20);
 const SHORTEST: Duration = Duration::from_millis(2);
 const LONGEST: Duration = Duration::from_millis(32);
 
-pub(super) struct Pace {
+pub(super) struct ReapSchedule {
     /// Since when these have been reaped.
     since: Instant,
     orphans: u32,
@@ -19,7 +19,7 @@ pub(super) struct Pace {
     due: Option<Instant>,
 }
 
-impl Pace {
+impl ReapSchedule {
     pub fn new() -> Self {
         Self { since: Instant::now(), orphans: 0, pause: SHORTEST, due: None }
     }

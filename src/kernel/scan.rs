@@ -11,12 +11,12 @@ const TIME: Duration = Duration::from_millis(20);
 ///
 /// A storm of 200 that fork leaves each other process a hundredth of two CPUs: eight passes took 80 s there.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Passes {
+pub(crate) struct ScanLimits {
     least: u32,
     bound: Instant,
 }
 
-impl Passes {
+impl ScanLimits {
     /// So many, none for 0, and more within 20 ms; but nothing more when `time` is over, in the midst of a pass too.
     pub fn new(least: u32, time: Duration) -> Self {
         Self { least, bound: Instant::now() + time }
@@ -45,10 +45,10 @@ impl Passes {
 
 /// Makes passes until one says that there was nobody new (`false`), and tells whether that came: against a job that forks
 /// faster than it can be told, only a kill helps.
-pub(crate) fn until_nobody_is_new(passes: Passes, mut pass: impl FnMut() -> Result<bool>) -> Result<bool> {
+pub(crate) fn until_no_new_process(scans: ScanLimits, mut pass: impl FnMut() -> Result<bool>) -> Result<bool> {
     let begun = Instant::now();
     let mut made = 0;
-    while (made < passes.least || passes.least > 0 && begun.elapsed() < TIME) && !passes.are_over() {
+    while (made < scans.least || scans.least > 0 && begun.elapsed() < TIME) && !scans.are_over() {
         if !pass()? {
             return Ok(true);
         }
@@ -66,19 +66,19 @@ mod tests {
     #[test]
     fn it_ends() {
         let mut left = 300;
-        let counted = until_nobody_is_new(Passes::new(300, LONG), || {
+        let counted = until_no_new_process(ScanLimits::new(300, LONG), || {
             left -= 1;
             Ok(left > 0)
         });
         assert_eq!((counted, left), (Ok(true), 0));
         let mut made = 0;
-        let endless = until_nobody_is_new(Passes::new(8, LONG), || {
+        let endless = until_no_new_process(ScanLimits::new(8, LONG), || {
             made += 1;
             Ok(true)
         });
         assert_eq!(endless, Ok(false));
         assert!(made >= 8);
-        assert_eq!(until_nobody_is_new(Passes::new(0, LONG), || unreachable!()), Ok(false));
-        assert_eq!(until_nobody_is_new(Passes::new(8, Duration::ZERO), || unreachable!()), Ok(false));
+        assert_eq!(until_no_new_process(ScanLimits::new(0, LONG), || unreachable!()), Ok(false));
+        assert_eq!(until_no_new_process(ScanLimits::new(8, Duration::ZERO), || unreachable!()), Ok(false));
     }
 }

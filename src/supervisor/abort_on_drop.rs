@@ -7,15 +7,15 @@ use tokio::task::{JoinError, JoinHandle};
 
 /// What comes of the task; dropped, it ends the task and drops what came of it.
 #[derive(Debug)]
-pub(crate) struct Attached<T>(JoinHandle<T>);
+pub(crate) struct AbortOnDrop<T>(JoinHandle<T>);
 
-impl<T> Attached<T> {
+impl<T> AbortOnDrop<T> {
     pub fn new(task: JoinHandle<T>) -> Self {
         Self(task)
     }
 }
 
-impl<T> Future for Attached<T> {
+impl<T> Future for AbortOnDrop<T> {
     type Output = Result<T, JoinError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -23,7 +23,7 @@ impl<T> Future for Attached<T> {
     }
 }
 
-impl<T> Drop for Attached<T> {
+impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
         self.0.abort();
     }

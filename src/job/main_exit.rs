@@ -11,12 +11,12 @@ use crate::guard::protocol::{End, ToGuard};
 use crate::kernel::pidfd::Pidfd;
 use crate::kernel::signal::Signal;
 use crate::report::MainEnd;
-use crate::supervisor::holder::Holder;
+use crate::supervisor::containment::JobContainment;
 use crate::supervisor::watch::SharedPidfd;
 
-pub(super) struct Ending(AsyncFd<SharedPidfd>);
+pub(super) struct MainExit(AsyncFd<SharedPidfd>);
 
-impl Ending {
+impl MainExit {
     /// None where it can't be watched: the guard tells it all the same.
     pub fn of(main: &Arc<Pidfd>) -> Option<Self> {
         crate::supervisor::watch::watched_pidfd(main.clone()).ok().map(Self)
@@ -31,9 +31,9 @@ impl Ending {
     }
 }
 
-pub(super) async fn seen(ending: Option<&Ending>) {
-    match ending {
-        Some(ending) => Box::pin(ending.seen()).await,
+pub(super) async fn seen(main_exit: Option<&MainExit>) {
+    match main_exit {
+        Some(main_exit) => Box::pin(main_exit.seen()).await,
         None => pending().await,
     }
 }
@@ -41,8 +41,8 @@ pub(super) async fn seen(ending: Option<&Ending>) {
 impl Actor {
     /// Where nothing is left in the leaf, what the job has used is final, and nothing needs the leaf any more.
     pub(super) async fn look_ahead(&mut self) {
-        self.ending = None;
-        if self.holder.leaf().is_some_and(|leaf| leaf.populated() == Ok(false)) {
+        self.main_exit = None;
+        if self.containment.leaf().is_some_and(|leaf| leaf.populated() == Ok(false)) {
             self.clear_up();
             // By now the guard has told how it ended, as a rule.
             tokio::task::yield_now().await;
@@ -53,8 +53,8 @@ impl Actor {
     }
 
     fn clear_up(&mut self) {
-        self.usage = Some(Box::new(self.usage(self.terms.measure_pressure)));
-        if let Holder::Leaf(leaf) = &mut self.holder
+        self.usage = Some(Box::new(self.usage(self.config.measure_pressure)));
+        if let JobContainment::Leaf(leaf) = &mut self.containment
             // Whether the main process was a victim is told by its end.
             && !leaf.has_controller("memory")
         {
@@ -64,8 +64,8 @@ impl Actor {
     }
 
     /// Nothing runs in the leaf any more: the guard need not wait for others before it reaps the main process.
-    pub(super) async fn hurry_guard(&mut self) {
-        self.hurried = true;
+    pub(super) async fn request_reap(&mut self) {
+        self.reap_requested = true;
         if self.main.is_some() {
             // A guard that can't be told is lost, which comes as an event.
             let _ = self.link.send(&ToGuard::Reap, &[]).await;
@@ -74,7 +74,7 @@ impl Actor {
 
     /// The guard owes one.
     pub(super) fn expect_answer(&mut self) {
-        self.owed.get_or_insert_with(|| self.link.owes());
+        self.expected.get_or_insert_with(|| self.link.expect_answer());
     }
 }
 

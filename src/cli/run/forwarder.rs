@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
 
 use super::args::Args;
-use super::keys::{Input, Keys};
 use super::outlet::{Outlet, Refused, Trouble};
+use super::pty_input::{Input, PtyInput};
 use super::ready::Ready;
 use crate::cli::signals::{Response, Rules};
 use crate::cli::terminal::Terminal;
@@ -27,12 +27,12 @@ const PIPE_HOLDS: usize = 64 * 1024;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What stands between the command and our streams.
-pub struct Relay {
+pub struct Forwarder {
     /// Where they go, and what is typed, until there is a job.
     outlets: Vec<(i32, Outlet)>,
     input: Option<Input>,
     copies: Vec<JoinHandle<()>>,
-    keys: Option<Keys>,
+    pty_input: Option<PtyInput>,
     /// When whoever reads our output has last taken something.
     taken: watch::Receiver<Instant>,
     seen: watch::Sender<bool>,
@@ -41,33 +41,33 @@ pub struct Relay {
     trouble: Trouble,
 }
 
-impl Relay {
+impl Forwarder {
     /// Makes what can fail, before there is a job.
     pub fn new(args: &Args) -> pinfold::Result<Self> {
         let (taken_now, taken) = watch::channel(Instant::now());
         let seen = watch::Sender::new(false);
-        let mut relay = Self {
+        let mut forwarder = Self {
             outlets: Vec::new(),
             input: None,
             copies: Vec::new(),
-            keys: None,
+            pty_input: None,
             taken,
             line_seen: seen.subscribe(),
             seen,
             trouble: Trouble::none(),
         };
         if !args.streams.relays() {
-            return Ok(relay);
+            return Ok(forwarder);
         }
         let (out, err) = (io::stdout(), io::stderr());
         let outer = [(1, out.as_fd()), (2, err.as_fd())];
         for (number, outer) in outer.into_iter().take(if args.streams.has_one_output() { 1 } else { 2 }) {
-            relay.outlets.push((number, Outlet::new(number, outer, taken_now.clone())?));
+            forwarder.outlets.push((number, Outlet::new(number, outer, taken_now.clone())?));
         }
         if args.streams.pty {
-            relay.input = Some(Input::new()?);
+            forwarder.input = Some(Input::new()?);
         }
-        Ok(relay)
+        Ok(forwarder)
     }
 
     /// Takes the job's streams, and the terminal's keys.
@@ -79,9 +79,9 @@ impl Relay {
         terminal: Option<&Terminal>,
     ) -> pinfold::Result<()> {
         if let Some(input) = self.input.take() {
-            self.keys = Some(Keys::start(job, supervisor, terminal, input).await?);
+            self.pty_input = Some(PtyInput::start(job, supervisor, terminal, input).await?);
         }
-        let feeding = self.keys.as_ref().and_then(|keys| keys.feeding.clone());
+        let feeding = self.pty_input.as_ref().and_then(|pty_input| pty_input.feeding.clone());
         let streams = [job.take_stdout(), job.take_stderr()].into_iter().flatten();
         let is_copied = args.streams.tee.is_some();
         for (stream, (number, outlet)) in streams.zip(std::mem::take(&mut self.outlets)) {
@@ -105,11 +105,11 @@ impl Relay {
 
     /// A signal that is about the terminal in between, and not for the job.
     pub fn takes(&mut self, job: &Job, signal: Signal) -> bool {
-        let Some(keys) = &mut self.keys else { return false };
+        let Some(pty_input) = &mut self.pty_input else { return false };
         match signal {
-            Signal::WINCH => keys.resize(job),
+            Signal::WINCH => pty_input.resize(job),
             // After a stop, for which a shell has set the terminal to its own use.
-            Signal::CONT => keys.resume(job),
+            Signal::CONT => pty_input.resume(job),
             _ => return false,
         }
         true
@@ -117,8 +117,8 @@ impl Relay {
 
     /// What was typed that means us; never where nothing is.
     pub async fn response(&mut self, job: &Job) -> (Response, Signal) {
-        match &mut self.keys {
-            Some(keys) => keys.response(job).await,
+        match &mut self.pty_input {
+            Some(pty_input) => pty_input.response(job).await,
             None => std::future::pending().await,
         }
     }
@@ -133,8 +133,8 @@ impl Relay {
         terminal: Option<&Terminal>,
     ) -> Option<String> {
         // Nobody is there to type for; its keys are signals again.
-        if let Some(keys) = &mut self.keys {
-            keys.leave();
+        if let Some(pty_input) = &mut self.pty_input {
+            pty_input.leave();
         }
         if let Err(why) = self.pass_on(in_time, signals, rules, terminal).await {
             self.trouble.report(format!("the end of the output was not passed on: {why}"));
@@ -181,10 +181,10 @@ impl Relay {
 }
 
 /// A terminal is given back however this ends.
-impl Drop for Relay {
+impl Drop for Forwarder {
     fn drop(&mut self) {
-        if let Some(keys) = &mut self.keys {
-            keys.leave();
+        if let Some(pty_input) = &mut self.pty_input {
+            pty_input.leave();
         }
     }
 }

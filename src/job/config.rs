@@ -3,7 +3,7 @@
 use crate::job::command::{Command, ProcessGroup};
 use crate::job::stop::StopPolicy;
 
-pub(super) struct Terms {
+pub(super) struct JobConfig {
     pub stop: StopPolicy,
     pub process_group: ProcessGroup,
     pub measure_pressure: bool,
@@ -12,7 +12,7 @@ pub(super) struct Terms {
     pub cpuset: bool,
 }
 
-impl Terms {
+impl JobConfig {
     pub fn of(command: &Command) -> Self {
         Self {
             stop: command.stop,

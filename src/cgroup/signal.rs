@@ -6,9 +6,9 @@ use std::time::Duration;
 use rustix::io::{Errno, Result};
 use rustix::process::Pid;
 
-use crate::cgroup::cgroup::{Cgroup, processes};
-use crate::kernel::passes::{Passes, until_nobody_is_new};
+use crate::cgroup::directory::{Cgroup, processes};
 use crate::kernel::pidfd::Pidfd;
+use crate::kernel::scan::{ScanLimits, until_no_new_process};
 use crate::kernel::signal::Signal;
 
 /// So long is a job told as it runs; longer than anything but a storm takes.
@@ -25,26 +25,26 @@ impl Cgroup {
     pub fn signal_those(
         &self,
         signals: &[Signal],
-        passes: Passes,
+        scans: ScanLimits,
         wanted: impl Fn(Pid) -> bool,
         mut found: impl FnMut(Pid),
     ) -> Result<bool> {
         let mut told = HashSet::new();
-        let mut tell = |passes: Passes| {
-            until_nobody_is_new(passes, || self.signal_new(signals, passes, &wanted, &mut found, &mut told))
+        let mut tell = |scans: ScanLimits| {
+            until_no_new_process(scans, || self.signal_new(signals, scans, &wanted, &mut found, &mut told))
         };
-        if tell(passes.within(UNFROZEN))? {
+        if tell(scans.within(UNFROZEN))? {
             return Ok(true);
         }
         // It forks faster than it can be told, or leaves us no CPU for that: nobody is born while it is frozen. If it is so
         // already, it is not for us to thaw.
-        if passes.are_none()
+        if scans.are_none()
             || self.read(c"cgroup.freeze").is_ok_and(|is| is.starts_with('1'))
             || self.write(c"cgroup.freeze", b"1").is_err()
         {
-            return tell(passes);
+            return tell(scans);
         }
-        let done = tell(passes);
+        let done = tell(scans);
         let thawed = self.write(c"cgroup.freeze", b"0");
         done.and_then(|done| thawed.map(|()| done))
     }
@@ -53,7 +53,7 @@ impl Cgroup {
     pub(super) fn signal_new(
         &self,
         signals: &[Signal],
-        passes: Passes,
+        scans: ScanLimits,
         wanted: &dyn Fn(Pid) -> bool,
         found: &mut dyn FnMut(Pid),
         told: &mut HashSet<Pid>,
@@ -66,7 +66,7 @@ impl Cgroup {
                 let confirmed: HashSet<Pid> = processes(dir)?.into_iter().collect();
                 for (pid, pidfd) in opened.into_iter().filter(|(pid, _)| confirmed.contains(pid) && wanted(*pid)) {
                     news = true;
-                    if passes.are_over() {
+                    if scans.are_over() {
                         return Ok(());
                     }
                     found(pid);

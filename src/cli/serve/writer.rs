@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::cli::thread;
-use crate::cli::write_out::write_all;
+use crate::cli::write::write_all;
 
 /// Pieces of output that may wait until the caller reads them.
 const WAITING: usize = 256;
@@ -86,12 +86,12 @@ enum Piece {
 
 /// Says things to the caller. Writing has a thread of its own, and output waits for its place.
 #[derive(Clone)]
-pub struct Speaker {
+pub struct Writer {
     pieces: UnboundedSender<Piece>,
     room: Arc<Semaphore>,
 }
 
-impl Speaker {
+impl Writer {
     /// The receiver hears why nothing can be written any more.
     pub fn start() -> Result<(Self, oneshot::Receiver<std::io::Error>)> {
         let (pieces, mut receiver): (_, UnboundedReceiver<Piece>) = unbounded_channel();

@@ -15,7 +15,7 @@ use crate::subreaper::descendants;
 
 impl Guard {
     pub(super) fn child_ended(&mut self) -> Result<()> {
-        if self.pace.puts_off(Instant::now(), !self.sweeps.is_empty()) {
+        if self.reap_schedule.puts_off(Instant::now(), !self.sweeps.is_empty()) {
             if !self.sweeps.is_empty() {
                 // Each end is another step of the sweep.
                 return sys::read_signal(self.children.as_fd()).map(drop);
@@ -29,7 +29,7 @@ impl Guard {
     /// Somebody waits for the last ones: they are not put off.
     pub(super) fn reap_on_demand(&mut self) -> Result<()> {
         self.reap()?;
-        self.pace.calm();
+        self.reap_schedule.calm();
         Ok(())
     }
 
@@ -40,7 +40,7 @@ impl Guard {
 
     /// Reaps every child that has ended, the orphans of the jobs too, and tells of main processes.
     pub(super) fn reap(&mut self) -> Result<()> {
-        if self.pace.due().is_some() {
+        if self.reap_schedule.due().is_some() {
             self.listen_for_children(true)?;
         }
         // One at most: SIGCHLD does not queue.
@@ -70,7 +70,7 @@ impl Guard {
             }
         };
         self.childless = childless;
-        self.pace.looked(Instant::now(), orphans);
+        self.reap_schedule.looked(Instant::now(), orphans);
         while !childless && let Some((pid, signal)) = reap::next_stopped() {
             if let Some(launch) = self.launches.iter().find(|launch| launch.launcher() == Some(pid)) {
                 // A job can stop what starts the next one.

@@ -23,7 +23,7 @@ const REMOVED_UNSEEN: Duration = Duration::from_millis(10);
 /// Waits until nothing runs in the leaf. Its file is read first: a notification can be 10 ms late (the kernel spaces
 /// them), and what is true already is never told again. A guard that is lost removes the directory too, unless it was
 /// killed.
-pub(super) async fn emptied(leaf: Option<&Leaf>, watch: Option<&AsyncFd<Arc<OwnedFd>>>, guard_lost: bool) {
+pub(super) async fn wait_until_empty(leaf: Option<&Leaf>, watch: Option<&AsyncFd<Arc<OwnedFd>>>, guard_lost: bool) {
     match leaf {
         // On the heap: a job's actor has place for it all its life, and needs it at the end only.
         Some(leaf) => Box::pin(leaf_emptied(leaf, watch, guard_lost)).await,

@@ -11,13 +11,13 @@ use crate::guard::protocol::ToGuard;
 use crate::guard::{Guard, Program};
 use crate::kernel::host::{Changed, Host};
 use crate::report::Refusal;
+use crate::supervisor::containment::JobContainment;
 use crate::supervisor::delegation::Grant;
-use crate::supervisor::holder::Holder;
 use crate::supervisor::link::Link;
 use rustix::io::Errno;
 
 #[derive(Debug)]
-pub(crate) enum Means {
+pub(crate) enum Backend {
     Cgroup {
         link: Arc<Link>,
         base: Remade,
@@ -26,13 +26,13 @@ pub(crate) enum Means {
         /// How many were to be started so far.
         jobs: AtomicU64,
     },
-    Subreaper(WithoutCgroup),
+    Subreaper(SubreaperBackend),
 }
 
 /// What holds one job, and the guard that starts it.
-pub(crate) struct NextHolder {
+pub(crate) struct NextContainment {
     pub link: Arc<Link>,
-    pub holder: Holder,
+    pub containment: JobContainment,
     /// Why nothing stronger holds it.
     pub refused: Vec<Refusal>,
 }
@@ -74,7 +74,7 @@ impl Remade {
 
 /// Guards that hold a job each.
 #[derive(Debug)]
-pub(crate) struct WithoutCgroup {
+pub(crate) struct SubreaperBackend {
     /// One that has no job yet.
     ready: Mutex<Option<Arc<Link>>>,
     /// Those that may still have one.
@@ -82,19 +82,19 @@ pub(crate) struct WithoutCgroup {
     refused: Vec<Refusal>,
 }
 
-impl WithoutCgroup {
+impl SubreaperBackend {
     pub fn new(ready: Option<Arc<Link>>, refused: Vec<Refusal>) -> Self {
         Self { ready: Mutex::new(ready), links: Mutex::default(), refused }
     }
 }
 
-impl Drop for Means {
+impl Drop for Backend {
     fn drop(&mut self) {
         self.release();
     }
 }
 
-impl Means {
+impl Backend {
     /// The guards that run now.
     pub fn links(&self) -> Vec<Arc<Link>> {
         match self {
@@ -126,7 +126,7 @@ impl Means {
     }
 
     /// What holds a new job: with `one_job` the base itself.
-    pub async fn next_holder(&self, one_job: bool, guard_program: Option<&Program>) -> Result<NextHolder> {
+    pub async fn next_containment(&self, one_job: bool, guard_program: Option<&Program>) -> Result<NextContainment> {
         match self {
             Self::Cgroup { link, base, jobs, .. } => {
                 jobs.fetch_add(1, Ordering::Relaxed);
@@ -141,7 +141,7 @@ impl Means {
                         base.remake(&used, link).await?;
                     }
                 };
-                Ok(NextHolder { link: link.clone(), holder: Holder::Leaf(leaf), refused: Vec::new() })
+                Ok(NextContainment { link: link.clone(), containment: JobContainment::Leaf(leaf), refused: Vec::new() })
             }
             Self::Subreaper(guards) => {
                 let ready = guards.ready.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -152,7 +152,11 @@ impl Means {
                 let mut links = guards.links.lock().unwrap_or_else(PoisonError::into_inner);
                 links.retain(|link| link.strong_count() > 0);
                 links.push(Arc::downgrade(&link));
-                Ok(NextHolder { holder: Holder::Guard(link.clone()), link, refused: guards.refused.clone() })
+                Ok(NextContainment {
+                    containment: JobContainment::Guard(link.clone()),
+                    link,
+                    refused: guards.refused.clone(),
+                })
             }
         }
     }

@@ -27,7 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Pieces of input that may wait for the command.
 const WAITING: usize = 4;
 
-pub struct Keys {
+pub struct PtyInput {
     /// The controlling terminal, where there is one.
     tty: Option<File>,
     /// It is standard input: a person types on it.
@@ -41,7 +41,7 @@ pub struct Keys {
     pub feeding: Option<AbortHandle>,
 }
 
-impl Keys {
+impl PtyInput {
     /// Passes standard input on to the job's terminal, and makes our own raw: what is typed means that of the job.
     pub async fn start(
         job: &Job,
@@ -51,7 +51,7 @@ impl Keys {
     ) -> pinfold::Result<Self> {
         let (sender, typed) = mpsc::unbounded_channel();
         let is_stdin = terminal.is_some_and(|terminal| terminal.is_stdin);
-        let mut keys = Self {
+        let mut pty_input = Self {
             tty: terminal.and_then(|terminal| terminal.tty.try_clone().ok()),
             is_stdin,
             settings: None,
@@ -60,19 +60,19 @@ impl Keys {
             resumed,
             feeding: None,
         };
-        if let Some(tty) = keys.tty.as_ref().filter(|_| is_stdin) {
+        if let Some(tty) = pty_input.tty.as_ref().filter(|_| is_stdin) {
             // Should we be killed.
             supervisor.keep_terminal(tty).await?;
         }
-        keys.enter();
-        keys.resize(job);
+        pty_input.enter();
+        pty_input.resize(job);
         if let Some(input) = job.take_stdin() {
             let typed = is_stdin.then_some(sender);
             // To begin with.
-            let _ = keys.resumed.send(());
-            keys.feeding = Some(tokio::spawn(feed(input, pieces, typed)).abort_handle());
+            let _ = pty_input.resumed.send(());
+            pty_input.feeding = Some(tokio::spawn(feed(input, pieces, typed)).abort_handle());
         }
-        Ok(keys)
+        Ok(pty_input)
     }
 
     /// Where it is ours now: in the background it is a shell's.

@@ -1,4 +1,4 @@
-//! Reading standard input, which another process may have made non-blocking (as in [`super::write_out`]), and lines of bounded length.
+//! Reading standard input, which another process may have made non-blocking (as in [`super::write`]), and lines of bounded length.
 
 use std::io::{BufRead, Read, Result, stdin};
 

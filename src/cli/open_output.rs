@@ -52,7 +52,7 @@ pub fn named(path: &Path) -> Named {
 }
 
 /// Opens it for writing, and makes it where it is not there. What is in it stays. A write to a FIFO or a device may fail
-/// with `EAGAIN` then ([`write_out`](super::write_out) waits for room).
+/// with `EAGAIN` then ([`write`](super::write) waits for room).
 ///
 /// # Errors
 /// As open(2). A FIFO that still has no reader after a second is an error with words of its own.

@@ -21,7 +21,7 @@ use crate::kernel::{inherited, sys};
 use crate::supervisor::link::Link;
 
 /// An order that can be given, and given again.
-pub(super) struct Order {
+pub(super) struct SpawnRequest {
     spec: Place,
     owned: Vec<OwnedFd>,
     /// In the order of the specification: the working directory first, where there is one.
@@ -57,7 +57,7 @@ impl HandedDown {
     }
 }
 
-impl Order {
+impl SpawnRequest {
     pub fn new(command: &Command, caller: &Caller, host: Changed) -> Result<Self> {
         command.check_streams()?;
         let strings = command.strings()?;
@@ -171,7 +171,7 @@ impl Order {
             nice: command.limits.nice,
             host,
             user: command.user.as_ref().map(|user| (user.uid, user.gid, user.groups.clone())),
-            farewell: command.supervisor_death_signal.map(Signal::number),
+            death_signal: command.supervisor_death_signal.map(Signal::number),
         };
         let failed = |errno| Error::system("write down", "what to execute", errno, short_of_descriptors(errno));
         let texts = [&strings.argv, &strings.env, &strings.candidates];
