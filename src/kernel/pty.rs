@@ -47,8 +47,8 @@ impl Pty {
         Ok(Self { size, settings: Some(tcgetattr(&terminal).map_err(failed)?), echo: None })
     }
 
-    /// Sets whether the terminal echoes the input of the job. The echo is useful for a person at the terminal, but not for a
-    /// program that reads the output.
+    /// Sets whether the terminal echoes the input of the job. The echo is useful for a person at the terminal, but not
+    /// for a program that reads the output.
     pub fn echo(mut self, echo: bool) -> Self {
         self.echo = Some(echo);
         self
