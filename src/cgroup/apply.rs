@@ -23,7 +23,7 @@ pub(crate) fn apply_to(leaf: Option<&Leaf>, limits: &Limits) -> Result<Option<Cg
     let Some(leaf) = leaf else {
         return match limits.controllers().first() {
             Some(&controller) => {
-                Err(refused(controller, "it needs a cgroup, and there is no cgroup here".into(), "see pinfold doctor"))
+                Err(refused(controller, "this limit is not available without a cgroup".into(), "see pinfold doctor"))
             }
             None => Ok(None),
         };

@@ -258,7 +258,7 @@ pub(crate) fn device_of(device: &str) -> Result<String> {
     };
     let known = Path::new("/sys/dev/block").join(&number);
     if !known.exists() {
-        return Err(bad("it is neither a block device nor a path on one: see lsblk"));
+        return Err(bad("it is no block device and no path on one: see lsblk"));
     }
     if !known.join("partition").exists() {
         return Ok(number);

@@ -1,5 +1,5 @@
-//! Kills descendants that form a relay: each process starts a child and ends, again and again. They can only be killed
-//! by being faster than they are.
+//! Kills descendants that form a relay: each process starts a child and ends, again and again. pinfold can only kill
+//! them by being faster than they are.
 //!
 //! To stop all processes before the kill, pinfold would have to check each one first, and by then its child has
 //! replaced it. A process cannot fork any more when a SIGKILL is pending for it (fork(2) handles a pending signal
