@@ -122,7 +122,7 @@ fn a_reader_that_never_reads() {
     drop(served.stdin.take());
     let out = served.running.child.stdout.take();
     let ran = served.running.finish().assert_code(125);
-    assert!(ran.stderr.contains("nobody reads standard output"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("no process reads standard output"), "{}", ran.stderr);
     drop(out);
 }
 
