@@ -372,7 +372,7 @@ fn a_fifo_without_a_reader_is_refused() {
     let (fifo, job) = (fifo.to_str().unwrap(), format!("echo ran > {}", mark.display()));
     for option in ["--report", "--tee"] {
         let ran = Run::bare([PINFOLD, "run", option, fifo, "--", "sh", "-c", &job]).run().assert_code(125);
-        assert!(ran.stderr.contains(fifo) && ran.stderr.contains("FIFO that nothing reads"), "{ran:#?}");
+        assert!(ran.stderr.contains(fifo) && ran.stderr.contains("FIFO that no process reads"), "{ran:#?}");
         assert!(!mark.exists());
     }
     if !has_cgroup() {
