@@ -157,7 +157,7 @@ async fn every_call(supervisor: Supervisor) {
         job.handle().freeze().await.unwrap();
         job.handle().thaw();
         // Dropped before it is ready, it thaws again.
-        drop(futures_lite::future::poll_once(job.freeze()).await);
+        drop(smol::future::poll_once(job.freeze()).await);
     }
     assert_eq!(job.processes().await.len(), 1);
     let mut stdin = job.take_stdin().unwrap();
@@ -190,7 +190,7 @@ async fn supervisor_has_cgroup(job: &pinfold::Job) -> bool {
     }
 }
 
-/// A program with smol, whose `block_on` that of futures-lite is, and one with an executor of its own. There is no tokio
+/// A program with smol, and one with an executor of its own. There is no tokio
 /// runtime, or there is one and it is elsewhere.
 #[test]
 fn every_call_works_outside_of_a_tokio_runtime() {
@@ -200,10 +200,10 @@ fn every_call_works_outside_of_a_tokio_runtime() {
     let builder = |kind| Supervisor::builder().containment(kind);
     for kind in [ContainmentKind::Cgroup, ContainmentKind::Subreaper] {
         block_on(async { every_call(builder(kind).start().await.unwrap()).await });
-        futures_lite::future::block_on(async { every_call(builder(kind).start().await.unwrap()).await });
+        smol::block_on(async { every_call(builder(kind).start().await.unwrap()).await });
         let elsewhere = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let supervisor = elsewhere.block_on(builder(kind).start()).unwrap();
-        futures_lite::future::block_on(every_call(supervisor));
+        smol::block_on(every_call(supervisor));
     }
 }
 

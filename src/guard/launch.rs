@@ -108,12 +108,14 @@ pub(super) enum Launched {
     NotStarted,
     /// The call is refused for what it is, and not for where it goes.
     Refused,
+    /// There was room for the launcher and for no other process (`ulimit -u`, pids.max).
+    NoRoomBesideLauncher,
     Failed(Failure),
 }
 
 impl Launch {
-    /// Starts it.
-    pub fn new(job: JobId, mut ordered: Ordered, stacks: Stacks) -> Result<Self, Failure> {
+    /// Starts it. With a launcher, unless there is no room for one more process, or `without_launcher`.
+    pub fn new(job: JobId, mut ordered: Ordered, stacks: Stacks, without_launcher: bool) -> Result<Self, Failure> {
         let place = Place { leaf: ordered.leaf(), join: ordered.join, of_parent: true };
         let mut shared = Rc::new(Shared {
             running: AtomicU32::new(1),
@@ -130,9 +132,13 @@ impl Launch {
         let outcome = &raw const shared.outcome;
         // SAFETY: no process uses it yet.
         unsafe { (*shared.plan.get()).outcome = outcome };
-        // SAFETY: `launch` makes system calls only; what it uses stays in the Rc, which `Launch` keeps until it has ended.
-        let made =
-            unsafe { clone_beside(&shared.running, &shared.stacks.0, launch, Rc::as_ptr(&shared).cast_mut().cast()) };
+        let made = match without_launcher {
+            true => Err(Errno::AGAIN),
+            // SAFETY: `launch` makes system calls only; what it uses stays in the Rc, which `Launch` keeps until it has ended.
+            false => unsafe {
+                clone_beside(&shared.running, &shared.stacks.0, launch, Rc::as_ptr(&shared).cast_mut().cast())
+            },
+        };
         let launcher = match made {
             Ok(pid) => Some(pid),
             // No room for one more process (ulimit -u, pids.max): as its own maker the guard needs one less.
@@ -257,6 +263,7 @@ impl Launch {
             (NONE, _) | (0.., None) => Launched::NotStarted,
             (..0, _) => match Errno::from_raw_os_error(-result as i32) {
                 Errno::NOSYS | Errno::PERM | Errno::INVAL | Errno::TOOBIG if !shared.place.join => Launched::Refused,
+                Errno::AGAIN if shared.place.of_parent => Launched::NoRoomBesideLauncher,
                 errno => Launched::Failed(Failure::new(SpawnStage::Clone, errno)),
             },
             (pid, Some(pidfd)) => {

@@ -260,8 +260,8 @@ impl Limit<'_> {
             }
             _ => {}
         }
-        // Before the command has been executed, it may not have been there when the terminal sent the signal.
-        let has_it = job.is_some_and(|job| !terminal::has_left_our_group(job));
+        // While the command is being started it is in our group: a second signal would be one key too many.
+        let has_it = job.is_none_or(|job| !terminal::has_left_our_group(job));
         if has_it && terminal::has_reached_our_group(received) {
             // The command is in our group, and has received it.
             self.start_kill_after();
