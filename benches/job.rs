@@ -1,8 +1,8 @@
-//! The library's speed: one job from spawn until it is proven empty and removed, against what the kernel alone asks for it;
-//! stops; kills of big trees; big hosts.
+//! The library's speed: the time of one job from spawn until it is proven empty and removed, compared with the time of
+//! the bare kernel calls; the time of stops; kills of big trees; spawns from big hosts.
 //!
-//! `cargo bench --bench job`. criterion measures one thing after another, so what counts on a noisy machine is the
-//! tables after it, whose candidates take turns.
+//! `cargo bench --bench job`. criterion measures one candidate after another. On a noisy machine, rely on the tables
+//! after it instead: their candidates take turns.
 
 mod support;
 
@@ -23,7 +23,7 @@ fn main() {
     if let Some((work, program)) = support::worker_arguments() {
         return be_worker(&work, &program);
     }
-    // `cargo test --benches` only wants to know that it starts.
+    // `cargo test --benches` only checks that the benchmark starts.
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
@@ -32,7 +32,7 @@ fn main() {
     one_job(&mut criterion);
     criterion.final_summary();
     if std::env::args().nth(1).is_some_and(|filter| !filter.starts_with("--")) {
-        return; // Only some of criterion's are asked for.
+        return; // The caller asked for some of criterion's benchmarks only.
     }
 
     let cgroup = Cgroup::new();
@@ -116,9 +116,9 @@ fn timed(work: impl FnOnce()) -> Duration {
     begun.elapsed()
 }
 
-/// From `stop` until `wait` comes back, of a job that ends at once on SIGTERM. Older than 10 ms: the kernel tells of
-/// changes of a cgroup at most that often. Next to kill(2), waitid, "populated 0" and rmdir: what this machine's own delays
-/// are shows there.
+/// Measures the time from `stop` until `wait` returns, for a job that ends at once on SIGTERM. The job is older than 10
+/// ms, because the kernel reports changes of a cgroup at most that often. The bare kill(2), waitid, "populated 0" and
+/// rmdir run next to it and show the delays of this machine itself.
 async fn stops(supervisor: &Supervisor, cgroup: &Cgroup) {
     const ROUNDS: usize = 200;
     const AGE: Duration = Duration::from_millis(15);
@@ -155,8 +155,8 @@ async fn stops(supervisor: &Supervisor, cgroup: &Cgroup) {
     println!("\nstop until proven empty, {ROUNDS} jobs: {}; bare: {}", told(ours), told(bare));
 }
 
-/// From `kill` until `wait` comes back, next to a write to `cgroup.kill`, "populated 0" and rmdir. When pinfold comes back
-/// every process has also been reaped, so the time for that is told too.
+/// Measures the time from `kill` until `wait` returns, next to a write to `cgroup.kill`, "populated 0" and rmdir. When
+/// pinfold returns, every process has also been reaped, so the time until then is printed too.
 async fn kills(supervisor: &Supervisor, cgroup: &Cgroup) {
     let forest = program("benches/programs/forest.c");
     for (size, rounds) in [(1000, 20), (5000, 8)] {
@@ -188,7 +188,7 @@ async fn kills(supervisor: &Supervisor, cgroup: &Cgroup) {
     }
 }
 
-/// Whatever the kernel still tears down is not the next one's.
+/// Waits until the kernel has finished its cleanup, so that this work does not slow down the next measurement.
 fn settle() {
     std::thread::sleep(Duration::from_millis(200));
 }
@@ -197,7 +197,7 @@ fn milliseconds(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e3
 }
 
-/// A job of `size` processes below its main one, all of them there.
+/// Starts a job with `size` processes below its main process, and waits until all of them run.
 async fn grown(supervisor: &Supervisor, forest: &Path, size: usize) -> Job {
     let (mut reader, writer) = std::io::pipe().unwrap();
     let mut command = Command::new(forest);
@@ -208,7 +208,7 @@ async fn grown(supervisor: &Supervisor, forest: &Path, size: usize) -> Job {
     job
 }
 
-/// A job by the bare calls.
+/// A job that is run by bare system calls.
 struct BareJob {
     leaf: PathBuf,
     events: File,
@@ -232,21 +232,22 @@ impl BareJob {
         Self { leaf, events, process }
     }
 
-    /// As soon as it is empty.
+    /// Removes the cgroup as soon as it is empty.
     fn remove(&self) {
         while populated(&self.events) {
             poll(&mut [PollFd::new(&self.events, PollFlags::PRI)], None).unwrap();
         }
-        // From 6.19 on the last one can be off the count and not yet off the directory.
+        // Since Linux 6.19 the last process may already be missing from the count while it still keeps the directory
+        // busy.
         while std::fs::remove_dir(&self.leaf).is_err() {
             std::thread::yield_now();
         }
     }
 }
 
-/// Milliseconds until it is removed, and until all of it has been reaped too.
+/// Returns the milliseconds until the cgroup is removed, and the milliseconds until all processes have been reaped too.
 fn bare_kill(cgroup: &Cgroup, forest: &Path, size: usize) -> (f64, f64) {
-    // So that its orphans are ours to reap, and gone before the next measurement.
+    // Makes this process the parent of the orphans, so that it can reap them before the next measurement.
     set_child_subreaper(Some(getpid())).unwrap();
     let mut job = BareJob::start(cgroup, forest, size);
     let begun = Instant::now();
@@ -254,7 +255,7 @@ fn bare_kill(cgroup: &Cgroup, forest: &Path, size: usize) -> (f64, f64) {
     job.remove();
     let removed = milliseconds(begun);
     while wait(WaitOptions::empty()).is_ok() {}
-    let _ = job.process.wait(); // With the others already.
+    let _ = job.process.wait(); // `cgroup.kill` has killed it together with the others.
     let reaped = milliseconds(begun);
     set_child_subreaper(None).unwrap();
     (removed, reaped)

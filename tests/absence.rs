@@ -1,4 +1,5 @@
-//! Only proof counts as proof that no process is left: an error, a list that can't be read or a process that `/proc` hides is none.
+//! pinfold reports that no process is left only when it has proof. An error, an unreadable list, or a process that
+//! `/proc` hides is no proof.
 
 mod support;
 
@@ -7,7 +8,7 @@ use std::path::Path;
 use support::own_cgroup::OwnCgroup;
 use support::{Canary, PINFOLD, PublicCopy, Ran, Run, Scratch, has_cgroup, has_program, has_root, program};
 
-/// Far longer than it takes, and far shorter than a job that is waited for.
+/// Much longer than these runs take, and much shorter than the time that their jobs would run without an end.
 const BOUNDED: f64 = 15.0;
 
 fn bounded(ran: Ran) -> Ran {
@@ -15,12 +16,13 @@ fn bounded(ran: Ran) -> Ran {
     ran
 }
 
-/// The report that was written to this file.
+/// Returns the report that was written to this file.
 fn report(file: &Scratch) -> serde_json::Value {
     serde_json::from_str(&file.text()).unwrap_or_default()
 }
 
-/// pinfold under a seccomp filter that refuses a call, with a job that leaves a process and one that leaves none.
+/// Runs pinfold under a seccomp filter that refuses a call, with a job that leaves a process and a job that leaves
+/// none.
 fn refused(call: &str, errno: i32, containment: &str) -> Vec<Ran> {
     let jobs = ["true", "trap '' TERM; sleep 997 & exit 3"];
     let runs = jobs.map(|job| {
@@ -63,7 +65,8 @@ fn a_waitid_that_fails_while_a_job_runs_ends_the_job_with_an_error() {
     canary.assert_alive();
 }
 
-/// A file that may not be read makes a process that may not be traced, which `hidepid` hides from an ordinary user.
+/// A process whose executable file is unreadable cannot be traced, and `hidepid` hides such a process from an ordinary
+/// user.
 #[test]
 fn a_process_that_proc_hides_is_a_leftover() {
     if !has_root() || !has_program("unshare") || !has_program("setpriv") {
@@ -93,7 +96,8 @@ fn a_process_that_proc_hides_is_a_leftover() {
     }
 }
 
-/// Where `/proc` can't be used, the guard can't find a process that has left the cgroup. It must not report that the job is empty.
+/// Where `/proc` is not usable, the guard cannot find a process that has left the cgroup. It must not report that the
+/// job is empty.
 #[test]
 fn an_emigrant_without_a_usable_proc_is_reported() {
     if !has_root() || !has_cgroup() || !has_program("unshare") {

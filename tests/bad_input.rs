@@ -1,4 +1,5 @@
-//! What can't be meant, can't be had, or comes closed: a clear message, the right code, nothing started, no panic.
+//! Invalid options, missing resources and closed descriptors: pinfold prints a clear message, exits with the right
+//! code, starts nothing and does not panic.
 
 mod support;
 
@@ -7,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use support::{Canary, PINFOLD, Ran, Run, Scratch, has_cgroup};
 
-/// Runs `pinfold run ARGS` and asserts a failure that a person can read.
+/// Runs `pinfold run ARGS` and asserts that it fails with a readable message.
 fn refused(run: Run, code: i32, said: &str) -> Ran {
     let ran = told(run).assert_code(code);
     assert!(ran.stderr.starts_with("pinfold: ") || ran.stderr.starts_with("error: "), "{ran:#?}");
@@ -15,7 +16,7 @@ fn refused(run: Run, code: i32, said: &str) -> Ran {
     ran
 }
 
-/// Runs it with backtraces on, and asserts that there is none.
+/// Runs it with backtraces enabled, and asserts that it prints none.
 fn told(mut run: Run) -> Ran {
     run.command().env("RUST_BACKTRACE", "1");
     let ran = run.run();
@@ -25,7 +26,7 @@ fn told(mut run: Run) -> Ran {
     ran
 }
 
-/// A command that leaves a mark if it is ever run.
+/// Returns a command that creates the file `mark` if it ever runs.
 fn marking(mark: &Scratch) -> [String; 3] {
     ["sh".into(), "-c".into(), format!("echo ran > {}", mark.path().display())]
 }
@@ -75,7 +76,7 @@ fn options_that_cannot_be_meant() {
     }
 }
 
-/// Longer than any clock can hold is no deadline, and no overflow.
+/// A duration that is longer than any clock can hold means no deadline, and causes no overflow.
 #[test]
 fn absurdly_long_durations() {
     if !has_cgroup() {
@@ -85,7 +86,7 @@ fn absurdly_long_durations() {
         let ran = told(Run::new(["--timeout", long, "--grace", long, "sh", "-c", "exit 3"]));
         assert_eq!(ran.assert_code(3).stderr, "", "{long}");
     }
-    // A grace period without an end: the job ends by itself.
+    // An infinite grace period: the job ends by itself.
     let script = "trap 'exit 4' TERM; sleep 1000 & wait";
     let ran = told(Run::new(["--timeout", "1s", "--grace", "18446744073709551615", "sh", "-c", script]));
     assert_eq!(ran.assert_code(124).report["main"]["exited"], 4);
@@ -140,7 +141,7 @@ fn a_report_that_cannot_be_written_is_found_before_the_command_runs() {
         refused(Run::bare(words), 125, said);
         assert!(!mark.path().exists(), "{place}");
     }
-    // Open, but for reading.
+    // The descriptor is open, but only for reading.
     let script = format!("exec 9</dev/null; exec {PINFOLD} run --report fd:9 touch {}", mark.path().display());
     refused(Run::bare(["bash", "-c", &script]), 125, "not open for writing");
     assert!(!mark.path().exists());
@@ -161,13 +162,13 @@ fn a_report_that_cannot_be_written_in_the_end_fails_after_the_job() {
     }
     let words = ["bash", "-c", r#"exec "$@" >/dev/full"#, "bash", PINFOLD, "run", "--report", "-", "true"];
     refused(Run::bare(words), 125, "standard output: No space left on device");
-    // A reader that has gone: no SIGPIPE either, pinfold ends as it says.
+    // The reader has gone. pinfold does not die of SIGPIPE either; it exits with a code.
     let script = format!("{PINFOLD} run --report - true | exec true; exit ${{PIPESTATUS[0]}}");
     let ran = told(Run::bare(["bash", "-c", &script]));
     assert!(ran.code == 0 || ran.code == 125 && ran.stderr.contains("Broken pipe"), "{ran:#?}");
 }
 
-/// The job sees closed streams as it would without pinfold, and pinfold itself does not stumble.
+/// The job sees the same closed streams as without pinfold, and pinfold itself works with them too.
 #[test]
 fn closed_streams() {
     if !has_cgroup() {
@@ -188,7 +189,7 @@ fn failures_with_closed_streams() {
         if has_cgroup() {
             told(Run::in_shell(&script, ["no-such-command"])).assert_code(127);
             told(Run::in_shell(&script, ["--cwd", "/no/such", "true"])).assert_code(125);
-            // No message can say this.
+            // The streams are closed, so pinfold cannot print a message; only the exit code counts.
             told(Run::in_shell(&script, ["--timeout", "100ms", "sleep", "1000"])).assert_code(124);
         }
     }
@@ -253,7 +254,8 @@ fn the_cgroup_that_was_named_is_none() {
     }
 }
 
-/// A failure hits nobody else and leaves nothing: the warden counts, the canary lives.
+/// A failure affects no other process and leaves nothing: the warden counts the processes, and the canary process still
+/// lives.
 #[test]
 fn failures_hit_nobody() {
     let canary = Canary::new();
@@ -265,7 +267,7 @@ fn failures_hit_nobody() {
     canary.assert_alive();
 }
 
-/// As coreutils' timeout reads them.
+/// Durations have the syntax of coreutils' timeout.
 #[test]
 fn durations_as_of_timeout() {
     if !has_cgroup() {
@@ -278,7 +280,7 @@ fn durations_as_of_timeout() {
     for soon in [".1", "1e-1", "100ms"] {
         told(Run::new(["--timeout", soon, "-q", "sleep", "1000"])).assert_code(124);
     }
-    // A grace period without an end is one that the job ends.
+    // An infinite grace period lasts until the job ends.
     let script = "trap 'exit 4' TERM; sleep 1000 & wait";
     let ran = told(Run::new(["--timeout", "1", "--grace", "inf", "sh", "-c", script]));
     assert_eq!(ran.assert_code(124).report["main"]["exited"], 4);
@@ -301,7 +303,7 @@ fn variables_are_passed_on_and_removed() {
     assert_eq!(of(&["--env-remove", "A", "--env", "A"]), "a b=1 none \n");
 }
 
-/// An empty variable is the same as an unset one; one that is not valid is named.
+/// An empty variable counts as unset. The message about an invalid variable contains its name.
 #[test]
 fn empty_and_invalid_variables_of_pinfold() {
     let commands: [&[&str]; 5] =
@@ -315,7 +317,7 @@ fn empty_and_invalid_variables_of_pinfold() {
                 usize::from(words[0] == "pool")
             );
         }
-        // The job's environment is left as it is.
+        // The job's environment stays unchanged.
         let mut run = Run::new(["sh", "-c", "echo \"${PINFOLD_CGROUP-unset}\""]);
         run.command().env("PINFOLD_CGROUP", "");
         assert_eq!(told(run).assert_code(0).stdout, "\n");
@@ -339,7 +341,8 @@ fn refused_by(run: Run, words: &[&str]) {
     assert!(words.iter().all(|word| ran.stderr.contains(word)), "{words:?} is not in {ran:#?}");
 }
 
-/// With a small stack, and with files of a kilobyte at most (in memory too), it works or says why not.
+/// With a small stack, or a file size limit of a kilobyte (which also holds in memory), pinfold works or reports the
+/// reason why not.
 #[test]
 fn limits_of_the_caller_that_are_too_low_are_named() {
     let commands = ["run -- true", "timeout 10 true", "init true", "pool -- true", "sweep --dry-run", "--help"];
@@ -362,7 +365,8 @@ fn limits_of_the_caller_that_are_too_low_are_named() {
     }
 }
 
-/// Not even a signal ended a pinfold that opened a FIFO without a reader. It is refused, and nothing is started.
+/// A pinfold that opened a FIFO without a reader could not be ended even by a signal. So pinfold refuses such a FIFO
+/// and starts nothing.
 #[test]
 fn a_fifo_without_a_reader_is_refused() {
     let scratch = Scratch::directory("fifo");
@@ -377,7 +381,7 @@ fn a_fifo_without_a_reader_is_refused() {
     if !has_cgroup() {
         return;
     }
-    // One that comes a little later is waited for.
+    // pinfold waits for a reader that opens the FIFO a little later.
     for (option, has) in [("--report", "\"exit_code\":0"), ("--tee", "output")] {
         let script = format!(r#""$@" & pid=$!; cat {fifo} >&2; wait $pid"#);
         let words = ["bash", "-c", &script, "bash", PINFOLD, "run", option, fifo, "--", "echo", "output"];
@@ -386,7 +390,7 @@ fn a_fifo_without_a_reader_is_refused() {
     }
 }
 
-/// A text that the caller asked for and did not get is no success.
+/// pinfold fails when it cannot print a text that the caller asked for.
 #[test]
 fn a_text_that_could_not_be_printed() {
     for words in [&["--version"][..], &["--help"], &["run", "--help"], &["doctor"], &["doctor", "--json"]] {

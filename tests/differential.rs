@@ -1,8 +1,9 @@
-//! A command under pinfold does what it does alone: shell scripts from a seed, run with and without pinfold. Compared are all
-//! bytes of the output and their order, the exit code, and the files that were written.
+//! A command under pinfold does the same as without it. These tests generate shell scripts from a seed and run each
+//! with and without pinfold. They compare all bytes of the output and their order, the exit code, and the files that
+//! were written.
 //!
 //! `PINFOLD_DIFFERENTIAL_SEED` repeats a run, `PINFOLD_DIFFERENTIAL_SCRIPTS` is the number of scripts (300), and
-//! `PINFOLD_DIFFERENTIAL_ONLY` runs one of them by its number.
+//! `PINFOLD_DIFFERENTIAL_ONLY` runs one script by its number.
 
 #[path = "differential/observe.rs"]
 mod observe;
@@ -18,13 +19,13 @@ use scripts::Script;
 use support::has_cgroup;
 use support::random::{Random, setting};
 
-/// How often a script that made a difference is run alone, to see whether it always does the same.
+/// How often a script that behaved differently runs again without pinfold, to see whether it always does the same.
 const CONTROLS: usize = 6;
 
-/// How often a shorter script is tried before it counts as one that makes no difference.
+/// How often a shortened script runs before it counts as one that shows no difference.
 const TRIES: usize = 3;
 
-/// The forms of pinfold.
+/// The ways to call pinfold that are compared.
 const FORMS: &[&[&str]] = &[
     &["run", "-q", "--"],
     &["run", "-q", "--containment", "subreaper", "--"],
@@ -32,14 +33,14 @@ const FORMS: &[&[&str]] = &[
     &["timeout", "10m"],
 ];
 
-/// Those for a script that receives a signal. Alone its main process receives it; pinfold sends it to all by default, which
-/// docs/differences.md lists.
+/// The ways for a script that receives a signal. Without pinfold only the main process receives the signal; by default
+/// pinfold sends it to all processes, which docs/differences.md lists.
 const FORMS_WITH_A_SIGNAL: &[&[&str]] = &[
     &["run", "-q", "--signal-to", "main", "--"],
     &["run", "-q", "--signal-to", "main", "--containment", "subreaper", "--"],
 ];
 
-/// A script that makes a difference, with words for the person who looks at it; nothing where there is none.
+/// Returns a description of the difference, for a human reader, or nothing where both runs did the same.
 fn compare(place: &Place, script: &Script, form: &[&str], number: u64) -> Option<String> {
     let alone = place.run(script, &[]);
     let with = place.run(script, form);
@@ -59,13 +60,13 @@ fn compare(place: &Place, script: &Script, form: &[&str], number: u64) -> Option
     Some(format!("script {number}, {form:?}, signal {signal:?}, merged {merged}:\n{}{with}", script.text()))
 }
 
-/// Leaves out what the difference does not need.
+/// Removes the parts of the script that the difference does not need.
 fn minimise(place: &Place, script: Script, form: &[&str], seen: (Observed, Observed)) -> (Script, Observed, Observed) {
     let mut best = (script, seen.0, seen.1);
     let mut index = 0;
     while index <= best.0.pieces.len() {
         let mut shorter = best.0.clone();
-        // The opening last.
+        // The opening is tried last.
         if index < shorter.pieces.len() {
             shorter.pieces.remove(index);
         } else {
@@ -108,7 +109,8 @@ fn a_script_does_the_same_with_and_without_pinfold() {
                     let forms = if script.signal.is_some() {
                         FORMS_WITH_A_SIGNAL
                     } else if script.signals_its_group() {
-                        // `timeout` is in that group, coreutils' too, and sends the signal on: the script receives it twice.
+                        // `timeout` is a member of that group, coreutils' timeout too, and forwards the signal: the
+                        // script receives it twice.
                         &FORMS[..FORMS.len() - 1]
                     } else {
                         FORMS

@@ -1,7 +1,7 @@
-//! `pinfold doctor`: the text for the facts of many machines, and the truth of it on this one.
+//! `pinfold doctor`: the text for the facts of many machines, and whether the text is true on this machine.
 //!
-//! `tests/machines/*.json` are the `facts` of `pinfold doctor --json` on real machines; what is not at hand differs from one of
-//! these by the fields that a test names.
+//! `tests/machines/*.json` are the `facts` of `pinfold doctor --json` on real machines. A machine that is not available
+//! is described by one of these files and by the fields that a test changes.
 
 mod support;
 
@@ -37,7 +37,7 @@ fn the_text_for_real_machines() {
     }
 }
 
-/// The lines that are other ones than on the machine that it is compared to.
+/// Returns the lines that differ from those of the unchanged machine.
 fn changed(facts: &Facts, change: impl FnOnce(&mut Facts)) -> String {
     let before = Examination::of(facts.clone()).to_text();
     let mut facts = facts.clone();
@@ -147,7 +147,7 @@ fn json(output: &Output) -> Examination {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// What it says of the containment is what `pinfold run` does then, with the same words.
+/// Asserts that the doctor's statement about the containment is what `pinfold run` then does, with the same words.
 fn assert_true(prefix: &[&str]) -> Examination {
     assert_true_of(PINFOLD, prefix)
 }
@@ -173,7 +173,7 @@ fn assert_true_of(pinfold: &str, prefix: &[&str]) -> Examination {
     let refused = serde_json::to_value(&verdict.refused).unwrap();
     let runs = &report["containment"]["refused"];
     match kind {
-        // Where a process could not be put into the cgroup, the report names the command.
+        // Where a process could not join the cgroup, the report refers to the command `pinfold doctor`.
         Some(_) if runs[0]["advice"] == "see pinfold doctor" => assert_eq!(refused[0]["tried"], runs[0]["tried"]),
         Some(_) => assert_eq!(&refused, runs, "{verdict:#?}"),
         None => {
@@ -211,7 +211,8 @@ fn it_is_true_here() {
     assert_eq!(String::from_utf8(text.stdout).unwrap(), Examination::of(examination.facts).to_text());
 }
 
-/// In a cgroup of the test's own: what is tried is gone afterwards, and the library's answer is the command's.
+/// In a cgroup of the test's own: the doctor removes everything that it tries out, and the library gives the same
+/// answer as the command.
 #[test]
 fn it_changes_nothing() {
     if !has_cgroup() || !has_root() {
@@ -226,8 +227,8 @@ fn it_changes_nothing() {
     assert_eq!(examined.verdict.cgroup.as_deref(), place.to_str());
     let scratch = examined.facts.scratch.unwrap();
     assert_eq!((scratch.made, scratch.joined, scratch.removed), (Tried::Works, Tried::Works, Tried::Works));
-    // Nor is a child of it left, all of which send no SIGCHLD.
-    // SAFETY: asks for such children only, which nobody else here has.
+    // No child of the doctor's clones is left either; they send no SIGCHLD.
+    // SAFETY: waits only for such children, and nothing else here has any.
     assert_eq!(unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::__WCLONE | libc::WNOHANG) }, -1);
 
     drop(own);
@@ -258,7 +259,7 @@ fn it_is_true_where_the_cgroup_file_system_is_read_only_or_absent() {
     let examination = assert_true(&["unshare", "--cgroup"]);
     assert_eq!(examination.facts.mounts.namespaced, Some(true));
 
-    // Below it there may be that of another PID namespace.
+    // Below the mount of /proc there may be the mount of another PID namespace.
     let no_proc = script("while umount -l /proc 2>/dev/null; do :; done");
     let examination = assert_true(&["unshare", "--mount", "sh", "-c", &no_proc, "sh"]);
     assert_eq!(mark(&examination, "proc"), Some(Mark::Bad));
@@ -266,7 +267,7 @@ fn it_is_true_where_the_cgroup_file_system_is_read_only_or_absent() {
     assert_true(&["unshare", "--fork", "--pid"]);
 }
 
-/// With nothing in the root but the program and its libraries.
+/// The root contains only the program and its libraries.
 #[test]
 fn it_is_true_in_a_root_without_sys_and_proc() {
     if !has_root() || !has_program("unshare") {
@@ -298,7 +299,7 @@ fn it_is_true_for_a_user_who_may_write_nothing() {
     }
 }
 
-/// By hand, as README.md says; and with a step left out.
+/// With a cgroup that is delegated by hand, as README.md describes, and with one step of it left out.
 #[test]
 fn it_is_true_for_a_user_with_a_delegated_cgroup() {
     if !has_cgroup() || !has_root() || !has_program("setpriv") {
@@ -339,7 +340,7 @@ fn it_is_true_without_clone3() {
     assert_eq!(mark(&examination, "clone3"), Some(Mark::Bad));
     let scratch = examination.facts.scratch.as_ref().unwrap();
     assert_eq!((&scratch.cloned, &scratch.joined), (&Tried::Refused(libc::ENOSYS), &Tried::Works));
-    // Tried with a process that had joined.
+    // The doctor tried them with a process that had joined.
     assert_eq!((&scratch.frozen, &scratch.removed), (&Tried::Works, &Tried::Works));
     assert_eq!(examination.verdict.containment, Containment::Cgroup);
 }

@@ -1,5 +1,5 @@
-//! What hosts do to the library that they embed: futures that are held and not polled, calls from outside of a runtime, hosts without
-//! one.
+//! Hosts that embed the library in unusual ways: futures that are kept without being polled, calls from outside a
+//! runtime, hosts without a runtime.
 
 mod support;
 
@@ -20,7 +20,7 @@ fn sleeping() -> Command {
     command
 }
 
-/// More than are started at a time.
+/// There are more futures than the supervisor starts jobs at a time.
 #[test]
 fn spawns_that_nobody_polls_hold_nobody_up() {
     if !has_cgroup() {
@@ -37,11 +37,12 @@ fn spawns_that_nobody_polls_hold_nobody_up() {
         let spawned = tokio::time::timeout(Duration::from_secs(60), supervisor.spawn(&Command::new("true"))).await;
         let job = spawned.expect("it has its turn").unwrap();
         assert!(job.wait().await.unwrap().success());
-        // They have been started meanwhile, and their jobs are there for who asks again.
+        // The other spawns have completed in the meantime, and their jobs are available when their futures are polled
+        // again.
         let last = held.pop().unwrap().await.unwrap();
         last.kill();
         assert_eq!(last.wait().await.unwrap().reason, Reason::Killed);
-        // The others end with their futures.
+        // The other jobs end when their futures are dropped.
         drop(held);
         supervisor.close().await;
     });
@@ -119,7 +120,7 @@ fn without_a_runtime() {
     supervisor.close();
 }
 
-/// An executor that knows nothing of tokio: it polls, and sleeps until it is woken.
+/// An executor that does not know tokio: it polls, and sleeps until it is woken.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     struct Thread(std::thread::Thread);
     impl std::task::Wake for Thread {
@@ -137,7 +138,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Each call that waits, of a supervisor and its jobs.
+/// Makes each call of a supervisor and its jobs that waits.
 async fn every_call(supervisor: Supervisor) {
     let long = Duration::from_secs(60);
     let file = support::Scratch::new("ready");
@@ -156,7 +157,7 @@ async fn every_call(supervisor: Supervisor) {
         job.thaw();
         job.handle().freeze().await.unwrap();
         job.handle().thaw();
-        // Dropped before it is ready, it thaws again.
+        // The future is dropped before it is ready, which thaws the job again.
         drop(smol::future::poll_once(job.freeze()).await);
     }
     assert_eq!(job.processes().await.len(), 1);
@@ -180,7 +181,7 @@ async fn every_call(supervisor: Supervisor) {
 }
 
 async fn supervisor_has_cgroup(job: &pinfold::Job) -> bool {
-    // Without one, a freeze is refused at once.
+    // Without a cgroup, a freeze is refused at once.
     match job.freeze().await {
         Ok(()) => {
             job.thaw();
@@ -190,8 +191,8 @@ async fn supervisor_has_cgroup(job: &pinfold::Job) -> bool {
     }
 }
 
-/// A program with smol, and one with an executor of its own. There is no tokio
-/// runtime, or there is one and it is elsewhere.
+/// Runs in a program that uses smol, and in a program with its own executor. There is no tokio runtime, or there is one that
+/// runs elsewhere.
 #[test]
 fn every_call_works_outside_of_a_tokio_runtime() {
     if !has_cgroup() {
@@ -207,7 +208,7 @@ fn every_call_works_outside_of_a_tokio_runtime() {
     }
 }
 
-/// Nothing drives it meanwhile.
+/// Nothing drives the runtime meanwhile.
 #[test]
 fn a_supervisor_is_closed_outside_of_its_runtime() {
     if !has_cgroup() {
@@ -223,7 +224,7 @@ fn a_supervisor_is_closed_outside_of_its_runtime() {
     }
 }
 
-/// Its clock would panic.
+/// A timer of a runtime that was shut down would panic.
 #[test]
 fn a_runtime_that_was_shut_down_panics_in_no_call() {
     if !has_cgroup() {
@@ -246,9 +247,10 @@ fn a_runtime_that_was_shut_down_panics_in_no_call() {
     });
 }
 
-/// Forks this process, lets the copy do something, and waits until the copy has ended with `exit`.
+/// Forks this process, calls `act` in the copy, and waits until the copy has ended with `exit`.
 fn in_a_copy(act: impl FnOnce()) {
-    // SAFETY: the copy has this thread only; what it does takes no lock that another one can hold, or is ended by the alarm.
+    // SAFETY: the copy has this thread only. It takes no lock that another thread can hold; if it did, the alarm would
+    // end it.
     match unsafe { libc::fork() } {
         0 => unsafe {
             libc::alarm(60);
@@ -257,14 +259,14 @@ fn in_a_copy(act: impl FnOnce()) {
         },
         copy => {
             let mut status = 0;
-            // SAFETY: our own child.
+            // SAFETY: waits for this process's own child.
             assert_eq!(unsafe { libc::waitpid(copy, &raw mut status, 0) }, copy);
             assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7, "{status:#x}");
         }
     }
 }
 
-/// A job that answers each line.
+/// Returns a command that answers each line.
 fn answering() -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", "while read -r line; do echo $line; done; sleep 1000 & exit 7"]);
@@ -272,7 +274,7 @@ fn answering() -> Command {
     command
 }
 
-/// As Python does it: `os.fork()`, then `sys.exit()` in the copy, which drops all that it has copies of.
+/// As in Python: `os.fork()`, then `sys.exit()` in the copy, which drops its copies of all objects.
 #[test]
 fn a_forked_copy_that_drops_everything_changes_nothing() {
     if case().is_some() {
@@ -290,7 +292,7 @@ fn a_forked_copy_that_drops_everything_changes_nothing() {
             in_a_copy(|| drop(everything.take()));
             in_a_copy(|| {
                 let (supervisor, ..) = everything.take().unwrap();
-                // Nothing of it can be used there.
+                // The copy cannot use the supervisor.
                 assert!(supervisor.spawn(&sleeping()).is_err());
                 supervisor.close();
             });
@@ -341,7 +343,7 @@ fn a_forked_copy_that_drops_its_runtime_changes_nothing() {
         everything.replace((supervisor, job, runtime));
         in_a_copy(|| drop(everything.take()));
         let (supervisor, job, runtime) = everything.unwrap();
-        // SAFETY: changes nothing.
+        // SAFETY: signal 0 changes nothing.
         assert_eq!(unsafe { (libc::kill(guard, 0), libc::kill(job.pid(), 0)) }, (0, 0));
         runtime.block_on(async {
             assert!(!job.main_has_ended());

@@ -1,4 +1,5 @@
-//! Who leaves the job's cgroup: of which job it is where there are several, and what is told where it may not be killed.
+//! Processes that leave the job's cgroup: to which of several jobs they belong, and what pinfold reports where it may
+//! not kill them.
 
 mod support;
 
@@ -11,13 +12,13 @@ use support::{
     PINFOLD, PublicCopy, Run, Scratch, has, has_cgroup, has_program, has_root, own_cgroup, program, wait_for,
 };
 
-/// Whether it is there and not only waits to be reaped.
+/// Returns whether the process exists and is not a zombie.
 fn lives(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
 }
 
-/// A job that sends one more process out of its cgroup for each line that it reads, and says its pid.
+/// A job that sends one more process out of its cgroup for each line that it reads, and prints the pid of that process.
 struct Emigration {
     job: Job,
     give: std::io::PipeWriter,
@@ -36,7 +37,7 @@ impl Emigration {
     async fn emigrate(&mut self) -> i32 {
         std::io::Write::write_all(&mut self.give, b"go\n").unwrap();
         let mut said = self.said.try_clone().unwrap();
-        // Without holding up the runtime, which the job needs.
+        // Reads in another thread, so that the runtime stays free for the job.
         let read = move || {
             let (mut line, mut byte) = (String::new(), [0]);
             while std::io::Read::read(&mut said, &mut byte).unwrap() == 1 && byte != *b"\n" {
@@ -47,7 +48,7 @@ impl Emigration {
         tokio::task::spawn_blocking(read).await.unwrap().parse().unwrap()
     }
 
-    /// Tells the emigrants that were ended with it.
+    /// Ends the job and returns the emigrants that ended with it.
     async fn end(self) -> Vec<i32> {
         drop(self.give);
         let report = self.job.wait().await.unwrap();
@@ -58,14 +59,15 @@ impl Emigration {
     }
 }
 
-/// Start times are known to a clock tick: whoever starts in the same one may have been there first.
+/// Waits for the next clock tick. The kernel reports start times in ticks, so two processes that start within one tick
+/// have no known order.
 fn next_tick() {
     let begun = std::time::Instant::now();
     wait_for(|| (begun.elapsed() > Duration::from_millis(30)).then_some(()));
 }
 
-/// One that left while several jobs were alive may be of any of these: it ends with the last of them, and not with a job
-/// that started later.
+/// An emigrant that left while several jobs were alive may belong to any of these. It ends with the last of them, and
+/// not with a job that started later.
 #[test]
 fn of_several_jobs() {
     if !has_cgroup() || !has_root() {
@@ -81,7 +83,7 @@ fn of_several_jobs() {
         let late = first.emigrate().await;
         next_tick();
         let third = Emigration::start(&supervisor).await;
-        // The one that was there before the second job can only be the first one's.
+        // The emigrant that existed before the second job can only belong to the first one.
         assert_eq!(first.end().await, [early]);
         assert!(!lives(early) && lives(late));
         assert_eq!(third.end().await, [0; 0]);
@@ -92,7 +94,7 @@ fn of_several_jobs() {
     });
 }
 
-/// The guard is killed, whose descendant it was: it comes to the outer one.
+/// The emigrant's guard is killed. The emigrant then becomes a descendant of the outer guard.
 #[test]
 fn of_a_killed_guard() {
     if !has_cgroup() || !has_root() {
@@ -105,7 +107,7 @@ fn of_a_killed_guard() {
         let emigrant = emigration.emigrate().await;
         let status = std::fs::read_to_string(format!("/proc/{}/status", emigration.job.pid())).unwrap();
         let guard = status.lines().find_map(|line| line.strip_prefix("PPid:\t")).unwrap().parse().unwrap();
-        // SAFETY: a guard of ours, which nobody has reaped while its job runs.
+        // SAFETY: this is a guard of ours, which is not reaped while its job runs.
         #[allow(unsafe_code)]
         let killed = unsafe { libc::kill(guard, libc::SIGKILL) };
         assert_eq!(killed, 0);
@@ -116,7 +118,8 @@ fn of_a_killed_guard() {
     });
 }
 
-/// What `su` and pam_systemd make of an ordinary user's job: out of its cgroup, and root's. Told by name, and not as killed.
+/// What `su` and pam_systemd do with an ordinary user's job: the process leaves the cgroup and runs as root. pinfold
+/// reports it by name, and not as killed.
 #[test]
 fn that_may_not_be_killed() {
     if !(has_cgroup() && has_root() && has_program("setpriv") && has_program("unshare")) {
@@ -127,7 +130,7 @@ fn that_may_not_be_killed() {
     std::fs::copy(program("become_root"), &suid).unwrap();
     std::fs::set_permissions(&suid, std::os::unix::fs::PermissionsExt::from_mode(0o4755)).unwrap();
     let (pinfold, given) = (PublicCopy::new("emigrant"), OwnCgroup::of(65534));
-    // The namespace ends what pinfold can't.
+    // The end of the PID namespace ends the process that pinfold cannot end.
     let script = format!(
         r#"{}
         exec 30>"$REPORT"

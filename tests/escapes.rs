@@ -1,5 +1,6 @@
-//! Promise 1 against everything that gets away from a parent, a group, a session, a cgroup or a signal: each way to
-//! escape twice, once ended by the deadline and once left behind by a main process that exits 0; in a cgroup and without.
+//! Promise 1, tested with everything that gets away from a parent, a group, a session, a cgroup or a signal. Each way
+//! to escape runs twice: once the deadline ends the job, and once the main process exits with 0 and leaves it behind.
+//! Each runs with and without a cgroup.
 
 mod support;
 
@@ -8,7 +9,7 @@ use std::path::Path;
 use support::escape::{By, Escape, command, emigrant, escape};
 use support::{PINFOLD, Scratch, has, has_cgroup, has_program, has_root, own_cgroup};
 
-// Away from the parent, the group, the session.
+// Processes that leave their parent, group or session.
 
 #[test]
 fn a_process_group_of_its_own() {
@@ -64,7 +65,7 @@ fn below_many_subreapers_that_end_at_once() {
     escape("escape_kin", "own-subreapers").told(80).leftovers(80).both();
 }
 
-// Many.
+// Many processes.
 
 #[test]
 fn a_chain_of_vforks() {
@@ -90,12 +91,12 @@ fn a_fork_storm() {
     }
 }
 
-// Another one at each look.
+// Processes that are replaced between two looks.
 
-/// Who hands over to a child and ends, again and again, in less than 0.1 ms.
+/// Returns an escape whose process starts a child that continues, and ends, again and again, in less than 0.1 ms.
 fn relay(mode: &str, count: usize) -> Escape {
     let mut relay = escape("escape_kin", mode).by(By::Kill).told(count);
-    // None of them may be there at the one look at which leftovers are counted.
+    // The single scan that counts leftovers may find none of them.
     relay.leftovers = 0..=u64::MAX;
     relay
 }
@@ -115,7 +116,7 @@ fn a_relay_in_shared_memory() {
     relay("relay-in-shared-memory", 1).both();
 }
 
-// Deaf.
+// Processes that ignore signals.
 
 #[test]
 fn deaf_to_sigterm() {
@@ -142,7 +143,7 @@ fn relays_that_sigterm_sets_off() {
     escape("escape_deaf", "relays-when-told").by(By::Kill).told(100).leftovers(100).both();
 }
 
-// Deaf, and the first thread has exited: `cgroup.kill` alone does not end it.
+// Processes that ignore signals and whose first thread has exited: `cgroup.kill` alone does not end them.
 
 #[test]
 fn a_deaf_thread_that_outlives_its_leader() {
@@ -164,7 +165,7 @@ fn a_deaf_main_process_whose_thread_outlives_its_leader() {
     escape("escape_deaf", "deaf-headless-main").by(By::Kill).ended_by_the_deadline();
 }
 
-// Not running: none of these sees the stop signal unless it is let go.
+// Processes that do not run: none of these receives the stop signal before it is continued.
 
 #[test]
 fn stopped() {
@@ -183,7 +184,7 @@ fn a_main_process_held_by_a_tracer() {
     }
 }
 
-// Somebody else.
+// Processes of another user, or in another namespace.
 
 #[test]
 fn another_users() {
@@ -210,13 +211,13 @@ fn by_unshare_1() {
 fn in_a_user_namespace() {
     let may =
         || std::process::Command::new("unshare").args(["--user", "true"]).status().is_ok_and(|done| done.success());
-    // Not from a chroot (user_namespaces(7)).
+    // unshare does not work in a chroot (user_namespaces(7)).
     if has_root() && has_program("unshare") && has("user-namespaces", may(), "no user namespace can be made here") {
         escape("escape_user", "user-namespace").both();
     }
 }
 
-// In a cgroup of its own.
+// Processes in a cgroup of their own.
 
 #[test]
 fn in_a_cgroup_of_its_own() {
@@ -256,7 +257,7 @@ fn with_a_thread_in_a_threaded_cgroup() {
 #[test]
 fn in_a_nested_pinfold() {
     if has_cgroup() {
-        // pinfold, its guard, its job.
+        // The leftovers are the inner pinfold, its guard and its job.
         command("command", [PINFOLD, "run", "--"]).leftovers(3).both();
     }
 }
@@ -272,14 +273,14 @@ fn in_a_nested_pinfold_that_holds_its_job_elsewhere() {
     let nested = command("command", words.into_iter().chain([Path::new("--")])).leftovers(2).elsewhere(1);
     for run in [Escape::ended_by_the_deadline, Escape::left_behind] {
         run(&nested);
-        // Told to stop, it has ended its job itself.
+        // The inner pinfold received the stop signal and ended its job itself.
         let inner: serde_json::Value = serde_json::from_str(&report.text()).unwrap();
         let leaf = Path::new(inner["containment"]["cgroup"].as_str().unwrap());
         assert!(!leaf.exists(), "{inner:#}");
     }
 }
 
-// Out of the job's cgroup.
+// Processes that leave the job's cgroup.
 
 #[test]
 fn an_emigrant() {
@@ -305,7 +306,7 @@ fn a_stopped_emigrant() {
 #[test]
 fn hundreds_of_emigrants() {
     if has_cgroup() && has_root() {
-        // The main process is the one that the report does not count.
+        // The report does not count the main process.
         emigrant("many-emigrants").told(701).emigrants(700).both();
     }
 }
@@ -336,7 +337,7 @@ fn an_emigrant_that_is_another_one_at_each_look() {
 #[test]
 fn a_main_process_that_emigrates() {
     if has_cgroup() && has_root() {
-        // Its child, born outside, is the emigrant.
+        // The child of the main process, which is born outside, is the emigrant.
         emigrant("main-emigrates").told(2).both();
     }
 }

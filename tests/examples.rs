@@ -1,4 +1,4 @@
-//! The examples do what they say: a repository with configure, make and tests, of which one leaves a daemon.
+//! The examples work as documented: a repository with configure, make and tests, one of which leaves a daemon.
 
 mod support;
 
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use support::{Run, Scratch, has_cgroup, has_program};
 
-/// The example's program. Cargo builds it along with all tests, but not with this file alone.
+/// Returns the path of the example's program. Cargo builds it with all tests, but not with this file alone.
 fn example(name: &str) -> PathBuf {
     static BUILT: std::sync::Once = std::sync::Once::new();
     BUILT.call_once(|| {
@@ -22,7 +22,7 @@ fn example(name: &str) -> PathBuf {
     path.join("examples").join(name)
 }
 
-/// A repository as there are many. `test` is the script of its last test.
+/// Makes a typical repository. `test` is the script of its last test.
 fn repository(test: &str) -> Scratch {
     let scratch = Scratch::directory("repository");
     let write = |name: &str, text: &str| std::fs::write(scratch.path().join(name), text).unwrap();
@@ -44,7 +44,7 @@ fn can_run() -> bool {
 }
 
 fn ci(repository: &Path, directory: &Path) -> Run {
-    // A file:// address, or --depth would be ignored with a warning.
+    // A file:// address, because git ignores --depth for a plain path, with a warning.
     let address = format!("file://{}", repository.display());
     let mut run = Run::bare([example("ci_executor").as_os_str(), address.as_ref(), "hello".as_ref()]);
     run.command().current_dir(directory).stdin(Stdio::piped()).env_remove("PINFOLD_GUARD");
@@ -65,7 +65,7 @@ fn the_ci_executor_builds_tests_and_keeps_the_artefact() {
     }
     assert!(directory.path().join("hello").exists());
 
-    // One that leaves a daemon, far away from its process group.
+    // The last test leaves a daemon, outside its process group.
     let leaky = repository("setsid nohup sleep 4321 >/dev/null 2>&1 </dev/null &\nexit 0\n");
     let directory = Scratch::directory("artefacts");
     let ran = ci(leaky.path(), directory.path()).run().assert_code(1);
@@ -90,12 +90,12 @@ fn the_cancel_button_works_in_the_middle() {
     writeln!(running.child.stdin.as_mut().unwrap(), "cancel").unwrap();
     let mut rest = String::new();
     std::io::Read::read_to_string(&mut out, &mut rest).unwrap();
-    // Which asserts that nothing is left.
+    // `finish` asserts that nothing is left.
     running.finish().assert_code(1);
     assert!(rest.contains("[test] failed, Stopped"), "{rest}");
 }
 
-/// A directory with programs of these scripts, by name.
+/// Makes a directory with programs of these scripts, by name.
 fn programs(scripts: &[(&str, &str)]) -> Scratch {
     use std::os::unix::fs::PermissionsExt;
     let scratch = Scratch::directory("programs");
@@ -116,7 +116,7 @@ fn the_test_runner_tells_passing_from_leaking() {
         ("good", "echo unseen"),
         ("bad", "echo what went wrong >&2; exit 3"),
         ("slow", "setsid sleep 4321 & sleep 4321"),
-        // It is to be told by its name, which it has after three programs.
+        // The report identifies the process by its name, which it only has after executing three programs.
         (
             "leaky",
             "setsid nohup sleep 4321 >/dev/null 2>&1 </dev/null &\nuntil grep -q ^sleep /proc/$!/cmdline; do :; done",

@@ -1,4 +1,4 @@
-//! Exit codes: the command's own, and those of `timeout`, `env` and shells.
+//! Exit codes: the codes of the command itself, and those of `timeout`, `env` and shells.
 
 mod support;
 
@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use support::{Canary, Run, Scratch, has_cgroup, program};
 
-/// Those whose default action is to stop, to continue, or nothing (signal(7)).
+/// The signals whose default action is to stop or to continue the process, or nothing (signal(7)).
 const DO_NOT_END: [i32; 8] = [17, 18, 19, 20, 21, 22, 23, 28];
 
 #[test]
@@ -33,16 +33,16 @@ fn every_signal_is_128_and_its_number() {
         let ran = Run::new([end_by.clone(), signal.to_string().into()]).run().assert_code(128 + signal);
         assert_eq!(ran.report["main"]["signalled"]["signal"], signal);
         assert_eq!(ran.report["exit_code"], 128 + signal);
-        // So that a calling shell loop stops too.
+        // pinfold dies of SIGINT too, so that a loop of the calling shell stops.
         assert_eq!(ran.signal, (signal == libc::SIGINT).then_some(signal), "{ran:#?}");
-        // A shell says nothing of these two either.
+        // A shell prints no message for these two signals either.
         let is_silent = [libc::SIGINT, libc::SIGPIPE].contains(&signal);
         let name = ran.report["main"]["signalled"]["name"].as_str().unwrap();
         assert_eq!((ran.stderr.is_empty(), ran.stderr.contains(name)), (is_silent, !is_silent), "{ran:#?}");
     }
 }
 
-/// No silent death, and no second message where another one has said it.
+/// pinfold reports the death of the command once, and does not repeat the message of another program.
 #[test]
 fn a_command_that_a_signal_ended_is_reported_in_one_line() {
     if !has_cgroup() {
@@ -62,7 +62,7 @@ fn a_command_that_a_signal_ended_is_reported_in_one_line() {
     for (options, job, code, lines) in [
         (&["-q"][..], "kill -KILL $$", 137, 0),
         (&[], "kill -TERM $$", 143, 1),
-        // Its own code, though it is that of a signal.
+        // The command's own exit code, though it looks like that of a signal.
         (&[], "exit 139", 139, 0),
         (&["-t", "100ms"], "exec sleep 1000", 124, 1),
         (&["--idle-timeout", "100ms"], "exec sleep 1000", 124, 1),
@@ -73,7 +73,7 @@ fn a_command_that_a_signal_ended_is_reported_in_one_line() {
     }
 }
 
-/// The keys of a terminal reach a shell and its commands alike, and the shell goes by how its command ended.
+/// Keys of a terminal reach a shell and its commands alike. The shell decides by how its command ended.
 #[test]
 fn an_interrupt_stops_a_shell_loop_too() {
     if !has_cgroup() {
@@ -87,7 +87,7 @@ fn an_interrupt_stops_a_shell_loop_too() {
     let mut running = run.start();
     assert_eq!((running.line(), running.line()), ("turn 1".into(), "ready".into()));
     let group = -(running.child.id() as i32);
-    // SAFETY: the group was made for this and its leader has not been reaped.
+    // SAFETY: this test made the group, and its leader has not been reaped.
     #[allow(unsafe_code)]
     let sent = unsafe { libc::kill(group, libc::SIGINT) };
     assert_eq!(sent, 0);
@@ -105,12 +105,13 @@ fn a_deadline_is_124() {
     let ran = Run::new(["--timeout", "200ms", "sleep", "1000"]).run().assert_code(124);
     assert_eq!(ran.report["reason"], "deadline");
     assert_eq!(ran.stderr, "pinfold: sleep was stopped at its deadline of 200ms\n");
-    // Wherever the start has come to by then: what is born after the stop signal was sent gets it too.
+    // The deadline can come at any stage of the start: a process that is born after the stop signal was sent receives
+    // it too.
     for timeout in ["1us", "200us", "500us", "1ms", "2ms", "3ms", "4ms", "6ms", "8ms"] {
         let ran = Run::new(["--timeout", timeout, "sleep", "1000"]).run().assert_code(124);
         assert!(ran.elapsed.as_secs() < 5, "{timeout}: {ran:#?}");
     }
-    // Also where the command answers the stop signal with success.
+    // The same where the command answers the stop signal with exit code 0.
     let ran = Run::new(["--timeout", "1.0", "sh", "-c", "trap 'exit 0' TERM; sleep 1000 & wait"]).run();
     assert_eq!(ran.assert_code(124).report["main"]["exited"], 0);
     canary.assert_alive();
@@ -143,7 +144,7 @@ fn what_cannot_be_executed_is_126() {
         let ran = Run::new(["--", command]).run().assert_code(126);
         assert!(ran.stderr.starts_with(&format!("pinfold: cannot execute '{command}': ")), "{ran:#?}");
     }
-    // Found in PATH, and not executable there: as shells say it.
+    // The file is in PATH but is not executable: the exit code is that of shells.
     let mut run = Run::new(["--", "plain"]);
     run.command().env("PATH", scratch.path());
     run.run().assert_code(126);
@@ -182,13 +183,14 @@ fn a_script_without_an_interpreter_line_is_run_by_sh() {
     assert_eq!(run.run().assert_code(9).stdout, "0 \n");
 }
 
-/// Just small enough for pinfold and too large for the command, whose path is the longer one: the kernel counts that too.
+/// The arguments are just small enough for pinfold and too large for the command, whose path is longer: the kernel
+/// counts the path too.
 #[test]
 fn arguments_too_large_for_exec_are_126() {
     if !has_cgroup() {
         return;
     }
-    /// About half of what the command's path is longer.
+    /// About half of the difference in length between the two paths.
     const SLACK: usize = 1800;
     let scratch = Scratch::directory("too-large");
     let deep = scratch.path().join(vec!["d".repeat(200); 18].join("/"));
@@ -197,7 +199,7 @@ fn arguments_too_large_for_exec_are_126() {
     let path = format!("/usr/bin:/bin:{}", deep.display());
     let mut run = Run::in_shell(r#"unset OLDPWD; ulimit -s 1024; exec "$@""#, ["deep-true"]);
     run.command().env_clear().env("PATH", &path);
-    // A stack of 1 MiB allows a quarter of that (execve(2)), the pointers included.
+    // A stack limit of 1 MiB allows a quarter of that for arguments (execve(2)), including the pointers.
     let fixed = path.len() + 2 * support::PINFOLD.len() + 2 * support::PROJECT.len() + 300;
     let room = 1024 * 1024 / 4 - SLACK - fixed;
     run.command().args(std::iter::repeat_n("a".repeat(999), room / 1008)).arg("b".repeat(room % 1008));

@@ -1,4 +1,5 @@
-//! Without a cgroup after all: where one could be made and takes no process, and what many guards in a row leave.
+//! pinfold falls back to no cgroup: where a cgroup can be made but takes no process, and what many guards in a row
+//! leave.
 
 mod support;
 
@@ -6,14 +7,14 @@ use support::own_cgroup::OwnCgroup;
 use support::surrounding::{fresh_user, has_other_users};
 use support::{Canary, PINFOLD, Run, Scratch, has_program, has_root};
 
-/// What root does before and after it has become a user in a cgroup whose directory is the user's and whose list of processes
-/// is not, or not for long.
+/// Returns what root does before and after it becomes a user in a cgroup whose directory belongs to the user and whose
+/// list of processes does not belong to the user, or stops to.
 fn as_user_in(cgroup: &OwnCgroup, uid: u32, before: &str, pinfold: &str) -> String {
     let user = format!("setpriv --reuid {uid} --regid {uid} --clear-groups");
     format!("{}; procs={}/cgroup.procs; {before}\n{user} {pinfold}", cgroup.enter(), cgroup.path.display())
 }
 
-/// For what the user writes.
+/// Makes a directory for the files that the user writes.
 fn user_directory(uid: u32) -> Scratch {
     let directory = Scratch::directory("fallback");
     std::os::unix::fs::chown(directory.path(), Some(uid), Some(uid)).unwrap();
@@ -25,7 +26,7 @@ fn results(directory: &Scratch) -> Vec<serde_json::Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The first of the jobs that start at once finds out, and all of them run.
+/// The first of the jobs that start at once finds out that the cgroup does not work, and all of them run.
 #[test]
 fn several_at_once() {
     if !has_other_users() {
@@ -49,7 +50,7 @@ fn several_at_once() {
     }
 }
 
-/// What runs in its leaf already is not touched by the first one that has to do without.
+/// The first job that has to run without a cgroup does not touch the jobs that already run in their leaves.
 #[test]
 fn a_cgroup_that_takes_no_more() {
     if !has_other_users() {
@@ -58,7 +59,8 @@ fn a_cgroup_that_takes_no_more() {
     let uid = fresh_user();
     let cgroup = OwnCgroup::of(uid);
     let directory = user_directory(uid);
-    // The first two run already when it takes no more, the third one begins then and lets the first one end.
+    // The first two jobs run already when the cgroup stops taking processes. Then the third one starts and lets the
+    // first one end.
     let lines = r#"mkfifo -m 666 "$D"/runs "$D"/go "$D"/end; cat >"$D"/lines <<'LINES'
 echo up >"$D"/runs; read -r line <"$D"/end; echo "told $line"
 echo up >"$D"/runs; read -r line <"$D"/go
@@ -82,14 +84,14 @@ LINES"#;
     assert_eq!(told.iter().filter(|one| one["report"]["reason"] == "exited").count(), 3, "{told:#?}");
 }
 
-/// Each job has guards of its own, which come to whoever inherits them: none is left as a zombie.
+/// Each job has its own guards, which are reparented when their parents end. None of them stays a zombie.
 #[test]
 fn guards_are_reaped() {
     if !has_root() || !has_program("unshare") {
         return;
     }
     let zombies = r#"grep -l "^State:.Z" /proc/[0-9]*/status 2>/dev/null | wc -l"#;
-    // A process that has just ended is one for a moment.
+    // A process that has just ended is a zombie for a moment.
     let look =
         format!("for look in $(seq 100); do left=$({zombies}); [ $left = 0 ] && break; sleep 0.05; done; echo $left");
     let script = format!(r#"mount -t tmpfs none /sys/fs/cgroup; seq 6 | "$0" pool -j 1 -- sh -c ': {{}}; {look}'"#);
@@ -98,7 +100,8 @@ fn guards_are_reaped() {
     assert_eq!(Run::bare(words).run().assert_code(0).stdout, "0\n".repeat(6));
 }
 
-/// A guard whose orphans would go to nobody is not relied on: pinfold had a child when it was started.
+/// pinfold does not rely on a guard if nothing would adopt the guard's orphans: pinfold already had a child when it was
+/// started.
 #[test]
 fn a_killed_guard_beside_a_child() {
     let directory = Scratch::directory("beside");
@@ -107,16 +110,16 @@ fn a_killed_guard_beside_a_child() {
         echo >"$D"/end; setsid sleep 999 & sleep 999 & kill -KILL $PPID; wait'"#;
     let mut run = Run::bare(["bash", "-c", script, PINFOLD]);
     run.command().env("D", directory.path());
-    // The warden tells of whoever is left.
+    // The warden reports the remaining processes.
     let ran = run.run().assert_code(125);
     assert!(ran.stderr.contains("guard"), "{ran:#?}");
     canary.assert_alive();
 }
 
-/// Only the guard can tell that the last leftover has ended; stopped, it can't.
+/// Only the guard can report that the last leftover has ended, and a stopped guard cannot.
 #[test]
 fn a_leftover_that_stops_the_guard() {
-    // Soon after the main process has been reaped: most often that has been told by then.
+    // Soon after the main process has been reaped. Most often the guard has already reported it by then.
     for _ in 0..5 {
         let mut run = Run::new(["--containment", "subreaper", "--leftovers", "wait", "sh", "-c"]);
         run.command().arg("guard=$PPID; (while [ -e /proc/$$ ]; do :; done; kill -STOP $guard) & exit 3");

@@ -1,8 +1,8 @@
-//! Promise 2: SIGKILL of the supervisor, of the guard, of the process group, at any instant: within one second nothing
-//! runs and no cgroup directory is left.
+//! Promise 2: after SIGKILL of the supervisor, of the guard, or of the process group, at any instant, nothing runs and
+//! no cgroup directory is left within one second.
 //!
-//! `scripts/faults --rounds N --seed S` runs more rounds than the suite does. One test only: it makes this process the
-//! subreaper of all that is orphaned, so that "no child left" proves the end.
+//! `scripts/faults --rounds N --seed S` runs more rounds than the suite does. This file has one test only: it makes
+//! this process the subreaper of all orphans, so that "no child left" proves the end.
 
 mod support;
 
@@ -16,16 +16,16 @@ use support::{PINFOLD, has_cgroup, program};
 
 const BOUND: Duration = Duration::from_secs(1);
 
-/// What is killed, and when.
+/// Which process is killed, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     /// The supervisor, 0 to 12 ms after its start.
     SupervisorEarly,
-    /// The supervisor, when the job is up; in every other round a stop is under way.
+    /// The supervisor, when the job runs; in every other round a stop is in progress.
     SupervisorLate,
-    /// The supervisor, stopped by SIGSTOP before.
+    /// The supervisor, after it was stopped by SIGSTOP.
     SupervisorStopped,
-    /// The guard, 0 to 3 ms after it was first seen.
+    /// The guard, 0 to 3 ms after it first appears.
     Guard,
     /// The supervisor's process group, at any time.
     ProcessGroup,
@@ -33,13 +33,13 @@ enum Fault {
     Both,
     /// The guard, and the supervisor 50 ms later.
     BothGuardFirst,
-    /// Both at the same instant: what is left is removed by the next pinfold in the same cgroup.
+    /// Both at the same instant: the next pinfold in the same cgroup removes what is left.
     AtOnce,
 }
 
 #[test]
 fn nobody_outlives_a_killed_supervisor_or_guard() {
-    // SAFETY: changes only who inherits our orphans.
+    // SAFETY: changes only which process adopts our orphans.
     unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
     let (mut random, seed) = Random::new("faults", "PINFOLD_FAULT_SEED");
     let rounds = setting("PINFOLD_FAULT_ROUNDS", 40);
@@ -54,7 +54,7 @@ fn nobody_outlives_a_killed_supervisor_or_guard() {
 
 fn faults(containment: &str, random: &mut Random, seed: u64, rounds: u64) {
     faults_of("tree", containment, random, seed, rounds);
-    // Its processes outlive their first threads: `cgroup.kill` does not end them.
+    // The first threads of its processes exit early, so `cgroup.kill` does not end these processes.
     faults_of("headless", containment, random, seed, rounds / 4 + 1);
 }
 
@@ -70,7 +70,7 @@ fn faults_of(job: &str, containment: &str, random: &mut Random, seed: u64, round
         (Fault::AtOnce, rounds / 4 + 1),
     ] {
         if containment == "subreaper" && fault == Fault::AtOnce {
-            // Without a cgroup, nothing of theirs can be told from others by the next one.
+            // Without a cgroup, the next pinfold cannot distinguish their remains from other processes.
             continue;
         }
         let mut longest = Duration::ZERO;
@@ -84,7 +84,8 @@ fn faults_of(job: &str, containment: &str, random: &mut Random, seed: u64, round
     }
 }
 
-/// One supervisor and its fault. Tells how long after the last kill all was gone, or what was left.
+/// Runs one supervisor and its fault. Returns the time from the last kill until everything was gone, or a description
+/// of what was left.
 fn one_round(job: &str, containment: &str, fault: Fault, random: &mut Random) -> Result<Duration, String> {
     let mut supervisor = Command::new(PINFOLD)
         .args(["run", "--containment", containment, "--grace", "5s", "--"])
@@ -104,7 +105,7 @@ fn one_round(job: &str, containment: &str, fault: Fault, random: &mut Random) ->
         Fault::SupervisorLate => {
             ready(&mut supervisor);
             if random.below(2) == 0 {
-                // SAFETY: our own child, not reaped yet.
+                // SAFETY: signals our own child, which is not reaped yet.
                 unsafe { libc::kill(pid, libc::SIGTERM) };
             }
             spin(Duration::from_micros(random.below(5_000)));
@@ -115,9 +116,9 @@ fn one_round(job: &str, containment: &str, fault: Fault, random: &mut Random) ->
                 ready(&mut supervisor);
             }
             spin(Duration::from_micros(random.below(8_000)));
-            // SAFETY: our own child, not reaped yet.
+            // SAFETY: signals our own child, which is not reaped yet.
             unsafe { libc::kill(pid, libc::SIGSTOP) };
-            // SAFETY: the same; no status is asked for.
+            // SAFETY: waits for our own child, and reads no status.
             assert_eq!(unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WUNTRACED) }, pid);
             spin(Duration::from_micros(random.below(5_000)));
             kill(pid);
@@ -153,9 +154,9 @@ fn one_round(job: &str, containment: &str, fault: Fault, random: &mut Random) ->
             ready(&mut supervisor);
             kill(pid);
             kill_guard(guard);
-            // Dead indeed: until then they hold their lock.
+            // Waits until both are dead: until then they hold their lock.
             for dead in [pid, guard] {
-                // SAFETY: our own child, or orphaned to us; no status is asked for.
+                // SAFETY: waits for our own child or for an orphan of which we are the parent now, and reads no status.
                 unsafe { libc::waitpid(dead, std::ptr::null_mut(), 0) };
             }
             let next = Command::new(PINFOLD).args(["run", "--", "true"]).status().unwrap();
@@ -167,7 +168,7 @@ fn one_round(job: &str, containment: &str, fault: Fault, random: &mut Random) ->
     Ok(begun.elapsed())
 }
 
-/// Every child of ours is gone, and so is every directory of that supervisor.
+/// Checks that every child of ours is gone, and every directory of that supervisor too.
 fn gone(supervisor: i32, begun: Instant) -> Result<(), String> {
     loop {
         // SAFETY: reaps our own children; nothing else here waits for them.
@@ -181,7 +182,7 @@ fn gone(supervisor: i32, begun: Instant) -> Result<(), String> {
             return Ok(());
         }
         if begun.elapsed() > BOUND {
-            // Those of every thread: each has the ones that it has started.
+            // The children of every thread: the kernel lists them under the thread that started them.
             let threads = std::fs::read_dir("/proc/self/task").unwrap().flatten();
             let children: String =
                 threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok()).collect();
@@ -191,7 +192,7 @@ fn gone(supervisor: i32, begun: Instant) -> Result<(), String> {
     }
 }
 
-/// The bases of that supervisor in our own cgroup.
+/// Returns the bases of that supervisor in our own cgroup.
 fn directories(supervisor: i32) -> Vec<std::path::PathBuf> {
     let prefix = format!("pinfold-{supervisor}-");
     std::fs::read_dir(support::own_cgroup())
@@ -209,7 +210,7 @@ fn ready(supervisor: &mut Child) {
     assert_eq!(line, "ready\n");
 }
 
-/// The guard, as soon as there is one.
+/// Returns the pid of the guard as soon as it exists.
 fn guard_of(supervisor: &mut Child) -> i32 {
     let pid = supervisor.id();
     support::wait_for(|| {
@@ -219,16 +220,17 @@ fn guard_of(supervisor: &mut Child) -> i32 {
 }
 
 fn kill(target: i32) {
-    // SAFETY: our own child or its group, not reaped yet.
+    // SAFETY: signals our own child or its group, not reaped yet.
     assert_eq!(unsafe { libc::kill(target, libc::SIGKILL) }, 0);
 }
 
 fn kill_guard(guard: i32) {
-    // SAFETY: a descendant of ours, which stays a zombie until we or its parent, whom we have not reaped, reap it.
+    // SAFETY: signals a descendant of ours. It stays a zombie until its parent, which we have not reaped, or we reap
+    // it.
     unsafe { libc::kill(guard, libc::SIGKILL) };
 }
 
-/// Lets that time pass, to the microsecond: the fault is meant to hit at a random instant.
+/// Waits for that time, precise to the microsecond: the fault must hit at a random instant.
 fn spin(time: Duration) {
     let begun = Instant::now();
     while begun.elapsed() < time {

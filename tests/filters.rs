@@ -1,8 +1,8 @@
-//! Filters that a job leaves (`exec > >(tee log)`) write all that they have read, as they do without pinfold; other
-//! processes that it leaves do not delay the return.
+//! Filters that a job leaves (`exec > >(tee log)`) write everything that they have read, as without pinfold. Other
+//! processes that the job leaves do not delay the return.
 //!
-//! `PINFOLD_FILTERS=ROUNDS` sets how many rounds each pair of filter and command runs; `scripts/filters` runs 2,000 in all,
-//! with coreutils' `timeout` beside them.
+//! `PINFOLD_FILTERS=ROUNDS` sets how many rounds each pair of filter and command runs. `scripts/filters` runs 2,000 in
+//! all, and coreutils' `timeout` for comparison.
 
 mod support;
 
@@ -14,12 +14,13 @@ use std::time::Duration;
 use support::watched::Watched;
 use support::{PINFOLD, Run, Scratch, has, has_cgroup, has_program, has_root, wait_for};
 
-/// Scripts for bash, which write the lines 1 to 20 and `verdict` to `out`, through filters that need some time for them.
+/// Scripts for bash, which write the lines 1 to 20 and `verdict` to `out`, through filters that need some time for
+/// that.
 const FILTERS: [(&str, &str); 9] = [
     ("tee", "exec > >(tee out >/dev/null); seq 1 20; echo verdict"),
     ("gzip", "exec > >(gzip >out.gz; zcat out.gz >out); seq 1 20; echo verdict"),
     ("while read", "exec > >(while read -r line; do sleep 0.02; echo \"$line\" >>out; done); seq 1 20; echo verdict"),
-    // Its `date` has no pipe as its standard input.
+    // Its `date` does not have a pipe as standard input.
     (
         "while read, with a process for each line",
         "exec > >(while read -r line; do sleep 0.02 </dev/null; echo \"$line\" >>out; done); seq 1 20; echo verdict",
@@ -31,7 +32,7 @@ const FILTERS: [(&str, &str); 9] = [
         "exec > >(sleep 0.3; cat >out) 2> >(cat >/dev/null); seq 1 20; echo verdict",
     ),
     ("fifo", "mkfifo fifo; (sleep 0.3; cat >out) <fifo & exec >fifo; seq 1 20; echo verdict"),
-    // What holds the pipe open is stopped, then the filter reads the end.
+    // pinfold stops the process that holds the pipe open. Then the filter reads to the end.
     ("beside a daemon that holds the pipe", "exec > >(sleep 0.3; cat >out); sleep 999 & seq 1 20; echo verdict"),
 ];
 
@@ -93,7 +94,7 @@ fn init() {
     no_line_is_lost("init", &[PINFOLD, "init", "--"]);
 }
 
-/// Each run is over when all its filters are, and only then the next one begins.
+/// Each run ends only when all its filters have ended. Only then does the next run begin.
 #[test]
 fn watch() {
     if !has_cgroup() || !has_program("bash") {
@@ -157,7 +158,7 @@ fn pool() {
     println!("pool: {} runs, 0 lost output", rounds() * FILTERS.len());
 }
 
-/// The peer: without pinfold nothing is lost either, once the filters have finished.
+/// The comparison: without pinfold no line is lost either, once the filters have finished.
 #[test]
 fn without_pinfold() {
     if !has_program("bash") || !has_program("timeout") {
@@ -180,7 +181,7 @@ fn without_pinfold() {
     println!("coreutils' timeout, without a bound on the wait: {} runs, 0 lost output", rounds() * (FILTERS.len() - 1));
 }
 
-/// The report of a job that leaves what `script` starts.
+/// Returns the report of a job that leaves the processes that `script` starts.
 fn leaving(options: &[&str], script: &str) -> support::Ran {
     let mut run = Run::new(options.iter().chain(&["--", "bash", "-c", script]));
     run.command().current_dir(env!("CARGO_TARGET_TMPDIR"));
@@ -278,7 +279,7 @@ if __name__ == '__main__':
 
 #[test]
 fn the_deadline_and_a_stop_end_the_settle_time() {
-    // A filter that reads its pipe to the end, and then does not end.
+    // The filter reads its pipe to the end and then does not exit.
     let script = "exec > >(cat >/dev/null; echo settling >&2; exec sleep 999); echo line";
     let deadline = Run::new(["--timeout", "1s", "--settle", "1h", "--", "bash", "-c", script]).run().assert_code(0);
     assert_eq!(deadline.report["reason"], "exited", "{deadline:#?}");

@@ -1,5 +1,5 @@
-//! How the guard starts: in each program that has the library in it, whatever its `main` does first; and the true cause where it
-//! can't.
+//! How the guard starts: in each program that contains the library, whatever its `main` does first. Where the guard
+//! cannot start, the error names the true cause.
 
 #[path = "guard_start/extension_module.rs"]
 mod extension_module;
@@ -12,7 +12,7 @@ use pinfold::{Builder, Command, Error, Supervisor};
 use support::alone::{alone, case};
 use support::{PINFOLD, Scratch, has, has_cgroup, has_root};
 
-/// Runs a job and returns its exit code and the file that its guard executes.
+/// Runs a job, and returns its exit code, the file that its guard executes, and the guard's environment.
 async fn run_job(builder: Builder) -> pinfold::Result<(u8, PathBuf, Vec<u8>)> {
     let supervisor = builder.start().await?;
     let (release, input) = std::io::pipe().map(|(reader, writer)| (writer, reader)).unwrap();
@@ -33,7 +33,7 @@ fn start(builder: Builder) -> pinfold::Result<(u8, PathBuf, Vec<u8>)> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run_job(builder))
 }
 
-/// The message of a start that fails.
+/// Returns the message of a failed start.
 fn failure(builder: Builder) -> String {
     match start(builder).unwrap_err() {
         Error::GuardStart(why) => why,
@@ -41,7 +41,7 @@ fn failure(builder: Builder) -> String {
     }
 }
 
-/// An executable script.
+/// Makes an executable script.
 fn script(text: &str) -> Scratch {
     let script = Scratch::new("guard-script");
     std::fs::write(script.path(), format!("#!/bin/sh\n{text}\n")).unwrap();
@@ -56,7 +56,8 @@ async fn as_a_new_user_writes_it() {
     println!("it ran");
 }
 
-/// Nothing here calls `init`: neither libtest's `main` nor the function that `#[tokio::main]` makes of the one above.
+/// Nothing here calls `init`: neither libtest's `main` nor the function that `#[tokio::main]` generates from the one
+/// above.
 #[test]
 fn the_guard_starts_without_init() {
     match case().as_deref() {
@@ -82,7 +83,8 @@ fn the_guard_starts_without_init() {
     }
 }
 
-/// Not even what the dynamic loader needs: an engine that ends processes by a variable finds nothing in it.
+/// The environment is empty even of the variables that the dynamic loader needs, so an engine that ends processes by a
+/// variable in their environment finds nothing there.
 #[test]
 fn the_guards_environment_is_empty() {
     if case().is_some() {
@@ -107,7 +109,7 @@ fn the_guards_environment_is_empty() {
     assert_eq!(said, "pinfold-guard\n0\n");
 }
 
-/// Also through scripts that pass their arguments on, under another name.
+/// It works also through scripts that forward their arguments, under another name.
 #[test]
 fn the_own_program_as_guard_program() {
     if !has_cgroup() {
@@ -123,14 +125,14 @@ fn the_own_program_as_guard_program() {
     }
 }
 
-/// It would start itself again and again.
+/// Otherwise such a program would start itself again and again.
 #[test]
 fn a_guard_program_that_starts_the_program_again_is_refused() {
     if case().is_some() {
         let program = std::env::var_os("PINFOLD_GUARD").unwrap();
         let why = failure(Supervisor::builder().guard_program(program));
         println!("refused: {why}");
-        // The outermost one does not exit so.
+        // The outermost process does not exit with this code.
         std::process::exit(42);
     }
     let own = std::env::current_exe().unwrap();
@@ -190,7 +192,8 @@ fn a_root_directory_without_proc_or_without_the_loader() {
         if case == "with /proc" {
             std::fs::create_dir(root.path().join("proc")).unwrap();
             let target = std::ffi::CString::new(root.path().join("proc").to_str().unwrap()).unwrap();
-            // SAFETY: a mount namespace of this thread's own, in which nothing else is to be changed.
+            // SAFETY: enters a mount namespace that belongs to this thread only, so that no other process sees the
+            // changes.
             unsafe {
                 assert_eq!(libc::unshare(libc::CLONE_NEWNS), 0);
                 let (none, slash) = (std::ptr::null(), c"/".as_ptr());
@@ -212,7 +215,7 @@ fn a_root_directory_without_proc_or_without_the_loader() {
     assert!(said.contains("statically linked"), "{said}");
 }
 
-/// Its caller has chosen the environment, and must not choose the program that runs with its rights.
+/// The caller of such a program chooses the environment, and must not choose the program that runs with its rights.
 #[test]
 fn a_set_user_id_program_does_not_use_the_environment() {
     if case().is_some() {
@@ -249,12 +252,12 @@ fn a_set_user_id_program_does_not_use_the_environment() {
     assert_eq!(used.text(), "", "{said}");
 }
 
-/// Root's own command neither.
+/// The same holds for root's own command.
 #[test]
 fn the_command_is_its_own_guard_program() {
     let used = Scratch::new("used");
     let marker = script(&format!("echo used > '{}'; exec '{PINFOLD}' \"$@\"", used.path().display()));
-    // Without a cgroup each job has a guard of its own, which is executed.
+    // Without a cgroup each job has its own guard, which is executed.
     let mut command = std::process::Command::new(PINFOLD);
     command.args(["pool", "--workers", "2", "--", "echo"]).env("PINFOLD_GUARD", marker.path());
     command.env("PINFOLD_CONTAINMENT", "subreaper").stdin(std::process::Stdio::piped());

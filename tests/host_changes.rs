@@ -1,4 +1,5 @@
-//! A host that changes after its supervisor was started: its rights, what else exec hands down, its descriptors.
+//! A host changes after its supervisor was started: its rights, other attributes that exec inherits, or its
+//! descriptors.
 
 mod support;
 
@@ -17,7 +18,7 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// What a job prints, or why it was not started.
+/// Returns what a job prints, or why it was not started.
 async fn said(supervisor: &Supervisor, command: &mut Command) -> pinfold::Result<String> {
     let job = supervisor.spawn(command.stdin_bytes("").stdout(Stdio::Piped)).await?;
     let output = job.wait_with_output().await?;
@@ -27,9 +28,9 @@ async fn said(supervisor: &Supervisor, command: &mut Command) -> pinfold::Result
 
 const NOBODY: u32 = 65534;
 
-/// Changes this process in one way.
+/// Changes the rights of this process in one way.
 fn change_rights(how: &str) {
-    // SAFETY: each changes this process only, and reads what outlives the call.
+    // SAFETY: each call changes this process only, and reads memory that outlives the call.
     let done = unsafe {
         match how {
             "user" => libc::setresuid(NOBODY, NOBODY, NOBODY),
@@ -47,7 +48,7 @@ fn change_rights(how: &str) {
     assert_eq!(done, 0, "{how}");
 }
 
-/// The guard has the old rights, and so would its jobs.
+/// The guard still has the old rights, and so would its jobs.
 #[test]
 fn a_host_that_gave_up_rights_starts_no_job_with_the_old_ones() {
     if let Some(case) = case() {
@@ -63,14 +64,15 @@ fn a_host_that_gave_up_rights_starts_no_job_with_the_old_ones() {
                     let alone = std::process::Command::new("sh").args(["-c", script]).output().unwrap();
                     assert_eq!(after, String::from_utf8(alone.stdout).unwrap(), "as without pinfold");
                     assert_eq!(kind, ContainmentKind::Subreaper);
-                    // A shell gives up an effective user that is not the real one, and root gets its capabilities back at exec.
+                    // A shell drops an effective user that differs from the real one, and root regains its capabilities
+                    // at exec.
                     assert!(after != before || matches!(how, "effective user" | "capabilities"));
                     println!("the job has the new rights");
                 }
                 Err(Error::HostChanged { what }) => {
                     println!("refused: {what}");
                     if how == "user" {
-                        // The way out.
+                        // A new supervisor starts jobs again.
                         let supervisor = Supervisor::start().await.unwrap();
                         assert!(said(&supervisor, &mut shell(script)).await.unwrap().starts_with("65534\n"));
                         supervisor.close().await;
@@ -101,7 +103,8 @@ fn a_host_that_gave_up_rights_starts_no_job_with_the_old_ones() {
     }
 }
 
-/// Whatever fork and exec hand down, a job of a supervisor that was started before has it too.
+/// A job also gets the changed value of every attribute that fork and exec inherit, although its supervisor was started
+/// before.
 #[test]
 fn what_a_host_changes_later_reaches_later_jobs() {
     if case().is_some() {
@@ -117,7 +120,7 @@ fn what_a_host_changes_later_reaches_later_jobs() {
             assert_eq!(said(&supervisor, &mut shell(script)).await.unwrap(), before);
             type Change = (&'static str, fn() -> i32);
             let changes: [Change; 6] = [
-                // SAFETY: each changes this process, and reads what outlives the call.
+                // SAFETY: each call changes this process only, and reads memory that outlives the call.
                 ("umask", || {
                     unsafe { libc::umask(0o27) };
                     0
@@ -142,12 +145,12 @@ fn what_a_host_changes_later_reaches_later_jobs() {
             for (what, change) in changes {
                 assert_eq!(change(), 0, "{what}");
                 let expected = alone();
-                // A machine with one CPU has nothing to change there.
+                // On a machine with one CPU the affinity cannot change.
                 assert!(expected != before || what == "affinity", "{what}");
                 assert_eq!(said(&supervisor, &mut shell(script)).await.unwrap(), expected, "{what}");
                 before = expected;
             }
-            // What a command asks for counts more.
+            // The settings of the command take precedence.
             let mut command = shell("cut -d ' ' -f 19 /proc/self/stat");
             let mut limits = pinfold::Limits::default();
             limits.nice = Some(9);
@@ -163,16 +166,16 @@ fn what_a_host_changes_later_reaches_later_jobs() {
     }
 }
 
-/// The number of a descriptor that the host hands down, and a file with this name that is a secret.
+/// A descriptor number that the host passes to its jobs, and at other times a private file with this number.
 const NUMBER: i32 = 77;
 
-/// Puts an open file under the number, at once in the place of the one that was there.
+/// Opens a file under this number, in one step with closing the file that had the number before.
 fn put(file: &std::fs::File, flags: i32) {
     // SAFETY: nothing in this process owns the number.
     assert_eq!(unsafe { libc::dup3(file.as_raw_fd(), NUMBER, flags) }, NUMBER);
 }
 
-/// While another thread uses the number for other files.
+/// Another thread uses the number for other files meanwhile.
 #[test]
 fn a_descriptor_that_exec_closes_reaches_no_job() {
     if case().is_some() {
@@ -187,7 +190,7 @@ fn a_descriptor_that_exec_closes_reaches_no_job() {
             let output = async |spawn: std::pin::Pin<
                 Box<dyn Future<Output = pinfold::Result<pinfold::Job>> + Send>,
             >| { spawn.await.unwrap().wait_with_output().await.unwrap().stdout.text() };
-            // The call is what counts, and not the moment in which the future is polled.
+            // The descriptors at the time of the call count, not those at the time when the future is polled.
             put(&shared_file, 0);
             let spawn = Box::pin(supervisor.spawn(&command));
             put(&secret_file, libc::O_CLOEXEC);
@@ -223,7 +226,7 @@ fn a_descriptor_that_exec_closes_reaches_no_job() {
     }
 }
 
-/// A standard stream of the host too: it is the one that the host had at the call.
+/// The same holds for a standard stream of the host: the job gets the stream that the host had at the call.
 #[test]
 fn a_stream_that_is_replaced_after_the_call() {
     if case().is_some() {
@@ -232,7 +235,7 @@ fn a_stream_that_is_replaced_after_the_call() {
         runtime().block_on(async {
             let supervisor = Supervisor::start().await.unwrap();
             let replace = |writer: &std::io::PipeWriter| {
-                // SAFETY: standard input is owned by nothing; its copies are closed below.
+                // SAFETY: standard input has no owner in this process; its copies are closed below.
                 assert_eq!(unsafe { libc::dup2(writer.as_raw_fd(), 0) }, 0);
             };
             replace(&writer);

@@ -1,8 +1,9 @@
-//! Library hosts: big ones, with many threads, many supervisors, forked copies, and killed ones. The guard program is the
-//! host's own executable, although its `main` does not call [`pinfold::init`]; this file has a `main` of its own, which runs the cases.
+//! Library hosts: big hosts, with many threads, many supervisors, forked copies, and killed hosts. The guard program is
+//! the host's own executable, although its `main` does not call [`pinfold::init`]. This file has its own `main`, which
+//! runs the cases.
 //!
-//! Each case starts this executable again as a host and looks at it from outside. The process that runs the cases is the
-//! subreaper of all that is orphaned, so that "no child left" proves the end.
+//! Each case starts this executable again as a host and observes it from outside. The process that runs the cases is
+//! the subreaper of all orphans, so that "no child left" proves the end.
 
 #[path = "hosts/inside.rs"]
 mod inside;
@@ -22,13 +23,13 @@ use left_alone::{left_alone, left_alone_with_unusual_signals};
 use outside::{end_children, ends_well, killed_early, killed_host, killed_host_with_a_copy};
 use support::{has_cgroup, program};
 
-/// Within this time after a SIGKILL nothing is left (promise 2).
+/// Within this time after a SIGKILL nothing may be left (promise 2).
 const BOUND: Duration = Duration::from_secs(1);
 
-/// Makes this executable a host: the name of a case follows.
+/// Makes this executable a host. The name of a case follows.
 const HOST: &str = "--be-the-host";
 
-/// The name, what is done from outside, and what the host does.
+/// The name, the function that acts from outside, and the function that the host runs.
 type Case = (&'static str, fn(), fn());
 
 const CASES: [Case; 12] = [
@@ -55,9 +56,10 @@ fn main() {
     run_cases(&args);
 }
 
-/// As libtest does it: filters, `--exact`, `--list`; everything else that begins with a hyphen is taken and ignored.
+/// Reads the arguments as libtest does: filters, `--exact`, `--list`. It accepts and ignores everything else that
+/// begins with a hyphen.
 fn run_cases(args: &[String]) {
-    // Here, and not in a host that is killed while the compiler runs.
+    // The program is built here, and not in a host that is killed while the compiler runs.
     program("tree");
     let flag = |flag: &str| args.iter().any(|arg| arg == flag);
     let filters: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-') && *arg != "terse").collect();
@@ -68,7 +70,8 @@ fn run_cases(args: &[String]) {
     if flag("--list") {
         return chosen.iter().for_each(|(name, ..)| println!("{name}: test"));
     }
-    // SAFETY: changes who inherits our orphans, and what a host is given: a shell's background ignores some.
+    // SAFETY: changes which process adopts our orphans, and the signals that a host ignores: a shell's background job
+    // ignores some.
     unsafe {
         libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
         for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGTERM] {
@@ -97,5 +100,5 @@ fn run_cases(args: &[String]) {
     std::process::exit(if failed == 0 { 0 } else { 101 });
 }
 
-/// The case that runs.
+/// The case that runs now.
 pub static CASE: std::sync::Mutex<&str> = std::sync::Mutex::new("");

@@ -1,4 +1,4 @@
-//! Promise 8: waiting costs nothing. A job that sleeps wakes neither supervisor nor guard.
+//! Promise 8: waiting costs no wake-ups. A sleeping job wakes neither the supervisor nor the guard.
 
 mod support;
 
@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use support::{Run, Running, has_cgroup, wait_for};
 
-/// Over which nothing may happen. Real time has to pass here: this is about what does not come.
+/// No wake-up may happen during this time. The test has to wait in real time, because it checks that something does not
+/// happen.
 const WINDOW: Duration = Duration::from_secs(2);
 
 #[test]
@@ -14,7 +15,7 @@ fn a_job_that_sleeps_wakes_nobody() {
     if !has_cgroup() {
         return;
     }
-    // The second has a deadline to wait for, and descendants that talk among themselves.
+    // The second job has a deadline, and descendants that communicate with each other.
     let mut jobs = [
         Run::new(["--", "sh", "-c", "echo ready; exec sleep 1000"]).start(),
         Run::new(["--timeout", "1h", "--", "sh", "-c", "echo ready; while sleep 0.05; do setsid true; done"]).start(),
@@ -24,7 +25,7 @@ fn a_job_that_sleeps_wakes_nobody() {
         let supervisor = job.pinfold_pid();
         (supervisor, guard_of(supervisor))
     });
-    // Both are at rest: asleep, and so for a moment.
+    // Waits until supervisor and guard are at rest: asleep for a moment without a context switch.
     for pid in watched.into_iter().flat_map(|(supervisor, guard)| [supervisor, guard]) {
         wait_for(|| {
             let before = switches(pid);
@@ -41,7 +42,7 @@ fn a_job_that_sleeps_wakes_nobody() {
     }
 }
 
-/// Nor do many of them wake a pool, in whatever way their output goes, or its guard.
+/// Many sleeping jobs wake neither their pool nor its guard, wherever their output goes.
 #[test]
 fn many_jobs_that_sleep_wake_nobody() {
     if !has_cgroup() {
@@ -55,7 +56,7 @@ fn many_jobs_that_sleep_wake_nobody() {
             let children = std::fs::read_to_string(format!("/proc/{pinfold}/task/{pinfold}/children")).ok()?;
             children.split_whitespace().next()?.parse::<i32>().ok()
         });
-        // All of them run, and nobody has anything left to do.
+        // All of them run, and none of them has anything left to do.
         let children = || std::fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).unwrap_or_default();
         wait_for(|| (children().split_whitespace().count() == 30).then_some(()));
         wait_for(|| {
@@ -76,7 +77,7 @@ fn stop(job: Running) -> i32 {
     job.finish().code
 }
 
-/// The supervisor's only child.
+/// Returns the supervisor's only child.
 fn guard_of(supervisor: i32) -> i32 {
     let children = std::fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children")).unwrap();
     let children: Vec<&str> = children.split_whitespace().collect();
@@ -89,7 +90,7 @@ fn status(pid: i32) -> String {
     std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap()
 }
 
-/// Voluntary and other ones.
+/// Returns the voluntary and the involuntary context switches.
 fn switches(pid: i32) -> Vec<u64> {
     let status = status(pid);
     let counts = status.lines().filter_map(|line| line.split_once("voluntary_ctxt_switches:"));
@@ -98,7 +99,7 @@ fn switches(pid: i32) -> Vec<u64> {
     counts
 }
 
-/// Of all its threads.
+/// The context switches of all its threads.
 fn all_switches(pid: i32) -> Vec<u64> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let mut counts = Vec::new();

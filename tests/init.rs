@@ -1,4 +1,5 @@
-//! `pinfold init`: PID 1 of a namespace next to tini, dumb-init and catatonit, and a command's keeper under another init.
+//! `pinfold init`: as PID 1 of a namespace, compared with tini, dumb-init and catatonit, and as the parent of a command
+//! under another init.
 
 mod support;
 
@@ -15,7 +16,7 @@ const NAMESPACE: [&str; 4] = ["unshare", "--pid", "--fork", "--mount-proc"];
 const OURS: &[&str] = &[PINFOLD, "init", "--"];
 const PEERS: [&[&str]; 3] = [&["tini", "--"], &["dumb-init", "--"], &["catatonit", "--"]];
 
-/// All signals that can be passed on: those that glibc keeps for itself aside.
+/// Returns all signals that can be forwarded, which excludes those that glibc reserves for itself.
 fn passable() -> impl Iterator<Item = i32> {
     (1..=31).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP, libc::SIGCHLD].contains(signal)).chain(35..=64)
 }
@@ -28,7 +29,7 @@ fn has_namespaces() -> bool {
     has("namespaces", made.is_ok_and(|made| made.status.success()), "no PID namespace can be made here")
 }
 
-/// The command in a new PID namespace, with `init` as its first process.
+/// Returns the command in a new PID namespace, with `init` as its first process.
 fn in_namespace<W: AsRef<str>>(init: &[&str], words: &[W]) -> Run {
     let words = words.iter().map(AsRef::as_ref);
     Run::bare(NAMESPACE.into_iter().chain(init.iter().copied()).chain(words).map(OsString::from))
@@ -38,7 +39,7 @@ fn path_of(program_name: &str) -> String {
     program(program_name).to_str().unwrap().to_owned()
 }
 
-/// The only child of a process, when it has one.
+/// Returns the only child of a process, as soon as it has one.
 fn child_of(pid: u32) -> u32 {
     wait_for(|| {
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
@@ -46,13 +47,13 @@ fn child_of(pid: u32) -> u32 {
     })
 }
 
-/// The namespace's first process, seen from outside: the child of unshare(1), which is the warden's.
+/// Returns the namespace's first process, as a pid outside it: the child of unshare(1), which is a child of the warden.
 fn first_process(running: &Running) -> u32 {
     child_of(child_of(running.child.id()))
 }
 
 fn send(pid: u32, signal: i32) {
-    // SAFETY: a process of this test, which is not reaped: its job still talks to us.
+    // SAFETY: signals a process of this test that is not reaped yet, because its job still writes to us.
     #[allow(unsafe_code)]
     let sent = unsafe { libc::kill(pid as i32, signal) };
     assert_eq!(sent, 0, "{signal}");
@@ -74,7 +75,7 @@ fn ten_thousand_orphans_are_reaped() {
         assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("none of 10000 left\n", ""), "{init:?}");
         println!("{init:?}: {:?}", ran.elapsed);
     }
-    // -w says who they were.
+    // -w prints which processes they were.
     let ran = in_namespace(&[PINFOLD, "init", "-w", "--"], &[&orphans, "3"]).run().assert_code(0);
     let reaped = ran.stderr.lines().filter(|line| line.starts_with("pinfold init: reaped the orphan "));
     assert_eq!((reaped.count(), ran.stderr.lines().count()), (3, 3), "{ran:#?}");
@@ -104,7 +105,7 @@ fn every_signal_arrives_once() {
     }
 }
 
-/// Which of them each init passes on: none passes on one that pinfold does not.
+/// Compares which signals each init forwards: no other init forwards one that pinfold does not forward.
 #[test]
 fn side_by_side_signals() {
     if !has_namespaces() {
@@ -114,7 +115,7 @@ fn side_by_side_signals() {
         let mut running = in_namespace(init, &[path_of("signals"), "63".into()]).start();
         assert_eq!(running.line(), "ready");
         let pid = first_process(&running);
-        // The last of all that wait: it comes after what it is sent after.
+        // The last of all pending signals: it arrives after the signal that was sent before it.
         let mark = 64;
         let mut seen = BTreeSet::new();
         for signal in passable().filter(|&signal| signal < 63) {
@@ -134,7 +135,7 @@ fn side_by_side_signals() {
     let ours = passed_on(OURS);
     assert!(ours.iter().copied().eq(passable().filter(|&signal| signal < 63)));
     for peer in PEERS.into_iter().filter(|peer| has_program(peer[0])) {
-        // dumb-init's own way with the signals of job control has a test of its own.
+        // Another test covers the special way in which dumb-init handles job control signals.
         let peer: Vec<&str> = if peer[0] == "dumb-init" { vec!["dumb-init", "-c"] } else { peer.to_vec() };
         let theirs = passed_on(&peer);
         assert!(theirs.is_subset(&ours), "{peer:?}: {theirs:?}");
@@ -142,7 +143,7 @@ fn side_by_side_signals() {
     }
 }
 
-/// All 256, and ends by signals; each init in its own namespaces.
+/// Compares all 256 exit codes, and ends by signals, with each init in its own namespaces.
 #[test]
 fn side_by_side_exit_codes() {
     if !has_namespaces() {
@@ -164,7 +165,7 @@ fn side_by_side_exit_codes() {
     assert_eq!(ours.split_whitespace().collect::<Vec<_>>(), expected);
     for peer in PEERS.into_iter().filter(|peer| has_program(peer[0])) {
         let theirs = codes(peer);
-        // What it says of a program that is not there is its own affair: dumb-init 2, catatonit 1.
+        // The inits differ in the code for a program that does not exist: dumb-init returns 2, catatonit 1.
         let all_but_last = |codes: &str| codes.trim_end().rsplit_once(' ').unwrap().0.to_owned();
         assert_eq!(all_but_last(&theirs), all_but_last(&ours), "{peer:?}");
     }
@@ -176,7 +177,7 @@ fn nothing_is_left_and_what_is_left_is_told_to_end() {
         return;
     }
     let canary = Canary::new();
-    // Whoever handles SIGTERM has the time to; whoever ignores it does not hold the end up.
+    // A process that handles SIGTERM gets the time for it. A process that ignores SIGTERM does not delay the end.
     let script = "mkfifo $D/up; exec 3<>$D/up
         setsid sh -c 'trap \"echo told; exit\" TERM; echo up >$D/up; while :; do sleep 0.02; done' &
         (setsid setsid sh -c 'trap \"\" TERM; echo up >$D/up; exec sleep 1000' &)
@@ -199,7 +200,7 @@ fn nothing_is_left_and_what_is_left_is_told_to_end() {
     canary.assert_alive();
 }
 
-/// No /proc, no /dev, nothing that could be written to, and a seccomp filter.
+/// The container has no /proc, no /dev, no writable place, and a seccomp filter.
 #[test]
 fn in_a_bare_container() {
     if !has_namespaces() {
@@ -224,7 +225,8 @@ fn in_a_bare_container() {
     assert!(ran.stderr.contains("SIGHUP is passed on"), "{ran:#?}");
 }
 
-/// dumb-init's way: a session of its own, the whole group is told, SIGTSTP and its like stop it and the init.
+/// As dumb-init does it: the command has its own session, the whole group receives signals, and SIGTSTP and similar
+/// signals stop it and the init.
 #[test]
 fn by_the_name_dumb_init() {
     if !has_cgroup() {
@@ -241,7 +243,7 @@ fn by_the_name_dumb_init() {
         assert_eq!(ran.stdout, expected, "{name}");
     }
 
-    // Its child is told too, and what is rewritten is told as what it becomes.
+    // Its child receives the signal too, and a rewritten signal arrives as the signal that it was rewritten to.
     let script = format!("{} 3 & {} 3; wait", path_of("signals"), path_of("signals"));
     let mut running =
         Run::bare(["setsid", "-w", &named("dumb-init"), "-r", "15:3", "bash", "-c", &format!("trap : QUIT; {script}")])
@@ -257,7 +259,7 @@ fn by_the_name_dumb_init() {
     let init = child_of(running.child.id());
     let children = std::fs::read_to_string(format!("/proc/{init}/task/{init}/children")).unwrap();
     let guard: u32 = children.split_whitespace().next().unwrap().parse().unwrap();
-    // The guard may have a process more while it starts one.
+    // The guard may have one more process for a moment, while it starts a process.
     let command = wait_for(|| {
         let children = std::fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).ok()?;
         let is_command =
@@ -298,14 +300,14 @@ fn options_and_what_cannot_be_meant() {
     assert_eq!(said(&["/"]).0, Some(126));
 }
 
-/// `-p`: the parent's end is told.
+/// `-p`: the command receives a signal when the parent ends.
 #[test]
 fn the_parents_end() {
     if !has_cgroup() {
         return;
     }
     let parent = format!("{PINFOLD} init -p SIGUSR2 -- {} 12 & echo $! >$OWN; read line; exit 0", path_of("signals"));
-    // Its own parent is gone: nobody but the warden could wait for it.
+    // Its own parent is gone, so only the warden can wait for it.
     let ended =
         "until grep -q '^State:.Z' /proc/$(cat $OWN)/status 2>/dev/null || ! test -e /proc/$(cat $OWN); do :; done";
     let script = format!("bash -c \"$1\"; read line; {ended}; exit 0");
@@ -322,7 +324,7 @@ fn the_parents_end() {
     running.finish().assert_code(0);
 }
 
-/// As PID 1 of a container with a terminal: the command has the terminal, and Ctrl-C is one SIGINT.
+/// As PID 1 of a container with a terminal: the command has the terminal, and Ctrl-C sends exactly one SIGINT.
 #[test]
 fn with_a_terminal() {
     if !has_namespaces() {
@@ -348,14 +350,14 @@ fn with_a_terminal() {
     }
 }
 
-/// The link by which pinfold is called as another init, in a directory of its own.
+/// Makes a link to pinfold with the name of another init, in its own directory.
 fn named(directory: &Scratch, name: &str) -> String {
     let link = directory.path().join(name);
     symlink(PINFOLD, &link).unwrap();
     link.to_str().unwrap().to_owned()
 }
 
-/// Under another init: the command's session gets the terminal that dumb-init gives up, as with the original.
+/// Under another init: the command's session gets the terminal that dumb-init gives up, as with the original dumb-init.
 #[test]
 fn the_session_of_the_command_has_the_terminal() {
     if !has_cgroup() || !has("python3", has_program("python3"), "python3 is not installed") {
@@ -364,12 +366,12 @@ fn the_session_of_the_command_has_the_terminal() {
     let links = Scratch::directory("terminal");
     let ours = named(&links, "dumb-init");
     let script = "trap 'echo interrupted' INT; (: </dev/tty) 2>/dev/null && echo terminal || echo none; echo prepared; read line; echo got $line";
-    // A leader of a session without a terminal, and standard input is one.
+    // Runs as leader of a session without a terminal, with a terminal as standard input.
     let give_up = "import fcntl, os, signal, sys, termios
 signal.signal(signal.SIGHUP, signal.SIG_IGN); fcntl.ioctl(0, termios.TIOCNOTTY)
 signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])";
     let without_a_terminal = ["python3", "-c", give_up];
-    // Its session keeps the terminal, and so the command has none.
+    // The session of the shell keeps the terminal, so the command has none.
     let below_a_shell = ["sh", "-c", "\"$@\"; exit $?", "sh"];
     for (caller, has_terminal) in [(&[][..], true), (&without_a_terminal, true), (&below_a_shell, false)] {
         for dumb_init in [ours.as_str(), "dumb-init"] {
@@ -394,7 +396,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:
     }
 }
 
-/// By the name dumb-init, with `-c` too: the signals that stop the command stop it as well.
+/// Under the name dumb-init, also with `-c`: the signals that stop the command stop pinfold as well.
 #[test]
 fn dumb_init_stops_itself_with_its_command() {
     if !has_cgroup() {
@@ -412,7 +414,7 @@ fn dumb_init_stops_itself_with_its_command() {
             for signal in [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU] {
                 send(init, signal);
                 wait_for(|| (state_of(init) == 'T').then_some(()));
-                // SIGCONT would discard a stop signal that the command has not taken yet (signal(7)).
+                // SIGCONT would discard a stop signal that the command has not received yet (signal(7)).
                 match options {
                     [] => {}
                     [_] => assert_eq!(running.line(), signal.to_string()),
@@ -427,7 +429,7 @@ fn dumb_init_stops_itself_with_its_command() {
             running.finish().assert_code(0);
         }
     }
-    // The others do not.
+    // Under other names pinfold does not stop.
     let mut running = Run::bare([PINFOLD, "init", "--", &path_of("signals"), "15"]).start();
     assert_eq!(running.line(), "ready");
     let init = child_of(running.child.id());
@@ -452,7 +454,7 @@ fn children_from_before_exec_are_reaped() {
         .chain(peers.map(|peer| (peer.to_owned(), "auto")))
         .collect();
     for (init, mode) in init {
-        // One has ended before, one ends while the command is started or later, one outlives it.
+        // One child has ended before, one ends while the command starts or later, and one outlives the command.
         let script = format!(
             "true & sleep 0.3 & sleep 0.6 & echo $$; mkfifo $D/end; exec 3<>$D/end; exec {init} sh -c 'echo up; read line <&3'"
         );
@@ -474,12 +476,13 @@ fn children_from_before_exec_are_reaped() {
     }
 }
 
-/// By the name dumb-init, the command starts with the default action for each signal. The others keep what is ignored.
+/// Under the name dumb-init, the command starts with the default action for each signal. Under the other names ignored
+/// signals stay ignored.
 #[test]
 fn dumb_init_resets_ignored_signals() {
     let links = Scratch::directory("reset");
     let [tini, dumb_init] = ["tini", "dumb-init"].map(|name| named(&links, name));
-    // Ignored and blocked, as a mask of signals in hexadecimal: SIGHUP, SIGINT, SIGUSR1, SIGPIPE and SIGTSTP.
+    // Ignored and blocked signals, as a hexadecimal mask: SIGHUP, SIGINT, SIGUSR1, SIGPIPE and SIGTSTP.
     let ignored = |init: &[&str], namespace: bool| {
         let script = "trap '' HUP INT USR1 PIPE TSTP; exec \"$@\" grep -E '^Sig(Ign|Blk)' /proc/self/status";
         let words: Vec<&str> = (if namespace { &NAMESPACE[..] } else { &[] }).iter().chain(init).copied().collect();

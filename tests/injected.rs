@@ -1,18 +1,19 @@
-//! A call of pinfold's that fails where nobody expects it: whatever it is, nothing of the job is left, and pinfold comes back.
+//! A system call of pinfold fails at an unexpected place. Whichever call it is, nothing of the job is left, and pinfold
+//! returns.
 //!
-//! Each turn lets another call fail until there are no more. `PINFOLD_INJECTED=all` has every call fail with every errno;
-//! otherwise it is some of the calls, others each time.
+//! Each turn lets the next call fail, until there is no further call. `PINFOLD_INJECTED=all` lets every call fail with
+//! every errno; without it the test chooses some of the calls, different ones each time.
 
 mod support;
 
 use support::{Canary, PINFOLD, Ran, Run, Scratch, has, has_cgroup, program};
 
-/// One in so many calls, where it is not all of them.
+/// One of this number of calls is chosen, unless all are.
 const SOME: u64 = 7;
 
 const ERRNOS: [i32; 5] = [libc::EMFILE, libc::ENOMEM, libc::EACCES, libc::ENOSPC, libc::EAGAIN];
 
-/// One run in which call number `call` answers `errno`; tells how many calls there were.
+/// Runs pinfold once, with call number `call` failing with `errno`; returns the result and the number of calls.
 fn one(options: &[&str], call: u64, errno: i32) -> (Ran, u64) {
     let (count, report) = (Scratch::new("count"), Scratch::new("report"));
     let mut run = Run::bare([program("inject").as_os_str(), PINFOLD.as_ref()]);
@@ -45,7 +46,7 @@ fn every_call(options: &[&str]) {
             if ran.elapsed.as_secs() >= 1 {
                 println!("call {call}, errno {errno}: {} s, code {}: {}", ran.elapsed.as_secs(), ran.code, ran.stderr);
             }
-            // The job's own end at its deadline, or pinfold's own failure, said on standard error.
+            // Either the job ended at its deadline, or pinfold failed and reported that on standard error.
             let told = ran.code == 124 || (125..=127).contains(&ran.code) && !ran.stderr.is_empty();
             if !told || ran.stderr.contains("panicked") {
                 failed.push(format!("call {call}, errno {errno}: {ran:#?}"));

@@ -1,12 +1,12 @@
-//! The layers of `src/`: a lower room never imports an upper one, so that no circle between rooms is possible; the lower
-//! rooms do without the runtime.
+//! The layers of `src/`: a lower room never imports an upper one, so that the imports form no cycle. The lower rooms do
+//! not use the runtime.
 //!
 //! `cargo test --test layers -- --nocapture` prints the graph.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// From the bottom to the top. A room may import those before it.
+/// From the bottom to the top. A room may import the rooms before it.
 const LAYERS: [&str; 12] = [
     "report",
     "error",
@@ -22,14 +22,14 @@ const LAYERS: [&str; 12] = [
     "cli",
 ];
 
-/// Rooms whose processes have no runtime: the guard has one thread, and the child of a clone has nothing at all.
+/// Rooms whose processes have no runtime: the guard has one thread, and the child of a clone can use almost nothing.
 const WITHOUT_TOKIO: [&str; 6] = ["report", "error", "kernel", "cgroup", "subreaper", "guard"];
 
 fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
-/// Every Rust file below `src/`, with its room.
+/// Returns every Rust file below `src/`, with its room.
 fn files() -> Vec<(PathBuf, String)> {
     let mut open = vec![source()];
     let mut files = Vec::new();
@@ -48,14 +48,14 @@ fn files() -> Vec<(PathBuf, String)> {
     files
 }
 
-/// The text without its comments and its tests.
+/// Returns the text of the file without its comments and tests.
 fn code(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap();
     let text = text.split("#[cfg(test)]\n").next().unwrap().to_owned();
     text.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n")
 }
 
-/// The rooms that `text` names as `crate::ROOM`, in the braces of `crate::{…}` too.
+/// Returns the rooms that `text` names as `crate::ROOM`, also in the braces of `crate::{…}`.
 fn imported(text: &str) -> BTreeSet<String> {
     let name = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
     let mut rooms = BTreeSet::new();
@@ -95,13 +95,13 @@ fn no_room_imports_one_above_it() {
     let mut arrows: BTreeMap<(usize, usize), usize> = BTreeMap::new();
     let mut wrong = Vec::new();
     for (path, room) in files() {
-        // The crate's root names everything. The command uses the library by its public name.
+        // The crate's root names every room. The command uses the library by its public name.
         let Some(from) = layer(&room).filter(|_| room != "cli") else { continue };
         for to in imported(&code(&path)) {
             match layer(&to) {
                 Some(to) if to == from => {}
                 Some(to) if to < from => *arrows.entry((from, to)).or_default() += 1,
-                // A name from the crate's root hides its room.
+                // A name imported from the crate's root hides the room that it is in.
                 _ => wrong.push(format!("{} imports crate::{to}", path.display())),
             }
         }

@@ -1,4 +1,5 @@
-//! The library, used as a host would: a program with threads, children of its own, and no `main` of pinfold's.
+//! The library as a host uses it: a program with threads, children of its own, and a `main` that does not belong to
+//! pinfold.
 
 mod support;
 
@@ -11,19 +12,19 @@ use pinfold::{Command, Error, Leftovers, Signal, Stdio, Supervisor};
 use support::host::with_supervisor;
 use support::{Canary, PINFOLD, has_cgroup, program, wait_for};
 
-/// The children of this very thread. Other tests start theirs in threads of their own.
+/// Returns the children of this very thread. Other tests start their children in threads of their own.
 fn own_children() -> Vec<i32> {
     let text = std::fs::read_to_string("/proc/thread-self/children").unwrap();
     text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
-/// Whether it is there and not only waits to be reaped.
+/// Returns whether the process exists and is not a zombie.
 fn lives(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
 }
 
-/// A command that says on a pipe when it runs, and that pipe.
+/// Returns a command that writes to a pipe when it runs, and the reader of that pipe.
 fn saying(words: &[&str]) -> (Command, std::io::PipeReader) {
     let (reader, writer) = std::io::pipe().unwrap();
     let mut command = Command::new(words[0]);
@@ -31,7 +32,7 @@ fn saying(words: &[&str]) -> (Command, std::io::PipeReader) {
     (command, reader)
 }
 
-/// Waits for a line without holding up the runtime, which the job needs.
+/// Waits for a line in another thread, because the job needs the runtime.
 async fn line(reader: &std::io::PipeReader) -> String {
     let mut reader = reader.try_clone().unwrap();
     let read = move || {
@@ -56,7 +57,7 @@ fn a_job_is_waited_for() {
         assert_eq!((report.main.clone(), report.exit_code), (Some(MainEnd::Exited(7)), 7));
         assert_eq!((report.pid, report.reason), (Some(pid), Reason::Exited));
         assert!(report.is_gone());
-        // It can be asked again, and told of requests that come too late.
+        // A second wait returns the same report, and requests that come too late are accepted.
         assert_eq!(job.wait().await.unwrap(), report);
         job.stop();
         job.kill();
@@ -99,7 +100,7 @@ fn stop_kill_and_signal() {
         }
         job.stop();
         assert_eq!(line(&said).await, "15");
-        // A second stop kills.
+        // A second stop kills the job.
         job.stop();
         let report = job.wait().await.unwrap();
         assert_eq!((report.reason, report.killed, report.exit_code), (Reason::Stopped, true, 137));
@@ -145,7 +146,7 @@ fn a_dropped_job_is_killed() {
         assert!(lives(main) && lives(descendant));
         drop(job);
         drop(command);
-        // The end of the pipe: nobody of the job holds it any more.
+        // The end of file proves that no process of the job holds the pipe any more.
         assert_eq!(line(&said).await, "");
         wait_for(|| (!lives(main) && !lives(descendant)).then_some(()));
     });
@@ -160,7 +161,7 @@ fn a_dropped_spawn_leaves_nothing() {
     with_supervisor(async |supervisor| {
         for micros in [0, 20, 50, 100, 200, 400, 800, 1600, 3200] {
             let (command, said) = saying(&["sleep", "1000"]);
-            // Dropped wherever it is by then.
+            // The future is dropped, wherever the spawn is by then.
             let dropped = std::time::Instant::now();
             let spawned = tokio::time::timeout(Duration::from_micros(micros), supervisor.spawn(&command)).await;
             drop(spawned);
@@ -186,7 +187,7 @@ fn a_dropped_supervisor_takes_its_jobs_along() {
         (job, pid)
     });
     drop(command);
-    // With its runtime gone nobody acts for the job: its guard ends it.
+    // Its runtime is gone, so no code acts for the job any more: its guard ends it.
     drop(runtime);
     let mut rest = String::new();
     std::io::Read::read_to_string(&mut &said, &mut rest).unwrap();
@@ -220,7 +221,8 @@ fn many_jobs_at_once() {
     });
 }
 
-/// Beside its leaf, and into the base above it: where a supervisor has many jobs, these are not of the job either.
+/// Emigrants move beside their leaf, and into the base above it. They do not belong to the leaf's job there either, if
+/// the supervisor has many jobs.
 #[test]
 fn emigrants_that_stay_below_the_base() {
     if !has_cgroup() || !support::has_root() {
@@ -264,7 +266,7 @@ fn the_host_is_left_alone() {
     });
     assert_eq!(own_children(), [own.id() as i32]);
     assert_eq!(state(), before);
-    // Nobody has reaped the host's own child.
+    // Nothing has reaped the host's own child.
     drop(own.stdin.take());
     assert!(own.wait().unwrap().success());
 }
@@ -301,13 +303,13 @@ fn what_cannot_be_started_is_an_error() {
             let (code, message) = failed(Command::new("x").env(key, "value")).await;
             assert!(code == 125 && message.contains("environment variable"), "{code}: {message}");
         }
-        // None of these has hurt the supervisor.
+        // None of these failures has affected the supervisor.
         let job = supervisor.spawn(&Command::new("true")).await.unwrap();
         assert_eq!(job.wait().await.unwrap().exit_code, 0);
     });
 }
 
-/// What the host's streams are is the host's: a job gets those that it is given.
+/// The host's standard streams belong to the host: a job gets only the streams that it is given.
 #[test]
 fn streams() {
     if !has_cgroup() {
@@ -320,15 +322,15 @@ fn streams() {
         let (mut command, said) = saying(&["sh", "-c", "cat; ls /proc/self/fd | wc -l; echo error >&2"]);
         let (errors, error) = std::io::pipe().unwrap();
         command.stdin(OwnedFd::from(input)).stderr(Stdio::Descriptor(Arc::new(error.into())));
-        // One that has no close-on-exec flag and that the job must not get all the same.
+        // A descriptor without a close-on-exec flag, which the job must not inherit either.
         #[allow(unsafe_code)]
-        // SAFETY: takes nobody's descriptor away; the copy is leaked on purpose.
+        // SAFETY: duplicates a descriptor and closes none; the copy is leaked on purpose.
         let leaked = unsafe { libc::dup(2) };
         assert!(leaked > 2);
         let job = supervisor.spawn(&command).await.unwrap();
         assert_eq!(job.wait().await.unwrap().exit_code, 0);
         assert_eq!(line(&said).await, "given");
-        // The three, and the one that ls reads the directory by.
+        // The three standard streams, and the descriptor by which ls reads the directory.
         assert_eq!(line(&said).await.trim(), "4");
         assert_eq!(line(&errors).await, "error");
     });

@@ -1,5 +1,6 @@
-//! The limits of jobs in JSON, with controllers that enforce them: `pinfold pool` and `pinfold serve`. As for
-//! `tests/resources.rs`, `scripts/vm-test` runs this where there are controllers, and requires them there.
+//! The limits of jobs in JSON, with controllers that enforce them: `pinfold pool` and `pinfold serve`. As with
+//! `tests/resources.rs`, `scripts/vm-test` runs these tests on machines with controllers, and requires the controllers
+//! there.
 
 mod support;
 
@@ -17,7 +18,7 @@ fn has_memory_and_pids() -> bool {
     has("memory", output.status.success(), reason.trim()) && has("pids", output.status.success(), reason.trim())
 }
 
-/// Its own cgroup's files, as the kernel has them.
+/// Prints the files of the job's own cgroup as the kernel shows them.
 const TELL: &str =
     r#"cd "/sys/fs/cgroup$(sed -n s/^0:://p /proc/self/cgroup)" && cat memory.max memory.swap.max pids.max"#;
 
@@ -50,13 +51,13 @@ fn each_job_of_a_pool_has_its_own() {
     assert_eq!(storm["report"]["reason"], "deadline", "{storm:#}");
     assert!(storm["report"]["usage"]["forks_refused"]["value"].as_u64().unwrap() > 0, "{storm:#}");
     assert_eq!(teller["report"]["exit_code"], 0, "{teller:#}");
-    // Without swap accounting there is no such file, and nothing to limit.
+    // Without swap accounting this file does not exist, and swap cannot be limited.
     let files = told.text();
     assert!(files.starts_with("33554432\n") && files.ends_with("\n7\n"), "{files}");
     assert!(files.contains("\n4194304\n"), "{files}");
     assert_eq!(limited["report"]["exit_code"], 3, "{limited:#}");
     assert!(ran.stdout.contains("64") && ran.stdout.contains('5'), "{ran:#?}");
-    // One that has none is not hit by what the others have.
+    // The limits of the other jobs do not apply to a job without limits.
     assert_eq!(free["report"]["reason"], "deadline", "{free:#}");
     assert!(free["report"]["oom"].is_null() && ran.stdout.contains("holds"), "{free:#}");
 }
@@ -95,13 +96,13 @@ fn each_job_that_is_submitted_has_its_own() {
     assert_eq!(done["hog"]["reason"], "oom", "{done:#?}");
     let expected = ["tell: 33554432", "tell: 4194304", "tell: 7", "free: max", "free: max", "free: max"];
     assert_eq!(told, expected, "{done:#?}");
-    // What it was not started with is refused, and the reason is told.
+    // pinfold refuses a limit for which it was not started, and reports the reason.
     assert_eq!(refused["id"], "weight");
     assert!(refused["message"].as_str().unwrap().contains("--controllers cpu"), "{refused:#}");
 }
 
-/// A small container that its job fills with processes: the OOM killer takes some of these, and not pinfold, which has the
-/// rest to end and a report to write.
+/// A small container that its job fills with processes. The OOM killer kills some of these, and not pinfold, which must
+/// end the rest and write a report.
 #[test]
 fn a_full_container_keeps_pinfold_and_its_guard() {
     if !has_memory_and_pids() || !support::has_root() {
@@ -110,7 +111,8 @@ fn a_full_container_keeps_pinfold_and_its_guard() {
     let own = support::own_cgroup().join("full");
     let inner = own.join("all");
     let job = "for n in $(seq 400); do sleep 1000 & done; wait";
-    // Once as the caller has it, once with a caller that may not lower anything; the job keeps what the caller has set.
+    // One run with the caller's own oom_score_adj, and one with a caller that may not lower it. The job keeps the value
+    // of the caller.
     for containment in ["cgroup", "subreaper"] {
         for drop in ["", "setpriv --bounding-set=-sys_resource --inh-caps=-sys_resource"] {
             let script = format!(

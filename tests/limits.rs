@@ -1,5 +1,5 @@
-//! Tiny limits: with few descriptors, few processes, a small stack either everything works, or nothing is started and the
-//! limit is named. The job's own limits stay the caller's.
+//! Tiny limits: with few descriptors, few processes or a small stack, either everything works, or nothing is started
+//! and the message names the limit. The job's own limits stay those of the caller.
 
 mod support;
 
@@ -7,7 +7,7 @@ use support::has_cgroup;
 use support::own_cgroup::OwnCgroup;
 use support::surrounding::{Surrounding, become_user, fresh_user, has_other_users, holds};
 
-/// From some number on everything works, and below it nothing is started.
+/// With enough descriptors everything works, and with fewer nothing is started.
 #[test]
 fn with_few_descriptors() {
     if !has_other_users() {
@@ -30,12 +30,12 @@ fn with_few_descriptors() {
         }
         least.get_or_insert(limit);
         let ran = ran.assert_code(124);
-        // The job's own limit is the caller's, hard and soft.
+        // The job's own limit is that of the caller, hard and soft.
         assert_eq!(ran.stdout, format!("{limit}\n{limit}\ntold\n"), "{ran:#?}");
         assert_eq!(ran.report["stopped"]["count"], 3, "{limit}: {ran:#?}");
         assert!(ran.listed("stopped").contains("sleep 999\nsleep 999"), "{limit}: {ran:#?}");
         assert_eq!(ran.report["error"], serde_json::Value::Null, "{limit}: {ran:#?}");
-        // And leftovers, with cgroups that the job made itself: more than there are descriptors.
+        // The same with leftovers in more cgroups (made by the job itself) than there are descriptors.
         let script = format!("{}; {close}; ulimit -n {limit}; {}", cgroup.enter(), become_user(uid));
         let job = r#"read -r own </proc/self/cgroup; while [ "${own#0::}" = "$own" ]; do read -r own; done </proc/self/cgroup
             cd "$0/${own##*/}" || exit 98; mkdir $(seq 50) || exit 98
@@ -61,7 +61,7 @@ fn with_few_processes() {
     for limit in 0..6 {
         let script = format!("{}; ulimit -u {limit}; {}", cgroup.enter(), become_user(uid));
         let ran = Surrounding { script: &script, options: &[] }.run(&[], &["sh", "-c", "ulimit -u 2>&1; exit 3"]);
-        // pinfold, its guard, the shell.
+        // The three are pinfold, its guard and the shell.
         if limit < 3 {
             let ran = ran.assert_code(125);
             assert!(ran.stderr.contains("ulimit -u") && ran.stdout.is_empty(), "{limit}: {ran:#?}");
@@ -74,7 +74,7 @@ fn with_few_processes() {
     holds(&script);
 }
 
-/// A program that is not optimised needs more than the 20 KiB that the release build needs.
+/// An unoptimised program needs more than the 20 KiB that the release build needs.
 #[test]
 fn with_a_small_stack() {
     if !has_cgroup() {
@@ -86,7 +86,7 @@ fn with_a_small_stack() {
     assert_eq!(ran.stdout, "512\n512\n");
 }
 
-/// Without a cgroup too, for more processes than there are descriptors.
+/// Also without a cgroup, for more processes than there are descriptors.
 #[test]
 fn with_few_descriptors_and_no_cgroup() {
     if !has_other_users() {

@@ -1,4 +1,4 @@
-//! A job that runs: what it uses, asked for by the library; and jobs that stand still.
+//! A running job: its resource usage, which the library reports; and frozen jobs.
 
 mod support;
 
@@ -8,12 +8,12 @@ use pinfold::report::{MainEnd, Reason};
 use pinfold::{Command, Controller, Limits, Signal, Stdio, Supervisor};
 use support::{Scratch, has, has_cgroup, host, program};
 
-/// Where scripts/vm-test says that jobs can have controllers.
+/// Returns the cgroup in which jobs can have controllers, if scripts/vm-test names one.
 fn builder_cgroup() -> Option<std::ffi::OsString> {
     std::env::var_os("PINFOLD_CGROUP")
 }
 
-/// Runs it, unless the controllers can't be had, which it says.
+/// Runs `host`, or prints that it is skipped because the controllers are not available.
 fn with_controllers(controllers: &[Controller], host: impl AsyncFnOnce(&Supervisor)) {
     let mut builder = Supervisor::builder().controllers(controllers.iter().copied());
     let named = builder_cgroup();
@@ -30,7 +30,7 @@ fn with_controllers(controllers: &[Controller], host: impl AsyncFnOnce(&Supervis
     }
 }
 
-/// A job that counts.
+/// Runs `host` with a job that counts.
 fn with_counting_job(host: impl AsyncFnOnce(pinfold::Job, &Scratch)) {
     if !has_cgroup() {
         return;
@@ -49,7 +49,7 @@ fn count(file: &Scratch) -> u64 {
     file.text().trim().parse().unwrap_or(0)
 }
 
-/// It counts on.
+/// Waits until the count grows.
 async fn counts(file: &Scratch) {
     let before = count(file);
     while count(file) <= before {
@@ -65,14 +65,14 @@ fn a_job_stands_still_and_goes_on() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(count(file), counted);
         let later = job.usage().await.unwrap().cpu_user_microseconds.value.unwrap();
-        // The way into standing still is counted late.
+        // The CPU time of the freezing itself is accounted late.
         assert!(later - used.cpu_user_microseconds.value.unwrap() < 10_000, "{later} after {used:?}");
-        // Twice is as good as once.
+        // A second freeze changes nothing.
         job.freeze().await.unwrap();
         job.thaw();
         counts(file).await;
 
-        // One that is dropped thaws.
+        // A dropped freeze thaws the job.
         let dropped = tokio::time::timeout(Duration::ZERO, job.freeze()).await;
         if dropped.is_ok() {
             job.thaw();
@@ -84,14 +84,14 @@ fn a_job_stands_still_and_goes_on() {
         let report = job.wait().await.unwrap();
         assert_eq!(report.reason, Reason::Killed);
         assert!(report.is_gone() && report.unkillable.count == 0);
-        // One that is over.
+        // A job that has ended cannot be frozen.
         assert!(job.freeze().await.is_err());
         job.thaw();
         assert_eq!(job.usage().await.unwrap(), report.usage);
     });
 }
 
-/// It sees the stop signal, and not only SIGKILL after the grace period.
+/// The job receives the stop signal first, and not only SIGKILL after the grace period.
 #[test]
 fn a_frozen_job_is_stopped() {
     if !has_cgroup() {
@@ -124,7 +124,7 @@ fn a_frozen_job_dies_with_its_supervisor() {
     });
 }
 
-/// The same by a second hand, as who holds a job of a pool's has it.
+/// The same through a second handle, which the holder of a pool's job has.
 #[test]
 fn a_handle_freezes_too() {
     with_counting_job(async |job, file| {
@@ -161,7 +161,7 @@ fn usage_while_it_runs() {
 }
 
 fn on_one_cpu() {
-    // SAFETY: a set of CPUs is plain data that the call only reads; it concerns this thread.
+    // SAFETY: the set of CPUs is plain data that the call only reads. It affects this thread only.
     #[allow(unsafe_code)]
     let done = unsafe {
         let mut cpus: libc::cpu_set_t = std::mem::zeroed();
@@ -171,14 +171,14 @@ fn on_one_cpu() {
     assert_eq!(done, 0);
 }
 
-/// Fifty at once, half of them with three times the weight, all on one CPU so that there is not enough.
+/// Fifty jobs at once, half of them with three times the weight, all on one CPU so that they compete.
 #[test]
 fn shares_by_weight() {
-    // Users seldom have the controller cpuset; where there is one, kernels before 6.2 take no notice of an affinity.
+    // Users seldom have the cpuset controller. With cpuset, kernels before 6.2 ignore an affinity.
     let root = rustix::process::geteuid().is_root();
     let cpuset = root || builder_cgroup().is_some();
     if !cpuset {
-        // Of this thread, and so of the guard that it starts, and of the jobs.
+        // This thread's affinity is inherited by the guard that it starts, and by the jobs.
         on_one_cpu();
     }
     let wanted: &[_] = if cpuset { &[Controller::Cpu, Controller::Cpuset] } else { &[Controller::Cpu] };
@@ -200,7 +200,7 @@ fn shares_by_weight() {
         for job in &jobs {
             before.push(used(job).await);
         }
-        // Until each has had many turns.
+        // Waits until each job has had many time slices.
         let mut spent = [0.0, 0.0];
         while spent[0] + spent[1] < 8e6 {
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -221,7 +221,7 @@ fn shares_by_weight() {
     });
 }
 
-/// A limit whose controller the supervisor was not asked for is an error, and nothing is started.
+/// A limit whose controller was not requested from the supervisor is an error, and nothing is started.
 #[test]
 fn a_limit_without_its_controller() {
     if !has_cgroup() {

@@ -1,4 +1,5 @@
-//! Text from outside in pinfold's messages: no escape sequence and no newline of it reaches a terminal, whatever command prints it.
+//! Text from outside in pinfold's messages: none of its escape sequences or newlines reaches a terminal, whichever
+//! command prints it.
 
 mod support;
 
@@ -7,18 +8,18 @@ use std::process::Stdio;
 
 use support::{PINFOLD, Run, Scratch, has_cgroup};
 
-/// It clears the screen, begins a line, writes one in pinfold's name, and turns the direction of the rest.
+/// It clears the screen, starts a new line, forges a message of pinfold, and reverses the text direction of the rest.
 const HOSTILE: &str = "x\u{1b}[2J\r\npinfold: all good\u{9b}1m\u{202e}\u{7f}";
 
 fn assert_harmless(text: &str, what: &str) {
-    // `timeout` quotes as coreutils does, which lets marks of direction through.
+    // `timeout` quotes as coreutils does, which does not escape direction marks.
     let turns = |character| character == '\u{202e}' && !what.starts_with("timeout");
     let acts = |character: char| character.is_control() && !"\n\t".contains(character) || turns(character);
     assert!(!text.chars().any(acts), "{what}: {}", text.escape_debug());
     assert!(!text.lines().any(|line| line.trim_start().starts_with("pinfold: all good")), "{what}: {text}");
 }
 
-/// Runs pinfold with these words. Its output is harmless and contains the text, quoted.
+/// Runs pinfold with these words, and asserts that its output is harmless and contains the text, quoted.
 fn assert_quoted<S: AsRef<std::ffi::OsStr>>(words: &[S], environment: &[(&str, &str)], input: &str) {
     let what = words.iter().map(|word| word.as_ref().to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ");
     let mut run = Run::bare([std::ffi::OsStr::new(PINFOLD)].into_iter().chain(words.iter().map(AsRef::as_ref)));
@@ -93,7 +94,7 @@ fn variables_and_names_of_commands_are_quoted() {
     }
 }
 
-/// Today's way to speak in pinfold's name: a leftover whose command line is a line of pinfold.
+/// An easy way to forge a message of pinfold: a leftover whose command line looks like one.
 #[test]
 fn what_a_job_calls_itself_is_quoted() {
     if !has_cgroup() {
@@ -119,7 +120,7 @@ fn jobs_of_a_pool_are_quoted() {
     assert_quoted(&["pool"], &[], &format!("{job}\n"));
 }
 
-/// The message names the value; which encoding it was in is not known.
+/// The message contains the value, although its encoding is unknown.
 #[test]
 fn a_value_that_is_not_utf8_is_named() {
     let bad = std::ffi::OsStr::from_bytes(b"b\xffd");

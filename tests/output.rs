@@ -1,4 +1,4 @@
-//! A job's output as a host gets it: whole, bounded, with lines, and never waited for longer than the job.
+//! A job's output as a host receives it: complete, bounded, in lines, and without waiting longer than the job runs.
 
 mod support;
 
@@ -21,7 +21,7 @@ fn both_streams_and_the_report() {
     with_supervisor(async |supervisor| {
         let mut command = heard("cat; echo error >&2; exit 3");
         command.stdin_bytes("given");
-        // Twice: each job has its own.
+        // Two jobs, each with its own output.
         for _ in 0..2 {
             let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
             assert_eq!((output.stdout.text(), output.stderr.text()), ("given".into(), "error\n".into()));
@@ -30,7 +30,8 @@ fn both_streams_and_the_report() {
     });
 }
 
-/// What is written is there, and what follows is not waited for: the end of a stream is not the end of the job.
+/// The read returns the output that is there, and does not wait for more. The end of a stream is not the end of the
+/// job.
 #[test]
 fn a_closed_stream_is_not_the_end_of_the_job() {
     with_supervisor(async |supervisor| {
@@ -46,7 +47,7 @@ fn a_closed_stream_is_not_the_end_of_the_job() {
     });
 }
 
-/// The test itself holds the other end, as a process outside of the job does that was handed it.
+/// The test itself holds the other end, like a process outside the job that received it.
 #[test]
 fn a_held_pipe_does_not_delay_the_return_and_loses_nothing() {
     with_supervisor(async |supervisor| {
@@ -72,7 +73,7 @@ fn a_held_pipe_does_not_delay_the_return_and_loses_nothing() {
         .unwrap();
         let output = tokio::time::timeout(LONG, job.wait_with_output()).await.unwrap().unwrap();
         assert_eq!((output.stdout.total(), output.stderr.text().as_str()), (60_000, "held\n"));
-        // It was held all the time.
+        // The pipe was held all the time.
         drop(held);
     });
 }
@@ -123,7 +124,8 @@ fn lines_and_their_times() {
         assert_eq!(seen, expected.map(|(text, complete)| (text.to_owned(), complete)));
         assert!(lines.next_line().await.unwrap().is_none());
 
-        // Without a newline: in pieces, none lost, and no more held than a line may have.
+        // Output without a newline arrives in pieces. None is lost, and pinfold holds no more of it than the maximum
+        // length of a line.
         let job = supervisor.spawn(&heard("head -c 5000000 /dev/zero")).await.unwrap();
         let mut lines = job.take_stdout().unwrap().lines().max_line(100_000);
         let mut total = 0;
@@ -133,7 +135,8 @@ fn lines_and_their_times() {
         }
         assert_eq!(total, 5_000_000);
 
-        // Also where its newline is there at once, and never by how it came in.
+        // The length limit also applies where the newline arrives at once, and does not depend on how the output was
+        // split into reads.
         let job = supervisor.spawn(&heard(r"printf 'abc\nabcdefgh\n\nabcd'")).await.unwrap();
         let mut lines = job.take_stdout().unwrap().lines().max_line(3);
         let mut seen = Vec::new();
@@ -161,7 +164,7 @@ fn standard_input_as_a_stream() {
         let (output, ()) = tokio::join!(job.wait_with_output(), write);
         assert_eq!(output.unwrap().stdout.total(), 1_000_000);
 
-        // Nobody reads it, and the job ends: no hang.
+        // The job ends without reading its input: no hang.
         let job = supervisor.spawn(command.arg("").stdout(Stdio::Null)).await.unwrap();
         let mut stdin = job.take_stdin().unwrap();
         job.kill();
@@ -190,13 +193,13 @@ fn an_idle_timeout() {
         assert_eq!(output.stdout.text(), "once\n");
         assert!(output.report.phases.stopping.unwrap() >= 0.3);
 
-        // Who speaks in time is left alone: four times longer than the timeout in all.
+        // A job that writes in time is left alone, here for four times the timeout in all.
         let mut command = heard("for i in 1 2 3 4 5 6 7 8; do sleep 0.25; echo $i >&2; done");
         command.idle_timeout(Duration::from_secs(1));
         let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
         assert_eq!((output.report.reason, output.stderr.total()), (Reason::Exited, 16));
 
-        // Nothing to watch.
+        // The job has no output that could be watched.
         let mut command = Command::new("true");
         command.idle_timeout(LONG);
         let error = supervisor.spawn(&command).await.unwrap_err().to_string();
@@ -218,7 +221,7 @@ fn a_tee() {
         file.read_to_string(&mut text).unwrap();
         assert_eq!(text, "one\ntwo\n");
 
-        // A file that takes nothing is told once, and the output is there all the same.
+        // A file that accepts no data causes one error, and the output is still complete.
         command.tee_stdout(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
         let job = supervisor.spawn(&command).await.unwrap();
         let error = job.wait_with_output().await.unwrap_err().to_string();
@@ -230,7 +233,8 @@ fn a_tee() {
     });
 }
 
-/// More than a pipe holds, to a file that takes nothing: who stops to read because of that must not wait for the job.
+/// More than a pipe holds goes to a file that accepts no data. A reader that stops because of this must not wait for
+/// the job.
 #[test]
 fn a_tee_that_fails_does_not_hold_up_the_job() {
     with_supervisor(async |supervisor| {
@@ -242,7 +246,7 @@ fn a_tee_that_fails_does_not_hold_up_the_job() {
             let failed = tokio::time::timeout(LONG, job.wait_with_output()).await.expect("it is told at once");
             assert!(matches!(failed, Err(Error::System { .. })), "{failed:?}");
         }
-        // Once for each stream; nothing of them is lost.
+        // One error for each stream; none of the output is lost.
         let output = job.wait_with_output().await.unwrap();
         assert_eq!((output.stdout.total(), output.stderr.total()), (1_000_000, 1_000_000));
         assert_eq!(output.report.exit_code, 3);
@@ -296,7 +300,7 @@ fn events_tell_the_whole_story_to_everybody() {
     });
 }
 
-/// One listener hears of every job, of those of a pool too.
+/// One listener receives the events of every job, also of the jobs of a pool.
 #[test]
 fn a_supervisors_events() {
     with_supervisor(async |supervisor| {
@@ -331,7 +335,7 @@ fn a_file_as_standard_output() {
     });
 }
 
-/// Where a host shares them between threads, or moves them.
+/// A host may share these types between threads, or move them.
 #[test]
 fn send_and_sync() {
     fn both<T: Send + Sync>() {}
@@ -346,7 +350,7 @@ fn send_and_sync() {
     both::<pinfold::output::InputStream>();
     both::<pinfold::output::Lines>();
     both::<pinfold::output::Output>();
-    // The futures too: hosts spawn them.
+    // The futures are Send too, because hosts spawn them.
     let check = |supervisor: &Supervisor, job: &pinfold::Job, command: &Command, readiness: &Readiness| {
         future(&supervisor.spawn(command));
         future(&job.wait());
@@ -357,7 +361,7 @@ fn send_and_sync() {
     let _ = check;
 }
 
-/// `2>&1`: what one process writes to both in turn arrives in that order, in each place that standard output can go to.
+/// `2>&1`: what one process writes to both streams in turn arrives in that order, wherever standard output goes.
 #[test]
 fn stderr_to_stdout_keeps_the_order_of_the_writes() {
     const SCRIPT: &str = "i=0; while [ $i -lt 200 ]; do echo out $i; echo err $i >&2; i=$((i + 1)); done";
@@ -388,13 +392,13 @@ fn stderr_to_stdout_keeps_the_order_of_the_writes() {
         assert!(supervisor.spawn(&command).await.unwrap().wait().await.unwrap().success());
         assert_eq!(read_back(own), expected);
 
-        // A job with a terminal has one output already.
+        // A job with a terminal has a single output already.
         let mut command = Command::new("sh");
         command.args(["-c", SCRIPT]).stderr_to_stdout(true).pty(pinfold::Pty::new(24, 80));
         let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
         assert_eq!(output.stdout.text().replace('\r', ""), expected);
 
-        // There is no second stream that could be copied.
+        // There is no second stream to copy.
         let mut command = heard("true");
         command.stderr_to_stdout(true).tee_stderr(file());
         assert!(matches!(supervisor.spawn(&command).await, Err(Error::Invalid { .. })));

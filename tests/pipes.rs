@@ -1,4 +1,4 @@
-//! Pipes that somebody holds: the reader gets its end of file, the output is whole, and nothing waits for ever.
+//! Pipes that a process keeps open: the reader gets its end of file, the output is complete, and nothing waits forever.
 
 mod support;
 
@@ -6,7 +6,7 @@ use std::io::Read;
 
 use support::{Canary, Run, Scratch, has_cgroup, has_program, wait_for};
 
-/// With those shells that there are: they leave, wait for and replace themselves in other ways.
+/// Runs with each available shell: shells differ in how they exit, wait and replace themselves.
 fn in_each_shell(holds: impl Fn(&str)) {
     if !has_cgroup() {
         return;
@@ -16,7 +16,7 @@ fn in_each_shell(holds: impl Fn(&str)) {
     canary.assert_alive();
 }
 
-/// The reader of `pinfold … | cat` gets its end of file at the deadline, whoever in the job holds the pipe.
+/// The reader of `pinfold … cat` gets its end of file at the deadline, whichever process of the job holds the pipe.
 #[test]
 fn a_pipe_ends_at_the_deadline() {
     in_each_shell(|shell| {
@@ -38,7 +38,7 @@ fn a_pipe_ends_at_the_deadline() {
     });
 }
 
-/// The whole of it, as it is written: two seconds, no grace needed.
+/// The job gets the whole timeout as written: two seconds, and no grace period follows.
 #[test]
 fn two_seconds_are_two_seconds() {
     if !has_cgroup() {
@@ -52,7 +52,7 @@ fn two_seconds_are_two_seconds() {
 #[test]
 fn a_leftover_that_holds_stdout_does_not_delay_the_return() {
     in_each_shell(|shell| {
-        // Until the child has executed it, it is a copy of the shell.
+        // Until the child has executed its program, it is a copy of the shell.
         let script = "echo before; sleep 1000 & until tr '\\0' ' ' </proc/$!/cmdline | grep -qx 'sleep 1000 '; do :; done; \
             echo after; exit 0";
         let ran = Run::new([shell, "-c", script]).run().assert_code(0);
@@ -60,13 +60,13 @@ fn a_leftover_that_holds_stdout_does_not_delay_the_return() {
         assert!(ran.elapsed.as_secs_f64() < 2.0, "{ran:#?}");
         assert_eq!(ran.report["leftovers"]["count"], 1);
         assert!(ran.listed("leftovers").contains("sleep 1000"), "{ran:#?}");
-        // Captured by a shell, as in every other script.
+        // A shell captures the output, as many scripts do.
         let captured = Run::in_shell(r#"x=$("$@"); echo "<$x>""#, ["sh", "-c", script]).run().assert_code(0);
         assert_eq!(captured.stdout, "<before\nafter>\n");
     });
 }
 
-/// The job blocks in its write; pinfold does not, whose own message has no room either.
+/// The job blocks in its write. pinfold does not block, although there is no room for its own message either.
 #[test]
 fn a_flood_that_nobody_reads_ends_at_its_deadline() {
     if !has_cgroup() {
@@ -78,7 +78,7 @@ fn a_flood_that_nobody_reads_ends_at_its_deadline() {
     assert_eq!(status.code(), Some(124));
     let ran = running.finish();
     assert!((0.5..2.0).contains(&ran.report["phases"]["gone"].as_f64().unwrap()), "{:#?}", ran.report);
-    // What was written before is there, as much of it as a pipe takes.
+    // The earlier output is there, as much of it as fits into a pipe.
     assert!(ran.stdout.starts_with("y\ny\n") && ran.stdout.len() >= 4096, "{}", ran.stdout.len());
     canary.assert_alive();
 }
@@ -90,7 +90,7 @@ fn a_reader_that_has_gone() {
     }
     let ran = Run::in_shell(r#""$@" | head -1; exit ${PIPESTATUS[0]}"#, ["sh", "-c", "yes; echo $? >&2; exit 5"]);
     let ran = ran.run().assert_code(5);
-    // `yes` has the default SIGPIPE, as it would without pinfold.
+    // `yes` has the default action for SIGPIPE, as without pinfold.
     assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("y\n", "141\n"));
     let ran = Run::in_shell(r#""$@" | true; exit ${PIPESTATUS[0]}"#, ["yes"]).run();
     assert_eq!(ran.code, 128 + libc::SIGPIPE, "{ran:#?}");
@@ -110,7 +110,7 @@ fn much_output_is_unharmed() {
     assert_eq!(with, without);
 }
 
-/// Both ways at once, through the job itself.
+/// Data goes both ways at once, through the job itself.
 #[test]
 fn input_reaches_the_job() {
     if !has_cgroup() {
@@ -126,24 +126,25 @@ fn input_reaches_the_job() {
     running.finish().assert_code(0);
 }
 
-/// Nothing of pinfold's own holds the caller's pipe: it ends with the job, before pinfold's caller has asked.
+/// No process of pinfold holds the caller's pipe: the pipe ends with the job, before the caller of pinfold has waited.
 #[test]
 fn the_guard_holds_no_pipe() {
     if !has_cgroup() {
         return;
     }
-    // The main process closes its output and lives on: the reader must not have to wait for it.
+    // The main process closes its output and continues to run: the reader must not have to wait for it.
     let go_on = Scratch::new("go-on");
     let script = format!("echo said; exec >&- 2>&-; while ! test -e {}; do sleep 0.05; done", go_on.path().display());
     let mut running = Run::in_shell(r#"exec "$@" 2>/dev/null"#, ["sh", "-c", &script]).start();
     assert_eq!(running.line(), "said");
     let pinfold = running.pinfold_pid();
-    // pinfold itself keeps its standard output, as every parent of a pipeline's command does; its guard must not.
+    // pinfold itself keeps its standard output, as every parent of a command in a pipeline does. Its guard must not
+    // keep it.
     let guard: i32 = wait_for(|| {
         let children = std::fs::read_to_string(format!("/proc/{pinfold}/task/{pinfold}/children")).ok()?;
         children.split_whitespace().next()?.parse().ok()
     });
-    // It lets go of what it has handed down as soon as it runs again.
+    // The guard closes the descriptors that it passed to the job as soon as it runs again.
     wait_for(|| {
         let held = std::fs::read_dir(format!("/proc/{guard}/fd")).unwrap().flatten();
         let held = held.filter_map(|entry| std::fs::read_link(entry.path()).ok());

@@ -1,4 +1,4 @@
-//! The pool: what is cancelled is gone, and nothing waits longer than it was told to.
+//! The pool: cancelled tasks are gone, and no call waits longer than requested.
 
 mod support;
 
@@ -14,19 +14,19 @@ use support::{Canary, Scratch};
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// Runs it, and asserts that neither a process nor a cgroup of the supervisor's is left.
+/// Runs it, and asserts that the supervisor leaves neither a process nor a cgroup.
 fn with_supervisor(host: impl AsyncFnOnce(&Supervisor)) {
     let canary = Canary::new();
     support::host::with_supervisor(host);
     canary.assert_alive();
 }
 
-/// One whose descendants are in sessions of their own.
+/// Returns a long command whose descendants have sessions of their own.
 fn long() -> Command {
     shell("setsid sleep 100 & setsid sleep 100")
 }
 
-/// A task that tells its pids when it runs.
+/// Returns a task that reports its pids when it runs.
 fn telling(pids: &Arc<Mutex<Vec<i32>>>, command: Command) -> Task {
     let pids = pids.clone();
     Task::new(command).on_spawn(move |job, _| pids.lock().unwrap().push(job.pid()))
@@ -60,7 +60,7 @@ fn five_long_tasks_on_two_workers_and_a_deadline() {
         let started = outcomes.iter().filter(|outcome| outcome.report.reason == Reason::Deadline);
         assert!(started.clone().all(|outcome| outcome.report.stopped.count == 3), "{outcomes:#?}");
         assert!(started.clone().all(|outcome| outcome.report.exit_code == 124 && outcome.id <= 2));
-        // The pool itself goes on.
+        // The pool itself continues.
         assert!(pool.submit(shell("exit 0")).await.unwrap().wait().await.success());
         pool.shutdown(Shutdown::Drain).await;
         assert!(pids.lock().unwrap().iter().all(|&pid| !is_there(pid)));
@@ -85,7 +85,7 @@ fn cancelled_is_gone() {
         assert!(outcome.report.is_gone() && !is_there(outcome.report.pid.unwrap()));
         assert!(last.wait().await.success());
         assert!(!scratch.path().exists());
-        // Too late: nothing changes.
+        // Too late: the cancel changes nothing.
         last.cancel();
         assert!(last.wait().await.success() && last.outcome().is_some());
     });
@@ -109,7 +109,7 @@ fn a_second_cancel_kills() {
         handle.cancel();
         handle.cancel();
         let outcome = handle.wait().await;
-        // The pool may hear of both at once.
+        // The pool may receive both requests at once.
         assert!(matches!(outcome.report.reason, Reason::Stopped | Reason::Killed), "{outcome:#?}");
         assert_eq!((outcome.report.exit_code, outcome.report.killed), (137, true));
     });
@@ -132,7 +132,7 @@ fn map_keeps_the_order_and_the_output() {
         let status = pool.status();
         assert_eq!((status.waiting, status.running, status.done, status.failed), (0, 0, 40, 26));
 
-        // Dropped: all of them are cancelled.
+        // Dropping the map cancels all of them.
         let map = pool.map((0..6).map(|_| long()));
         assert!(tokio::time::timeout(Duration::from_millis(200), map).await.is_err());
         tokio::time::timeout(LONG, pool.shutdown(Shutdown::Drain)).await.unwrap();
@@ -190,7 +190,7 @@ fn retries() {
         let pool = Pool::builder().workers(2).start(supervisor).unwrap();
         let scratch = Scratch::new("attempts");
         let path = scratch.path().display();
-        // Succeeds the third time.
+        // It succeeds at the third attempt.
         let command = shell(&format!("echo x >> {path}; test $(wc -l < {path}) -ge 3"));
         let attempts = Arc::new(AtomicU32::new(0));
         let last = attempts.clone();
@@ -201,14 +201,14 @@ fn retries() {
         let outcome = pool.submit(task).await.unwrap().wait().await;
         assert!(outcome.success() && outcome.attempts == 3 && attempts.load(Ordering::Relaxed) == 3);
         assert!(begun.elapsed() >= Duration::from_millis(20 + 40));
-        // Never; and what can't be started is not tried again.
+        // It never succeeds. A task that cannot be started is not retried.
         let failing = Task::new(shell("exit 9")).retries(2, Duration::ZERO);
         let outcome = pool.submit(failing).await.unwrap().wait().await;
         assert_eq!((outcome.attempts, outcome.report.exit_code), (3, 9));
         let missing = Task::new(Command::new("/no/such")).retries(2, Duration::ZERO);
         let outcome = pool.submit(missing).await.unwrap().wait().await;
         assert_eq!((outcome.attempts, outcome.report.exit_code, outcome.cancelled), (1, 127, false));
-        // A pause can be cancelled.
+        // A cancel also ends the pause between two attempts.
         let (failed, ready) = std::sync::mpsc::channel();
         let task = Task::new(shell("exit 9")).retries(2, LONG).on_spawn(move |job, _| {
             let mut events = job.events();
@@ -255,7 +255,7 @@ fn submit_waits_while_too_many_wait() {
         let second = pool.submit(shell("exit 0")).await.unwrap();
         let third = pool.submit(shell("exit 0")).await.unwrap();
         assert!(pool.try_submit(shell("exit 0")).unwrap().is_none());
-        // A dropped one has submitted nothing.
+        // A dropped future has submitted nothing.
         assert!(tokio::time::timeout(Duration::from_millis(20), pool.submit(shell("exit 0"))).await.is_err());
         assert_eq!(pool.status().waiting, 2);
         first.cancel();
@@ -289,7 +289,7 @@ fn shutdowns() {
         let reasons: Vec<_> = handles.iter().map(|handle| handle.outcome().unwrap().report.reason).collect();
         assert_eq!(reasons, [Reason::Stopped, Reason::Cancelled]);
 
-        // Dropped: killed.
+        // Dropping the pool kills its jobs.
         let pool = start();
         let handles = submit(&pool, &["trap '' TERM; sleep 100", "exit 0"]).await;
         drop(pool);

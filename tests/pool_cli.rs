@@ -1,4 +1,4 @@
-//! `pinfold pool`: what it is given, and how it ends.
+//! `pinfold pool`: its arguments and input, and how it ends.
 
 mod support;
 
@@ -37,7 +37,7 @@ fn three_kinds_of_jobs() {
     assert!(ran.stderr.contains("1 succeeded, 2 failed"), "{}", ran.stderr);
 }
 
-/// As many at a time as were asked for, whoever waits to be printed: each of them waits for all the others.
+/// The requested number of jobs runs at a time, even if output waits to be printed: each job waits for all the others.
 #[test]
 fn many_at_a_time() {
     if !has_cgroup() {
@@ -55,7 +55,8 @@ fn many_at_a_time() {
     }
 }
 
-/// More than the limit on open files allows is told before anything starts; what it is told to be enough for is.
+/// pinfold reports that more open files are needed than the limit allows, before anything starts. The limit that it
+/// suggests is enough.
 #[test]
 fn too_few_descriptors() {
     if !has_cgroup() {
@@ -75,7 +76,7 @@ fn too_few_descriptors() {
     for output in ["group", "stream"] {
         let ran = limited("150", output);
         let Some((_, enough)) = ran.stderr.split_once("enough for -j ") else {
-            // Who may raise the hard limit has no such limit.
+            // A process that may raise the hard limit is not limited by it.
             assert!(ran.stderr.contains("200 succeeded"), "{}", ran.stderr);
             continue;
         };
@@ -96,7 +97,7 @@ fn a_deadline_fail_fast_and_interrupts() {
     let args = ["-j", "2", "--deadline", "300ms", "--results", text(results.path()), "--", "sleep"];
     let ran = pool(&args, sleeps).assert_code(124);
     assert!(ran.stderr.contains("2 ended early, 3 never started"), "{}", ran.stderr);
-    // None of them is done, so all of them run again.
+    // None of them is recorded as done, so all of them run again.
     let ended = lines(results.path());
     assert_eq!(ended.len(), 2);
     assert!(ended.iter().all(|line| line["done"] == false && line["report"]["reason"] == "deadline"), "{ended:#?}");
@@ -104,7 +105,7 @@ fn a_deadline_fail_fast_and_interrupts() {
     let ran = pool(&["-j", "2", "--fail-fast", "--shell"], "sleep 100\nexit 3\nsleep 101\nsleep 102\n").assert_code(1);
     assert!(ran.stderr.contains("1 failed, 1 ended early, 2 never started"), "{}", ran.stderr);
 
-    // Once: they are stopped. Twice: killed.
+    // One signal stops them. A second signal kills them.
     let polite = "setsid sleep 100 & echo ready >&2; wait\n".repeat(3);
     let mut running = start(&["-j", "2", "--shell", "--output", "stream"], &polite);
     assert_eq!((running.error_line(), running.error_line()), ("ready".into(), "ready".into()));
@@ -122,14 +123,14 @@ fn a_deadline_fail_fast_and_interrupts() {
     let ran = running.finish().assert_code(128 + libc::SIGTERM);
     assert!(ran.stderr.contains("killed") || ran.stderr.contains("stopped"), "{}", ran.stderr);
 
-    // By the signal itself, for the sake of loops in shells.
+    // pinfold dies of the signal itself, so that loops in shells stop.
     let mut running = start(&["--shell", "--output", "stream"], "echo ready >&2; sleep 100\n");
     assert_eq!(running.error_line(), "ready");
     running.signal(libc::SIGINT);
     assert_eq!(running.finish().signal, Some(libc::SIGINT));
 }
 
-/// A killed guard is the end of all, and said so; what was not done is not taken for done.
+/// A killed guard ends everything, and pinfold reports that. A job that did not finish is not recorded as done.
 #[test]
 fn a_killed_guard() {
     if !has_cgroup() {
@@ -142,19 +143,19 @@ fn a_killed_guard() {
     let pinfold = running.pinfold_pid();
     let children = std::fs::read_to_string(format!("/proc/{pinfold}/task/{pinfold}/children")).unwrap();
     let guard: i32 = children.split_whitespace().next().unwrap().parse().unwrap();
-    // SAFETY: pinfold's child, which it has not reaped: it lives.
+    // SAFETY: signals pinfold's child, which lives, because pinfold has not reaped it.
     #[allow(unsafe_code)]
     let killed = unsafe { libc::kill(guard, libc::SIGKILL) };
     assert_eq!(killed, 0);
     let ran = running.finish().assert_code(125);
     assert!(ran.stderr.contains("guard process was killed"), "{}", ran.stderr);
     let ended = lines(results.path());
-    // Those that ran; one more may have been on its way.
+    // The jobs that ran are recorded; one more may have been in progress.
     assert!(ended.len() >= 2, "{ended:#?}");
     assert!(ended.iter().all(|line| line["done"] == false), "{ended:#?}");
 }
 
-/// Each job that fails is a reason to stop the others, once: whoever cleans up is left to.
+/// Each failed job is a reason to stop the others, but only once: jobs that clean up keep their grace period.
 #[test]
 fn fail_fast_leaves_the_grace_period() {
     if !has_cgroup() {
@@ -163,7 +164,7 @@ fn fail_fast_leaves_the_grace_period() {
     let (fail, go, results) = (Scratch::new("fail"), Scratch::new("go"), Scratch::new("results"));
     let [fail_now, go_on] = [&fail, &go].map(|fifo| {
         rustix::fs::mkfifoat(rustix::fs::CWD, fifo.path(), 0o600.into()).unwrap();
-        // For both, so that opening it waits for nobody (fifo(7)).
+        // Opened for reading and writing, so that the open does not block (fifo(7)).
         std::fs::File::options().read(true).write(true).open(fifo.path()).unwrap()
     });
     let trap = format!("echo cleaning; read line < {}; echo cleaned; exit 0", text(go.path()));
@@ -175,7 +176,7 @@ fn fail_fast_leaves_the_grace_period() {
     for _ in 0..6 {
         assert_eq!(running.line(), "ready");
     }
-    // The end of the fifo for all of them at once.
+    // All of them get the end of the fifo at once.
     drop(fail_now);
     assert_eq!(running.line(), "cleaning");
     (&go_on).write_all(b"go\n").unwrap();
@@ -186,7 +187,7 @@ fn fail_fast_leaves_the_grace_period() {
     assert_eq!((&careful["report"]["killed"], &careful["report"]["reason"]), (&false.into(), &"stopped".into()));
 }
 
-/// A thread that can't be had is told before anything starts.
+/// pinfold reports that it cannot start a thread, before anything starts.
 #[test]
 fn no_thread_to_print() {
     if !has_cgroup() {
@@ -194,7 +195,7 @@ fn no_thread_to_print() {
     }
     let mark = Scratch::new("mark");
     let mut run = Run::bare([PINFOLD, "pool", "--", "touch", text(mark.path())]);
-    // No stack is to be had for it, which is the same EAGAIN as that of a limit on threads (pthread_create(3)).
+    // There is no memory for a stack of this size. The error is EAGAIN, as with a limit on threads (pthread_create(3)).
     run.command().env("RUST_MIN_STACK", (1_u64 << 60).to_string()).stdin(std::process::Stdio::piped());
     let mut running = run.start();
     running.child.stdin.take().unwrap().write_all(b"x\n").unwrap();
@@ -203,14 +204,14 @@ fn no_thread_to_print() {
     assert!(!mark.path().exists());
 }
 
-/// A limit of a line is one of pinfold run's. What can't be enforced is told before anything starts.
+/// A line has the same limits as pinfold run. pinfold reports a limit that it cannot enforce, before anything starts.
 #[test]
 fn limits_of_jobs() {
     if !has_cgroup() {
         return;
     }
     let line = |limits: &str, script: &str| format!(r#"{{"command": ["sh", "-c", "{script}"], "limits": {limits}}}"#);
-    // Without a controller.
+    // Limits that need no controller.
     let jobs = line(r#"{"rlimit": ["nofile=17:18"], "nice": 3}"#, "ulimit -n; nice") + "\n";
     assert_eq!(pool(&[], &jobs).assert_code(0).stdout, "17\n3\n");
     let wrong = format!("{}\n{}\n", line(r#"{"memory": "much"}"#, "true"), line(r#"{"cpu": 1}"#, "true"));
@@ -224,7 +225,7 @@ fn limits_of_jobs() {
     let jobs = format!("{jobs}\n{}\n", line(r#"{"memory": "16M"}"#, both));
     let ran = pool(&["-j", "1", "--results", text(results.path())], &jobs);
     if ran.code == 125 {
-        // Named, with what to do, and nothing has run.
+        // The message names the controllers and what to do, and no job has run.
         assert!(ran.stderr.contains("memory, pids") && !mark.path().exists(), "{}", ran.stderr);
         has("memory", false, &ran.stderr);
         return;
@@ -235,7 +236,8 @@ fn limits_of_jobs() {
     assert!(done[1]["report"]["oom"]["kills"].as_u64().unwrap() > 0);
 }
 
-/// On a terminal: how many run, are done, have failed, and how long it will take; gone at the end.
+/// On a terminal pinfold shows how many jobs run, are done and have failed, and the remaining time. It removes this at
+/// the end.
 #[test]
 fn progress_on_a_terminal() {
     if !has_cgroup() {
@@ -250,7 +252,7 @@ fn progress_on_a_terminal() {
     let mut command = Command::new(PINFOLD);
     command.args(["pool", "-j", "2", "--shell", "--jobs", text(jobs.path())]);
     let mut pty = Pty::start(command);
-    // A line for the failure, beside the bar.
+    // The failure has its own line, beside the bar.
     pty.expect("line 1, exit 3: exit code 3");
     pty.expect("2/4, 2 running, 1 failed");
     pty.expect("to go");
@@ -261,7 +263,7 @@ fn progress_on_a_terminal() {
     assert_eq!(pty.wait().code(), Some(1));
 }
 
-/// A script that notes in $2 that it is ready, and prints the first signal that it receives.
+/// A script that writes to $2 when it is ready, and prints the first signal that it receives.
 const REPORTS_SIGNAL: &str = r#"
     for signal in TERM INT HUP QUIT USR1; do
         trap "echo $1 $signal; sleep 0.3; echo $1 ends; exit" $signal
@@ -270,7 +272,7 @@ const REPORTS_SIGNAL: &str = r#"
     while :; do sleep 0.05; done
 "#;
 
-/// The jobs receive the signal that pinfold received, or the one that was chosen; SIGHUP stops as the others do.
+/// The jobs receive the signal that pinfold received, or the chosen one. SIGHUP stops the pool as the other signals do.
 #[test]
 fn a_stop_of_the_pool_begins_with_the_received_signal() {
     if !has_cgroup() {
@@ -280,7 +282,7 @@ fn a_stop_of_the_pool_begins_with_the_received_signal() {
     let script = directory.path().join("script");
     std::fs::write(&script, REPORTS_SIGNAL).unwrap();
     let script = text(&script);
-    // Sends it when the processes of the job are ready; the output of the job.
+    // Sends the signal when the processes of the job are ready, and returns the output of the job.
     let stopped_by = |sent: i32, args: &[&str], both: bool| {
         let ready = Scratch::new("ready");
         let main = format!("exec sh {script} main {}", text(ready.path()));
@@ -304,7 +306,7 @@ fn a_stop_of_the_pool_begins_with_the_received_signal() {
     }
     let all = stopped_by(libc::SIGTERM, &[], true);
     assert!(all.find("child TERM") < all.find("main ends"), "{all}");
-    // The child is left over when the main process has exited, and is stopped then.
+    // The child is a leftover when the main process has exited, and receives the stop signal then.
     let main = stopped_by(libc::SIGTERM, &["--signal-to", "main"], true);
     assert!(main.starts_with("main TERM,main ends,"), "{main}");
 }

@@ -1,5 +1,5 @@
-//! How a pool ends its tasks: nobody loses his grace period because somebody asks again, and every task has its outcome, whatever
-//! happens to what runs it.
+//! How a pool ends its tasks: a repeated request takes the grace period from no task, and every task has its outcome,
+//! whatever happens to the code that runs it.
 
 mod support;
 
@@ -23,7 +23,7 @@ fn is_there(pid: i32) -> bool {
     std::path::Path::new(&format!("/proc/{pid}")).exists()
 }
 
-/// A job that cleans up when it is stopped, for as long as it is not told to go on.
+/// A job that cleans up when it receives the stop signal, until the test lets it continue.
 struct Careful {
     handle: Handle,
     lines: Lines,
@@ -32,11 +32,11 @@ struct Careful {
 }
 
 impl Careful {
-    /// It has set its trap.
+    /// Starts the job, and returns when its trap is set.
     async fn start(pool: &Pool) -> Self {
         let fifo = Scratch::new("go");
         mkfifoat(CWD, fifo.path(), 0o600.into()).unwrap();
-        // For both, so that opening it waits for nobody (fifo(7)).
+        // Opened for reading and writing, so that the open does not block (fifo(7)).
         let go = File::options().read(true).write(true).open(fifo.path()).unwrap();
         let path = fifo.path().display();
         let trap = format!("echo cleaning; read line < {path}; echo cleaned; exit 0");
@@ -60,7 +60,7 @@ impl Careful {
         assert_eq!(line.map(|line| line.text().into_owned()).as_deref(), Some(text));
     }
 
-    /// It is at it, and is left to end it.
+    /// Asserts that the job is cleaning up, and that it can finish.
     async fn ends_well(mut self) {
         self.says("cleaning").await;
         writeln!(self.go, "go").unwrap();
@@ -77,14 +77,14 @@ fn a_pool_that_is_stopped_again_is_not_killed() {
         let pool = Pool::builder().workers(1).start(supervisor).unwrap();
         let careful = Careful::start(&pool).await;
         for _ in 0..3 {
-            // Dropped, and waited for again.
+            // The future is dropped, and then waited for again.
             assert!(tokio::time::timeout(Duration::ZERO, pool.shutdown(Shutdown::Now)).await.is_err());
             pool.stop();
         }
         careful.ends_well().await;
         pool.shutdown(Shutdown::Now).await;
 
-        // What is stronger is heard.
+        // A stronger request takes effect.
         let pool = Pool::builder().workers(1).start(supervisor).unwrap();
         let mut careful = Careful::start(&pool).await;
         pool.stop();
@@ -124,7 +124,7 @@ fn a_cancel_and_a_stop_of_the_pool_are_not_two_cancels() {
     });
 }
 
-/// Those that fail after the first are no reason to kill.
+/// Tasks that fail after the first one are no reason to kill.
 #[test]
 fn fail_fast_leaves_the_grace_period() {
     with_supervisor(async |supervisor| {
@@ -144,7 +144,8 @@ fn fail_fast_leaves_the_grace_period() {
             started.await.unwrap();
         }
         File::create(go.path()).unwrap();
-        // All of them have failed before the pool hears of the first: this is the thread that it runs in.
+        // All of them have failed before the pool is notified of the first failure: the pool runs in this thread, which
+        // is busy.
         let pids = pids.lock().unwrap().clone();
         wait_for(|| (!pids.iter().any(|&pid| is_there(pid))).then_some(()));
         for handle in &failing {
@@ -179,7 +180,7 @@ fn a_panic_of_on_spawn_fails_the_task_and_keeps_the_worker() {
         assert_eq!(report.error.as_deref(), Some("on_spawn panicked: the test's: sh"));
         assert!(report.is_gone() && !is_there(report.pid.unwrap()));
         assert_eq!((done[0].attempts, done[0].cancelled, done[0].success()), (1, false, false));
-        // Elsewhere in what runs it.
+        // The panic happens in another part of the code that runs the task.
         assert_eq!((done[1].report.reason, done[1].attempts, done[1].cancelled), (Reason::GuardLost, 1, false));
         assert!(done[2].success());
         let status = pool.status();
@@ -243,24 +244,24 @@ fn a_runtime_that_is_shut_down_leaves_nobody_waiting() {
         pool.shutdown(Shutdown::Now).await;
         assert!(pool.outcomes().next_outcome().await.is_none());
         assert!(matches!(pool.submit(shell("exit 0")).await, Err(Error::PoolClosed)));
-        // One that had nothing to run hears of it by the next task.
+        // A worker that had nothing to run detects it at the next task.
         let late = idle.submit(shell("exit 0")).await.unwrap();
         assert_eq!(late.wait().await.report.reason, Reason::GuardLost);
         idle.shutdown(Shutdown::Drain).await;
     };
     other.block_on(async { tokio::time::timeout(LONG, all).await.expect("it hangs") });
-    // The guard ends what it held.
+    // The guard ends the jobs that it holds.
     wait_for(|| (!is_there(pid)).then_some(()));
 }
 
-/// It is a failure, and no cancel.
+/// The loss of the guard counts as a failure, and not as a cancel.
 #[test]
 fn a_lost_guard_is_a_failure_for_fail_fast() {
     with_supervisor(async |supervisor| {
         let job = supervisor.spawn(&shell("sleep 100")).await.unwrap();
         let status = std::fs::read_to_string(format!("/proc/{}/status", job.pid())).unwrap();
         let guard: i32 = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap();
-        // SAFETY: the guard of this test's supervisor, which lives as long as its job does.
+        // SAFETY: signals the guard of this test's supervisor, which lives as long as its job.
         #[allow(unsafe_code)]
         let killed = unsafe { libc::kill(guard, libc::SIGKILL) };
         assert_eq!(killed, 0);

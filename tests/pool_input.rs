@@ -1,4 +1,4 @@
-//! The jobs that `pinfold pool` reads: what is wrong with them is found before any of them starts, and no line runs as code.
+//! The jobs that `pinfold pool` reads: it finds errors in them before any job starts, and no input line runs as code.
 
 mod support;
 
@@ -29,7 +29,7 @@ fn bad_lines_are_all_found_before_anything_starts() {
     ];
     let mut jobs = format!("{good}\n");
     for line in bad {
-        // Good ones and empty ones in between: the numbers count all.
+        // Valid lines and empty lines in between: the line numbers count all of them.
         let _ = writeln!(jobs, "{line}\n\n{good}");
     }
     let ran = pool(&[], &jobs).assert_code(125);
@@ -53,7 +53,7 @@ fn bad_lines_are_all_found_before_anything_starts() {
     }
 }
 
-/// In a script of a shell, `{q}` is the line as one word, whatever it holds; `{}` is code, of which pinfold warns.
+/// In a shell script, `{q}` is the line as one word, whatever it contains. `{}` is code, and pinfold warns about that.
 #[test]
 fn a_quoted_line_never_runs_as_code() {
     if !has_cgroup() {
@@ -94,7 +94,7 @@ fn a_quoted_line_never_runs_as_code() {
     }
 }
 
-/// What is wrong with a line of JSON, and what to write instead.
+/// Messages about a line of JSON name the error, and what to write instead.
 #[test]
 fn messages_about_lines_of_json_show_the_value() {
     for (line, said) in [
@@ -113,7 +113,7 @@ fn messages_about_lines_of_json_show_the_value() {
     }
 }
 
-/// Input without an end, of one line or of many, is refused before it fills the memory.
+/// Endless input, with one line or with many, is refused before it fills the memory.
 #[test]
 fn an_endless_input_is_refused() {
     for (input, args) in [
@@ -124,7 +124,7 @@ fn an_endless_input_is_refused() {
         ("yes", "-0 -- echo"),
         ("true", "--jobs /dev/zero"),
     ] {
-        // Where it is not refused, it fails at this limit.
+        // If pinfold does not refuse it, it fails at this limit.
         let script = format!("{input} | (ulimit -v 2000000; exec {PINFOLD} pool {args})");
         let ran = Run::bare(["bash", "-c", &script]).run().assert_code(125);
         let refused = ran.stderr.contains("too long") || ran.stderr.contains("more than");

@@ -1,4 +1,4 @@
-//! The output of `pinfold pool`, and its jobs' input: bounded memory, nothing lost that the mode promises.
+//! The output of `pinfold pool`, and the input of its jobs: bounded memory, and no loss of what the mode promises.
 
 mod support;
 
@@ -7,8 +7,8 @@ use std::io::{Read, Write};
 use support::pool::{pool, start, text};
 use support::{PINFOLD, Run, Scratch, has_cgroup, has_program, has_root, program, wait_for};
 
-/// Bounded memory, nothing lost that the mode promises, no hang. `PINFOLD_MONSTER` is how many bytes the largest one prints:
-/// 20 MB, or 5 GB where somebody says 5000000000.
+/// Memory stays bounded, no output is lost that the mode promises, and nothing hangs. `PINFOLD_MONSTER` is how many
+/// bytes the largest job prints: 20 MB by default; 5000000000 makes it 5 GB.
 #[test]
 fn output_monsters() {
     if !has_cgroup() {
@@ -51,7 +51,7 @@ fn output_monsters() {
     }
 }
 
-/// The same into files, where each job has its own to be looked at byte by byte.
+/// The same with output to files, where each job's file can be compared byte by byte.
 #[test]
 fn output_monsters_in_files() {
     if !has_cgroup() {
@@ -80,8 +80,8 @@ fn resident_kib(pid: i32) -> Option<u64> {
     resident.trim().trim_end_matches(" kB").parse().ok()
 }
 
-/// Much that nobody reads holds nobody up, is held once by pinfold, and reaches who does read it; `PINFOLD_STDIN` says how much:
-/// 20 MB, or 100 MB where somebody says 100000000.
+/// A large input that no job reads blocks nothing, pinfold holds it only once, and jobs that read it get all of it.
+/// `PINFOLD_STDIN` is its size: 20 MB by default; 100000000 makes it 100 MB.
 #[test]
 fn input_that_is_not_read() {
     if !has_cgroup() {
@@ -90,7 +90,7 @@ fn input_that_is_not_read() {
     let size: usize = std::env::var("PINFOLD_STDIN").map_or(20_000_000, |bytes| bytes.parse().unwrap());
     let text = "x".repeat(size);
     let line = |script: &str| format!("{{\"command\": [\"sh\", \"-c\", \"{script}\"], \"stdin\": \"{text}\"}}\n");
-    // The first never looks, the second closes it at once, the third reads a little of it, the last all.
+    // The first job never reads it, the second closes it at once, the third reads a part, and the last reads all.
     let jobs = ["echo done", "exec <&-; echo done", "head -c 5; echo; echo done", "wc -c"].map(line).concat();
     for mode in ["group", "stream"] {
         let mut running = start(&["-j", "1", "--output", mode], &jobs);
@@ -135,7 +135,7 @@ fn outputs_of_retries_files_and_tags() {
     assert_eq!(ran.stdout, "");
 }
 
-/// A reader that closes the pipe, as head(1) does, ends the pool as SIGPIPE ends other programs: without a message.
+/// When a reader closes the pipe, as head(1) does, the pool ends without a message, as other programs end by SIGPIPE.
 #[test]
 fn a_reader_that_goes_away_ends_the_pool_quietly() {
     if !has_cgroup() {
@@ -153,7 +153,7 @@ fn a_reader_that_goes_away_ends_the_pool_quietly() {
     }
 }
 
-/// Asserts that the pool has failed because output is lost, and has not recorded the job that lost it.
+/// Asserts that the pool fails because output is lost, and that it has not recorded the job that lost the output.
 fn assert_loss(mut run: Run, jobs: &str, said: &str) {
     run.command().stdin(std::process::Stdio::piped());
     let mut running = run.start();
@@ -162,7 +162,7 @@ fn assert_loss(mut run: Run, jobs: &str, said: &str) {
     assert!(ran.stderr.contains(said), "{said}: {}", ran.stderr);
 }
 
-/// `pinfold pool ARGS` in a shell's script, in which `"$@"` is the call.
+/// Runs `pinfold pool ARGS` in a shell script, in which `"$@"` is the call.
 fn pool_in_shell(script: &str, args: &[&str]) -> Run {
     Run::bare(["bash", "-c", script, "bash", PINFOLD, "pool"].iter().chain(args))
 }
@@ -190,7 +190,7 @@ fn output_that_cannot_be_written_fails_the_pool() {
     pool_in_shell("exec \"$@\" >&- </dev/null", &["--", "true"]).run().assert_code(0);
 }
 
-/// The directory for temporary files is full, not there, or not writable: jobs whose own exit code is 0 lose output.
+/// The directory for temporary files is full, missing, or not writable: jobs that exit with 0 lose output.
 #[test]
 fn output_that_finds_no_room_on_the_disk_fails_the_pool() {
     if !has_cgroup() || !has_root() || !has_program("unshare") {
@@ -203,7 +203,7 @@ fn output_that_finds_no_room_on_the_disk_fails_the_pool() {
     let read_only = format!("mount -t tmpfs -o ro tmpfs {path} && TMPDIR={path} exec \"$@\"");
     let calls = [(full.as_str(), "No space left"), (none, "/no/such/directory"), (&read_only, "Read-only file system")];
     for (script, said) in calls {
-        // One that is too large for the memory, and small ones that wait for an earlier one.
+        // One output is too large for the memory, and small outputs wait for an earlier one.
         let waits = "echo {}; [ {} != 1 ] || sleep 0.3; seq 1 3000";
         let large = "seq 1 {}00000 || true";
         for (args, jobs) in [
@@ -220,7 +220,7 @@ fn output_that_finds_no_room_on_the_disk_fails_the_pool() {
     }
 }
 
-/// After a halt only the output of finished jobs is printed, where that is asked for.
+/// After a halt only the output of finished jobs is printed, if that is requested.
 #[test]
 fn a_halt_prints_finished_jobs_only() {
     if !has_cgroup() {
@@ -245,7 +245,8 @@ fn a_halt_prints_finished_jobs_only() {
     }
 }
 
-/// A caller may share a pipe that does not block (Node, ssh, make): what is full is waited for, and is nobody's end.
+/// A caller may pass a non-blocking pipe (Node, ssh, make): when it is full, pinfold waits until it has room, and no
+/// job ends because of it.
 #[test]
 fn streams_that_do_not_block() {
     if !has_cgroup() {
@@ -261,12 +262,12 @@ fn streams_that_do_not_block() {
             Run::bare([PINFOLD, "pool", "-j", "2", "--output", mode].into_iter().chain(more).chain(["--", "seq", "0"]));
         run.command().stdin(stdin).stdout(writer);
         let running = run.start();
-        // It has been read, and more is waited for.
+        // pinfold has read it, and waits for more.
         jobs.write_all(b"99999\n").unwrap();
         wait_for(|| (rustix::io::ioctl_fionread(&jobs).unwrap() == 0).then_some(()));
         jobs.write_all(b"99999\n").unwrap();
         drop(jobs);
-        // Full: the next write says EAGAIN.
+        // The pipe is full: the next write fails with EAGAIN.
         wait_for(|| (rustix::io::ioctl_fionread(&reader).unwrap() >= 60_000).then_some(()));
         let reading = std::thread::spawn(move || std::io::read_to_string(reader).unwrap());
         let ran = running.finish().assert_code(0);
@@ -276,7 +277,8 @@ fn streams_that_do_not_block() {
     }
 }
 
-/// Standard output and standard error of a job are one stream, in the order in which the job wrote: by default where the output is grouped.
+/// Standard output and standard error of a job are one stream, in the order in which the job wrote. This is the default
+/// where the output is grouped.
 #[test]
 fn merged_streams_keep_their_order() {
     if !has_cgroup() {
@@ -302,7 +304,7 @@ fn merged_streams_keep_their_order() {
     }
     assert_eq!(std::fs::read_to_string(directory.path().join("1.out")).unwrap(), both);
     assert!(!directory.path().join("1.err").exists());
-    // More than stays in memory.
+    // More output than is kept in memory.
     let large = "for i in $(seq 1 20000); do echo $i; echo $i >&2; done";
     let lines: String = (1..=20000).map(|i| format!("{i}\n{i}\n")).collect();
     assert!(pool(&["--shell"], large).assert_code(0).stdout == lines);

@@ -1,4 +1,4 @@
-//! The results of `pinfold pool`: each job has its report, whoever is killed.
+//! The results of `pinfold pool`: each job has its report, whichever process is killed.
 
 mod support;
 
@@ -13,7 +13,7 @@ use serde_json::Value;
 use support::pool::{lines, pool, start, text};
 use support::{PINFOLD, Scratch, has_cgroup, wait_for};
 
-/// `PINFOLD_JOBS` says how many; 10,000 take a while where nothing is optimised.
+/// `PINFOLD_JOBS` sets how many; 10,000 take a while in an unoptimised build.
 #[test]
 fn many_jobs_have_all_their_reports_in_order() {
     if !has_cgroup() {
@@ -25,7 +25,8 @@ fn many_jobs_have_all_their_reports_in_order() {
     let args = ["-j", "8", "--keep-order", "--results", text(results.path()), "--", "echo"];
     let mut running = start(&args, &jobs);
     let pid = running.pinfold_pid();
-    // Halfway and near the end: memory and descriptors do not grow with the jobs that are done.
+    // The test measures halfway and near the end: memory and descriptors must not grow with the number of finished
+    // jobs.
     let (mut seen, mut out) = (String::new(), running.child.stdout.take().unwrap());
     let mut measured = Vec::new();
     let mut piece = [0; 4096];
@@ -45,14 +46,14 @@ fn many_jobs_have_all_their_reports_in_order() {
     assert!(ran.stderr.contains(&format!("{count} succeeded, 0 failed")), "{}", ran.stderr);
     let [(first, first_open), (last, last_open)] = measured[..] else { panic!("{measured:?}") };
     assert!(last < first + 2048, "resident KiB: {measured:?}");
-    // What waits to be printed varies; one that is kept for each job would be seen.
+    // The number that wait to be printed varies, but one descriptor for each job would exceed this bound.
     assert!(first_open.max(last_open) < 320, "open descriptors: {measured:?}");
     let mut reported: Vec<_> = lines(results.path()).iter().map(|line| line["line"].as_u64().unwrap()).collect();
     reported.sort_unstable();
     assert!(reported.into_iter().eq(1..=count as u64));
 }
 
-/// Killed in the middle: nothing is left, and a resumed run does exactly what had no report.
+/// pinfold is killed in the middle: nothing is left, and a resumed run does exactly the jobs that had no report.
 #[test]
 fn a_killed_pool_is_resumed() {
     if !has_cgroup() {
@@ -62,7 +63,8 @@ fn a_killed_pool_is_resumed() {
     let directory = Scratch::directory("resume");
     let results = directory.path().join("results");
     let count = 100 + 30 * rounds;
-    // Each job leaves a line of its own, in one write, so that those that ran are known apart from what pinfold says.
+    // Each job appends a line of its own, with one write. So the test knows which jobs ran without relying on pinfold's
+    // results.
     let ran_log = directory.path().join("ran");
     let script = format!("sleep 0.0$(({{}} % 4)); echo {{}} >> {}", text(&ran_log));
     let jobs: String = (1..=count).map(|number| format!("{number}\n")).collect();
@@ -74,12 +76,12 @@ fn a_killed_pool_is_resumed() {
             args.retain(|arg| *arg != "--resume");
         }
         let ran_before = ran(&ran_log);
-        // Without a warden, which would end what is left.
+        // Runs without a warden, because the warden would end the remaining processes.
         let mut pinfold = std::process::Command::new(PINFOLD);
         pinfold.arg("pool").args(&args).stdin(Stdio::piped()).stdout(Stdio::null());
         let mut pinfold = pinfold.spawn().unwrap();
         pinfold.stdin.take().unwrap().write_all(jobs.as_bytes()).unwrap();
-        // Some further on each time.
+        // Each round gets further than the one before.
         let enough = seen.len() + ((count - seen.len()) / (rounds - round + 2)).max(1);
         let written = || std::fs::read(&results).unwrap_or_default().iter().filter(|&&byte| byte == b'\n').count();
         wait_for(|| (written() >= enough).then_some(()));
@@ -88,7 +90,7 @@ fn a_killed_pool_is_resumed() {
         let base = format!("pinfold-{}-", pinfold.id());
         let is_base =
             |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name().to_string_lossy().starts_with(&base);
-        // A directory can only be removed when nothing runs in it.
+        // A directory can only be removed when no process runs in it.
         wait_for(|| (!std::fs::read_dir(support::own_cgroup()).unwrap().any(is_base)).then_some(()));
         longest = longest.max(killed.elapsed());
         pinfold.wait().unwrap();
@@ -97,7 +99,7 @@ fn a_killed_pool_is_resumed() {
         kills += u32::from(now.len() < count);
         seen = now;
     }
-    // A second is promised, by a machine that has time for it (promise 2 has its own tests).
+    // One second is promised, on a machine that is not overloaded (promise 2 has its own tests).
     eprintln!("{kills} kills in the middle, all gone after {longest:?} at most");
     assert!(kills > 0, "it was always over before it was killed");
     let before = ran(&ran_log);
@@ -114,14 +116,14 @@ fn a_killed_pool_is_resumed() {
     assert_eq!(ran(&ran_log).len(), count, "none is lost");
 }
 
-/// The numbers of the lines that are whole.
+/// Returns the numbers of the complete lines.
 fn lines_so_far(results: &Path) -> Vec<u64> {
     let text = std::fs::read_to_string(results).unwrap_or_default();
     let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
     whole.map(|line| serde_json::from_str::<Value>(line).unwrap()["line"].as_u64().unwrap()).collect()
 }
 
-/// How often each job ran.
+/// Returns how often each job ran.
 fn ran(log: &Path) -> BTreeMap<u64, usize> {
     let mut ran = BTreeMap::new();
     for line in std::fs::read_to_string(log).unwrap_or_default().lines() {
@@ -155,16 +157,16 @@ fn a_torn_last_line_is_repaired() {
     assert_eq!(ran.stdout, "c\nd\n");
     assert!(ran.stderr.contains("was torn") && ran.stderr.contains("2 left out"), "{}", ran.stderr);
     assert_eq!(lines(results.path()).len(), 4);
-    // Twice the same job is two jobs.
+    // The same job twice counts as two jobs.
     let ran = pool(&resume, "a\na\nb\n").assert_code(0);
     assert_eq!(ran.stdout, "a\n");
-    // Another file is not taken for results.
+    // A file of another kind is not accepted as results.
     file.write_all_at(b"no", 0).unwrap();
     let ran = pool(&resume, "a\n").assert_code(125);
     assert!(ran.stderr.contains("line 1"), "{}", ran.stderr);
 }
 
-/// What has no newline at its end is not for that reason ours to cut.
+/// A file without a newline at its end is not necessarily a results file that may be truncated.
 #[test]
 fn another_file_is_left_as_it_is() {
     if !has_cgroup() {
@@ -184,14 +186,14 @@ fn another_file_is_left_as_it_is() {
         assert_eq!(results.text(), other);
         assert!(!mark.path().exists());
     }
-    // As few bytes of a line as there can be.
+    // The shortest possible part of a line.
     std::fs::write(results.path(), &ours[..1]).unwrap();
     let ran = pool(&args, text(mark.path())).assert_code(0);
     assert!(ran.stderr.contains("was torn: its 1 bytes"), "{}", ran.stderr);
     assert!(mark.path().exists() && lines(results.path()).len() == 1);
 }
 
-/// Starts `pinfold pool ARGS` without a warden, which would end what is left.
+/// Starts `pinfold pool ARGS` without a warden, because the warden would end the remaining processes.
 fn start_bare(args: &[&str], jobs: &str) -> std::process::Child {
     let mut pinfold = std::process::Command::new(PINFOLD);
     pinfold.arg("pool").args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -200,7 +202,7 @@ fn start_bare(args: &[&str], jobs: &str) -> std::process::Child {
     pinfold
 }
 
-/// Sends SIGKILL, and waits until the directory of its jobs is gone: then none of them runs.
+/// Sends SIGKILL, and waits until the directory of its jobs is removed, which proves that none of them runs.
 fn kill_and_wait_until_empty(pinfold: &mut std::process::Child) {
     pinfold.kill().unwrap();
     let base = format!("pinfold-{}-", pinfold.id());
@@ -210,16 +212,17 @@ fn kill_and_wait_until_empty(pinfold: &mut std::process::Child) {
     pinfold.wait().unwrap();
 }
 
-/// The reader does not read while jobs end; then pinfold is killed. Each job that the results file has as done was printed.
+/// The reader does not read while jobs end; then pinfold is killed. Each job that the results file records as done was
+/// printed.
 #[test]
 fn a_job_is_recorded_when_its_output_was_written() {
     if !has_cgroup() {
         return;
     }
     const COUNT: u64 = 40;
-    // More than a pipe holds (pipe(7)) are 14 of these.
+    // 14 of these are more than a pipe holds (pipe(7)).
     const FILL: usize = 5000;
-    // The jobs whose output is whole.
+    // Returns the jobs whose output is complete.
     let printed = |text: &str| -> std::collections::BTreeSet<u64> {
         let whole = |line: &str| line.strip_prefix(&"x".repeat(FILL)).and_then(|number| number.parse().ok());
         text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n').and_then(whole)).collect()
@@ -245,7 +248,8 @@ fn a_job_is_recorded_when_its_output_was_written() {
     }
 }
 
-/// With `--keep-order`, the first job holds up the output of the others, which have ended: a kill loses none of it.
+/// With `--keep-order`, the first job delays the output of the others, which have ended. A kill loses none of this
+/// output.
 #[test]
 fn output_that_waits_for_an_earlier_job_is_not_recorded_as_printed() {
     if !has_cgroup() {
@@ -271,7 +275,7 @@ fn output_that_waits_for_an_earlier_job_is_not_recorded_as_printed() {
     assert_eq!(pool(&resumed, &jobs).assert_code(0).stdout, "");
 }
 
-/// What has failed before still counts when `--resume` leaves it out, however it failed; `--retry-failed` runs it again.
+/// A failed job still counts when `--resume` skips it, however it failed. `--retry-failed` runs it again.
 #[test]
 fn a_resumed_pool_with_failed_jobs_is_not_green() {
     if !has_cgroup() {
@@ -295,7 +299,7 @@ fn a_resumed_pool_with_failed_jobs_is_not_green() {
         assert_eq!(mended.stdout, "bad\n", "{fails}");
         assert_eq!(run(&["--resume"]).assert_code(0).stdout, "", "{fails}");
     }
-    // A program that does not exist is the job's failure, as with a shell.
+    // A missing program is a failure of the job, as with a shell.
     let results = Scratch::new("not-found");
     let args = ["--results", text(results.path()), "--", "/no/such/program"];
     pool(&args, "x\n").assert_code(1);

@@ -1,4 +1,5 @@
-//! `pinfold run --pty`, and a job with a terminal in the library: what the terminal is for a person, it is for the job.
+//! `pinfold run --pty`, and a job with a terminal in the library: the job has the same terminal behaviour as a program
+//! that a user starts.
 
 mod support;
 
@@ -18,7 +19,7 @@ const LONG: Duration = Duration::from_secs(60);
 const CTRL_C: &str = "\x03";
 const CTRL_Z: &str = "\x1a";
 
-/// Without a terminal outside, as in CI, and with this on standard input.
+/// Runs without a terminal outside, as in CI, with this text on standard input.
 fn run(input: &str, args: &[&str]) -> Ran {
     let mut run = Run::new(["--pty"].iter().chain(args));
     run.command().stdin(Stdio::piped());
@@ -44,20 +45,20 @@ fn without_a_terminal_outside() {
     let lines: Vec<_> = ran.stdout.lines().collect();
     assert!(lines[0].starts_with("/dev/pts/") && lines[1] == "24 80" && lines[2] == lines[0], "{ran:#?}");
     assert_eq!(ran.stderr, "");
-    // The leader of a session whose terminal that is.
+    // The shell is the leader of a session that has this terminal.
     let ran = sh("ps -o sid=,tpgid= -p $$; echo $$").assert_code(0);
     let numbers: Vec<_> = ran.stdout.split_whitespace().collect();
     assert!(numbers.len() == 3 && numbers[0] == numbers[2] && numbers[1] == numbers[2], "{ran:#?}");
-    // Input comes to its end, and is not echoed; also what is no whole line.
+    // Input ends, and is not echoed, even if its last line is incomplete.
     assert_eq!(run("one\ntwo\n", &["--", "cat"]).assert_code(0).stdout, "one\r\ntwo\r\n");
     assert_eq!(run("one\ntw", &["--", "cat"]).assert_code(0).stdout, "one\r\ntw");
     assert_eq!(run("", &["--", "cat"]).assert_code(0).stdout, "");
-    // More than the kernel holds at once, in both directions.
+    // More than the kernel buffers at once, in both directions.
     let long: String = (0..20_000).map(|number| format!("line {number}\n")).collect();
     assert_eq!(run(&long, &["--", "cat"]).assert_code(0).stdout, long.replace('\n', "\r\n"));
 }
 
-/// Whoever keeps the terminal open outside of the session is ended like any leftover, and nothing of the output is lost.
+/// A process outside the session that keeps the terminal open is ended like any leftover, and no output is lost.
 #[test]
 fn a_leftover_that_holds_the_terminal_does_not_delay_the_return() {
     if !has_cgroup() {
@@ -72,12 +73,12 @@ fn a_leftover_that_holds_the_terminal_does_not_delay_the_return() {
     let ran = sh(&script).assert_code(0);
     assert!(ran.stdout.ends_with("30000\r\nlast\r\n") && ran.stdout.lines().count() == 30001, "{}", ran.stdout.len());
     assert_eq!(ran.report["leftovers"]["count"], 1);
-    // As the deadline's.
+    // The same after the deadline.
     let ran = run("", &["--timeout", "200ms", "--", "sh", "-c", "trap '' HUP TERM; echo deaf; sleep 999"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (124, "deaf\r\n"), "{ran:#?}");
 }
 
-/// A reader that goes away, as head(1) does: the terminal hangs up.
+/// When a reader goes away, as head(1) does, the terminal hangs up.
 #[test]
 fn a_reader_that_goes_away() {
     if !has_cgroup() {
@@ -96,7 +97,7 @@ fn what_is_typed_goes_through_and_the_terminal_comes_back() {
     shell.line("stty -echo; before=$(stty -g)");
     shell.expect("ready> ");
     shell.resize(31, 97);
-    // It has the size and the settings; keys reach it as it wants them.
+    // The terminal has the size and the settings of the outer one, and keys arrive as the program configures them.
     shell.send(
         "$PINFOLD run --pty -- bash -c 'stty size; stty -a | grep -o -- \"-echo \"; read -rsn1 key; echo key=$key'\n",
     );
@@ -106,7 +107,7 @@ fn what_is_typed_goes_through_and_the_terminal_comes_back() {
     shell.expect("ready> ");
     shell.send("test \"$before\" = \"$(stty -g)\" && echo same settings\n");
     shell.expect("same settings");
-    // A window that changes its size.
+    // The window changes its size.
     shell.send(
         "$PINFOLD run --pty -- bash -c 'trap \"stty size; exit\" WINCH; echo up; while :; do read -t 60; done'\n",
     );
@@ -135,7 +136,7 @@ fn interrupts_reach_the_job_and_three_kill() {
     shell.line("echo code=$?");
     shell.expect("code=137");
     shell.expect("ready> ");
-    // By the signal itself, where that ends it: the shell's loop ends too.
+    // If the signal ends the job, pinfold dies of the signal too, so the shell's loop stops.
     shell.line("for i in 1 2; do $PINFOLD run --pty -- sh -c 'echo up; exec sleep 999'; done; echo never");
     shell.expect("\nup");
     shell.send(CTRL_C);
@@ -143,7 +144,7 @@ fn interrupts_reach_the_job_and_three_kill() {
     shell.line("echo code=$?");
     shell.expect("code=130");
     shell.expect("ready> ");
-    // Keys are no signals to who takes them as keys.
+    // A program that reads keys without signals receives the key.
     shell.line("$PINFOLD run --pty -- sh -c 'stty -isig -icanon min 1; echo up; echo got $(dd bs=1 count=4 2>/dev/null | wc -c)'");
     shell.expect("\nup");
     for _ in 0..4 {
@@ -154,13 +155,13 @@ fn interrupts_reach_the_job_and_three_kill() {
     shell.exit();
 }
 
-/// SIGKILL of pinfold, where no shell with job control puts the terminal in order.
+/// pinfold is killed with SIGKILL, and no shell with job control restores the terminal.
 #[test]
 fn the_guard_gives_the_terminal_back() {
     if !has_cgroup() {
         return;
     }
-    // In the shell's own group. What the guard does, it does within a second.
+    // This runs in the shell's own process group. The guard acts within a second.
     let script = "$PINFOLD run --pty -- sh -c 'echo up; exec sleep 999'; echo code=$?; for i in $(seq 100); do
         case $(stty -a) in *-icanon*) sleep 0.02;; *) echo cooked; exit 0;; esac; done; echo raw; exit 1";
     let mut command = Command::new("sh");
@@ -171,7 +172,7 @@ fn the_guard_gives_the_terminal_back() {
         let found = Command::new("pgrep").args(["-P", &pty.pid().to_string()]).output().ok()?;
         String::from_utf8_lossy(&found.stdout).lines().next()?.trim().parse::<i32>().ok()
     });
-    // SAFETY: a child of the shell, which does not reap it before it has ended.
+    // SAFETY: signals a child of the shell, which does not reap it before it has ended.
     unsafe { libc::kill(pinfold, libc::SIGKILL) };
     pty.expect("code=137");
     pty.expect("cooked");
@@ -202,7 +203,7 @@ fn a_shell_inside_has_job_control() {
     shell.exit();
 }
 
-/// Started in the background it leaves the terminal alone; in the foreground it takes it.
+/// In the background pinfold does not touch the terminal; in the foreground it takes the terminal.
 #[test]
 fn from_the_background() {
     if !has_cgroup() {
@@ -217,7 +218,7 @@ fn from_the_background() {
     shell.expect("$word");
     shell.line("hello");
     shell.expect("word=hello");
-    // What is typed before that may still be the job's.
+    // Keys that are typed earlier may still go to the job.
     shell.expect("ready> ");
     shell.exit();
 }
@@ -251,7 +252,7 @@ fn the_librarys_terminal() {
         assert_eq!(job.pty_signal_keys().unwrap(), [Some(3), Some(28)]);
         let mut stdin = job.take_stdin().unwrap();
         job.resize_pty(7, 9).unwrap();
-        // The trap runs when the read is over; its end comes by the end-of-file character.
+        // The trap runs when the read has returned; the end-of-file character ends the input.
         stdin.write_all(b"one\ntwo\nthree").await.unwrap();
         drop(stdin);
         let output = tokio::time::timeout(LONG, job.wait_with_output()).await.unwrap().unwrap();
@@ -259,7 +260,7 @@ fn the_librarys_terminal() {
         assert_eq!((output.report.exit_code, output.stderr.total()), (3, 0));
         assert!(job.resize_pty(1, 1).is_ok() || job.take_stdout().is_none());
 
-        // Nobody types: the end of input.
+        // Nothing is typed: the input ends at once.
         let output = supervisor.spawn(&shell("cat; seq 100000")).await.unwrap().wait_with_output().await.unwrap();
         assert_eq!(
             output.stdout.total(),
@@ -271,7 +272,7 @@ fn the_librarys_terminal() {
         let output = supervisor.spawn(&idle).await.unwrap().wait_with_output().await.unwrap();
         assert_eq!((output.report.reason, output.stdout.text().as_str()), (Reason::Idle, "once\r\n"));
 
-        // Both sides dropped, it hangs up.
+        // When both sides are dropped, the terminal hangs up.
         let job = supervisor.spawn(&shell("sleep 999")).await.unwrap();
         drop((job.take_stdin(), job.take_stdout()));
         let report = tokio::time::timeout(LONG, job.wait()).await.unwrap().unwrap();
@@ -280,14 +281,14 @@ fn the_librarys_terminal() {
 
         let mut both = shell("true");
         let error = supervisor.spawn(both.stdout(pinfold::Stdio::Piped)).await.unwrap_err().to_string();
-        assert!(error.contains("leave stdin, stdout and stderr out"), "{error}");
+        assert!(error.contains("do not set stdin, stdout and stderr"), "{error}");
         let job = supervisor.spawn(&pinfold::Command::new("true")).await.unwrap();
         assert!(job.resize_pty(1, 1).unwrap_err().to_string().contains("Command::pty"));
         job.wait().await.unwrap();
     });
 }
 
-/// The test itself has the terminal open, as a process outside of the job that was handed it.
+/// The test itself has the terminal open, like a process outside the job that received it.
 #[test]
 fn somebody_outside_who_holds_the_terminal_does_not_delay_the_return() {
     with_supervisor(async |supervisor| {
@@ -298,7 +299,7 @@ fn somebody_outside_who_holds_the_terminal_does_not_delay_the_return() {
             name.push(stdout.read_u8().await.unwrap());
         }
         let name = String::from_utf8(name).unwrap();
-        // O_NOCTTY: it is to be nobody else's controlling terminal.
+        // O_NOCTTY: the terminal must not become the controlling terminal of this process.
         let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC;
         let held = rustix::fs::open(name.trim(), flags, rustix::fs::Mode::empty()).unwrap();
         job.take_stdin().unwrap().write_all(b"\n").await.unwrap();

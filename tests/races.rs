@@ -1,6 +1,6 @@
 //! Promise 1 in races: a tree that forks all the time, and requests, ends and the supervisor's close in any order.
 //!
-//! `PINFOLD_RACE_ROUNDS` makes it longer; `PINFOLD_RACE_SEED` brings a random plan back, as far as the machine's own timing
+//! `PINFOLD_RACE_ROUNDS` makes it longer. `PINFOLD_RACE_SEED` repeats a random plan, as far as the machine's timing
 //! allows.
 
 mod support;
@@ -15,10 +15,11 @@ use pinfold::{Command, Job, Leftovers, Report, Signal, Stdio, Supervisor};
 use support::random::{Random, setting};
 use support::{Canary, PINFOLD, has_cgroup, program};
 
-/// Longer than any job here may take: the grace period is far shorter, the kill bound (10 s) must never be reached.
+/// Longer than any job here may take: the grace period is far shorter, and the kill bound (10 s) must never be reached.
 const BOUND: Duration = Duration::from_secs(8);
 
-/// The tests take turns: a guard that one of them starts holds, until it has been executed, a copy of every pipe of the other.
+/// The tests take turns: a guard that one of them starts holds a copy of every pipe of the other test until the guard
+/// is executed.
 fn alone() -> std::sync::MutexGuard<'static, ()> {
     static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -28,7 +29,7 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// `race` with these words, and the pipe that all of the job hold.
+/// Returns `race` with these words, and the pipe that all processes of the job hold.
 fn race(words: &[String]) -> (Command, std::io::PipeReader) {
     let (reader, writer) = std::io::pipe().unwrap();
     let mut command = Command::new(program("race"));
@@ -36,12 +37,12 @@ fn race(words: &[String]) -> (Command, std::io::PipeReader) {
     (command, reader)
 }
 
-/// Right now, without waiting: nobody holds the pipe any more, so nobody of the job lives.
+/// Checks at once, without waiting, that no process of the job lives: none holds the pipe any more.
 fn assert_ended(mut pipe: &std::io::PipeReader, context: &str) {
     let mut poll = libc::pollfd { fd: pipe.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: one structure, no waiting.
+    // SAFETY: passes one structure and does not wait.
     let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
-    assert!(ready == 1 && poll.revents & libc::POLLHUP != 0, "somebody of the job lives: {context}");
+    assert!(ready == 1 && poll.revents & libc::POLLHUP != 0, "a process of the job lives: {context}");
     pipe.read_to_string(&mut String::new()).unwrap();
 }
 
@@ -51,7 +52,7 @@ fn assert_gone(report: &Report, context: &str) {
     assert!(!Path::new(leaf).exists(), "{context}: {leaf} is left");
 }
 
-/// Lets that time pass to the microsecond, which tokio's timers don't, and the others run.
+/// Waits for that time, precise to the microsecond, which tokio's timers are not, and lets the other tasks run.
 async fn pass(micros: u64) {
     let end = Instant::now() + Duration::from_micros(micros);
     while Instant::now() < end {
@@ -88,11 +89,11 @@ fn a_tree_that_forks_all_the_time_is_killed() {
         }
         supervisor.close().await;
     });
-    println!("{rounds} kills, nobody left, at most {} ms", longest.as_millis());
+    println!("{rounds} kills, no process left, at most {} ms", longest.as_millis());
     canary.assert_alive();
 }
 
-/// What is done to a job, and so many microseconds after what was done before.
+/// An action on a job, and the delay in microseconds after the previous action.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Request {
     Stop,
@@ -104,7 +105,7 @@ enum Request {
 
 #[derive(Clone, Debug)]
 struct Plan {
-    /// When the main process ends by itself, and with which code.
+    /// When the main process exits by itself, and with which code.
     main: (u64, u8),
     leftovers: u64,
     wait_for_leftovers: bool,
@@ -130,7 +131,7 @@ impl Plan {
             main: (random.below(15_000), random.below(120) as u8),
             leftovers: random.below(3),
             wait_for_leftovers: random.below(4) == 0,
-            // What waits, or is stopped by SIGSTOP, comes to its end too.
+            // A process that waits, or is stopped by SIGSTOP, also ends.
             timeout: Some(5_000 + random.below(200_000)),
             requests,
         }
@@ -163,7 +164,7 @@ fn requests_ends_and_close_in_any_order() {
                 let plan = Plan::new(&mut random);
                 running.push(tokio::spawn(act(supervisor.clone(), plan, round)));
             }
-            // In some rounds while jobs run, or are just being spawned.
+            // In some rounds the supervisor is closed while jobs run or are being spawned.
             let closed_early = random.below(3) == 0;
             if closed_early {
                 pass(random.below(20_000)).await;
@@ -200,7 +201,8 @@ async fn close(supervisor: Supervisor, round: u64) {
     assert!(closed.is_ok(), "round {round}: close did not come back");
 }
 
-/// Carries out the plan; tells how long it took and the report, or none where the job was dropped or never started.
+/// Carries out the plan. Returns the time that it took, and the report, or `None` where the job was dropped or never
+/// started.
 async fn act(supervisor: Supervisor, plan: Plan, round: u64) -> (Plan, Duration, Option<std::sync::Arc<Report>>) {
     let context = format!("round {round}, {plan:?}");
     let words = ["main".into(), plan.main.0.to_string(), plan.main.1.to_string(), plan.leftovers.to_string()];
@@ -215,7 +217,8 @@ async fn act(supervisor: Supervisor, plan: Plan, round: u64) -> (Plan, Duration,
     let begun = Instant::now();
     let job = tokio::time::timeout(BOUND, supervisor.spawn(&command)).await;
     drop(command);
-    // An error only where the supervisor was closed, or where it ended before it had begun: the caller knows.
+    // An error is only possible where the supervisor was closed, or where it ended before the job began. The caller
+    // checks which.
     let Ok(job) = job.unwrap_or_else(|_| panic!("spawn did not come back: {context}")) else {
         assert_ended_soon(&said, begun, &context).await;
         return (plan, begun.elapsed(), None);
@@ -244,7 +247,7 @@ async fn perform(job: Job, plan: &Plan) -> Option<Job> {
             Request::Stop => job.stop(),
             Request::Kill => job.kill(),
             Request::Signal(number) => {
-                // It may have ended.
+                // The job may have ended already.
                 let _ = job.signal(Signal::from_number(*number).unwrap());
             }
             Request::SignalAll(number) => job.signal_all(Signal::from_number(*number).unwrap()),
@@ -254,20 +257,20 @@ async fn perform(job: Job, plan: &Plan) -> Option<Job> {
     Some(job)
 }
 
-/// Nobody waits for a dropped job: it is ended by itself.
+/// Checks that a dropped job, for which nothing waits, ends by itself.
 async fn assert_ended_soon(said: &std::io::PipeReader, begun: Instant, context: &str) {
     loop {
         let mut poll = libc::pollfd { fd: said.as_raw_fd(), events: 0, revents: 0 };
-        // SAFETY: one structure, no waiting.
+        // SAFETY: passes one structure and does not wait.
         if unsafe { libc::poll(&raw mut poll, 1, 0) } == 1 && poll.revents & libc::POLLHUP != 0 {
             return;
         }
-        assert!(begun.elapsed() < BOUND, "somebody of a dropped job lives: {context}");
+        assert!(begun.elapsed() < BOUND, "a process of a dropped job lives: {context}");
         tokio::task::yield_now().await;
     }
 }
 
-/// The report says nothing that the plan can't have led to.
+/// Checks that the report contains nothing that the plan cannot have caused.
 fn check(plan: &Plan, report: &Report, closed_early: bool, context: &str) {
     let context = format!("{context}: {report:#?}");
     match report.reason {

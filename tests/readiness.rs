@@ -1,4 +1,4 @@
-//! Readiness: who is not ready is not said to be, and who waits takes nothing from who gets ready.
+//! Readiness: pinfold does not report a job as ready before it is, and waiting takes nothing from the job.
 
 mod support;
 
@@ -17,11 +17,11 @@ fn by_a_line_a_port_or_a_file() {
     with_supervisor(async |supervisor| {
         let job = supervisor.spawn(&heard("echo starting; echo 'listening on 7'; sleep 1000")).await.unwrap();
         job.ready(&Readiness::stdout_line("listening"), LONG).await.unwrap();
-        // What comes after it in the pipe, and what was read for it.
+        // The output after the line can be read, and also the output that was read to find the line.
         job.stop();
         assert_eq!(job.wait_with_output().await.unwrap().stdout.text(), "starting\nlistening on 7\n");
 
-        // Never: it ends, or the time does.
+        // The job never gets ready: it ends, or the time is over.
         let never = Readiness::stdout_line("listening");
         let job = supervisor.spawn(&heard("echo starting")).await.unwrap();
         let error = job.ready(&never, LONG).await.unwrap_err().to_string();
@@ -35,7 +35,7 @@ fn by_a_line_a_port_or_a_file() {
         let error = job.ready(&Readiness::port(([127, 0, 0, 1], 1)), LONG).await.unwrap_err().to_string();
         assert!(error.contains("it is over"), "{error}");
 
-        // A port: free until somebody listens.
+        // A port is free until a process listens on it.
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
@@ -47,7 +47,7 @@ fn by_a_line_a_port_or_a_file() {
         });
         ready.unwrap();
 
-        // A file, in a directory that is not there yet.
+        // A file, in a directory that does not exist yet.
         let scratch = Scratch::directory("ready");
         let path = scratch.path().join("a/b/file");
         let script = format!(
@@ -60,7 +60,7 @@ fn by_a_line_a_port_or_a_file() {
     });
 }
 
-/// What can never be is no matter of time.
+/// A file that can never exist is an error, and not a timeout.
 #[test]
 fn below_a_file_there_is_none() {
     with_supervisor(async |supervisor| {
@@ -71,14 +71,14 @@ fn below_a_file_there_is_none() {
         job.kill();
         job.wait().await.unwrap();
     });
-    // Before anything is started.
+    // The error comes before anything is started.
     let mark = Scratch::new("mark");
     let script = format!("echo ran > {}", mark.path().display());
     let ran = Run::new(["--ready", "file:/etc/passwd/a/b", "--", "sh", "-c", &script]).run().assert_code(125);
     assert!(ran.stderr.contains("/etc/passwd is not a directory") && !mark.path().exists(), "{ran:#?}");
 }
 
-/// The job itself puts a file in its way: that is no lack of time either.
+/// The job itself puts a file in the way: that is not reported as a timeout either.
 #[test]
 fn what_can_not_be_any_more() {
     if !has_cgroup() {
@@ -94,7 +94,8 @@ fn what_can_not_be_any_more() {
     assert_eq!((&ran.report["exit_code"], &ran.report["reason"]), (&125.into(), &"stopped".into()));
 }
 
-/// Where a connection may get the very port that it goes to (of two here, of 28232 by default), nobody listens for that.
+/// A connection may get the very port that it connects to (one of two ports here, of 28232 by default) as its own,
+/// although no process listens there.
 #[test]
 fn a_connection_to_itself_is_no_listener() {
     if !has_cgroup() || !has_root() || !["unshare", "ip"].into_iter().all(has_program) {
@@ -112,7 +113,7 @@ fn a_connection_to_itself_is_no_listener() {
             assert_eq!((ran.code, &ran.report["reason"]), (124, &"stopped".into()), "{what}: {ran:#?}");
             assert!(ran.stderr.contains("no process listens on"), "{ran:#?}");
         }
-        // Nor is the port taken from who is to have it, however long that takes.
+        // The check does not take the port away from the job that will listen on it, however long that takes.
         let up = Scratch::new("up");
         let up_name = up.path().to_str().unwrap();
         let what = format!("port:{port}");
@@ -125,7 +126,8 @@ fn a_connection_to_itself_is_no_listener() {
     }
 }
 
-/// The time that a job has is not its exit code, nor its signal: 124, and the report says so.
+/// If the job is not ready in time, the exit code is 124, whatever code or signal the job ends with. The report says so
+/// too.
 #[test]
 fn too_late_is_124_however_it_ended() {
     if !has_cgroup() {
@@ -142,7 +144,7 @@ fn too_late_is_124_however_it_ended() {
     assert_eq!(Run::new(options).run().assert_code(124).signal, None);
 }
 
-/// A server on one of the addresses of localhost is found, by its port alone and by its name.
+/// The check finds a server on any of the addresses of localhost, by its port alone and by its host name.
 #[test]
 fn a_port_is_found_at_each_address_of_this_machine() {
     if !has_cgroup() || !has_root() || !["unshare", "ip"].into_iter().all(has_program) {
@@ -162,7 +164,7 @@ fn a_port_is_found_at_each_address_of_this_machine() {
     }
 }
 
-/// Another program listens there: the job can't, and is not taken for ready.
+/// Another program listens there: the job cannot, and does not count as ready.
 #[test]
 fn a_port_that_is_held_before_the_start_is_an_error() {
     if !has_cgroup() {
@@ -190,7 +192,7 @@ fn a_port_that_is_held_before_the_start_is_an_error() {
     }
 }
 
-/// Half of a line is no line, however long it stays so, in the command as in the library.
+/// An incomplete line does not count, however long it stays incomplete, in the command and in the library.
 #[test]
 fn a_line_counts_when_it_is_whole() {
     if !has_cgroup() {
@@ -208,7 +210,7 @@ fn a_line_counts_when_it_is_whole() {
         assert_eq!(ready(&format!("{begun}; sleep 1000")), (124, "failed\n".into()), "{begun}");
         assert_eq!(ready(&format!("{begun}; echo; {until_ready}")), (0, "ready\n".into()), "{begun}");
     }
-    // Not across two lines.
+    // The text does not match across two lines.
     assert_eq!(ready("printf 'list\\nening\\n'; sleep 1000"), (124, "failed\n".into()));
     with_supervisor(async |supervisor| {
         let job = supervisor.spawn(&heard("printf listening; sleep 1000")).await.unwrap();
@@ -217,7 +219,7 @@ fn a_line_counts_when_it_is_whole() {
     });
 }
 
-/// The reader of --ready-notify gets an answer in every case, and a job that was never ready is no success.
+/// The reader of --ready-notify gets an answer in every case, and a job that was never ready is a failure.
 #[test]
 fn a_reader_of_ready_notify_is_released_when_the_job_will_never_be_ready() {
     if !has_cgroup() {
@@ -250,11 +252,11 @@ fn a_reader_of_ready_notify_is_released_when_the_job_will_never_be_ready() {
         assert!(ran.stderr.starts_with("pinfold: "), "{options:?} {job}: {ran:#?}");
         assert_eq!(ran.report["exit_code"], code, "{ran:#?}");
     }
-    // What has become true together with the end counts.
+    // Readiness counts if it comes together with the end of the job.
     for (options, job) in [(&["--ready", "line:up"][..], "echo up >&2"), (&["--ready", &up], touch.as_str())] {
         assert_eq!(by_fifo(options, job).assert_code(0).stdout, "ready\n", "{options:?}");
     }
-    // A descriptor, and a file with the word of an earlier run.
+    // A descriptor, and a file that contains the word of an earlier run.
     let script = r#"exec 5> >(cat); "$@" 5>&5; code=$?; exec 5>&-; wait; exit $code"#;
     let options = ["--ready", "line:never", "--ready-notify", "fd:5", "--", "true"];
     assert_eq!(Run::in_shell(script, options).run().assert_code(124).stdout, "failed\n");
@@ -269,7 +271,7 @@ fn a_reader_of_ready_notify_is_released_when_the_job_will_never_be_ready() {
     drop(running.child.stdin.take());
     running.finish().assert_code(124);
     assert_eq!(told.text(), "failed\n");
-    // Nothing reads it: that is said, and not waited for.
+    // Nothing reads the FIFO: pinfold reports that and does not wait for a reader.
     let ran = Run::new(["--ready", "line:up", "--ready-notify", fifo, "--", "echo", "up"]).run().assert_code(0);
     assert!(ran.stderr.contains(fifo), "{ran:#?}");
 }

@@ -1,4 +1,4 @@
-//! What README.md shows is what there is.
+//! What README.md shows is what pinfold really prints.
 
 use std::process::Command;
 
@@ -33,7 +33,7 @@ fn its_example_is_the_one_that_is_tested() {
     assert_eq!(block(README, "rust"), block(&documentation, "rust,standalone_crate"));
 }
 
-/// The first block of a kind.
+/// Returns the first block of a kind.
 fn block<'a>(text: &'a str, kind: &str) -> &'a str {
     let (_, from) = text.split_once(&format!("\n```{kind}\n")).unwrap_or_else(|| panic!("no block of {kind}"));
     &from[..from.find("```").unwrap()]

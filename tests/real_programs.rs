@@ -1,4 +1,4 @@
-//! Programs that people run: Go and Python programs with processes of their own, make, cargo.
+//! Programs that people use: Go and Python programs with processes of their own, make, cargo.
 
 mod support;
 
@@ -18,7 +18,7 @@ import (
 	"syscall"
 )
 
-// Starts itself, which starts "sleep 1000", in a process group of its own where that is asked for.
+// Starts itself again, and that process starts "sleep 1000", in its own process group if requested.
 func main() {
 	child := exec.Command("sleep", "1000")
 	if os.Args[1] == "outer" {
@@ -39,7 +39,7 @@ func main() {
 }
 "#;
 
-/// Built once for all tests of this file, in a directory that goes with them.
+/// Built once for all tests of this file, in a directory that is removed with them.
 fn go_program(place: &Scratch) -> String {
     static BUILDING: Mutex<()> = Mutex::new(());
     let _one = BUILDING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -81,7 +81,7 @@ fn a_go_program_whose_child_starts_a_child() {
     canary.assert_alive();
 }
 
-/// A Python script in a file of its own: multiprocessing imports it again.
+/// Starts a Python script from its own file, because multiprocessing imports it again.
 fn python(options: &[&str], script: &str) -> (Scratch, Running) {
     let place = Scratch::directory("python");
     let file = place.path().join("script.py");
@@ -143,7 +143,7 @@ if __name__ == "__main__":
     let ran = python(&["--timeout", "60s"], script).1.finish().assert_code(42);
     assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("[-15, -9, 5]\n", ""));
     assert_eq!(ran.report["leftovers"]["count"], 0);
-    // One that is forgotten: multiprocessing waits for it, the deadline does not.
+    // A forgotten process: multiprocessing waits for it, and the deadline does not.
     let script = r#"
 import multiprocessing, time
 if __name__ == "__main__":
@@ -180,7 +180,7 @@ finally:
     canary.assert_alive();
 }
 
-/// A C project of 50 files; with `broken`, one of them does not compile.
+/// Makes a C project of 50 files; with `broken`, one of them does not compile.
 fn c_project(broken: bool) -> Scratch {
     let place = Scratch::directory("make");
     let path = |name: &str| place.path().join(name);
@@ -200,7 +200,7 @@ fn c_project(broken: bool) -> Scratch {
     place
 }
 
-/// In the order in which a parallel build happens to say it, which is nobody's promise.
+/// Sorts the lines, because the order of the output of a parallel build is undefined.
 fn sorted(text: &str) -> Vec<&str> {
     let mut lines: Vec<_> = text.lines().collect();
     lines.sort_unstable();
@@ -214,7 +214,7 @@ fn make_builds_as_without_pinfold() {
     }
     for broken in [false, true] {
         let (with, without) = (c_project(broken), c_project(broken));
-        // -k: what is built next to a failure does not depend on the order.
+        // With -k, the set of files that are built beside a failure does not depend on the order.
         let words = ["make", "-j2", "-k"];
         let mut plain = Command::new(words[0]);
         plain.args(&words[1..]).current_dir(without.path()).stdin(Stdio::null());
@@ -238,7 +238,7 @@ fn built(directory: &Path) -> Vec<String> {
     names
 }
 
-/// make's job server: the tokens come through descriptors that pinfold hands down.
+/// make's job server: the tokens come through descriptors that pinfold passes to the command.
 #[test]
 fn a_make_that_calls_pinfold_shares_its_job_server() {
     if !has_cgroup() || !has_program("make") {
@@ -268,7 +268,7 @@ fn cargo_builds() {
     for (source, arguments, code) in [(good, "build", 0), (good, "run", 6), ("fn main() { nonsense }", "build", 101)] {
         std::fs::write(path("src/main.rs"), source).unwrap();
         let mut run = Run::new(["cargo", arguments, "--offline", "--quiet"]);
-        // Not what cargo has set for these tests themselves.
+        // Removes the variables that cargo has set for these tests themselves.
         for name in
             ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_MAKEFLAGS"]
         {

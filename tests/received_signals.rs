@@ -1,4 +1,4 @@
-//! A stop begins with the signal that was received, so that the job's handlers for it run.
+//! A stop begins with the signal that pinfold received, so that the job's handlers for it run.
 
 mod support;
 
@@ -12,7 +12,7 @@ use support::{Run, Running, has_cgroup, has_program, program};
 /// Long enough that only a hang reaches it.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Prints how it is interrupted, and that its `finally` ran.
+/// Prints how it is interrupted, and that its `finally` block ran.
 const PYTHON: &str = "
 import signal, sys
 signal.signal(signal.SIGHUP, lambda *_: (print('reload', flush=True), sys.exit(4)))
@@ -42,7 +42,7 @@ fn stop_with_sends_that_signal_first() {
             let job = supervisor.spawn(&command).await.unwrap();
             job.ready(&Readiness::stdout_line("ready"), LONG).await.unwrap();
             match signal {
-                // By another hand, once.
+                // One of the signals goes through a second handle.
                 Signal::HUP => job.handle().stop_with(signal),
                 _ => job.stop_with(signal),
             }
@@ -91,7 +91,7 @@ fn a_second_stop_kills_whatever_its_signal() {
     });
 }
 
-/// The same without tokio in the host.
+/// The same with the blocking API, without tokio in the host.
 #[test]
 fn the_blocking_twin() {
     if !has_cgroup() {
@@ -114,12 +114,13 @@ fn the_blocking_twin() {
     supervisor.close();
 }
 
-/// Without a controlling terminal, wherever the tests are run.
+/// Runs without a controlling terminal, wherever the tests are run.
 fn detached(words: &[&str]) -> Running {
     Run::in_shell(r#"exec setsid "$@""#, words).start()
 }
 
-/// A job that prints each signal that it receives, and ends after `last`. It has printed that it is ready.
+/// Starts a job that prints each signal that it receives and ends after `last`. Returns when the job has printed that
+/// it is ready.
 fn printing(options: &[&str], last: i32) -> Running {
     let (program, last) = (program("signals"), last.to_string());
     let mut running = detached(&[options, &[program.to_str().unwrap(), last.as_str()]].concat());
@@ -146,7 +147,7 @@ fn run_sends_the_received_signal_first() {
             assert_eq!((ran.stdout.as_str(), &ran.report["killed"]), (printed, &false.into()), "{ran:#?}");
         }
     }
-    // Its main process alone, and a stop signal that was chosen.
+    // To its main process alone, and with a stop signal that was chosen.
     for (options, printed) in
         [(["--signal-to", "main"], "2\n"), (["--stop-signal", "TERM"], "15\n"), (["--stop-signal", "USR1"], "10\n")]
     {
@@ -163,14 +164,14 @@ fn a_signal_does_what_its_option_says() {
     if !has_cgroup() {
         return;
     }
-    // A reload: the job goes on.
+    // A reload: the job continues.
     for (option, signal) in [("HUP=pass", libc::SIGHUP), ("int=pass", libc::SIGINT), ("3=pass", libc::SIGQUIT)] {
         let mut running = printing(&["--grace", "1h", "--on-signal", option], libc::SIGUSR2);
         for _ in 0..3 {
             running.signal(signal);
             assert_eq!(running.line(), signal.to_string());
         }
-        // SAFETY: pinfold, whose job has not ended.
+        // SAFETY: signals pinfold, whose job has not ended.
         unsafe { libc::kill(running.pinfold_pid(), libc::SIGUSR2) };
         let ran = running.finish().assert_code(0);
         assert_eq!((ran.stdout.as_str(), &ran.report["reason"]), ("12\n", &"exited".into()), "{ran:#?}");
@@ -178,7 +179,7 @@ fn a_signal_does_what_its_option_says() {
     let mut running = printing(&["--on-signal", "HUP=ignore"], libc::SIGTERM);
     let pinfold = running.pinfold_pid();
     for signal in [libc::SIGHUP, libc::SIGHUP, libc::SIGUSR1] {
-        // SAFETY: pinfold, whose job has not ended.
+        // SAFETY: signals pinfold, whose job has not ended.
         unsafe { libc::kill(pinfold, signal) };
     }
     assert_eq!(running.line(), "10");
@@ -186,14 +187,14 @@ fn a_signal_does_what_its_option_says() {
     assert_eq!(running.finish().assert_code(0).stdout, "15\n");
 
     let mut running = printing(&["-v", "--on-signal", "INT=kill"], 0);
-    // Before pinfold has the job, it ends by the signal itself.
+    // Before pinfold has started the job, the signal ends pinfold itself.
     assert!(running.error_line().contains("started"));
     running.signal(libc::SIGINT);
     assert_eq!(running.finish().assert_code(137).report["killed"], true);
 
-    // A signal that stops only by the option is a request for the usual stop.
+    // A signal that stops the job only because of the option causes the usual stop.
     let running = printing(&["--on-signal", "USR1=stop"], libc::SIGTERM);
-    // SAFETY: pinfold, whose job has not ended.
+    // SAFETY: signals pinfold, whose job has not ended.
     unsafe { libc::kill(running.pinfold_pid(), libc::SIGUSR1) };
     let ran = running.finish().assert_code(0);
     assert_eq!((ran.stdout.as_str(), &ran.report["reason"]), ("15\n", &"stopped".into()), "{ran:#?}");
@@ -203,7 +204,7 @@ fn a_signal_does_what_its_option_says() {
     }
 }
 
-/// Blocked until pinfold is executed, it is there before anything else is.
+/// The signal is blocked until pinfold is executed, so it is pending before pinfold does anything.
 #[test]
 fn signals_before_the_start() {
     if !has_cgroup() || !has_program("python3") {
@@ -215,7 +216,7 @@ signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
 for number in numbers: os.kill(os.getpid(), number)
 signal.pthread_sigmask(signal.SIG_SETMASK, [])
 os.execv(sys.argv[2], sys.argv[2:])";
-    // The mask stays blocked over exec where the signals would end Python.
+    // The signals stay blocked across exec where they would otherwise end Python.
     let script = script.replace("signal.pthread_sigmask(signal.SIG_SETMASK, [])\n", "");
     let before = |numbers: &str, words: &[&str]| {
         let shell = format!("exec setsid python3 -c \"$SCRIPT\" {numbers} \"$@\"");
@@ -229,7 +230,7 @@ os.execv(sys.argv[2], sys.argv[2:])";
         let ran = before(&signal.to_string(), &[signals.to_str().unwrap(), &signal.to_string()]).assert_code(0);
         assert_eq!((ran.stdout, &ran.report["reason"]), (format!("ready\n{signal}\n"), &"stopped".into()));
     }
-    // A second request: no job starts.
+    // With a second request no job starts.
     let ran = before("15,1", &["echo", "no"]);
     assert_eq!((ran.stdout.as_str(), &ran.report["reason"]), ("", &"stopped".into()), "{ran:#?}");
     assert!([129, 143].contains(&ran.code), "{ran:#?}");
@@ -237,7 +238,7 @@ os.execv(sys.argv[2], sys.argv[2:])";
     assert_eq!(ran.stdout, "ready\n2\n");
 }
 
-/// A stopped job continues for its stop, and its handlers run.
+/// A job stopped by SIGSTOP is continued for its stop, and its handlers run.
 #[test]
 fn a_stop_of_a_stopped_job() {
     if !has_cgroup() {
@@ -262,7 +263,8 @@ fn a_stop_of_a_stopped_job() {
     }
 }
 
-/// Before the job, with it, or when it has just ended: the exit code is the command's or the signal's, and nothing else.
+/// The signal comes before the job, with it, or when it has just ended: the exit code is that of the command or of the
+/// signal, and no other.
 #[test]
 fn a_signal_at_any_moment_of_a_short_job() {
     if !has_cgroup() {
@@ -279,7 +281,7 @@ fn a_signal_at_any_moment_of_a_short_job() {
             children.split_whitespace().next()?.parse::<i32>().ok()
         });
         support::wait_for(|| {
-            // bash and setsid are executed first; from then on signals are queued.
+            // bash and setsid are executed first; after that signals are queued.
             let program = std::fs::read_link(format!("/proc/{pinfold}/exe"));
             let over = !std::path::Path::new(&format!("/proc/{pinfold}")).exists();
             (over || program.is_ok_and(|program| program == std::path::Path::new(support::PINFOLD))).then_some(())
@@ -296,7 +298,7 @@ fn a_signal_at_any_moment_of_a_short_job() {
     support::measured(&format!("exit codes and how often: {codes:?}"));
 }
 
-/// As the first process of a container, which no signal of its own ends (pid_namespaces(7)).
+/// As the first process of a container, pinfold cannot die of its own signals (pid_namespaces(7)).
 #[test]
 fn as_pid_1_an_interrupt_of_the_job_is_exit_code_130() {
     if !has_cgroup() || !support::has_root() {

@@ -1,4 +1,4 @@
-//! Where pinfold stands between the command and its reader: nothing that was written is lost without a word.
+//! pinfold forwards output between the command and its reader: it loses no output without reporting it.
 
 mod support;
 
@@ -13,15 +13,16 @@ fn numbers(count: u32) -> String {
     (1..=count).map(|number| format!("{number}\n")).collect()
 }
 
-/// The deadline is the job's, which was over long before it; its reader takes what it wrote when it likes.
+/// The deadline limits the job, which ends long before it. The reader may take the output later.
 #[test]
 fn a_reader_that_is_slower_than_the_deadline_gets_all() {
     if !has_cgroup() {
         return;
     }
     let tee = Scratch::new("tee");
-    // More than our pipe holds, and no more than the two pipes and the pieces between them do, of 4 KiB at least.
-    // Real time has to pass: beyond the deadline, and beyond the patience after one.
+    // More than pinfold's pipe holds, and no more than the two pipes and the buffers of at least 4 KiB between them.
+    // The test has to wait in real time: beyond the deadline, and beyond the time that pinfold waits for the reader
+    // after a deadline.
     let script = r#""$@" | { sleep 2.5; cat; }; exit ${PIPESTATUS[0]}"#;
     let tee_name = tee.path().to_str().unwrap();
     let ran = Run::in_shell(script, ["-t", "1s", "--tee", tee_name, "--", "seq", "25000"]).run().assert_code(0);
@@ -30,7 +31,7 @@ fn a_reader_that_is_slower_than_the_deadline_gets_all() {
     assert_eq!(ran.stderr, "");
 }
 
-/// Who was there for the deadline alone is not kept waiting by a reader that takes nothing, and is told what that lost.
+/// After a deadline pinfold does not wait long for a reader that takes nothing, and reports what was lost.
 #[test]
 fn a_reader_that_takes_nothing_is_given_up_after_a_deadline_and_told() {
     if !has_cgroup() {
@@ -45,7 +46,7 @@ fn a_reader_that_takes_nothing_is_given_up_after_a_deadline_and_told() {
     assert_eq!((&ran.report["exit_code"], &ran.report["reason"]), (&124.into(), &"deadline".into()));
 }
 
-/// Nobody reads, and somebody has had enough of that: the command had succeeded, and pinfold has not.
+/// No process reads the output, and a signal ends the wait: the command succeeded, but pinfold fails.
 #[test]
 fn a_stop_ends_the_wait_for_a_reader_and_tells_what_that_lost() {
     if !has_cgroup() {
@@ -53,13 +54,14 @@ fn a_stop_ends_the_wait_for_a_reader_and_tells_what_that_lost() {
     }
     let canary = Canary::new();
     let pid_file = Scratch::new("pid");
-    // More than our pipe holds, and no more than the two pipes and the pieces between them do, of 4 KiB at least.
+    // More than pinfold's pipe holds, and no more than the two pipes and the buffers of at least 4 KiB between them.
     let script = format!("echo $$ > {}; exec seq 25000", pid_file.path().display());
     let mut running = Run::new(["--tee", "/dev/null", "--", "sh", "-c", &script]).start();
     let held = running.child.stdout.take();
     let pid = wait_for(|| pid_file.text().trim().parse::<i32>().ok());
     wait_for(|| (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
-    // The first may come while pinfold still makes sure that the job is gone: then it is the second that counts.
+    // The first signal may come while pinfold still verifies that the job is gone. Then the second signal ends the
+    // wait.
     wait_for(|| {
         let ended = running.child.try_wait().unwrap().is_some();
         if !ended {
@@ -72,14 +74,15 @@ fn a_stop_ends_the_wait_for_a_reader_and_tells_what_that_lost() {
     let why = "the end of the output was not passed on: SIGTERM came while its reader took its time";
     assert_eq!(ran.stderr, format!("pinfold: {why}\n"));
     assert_eq!((&ran.report["error"], &ran.report["exit_code"]), (&why.into(), &125.into()));
-    // The first may even have come before pinfold knew of its end, and have stopped nobody.
+    // The first signal may even have come before pinfold noticed the job's end, and then stopped nothing.
     assert!(["exited", "stopped"].contains(&ran.report["reason"].as_str().unwrap()), "{ran:#?}");
     assert_eq!(ran.report["main"]["exited"], 0);
     drop(held);
     canary.assert_alive();
 }
 
-/// A pipe that does not block, as Node's and other event loops' are, is full now and then. So it stays: others have it too.
+/// A non-blocking pipe, as Node and other event loops use, is full at times. pinfold leaves it non-blocking, because
+/// other processes share it.
 #[test]
 fn a_standard_output_that_does_not_block() {
     if !has_cgroup() {
@@ -91,7 +94,7 @@ fn a_standard_output_that_does_not_block() {
     fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
     run.command().stdout(Stdio::from(writer.try_clone().unwrap()));
     let running = run.start();
-    // It is full for sure.
+    // By now the pipe is full.
     wait_for(|| tee.path().metadata().is_ok_and(|metadata| metadata.len() > 70_000).then_some(()));
     assert!(fcntl_getfl(&writer).unwrap().contains(OFlags::NONBLOCK));
     drop(writer);
@@ -110,7 +113,8 @@ fn in_turn() -> String {
     (0..300).map(|at| format!("out {at}\nerr {at}\n")).collect()
 }
 
-/// Standard output and standard error that are one output stay one: as `2>&1`, opened twice to append, a pipe, a terminal.
+/// Standard output and standard error that lead to the same place stay one stream: as `2>&1`, opened twice to append, a
+/// pipe, a terminal.
 #[test]
 fn streams_to_the_same_place_keep_their_order() {
     if !has_cgroup() {
@@ -130,14 +134,15 @@ fn streams_to_the_same_place_keep_their_order() {
             assert!(at > 0 || tee.text() == in_turn(), "{redirection}");
         }
     }
-    // Two places stay two.
+    // Two different places stay two streams.
     let script = format!("\"$@\" >{place_name}");
     let ran = Run::in_shell(&script, ["--tee", tee_name, "--", "sh", "-c", IN_TURN]).run().assert_code(0);
     let of = |word: &str| -> String { (0..300).map(|at| format!("{word} {at}\n")).collect() };
     assert!(place.text() == of("out") && ran.stderr == of("err"));
 }
 
-/// A closed stream takes nothing: what the command writes there is lost, which is reported; the file of --tee has all of it.
+/// A closed stream accepts no output: what the command writes there is lost, which pinfold reports; the file of --tee
+/// has all of it.
 #[test]
 fn output_to_a_closed_stream_is_reported_as_lost() {
     if !has_cgroup() {
@@ -145,7 +150,7 @@ fn output_to_a_closed_stream_is_reported_as_lost() {
     }
     let tee = Scratch::new("tee");
     let tee_name = tee.path().to_str().unwrap();
-    // Standard error also for the message: then only the exit code and the report say it.
+    // If the message's own stream, standard error, is closed too, only the exit code and the report show the loss.
     for (redirection, stream) in [(">&-", 1), ("2>&-", 2), (">&- 2>&-", 1), ("<&- >&-", 1)] {
         let script = format!(r#"exec "$@" {redirection}"#);
         let job = format!("seq 30000 >&{stream}");
@@ -153,13 +158,13 @@ fn output_to_a_closed_stream_is_reported_as_lost() {
         assert!(tee.text() == numbers(30_000), "{redirection}: {} bytes", tee.text().len());
         assert!(ran.report["error"].as_str().unwrap().contains("closed"), "{ran:#?}");
         assert_eq!((ran.stderr.is_empty(), &ran.report["exit_code"]), (redirection.contains("2>"), &125.into()));
-        // Nothing was lost.
+        // The command wrote nothing, so nothing was lost.
         Run::in_shell(&script, ["--tee", tee_name, "--", "true"]).run().assert_code(0);
     }
 }
 
-/// A disk that is full is no wish of a reader: pinfold closes the pipe, and does not take the end by SIGPIPE for the command's
-/// own. With --tee, the file has all of it.
+/// A full disk is different from a reader that closes its pipe: pinfold closes the pipe to the command, and does not
+/// report the resulting end by SIGPIPE as the command's own. With --tee, the file has all of the output.
 #[test]
 fn output_to_a_full_disk_is_reported_as_lost() {
     if !has_cgroup() {
@@ -174,13 +179,14 @@ fn output_to_a_full_disk_is_reported_as_lost() {
     if !has_root() || !has_program("unshare") {
         return;
     }
-    // A small disk, full in the middle: the copy ends there, standard output has all.
+    // A small disk that fills up in the middle: the copy ends there, and standard output has everything.
     let script = r#"exec unshare --mount sh -ec 'mount -t tmpfs -o size=64k tmpfs /mnt; exec "$@"' sh "$@""#;
     let ran = Run::in_shell(script, ["--tee", "/mnt/tee", "--", "seq", "100000"]).run().assert_code(125);
     assert!(ran.stdout == numbers(100_000) && ran.stderr.contains("No space left"), "{}", ran.stderr);
 }
 
-/// The command finds its pipe closed at its next write, as without pinfold, and the copy has what it had written.
+/// The command finds its pipe closed at its next write, as without pinfold, and the copy has everything that it wrote
+/// before.
 #[test]
 fn a_reader_that_has_gone_ends_the_command_and_the_copy_is_whole() {
     if !has_cgroup() || !has_program("python3") {
@@ -188,14 +194,14 @@ fn a_reader_that_has_gone_ends_the_command_and_the_copy_is_whole() {
     }
     let tee = Scratch::new("tee");
     let tee_name = tee.path().to_str().unwrap();
-    // It waits until its pipe has no reader (POLLERR in poll(2)), and writes nothing for that.
+    // The job waits until its pipe has no reader (POLLERR in poll(2)), and writes nothing for that.
     let job = "import select; poll = select.poll(); poll.register(1, 0); poll.poll(); print('never read', flush=True)";
     let script = r#"{ "$@"; echo "code $?" >&2; } | true"#;
     for option in [["--tee", tee_name], ["--idle-timeout", "1m"]] {
         let ran = Run::in_shell(script, option.iter().chain(&["--", "python3", "-c", job])).run().assert_code(0);
         assert!(ran.stderr.contains("BrokenPipeError"), "{ran:#?}");
     }
-    // One write that the pipe takes at once, to a FIFO whose reader has gone already: the copy has all of it.
+    // One write that the pipe accepts at once, to a FIFO whose reader has already gone: the copy has all of it.
     let fifo = Scratch::new("fifo");
     let script = r#"mkfifo F; true <F & exec 8>F; wait; "$@" >&8 8>&-"#.replace('F', fifo.path().to_str().unwrap());
     let job = "import os; os.write(1, b'x' * 60000)";
@@ -203,7 +209,7 @@ fn a_reader_that_has_gone_ends_the_command_and_the_copy_is_whole() {
     assert_eq!(tee.text().len(), 60_000);
 }
 
-/// Jobs that share a pipe write lines, and lines are what comes out of it, as without pinfold (PIPE_BUF in pipe(7)).
+/// Jobs that share a pipe write lines, and lines come out of it whole, as without pinfold (PIPE_BUF in pipe(7)).
 #[test]
 fn lines_of_jobs_that_share_a_pipe_stay_whole() {
     if !has_cgroup() {
@@ -219,7 +225,7 @@ fn lines_of_jobs_that_share_a_pipe_stay_whole() {
     assert!(torn.is_empty() && ran.stdout.lines().count() == 40_000, "{torn:?}");
 }
 
-/// Not as if no one had wanted to read it.
+/// A write error is a failure, and not treated as a reader that has gone.
 #[test]
 fn a_standard_output_that_takes_nothing() {
     if !has_cgroup() {
@@ -232,14 +238,14 @@ fn a_standard_output_that_takes_nothing() {
         assert!(ran.report["error"].as_str().unwrap().contains(why), "{ran:#?}");
         assert_eq!(ran.report["exit_code"], 125);
     }
-    // What failed already says so by itself, and the report says this too.
+    // The command's own failure keeps its exit code, and the report also contains the write error.
     let failing = ["--tee", "/dev/full", "--", "sh", "-c", "echo out; exit 3"];
     let ran = Run::new(failing).run().assert_code(3);
     assert!(ran.report["error"].as_str().unwrap().contains("cannot also write the output"), "{ran:#?}");
     assert_eq!(ran.report["exit_code"], 3);
 }
 
-/// Bad input of any kind changes nothing, and what is not executed writes nothing.
+/// Only a job that starts truncates the file: invalid input of any kind leaves it unchanged.
 #[test]
 fn the_file_of_a_tee_is_emptied_by_a_job_alone() {
     if !has_cgroup() {
@@ -260,7 +266,7 @@ fn the_file_of_a_tee_is_emptied_by_a_job_alone() {
         let ran = Run::new(&options).run().assert_code(code);
         assert_eq!(log.text(), "of yesterday\n", "{options:?}: {ran:#?}");
     }
-    // The report would wipe it in the end, by whatever name.
+    // The report would overwrite the file at the end, whatever name it has.
     let link = Scratch::new("link");
     std::os::unix::fs::symlink(log.path(), link.path()).unwrap();
     let by_name = [PINFOLD, "run", "--tee", tee, "--report", link.path().to_str().unwrap(), "--", "true"];
@@ -271,13 +277,14 @@ fn the_file_of_a_tee_is_emptied_by_a_job_alone() {
         assert_eq!(log.text(), "of yesterday\n", "{ran:#?}");
     }
     let _ = std::fs::remove_file(link.path());
-    // Not a file that anything is lost in.
+    // Nothing can be lost in this file.
     Run::bare([PINFOLD, "run", "--tee", "/dev/null", "--report", "/dev/null", "--", "true"]).run().assert_code(0);
     Run::new(["--tee", tee, "--", "echo", "today"]).run().assert_code(0);
     assert_eq!(log.text(), "today\n");
 }
 
-/// Each option that takes a thread, with one process more and more to be had: no panic, and no job that is not looked after.
+/// Each option that needs a thread runs with one more available process each time: no panic, and no job that runs
+/// without supervision.
 #[test]
 fn where_no_thread_can_be_had() {
     if !has_cgroup() || !has_root() || !has_program("setpriv") {
@@ -288,7 +295,7 @@ fn where_no_thread_can_be_had() {
     for (user, options) in (64_100..).zip(options) {
         let mut said = String::new();
         let ended = (1..32).find(|processes| {
-            // Without a shell between: only what pinfold starts is counted.
+            // No shell in between, so that only the processes that pinfold starts count.
             let script = format!(
                 r#"ulimit -u {processes}; exec setpriv --reuid={user} --regid={user} --clear-groups env RUST_BACKTRACE=1 "$@""#
             );

@@ -1,5 +1,5 @@
-//! Jobs that leave thousands of empty cgroups: they are removed in linear time, and deadlines, signals and other jobs have their turn
-//! meanwhile.
+//! Jobs that leave thousands of empty cgroups: pinfold removes them in linear time, and handles deadlines, signals and
+//! other jobs meanwhile.
 
 mod support;
 
@@ -16,7 +16,7 @@ use support::{PINFOLD, Run, Scratch, has_cgroup, has_program, has_root};
 
 const MANY: usize = 5000;
 
-/// The script of a job that makes so many cgroups in its own.
+/// Returns the script of a job that makes this many cgroups in its own.
 fn litter(shape: &str) -> String {
     let own = r#"leaf=$MOUNT$(sed -n 's/^0:://p' /proc/self/cgroup); cd "$leaf" || exit 9"#;
     let mount = support::own_cgroup();
@@ -26,7 +26,7 @@ fn litter(shape: &str) -> String {
     format!("MOUNT={mount}; {own}; {shape}")
 }
 
-/// Side by side; in directories of their own, 50 in each; a chain within a chain.
+/// The shapes: side by side; in directories of 50 each; a chain in which each contains the next.
 fn shapes() -> [(&'static str, String); 3] {
     [
         ("flat", format!("seq {MANY} | xargs mkdir")),
@@ -35,7 +35,7 @@ fn shapes() -> [(&'static str, String); 3] {
     ]
 }
 
-/// How long it takes to remove as many by rmdir(2) alone.
+/// Returns how long rmdir(2) alone takes to remove as many.
 fn by_rmdir() -> f64 {
     let own = OwnCgroup::new();
     let all: Vec<_> = (0..MANY).map(|number| own.path.join(number.to_string())).collect();
@@ -45,7 +45,7 @@ fn by_rmdir() -> f64 {
     begun.elapsed().as_secs_f64()
 }
 
-/// How long ago that was: seconds since 1970, as date(1) prints them.
+/// Returns the seconds since that date, which date(1) printed as seconds since 1970.
 fn since(date: &str) -> f64 {
     std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64() - date.trim().parse::<f64>().unwrap()
 }
@@ -59,7 +59,7 @@ fn it_takes_not_much_longer_than_rmdir_alone() {
         let ran = Run::new(["--", "sh", "-c", &litter(&format!("{shape}; date +%s.%N"))]).run().assert_code(0);
         let (took, alone) = (since(&ran.stdout), by_rmdir());
         support::measured(&format!("{MANY} cgroups, {name}: {took:.3} s, rmdir alone {alone:.3} s"));
-        // The square of their number took forty times as long.
+        // An algorithm with quadratic time took forty times as long.
         assert!(took < 6.0 * alone + 0.5, "{name}: {took} s, rmdir alone {alone} s: {ran:#?}");
         assert_eq!(ran.report["not_removed"], serde_json::json!([]), "{name}");
     }
@@ -129,7 +129,7 @@ fn processes_are_ended_before_the_cgroups_of_a_killed_supervisor_are_removed() {
         return;
     }
     let job = litter(&format!("{}; trap '' TERM; sleep 997 & echo ready; wait", shapes()[0].1));
-    // Without the warden, which would end the guard.
+    // Runs without the warden, because the warden would end the guard.
     let mut pinfold = Command::new(PINFOLD);
     let mut pinfold = pinfold.args(["run", "--", "sh", "-c", &job]).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
@@ -154,19 +154,19 @@ fn processes_are_ended_before_the_cgroups_of_a_killed_supervisor_are_removed() {
     pinfold.wait().unwrap();
 }
 
-/// The directories right below.
+/// Returns the directories directly below.
 fn directories(path: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
     entries.filter(|path| path.is_dir()).collect()
 }
 
-/// Removes what is empty, as a cleaner of temporary directories does.
+/// Removes empty directories, as a cleaner of temporary directories does.
 fn remove_empty(path: &Path) {
     directories(path).iter().for_each(|below| remove_empty(below));
     let _ = std::fs::remove_dir(path);
 }
 
-/// A supervisor whose base is in `place`, beside a host.
+/// Runs `host` with a supervisor whose base is in `place`.
 fn in_place(place: &OwnCgroup, host: impl AsyncFnOnce(&pinfold::Supervisor)) {
     let builder = pinfold::Supervisor::builder().cgroup(&place.path);
     support::host::with(builder, host).unwrap();
@@ -179,13 +179,13 @@ fn a_job_starts_after_its_empty_cgroup_or_the_base_was_removed() {
     }
     let place = OwnCgroup::new();
     in_place(&place, async |supervisor| {
-        // Long enough for the cgroup of the next job to be made meanwhile.
+        // Long enough that the cgroup for the next job is made meanwhile.
         let run = async |round: &str| {
             let job =
                 supervisor.spawn(&shell("sleep 0.2; exit 7")).await.unwrap_or_else(|error| panic!("{round}: {error}"));
             assert_eq!(job.wait().await.unwrap().exit_code, 7, "{round}");
         };
-        // Before the first job, and after it, when the cgroup of the next one has been made ahead.
+        // Once before the first job, and once after it, when the cgroup for the next job already exists.
         for round in ["first", "second"] {
             directories(&place.path).iter().for_each(|base| remove_empty(base));
             assert_eq!(place.directories(), 0, "{round}");
@@ -197,7 +197,7 @@ fn a_job_starts_after_its_empty_cgroup_or_the_base_was_removed() {
         spare.iter().for_each(|spare| std::fs::remove_dir(spare).unwrap());
         run("only the spare cgroup removed").await;
         assert!(base.exists());
-        // A job that lives keeps its base; the next one goes there too.
+        // A running job keeps its base, and the next job starts there too.
         let living = supervisor.spawn(&shell("exec sleep 995")).await.unwrap();
         directories(&place.path).iter().for_each(|base| remove_empty(base));
         run("beside another job").await;
@@ -209,7 +209,8 @@ fn a_job_starts_after_its_empty_cgroup_or_the_base_was_removed() {
 
 #[test]
 fn jobs_start_beside_a_cleaner() {
-    // It removes so many directories for each start, at whatever moment: fewer than a start is tried again.
+    // The cleaner removes this many directories for each start, at any moment: fewer than the number of retries of a
+    // start.
     const REMOVALS: u32 = 6;
     if !has_cgroup() || !has_root() {
         return;
@@ -303,7 +304,7 @@ fn a_base_that_is_locked_and_has_no_guard_is_named_by_sweep_and_doctor() {
         };
         assert_eq!(said("sweep"), Some(1));
         said("doctor");
-        // One that lives is named by neither.
+        // A live base is listed by neither.
         in_place(&place, async |supervisor| {
             let job = supervisor.spawn(&shell("exec sleep 995")).await.unwrap();
             let swept = pinfold::sweep::Sweep::new().cgroup(&place.path).dry_run(true).run().unwrap();

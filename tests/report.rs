@@ -1,4 +1,4 @@
-//! The report: what `--report` writes, held against the schema that is committed.
+//! The report: checks what `--report` writes against the committed schema.
 
 mod support;
 
@@ -14,7 +14,8 @@ fn committed() -> Value {
     serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap()
 }
 
-/// Readers must live with fields that are added. Here none may come that the schema does not tell of.
+/// Closes the schema against unknown fields. Readers must accept new fields, but in this test every field must be in
+/// the schema.
 fn closed(mut schema: Value) -> Value {
     match &mut schema {
         Value::Object(object) => {
@@ -56,7 +57,7 @@ fn valid(run: Run) -> Ran {
 #[cfg(feature = "schema")]
 #[test]
 fn the_committed_schema_is_the_generated_one() {
-    // As it is written, so that what is always there is required.
+    // Generates the schema of serialised values, so that fields that are always written are required.
     let settings = schemars::generate::SchemaSettings::draft2020_12().for_serialize();
     let generated = settings.into_generator().into_root_schema_for::<pinfold::Report>();
     let generated = format!("{}\n", serde_json::to_string_pretty(&generated).unwrap());
@@ -154,12 +155,12 @@ fn a_command_that_could_not_be_started() {
         assert!(error.starts_with(said), "{ran:#?}");
         assert_eq!(ran.stderr, format!("pinfold: {error}\n"));
         assert_eq!((&ran.report["pid"], &ran.report["main"]), (&Value::Null, &Value::Null));
-        // Nothing was held.
+        // No containment was set up.
         assert_eq!(ran.report["containment"], json!({"kind": null, "cgroup": null, "born": null, "refused": []}));
     }
 }
 
-/// Wherever the start has failed, once the report has its place.
+/// Every failure to start is in the report, once the report's file is open.
 #[test]
 fn what_could_not_even_be_tried() {
     let failed = |run: Run, said: &str| {
@@ -177,7 +178,7 @@ fn what_could_not_even_be_tried() {
     failed(Run::new(["--env", "A=1", "--cgroup", "/no/such", "true"]), "/no/such: cannot open it");
 }
 
-/// Two signals that came even before pinfold itself: the second one kills.
+/// Two signals that were pending before pinfold itself started: the second one kills.
 #[test]
 fn a_signal_before_the_command_was_executed() {
     if !has_cgroup() || !has_program("python3") {
@@ -215,19 +216,19 @@ fn every_place_takes_the_same_report() {
         assert_valid(&report);
         assert_eq!(report["main"]["exited"], 7);
     };
-    // After what the job itself has written there.
+    // The report follows what the job itself has written there.
     let ran = Run::bare([PINFOLD, "run", "--report", "-", "sh", "-c", "echo output; exit 7"]).run().assert_code(7);
     parsed(ran.stdout.strip_prefix("output\n").unwrap());
 
     let script = r#"exec 9>&1 1>&2; exec "$@""#;
-    // The job does not get that descriptor.
+    // The job does not inherit that descriptor.
     let job = "echo output; test ! -e /proc/self/fd/9 && exit 7";
     let words = ["bash", "-c", script, "bash", PINFOLD, "run", "--report", "fd:9", "sh", "-c", job];
     let ran = Run::bare(words).run().assert_code(7);
     assert_eq!(ran.stderr, "output\n");
     parsed(&ran.stdout);
 
-    // A longer file that is there already, a link to it, and a pipe with a name.
+    // A longer file that already exists, a link to it, and a FIFO.
     let scratch = Scratch::directory("reports");
     let (file, link) = (scratch.path().join("file"), scratch.path().join("link"));
     std::fs::File::create(&file).unwrap().write_all(&[b'x'; 100_000]).unwrap();
@@ -247,7 +248,8 @@ fn reporting_to(path: &Path, script: &str) -> Run {
     Run::bare([PINFOLD, "run", "--report", path.to_str().unwrap(), "--", "sh", "-c", script])
 }
 
-/// The report of an earlier run must not be taken for that of a run that was killed, whatever its place is.
+/// While a job runs, the report of an earlier run is not there, so that it cannot be mistaken for the report of a run
+/// that was killed.
 #[test]
 fn no_old_report_is_there_while_a_job_runs() {
     if !has_cgroup() {
@@ -262,7 +264,7 @@ fn no_old_report_is_there_while_a_job_runs() {
         if has_twin {
             std::fs::hard_link(&file, &twin).unwrap();
         }
-        // Without a warden: what the guard ends after this is not left.
+        // Runs without a warden: the warden would count the processes that the guard ends after this.
         let mut pinfold = std::process::Command::new(PINFOLD);
         pinfold.args(["run", "--report"]).arg(place).args(["--", "sh", "-c", "echo $$; exec sleep 1000"]);
         let mut pinfold = pinfold.stdout(std::process::Stdio::piped()).spawn().unwrap();
@@ -276,7 +278,7 @@ fn no_old_report_is_there_while_a_job_runs() {
     }
 }
 
-/// A file keeps its mode, its owner, the links to it and its other names, and nothing is left beside it.
+/// A file keeps its mode, its owner, its symbolic links and its hard links, and nothing is left beside it.
 #[test]
 fn a_report_takes_the_place_of_the_old_one() {
     if !has_cgroup() {
@@ -300,7 +302,7 @@ fn a_report_takes_the_place_of_the_old_one() {
     let now = file.metadata().unwrap();
     assert_eq!((now.mode() & 0o7777, (now.uid(), now.gid())), (0o640, owner));
     assert!(link.symlink_metadata().unwrap().is_symlink());
-    // A reader that had it open sees the old one to its end.
+    // A reader that had the old report open can read it to its end.
     let mut old = String::new();
     std::io::Read::read_to_string(&mut held, &mut old).unwrap();
     assert_eq!(old.len(), 1000 * OLD.len());
@@ -316,7 +318,7 @@ fn a_report_takes_the_place_of_the_old_one() {
     if !has_root() || !has_program("unshare") {
         return;
     }
-    // A file that is mounted alone can't be removed; a full disk leaves no half of a report.
+    // A file that is itself a mount point cannot be removed; a full disk leaves no partial report.
     let script = r#"exec unshare --mount sh -c 'mount --bind "$1" "$1"; shift; exec "$@"' sh"#;
     let words = ["bash", "-c", &format!(r#"{script} {} "$@""#, twin.display()), "bash", PINFOLD, "run", "--report"];
     Run::bare(words.iter().copied().chain([twin.to_str().unwrap(), "sh", "-c", "exit 9"])).run().assert_code(9);
@@ -330,7 +332,7 @@ fn a_report_takes_the_place_of_the_old_one() {
     assert!(said[0].contains("No space left on device"), "{ran:#?}");
 }
 
-/// `/dev/stdout` and the like are descriptors of the caller: what was written there stays.
+/// `/dev/stdout` and similar paths are descriptors of the caller: earlier output there stays.
 #[test]
 fn a_report_to_a_descriptor_by_its_path_comes_after_the_output() {
     if !has_cgroup() {
@@ -352,14 +354,14 @@ fn a_report_to_a_descriptor_by_its_path_comes_after_the_output() {
     }
 }
 
-/// Nothing reads it: after a deadline the report is given up, else a signal ends the wait.
+/// Nothing reads the report: after a deadline pinfold gives up writing it, and otherwise a signal ends the wait.
 #[test]
 fn a_report_into_a_full_pipe_does_not_hang() {
     if !has_cgroup() {
         return;
     }
     let filled = Scratch::new("filled");
-    // More than a pipe holds (pipe(7)), with the report.
+    // With the report, this is more than a pipe holds (pipe(7)).
     let fill = format!("head -c 65536 /dev/zero; echo > {}", filled.path().display());
     let start = |options: &[&'static str]| {
         let words = [PINFOLD, "run", "--report", "-"].iter().chain(options).copied();
@@ -374,7 +376,7 @@ fn a_report_into_a_full_pipe_does_not_hang() {
     drop(held);
     std::fs::remove_file(filled.path()).unwrap();
     let (mut running, held) = start(&[]);
-    // The first may come while the job runs.
+    // The first signal may come while the job runs.
     wait_for(|| {
         let ended = running.child.try_wait().unwrap().is_some();
         if !ended {

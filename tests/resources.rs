@@ -1,5 +1,6 @@
-//! Limits that hold, usage that is right, out of memory that is told truly. Most of it needs controllers, which hybrid
-//! hosts do not have: `scripts/vm-test` runs this in virtual machines, and requires them there.
+//! Limits are enforced, usage is measured correctly, and out of memory is reported correctly. Most of these tests need
+//! controllers, which hybrid hosts do not have: `scripts/vm-test` runs them in virtual machines, and requires the
+//! controllers there.
 
 mod support;
 
@@ -7,7 +8,7 @@ use std::path::PathBuf;
 
 use support::{Canary, PINFOLD, Ran, Run, Scratch, has, has_cgroup, has_program, has_root, program};
 
-/// Whether pinfold can get this controller for its jobs; proven by the one option that needs nothing else.
+/// Returns whether pinfold can use this controller for its jobs. It tries the one option that needs nothing else.
 fn has_controller(name: &str) -> bool {
     let option = match name {
         "memory" => ["--memory", "max"],
@@ -20,7 +21,7 @@ fn has_controller(name: &str) -> bool {
     has(name, output.status.success(), String::from_utf8_lossy(&output.stderr).trim())
 }
 
-/// A cgroup that has controllers, with nothing in it, to make others in: scripts/vm-test names one.
+/// Returns an empty cgroup with controllers, in which others can be made: scripts/vm-test names one.
 fn delegated() -> Option<PathBuf> {
     let named = std::env::var_os("PINFOLD_TEST_CGROUP").map(PathBuf::from);
     let reason = "PINFOLD_TEST_CGROUP names no cgroup that gives controllers, as scripts/vm-test sets it up";
@@ -79,7 +80,7 @@ fn python_that_runs_out_of_memory() {
     support::measured(&format!("ended after {:.1} s", ran.elapsed.as_secs_f64()));
 }
 
-/// There is swap, and the job gets none of it unless it is asked for.
+/// There is swap, and the job gets none of it unless it is requested.
 #[test]
 fn swap_does_not_defeat_the_limit() {
     let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
@@ -108,7 +109,7 @@ fn what_looks_like_out_of_memory() {
     }
 }
 
-/// A child was killed for it, and the main process has killed itself after that.
+/// The OOM killer killed a child, and then the main process killed itself.
 #[test]
 fn somebody_else_ran_out_of_memory() {
     if !has_controller("memory") {
@@ -116,12 +117,12 @@ fn somebody_else_ran_out_of_memory() {
     }
     let ran = run(&["--memory", "64M", "--timeout", "1m"], &["orphan-oom", "1000000000"]).assert_code(137);
     assert_eq!(ran.report["oom"]["kills"], 1, "{ran:#?}");
-    // Without the kernel's log nobody can tell, where one follows the other at once.
+    // Without the kernel's log, pinfold cannot distinguish the two where one follows the other at once.
     if ran.report["oom"]["source"] == "/dev/kmsg" {
         assert_eq!(ran.report["reason"], "exited", "{ran:#?}");
         assert!(ran.stderr.contains("1 of its processes killed"), "{ran:#?}");
     }
-    // With a moment between the two, it is known.
+    // With a pause between the two, pinfold can distinguish them.
     let script = r#""$0" hog 1000000000 & wait $!; sleep 0.5; kill -9 $$"#;
     let words = ["--memory", "64M", "--timeout", "1m", "--", "bash", "-c", script].map(Into::into).into_iter();
     let ran = Run::new(words.chain([program("use").into_os_string()])).run().assert_code(137);
@@ -131,7 +132,7 @@ fn somebody_else_ran_out_of_memory() {
         "{ran:#?}"
     );
 
-    // Unless all of them are to go together.
+    // Except where the OOM killer is to kill the whole group.
     let ran =
         run(&["--memory", "64M", "--oom-group", "--timeout", "1m"], &["orphan-oom", "1000000000"]).assert_code(137);
     assert_eq!(ran.report["reason"], "oom", "{ran:#?}");
@@ -148,7 +149,7 @@ fn a_fork_storm_is_held() {
     if let Some(peak) = ran.report["usage"]["processes_peak"]["value"].as_u64() {
         assert_eq!(peak, 50, "{ran:#?}");
     }
-    // Its last fork may just have been made.
+    // The last fork may just be in progress.
     assert!((40..=50).contains(&ran.report["stopped"]["count"].as_u64().unwrap()), "{ran:#?}");
     canary.assert_alive();
 }
@@ -158,13 +159,13 @@ fn half_a_cpu() {
     if !has_controller("cpu") {
         return;
     }
-    // An emulated CPU that its machine has just left is charged for that; what was too much it lacks later on.
+    // An emulated CPU is charged for time in which the machine did something else. It gets that time back later on.
     let seconds = if support::slowness() > 1.0 { "12" } else { "4" };
     let ran = run(&["--cpus", "0.5"], &["burn", seconds]).assert_code(0);
     let phase = |name: &str| ran.report["phases"][name].as_f64().unwrap();
     let (used, time) = (cpu_seconds(&ran), phase("main_exited") - phase("spawned"));
     support::measured(&format!("{used:.2} s of CPU time in {time:.2} s"));
-    // And where others take it away, it has less to give.
+    // If other load takes the CPU away, the job gets less.
     assert!((0.45 / support::slowness()..=0.55).contains(&(used / time)), "{used} s of CPU time in {ran:#?}");
 }
 
@@ -179,7 +180,7 @@ fn one_cpu_of_several() {
     assert!(ran.stderr.contains("list of CPUs"), "{ran:#?}");
 }
 
-/// Of the whole job, and not of what the main process has waited for.
+/// Usage covers the whole job, and not only the children for which the main process has waited.
 #[test]
 fn usage_against_the_truth() {
     if !has_controller("memory") {
@@ -229,7 +230,7 @@ fn a_job_in_a_job() {
     let words = [PINFOLD, "run", "--memory", "32M", "--report", &path, "--"].map(String::from);
     let options = ["--memory", "128M", "--timeout", "1m", "--"].map(String::from);
     let mut outer = Run::new(options.into_iter().chain(words).chain(used(&["hog", "1000000000"])));
-    // Its own cgroup is the outer job's.
+    // The outer job is its own cgroup.
     outer.command().env_remove("PINFOLD_TEST_CGROUP");
     let cgroup = std::env::var_os("PINFOLD_CGROUP");
     if let Some(cgroup) = cgroup {
@@ -251,7 +252,8 @@ fn a_job_in_a_job() {
     assert_eq!(ran.report["oom"]["kills"], 1, "{ran:#?}");
 }
 
-/// In a cgroup that is all pinfold's own, as in a service or a container: it makes way, and leaves all as it was.
+/// Runs in a cgroup that contains only pinfold, as in a service or a container: pinfold moves itself out of the way,
+/// and restores everything afterwards.
 #[test]
 fn its_own_cgroup_twice_in_a_row() {
     let Some(delegated) = delegated() else { return };
@@ -260,7 +262,8 @@ fn its_own_cgroup_twice_in_a_row() {
     let script = r#"echo $$ >"$OWN/cgroup.procs" && unset PINFOLD_CGROUP && exec "$@""#;
     for how in ["--stats", "--memory=64M", "--memory=64M", "killed", "--memory=32M"] {
         if how == "killed" {
-            // Not under the warden, which would kill the guard before that has undone what its supervisor could not.
+            // Runs without the warden, which would kill the guard before it has undone what its supervisor could not
+            // undo.
             let words = ["-c", script, "bash", PINFOLD, "run", "--memory=64M", "--", "sh", "-c"];
             let mut command = std::process::Command::new("bash");
             command.args(words).arg("echo in place; exec sleep 999").env("OWN", &own);
@@ -283,7 +286,7 @@ fn its_own_cgroup_twice_in_a_row() {
     std::fs::remove_dir(&own).unwrap();
 }
 
-/// Nothing below it, nobody in it, nothing given.
+/// Returns whether the cgroup has no child cgroup, no process, and no enabled controller.
 fn empty(cgroup: &std::path::Path) -> bool {
     let read = |file: &str| std::fs::read_to_string(cgroup.join(file)).unwrap();
     let below = std::fs::read_dir(cgroup).unwrap().any(|entry| entry.unwrap().file_type().unwrap().is_dir());
@@ -295,7 +298,7 @@ fn what_cannot_be_enforced_is_refused() {
     let mark = Scratch::new("mark");
     let present = std::process::Command::new(PINFOLD).args(["run", "--memory", "max", "true"]).status().unwrap();
     if present.success() {
-        return; // The other tests have their turn.
+        return; // The other tests cover this case.
     }
     let words = ["--memory", "64M", "--", "touch"].map(Into::into).into_iter().chain([mark.path().into()]);
     let ran = Run::new(words.collect::<Vec<std::ffi::OsString>>()).run().assert_code(125);
@@ -350,7 +353,7 @@ fn resource_limits_and_niceness() {
     let script = "ulimit -Sn; ulimit -Hn; ulimit -c; ulimit -t; nice";
     let options = ["--rlimit=nofile=100:200", "--rlimit=core=0", "--rlimit=cpu=1K:unlimited", "--nice=7", "--"];
     let ran = Run::new(options.iter().chain(&["sh", "-c", script])).run();
-    // An unprivileged caller's own hard limits stand in the way of what is above them.
+    // An unprivileged caller cannot raise limits above its own hard limits.
     if ran.code == 0 {
         assert_eq!(ran.stdout, "100\n200\n0\n1024\n7\n", "{ran:#?}");
     } else {
@@ -363,7 +366,7 @@ fn as_another_user() {
     if !has_cgroup() || !has_root() {
         return;
     }
-    // As PDEATHSIG is: a change of credentials would have cleared it.
+    // PDEATHSIG is set as usual, although a change of credentials clears it.
     for (user, said) in
         [("nobody", "9 65534:65534 65534\n"), ("4242:4243", "9 4242:4243\n"), ("nobody:7", "9 65534:7 7\n")]
     {
@@ -372,7 +375,7 @@ fn as_another_user() {
     let words = ["--user", "nobody", "--", "sh", "-c", "echo $USER $LOGNAME $HOME; cat /proc/self/cgroup"];
     let ran = Run::new(words).run().assert_code(0);
     assert!(ran.stdout.starts_with("nobody nobody /nonexistent\n") && ran.stdout.contains("/pinfold-"), "{ran:#?}");
-    // What it leaves is another user's, and is ended.
+    // The leftover belongs to another user, and pinfold ends it.
     let words = ["--user", "nobody", "--", "sh", "-c", "setsid sleep 999 & exit 0"];
     assert_eq!(Run::new(words).run().assert_code(0).report["leftovers"]["count"], 1);
 }
@@ -386,7 +389,7 @@ fn only_root_becomes_another_user() {
     assert_eq!(ran.code, 125, "{ran:#?}");
 }
 
-/// A value that the caller has set counts for the job.
+/// A value that the caller has set applies to the job.
 #[test]
 fn the_oom_score_of_a_job() {
     let job_of = |callers: i32| {

@@ -1,4 +1,4 @@
-//! Promise 1, at once after the return: what the job held is free, and its cgroup is gone.
+//! Promise 1, immediately after the return: everything that the job held is free, and its cgroup is gone.
 
 mod support;
 
@@ -16,7 +16,7 @@ fn the_port_is_free_and_the_leaf_is_gone_a_thousand_times() {
     if !has_cgroup() {
         return;
     }
-    // An address of this test alone: nobody else can take the port meanwhile.
+    // Only this test uses this address, so no other process can take the port meanwhile.
     let [_, _, high, low] = std::process::id().to_be_bytes();
     let address = format!("127.77.{high}.{low}");
     let port = TcpListener::bind((&*address, 0)).unwrap().local_addr().unwrap().port();
@@ -30,7 +30,7 @@ fn the_port_is_free_and_the_leaf_is_gone_a_thousand_times() {
         let listener = TcpListener::bind((&*address, port));
         let report: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap_or_default();
         let left = report["containment"]["cgroup"].as_str().map(|leaf| Path::new(leaf).exists());
-        // Its child did hold the port when it exited.
+        // Its child still held the port when the main process exited.
         assert_eq!(ran.status.code(), Some(LEFT_SOMETHING), "run {time}: {ran:?}");
         assert!(listener.is_ok(), "run {time}: {listener:?}, {report:#}");
         assert_eq!(left, Some(false), "run {time}: {report:#}");
@@ -49,17 +49,18 @@ impl KilledCgroup {
         Ok(made)
     }
 
-    /// The command starts in it, and with it what it starts.
+    /// Starts the command in this cgroup, and so also everything that the command starts.
     fn hold(&self, command: &mut Command) {
         let procs = fs::OpenOptions::new().write(true).open(self.0.join("cgroup.procs")).unwrap();
-        // SAFETY: one write(2) between fork and exec.
+        // SAFETY: makes one write(2) between fork and exec.
         #[allow(unsafe_code)]
         unsafe {
             command.pre_exec(move || std::io::Write::write_all(&mut &procs, b"0"))
         };
     }
 
-    /// Nothing is left in it: removed at once, but for the moment that a process may stay after its end (from 6.19 on).
+    /// Removes the cgroup, in which nothing is left. A process can keep it busy for a moment after its end (since Linux
+    /// 6.19).
     fn remove(&self) {
         wait_for(|| fs::remove_dir(&self.0).ok());
     }
@@ -71,7 +72,8 @@ impl Drop for KilledCgroup {
     }
 }
 
-/// The kernel's kill-sequence bug (6.14 to 7.2): the guard can't clone into a leaf when its own cgroup was ever killed.
+/// The kernel's kill-sequence bug (6.14 to 7.2): the guard cannot clone into a leaf if the guard's own cgroup was ever
+/// killed.
 #[test]
 fn inside_a_cgroup_that_was_killed_before() {
     if !(has_cgroup() && has_root()) {
@@ -96,7 +98,7 @@ fn inside_a_cgroup_that_was_killed_before() {
     let leaf = ran.report["containment"]["cgroup"].as_str().unwrap();
     assert_eq!(Path::new(leaf).parent(), Some(&*cgroup.0));
 
-    // What is started the other way is held as well.
+    // A job that is started by the fallback is contained as well.
     let escape = program("escape_kin");
     let mut run = Run::new(["--".as_ref(), escape.as_path(), "exit".as_ref(), "double-fork".as_ref()]);
     cgroup.hold(run.command());
@@ -106,7 +108,7 @@ fn inside_a_cgroup_that_was_killed_before() {
     cgroup.remove();
 }
 
-/// A job can stop its guard, which is its parent. Nobody else is to wait for that.
+/// A job can stop its guard, which is its parent. No other job may have to wait for that.
 #[test]
 fn a_guard_that_the_job_has_stopped() {
     let containments = if has_cgroup() { &["cgroup", "subreaper"][..] } else { &["subreaper"] };

@@ -1,4 +1,4 @@
-//! `pinfold run`, from the outside: what goes in, what comes out.
+//! `pinfold run`, from the outside: its input and its output.
 
 mod support;
 
@@ -63,7 +63,7 @@ fn listen_pid_is_the_commands_pid() {
     ] {
         let printed = activated(&all, words);
         assert_eq!(printed.lines().filter(|line| line.ends_with(" own")).count(), 4, "{words:?}: {printed}");
-        // Those that are not set are not made.
+        // Variables that are not set stay unset.
         let printed = activated(&["LISTEN_PID"], words);
         assert_eq!(printed.lines().filter(|line| line.ends_with(" none")).count(), 3, "{words:?}: {printed}");
     }
@@ -82,7 +82,7 @@ fn a_listen_pid_of_another_process_is_left_alone() {
     let printed = run(&[("LISTEN_PID", "1"), ("LISTEN_PIDFDID", "17"), ("WATCHDOG_PID", "")], &[]);
     assert!(printed.contains("LISTEN_PID 1\n") && printed.contains("LISTEN_PIDFDID 17\n"), "{printed}");
     assert!(printed.contains("WATCHDOG_PID \n"), "{printed}");
-    // Nor is a value that was asked for.
+    // A value that the caller requested with --env stays unchanged too.
     let script = r#"exec "$0" run --env LISTEN_PID=$$ -- sh -c 'test $LISTEN_PID -ne $$ && echo "$LISTEN_PID"'"#;
     let child = Command::new("sh").args(["-c", script, PINFOLD]).stdout(Stdio::piped()).spawn().unwrap();
     let pid = child.id();
@@ -91,7 +91,7 @@ fn a_listen_pid_of_another_process_is_left_alone() {
     assert!(run(&[], &["--clear-env"]).contains("LISTEN_PID none\n"));
 }
 
-/// The real caller, and a server that checks as systemd's library does.
+/// The real caller, with a server that checks the variables as systemd's library does.
 #[test]
 fn under_systemd_socket_activate() {
     if !has_cgroup() || !has_program("systemd-socket-activate") || !has_program("python3") {
@@ -106,7 +106,7 @@ connection, _ = listening.accept()
 connection.sendall(os.environ.get('LISTEN_FDNAMES', '').encode() + b' served\\n')
 ";
     for words in [&["run", "--"][..], &["timeout", "1h"], &["init", "--"]] {
-        // A port that was free a moment ago.
+        // This port was free a moment ago.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = Command::new("systemd-socket-activate");
         command.args(["-l", &format!("127.0.0.1:{port}"), "--fdname=web", PINFOLD]).args(words);
@@ -115,7 +115,7 @@ connection.sendall(os.environ.get('LISTEN_FDNAMES', '').encode() + b' served\\n'
         let mut connection = wait_for(|| TcpStream::connect(("127.0.0.1", port)).ok());
         connection.write_all(b"hello\n").unwrap();
         let mut answer = String::new();
-        // A reset, because the server reads nothing, comes after the answer.
+        // The connection is reset after the answer, because the server reads nothing.
         let _ = connection.read_to_string(&mut answer);
         assert_eq!(answer, "web served\n", "{words:?}");
         assert!(activating.wait().unwrap().success(), "{words:?}");

@@ -1,4 +1,5 @@
-//! The options of `pinfold run` about the command's output, without a terminal: it is passed on whole, bounded, or ended.
+//! The options of `pinfold run` for the command's output, without a terminal: pinfold forwards it completely, limits
+//! it, or ends the job.
 
 mod support;
 
@@ -18,13 +19,13 @@ fn an_idle_timeout() {
     let ran = sh(&["--idle-timeout", "300ms"], "echo out; echo err >&2; sleep 999").assert_code(124);
     assert_eq!((ran.stdout.as_str(), &ran.report["reason"]), ("out\n", &"idle".into()));
     assert_eq!(ran.stderr, "err\npinfold: sh was stopped: it had written nothing for 300ms\n");
-    // Both streams count, and who speaks in time is left alone.
+    // Output on either stream counts, and a job that writes in time is left alone.
     let script = "for i in 1 2 3 4 5 6; do sleep 0.25; echo $i >&$((1 + i % 2)); done; exit 3";
     let ran = sh(&["--idle-timeout", "1s"], script).assert_code(3);
     assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("2\n4\n6\n", "1\n3\n5\n"));
 }
 
-/// Who does not read is idle, not the command.
+/// If the reader does not read, the reader is idle and not the command.
 #[test]
 fn a_reader_that_waits() {
     if !has_cgroup() {
@@ -48,7 +49,7 @@ fn a_tee_and_a_bound() {
     lines.sort();
     assert_eq!(lines, ["one", "two"]);
 
-    // The file has all of it.
+    // The file contains the whole output.
     let ran = sh(&["--tee", tee, "--max-output", "2K"], "seq 100000; echo err >&2").assert_code(0);
     let all: String = (1..=100_000).map(|number| format!("{number}\n")).collect();
     assert_eq!(file.text().len(), all.len() + 4);
@@ -64,7 +65,7 @@ fn a_tee_and_a_bound() {
     assert!(ran.stdout == "out\n" && ran.stderr.contains("cannot also write the output"), "{ran:#?}");
 }
 
-/// A pipe that somebody holds and nobody reads: the deadline comes all the same.
+/// A process holds the pipe and none reads it: the deadline still ends the job.
 #[test]
 fn a_tee_that_takes_nothing() {
     if !has_cgroup() {
@@ -75,12 +76,12 @@ fn a_tee_that_takes_nothing() {
     let script = r#"mkfifo "$6" && exec 9<>"$6" && exec "$@""#;
     let ran = Run::in_shell(script, ["--tee", tee, "-t", "300ms", "--grace", "1m", "--", "yes"]).run().assert_code(124);
     assert_eq!(ran.report["reason"], "deadline", "{ran:#?}");
-    // What it has taken went the usual way too.
+    // The output that the file has accepted has also reached standard output.
     assert!(ran.stdout.starts_with("y\ny\n"), "{}", ran.stdout.len());
 }
 
-/// What nobody reads any more ends who writes it, as without pinfold, and a reader that never reads is not waited for beyond
-/// the deadline.
+/// If a reader goes away, the writer ends, as without pinfold. pinfold does not wait beyond the deadline for a reader
+/// that never reads.
 #[test]
 fn readers_that_go_or_stay() {
     if !has_cgroup() {
@@ -105,7 +106,7 @@ fn readiness() {
     let directory = Scratch::directory("ready");
     let (told, up) = (directory.path().join("told"), directory.path().join("up"));
     let (told_name, up_name) = (told.to_str().unwrap(), up.to_str().unwrap());
-    // In pieces.
+    // The job writes the line in pieces.
     let script = format!("printf 'list'; sleep 0.1; echo ening; until [ -s {told_name} ]; do sleep 0.02; done; exit 3");
     let options = ["--ready", "line:listening", "--ready-notify", told_name];
     assert_eq!(sh(&options, &script).assert_code(3).stdout, "listening\n");

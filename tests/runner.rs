@@ -1,5 +1,5 @@
-//! pinfold as the runner of tests, as cargo and cargo-nextest call it: `pinfold run -- TEST-BINARY TEST --exact`. What a
-//! test leaks is ended with its process. `scripts/nextest` has this project's own suite run so.
+//! pinfold as the runner of tests, as cargo and cargo-nextest call it: `pinfold run -- TEST-BINARY TEST --exact`.
+//! Processes that a test leaks end with the test. `scripts/nextest` runs this project's own suite in this way.
 
 mod support;
 
@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 
 use support::{Canary, PINFOLD, Run, Scratch, has_cgroup, wait_for};
 
-/// What the leaking test is told: the file for the daemon's pid.
+/// The variable through which the leaking test receives the name of the file for the daemon's pid.
 const PID_FILE: &str = "PINFOLD_LEAK";
 
-/// A test as there are too many: its daemon has a session and streams of its own, and nobody who waits for it.
+/// A common kind of faulty test: its daemon has its own session and streams, and no process waits for the daemon.
 #[test]
 #[ignore = "it leaks a daemon: to be run by pinfold, as the test below and scripts/nextest do"]
 fn leaks_a_daemon() {
@@ -34,7 +34,7 @@ fn what_a_test_leaks_is_ended() {
         let words = [PINFOLD, "run", "--containment", containment, "--", own.to_str().unwrap()];
         let mut run = Run::bare(words.into_iter().chain(["--exact", "leaks_a_daemon", "--nocapture", "--ignored"]));
         run.command().env(PID_FILE, pid_file.path());
-        // Nobody is left: the warden has looked.
+        // The warden has checked that no process is left.
         let ran = run.run().assert_code(0);
         let pid: u32 = pid_file.text().trim().parse().unwrap();
         assert!(ran.stdout.contains("test leaks_a_daemon ... ok"), "{ran:#?}");

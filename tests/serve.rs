@@ -1,4 +1,4 @@
-//! `pinfold serve`: what it says is what its protocol says, and nothing outlives who it serves.
+//! `pinfold serve`: its output follows its protocol, and no job outlives the client.
 
 #[path = "serve/served.rs"]
 mod served;
@@ -47,7 +47,7 @@ fn cancel_signal_and_processes() {
     served.say(&json!({"op": "processes", "id": "a"}));
     let processes = served.hear_until("processes").pop().unwrap();
     assert_eq!(processes["processes"].as_array().unwrap().len(), 2, "{processes}");
-    // One that waits has no process, and never will.
+    // A job that waits for its turn has no process, and will never have one.
     served.say(&json!({"op": "signal", "id": "b", "signal": "TERM"}));
     assert_eq!(served.hear_until("error").pop().unwrap()["message"], "it has not been started");
     served.say(&json!({"op": "cancel", "id": "b"}));
@@ -82,7 +82,7 @@ fn freeze_thaw_and_usage() {
     served.say(&json!({"op": "thaw", "id": "a"}));
     served.say(&json!({"op": "freeze", "id": "a"}));
     served.hear_until("frozen");
-    // A cancel thaws it: it sees the stop signal.
+    // A cancel thaws the job, so that the job receives the stop signal.
     served.say(&json!({"op": "cancel", "id": "a"}));
     let events = served.hear_until("done");
     assert!(events.iter().any(|event| event["line"] == "told"), "{events:#?}");
@@ -101,14 +101,14 @@ fn limits_of_jobs() {
     job["job"]["limits"] = json!({"rlimit": ["nofile=17:18"]});
     served.say(&job);
     assert!(served.hear_until("done").iter().any(|event| event["line"] == "17"));
-    // One whose controller was not asked for is not started.
+    // A job whose controller was not requested is not started.
     job["job"]["limits"] = json!({"pids": 10});
     served.say(&job);
     let error = served.hear();
     assert!(error["message"].as_str().unwrap().contains("--controllers pids"), "{error}");
     served.close();
 
-    // One that can't be had is told at once, with the reason.
+    // pinfold reports a controller that is not available at once, with the reason.
     let mut run = Run::bare([PINFOLD, "serve", "--stdio", "--controllers", "pids"]);
     run.command().stdin(Stdio::null());
     let ran = run.run();
@@ -169,7 +169,7 @@ fn the_end_of_its_input_is_the_end_of_all() {
     served.close();
 }
 
-/// Each answer has the number of the line that it is for, and its id, whatever is wrong with the line.
+/// Each answer has the number of the line that it belongs to, and its id, whatever the error in the line is.
 #[test]
 fn every_answer_names_its_request() {
     if !has_cgroup() {
@@ -199,14 +199,14 @@ fn every_answer_names_its_request() {
         (&long, json!(null)),
     ] {
         served.say_text(text);
-        // A blank line has a number too, and no answer.
+        // A blank line has a number too, but gets no answer.
         served.say_text("");
         number += 2;
         let error = served.hear();
         assert_eq!(error["event"], "error", "{text}: {error}");
         assert_eq!((&error["request"], &error["id"]), (&json!(number - 1), &id), "{text}: {error}");
     }
-    // Answers that are no errors.
+    // Answers that are not errors.
     served.say(&shell("a", "echo ready; read never"));
     let mut job = shell("b", "echo ready; sleep 1000");
     job["job"]["name"] = "second".into();
@@ -221,7 +221,7 @@ fn every_answer_names_its_request() {
         assert_eq!(answer["id"], "b");
     }
     assert_eq!(number, second + 3);
-    // The id of a job that runs: the answer is not for that job's request.
+    // The id belongs to a running job: the answer is not for the request of that job.
     served.say(&shell("b", "exit 0"));
     let error = served.hear_until("error").pop().unwrap();
     assert_eq!((&error["request"], &error["id"]), (&json!(second + 4), &json!("b")));
@@ -231,7 +231,7 @@ fn every_answer_names_its_request() {
     served.close();
 }
 
-/// A line without an end does not fill the memory: it is refused, and the next one is read.
+/// An endless line does not fill the memory: pinfold refuses it and reads the next line.
 #[test]
 fn an_endless_request_is_refused() {
     if !has_cgroup() {
@@ -245,7 +245,7 @@ fn an_endless_request_is_refused() {
         (0..257).for_each(|_| stdin.write_all(&piece).unwrap());
         stdin
     });
-    // Before its end is there.
+    // The error comes before the end of the line.
     let error = served.hear();
     assert_eq!((&error["event"], &error["request"], &error["id"]), (&json!("error"), &json!(1), &json!("endless")));
     served.stdin = Some(writing.join().unwrap());
@@ -256,7 +256,7 @@ fn an_endless_request_is_refused() {
     served.close();
 }
 
-/// A long line of UTF-8 comes in pieces of UTF-8; one that is not UTF-8 comes as bytes.
+/// pinfold splits a long line of UTF-8 between characters. A line that is not UTF-8 comes as bytes.
 #[test]
 fn a_long_line_is_not_cut_within_a_character() {
     if !has_cgroup() {
@@ -305,7 +305,7 @@ fn merged_streams_keep_their_order() {
     served.close();
 }
 
-/// `examples/python`, against programs that hang.
+/// `examples/python`, with programs that hang.
 #[test]
 fn the_python_executor() {
     let python = |args: &[&str]| {

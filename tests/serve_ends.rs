@@ -1,4 +1,4 @@
-//! How `pinfold serve` ends: whoever cleans up is left to, and whoever reads late hears all of it.
+//! How `pinfold serve` ends: jobs that clean up get the time for it, and a slow reader receives everything.
 
 #[path = "serve/served.rs"]
 mod served;
@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use served::{Served, shell};
 use support::{PINFOLD, Run, Scratch, has_cgroup, wait_for};
 
-/// One that cleans up when it is stopped, until the test has it go on by the fifo.
+/// Returns a job that cleans up when it receives the stop signal, until the test lets it continue through the fifo.
 fn careful(fifo: &Scratch) -> (Value, File) {
     mkfifoat(CWD, fifo.path(), 0o600.into()).unwrap();
-    // For both, so that opening it waits for nobody (fifo(7)).
+    // Opened for reading and writing, so that the open does not block (fifo(7)).
     let go = File::options().read(true).write(true).open(fifo.path()).unwrap();
     let trap = format!("echo cleaning; read line < {}; echo cleaned; exit 0", fifo.path().display());
     (shell("a", &format!("trap '{trap}' TERM; exec 2> /dev/null; echo ready; while :; do sleep 0.01; done")), go)
@@ -34,15 +34,15 @@ fn a_signal_leaves_the_grace_period() {
     served.say(&shell("b", "exit 0"));
     served.hear_until("output");
     served.running.signal(libc::SIGTERM);
-    // The one that waits is never started.
+    // The job that waits for its turn is never started.
     let done = served.hear_until("done").pop().unwrap();
     assert_eq!((&done["id"], &done["report"]["reason"]), (&json!("b"), &json!("cancelled")));
     assert_eq!(served.hear_until("output").pop().unwrap()["line"], "cleaning");
-    // It answers still.
+    // pinfold still answers.
     served.say(&shell("c", "exit 0"));
     let error = served.hear_until("error").pop().unwrap();
     assert!(error["message"].as_str().unwrap().contains("takes no more tasks"), "{error}");
-    // A stop goes on when nothing more is to be asked.
+    // The stop continues when the input has ended.
     drop(served.stdin.take());
     writeln!(go, "go").unwrap();
     assert_eq!(served.hear_until("output").pop().unwrap()["line"], "cleaned");
@@ -62,14 +62,14 @@ fn a_second_signal_kills() {
     served.hear_until("output");
     served.running.signal(libc::SIGTERM);
     assert_eq!(served.hear_until("output").pop().unwrap()["line"], "no");
-    // Another one: the same from the same sender within a moment is the same wish.
+    // A different signal: a repeat of the same signal from the same sender within a moment counts as one request.
     served.running.signal(libc::SIGHUP);
     let done = served.hear_until("done").pop().unwrap();
     assert_eq!((&done["cancelled"], &done["report"]["killed"]), (&json!(true), &json!(true)), "{done}");
     served.close();
 }
 
-/// One whose standard output is full with a job's; and whether that job has ended.
+/// Returns a server whose standard output is full with the output of a job, and a check whether that job has ended.
 fn full() -> (Served, impl FnMut() -> Option<()>) {
     let fifo = Scratch::new("alive");
     mkfifoat(CWD, fifo.path(), 0o600.into()).unwrap();
@@ -78,12 +78,12 @@ fn full() -> (Served, impl FnMut() -> Option<()>) {
     served.say(&shell("a", &format!("exec 9> {}; seq 1000000; sleep 100", fifo.path().display())));
     let out = served.running.child.stdout.as_ref().unwrap();
     wait_for(|| (rustix::io::ioctl_fionread(out).unwrap() >= 60_000).then_some(()));
-    // The end of the file where nobody has it open any more, and an error before.
+    // Returns end of file when no process has the pipe open any more, and an error before.
     let is_over = move || matches!(alive.read(&mut [0]), Ok(0)).then_some(());
     (served, is_over)
 }
 
-/// Who reads late hears all of it.
+/// A slow reader receives everything.
 #[test]
 fn a_slow_reader_loses_nothing() {
     if !has_cgroup() {
@@ -98,7 +98,7 @@ fn a_slow_reader_loses_nothing() {
         }
         wait_for(&mut is_over);
         drop(served.stdin.take());
-        // All at once, to its end.
+        // Reads everything at once, to its end.
         let text = served.running.finish().assert_code(0).stdout;
         let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let lines = events.iter().filter(|event| event["event"] == "output" && event["complete"] == true);
@@ -112,7 +112,7 @@ fn a_slow_reader_loses_nothing() {
     }
 }
 
-/// Who does not read at all holds nobody up for ever, and it is no success.
+/// A reader that never reads delays the end only for a bounded time, and pinfold fails.
 #[test]
 fn a_reader_that_never_reads() {
     if !has_cgroup() {
@@ -122,11 +122,11 @@ fn a_reader_that_never_reads() {
     drop(served.stdin.take());
     let out = served.running.child.stdout.take();
     let ran = served.running.finish().assert_code(125);
-    assert!(ran.stderr.contains("nobody reads standard output"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("no process reads standard output"), "{}", ran.stderr);
     drop(out);
 }
 
-/// Who has closed it wants to hear nothing: no failure.
+/// If the reader closes the pipe, it wants no more output: that is no failure.
 #[test]
 fn a_reader_that_is_gone() {
     if !has_cgroup() {
@@ -137,7 +137,7 @@ fn a_reader_that_is_gone() {
     assert_eq!(served.running.finish().assert_code(0).stderr, "");
 }
 
-/// As [`full`], by a pipe that does not block.
+/// As [`full`], with a non-blocking pipe.
 #[test]
 fn streams_that_do_not_block() {
     if !has_cgroup() {
@@ -149,7 +149,7 @@ fn streams_that_do_not_block() {
     let mut run = Run::bare([PINFOLD, "serve", "--stdio"]);
     run.command().stdin(stdin).stdout(stdout);
     let running = run.start();
-    // In two pieces, with nothing to be read in between.
+    // The input comes in two pieces, and between them there is nothing to read.
     let mut events = BufReader::new(events).lines().map(Result::unwrap);
     assert!(events.next().unwrap().contains("hello"));
     let request = shell("a", "seq 20000").to_string();
@@ -168,14 +168,14 @@ fn streams_that_do_not_block() {
     running.finish().assert_code(0);
 }
 
-/// A thread that can't be had is told, and nothing is answered.
+/// pinfold reports that it cannot start a thread, and answers nothing.
 #[test]
 fn no_thread_to_speak() {
     if !has_cgroup() {
         return;
     }
     let mut run = Run::bare([PINFOLD, "serve", "--stdio"]);
-    // No stack is to be had for it, which is the same EAGAIN as that of a limit on threads (pthread_create(3)).
+    // There is no memory for a stack of this size. The error is EAGAIN, as with a limit on threads (pthread_create(3)).
     run.command().env("RUST_MIN_STACK", (1_u64 << 60).to_string());
     let ran = run.run().assert_code(125);
     assert!(ran.stderr.contains("start a thread"), "{}", ran.stderr);
@@ -202,7 +202,7 @@ fn a_stop_begins_with_the_received_signal() {
     }
 }
 
-/// Its parent ends, in any way, while another process keeps its standard input open: that is the end of all jobs.
+/// When its parent ends, in any way, while another process keeps its standard input open, all jobs end.
 #[test]
 fn the_end_of_the_parent_is_the_end_of_all() {
     if !has_cgroup() {
@@ -241,7 +241,7 @@ fn the_end_of_the_parent_is_the_end_of_all() {
     }
 }
 
-/// Processes that a test which fails ends too. They are no children of ours.
+/// Processes that also end when the test fails. They are not our children.
 struct Killed([i32; 2]);
 
 impl Drop for Killed {
@@ -255,7 +255,7 @@ impl Drop for Killed {
     }
 }
 
-/// Lives, and is no zombie.
+/// Returns whether the process exists and is not a zombie.
 fn is_there(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))

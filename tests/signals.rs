@@ -1,4 +1,4 @@
-//! Signals to pinfold, what the job inherits, and the options that say how a job is stopped.
+//! Signals to pinfold, what the job inherits, and the options that define how a job is stopped.
 
 mod support;
 
@@ -8,12 +8,13 @@ use support::{Canary, Ran, Run, Running, Scratch, assert_same_without_pinfold, h
 
 const STOPPING: [i32; 4] = [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT];
 
-/// Without a controlling terminal, wherever the tests are run.
+/// Runs without a controlling terminal, wherever the tests are run.
 fn detached<I: IntoIterator<Item: Into<OsString>>>(args: I) -> Run {
     Run::in_shell(r#"exec setsid "$@""#, args.into_iter().map(Into::into))
 }
 
-/// A job that tells each signal that it gets, and ends at `last`. It has said that it is ready.
+/// Starts a job that prints each signal that it receives, and ends at `last`. Returns when the job has printed that it
+/// is ready.
 fn telling(options: &[&str], last: i32) -> Running {
     let words = options.iter().map(OsString::from);
     let mut running = detached(words.chain([program("signals").into(), last.to_string().into()])).start();
@@ -22,7 +23,7 @@ fn telling(options: &[&str], last: i32) -> Running {
 }
 
 fn send(pid: i32, signal: i32) {
-    // SAFETY: pinfold, which its warden has not reaped: its job still talks to us.
+    // SAFETY: signals pinfold, which its warden has not reaped, because its job still writes to us.
     #[allow(unsafe_code)]
     let sent = unsafe { libc::kill(pid, signal) };
     assert_eq!(sent, 0);
@@ -45,7 +46,7 @@ fn four_signals_stop_the_job() {
         assert_eq!(running.line(), "ready");
         running.signal(signal);
         let ran = running.finish();
-        // pinfold ends by an interrupt, so that a calling shell loop stops too.
+        // pinfold dies of SIGINT, so that a calling shell loop stops too.
         let expected = (128 + signal, (signal == libc::SIGINT).then_some(signal));
         assert_eq!((ran.code, ran.signal), expected, "{signal}: {ran:#?}");
         assert_eq!(ran.report["main"]["signalled"]["signal"], signal);
@@ -72,7 +73,8 @@ fn the_second_one_kills() {
     canary.assert_alive();
 }
 
-/// Right after each other they are one wish, as timeout(1) sends them; but not for ever.
+/// Identical signals within a moment count as one request, because timeout(1) sends them like this. Later ones count
+/// again.
 #[test]
 fn the_same_one_again_and_again_kills() {
     if !has_cgroup() {
@@ -95,7 +97,7 @@ fn all_others_are_passed_on_once_and_end_nothing() {
     }
     let mut running = telling(&[], 64);
     let pinfold = running.pinfold_pid();
-    // Of no account to pinfold, and about its own children: not the job's business.
+    // pinfold ignores these signals: they are about its own children and do not concern the job.
     send(pinfold, libc::SIGCHLD);
     let not_passed_on = [libc::SIGKILL, libc::SIGSTOP, libc::SIGCHLD];
     for signal in (1..=64).filter(|signal| !STOPPING.contains(signal) && !not_passed_on.contains(signal)) {
@@ -107,7 +109,7 @@ fn all_others_are_passed_on_once_and_end_nothing() {
     assert_eq!(ran.report["reason"], "exited");
 }
 
-/// nohup(1).
+/// The caller is nohup(1).
 #[test]
 fn an_ignored_hangup_stays_ignored() {
     if !has_cgroup() {
@@ -191,7 +193,7 @@ fn options_about_the_environment() {
     assert_eq!(env(&["--clear-env", "--env", "N=x=y", "-e", "M="]), "M=\nN=x=y\n");
     assert_eq!(env(&["-e", "A=new", "--env", "C=4"]), "Z=1\nB=3\nA=new\nC=4\n");
     assert_eq!(env(&["-e", "A=1", "-e", "A=last"]), "Z=1\nB=3\nA=last\n");
-    // The command is looked for in the PATH that it will have.
+    // pinfold looks for the command in the PATH that the command will have.
     let scratch = Scratch::directory("path");
     std::os::unix::fs::symlink("/bin/true", scratch.path().join("only-here")).unwrap();
     Run::new(["--env", &format!("PATH={}", scratch.path().display()), "only-here"]).run().assert_code(0);
@@ -207,7 +209,7 @@ fn the_working_directory() {
     let directory = scratch.path().to_str().unwrap();
     let ran = Run::new(["--cwd", directory, "pwd"]).run().assert_code(0);
     assert_eq!((ran.stdout, &ran.report["cwd"]), (format!("{directory}\n"), &directory.into()));
-    // A relative one starts at pinfold's own, a relative program at the job's.
+    // A relative directory starts at pinfold's own directory, and a relative program path at the job's.
     std::os::unix::fs::symlink("/bin/pwd", scratch.path().join("here")).unwrap();
     let mut run = Run::new(["--cwd", scratch.path().file_name().unwrap().to_str().unwrap(), "./here"]);
     run.command().current_dir(scratch.path().parent().unwrap());
@@ -225,7 +227,7 @@ fn the_stop_signal() {
         let running = telling(&["--stop-signal", name], number);
         running.signal(libc::SIGTERM);
         let ran = running.finish().assert_code(0);
-        // SIGCONT follows, and may be taken first.
+        // SIGCONT follows, and may be handled first.
         assert_eq!(ran.stdout.replace("18\n", ""), format!("{number}\n"));
         assert_eq!(ran.report["killed"], false);
     }
@@ -236,19 +238,19 @@ fn who_gets_the_stop_signal() {
     if !has_cgroup() {
         return;
     }
-    // The main process tells its child by another signal, which is the child's last.
+    // The main process sends another signal to its child, which is the last one that the child prints.
     let script = r#"trap 'kill -USR1 $child; wait $child; exit 0' TERM; "$0" 10 & child=$!; echo ready; wait $child"#;
     for (whom, told, counts) in [("main", "10\n", 1..=1), ("all", "15\n18\n10\n", 1..=2)] {
         let mut run = detached(["--signal-to", whom, "bash", "-c", script]);
         run.command().arg(program("signals"));
         let mut running = run.start();
-        // The child has its handlers, and the shell knows whom to tell.
+        // The child has its handlers, and the shell knows the pid of the child.
         assert_eq!([running.line(), running.line()], ["ready", "ready"]);
         running.signal(libc::SIGTERM);
         let ran = running.finish().assert_code(0);
-        // Of "all", the child may have ended by the shell's signal before its turn.
+        // With "all", the shell's signal may have ended the child before pinfold signals it.
         assert!(counts.contains(&ran.report["stopped"]["count"].as_u64().unwrap()), "{ran:#?}");
-        // With "all", which of the two signals comes first is nobody's promise.
+        // With "all", the order of the two signals is undefined.
         let lines = |text: &str| text.lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>();
         assert!(lines(&ran.stdout).is_subset(&lines(told)), "{ran:#?}");
         assert!(ran.stdout.contains("10\n"), "{ran:#?}");
@@ -269,7 +271,7 @@ fn the_grace_period() {
     assert_eq!(ran.report["killed"], true);
     let at = |phase: &str| ran.report["phases"][phase].as_f64().unwrap();
     assert!((1.0..2.0).contains(&at("stopping")) && (0.3..1.3).contains(&(at("killing") - at("stopping"))), "{ran:#?}");
-    // None at all: killed at once.
+    // No grace period: the job is killed at once.
     let ran = telling(&["--grace", "0", "--timeout", "1s"], 0).finish().assert_code(124);
     assert_eq!(ran.report["killed"], true);
     canary.assert_alive();
@@ -284,13 +286,13 @@ fn leftovers() {
     let leaving = |options: &[&str], script: &str| -> Ran { Run::new([options, &["sh", "-c", script]].concat()).run() };
     let left = "sleep 1000 & exit 0";
     let ran = leaving(&[], left).assert_code(0);
-    // The shell's child may not have executed it yet.
+    // The shell's child may not have executed its program yet.
     assert!(ran.listed("leftovers").contains("sleep 1000"), "{ran:#?}");
     assert_eq!((&ran.report["leftovers"]["count"], &ran.report["killed"]), (&1.into(), &false.into()));
     assert!(ran.stderr.starts_with("pinfold: sh left 1 process (") && ran.stderr.contains("ended now"), "{ran:#?}");
     assert_eq!(leaving(&["--leftovers", "kill"], left).assert_code(0).report["leftovers"]["count"], 1);
     leaving(&["--fail-on-leftovers"], left).assert_code(123);
-    // The command's own failure tells more.
+    // The command's own failure takes precedence.
     leaving(&["--fail-on-leftovers"], "sleep 1000 & exit 3").assert_code(3);
     leaving(&["--fail-on-leftovers"], "exit 0").assert_code(0);
     let ran = leaving(&["--leftovers", "wait"], "(sleep 0.3; echo done) & exit 0").assert_code(0);
@@ -315,7 +317,7 @@ fn names_and_words() {
     assert_eq!(ran.stderr, "pinfold: the build was stopped at its deadline of 100ms\n");
     assert_eq!(at_deadline(&["-q"]).stderr, "");
     assert_eq!(Run::new(["-q", "sh", "-c", "sleep 1000 & exit 0"]).run().assert_code(0).stderr, "");
-    // What went wrong is said all the same.
+    // Errors are still printed.
     assert!(Run::new(["-q", "no-such-command"]).run().assert_code(127).stderr.starts_with("pinfold: "));
     let mut running = detached(["-v", "sh", "-c", "echo ready; exec sleep 1000"]).start();
     assert_eq!(running.line(), "ready");
@@ -327,7 +329,7 @@ fn names_and_words() {
     assert!(ran.stderr.lines().all(|line| line.starts_with("pinfold: ")), "{ran:#?}");
 }
 
-/// A supervisor that is stopped does nothing, until the kernel continues it at the deadline.
+/// A stopped supervisor does nothing until the kernel continues it at the deadline.
 #[test]
 fn stopped_over_the_deadline() {
     for containment in ["cgroup", "subreaper"] {

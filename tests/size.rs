@@ -1,4 +1,4 @@
-//! Large environments, many arguments, any bytes: what execve(2) takes, pinfold takes.
+//! Large environments, many arguments, any bytes: pinfold accepts everything that execve(2) accepts.
 
 mod support;
 
@@ -40,7 +40,7 @@ fn a_hundred_thousand_arguments() {
     assert_eq!(ran.report["command"].as_array().unwrap().len(), 100_002);
 }
 
-/// The longest single string that the kernel takes: 128 KiB less its end.
+/// The longest single string that the kernel accepts: 128 KiB minus its terminator.
 #[test]
 fn the_longest_argument() {
     if !has_cgroup() {
@@ -77,7 +77,7 @@ fn any_bytes_in_arguments_environment_and_paths() {
     assert_eq!(report["exit_code"], 0);
 }
 
-/// As many descriptors as there may be: more than one message to the guard carries.
+/// As many descriptors as the limit allows: more than one message to the guard can carry.
 #[test]
 fn a_thousand_inherited_descriptors() {
     if !has_cgroup() {
@@ -88,7 +88,8 @@ fn a_thousand_inherited_descriptors() {
     assert!(given.contains("fd 1019: "), "{given}");
 }
 
-/// Around the length up to which a specification goes in the message itself (8 KiB), and around the longest message.
+/// Lengths around the limit up to which a specification is sent in the message itself (8 KiB), and around the longest
+/// message.
 #[test]
 fn a_specification_of_any_length() {
     if !has_cgroup() {
@@ -97,7 +98,7 @@ fn a_specification_of_any_length() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let supervisor = pinfold::Supervisor::builder().guard_program(PINFOLD).start().await.unwrap();
-        // What is in it beside the argument takes less than 200 bytes.
+        // The rest of the specification, without the argument, takes less than 200 bytes.
         for length in (8192 - 200..8192 + 5).chain(16384 - 200..16384 + 5).chain([65535, 65536, 100_000]) {
             let mut command = pinfold::Command::new("/bin/sh");
             let argument = "x".repeat(length);
@@ -109,8 +110,8 @@ fn a_specification_of_any_length() {
     });
 }
 
-/// Around what one message can carry (250, with the five that are always there), and with no more room for them than
-/// they need: for the job's own 300, and for the 24 of pinfold.
+/// Numbers around the limit of one message (250, including the five that are always sent), with room for exactly the
+/// needed descriptors: 300 of the job, and 24 of pinfold.
 #[test]
 fn hundreds_of_inherited_descriptors() {
     if !has_cgroup() {
@@ -125,7 +126,7 @@ fn hundreds_of_inherited_descriptors() {
     if !has_root() || !has_program("setpriv") {
         return;
     }
-    // Who may not raise the limit again.
+    // This user may not raise the limit again.
     let setup = format!("COUNT=300; ulimit -n 330; {open}");
     let given = support::assert_same_without_pinfold(
         &setup,
@@ -138,7 +139,7 @@ fn hundreds_of_inherited_descriptors() {
     );
 }
 
-/// A number that the limit does not allow any more: root's job gets it all the same; others are told.
+/// A descriptor number that the limit no longer allows: root's job still gets it, and other users get an error.
 #[test]
 fn a_descriptor_beyond_the_limit() {
     if !has_cgroup() || !has_root() || !has_program("setpriv") {

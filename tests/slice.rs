@@ -1,4 +1,4 @@
-//! The guard's slice of a CPU is a short one from the second job on; what jobs get is what they got before.
+//! The guard's CPU time slice is short from the second job on. Jobs keep their usual slice.
 
 mod support;
 
@@ -6,7 +6,7 @@ use pinfold::{Command, Stdio};
 use support::host::with_supervisor;
 use support::{has, has_cgroup};
 
-/// What the kernel says of the scheduling of a process: the value of a line of `/proc/PID/sched`.
+/// Returns a value from the kernel's scheduling data of a process: a line of `/proc/PID/sched`.
 fn scheduling(text: &str, key: &str) -> Option<String> {
     let mut lines = text.lines().filter_map(|line| line.split_once(':'));
     lines.find(|(name, _)| name.trim() == key).map(|(_, value)| value.trim().to_owned())
@@ -25,7 +25,7 @@ fn jobs_have_the_usual_one() {
     with_supervisor(async |supervisor| {
         for number in 1..=3 {
             let mut command = Command::new("sh");
-            // The reader's own, and that of the guard.
+            // The data of the reader itself, and of the guard.
             command.args(["-c", "cat /proc/self/sched; echo; cat /proc/$PPID/sched"]).stdout(Stdio::Piped);
             let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
             let text = output.stdout.text();

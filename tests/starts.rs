@@ -1,4 +1,4 @@
-//! A start that does not come to its exec: it is bounded, and no other job waits for it.
+//! A start that does not reach its exec: it takes a bounded time, and no other job waits for it.
 
 mod support;
 
@@ -10,8 +10,8 @@ use pinfold::{Command, User};
 use support::host::with_supervisor;
 use support::{PINFOLD, Run, Scratch, has, has_cgroup, has_program, has_root, program, slowness};
 
-/// A job whose directory or program is on a file system that does not answer, and one that makes it answer. The latter would
-/// not be started if the guard waited for the former.
+/// A job whose directory or program is on a file system that does not answer, and a job that makes this file system
+/// answer. The second job could not start if the guard waited for the first one.
 #[test]
 fn one_that_hangs_holds_up_no_other_job() {
     let fuse = || has("fuse", std::path::Path::new("/dev/fuse").exists(), "there is no /dev/fuse");
@@ -24,13 +24,13 @@ fn one_that_hangs_holds_up_no_other_job() {
     ] {
         let directory = Scratch::directory("hang");
         let path = directory.path().to_str().unwrap();
-        // `kill` as a command of its own, since `$PPID` is the shell's that execs pinfold.
+        // `kill` runs as a command of its own, because `$PPID` belongs to the shell that executes pinfold.
         let script = r#"exec unshare --mount "$HANG" "$DIRECTORY" bash -c 'export DAEMON=$PPID; exec "$@"' bash "$@""#;
         let mut run = Run::bare(["bash", "-c", script, "bash", PINFOLD, "pool", "-j", "2", "--timeout", "60s"]);
         run.command().env("HANG", program("hang_fs")).env("DIRECTORY", path).stdin(Stdio::piped());
         let mut running = run.start();
         let mut jobs = running.child.stdin.take().unwrap();
-        // In this order: the guard starts one after another.
+        // The order matters: the guard starts one job after another.
         let freeing = r#"{"command": ["sh", "-c", "kill -USR1 $DAEMON; echo freed"]}"#;
         writeln!(jobs, "{}\n{freeing}", hung.replace("DIRECTORY", path)).unwrap();
         drop(jobs);
@@ -41,8 +41,8 @@ fn one_that_hangs_holds_up_no_other_job() {
     }
 }
 
-/// A user's process that stops all that it may, at any moment: also a main process that has become that user and has not
-/// executed its command.
+/// A user's process that stops everything that it may, at any moment: also a main process that already runs as that
+/// user and has not executed its command yet.
 #[test]
 fn a_user_that_stops_its_own_jobs_holds_up_no_other_user() {
     const USER: u32 = 61_236;
@@ -80,7 +80,7 @@ fn a_user_that_stops_its_own_jobs_holds_up_no_other_user() {
             for start in starts {
                 start.await.unwrap();
             }
-            // The deadline, and a second for an exec that is under way.
+            // The deadline, plus a second for an exec that is in progress.
             let elapsed = begun.elapsed();
             assert!(elapsed < Duration::from_secs(6).mul_f64(slowness()), "{elapsed:?}");
         }
@@ -88,7 +88,7 @@ fn a_user_that_stops_its_own_jobs_holds_up_no_other_user() {
     drop(stopper);
 }
 
-/// A child that is ended with the test, however that ends.
+/// A child that is ended with the test, however the test ends.
 struct Ended(std::process::Child);
 
 impl Drop for Ended {

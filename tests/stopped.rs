@@ -1,4 +1,5 @@
-//! A job that stops whatever it may signal, pinfold and its guard too (`kill -STOP -1`): its deadline holds all the same.
+//! A job stops everything that it may signal, including pinfold and its guard (`kill -STOP -1`): its deadline still
+//! ends it.
 
 mod support;
 
@@ -8,11 +9,11 @@ use std::process::Stdio;
 use support::own_cgroup::OwnCgroup;
 use support::{PINFOLD, Ran, Run, has_cgroup, has_program, has_root, slowness};
 
-/// A signal to -1 reaches all processes of the user: each test has its own.
+/// A signal to -1 reaches all processes of the user, so each test has its own user.
 const USER: u32 = 61_234;
 const KILLED: u32 = 61_237;
 
-/// Runs `pinfold WORDS` as a user in the user's own cgroup, and bounds it.
+/// Runs `pinfold WORDS` as a user in the user's own cgroup, with a bound on its time.
 fn run_as_user(words: &[&str], stdin: &str) -> Ran {
     let cgroup = OwnCgroup::of(USER);
     let script = format!(
@@ -33,7 +34,7 @@ fn bounded(ran: Ran, code: i32) {
     assert!(ran.elapsed.as_secs_f64() < 8.0 * slowness(), "{ran:#?}");
 }
 
-/// Once; again and again, so that each step of the end is held up too; and through `pinfold timeout`.
+/// Runs it once; repeatedly, so that each step of the end is delayed too; and through `pinfold timeout`.
 #[test]
 fn the_deadline_of_a_job_that_stops_its_supervisor() {
     if !has_root() || !has_program("setpriv") || !has_cgroup() {
@@ -51,7 +52,7 @@ fn the_deadline_of_a_job_that_stops_its_supervisor() {
     bounded(run_as_user(&["timeout", "-k", "1", "1", "bash", "-c", once], ""), 124);
 }
 
-/// A person's own SIGSTOP holds pinfold until the deadline; without a deadline, until SIGCONT.
+/// A SIGSTOP from outside stops pinfold until the deadline, or, without a deadline, until SIGCONT.
 #[test]
 fn a_stop_by_a_person() {
     for (options, expected) in [(&["-t", "2"][..], 124), (&[], 7)] {
@@ -111,7 +112,7 @@ fn a_killed_supervisor_of_a_stopped_guard() {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             stat.contains(") T ")
         };
-        // pinfold, its guard, and perhaps what has just started the job.
+        // These are pinfold, its guard, and possibly the process that is just starting the job.
         let pids = support::wait_for(|| {
             Some(user_processes()).filter(|pids| pids.iter().filter(|pid| stopped(pid)).count() >= 2)
         });

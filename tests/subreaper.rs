@@ -1,4 +1,5 @@
-//! Containment without a cgroup: chosen where none can be had, as strong as it can be, and honest about what it can't.
+//! Containment without a cgroup: pinfold chooses it where no cgroup is available, it is as strong as possible, and the
+//! report states its limits.
 
 mod support;
 
@@ -9,7 +10,7 @@ use pinfold::report::{ContainmentKind, MainEnd, Reason};
 use pinfold::{Report, Supervisor};
 use support::{Canary, PINFOLD, Run, Scratch, has, has_program, has_root, program};
 
-/// A job that gets away in three ways, and says "ready" when it has.
+/// Builds a job that escapes in three ways, and prints "ready" when it has.
 fn tree() -> std::path::PathBuf {
     program("tree")
 }
@@ -24,7 +25,7 @@ fn it_can_be_asked_for() {
     assert_eq!(ran.report["containment"]["kind"], "subreaper");
     assert_eq!(ran.report["containment"]["cgroup"], serde_json::Value::Null);
     assert_eq!((&ran.report["killed"], &ran.report["unkillable"]["count"]), (&true.into(), &0.into()), "{ran:#?}");
-    // Of all processes, those that were orphaned included; their own rusage.
+    // The usage covers all processes, including orphans, as their own rusage.
     let source = ran.report["usage"]["cpu_user_microseconds"]["source"].as_str().unwrap();
     assert!(source.contains("reaped"), "{source}");
     let ran = Run::new(["--containment", "subreaper", "--require", "cgroup", "true"]).run();
@@ -32,7 +33,7 @@ fn it_can_be_asked_for() {
     canary.assert_alive();
 }
 
-/// Where no cgroup can be had, it is chosen, and the report says why.
+/// Where no cgroup is available, pinfold chooses it, and the report contains the reason.
 #[test]
 fn it_is_chosen_where_there_is_no_cgroup() {
     if !has_root() || !has_program("unshare") {
@@ -52,14 +53,14 @@ fn it_is_chosen_where_there_is_no_cgroup() {
         assert_eq!(told["containment"]["kind"], "subreaper", "{name}: {ran:#?}");
         let refused = told["containment"]["refused"].as_array().unwrap();
         assert!(!refused.is_empty() && refused.iter().all(|refusal| refusal["advice"] != ""), "{name}: {refused:?}");
-        // What was refused is an error where nothing else will do.
+        // With --require cgroup, the missing cgroup is an error.
         let words = ["unshare", "--mount", "sh", "-c", &script, "sh", PINFOLD, "run", "--require", "cgroup", "true"];
         let ran = Run::bare(words).run().assert_code(125);
         assert!(ran.stderr.starts_with("pinfold: no cgroup can hold the job:\n"), "{ran:#?}");
     }
 }
 
-/// Without /proc nobody can be found: that is said before anything starts.
+/// Without /proc no process can be found: pinfold reports that before anything starts.
 #[test]
 fn it_needs_proc() {
     if !has_root() || !has_program("unshare") {
@@ -73,7 +74,7 @@ fn it_needs_proc() {
     assert!(!started.path().exists());
 }
 
-/// As an ordinary user, to whom no cgroup is writable.
+/// As an ordinary user, who may write to no cgroup.
 #[test]
 fn an_ordinary_user() {
     if !has_root() || !has_program("setpriv") {
@@ -85,7 +86,7 @@ fn an_ordinary_user() {
     Run::bare(words).run().assert_code(124);
 }
 
-/// Who may not be signalled is told by name.
+/// pinfold names each process that it may not signal.
 #[test]
 fn processes_of_another_user_are_reported() {
     if !has_root() || !has_program("setpriv") || !has_program("unshare") {
@@ -98,7 +99,7 @@ fn processes_of_another_user_are_reported() {
     let report = Scratch::new("report");
     std::fs::write(report.path(), "").unwrap();
     std::fs::set_permissions(report.path(), std::fs::Permissions::from_mode(0o666)).unwrap();
-    // The namespace ends what pinfold can't.
+    // The end of the PID namespace ends the process that pinfold cannot end.
     let words = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
     let user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
     let rest = [PINFOLD, "run", "--containment", "subreaper", "--timeout", "300ms", "--grace", "100ms", "--report"];
@@ -112,14 +113,14 @@ fn processes_of_another_user_are_reported() {
     assert_eq!(told["unkillable"]["count"], 1, "{told:#}");
     let line = told["unkillable"]["processes"][0]["command_line"].as_str().unwrap();
     assert_eq!((ran.code, &told["exit_code"]), (122, &124.into()), "{told:#}");
-    // As it was executed, not only its name in brackets.
+    // The report shows the executed command line, not only the name in brackets.
     assert!(line.ends_with("/become-root"), "{told:#}");
     assert_eq!(told["unkillable"]["processes"][0]["user"], 0, "{told:#}");
     assert!(ran.stderr.contains("could not end 1 process ("), "{ran:#?}");
     assert!(ran.stderr.contains("/become-root of user 0)"), "{ran:#?}");
 }
 
-/// A storm of an ordinary user under a limit, ended at the first try: `PINFOLD_STORMS` times.
+/// An ordinary user's fork storm under a limit ends at the first attempt; `PINFOLD_STORMS` repeats it.
 #[test]
 fn a_fork_storm() {
     if !has_root() || !has_program("setpriv") {
@@ -145,8 +146,8 @@ fn a_fork_storm() {
     canary.assert_alive();
 }
 
-/// Each process lives for less than 0.1 ms and hands over to a child: caught within a second, `PINFOLD_RELAYS` times of
-/// each kind.
+/// Each process lives for less than 0.1 ms and starts a child that continues. All are ended within a second;
+/// `PINFOLD_RELAYS` repeats each kind.
 #[test]
 fn relays() {
     let rounds = std::env::var("PINFOLD_RELAYS").map_or(5, |rounds| rounds.parse().unwrap());
@@ -167,11 +168,11 @@ fn relays() {
     canary.assert_alive();
 }
 
-/// Gives `file` to a command under `number`.
+/// Passes `file` to a command as descriptor `number`.
 fn hand_down(command: &mut Command, file: std::fs::File, number: i32) {
     use std::os::fd::AsRawFd;
     use std::os::unix::process::CommandExt;
-    // SAFETY: one system call between fork and exec.
+    // SAFETY: makes one system call between fork and exec.
     #[allow(unsafe_code)]
     unsafe {
         command.pre_exec(move || match libc::dup2(file.as_raw_fd(), number) {
@@ -181,8 +182,8 @@ fn hand_down(command: &mut Command, file: std::fs::File, number: i32) {
     };
 }
 
-/// Pids and process groups are given out again while jobs are stopped and killed: whoever gets one is never signalled.
-/// `PINFOLD_RECYCLED` rounds.
+/// The kernel reuses pids and process groups while jobs are stopped and killed: pinfold never signals a process that
+/// got such a pid. `PINFOLD_RECYCLED` is the number of rounds.
 #[test]
 fn recycled_pids_are_safe() {
     if !has_root() || !has_program("unshare") {
@@ -221,12 +222,12 @@ fn recycled_pids_are_safe() {
         .env("PINFOLD", PINFOLD);
     let ran = run.run().assert_code(0);
     let strangers: u64 = ran.stdout.trim().parse().unwrap_or_else(|_| panic!("{ran:#?}"));
-    // So that pids were given out again, many times.
+    // Many pids were reused.
     assert!(strangers > 400, "{ran:#?}");
     println!("{rounds} rounds, {strangers} strangers");
 }
 
-/// A library host, which executes a guard with an outer guard around it for each job.
+/// A library host, which executes a guard and an outer guard around it for each job.
 mod library {
     use super::*;
 
@@ -244,7 +245,7 @@ mod library {
         status.lines().find_map(|line| line.strip_prefix("PPid:\t")).unwrap().parse().unwrap()
     }
 
-    /// A job whose tree is in place.
+    /// Starts a job, and returns when its tree runs.
     async fn ready(supervisor: &Supervisor) -> (pinfold::Job, std::io::PipeReader) {
         let (mut reader, writer) = std::io::pipe().unwrap();
         let mut command = pinfold::Command::new(tree());
@@ -256,7 +257,7 @@ mod library {
         (job, reader)
     }
 
-    /// Nobody of the job holds the pipe any more.
+    /// Checks that no process of the job holds the pipe any more.
     async fn assert_ended(mut pipe: std::io::PipeReader) {
         let end = tokio::task::spawn_blocking(move || std::io::Read::read(&mut pipe, &mut [0]).unwrap());
         assert_eq!(end.await.unwrap(), 0);

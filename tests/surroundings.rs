@@ -1,5 +1,5 @@
-//! Where pinfold finds itself: in namespaces, without `/proc`, with clone3 refused, as another user, in
-//! itself, on a terminal from outside. Everywhere the right exit code, nothing left, an honest report.
+//! pinfold in unusual environments: in namespaces, without `/proc`, with clone3 refused, as another user, in itself, on
+//! a terminal from outside. In each of them the exit code is right, nothing is left, and the report is true.
 
 mod support;
 
@@ -24,7 +24,7 @@ fn as_pid_1() {
         return;
     }
     holds(r#"exec unshare --pid --fork --mount-proc "$@""#);
-    // PID 1 can't be ended by a signal that it does not catch.
+    // A signal that PID 1 does not catch cannot end it.
     let ran = Surrounding { script: r#"exec unshare --pid --fork --mount-proc "$@""#, options: &[] };
     let ran = ran.run(&[], &["bash", "-c", "kill -INT $$"]);
     assert_eq!((ran.code, ran.signal), (130, None), "{ran:#?}");
@@ -43,14 +43,15 @@ fn in_namespaces() {
         holds(&format!(r#"{all} "$@""#));
         return;
     }
-    // The mount does not tell where in it the namespace begins (see below): as container runtimes do, one of its own.
+    // A mount of the outside does not show where the namespace begins (see below). As container runtimes do, this test
+    // makes a mount inside.
     let mount = Scratch::directory("cgroup2");
     let mount = format!(r#"bash -c 'mount -t cgroup2 none {} && exec "$@"' bash"#, mount.path().display());
     holds(&format!(r#"exec unshare --cgroup --mount {mount} "$@""#));
     holds(&format!(r#"{all} {mount} "$@""#));
 }
 
-/// In a cgroup namespace of its own, with a mount that shows no more than that.
+/// In its own cgroup namespace, with a mount that shows only that namespace.
 #[test]
 fn below_the_root_of_a_cgroup_namespace() {
     if !has_unshare() {
@@ -62,7 +63,7 @@ fn below_the_root_of_a_cgroup_namespace() {
     let mount = mount.path().to_str().unwrap();
     holds(&format!(r#"{enter} bash -c 'mount -t cgroup2 none {mount} && exec "$@"' bash "$@""#));
     assert_eq!(cgroup.directories(), 0);
-    // What is mounted outside does not tell where in it the namespace begins; a directory that was named helps.
+    // A mount from outside does not show where the namespace begins. It helps to name a directory.
     let script = format!(r#"{enter} "$@""#);
     let outside = Surrounding { script: &script, options: &[] };
     let ran = outside.run(&["--require", "cgroup"], &LEAVES).assert_code(125);
@@ -72,7 +73,7 @@ fn below_the_root_of_a_cgroup_namespace() {
     assert_eq!(cgroup.directories(), 0);
 }
 
-// Without /proc, or with less of it.
+// Without /proc, or with a restricted one.
 
 const NO_PROC: [&str; 2] = [
     r#"exec unshare --mount bash -c 'while umount -l /proc 2>/dev/null; do :; done; exec "$@"' bash "$@""#,
@@ -106,7 +107,7 @@ fn without_proc_and_without_a_cgroup_that_was_named() {
     }
 }
 
-/// `/proc` hides what may not be traced; a program that may not be read is that.
+/// `/proc` hides processes that may not be traced, for example those of a program that may not be read.
 #[test]
 fn with_a_proc_that_hides_processes() {
     if !(has_unshare() && has_other_users()) {
@@ -125,7 +126,8 @@ fn with_a_proc_that_hides_processes() {
         become_user(65534)
     );
     let script = format!("exec unshare --mount bash -c '{script}' bash \"$@\"");
-    // The main process ends when the other one is the hidden program, which has taken its end of the pipe with it.
+    // The main process exits when the other process has executed the hidden program, which has closed its end of the
+    // pipe.
     let job = format!("exec 9> >(exec {} 999); exec 9>&-; sleep 0.2; exit 3", hidden.display());
     let ran =
         Surrounding { script: &script, options: &[] }.run(&["--grace", "1m"], &["bash", "-c", &job]).assert_code(3);
@@ -134,7 +136,7 @@ fn with_a_proc_that_hides_processes() {
     assert!(ran.stderr.contains("bash left 1 process") && ran.stderr.contains("ended now"), "{ran:#?}");
 }
 
-// Refused.
+// clone3 is refused.
 
 #[test]
 fn with_clone3_refused() {
@@ -152,7 +154,7 @@ fn with_clone3_refused() {
     }
 }
 
-// Somebody else.
+// As another user.
 
 #[test]
 fn as_another_user() {
@@ -163,7 +165,7 @@ fn as_another_user() {
     let cgroup = OwnCgroup::of(uid);
     holds(&format!("{}; {}", cgroup.enter(), become_user(uid)));
     assert_eq!(cgroup.directories(), 0);
-    // Where nothing was delegated, the reasons are told, in the report too.
+    // Where nothing was delegated, pinfold reports the reasons, also in the report.
     let script = become_user(uid);
     let undelegated = Surrounding { script: &script, options: &[] };
     let ran = undelegated.run(&["--require", "cgroup"], &LEAVES).assert_code(125);
@@ -179,7 +181,7 @@ fn as_another_user() {
     assert_eq!(ran.report["containment"]["refused"], containment["refused"], "{ran:#?}");
 }
 
-// Among its like.
+// Inside another pinfold.
 
 #[test]
 fn in_itself() {
@@ -189,7 +191,7 @@ fn in_itself() {
     let words = |inner: [&'static str; 3]| [&[PINFOLD, "run", "--"], inner.as_slice()].concat();
     let plain = Surrounding { script: r#"exec "$@""#, options: &[] };
     let ran = plain.run(&["--grace", "1m"], &words(LEAVES)).assert_code(3);
-    // The inner one has seen to it.
+    // The inner pinfold has ended it already.
     assert_eq!((ran.stdout.as_str(), &ran.report["leftovers"]["count"]), ("ready\n", &0.into()), "{ran:#?}");
     assert!(ran.stderr.contains("bash left 1 process"), "{ran:#?}");
     let mut stopped = plain.run(&["--grace", "1m", "--timeout", "500ms"], &words(STAYS)).assert_code(124);
@@ -197,13 +199,13 @@ fn in_itself() {
         stopped = plain.run(&["--grace", "1m", "--timeout", "5s"], &words(STAYS)).assert_code(124);
     }
     assert_eq!((stopped.stdout.as_str(), &stopped.report["killed"]), ("ready\n", &false.into()), "{stopped:#?}");
-    // Ten deep.
+    // Ten pinfolds inside each other.
     let deep: Vec<&str> = (0..10).flat_map(|_| [PINFOLD, "run", "--"]).chain(LEAVES).collect();
     let ran = plain.run(&[], &deep).assert_code(3);
     assert_eq!(ran.report["leftovers"]["count"], 0, "{ran:#?}");
 }
 
-// What the caller ignores.
+// The caller ignores signals.
 
 #[test]
 fn with_signals_ignored_by_the_caller() {
@@ -218,7 +220,7 @@ fn with_signals_ignored_by_the_caller() {
     assert_eq!(running.line(), "ready");
     let pinfold = running.pinfold_pid();
     for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
-        // SAFETY: pinfold, which its warden has not reaped: its job waits for us.
+        // SAFETY: signals pinfold, which its warden has not reaped, because its job waits for us.
         #[allow(unsafe_code)]
         let sent = unsafe { libc::kill(pinfold, signal) };
         assert_eq!(sent, 0);
@@ -228,9 +230,9 @@ fn with_signals_ignored_by_the_caller() {
     assert_eq!((&ran.report["reason"], &ran.report["leftovers"]["count"]), (&"exited".into(), &1.into()), "{ran:#?}");
 }
 
-// A terminal from outside.
+// A terminal of another PID namespace.
 
-/// The session and the process group have no number there (getsid(2), getpgrp(2) say 0).
+/// The session and the process group have no number there (getsid(2) and getpgrp(2) return 0).
 #[test]
 fn on_a_terminal_of_another_pid_namespace() {
     if !has_unshare() {
@@ -265,7 +267,7 @@ fn on_a_terminal_of_another_pid_namespace() {
     shell.send("hello\n");
     shell.expect("got=hello");
     shell.expect("ready> ");
-    // The settings come back where the job could not see to it itself.
+    // The terminal's settings are restored where the job could not do it itself.
     shell.line("before=$(stty -a)");
     shell.expect("ready> ");
     shell.line(&format!("{unshare} --timeout 500ms -- sh -c 'stty raw; echo it is raw; sleep 999'"));
@@ -277,9 +279,10 @@ fn on_a_terminal_of_another_pid_namespace() {
     shell.exit();
 }
 
-// Mounts.
+// Mounts on cgroups.
 
-/// What a job of root's mounts on cgroups of its own is not part of it: no process there is signalled, no directory removed.
+/// A file system that root's job mounts on its own cgroups is not part of the job: pinfold signals no process there and
+/// removes no directory.
 #[test]
 fn with_a_mount_on_the_jobs_own_cgroup() {
     if !has_unshare() {
@@ -298,7 +301,7 @@ fn with_a_mount_on_the_jobs_own_cgroup() {
         cd "$0/${own##*/}" && mkdir files kin && mount --bind "$1" files && mount --bind "$0/other" kin || exit 98
         setsid sleep 999 & exit 3"#;
     let place = cgroup.path.to_str().unwrap();
-    // The mounts end with their namespace; then the directories that pinfold names can be removed.
+    // The mounts end with their namespace. Then the directories that pinfold names can be removed.
     let script =
         r#"unshare --mount "$@"; code=$?; cd "$6" && rmdir pinfold-*/files pinfold-*/kin pinfold-*; exit $code"#;
     let words = ["bash", "-c", job, place, files.path().to_str().unwrap()];
@@ -309,6 +312,6 @@ fn with_a_mount_on_the_jobs_own_cgroup() {
     let left = ran.report["not_removed"][0].clone();
     assert!(["/files", "/kin"].iter().any(|end| left["path"].as_str().unwrap().ends_with(end)), "{ran:#?}");
     assert!(left["error"].as_str().unwrap().contains("cross-device"), "{ran:#?}");
-    // Who could not be looked for is told too.
+    // pinfold also reports that it could not look for some processes.
     assert!(ran.report["error"].as_str().unwrap().contains("not every leftover could be listed"), "{ran:#?}");
 }

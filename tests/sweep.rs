@@ -1,5 +1,5 @@
-//! `pinfold sweep`: what supervisors and guards leave that are killed together is found, ended, removed; nothing else is
-//! touched.
+//! `pinfold sweep` finds, ends and removes what supervisors and guards leave when both are killed together, and touches
+//! nothing else.
 
 mod support;
 
@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use support::own_cgroup::OwnCgroup;
 use support::{Canary, PINFOLD, PublicCopy, has_cgroup, has_program, has_root, program, wait_for};
 
-/// A cgroup of the test's own, which nobody else sweeps: those who start look right in their own cgroup only.
+/// A cgroup of the test's own, which no other pinfold sweeps: a pinfold that starts sweeps only its own cgroup.
 struct Place(OwnCgroup);
 
 impl Place {
@@ -32,7 +32,7 @@ impl Place {
         path
     }
 
-    /// `pinfold sweep --cgroup` this.
+    /// Runs `pinfold sweep --cgroup` with this cgroup.
     fn sweep(&self, options: &[&str]) -> Output {
         Command::new(PINFOLD).args(["sweep", "--cgroup"]).arg(self.path()).args(options).output().unwrap()
     }
@@ -45,13 +45,13 @@ struct Left {
 }
 
 impl Left {
-    /// Both are killed with SIGKILL, the supervisor stopped before, so that it does nothing in between. (The guard would be
-    /// continued: its process group is orphaned with the supervisor's death.)
+    /// Kills both with SIGKILL. The supervisor is stopped before, so that it does nothing in between. (A stopped guard
+    /// would be continued, because its process group is orphaned by the supervisor's death.)
     fn behind_in(place: &Path) -> Self {
         Self::by("tree", 2, place)
     }
 
-    /// The same, of a program that leaves so many processes when its main process has ended.
+    /// The same, with a program that leaves this number of processes when its main process has ended.
     fn by(job: &str, count: usize, place: &Path) -> Self {
         let mut supervisor = Command::new(PINFOLD)
             .args(["run", "--cgroup"])
@@ -69,12 +69,12 @@ impl Left {
         let guard: i32 = children.trim().parse().unwrap();
         let guard_ended = pidfd_open(Pid::from_raw(guard).unwrap(), PidfdFlags::empty()).unwrap();
         kill(pid, libc::SIGSTOP);
-        // SAFETY: our own child; no status is asked for.
+        // SAFETY: waits for our own child, and reads no status.
         assert_eq!(unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WUNTRACED) }, pid);
         kill(guard, libc::SIGKILL);
         kill(pid, libc::SIGKILL);
         supervisor.wait().unwrap();
-        // Until then it holds its lock.
+        // The guard holds its lock until it has ended.
         poll(&mut [PollFd::new(&guard_ended, PollFlags::IN)], None).unwrap();
         // The guard's death ends the main process, and the others stay.
         wait_for(|| (processes(&base).len() == count).then_some(()));
@@ -89,7 +89,8 @@ impl Left {
         assert!(!self.base.exists(), "{} is left", self.base.display());
         for pid in &self.processes {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            // Ended, and not reaped yet by the process that inherited it. With other threads, state Z is the first one's.
+            // The process has ended, and its new parent has not reaped it yet. With other threads, state Z describes
+            // only the first thread.
             let fields: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
             let ended = stat.is_empty() || matches!(fields[0], "Z" | "X") && fields[17] == "1";
             assert!(ended, "{stat} is left");
@@ -98,7 +99,7 @@ impl Left {
 }
 
 fn kill(pid: i32, signal: i32) {
-    // SAFETY: our own child, not reaped yet, or its guard, which ends at no time but by this.
+    // SAFETY: signals our own child, not reaped yet, or its guard, which ends only by this signal.
     assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
 }
 
@@ -128,7 +129,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// A pinfold that lives until its standard input is closed.
+/// Starts a pinfold that lives until its standard input is closed.
 fn alive_in(place: &Path, wrapper: &[&str]) -> Child {
     let mut words = wrapper.to_vec();
     words.extend([PINFOLD, "run", "--cgroup", place.to_str().unwrap(), "--", "sh", "-c", "echo ready; cat"]);
@@ -150,15 +151,15 @@ fn what_is_abandoned_is_ended_and_removed_wherever_it_is() {
     }
     let canary = Canary::new();
     let place = Place::new();
-    // First: its start would sweep what is right here.
+    // This one starts first, because its start would otherwise sweep the bases below.
     let alive = alive_in(place.path(), &[]);
     let deep = place.below("a/b");
-    // A cgroup's name is any bytes but a newline and a slash.
+    // The name of a cgroup can contain any bytes except newline and slash.
     let nameless = place.path().join(std::ffi::OsStr::from_bytes(b"b\xffd \x1b"));
     std::fs::create_dir(&nameless).unwrap();
     let (here, below) = (Left::behind_in(place.path()), Left::behind_in(&deep));
     let in_nameless = Left::behind_in(&nameless);
-    // Somebody else's, with names that are nearly ours.
+    // Directories of other programs, with names that are similar to ours.
     let foreign = ["pinfold", "pinfold-1-short", "x-pinfold-1-0123456789abcdef", "pinfold-1-0123456789abcdeg"];
     let foreign = foreign.map(|name| place.below(name));
     let mut stranger = Command::new("sleep").arg("998").spawn().unwrap();
@@ -213,7 +214,7 @@ fn a_dry_run_changes_nothing() {
     left.assert_gone();
 }
 
-/// `cgroup.kill` does not end it: its first thread has exited, another one lives.
+/// `cgroup.kill` does not end this process: its first thread has exited, and another thread lives.
 #[test]
 fn a_thread_that_outlives_its_leader_is_ended_at_once() {
     if !has_cgroup() || !has_root() {
@@ -233,7 +234,7 @@ fn a_thread_that_outlives_its_leader_is_ended_at_once() {
     left.assert_gone();
 }
 
-/// A bound that no clock can hold is none.
+/// A bound that no clock can hold means no bound.
 #[test]
 fn the_longest_bound_there_is() {
     if !has_cgroup() || !has_root() {
@@ -245,8 +246,8 @@ fn the_longest_bound_there_is() {
     assert!(swept.status.success() && !base.exists(), "{swept:#?}");
 }
 
-/// Sweeps one after another, while pinfolds come and go: a base that is being made is made again under another name, one
-/// that is locked is not touched.
+/// Sweeps run one after another, while pinfolds start and end: a base that a sweep removed while it was being made is
+/// made again under another name, and a locked base is not touched.
 #[test]
 fn the_living_are_not_disturbed() {
     if !has_cgroup() || !has_root() {
@@ -286,7 +287,7 @@ fn a_pinfold_of_another_pid_namespace_is_not_hit() {
     assert!(swept.status.success());
     assert_eq!(text(&swept.stdout), "");
     assert_eq!(bases(place.path()).len(), 1);
-    // And nor does one in there hit one of here.
+    // A sweep inside the namespace does not touch a base outside it either.
     let inside = ["--fork", "--pid", "--mount-proc", PINFOLD, "sweep", "--cgroup", place.path().to_str().unwrap()];
     let own = alive_in(place.path(), &[]);
     let swept = Command::new("unshare").args(inside).output().unwrap();
@@ -295,11 +296,11 @@ fn a_pinfold_of_another_pid_namespace_is_not_hit() {
     ends_well(own);
     ends_well(alive);
 
-    // What is abandoned is seen from in there, though not who is in it.
+    // A sweep inside the namespace sees the abandoned base, but not the processes in it.
     let left = Left::behind_in(place.path());
     let swept = Command::new("unshare").args(inside).output().unwrap();
     if !place.path().join("cgroup.kill").exists() {
-        // Before Linux 5.14 they have to be seen to be killed.
+        // Before Linux 5.14 a sweep must see the processes to kill them.
         assert_eq!(swept.status.code(), Some(1), "{swept:#?}");
         assert!(text(&swept.stderr).contains("its processes are in another PID namespace"), "{swept:#?}");
         assert!(left.is_whole());
@@ -322,7 +323,7 @@ fn who_may_not_remove_it_is_told_so() {
     let copy = PublicCopy::new("sweep");
     let user = ["--reuid", "65534", "--regid", "65534", "--clear-groups", copy.path(), "sweep", "--cgroup"];
     let swept = Command::new("setpriv").args(user).arg(place.path()).output().unwrap();
-    // It may not be opened, so it is not known whether it is abandoned.
+    // The base may not be opened, so it is unknown whether it is abandoned.
     let said = text(&swept.stderr);
     assert!(said.contains(&left.base.display().to_string()) && said.contains("Permission denied"), "{said}");
     assert_eq!(text(&swept.stdout), "");
@@ -331,7 +332,7 @@ fn who_may_not_remove_it_is_told_so() {
     left.assert_gone();
 }
 
-/// A job that lost its supervisor and calls `pinfold sweep` itself.
+/// A job that lost its supervisor calls `pinfold sweep` itself.
 #[test]
 fn it_does_not_end_itself() {
     if !has_cgroup() || !has_root() {
@@ -370,14 +371,14 @@ fn without_a_cgroup_to_look_in() {
     assert_eq!(swept.status.code(), Some(125), "{swept:#?}");
 }
 
-/// Frozen by cgroup v1, where SIGKILL waits for the thaw.
+/// A process frozen by cgroup v1, where SIGKILL takes effect only after the thaw.
 #[test]
 fn what_can_not_be_ended_is_named_within_the_bound() {
     if !has_cgroup() || !has_root() {
         return;
     }
     let freezer = Path::new("/sys/fs/cgroup/freezer");
-    // The hierarchies of v1 are the machine's: only where it is said that they may be used, as in a VM.
+    // The v1 hierarchies belong to the machine, so the test uses them only where that is allowed, as in a VM.
     let ours = freezer.join("cgroup.procs").exists() && std::env::var_os("PINFOLD_TEST_FREEZER").is_some();
     if !support::has("freezer", ours, "no cgroup v1 freezer that PINFOLD_TEST_FREEZER allows to use") {
         return;
@@ -399,7 +400,7 @@ fn what_can_not_be_ended_is_named_within_the_bound() {
     let begin = format!("pinfold: {}: cannot end what runs in it within 0.3 s: ", left.base.display());
     assert!(said.starts_with(&begin), "{said}");
     assert!(said.contains(&format!("still there: {} [tree] (state ", left.processes[0])), "{said}");
-    // The kill holds.
+    // The earlier SIGKILL takes effect.
     assert!(place.sweep(&[]).status.success());
     left.assert_gone();
 }

@@ -1,9 +1,9 @@
-/* What the kernel alone asks for a job: mkdir, clone3 straight into the cgroup, exec, wait, read "populated 0", rmdir.
+/* Makes the bare kernel calls of a job: mkdir, clone3 straight into the cgroup, exec, wait, read "populated 0", rmdir.
  *
  *   bare CGROUP PROGRAM
  *
- * For each number on standard input, so many jobs one after another in cgroups below CGROUP, and on standard output the
- * microseconds that they took. */
+ * For each number N on standard input, it runs N jobs one after another in cgroups below CGROUP, and prints the time
+ * that they took, in microseconds. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -29,7 +29,7 @@ static void check(int well, const char *what)
     exit(1);
 }
 
-/* The child goes on on the parent's own stack, as with vfork: it must not come back from here. */
+/* The child runs on the parent's stack, as with vfork, so it must not return from this function. */
 static __attribute__((noinline)) long spawn(struct clone_args *args)
 {
 #ifdef __x86_64__

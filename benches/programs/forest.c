@@ -1,4 +1,5 @@
-/* A fixed number of processes that only wait, and end at once on SIGTERM: forest CHILDREN. Says "ready" when all are there. */
+/* Starts a fixed number of processes that only wait, and end at once on SIGTERM: forest CHILDREN. Prints "ready"
+ * when all of them run. */
 #include <stdlib.h>
 #include <unistd.h>
 

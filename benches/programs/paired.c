@@ -1,10 +1,10 @@
-/* Times whole programs against each other: every round runs each command once, in an order of its own, so that what else
- * the machine does hits all alike.
+/* Measures whole programs against each other: every round runs each command once, in a random order, so that other load
+ * on the machine affects all of them alike.
  *
  *   paired ROUNDS COMMAND... [@@ COMMAND...]...
  *
- * posix_spawn until waitpid. The first command is the reference: "ratio" is the median over the rounds of a command's
- * time by that of the reference in the same round. */
+ * The time is measured from posix_spawn until waitpid. The first command is the reference: "ratio" is the median over
+ * the rounds of a command's time divided by the time of the reference in the same round. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <spawn.h>

@@ -1,4 +1,5 @@
-/* Tells when it has begun and when it is told to end: told FILE. A line each, "up NS" and "term NS", on CLOCK_MONOTONIC. */
+/* Records when it starts and when it receives SIGTERM: told FILE. Writes one line each, "up NS" and "term NS", on
+ * CLOCK_MONOTONIC. */
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>

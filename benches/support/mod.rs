@@ -1,16 +1,16 @@
-//! What the benchmarks share: workers, which do a number of jobs when told and tell the time it took, so that different
+//! Code that the benchmarks share: workers, which do a number of jobs on request and report the time, so that different
 //! ways to do the same work, in processes of different sizes, can take turns in one run.
 
-#![allow(dead_code)] // Each benchmark is a crate of its own and uses a part.
+#![allow(dead_code)] // Each benchmark is a crate of its own and uses only a part of this file.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Builds a C program of this repository, statically, next to the running executable, and tells where it is.
+/// Builds a C program of this repository, statically, next to the running executable, and returns its path.
 pub fn program(source: &str) -> PathBuf {
-    // The benchmark's package is this repository's, or one inside of it.
+    // The package of the benchmark is the root of this repository, or a directory inside it.
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let source = project.ancestors().map(|above| above.join(source)).find(|path| path.exists()).expect(source);
     let directory = std::env::current_exe().unwrap().parent().unwrap().join("bench-programs");
@@ -21,7 +21,7 @@ pub fn program(source: &str) -> PathBuf {
     target
 }
 
-/// The directory of this process's cgroup v2, where pinfold makes its own.
+/// Returns the directory of this process's cgroup v2, in which pinfold makes its base.
 pub fn own_cgroup() -> PathBuf {
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
     let own = own.lines().find_map(|line| line.strip_prefix("0::/")).expect("no cgroup v2");
@@ -30,7 +30,7 @@ pub fn own_cgroup() -> PathBuf {
     PathBuf::from(mount.split(' ').nth(4).unwrap()).join(own)
 }
 
-/// A cgroup for what is measured without pinfold, removed at the end.
+/// A cgroup for the measurements without pinfold. It is removed at the end.
 pub struct Cgroup(pub PathBuf);
 
 impl Cgroup {
@@ -43,7 +43,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // Workers end with their standard input, and may still be about to.
+        // Workers end when their standard input ends, and some of them may still be running.
         for _ in 0..100 {
             if std::fs::remove_dir(&self.0).is_ok() {
                 return;
@@ -54,7 +54,7 @@ impl Drop for Cgroup {
     }
 }
 
-/// A process that does jobs when told.
+/// A process that runs jobs on request.
 pub struct Worker {
     pub name: String,
     process: Child,
@@ -69,13 +69,13 @@ impl Worker {
         Self { name: name.into(), process, orders, answers }
     }
 
-    /// The kernel calls alone, in C.
+    /// Starts the worker in C that makes the bare kernel calls.
     pub fn bare(cgroup: &Cgroup) -> Self {
         let mut command = Command::new(program("benches/programs/bare.c"));
         Self::start("bare", command.arg(&cgroup.0).arg(program("tests/programs/tiny.c")))
     }
 
-    /// This executable, with that work and so many megabytes of memory in use.
+    /// Starts this executable as a worker with that work, after it has filled this number of megabytes of memory.
     pub fn own(work: &str, megabytes: usize) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         let tiny = program("tests/programs/tiny.c");
@@ -83,7 +83,7 @@ impl Worker {
         Self::start(&format!("{work}, {megabytes} MB"), &mut command)
     }
 
-    /// Does so many jobs, one after another.
+    /// Runs this number of jobs, one after another.
     pub fn work(&mut self, jobs: u64) -> Duration {
         writeln!(self.orders.as_mut().unwrap(), "{jobs}").unwrap();
         let mut line = String::new();
@@ -100,7 +100,7 @@ impl Drop for Worker {
     }
 }
 
-/// What a process is started for that is to be a worker: (work, program), once it has grown to its size.
+/// Returns (work, program) if this process was started as a worker, after it has grown to the requested size.
 pub fn worker_arguments() -> Option<(String, String)> {
     let mut arguments = std::env::args().skip(1);
     if arguments.next().as_deref() != Some("--worker") {
@@ -108,7 +108,7 @@ pub fn worker_arguments() -> Option<(String, String)> {
     }
     let (work, megabytes, program) = (arguments.next()?, arguments.next()?, arguments.next()?);
     let megabytes: usize = megabytes.parse().unwrap();
-    // Written to, so that each page is there; never freed.
+    // Writes to the memory, so that each page exists. It is never freed.
     std::mem::forget(std::hint::black_box(vec![1_u8; megabytes << 20]));
     Some((work, program))
 }

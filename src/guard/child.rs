@@ -1,9 +1,9 @@
-//! The child's life between the clone and the exec. It shares the guard's memory, makes system calls only, and allocates nothing.
-//! It writes into that memory which step it is at, and which error it met.
+//! The code that the child runs between the clone and the exec. The child shares the guard's memory, only makes system
+//! calls, and allocates nothing. It records in that memory the step that it is at, and the error that occurred.
 //!
-//! Any step can take for ever: a directory or a program on a file system that does not answer, or a process of the job's user
-//! that sends SIGSTOP once the credentials have changed. So the timer and the death signal come first, and the guard does not
-//! wait for the child (see [`super::launch`]).
+//! Any step can take forever: a directory or a program can be on a file system that does not respond, or a process of
+//! the job's user can send SIGSTOP after the credentials have changed. So the timer and the death signal come first,
+//! and the guard does not wait for the child (see [`super::launch`]).
 
 #![allow(unsafe_code)]
 
@@ -20,48 +20,48 @@ use crate::kernel::oom_score;
 use crate::kernel::raw::{call, checked};
 use crate::kernel::sys;
 
-/// A start that has not come to the exec within this time is ended.
+/// A start that has not reached the exec within this time is ended.
 pub const EXEC_BOUND: Duration = Duration::from_secs(10);
 
-/// Everything that the child needs, made ready before it exists.
+/// Everything that the child needs, prepared before the child exists.
 pub struct Plan {
     pub guard: i32,
     pub cgroup_procs: RawFd,
     pub process_group: Option<i32>,
-    /// The leaf's id, and the end of the line that `/proc/self/cgroup` has for it.
+    /// The leaf's id, and the end of the line in `/proc/self/cgroup` that names it.
     pub leaf: Option<(u64, *const [u8])>,
     pub cwd_descriptor: RawFd,
     pub cwd: *const c_char,
-    /// (descriptor here, number in the job), in an order in which none is overwritten before its turn.
+    /// (descriptor here, number in the job), in an order that overwrites no descriptor before it has been moved.
     pub descriptors: Vec<(RawFd, RawFd)>,
     /// Standard descriptors to leave closed.
     pub closed: Vec<RawFd>,
     /// The kernel's number, soft, hard.
     pub rlimits: Vec<(u32, u64, u64)>,
     pub nice: Option<i32>,
-    /// As text, for [`oom_score::FILE`].
+    /// The value for [`oom_score::FILE`], as text.
     pub oom_score: Option<String>,
-    /// The host's changes since the guard was started.
+    /// Attributes of the host that have changed since the guard was started.
     pub host: Changed,
-    /// User, group, supplementary groups to change to.
+    /// The user, group and supplementary groups to change to.
     pub user: Option<(u32, u32, Vec<u32>)>,
     pub blocked: u64,
     pub ignored: u64,
     pub candidates: Vec<*const c_char>,
-    /// A free slot, the arguments, null: `/bin/sh` goes into the slot for a script without `#!`.
+    /// A free slot, the arguments, null. For a script without `#!`, the slot holds `/bin/sh`.
     pub argv: Vec<*const c_char>,
     pub env: Vec<*const c_char>,
-    /// Some of the environment.
+    /// The variables in `env` whose value becomes the process's identity.
     pub identities: Vec<Variable>,
     pub outcome: *const Outcome,
 }
 
-/// What the child reports, in memory that the guard reads at the same time.
+/// The child's report, in memory that the guard reads at the same time.
 #[derive(Default)]
 pub struct Outcome {
     pub started: AtomicBool,
     pub pid: AtomicI32,
-    /// The step that it is at, or has failed at: an index into [`STAGES`].
+    /// The step that the child is at, or at which it failed: an index into [`STAGES`].
     pub stage: AtomicI32,
     pub errno: AtomicI32,
 }
@@ -72,7 +72,7 @@ impl Outcome {
     }
 }
 
-/// In the order in which the child takes them.
+/// In the order in which the child takes these steps.
 const STAGES: [SpawnStage; 12] = [
     SpawnStage::Clone,
     SpawnStage::ExecTimer,
@@ -88,18 +88,18 @@ const STAGES: [SpawnStage; 12] = [
     SpawnStage::Exec,
 ];
 
-/// The child's whole life before the command. Never returns.
+/// Everything that the child runs before the command. Never returns.
 ///
 /// # Safety
-/// Runs in the new process. The plan and all that it points to must live until this process executes or ends, and nothing else
-/// may use the plan until then.
+/// Runs in the new process. The plan and all that it points to must live until this process executes the command or
+/// ends. Nothing else may use the plan until then.
 pub unsafe extern "C" fn child(plan: *mut Plan) -> ! {
     // SAFETY: see above; the outcome is made of atomics.
     unsafe {
         let plan = &mut *plan;
         let outcome = &*plan.outcome;
         outcome.pid.store(call(libc::SYS_getpid, []) as i32, Ordering::Release);
-        // First of all: a process that was killed before this was killed by the kernel's kill-sequence bug.
+        // This store comes first: a process that was killed before it was killed by the kernel's kill-sequence bug.
         outcome.started.store(true, Ordering::Release);
         if let Err(errno) = prepare_and_exec(plan, outcome) {
             outcome.errno.store(errno, Ordering::Release);
@@ -110,10 +110,9 @@ pub unsafe extern "C" fn child(plan: *mut Plan) -> ! {
     unsafe { std::hint::unreachable_unchecked() }
 }
 
-/// Returns only with the errno of the step that failed.
+/// Prepares the process and executes the command. Returns only with the errno of the step that failed.
 ///
-/// # Safety
-/// As [`child`]: system calls only, on what the plan points to.
+/// As for [`child`]: makes only system calls, on memory that the plan points to.
 unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32> {
     let mut at = SpawnStage::Clone;
     let mut enter = |stage: SpawnStage| {
@@ -152,7 +151,7 @@ unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32
         }
         enter(SpawnStage::Descriptors);
         for &(source, target) in &plan.descriptors {
-            // dup3 refuses the same number twice; it only has to lose close-on-exec (dup(2)).
+            // dup3 refuses two equal numbers. Here only the close-on-exec flag has to be cleared (dup(2)).
             if source == target {
                 checked(libc::SYS_fcntl, [source as usize, libc::F_SETFD as usize, 0])?;
             } else {
@@ -163,10 +162,10 @@ unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32
             call(libc::SYS_close, [number as usize]);
         }
         enter(SpawnStage::Terminal);
-        // A session that has no terminal yet gets one from its leader (ioctl_tty(2), TIOCSCTTY).
+        // The leader of a session without a terminal acquires one with this call (ioctl_tty(2), TIOCSCTTY).
         match plan.process_group {
             Some(NEW_TERMINAL) => checked(libc::SYS_ioctl, [0, libc::TIOCSCTTY as usize, 0]).map(drop)?,
-            // Where it is no terminal, or another session has it, the session stays without one.
+            // If standard input is no terminal, or another session has it, the session stays without a terminal.
             Some(NEW_SESSION_ON_TERMINAL) => {
                 call(libc::SYS_ioctl, [0, libc::TIOCSCTTY as usize, 0]);
             }
@@ -179,7 +178,7 @@ unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32
         enter(SpawnStage::User);
         if plan.user.is_some() {
             become_user(plan)?;
-            // The kernel has cleared it with the change of credentials (prctl(2)).
+            // The kernel has cleared the death signal with the change of credentials (prctl(2)).
             die_with_the_guard(plan)?;
         }
         for signal in 1..=sys::SIGNAL_MAX {
@@ -194,7 +193,7 @@ unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32
     }
 }
 
-/// SIGKILL when the guard ends; an error where it has ended already.
+/// Makes the kernel send SIGKILL to this process when the guard ends. Returns an error if the guard has ended already.
 ///
 /// # Safety
 /// As [`child`].
@@ -206,15 +205,15 @@ unsafe fn die_with_the_guard(plan: &Plan) -> Result<(), i32> {
     }
 }
 
-/// The value for the OOM killer: before the change of user, since only root may set any. The kernel sets that of other
-/// processes with the same memory too, but not for a vfork child (`__set_oom_adj` in fs/proc/base.c).
+/// Sets the value for the OOM killer, before the change of user: only root may set any value. The kernel also sets the
+/// value of other processes that share the memory, but not for a vfork child (`__set_oom_adj` in fs/proc/base.c).
 ///
 /// # Safety
 /// As [`child`].
 unsafe fn set_oom_score(plan: &Plan) {
     let Some(value) = &plan.oom_score else { return };
     let flags = (libc::O_WRONLY | libc::O_CLOEXEC) as usize;
-    // SAFETY: a path and a value that outlive the calls. Without /proc the job has the guard's.
+    // SAFETY: a path and a value that outlive the calls. Without /proc the job keeps the guard's value.
     unsafe {
         let path = oom_score::FILE.as_ptr() as usize;
         if let Ok(file) = checked(libc::SYS_openat, [libc::AT_FDCWD as usize, path, flags, 0]) {
@@ -224,14 +223,14 @@ unsafe fn set_oom_score(plan: &Plan) {
     }
 }
 
-/// Resource limits and niceness.
+/// Sets resource limits and niceness.
 ///
 /// # Safety
 /// As [`child`].
 unsafe fn set_limits(plan: &Plan) -> Result<(), i32> {
     for &(resource, rlim_cur, rlim_max) in &plan.rlimits {
         let limit = libc::rlimit64 { rlim_cur, rlim_max };
-        // SAFETY: of this process only (prlimit(2) with 0): limits are no part of the shared memory.
+        // SAFETY: the call changes only this process (prlimit(2) with 0): limits are not part of the shared memory.
         unsafe { checked(libc::SYS_prlimit64, [0, resource as usize, &raw const limit as usize, 0]) }?;
     }
     if let Some(nice) = plan.nice {
@@ -241,7 +240,7 @@ unsafe fn set_limits(plan: &Plan) -> Result<(), i32> {
     Ok(())
 }
 
-/// Changes to the user that was asked for. Groups first, which only root may set.
+/// Changes to the requested user. The groups come first, since only root may set them.
 ///
 /// # Safety
 /// As [`child`].
@@ -257,14 +256,14 @@ unsafe fn become_user(plan: &Plan) -> Result<(), i32> {
     Ok(())
 }
 
-/// Whether this process is in its leaf: by the cgroup's id where the kernel has it (6.13), else by `/proc/self/cgroup`. Where
-/// neither can be read, the kernel's answer to the clone or to the write has to do.
+/// Returns whether this process is in its leaf: by the cgroup's id if the kernel reports it (6.13), else by
+/// `/proc/self/cgroup`. If neither can be read, the success of the clone or of the write must suffice.
 ///
 /// # Safety
 /// As [`child`].
 unsafe fn is_in_leaf(plan: &Plan) -> bool {
     let Some((leaf_id, leaf_tail)) = plan.leaf else { return true };
-    // SAFETY: descriptors and memory of our own; the tail is a string that the guard keeps.
+    // SAFETY: descriptors and memory of this process; the tail is a string that the guard keeps.
     unsafe {
         if let Ok(own) = checked(libc::SYS_pidfd_open, [call(libc::SYS_getpid, []) as usize, 0]) {
             let mut info = sys::PidfdInfo::asking_for_cgroup();
@@ -290,7 +289,7 @@ unsafe fn is_in_leaf(plan: &Plan) -> bool {
     }
 }
 
-/// Tries each candidate as execvp(3) does; returns the errno that says most.
+/// Tries each candidate as execvp(3) does. Returns the most informative errno.
 ///
 /// # Safety
 /// As [`child`].
@@ -319,8 +318,8 @@ unsafe fn execute(plan: &mut Plan) -> i32 {
     if denied { libc::EACCES } else { last }
 }
 
-/// SIGKILL to this process after [`EXEC_BOUND`], also when it is stopped; exec deletes POSIX timers (execve(2)). The guard has
-/// the same bound; this one holds when the guard is stopped.
+/// Arms a timer that sends SIGKILL to this process after [`EXEC_BOUND`], even if the process is stopped. exec deletes
+/// POSIX timers (execve(2)). The guard applies the same bound; this timer also works while the guard is stopped.
 ///
 /// # Safety
 /// As [`child`].
@@ -334,7 +333,7 @@ unsafe fn arm_exec_timer() -> Result<(), i32> {
         let clock = libc::CLOCK_MONOTONIC as usize;
         match checked(libc::SYS_timer_create, [clock, &raw mut event as usize, &raw mut timer as usize]) {
             Ok(_) => {}
-            // This user's queued signals are at their limit (RLIMIT_SIGPENDING): the guard's bound has to do.
+            // The user's queued signals are at their limit (RLIMIT_SIGPENDING). The guard's own bound applies.
             Err(libc::EAGAIN) => return Ok(()),
             Err(errno) => return Err(errno),
         }

@@ -1,4 +1,4 @@
-//! The guard's last work, when the supervisor is gone: it ends and removes whatever is left.
+//! The guard's last work, when the supervisor is gone: it ends the remaining processes and removes the cgroups.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use rustix::process::{Pid, getpid};
 use super::KILL_BOUND;
 use super::event_loop::{BASE, Guard};
 use super::protocol::{self, FromGuard, ToGuard};
-use super::sweep::{SweepAll, hurry};
+use super::sweep::{SweepAll, raise_priority};
 use crate::cgroup::delegation;
 use crate::cgroup::directory::{Cgroup, populated};
 use crate::kernel::reap::Reap;
@@ -20,30 +20,31 @@ use crate::kernel::{reap, sys};
 use crate::subreaper::descendants;
 use crate::subreaper::descendants::Descendants;
 
-/// So long after their last signals jobs are killed: within the second of promise 2.
+/// How long the jobs have after their death signals before the guard kills them: within the second of promise 2.
 const DEATH_SIGNAL_GRACE: Duration = Duration::from_millis(500);
 
-/// So often who is new is told too, and all of them for so long at most.
+/// The minimum number of scans for new processes while death signals are sent, and the time limit for all scans
+/// together.
 const DEATH_SIGNAL_SCANS: (u32, Duration) = (3, Duration::from_millis(200));
 
-/// How often a cgroup is looked at that the supervisor may remove at the same time.
+/// How often the guard checks a cgroup that the supervisor may remove at the same time.
 const REMOVED_UNSEEN: Duration = Duration::from_millis(10);
 
-/// The time for all others, where there are processes that SIGKILL does not end.
+/// The time for all other processes, if there are processes that SIGKILL does not end.
 const GIVEN_UP: Duration = Duration::from_millis(200);
 
 /// A base that exists, or that a dead supervisor was about to make.
 pub(super) struct PlannedBase {
     pub(super) parent: Cgroup,
     pub(super) name: String,
-    /// Holds the shared lock.
+    /// Holds the shared lock on the base.
     pub(super) _directory: Option<OwnedFd>,
 }
 
 impl Guard {
-    /// The supervisor is gone: ends every job, waits until all is empty, removes the directories.
+    /// Ends every job after the end of the supervisor, waits until all are empty, and removes the directories.
     pub(super) fn clean_up(&mut self) {
-        // Announced before it died, perhaps not yet read.
+        // The supervisor may have announced these before its end, and the guard may not have read them yet.
         while let Ok(Some((message, descriptors))) = protocol::receive::<ToGuard>(&self.socket, &mut self.buffer) {
             if matches!(
                 message,
@@ -57,26 +58,26 @@ impl Guard {
         if let Some(supervisor) = &self.supervisor {
             let _ = epoll::delete(&self.epoll, supervisor);
         }
-        // Of jobs that were given up on nothing else is left to be done; others have their time.
+        // For jobs that were given up, nothing is left to do. Other jobs get the full time.
         self.given_up &= self.jobs.is_empty();
         self.send_death_signals();
         let bound = Instant::now() + if self.given_up { GIVEN_UP } else { KILL_BOUND };
         if let Some(base) = self.base.take()
-            // At a regular end it is empty, or gone already.
+            // At a regular end the base is empty or already gone.
             && !matches!(base.parent.remove_empty(&base.name), Ok(()) | Err(Errno::NOENT))
         {
             self.empty(&base, bound);
-            // A job can have made many cgroups: processes are ended before these are removed.
+            // A job may have made many cgroups. The guard ends the processes before it removes these.
             self.end_descendants(bound);
             while base.parent.remove(&base.name).is_err_and(|(_, errno)| errno == Errno::BUSY) && Instant::now() < bound
             {
                 self.empty(&base, bound);
-                // From 6.19 on a last process can be off the count and not yet off the directory.
+                // From Linux 6.19 on, the cgroup may still count as busy for a moment after "populated 0".
                 let _ = self.wait(Some(bound.min(Instant::now() + Duration::from_millis(1))));
             }
         }
         self.end_descendants(bound);
-        // A process that SIGKILL did not end may still run with their memory.
+        // A process that SIGKILL did not end may still run with the memory of its launch.
         std::mem::forget(std::mem::take(&mut self.launches));
         if let Some(terminal) = self.terminal.take() {
             terminal.restore();
@@ -86,15 +87,15 @@ impl Guard {
         }
     }
 
-    /// Jobs that have asked for it get a last signal, and a moment to end by it.
+    /// Sends the last signal to the jobs that have asked for one, and gives them a moment to end.
     fn send_death_signals(&mut self) {
-        let told = self.jobs.values().filter(|job| !job.reaped);
-        let told: Vec<_> =
-            told.filter_map(|job| Some((job, job.death_signal.and_then(Signal::from_number)?))).collect();
+        let living = self.jobs.values().filter(|job| !job.reaped);
+        let receivers: Vec<_> =
+            living.filter_map(|job| Some((job, job.death_signal.and_then(Signal::from_number)?))).collect();
         let alone = self.jobs.len() == 1;
         let patience = Instant::now() + DEATH_SIGNAL_GRACE;
-        for (job, signal) in &told {
-            // Orphans hang from the guard itself: whose they are is plain where there is one job.
+        for (job, signal) in &receivers {
+            // Orphans are direct children of the guard. With a single job, all of them belong to that job.
             let is_ours = |child: Pid| alone || child.as_raw_nonzero().get() == job.pid;
             let all = Descendants::of_some(getpid(), &is_ours);
             let (least, time) = DEATH_SIGNAL_SCANS;
@@ -102,19 +103,19 @@ impl Guard {
             let _ =
                 all.signal_those(&[*signal, Signal::CONT], ScanLimits::new(least, time.min(left)), |_| true, |_| {});
         }
-        while !told.is_empty() && Instant::now() < patience && !self.reap_quietly(|_| {}) {
+        while !receivers.is_empty() && Instant::now() < patience && !self.reap_quietly(|_| {}) {
             let _ = self.wait(Some(patience));
         }
     }
 
-    /// Makes way for the jobs: into a leaf of its own, beside the base.
+    /// Moves the guard out of the way of the jobs: into a leaf of its own, beside the base.
     pub(super) fn move_to(&mut self, leaf: OwnedFd) -> rustix::io::Result<()> {
         let leaf = Cgroup::new(leaf, "the guard's leaf".into());
         let errno = leaf.write(c"cgroup.procs", b"0").err().map_or(0, Errno::raw_os_error);
         self.send(&FromGuard::Moved { errno }, Vec::new())
     }
 
-    /// Kills what is in the base and waits until nothing runs there.
+    /// Kills all processes in the base and waits until none runs there.
     fn empty(&mut self, base: &PlannedBase, bound: Instant) {
         let Ok(cgroup) = base.parent.open(&base.name).map(Cgroup::into_ours) else { return };
         let watch = cgroup.events();
@@ -127,12 +128,12 @@ impl Guard {
         if epoll::add(&self.epoll, &watch, data, epoll::EventFlags::PRI).is_err() {
             return;
         }
-        // Only a read "populated 0" proves that it is empty.
+        // Only "populated 0", read from the file, proves that the cgroup is empty.
         while populated(&watch).unwrap_or(true) && Instant::now() < bound {
             if cgroup.kill_again_at().is_none_or(|at| at <= Instant::now()) {
                 let _ = cgroup.kill_again();
             }
-            // A supervisor that lives removes the directory too, and the kernel drops the notification that is due then.
+            // A supervisor that is still alive removes the directory too. Then the kernel drops a pending notification.
             let removed_unseen = Instant::now() + REMOVED_UNSEEN;
             let again = cgroup.kill_again_at().unwrap_or(removed_unseen);
             let _ = self.wait(Some(bound.min(again).min(removed_unseen)));
@@ -141,10 +142,10 @@ impl Guard {
         let _ = epoll::delete(&self.epoll, &watch);
     }
 
-    /// Ends what left its cgroup, or never had one: whatever still descends from the guard.
+    /// Ends processes that left their cgroup or never had one: all remaining descendants of the guard.
     fn end_descendants(&mut self, bound: Instant) {
         self.jobs.clear();
-        hurry();
+        raise_priority();
         let mut all = SweepAll::default();
         while !self.reap_quietly(|pid| all.reaped(pid)) && Instant::now() < bound {
             all.step();
@@ -155,7 +156,7 @@ impl Guard {
         }
     }
 
-    /// Reaps without a message to the supervisor; `true` where no child is left that lives.
+    /// Reaps without a message to the supervisor. Returns `true` if no living child is left.
     fn reap_quietly(&self, mut reaped: impl FnMut(i32)) -> bool {
         while matches!(sys::read_signal(self.children.as_fd()), Ok(Some(_))) {}
         loop {
@@ -163,7 +164,7 @@ impl Guard {
                 Ok(Reap::Child(child)) => reaped(child.pid),
                 Ok(Reap::NoneEnded) => return false,
                 Ok(Reap::NoChildren) => return true,
-                // The kernel refuses to say: each child in the list is asked for.
+                // The kernel refuses waitid: the state of each child in the list is read instead.
                 Err(_) => return descendants::all_children_have_ended(),
             }
         }

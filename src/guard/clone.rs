@@ -1,4 +1,4 @@
-//! The clone itself: straight into the leaf with clone3(2), or the older clone(2) for a child that joins it; in inline
+//! The clone call: clone3(2) directly into the leaf, or the older clone(2) for a child that joins its leaf. In inline
 //! assembly, since a new process must not return on its maker's stack.
 
 #![allow(unsafe_code)]
@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::child::{Plan, child};
 
-/// A stack for one process that runs with the guard's memory.
+/// A stack for one process that shares the guard's memory.
 pub struct Stack {
     lowest: *mut libc::c_void,
 }
@@ -47,7 +47,7 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        // SAFETY: the mapping that `new` made; a process that runs on it keeps it alive through its `Launch`.
+        // SAFETY: the mapping was made in `new`. A process that runs on it keeps it alive through its `Launch`.
         unsafe { libc::munmap(self.lowest.byte_sub(STACK_GUARD), STACK_GUARD + STACK_SIZE) };
     }
 }
@@ -73,21 +73,22 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const VFORK: u64 = (libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD) as u64;
 
-/// Where and as whose child a main process is made.
+/// Where a main process is made, and as a child of which process.
 #[derive(Clone, Copy)]
 pub struct Place {
-    /// The leaf's directory, which clone3 makes it in.
+    /// The leaf's directory; clone3 makes the process in it.
     pub leaf: Option<i32>,
-    /// With the older clone: the child joins its leaf.
+    /// The older clone is used, and the child joins its leaf.
     pub join: bool,
-    /// A child of the caller's parent (CLONE_PARENT).
+    /// The process becomes a child of the caller's parent (CLONE_PARENT).
     pub of_parent: bool,
 }
 
-/// Makes a main process; the caller is suspended until that executes or ends (CLONE_VFORK). The result is the kernel's.
+/// Makes a main process. The caller is suspended until the process executes the command or ends (CLONE_VFORK). Returns
+/// the kernel's result.
 ///
 /// # Safety
-/// As [`child`] demands of `plan`. Nothing else runs on `stack` until then.
+/// The same as for [`child`] applies to `plan`. Nothing else runs on `stack` until then.
 pub unsafe fn clone_main(place: Place, pidfd: &AtomicI32, stack: &Stack, plan: *mut Plan) -> isize {
     let parent = if place.of_parent { libc::CLONE_PARENT as u64 } else { 0 };
     // SAFETY: the child runs `child` on its own stack and never returns here; the caller is suspended meanwhile.
@@ -100,7 +101,7 @@ pub unsafe fn clone_main(place: Place, pidfd: &AtomicI32, stack: &Stack, plan: *
         let mut args = CloneArgs {
             flags: VFORK | parent | CLONE_CLEAR_SIGHAND | place.leaf.map_or(0, |_| CLONE_INTO_CGROUP),
             pidfd: pidfd.as_ptr() as u64,
-            // With CLONE_PARENT it is the caller's own, and must not be named (clone(2)).
+            // With CLONE_PARENT the caller's own exit signal applies, and none may be given (clone(2)).
             exit_signal: if place.of_parent { 0 } else { libc::SIGCHLD as u64 },
             stack: stack.lowest as u64,
             stack_size: STACK_SIZE as u64,
@@ -111,10 +112,10 @@ pub unsafe fn clone_main(place: Place, pidfd: &AtomicI32, stack: &Stack, plan: *
     }
 }
 
-/// What a new process runs first.
+/// The first function that a new process runs.
 pub type Entry = unsafe extern "C" fn(*mut libc::c_void) -> !;
 
-// SAFETY of the call: a pointer to a plan, as `clone_main` passes one.
+// SAFETY of the call: `clone_main` passes a pointer to a plan.
 const CHILD: Entry = {
     unsafe extern "C" fn entry(plan: *mut libc::c_void) -> ! {
         // SAFETY: the caller's obligation.
@@ -123,11 +124,12 @@ const CHILD: Entry = {
     entry
 };
 
-/// Makes a process with the guard's memory and descriptors, beside which the guard goes on. The kernel sets `running` to 0 and wakes
-/// one waiter on it when the process has ended (CLONE_CHILD_CLEARTID).
+/// Makes a process that shares the guard's memory and descriptors. The guard continues to run beside it. When the
+/// process has ended, the kernel sets `running` to 0 and wakes one waiter on it (CLONE_CHILD_CLEARTID).
 ///
 /// # Safety
-/// `entry` must be sound with `argument`, make system calls only, and run on `stack` alone; all three live until it has ended.
+/// `entry` must be sound with `argument` and make only system calls, and nothing else may use `stack`. All three must
+/// live until the process has ended.
 pub unsafe fn clone_beside(
     running: &AtomicU32,
     stack: &Stack,
@@ -142,16 +144,16 @@ pub unsafe fn clone_beside(
     if result < 0 { Err(Errno::from_raw_os_error(-result as i32)) } else { Ok(result as i32) }
 }
 
-/// The system call, and in the new process a call of `entry`: nothing may run on the caller's stack there. The arguments are the
-/// first three and `child_tid` of clone(2).
+/// Makes the system call, and in the new process calls `entry`: the new process may not run on the caller's stack. The
+/// `arguments` are the first three and `child_tid` of clone(2).
 ///
 /// # Safety
-/// They must give the new process a stack of its own.
+/// The arguments must give the new process a stack of its own.
 #[cfg(target_arch = "x86_64")]
 unsafe fn raw(number: libc::c_long, arguments: [usize; 4], argument: *mut libc::c_void, entry: Entry) -> isize {
     let result: isize;
-    // SAFETY: the kernel keeps all registers but rax, rcx and r11; r8 (tls of clone without CLONE_SETTLS) is
-    // not read; the new process never leaves `entry`.
+    // SAFETY: the kernel preserves all registers except rax, rcx and r11. r8 (tls of clone) is not read without
+    // CLONE_SETTLS. The new process never leaves `entry`.
     unsafe {
         std::arch::asm!(
             "syscall",
@@ -183,8 +185,8 @@ unsafe fn raw(number: libc::c_long, arguments: [usize; 4], argument: *mut libc::
 #[cfg(target_arch = "aarch64")]
 unsafe fn raw(number: libc::c_long, arguments: [usize; 4], argument: *mut libc::c_void, entry: Entry) -> isize {
     let result: isize;
-    // SAFETY: the kernel keeps all registers but x0; x3 (tls of clone without CLONE_SETTLS) is not read; the new process
-    // never leaves `entry`.
+    // SAFETY: the kernel preserves all registers except x0. x3 (tls of clone) is not read without CLONE_SETTLS. The new
+    // process never leaves `entry`.
     unsafe {
         std::arch::asm!(
             "svc #0",

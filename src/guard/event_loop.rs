@@ -1,4 +1,4 @@
-//! The guard's life: messages, ended children, the supervisor's end. One thread, one epoll.
+//! The guard's event loop: messages, ended children, the supervisor's end. One thread, one epoll.
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,8 +20,8 @@ use crate::cgroup::delegation::Undo;
 use crate::cgroup::directory::Cgroup;
 use crate::kernel::sys;
 
-/// A kill bound may be longer: then it is waited again. What does not fit into an `int` of milliseconds takes `epoll_pwait2`, which
-/// came with Linux 5.11.
+/// The longest single wait. A kill bound may be longer: then the guard waits again. A timeout that does not fit into an
+/// `int` of milliseconds requires `epoll_pwait2`, which came with Linux 5.11.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 const SOCKET: u64 = 0;
@@ -31,7 +31,7 @@ pub(super) const BASE: u64 = 3;
 
 /// Serves the supervisor until it is gone, then ends and removes whatever is left.
 ///
-/// With an `outer` guard, whose pidfd that is: also when that is gone.
+/// With an `outer` guard (its pidfd), also stops serving when the outer guard is gone.
 pub fn run(socket: OwnedFd, outer: Option<OwnedFd>) -> Result<()> {
     let mut guard = Guard::new(socket, outer)?;
     let served = guard.serve();
@@ -46,30 +46,30 @@ pub(super) struct Guard {
     pub(super) supervisor: Option<OwnedFd>,
     pub(super) outer: Option<OwnedFd>,
     pub(super) base: Option<PlannedBase>,
-    /// Controllers that the supervisor gives, and where.
+    /// The directory whose controllers the supervisor gives to the cgroups below, and how to undo that.
     pub(super) giving: Option<(Cgroup, Undo)>,
     pub(super) terminal: Option<Kept>,
-    /// Descriptors that came before the `Spawn` that they are for.
+    /// Descriptors that arrived before the `Spawn` message that they belong to.
     pub(super) descriptors: HashMap<JobId, Vec<OwnedFd>>,
     pub(super) jobs: HashMap<JobId, Job>,
     pub(super) sweeps: Vec<sweep::Sweep>,
     pub(super) outbox: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
     pub(super) waiting_for_room: bool,
-    /// For the next start; none where one that is under way has them.
+    /// The stacks for the next start; `None` while a running start uses them.
     pub(super) stacks: Option<Stacks>,
-    /// Starts whose command has not been executed yet, and that the guard no longer stands still for.
+    /// Starts whose command has not been executed yet, and which the guard no longer blocks on.
     pub(super) launches: Vec<Launch>,
     pub(super) buffer: Vec<u8>,
     /// Set when a clone into a cgroup has shown the kill-sequence bug or was refused.
     pub(super) always_join: bool,
-    /// Of the last spawn whose process was killed before its first instruction: by that bug, or somebody has killed the leaf.
+    /// The last spawn whose process was killed before its first instruction: by that bug, or by a kill of the leaf.
     pub(super) not_started: Option<JobId>,
     pub(super) reap_schedule: ReapSchedule,
-    /// Whether the last look found no child at all.
+    /// Whether the last scan found no children at all.
     pub(super) childless: bool,
-    /// There are processes that SIGKILL does not end: what could be done has been done.
+    /// Some processes do not end on SIGKILL, and nothing more can be done about them.
     pub(super) given_up: bool,
-    /// By the children that have been reaped.
+    /// CPU time of the children that have been reaped.
     pub(super) spent: Spent,
 }
 
@@ -148,8 +148,8 @@ impl Guard {
         }
     }
 
-    /// Handles messages, up to a spawn: that takes long, and who has ended meanwhile is told of before the next one. `false` when
-    /// the supervisor is gone.
+    /// Handles messages, up to and including one spawn: a spawn takes long, and the guard reports processes that have
+    /// ended meanwhile before it starts the next one. Returns `false` when the supervisor is gone.
     fn receive(&mut self) -> Result<bool> {
         let mut spawned = false;
         while !spawned {
@@ -182,7 +182,7 @@ impl Guard {
                     pidfds.push(rustix::io::fcntl_dupfd_cloexec(outer, 0)?);
                 }
                 let pid = getpid().as_raw_nonzero().get();
-                // Its parent, as long as it lives.
+                // The guard's parent is the outer guard, as long as that lives.
                 let outer = self.outer.as_ref().and_then(|_| getppid()).map(|outer| outer.as_raw_nonzero().get());
                 self.send(&FromGuard::Ready { version: protocol::VERSION, pid, outer }, pidfds)
             }
@@ -229,7 +229,7 @@ impl Guard {
         }
     }
 
-    /// Takes each asked-for sweep a step further.
+    /// Performs the next step of each requested sweep.
     fn sweep(&mut self) -> Result<()> {
         for mut sweep in std::mem::take(&mut self.sweeps) {
             let base = self.base.as_ref().map(|base| base.name.as_str());
@@ -254,7 +254,7 @@ impl Guard {
         self.flush()
     }
 
-    /// Sends what the socket takes now; the rest when it takes more.
+    /// Sends as much as the socket accepts now. The rest follows when the socket has room.
     fn flush(&mut self) -> Result<()> {
         let waiting = loop {
             let Some((bytes, descriptors)) = self.outbox.front() else { break false };
@@ -262,7 +262,7 @@ impl Guard {
             match protocol::send(&self.socket, bytes, &descriptors) {
                 Ok(()) => drop(self.outbox.pop_front()),
                 Err(Errno::AGAIN) => break true,
-                // The supervisor is gone: the socket's end will tell.
+                // The supervisor is gone; the end of the socket will show it.
                 Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => drop(self.outbox.pop_front()),
                 Err(errno) => return Err(errno),
             }

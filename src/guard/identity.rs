@@ -1,6 +1,7 @@
-//! Environment variables that hold the identity of the process that reads them: passed sockets (`LISTEN_PID`, sd_listen_fds(3)),
-//! the watchdog (`WATCHDOG_PID`, sd_watchdog_enabled(3)), and `SYSTEMD_EXEC_PID` (systemd.exec(5)). systemd sets them for the
-//! process that it executes. Where that is the supervisor, the command receives its own identity instead.
+//! Environment variables that hold the identity of the process that reads them: passed sockets (`LISTEN_PID`,
+//! sd_listen_fds(3)), the watchdog (`WATCHDOG_PID`, sd_watchdog_enabled(3)), and `SYSTEMD_EXEC_PID` (systemd.exec(5)).
+//! systemd sets them for the process that it executes. If that process is the supervisor, the command receives its own
+//! identity instead.
 
 #![allow(unsafe_code)]
 
@@ -11,11 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::kernel::raw::{call, checked};
 
-/// What such a variable holds.
+/// The kind of identity in such a variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Identity {
     Pid,
-    /// The inode number of its pidfd (Linux 6.9, pidfs).
+    /// The inode number of the process's pidfd (Linux 6.9, pidfs).
     PidfdId,
 }
 
@@ -26,11 +27,11 @@ const VARIABLES: [(&[u8], Identity); 4] = [
     (b"SYSTEMD_EXEC_PID", Identity::Pid),
 ];
 
-/// A place for the longest number, and its NUL.
+/// Bytes for the longest number and its NUL.
 const ROOM: usize = 21;
 
-/// The variables of this environment (`NAME=value` and NUL, each) that hold the identity of this process, by their places,
-/// except those that `except` names.
+/// Returns the positions of the variables in this environment (each `NAME=value` and NUL) that hold the identity of
+/// this process, without those for which `except` returns true.
 pub fn of_this_process<'a>(
     environment: impl Iterator<Item = &'a [u8]>,
     except: impl Fn(&[u8]) -> bool,
@@ -60,7 +61,7 @@ pub struct Variable {
 }
 
 impl Variable {
-    /// Of an entry of the environment, with its NUL.
+    /// Copies an entry of the environment, with its NUL.
     pub fn new(entry: &[u8], identity: Identity) -> Self {
         let value_at = entry.iter().position(|&byte| byte == b'=').map_or(entry.len(), |at| at + 1);
         let mut text = entry.to_vec();
@@ -68,19 +69,20 @@ impl Variable {
         Self { text, value_at, identity }
     }
 
-    /// The entry, for as long as this lives. [`write`](Self::write) changes the text in place.
+    /// Returns a pointer to the entry, valid as long as `self` lives. [`write`](Self::write) changes the text in place.
     pub fn as_ptr(&mut self) -> *const c_char {
         self.text.as_mut_ptr().cast_const().cast()
     }
 
-    /// Writes the identity of the calling process, without an allocation. Where the kernel does not give it, the value stays.
+    /// Writes the identity of the calling process, without an allocation. If the kernel does not provide it, the value
+    /// stays unchanged.
     pub fn write(&mut self) {
         let Some(mut number) = calling(self.identity) else { return };
         let mut digits = [0; ROOM - 1];
         let mut first = digits.len();
         loop {
             first -= 1;
-            // A digit fits.
+            // A digit fits into a byte.
             digits[first] = b'0' + (number % 10) as u8;
             number /= 10;
             if number == 0 {
@@ -95,15 +97,16 @@ impl Variable {
     }
 }
 
-/// By system calls alone: the process shares the guard's memory, and the C library may keep errno and the pid in it.
+/// Returns the identity of the calling process. Uses only system calls: the process shares the guard's memory, and the
+/// C library may keep errno and the pid there.
 fn calling(identity: Identity) -> Option<u64> {
     // SAFETY: no memory is passed.
     let pid = unsafe { checked(libc::SYS_getpid, []) }.ok()?;
     if identity == Identity::Pid {
         return u64::try_from(pid).ok();
     }
-    // SAFETY: all-zero is valid for plain data. The kernel fills in a structure of this size, which lives until the call is over.
-    // The descriptor is this process's own, and is closed here.
+    // SAFETY: all-zero is valid for plain data. The kernel fills in a structure of this size, which outlives the call.
+    // The descriptor belongs to this process, and is closed here.
     unsafe {
         let mut status: libc::stat = std::mem::zeroed();
         let pidfd = checked(libc::SYS_pidfd_open, [pid, 0]).ok()?;

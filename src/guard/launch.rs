@@ -1,10 +1,11 @@
-//! The start of one main process, which the guard does not wait for longer than [`PATIENCE`].
+//! The start of one main process. The guard does not wait for it longer than [`PATIENCE`].
 //!
-//! The maker of a main process is suspended until that executes (CLONE_VFORK): no page tables are copied, and the OOM killer
-//! leaves such a child alone, whose end would take the guard along (`oom_badness` in mm/oom_kill.c). A child that does not come
-//! to its exec would suspend its maker for as long, in state D even after SIGKILL. So the maker is not the guard but a *launcher*:
-//! a process that lives for this one call, with the guard's memory and descriptors. With CLONE_PARENT the main process is a child
-//! of the guard all the same.
+//! The process that makes a main process is suspended until that executes the command (CLONE_VFORK). This has two
+//! benefits: no page tables are copied, and the OOM killer spares such a child, whose end would take the guard with it
+//! (`oom_badness` in mm/oom_kill.c). But a child that does not reach its exec would suspend its maker for as long, in
+//! state D even after SIGKILL. So the guard does not make the main process itself. A *launcher* does: a process that
+//! lives for this one call, with the guard's memory and descriptors. CLONE_PARENT makes the main process a child of the
+//! guard nevertheless.
 
 #![allow(unsafe_code)]
 
@@ -30,7 +31,8 @@ use crate::kernel::sys;
 /// How long the guard waits for an exec before it goes on with its other work.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// The steps for a start that is not over, and when they are due. A launcher that a process of its user has stopped would not see the exec.
+/// The steps for a start that is not over, and when they are due. A launcher that another process of its user has
+/// stopped would not notice the exec.
 const STEPS: [(Duration, Step); 4] = [
     (Duration::from_secs(1), Step::Continue),
     // After the main process's own timer.
@@ -52,7 +54,8 @@ enum Step {
 /// The launcher has not written a result.
 const NONE: isize = isize::MIN;
 
-/// What guard, launcher and main process share, in one place until both have ended or the latter has executed.
+/// What guard, launcher and main process share. It stays in one place until the launcher has ended and the main process
+/// has ended or executed the command.
 struct Shared {
     /// 1 while the launcher runs.
     running: AtomicU32,
@@ -63,20 +66,20 @@ struct Shared {
     outcome: Outcome,
     plan: UnsafeCell<Plan>,
     stacks: Stacks,
-    /// All that the plan points into.
+    /// Owns everything that the plan points into.
     ordered: Ordered,
 }
 
 impl Shared {
-    /// The pidfd that the kernel has made (CLONE_PIDFD). It writes the number before the last checks of the clone: a clone that is
-    /// refused leaves one that is not open.
+    /// Returns the pidfd that the kernel has made (CLONE_PIDFD). The kernel writes the number before the last checks of
+    /// the clone: a clone that is refused leaves a number that is not an open descriptor.
     fn pidfd(&self) -> Option<i32> {
         let made = self.outcome.pid.load(Ordering::Acquire) != 0 || self.result.load(Ordering::Acquire) > 0;
         Some(self.pidfd.load(Ordering::Acquire)).filter(|&pidfd| made && pidfd >= 0)
     }
 }
 
-/// Those of the launcher and of the main process.
+/// The stacks of the launcher and of the main process.
 pub(super) struct Stacks(Stack, Stack);
 
 impl Stacks {
@@ -85,28 +88,28 @@ impl Stacks {
     }
 }
 
-/// A start that is under way. It must not be dropped before it is over: both processes run with its memory.
+/// A running start. It must not be dropped before it is over: both processes run with its memory.
 pub(super) struct Launch {
     pub job: JobId,
     shared: Rc<Shared>,
-    /// None where the guard itself had to be the maker, or when it has ended.
+    /// `None` if the guard itself had to be the maker, or after the launcher has ended.
     launcher: Option<i32>,
-    /// The main process, when it was reaped before the launcher.
+    /// The main process, if it was reaped before the launcher.
     pub ended: Option<Reaped>,
     begun: Instant,
     /// How many of [`STEPS`] have been done.
     steps: usize,
 }
 
-/// What came of a start.
+/// The result of a start.
 pub(super) enum Launched {
     Executed {
         pid: i32,
         pidfd: OwnedFd,
     },
-    /// It was killed before its first instruction.
+    /// The process was killed before its first instruction.
     NotStarted,
-    /// The call is refused for what it is, and not for where it goes.
+    /// The kernel refuses the call itself, whatever its target.
     Refused,
     /// There was room for the launcher and for no other process (`ulimit -u`, pids.max).
     NoRoomBesideLauncher,
@@ -114,7 +117,8 @@ pub(super) enum Launched {
 }
 
 impl Launch {
-    /// Starts it. With a launcher, unless there is no room for one more process, or `without_launcher`.
+    /// Starts the main process, with a launcher. Without one, if there is no room for one more process, or if
+    /// `without_launcher` is set.
     pub fn new(job: JobId, mut ordered: Ordered, stacks: Stacks, without_launcher: bool) -> Result<Self, Failure> {
         let place = Place { leaf: ordered.leaf(), join: ordered.join, of_parent: true };
         let mut shared = Rc::new(Shared {
@@ -130,18 +134,20 @@ impl Launch {
         });
         let begun = Instant::now();
         let outcome = &raw const shared.outcome;
-        // SAFETY: no process uses it yet.
+        // SAFETY: no process uses the plan yet.
         unsafe { (*shared.plan.get()).outcome = outcome };
         let made = match without_launcher {
             true => Err(Errno::AGAIN),
-            // SAFETY: `launch` makes system calls only; what it uses stays in the Rc, which `Launch` keeps until it has ended.
+            // SAFETY: `launch` only makes system calls. What it uses stays in the Rc, which `Launch` keeps until the
+            // launcher has ended.
             false => unsafe {
                 clone_beside(&shared.running, &shared.stacks.0, launch, Rc::as_ptr(&shared).cast_mut().cast())
             },
         };
         let launcher = match made {
             Ok(pid) => Some(pid),
-            // No room for one more process (ulimit -u, pids.max): as its own maker the guard needs one less.
+            // A limit on processes is reached (ulimit -u, pids.max). If the guard itself is the maker, one process less
+            // is needed.
             Err(_) => {
                 if let Some(shared) = Rc::get_mut(&mut shared) {
                     shared.place.of_parent = false;
@@ -153,7 +159,7 @@ impl Launch {
         Ok(Self { job, shared, launcher, ended: None, begun, steps: 0 })
     }
 
-    /// Waits for the end of the launcher, for a moment at most. Whether it has ended; then it is reaped.
+    /// Waits for the end of the launcher, for a moment at most. Returns whether it has ended; then it has been reaped.
     pub fn wait(&mut self) -> bool {
         let until = self.begun + PATIENCE;
         let Some(launcher) = self.launcher else { return true };
@@ -163,9 +169,9 @@ impl Launch {
                 return false;
             }
             let time = libc::timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
-            // Not a private futex: the kernel wakes a shared one.
+            // FUTEX_WAIT without the private flag: the kernel wakes a shared futex.
             let word = self.shared.running.as_ptr() as usize;
-            // SAFETY: the word and the time outlive the call. Its errors are those of a wait that is over.
+            // SAFETY: the word and the time outlive the call. Each error means that the wait is over.
             unsafe { call(libc::SYS_futex, [word, libc::FUTEX_WAIT as usize, 1, &raw const time as usize]) };
         }
         reap(launcher);
@@ -173,17 +179,17 @@ impl Launch {
         true
     }
 
-    /// The launcher, while it lives: a child of the guard that is no job's.
+    /// Returns the launcher while it lives: a child of the guard that belongs to no job.
     pub fn launcher(&self) -> Option<i32> {
         self.launcher
     }
 
-    /// The main process; none before it exists.
+    /// Returns the main process; `None` before it exists.
     pub fn pid(&self) -> Option<i32> {
         Some(self.shared.outcome.pid.load(Ordering::Acquire)).filter(|&pid| pid != 0)
     }
 
-    /// The step that it is at.
+    /// Returns the step that the main process is at.
     pub fn stage(&self) -> SpawnStage {
         self.shared.outcome.stage()
     }
@@ -192,12 +198,12 @@ impl Launch {
         self.shared.ordered.death_signal
     }
 
-    /// Whether it joins its leaf itself.
+    /// Returns whether the main process joins its leaf itself.
     pub fn joins(&self) -> bool {
         self.shared.place.join
     }
 
-    /// A child of the guard has been reaped. Whether it was one of this start.
+    /// Records that a child of the guard has been reaped. Returns whether the child belongs to this start.
     pub fn reaped(&mut self, reaped: Reaped) -> bool {
         if self.launcher == Some(reaped.pid) {
             self.launcher = None;
@@ -210,18 +216,19 @@ impl Launch {
         is_main
     }
 
-    /// Whether it is over: the launcher has ended, and where it was killed the main process too.
+    /// Returns whether the start is over: the launcher has ended. If the launcher was killed, the main process must
+    /// have ended too.
     pub fn is_over(&self) -> bool {
         let has_result = self.shared.result.load(Ordering::Acquire) != NONE;
         self.launcher.is_none() && (has_result || self.pid().is_none() || self.ended.is_some())
     }
 
-    /// When [`Self::remind`] is due.
+    /// Returns when [`Self::remind`] is due.
     pub fn due(&self) -> Option<Instant> {
         STEPS.get(self.steps).map(|(after, _)| self.begun + *after)
     }
 
-    /// Does what is due. `true` once, when SIGKILL has not ended it.
+    /// Performs the step that is due. Returns `true` once, when SIGKILL has not ended the main process.
     pub fn remind(&mut self, now: Instant) -> bool {
         if self.due().is_none_or(|due| now < due) {
             return false;
@@ -231,9 +238,9 @@ impl Launch {
         match (step, self.shared.pidfd()) {
             (Step::Continue, _) => self.resume(),
             (Step::Kill, Some(pidfd)) => {
-                // SAFETY: nothing closes it before this is over.
+                // SAFETY: nothing closes the descriptor before this start is over.
                 let main = unsafe { BorrowedFd::borrow_raw(pidfd) };
-                // It may just have ended.
+                // The process may just have ended.
                 let _ = sys::pidfd_send_signal(main, libc::SIGKILL);
             }
             _ => {}
@@ -244,16 +251,16 @@ impl Launch {
     /// Continues a launcher that may have been stopped.
     pub fn resume(&self) {
         if let Some(launcher) = self.launcher.and_then(Pid::from_raw) {
-            // A child of ours that is not reaped: the pid is its own.
+            // The launcher is a child of the guard and has not been reaped: the pid is its own.
             let _ = kill_process(launcher, rustix::process::Signal::CONT);
         }
     }
 
-    /// What came of it. It must be over. `reaped`: its main process has ended and was reaped.
+    /// Returns the result. The start must be over. `reaped`: the main process has ended and was reaped.
     pub fn result(self, reaped: bool) -> (Launched, Ordered, Stacks) {
         let Self { shared, begun, .. } = self;
         let result = shared.result.load(Ordering::Acquire);
-        // SAFETY: it is ours, and this is called once.
+        // SAFETY: the guard owns the descriptor, and this function is called once.
         let pidfd = shared.pidfd().map(|pidfd| unsafe { OwnedFd::from_raw_fd(pidfd) });
         let outcome = &shared.outcome;
         let stage = outcome.stage();
@@ -269,7 +276,7 @@ impl Launch {
             (pid, Some(pidfd)) => {
                 let pid = pid as i32;
                 let pidfd = Pidfd::from(pidfd);
-                // It has ended, or is about to.
+                // The process has ended, or is about to.
                 let reap = || {
                     if !reaped {
                         reap(pid);
@@ -289,7 +296,7 @@ impl Launch {
                 }
             }
         };
-        // It is the only one left.
+        // This is the only reference left.
         match Rc::try_unwrap(shared) {
             Ok(shared) => (launched, shared.ordered, shared.stacks),
             Err(_) => unreachable!("a launch is held once"),
@@ -297,12 +304,12 @@ impl Launch {
     }
 }
 
-/// The launcher's life.
+/// What the launcher runs.
 ///
 /// # Safety
 /// `shared` points to a [`Shared`] that lives until this process has ended.
 unsafe extern "C" fn launch(shared: *mut libc::c_void) -> ! {
-    // SAFETY: see above; its own attributes, and exit_group(2), which does not return.
+    // SAFETY: see above. The calls set this process's own attributes; exit_group(2) does not return.
     unsafe {
         let shared = &*shared.cast::<Shared>();
         let tied = checked(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize, 0, 0, 0]);
@@ -315,7 +322,7 @@ unsafe extern "C" fn launch(shared: *mut libc::c_void) -> ! {
 }
 
 fn make(shared: &Shared) {
-    // SAFETY: the plan and the stack are the main process's alone until it has executed or ended.
+    // SAFETY: only the main process uses the plan and the stack until it has executed the command or ended.
     let result = unsafe { clone_main(shared.place, &shared.pidfd, &shared.stacks.1, shared.plan.get()) };
     shared.result.store(result, Ordering::Release);
 }

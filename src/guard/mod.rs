@@ -1,5 +1,5 @@
-//! The guard: the small single-threaded process that is parent and subreaper of the jobs, and outlives the supervisor
-//! just long enough to clean up. Here it is started; [`event_loop`] is its life.
+//! The guard: the small single-threaded process that is parent and subreaper of the jobs. It outlives the supervisor
+//! just long enough to clean up. This module starts it; [`event_loop`] is what it runs.
 
 mod child;
 mod clean_up;
@@ -40,21 +40,23 @@ pub(crate) use program::{Embedded, Program};
 
 pub(crate) use crate::cgroup::base::GUARD_NAME as NAME;
 
-/// How long the guard waits for what SIGKILL has been sent to, when its supervisor is gone.
+/// How long the guard waits for processes to end after it has sent them SIGKILL, when its supervisor is gone.
 pub(crate) const KILL_BOUND: Duration = Duration::from_secs(10);
 
-/// This process has forked a guard: further ones are of the same program, whatever the environment names.
+/// This process has forked a guard. Further guards execute this same program, whatever program the environment names.
 static OWN_PROGRAM_ONLY: AtomicBool = AtomicBool::new(false);
 
-/// Not needed: each program that has this library in it is a guard program, since the guard starts before `main`. It stays for
-/// programs that call it, and remembers the signal mask and the ignored signals, for the jobs, at the start of `main`.
+/// A call is not required: each program that contains this library is a guard program, since the guard starts before
+/// `main`. The function stays for programs that call it. It also records the signal mask and the ignored signals at the
+/// start of `main`, and jobs receive these.
 pub fn init() {
     init_with(std::env::args_os());
 }
 
-/// [`init`] for programs without Rust's runtime, where [`std::env::args_os`] need not know the arguments: with these, the
-/// program's own name included. Such a program needs the call for one thing: it opens `/dev/null` on standard descriptors that
-/// are closed, as Rust's runtime does before `main`; jobs still see them closed.
+/// Does the same as [`init`], for programs without Rust's runtime, where [`std::env::args_os`] may not know the
+/// arguments. Pass all arguments, including the program's own name. Such a program needs the call for one thing: it
+/// opens `/dev/null` on standard descriptors that are closed, as Rust's runtime does before `main`. In jobs these
+/// descriptors are still closed.
 ///
 /// Where the C library passes no arguments to constructors (musl) and `/proc` is not mounted, the guard starts here.
 pub fn init_with(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) {
@@ -64,7 +66,7 @@ pub fn init_with(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) {
     startup::decide(last.as_ref().map(AsRef::as_ref));
 }
 
-/// Becomes the guard, where this is what the process was started for.
+/// Becomes the guard, if this process was started to be one.
 pub(crate) fn become_asked(last: &[u8]) {
     match program::asked(last) {
         None => {}
@@ -76,7 +78,7 @@ pub(crate) fn become_asked(last: &[u8]) {
     }
 }
 
-/// Whether a supervisor's first message is the next one on this socket.
+/// Returns whether the next message on this socket is a supervisor's first message.
 pub(crate) fn is_greeted(socket: impl AsFd) -> bool {
     let hello = protocol::encode(&protocol::ToGuard::Hello { version: protocol::VERSION, answer: true });
     let mut start = [0; 16];
@@ -87,59 +89,64 @@ pub(crate) fn is_greeted(socket: impl AsFd) -> bool {
     }
 }
 
-/// A guard that has been started and not yet been given to a [`Supervisor`](crate::Supervisor).
+/// A guard that has been started and not yet been passed to a [`Supervisor`](crate::Supervisor).
 #[derive(Debug)]
 pub struct Guard {
     pub(crate) socket: OwnedFd,
     pub(crate) origin: Origin,
-    /// This process as it was when the guard was started.
+    /// The attributes of this process when the guard was started.
     pub(crate) host: Host,
     pub(crate) maker: Maker,
 }
 
 #[derive(Debug)]
 pub(crate) enum Origin {
-    /// Our child, to be reaped when it has ended. Its orphans come to us where this process `inherits`.
+    /// A child of this process, to be reaped when it has ended. If this process `inherits`, it also becomes the parent
+    /// of the guard's orphans.
     Forked { pid: Pid, inherits: bool },
-    /// The guard's parent, which ends as soon as the guard runs: the guard itself is not a child of the host.
+    /// The guard's parent, which ends as soon as the guard runs. The guard itself is not a child of the host.
     Executed { starter: Option<Child>, program: String },
 }
 
 impl Guard {
-    /// Forks the guard from this process: the quickest way, for a program that does nothing else, at its very start. The
-    /// guard is then a child of this process; it is reaped when the [`Supervisor`](crate::Supervisor) is closed or
-    /// dropped. This process becomes a child subreaper (PR_SET_CHILD_SUBREAPER(2const)), unless it has children already:
-    /// should the guard be killed, what has left its cgroup, or has none, comes to this process and is ended.
+    /// Forks the guard from this process. This is the fastest way, for a program that does nothing else, at its very
+    /// start. The guard is then a child of this process; it is reaped when the [`Supervisor`](crate::Supervisor) is
+    /// closed or dropped. This process becomes a child subreaper (PR_SET_CHILD_SUBREAPER(2const)), unless it has
+    /// children already: if the guard is killed, processes that have left their cgroup, or have none, become children
+    /// of this process, which ends them.
     ///
-    /// Where a supervisor needs further guards, one for each job without a cgroup, they are executed from this same program:
-    /// the environment variable `PINFOLD_GUARD` is not used then.
+    /// Where a supervisor needs further guards (one for each job without a cgroup), it executes this same program for
+    /// them. It does not use the environment variable `PINFOLD_GUARD` then.
     ///
-    /// It also lowers its `oom_score_adj`, and so the guard's, where it may (CAP_SYS_RESOURCE); jobs get what it was. And from the
-    /// deadline of a job on the kernel sends it SIGCONT until the job has ended, in case the job has stopped it: a
-    /// [`SignalQueue`](crate::kernel::signal::SignalQueue) leaves those out.
+    /// The call also lowers this process's `oom_score_adj`, and so the guard's, where that is permitted
+    /// (CAP_SYS_RESOURCE). Jobs get the previous value. From the deadline of a job until the job has ended, the kernel
+    /// sends this process SIGCONT, in case the job has stopped it. A
+    /// [`SignalQueue`](crate::kernel::signal::SignalQueue) leaves out these signals.
     ///
     /// # Errors
-    /// [`Error::System`] with `EBUSY` where this process has a second thread; with the errno of socketpair(2) or fork(2).
+    /// Returns [`Error::System`] with `EBUSY` if this process has a second thread, or with the errno of socketpair(2)
+    /// or fork(2).
     pub fn fork() -> Result<Self> {
         inherited::signals();
         let has_children = can_wait()?;
         OWN_PROGRAM_ONLY.store(true, Ordering::Relaxed);
         let host = Host::rights_now();
         let (ours, theirs) = pair()?;
-        // With children of another origin, theirs could not be told from the job's.
+        // If this process had children of its own, it could not distinguish orphans of these from orphans of the jobs.
         let inherits = !has_children && rustix::process::set_child_subreaper(Some(rustix::process::getpid())).is_ok();
         oom_score::protect();
         match sys::fork_single_threaded() {
             Ok(sys::Fork::Child) => {
                 drop(ours);
-                // A job may have stopped it when the supervisor is killed: then it continues and ends the job. Where the supervisor
-                // is gone already, its socket says so.
+                // A job may have stopped the guard at the time when the supervisor is killed. SIGCONT lets the guard
+                // continue, and it ends the job. If the supervisor is gone already, the guard sees that on its socket.
                 let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::CONT));
                 run(theirs, false)
             }
             Ok(sys::Fork::Parent(pid)) => {
                 wake::allow();
-                // The guard does so too; by whichever is first, no signal to our group reaches it from here on.
+                // The guard does the same. After the first of the two calls, a signal to this process's group no longer
+                // reaches the guard.
                 if sys::own_process_group().is_some() {
                     let _ = rustix::process::setpgid(Some(pid), Some(pid));
                 }
@@ -160,17 +167,18 @@ impl Guard {
         }
     }
 
-    /// Executes a guard program: `program` if given, else the one that the environment variable `PINFOLD_GUARD` names, else
-    /// this program, else `pinfold` from `PATH`. The host's memory is not copied, and its threads do not matter.
+    /// Executes a guard program: `program` if given, else the one that the environment variable `PINFOLD_GUARD` names,
+    /// else this program, else `pinfold` from `PATH`. The host's memory is not copied, and the host may have threads.
     ///
     /// In a set-user-ID program, or one with file capabilities, neither the variable nor `PATH` is used (AT_SECURE,
     /// getauxval(3)).
     ///
-    /// For root there is an outer guard around it, which ends what the guard leaves when it is killed: root's processes can
-    /// leave their cgroup, others' can't (cgroups(7), "Delegation containment").
+    /// For root, an outer guard is added around the guard. If the guard is killed, the outer guard ends the processes
+    /// that remain: processes of root can leave their cgroup, those of other users cannot (cgroups(7), "Delegation
+    /// containment").
     ///
     /// # Errors
-    /// [`Error::GuardStart`] where none of these can be executed.
+    /// Returns [`Error::GuardStart`] if none of these programs can be executed.
     pub fn execute(program: Option<&Path>) -> Result<Self> {
         Self::execute_program(program.map(|path| Program::Path(path.into())).as_ref())
     }
@@ -179,7 +187,7 @@ impl Guard {
         Self::execute_with(program, rustix::process::geteuid().is_root())
     }
 
-    /// The same, with an outer guard around it: for a job that no cgroup holds.
+    /// Executes a guard program with an outer guard around it: for a job that no cgroup holds.
     pub(crate) fn execute_nested(program: Option<&Program>) -> Result<Self> {
         Self::execute_with(program, true)
     }
@@ -190,7 +198,8 @@ impl Guard {
         can_wait()?;
         let host = Host::now();
         let (ours, theirs) = pair()?;
-        // Before it runs: a program that is no guard, and would start itself again and again, finds it there.
+        // The first message is sent before the program runs. A program that is not a guard program, and would start
+        // itself again and again, finds the message there and refuses.
         protocol::greet(&ours, true)?;
         let child = program.execute(theirs, nested)?;
         Ok(Self {
@@ -202,16 +211,16 @@ impl Guard {
     }
 }
 
-/// After its socket has been closed: nothing of the guard may stay, not even a zombie.
+/// The socket has been closed before. After the drop nothing of the guard may remain, not even a zombie.
 impl Drop for Origin {
     fn drop(&mut self) {
         match self {
             Self::Forked { pid, .. } => {
-                // It has nothing to do any more, or ends what there is first.
+                // The guard has no work left, or first ends the processes that remain.
                 let _ = rustix::process::waitpid(Some(*pid), rustix::process::WaitOptions::empty());
             }
             Self::Executed { starter, .. } => {
-                // Only one that has not answered is still here: it may be no guard at all.
+                // Only a process that has not answered still exists here. It may not be a guard at all.
                 if let Some(mut child) = starter.take() {
                     let _ = child.kill();
                     let _ = child.wait();
@@ -221,13 +230,13 @@ impl Drop for Origin {
     }
 }
 
-/// Whether a guard program can be found; the error where none can.
+/// Checks that a guard program can be found, and returns the error if not.
 pub(crate) fn assure_program(program: Option<&Program>) -> Result<()> {
     program::find(program).map(drop)
 }
 
-/// Whether this process has children. An error where the kernel refuses to say: the guard, which inherits a seccomp filter,
-/// could never know that a job is empty.
+/// Returns whether this process has children, or an error if the kernel refuses to answer. The guard inherits a seccomp
+/// filter, and with such a filter it could never know that a job is empty.
 fn can_wait() -> Result<bool> {
     let advice =
         "a seccomp filter refuses the call: allow waitid in it (a unit's SystemCallFilter=, a container's profile)";
@@ -239,8 +248,8 @@ fn pair() -> Result<(OwnedFd, OwnedFd)> {
         .map_err(|errno| Error::system("socketpair", "to the guard", errno, short_of_descriptors(errno)))
 }
 
-/// A guard that was executed: its socket is its standard input. It leaves its parent, so that the host has no child
-/// that it did not start.
+/// Runs a guard that was executed. Its socket is its standard input. It forks and its parent ends, so that the host has
+/// no child that the host did not start.
 fn run_executed(nested: bool) -> ! {
     let socket = match rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3) {
         Ok(socket) => socket,
@@ -249,54 +258,56 @@ fn run_executed(nested: bool) -> ! {
     match sys::fork_single_threaded() {
         Ok(sys::Fork::Child) => run(socket, nested),
         Ok(sys::Fork::Parent(_)) => sys::exit_now(0),
-        // A constructor of another library, or a program that loads this library late, has started threads.
+        // A constructor of another library has started threads, or the program had threads before it loaded this
+        // library.
         Err(Errno::BUSY) => fail(socket, "fork, since the program has started threads before", Errno::BUSY),
         Err(errno) => fail(socket, "fork", errno),
     }
 }
 
-/// Becomes the guard, or with `nested` the outer one.
+/// Becomes the guard, or with `nested` the outer guard.
 fn run(socket: OwnedFd, nested: bool) -> ! {
     let copy = rustix::io::fcntl_dupfd_cloexec(&socket, 3);
-    let socket = match settle(socket) {
+    let socket = match apply_rules(socket) {
         Ok(socket) => socket,
         Err(errno) => match copy {
-            Ok(copy) => fail(copy, "take the rules of a guard", errno),
+            Ok(copy) => fail(copy, "apply the rules of a guard", errno),
             Err(_) => sys::exit_now(125),
         },
     };
-    // Closed by now, with everything else.
+    // `apply_rules` has closed it, with all other descriptors.
     std::mem::forget(copy);
     match if nested { outer::run(socket) } else { event_loop::run(socket, None) } {
         Ok(()) => sys::exit_now(0),
-        // The end of the socket shows it to the supervisor.
+        // The supervisor sees the end of the socket.
         Err(_) => sys::exit_now(125),
     }
 }
 
-/// Reports to the supervisor what a guard could not do at its start, and ends.
+/// Reports to the supervisor what a guard could not do at its start, and ends this process.
 fn fail(socket: impl AsFd, operation: &str, errno: Errno) -> ! {
     protocol::refuse(socket, &format!("it cannot {operation}: {errno}"));
     sys::exit_now(125)
 }
 
-/// The rules of the guard: a process group of its own, all signals blocked and none ignored, standard streams on
-/// `/dev/null`, no descriptor but its socket, no directory held, no environment.
-fn settle(socket: OwnedFd) -> rustix::io::Result<OwnedFd> {
+/// Applies the rules of the guard: a process group of its own, all signals blocked and none ignored, standard streams
+/// on `/dev/null`, no descriptor but its socket, the root directory as working directory, no environment.
+fn apply_rules(socket: OwnedFd) -> rustix::io::Result<OwnedFd> {
     use rustix::process::{chdir, set_child_subreaper, setpgid};
     sys::set_signal_mask(sys::ALL_SIGNALS);
-    // A group from outside of this PID namespace can't be named, so that jobs could not come back to it: the guard stays.
+    // If the process group was created outside of this PID namespace, it has no number here, and jobs could not join it
+    // again. In this case the guard stays in it.
     if sys::own_process_group().is_some() {
         setpgid(None, None)?;
     }
     sys::raise_open_files_limit();
-    // Ignored signals would stay ignored in jobs; with an ignored SIGCHLD waitid would lose statuses.
+    // Jobs would inherit ignored signals. With SIGCHLD ignored, waitid would lose exit statuses.
     let ignored = inherited::signals().ignored | sys::bit(libc::SIGPIPE) | sys::bit(libc::SIGCHLD);
     for signal in (1..=sys::SIGNAL_MAX).filter(|&signal| ignored & sys::bit(signal) != 0) {
         sys::set_ignored(signal, false);
     }
     let null = open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-        // A root directory without /dev: something as empty.
+        // The root directory has no /dev: an empty memfd takes its place.
         .or_else(|_| rustix::fs::memfd_create(c"null", rustix::fs::MemfdFlags::CLOEXEC))?;
     for number in 0..3 {
         sys::dup_to_stdio(null.as_fd(), number)?;
@@ -307,7 +318,8 @@ fn settle(socket: OwnedFd) -> rustix::io::Result<OwnedFd> {
     set_child_subreaper(Some(rustix::process::getpid()))?;
     sys::set_name(NAME);
     oom_score::protect();
-    // Where the caller may not enter its own directory again, the job still has to start there: it is kept.
+    // If the caller has no permission to enter its own working directory again, the job still has to start there. Then
+    // the guard keeps this directory.
     if access(c".", Access::EXEC_OK).is_ok() {
         chdir(c"/")?;
     }

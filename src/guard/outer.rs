@@ -1,5 +1,6 @@
-//! The outer guard: parent and subreaper of the guard, where no cgroup holds the job. When the guard is killed, its
-//! descendants come to it and are ended; when it is killed itself, the guard sees that and ends them.
+//! The outer guard: parent and subreaper of the guard, where no cgroup holds the job. If the guard is killed, its
+//! descendants become children of the outer guard, which ends them. If the outer guard is killed, the guard sees that
+//! and ends them.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -8,14 +9,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, Result};
 use rustix::process::{Pid, PidfdFlags, getpid, getppid, pidfd_open, set_child_subreaper, setpgid};
 
-use super::sweep::{SweepAll, hurry};
+use super::sweep::{SweepAll, raise_priority};
 use super::{KILL_BOUND, event_loop};
 use crate::kernel::pidfd::Pidfd;
 use crate::kernel::reap::Reap;
 use crate::kernel::{reap, sys};
 use crate::subreaper::descendants;
 
-/// Becomes the outer guard of a guard that it forks. It has settled already.
+/// Becomes the outer guard: forks the guard, which runs in the child. The caller has called `apply_rules` before.
 pub(super) fn run(socket: OwnedFd) -> Result<()> {
     let outer = pidfd_open(getpid(), PidfdFlags::empty())?;
     let pid = getpid();
@@ -24,13 +25,13 @@ pub(super) fn run(socket: OwnedFd) -> Result<()> {
             if getppid() != Some(pid) {
                 return Err(Errno::SRCH);
             }
-            // So that no signal to one group reaches both.
+            // So that no signal to a process group reaches both guards.
             setpgid(None, None)?;
             set_child_subreaper(Some(getpid()))?;
             event_loop::run(socket, Some(outer))
         }
         sys::Fork::Parent(guard) => {
-            // Its end is the guard's alone to tell.
+            // The end of this socket must mean the end of the guard alone.
             drop(socket);
             drop(outer);
             outlive(guard)
@@ -38,7 +39,7 @@ pub(super) fn run(socket: OwnedFd) -> Result<()> {
     }
 }
 
-/// Waits for the end of the guard, then ends whatever it has left.
+/// Waits for the end of the guard, then ends its remaining descendants.
 fn outlive(guard: Pid) -> Result<()> {
     let children = sys::signalfd(sys::bit(libc::SIGCHLD))?;
     let held = Pidfd::open(guard).ok();
@@ -55,15 +56,15 @@ fn outlive(guard: Pid) -> Result<()> {
                 }
                 Ok(Reap::NoneEnded) => break false,
                 Ok(Reap::NoChildren) => return Ok(()),
-                // The kernel refuses to say: each child in the list is asked for.
+                // The kernel refuses waitid: the state of each child in the list is read instead.
                 Err(_) if descendants::all_children_have_ended() => return Ok(()),
                 Err(_) => break held.as_ref().is_some_and(Pidfd::has_ended),
             }
         };
         if guard_ended && bound.is_none() {
-            hurry();
+            raise_priority();
             bound = Some(Instant::now() + KILL_BOUND);
-            // For the children that are left to be reaped.
+            // Reaps the children that remain.
             continue;
         }
         if let Some(bound) = bound {

@@ -1,4 +1,4 @@
-//! The guard program: which one is executed, how, and the true cause where that fails.
+//! The guard program: which program is executed, how, and the real cause when that fails.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -17,16 +17,17 @@ use crate::error::{Error, Result, short_of_descriptors};
 use crate::guard::startup;
 use crate::guard::startup::Home;
 
-/// Names the guard program of a library host.
+/// The environment variable that names the guard program of a library host.
 const VARIABLE: &str = "PINFOLD_GUARD";
 
-/// The link, not its target: it also works when the file was replaced by a new version.
+/// The link itself, not its target: it still works after the file was replaced by a new version.
 const OWN: &str = "/proc/self/exe";
 
-/// Begins the argument that asks a program to be a guard. It is an option, so that a program that is no guard program refuses it.
+/// The beginning of the argument that asks a program to be a guard. It is an option, so a program that is not a guard
+/// program refuses it.
 const ARGUMENT: &str = "--pinfold-guard=";
 
-/// Asks an executed guard for an outer one around it.
+/// The end of that argument, if it asks for an outer guard around the guard.
 const NESTED: &str = ",nested";
 
 /// A guard program that the host has chosen.
@@ -36,10 +37,10 @@ pub(crate) enum Program {
     Embedded(Embedded),
 }
 
-/// A program that the host carries along.
+/// A guard program that is embedded in the host.
 pub(crate) struct Embedded {
     bytes: &'static [u8],
-    /// A copy that can be executed and not changed any more; made once.
+    /// An executable, sealed copy of the program; made once.
     memfd: OnceLock<Arc<OwnedFd>>,
 }
 
@@ -66,7 +67,8 @@ impl Embedded {
 
     fn make(&self) -> rustix::io::Result<OwnedFd> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        // Linux 6.3; older kernels make every memfd executable, and refuse the flag (memfd_create(2)).
+        // MFD_EXEC came with Linux 6.3. Older kernels refuse the flag, and make every memfd executable
+        // (memfd_create(2)).
         let memfd = memfd_create(NAME, flags | MemfdFlags::EXEC).or_else(|_| memfd_create(NAME, flags))?;
         let mut left = self.bytes;
         while !left.is_empty() {
@@ -78,13 +80,13 @@ impl Embedded {
     }
 }
 
-/// What is executed.
+/// A program to execute as the guard.
 #[derive(Debug)]
 pub(super) struct Executable {
     path: PathBuf,
-    /// For messages.
+    /// The name for messages.
     pub name: String,
-    /// The library that the program loads first, and that makes it a guard.
+    /// The library that the program loads first, which makes the program a guard.
     preload: Option<PathBuf>,
     _kept: Option<Arc<OwnedFd>>,
 }
@@ -108,7 +110,7 @@ impl Executable {
         own
     }
 
-    /// Executes it with `socket` as its standard input, and an empty environment.
+    /// Executes the program with `socket` as its standard input, and an empty environment.
     pub fn execute(&self, socket: OwnedFd, nested: bool) -> Result<Child> {
         let mut command = std::process::Command::new(&self.path);
         command
@@ -119,7 +121,8 @@ impl Executable {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .process_group(0);
-        // What the dynamic loader needs to find the program's libraries (ld.so(8)). The guard overwrites both.
+        // The dynamic loader needs these variables to find the program's libraries (ld.so(8)). The guard overwrites
+        // both.
         if let Some(path) = std::env::var_os(LIBRARY_PATH).filter(|path| !path.is_empty()) {
             command.env(LIBRARY_PATH, path);
         }
@@ -132,7 +135,7 @@ impl Executable {
         })
     }
 
-    /// The cause of a refused exec, and what the person can do.
+    /// Returns the reason why an exec failed, and what the user can do about it.
     fn why(&self, errno: Errno) -> String {
         let is_there = || access(&self.path, Access::EXISTS).is_ok();
         match errno {
@@ -167,7 +170,7 @@ fn no_proc() -> String {
     format!(" ({reason}, or name a guard program in the builder)")
 }
 
-/// How to provide a guard program, for messages.
+/// Returns the ways to provide a guard program, for messages.
 pub(crate) fn ways() -> String {
     format!(
         "install the pinfold command of this version in PATH, name a guard program in {VARIABLE} or with \
@@ -175,12 +178,13 @@ pub(crate) fn ways() -> String {
     )
 }
 
-/// The guard program: the host's choice, else that of the environment, else this program, else `pinfold`.
+/// Finds the guard program: the host's choice, else the one that the environment names, else this program, else
+/// `pinfold`.
 pub(super) fn find(program: Option<&Program>) -> Result<Executable> {
     if startup::has_guards_stdin() {
         return Err(Error::GuardStart(
-            "this process was itself started as a guard program, by a program that left its arguments out: a guard program \
-             that is a script has to pass them on, as in exec pinfold \"$@\""
+            "this process was itself started as a guard program, by a program that did not pass on its arguments: a \
+             script that serves as the guard program must pass them on, as in exec pinfold \"$@\""
                 .into(),
         ));
     }
@@ -198,7 +202,7 @@ pub(super) fn find(program: Option<&Program>) -> Result<Executable> {
         }
         None => {}
     }
-    // Another user has set the environment of a privileged process.
+    // In a privileged process, the environment may come from another user.
     let trusts_environment = !startup::is_privileged();
     if trusts_environment
         && !OWN_PROGRAM_ONLY.load(Ordering::Relaxed)
@@ -232,8 +236,8 @@ pub(super) fn find(program: Option<&Program>) -> Result<Executable> {
         })
 }
 
-/// Whether the program can be made to load this library before it runs (LD_PRELOAD, ld.so(8)); the reason where it can't. A
-/// loader that can't would go on to the program's `main`.
+/// Checks whether the program can load this library before it runs (LD_PRELOAD, ld.so(8)), and returns the reason if it
+/// cannot. A loader that does not load the library would call the program's `main`.
 fn can_preload(library: &Path, has_loader: bool) -> std::result::Result<(), &'static str> {
     if !has_loader {
         return Err("which this program can't load first: it is statically linked, or a set-user-ID program");
@@ -247,9 +251,9 @@ fn can_preload(library: &Path, has_loader: bool) -> std::result::Result<(), &'st
     Ok(())
 }
 
-/// What the last argument asks for.
+/// The request in the last argument.
 pub(super) enum Asked {
-    /// A guard, with an outer one or not.
+    /// A guard, with or without an outer guard.
     Guard { nested: bool },
     /// A guard for a supervisor that speaks another version of the protocol.
     OtherVersion,
@@ -267,8 +271,8 @@ pub(super) fn asked(last: &[u8]) -> Option<Asked> {
     })
 }
 
-/// Why a guard that was executed is not there, from what became of the process that was to start it; none where that still
-/// runs.
+/// Returns the error for an executed guard that is gone, derived from the status of the process that was to start it.
+/// `status` is `None` while this process still runs.
 pub(crate) fn ended(name: &str, status: Option<ExitStatus>) -> Error {
     let (what, likely) = match status {
         None => ("has closed its standard input".to_owned(), "it is not a guard program"),
@@ -283,7 +287,7 @@ pub(crate) fn ended(name: &str, status: Option<ExitStatus>) -> Error {
             }
             (None, Some(libc::SIGSYS)) => ("was ended by SIGSYS".to_owned(), "a seccomp filter refuses what it needs"),
             (None, Some(libc::SIGKILL)) => {
-                ("was killed".to_owned(), "the machine is short of memory, or a person did it")
+                ("was killed".to_owned(), "the machine is short of memory, or a user killed it")
             }
             (None, signal) => (format!("was ended by signal {}", signal.unwrap_or(0)), "please report this"),
         },

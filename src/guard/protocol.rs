@@ -1,6 +1,6 @@
-//! What supervisor and guard tell each other: small messages over a SOCK_SEQPACKET socket pair, descriptors beside
-//! them (SCM_RIGHTS, unix(7)). What to execute travels in a memfd, since a message fails at about 200 KB; where it is
-//! short, in the message, which is measurably quicker.
+//! The protocol between supervisor and guard: small messages over a SOCK_SEQPACKET socket pair, with descriptors
+//! attached (SCM_RIGHTS, unix(7)). The specification of a command travels in a memfd, since a message of about 200 KB
+//! or more fails. A short specification travels in the message, which is measurably faster.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -20,64 +20,68 @@ use crate::error::{SpawnStage, short_of_descriptors};
 use crate::kernel::host::Changed;
 use crate::report::ProcessInfo;
 
-/// Raised with every change of the messages: a guard of another version refuses.
+/// Incremented with every change of the messages. A guard of another version refuses to serve.
 pub const VERSION: u32 = 9;
 
 /// One job of one supervisor.
 pub type JobId = u64;
 
-/// From the supervisor.
+/// Messages from the supervisor.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToGuard {
-    /// The first message. Descriptor: a pidfd of the supervisor. A supervisor that has forked its guard knows it already,
-    /// and goes on without an answer: the socket keeps its messages until the guard gets to them.
+    /// The first message. Descriptor: a pidfd of the supervisor. A supervisor that has forked its guard knows the
+    /// answer already and continues without one (`answer` is false): the socket keeps its messages until the guard
+    /// reads them.
     Hello { version: u32, answer: bool },
-    /// A base of this name is about to be made. Descriptor: the directory that it will be made in.
+    /// The supervisor is about to make a base of this name. Descriptor: the directory that will contain it.
     Base { name: String },
-    /// The supervisor is about to give the controllers `given` to the cgroups below a directory, and to make a leaf there of
-    /// this name for itself. Descriptor: the directory.
+    /// The supervisor is about to give the controllers `given` to the cgroups below a directory, and to make a leaf of
+    /// the name `own` for itself there. Descriptor: the directory.
     Giving { own: Option<String>, given: Vec<String> },
-    /// Move there. Descriptor: a cgroup's directory.
+    /// Asks the guard to move into a cgroup. Descriptor: the cgroup's directory.
     Move,
-    /// The base has been made and locked. Descriptor: its directory, whose lock is shared from now on.
+    /// The base has been made and locked. Descriptor: its directory. Supervisor and guard share the lock from now on.
     BaseMade,
-    /// Descriptors for the `Spawn` of this job, which comes later.
+    /// Descriptors for the `Spawn` of this job, which follows later.
     Descriptors { job: JobId },
-    /// Start a job. Descriptors: the leaf, if there is one, the specification where it is not in the message, then those
-    /// of [`Spec`].
+    /// Asks the guard to start a job. Descriptors: the leaf, if there is one, then the specification if it is not in
+    /// the message, then those of [`Spec`].
     Spawn {
         job: JobId,
-        /// The leaf's path from the base on. Without one, the guard itself holds the job, and has no other.
+        /// The leaf's path from the base on. Without a leaf, the guard itself holds the job, and has no other job.
         leaf: Option<String>,
-        /// Let the process join its leaf itself, before it executes, instead of being cloned into it.
+        /// The process joins its leaf itself, before it executes the command, instead of being cloned into it.
         join: bool,
-        /// The specification, where it is short.
+        /// The specification, if it is short.
         spec: Option<serde_bytes::ByteBuf>,
     },
-    /// Give a terminal these settings back when the supervisor is gone. Descriptor: the terminal.
+    /// Asks the guard to restore these settings of a terminal when the supervisor is gone. Descriptor: the terminal.
     Terminal { settings: Settings },
-    /// A leaf is empty: whoever has ended is to be reaped now, also in a mass death.
+    /// A leaf is empty: the guard reaps all ended children now, even while many processes end at once.
     Reap,
-    /// The job's leaf is empty: end what else descends from it, within this time. Without a leaf: end all of it.
-    /// With `given_up` there are processes in the leaf that SIGKILL does not end; these are not waited for.
+    /// The job's leaf is empty: the guard ends the job's other descendants within this time. If the job has no leaf, it
+    /// ends the whole job. With `given_up`, the leaf contains processes that SIGKILL does not end; the guard does not
+    /// wait for these.
     Sweep { job: JobId, bound_ms: u64, given_up: bool },
 }
 
-/// From the guard.
+/// Messages from the guard.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromGuard {
-    /// It listens and watches. Descriptors: a pidfd of the guard, and one of its outer guard, where it has one.
+    /// The guard is ready: it reads messages and watches the supervisor. Descriptors: a pidfd of the guard, and one of
+    /// its outer guard, if it has one.
     Ready { version: u32, pid: i32, outer: Option<i32> },
     /// The command has been executed. Descriptor: a pidfd of the main process.
     Spawned { job: JobId, pid: i32, joined: bool },
-    /// The process was killed before its first instruction: it takes the kill sequence of another cgroup (6.14 to 7.2).
+    /// The process was killed before its first instruction: it was hit by the kill sequence of another cgroup (Linux
+    /// 6.14 to 7.2).
     NotStarted { job: JobId },
-    /// Nothing runs.
+    /// The spawn failed; no process is left of it.
     SpawnFailed { job: JobId, stage: SpawnStage, errno: i32 },
-    /// The command has not been executed yet: its process is at this step, in time for a sweep of the job, or SIGKILL did not
-    /// end it in time. One of the former messages follows when it has come to an end.
+    /// The command has not been executed yet; its process is at this step. The guard sends this when the job is swept,
+    /// or when SIGKILL did not end the process in time. One of the messages above follows when the start is over.
     Hangs { job: JobId, pid: i32, stage: SpawnStage },
-    /// It has moved, or why not.
+    /// The guard has moved (`errno` is 0), or the reason why it has not.
     Moved { errno: i32 },
     /// A signal has stopped the main process.
     Stopped { job: JobId, signal: i32 },
@@ -86,25 +90,27 @@ pub enum FromGuard {
         job: JobId,
         end: End,
         max_rss_kib: u64,
-        /// The guard has no child left but the main processes of other jobs: no descendant of this one either.
+        /// The guard has no children left but the main processes of other jobs. So no descendant of this job is left
+        /// either.
         childless: bool,
         spent: Spent,
     },
-    /// Of a job without a leaf: the guard has no child left.
+    /// For a job without a leaf: the guard has no children left.
     Childless { job: JobId, spent: Spent },
-    /// No descendant of the job is left, but `survivors`. The counts are right where the lists are cut.
+    /// No descendant of the job is left, except `survivors`. The counts are complete even where the lists are
+    /// shortened.
     Swept {
         job: JobId,
         emigrants: Vec<ProcessInfo>,
         emigrant_count: u64,
         survivors: Vec<ProcessInfo>,
         survivor_count: u64,
-        /// Why descendants outside of the leaf could not be looked for; 0 where they were.
+        /// The errno that prevented the search for descendants outside of the leaf; 0 if there was none.
         unseen: i32,
     },
 }
 
-/// What the children that the guard has reaped have used, with those that these had waited for.
+/// CPU time of the children that the guard has reaped, including the children that these had waited for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spent {
     pub cpu_user_us: u64,
@@ -112,7 +118,7 @@ pub struct Spent {
 }
 
 impl Spent {
-    /// Adds what a process has used, in user mode and in the kernel.
+    /// Adds the CPU time of a process, in user mode and in the kernel.
     pub fn add(&mut self, (user, system): (u64, u64)) {
         self.cpu_user_us += user;
         self.cpu_system_us += system;
@@ -126,21 +132,21 @@ pub enum End {
     Signalled { signal: i32, core_dumped: bool },
 }
 
-/// What to execute, in bytes as execve takes them: every string ends with NUL.
+/// The command to execute, in bytes as execve takes them: every string ends with NUL.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Spec<'a> {
     #[serde(borrow)]
     pub argv: Vec<&'a Bytes>,
     #[serde(borrow)]
     pub env: Vec<&'a Bytes>,
-    /// The places of variables that are to hold the identity of the process.
+    /// The positions of environment variables whose value the started process replaces with its own identity.
     pub identities: Vec<(usize, Identity)>,
-    /// The paths to try to execute, in order (the search through PATH).
+    /// The paths to try, in order (the search through PATH).
     #[serde(borrow)]
     pub candidates: Vec<&'a Bytes>,
-    /// The first of the descriptors is the directory to start in.
+    /// The first of the descriptors is the initial working directory.
     pub has_cwd_descriptor: bool,
-    /// Then change to this.
+    /// The directory to change to after that.
     #[serde(borrow)]
     pub cwd: Option<&'a Bytes>,
     /// The numbers that the remaining descriptors get in the job.
@@ -148,26 +154,27 @@ pub struct Spec<'a> {
     /// Signals to block and to ignore, as bit masks.
     pub blocked: u64,
     pub ignored: u64,
-    /// The process group: 0 for a new one, a number to join that, [`NEW_SESSION`], [`NEW_TERMINAL`], none to stay in the guard's.
+    /// The process group: 0 for a new one; a number to join that group; [`NEW_SESSION`], [`NEW_TERMINAL`] or
+    /// [`NEW_SESSION_ON_TERMINAL`]; `None` to stay in the guard's group.
     pub process_group: Option<i32>,
     /// Resource limits: the kernel's number, soft, hard.
     pub rlimits: Vec<(u32, u64, u64)>,
     pub nice: Option<i32>,
-    /// User, group, supplementary groups to change to.
+    /// The user, group and supplementary groups to change to.
     pub user: Option<(u32, u32, Vec<u32>)>,
-    /// The host's changes since the guard was started.
+    /// Attributes of the host that have changed since the guard was started.
     pub host: Changed,
-    /// What the job is sent when the supervisor is gone, before it is killed.
+    /// The signal that the job receives when the supervisor is gone, before it is killed.
     pub death_signal: Option<i32>,
 }
 
-/// In the place of a process group: a session of its own.
+/// Used in place of a process group: the process gets a session of its own.
 pub const NEW_SESSION: i32 = -1;
 
-/// The same, with standard input as its controlling terminal.
+/// As [`NEW_SESSION`], with standard input as the controlling terminal.
 pub const NEW_TERMINAL: i32 = -2;
 
-/// The same where standard input is a terminal that belongs to no session; elsewhere as [`NEW_SESSION`].
+/// As [`NEW_TERMINAL`] if standard input is a terminal that belongs to no session, else as [`NEW_SESSION`].
 pub const NEW_SESSION_ON_TERMINAL: i32 = -3;
 
 /// Specifications up to this length travel in the message.
@@ -175,20 +182,20 @@ pub const SHORT_SPEC: usize = 8 * 1024;
 
 /// SCM_MAX_FD of the kernel is 253.
 pub const MAX_DESCRIPTORS: usize = 250;
-/// Lists of processes are cut to fit ([`crate::guard::sweep`]).
+/// Lists of processes are shortened to fit ([`crate::guard::sweep`]).
 const MAX_MESSAGE: usize = 16 * 1024;
 
-/// A message, encoded.
+/// Encodes a message.
 pub fn encode(message: &impl Serialize) -> Result<Vec<u8>> {
     encode_long(message, 64)
 }
 
-/// One of about this many bytes, for which there is room from the start.
+/// Encodes a message of about `length` bytes. The buffer has this capacity from the start.
 pub fn encode_long(message: &impl Serialize, length: usize) -> Result<Vec<u8>> {
     postcard::to_extend(message, Vec::with_capacity(length)).map_err(|_| Errno::MSGSIZE)
 }
 
-/// Sends without waiting; `AGAIN` where the socket is full.
+/// Sends without waiting; fails with `AGAIN` if the socket is full.
 pub fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -203,7 +210,8 @@ pub fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> 
     }
 }
 
-/// The next message and its descriptors; `None` when the other side is gone; `AGAIN` where there is none now.
+/// Receives the next message and its descriptors. Returns `None` when the other side is gone, and `AGAIN` when no
+/// message is available.
 pub fn receive<M: for<'a> Deserialize<'a>>(
     socket: impl AsFd,
     buffer: &mut Vec<u8>,
@@ -218,10 +226,11 @@ pub fn receive<M: for<'a> Deserialize<'a>>(
             &mut control,
             RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
         ) {
-            // Completion once where the other side was killed with our messages unread; its own are still there.
+            // ECONNRESET occurs once, if the other side was killed while messages from us were unread. Messages that it
+            // had sent can still be received.
             Err(Errno::INTR | Errno::CONNRESET) => {}
             Err(errno) => return Err(errno),
-            // Descriptors were lost on the way: the limit on open files is reached.
+            // Descriptors were lost in transit: the limit on open files is reached.
             Ok(received) if received.flags.contains(ReturnFlags::CTRUNC) => return Err(Errno::MFILE),
             Ok(received) if received.flags.contains(ReturnFlags::TRUNC) => return Err(Errno::MSGSIZE),
             Ok(received) => break received.bytes,
@@ -240,31 +249,31 @@ pub fn receive<M: for<'a> Deserialize<'a>>(
     Ok(Some((message, descriptors)))
 }
 
-/// Begins a message of a process that can't be the guard. It is the same in every version of the protocol: no encoded message
-/// begins with this letter, which would be a variant that no version has.
+/// The beginning of a message from a process that cannot be the guard. It is the same in every version of the protocol:
+/// the letter would be the number of a variant that no version has, so no encoded message begins with it.
 const REFUSAL: &str = "pinfold-guard: ";
 
 /// Reports to the supervisor why this process can't be its guard.
 pub fn refuse(socket: impl AsFd, why: &str) {
-    // A supervisor that is gone needs no reason.
+    // If the supervisor is gone, the reason is not needed.
     let _ = send(socket, format!("{REFUSAL}{why}").as_bytes(), &[]);
 }
 
-/// The reason in a message that could not be decoded; none where it is something else. `buffer` is what it was received into,
-/// and was empty before.
+/// Returns the reason from a message that could not be decoded; `None` if the message is not a refusal. `buffer` is the
+/// buffer that the message was received into, and was empty before.
 pub fn refusal(buffer: &[u8]) -> Option<&str> {
     let text = buffer.strip_prefix(REFUSAL.as_bytes())?;
     let end = text.iter().position(|&byte| byte == 0).unwrap_or(text.len());
     std::str::from_utf8(&text[..end]).ok()
 }
 
-/// Sends the first message. A guard that was forked gives no `answer`.
+/// Sends the first message. A guard that was forked sends no answer: `answer` is false for it.
 pub(crate) fn greet(socket: impl AsFd, answer: bool) -> crate::error::Result<()> {
     let own = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
         .map_err(|errno| crate::error::Error::system("pidfd_open", "this process", errno, pidfd_advice(errno)))?;
     let hello = ToGuard::Hello { version: VERSION, answer };
     match encode(&hello).and_then(|hello| send(socket, &hello, &[own.as_fd()])) {
-        // The end of the socket, which comes next, shows it.
+        // The end of the socket comes next and shows that the guard is gone.
         Ok(()) | Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Ok(()),
         Err(errno) => Err(crate::error::Error::system("sendmsg", "to the guard", errno, "")),
     }
@@ -283,7 +292,7 @@ pub(crate) fn pidfd_advice(errno: Errno) -> &'static str {
 mod tests {
     use super::*;
 
-    /// The encoding is positional: a field that is left out on one side is read as another on the other.
+    /// The encoding is positional: if one side leaves out a field, the other side reads the next field in its place.
     #[test]
     fn lists_of_processes_go_through() {
         let without = ProcessInfo::read(rustix::process::getpid()).unwrap();
@@ -307,7 +316,7 @@ mod tests {
         let mut process = ProcessInfo::read(rustix::process::getpid()).unwrap();
         process.command_line = "x".repeat(5000);
         (process.wchan, process.user) = (Some("y".repeat(64)), Some(u32::MAX));
-        let list = vec![process.shortened(); crate::guard::sweep::TOLD];
+        let list = vec![process.shortened(); crate::guard::sweep::MAX_DESCRIBED];
         let swept = FromGuard::Swept {
             job: JobId::MAX,
             emigrants: list.clone(),

@@ -1,18 +1,18 @@
-//! When orphans are reaped: at once, but in a mass death every so often. Each look for ended children goes through all that
-//! live, under a lock which the dying need.
+//! The schedule for reaping orphans: at once, but at intervals while very many processes end (a mass death). Each scan
+//! for ended children walks through all living children, under a lock that ending processes need.
 
 use std::time::{Duration, Instant};
 
-/// So many orphans that end within [`WINDOW`], or from one look to the next, are a mass death.
+/// This many orphans that end within [`WINDOW`], or between two scans, are a mass death.
 const CROWD: u32 = 64;
 const WINDOW: Duration = Duration::from_millis(20);
 
-/// Between two looks; twice as long each time, where nobody waits for the last of them.
+/// The interval between two scans. It doubles each time, unless the supervisor waits for the last process.
 const SHORTEST: Duration = Duration::from_millis(2);
 const LONGEST: Duration = Duration::from_millis(32);
 
 pub(super) struct ReapSchedule {
-    /// Since when these have been reaped.
+    /// The time from which on `orphans` have been counted.
     since: Instant,
     orphans: u32,
     pause: Duration,
@@ -24,12 +24,13 @@ impl ReapSchedule {
         Self { since: Instant::now(), orphans: 0, pause: SHORTEST, due: None }
     }
 
-    /// When those are to be reaped that were put off.
+    /// Returns when the postponed children are to be reaped.
     pub fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// A child has ended: whether it is reaped later, with others. `awaited`: somebody waits for the last one.
+    /// Records that a child has ended. Returns whether it is reaped later, with others. `awaited`: the supervisor waits
+    /// for the last child.
     pub fn puts_off(&mut self, now: Instant, awaited: bool) -> bool {
         if now.duration_since(self.since) > WINDOW && self.due.is_none() {
             (self.since, self.orphans) = (now, 0);
@@ -41,7 +42,7 @@ impl ReapSchedule {
         self.due.is_some()
     }
 
-    /// A look has found so many orphans that had ended.
+    /// Records that a scan has found this number of ended orphans.
     pub fn looked(&mut self, now: Instant, orphans: u32) {
         if self.due.take().is_none() {
             self.orphans += orphans;
@@ -51,8 +52,8 @@ impl ReapSchedule {
         (self.since, self.orphans) = (now, orphans);
     }
 
-    /// After a look: the next ones are not put off, unless there are many again.
-    pub fn calm(&mut self) {
+    /// Ends the postponement after a scan: the next children are reaped at once, unless there are many again.
+    pub fn reset(&mut self) {
         *self = Self::new();
     }
 }

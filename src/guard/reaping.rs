@@ -1,4 +1,4 @@
-//! Children that have ended: reaped, and told of where they were main processes.
+//! Reaps children that have ended, and reports the main processes among them.
 
 use std::os::fd::AsFd;
 use std::time::Instant;
@@ -17,19 +17,20 @@ impl Guard {
     pub(super) fn child_ended(&mut self) -> Result<()> {
         if self.reap_schedule.puts_off(Instant::now(), !self.sweeps.is_empty()) {
             if !self.sweeps.is_empty() {
-                // Each end is another step of the sweep.
+                // Each end triggers another step of the sweep.
                 return sys::read_signal(self.children.as_fd()).map(drop);
             }
-            // The signal is left pending: until it is read, no further one wakes the guard (signal(7), standard signals).
+            // The signal stays pending: until it is read, no further SIGCHLD wakes the guard (signal(7), standard
+            // signals).
             return self.listen_for_children(false);
         }
         self.reap()
     }
 
-    /// Somebody waits for the last ones: they are not put off.
+    /// Reaps now, without a delay: the supervisor waits for the last children.
     pub(super) fn reap_on_demand(&mut self) -> Result<()> {
         self.reap()?;
-        self.reap_schedule.calm();
+        self.reap_schedule.reset();
         Ok(())
     }
 
@@ -38,12 +39,12 @@ impl Guard {
         epoll::modify(&self.epoll, &self.children, epoll::EventData::new_u64(CHILDREN), interest)
     }
 
-    /// Reaps every child that has ended, the orphans of the jobs too, and tells of main processes.
+    /// Reaps every child that has ended, including orphans of the jobs, and reports main processes.
     pub(super) fn reap(&mut self) -> Result<()> {
         if self.reap_schedule.due().is_some() {
             self.listen_for_children(true)?;
         }
-        // One at most: SIGCHLD does not queue.
+        // At most one signal is pending: SIGCHLD does not queue.
         sys::read_signal(self.children.as_fd())?;
         let mut orphans = 0;
         let mut ended: Vec<(JobId, Reaped)> = Vec::new();
@@ -73,7 +74,7 @@ impl Guard {
         self.reap_schedule.looked(Instant::now(), orphans);
         while !childless && let Some((pid, signal)) = reap::next_stopped() {
             if let Some(launch) = self.launches.iter().find(|launch| launch.launcher() == Some(pid)) {
-                // A job can stop what starts the next one.
+                // A job can stop the launcher of the next job.
                 launch.resume();
                 continue;
             }
@@ -82,9 +83,9 @@ impl Guard {
                 self.send(&FromGuard::Stopped { job, signal }, Vec::new())?;
             }
         }
-        let nobody_else = childless || !ended.is_empty() && self.has_main_processes_only();
+        let no_descendant_left = childless || !ended.is_empty() && self.has_main_processes_only();
         for (job, reaped) in ended {
-            if nobody_else {
+            if no_descendant_left {
                 self.jobs.remove(&job);
             }
             let end = if reaped.code == libc::CLD_EXITED {
@@ -93,7 +94,7 @@ impl Guard {
                 End::Signalled { signal: reaped.status, core_dumped: reaped.code == libc::CLD_DUMPED }
             };
             let spent = self.spent;
-            let (max_rss_kib, childless) = (reaped.max_rss_kib, nobody_else);
+            let (max_rss_kib, childless) = (reaped.max_rss_kib, no_descendant_left);
             let exited = FromGuard::Exited { job, end, max_rss_kib, childless, spent };
             self.send(&exited, Vec::new())?;
         }
@@ -107,8 +108,9 @@ impl Guard {
         Ok(())
     }
 
-    /// Whatever lives of a job whose main process has been reaped hangs from a child of ours that is no main process
-    /// ([`Sweep::step_outside`](sweep::Sweep)): where there is none, nothing has to be looked for.
+    /// Returns whether all children of the guard are main processes. Descendants of a job whose main process has been
+    /// reaped descend from a child of the guard that is not a main process ([`Sweep::step_outside`](sweep::Sweep)). If
+    /// there is no such child, no search is needed.
     fn has_main_processes_only(&self) -> bool {
         let living = self.jobs.values().filter(|job| !job.reaped).count();
         living > 0 && descendants::own_children().is_ok_and(|children| children.len() == living)

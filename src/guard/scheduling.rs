@@ -1,20 +1,22 @@
-//! The guard's share of a CPU: short and soon. It has a few microseconds to do for each job, which a supervisor waits for; behind
-//! a process that may run for some milliseconds, a job that it has just started perhaps, these would be as long.
+//! Shortens the guard's CPU slice, so that the guard runs sooner. The guard works a few microseconds for each job, and
+//! the supervisor waits for that. Behind a process that may run for some milliseconds (perhaps a job that the guard has
+//! just started), this work would take some milliseconds too.
 //!
-//! EEVDF, the kernel's scheduler, takes a shorter slice as the wish to run sooner, and gives no more time for it
-//! (`sched_setattr(2)`, `sched_runtime` of a task that is neither real-time nor deadline: Linux 6.12, kernel/sched/syscalls.c).
+//! EEVDF, the kernel's scheduler, runs a task with a shorter slice sooner, without giving it more CPU time in total
+//! (`sched_setattr(2)`, `sched_runtime` of a task that is neither real-time nor deadline: Linux 6.12,
+//! kernel/sched/syscalls.c).
 
 #![allow(unsafe_code)]
 
 use std::mem::size_of;
 
-/// In nanoseconds; the least that the kernel takes.
+/// In nanoseconds; the minimum that the kernel accepts.
 const SHORT: u64 = 100_000;
 
 const SCHED_OTHER: u32 = 0;
 const RESET_ON_FORK: u64 = 1;
 
-/// `struct sched_attr`, as of its first version (include/uapi/linux/sched/types.h).
+/// `struct sched_attr` in its first version (include/uapi/linux/sched/types.h).
 #[repr(C)]
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Attributes {
@@ -28,11 +30,12 @@ struct Attributes {
     period: u64,
 }
 
-/// Asks for it. Jobs have what the guard had before: the kernel resets the slice at a fork, and a niceness below 0 too, so that a
-/// guard with such a one is left as it is, as is one whose caller has chosen something else.
+/// Requests the shorter slice. Jobs do not inherit it: SCHED_FLAG_RESET_ON_FORK resets the slice at a fork. It would
+/// also reset a niceness below 0, so a guard with such a niceness stays as it is. A guard whose caller has chosen other
+/// scheduling attributes also stays as it is.
 pub(super) fn shorten() {
     let (Some(own), Some(usual)) = (read(0), read(1)) else { return };
-    // An older kernel tells no slice.
+    // An older kernel does not report a slice.
     if own.policy != SCHED_OTHER
         || own.flags != 0
         || own.nice < 0
@@ -42,15 +45,15 @@ pub(super) fn shorten() {
         return;
     }
     let wanted = Attributes { runtime: SHORT, flags: RESET_ON_FORK, ..own };
-    // SAFETY: the structure outlives the call. Where it is refused, all stays as it is.
+    // SAFETY: the structure outlives the call. If the call fails, nothing changes.
     unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const wanted, 0) };
 }
 
-/// Of a process, 0 for this one.
+/// Reads the attributes of a process; `pid` 0 is this process.
 fn read(pid: i32) -> Option<Attributes> {
     let mut attributes = Attributes::default();
     let size = size_of::<Attributes>();
-    // SAFETY: the kernel writes `size` bytes at most.
+    // SAFETY: the kernel writes at most `size` bytes.
     let done = unsafe { libc::syscall(libc::SYS_sched_getattr, pid, &raw mut attributes, size, 0) };
     (done == 0).then_some(attributes)
 }

@@ -1,5 +1,5 @@
-//! The order of a spawn, made ready for the child: [`super::child`] is what that does, [`super::launch`] starts it,
-//! [`super::clone`] makes it.
+//! A spawn request, prepared for the child. [`super::child`] is what the child runs, [`super::launch`] starts it,
+//! [`super::clone`] makes the process.
 
 #![allow(unsafe_code)]
 
@@ -23,11 +23,11 @@ pub(super) struct Job {
     pub reaped: bool,
     /// Clock ticks since boot at its start, as in `/proc/PID/stat`.
     pub started_ticks: u64,
-    /// The name of its leaf; none where the base itself is that.
+    /// The name of its leaf; `None` if the base itself is the leaf.
     pub leaf: Option<String>,
-    /// It has no leaf: the guard itself holds it.
+    /// The job has no leaf: the guard itself holds it.
     pub alone: bool,
-    /// What it is sent when the supervisor is gone.
+    /// The signal that the job receives when the supervisor is gone.
     pub death_signal: Option<i32>,
 }
 
@@ -44,25 +44,25 @@ impl Failure {
     }
 }
 
-/// The order of one spawn. Its plan points into this. The descriptors stay open until the child has its copies.
+/// One spawn request. Its plan points into this structure. The descriptors stay open until the child has its copies.
 pub struct Ordered {
     /// The specification.
     bytes: Vec<u8>,
-    /// The last two parts of the leaf's path. Without one the child is made where the guard is.
+    /// The last two parts of the leaf's path. Without them, the child is made in the guard's cgroup.
     leaf_tail: Option<String>,
-    /// The leaf first, where there is one.
+    /// The leaf comes first, if there is one.
     descriptors: Vec<OwnedFd>,
-    /// Join the leaf in the child, instead of being cloned into it.
+    /// The child joins the leaf itself, instead of being cloned into it.
     pub join: bool,
-    /// For the child that joins its leaf.
+    /// `cgroup.procs` of the leaf, for a child that joins it.
     procs: Option<OwnedFd>,
     copies: Vec<OwnedFd>,
-    /// The job receives this signal when the supervisor is gone; known from the plan on.
+    /// The job receives this signal when the supervisor is gone; known once the plan has been made.
     pub death_signal: Option<i32>,
 }
 
 impl Ordered {
-    /// With the specification in `spec`, or in the descriptor that follows the leaf.
+    /// Creates a request with the specification in `spec`, or in the descriptor that follows the leaf.
     pub fn new(
         leaf_tail: Option<String>,
         join: bool,
@@ -86,7 +86,8 @@ impl Ordered {
         postcard::from_bytes(&self.bytes).map_err(|_| Failure::new(SpawnStage::Specification, Errno::INVAL))
     }
 
-    /// The name of its leaf: of "/BASE/LEAF". None for "/BASE", which is the leaf then.
+    /// Returns the name of the leaf, which is the second part of "/BASE/LEAF". Returns `None` for "/BASE": then the
+    /// base is the leaf.
     pub fn leaf_name(&self) -> Option<String> {
         self.leaf_tail.as_ref().and_then(|tail| tail.split('/').nth(2)).map(str::to_owned)
     }
@@ -95,7 +96,7 @@ impl Ordered {
         self.leaf_tail.is_some()
     }
 
-    /// The leaf's directory, to be cloned into.
+    /// Returns the leaf's directory, for a clone into it.
     pub fn leaf(&self) -> Option<RawFd> {
         self.directory().map(|leaf| leaf.as_raw_fd())
     }
@@ -104,7 +105,8 @@ impl Ordered {
         self.leaf_tail.as_ref().and_then(|_| self.descriptors.first()).map(AsFd::as_fd)
     }
 
-    /// The plan, whose pointers hold as long as this lives, moved or not: they are into what it has on the heap.
+    /// Makes the plan. Its pointers are valid as long as this structure lives, even if it moves: they point to its heap
+    /// memory.
     pub fn plan(&mut self) -> Result<Plan, Failure> {
         if self.join
             && let Some(leaf) = self.directory()
@@ -127,7 +129,8 @@ impl Ordered {
         };
         let relative = spec.cwd.is_none_or(|path| !path.starts_with(b"/"));
         if !spec.has_cwd_descriptor && relative && access(c".", Access::EXEC_OK).is_ok() {
-            // The supervisor may not enter its own directory, and this is not it: the guard has left one that it could enter.
+            // The supervisor has no permission to enter its own directory, and the guard is not in that directory: it
+            // has left a directory that it was able to enter.
             return Err(Failure::new(SpawnStage::WorkingDirectory, Errno::ACCESS));
         }
         let (copies, moves) = moves(&spec.targets, descriptors)?;
@@ -177,7 +180,7 @@ impl Ordered {
     }
 }
 
-/// Reaps a child of ours that has ended or is about to (it told so).
+/// Reaps a child of the guard that has ended or has reported that it is about to.
 pub fn reap(pid: i32) {
     // SAFETY: waits for our own child; no status is asked for.
     while unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::__WALL) } == -1
@@ -185,7 +188,7 @@ pub fn reap(pid: i32) {
     {}
 }
 
-/// A memfd's content.
+/// Reads the content of a memfd.
 fn read_all(file: &OwnedFd) -> rustix::io::Result<Vec<u8>> {
     let size = rustix::fs::fstat(file)?.st_size as usize;
     let mut bytes = vec![0; size];
@@ -199,7 +202,7 @@ fn read_all(file: &OwnedFd) -> rustix::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Pointers to strings that live as long as the specification, each proven to end with its only NUL.
+/// Returns pointers to strings that live as long as the specification. Checks that each string ends with its only NUL.
 fn pointers(strings: &[&serde_bytes::Bytes]) -> Result<Vec<*const c_char>, Failure> {
     strings
         .iter()
@@ -211,11 +214,11 @@ fn pointers(strings: &[&serde_bytes::Bytes]) -> Result<Vec<*const c_char>, Failu
         .collect()
 }
 
-/// From a descriptor's number here to that in the job.
+/// (descriptor's number here, number in the job).
 type Move = (RawFd, RawFd);
 
-/// The moves that bring each descriptor to its target, in an order in which none is overwritten before its turn, and the
-/// copies that this takes: one for each circle.
+/// Returns the moves that bring each descriptor to its target, in an order that overwrites no descriptor before it has
+/// been moved, and the copies that this requires: one for each cycle.
 fn moves(targets: &[RawFd], descriptors: &[OwnedFd]) -> Result<(Vec<OwnedFd>, Vec<Move>), Failure> {
     if targets.len() != descriptors.len() {
         return Err(Failure::new(SpawnStage::Specification, Errno::INVAL));
@@ -238,21 +241,22 @@ fn moves(targets: &[RawFd], descriptors: &[OwnedFd]) -> Result<(Vec<OwnedFd>, Ve
     moves.map(|moves| (copies, moves)).map_err(|errno| Failure::new(SpawnStage::Descriptors, errno))
 }
 
-/// The pure part: from distinct sources to distinct targets; `copy` makes one of a source, under a number that is neither.
+/// Computes the moves from distinct sources to distinct targets. `copy` duplicates a source to a number that is neither
+/// a source nor a target.
 fn in_order(
     sources: &[RawFd],
     targets: &[RawFd],
     mut copy: impl FnMut(RawFd) -> rustix::io::Result<RawFd>,
 ) -> rustix::io::Result<Vec<Move>> {
     if sources.iter().min() > targets.iter().max() {
-        // As is usual: none is in the way of another.
+        // The usual case: no target is the number of a source.
         return Ok(sources.iter().copied().zip(targets.iter().copied()).collect());
     }
     let mut to: HashMap<RawFd, RawFd> = sources.iter().copied().zip(targets.iter().copied()).collect();
     let mut from: HashMap<RawFd, RawFd> = targets.iter().copied().zip(sources.iter().copied()).collect();
     let mut free: Vec<RawFd> = targets.iter().copied().filter(|target| !to.contains_key(target)).collect();
     let mut moves = Vec::with_capacity(sources.len());
-    let mut circles = targets.iter().copied();
+    let mut cycles = targets.iter().copied();
     loop {
         while let Some(target) = free.pop() {
             let Some(source) = from.remove(&target) else { continue };
@@ -261,8 +265,8 @@ fn in_order(
             // Its number can be overwritten now.
             free.push(source);
         }
-        // What is left goes in circles.
-        let Some(target) = circles.next() else { return Ok(moves) };
+        // The remaining moves form cycles.
+        let Some(target) = cycles.next() else { return Ok(moves) };
         match to.get(&target).copied() {
             Some(same) if same == target => {
                 moves.push((target, target));
@@ -295,7 +299,7 @@ mod tests {
         ) {
             let sources: Vec<RawFd> = sources.into_iter().collect();
             let targets = &targets[..sources.len()];
-            // Each is what it was from the start.
+            // At first, each number holds its own descriptor.
             let mut table: HashMap<RawFd, RawFd> = sources.iter().map(|&number| (number, number)).collect();
             let mut copies = Vec::new();
             let moves = in_order(&sources, targets, |number| {

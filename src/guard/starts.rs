@@ -1,4 +1,5 @@
-//! The guard's part in the start of jobs: it orders each, waits for it for a moment, and answers when it is over.
+//! The guard's part in the start of jobs: it starts each job, waits for it for a moment, and answers when the start is
+//! over.
 
 use std::os::fd::OwnedFd;
 use std::time::Instant;
@@ -16,7 +17,7 @@ use crate::kernel::pidfd::Pidfd;
 use crate::kernel::reap::Reaped;
 use crate::kernel::signal::Signal;
 
-/// Jobs are counted from 1 on.
+/// Job ids start at 1.
 const SECOND: JobId = 2;
 
 impl Guard {
@@ -30,7 +31,7 @@ impl Guard {
         descriptors: Vec<OwnedFd>,
     ) -> Result<()> {
         if job == SECOND {
-            // Not for one job alone, which would pay for it.
+            // Not for the first job: a supervisor with a single job would pay for this without a benefit.
             scheduling::shorten();
         }
         match Ordered::new(leaf_tail, join || self.always_join, spec, descriptors) {
@@ -64,7 +65,8 @@ impl Guard {
         Ok(None)
     }
 
-    /// A child has been reaped. Whether it was of a start that is under way; `ended` gets a main process whose start is over.
+    /// Handles a reaped child. Returns whether it belongs to a running start. If the start is over, a main process that
+    /// has ended is added to `ended`.
     pub(super) fn reaped_of_a_start(&mut self, reaped: Reaped, ended: &mut Vec<(JobId, Reaped)>) -> Result<bool> {
         let Some(at) = self.launches.iter_mut().position(|launch| launch.reaped(reaped)) else { return Ok(false) };
         let launch = &self.launches[at];
@@ -83,12 +85,12 @@ impl Guard {
         Ok(true)
     }
 
-    /// Answers for a start that is over. The main process, where it has ended since and was reaped.
+    /// Answers for a start that is over. Returns the main process, if it has ended since and was reaped.
     fn finish_start(&mut self, mut launch: Launch) -> Result<Option<(JobId, Reaped)>> {
         let (job, joined, ended) = (launch.job, launch.joins(), launch.ended.take());
         let (launched, mut ordered, stacks) = launch.result(ended.is_some());
         self.stacks = Some(stacks);
-        // One that has been swept meanwhile has its answer.
+        // A job that has been swept meanwhile has received its answer.
         let awaited = self.jobs.contains_key(&job);
         match launched {
             Launched::Executed { pidfd, .. } if !awaited => {
@@ -97,7 +99,8 @@ impl Guard {
             }
             _ if !awaited => Ok(None),
             Launched::Executed { pid, pidfd } => {
-                // The supervisor, which has not killed it, has ordered it again, and now it runs.
+                // The supervisor has not killed the job, has requested it again, and this time it runs. So the
+                // kill-sequence bug was the cause.
                 self.always_join |= joined && self.not_started == Some(job);
                 if let Some(job) = self.jobs.get_mut(&job) {
                     job.pid = pid;
@@ -105,7 +108,8 @@ impl Guard {
                 self.send(&FromGuard::Spawned { job, pid, joined }, vec![pidfd])?;
                 Ok(ended.map(|reaped| (job, reaped)))
             }
-            // The call itself is refused here (an old kernel, a container's seccomp profile): once is enough to know.
+            // The kernel refuses the call itself here (an old kernel, a container's seccomp profile). From now on the
+            // guard does not try it again.
             Launched::Refused => {
                 self.always_join = true;
                 ordered.join = true;
@@ -128,7 +132,8 @@ impl Guard {
         }
     }
 
-    /// Kills those that have not come to their exec in time, and informs the supervisor of those that SIGKILL does not end.
+    /// Kills starts that have not reached their exec in time, and informs the supervisor of those that SIGKILL does not
+    /// end.
     pub(super) fn remind_starts(&mut self) -> Result<()> {
         if self.launches.is_empty() {
             return Ok(());

@@ -1,8 +1,9 @@
-//! Before `main`: what the kernel gave this process, and the start as a guard.
+//! Code that runs before `main`: it records what this process received from the kernel, and starts the guard.
 //!
-//! The C library calls the functions of `.init_array` before it calls `main`, and those of a library when it loads that
-//! (System V ABI, "Initialization and Termination Functions"). Ours runs before most others, since it has a low priority number.
-//! So each program that has this library in it is a guard program, whatever its `main` does first.
+//! The C library calls the functions of `.init_array` before it calls `main`. It calls those of a shared library when
+//! it loads the library (System V ABI, "Initialization and Termination Functions"). Our function runs before most
+//! others, since it has a low priority number. So each program that contains this library is a guard program, whatever
+//! its `main` does first.
 
 use std::ffi::{CStr, OsStr, c_char, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
@@ -14,19 +15,19 @@ use rustix::net::{AddressFamily, SocketType, sockopt};
 use crate::guard;
 use crate::kernel::inherited;
 
-/// The start of the environment that the kernel gave, as long as the constructor has seen that.
+/// The start of the environment that the kernel provided, where the constructor saw it.
 static ENVIRONMENT: AtomicPtr<c_char> = AtomicPtr::new(std::ptr::null_mut());
 
-/// The constructor ran.
+/// The constructor has run.
 static RAN: AtomicBool = AtomicBool::new(false);
 
-/// Standard input is a guard's socket, and the arguments could not be read: `init_with` gets them.
+/// Standard input is a guard's socket, and the constructor could not read the arguments: `init_with` receives them.
 static UNDECIDED: AtomicBool = AtomicBool::new(false);
 
-/// Standard input is such a socket, and no argument asks for a guard.
+/// Standard input is a guard's socket, and no argument asks this process to be a guard.
 static NOT_ASKED: AtomicBool = AtomicBool::new(false);
 
-/// glibc passes the arguments of `main`; musl passes nothing, and `words` is not looked at there.
+/// glibc passes the arguments of `main`. musl passes nothing, and `words` is not read there.
 extern "C" fn before_main(count: c_int, words: *const *const c_char, environment: *const *const c_char) {
     if cfg!(miri) {
         return;
@@ -35,7 +36,7 @@ extern "C" fn before_main(count: c_int, words: *const *const c_char, environment
     RAN.store(true, Ordering::Relaxed);
     let environment = first_variable(environment);
     ENVIRONMENT.store(environment.cast_mut(), Ordering::Relaxed);
-    // One system call tells almost every other process from a guard.
+    // Almost every process that is not a guard needs no more than this one system call.
     if !has_guard_socket() {
         return;
     }
@@ -45,13 +46,13 @@ extern "C" fn before_main(count: c_int, words: *const *const c_char, environment
     }
 }
 
-/// Starts as a guard where this argument asks for it. Comes back where it does not.
+/// Starts as a guard if this argument asks for it; returns if not.
 fn become_asked(last: &[u8]) {
     guard::become_asked(last);
     NOT_ASKED.store(true, Ordering::Relaxed);
 }
 
-/// For what the constructor could not do: starts as a guard where these arguments ask for it.
+/// Does what the constructor could not do: starts as a guard if these arguments ask for it.
 pub(crate) fn decide(last: Option<&OsStr>) {
     if UNDECIDED.swap(false, Ordering::Relaxed)
         && let Some(last) = last
@@ -66,69 +67,71 @@ mod constructor {
 
     pub type Constructor = extern "C" fn(c_int, *const *const c_char, *const *const c_char);
 
-    // SAFETY: the C library calls each entry of .init_array once, before main. Ours makes a few system calls and touches a few
-    // atomics; only in a process that is to be a guard, which never comes back, it does more. Entries with a number are called
-    // before those without one, and the lower numbers first.
+    // SAFETY: the C library calls each entry of .init_array once, before main. Ours makes a few system calls and uses a
+    // few atomics. It does more only in a process that becomes a guard, where it never returns. Entries with a number
+    // are called before those without one, lower numbers first.
     #[used]
     #[unsafe(link_section = ".init_array.00098")]
     pub static CONSTRUCTOR: Constructor = super::before_main;
 }
 
-/// The last argument, as bytes without NUL; none where it is not known.
+/// Returns the last argument, as bytes without NUL; `None` if it is not known.
 #[allow(unsafe_code)]
 fn last_argument(count: c_int, words: *const *const c_char) -> Option<Vec<u8>> {
     if cfg!(target_env = "gnu") {
         let last = usize::try_from(count).ok()?.checked_sub(1)?;
-        // SAFETY: glibc passes so many pointers to strings that end with NUL, here and for a library that is loaded later
-        // (elf/dl-init.c).
+        // SAFETY: glibc passes `count` pointers to strings that end with NUL, here and for a library that is loaded
+        // later (elf/dl-init.c).
         return Some(unsafe { CStr::from_ptr(*words.add(last)) }.to_bytes().to_owned());
     }
     let words = std::fs::read("/proc/self/cmdline").ok()?;
     Some(words.strip_suffix(b"\0")?.rsplit(|&byte| byte == 0).next()?.to_owned())
 }
 
-/// The first variable's text.
+/// Returns a pointer to the text of the first environment variable.
 #[allow(unsafe_code)]
 fn first_variable(passed: *const *const c_char) -> *const c_char {
     unsafe extern "C" {
         static environ: *const *const c_char;
     }
-    // SAFETY: nothing changes the environment before main; glibc passes it, and musl has set it (environ(7)).
+    // SAFETY: nothing changes the environment before main. glibc passes it as an argument; musl has set `environ`
+    // (environ(7)).
     unsafe {
         let environment = if cfg!(target_env = "gnu") { passed } else { environ };
         if environment.is_null() { std::ptr::null() } else { *environment }
     }
 }
 
-/// Whether standard input is a socket as the guard's.
+/// Returns whether standard input is a socket of the type that a guard has.
 fn has_guard_socket() -> bool {
     let Some(stdin) = crate::kernel::sys::inherited_fd(0) else { return false };
     sockopt::socket_type(stdin).is_ok_and(|kind| kind == SocketType::SEQPACKET)
         && sockopt::socket_domain(stdin).is_ok_and(|domain| domain == AddressFamily::UNIX)
 }
 
-/// Whether a supervisor takes this process for its guard, and its arguments do not say so: the program would start itself again
-/// and again.
+/// Returns whether a supervisor expects this process to be its guard, although its arguments do not ask for a guard.
+/// Such a program would start itself again and again.
 pub(crate) fn has_guards_stdin() -> bool {
     NOT_ASKED.load(Ordering::Relaxed) && has_guard_socket() && guard::is_greeted(std::io::stdin())
 }
 
-/// Overwrites the environment that the kernel shows of this process (`/proc/PID/environ`, proc_pid_environ(5)). Only for a
-/// guard: engines end processes by a variable that they find there.
+/// Overwrites the environment that the kernel shows of this process (`/proc/PID/environ`, proc_pid_environ(5)). Only
+/// for a guard: some engines end processes in whose environment they find a certain variable.
 #[allow(unsafe_code)]
 pub(crate) fn clear_environment() {
-    /// MAX_ARG_STRLEN and the rest of the kernel's limits leave no room for more (execve(2), "Limits on size").
+    /// MAX_ARG_STRLEN and the kernel's other limits allow no larger environment (execve(2), "Limits on size").
     const MOST: usize = 6 << 20;
     let first = ENVIRONMENT.load(Ordering::Relaxed);
     // SAFETY: getauxval(3) has no obligations.
     let end = unsafe { libc::getauxval(libc::AT_EXECFN) } as usize;
     let length = end.wrapping_sub(first as usize);
-    // The kernel writes the arguments, the environment and the name of the executed file, in this order and without gaps
-    // (fs/exec.c, fs/binfmt_elf.c). Where the first variable has been moved elsewhere meanwhile, the distance shows it.
+    // The kernel writes the arguments, the environment and the name of the executed file in this order and without gaps
+    // (fs/exec.c, fs/binfmt_elf.c). If the first variable has been moved elsewhere since, the distance is too large.
     if first.is_null() || length > MOST {
         return;
     }
-    // SAFETY: this memory is the process's initial stack, which stays; the guard has one thread and reads no variable.
+    // SAFETY: this memory is the process's initial stack, which stays mapped. The guard has one thread and reads no
+    // variable.
     unsafe { std::ptr::write_bytes(first.cast::<u8>(), 0, length) };
 }
 
@@ -137,15 +140,15 @@ pub(crate) fn clear_environment() {
 pub(crate) enum Home {
     /// In the program that this process executes: that is a guard program.
     Program,
-    /// In a shared library. The program is one that can be made to load it first, or not.
+    /// In a shared library. `dynamic`: the program has a dynamic loader, which can load the library first.
     Library { path: PathBuf, dynamic: bool },
     /// The constructor did not run.
     NoConstructor,
 }
 
-/// Where this library is in this process.
+/// Returns where this library is in this process.
 pub(crate) fn home() -> Home {
-    // Read, so that a linker that takes only what is needed from an archive takes the constructor too.
+    // This read makes a linker that takes only referenced objects from an archive include the constructor.
     let constructor = std::hint::black_box(&constructor::CONSTRUCTOR);
     if !RAN.load(Ordering::Relaxed) {
         return Home::NoConstructor;
@@ -159,7 +162,7 @@ pub(crate) fn home() -> Home {
     }
 }
 
-/// Looks for the object that an address is in (dl_iterate_phdr(3): the first object is the main program).
+/// Searches the object that contains an address (dl_iterate_phdr(3): the first object is the main program).
 struct Search {
     address: usize,
     number: usize,
@@ -171,14 +174,14 @@ struct Search {
 impl Search {
     #[allow(unsafe_code)]
     fn run(&mut self) {
-        // SAFETY: the callback gets a pointer to this structure, which outlives the call.
+        // SAFETY: the callback receives a pointer to this structure, which outlives the call.
         unsafe { libc::dl_iterate_phdr(Some(visit), std::ptr::from_mut(self).cast()) };
     }
 }
 
 #[allow(unsafe_code)]
 unsafe extern "C" fn visit(object: *mut libc::dl_phdr_info, _size: libc::size_t, search: *mut c_void) -> c_int {
-    // SAFETY: the loader passes one object with its program headers; `search` is what `run` has passed.
+    // SAFETY: the loader passes one object with its program headers; `search` is the pointer that `run` has passed.
     let (object, search) = unsafe { (&*object, &mut *search.cast::<Search>()) };
     // SAFETY: as above.
     let headers = unsafe { std::slice::from_raw_parts(object.dlpi_phdr, object.dlpi_phnum.into()) };
@@ -193,7 +196,7 @@ unsafe extern "C" fn visit(object: *mut libc::dl_phdr_info, _size: libc::size_t,
         let name = if object.dlpi_name.is_null() {
             c""
         } else {
-            // SAFETY: a string that ends with NUL and stays as long as the object.
+            // SAFETY: a string that ends with NUL and lives as long as the object.
             unsafe { CStr::from_ptr(object.dlpi_name) }
         };
         search.found = Some((search.number, OsStr::from_bytes(name.to_bytes()).into()));
@@ -203,8 +206,8 @@ unsafe extern "C" fn visit(object: *mut libc::dl_phdr_info, _size: libc::size_t,
     0
 }
 
-/// Whether this process has more rights than the user that started it: a set-user-ID program, or one with file capabilities
-/// (AT_SECURE, getauxval(3)). Its environment is not to be trusted.
+/// Returns whether this process has more rights than the user that started it: a set-user-ID program, or one with file
+/// capabilities (AT_SECURE, getauxval(3)). Then its environment cannot be trusted.
 #[allow(unsafe_code)]
 pub(crate) fn is_privileged() -> bool {
     // SAFETY: getauxval(3) has no obligations.

@@ -1,4 +1,4 @@
-//! The descendants of the guard: those that are in no leaf (emigrants), or all of them.
+//! Ends descendants of the guard: those that are in no leaf (emigrants), or all of them.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -17,51 +17,51 @@ use crate::subreaper::descendants::{Descendants, IsOurs};
 use crate::subreaper::relay;
 use crate::subreaper::relay::Seen;
 
-/// So many processes are described: they have to fit into a message.
-pub(super) const TOLD: usize = 16;
+/// How many processes are described at most: the descriptions have to fit into a message.
+pub(super) const MAX_DESCRIBED: usize = 16;
 
-/// The end of one job's emigrants, in steps between which the guard goes on with its work.
+/// Ends the emigrants of one job, in steps. Between steps the guard continues with its other work.
 pub(super) struct Sweep {
     pub job: JobId,
     pub bound: Instant,
     emigrants: Vec<ProcessInfo>,
     seen: HashSet<i32>,
-    /// Whoever is left in the leaf is not waited for, and has been told.
+    /// The supervisor has already reported the processes in the leaf; the sweep does not wait for them.
     given_up: bool,
-    /// Where the guard itself holds the job.
+    /// Ends all descendants, if the guard itself holds the job.
     pub all: Option<SweepAll<'static>>,
 }
 
-/// Takes precedence over what is to be ended, where that is allowed (root, or RLIMIT_NICE): a storm of 200 leaves a guard that
-/// is nothing better than one of them a hundredth of two CPUs before Linux 6.6, and it never comes to its end. Only in a guard
-/// that starts nobody any more, who would inherit it.
-pub(super) fn hurry() {
+/// Raises the guard's priority above that of the processes to be ended, where that is permitted (root, or RLIMIT_NICE).
+/// Before Linux 6.6, a fork storm of 200 processes leaves a guard of the same priority one hundredth of two CPUs, and
+/// the guard never finishes. Use it only in a guard that starts no more jobs, since these would inherit the priority.
+pub(super) fn raise_priority() {
     let _ = rustix::process::setpriority_process(None, -20);
 }
 
-/// What a sweep that is over has found.
+/// The result of a finished sweep.
 #[derive(Default)]
 pub(super) struct Found {
     pub emigrants: Vec<ProcessInfo>,
     pub emigrant_count: u64,
     pub survivors: Vec<ProcessInfo>,
     pub survivor_count: u64,
-    /// Why descendants outside of the leaf could not be looked for.
+    /// Why the search for descendants outside of the leaf was not possible.
     pub unseen: Option<Errno>,
 }
 
 impl Sweep {
-    /// With `all`, whatever descends from the guard is the job's.
+    /// Creates a sweep. With `all`, every descendant of the guard belongs to the job.
     pub fn new(job: JobId, bound: Instant, all: bool, given_up: bool) -> Self {
         if all {
-            hurry();
+            raise_priority();
         }
         let all = all.then(SweepAll::default);
         Self { job, bound, emigrants: Vec::new(), seen: HashSet::new(), given_up, all }
     }
 
-    /// The next step. `Some` when nothing is left, or the bound is over. `launchers` are children of the guard that start other
-    /// jobs.
+    /// Performs the next step. Returns `Some` when no process is left, or when the bound is reached. `launchers` are
+    /// children of the guard that start other jobs.
     pub fn step(
         &mut self,
         jobs: &HashMap<JobId, Job>,
@@ -81,21 +81,21 @@ impl Sweep {
                 let (own, _) = Descendants::of(getpid()).processes();
                 let left: Vec<_> = own.into_iter().filter_map(ProcessInfo::of_living_unkillable).collect();
                 Some(Found {
-                    // One at least, where /proc shows none: not childless.
+                    // At least one: the guard has children, even if /proc shows none.
                     survivor_count: left.len().max(1) as u64,
-                    survivors: left.into_iter().take(TOLD).map(ProcessInfo::shortened).collect(),
+                    survivors: left.into_iter().take(MAX_DESCRIBED).map(ProcessInfo::shortened).collect(),
                     ..Found::default()
                 })
             }
         }
     }
 
-    /// Kills what is in no leaf.
+    /// Kills the processes that are in no leaf.
     ///
-    /// When the leaf is empty, whatever else the job started hangs from a direct child of the guard that is no main
-    /// process: all that stood between them has ended, and the guard is their subreaper (PR_SET_CHILD_SUBREAPER(2const)).
-    /// A child that has ended and is not reaped yet counts as left: its own children come to us with its end, and its
-    /// SIGCHLD brings the next step.
+    /// When the leaf is empty, every other process that the job started descends from a direct child of the guard that
+    /// is not a main process: all processes between them have ended, and the guard is their subreaper
+    /// (PR_SET_CHILD_SUBREAPER(2const)). A child that has ended but is not reaped yet counts as left: its own children
+    /// become children of the guard when it ends, and its SIGCHLD triggers the next step.
     fn step_outside(&mut self, jobs: &HashMap<JobId, Job>, base: Option<&str>, launchers: &[i32]) -> Option<Found> {
         let own_start = jobs.get(&self.job).map_or(0, |job| job.started_ticks);
         let own: Vec<&Job> = jobs.get(&self.job).into_iter().collect();
@@ -103,8 +103,8 @@ impl Sweep {
         let mut left = Vec::new();
         let children = match descendants::own_children() {
             Ok(children) => children,
-            // An empty leaf is no proof that no process has left it. Without another job, a child that is left is one of this
-            // job: it ends by itself, which brings the next step, or counts as left at the bound.
+            // An empty leaf does not prove that no process has left it. Without another job, a remaining child belongs
+            // to this job: it ends by itself, which triggers the next step, or counts as left at the bound.
             Err(errno) => {
                 let is_left = others.is_empty() && !self.given_up;
                 if is_left && Instant::now() < self.bound {
@@ -121,7 +121,8 @@ impl Sweep {
             {
                 continue;
             }
-            // It may belong to any job that was alive when it started: it ends with the last of those.
+            // The process may belong to any job that was alive when it started. It is ended with the last of these
+            // jobs.
             let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
             let started = process::start_ticks(&stat).unwrap_or(u64::MAX);
             if started < own_start || others.iter().any(|job| job.started_ticks <= started) {
@@ -133,16 +134,17 @@ impl Sweep {
             if pidfd.has_ended() {
                 continue;
             }
-            // A process that is ending may be counted off its leaf before its end shows: it is no emigrant, but waited for. It
-            // receives SIGKILL too, since the flag is its first thread's only, and other threads may live on.
+            // A process that is ending may no longer count for its leaf before its end is visible. It is not an
+            // emigrant, but the sweep waits for it. It receives SIGKILL too: the exiting flag describes only its first
+            // thread, and other threads may live on.
             if !process::is_exiting(&stat)
                 && !in_a_leaf_of(&own, pid, base)
                 && self.seen.insert(pid)
-                && self.emigrants.len() < TOLD
+                && self.emigrants.len() < MAX_DESCRIBED
             {
                 self.emigrants.extend(ProcessInfo::of_living(name).map(ProcessInfo::shortened));
             }
-            // A child of ours: its pid is its own until we reap it.
+            // The process is a child of the guard: its pid stays its own until the guard reaps it.
             let _ = pidfd.send(Signal::KILL);
         }
         if !left.is_empty() && Instant::now() < self.bound {
@@ -151,9 +153,9 @@ impl Sweep {
         Some(self.found(&left, None))
     }
 
-    /// The result of the last step; `left`: the processes that are left.
+    /// Returns the result of the last step. `left`: the processes that are left.
     fn found(&mut self, left: &[i32], unseen: Option<Errno>) -> Found {
-        // Its command line is not read again, but may be known.
+        // The command line is not read again, but may already be known.
         let named = |mut process: ProcessInfo| {
             let known = self.emigrants.iter().find(|emigrant| emigrant.pid == process.pid);
             known.inspect(|known| process.command_line.clone_from(&known.command_line));
@@ -161,7 +163,7 @@ impl Sweep {
         };
         let describe = |pid| ProcessInfo::read_unkillable(pid).map(named).or_else(|| ProcessInfo::of_living(pid));
         let survivors: Vec<_> =
-            left.iter().take(TOLD).filter_map(|&pid| Pid::from_raw(pid)).filter_map(describe).collect();
+            left.iter().take(MAX_DESCRIBED).filter_map(|&pid| Pid::from_raw(pid)).filter_map(describe).collect();
         Found {
             emigrant_count: self.seen.len() as u64,
             emigrants: std::mem::take(&mut self.emigrants),
@@ -172,23 +174,23 @@ impl Sweep {
     }
 }
 
-/// The end of all that descends from this process, in steps: SIGKILL at first, and again to whoever turns up as a child
-/// that was not seen then.
+/// Ends all descendants of this process, in steps. The first step sends SIGKILL to all. The later steps send it to each
+/// child that was not seen before.
 pub(crate) struct SweepAll<'a> {
     of: Descendants<'a>,
     seen: Seen,
-    /// When everybody is looked at anew; none before the first step.
+    /// When all processes are scanned again; `None` before the first step.
     anew: Option<Instant>,
     pause: Duration,
-    /// There was somebody new at the last look.
+    /// The last scan found a new process.
     chasing: bool,
 }
 
-/// So long at once are those chased who hand over to a child and end.
+/// How long one step chases processes that fork a child and end at once.
 const CHASE: Duration = Duration::from_millis(3);
 
-/// After what time everybody is looked at anew: those that were missed for want of descriptors, memory or permission, and
-/// whoever has got the pid of one that was killed; twice that each time.
+/// The time until all processes are scanned again, for processes that were missed for lack of descriptors, memory or
+/// permission, and for processes that have received the pid of a killed one. It doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 
 impl Default for SweepAll<'_> {
@@ -198,7 +200,7 @@ impl Default for SweepAll<'_> {
 }
 
 impl<'a> SweepAll<'a> {
-    /// Only what descends from children for which this is true.
+    /// Creates a sweep of only those processes that descend from children for which `is_ours` returns true.
     pub fn of_some(is_ours: IsOurs<'a>) -> Self {
         Self::new(Descendants::of_some(getpid(), is_ours))
     }
@@ -207,7 +209,7 @@ impl<'a> SweepAll<'a> {
         Self { of, seen: Seen::default(), anew: None, pause: FIRST_PAUSE, chasing: false }
     }
 
-    /// The direct children.
+    /// Returns the direct children.
     ///
     /// # Errors
     /// As [`Descendants::children`].
@@ -215,7 +217,7 @@ impl<'a> SweepAll<'a> {
         self.of.children()
     }
 
-    /// Kills whoever is new; all that were there before have been killed and are about to end.
+    /// Kills new processes. All earlier processes have been killed and are about to end.
     pub fn step(&mut self) {
         let now = Instant::now();
         match self.anew {
@@ -226,7 +228,7 @@ impl<'a> SweepAll<'a> {
                 self.pause = self.pause.saturating_mul(2);
             }
             None => {
-                // Who is missed is chased.
+                // The chase below finds processes that this call misses.
                 let killed = &mut self.seen.killed;
                 let _ = self.of.kill_all(|pid| _ = killed.insert(pid));
                 self.anew = now.checked_add(self.pause);
@@ -235,18 +237,19 @@ impl<'a> SweepAll<'a> {
         self.chasing = loop {
             match relay::pass(&self.of, &mut self.seen) {
                 Ok(false) if now.elapsed() < CHASE => {}
-                Ok(nobody) => break !nobody,
+                Ok(found_none) => break !found_none,
                 Err(_) => break false,
             }
         };
     }
 
-    /// When the next step is due though nobody has ended; at once where the chase goes on when the dead have been reaped.
+    /// Returns when the next step is due if no child ends before. While a chase goes on, it is due as soon as ended
+    /// children have been reaped.
     pub fn again(&self) -> Option<Instant> {
         if self.chasing { Some(Instant::now()) } else { self.anew }
     }
 
-    /// A child that has been reaped: its pid can be another's now.
+    /// Records that a child has been reaped: its pid may belong to another process now.
     pub fn reaped(&mut self, pid: i32) {
         if let Some(pid) = Pid::from_raw(pid) {
             self.seen.remove(pid);
@@ -254,13 +257,13 @@ impl<'a> SweepAll<'a> {
     }
 }
 
-/// The path of the cgroup v2 that `pid` is in.
+/// Returns the path of the cgroup v2 that `pid` is in.
 fn cgroup_of(pid: i32) -> Option<String> {
     let text = std::fs::read(format!("/proc/{pid}/cgroup")).ok()?;
     crate::kernel::mount::own_path(&text).map(|path| path.to_string_lossy().into_owned())
 }
 
-/// Whether `pid` is in the leaf of one of those jobs, which answer for it.
+/// Returns whether `pid` is in the leaf of one of these jobs. Then that job is responsible for it.
 fn in_a_leaf_of(jobs: &[&Job], pid: i32, base: Option<&str>) -> bool {
     let Some(base) = base else { return false };
     !jobs.is_empty()
@@ -275,7 +278,7 @@ fn in_a_leaf_of(jobs: &[&Job], pid: i32, base: Option<&str>) -> bool {
         })
 }
 
-/// Now, in the unit and on the clock of the start time in `/proc/PID/stat`.
+/// Returns the current time, in the unit and on the clock of the start time in `/proc/PID/stat`.
 pub(super) fn ticks_since_boot() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let hertz = rustix::param::clock_ticks_per_second();

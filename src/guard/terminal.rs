@@ -1,4 +1,4 @@
-//! A terminal that its supervisor has set to something else for a while: the guard gives it back where the supervisor can't.
+//! A terminal whose settings the supervisor has changed for a while: the guard restores it when the supervisor can't.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -7,22 +7,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::kernel::sys;
 
-/// A terminal's settings, as they travel: those of the kernel's `termios2` (ioctl_tty(2), TCGETS2), speeds of any kind included.
+/// A terminal's settings, in serializable form: those of the kernel's `termios2` (ioctl_tty(2), TCGETS2), including
+/// arbitrary speeds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Settings {
     modes: [u32; 4],
     line: u8,
     keys: Vec<u8>,
     speeds: [u32; 2],
-    /// The supervisor's process group; none where it is one from outside of its PID namespace.
+    /// The supervisor's process group; `None` if it is from outside of the supervisor's PID namespace.
     group: Option<i32>,
 }
 
 impl Settings {
-    /// Those that it has now.
+    /// Reads the current settings.
     #[allow(unsafe_code)]
     pub fn of(terminal: impl AsFd) -> Result<Self> {
-        // SAFETY: plain data that the call fills in; the descriptor is borrowed for it.
+        // SAFETY: plain data that the call fills in. The descriptor is borrowed for the call.
         let now = unsafe {
             let mut now: libc::termios2 = std::mem::zeroed();
             if libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TCGETS2, &raw mut now) != 0 {
@@ -40,7 +41,7 @@ impl Settings {
     }
 }
 
-/// A terminal to be given back.
+/// A terminal to be restored.
 pub struct Kept {
     terminal: OwnedFd,
     settings: Settings,
@@ -51,8 +52,9 @@ impl Kept {
         Self { terminal, settings }
     }
 
-    /// Gives it its settings back, unless somebody else has taken it over meanwhile: a shell with job control sets it for
-    /// itself. SIGTTOU, which the kernel would answer to a background process, is blocked in the guard.
+    /// Restores the settings, unless another process group has taken over the terminal meanwhile: a shell with job
+    /// control makes its own settings. The kernel would send SIGTTOU to a background process that does this; the guard
+    /// blocks this signal.
     #[allow(unsafe_code)]
     pub fn restore(&self) {
         let Settings { modes, line, keys, speeds, group } = &self.settings;
@@ -61,14 +63,14 @@ impl Kept {
         if group.is_none_or(|group| group != foreground) {
             return;
         }
-        // SAFETY: all-zero is valid for plain data, which the call only reads.
+        // SAFETY: all-zero is valid for plain data. The call only reads it.
         unsafe {
             let mut settings: libc::termios2 = std::mem::zeroed();
             [settings.c_iflag, settings.c_oflag, settings.c_cflag, settings.c_lflag] = *modes;
             settings.c_line = *line;
             settings.c_cc.iter_mut().zip(keys).for_each(|(to, from)| *to = *from);
             [settings.c_ispeed, settings.c_ospeed] = *speeds;
-            // A terminal that has hung up has nothing to be given back.
+            // A terminal that has hung up needs no settings: an error is ignored.
             libc::ioctl(self.terminal.as_raw_fd(), libc::TCSETS2, &raw const settings);
         }
     }

@@ -1,11 +1,11 @@
-//! A task that ends with who waits for it.
+//! A task that ends when the future that waits for it is dropped.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::task::{JoinError, JoinHandle};
 
-/// What comes of the task; dropped, it ends the task and drops what came of it.
+/// The result of the task. Dropping it ends the task and drops the result.
 #[derive(Debug)]
 pub(crate) struct AbortOnDrop<T>(JoinHandle<T>);
 

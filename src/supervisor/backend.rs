@@ -1,4 +1,4 @@
-//! What a supervisor holds its jobs with: a base with one guard for all of them, or a guard for each.
+//! How a supervisor holds its jobs: a base with one guard for all of them, or one guard for each job.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,24 +23,24 @@ pub(crate) enum Backend {
         base: Remade,
         /// Controllers that were given for the jobs' limits; taken back last.
         grant: Option<Grant>,
-        /// How many were to be started so far.
+        /// The number of jobs for which a start was requested so far.
         jobs: AtomicU64,
     },
     Subreaper(SubreaperBackend),
 }
 
-/// What holds one job, and the guard that starts it.
+/// The containment of one job, and the guard that starts it.
 pub(crate) struct NextContainment {
     pub link: Arc<Link>,
     pub containment: JobContainment,
-    /// Why nothing stronger holds it.
+    /// Why no stronger containment holds the job.
     pub refused: Vec<Refusal>,
 }
 
-/// How often a leaf is made anew that something has removed at once.
+/// How often a leaf is made again after something has removed it at once.
 const TRIES: u32 = 16;
 
-/// A base, which is made anew where something has removed it: an empty directory is taken for garbage.
+/// A base that is made again if something has removed it: some programs regard an empty directory as garbage.
 #[derive(Debug)]
 pub(crate) struct Remade {
     now: Mutex<Arc<Base>>,
@@ -56,7 +56,7 @@ impl Remade {
         self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Makes another one in the place of the one that was `used`, unless another job's start has done so.
+    /// Makes another base in place of `used`, unless another job's start has done so.
     async fn remake(&self, used: &Arc<Base>, link: &Link) -> Result<()> {
         let _turn = self.turn.lock().await;
         if !Arc::ptr_eq(used, &self.now()) {
@@ -72,12 +72,12 @@ impl Remade {
     }
 }
 
-/// Guards that hold a job each.
+/// Guards that each hold one job.
 #[derive(Debug)]
 pub(crate) struct SubreaperBackend {
-    /// One that has no job yet.
+    /// A guard that has no job yet.
     ready: Mutex<Option<Arc<Link>>>,
-    /// Those that may still have one.
+    /// Guards that may still have a job.
     links: Mutex<Vec<Weak<Link>>>,
     refused: Vec<Refusal>,
 }
@@ -95,7 +95,7 @@ impl Drop for Backend {
 }
 
 impl Backend {
-    /// The guards that run now.
+    /// Returns the guards that run now.
     pub fn links(&self) -> Vec<Arc<Link>> {
         match self {
             Self::Cgroup { link, .. } => vec![link.clone()],
@@ -107,7 +107,8 @@ impl Backend {
         }
     }
 
-    /// The host's changes since the guard was started that starts the next job; none where the job gets a guard of its own.
+    /// Returns the attributes of the host that have changed since the start of the guard that starts the next job.
+    /// Returns no changes if the job gets a guard of its own.
     pub fn changed(&self, caller: &Host) -> Changed {
         match self {
             Self::Cgroup { link, .. } => link.host.changed(caller),
@@ -118,14 +119,14 @@ impl Backend {
         }
     }
 
-    /// The guard may take back the controllers.
+    /// Allows the guard to take back the controllers.
     fn release(&self) {
         if let Self::Cgroup { grant: Some(grant), .. } = self {
             grant.release();
         }
     }
 
-    /// What holds a new job: with `one_job` the base itself.
+    /// Returns the containment for a new job. With `one_job`, this is the base itself.
     pub async fn next_containment(&self, one_job: bool, guard_program: Option<&Program>) -> Result<NextContainment> {
         match self {
             Self::Cgroup { link, base, jobs, .. } => {
@@ -161,24 +162,24 @@ impl Backend {
         }
     }
 
-    /// Lets the guards end whatever still runs.
+    /// Makes the guards end all processes that still run.
     pub fn hang_up(&self) {
         self.release();
         self.links().iter().for_each(|link| link.hang_up());
     }
 
-    /// Ends whatever still runs, waits until the guards are gone, and removes the base.
+    /// Ends all processes that still run, waits until the guards are gone, and removes the base.
     pub async fn close(&self) {
         match self {
             Self::Cgroup { link, base, .. } => {
                 self.release();
-                // Both remove the base, whoever comes first: the guard's end need not wait for us, nor we for it. Where
+                // Supervisor and guard both remove the base, in either order: neither has to wait for the other. If
                 // jobs are left, the guard ends them first.
                 link.hang_up();
                 let base = base.now();
                 let _ = base.remove();
                 if !link.gone().await {
-                    // The guard did not end, it may have been stopped: it was killed, and its work is ours now.
+                    // The guard did not end; it may have been stopped. It was killed, so this process does its work.
                     let _ = sweep::end(base.cgroup(), sweep::BOUND);
                 }
                 let _ = base.remove();

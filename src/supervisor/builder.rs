@@ -1,4 +1,4 @@
-//! How a supervisor is started: its settings, the choice of the containment, the guard.
+//! The start of a supervisor: its settings, the choice of the containment, the guard.
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ use crate::supervisor::delegation;
 use crate::supervisor::driver::Driver;
 use crate::supervisor::link::Link;
 
-/// How to start a [`Supervisor`].
+/// The settings for the start of a [`Supervisor`].
 #[derive(Debug, Default)]
 #[must_use]
 pub struct Builder {
@@ -37,35 +37,36 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Holds jobs in this way and no other. Without this, a cgroup where one can be had, and else the guard as subreaper;
-    /// the report says which, and why nothing stronger ([`report::Containment`](crate::report::Containment)).
+    /// Uses this kind of containment and no other. By default, pinfold uses a cgroup if one is available, else the
+    /// guard as subreaper. The report says which kind was used, and why no stronger one
+    /// ([`report::Containment`](crate::report::Containment)).
     pub fn containment(mut self, kind: ContainmentKind) -> Self {
         self.containment = Some(kind);
         self
     }
 
-    /// Makes the jobs' cgroups in this cgroup v2 directory, instead of the supervisor's own cgroup, and accepts no weaker
-    /// containment. Of no account with [`ContainmentKind::Subreaper`].
+    /// Makes the jobs' cgroups in this cgroup v2 directory, instead of in the supervisor's own cgroup, and accepts no
+    /// weaker containment. Has no effect with [`ContainmentKind::Subreaper`].
     pub fn cgroup(mut self, directory: impl Into<PathBuf>) -> Self {
         self.cgroup = Some(directory.into());
         self
     }
 
-    /// Uses a guard that has been started already.
+    /// Uses a guard that is already running.
     pub fn guard(mut self, guard: Guard) -> Self {
         self.guard = Some(guard);
         self
     }
 
-    /// Executes this program as the guard: the `pinfold` command of this version, or another program that has this library in
-    /// it. The host's own program needs no mention.
+    /// Executes this program as the guard: the `pinfold` command of this version, or another program that contains this
+    /// library. For the host's own program, this setting is not required.
     pub fn guard_program(mut self, program: impl Into<PathBuf>) -> Self {
         self.guard_program = Some(Program::Path(program.into()));
         self
     }
 
-    /// Executes the program that these bytes are, from memory: a guard that an extension module carries along. Link it
-    /// statically, so that it works in each root directory. Needs `/proc`.
+    /// Executes a program from memory, with these bytes as its file: a guard that is embedded, for example in an
+    /// extension module. Link it statically, so that it works in each root directory. Needs `/proc`.
     ///
     /// ```no_run
     /// # #[cfg(any())]
@@ -79,19 +80,20 @@ impl Builder {
         self
     }
 
-    /// The supervisor will start one job and no second one (an error), as the `pinfold` command does. That job is held by
-    /// the base itself, which saves a directory.
+    /// The supervisor starts only one job, as the `pinfold` command does; a second one is an error. The base itself
+    /// holds that job, which saves a directory.
     pub fn one_job(mut self) -> Self {
         self.one_job = true;
         self
     }
 
-    /// Makes ready what jobs' limits need ([`Limits::controllers`](crate::Limits::controllers)), and what a report can tell of
-    /// their usage only with a controller. Nothing but a cgroup will do then.
+    /// Makes these controllers available for the jobs: those that their limits need
+    /// ([`Limits::controllers`](crate::Limits::controllers)), and those without which a report lacks a part of their
+    /// usage. No containment but a cgroup is accepted then.
     ///
-    /// Where the supervisor's own cgroup does not give a controller to those below, and holds nobody but this process and
-    /// its guard, both move to a cgroup of their own below it ("no internal processes"), until
-    /// [`Supervisor::close`]. Otherwise systemd is asked for a scope (feature `systemd`), which only the guard enters.
+    /// The supervisor's own cgroup may not give a controller to its children yet. If only this process and its guard
+    /// are in it, both move to a new cgroup below it ("no internal processes"), until [`Supervisor::close`]. Otherwise
+    /// pinfold asks systemd for a scope (feature `systemd`), which only the guard enters.
     pub fn controllers(mut self, controllers: impl IntoIterator<Item = Controller>) -> Self {
         self.controllers.extend(controllers);
         self.controllers.sort_unstable();
@@ -99,7 +101,7 @@ impl Builder {
         self
     }
 
-    /// Chooses the containment; starts the guard and makes the base where that is a cgroup.
+    /// Chooses the containment and starts the guard. If the containment is a cgroup, also makes the base.
     ///
     /// ```
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -112,15 +114,17 @@ impl Builder {
     /// # }
     /// ```
     ///
-    /// Inside of a tokio runtime, the supervisor runs there; else in a runtime of its own, in a thread that it starts. With that,
-    /// everything here works in any executor.
+    /// Inside of a tokio runtime, the supervisor runs there. Otherwise it runs in a runtime of its own, in a thread
+    /// that it starts; then everything here works in any executor.
     ///
-    /// Dropping this future ends the guard, and leaves no directory.
+    /// If this future is dropped, the guard ends and no directory is left.
     ///
     /// # Errors
-    /// [`Error::GuardStart`]; [`Error::NoCgroup`] where a cgroup was asked for, [`Error::NoControllers`] where none of
-    /// those that can be had has the controllers, and [`Error::NoContainment`] where nothing can hold a job, with every
-    /// reason; or the errno of a refused call.
+    /// - [`Error::GuardStart`];
+    /// - [`Error::NoCgroup`] if a cgroup was requested and none is available;
+    /// - [`Error::NoControllers`] if no available cgroup has the controllers;
+    /// - [`Error::NoContainment`] if nothing can hold a job, with every reason;
+    /// - the errno of a refused call.
     pub async fn start(self) -> Result<Supervisor> {
         match Driver::current() {
             Some(runtime) => self.start_in(runtime).await,
@@ -170,9 +174,10 @@ impl Builder {
         })
     }
 
-    /// A base and its guard, or why there can't be one; with the guard, where it was started.
+    /// Makes a base and starts its guard. Otherwise returns the reasons why that is not possible, and the guard if it
+    /// was started.
     async fn in_cgroup(&mut self) -> Result<std::result::Result<Backend, (Vec<Refusal>, Option<Arc<Link>>)>> {
-        // Found first: where there is no cgroup, and none to be asked for, no process needs to be started.
+        // The place comes first: without a cgroup, and without a way to get one, no process has to be started.
         let found = match cgroup::place(self.cgroup.as_deref()) {
             Err(refused) if self.cgroup.is_some() => return Err(Error::NoCgroup(refused)),
             found => found,
@@ -183,8 +188,8 @@ impl Builder {
         };
         let link = Arc::new(Link::connect(guard).await?);
         let named = self.cgroup.is_some();
-        let (place, grant) = match delegation::settle(found, named, &self.controllers, &link).await? {
-            Ok(settled) => settled,
+        let (place, grant) = match delegation::choose_place(found, named, &self.controllers, &link).await? {
+            Ok(chosen) => chosen,
             Err(refused) => return Ok(Err((refused, Some(link)))),
         };
         let announce = async |name| link.send(&ToGuard::Base { name }, &[place.as_fd()]).await;
@@ -212,10 +217,11 @@ impl Builder {
             Some(guard) => Some(Arc::new(Link::connect(guard).await?)),
             None => link,
         };
-        // One whose orphans would come to us; else each job has a guard with another one around it.
+        // Only a guard whose orphans this process inherits is used. Otherwise each job gets a guard with an outer guard
+        // around it.
         let link = link.filter(|link| link.is_inherited_by_us());
         if link.is_none() {
-            // Completion now, and not at the first job.
+            // Reports a missing guard program now, and not at the first job.
             guard::assure_program(self.guard_program.as_ref())?;
         }
         Ok(Backend::Subreaper(SubreaperBackend::new(link, refused)))

@@ -1,4 +1,4 @@
-//! What holds one job: its leaf, or, without a cgroup, the guard whose descendants it is.
+//! The containment of one job: its leaf, or, without a cgroup, the guard from which it descends.
 
 use std::sync::Arc;
 
@@ -26,8 +26,7 @@ impl JobContainment {
         }
     }
 
-    /// The processes of the job, as they are now.
-    /// Those that could be found, and the first error on the way.
+    /// Returns the current processes of the job that could be found, and the first error that occurred.
     pub fn processes(&self) -> (Vec<Pid>, Result<()>) {
         match self {
             Self::Leaf(leaf) => leaf.cgroup().processes(),
@@ -35,13 +34,13 @@ impl JobContainment {
         }
     }
 
-    /// Sends the `signals`, one after another, to every process until a pass finds nobody new; `found` sees each once, before
-    /// its signals. Tells whether there was an end to it within `passes`.
+    /// Sends the `signals`, one after another, to every process until a scan finds no new process. `found` receives
+    /// each process once, before its signals. Returns whether such a scan came within the limits `scans`.
     pub fn signal_all(&self, signals: &[Signal], scans: ScanLimits, found: impl FnMut(Pid)) -> Result<bool> {
         self.signal_those(signals, scans, |_| true, found)
     }
 
-    /// The same, to those that are `wanted`.
+    /// Does the same for the processes for which `wanted` returns true.
     pub fn signal_those(
         &self,
         signals: &[Signal],
@@ -55,7 +54,7 @@ impl JobContainment {
         }
     }
 
-    /// Lets every process run again that a freeze holds.
+    /// Lets all processes run again that a freeze has stopped.
     pub fn thaw(&self) -> Result<()> {
         match self {
             Self::Leaf(leaf) => leaf.cgroup().thaw(),
@@ -63,7 +62,7 @@ impl JobContainment {
         }
     }
 
-    /// Does `work` with the descriptors that are kept for the end of a job.
+    /// Calls `work` with the descriptors that are reserved for the end of a job.
     pub fn with_reserve<T>(&self, work: impl FnOnce(&Self) -> T) -> T {
         match self {
             Self::Leaf(leaf) => leaf.with_reserve(|| work(self)),

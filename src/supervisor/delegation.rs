@@ -1,9 +1,9 @@
-//! Controllers for the leaves. A cgroup gives its controllers to its children through `cgroup.subtree_control`, and can do
-//! so only while no process is in it ("no internal processes", the kernel's admin-guide/cgroup-v2.rst).
+//! Controllers for the leaves. A cgroup gives its controllers to its children through `cgroup.subtree_control`. It can
+//! do this only while no process is in it ("no internal processes", the kernel's admin-guide/cgroup-v2.rst).
 //!
-//! What is written to is the cgroup that bases are made in, never one above it, and only where nobody but supervisor and
-//! guard is in it: they move to a leaf of their own beside the base. At the end all is undone in the opposite order, so that it
-//! works again in the same cgroup.
+//! pinfold writes only to the cgroup that contains its bases, never to one above it, and only if no process but
+//! supervisor and guard is in it: these two move to a leaf of their own beside the base. At the end everything is
+//! undone in the opposite order, so that the same works again in the same cgroup.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,26 +21,26 @@ use crate::guard::protocol::{FromGuard, JobId, ToGuard};
 use crate::report::Refusal;
 use crate::supervisor::link::Link;
 
-/// How long another pinfold may take to undo what it gave; without the lock the start goes on.
+/// How long another pinfold may take to undo its changes. After that, the start continues without the lock.
 const LOCK_BOUND: Duration = Duration::from_secs(1);
 
-/// No job has this number: the guard's answers that concern the supervisor.
+/// A number that no job has: it routes the guard's answers that concern the supervisor.
 pub(crate) const SUPERVISORS: JobId = 0;
 
-/// Controllers that were given, to be taken back.
+/// Controllers that were given and have to be taken back.
 #[derive(Debug)]
 pub(crate) struct Grant {
     place: Arc<Cgroup>,
     undo: Undo,
-    /// Its shared lock says that these controllers are in use, whoever gave them.
+    /// The shared lock shows that these controllers are in use, whichever process gave them.
     lock: Mutex<Option<OwnedFd>>,
 }
 
-/// As opposed to [`Result`], whose error ends the start: this one is a reason.
+/// [`Result`] with an error ends the start; an error of this type is only the reason why a place is refused.
 type Given<T, E> = std::result::Result<T, E>;
 
 impl Grant {
-    /// The jobs are over: from here on the guard may take back what was given.
+    /// Allows the guard to take the controllers back; called when the jobs are over.
     pub fn release(&self) {
         drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
@@ -49,17 +49,19 @@ impl Grant {
 impl Drop for Grant {
     fn drop(&mut self) {
         self.release();
-        // The guard has done so, unless it was killed.
+        // The guard has done this, unless it was killed.
         if let Some(_lock) = exclusive_lock(&self.place) {
             self.undo.undo(&self.place);
         }
     }
 }
 
-/// Sees to it that the cgroups made in `place` have the controllers `wanted`.
+/// Ensures that the cgroups made in `place` have the controllers `wanted`.
+///
+/// Returns the reason if this place can't give them. Then all changes have been undone.
 ///
 /// # Errors
-/// Why this place can't give them, when all that was tried has been undone.
+/// The errors that end the start.
 pub(crate) async fn give(
     place: &Arc<Cgroup>,
     wanted: &[Controller],
@@ -84,10 +86,11 @@ pub(crate) async fn give(
     if let Some(controller) = missing.iter().find(|controller| !has(&own_controllers, controller)) {
         return refuse(format!("it has no {controller} controller"), controller_advice(*controller));
     }
-    // Only the root of the whole tree has none (kernel: not_on_root); a namespace's root has it.
+    // Only the root of the whole cgroup tree lacks this file (kernel: not_on_root). The root of a cgroup namespace has
+    // it.
     if place.events().is_err_and(|errno| errno == Errno::NOENT) {
         return refuse(
-            format!("it is the machine's root cgroup, and does not give the {names} controller to those below"),
+            format!("it is the machine's root cgroup, and does not give the {names} controller to its children"),
             format!(
                 "as root: echo {} > {}/cgroup.subtree_control",
                 missing.iter().map(|controller| format!("+{controller}")).collect::<Vec<_>>().join(" "),
@@ -106,12 +109,12 @@ pub(crate) async fn give(
         let named: Vec<_> = others
             .iter()
             .take(3)
-            .map(|pid| pid.map_or_else(|| "one not visible here".into(), |pid| pid.to_string()))
+            .map(|pid| pid.map_or_else(|| "a process that is not visible here".into(), |pid| pid.to_string()))
             .collect();
         let more = if others.len() > named.len() { ", …" } else { "" };
         return refuse(
             format!(
-                "it can't give the {names} controller to those below while other processes are in it ({}{more})",
+                "it can't give the {names} controller to its children while other processes are in it ({}{more})",
                 named.join(", ")
             ),
             "run pinfold alone in a cgroup: systemd-run --scope -p Delegate=yes (with --user for users), a service with Delegate=yes, or --cgroup DIR".into(),
@@ -122,7 +125,7 @@ pub(crate) async fn give(
     if !inside.is_empty() {
         undo.own = Some(crate::cgroup::base::fresh_name(PREFIX)?);
     }
-    // From here on the guard undoes it, should this process be killed.
+    // From here on the guard undoes the changes if this process is killed.
     link.send(&ToGuard::Giving { own: undo.own.clone(), given: undo.given.clone() }, &[place.as_fd()]).await?;
     let grant = Grant { place: place.clone(), undo, lock: lock.into() };
     match grant.give(&inside, guard, link).await? {
@@ -170,16 +173,17 @@ impl Grant {
         }
         for controller in &self.undo.given {
             if let Err(errno) = self.place.write(c"cgroup.subtree_control", format!("+{controller}").as_bytes()) {
-                return Ok(Err((format!("give the {controller} controller to those below"), errno)));
+                return Ok(Err((format!("give the {controller} controller to its children"), errno)));
             }
         }
         Ok(Ok(()))
     }
 }
 
-/// Another pinfold has the exclusive lock for the moment in which it takes back what it gave: flock(2) itself is the event of
-/// its end, and stands still until then, so on a thread of its own. Not on tokio's: a runtime waits for those when it is shut
-/// down, and a stranger who may read the file may lock it for good.
+/// Takes the shared lock. Another pinfold may hold the exclusive lock, for the moment in which it takes its controllers
+/// back. flock(2) itself is the only event that reports the release, and it blocks until then, so it runs in a thread
+/// of its own. A blocking thread of tokio's is not suitable: a runtime waits for those when it is shut down, and an
+/// unrelated process with read permission can hold a lock on the file forever.
 async fn shared_lock(place: &Cgroup, bound: Duration) -> Option<OwnedFd> {
     let file = lock_file(place)?;
     match flock(&file, FlockOperation::NonBlockingLockShared) {
@@ -189,23 +193,23 @@ async fn shared_lock(place: &Cgroup, bound: Duration) -> Option<OwnedFd> {
     }
     let (sender, locked) = tokio::sync::oneshot::channel();
     let wait = move || {
-        // A signal that the host handles may come to this thread.
+        // A signal that the host handles may be delivered to this thread.
         let done = loop {
             match flock(&file, FlockOperation::LockShared) {
                 Err(Errno::INTR) => {}
                 done => break done,
             }
         };
-        // Let go of again where nobody waits any more.
+        // If the receiver is gone, the lock is released again.
         let _ = sender.send(done.is_ok().then_some(file));
     };
     std::thread::Builder::new().name("pinfold-lock".into()).spawn(wait).ok()?;
     tokio::time::timeout(bound, locked).await.ok()?.ok()?
 }
 
-/// The cgroup to make bases in, whose leaves will have the controllers `wanted`: the one that was `found`, or one of
-/// systemd's, unless the person has `named` it. Or why there is none.
-pub(crate) async fn settle(
+/// Returns the cgroup to make bases in, whose leaves will have the controllers `wanted`: the one that was `found`, or a
+/// scope of systemd's, unless the user has `named` a cgroup. Otherwise returns the reasons why none is available.
+pub(crate) async fn choose_place(
     found: Given<Cgroup, Vec<Refusal>>,
     named: bool,
     wanted: &[Controller],
@@ -222,7 +226,7 @@ pub(crate) async fn settle(
         }
         Err(reasons) => refusals = reasons,
     }
-    // Where systemd is not the service manager (sd_booted(3)), there is nobody to ask.
+    // If systemd is not the service manager (sd_booted(3)), pinfold does not ask it.
     if !named && std::path::Path::new("/run/systemd/system").is_dir() {
         match super::scope::make(link).await {
             Ok(scope) => {
@@ -245,7 +249,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory with a file that can be locked as a cgroup's can.
+    /// A directory with a file that can be locked like a cgroup's.
     struct Place(Cgroup);
 
     impl Place {
@@ -273,23 +277,23 @@ mod tests {
         let exclusive = exclusive_lock(&place.0).unwrap();
         run(async {
             let mut waiting = std::pin::pin!(shared_lock(&place.0, Duration::from_secs(60)));
-            // It stands in line, and nothing stands still for it.
+            // The future waits for the lock without blocking the thread.
             assert!(poll_fn(|context| Poll::Ready(waiting.as_mut().poll(context).is_pending())).await);
             drop(exclusive);
             let shared = waiting.await;
             assert!(shared.is_some() && exclusive_lock(&place.0).is_none());
             drop(shared);
-            // A child of another test has a copy of it until its exec.
+            // A child process of another test has a copy of the descriptor until its exec.
             flock(lock_file(&place.0).unwrap(), FlockOperation::LockExclusive).unwrap();
         });
     }
 
     #[test]
-    fn a_lock_that_is_never_let_go_of_is_not_waited_for() {
+    fn a_lock_that_is_never_released_does_not_delay_the_start() {
         let place = Place::new("locked");
         let exclusive = exclusive_lock(&place.0).unwrap();
         assert!(run(shared_lock(&place.0, Duration::ZERO)).is_none());
-        // Whoever waited gets it in the end, and lets go of it again: nobody is kept out for good.
+        // The waiting thread gets the lock in the end and releases it again: no process is locked out forever.
         drop(exclusive);
         let file = lock_file(&place.0).unwrap();
         flock(&file, FlockOperation::LockExclusive).unwrap();

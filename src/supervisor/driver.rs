@@ -1,4 +1,4 @@
-//! The runtime of tokio's that something runs in: that of the caller, or one of our own, in a thread.
+//! The tokio runtime that a supervisor runs in: the caller's, or one of pinfold's own, in a thread.
 
 use std::io;
 use std::pin::pin;
@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::error::{Error, Result};
 use crate::kernel::maker::Maker;
 
-/// A runtime. Its thread, where it is one of our own, ends with the last clone.
+/// A runtime. If it is pinfold's own, its thread ends with the last clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Driver {
     pub handle: Handle,
@@ -29,25 +29,25 @@ impl Drop for Alive {
     fn drop(&mut self) {
         let (end, thread) = (self.end.take(), self.thread.take());
         if self.maker.is_elsewhere() {
-            // A forked copy has no such thread (fork(2)).
+            // A forked copy does not have this thread (fork(2)).
             return std::mem::forget((end, thread));
         }
         drop(end);
-        // That thread itself may drop it, with a closure that the runtime held, and is not to wait for itself.
+        // The thread itself may drop this value, with a closure that the runtime held. It must not wait for itself.
         if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
-            // It has nothing left to wait for.
+            // The thread has nothing left to wait for.
             let _ = thread.join();
         }
     }
 }
 
 impl Driver {
-    /// The caller's runtime; `None` outside of any.
+    /// Returns the caller's runtime; `None` outside of any.
     pub fn current() -> Option<Self> {
         Handle::try_current().ok().map(|handle| Self { handle, alive: None })
     }
 
-    /// A runtime of our own.
+    /// Starts a runtime of pinfold's own.
     pub fn start() -> Result<Self> {
         let failed = |error: io::Error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
@@ -64,18 +64,20 @@ impl Driver {
         Ok(Self { handle, alive: Some(Arc::new(alive)) })
     }
 
-    /// Whether nothing may drive it now: it has no threads, and the caller is in no runtime.
+    /// Returns whether possibly no thread drives the runtime now: it has no threads of its own, and the caller is in no
+    /// runtime.
     pub fn may_stand_still(&self) -> bool {
         let no_threads = self.handle.runtime_flavor() == RuntimeFlavor::CurrentThread && self.alive.is_none();
         no_threads && Handle::try_current().is_err()
     }
 
-    /// Waits for it in this thread.
+    /// Waits for the future in this thread.
     pub fn wait<T>(&self, future: impl Future<Output = T>) -> T {
         self.handle.block_on(future)
     }
 
-    /// Waits for it in this task, of whatever executor: what it waits for is the runtime's to report.
+    /// Waits for the future in the current task, in any executor. The runtime reports the events that the future waits
+    /// for.
     pub async fn inside<T>(&self, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
         std::future::poll_fn(|context| {

@@ -1,4 +1,4 @@
-//! What happens to a job, as it happens.
+//! The events of jobs, at the time when they happen.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,13 +11,13 @@ use serde::Serialize;
 use crate::report::{MainEnd, Reason};
 use crate::supervisor::queue::{Receiver, Sender, queue};
 
-/// Something that happened to a job.
+/// An event in the life of a job.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Event {
-    /// When: seconds after the spawn was ordered, as in [`Phases`](crate::report::Phases).
+    /// The time: seconds after the spawn was requested, as in [`Phases`](crate::report::Phases).
     pub seconds: f64,
-    /// What.
+    /// What happened.
     #[serde(flatten)]
     pub kind: EventKind,
 }
@@ -52,10 +52,10 @@ pub enum EventKind {
     /// The main process has ended.
     #[non_exhaustive]
     MainExited {
-        /// How; `None` where the guard was killed.
+        /// How it ended; `None` if the guard was killed.
         end: Option<MainEnd>,
     },
-    /// Processes were still there when the settle time was over.
+    /// Processes were still running when the settle time was over.
     #[non_exhaustive]
     Leftovers {
         /// How many.
@@ -64,7 +64,7 @@ pub enum EventKind {
     /// The stop signal was sent.
     #[non_exhaustive]
     Stopping {
-        /// Why; [`Reason::Exited`] where it was sent to leftovers.
+        /// Why; [`Reason::Exited`] if it was sent to leftovers.
         reason: Reason,
     },
     /// SIGKILL was sent.
@@ -73,26 +73,27 @@ pub enum EventKind {
         /// Why.
         reason: Reason,
     },
-    /// The kernel's OOM killer has ended processes of it: the job had reached its limit on memory, or the machine's was out.
+    /// The kernel's OOM killer has ended processes of the job: the job had reached its memory limit, or the machine was
+    /// out of memory.
     #[non_exhaustive]
     OutOfMemory {
-        /// How many at that time; the report has them all ([`Report::oom`](crate::Report::oom)).
+        /// How many at that time. The report has the final number ([`Report::oom`](crate::Report::oom)).
         kills: u64,
     },
-    /// Nothing runs in it any more.
+    /// No process of the job is left.
     Empty,
-    /// All is over: the report is there.
+    /// The job is over, and the report is available.
     Gone,
 }
 
-/// The events of one job: those that were, and those that come, until [`EventKind::Gone`]. A [`Stream`].
+/// The events of one job, past and future, until [`EventKind::Gone`]. A [`Stream`].
 #[derive(Debug)]
 pub struct Events(Receiver<Event>);
 
 impl Events {
-    /// The next one; `None` after the last.
+    /// Waits for the next event; `None` after the last one.
     ///
-    /// Cancel-safe: none is lost.
+    /// Cancel-safe: no event is lost.
     pub async fn next_event(&mut self) -> Option<Event> {
         self.0.recv().await
     }
@@ -123,8 +124,8 @@ pub struct JobEvent {
 /// ```
 /// # async fn example(supervisor: &pinfold::Supervisor) -> Result<(), Box<dyn std::error::Error>> {
 /// let mut events = supervisor.events();
-/// while let Some(told) = events.next_event().await {
-///     println!("{} {:.3} s: {:?}", told.name, told.event.seconds, told.event.kind);
+/// while let Some(happened) = events.next_event().await {
+///     println!("{} {:.3} s: {:?}", happened.name, happened.event.seconds, happened.event.kind);
 /// }
 /// # Ok(())
 /// # }
@@ -133,9 +134,9 @@ pub struct JobEvent {
 pub struct JobEvents(Receiver<JobEvent>);
 
 impl JobEvents {
-    /// The next one; `None` when the supervisor and its jobs are gone.
+    /// Waits for the next event; `None` when the supervisor and its jobs are gone.
     ///
-    /// Cancel-safe: none is lost.
+    /// Cancel-safe: no event is lost.
     pub async fn next_event(&mut self) -> Option<JobEvent> {
         self.0.recv().await
     }
@@ -149,7 +150,7 @@ impl Stream for JobEvents {
     }
 }
 
-/// Who listens to all jobs of a supervisor.
+/// The listeners to all jobs of a supervisor.
 #[derive(Debug, Default)]
 pub(crate) struct Hub(Mutex<Vec<Sender<JobEvent>>>);
 
@@ -166,7 +167,7 @@ impl Hub {
     }
 }
 
-/// The events of a job so far, and who listens. A job has a handful of them, whatever it does.
+/// The events of a job so far, and the listeners. A job has only a few events, whatever it does.
 #[derive(Clone, Debug)]
 pub(crate) struct Log(Arc<Mutex<Inner>>);
 
@@ -182,19 +183,19 @@ struct Inner {
 }
 
 impl Log {
-    /// Of a job whose times are counted from now on.
+    /// Creates the log of a job whose times count from now on.
     pub fn new(job: u64, name: String, hub: Arc<Hub>) -> Self {
         let begun = Instant::now();
         let (past, listeners, over) = Default::default();
         Self(Arc::new(Mutex::new(Inner { job, name, hub, begun, past, listeners, over })))
     }
 
-    /// When the spawn was ordered.
+    /// Returns when the spawn was requested.
     pub fn begun(&self) -> Instant {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).begun
     }
 
-    /// The OOM killer was seen at work.
+    /// Records that the OOM killer has ended processes.
     pub fn out_of_memory(&self, kills: u64) {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let seconds = inner.begun.elapsed().as_secs_f64();
@@ -213,9 +214,9 @@ impl Log {
         Events(receiver)
     }
 
-    /// Publishes those of these events that have happened and were not published yet, in the order of their times.
+    /// Publishes the events that have happened and were not published before, in the order of their times.
     pub fn publish<const N: usize>(&self, mut reached: [(Option<f64>, EventKind); N]) {
-        // Stable: leftovers can be found at the moment of the main process's end.
+        // The sort is stable: leftovers can be found at the moment when the main process ends.
         reached.sort_by(|(a, _), (b, _)| a.unwrap_or(f64::MAX).total_cmp(&b.unwrap_or(f64::MAX)));
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (seconds, kind) in reached {
@@ -227,7 +228,7 @@ impl Log {
 }
 
 impl Inner {
-    /// Tells it to who listens, once.
+    /// Sends an event to the listeners, unless an event of this kind was sent before.
     fn send(&mut self, event: Event) {
         let known = |past: &Event| std::mem::discriminant(&past.kind) == std::mem::discriminant(&event.kind);
         if self.over || self.past.iter().any(known) {

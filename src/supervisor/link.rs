@@ -24,29 +24,30 @@ use crate::supervisor::queue::{Receiver, Sender, queue};
 use crate::supervisor::watchdog;
 use crate::supervisor::watchdog::{ExpectedAnswer, Watchdog};
 
-/// One that was hung up on and is not gone after this may be stopped.
+/// How long pinfold waits for a process (a guard that is to end, or the process that starts a guard) before it sends
+/// SIGCONT: the process may have been stopped.
 const RESUMED: Duration = Duration::from_secs(1);
 
-/// How long a guard may take to say that it is ready.
+/// How long a guard may take to report that it is ready.
 const START_BOUND: Duration = Duration::from_secs(10);
 
-/// How often a full socket is tried that can't be watched, because no descriptor is to be had.
+/// How often a send to a full socket is tried again, if no descriptor is available to watch the socket.
 const BLIND: Duration = Duration::from_millis(5);
 
-/// What a job hears of its guard; the channel's end means that the guard is lost.
+/// A message from the guard to a job. The end of the channel means that the guard is lost.
 pub(crate) type Answer = (FromGuard, Option<OwnedFd>);
 
 type Routes = Arc<Mutex<Option<HashMap<JobId, Sender<Answer>>>>>;
 
-/// Where the orphans of a killed guard go.
+/// Which process inherits the orphans of a killed guard.
 #[derive(Debug)]
-enum Heir {
-    /// To this process.
+enum Inheritor {
+    /// This process.
     Us,
-    /// To the outer guard, which ends them and then itself.
+    /// The outer guard, which ends the orphans and then itself.
     Outer(AsyncFd<OwnedFd>),
-    /// To a stranger.
-    Nobody,
+    /// An unrelated process.
+    Other,
 }
 
 /// A guard that is ready.
@@ -57,21 +58,21 @@ pub(crate) struct Link {
     routes: Routes,
     pidfd: Arc<AsyncFd<OwnedFd>>,
     watchdog: Arc<Watchdog>,
-    /// The guard's own process.
+    /// The pid of the guard itself.
     pub pid: Pid,
-    /// Who ends what a killed guard leaves without a cgroup.
-    heir: Heir,
+    /// The process that ends what a killed guard leaves without a cgroup.
+    inheritor: Inheritor,
     origin: Mutex<Option<Origin>>,
-    /// This process as it was when the guard was started.
+    /// The attributes of this process when the guard was started.
     pub host: Host,
     maker: Maker,
-    /// Its processes, which are no job's.
+    /// The guard's processes, which belong to no job.
     _known: orphans::Known,
     reader: Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
 impl Link {
-    /// Watches the guard; waits until one that was executed is ready.
+    /// Watches the guard. If the guard was executed, waits until it is ready.
     pub async fn connect(guard: Guard) -> Result<Self> {
         let Guard { socket, mut origin, host, maker } = guard;
         let io = |error: std::io::Error| Error::GuardStart(format!("cannot watch its socket: {error}"));
@@ -81,22 +82,22 @@ impl Link {
         }
         let mut buffer = Vec::new();
         let mut known = Vec::new();
-        let (pid, pidfd, heir) = match &mut origin {
+        let (pid, pidfd, inheritor) = match &mut origin {
             Origin::Forked { pid, inherits } => {
                 let pidfd = pidfd_open(*pid, PidfdFlags::empty())
                     .map_err(|errno| Error::system("pidfd_open", "the guard", errno, protocol::pidfd_advice(errno)))?;
-                (*pid, pidfd, if *inherits { Heir::Us } else { Heir::Nobody })
+                (*pid, pidfd, if *inherits { Inheritor::Us } else { Inheritor::Other })
             }
             Origin::Executed { starter, program } => {
                 let (pid, pidfd, outer_pid, outer) = answered(&socket, &mut buffer, starter, program).await?;
                 known.extend(outer_pid);
-                let heir = match outer {
+                let inheritor = match outer {
                     Some(outer) => {
-                        Heir::Outer(crate::supervisor::watch::watched(outer, Interest::READABLE).map_err(io)?)
+                        Inheritor::Outer(crate::supervisor::watch::watched(outer, Interest::READABLE).map_err(io)?)
                     }
-                    None => Heir::Nobody,
+                    None => Inheritor::Other,
                 };
-                (pid, pidfd, heir)
+                (pid, pidfd, inheritor)
             }
         };
         let pidfd = Arc::new(crate::supervisor::watch::watched(pidfd, Interest::READABLE).map_err(io)?);
@@ -110,7 +111,7 @@ impl Link {
             pidfd,
             watchdog,
             pid,
-            heir,
+            inheritor,
             origin: Mutex::new(Some(origin)),
             host,
             maker,
@@ -119,7 +120,7 @@ impl Link {
         })
     }
 
-    /// Whether a descriptor that the guard sends could be taken now.
+    /// Checks that this process has room for a descriptor that the guard sends.
     pub fn assure_room(&self) -> Result<()> {
         fcntl_dupfd_cloexec(&*self.pidfd, 0).map(drop).map_err(|errno| {
             Error::system("keep a descriptor free", "for the main process", errno, short_of_descriptors(errno))
@@ -131,7 +132,7 @@ impl Link {
         send(&self.socket, message, descriptors).await
     }
 
-    /// What the guard says of `job` from now on.
+    /// Returns a queue of the guard's messages about `job` from now on.
     pub fn listen(&self, job: JobId) -> Result<Receiver<Answer>> {
         let (sender, receiver) = queue();
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -139,7 +140,7 @@ impl Link {
         Ok(receiver)
     }
 
-    /// Nothing more is to be heard of `job`.
+    /// Stops delivering messages about `job`.
     pub fn forget(&self, job: JobId) {
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(routes) = routes.as_mut() {
@@ -147,7 +148,8 @@ impl Link {
         }
     }
 
-    /// The guard owes an answer, until this is dropped: it is looked after.
+    /// Records that the guard owes an answer, until the returned value is dropped. Meanwhile the watchdog continues a
+    /// stopped guard.
     pub fn expect_answer(&self) -> ExpectedAnswer {
         self.watchdog.expect_answer()
     }
@@ -157,17 +159,18 @@ impl Link {
         watchdog::resume(&*self.pidfd);
     }
 
-    /// Tells the guard that it is over. It ends what is left.
+    /// Closes the connection to the guard, which then ends all that is left.
     pub fn hang_up(&self) {
-        // Also where a forked copy of this process holds the socket open.
+        // shutdown(2) also works if a forked copy of this process holds the socket open.
         let _ = shutdown(self.socket.get_ref(), Shutdown::Both);
     }
 
-    /// Waits until a guard that was hung up on is gone. One that does not go within the time that it has for its own work is
-    /// killed; `false` then.
+    /// Waits until the guard is gone, after [`Self::hang_up`]. Kills a guard that does not end within the time that it
+    /// has for its own work, and returns `false` then.
     pub async fn gone(&self) -> bool {
         let by_itself = self.ended().await;
-        // It has the end of the socket to read. Until it has, it holds our end open, and jobs do not know.
+        // The reader task still has to read the end of the socket. Until then it holds the socket open, and jobs have
+        // not been informed.
         let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
         let ended = async {
             if let Some(reader) = reader {
@@ -175,7 +178,7 @@ impl Link {
             }
             self.watchdog.end().await;
         };
-        // Nothing may drive the link's runtime now.
+        // Perhaps no thread drives the link's runtime now, so this wait is bounded.
         let _ = tokio::time::timeout(RESUMED, ended).await;
         by_itself
     }
@@ -191,14 +194,14 @@ impl Link {
         if !by_itself {
             let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
             if tokio::time::timeout(Duration::from_secs(1), pidfd.readable()).await.is_err() {
-                // In the kernel's hands (state D): to wait for it would be for good.
+                // SIGKILL does not end it (state D): a wait for it might never return.
                 std::mem::forget(self.origin.lock().unwrap_or_else(PoisonError::into_inner).take());
                 return false;
             }
         }
         drop(self.origin.lock().unwrap_or_else(PoisonError::into_inner).take());
         reap::reap_held(self.pidfd.as_fd());
-        if let Heir::Outer(outer) = &self.heir {
+        if let Inheritor::Outer(outer) = &self.inheritor {
             let copy = watched_here(outer);
             let _ = tokio::time::timeout(bound, copy.as_ref().unwrap_or(outer).readable()).await;
             reap::reap_held(outer.as_fd());
@@ -206,39 +209,41 @@ impl Link {
         by_itself
     }
 
-    /// Whether what a killed guard leaves comes to this process.
+    /// Returns whether this process inherits what a killed guard leaves.
     pub fn is_inherited_by_us(&self) -> bool {
-        matches!(self.heir, Heir::Us)
+        matches!(self.inheritor, Inheritor::Us)
     }
 
-    /// The guard has been killed: waits until all is ended that has come to its heir. `found` sees those that come to
-    /// this process. Tells who is left; an error where that can't be known.
+    /// Waits until all orphans of a killed guard have ended. `found` receives those that become children of this
+    /// process. Returns the processes that are left, or an error if these cannot be determined.
     pub async fn orphans_ended(
         &self,
         bound: Instant,
         found: impl FnMut(Pid),
     ) -> std::result::Result<Vec<Pid>, &'static str> {
-        // One that was hung up on is not gone yet, and ends them itself.
+        // After `hang_up` the guard may still run, and then it ends its descendants itself.
         let _ = tokio::time::timeout_at(bound.into(), self.pidfd.readable()).await;
-        match &self.heir {
-            Heir::Us => {
+        match &self.inheritor {
+            Inheritor::Us => {
                 let ended = orphans::end(bound, found).await;
-                ended.map_err(|_| "the guard was killed, and /proc does not show whether a process of it is left")
+                ended
+                    .map_err(|_| "the guard was killed, and /proc does not show whether any of its descendants is left")
             }
-            Heir::Outer(outer) => {
-                // It has that time, and a moment to end itself.
+            Inheritor::Outer(outer) => {
+                // The outer guard has this time, and a moment more to end itself.
                 let bound = bound.checked_add(Duration::from_secs(1)).unwrap_or(bound);
                 match tokio::time::timeout_at(bound.into(), outer.readable()).await {
                     Ok(_) => Ok(Vec::new()),
                     Err(_) => Err("the guard was killed, and the outer guard did not end in time"),
                 }
             }
-            Heir::Nobody => Err("the guard was killed, and what it held has another parent now"),
+            Inheritor::Other => Err("the guard was killed, and its descendants have another parent now"),
         }
     }
 }
 
-/// A copy that this runtime watches, which need not be the link's. None where there is no descriptor for it.
+/// Returns a copy that the current runtime watches; the link may belong to another runtime. Returns `None` if no
+/// descriptor is available.
 fn watched_here(pidfd: &AsyncFd<OwnedFd>) -> Option<AsyncFd<OwnedFd>> {
     crate::supervisor::watch::watched(fcntl_dupfd_cloexec(pidfd, 0).ok()?, Interest::READABLE).ok()
 }
@@ -249,7 +254,7 @@ impl Drop for Link {
             self.maker.keep_elsewhere(&self.socket);
             self.maker.keep_elsewhere(&self.pidfd);
             self.maker.keep_elsewhere(&self.watchdog);
-            std::mem::forget(std::mem::replace(&mut self.heir, Heir::Nobody));
+            std::mem::forget(std::mem::replace(&mut self.inheritor, Inheritor::Other));
             std::mem::forget(self.origin.get_mut().unwrap_or_else(PoisonError::into_inner).take());
             return;
         }
@@ -260,15 +265,15 @@ impl Drop for Link {
     }
 }
 
-/// Continues a process that starts a guard: another job may have stopped it.
+/// Continues the process that starts a guard: another job may have stopped it.
 fn resume(starter: Option<&Child>) {
     if let Some(starter) = starter {
-        // A child of ours that is not reaped: the pid is its own.
+        // A child of this process that is not reaped: the pid is its own.
         let _ = rustix::process::kill_process(Pid::from_child(starter), rustix::process::Signal::CONT);
     }
 }
 
-/// Waits until an executed guard says that it is ready, and returns its pid, its pidfd and those of its outer guard.
+/// Waits until an executed guard reports that it is ready. Returns its pid, its pidfd and those of its outer guard.
 async fn answered(
     socket: &AsyncFd<OwnedFd>,
     buffer: &mut Vec<u8>,
@@ -305,7 +310,7 @@ async fn answered(
         }
     };
     if let Some(mut starter) = starter.take() {
-        // The guard has left it; it ends at once. ECHILD where the host ignores SIGCHLD.
+        // The guard is no longer its child, and it ends at once. wait fails with ECHILD if the host ignores SIGCHLD.
         resume(Some(&starter));
         let _ = starter.wait();
     }
@@ -319,11 +324,12 @@ async fn answered(
     }
 }
 
-/// How the process ended that was to start the guard; none where it does not end, or the host has reaped it.
+/// Returns the exit status of the process that was to start the guard; `None` if it does not end, or the host has
+/// reaped it.
 async fn status(starter: &mut Child) -> Option<std::process::ExitStatus> {
     let pidfd = pidfd_open(Pid::from_child(starter), PidfdFlags::empty()).ok()?;
     let pidfd = crate::supervisor::watch::watched(pidfd, Interest::READABLE).ok()?;
-    // It closes its descriptors a moment before it has ended.
+    // The process closes its descriptors a moment before it has ended.
     let _ = tokio::time::timeout(RESUMED, pidfd.readable()).await;
     starter.try_wait().ok()?
 }
@@ -332,7 +338,8 @@ async fn send(socket: &AsyncFd<OwnedFd>, message: &ToGuard, descriptors: &[Borro
     let failed = |errno| Error::system("sendmsg", "to the guard", errno, "");
     let long = if let ToGuard::Spawn { spec: Some(spec), .. } = message { spec.len() } else { 0 };
     let bytes = protocol::encode_long(message, 128 + long).map_err(failed)?;
-    // Watched only where there is no room: each message that the guard takes makes some, and would wake us for nothing.
+    // The socket is watched for room only while it is full. Otherwise each message that the guard takes makes room, and
+    // would wake this process needlessly.
     let mut room: Option<AsyncFd<OwnedFd>> = None;
     loop {
         match protocol::send(socket, &bytes, descriptors) {
@@ -345,10 +352,10 @@ async fn send(socket: &AsyncFd<OwnedFd>, message: &ToGuard, descriptors: &[Borro
                 match &room {
                     Some(room) => {
                         let mut ready = room.writable().await.map_err(|_| Error::GuardLost)?;
-                        // Room may have come since: only a send that was refused after this counts.
+                        // The socket may have room by now. Only a later send that is refused proves that it is full.
                         ready.clear_ready();
                     }
-                    // No descriptor was to be had for a watch.
+                    // No descriptor was available to watch the socket.
                     None => tokio::time::sleep(BLIND).await,
                 }
             }
@@ -371,8 +378,8 @@ async fn receive(
     }
 }
 
-/// ScanLimits on what the guard says, until it is gone: its socket ends, or its pidfd says so (a forked copy of the guard
-/// would keep the socket open).
+/// Routes the guard's messages to the jobs, until the guard is gone: its socket ends, or its pidfd reports its end (a
+/// forked copy of the guard would keep the socket open).
 async fn read(socket: Arc<AsyncFd<OwnedFd>>, pidfd: Arc<AsyncFd<OwnedFd>>, routes: Routes, mut buffer: Vec<u8>) {
     loop {
         let received = tokio::select! {
@@ -382,7 +389,7 @@ async fn read(socket: Arc<AsyncFd<OwnedFd>>, pidfd: Arc<AsyncFd<OwnedFd>>, route
         };
         let mut routes = routes.lock().unwrap_or_else(PoisonError::into_inner);
         let Ok(Some((message, mut descriptors))) = received else {
-            // Also where it says what can't be understood: it ends all then, and so do the jobs.
+            // The same applies to a message that cannot be decoded: the shutdown makes the guard end all jobs.
             let _ = shutdown(socket.get_ref(), Shutdown::Both);
             *routes = None;
             return;

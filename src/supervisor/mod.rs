@@ -1,4 +1,4 @@
-//! The host's side: chooses the containment, starts the guard, starts jobs.
+//! The host's side: it chooses the containment, starts the guard, and starts jobs.
 
 pub(crate) mod abort_on_drop;
 pub(crate) mod backend;
@@ -38,14 +38,15 @@ use crate::supervisor::events::{Hub, JobEvents};
 pub use builder::Builder;
 pub use signals::SignalStream;
 
-/// How many jobs are being started at a time.
+/// How many jobs are being started at the same time.
 const STARTS: usize = 32;
 
-/// Starts jobs and answers for them: when it is gone, by whatever end of its process, its jobs are ended.
+/// Starts jobs and is responsible for them: when the supervisor is gone, however its process ends, its jobs are ended.
 ///
-/// It belongs to the tokio runtime that it was started in; where there was none, to one of its own, in a thread. Clones are the same
-/// supervisor. A runtime of the flavor `current_thread` has to be driven (`block_on`) while its jobs are waited for: else
-/// nothing but the guard acts for them. It belongs to one process: a forked copy (fork(2)) starts no jobs, and to drop or close it there does nothing.
+/// A supervisor belongs to the tokio runtime in which it was started. If it was started outside of any, it has its own
+/// runtime, in a thread. Clones refer to the same supervisor. A runtime of the flavor `current_thread` must be driven
+/// (`block_on`) while you wait for its jobs: otherwise only the guard acts for them. A supervisor belongs to one
+/// process. In a forked copy of the process (fork(2)) it starts no jobs, and dropping or closing it does nothing.
 ///
 /// ```
 /// fn is_for_any_thread<T: Clone + Send + Sync + 'static>() {}
@@ -69,24 +70,25 @@ pub(crate) struct Inner {
     pub runtime: Driver,
     pub(crate) next_job: AtomicU64,
     pub hub: Arc<Hub>,
-    /// What a start takes, its environment above all, is not to be there for thousands at once: the guard starts one after
-    /// another anyway.
+    /// Limits concurrent starts. A start needs memory, above all for the environment, and thousands of starts should
+    /// not hold that at the same time. The guard starts jobs one after another anyway.
     pub(crate) turns: Semaphore,
-    /// There will be one job only.
+    /// The supervisor starts only one job.
     one_job: bool,
     had_its_job: AtomicBool,
-    /// The removal of what others have left, which the first job starts.
+    /// The removal of what other supervisors have left; the first job starts it.
     pub(crate) sweeping: Mutex<Option<AbortOnDrop<()>>>,
-    /// Nothing else than a cgroup will do.
+    /// No containment but a cgroup is accepted.
     cgroup_only: bool,
     guard_program: Option<Program>,
 }
 
-/// How often a job is started anew whose empty cgroup something has removed.
+/// How often a job is started again after something has removed its empty cgroup.
 pub(crate) const REMOVED_AGAIN: u32 = 16;
 
 impl Inner {
-    /// Refuses a forked copy: the socket to the guard is the original's too, and the runtime's threads are not there.
+    /// Returns an error in a forked copy of the process: the original still uses the socket to the guard, and the copy
+    /// has none of the runtime's threads.
     pub(crate) fn check_process(&self) -> Result<()> {
         if self.maker.is_elsewhere() {
             let advice = "a forked copy of this process has to start a supervisor of its own";
@@ -99,7 +101,7 @@ impl Inner {
         self.backend.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What holds a new job, by these means.
+    /// Returns the containment for a new job, from this backend.
     pub async fn next_containment(&self, backend: &Backend) -> Result<NextContainment> {
         if self.one_job && self.had_its_job.swap(true, Ordering::Relaxed) {
             return Err(Error::invalid(
@@ -111,7 +113,8 @@ impl Inner {
         backend.next_containment(self.one_job, self.guard_program.as_ref()).await
     }
 
-    /// Whether something has removed the job's empty cgroup before the job was in it: there will be another one.
+    /// Returns whether something has removed the job's empty cgroup before the job was in it. Then the caller starts
+    /// the job in another cgroup.
     pub(crate) fn is_removed(&self, error: &Error) -> bool {
         let Error::Spawn(error) = error else { return false };
         let is_removed = error.is_about_a_removed_cgroup();
@@ -121,8 +124,8 @@ impl Inner {
         is_removed
     }
 
-    /// Goes on without a cgroup: the base could be made, and no process can be put into it. Whether there are other means now than
-    /// those that were `used`; another job's start may have met the same before.
+    /// Switches to containment without a cgroup: the base could be made, but no process can be put into it. Returns
+    /// whether the backend is now another one than `used`. Another job's start may have made the switch already.
     pub(crate) fn give_cgroup_up(&self, used: &Arc<Backend>, error: &Error) -> bool {
         if !Arc::ptr_eq(used, &self.backend()) {
             return true;
@@ -135,7 +138,7 @@ impl Inner {
         let Backend::Cgroup { link, base, jobs, .. } = &**backend else { return false };
         let base = base.now();
         let refusal = Refusal::new(base.parent().path().display().to_string(), error.to_string(), "see pinfold doctor");
-        // A guard that holds a job without a cgroup has no other job.
+        // A guard that holds a job without a cgroup must not have another job.
         let alone = jobs.load(Ordering::Relaxed) == 1;
         if alone {
             let _ = base.remove();
@@ -148,23 +151,24 @@ impl Inner {
 }
 
 impl Supervisor {
-    /// Starts with what this process offers: its own cgroup, and a guard program found as [`Guard::execute`] says.
+    /// Starts a supervisor with the defaults: in this process's own cgroup, with a guard program found as described at
+    /// [`Guard::execute`](crate::Guard::execute).
     ///
-    /// Dropping this future is as with [`Builder::start`].
+    /// Dropping this future has the same effect as for [`Builder::start`].
     ///
     /// # Errors
-    /// As [`Builder::start`].
+    /// The same as for [`Builder::start`].
     pub async fn start() -> Result<Self> {
         Self::builder().start().await
     }
 
-    /// Starts with something else than the defaults.
+    /// Returns a builder, to start a supervisor with other settings than the defaults.
     pub fn builder() -> Builder {
         Builder::default()
     }
 
-    /// What happens to all of its jobs from now on, also to those that a pool starts. A listener who does not listen costs
-    /// memory: some hundred bytes an event.
+    /// Returns the events of all jobs from now on, including those that a pool starts. Events that are not read take
+    /// memory: some hundred bytes each.
     ///
     /// ```rust,standalone_crate
     /// use pinfold::events::EventKind;
@@ -178,9 +182,9 @@ impl Supervisor {
     ///         let jobs = [supervisor.spawn(&Command::new("true")).await?, supervisor.spawn(&Command::new("false")).await?];
     ///         let mut gone = 0;
     ///         while gone < jobs.len() {
-    ///             let told = events.next_event().await.ok_or("the supervisor is there")?;
-    ///             println!("job {}, {}: {:?}", told.job, told.name, told.event.kind);
-    ///             gone += usize::from(told.event.kind == EventKind::Gone);
+    ///             let happened = events.next_event().await.ok_or("the supervisor is there")?;
+    ///             println!("job {}, {}: {:?}", happened.job, happened.name, happened.event.kind);
+    ///             gone += usize::from(happened.event.kind == EventKind::Gone);
     ///         }
     ///         supervisor.close().await;
     ///         Ok(())
@@ -192,14 +196,14 @@ impl Supervisor {
         self.inner.hub.listen()
     }
 
-    /// Has the guards that run now give this terminal the settings that it has now, when this process is gone by whatever end.
-    /// Call it before they are changed. Where another process group has become the terminal's foreground one by then, a
-    /// shell with job control say, they are left alone.
+    /// Makes the guards that run now restore the current settings of this terminal when this process is gone, however
+    /// it ends. Call it before the settings are changed. If another process group is the terminal's foreground group by
+    /// then (for example a shell with job control), the guards do not touch the settings.
     ///
-    /// Cancel-safe: each guard has been told, or has not.
+    /// Cancel-safe: each guard has either received the request or not.
     ///
     /// # Errors
-    /// `ENOTTY` where it is no terminal; [`Error::GuardLost`].
+    /// `ENOTTY` if the descriptor is not a terminal; [`Error::GuardLost`].
     pub async fn keep_terminal(&self, terminal: impl AsFd) -> Result<()> {
         let failed = |errno| Error::system("read", "the settings of the terminal", errno, "");
         let settings = Settings::of(&terminal).map_err(failed)?;
@@ -211,9 +215,9 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Ends whatever still runs, waits until the guard is gone, and removes the base.
+    /// Ends all processes that still run, waits until the guard is gone, and removes the base.
     ///
-    /// Dropping this future leaves the rest to the guard, which ends what still runs and removes the base.
+    /// If this future is dropped, the guard does the rest: it ends the processes that still run and removes the base.
     ///
     /// ```
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -229,15 +233,16 @@ impl Supervisor {
         let backend = self.inner.backend();
         backend.hang_up();
         let sweeping = self.inner.sweeping.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // Nothing may drive a runtime that is elsewhere; where no other thread can be started, that one has to do.
+        // A runtime that belongs to the caller may not be driven now. If no other thread can be started, it must
+        // suffice.
         let other = if self.inner.runtime.may_stand_still() { Driver::start().ok() } else { None };
         if let Some(sweeping) = sweeping.filter(|_| other.is_none()) {
-            // It is bounded, and ends early only with its runtime.
+            // The sweep is bounded, and ends early only with its runtime.
             let _ = sweeping.await;
         }
         let runtime = other.unwrap_or_else(|| self.inner.runtime.clone());
         let closing = runtime.handle.spawn(async move { backend.close().await });
-        // A runtime that was shut down waits for nothing: the guard does the rest.
+        // A runtime that was shut down does not wait: the guard does the rest.
         let _ = AbortOnDrop::new(closing).await;
     }
 }

@@ -1,4 +1,4 @@
-//! What a killed guard leaves, where its supervisor is the next subreaper: ended here.
+//! Ends what a killed guard leaves, if its supervisor is the next subreaper.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
@@ -13,13 +13,13 @@ use crate::kernel::pidfd::Pidfd;
 use crate::kernel::reap;
 use crate::subreaper::descendants::Descendants;
 
-/// So many are waited for at once, each with a descriptor.
+/// How many processes are waited for at the same time, each with a descriptor.
 const WATCHED: usize = 64;
 
-/// The guards of this process, with those around them.
+/// The guards of this process, and their outer guards.
 static KNOWN: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
-/// Guards: neither they nor what they hold is what another one has left.
+/// Registers guards: neither they nor their descendants are orphans of another guard.
 #[derive(Debug)]
 pub(super) struct Known(Vec<Pid>);
 
@@ -34,7 +34,7 @@ impl Drop for Known {
     fn drop(&mut self) {
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
         for guard in &self.0 {
-            // Once: where a pid was used again meanwhile, the other stays.
+            // Only one entry is removed: if a pid was reused meanwhile, the other entry stays.
             if let Some(at) = known.iter().position(|known| known == guard) {
                 known.swap_remove(at);
             }
@@ -42,11 +42,11 @@ impl Drop for Known {
     }
 }
 
-/// Ends every descendant of this process but guards and what these hold. Returns the processes that are left at the bound.
-/// `found` sees each that is there at first.
+/// Ends every descendant of this process except guards and their descendants. Returns the processes that are left at
+/// the bound. `found` receives each process that exists at the beginning.
 ///
 /// # Errors
-/// The reason why it is not known at the bound whether any is left.
+/// The reason why it is not known at the bound whether any process is left.
 pub(super) async fn end(bound: Instant, found: impl FnMut(Pid)) -> Result<Vec<Pid>> {
     let is_ours = |pid| !KNOWN.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid);
     Descendants::of_some(getpid(), &is_ours).processes().0.into_iter().for_each(found);
@@ -75,7 +75,7 @@ pub(super) async fn end(bound: Instant, found: impl FnMut(Pid)) -> Result<Vec<Pi
         }
         let until = all.again().map_or(bound, |again| again.min(bound));
         tokio::task::yield_now().await;
-        // One is enough: who else has ended is seen then.
+        // The end of one process is enough: the next round finds all others that have ended.
         let _ = tokio::time::timeout_at(until.into(), ending.join_next()).await;
     }
 }
@@ -83,7 +83,7 @@ pub(super) async fn end(bound: Instant, found: impl FnMut(Pid)) -> Result<Vec<Pi
 /// Waits for the end of a child.
 async fn ended(pid: Pid) {
     let Ok(pidfd) = Pidfd::open(pid) else { return };
-    // Without a descriptor to watch it: it is looked at again when another has ended.
+    // Without a descriptor to watch it, the process is checked again when another one has ended.
     match crate::supervisor::watch::watched(OwnedFd::from(pidfd), Interest::READABLE) {
         Ok(watched) => drop(watched.readable().await),
         Err(_) => std::future::pending().await,

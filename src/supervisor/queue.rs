@@ -1,5 +1,5 @@
-//! An unbounded queue with one reader, as small as what is in it: a supervisor has several for each of thousands of jobs, and
-//! tokio's take a block of 32 places each from their start.
+//! An unbounded queue with one reader, which takes only as much memory as its content. A supervisor has several queues
+//! for each of thousands of jobs, and each queue of tokio's allocates a block of 32 places from the start.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -13,7 +13,7 @@ struct Shared<T>(Mutex<Inner<T>>);
 struct Inner<T> {
     waiting: VecDeque<T>,
     reader: Option<Waker>,
-    /// How many can still send.
+    /// How many senders are left.
     senders: usize,
     /// The reader is gone.
     closed: bool,
@@ -25,19 +25,19 @@ impl<T> Shared<T> {
     }
 }
 
-/// A queue, empty.
+/// Creates an empty queue.
 pub(crate) fn queue<T>() -> (Sender<T>, Receiver<T>) {
     let inner = Inner { waiting: VecDeque::new(), reader: None, senders: 1, closed: false };
     let shared = Arc::new(Shared(Mutex::new(inner)));
     (Sender(shared.clone()), Receiver(shared))
 }
 
-/// Puts something in. While one is there, the reader waits.
+/// The sending end. While a sender exists, the reader waits for values.
 #[derive(Debug)]
 pub(crate) struct Sender<T>(Arc<Shared<T>>);
 
 impl<T> Sender<T> {
-    /// `false` where nobody reads any more.
+    /// Puts a value into the queue. Returns `false` if the reader is gone.
     pub fn send(&self, value: T) -> bool {
         let mut inner = self.0.lock();
         if inner.closed {
@@ -52,7 +52,7 @@ impl<T> Sender<T> {
         true
     }
 
-    /// One that does not keep the reader waiting.
+    /// Returns a sender that does not keep the reader waiting.
     pub fn downgrade(&self) -> WeakSender<T> {
         WeakSender(Arc::downgrade(&self.0))
     }
@@ -81,7 +81,7 @@ impl<T> Drop for Sender<T> {
 pub(crate) struct WeakSender<T>(Weak<Shared<T>>);
 
 impl<T> WeakSender<T> {
-    /// None where all senders are gone.
+    /// Returns a sender, or `None` if all senders are gone.
     pub fn upgrade(&self) -> Option<Sender<T>> {
         let shared = self.0.upgrade()?;
         let mut inner = shared.lock();
@@ -104,12 +104,13 @@ impl<T> Clone for WeakSender<T> {
 pub(crate) struct Receiver<T>(Arc<Shared<T>>);
 
 impl<T> Receiver<T> {
-    /// The next one; `None` when nothing is left and all senders are gone. Cancel-safe: none is lost.
+    /// Waits for the next value; `None` when the queue is empty and all senders are gone. Cancel-safe: no value is
+    /// lost.
     pub async fn recv(&mut self) -> Option<T> {
         poll_fn(|context| self.poll_recv(context)).await
     }
 
-    /// Whether nothing waits to be read.
+    /// Returns whether no value waits to be read.
     pub fn is_empty(&self) -> bool {
         self.0.lock().waiting.is_empty()
     }
@@ -118,7 +119,7 @@ impl<T> Receiver<T> {
         let mut inner = self.0.lock();
         if let Some(value) = inner.waiting.pop_front() {
             if inner.waiting.is_empty() {
-                // What a burst took is not kept.
+                // Frees the memory that a burst has taken.
                 inner.waiting = VecDeque::new();
             }
             return Poll::Ready(Some(value));
@@ -135,7 +136,7 @@ impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
         let mut inner = self.0.lock();
         inner.closed = true;
-        // What is in it may hold senders of this very queue.
+        // The values may contain senders of this same queue, so they are dropped after the lock is released.
         let waiting = std::mem::take(&mut inner.waiting);
         drop(inner);
         drop(waiting);
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_reads() {
+    fn send_fails_after_the_reader_is_gone() {
         let (sender, receiver) = queue();
         drop(receiver);
         assert!(!sender.send(1));

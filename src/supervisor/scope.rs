@@ -1,9 +1,10 @@
-//! A transient scope from systemd with `Delegate=yes`: a cgroup that systemd gives away, with all controllers that it has
-//! (systemd.scope(5), <https://systemd.io/CGROUP_DELEGATION/>). For users from their own manager, for root from the system's.
+//! A transient scope from systemd with `Delegate=yes`: a cgroup that systemd delegates, with all controllers that
+//! systemd itself has (systemd.scope(5), <https://systemd.io/CGROUP_DELEGATION/>). A user's scope comes from the user's
+//! own manager, root's from the system manager.
 //!
-//! Only the guard moves into it, and the jobs are born there: the supervisor stays where it is. systemd removes it when the guard
-//! has ended. From a session whose scope belongs to root this works too: the user's manager asks the system's to move the
-//! process (`AttachProcessesToUnit`, systemd 238).
+//! Only the guard moves into the scope, and the jobs are made there; the supervisor stays where it is. systemd removes
+//! the scope when the guard has ended. This also works from a session whose scope belongs to root: the user manager
+//! asks the system manager to move the process (`AttachProcessesToUnit`, systemd 238).
 
 use crate::cgroup::directory::Cgroup;
 use crate::report::Refusal;
@@ -21,7 +22,7 @@ pub(super) async fn make(_link: &Link) -> Result<Cgroup, Refusal> {
 pub(super) async fn make(link: &Link) -> Result<Cgroup, Refusal> {
     use std::time::Duration;
 
-    /// A machine that boots can be slow to answer; a bus that never does must not hang us.
+    /// A machine that is booting can be slow to answer. A bus that never answers must not block the start.
     const BOUND: Duration = Duration::from_secs(10);
 
     let refuse = |(reason, advice): (String, &str)| Refusal::new(TRIED, reason, advice);
@@ -32,7 +33,7 @@ pub(super) async fn make(link: &Link) -> Result<Cgroup, Refusal> {
     }
 }
 
-/// The cgroup that the guard was moved to.
+/// Opens the cgroup that the guard was moved to.
 #[cfg(feature = "systemd")]
 fn of_process(pid: rustix::process::Pid) -> Result<Cgroup, Refusal> {
     use crate::kernel::mount;
@@ -53,7 +54,7 @@ mod bus {
     use zbus::zvariant::{OwnedObjectPath, Value};
     use zbus::{Connection, connection::Builder};
 
-    /// What of `org.freedesktop.systemd1.Manager` (org.freedesktop.systemd1(5)) is needed.
+    /// The part of `org.freedesktop.systemd1.Manager` (org.freedesktop.systemd1(5)) that pinfold uses.
     #[zbus::proxy(
         interface = "org.freedesktop.systemd1.Manager",
         default_service = "org.freedesktop.systemd1",
@@ -76,7 +77,7 @@ mod bus {
 
     type Reason = (String, &'static str);
 
-    /// The bus of the manager that is asked. A login by `su -l` has no environment that names it.
+    /// Connects to the bus of the responsible manager. After `su -l`, the environment does not name the user's bus.
     async fn connect() -> Result<Connection, Reason> {
         let user = rustix::process::geteuid();
         if user.is_root() {
@@ -96,12 +97,12 @@ mod bus {
         Builder::address(address.as_str()).map_err(failed)?.build().await.map_err(failed)
     }
 
-    /// Starts a scope with the guard in it, and waits until it is there.
+    /// Starts a scope with the guard in it, and waits until it has been started.
     pub async fn start_scope(guard: Pid) -> Result<(), Reason> {
         let failed = |error: zbus::Error| (format!("it was refused: {error}"), "see journalctl; or use --cgroup DIR");
         let connection = connect().await?;
         let manager = ManagerProxy::new(&connection).await.map_err(failed)?;
-        // Before the call: its end may come at once.
+        // Subscribed before the call: the systemd job may end at once.
         manager.subscribe().await.map_err(failed)?;
         let mut ended = manager.receive_job_removed().await.map_err(failed)?;
         let pid = guard.as_raw_nonzero().get();
@@ -110,7 +111,7 @@ mod bus {
             ("Description", Value::from("Jobs of pinfold")),
             ("PIDs", Value::from(vec![pid as u32])),
             ("Delegate", Value::from(true)),
-            // Gone when it is empty, also after a failure.
+            // systemd removes the scope when it is empty, also after a failure.
             ("CollectMode", Value::from("inactive-or-failed")),
         ];
         let job = manager.start_transient_unit(&name, "fail", &properties, &[]).await.map_err(failed)?;

@@ -1,4 +1,4 @@
-//! The signals of this process, as tokio's runtime waits for them.
+//! The signals of this process, as a stream that tokio's runtime waits for.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -12,13 +12,13 @@ use crate::kernel::signal::{Received, SignalQueue, received};
 use crate::kernel::sys;
 
 impl SignalQueue {
-    /// The same, for tokio's current runtime to wait on.
+    /// Returns the queue as a stream that tokio's current runtime watches.
     ///
     /// # Errors
-    /// What the runtime answers: `ENOMEM`, `ENOSPC` (the limit on epoll watches).
+    /// The runtime's error: `ENOMEM`, `ENOSPC` (the limit on epoll watches).
     ///
     /// # Panics
-    /// Outside a tokio runtime.
+    /// Panics outside of a tokio runtime.
     pub fn listen(self) -> Result<SignalStream> {
         watch::watched(self.fd, Interest::READABLE).map(SignalStream).map_err(|error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
@@ -32,7 +32,7 @@ impl SignalQueue {
 pub struct SignalStream(AsyncFd<OwnedFd>);
 
 impl SignalStream {
-    /// A signal that is there already, without waiting.
+    /// Returns a signal that has already arrived, without waiting.
     ///
     /// # Errors
     /// The errno of read(2).
@@ -41,7 +41,7 @@ impl SignalStream {
         Ok(sys::read_signal(self.0.as_fd()).map_err(failed)?.and_then(|info| received(&info)))
     }
 
-    /// The next signal. Cancel-safe: none is lost.
+    /// Waits for the next signal. Cancel-safe: no signal is lost.
     ///
     /// # Errors
     /// The errno of read(2).

@@ -1,4 +1,4 @@
-//! The sweep that the start of a first job does beside it: abandoned bases in the same place are ended and removed.
+//! The sweep that runs beside the start of the first job: abandoned bases in the same place are ended and removed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,13 +11,14 @@ use crate::cgroup::leaf::STEP;
 use crate::cgroup::sweep::{BOUND, claim};
 use crate::cgroup::{base, delegation};
 
-/// How long a start goes on with the removal of cgroups. The next start removes the rest.
+/// How long a start removes cgroups. The next start removes the rest.
 const REMOVING: Duration = Duration::from_secs(2);
 
-/// Removes abandoned bases in `place`, with what runs in them. Costs one fstat where there are no cgroups below. Other tasks have
-/// their turn every few milliseconds.
+/// Removes abandoned bases in `place`, and ends the processes in them. Costs one fstat if there are no cgroups below.
+/// Other tasks get their turn every few milliseconds.
 ///
-/// What this user may not touch is left to its owner. Dropped, it leaves the rest to the next one.
+/// Bases that this user has no permission to change are left to their owner. If the future is dropped, the next sweep
+/// does the rest.
 pub(crate) async fn sweep(place: Arc<Cgroup>) {
     let (killing, removing) = (Instant::now() + BOUND, Instant::now() + REMOVING);
     for name in place.children().unwrap_or_default() {
@@ -27,7 +28,7 @@ pub(crate) async fn sweep(place: Arc<Cgroup>) {
             // The lock is held until the directory is gone.
             emptied(&cgroup, killing).await;
             let mut removal = None;
-            // The next start tries a busy one again.
+            // A directory that is still busy is left to the next start.
             while Instant::now() < removing
                 && base::step(&place, &name, &mut removal, Some(Instant::now() + STEP)) == Ok(false)
             {
@@ -38,7 +39,7 @@ pub(crate) async fn sweep(place: Arc<Cgroup>) {
     }
 }
 
-/// Kills what is in it and waits until nothing runs there, until `bound` at most.
+/// Kills the processes in the cgroup and waits until none runs there, until `bound` at most.
 async fn emptied(cgroup: &Cgroup, bound: Instant) {
     let Ok(events) = cgroup.events() else { return };
     if populated(&events) == Ok(false) || cgroup.kill().is_err() {

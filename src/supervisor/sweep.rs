@@ -1,8 +1,8 @@
-//! What pinfolds have left whose supervisor and guard were both killed: found, ended, removed.
+//! Finds, ends and removes what remains of pinfolds whose supervisor and guard were both killed.
 //!
-//! A supervisor that is killed is cleaned up after by its guard, and the other way round. Where both are killed within
-//! 50 ms, their processes and cgroups stay. Each start of a [`Supervisor`](crate::Supervisor) removes what was left right
-//! in the cgroup that it uses; [`Sweep`] looks below that too, and tells what it found.
+//! If a supervisor is killed, its guard cleans up, and vice versa. If both are killed within 50 ms, their processes and
+//! cgroups remain. Each start of a [`Supervisor`](crate::Supervisor) removes such remains directly in the cgroup that
+//! it uses. [`Sweep`] also searches the cgroups below, and reports what it found.
 //!
 //! ```no_run
 //! use pinfold::sweep::{Outcome, Sweep};
@@ -31,10 +31,10 @@ use crate::error::{Error, Result};
 use crate::report::ProcessInfo;
 use crate::report::ProcessList;
 
-/// The version of [`Swept`]'s format.
+/// The version of the format of [`Swept`].
 pub const VERSION: u32 = 1;
 
-/// How to look for what was left.
+/// The settings for a search for abandoned bases.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Sweep {
@@ -43,20 +43,22 @@ pub struct Sweep {
     bound: Duration,
 }
 
-/// What was found, and what became of it. The first format is version 1; fields may be added to it.
+/// The result of a sweep: what was found, and what happened to it. The first format is version 1; fields may be added
+/// to it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Swept {
     /// [`VERSION`].
     pub version: u32,
-    /// The directory of the cgroup that was looked in, and below.
+    /// The directory of the cgroup that was searched, with all cgroups below.
     pub cgroup: String,
-    /// Whether it was only looked.
+    /// Whether this was a dry run.
     pub dry_run: bool,
-    /// The abandoned bases, each as it was found. One that lies in another one is part of that.
+    /// The abandoned bases, in the state in which they were found. An abandoned base inside of another one counts as a
+    /// part of that.
     pub abandoned: Vec<Abandoned>,
-    /// Bases that could not be swept: they are locked as if they were alive, but no guard holds the lock.
+    /// Bases that could not be swept: they are locked like those of a living supervisor, but no guard holds the lock.
     #[serde(default)]
     pub locked: Vec<Locked>,
     /// Cgroups that could not be looked into.
@@ -70,54 +72,54 @@ pub struct Swept {
 pub struct Locked {
     /// Its directory.
     pub path: String,
-    /// The processes that have it open. The lock is gone when none of them has.
+    /// The processes that have the directory open. The lock is released when none of them has it open any more.
     pub holders: ProcessList,
 }
 
-/// The base of a supervisor that is gone, as its guard is.
+/// The base of a supervisor that is gone, and whose guard is gone too.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Abandoned {
     /// Its directory.
     pub path: String,
-    /// The user that it belongs to.
+    /// The user id of its owner.
     pub owner: u32,
-    /// Whether anything ran in it, processes included that this PID namespace does not show.
+    /// Whether any process ran in it, including processes that are not visible in this PID namespace.
     pub populated: bool,
     /// The processes that ran in it.
     pub processes: ProcessList,
-    /// What became of it.
+    /// What happened to it.
     pub outcome: Outcome,
 }
 
-/// What became of an abandoned base.
+/// What happened to an abandoned base.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub enum Outcome {
-    /// Nothing: a dry run.
+    /// Nothing: this was a dry run.
     Found,
-    /// Its processes were ended, its directory removed.
+    /// Its processes were ended, and its directory was removed.
     Removed,
     /// It could not be removed.
     Failed {
-        /// The operation and the kernel's answer, in words.
+        /// The operation and the kernel's error, in words.
         error: String,
-        /// What the person can do about it; empty where there is nothing to say.
+        /// Advice for the user, or an empty string.
         advice: String,
     },
 }
 
-/// A cgroup that could not be looked into.
+/// A cgroup that could not be searched.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct NotSearched {
     /// Its directory.
     pub path: String,
-    /// The kernel's answer, in words.
+    /// The kernel's error, in words.
     pub error: String,
 }
 
@@ -128,38 +130,40 @@ impl Default for Sweep {
 }
 
 impl Sweep {
-    /// Looks in this process's own cgroup and below, and removes what it finds; each within 10 s.
+    /// Searches this process's own cgroup and the cgroups below, and removes abandoned bases; each takes 10 s at most.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Looks in this cgroup v2 directory and below.
+    /// Searches this cgroup v2 directory and the cgroups below.
     pub fn cgroup(mut self, directory: impl Into<PathBuf>) -> Self {
         self.cgroup = Some(directory.into());
         self
     }
 
-    /// Only looks. A supervisor that is just making its base may have to try a second time; nothing else changes.
+    /// Only searches. A supervisor that is making its base at this moment may have to try a second time; nothing else
+    /// changes.
     pub fn dry_run(mut self, dry_run: bool) -> Self {
         self.dry_run = dry_run;
         self
     }
 
-    /// How long a kill of each may take, until it counts as failed.
+    /// How long the kill of each base may take before it counts as failed.
     pub fn kill_bound(mut self, bound: Duration) -> Self {
         self.bound = bound;
         self
     }
 
-    /// Looks, and removes what it finds. Blocks until that is done.
+    /// Searches for abandoned bases and removes them. Blocks until that is done.
     ///
-    /// Only directories with the name of a base are touched, and of these only the ones whose lock tells that supervisor and
-    /// guard are gone, in whatever PID namespace they were (flock(2)). Processes are ended with `cgroup.kill`, which no fork
-    /// can race against (cgroups(7), Linux 5.14; frozen and killed one by one before that).
+    /// The sweep changes only directories with the name of a base, and of these only those whose lock shows that
+    /// supervisor and guard are gone, in whatever PID namespace they were (flock(2)). It ends processes with
+    /// `cgroup.kill`, which a fork cannot escape (cgroups(7), Linux 5.14). On older kernels it freezes the processes
+    /// and kills them one by one.
     ///
     /// # Errors
-    /// [`Error::NoCgroupSeen`] where there is no cgroup v2 to look in. What could not be removed is no error but an
-    /// [`Outcome::Failed`].
+    /// [`Error::NoCgroupSeen`] if there is no cgroup v2 to search. A base that could not be removed is not an error but
+    /// an [`Outcome::Failed`].
     pub fn run(&self) -> Result<Swept> {
         let top = cgroup::visible(self.cgroup.as_deref()).map_err(Error::NoCgroupSeen)?;
         let mut swept = Swept {
@@ -171,7 +175,8 @@ impl Sweep {
             not_searched: Vec::new(),
         };
         let mut locked = Vec::new();
-        // One descriptor a level: what is open, and what is left to be looked at right below it.
+        // One descriptor for each level: the open directory, with the names of its children that are still to be
+        // searched.
         let mut open = vec![(swept.names_in(&top), top)];
         while let Some((names, cgroup)) = open.last_mut() {
             let Some(name) = names.pop() else {
@@ -184,7 +189,8 @@ impl Sweep {
                         swept.abandoned.push(self.end(cgroup, name, base));
                         continue;
                     }
-                    // Alive, as a rule. A pinfold inside its job may be dead.
+                    // Usually the base of a living supervisor. A pinfold inside of one of its jobs may be dead, so the
+                    // search continues below.
                     Ok(None) => locked.push((cgroup.path().join(name), name.to_owned())),
                     Err(Errno::NOENT | Errno::NODEV) => continue,
                     Err(errno) => {
@@ -210,10 +216,10 @@ impl Sweep {
         Ok(swept)
     }
 
-    /// Ends an abandoned base, or looks at it only.
+    /// Ends an abandoned base; in a dry run only describes it.
     fn end(&self, parent: &Cgroup, name: &str, base: Cgroup) -> Abandoned {
         if self.dry_run {
-            // At once: whoever is just making it needs its lock.
+            // The lock is released at once: a supervisor that is making this base now needs it.
             let _ = flock(&base, FlockOperation::NonBlockingUnlock);
         }
         let pids = base.processes().0;
@@ -254,7 +260,7 @@ impl Sweep {
     }
 }
 
-/// Whether this kernel can kill a cgroup without being shown who is in it.
+/// Returns whether this kernel can kill a cgroup whose processes are not visible here.
 fn has_kill(base: &Cgroup) -> bool {
     accessat(base, c"cgroup.kill", Access::EXISTS, AtFlags::empty()).is_ok()
 }
@@ -278,13 +284,13 @@ fn failed(operation: &str, errno: Errno, owner: u32, base: &Cgroup) -> Outcome {
 }
 
 impl Swept {
-    /// Whether something could not be removed.
+    /// Returns whether something could not be removed.
     #[must_use]
     pub fn has_failed(&self) -> bool {
         !self.locked.is_empty() || self.abandoned.iter().any(|base| matches!(base.outcome, Outcome::Failed { .. }))
     }
 
-    /// This as one line of JSON, without the newline.
+    /// Returns this as one line of JSON, without the newline.
     #[must_use]
     pub fn to_json(&self) -> String {
         // Every field has a JSON form.
@@ -299,7 +305,7 @@ impl Swept {
     }
 
     fn not_searched(&mut self, path: &Path, errno: Errno) {
-        // Removed meanwhile, by its owner.
+        // ENOENT and ENODEV: its owner has removed the cgroup meanwhile.
         if !matches!(errno, Errno::NOENT | Errno::NODEV) {
             self.not_searched.push(NotSearched { path: path.display().to_string(), error: errno.to_string() });
         }

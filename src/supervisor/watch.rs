@@ -1,4 +1,4 @@
-//! Descriptors that tokio's runtime waits for.
+//! Descriptors that a tokio runtime waits for.
 
 #![allow(unsafe_code)]
 
@@ -10,25 +10,25 @@ use tokio::io::unix::AsyncFd;
 
 use crate::kernel::pidfd::Pidfd;
 
-/// A descriptor that tokio's current runtime watches.
+/// Makes tokio's current runtime watch this descriptor.
 ///
 /// # Panics
-/// Outside a tokio runtime.
+/// Panics outside of a tokio runtime.
 pub fn watched(fd: OwnedFd, interest: Interest) -> std::io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd keeps its one descriptor open for as long as the AsyncFd owns it.
     unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(Into::into)
 }
 
-/// The same for one that somebody else uses too.
+/// Makes tokio's current runtime watch a descriptor that has other users too.
 ///
 /// # Panics
-/// Outside a tokio runtime.
+/// Panics outside of a tokio runtime.
 pub fn watched_shared(fd: Arc<OwnedFd>, interest: Interest) -> std::io::Result<AsyncFd<Arc<OwnedFd>>> {
     // SAFETY: the Arc keeps its one descriptor open for as long as the AsyncFd owns it.
     unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(Into::into)
 }
 
-/// A pidfd that somebody else uses too.
+/// A pidfd that has other users too.
 pub struct SharedPidfd(Arc<Pidfd>);
 
 impl AsRawFd for SharedPidfd {
@@ -37,12 +37,12 @@ impl AsRawFd for SharedPidfd {
     }
 }
 
-/// The same for a shared pidfd.
+/// Makes tokio's current runtime watch a shared pidfd.
 ///
 /// # Panics
-/// Outside a tokio runtime.
+/// Panics outside of a tokio runtime.
 pub fn watched_pidfd(pidfd: Arc<Pidfd>) -> std::io::Result<AsyncFd<SharedPidfd>> {
-    // SAFETY: the Arc keeps the pidfd open, whose descriptor never changes, for as long as the AsyncFd owns it.
+    // SAFETY: the Arc keeps the pidfd open as long as the AsyncFd owns it, and its descriptor never changes.
     unsafe { AsyncFd::register_with_interest(SharedPidfd(pidfd), Interest::READABLE) }.map_err(Into::into)
 }
 
@@ -52,10 +52,10 @@ impl Pidfd {
     /// Cancel-safe.
     ///
     /// # Errors
-    /// Where the runtime cannot watch the pidfd (epoll_ctl(2)).
+    /// The error of epoll_ctl(2), if the runtime cannot watch the pidfd.
     ///
     /// # Panics
-    /// Outside a tokio runtime.
+    /// Panics outside of a tokio runtime.
     pub async fn ended(self: Arc<Self>) -> std::io::Result<()> {
         watched_pidfd(self)?.readable().await.map(drop)
     }

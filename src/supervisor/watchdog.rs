@@ -1,8 +1,8 @@
-//! A guard that owes an answer for long may have been stopped by the job (SIGSTOP), which holds up whoever waits for it: it is
-//! let go on.
+//! Continues a stopped guard. If a guard does not answer for a long time, the job may have stopped it (SIGSTOP), and
+//! whatever waits for the answer would hang. The watchdog then sends SIGCONT.
 //!
-//! The clock is a timerfd(2): to set it is one short system call. A timer of tokio's wakes its runtime each time it is set,
-//! and an answer comes long before its time.
+//! The clock is a timerfd(2): setting it is one short system call. Setting a tokio timer would wake the runtime each
+//! time, although the answer usually arrives long before the timer expires.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,19 +19,19 @@ use tokio::task::JoinHandle;
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::kernel::sys;
 
-/// How long the guard is left alone that owes an answer.
+/// How long an answer may take before the guard receives SIGCONT.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     timer: Arc<AsyncFd<OwnedFd>>,
-    /// How many answers. The timer runs while there are any.
+    /// The number of expected answers. The timer runs while there are any.
     expected: Mutex<usize>,
     looking: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Watchdog {
-    /// For the guard of this pidfd.
+    /// Creates a watchdog for the guard of this pidfd.
     pub fn new(guard: Arc<AsyncFd<OwnedFd>>) -> Result<Self> {
         let failed = |errno| Error::system("timerfd_create", "to watch the guard", errno, short_of_descriptors(errno));
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
@@ -43,13 +43,13 @@ impl Watchdog {
         Ok(Self { timer, expected: Mutex::new(0), looking: Mutex::new(Some(looking)) })
     }
 
-    /// The guard owes an answer, until this is dropped.
+    /// Records that the guard owes an answer, until the returned value is dropped.
     pub fn expect_answer(self: &Arc<Self>) -> ExpectedAnswer {
         self.count(|expected| expected + 1);
         ExpectedAnswer(self.clone())
     }
 
-    /// The guard is gone: waits until nothing of it holds a descriptor any more.
+    /// Waits until the watchdog's task holds no descriptor any more; called when the guard is gone.
     pub async fn end(&self) {
         let looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(looking) = looking {
@@ -69,7 +69,7 @@ impl Watchdog {
         };
         let time = Timespec { tv_sec: time.as_secs().cast_signed(), tv_nsec: 0 };
         let time = Itimerspec { it_interval: time, it_value: time };
-        // It takes any such time, and 0 for none (timerfd_settime(2)).
+        // Every time that occurs here is valid, and 0 disarms the timer (timerfd_settime(2)).
         let _ = timerfd_settime(self.timer.get_ref(), TimerfdTimerFlags::empty(), &time);
     }
 }
@@ -94,7 +94,8 @@ impl Drop for ExpectedAnswer {
 
 async fn look_after(guard: Arc<AsyncFd<OwnedFd>>, timer: Arc<AsyncFd<OwnedFd>>) {
     while let Ok(mut ready) = timer.readable().await {
-        // It has gone off so many times (timerfd_create(2)); or was set again meanwhile, and has not.
+        // The read returns the number of expirations (timerfd_create(2)). It fails if the timer was set again meanwhile
+        // and has not expired.
         if rustix::io::read(&*timer, &mut [0; 8]).is_ok() {
             resume(&guard);
         }
@@ -102,8 +103,8 @@ async fn look_after(guard: Arc<AsyncFd<OwnedFd>>, timer: Arc<AsyncFd<OwnedFd>>) 
     }
 }
 
-/// Lets a guard go on that somebody has stopped. It may just have much to do, and does not mind.
+/// Continues a guard that may have been stopped. For a guard that is only busy, the signal is harmless.
 pub(super) fn resume(guard: impl AsFd) {
-    // One that is gone is told of as such.
+    // An error means that the guard is gone, which is reported elsewhere.
     let _ = sys::pidfd_send_signal(guard.as_fd(), libc::SIGCONT);
 }

@@ -1,4 +1,4 @@
-//! Runs a script and records all that it does: output, exit code, files.
+//! Runs a script and records everything that it does: output, exit code, files.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,15 +17,16 @@ use super::support::{PINFOLD, Scratch};
 /// Longer than any script takes on a busy machine.
 const BOUND: Duration = Duration::from_secs(60);
 
-/// The number of a descriptor that no script uses.
+/// A descriptor number that no script uses.
 const HELD: i32 = 60;
 
-/// What a script did.
+/// The recorded results of a script.
 #[derive(Debug, PartialEq)]
 pub struct Observed {
-    /// The exit code, or 128 and the signal, as a shell gives it.
+    /// The exit code, or 128 plus the signal number, as a shell reports it.
     code: Option<i32>,
-    /// Standard output and standard error, unless they are the same; nothing from the descriptor that all hold.
+    /// The bytes of standard output, of standard error (unless both are the same stream), and of the descriptor that
+    /// all processes hold, which must stay empty.
     streams: [Vec<u8>; 3],
     /// Each file by its name: its mode and content.
     files: BTreeMap<String, (u32, Vec<u8>)>,
@@ -36,7 +37,7 @@ impl Observed {
         self.code.is_none()
     }
 
-    /// What is not the same in the run with pinfold, in words.
+    /// Describes the differences of the run with pinfold.
     pub fn differences(&self, with: &Self) -> String {
         let mut text = String::new();
         let mut compare = |what: &str, alone: String, with: String| {
@@ -60,7 +61,7 @@ impl Observed {
     }
 }
 
-/// A directory in which scripts run, always by the same name.
+/// A directory in which the scripts run. It always has the same name.
 pub struct Place(Scratch);
 
 enum Event {
@@ -73,7 +74,7 @@ impl Place {
         Self(Scratch::directory("differential"))
     }
 
-    /// Runs the script, alone or with pinfold's words before it, until it has ended and closed its streams.
+    /// Runs the script, alone or with the words of pinfold before it, until it has ended and closed its streams.
     pub fn run(&self, script: &Script, pinfold: &[&str]) -> Observed {
         let work = self.0.path().join("work");
         std::fs::create_dir(&work).unwrap();
@@ -88,7 +89,7 @@ impl Place {
     }
 }
 
-/// Starts it in a session of its own, with the signals of a fresh login.
+/// Starts it in a session of its own, with the signal settings of a fresh login.
 fn start(work: &Path, merged: bool, pinfold: &[&str]) -> (Child, Vec<std::io::PipeReader>) {
     let words: Vec<_> = if pinfold.is_empty() { vec![] } else { [&[PINFOLD], pinfold].concat() };
     let words: Vec<_> = words.into_iter().chain(["bash", "script"]).collect();
@@ -104,17 +105,18 @@ fn start(work: &Path, merged: bool, pinfold: &[&str]) -> (Child, Vec<std::io::Pi
         command.stderr(Stdio::from(writer));
     }
     command.stdout(writer);
-    // Every process of the script holds this one, whatever it does with its streams: its end is the end of all of them.
+    // Every process of the script holds this descriptor, even if it changes its streams. Its end of file proves that
+    // all have ended.
     let (end, held) = std::io::pipe().unwrap();
     readers.push(end);
     let number = held.as_raw_fd();
-    // SAFETY: system calls only, between fork and exec.
+    // SAFETY: only makes system calls between fork and exec.
     unsafe {
         command.pre_exec(move || {
             for signal in 1..32 {
                 libc::signal(signal, libc::SIG_DFL);
             }
-            // SAFETY: a set that sigemptyset(3) fills.
+            // SAFETY: sigemptyset(3) initialises the set.
             let mut none = std::mem::zeroed();
             libc::sigemptyset(&mut none);
             libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
@@ -127,7 +129,7 @@ fn start(work: &Path, merged: bool, pinfold: &[&str]) -> (Child, Vec<std::io::Pi
     (child, readers)
 }
 
-/// Reads until the streams end; sends the script's signal when it is armed.
+/// Reads until the streams end, and sends the script's signal when the script has printed `armed`.
 fn observe(mut child: Child, readers: Vec<std::io::PipeReader>, script: &Script) -> (Option<i32>, [Vec<u8>; 3]) {
     let (sender, events) = channel();
     let mut open = readers.len();
@@ -142,7 +144,8 @@ fn observe(mut child: Child, readers: Vec<std::io::PipeReader>, script: &Script)
             Ok(Event::Piece(stream, bytes)) => streams[stream].extend(bytes),
             Ok(Event::End) => open -= 1,
             Err(RecvTimeoutError::Timeout) => {
-                // The session and all its process groups are ours. Under pinfold the guard ends the rest.
+                // The test made this session and all its process groups. Under pinfold the guard ends the remaining
+                // processes.
                 send(-(child.id() as i32), libc::SIGKILL);
                 send(child.id() as i32, libc::SIGKILL);
                 let _ = child.wait();
@@ -155,7 +158,7 @@ fn observe(mut child: Child, readers: Vec<std::io::PipeReader>, script: &Script)
             && armed(&streams[0])
         {
             signal = None;
-            // Not a wait for an event: any moment will do.
+            // This sleep does not wait for an event: it chooses a random moment.
             std::thread::sleep(Duration::from_micros(micros));
             send(child.id() as i32, name.parse::<pinfold::Signal>().unwrap().number());
         }
@@ -172,9 +175,9 @@ fn read(stream: usize, mut reader: std::io::PipeReader, sender: &Sender<Event>) 
     let _ = sender.send(Event::End);
 }
 
-/// To our own child, which is reaped after this.
+/// Sends a signal to this process's own child, which is reaped only after this.
 fn send(pid: i32, signal: i32) {
-    // SAFETY: two numbers.
+    // SAFETY: passes two numbers.
     unsafe { libc::kill(pid, signal) };
 }
 

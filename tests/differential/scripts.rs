@@ -1,18 +1,18 @@
-//! Shell scripts from a seed. Each one gives the same result each time that it runs alone, ends by itself, and waits for
-//! everything that it starts, except for filters: these end when their input ends.
+//! Shell scripts that are generated from a seed. Each script gives the same result each time it runs alone, ends by
+//! itself, and waits for everything that it starts except filters, which end when their input ends.
 
 use super::support::random::Random;
 
-/// A script, in parts that can be left out one by one.
+/// A script, in parts that can be removed one by one.
 #[derive(Clone, Debug)]
 pub struct Script {
-    /// Runs first: limits, filters for all that follows.
+    /// Runs first: limits, and filters for the rest of the script.
     pub opening: &'static str,
     pub pieces: Vec<String>,
     pub ending: String,
-    /// The signal that the script receives from outside after it has printed `armed`, and how many microseconds after that.
+    /// The signal that the script receives from outside after it has printed `armed`, and the delay in microseconds.
     pub signal: Option<(&'static str, u64)>,
-    /// Standard output and standard error are the same pipe: their order is compared too.
+    /// Whether standard output and standard error are the same pipe. Then their order is compared too.
     pub merged: bool,
 }
 
@@ -30,13 +30,14 @@ impl Script {
         self.ending.contains("kill -TERM 0")
     }
 
-    /// The one of this seed.
+    /// Generates the script of this seed.
     pub fn generate(seed: u64) -> Self {
         let mut random = Random::from_seed(seed);
         let merged = random.below(2) == 0;
-        // A filter and the streams beside it are in no order, with or without pinfold.
+        // The output of a filter and the output beside it have no defined order, with or without pinfold.
         let from_outside = random.below(4) == 0;
-        // The moment of the signal has to be seen on standard output.
+        // The script must print `armed` straight to standard output, because that is the moment at which the signal is
+        // sent.
         let openings = if from_outside { OPENINGS_THAT_PASS } else { OPENINGS };
         let opening = if !merged && random.below(3) == 0 { *pick(&mut random, openings) } else { "" };
         let count = 2 + random.below(5);
@@ -59,7 +60,7 @@ fn pick<'a, T>(random: &mut Random, list: &'a [T]) -> &'a T {
     &list[random.below(list.len() as u64) as usize]
 }
 
-/// One piece, which may be inside of another construct.
+/// Returns one piece, which may be inside another construct.
 fn piece(random: &mut Random, number: u64, depth: u32) -> String {
     if depth > 0 && random.below(4) == 0 {
         let inner = piece(random, number, depth - 1);
@@ -104,7 +105,7 @@ const OPENINGS: &[&str] = &[
 
 const WRAPPERS: &[&str] = &[
     "(\n@piece\n)",
-    // Both streams: what passes through `cat` would race with what does not.
+    // Both streams go through `cat`, because output through `cat` would race with output beside it.
     "{\n@piece\n} 2>&1 | cat",
     "{\n@piece\n} > inner-@i 2>&1\ncat inner-@i",
     "wrapped() {\n@piece\n}\nwrapped",
@@ -198,7 +199,7 @@ const SUBSTITUTIONS: &[&str] = &[
     "echo through > >(tr a-z A-Z); wait $!",
     "{ seq @n000; } > >(gzip -n > gz-@i); wait $!; gunzip -c gz-@i | tail -n 1",
     "paste <(seq 3) <(seq 3 | tac)",
-    // These filters finish when they finish; only what they write to files is compared.
+    // These filters finish at any time, so only the files that they write are compared.
     "seq @n00 | tee >(wc -l > lines-@i) > /dev/null",
     "seq @n00 > >(gzip -n > late-@i.gz)",
     "seq @n > >(while read -r l; do sleep 0.002; echo \"$l\"; done > slow-@i)",
@@ -228,7 +229,7 @@ const REDIRECTIONS: &[&str] = &[
     "exec 9>&1; { echo nine >&9; } > /dev/null; exec 9>&-",
 ];
 
-/// From one process of the script to another, at any moment.
+/// Signals from one process of the script to another, at any moment.
 const SIGNALS: &[&str] = &[
     "hit=; trap 'hit=1' USR1; b=$BASHPID; ( sleep @d; kill -USR1 $b ) & until [ $hit ]; do sleep 0.005; done; wait $!; trap - USR1; echo hit",
     "trap : USR2; b=$BASHPID; { sleep 1000 & s=$!; ( while :; do sleep 0.01; kill -USR2 $b; done ) & l=$!; wait $s; echo \"status $?\"; trap '' USR2; kill $l $s; wait $l $s; } 2> /dev/null; trap - USR2",
@@ -238,7 +239,7 @@ const SIGNALS: &[&str] = &[
     "( trap 'echo all' TERM; setsid -w bash -c 'trap \"echo group; exit 3\" TERM; kill -TERM 0'; echo \"status $?\" )",
 ];
 
-/// What a script does with the signal that comes from outside.
+/// The script's reactions to the signal that comes from outside.
 const RECEIVED: &[(&str, &str)] = &[
     ("TERM", "trap 'echo \"got TERM\"; exit @c' TERM; echo armed; { while :; do sleep 0.005; done; } 2> /dev/null"),
     ("HUP", "trap 'echo \"got HUP\"; exit @c' HUP; echo armed; { while :; do sleep 0.005; done; } 2> /dev/null"),
@@ -260,7 +261,7 @@ const RECEIVED: &[(&str, &str)] = &[
     ),
 ];
 
-/// So many of the endings, the first ones, send a signal to the script's process group.
+/// The number of endings, counted from the first, that send a signal to the script's process group.
 const GROUP_ENDINGS: usize = 2;
 
 const ENDINGS: &[&str] = &[

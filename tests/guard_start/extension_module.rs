@@ -1,14 +1,14 @@
-//! An extension module of Python with pinfold in it: built with maturin, where that can be installed from PyPI.
+//! An extension module of Python that contains pinfold. maturin builds it, where maturin can be installed from PyPI.
 
 use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::support::{PINFOLD, PROJECT, Scratch, has, has_cgroup, has_program};
 
-/// Kept, with what was built in it, for the next run.
+/// This directory and the builds in it are kept for the next run.
 const TMP: &str = env!("CARGO_TARGET_TMPDIR");
 
-/// The Python that has the module; none where it can't be built here.
+/// Returns the Python that has the module, or `None` where it cannot be built here.
 fn python() -> Option<String> {
     let venv = format!("{TMP}/python");
     let python = format!("{venv}/bin/python");
@@ -65,7 +65,7 @@ fn an_extension_module_of_python_starts_jobs() {
         return;
     }
     let Some(python) = python() else { return };
-    // As the documentation has it: nothing is called, named or installed.
+    // As documented: the caller has to call, name or install nothing.
     let (_, said) = run(&python, &format!("{JOB}print(jobs.run(script))"), |_| {});
     let own = std::fs::canonicalize(&python).unwrap();
     assert_eq!(said, format!("{}\n(7, 1)\n", own.display()), "the interpreter is its own guard program");
@@ -89,13 +89,13 @@ print(jobs.run('exit 6'))"
     );
     assert_eq!(run(&python, &forks, |_| {}).1, "(6, 0)\n");
 
-    // A program that the module carries along.
+    // With a guard program that is shipped inside the module.
     let (_, said) = run(&python, &format!("{JOB}print(jobs.run(script))"), |command| {
         command.arg(PINFOLD);
     });
     assert!(said.starts_with("/memfd:pinfold-guard") && said.ends_with("(7, 1)\n"), "{said}");
 
-    // A place that the dynamic loader can't be told.
+    // The dynamic loader does not accept this path in its variables.
     let directory = Scratch::directory("with a space");
     let name = "import pinfold_module, os; print(os.path.dirname(pinfold_module.__file__))";
     let module = run(&python, name, |_| {}).1;

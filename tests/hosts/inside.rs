@@ -17,7 +17,7 @@ pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// A job that can be spoken to: it answers each line with it, and ends with 7 at the end of its input.
+/// A job that reads lines: it answers each line with the same line, and exits with 7 at the end of its input.
 pub struct Talker {
     give: std::io::PipeWriter,
     said: BufReader<std::io::PipeReader>,
@@ -34,7 +34,7 @@ pub fn talker() -> (Command, Talker) {
 
 impl Talker {
     pub fn assert_answers(&mut self) {
-        // Into a pipe that nobody reads any more this would be an error, at its end an empty answer.
+        // If the job had ended, this write would fail with EPIPE, or the answer would be empty.
         self.give.write_all(b"are you there\n").unwrap();
         let mut line = String::new();
         self.said.read_line(&mut line).unwrap();
@@ -42,26 +42,26 @@ impl Talker {
     }
 }
 
-/// The parent of the job's main process.
+/// Returns the parent of the job's main process.
 pub fn guard_of(job: &Job) -> i32 {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", job.pid())).unwrap();
     stat.rsplit(") ").next().unwrap().split(' ').nth(1).unwrap().parse().unwrap()
 }
 
-/// 2 GB resident and 50 threads, two of which each spawn a job and end while it runs: one in a runtime of its own, one in
-/// the host's.
+/// A host with 2 GB resident memory and 50 threads. Two of the threads each spawn a job and end while it runs: one in
+/// its own runtime, one in the host's.
 pub fn big() {
     const SIZE: usize = 2 << 30;
     let available = std::fs::read_to_string("/proc/meminfo").unwrap();
     let available = available.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB"));
     let available: usize = available.unwrap().parse().unwrap();
     if has("memory", available > 2 * SIZE / 1024, "less than 4 GiB are free") {
-        // SAFETY: a fresh private mapping, written to within its bounds.
+        // SAFETY: uses a fresh private mapping, and writes within its bounds.
         unsafe {
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
             let memory = libc::mmap(std::ptr::null_mut(), SIZE, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
             assert_ne!(memory, libc::MAP_FAILED);
-            libc::madvise(memory, SIZE, libc::MADV_HUGEPAGE); // Only quicker.
+            libc::madvise(memory, SIZE, libc::MADV_HUGEPAGE); // Only makes this faster.
             for at in (0..SIZE).step_by(4096) {
                 memory.byte_add(at).cast::<u8>().write_volatile(1);
             }
@@ -98,7 +98,7 @@ pub fn big() {
             (supervisor, job)
         });
         talker.assert_answers();
-        // SAFETY: changes nothing.
+        // SAFETY: signal 0 changes nothing.
         assert_eq!(unsafe { libc::kill(job.pid(), 0) }, 0);
         let Talker { give, said } = talker;
         drop(give);
@@ -112,22 +112,22 @@ pub fn big() {
     threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
-/// The open descriptors, what they are and their flags.
+/// Returns the open descriptors, their targets and their flags.
 pub fn descriptors() -> BTreeMap<i32, (PathBuf, i32)> {
     let mut descriptors = BTreeMap::new();
     for entry in std::fs::read_dir("/proc/self/fd").unwrap().flatten() {
         let number = entry.file_name().to_str().unwrap().parse().unwrap();
         let target = std::fs::read_link(entry.path()).unwrap();
-        // All but the one that this is read through.
+        // All except the descriptor of this directory listing.
         if !target.ends_with("fd") {
-            // SAFETY: changes nothing.
+            // SAFETY: reads flags and changes nothing.
             descriptors.insert(number, (target, unsafe { libc::fcntl(number, libc::F_GETFD) }));
         }
     }
     descriptors
 }
 
-/// The next of the host's children, whichever ends; `None` where there is none.
+/// Waits for the host's next child that ends, whichever it is; returns `None` where there is no child.
 pub fn wait_any() -> Option<(i32, i32)> {
     let mut status = 0;
     // SAFETY: fills in one integer.
@@ -138,7 +138,8 @@ pub fn wait_any() -> Option<(i32, i32)> {
 }
 
 pub fn many_supervisors() {
-    // With its feature `process`, which the benchmarks need, tokio's first runtime opens a socket pair for good.
+    // With its feature `process`, which the benchmarks need, tokio's first runtime opens a socket pair that it never
+    // closes.
     drop(runtime());
     let before = descriptors();
     let runtime = runtime();
@@ -160,7 +161,7 @@ pub fn many_supervisors() {
         for running in running {
             supervisors.push(running.await.unwrap());
         }
-        // Each has a guard of its own, so that one's end is nobody else's.
+        // Each supervisor has its own guard, so that the end of one affects no other.
         let (last, _) = supervisors.pop().unwrap();
         let job = last.spawn(Command::new("sleep").arg("1000")).await.unwrap();
         for (supervisor, job) in supervisors {
@@ -201,14 +202,14 @@ pub fn killed_guard() {
         let mut said = BufReader::new(said);
         said.read_line(&mut String::new()).unwrap();
         let guard = guard_of(&job);
-        // SAFETY: nobody reaps it but the process that runs the cases, when this one has ended.
+        // SAFETY: only the process that runs the cases reaps it, after this process has ended.
         assert_eq!(unsafe { libc::kill(guard, libc::SIGKILL) }, 0);
         let begun = Instant::now();
         let report = job.wait().await.unwrap();
         assert!(begun.elapsed() < BOUND);
         assert_eq!((report.reason, report.main.clone()), (Reason::GuardLost, None));
         assert!(report.is_gone() && report.killed, "{report:#?}");
-        // The end of the pipe: nobody of the job holds it any more.
+        // The end of file proves that no process of the job holds the pipe any more.
         assert_eq!(said.read_line(&mut String::new()).unwrap(), 0);
         assert!(supervisor.spawn(&Command::new("true")).await.is_err());
         supervisor.close().await;
@@ -216,8 +217,8 @@ pub fn killed_guard() {
     assert_eq!(descriptors(), before);
 }
 
-/// Without a cgroup each job has a guard of its own: the first one that was forked, whose orphans come to us as do the guards of
-/// the others.
+/// Without a cgroup each job has its own guard. The killed guard is the one that was forked first; its orphans and the
+/// guards of the other jobs become children of this process.
 pub fn killed_guard_beside_another() {
     let guard = Guard::fork().unwrap();
     let runtime = runtime();
@@ -242,11 +243,12 @@ pub fn killed_guard_beside_another() {
         assert_eq!((report.reason, report.exit_code), (Reason::Exited, 7), "{report:#?}");
         supervisor.close().await;
     });
-    // Neither of the guards, nor of the one around the second: all of them have been reaped.
+    // All guards have been reaped: both guards, and the guard around the second one.
     assert_eq!(wait_any(), None);
 }
 
-/// A tree that does its best to stay, and the pipe that it holds; a line on it says that it is there.
+/// Returns a tree of processes that resist their end, and the pipe that it holds. A line on the pipe reports that it
+/// runs.
 fn tree() -> (Command, std::io::PipeReader) {
     let (reader, writer) = std::io::pipe().unwrap();
     let mut command = Command::new(program("tree"));
@@ -254,22 +256,23 @@ fn tree() -> (Command, std::io::PipeReader) {
     (command, reader)
 }
 
-/// Until it is killed.
+/// The host waits until it is killed.
 pub fn waits_with_a_job() {
     runtime().block_on(async {
         let supervisor = Supervisor::start().await.unwrap();
-        // It says "ready" where the host would.
+        // The job prints "ready" in place of the host.
         let job = supervisor.spawn(&Command::new(program("tree"))).await.unwrap();
         job.wait().await.unwrap();
     });
 }
 
-/// A copy of this process that only waits to be killed. It is told by a line on standard output.
+/// Forks a copy of this process that only waits to be killed. A line on standard output reports it.
 fn copy() -> i32 {
     // SAFETY: there is one thread, and the copy only waits.
     match unsafe { libc::fork() } {
         0 => loop {
-            // SAFETY: closes what the runner reads to its end; pause returns when a signal was handled, and none is.
+            // SAFETY: closes the stream that the runner reads to its end. pause returns only after a handled signal,
+            // and no signal is handled.
             unsafe {
                 libc::close(1);
                 libc::pause();
@@ -290,7 +293,7 @@ pub fn forks_itself() {
     });
 }
 
-/// The guard ends them, and so do their own actors, at the same time.
+/// The guard ends the jobs, and their own actors do so at the same time.
 pub fn closes_with_jobs() {
     let runtime = runtime();
     let before = descriptors();
@@ -330,7 +333,7 @@ pub fn closes_with_a_copy() {
         supervisor.close().await;
         let guard = std::fs::read_to_string(format!("/proc/{guard}/stat")).unwrap_or_default();
         assert!(guard.is_empty() || guard.contains(") Z "), "{guard}");
-        // Whichever of the two was first to remove its leaf.
+        // The result is the same whichever of the two removed the leaf first.
         assert!(job.wait().await.unwrap().is_gone());
         assert!(begun.elapsed() < BOUND, "{:?}", begun.elapsed());
         kill(copy);

@@ -1,4 +1,5 @@
-//! The host is left alone (promise 5): what it can tell of itself is the same with jobs and without.
+//! The host is left alone (promise 5): everything that a host can observe about itself is the same with jobs and
+//! without.
 
 use std::path::PathBuf;
 
@@ -8,7 +9,7 @@ use pinfold::report::MainEnd;
 use crate::inside::{descriptors, guard_of, runtime, talker, wait_any};
 use crate::outside::children;
 
-/// What a host can tell of itself and would miss.
+/// The state that a host can observe and that must not change.
 #[derive(Debug, PartialEq)]
 struct State {
     /// Signals pending, blocked, ignored and caught; umask, threads, identity.
@@ -30,7 +31,7 @@ impl State {
         let kept = ["Sig", "Shd", "Umask", "Threads", "Uid", "Gid", "Groups", "Cap", "NoNewPrivs", "Seccomp"];
         let status = read("/proc/thread-self/status");
         let status = status.lines().filter(|line| kept.iter().any(|kept| line.starts_with(kept)));
-        // SAFETY: each only fills in what it is given.
+        // SAFETY: each call only fills in the structure that it receives.
         unsafe {
             let actions = (1..65).filter(|number| !(32..34).contains(number)).map(|number| {
                 let mut action: libc::sigaction = std::mem::zeroed();
@@ -57,9 +58,9 @@ impl State {
     }
 }
 
-/// A child of the host's own, which ends at once.
+/// Forks a child of the host itself, which exits at once.
 fn fork_own(code: i32) -> i32 {
-    // SAFETY: there is one thread, and the child only ends.
+    // SAFETY: there is one thread, and the child only exits.
     match unsafe { libc::fork() } {
         // SAFETY: ends this process.
         0 => unsafe { libc::_exit(code) },
@@ -73,7 +74,7 @@ pub fn left_alone() {
     for _ in 0..2 {
         let early = fork_own(11);
         let with_child = State { children: vec![early], ..State::now() };
-        // It is seen to have ended only by who waits for it.
+        // Its end is visible only to the code that waits for it.
         let (command, mut talker) = talker();
         runtime.block_on(async {
             let supervisor = Supervisor::start().await.unwrap();
@@ -88,7 +89,7 @@ pub fn left_alone() {
             assert_eq!(State::now(), with_child);
             let late = fork_own(12);
             drop(talker);
-            // The job's own input is still held by the command.
+            // The command still holds the job's own input.
             drop(command);
             assert_eq!(job.wait().await.unwrap().exit_code, 7);
             assert_eq!(children(), [early, late]);
@@ -106,7 +107,7 @@ pub fn left_alone() {
 extern "C" fn handler(_: i32) {}
 
 pub fn left_alone_with_unusual_signals() {
-    // SAFETY: sets dispositions and a mask of this process, which has one thread.
+    // SAFETY: sets signal actions and a mask of this process, which has one thread.
     unsafe {
         libc::signal(libc::SIGCHLD, libc::SIG_IGN);
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);

@@ -1,4 +1,4 @@
-//! What is done to the hosts, and looked at, from outside.
+//! What the test does to the hosts, and observes, from outside.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::support::{self, Canary};
 use crate::{BOUND, CASE, HOST};
 
-/// The host of the case that runs, without any other guard program than itself.
+/// Starts the host of the current case, with no other guard program than itself.
 fn start_host() -> Child {
     std::process::Command::new(std::env::current_exe().unwrap())
         .args([HOST, *CASE.lock().unwrap()])
@@ -27,7 +27,7 @@ pub fn ends_well() {
     host.stdout.take().unwrap().read_to_string(&mut said).unwrap();
     let status = host.wait().unwrap();
     assert!(status.success(), "{status}: {said}");
-    // The host has closed its supervisors, so there is nothing to wait for.
+    // The host has closed its supervisors, so nothing needs to be waited for.
     gone(host.id(), &[canary.pid() as i32]).unwrap();
     canary.assert_alive();
 }
@@ -43,13 +43,13 @@ pub fn killed_host() {
     canary.assert_alive();
 }
 
-/// At any instant of its start, and of its guard's.
+/// Kills the host at any instant of its start, and of the start of its guard.
 pub fn killed_early() {
     let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
     let seed = u64::from(nanos);
     println!("seed {seed}");
     for round in 0..30 {
-        // Evenly spread, from a point that is another one in each run.
+        // The instants are evenly spread, and each run begins at a different point.
         let delay = Duration::from_micros((seed / 1000 + round * 1009) % 30_000);
         let mut host = start_host();
         let begun = Instant::now();
@@ -68,12 +68,12 @@ pub fn killed_host_with_a_copy() {
     let copy = ready(&mut host).strip_prefix("copy ").unwrap().parse().unwrap();
     kill(host.id() as i32);
     gone(host.id(), &[copy]).unwrap();
-    // Orphaned and so our child by now.
+    // The copy is orphaned, so it is our child by now.
     kill(copy);
     gone(host.id(), &[]).unwrap();
 }
 
-/// The host's first line, which it writes when it is where the case wants it.
+/// Returns the host's first line, which the host writes when it has reached the state that the case needs.
 fn ready(host: &mut Child) -> String {
     let mut line = String::new();
     BufReader::new(host.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
@@ -82,11 +82,12 @@ fn ready(host: &mut Child) -> String {
 }
 
 pub fn kill(child: i32) {
-    // SAFETY: our own child, not reaped yet.
+    // SAFETY: signals our own child, not reaped yet.
     assert_eq!(unsafe { libc::kill(child, libc::SIGKILL) }, 0);
 }
 
-/// Within the bound every child of ours is gone but those that `stay`, and so is every directory of that host.
+/// Checks that within the bound every child of ours is gone, except those in `stay`, and every directory of that host
+/// too.
 fn gone(host: u32, stay: &[i32]) -> Result<(), String> {
     let begun = Instant::now();
     let prefix = format!("pinfold-{host}-");
@@ -94,7 +95,7 @@ fn gone(host: u32, stay: &[i32]) -> Result<(), String> {
         let mut children = children();
         children.retain(|child| !stay.contains(child));
         for &child in &children {
-            // SAFETY: reaps our own child; the standard library does not know of it, or has been told by now.
+            // SAFETY: reaps our own child. The standard library does not know this child, or has already waited for it.
             unsafe { libc::waitpid(child, std::ptr::null_mut(), libc::__WALL | libc::WNOHANG) };
         }
         let directories: Vec<PathBuf> = std::fs::read_dir(support::own_cgroup())
@@ -114,13 +115,13 @@ fn gone(host: u32, stay: &[i32]) -> Result<(), String> {
     }
 }
 
-/// The children of this process, which has one thread.
+/// Returns the children of this process, which has one thread.
 pub fn children() -> Vec<i32> {
     let text = std::fs::read_to_string("/proc/thread-self/children").unwrap();
     text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
-/// A case that failed leaves nothing either.
+/// Ends all children, so that a failed case leaves nothing either.
 pub fn end_children() {
     loop {
         let children = children();
@@ -129,7 +130,7 @@ pub fn end_children() {
         }
         for child in children {
             kill(child);
-            // SAFETY: our own child, which is ending.
+            // SAFETY: waits for our own child, which is ending.
             unsafe { libc::waitpid(child, std::ptr::null_mut(), libc::__WALL) };
         }
     }

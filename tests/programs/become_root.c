@@ -1,6 +1,6 @@
-/* Set-user-ID root: becomes root for good, says "in place", and stays, as what sudo runs does.
+/* Set-user-ID root: becomes root permanently, prints "in place", and keeps running, as a program under sudo does.
  *
- *   become_root [CGROUP.PROCS]     goes to that cgroup first, as pam_systemd lets it */
+ * become_root [CGROUP.PROCS]     moves to that cgroup first, as pam_systemd allows */
 #include <fcntl.h>
 #include <unistd.h>
 

@@ -1,4 +1,4 @@
-/* Ends by the signal that it is told: end_by NUMBER. No core file. */
+/* Ends itself by the given signal: end_by NUMBER. It writes no core file. */
 #define _GNU_SOURCE
 #include <signal.h>
 #include <stdlib.h>

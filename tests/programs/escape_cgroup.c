@@ -2,7 +2,7 @@
  *
  *   escape_cgroup stay|exit MODE OUTSIDE
  *
- * OUTSIDE is the cgroup directory that pinfold made its base in; leaving means going there. */
+ * OUTSIDE is the cgroup directory in which pinfold made its base. A process leaves the job by moving there. */
 #include "in_place.h"
 #include <limits.h>
 #include <poll.h>
@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-/* The directory of the job. */
+/* The cgroup directory of the job. */
 static char leaf[PATH_MAX];
 
 /* The cgroup v2 path of this process, from the root of the hierarchy. */
@@ -47,7 +47,7 @@ static void put(const char *directory, const char *file, const char *value)
     close(fd);
 }
 
-/* This process goes there; whether its leaf holds it no more, or still does. */
+/* Moves this process there, and asserts that its cgroup has changed. The new one may be below its leaf or outside it. */
 static void go(const char *directory)
 {
     char before[PATH_MAX], after[PATH_MAX];
@@ -125,7 +125,7 @@ static int frozen(char **arguments)
     return 1;
 }
 
-/* The whole job, the main process too. The one that sees it to the end has left. */
+/* Freezes the whole job, including the main process. The process that observes this has left the job. */
 static int frozen_job(char **arguments)
 {
     find(*arguments);
@@ -166,7 +166,7 @@ static void *into_threads(void *argument)
     return NULL;
 }
 
-/* A process in two cgroups: a thread of it in one whose processes can't be listed. */
+/* A process in two cgroups: one of its threads is in a cgroup whose processes cannot be listed. */
 static int threaded(char **arguments)
 {
     find(*arguments);
@@ -218,7 +218,7 @@ static int stopped_emigrant(char **arguments)
     return 1;
 }
 
-/* More than one message of the guard could list. */
+/* More emigrants than one message of the guard can list. */
 static int many_emigrants(char **arguments)
 {
     go(*arguments);
@@ -231,7 +231,7 @@ static int many_emigrants(char **arguments)
     return 701;
 }
 
-/* A subreaper with children, one of them back in the job. */
+/* A subreaper with children, one of which is back in the job. */
 static int family_of_emigrants(char **arguments)
 {
     find(*arguments);
@@ -251,7 +251,7 @@ static int family_of_emigrants(char **arguments)
     return 4;
 }
 
-/* To /proc it looks like a zombie; its other thread lives. */
+/* In /proc the process looks like a zombie, but its other thread lives. */
 static int headless_emigrant(char **arguments)
 {
     if (child() == 0) {
@@ -261,7 +261,8 @@ static int headless_emigrant(char **arguments)
     return 1;
 }
 
-/* Each hands over to a child and ends. Bounded, so that it ends by itself where nobody can catch it. */
+/* Each process starts a child that continues, and ends. The number is bounded, so that this ends by itself if
+ * pinfold cannot end it. */
 static int fleeting_emigrant(char **arguments)
 {
     if (child() == 0) {
@@ -280,7 +281,7 @@ static int fleeting_emigrant(char **arguments)
 static int main_emigrates(char **arguments)
 {
     go(*arguments);
-    /* Born outside. */
+    /* This child is born outside the job's cgroup. */
     if (child() == 0) {
         must(setsid() == getpid());
         in_place();

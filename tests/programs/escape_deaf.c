@@ -1,10 +1,10 @@
-/* Processes that don't listen to signals, that answer them with new processes, or that can't run.
+/* Processes that ignore signals, that start new processes when they receive one, or that cannot run.
  *
  *   escape_deaf stay|exit MODE */
 #include "in_place.h"
 #include <sys/ptrace.h>
 
-/* ---- deaf ---- */
+/* ---- ignoring signals ---- */
 
 static int deaf_to_term(char **arguments)
 {
@@ -44,7 +44,7 @@ static void fork_one(int number)
         fork();
 }
 
-/* Each process that is told to stop makes one more, which has not been told. */
+/* Each process that receives SIGTERM starts one more, which has not received it. */
 static int fork_when_told(char **arguments)
 {
     (void)arguments;
@@ -63,8 +63,9 @@ static void relay(int number)
         _exit(0);
 }
 
-/* Whoever is told to stop hands over to one that has not been told, and ends: there is always somebody new. Bounded,
- * or a pinfold that tells them on and on would keep the machine busy for good. */
+/* Each process that receives SIGTERM starts a successor, which has not received it, and ends. So there is always a
+ * new process. The number is bounded, because otherwise a pinfold that keeps sending SIGTERM would keep the machine
+ * busy forever. */
 static int relays_when_told(char **arguments)
 {
     (void)arguments;
@@ -77,7 +78,7 @@ static int relays_when_told(char **arguments)
     return 100;
 }
 
-/* SIGTERM is ignored, and the first thread has exited: `cgroup.kill` does not end it. */
+/* The process ignores SIGTERM, and its first thread has exited: `cgroup.kill` does not end it. */
 static int deaf_headless(char **arguments)
 {
     (void)arguments;
@@ -88,7 +89,7 @@ static int deaf_headless(char **arguments)
     return 1;
 }
 
-/* Forks on while its first thread is dead: the children are ordinary processes. */
+/* Keeps forking while its first thread is dead. The children are ordinary processes. */
 static void *fork_without_leader(void *argument)
 {
     while (state_of("/proc/self/stat") != 'Z')
@@ -123,7 +124,7 @@ static void *main_without_leader(void *argument)
     return argument;
 }
 
-/* The main process is like that: "ready" is printed by its other thread. */
+/* The first thread of the main process has exited too. Its other thread prints "ready". */
 static int headless_main(char **arguments)
 {
     pthread_t thread;
@@ -172,7 +173,8 @@ static int traced(char **arguments)
     return 1;
 }
 
-/* The main process is held by a tracer that won't listen; its end is hidden from its parent while that lives. */
+/* A tracer that ignores signals holds the main process. While the tracer lives, the parent does not see the end of
+ * the main process. */
 static int traced_main(char **arguments)
 {
     (void)arguments;
@@ -189,7 +191,7 @@ static int traced_main(char **arguments)
         dprintf(OUT, "ready\n");
         remain();
     }
-    /* Held here: "ready" is the tracer's to say. */
+    /* This process is held, so the tracer prints "ready". */
     remain();
     return 0;
 }

@@ -1,8 +1,8 @@
-/* Processes that get away from their parent, group and session, and that become many.
+/* Processes that leave their parent, group and session, and that multiply.
  *
  *   escape_kin stay|exit MODE [COMMAND...]
  *
- * The main process waits until the escape is made, then stays, or exits 0 and leaves it behind. */
+ * The main process waits until the escape has happened. Then it keeps running, or exits with 0 and leaves it behind. */
 #include "in_place.h"
 #include <pthread.h>
 #include <sys/prctl.h>
@@ -64,7 +64,7 @@ static int by_daemon(char **arguments)
     return 1;
 }
 
-/* Another program makes it: nohup, unshare, a nested pinfold… */
+/* Another program makes the escape: nohup, unshare, a nested pinfold… */
 static int by_command(char **arguments)
 {
     if (child() == 0) {
@@ -74,7 +74,7 @@ static int by_command(char **arguments)
     return 1;
 }
 
-/* Run under nohup(1), under env(1) -i: what that did holds for all. */
+/* This runs under nohup(1), or under env(1) -i, and their effect applies to all processes. */
 static int hangup_ignored(char **arguments)
 {
     must(signal(SIGHUP, SIG_IGN) == SIG_IGN);
@@ -98,13 +98,13 @@ static int all_closed(char **arguments)
         remain();
     }
     close(held[1]);
-    /* Its end is the proof: the child held the other one. */
+    /* End of file is the proof: the child held the other end. */
     char byte;
     must(read(held[0], &byte, 1) == 0);
     return 1;
 }
 
-/* A child of the guard, beside the main process. */
+/* A child of the guard, and so a sibling of the main process. */
 static int sibling(char **arguments)
 {
     (void)arguments;
@@ -141,7 +141,7 @@ static int own_subreaper(char **arguments)
     return 2;
 }
 
-/* With the end of each reaper, the one below it has another parent: told to end, they do so all at once. */
+/* When a reaper ends, the one below it gets another parent. When they receive a signal, all of them end at once. */
 static int own_subreapers(char **arguments)
 {
     for (int at = 0; at < 40; at++)
@@ -149,7 +149,7 @@ static int own_subreapers(char **arguments)
     return 80;
 }
 
-/* Each of eight waits, suspended, until the one after it ends. */
+/* Each of eight processes is suspended until the next one ends. */
 static int vfork_chain(char **arguments)
 {
     (void)arguments;
@@ -189,7 +189,7 @@ static int forking_threads(char **arguments)
     return 4;
 }
 
-/* To /proc it looks like a zombie; its other thread lives. */
+/* In /proc the process looks like a zombie, but its other thread lives. */
 static int dead_leader(char **arguments)
 {
     (void)arguments;
@@ -199,7 +199,8 @@ static int dead_leader(char **arguments)
     return 1;
 }
 
-/* As many as its limit lets, which end and are replaced all the time. Never as root: the limit would not hold. */
+/* As many processes as the limit allows, which end and are replaced all the time. Not as root, to whom the limit
+ * does not apply. */
 static int storm(char **arguments)
 {
     (void)arguments;
@@ -213,7 +214,7 @@ static int storm(char **arguments)
         for (int told = 0;;) {
             if (fork() >= 0)
                 continue;
-            /* The limit is reached: the storm rages. */
+            /* The limit is reached, so the storm has its full size. */
             must(errno == EAGAIN);
             if (!told++ && write(PLACED, "x", 1) == 1)
                 dprintf(OUT, "in place\n");
@@ -225,7 +226,8 @@ static int storm(char **arguments)
     return 1;
 }
 
-/* Each hands over to a child and ends. Bounded, so that it ends by itself where nobody can catch it. */
+/* Each process starts a child that continues, and ends. The number is bounded, so that this ends by itself if
+ * pinfold cannot end it. */
 #define GENERATIONS 200000
 
 static void relay(int in_sessions)
@@ -250,7 +252,7 @@ static int one_relay(char **arguments)
     return 1;
 }
 
-/* Neither a process nor a group or session lasts. */
+/* No process, group or session lasts. */
 static int relays_in_sessions(char **arguments)
 {
     (void)arguments;
@@ -260,7 +262,8 @@ static int relays_in_sessions(char **arguments)
     return 3;
 }
 
-/* Quicker still: nothing is copied. Many stacks in turn: where it waits for a CPU, a parent may still be on its own. */
+/* Faster, because no memory is copied. It uses many stacks in turn: a parent that waits for a CPU may still be on
+ * its own stack. */
 #define STACKS 2048
 static char stacks[STACKS][8192] __attribute__((aligned(64)));
 

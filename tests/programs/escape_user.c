@@ -1,4 +1,4 @@
-/* Processes that are another user's, or that live in namespaces of their own.
+/* Processes that belong to another user, or that live in namespaces of their own.
  *
  *   escape_user stay|exit MODE */
 #include "in_place.h"
@@ -22,7 +22,7 @@ static int pid_namespace(char **arguments)
     if (child() == 0) {
         must(unshare(CLONE_NEWPID) == 0);
         if (child() == 0) {
-            /* Its PID 1 ignores what it has no handler for. */
+            /* PID 1 of the namespace ignores signals for which it has no handler. */
             must(getpid() == 1);
             if (child() == 0) {
                 must(getpid() == 2 && setsid() == 2);
@@ -42,7 +42,7 @@ static int user_namespace(char **arguments)
     (void)arguments;
     if (child() == 0) {
         must(unshare(CLONE_NEWUSER) == 0);
-        /* Nobody is mapped yet. */
+        /* No user is mapped yet. */
         must(getuid() == 65534 && setuid(0) != 0);
         in_place();
         remain();

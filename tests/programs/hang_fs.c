@@ -1,10 +1,11 @@
-/* A file system (FUSE) that answers nothing but the greeting, for as long as a command runs: whoever asks it anything waits in
- * the kernel, and from SIGKILL on in state D (fuse(4)): a request that has been read is waited for to the end.
+/* A file system (FUSE) that answers only the INIT request, for as long as a command runs. A process that accesses it
+ * waits in the kernel, and after SIGKILL in state D (fuse(4)): the kernel waits until a request that was read is
+ * answered.
  *
  *   hang_fs DIRECTORY COMMAND [ARG...]     as root, in a mount namespace of its own
  *
- * Writes "held" to standard output when a process waits. Ends as the command did, when all that waited have ended too. On
- * SIGUSR1 it answers every request with an error. */
+ * Writes "held" to standard output when a process waits. Ends as the command did, when all waiting processes have
+ * ended too. On SIGUSR1 it answers every request with an error. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -30,7 +31,7 @@ static void release(int signal)
     (void)signal;
 }
 
-/* Whether a process waits from now on. */
+/* Handles a request, and returns whether it makes a process wait. */
 static int serve(int fuse)
 {
     static char request[1 << 17];
@@ -60,7 +61,7 @@ int main(int argc, char **argv)
     if (mount("hang", argv[1], "fuse", MS_NOSUID | MS_NODEV, options))
         return failed("mount");
     sigaction(SIGUSR1, &(struct sigaction){.sa_handler = release}, NULL);
-    /* Those who wait come here in the end. */
+    /* Makes this process the parent of the waiting processes, once they are orphaned. */
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     pid_t child = fork();
     if (child == 0) {
@@ -73,7 +74,7 @@ int main(int argc, char **argv)
         if (events[0].revents && serve(fuse) && write(1, "held\n", 5) != 5)
             break;
     int status;
-    /* That ends every request with an error. */
+    /* This ends every request with an error. */
     if (!events[1].revents)
         close(fuse);
     waitpid(child, &status, 0);

@@ -1,5 +1,6 @@
-/* A main process and a descendant whose first threads have exited while another thread lives: to /proc both look like
- * zombies. Both ignore SIGTERM, the descendant has a session of its own. Prints "ready" when both are so. */
+/* A main process and a descendant whose first threads have exited while another thread lives: in /proc both look
+ * like zombies. Both ignore SIGTERM, and the descendant has a session of its own. Prints "ready" when both are in
+ * this state. */
 #include "in_place.h"
 
 static int up[2];

@@ -1,5 +1,5 @@
-/* How the escape programs tell that an escape has really happened: each process that has escaped says so through
- * in_place(), and the main process says "ready" when it has heard them all. */
+/* How the escape programs prove that an escape has really happened: each process that has escaped reports it with
+ * in_place(), and the main process prints "ready" when it has received all these reports. */
 #ifndef IN_PLACE_H
 #define IN_PLACE_H
 
@@ -15,11 +15,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Fixed numbers, open across exec, so that a program further down can be the one that is in place. */
+/* Fixed numbers, which stay open across exec, so that a program that is executed later can make the report. */
 #define OUT 10
 #define PLACED 11
 
-/* What does not hold ends the test: said once, on standard output, and no "ready" follows. */
+/* A condition that does not hold fails the test: the program prints it once, on standard output, and no "ready"
+ * follows. */
 #define must(condition) ((condition) ? (void)0 : failed(#condition, __LINE__))
 
 static inline void failed(const char *condition, int line)
@@ -35,7 +36,7 @@ static inline void in_place(void)
     close(PLACED);
 }
 
-/* Stays, whatever happens, until it is ended. */
+/* Keeps running until it is ended. */
 static inline void remain(void)
 {
     for (;;)
@@ -58,7 +59,7 @@ static inline void ignore_all_signals(void)
     must(sigprocmask(SIG_BLOCK, &all, NULL) == 0);
 }
 
-/* As in /proc/PID/stat. */
+/* Returns the state as in /proc/PID/stat. */
 static inline char state_of(const char *stat)
 {
     char text[512];
@@ -73,11 +74,11 @@ static inline char state_of(const char *stat)
 
 struct mode {
     const char *name;
-    /* Makes the escape; how many in_place() there will be. */
+    /* Makes the escape, and returns how many in_place() calls will follow. */
     int (*escape)(char **arguments);
 };
 
-/* main() of each program: PROGRAM stay|exit MODE [ARGUMENT...] or PROGRAM here. */
+/* The main() of each program: PROGRAM stay|exit MODE [ARGUMENT...] or PROGRAM here. */
 static inline int escape(char **argv, const struct mode *modes)
 {
     if (argv[1] && !strcmp(argv[1], "here")) {
@@ -116,7 +117,7 @@ static inline void *outlive_leader(void *argument)
     return argument;
 }
 
-/* To /proc this process looks like a zombie from here on; its other thread lives. */
+/* From here on this process looks like a zombie in /proc, but its other thread lives. */
 static inline void lose_leader(void)
 {
     pthread_t thread;

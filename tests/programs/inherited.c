@@ -1,6 +1,6 @@
-/* Writes to a file what a program is given by its caller: inherited FILE [ARG...].
+/* Writes everything that a program inherits from its caller to a file: inherited FILE [ARG...].
  *
- * Left out is what differs between any two processes of the same caller: process ids, groups, the cgroup. */
+ * It leaves out what differs between any two processes of the same caller: process ids, groups, the cgroup. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>
@@ -35,7 +35,7 @@ int main(int argc, char **argv)
     };
     char descriptors[65536];
     int length = 0;
-    /* Before anything is opened here. */
+    /* This runs before this program opens any file. */
     for (int fd = 0; fd < 1024; fd++) {
         struct stat stat;
         if (fstat(fd, &stat) < 0)
@@ -50,7 +50,7 @@ int main(int argc, char **argv)
     for (int at = 2; at < argc; at++)
         fprintf(out, "argument %s\n", argv[at]);
     for (char **entry = environ; *entry; entry++)
-        /* Of the calling shell: the command's own path, and how deep it is. */
+        /* The shell sets these: the command's own path, and the depth of shells. */
         if (strncmp(*entry, "_=", 2) && strncmp(*entry, "SHLVL=", 6))
             fprintf(out, "environment %s\n", *entry);
     char *cwd = getcwd(NULL, 0);
@@ -58,7 +58,7 @@ int main(int argc, char **argv)
     copy(out, "/proc/self/status", status);
     copy(out, "/proc/self/limits", NULL);
     copy(out, "/proc/self/timers", NULL);
-    /* Not oom_score_adj, which is another one (docs/differences.md). */
+    /* It leaves out oom_score_adj, which differs (docs/differences.md). */
     copy(out, "/proc/self/coredump_filter", NULL);
     copy(out, "/proc/self/timerslack_ns", NULL);
     copy(out, "/proc/self/personality", NULL);

@@ -1,9 +1,10 @@
-/* Runs a command and lets one system call of one program fail, everything else go through (seccomp_unotify(2)).
+/* Runs a command and lets one system call of one program fail, and all others succeed (seccomp_unotify(2)).
  *
  *   inject PROGRAM CALL ERRNO COUNT-FILE COMMAND [ARG...]
  *
- * Of the calls below (reads and writes of files in /proc and /sys/fs/cgroup only) that processes executing PROGRAM make, the one with the number CALL, from 1 on, answers ERRNO. How
- * many there were is written to COUNT-FILE. Ends as the command did; 128 and its number for a signal. */
+ * It counts the calls below that processes executing PROGRAM make (reads and writes count only on files in /proc and
+ * /sys/fs/cgroup). The call with the number CALL, counted from 1, fails with ERRNO. The number of calls is written
+ * to COUNT-FILE. It ends as the command did: with its exit code, or with 128 plus the number of its signal. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -26,21 +27,21 @@
 #include <unistd.h>
 
 static const int calls[] = {
-    /* Processes. */
+    /* Calls for processes. */
     SYS_clone, SYS_clone3, SYS_pidfd_open, SYS_pidfd_send_signal, SYS_timer_create,
-    /* cgroups and /proc. */
+    /* Calls for cgroups and /proc. */
     SYS_mkdirat, SYS_openat, SYS_read, SYS_pread64, SYS_write, SYS_getdents64, SYS_unlinkat, SYS_flock, SYS_fstat, SYS_newfstatat,
     SYS_statx, SYS_fstatfs, SYS_faccessat2, SYS_readlinkat,
 #ifdef __x86_64__
     SYS_fork, SYS_vfork, SYS_open, SYS_mkdir, SYS_rmdir, SYS_readlink, SYS_stat, SYS_access,
 #endif
-    /* Descriptors. */
+    /* Calls for descriptors. */
     SYS_memfd_create, SYS_socketpair, SYS_sendmsg, SYS_epoll_create1, SYS_epoll_ctl, SYS_signalfd4, SYS_fcntl, SYS_dup3,
     SYS_eventfd2, SYS_prlimit64};
 
 #define CALLS (sizeof calls / sizeof *calls)
 
-/* What the child and we tell each other without a system call that would be held. */
+/* The child and its parent communicate through this memory, without a system call that the filter would stop. */
 struct shared {
     volatile int listener, taken;
 };
@@ -66,10 +67,10 @@ static int executes(pid_t pid, const struct stat *program)
     return stat(path, &exe) == 0 && exe.st_ino == program->st_ino && exe.st_dev == program->st_dev;
 }
 
-/* Reads and writes of files of the kernel's only: others, of an eventfd say, can't fail like that. */
+/* Counts reads and writes only on files of the kernel: others, for example on an eventfd, cannot fail in this way. */
 static int counts(const struct seccomp_notif *call)
 {
-    /* The test build's tokio makes one for itself, and does not do without. */
+    /* tokio in the test build opens a socket pair for itself, and does not work without it. */
     if (call->data.nr == SYS_socketpair)
         return (call->data.args[1] & 0xf) == SOCK_SEQPACKET;
     if (call->data.nr != SYS_read && call->data.nr != SYS_pread64 && call->data.nr != SYS_write)
@@ -81,7 +82,7 @@ static int counts(const struct seccomp_notif *call)
     return !strncmp(target, "/proc/", 6) || !strncmp(target, "/sys/fs/cgroup/", 15);
 }
 
-/* Which call it is that fails, and of whom. */
+/* Prints which call fails, and of which process. */
 static void tell(const struct seccomp_notif *call)
 {
     char path[64], name[64] = "";

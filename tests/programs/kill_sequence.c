@@ -1,9 +1,9 @@
-/* Tells whether this kernel has the kill-sequence bug (6.14 until fixed in 7.3 and in stable series): a child that is
+/* Detects whether this kernel has the kill-sequence bug (6.14 until fixed in 7.3 and in stable series): a child that is
  * cloned into a cgroup is killed at once if its parent's own cgroup was ever killed.
  *
  *   kill_sequence KILLED-CGROUP
  *
- * Goes there, clones a child into a new cgroup below, and says "killed" or "lived". */
+ * It moves there, clones a child into a new cgroup below it, and prints "killed" or "lived". */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <limits.h>

@@ -1,5 +1,5 @@
-/* Makes COUNT orphans that end at once, one after another: orphans COUNT. Each is reaped by whoever inherits it. Ends, and
- * says so, when no process of the inheritor is left but this one; with 1 where that has not come about after 20 s. */
+/* Makes COUNT orphans that end at once, one after another: orphans COUNT. Their new parent reaps them. This program
+ * prints a line and ends when its own parent has no other child left; it exits with 1 if that takes more than 20 s. */
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,7 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Children of our parent, zombies too, but this one. */
+/* Counts the children of our parent, including zombies, except this process. */
 static int brothers(void)
 {
     int found = 0;

@@ -1,10 +1,10 @@
 /* Processes that are hard to catch.
  *
- *   race storm                  eight processes, each of which has a child that has a child, again and again
- *   race main MICROSECONDS CODE LEFTOVERS
- *                               ends by itself after that time, and leaves that many which are deaf to SIGTERM
+ * race storm                  eight processes, each of which has a child that has a child, again and again
+ * race main MICROSECONDS CODE LEFTOVERS
+ *                            exits after that time, and leaves this number of processes, which ignore SIGTERM
  *
- * Both say "ready" on standard output, which all of them hold. */
+ * Both print "ready" on standard output, which all their processes keep open. */
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +14,8 @@
 
 #define WORKERS 8
 
-/* No storm: the next one is made when both the child and its own child, a session leader, are gone. */
+/* This is not an unbounded storm: the next child is made when both the child and its own child, a session leader,
+ * are gone. */
 static void fork_for_ever(int told)
 {
     for (int first = 1;; first = 0) {

@@ -1,8 +1,8 @@
-/* Executes a command for which the kernel refuses a system call, as a seccomp profile does:
+/* Executes a command for which the kernel refuses one system call, as under a seccomp profile:
  *
  *   refuse CALL ERRNO COMMAND [ARG...]
  *
- * CALL: `waitid`; `reaping-waitid`, which is the same but for calls with WNOWAIT; `pidfd_open`. */
+ * CALL is `waitid`; `reaping-waitid`, which is waitid without the calls with WNOWAIT; or `pidfd_open`. */
 #define _GNU_SOURCE
 #include <linux/audit.h>
 #include <linux/filter.h>
@@ -27,7 +27,7 @@ int main(int argc, char **argv)
     if (argc < 4)
         return 98;
     int call = !strcmp(argv[1], "pidfd_open") ? SYS_pidfd_open : SYS_waitid;
-    /* The fourth argument of waitid has the options; of other calls no bit of it matters. */
+    /* The fourth argument of waitid contains the options; for other calls no bit of it is checked. */
     unsigned spared = !strcmp(argv[1], "reaping-waitid") ? WNOWAIT : 0;
     struct sock_filter rules[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),

@@ -1,4 +1,4 @@
-/* Executes a command for which the kernel's clone3 is refused, as by a container's seccomp profile:
+/* Executes a command for which the kernel refuses clone3, as under a container's seccomp profile:
  *
  *   refuse_clone3 ERRNO COMMAND [ARG...] */
 #define _GNU_SOURCE

@@ -1,5 +1,6 @@
-/* Runs a command under a seccomp filter as strict as those of containers: sandbox COMMAND [ARG...]. What is newer than
- * clone(2) is not implemented there (clone3, openat2, pidfd_open…), and what a container has no business with is refused. */
+/* Runs a command under a seccomp filter as strict as those of containers: sandbox COMMAND [ARG...]. Calls newer than
+ * clone(2) fail as not implemented (clone3, openat2, pidfd_open…), and calls that a container does not need are
+ * refused. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <linux/filter.h>

@@ -1,5 +1,6 @@
-/* A server for restarts: server PORT LOCK-FILE. It takes the lock and the port (with SO_REUSEADDR), starts two grandchildren
- * in sessions of their own that keep both and ignore SIGTERM, and says "up". What another run still has it says instead. */
+/* A server for restarts: server PORT LOCK-FILE. It takes the lock and the port (with SO_REUSEADDR), starts two
+ * grandchildren in sessions of their own that keep both and ignore SIGTERM, and prints "up". If another run still
+ * holds one of them, it prints which. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -1,6 +1,7 @@
-/* Tells each signal that it gets, a number a line, and ends after one of them: signals LAST. First a line "ready".
+/* Prints the number of each signal that it receives, one in a line, and ends after one of them: signals LAST. The first
+ * line is "ready".
  *
- * Raw calls: glibc's sets leave out 32 and 33. */
+ * It makes raw system calls, because glibc's signal sets leave out 32 and 33. */
 #define _GNU_SOURCE
 #include <signal.h>
 #include <stdint.h>

@@ -1,5 +1,6 @@
-/* Children that have nothing to do with any job, one after another, so that they get the pids and process groups that jobs
- * have had. None may ever be sent a signal. Until standard input ends; then tells how many there were. */
+/* Starts children that belong to no job, one after another, so that they get the pids and process groups that jobs
+ * had before. None of them may ever receive a signal. It runs until standard input ends, and then prints how many
+ * there were. */
 #define _GNU_SOURCE
 #include <poll.h>
 #include <sched.h>

@@ -1,4 +1,4 @@
-/* The smallest program: what a start costs shows best on it. */
+/* The smallest program, on which the cost of a start is most visible. */
 int main(void)
 {
     return 0;

@@ -1,5 +1,5 @@
-/* A small tree that does its best to stay: a session of its own, a double fork, a child that ignores every signal.
- * Says "ready" on standard output when all of it is there. */
+/* A small tree of processes that resist their end: a session of their own, a double fork, a child that ignores every
+ * signal. Prints "ready" on standard output when all of them run. */
 #include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>

@@ -1,16 +1,16 @@
-/* Uses what it is told to.
+/* Uses resources as requested.
  *
- *   use hog BYTES        touches so much memory, then waits for a signal
- *   use burn SECONDS     keeps a CPU busy for so long by the clock
- *   use grandchild BYTES SECONDS  a grandchild touches the memory and burns so much CPU time; then all exit 0, and
+ *   use hog BYTES        touches this much memory, then waits for a signal
+ *   use burn SECONDS     keeps a CPU busy for this time of the clock
+ *   use grandchild BYTES SECONDS  a grandchild touches the memory and uses this CPU time; then all exit 0, and
  *                        the CPU time of all is printed
- *   use storm            forks children that wait, for ever
+ *   use storm            forks children that wait, forever
  *   use orphan-oom BYTES a child hogs and is killed; then this process sends SIGKILL to itself
  *   use count FILE       writes a growing number to the file, over and over
- *   use death-signal     prints the signal that it gets when its parent dies, and its user and groups
- *   use become-root      with the set-user-ID bit: becomes root altogether, as sudo does, says so, and waits in a session
- *                        of its own for what an ordinary user's signals can't do
- *   use write FILE BYTES writes so much and has it on the disk */
+ *   use death-signal     prints the signal that it receives when its parent dies, and its user and groups
+ *   use become-root      with the set-user-ID bit: becomes root permanently, as sudo does, reports it, and waits in a
+ *                        session of its own, where the signals of an ordinary user cannot end it
+ *   use write FILE BYTES writes this number of bytes and waits until they are on the disk */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -70,7 +70,7 @@ int main(int argc, char **argv)
             _exit(0);
         }
         wait(NULL);
-        /* The truth, with the end of the grandchild, to compare with. */
+        /* Measured by getrusage for the grandchild, as the value to compare with. */
         struct rusage of[2];
         getrusage(RUSAGE_SELF, &of[0]);
         getrusage(RUSAGE_CHILDREN, &of[1]);

@@ -1,10 +1,11 @@
-/* Runs a command as its subreaper and tells, right when the command has ended, which of its descendants still live.
+/* Runs a command as its subreaper, and reports, when the command has ended, which of its descendants still live.
  *
  *   warden SURVIVORS-FILE COMMAND [ARG...]
  *
- * Whatever escapes from the command ends up as a child of this process, so that "no child left" is the proof. Survivors
- * are written to the file, a line each (pid, then the command line), and killed. Ends as the command did: its exit code,
- * or by the signal that ended it. SIGTERM, SIGINT, SIGHUP and SIGQUIT go to the command. */
+ * Everything that escapes from the command becomes a child of this process, so "no child left" is the proof.
+ * Survivors are written to the file, one in a line (pid, then the command line), and killed. It ends as the command
+ * did: with its exit code, or by the signal that ended it. It forwards SIGTERM, SIGINT, SIGHUP and SIGQUIT to the
+ * command. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -44,7 +45,7 @@ static int parent_of(pid_t pid)
     if (!end || sscanf(end + 2, "%c %d %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %d", &state, &parent,
                        &threads) != 3)
         return -1;
-    /* With other threads, only its first one has ended: it lives. */
+    /* With other threads, only the first thread has ended, and the process lives. */
     return (state == 'Z' || state == 'X') && threads <= 1 ? -1 : parent;
 }
 
@@ -63,7 +64,7 @@ static void tell(FILE *file, pid_t pid)
     fprintf(file, "%d %s\n", pid, line);
 }
 
-/* Every living child of ours: told, killed. */
+/* Writes every living child of ours to the file, and kills it. */
 static int survivors(FILE *file)
 {
     int found = 0;
@@ -87,7 +88,7 @@ int main(int argc, char **argv)
     if (argc < 3)
         return 125;
     prctl(PR_SET_CHILD_SUBREAPER, 1);
-    /* glibc's posix_spawn leaves its own two signals ignored (2.36), and signal() does not take them. */
+    /* glibc's posix_spawn leaves its own two signals ignored (2.36), and signal() does not accept them. */
     for (int signal = 32; signal < 34; signal++) {
         unsigned long action[4] = {(unsigned long)SIG_DFL, 0, 0, 0};
         syscall(SYS_rt_sigaction, signal, action, NULL, 8);
@@ -95,7 +96,7 @@ int main(int argc, char **argv)
     int file = open(argv[1], O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (file < 0)
         return 125;
-    /* From before the command exists until it is known whom to pass them on to. */
+    /* These signals are blocked from before the command exists until its pid is known, and then forwarded. */
     int passed[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1};
     sigset_t early, callers;
     sigemptyset(&early);
@@ -104,7 +105,7 @@ int main(int argc, char **argv)
     sigprocmask(SIG_BLOCK, &early, &callers);
     command = fork();
     if (command == 0) {
-        /* Whoever runs the tests may ignore some, as a shell's background does. */
+        /* The caller of the tests may ignore some of them, as a shell does for its background jobs. */
         for (unsigned at = 0; at < sizeof passed / sizeof *passed; at++)
             signal(passed[at], SIG_DFL);
         sigprocmask(SIG_SETMASK, &callers, NULL);
@@ -115,7 +116,7 @@ int main(int argc, char **argv)
     for (unsigned at = 0; at < sizeof passed / sizeof *passed; at++)
         sigaction(passed[at], &action, NULL);
     sigprocmask(SIG_UNBLOCK, &early, NULL);
-    /* Held pipes must not hang on us. */
+    /* The survivors must not keep the pipes of this process open. */
     int null = open("/dev/null", O_RDWR);
     for (int fd = 0; fd < 3; fd++)
         dup2(null, fd);
@@ -124,7 +125,7 @@ int main(int argc, char **argv)
         if (errno != EINTR)
             return 125;
     FILE *told = fdopen(file, "w");
-    /* The guard has left its job by now: whoever lives is a survivor. Zombies of ours are nobody. */
+    /* The guard has left its job by now, so every living process is a survivor. Zombies of ours do not count. */
     for (;;) {
         survivors(told);
         if (waitpid(-1, NULL, __WALL) < 0 && errno == ECHILD)

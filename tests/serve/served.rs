@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::{PINFOLD, PROJECT, Run, Running};
 
-/// One that serves, under the warden.
+/// A `pinfold serve` under the warden.
 pub struct Served {
     pub running: Running,
     pub stdin: Option<std::process::ChildStdin>,
@@ -36,7 +36,7 @@ impl Served {
         writeln!(self.stdin.as_mut().unwrap(), "{text}").unwrap();
     }
 
-    /// The next event, which the schema has.
+    /// Returns the next event, after checking that it matches the schema.
     pub fn hear(&mut self) -> Value {
         let line = self.running.line();
         let event: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
@@ -44,7 +44,7 @@ impl Served {
         event
     }
 
-    /// Everything up to the first event of this kind, which is the last of them.
+    /// Returns all events up to the first event of this kind, which is the last one returned.
     pub fn hear_until(&mut self, kind: &str) -> Vec<Value> {
         let mut events = vec![self.hear()];
         while events[events.len() - 1]["event"] != kind {
@@ -53,7 +53,7 @@ impl Served {
         events
     }
 
-    /// Closes its standard input; the warden asserts that nothing is left.
+    /// Closes its standard input. The warden asserts that nothing is left.
     pub fn close(mut self) {
         drop(self.stdin.take());
         self.running.finish().assert_code(0);

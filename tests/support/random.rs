@@ -1,9 +1,9 @@
-//! A generator whose seed is told, so that a round can be had again (xorshift64*, Vigna 2016).
+//! A generator that prints its seed, so that a round can be repeated (xorshift64*, Vigna 2016).
 
 pub struct Random(u64);
 
 impl Random {
-    /// From the setting `seed_setting` of the environment, else from the clock; the seed is told.
+    /// Takes the seed from the variable `seed_setting` of the environment, or from the clock, and prints it.
     pub fn new(test: &str, seed_setting: &str) -> (Self, u64) {
         let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
         let seed = setting(seed_setting, u64::from(nanos)).max(1);
@@ -11,7 +11,7 @@ impl Random {
         (Self(seed), seed)
     }
 
-    /// From this seed. The multiplication (splitmix64's) keeps the sequences of neighbouring seeds apart.
+    /// Uses this seed. The multiplication (from splitmix64) separates the sequences of neighbouring seeds.
     pub fn from_seed(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).max(1))
     }
@@ -24,7 +24,7 @@ impl Random {
     }
 }
 
-/// A number from the environment.
+/// Returns a number from the environment.
 pub fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |value| value.parse().expect(name))
 }

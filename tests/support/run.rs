@@ -1,4 +1,4 @@
-//! pinfold under a warden that counts survivors: how it is started, spoken to, and how it went.
+//! Runs pinfold under a warden that counts survivors: how it is started, its input, and its result.
 
 use std::fmt::Write as _;
 use std::io::Read;
@@ -8,38 +8,39 @@ use std::process::{Child, Command, Stdio};
 
 use super::{PINFOLD, Scratch, program, wait_for};
 
-/// `pinfold run`, to be run under a warden.
+/// A `pinfold run` that will run under a warden.
 pub struct Run {
     command: Command,
     survivors: Scratch,
     report: Scratch,
 }
 
-/// How it went.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Ran {
-    /// Exit code, or 128 and the signal that ended pinfold itself.
+    /// The exit code, or 128 plus the signal that ended pinfold itself.
     pub code: i32,
     /// The signal that ended pinfold itself.
     pub signal: Option<i32>,
     pub stdout: String,
     pub stderr: String,
-    /// `Null` where there is none.
+    /// `Null` if there is no report.
     pub report: serde_json::Value,
-    /// What lived right when pinfold had returned: empty, or promise 1 is broken.
+    /// The processes that still lived when pinfold had returned. If this is not empty, promise 1 is broken.
     pub survivors: String,
     pub elapsed: std::time::Duration,
 }
 
 impl Run {
-    /// `pinfold run --report … OPTIONS -- COMMAND`: everything after the options as it is given.
+    /// `pinfold run --report … OPTIONS -- COMMAND`; everything after the options is passed unchanged.
     pub fn new<I: IntoIterator<Item: AsRef<std::ffi::OsStr>>>(args: I) -> Self {
         let mut run = Self::bare([PINFOLD, "run", "--report"]);
         run.command.arg(run.report.path()).args(args);
         run
     }
 
-    /// The same from a shell's script, in which `"$@"` is the call of pinfold: what a caller sets up before it.
+    /// The same from a shell script, in which `"$@"` is the call of pinfold, so that the script can prepare the
+    /// environment of pinfold.
     pub fn in_shell<I: IntoIterator<Item: AsRef<std::ffi::OsStr>>>(script: &str, args: I) -> Self {
         let mut run = Self::bare(["bash", "-c", script, "bash", PINFOLD, "run", "--report"]);
         run.command.arg(run.report.path()).args(args);
@@ -55,7 +56,7 @@ impl Run {
         Self { command, survivors, report: Scratch::new("report") }
     }
 
-    /// To change its environment, streams, user…
+    /// Returns the command, to change its environment, streams, user…
     pub fn command(&mut self) -> &mut Command {
         &mut self.command
     }
@@ -66,13 +67,13 @@ impl Run {
         Running { child, survivors: self.survivors, report: self.report, begun }
     }
 
-    /// Runs it, and asserts that nothing was left.
+    /// Runs it, and asserts that nothing is left.
     pub fn run(self) -> Ran {
         self.start().finish()
     }
 }
 
-/// A pinfold that runs.
+/// A running pinfold.
 pub struct Running {
     pub child: Child,
     survivors: Scratch,
@@ -81,25 +82,26 @@ pub struct Running {
 }
 
 impl Running {
-    /// Sends a signal to the warden, which passes TERM, INT, HUP and QUIT on to pinfold.
+    /// Sends a signal to the warden, which forwards TERM, INT, HUP and QUIT to pinfold.
     pub fn signal(&self, signal: i32) {
-        // SAFETY: our own child, not reaped yet.
+        // SAFETY: signals our own child, not reaped yet.
         #[allow(unsafe_code)]
         let done = unsafe { libc::kill(self.child.id() as i32, signal) };
         assert_eq!(done, 0);
     }
 
-    /// The next line of standard output, without its end: what the job says to be waited for. Empty at the end.
+    /// Returns the next line of standard output, without its newline, or an empty string at the end. Tests wait for the
+    /// lines of the job.
     pub fn line(&mut self) -> String {
         next_line(self.child.stdout.as_mut().expect("standard output is piped"))
     }
 
-    /// The next line of standard error.
+    /// Returns the next line of standard error.
     pub fn error_line(&mut self) -> String {
         next_line(self.child.stderr.as_mut().expect("standard error is piped"))
     }
 
-    /// pinfold's own process: the warden's only child at first.
+    /// Returns the pid of pinfold itself: at first it is the warden's only child.
     pub fn pinfold_pid(&self) -> i32 {
         wait_for(|| {
             let id = self.child.id();
@@ -141,7 +143,7 @@ impl Running {
     }
 }
 
-/// A test that fails leaves nothing either: its warden ends all that descends from it.
+/// A failed test leaves nothing either: its warden ends all its descendants.
 impl Drop for Running {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
@@ -164,7 +166,7 @@ impl Ran {
         self
     }
 
-    /// The command lines of one of the report's process lists, a line each.
+    /// Returns the command lines of one of the report's process lists, one in a line.
     pub fn listed(&self, list: &str) -> String {
         let mut lines = String::new();
         for process in self.report[list]["processes"].as_array().into_iter().flatten() {
@@ -174,7 +176,7 @@ impl Ran {
     }
 }
 
-/// Byte by byte: what follows is still there for who reads next.
+/// Reads byte by byte, so that the following data stays in the stream for the next reader.
 fn next_line(stream: &mut impl Read) -> String {
     let mut line = Vec::new();
     let mut byte = [0];

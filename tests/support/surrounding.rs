@@ -1,16 +1,16 @@
-//! Where pinfold finds itself, and what it has to hold there.
+//! The environments in which pinfold runs, and what it must ensure in each.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{Canary, PINFOLD, Ran, Run, has, has_cgroup, has_program, has_root};
 
-/// A job that leaves a process behind, in a session of its own.
+/// A job that leaves a process behind, in its own session.
 pub const LEAVES: [&str; 3] = ["bash", "-c", "setsid sleep 999 & echo ready; exit 3"];
-/// One that does not end by itself.
+/// A job that does not end by itself.
 pub const STAYS: [&str; 3] = ["bash", "-c", "setsid sleep 999 & echo ready; wait"];
 
-/// A surrounding: the script that makes it and then executes `"$@"`, and options for pinfold.
+/// An environment: the script that sets it up and then executes `"$@"`, and options for pinfold.
 pub struct Surrounding<'a> {
     pub script: &'a str,
     pub options: &'a [&'a str],
@@ -23,13 +23,14 @@ impl Surrounding<'_> {
         run
     }
 
-    /// One job that leaves somebody behind, one that has to be stopped.
+    /// Runs a job that leaves a process behind, and a job that has to be stopped.
     pub fn holds(&self) -> [Ran; 2] {
         let canary = Canary::new();
         let left = self.run(&["--grace", "1m"], &LEAVES).assert_code(3);
         assert_eq!(left.report["reason"], "exited", "{left:#?}");
         assert_eq!(left.report["leftovers"]["count"], 1, "{left:#?}");
-        // More than it takes anywhere to get to "ready", but on a machine that is too busy: then with more time.
+        // This is enough time to print "ready" anywhere, except on a machine that is too busy: then the test repeats it
+        // with more time.
         let stays = |timeout| self.run(&["--grace", "1m", "--timeout", timeout], &STAYS).assert_code(124);
         let mut stopped = stays("500ms");
         if stopped.stdout != "ready\n" {
@@ -55,13 +56,13 @@ pub fn holds(script: &str) -> [Ran; 2] {
     Surrounding { script, options: &[] }.holds()
 }
 
-/// Of this test only, so that nobody else's processes count against its limits.
+/// Returns a user of this test only, so that no other processes count against its limits.
 pub fn fresh_user() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     200_000 + std::process::id() % 10_000 * 10 + NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A script that becomes a user, with a report that this user can write.
+/// Returns a script that becomes a user, with a report file that this user can write.
 pub fn become_user(uid: u32) -> String {
     format!(r#": >"$4"; chmod 666 "$4"; exec setpriv --reuid {uid} --regid {uid} --clear-groups "$@""#)
 }

@@ -10,12 +10,14 @@ use super::{PINFOLD, Ran, Run, Running};
 
 /// How long an expected line may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// After a burst of changes; long, so that a machine that stands still for a moment makes no second burst of it.
+/// The debounce time after a burst of changes. It is long, so that a machine that pauses for a moment does not split
+/// one burst into two.
 pub const DEBOUNCE: &str = "400ms";
-/// In this time there would have been another restart.
+/// Within this time a further restart would have happened.
 const QUIET: Duration = Duration::from_millis(700);
 
-/// A test that changes one file three times in a second looks like a command that does so: this report has a test of its own.
+/// Tests that change one file three times in a second look like a command that does so. Another test covers this
+/// report.
 pub const REPEATS: &str = "without end";
 
 /// `pinfold watch` on a directory, and what it and its command print.
@@ -48,7 +50,7 @@ impl Watched {
         Self::of(run)
     }
 
-    /// Any call of `pinfold watch`.
+    /// Starts any call of `pinfold watch`.
     pub fn of(mut run: Run) -> Self {
         run.command().stdin(Stdio::piped());
         let mut running = run.start();
@@ -61,7 +63,7 @@ impl Watched {
         self.stdout.recv_timeout(PATIENCE).expect("a line on standard output")
     }
 
-    /// What pinfold says, without its name.
+    /// Returns what pinfold prints, without its name.
     pub fn said(&self) -> String {
         let mut line = String::from(REPEATS);
         while line.contains(REPEATS) {
@@ -70,13 +72,13 @@ impl Watched {
         line.strip_prefix("pinfold: ").expect(&line).to_owned()
     }
 
-    /// Nothing more comes; it takes time to show that.
+    /// Asserts that no more output comes, for as long as it would take to come.
     pub fn assert_quiet(&self) {
         assert_eq!(self.stdout.recv_timeout(QUIET), Err(RecvTimeoutError::Timeout));
         assert_eq!(self.stderr.try_iter().find(|line| !line.contains(REPEATS)), None);
     }
 
-    /// The command runs again, whatever pinfold prints.
+    /// Asserts that the command runs again, whatever pinfold prints.
     pub fn assert_restart(&self, action: &str) {
         assert_eq!(self.stdout.recv_timeout(PATIENCE).as_deref(), Ok("up"), "{action}");
         while self.stderr.try_recv().is_ok() {}
@@ -94,7 +96,7 @@ impl Watched {
         self.running.child.stdin.as_mut().unwrap().write_all(keys.as_bytes()).unwrap();
     }
 
-    /// SIGTERM ends it.
+    /// Ends it with SIGTERM.
     pub fn end(self) -> Ran {
         self.running.signal(libc::SIGTERM);
         self.running.finish().assert_code(143)

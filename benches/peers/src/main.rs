@@ -1,8 +1,9 @@
-//! pinfold's library next to other crates on the same work: start a small program and wait for its end, one after another,
-//! on a runtime with one thread. `scripts/bench --peers`.
+//! Compares pinfold's library with other crates on the same work: start a small program and wait for its end, one after
+//! another, on a runtime with one thread. `scripts/bench --peers` runs it.
 //!
-//! Each crate ensures what it can by itself: tokio::process and process-wrap know when the main process has ended,
-//! processkit holds each job in a cgroup of its own, pinfold also proves that cgroup empty and removes it before it says so.
+//! The crates give different guarantees: tokio::process and process-wrap report that the main process has ended,
+//! processkit holds each job in a cgroup of its own, and pinfold also proves that this cgroup is empty and removes it
+//! before it reports the end.
 
 #[path = "../../support/mod.rs"]
 mod support;
@@ -56,7 +57,7 @@ fn be_worker(runtime: &tokio::runtime::Runtime, peer: &str, program: &str) {
     }
 }
 
-/// Serves orders with a job that tells whether all went well.
+/// Handles requests with a job that returns whether it succeeded.
 fn each(runtime: &tokio::runtime::Runtime, job: impl AsyncFn() -> bool) {
     support::serve(|jobs| {
         runtime.block_on(async {

@@ -1,4 +1,4 @@
-//! An extension module of Python with pinfold in it, as a new user writes it.
+//! An extension module of Python that contains pinfold, as a new user writes it.
 
 use pinfold::blocking::Supervisor;
 use pinfold::{Command, Error};
@@ -15,7 +15,8 @@ struct Jobs(Supervisor);
 
 #[pymethods]
 impl Jobs {
-    /// With `guard`, the path of a program that is executed from memory, as one that the module carries along.
+    /// With `guard`, the path of a program that is executed from memory, for example a program that is shipped in the
+    /// module.
     #[new]
     #[pyo3(signature = (guard=None))]
     fn new(py: Python<'_>, guard: Option<std::path::PathBuf>) -> PyResult<Self> {
@@ -26,7 +27,7 @@ impl Jobs {
         py.detach(|| Supervisor::start_with(builder)).map(Self).map_err(failed)
     }
 
-    /// Runs a script, and returns its exit code and how many processes it has left over.
+    /// Runs a script, and returns its exit code and the number of leftovers.
     fn run(&self, py: Python<'_>, script: &str) -> PyResult<(u8, u64)> {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", script]);
