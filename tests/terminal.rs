@@ -120,7 +120,7 @@ fn suspended_and_continued_without_eating_the_deadline() {
 
 /// The suspended time does not count for any other limit of the job either.
 #[test]
-fn nor_the_time_to_be_heard_of() {
+fn suspended_time_does_not_count_for_idle_and_ready_timeouts() {
     if !has_cgroup() {
         return;
     }
@@ -134,7 +134,7 @@ fn nor_the_time_to_be_heard_of() {
         shell.send(CTRL_Z);
         shell.expect("Stopped");
         shell.expect("ready> ");
-        // Longer than the idle limit: the test has to wait in real time here.
+        // Longer than these timeouts: the test has to wait in real time here.
         shell.line("sleep 2.2; jobs");
         shell.expect("Stopped");
         shell.expect("ready> ");

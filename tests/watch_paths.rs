@@ -189,7 +189,7 @@ fn an_unreadable_directory_does_not_end_the_watch() {
     assert!(watcher.said().contains("second"));
     shell(&scratch, "touch second/deep/x first/x; echo 1 >second/deep/y; chmod 701 first");
     watcher.assert_quiet();
-    // A directory that can be entered but not listed is skipped alone.
+    // The user can enter this directory, but not list it.
     shell(&scratch, "mkdir -m 711 -p third/below; chmod 711 third");
     assert!(watcher.said().contains("third"));
     shell(&scratch, "echo 1 >fine/x");

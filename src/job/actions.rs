@@ -1,4 +1,4 @@
-//! What the stop machine asks for, done to the job, and what is told of it.
+//! Performs the actions of the stop machine on the job, and records them in the report.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use rustix::process::Pid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::actor::{Actor, TELLING, scans};
+use super::actor::{Actor, SIGNAL_TIME, scans};
 use super::wait_until_empty::{sleep_until, wait_until_empty};
 use crate::guard::KILL_BOUND;
 use crate::guard::protocol::ToGuard;
@@ -26,17 +26,18 @@ use crate::report::{Figure, NotRemoved, Reason, Report};
 use crate::subreaper::descendants::Descendants;
 use crate::supervisor::containment::JobContainment;
 
-/// The stop signal, and SIGCONT, take so long at most: the grace period, within these bounds.
-const LEAST_TELLING: Duration = Duration::from_millis(250);
-const MOST_TELLING: Duration = Duration::from_secs(10);
+/// Limits of the time for sending the stop signal and SIGCONT, which is otherwise the grace period.
+const MIN_STOP_SIGNAL_TIME: Duration = Duration::from_millis(250);
+const MAX_STOP_SIGNAL_TIME: Duration = Duration::from_secs(10);
 
-/// So long at most are those looked at who are to be told, or were left, and live on meanwhile; the others are counted.
-const DESCRIBING: Duration = Duration::from_millis(500);
+/// How long pinfold reads the details of processes that are to receive a signal or that remained, and that run on
+/// meanwhile. Processes after that are only counted.
+const DESCRIBE_TIME: Duration = Duration::from_millis(500);
 
-/// For the guard's answer, beyond the time that it has for its work.
+/// How long the answer of the guard may take, in addition to the time that the guard has for its work.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// How long a stop waits for an exec that is under way, so that the command itself gets the stop signal.
+/// How long a stop waits for an exec in progress, so that the command itself receives the stop signal.
 const EXEC_GRACE: Duration = Duration::from_secs(1);
 
 impl Actor {
@@ -66,7 +67,7 @@ impl Actor {
                 self.grace_over = None;
                 let mut bound = self.config.stop.kill_bound;
                 if self.machine.phase == Phase::Draining || self.containment.leaf().is_none() {
-                    // The guard has that time, and a moment to tell.
+                    // The guard has the kill bound for its work, and a moment more for its answer.
                     bound = bound.saturating_add(ANSWER);
                 }
                 self.bound_over = Instant::now().checked_add(bound);
@@ -78,30 +79,32 @@ impl Actor {
         }
     }
 
-    /// Before the exec the command can do nothing with its grace period: then that is for the exec.
+    /// Starts the grace period. Before its exec the command can't use a grace period; then pinfold waits a short time
+    /// for the exec.
     pub(super) fn start_grace(&mut self) {
         let grace = self.config.stop.grace;
         let grace = if self.main.is_some() { grace } else { grace.min(EXEC_GRACE) };
         self.grace_over = Instant::now().checked_add(grace);
     }
 
-    /// The stop signal, SIGCONT, thaw: a stopped or frozen process does not see SIGTERM.
+    /// Sends the stop signal and SIGCONT, and thaws the job: a stopped or frozen process does not act on SIGTERM.
     pub(super) fn send_stop_signal(&mut self) {
         let signal = self.machine.first_signal.unwrap_or(self.config.stop.signal);
         let main = self.main.clone().filter(|_| !self.machine.main_exited);
         let mut main_found = false;
-        // Leftovers have no main process to be told.
+        // Among leftovers there is no main process to send the signal to.
         let all = self.config.stop.signal_to == SignalTo::All || main.is_none();
-        // Whoever has not been told when the grace period would be over is killed.
-        let time = self.config.stop.grace.clamp(LEAST_TELLING, MOST_TELLING);
+        // Processes that have not received the signal when the grace period is over are killed.
+        let time = self.config.stop.grace.clamp(MIN_STOP_SIGNAL_TIME, MAX_STOP_SIGNAL_TIME);
         let scans = if all { scans(time) } else { ScanLimits::new(0, Duration::ZERO) };
-        let (stopped, described) = (&mut self.report.stopped, Instant::now() + DESCRIBING.min(time / 2));
-        // Some have received a signal of this stop before: another one, or as processes that were not finishing.
+        let (stopped, described) = (&mut self.report.stopped, Instant::now() + DESCRIBE_TIME.min(time / 2));
+        // Some processes may have received a signal of this stop before: another signal, or the stop signal as
+        // processes that were not finishing.
         let signalled = &mut self.signalled;
-        let completion = self.containment.with_reserve(|containment| {
-            // Who was missed is killed when the grace period is over.
-            // One that is stopped does not see the former.
-            let completion = containment.signal_all(&[signal, Signal::CONT], scans, |pid| {
+        let sent = self.containment.with_reserve(|containment| {
+            // Processes that the scans miss are killed when the grace period is over. SIGCONT follows because a stopped
+            // process does not act on the stop signal.
+            let sent = containment.signal_all(&[signal, Signal::CONT], scans, |pid| {
                 main_found |= main.as_ref().is_some_and(|(main, _)| *main == pid);
                 if signalled.insert(pid) {
                     stopped.add_until(described, pid);
@@ -112,17 +115,17 @@ impl Actor {
             {
                 signalled.insert(pid);
                 stopped.add(pid);
-                // It may have ended: then its exit is on its way to us.
+                // It may have ended; then the guard reports its exit soon.
                 let _ = pidfd.send(signal).and_then(|()| pidfd.send(Signal::CONT));
             }
-            completion.map(drop).and(containment.thaw())
+            sent.map(drop).and(containment.thaw())
         });
-        if let Err(errno) = completion {
+        if let Err(errno) = sent {
             self.note(&format!("the stop signal did not reach every process: {errno}"));
         }
     }
 
-    /// Whether processes are left that are finishing, when the short part of the settle time is over.
+    /// Returns whether any of the remaining processes is finishing, when the short part of the settle time is over.
     pub(super) fn look_at_left(&mut self) -> bool {
         let input = self.spawn_request.input;
         let left = self.containment.with_reserve(|containment| Left::look(&containment.processes().0, input));
@@ -133,13 +136,13 @@ impl Actor {
         any
     }
 
-    /// Stops the processes that are not finishing. A process that was started since belongs to one that is, or is found when
-    /// the settle time is over.
+    /// Stops the processes that are not finishing. A process that was started since is a descendant of a finishing one,
+    /// or is found when the settle time is over.
     fn stop_others(&mut self) {
         if self.left.others.is_empty() {
             return;
         }
-        let bound = Instant::now() + DESCRIBING;
+        let bound = Instant::now() + DESCRIBE_TIME;
         if self.machine.phase == Phase::Settling {
             self.report.phases.settled = self.elapsed();
             self.left.others.iter().for_each(|&pid| self.report.leftovers.add_until(bound, pid));
@@ -150,7 +153,7 @@ impl Actor {
         let sent = self.containment.with_reserve(|containment| {
             containment.signal_those(
                 &signals,
-                scans(TELLING),
+                scans(SIGNAL_TIME),
                 |pid| others.contains(&pid),
                 |pid| stopped.add_until(bound, pid),
             )
@@ -160,7 +163,7 @@ impl Actor {
         }
     }
 
-    /// What could not be done or found out, for the report.
+    /// Notes in the report what pinfold could not do or find out.
     pub(super) fn note(&mut self, what: &str) {
         match &mut self.report.error {
             Some(error) => *error = format!("{error}; {what}"),
@@ -168,11 +171,12 @@ impl Actor {
         }
     }
 
-    /// To the main process, then to everybody else of the job who is in the process group that it was started in.
+    /// Sends `signal` to the main process, then to every other process of the job in the process group that the main
+    /// process was started in.
     pub(super) fn signal_group(&self, signal: Signal) {
         let Some((main, pidfd)) = &self.main else { return };
         if !self.machine.main_exited {
-            // It may have ended: then its exit is on its way to us.
+            // It may have ended; then the guard reports its exit soon.
             let _ = pidfd.send(signal);
         }
         let group = match self.config.process_group {
@@ -182,11 +186,11 @@ impl Actor {
             ProcessGroup::Supervisors => sys::own_process_group().unwrap_or(0),
         };
         let wanted = |pid: Pid| pid != *main && sys::process_group_of(pid) == group;
-        let _ = self.containment.signal_those(&[signal], scans(TELLING), wanted, |_| {});
+        let _ = self.containment.signal_those(&[signal], scans(SIGNAL_TIME), wanted, |_| {});
     }
 
     pub(super) async fn kill(&mut self) {
-        // The bound tells what this did not end.
+        // The processes that this does not end are reported when the kill bound is over.
         match &self.containment {
             JobContainment::Leaf(leaf) => drop(leaf.kill()),
             JobContainment::Guard(_) if self.guard_lost => {
@@ -195,7 +199,8 @@ impl Actor {
             }
             JobContainment::Guard(link) => {
                 if self.main.is_none() {
-                    // Where it could make no other process to start the job, the guard waits for the exec itself.
+                    // If the guard could not create another process to start the job, the guard itself waits for the
+                    // exec.
                     let _ = Descendants::of(link.pid).kill_all(|_| {});
                 }
                 self.request_sweep().await;
@@ -204,12 +209,12 @@ impl Actor {
         if let Some((_, pidfd)) = &self.main
             && !self.machine.main_exited
         {
-            // A main process that left its leaf.
+            // The main process may have left its leaf.
             let _ = pidfd.send(Signal::KILL);
         }
     }
 
-    /// What runs in it, as far as that can be found out.
+    /// Returns the processes of the job, as far as pinfold can find them.
     pub(super) fn list_processes(&self) -> Vec<ProcessInfo> {
         let (pids, _) = self.containment.with_reserve(JobContainment::processes);
         pids.into_iter().filter_map(ProcessInfo::of_living).collect()
@@ -220,7 +225,7 @@ impl Actor {
         let (leftovers, listed_before) = (&mut self.report.leftovers, &self.left.others);
         let listed = self.containment.with_reserve(|containment| {
             let (processes, listed) = containment.processes();
-            let bound = Instant::now() + DESCRIBING;
+            let bound = Instant::now() + DESCRIBE_TIME;
             for pid in processes.into_iter().filter(|pid| !listed_before.contains(pid)) {
                 leftovers.add_until(bound, pid);
             }
@@ -231,11 +236,11 @@ impl Actor {
         }
     }
 
-    /// SIGKILL has had its time: tells what is left.
+    /// Reports the remaining processes, because the time after SIGKILL is over.
     pub(super) fn give_up(&mut self, phase: Phase) {
         if phase == Phase::Killing {
             if self.swept {
-                // The guard has told who is left.
+                // The guard has reported the remaining processes.
                 return;
             }
             self.swept = self.containment.leaf().is_none();
@@ -255,11 +260,11 @@ impl Actor {
             }
             self.name_unkillable();
         } else {
-            self.note("the guard did not tell in time whether processes are left outside of the cgroup");
+            self.note("the guard did not report in time whether processes are left outside of the cgroup");
         }
     }
 
-    /// Once they are listed.
+    /// Gives the unkillable processes their command lines. Call it when they are listed in the report.
     pub(super) fn name_unkillable(&mut self) {
         let now = self.elapsed().unwrap_or_default();
         self.report.name_unkillable(now);
@@ -276,7 +281,8 @@ impl Actor {
         self.request_sweep().await;
     }
 
-    /// What a killed guard has left outside of the leaf, or without a leaf: it has come to the next subreaper.
+    /// Ends the processes that a killed guard has left outside of the leaf, or all of them if there is no leaf. The
+    /// kernel has reparented them to the next subreaper.
     async fn end_orphans(&mut self) {
         let bound = Instant::now().checked_add(self.config.stop.kill_bound);
         let bound = bound.unwrap_or_else(|| Instant::now() + KILL_BOUND);
@@ -305,12 +311,14 @@ impl Actor {
         let given_up = self.report.unkillable.count > 0;
         let sweep = ToGuard::Sweep { job: self.id, bound_ms: u64::try_from(bound).unwrap_or(u64::MAX), given_up };
         if self.link.send(&sweep, &[]).await.is_err() {
-            // A guard that can't be told is lost, which comes as an event; it ends what there is.
+            // If the message can't be sent, the guard is lost, and an event reports that. A guard that still runs ends
+            // the processes when the connection closes.
             self.link.hang_up();
         }
     }
 
-    /// A watch on the leaf, or none where the kernel refuses one: then it is looked at from time to time.
+    /// Opens a watch on the leaf. Returns `None` if the kernel refuses one; then pinfold looks at the leaf at
+    /// intervals.
     pub(super) fn open_watch(&self) -> Option<AsyncFd<Arc<OwnedFd>>> {
         crate::supervisor::watch::watched_shared(self.containment.leaf()?.events(), Interest::PRIORITY).ok()
     }
@@ -321,9 +329,10 @@ impl Actor {
             let JobContainment::Leaf(leaf) = &mut self.containment else { return };
             match leaf.remove() {
                 Ok(true) => return,
-                // The job has made many cgroups: deadlines, signals and other jobs have their turn.
+                // The job has made many cgroups. Deadlines, signals and other jobs have their turn in between.
                 Ok(false) => tokio::task::yield_now().await,
-                // Something came back into it, or (from 6.19 on) its last process is not yet off it.
+                // A process has entered the leaf again, or (from Linux 6.19 on) the kernel has not finished the removal
+                // of its last process.
                 Err((_, Errno::BUSY))
                     if bound.is_some_and(|bound| Instant::now() < bound) && self.report.unkillable.count == 0 =>
                 {
@@ -346,11 +355,12 @@ impl Actor {
         }
     }
 
-    /// A guard that had this one job ends with it.
+    /// Ends the guard of a job without a leaf: that guard has only this job.
     pub(super) async fn dismiss_guard(&mut self) {
         if self.containment.leaf().is_none() {
             self.link.hang_up();
-            // Lost perhaps before the command was there, and what it had started came to its heir.
+            // If the guard was lost before the command was started, the processes that it had started were reparented
+            // to the next subreaper.
             if !self.link.gone().await || self.guard_lost {
                 self.end_orphans().await;
             }
@@ -362,7 +372,7 @@ impl Actor {
             Some(usage) => *usage,
             None => self.usage(self.config.measure_pressure),
         };
-        // The guard may have told it since.
+        // The guard may have reported this after the usage was read.
         usage.main_resident_peak_bytes = Figure::resident_peak(self.seen.main_resident_peak);
         self.conclude_memory();
         self.remove_leaf().await;

@@ -1,4 +1,5 @@
-//! The actor of one job: it waits for events, feeds the stop machine, performs its actions, and tells the report.
+//! The actor of one job. It waits for events, feeds them to the stop machine, performs the actions of the machine, and
+//! delivers the report.
 
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
@@ -36,16 +37,18 @@ use crate::supervisor::link::{Answer, Link};
 use crate::supervisor::queue::{Receiver, Sender};
 use crate::supervisor::watchdog::ExpectedAnswer;
 
-/// How often a tree is gone through to tell everybody, and for how long: one that is new each time is not polite either. In a
-/// chain whose links end as soon as they are told, each pass may find only the next one. Meanwhile nothing else is heard.
+/// Limits the scans that send a signal to every process of a job: at most 64 scans, within `time`. One scan is not
+/// always enough: in a chain in which each process ends when it receives the signal, each scan may find only the next
+/// process. More than 64 are of no use: a tree that has new processes in every scan does not end politely. The actor
+/// handles no other event during the scans.
 pub(super) fn scans(time: Duration) -> ScanLimits {
     ScanLimits::new(64, time)
 }
 
-/// For a signal that is not the stop signal.
-pub(super) const TELLING: Duration = Duration::from_secs(2);
+/// How long the scans may take that send a signal other than the stop signal.
+pub(super) const SIGNAL_TIME: Duration = Duration::from_secs(2);
 
-/// All that a job's actor starts with.
+/// Everything that the actor of a job starts with.
 pub(super) struct Assignment {
     pub supervisor: Arc<Inner>,
     pub id: JobId,
@@ -55,11 +58,11 @@ pub(super) struct Assignment {
     pub spawn_request: SpawnRequest,
     pub config: JobConfig,
     pub timeout: Option<Duration>,
-    /// As it begins.
+    /// The report as it is at the start of the job.
     pub report: ReportBuilder,
     pub inbox: Receiver<Request>,
     pub stops: Sender<Signal>,
-    /// Why nothing stronger holds it.
+    /// Why pinfold could not use a stronger containment.
     pub refused: Vec<Refusal>,
     pub events: Log,
     pub memory: Arc<oom::Watch>,
@@ -67,7 +70,8 @@ pub(super) struct Assignment {
 
 pub(super) type Started = Result<(i32, Arc<Pidfd>)>;
 
-/// Starts the job, tells `spawned`, brings it to its end, tells `finished`.
+/// Starts the job and sends the result to `spawned`. Then runs the job to its end and completes `finished` with the
+/// report.
 pub(super) async fn run(
     assignment: Box<Assignment>,
     spawned: oneshot::Sender<Started>,
@@ -75,19 +79,19 @@ pub(super) async fn run(
 ) {
     let link = assignment.link.clone();
     let id = assignment.id;
-    // In one place from here on, and small: there may be thousands. What is not waited for most of the time is on the heap for as
-    // long as it is.
+    // The actor stays in one place from here on. It is small, because there may be thousands of them. Futures that are
+    // rarely waited for are on the heap, only while they are needed.
     let mut actor = Box::new(Actor::new(*assignment));
     match Box::pin(actor.spawn()).await {
         Err(error) => {
             Box::pin(actor.remove_leaf()).await;
             Box::pin(actor.dismiss_guard()).await;
             let error = if actor.report.unkillable.count > 0 { actor.hangs(error) } else { error };
-            // Where nobody waits any more, nobody is to be told.
+            // The caller may have stopped waiting.
             let _ = spawned.send(Err(error));
         }
         Ok(started) => {
-            // If nobody waits, the inbox is closed too, which kills the job.
+            // If the caller no longer waits, the inbox is closed too, which kills the job.
             let _ = spawned.send(Ok(started));
             actor.live().await;
             finished.complete(Box::pin(actor.finish()).await);
@@ -97,7 +101,7 @@ pub(super) async fn run(
 }
 
 pub(super) struct Actor {
-    /// Kept as long as the job lives.
+    /// Keeps the supervisor alive as long as the job lives.
     _supervisor: Arc<Inner>,
     pub(super) id: JobId,
     pub(super) link: Arc<Link>,
@@ -114,34 +118,34 @@ pub(super) struct Actor {
     pub(super) machine: Machine,
     pub(super) begun: Instant,
     pub(super) deadline: Option<Instant>,
-    /// Continues this process at the deadline, where the job may have stopped it.
+    /// Sends SIGCONT to this process at the deadline, because the job may have stopped it.
     pub(super) wake: Wake,
     pub(super) short_settle_over: Option<Instant>,
     pub(super) settle_over: Option<Instant>,
-    /// The processes that were left when the short part of the settle time was over, if some of them were finishing.
+    /// The processes that remained when the short part of the settle time was over, if some of them were finishing.
     pub(super) left: Left,
-    /// The processes that have received a signal of the stop.
+    /// The processes that have received a signal of this stop.
     pub(super) signalled: HashSet<Pid>,
     pub(super) grace_over: Option<Instant>,
     pub(super) bound_over: Option<Instant>,
-    /// Opened when it matters whether the leaf is empty.
+    /// Opened as soon as the actor needs to know whether the leaf is empty.
     pub(super) watch: Option<AsyncFd<Arc<OwnedFd>>>,
     pub(super) empty: bool,
-    /// Without a leaf: the guard has done what it could.
+    /// Without a leaf: the guard has ended every process that it could end.
     pub(super) swept: bool,
     pub(super) childless: bool,
-    /// The guard has been told to reap.
+    /// The actor has asked the guard to reap the main process.
     pub(super) reap_requested: bool,
-    /// An answer of the guard's.
+    /// The answer that the actor expects from the guard.
     pub(super) expected: Option<ExpectedAnswer>,
-    /// Without a leaf: what all that were reaped have used.
+    /// Without a leaf: the CPU time of all processes that were reaped.
     pub(super) spent: Spent,
 
     pub(super) main: Option<(Pid, Arc<Pidfd>)>,
-    /// A start that has not come to its exec: its process, and the step that it is at.
+    /// A start that hangs before its exec: its process, and the step at which it hangs.
     pub(super) hanging: Option<(i32, SpawnStage)>,
     pub(super) main_exit: Option<MainExit>,
-    /// Where it is final already.
+    /// The usage of the job, if it is final already.
     pub(super) usage: Option<Box<Usage>>,
     pub(super) seen: Seen,
     pub(super) memory: Arc<oom::Watch>,
@@ -167,7 +171,7 @@ impl Actor {
             events,
         } = assignment;
         let begun = events.begun();
-        // Beyond what a clock can hold there is no deadline.
+        // A time that the clock cannot represent means no deadline.
         let deadline = timeout.and_then(|timeout| begun.checked_add(timeout));
         let leaf = containment.leaf().map(|leaf| leaf.cgroup().path().display().to_string());
         report.containment.kind =
@@ -220,7 +224,7 @@ impl Actor {
 
     /// Runs the machine until the job is gone.
     async fn live(&mut self) {
-        // Whoever has asked for the job goes first.
+        // Let the task that waits for the spawn run first.
         tokio::task::yield_now().await;
         if self.answers.is_empty() {
             self.main_exit = self.main.as_ref().and_then(|(_, pidfd)| MainExit::of(pidfd));
@@ -248,13 +252,13 @@ impl Actor {
                 self.report.main = Some(main_end(end));
                 self.empty = self.containment.leaf().map_or(childless, |leaf| leaf.populated() == Ok(false));
                 if self.containment.leaf().is_none() && !childless {
-                    // Only the guard can tell when the last of them has ended.
+                    // Only the guard knows when the last process of the job has ended.
                     self.expect_answer();
                 }
                 self.handle(Event::MainExited { empty: self.empty }).await;
             }
             FromGuard::Stopped { signal, .. } => {
-                // A job that nobody holds any more has nobody to tell.
+                // Sending fails if the `Job` was dropped; then no caller waits for stops.
                 let _ = Signal::from_number(signal).map(|signal| self.stops.send(signal));
             }
             FromGuard::Childless { spent, .. } => {
@@ -276,7 +280,7 @@ impl Actor {
                     self.note(&format!("processes that left the cgroup could not be looked for in /proc: {why}"));
                 }
                 if self.machine.phase == Phase::Killing {
-                    // Without a leaf the sweep was the kill: all that it could do has been done.
+                    // Without a leaf the sweep was the kill, and the guard has done everything that it could.
                     self.swept = true;
                 } else {
                     self.handle(Event::Swept).await;
@@ -286,7 +290,7 @@ impl Actor {
         }
     }
 
-    /// Waits for what comes next, and for nothing that can't.
+    /// Waits for the next event or answer. Waits only for what can still happen.
     pub(super) async fn next_event(&mut self) -> Incoming {
         let watching = matches!(self.machine.phase, Phase::Stopping | Phase::Killing) || self.machine.main_exited;
         if watching && self.watch.is_none() && self.machine.phase != Phase::Draining {
@@ -297,7 +301,7 @@ impl Actor {
                 return Incoming::Event(Event::Emptied);
             }
             if self.main.is_none() && self.report.unkillable.count > 0 {
-                // Nothing will end it: not even its start is over.
+                // No signal ends it: it hangs in its start.
                 return Incoming::Event(Event::BoundOver);
             }
         }
@@ -334,12 +338,12 @@ impl Actor {
                     }
                     Some(Request::Kill) => return Incoming::Event(Event::KillAsked),
                     Some(Request::SignalAll(signal)) => {
-                        // Whatever has ended meanwhile, or belongs to another user, can't be told.
-                        let _ = self.containment.with_reserve(|containment| containment.signal_all(&[signal], scans(TELLING), |_| {}));
+                        // Processes that have ended meanwhile, or that belong to another user, can't receive it.
+                        let _ = self.containment.with_reserve(|containment| containment.signal_all(&[signal], scans(SIGNAL_TIME), |_| {}));
                     }
                     Some(Request::SignalGroup(signal, sent)) => {
                         self.signal_group(signal);
-                        // Whoever asked may not wait.
+                        // The caller may have stopped waiting.
                         let _ = sent.send(());
                     }
                     Some(Request::End(event)) => return Incoming::Event(event),

@@ -1,4 +1,5 @@
-//! What a spawn takes of its caller, at the call: the start itself may come later, in another thread.
+//! The state of the caller that a spawn uses. It is recorded at the call, because the start itself may come later, in
+//! another thread.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -13,18 +14,19 @@ use crate::kernel::{inherited, sys};
 /// The caller of a spawn.
 pub(crate) struct Caller {
     pub host: Host,
-    /// The standard descriptors that the command inherits; none where it is closed.
+    /// The standard descriptors that the command inherits; `None` for one that is closed.
     pub streams: [Option<Given>; 3],
-    /// The others that it inherits, with their numbers.
+    /// The other descriptors that the command inherits, with their numbers.
     pub descriptors: Vec<(i32, Given)>,
 }
 
-/// A descriptor of the caller, which the job gets.
+/// A descriptor of the caller that the job receives.
 #[derive(Clone)]
 pub(crate) enum Given {
-    /// A copy: another thread may close the number and open something else under it.
+    /// A copy, because another thread may close the number and open another file under it.
     Copy(Arc<OwnedFd>),
-    /// The descriptor itself, of a program that keeps those that it was handed down. It may have no room for copies.
+    /// The descriptor itself, in a program that never closes the descriptors that it inherited. Such a program may have
+    /// no free descriptors for copies.
     Kept(BorrowedFd<'static>),
 }
 

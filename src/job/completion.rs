@@ -1,5 +1,5 @@
-//! Something that is told once, to all who wait for it. As small as that: tokio's `watch` has eight lists of who waits, and
-//! there are thousands of jobs.
+//! A value that is set once and delivered to all waiting futures. It is small: tokio's `watch` has eight lists of
+//! waiters, and there are thousands of jobs.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,8 +18,8 @@ struct Inner<T> {
 #[derive(Debug)]
 enum State<T> {
     NotYet,
-    Completion(T),
-    /// Who would have told it is gone.
+    Complete(T),
+    /// The completer was dropped without a value.
     Never,
 }
 
@@ -40,20 +40,20 @@ impl<T> Shared<T> {
     }
 }
 
-/// The two sides.
+/// Returns the two sides.
 pub(crate) fn completion<T>() -> (Completer<T>, Completion<T>) {
     let inner = Inner { state: State::NotYet, waiting: Vec::new(), next_key: 0 };
     let shared = Arc::new(Shared(Mutex::new(inner)));
     (Completer(shared.clone()), Completion(shared))
 }
 
-/// Who tells it.
+/// The side that sets the value.
 #[derive(Debug)]
 pub(crate) struct Completer<T>(Arc<Shared<T>>);
 
 impl<T> Completer<T> {
     pub fn complete(self, value: T) {
-        self.0.settle(State::Completion(value));
+        self.0.settle(State::Complete(value));
     }
 }
 
@@ -63,7 +63,7 @@ impl<T> Drop for Completer<T> {
     }
 }
 
-/// Who is told. Clones are told the same.
+/// The side that receives the value. Each clone receives it too.
 #[derive(Debug)]
 pub(crate) struct Completion<T>(Arc<Shared<T>>);
 
@@ -74,7 +74,7 @@ impl<T> Clone for Completion<T> {
 }
 
 impl<T: Clone> Completion<T> {
-    /// Waits for it; `None` where it will never be told. Cancel-safe.
+    /// Waits for the value. Returns `None` if the completer was dropped without a value. Cancel-safe.
     pub fn wait(&self) -> Waiting<T> {
         Waiting { shared: self.0.clone(), key: None }
     }
@@ -84,7 +84,7 @@ impl<T: Clone> Completion<T> {
 #[derive(Debug)]
 pub(crate) struct Waiting<T> {
     shared: Arc<Shared<T>>,
-    /// Under which it is waited.
+    /// The key of this future in the list of waiters.
     key: Option<u64>,
 }
 
@@ -95,7 +95,7 @@ impl<T: Clone> Future for Waiting<T> {
         let shared = self.shared.clone();
         let mut inner = shared.lock();
         match &inner.state {
-            State::Completion(value) => return Poll::Ready(Some(value.clone())),
+            State::Complete(value) => return Poll::Ready(Some(value.clone())),
             State::Never => return Poll::Ready(None),
             State::NotYet => {}
         }
@@ -130,12 +130,12 @@ mod tests {
     }
 
     #[test]
-    fn all_who_wait_are_told_also_later() {
+    fn early_and_late_waiters_receive_the_value() {
         run(async {
-            let (teller, completion) = completion();
+            let (completer, completion) = completion();
             let complete = async {
                 tokio::task::yield_now().await;
-                teller.complete(7);
+                completer.complete(7);
             };
             assert_eq!(tokio::join!(completion.wait(), completion.wait(), complete), (Some(7), Some(7), ()));
             assert_eq!(completion.clone().wait().await, Some(7));
@@ -145,10 +145,10 @@ mod tests {
     #[test]
     fn never() {
         run(async {
-            let (teller, completion) = completion::<()>();
+            let (completer, completion) = completion::<()>();
             let lose = async {
                 tokio::task::yield_now().await;
-                drop(teller);
+                drop(completer);
             };
             assert_eq!(tokio::join!(completion.wait(), lose).0, None);
             assert_eq!(completion.wait().await, None);
@@ -158,16 +158,16 @@ mod tests {
     #[test]
     fn a_wait_that_is_dropped_is_forgotten() {
         run(async {
-            let (teller, completion) = completion::<()>();
+            let (completer, completion) = completion::<()>();
             for _ in 0..3 {
                 let mut wait = std::pin::pin!(completion.wait());
                 let mut context = Context::from_waker(Waker::noop());
-                // Polled twice it waits once.
+                // A future that is polled twice is in the list once.
                 assert!(wait.as_mut().poll(&mut context).is_pending() && wait.as_mut().poll(&mut context).is_pending());
                 assert_eq!(completion.0.lock().waiting.len(), 1);
             }
             assert_eq!(completion.0.lock().waiting.len(), 0);
-            drop(teller);
+            drop(completer);
         });
     }
 }

@@ -1,4 +1,4 @@
-//! What a job keeps of its command while it runs: there may be thousands.
+//! The part of a command that its job needs while it runs. It is small, because there may be thousands of jobs.
 
 use crate::job::command::{Command, ProcessGroup};
 use crate::job::stop::StopPolicy;
@@ -8,7 +8,7 @@ pub(super) struct JobConfig {
     pub process_group: ProcessGroup,
     pub measure_pressure: bool,
     pub oom_group: bool,
-    /// It is bound to CPUs.
+    /// The job is bound to CPUs.
     pub cpuset: bool,
 }
 

@@ -1,4 +1,4 @@
-//! A second hand on a job, for who does not hold it.
+//! A handle to a job that does not own the job.
 
 use std::sync::Arc;
 
@@ -11,13 +11,11 @@ use crate::kernel::signal::Signal;
 use crate::report::ProcessInfo;
 use crate::supervisor::queue::WeakSender;
 
-/// Acts on a job that somebody else holds, a pool say, and does not keep it alive ([`Job::handle`]). Cheap to clone.
+/// A handle to a job that another object owns, such as a pool ([`Job::handle`]). It does not keep the job alive. It is
+/// cheap to clone.
 ///
 /// ```
-/// let (sender, _handles) = std::sync::mpsc::channel::<pinfold::JobHandle>();
-/// // What a task of a pool runs can be reached while it runs.
-/// let task = pinfold::pool::Task::new(pinfold::Command::new("make"));
-/// let task = task.on_spawn(move |job, _attempt| drop(sender.send(job.handle())));
+/// The handle reaches the job of a pool's task while the job runs.
 /// # drop(task);
 /// ```
 #[derive(Clone, Debug)]
@@ -28,7 +26,7 @@ pub struct JobHandle {
 }
 
 impl Job {
-    /// A second hand on it.
+    /// Returns a handle to the job.
     ///
     /// ```
     /// use pinfold::pool::Task;
@@ -44,17 +42,17 @@ impl Job {
 }
 
 impl JobHandle {
-    /// Stops it, as [`Job::stop`].
+    /// Stops the job, as [`Job::stop`] does.
     pub fn stop(&self) {
         self.ask(Request::Stop(None));
     }
 
-    /// Stops it with this signal first, as [`Job::stop_with`].
+    /// Stops the job and sends this signal first, as [`Job::stop_with`] does.
     pub fn stop_with(&self, signal: Signal) {
         self.ask(Request::Stop(Some(signal)));
     }
 
-    /// Kills it, as [`Job::kill`].
+    /// Kills the job, as [`Job::kill`] does.
     pub fn kill(&self) {
         self.ask(Request::Kill);
     }
@@ -62,7 +60,7 @@ impl JobHandle {
     /// Sends a signal to the main process.
     ///
     /// # Errors
-    /// As [`Job::signal`].
+    /// The same as for [`Job::signal`].
     pub fn signal(&self, signal: Signal) -> Result<()> {
         self.main
             .send(signal)
@@ -74,7 +72,7 @@ impl JobHandle {
         self.ask(Request::SignalAll(signal));
     }
 
-    /// The processes of the job as they are now; none where it is over.
+    /// Returns the current processes of the job; an empty list if the job is over.
     ///
     /// Cancel-safe.
     pub async fn processes(&self) -> Vec<ProcessInfo> {
@@ -84,7 +82,7 @@ impl JobHandle {
     }
 
     pub(super) fn ask(&self, request: Request) {
-        // A job that is over takes no requests.
+        // A job that is over ignores requests.
         if let Some(requests) = self.requests.upgrade() {
             requests.send(request);
         }

@@ -1,4 +1,4 @@
-//! What can be asked of a job while it runs: what it uses, and to stand still.
+//! Requests to a running job: its usage, freeze and thaw.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -17,18 +17,19 @@ use crate::job::completion::Completion;
 use crate::job::stop::Phase;
 use crate::report::{MainEnd, Reason, Report, Usage};
 
-/// A process in the kernel's hands (state D) does not freeze before it comes back.
+/// How long a freeze may take. A process in an uninterruptible system call (state D) does not freeze before the call
+/// returns.
 const FREEZE_BOUND: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) enum Request {
     Usage(oneshot::Sender<Usage>),
-    /// Answered when all stand still.
+    /// The actor answers when all processes are frozen.
     Freeze(oneshot::Sender<Result<()>>),
     Thaw,
 }
 
-/// Runs `task` until the report is there.
+/// Runs `task` until it is done or the report is complete.
 pub(super) async fn until_over(report: Completion<Arc<Report>>, task: impl Future<Output = ()>) {
     tokio::select! {
         _ = report.wait() => {}
@@ -38,12 +39,12 @@ pub(super) async fn until_over(report: Completion<Arc<Report>>, task: impl Futur
 
 impl Actor {
     pub(super) fn perform_live(&mut self, request: Request) {
-        // Whoever has asked may be gone.
+        // The caller may have stopped waiting.
         match request {
             Request::Usage(answer) => drop(answer.send(self.usage(true))),
             Request::Freeze(answer) => match self.freeze() {
-                // In the runtime, whatever executor asks.
-                Ok(events) => drop(tokio::spawn(tell_frozen(events, self.report.name.clone(), answer))),
+                // The task runs in the supervisor's runtime, whatever executor the caller uses.
+                Ok(events) => drop(tokio::spawn(answer_when_frozen(events, self.report.name.clone(), answer))),
                 Err(error) => drop(answer.send(Err(error))),
             },
             Request::Thaw => self.thaw(),
@@ -56,14 +57,9 @@ impl Actor {
             Error::system("freeze", self.report.name.clone(), errno, advice)
         };
         let Some(leaf) = self.containment.leaf() else {
-            return Err(Error::system(
-                "freeze",
-                self.report.name.clone(),
-                Errno::OPNOTSUPP,
-                "it is held without a cgroup",
-            ));
+            return Err(Error::system("freeze", self.report.name.clone(), Errno::OPNOTSUPP, "the job has no cgroup"));
         };
-        // One that is being ended must not stand still.
+        // A job that is being stopped must not be frozen.
         if self.machine.phase != Phase::Running || self.usage.is_some() {
             return Err(failed(Errno::SRCH));
         }
@@ -74,7 +70,7 @@ impl Actor {
 
     fn thaw(&self) {
         if let Some(leaf) = self.containment.leaf() {
-            // One that is gone has nothing to thaw.
+            // If the leaf is gone, there is nothing to thaw.
             let _ = leaf.cgroup().write(c"cgroup.freeze", b"0");
         }
     }
@@ -97,7 +93,7 @@ impl Actor {
         }
     }
 
-    /// Tells what ran out of memory, and whether that has ended the job.
+    /// Records in the report which processes the OOM killer killed, and whether that ended the job.
     pub(super) fn conclude_memory(&mut self) {
         let Some(leaf) = self.containment.leaf().filter(|leaf| leaf.has_controller("memory")) else { return };
         let by_kill = matches!(self.report.main, Some(MainEnd::Signalled { signal: libc::SIGKILL, .. }));
@@ -112,7 +108,7 @@ impl Actor {
     }
 }
 
-/// Thaws a job whose freeze did not come to its end.
+/// Thaws a job whose freeze was not completed.
 struct ThawOnDrop<'a>(Option<&'a JobHandle>);
 
 impl Drop for ThawOnDrop<'_> {
@@ -124,7 +120,7 @@ impl Drop for ThawOnDrop<'_> {
 }
 
 impl Job {
-    /// What the whole job uses now, ended processes included; when it has ended, what it used.
+    /// Returns what the whole job uses now, including its ended processes. If the job has ended, returns what it used.
     ///
     /// Cancel-safe.
     ///
@@ -140,45 +136,45 @@ impl Job {
     /// ```
     ///
     /// # Errors
-    /// [`Error::GuardLost`] where the runtime that the supervisor belongs to has been shut down.
+    /// [`Error::GuardLost`] if the runtime of the supervisor has been shut down.
     pub async fn usage(&self) -> Result<Usage> {
         match self.handle().usage().await {
             Some(usage) => Ok(usage),
-            // It ended meanwhile.
+            // The job has ended meanwhile.
             None => Ok(self.wait().await?.usage.clone()),
         }
     }
 
-    /// Lets every process of it stand still, and comes back when they do (`frozen 1` in `cgroup.events`, Linux 5.2). They
-    /// are not told and can't resist; SIGKILL still ends them. The deadline's clock goes on. A stop thaws them, so that they
-    /// see the stop signal.
+    /// Freezes every process of the job, and returns when all are frozen (`frozen 1` in `cgroup.events`, Linux 5.2).
+    /// Processes are not notified and can't prevent it; SIGKILL still ends them. The deadline's clock goes on. A stop
+    /// thaws the job, so that its processes can react to the stop signal.
     ///
     /// Dropping the future before it is ready thaws the job again.
     ///
     /// ```
     /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
     /// job.freeze().await?;
-    /// // Nothing of it runs.
+    /// // No process of the job runs.
     /// job.thaw();
     /// # Ok(())
     /// # }
     /// ```
     ///
     /// # Errors
-    /// `ESRCH` where the job is ending or has ended, `ETIMEDOUT` where a process did not freeze within 10 s (state D): then
+    /// `ESRCH` if the job is ending or has ended, `ETIMEDOUT` if a process did not freeze within 10 s (state D); then
     /// the job runs on. `EOPNOTSUPP` without a cgroup.
     pub async fn freeze(&self) -> Result<()> {
         self.handle().freeze().await
     }
 
-    /// Lets a job go on that was frozen. Comes back at once; one that was not frozen is left as it is.
+    /// Thaws a frozen job. Returns immediately. Has no effect on a job that is not frozen.
     pub fn thaw(&self) {
         self.requests.send(JobRequest::Live(Request::Thaw));
     }
 }
 
 impl JobHandle {
-    /// What the whole job uses now; `None` where it is over.
+    /// Returns what the whole job uses now, or `None` if the job is over.
     ///
     /// Cancel-safe.
     pub async fn usage(&self) -> Option<Usage> {
@@ -187,12 +183,12 @@ impl JobHandle {
         usage.await.ok()
     }
 
-    /// Lets every process of it stand still, as [`Job::freeze`].
+    /// Freezes every process of the job, as [`Job::freeze`] does.
     ///
     /// Dropping the future before it is ready thaws the job again.
     ///
     /// # Errors
-    /// As [`Job::freeze`].
+    /// The same as for [`Job::freeze`].
     pub async fn freeze(&self) -> Result<()> {
         let failed = |errno| Error::system("freeze", format!("the job of process {}", self.pid), errno, "");
         let (answer, frozen) = oneshot::channel();
@@ -205,14 +201,14 @@ impl JobHandle {
         frozen
     }
 
-    /// Lets a job go on that was frozen, as [`Job::thaw`].
+    /// Thaws a frozen job, as [`Job::thaw`] does.
     pub fn thaw(&self) {
         self.ask(JobRequest::Live(Request::Thaw));
     }
 }
 
-/// Answers when all stand still, or when that takes too long. Ends early where the caller no longer waits.
-async fn tell_frozen(events: OwnedFd, name: String, mut answer: oneshot::Sender<Result<()>>) {
+/// Answers when all processes are frozen, or when that takes too long. Ends early if the caller no longer waits.
+async fn answer_when_frozen(events: OwnedFd, name: String, mut answer: oneshot::Sender<Result<()>>) {
     let failed = |errno| Error::system("freeze", name.clone(), errno, "");
     let done = async {
         let events = crate::supervisor::watch::watched(events, Interest::PRIORITY).map_err(|_| failed(Errno::MFILE))?;
@@ -225,11 +221,11 @@ async fn tell_frozen(events: OwnedFd, name: String, mut answer: oneshot::Sender<
         done = done => done,
         () = answer.closed() => return,
     };
-    // A caller that is gone has thawed the job.
+    // If the caller has stopped waiting, it has thawed the job.
     let _ = answer.send(done);
 }
 
-/// Waits until all stand still. `SRCH` where nobody is left to.
+/// Waits until all processes are frozen. Returns `SRCH` if no process is left.
 async fn frozen(events: &AsyncFd<OwnedFd>) -> rustix::io::Result<()> {
     loop {
         match state(events.get_ref())? {

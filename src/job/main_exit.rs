@@ -1,5 +1,5 @@
-//! The end of the main process, seen as soon as the guard sees it: what is to be done then anyway is done while the guard
-//! reaps the process and tells how it ended.
+//! The exit of the main process. The supervisor sees it at the same time as the guard, and does the work that follows
+//! any exit while the guard reaps the process and reports its exit status.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -17,12 +17,13 @@ use crate::supervisor::watch::SharedPidfd;
 pub(super) struct MainExit(AsyncFd<SharedPidfd>);
 
 impl MainExit {
-    /// None where it can't be watched: the guard tells it all the same.
+    /// Watches the process. Returns `None` if it can't be watched: the guard reports the exit in any case.
     pub fn of(main: &Arc<Pidfd>) -> Option<Self> {
         crate::supervisor::watch::watched_pidfd(main.clone()).ok().map(Self)
     }
 
-    /// Waits until the process has ended, reaped or not (pidfd_open(2): its descriptor is readable from then on).
+    /// Waits until the process has ended, whether or not it has been reaped (pidfd_open(2): from then on its descriptor
+    /// is readable).
     pub async fn seen(&self) {
         if self.0.readable().await.is_err() {
             // The runtime is being shut down.
@@ -39,12 +40,12 @@ pub(super) async fn seen(main_exit: Option<&MainExit>) {
 }
 
 impl Actor {
-    /// Where nothing is left in the leaf, what the job has used is final, and nothing needs the leaf any more.
+    /// Reads the final usage of the job and removes its leaf, if no process is left in the leaf.
     pub(super) async fn look_ahead(&mut self) {
         self.main_exit = None;
         if self.containment.leaf().is_some_and(|leaf| leaf.populated() == Ok(false)) {
             self.clear_up();
-            // By now the guard has told how it ended, as a rule.
+            // The guard has usually reported the exit status by now.
             tokio::task::yield_now().await;
         }
         if self.answers.is_empty() {
@@ -55,30 +56,32 @@ impl Actor {
     fn clear_up(&mut self) {
         self.usage = Some(Box::new(self.usage(self.config.measure_pressure)));
         if let JobContainment::Leaf(leaf) = &mut self.containment
-            // Whether the main process was a victim is told by its end.
+            // The memory controller's files are still needed: only the exit status shows whether the OOM killer killed
+            // the main process.
             && !leaf.has_controller("memory")
         {
-            // Where it is not to be removed yet, that is tried again when the job is over.
+            // If the leaf can't be removed yet, the actor tries again when the job is over.
             let _ = leaf.remove();
         }
     }
 
-    /// Nothing runs in the leaf any more: the guard need not wait for others before it reaps the main process.
+    /// Asks the guard to reap the main process now. No process is left in the leaf, so the guard need not wait for
+    /// others first.
     pub(super) async fn request_reap(&mut self) {
         self.reap_requested = true;
         if self.main.is_some() {
-            // A guard that can't be told is lost, which comes as an event.
+            // If the message can't be sent, the guard is lost, and an event reports that.
             let _ = self.link.send(&ToGuard::Reap, &[]).await;
         }
     }
 
-    /// The guard owes one.
+    /// Starts to expect an answer from the guard.
     pub(super) fn expect_answer(&mut self) {
         self.expected.get_or_insert_with(|| self.link.expect_answer());
     }
 }
 
-/// As a report has it.
+/// Returns the end of the main process in the form of the report.
 pub(super) fn main_end(end: End) -> MainEnd {
     match end {
         End::Exited { code } => MainEnd::Exited(code),

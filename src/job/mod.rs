@@ -1,4 +1,4 @@
-//! A running job: the handle, and the actor that brings it to its end.
+//! A running job: its handle, and the actor that runs it to its end.
 
 mod actions;
 mod actor;
@@ -42,7 +42,7 @@ use crate::supervisor::queue::{Receiver, Sender};
 pub use handle::JobHandle;
 use streams::Streams;
 
-/// One command and every process descended from it. Dropped before it has ended, it is killed.
+/// One command and every process descended from it. If it is dropped before the job has ended, pinfold kills the job.
 ///
 /// ```
 /// fn is_for_any_thread<T: Send + Sync + 'static>() {}
@@ -72,61 +72,63 @@ impl Drop for Job {
     }
 }
 
-/// What a job is asked for.
+/// A request to the actor of a job.
 #[derive(Debug)]
 enum Request {
-    /// With the first signal of the stop, where that is not the stop signal of the command.
+    /// Holds the first signal of the stop, if it is not the stop signal of the command.
     Stop(Option<Signal>),
     Kill,
     SignalAll(Signal),
-    /// Then tells that it is done.
+    /// The actor answers when it has sent the signal.
     SignalGroup(Signal, oneshot::Sender<()>),
-    /// An end for another reason than that somebody asked for it.
+    /// An end for a reason other than a request to stop or kill, such as the deadline.
     End(Event),
     Processes(oneshot::Sender<Vec<ProcessInfo>>),
     Live(live::Request),
-    /// The deadline's clock stood still for so long.
+    /// Postpones the deadline by this time, in which the job could not run.
     Postpone(std::time::Duration),
 }
 
 impl Job {
-    /// Its number among the jobs of its supervisor, from 1 on in the order of their spawns.
+    /// Returns the number of the job among the jobs of its supervisor, from 1 in the order of the spawns.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// The main process's id.
+    /// Returns the process id of the main process.
     #[must_use]
     pub fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// Stops it: the stop signal, SIGCONT (a stopped process does not see the former), the grace period, then kill. A
-    /// second stop kills at once. Comes back at once; [`wait`](Self::wait) tells when it is over.
+    /// Stops the job: pinfold sends the stop signal and SIGCONT (a stopped process does not act on the stop signal
+    /// before SIGCONT), waits for the grace period, and kills the remaining processes. A second stop kills at once.
+    /// Returns immediately; [`wait`](Self::wait) returns when the job is over.
     ///
     /// ```
     /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
     /// job.stop();
-    /// let report = job.wait().await?; // After the grace period at most, and a moment.
+    /// let report = job.wait().await?; // Shortly after the end of the grace period at the latest.
     /// println!("{:?}", report.reason);
     /// # Ok(())
     /// # }
     /// ```
     pub fn stop(&self) {
-        // A job that has ended takes no requests.
+        // A job that has ended ignores requests.
         self.requests.send(Request::Stop(None));
     }
 
-    /// Stops it as [`stop`](Self::stop) does, but the processes receive `signal` first, instead of the stop signal: for a
-    /// supervisor that passes the kind of a request on, so that the job's handlers for SIGINT or SIGHUP run.
+    /// Stops the job as [`stop`](Self::stop) does, but sends `signal` first, instead of the stop signal. Use it in a
+    /// supervisor that forwards the signal that it received, so that the job's handlers for SIGINT or SIGHUP run.
     ///
-    /// When the main process has ended, the remaining processes receive the stop signal too: a shell starts its background
-    /// processes with SIGINT and SIGQUIT ignored. On a job that is being stopped already, this is a second stop, which kills.
+    /// When the main process has ended, the remaining processes receive the stop signal too, because a shell starts its
+    /// background processes with SIGINT and SIGQUIT ignored. If the job is being stopped already, this is a second
+    /// stop, which kills.
     ///
     /// ```
     /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
-    /// job.stop_with(pinfold::Signal::INT); // Python: KeyboardInterrupt.
+    /// job.stop_with(pinfold::Signal::INT); // Python raises KeyboardInterrupt.
     /// let report = job.wait().await?;
     /// # Ok(())
     /// # }
@@ -135,8 +137,8 @@ impl Job {
         self.requests.send(Request::Stop(Some(signal)));
     }
 
-    /// Kills it at once: `cgroup.kill` (Linux 5.14; SIGKILL through pidfds before). Comes back at once, as
-    /// [`stop`](Self::stop).
+    /// Kills the job at once, through `cgroup.kill` (Linux 5.14) or, on older kernels, by SIGKILL through pidfds.
+    /// Returns immediately, as [`stop`](Self::stop) does.
     pub fn kill(&self) {
         self.requests.send(Request::Kill);
     }
@@ -151,12 +153,12 @@ impl Job {
     /// ```
     ///
     /// # Errors
-    /// `ESRCH` where it has ended, `EPERM` where it belongs to another user by now.
+    /// `ESRCH` if the main process has ended, `EPERM` if it belongs to another user by now.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         self.handle().signal(signal)
     }
 
-    /// Whether the main process has ended; what it left may live still.
+    /// Returns whether the main process has ended. Other processes of the job may still run.
     #[must_use]
     pub fn main_has_ended(&self) -> bool {
         self.main.has_ended()
@@ -167,30 +169,30 @@ impl Job {
         self.requests.send(Request::SignalAll(signal));
     }
 
-    /// Sends a signal to the main process, then to every other process of the job that is in the process group which the
-    /// main one was started in ([`Command::process_group`](crate::Command::process_group)): what `kill -- -PGID` means,
-    /// without hitting anybody else. Comes back when they have been sent.
+    /// Sends a signal to the main process, then to every other process of the job in the process group that the main
+    /// process was started in ([`Command::process_group`](crate::Command::process_group)). This has the effect of `kill
+    /// -- -PGID`, but no process outside of the job receives the signal. Returns when the signals have been sent.
     ///
-    /// Cancel-safe: what was asked for is done, whether it is waited for or not.
+    /// Cancel-safe: pinfold sends the signals even if the future is dropped.
     pub async fn signal_group(&self, signal: Signal) {
         let (sent, done) = oneshot::channel();
-        // A job that has ended takes no requests, and drops those that it had.
+        // A job that has ended ignores requests, and drops those that it had received.
         self.requests.send(Request::SignalGroup(signal, sent));
         let _ = done.await;
     }
 
-    /// The name that was given, else the program's file name.
+    /// Returns the name of the job: the name that the caller set, or the file name of the program.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Stops it because a deadline that others set is reached.
+    /// Stops the job because a deadline that was set elsewhere is reached.
     pub(crate) fn stop_at_deadline(&self) {
         self.requests.send(Request::End(Event::Deadline));
     }
 
-    /// The processes of the job as they are now; none where it is over.
+    /// Returns the current processes of the job; an empty list if the job is over.
     ///
     /// Cancel-safe.
     ///
@@ -220,7 +222,7 @@ impl Job {
         self.handle().processes().await
     }
 
-    /// What happens to it, from its start on, whenever this is called.
+    /// Returns the events of the job. They begin with its start, even if this is called later.
     ///
     /// ```rust,standalone_crate
     /// use pinfold::events::EventKind;
@@ -248,10 +250,10 @@ impl Job {
         self.events.listen()
     }
 
-    /// Waits until a signal stops the main process (SIGSTOP, or SIGTSTP, SIGTTIN, SIGTTOU from the terminal), and tells
-    /// which. Never comes back when the job has ended.
+    /// Waits until a signal stops the main process (SIGSTOP, or SIGTSTP, SIGTTIN, SIGTTOU from the terminal), and
+    /// returns that signal. Never returns if the job has ended.
     ///
-    /// Cancel-safe: a stop that nobody waits for is kept.
+    /// Cancel-safe: a stop that happens while no call waits is kept for the next call.
     pub async fn next_stop(&self) -> Signal {
         match self.stops.lock().await.recv().await {
             Some(signal) => signal,
@@ -259,8 +261,8 @@ impl Job {
         }
     }
 
-    /// Puts the deadline off, for a time in which the job could not run, and the end of its
-    /// [`idle_timeout`](crate::Command::idle_timeout).
+    /// Postpones the deadline and the end of the [`idle_timeout`](crate::Command::idle_timeout) by a time in which the
+    /// job could not run.
     pub fn postpone_deadline(&self, by: std::time::Duration) {
         if let Some(streams) = &self.streams {
             streams.postpone_idle(by);
@@ -268,8 +270,8 @@ impl Job {
         self.requests.send(Request::Postpone(by));
     }
 
-    /// Waits for something that needs the runtime, in whatever executor; [`Error::GuardLost`] where the runtime has been shut
-    /// down.
+    /// Waits for a future that needs the supervisor's runtime, in any executor. Returns [`Error::GuardLost`] if the
+    /// runtime has been shut down.
     async fn in_runtime<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
         let mut report = self.report.wait();
         let mut future = std::pin::pin!(self.driver.inside(future));
@@ -280,9 +282,10 @@ impl Job {
         .await
     }
 
-    /// Waits until nothing of it is left, or what is left has been given up on: the report says so.
+    /// Waits until no process of the job is left, or until pinfold has given up on the remaining processes, which the
+    /// report then names.
     ///
-    /// Cancel-safe: dropping the future changes nothing, and it can be called again.
+    /// Cancel-safe: dropping the future does not affect the job, and the caller can call this again.
     ///
     /// ```
     /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
@@ -293,7 +296,7 @@ impl Job {
     /// ```
     ///
     /// # Errors
-    /// [`Error::GuardLost`] where the runtime that the supervisor belongs to has been shut down.
+    /// [`Error::GuardLost`] if the runtime of the supervisor has been shut down.
     pub async fn wait(&self) -> Result<Arc<Report>> {
         self.report.wait().await.ok_or(Error::GuardLost)
     }

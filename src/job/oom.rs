@@ -1,8 +1,9 @@
-//! Whether the kernel's OOM killer has ended a job. Its cgroup's `memory.events` tells how many processes were killed, not
-//! which: a main process that ended by SIGKILL may have been killed by somebody else, or by itself, after a child of it was.
+//! Finds out whether the kernel's OOM killer has ended a job. `memory.events` of its cgroup counts the processes that
+//! were killed, but does not name them. A main process that ended by SIGKILL may have been killed by another process,
+//! or by itself, after the OOM killer had killed one of its children.
 //!
-//! Who was killed stands in the kernel's log, for those who may read it. Otherwise the main process is looked at as soon as
-//! the count rises: with no SIGKILL pending then, it was another one.
+//! The kernel's log names the victims, if this user may read it. Otherwise pinfold looks at the main process as soon as
+//! the count rises: if no SIGKILL is pending for it then, the victim was another process.
 
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,34 +23,36 @@ use crate::kernel::{process, sys};
 use crate::report::{Oom, OomVictim};
 use crate::supervisor::events::Log;
 
-/// How long after the count has risen the main process is looked at, unless its end comes first. The kernel counts, and
-/// notifies, just before it sends SIGKILL (`__oom_kill_process`, mm/oom_kill.c), and nothing tells that it has been sent to
-/// somebody else but its log, which few may read.
+/// How long after the count has risen pinfold looks at the main process, unless the main process ends first. The kernel
+/// counts, and notifies, just before it sends SIGKILL (`__oom_kill_process`, mm/oom_kill.c). Only the kernel's log,
+/// which few users may read, shows that SIGKILL was sent to another process.
 const SIGNALLED: Duration = Duration::from_millis(1);
 
-/// What is seen while the job runs.
+/// The observations of the watch while the job runs.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
-    /// So many were killed when the main process was seen to be none of them.
+    /// The count of killed processes when pinfold last saw that the main process was not one of them.
     others: AtomicU64,
-    /// Highest `memory.current` at a notification, in bytes.
+    /// The highest `memory.current` at a notification, in bytes.
     highest: AtomicU64,
 }
 
 impl Watch {
-    /// The highest memory use that was seen at an event, where there was one.
+    /// Returns the highest memory use that was seen at an event, or `None` if there was no event.
     pub fn highest(&self) -> Option<u64> {
         Some(self.highest.load(Ordering::Relaxed)).filter(|&bytes| bytes > 0)
     }
 
-    /// Watches until the leaf is removed. Costs no wake-up while no limit is hit. `main`: the main process, and its pid.
+    /// Watches the leaf until it is removed. Costs no wake-up while no limit is hit. `main` is the pid and the pidfd of
+    /// the main process.
     pub async fn run(self: Arc<Self>, leaf: Cgroup, main: (i32, Arc<Pidfd>), log: Log) {
         let file = openat(&leaf, c"memory.events", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
         let Ok(events) = file
             .map_err(std::io::Error::from)
             .and_then(|file| crate::supervisor::watch::watched(file, Interest::PRIORITY))
         else {
-            // Not the memory controller's, or no descriptor is to be had: then what is found in the end has to do.
+            // The leaf has no memory controller, or no descriptor is free. Then only the counters at the end of the job
+            // are used.
             return;
         };
         loop {
@@ -57,13 +60,14 @@ impl Watch {
             let current = leaf.read(c"memory.current").ok().and_then(|text| text.trim().parse().ok());
             self.highest.fetch_max(current.unwrap_or(0), Ordering::Relaxed);
             if kills > 0 {
-                // Once; those that come later are in the report.
+                // The event is logged once. Later kills are in the report.
                 log.out_of_memory(kills);
             }
             if kills > self.others.load(Ordering::Relaxed) {
                 let ended = has_ended_within(SIGNALLED, &main.1).await;
                 let Some(kills) = read_kills(&events) else { return };
-                // Its pid is its own while it has not ended, which is asked for once more after the look.
+                // The pid is the main process's while the main process has not ended. So pinfold asks for that again
+                // after `is_dying`.
                 if !ended && !is_dying(main.0) && !main.1.has_ended() {
                     self.others.store(kills, Ordering::Relaxed);
                 }
@@ -75,8 +79,8 @@ impl Watch {
         }
     }
 
-    /// What has happened, when the job is over, and whether the main process was one of the victims. `killed_main`: it
-    /// ended by a SIGKILL that is not pinfold's.
+    /// Returns what the OOM killer did, when the job is over, and whether the main process was one of the victims.
+    /// `killed_main`: the main process ended by a SIGKILL that pinfold did not send.
     pub fn conclude(
         &self,
         leaf: &Cgroup,
@@ -94,7 +98,7 @@ impl Watch {
             Err(error) => (Vec::new(), format!("/dev/kmsg can't be read: {error}")),
         };
         let named = in_first_pid_namespace() && victims.iter().any(|victim| Some(victim.pid) == main);
-        // All are named, and it is not.
+        // The log names all victims.
         let others = in_first_pid_namespace() && victims.len() as u64 >= kills;
         let seen = kills > self.others.load(Ordering::Relaxed);
         let main_was = killed_main && (group || named || !others && seen);
@@ -102,9 +106,11 @@ impl Watch {
     }
 }
 
-/// Waits for its end, for so long at most; where it can't be watched, for as long.
+/// Waits until the process has ended, at most for `time`, and returns whether it has ended. If the process can't be
+/// watched, waits for all of `time`.
 async fn has_ended_within(time: Duration, process: &Pidfd) -> bool {
-    // A copy: the job's actor watches this one, and a runtime takes a number only once.
+    // A copy of the descriptor: the job's actor watches the original, and a runtime accepts a descriptor number only
+    // once.
     let copy = process.as_fd().try_clone_to_owned();
     let Ok(watched) = copy.and_then(|copy| crate::supervisor::watch::watched(copy, Interest::READABLE)) else {
         tokio::time::sleep(time).await;
@@ -119,7 +125,7 @@ fn read_kills(events: &AsyncFd<OwnedFd>) -> Option<u64> {
     Some(value_of(&String::from_utf8_lossy(&text[..length]), "oom_kill").unwrap_or(0))
 }
 
-/// Whether SIGKILL is pending for a process, or it is exiting.
+/// Returns whether SIGKILL is pending for a process, or the process is exiting.
 fn is_dying(pid: i32) -> bool {
     let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
     let (status, stat) = (read("status"), read("stat"));
@@ -128,20 +134,21 @@ fn is_dying(pid: i32) -> bool {
         mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
             .is_none_or(|mask| mask & sys::bit(libc::SIGKILL) != 0)
     });
-    // State Z says that its first thread has exited, and no more: the caller asks the pidfd.
+    // State Z shows only that the first thread has exited, so the caller also asks the pidfd.
     pending || process::is_exiting(stat.as_bytes())
 }
 
-/// PROC_PID_INIT_INO of the kernel (include/linux/proc_ns.h): the log has the process ids of that namespace.
+/// Returns whether this process is in the initial PID namespace, whose process ids the kernel's log uses. The number is
+/// PROC_PID_INIT_INO (include/linux/proc_ns.h).
 fn in_first_pid_namespace() -> bool {
     std::fs::metadata("/proc/self/ns/pid").is_ok_and(|namespace| namespace.ino() == 0xEFFF_FFFC)
 }
 
-/// The victims in the cgroup whose path ends with `tail`, or in one below that.
+/// Returns the victims in the cgroup whose path ends with `tail`, or in a cgroup below it.
 fn victims_in_log(tail: &str) -> std::io::Result<Vec<OomVictim>> {
     let mut log = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg")?;
     let mut victims = Vec::new();
-    // A record a read (the kernel's ABI/testing/dev-kmsg).
+    // Each read returns one record (ABI/testing/dev-kmsg in the kernel's documentation).
     let mut record = [0; 8192];
     loop {
         match log.read(&mut record) {
@@ -149,7 +156,7 @@ fn victims_in_log(tail: &str) -> std::io::Result<Vec<OomVictim>> {
             Ok(length) => victims.extend(victim(&String::from_utf8_lossy(&record[..length]), tail)),
             Err(error) => match error.raw_os_error() {
                 Some(libc::EAGAIN) => return Ok(victims),
-                // Overwritten before it was read: the next one follows.
+                // The record was overwritten before it was read. The next read returns the following one.
                 Some(libc::EPIPE | libc::EINTR) => {}
                 _ => return Err(error),
             },
@@ -157,12 +164,12 @@ fn victims_in_log(tail: &str) -> std::io::Result<Vec<OomVictim>> {
     }
 }
 
-/// Reads a line like `oom-kill:constraint=CONSTRAINT_MEMCG,…,task_memcg=/a/b,task=NAME,pid=1,uid=0`.
+/// Parses a line like `oom-kill:constraint=CONSTRAINT_MEMCG,…,task_memcg=/a/b,task=NAME,pid=1,uid=0`.
 fn victim(record: &str, tail: &str) -> Option<OomVictim> {
     let (_, rest) = record.split_once(";oom-kill:")?;
     let (cgroup, rest) = rest.split_once(",task_memcg=")?.1.split_once(",task=")?;
     let below = cgroup.find(tail).map(|at| &cgroup[at + tail.len()..])?;
-    // The name may hold a comma.
+    // The name may contain a comma.
     let (name, rest) = rest.rsplit_once(",pid=")?;
     let pid = rest.split(',').next()?.trim().parse().ok()?;
     (below.is_empty() || below.starts_with('/')).then(|| OomVictim { pid, name: name.into() })

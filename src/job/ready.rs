@@ -1,4 +1,4 @@
-//! Whether a job is ready: it said so in a line, listens on a port, or has made a file.
+//! Detects that a job is ready: a line of its output says so, it listens on a port, or it has created a file.
 
 use std::ffi::OsStr;
 use std::io::ErrorKind;
@@ -16,20 +16,21 @@ use crate::error::{Error, Result};
 use crate::job::output::OutputStream;
 use crate::report::text::{printable, printable_bytes, printable_path};
 
-/// How often a port is tried: nothing tells when somebody listens there. (sock_diag(7) has groups for sockets that are destroyed,
-/// include/uapi/linux/sock_diag.h, and none for those that begin to listen.)
+/// How often pinfold tries a port. The kernel has no notification for a process that starts to listen. (sock_diag(7)
+/// has groups for sockets that are destroyed, include/uapi/linux/sock_diag.h, and none for sockets that start to
+/// listen.)
 const TRY_EVERY: Duration = Duration::from_millis(20);
 
-/// How often a name's addresses are tried before the name is looked up again.
+/// How often pinfold tries the addresses of a name before it looks up the name again.
 const TRIES_OF_A_NAME: u32 = 50;
 
-/// How long one address has to answer, where the kernel itself would wait for minutes.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long pinfold waits for one address. The kernel itself would wait for minutes.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How much is read of an output in search of a line.
+/// How many bytes of an output pinfold searches for a line.
 const MAX_SEARCHED: usize = 4 * 1024 * 1024;
 
-/// What a job is ready by ([`Job::ready`](crate::Job::ready)).
+/// The condition under which a job is ready ([`Job::ready`](crate::Job::ready)).
 ///
 /// ```
 /// use pinfold::Readiness;
@@ -42,19 +43,19 @@ pub struct Readiness(pub(crate) By);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum By {
-    /// 0 for standard output, 1 for standard error.
+    /// A line of an output: 0 for standard output, 1 for standard error.
     Line(usize, Vec<u8>),
     Port(Endpoint),
     File(PathBuf),
 }
 
-/// Where connections are accepted.
+/// An address at which a process accepts connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Endpoint {
     Address(SocketAddr),
-    /// Of this machine, at 127.0.0.1 or ::1.
+    /// A port of this machine, at 127.0.0.1 or ::1.
     Local(u16),
-    /// A name, looked up each time.
+    /// A host name, which pinfold looks up again at intervals.
     Host(String, u16),
 }
 
@@ -63,11 +64,11 @@ fn local(port: u16) -> Vec<SocketAddr> {
 }
 
 impl Endpoint {
-    /// All its addresses; none where the name has none now.
+    /// Returns all addresses of the endpoint; an empty list if the name has none now.
     async fn addresses(&self) -> Vec<SocketAddr> {
         match self {
             Self::Address(address) => vec![*address],
-            // Always (RFC 6761, 6.3), also where /etc/hosts gives localhost only one of them.
+            // Both addresses always count (RFC 6761, 6.3), even if /etc/hosts gives localhost only one of them.
             Self::Host(name, port) if name.eq_ignore_ascii_case("localhost") => local(*port),
             Self::Local(port) => local(*port),
             Self::Host(name, port) => {
@@ -76,7 +77,7 @@ impl Endpoint {
         }
     }
 
-    /// How long its addresses hold: a name may get one when the job is there.
+    /// Returns whether the addresses can change: a name may get an address only after the job has started.
     fn is_name(&self) -> bool {
         matches!(self, Self::Host(..))
     }
@@ -93,56 +94,59 @@ impl std::fmt::Display for Endpoint {
 }
 
 impl Readiness {
-    /// A line of its piped standard output contains this: a whole line, with its newline or at the end of the output. The caller
-    /// can still read all of the output, of which at most 4 MiB are searched.
+    /// The job is ready when a line of its piped standard output contains `part`. Only a whole line counts, with its
+    /// newline or at the end of the output. The caller can still read all of the output. pinfold searches at most its
+    /// first 4 MiB.
     #[must_use]
     pub fn stdout_line(part: impl Into<Vec<u8>>) -> Self {
         Self(By::Line(0, part.into()))
     }
 
-    /// The same for standard error.
+    /// The same as [`stdout_line`](Self::stdout_line) for standard error.
     #[must_use]
     pub fn stderr_line(part: impl Into<Vec<u8>>) -> Self {
         Self(By::Line(1, part.into()))
     }
 
-    /// A process accepts connections at this TCP address. pinfold tries to connect every 20 ms. It can't see which process
-    /// accepts: [`Readiness::check_before_start`] finds a port that another program holds.
+    /// The job is ready when a process accepts connections at this TCP address. pinfold tries to connect every 20 ms.
+    /// It can't see which process accepts: [`Readiness::check_before_start`] finds a port that another program holds.
     #[must_use]
     pub fn port(address: impl Into<SocketAddr>) -> Self {
         Self(By::Port(Endpoint::Address(address.into())))
     }
 
-    /// The same for a port of this machine, at 127.0.0.1 or at ::1.
+    /// The same as [`port`](Self::port) for a port of this machine, at 127.0.0.1 or at ::1.
     #[must_use]
     pub fn local_port(port: u16) -> Self {
         Self(By::Port(Endpoint::Local(port)))
     }
 
-    /// The same for a host by its name, at any of its addresses. The name is looked up again every second.
+    /// The same as [`port`](Self::port) for a host name, at any of its addresses. pinfold looks up the name again every
+    /// second.
     #[must_use]
     pub fn host_port(host: impl Into<String>, port: u16) -> Self {
         Self(By::Port(Endpoint::Host(host.into(), port)))
     }
 
-    /// Call it before the job is started: whether another program holds the port already, for which the job would be taken.
-    /// Dropping the future leaves nothing behind.
+    /// Checks whether another program holds the port already. Call it before the job is started: pinfold would take the
+    /// other program for the job. Dropping the future leaves nothing behind.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where a process accepts connections at the port now.
+    /// [`Error::Invalid`] if a process accepts connections at the port now.
     pub async fn check_before_start(&self) -> Result<()> {
         let By::Port(endpoint) = &self.0 else { return Ok(()) };
         match listener(&endpoint.addresses().await, ephemeral_ports()).await {
             Some(address) => Err(Error::invalid(
                 "readiness by the port",
                 address.to_string(),
-                "another program listens there already, before the job has started: end that program, or take another port",
+                "another program listens there before the job has started: end that program, or use another port",
             )),
             None => Ok(()),
         }
     }
 
-    /// There is a file of this name. Its directory is watched (inotify(7)), or the nearest one above that is there.
+    /// The job is ready when a file with this path exists. pinfold watches its directory (inotify(7)), or the nearest
+    /// parent directory that exists.
     #[must_use]
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self(By::File(path.into()))
@@ -154,7 +158,7 @@ impl std::fmt::Display for Readiness {
         match &self.0 {
             By::Line(stream, part) => {
                 let name = ["standard output", "standard error"][*stream];
-                write!(f, "no line of {name} has had '{}' in it", printable_bytes(part))
+                write!(f, "no line of {name} contained '{}'", printable_bytes(part))
             }
             By::Port(endpoint) => write!(f, "no process listens on {endpoint}"),
             By::File(path) => write!(f, "there is no {}", printable_path(path)),
@@ -162,7 +166,7 @@ impl std::fmt::Display for Readiness {
     }
 }
 
-/// Comes back when a line has it; tells why that can't be any more.
+/// Returns when a line contains `part`, or fails with the reason why no line can contain it any more.
 pub(crate) async fn line(stream: &mut OutputStream, part: &[u8]) -> std::result::Result<(), String> {
     let mut search = Search { part, lines: 0, read: 0 };
     loop {
@@ -171,28 +175,28 @@ pub(crate) async fn line(stream: &mut OutputStream, part: &[u8]) -> std::result:
             return Ok(());
         }
         if ended {
-            return Err("it has closed the stream".into());
+            return Err("the job has closed the stream".into());
         }
         if held.len() >= MAX_SEARCHED {
-            return Err(format!("it has written {MAX_SEARCHED} bytes"));
+            return Err(format!("the job has written {MAX_SEARCHED} bytes"));
         }
     }
 }
 
-/// Looks at each line once, however it comes in.
+/// Searches each line once, in whatever pieces the output arrives.
 struct Search<'a> {
     part: &'a [u8],
-    /// Up to here all lines have been looked at.
+    /// The end of the lines that have been searched.
     lines: usize,
-    /// Up to here there is no other end of a line.
+    /// The end of the bytes that have been searched for the end of a line.
     read: usize,
 }
 
 impl Search<'_> {
-    /// `held` is all that there is of the output.
+    /// Returns whether a new line contains the part. `held` is all of the output so far.
     fn finds(&mut self, held: &[u8], ended: bool) -> bool {
         let fresh = &held[self.read..];
-        // Only whole lines count, and at the end what there is.
+        // Only whole lines count; at the end of the output, the rest counts too.
         let end = if ended { Some(fresh.len()) } else { fresh.iter().rposition(|&byte| byte == b'\n') };
         let end = end.map(|end| self.read + end);
         self.read = held.len();
@@ -207,7 +211,7 @@ fn contains(line: &[u8], part: &[u8]) -> bool {
     part.is_empty() || line.windows(part.len()).any(|window| window == part)
 }
 
-/// Returns when a process accepts connections there.
+/// Returns when a process accepts connections at the endpoint.
 pub(crate) async fn port(endpoint: &Endpoint) {
     let ephemeral = ephemeral_ports();
     loop {
@@ -222,24 +226,24 @@ pub(crate) async fn port(endpoint: &Endpoint) {
     }
 }
 
-/// The first address at which a process accepts connections.
+/// Returns the first address at which a process accepts connections.
 async fn listener(addresses: &[SocketAddr], ephemeral: (u16, u16)) -> Option<SocketAddr> {
     for address in addresses {
-        // An address that does not answer must not keep the others waiting.
-        if let Ok(Ok(true)) = tokio::time::timeout(PATIENCE, accepts(*address, ephemeral)).await {
+        // An address that does not answer must not delay the others.
+        if let Ok(Ok(true)) = tokio::time::timeout(CONNECT_TIMEOUT, accepts(*address, ephemeral)).await {
             return Some(*address);
         }
     }
     None
 }
 
-/// Whether a process accepts connections there. The port that we have ourselves meanwhile must not be this one: the server could
-/// not have it, and two ends that connect to each other at once are a connection, where both are the same one too (RFC 9293, 3.5,
-/// "simultaneous open").
+/// Returns whether a process accepts connections at the address. The local port of our own socket must not be this
+/// port: the server could not bind it meanwhile. In addition, two ends that connect to each other at the same time form
+/// a connection, even if both are the same socket (RFC 9293, 3.5, "simultaneous open").
 async fn accepts(address: SocketAddr, ephemeral: (u16, u16)) -> std::io::Result<bool> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     if crate::kernel::sys::leave_out_local_port(&socket, address.port(), ephemeral).is_err() {
-        // Before Linux 6.3 one is taken and looked at.
+        // Before Linux 6.3, the socket takes any free port, and pinfold checks which one it is.
         socket.bind(SocketAddr::new(if address.is_ipv4() { V4_ANY } else { V6_ANY }, 0))?;
         if socket.local_addr()?.port() == address.port() {
             return Ok(false);
@@ -252,11 +256,12 @@ async fn accepts(address: SocketAddr, ephemeral: (u16, u16)) -> std::io::Result<
 const V4_ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const V6_ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
-/// The first and the last port that connections are given (ip(7), `ip_local_port_range`), as far as that is told.
+/// Returns the first and the last port that the kernel assigns to connections (ip(7), `ip_local_port_range`). If that
+/// can't be read, returns the usual range.
 fn ephemeral_ports() -> (u16, u16) {
     const USUAL: (u16, u16) = (32768, 60999);
-    let completion = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let mut ports = completion.split_ascii_whitespace().map_while(|port| port.parse().ok());
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut ports = range.split_ascii_whitespace().map_while(|port| port.parse().ok());
     ports.next().zip(ports.next()).unwrap_or(USUAL)
 }
 
@@ -268,7 +273,7 @@ pub(crate) async fn file(path: &Path) -> Result<()> {
             Error::invalid("readiness by the file", path.display().to_string(), advice)
         }
         _ => {
-            let advice = "the directory has to be readable; see also fs.inotify.max_user_instances and ulimit -n";
+            let advice = "the directory must be readable; see also fs.inotify.max_user_instances and ulimit -n";
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             Error::system("watch for", path.display().to_string(), errno, advice)
         }
@@ -278,24 +283,24 @@ pub(crate) async fn file(path: &Path) -> Result<()> {
         let made = WatchMask::CREATE | WatchMask::MOVED_TO | WatchMask::ONLYDIR;
         let mask = made | WatchMask::DELETE_SELF | WatchMask::MOVE_SELF;
         watch_nearest(path, |directory| inotify.watches().add(directory, mask).map(drop)).map_err(failed)?;
-        // Watched first, then looked at: nothing is missed in between.
+        // The watch comes first and the check second, so that no file is missed in between.
         if path.symlink_metadata().is_ok() {
             return Ok(());
         }
         let watched = crate::supervisor::watch::watched(OwnedFd::from(inotify), Interest::READABLE).map_err(failed)?;
-        // Whatever happened there: it is looked at anew.
+        // The kind of event does not matter: the loop checks again.
         let _ = watched.readable().await.map_err(failed)?;
     }
 }
 
-/// Watches the directory that it is to be in, or the nearest one above that is there.
+/// Watches the directory of the file, or the nearest parent directory that exists.
 fn watch_nearest(path: &Path, mut watch: impl FnMut(&Path) -> std::io::Result<()>) -> std::io::Result<()> {
     let mut missing: Option<&Path> = None;
     let mut above = path.ancestors().skip(1);
     while let Some(directory) = above.next() {
         let directory = if directory.as_os_str() == OsStr::new("") { Path::new(".") } else { directory };
         match watch(directory) {
-            // Made in the moment before this one was watched: nobody tells of that.
+            // The missing directory was created just before this watch began, so no event reports it.
             Ok(()) if missing.is_some_and(Path::exists) => {
                 above = {
                     missing = None;
@@ -315,12 +320,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_line_is_looked_at_once() {
+    fn each_line_is_searched_once() {
         let text = b"starting\nlis\n\nlistening\nrest";
         for cut in 0..text.len() {
             let mut search = Search { part: b"listening", lines: 0, read: 0 };
             let at = (0..=text.len()).find(|&length| length % (cut + 1) == 0 && search.finds(&text[..length], false));
-            // With its newline, at the byte 24, and not before.
+            // The line is found with its newline, at byte 24, and not earlier.
             assert_eq!(at, (24..=text.len()).find(|length| length % (cut + 1) == 0), "{cut}");
         }
         let mut search = Search { part: b"rest", lines: 0, read: 0 };
@@ -330,7 +335,7 @@ mod tests {
         assert!(!search.finds(text, true));
     }
 
-    /// Between the attempt to watch it and the watch on the one above.
+    /// The directory is created between the attempt to watch it and the watch on its parent.
     #[test]
     fn a_directory_made_in_between_is_watched() {
         let top = std::env::temp_dir().join(format!("pinfold-nearest-{}", std::process::id()));

@@ -1,4 +1,5 @@
-//! A report while the job still runs: without its figures, which take more room than all the rest and are known at the end.
+//! A report while the job still runs. It has no usage figures: these take more room than everything else, and are known
+//! only at the end.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -28,7 +29,7 @@ pub(crate) struct ReportBuilder {
 }
 
 impl ReportBuilder {
-    /// Of a job that begins now.
+    /// Returns the report of a job that begins now.
     pub fn of(command: &Command) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
@@ -51,11 +52,11 @@ impl ReportBuilder {
         }
     }
 
-    /// Publishes the events that have happened since the last call. `reason`: why the job ends.
+    /// Publishes the events that have happened since the last call. `reason` is why the job ends.
     pub fn publish(&self, events: &Log, reason: Reason) {
         let phases = &self.phases;
         let leftovers = phases.settled.filter(|_| self.leftovers.count > 0);
-        // Seen at the end only, where the job was over at once.
+        // In a job that was over at once, OOM kills are seen only at the end.
         let kills = self.oom.as_ref().map_or(0, |oom| oom.kills);
         let oom = phases.empty.filter(|_| kills > 0);
         events.publish([
@@ -96,10 +97,10 @@ impl ReportBuilder {
         }
     }
 
-    /// Gives those that could not be ended the command lines that they had before the kill: what hangs in the kernel does not
-    /// tell its own. `now` is in seconds since `ordered_at`.
+    /// Gives each unkillable process the command line that it had before the kill, because a process that hangs in the
+    /// kernel does not show its own. `now` is in seconds since `ordered_at`.
     pub(crate) fn name_unkillable(&mut self, now: f64) {
-        // It may have been another process then that had the same pid: its start tells.
+        // Another process may have had the same pid before. The start times show that.
         const SAME: f64 = 0.5;
         let Self { stopped, leftovers, phases, pid, command, unkillable, .. } = self;
         let known = [(stopped, phases.stopping), (leftovers, phases.settled)];
@@ -119,8 +120,8 @@ impl ReportBuilder {
 }
 
 impl Report {
-    /// What is told about a command that could not be started: the error in words, and as the reason what has ended it
-    /// before it was executed, else [`Reason::SpawnFailed`].
+    /// Returns the report of a command that could not be started. It has the error as text. Its reason is what ended
+    /// the start before the exec, otherwise [`Reason::SpawnFailed`].
     #[must_use]
     pub fn of_failed_spawn(command: &Command, error: &Error) -> Self {
         let mut report = ReportBuilder::of(command);
@@ -140,7 +141,7 @@ impl Report {
         report.finish(Usage::unknown("the command was not started"), error.exit_code())
     }
 
-    /// What is told about a job that waited in a pool and was never started.
+    /// Returns the report of a job that waited in a pool and was never started.
     pub(crate) fn of_cancelled(command: &Command) -> Self {
         let report = ReportBuilder { reason: Reason::Cancelled, ..ReportBuilder::of(command) };
         report.finish(Usage::unknown("the command was not started"), Self::exit_code_of(Reason::Cancelled, None))

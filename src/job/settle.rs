@@ -1,9 +1,9 @@
-//! The settle time: what the processes get that are still there when the main process has exited, and which of them get
+//! The settle time: how long the processes have that remain when the main process has exited, and which of them have
 //! all of it.
 //!
-//! A filter, such as `tee log` in `exec > >(tee log)` or the resource tracker of Python's multiprocessing, ends by itself as soon as it has read its input to the end. A
-//! signal that comes earlier loses the lines that it has not written yet. All other processes get a short part of the
-//! settle time, so that a daemon does not delay the return.
+//! A filter, such as `tee log` in `exec > >(tee log)` or the resource tracker of Python's multiprocessing, ends by
+//! itself as soon as it has read its input to the end. A signal before that loses the lines that the filter has not
+//! written yet. All other processes have a short part of the settle time, so that a daemon does not delay the return.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -13,37 +13,38 @@ use rustix::process::Pid;
 
 use crate::kernel::process;
 
-/// The settle time that a command gets unless it asks for another one.
+/// The settle time of a command that does not set one.
 pub const DEFAULT: Duration = Duration::from_secs(2);
 
-/// How long the look at the processes may take. Processes that it did not reach count as filters, so that no output is lost.
+/// How long the inspection of the processes may take. Processes that it did not reach count as filters, so that no
+/// output is lost.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// The part of the settle time that a process gets that is no filter: a tenth, between 0.1 and 0.25 s.
+/// Returns the part of the settle time for a process that is not a filter: a tenth, between 0.1 and 0.25 s.
 pub fn short(settle: Duration) -> Duration {
     const LEAST: Duration = Duration::from_millis(100);
     const MOST: Duration = Duration::from_millis(250);
     (settle / 10).clamp(LEAST, MOST).min(settle)
 }
 
-/// A pipe or a socket: the device and the inode number.
+/// A pipe or a socket, identified by its device and inode number.
 pub type Channel = (u64, u64);
 
-/// The pipe or socket that a descriptor stands for; `None` for any other file.
+/// Returns the pipe or socket that a descriptor refers to, or `None` for any other file.
 pub fn channel_of(stat: &Stat) -> Option<Channel> {
     let kind = FileType::from_raw_mode(stat.st_mode);
     #[allow(clippy::unnecessary_cast)] // The types differ between architectures.
     matches!(kind, FileType::Fifo | FileType::Socket).then_some((stat.st_dev as u64, stat.st_ino as u64))
 }
 
-/// The processes of a job that are left, told apart.
+/// The remaining processes of a job, in two groups.
 #[derive(Debug, Default, PartialEq)]
 pub struct Left {
-    /// Filters, processes that are just running (one may be about to end, on a machine under load), and the descendants of
-    /// both. A filter reads a pipe that was made inside the job: as its standard input (a pipe or a socket), or by another
-    /// descriptor where no process of the job can write to that pipe any more.
+    /// Filters, processes that run on a CPU right now (on a machine under load, such a process may be about to end),
+    /// and the descendants of both. A filter reads a pipe that was made inside the job: as its standard input (a pipe
+    /// or a socket), or by another descriptor if no process of the job can write to that pipe any more.
     pub finishing: HashSet<Pid>,
-    /// All others: they wait for something, and may do so for ever.
+    /// All other processes: they wait for something, perhaps for ever.
     pub others: HashSet<Pid>,
 }
 
@@ -51,7 +52,7 @@ pub struct Left {
 #[derive(Debug, Default)]
 struct Channels {
     input: Option<Channel>,
-    /// Pipes that it can read and not write, its standard input aside.
+    /// Pipes that it can read and not write, except its standard input.
     read: Vec<Channel>,
     written: HashSet<Channel>,
 }
@@ -62,7 +63,7 @@ impl Channels {
         let mut channels = Self::default();
         for entry in std::fs::read_dir(format!("/proc/{process}/fd"))? {
             let entry = entry?;
-            // A descriptor may be closed meanwhile.
+            // The process may close a descriptor meanwhile.
             let (Ok(link), Ok(stat)) = (entry.metadata(), rustix::fs::stat(entry.path())) else { continue };
             let Some(channel) = channel_of(&stat) else { continue };
             let mode = std::os::unix::fs::MetadataExt::mode(&link);
@@ -84,11 +85,11 @@ impl Channels {
 }
 
 impl Left {
-    /// Looks at the descriptors and the state of each process.
+    /// Inspects the descriptors and the state of each process.
     ///
-    /// `job_input` is the standard input that the job was given. A process that still has it, or another pipe that this
-    /// process has open too, reads from outside of the job, where an end of the input says nothing about the job. A process
-    /// that this user may not look at counts as a filter.
+    /// `job_input` is the standard input of the job. A process that still has it open as its input, or that has another
+    /// pipe that the supervisor has open too, reads from outside of the job. The end of such an input says nothing
+    /// about the job. A process that this user may not inspect counts as a filter.
     pub fn look(pids: &[Pid], job_input: Option<Channel>) -> Self {
         let filters = filters(pids, job_input);
         let stat_of = |pid: Pid| std::fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok();
@@ -98,7 +99,8 @@ impl Left {
         Self::sort(pids, |pid| filters.contains(&pid) || is_running(pid), parent_of)
     }
 
-    /// A descendant of a filter belongs to it: the loop `while read line; do date </dev/null; done` needs its `date`.
+    /// Sorts the processes into the two groups. A descendant of a filter belongs to the filter: the loop `while read
+    /// line; do date </dev/null; done` needs its `date`.
     fn sort(pids: &[Pid], is_finishing: impl Fn(Pid) -> bool, parent_of: impl Fn(Pid) -> Option<Pid>) -> Self {
         let mut finishing: HashSet<Pid> = pids.iter().copied().filter(|&pid| is_finishing(pid)).collect();
         if finishing.is_empty() {
@@ -109,7 +111,8 @@ impl Left {
         let mut others = HashSet::new();
         for &pid in &rest {
             let mut line = vec![pid];
-            // Parents form no circle, but they are read one after another: a pid that is reused meanwhile could form one.
+            // Parents form no cycle, but they are read one after another: a pid that is reused meanwhile could form
+            // one.
             while let Some(&parent) = parents.get(&line[line.len() - 1])
                 && line.len() <= rest.len()
             {
@@ -125,7 +128,7 @@ impl Left {
     }
 }
 
-/// The processes that read a pipe of the job, and those that could not be looked at.
+/// Returns the processes that read a pipe of the job, and those that could not be inspected.
 fn filters(pids: &[Pid], job_input: Option<Channel>) -> HashSet<Pid> {
     let until = Instant::now() + LOOK;
     let outside: HashSet<Channel> = Channels::of("self").iter().flat_map(Channels::all).chain(job_input).collect();
@@ -139,7 +142,7 @@ fn filters(pids: &[Pid], job_input: Option<Channel>) -> HashSet<Pid> {
         match Channels::of(&pid.as_raw_nonzero().to_string()) {
             Ok(channels) => known.push((pid, channels)),
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => _ = filters.insert(pid),
-            // It has ended.
+            // The process has ended.
             Err(_) => {}
         }
     }
@@ -180,13 +183,13 @@ mod tests {
     fn a_descendant_of_a_filter_belongs_to_it() {
         assert_eq!(sorted(&[2, 3, 4, 5], &[3], &[(4, 3), (5, 4), (2, 1), (3, 1)]), (vec![3, 4, 5], vec![2]));
         assert_eq!(sorted(&[2, 3], &[], &[(3, 2)]), (vec![], vec![2, 3]));
-        // The parent of a filter is no filter by that.
+        // The parent of a filter is not a filter for that reason.
         assert_eq!(sorted(&[2, 3], &[3], &[(3, 2), (2, 1)]), (vec![3], vec![2]));
-        // A circle, which reused pids could show.
+        // A cycle, which reused pids could form.
         assert_eq!(sorted(&[2, 3, 4], &[4], &[(2, 3), (3, 2)]), (vec![4], vec![2, 3]));
     }
 
-    /// A shell script as a process of its own, and a line that it has written to its standard error.
+    /// Starts a shell script and waits for the line "ready" on its standard error.
     fn start(script: &str, input: std::process::Stdio) -> (std::process::Child, Pid) {
         use std::io::BufRead;
         use std::process::{Command, Stdio};
@@ -208,7 +211,7 @@ mod tests {
             (start(ready, Stdio::null()), false),
             // A pipe that this process has open too.
             (start(ready, Stdio::piped()), false),
-            // By another descriptor, once nothing can write to the pipe.
+            // A pipe at another descriptor counts when no process can write to it any more.
             (start(&format!("exec 7< <(true); {ready}"), Stdio::null()), true),
             (start(&format!("exec 7<> <(true); {ready}"), Stdio::null()), false),
         ];

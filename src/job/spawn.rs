@@ -1,4 +1,4 @@
-//! The start of a job: the order to the guard, and its answer.
+//! Starts a job: sends the spawn request to the guard, and handles its answer.
 
 use std::sync::Arc;
 
@@ -13,10 +13,12 @@ use crate::kernel::pidfd::Pidfd;
 use crate::report::{Born, Reason};
 
 impl Actor {
-    /// Orders the spawn. A stop, a kill or the deadline meanwhile kills the leaf: an exec can take long.
+    /// Sends the spawn request and waits for the answer. An exec can take long: a stop, a kill or the deadline
+    /// meanwhile kills the leaf.
     pub(super) async fn spawn(&mut self) -> Started {
-        // Kernels before 6.4 do not tell a process that is cloned into a cpuset which CPUs it may use (fixed by "cgroup/cpuset:
-        // Make cpuset_fork() handle CLONE_INTO_CGROUP properly"); one that joins it is told.
+        // Kernels before 6.4 do not apply the CPU mask of a cpuset to a process that is cloned into it (fixed by
+        // "cgroup/cpuset: Make cpuset_fork() handle CLONE_INTO_CGROUP properly"). They do apply it to a process that
+        // joins it.
         let mut join = self.config.cpuset;
         loop {
             self.spawn_request.give(&self.link, self.id, self.containment.leaf(), join).await?;
@@ -26,7 +28,7 @@ impl Actor {
                     Incoming::Answer(FromGuard::Hangs { pid, stage, .. }, _) => {
                         self.hanging = Some((pid, stage));
                         if self.machine.phase == Phase::Running {
-                            // SIGKILL has had no effect so far: from here on it is bounded.
+                            // SIGKILL has had no effect so far. From here on the wait has a bound.
                             self.handle(Event::KillAsked).await;
                             self.machine.reason = Reason::SpawnFailed;
                         }
@@ -54,7 +56,7 @@ impl Actor {
                     self.report.publish(&self.events, self.machine.reason);
                     let pidfd = Arc::new(Pidfd::from(pidfd));
                     self.main = Pid::from_raw(pid).map(|pid| (pid, pidfd.clone()));
-                    // What was asked for meanwhile may have met an empty leaf.
+                    // A stop or a kill before this answer may have found an empty leaf.
                     match self.machine.phase {
                         Phase::Stopping if self.report.stopped.count == 0 => {
                             self.send_stop_signal();
@@ -65,7 +67,8 @@ impl Actor {
                     }
                     return Ok((pid, pidfd));
                 }
-                // Killed before its first instruction, and not by us: the kernel's kill-sequence bug.
+                // The process was killed before its first instruction, and not by pinfold: the kernel's kill-sequence
+                // bug.
                 (FromGuard::NotStarted { .. }, _) if self.machine.phase == Phase::Running && !join => join = true,
                 _ if self.machine.phase != Phase::Running => {
                     return Err(Error::EndedEarly { program: self.program(), reason: self.machine.reason });
@@ -82,14 +85,14 @@ impl Actor {
         Error::Spawn(SpawnError { stage, errno, program: self.program(), cwd: self.report.cwd.clone() })
     }
 
-    /// The error of a start whose process SIGKILL did not end, with what is left of the job.
+    /// Returns the error of a start whose process SIGKILL did not end, with the remaining processes of the job.
     pub(super) fn hangs(&self, error: Error) -> Error {
         let Error::Spawn(error) = error else { return error };
         let mut unkillable = self.report.unkillable.clone();
         if let Some((pid, _)) = self.hanging
             && let Some(process) = unkillable.processes.iter_mut().find(|process| process.pid == pid)
         {
-            // Until its exec its command line is the guard's.
+            // Until its exec the process shows the command line of the guard.
             process.command_line = self.report.command.join(" ");
         }
         let (not_removed, reason) = (self.report.not_removed.clone(), self.machine.reason);

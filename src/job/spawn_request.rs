@@ -1,4 +1,4 @@
-//! What the guard is told to start: the specification, and the descriptors beside it.
+//! The spawn request to the guard: the specification of the process, and the descriptors for it.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,21 +20,21 @@ use crate::kernel::signal::Signal;
 use crate::kernel::{inherited, sys};
 use crate::supervisor::link::Link;
 
-/// An order that can be given, and given again.
+/// A spawn request, which can be sent more than once.
 pub(super) struct SpawnRequest {
     spec: Place,
     owned: Vec<OwnedFd>,
-    /// In the order of the specification: the working directory first, where there is one.
+    /// The descriptors for the guard, in the order of the specification: the working directory first, if there is one.
     handed_down: Vec<HandedDown>,
-    /// Our ends of the pipes, for who reads and writes them.
+    /// The supervisor's ends of the pipes.
     pub pipes: [Option<OwnedFd>; 3],
-    /// Our side of the job's terminal.
+    /// The supervisor's side of the job's terminal.
     pub terminal: Option<OwnedFd>,
-    /// The job's standard input, where it is a pipe or a socket.
+    /// The job's standard input, if it is a pipe or a socket.
     pub input: Option<Channel>,
 }
 
-/// How the specification travels.
+/// How the specification is sent: in the message itself, or in a memfd.
 enum Place {
     Message(ByteBuf),
     Memfd(OwnedFd),
@@ -66,7 +66,7 @@ impl SpawnRequest {
         let mut handed_down = Vec::new();
         let mut targets = Vec::new();
 
-        // Where this user may not enter its own directory again, the guard has stayed in it.
+        // If this user may not enter its own working directory again, the guard has stayed in it.
         let has_cwd_descriptor =
             match openat(CWD, c".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
                 Ok(cwd) => {
@@ -95,7 +95,8 @@ impl SpawnRequest {
                 break;
             }
             if number == 2 && command.stderr_to_stdout {
-                // Standard output is the last one so far, unless the caller has none to hand down.
+                // Standard output is the last entry so far, unless the caller has no standard output for the job to
+                // inherit.
                 if targets.last() == Some(&1)
                     && let Some(stdout) = handed_down.last().cloned()
                 {
@@ -152,7 +153,8 @@ impl SpawnRequest {
         let spec = Spec {
             argv: bytes(&strings.argv),
             env: bytes(&strings.env),
-            // With the passed sockets go the variables about them.
+            // The variables that hold this process's identity, such as LISTEN_PID, are adjusted only if the job also
+            // inherits the passed sockets.
             identities: if command.inherit_descriptors { command.identities(&strings.env) } else { Vec::new() },
             candidates: bytes(&strings.candidates),
             has_cwd_descriptor,
@@ -175,7 +177,7 @@ impl SpawnRequest {
         };
         let failed = |errno| Error::system("write down", "what to execute", errno, short_of_descriptors(errno));
         let texts = [&strings.argv, &strings.env, &strings.candidates];
-        // Each with its length.
+        // Each text is encoded with its length.
         let length = texts.iter().map(|texts| texts.len() + 3 * texts.count()).sum::<usize>() + 256;
         let bytes = protocol::encode_long(&spec, length).map_err(failed)?;
         let spec = if bytes.len() <= SHORT_SPEC {
@@ -186,21 +188,21 @@ impl SpawnRequest {
         Ok(Self { spec, owned, handed_down, pipes, terminal, input })
     }
 
-    /// It will not be given again: the job's ends of its pipes are its own from here on, and a job that runs keeps no copy
-    /// of its environment.
+    /// Closes the request, which will not be sent again. After that, only the job has its ends of its pipes, and a
+    /// running job keeps no copy of its environment.
     pub fn close(&mut self) {
         self.handed_down = Vec::new();
         self.owned = Vec::new();
         self.spec = Place::Message(ByteBuf::new());
     }
 
-    /// Gives the order.
+    /// Sends the request.
     pub async fn give(&mut self, link: &Link, job: JobId, leaf: Option<&Leaf>, join: bool) -> Result<()> {
-        // The answer brings a descriptor: what can't be taken is found before the command runs.
+        // The answer carries a descriptor. If pinfold could not receive it, it fails here, before the command runs.
         link.assure_room()?;
         let mut descriptors = Vec::with_capacity(2 + self.handed_down.len());
         descriptors.extend(leaf.map(|leaf| leaf.cgroup().as_fd()));
-        // Not copied: it comes back from the message.
+        // The bytes are moved, not copied: they come back from the message below.
         let spec = match &mut self.spec {
             Place::Message(bytes) => Some(std::mem::take(bytes)),
             Place::Memfd(memfd) => {
@@ -223,7 +225,8 @@ impl SpawnRequest {
     }
 }
 
-/// The limit on open files is the host's own, which the guard has raised (none is known: the guard's); then what was asked for.
+/// Returns the resource limits of the job. The limit on open files is the caller's, also if pinfold has raised its own
+/// (if the caller's is not known, the guard's limit applies). Then come the limits that the command asks for.
 fn rlimits(command: &Command) -> Vec<(u32, u64, u64)> {
     let own = inherited::open_files_limit().map(|(soft, hard)| (NOFILE, soft, hard));
     let asked = command.limits.rlimits.iter().map(|limit| (limit.resource, limit.soft, limit.hard));

@@ -1,4 +1,4 @@
-//! The start of a job: its leaf, its streams, its actor.
+//! Prepares the start of a job: its leaf, its streams and its actor.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -26,14 +26,14 @@ use crate::supervisor::queue::queue;
 use crate::supervisor::{Inner, REMOVED_AGAIN, Supervisor, start_sweep};
 
 impl Supervisor {
-    /// Starts a job; comes back when the command has been executed. Dropping this future ends it.
+    /// Starts a job, and returns when the command has been executed. Dropping this future ends the job.
     ///
-    /// The call itself decides what the job inherits of the caller, and not the moment in which the future is polled first; see
-    /// [the front page](crate#what-a-job-inherits).
+    /// The call itself decides what the job inherits from the caller, not the first poll of the future; see [the front
+    /// page](crate#what-a-job-inherits).
     ///
-    /// It may be called from any thread and any runtime. The job goes on in the runtime that the supervisor was started in,
-    /// whatever becomes of the caller's. A few dozen are started at a time, the others wait for their turn; a future that is held and
-    /// not polled takes no turn from others.
+    /// You can call it from any thread and any runtime. The job runs in the runtime that the supervisor was started in,
+    /// even if the caller's runtime ends. A few dozen jobs start at the same time; other starts wait for their turn. A
+    /// future that is held and not polled does not take a turn from others.
     ///
     /// ```
     /// # async fn example(supervisor: &pinfold::Supervisor) -> Result<(), Box<dyn std::error::Error>> {
@@ -47,18 +47,17 @@ impl Supervisor {
     /// ```
     ///
     /// # Errors
-    /// Nothing is left of the job then. [`Error::Spawn`] where the command can't be executed, with the errno;
-    /// [`Error::Invalid`] where an argument is invalid; [`Error::HostChanged`] where the caller has other rights than the guard;
-    /// [`Error::GuardLost`] where the guard is gone; or the errno of
-    /// a refused call.
+    /// After an error, no process of the job is left. [`Error::Spawn`] if the command can't be executed, with the
+    /// errno; [`Error::Invalid`] if an argument is invalid; [`Error::HostChanged`] if the caller has other rights than
+    /// the guard; [`Error::GuardLost`] if the guard is gone; or the errno of a system call that failed.
     pub fn spawn(&self, command: &Command) -> impl Future<Output = Result<Job>> + Send + use<> {
         let (supervisor, command) = (self.clone(), command.clone());
-        // Now, and not when the future is polled.
+        // At the call, not when the future is polled.
         let caller = self.inner.check_process().and_then(|()| Caller::of(&command));
         async move {
             let caller = caller?;
             let runtime = supervisor.inner.runtime.handle.clone();
-            // In a task of its own: a future that is held and not polled would keep its turn from others.
+            // The start runs in its own task: a future that is held and not polled would keep its turn from others.
             let starting = runtime.spawn(async move { supervisor.spawn_here(&command, caller).await });
             match AbortOnDrop::new(starting).await {
                 Ok(started) => started,
@@ -68,9 +67,9 @@ impl Supervisor {
         }
     }
 
-    /// The same, for a task of the supervisor's runtime, which is polled whenever it is ready.
+    /// Starts a job from a task of the supervisor's runtime, which is polled whenever it is ready.
     pub(crate) async fn spawn_here(&self, command: &Command, caller: Caller) -> Result<Job> {
-        // It is never closed.
+        // The semaphore is never closed.
         let turn = self.inner.turns.acquire().await;
         let started = Box::pin(self.start_job(command, caller)).await;
         drop(turn);
@@ -96,7 +95,8 @@ impl Supervisor {
             started = start(self.inner.clone(), &self.inner.backend(), id, command, &caller).await;
         }
         if first && let Backend::Cgroup { base, .. } = &*self.inner.backend() {
-            // When the command runs already, so that it does not wait for what others have left; and beside it.
+            // The sweep begins when the command runs already, so that the command does not wait for the cleanup of what
+            // other supervisors left. It runs in its own task.
             let sweeping =
                 AbortOnDrop::new(self.inner.runtime.handle.spawn(start_sweep::sweep(base.now().parent().clone())));
             *self.inner.sweeping.lock().unwrap_or_else(PoisonError::into_inner) = Some(sweeping);
@@ -122,7 +122,7 @@ async fn start(
     let NextContainment { link, containment, refused } = supervisor.next_containment(backend).await?;
     link.host.check_rights(&caller.host)?;
     let memory = Arc::new(oom::Watch::default());
-    // A leaf that is dropped is removed.
+    // Dropping a leaf removes it.
     let watched = limits::apply_to(containment.leaf(), &command.limits)?;
     if let Some(leaf) = containment.leaf().filter(|_| command.user.is_some()) {
         leaf.let_others_through();
@@ -135,7 +135,7 @@ async fn start(
         let _entered = runtime.enter();
         Streams::new(command, pipes, terminal, &report, activity.as_ref().map(|(_, activity)| activity))?
     };
-    // From here on the actor answers for it, and forgets it in the end.
+    // From here on the actor is responsible for the job, and unregisters it at the end.
     let answers = link.listen(id)?;
     let assignment = Box::new(actor::Assignment {
         supervisor,
@@ -153,10 +153,10 @@ async fn start(
         events: events.clone(),
         memory: memory.clone(),
     });
-    // Also while the start is not over: from then on it is the watch's.
+    // The timer also runs during the start. Afterwards the idle watch owns it.
     let wake = Wake::at(command.idle_timeout.and_then(|timeout| Instant::now().checked_add(timeout)));
     runtime.spawn(actor::run(assignment, spawned, finished));
-    // The actor keeps `requests` open only through this future: dropped here, the job ends.
+    // Only this future keeps `requests` open. If it is dropped here, the job ends.
     match started.await {
         Ok(Ok((pid, main))) => {
             if let Some((timeout, activity)) = activity {

@@ -1,11 +1,11 @@
-//! The stop policy: how a job is brought to its end. A pure state machine; [`crate::job`] feeds it events and performs
-//! its actions.
+//! The stop policy: how pinfold ends a job. It is a pure state machine; [`crate::job`] feeds it events and performs its
+//! actions.
 //!
 //! ```text
 //! Running ──▶ Settling ──▶ Stopping ──▶ Killing ──▶ Draining ──▶ Gone
 //! ```
 //!
-//! Each phase can be skipped, none comes back.
+//! Each phase can be skipped. A job never returns to an earlier phase.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::job::settle;
 use crate::kernel::signal::Signal;
 use crate::report::Reason;
 
-/// Who gets the stop signal.
+/// The processes that receive the stop signal.
 ///
 /// ```
 /// let mut command = pinfold::Command::new("make");
@@ -38,11 +38,11 @@ pub enum SignalTo {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Leftovers {
-    /// They get the settle time ([`Command::settle`](crate::Command::settle)) to end by themselves. Then they are stopped,
-    /// and killed after the grace period.
+    /// pinfold waits for the settle time ([`Command::settle`](crate::Command::settle)), in which they can end by
+    /// themselves. Then it stops them, and kills them after the grace period.
     #[default]
     Kill,
-    /// pinfold waits for them, without a settle time; the deadline holds for them too.
+    /// pinfold waits for them, without a settle time. The deadline applies to them too.
     Wait,
 }
 
@@ -74,33 +74,33 @@ impl Default for StopPolicy {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Phase {
-    /// The main process runs, or pinfold waits for the processes that it left.
+    /// The main process runs, or pinfold waits for the processes that remain after it.
     Running,
-    /// The main process has exited. The processes that it left have time to end by themselves.
+    /// The main process has exited. The remaining processes have time to end by themselves.
     Settling,
     /// The stop signal was sent.
     Stopping,
     /// SIGKILL was sent.
     Killing,
-    /// The leaf is empty; emigrants are looked for.
+    /// The leaf is empty. The guard looks for emigrants.
     Draining,
-    /// All is over.
+    /// The job is over.
     Gone,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// The main process has ended; whether the leaf is empty with it.
+    /// The main process has ended. `empty`: whether the leaf is empty too.
     MainExited {
         empty: bool,
     },
-    /// Nothing runs in the leaf any more.
+    /// No process is left in the leaf.
     Emptied,
     Deadline,
     Idle,
     StopAsked,
     KillAsked,
-    /// The short part of the settle time is over. `finishing`: whether processes are left that get all of it.
+    /// The short part of the settle time is over. `finishing`: whether some remaining processes have all of it.
     ShortSettleOver {
         finishing: bool,
     },
@@ -116,15 +116,15 @@ pub(crate) enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     StartSettle,
-    /// Send the stop signal to the processes that wait for something else than the end of their input.
+    /// Send the stop signal to the processes that are not finishing.
     SignalOthers,
     /// Send the stop signal.
     Signal,
     StartGrace,
-    /// SIGKILL to everything.
+    /// Send SIGKILL to every process.
     Kill,
     StartBound,
-    /// Have the guard end the emigrants.
+    /// Ask the guard to end the emigrants.
     Sweep,
 }
 
@@ -136,18 +136,18 @@ const STOP_REST: &[Action] = &[SendSignal];
 const STOP: &[Action] = &[SendSignal, StartGrace];
 const KILL: &[Action] = &[Kill, StartBound];
 const DRAIN: &[Action] = &[StartBound, Sweep];
-/// What the guard was asked for, and may not have done.
+/// Requests to a lost guard, which it may not have completed.
 const KILL_AGAIN: &[Action] = &[Kill];
 const SWEEP_AGAIN: &[Action] = &[Sweep];
 const NOTHING: &[Action] = &[];
 
-/// Where a job is on its way to its end.
+/// The state of the stop machine of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Machine {
     pub phase: Phase,
     pub main_exited: bool,
     pub reason: Reason,
-    /// What the processes receive instead of the stop signal, until the main process has exited.
+    /// The signal that the processes receive instead of the stop signal, until the main process has exited.
     pub first_signal: Option<Signal>,
     /// The main process has exited since the stop began, and the other processes have not received the stop signal yet.
     rest_settles: bool,
@@ -161,20 +161,21 @@ impl Machine {
         Self { phase, main_exited: false, reason, first_signal: None, rest_settles: false, leftovers, signal_to }
     }
 
-    /// The stop that is asked for next begins with this signal. A stop that has begun keeps its own.
+    /// Sets the first signal of the next stop. A stop that has begun keeps its own.
     pub fn begin_with(&mut self, signal: Option<Signal>) {
         if self.phase == Phase::Running && !self.main_exited {
             self.first_signal = signal;
         }
     }
 
-    /// The state after `event`, and what is to be done.
+    /// Returns the state after `event`, and the actions to perform.
     #[must_use]
     pub fn on(mut self, event: Event) -> (Self, &'static [Action]) {
         use Phase::{Draining, Gone, Killing, Running, Settling, Stopping};
 
         if event == Event::GuardLost && self.phase != Gone {
-            // Without the guard it stays unknown how the main process ended. PDEATHSIG has ended it.
+            // Without the guard, the exit status of the main process stays unknown. PDEATHSIG has ended the main
+            // process.
             self.main_exited = true;
             if self.phase == Running {
                 self.reason = Reason::GuardLost;
@@ -193,7 +194,7 @@ impl Machine {
                 Leftovers::Wait => NOTHING,
             },
             (Settling, Event::ShortSettleOver { finishing: true }) => STOP_OTHERS,
-            // The command has ended by itself: that stays the reason.
+            // The command has ended by itself, and that stays the reason.
             (
                 Settling,
                 Event::ShortSettleOver { finishing: false }
@@ -202,7 +203,7 @@ impl Machine {
                 | Event::Idle
                 | Event::StopAsked,
             ) => self.enter(Stopping, STOP),
-            // So far the remaining processes have received no signal, or one that they may ignore.
+            // So far the remaining processes have received no signal, or a signal that they may ignore.
             (Stopping, Event::MainExited { empty: false })
                 if self.first_signal.take().is_some() || self.signal_to == SignalTo::Main =>
             {
@@ -221,12 +222,12 @@ impl Machine {
             (Settling, Event::KillAsked) => self.enter(Killing, KILL),
             (Stopping, Event::StopAsked | Event::KillAsked | Event::GraceOver) => self.enter(Killing, KILL),
             (Running | Settling | Stopping, Event::GuardLost) => self.enter(Killing, KILL),
-            // SIGKILL did not end the processes in the leaf; it may end those outside.
+            // SIGKILL did not end the processes in the leaf. It may still end those outside.
             (Killing, Event::BoundOver) => self.enter(Draining, DRAIN),
             (Killing, Event::GuardLost) => KILL_AGAIN,
             (Draining, Event::GuardLost) => SWEEP_AGAIN,
             (Draining, Event::Swept | Event::BoundOver) => self.enter(Gone, NOTHING),
-            // The event comes late or twice, or does not matter in this phase.
+            // The event comes late or twice, or has no effect in this phase.
             _ => NOTHING,
         };
         (self, actions)

@@ -1,4 +1,4 @@
-//! A job's piped streams: taken, captured, waited for.
+//! A job's piped streams: the caller takes them, or pinfold captures them while it waits for the job.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -39,7 +39,8 @@ struct Slot {
 }
 
 impl Streams {
-    /// In the context of the supervisor's runtime. None where it has no pipes.
+    /// Makes the supervisor's ends. Returns `None` if the job has no pipes and no terminal. Call it in the context of
+    /// the supervisor's runtime.
     pub fn new(
         command: &Command,
         pipes: [Option<OwnedFd>; 3],
@@ -86,14 +87,14 @@ impl Streams {
 }
 
 impl Streams {
-    /// The idle timeout's clock stood still for so long.
+    /// Postpones the idle timeout by a time in which the job could not run.
     pub fn postpone_idle(&self, by: Duration) {
         if let Some(activity) = &self.activity {
             activity.postpone(by);
         }
     }
 
-    /// Whether there is an output to read, or what was read of one.
+    /// Returns whether there is an output to read, or captured output.
     fn are_any(&self) -> bool {
         let any =
             |slot: &Mutex<Slot>| slot.try_lock().is_ok_and(|slot| slot.stream.is_none() && slot.captured.total() == 0);
@@ -115,7 +116,7 @@ impl Streams {
     }
 }
 
-/// Stops a job from which nothing has been read for so long. Ends with it.
+/// Stops the job when nothing has been read from it for `timeout`. Ends when the job ends.
 pub(super) async fn watch_idle(
     timeout: Duration,
     activity: Arc<Activity>,
@@ -123,7 +124,7 @@ pub(super) async fn watch_idle(
     report: Completion<Arc<Report>>,
     mut wake: Wake,
 ) {
-    // Beyond what a clock can hold there is no timeout.
+    // A time that the clock cannot represent means no timeout.
     while let Some(at) = activity.last().checked_add(timeout) {
         drop(std::mem::replace(&mut wake, Wake::at(Some(at))));
         tokio::select! {
@@ -143,8 +144,8 @@ pub(super) async fn watch_idle(
 }
 
 impl Job {
-    /// Changes the size of the terminal that it has ([`Command::pty`](crate::Command::pty)): SIGWINCH tells its foreground
-    /// process group (ioctl_tty(2), TIOCSWINSZ).
+    /// Changes the size of the job's terminal ([`Command::pty`](crate::Command::pty)). The kernel then sends SIGWINCH
+    /// to its foreground process group (ioctl_tty(2), TIOCSWINSZ).
     ///
     /// ```
     /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
@@ -154,27 +155,28 @@ impl Job {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Invalid`] where it has none; `EIO` where that was hung up.
+    /// [`Error::Invalid`] if the job has no terminal; `EIO` if the terminal was hung up.
     pub fn resize_pty(&self, rows: u16, columns: u16) -> Result<()> {
         let terminal = self.terminal()?;
         terminal.resize(rows, columns).map_err(|errno| Error::system("resize", "the job's terminal", errno, ""))
     }
 
-    /// The character that is SIGINT when it is typed on the job's terminal (Ctrl-C, mostly), and the one that is SIGQUIT;
-    /// `None` while the job takes them as keys, as editors do.
+    /// Returns the character that sends SIGINT when it is typed on the job's terminal (usually Ctrl-C), and the one
+    /// that sends SIGQUIT. Each is `None` while the job reads it as a key, as editors do.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where it has no terminal.
+    /// [`Error::Invalid`] if the job has no terminal.
     pub fn pty_signal_keys(&self) -> Result<[Option<u8>; 2]> {
         let terminal = self.terminal()?;
         Ok([SpecialCodeIndex::VINTR, SpecialCodeIndex::VQUIT].map(|key| terminal.signal_key(key)))
     }
 
-    /// Sends SIGINT, SIGQUIT or SIGTSTP to the foreground process group of the job's terminal, as the key for it does, also
-    /// while the job takes that key as a key (ioctl TIOCSIG of a pseudoterminal's master, Linux 2.6.37).
+    /// Sends SIGINT, SIGQUIT or SIGTSTP to the foreground process group of the job's terminal, as the key for it does.
+    /// This works even while the job reads that character as a key (ioctl TIOCSIG of a pseudoterminal's master, Linux
+    /// 2.6.37).
     ///
     /// # Errors
-    /// [`Error::Invalid`] where it has no terminal; `EINVAL` for another signal; `EIO` where the terminal was hung up.
+    /// [`Error::Invalid`] if the job has no terminal; `EINVAL` for another signal; `EIO` if the terminal was hung up.
     pub fn signal_pty(&self, signal: Signal) -> Result<()> {
         let terminal = self.terminal()?;
         let sent = terminal.signal(signal.number());
@@ -187,8 +189,8 @@ impl Job {
         terminal.ok_or_else(|| Error::invalid("terminal", self.name.clone(), advice))
     }
 
-    /// The job's piped standard input, or what is typed on its terminal; once, `None` after that or where it is not
-    /// [`Stdio::Piped`](crate::Stdio::Piped).
+    /// Returns the stream to the job's piped standard input or to its terminal. Returns it once; `None` after that, or
+    /// if standard input is not [`Stdio::Piped`](crate::Stdio::Piped).
     ///
     /// ```
     /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
@@ -196,7 +198,7 @@ impl Job {
     ///
     /// let mut stdin = job.take_stdin().ok_or("it is piped")?;
     /// stdin.write_all(b"a line\n").await?;
-    /// drop(stdin); // Its end.
+    /// drop(stdin); // Ends the input.
     /// # Ok(())
     /// # }
     /// ```
@@ -205,8 +207,9 @@ impl Job {
         self.streams.as_ref()?.stdin.try_lock().ok()?.take()
     }
 
-    /// The job's piped standard output, or what it writes to its terminal; once, `None` after that, where it is not [`Stdio::Piped`](crate::Stdio::Piped), or
-    /// while [`wait_with_output`](Self::wait_with_output) or [`ready`](Self::ready) read it.
+    /// Returns the stream of the job's piped standard output, or of everything that it writes to its terminal. Returns
+    /// it once; `None` after that, if standard output is not [`Stdio::Piped`](crate::Stdio::Piped), or while
+    /// [`wait_with_output`](Self::wait_with_output) or [`ready`](Self::ready) reads it.
     ///
     /// ```rust,standalone_crate
     /// use pinfold::{Command, Stdio, Supervisor};
@@ -233,23 +236,23 @@ impl Job {
         self.streams.as_ref()?.outputs[0].try_lock().ok()?.stream.take()
     }
 
-    /// The same for standard error. `None` after [`Command::stderr_to_stdout`](crate::Command::stderr_to_stdout): standard output has
-    /// it.
+    /// The same as [`take_stdout`](Self::take_stdout) for standard error. Returns `None` after
+    /// [`Command::stderr_to_stdout`](crate::Command::stderr_to_stdout), because standard output then contains it.
     #[must_use]
     pub fn take_stderr(&self) -> Option<OutputStream> {
         self.streams.as_ref()?.outputs[1].try_lock().ok()?.stream.take()
     }
 
-    /// Closes a piped standard input that nobody took, reads the piped outputs that nobody took, and waits until nothing of the
-    /// job is left. Whoever outside of the job still holds its pipes is not waited for, and of each stream no more is kept than
-    /// [`Command::capture`](crate::Command::capture) says.
+    /// Closes the piped standard input and reads the piped outputs, unless the caller took them. Waits until no process
+    /// of the job is left. Does not wait for a process outside of the job that still holds the pipes. Keeps only as
+    /// much of each stream as [`Command::capture`](crate::Command::capture) allows.
     ///
-    /// Cancel-safe: what was read is kept for the next call, which returns it with the rest.
+    /// Cancel-safe: captured output is kept for the next call, which returns it with the rest.
     ///
     /// # Errors
-    /// As [`wait`](Self::wait); [`Error::System`] where a pipe can't be read or the file of a
-    /// [`tee_stdout`](crate::Command::tee_stdout) can't be written. That is told at once, while the job may go on: the next
-    /// call goes on too, and without one nobody reads what the job writes.
+    /// The same as for [`wait`](Self::wait), and [`Error::System`] if a pipe can't be read or the file of
+    /// [`tee_stdout`](crate::Command::tee_stdout) can't be written. The error is returned at once, and the job may
+    /// still run. The next call continues. Without a next call, the job's output is not read any more.
     ///
     /// ```rust,standalone_crate
     /// use pinfold::{Command, Stdio, Supervisor};
@@ -282,19 +285,19 @@ impl Job {
     }
 
     async fn wait_and_read(&self, streams: &Streams) -> Result<Output> {
-        // A stream that nobody reads any more would hold up the job, and so the wait for it.
+        // If one stream were no longer read, the job would wait for its reader, and this wait would not end.
         let (stdout, stderr, report) = tokio::try_join!(streams.read_out(0), streams.read_out(1), self.wait())?;
         Ok(Output { report, stdout, stderr })
     }
 
-    /// Waits until the job is ready, for `timeout` at most.
+    /// Waits until the job is ready, at most for `timeout`.
     ///
-    /// Cancel-safe: what was read of its output is still there for who reads it.
+    /// Cancel-safe: output that was read here is kept for the next reader of the stream.
     ///
     /// # Errors
-    /// [`Error::NotReady`] where it is over, has closed the stream, or the time is; the job goes on.
-    /// [`Error::Invalid`] where the stream is not piped or was taken, or where the file would be below one that is no
-    /// directory. [`Error::System`] where its directory can't be watched, as without the permission to read it.
+    /// [`Error::NotReady`] if the job is over, if it has closed the stream, or if the time is over; the job goes on.
+    /// [`Error::Invalid`] if the stream is not piped or was taken, or if a parent of the file is not a directory.
+    /// [`Error::System`] if its directory can't be watched, for example without the permission to read it.
     ///
     /// ```rust,standalone_crate
     /// use std::time::Duration;
@@ -319,7 +322,7 @@ impl Job {
         self.in_runtime(self.get_ready(readiness, timeout)).await
     }
 
-    /// The same, in the runtime, whose clock and sockets it needs.
+    /// Waits until the job is ready. It needs the runtime's clock and sockets, so call it in the runtime.
     async fn get_ready(&self, readiness: &Readiness, timeout: Duration) -> Result<()> {
         let not_ready = |why: String| Error::NotReady { program: self.name.clone(), why };
         let is_ready = async {
@@ -329,7 +332,7 @@ impl Job {
                     let none = || Error::invalid("readiness by a line of", name, "it is not piped, or was taken");
                     let mut slot = self.streams.as_ref().ok_or_else(none)?.outputs[*number].lock().await;
                     let stream = slot.stream.as_mut().ok_or_else(none)?;
-                    // A job that is over has closed it: what it had written counts.
+                    // A job that is over has closed the stream; its earlier output still counts.
                     let found = ready::line(stream, part).await;
                     found.map_err(|why| not_ready(format!("{readiness}, and {why}")))
                 }
@@ -344,7 +347,7 @@ impl Job {
         tokio::select! {
             biased;
             done = is_ready => done,
-            _ = self.wait(), if !is_line => Err(not_ready(format!("{readiness}, and it is over"))),
+            _ = self.wait(), if !is_line => Err(not_ready(format!("{readiness}, and the job is over"))),
             () = tokio::time::sleep(timeout) => Err(not_ready(format!("{readiness} within {timeout:?}"))),
         }
     }

@@ -10,7 +10,7 @@ use tokio::io::unix::AsyncFd;
 use super::output::Kept;
 use crate::kernel::sys;
 
-/// The supervisor's side of a job's terminal, for who does not keep it open.
+/// A weak reference to the supervisor's side of a job's terminal. It does not keep the terminal open.
 #[derive(Debug)]
 pub(crate) struct Side {
     pub fd: Weak<AsyncFd<OwnedFd>>,
@@ -23,15 +23,16 @@ impl Side {
         tcsetwinsize(&*self.open()?, size)
     }
 
-    /// The character that is a signal now, where the job has that on: VINTR or VQUIT of termios(3).
+    /// Returns the character that currently sends a signal: VINTR or VQUIT of termios(3). Returns `None` if the job has
+    /// switched that off.
     pub fn signal_key(&self, key: SpecialCodeIndex) -> Option<u8> {
-        // Of a master, these are the settings of the other side (ioctl_tty(2)).
+        // On a master, tcgetattr returns the settings of the other side (ioctl_tty(2)).
         let settings = tcgetattr(&*self.open().ok()?).ok()?;
         let code = settings.special_codes[key];
         (settings.local_modes.contains(LocalModes::ISIG) && code != 0).then_some(code)
     }
 
-    /// A signal to its foreground process group.
+    /// Sends a signal to the foreground process group of the terminal.
     #[allow(unsafe_code)]
     pub fn signal(&self, signal: i32) -> rustix::io::Result<()> {
         let master = self.open()?;

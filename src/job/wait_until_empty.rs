@@ -1,4 +1,4 @@
-//! Waiting until nothing runs in a leaf, or a time has come.
+//! Waits until no process is left in a leaf, or until a time is reached.
 
 use std::future::pending;
 use std::os::fd::OwnedFd;
@@ -10,24 +10,26 @@ use tokio::io::unix::AsyncFd;
 
 use crate::cgroup::leaf::Leaf;
 
-/// How often a leaf is looked at that can't be watched: no memory, or this user's watches are at their limit
-/// (`/proc/sys/fs/epoll/max_user_watches`, epoll(7)).
-const BLIND: Duration = Duration::from_millis(50);
+/// How often pinfold looks at a leaf that it can't watch, because memory is short or because this user's watches are at
+/// their limit (`/proc/sys/fs/epoll/max_user_watches`, epoll(7)).
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How often a leaf is looked at that a lost guard may remove at the same time. The notification of a change within 10 ms of
-/// the last one is put off (CGROUP_FILE_NOTIFY_MIN_INTV, kernel/cgroup/cgroup.c), and one that is due then goes with the
-/// directory (`cgroup_rm_file` deletes its timer), of whose removal `cgroup.events` does not tell. inotify(7) on the directory
-/// above would; it takes a descriptor and an instance of the user's 128, to watch for what is over in a moment.
-const REMOVED_UNSEEN: Duration = Duration::from_millis(10);
+/// How often pinfold looks at a leaf that a lost guard may remove at the same time. The kernel delays the notification
+/// of a change that comes within 10 ms of the last one (CGROUP_FILE_NOTIFY_MIN_INTV, kernel/cgroup/cgroup.c). The
+/// removal of the directory cancels a delayed notification (`cgroup_rm_file` deletes its timer), and `cgroup.events`
+/// does not report the removal. inotify(7) on the parent directory would report it, but takes a descriptor and one of
+/// the user's 128 instances, for a wait that is over in a moment.
+const REMOVAL_POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Waits until nothing runs in the leaf. Its file is read first: a notification can be 10 ms late (the kernel spaces
-/// them), and what is true already is never told again. A guard that is lost removes the directory too, unless it was
-/// killed.
+/// Waits until no process is left in the leaf. Reads the file of the leaf first: a notification can be 10 ms late (the
+/// kernel spaces them), and the kernel does not repeat one for a state that is already reached. A lost guard removes
+/// the directory too, unless it was killed.
 pub(super) async fn wait_until_empty(leaf: Option<&Leaf>, watch: Option<&AsyncFd<Arc<OwnedFd>>>, guard_lost: bool) {
     match leaf {
-        // On the heap: a job's actor has place for it all its life, and needs it at the end only.
+        // On the heap: the future would otherwise take up space in the actor all its life, but is needed only at the
+        // end.
         Some(leaf) => Box::pin(leaf_emptied(leaf, watch, guard_lost)).await,
-        // The guard tells.
+        // The guard reports it.
         None => pending().await,
     }
 }
@@ -37,9 +39,9 @@ async fn leaf_emptied(leaf: &Leaf, watch: Option<&AsyncFd<Arc<OwnedFd>>>, guard_
         let watch = match (leaf.populated(), watch) {
             (Ok(false), _) => return,
             (Ok(true), Some(watch)) => watch,
-            // Nor is there another event to wait for.
+            // There is no other event to wait for either.
             _ => {
-                tokio::time::sleep(BLIND).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
                 if leaf.cgroup().kill_again_at().is_some_and(|at| at <= Instant::now()) {
                     let _ = leaf.kill_again();
                 }
@@ -54,8 +56,8 @@ async fn leaf_emptied(leaf: &Leaf, watch: Option<&AsyncFd<Arc<OwnedFd>>>, guard_
         };
         tokio::select! {
             () = ready => {}
-            () = tokio::time::sleep(REMOVED_UNSEEN), if guard_lost => {}
-            // What this does not end is named when the bound is over.
+            () = tokio::time::sleep(REMOVAL_POLL_INTERVAL), if guard_lost => {}
+            // Processes that this does not end are reported when the kill bound is over.
             () = sleep_until(leaf.cgroup().kill_again_at().map(|at| (at, ()))) => drop(leaf.kill_again()),
         }
     }

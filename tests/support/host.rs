@@ -22,7 +22,7 @@ pub fn with<T>(builder: Builder, host: impl AsyncFnOnce(&Supervisor) -> T) -> pi
     })
 }
 
-/// Returns a script whose standard streams are all /dev/null.
+/// Returns a script that gets no input.
 pub fn shell(script: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", script]).stdin(Stdio::Null);

@@ -1,4 +1,4 @@
-//! What to run: a builder of plain data.
+//! The command to run: a builder of plain data.
 
 mod signals;
 mod stop;
@@ -30,19 +30,20 @@ pub(crate) use strings::Block;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProcessGroup {
-    /// One of its own: a job that signals its group (`kill 0`) does not reach the supervisor.
+    /// A new process group: a job that signals its own group (`kill 0`) does not reach the supervisor.
     #[default]
     New,
-    /// One of its own in a session of its own (setsid(2)), without a controlling terminal.
+    /// A new process group in a new session (setsid(2)), without a controlling terminal.
     NewSession,
-    /// The same, with standard input as the controlling terminal, where that is a terminal that belongs to no session
-    /// (TIOCSCTTY in ioctl_tty(2)). Elsewhere it is the same as [`NewSession`](Self::NewSession).
+    /// As [`NewSession`](Self::NewSession), with standard input as the controlling terminal, if standard input is a
+    /// terminal that belongs to no session (TIOCSCTTY in ioctl_tty(2)). Otherwise it is the same as `NewSession`.
     NewSessionOnTerminal,
-    /// The supervisor's. For programs with a controlling terminal, whose keys then reach the job.
+    /// The process group of the supervisor. For programs with a controlling terminal, so that its keys (such as Ctrl-C)
+    /// reach the job.
     Supervisors,
 }
 
-/// A command, and how it is to be held.
+/// A command, with the settings for its job: streams, limits, and how it is stopped.
 ///
 /// ```
 /// use std::time::Duration;
@@ -76,8 +77,8 @@ pub struct Command {
 }
 
 impl Command {
-    /// A command without arguments. A `program` without a slash is looked for in the `PATH` that the job will have,
-    /// as execvp(3) does; a relative one with a slash starts at the job's working directory.
+    /// Returns a command without arguments. pinfold searches for a `program` without a slash in the `PATH` that the job
+    /// will have, as execvp(3) does. A relative path with a slash starts at the job's working directory.
     pub fn new(program: impl Into<OsString>) -> Self {
         Self {
             program: program.into(),
@@ -123,61 +124,64 @@ impl Command {
         self
     }
 
-    /// Leaves an inherited environment variable out.
+    /// Removes an inherited environment variable.
     pub fn env_remove(&mut self, key: impl Into<OsString>) -> &mut Self {
         self.env.insert(key.into(), None);
         self
     }
 
-    /// Leaves out all inherited environment variables; those that were set here stay.
+    /// Removes all inherited environment variables. Variables that were set here stay.
     pub fn env_clear(&mut self) -> &mut Self {
         self.clear_env = true;
         self
     }
 
-    /// The directory that the job starts in, else the supervisor's at the time of the spawn. A relative one starts there.
+    /// Sets the working directory of the job. The default is the supervisor's at the time of the spawn, and a relative
+    /// path starts there.
     pub fn cwd(&mut self, directory: impl Into<PathBuf>) -> &mut Self {
         self.cwd = Some(directory.into());
         self
     }
 
-    /// A name for the report, instead of the program's.
+    /// Sets a name for the report, instead of the name of the program.
     pub fn name(&mut self, name: impl Into<String>) -> &mut Self {
         self.name = Some(name.into());
         self
     }
 
-    /// Also hands down every other descriptor of the supervisor that has no close-on-exec flag, under its number, as
-    /// exec does (a make job server, sockets from a service manager). Off by default.
+    /// Lets the job also inherit every other descriptor of the supervisor that has no close-on-exec flag, under the
+    /// same number, as exec does (a make job server, sockets from a service manager). Off by default.
     ///
-    /// Which these are is decided when [`Supervisor::spawn`](crate::Supervisor::spawn) is called: the job gets copies that are made
-    /// then, whatever other threads do with the numbers meanwhile. That takes a free descriptor for each of them.
+    /// The descriptors are selected and copied when [`Supervisor::spawn`](crate::Supervisor::spawn) is called. The job
+    /// receives the copies, so that it does not matter what other threads do with the numbers meanwhile. Each copy
+    /// needs a free descriptor.
     pub fn inherit_descriptors(&mut self, inherit: bool) -> &mut Self {
         self.inherit_descriptors = inherit;
         self
     }
 
-    /// The process group of the main process: [`ProcessGroup::New`] by default.
+    /// Sets the process group of the main process: [`ProcessGroup::New`] by default.
     pub fn process_group(&mut self, group: ProcessGroup) -> &mut Self {
         self.process_group = group;
         self
     }
 
-    /// Has the report tell how long the job waited for CPU, memory and I/O, too (PSI): three files more to be read when the
-    /// job has ended, about a twentieth of what the shortest job takes. [`Job::usage`](crate::Job::usage) always tells it.
+    /// Adds to the report how long the job waited for CPU, memory and I/O (PSI). pinfold then reads three more files
+    /// when the job has ended, which takes about a twentieth of the time of the shortest job.
+    /// [`Job::usage`](crate::Job::usage) always includes these figures.
     pub fn measure_pressure(&mut self) -> &mut Self {
         self.measure_pressure = true;
         self
     }
 
-    /// What the job may use: no limits by default.
+    /// Sets the limits of the job. There are none by default.
     pub fn limits(&mut self, limits: Limits) -> &mut Self {
         self.limits = limits;
         self
     }
 
-    /// Runs it as another user, with his groups and `HOME`, `USER`, `LOGNAME` and `SHELL`; only root can. The job is in its
-    /// cgroup before it changes.
+    /// Runs the command as another user, with that user's groups and `HOME`, `USER`, `LOGNAME` and `SHELL`. Only root
+    /// can do this. The job is in its cgroup before it changes to the user.
     pub fn user(&mut self, user: User) -> &mut Self {
         self.user = Some(user);
         self

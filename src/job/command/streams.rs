@@ -1,4 +1,4 @@
-//! Where a command's streams go, and what else becomes of them.
+//! Settings of a command for its standard streams: where they go, idle timeout, capture and copies.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -20,19 +20,19 @@ use crate::kernel::pty::Pty;
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum Stdio {
-    /// The supervisor's own, untouched; closed where it was closed when the supervisor was started.
+    /// The supervisor's own stream, unchanged. The job's stream is closed if the supervisor was started with it closed.
     #[default]
     Inherit,
     /// `/dev/null`.
     Null,
-    /// A pipe to the supervisor: [`Job::take_stdin`](crate::Job::take_stdin), [`take_stdout`](crate::Job::take_stdout),
-    /// [`take_stderr`](crate::Job::take_stderr) have its other end. A pipe holds 64 KiB (pipe(7)): what nobody reads makes the
-    /// job wait.
+    /// A pipe to the supervisor. [`Job::take_stdin`](crate::Job::take_stdin), [`take_stdout`](crate::Job::take_stdout)
+    /// and [`take_stderr`](crate::Job::take_stderr) return the other end. A pipe holds 64 KiB (pipe(7)). When it is
+    /// full, the job waits until the supervisor reads.
     Piped,
-    /// This descriptor: a file, one end of a pipe, a socket. Every job of the command gets the same.
+    /// This descriptor: a file, one end of a pipe, a socket. Every job of the command receives the same descriptor.
     Descriptor(Arc<OwnedFd>),
-    /// For standard input: these bytes, as a file in memory (memfd_create(2)) of which each job gets one of its own. So
-    /// a job that does not read them holds nobody up.
+    /// For standard input: these bytes, as a file in memory (memfd_create(2)). Each job has its own file, so that a job
+    /// that does not read it delays no other process.
     Bytes(Arc<Vec<u8>>),
 }
 
@@ -43,32 +43,34 @@ impl<T: Into<OwnedFd>> From<T> for Stdio {
 }
 
 impl Command {
-    /// Where standard input comes from.
+    /// Sets where standard input comes from.
     pub fn stdin(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
         self.stdio[0] = stdio.into();
         self
     }
 
-    /// Where standard output goes.
+    /// Sets where standard output goes.
     pub fn stdout(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
         self.stdio[1] = stdio.into();
         self
     }
 
-    /// Where standard error goes.
+    /// Sets where standard error goes.
     pub fn stderr(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
         self.stdio[2] = stdio.into();
         self
     }
 
-    /// Sends standard error where standard output goes, as `2>&1` does in a shell: both are one open file, so that what the job
-    /// writes arrives in the order in which it was written. Two pipes keep the order of each, and not the order between them.
+    /// Sends standard error to the same place as standard output, as `2>&1` does in a shell. Both are one open file, so
+    /// that the output of the job arrives in the order in which it was written. Two pipes keep the order within each
+    /// pipe, but not the order between them.
     ///
-    /// What [`stderr`](Self::stderr) says has no effect then. Where standard output is [`Stdio::Piped`],
+    /// The setting of [`stderr`](Self::stderr) then has no effect. If standard output is [`Stdio::Piped`], then
     /// [`Job::take_stdout`](crate::Job::take_stdout), [`Output::stdout`](crate::job::output::Output::stdout) and
-    /// [`tee_stdout`](Self::tee_stdout) have both, and [`Job::take_stderr`](crate::Job::take_stderr) returns `None`. A job with
-    /// a terminal ([`pty`](Self::pty)) has one output already. [`are_one_output`](crate::job::output::are_one_output) says whether
-    /// two descriptors of the caller are one output.
+    /// [`tee_stdout`](Self::tee_stdout) contain both, and [`Job::take_stderr`](crate::Job::take_stderr) returns `None`.
+    /// A job with a terminal ([`pty`](Self::pty)) already has a single output.
+    /// [`are_one_output`](crate::job::output::are_one_output) returns whether two descriptors of the caller are one
+    /// output.
     ///
     /// ```rust,standalone_crate
     /// use pinfold::{Command, Stdio, blocking};
@@ -88,7 +90,7 @@ impl Command {
         self
     }
 
-    /// Gives these bytes as standard input ([`Stdio::Bytes`]).
+    /// Sets these bytes as standard input ([`Stdio::Bytes`]).
     ///
     /// ```
     /// let mut command = pinfold::Command::new("sort");
@@ -99,12 +101,13 @@ impl Command {
         self
     }
 
-    /// Gives it a pseudoterminal as standard input, output and error, and as the controlling terminal of a session of its own;
-    /// where the streams go ([`stdout`](Self::stdout), …) is not to be said then.
+    /// Gives the job a pseudoterminal as standard input, output and error, and as the controlling terminal of a new
+    /// session. Do not set the streams ([`stdout`](Self::stdout), …) then.
     ///
-    /// [`Job::take_stdout`](crate::Job::take_stdout) has all that is written to it, with the ends of lines that terminals have
-    /// (`\r\n`), and [`Job::take_stdin`](crate::Job::take_stdin) what is typed. When both are dropped before the end of the output, it hangs up.
-    /// [`Job::resize_pty`](crate::Job::resize_pty) changes its size.
+    /// [`Job::take_stdout`](crate::Job::take_stdout) returns everything that is written to the terminal, with the line
+    /// ends of terminals (`\r\n`). [`Job::take_stdin`](crate::Job::take_stdin) takes what is typed on it. When both are
+    /// dropped before the end of the output, the terminal hangs up. [`Job::resize_pty`](crate::Job::resize_pty) changes
+    /// its size.
     ///
     /// ```rust,standalone_crate
     /// use pinfold::{Command, Pty, Supervisor};
@@ -127,11 +130,12 @@ impl Command {
         self
     }
 
-    /// The idle timeout: stops the job when nothing has been read from its piped standard output and standard error for so
-    /// long ([`Reason::Idle`](crate::report::Reason::Idle)). None by default.
+    /// Sets the idle timeout: pinfold stops the job when nothing has been read from its piped standard output and
+    /// standard error for this time ([`Reason::Idle`](crate::report::Reason::Idle)). None by default.
     ///
-    /// It counts what the supervisor reads, so somebody has to: [`Job::wait_with_output`](crate::Job::wait_with_output), or
-    /// who took the streams. While something waits to be read, the job is not idle. Where neither is [`Stdio::Piped`] the spawn is refused.
+    /// Only reads by the supervisor count, so the supervisor must read the streams: through
+    /// [`Job::wait_with_output`](crate::Job::wait_with_output), or by taking and reading them. While unread output is
+    /// waiting, the job is not idle. If neither stream is [`Stdio::Piped`], the spawn fails.
     ///
     /// ```
     /// use std::time::Duration;
@@ -144,16 +148,17 @@ impl Command {
         self
     }
 
-    /// How much [`Job::wait_with_output`](crate::Job::wait_with_output) keeps of each stream: by default the first and the
-    /// last 512 KiB.
+    /// Sets how much [`Job::wait_with_output`](crate::Job::wait_with_output) keeps of each stream: by default the first
+    /// and the last 512 KiB.
     pub fn capture(&mut self, limit: CaptureLimit) -> &mut Self {
         self.capture = limit;
         self
     }
 
-    /// Also writes to this file what is read from the piped standard output, as tee(1) does. Where that fails, the next read
-    /// tells so, once, and the file gets no more. What is no regular file is written to by a thread of its own; while it takes
-    /// nothing, a pipe that nobody reads say, nothing more is read, and the job's deadline holds.
+    /// Also writes to this file everything that is read from the piped standard output, as tee(1) does. If a write
+    /// fails, the next read returns the error once, and pinfold writes no more to the file. A separate thread writes to
+    /// a file that is not a regular file. While that file accepts no data (for example a pipe that no process reads),
+    /// pinfold reads no more output, and the job's deadline still applies.
     ///
     /// ```
     /// # let directory = std::env::temp_dir();
@@ -168,16 +173,17 @@ impl Command {
         self
     }
 
-    /// The same for standard error.
+    /// The same as [`tee_stdout`](Self::tee_stdout) for standard error.
     pub fn tee_stderr(&mut self, file: impl Into<OwnedFd>) -> &mut Self {
         self.tees[1] = Some(Arc::new(file.into()));
         self
     }
 
-    /// Refuses streams that do not fit together.
+    /// Returns an error if the settings of the streams contradict each other.
     pub(crate) fn check_streams(&self) -> Result<()> {
         if self.pty.is_some() && !self.stdio.iter().all(|stdio| matches!(stdio, Stdio::Inherit)) {
-            let advice = "a job with a terminal has it as its standard streams: leave stdin, stdout and stderr out";
+            let advice =
+                "a job with a terminal has the terminal as its standard streams: do not set stdin, stdout and stderr";
             return Err(Error::invalid("stream", self.display_name(), advice));
         }
         let piped = |number: usize| match self.pty {
@@ -186,17 +192,16 @@ impl Command {
             None => matches!(self.stdio[number], Stdio::Piped),
         };
         if self.idle_timeout.is_some() && !piped(1) && !piped(2) {
-            let advice =
-                "standard output or standard error has to be piped, or a terminal, or there is nothing to watch";
+            let advice = "pinfold can only watch a standard output or standard error that is piped or a terminal";
             return Err(Error::invalid("idle timeout", self.display_name(), advice));
         }
         for (number, name) in [(1, "standard output"), (2, "standard error")] {
             if self.tees[number - 1].is_some() && !piped(number) {
                 if number == 2 && self.stderr_to_stdout {
-                    let advice = "it goes to standard output: tee_stdout has both";
+                    let advice = "standard error goes to standard output: tee_stdout writes both";
                     return Err(Error::invalid("tee", name, advice));
                 }
-                return Err(Error::invalid("tee", name, "only a piped stream can be written to a second place"));
+                return Err(Error::invalid("tee", name, "only a piped stream can be copied to a file"));
             }
             if matches!(self.stdio[number], Stdio::Bytes(_)) {
                 return Err(Error::invalid("stream", name, "bytes can only be standard input"));

@@ -1,4 +1,4 @@
-//! What execve takes: arguments, environment, the paths to try; and whether it can be meant.
+//! The input of execve: arguments, environment and the paths to try. Also checks that a command is valid.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -9,11 +9,12 @@ use crate::guard::identity::Identity;
 use crate::job::command::Command;
 
 impl Command {
-    /// Tells whether it can be meant, as far as that is known without starting it: no NUL bytes, names of environment variables
-    /// that can be names, streams that fit together. [`Supervisor::spawn`](crate::Supervisor::spawn) does the same.
+    /// Checks whether the command is valid, as far as that is known without starting it: no NUL bytes, valid names of
+    /// environment variables, streams that fit together. [`Supervisor::spawn`](crate::Supervisor::spawn) does the same
+    /// check.
     ///
     /// # Errors
-    /// [`Error::Invalid`], with what is accepted.
+    /// [`Error::Invalid`], which says what is accepted.
     ///
     /// ```
     /// let mut command = pinfold::Command::new("echo");
@@ -24,11 +25,11 @@ impl Command {
         self.check_words()
     }
 
-    /// What was set here; what is inherited has been an environment before.
+    /// Checks the strings that were set here. Inherited strings are valid, because they were in an environment before.
     fn check_words(&self) -> Result<()> {
         let wrong = |key: &&OsString| key.is_empty() || key.as_bytes().contains(&b'=');
         if let Some(key) = self.env.keys().find(wrong) {
-            let advice = "its name must not be empty or hold '='";
+            let advice = "its name must not be empty or contain '='";
             return Err(Error::invalid("environment variable", key.to_string_lossy(), advice));
         }
         let words = std::iter::once(&self.program).chain(&self.args).map(|arg| ("argument", arg.as_bytes()));
@@ -40,10 +41,10 @@ impl Command {
             return Ok(());
         };
         let shown = String::from_utf8_lossy(text).replace('\0', "\\0");
-        Err(Error::invalid(what, shown, "it holds a NUL byte, which no program can be given"))
+        Err(Error::invalid(what, shown, "it contains a NUL byte, which cannot be passed to a program"))
     }
 
-    /// The arguments, the environment and the paths to try, as execve takes them.
+    /// Returns the arguments, the environment and the paths to try, in the form that execve takes.
     pub(crate) fn strings(&self) -> Result<Strings> {
         self.check_words()?;
         let env = self.environment();
@@ -55,7 +56,7 @@ impl Command {
         Ok(Strings { argv, env, candidates, cwd })
     }
 
-    /// The inherited variables in their order, changed as asked, then the new ones.
+    /// Returns the inherited variables in their order, with the changes of this command, then the new ones.
     fn environment(&self) -> Block {
         let inherited = (!self.clear_env).then(std::env::vars_os);
         let mut block =
@@ -76,7 +77,8 @@ impl Command {
         block
     }
 
-    /// The inherited variables that hold the identity of this process, by their places. A variable that was set here stays.
+    /// Returns the inherited variables that hold the identity of this process, by their positions. A variable that was
+    /// set here stays as it is.
     pub(crate) fn identities(&self, environment: &Block) -> Vec<(usize, Identity)> {
         let set = |entry: &[u8]| {
             let name = entry.split(|&byte| byte == b'=').next().unwrap_or_default();
@@ -100,16 +102,16 @@ impl Command {
     }
 }
 
-/// What execve takes.
+/// The input of execve.
 pub(crate) struct Strings {
     pub argv: Block,
     pub env: Block,
     pub candidates: Block,
-    /// With its NUL.
+    /// With its final NUL byte.
     pub cwd: Option<Vec<u8>>,
 }
 
-/// Texts, each with its NUL, one after another: one allocation and not one each.
+/// Texts in one buffer, each with its final NUL byte. This takes one allocation instead of one for each text.
 #[derive(Default)]
 pub(crate) struct Block {
     bytes: Vec<u8>,
@@ -117,19 +119,19 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// So many texts are about to be added: it need not grow again and again.
+    /// Returns an empty block with room for this many texts, so that it need not grow repeatedly.
     fn with_room_for(texts: usize) -> Self {
-        /// Of a usual one.
+        /// The length of a usual text.
         const BYTES: usize = 48;
         Self { bytes: Vec::with_capacity(texts * BYTES), ends: Vec::with_capacity(texts) }
     }
 
-    /// How many bytes they are.
+    /// Returns the total length in bytes.
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Adds a text of these parts.
+    /// Adds a text that consists of these parts.
     fn push(&mut self, parts: &[&[u8]]) {
         parts.iter().for_each(|part| self.bytes.extend_from_slice(part));
         self.bytes.push(0);
@@ -140,7 +142,7 @@ impl Block {
         self.ends.len()
     }
 
-    /// Each with its NUL.
+    /// Returns the texts, each with its final NUL byte.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         let begins = std::iter::once(0).chain(self.ends.iter().copied());
         begins.zip(&self.ends).map(|(begin, &end)| &self.bytes[begin..end])

@@ -1,9 +1,9 @@
-//! What is kept of an output that may be endless.
+//! Captures the beginning and the end of an output that may be endless.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
-/// How much of a stream is kept: its beginning, which tells what was done, and its end, which tells what went wrong.
+/// How much of a stream is kept: its beginning, which shows what was done, and its end, which shows what went wrong.
 ///
 /// ```
 /// use pinfold::output::CaptureLimit;
@@ -17,13 +17,13 @@ pub struct CaptureLimit {
 }
 
 impl CaptureLimit {
-    /// The first and the last so many bytes.
+    /// Returns a limit that keeps the first `first` bytes and the last `last` bytes.
     #[must_use]
     pub const fn ends(first: usize, last: usize) -> Self {
         Self { first, last }
     }
 
-    /// All of it. The job decides then how much memory that takes.
+    /// Returns a limit that keeps everything. Then the job determines how much memory that takes.
     #[must_use]
     pub const fn unlimited() -> Self {
         Self { first: usize::MAX, last: 0 }
@@ -31,13 +31,13 @@ impl CaptureLimit {
 }
 
 impl Default for CaptureLimit {
-    /// The first and the last 512 KiB.
+    /// Returns the default limit: the first and the last 512 KiB.
     fn default() -> Self {
         Self::ends(512 * 1024, 512 * 1024)
     }
 }
 
-/// What was kept of a stream, and how much was not.
+/// The kept part of a stream, and the number of bytes that were dropped.
 ///
 /// ```
 /// use pinfold::output::{CaptureLimit, Captured};
@@ -56,13 +56,13 @@ pub struct Captured {
 }
 
 impl Captured {
-    /// Nothing yet.
+    /// Returns an empty capture.
     #[must_use]
     pub fn new(limit: CaptureLimit) -> Self {
         Self { limit, ..Self::default() }
     }
 
-    /// Adds what was written next.
+    /// Adds the next bytes of the stream.
     pub fn push(&mut self, bytes: &[u8]) {
         self.total += bytes.len() as u64;
         let room = self.limit.first.saturating_sub(self.first.len());
@@ -74,32 +74,33 @@ impl Captured {
         self.last.extend(rest);
     }
 
-    /// How many bytes were written.
+    /// Returns how many bytes were written.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.total
     }
 
-    /// How many of them were not kept: those between beginning and end.
+    /// Returns how many of them were not kept: those between the beginning and the end.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.total - (self.first.len() + self.last.len()) as u64
     }
 
-    /// What was kept, without a mark where something was dropped.
+    /// Returns the kept bytes. Nothing marks the place where bytes were dropped.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let (front, back) = self.last.as_slices();
         [&self.first, front, back].concat()
     }
 
-    /// What was kept, as text for people: invalid UTF-8 is replaced, and a line says how much was left out.
+    /// Returns the kept bytes as text for people: invalid UTF-8 is replaced, and a line states how many bytes were left
+    /// out.
     #[must_use]
     pub fn text(&self) -> String {
         let (front, back) = self.last.as_slices();
         let last = [front, back].concat();
         if self.dropped() == 0 {
-            // In one piece: a character may lie across the two.
+            // Decoded in one piece, because a character may be split between the two parts.
             return String::from_utf8_lossy(&[self.first.as_slice(), &last].concat()).into_owned();
         }
         let (first, last): (Cow<str>, Cow<str>) =
@@ -115,7 +116,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// However it is cut: the beginning, the end, and the right count.
+        /// For every division into pieces, the beginning and the end are kept, and the counts are right.
         #[test]
         fn both_ends_are_kept(
             chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..20),

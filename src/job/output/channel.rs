@@ -1,4 +1,4 @@
-//! The supervisor's end of a pipe or of a pseudoterminal, as the runtime waits for it.
+//! The supervisor's end of a pipe or of a pseudoterminal, for use in the runtime.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,15 +11,16 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, ReadBuf};
 
 use crate::kernel::maker::Maker;
-/// More is not read of a terminal whose job is over: the kernel holds less, so somebody outside of the job goes on writing.
+/// At most this much is read from a terminal whose job is over. The kernel buffers less than that, so if there is more,
+/// a process outside of the job is still writing.
 const TERMINAL_HOLDS: usize = 1024 * 1024;
 
-/// One end. Of a terminal there may be two, for each direction one: it hangs up when both are gone.
+/// One end of a pipe or terminal. A terminal may have two, one for each direction; it hangs up when both are dropped.
 #[derive(Clone, Debug)]
 pub(crate) struct Channel {
     fd: Arc<AsyncFd<OwnedFd>>,
     pub is_terminal: bool,
-    /// The terminal once more.
+    /// A second reference to the terminal.
     kept: Kept,
     maker: Maker,
 }
@@ -31,11 +32,11 @@ impl Drop for Channel {
     }
 }
 
-/// Keeps a terminal from hanging up. A program may close all of it just before it exits, and is not to be ended by SIGHUP for
-/// that: who has read to the end does not hang up.
+/// Keeps a terminal from hanging up. A program may close all of its descriptors of the terminal just before it exits,
+/// and SIGHUP must not end it then. So dropping a stream that was read to its end does not hang up the terminal.
 pub(crate) type Kept = Arc<Mutex<Option<Arc<AsyncFd<OwnedFd>>>>>;
 
-/// The same, for who does not keep it open.
+/// A weak reference to a channel. It does not keep the channel open.
 #[derive(Debug)]
 pub(crate) struct WeakChannel(Weak<AsyncFd<OwnedFd>>);
 
@@ -50,7 +51,7 @@ impl Channel {
         WeakChannel(Arc::downgrade(&self.fd))
     }
 
-    /// In the context of a runtime.
+    /// Makes a channel of a pipe. Call it in the context of a runtime.
     pub fn pipe(pipe: OwnedFd, interest: Interest) -> io::Result<Self> {
         fcntl_setfl(&pipe, fcntl_getfl(&pipe)? | OFlags::NONBLOCK)?;
         Ok(Self {
@@ -61,7 +62,8 @@ impl Channel {
         })
     }
 
-    /// The same, for the supervisor's side of a pseudoterminal, which does not block.
+    /// Makes a channel of the supervisor's side of a pseudoterminal, which does not block. Call it in the context of a
+    /// runtime.
     pub fn terminal(master: OwnedFd) -> io::Result<Self> {
         let fd = Arc::new(crate::supervisor::watch::watched(master, Interest::READABLE | Interest::WRITABLE)?);
         let kept = Arc::new(Mutex::new(Some(fd.clone())));
@@ -72,12 +74,12 @@ impl Channel {
         &self.kept
     }
 
-    /// Whether this is a forked copy.
+    /// Returns whether this is a copy in a forked process.
     pub fn is_elsewhere(&self) -> bool {
         self.maker.is_elsewhere()
     }
 
-    /// Its reader does so no longer.
+    /// Lets the terminal hang up: its reader stopped before the end.
     pub fn let_go(&self) {
         if self.is_elsewhere() {
             return;
@@ -89,14 +91,15 @@ impl Channel {
         &self.fd
     }
 
-    /// Reads what is there, and waits where nothing is. Nothing read is the end.
+    /// Reads the available bytes, and waits until there is at least one. A read of no bytes is the end.
     pub fn poll_read(&self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             let mut ready = ready!(self.fd.poll_read_ready(context))?;
             let space = buffer.initialize_unfilled();
             match rustix::io::read(&*self.fd, &mut *space) {
                 Ok(length) => {
-                    // A pipe that gave less than was asked for is empty; it tells when there is more (epoll(7)).
+                    // A pipe that returned fewer bytes than requested is empty. epoll reports when there are more
+                    // (epoll(7)).
                     if 0 < length && length < space.len() && !self.is_terminal {
                         ready.clear_ready();
                     }
@@ -110,12 +113,12 @@ impl Channel {
         }
     }
 
-    /// The errno of a terminal that nobody has open any more is its end.
+    /// Treats EIO from a terminal as its end: no process has the other side open any more.
     fn end(&self, errno: Errno) -> io::Result<()> {
         if self.is_terminal && errno == Errno::IO { Ok(()) } else { Err(errno.into()) }
     }
 
-    /// How much there may be to read of a job that is over.
+    /// Returns how many bytes there may be to read after the job is over.
     pub fn left(&self) -> usize {
         if self.is_terminal {
             return TERMINAL_HOLDS;
@@ -123,13 +126,13 @@ impl Channel {
         usize::try_from(ioctl_fionread(&*self.fd).unwrap_or(0)).unwrap_or(0)
     }
 
-    /// Reads without waiting; 0 where there is nothing. A terminal's read looks into all that the kernel has on its way
-    /// (n_tty_read), before it says so.
+    /// Reads without waiting. Returns 0 if there is nothing to read. A read from a terminal first collects everything
+    /// that the kernel still has in transit (n_tty_read) before it reports that there is nothing.
     pub fn read_left(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match rustix::io::read(&*self.fd, &mut *buffer) {
                 Err(Errno::INTR) => {}
-                // Somebody else has read it.
+                // Another process has read the bytes.
                 Err(Errno::AGAIN) => return Ok(0),
                 Err(errno) => return self.end(errno).map(|()| 0),
                 Ok(length) => return Ok(length),
@@ -149,7 +152,7 @@ impl Channel {
         }
     }
 
-    /// Writes what there is room for.
+    /// Writes as many bytes as there is room for, without waiting.
     pub fn write_now(&self, bytes: &[u8]) {
         let _ = rustix::io::write(self.fd.as_fd(), bytes);
     }

@@ -1,4 +1,4 @@
-//! An output, line by line.
+//! Reads an output line by line.
 
 use std::borrow::Cow;
 use std::io;
@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::job::output::stream::OutputStream;
 
-/// A longer line comes in pieces.
+/// A longer line is returned in pieces.
 const MAX_LINE: usize = 1024 * 1024;
 
 const PIECE: usize = 8 * 1024;
@@ -20,25 +20,25 @@ const PIECE: usize = 8 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Line {
-    /// When its end was read.
+    /// When the end of the line was read.
     pub at: SystemTime,
-    /// Its bytes, without the newline.
+    /// The bytes of the line, without the newline.
     pub bytes: Vec<u8>,
-    /// Whether a newline ended it: not at the end of an output that has none, and not where a line of more than 1 MiB comes in
-    /// pieces.
+    /// Whether a newline ended the line. `false` at the end of an output without a final newline, and for the pieces of
+    /// a line of more than 1 MiB.
     pub complete: bool,
 }
 
 impl Line {
-    /// Its text; invalid UTF-8 is replaced.
+    /// Returns the text of the line. Invalid UTF-8 is replaced.
     #[must_use]
     pub fn text(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(&self.bytes)
     }
 }
 
-/// The lines of an [`OutputStream`], as [`next_line`](Self::next_line) gives them or as a [`Stream`]. Whatever comes
-/// without a newline, no more than 1 MiB of it is held.
+/// The lines of an [`OutputStream`], through [`next_line`](Self::next_line) or as a [`Stream`]. It holds at most 1 MiB
+/// of output that has no newline.
 ///
 /// ```
 /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
@@ -52,7 +52,7 @@ impl Line {
 #[derive(Debug)]
 pub struct Lines {
     stream: OutputStream,
-    /// What is not handed out yet begins at `start`; up to `searched` there is no newline.
+    /// Bytes that were not returned yet begin at `start`. There is no newline before `searched`.
     held: Vec<u8>,
     start: usize,
     searched: usize,
@@ -74,17 +74,17 @@ impl Lines {
         }
     }
 
-    /// Hands out lines of more than `max` bytes in pieces, instead of those of more than 1 MiB. At least 1. A piece does not end
-    /// within a UTF-8 character, where `max` is at least 4.
+    /// Returns lines of more than `max` bytes in pieces, instead of lines of more than 1 MiB. `max` is at least 1. If
+    /// it is at least 4, no piece ends within a UTF-8 character.
     #[must_use]
     pub fn max_line(mut self, max: usize) -> Self {
         self.max = max.max(1);
         self
     }
 
-    /// The next line; `None` at the end.
+    /// Returns the next line, or `None` at the end.
     ///
-    /// Cancel-safe: what has been read is kept.
+    /// Cancel-safe: bytes that have been read are kept.
     ///
     /// # Errors
     /// The errno of read(2), or of a write to the file of [`Command::tee_stdout`](crate::Command::tee_stdout).
@@ -125,11 +125,11 @@ impl Lines {
         }
     }
 
-    /// How much of a line that is too long its next piece has: `max` bytes, or up to three less where these would end within a
-    /// UTF-8 character.
+    /// Returns the length of the next piece of a line that is too long: `max` bytes, or up to three bytes less if the
+    /// piece would end within a UTF-8 character.
     fn piece_length(&self) -> usize {
         let piece = &self.held[self.start..self.start + self.max];
-        // The first byte of the last character that begins there.
+        // The first byte of the last character that begins in the piece.
         let Some(back) = (1..=piece.len().min(3)).find(|back| piece[piece.len() - back] & 0b1100_0000 != 0b1000_0000)
         else {
             return self.max;
@@ -143,7 +143,7 @@ impl Lines {
         if needed > back && back < self.max { self.max - back } else { self.max }
     }
 
-    /// The beginning of a line that is too long, or the end of an output that has no newline.
+    /// Takes the beginning of a line that is too long, or the rest of an output that does not end with a newline.
     fn take_piece(&mut self, length: usize) -> Line {
         let end = self.start + length;
         let line = self.take(end, false);

@@ -1,4 +1,4 @@
-//! What a job writes and reads through pipes or a terminal: streams that end when the job does, lines, and what is kept of an output.
+//! The streams of a job, through pipes or a terminal: streams that end when the job does, lines, and captured output.
 
 mod capture;
 mod channel;
@@ -19,15 +19,15 @@ use std::sync::Arc;
 
 use crate::report::Report;
 
-/// A job that is over, and what was kept of its output.
+/// The report of a job that is over, and its captured output.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Output {
-    /// How it ended.
+    /// How the job ended.
     pub report: Arc<Report>,
-    /// Its standard output, with standard error in it after
-    /// [`Command::stderr_to_stdout`](crate::Command::stderr_to_stdout); empty where that was not piped, or was taken.
+    /// The standard output of the job, which includes standard error after
+    /// [`Command::stderr_to_stdout`](crate::Command::stderr_to_stdout). Empty if it was not piped, or was taken.
     pub stdout: Captured,
-    /// Its standard error; empty where that was not piped, or was taken.
+    /// The standard error of the job. Empty if it was not piped, or was taken.
     pub stderr: Captured,
 }

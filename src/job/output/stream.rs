@@ -1,5 +1,6 @@
-//! The supervisor's ends of a job's pipes, or its side of the job's terminal. They end with the job: whoever else holds the other end (a process outside of
-//! the job that was handed it, one in state D) can't make the reader wait.
+//! The supervisor's ends of a job's pipes, or its side of the job's terminal. They end with the job: a process that
+//! still holds the other end (a process outside of the job that inherited it, or one in state D) can't make the reader
+//! wait.
 
 use std::future::Future;
 use std::io;
@@ -20,11 +21,11 @@ use crate::job::output::tee::Tee;
 use crate::kernel::pty::end_of_input;
 use crate::report::Report;
 
-/// How much is read at a time, and how often before others have their turn.
+/// How many bytes are read at a time, and how many pieces are read before other tasks have their turn.
 const PIECE: usize = 16 * 1024;
 const PIECES: usize = 16;
 
-/// The end of a job, as a stream waits for it.
+/// Waits for the end of a job, on behalf of a stream.
 struct Gone(Waiting<Arc<Report>>);
 
 impl Gone {
@@ -32,13 +33,13 @@ impl Gone {
         Self(report.wait())
     }
 
-    /// Where the runtime was shut down, the job is gone too.
+    /// Is ready when the job is gone. If the runtime was shut down, the job is gone too.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         Pin::new(&mut self.0).poll(context).map(drop)
     }
 }
 
-/// When something was last read of a job, for its idle timeout.
+/// The time of the last read from a job's output, for its idle timeout.
 #[derive(Debug)]
 pub(crate) struct Activity {
     begun: Instant,
@@ -51,7 +52,8 @@ impl Activity {
         Self { begun: Instant::now(), last_ms: AtomicU64::new(0), channels: Mutex::default() }
     }
 
-    /// Whether the job has written what nobody has read yet: then somebody else is idle.
+    /// Returns whether the supervisor has not read all of the job's output yet. Then the supervisor is idle, and not
+    /// the job.
     pub fn is_unread(&self) -> bool {
         let channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
         channels.iter().any(WeakChannel::is_unread)
@@ -61,12 +63,12 @@ impl Activity {
         self.last_ms.store(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// For a time that does not count.
+    /// Postpones the idle timeout by a time that does not count.
     pub fn postpone(&self, by: Duration) {
         let last = self.last_ms.load(Ordering::Relaxed);
         let later = last.saturating_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX));
         let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        // Something that is read meanwhile is later still.
+        // If a read happens meanwhile, its later time stays.
         self.last_ms.fetch_max(later.min(now), Ordering::Relaxed);
     }
 
@@ -75,17 +77,19 @@ impl Activity {
     }
 }
 
-/// What else is told of each piece that is read.
+/// What else receives each piece that is read.
 #[derive(Debug, Default)]
 pub(crate) struct Taps {
     pub activity: Option<Arc<Activity>>,
     pub tee: Option<Tee>,
 }
 
-/// What a job writes to a piped standard output or standard error, or to its terminal. Reading ends when every process of the job has closed it,
-/// or when the job is over: what was written until then is read, and nothing more is waited for.
+/// The output of a job: its piped standard output or standard error, or its terminal. Reading ends when every process
+/// of the job has closed the stream, or when the job is over. Everything that was written until then is read, and the
+/// stream does not wait for more.
 ///
-/// An [`AsyncRead`], cancel-safe as that of a pipe is; [`lines`](Self::lines) gives lines. It can be used in any runtime.
+/// An [`AsyncRead`], which is cancel-safe like that of a pipe. [`lines`](Self::lines) returns its lines. It can be used
+/// in any runtime.
 ///
 /// ```
 /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
@@ -93,16 +97,16 @@ pub(crate) struct Taps {
 ///
 /// let mut stdout = job.take_stdout().ok_or("it is piped")?;
 /// let mut bytes = Vec::new();
-/// stdout.read_to_end(&mut bytes).await?; // Until the job is over, whoever else holds the pipe.
+/// stdout.read_to_end(&mut bytes).await?; // Until the job is over, even if another process holds the pipe.
 /// # Ok(())
 /// # }
 /// ```
 pub struct OutputStream {
     channel: Channel,
-    /// Read already, and not yet handed out.
+    /// Bytes that were read already, and not returned yet.
     ahead: Vec<u8>,
     gone: Gone,
-    /// How much there still is to read of a job that is gone.
+    /// How many bytes are still to be read after the job is gone.
     left: Option<usize>,
     ended: bool,
     taps: Taps,
@@ -119,13 +123,14 @@ impl OutputStream {
         Self { channel, ahead: Vec::new(), gone, left: None, ended: false, taps, trouble: None }
     }
 
-    /// Line by line, with the time of each.
+    /// Returns the lines of the stream, each with its time.
     #[must_use]
     pub fn lines(self) -> Lines {
         Lines::new(self)
     }
 
-    /// Reads a piece and keeps it for whoever reads this stream. Tells all that is kept, and whether the stream has ended.
+    /// Reads a piece and keeps it for the reader of this stream. Returns all kept bytes, and whether the stream has
+    /// ended.
     pub(crate) async fn look_ahead(&mut self) -> io::Result<(&[u8], bool)> {
         let mut piece = [0; 4096];
         let length = std::future::poll_fn(|context| {
@@ -138,7 +143,7 @@ impl OutputStream {
         Ok((&self.ahead, length == 0))
     }
 
-    /// Reads to the end, and hands each piece out. While there is nothing to read, nothing is held for it.
+    /// Reads to the end, and calls `take` with each piece. Holds no buffer while there is nothing to read.
     pub(crate) fn poll_into(
         &mut self,
         context: &mut Context<'_>,
@@ -153,7 +158,7 @@ impl OutputStream {
             }
             take(buffer.filled());
         }
-        // Others have their turn.
+        // Other tasks have their turn.
         context.waker().wake_by_ref();
         Poll::Pending
     }
@@ -238,11 +243,12 @@ impl std::fmt::Debug for OutputStream {
     }
 }
 
-/// What a job reads from its piped standard input, or from its terminal. Dropped, or shut down, it is the end of that: of a
-/// terminal that takes lines, by its end-of-file character, which means nothing to a program that takes keys.
+/// The input of a job: its piped standard input, or its terminal. Dropping or shutting down the stream ends the input.
+/// On a terminal in line mode, this writes the end-of-file character, which has no effect on a program that reads
+/// single keys.
 ///
 /// An [`AsyncWrite`]. When the job is over, or no process of it reads any more, a write fails with
-/// [`BrokenPipe`](io::ErrorKind::BrokenPipe); the host has to ignore SIGPIPE, as Rust's runtime does.
+/// [`BrokenPipe`](io::ErrorKind::BrokenPipe). The host program must ignore SIGPIPE, as Rust's runtime does.
 ///
 /// ```
 /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
@@ -250,7 +256,7 @@ impl std::fmt::Debug for OutputStream {
 ///
 /// let mut stdin = job.take_stdin().ok_or("it is piped")?;
 /// if let Err(error) = stdin.write_all(&[b'x'; 1_000_000]).await {
-///     assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe); // Nobody reads it any more.
+///     assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe); // No process reads it any more.
 /// }
 /// # Ok(())
 /// # }
@@ -258,7 +264,7 @@ impl std::fmt::Debug for OutputStream {
 pub struct InputStream {
     channel: Option<Channel>,
     gone: Gone,
-    /// Of a terminal: something has been written since the last end of a line.
+    /// For a terminal: bytes have been written since the last end of a line.
     in_line: bool,
 }
 

@@ -1,5 +1,6 @@
-//! The second place that a job's output is written to. One that may block, a pipe say, has a thread of its own: whoever reads
-//! there can make the reader of the stream wait, and never the runtime, on which deadlines, stops and other jobs depend.
+//! The file that receives a copy of a job's output. A file that may block, such as a pipe, has a thread of its own. A
+//! slow reader of that file can delay the reader of the stream, but not the runtime, on which deadlines, stops and
+//! other jobs depend.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,7 +15,7 @@ pub(crate) struct Tee(Way);
 
 #[derive(Debug)]
 enum Way {
-    /// A regular file takes what it is given.
+    /// A regular file, to which writes do not block.
     Direct(Arc<OwnedFd>),
     Thread(Arc<Shared>),
 }
@@ -22,18 +23,18 @@ enum Way {
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    /// The thread has something to do.
+    /// Notifies the thread that the state has changed.
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     piece: Vec<u8>,
-    /// From when a piece is given until it has been written.
+    /// Whether a piece was given and has not been written yet.
     busy: bool,
     failed: Option<Errno>,
     reader: Option<Waker>,
-    /// Nothing more comes.
+    /// No more pieces come.
     over: bool,
 }
 
@@ -45,7 +46,7 @@ impl Shared {
 
 impl Tee {
     /// # Errors
-    /// `EAGAIN` where no thread can be made.
+    /// `EAGAIN` if no thread can be started.
     pub fn new(file: Arc<OwnedFd>) -> std::io::Result<Self> {
         if fstat(&file).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file()) {
             return Ok(Self(Way::Direct(file)));
@@ -56,7 +57,7 @@ impl Tee {
         Ok(Self(Way::Thread(shared)))
     }
 
-    /// Waits until all that was given has been written; then an error of that, once.
+    /// Waits until all given pieces have been written. Then returns the error of a failed write, once.
     pub fn poll_written(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
         let Way::Thread(shared) = &self.0 else { return Poll::Ready(Ok(())) };
         let mut state = shared.lock();
@@ -67,7 +68,7 @@ impl Tee {
         Poll::Ready(state.failed.take().map_or(Ok(()), Err))
     }
 
-    /// Gives it a piece, when all before it has been written.
+    /// Gives a piece to the tee. Call it only when all earlier pieces have been written.
     pub fn give(&mut self, bytes: &[u8]) -> Result<()> {
         match &self.0 {
             Way::Direct(file) => write_all(file.as_fd(), bytes),
@@ -82,7 +83,7 @@ impl Tee {
     }
 }
 
-/// What was given is written still, if it can be.
+/// Pieces that were given before the drop are still written, if possible.
 impl Drop for Tee {
     fn drop(&mut self) {
         if let Way::Thread(shared) = &self.0 {
@@ -92,7 +93,7 @@ impl Drop for Tee {
     }
 }
 
-/// The life of the thread.
+/// Runs the thread: writes pieces until the tee is dropped.
 fn write_pieces(file: &OwnedFd, shared: &Shared) {
     let mut state = shared.lock();
     loop {
@@ -118,7 +119,7 @@ fn write_all(file: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(file, bytes) {
             Err(Errno::INTR) => {}
-            // In a thread of its own: it may be waited for.
+            // This runs in a thread of its own, so it may wait here.
             Err(Errno::AGAIN) => match poll(&mut [PollFd::new(&file, PollFlags::OUT)], None) {
                 Err(errno) if errno != Errno::INTR => return Err(errno),
                 _ => {}
@@ -137,10 +138,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_pipe_makes_the_reader_wait_and_nobody_else() {
+    fn a_full_pipe_makes_only_the_reader_wait() {
         let (mut outlet, inlet) = std::io::pipe().unwrap();
         let mut tee = Tee::new(Arc::new(inlet.into())).unwrap();
-        // More than a pipe holds (pipe(7)).
+        // The piece is larger than a pipe (pipe(7)).
         let piece = vec![7; 1 << 20];
         tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
             poll_fn(|context| tee.poll_written(context)).await.unwrap();
@@ -151,7 +152,7 @@ mod tests {
             poll_fn(|context| tee.poll_written(context)).await.unwrap();
             assert!(read == piece);
             drop(outlet);
-            // A child of another test has a copy of it until its exec.
+            // A child of another test may have a copy of the read end until its exec.
             let refused = loop {
                 tee.give(b"x").unwrap();
                 if let Err(errno) = poll_fn(|context| tee.poll_written(context)).await {

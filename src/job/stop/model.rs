@@ -1,25 +1,26 @@
-//! An exhaustive exploration of the stop machine: every order of events, both deaths at every step, beside a model of what
-//! surrounds it (processes, timers, the guard). The functions are the real ones.
+//! An exhaustive exploration of the stop machine. It tries every order of events, and the death of the main process or
+//! of the guard at every step, together with a model of the surroundings (processes, timers, the guard). It uses the
+//! real functions of the machine.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::*;
 
-/// What surrounds the machine.
+/// A model of the surroundings of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct World {
     main_lives: bool,
-    /// Processes of the job beside the main one.
+    /// The other processes of the job.
     others: Others,
     guard_lives: bool,
-    /// SIGKILL was sent, and its effect is still to come.
+    /// SIGKILL was sent, and has not taken effect yet.
     kill_pending: bool,
-    /// The guard was asked to end what is outside of the leaf.
+    /// The guard was asked to end the processes outside of the leaf.
     sweep_pending: bool,
-    /// The kill bound was over while a process lived: the report names it.
+    /// The kill bound was over while a process lived, so that the report names the process.
     reported_unkillable: bool,
     timers: Timers,
-    /// How many requests may still come from outside.
+    /// How many requests from outside can still come.
     requests: u8,
 }
 
@@ -42,7 +43,7 @@ struct Timers {
 
 type State = (Machine, World);
 
-/// What can happen next: a step that comes by itself sooner or later, or one that may never come.
+/// A possible next step. `certain`: it comes by itself sooner or later; otherwise it may never come.
 struct Step {
     certain: bool,
     state: State,
@@ -67,13 +68,13 @@ fn feed((machine, mut world): State, event: Event) -> State {
     for action in actions {
         match action {
             Action::StartSettle => (world.timers.short_settle, world.timers.settle) = (true, true),
-            // The processes may ignore it.
+            // The processes may ignore the signal.
             Action::SignalOthers | Action::Signal => {}
             Action::StartGrace => world.timers.grace = true,
             Action::Kill => world.kill_pending = true,
             Action::StartBound => (world.timers.grace, world.timers.bound) = (false, true),
             Action::Sweep if world.guard_lives => world.sweep_pending = true,
-            // The supervisor has done it itself.
+            // The supervisor has done the sweep itself.
             Action::Sweep => machine = machine.on(Event::Swept).0,
         }
     }
@@ -90,7 +91,7 @@ fn steps(state: State) -> Vec<Step> {
         steps.push(Step { certain, state });
     };
     let killed = world.kill_pending;
-    // Processes end by themselves, by a signal, or by the kill. That of an unkillable one never comes.
+    // Processes end by themselves, by a signal, or by the kill. An unkillable process never ends.
     if world.main_lives {
         let empty = world.others == Others::None;
         if world.guard_lives {
@@ -100,7 +101,7 @@ fn steps(state: State) -> Vec<Step> {
     let others_can_end = !matches!(world.others, Others::None | Others::Unkillable);
     if others_can_end {
         let event = (!world.main_lives && machine.main_exited).then_some(Event::Emptied);
-        // Without a writer a filter reads to its end, but may then do something else.
+        // A filter whose input has no writer reads to the end, but may then do something else.
         add(killed, &|world| world.others = Others::None, event);
     }
     let timers = world.timers;
@@ -164,7 +165,7 @@ fn starts() -> Vec<State> {
     starts
 }
 
-/// Every state that can be reached, with the states that follow it.
+/// Returns every reachable state, with the states that follow it.
 fn explore() -> HashMap<State, Vec<Step>> {
     let mut known = HashMap::new();
     let mut open: VecDeque<State> = starts().into();
@@ -196,7 +197,7 @@ fn a_job_is_gone_only_when_it_is_empty_or_its_report_names_the_rest() {
 #[test]
 fn a_job_is_never_stuck() {
     for ((machine, world), next) in explore() {
-        // These wait for the processes, by intention.
+        // In these states the machine waits for the processes by intention.
         let waits = machine.phase == Phase::Running
             && (world.main_lives || machine.leftovers == Leftovers::Wait && world.others != Others::None);
         if machine.phase != Phase::Gone && !waits {
@@ -213,7 +214,8 @@ fn phases_only_go_forward_and_every_path_ends() {
             assert!(step.state.0.phase as u8 >= state.0.phase as u8, "{state:?} to {:?}", step.state);
         }
     }
-    // Every step uses something up (a process, a timer, the guard, a request, an answer): no path comes back to a state.
+    // Every step uses something up (a process, a timer, the guard, a request, an answer), so no path returns to a
+    // state.
     let (mut done, mut path): (HashSet<State>, HashSet<State>) = Default::default();
     for start in starts() {
         let mut stack = vec![(start, false)];
@@ -222,10 +224,10 @@ fn phases_only_go_forward_and_every_path_ends() {
                 path.remove(&state);
                 done.insert(state);
             } else if !done.contains(&state) {
-                assert!(path.insert(state), "a circle at {state:?}");
+                assert!(path.insert(state), "a cycle at {state:?}");
                 stack.push((state, true));
                 for step in &known[&state] {
-                    assert!(!path.contains(&step.state), "a circle: {state:?} to {:?}", step.state);
+                    assert!(!path.contains(&step.state), "a cycle: {state:?} to {:?}", step.state);
                     stack.push((step.state, false));
                 }
             }

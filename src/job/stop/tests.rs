@@ -1,4 +1,4 @@
-//! The stop machine's table, and orders of events that matter.
+//! The transition table of the stop machine, and orders of events that matter.
 
 use proptest::prelude::*;
 
@@ -21,7 +21,8 @@ const EVENTS: [Event; 14] = [
     Event::SettleOver,
 ];
 
-/// State × event → state, one row a state (with whether its main process has exited), in the order of `EVENTS`.
+/// State × event → state. One row for each state (and whether its main process has exited); the columns are in the
+/// order of `EVENTS`.
 #[test]
 fn the_table() {
     use Phase::{Draining as D, Gone as G, Killing as K, Running as R, Settling as T, Stopping as S};
@@ -70,7 +71,7 @@ fn entry_actions(phase: Phase) -> &'static [Action] {
 #[test]
 fn a_stop_of_the_main_process_alone_lets_the_others_settle_and_stops_them_then() {
     let stopping = Machine::new(Leftovers::Kill, SignalTo::Main).on(Event::StopAsked).0;
-    // Not before it has exited.
+    // No signal before the main process has exited.
     assert_eq!(stopping.on(Event::SettleOver).1, NOTHING);
     let (settling, actions) = stopping.on(Event::MainExited { empty: false });
     assert_eq!((settling.phase, actions), (Phase::Stopping, SETTLE));
@@ -98,7 +99,7 @@ fn a_stop_that_began_with_another_signal_goes_on_with_the_stop_signal_when_the_m
     assert_eq!(settling.on(Event::StopAsked).0.phase, Phase::Killing);
     let (after, actions) = settling.on(Event::ShortSettleOver { finishing: false });
     assert_eq!((after.phase, actions), (Phase::Stopping, STOP_REST));
-    // Leftovers that are waited for receive the stop signal.
+    // With `Leftovers::Wait`, the leftovers receive the stop signal.
     let mut waited = Machine::new(Leftovers::Wait, SignalTo::All).on(Event::MainExited { empty: false }).0;
     waited.begin_with(Some(Signal::INT));
     assert_eq!(waited.first_signal, None);
@@ -120,8 +121,8 @@ fn the_first_reason_stays() {
 }
 
 proptest! {
-    /// Whatever comes in whatever order: phases only go forward, an end is reached within what is bounded, and
-    /// nothing is killed without a bound being set.
+    /// For every order of events: phases only go forward, the machine ends within its bounds, and every kill starts a
+    /// bound.
     #[test]
     fn every_order_ends(order in prop::collection::vec(0..EVENTS.len(), 0..40), wait: bool) {
         let mut machine = Machine::new(if wait { Leftovers::Wait } else { Leftovers::Kill }, SignalTo::All);
@@ -129,7 +130,7 @@ proptest! {
             let (next, actions) = machine.on(event);
             prop_assert!(next.phase as u8 >= machine.phase as u8);
             prop_assert!(machine.main_exited <= next.main_exited);
-            // At the entry, and again when the guard that was asked for it is lost.
+            // The kill comes at the entry of the phase, and again when the guard that was asked for it is lost.
             let begins = machine.phase != Phase::Killing || event == Event::GuardLost;
             prop_assert_eq!(actions.contains(&Kill), next.phase == Phase::Killing && begins);
             machine = next;
