@@ -37,22 +37,24 @@ pub use prepared::Prepared;
 use ready::{Clock, Ready};
 use streams::StreamArgs;
 
-/// How long a stop waits for the command to be executed, so that the command gets the stop signal; an exec can take long.
+/// How long a stop waits until the command has been executed, so that the command receives the stop signal. An exec can
+/// take long.
 pub const EXEC_PATIENCE: Duration = Duration::from_secs(1);
 
-/// A reader of the report that takes nothing has at least so long, also after the job's deadline.
+/// pinfold waits at least this long for the reader of the report, also after the job's deadline.
 const REPORT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Runs the command and returns the exit code.
 pub fn run(mut args: Args, prepared: pinfold::Result<Prepared>) -> Result<u8> {
     let ended = run_and_report(&mut args, prepared);
-    // However it ended: its reader must not wait for ever.
+    // Also after an error: the reader of --ready-notify must not wait forever.
     if let Some(notify) = &args.streams.notify {
         notify.finish();
     }
     let ended = ended?;
     if ended.by_interrupt() {
-        // So that a calling shell loop stops too. PID 1 comes back from this.
+        // pinfold ends by SIGINT, so that a loop in the calling shell stops too. The call returns only where pinfold is
+        // PID 1.
         signal::end_by(Signal::INT);
     }
     Ok(ended.exit_code(&args))
@@ -62,17 +64,17 @@ fn run_and_report(args: &mut Args, prepared: pinfold::Result<Prepared>) -> Resul
     let begun = Instant::now();
     let notify = args.streams.open_notify();
     let mut sink = args.report.take().map(Sink::open).transpose()?;
-    // The terminal sends its signals to the foreground group, so the job has to be in ours.
+    // The terminal sends its signals to the foreground process group, so the job has to be in pinfold's group.
     let terminal = prepared.as_ref().ok().and_then(|prepared| prepared.terminal.as_ref());
     let mut command = args.to_command(terminal.is_some() && !args.streams.pty);
     if sink.is_some() || args.stats {
         command.measure_pressure();
     }
-    // Before it is asked who could enforce them, and before a file is made.
+    // pinfold checks the limits before it looks for a way to enforce them, and before it creates a file.
     let checked = args.limits.to_limits().check();
     let applied = notify.and(checked).and_then(|()| args.streams.apply(&mut command, terminal));
     if let Some(sink) = &mut sink {
-        // Nor does the report say this.
+        // This error is not written to the report either, because the report would overwrite the file of --tee.
         args.streams.check_report(sink)?;
         sink.remove_old()?;
     }
@@ -100,7 +102,7 @@ fn run_and_report(args: &mut Args, prepared: pinfold::Result<Prepared>) -> Resul
     Ok(ended)
 }
 
-/// For the reader of the report: a time limit of the job bounds the whole run.
+/// Returns how long pinfold waits for the reader of the report. A time limit of the job bounds the whole run.
 fn patience(args: &Args, begun: Instant) -> Patience {
     let limit = args.timeout.into_iter().chain(args.streams.idle_timeout).min();
     limit.map_or(Patience::UntilSignal, |limit| {
@@ -108,7 +110,7 @@ fn patience(args: &Args, begun: Instant) -> Patience {
     })
 }
 
-/// Runs the command; when it comes back the job is over, and the terminal is as it was.
+/// Runs the command. On return the job is over, and the terminal has its earlier state again.
 fn in_runtime(args: &Args, command: &Command, prepared: Prepared) -> pinfold::Result<Ended> {
     let Prepared { signals, terminal, guard, .. } = prepared;
     let keys = match terminal {
@@ -129,7 +131,7 @@ fn in_runtime(args: &Args, command: &Command, prepared: Prepared) -> pinfold::Re
         terminal.restore(!ended.as_ref().is_ok_and(Ended::by_itself));
     }
     if ended.is_ok() {
-        // Nothing is left to be torn down that the kernel does not do faster.
+        // pinfold skips the teardown of the runtime: the kernel frees everything faster when pinfold exits.
         std::mem::forget(runtime);
     }
     ended
@@ -163,7 +165,7 @@ async fn hold(
 ) -> pinfold::Result<Ended> {
     let mut early = Vec::new();
     let mut patience = None;
-    // Signals that came before pinfold had a job: after a second request it starts none.
+    // Signals that arrived before pinfold had a job. After a second request to end, pinfold starts no job.
     while let Some(received) = signals.try_recv()? {
         match rules.respond(received, Instant::now()) {
             Response::Kill => return Ok(Ended::signalled(args, command, received.signal)),
@@ -190,7 +192,7 @@ async fn hold(
                 received = signals.recv() => {
                     let received = received?;
                     match rules.respond(received, Instant::now()) {
-                        // Dropping the future ends what there is of the job.
+                        // Dropping the future ends the part of the job that exists already.
                         Response::Kill => return Ok(Ended::signalled(args, command, received.signal)),
                         response => {
                             if let Response::Stop(_) = response {
@@ -217,9 +219,10 @@ async fn hold(
     }
     let mut interrupted = false;
     if let Err(error) = args.streams.empty_tee() {
-        forwarder.tell_trouble(error.to_string());
+        forwarder.report_trouble(error.to_string());
     }
-    // The command may have been executed, and have been seen by others, before we heard of it: none of these is lost.
+    // The command may have been executed, and other processes may have seen it and sent signals, before pinfold was
+    // notified of it. pinfold handles these signals now, so that none is lost.
     for (response, received) in early {
         if rules.keys == Keys::ReachTheJob && is_by_the_job(&job, received).await {
             rules.forget(received);
@@ -230,8 +233,8 @@ async fn hold(
     }
     forwarder.start(args, &job, supervisor, terminal).await?;
     let StreamArgs { ready, ready_timeout, notify, .. } = &args.streams;
-    let stood_still = Cell::new(Duration::ZERO);
-    let clock = || Clock { timeout: *ready_timeout, stood_still: &stood_still };
+    let stopped_time = Cell::new(Duration::ZERO);
+    let clock = || Clock { timeout: *ready_timeout, stopped_time: &stopped_time };
     let is_ready = |ready| ready::ready(ready, clock(), notify.as_ref(), &job, forwarder.line_seen.clone());
     let ready = ready.as_ref();
     let mut readiness = ready.map(|ready| Box::pin(is_ready(ready)));
@@ -243,7 +246,7 @@ async fn hold(
                 let report = report?;
                 let in_time = not_ready.is_some() || matches!(report.reason, Reason::Deadline | Reason::Idle);
                 let trouble = forwarder.finish(in_time, signals, rules, terminal).await;
-                // Still waited for.
+                // The job has ended before it was known to be ready.
                 if let (Some(_), Some(by)) = (&readiness, ready) {
                     let line_seen = *forwarder.line_seen.borrow();
                     not_ready = ready::at_the_end(by, notify.as_ref(), &job, &report, line_seen).await;
@@ -252,7 +255,7 @@ async fn hold(
             }
             signal = job.next_stop() => {
                 if let Some(terminal) = terminal.filter(|_| !args.streams.pty) {
-                    stood_still.set(stood_still.get() + stopped(&job, signal, terminal));
+                    stopped_time.set(stopped_time.get() + stopped(&job, signal, terminal));
                 }
                 continue;
             }
@@ -276,21 +279,21 @@ async fn hold(
             continue;
         }
         if rules.keys == Keys::ReachTheJob && has_reached_our_group(received) && has_left_our_group(&job) {
-            // The main process would lead the foreground group without pinfold.
+            // Without pinfold, the main process would lead the foreground group and would have received the signal.
             let _ = job.signal(received.signal);
         }
         let response = rules.respond(received, Instant::now());
         interrupted |= received.signal == Signal::INT && matches!(response, Response::Stop(_));
         match (response, terminal) {
             (Response::Suspend, Some(terminal)) if !terminal.orphaned => {
-                stood_still.set(stood_still.get() + suspended(&job, received.signal).await);
+                stopped_time.set(stopped_time.get() + suspended(&job, received.signal).await);
             }
             _ => perform(args, &job, response, received.signal),
         }
     }
 }
 
-/// Waits for it, once.
+/// Waits for the future, and then removes it. Waits forever where there is no future any more.
 async fn once<F: Future + Unpin>(waiting: &mut Option<F>) -> F::Output {
     let Some(future) = waiting else { return std::future::pending().await };
     let done = future.await;
@@ -298,7 +301,7 @@ async fn once<F: Future + Unpin>(waiting: &mut Option<F>) -> F::Output {
     done
 }
 
-/// Waits until then, for ever where no time is set.
+/// Waits until the given time; forever where the time is `None`.
 pub async fn over(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -324,11 +327,11 @@ fn perform(args: &Args, job: &Job, response: Response, signal: Signal) {
             job.kill();
         }
         Response::PassOn(signal) => {
-            // It may just have ended.
+            // The main process may just have ended, so an error is ignored.
             let _ = job.signal(signal);
         }
         Response::Key(signal) => {
-            // A job that is over has no terminal.
+            // A job that is over has no terminal, so an error is ignored.
             let _ = job.signal_pty(signal);
         }
         Response::LeftToTheJob(count) => {
@@ -340,30 +343,31 @@ fn perform(args: &Args, job: &Job, response: Response, signal: Signal) {
     }
 }
 
-/// Whether a process of the job sent it. The job is in our process group: the process sent the signal to the group (`kill 0`),
-/// and the job has received it.
+/// Returns whether a process of the job sent the signal. The job is in pinfold's process group: the process sent the
+/// signal to the group (`kill 0`), and the job has received it already.
 pub async fn is_by_the_job(job: &Job, received: Received) -> bool {
     let Ok(sender) = i32::try_from(received.sender) else { return false };
     let by_a_process = !received.from_kernel && sender != 0;
     by_a_process && (sender == job.pid() || job.processes().await.iter().any(|process| process.pid == sender))
 }
 
-/// The terminal stops our process group, in which the job is not: the job stops too, and its clocks. Returns for how long.
+/// Stops the job, its clocks and then pinfold, because the terminal stops pinfold's process group and the job is not in
+/// that group. Returns how long the job was stopped.
 async fn suspended(job: &Job, signal: Signal) -> Duration {
     let since = Instant::now();
     job.signal_all(Signal::STOP);
-    // A job answers in the order of the requests: the signal has been sent when this returns.
+    // A job handles its requests in order: when this call returns, the signal has been sent.
     job.processes().await;
     signal::suspend_by(signal);
     job.signal_all(Signal::CONT);
-    let stood_still = since.elapsed();
-    job.postpone_deadline(stood_still);
-    stood_still
+    let stopped_time = since.elapsed();
+    job.postpone_deadline(stopped_time);
+    stopped_time
 }
 
-/// The main process was stopped. By job control: pinfold stops too, so that the shell takes over, and the deadline's clock
-/// with it. Where no shell would continue us, the stop is undone: the kernel would have ignored it but for the guard. Tells for
-/// how long all stood still.
+/// Handles a stop of the main process. Where job control stopped it, pinfold stops too, so that the shell takes over,
+/// and the deadline's clock stops with pinfold. Where no shell would continue pinfold (an orphaned process group),
+/// pinfold undoes the stop: without the guard, the kernel would have ignored it. Returns how long the job was stopped.
 pub fn stopped(job: &Job, signal: Signal, terminal: &Terminal) -> Duration {
     if ![Signal::TSTP, Signal::TTIN, Signal::TTOU].contains(&signal) {
         return Duration::ZERO;
@@ -374,7 +378,7 @@ pub fn stopped(job: &Job, signal: Signal, terminal: &Terminal) -> Duration {
     }
     let since = Instant::now();
     signal::suspend_by(signal);
-    let stood_still = since.elapsed();
-    job.postpone_deadline(stood_still);
-    stood_still
+    let stopped_time = since.elapsed();
+    job.postpone_deadline(stopped_time);
+    stopped_time
 }

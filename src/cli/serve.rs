@@ -26,31 +26,33 @@ use parent::{Parent, WatchedParent};
 use request::{Numbered, Request, Unreadable, requests};
 use writer::{Message, Writer};
 
-/// Raised when a message changes its meaning or goes away.
+/// The version of the protocol. It is raised when the meaning of a message changes or a message is removed.
 const PROTOCOL: u32 = 1;
 
-/// When all jobs have ended, a caller that is slow to read has this time.
+/// How long pinfold waits for a caller that reads slowly, after all jobs have ended.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Hold jobs for a program in another language, over JSON lines on standard input and standard output.
+/// Run jobs for a program in another language, with JSON lines on standard input and standard output.
 ///
-/// When standard input ends, or the process that started pinfold or pinfold itself ends, every job is ended. The protocol is
-/// described in docs/serve.md.
+/// pinfold kills every job when its standard input ends, when the process that started pinfold ends, and when pinfold
+/// itself ends. docs/serve.md describes the protocol.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Speak over standard input and standard output
+    /// Read requests from standard input and write events to standard output
     #[arg(long, required = true)]
     stdio: bool,
 
-    /// How many jobs run at a time: a number, a part of the processors (50%), or auto for as many as there are
+    /// How many jobs run at a time: a number, a percentage of the number of processors (50%), or auto for one job per
+    /// processor
     #[arg(long = "workers", short = 'j', value_name = "N|P%|auto", default_value = "auto", value_parser = parse_workers)]
     workers: usize,
 
-    /// The controllers that limits of jobs will need: cpu, cpuset, io, memory, pids
+    /// The cgroup controllers that the limits of later jobs need: cpu, cpuset, io, memory, pids
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', value_parser = parse_controller)]
     controllers: Vec<Controller>,
 
-    /// How long filters such as `> >(tee log)` may take to finish after the command has exited; other processes a tenth of it
+    /// How long filters such as `> >(tee log)` may take to finish after the command has exited; other processes a tenth
+    /// of it
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration::parse)]
     settle: Duration,
 
@@ -63,17 +65,17 @@ pub struct Args {
     cgroup: Option<PathBuf>,
 }
 
-/// Serves until standard input or the parent process ends.
+/// Serves requests until standard input or the parent process ends.
 pub fn run(args: &Args) -> Result<u8> {
     let parent = Parent::open()?;
     ensure!(
         args.stdio,
-        "write --stdio: the requests are read from standard input, and standard output has the answers"
+        "write --stdio: pinfold reads requests from standard input and writes events to standard output"
     );
-    ensure!(!pinfold::was_closed(1), "standard output is closed: open it, the answers go there");
+    ensure!(!pinfold::was_closed(1), "standard output is closed: open it, because pinfold writes events there");
     let signals = SignalQueue::block_all()?;
     let guard = Guard::fork()?;
-    // Both outputs of each.
+    // Two pipes for each job: standard output and standard error.
     let descriptors = Descriptors { workers: args.workers, each: 2, ready: (0, 0) };
     let controllers = args.controllers.clone();
     with_supervisor(guard, signals, args.cgroup.as_deref(), controllers, descriptors, async |supervisor, signals| {
@@ -88,10 +90,10 @@ fn parse_controller(text: &str) -> Result<Controller, String> {
     known.ok_or_else(|| "write cpu, cpuset, io, memory or pids".into())
 }
 
-/// What is known of a job.
+/// A job that is not done.
 struct Known {
     handle: Handle,
-    /// Its present attempt.
+    /// Its current attempt.
     running: Arc<Mutex<Option<JobHandle>>>,
 }
 
@@ -109,95 +111,101 @@ async fn serve(args: &Args, pool: &Pool, signals: &SignalStream, parent: Parent)
     let mut session = Session { args, pool, writer, known: HashMap::new(), done, over };
     let parent = parent.watch();
     let mut caller = Caller { signals, rules: Rules::new(Keys::ReachUs), failed, parent, gone: None };
-    session.writer.say(&Message::Hello { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION") }, None);
-    let heard = handle_line(&mut session, &mut caller, &mut requests).await;
+    session.writer.send(&Message::Hello { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION") }, None);
+    let handled = handle_requests(&mut session, &mut caller, &mut requests).await;
     pool.kill();
     pool.shutdown(Shutdown::Now).await;
-    heard?;
-    tell_the_rest(&mut session, &mut caller).await
+    handled?;
+    deliver_the_rest(&mut session, &mut caller).await
 }
 
-/// The program at the other end, and the signals that pinfold receives.
+/// The program that sends the requests, and the signals that pinfold receives.
 struct Caller<'a> {
     signals: &'a SignalStream,
     rules: Rules,
     failed: oneshot::Receiver<std::io::Error>,
     parent: WatchedParent,
-    /// Why it can read nothing any more.
+    /// The error of the write after which nothing more can be written to the caller.
     gone: Option<std::io::Error>,
 }
 
-/// What makes an end.
+/// A reason to end.
 #[derive(PartialEq, Eq)]
-enum News {
-    /// With the signal that the jobs receive first, where that is not the stop signal.
+enum EndCause {
+    /// A signal requested a stop. The value is the signal that the jobs receive first, where that is not the stop
+    /// signal.
     Stop(Option<Signal>),
     Kill,
-    /// The caller has ended, or can read nothing any more.
+    /// The caller has ended, or nothing more can be written to it.
     Gone,
 }
 
 impl Caller<'_> {
-    /// Cancel-safe.
-    async fn news(&mut self) -> Result<News> {
+    /// Waits for the next reason to end. Cancel-safe.
+    async fn next_end_cause(&mut self) -> Result<EndCause> {
         loop {
             tokio::select! {
                 biased;
                 received = self.signals.recv() => match self.rules.respond(received?, Instant::now()) {
-                    Response::Stop(first) => return Ok(News::Stop(first)),
-                    Response::Kill => return Ok(News::Kill),
+                    Response::Stop(first) => return Ok(EndCause::Stop(first)),
+                    Response::Kill => return Ok(EndCause::Kill),
                     _ => {}
                 },
                 error = &mut self.failed, if self.gone.is_none() => {
                     self.gone = Some(error.unwrap_or_else(|_| std::io::Error::other("the writing thread has ended")));
-                    return Ok(News::Gone);
+                    return Ok(EndCause::Gone);
                 }
-                () = self.parent.end() => return Ok(News::Gone),
+                () = self.parent.end() => return Ok(EndCause::Gone),
             }
         }
     }
 }
 
-/// Answers until nobody asks any more: then all is to be killed. A stop is waited for, whoever else goes away meanwhile.
-async fn handle_line(
+/// Handles requests until there are no more, or until a signal asks pinfold to kill. The caller of this function then
+/// kills all jobs. A stop that was requested is waited for, also where standard input or the parent process ends
+/// meanwhile.
+async fn handle_requests(
     session: &mut Session<'_>,
     caller: &mut Caller<'_>,
     requests: &mut Receiver<Numbered>,
 ) -> Result<()> {
-    let (mut stopping, mut asks) = (false, !matches!(caller.parent, WatchedParent::Ended));
-    if !asks {
+    let (mut stopping, mut connected) = (false, !matches!(caller.parent, WatchedParent::Ended));
+    if !connected {
         return Ok(());
     }
     loop {
         tokio::select! {
             biased;
-            news = caller.news() => match news? {
-                News::Stop(first) => {
+            cause = caller.next_end_cause() => match cause? {
+                EndCause::Stop(first) => {
                     stopping = true;
                     match first {
                         Some(first) => session.pool.stop_with(first),
                         None => session.pool.stop(),
                     }
                 }
-                News::Kill => return Ok(()),
-                News::Gone => asks = false,
+                EndCause::Kill => return Ok(()),
+                EndCause::Gone => connected = false,
             },
             Some(id) = session.over.recv() => drop(session.known.remove(&id)),
             () = session.pool.shutdown(Shutdown::Now), if stopping => return Ok(()),
-            line = requests.recv(), if asks => match line {
+            line = requests.recv(), if connected => match line {
                 Some(line) => session.handle_line(&line).await,
-                None => asks = false,
+                None => connected = false,
             },
         }
-        if !asks && !stopping {
+        if !connected && !stopping {
             return Ok(());
         }
     }
 }
 
-/// All has ended; what the caller has not read yet is waited for, with some patience.
-async fn tell_the_rest(session: &mut Session<'_>, caller: &mut Caller<'_>) -> Result<()> {
-    let told = async {
+/// Waits, after the end of all jobs, until the caller has read the rest of the events, for at most [`PATIENCE`].
+///
+/// # Errors
+/// Where some events could not be delivered, and the caller has not closed its end.
+async fn deliver_the_rest(session: &mut Session<'_>, caller: &mut Caller<'_>) -> Result<()> {
+    let delivered = async {
         while !session.known.is_empty()
             && let Some(id) = session.over.recv().await
         {
@@ -206,36 +214,37 @@ async fn tell_the_rest(session: &mut Session<'_>, caller: &mut Caller<'_>) -> Re
         session.writer.all_written().await;
     };
     if matches!(caller.parent, WatchedParent::Ended) {
-        // No program is left that could want it.
+        // The program that would read the events has ended.
         return Ok(());
     }
     if caller.gone.is_none() {
         tokio::select! {
             biased;
-            () = told => return Ok(()),
+            () = delivered => return Ok(()),
             () = tokio::time::sleep(PATIENCE) => {}
-            // A signal ends the patience.
-            _ = caller.news() => {}
+            // A signal ends the wait.
+            _ = caller.next_end_cause() => {}
         }
     }
     match &caller.gone {
-        // It wants to know nothing more.
+        // The caller has closed its end, so it wants no more events.
         Some(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        Some(error) => bail!("cannot write to standard output: {error}; what was to be told is lost"),
+        Some(error) => bail!("cannot write to standard output: {error}; the remaining events are lost"),
         None => {
-            bail!("all jobs have been ended, but nobody reads standard output: some of what was to be told is lost")
+            bail!("all jobs have been ended, but no process reads standard output: some events are lost")
         }
     }
 }
 
-/// What the answers are made from.
+/// The state that is needed to answer requests.
 struct Session<'a> {
     args: &'a Args,
     pool: &'a Pool,
     writer: Writer,
     known: HashMap<String, Known>,
-    /// Where a job is named when its `done` has been said, and where that is read.
+    /// Receives the id of each job whose `done` has been sent to the writer.
     done: UnboundedSender<String>,
+    /// The other end of `done`.
     over: UnboundedReceiver<String>,
 }
 
@@ -250,42 +259,42 @@ impl Session<'_> {
             Some(Err(unreadable)) => Err(unreadable),
         };
         if let Err(Unreadable { id, message }) = answered {
-            self.writer.say(&Message::Error { request: line.number, id: &id, message: &message }, None);
+            self.writer.send(&Message::Error { request: line.number, id: &id, message: &message }, None);
         }
     }
 
-    /// Does what the request of this number asks for.
+    /// Executes the request with this number.
     async fn act(&mut self, number: u64, request: Request) -> Result<(), String> {
-        let of = |id: &str| self.known.get(id).ok_or_else(|| "there is no such job, or it is done".to_owned());
+        let job = |id: &str| self.known.get(id).ok_or_else(|| "no such job exists, or the job is done".to_owned());
         match request {
             Request::Submit { id, job } => return self.submit(number, id, &job).await,
-            Request::Cancel { id } => of(&id)?.handle.cancel(),
+            Request::Cancel { id } => job(&id)?.handle.cancel(),
             Request::Signal { id, signal } => {
                 let signal: Signal = signal.parse().map_err(|error: pinfold::Error| error.to_string())?;
-                of(&id)?.running()?.signal(signal).map_err(|error| error.to_string())?;
+                job(&id)?.running()?.signal(signal).map_err(|error| error.to_string())?;
             }
             Request::Processes { id } => {
-                let processes = &of(&id)?.running()?.processes().await;
-                self.writer.say(&Message::Processes { request: number, id: &id, processes }, None);
+                let processes = &job(&id)?.running()?.processes().await;
+                self.writer.send(&Message::Processes { request: number, id: &id, processes }, None);
             }
             Request::Freeze { id } => {
-                let (job, writer) = (of(&id)?.running()?, self.writer.clone());
-                // It can take a while, and other requests do not wait for it.
+                let (job, writer) = (job(&id)?.running()?, self.writer.clone());
+                // A freeze can take a while, and must not delay other requests.
                 tokio::spawn(async move {
                     match job.freeze().await {
-                        Ok(()) => writer.say(&Message::Frozen { request: number, id: &id }, None),
+                        Ok(()) => writer.send(&Message::Frozen { request: number, id: &id }, None),
                         Err(error) => {
                             let (id, message) = (&Value::from(id), &error.to_string());
-                            writer.say(&Message::Error { request: number, id, message }, None);
+                            writer.send(&Message::Error { request: number, id, message }, None);
                         }
                     }
                 });
             }
-            Request::Thaw { id } => of(&id)?.running()?.thaw(),
+            Request::Thaw { id } => job(&id)?.running()?.thaw(),
             Request::Usage { id } => {
-                let usage = of(&id)?.running()?.usage().await;
-                let usage = &usage.ok_or("it is over: its report has the usage")?;
-                self.writer.say(&Message::Usage { request: number, id: &id, usage }, None);
+                let usage = job(&id)?.running()?.usage().await;
+                let usage = &usage.ok_or("the job has ended: its report contains the usage")?;
+                self.writer.send(&Message::Usage { request: number, id: &id, usage }, None);
             }
         }
         Ok(())
@@ -294,7 +303,7 @@ impl Session<'_> {
     async fn submit(&mut self, number: u64, id: String, line: &JobLine) -> Result<(), String> {
         if self.known.contains_key(&id) {
             return Err(
-                "another job has this id, and is not done: that job goes on, and this one is not started".into()
+                "another job has this id and is not done: that job continues, and this one is not started".into()
             );
         }
         line.check()?;
@@ -304,7 +313,7 @@ impl Session<'_> {
             ));
         }
         let mut command = line.command();
-        command.measure_pressure(); // Its report is told whole.
+        command.measure_pressure(); // The caller receives the complete report.
         command
             .stdout(Stdio::Piped)
             .stderr(Stdio::Piped)
@@ -327,7 +336,7 @@ impl Session<'_> {
             let (mut events, writer, name) = (job.events(), writer.clone(), name.clone());
             following.push(tokio::spawn(async move {
                 while let Some(event) = events.next_event().await {
-                    writer.say(&Message::Job { id: &name, attempt, what: &event }, None);
+                    writer.send(&Message::Job { id: &name, attempt, what: &event }, None);
                 }
             }));
         });
@@ -342,7 +351,7 @@ impl Session<'_> {
             }
             let (success, cancelled, attempts) = (outcome.success(), outcome.cancelled, outcome.attempts);
             let (request, report) = (number, &outcome.report);
-            writer.say(&Message::Done { request, id: &id, success, cancelled, attempts, report }, None);
+            writer.send(&Message::Done { request, id: &id, success, cancelled, attempts, report }, None);
             let _ = done.send(id);
         });
         Ok(())

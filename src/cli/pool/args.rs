@@ -10,22 +10,24 @@ use super::job_line::StderrArg;
 use crate::cli::duration;
 use crate::cli::run::{SignalToArg, parse_signal};
 
-/// Run many jobs, so many at a time; what is cancelled, stopped or left behind is gone.
+/// Run many jobs, a limited number at a time; when a job ends, no process of it is left.
 ///
-/// The jobs are read from standard input (or --jobs), all of them before the first one starts. Without a COMMAND each line
-/// is a job in JSON: {"command": ["cc", "-c", "a.c"], "name": "a", "cwd": "src", "env": {"KEY": "value", "UNSET": null},
-/// "timeout": "1m", "stdin": "text", "priority": 5, "retries": 2, "limits": {"memory": "512M", "pids": 100}}; only "command" is
-/// needed, "stderr" is "merged" or "separate", and limits have the names and values of those of pinfold run (memory_high for
-/// --memory-high). With --shell each line is a script for sh. With a COMMAND each line is an argument for it: it replaces every {}
-/// in it, or comes last. In the script of sh -c write {q} instead: it is the line quoted as one word, where {} would run a line
+/// pinfold reads all jobs from standard input (or --jobs) before it starts the first one. Without a COMMAND, each line
+/// is a job in JSON: {"command": ["cc", "-c", "a.c"], "name": "a", "cwd": "src", "env": {"KEY": "value", "UNSET":
+/// null}, "timeout": "1m", "stdin": "text", "priority": 5, "retries": 2, "limits": {"memory": "512M", "pids": 100}};
+/// only "command" is required. "stderr" is "merged" or "separate". The limits have the same names and values as the
+/// options of pinfold run (memory_high for --memory-high). With --shell each line is a script for sh. With a COMMAND,
+/// each line is an argument of it: the line replaces every {} in the command, or is its last argument. In a script of
+/// sh -c, write {q} instead: pinfold replaces it with the line, quoted as one word. With {}, the shell would run a line
 /// such as $(reboot) as code.
 ///
-/// Exit code: 0 when all jobs succeeded, 1 when some did not, 124 when the deadline was reached, 125 when pinfold itself failed.
-/// SIGTERM, SIGINT (Ctrl-C), SIGHUP and SIGQUIT start no new job and stop the jobs that run; the second such signal kills them.
-/// The exit code is then 128 and the number of the signal.
+/// Exit code: 0 when all jobs succeeded, 1 when some did not, 124 when the deadline was reached, 125 when pinfold
+/// itself failed. After SIGTERM, SIGINT (Ctrl-C), SIGHUP or SIGQUIT, pinfold starts no new job and stops the running
+/// jobs; a second such signal kills them. The exit code is then 128 plus the number of the signal.
 #[derive(clap::Args)]
 pub struct Args {
-    /// How many jobs run at a time: a number, a part of the processors (50%), or auto for as many as there are
+    /// How many jobs run at a time: a number, a percentage of the number of processors (50%), or auto for one job per
+    /// processor
     #[arg(long = "workers", short = 'j', value_name = "N|P%|auto", default_value = "auto", value_parser = parse_workers)]
     pub workers: usize,
 
@@ -37,7 +39,7 @@ pub struct Args {
     #[arg(long, conflicts_with = "command")]
     pub shell: bool,
 
-    /// Lines end with NUL, as find -print0 writes them
+    /// Lines end with a NUL byte, as find -print0 writes them
     #[arg(long, short = '0')]
     pub null: bool,
 
@@ -45,11 +47,12 @@ pub struct Args {
     #[arg(long, short, value_name = "DURATION", value_parser = duration::limit)]
     pub timeout: Option<Duration>,
 
-    /// Stop all after this time
+    /// Stop the whole pool after this time
     #[arg(long, value_name = "DURATION", value_parser = duration::limit)]
     pub deadline: Option<Duration>,
 
-    /// How long filters such as `> >(tee log)` may take to finish after the command has exited; other processes a tenth of it
+    /// How long filters such as `> >(tee log)` may take to finish after the command has exited; other processes a tenth
+    /// of it
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration::parse)]
     pub settle: Duration,
 
@@ -57,7 +60,8 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
     pub grace: Duration,
 
-    /// The stop signal of each job: a name like INT, or a number [default: TERM, or INT, HUP or QUIT where pinfold received that]
+    /// The stop signal of each job: a name like INT, or a number [default: TERM, or INT, HUP or QUIT where pinfold
+    /// received that]
     #[arg(long, value_name = "SIGNAL", value_parser = parse_signal)]
     pub stop_signal: Option<Signal>,
 
@@ -65,11 +69,11 @@ pub struct Args {
     #[arg(long, value_name = "WHICH", default_value = "all")]
     pub signal_to: SignalToArg,
 
-    /// When a job has failed, start no more, and stop those that run
+    /// When a job has failed, start no more jobs and stop the running ones
     #[arg(long)]
     pub fail_fast: bool,
 
-    /// Run a failed job again, up to so often
+    /// Run a failed job again, up to N times
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub retries: u32,
 
@@ -77,17 +81,17 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration::parse)]
     pub backoff: Duration,
 
-    /// Where the jobs' output goes: group (as one piece, when a job ends), stream (line by line, as it comes), or
-    /// files=DIR (DIR/NUMBER.out and .err)
+    /// Where the jobs' output goes: group (the whole output of a job, when it ends), stream (each line, when it is
+    /// complete), or files=DIR (DIR/NUMBER.out and .err)
     #[arg(long, value_name = "HOW", default_value = "group", value_parser = parse_output)]
     pub output: OutputArg,
 
-    /// Where the jobs' standard error goes: merged (into standard output, as 2>&1 does) or separate; by default merged with
-    /// --output group
+    /// Where the jobs' standard error goes: merged (into standard output, as 2>&1 does) or separate; by default merged
+    /// with --output group
     #[arg(long, value_name = "HOW", hide_possible_values = true)]
     pub stderr: Option<StderrArg>,
 
-    /// With --output group: in the order of the jobs
+    /// With --output group: print the outputs in the order of the jobs
     #[arg(long)]
     pub keep_order: bool,
 
@@ -99,15 +103,15 @@ pub struct Args {
     #[arg(long)]
     pub finished_only: bool,
 
-    /// Append a report in JSON to this file when a job has ended and its output has been written
+    /// Append a report in JSON to this file for each job, when the job has ended and its output has been written
     #[arg(long, value_name = "FILE")]
     pub results: Option<PathBuf>,
 
-    /// Leave out the jobs that the results file has as done; where one of them failed, the exit code is still 1
+    /// Skip the jobs that the results file marks as done; where one of them failed, the exit code is still 1
     #[arg(long, requires = "results")]
     pub resume: bool,
 
-    /// As --resume, but run the jobs that failed again
+    /// Like --resume, but run again the jobs that failed
     #[arg(long, requires = "results")]
     pub retry_failed: bool,
 
@@ -115,17 +119,17 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
 
-    /// No progress, no line for each failure, no summary
+    /// Print no progress, no line for each failure and no summary
     #[arg(long, short)]
     pub quiet: bool,
 
-    /// The command that each line is an argument for
+    /// The command; each line is an argument of it
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }
 
 impl Args {
-    /// Whether the standard error of jobs goes to their standard output.
+    /// Returns whether the standard error of jobs goes to their standard output.
     pub fn merges_stderr(&self) -> bool {
         self.stderr.map_or(self.output == OutputArg::Group, |stderr| stderr == StderrArg::Merged)
     }
@@ -149,7 +153,7 @@ fn parse_output(text: &str) -> Result<OutputArg, String> {
 
 pub fn parse_workers(text: &str) -> Result<usize, String> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    workers(text, processors).ok_or_else(|| "write a number from 1 on, a percentage like 50%, or auto".into())
+    workers(text, processors).ok_or_else(|| "write a number of at least 1, a percentage like 50%, or auto".into())
 }
 
 fn workers(text: &str, processors: usize) -> Option<usize> {
@@ -168,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn workers_in_every_way() {
+    fn values_of_workers() {
         for (text, expected) in
             [("auto", Some(6)), ("3", Some(3)), ("50%", Some(3)), ("200%", Some(12)), ("1%", Some(1))]
         {

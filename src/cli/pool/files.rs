@@ -9,7 +9,7 @@ use pinfold::Stdio;
 use rustix::fs::{CWD, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 
-/// DIR/NUMBER.out and DIR/NUMBER.err for the streams of a job; where they are merged, only the first.
+/// Creates DIR/NUMBER.out and DIR/NUMBER.err for the streams of a job; only the first where the streams are merged.
 pub fn named(directory: &Path, number: usize, merged: bool) -> Result<(Stdio, Stdio)> {
     let file = |suffix: &str| -> Result<Stdio> {
         let path = directory.join(format!("{number}.{suffix}"));
@@ -20,8 +20,8 @@ pub fn named(directory: &Path, number: usize, merged: bool) -> Result<(Stdio, St
     Ok((file("out")?, if merged { Stdio::Null } else { file("err")? }))
 }
 
-/// A file without a name in the directory for temporary files (`TMPDIR`), so that an output may be larger than the memory.
-/// Writes append to it.
+/// Creates a file without a name in the directory for temporary files (`TMPDIR`), so that an output may be larger than
+/// the memory. Writes append to it.
 pub fn nameless() -> Result<File> {
     let directory = std::env::temp_dir();
     let failed = || {
@@ -34,7 +34,7 @@ pub fn nameless() -> Result<File> {
     let mode = Mode::RUSR | Mode::WUSR;
     match openat(CWD, &directory, flags | OFlags::TMPFILE, mode) {
         Ok(file) => return Ok(file.into()),
-        // Not every file system has such files (open(2), O_TMPFILE).
+        // Not every file system supports such files (open(2), O_TMPFILE).
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {}
         Err(errno) => return Err(errno).with_context(failed),
     }
@@ -46,11 +46,11 @@ pub fn nameless() -> Result<File> {
     Ok(file.into())
 }
 
-/// What a failed write to such a file means for the person.
+/// Returns the message for a failed write to such a file.
 pub fn lost(error: &std::io::Error) -> String {
     let directory = std::env::temp_dir();
     format!(
-        "cannot keep it in {}: {error}; make room there, or set TMPDIR to another directory",
+        "cannot store it in {}: {error}; make room there, or set TMPDIR to another directory",
         pinfold::text::printable_path(&directory)
     )
 }

@@ -1,4 +1,4 @@
-//! Gathers what a job writes until all of it is there: the beginning in memory, more of it on the disk.
+//! Collects the output of a job until the job has ended: a small output in memory, a larger one on the disk.
 
 use std::fs::File;
 use std::io;
@@ -13,17 +13,17 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::output::{Ended, Printer};
 use super::spill::Spill;
 
-/// How much is read at a time.
+/// The largest number of bytes in one read.
 const PIECE: usize = 16 * 1024;
 
-/// What a job wrote to one stream.
+/// The output of a job to one stream.
 #[derive(Default)]
 pub struct Part {
-    /// The beginning, where that is on the disk.
+    /// The beginning of the output, where it was moved to the disk.
     pub file: Option<File>,
     /// The rest.
     pub memory: Vec<u8>,
-    /// Why some of it is lost.
+    /// Why a part of the output is lost.
     pub lost: Option<String>,
 }
 
@@ -32,7 +32,10 @@ impl Part {
         self.file.is_none() && self.memory.is_empty() && self.lost.is_none()
     }
 
-    /// Reads the stream to its end. More than `limit` bytes do not stay in memory.
+    /// Reads the stream to its end. When memory holds more than `limit` bytes, they are moved to the disk.
+    ///
+    /// # Errors
+    /// Why a part of the output is lost.
     async fn gather(&mut self, mut stream: OutputStream, limit: usize, spill: &Spill) -> Result<(), String> {
         let mut spilled = None;
         let mut result = Ok(());
@@ -47,7 +50,8 @@ impl Part {
             }
             if self.memory.len() > limit {
                 let bytes = std::mem::take(&mut self.memory);
-                // Where some of it is lost, the rest is read all the same: the job is not to wait until it is stopped.
+                // Where a part is lost, pinfold still reads the rest, so that the job does not block until it is
+                // stopped.
                 if result.is_ok() {
                     result = spill.append(spilled.get_or_insert_default(), bytes).await;
                 }
@@ -63,7 +67,8 @@ impl Part {
     }
 }
 
-/// Reads what is there, and waits where nothing is. While it waits, it holds no memory for the bytes.
+/// Reads the available bytes, and waits until at least one is available. While it waits, it holds no memory for the
+/// bytes.
 async fn read(stream: &mut OutputStream, into: &mut Vec<u8>) -> io::Result<usize> {
     std::future::poll_fn(|context| {
         let mut space = [MaybeUninit::uninit(); PIECE];
@@ -75,12 +80,12 @@ async fn read(stream: &mut OutputStream, into: &mut Vec<u8>) -> io::Result<usize
     .await
 }
 
-/// Gathers the output of one job, of all its attempts, and prints it when the job has ended and its streams have been read.
+/// Collects the output of all attempts of one job, and prints it when the job has ended and its streams have been read.
 pub struct Collector {
     printer: Arc<Printer>,
     /// The job's line in the input.
     line: usize,
-    /// Held by the reader of an attempt, so that the next attempt's output comes after it.
+    /// The reader of an attempt locks it, so that the next attempt's output comes after that of this one.
     parts: [tokio::sync::Mutex<Part>; 2],
     state: Mutex<State>,
 }
@@ -96,36 +101,37 @@ impl Collector {
         Arc::new(Self { printer, line, parts: Default::default(), state: Mutex::default() })
     }
 
-    /// Reads a stream of an attempt that has begun, to print it when the job has ended.
+    /// Starts to read a stream of an attempt that has begun. The output is printed when the job has ended.
     pub fn gather(self: &Arc<Self>, stream: OutputStream, number: usize) {
         let own = self.begin();
         tokio::spawn(async move {
             let mut part = own.parts[number].lock().await;
             let (limit, spill) = own.printer.spill();
             if let Err(why) = part.gather(stream, limit, spill).await {
-                own.lost(&mut part, &why);
+                own.report_loss(&mut part, &why);
             }
             drop(part);
             own.end_reading();
         });
     }
 
-    /// Prints a stream of an attempt that has begun, line by line, as the lines come; each begins with the tag.
+    /// Starts to print a stream of an attempt that has begun, each line as soon as it is read. Each line begins with
+    /// the tag.
     pub fn follow(self: &Arc<Self>, stream: OutputStream, number: usize, tag: Option<&str>) {
         let own = self.begin();
         let tag = tag.map(|tag| format!("{}\t", pinfold::text::printable(tag)).into_bytes()).unwrap_or_default();
         tokio::spawn(async move {
             let mut part = own.parts[number].lock().await;
             if let Err(error) = own.printer.follow(stream, number, &tag).await {
-                own.lost(&mut part, &format!("cannot read it: {error}"));
+                own.report_loss(&mut part, &format!("cannot read it: {error}"));
             }
             drop(part);
             own.end_reading();
         });
     }
 
-    /// Once for each job that has lost something: the first reason is enough.
-    fn lost(&self, part: &mut Part, why: &str) {
+    /// Reports lost output, once for each job: the first reason is enough.
+    fn report_loss(&self, part: &mut Part, why: &str) {
         if part.lost.is_none() {
             self.printer.fail(format!("some output of the job in line {} is lost: {why}", self.line));
             part.lost = Some(why.into());
@@ -148,7 +154,7 @@ impl Collector {
         }
     }
 
-    /// The job has ended.
+    /// Prints the output of a job that has ended, as soon as its streams have been read.
     pub fn end(&self, ended: Ended) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.reading > 0 {
@@ -160,7 +166,7 @@ impl Collector {
     }
 
     fn print(&self, ended: Ended) {
-        // No reader is left that could hold them.
+        // No reader is left that could have locked them.
         let take = |part: &tokio::sync::Mutex<Part>| part.try_lock().map(|mut part| std::mem::take(&mut *part));
         let parts = self.parts.each_ref().map(|part| take(part).unwrap_or_default());
         self.printer.print(parts, ended);

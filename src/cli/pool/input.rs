@@ -1,4 +1,4 @@
-//! Reads the input that holds the jobs, all of it, but not without a bound.
+//! Reads the whole input that contains the jobs, up to a limit.
 
 use std::io::{ErrorKind, Read};
 
@@ -6,25 +6,27 @@ use anyhow::{Context, Result, bail};
 
 use crate::cli::stdin::MAX_LINE;
 
-/// A longer line can be no argument: the kernel's limit is 128 KiB (MAX_ARG_STRLEN, execve(2)).
+/// The limit for a line that becomes an argument. It is far above the kernel's own limit of 128 KiB (MAX_ARG_STRLEN,
+/// execve(2)).
 pub const MAX_ARGUMENT: usize = 1024 * 1024;
 
-/// No input may be longer.
+/// The limit for the length of the input, in bytes.
 const MAX_INPUT: usize = 4 * MAX_LINE;
 
-/// No input may have more lines.
+/// The limit for the number of lines.
 const MAX_LINES: usize = 10_000_000;
 
-/// How much is read at a time.
+/// The largest number of bytes in one read.
 const PIECE: usize = 64 * 1024;
 
-/// Reads all of it. `origin` names it in the errors.
+/// Reads the whole input. `origin` is its name in error messages.
 ///
 /// # Errors
-/// The errno of read(2); that a line, the number of lines or all of it is over its bound, as soon as that much has been read.
+/// The errno of read(2). Also where a line, the number of lines or the whole input exceeds its limit, as soon as
+/// pinfold has read that much.
 pub fn read(mut input: impl Read, origin: &str, separator: u8, max_line: usize) -> Result<Vec<u8>> {
     let mut text = Vec::new();
-    // Where the line that is being read begins, and the number of those before it.
+    // Where the current line begins, and the number of lines before it.
     let (mut begin, mut lines) = (0, 0_usize);
     loop {
         let end = text.len();
@@ -38,7 +40,7 @@ pub fn read(mut input: impl Read, origin: &str, separator: u8, max_line: usize) 
         let length = read.with_context(|| format!("cannot read the jobs from {origin}"))?;
         let at_end = length == 0;
         text.truncate(end + length);
-        // Most pieces of a long line have none; this is the quick way to see it.
+        // Most pieces of a long line contain no separator, and `contains` finds that out fast.
         if text[end..].contains(&separator) {
             for at in (end..text.len()).filter(|&at| text[at] == separator) {
                 lines += 1;
@@ -48,10 +50,12 @@ pub fn read(mut input: impl Read, origin: &str, separator: u8, max_line: usize) 
         }
         check_line(text.len() - begin, max_line, lines + 1, origin)?;
         if lines > MAX_LINES {
-            bail!("there are more than {MAX_LINES} jobs in {origin}: give them to several runs of pinfold pool");
+            bail!("there are more than {MAX_LINES} jobs in {origin}: split them between several runs of pinfold pool");
         }
         if text.len() > MAX_INPUT {
-            bail!("the jobs in {origin} have more than {MAX_INPUT} bytes: give them to several runs of pinfold pool");
+            bail!(
+                "the jobs in {origin} have more than {MAX_INPUT} bytes: split them between several runs of pinfold pool"
+            );
         }
         if at_end {
             return Ok(text);
@@ -61,7 +65,9 @@ pub fn read(mut input: impl Read, origin: &str, separator: u8, max_line: usize) 
 
 fn check_line(length: usize, max: usize, number: usize, origin: &str) -> Result<()> {
     if length > max {
-        bail!("line {number} of the jobs in {origin} is too long: a line may have {max} bytes; no job was started");
+        bail!(
+            "line {number} of the jobs in {origin} is too long: a line may have at most {max} bytes; no job was started"
+        );
     }
     Ok(())
 }

@@ -43,24 +43,27 @@ pub struct JobLine {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum StderrArg {
-    /// To standard output, as one stream: the order of what the job writes is kept
+    /// To standard output, as one stream: the output of the job keeps its order
     Merged,
-    /// A stream of its own
+    /// To a separate stream
     Separate,
 }
 
 impl JobLine {
-    /// Whether its standard error goes to its standard output; `default` is that of the command.
+    /// Returns whether its standard error goes to its standard output. `default` applies where the job does not say it.
     pub fn merges_stderr(&self, default: bool) -> bool {
         self.stderr.map_or(default, |stderr| stderr == StderrArg::Merged)
     }
 
-    /// Something is given to it as standard input.
+    /// Returns whether the job specifies its standard input.
     pub fn has_stdin(&self) -> bool {
         self.stdin.is_some()
     }
 
-    /// What the check of the command does not find.
+    /// Checks what [`Command::check`] does not check.
+    ///
+    /// # Errors
+    /// What is wrong with the job.
     pub fn check(&self) -> Result<(), String> {
         match self.command.first() {
             None => Err("its command is empty".into()),
@@ -69,12 +72,12 @@ impl JobLine {
         }
     }
 
-    /// The controllers that its limits need.
+    /// Returns the controllers that its limits need.
     pub fn controllers(&self) -> Vec<Controller> {
         self.limits.to_limits().controllers()
     }
 
-    /// Its standard output and standard error are the supervisor's.
+    /// Returns the command. Its standard output and standard error are those of the supervisor.
     pub fn command(&self) -> Command {
         let mut words = self.command.iter();
         let mut command = Command::new(words.next().cloned().unwrap_or_default());
@@ -102,18 +105,18 @@ impl JobLine {
         command
     }
 
-    /// The command as a pool runs it.
+    /// Returns the task with which a pool runs the command.
     pub fn task(&self, command: Command, retries: u32, backoff: Duration) -> Task {
         Task::new(command).priority(self.priority).retries(self.retries.unwrap_or(retries), backoff)
     }
 }
 
-/// A text, which may be long: kept once, however often a command is made of it.
+/// Reads a text, which may be long. It is stored once, also where several commands are made of it.
 fn deserialize_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<Vec<u8>>>, D::Error> {
     Ok(Option::<String>::deserialize(deserializer)?.map(|text| Arc::new(text.into_bytes())))
 }
 
-/// A number of seconds, or what `--timeout` takes.
+/// Reads a number of seconds, or a text in the format of `--timeout`.
 fn deserialize_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "a duration: seconds, or a text like \"1m30s\"")]
@@ -129,7 +132,7 @@ fn deserialize_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Op
     }
 }
 
-/// A list of words. For a text the error says what to write instead.
+/// Reads a list of words. Where the value is a text, the error says what to write instead.
 fn deserialize_command<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     struct Words;
     impl<'de> Visitor<'de> for Words {
@@ -159,15 +162,16 @@ fn deserialize_command<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec
     deserializer.deserialize_any(Words)
 }
 
-/// Why a line cannot be read as JSON, for a person; where it is not UTF-8, with the bytes.
+/// Returns a message that explains why a line is not valid JSON. Where the line is not UTF-8, the message shows the
+/// bytes.
 pub fn explain(line: &[u8], error: &serde_json::Error) -> String {
-    /// So many bytes on each side are shown.
+    /// The number of bytes that the message shows on each side of the mistake.
     const AROUND: usize = 20;
     if let Err(invalid) = std::str::from_utf8(line) {
         let at = invalid.valid_up_to();
         let (from, to) = (at.saturating_sub(AROUND), line.len().min(at + AROUND));
         let part = line[from..to].escape_ascii();
-        return format!("byte {} is not UTF-8, in \"{part}\": JSON is UTF-8", at + 1);
+        return format!("byte {} is not UTF-8, in \"{part}\": JSON must be UTF-8", at + 1);
     }
     error.to_string().replace(" at line 1 column", " at column")
 }

@@ -1,4 +1,5 @@
-//! The jobs that `pinfold pool` is given, a line each. All are read, and all mistakes found, before one is started.
+//! The jobs of `pinfold pool`, one in each line of the input. pinfold reads all of them, and finds all mistakes, before
+//! it starts the first one.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -14,14 +15,14 @@ use super::job_line::{JobLine, explain};
 use super::{input, template};
 use crate::cli::stdin::{MAX_LINE, StandardInput};
 
-/// More mistakes than these are only counted.
+/// The number of mistakes that the message lists. Further mistakes are only counted.
 const SHOWN: usize = 50;
 
 /// One job.
 pub struct Job {
-    /// Its line in the input, from 1 on.
+    /// Its line in the input, counted from 1.
     pub line: usize,
-    /// The same in every run of the same jobs, wherever they stand.
+    /// It identifies the job in every run, also where the job is on another line of the input.
     pub key: String,
     source: Source,
 }
@@ -32,7 +33,10 @@ enum Source {
     Argument(OsString),
 }
 
-/// Reads them all. The error lists the lines that are none, with their numbers.
+/// Reads all jobs.
+///
+/// # Errors
+/// Where the input cannot be read, or lines are not valid jobs. The message lists these lines with their numbers.
 pub fn read(args: &Args) -> Result<Vec<Job>> {
     let separator = if args.null { 0 } else { b'\n' };
     let is_json = args.command.is_empty() && !args.shell;
@@ -93,7 +97,7 @@ fn parse(args: &Args, text: &[u8]) -> (Vec<Job>, Vec<(usize, String)>) {
 }
 
 impl Job {
-    /// What can be known before it is started.
+    /// Finds the mistakes that can be found before the job is started.
     fn check(&self, args: &Args) -> Result<(), String> {
         if let Source::Json(line) = &self.source {
             line.check()?;
@@ -101,7 +105,7 @@ impl Job {
         self.command(args).check().map_err(|error| error.to_string())
     }
 
-    /// The controllers that its limits need.
+    /// Returns the controllers that its limits need.
     pub fn controllers(&self) -> Vec<Controller> {
         if let Source::Json(line) = &self.source { line.controllers() } else { Vec::new() }
     }
@@ -137,18 +141,18 @@ impl Job {
         command
     }
 
-    /// Whether its standard error goes to its standard output.
+    /// Returns whether its standard error goes to its standard output.
     pub fn merges_stderr(&self, args: &Args) -> bool {
         let default = args.merges_stderr();
         if let Source::Json(line) = &self.source { line.merges_stderr(default) } else { default }
     }
 
-    /// Something is given to it as standard input.
+    /// Returns whether the job specifies its standard input.
     pub fn has_stdin(&self) -> bool {
         matches!(&self.source, Source::Json(line) if line.has_stdin())
     }
 
-    /// The task, with these streams.
+    /// Returns the task; `streams` sets the streams of its command.
     pub fn task(&self, args: &Args, streams: impl FnOnce(&mut Command)) -> Task {
         let mut command = self.command(args);
         streams(&mut command);
@@ -161,7 +165,7 @@ impl Job {
 
 const SEED: u64 = 0xcbf2_9ce4_8422_2325;
 
-/// FNV-1a, which stays the same from one version to the next.
+/// Returns the FNV-1a hash, which is the same in every version of pinfold.
 fn fnv(hash: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(hash, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -43,19 +43,19 @@ use results::{DoneJobs, Results};
 /// Some jobs did not succeed.
 const SOME_FAILED: u8 = 1;
 
-/// The deadline of all was reached.
+/// The deadline of the whole pool was reached.
 const DEADLINE: u8 = 124;
 
-/// So many jobs are ready to be started, with files for their output.
+/// The largest number of jobs that wait to be started. The files for their output are open already.
 const QUEUE: usize = 64;
 
-/// Runs the jobs and tells the exit code.
+/// Runs the jobs and returns the exit code.
 pub fn run(args: &Args) -> Result<u8> {
     let (group, stream) = (args.output == OutputArg::Group, args.output == OutputArg::Stream);
     ensure!(group || !args.keep_order, "--keep-order needs --output group");
     ensure!(stream || !args.tag, "--tag needs --output stream");
     ensure!(group || !args.finished_only, "--finished-only needs --output group");
-    // Before there are jobs in the memory that is forked.
+    // The guard is forked before the jobs are read, so that they are not in the memory that the fork copies.
     let guard = Guard::fork()?;
     if let Some(interpreter) = template::runs_lines_as_code(&args.command).filter(|_| !args.quiet) {
         tell(&format!(
@@ -75,13 +75,13 @@ pub fn run(args: &Args) -> Result<u8> {
         std::fs::create_dir_all(directory)
             .with_context(|| format!("cannot make {}", pinfold::text::printable_path(directory)))?;
     }
-    // Until here a signal ends pinfold as it ends everybody: nothing runs yet.
+    // Until here a signal ends pinfold in the default way, because no job runs yet.
     let signals = SignalQueue::block_all()?;
     let controllers = jobs.iter().flat_map(Job::controllers).collect();
     let workers = args.workers.min(jobs.len());
     let descriptors = match args.output {
-        // Two pipes each, and a file for the rest of an output that is too large for the memory; and the files of outputs that
-        // wait to be printed.
+        // Each running job needs two pipes, and two files for output that is too large for the memory. The outputs that
+        // wait to be printed need files too.
         OutputArg::Group => Descriptors { workers, each: 4, ready: (4, QUEUE) },
         OutputArg::Stream => Descriptors { workers, each: 2, ready: (0, 0) },
         OutputArg::Files(_) => Descriptors { workers, each: 0, ready: (2, QUEUE) },
@@ -94,7 +94,8 @@ pub fn run(args: &Args) -> Result<u8> {
         End::Code(code) => code,
         End::Signalled(signal) => {
             if signal == Signal::INT {
-                // So that a calling shell loop stops too. PID 1 comes back from this.
+                // pinfold ends by SIGINT, so that a loop in the calling shell stops too. The call returns only where
+                // pinfold is PID 1.
                 signal::end_by(signal);
             }
             u8::try_from(128 + signal.number()).unwrap_or(u8::MAX)
@@ -107,7 +108,7 @@ enum End {
     Signalled(Signal),
 }
 
-/// A job that was handed in.
+/// A job that was submitted to the pool.
 struct Submitted<'a> {
     job: &'a Job,
     collector: Arc<Collector>,
@@ -120,7 +121,7 @@ struct Run<'a> {
     pool: Pool,
     progress: Progress,
     printer: Option<Arc<Printer>>,
-    /// The reports of the printing thread, until that has ended.
+    /// The notices of the printing thread, until the thread has ended.
     notices: Option<UnboundedReceiver<Notice>>,
     records: bool,
     tally: Tally,
@@ -163,7 +164,7 @@ impl<'a> Run<'a> {
             })
             .collect();
         let progress = Progress::new(left.len() as u64, args.quiet);
-        // Each job that was handed in has a place there from then on.
+        // Each submitted job occupies a place for its output.
         let at_once = match args.output {
             OutputArg::Group => Some(workers.saturating_add(queue)),
             OutputArg::Stream => None,
@@ -187,7 +188,7 @@ impl<'a> Run<'a> {
     }
 
     async fn run(mut self, signals: &SignalStream) -> End {
-        // Neither a terminal's keys nor its process group reach the jobs.
+        // Signals from a terminal's keys, or to pinfold's process group, do not reach the jobs.
         let mut rules = Rules::new(Keys::ReachUs).with(Vec::new(), self.args.stop_signal.is_some());
         let mut outcomes = self.pool.outcomes();
         let (pool, printer) = (self.pool.clone(), self.printer.clone());
@@ -228,7 +229,7 @@ impl<'a> Run<'a> {
             Response::Stop(first) => {
                 self.signalled = Some(signal);
                 let running = self.pool.status().running;
-                self.progress.say(&format!("{signal}: stopping {running} jobs; once more kills them"));
+                self.progress.print(&format!("{signal}: stopping {running} jobs; a second signal kills them"));
                 match first {
                     Some(first) => self.pool.stop_with(first),
                     None => self.pool.stop(),
@@ -238,7 +239,7 @@ impl<'a> Run<'a> {
                 self.signalled = Some(signal);
                 self.pool.kill();
             }
-            // Ctrl-Z: the shell takes over; the jobs go on.
+            // Ctrl-Z: pinfold stops and the shell takes over. The jobs continue to run.
             Response::PassOn(Signal::TSTP) => signal::suspend_by(Signal::TSTP),
             _ => {}
         }
@@ -246,7 +247,7 @@ impl<'a> Run<'a> {
 
     fn notice(&mut self, notice: Notice) {
         match notice {
-            // As a program ends that SIGPIPE kills: without a message. It is the reader that wants no more.
+            // pinfold ends without a message, as a program that SIGPIPE kills: the reader wants no more output.
             Notice::ReaderGone => {
                 self.signalled = Some(Signal::PIPE);
                 self.pool.stop();
@@ -258,7 +259,7 @@ impl<'a> Run<'a> {
 
     fn fail(&mut self, message: &str) {
         self.failed = true;
-        self.progress.say(message);
+        self.progress.print(message);
         self.pool.stop();
     }
 
@@ -272,7 +273,7 @@ impl<'a> Run<'a> {
         };
         *counter += 1;
         self.tally.remains += u64::from(!outcome.report.is_gone());
-        // The reader wants to know no more; that it ended the jobs is no news.
+        // Where the reader of the output is gone, pinfold does not report the jobs that it stopped for that reason.
         if self.signalled != Some(Signal::PIPE) || !outcome.cancelled {
             self.progress.ended(job, outcome, self.pool.status());
         }
@@ -288,9 +289,9 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Waits until all is printed; a signal ends that.
+    /// Waits until all output is printed. A signal ends the wait.
     async fn finish(mut self, count: u64, signals: &SignalStream, mut rules: Rules) -> End {
-        // Without it, the printer comes to its end.
+        // This closes the channel, so that the printing thread ends.
         self.printer = None;
         while self.notices.is_some() {
             tokio::select! {
@@ -312,28 +313,28 @@ impl<'a> Run<'a> {
         } else {
             self.progress.finish(&self.tally, self.begun);
         }
-        let over = self.args.deadline.is_some_and(|deadline| self.begun.elapsed() >= deadline);
+        let expired = self.args.deadline.is_some_and(|deadline| self.begun.elapsed() >= deadline);
         match self.signalled {
             _ if self.failed => End::Code(FAILED),
             Some(signal) => End::Signalled(signal),
             None if succeeded == count && self.tally.failed_before == 0 => End::Code(0),
-            None if over && (ended > 0 || self.tally.never_started > 0) => End::Code(DEADLINE),
+            None if expired && (ended > 0 || self.tally.never_started > 0) => End::Code(DEADLINE),
             None => End::Code(SOME_FAILED),
         }
     }
 }
 
-/// The next report of the printing thread, until that has ended. Cancel-safe.
+/// Waits for the next notice of the printing thread. Waits forever after that thread has ended. Cancel-safe.
 async fn notice(notices: &mut Option<UnboundedReceiver<Notice>>) -> Notice {
     let Some(receiver) = notices else { return std::future::pending().await };
     if let Some(notice) = receiver.recv().await {
         return notice;
     }
     *notices = None;
-    Notice::Failed("the printing thread has ended too early: some of the jobs' output may be lost".into())
+    Notice::Failed("the printing thread has ended too early: a part of the jobs' output may be lost".into())
 }
 
-/// Waits until all jobs are handed in; once.
+/// Waits until all jobs are submitted. The second call waits forever.
 async fn fed<F: Future<Output = Result<()>> + Unpin>(feeding: &mut Option<F>) -> Result<()> {
     let Some(waiting) = feeding else { return std::future::pending().await };
     let fed = waiting.await;
@@ -341,7 +342,7 @@ async fn fed<F: Future<Output = Result<()>> + Unpin>(feeding: &mut Option<F>) ->
     fed
 }
 
-/// Hands the jobs in, as there is room for them.
+/// Submits the jobs to the pool. It waits while there is no room for the next one.
 async fn feed<'a>(
     args: &Args,
     jobs: &[&'a Job],
@@ -350,7 +351,7 @@ async fn feed<'a>(
     submitted: &RefCell<HashMap<u64, Submitted<'a>>>,
 ) -> Result<()> {
     let Some(printer) = printer else { return Ok(()) };
-    // Opened once, and not for each.
+    // Opened once, and not for each job.
     let null = Stdio::from(File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?);
     for job in jobs {
         let room = match args.output {
@@ -383,7 +384,7 @@ async fn feed<'a>(
             Ok(handle) => {
                 submitted.borrow_mut().insert(handle.id(), Submitted { job, collector, room });
             }
-            // Stopped, or its deadline is over: those that were not handed in are counted at the end.
+            // The pool was stopped, or its deadline was reached. `finish` counts the jobs that were not submitted.
             Err(pinfold::Error::PoolClosed) => return Ok(()),
             Err(error) => return Err(error.into()),
         }

@@ -1,5 +1,5 @@
-//! Where the jobs' output goes. Printing has a thread of its own ([`PrintingThread`]): a reader that is slow delays new jobs, but never the
-//! deadlines and signals of those that run.
+//! The destination of the jobs' output. A separate thread prints it ([`PrintingThread`]), so a slow reader delays new
+//! jobs, but never the deadlines and signals of the running ones.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,27 +18,28 @@ use super::results::Results;
 use super::spill::Spill;
 use crate::cli::thread;
 
-/// A longer line of a stream may be cut by another job's.
+/// The longest line of a stream that is printed whole. In a longer one, lines of other jobs may come between its parts.
 pub const MAX_LINE: usize = 64 * 1024;
 
-/// Lines, or outputs of jobs beyond those of the jobs that run, that may wait to be printed.
+/// The number of lines that may wait to be printed, or of whole outputs of jobs, without those of the running jobs.
 const WAITING: usize = 64;
 
-/// How much output all jobs together keep in memory, about.
+/// About how many bytes of output of all jobs together are kept in memory.
 const MEMORY: usize = 16 * 1024 * 1024;
 
-/// How much of that one stream of a job keeps, at least and at most.
+/// The least and the largest number of bytes that one stream of a job keeps in memory.
 const MEMORY_EACH: (usize, usize) = (4 * 1024, 64 * 1024);
 
-/// A job's output, both streams of it, and its line for the results file, which is written when the output has been.
+/// The output of a job, which consists of two streams, and its line for the results file. The line is written after the
+/// output.
 pub struct Output {
     pub parts: [Part; 2],
     pub record: Option<Vec<u8>>,
-    /// Its place among the outputs that wait, which the next job gets.
+    /// Its place among the outputs that wait. When it is dropped, the next job gets the place.
     pub _room: Option<OwnedSemaphorePermit>,
 }
 
-/// What the printing thread is to do.
+/// A task for the printing thread.
 pub enum Piece {
     Print(Output),
     /// Keep the output until [`Piece::PrintPutOff`].
@@ -57,24 +58,24 @@ pub enum Piece {
     },
 }
 
-/// What the printing thread reports.
+/// A report of the printing thread.
 pub enum Notice {
     /// The reader of the output has closed it, as head(1) does.
     ReaderGone,
     /// Output is lost, or the results file cannot be written.
     Failed(String),
-    /// Everything has been printed, or nothing more can be.
+    /// Everything has been printed, or nothing more can be printed.
     Finished,
 }
 
 /// A job that has ended.
 pub struct Ended {
-    /// Its place among the jobs that were handed in, from 1 on.
+    /// Its place in the order of submission, counted from 1.
     pub number: u64,
     /// Its line for the results file.
     pub record: Option<Vec<u8>>,
     pub room: Option<OwnedSemaphorePermit>,
-    /// Whether its output is to be printed.
+    /// Whether its output has to be printed.
     pub print: bool,
 }
 
@@ -85,7 +86,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Call it when the job's output has been written.
+    /// Appends a job's line to the results file. Call it when the job's output has been written.
     pub fn record(&self, record: Option<&[u8]>) {
         let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
         if let (Some(record), Some(open)) = (record, &mut *results)
@@ -97,7 +98,7 @@ impl Recorder {
     }
 }
 
-/// Hands output to the thread that prints.
+/// Hands output to the printing thread.
 pub struct Printer {
     pieces: UnboundedSender<Piece>,
     notices: UnboundedSender<Notice>,
@@ -106,11 +107,12 @@ pub struct Printer {
     recorder: Arc<Recorder>,
     spill: Spill,
     memory_each: usize,
-    /// Lines are printed as they come: some of a job may wait to be printed when it ends.
+    /// Lines are printed as soon as they are read. When a job ends, some of its lines may still wait to be printed.
     by_line: bool,
 }
 
-/// With `--keep-order`: which job is the next, and which have ended before their turn: whether there is output to print.
+/// For `--keep-order`: the job whose turn is next, and the jobs that have ended before their turn. For each of these it
+/// stores whether there is output to print.
 struct Turns {
     next: u64,
     early: BTreeMap<u64, bool>,
@@ -119,30 +121,30 @@ struct Turns {
 /// How the output is printed.
 pub struct How {
     pub keep_order: bool,
-    /// The number of jobs that have an output at a time; none where their lines are printed as they come.
+    /// How many jobs have an output at the same time; `None` where lines are printed as soon as they are read.
     pub at_once: Option<usize>,
 }
 
 impl Printer {
-    /// Starts the thread. The receiver gets [`Notice::Finished`] when it has ended.
+    /// Starts the printing thread. The receiver gets [`Notice::Finished`] when that thread has ended.
     pub fn start(how: &How, results: Option<Results>, progress: Progress) -> Result<(Self, UnboundedReceiver<Notice>)> {
         let (pieces, receiver) = unbounded_channel();
         let (notices, noticed) = unbounded_channel();
-        // Outputs that wait hold memory and files: not many more than those that are being made.
+        // Waiting outputs hold memory and files, so no more may wait than jobs write at the same time.
         let at_once = how.at_once.unwrap_or(0);
         let waiting = if at_once > 0 { WAITING.min(at_once) } else { WAITING };
         let places = at_once.saturating_add(waiting).min(Semaphore::MAX_PERMITS);
         let recorder = Arc::new(Recorder { results: Mutex::new(results), notices: notices.clone() });
-        let (to_desk, from_desk) = (recorder.clone(), notices.clone());
-        thread::start("to print what jobs write", move || {
-            let printed = PrintingThread::new(progress, to_desk, from_desk.clone())
+        let (thread_recorder, thread_notices) = (recorder.clone(), notices.clone());
+        thread::start("to print the output of jobs", move || {
+            let printed = PrintingThread::new(progress, thread_recorder, thread_notices.clone())
                 .and_then(|printing_thread| printing_thread.print_all(receiver));
             let _ = match printed {
                 Ok(()) => Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => from_desk.send(Notice::ReaderGone),
-                Err(error) => from_desk.send(Notice::Failed(format!("cannot write the jobs' output: {error}"))),
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => thread_notices.send(Notice::ReaderGone),
+                Err(error) => thread_notices.send(Notice::Failed(format!("cannot write the jobs' output: {error}"))),
             };
-            let _ = from_desk.send(Notice::Finished);
+            let _ = thread_notices.send(Notice::Finished);
         })?;
         let printer = Self {
             pieces,
@@ -157,12 +159,12 @@ impl Printer {
         Ok((printer, noticed))
     }
 
-    /// A place for a job's output; waits while too many wait to be printed.
+    /// Returns a place for a job's output. It waits while too many outputs wait to be printed.
     pub async fn room(&self) -> Option<OwnedSemaphorePermit> {
         self.room.clone().acquire_owned().await.ok()
     }
 
-    /// How much of a stream is kept in memory, and what writes the rest to the disk.
+    /// Returns how many bytes of a stream stay in memory, and the writer that moves more of it to the disk.
     pub fn spill(&self) -> (usize, &Spill) {
         (self.memory_each, &self.spill)
     }
@@ -172,8 +174,8 @@ impl Printer {
         let _ = self.notices.send(Notice::Failed(message));
     }
 
-    /// Prints a job's output in its turn, and then writes its line to the results file. An empty output does not wake the
-    /// thread: most jobs print nothing.
+    /// Prints a job's output when its turn comes, and then writes its line to the results file. An empty output does
+    /// not wake the thread, because most jobs print nothing.
     pub fn print(&self, parts: [Part; 2], ended: Ended) {
         let Ended { number, record, room, print } = ended;
         let parts = if print { parts } else { Default::default() };
@@ -183,7 +185,7 @@ impl Printer {
         let mut turns = turns.lock().unwrap_or_else(PoisonError::into_inner);
         if turns.next != number {
             if empty {
-                // It loses nothing: no output of it waits.
+                // The line is written now, before the job's turn: the job has no output that could be lost.
                 self.print_now(output, true);
             } else {
                 self.send(Piece::PutOff { number, output });
@@ -194,9 +196,9 @@ impl Printer {
         self.print_now(output, empty);
         turns.next += 1;
         while let next = turns.next
-            && let Some(something) = turns.early.remove(&next)
+            && let Some(has_output) = turns.early.remove(&next)
         {
-            if something {
+            if has_output {
                 self.send(Piece::PrintPutOff { number: next });
             }
             turns.next += 1;
@@ -212,14 +214,14 @@ impl Printer {
     }
 
     fn send(&self, piece: Piece) {
-        // A thread that has ended has reported why.
+        // A send fails where the thread has ended. The thread has reported the reason.
         let _ = self.pieces.send(piece);
     }
 
-    /// Prints a stream's lines as they come, each after the tag, until it ends.
+    /// Prints each line of a stream as soon as it is read, after the tag, until the stream ends.
     ///
     /// # Errors
-    /// Why it cannot be read.
+    /// Why the stream cannot be read.
     pub async fn follow(&self, stream: OutputStream, number: usize, tag: &[u8]) -> io::Result<()> {
         let mut lines = stream.lines().max_line(MAX_LINE);
         let mut begins = true;
@@ -227,7 +229,7 @@ impl Printer {
         while let Some(line) = lines.next_line().await? {
             let mut bytes = Vec::new();
             let mut next = Some(line);
-            // With it, those that are there already: a job that prints much prints faster so.
+            // Lines that are available already go with it: this is faster for a job that prints much.
             while let Some(line) = next {
                 if begins {
                     bytes.extend_from_slice(tag);
@@ -238,12 +240,12 @@ impl Printer {
                 }
                 begins = line.complete;
                 open = !line.complete;
-                next = if bytes.len() < MAX_LINE { there_already(&mut lines).await } else { None };
+                next = if bytes.len() < MAX_LINE { available_line(&mut lines).await } else { None };
             }
             self.print_line(number, bytes).await;
         }
         if open {
-            // The next job's line begins on a line of its own.
+            // The next job's output must begin on a new line.
             self.print_line(number, b"\n".to_vec()).await;
         }
         Ok(())
@@ -256,8 +258,9 @@ impl Printer {
     }
 }
 
-/// The next line, where it needs no waiting. An error comes again.
-async fn there_already(lines: &mut Lines) -> Option<Line> {
+/// Returns the next line, where it is available without waiting. An error is returned again by the next call for a
+/// line.
+async fn available_line(lines: &mut Lines) -> Option<Line> {
     let mut next = std::pin::pin!(lines.next_line());
     std::future::poll_fn(|context| match next.as_mut().poll(context) {
         Poll::Ready(line) => Poll::Ready(line.ok().flatten()),

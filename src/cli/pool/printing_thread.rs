@@ -1,4 +1,4 @@
-//! The thread that prints.
+//! The thread that prints the jobs' output.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,21 +15,23 @@ use super::progress::Progress;
 use super::spill::copy as append;
 use crate::cli::write::write_all;
 
-/// What the printing thread has.
+/// The state of the printing thread.
 pub struct PrintingThread {
     streams: [File; 2],
     progress: Progress,
     recorder: Arc<Recorder>,
     notices: UnboundedSender<Notice>,
-    /// The outputs that came before their turn. They are in one file: their descriptors and memory are needed for the next jobs.
+    /// The outputs of jobs that ended before their turn. All are in one file, because the next jobs need the
+    /// descriptors and the memory.
     put_off: BTreeMap<u64, PutOff>,
     spool: Option<File>,
     spooled: u64,
-    /// The bytes that are being copied.
+    /// The buffer for copies.
     piece: Vec<u8>,
 }
 
-/// Where in the spool an output is: its streams, then its line for the results file.
+/// The position of an output in the spool file, and the lengths of its streams and of its line for the results file,
+/// which follow one another.
 struct PutOff {
     at: u64,
     streams: [u64; 2],
@@ -53,10 +55,11 @@ impl PrintingThread {
         })
     }
 
-    /// Prints until no more pieces come.
+    /// Prints all pieces until the channel closes.
     ///
     /// # Errors
-    /// The first write that fails, `EPIPE` included: nothing more is printed then, and no job that was not printed is recorded.
+    /// The error of the first write that fails, also `EPIPE`. Then nothing more is printed, and a job that was not
+    /// printed is not recorded.
     pub fn print_all(mut self, mut pieces: UnboundedReceiver<Piece>) -> io::Result<()> {
         while let Some(piece) = pieces.blocking_recv() {
             match piece {
@@ -73,7 +76,7 @@ impl PrintingThread {
     }
 
     fn write(&self, stream: usize, bytes: &[u8]) -> io::Result<()> {
-        // It is /dev/null since then, which would take it without an error.
+        // A stream that was closed at the start is now /dev/null, and a write to it would succeed.
         if pinfold::was_closed(if stream == 0 { 1 } else { 2 }) {
             let name = ["output", "error"][stream];
             return Err(io::Error::other(format!("standard {name} is closed")));
@@ -91,14 +94,14 @@ impl PrintingThread {
                 self.write(stream, &part.memory)?;
             }
         }
-        // A job that has lost output runs again with --resume.
+        // A job that has lost output is not recorded, so that --resume runs it again.
         if output.parts.iter().all(|part| part.lost.is_none()) {
             self.recorder.record(output.record.as_deref());
         }
         Ok(())
     }
 
-    /// Not `io::copy`: that loses what it has read where a write would block.
+    /// Prints a file. `io::copy` is not usable: it loses the bytes that it has read where a write would block.
     fn copy(&mut self, from: &mut impl Read, stream: usize) -> io::Result<()> {
         loop {
             match from.read(&mut self.piece) {
@@ -117,11 +120,11 @@ impl PrintingThread {
                 self.put_off.insert(number, put_off);
             }
             Err(error) => {
-                // The next output is appended where this one began.
+                // pinfold cuts the file off, so that the next output begins where this one began.
                 if let Some(spool) = &mut self.spool {
                     let _ = spool.set_len(self.spooled);
                 }
-                let message = format!("some output of a job is lost: {}", lost(&error));
+                let message = format!("a part of a job's output is lost: {}", lost(&error));
                 let _ = self.notices.send(Notice::Failed(message));
             }
         }
@@ -150,7 +153,7 @@ impl PrintingThread {
     }
 
     fn print_put_off(&mut self, number: u64) -> io::Result<()> {
-        // An output that is not there could not be kept, which was reported.
+        // A missing output could not be stored, and that was reported.
         let Some(PutOff { at, streams, record }) = self.put_off.remove(&number) else { return Ok(()) };
         let Some(mut spool) = self.spool.take() else { return Ok(()) };
         spool.seek(SeekFrom::Start(at))?;

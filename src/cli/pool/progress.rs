@@ -1,4 +1,4 @@
-//! What a person is told while the pool runs, and at its end.
+//! Messages for people while the pool runs, and at its end.
 
 use std::io::IsTerminal;
 use std::time::Instant;
@@ -17,19 +17,19 @@ pub struct Progress {
     quiet: bool,
 }
 
-/// How many jobs came to what.
+/// The number of jobs with each result.
 #[derive(Debug, Default)]
 pub struct Tally {
     pub succeeded: u64,
     pub failed: u64,
-    /// Ended by a stop or the deadline of all.
+    /// Ended by a stop or by the deadline of the pool.
     pub ended: u64,
     pub never_started: u64,
-    /// Left out by `--resume`, as they have succeeded before.
+    /// Skipped by `--resume`, because they succeeded in an earlier run.
     pub left_out: u64,
-    /// Left out by `--resume`, though they have failed before.
+    /// Skipped by `--resume`, although they failed in an earlier run.
     pub failed_before: u64,
-    /// Processes that could not be ended, directories that could not be removed.
+    /// Jobs that left processes that could not be ended, or directories that could not be removed.
     pub remains: u64,
 }
 
@@ -40,17 +40,17 @@ impl Progress {
         } else {
             ProgressBar::with_draw_target(Some(jobs), ProgressDrawTarget::stderr_with_hz(10))
         };
-        let template = "{bar:30} {pos}/{len}, {msg}, {elapsed} gone, {eta} to go";
+        let template = "{bar:30} {pos}/{len}, {msg}, {elapsed} elapsed, {eta} left";
         bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
         Self { bar, quiet }
     }
 
-    /// Writes something else to the terminal.
+    /// Runs `write`, which writes to the terminal. The progress is hidden meanwhile.
     pub fn aside<T>(&self, write: impl FnOnce() -> T) -> T {
         if self.bar.is_hidden() { write() } else { self.bar.suspend(write) }
     }
 
-    /// A job has ended.
+    /// Reports a job that has ended.
     pub fn ended(&self, job: &Job, outcome: &Outcome, status: Status) {
         if self.quiet {
             return;
@@ -75,7 +75,7 @@ impl Progress {
         }
     }
 
-    pub fn say(&self, message: &str) {
+    pub fn print(&self, message: &str) {
         self.aside(|| tell(message));
     }
 
@@ -94,9 +94,9 @@ impl Progress {
         for (count, what) in [
             (ended, "ended early"),
             (never_started, "never started"),
-            (left_out, "left out, being done"),
+            (left_out, "left out (done before)"),
             (failed_before, "failed before (--retry-failed runs them again)"),
-            (remains, "with something that could not be ended or removed"),
+            (remains, "with a process or directory that could not be ended or removed"),
         ] {
             if *count > 0 {
                 text.push_str(&format!(", {count} {what}"));

@@ -1,5 +1,6 @@
-//! The results file: a line of JSON for each job, appended in one write when the job has ended and its output has been written. So a
-//! job that the file has as done has lost no output, and a kill of pinfold costs at most the line that was being written.
+//! The results file: a line of JSON for each job. pinfold appends it in one write, when the job has ended and its
+//! output has been written. So a job that the file marks as done has lost no output. When pinfold is killed, at most
+//! the line that pinfold was just writing is lost.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -16,14 +17,15 @@ use serde::{Deserialize, Serialize};
 use super::jobs::Job;
 use crate::cli::tell;
 
-/// A line.
+/// A line of the results file.
 #[derive(Serialize)]
 struct Line<'a> {
     /// The job's line in the input.
     line: usize,
-    /// The same for the same job in every run.
+    /// It identifies the job in every run.
     key: &'a str,
-    /// It ended as it would have ended alone: `--resume` leaves it out.
+    /// It ended as it would have ended outside of a pool: it was started, it was not cancelled, and the guard was not
+    /// lost. `--resume` skips it.
     done: bool,
     /// It ended by itself, with exit code 0.
     success: bool,
@@ -31,7 +33,7 @@ struct Line<'a> {
     report: &'a Report,
 }
 
-/// What `--resume` reads of it.
+/// The part of a line that `--resume` reads.
 #[derive(Deserialize)]
 struct Done {
     key: String,
@@ -46,7 +48,7 @@ struct DoneReport {
     exit_code: i32,
 }
 
-/// The jobs that are done, by their keys: whether they succeeded, when they ran last.
+/// The keys of the jobs that are done, each with whether its last run succeeded.
 pub type DoneJobs = HashMap<String, bool>;
 
 pub struct Results {
@@ -55,8 +57,8 @@ pub struct Results {
 }
 
 impl Results {
-    /// Opens it, for this process alone. With `resume`, returns the jobs that it has as done; a torn last line of ours is cut
-    /// off. Without, it must be empty or not exist.
+    /// Opens the file, and locks it for this process. With `resume`, it returns the jobs that the file marks as done,
+    /// and cuts off an incomplete last line that pinfold wrote. Without `resume`, the file must be empty or not exist.
     pub fn open(path: &Path, resume: bool) -> Result<(Self, DoneJobs)> {
         let shown = pinfold::text::printable_path(path);
         let mut file = OpenOptions::new()
@@ -71,7 +73,7 @@ impl Results {
         let failed = || format!("cannot read the results file {shown}");
         if !resume {
             if file.metadata().with_context(failed)?.len() > 0 {
-                bail!("the results file {shown} has results already: go on with --resume, or remove it");
+                bail!("the results file {shown} has results already: continue it with --resume, or remove it");
             }
             return Ok((Self { file, path: path.into() }, DoneJobs::new()));
         }
@@ -79,7 +81,7 @@ impl Results {
         let torn = file.metadata().with_context(failed)?.len() - whole;
         if torn > 0 {
             file.set_len(whole).with_context(|| format!("cannot repair the last line of {shown}"))?;
-            tell(&format!("the last line of {shown} was torn: its {torn} bytes are cut off, and its job runs again"));
+            tell(&format!("the last line of {shown} was torn: its {torn} bytes were cut off, and its job runs again"));
         }
         file.seek(SeekFrom::End(0)).with_context(failed)?;
         Ok((Self { file, path: path.into() }, done))
@@ -93,7 +95,7 @@ impl Results {
     }
 }
 
-/// A job's line. A job that was never started has none.
+/// Returns the line of a job; `None` for a job that was never started.
 pub fn line(job: &Job, outcome: &Outcome) -> Result<Option<Vec<u8>>> {
     if outcome.attempts == 0 {
         return Ok(None);
@@ -108,7 +110,7 @@ pub fn line(job: &Job, outcome: &Outcome) -> Result<Option<Vec<u8>>> {
     Ok(Some(text))
 }
 
-/// Whether this may be the beginning of a [`Line`]. An empty one is.
+/// Returns whether these bytes can be the beginning of a [`Line`]. An empty slice can be one.
 fn begins_as_ours(torn: &[u8]) -> bool {
     const LINE: &[u8] = b"{\"line\":";
     const KEY: &[u8] = b",\"key\":\"";
@@ -118,7 +120,7 @@ fn begins_as_ours(torn: &[u8]) -> bool {
     rest.is_empty() || digits > 0 && (rest.starts_with(KEY) || KEY.starts_with(rest))
 }
 
-/// The jobs that are done, and the length of the whole lines.
+/// Reads the jobs that are done. Also returns the length of all complete lines.
 fn read(reader: &mut impl BufRead) -> Result<(DoneJobs, u64)> {
     let (mut done, mut whole) = (DoneJobs::new(), 0);
     let mut line = Vec::new();
@@ -128,15 +130,15 @@ fn read(reader: &mut impl BufRead) -> Result<(DoneJobs, u64)> {
         if line.last() != Some(&b'\n') {
             if !begins_as_ours(&line) {
                 bail!(
-                    "its last line, {number}, is none that pinfold pool wrote: is it another file? It has been left as it is"
+                    "its last line, {number}, was not written by pinfold pool: is it another file? It has not been changed"
                 );
             }
             break;
         }
         let parsed: Done = serde_json::from_slice(&line)
-            .with_context(|| format!("line {number} is none that pinfold pool wrote: is it another file?"))?;
+            .with_context(|| format!("line {number} was not written by pinfold pool: is it another file?"))?;
         if parsed.done {
-            // The last line of a job counts.
+            // Where a job has several lines, its last line counts.
             let code = parsed.report.map(|report| report.exit_code);
             done.insert(parsed.key, parsed.success.unwrap_or(code == Some(0)));
         }
@@ -163,7 +165,7 @@ mod tests {
         assert_eq!(done, expected.map(|(key, success)| (key.to_owned(), success)).into());
         assert_eq!(whole, lines.iter().rposition(|&byte| byte == b'\n').unwrap() as u64 + 1);
         assert_eq!(read(&mut b"".as_slice()).unwrap().1, 0);
-        // Whole, and still not ours.
+        // A complete line that pinfold did not write.
         let error = read(&mut b"{\"key\":\"a\",\"done\":true}\nx\n".as_slice()).unwrap_err();
         assert!(error.to_string().contains("line 2"), "{error}");
         let error = read(&mut b"{\"key\":\"a\",\"done\":true}\nnotes".as_slice()).unwrap_err();

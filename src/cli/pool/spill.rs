@@ -1,5 +1,5 @@
-//! Moves output that is too large for the memory to the disk. A slow disk delays the jobs that write, but not the deadlines and
-//! signals of the others: a thread of its own writes.
+//! Moves output that is too large for the memory to the disk. A separate thread writes it, so a slow disk delays the
+//! jobs that write, but not the deadlines and signals of the others.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::files::{lost, nameless};
 use crate::cli::thread;
 
-/// The number of pieces that wait for the disk at most.
+/// The largest number of pieces that wait for the disk.
 const WAITING: usize = 32;
 
 enum Order {
@@ -20,7 +20,7 @@ enum Order {
         bytes: Vec<u8>,
         _room: OwnedSemaphorePermit,
     },
-    /// Send word when everything before it is written.
+    /// Report when everything before this order is written.
     Mark(oneshot::Sender<()>),
 }
 
@@ -31,7 +31,7 @@ pub struct Spilled {
     failed: Option<String>,
 }
 
-/// The thread that writes, which starts with the first piece.
+/// The thread that writes to the disk. It starts with the first piece.
 pub struct Spill {
     orders: OnceLock<UnboundedSender<Order>>,
     room: Arc<Semaphore>,
@@ -63,7 +63,7 @@ impl Spill {
         Ok(self.orders.get_or_init(|| sender))
     }
 
-    /// Appends these bytes; waits while too much waits for the disk.
+    /// Appends these bytes. It waits while too many pieces wait for the disk.
     ///
     /// # Errors
     /// Why this output, or an earlier piece of it, could not be written.
@@ -77,10 +77,10 @@ impl Spill {
         orders.send(order).map_err(|_| "the thread that writes to the disk has ended".to_owned())
     }
 
-    /// Waits until all of it is written, and returns the file.
+    /// Waits until the whole output is written, and returns its file.
     ///
     /// # Errors
-    /// Why some of it could not be written.
+    /// Why a part of it could not be written.
     pub async fn finish(&self, file: Arc<Mutex<Spilled>>) -> Result<Option<File>, String> {
         let (mark, reached) = oneshot::channel();
         let ended = |_| "the thread that writes to the disk has ended".to_owned();
@@ -109,7 +109,7 @@ impl Spilled {
     }
 }
 
-/// Appends all of a file to another one, from its beginning.
+/// Appends the whole content of a file to another file.
 pub fn copy(from: &mut File, to: &mut File) -> io::Result<u64> {
     use std::io::Seek;
     from.rewind()?;

@@ -1,5 +1,5 @@
-//! The command that each line of the input is an argument for: `{}` stands for the line as it is, `{q}` for the line quoted for a
-//! shell.
+//! The command of which each line of the input is an argument. `{}` stands for the unchanged line, `{q}` for the line
+//! quoted for a shell.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -7,7 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 const RAW: &[u8] = b"{}";
 const QUOTED: &[u8] = b"{q}";
 
-/// Whether the word holds a place for the line.
+/// Returns whether the word contains a place for the line.
 pub fn holds_place(word: &OsStr) -> bool {
     contains(word, RAW) || contains(word, QUOTED)
 }
@@ -16,7 +16,7 @@ fn contains(word: &OsStr, place: &[u8]) -> bool {
     word.as_bytes().windows(place.len()).any(|part| part == place)
 }
 
-/// Every place in a word becomes the line.
+/// Replaces every place in a word with the line.
 pub fn replace(word: &OsStr, line: &OsStr) -> OsString {
     let (mut rest, mut replaced) = (word.as_bytes(), Vec::new());
     while let Some(&byte) = rest.first() {
@@ -34,7 +34,8 @@ pub fn replace(word: &OsStr, line: &OsStr) -> OsString {
     OsString::from_vec(replaced)
 }
 
-/// One word for any shell of POSIX (Shell Command Language, 2.2.2): in single quotes, in which only a single quote has a meaning.
+/// Quotes the line as one word for any POSIX shell (Shell Command Language, 2.2.2): in single quotes, between which
+/// only a single quote is special.
 fn quote(line: &[u8], quoted: &mut Vec<u8>) {
     quoted.push(b'\'');
     for &byte in line {
@@ -46,7 +47,7 @@ fn quote(line: &[u8], quoted: &mut Vec<u8>) {
     quoted.push(b'\'');
 }
 
-/// The programs that take code as an argument, and the option before that code.
+/// The programs that take code as an argument, and the letters of the options before that code.
 const INTERPRETERS: [(&str, &[u8]); 14] = [
     ("sh", b"c"),
     ("bash", b"c"),
@@ -64,19 +65,21 @@ const INTERPRETERS: [(&str, &[u8]); 14] = [
     ("php", b"r"),
 ];
 
-/// The interpreter that would run the line as code, since `{}` is in its script: a line like `$(reboot)` is a command then.
+/// Returns the interpreter that would run the line as code, because `{}` is in its script. A line like `$(reboot)`
+/// would then be a command.
 pub fn runs_lines_as_code(command: &[OsString]) -> Option<String> {
     command.iter().enumerate().find_map(|(at, word)| {
         let name = word.as_bytes().rsplit(|&byte| byte == b'/').next()?;
         let name = std::str::from_utf8(name).ok()?;
-        // As python3.12 is called.
+        // The name may end with a version, as in python3.12.
         let base = name.trim_end_matches(|character: char| character.is_ascii_digit() || character == '.');
         let &(_, letters) = INTERPRETERS.iter().find(|(interpreter, _)| *interpreter == base)?;
         contains(script(&command[at + 1..], letters)?, RAW).then(|| name.to_owned())
     })
 }
 
-/// The script among the arguments of an interpreter: the word after the options, of which one has such a letter.
+/// Returns the script among the arguments of an interpreter: the word after the options, where one of the options has
+/// one of these letters.
 fn script<'a>(arguments: &'a [OsString], letters: &[u8]) -> Option<&'a OsStr> {
     let mut is_code = false;
     let mut words = arguments.iter().map(OsString::as_os_str);
@@ -89,7 +92,7 @@ fn script<'a>(arguments: &'a [OsString], letters: &[u8]) -> Option<&'a OsStr> {
             true if bytes.starts_with(b"--") => {}
             true => {
                 is_code |= bytes[0] == b'-' && bytes.iter().any(|byte| letters.contains(byte));
-                // As in `bash -o pipefail -c`: its operand is no script.
+                // The argument of such an option is not a script, as in `bash -o pipefail -c`.
                 if matches!(bytes, [.., b'o' | b'O']) {
                     words.next();
                 }
@@ -117,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn scripts_that_hold_a_line_as_it_is() {
+    fn scripts_that_contain_an_unquoted_line() {
         for (command, interpreter) in [
             ("sh -c x{}", Some("sh")),
             ("/bin/bash -ec {}", Some("bash")),
@@ -141,7 +144,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// A shell reads the quoted line as that line: by the rule for single quotes.
+        /// By the rule for single quotes, a shell reads the quoted line as the original line.
         #[test]
         fn a_quoted_line_is_one_word(line: Vec<u8>) {
             let mut quoted = Vec::new();

@@ -19,10 +19,11 @@ use crate::cli::report_sink::{self, Destination};
 
 /// Run a command; when it ends, everything that it started has ended too.
 ///
-/// Standard input, output and error are the command's own, untouched but for the options under "Output".
+/// The command has pinfold's own standard input, output and error. Only the options under "Output" change that.
 ///
-/// Exit code: the command's own; 128+N when signal N ended it; 124 at the deadline; 123 for --fail-on-leftovers;
-/// 122 when a process could not be ended, whatever else happened; 125 when pinfold itself failed; 126 when the command can't be executed; 127 when it was not found.
+/// Exit code: the command's own; 128+N when signal N ended it; 124 at the deadline; 123 for --fail-on-leftovers; 122
+/// when a process could not be ended, whatever else happened; 125 when pinfold itself failed; 126 when the command
+/// can't be executed; 127 when it was not found.
 #[derive(clap::Args)]
 pub struct Args {
     /// Stop the job after this time: 1h30m, 2.5s, 500ms, or plain seconds; 0 is no limit
@@ -33,7 +34,7 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
     pub grace: Duration,
 
-    /// Wait so long for what the kill did not end: then it is named, and the exit code is 122
+    /// How long to wait after SIGKILL; processes that are still there are then named, and the exit code is 122
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
     pub kill_bound: Duration,
 
@@ -46,15 +47,16 @@ pub struct Args {
     #[arg(long, value_name = "SIGNAL=ACTION")]
     pub on_signal: Vec<OnSignal>,
 
-    /// Who gets the stop signal
-    #[arg(long, value_name = "WHOM", default_value = "all")]
+    /// Which processes of the job receive the stop signal
+    #[arg(long, value_name = "WHICH", default_value = "all")]
     pub signal_to: SignalToArg,
 
-    /// What happens to processes that are left when the command has exited
+    /// What pinfold does with processes that are left when the command has exited
     #[arg(long, value_name = "WHAT", default_value = "kill")]
     pub leftovers: LeftoversArg,
 
-    /// How long filters such as `> >(tee log)` may take to finish after the command has exited; other processes a tenth of it
+    /// How long filters such as `> >(tee log)` may take to finish after the command has exited; other processes a tenth
+    /// of it
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration::parse)]
     pub settle: Duration,
 
@@ -62,19 +64,19 @@ pub struct Args {
     #[arg(long)]
     pub fail_on_leftovers: bool,
 
-    /// The directory to run in
+    /// The directory in which the command runs
     #[arg(long, value_name = "DIR")]
     pub cwd: Option<PathBuf>,
 
-    /// Set an environment variable; KEY alone passes on the one that pinfold has, also with --clear-env (repeatable)
+    /// Set an environment variable; KEY alone takes the value that pinfold has, also with --clear-env (repeatable)
     #[arg(long, short, value_name = "KEY[=VALUE]", value_parser = FromBytes(parse_variable))]
     pub env: Vec<(OsString, Option<OsString>)>,
 
-    /// Remove an environment variable, before those of --env are set (repeatable)
+    /// Remove an environment variable; pinfold does this before it sets those of --env (repeatable)
     #[arg(long, value_name = "KEY", value_parser = FromBytes(parse_name))]
     pub env_remove: Vec<OsString>,
 
-    /// Start from an empty environment; --env still holds
+    /// Start with an empty environment; --env still adds variables
     #[arg(long)]
     pub clear_env: bool,
 
@@ -90,15 +92,16 @@ pub struct Args {
     #[arg(long, value_name = "FILE|-|fd:N", value_parser = FromBytes(report_sink::parse))]
     pub report: Option<Destination>,
 
-    /// Say on standard error what the whole job used
+    /// Print on standard error what the whole job used
     #[arg(long)]
     pub stats: bool,
 
-    /// What holds the job: a cgroup where one is available, else the guard as subreaper (auto), or only the one that you name [env: PINFOLD_CONTAINMENT] [default: auto]
+    /// How the job is held: in a cgroup where one is available, else by the guard as subreaper (auto), or only in the
+    /// way that you name [env: PINFOLD_CONTAINMENT] [default: auto]
     #[arg(long, value_name = "WHAT")]
     pub containment: Option<ContainmentArg>,
 
-    /// Refuse to start without this containment, whatever else is said
+    /// Refuse to start without this containment, even if another option or a variable names another one
     #[arg(long, value_name = "WHAT")]
     pub require: Option<RequireArg>,
 
@@ -106,11 +109,11 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
 
-    /// Say only what went wrong
+    /// Print only errors
     #[arg(long, short, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// Say what is done
+    /// Print each step
     #[arg(long, short)]
     pub verbose: bool,
 
@@ -121,7 +124,7 @@ pub struct Args {
     #[command(flatten)]
     pub streams: StreamArgs,
 
-    // Last: its heading holds for all that follow.
+    // Must come last: its heading applies to all options that follow.
     #[command(flatten)]
     pub limits: LimitArgs,
 }
@@ -145,24 +148,24 @@ impl From<SignalToArg> for SignalTo {
 
 #[derive(Clone, Copy, ValueEnum)]
 pub enum LeftoversArg {
-    /// They are stopped, then killed
+    /// Stop them, then kill them
     Kill,
-    /// They are waited for
+    /// Wait for them
     Wait,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ContainmentArg {
-    /// The strongest that this machine offers; the report says which
+    /// The strongest containment that this machine offers; the report names it
     Auto,
     /// A cgroup of its own
     Cgroup,
-    /// The guard as the job's subreaper; PINFOLD_CGROUP is of no account then
+    /// The guard as the job's subreaper; pinfold then ignores PINFOLD_CGROUP
     Subreaper,
 }
 
 impl ContainmentArg {
-    /// The one that will do, if there is such.
+    /// Returns the only containment that is allowed; `None` where any is.
     pub fn kind(self) -> Option<ContainmentKind> {
         match self {
             Self::Auto => None,
@@ -205,7 +208,8 @@ fn parse_user(text: &str) -> Result<User, String> {
     })
 }
 
-/// Bytes, as environments are. `KEY` alone has no value of its own.
+/// Parses `KEY=VALUE` or `KEY`, as bytes, because an environment consists of bytes. For `KEY` alone it returns no
+/// value.
 fn parse_variable(text: &OsStr) -> Result<(OsString, Option<OsString>), String> {
     let bytes = text.as_bytes();
     match bytes.iter().position(|&byte| byte == b'=') {
@@ -213,7 +217,7 @@ fn parse_variable(text: &OsStr) -> Result<(OsString, Option<OsString>), String> 
         Some(at) if at > 0 => {
             Ok((OsStr::from_bytes(&bytes[..at]).into(), Some(OsStr::from_bytes(&bytes[at + 1..]).into())))
         }
-        _ => Err("write KEY=VALUE, or KEY to pass on pinfold's own".into()),
+        _ => Err("write KEY=VALUE, or KEY to take the value that pinfold has".into()),
     }
 }
 
@@ -222,7 +226,7 @@ fn parse_name(text: &OsStr) -> Result<OsString, String> {
 }
 
 impl Args {
-    /// The containment that the options name, if they do.
+    /// Returns the containment that the options name, if they name one.
     pub fn containment(&self) -> Option<ContainmentArg> {
         self.require.map(|RequireArg::Cgroup| ContainmentArg::Cgroup).or(self.containment)
     }
@@ -254,7 +258,7 @@ impl Args {
             command.env_remove(key);
         }
         for (key, value) in &self.env {
-            // One that pinfold does not have is not set, as with docker and systemd-run.
+            // A variable that pinfold does not have is not set, as with docker and systemd-run.
             if let Some(value) = value.clone().or_else(|| std::env::var_os(key)) {
                 command.env(key, value);
             }

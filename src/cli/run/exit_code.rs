@@ -1,4 +1,4 @@
-//! How a run ended, and the exit code that tells it.
+//! How a run ended, and the exit code for that.
 
 use std::sync::Arc;
 
@@ -8,37 +8,38 @@ use pinfold::{Command, Report, Signal};
 use super::args::Args;
 use crate::cli::FAILED;
 
-/// SIGKILL did not end all of the job, whatever else became of it.
+/// SIGKILL did not end every process of the job. This code takes precedence over all others.
 const UNKILLABLE: u8 = 122;
 
-/// `--fail-on-leftovers` found some, and the command itself had succeeded.
+/// `--fail-on-leftovers` found leftovers, and the command itself had succeeded.
 const LEFTOVERS: u8 = 123;
 
-/// It was not ready in time.
+/// The job was not ready in time.
 pub const TOO_LATE: u8 = 124;
 
-/// What an option of ours says of a job, whatever the job itself says.
+/// The result that an option of pinfold gives a job. It replaces the job's own exit code.
 pub struct Verdict {
     pub code: u8,
     pub why: String,
 }
 
-/// What has become of a run.
+/// How a run ended.
 pub enum Ended {
     Report {
         report: Arc<Report>,
-        /// An interrupt asked for a stop, and nothing else has ended the job.
+        /// An interrupt (SIGINT) requested the stop. `false` where pinfold stopped the job because it was not ready.
         interrupted: bool,
     },
     /// The command could not be executed.
     NotStarted { report: Arc<Report> },
-    /// A signal came before the command had been executed.
+    /// A signal arrived before the command had been executed.
     Signalled { report: Arc<Report>, signal: Signal },
 }
 
 impl Ended {
-    /// A job that is over. Its report tells also what it does not know: that the job was not ready, and what was wrong with
-    /// the output, which makes a success none.
+    /// Makes the result of a job that is over. It adds to the report two facts that the report does not contain yet:
+    /// that the job was not ready, and what was wrong with the output. Trouble with the output turns a success into a
+    /// failure.
     pub fn over(
         mut report: Arc<Report>,
         interrupted: bool,
@@ -46,8 +47,9 @@ impl Ended {
         trouble: Option<String>,
     ) -> Self {
         let interrupted = interrupted && not_ready.is_none();
-        // A job that was stopped may have ended with 0 too. And a pipe that pinfold closed, since it could not pass on what came
-        // out of it, is no end of the command's own.
+        // Output was lost, so an exit code of 0 is not kept; a stopped job may have ended with 0 too. SIGPIPE is not
+        // kept either: pinfold closed the pipe because it could not forward the output, so the command did not end by
+        // itself.
         let by_pipe = matches!(report.main, Some(MainEnd::Signalled { signal: libc::SIGPIPE, .. }));
         let by_us = report.exit_code == 0 || by_pipe && i32::from(report.exit_code) == 128 + libc::SIGPIPE;
         let code = if by_us { FAILED } else { report.exit_code };
@@ -80,19 +82,20 @@ impl Ended {
         report
     }
 
-    /// Whether the command ended as it wanted to: then the terminal is as it wanted to leave it.
+    /// Returns whether the command ended by itself. Then the terminal has the settings that the command wanted to
+    /// leave.
     pub fn by_itself(&self) -> bool {
         let Self::Report { report, .. } = self else { return false };
         report.reason == Reason::Exited && matches!(report.main, Some(MainEnd::Exited(_))) && !report.killed
     }
 
-    /// Whether pinfold is to end by SIGINT.
+    /// Returns whether pinfold has to end by SIGINT.
     pub fn by_interrupt(&self) -> bool {
         match self {
             Self::NotStarted { .. } => false,
             Self::Signalled { signal, .. } => *signal == Signal::INT,
             Self::Report { report, interrupted } => match report.main {
-                // Where it is its end that counts: no deadline, no option.
+                // Only where the signal decided the exit code, and not a deadline or an option.
                 Some(MainEnd::Signalled { signal, .. })
                     if report.unkillable.count == 0 && i32::from(report.exit_code) == 128 + signal =>
                 {

@@ -1,4 +1,4 @@
-//! What a person is told about a job that is over.
+//! Messages for people about a job that is over.
 
 use pinfold::report::{MainEnd, Reason};
 use pinfold::text::printable;
@@ -8,7 +8,7 @@ use super::args::Args;
 use super::stats::size;
 use crate::cli::{processes, tell};
 
-/// Says on standard error what a person would want to know.
+/// Prints on standard error how the job ended.
 pub fn explain(args: &Args, report: &Report) {
     explain_failures(report);
     if args.quiet {
@@ -17,7 +17,7 @@ pub fn explain(args: &Args, report: &Report) {
     explain_end(args, report);
 }
 
-/// Says which of the promises could not be kept.
+/// Prints which promises pinfold could not keep.
 pub fn explain_failures(report: &Report) {
     if report.unkillable.count > 0 {
         tell(&format!("could not end {}", processes(&report.unkillable)));
@@ -30,8 +30,9 @@ pub fn explain_failures(report: &Report) {
     }
 }
 
-/// The signal that ended the command, where the exit code is all that says so. Not where another message has it (a deadline, the OOM
-/// killer), nor where a shell says nothing either: SIGPIPE, and SIGINT, by which pinfold ends too.
+/// Returns a message about the signal that ended the command, where only the exit code shows that signal. Returns
+/// `None` where another message reports the end (a deadline, the OOM killer), and for the signals about which a shell
+/// prints nothing either: SIGPIPE, and SIGINT, by which pinfold ends too.
 fn signal_that_ended(report: &Report) -> Option<String> {
     let Some(MainEnd::Signalled { signal, core_dumped, .. }) = &report.main else { return None };
     let is_known = matches!(report.reason, Reason::Oom | Reason::GuardLost);

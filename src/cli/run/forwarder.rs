@@ -1,4 +1,4 @@
-//! Passes on what the command writes, where an option has pinfold stand in between.
+//! Forwards the output of the command, where an option makes pinfold read it.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -20,29 +20,30 @@ use crate::cli::terminal::Terminal;
 
 const PIECE: usize = 16 * 1024;
 
-/// pipe(7).
+/// The capacity of a pipe (pipe(7)).
 const PIPE_HOLDS: usize = 64 * 1024;
 
-/// A reader of a job that was ended for its time has taken nothing for so long: it is not waited for.
+/// How long pinfold waits for a reader that takes nothing, after a job that a time limit ended.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What stands between the command and our streams.
+/// Forwards data between the command and pinfold's standard streams.
 pub struct Forwarder {
-    /// Where they go, and what is typed, until there is a job.
+    /// The destinations of the command's streams, until the job exists.
     outlets: Vec<(i32, Outlet)>,
+    /// The reader of pinfold's standard input, for `--pty`, until the job exists.
     input: Option<Input>,
     copies: Vec<JoinHandle<()>>,
     pty_input: Option<PtyInput>,
-    /// When whoever reads our output has last taken something.
+    /// When a reader of pinfold's output last took something.
     taken: watch::Receiver<Instant>,
     seen: watch::Sender<bool>,
-    /// Whether the line that means ready has come.
+    /// Whether the output has contained the line for which `--ready` waits.
     pub line_seen: watch::Receiver<bool>,
     trouble: Trouble,
 }
 
 impl Forwarder {
-    /// Makes what can fail, before there is a job.
+    /// Allocates everything that can fail, before the job exists.
     pub fn new(args: &Args) -> pinfold::Result<Self> {
         let (taken_now, taken) = watch::channel(Instant::now());
         let seen = watch::Sender::new(false);
@@ -70,7 +71,7 @@ impl Forwarder {
         Ok(forwarder)
     }
 
-    /// Takes the job's streams, and the terminal's keys.
+    /// Starts to forward the job's streams and, with `--pty`, the input of the terminal.
     pub async fn start(
         &mut self,
         args: &Args,
@@ -98,24 +99,24 @@ impl Forwarder {
         Ok(())
     }
 
-    /// Something is wrong with where the output goes.
-    pub fn tell_trouble(&self, what: String) {
+    /// Reports a problem with a destination of the output.
+    pub fn report_trouble(&self, what: String) {
         self.trouble.report(what);
     }
 
-    /// A signal that is about the terminal in between, and not for the job.
+    /// Handles a signal that is about pinfold's own terminal and not for the job. Returns whether it was such a signal.
     pub fn takes(&mut self, job: &Job, signal: Signal) -> bool {
         let Some(pty_input) = &mut self.pty_input else { return false };
         match signal {
             Signal::WINCH => pty_input.resize(job),
-            // After a stop, for which a shell has set the terminal to its own use.
+            // pinfold was stopped, and the shell has changed the terminal's settings meanwhile.
             Signal::CONT => pty_input.resume(job),
             _ => return false,
         }
         true
     }
 
-    /// What was typed that means us; never where nothing is.
+    /// Waits until keys were typed on which pinfold itself has to act. Without `--pty` it waits forever.
     pub async fn response(&mut self, job: &Job) -> (Response, Signal) {
         match &mut self.pty_input {
             Some(pty_input) => pty_input.response(job).await,
@@ -123,8 +124,9 @@ impl Forwarder {
         }
     }
 
-    /// The job is over: waits until all is passed on, as long as somebody may read it. A stop ends that; and where the job was
-    /// ended for its time (`in_time`), a reader that takes no more. Tells what is wrong with the output.
+    /// Waits, after the end of the job, until all output is forwarded. A stop signal ends the wait. Where a time limit
+    /// ended the job (`in_time`), a reader that takes nothing for [`PATIENCE`] ends it too. Returns what is wrong with
+    /// the output.
     pub async fn finish(
         &mut self,
         in_time: bool,
@@ -132,17 +134,17 @@ impl Forwarder {
         rules: &mut Rules,
         terminal: Option<&Terminal>,
     ) -> Option<String> {
-        // Nobody is there to type for; its keys are signals again.
+        // No job takes input any more. With its earlier settings, the terminal turns keys into signals again.
         if let Some(pty_input) = &mut self.pty_input {
             pty_input.leave();
         }
-        if let Err(why) = self.pass_on(in_time, signals, rules, terminal).await {
+        if let Err(why) = self.wait_for_copies(in_time, signals, rules, terminal).await {
             self.trouble.report(format!("the end of the output was not passed on: {why}"));
         }
         self.trouble.first()
     }
 
-    async fn pass_on(
+    async fn wait_for_copies(
         &mut self,
         in_time: bool,
         signals: &SignalStream,
@@ -167,7 +169,7 @@ impl Forwarder {
                     Response::Stop(_) | Response::Kill => {
                         return Err(format!("{} came while its reader took its time", received.signal));
                     }
-                    // There is no job any more that could be stopped.
+                    // Only pinfold stops: the job has ended.
                     _ if received.signal == Signal::TSTP && terminal.is_some_and(|terminal| !terminal.orphaned) => {
                         signal::suspend_by(received.signal);
                         begun = Instant::now();
@@ -180,7 +182,7 @@ impl Forwarder {
     }
 }
 
-/// A terminal is given back however this ends.
+/// Restores the terminal's settings, also after an error.
 impl Drop for Forwarder {
     fn drop(&mut self) {
         if let Some(pty_input) = &mut self.pty_input {
@@ -189,9 +191,9 @@ impl Drop for Forwarder {
     }
 }
 
-/// One stream on its way.
+/// Forwards one stream.
 struct Copy {
-    /// Which of ours it goes to.
+    /// The standard stream of pinfold to which it goes.
     number: i32,
     outlet: Option<Outlet>,
     /// The stream is also read for the file of `--tee`.
@@ -199,7 +201,8 @@ struct Copy {
     limit: Option<usize>,
     finder: Option<Finder>,
     trouble: Trouble,
-    /// Ends with it: a terminal whose output has no reader hangs up.
+    /// The task that feeds the job's terminal. It ends when pinfold closes this stream: a terminal whose output has no
+    /// reader hangs up.
     feeding: Option<AbortHandle>,
 }
 
@@ -213,11 +216,12 @@ impl Copy {
             let length = tokio::select! {
                 biased;
                 () = self.refused() => match self.close().await {
-                    // The file of --tee gets all of it still.
+                    // The file of --tee still receives all of the output.
                     Err(Refused::By(_)) if self.is_copied => continue,
-                    // The next write of the command fails as well, and what it has written already goes into the file.
+                    // The output that the command has written already goes into the file. The next write of the command
+                    // fails, as without pinfold.
                     _ if self.is_copied => {
-                        read_what_is_there(&mut stream, &mut piece).await;
+                        read_available(&mut stream, &mut piece).await;
                         return self.let_go(stream);
                     }
                     _ => return self.let_go(stream),
@@ -227,7 +231,8 @@ impl Copy {
             let length = match length {
                 Ok(0) => break,
                 Ok(length) => length,
-                // The file takes no more, which is reported once; the output goes on where there is another place for it.
+                // The file of --tee takes no more. pinfold reports that once, and goes on where there is another
+                // destination.
                 Err(error) if !failed => {
                     failed = true;
                     self.is_copied = false;
@@ -265,7 +270,7 @@ impl Copy {
         let _ = self.close().await;
     }
 
-    /// Where our stream takes no more, [`refused`](Self::refused) comes back next.
+    /// Hands a piece to the outlet. Where the outlet takes no more, [`refused`](Self::refused) returns next.
     async fn pass(&self, piece: &[u8]) {
         if let Some(outlet) = &self.outlet {
             outlet.pass(piece).await;
@@ -279,7 +284,7 @@ impl Copy {
         }
     }
 
-    /// Waits until all that was passed on has been written, and reports a loss.
+    /// Waits until all forwarded output has been written, and reports a loss.
     async fn close(&mut self) -> Result<(), Refused> {
         let Some(outlet) = self.outlet.take() else { return Ok(()) };
         let closed = outlet.close().await;
@@ -290,7 +295,7 @@ impl Copy {
         closed
     }
 
-    /// The command finds its end closed: SIGPIPE or EPIPE.
+    /// Closes the stream. The next write of the command fails with SIGPIPE or EPIPE.
     fn let_go(self, stream: OutputStream) {
         drop(stream);
         if let Some(feeding) = &self.feeding {
@@ -299,15 +304,15 @@ impl Copy {
     }
 }
 
-/// Reads what is in the pipe already, for the file that the stream is copied to; no more than a pipe holds, so that a command
-/// that goes on writing finds its end closed.
-async fn read_what_is_there(stream: &mut OutputStream, piece: &mut [u8]) {
+/// Reads the data that is in the pipe already, for the file to which the stream is copied. It reads no more than the
+/// capacity of a pipe, so that a command that continues to write soon gets an error.
+async fn read_available(stream: &mut OutputStream, piece: &mut [u8]) {
     let mut read = 0;
     while read < PIPE_HOLDS {
         let length = tokio::select! {
             biased;
             length = stream.read(piece) => length.unwrap_or(0),
-            // The runtime has looked for news once more by then.
+            // By then the runtime has polled for I/O events once more.
             () = tokio::task::yield_now() => 0,
         };
         if length == 0 {
@@ -317,12 +322,12 @@ async fn read_what_is_there(stream: &mut OutputStream, piece: &mut [u8]) {
     }
 }
 
-/// Looks for a line that has something in it, whatever pieces it comes in.
+/// Searches for a line that contains `part`, also where the line arrives in several pieces.
 struct Finder {
     part: Vec<u8>,
-    /// The end of the line so far, which may be the beginning of it.
+    /// The end of the line so far: `part` may begin in it.
     end: Vec<u8>,
-    /// The line so far contains it.
+    /// The line so far contains `part`.
     found: bool,
     seen: watch::Sender<bool>,
 }
@@ -340,7 +345,7 @@ impl Finder {
         }
     }
 
-    /// The line is whole: its newline has come, or the end of the output.
+    /// Ends the line, at its newline or at the end of the output.
     fn end_line(&mut self) {
         if self.found && !*self.seen.borrow() {
             self.seen.send_replace(true);
@@ -364,7 +369,7 @@ mod tests {
             for piece in text.chunks(size) {
                 finder.look(piece);
                 read += piece.len();
-                // With its newline, the byte 21.
+                // The line is complete with its newline, the byte 21.
                 assert_eq!(*finder.seen.borrow(), read >= 21, "{size}");
             }
         }

@@ -1,4 +1,4 @@
-//! The reader of `--ready-notify`: it gets the line "ready", or "failed" where that will never come.
+//! `--ready-notify`: its reader receives the line "ready", or "failed" where the job will never be ready.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -11,11 +11,11 @@ use std::time::Duration;
 use crate::cli::report_sink::{Destination, are_same};
 use crate::cli::{open_output, tell, thread, write};
 
-/// How long a run that is over waits for a reader that did not take its line yet: a shell starts both sides at about the same
-/// time.
+/// How long pinfold waits, after the run, for a reader that has not taken the line yet. A shell starts both programs at
+/// about the same time, so the reader may start later than pinfold.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Where the line goes, and how far it has come.
+/// The destination of the line, and whether the line was sent.
 #[derive(Debug)]
 pub struct Notify {
     /// For messages.
@@ -26,7 +26,7 @@ pub struct Notify {
 #[derive(Debug)]
 enum State {
     Waiting(Place),
-    /// A thread writes it, and sends what became of that.
+    /// A thread writes the line, and sends the result to this receiver.
     Sent(Receiver<io::Result<()>>),
     Over,
 }
@@ -38,10 +38,11 @@ enum Place {
 }
 
 impl Notify {
-    /// Takes a descriptor before there is a job that would inherit it. A file is opened when there is something to write.
+    /// Takes a descriptor before the job exists, which would inherit it. A file is opened only when there is something
+    /// to write.
     ///
     /// # Errors
-    /// A descriptor that is not open for writing, or not the caller's.
+    /// For a descriptor that is not open for writing, or that the caller did not hand to pinfold.
     pub fn open(destination: Destination) -> pinfold::Result<Self> {
         let (place, name) = match destination {
             Destination::File(path) => {
@@ -61,7 +62,7 @@ impl Notify {
         Ok(Self { name, state: Mutex::new(State::Waiting(place)) })
     }
 
-    /// Whether it is this very file.
+    /// Returns whether the destination is this same file.
     pub fn is(&self, other: &File) -> bool {
         match &*self.state.lock().unwrap_or_else(PoisonError::into_inner) {
             State::Waiting(Place::File(path)) => are_same(path.metadata(), other.metadata()),
@@ -70,10 +71,10 @@ impl Notify {
         }
     }
 
-    /// Empties a regular file: the "ready" of an earlier run must not be taken for this one's.
+    /// Empties a regular file, so that a reader does not take the "ready" of an earlier run for that of this run.
     ///
     /// # Errors
-    /// What open(2) or ftruncate(2) says; a file that is not there is no error.
+    /// The error of open(2) or ftruncate(2). A file that does not exist is not an error.
     pub fn empty(&self) -> io::Result<()> {
         let State::Waiting(Place::File(path)) = &*self.state.lock().unwrap_or_else(PoisonError::into_inner) else {
             return Ok(());
@@ -84,7 +85,7 @@ impl Notify {
         OpenOptions::new().write(true).truncate(true).open(path).map(drop)
     }
 
-    /// Sends the line, once. A thread does: a FIFO that has no reader yet, or a full pipe, blocks.
+    /// Sends the line, once. A thread writes it, because a FIFO that has no reader yet, or a full pipe, blocks.
     pub fn send(&self, is_ready: bool) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let place = match std::mem::replace(&mut *state, State::Over) {
@@ -102,23 +103,24 @@ impl Notify {
         }
     }
 
-    /// The run is over: sends "failed" where nothing was sent before, and waits for a reader, for a second.
+    /// Ends the notification after the run: sends "failed" where nothing was sent before, and waits one second for a
+    /// reader.
     pub fn finish(&self) {
         self.send(false);
         let state = std::mem::replace(&mut *self.state.lock().unwrap_or_else(PoisonError::into_inner), State::Over);
         let State::Sent(done) = state else { return };
         match done.recv_timeout(PATIENCE) {
             Ok(Ok(())) | Err(RecvTimeoutError::Disconnected) => {}
-            Ok(Err(error)) => tell(&format!("cannot write to {}, so its reader may wait for ever: {error}", self.name)),
+            Ok(Err(error)) => tell(&format!("cannot write to {}, so its reader may wait forever: {error}", self.name)),
             Err(RecvTimeoutError::Timeout) => tell(&format!("nothing reads {}", self.name)),
         }
     }
 }
 
-/// What is open is closed then: its reader finds the end.
+/// Writes the line and closes the destination, so that its reader finds the end of the file.
 fn write(place: Place, line: &[u8]) -> io::Result<()> {
     match place {
-        // Opened like this, a FIFO waits for its reader (fifo(7)).
+        // This open blocks until the FIFO has a reader (fifo(7)).
         Place::File(path) if open_output::is_fifo(&path) => File::options().write(true).open(path)?.write_all(line),
         Place::File(path) => {
             let file = open_output::open(&path)?;

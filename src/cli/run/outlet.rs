@@ -1,4 +1,4 @@
-//! Where the output of the command is passed on to: one of our standard streams.
+//! The destination of the command's output: one of pinfold's standard streams.
 
 use std::fs::File;
 use std::io;
@@ -13,16 +13,17 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::cli::{tell, thread, write};
 
-/// So much is written at a time.
+/// The number of bytes in one write.
 const PIECE: usize = 16 * 1024;
 
-/// No other program's write comes between the bytes of such a one to a pipe (PIPE_BUF in pipe(7)).
+/// The largest write to a pipe that is atomic: the data of other writers does not come between its bytes (PIPE_BUF in
+/// pipe(7)).
 const PIPE_BUF: usize = 4096;
 
-/// Pieces that may wait for the reader of our output; then the command waits.
+/// The number of pieces that may wait for the reader of pinfold's output. When there are more, the command waits.
 const WAITING: usize = 8;
 
-/// What output was lost and why, in words; the first loss only.
+/// A message that says which output was lost and why. It keeps the first loss only.
 #[derive(Clone)]
 pub struct Trouble(watch::Sender<Option<String>>);
 
@@ -31,7 +32,7 @@ impl Trouble {
         Self(watch::Sender::new(None))
     }
 
-    /// Prints it, and keeps it for the report and the exit code.
+    /// Prints the message, and keeps it for the report and the exit code.
     pub fn report(&self, what: String) {
         tell(&what);
         self.0.send_if_modified(|first| {
@@ -46,28 +47,29 @@ impl Trouble {
     }
 }
 
-/// One of our standard streams. A thread of its own writes to it: a write may block.
+/// One of pinfold's standard streams. A separate thread writes to it, because a write may block.
 pub struct Outlet {
     pieces: mpsc::Sender<Vec<u8>>,
-    /// Set when all has been written, or a write has failed.
+    /// Completes when all output has been written, or when a write has failed.
     over: oneshot::Receiver<io::Result<()>>,
-    /// A copy of it, where it is a pipe: the kernel reports when it has no reader any more (EPOLLERR, epoll_ctl(2)).
+    /// A copy of the stream's descriptor, where it is a pipe: the kernel reports that the pipe has lost its last reader
+    /// (EPOLLERR, epoll_ctl(2)).
     pipe: Option<AsyncFd<OwnedFd>>,
 }
 
 /// Why an outlet takes no more.
 pub enum Refused {
-    /// Its reader has closed it, as `head` does. That is no loss: the reader wanted no more.
+    /// Its reader has closed it, as `head` does. No output is lost: the reader wanted no more.
     ByItsReader,
-    /// A write failed: what the command writes from here on is lost.
+    /// A write failed. All output that the command writes from now on is lost.
     By(String),
 }
 
 impl Outlet {
-    /// `outer` is the standard stream `number`; `taken` is set whenever a write has succeeded.
+    /// Starts the thread. `outer` is the standard stream `number`; `taken` receives the time of each successful write.
     ///
     /// # Errors
-    /// `EMFILE` where there is no descriptor for a copy of it, `EAGAIN` where there is no thread.
+    /// `EMFILE` where no descriptor is available for a copy of the stream, `EAGAIN` where no thread can be started.
     pub fn new(number: i32, outer: BorrowedFd<'_>, taken: watch::Sender<Instant>) -> pinfold::Result<Self> {
         let outer = outer.try_clone_to_owned().map_err(|error| pinfold::Error::System {
             operation: "copy",
@@ -75,15 +77,15 @@ impl Outlet {
             errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
             advice: "see ulimit -n".into(),
         })?;
-        // Since then /dev/null is there, which takes everything.
+        // A stream that was closed at the start is now /dev/null, to which every write succeeds.
         let closed = pinfold::was_closed(number);
         let outer = File::from(outer);
         let is_pipe = outer.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo());
-        // What is not watched is found out by the next write.
+        // Where pinfold cannot watch the pipe, the next write finds that its reader is gone.
         let pipe = is_unnamed_pipe(&outer).then(|| outer.try_clone().ok().and_then(watched)).flatten();
         let (sender, mut pieces) = mpsc::channel::<Vec<u8>>(WAITING);
         let (done, over) = oneshot::channel();
-        thread::start("to pass the output on", move || {
+        thread::start("to forward the output", move || {
             let written = write_pieces(&mut pieces, is_pipe, |part| {
                 if closed {
                     return Err(io::Error::other("it was closed when pinfold was started"));
@@ -92,22 +94,22 @@ impl Outlet {
                 taken.send_replace(Instant::now());
                 Ok(())
             });
-            // First: the command finds its end closed too.
+            // Dropped before the result is sent, so that the command's pipe is closed too.
             drop(pieces);
             let _ = done.send(written);
         })?;
         Ok(Self { pieces: sender, over, pipe })
     }
 
-    /// Hands a piece to the thread, and waits while too many wait there. Where it takes no more, the piece is dropped, and
-    /// [`close`](Self::close) says why.
+    /// Hands a piece to the thread, and waits while too many pieces wait there. Where the thread takes no more, the
+    /// piece is dropped, and [`close`](Self::close) returns the reason.
     pub async fn pass(&self, piece: &[u8]) {
         if !piece.is_empty() {
             let _ = self.pieces.send(piece.to_vec()).await;
         }
     }
 
-    /// Waits until a write has failed, or the pipe has no reader. Cancel-safe.
+    /// Waits until a write has failed or the pipe has no reader. Cancel-safe.
     pub async fn refused(&self) {
         let no_reader = async {
             match &self.pipe {
@@ -121,7 +123,10 @@ impl Outlet {
         }
     }
 
-    /// Waits until all has been written.
+    /// Waits until all output has been written.
+    ///
+    /// # Errors
+    /// Why the rest of the output could not be written.
     pub async fn close(self) -> Result<(), Refused> {
         drop(self.pieces);
         match self.over.await {
@@ -132,20 +137,20 @@ impl Outlet {
     }
 }
 
-/// Writes all that comes, whole lines at once where that can be: other programs may write to the same place, and their lines are
-/// not to come in the middle of ours.
+/// Writes all pieces, and complete lines in one write where possible. Other programs may write to the same place, and
+/// their lines must not come into the middle of these lines.
 fn write_pieces(
     pieces: &mut mpsc::Receiver<Vec<u8>>,
     is_pipe: bool,
     mut write: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> io::Result<()> {
     let at_once = if is_pipe { PIPE_BUF } else { PIECE };
-    // Begins with a line.
+    // Always begins at the beginning of a line.
     let mut held = Vec::new();
     loop {
         match pieces.try_recv() {
             Ok(piece) => held.extend_from_slice(&piece),
-            // The end of this line is still to come, and may be long in coming.
+            // The end of this line has not arrived, and may take long to arrive.
             Err(_) => {
                 for part in held.chunks(at_once) {
                     write(part)?;
@@ -166,8 +171,8 @@ fn write_pieces(
     }
 }
 
-/// As many whole lines as can be written at once. A line that is longer is cut anyway: larger parts of it cost less. `None` where
-/// there is only the beginning of a line.
+/// Returns the length of the complete lines that fit into one write. A line longer than that is cut anyway, so it is
+/// written in larger parts, which cost less. Returns `None` where there is only the beginning of a line.
 fn whole_lines(bytes: &[u8], at_once: usize) -> Option<usize> {
     let is_end = |byte: &u8| *byte == b'\n';
     let (first, rest) = bytes.split_at(bytes.len().min(at_once));
@@ -181,9 +186,9 @@ fn whole_lines(bytes: &[u8], at_once: usize) -> Option<usize> {
     Some(first.len() + rest.iter().position(is_end).map_or(rest.len(), |at| at + 1))
 }
 
-/// Another process may open a named one for reading again.
+/// Returns whether the file is a pipe without a name. Another process may open a named one for reading again.
 fn is_unnamed_pipe(file: &File) -> bool {
-    /// The kernel's file system of pipes without a name (include/uapi/linux/magic.h).
+    /// The kernel's file system for pipes without a name (include/uapi/linux/magic.h).
     const PIPEFS_MAGIC: u64 = 0x5049_5045;
     rustix::fs::fstatfs(file).is_ok_and(|stat| stat.f_type as u64 == PIPEFS_MAGIC)
 }
@@ -201,7 +206,8 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// However it comes: nothing is lost, no write is too large, and a line that fits into one write is in one.
+        /// In whatever pieces the output arrives, nothing is lost, no write is too large, and a line that fits into one
+        /// write is written in one.
         #[test]
         fn lines_are_written_whole(
             lines in prop::collection::vec(0_usize..9000, 0..12),
@@ -212,7 +218,7 @@ mod tests {
             let (mut rest, mut cuts) = (&all[..], cuts.iter().cycle());
             while let Some(&cut) = cuts.next().filter(|_| !rest.is_empty()) {
                 let (piece, later) = rest.split_at(cut.min(rest.len()));
-                // All pieces that do not fit go together.
+                // The last place in the channel takes all of the rest.
                 let piece = if sender.capacity() == 1 { rest } else { piece };
                 sender.try_send(piece.to_vec()).unwrap();
                 rest = if sender.capacity() == 0 { &[] } else { later };

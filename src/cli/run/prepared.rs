@@ -1,4 +1,4 @@
-//! What `pinfold run` has to have before it can start anything.
+//! The resources that `pinfold run` needs before it can start anything.
 
 use std::fs::File;
 
@@ -8,22 +8,23 @@ use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use crate::cli::terminal::Terminal;
 
-/// So many descriptors the rest takes (15, and 3 for a tokio that has been built with its signals), once the signals, the
-/// guard, the terminal and the report have theirs.
+/// The number of descriptors that a run needs in addition to those of the signals, the guard, the terminal and the
+/// report: 15, and 3 more where tokio was built with its signal support.
 const DESCRIPTORS: usize = 18;
 
-/// What has to be there before anything else, in this order.
+/// The resources that must exist before anything else, in this order.
 pub struct Prepared {
     pub signals: SignalQueue,
     pub terminal: Option<Terminal>,
     pub guard: Guard,
-    /// How many files may be open at once, where that is told.
+    /// The limit on open files, where it is known.
     pub open_files: Option<u64>,
 }
 
 impl Prepared {
     pub fn new() -> pinfold::Result<Self> {
-        // No signal may end pinfold from here on, and what the terminal was like is known only before the guard exists.
+        // From here on no signal may end pinfold. The state of the terminal can be found out only before the guard
+        // exists.
         let signals = SignalQueue::block_all()?;
         let terminal = Terminal::open();
         let guard = Guard::fork()?;
@@ -31,7 +32,11 @@ impl Prepared {
         Ok(Self { signals, terminal, guard, open_files })
     }
 
-    /// Whether there are as many descriptors to be had as a run takes: what is too little is better told now than in the middle.
+    /// Checks that as many descriptors are available as a run needs. An error now is better than one in the middle of
+    /// the run.
+    ///
+    /// # Errors
+    /// The errno of the descriptor that could not be allocated.
     pub fn enough_descriptors(&self) -> pinfold::Result<()> {
         const PLENTY: u64 = 4096;
         let limit = self.open_files;
@@ -39,14 +44,14 @@ impl Prepared {
             return Ok(());
         }
         let null = File::open("/").map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
-        let had: Result<Vec<_>, _> =
+        let allocated: Result<Vec<_>, _> =
             null.and_then(|null| (1..DESCRIPTORS).map(|_| fcntl_dupfd_cloexec(&null, 0)).collect());
-        had.map(drop).map_err(|errno| pinfold::Error::System {
+        allocated.map(drop).map_err(|errno| pinfold::Error::System {
             operation: "take",
             object: format!("{DESCRIPTORS} descriptors"),
             errno,
             advice: format!(
-                "the hard limit on open files is {}: close some of those that are open, or see ulimit -Hn",
+                "the hard limit on open files is {}: close some open files, or see ulimit -Hn",
                 limit.unwrap_or_default()
             ),
         })

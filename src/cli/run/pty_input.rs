@@ -1,8 +1,8 @@
-//! The terminal that pinfold was started on, while the command has one of its own: what is typed goes through, and so does
-//! its size.
+//! The terminal on which pinfold was started, while the command has a terminal of its own. pinfold forwards the typed
+//! input and the terminal's size to the command's terminal.
 
 use std::fs::File;
-use std::sync::mpsc as nudge;
+use std::sync::mpsc as std_mpsc;
 use std::time::{Duration, Instant};
 
 use pinfold::output::InputStream;
@@ -21,28 +21,30 @@ use crate::cli::thread;
 
 const PIECE: usize = 4096;
 
-/// How often we look whether we are in the foreground again. A shell's `fg` tells a stopped program only, and we go on.
+/// How often pinfold checks whether it is in the foreground again. A shell's `fg` sends SIGCONT only to a stopped
+/// program, and pinfold keeps running in the background.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// Pieces of input that may wait for the command.
+/// The number of pieces of input that may wait for the command.
 const WAITING: usize = 4;
 
 pub struct PtyInput {
     /// The controlling terminal, where there is one.
     tty: Option<File>,
-    /// It is standard input: a person types on it.
+    /// It is standard input, so a person types on it.
     is_stdin: bool,
-    /// As it was before it was made raw.
+    /// The terminal's settings before pinfold made it raw.
     settings: Option<Termios>,
     rules: Rules,
     typed: mpsc::UnboundedReceiver<Vec<u8>>,
-    resumed: nudge::Sender<()>,
-    /// Dropped, the command's input is at its end.
+    resumed: std_mpsc::Sender<()>,
+    /// The task that feeds the command's input. When it is aborted, the command's input is at its end.
     pub feeding: Option<AbortHandle>,
 }
 
 impl PtyInput {
-    /// Passes standard input on to the job's terminal, and makes our own raw: what is typed means that of the job.
+    /// Forwards standard input to the job's terminal, and makes pinfold's own terminal raw, so that all keys reach the
+    /// job's terminal.
     pub async fn start(
         job: &Job,
         supervisor: &Supervisor,
@@ -61,21 +63,22 @@ impl PtyInput {
             feeding: None,
         };
         if let Some(tty) = pty_input.tty.as_ref().filter(|_| is_stdin) {
-            // Should we be killed.
+            // The guard restores the settings if pinfold is killed.
             supervisor.keep_terminal(tty).await?;
         }
         pty_input.enter();
         pty_input.resize(job);
         if let Some(input) = job.take_stdin() {
             let typed = is_stdin.then_some(sender);
-            // To begin with.
+            // This starts the thread that reads.
             let _ = pty_input.resumed.send(());
             pty_input.feeding = Some(tokio::spawn(feed(input, pieces, typed)).abort_handle());
         }
         Ok(pty_input)
     }
 
-    /// Where it is ours now: in the background it is a shell's.
+    /// Returns the terminal, where pinfold is in its foreground group now. In the background, the terminal belongs to a
+    /// shell.
     fn own(&self) -> Option<&File> {
         self.tty.as_ref().filter(|tty| self.is_stdin && Terminal::is_ours(tty))
     }
@@ -85,12 +88,12 @@ impl PtyInput {
         let Some(settings) = self.settings.clone().or_else(|| tcgetattr(tty).ok()) else { return };
         let mut raw = settings.clone();
         raw.make_raw();
-        // A terminal that has hung up tells so by a signal.
+        // An error is ignored: a terminal that has hung up sends a signal.
         let _ = tcsetattr(tty, OptionalActions::Now, &raw);
         self.settings = Some(settings);
     }
 
-    /// Gives it back.
+    /// Restores the terminal's earlier settings.
     pub fn leave(&mut self) {
         if let (Some(tty), Some(settings)) = (self.own(), &self.settings) {
             let _ = tcsetattr(tty, OptionalActions::Now, settings);
@@ -100,7 +103,7 @@ impl PtyInput {
 
     pub fn resize(&self, job: &Job) {
         if let Some(size) = self.tty.as_ref().and_then(|tty| tcgetwinsize(tty).ok()) {
-            // A job that is over has no terminal.
+            // A job that is over has no terminal, so an error is ignored.
             let _ = job.resize_pty(size.ws_row, size.ws_col);
         }
     }
@@ -111,7 +114,8 @@ impl PtyInput {
         let _ = self.resumed.send(());
     }
 
-    /// The job has what was typed; this comes back where it means us too: three interrupts within two seconds.
+    /// Waits until the typed input asks pinfold to kill the job: three interrupts within two seconds. The job has
+    /// received that input already.
     pub async fn response(&mut self, job: &Job) -> (Response, Signal) {
         while let Some(piece) = self.typed.recv().await {
             if piece.is_empty() {
@@ -143,7 +147,7 @@ async fn feed(
     while let Some(piece) = pieces.recv().await {
         let written = if piece.is_empty() { Ok(()) } else { input.write_all(&piece).await };
         if let Some(typed) = &typed {
-            // Whoever listened is gone with the job.
+            // The receiver may be gone: it ends with the job.
             let _ = typed.send(piece);
         }
         if written.is_err() {
@@ -151,32 +155,33 @@ async fn feed(
         }
     }
     let _ = input.shutdown().await;
-    // The terminal stays open for what the job writes.
+    // The terminal stays open for the output of the job.
 }
 
-/// What is read of standard input, from the first nudge on.
+/// Standard input. A thread reads it, from the first message on `resumed` on.
 pub struct Input {
     pieces: mpsc::Receiver<Vec<u8>>,
-    resumed: nudge::Sender<()>,
+    resumed: std_mpsc::Sender<()>,
 }
 
 impl Input {
     pub fn new() -> pinfold::Result<Self> {
-        let (resumed, nudged) = nudge::channel();
+        let (resumed, resumptions) = std_mpsc::channel();
         let (sender, pieces) = mpsc::channel(WAITING);
         thread::start("to read standard input", move || {
-            // None where there is no job to read it for.
-            if nudged.recv().is_ok() {
-                read(&sender, &nudged);
+            // The sender is dropped where no job was started; then nothing is read.
+            if resumptions.recv().is_ok() {
+                read(&sender, &resumptions);
             }
         })?;
         Ok(Self { pieces, resumed })
     }
 }
 
-/// Reads standard input, in a thread of its own: it may block. Where we are in the background of its terminal (SIGTTIN is
-/// blocked, hence the errno), when we are in the foreground; an empty piece tells of that.
-fn read(sender: &mpsc::Sender<Vec<u8>>, nudged: &nudge::Receiver<()>) {
+/// Reads standard input, in a separate thread, because a read may block. While pinfold is in the background of its
+/// terminal, a read fails with `EIO`, because SIGTTIN is blocked. The thread then waits until pinfold is in the
+/// foreground, sends an empty piece to report that, and reads again.
+fn read(sender: &mpsc::Sender<Vec<u8>>, resumptions: &std_mpsc::Receiver<()>) {
     let stdin = std::io::stdin();
     let mut piece = vec![0; PIECE];
     loop {
@@ -190,7 +195,7 @@ fn read(sender: &mpsc::Sender<Vec<u8>>, nudged: &nudge::Receiver<()>) {
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => drop(poll(&mut [PollFd::new(&stdin, PollFlags::IN)], None)),
             Err(Errno::IO) => {
-                if nudged.recv_timeout(LOOK_EVERY) == Err(nudge::RecvTimeoutError::Disconnected) {
+                if resumptions.recv_timeout(LOOK_EVERY) == Err(std_mpsc::RecvTimeoutError::Disconnected) {
                     return;
                 }
                 if Terminal::is_ours(&stdin) && sender.blocking_send(Vec::new()).is_err() {

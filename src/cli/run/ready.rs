@@ -1,4 +1,4 @@
-//! Whether the job is ready.
+//! The check whether the job is ready (`--ready`).
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -14,20 +14,20 @@ use super::exit_code::{TOO_LATE, Verdict};
 use super::notify::Notify;
 use crate::cli::{FAILED, tell};
 
-/// What a job is ready by.
+/// The condition under which a job is ready.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ready {
-    /// Looked for while the output is passed on.
+    /// A line of the output contains this. pinfold searches for it while it forwards the output.
     Line(Vec<u8>),
     Other(Readiness),
 }
 
 impl Ready {
-    /// Reads the value of `--ready`.
+    /// Parses the value of `--ready`.
     pub fn parse(text: &str) -> Result<Self, String> {
         let wrong = || "write line:TEXT, port:[HOST:]PORT or file:PATH".to_owned();
         match text.split_once(':').ok_or_else(wrong)? {
-            ("line", part) if part.contains('\n') => Err("a line has no newline in it".into()),
+            ("line", part) if part.contains('\n') => Err("TEXT cannot contain a newline".into()),
             ("line", part) if !part.is_empty() => Ok(Self::Line(part.into())),
             ("file", path) if !path.is_empty() => {
                 possible(Path::new(path))?;
@@ -39,7 +39,7 @@ impl Ready {
     }
 }
 
-/// `8080`, `192.0.2.1:8080`, `[::1]:8080`, `db.example:5432`.
+/// Parses `8080`, `192.0.2.1:8080`, `[::1]:8080` or `db.example:5432`.
 fn port(text: &str) -> Result<Readiness, String> {
     let host = || {
         let (host, port) = text.rsplit_once(':')?;
@@ -56,23 +56,24 @@ fn port(text: &str) -> Result<Readiness, String> {
     .ok_or_else(|| "write a port like 8080, or 192.0.2.1:8080, [::1]:8080, localhost:8080".into())
 }
 
-/// There can't be a file below one that is no directory.
+/// Checks that the file can come to exist. It cannot where one of its parents exists and is not a directory.
 fn possible(path: &Path) -> Result<(), String> {
     let file = path.ancestors().skip(1).find(|above| above.metadata().is_ok_and(|metadata| !metadata.is_dir()));
     file.map_or(Ok(()), |file| Err(format!("{} is not a directory", printable_path(file))))
 }
 
-/// The time that a job has to get ready, without that in which it was stopped from the terminal.
+/// The time in which a job must become ready. The time in which the terminal had stopped the job does not count.
 pub struct Clock<'a> {
     pub timeout: Duration,
-    pub stood_still: &'a Cell<Duration>,
+    pub stopped_time: &'a Cell<Duration>,
 }
 
 impl Clock<'_> {
     async fn over(&self) {
         let begun = Instant::now();
-        // Beyond what a clock can hold it is never over.
-        while let Some(at) = self.timeout.checked_add(self.stood_still.get()).and_then(|time| begun.checked_add(time)) {
+        // A time beyond the range of the clock never ends.
+        while let Some(at) = self.timeout.checked_add(self.stopped_time.get()).and_then(|time| begun.checked_add(time))
+        {
             if at <= Instant::now() {
                 return;
             }
@@ -82,7 +83,7 @@ impl Clock<'_> {
     }
 }
 
-/// Waits until the job is ready and reports that; else prints why it is not.
+/// Waits until the job is ready and sends "ready"; otherwise sends "failed" and prints the reason.
 pub async fn ready(
     ready: &Ready,
     clock: Clock<'_>,
@@ -98,7 +99,7 @@ pub async fn ready(
         match ready {
             Ready::Line(_) => {
                 if line_seen.wait_for(|seen| *seen).await.is_err() {
-                    // Its output is at its end: it is over soon, or the time is.
+                    // The output is at its end. Soon the job ends, or the time does.
                     std::future::pending().await
                 }
                 Ok(())
@@ -126,8 +127,8 @@ pub async fn ready(
     done
 }
 
-/// The job is over, and it was not known yet whether it was ready. `line_seen`: its output had the line. A job that has ended by
-/// itself with 0 and was never ready has not done what it is for.
+/// Decides, after the end of a job, whether the job was ready, where that was not known before. `line_seen` says
+/// whether its output contained the line. A job that ended by itself with 0 and was never ready has failed.
 pub async fn at_the_end(
     ready: &Ready,
     notify: Option<&Notify>,
@@ -139,7 +140,7 @@ pub async fn at_the_end(
         Ready::Line(part) => {
             (line_seen, format!("no line of its output has had '{}' in it", String::from_utf8_lossy(part)))
         }
-        // The file may have come together with the end; no port listens any more.
+        // The file may have been created just before the end. A port no longer accepts connections.
         Ready::Other(readiness) => (job.ready(readiness, Duration::ZERO).await.is_ok(), readiness.to_string()),
     };
     if let Some(notify) = notify {
@@ -158,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ready_in_every_way() {
+    fn values_of_ready() {
         assert_eq!(Ready::parse("line:listening on: 1"), Ok(Ready::Line(b"listening on: 1".into())));
         assert_eq!(Ready::parse("file:/run/a"), Ok(Ready::Other(Readiness::file("/run/a"))));
         for (text, by) in [

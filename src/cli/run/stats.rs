@@ -1,11 +1,11 @@
-//! `--stats`: what the whole job used, for people.
+//! `--stats`: prints for people what the whole job used.
 
 use pinfold::Report;
 use pinfold::report::Figure;
 
 use crate::cli::tell;
 
-/// One line for each kind of resource; what this machine can't tell is left out.
+/// Prints one line for each kind of resource. It leaves out the figures that this machine does not provide.
 pub fn stats(report: &Report) {
     let usage = &report.usage;
     let elapsed = report.phases.gone.unwrap_or_default();
@@ -48,7 +48,7 @@ fn line(name: &str, parts: [Option<String>; 3]) {
     }
 }
 
-/// Bytes in a unit that people read, of powers of 1024.
+/// Formats a number of bytes for people, in units that are powers of 1024.
 pub fn size(bytes: u64) -> String {
     let mut value = bytes as f64;
     let mut units = ["B", "KiB", "MiB", "GiB", "TiB"].into_iter();

@@ -1,5 +1,5 @@
-//! The options of `pinfold run` about the command's streams. With any of them pinfold stands in between: it reads what the
-//! command writes, and passes it on.
+//! The options of `pinfold run` about the command's streams. With any of them, pinfold reads the command's output and
+//! forwards it.
 
 use std::fs::File;
 use std::io;
@@ -16,36 +16,39 @@ use crate::cli::report_sink::{self, Destination, Sink};
 use crate::cli::terminal::Terminal;
 use crate::cli::{duration, open_output};
 
-/// What a terminal has that nobody looks at.
+/// The size of the command's terminal where pinfold itself has no terminal: rows and columns.
 const USUAL_SIZE: (u16, u16) = (24, 80);
 
-/// What becomes of its output
+/// The output of the command
 #[derive(clap::Args)]
 #[command(next_help_heading = "Output")]
 pub struct StreamArgs {
-    /// Give the command a terminal of its own, of which pinfold is the other side: it writes as for a person, wherever that goes
+    /// Give the command a terminal of its own, so that it writes as for a person; pinfold forwards what it writes
     ///
-    /// It has a session of its own and, where pinfold has a terminal, that one's size and settings. A terminal's keys go
-    /// through it: Ctrl-C is what the command makes of it, three within two seconds kill. Standard output and standard error are
-    /// one then, and lines end with carriage return and newline.
+    /// The command has a session of its own. Where pinfold has a terminal, the command's terminal has the same size and
+    /// settings, and receives all keys: the command decides what Ctrl-C does. Three Ctrl-C within two seconds kill the
+    /// job. Standard output and standard error are one stream then, and lines end with carriage return and newline.
     #[arg(long)]
     pub pty: bool,
 
-    /// Stop the job when it has written nothing for so long; exit code 124
+    /// Stop the job when it has written nothing for this time; exit code 124
     #[arg(long, value_name = "DURATION", value_parser = duration::limit)]
     pub idle_timeout: Option<Duration>,
 
-    /// Also write the output to this file, all of it
+    /// Also write the complete output to this file
     #[arg(long, value_name = "FILE")]
     pub tee: Option<PathBuf>,
 
-    /// Pass no more on of each stream: the first half as it comes, the last half at the end; what is between is left out
+    /// Forward at most this much of each stream: one half from its beginning, at once, and one half from its end, when
+    /// it ends
     ///
-    /// Where both streams are one (2>&1, a terminal), that is one stream.
+    /// pinfold leaves out the part between them. Standard output and standard error count as one stream where they are
+    /// the same (2>&1, or a terminal).
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub max_output: Option<usize>,
 
-    /// When the job is ready: line:TEXT (in a whole line of its output), port:[HOST:]PORT (it listens there), file:PATH (the file exists)
+    /// How to see that the job is ready: line:TEXT (a complete line of its output contains TEXT), port:[HOST:]PORT (a
+    /// process listens there), file:PATH (the file exists)
     #[arg(long, value_name = "WHAT", value_parser = Ready::parse)]
     pub ready: Option<Ready>,
 
@@ -53,11 +56,11 @@ pub struct StreamArgs {
     #[arg(long, value_name = "DURATION", default_value = "1m", requires = "ready", value_parser = duration::limit)]
     pub ready_timeout: Duration,
 
-    /// Write a line to this file or descriptor: "ready" when it is, "failed" when it ended before that
+    /// Write a line to this file or descriptor: "ready" when the job is ready, "failed" when it will not become ready
     #[arg(long, value_name = "FILE|fd:N", requires = "ready", value_parser = parse_notify)]
     pub ready_notify: Option<Destination>,
 
-    /// The same, open.
+    /// The destination of --ready-notify, open.
     #[arg(skip)]
     pub notify: Option<Notify>,
 
@@ -65,35 +68,37 @@ pub struct StreamArgs {
     #[arg(skip)]
     tee_file: Option<File>,
 
-    /// Standard output and standard error are one output (`2>&1`), of pinfold and so of the command.
+    /// Standard output and standard error of pinfold, and so of the command, are the same output (`2>&1`).
     #[arg(skip)]
     is_merged: bool,
 }
 
 impl StreamArgs {
-    /// Whether pinfold reads the output.
+    /// Returns whether pinfold reads the output.
     pub fn relays(&self) -> bool {
         let line = matches!(self.ready, Some(Ready::Line(_)));
         self.pty || self.idle_timeout.is_some() || self.tee.is_some() || self.max_output.is_some() || line
     }
 
-    /// Whether all that the command writes comes in one stream: from a terminal, or where our own two streams are one.
+    /// Returns whether all output of the command comes in one stream: from a terminal, or where pinfold's own two
+    /// streams are one.
     pub fn has_one_output(&self) -> bool {
         self.pty || self.is_merged
     }
 
-    /// The first of all: its reader waits, whatever fails next.
+    /// Opens the destination of `--ready-notify`. Call it first: its reader must get a line also where a later step
+    /// fails.
     pub fn open_notify(&mut self) -> pinfold::Result<()> {
         self.notify = self.ready_notify.take().map(Notify::open).transpose()?;
         Ok(())
     }
 
-    /// Says all that to the command.
+    /// Applies these options to the command.
     pub fn apply(&mut self, command: &mut Command, terminal: Option<&Terminal>) -> pinfold::Result<()> {
         if self.pty {
             command.pty(pty(terminal));
         } else if self.relays() {
-            // /dev/null is open since then in the place of one that was closed.
+            // A stream that was closed at the start is now /dev/null, and does not count.
             let are_open = !pinfold::was_closed(1) && !pinfold::was_closed(2);
             self.is_merged = are_open && are_one_output(io::stdout(), io::stderr());
             command.stdout(Stdio::Piped).stderr(Stdio::Piped).stderr_to_stdout(self.is_merged);
@@ -103,10 +108,10 @@ impl StreamArgs {
         }
         if let Some(path) = &self.tee {
             let failed = |error| not_opened(path, &error);
-            // What is in it is lost when there is a job, and not before.
+            // The open does not empty the file. pinfold empties it only when the job exists.
             let file = open_output::open(path).map_err(failed)?;
             if self.notify.as_ref().is_some_and(|notify| notify.is(&file)) {
-                // Not even "failed" goes there.
+                // Not even "failed" may be written there: it would overwrite the file.
                 self.notify = None;
                 return Err(is_also(path, "--ready-notify"));
             }
@@ -119,7 +124,7 @@ impl StreamArgs {
         Ok(())
     }
 
-    /// Refuses what would wipe the output in the end.
+    /// Refuses a report that goes to the file of `--tee`: at the end it would overwrite the output.
     pub fn check_report(&self, report: &Sink) -> pinfold::Result<()> {
         match (&self.tee_file, &self.tee) {
             (Some(file), Some(path)) if report.is(file) => Err(is_also(path, "--report")),
@@ -127,7 +132,7 @@ impl StreamArgs {
         }
     }
 
-    /// Empties the file of `--tee`, into which nothing has been written yet.
+    /// Empties the file of `--tee`, before anything is written into it.
     pub fn empty_tee(&self) -> pinfold::Result<()> {
         let (Some(file), Some(path)) = (&self.tee_file, &self.tee) else { return Ok(()) };
         let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
@@ -146,15 +151,16 @@ pub fn not_opened(path: &Path, error: &std::io::Error) -> pinfold::Error {
         operation: "open",
         object: format!("{}, for the output", path.display()),
         errno: errno.unwrap_or(Errno::NXIO),
-        // One with words of its own is about a FIFO.
+        // An error without an errno is about a FIFO, and has its own message.
         advice: errno.map_or_else(|| error.to_string(), |_| String::new()),
     }
 }
 
-/// As the terminal that somebody looks at, if there is one. What pinfold passes on without a person is not to be echoed.
+/// Returns a terminal with the size and settings of pinfold's own, if there is one. Where standard input is not a
+/// terminal, no person types, and the new terminal does not echo its input.
 fn pty(terminal: Option<&Terminal>) -> Pty {
-    let looked_at = terminal.and_then(|terminal| Pty::like(&terminal.tty).ok());
-    let pty = looked_at.unwrap_or_else(|| Pty::new(USUAL_SIZE.0, USUAL_SIZE.1));
+    let like_ours = terminal.and_then(|terminal| Pty::like(&terminal.tty).ok());
+    let pty = like_ours.unwrap_or_else(|| Pty::new(USUAL_SIZE.0, USUAL_SIZE.1));
     if terminal.is_some_and(|terminal| terminal.is_stdin) { pty } else { pty.echo(false) }
 }
 

@@ -1,5 +1,6 @@
-//! The process that started `pinfold serve`. Its end is the end of all jobs: other processes, its workers for instance, may keep the
-//! pipe open that is our standard input.
+//! The process that started `pinfold serve`. When it ends, pinfold ends all jobs. Watching standard input is not
+//! enough: other processes, such as the workers of that process, may keep the pipe open that is pinfold's standard
+//! input.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,34 +10,36 @@ use pinfold::pidfd::Pidfd;
 use rustix::io::Errno;
 use rustix::process::getppid;
 
-/// The parent process, held by a pidfd. Not by PR_SET_PDEATHSIG, which is sent when the *thread* that started us ends
-/// (PR_SET_PDEATHSIG(2const)).
+/// The parent process, watched through a pidfd. PR_SET_PDEATHSIG is not usable: the kernel sends that signal when the
+/// *thread* that started pinfold ends (PR_SET_PDEATHSIG(2const)).
 pub enum Parent {
-    /// It has a process outside of our PID namespace as parent, or none: only the end of the input is seen.
+    /// The parent is outside of pinfold's PID namespace, or there is no parent. pinfold notices only the end of the
+    /// input.
     Unknown,
     Known(Pidfd),
     Ended,
 }
 
 impl Parent {
-    /// Opens the parent. Call it first: a parent that has ended before is seen as the process that has adopted us.
+    /// Opens a pidfd of the parent. Call it first: where the parent has ended before, another process has adopted
+    /// pinfold, and would be taken for the parent.
     ///
     /// # Errors
     /// The errno of pidfd_open(2).
     pub fn open() -> Result<Self> {
-        // 0 where it is not in our PID namespace (getppid(2)).
+        // `None` stands for 0: the parent is not in pinfold's PID namespace (getppid(2)).
         let Some(pid) = getppid() else { return Ok(Self::Unknown) };
         match Pidfd::open(pid) {
-            // Only while it is still our parent is the pid not another process's by now.
+            // The pidfd is that of the parent only if the parent is still the same: otherwise its pid may have been
+            // reused.
             Ok(parent) if getppid() == Some(pid) => Ok(Self::Known(parent)),
             Ok(_) | Err(Errno::SRCH) => Ok(Self::Ended),
-            Err(errno) => {
-                Err(errno).with_context(|| format!("cannot open a pidfd of the parent process {pid}, to see its end"))
-            }
+            Err(errno) => Err(errno)
+                .with_context(|| format!("cannot open a pidfd of the parent process {pid}, to be notified of its end")),
         }
     }
 
-    /// Waits for its end from now on. In the context of a runtime.
+    /// Starts to watch the parent. Call it in the context of a runtime.
     pub fn watch(self) -> WatchedParent {
         match self {
             Self::Unknown => WatchedParent::Unknown,
@@ -45,7 +48,7 @@ impl Parent {
                 let parent = Arc::new(pidfd);
                 WatchedParent::Known(Box::pin(async move {
                     if parent.ended().await.is_err() {
-                        // The end of the input is still seen.
+                        // pinfold still notices the end of the input.
                         std::future::pending().await
                     }
                 }))
@@ -54,7 +57,7 @@ impl Parent {
     }
 }
 
-/// The same, as the runtime waits for it.
+/// The parent process, as the runtime watches it.
 pub enum WatchedParent {
     Unknown,
     Known(Pin<Box<dyn Future<Output = ()>>>),
@@ -62,7 +65,7 @@ pub enum WatchedParent {
 }
 
 impl WatchedParent {
-    /// Waits for its end, once. Cancel-safe.
+    /// Waits for the end of the parent. The second call waits forever. Cancel-safe.
     pub async fn end(&mut self) {
         if let Self::Known(end) = self {
             end.await;

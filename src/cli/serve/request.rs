@@ -1,4 +1,4 @@
-//! The requests of the caller: a line of JSON each.
+//! The requests of the caller. Each is one line of JSON.
 
 use std::io::{BufRead, BufReader};
 
@@ -12,10 +12,10 @@ use crate::cli::pool::{JobLine, explain};
 use crate::cli::stdin::{Line, MAX_LINE, StandardInput, read_line};
 use crate::cli::thread;
 
-/// How much of a line that is too long is searched for its id.
+/// The number of bytes of a too long line that pinfold searches for the id.
 const BEGINNING: usize = 64 * 1024;
 
-/// What the caller asks for.
+/// A request of the caller.
 #[derive(Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
@@ -41,28 +41,28 @@ impl Request {
     }
 }
 
-/// A request that cannot be read: its id as it was sent, null where even that cannot be read, and why.
+/// A request that is invalid: its id as the caller sent it, or null where even the id cannot be read, and the reason.
 pub struct Unreadable {
     pub id: Value,
     pub message: String,
 }
 
-/// A line of the input, by its number from 1 on: the number that its answers carry.
+/// A line of the input with its number, counted from 1. Answers contain this number.
 pub struct Numbered {
     pub number: u64,
     pub line: Vec<u8>,
-    /// It was longer than [`MAX_LINE`], and this is its beginning.
+    /// The line was longer than [`MAX_LINE`], and `line` is only its beginning.
     pub too_long: bool,
 }
 
 impl Numbered {
-    /// The request; none where the line is blank.
+    /// Parses the request. Returns `None` for a blank line.
     pub fn parse(&self) -> Option<Result<Request, Unreadable>> {
         if self.line.trim_ascii().is_empty() && !self.too_long {
             return None;
         }
         let parsed = if self.too_long {
-            Err(format!("the request is too long: a line may have {MAX_LINE} bytes"))
+            Err(format!("the request is too long: a line may have at most {MAX_LINE} bytes"))
         } else {
             serde_json::from_slice(&self.line).map_err(|error| explain(&self.line, &error))
         };
@@ -70,7 +70,8 @@ impl Numbered {
     }
 }
 
-/// The id of a request that is wrong otherwise, also where the rest is no JSON: null where there is none before the mistake.
+/// Returns the id of an invalid request, also where the line is not valid JSON. Returns null where no id comes before
+/// the mistake.
 fn id_of(line: &[u8]) -> Value {
     let mut id = Value::Null;
     let _ = FindId(&mut id).deserialize(&mut serde_json::Deserializer::from_slice(line));
@@ -108,7 +109,7 @@ impl<'de> Visitor<'de> for FindId<'_> {
     }
 }
 
-/// Reads the requests, on a thread of its own.
+/// Starts a thread that reads the requests.
 pub fn requests() -> Result<Receiver<Numbered>> {
     let (sender, requests) = tokio::sync::mpsc::channel(16);
     thread::start("to read the requests", move || {
@@ -122,7 +123,7 @@ pub fn requests() -> Result<Receiver<Numbered>> {
                 Ok(Line::End) | Err(_) => return,
             };
             if too_long {
-                // Its id is at the beginning, if it can be found at all.
+                // The rest is dropped: pinfold searches only the beginning for the id.
                 line.truncate(BEGINNING);
                 line.shrink_to_fit();
             }

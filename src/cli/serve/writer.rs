@@ -1,4 +1,4 @@
-//! What is said to the caller: a line of JSON each.
+//! The events that pinfold sends to the caller. Each is one line of JSON.
 
 use std::sync::Arc;
 
@@ -12,13 +12,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use crate::cli::thread;
 use crate::cli::write::write_all;
 
-/// Pieces of output that may wait until the caller reads them.
+/// The number of pieces of output that may wait until the caller reads them.
 const WAITING: usize = 256;
 
-/// A longer line comes in pieces.
+/// The longest piece of a line. A longer line is sent in several pieces.
 const MAX_LINE: usize = 64 * 1024;
 
-/// What pinfold writes to the caller. `request` is the number of the line that it answers.
+/// An event that pinfold sends to the caller. `request` is the number of the request that it answers.
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Message<'a> {
@@ -26,7 +26,7 @@ pub enum Message<'a> {
         protocol: u32,
         version: &'a str,
     },
-    /// One of the job's own events.
+    /// An event of a job.
     Job {
         id: &'a str,
         attempt: u32,
@@ -50,7 +50,7 @@ pub enum Message<'a> {
         id: &'a str,
         processes: &'a [pinfold::report::ProcessInfo],
     },
-    /// All of it stands still.
+    /// All processes of the job are frozen.
     Frozen {
         request: u64,
         id: &'a str,
@@ -61,7 +61,7 @@ pub enum Message<'a> {
         usage: &'a pinfold::report::Usage,
     },
     Done {
-        /// That of the submit.
+        /// The number of the `submit` request.
         request: u64,
         id: &'a str,
         success: bool,
@@ -71,20 +71,21 @@ pub enum Message<'a> {
     },
     Error {
         request: u64,
-        /// As it was sent, null where it could not be read.
+        /// The id as the caller sent it; null where pinfold could not read it.
         id: &'a serde_json::Value,
         message: &'a str,
     },
 }
 
-/// What the writing thread is to do.
+/// A task for the writing thread.
 enum Piece {
     Line(Vec<u8>, Option<OwnedSemaphorePermit>),
-    /// Tell that all before it has been written.
+    /// Report that everything before this mark has been written.
     Mark(oneshot::Sender<()>),
 }
 
-/// Says things to the caller. Writing has a thread of its own, and output waits for its place.
+/// Sends events to the caller. A separate thread writes them. Output of jobs waits until fewer than [`WAITING`] pieces
+/// wait.
 #[derive(Clone)]
 pub struct Writer {
     pieces: UnboundedSender<Piece>,
@@ -92,7 +93,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// The receiver hears why nothing can be written any more.
+    /// Starts the writing thread. The receiver gets the error after which nothing more can be written.
     pub fn start() -> Result<(Self, oneshot::Receiver<std::io::Error>)> {
         let (pieces, mut receiver): (_, UnboundedReceiver<Piece>) = unbounded_channel();
         let (failed, failure) = oneshot::channel();
@@ -113,14 +114,15 @@ impl Writer {
         Ok((Self { pieces, room: Arc::new(Semaphore::new(WAITING)) }, failure))
     }
 
-    pub fn say(&self, message: &Message<'_>, room: Option<OwnedSemaphorePermit>) {
+    /// Sends an event. `room` is dropped when the event has been written.
+    pub fn send(&self, message: &Message<'_>, room: Option<OwnedSemaphorePermit>) {
         let mut line = serde_json::to_vec(message).unwrap_or_default();
         line.push(b'\n');
-        // A caller that is gone is told nothing.
+        // A send fails where the writing thread has ended. Its error was reported through the receiver of `start`.
         let _ = self.pieces.send(Piece::Line(line, room));
     }
 
-    /// Waits until what was said so far has been written; for ever, where it can't be.
+    /// Waits until all events that were sent before have been written. Waits forever where they cannot be written.
     pub async fn all_written(&self) {
         let (mark, reached) = oneshot::channel();
         let _ = self.pieces.send(Piece::Mark(mark));
@@ -129,15 +131,17 @@ impl Writer {
         }
     }
 
-    /// Says the lines of a stream as they come.
+    /// Sends each line of a stream as soon as it is read.
     pub async fn follow(self, id: Arc<str>, stream: OutputStream, name: &'static str) {
         let mut lines = stream.lines().max_line(MAX_LINE);
         while let Ok(Some(line)) = lines.next_line().await {
             let room = self.room.clone().acquire_owned().await.ok();
             let complete = line.complete;
             match std::str::from_utf8(&line.bytes) {
-                Ok(text) => self.say(&Message::Output { id: &id, stream: name, line: text, complete }, room),
-                Err(_) => self.say(&Message::OutputBytes { id: &id, stream: name, bytes: &line.bytes, complete }, room),
+                Ok(text) => self.send(&Message::Output { id: &id, stream: name, line: text, complete }, room),
+                Err(_) => {
+                    self.send(&Message::OutputBytes { id: &id, stream: name, bytes: &line.bytes, complete }, room)
+                }
             }
         }
     }
