@@ -1,9 +1,11 @@
-//! A CI executor: the steps of a build, one after another, each with its log as it comes, a deadline, and nothing left behind.
+//! A CI executor: it runs the steps of a build one after another, and prints the log of each step while it runs. Each
+//! step has a deadline, and leaves no processes behind.
 //!
 //!     cargo run --example ci_executor -- REPOSITORY ARTEFACT...
 //!
-//! Clones REPOSITORY, then configures, makes and tests it. A line `cancel` on standard input is the cancel button. A test that
-//! leaves a daemon behind fails the step that it ran in. The artefacts are copied into the current directory.
+//! The executor clones REPOSITORY, then configures, builds and tests it. A line `cancel` on standard input is the
+//! cancel button. If a test leaves a daemon behind, its step fails. The executor copies the artefacts into the current
+//! directory.
 
 use std::error::Error;
 use std::io::BufRead;
@@ -18,7 +20,7 @@ use tokio::sync::watch;
 const STEPS: [(&str, &str); 3] =
     [("configure", "[ ! -x configure ] || ./configure"), ("build", "make"), ("test", "make test")];
 
-/// A directory that goes away with the build.
+/// A directory that is removed at the end of the build.
 struct Workspace(PathBuf);
 
 impl Drop for Workspace {
@@ -43,7 +45,7 @@ async fn build(repository: &str, artefacts: Vec<String>) -> Result<bool, Box<dyn
         if button.is_some() {
             cancel.send_replace(true);
         }
-        std::mem::forget(cancel); // Without a button the build goes on.
+        std::mem::forget(cancel); // If standard input ends without `cancel`, the build continues.
     });
     let workspace = Workspace(std::env::temp_dir().join(format!("ci-{}", std::process::id())));
     let mut clone = Command::new("git");
@@ -63,7 +65,7 @@ async fn build(repository: &str, artefacts: Vec<String>) -> Result<bool, Box<dyn
     Ok(passed)
 }
 
-/// Runs a step, and tells whether it passed: exit code 0, in time, and nothing left behind.
+/// Runs a step and returns whether it has passed: exit code 0, within the deadline, and no leftovers.
 async fn step(
     supervisor: &Supervisor,
     name: &str,
@@ -96,7 +98,7 @@ async fn step(
     Ok(passed)
 }
 
-/// The log, line by line as it comes.
+/// Prints the log line by line, as the step writes it.
 async fn log(name: &str, stream: OutputStream) {
     let mut lines = stream.lines();
     while let Ok(Some(line)) = lines.next_line().await {

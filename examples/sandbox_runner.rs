@@ -1,10 +1,13 @@
-//! A runner for code that somebody else wrote, a language model say: reads a program from standard input, runs it with tight
-//! limits, and tells what came of it as JSON.
+//! A runner for code that you did not write, for example code of a language model. It reads a program from standard
+//! input, runs it with tight limits, and prints the result as JSON.
 //!
-//!     cargo run --example sandbox_runner -- [INTERPRETER ARG...]       python3 - by default: it reads the program
+//!     cargo run --example sandbox_runner -- [INTERPRETER ARG...]
 //!
-//! It bounds what a *careless* program can do: time, memory, processes, output, and nothing of it is left. What a hostile one may
-//! read and send is another matter: for that there are users, namespaces and seccomp (run this inside of those).
+//! The interpreter reads the program from its standard input; the default is `python3 -`.
+//!
+//! The runner limits a *careless* program: its time, memory, processes and output. No process of the program is left
+//! afterwards. It does not limit what a hostile program can read and send. For that, run it inside of namespaces, as
+//! another user, with seccomp.
 
 use std::error::Error;
 use std::io::Read;
@@ -18,7 +21,7 @@ const MEMORY: u64 = 256 << 20;
 const PROCESSES: u64 = 64;
 const TIME: Duration = Duration::from_secs(10);
 
-/// A directory that goes away with the run.
+/// A directory that is removed at the end of the run.
 struct Workspace(PathBuf);
 
 impl Drop for Workspace {
@@ -39,10 +42,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// With the kernel's controllers where they can be had. Without them each process has its own limits, and the verdict says so.
+/// Starts a supervisor with the kernel's cgroup controllers if they are available. Otherwise the limits apply to each
+/// process separately, and the verdict says so.
 async fn supervisor() -> Result<(Supervisor, Limits, &'static str), pinfold::Error> {
     let mut limits = Limits::default();
-    // Files of 16 MiB at most, no core dumps, 64 open files.
+    // Files of at most 16 MiB, no core dumps, at most 64 open files.
     limits.rlimits = vec!["fsize=16777216".parse()?, "core=0".parse()?, "nofile=64".parse()?];
     let builder = Supervisor::builder().controllers([Controller::Memory, Controller::Pids]);
     match builder.start().await {
@@ -67,7 +71,7 @@ async fn run(words: Vec<std::ffi::OsString>, code: Vec<u8>) -> Result<serde_json
     command.args(words).cwd(&workspace.0).env_clear().env("PATH", "/usr/bin:/bin").env("HOME", &workspace.0);
     command.stdin_bytes(code).stdout(Stdio::Piped).stderr(Stdio::Piped).capture(CaptureLimit::ends(4096, 4096));
     command.timeout(TIME).grace(Duration::from_millis(500)).limits(limits);
-    // Root can give it to somebody who owns nothing.
+    // If this runs as root, the program runs as a user that owns no other files.
     if let Ok(nobody) = User::look_up("nobody")
         && std::os::unix::fs::chown(&workspace.0, Some(65534), Some(65534)).is_ok()
     {

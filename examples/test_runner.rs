@@ -1,9 +1,10 @@
-//! A test runner: each test is a program, several run at a time, each with a deadline, and a test that leaves something behind
-//! has failed.
+//! A test runner. Each test is a program with a deadline, and several tests run at a time. A test that leaves processes
+//! behind has failed.
 //!
 //!     cargo run --example test_runner -- [--jobs N] [--timeout SECONDS] [--retries N] PROGRAM...
 //!
-//! What a test wrote is shown when it has failed. Exit code 0 when all passed. Ctrl-C is pinfold's business: nothing is left.
+//! The runner prints the output of each test that has failed. It exits with 0 if all tests have passed. If Ctrl-C ends
+//! the runner, pinfold ends all tests, and no process is left.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -62,7 +63,7 @@ async fn run(options: &Options) -> Result<usize, Box<dyn Error>> {
     let collect = async {
         let mut failed = 0;
         while let Some(outcome) = outcomes.next_outcome().await {
-            failed += usize::from(!tell(&outcome));
+            failed += usize::from(!print(&outcome));
         }
         failed
     };
@@ -74,8 +75,8 @@ async fn run(options: &Options) -> Result<usize, Box<dyn Error>> {
     Ok(failed)
 }
 
-/// A line for each test, and its output where it has failed. Tells whether it passed.
-fn tell(outcome: &Outcome) -> bool {
+/// Prints a line for a test, and its output if it has failed. Returns whether it has passed.
+fn print(outcome: &Outcome) -> bool {
     let report = &outcome.report;
     let verdict = match (report.reason, &report.main) {
         (Reason::Exited, Some(MainEnd::Exited(0))) if report.leftovers.count > 0 => "LEAKED",

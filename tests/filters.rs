@@ -109,7 +109,7 @@ fn watch() {
         for round in 0..rounds() {
             if round > 0 {
                 watched.keys("r\n");
-                assert!(watched.said().starts_with("asked for"));
+                assert!(watched.said().starts_with("restart requested"));
             }
             assert!(watched.said().starts_with("bash exited with 0"), "{filter}");
             let written = std::fs::read_to_string(directory.path().join("out")).unwrap_or_default();

@@ -397,7 +397,7 @@ fn what_can_not_be_ended_is_named_within_the_bound() {
     wait_for(|| std::fs::remove_dir(&frozen).ok());
     assert_eq!(swept.status.code(), Some(1), "{swept:#?}");
     let said = text(&swept.stderr);
-    let begin = format!("pinfold: {}: cannot end what runs in it within 0.3 s: ", left.base.display());
+    let begin = format!("pinfold: {}: cannot end the processes in it within 0.3 s: ", left.base.display());
     assert!(said.starts_with(&begin), "{said}");
     assert!(said.contains(&format!("still there: {} [tree] (state ", left.processes[0])), "{said}");
     // The earlier SIGKILL takes effect.

@@ -64,7 +64,10 @@ fn in_a_cgroup() {
     check(&ran);
     assert_eq!(ran.report["not_removed"][0]["path"], ran.report["containment"]["cgroup"], "{ran:#?}");
     // While it hangs a sweep can't remove it, and says who it is; then it can.
-    assert!(ran.stderr.contains("cannot end what runs in it within 0.3 s") && ran.stderr.contains("[cat]"), "{ran:#?}");
+    assert!(
+        ran.stderr.contains("cannot end the processes in it within 0.3 s") && ran.stderr.contains("[cat]"),
+        "{ran:#?}"
+    );
     let said: Vec<_> = ran.stdout.lines().collect();
     assert_eq!((said[1], said.last()), ("sweep: 1", Some(&"sweep: 0")), "{ran:#?}");
     assert!(said[2].starts_with("removed /"), "{ran:#?}");

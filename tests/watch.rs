@@ -167,7 +167,10 @@ fn while_it_runs() {
         watched.keys("r\n");
         assert_eq!(watched.out(), "up", "{on_busy}");
         let said = watched.said();
-        assert!(said.starts_with("asked for; the last run was stopped, and ended by SIGTERM"), "{on_busy}: {said}");
+        assert!(
+            said.starts_with("restart requested; the last run was stopped, and ended by SIGTERM"),
+            "{on_busy}: {said}"
+        );
         watched.end();
     }
 }
@@ -266,7 +269,7 @@ fn at_a_terminal() {
     pty.expect("up");
     pty.send("r\n");
     pty.expect("\x1b[2J");
-    pty.expect("asked for; the last run was stopped");
+    pty.expect("restart requested; the last run was stopped");
     pty.expect("up");
     pty.send("\x03");
     let status = pty.wait();

@@ -1,11 +1,12 @@
-"""A concurrent.futures.Executor whose cancel() ends running work, the children of its workers included.
+"""A concurrent.futures.Executor whose cancel() ends running work, including the children of its workers.
 
     with PinfoldExecutor(max_workers=4) as executor:
         future = executor.submit(function, argument)
-        future.cancel()        # Waiting or running: True, and nothing of it is left.
+        future.cancel()        # True if it was waiting or running; none of its processes is left.
 
-Each call runs in a Python of its own, held by one `pinfold serve` (docs/serve.md). When this program ends, by whatever end,
-everything that it submitted has ended too. Functions, arguments and results have to be picklable, as for ProcessPoolExecutor.
+Each call runs in a Python process of its own, as a job of one `pinfold serve` (docs/serve.md). When this program ends, in any
+way, everything that it has submitted ends too. Functions, arguments and results have to be picklable, as for
+ProcessPoolExecutor.
 """
 
 import base64
@@ -18,7 +19,7 @@ import sys
 import threading
 from concurrent.futures import Executor, Future
 
-# What a worker runs: the result goes to standard output, and what the function prints to standard error.
+# The program of a worker. It writes the result to standard output. Output of the function goes to standard error.
 WORKER = """
 import base64, multiprocessing.spawn, os, pickle, sys
 result_fd = os.dup(1)
@@ -41,7 +42,7 @@ with os.fdopen(result_fd, "wb") as out:
 
 
 class JobFailed(Exception):
-    """A worker ended without a result: it was killed, or reached its deadline. `report` tells how."""
+    """A worker ended without a result: it was killed, or it reached its deadline. `report` contains the details."""
 
     def __init__(self, report, stderr):
         super().__init__(f"{report['name']} ended: {report['reason']}, {report['main'] or report['error']}\n{stderr}")
@@ -49,7 +50,7 @@ class JobFailed(Exception):
 
 
 class PinfoldFuture(Future):
-    """A future that can be cancelled while it runs. `report` is pinfold's, once it is done."""
+    """A future that can be cancelled while it runs. When it is done, `report` is the report of pinfold."""
 
     def __init__(self, cancel_job):
         super().__init__()
@@ -58,7 +59,7 @@ class PinfoldFuture(Future):
         self.report = None
 
     def cancel(self):
-        """Ends the work and waits until nothing of it is left. False when it was done before."""
+        """Ends the work and waits until none of its processes is left. Returns False if the work was done before."""
         if self.done():
             return self.cancelled()
         self._cancel_job()
@@ -79,17 +80,17 @@ class PinfoldFuture(Future):
 
 
 class PinfoldExecutor(Executor):
-    """Runs calls in processes of their own, `max_workers` at a time, each for `timeout` seconds at most."""
+    """Runs each call in its own process, `max_workers` calls at a time, each for at most `timeout` seconds."""
 
     def __init__(self, max_workers=None, timeout=None, grace=10.0, pinfold="pinfold"):
         command = [pinfold, "serve", "--stdio", "-j", str(max_workers or "auto"), "--grace", f"{grace}s"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._timeout = timeout
-        self._lines = 0  # Each answer names the line that it is for.
+        self._lines = 0  # The number of lines sent. Each answer contains the number of its request.
         self._ids = itertools.count(1)
         self._lock = threading.Lock()
-        self._futures = {}  # By the job's id.
-        self._submits = {}  # Ids by the line of their submit.
+        self._futures = {}  # The futures, by the id of the job.
+        self._submits = {}  # The ids, by the line number of their submit request.
         self._outputs = {}
         self._closed = False
         self._idle = threading.Condition(self._lock)
@@ -99,7 +100,7 @@ class PinfoldExecutor(Executor):
     def submit(self, fn, /, *args, **kwargs):
         call = pickle.dumps((fn, args, kwargs))
         preparation = multiprocessing.spawn.get_preparation_data("pinfold-worker")
-        preparation.pop("authkey", None)  # For connections among workers, which these do not have.
+        preparation.pop("authkey", None)  # This is for connections between workers, which do not exist here.
         stdin = base64.b64encode(pickle.dumps((preparation, call))).decode()
         job = {"command": [sys.executable, "-c", WORKER], "stdin": stdin, "name": getattr(fn, "__name__", "call")}
         if self._timeout is not None:
@@ -137,7 +138,7 @@ class PinfoldExecutor(Executor):
                 self._process.stdin.write(line)
                 self._process.stdin.flush()
         except (BrokenPipeError, ValueError):
-            pass  # The reader sees the end, and ends every future.
+            pass  # The reader thread notices the end of pinfold, and fails all futures.
 
     def _read(self):
         for line in self._process.stdout:
@@ -150,7 +151,7 @@ class PinfoldExecutor(Executor):
             elif message["event"] == "done":
                 self._done(message)
             elif message["event"] == "error" and message["request"] in self._submits:
-                # An error for another request, a cancel that came late, changes nothing.
+                # An error for another request, such as a late cancel, is ignored.
                 name = self._submits[message["request"]]
                 report = {"name": name, "reason": "refused", "main": None, "error": message["message"]}
                 self._done({"request": message["request"], "id": name, "cancelled": False, "report": report})

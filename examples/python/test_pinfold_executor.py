@@ -1,4 +1,4 @@
-"""python3 -m pytest examples/python, with `pinfold` in PATH or named in PINFOLD."""
+"""Run with: python3 -m pytest examples/python. `pinfold` has to be in PATH, or PINFOLD has to contain its path."""
 
 import concurrent.futures
 import multiprocessing
@@ -29,7 +29,7 @@ def alive(pid):
 
 
 def note_and_sleep(path, seconds):
-    """Notes its own pid and that of a child in a session of its own, and hangs."""
+    """Starts a child in its own session, writes its own pid and that of the child to a file, and hangs."""
     child = subprocess.Popen(["setsid", "sleep", str(seconds)])
     with open(path + ".new", "w") as file:
         file.write(f"{os.getpid()} {child.pid}")
@@ -47,7 +47,7 @@ def pids(path):
 
 
 def divide(a, b):
-    print("what a function prints is no result")
+    print("output of a function is not its result")
     return a / b
 
 
@@ -68,7 +68,7 @@ def test_results_and_exceptions():
 
 
 def test_the_pool_that_hangs(tmp_path):
-    """Five tasks of 100 s on two workers: ProcessPoolExecutor's `with` waits 200 s after the timeout."""
+    """Five tasks of 100 s on two workers. With ProcessPoolExecutor, `with` would wait for 200 s after the timeout."""
     begun = time.monotonic()
     pool = executor(max_workers=2)
     futures = [pool.submit(note_and_sleep, str(tmp_path / str(number)), 100) for number in range(5)]
@@ -84,7 +84,7 @@ def test_the_pool_that_hangs(tmp_path):
 
 
 def test_instead_of_terminate(tmp_path):
-    """Process.terminate() leaves the children of the worker."""
+    """Process.terminate() leaves the children of the worker running. cancel() ends them."""
     with executor(max_workers=1) as pool:
         future = pool.submit(note_and_sleep, str(tmp_path / "x"), 100)
         worker, child = pids(str(tmp_path / "x"))
@@ -95,7 +95,7 @@ def test_instead_of_terminate(tmp_path):
 
 
 def test_instead_of_an_event(tmp_path):
-    """A worker that would have to look at an Event, and does not."""
+    """A worker that would have to check an Event to be cancelled, and does not. The timeout ends it."""
     with executor(max_workers=1, timeout=6, grace=0.5) as pool:
         with pytest.raises(JobFailed) as failed:
             pool.submit(note_and_sleep, str(tmp_path / "x"), 100).result()
@@ -129,7 +129,7 @@ def test_a_refused_call_does_not_hang(timeout):
 
 
 def die_with_a_pool(path):
-    """Has workers that keep the pipe to pinfold open, submits a call, and is killed."""
+    """Starts workers that keep the pipe to pinfold open, and submits a call. The test kills this process."""
     from concurrent.futures import ProcessPoolExecutor
 
     pool = executor(max_workers=1)

@@ -1,14 +1,14 @@
-//! Durations as people write them: `1h30m`, `2.5s`, `500ms`, plain seconds as timeout(1) takes them, and `inf`.
+//! Parses durations: `1h30m`, `2.5s`, `500ms`, plain seconds as in timeout(1), and `inf`.
 
 use std::time::Duration;
 
-/// What a message advises.
+/// The advice at the end of each message.
 const FORMS: &str = "write 1h30m, 2.5s, 500ms, plain seconds, or inf";
 
-/// A duration; `5`, `1.5`, `.5` and `1e3` are seconds, `inf` is [`Duration::MAX`], which no clock reaches.
+/// Parses a duration. `5`, `1.5`, `.5` and `1e3` are seconds; `inf` is [`Duration::MAX`], which no clock reaches.
 ///
 /// # Errors
-/// A message: the reason, and the forms that are right. The text of the value is quoted.
+/// A message with the reason and the valid forms. Control characters of the value are escaped in it.
 pub fn parse(text: &str) -> Result<Duration, String> {
     let wrong = |why: String| format!("{why}; {FORMS}");
     let trimmed = text.trim();
@@ -45,15 +45,15 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A limit on time: as [`parse`], and 0 is no limit, as with timeout(1).
+/// Parses a limit on time, as [`parse`] does, but 0 means no limit, as in timeout(1).
 ///
 /// # Errors
-/// As those of [`parse`].
+/// Those of [`parse`].
 pub fn limit(text: &str) -> Result<Duration, String> {
     parse(text).map(|limit| if limit.is_zero() { Duration::MAX } else { limit })
 }
 
-/// The number that the text begins with, and what follows it. An exponent belongs to it.
+/// Splits the text into the number at its beginning, with the exponent if there is one, and the rest.
 fn number(text: &str) -> (&str, &str) {
     let digits = |from: usize| {
         let end = text[from..].find(|character: char| !character.is_ascii_digit());
@@ -73,7 +73,7 @@ fn number(text: &str) -> (&str, &str) {
     text.split_at(end)
 }
 
-/// So many nanoseconds, in which all units are whole.
+/// Returns the length of a unit in nanoseconds. In nanoseconds, each unit is a whole number.
 fn unit_length(unit: &str) -> Result<u64, String> {
     const SECOND: u64 = 1_000_000_000;
     const DAY: u64 = 86_400 * SECOND;
@@ -86,7 +86,7 @@ fn unit_length(unit: &str) -> Result<u64, String> {
         "h" | "hr" | "hrs" | "hour" | "hours" => 3_600 * SECOND,
         "d" | "day" | "days" => DAY,
         "w" | "week" | "weeks" => 7 * DAY,
-        // Of the mean Gregorian length.
+        // The mean length in the Gregorian calendar.
         "month" | "months" => 2_629_746 * SECOND,
         "y" | "year" | "years" => 31_556_952 * SECOND,
         "M" => return Err("'M' is ambiguous: m is minutes, month is months".into()),
@@ -94,7 +94,7 @@ fn unit_length(unit: &str) -> Result<u64, String> {
     })
 }
 
-/// Exactly, where the number is whole.
+/// Returns `number` times `unit`. The result is exact if the number is whole.
 fn times(number: &str, unit: u64) -> Result<Duration, &'static str> {
     if let Ok(whole) = number.parse::<u64>() {
         let nanos = u128::from(whole) * u128::from(unit);
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_people_write() {
+    fn valid_durations() {
         for (text, millis) in [
             ("1h30m", 5_400_000),
             ("2.5s", 2_500),
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_duration() {
+    fn invalid_durations() {
         for text in [
             "",
             " ",

@@ -1,4 +1,4 @@
-//! pinfold's settings in the environment, for every command: an empty variable is the same as an unset one.
+//! pinfold's settings in the environment, for every subcommand. An empty variable counts as unset.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -9,25 +9,25 @@ use pinfold::{Builder, Error, Result, Supervisor};
 
 use super::run::ContainmentArg;
 
-/// The cgroup v2 directory for the bases, where `--cgroup` names none.
+/// The cgroup v2 directory for the bases, if there is no `--cgroup`.
 const CGROUP: &str = "PINFOLD_CGROUP";
 
-/// What holds the jobs, where `--containment` does not say it.
+/// The containment of the jobs, if there is no `--containment`.
 const CONTAINMENT: &str = "PINFOLD_CONTAINMENT";
 
 fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
-/// The directory of the option, else that of the environment.
+/// Returns the directory of the option, or else that of the environment.
 pub fn cgroup(option: Option<&Path>) -> Option<PathBuf> {
     option.map(Path::to_owned).or_else(|| variable(CGROUP).map(PathBuf::from))
 }
 
-/// The containment of the option, else that of the environment; `None` where any will do.
+/// Returns the containment of the option, or else that of the environment; `None` if the choice is left to pinfold.
 ///
 /// # Errors
-/// [`Error::Invalid`], which names the variable and its value.
+/// [`Error::Invalid`], with the name and the value of the variable.
 pub fn containment(option: Option<ContainmentArg>) -> Result<Option<ContainmentKind>> {
     if let Some(containment) = option {
         return Ok(containment.kind());
@@ -44,10 +44,10 @@ pub fn containment(option: Option<ContainmentArg>) -> Result<Option<ContainmentK
     }
 }
 
-/// A supervisor as the options and the environment describe it.
+/// Returns a builder of a supervisor with the settings of the options and of the environment.
 ///
 /// # Errors
-/// As those of [`containment`].
+/// Those of [`containment`].
 pub fn supervisor(cgroup_option: Option<&Path>, containment_option: Option<ContainmentArg>) -> Result<Builder> {
     let mut builder = Supervisor::builder();
     if let Some(cgroup) = cgroup(cgroup_option) {

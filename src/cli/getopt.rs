@@ -1,27 +1,28 @@
-//! Options as getopt_long(3) reads them, and its messages: for the commands that stand in for others.
+//! Parses options in the way of getopt_long(3), with the same messages, for the subcommands that replace other
+//! programs.
 //!
-//! Options end at the first operand or at `--`; long ones may be shortened to what is unique.
+//! Options end at the first operand or at `--`. A long option may be abbreviated as long as the abbreviation is unique.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-/// A long option, and what stands for it; several may be the same.
+/// A long option, and the character that identifies it. Several names may have the same character.
 pub struct Long {
     pub name: &'static str,
     pub takes_value: bool,
     pub id: char,
 }
 
-/// The options of a program. `short` is as getopt(3) has it: `k:v` is `-k VALUE` and `-v`.
+/// A parser for the options of a program. `short` has the format of getopt(3): `k:v` stands for `-k VALUE` and `-v`.
 pub struct Parser<'a> {
     short: &'static str,
     long: &'static [Long],
     words: &'a [OsString],
-    /// What is left of a word of short options.
+    /// The rest of a word of short options, such as `v` after `-k` in `-kv`.
     cluster: &'a [u8],
 }
 
-/// An option, and its value where it takes one.
+/// An option, and its value if it takes one.
 pub type Found = (char, Option<OsString>);
 
 impl<'a> Parser<'a> {
@@ -29,7 +30,8 @@ impl<'a> Parser<'a> {
         Self { short, long, words, cluster: &[] }
     }
 
-    /// The next option; `None` at the operands. What is wrong is told in getopt's words, bytes as they were given.
+    /// Returns the next option, or `None` at the operands. An error has getopt's text, with the bytes of the argument
+    /// unchanged.
     pub fn next(&mut self) -> Option<Result<Found, Vec<u8>>> {
         if let Some((&letter, rest)) = self.cluster.split_first() {
             self.cluster = rest;
@@ -54,7 +56,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// What comes after the options.
+    /// Returns the words after the options.
     pub fn operands(&self) -> &'a [OsString] {
         self.words
     }
@@ -125,22 +127,22 @@ mod tests {
         Long { name: "version", takes_value: false, id: 'V' },
     ];
 
-    /// Each option as its letter and value, then what is wrong or the operands.
+    /// Returns each option as its letter and value, and then the error message or the operands.
     fn parsed(words: &[&str]) -> String {
         let words: Vec<OsString> = words.iter().map(OsString::from).collect();
         let mut parser = Parser::new("s:v", LONG, &words);
-        let mut told = String::new();
+        let mut result = String::new();
         while let Some(found) = parser.next() {
             match found {
-                Ok((id, value)) => told += &format!("{id}{} ", value.unwrap_or_default().display()),
-                Err(message) => return told + &String::from_utf8(message).unwrap(),
+                Ok((id, value)) => result += &format!("{id}{} ", value.unwrap_or_default().display()),
+                Err(message) => return result + &String::from_utf8(message).unwrap(),
             }
         }
-        told + &format!("{:?}", parser.operands())
+        result + &format!("{:?}", parser.operands())
     }
 
     #[test]
-    fn what_getopt_takes() {
+    fn valid_options() {
         for (words, expected) in [
             (&["-vs9", "a", "-v"][..], r#"v s9 ["a", "-v"]"#),
             (&["-s", "-v", "--", "-v"], r#"s-v ["-v"]"#),
@@ -152,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_getopt_says() {
+    fn error_messages() {
         for (words, expected) in [
             (&["-vx"][..], "v invalid option -- 'x'"),
             (&["-:"], "invalid option -- ':'"),

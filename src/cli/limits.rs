@@ -1,4 +1,4 @@
-//! The limits of `pinfold run`, which are those of a job in JSON too: the same names, the same values.
+//! The limit options of `pinfold run`. A job in JSON has the same limits, with the same names and values.
 
 use std::str::FromStr;
 
@@ -30,7 +30,7 @@ pub struct LimitArgs {
     #[arg(long)]
     oom_group: bool,
 
-    /// Processes and threads at once
+    /// Maximum number of processes and threads
     #[arg(long, value_name = "N")]
     pids: Option<u64>,
 
@@ -38,24 +38,24 @@ pub struct LimitArgs {
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     cpus: Option<f64>,
 
-    /// Share of CPU time where there is not enough, 1 to 10000 (100 is usual)
+    /// Share of CPU time when jobs compete for it, 1 to 10000 (usually 100)
     #[arg(long, value_name = "N")]
     cpu_weight: Option<u64>,
 
-    /// The CPUs to run on, as 0-3,7
+    /// The CPUs to run on, such as 0-3,7
     #[arg(long, value_name = "CPUS")]
     cpuset: Option<String>,
 
-    /// Share of I/O, 1 to 10000 (100 is usual)
+    /// Share of I/O when jobs compete for it, 1 to 10000 (usually 100)
     #[arg(long, value_name = "N")]
     io_weight: Option<u64>,
 
-    /// Limit a disk, as /dev/sda:rbps=10M,wiops=100 (repeatable)
+    /// Limit the use of a disk, such as /dev/sda:rbps=10M,wiops=100 (repeatable)
     #[arg(long, value_name = "DEV:KEY=N", value_parser = parse::<IoMax>)]
     #[serde(deserialize_with = "all")]
     io_max: Vec<IoMax>,
 
-    /// Resource limit of each process, as nofile=1024:4096 (repeatable; names as for prlimit)
+    /// Resource limit of each process, such as nofile=1024:4096 (repeatable; same names as in prlimit)
     #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = parse::<Rlimit>)]
     #[serde(deserialize_with = "all")]
     rlimit: Vec<Rlimit>,
@@ -84,7 +84,7 @@ impl LimitArgs {
     }
 }
 
-/// Reads a value as the library does; its error without the value, which clap names.
+/// Parses a value as the library does. The error message leaves out the value, because clap prints it.
 fn parse<T: std::str::FromStr<Err = Error>>(text: &str) -> Result<T, String> {
     text.parse().map_err(|error| match error {
         Error::Invalid { advice, .. } => advice,
@@ -92,7 +92,7 @@ fn parse<T: std::str::FromStr<Err = Error>>(text: &str) -> Result<T, String> {
     })
 }
 
-/// Bytes, or a text as the option takes it.
+/// Deserializes a size: a number of bytes, or a text in the format of the option.
 fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Size>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "an amount: bytes, or a text like \"512M\"")]
@@ -107,7 +107,7 @@ fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Size>, D::E
     }
 }
 
-/// A list of texts as a repeatable option takes them.
+/// Deserializes a list of texts in the format of a repeatable option.
 fn all<'de, D: Deserializer<'de>, T: FromStr<Err = Error>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     let texts = Vec::<String>::deserialize(deserializer)?;
     texts.iter().map(|text| text.parse().map_err(de::Error::custom)).collect()
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_run_takes_a_line_takes() {
+    fn json_accepts_the_values_of_the_options() {
         let limits =
             read(r#"{"memory": "64M", "swap": 0, "pids": 10, "cpus": 0.5, "rlimit": ["nofile=10:20"]}"#).unwrap();
         assert_eq!((limits.memory, limits.swap), (Some(Size::Bytes(64 << 20)), Some(Size::Bytes(0))));

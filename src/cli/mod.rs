@@ -1,4 +1,4 @@
-//! The command line: its types, and one file a subcommand.
+//! The command line: its types, and one file for each subcommand.
 
 mod doctor;
 mod duration;
@@ -38,7 +38,7 @@ use pinfold::text::printable_message;
 use pinfold::{Builder, Guard};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// pinfold itself failed, as with timeout(1) and env(1).
+/// The exit code when pinfold itself failed, the same as that of timeout(1) and env(1).
 const FAILED: u8 = 125;
 
 /// Runs a command, and nothing that it started can outlive it.
@@ -58,14 +58,14 @@ enum Subcommands {
     Doctor(doctor::Args),
     #[cfg(feature = "watch")]
     Watch(watch::Args),
-    /// Run a command with a time limit: timeout(1) with all of its options, and the whole tree goes
-    // Its words are read as coreutils reads them, before this.
+    /// Run a command with a time limit, with all options of timeout(1), and end everything that it started
+    // `stand_in` reads the arguments in the way of coreutils, before clap does.
     #[command(disable_help_flag = true)]
     Timeout {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<OsString>,
     },
-    /// Be PID 1 of a container, or hold a command under another init: with the options of tini and dumb-init
+    /// Run as PID 1 of a container, or contain a command under another init; has the options of tini and dumb-init
     #[command(disable_help_flag = true)]
     Init {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -73,7 +73,7 @@ enum Subcommands {
     },
 }
 
-/// The same for `run` alone, which has to be quick: the options of the other commands are not built.
+/// The same for `run` alone. `run` has to start quickly, so clap does not build the options of the other subcommands.
 #[derive(Parser)]
 #[command(name = "pinfold")]
 struct RunCli {
@@ -94,7 +94,8 @@ fn parse(words: &[OsString]) -> clap::error::Result<Subcommands> {
     Ok(Cli::try_parse_from(words)?.command)
 }
 
-/// A command that stands in for another, as it is called: by a link of that name, or as `pinfold NAME`.
+/// Runs the subcommands that replace another program. The user calls them through a link with the name of that program,
+/// or as `pinfold NAME`. Returns the exit code, or `None` if the arguments call no such subcommand.
 fn stand_in(words: &[OsString]) -> Option<u8> {
     let name = words.first()?;
     match Path::new(name).file_name().and_then(OsStr::to_str) {
@@ -110,12 +111,13 @@ fn stand_in(words: &[OsString]) -> Option<u8> {
     }
 }
 
-/// Tells the exit code.
+/// Runs the subcommand that `words` name, and returns the exit code.
 pub fn main(words: &[OsString]) -> u8 {
     if let Some(code) = stand_in(words) {
         return code;
     }
-    // The guard starts beside the reading of the arguments, and before these have filled the memory that is forked.
+    // The guard starts while pinfold parses the arguments. The fork comes first, so that it does not have to copy the
+    // memory that parsing fills.
     let prepared = (words.get(1).is_some_and(|word| word == "run" || word == "watch")).then(run::Prepared::new);
     let command = match parse(words) {
         Ok(command) => command,
@@ -141,7 +143,7 @@ pub fn main(words: &[OsString]) -> u8 {
     })
 }
 
-/// How many processes, and the first of them.
+/// Returns the number of processes and the first few of them, for a message.
 fn processes(processes: &ProcessList) -> String {
     const SHOWN: usize = 3;
     let mut text = if processes.count == 1 { "1 process".to_owned() } else { format!("{} processes", processes.count) };
@@ -153,21 +155,23 @@ fn processes(processes: &ProcessList) -> String {
     text
 }
 
-/// A supervisor as the environment describes it, for the commands whose options are another program's.
+/// Returns a supervisor with the settings of the environment, for the subcommands that have the options of another
+/// program.
 fn supervisor_of_environment(guard: Guard) -> Result<Builder> {
     Ok(environment::supervisor(None, None)?.guard(guard))
 }
 
-/// One line on standard error. No text from outside in it acts on a terminal or makes another line.
+/// Prints one line on standard error. Escapes control characters in `message`, so that no text from outside controls
+/// the terminal or adds another line.
 fn tell(message: &str) {
     write_patiently(format!("pinfold: {}\n", printable_message(message)).as_bytes());
 }
 
-/// Writes to standard error. Where that is closed, or full for a second (a job filled it and nobody reads), there is
-/// nobody to tell.
+/// Writes to standard error. Gives up if standard error is closed, or if it has been full for a second (a job has
+/// filled it, and no process reads from it).
 fn write_patiently(bytes: &[u8]) {
     const PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
-    // What a pipe that is ready takes without blocking (pipe(7)).
+    // A pipe that is ready for writing accepts this many bytes without blocking (pipe(7)).
     const PIPE_BUF: usize = 4096;
     let mut stderr = std::io::stderr();
     for part in bytes.chunks(PIPE_BUF) {

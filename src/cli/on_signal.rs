@@ -1,4 +1,4 @@
-//! `--on-signal SIGNAL=ACTION`: what a signal to pinfold means for the job.
+//! `--on-signal SIGNAL=ACTION`: what pinfold does with the job when it receives a signal.
 
 use std::str::FromStr;
 
@@ -9,14 +9,14 @@ use pinfold::Signal;
 pub enum Action {
     /// It sends the signal to the main process.
     Pass,
-    /// It stops the job; when the job is being stopped already, it kills it.
+    /// It stops the job. If it is stopping the job already, it kills the job.
     Stop,
     Kill,
     Ignore,
 }
 
 impl Action {
-    /// Without an option.
+    /// Returns the action for a signal without an option.
     pub fn default_of(signal: Signal) -> Self {
         match signal {
             Signal::TERM | Signal::INT | Signal::HUP | Signal::QUIT => Self::Stop,
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_accepted_and_what_is_not() {
+    fn valid_and_invalid_rules() {
         let parsed = |text: &str| text.parse::<OnSignal>();
         let rule = parsed("usr1=stop").unwrap();
         assert_eq!((rule.signal.to_string(), rule.action), ("SIGUSR1".to_owned(), Action::Stop));

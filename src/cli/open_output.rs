@@ -1,4 +1,4 @@
-//! Opening a file for output: without blocking, and without what the name stands for being lost.
+//! Opens a file for output: without blocking, and without the loss of an existing content.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -10,24 +10,24 @@ use inotify::{Inotify, WatchMask};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-/// How long a FIFO may be without a reader: a shell starts both sides at about the same time.
+/// How long to wait for the reader of a FIFO. A shell starts the writer and the reader at about the same time.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// As many symbolic links as the kernel follows (path_resolution(7)).
+/// The maximum number of symbolic links that the kernel follows (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
-/// What a path stands for.
+/// What a path refers to.
 pub enum Named {
-    /// A descriptor of this process: `/dev/stdout`, `/dev/fd/3`. To open it again would begin at the start of a file that is
-    /// being written.
+    /// A descriptor of this process: `/dev/stdout`, `/dev/fd/3`. Opening such a path again would write from the
+    /// beginning of a file in which the descriptor may already be further on.
     Descriptor(i32),
-    /// A file: this is its path, without a symbolic link in its last part.
+    /// A file, and its path, whose last component is no symbolic link.
     File(PathBuf),
-    /// A link of /proc to an open file of another process, or more symbolic links than the kernel follows.
+    /// A link in /proc to an open file of another process, or more symbolic links than the kernel follows.
     Other,
 }
 
-/// Follows symbolic links to see what they lead to. Opens nothing.
+/// Follows symbolic links and returns what the path refers to. Opens nothing.
 pub fn named(path: &Path) -> Named {
     let own: Vec<_> = ["/proc/self/fd", "/proc/thread-self/fd"].iter().flat_map(std::fs::canonicalize).collect();
     let mut path = path.to_owned();
@@ -51,11 +51,11 @@ pub fn named(path: &Path) -> Named {
     Named::Other
 }
 
-/// Opens it for writing, and makes it where it is not there. What is in it stays. A write to a FIFO or a device may fail
-/// with `EAGAIN` then ([`write`](super::write) waits for room).
+/// Opens a file for writing, and creates it if it does not exist. An existing content stays. The file is non-blocking,
+/// so that a write to a FIFO or a device may fail with `EAGAIN` ([`write`](super::write) waits until there is space).
 ///
 /// # Errors
-/// As open(2). A FIFO that still has no reader after a second is an error with words of its own.
+/// Those of open(2). A FIFO that still has no reader after a second is an error with its own message.
 pub fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
@@ -74,13 +74,13 @@ pub fn is_fifo(path: &Path) -> bool {
     path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo())
 }
 
-/// Tries again whenever a process opens it (`IN_OPEN`, inotify(7)).
+/// Opens a FIFO as soon as it has a reader: tries again whenever a process opens it (`IN_OPEN`, inotify(7)).
 fn wait_for_reader(path: &Path, options: &OpenOptions) -> io::Result<File> {
     let until = Instant::now() + PATIENCE;
     let mut inotify = Inotify::init()?;
     inotify.watches().add(path, WatchMask::OPEN)?;
     loop {
-        // Watched first, then opened: no reader is missed in between.
+        // The watch exists before this attempt, so that a reader that comes between the two is not missed.
         match options.open(path) {
             Err(error) if error.raw_os_error() == Some(libc::ENXIO) && Instant::now() < until => {}
             opened => return opened,
@@ -90,7 +90,7 @@ fn wait_for_reader(path: &Path, options: &OpenOptions) -> io::Result<File> {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        // There may be none.
+        // The queue of events may be empty, which is an error here.
         let _ = inotify.read_events(&mut [0; 1024]);
     }
 }

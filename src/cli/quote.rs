@@ -1,18 +1,19 @@
-//! Words quoted for messages as GNU programs do it: ‘so’ where the locale's characters are UTF-8, 'so' elsewhere, and
-//! what can't be printed as in C.
+//! Quotes words for messages in the way of GNU programs: ‘word’ if the locale's character set is UTF-8, otherwise
+//! 'word'. Characters that are not printable become escape sequences of C.
 
 #[cfg(not(target_env = "musl"))]
 use std::ffi::CStr;
 use std::ffi::{c_int, c_uint};
 
-// SAFETY: C's own iswprint(3): whether a character is printable in the locale. It takes any value.
+// SAFETY: this is iswprint(3) of the C library, which returns whether a character is printable in the locale. It
+// accepts any value.
 #[allow(unsafe_code)]
 unsafe extern "C" {
     safe fn iswprint(character: c_uint) -> c_int;
 }
 
-/// The quoted bytes. Call it only where there is one thread: it sets the character type of the program's locale to the
-/// environment's.
+/// Returns the quoted bytes. Call this only while the process has one thread: it sets the program's LC_CTYPE to that of
+/// the environment.
 pub fn quote(word: &[u8]) -> Vec<u8> {
     quote_in(word, is_utf8())
 }
@@ -51,13 +52,13 @@ fn octal(bytes: &[u8], quoted: &mut Vec<u8>) {
     }
 }
 
-/// By the locale's name: musl itself knows UTF-8 only.
+/// Returns whether the locale's character set is UTF-8, according to its name: musl itself supports UTF-8 only.
 #[cfg(target_env = "musl")]
 fn is_utf8() -> bool {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     let locale = set("LC_ALL").or_else(|| set("LC_CTYPE")).or_else(|| set("LANG")).unwrap_or_default();
     let locale = locale.to_string_lossy().to_lowercase();
-    // SAFETY: one thread, see `quote`. For iswprint(3).
+    // SAFETY: the process has one thread, see `quote`. iswprint(3) needs this call.
     #[allow(unsafe_code)]
     unsafe {
         libc::setlocale(libc::LC_CTYPE, c"".as_ptr())
@@ -68,7 +69,8 @@ fn is_utf8() -> bool {
 #[cfg(not(target_env = "musl"))]
 #[allow(unsafe_code)]
 fn is_utf8() -> bool {
-    // SAFETY: one thread, see `quote`; the string that nl_langinfo(3) tells is copied before the locale could change.
+    // SAFETY: the process has one thread, see `quote`. The string that nl_langinfo(3) returns is compared before the
+    // locale can change.
     unsafe {
         libc::setlocale(libc::LC_CTYPE, c"".as_ptr());
         let codeset = libc::nl_langinfo(libc::CODESET);

@@ -1,5 +1,5 @@
-//! Where `--report` goes. It is opened before the command starts, so that a mistake is found before that; no old report is in
-//! its place while the command runs.
+//! The destination of `--report`. pinfold opens it before the command starts, so that an invalid destination is an
+//! error at that time. While the command runs, the destination contains no report of an earlier run.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, Write};
@@ -14,24 +14,24 @@ use rustix::fs::{OFlags, fcntl_getfl};
 use super::open_output::{self, Named};
 use super::write::{Patience, write_within};
 
-/// `FILE`, `-` for standard output, `fd:N` for a descriptor that was handed down.
+/// `FILE`, `-` for standard output, or `fd:N` for a descriptor that pinfold has inherited.
 #[derive(Clone, Debug)]
 pub enum Destination {
     File(PathBuf),
     Stdout,
-    /// As `/dev/stderr` only.
+    /// Standard error, which can only be written as `/dev/stderr`.
     Stderr,
     Descriptor(i32),
 }
 
-/// Reads the value of `--report`.
+/// Parses the value of `--report`.
 pub fn parse(text: &std::ffi::OsStr) -> Result<Destination, String> {
     match text.to_str() {
-        Some("") => Err("a file name, '-' or fd:N is needed".into()),
+        Some("") => Err("write a file name, '-' or fd:N".into()),
         Some("-") => Ok(Destination::Stdout),
         Some(text) if text.starts_with("fd:") => match text[3..].parse() {
             Ok(number) if number >= 0 => Ok(Destination::Descriptor(number)),
-            _ => Err("after fd: a descriptor's number is needed, as in fd:3".into()),
+            _ => Err("write the number of a descriptor after fd:, as in fd:3".into()),
         },
         _ => Ok(match open_output::named(Path::new(text)) {
             Named::Descriptor(1) => Destination::Stdout,
@@ -50,21 +50,22 @@ pub struct Sink {
 }
 
 enum Place {
-    /// Written to where it is: a descriptor of the caller's, a pipe, a device.
+    /// A destination that cannot be replaced: a descriptor of the caller, a pipe, or a device.
     Stream(File),
-    /// A regular file; its path, without a symbolic link in its last part.
+    /// A regular file, and its path, whose last component is no symbolic link.
     File(File, PathBuf),
-    /// A regular file that is no longer there; what it was like, unless pinfold itself had made it.
+    /// The path of a regular file that pinfold has removed. The metadata is that of the removed file; it is `None` if
+    /// pinfold itself had created the file.
     Removed(PathBuf, Option<Metadata>),
-    /// A regular file that could not be replaced: it is empty, and stays in its place.
+    /// A regular file that pinfold could not remove. It is empty, and pinfold will write to it.
     Emptied(File),
 }
 
 impl Sink {
-    /// Opens it. A file that is there already keeps its content until [`remove_old`](Self::remove_old).
+    /// Opens the destination. A file that exists already keeps its content until [`remove_old`](Self::remove_old).
     ///
     /// # Errors
-    /// What open(2) says. A FIFO without a reader is waited for, for a second.
+    /// Those of open(2). If the destination is a FIFO without a reader, this waits for a reader for at most a second.
     pub fn open(destination: Destination) -> Result<Self> {
         let (place, name) = match destination {
             Destination::Stdout => (Place::Stream(standard(1, io::stdout())?), "standard output".into()),
@@ -81,7 +82,7 @@ impl Sink {
                 let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
                 let place = match open_output::named(&path) {
                     Named::File(path) if regular && is_new => {
-                        // Nothing is there while the command runs: what is there is a whole report.
+                        // While the command runs there is no file. A file that appears is a whole report.
                         match std::fs::remove_file(&path) {
                             Ok(()) => Place::Removed(path, None),
                             Err(_) => Place::Emptied(file),
@@ -97,7 +98,8 @@ impl Sink {
         Ok(Self { place, name })
     }
 
-    /// Whether it is this very file: what writes both from the beginning keeps one of them at most.
+    /// Returns whether the destination and `other` are the same file. If both are written from the beginning of one
+    /// file, at most one of the two texts survives.
     pub fn is(&self, other: &File) -> bool {
         match &self.place {
             Place::Stream(file) | Place::File(file, _) | Place::Emptied(file) => {
@@ -107,12 +109,12 @@ impl Sink {
         }
     }
 
-    /// Removes the report of an earlier run: should pinfold be killed, no report must be there that is not of this run. Where the
-    /// file cannot be replaced as it is (a directory that is not writable, an owner that is not this user, a second name of the
-    /// file) it is emptied.
+    /// Removes the report of an earlier run: if pinfold is killed, there must be no report of another run. If a new
+    /// file could not take the place of the old one with the same properties (the directory is not writable, another
+    /// user owns the file, the file has a second name), this truncates the file instead.
     ///
     /// # Errors
-    /// What ftruncate(2) says.
+    /// Those of ftruncate(2).
     pub fn remove_old(&mut self) -> Result<()> {
         let Place::File(file, path) = &self.place else { return Ok(()) };
         let failed = |error| anyhow!("cannot empty the old report {}: {error}", self.name);
@@ -130,10 +132,11 @@ impl Sink {
         Ok(())
     }
 
-    /// Writes the report, a line of JSON. A file gets it in one step: what reads it sees all of it or none.
+    /// Writes the report, which is a line of JSON. A regular file is replaced in one step, so that a reader sees the
+    /// whole report or none.
     ///
     /// # Errors
-    /// What could not be written, and why.
+    /// A message with the destination that could not be written, and the reason.
     pub fn write(self, report: &Report, patience: Patience) -> Result<()> {
         let line = format!("{}\n", report.to_json());
         let bytes = line.as_bytes();
@@ -141,7 +144,7 @@ impl Sink {
             Place::Stream(file) => write_within(file, bytes, patience),
             Place::File(file, _) | Place::Emptied(file) => write_in_place(&file, bytes),
             Place::Removed(path, before) => match replace(&path, bytes, before.as_ref()) {
-                // No other name can be made there, or the directory was renamed.
+                // pinfold cannot create another file in this directory, or the directory was renamed.
                 Err(Unplaced::NotMade) => open_output::open(&path).and_then(|file| write_in_place(&file, bytes)),
                 Err(Unplaced::NotWritten(error)) => Err(error),
                 Ok(()) => Ok(()),
@@ -151,8 +154,8 @@ impl Sink {
     }
 }
 
-/// A standard stream of our own. Rust's runtime opens /dev/null in the place of a closed one, and its `Stdout` takes EBADF for
-/// success.
+/// Returns a copy of one of pinfold's standard streams. Fails if it is not open for writing. This check is necessary
+/// because Rust's runtime opens /dev/null in place of a closed stream, and because Rust's `Stdout` ignores EBADF.
 fn standard(number: i32, stream: impl AsFd) -> Result<File> {
     let name = if number == 1 { "standard output" } else { "standard error" };
     let writable = !pinfold::was_closed(number)
@@ -173,7 +176,8 @@ enum Unplaced {
     NotWritten(io::Error),
 }
 
-/// Writes a file beside `path` and renames it to that, with the mode and the owner of the one `before`.
+/// Writes a new file in the directory of `path`, with the mode and the owner of the old file (`before`), and renames it
+/// to `path`.
 fn replace(path: &Path, bytes: &[u8], before: Option<&Metadata>) -> Result<(), Unplaced> {
     let beside = path.with_file_name(format!(".pinfold-report-{}", std::process::id()));
     let mode = before.map_or(0o666, |before| before.mode() & 0o7777);
@@ -181,7 +185,8 @@ fn replace(path: &Path, bytes: &[u8], before: Option<&Metadata>) -> Result<(), U
         OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside).map_err(|_| Unplaced::NotMade)?;
     let written = file.write_all(bytes).and_then(|()| match before {
         Some(before) => {
-            // A group that this user is not in is not kept. chown(2) clears some bits of the mode, so that comes after.
+            // The new file cannot have the old group if this user is not a member of that group. chown(2) clears some
+            // bits of the mode, so the mode is set after it.
             let _ = fchown(&file, Some(before.uid()), Some(before.gid()));
             file.set_permissions(before.permissions())
         }
@@ -195,7 +200,7 @@ fn replace(path: &Path, bytes: &[u8], before: Option<&Metadata>) -> Result<(), U
         })
 }
 
-/// Whether both are the same regular file.
+/// Returns whether both are the same regular file.
 pub fn are_same(one: io::Result<Metadata>, other: io::Result<Metadata>) -> bool {
     let (Ok(one), Ok(other)) = (one, other) else { return false };
     one.is_file() && (one.dev(), one.ino()) == (other.dev(), other.ino())

@@ -1,4 +1,4 @@
-//! What `pinfold pool` and `pinfold serve` set up alike.
+//! The setup that `pinfold pool` and `pinfold serve` have in common.
 
 use std::path::Path;
 
@@ -8,22 +8,24 @@ use pinfold::{Controller, Guard, Supervisor};
 
 use super::environment;
 
-/// What the descriptors that many jobs take depend on.
+/// The numbers from which the number of open descriptors for many jobs follows.
 #[derive(Clone, Copy)]
 pub struct Descriptors {
     pub workers: usize,
-    /// So many more for each job that runs, beside those that hold it.
+    /// The number of descriptors for each running job, in addition to those that contain it ([`HOLD`](Self::HOLD)).
     pub each: usize,
-    /// So many for each of those that are ready to be started, which are this many at most.
+    /// The number of descriptors for each job that is ready to start, and the maximum number of such jobs.
     pub ready: (usize, usize),
 }
 
 impl Descriptors {
-    /// Its leaf, that leaf's events, once more at the end, and the main process.
+    /// The descriptors that contain a job: its leaf, the events of the leaf, the leaf once more at the end, and the
+    /// main process.
     const HOLD: usize = 4;
-    /// So many jobs are being started at a time, each with so many descriptors for the guard.
+    /// The maximum number of jobs that start at the same time, and the number of descriptors for the guard for each of
+    /// them.
     const STARTS: (usize, usize) = (32, 4);
-    /// The runtime, the guard, the base, and what is kept for the end of a job.
+    /// The descriptors of the runtime, the guard and the base, and a reserve for the end of a job.
     const BESIDES: usize = 32;
 
     fn needed(self, workers: usize) -> usize {
@@ -33,7 +35,8 @@ impl Descriptors {
         [Self::BESIDES, started, ready].into_iter().fold(running, usize::saturating_add)
     }
 
-    /// Told before anything is started, and not by the jobs that fail then.
+    /// Checks that the limit on open files is large enough. Without this check, the error would appear only later, as
+    /// jobs that fail.
     fn check(self, limit: Option<u64>) -> Result<()> {
         let Some(limit) = limit.and_then(|limit| usize::try_from(limit).ok()) else { return Ok(()) };
         let open = std::fs::read_dir("/proc/self/fd").map_or(3, Iterator::count);
@@ -44,14 +47,15 @@ impl Descriptors {
         }
         let needed = open.saturating_add(self.needed(workers));
         let advice = match (1..limit.min(workers)).rev().find(enough) {
-            Some(possible) => format!("that is enough for -j {possible}; or raise it"),
+            Some(possible) => format!("it is enough for -j {possible}; raise it for more"),
             None => "raise it".to_owned(),
         };
-        bail!("{workers} jobs at a time take {needed} open files, and the limit is {limit} (ulimit -Hn): {advice}")
+        bail!("{workers} jobs at a time need {needed} open files, but the limit is {limit} (ulimit -Hn): {advice}")
     }
 }
 
-/// Runs `host` with a supervisor of many jobs and with our signals, and ends all that it left.
+/// Runs `host` with a supervisor for many jobs and with the signals that pinfold receives. Ends the jobs that `host`
+/// has left.
 pub fn with_supervisor<T>(
     guard: Guard,
     signals: SignalQueue,
@@ -71,7 +75,8 @@ pub fn with_supervisor<T>(
         supervisor.close().await;
         ended
     });
-    // Nothing is left to be torn down; a thread may still hang in a write to somebody who does not read.
+    // Dropping the runtime would wait for its threads, and a thread may still hang in a write to a reader that does not
+    // read. There is nothing else to clean up.
     std::mem::forget(runtime);
     ended
 }

@@ -1,4 +1,4 @@
-//! What the commands do with each signal that they receive.
+//! Decides what a subcommand does with each signal that it receives.
 
 use std::time::{Duration, Instant};
 
@@ -8,49 +8,51 @@ use pinfold::signal::Received;
 use super::on_signal::{Action, OnSignal};
 use super::terminal;
 
-/// Three interrupts of the terminal within this time kill the job.
+/// Three interrupts from the terminal within this time kill the job.
 const PATIENCE: Duration = Duration::from_secs(2);
 pub const PATIENCE_INTERRUPTS: usize = 3;
 
-/// timeout(1) and others send a signal to the process and then to its group: one request, not two.
+/// Two equal signals from the same sender within this time are one request. timeout(1) and others send a signal to the
+/// process and then to its group.
 const SAME_REQUEST: Duration = Duration::from_millis(100);
 
-/// How the command answers a signal.
+/// How the subcommand responds to a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Response {
-    /// It stops the job; the job receives this signal first, or else the stop signal.
+    /// It stops the job. The job receives this signal first; with `None`, it receives the stop signal first.
     Stop(Option<Signal>),
     Kill,
     /// It sends the signal to the main process.
     PassOn(Signal),
     /// It sends the signal to the foreground process group of the job's own terminal, as that terminal's key would.
     Key(Signal),
-    /// The job has received it from the terminal; so many interrupts within the last two seconds, 0 for SIGHUP.
+    /// It sends nothing, because the terminal has sent the signal to the job too. The number counts the interrupts
+    /// within the last two seconds; it is 0 for SIGHUP.
     LeftToTheJob(usize),
-    /// The terminal stops us, and not the job: it stops the job, then itself.
+    /// The terminal's stop signal has reached pinfold, but not the job: pinfold stops the job, then itself.
     Suspend,
     Nothing,
 }
 
-/// Where a signal goes that the terminal sends to its foreground process group.
+/// Which processes receive a signal that the terminal sends to its foreground process group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keys {
-    /// Also to the job, which is in our process group.
+    /// pinfold and the job, which is in pinfold's process group.
     ReachTheJob,
-    /// To us only. The job has a terminal of its own, for which the keys are meant.
+    /// pinfold only. The job has a terminal of its own, and the keys are for that terminal.
     ForItsTerminal,
-    /// To us only: requests to the command, which answers for many jobs.
+    /// pinfold only. The signals are requests to the subcommand, which manages many jobs.
     ReachUs,
 }
 
-/// The rules, and what they have to remember.
+/// The rules, and their state.
 pub struct Rules {
     pub keys: Keys,
     on_signal: Vec<OnSignal>,
-    /// The stop signal was chosen: no other one goes first.
+    /// The user has chosen the stop signal, so that a stop begins with no other signal.
     stop_signal_chosen: bool,
     own_pid: u32,
-    /// SIGHUP of the terminal reaches us alone.
+    /// pinfold leads its session, so that the terminal sends SIGHUP to pinfold alone.
     leads_session: bool,
     interrupts: Vec<Instant>,
     last_request: Option<(Received, Instant)>,
@@ -70,15 +72,16 @@ impl Rules {
         }
     }
 
-    /// Rules of the options `--on-signal` and `--stop-signal`.
+    /// Adds the rules of the options `--on-signal` and `--stop-signal`.
     pub fn with(self, on_signal: Vec<OnSignal>, stop_signal_chosen: bool) -> Self {
         Self { on_signal, stop_signal_chosen, ..self }
     }
 
+    /// Returns the response to a signal that pinfold received at the time `now`.
     pub fn respond(&mut self, received: Received, now: Instant) -> Response {
         let Received { signal, from_kernel, sender, .. } = received;
-        // pinfold's own, for a message that it wrote to a closed pipe or to a file that is too large (RLIMIT_FSIZE). Any other
-        // signal with our pid was sent before exec.
+        // pinfold caused this signal itself: it wrote a message to a closed pipe or to a file that is too large
+        // (RLIMIT_FSIZE). Any other signal with pinfold's pid as the sender was sent before exec.
         if sender == self.own_pid && !from_kernel && [libc::SIGPIPE, libc::SIGXFSZ].contains(&signal.number()) {
             return Response::Nothing;
         }
@@ -125,7 +128,8 @@ impl Rules {
     fn stop(&mut self, received: Received, now: Instant) -> Response {
         let signal = received.signal;
         if let Some((last, at)) = self.last_request {
-            // Counted from the first, so that a sender that repeats the signal without a pause kills the job in the end.
+            // The time counts from the first of the equal signals, so that a sender that repeats the signal without a
+            // pause kills the job in the end.
             if last.signal == signal && last.sender == received.sender && now.duration_since(at) < SAME_REQUEST {
                 return Response::Nothing;
             }
@@ -137,7 +141,7 @@ impl Rules {
         Response::Stop(goes_first.then_some(signal))
     }
 
-    /// It was no request, as is known now.
+    /// Forgets this request. The caller has found out that the signal was no request to pinfold.
     pub fn forget(&mut self, received: Received) {
         if self.last_request.is_some_and(|(last, _)| (last.signal, last.sender) == (received.signal, received.sender)) {
             self.last_request = None;
@@ -216,7 +220,8 @@ mod tests {
         );
     }
 
-    /// The leader of a session is the only one that a hang-up reaches; any other process has it together with its group.
+    /// A hang-up of the terminal sends SIGHUP to the leader of the session alone. Any other process receives that
+    /// SIGHUP together with its process group.
     #[test]
     fn a_hang_up_is_the_jobs_unless_it_reaches_the_leader_alone() {
         let mut rules = Rules { leads_session: false, ..Rules::new(Keys::ReachTheJob) };
@@ -238,7 +243,8 @@ mod tests {
         assert_eq!(respond(&["HUP=pass"], Signal::HUP), Response::PassOn(Signal::HUP));
         assert_eq!(respond(&["int=kill"], Signal::INT), Response::Kill);
         assert_eq!(respond(&["SIGTERM=ignore"], Signal::TERM), Response::Nothing);
-        // The last one counts; a signal that stops only by the option begins with the stop signal.
+        // The last option for a signal counts. If a signal stops the job only because of the option, the stop begins
+        // with the stop signal.
         assert_eq!(respond(&["TERM=ignore", "ALRM=stop", "15=pass"], Signal::TERM), Response::PassOn(Signal::TERM));
         assert_eq!(respond(&["ALRM=stop"], Signal::ALRM), Response::Stop(None));
         for (option, responses) in [
@@ -261,7 +267,8 @@ mod tests {
             let signal = Signal::from_number(number).unwrap();
             assert_eq!(rules.respond(from(signal, 7), Instant::now()), Response::PassOn(signal));
         }
-        // The kernel's, but not the terminal's: of a timer that was set before exec, or a limit on CPU time.
+        // The kernel sends these, but not for the terminal: for a timer that was set before exec, or for a limit on CPU
+        // time.
         for number in [libc::SIGALRM, libc::SIGXCPU] {
             let signal = Signal::from_number(number).unwrap();
             assert_eq!(rules.respond(key(signal), Instant::now()), Response::PassOn(signal));
@@ -270,7 +277,7 @@ mod tests {
             let own = from(Signal::from_number(number).unwrap(), std::process::id());
             assert_eq!(rules.respond(own, Instant::now()), Response::Nothing);
         }
-        // Sent, and blocked, before pinfold was executed by the same process.
+        // The same process sent this signal to itself before it executed pinfold, while the signal was blocked.
         assert_eq!(rules.respond(from(Signal::TERM, std::process::id()), Instant::now()), Response::Stop(None));
     }
 }

@@ -1,11 +1,12 @@
-//! Reading standard input, which another process may have made non-blocking (as in [`super::write`]), and lines of bounded length.
+//! Reads standard input, which another process may have made non-blocking (as in [`super::write`]), and reads lines of
+//! bounded length.
 
 use std::io::{BufRead, Read, Result, stdin};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, read};
 
-/// Standard input without a buffer; waits while there is nothing.
+/// Standard input without a buffer. A read waits until there is input, also if standard input is non-blocking.
 pub struct StandardInput;
 
 impl Read for StandardInput {
@@ -24,21 +25,21 @@ impl Read for StandardInput {
     }
 }
 
-/// No line of JSON may be longer: a program that writes without a newline must not fill the memory.
+/// The maximum length of a line of JSON, in bytes. A program that writes without a newline must not fill the memory.
 pub const MAX_LINE: usize = 256 * 1024 * 1024;
 
-/// What [`read_line`] has read.
+/// The result of [`read_line`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Line {
-    /// A line, without its end.
+    /// A whole line, without the byte that ends it.
     Whole,
-    /// The beginning of a line that is too long.
+    /// The beginning of a line that is longer than the maximum.
     TooLong,
     /// Nothing: the input has ended.
     End,
 }
 
-/// Appends the next line to `line`, without the `end` byte; `max` bytes of it at most.
+/// Appends the next line to `line`, without the `end` byte. Appends at most `max` bytes.
 ///
 /// # Errors
 /// The errno of read(2).

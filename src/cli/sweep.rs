@@ -9,10 +9,10 @@ use pinfold::text::printable;
 
 use super::{duration, environment, processes, tell, write};
 
-/// End and remove what pinfolds left behind that were killed together with their guards
+/// End the processes and remove the cgroups of pinfolds that were killed together with their guards
 ///
-/// Looks in this process's own cgroup and below. A pinfold that lives is never disturbed, in whatever PID namespace it is,
-/// and nobody else's directory is touched.
+/// Looks in this process's own cgroup and below. Does not affect a pinfold that is running, in any PID namespace, and
+/// does not change directories that pinfold did not make.
 ///
 /// Exit code: 0 when nothing is left, or with --dry-run; 1 when something could not be removed; 125 when pinfold itself
 /// failed.
@@ -22,23 +22,23 @@ pub struct Args {
     #[arg(long, short = 'n')]
     dry_run: bool,
 
-    /// The cgroup v2 directory to look in and below, instead of pinfold's own [env: PINFOLD_CGROUP]
+    /// The cgroup v2 directory to search, with everything below it, instead of pinfold's own [env: PINFOLD_CGROUP]
     #[arg(long, value_name = "DIR")]
     cgroup: Option<PathBuf>,
 
-    /// How long to wait for the end of what was killed, for each directory
+    /// How long to wait after SIGKILL until the processes have ended, for each directory
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
     kill_bound: Duration,
 
-    /// Print what was found as a line of JSON
+    /// Print the result as a line of JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Something could not be removed.
+/// The exit code when something could not be removed.
 const LEFT: u8 = 1;
 
-/// Sweeps, and tells the exit code.
+/// Sweeps, prints the result, and returns the exit code.
 pub fn run(args: &Args) -> Result<u8> {
     let mut sweep = Sweep::new().dry_run(args.dry_run).kill_bound(args.kill_bound);
     if let Some(cgroup) = environment::cgroup(args.cgroup.as_deref()) {
@@ -60,15 +60,15 @@ pub fn run(args: &Args) -> Result<u8> {
         for base in &swept.locked {
             let holders = processes(&base.holders);
             tell(&format!(
-                "{}: it is locked and has no guard: {holders} (end what holds the lock, then sweep again)",
+                "{}: it is locked and has no guard: {holders} (end the process that holds the lock, then sweep again)",
                 base.path
             ));
         }
         for left in &swept.not_searched {
-            tell(&format!("could not look into {}: {}", printable(&left.path), left.error));
+            tell(&format!("could not search {}: {}", printable(&left.path), left.error));
         }
     }
-    // Never a panic of println! where nobody reads.
+    // println! would panic if standard output is a pipe that no process reads.
     write::print(&text).context("cannot write to standard output")?;
     Ok(if swept.has_failed() { LEFT } else { 0 })
 }

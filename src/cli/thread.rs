@@ -1,13 +1,14 @@
-//! Threads, of which there may be no more: a limit on processes counts them too (RLIMIT_NPROC in getrlimit(2), pids.max).
+//! Starts threads. This can fail at a limit on processes, which counts threads too (RLIMIT_NPROC in getrlimit(2),
+//! pids.max).
 
 use std::thread::{Builder, JoinHandle};
 
 use rustix::io::Errno;
 
-/// Starts one that is not waited for.
+/// Starts a thread that the caller does not have to wait for. `purpose` is for the error message.
 ///
 /// # Errors
-/// `EAGAIN` at such a limit, or where memory is short (pthread_create(3)).
+/// `EAGAIN` at such a limit, or if there is not enough memory (pthread_create(3)).
 pub(crate) fn start(purpose: &str, work: impl FnOnce() + Send + 'static) -> pinfold::Result<JoinHandle<()>> {
     Builder::new().spawn(work).map_err(|error| pinfold::Error::System {
         operation: "start a thread",

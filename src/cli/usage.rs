@@ -1,4 +1,4 @@
-//! What is wrong with the words of a command line, for a person.
+//! Explains errors in the arguments to the user, and prints the help.
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -9,8 +9,8 @@ use pinfold::text::{printable, printable_message, printable_os};
 
 use super::{FAILED, tell, write, write_patiently};
 
-/// Prints why clap does not accept `words`, or the help that was asked for. Text from the command line is quoted. Returns the
-/// exit code.
+/// Prints why clap does not accept `words`, or the requested help or version. Control characters in text from the
+/// command line are escaped. Returns the exit code.
 pub fn print(error: clap::Error, words: &[OsString]) -> u8 {
     if !error.use_stderr() {
         return print_help(&error);
@@ -22,7 +22,7 @@ pub fn print(error: clap::Error, words: &[OsString]) -> u8 {
     FAILED
 }
 
-/// The help, or the version.
+/// Prints the help or the version. Returns the exit code.
 fn print_help(error: &clap::Error) -> u8 {
     let printed = match std::io::stdout().is_terminal() {
         true => error.print(),
@@ -38,8 +38,10 @@ fn print_help(error: &clap::Error) -> u8 {
 }
 
 enum Explained {
-    /// Nothing in it acts on a terminal; in colours where these are wanted.
+    /// clap's own message, which contains no control characters. clap prints it in colour if the terminal supports
+    /// that.
     AsItIs(clap::Error),
+    /// A text in which control characters are escaped.
     Text(String),
 }
 
@@ -63,7 +65,7 @@ fn explain(mut error: clap::Error, words: &[OsString]) -> Explained {
     for (kind, value) in hostile {
         match value {
             Some(value) => drop(error.insert(kind, value)),
-            // A tip, in which the text is repeated.
+            // A tip that repeats the text.
             None if kind == ContextKind::Suggested => drop(error.remove(kind)),
             None => {}
         }
@@ -72,7 +74,7 @@ fn explain(mut error: clap::Error, words: &[OsString]) -> Explained {
     Explained::Text(lines.join("\n") + "\n")
 }
 
-/// A value in which everything that acts on a terminal is escaped; `None` for what has none that is shown as text.
+/// Returns the value with control characters escaped; `None` for a kind of value that is not printed as plain text.
 fn quoted(value: &ContextValue) -> Option<ContextValue> {
     match value {
         ContextValue::String(text) => Some(ContextValue::String(printable(text).into_owned())),
@@ -91,7 +93,7 @@ fn has_newline(error: &clap::Error) -> bool {
     })
 }
 
-/// `--grace -1`: clap takes `-1` for an option that it does not know.
+/// Returns the message for a negative number, as in `--grace -1`. clap treats `-1` as an unknown option.
 fn negative(error: &clap::Error, words: &[OsString]) -> Option<String> {
     let Some(ContextValue::String(unknown)) = error.get(ContextKind::InvalidArg) else { return None };
     let mut bytes = unknown.bytes();
@@ -106,7 +108,7 @@ fn negative(error: &clap::Error, words: &[OsString]) -> Option<String> {
     Some(format!("error: invalid value '{value}' for '{}': it must not be negative\n", printable(option)))
 }
 
-/// The words before the command.
+/// Returns the words before the command.
 fn options(words: &[OsString]) -> &[OsString] {
     let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
     &words[..end]

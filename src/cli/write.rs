@@ -1,5 +1,5 @@
-//! Writing to what the caller gave us: it may be non-blocking, which is a property that all who have it open share, and
-//! which is therefore not ours to change (open(2), O_NONBLOCK).
+//! Writes to descriptors that pinfold received from its caller. They may be non-blocking. All processes that have the
+//! same open file description share this property, so pinfold must not change it (open(2), O_NONBLOCK).
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -14,10 +14,10 @@ use rustix::io::Errno;
 
 use super::thread;
 
-/// Writes all of it, however long that takes: what is full is waited for, whether it blocks or not.
+/// Writes all bytes, and waits without a time limit while the destination is full, whether it is blocking or not.
 ///
 /// # Errors
-/// What write(2) says but `EINTR` and `EAGAIN`: `EPIPE` where nobody reads it any more.
+/// Those of write(2), except `EINTR` and `EAGAIN`; for example `EPIPE` if no process can read from the pipe any more.
 pub(crate) fn write_all(out: impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(&out, bytes) {
@@ -34,11 +34,11 @@ pub(crate) fn write_all(out: impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Prints a text that was asked for; an empty one only finishes what was printed before.
+/// Prints a text on standard output and flushes it. With an empty text, this only flushes what was printed before.
 ///
 /// # Errors
-/// What write(2) says. A standard output that was closed when pinfold was started is one: Rust's `Stdout` takes its EBADF for
-/// success.
+/// Those of write(2), and `EBADF` if standard output was closed when pinfold started; Rust's `Stdout` ignores that
+/// `EBADF`.
 pub(crate) fn print(text: &str) -> io::Result<()> {
     if pinfold::was_closed(1) && !text.is_empty() {
         return Err(Errno::BADF.into());
@@ -47,21 +47,24 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
 }
 
-/// How long a write waits for a reader that takes nothing.
+/// How long a write waits for a reader that does not read.
 #[derive(Clone, Copy)]
 pub enum Patience {
-    /// Until a signal asks pinfold to end: SIGTERM, SIGINT, SIGHUP or SIGQUIT, which have to be blocked.
+    /// Until pinfold receives SIGTERM, SIGINT, SIGHUP or SIGQUIT. The caller must have blocked these signals.
     UntilSignal,
-    /// The same, with an upper limit.
+    /// Until pinfold receives one of these signals, or until this time is over.
     AtMost(Duration),
 }
 
-/// Writes all of it, and waits no longer than that. For the time after a job, which its own time limits do not bound.
+/// Writes all bytes, and waits no longer than `patience`. This is for the time after a job, to which the job's own time
+/// limits do not apply.
 ///
 /// # Errors
-/// As [`write_all`]; `TimedOut` or `Interrupted`, with words of their own, where the wait is over. A part has been written then.
+/// Those of [`write_all`]; `TimedOut` or `Interrupted`, with their own messages, if the wait is over. Some of the bytes
+/// may have been written in that case.
 pub(crate) fn write_within(out: File, mut bytes: &[u8], patience: Patience) -> io::Result<()> {
-    // A pipe that is ready takes so much without blocking (pipe(7)); a regular file is always ready (poll(2)).
+    // A pipe that is ready accepts this many bytes without blocking (pipe(7)). A regular file is always ready
+    // (poll(2)).
     const PIPE_BUF: usize = 4096;
     const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
     while !bytes.is_empty() && matches!(poll(&mut [PollFd::new(&out, PollFlags::OUT)], Some(&NOW)), Ok(1)) {
@@ -74,8 +77,8 @@ pub(crate) fn write_within(out: File, mut bytes: &[u8], patience: Patience) -> i
     if bytes.is_empty() {
         return Ok(());
     }
-    // It blocks: the rest is for a thread, which ends with pinfold.
-    let (sender, news) = mpsc::channel();
+    // The next write would block. A thread writes the rest; the thread ends with pinfold.
+    let (sender, results) = mpsc::channel();
     let (rest, written) = (bytes.to_vec(), sender.clone());
     thread::start("to write to a slow reader", move || drop(written.send(Ok(write_all(out, &rest)))))
         .map_err(io::Error::other)?;
@@ -88,16 +91,17 @@ pub(crate) fn write_within(out: File, mut bytes: &[u8], patience: Patience) -> i
         }
     })
     .map_err(io::Error::other)?;
-    let news = match patience {
-        Patience::UntilSignal => news.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        Patience::AtMost(time) => news.recv_timeout(time),
+    let result = match patience {
+        Patience::UntilSignal => results.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        Patience::AtMost(time) => results.recv_timeout(time),
     };
-    match news {
+    match result {
         Ok(Ok(written)) => written,
-        Ok(Err(signal)) => {
-            Err(io::Error::new(io::ErrorKind::Interrupted, format!("{signal} came while its reader took its time")))
-        }
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "its reader takes nothing")),
+        Ok(Err(signal)) => Err(io::Error::new(
+            io::ErrorKind::Interrupted,
+            format!("{signal} arrived while pinfold waited for its reader"),
+        )),
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "its reader does not read")),
     }
 }
 
@@ -124,11 +128,11 @@ mod tests {
     }
 
     #[test]
-    fn nobody_reads_it_any_more() {
+    fn a_pipe_without_a_reader() {
         let (reader, writer) = io::pipe().unwrap();
         fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
         drop(reader);
-        // A child of another test has a copy of the reader until its exec.
+        // A child of another test may have a copy of the reader until it calls exec.
         let error = loop {
             if let Err(error) = write_all(&writer, &[0; 4096]) {
                 break error;

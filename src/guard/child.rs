@@ -99,7 +99,7 @@ pub unsafe extern "C" fn child(plan: *mut Plan) -> ! {
         let plan = &mut *plan;
         let outcome = &*plan.outcome;
         outcome.pid.store(call(libc::SYS_getpid, []) as i32, Ordering::Release);
-        // This store comes first: a process that was killed before it was killed by the kernel's kill-sequence bug.
+        // This store comes first: if a process is killed before this line, the cause is the kernel's kill-sequence bug.
         outcome.started.store(true, Ordering::Release);
         if let Err(errno) = prepare_and_exec(plan, outcome) {
             outcome.errno.store(errno, Ordering::Release);
@@ -112,7 +112,8 @@ pub unsafe extern "C" fn child(plan: *mut Plan) -> ! {
 
 /// Prepares the process and executes the command. Returns only with the errno of the step that failed.
 ///
-/// As for [`child`]: makes only system calls, on memory that the plan points to.
+/// # Safety
+/// As [`child`]. Makes only system calls, on memory that the plan points to.
 unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32> {
     let mut at = SpawnStage::Clone;
     let mut enter = |stage: SpawnStage| {

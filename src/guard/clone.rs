@@ -144,7 +144,7 @@ pub unsafe fn clone_beside(
     if result < 0 { Err(Errno::from_raw_os_error(-result as i32)) } else { Ok(result as i32) }
 }
 
-/// Makes the system call, and in the new process calls `entry`: the new process may not run on the caller's stack. The
+/// Makes the system call, and in the new process calls `entry`: the new process must not run on the caller's stack. The
 /// `arguments` are the first three and `child_tid` of clone(2).
 ///
 /// # Safety

@@ -148,8 +148,8 @@ impl Guard {
         }
     }
 
-    /// Handles messages, up to and including one spawn: a spawn takes long, and the guard reports processes that have
-    /// ended meanwhile before it starts the next one. Returns `false` when the supervisor is gone.
+    /// Handles messages, up to and including one spawn: a spawn takes long, and before the next one the guard has to
+    /// report the processes that have ended meanwhile. Returns `false` when the supervisor is gone.
     fn receive(&mut self) -> Result<bool> {
         let mut spawned = false;
         while !spawned {

@@ -1,11 +1,11 @@
 //! The start of one main process. The guard does not wait for it longer than [`PATIENCE`].
 //!
-//! The process that makes a main process is suspended until that executes the command (CLONE_VFORK). This has two
-//! benefits: no page tables are copied, and the OOM killer spares such a child, whose end would take the guard with it
-//! (`oom_badness` in mm/oom_kill.c). But a child that does not reach its exec would suspend its maker for as long, in
-//! state D even after SIGKILL. So the guard does not make the main process itself. A *launcher* does: a process that
-//! lives for this one call, with the guard's memory and descriptors. CLONE_PARENT makes the main process a child of the
-//! guard nevertheless.
+//! The process that makes a main process is its *maker*. The kernel suspends the maker until the main process executes
+//! the command (CLONE_VFORK). This has two benefits: the kernel copies no page tables, and the OOM killer spares the
+//! child, whose end would take the guard with it (`oom_badness` in mm/oom_kill.c). But a child that does not reach its
+//! exec would keep its maker suspended, in state D even after SIGKILL. So the maker is not the guard but a *launcher*:
+//! a process that lives for this one call, with the guard's memory and descriptors. With CLONE_PARENT, the main process
+//! is a child of the guard nevertheless.
 
 #![allow(unsafe_code)]
 

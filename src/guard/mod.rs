@@ -199,7 +199,7 @@ impl Guard {
         let host = Host::now();
         let (ours, theirs) = pair()?;
         // The first message is sent before the program runs. A program that is not a guard program, and would start
-        // itself again and again, finds the message there and refuses.
+        // itself again and again, finds the message there and stops.
         protocol::greet(&ours, true)?;
         let child = program.execute(theirs, nested)?;
         Ok(Self {
@@ -307,7 +307,7 @@ fn apply_rules(socket: OwnedFd) -> rustix::io::Result<OwnedFd> {
         sys::set_ignored(signal, false);
     }
     let null = open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-        // The root directory has no /dev: an empty memfd takes its place.
+        // The root directory has no /dev: an empty memfd takes the place of /dev/null.
         .or_else(|_| rustix::fs::memfd_create(c"null", rustix::fs::MemfdFlags::CLOEXEC))?;
     for number in 0..3 {
         sys::dup_to_stdio(null.as_fd(), number)?;

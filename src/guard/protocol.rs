@@ -250,7 +250,8 @@ pub fn receive<M: for<'a> Deserialize<'a>>(
 }
 
 /// The beginning of a message from a process that cannot be the guard. It is the same in every version of the protocol:
-/// the letter would be the number of a variant that no version has, so no encoded message begins with it.
+/// an encoded message begins with the number of its variant, and no version has a variant with the number of this
+/// letter.
 const REFUSAL: &str = "pinfold-guard: ";
 
 /// Reports to the supervisor why this process can't be its guard.
@@ -282,7 +283,7 @@ pub(crate) fn greet(socket: impl AsFd, answer: bool) -> crate::error::Result<()>
 pub(crate) fn pidfd_advice(errno: Errno) -> &'static str {
     match errno {
         Errno::NOSYS => {
-            "Linux 5.7 or later is needed, and no seccomp filter (a unit's SystemCallFilter=) that refuses it"
+            "the call needs Linux 5.7 or later, and no seccomp filter (a unit's SystemCallFilter=) may refuse it"
         }
         errno => short_of_descriptors(errno),
     }

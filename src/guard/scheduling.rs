@@ -1,6 +1,6 @@
 //! Shortens the guard's CPU slice, so that the guard runs sooner. The guard works a few microseconds for each job, and
 //! the supervisor waits for that. Behind a process that may run for some milliseconds (perhaps a job that the guard has
-//! just started), this work would take some milliseconds too.
+//! just started), this work would be delayed by the same time.
 //!
 //! EEVDF, the kernel's scheduler, runs a task with a shorter slice sooner, without giving it more CPU time in total
 //! (`sched_setattr(2)`, `sched_runtime` of a task that is neither real-time nor deadline: Linux 6.12,

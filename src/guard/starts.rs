@@ -21,7 +21,7 @@ use crate::kernel::signal::Signal;
 const SECOND: JobId = 2;
 
 impl Guard {
-    /// Starts a job. The answer may come later.
+    /// Starts a job. The answer to the supervisor may follow later.
     pub(super) fn order(
         &mut self,
         job: JobId,

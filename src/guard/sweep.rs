@@ -26,7 +26,8 @@ pub(super) struct Sweep {
     pub bound: Instant,
     emigrants: Vec<ProcessInfo>,
     seen: HashSet<i32>,
-    /// The supervisor has already reported the processes in the leaf; the sweep does not wait for them.
+    /// The leaf contains processes that SIGKILL does not end. The sweep does not wait for them, since they have been
+    /// reported already.
     given_up: bool,
     /// Ends all descendants, if the guard itself holds the job.
     pub all: Option<SweepAll<'static>>,

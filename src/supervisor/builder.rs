@@ -88,10 +88,10 @@ impl Builder {
     }
 
     /// Makes these controllers available for the jobs: those that their limits need
-    /// ([`Limits::controllers`](crate::Limits::controllers)), and those without which a report lacks a part of their
+    /// ([`Limits::controllers`](crate::Limits::controllers)), and those that a report needs to show all of their
     /// usage. No containment but a cgroup is accepted then.
     ///
-    /// The supervisor's own cgroup may not give a controller to its children yet. If only this process and its guard
+    /// If the supervisor's own cgroup does not give a controller to its children, and only this process and its guard
     /// are in it, both move to a new cgroup below it ("no internal processes"), until [`Supervisor::close`]. Otherwise
     /// pinfold asks systemd for a scope (feature `systemd`), which only the guard enters.
     pub fn controllers(mut self, controllers: impl IntoIterator<Item = Controller>) -> Self {

@@ -80,7 +80,7 @@ pub enum EventKind {
         /// How many at that time. The report has the final number ([`Report::oom`](crate::Report::oom)).
         kills: u64,
     },
-    /// No process of the job is left.
+    /// No process of the job runs any more.
     Empty,
     /// The job is over, and the report is available.
     Gone,

@@ -389,7 +389,8 @@ async fn read(socket: Arc<AsyncFd<OwnedFd>>, pidfd: Arc<AsyncFd<OwnedFd>>, route
         };
         let mut routes = routes.lock().unwrap_or_else(PoisonError::into_inner);
         let Ok(Some((message, mut descriptors))) = received else {
-            // The same applies to a message that cannot be decoded: the shutdown makes the guard end all jobs.
+            // The connection also ends after a message that cannot be decoded: the shutdown makes the guard end all
+            // jobs.
             let _ = shutdown(socket.get_ref(), Shutdown::Both);
             *routes = None;
             return;

@@ -107,7 +107,7 @@ impl Inner {
             return Err(Error::invalid(
                 "spawn",
                 "a second job",
-                "this supervisor was started for one: leave one_job() out",
+                "this supervisor was started for one job: do not call one_job()",
             ));
         }
         backend.next_containment(self.one_job, self.guard_program.as_ref()).await
@@ -196,9 +196,9 @@ impl Supervisor {
         self.inner.hub.listen()
     }
 
-    /// Makes the guards that run now restore the current settings of this terminal when this process is gone, however
-    /// it ends. Call it before the settings are changed. If another process group is the terminal's foreground group by
-    /// then (for example a shell with job control), the guards do not touch the settings.
+    /// Asks the guards that run now to restore the current settings of this terminal when this process is gone, however
+    /// it ends. Call this method before the settings are changed. If another process group is the terminal's foreground
+    /// group by then (for example a shell with job control), the guards do not touch the settings.
     ///
     /// Cancel-safe: each guard has either received the request or not.
     ///
@@ -233,8 +233,8 @@ impl Supervisor {
         let backend = self.inner.backend();
         backend.hang_up();
         let sweeping = self.inner.sweeping.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // A runtime that belongs to the caller may not be driven now. If no other thread can be started, it must
-        // suffice.
+        // If the runtime belongs to the caller, perhaps no thread drives it now. It is used nevertheless if no other
+        // thread can be started.
         let other = if self.inner.runtime.may_stand_still() { Driver::start().ok() } else { None };
         if let Some(sweeping) = sweeping.filter(|_| other.is_none()) {
             // The sweep is bounded, and ends early only with its runtime.

@@ -28,7 +28,7 @@ pub(crate) async fn sweep(place: Arc<Cgroup>) {
             // The lock is held until the directory is gone.
             emptied(&cgroup, killing).await;
             let mut removal = None;
-            // A directory that is still busy is left to the next start.
+            // If the directory is still busy, the next start tries again.
             while Instant::now() < removing
                 && base::step(&place, &name, &mut removal, Some(Instant::now() + STEP)) == Ok(false)
             {

@@ -61,7 +61,7 @@ pub struct Swept {
     /// Bases that could not be swept: they are locked like those of a living supervisor, but no guard holds the lock.
     #[serde(default)]
     pub locked: Vec<Locked>,
-    /// Cgroups that could not be looked into.
+    /// Cgroups that could not be searched.
     pub not_searched: Vec<NotSearched>,
 }
 
@@ -252,9 +252,9 @@ impl Sweep {
         match sweep::end(base, self.bound) {
             Ok(()) | Err(Errno::NOENT | Errno::NODEV) => {}
             Err(Errno::BUSY) => {
-                return Err((format!("end what runs in it within {} s", self.bound.as_secs_f64()), Errno::BUSY));
+                return Err((format!("end the processes in it within {} s", self.bound.as_secs_f64()), Errno::BUSY));
             }
-            Err(errno) => return Err(("kill what runs in it".into(), errno)),
+            Err(errno) => return Err(("kill the processes in it".into(), errno)),
         }
         sweep::remove(parent, name, self.bound).map_err(|(path, errno)| (format!("remove {}", path.display()), errno))
     }

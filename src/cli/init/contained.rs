@@ -1,4 +1,4 @@
-//! Under another init: the command is contained as by `pinfold run`.
+//! `pinfold init` under another init: contains the command in the way of `pinfold run`.
 
 use anyhow::{Context, Result};
 use pinfold::report::MainEnd;
@@ -31,7 +31,7 @@ pub fn run(init: &Init) -> Result<u8> {
     command.args(args).inherit_descriptors(true).grace(LEFTOVERS_GRACE).process_group(if init.options.session {
         ProcessGroup::NewSessionOnTerminal
     } else if terminal.is_some() {
-        // The terminal's keys reach it as without us.
+        // In this group the command receives the signals of the terminal's keys, as it would without pinfold.
         ProcessGroup::Supervisors
     } else {
         ProcessGroup::New
@@ -47,17 +47,17 @@ pub fn run(init: &Init) -> Result<u8> {
     code
 }
 
-/// Children and signals that are ours and not the command's.
+/// Children and signals that belong to init itself and not to the command.
 struct Own {
     inherited: Inherited,
     given_up: GivenUp,
 }
 
 impl Own {
-    /// Reaps children of ours that have ended.
+    /// Reaps the inherited children that have ended.
     fn reap(&mut self, init: &Init) {
         for pid in self.inherited.reap() {
-            init.debug(|| format!("reaped process {}, a child from before", pid.as_raw_nonzero()));
+            init.debug(|| format!("reaped process {}, a child from before the start of init", pid.as_raw_nonzero()));
         }
     }
 }
@@ -70,11 +70,11 @@ async fn supervise(
     terminal: Option<&Terminal>,
     mut own: Own,
 ) -> Result<u8> {
-    // Some may have ended before SIGCHLD was blocked.
+    // Some children may have ended before SIGCHLD was blocked.
     own.reap(init);
     let signals = signals.listen()?;
     let supervisor = supervisor_of_environment(guard)?.one_job().start().await?;
-    // Signals that come meanwhile are queued; a hung exec is bounded by the guard.
+    // Signals that arrive meanwhile stay in the queue. The guard limits the time of an exec that hangs.
     let job = supervisor.spawn(command).await?;
     init.debug(|| {
         format!("started {} as process {}", pinfold::text::printable_os(&init.options.command[0]), job.pid())
@@ -110,13 +110,13 @@ async fn supervise(
 
 async fn pass_on(init: &Init, job: &Job, received: Received, shares_group: bool) {
     if job.main_has_ended() {
-        // What it has left is being ended: not soon enough.
+        // The command has ended, and its leftovers are being stopped. The sender wants them to end sooner.
         if [Signal::TERM, Signal::INT, Signal::QUIT].contains(&received.signal) {
             job.kill();
         }
         return;
     }
-    // The command has received it from the terminal already.
+    // If the terminal sent the signal, the command has received it from the terminal too.
     let by_the_terminal = has_reached_our_group(received) && !has_left_our_group(job);
     if shares_group && (by_the_terminal || run::is_by_the_job(job, received).await) {
         return;
@@ -125,7 +125,7 @@ async fn pass_on(init: &Init, job: &Job, received: Received, shares_group: bool)
         if init.options.to_group() {
             job.signal_group(signal).await;
         } else {
-            // It may just have ended.
+            // An error means that the command has just ended.
             let _ = job.signal(signal);
         }
     }

@@ -1,17 +1,18 @@
-//! The children that this process had before it was executed: a shell's background jobs, when the shell executes init.
+//! The children that this process had before it executed pinfold: a shell's background jobs, if the shell executes
+//! init.
 
 use std::path::Path;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitId, WaitIdOptions, getpid, waitid};
 
-/// Children that only this process can reap.
+/// Children from before the exec, which only this process can reap.
 pub struct Inherited(Vec<Pid>);
 
 impl Inherited {
-    /// Finds them. This comes before the guard is started, which is a child too.
+    /// Finds these children. The caller must do this before it starts the guard, which is a child too.
     pub fn find() -> Self {
-        // Mostly this process has no child, and this is the only call.
+        // Usually this process has no child, and this is the only system call.
         let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         if matches!(waitid(WaitId::All, look), Err(Errno::CHILD)) {
             return Self(Vec::new());
@@ -31,7 +32,7 @@ impl Inherited {
     /// Reaps those that have ended, and returns them.
     pub fn reap(&mut self) -> Vec<Pid> {
         let ended = |pid: &Pid| {
-            // A child that is not reaped keeps its number.
+            // A child that is not reaped keeps its pid, so that the pid cannot belong to another process.
             !matches!(waitid(WaitId::Pid(*pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG), Ok(None))
         };
         let (ended, running) = std::mem::take(&mut self.0).into_iter().partition(ended);

@@ -1,5 +1,5 @@
-//! `pinfold init`, also by the names `tini` and `dumb-init`: the first process of a container, or one that holds a command
-//! under another init.
+//! `pinfold init`, also by the names `tini` and `dumb-init`: runs as the first process of a container, or contains a
+//! command under another init.
 
 mod contained;
 mod inherited;
@@ -17,11 +17,11 @@ use pinfold::{Error, Signal};
 use super::{FAILED, write_patiently};
 use options::{Options, Parsed};
 
-/// The time between SIGTERM and SIGKILL for the processes that the command has left: an engine that stops a container waits
-/// for ten seconds or less.
+/// The time between SIGTERM and SIGKILL for the processes that the command has left. It is short, because an engine
+/// that stops a container waits for ten seconds or less.
 const LEFTOVERS_GRACE: Duration = Duration::from_secs(1);
 
-/// By which name it is called.
+/// The name under which the user called the program.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Flavour {
     Pinfold,
@@ -29,7 +29,7 @@ pub enum Flavour {
     DumbInit,
 }
 
-/// Runs `init WORDS`, `name` being what it is called in messages; tells the exit code.
+/// Runs `init WORDS` and returns the exit code. `name` is the program's name in messages.
 pub fn main(name: &'static str, flavour: Flavour, words: &[OsString]) -> u8 {
     let options = match options::parse(flavour, words, |name| std::env::var_os(name)) {
         Parsed::Run(options) => options,
@@ -37,8 +37,8 @@ pub fn main(name: &'static str, flavour: Flavour, words: &[OsString]) -> u8 {
         Parsed::Version => return print(concat!("pinfold init ", env!("CARGO_PKG_VERSION"), "\n")),
         Parsed::Licence => return print(include_str!("../../../LICENSE-MIT")),
         Parsed::Wrong(message) => {
-            say(name, &format!("{message}; '{name} -h' tells more"));
-            // What each of them says where it is called in a wrong way.
+            say(name, &format!("{message}; try '{name} -h'"));
+            // The exit code of each of these programs for invalid arguments.
             return if flavour == Flavour::Pinfold { FAILED } else { 1 };
         }
     };
@@ -68,7 +68,7 @@ fn say(name: &str, message: &str) {
     write_patiently(format!("{name}: {}\n", pinfold::text::printable_message(message)).as_bytes());
 }
 
-/// The name and the options: PID 1 and a command's supervisor have them in common.
+/// The name and the options, which both modes use: PID 1, and the supervisor of a command.
 struct Init {
     name: &'static str,
     options: Options,
@@ -81,7 +81,7 @@ impl Init {
         }
     }
 
-    /// The signal that the command receives for this one, if any.
+    /// Returns the signal that the command receives for `signal`, if any, and prints it with `-v`.
     fn translate(&self, signal: Signal) -> Option<Signal> {
         let to = self.options.rewritten(signal);
         self.debug(|| match to {
@@ -92,22 +92,22 @@ impl Init {
         to
     }
 
-    /// Whether this signal stops us too; the command has received it before.
+    /// Returns whether this signal stops this process too, after the command has received it.
     fn stops_with(&self, signal: Signal) -> bool {
         self.options.suspend && options::is_job_control(signal)
     }
 
-    /// Signals whose action is the default one for the command.
+    /// Returns the signals for which the command starts with the default action.
     fn reset_signals(&self) -> impl Iterator<Item = Signal> {
-        // The original does not touch real-time signals.
+        // dumb-init itself does not change real-time signals.
         Signal::all().filter(|signal| self.options.reset_signals && signal.number() <= 31)
     }
 
-    /// `-p`: the kernel sends a signal when the parent ends (PR_SET_PDEATHSIG, prctl(2)).
+    /// Implements `-p`: asks the kernel to send a signal when the parent ends (PR_SET_PDEATHSIG, prctl(2)).
     fn watch_parent(&self) -> Result<()> {
         let Some(signal) = self.options.parent_death else { return Ok(()) };
         let known = rustix::process::Signal::from_named_raw(signal.number())
-            .with_context(|| format!("-p {signal}: the kernel can't send this one"))?;
+            .with_context(|| format!("-p {signal}: the kernel cannot send this signal"))?;
         rustix::process::set_parent_process_death_signal(Some(known)).context("prctl PR_SET_PDEATHSIG")
     }
 }

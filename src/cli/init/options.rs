@@ -1,4 +1,4 @@
-//! The options of tini and dumb-init in one, and their environment variables.
+//! The options and environment variables of tini and of dumb-init.
 
 use std::ffi::OsString;
 
@@ -7,25 +7,27 @@ use pinfold::Signal;
 use super::Flavour;
 use crate::cli::getopt::{Long, Parser};
 
-/// What is asked for.
+/// The parsed options and the command.
 pub struct Options {
-    /// Signals go to the process group of the command, not to it alone.
+    /// init sends signals to the process group of the command, not to the command alone.
     pub group: bool,
-    /// The command gets a session of its own; signals go to its group; those of job control stop it.
+    /// The command has a session of its own; init sends signals to its process group, and SIGSTOP in place of the
+    /// signals of job control.
     pub session: bool,
-    /// What each signal becomes; `None` is not passed on.
+    /// The signal that the command receives in place of each signal; `None` if it receives none.
     pub rewrite: Vec<(Signal, Option<Signal>)>,
-    /// SIGTSTP, SIGTTIN and SIGTTOU stop this process too, after the command has received them.
+    /// SIGTSTP, SIGTTIN and SIGTTOU stop this process too, after init has sent them to the command.
     pub suspend: bool,
-    /// The command has the default action for each signal, and blocks none, whatever this process was started with.
+    /// The command starts with the default action for each signal and with no signal blocked, also if this process
+    /// started with ignored or blocked signals.
     pub reset_signals: bool,
     /// Exit codes that become 0.
     pub remap: Vec<u8>,
-    /// The signal to get when the parent ends.
+    /// The signal that this process receives when its parent ends.
     pub parent_death: Option<Signal>,
     pub verbose: bool,
     pub warn: bool,
-    /// The command and its arguments: one word at least.
+    /// The command and its arguments: at least one word.
     pub command: Vec<OsString>,
 }
 
@@ -59,7 +61,7 @@ pub fn parse(flavour: Flavour, words: &[OsString], variable: impl Fn(&str) -> Op
         parent_death: None,
         verbose: match flavour {
             Flavour::DumbInit => is("DUMB_INIT_DEBUG", "1"),
-            // tini's 1 is the default: errors and warnings.
+            // tini's default level is 1: errors and warnings.
             _ => variable("TINI_VERBOSITY")
                 .is_some_and(|level| level.to_string_lossy().parse().is_ok_and(|level: i32| level > 1)),
         },
@@ -79,11 +81,11 @@ pub fn parse(flavour: Flavour, words: &[OsString], variable: impl Fn(&str) -> Op
             'S' => options.session = true,
             'v' => options.verbose = true,
             'w' => options.warn = true,
-            // Where this process is not PID 1, its guard is a subreaper.
+            // Nothing to do: if this process is not PID 1, its guard is a subreaper anyway.
             's' => {}
             'e' => match value.parse() {
                 Ok(code) => options.remap.push(code),
-                Err(_) => return Parsed::Wrong(format!("'-e {value}': an exit code is from 0 to 255")),
+                Err(_) => return Parsed::Wrong(format!("'-e {value}': write an exit code from 0 to 255")),
             },
             'p' => match value.parse() {
                 Ok(signal) => options.parent_death = Some(signal),
@@ -93,7 +95,7 @@ pub fn parse(flavour: Flavour, words: &[OsString], variable: impl Fn(&str) -> Op
                 Some(rewriting) => options.rewrite.push(rewriting),
                 None => {
                     return Parsed::Wrong(format!(
-                        "'-r {value}': write SIGNAL:SIGNAL, as in 15:3 or TERM:QUIT; SIGNAL:0 does not pass it on"
+                        "'-r {value}': write SIGNAL:SIGNAL, as in 15:3 or TERM:QUIT, or SIGNAL:0 to send none"
                     ));
                 }
             },
@@ -117,11 +119,12 @@ fn rewriting(text: &str) -> Option<(Signal, Option<Signal>)> {
 }
 
 impl Options {
-    /// What a signal becomes on its way to the command; `None` where it is not passed on.
+    /// Returns the signal that the command receives for `signal`; `None` if it receives none.
     pub fn rewritten(&self, signal: Signal) -> Option<Signal> {
         match self.rewrite.iter().rev().find(|(from, _)| *from == signal) {
             Some((_, to)) => *to,
-            // No shell of the command's session could continue it, so the kernel would ignore them.
+            // The process group of the command is orphaned, because its session has no shell that could continue it.
+            // The kernel ignores these signals there, but not SIGSTOP.
             None if self.session && is_job_control(signal) => Some(Signal::STOP),
             None => Some(signal),
         }
@@ -131,47 +134,48 @@ impl Options {
         self.group || self.session
     }
 
-    /// The exit code, with those that stand for 0.
+    /// Returns the exit code, or 0 for a code of `-e`.
     pub fn remapped(&self, code: u8) -> u8 {
         if self.remap.contains(&code) { 0 } else { code }
     }
 }
 
-/// The signals by which a terminal stops.
+/// Returns whether this is one of the signals with which a terminal stops processes.
 pub fn is_job_control(signal: Signal) -> bool {
     [Signal::TSTP, Signal::TTIN, Signal::TTOU].contains(&signal)
 }
 
-/// What `-h` prints.
+/// Returns the text of `-h`.
 pub fn help(name: &str) -> String {
     format!(
         "\
 Usage: {name} [OPTION]... COMMAND [ARG]...
-Run COMMAND, pass signals on to it, reap whatever becomes an orphan, and exit with its exit code; what it has started is
-ended with it. For the first process of a container; under another init, COMMAND is contained as by `pinfold run`.
+Run COMMAND, pass signals on to it, reap orphaned processes, and exit with the exit code of COMMAND. When COMMAND ends,
+{name} ends all processes that COMMAND has started. {name} is for the first process of a container; under another
+init, it contains COMMAND in the same way as `pinfold run`.
 
   -g                      pass signals on to the process group of COMMAND
-  -r, --rewrite S:R       pass on the signal R when S is received, as in 15:3; 0 for none (repeatable)
-      --setsid            give COMMAND a session of its own, pass signals on to its group, and let SIGTSTP, SIGTTIN and
-                          SIGTTOU stop it and {name} (by the name dumb-init, that is the default)
-  -c, --single-child      not --setsid: pass signals on to COMMAND alone (by the name dumb-init, SIGTSTP, SIGTTIN and
-                          SIGTTOU stop {name} then too)
-  -e CODE                 exit with 0 where COMMAND exits with CODE (repeatable)
-  -p SIGNAL               get SIGNAL when the parent ends
-  -v, --verbose           say what is done
-  -w                      say which orphans are reaped, as PID 1
-  -s                      taken, and nothing: orphans are always reaped
-  -h, --help              print this
+  -r, --rewrite S:R       send the signal R to COMMAND when {name} receives S, as in 15:3; 0 sends none (repeatable)
+      --setsid            run COMMAND in a session of its own, and pass signals on to its process group; SIGTSTP,
+                          SIGTTIN and SIGTTOU stop COMMAND and {name} (the default under the name dumb-init)
+  -c, --single-child      no --setsid: pass signals on to COMMAND alone (under the name dumb-init, SIGTSTP, SIGTTIN and
+                          SIGTTOU still stop {name} too)
+  -e CODE                 exit with 0 if COMMAND exits with CODE (repeatable)
+  -p SIGNAL               receive SIGNAL when the parent process ends
+  -v, --verbose           print what {name} does
+  -w                      as PID 1, print each orphaned process that {name} reaps
+  -s                      accepted without effect: {name} always reaps orphaned processes
+  -h, --help              print this help
   -V, --version           print the version
   -l                      print the licence
 
-Also read: TINI_KILL_PROCESS_GROUP (-g), TINI_VERBOSITY (-v from 2 on), TINI_SUBREAPER (-s); by the name dumb-init
-DUMB_INIT_SETSID (0: -c) and DUMB_INIT_DEBUG (1: -v).
+Environment: TINI_KILL_PROCESS_GROUP (as -g), TINI_VERBOSITY (2 or more: as -v), TINI_SUBREAPER (as -s); under the name
+dumb-init DUMB_INIT_SETSID (0: as -c) and DUMB_INIT_DEBUG (1: as -v).
 
-By the name dumb-init, COMMAND starts with the default action for each signal; else it keeps those that are ignored or
-blocked.
+Under the name dumb-init, COMMAND starts with the default action for each signal, and with no signal blocked. Otherwise
+it inherits the ignored and blocked signals.
 
-Exit code: that of COMMAND; 128+N when signal N ended it; 126 if it can't be executed, 127 if it was not found.
+Exit code: that of COMMAND; 128+N if signal N ended it; 126 if it can't be executed; 127 if it was not found.
 "
     )
 }
@@ -228,8 +232,8 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant() {
-        for (words, said) in [
+    fn invalid_options() {
+        for (words, expected) in [
             (&["-e", "256", "a"][..], "0 to 255"),
             (&["-e", "x", "a"], "0 to 255"),
             (&["-p", "FOO", "a"], "FOO"),
@@ -240,7 +244,7 @@ mod tests {
             (&["--", "-g"][..1], "a command is needed"),
         ] {
             let message = parsed(Flavour::Pinfold, words, &[]).err().unwrap();
-            assert!(message.contains(said), "{message}");
+            assert!(message.contains(expected), "{message}");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! PID 1: everybody here is the job, and its end ends the namespace (pid_namespaces(7)). No guard, no cgroup, no file.
+//! `pinfold init` as PID 1: all other processes of the PID namespace belong to the job, and when PID 1 ends, the kernel
+//! ends the namespace (pid_namespaces(7)). So there is no guard and no cgroup, and pinfold makes no file.
 
 #![allow(unsafe_code)]
 
@@ -19,10 +20,10 @@ use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 use super::session::GivenUp;
 use super::{Init, LEFTOVERS_GRACE, say};
 
-/// Every process of the namespace but the caller, where PID 1 sends it (kill(2)).
+/// As the pid for kill(2): all processes of the namespace except the caller, if the caller is PID 1.
 const EVERY_PROCESS: i32 = -1;
 
-/// Runs the command and tells the exit code.
+/// Runs the command and returns the exit code.
 pub fn run(init: &Init) -> Result<u8> {
     let given = Given::read();
     let signals = SignalQueue::block_all()?.queue_also(Signal::all())?;
@@ -45,11 +46,12 @@ pub fn run(init: &Init) -> Result<u8> {
             continue;
         }
         if let Some(signal) = init.translate(received.signal) {
-            // It has not been reaped, so that the pid is its own.
+            // The command has not been reaped, so that this pid can belong to no other process.
             kill(if init.options.to_group() { -main } else { main }, signal);
         }
         if init.stops_with(received.signal) {
-            // Where this is the first process of its namespace, the kernel lets only an outer one stop it.
+            // The kernel discards this signal if this process is the first of its namespace: only a process of an outer
+            // namespace can stop that one.
             kill(1, Signal::STOP);
         }
     };
@@ -57,7 +59,7 @@ pub fn run(init: &Init) -> Result<u8> {
     Ok(code)
 }
 
-/// Reaps whoever has ended; the exit code of the command where it is among them.
+/// Reaps all children that have ended. Returns the exit code of the command if it is one of them.
 fn reap(init: &Init, main: i32) -> Result<Option<u8>> {
     let mut code = None;
     while let Some((pid, status)) = reap_one()? {
@@ -71,7 +73,7 @@ fn reap(init: &Init, main: i32) -> Result<Option<u8>> {
     Ok(code)
 }
 
-/// `None` where nobody has ended, or nobody is there.
+/// Reaps one child that has ended. Returns `None` if no child has ended, or if there is no child.
 fn reap_one() -> Result<Option<(Pid, WaitStatus)>> {
     match wait(WaitOptions::NOHANG) {
         Ok(reaped) => Ok(reaped),
@@ -85,8 +87,9 @@ fn exit_code(status: WaitStatus) -> u8 {
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
 }
 
-/// Ends the processes that the command has left: the settle time, SIGTERM, a grace period. The kernel kills the rest when
-/// PID 1 ends, among them processes whose parent is outside of the namespace, and those that our signals do not reach.
+/// Ends the processes that the command has left: waits for the settle time, sends SIGTERM, and waits for a grace
+/// period. When PID 1 ends, the kernel kills the remaining processes, also those whose parent is outside of the
+/// namespace and those that this process may not signal.
 fn end_leftovers(init: &Init, signals: &SignalQueue) -> Result<()> {
     let start = Instant::now();
     match wait_for_all(signals, start + settle::short(settle::DEFAULT))? {
@@ -110,17 +113,18 @@ fn end_leftovers(init: &Init, signals: &SignalQueue) -> Result<()> {
     wait_for_all(signals, Instant::now() + LEFTOVERS_GRACE).map(drop)
 }
 
-/// All processes of this namespace but this one, as `/proc` shows them.
+/// Returns all processes of this namespace except this one, according to `/proc`.
 fn other_processes() -> Vec<Pid> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     numbers.filter(|&number| number != 1).filter_map(Pid::from_raw).collect()
 }
 
-/// Stops one process. Every process of this namespace belongs to the command, whichever has this pid now.
+/// Sends SIGTERM to one process. All processes of this namespace belong to the command, so this is correct also if the
+/// pid belongs to another process by now.
 fn terminate(pid: Pid) {
     if let Ok(process) = Pidfd::open(pid) {
-        // It may have ended, or belong to a user that this one may not signal.
+        // An error means that the process has ended, or that this user may not signal it.
         let _ = process.send(Signal::TERM).and_then(|()| process.send(Signal::CONT));
     }
 }
@@ -128,11 +132,11 @@ fn terminate(pid: Pid) {
 enum Waited {
     Empty,
     TimeOver,
-    /// A signal has asked us to stop.
+    /// A signal has requested the end of this process.
     StopRequested,
 }
 
-/// Reaps until no child is left.
+/// Reaps children until no child is left, until the time is over, or until a signal requests a stop.
 fn wait_for_all(signals: &SignalQueue, until: Instant) -> Result<Waited> {
     while !all_reaped()? {
         match signals.next(Some(until.saturating_duration_since(Instant::now())))? {
@@ -146,7 +150,7 @@ fn wait_for_all(signals: &SignalQueue, until: Instant) -> Result<Waited> {
     Ok(Waited::Empty)
 }
 
-/// Reaps the children that have ended; whether no child is left then.
+/// Reaps the children that have ended. Returns whether there is no other child.
 fn all_reaped() -> Result<bool> {
     loop {
         match wait(WaitOptions::NOHANG) {
@@ -159,12 +163,12 @@ fn all_reaped() -> Result<bool> {
 }
 
 fn kill(pid: i32, signal: Signal) {
-    // There may be no such process, or none that this user may signal: nothing can be done about it.
+    // An error means that there is no such process, or that this user may not signal it. Neither can be helped here.
     // SAFETY: kill(2) has no memory obligations.
     let _ = unsafe { libc::kill(pid, signal.number()) };
 }
 
-/// What this process was given, for the command: its signal mask, and whether SIGPIPE was ignored.
+/// The settings that the command inherits from this process: the signal mask, and whether SIGPIPE is ignored.
 #[derive(Clone, Copy)]
 struct Given {
     mask: libc::sigset_t,
@@ -173,26 +177,26 @@ struct Given {
 
 impl Given {
     fn read() -> Self {
-        // SAFETY: both structures are valid when zeroed, and only written to.
+        // SAFETY: both structures are valid when zeroed, and the calls only write to them.
         unsafe {
             let mut mask = std::mem::zeroed();
             libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), &mut mask);
             let mut pipe: libc::sigaction = std::mem::zeroed();
             libc::sigaction(libc::SIGPIPE, std::ptr::null(), &mut pipe);
-            // Elsewhere Rust's runtime has ignored it.
+            // On other targets, Rust's runtime has set SIGPIPE to be ignored.
             let ignores_pipe = cfg!(target_env = "gnu") && pipe.sa_sigaction == libc::SIG_IGN;
             Self { mask, ignores_pipe }
         }
     }
 }
 
-/// Starts the command in a process group of its own, which becomes the foreground one where there is a terminal, or in a
-/// session of its own.
+/// Starts the command in a session of its own, or in a process group of its own, which becomes the foreground group if
+/// there is a terminal. Returns its pid.
 fn spawn(init: &Init, mut given: Given) -> std::io::Result<i32> {
     let session = init.options.session;
     let reset = init.options.reset_signals;
     if reset {
-        // SAFETY: the set is valid, and only written to.
+        // SAFETY: the set is valid, and the call only writes to it.
         unsafe { libc::sigemptyset(&mut given.mask) };
     }
     let mut command = Command::new(&init.options.command[0]);
@@ -203,27 +207,29 @@ fn spawn(init: &Init, mut given: Given) -> std::io::Result<i32> {
         let value = std::env::var(name.to_str().unwrap_or_default());
         (name, value.is_ok_and(|value| value == ours))
     });
-    // SAFETY: between fork and exec it makes system calls only, on memory of its own.
+    // SAFETY: between fork and exec, the closure makes system calls only, on its own memory.
     unsafe {
         command.pre_exec(move || {
             if session {
                 if libc::setsid() == -1 {
                     return Err(Error::last_os_error());
                 }
-                // It belongs to no session where this process gave it up.
+                // This succeeds if the terminal belongs to no session, because the parent has given it up.
                 libc::ioctl(0, libc::TIOCSCTTY, 0);
             } else {
                 if libc::setpgid(0, 0) == -1 {
                     return Err(Error::last_os_error());
                 }
-                // From the background that is answered with SIGTTOU, which std has just unblocked.
+                // The kernel sends SIGTTOU to a background process that calls tcsetpgrp(3), and std has just unblocked
+                // SIGTTOU.
                 let mut all = std::mem::zeroed();
                 libc::sigfillset(&mut all);
                 libc::pthread_sigmask(libc::SIG_SETMASK, &all, std::ptr::null_mut());
                 libc::tcsetpgrp(0, libc::getpid());
             }
-            // sd_listen_fds(3) and others compare these with the pid of their reader. std executes with the environment that is
-            // there now, because it was asked for no other; the only thread of the process allocates here.
+            // sd_listen_fds(3) and others compare these variables with their own pid. std passes the current
+            // environment to exec, because this `Command` sets no other. Memory allocation is safe here, because the
+            // process has one thread.
             for (name, is_ours) in variables {
                 if is_ours {
                     let pid = CString::new(libc::getpid().to_string())?;
@@ -243,6 +249,6 @@ fn spawn(init: &Init, mut given: Given) -> std::io::Result<i32> {
             Ok(())
         });
     }
-    // Its pid is kept, and it is reaped here.
+    // std's handle is dropped, which does not wait for the child. This module reaps the child by its pid.
     command.spawn().map(|child| child.id() as i32)
 }

@@ -1,4 +1,5 @@
-//! `pinfold timeout`, also by the name `timeout`: coreutils' timeout(1), and on top of it the whole tree goes.
+//! `pinfold timeout`, also by the name `timeout`: works as timeout(1) of coreutils, and also ends every process that
+//! the command has started.
 
 mod operands;
 mod options;
@@ -21,14 +22,15 @@ use options::{Options, Parsed};
 
 const TIMED_OUT: u8 = 124;
 
-/// At the terminal's stop the command stops first, so that it does not read what is typed for the shell; one that ignores
-/// the stop is not waited for longer.
+/// When the terminal sends its stop signal, the command has to stop before timeout does, so that it does not read what
+/// the user types for the shell. timeout waits this long for a command that does not stop.
 const STOP_PATIENCE: Duration = Duration::from_millis(100);
 
-/// What the command has left gets SIGTERM, and so long before it is killed: the caller waits for the command, not for it.
+/// The time between SIGTERM and SIGKILL for the processes that the command has left. It is short, because the caller
+/// waits for the command and not for these processes.
 const LEFTOVERS_GRACE: Duration = Duration::from_secs(1);
 
-/// Runs `timeout WORDS`, `name` being what it is called in messages; tells the exit code.
+/// Runs `timeout WORDS` and returns the exit code. `name` is the program's name in messages.
 pub fn main(name: &OsStr, words: &[OsString]) -> u8 {
     let options = match options::parse(words) {
         Parsed::Run(options) => options,
@@ -59,7 +61,7 @@ fn print(name: &OsStr, text: &str) -> u8 {
     FAILED
 }
 
-/// What strerror(3) says.
+/// Returns the text of strerror(3) for an error, without the number that Rust adds.
 fn without_number(error: &std::io::Error) -> String {
     let error = error.to_string();
     error.split(" (os error").next().unwrap_or_default().to_owned()
@@ -73,12 +75,13 @@ fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
     let signals = SignalQueue::block_all()?;
     let guard = Guard::fork()?;
     pinfold::raise_own_limits();
-    let asked = Signal::from_number(options.signal);
-    // Heard even where the caller ignored them; what else he ignored is not passed on, and stays ignored.
+    let chosen = Signal::from_number(options.signal);
+    // timeout receives these signals even if the caller ignored them. Other signals that the caller ignored stay
+    // ignored, and timeout does not send them to the command.
     let signals =
-        signals.queue_also([Signal::ALRM].into_iter().chain(asked.filter(|&signal| signal != Signal::CHLD)))?;
+        signals.queue_also([Signal::ALRM].into_iter().chain(chosen.filter(|&signal| signal != Signal::CHLD)))?;
     if !options.foreground {
-        // EPERM for the leader of a session, which leads its group already.
+        // This fails with EPERM for the leader of a session, which already leads its process group.
         let _ = rustix::process::setpgid(None, None);
     }
     let [program, args @ ..] = options.command.as_slice() else { unreachable!("parsed with a command") };
@@ -87,12 +90,13 @@ fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
         .args(args)
         .inherit_descriptors(true)
         .process_group(ProcessGroup::Supervisors)
-        // As with coreutils': a shell that waits for its children would wait for ever.
+        // coreutils' timeout does the same: if SIGCHLD was blocked, a shell that waits for its children would wait for
+        // ever.
         .unblocked_signals([Signal::ALRM, Signal::CHLD])
-        .default_signals(asked.into_iter().chain([Signal::ALRM, Signal::CHLD, Signal::TTIN, Signal::TTOU]))
+        .default_signals(chosen.into_iter().chain([Signal::ALRM, Signal::CHLD, Signal::TTIN, Signal::TTOU]))
         .grace(LEFTOVERS_GRACE);
 
-    if let Some(signal) = asked {
+    if let Some(signal) = chosen {
         command.supervisor_death_signal(signal);
     }
 
@@ -122,7 +126,7 @@ fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
         Ended::Early if limit.timed_out && !options.preserve_status => TIMED_OUT,
         Ended::Early => exit_code(limit.spent.first().copied().unwrap_or(libc::SIGKILL)),
     };
-    // Nothing is left to be torn down that the kernel does not do faster.
+    // The kernel releases the runtime's resources at exit, faster than dropping it would.
     std::mem::forget(runtime);
     Ok(code)
 }
@@ -130,7 +134,7 @@ fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
 enum Ended {
     Report(Arc<Report>),
     NotStarted(Error),
-    /// By a signal or the deadline, while the command's exec hung.
+    /// A signal or the deadline ended the wait while the exec of the command hung.
     Early,
 }
 
@@ -148,7 +152,7 @@ async fn hold(
     command: &Command,
     signals: &SignalStream,
 ) -> Result<Ended> {
-    // What comes before the command has been executed is told to it then, if that is soon.
+    // Signals that are due before the exec of the command wait until the exec is done, for at most EXEC_PATIENCE.
     let mut early = Vec::new();
     let mut patience = None;
     let spawned = {
@@ -186,7 +190,7 @@ async fn hold(
             received = signals.recv() => {
                 let received = received?;
                 if job.main_has_ended() {
-                    // What it has left is being ended: not soon enough.
+                    // The command has ended, and its leftovers are being stopped. The sender wants them to end sooner.
                     job.kill();
                     continue;
                 }
@@ -194,7 +198,8 @@ async fn hold(
             }
             report = job.wait() => return Ok(Ended::Report(report?)),
             signal = job.next_stop() => {
-                // The kernel would have ignored it but for the guard.
+                // Without the guard, the kernel would have ignored this signal, because the process group would be
+                // orphaned.
                 if [Signal::TSTP, Signal::TTIN, Signal::TTOU].contains(&signal) && terminal::is_orphaned() {
                     job.signal_all(Signal::CONT);
                 } else if limit.suspend_at.is_some() {
@@ -220,30 +225,31 @@ async fn hold(
     }
 }
 
-/// The time limit, and what became of it.
+/// The time limit, and the state of the command with regard to it.
 struct Limit<'a> {
     name: &'a OsStr,
     options: &'a Options,
     /// When the next signal is due.
     at: Option<Instant>,
-    /// Which.
+    /// The number of that signal.
     next: i32,
     kill_after: Option<Duration>,
     timed_out: bool,
-    /// When the terminal's stop takes us too.
+    /// When timeout stops itself, after a stop signal of the terminal.
     suspend_at: Option<Instant>,
-    /// Signals that the process group was sent: further ones are ignored, as by coreutils.
+    /// The signals that timeout has sent to the process group. It ignores them from then on, as coreutils' timeout
+    /// does.
     spent: Vec<i32>,
-    /// The process group was sent SIGKILL. coreutils' timeout is in its group, and dies of it.
+    /// timeout has sent SIGKILL to the process group. coreutils' timeout is in that group, and SIGKILL ends it too.
     killed: bool,
 }
 
 impl Limit<'_> {
-    /// The signal to send for one that was received, if any.
+    /// Returns the signal to send for a signal that timeout received; `None` to send nothing.
     fn wish(&mut self, received: Received, job: Option<&Job>) -> Option<i32> {
         let signal = received.signal;
         let number = signal.number();
-        // coreutils' timeout unblocks only what it waits for.
+        // coreutils' timeout unblocks only the signals that it waits for.
         if signal != Signal::ALRM && signal::was_blocked(signal) {
             return None;
         }
@@ -251,19 +257,19 @@ impl Limit<'_> {
             Signal::ALRM => return self.expired(),
             _ if self.spent.contains(&number) => return None,
             _ if number == self.options.signal => {}
-            // SIGTTIN and SIGTTOU are ignored; the others do nothing by default.
+            // coreutils' timeout ignores SIGTTIN and SIGTTOU; the default action of the others is to do nothing.
             Signal::TTIN | Signal::TTOU | Signal::CHLD | Signal::CONT | Signal::URG | Signal::WINCH => return None,
             Signal::TSTP => {
-                // Where nobody could continue us, the kernel would have ignored it but for the guard.
+                // Without the guard, the kernel would have ignored this signal if the process group is orphaned.
                 self.suspend_at = (!terminal::is_orphaned()).then(|| Instant::now() + STOP_PATIENCE);
                 return None;
             }
             _ => {}
         }
-        // Before the command has been executed, it may not have been there when the terminal sent the signal.
+        // Before the exec, the command may not have existed yet when the terminal sent the signal.
         let has_it = job.is_some_and(|job| !terminal::has_left_our_group(job));
         if has_it && terminal::has_reached_our_group(received) {
-            // The command is in our group, and has received it.
+            // The command is in the same process group, and has received the signal from the terminal.
             self.start_kill_after();
             return None;
         }
@@ -295,10 +301,10 @@ impl Limit<'_> {
             let sending = format!("sending signal {} to command ", signal_name(number));
             say(self.name, &[sending.as_bytes(), &quote(options.command[0].as_bytes())].concat());
         }
-        // There is nothing to be sent where it is 0.
+        // The number 0 stands for no signal.
         let signal = Signal::from_number(number);
         if options.foreground {
-            // It may just have ended.
+            // An error means that the command has just ended.
             let _ = signal.map(|signal| job.signal(signal));
             return;
         }
@@ -314,7 +320,7 @@ impl Limit<'_> {
                     job.signal_group(signal).await;
                 }
                 if signal == Some(Signal::STOP) {
-                    // coreutils' timeout is in the group that it stops.
+                    // coreutils' timeout is in the process group that it stops.
                     signal::suspend_by(Signal::STOP);
                 }
                 job.signal_group(Signal::CONT).await;
@@ -322,7 +328,7 @@ impl Limit<'_> {
         }
     }
 
-    /// The exit code; or none, where this process ends by the signal that ended the command.
+    /// Returns the exit code. Does not return if this process has to end by the signal that ended the command.
     fn code(&self, report: &Report) -> u8 {
         run::explain_failures(report);
         if self.killed {
@@ -343,7 +349,7 @@ impl Limit<'_> {
                 preserve |= *signal == libc::SIGKILL;
                 exit_code(*signal)
             }
-            // The guard was killed, and nobody knows.
+            // The guard was killed, so that the status of the command is not known.
             _ => return report.exit_code,
         };
         if self.timed_out && !preserve { TIMED_OUT } else { status }
@@ -354,7 +360,7 @@ fn exit_code(signal: i32) -> u8 {
     u8::try_from(128 + signal).unwrap_or(u8::MAX)
 }
 
-/// Ends by the signal, without a core dump. PID 1 comes back from this.
+/// Ends this process by the signal, without a core dump. Returns if this process is PID 1.
 fn end_by(signal: Signal) {
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     signal::end_by(signal);

@@ -1,12 +1,13 @@
-//! Durations and signals as coreutils' timeout(1) reads them.
+//! Parses durations and signals in the way of coreutils' timeout(1).
 
 use std::ffi::{CStr, CString};
 use std::time::Duration;
 
 use pinfold::Signal;
 
-/// A duration: a number as strtod(3) reads it, and a unit. `Some(None)` is for ever: 0 switches the timeout off, and what
-/// no clock can hold never comes. `None` is no duration.
+/// Parses a duration: a number in the format of strtod(3), and a unit. Returns `Some(None)` for no time limit: 0
+/// switches the timeout off, and a duration that is too long for a clock has no end. Returns `None` if the text is no
+/// duration.
 pub fn duration(text: &[u8]) -> Option<Option<Duration>> {
     let text = CString::new(text).ok()?;
     let (value, length, underflow) = number(&text);
@@ -18,24 +19,26 @@ pub fn duration(text: &[u8]) -> Option<Option<Duration>> {
         b"d" => value * 86_400.0,
         _ => return None,
     };
-    // Less than nothing, were it as little as no number can tell.
+    // A negative duration is invalid, also if its value is so close to 0 that no floating-point number can hold it.
     if seconds.is_nan() || seconds < 0.0 || (underflow && seconds.is_sign_negative()) {
         return None;
     }
     if seconds == 0.0 && !underflow {
         return Some(None);
     }
-    // Rounded up: as short as it may be, it is not none.
+    // A very short duration is rounded up to one nanosecond, because 0 would mean no time limit.
     Some(Duration::try_from_secs_f64(seconds).ok().map(|duration| duration.max(Duration::from_nanos(1))))
 }
 
-/// The number that the text begins with, in C's way of writing or the locale's, whichever reads more; its length; and
-/// whether it is 0 only because it is too small.
+/// Returns the number at the beginning of the text, its length, and whether it is 0 only because it is too small. The
+/// number may have the format of the C locale or of the environment's locale; the one that reads more of the text
+/// counts.
 #[allow(unsafe_code)]
 fn number(text: &CStr) -> (f64, usize, bool) {
     let read = || {
         let mut end = std::ptr::null_mut();
-        // SAFETY: a string that ends with NUL, and a place for the end, which is inside of it; errno is this thread's.
+        // SAFETY: the string ends with NUL, and strtod(3) sets `end` to a place inside of it. errno belongs to this
+        // thread.
         unsafe {
             *libc::__errno_location() = 0;
             let value = libc::strtod(text.as_ptr(), &raw mut end);
@@ -47,7 +50,7 @@ fn number(text: &CStr) -> (f64, usize, bool) {
     if in_c.1 == text.to_bytes().len() {
         return in_c;
     }
-    // SAFETY: one thread, and constant strings.
+    // SAFETY: the process has one thread, and the strings are constants.
     let in_locale = unsafe {
         libc::setlocale(libc::LC_NUMERIC, c"".as_ptr());
         let read = read();
@@ -57,8 +60,8 @@ fn number(text: &CStr) -> (f64, usize, bool) {
     if in_locale.1 > in_c.1 { in_locale } else { in_c }
 }
 
-/// A signal's number; 0 is `EXIT`, which only asks whether there is somebody to send it to. Numbers may be what a shell
-/// or wait(2) tells of a process that a signal ended: 143 is TERM.
+/// Parses a signal and returns its number. 0 is `EXIT`, which only checks whether a process exists. A number may also
+/// be the status that a shell or wait(2) returns for a process that a signal ended: 143 is TERM.
 pub fn signal(text: &[u8]) -> Option<i32> {
     let text = std::str::from_utf8(text).ok()?;
     let number = if text.starts_with(|first: char| first.is_ascii_digit()) {
@@ -87,13 +90,13 @@ fn named(name: &str) -> Option<i32> {
     }
     match name {
         "EXIT" => Some(0),
-        // The caller has taken it off.
+        // The caller has already removed one `SIG`.
         name if name.starts_with("SIG") => None,
         name => name.parse().ok().map(Signal::number),
     }
 }
 
-/// A signal's name as timeout's messages have it.
+/// Returns the name of a signal as timeout's messages print it.
 pub fn signal_name(number: i32) -> String {
     match number {
         libc::SIGPOLL => "POLL".into(),

@@ -1,4 +1,4 @@
-//! The options of timeout(1), and what it says about itself.
+//! The options of timeout(1), and its help text.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -8,16 +8,16 @@ use super::operands;
 use crate::cli::getopt::{Long, Parser};
 use crate::cli::quote::quote;
 
-/// What is asked for.
+/// The parsed options and operands.
 pub struct Options {
     pub foreground: bool,
     pub preserve_status: bool,
     pub verbose: bool,
     pub kill_after: Option<Duration>,
-    /// The number, 0 for none.
+    /// The number of the signal, 0 for none.
     pub signal: i32,
     pub deadline: Option<Duration>,
-    /// The command and its arguments: one word at least.
+    /// The command and its arguments: at least one word.
     pub command: Vec<OsString>,
 }
 
@@ -25,7 +25,7 @@ pub enum Parsed {
     Run(Options),
     Help,
     Version,
-    /// What is wrong, where there is more to say than how to get help.
+    /// The arguments are invalid. `None` if timeout(1) prints no message besides the hint at `--help`.
     Wrong(Option<Vec<u8>>),
 }
 
@@ -91,7 +91,7 @@ fn invalid_interval(text: &OsString) -> Parsed {
     Parsed::Wrong(Some([b"invalid time interval ".as_slice(), &quote(text.as_bytes())].concat()))
 }
 
-/// What `--help` prints.
+/// Returns the text of `--help`.
 pub fn help(name: &str) -> String {
     format!(
         "\

@@ -10,29 +10,30 @@ use pinfold::Signal;
 use super::extensions::{self, Extension};
 use crate::cli::{duration, run};
 
-/// Run a command, and again when files change: the last run, and all that it started, is gone before the next begins.
+/// Run a command, and run it again when files change. The last run and everything it started have ended before the next
+/// starts.
 ///
-/// pinfold does not watch what git ignores, nor the files that editors make for themselves. The command's standard input is
-/// /dev/null; type r and Enter to restart it. Ctrl-C ends all.
+/// pinfold ignores changes of files that git ignores and of the temporary files of editors. The command's standard
+/// input is /dev/null. Type r and Enter to restart the command. Press Ctrl-C to end the command and pinfold.
 #[derive(clap::Args)]
 pub struct Args {
     /// A directory or file to watch (repeatable)
     #[arg(long = "watch", short, value_name = "PATH", default_value = ".")]
     pub watch: Vec<PathBuf>,
 
-    /// Only files with these extensions: rs,toml
+    /// Watch only files with these extensions: rs,toml
     #[arg(long, value_name = "EXT,…", value_delimiter = ',', value_parser = extensions::parse)]
     pub ext: Vec<Extension>,
 
-    /// Not these, written as in .gitignore (repeatable)
+    /// Ignore files that match this pattern, written as in .gitignore (repeatable)
     #[arg(long, value_name = "GLOB")]
     pub ignore: Vec<String>,
 
-    /// Start again when nothing has changed for this long
+    /// Wait until there has been no change for this long before the next run starts
     #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = duration::parse)]
     pub debounce: Duration,
 
-    /// What a change does while the command runs
+    /// What to do when a file changes while the command runs
     #[arg(long, value_name = "WHAT", default_value = "restart")]
     pub on_busy: OnBusy,
 
@@ -40,7 +41,7 @@ pub struct Args {
     #[arg(long)]
     pub clear: bool,
 
-    /// Let the first run end by itself: changes restart only later ones
+    /// Let the first run end by itself; changes restart only later runs
     #[arg(long)]
     pub once_first: bool,
 
@@ -48,23 +49,24 @@ pub struct Args {
     #[arg(long, short)]
     pub postpone: bool,
 
-    /// The stop signal: a name like INT, or a number [default: TERM, or INT, HUP or QUIT where pinfold received that]
+    /// The stop signal: a name like INT, or a number [default: TERM; INT, HUP or QUIT if pinfold received that]
     #[arg(long, value_name = "SIGNAL", value_parser = run::parse_signal)]
     pub stop_signal: Option<Signal>,
 
-    /// How long filters such as `> >(tee log)` may take to finish after the command has exited; other processes a tenth of it
+    /// How long filters such as `> >(tee log)` may take to finish after the command has exited; other processes a tenth
+    /// of it
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration::parse)]
     pub settle: Duration,
 
-    /// Kill a run this long after the stop signal
+    /// How long to wait after the stop signal before pinfold kills the run
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
     pub grace: Duration,
 
-    /// The command's standard input. With inherit, r and Enter do not restart it: it reads what you type
+    /// The command's standard input. With inherit, the command reads what you type, so r and Enter do not restart it
     #[arg(long, value_name = "WHAT", default_value = "null")]
     pub stdin: Stdin,
 
-    /// Print only what went wrong
+    /// Print only errors
     #[arg(long, short)]
     pub quiet: bool,
 
@@ -75,11 +77,11 @@ pub struct Args {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnBusy {
-    /// It is stopped and started again
+    /// Stop the command, and start it again
     Restart,
-    /// It is started again when it has ended
+    /// Start the command again when it has ended
     Queue,
-    /// Nothing
+    /// Do nothing
     Ignore,
 }
 
@@ -87,6 +89,6 @@ pub enum OnBusy {
 pub enum Stdin {
     /// /dev/null
     Null,
-    /// That of pinfold, for a debugger
+    /// The standard input of pinfold, for a debugger
     Inherit,
 }

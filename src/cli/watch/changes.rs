@@ -1,23 +1,23 @@
-//! The changes since the last start: when their burst is over, and what pinfold prints about them.
+//! The changes since the last start of the command: when their burst is over, and what pinfold prints about them.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// However long a burst lasts, a restart is put off no longer than this.
+/// The maximum delay of a restart by a burst of changes.
 const LONGEST_BURST: Duration = Duration::from_secs(3);
 
-/// So many changed files are kept in order: one of them is printed.
+/// The number of changed files that are kept in order. pinfold prints one of them.
 const SHOWN: usize = 64;
 
-/// What has changed since the last run was started.
+/// The files that have changed since the start of the last run.
 #[derive(Default)]
 pub struct Changes {
     paths: HashSet<PathBuf>,
-    /// The first of them, in the order in which they came.
+    /// The first of these files, in the order in which they changed.
     shown: Vec<PathBuf>,
-    /// A restart was requested: there is nothing to wait for.
-    pub asked: bool,
+    /// The user has requested a restart, so it does not have to wait for the end of a burst.
+    pub requested: bool,
     /// When the first change was noticed.
     pub first: Option<Instant>,
     latest: Option<Instant>,
@@ -37,13 +37,13 @@ impl Changes {
     }
 
     pub fn are_there(&self) -> bool {
-        self.asked || self.latest.is_some()
+        self.requested || self.latest.is_some()
     }
 
-    /// When the burst is over; never where that is beyond what a clock can hold.
+    /// Returns the time when the burst is over; `None` if that time is too far in the future for a clock.
     pub fn settled(&self, debounce: Duration) -> Option<Instant> {
         match (self.first, self.latest) {
-            (Some(first), Some(latest)) if !self.asked => {
+            (Some(first), Some(latest)) if !self.requested => {
                 let longest = first.checked_add(LONGEST_BURST.max(debounce))?;
                 Some(latest.checked_add(debounce)?.min(longest))
             }
@@ -51,16 +51,16 @@ impl Changes {
         }
     }
 
-    /// The first of the files that have changed.
+    /// Returns the first of the files that have changed.
     pub fn files(&self) -> &[PathBuf] {
         &self.shown
     }
 
-    /// "src/main.rs changed, and 2 more".
-    pub fn tell(&self) -> String {
-        // A file that exists says more than one that was there for a moment.
+    /// Returns a description for a message, such as "src/main.rs changed, and 2 more".
+    pub fn describe(&self) -> String {
+        // A file that still exists helps the user more than one that existed only for a moment.
         let Some(shown) = self.shown.iter().find(|path| path.exists()).or(self.shown.first()) else {
-            return "asked for".into();
+            return "restart requested".into();
         };
         match self.paths.len() - 1 {
             0 => format!("{} changed", name(shown)),
@@ -69,7 +69,7 @@ impl Changes {
     }
 }
 
-/// A path for a message: seen from the current directory.
+/// Returns a path for a message: relative to the current directory if the path is below it.
 pub fn name(path: &Path) -> String {
     let current = std::env::current_dir().unwrap_or_default();
     let name = path.strip_prefix(&current).ok().filter(|name| !name.as_os_str().is_empty()).unwrap_or(path);
@@ -84,18 +84,18 @@ mod tests {
     fn many_and_the_same_again() {
         let mut changes = Changes::default();
         assert!(!changes.are_there());
-        // What editors and builds do to a whole tree, in seconds and not in hours.
+        // Editors and builds can change a whole tree. This must take seconds and not hours.
         for _ in 0..2 {
             for number in 0..200_000 {
                 changes.add(vec![format!("/no/such/{number}").into()]);
             }
         }
         assert!(changes.are_there());
-        assert_eq!(changes.tell(), "/no/such/0 changed, and 199999 more");
-        // Rather one that is there.
+        assert_eq!(changes.describe(), "/no/such/0 changed, and 199999 more");
+        // The message names a file that exists, if there is one.
         let mut changes = Changes::default();
         changes.add(vec!["/no/such".into(), "/".into(), "/etc".into()]);
-        assert_eq!(changes.tell(), "/ changed, and 2 more");
+        assert_eq!(changes.describe(), "/ changed, and 2 more");
     }
 
     #[test]
@@ -104,7 +104,7 @@ mod tests {
         changes.add(vec!["/".into()]);
         assert_eq!(changes.settled(Duration::MAX), None);
         assert!(changes.settled(Duration::ZERO).is_some_and(|at| at <= Instant::now()));
-        changes.asked = true;
+        changes.requested = true;
         assert!(changes.settled(Duration::MAX).is_some());
     }
 }

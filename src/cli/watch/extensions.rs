@@ -1,4 +1,4 @@
-//! `--ext`: the extensions of the files that count.
+//! `--ext`: watch only files with these extensions.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -7,16 +7,14 @@ use std::os::unix::ffi::OsStrExt;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extension(String);
 
-/// Reads `rs`, `.rs` and `*.rs`. Upper and lower case are the same.
+/// Parses an extension, written as `rs`, `.rs` or `*.rs`. The case of letters does not matter.
 pub fn parse(text: &str) -> Result<Extension, String> {
     let name = text.trim();
     let name = name.strip_prefix('*').unwrap_or(name);
     let name = name.strip_prefix('.').unwrap_or(name);
     if name.is_empty() || name.starts_with('.') || name.contains(|c: char| "*?[]{}/\\".contains(c) || c.is_whitespace())
     {
-        return Err(
-            "an extension is letters after the last dot of a file name: rs, or d.ts; for patterns use --ignore".into(),
-        );
+        return Err("write the extension of a file name, such as rs or d.ts; for patterns use --ignore".into());
     }
     Ok(Extension(format!(".{name}")))
 }

@@ -1,6 +1,6 @@
-//! What is watched, and which of the kernel's events are changes.
+//! The watched files, and the decision which of the kernel's events are changes.
 //!
-//! Each directory is watched by itself, so that ignored ones cost no watch.
+//! Each directory has a watch of its own, so that an ignored directory needs none.
 
 use std::collections::{BTreeSet, HashSet};
 use std::io;
@@ -17,19 +17,20 @@ use super::ignored::Ignored;
 use super::route::{End, Route};
 use super::watches::{Event, Watches};
 
-/// So many directories that cannot be watched are reported by their names.
+/// The maximum number of messages about directories that cannot be watched.
 const REPORTED: usize = 8;
 
-/// So many are remembered, to watch them when their permissions change.
+/// The maximum number of such directories that pinfold remembers, to watch them when their permissions change.
 const REMEMBERED: usize = 1024;
 
-/// How often the routes are followed again because one changed meanwhile. The next change is an event.
+/// The maximum number of further attempts to follow the routes if a route changes at the same time. A later change is
+/// an event.
 const ATTEMPTS: usize = 10;
 
 pub struct Files {
     watches: Watches,
     roots: Vec<Root>,
-    /// Only these, where there are any.
+    /// If this is not empty, only files with these extensions matter.
     extensions: Vec<Extension>,
     globs: Vec<String>,
     /// Directories that cannot be watched.
@@ -37,9 +38,9 @@ pub struct Files {
     reported: usize,
     /// Messages to print.
     notes: Vec<String>,
-    /// A file that was written later than this has changed.
+    /// A file with a modification time later than this has changed.
     since: (i64, i64),
-    /// The directories below the roots have to be found again.
+    /// pinfold has to search the directories below the roots again.
     stale: bool,
 }
 
@@ -55,7 +56,7 @@ impl Root {
     fn directory(&self) -> Option<&Path> {
         match &self.route.end {
             End::Directory(directory) => Some(directory),
-            // The directory is watched: saving a file often puts a new one in its place.
+            // pinfold watches the directory, because an editor that saves a file often replaces it with a new one.
             End::File(file) => file.parent(),
             End::Missing { .. } => None,
         }
@@ -63,10 +64,10 @@ impl Root {
 }
 
 impl Files {
-    /// Watches the paths. A change from here on is not missed.
+    /// Watches the paths. Changes after this call are not missed.
     ///
     /// # Errors
-    /// A path that does not exist or that this user may not read; a limit on inotify.
+    /// If a path does not exist, if this user may not read it, or if a limit on inotify is reached.
     pub fn watch(paths: &[PathBuf], extensions: &[Extension], globs: &[String]) -> Result<Self> {
         let watches = Watches::new().map_err(|error| explain(&error, Path::new("files")))?;
         let mut files = Self {
@@ -91,27 +92,27 @@ impl Files {
         Ok(files)
     }
 
-    /// A descriptor that is readable when [`read`](Self::read) returns events.
+    /// Returns a descriptor that is readable when [`read`](Self::read) returns events.
     pub fn descriptor(&self) -> Result<OwnedFd> {
         self.watches.descriptor().context("cannot copy the descriptor of inotify")
     }
 
-    /// A run begins: a file counts as written when its time is later than now.
+    /// Marks the start of a run: from now on a file counts as written if its modification time is later than now.
     pub fn begin(&mut self) {
         self.since = now();
     }
 
-    /// Messages since the last call.
+    /// Returns the messages since the last call.
     pub fn notes(&mut self) -> Vec<String> {
         std::mem::take(&mut self.notes)
     }
 
-    /// The watched paths that do not exist now.
+    /// Returns the watched paths that do not exist now.
     pub fn missing(&self) -> impl Iterator<Item = &Path> {
         self.roots.iter().filter(|root| root.route.missing().is_some()).map(|root| root.given.as_path())
     }
 
-    /// The files that have changed by the next events and that matter; `None` where there is no event.
+    /// Reads the next events and returns the files that have changed and are not ignored; `None` if there is no event.
     pub fn read(&mut self) -> Result<Option<Vec<PathBuf>>> {
         let Some(events) = self.watches.read().context("cannot read the events of inotify")? else { return Ok(None) };
         let mut changed = Vec::new();
@@ -122,14 +123,14 @@ impl Files {
         for event in events {
             match event {
                 Event::Overflow => {
-                    // More has happened than the kernel's queue holds (fs.inotify.max_queued_events).
+                    // There were more events than fit in the kernel's queue (fs.inotify.max_queued_events).
                     self.stale = true;
                     changed.extend(self.roots.iter().filter_map(|root| root.directory().map(Path::to_owned)));
                 }
-                // The path may be the same, and the directory another one.
+                // The path may be unchanged but refer to another directory.
                 Event::Step => self.stale = true,
                 Event::Entry { path, mask } => {
-                    // The file may be a link now.
+                    // The file may have been replaced by a link.
                     rerouted |= mask.intersects(EventMask::CREATE | EventMask::MOVED_TO)
                         && self.roots.iter().any(|root| root.route.end == End::File(path.clone()));
                     self.entry(&path, mask, &mut changed)?;
@@ -145,13 +146,13 @@ impl Files {
         Ok(Some(changed))
     }
 
-    /// Whether a path still leads to the directory that is watched for it.
+    /// Returns whether a path still leads to the directory that pinfold watches for it.
     fn is_current(&self, root: &Root) -> bool {
         Route::of(&root.given) == root.route
             && root.directory().is_none_or(|directory| self.watches.contains(directory))
     }
 
-    /// An entry of a watched directory.
+    /// Handles an event of an entry in a watched directory.
     fn entry(&mut self, path: &Path, mask: EventMask, changed: &mut Vec<PathBuf>) -> Result<()> {
         for root in &mut self.roots {
             self.stale |= root.ignored.as_mut().is_some_and(|ignored| ignored.learn(path));
@@ -169,19 +170,20 @@ impl Files {
                 }
             } else if appears {
                 for root in 0..self.roots.len() {
-                    // It may have been filled before it was watched.
+                    // Files may have been created in this directory before pinfold watched it.
                     self.scan(root, path, &mut HashSet::new(), changed, false)?;
                 }
             } else if self.unwatched.contains(path) {
-                // Its permissions have changed.
+                // The permissions of this directory have changed.
                 for root in 0..self.roots.len() {
                     self.scan(root, path, &mut HashSet::new(), &mut Vec::new(), false)?;
                 }
             }
             return Ok(());
         }
-        // Another mode, owner or link is no change, nor is a file that was opened for writing and not written. But `touch` is
-        // one, and so is writing by mmap(2): of these the kernel reports no more (inotify(7)).
+        // A new mode, owner or link count is no change, and neither is opening a file for writing without writing. But
+        // `touch` and writing through mmap(2) are changes, although the kernel reports the same events for them
+        // (inotify(7)). The modification time makes the difference.
         let written = appears || mask.intersects(EventMask::MODIFY | EventMask::DELETE | EventMask::MOVED_FROM);
         if (written || self.is_newer(path)) && (0..self.roots.len()).any(|root| self.matters(root, path, false)) {
             changed.push(path.to_owned());
@@ -202,23 +204,24 @@ impl Files {
             _ => return false,
         }
         let name = path.file_name().unwrap_or_default();
-        // A link to a directory stands for files of any name.
+        // A link to a directory stands for files with any name.
         let named = is_dir || self.extensions.is_empty() || self.extensions.iter().any(|known| known.is_of(name));
         let named = named || path.symlink_metadata().is_ok_and(|found| found.is_symlink()) && path.is_dir();
         let Some(ignored) = &mut root.ignored else { return named };
-        // Directories that are ignored by a new rule are watched until the end of this turn.
+        // A directory that a new rule ignores is still watched until the next refresh, so its parents have to be
+        // checked too.
         named
             && !if self.stale { ignored.contains_or_its_parents(path, is_dir) } else { ignored.contains(path, is_dir) }
     }
 
-    /// Follows the paths again and watches what is there now. Returns what has changed by that.
+    /// Follows the paths again and watches the directories that exist now. Returns the paths that now lead elsewhere.
     fn refresh(&mut self, first: bool) -> Result<Vec<PathBuf>> {
         let mut changed = Vec::new();
         for attempt in 0.. {
             let routes: Vec<Route> = self.roots.iter().map(|root| Route::of(&root.given)).collect();
             let steps = routes.iter().flat_map(|route| &route.steps).map(PathBuf::as_path);
             self.watches.set_steps(steps, routes.iter().filter_map(Route::missing));
-            // A step that changed before it was watched leads elsewhere now.
+            // A step may have changed before pinfold watched it. Then the route is another one now.
             let moved = self.roots.iter().zip(&routes).any(|(root, route)| Route::of(&root.given) != *route);
             if moved && attempt < ATTEMPTS {
                 continue;
@@ -240,10 +243,10 @@ impl Files {
         for root in 0..self.roots.len() {
             let Some(directory) = self.roots[root].directory().map(Path::to_owned) else { continue };
             if matches!(self.watches.add(&directory), Ok(true)) {
-                // It was removed or moved, and made again.
+                // The directory was removed or moved, and then created again.
                 changed.push(self.roots[root].given.clone());
             }
-            // The files in there have not changed for that alone.
+            // A new watch alone does not mean that the files in the directory have changed.
             self.scan(root, &directory, &mut visited, &mut Vec::new(), first)?;
         }
         self.watches.retain(&visited);
@@ -253,8 +256,8 @@ impl Files {
         Ok(changed)
     }
 
-    /// Watches a directory and all below it that is not ignored. Adds the directories to `visited`, and to `changed` the files
-    /// that matter in those that were not watched before.
+    /// Watches a directory and all directories below it that are not ignored. Adds these directories to `visited`. Adds
+    /// to `changed` the files that matter in directories that were not watched before.
     fn scan(
         &mut self,
         root: usize,
@@ -273,7 +276,8 @@ impl Files {
         }
         let mut waiting = vec![directory.to_owned()];
         while let Some(directory) = waiting.pop() {
-            // Watched before it is read, so that an entry that appears meanwhile is not missed.
+            // pinfold watches the directory before it reads it, so that it does not miss an entry that appears
+            // meanwhile.
             let is_new = match self.watches.add(&directory) {
                 Ok(is_new) => is_new,
                 Err(error) => {
@@ -287,7 +291,7 @@ impl Files {
             if only_file {
                 continue;
             }
-            // A directory that is gone again has no entries.
+            // If the directory has been removed meanwhile, there are no entries.
             for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
                 let path = entry.path();
                 if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -306,11 +310,12 @@ impl Files {
         self.roots[root].ignored.as_mut().is_some_and(|ignored| ignored.contains(directory, true))
     }
 
-    /// A directory could not be watched: at the start that is an error, except for one that this user may not read. Later the
-    /// others are watched on, for the sake of the command that runs.
+    /// Handles an error of watching a directory. At the start this returns the error, except if this user may not read
+    /// the directory. Later it only adds a message: the command is running, so pinfold continues to watch the other
+    /// directories.
     fn not_watched(&mut self, error: &io::Error, directory: &Path, first: bool, is_root: bool) -> Result<()> {
         let refused = match error.raw_os_error() {
-            // It is gone, or it is something else now.
+            // The directory is gone, or something else has its name now.
             Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP) => return Ok(()),
             Some(libc::EACCES | libc::EPERM | libc::ENAMETOOLONG) => true,
             _ => false,
@@ -321,38 +326,40 @@ impl Files {
         let is_new = self.unwatched.len() < REMEMBERED && self.unwatched.insert(directory.to_owned());
         if is_new && self.reported < REPORTED {
             self.reported += 1;
-            let more = if self.reported == REPORTED { "; further directories are not reported" } else { "" };
-            self.notes.push(format!("{:#}; changes in it are not noticed{more}", explain(error, directory)));
+            let more = if self.reported == REPORTED { "; pinfold does not report further directories" } else { "" };
+            self.notes.push(format!("{:#}; pinfold ignores changes in it{more}", explain(error, directory)));
         }
         Ok(())
     }
 }
 
-/// Seconds and nanoseconds of the clock that file systems take the time of a change from: it is up to one tick late.
+/// Returns seconds and nanoseconds of the clock from which file systems take modification times. It is up to one tick
+/// late.
 fn now() -> (i64, i64) {
     let now = clock_gettime(ClockId::RealtimeCoarse);
     (now.tv_sec, now.tv_nsec)
 }
 
-/// Limits by the name of what sets them (inotify(7), user_namespaces(7)).
+/// Returns a message for an error of inotify. For a limit, the message names the setting (inotify(7),
+/// user_namespaces(7)).
 fn explain(error: &io::Error, directory: &Path) -> anyhow::Error {
     let at = pinfold::text::printable_path(directory);
     match error.raw_os_error() {
         Some(libc::ENOSPC) => anyhow!(
-            "cannot watch {at}: this user's limit on inotify watches is reached, one a directory; raise it, as root: \
-             sysctl fs.inotify.max_user_watches=524288 (in a user namespace user.max_inotify_watches), or watch less \
-             (-w, --ignore)"
+            "cannot watch {at}: this user's limit on inotify watches is reached (each directory needs one); raise it, as \
+             root: sysctl fs.inotify.max_user_watches=524288 (in a user namespace user.max_inotify_watches), or watch \
+             fewer directories (-w, --ignore)"
         ),
         Some(libc::EMFILE) => anyhow!(
             "cannot watch {at}: this user's limit on inotify instances is reached; raise it, as root: \
-             sysctl fs.inotify.max_user_instances=512 (in a user namespace user.max_inotify_instances), or the limit \
-             on open files is: see ulimit -n"
+             sysctl fs.inotify.max_user_instances=512 (in a user namespace user.max_inotify_instances); or the limit \
+             on open files is reached: see ulimit -n"
         ),
         _ => anyhow!("cannot watch {at}: {}", message(error)),
     }
 }
 
-/// The kernel's words without the number.
+/// Returns the kernel's message for an error, without the number that Rust adds.
 fn message(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or_default().to_owned()

@@ -1,4 +1,5 @@
-//! Which paths do not matter: what git ignores, what editors and file systems make for a moment, and what `--ignore` names.
+//! Decides which paths to ignore: those that git ignores, temporary files of editors and file systems, and those of
+//! `--ignore`.
 
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
@@ -8,11 +9,11 @@ use anyhow::{Context, Result, bail};
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder, gitconfig_excludes_path};
 
-/// Version control keeps these for itself.
+/// The directories of version control systems.
 const REPOSITORIES: [&str; 5] = [".git", ".hg", ".jj", ".svn", ".bzr"];
 
-/// What editors write beside an open file, what NFS and FUSE keep of a removed one, and what file managers leave. In this
-/// syntax a `#` at the beginning is a comment.
+/// Files that editors write beside an open file, that NFS and FUSE keep for a removed file, and that file managers
+/// leave behind. A `#` at the beginning has a backslash, because in this syntax it would begin a comment.
 const TEMPORARY: [&str; 15] = [
     "*~",
     ".*.sw[a-p]",
@@ -31,38 +32,41 @@ const TEMPORARY: [&str; 15] = [
     "._.DS_Store",
 ];
 
-/// Files with rules, in any directory of the tree.
+/// The names of files with rules, which may be in any directory of the tree.
 const RULES: [&str; 2] = [".gitignore", ".ignore"];
 
-/// The rules for what is below one directory.
+/// The rules for the paths below one directory.
 pub struct Ignored {
     root: PathBuf,
-    asked: Gitignore,
-    /// Where the repository begins, or the root.
+    /// The rules of `--ignore`, and [`TEMPORARY`].
+    options: Gitignore,
+    /// The top directory of the repository, or the root if there is no repository.
     top: PathBuf,
     everywhere: Vec<Gitignore>,
     by_directory: HashMap<PathBuf, Gitignore>,
-    /// The files with rules that are outside of the root, and what they were like.
+    /// The files with rules that are outside of the root, and the version in which pinfold has read each of them.
     outside: Vec<(PathBuf, Option<Version>)>,
 }
 
-/// Inode, size and times: a file that was written or replaced has another one. `.git` has none of the three numbers.
+/// The inode, the size and the time of a file: a file that was written or replaced has another version. For `.git` all
+/// of these are 0.
 type Version = (u64, u64, i64, i64);
 
 impl Ignored {
-    /// `globs` are written as lines of a .gitignore.
+    /// Creates the rules for the directory `root`, and reads the files with rules. `globs` have the syntax of lines in
+    /// a .gitignore.
     pub fn new(root: &Path, globs: &[String]) -> Result<Self> {
-        let mut asked = GitignoreBuilder::new(root);
+        let mut options = GitignoreBuilder::new(root);
         for glob in TEMPORARY.into_iter().chain(globs.iter().map(String::as_str)) {
             if glob.trim().is_empty() || glob.starts_with('#') {
-                bail!("--ignore '{glob}' names nothing: in a .gitignore this line is a comment; write '\\{glob}'");
+                bail!("--ignore '{glob}' matches nothing: in a .gitignore this line is a comment; write '\\{glob}'");
             }
-            asked.add_line(None, glob).with_context(|| format!("--ignore {glob}"))?;
+            options.add_line(None, glob).with_context(|| format!("--ignore {glob}"))?;
         }
-        let asked = asked.build().context("--ignore")?;
+        let options = options.build().context("--ignore")?;
         let mut ignored = Self {
             root: root.to_owned(),
-            asked,
+            options,
             top: root.to_owned(),
             everywhere: Vec::new(),
             by_directory: HashMap::new(),
@@ -72,7 +76,7 @@ impl Ignored {
         Ok(ignored)
     }
 
-    /// Finds the repository and reads the rules that hold everywhere in it.
+    /// Finds the repository and reads the rules that apply everywhere in it.
     fn read(&mut self) {
         let root = self.root.as_path();
         self.top = root.ancestors().find(|at| at.join(".git").exists()).unwrap_or(root).to_owned();
@@ -82,7 +86,7 @@ impl Ignored {
         self.everywhere.clear();
         for file in [exclude.as_ref(), of_user.as_ref()].into_iter().flatten() {
             let mut rules = GitignoreBuilder::new(&self.top);
-            // A missing file has no rules, nor does a line that is invalid.
+            // An error means that the file is missing or that a line is invalid. Neither adds a rule.
             let _ = rules.add(file);
             self.everywhere.extend(rules.build());
         }
@@ -95,14 +99,16 @@ impl Ignored {
             outside.into_iter().map(|file| (version(&file), file)).map(|(version, file)| (file, version)).collect();
     }
 
-    /// Whether the path does not matter. It is below the root, and the directories between matter.
+    /// Returns whether a path is ignored. The path must be below the root, and the directories between the root and the
+    /// path must not be ignored.
     pub fn contains(&mut self, path: &Path, is_dir: bool) -> bool {
         let Ok(below) = path.strip_prefix(&self.root) else { return false };
         let Some(name) = below.file_name() else { return false };
-        if REPOSITORIES.iter().any(|repository| name == *repository) || self.asked.matched(below, is_dir).is_ignore() {
+        if REPOSITORIES.iter().any(|repository| name == *repository) || self.options.matched(below, is_dir).is_ignore()
+        {
             return true;
         }
-        // The deepest directory that has a rule for it decides (gitignore(5)).
+        // The deepest directory that has a rule for this path decides (gitignore(5)).
         let top = self.top.clone();
         for directory in path.ancestors().skip(1).take_while(|directory| directory.starts_with(&top)) {
             match self.rules_of(directory).matched(path, is_dir) {
@@ -114,7 +120,8 @@ impl Ignored {
         everywhere.into_iter().find(|found| !found.is_none()).is_some_and(|found| found.is_ignore())
     }
 
-    /// The same, and looks at the directories between too: a file in an ignored directory is ignored (gitignore(5)).
+    /// Returns whether a path or a directory between the root and the path is ignored: all files in an ignored
+    /// directory are ignored (gitignore(5)).
     pub fn contains_or_its_parents(&mut self, path: &Path, is_dir: bool) -> bool {
         let root = self.root.clone();
         let parents: Vec<&Path> = path.ancestors().skip(1).take_while(|directory| *directory != root).collect();
@@ -127,7 +134,7 @@ impl Ignored {
         if !self.by_directory.contains_key(directory) {
             let mut rules = GitignoreBuilder::new(directory);
             for name in RULES {
-                // A missing file has no rules, nor does a line that is invalid.
+                // An error means that the file is missing or that a line is invalid. Neither adds a rule.
                 let _ = rules.add(directory.join(name));
             }
             self.by_directory.insert(directory.to_owned(), rules.build().unwrap_or_else(|_| Gitignore::empty()));
@@ -135,7 +142,7 @@ impl Ignored {
         &self.by_directory[directory]
     }
 
-    /// An entry of a directory has changed. Returns whether the rules may be others now.
+    /// Takes note that the entry `path` of a directory has changed. Returns whether the rules may have changed by that.
     pub fn learn(&mut self, path: &Path) -> bool {
         let Some(name) = path.file_name().filter(|_| path.starts_with(&self.root)) else { return false };
         if RULES.iter().any(|rules| name == *rules) {
@@ -145,7 +152,8 @@ impl Ignored {
         false
     }
 
-    /// Looks at the files with rules that are outside of the root: no event reports them. Returns whether one has changed.
+    /// Checks the files with rules that are outside of the root, for which there are no events. Returns whether one has
+    /// changed.
     pub fn learn_outside(&mut self) -> bool {
         let changed = self.outside.iter().any(|(file, known)| version(file) != *known);
         if changed {
@@ -158,14 +166,15 @@ impl Ignored {
 fn version(file: &Path) -> Option<Version> {
     let found = file.metadata().ok()?;
     if file.ends_with(".git") {
-        // It matters whether it is there; every command of git writes in it.
+        // Only the existence of `.git` matters: every git command writes in it.
         return Some((0, 0, 0, 0));
     }
     Some((found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
 }
 
-/// The directory of git's own files that `.git` stands for. In a work tree and in a submodule, `.git` is a file that names it;
-/// a work tree shares the rules of the main one, which `commondir` names (gitrepository-layout(5)).
+/// Returns the directory of git's own files to which `.git` refers. In a work tree and in a submodule, `.git` is a file
+/// with the path of that directory. A work tree shares the rules of the main work tree, and the file `commondir`
+/// contains the path to the directory of the latter (gitrepository-layout(5)).
 fn git_directory(git: &Path) -> Option<PathBuf> {
     if git.is_dir() {
         return Some(git.to_owned());
@@ -183,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rules_of_git_and_of_ours() {
+    fn rules_of_git_and_of_pinfold() {
         let root = std::env::temp_dir().join(format!("pinfold-ignored-{}", std::process::id()));
         std::fs::create_dir_all(root.join("sub/.git/x")).unwrap();
         std::fs::create_dir_all(root.join(".git/info")).unwrap();
@@ -238,7 +247,7 @@ mod tests {
         std::fs::remove_dir_all(&root).unwrap();
     }
 
-    /// In a work tree and in a submodule.
+    /// This is so in a work tree and in a submodule.
     #[test]
     fn dot_git_is_a_file() {
         let root = std::env::temp_dir().join(format!("pinfold-git-file-{}", std::process::id()));
@@ -259,7 +268,7 @@ mod tests {
             assert!(ignored.contains(&directory.join(name), false), "{directory:?} {name}");
             assert!(!ignored.contains(&directory.join(other), false), "{directory:?} {other}");
         }
-        // The rules above the watched directory are read again when they change.
+        // pinfold reads the rules above the watched directory again when they change.
         let directory = root.join("w/src");
         let mut ignored = Ignored::new(&directory, &[]).unwrap();
         assert!(!ignored.learn_outside());

@@ -1,4 +1,4 @@
-//! What is typed while the command runs: `r` and Enter.
+//! Reads what the user types while the command runs: `r` and Enter request a restart.
 
 use std::io::{BufRead, BufReader, Read};
 
@@ -7,9 +7,11 @@ use tokio::sync::mpsc::{Receiver, channel};
 
 use crate::cli::thread;
 
-/// Requests to restart. The channel ends with standard input.
+/// Starts to read standard input, and returns the channel of the requests to restart. The channel closes when standard
+/// input ends.
 ///
-/// A request that comes before the last one was taken is the same request, so the channel holds one.
+/// The channel holds one request: if another one arrives before the receiver has taken the last one, the two count as
+/// one.
 pub fn restarts() -> Result<Receiver<()>> {
     let (sender, requests) = channel(1);
     thread::start("to read standard input", move || {
@@ -23,7 +25,7 @@ pub fn restarts() -> Result<Receiver<()>> {
     Ok(requests)
 }
 
-/// The beginning of the next line: a line has no longest length, but only so much of it is kept.
+/// Returns the beginning of the next line. A line may have any length, but this keeps only its first bytes.
 fn next_line(stdin: &mut impl BufRead) -> Option<Vec<u8>> {
     const KEPT: u64 = 16;
     let mut line = Vec::new();

@@ -1,4 +1,4 @@
-//! `pinfold watch`: runs a command again when files change, and never before the last run is proven to be gone.
+//! `pinfold watch`: runs a command again when files change. A run starts only after proof that the last one has ended.
 
 mod args;
 mod changes;
@@ -34,17 +34,17 @@ use changes::Changes;
 use files::Files;
 use repeats::Repeats;
 
-/// A change this soon after the end of a run can be that run's own.
+/// A change that pinfold notices this soon after the end of a run can be a change by that run.
 const NOTICED: Duration = Duration::from_millis(200);
 
-/// A storm of changes does not keep a run from being over.
+/// The maximum number of reads at the end of a run, so that the end is handled also if files change all the time.
 const READS_AT_THE_END: usize = 64;
 
-/// Runs until a signal ends it; returns the exit code.
+/// Runs `pinfold watch` until a signal ends it, and returns the exit code.
 pub fn run(args: &Args, prepared: Prepared) -> Result<u8> {
     let Prepared { signals, terminal, guard, .. } = prepared;
     let files = Files::watch(&args.watch, &args.ext, &args.ignore)?;
-    // This starts a thread, so it comes after the guard.
+    // This starts a thread. The guard must exist before that, because it is a fork of this process.
     let keys = if args.stdin == Stdin::Null { Some(keys::restarts()?) } else { None };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
@@ -62,7 +62,7 @@ pub fn run(args: &Args, prepared: Prepared) -> Result<u8> {
     let signal = ended?;
     std::mem::forget(runtime);
     if signal == Signal::INT {
-        // So that a calling shell loop stops too.
+        // If a shell runs pinfold in a loop, this ends the loop too.
         signal::end_by(Signal::INT);
     }
     Ok(u8::try_from(128 + signal.number()).unwrap_or(u8::MAX))
@@ -81,17 +81,17 @@ struct Watch<'a> {
     /// When the last run began and ended.
     began: Option<Instant>,
     over: Option<Instant>,
-    /// The current run is being stopped.
+    /// pinfold is stopping the current run.
     stopping: bool,
-    /// How the last run ended, in words.
+    /// A description of how the last run ended.
     last: Option<String>,
 }
 
 impl<'a> Watch<'a> {
     fn new(args: &'a Args, files: Files, terminal: Option<&'a Terminal>) -> Self {
         let mut command = Command::new(&args.command[0]);
-        // Where there is a terminal, in pinfold's process group: only the foreground group may change its settings and read
-        // from it.
+        // If there is a terminal, the command runs in pinfold's process group, because only the foreground process
+        // group may read from the terminal and change its settings.
         let group = if terminal.is_some() { ProcessGroup::Supervisors } else { ProcessGroup::New };
         command
             .args(&args.command[1..])
@@ -103,7 +103,8 @@ impl<'a> Watch<'a> {
             .settle(args.settle);
         let keys = if terminal.is_some() { Keys::ReachTheJob } else { Keys::ReachUs };
         let rules = Rules::new(keys).with(Vec::new(), args.stop_signal.is_some());
-        // An interrupt from the terminal ends the watch too, except where it is for a debugger.
+        // An interrupt from the terminal ends the watch too, except if the command reads from the terminal, as a
+        // debugger does.
         let for_the_job = args.stdin == Stdin::Inherit && terminal.is_some_and(|terminal| terminal.is_stdin);
         Self {
             args,
@@ -129,15 +130,15 @@ impl<'a> Watch<'a> {
         signals: &SignalStream,
         mut keys: Option<Receiver<()>>,
     ) -> Result<Signal> {
-        // SAFETY: an OwnedFd keeps its one descriptor open for as long as the AsyncFd owns it.
+        // SAFETY: the AsyncFd owns the OwnedFd, which keeps the same descriptor open all the time.
         #[allow(unsafe_code)]
         let events = unsafe { AsyncFd::register_with_interest(self.files.descriptor()?, Interest::READABLE) };
         let events = events.context("cannot wait for the events of inotify")?;
         let mut job: Option<(Job, Instant)> = None;
         let mut ending = None;
         let mut kill_at = None;
-        self.tell_notes();
-        self.changes.asked = !self.args.postpone;
+        self.print_notes();
+        self.changes.requested = !self.args.postpone;
         if self.args.postpone && !self.args.quiet {
             tell("waiting for a change");
         }
@@ -170,7 +171,7 @@ impl<'a> Watch<'a> {
                             }
                         }
                         (Response::LeftToTheJob(1..), Some(_)) if self.interrupts_are_for_the_job => {}
-                        // The job has received it, and has its grace period from now on.
+                        // The job has received the signal from the terminal. Its grace period starts now.
                         (Response::LeftToTheJob(_), _) => {
                             ending.get_or_insert(received.signal);
                             kill_at = kill_at.or_else(|| Instant::now().checked_add(self.args.grace));
@@ -180,7 +181,7 @@ impl<'a> Watch<'a> {
                             job.iter().for_each(|(job, _)| job.kill());
                         }
                         (Response::PassOn(signal), Some((job, _))) => {
-                            // It may just have ended.
+                            // An error means that the command has just ended.
                             let _ = job.signal(signal);
                         }
                         _ => {}
@@ -204,14 +205,15 @@ impl<'a> Watch<'a> {
                 }
                 request = restart(&mut keys) => match request {
                     Some(()) => {
-                        self.changes.asked = true;
+                        self.changes.requested = true;
                         self.stop(job.as_ref().map(|(job, _)| job));
                     }
                     None => keys = None,
                 },
                 ready = events.readable() => {
                     let mut ready = ready.context("cannot wait for the events of inotify")?;
-                    // One read, and not all that there are: a signal gets its turn between two.
+                    // This is one read, and not a loop until the queue is empty, so that signals are handled between
+                    // reads.
                     match self.files.read()? {
                         None => ready.clear_ready(),
                         Some(changed) => self.change(changed, job.as_ref().map(|(job, _)| job)),
@@ -230,27 +232,27 @@ impl<'a> Watch<'a> {
         self.changes.settled(self.args.debounce)
     }
 
-    /// What changed while the command ran is forgotten.
+    /// Discards the changes that happened while the command ran.
     fn ignore_changes(&mut self) -> Result<()> {
         for _ in 0..READS_AT_THE_END {
             if self.files.read()?.is_none() {
                 break;
             }
         }
-        self.tell_notes();
+        self.print_notes();
         self.files.begin();
         Ok(())
     }
 
-    fn tell_notes(&mut self) {
+    fn print_notes(&mut self) {
         for note in self.files.notes() {
             tell(&note);
         }
     }
 
-    /// pinfold stops the last run at once, and starts the next when nothing changes any more.
+    /// Handles changes: stops the current run at once. The next run starts when the burst of changes is over.
     fn change(&mut self, changed: Vec<PathBuf>, job: Option<&Job>) {
-        self.tell_notes();
+        self.print_notes();
         if changed.is_empty() {
             return;
         }
@@ -265,7 +267,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Once for each run: a second stop would kill.
+    /// Stops the current run, at most once for each run, because a second stop would kill it.
     fn stop(&mut self, job: Option<&Job>) {
         if let Some(job) = job
             && !self.stopping
@@ -275,12 +277,12 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Starts the next run; none where the command can't be executed: it may be after the next change.
+    /// Starts the next run. Returns `None` if the command can't be executed; it may be possible after the next change.
     async fn start(&mut self, supervisor: &Supervisor) -> Result<Option<(Job, Instant)>> {
         let changes = std::mem::take(&mut self.changes);
         let mut stdout = std::io::stdout();
         if self.args.clear && stdout.is_terminal() {
-            // Screen, lines scrolled away, to the top (console_codes(4)).
+            // Clear the screen, clear the scrolled-off lines, move the cursor to the top (console_codes(4)).
             let _ = stdout.write_all(b"\x1b[2J\x1b[3J\x1b[H").and_then(|()| stdout.flush());
         }
         let what = match self.last.as_deref().unwrap_or("did not start") {
@@ -289,9 +291,9 @@ impl<'a> Watch<'a> {
             _ => None,
         };
         if let Some(what) = what.filter(|_| !self.args.quiet) {
-            tell(&format!("{}{what}", changes.tell()));
+            tell(&format!("{}{what}", changes.describe()));
         }
-        self.tell_repeats(&changes);
+        self.report_repeats(&changes);
         self.runs += 1;
         self.last = None;
         self.over = None;
@@ -308,15 +310,15 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// A command that writes what is watched starts itself again and again.
-    fn tell_repeats(&mut self, changes: &Changes) {
-        let own = |first: &Instant| !changes.asked && self.over.is_none_or(|over| *first <= over + NOTICED);
+    /// Prints a message if the command seems to write watched files, so that it causes its own restart without end.
+    fn report_repeats(&mut self, changes: &Changes) {
+        let own = |first: &Instant| !changes.requested && self.over.is_none_or(|over| *first <= over + NOTICED);
         let after =
             changes.first.filter(own).zip(self.began).map(|(first, began)| first.saturating_duration_since(began));
         if let Some(file) = self.repeats.add(after, changes.files()) {
             tell(&format!(
-                "{} changed in each of the last three runs: if the command writes it, this goes on without end; --ignore \
-                 GLOB leaves such files out",
+                "{} changed in each of the last three runs: if the command writes it, the restarts never end; exclude such \
+                 files with --ignore GLOB",
                 changes::name(&file)
             ));
         }
@@ -325,12 +327,12 @@ impl<'a> Watch<'a> {
     fn ended(&mut self, report: &Arc<Report>, after: Duration, ending: bool) -> Result<()> {
         run::explain_failures(report);
         if !report.is_gone() {
-            bail!("the last run could not be ended: the next would not be alone");
+            bail!("could not end the last run, so the next run would not be alone");
         }
         let words = format!("{} after {}", how(report), humantime::format_duration(rounded(after)));
         self.over = Some(Instant::now());
         if let Some(terminal) = self.terminal.filter(|_| self.args.stdin == Stdin::Inherit) {
-            // A debugger that was stopped may have left it without echo.
+            // A debugger that pinfold has stopped may have left the terminal without echo.
             terminal.restore(true);
         }
         if !ending && !self.args.quiet && !self.changes.are_there() {
@@ -349,21 +351,22 @@ fn name(program: &OsString) -> String {
 }
 
 fn how(report: &Report) -> String {
-    let asked = if report.reason == Reason::Stopped { "was stopped, and " } else { "" };
+    let stopped = if report.reason == Reason::Stopped { "was stopped, and " } else { "" };
     match &report.main {
-        Some(MainEnd::Exited(code)) => format!("{asked}exited with {code}"),
-        Some(MainEnd::Signalled { name, .. }) if report.killed => format!("{asked}was killed ({name})"),
-        Some(MainEnd::Signalled { name, .. }) => format!("{asked}ended by {name}"),
+        Some(MainEnd::Exited(code)) => format!("{stopped}exited with {code}"),
+        Some(MainEnd::Signalled { name, .. }) if report.killed => format!("{stopped}was killed ({name})"),
+        Some(MainEnd::Signalled { name, .. }) => format!("{stopped}ended by {name}"),
         _ => "ended".into(),
     }
 }
 
-/// The command did not handle an interrupt, so the watch ends with it.
+/// Returns whether an interrupt ended the command. Then the command did not handle the interrupt, and the watch ends
+/// too.
 fn ended_by_interrupt(report: &Report) -> bool {
     matches!(&report.main, Some(MainEnd::Signalled { signal, .. }) if *signal == Signal::INT.number())
 }
 
-/// Rounded to what a person reads.
+/// Returns the time rounded for a message.
 fn rounded(time: Duration) -> Duration {
     let unit = if time < Duration::from_secs(10) { 100 } else { 1000 };
     let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);

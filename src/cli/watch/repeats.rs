@@ -1,28 +1,28 @@
-//! Finds a command that writes what is watched: each run makes the next one necessary, without end.
+//! Detects a command that writes files that pinfold watches: each run causes the next one, without end.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// So many restarts in a row look like one.
+/// The number of similar restarts in a row that pinfold reports as such a loop.
 const RESTARTS: usize = 3;
 
-/// A person does not save a file this soon after each of three starts.
+/// A user does not save a file this soon after each of three starts.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Times differ this much, or by a fifth, where the same work leads to them.
+/// Times count as equal if they differ by at most this, or by at most a fifth: the same work then leads to each change.
 const SPREAD: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
 pub struct Repeats {
-    /// The changes that ended the last runs: how long after the start they came, and the files.
+    /// The changes that caused the last restarts: the time from the start of the run to the change, and the files.
     latest: Vec<(Duration, Vec<PathBuf>)>,
-    /// It has been reported.
+    /// pinfold has reported this loop.
     reported: bool,
 }
 
 impl Repeats {
-    /// A run was followed by another because files changed; `after` is the time from its start to the change, `None` where
-    /// nothing changed while it ran. Returns the file to report, when this happened for the third time.
+    /// Records a restart because of changed files. `after` is the time from the start of the last run to the change;
+    /// `None` if no file changed while it ran. Returns the file to report if this is the third similar restart.
     pub fn add(&mut self, after: Option<Duration>, files: &[PathBuf]) -> Option<PathBuf> {
         let Some(after) = after.filter(|_| !files.is_empty()) else {
             *self = Self::default();
@@ -50,7 +50,7 @@ impl Repeats {
         let common = last.iter().find(|file| earlier.iter().all(|(_, files)| files.contains(file)));
         match common {
             Some(file) if alike || longest <= SOON => Some(file.clone()),
-            // A new name each time: a log, or a file for a moment.
+            // The file has a new name each time: it is a log or a temporary file.
             None if alike => last.first().cloned(),
             _ => None,
         }
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn the_third_time_is_reported_once() {
-        // Soon after the start; late, but always at the same time; and under a new name each time.
+        // The change comes soon after the start, or late but always at the same time, or under a new name each time.
         for times in [[[50, 300, 900], [10, 20, 30]], [[8000, 8500, 9000], [8000, 8500, 9000]]] {
             let mut repeats = Repeats::default();
             assert_eq!(add(&mut repeats, times[0][0], "out"), None);
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_person_who_saves_is_not_reported() {
+    fn a_user_who_saves_files_is_not_reported() {
         for (times, names) in [
             ([3000, 8000, 20_000], ["a", "a", "a"]),
             ([300, 1500, 900], ["a", "b", "c"]),
@@ -98,7 +98,7 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(add(&mut repeats, 10, "a"), None);
         }
-        // It was asked for, or the run had ended long before.
+        // The user requested this restart, or the run had ended long before.
         assert_eq!(repeats.add(None, &["a".into()]), None);
         assert_eq!(add(&mut repeats, 10, "a"), None);
     }

@@ -1,18 +1,18 @@
-//! The way from a path as it was given to the directory or file that it names: directories and symbolic links.
+//! The directories and symbolic links that lead from a path of the user to the directory or file that it refers to.
 //!
-//! A release is often switched by a link (`current`, or `..data` of a Kubernetes volume). So each step is remembered, and the
-//! way is found again when a step changes.
+//! Releases are often switched with a symbolic link (`current`, or `..data` of a Kubernetes volume). So pinfold
+//! remembers each step on the path, and follows the path again when a step changes.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::path::{Component, Path, PathBuf};
 
-/// The kernel follows no more links than this in one path (path_resolution(7)).
+/// The maximum number of links that the kernel follows in one path (path_resolution(7)).
 const LINKS: usize = 40;
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Every directory and every link on the way, each by a path in which no other link is.
+    /// All directories and links on the path. The path of each of these contains no other link.
     pub steps: Vec<PathBuf>,
     pub end: End,
 }
@@ -20,9 +20,9 @@ pub struct Route {
 #[derive(Debug, PartialEq, Eq)]
 pub enum End {
     Directory(PathBuf),
-    /// Anything else than a directory.
+    /// Anything except a directory.
     File(PathBuf),
-    /// This name is not in that directory.
+    /// The name does not exist in the directory.
     Missing {
         directory: PathBuf,
         name: OsString,
@@ -44,7 +44,7 @@ impl Route {
                 continue;
             }
             let next = at.join(&part);
-            // What this user may not look at is missing for pinfold.
+            // pinfold treats a name that this user may not examine as missing.
             let Ok(metadata) = next.symlink_metadata() else {
                 return Self { steps, end: End::Missing { directory: at, name: part } };
             };
@@ -73,7 +73,7 @@ impl Route {
         Self { steps, end }
     }
 
-    /// The name that is missing, and the directory in which it has to appear.
+    /// Returns the name that is missing, and the directory in which it has to appear.
     pub fn missing(&self) -> Option<(&Path, &OsStr)> {
         match &self.end {
             End::Missing { directory, name } => Some((directory, name)),
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn links_and_what_is_missing() {
+    fn links_and_missing_names() {
         let root = std::env::temp_dir().join(format!("pinfold-route-{}", std::process::id()));
         std::fs::create_dir_all(root.join("releases/1")).unwrap();
         let root = root.canonicalize().unwrap();

@@ -1,7 +1,7 @@
-//! The kernel's watches (inotify(7)): one for each directory, and one for each step on the way to it.
+//! The kernel's watches (inotify(7)): one for each directory, and one for each directory or link on the path to it.
 //!
-//! A watch belongs to an inode, not to a path. A directory that was removed and made again under the same name is another
-//! one, so each path is kept with the descriptor that the kernel gave for it.
+//! A watch belongs to an inode, not to a path. A directory that was removed and created again under the same name has
+//! another inode, so this module stores each path with the watch descriptor that the kernel returned for it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -12,13 +12,15 @@ use std::path::{Path, PathBuf};
 
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 
-/// One `read` returns at most this much: a few hundred events, so that a signal never waits for long.
+/// One `read` returns at most this many bytes: a few hundred events, so that a signal does not wait long for its turn.
 const BUFFER: usize = 16 * 1024;
 
-/// Several parts of this program may watch one inode: none of them takes the others' events away.
+/// Several parts of this program may watch one inode. With this mask, a new watch adds its events to those of the
+/// others.
 const SHARED: WatchMask = WatchMask::MASK_ADD.union(WatchMask::DONT_FOLLOW);
 
-/// All that can be a change in a directory. Opening and reading are not among them: the kernel reports neither.
+/// All events that can be a change in a directory. The mask does not contain opening and reading, so the kernel does
+/// not report them.
 const CONTENTS: WatchMask = SHARED
     .union(WatchMask::ONLYDIR)
     .union(WatchMask::EXCL_UNLINK)
@@ -29,18 +31,18 @@ const CONTENTS: WatchMask = SHARED
     .union(WatchMask::CLOSE_WRITE)
     .union(WatchMask::ATTRIB);
 
-/// The directory or the link itself is removed, replaced or moved.
+/// The events when the directory or the link itself is removed, replaced or moved.
 const STEP: WatchMask = SHARED.union(WatchMask::DELETE_SELF).union(WatchMask::MOVE_SELF);
 
-/// A name appears in the directory.
+/// The events when a name appears in the directory.
 const AWAITED: WatchMask = STEP.union(WatchMask::ONLYDIR).union(WatchMask::CREATE).union(WatchMask::MOVED_TO);
 
-/// An event of a watch that is still known.
+/// An event of a watch that still exists.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The kernel's queue was full: events are lost.
+    /// The kernel's queue was full, so that events are lost.
     Overflow,
-    /// A step on the way to what is watched has changed.
+    /// A directory or a link on the path to a watched directory has changed.
     Step,
     /// Something happened to a name in a watched directory.
     Entry { path: PathBuf, mask: EventMask },
@@ -67,7 +69,7 @@ impl Watches {
         })
     }
 
-    /// A descriptor that is readable when there are events.
+    /// Returns a descriptor that is readable when there are events.
     pub fn descriptor(&self) -> Result<OwnedFd> {
         self.inotify.as_fd().try_clone_to_owned()
     }
@@ -76,12 +78,12 @@ impl Watches {
         self.descriptors.contains_key(directory)
     }
 
-    /// Watches the contents of a directory; returns whether it was not watched before.
+    /// Watches the contents of a directory. Returns whether it was not watched before.
     pub fn add(&mut self, directory: &Path) -> Result<bool> {
         let descriptor = self.inotify.watches().add(directory, CONTENTS)?;
         match self.descriptors.get(directory) {
             Some(known) if *known == descriptor => return Ok(false),
-            // Another directory was at this path, and so was all below it.
+            // The watched directory at this path was another one, and so was everything below it.
             Some(_) => self.forget(directory),
             None => {}
         }
@@ -92,9 +94,9 @@ impl Watches {
         Ok(true)
     }
 
-    /// No longer watches a directory and those below it.
+    /// Removes the watches of a directory and of the directories below it.
     pub fn forget(&mut self, directory: &Path) {
-        // Those below a directory come right after it.
+        // In this order, the directories below a directory come directly after it.
         let below = self.descriptors.range::<Path, _>((Bound::Included(directory), Bound::Unbounded));
         let gone: Vec<PathBuf> =
             below.map(|(path, _)| path).take_while(|path| path.starts_with(directory)).cloned().collect();
@@ -103,7 +105,7 @@ impl Watches {
         }
     }
 
-    /// Keeps only these directories.
+    /// Removes the watches of all directories except these.
     pub fn retain(&mut self, wanted: &HashSet<PathBuf>) {
         let gone: Vec<PathBuf> = self.descriptors.keys().filter(|path| !wanted.contains(*path)).cloned().collect();
         for path in gone {
@@ -117,9 +119,10 @@ impl Watches {
         self.remove_unused(descriptor);
     }
 
-    /// The steps are these, and no others; `missing` are names that have to appear in a directory.
+    /// Replaces the watched steps with `steps`. `missing` contains names that do not exist yet, and the directories in
+    /// which they have to appear.
     ///
-    /// A step that cannot be watched is left out: a directory that this user may enter but not read.
+    /// This leaves out a step that cannot be watched: a directory that this user may enter but not read.
     pub fn set_steps<'a>(
         &mut self,
         steps: impl IntoIterator<Item = &'a Path>,
@@ -147,12 +150,12 @@ impl Watches {
             || self.steps.contains(&descriptor)
             || self.awaited.contains_key(&descriptor);
         if !used {
-            // The kernel has removed it already where the inode is gone.
+            // This fails if the inode is gone, because the kernel has already removed the watch.
             let _ = self.inotify.watches().remove(descriptor);
         }
     }
 
-    /// The next events, as many as one read returns; `None` when the queue is empty.
+    /// Returns the events of one read; `None` if the queue is empty.
     pub fn read(&mut self) -> Result<Option<Vec<Event>>> {
         let events = match self.inotify.read_events(&mut self.buffer) {
             Ok(events) => events,
