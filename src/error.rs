@@ -1,4 +1,4 @@
-//! What can go wrong, told as: the operation, the object, the errno, and what the person can do.
+//! The errors. Each message contains the operation, the object, the errno, and what the user can do.
 
 use rustix::io::Errno;
 
@@ -8,8 +8,8 @@ use crate::report::{NotRemoved, ProcessList, Refusal};
 /// The library's result.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why pinfold could not do what it was asked for. A job that ran and failed is not an error but a
-/// [`Report`](crate::Report).
+/// Why pinfold could not do what was requested. A job that ran and failed is not an error; its
+/// [`Report`](crate::Report) contains the failure.
 ///
 /// ```
 /// use pinfold::{Command, Error};
@@ -23,65 +23,65 @@ pub enum Error {
     /// The kernel refused an operation.
     #[error("{operation} {}: {errno}{}", printable(object), hint(advice))]
     System {
-        /// The system call or what it was for.
+        /// The system call, or its purpose.
         operation: &'static str,
-        /// What it was done to.
+        /// The object of the operation, for example a file.
         object: String,
-        /// The kernel's answer.
+        /// The error code that the kernel returned.
         errno: Errno,
-        /// What the person can do; empty where there is nothing to say.
+        /// Advice for the user; empty if pinfold has no advice.
         advice: String,
     },
-    /// An argument that can't be meant.
+    /// An argument that is not valid.
     #[error("{what} '{}' is not valid: {}", printable(value), printable(advice))]
     Invalid {
-        /// What was given.
+        /// Which argument.
         what: &'static str,
         /// Its value.
         value: String,
-        /// What is accepted.
+        /// Which values are valid.
         advice: String,
     },
-    /// No cgroup can be had here.
+    /// No cgroup is available here.
     #[error("no cgroup can hold the job:{}", refusals(.0))]
     NoCgroup(Vec<Refusal>),
     /// Nothing can hold a job here.
     #[error("nothing here can hold the job:{}", refusals(.0))]
     NoContainment(Vec<Refusal>),
-    /// No cgroup v2 can be looked into.
+    /// No cgroup v2 is visible here, so that pinfold can't look into it.
     #[error("there is no cgroup v2 to look in:{}", refusals(.0))]
     NoCgroupSeen(Vec<Refusal>),
-    /// A limit that can't be enforced here; nothing was started.
+    /// A limit that pinfold can't enforce here. pinfold started nothing.
     #[error("cannot enforce the {limit}: {}{}", printable(reason), hint(advice))]
     Limit {
         /// Which limit.
         limit: &'static str,
-        /// Why not.
+        /// Why pinfold can't enforce it.
         reason: String,
-        /// What the person can do; empty where there is nothing to say.
+        /// Advice for the user; empty if pinfold has no advice.
         advice: String,
     },
-    /// No cgroup that can be had here can enforce the limits.
+    /// None of the cgroups that are available here can enforce the limits.
     #[error("no cgroup here can enforce the limits, which need its controllers {controllers}:{}", crate::error::refusals(.refusals))]
     NoControllers {
         /// The controllers that the limits need.
         controllers: String,
-        /// Each cgroup that was tried, and why it can't.
+        /// Each cgroup that was tried, and why it can't enforce them.
         refusals: Vec<Refusal>,
     },
     /// The command could not be started.
     #[error("{}", .0)]
     Spawn(SpawnError),
-    /// The command could not be started, and SIGKILL did not end what was made of its start.
+    /// The command could not be started, and SIGKILL did not end the process of its start.
     #[error("{}", .0)]
     Hangs(Box<HangingStart>),
-    /// No guard program was found or it did not answer.
+    /// pinfold found no guard program, or the guard program did not answer.
     #[error("the guard did not start: {}", printable(.0))]
     GuardStart(String),
     /// The job was ended before its command had been executed.
     #[error("{} was ended before it had been executed ({})", printable(program), ended_by(.reason))]
     EndedEarly {
-        /// The command's name as it was given.
+        /// The command's name, as the caller gave it.
         program: String,
         /// What ended it.
         reason: crate::report::Reason,
@@ -91,7 +91,7 @@ pub enum Error {
     NotReady {
         /// The job's name.
         program: String,
-        /// What was waited for, and what came instead.
+        /// What pinfold waited for, and what happened instead.
         why: String,
     },
     /// The pool takes no more tasks.
@@ -99,16 +99,16 @@ pub enum Error {
         "the pool takes no more tasks: it was shut down or stopped, a task failed with fail-fast, or its deadline is over"
     )]
     PoolClosed,
-    /// This process has other rights than when its guard was started, and a job would have the guard's.
+    /// This process has other rights than at the start of its guard, and a job would have the rights of the guard.
     #[error(
         "no job was started: this process has other rights than when its supervisor was started, and the job would have the old ones: {what} (start \
          another supervisor after the change; to run one job as another user, keep the rights and use Command::user)"
     )]
     HostChanged {
-        /// Which rights, then and now.
+        /// Which rights have changed, with the old and the new value.
         what: String,
     },
-    /// The guard is gone; whatever it held has been ended.
+    /// The guard is gone. Its jobs have been ended.
     #[error("the guard process is gone (was it killed?); its jobs have been ended")]
     GuardLost,
 }
@@ -127,9 +127,9 @@ impl Error {
         Self::Invalid { what, value: value.into(), advice: advice.into() }
     }
 
-    /// The exit code that a command-line program ends with for this error: 127 where the command was not found,
-    /// 126 where it was found but can't be executed, 125 otherwise (as timeout(1) and env(1)); 122 where SIGKILL did not end its
-    /// start.
+    /// Returns the exit code of a command-line program for this error: 127 if the command was not found, 126 if it was
+    /// found but can't be executed, 124 if its deadline ended it before it was executed, 122 if SIGKILL did not end its
+    /// start, and 125 otherwise. 124 to 127 are those of timeout(1) and env(1).
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -152,35 +152,35 @@ fn ended_by(reason: &crate::report::Reason) -> &'static str {
     }
 }
 
-/// What pinfold was doing when a command could not be started, in the order in which it is done.
+/// The step in which the start of a command failed, in the order of the steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum SpawnStage {
-    /// Reading what to start, in the guard.
+    /// The guard reads the request, which contains what to start.
     Specification,
-    /// Making the process, inside its cgroup.
+    /// The guard makes the process, inside its cgroup.
     Clone,
-    /// The process was not where it should have been born.
+    /// pinfold checks that the process was born in its cgroup; it was not.
     Proof,
-    /// Joining the cgroup, where the kernel's clone can't do it.
+    /// The process joins the cgroup by itself, where the kernel's clone can't put it there.
     JoinCgroup,
-    /// Its process group.
+    /// The process gets its process group.
     ProcessGroup,
-    /// Its working directory.
+    /// It enters its working directory.
     WorkingDirectory,
-    /// Its descriptors.
+    /// It gets its descriptors.
     Descriptors,
-    /// Its controlling terminal.
+    /// It gets its controlling terminal.
     Terminal,
-    /// Its limits.
+    /// Its limits are set.
     Limits,
-    /// Becoming the user that it is to run as.
+    /// It changes to the user that it has to run as.
     User,
-    /// The bound on exec.
+    /// It sets the timer that limits the duration of exec.
     ExecTimer,
-    /// The death signal, should the guard die.
+    /// It requests the signal that ends it when the guard dies.
     DeathSignal,
-    /// Executing the command.
+    /// It executes the command.
     Exec,
 }
 
@@ -188,30 +188,31 @@ pub enum SpawnStage {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SpawnError {
-    /// What was being done.
+    /// The step that failed.
     pub stage: SpawnStage,
-    /// The kernel's answer.
+    /// The error code that the kernel returned.
     pub errno: Errno,
-    /// The command's name as it was given.
+    /// The command's name, as the caller gave it.
     pub program: String,
-    /// The directory it was to run in, if one was given.
+    /// The directory for the command to run in, if the caller gave one.
     pub cwd: Option<String>,
 }
 
 impl SpawnError {
-    /// Whether the cgroup takes no process from us, and without it there would be one.
+    /// Returns whether the cgroup refused the process, so that the start could work without a cgroup.
     pub(crate) fn is_about_the_cgroup(&self) -> bool {
         let refused = matches!(self.errno, Errno::ACCESS | Errno::PERM | Errno::BUSY | Errno::OPNOTSUPP);
         refused && matches!(self.stage, SpawnStage::Clone | SpawnStage::JoinCgroup)
     }
 
-    /// Whether the job's cgroup was removed before a process was in it (clone(2), `ENODEV`; a write to its files, `ENOENT`).
+    /// Returns whether the job's cgroup was removed before a process was in it (clone(2), `ENODEV`; a write to its
+    /// files, `ENOENT`).
     pub(crate) fn is_about_a_removed_cgroup(&self) -> bool {
         let removed = matches!(self.errno, Errno::NODEV | Errno::NOENT);
         removed && matches!(self.stage, SpawnStage::Clone | SpawnStage::JoinCgroup)
     }
 
-    /// What was being done, and what the person can do.
+    /// Returns the step that failed in words, and what the user can do.
     fn words(&self) -> (String, &'static str) {
         let Self { stage, errno, program, cwd } = self;
         let program = printable(program);
@@ -225,19 +226,21 @@ impl SpawnError {
                 format!("execute '{program}'"),
                 "it is a directory, not executable for this user, or on a file system mounted noexec",
             ),
-            (SpawnStage::Exec, Errno::NOEXEC) => (format!("execute '{program}'"), "it is no program for this machine"),
+            (SpawnStage::Exec, Errno::NOEXEC) => {
+                (format!("execute '{program}'"), "it is not a program for this machine")
+            }
             (SpawnStage::Exec, Errno::TOOBIG) => (
                 format!("execute '{program}'"),
                 "the arguments and the environment together are too large; pass data in a file",
             ),
             (SpawnStage::Exec, Errno::TIMEDOUT) => {
-                let advice = "the file system that it is on does not answer, or a process of its user has stopped it";
+                let advice = "its file system does not answer, or a process of its user has stopped it";
                 (format!("execute '{program}'"), advice)
             }
             (SpawnStage::Exec, _) => (format!("execute '{program}'"), ""),
             (SpawnStage::WorkingDirectory, Errno::TIMEDOUT) => (
                 format!("enter the working directory '{}' for '{program}'", cwd.as_deref().unwrap_or(".")),
-                "the file system that it is on does not answer",
+                "its file system does not answer",
             ),
             (SpawnStage::WorkingDirectory, _) => (
                 format!("enter the working directory '{}' for '{program}'", cwd.as_deref().unwrap_or(".")),
@@ -257,7 +260,7 @@ impl SpawnError {
             ),
             (SpawnStage::Clone | SpawnStage::JoinCgroup, Errno::BUSY) => (
                 format!("put '{program}' into its cgroup"),
-                "its controllers are given to children, so it can't hold processes (no internal processes)",
+                "its controllers are enabled for its children, so it can't hold processes (no internal processes)",
             ),
             (SpawnStage::Clone, _) => (format!("make a process for '{program}'"), ""),
             (SpawnStage::Proof, _) => (
@@ -268,10 +271,12 @@ impl SpawnError {
             (SpawnStage::ProcessGroup, _) => (format!("set the process group of '{program}'"), ""),
             (SpawnStage::Descriptors, Errno::BADF) => (
                 format!("hand its descriptors to '{program}'"),
-                "one that is open has a number beyond the hard limit on open files: close it, or see ulimit -Hn",
+                "the number of an open descriptor is beyond the hard limit on open files: close it, or see ulimit -Hn",
             ),
             (SpawnStage::Descriptors, _) => (format!("hand its descriptors to '{program}'"), "see ulimit -n"),
-            (SpawnStage::Terminal, _) => (format!("make the pseudoterminal that of '{program}'"), ""),
+            (SpawnStage::Terminal, _) => {
+                (format!("make the pseudoterminal the controlling terminal of '{program}'"), "")
+            }
             (SpawnStage::Limits, Errno::PERM | Errno::ACCESS) => {
                 (format!("set the limits of '{program}'"), "only root may raise a hard limit or lower the niceness")
             }
@@ -283,31 +288,32 @@ impl SpawnError {
                 (format!("change the user for '{program}'"), "only root in its user namespace can")
             }
             (SpawnStage::ExecTimer, _) => (format!("set a timer for the start of '{program}'"), "see ulimit -i"),
-            (SpawnStage::DeathSignal, _) => (format!("tie '{program}' to its guard"), "the guard was gone already"),
+            (SpawnStage::DeathSignal, _) => (format!("tie '{program}' to its guard"), "the guard was already gone"),
             (SpawnStage::Specification, _) => (format!("read what to start for '{program}'"), ""),
         }
     }
 
-    /// What the person can do; empty where there is nothing to say.
+    /// Returns what the user can do; empty where pinfold has no advice.
     #[must_use]
     pub fn advice(&self) -> &'static str {
         self.words().1
     }
 }
 
-/// A start that does not come to its end: one of its steps hangs in the kernel, on a file system that does not answer for one.
+/// A start that does not finish: one of its steps hangs in the kernel, for example on a file system that does not
+/// answer.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct HangingStart {
-    /// The step, and what it was for.
+    /// The step that hangs, and the command.
     pub error: SpawnError,
-    /// What had ended the job: its deadline, a stop, or that the step took too long ([`Reason::SpawnFailed`]).
+    /// Why pinfold ended the job: its deadline, a stop, or a step that took too long ([`Reason::SpawnFailed`]).
     ///
     /// [`Reason::SpawnFailed`]: crate::report::Reason::SpawnFailed
     pub reason: crate::report::Reason,
     /// The processes that SIGKILL did not end.
     pub unkillable: ProcessList,
-    /// The directories that stay as long as these do.
+    /// The directories that remain as long as these processes exist.
     pub not_removed: Vec<NotRemoved>,
 }
 
@@ -336,12 +342,12 @@ impl std::fmt::Display for SpawnError {
     }
 }
 
-/// The advice where a limit on open files, or on their size, is reached.
+/// Returns the advice for a limit on open files, or on their size, that was reached.
 pub(crate) fn short_of_descriptors(errno: Errno) -> &'static str {
     match errno {
         Errno::MFILE => "too few descriptors are left: close some, or see ulimit -Hn",
         Errno::NFILE => "the machine has no open file left: see /proc/sys/fs/file-max",
-        // memfd_create(2): its files have a size that RLIMIT_FSIZE limits, as all do.
+        // RLIMIT_FSIZE limits the size of the files of memfd_create(2) too.
         Errno::FBIG => "the limit on the size of files (ulimit -f) is too low for the arguments and the environment",
         _ => "",
     }

@@ -1,13 +1,14 @@
 //! A process supervisor for Linux: runs commands, and **nothing that they started can outlive them**.
 //!
-//! A [`Command`] says what to run. A [`Supervisor`] starts it as a [`Job`]: one process and every process descended from
-//! it, held in a cgroup v2 of its own, or without one by its guard. Whether the main process exits, a deadline is reached, a stop is asked for or this
-//! very program is killed with SIGKILL: the whole job is ended. A [`Report`] says how.
+//! A [`Command`] says what to run. A [`Supervisor`] starts it as a [`Job`]: one process and every process descended
+//! from it. A cgroup v2 of its own holds the job, or its guard where there is no cgroup. pinfold ends the whole job
+//! when the main process exits, when a deadline is reached, when a stop is requested, and also when your program is
+//! killed with SIGKILL. A [`Report`] describes how the job ended.
 //!
 //! # Example
 //!
-//! The command below exits at once and leaves a process in a session of its own, out of the reach of a signal to its
-//! process group. It is ended before [`Job::wait`] returns.
+//! The command below exits at once and leaves a process in a session of its own, which a signal to the command's
+//! process group does not reach. pinfold ends this process before [`Job::wait`] returns.
 //!
 //! ```rust,standalone_crate
 //! use std::time::Duration;
@@ -24,8 +25,8 @@
 //!         let report = job.wait().await?;
 //!
 //!         assert_eq!(report.exit_code, 3);
-//!         assert_eq!(report.leftovers.count, 1); // Found when the shell had exited, and ended.
-//!         assert!(report.is_gone()); // No process and no cgroup of it is left.
+//!         assert_eq!(report.leftovers.count, 1); // Found after the exit of the shell, and ended.
+//!         assert!(report.is_gone()); // No process and no cgroup of the job is left.
 //!         supervisor.close().await;
 //!         Ok(())
 //!     })
@@ -34,82 +35,97 @@
 //!
 //! # The guard
 //!
-//! The parent of the jobs is not this process but the *guard*: a small process with one thread, a child subreaper
-//! (`PR_SET_CHILD_SUBREAPER`, Linux 3.4). It ends all jobs when this process is gone, by whatever end; when the guard is
-//! killed, this process ends them. So the host program is left alone: no subreaper flag, no SIGCHLD handling, no signal
-//! handler, no reaping of children that are not pinfold's.
+//! The parent of the jobs is not your program but the *guard*: a small process with one thread, a child subreaper
+//! (`PR_SET_CHILD_SUBREAPER`, Linux 3.4). The guard ends all jobs when your program is gone, however it ended. When the
+//! guard is killed, the library in your program ends the jobs. So the library changes nothing in the host program: it
+//! sets no subreaper flag, does not handle SIGCHLD, installs no signal handler, and reaps only its own children.
 //!
-//! [`Supervisor::start`] executes a guard program; it never forks a program that may have threads. The program is, in
-//! this order:
+//! [`Supervisor::start`] executes a guard program; it never forks a program that may have threads. It takes the first
+//! of these programs that is available:
 //!
-//! 1. the one that was given to [`Builder::guard_program`] or [`Builder::guard_program_bytes`];
-//! 2. the one that the environment variable `PINFOLD_GUARD` names;
-//! 3. this program, executed again. Nothing has to be called for that: the library is asked before `main`
-//!    (a constructor, in `.init_array`), and in the guard `main` is never reached. So it works in a `main` made by `#[tokio::main]`,
-//!    and in a test that `cargo test` runs;
-//! 4. where this library is in a shared library, an extension module of Python or Node for example: the same program, which
-//!    loads that shared library first (`LD_PRELOAD`, ld.so(8));
+//! 1. the program that you give to [`Builder::guard_program`] or [`Builder::guard_program_bytes`];
+//! 2. the program that the environment variable `PINFOLD_GUARD` names;
+//! 3. your program, executed again. You need not call anything for that: a constructor of the library (in
+//!    `.init_array`) runs before `main`, and the guard never reaches `main`. So it works in a `main` made by
+//!    `#[tokio::main]`, and in a test that `cargo test` runs;
+//! 4. where this library is part of a shared library, for example of an extension module of Python or Node: the same
+//!    program, which loads that shared library first (`LD_PRELOAD`, ld.so(8));
 //! 5. the command `pinfold` from `PATH`.
 //!
-//! In a set-user-ID program, or one with file capabilities, neither the environment variable nor `PATH` nor `LD_PRELOAD` is used
-//! (AT_SECURE, getauxval(3)).
+//! In a set-user-ID program, or in a program with file capabilities, the library uses neither the environment variable
+//! nor `PATH` nor `LD_PRELOAD` (AT_SECURE, getauxval(3)).
 //!
-//! An extension module needs nothing more where its host is dynamically linked and the module's path has no space or colon. Where it is
-//! to work everywhere, also in a root directory without the dynamic loader, it carries a guard along: build the `pinfold` command statically
-//! (`--target x86_64-unknown-linux-musl`), and pass its bytes to [`Builder::guard_program_bytes`].
+//! An extension module needs nothing more where its host is dynamically linked and the module's path has no space or
+//! colon. An extension module that has to work everywhere, also in a root directory without the dynamic loader,
+//! contains a guard: build the `pinfold` command statically (`--target x86_64-unknown-linux-musl`), and pass its bytes
+//! to [`Builder::guard_program_bytes`].
 //!
-//! Where no guard starts, the error is [`Error::GuardStart`], with the cause and the ways out. A program without threads can
-//! also fork the guard at its very start, with [`Guard::fork`], and hand it to [`Builder::guard`].
+//! If no guard starts, the error is [`Error::GuardStart`], which contains the cause and what you can do. A program
+//! without threads can also fork the guard at its very start with [`Guard::fork`], and give it to [`Builder::guard`].
 //!
 //! # What a job inherits
 //!
-//! As with fork and exec, from the thread that calls [`Supervisor::spawn`], as it is then: the environment, the working directory, the umask, the
-//! niceness, the CPU affinity, `no_new_privs`, the resource limits, and the descriptors that the [`Command`] inherits. The guard starts the
-//! job, and so these stay as they were when the *supervisor* was started, whatever this process changes later: the OOM score adjustment
-//! (`/proc/self/oom_score_adj`), the scheduling policy and the I/O priority, the capability bounding set, the securebits, seccomp filters and
-//! Landlock rules, the keyrings, and the namespaces. Signal mask and ignored signals are those from the start of the
-//! program. A guard that was forked ([`Guard::fork`]) hands down what this process was at the fork, but for environment, working directory,
-//! descriptors and the limit on open files.
+//! From the thread that calls [`Supervisor::spawn`], at the time of the call, as with fork and exec: the environment,
+//! the working directory, the umask, the niceness, the CPU affinity, `no_new_privs`, the resource limits, and the
+//! descriptors that the [`Command`] inherits.
 //!
-//! A job never has other rights than its caller: where user, group or supplementary ids, capabilities or the root directory
-//! are not those of the guard, the spawn is refused ([`Error::HostChanged`]). A program that gives up rights does so
-//! before it starts its supervisor, or starts another supervisor afterwards.
+//! From the guard, because the guard starts the job: the OOM score adjustment (`/proc/self/oom_score_adj`), the
+//! scheduling policy and the I/O priority, the capability bounding set, the securebits, seccomp filters and Landlock
+//! rules, the keyrings, and the namespaces. These are as they were when the *supervisor* was started; later changes in
+//! your program do not affect them. The signal mask and the ignored signals are those from the start of the program.
 //!
-//! # What a report tells
+//! A guard that was forked ([`Guard::fork`]) gives the jobs the state that your program had at the fork, except for the
+//! environment, the working directory, the descriptors and the limit on open files.
 //!
-//! [`Report`] is one type for the library and for `pinfold run --report` (as JSON, see [`Report::to_json`]): what ran and
-//! what held it; how the main process ended ([`report::MainEnd`]) and why the job ended ([`report::Reason`]); when what
-//! happened ([`report::Phases`], seconds); what the whole job used, ended processes included, each figure with its source
-//! or the reason why there is none ([`report::Usage`]); and which processes were left over, were sent the stop signal, had
-//! left the cgroup, or could not be ended ([`report::ProcessList`]). A command that fails is not an error: its report says
-//! so. An [`Error`] means that pinfold could not do what it was asked for.
+//! A job never has other rights than its caller: where the user, group or supplementary ids, the capabilities or the
+//! root directory differ from those of the guard, the spawn fails with [`Error::HostChanged`]. A program that gives up
+//! rights does so before it starts its supervisor, or starts another supervisor afterwards.
 //!
-//! # What it does not reach
+//! # What a report contains
 //!
-//! Work handed to another daemon (dockerd, systemd, cron, a D-Bus service) is not a descendant, and is not reached. Nor
-//! is a *hostile* program with this user's own id: it can kill guard and supervisor first. For those there are users and
-//! namespaces.
+//! [`Report`] is one type for the library and for `pinfold run --report` (as JSON, see [`Report::to_json`]). It
+//! contains:
+//!
+//! - the command, and what held the job;
+//! - how the main process ended ([`report::MainEnd`]), and why the job ended ([`report::Reason`]);
+//! - the time of each phase ([`report::Phases`], in seconds);
+//! - what the whole job used, including processes that have ended: each figure with its source, or with the reason why
+//!   it is not available ([`report::Usage`]);
+//! - the processes that were left over, that received the stop signal, that had left the cgroup, or that pinfold could
+//!   not end ([`report::ProcessList`]).
+//!
+//! A command that fails is not an error: its report contains the failure. An [`Error`] means that pinfold could not do
+//! what you requested.
+//!
+//! # What pinfold does not reach
+//!
+//! Work that the command gives to another daemon (dockerd, systemd, cron, a D-Bus service) is not a descendant, and
+//! pinfold does not reach it. pinfold also does not contain a *hostile* program that runs with the same user id: such a
+//! program can kill the guard and the supervisor first. Use other users and namespaces against hostile programs.
 //!
 //! # Requirements
 //!
 //! - Linux 5.7 (`CLONE_INTO_CGROUP`, clone(2)); `cgroup.kill` is used from 5.14 on (cgroups(7) names the files,
 //!   the kernel's `admin-guide/cgroup-v2.rst` describes them). Tested on 5.10, 6.1, 6.12 and 6.18.
-//! - A cgroup v2 in which this process can make a directory. Otherwise the guard holds its one job as a child subreaper, and
-//!   the report says why ([`report::Containment`]); `/proc` is needed then. [`Builder::containment`] insists on one of them.
-//! - Inside of a tokio runtime: its I/O and time drivers enabled; one thread is enough. Outside of one (smol, another executor, or none with
-//!   [`blocking`]), [`Builder::start`] starts a thread with a runtime of its own, and everything works in whatever executor.
+//! - A cgroup v2 in which your program can make a directory. Otherwise the guard holds its one job as a child
+//!   subreaper, and the report contains the reason ([`report::Containment`]); this needs `/proc`.
+//!   [`Builder::containment`] requires one of the two.
+//! - Inside a tokio runtime: its I/O and time drivers must be enabled; one thread is enough. Outside a tokio runtime
+//!   (smol, another executor, or no executor with [`blocking`]), [`Builder::start`] starts a thread with a runtime of
+//!   its own, and everything works in any executor.
 //!
 //! # Processes that fork
 //!
-//! A supervisor, its jobs and its pools belong to the process that made them. In a forked copy (fork(2), `os.fork` of Python) to drop them does
-//! nothing, and a spawn is refused: start another supervisor there.
+//! A supervisor, its jobs and its pools belong to the process that made them. In a forked copy of this process
+//! (fork(2), Python's `os.fork`), dropping them does nothing, and a spawn fails: start another supervisor in the copy.
 //!
 //! # Features
 //!
-//! - `cli` (on by default): the `pinfold` command. A library user takes `default-features = false`, and gets neither clap
-//!   nor anyhow.
-//! - `watch` (on by default, brings `cli`): `pinfold watch`, with notify and ignore.
-//! - `systemd` (on by default): a scope of systemd's where this process's own cgroup can't hold or limit jobs. Brings zbus.
+//! - `cli` (on by default): the `pinfold` command. If you use the library only, set `default-features = false`; then
+//!   clap and anyhow are not dependencies.
+//! - `watch` (on by default, enables `cli`): `pinfold watch`, with the dependencies notify and ignore.
+//! - `systemd` (on by default): a scope from systemd, where the own cgroup of your program can't hold or limit jobs.
+//!   Depends on zbus.
 //! - `schema`: `schemars::JsonSchema` for [`Report`].
 
 #![deny(unsafe_code)]
@@ -127,7 +143,7 @@ pub mod report;
 mod subreaper;
 mod supervisor;
 
-/// Signals by name and number, and those of this process as a queue.
+/// Signals by name and number, and the signals that this process receives as a queue.
 pub mod signal {
     pub use crate::kernel::signal::*;
     pub use crate::supervisor::SignalStream;

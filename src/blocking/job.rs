@@ -10,7 +10,7 @@ use crate::job::ready::Readiness;
 use crate::kernel::signal::Signal;
 use crate::report::{ProcessInfo, Report, Usage};
 
-/// A job, as [`crate::Job`]. Dropped before it has ended, it is killed.
+/// A job, as [`crate::Job`]. If it is dropped before it has ended, it is killed.
 #[derive(Debug)]
 pub struct Job {
     inner: crate::job::Job,
@@ -22,19 +22,19 @@ impl Job {
         Self { inner, driver: driver.clone() }
     }
 
-    /// Its number among the jobs of its supervisor, from 1 on in the order of their spawns.
+    /// Returns the job's number among the jobs of its supervisor. Numbers start with 1, in the order of the spawns.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.inner.id()
     }
 
-    /// The name that was given, else the program's file name.
+    /// Returns the name that the caller gave to the job; otherwise the file name of the program.
     #[must_use]
     pub fn name(&self) -> &str {
         self.inner.name()
     }
 
-    /// A second hand on it, for another thread, say.
+    /// Returns a handle with which, for example, another thread can act on the job.
     ///
     /// ```rust,standalone_crate
     /// use pinfold::report::Reason;
@@ -48,7 +48,7 @@ impl Job {
     ///     let button = job.handle();
     ///     let pressed = std::thread::spawn(move || button.stop());
     ///     assert_eq!(job.wait()?.reason, Reason::Stopped);
-    ///     pressed.join().map_err(|_| "it has panicked")?;
+    ///     pressed.join().map_err(|_| "the thread has panicked")?;
     ///     supervisor.close();
     ///     Ok(())
     /// }
@@ -58,7 +58,7 @@ impl Job {
         JobHandle { inner: self.inner.handle(), driver: self.driver.clone() }
     }
 
-    /// Whether the main process has ended; what it left may live still.
+    /// Returns whether the main process has ended. Other processes of the job may still run.
     #[must_use]
     pub fn main_has_ended(&self) -> bool {
         self.inner.main_has_ended()
@@ -69,23 +69,25 @@ impl Job {
         self.inner.signal_all(signal);
     }
 
-    /// Sends a signal to the processes that `kill -- -PGID` means; see [`crate::Job::signal_group`].
+    /// Sends a signal to the processes that `kill -- -PGID` would reach; see [`crate::Job::signal_group`].
     pub fn signal_group(&self, signal: Signal) {
         self.driver.wait(self.inner.signal_group(signal));
     }
 
-    /// Waits until a signal stops the main process, for this time at most, and tells which; see [`crate::Job::next_stop`].
+    /// Waits until a signal suspends the main process, at most for this time, and returns the signal; see
+    /// [`crate::Job::next_stop`].
     #[must_use]
     pub fn next_stop(&self, timeout: Duration) -> Option<Signal> {
         self.driver.wait(async { tokio::time::timeout(timeout, self.inner.next_stop()).await.ok() })
     }
 
-    /// Puts the deadline off, for a time in which the job could not run. Does not wait.
+    /// Postpones the deadline by this time, for example by a time in which the job could not run. Does not wait.
     pub fn postpone_deadline(&self, by: Duration) {
         self.inner.postpone_deadline(by);
     }
 
-    /// The characters that are SIGINT and SIGQUIT when they are typed on its terminal; see [`crate::Job::pty_signal_keys`].
+    /// Returns the characters that send SIGINT and SIGQUIT when they are typed on the job's terminal; see
+    /// [`crate::Job::pty_signal_keys`].
     ///
     /// # Errors
     /// As [`crate::Job::pty_signal_keys`].
@@ -93,7 +95,7 @@ impl Job {
         self.inner.pty_signal_keys()
     }
 
-    /// Sends a signal to the foreground process group of its terminal; see [`crate::Job::signal_pty`].
+    /// Sends a signal to the foreground process group of the job's terminal; see [`crate::Job::signal_pty`].
     ///
     /// # Errors
     /// As [`crate::Job::signal_pty`].
@@ -101,23 +103,23 @@ impl Job {
         self.inner.signal_pty(signal)
     }
 
-    /// The main process's id.
+    /// Returns the process id of the main process.
     #[must_use]
     pub fn pid(&self) -> i32 {
         self.inner.pid()
     }
 
-    /// Stops it; see [`crate::Job::stop`]. Does not wait.
+    /// Stops the job; see [`crate::Job::stop`]. Does not wait.
     pub fn stop(&self) {
         self.inner.stop();
     }
 
-    /// Stops it with this signal first; see [`crate::Job::stop_with`]. Does not wait.
+    /// Stops the job, with this signal as the first one; see [`crate::Job::stop_with`]. Does not wait.
     pub fn stop_with(&self, signal: Signal) {
         self.inner.stop_with(signal);
     }
 
-    /// Kills it. Does not wait.
+    /// Kills the job. Does not wait.
     pub fn kill(&self) {
         self.inner.kill();
     }
@@ -130,7 +132,7 @@ impl Job {
         self.inner.signal(signal)
     }
 
-    /// Waits until nothing of it is left.
+    /// Waits until nothing of the job is left.
     ///
     /// # Errors
     /// As [`crate::Job::wait`].
@@ -138,7 +140,7 @@ impl Job {
         self.driver.wait(self.inner.wait())
     }
 
-    /// The same for this time at most; `None` where it goes on.
+    /// Waits as [`wait`](Self::wait) does, but at most for this time; returns `None` if the job has not ended by then.
     ///
     /// # Errors
     /// As [`wait`](Self::wait).
@@ -146,7 +148,7 @@ impl Job {
         self.driver.wait(async { tokio::time::timeout(timeout, self.inner.wait()).await.ok().transpose() })
     }
 
-    /// Waits, and reads the piped outputs that nobody took.
+    /// Waits as [`wait`](Self::wait) does, and reads the piped outputs that the caller has not taken.
     ///
     /// # Errors
     /// As [`crate::Job::wait_with_output`].
@@ -154,7 +156,7 @@ impl Job {
         self.driver.wait(self.inner.wait_with_output())
     }
 
-    /// Waits until it is ready.
+    /// Waits until the job is ready.
     ///
     /// # Errors
     /// As [`crate::Job::ready`].
@@ -162,13 +164,13 @@ impl Job {
         self.driver.wait(self.inner.ready(readiness, timeout))
     }
 
-    /// The processes of the job as they are now.
+    /// Returns the processes of the job as they are now.
     #[must_use]
     pub fn processes(&self) -> Vec<ProcessInfo> {
         self.driver.wait(self.inner.processes())
     }
 
-    /// What the whole job uses now; when it has ended, what it used.
+    /// Returns what the whole job uses now; after its end, what it has used.
     ///
     /// # Errors
     /// As [`crate::Job::usage`].
@@ -176,7 +178,7 @@ impl Job {
         self.driver.wait(self.inner.usage())
     }
 
-    /// Lets every process of it stand still; see [`crate::Job::freeze`].
+    /// Freezes every process of the job; see [`crate::Job::freeze`].
     ///
     /// # Errors
     /// As [`crate::Job::freeze`].
@@ -184,12 +186,12 @@ impl Job {
         self.driver.wait(self.inner.freeze())
     }
 
-    /// Lets it go on. Does not wait.
+    /// Thaws the job, so that its processes continue. Does not wait.
     pub fn thaw(&self) {
         self.inner.thaw();
     }
 
-    /// Changes the size of its terminal; see [`crate::Job::resize_pty`].
+    /// Changes the size of the job's terminal; see [`crate::Job::resize_pty`].
     ///
     /// # Errors
     /// As [`crate::Job::resize_pty`].
@@ -197,45 +199,45 @@ impl Job {
         self.inner.resize_pty(rows, columns)
     }
 
-    /// What happens to it, from its start on.
+    /// Returns the events of the job, from its start on.
     #[must_use]
     pub fn events(&self) -> Events {
         Events::new(self.inner.events(), &self.driver)
     }
 
-    /// Its piped standard input, once.
+    /// Returns the piped standard input of the job; only the first call returns it.
     #[must_use]
     pub fn take_stdin(&self) -> Option<InputStream> {
         Some(InputStream::new(self.inner.take_stdin()?, &self.driver))
     }
 
-    /// Its piped standard output, once; with standard error in it after
-    /// [`Command::stderr_to_stdout`](crate::Command::stderr_to_stdout).
+    /// Returns the piped standard output of the job; only the first call returns it. After
+    /// [`Command::stderr_to_stdout`](crate::Command::stderr_to_stdout) it includes the standard error.
     #[must_use]
     pub fn take_stdout(&self) -> Option<OutputStream> {
         Some(OutputStream::new(self.inner.take_stdout()?, &self.driver))
     }
 
-    /// Its piped standard error, once.
+    /// Returns the piped standard error of the job; only the first call returns it.
     #[must_use]
     pub fn take_stderr(&self) -> Option<OutputStream> {
         Some(OutputStream::new(self.inner.take_stderr()?, &self.driver))
     }
 
-    /// The lines of its piped standard output, once.
+    /// Returns the lines of the job's piped standard output; only the first call returns them.
     #[must_use]
     pub fn take_stdout_lines(&self) -> Option<Lines> {
         self.take_stdout().map(OutputStream::lines)
     }
 
-    /// The lines of its piped standard error, once.
+    /// Returns the lines of the job's piped standard error; only the first call returns them.
     #[must_use]
     pub fn take_stderr_lines(&self) -> Option<Lines> {
         self.take_stderr().map(OutputStream::lines)
     }
 }
 
-/// Acts on a job that somebody else holds, as [`crate::JobHandle`]. Cheap to clone.
+/// Acts on a job that another part of the program owns, as [`crate::JobHandle`] does. Cheap to clone.
 ///
 /// ```
 /// fn is_for_any_thread<T: Clone + Send + Sync + 'static>() {}
@@ -248,17 +250,17 @@ pub struct JobHandle {
 }
 
 impl JobHandle {
-    /// Stops it. Does not wait.
+    /// Stops the job. Does not wait.
     pub fn stop(&self) {
         self.inner.stop();
     }
 
-    /// Stops it with this signal first; see [`crate::Job::stop_with`]. Does not wait.
+    /// Stops the job, with this signal as the first one; see [`crate::Job::stop_with`]. Does not wait.
     pub fn stop_with(&self, signal: Signal) {
         self.inner.stop_with(signal);
     }
 
-    /// Kills it. Does not wait.
+    /// Kills the job. Does not wait.
     pub fn kill(&self) {
         self.inner.kill();
     }
@@ -276,19 +278,19 @@ impl JobHandle {
         self.inner.signal_all(signal);
     }
 
-    /// The processes of the job as they are now; none where it is over.
+    /// Returns the processes of the job as they are now; empty if the job has ended.
     #[must_use]
     pub fn processes(&self) -> Vec<ProcessInfo> {
         self.driver.wait(self.inner.processes())
     }
 
-    /// What the whole job uses now; `None` where it is over.
+    /// Returns what the whole job uses now; `None` if the job has ended.
     #[must_use]
     pub fn usage(&self) -> Option<Usage> {
         self.driver.wait(self.inner.usage())
     }
 
-    /// Lets every process of it stand still; see [`crate::Job::freeze`].
+    /// Freezes every process of the job; see [`crate::Job::freeze`].
     ///
     /// # Errors
     /// As [`crate::Job::freeze`].
@@ -296,7 +298,7 @@ impl JobHandle {
         self.driver.wait(self.inner.freeze())
     }
 
-    /// Lets it go on. Does not wait.
+    /// Thaws the job, so that its processes continue. Does not wait.
     pub fn thaw(&self) {
         self.inner.thaw();
     }

@@ -1,4 +1,5 @@
-//! The library for programs without tokio: the same names, methods that wait. Behind it, one thread runs a runtime of its own.
+//! The library for programs without tokio: the same names, but the methods block until they are done. A thread of the
+//! library runs a tokio runtime.
 //!
 //! ```rust,standalone_crate
 //! use pinfold::{Command, Stdio, blocking};
@@ -18,7 +19,7 @@
 //! }
 //! ```
 //!
-//! None of it may be called inside a tokio runtime: that panics, as tokio's own `block_on` does.
+//! Do not call these methods inside a tokio runtime: they panic there, as tokio's own `block_on` does.
 
 mod job;
 mod pool;
@@ -34,24 +35,24 @@ pub use job::{Job, JobHandle};
 pub use pool::{Completed, Handle, Outcomes, Pool};
 pub use streams::{Events, InputStream, JobEvents, Lines, OutputStream};
 
-/// Starts jobs and answers for them, as [`crate::Supervisor`]. Clones are the same supervisor.
+/// Starts jobs and supervises them, as [`crate::Supervisor`] does. Clones are the same supervisor.
 #[derive(Clone, Debug)]
 pub struct Supervisor {
-    // Before the thread that it lives in.
+    // Declared before `driver`, because it must be dropped before the thread that runs its tasks.
     inner: crate::supervisor::Supervisor,
     driver: Driver,
 }
 
 impl Supervisor {
-    /// Starts with the defaults.
+    /// Starts a supervisor with the default settings.
     ///
     /// # Errors
-    /// As [`crate::Supervisor::start`]; [`Error::System`](crate::Error::System) where no thread can be started.
+    /// As [`crate::Supervisor::start`]; [`Error::System`](crate::Error::System) if no thread can be started.
     pub fn start() -> Result<Self> {
         Self::start_with(crate::supervisor::Supervisor::builder())
     }
 
-    /// Starts with other than the defaults.
+    /// Starts a supervisor with these settings.
     ///
     /// ```no_run
     /// let supervisor = pinfold::blocking::Supervisor::start_with(pinfold::Supervisor::builder().one_job())?;
@@ -66,7 +67,7 @@ impl Supervisor {
         Ok(Self { inner, driver })
     }
 
-    /// Starts a job; comes back when the command has been executed.
+    /// Starts a job; returns when the command has been executed.
     ///
     /// # Errors
     /// As [`crate::Supervisor::spawn`].
@@ -75,13 +76,13 @@ impl Supervisor {
         Ok(Job::new(inner, &self.driver))
     }
 
-    /// What happens to all of its jobs from now on, as an iterator that waits; see [`crate::Supervisor::events`].
+    /// Returns the events of all jobs from now on, as a blocking iterator; see [`crate::Supervisor::events`].
     #[must_use]
     pub fn events(&self) -> JobEvents {
         JobEvents::new(self.inner.events(), &self.driver)
     }
 
-    /// Has the guards give this terminal its present settings back, when this process is gone; see
+    /// Makes the guards restore the present settings of this terminal when this process is gone; see
     /// [`crate::Supervisor::keep_terminal`].
     ///
     /// # Errors
@@ -90,7 +91,7 @@ impl Supervisor {
         self.driver.wait(self.inner.keep_terminal(terminal))
     }
 
-    /// Ends whatever still runs, waits until the guard is gone, and removes the base.
+    /// Ends all jobs that still run, waits until the guard is gone, and removes the base.
     pub fn close(self) {
         self.driver.wait(self.inner.close());
     }

@@ -17,8 +17,8 @@ impl Supervisor {
     }
 }
 
-/// Many jobs, so many at a time, as [`crate::Pool`]. Clones are the same pool; when the last is dropped, what waits is
-/// cancelled and what runs is killed.
+/// Runs many jobs, a limited number of them at the same time, as [`crate::Pool`] does. Clones are the same pool. When
+/// the last clone is dropped, waiting tasks are cancelled and running ones are killed.
 #[derive(Clone, Debug)]
 pub struct Pool {
     inner: crate::pool::Pool,
@@ -26,7 +26,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Hands a task in, and waits while too many wait already.
+    /// Submits a task; waits while the queue is full.
     ///
     /// # Errors
     /// As [`crate::Pool::submit`].
@@ -35,7 +35,7 @@ impl Pool {
         Ok(Handle { inner, driver: self.driver.clone() })
     }
 
-    /// The same without waiting; `None` where too many wait.
+    /// Submits a task as [`submit`](Self::submit) does, but does not wait: returns `None` if the queue is full.
     ///
     /// # Errors
     /// As [`crate::Pool::submit`].
@@ -44,7 +44,8 @@ impl Pool {
         Ok(submitted.map(|inner| Handle { inner, driver: self.driver.clone() }))
     }
 
-    /// The outcome of every task of the pool from now on, as an iterator that waits; see [`crate::Pool::outcomes`].
+    /// Returns the outcomes of all tasks of the pool from now on, as a blocking iterator; see
+    /// [`crate::Pool::outcomes`].
     ///
     /// ```rust,standalone_crate
     /// use pinfold::{Command, Pool, blocking};
@@ -67,7 +68,7 @@ impl Pool {
         Outcomes { inner: self.inner.outcomes(), driver: self.driver.clone() }
     }
 
-    /// Runs them all and tells their outcomes, in the order of the tasks.
+    /// Runs all of these tasks, and returns their outcomes in the order of the tasks.
     ///
     /// # Errors
     /// As [`crate::Pool::map`].
@@ -88,7 +89,7 @@ impl Pool {
         self.driver.wait(self.inner.map(tasks))
     }
 
-    /// The outcomes of these tasks as they come; see [`crate::Pool::as_completed`].
+    /// Returns the outcomes of these tasks in the order in which they arrive; see [`crate::Pool::as_completed`].
     #[must_use]
     pub fn as_completed(&self, handles: &[Handle], timeout: Option<Duration>) -> Completed {
         let handles: Vec<_> = handles.iter().map(|handle| handle.inner.clone()).collect();
@@ -96,34 +97,34 @@ impl Pool {
         Completed { inner: self.inner.as_completed(&handles, timeout), driver: self.driver.clone() }
     }
 
-    /// Takes no more tasks; those there are go on. Does not wait.
+    /// Closes the pool: it accepts no more tasks. The tasks that it has continue. Does not wait.
     pub fn close(&self) {
         self.inner.close();
     }
 
-    /// Takes no more tasks, cancels what waits, stops what runs. Does not wait.
+    /// Closes the pool, cancels waiting tasks and stops running ones. Does not wait.
     pub fn stop(&self) {
         self.inner.stop();
     }
 
-    /// The same, but kills what runs.
+    /// Closes the pool, cancels waiting tasks and kills running ones. Does not wait.
     pub fn kill(&self) {
         self.inner.kill();
     }
 
-    /// Takes no more tasks, and waits until every one has its outcome.
+    /// Closes the pool, and waits until every task has its outcome.
     pub fn shutdown(&self, how: Shutdown) {
         self.driver.wait(self.inner.shutdown(how));
     }
 
-    /// How many tasks wait, run and are done.
+    /// Returns how many tasks wait, run and are done.
     #[must_use]
     pub fn status(&self) -> Status {
         self.inner.status()
     }
 }
 
-/// A task that was handed in, as [`crate::pool::Handle`].
+/// A task that was submitted, as [`crate::pool::Handle`].
 #[derive(Clone, Debug)]
 pub struct Handle {
     inner: crate::pool::Handle,
@@ -131,31 +132,31 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// The task's number, from 1 on in the order of submission.
+    /// Returns the task's number. Numbers start with 1, in the order of submission.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.inner.id()
     }
 
-    /// Its outcome, if it is there.
+    /// Returns its outcome; `None` if the task is not done yet.
     #[must_use]
     pub fn outcome(&self) -> Option<Arc<Outcome>> {
         self.inner.outcome()
     }
 
-    /// Cancels it; see [`crate::pool::Handle::cancel`]. Does not wait.
+    /// Cancels the task; see [`crate::pool::Handle::cancel`]. Does not wait.
     pub fn cancel(&self) {
         self.inner.cancel();
     }
 
-    /// Waits for its outcome.
+    /// Waits for the outcome of the task.
     #[must_use]
     pub fn wait(&self) -> Arc<Outcome> {
         self.driver.wait(self.inner.wait())
     }
 }
 
-/// The outcomes of tasks, as an iterator that waits.
+/// The outcomes of some tasks, as a blocking iterator.
 #[derive(Debug)]
 pub struct Completed {
     inner: crate::pool::Completed,
@@ -170,7 +171,7 @@ impl Iterator for Completed {
     }
 }
 
-/// The outcomes of all tasks of a pool, as an iterator that waits.
+/// The outcomes of all tasks of a pool, as a blocking iterator.
 #[derive(Debug)]
 pub struct Outcomes {
     inner: crate::pool::Outcomes,

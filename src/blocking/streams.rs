@@ -1,4 +1,4 @@
-//! What a job tells, writes and reads, for programs without tokio.
+//! The events, the outputs and the input of a job, for programs without tokio.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use super::Driver;
 use crate::job::output;
 use crate::job::output::Line;
 
-/// The events of a job, as an iterator that waits.
+/// The events of a job, as a blocking iterator.
 #[derive(Debug)]
 pub struct Events {
     inner: crate::supervisor::events::Events,
@@ -29,7 +29,7 @@ impl Iterator for Events {
     }
 }
 
-/// The events of all jobs of a supervisor, as an iterator that waits.
+/// The events of all jobs of a supervisor, as a blocking iterator.
 #[derive(Debug)]
 pub struct JobEvents {
     inner: crate::supervisor::events::JobEvents,
@@ -50,7 +50,7 @@ impl Iterator for JobEvents {
     }
 }
 
-/// What a job writes, as a reader: [`output::OutputStream`].
+/// An output of a job, as a blocking reader: [`output::OutputStream`].
 #[derive(Debug)]
 pub struct OutputStream {
     inner: output::OutputStream,
@@ -62,7 +62,7 @@ impl OutputStream {
         Self { inner, driver: driver.clone() }
     }
 
-    /// Line by line.
+    /// Returns the lines of the output.
     #[must_use]
     pub fn lines(self) -> Lines {
         Lines { inner: self.inner.lines(), driver: self.driver }
@@ -75,7 +75,7 @@ impl io::Read for OutputStream {
     }
 }
 
-/// The lines of an output, as an iterator that waits: [`output::Lines`].
+/// The lines of an output, as a blocking iterator: [`output::Lines`].
 #[derive(Debug)]
 pub struct Lines {
     inner: output::Lines,
@@ -83,7 +83,8 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Hands out lines of more than `max` bytes in pieces, instead of those of more than 1 MiB. At least 1.
+    /// Sets the maximum length of a line in bytes: the iterator returns longer lines in pieces. At least 1; 1 MiB by
+    /// default.
     #[must_use]
     pub fn max_line(self, max: usize) -> Self {
         Self { inner: self.inner.max_line(max), ..self }
@@ -98,7 +99,7 @@ impl Iterator for Lines {
     }
 }
 
-/// What a job reads, as a writer: [`output::InputStream`]. Dropped, it is the end of that.
+/// The input of a job, as a blocking writer: [`output::InputStream`]. Dropping it ends the input.
 #[derive(Debug)]
 pub struct InputStream {
     inner: output::InputStream,

@@ -1,8 +1,9 @@
-//! Limits written to a leaf, each read back: what the kernel did not take over is an error.
+//! Writes limits to a leaf and reads each one back: a limit that the kernel did not accept is an error.
 //!
-//! By descriptor and not with the crate cgroups-rs: its version 0.5.1 goes by path, opens with `O_CREAT` (a file that this
-//! kernel lacks is then "permission denied" instead of "no such file"), writes `io.bfq.weight` where `io.weight` is meant, has
-//! no `memory.oom.group`, and brings 114 crates, zbus with a second runtime among them, to a handful of writes.
+//! The files are opened through the leaf's descriptor. The crate cgroups-rs is not used: its version 0.5.1 opens by
+//! path and with `O_CREAT` (the error for a file that this kernel lacks is then "permission denied" instead of "no such
+//! file"), writes `io.bfq.weight` instead of `io.weight`, does not support `memory.oom.group`, and depends on 114
+//! crates, among them zbus with a second runtime, for a few writes.
 
 use std::ffi::CStr;
 
@@ -17,12 +18,12 @@ use crate::kernel::size::Size;
 /// The period of `cpu.max`, in microseconds: the kernel's default.
 const PERIOD: f64 = 100_000.0;
 
-/// Writes the limits to what holds a new job. Tells the leaf once more where its memory can be watched.
+/// Writes the limits to the leaf of a new job. Returns the leaf, opened once more, if its memory can be watched.
 pub(crate) fn apply_to(leaf: Option<&Leaf>, limits: &Limits) -> Result<Option<Cgroup>> {
     let Some(leaf) = leaf else {
         return match limits.controllers().first() {
             Some(&controller) => {
-                Err(refused(controller, "without a cgroup there is none".into(), "see pinfold doctor"))
+                Err(refused(controller, "this limit is not available without a cgroup".into(), "see pinfold doctor"))
             }
             None => Ok(None),
         };
@@ -36,7 +37,7 @@ fn apply(limits: &Limits, leaf: &Cgroup, controllers: &str) -> Result<()> {
     for controller in limits.controllers() {
         if !controllers.split_ascii_whitespace().any(|known| known == controller.name()) {
             let reason = format!("its cgroup does not have the {controller} controller");
-            return Err(refused(controller, reason, "name the controller when the supervisor is started"));
+            return Err(refused(controller, reason, "request the controller when the supervisor is started"));
         }
     }
     let memory = |size: Size| bytes(size.bytes_of(machine_memory()));
@@ -44,7 +45,7 @@ fn apply(limits: &Limits, leaf: &Cgroup, controllers: &str) -> Result<()> {
         set(leaf, Controller::Memory, c"memory.max", &memory(size))?;
     }
     match limits.swap.or(limits.memory.map(|_| Size::Bytes(0))) {
-        // A kernel that does not count swap, on a machine that has none to give.
+        // The kernel does not count swap, and the machine has no swap.
         Some(_) if machine_swap() == 0 && leaf.read(c"memory.swap.max") == Err(Errno::NOENT) => {}
         Some(size) => set(leaf, Controller::Memory, c"memory.swap.max", &bytes(size.bytes_of(machine_swap())))?,
         None => {}
@@ -98,17 +99,17 @@ fn write(leaf: &Cgroup, controller: Controller, file: &CStr, value: &str) -> Res
         let file = file.to_string_lossy();
         let advice = match (errno, &*file) {
             (Errno::NOENT, "memory.swap.max") => {
-                "this kernel does not count swap: boot with swapaccount=1, switch swap off, or give --swap max"
+                "this kernel does not count swap: boot with swapaccount=1, switch swap off, or use --swap max"
             }
             (Errno::NOENT, _) => "this kernel does not have it",
-            (Errno::NODEV, _) => "the device does not take such limits",
+            (Errno::NODEV, _) => "the device does not support such limits",
             _ => "",
         };
         refused(controller, format!("cannot write '{value}' to {file}: {errno}"), advice)
     })
 }
 
-/// Writes a value and reads the same back.
+/// Writes a value, reads it back, and checks that it is the same.
 fn set(leaf: &Cgroup, controller: Controller, file: &CStr, value: &str) -> Result<()> {
     write(leaf, controller, file, value)?;
     read_back(leaf, controller, file, value, |text| text.trim() == value)
@@ -123,13 +124,14 @@ fn read_back(
 ) -> Result<()> {
     let reason = match leaf.read(file) {
         Ok(text) if is_set(&text) => return Ok(()),
-        Ok(text) => format!("says '{}' after '{value}' was written", text.trim()),
-        Err(errno) => format!("can't be read back after '{value}' was written: {errno}"),
+        Ok(text) => format!("contains '{}' after '{value}' was written", text.trim()),
+        Err(errno) => format!("cannot be read back after '{value}' was written: {errno}"),
     };
     Err(refused(controller, format!("{} {reason}", file.to_string_lossy()), ""))
 }
 
-/// `io.weight` is the file of the iocost policy; a BFQ scheduler has one of its own, with weights up to 1000.
+/// Sets the I/O weight. `io.weight` is the file of the iocost policy; the BFQ scheduler has its own file, with weights
+/// up to 1000.
 fn set_io_weight(leaf: &Cgroup, weight: u64) -> Result<()> {
     let file = match leaf.read(c"io.weight") {
         Err(Errno::NOENT) if leaf.read(c"io.bfq.weight").is_ok() => c"io.bfq.weight",
@@ -155,13 +157,14 @@ fn set_io_max(leaf: &Cgroup, limit: &IoMax) -> Result<()> {
     })
 }
 
-/// CPUs that the cgroup above does not have are taken and then not used: what is effective has to be what was asked for.
+/// Sets the CPUs. The kernel accepts CPUs that the parent cgroup does not have, and then does not use them. Therefore
+/// this function checks that the effective CPUs are the requested ones.
 fn set_cpus(leaf: &Cgroup, list: &str) -> Result<()> {
     write(leaf, Controller::Cpuset, c"cpuset.cpus", list)?;
     let reason = match leaf.read(c"cpuset.cpus.effective") {
         Ok(effective) if cpus_of(list).is_some() && cpus_of(list) == cpus_of(&effective) => return Ok(()),
-        Ok(effective) => format!("of the CPUs {list} this cgroup may use {}", effective.trim()),
-        Err(errno) => format!("cpuset.cpus.effective can't be read: {errno}"),
+        Ok(effective) => format!("of the CPUs {list}, this cgroup may use only {}", effective.trim()),
+        Err(errno) => format!("cpuset.cpus.effective cannot be read: {errno}"),
     };
-    Err(refused(Controller::Cpuset, reason, "name only those"))
+    Err(refused(Controller::Cpuset, reason, "list only CPUs that it may use"))
 }

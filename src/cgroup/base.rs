@@ -1,7 +1,7 @@
 //! The base: the directory under which a supervisor makes its leaves, `pinfold-<pid>-<random>` in its own cgroup.
 //!
-//! Supervisor and guard hold a shared lock on it, so that whoever gets the exclusive one knows that both are gone
-//! (flock(2) works on cgroup2, across PID namespaces, and ends with its holder).
+//! Supervisor and guard each hold a shared lock on the base, so a process that gets the exclusive lock knows that both
+//! are gone. A lock of flock(2) works on cgroup2 and across PID namespaces, and ends when its holder ends.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,20 +19,22 @@ use crate::cgroup::removal::{NotRemoved, Removal};
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::kernel::maker::Maker;
 
-/// The name that a guard is started under, and shows in `ps`. It holds the lock of its base.
+/// The name under which a guard is started, and which `ps` shows. The guard holds a lock on its base.
 pub(crate) const GUARD_NAME: &str = "pinfold-guard";
 
-/// Bases are called this, then the supervisor's pid, a hyphen and 16 hexadecimal digits.
+/// The first part of a base's name. The supervisor's pid, a hyphen and 16 hexadecimal digits follow.
 pub(crate) const PREFIX: &str = "pinfold-";
 
-/// No other user may open a base, and hold a lock on it: a base that is locked counts as one that is alive.
+/// The mode of a base. No other user may open a base, because an open base can be locked, and a locked base counts as
+/// in use.
 const MODE: u32 = 0o700;
 
-/// The mode of a base that has a job of another user: that job can read its own limits in its leaf, but not open the base.
+/// The mode of a base with a job of another user: that job can read its own limits in its leaf, but cannot open the
+/// base.
 const MODE_FOR_OTHERS: u32 = 0o711;
 
-/// So many descriptors are kept: for a cgroup below the leaf, its list of processes, one of these, and what `/proc` says
-/// of it.
+/// The number of descriptors that are kept in reserve: one each for a cgroup below the leaf, its list of processes, one
+/// of these processes, and a file in `/proc` about it.
 const RESERVE: usize = 4;
 
 /// The directory of one supervisor's leaves.
@@ -43,16 +45,17 @@ pub(crate) struct Base {
     parent: Arc<Cgroup>,
     name: String,
     next_leaf: AtomicU64,
-    /// Made while nobody waited for it.
+    /// The next leaf, if it was made ahead, so that no job waits for it.
     spare: Mutex<Option<Spare>>,
     removed: AtomicBool,
-    /// The controllers that were given to its leaves.
+    /// The controllers that were delegated to its leaves.
     given: Mutex<Vec<Controller>>,
-    /// A job of another user has been started in it.
+    /// Whether a job of another user has been started in it.
     for_others: AtomicBool,
-    /// The controllers that its leaves have; asked for once.
+    /// The controllers that its leaves have; read once.
     controllers: OnceLock<String>,
-    /// Given up for the work that the end of a job takes, which no limit that is reached meanwhile can hinder.
+    /// Descriptors that are closed when the end of a job needs some, so that this work does not fail if the limit on
+    /// open files has been reached meanwhile.
     reserve: Mutex<Vec<OwnedFd>>,
 }
 
@@ -65,13 +68,13 @@ struct Spare {
 }
 
 impl Base {
-    /// Makes a base in `parent`. `announce` tells the guard each name before a directory of that name exists, so that
-    /// there is no instant at which a dead supervisor leaves a directory that nobody knows.
+    /// Makes a base in `parent`. `announce` sends each name to the guard before a directory of that name exists, so
+    /// that the guard knows of the directory whenever the supervisor dies.
     pub async fn make<F>(parent: Arc<Cgroup>, announce: impl Fn(String) -> F) -> Result<Arc<Self>>
     where
         F: Future<Output = Result<()>>,
     {
-        // Another name is tried where a sweeper took the new directory for an abandoned one before it was locked.
+        // A sweeper may take the new directory for an abandoned one before it is locked. Then another name is tried.
         for _ in 0..16 {
             let name = fresh_name(PREFIX)?;
             announce(name.clone()).await?;
@@ -114,11 +117,12 @@ impl Base {
             "lock a cgroup below",
             parent.path().display().to_string(),
             Errno::AGAIN,
-            "something removes it again and again",
+            "another program removes it again and again",
         ))
     }
 
-    /// The base itself as the leaf of the one job that its supervisor will ever have: a directory less to make and to remove.
+    /// Returns the base itself as a leaf, for a supervisor that only ever has one job. This saves making and removing
+    /// one directory.
     pub fn as_leaf(self: &Arc<Self>) -> Result<Leaf> {
         let leaf = self.cgroup.again().and_then(|cgroup| Ok(Leaf::new(cgroup.events()?, cgroup, self.clone(), None)));
         leaf.map_err(|errno| refused(&self.parent, &self.name, errno))
@@ -126,13 +130,14 @@ impl Base {
 
     /// Makes a leaf, or takes the one that was made ahead.
     pub fn make_leaf(self: &Arc<Self>) -> Result<Leaf> {
-        // Something that removes empty directories may have removed it.
+        // A program that removes empty directories may have removed the spare leaf.
         let spare = self.lock_spare().take().filter(|spare| !spare.cgroup.is_gone());
         let spare = spare.map_or_else(|| self.make_spare(), Ok)?;
         Ok(Leaf::new(spare.events, spare.cgroup, self.clone(), Some(spare.name)))
     }
 
-    /// Makes the next leaf, so that it need not be waited for. Where that fails, whoever needs it is told why.
+    /// Makes the next leaf, so that the next job need not wait for it. An error is ignored here: [`Self::make_leaf`]
+    /// tries again and returns its error.
     pub fn make_leaf_ahead(&self) {
         let mut spare = self.lock_spare();
         if spare.is_none() {
@@ -140,13 +145,14 @@ impl Base {
         }
     }
 
-    /// Each has a new name: a cgroup that was killed once kills what is cloned into it on some kernels.
+    /// Makes a cgroup for a leaf. Each leaf has a new name: on some kernels, a cgroup that was killed before kills
+    /// every process that is cloned into it later.
     fn make_spare(&self) -> Result<Spare> {
         let number = self.next_leaf.fetch_add(1, Ordering::Relaxed);
         let name = format!("job-{number}");
         let made = self.cgroup.make(&name).and_then(|cgroup| Ok((cgroup.events()?, cgroup)));
         let (events, cgroup) = made.map_err(|errno| {
-            // Where it was made, and could not be opened.
+            // For the case that the directory was made but could not be opened.
             let _ = self.cgroup.remove(&name);
             refused(&self.cgroup, &name, errno)
         })?;
@@ -157,19 +163,19 @@ impl Base {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The controllers of `leaf`, which are those of every other one.
+    /// Returns the controllers of `leaf`. All leaves of a base have the same ones.
     pub fn controllers_of(&self, leaf: &Cgroup) -> &str {
         self.controllers.get_or_init(|| leaf.read(c"cgroup.controllers").unwrap_or_default())
     }
 
-    /// Does `work` with [`RESERVE`] descriptors more than are free otherwise, as far as this process's other threads do not
-    /// take them.
+    /// Does `work` after releasing [`RESERVE`] descriptors for it. Other threads of this process may take some of them.
     pub fn with_reserve<T>(&self, work: impl FnOnce() -> T) -> T {
-        // Closed before, and made again after: locked only in between, since work may take long.
+        // The reserve is closed before the work and made again after it. The lock is not held during the work, which
+        // may take long.
         drop(std::mem::take(&mut *self.lock_reserve()));
         let done = work();
         let mut reserve = self.lock_reserve();
-        // As many as there are again: some are better than none.
+        // If not all descriptors can be made again, a smaller reserve is kept.
         while reserve.len() < RESERVE
             && let Ok(copy) = fcntl_dupfd_cloexec(&self.cgroup, 0)
         {
@@ -182,41 +188,41 @@ impl Base {
         self.reserve.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives these controllers to its leaves. Nothing may run in it itself.
+    /// Delegates these controllers to its leaves. No process may run in the base itself.
     pub fn give(&self, controllers: &[Controller]) -> Result<()> {
         self.given.lock().unwrap_or_else(PoisonError::into_inner).extend(controllers);
         for controller in controllers {
             self.cgroup.write(c"cgroup.subtree_control", format!("+{controller}").as_bytes()).map_err(|errno| {
                 Error::system(
-                    "give a controller to the jobs of",
+                    "delegate a controller to the jobs of",
                     self.cgroup.path().display().to_string(),
                     errno,
-                    format!("it was the {controller} controller"),
+                    format!("this failed for the {controller} controller"),
                 )
             })?;
         }
         Ok(())
     }
 
-    /// Whether this is a forked copy.
+    /// Returns whether this process is a forked copy of the one that made the base.
     pub fn is_elsewhere(&self) -> bool {
         self.maker.is_elsewhere()
     }
 
-    /// The controllers that were given to its leaves.
+    /// Returns the controllers that were delegated to its leaves.
     pub fn given(&self) -> Vec<Controller> {
         self.given.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Lets a job of another user reach its own leaf below.
+    /// Lets a job of another user reach its own leaf below this base.
     pub fn let_others_through(&self) {
         if !self.for_others.swap(true, Ordering::Relaxed) {
-            // Where that is refused, the job can't read its limits, and is held as well as before.
+            // If this is refused, the job cannot read its limits, but is contained all the same.
             let _ = fchmod(&self.cgroup, Mode::from_raw_mode(MODE_FOR_OTHERS));
         }
     }
 
-    /// The cgroup that it was made in.
+    /// Returns the cgroup in which the base was made.
     pub fn parent(&self) -> &Arc<Cgroup> {
         &self.parent
     }
@@ -225,12 +231,13 @@ impl Base {
         &self.cgroup
     }
 
-    /// Removes it, with whatever is empty below it.
+    /// Removes the base and the cgroups below it, which must contain no process.
     pub fn remove(&self) -> std::result::Result<(), NotRemoved> {
         self.remove_until(&mut None, None).map(drop)
     }
 
-    /// The same in steps, as [`Removal::step`]; `removal` keeps what the next step needs.
+    /// Does the same as [`Self::remove`] in steps, as [`Removal::step`] does. `removal` keeps the state between two
+    /// steps.
     pub fn remove_until(
         &self,
         removal: &mut Option<Removal>,
@@ -245,7 +252,7 @@ impl Base {
     }
 }
 
-/// Goes on with a removal, or begins it.
+/// Continues a removal, or begins it.
 pub(crate) fn step(
     parent: &Cgroup,
     name: &str,
@@ -264,7 +271,7 @@ pub(crate) fn step(
 impl Drop for Base {
     fn drop(&mut self) {
         if !*self.removed.get_mut() && !self.is_elsewhere() {
-            // Where something runs in it, the guard ends that, or has been killed and the next sweep does.
+            // If a process still runs in it, the guard ends it; if the guard has been killed, the next sweep does.
             let _ = self.remove();
         }
     }
@@ -280,7 +287,7 @@ fn reserve(cgroup: &Cgroup) -> rustix::io::Result<Vec<OwnedFd>> {
     (0..RESERVE).map(|_| fcntl_dupfd_cloexec(cgroup, 0)).collect()
 }
 
-/// Whether a directory of this name is a base.
+/// Returns whether a directory of this name is a base.
 pub(crate) fn is_name(name: &str) -> bool {
     name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-')).is_some_and(|(pid, random)| {
         !pid.is_empty()
@@ -290,12 +297,12 @@ pub(crate) fn is_name(name: &str) -> bool {
     })
 }
 
-/// The pid of the supervisor of the base `name`, in the supervisor's PID namespace.
+/// Returns the pid of the supervisor of the base `name`, in the supervisor's PID namespace.
 pub(crate) fn supervisor_of(name: &str) -> Option<Pid> {
     Pid::from_raw(name.strip_prefix(PREFIX)?.split_once('-')?.0.parse().ok()?)
 }
 
-/// A name that no other base has, with this prefix.
+/// Returns a new name with this prefix that no other base has.
 pub(crate) fn fresh_name(prefix: &str) -> Result<String> {
     let mut random = [0_u8; 8];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
@@ -308,7 +315,7 @@ fn refused(parent: &Cgroup, name: &str, errno: Errno) -> Error {
     Error::system("make the cgroup", parent.path().join(name).display().to_string(), errno, advice(errno))
 }
 
-/// What to do where a cgroup could not be made.
+/// Returns what to do if a cgroup could not be made.
 pub(crate) fn advice(errno: Errno) -> &'static str {
     match errno {
         Errno::ACCESS | Errno::PERM => {
@@ -328,7 +335,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_our_own_names_are_bases() {
+    fn only_names_of_the_right_form_are_bases() {
         assert!(is_name(&fresh_name(PREFIX).unwrap()));
         for name in [
             "pinfold",

@@ -1,4 +1,4 @@
-//! Controllers that were given to the children of a cgroup, and how that is undone. The supervisor gives them
+//! Undoes the delegation of controllers to the children of a cgroup. The supervisor delegates them
 //! (`supervisor::delegation`); the supervisor or the guard, whichever lives longer, takes them back.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -9,21 +9,23 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock, openat};
 use crate::cgroup::directory::Cgroup;
 use crate::cgroup::limits::Controller;
 
-/// The supervisor's and the guard's own leaf is called this, then as a base: no sweeper takes it for one.
+/// The first part of the name of a leaf for supervisor or guard themselves. The rest of the name is as in the name of a
+/// base. This prefix differs from that of a base, so no sweeper takes the leaf for a base.
 pub(crate) const PREFIX: &str = "pinfold-own-";
 
-/// What was changed, as supervisor and guard both know it: whoever outlives the other undoes it.
+/// The changes that are to be undone. Supervisor and guard both know them; the process that outlives the other undoes
+/// them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Undo {
     /// The leaf that supervisor or guard has moved to.
     pub own: Option<String>,
-    /// The controllers that were not given before.
+    /// The controllers that were not delegated before.
     pub given: Vec<String>,
 }
 
 impl Undo {
-    /// Takes the controllers back, moves whoever is in the own leaf up again, and removes that. Nothing may be left in other
-    /// leaves. Twice is as good as once.
+    /// Takes the controllers back, moves the processes in the own leaf up again, and removes that leaf. No process may
+    /// be left in other leaves. A second call has no further effect.
     pub fn undo(&self, place: &Cgroup) {
         for controller in &self.given {
             let _ = place.write(c"cgroup.subtree_control", format!("-{controller}").as_bytes());
@@ -38,11 +40,12 @@ impl Undo {
     }
 }
 
-/// What the guard does when all that it held is gone. `supervisor`: a pidfd.
+/// Undoes the delegation when all jobs, leaves and the base of the guard are gone. `supervisor` is a pidfd.
 pub(crate) fn take_back(place: &Cgroup, undo: &Undo, supervisor: Option<BorrowedFd<'_>>) {
     let free = || exclusive_lock(place);
     let lock = free().or_else(|| {
-        // A supervisor that is just dying still holds its lock; otherwise another pinfold's jobs need the controllers.
+        // Either a supervisor that is just ending still holds its lock, which is waited for, or the jobs of another
+        // pinfold still need the controllers.
         let moment = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
         let supervisor = supervisor.map(|pidfd| PollFd::from_borrowed_fd(pidfd, PollFlags::IN));
         let ended = supervisor.is_none_or(|pidfd| matches!(poll(&mut [pidfd], Some(&moment)), Ok(1)));
@@ -53,15 +56,18 @@ pub(crate) fn take_back(place: &Cgroup, undo: &Undo, supervisor: Option<Borrowed
     }
 }
 
-/// A lock of its own file: the directory's means something else ([`crate::cgroup::base`]).
+/// Opens the file whose lock protects the delegation. A lock on the directory itself has another meaning
+/// ([`crate::cgroup::base`]).
 pub(crate) fn lock_file(place: &Cgroup) -> Option<OwnedFd> {
     openat(place, c"cgroup.subtree_control", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
 }
 
+/// Takes the exclusive lock of the delegation. Returns `None` if another process holds a lock.
 pub(crate) fn exclusive_lock(place: &Cgroup) -> Option<OwnedFd> {
     lock_file(place).filter(|file| flock(file, FlockOperation::NonBlockingLockExclusive).is_ok())
 }
 
+/// Returns what to do if `controller` is not available.
 pub(crate) fn controller_advice(controller: Controller) -> String {
     let known = std::fs::read_to_string("/proc/cgroups").unwrap_or_default();
     let line = known.lines().find_map(|line| {
@@ -70,26 +76,26 @@ pub(crate) fn controller_advice(controller: Controller) -> String {
     });
     match line.as_deref() {
         Some([_, _, enabled]) if enabled == "0" => {
-            format!("it is switched off at boot: take cgroup_disable={controller} off the kernel command line")
+            format!("it is switched off at boot: remove cgroup_disable={controller} from the kernel command line")
         }
         Some([hierarchy, ..]) if hierarchy != "0" => {
             "it is in use by cgroup v1 here: boot with cgroup_no_v1=all or systemd.unified_cgroup_hierarchy=1".into()
         }
         _ => format!(
-            "the cgroup above does not give it: for a user's systemd, 'systemctl edit user@.service' with [Service] Delegate=yes; for a service, Delegate={controller}"
+            "the parent cgroup does not provide it: for a user's systemd, 'systemctl edit user@.service' with [Service] Delegate=yes; for a service, Delegate={controller}"
         ),
     }
 }
 
-/// Their names, for people.
+/// Returns the names of the controllers, for messages.
 pub(crate) fn names(controllers: &[Controller]) -> String {
     controllers.iter().map(|controller| controller.name()).collect::<Vec<_>>().join(", ")
 }
 
-/// Removes own leaves that nobody is in any more.
+/// Removes the cgroup `name` if it is an own leaf that contains no process any more.
 pub(crate) fn remove_abandoned(place: &Cgroup, name: &str) {
     if name.strip_prefix(PREFIX).is_some() {
-        // One that is in use is busy.
+        // A leaf that is in use is busy and stays.
         let _ = place.remove_empty(name);
     }
 }

@@ -1,4 +1,4 @@
-//! One cgroup v2 directory, held by descriptor: kill, watch, walk, remove
+//! One cgroup v2 directory, referred to by a descriptor: kill, watch, walk, remove
 //! (Documentation/admin-guide/cgroup-v2.rst).
 
 use std::collections::HashSet;
@@ -20,12 +20,12 @@ use crate::cgroup::kill::Again;
 pub(super) const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
-/// A cgroup, by its directory's descriptor. The path is for messages only.
+/// A cgroup, referred to by a descriptor of its directory. The path is for messages only.
 #[derive(Debug)]
 pub(crate) struct Cgroup {
     dir: OwnedFd,
     path: PathBuf,
-    /// One that pinfold made: its modes may be given back.
+    /// Whether pinfold made the cgroup. If so, pinfold may restore its modes.
     pub(super) is_ours: bool,
     /// Set by the first kill.
     pub(super) again: Mutex<Option<Again>>,
@@ -36,7 +36,7 @@ impl Cgroup {
         Self { dir, path, is_ours: false, again: Mutex::new(None) }
     }
 
-    /// The same, known to be one that pinfold made.
+    /// Marks the cgroup as one that pinfold made.
     pub fn into_ours(self) -> Self {
         Self { is_ours: true, ..self }
     }
@@ -47,24 +47,24 @@ impl Cgroup {
         Ok(Self::new(open_in(self.dir.as_fd(), name, DIRECTORY)?, self.path.join(name)))
     }
 
-    /// The same cgroup, opened once more.
+    /// Opens the same cgroup once more.
     pub fn again(&self) -> Result<Self> {
         let again = self.despite_modes(|| open_in(self.dir.as_fd(), c".", DIRECTORY))?;
         Ok(Self { is_ours: self.is_ours, ..Self::new(again, self.path.clone()) })
     }
 
-    /// Makes and opens the cgroup `name` below this one. Other users may look into it.
+    /// Makes and opens the cgroup `name` below this one. Other users may list and read it.
     pub fn make(&self, name: &str) -> Result<Self> {
         self.make_with(name, 0o755)
     }
 
-    /// The same with this mode.
+    /// Makes and opens the cgroup `name` below this one, with the given mode.
     pub fn make_with(&self, name: &str, mode: u32) -> Result<Self> {
         mkdirat(&self.dir, name, Mode::from_raw_mode(mode))?;
         self.open(name).map(Self::into_ours)
     }
 
-    /// Whether its directory has been removed: its files are gone then.
+    /// Returns whether its directory has been removed. Its files are gone then.
     pub fn is_gone(&self) -> bool {
         accessat(&self.dir, c"cgroup.events", Access::EXISTS, AtFlags::empty()) == Err(Errno::NOENT)
     }
@@ -73,12 +73,12 @@ impl Cgroup {
         &self.path
     }
 
-    /// The cgroup's id: the inode number of its directory.
+    /// Returns the id of the cgroup, which is the inode number of its directory.
     pub fn id(&self) -> Result<u64> {
         fstat(&self.dir).map(|stat| stat.st_ino)
     }
 
-    /// Lets every process here and below run again that a freeze holds (`cgroup.freeze`, Linux 5.2).
+    /// Thaws this cgroup and all below it, so that frozen processes run again (`cgroup.freeze`, Linux 5.2).
     pub fn thaw(&self) -> Result<()> {
         self.walk(&mut |dir| match write(dir, c"cgroup.freeze", b"0") {
             Ok(()) | Err(Errno::NOENT | Errno::NODEV | Errno::ACCESS) => Ok(()),
@@ -86,7 +86,8 @@ impl Cgroup {
         })
     }
 
-    /// The processes here and below, as they are now. Those that could be found, and the first error on the way.
+    /// Returns the processes that are now in this cgroup and below, as far as they could be found, and the first error
+    /// of the search.
     pub fn processes(&self) -> (Vec<Pid>, Result<()>) {
         let (mut all, mut seen) = (Vec::new(), HashSet::new());
         let walked = self.walk(&mut |dir| {
@@ -96,34 +97,35 @@ impl Cgroup {
         (all, walked)
     }
 
-    /// The processes in this very directory; none for one that this PID namespace does not show.
+    /// Returns the processes in this cgroup itself; `None` for a process that this PID namespace does not show.
     pub fn list(&self) -> Result<Vec<Option<Pid>>> {
         let text = self.read_whole(c"cgroup.procs")?;
         Ok(text.lines().map(|line| Pid::from_raw(line.parse().ok()?)).collect())
     }
 
-    /// The names of the cgroups right below that are UTF-8, as those of pinfold are.
+    /// Returns the names of the cgroups directly below that are UTF-8, as the names of pinfold's cgroups are.
     pub fn children(&self) -> Result<Vec<String>> {
         Ok(self.names()?.into_iter().filter_map(|name| name.into_string().ok()).collect())
     }
 
-    /// The names of all cgroups right below. A cgroup can have any name without a newline and a slash.
+    /// Returns the names of all cgroups directly below. The name of a cgroup can have any byte except newline and
+    /// slash.
     pub fn names(&self) -> Result<Vec<OsString>> {
         let names = children(self.dir.as_fd())?;
         Ok(names.into_iter().map(|name| OsString::from_vec(name.into_bytes())).collect())
     }
 
-    /// Its `cgroup.events`, for [`populated`].
+    /// Opens its `cgroup.events`, for [`populated`].
     pub fn events(&self) -> Result<OwnedFd> {
         self.despite_modes(|| open_in(self.dir.as_fd(), c"cgroup.events", OFlags::RDONLY | OFlags::CLOEXEC))
     }
 
-    /// The text of one of its files, however long.
+    /// Returns the text of one of its files, whatever the length.
     pub fn read_whole(&self, file: &CStr) -> Result<String> {
         self.despite_modes(|| read_whole(self.dir.as_fd(), file))
     }
 
-    /// The text of one of its files that are shorter than a page, which the kernel hands out in one piece.
+    /// Returns the text of one of its files that is shorter than a page. The kernel returns such a file in one read.
     pub fn read(&self, file: &CStr) -> Result<String> {
         let file = self.despite_modes(|| open_in(self.dir.as_fd(), file, OFlags::RDONLY | OFlags::CLOEXEC))?;
         let mut text = [0; 4096];
@@ -131,14 +133,14 @@ impl Cgroup {
         Ok(String::from_utf8_lossy(&text[..length]).into_owned())
     }
 
-    /// Writes to one of its files, in one piece.
+    /// Writes to one of its files, with one write.
     pub fn write(&self, file: &CStr, value: &[u8]) -> Result<()> {
         self.despite_modes(|| write(self.dir.as_fd(), file, value))
     }
 
-    /// Calls `visit` with this directory and each one below it. A directory that vanishes meanwhile is skipped; one that can't be
-    /// read is skipped too, and the first such error is returned after the walk. A directory can be visited twice, where the job
-    /// has changed modes and this has given them back.
+    /// Calls `visit` with this directory and each one below it. A directory that vanishes meanwhile is skipped. A
+    /// directory that cannot be read is skipped too, and the first such error is returned after the walk. If the job
+    /// has changed modes and this function has restored them, a directory can be visited twice.
     pub(super) fn walk(&self, visit: &mut dyn FnMut(BorrowedFd<'_>) -> Result<()>) -> Result<()> {
         self.despite_modes(|| self.walk_once(visit))
     }
@@ -152,7 +154,8 @@ impl Cgroup {
                 Vec::new().into_iter()
             }
         };
-        // One descriptor at a time, however deep the job has nested and however many it has made: up is `..`.
+        // Only one descriptor is open at a time, whatever the depth and number of the job's cgroups: `..` leads up
+        // again.
         let mut below = None;
         let mut names = look(self.dir.as_fd());
         let mut above = Vec::new();
@@ -175,7 +178,7 @@ impl Cgroup {
         }
     }
 
-    /// Removes the cgroup `name` below this one, if nothing is in it.
+    /// Removes the cgroup `name` below this one, if it is empty.
     pub fn remove_empty(&self, name: &str) -> Result<()> {
         unlinkat(&self.dir, name, AtFlags::REMOVEDIR)
     }
@@ -187,38 +190,39 @@ impl AsFd for Cgroup {
     }
 }
 
-/// Whether any process runs in a cgroup or below, by its open `cgroup.events`, which is ready for EPOLLPRI when it has
-/// changed since it was read. `false` once the directory is removed.
+/// Returns whether any process runs in a cgroup or below, from its open `cgroup.events`. That file is ready for
+/// EPOLLPRI when it has changed since it was read. Returns `false` after the directory has been removed.
 pub(crate) fn populated(events: impl AsFd) -> Result<bool> {
     Ok(state(events)?.populated)
 }
 
-/// What an open `cgroup.events` says.
+/// The content of an open `cgroup.events`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct State {
     pub populated: bool,
     pub frozen: bool,
 }
 
-/// Both from one read: what changes between two is not notified of after the second.
+/// Reads both values at once. With two reads, a change between them would cause no notification after the second one.
 pub(crate) fn state(events: impl AsFd) -> Result<State> {
     let mut buffer = [0; 128];
     match rustix::io::pread(events, &mut buffer, 0) {
         Ok(length) => {
-            let says = |wanted: &[u8]| buffer[..length].split(|&byte| byte == b'\n').any(|line| line == wanted);
-            Ok(State { populated: says(b"populated 1"), frozen: says(b"frozen 1") })
+            let has_line = |wanted: &[u8]| buffer[..length].split(|&byte| byte == b'\n').any(|line| line == wanted);
+            Ok(State { populated: has_line(b"populated 1"), frozen: has_line(b"frozen 1") })
         }
         Err(Errno::NODEV) => Ok(State { populated: false, frozen: false }),
         Err(errno) => Err(errno),
     }
 }
 
-/// Opens what is in a cgroup's directory, or above it, and nothing that was mounted there: `XDEV`. A job of root's can mount any
-/// directory on one of its cgroups; what is below that is not the job's, and not to be signalled or removed.
+/// Opens an entry of a cgroup's directory, or the directory above it. Fails with `XDEV` if a file system is mounted
+/// there. A job that runs as root can mount any directory on one of its cgroups; cgroups below such a mount do not
+/// belong to the job, and must not be signalled or removed.
 pub(super) fn open_in(dir: BorrowedFd<'_>, name: impl Arg + Copy, flags: OFlags) -> Result<OwnedFd> {
     // RESOLVE_NO_XDEV, openat2(2), Linux 5.6; bind mounts of the same file system count.
     match openat2(dir, name, flags, Mode::empty(), ResolveFlags::NO_XDEV) {
-        // A container's seccomp profile that does not know the call: then other file systems at least are left alone.
+        // A container's seccomp profile may not know the call. Then at least other file systems are not opened.
         Err(Errno::NOSYS | Errno::PERM) => {
             let opened = openat(dir, name, flags, Mode::empty())?;
             if fstat(&opened)?.st_dev == fstat(dir)?.st_dev { Ok(opened) } else { Err(Errno::XDEV) }
@@ -227,7 +231,7 @@ pub(super) fn open_in(dir: BorrowedFd<'_>, name: impl Arg + Copy, flags: OFlags)
     }
 }
 
-/// What is gone is done.
+/// Returns the error, except if it says that the directory has vanished.
 fn unless_vanished(errno: Errno) -> Result<()> {
     match errno {
         Errno::NODEV | Errno::NOENT => Ok(()),
@@ -254,18 +258,19 @@ fn read_whole(dir: BorrowedFd<'_>, file: &CStr) -> Result<String> {
     }
 }
 
-/// The processes of one directory. 0 stands for one that this PID namespace does not show: it is left out.
+/// Returns the processes of one directory. The kernel writes 0 for a process that this PID namespace does not show;
+/// such entries are left out.
 pub(super) fn processes(dir: BorrowedFd<'_>) -> Result<Vec<Pid>> {
     match read_whole(dir, c"cgroup.procs") {
         Ok(text) => Ok(text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect()),
-        // A threaded cgroup that the job made: its processes are listed by its domain.
+        // This is a threaded cgroup that the job made. Its processes are listed in the domain cgroup above it.
         Err(Errno::OPNOTSUPP) => Ok(Vec::new()),
         Err(errno) => Err(errno),
     }
 }
 
-/// The names of the cgroups right below `dir`. Most have none, which the link count tells without a listing
-/// (kernfs counts subdirectories).
+/// Returns the names of the cgroups directly below `dir`. Most cgroups have none below; the link count shows that
+/// without a listing (kernfs counts subdirectories).
 pub(super) fn children(dir: BorrowedFd<'_>) -> Result<Vec<CString>> {
     if fstat(dir)?.st_nlink <= 2 {
         return Ok(Vec::new());

@@ -1,8 +1,9 @@
-//! SIGKILL to every process of a cgroup, and again to the processes that it did not end.
+//! Sends SIGKILL to every process of a cgroup, and again to the processes that the first kill did not end.
 //!
-//! `cgroup.kill` sends SIGKILL to the first thread of each process (`__cgroup_kill`, kernel/cgroup/cgroup.c, Linux 5.14). Where
-//! that thread has exited and another one lives, the signal is lost: nothing takes it from the dead thread
-//! (`complete_signal`, kernel/signal.c). A signal through a pidfd goes to the whole process, so any living thread takes it.
+//! `cgroup.kill` sends SIGKILL to the first thread of each process (`__cgroup_kill`, kernel/cgroup/cgroup.c, Linux
+//! 5.14). If that thread has exited and another one lives, the signal is lost: no other thread takes it from the dead
+//! thread (`complete_signal`, kernel/signal.c). A signal through a pidfd goes to the whole process, so any living
+//! thread takes it.
 
 use std::collections::HashSet;
 use std::sync::PoisonError;
@@ -17,19 +18,21 @@ use crate::kernel::signal::Signal;
 /// How long one pass over the list of processes may take.
 const ONE_PASS: Duration = Duration::from_secs(1);
 
-/// How long after the first kill the cgroup is scanned for processes that are left. By then an ordinary job has ended.
+/// The time from the first kill to the first scan for processes that are left. By then an ordinary job has ended.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 
-/// How long after a kill of each single process (a kernel without `cgroup.kill`), which can miss a process that was just born.
+/// The same time on a kernel without `cgroup.kill`, where each process is killed separately. Such a kill can miss a
+/// process that was just started.
 const PAUSE_ONE_BY_ONE: Duration = Duration::from_millis(10);
 
 /// The pause doubles with each scan, up to this.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// The pause is so many times longer than the scan before it took: scans leave the CPU to the processes that are ending.
+/// The least ratio of a pause to the duration of the scan before it, so that scans leave CPU time to the processes that
+/// are ending.
 const PAUSE_PER_SCAN: u32 = 4;
 
-/// When a cgroup that was killed is to be killed again, as long as processes are left in it.
+/// The next time to kill a cgroup that was killed before and may still contain processes.
 #[derive(Debug)]
 pub(super) struct Again {
     at: Instant,
@@ -39,19 +42,19 @@ pub(super) struct Again {
 }
 
 impl Cgroup {
-    /// Sends SIGKILL to every process here and below, whatever user it runs as; no fork can escape it
-    /// (`cgroup.kill`, Linux 5.14).
+    /// Sends SIGKILL to every process in this cgroup and below, whatever user it runs as; a process cannot escape by
+    /// forking (`cgroup.kill`, Linux 5.14).
     ///
-    /// It does not end a process whose first thread has exited: as long as processes are left, call [`Cgroup::kill_again`] at
-    /// the time that [`Cgroup::kill_again_at`] gives.
+    /// This does not end a process whose first thread has exited: while processes are left, call [`Cgroup::kill_again`]
+    /// at the time that [`Cgroup::kill_again_at`] returns.
     ///
     /// # Errors
-    /// `ENOENT` or `ENODEV` where the cgroup is gone; `EMFILE` or `ENFILE` where no descriptor is free.
+    /// `ENOENT` or `ENODEV` if the cgroup is gone; `EMFILE` or `ENFILE` if no descriptor is free.
     pub fn kill(&self) -> Result<()> {
         let (killed, one_by_one) = match self.write(c"cgroup.kill", b"1") {
             Err(errno @ (Errno::NODEV | Errno::MFILE | Errno::NFILE)) => return Err(errno),
             Err(Errno::NOENT) if self.events().is_err() => return Err(Errno::NOENT),
-            // An older kernel, or the write is refused for any other reason.
+            // The kernel is older, or refuses the write for another reason.
             Err(_) => (self.kill_each(), true),
             done => (done, false),
         };
@@ -63,7 +66,8 @@ impl Cgroup {
         killed
     }
 
-    /// When the processes that are left are to be killed again; `None` before the first [`Cgroup::kill`].
+    /// Returns the time at which the processes that are left are to be killed again; `None` before the first
+    /// [`Cgroup::kill`].
     pub fn kill_again_at(&self) -> Option<Instant> {
         self.again.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|again| again.at)
     }
@@ -71,7 +75,8 @@ impl Cgroup {
     /// Kills the cgroup again, and sends SIGKILL to each process that is left through its pidfd.
     ///
     /// # Errors
-    /// As [`Cgroup::kill`]; or the first error that kept a process from being found. The others have been sent the signal.
+    /// As [`Cgroup::kill`]; or the first error that prevented a process from being found. The other processes have
+    /// received the signal.
     pub fn kill_again(&self) -> Result<()> {
         let begun = Instant::now();
         let killed = self.kill();
@@ -86,16 +91,18 @@ impl Cgroup {
         killed.and(listed)
     }
 
-    /// Sends SIGKILL to each process that is in the lists now.
+    /// Sends SIGKILL to each process that the cgroup and those below it list now.
     fn kill_listed(&self) -> Result<()> {
         let scans = ScanLimits::new(1, ONE_PASS);
         self.signal_new(&[Signal::KILL], scans, &|_| true, &mut |_| {}, &mut HashSet::new()).map(drop)
     }
 
-    /// The way before `cgroup.kill`: freeze, so that no process is born, SIGKILL through pidfds, thaw. A frozen
-    /// process dies of SIGKILL (v2 freezer, Linux 5.2); the cgroup is thawed whatever happens.
+    /// Kills without `cgroup.kill`: freezes the cgroup, so that no new process is started, sends SIGKILL through
+    /// pidfds, and thaws the cgroup. SIGKILL ends a frozen process (v2 freezer, Linux 5.2). The cgroup is thawed even
+    /// after an error.
     ///
-    /// A child whose fork was under way then can come into the list after the last pass: kill again while it is populated.
+    /// A fork that was in progress can add a child to the list after the last pass: kill again while the cgroup is
+    /// populated.
     fn kill_each(&self) -> Result<()> {
         let frozen = self.write(c"cgroup.freeze", b"1");
         let signalled = self.signal_those(&[Signal::KILL], ScanLimits::new(1000, ONE_PASS), |_| true, |_| {});

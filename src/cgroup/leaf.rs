@@ -10,32 +10,33 @@ use super::base::{self, Base};
 use super::directory::{Cgroup, populated};
 use super::removal::{NotRemoved, Removal};
 
-/// How long a removal may keep other work waiting.
+/// How long one step of a removal may delay other work.
 pub(crate) const STEP: Duration = Duration::from_millis(2);
 
-/// The cgroup of one job. What is needed to watch it is open from the start, and a descriptor is kept to kill it: no limit
-/// that is reached later can keep it alive. Dropped while it stands, it is killed: the guard removes it then.
+/// The cgroup of one job. The files that are needed to watch it are open from the start, and a descriptor is kept in
+/// reserve to kill it: a limit on open files that is reached later cannot prevent the kill. If a leaf is dropped before
+/// it is removed, its processes are killed; the guard removes the leaf if that is not possible at once.
 #[derive(Debug)]
 pub(crate) struct Leaf {
     cgroup: Cgroup,
     events: Arc<OwnedFd>,
     base: Arc<Base>,
-    /// None where the base itself is the leaf.
+    /// `None` if the base itself is the leaf.
     name: Option<String>,
     removed: bool,
-    /// Under way.
+    /// The removal that is in progress.
     removal: Option<Removal>,
 }
 
 impl Leaf {
-    /// `events`: its open `cgroup.events`.
+    /// Returns the leaf of a job. `events` is its open `cgroup.events`.
     pub fn new(events: OwnedFd, cgroup: Cgroup, base: Arc<Base>, name: Option<String>) -> Self {
         Self { events: Arc::new(events), cgroup, base, name, removed: false, removal: None }
     }
 
     /// Makes the leaf of the next job ahead.
     pub fn make_next(&self) {
-        // There is no next one where the base is the leaf.
+        // If the base itself is the leaf, there is no next job.
         if self.name.is_some() {
             self.base.make_leaf_ahead();
         }
@@ -45,7 +46,7 @@ impl Leaf {
         &self.cgroup
     }
 
-    /// SIGKILL to everything in it.
+    /// Sends SIGKILL to all processes in it.
     pub fn kill(&self) -> Result<()> {
         match self.cgroup.kill() {
             Err(Errno::MFILE | Errno::NFILE) => self.with_reserve(|| self.cgroup.kill()),
@@ -53,7 +54,7 @@ impl Leaf {
         }
     }
 
-    /// SIGKILL to each process that is left in it, when [`Cgroup::kill_again_at`] says so.
+    /// Sends SIGKILL to each process that is left in it. Call this at the time that [`Cgroup::kill_again_at`] returns.
     pub fn kill_again(&self) -> Result<()> {
         match self.cgroup.kill_again() {
             Err(Errno::MFILE | Errno::NFILE) => self.with_reserve(|| self.cgroup.kill_again()),
@@ -61,37 +62,37 @@ impl Leaf {
         }
     }
 
-    /// Does `work` with the descriptors that are kept for the end of a job.
+    /// Does `work` after releasing the descriptors that are reserved for the end of a job.
     pub fn with_reserve<T>(&self, work: impl FnOnce() -> T) -> T {
         self.base.with_reserve(work)
     }
 
-    /// The controllers that it has, as `cgroup.controllers` lists them.
+    /// Returns the controllers that it has, as `cgroup.controllers` lists them.
     pub fn controllers(&self) -> &str {
         self.base.controllers_of(&self.cgroup)
     }
 
-    /// Whether it has this one.
+    /// Returns whether it has this controller.
     pub fn has_controller(&self, name: &str) -> bool {
         self.controllers().split_ascii_whitespace().any(|known| known == name)
     }
 
-    /// Lets a job of another user reach it.
+    /// Lets a job of another user reach this leaf.
     pub fn let_others_through(&self) {
         self.base.let_others_through();
     }
 
-    /// Whether anything runs in it.
+    /// Returns whether any process runs in it.
     pub fn populated(&self) -> Result<bool> {
         if self.removed { Ok(false) } else { populated(&self.events) }
     }
 
-    /// Its `cgroup.events`, ready for EPOLLPRI when it has changed since it was read.
+    /// Returns its `cgroup.events`, which is ready for EPOLLPRI when it has changed since it was read.
     pub fn events(&self) -> Arc<OwnedFd> {
         self.events.clone()
     }
 
-    /// Its path from the base on, which no other cgroup of the machine ends with.
+    /// Returns its path from the base on. No other cgroup of the machine has a path with this end.
     pub fn tail(&self) -> String {
         let base = self.base.cgroup().path().file_name().unwrap_or_default().to_string_lossy();
         match &self.name {
@@ -100,8 +101,8 @@ impl Leaf {
         }
     }
 
-    /// Removes it and the cgroups that the job made below it, for [`STEP`] at most; whether it is gone. `false`: call it again when
-    /// other work has had its turn.
+    /// Removes the leaf and the cgroups that the job made below it, for at most [`STEP`]. Returns whether the leaf is
+    /// gone. If it is not, call this again after other work.
     ///
     /// # Errors
     /// As [`Cgroup::remove`].
@@ -126,7 +127,7 @@ impl Leaf {
 impl Drop for Leaf {
     fn drop(&mut self) {
         if !self.removed && !self.base.is_elsewhere() {
-            // What can't be killed from here is the guard's to end, when the supervisor is gone.
+            // The guard ends processes that cannot be killed here, when the supervisor is gone.
             let _ = self.kill();
             let _ = self.remove_until(None);
         }

@@ -1,4 +1,4 @@
-//! What a job may use: plain data, checked before anything is started.
+//! Limits on the resources of a job: plain data, which is checked before any process is started.
 
 use std::path::Path;
 
@@ -21,18 +21,18 @@ use crate::kernel::size::Size;
 pub enum Controller {
     /// CPU time: `cpu.max`, `cpu.weight`.
     Cpu,
-    /// Which CPUs: `cpuset.cpus`.
+    /// The set of CPUs: `cpuset.cpus`.
     Cpuset,
     /// Block devices: `io.max`, `io.weight`, `io.stat`.
     Io,
-    /// Memory and swap: `memory.max` and its like, `memory.peak`.
+    /// Memory and swap: `memory.max` and similar files, `memory.peak`.
     Memory,
     /// Processes and threads: `pids.max`, `pids.peak`.
     Pids,
 }
 
 impl Controller {
-    /// Its name in `cgroup.controllers`.
+    /// Returns the name of the controller in `cgroup.controllers`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -51,19 +51,19 @@ impl std::fmt::Display for Controller {
     }
 }
 
-/// Limits on what goes to and from one block device, a second each (`io.max`).
+/// Limits on reads from and writes to one block device, each of them per second (`io.max`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct IoMax {
-    /// The device: its file (`/dev/sda`), `MAJOR:MINOR`, or any path, which stands for the disk that it is on.
+    /// The device: its file (`/dev/sda`), `MAJOR:MINOR`, or any path, which means the disk that contains it.
     pub device: String,
-    /// Bytes read.
+    /// Bytes read per second.
     pub rbps: Option<u64>,
-    /// Bytes written.
+    /// Bytes written per second.
     pub wbps: Option<u64>,
-    /// Read operations.
+    /// Read operations per second.
     pub riops: Option<u64>,
-    /// Write operations.
+    /// Write operations per second.
     pub wiops: Option<u64>,
 }
 
@@ -99,13 +99,14 @@ impl std::str::FromStr for IoMax {
     }
 }
 
-/// What a job may use. All of it is set before the command's first instruction, or the spawn fails:
-/// a limit that can't be enforced is an error ([`Error::Limit`]), never a warning.
+/// Limits on the resources of a job. All limits are set before the command's first instruction, or the spawn fails: a
+/// limit that cannot be enforced is an error ([`Error::Limit`]), never a warning.
 ///
-/// The cgroup ones hold for the whole job together and need a controller each:
-/// [`Builder::controllers`](crate::Builder::controllers). Resource limits and niceness are each process's own and inherited.
+/// The cgroup limits apply to the whole job together. Each of them needs a controller:
+/// [`Builder::controllers`](crate::Builder::controllers). Resource limits and niceness apply to each process and are
+/// inherited.
 ///
-/// They hold a careless job. One that runs as the user who owns its cgroup could lift them.
+/// The limits protect against careless jobs. A job that runs as the owner of its cgroup could remove them.
 ///
 /// ```
 /// let mut limits = pinfold::Limits::default();
@@ -117,36 +118,37 @@ impl std::str::FromStr for IoMax {
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Memory, page cache included: beyond it the kernel reclaims, then its OOM killer ends processes of the job
-    /// (`memory.max`).
+    /// Memory, including the page cache. Beyond this limit, the kernel reclaims memory, then its OOM killer ends
+    /// processes of the job (`memory.max`).
     pub memory: Option<Size>,
-    /// Memory beyond which the job is slowed down and reclaimed from (`memory.high`).
+    /// Memory beyond which the kernel slows the job down and reclaims memory from it (`memory.high`).
     pub memory_high: Option<Size>,
-    /// Swap (`memory.swap.max`). With [`memory`](Self::memory) and without this: none, since a job that swaps defeats the
-    /// limit and the machine.
+    /// Swap (`memory.swap.max`). If [`memory`](Self::memory) is set and this is not, the job gets no swap: with swap,
+    /// it could exceed the memory limit and slow down the machine.
     pub swap: Option<Size>,
-    /// Processes and threads at once; a fork beyond it fails with `EAGAIN` (`pids.max`).
+    /// The number of processes and threads at the same time. A fork beyond it fails with `EAGAIN` (`pids.max`).
     pub pids: Option<u64>,
-    /// CPU time a second, in CPUs: 0.5 is half of one. At least 0.01 (`cpu.max`, in periods of 100 ms).
+    /// CPU time per second, in CPUs: 0.5 is half of one CPU. At least 0.01 (`cpu.max`, in periods of 100 ms).
     pub cpus: Option<f64>,
-    /// The share of CPU time among siblings when there is not enough: 1 to 10000, 100 by default (`cpu.weight`).
+    /// The share of CPU time among sibling cgroups if CPU time is short: 1 to 10000, 100 by default (`cpu.weight`).
     pub cpu_weight: Option<u64>,
-    /// The share of I/O, as [`cpu_weight`](Self::cpu_weight) (`io.weight`).
+    /// The share of I/O, with the values of [`cpu_weight`](Self::cpu_weight) (`io.weight`).
     pub io_weight: Option<u64>,
-    /// Limits a block device (`io.max`).
+    /// Limits on block devices (`io.max`).
     pub io_max: Vec<IoMax>,
-    /// The CPUs to run on, as `0-3,7` (`cpuset.cpus`).
+    /// The CPUs to run on, for example `0-3,7` (`cpuset.cpus`).
     pub cpuset: Option<String>,
-    /// When memory runs out, the whole job is killed and not one of its processes (`memory.oom.group`, Linux 4.19).
+    /// Whether the kernel kills the whole job, and not only one of its processes, when memory runs out
+    /// (`memory.oom.group`, Linux 4.19).
     pub oom_group: bool,
-    /// Resource limits, set before the user is changed.
+    /// Resource limits, which are set before the user is changed.
     pub rlimits: Vec<Rlimit>,
-    /// Niceness, from -20 (greedy, for root) to 19 (setpriority(2)).
+    /// Niceness, from -20 (highest priority, for root) to 19 (setpriority(2)).
     pub nice: Option<i32>,
 }
 
 impl Limits {
-    /// The controllers that they need, for [`Builder::controllers`](crate::Builder::controllers).
+    /// Returns the controllers that the limits need, for [`Builder::controllers`](crate::Builder::controllers).
     #[must_use]
     pub fn controllers(&self) -> Vec<Controller> {
         let memory = self.memory.is_some() || self.memory_high.is_some() || self.swap.is_some() || self.oom_group;
@@ -162,10 +164,10 @@ impl Limits {
         .collect()
     }
 
-    /// Finds values that can't be meant on this machine. A spawn does so too.
+    /// Checks that all values are valid on this machine. A spawn makes the same check.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with the first of them.
+    /// [`Error::Invalid`] with the first invalid value.
     pub fn check(&self) -> Result<()> {
         let page = rustix::param::page_size() as u64;
         for (what, size) in [("memory limit", self.memory), ("limit memory-high", self.memory_high)] {
@@ -175,23 +177,23 @@ impl Limits {
                 return Err(Error::invalid(what, bytes.to_string(), format!("it is below a page of {page} bytes")));
             }
         }
-        // A limit of the kernel's own on numbers of processes (PID_MAX_LIMIT).
+        // The kernel's own limit on the number of processes (PID_MAX_LIMIT).
         if let Some(pids) = self.pids
             && !(1..=4_194_304).contains(&pids)
         {
-            return Err(Error::invalid("limit on processes", pids.to_string(), "it is from 1 to 4194304"));
+            return Err(Error::invalid("limit on processes", pids.to_string(), "it must be from 1 to 4194304"));
         }
         // The kernel's least quota is 1 ms in a period.
         if let Some(cpus) = self.cpus
             && !(0.01..=10_000.0).contains(&cpus)
         {
-            return Err(Error::invalid("number of CPUs", cpus.to_string(), "it is from 0.01 to 10000"));
+            return Err(Error::invalid("number of CPUs", cpus.to_string(), "it must be from 0.01 to 10000"));
         }
         for (what, weight) in [("CPU weight", self.cpu_weight), ("I/O weight", self.io_weight)] {
             if let Some(weight) = weight
                 && !(1..=10_000).contains(&weight)
             {
-                return Err(Error::invalid(what, weight.to_string(), "it is from 1 to 10000"));
+                return Err(Error::invalid(what, weight.to_string(), "it must be from 1 to 10000"));
             }
         }
         if let Some(list) = &self.cpuset {
@@ -200,7 +202,7 @@ impl Limits {
         if let Some(nice) = self.nice
             && !(-20..=19).contains(&nice)
         {
-            return Err(Error::invalid("niceness", nice.to_string(), "it is from -20 to 19"));
+            return Err(Error::invalid("niceness", nice.to_string(), "it must be from -20 to 19"));
         }
         for limit in &self.io_max {
             device_of(&limit.device)?;
@@ -209,7 +211,7 @@ impl Limits {
     }
 }
 
-/// The CPUs of a list like `0-3,7`, as the kernel writes them; `None` where it is none.
+/// Returns the CPUs of a list like `0-3,7`, the kernel's notation; `None` if the text is not such a list.
 pub(crate) fn cpus_of(list: &str) -> Option<std::collections::BTreeSet<u32>> {
     const MOST: u32 = 65_536;
     let mut cpus = std::collections::BTreeSet::new();
@@ -225,19 +227,20 @@ pub(crate) fn cpus_of(list: &str) -> Option<std::collections::BTreeSet<u32>> {
     Some(cpus)
 }
 
-/// The machine's memory, in bytes (sysinfo(2)).
+/// Returns the machine's memory, in bytes (sysinfo(2)).
 pub(crate) fn machine_memory() -> u64 {
     let info = rustix::system::sysinfo();
     info.totalram as u64 * u64::from(info.mem_unit)
 }
 
-/// The machine's swap, in bytes.
+/// Returns the machine's swap, in bytes.
 pub(crate) fn machine_swap() -> u64 {
     let info = rustix::system::sysinfo();
     info.totalswap as u64 * u64::from(info.mem_unit)
 }
 
-/// `MAJOR:MINOR` of the whole disk that `device` is, or is on: `io.max` takes no partitions.
+/// Returns `MAJOR:MINOR` of the disk that `device` names or that contains it. It is always the whole disk, because
+/// `io.max` does not accept partitions.
 pub(crate) fn device_of(device: &str) -> Result<String> {
     let bad = |reason: &str| Error::invalid("device", device, reason);
     let numbers = device.split_once(':').filter(|(major, minor)| {
@@ -255,14 +258,14 @@ pub(crate) fn device_of(device: &str) -> Result<String> {
     };
     let known = Path::new("/sys/dev/block").join(&number);
     if !known.exists() {
-        return Err(bad("it is no block device, and on none: see lsblk"));
+        return Err(bad("it is no block device and no path on one: see lsblk"));
     }
     if !known.join("partition").exists() {
         return Ok(number);
     }
     // /sys/dev/block/8:1 is a link to …/sda/sda1.
     let disk = known.canonicalize().ok().and_then(|path| std::fs::read_to_string(path.parent()?.join("dev")).ok());
-    disk.map(|text| text.trim().to_owned()).ok_or_else(|| bad("the disk of this partition is not found in /sys"))
+    disk.map(|text| text.trim().to_owned()).ok_or_else(|| bad("the disk of this partition was not found in /sys"))
 }
 
 #[cfg(test)]
@@ -301,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant() {
+    fn invalid_limits_are_refused() {
         let limits = |change: fn(&mut Limits)| {
             let mut limits = Limits::default();
             change(&mut limits);

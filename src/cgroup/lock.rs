@@ -1,4 +1,5 @@
-//! Bases that are locked though neither a guard nor the supervisor holds the lock: any process that may open a directory can lock it.
+//! Finds bases that are locked although neither a guard nor the supervisor holds the lock: any process that may open a
+//! directory can lock it.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -10,7 +11,7 @@ use super::directory::Cgroup;
 use super::sweep::claim;
 use crate::kernel::process;
 
-/// Which processes have which bases open, as far as `/proc` shows it.
+/// The processes that have a base open, as far as `/proc` shows them, by the name of the base.
 #[derive(Debug, Default)]
 pub(crate) struct Open(HashMap<String, Vec<Holder>>);
 
@@ -21,7 +22,7 @@ struct Holder {
 }
 
 impl Open {
-    /// Looks through the descriptors of all processes that this one may look at (proc_pid_fd(5)).
+    /// Searches the descriptors of all processes whose descriptors this process may list (proc_pid_fd(5)).
     pub fn now() -> Self {
         let mut all = HashMap::<String, Vec<Holder>>::new();
         if process::proc_is_own().is_err() {
@@ -46,8 +47,9 @@ impl Open {
         Self(all)
     }
 
-    /// The processes that have the base `name` open, which is locked, where none of them is a guard or its supervisor. None where
-    /// they can't be seen: they may be in another PID namespace.
+    /// Returns the processes that have the locked base `name` open, if none of them is a guard or the supervisor of
+    /// this base. Otherwise the list is empty. It is also empty if the processes are not visible, for example in
+    /// another PID namespace.
     pub fn strangers(&self, name: &str) -> Vec<Pid> {
         let holders = self.0.get(name).map(Vec::as_slice).unwrap_or_default();
         let is_own = |holder: &Holder| holder.is_guard || base::supervisor_of(name) == Some(holder.pid);
@@ -55,7 +57,7 @@ impl Open {
     }
 }
 
-/// The bases right in `place` that are locked and have no guard, with the processes that have them open.
+/// Returns the bases directly in `place` that are locked and have no guard, with the processes that have them open.
 pub(crate) fn without_guard(place: &Cgroup) -> Vec<(String, Vec<Pid>)> {
     let names = place.children().unwrap_or_default().into_iter().filter(|name| base::is_name(name));
     let locked: Vec<_> = names.filter(|name| matches!(claim(place, name), Ok(None))).collect();

@@ -1,4 +1,4 @@
-//! Where jobs can be held: probe, and keep the reason of each refusal.
+//! Finds the cgroup that can hold jobs, and records the reason of each refusal.
 
 pub(crate) mod apply;
 pub(crate) mod base;
@@ -39,7 +39,7 @@ pub(crate) const READ_ONLY: &str = "ask for a writable cgroup file system (Docke
 /// The magic number of a cgroup2 file system (statfs(2)).
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 
-/// The cgroup to make bases in: `wanted` if given, else this process's own.
+/// Returns the cgroup to make bases in: `wanted` if it is given, otherwise this process's own cgroup.
 pub(crate) fn place(wanted: Option<&Path>) -> Result<Cgroup, Vec<Refusal>> {
     match wanted {
         Some(path) => open_cgroup(path).map_err(|refusal| vec![refusal]),
@@ -47,7 +47,7 @@ pub(crate) fn place(wanted: Option<&Path>) -> Result<Cgroup, Vec<Refusal>> {
     }
 }
 
-/// The same cgroup, also where nothing can be made in it: to look at.
+/// Returns the same cgroup as [`place`], even if no base can be made in it. For a caller that only reads it.
 pub(crate) fn visible(wanted: Option<&Path>) -> Result<Cgroup, Vec<Refusal>> {
     match wanted {
         Some(path) => open_visible(path).map_err(|refusal| vec![refusal]),
@@ -55,7 +55,7 @@ pub(crate) fn visible(wanted: Option<&Path>) -> Result<Cgroup, Vec<Refusal>> {
     }
 }
 
-/// Whether the guard can hold a job as its subreaper: it has to find its descendants.
+/// Checks whether the guard can hold a job as its subreaper. For that, it must be able to find its descendants.
 pub(crate) fn subreaper() -> Result<(), Refusal> {
     let refuse = |reason: String, advice: &str| Refusal::new("the guard as subreaper", reason, advice);
     let own = std::fs::read_link("/proc/self").map_err(|error| {
@@ -67,19 +67,19 @@ pub(crate) fn subreaper() -> Result<(), Refusal> {
     Err(refuse("/proc shows another PID namespace".into(), "mount one of this namespace: unshare --mount-proc"))
 }
 
-/// Where cgroup2 is usually mounted: pure v2 hosts, hybrid ones.
+/// The usual mount points of cgroup2: on pure v2 hosts, then on hybrid hosts.
 const USUAL_MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
 type Open = fn(&Path) -> Result<Cgroup, Refusal>;
 
-/// This process's own cgroup at a usual place, proven by the cgroup's id (Linux 6.13): the mount table of a busy container
-/// host is long.
+/// Opens this process's own cgroup below a usual mount point, and checks the cgroup's id (Linux 6.13). This avoids
+/// reading the mount table, which is long on a busy container host.
 fn own_cgroup_at_usual_place(open: Open) -> Option<Cgroup> {
     let id = Pidfd::open(rustix::process::getpid()).ok()?.cgroup_id()?;
     let own = mount::own_path(&read_file("/proc/self/cgroup").ok()?)?;
     let below = own.strip_prefix("/").ok()?;
     USUAL_MOUNTS.iter().find_map(|mount| {
-        // Joined with nothing, a path would end with a slash.
+        // A path that is joined with an empty one would end with a slash.
         let path = if below.as_os_str().is_empty() { mount.into() } else { Path::new(mount).join(below) };
         let cgroup = open(&path).ok()?;
         (cgroup.id().ok()? == id).then_some(cgroup)
@@ -133,7 +133,8 @@ fn own_cgroup(open: Open) -> Result<Cgroup, Vec<Refusal>> {
     Err(refusals)
 }
 
-/// Reads a file of /proc whole; with room from the start, since the kernel makes its text anew for each read.
+/// Reads a whole file of /proc. The buffer is large from the start, because the kernel makes the text again for each
+/// read.
 pub(crate) fn read_file(file: &str) -> std::io::Result<Vec<u8>> {
     let mut text = Vec::with_capacity(16 * 1024);
     std::io::Read::read_to_end(&mut std::fs::File::open(file)?, &mut text)?;

@@ -1,5 +1,6 @@
-//! The modes of a cgroup that its own job has changed: `chmod 000` on the directory or a file of it keeps a supervisor that
-//! is not root from listing, killing and removing it. The directory belongs to the supervisor's user, so it gives the modes back.
+//! Restores the modes of a cgroup that its own job has changed. `chmod 000` on the directory or on a file in it
+//! prevents a supervisor that is not root from listing, killing and removing the cgroup. The directory belongs to the
+//! supervisor's user, so the supervisor can restore the modes.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,11 +10,11 @@ use rustix::io::{Errno, Result};
 
 use super::directory::{Cgroup, children, open_in};
 
-/// What pinfold needs to open in a cgroup.
+/// The files of a cgroup that pinfold must be able to open.
 const FILES: [&CStr; 5] = [c"cgroup.procs", c"cgroup.events", c"cgroup.kill", c"cgroup.freeze", c"cgroup.controllers"];
 
 impl Cgroup {
-    /// Does `work`; where a mode forbids it, gives the modes of a cgroup of pinfold's own back and does it once more.
+    /// Does `work`. If a mode forbids it and pinfold made the cgroup, restores the modes and does `work` once more.
     pub(super) fn despite_modes<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
         match work() {
             Err(Errno::ACCESS) if self.is_ours && restore(self.as_fd()).is_ok() => work(),
@@ -21,7 +22,7 @@ impl Cgroup {
         }
     }
 
-    /// Gives back the modes of the cgroup `name` below this one, and those of this one where it is pinfold's own.
+    /// Restores the modes of the cgroup `name` below this one, and the mode of this one if pinfold made it.
     pub(super) fn restore_modes_of(&self, name: &CStr) -> Result<()> {
         if self.is_ours {
             restore_directory(self.as_fd())?;
@@ -31,10 +32,11 @@ impl Cgroup {
     }
 }
 
-/// Gives back the modes of a directory, of the files in it and of those below it. One descriptor at a time: up is `..`.
+/// Restores the modes of a directory, of the files in it and of the directories below it. Only one descriptor is open
+/// at a time: `..` leads up again.
 ///
 /// # Errors
-/// `EPERM` where it belongs to another user.
+/// `EPERM` if the directory belongs to another user.
 fn restore(top: BorrowedFd<'_>) -> Result<()> {
     let mut above = Vec::new();
     let mut below: Option<OwnedFd> = None;
@@ -45,7 +47,7 @@ fn restore(top: BorrowedFd<'_>) -> Result<()> {
             let opened = restore_entry(dir, &name, Mode::RWXU)
                 .and_then(|()| open_in(dir, &name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC))
                 .and_then(|child| Ok((restore_one(child.as_fd())?, child)));
-            // One that is gone, or another user's, is skipped: the work that follows reports it.
+            // A directory that is gone or belongs to another user is skipped: the work that follows reports it.
             if let Ok((children, child)) = opened {
                 above.push(std::mem::replace(&mut names, children.into_iter()));
                 below = Some(child);
@@ -62,12 +64,12 @@ fn restore(top: BorrowedFd<'_>) -> Result<()> {
     }
 }
 
-/// The same for one directory; returns the names of those below.
+/// Restores the modes of one directory and of the files in it. Returns the names of the directories below it.
 fn restore_one(dir: BorrowedFd<'_>) -> Result<Vec<std::ffi::CString>> {
     restore_directory(dir)?;
     for file in FILES {
         match restore_entry(dir, file, Mode::RUSR | Mode::WUSR) {
-            // An older kernel has not all of them.
+            // An older kernel does not have all of these files.
             Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno),
         }
@@ -90,7 +92,7 @@ fn restore_entry(dir: BorrowedFd<'_>, name: &CStr, wanted: Mode) -> Result<()> {
     }
 }
 
-/// The mode with what is `wanted`; `None` where it has that.
+/// Returns the mode with the bits of `wanted` added; `None` if it already has them.
 fn with(stat: &Stat, wanted: Mode) -> Option<Mode> {
     let mode = Mode::from_raw_mode(stat.st_mode);
     (!mode.contains(wanted)).then(|| mode | wanted)

@@ -1,4 +1,5 @@
-//! The removal of a cgroup and of all that its job has made below it: in linear time, and in steps between which other work goes on.
+//! The removal of a cgroup and of all cgroups that its job has made below it: in linear time, and in steps, so that
+//! other work can be done between two steps.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,17 +11,20 @@ use rustix::io::{Errno, Result};
 
 use super::directory::{Cgroup, DIRECTORY, children, open_in};
 
-/// The path of the cgroup that could not be removed, and why.
+/// The path of the cgroup that could not be removed, and the reason.
 pub(crate) type NotRemoved = (PathBuf, Errno);
 
-/// A directory is listed so often at most: something else may make cgroups in it meanwhile.
+/// The highest number of listings of one directory. A limit is needed because another program may make cgroups in it
+/// meanwhile.
 const LISTINGS: u32 = 3;
 
-/// The removal of one cgroup. Each cgroup below it is listed once, and removed by one call where nothing is below that.
+/// The removal of one cgroup. Each cgroup below it is listed once. A cgroup with no other cgroup below it is removed by
+/// one call.
 #[derive(Debug)]
 pub(crate) struct Removal {
     name: CString,
-    /// The directory that is being emptied, that of the last level. One descriptor, however deep the job has nested.
+    /// The directory that is being emptied, which is that of the last level. Only this one descriptor is open, however
+    /// deep the job has nested its cgroups.
     dir: Option<OwnedFd>,
     levels: Vec<Level>,
 }
@@ -29,34 +33,35 @@ pub(crate) struct Removal {
 #[derive(Debug)]
 struct Level {
     name: CString,
-    /// What is still to be removed right below it.
+    /// The cgroups directly below that are still to be removed.
     rest: Vec<CString>,
     listings: u32,
 }
 
 impl Cgroup {
-    /// Begins the removal of the cgroup `name` below this one. Nothing may run in it.
+    /// Begins the removal of the cgroup `name` below this one. No process may run in it.
     pub fn removal(&self, name: &str) -> std::result::Result<Removal, NotRemoved> {
         let name = CString::new(name).map_err(|_| (self.path().join(name), Errno::INVAL))?;
         Ok(Removal { name, dir: None, levels: Vec::new() })
     }
 
-    /// Removes the cgroup `name` below this one and all below it, deepest first. It must be empty.
+    /// Removes the cgroup `name` below this one and all cgroups below it, deepest first. They must contain no process.
     ///
     /// # Errors
-    /// `BUSY` where a process is left in it; from 6.19 on also for a moment after the last one has ended. `XDEV` where something
-    /// is mounted on one of them, which its path names.
+    /// `BUSY` if a process is left in it; from Linux 6.19 on also for a moment after the last process has ended. `XDEV`
+    /// if a file system is mounted on one of the cgroups; the path in the error names that cgroup.
     pub fn remove(&self, name: &str) -> std::result::Result<(), NotRemoved> {
         self.removal(name)?.step(self, None).map(drop)
     }
 }
 
 impl Removal {
-    /// Goes on with the removal from `parent`, until the time if one is given; whether it is over. After an error a new one can be
-    /// begun. Another process may be removing the same (guard and supervisor both do at the end): what is gone is done.
+    /// Continues the removal from `parent`, up to the time `until` if it is given. Returns whether the removal is
+    /// complete. After an error the caller can begin a new removal. Another process may remove the same cgroups (guard
+    /// and supervisor both do at the end), so a cgroup that is already gone counts as removed.
     pub fn step(&mut self, parent: &Cgroup, until: Option<Instant>) -> std::result::Result<bool, NotRemoved> {
         match self.go_on(parent, until) {
-            // The job may have changed modes.
+            // The job may have changed the modes of its cgroups.
             Err(Errno::ACCESS) if parent.restore_modes_of(&self.name).is_ok() => {
                 (self.dir, self.levels) = (None, Vec::new());
                 self.go_on(parent, until)
@@ -96,7 +101,7 @@ impl Removal {
                 }
                 continue;
             }
-            // A removed directory still knows the one above it.
+            // `..` still works in a directory that has been removed.
             let up = open_in(dir.as_fd(), c"..", DIRECTORY)?;
             match rmdir(up.as_fd(), &level.name) {
                 Ok(()) | Err(Errno::NOENT) => {}
@@ -116,7 +121,7 @@ impl Removal {
         Ok(true)
     }
 
-    /// Goes down to `name` in `dir`; `false` where it is gone.
+    /// Goes down to `name` in `dir`. Returns `false` if it is gone.
     fn enter(&mut self, dir: BorrowedFd<'_>, name: CString) -> Result<bool> {
         let opened = open_in(dir, &name, DIRECTORY);
         self.levels.push(Level { name, rest: Vec::new(), listings: 1 });
@@ -136,14 +141,14 @@ impl Removal {
         Ok(true)
     }
 
-    /// Of the cgroup that it is at.
+    /// Returns the path of the cgroup that the removal has reached.
     fn path(&self, parent: &Cgroup) -> PathBuf {
         let below = self.levels.iter().map(|level| &level.name).chain(self.levels.is_empty().then_some(&self.name));
         below.fold(parent.path().to_owned(), |path, name| path.join(&*name.to_string_lossy()))
     }
 }
 
-/// The cgroups right below; none where the directory is gone.
+/// Returns the names of the cgroups directly below `dir`; an empty list if the directory is gone.
 fn list(dir: BorrowedFd<'_>) -> Result<Vec<CString>> {
     match children(dir) {
         Err(Errno::NOENT | Errno::NODEV) => Ok(Vec::new()),

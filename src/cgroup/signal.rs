@@ -1,4 +1,4 @@
-//! A signal to every process of a cgroup.
+//! Sends a signal to every process of a cgroup.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -11,17 +11,18 @@ use crate::kernel::pidfd::Pidfd;
 use crate::kernel::scan::{ScanLimits, until_no_new_process};
 use crate::kernel::signal::Signal;
 
-/// So long is a job told as it runs; longer than anything but a storm takes.
+/// How long signals are sent to a running job before it is frozen. Only a job that forks all the time needs longer.
 const UNFROZEN: Duration = Duration::from_millis(250);
 
 impl Cgroup {
-    /// Sends the `signals` to every process here and below that is `wanted`, in the order of the lists, until a pass finds nobody
-    /// new; `found` sees each one once, before its signals. Tells whether there was an end to it: against a job that forks
-    /// faster than it can be told, only a kill helps, and `passes` bounds what is tried before.
+    /// Sends the `signals` to every process in this cgroup and below for which `wanted` returns true, in the order of
+    /// the lists, until a pass finds no new process. Calls `found` once for each process, before it sends the signals.
+    /// Returns whether such a pass was reached within `scans`: a job that forks faster than pinfold can send signals
+    /// can only be killed.
     ///
-    /// Only the job is hit: a process is signalled through a pidfd when its pid was in the list *after* that pidfd
-    /// had been opened, so that a pid which was reused in between is answered with ESRCH and looked at anew. So few
-    /// at a time that four free descriptors are enough.
+    /// Only the job is hit: pinfold opens a pidfd, then reads the list again, and sends the signals through the pidfd
+    /// only if the list still has the pid. If the pid was reused in between, sending fails with `ESRCH`, and the next
+    /// pass handles the new process. The number of open pidfds is limited so that four free descriptors are enough.
     pub fn signal_those(
         &self,
         signals: &[Signal],
@@ -29,67 +30,67 @@ impl Cgroup {
         wanted: impl Fn(Pid) -> bool,
         mut found: impl FnMut(Pid),
     ) -> Result<bool> {
-        let mut told = HashSet::new();
-        let mut tell = |scans: ScanLimits| {
-            until_no_new_process(scans, || self.signal_new(signals, scans, &wanted, &mut found, &mut told))
+        let mut signalled = HashSet::new();
+        let mut signal_all = |scans: ScanLimits| {
+            until_no_new_process(scans, || self.signal_new(signals, scans, &wanted, &mut found, &mut signalled))
         };
-        if tell(scans.within(UNFROZEN))? {
+        if signal_all(scans.within(UNFROZEN))? {
             return Ok(true);
         }
-        // It forks faster than it can be told, or leaves us no CPU for that: nobody is born while it is frozen. If it is so
-        // already, it is not for us to thaw.
+        // The job forks faster than pinfold can send signals, or leaves too little CPU time to pinfold. No process is
+        // started while the cgroup is frozen. If it is frozen already, pinfold must not thaw it afterwards.
         if scans.are_none()
             || self.read(c"cgroup.freeze").is_ok_and(|is| is.starts_with('1'))
             || self.write(c"cgroup.freeze", b"1").is_err()
         {
-            return tell(scans);
+            return signal_all(scans);
         }
-        let done = tell(scans);
+        let done = signal_all(scans);
         let thawed = self.write(c"cgroup.freeze", b"0");
         done.and_then(|done| thawed.map(|()| done))
     }
 
-    /// One pass of that. Tells whether there was anybody new, or may be.
+    /// Makes one pass of [`Cgroup::signal_those`]. Returns whether it found a new process.
     pub(super) fn signal_new(
         &self,
         signals: &[Signal],
         scans: ScanLimits,
         wanted: &dyn Fn(Pid) -> bool,
         found: &mut dyn FnMut(Pid),
-        told: &mut HashSet<Pid>,
+        signalled: &mut HashSet<Pid>,
     ) -> Result<bool> {
-        let mut news = false;
+        let mut found_new = false;
         self.walk(&mut |dir| {
-            let mut fresh: VecDeque<Pid> = processes(dir)?.into_iter().filter(|pid| !told.contains(pid)).collect();
+            let mut fresh: VecDeque<Pid> = processes(dir)?.into_iter().filter(|pid| !signalled.contains(pid)).collect();
             while !fresh.is_empty() {
                 let opened = open_some(&mut fresh)?;
                 let confirmed: HashSet<Pid> = processes(dir)?.into_iter().collect();
                 for (pid, pidfd) in opened.into_iter().filter(|(pid, _)| confirmed.contains(pid) && wanted(*pid)) {
-                    news = true;
+                    found_new = true;
                     if scans.are_over() {
                         return Ok(());
                     }
                     found(pid);
-                    // Where its pid was reused (ESRCH), the next pass sees the new one. What may not be signalled
-                    // (EPERM) is told once: `cgroup.kill` reaches it.
+                    // If the pid was reused (ESRCH), the next pass finds the new process. A process that may not be
+                    // signalled (EPERM) counts as signalled, so that it is not tried again: `cgroup.kill` reaches it.
                     if send(&pidfd, signals) != Err(Errno::SRCH) {
-                        told.insert(pid);
+                        signalled.insert(pid);
                     }
                 }
             }
             Ok(())
         })?;
-        Ok(news)
+        Ok(found_new)
     }
 }
 
-/// One after another, up to one that can't be sent.
+/// Sends the signals one after another, up to the first that fails.
 pub(crate) fn send(process: &Pidfd, signals: &[Signal]) -> Result<()> {
     signals.iter().try_for_each(|&signal| process.send(signal))
 }
 
-/// Opens the first of those processes, which are taken from the list: as many as there are descriptors for, less two: for
-/// the list that confirms them, and to read about one.
+/// Removes processes from the front of `pids` and opens them. If descriptors run out, two are released again: one for
+/// the list that confirms the processes, and one to read a file about a process.
 fn open_some(pids: &mut VecDeque<Pid>) -> Result<Vec<(Pid, Pidfd)>> {
     const MOST: usize = 64;
     let mut opened = Vec::new();
@@ -107,7 +108,7 @@ fn open_some(pids: &mut VecDeque<Pid>) -> Result<Vec<(Pid, Pidfd)>> {
                 opened.drain(keep..).rev().for_each(|(pid, _)| pids.push_front(pid));
                 break;
             }
-            // It has ended, or its number is a thread's by now.
+            // The process has ended, or a thread now has its number.
             Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => {}
             Err(errno) => return Err(errno),
         }

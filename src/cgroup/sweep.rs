@@ -1,4 +1,4 @@
-//! Bases whose supervisor and guard are both gone: found by their lock, emptied, removed.
+//! Finds bases whose supervisor and guard are both gone, by their lock; kills the processes in them, and removes them.
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -11,18 +11,22 @@ use rustix::io::{Errno, Result};
 use crate::cgroup::directory::{Cgroup, populated};
 use crate::kernel::sys;
 
-/// How long a start waits for processes that it has killed, however many bases it finds.
+/// How long the start of a supervisor waits for processes that it has killed in abandoned bases. The time is for all
+/// bases together.
 pub(crate) const BOUND: Duration = Duration::from_millis(200);
 
-/// From 6.19 on a last process can be off the count and not yet off the directory, and there is no event.
+/// The pause between two attempts to remove a busy directory. From Linux 6.19 on, the last process can already be
+/// missing from the count in `cgroup.events` while it still keeps the directory busy, and no event reports the end of
+/// that.
 const BUSY_AGAIN: Duration = Duration::from_millis(1);
 
-/// The base `name` in `parent` if it is abandoned, or `None` where it is alive. It is locked while it is open: two
-/// sweepers do not meet.
+/// Opens and locks the base `name` in `parent` if it is abandoned. Returns `None` if it is in use. The lock lasts while
+/// the returned directory is open, so two sweepers never work on the same base.
 ///
-/// Whoever gets the exclusive lock of a base knows that supervisor and guard are gone, in whatever PID namespace they were:
-/// each holds a shared one (flock(2)), which is not disturbed by this. A base that is being made, and not locked yet, is
-/// lost to its maker, who then tries another name.
+/// Supervisor and guard each hold a shared lock on their base (flock(2)). A process that gets the exclusive lock
+/// therefore knows that both are gone, whatever their PID namespace was; an attempt to get it does not disturb the
+/// shared locks. If this function claims a base that its supervisor has just made and not locked yet, that supervisor
+/// notices it and tries another name.
 pub(crate) fn claim(parent: &Cgroup, name: &str) -> Result<Option<Cgroup>> {
     let cgroup = parent.open(name)?;
     match flock(&cgroup, FlockOperation::NonBlockingLockExclusive) {
@@ -32,10 +36,11 @@ pub(crate) fn claim(parent: &Cgroup, name: &str) -> Result<Option<Cgroup>> {
     }
 }
 
-/// Kills what is in it and waits until nothing runs there; `BUSY` where something still does after `bound`.
+/// Kills the processes in the cgroup and waits until none is left. Fails with `BUSY` if a process is left after
+/// `bound`.
 pub(crate) fn end(cgroup: &Cgroup, bound: Duration) -> Result<()> {
     let events = cgroup.events()?;
-    // Beyond what a clock can hold there is no bound.
+    // A time that the clock cannot represent means that there is no bound.
     let until = Instant::now().checked_add(bound);
     if populated(&events)? {
         cgroup.kill()?;
@@ -48,14 +53,14 @@ pub(crate) fn end(cgroup: &Cgroup, bound: Duration) -> Result<()> {
         let again = cgroup.kill_again_at().unwrap_or_else(Instant::now).saturating_duration_since(Instant::now());
         wait(&[PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)], left.min(again));
         if cgroup.kill_again_at().is_none_or(|at| at <= Instant::now()) && populated(&events)? {
-            // After the bound the caller names the processes that are left.
+            // Errors are ignored here: after the bound, the caller reports the processes that are left.
             let _ = cgroup.kill_again();
         }
     }
     Ok(())
 }
 
-/// Removes an emptied base and what is below it, trying again until `bound` where it is busy.
+/// Removes a base without processes and all cgroups below it. If it is busy, tries again until `bound` is over.
 pub(crate) fn remove(parent: &Cgroup, name: &str, bound: Duration) -> std::result::Result<(), (PathBuf, Errno)> {
     let until = Instant::now().checked_add(bound);
     loop {

@@ -1,4 +1,4 @@
-//! What a job used, read from its leaf before that is removed.
+//! The resource usage of a job, read from its leaf before the leaf is removed.
 
 use std::ffi::CStr;
 
@@ -7,45 +7,47 @@ use rustix::io::{Errno, Result};
 use crate::cgroup::directory::Cgroup;
 use crate::report::{Figure, Usage};
 
-/// What is known from elsewhere than the leaf's files.
+/// Figures that come from other sources than the leaf's files.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Seen {
     /// The main process's largest resident set, in bytes.
     pub main_resident_peak: Option<u64>,
-    /// The highest memory use at an event, in bytes.
+    /// The highest memory use that was read when an event came, in bytes.
     pub memory_highest: Option<u64>,
 }
 
 impl Usage {
+    /// Returns a usage in which no figure is known, for the given reason.
     pub(crate) fn unknown(reason: &str) -> Self {
         Self::with(|_| Figure::unknown(reason))
     }
 
-    /// Without a cgroup: what the guard has reaped.
+    /// Returns the usage of a job without a cgroup: that of the processes that the guard has reaped.
     pub(crate) fn of_reaped(cpu_user: u64, cpu_system: u64, seen: Seen) -> Self {
-        let source = "rusage of the processes that the guard has reaped, with those that these had waited for";
+        let source = "rusage of the processes that the guard has reaped, and of those that these had waited for";
         Self {
             cpu_user_microseconds: Figure::known(cpu_user, source),
             cpu_system_microseconds: Figure::known(cpu_system, source),
             main_resident_peak_bytes: Figure::resident_peak(seen.main_resident_peak),
-            ..Self::unknown("there is no cgroup that would count it")
+            ..Self::unknown("without a cgroup this is not counted")
         }
     }
 
-    /// `controllers` are those that the leaf has: the files of others are not there. With whether descriptors were short.
+    /// Reads the usage from the files of `leaf`. `controllers` are those that the leaf has; the files of other
+    /// controllers do not exist. Also returns whether a file could not be read because descriptors ran out.
     pub(crate) fn read(leaf: &Cgroup, controllers: &str, seen: Seen, with_pressure: bool) -> (Self, bool) {
         let mut files = Files { leaf, controllers, with_pressure, texts: Vec::new() };
         let mut usage = Self::with(|source| files.figure(source));
         usage.main_resident_peak_bytes = Figure::resident_peak(seen.main_resident_peak);
         if let (None, Some(current)) = (usage.memory_peak_bytes.value, usage.memory_current_bytes.value) {
             let highest = current.max(seen.memory_highest.unwrap_or(0));
-            usage.memory_peak_bytes = Figure::known(highest, "memory.current, the highest that was seen");
+            usage.memory_peak_bytes = Figure::known(highest, "the highest memory.current that was seen");
         }
         let short = files.texts.iter().any(|(_, text)| matches!(text, Err(Errno::MFILE | Errno::NFILE)));
         (usage, short)
     }
 
-    /// Each figure from its source.
+    /// Returns a usage whose figures `figure` gets from their sources.
     fn with(mut figure: impl FnMut(&Source) -> Figure) -> Self {
         let mut from = |controller, file, key, since| figure(&Source { controller, file, key, since });
         Self {
@@ -85,30 +87,30 @@ impl Usage {
     }
 }
 
-/// Where a figure stands.
+/// The file and the key of a figure.
 struct Source {
-    /// The controller whose file it is; empty for the files that every cgroup has.
+    /// The controller that the file belongs to; empty for the files that every cgroup has.
     controller: &'static str,
     file: &'static CStr,
     key: Key,
-    /// A kernel without the file is older than this.
+    /// The kernel version that introduced the file.
     since: &'static str,
 }
 
-/// What of the file.
+/// The part of the file that is the figure.
 #[derive(Clone, Copy)]
 enum Key {
-    /// All of it.
+    /// The whole file.
     Single,
     /// The value of a line `KEY VALUE`.
     Flat(&'static str),
     /// The sum over all devices of `KEY=VALUE`.
     Sum(&'static str),
-    /// `total=` of the line `some`.
+    /// The value of `total=` in the line `some`.
     Pressure,
 }
 
-/// A leaf's files, each read once.
+/// The files of a leaf, each of which is read once.
 struct Files<'a> {
     leaf: &'a Cgroup,
     controllers: &'a str,
@@ -122,7 +124,8 @@ impl Files<'_> {
             return Figure::unknown("");
         }
         if !controller.is_empty() && !self.controllers.split_ascii_whitespace().any(|known| known == controller) {
-            // The usual case, for most of the figures: quicker than format! by some microseconds a job.
+            // This is the usual case for most figures. `concat` is faster than `format!` by some microseconds for each
+            // job.
             return Figure::unknown(["the ", controller, " controller is not enabled in this cgroup"].concat());
         }
         if matches!(key, Key::Pressure) && !self.with_pressure {
@@ -131,7 +134,7 @@ impl Files<'_> {
         let name = file.to_string_lossy();
         let known = self.texts.iter().position(|(known, _)| *known == file).unwrap_or_else(|| {
             let text = match key {
-                // A line for each device.
+                // These files have a line for each device, so they can be long.
                 Key::Sum(_) => self.leaf.read_whole(file),
                 Key::Single | Key::Flat(_) | Key::Pressure => self.leaf.read(file),
             };
@@ -151,16 +154,16 @@ impl Files<'_> {
             Key::Sum(key) => Some(sum_of(text, key)),
             Key::Pressure => text.lines().find(|line| line.starts_with("some ")).map(|line| sum_of(line, "total")),
         };
-        value.map_or_else(|| Figure::unknown(format!("{name} does not tell it")), |value| Figure::known(value, &name))
+        value.map_or_else(|| Figure::unknown(format!("{name} does not have it")), |value| Figure::known(value, &name))
     }
 }
 
-/// The value of `key` in a flat keyed file (`KEY VALUE` lines).
+/// Returns the value of `key` in a flat keyed file (`KEY VALUE` lines).
 pub(crate) fn value_of(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok())
 }
 
-/// The sum over all devices of `key=VALUE` in a nested keyed file.
+/// Returns the sum over all devices of `key=VALUE` in a nested keyed file.
 fn sum_of(text: &str, key: &str) -> u64 {
     text.split_ascii_whitespace()
         .filter_map(|pair| pair.split_once('=').filter(|(name, _)| *name == key)?.1.parse::<u64>().ok())

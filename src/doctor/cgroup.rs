@@ -1,4 +1,4 @@
-//! What is to be said about cgroups.
+//! The findings about cgroups.
 
 use super::facts::{Cgroup, Facts, Mount, Tried};
 use super::{Finding, Section, verdict, words};
@@ -31,7 +31,9 @@ pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
     own(cgroup, facts, findings);
     for base in &facts.locked {
         let text = format!("a base is locked and has no guard: {base}");
-        findings.push(Finding::bad("locked", SECTION, text).advise("end what holds the lock, then run pinfold sweep"));
+        findings.push(
+            Finding::bad("locked", SECTION, text).advise("end the process that holds the lock, then run pinfold sweep"),
+        );
     }
     scratch(facts, findings);
     controllers(cgroup, facts, findings);
@@ -40,7 +42,7 @@ pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
 fn mounts(facts: &Facts) -> Finding {
     let mounts = &facts.mounts;
     if let Some(reason) = &mounts.unknown {
-        return Finding::bad("mounts", SECTION, format!("what is mounted is not known: {reason}")).advise(NO_PROC);
+        return Finding::bad("mounts", SECTION, format!("the mounts are not known: {reason}")).advise(NO_PROC);
     }
     let points: Vec<_> = mounts.v2.iter().map(|mount| mount.point.as_str()).collect();
     let (v2, v1) = (points.join(", "), mounts.v1.join(", "));
@@ -53,10 +55,11 @@ fn mounts(facts: &Facts) -> Finding {
     }
 }
 
-/// The mount that this process's cgroup would be used through, where that is read-only.
+/// Returns the mount through which pinfold would use this process's cgroup, if that mount is read-only.
 fn read_only(facts: &Facts) -> Option<&Mount> {
     let directory = facts.cgroup.as_ref().map(|cgroup| cgroup.directory.as_str());
-    // The last one at a point hides the others, and the longest point is the one that a path goes through.
+    // The last mount at a mount point hides the earlier ones. A path goes through the mount with the longest mount
+    // point.
     let mounts = facts.mounts.v2.iter().rev();
     let through =
         |mount: &&Mount| directory.is_none_or(|directory| std::path::Path::new(directory).starts_with(&mount.point));
@@ -64,18 +67,18 @@ fn read_only(facts: &Facts) -> Option<&Mount> {
 }
 
 fn own(cgroup: &Cgroup, facts: &Facts, findings: &mut Vec<Finding>) {
-    let whose = if facts.place.asked_for { "the cgroup that was asked for" } else { "own cgroup" };
+    let whose = if facts.place.asked_for { "the requested cgroup" } else { "own cgroup" };
     let text = format!("{whose}: {}, of user {}, mode {:03o}", cgroup.directory, cgroup.owner, cgroup.mode);
     findings.push(if cgroup.writable {
         Finding::good("own", SECTION, text)
     } else {
-        let finding = Finding::bad("own", SECTION, format!("{text}: nothing can be made in it"));
-        // Said already.
+        let finding = Finding::bad("own", SECTION, format!("{text}: no cgroup can be made in it"));
+        // The finding about the read-only mount already contains the advice.
         if read_only(facts).is_some() { finding } else { finding.advise(NOT_DELEGATED) }
     });
     if let Some(kind) = cgroup.kind.as_deref().filter(|kind| *kind != "domain" && *kind != "domain threaded") {
         findings.push(
-            Finding::bad("type", SECTION, format!("it is {kind}: its cgroup.type"))
+            Finding::bad("type", SECTION, format!("its cgroup.type is {kind}"))
                 .advise("the cgroup is threaded; use --cgroup with a domain cgroup"),
         );
     }
@@ -86,14 +89,14 @@ fn own(cgroup: &Cgroup, facts: &Facts, findings: &mut Vec<Finding>) {
         let id = if file == "pids.max" { "pids_max" } else { "max" };
         let text = format!("{file} is {limit}, here or above");
         findings.push(if *limit == 0 && id == "max" {
-            Finding::bad(id, SECTION, text).advise("raise it: no cgroup can be made below")
+            Finding::bad(id, SECTION, text).advise("raise it: no cgroup can be made in this one")
         } else {
             Finding::note(id, SECTION, text)
         });
     }
 }
 
-/// Whether processes can be put into it.
+/// Reports whether processes can be moved into the cgroup.
 fn delegated(cgroup: &Cgroup) -> Finding {
     let marked = if cgroup.marked_delegated { ", marked as delegated by systemd" } else { "" };
     let ancestor = cgroup.ancestor.as_ref().filter(|ancestor| !ancestor.procs_writable);
@@ -101,7 +104,7 @@ fn delegated(cgroup: &Cgroup) -> Finding {
         (true, None) => Finding::good(
             "delegated",
             SECTION,
-            format!("processes can be moved in it: its cgroup.procs is writable{marked}"),
+            format!("processes can be moved into and out of it: its cgroup.procs is writable{marked}"),
         ),
         (true, Some(ancestor)) => {
             let text = format!(
@@ -113,33 +116,33 @@ fn delegated(cgroup: &Cgroup) -> Finding {
             )
         }
         (false, _) => {
-            let text = format!("processes can't be moved in it: its cgroup.procs can't be written{marked}");
+            let text = format!("processes can't be moved into or out of it: its cgroup.procs can't be written{marked}");
             Finding::bad("delegated", SECTION, text).advise(NOT_DELEGATED)
         }
     }
 }
 
-/// What became of a cgroup that was really made.
+/// Reports the results of the tests in a cgroup that was made for them.
 fn scratch(facts: &Facts, findings: &mut Vec<Finding>) {
     let Some(scratch) = &facts.scratch else { return };
     let finding = match verdict::refusal(facts.place.directory.as_deref().unwrap_or_default(), scratch) {
         Some((refused, _)) => {
-            let finding = Finding::bad("scratch", SECTION, format!("tried there: {}", refused.reason));
+            let finding = Finding::bad("scratch", SECTION, format!("tested there: {}", refused.reason));
             if refused.advice.is_empty() { finding } else { finding.advise(&refused.advice) }
         }
         None => {
             let how = if scratch.cloned == Tried::Works { "a process was born in it" } else { "a process joined it" };
-            Finding::good("scratch", SECTION, format!("tried there: a cgroup was made, {how}"))
+            Finding::good("scratch", SECTION, format!("tested there: a cgroup was made, {how}"))
         }
     };
     findings.push(finding);
     if let Tried::Refused(errno) = scratch.removed {
-        let text = format!("what was made to try it could not be removed: {}", words(errno));
+        let text = format!("the cgroup of this test could not be removed: {}", words(errno));
         findings.push(Finding::bad("removed", SECTION, text).advise("pinfold sweep"));
     }
 }
 
-/// The controllers that limits and reports are about.
+/// The controllers that limits and reports need.
 const USEFUL: [&str; 4] = ["cpu", "io", "memory", "pids"];
 
 fn controllers(cgroup: &Cgroup, facts: &Facts, findings: &mut Vec<Finding>) {
@@ -149,7 +152,7 @@ fn controllers(cgroup: &Cgroup, facts: &Facts, findings: &mut Vec<Finding>) {
     let text = format!("controllers: {}", list(&cgroup.controllers));
     if useful(&cgroup.controllers) {
         findings.push(Finding::good("controllers", SECTION, text));
-        let given = format!("of these its children have: {}", list(&cgroup.given_on));
+        let given = format!("controllers of its children: {}", list(&cgroup.given_on));
         findings.push(if useful(&cgroup.given_on) {
             Finding::good("given_on", SECTION, given)
         } else {
@@ -170,6 +173,6 @@ fn controllers(cgroup: &Cgroup, facts: &Facts, findings: &mut Vec<Finding>) {
         Some(true) => Finding::good("swap", SECTION, "swap is accounted for (memory.swap.max)"),
         Some(false) => Finding::bad("swap", SECTION, "swap is not accounted for: there is no memory.swap.max")
             .advise("swapaccount=1 on the kernel command line"),
-        None => Finding::note("swap", SECTION, "swap accounting: not known, no memory controller here"),
+        None => Finding::note("swap", SECTION, "swap accounting: not known, there is no memory controller here"),
     });
 }

@@ -1,4 +1,4 @@
-//! What there is: one plain structure, gathered once, from which all judgement follows.
+//! The facts about a machine: one plain structure, gathered once, from which all findings follow.
 
 use std::collections::BTreeMap;
 
@@ -6,45 +6,45 @@ use serde::{Deserialize, Serialize};
 
 use crate::report::Refusal;
 
-/// What the machine is like, as this process sees it.
+/// The facts about the machine, as this process sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Facts {
     /// This pinfold's version.
     pub pinfold: String,
-    /// The kernel's release, as `uname -r` tells it.
+    /// The kernel's release, as `uname -r` prints it.
     pub kernel: String,
-    /// The machine's architecture, as `uname -m` tells it.
+    /// The machine's architecture, as `uname -m` prints it.
     pub machine: String,
     /// The effective user id of this process.
     pub user: u32,
     /// The system calls that a job needs.
     pub calls: Calls,
-    /// What is mounted.
+    /// The mounted cgroup file systems.
     pub mounts: Mounts,
-    /// This process's own cgroup, or the one that was asked for; null where none can be seen.
+    /// This process's own cgroup, or the requested one; null if it is not visible.
     pub cgroup: Option<Cgroup>,
-    /// Where bases would be made.
+    /// The directory in which bases would be made.
     pub place: Place,
-    /// Bases there that are locked and have no guard, each with the processes that have it open.
+    /// Bases in this directory that are locked and have no guard, each with the processes that have it open.
     #[serde(default)]
     pub locked: Vec<String>,
-    /// What was tried in a cgroup of our own below that; null where there is no such place.
+    /// The results of the tests in a cgroup that pinfold made in this directory; null if there is no such directory.
     pub scratch: Option<Scratch>,
-    /// Why no job can be held without a cgroup, by the guard as its subreaper; null where that can be.
+    /// Why the guard can't hold a job as its subreaper, without a cgroup; null if it can.
     pub subreaper: Option<Refusal>,
     /// The service manager.
     pub systemd: Systemd,
-    /// The container managers that there are signs of, the innermost first.
+    /// The container managers of which pinfold found signs, the innermost first.
     pub containers: Vec<Container>,
     /// The `/proc` file system.
     pub proc: Proc,
-    /// Limits on what a job may use.
+    /// Limits on the resources that a job may use.
     pub limits: Limits,
 }
 
-/// What became of an operation that was tried.
+/// The result of an operation that was tested.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -53,7 +53,7 @@ pub enum Tried {
     Works,
     /// The kernel refused it, with this errno.
     Refused(i32),
-    /// It could not be tried, for this reason.
+    /// It could not be tested, for this reason.
     Untried(String),
 }
 
@@ -65,16 +65,16 @@ impl Tried {
 
 impl Default for Tried {
     fn default() -> Self {
-        Self::untried("nothing to try it with")
+        Self::untried("there was nothing to test it with")
     }
 }
 
-/// System calls, tried on this process and on children that do nothing.
+/// System calls, tested on this process and on children that do nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Calls {
-    /// clone3(2), Linux 5.3; often refused by containers' seccomp profiles.
+    /// clone3(2), Linux 5.3. The seccomp profiles of containers often refuse it.
     pub clone3: Tried,
     /// `CLONE_INTO_CGROUP` of clone3(2), Linux 5.7: whether the kernel knows it.
     pub clone_into_cgroup: Tried,
@@ -93,13 +93,14 @@ pub struct Calls {
 #[serde(default)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Mounts {
-    /// Why nothing is known of them.
+    /// Why pinfold knows nothing about the mounts; null if it does.
     pub unknown: Option<String>,
     /// The cgroup2 mounts.
     pub v2: Vec<Mount>,
     /// The controllers (and named hierarchies) of cgroup v1 that are mounted here.
     pub v1: Vec<String>,
-    /// Whether this process is in a cgroup namespace of its own, not the machine's; null where that is not known.
+    /// Whether this process is in a cgroup namespace of its own and not in the machine's; null if pinfold does not know
+    /// it.
     pub namespaced: Option<bool>,
 }
 
@@ -108,11 +109,11 @@ pub struct Mounts {
 #[serde(default)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Mount {
-    /// Where it is mounted.
+    /// The mount point.
     pub point: String,
-    /// Which part of the cgroup tree it shows, seen from this process's cgroup namespace.
+    /// The part of the cgroup tree that this mount shows, as seen from this process's cgroup namespace.
     pub root: String,
-    /// Whether it is read-only here.
+    /// Whether this mount is read-only.
     pub read_only: bool,
 }
 
@@ -123,34 +124,36 @@ pub struct Mount {
 pub struct Cgroup {
     /// Its directory.
     pub directory: String,
-    /// The user that it belongs to.
+    /// The user id of its owner.
     pub owner: u32,
     /// Its directory's permissions, as in `0o755`.
     pub mode: u32,
     /// Whether this process may make directories in it.
     pub writable: bool,
-    /// Whether this process may put processes in and out of it: write to its `cgroup.procs`.
+    /// Whether this process may move processes into and out of it, that is, write to its `cgroup.procs`.
     pub procs_writable: bool,
-    /// Where it is not this process's own: the lowest directory that is above both it and this process's own cgroup, and whether its
-    /// `cgroup.procs` may be written, which is needed to put a process from here to there (cgroups(7), delegation
-    /// containment). Null where that directory can't be seen.
+    /// If this is not the process's own cgroup: the lowest directory above both this cgroup and the process's own one,
+    /// and whether this process may write to its `cgroup.procs`. To move a process from the one cgroup to the other,
+    /// pinfold needs this right (cgroups(7), delegation containment). Null if that directory is not visible.
     pub ancestor: Option<Ancestor>,
-    /// Whether systemd has marked it as delegated (the extended attribute `user.delegate` or `trusted.delegate`); only
-    /// root can read the second one.
+    /// Whether systemd has marked it as delegated, with the extended attribute `user.delegate` or `trusted.delegate`.
+    /// Only root can read the second one.
     pub marked_delegated: bool,
-    /// `cgroup.type` (`domain`, `threaded`, `domain threaded`, `domain invalid`); null in the root cgroup, which has none.
+    /// `cgroup.type` (`domain`, `threaded`, `domain threaded`, `domain invalid`); null in the root cgroup, which does
+    /// not have this file.
     pub kind: Option<String>,
     /// Its controllers (`cgroup.controllers`).
     pub controllers: Vec<String>,
     /// The controllers that its children have (`cgroup.subtree_control`).
     pub given_on: Vec<String>,
-    /// Whether there is a `memory.swap.max` in it; null where there is no `memory.max` either: it has no memory controller,
-    /// or is the root cgroup.
+    /// Whether it has the file `memory.swap.max`; null if it does not have `memory.max` either, because it has no
+    /// memory controller or is the root cgroup.
     pub swap: Option<bool>,
-    /// How many processes of this PID namespace are right in it, this one included.
+    /// How many processes of this PID namespace are in this cgroup itself, not in a cgroup below it; this includes
+    /// pinfold's own process.
     pub processes: u64,
-    /// Limits of it and of what is above it, each with the lowest value that can be seen: `cgroup.max.descendants`,
-    /// `cgroup.max.depth`, `pids.max`.
+    /// Limits of this cgroup and of the cgroups above it, each with the lowest value that is visible:
+    /// `cgroup.max.descendants`, `cgroup.max.depth`, `pids.max`.
     pub limits: BTreeMap<String, u64>,
 }
 
@@ -165,51 +168,51 @@ pub struct Ancestor {
     pub procs_writable: bool,
 }
 
-/// Where `pinfold run` would make its base.
+/// The directory in which `pinfold run` would make its base.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Place {
-    /// Whether it was asked for: then nothing else is used.
+    /// Whether the user requested this directory; then pinfold uses no other one.
     pub asked_for: bool,
-    /// The directory, where there is one.
+    /// The directory; null if pinfold found none.
     pub directory: Option<String>,
-    /// What was tried and refused, where there is none.
+    /// If pinfold found no directory: the ones that it tried, and why it can't use them.
     pub refused: Vec<Refusal>,
 }
 
-/// What was tried in a cgroup of our own, which has been removed since.
+/// The results of the tests in a cgroup that pinfold made for this purpose and has removed again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Scratch {
-    /// Making its directory.
+    /// Making the directory of the cgroup.
     pub made: Tried,
-    /// Starting a process straight in it (`CLONE_INTO_CGROUP`).
+    /// Starting a process directly in the cgroup (`CLONE_INTO_CGROUP`).
     pub cloned: Tried,
-    /// Starting a process that writes itself into its `cgroup.procs`.
+    /// Starting a process that joins the cgroup: it writes its own id into `cgroup.procs`.
     pub joined: Tried,
-    /// Freezing and thawing it (`cgroup.freeze`, Linux 5.2).
+    /// Freezing and thawing the cgroup (`cgroup.freeze`, Linux 5.2).
     pub frozen: Tried,
-    /// Killing it (`cgroup.kill`, Linux 5.14).
+    /// Killing all processes of the cgroup (`cgroup.kill`, Linux 5.14).
     pub killed: Tried,
-    /// Removing it.
+    /// Removing the cgroup.
     pub removed: Tried,
-    /// Whether a process that is started straight in a cgroup that was once killed is killed too (a bug of Linux 6.14 and
-    /// later, fixed in 7.3); null where that could not be tried.
+    /// Whether the kernel kills a process that is started directly in a cgroup that was killed before (a bug of Linux
+    /// 6.14 and later, fixed in 7.3); null if this could not be tested.
     pub kills_the_newborn: Option<bool>,
-    /// Its controllers (`cgroup.controllers`): what a job has without further ado.
+    /// The controllers of the cgroup (`cgroup.controllers`), which a job has without any further step.
     pub controllers: Vec<String>,
 }
 
-/// systemd, as a manager of cgroups.
+/// The service manager systemd, from which pinfold can request a cgroup.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Systemd {
-    /// Whether the machine was booted by it (`/run/systemd/system`, sd_booted(3)).
+    /// Whether systemd booted the machine (`/run/systemd/system`, sd_booted(3)).
     pub booted: bool,
-    /// Whether the system manager can be reached: its bus accepts connections.
+    /// Whether the system manager can be reached, that is, whether its socket accepts connections.
     pub system: Manager,
     /// Whether this user's manager can be reached.
     pub user: Manager,
@@ -220,11 +223,11 @@ pub struct Systemd {
 #[serde(default)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Manager {
-    /// The socket that was tried; null where it is not known where it would be.
+    /// The socket that pinfold tried; null if its path is not known.
     pub socket: Option<String>,
-    /// Whether it accepts connections.
+    /// Whether the socket accepts connections.
     pub reachable: bool,
-    /// Why not, in words.
+    /// Why it does not, in words.
     pub error: Option<String>,
 }
 
@@ -234,7 +237,7 @@ pub struct Manager {
 pub struct Container {
     /// What manages it.
     pub kind: ContainerKind,
-    /// The file or variable that tells.
+    /// The file or environment variable that is the sign.
     pub sign: String,
 }
 
@@ -242,14 +245,14 @@ pub struct Container {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[allow(missing_docs)] // Their names say it.
+#[allow(missing_docs)] // The names are sufficient.
 pub enum ContainerKind {
     Docker,
     Podman,
     Kubernetes,
     Lxc,
     Nspawn,
-    /// Another one, by the name that it gives itself.
+    /// Another one, with the name that it uses for itself.
     Other(String),
 }
 
@@ -260,25 +263,25 @@ pub enum ContainerKind {
 pub struct Proc {
     /// Whether it is mounted.
     pub mounted: bool,
-    /// Whether it shows other users' processes to this one: `hidepid` is below 2, or does not hold for this process
+    /// Whether it shows other users' processes to this process: `hidepid` is below 2, or does not apply to this process
     /// (proc(5)).
     pub shows_others: bool,
-    /// Its mount option `hidepid` (`0` where it is not set): a number, or since Linux 5.8 `invisible` or `ptraceable`.
+    /// Its mount option `hidepid` (`0` if it is not set): a number, or since Linux 5.8 `invisible` or `ptraceable`.
     pub hidepid: String,
-    /// Whether `/proc/PID/task/TID/children` is there (`CONFIG_PROC_CHILDREN`).
+    /// Whether `/proc/PID/task/TID/children` exists (`CONFIG_PROC_CHILDREN`).
     pub children: bool,
 }
 
-/// Limits; null means none, or that it is not known.
+/// Limits. Null means that there is no limit, or that pinfold does not know it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Limits {
-    /// Open files of a process, soft: `ulimit -Sn`.
+    /// Open files of a process, soft limit: `ulimit -Sn`.
     pub files_soft: Option<u64>,
-    /// Open files of a process, hard: `ulimit -Hn`.
+    /// Open files of a process, hard limit: `ulimit -Hn`.
     pub files_hard: Option<u64>,
-    /// Processes and threads of this user: `ulimit -u`. It does not hold for root.
+    /// Processes and threads of this user: `ulimit -u`. It does not apply to root.
     pub processes: Option<u64>,
     /// Queued signals and timers of this user: `ulimit -i`. Each start of a command needs one.
     pub pending_signals: Option<u64>,

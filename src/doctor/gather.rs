@@ -16,14 +16,14 @@ use crate::doctor::probe;
 use crate::kernel::{mount, sys};
 use crate::report::ProcessInfo;
 
-/// The inode of the machine's own cgroup namespace (`PROC_CGROUP_INIT_INO`, include/linux/proc_ns.h).
+/// The inode number of the machine's own cgroup namespace (`PROC_CGROUP_INIT_INO`, include/linux/proc_ns.h).
 const MACHINES_CGROUP_NAMESPACE: u64 = 0xEFFF_FFFB;
 
 /// The magic number of a proc file system (statfs(2)).
 const PROC_MAGIC: u64 = 0x9fa0;
 
 impl Facts {
-    /// Looks at the machine. `cgroup` stands for this process's own cgroup where it is given.
+    /// Gathers the facts about this machine. If `cgroup` is given, it is used in place of this process's own cgroup.
     #[must_use]
     pub fn gather(cgroup: Option<&Path>) -> Self {
         let uname = rustix::system::uname();
@@ -44,7 +44,7 @@ impl Facts {
             user: geteuid().as_raw(),
             calls: Calls { clone3, clone_into_cgroup, pidfd_open, pidfd_send_signal, waitid_pidfd, pidfd_get_info },
             mounts: mounts(&mountinfo),
-            cgroup: containment::visible(cgroup).ok().map(|there| look_at(&there, cgroup.is_none())),
+            cgroup: containment::visible(cgroup).ok().map(|there| describe(&there, cgroup.is_none())),
             place: Place {
                 asked_for: cgroup.is_some(),
                 directory: place.as_ref().ok().map(|place| place.path().display().to_string()),
@@ -82,8 +82,8 @@ fn mounts(mountinfo: &std::io::Result<Vec<u8>>) -> Mounts {
     }
 }
 
-/// The controllers of the v1 hierarchies, and the names of those without one: the file system's own options that are not a
-/// mount's (cgroups(7)).
+/// Returns the controllers of the v1 hierarchies, and the names of those hierarchies that have no controller. mountinfo
+/// lists them among the options of the file system; the other options in that list are skipped (cgroups(7)).
 fn v1_controllers(mountinfo: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (_, after) in mountinfo.lines().filter_map(|line| line.split_once(" - ")) {
@@ -102,7 +102,7 @@ fn v1_controllers(mountinfo: &str) -> Vec<String> {
     found
 }
 
-fn look_at(there: &directory::Cgroup, own: bool) -> Cgroup {
+fn describe(there: &directory::Cgroup, own: bool) -> Cgroup {
     let path = there.path();
     let metadata = std::fs::metadata(path).ok();
     let words = |file: &CStr| -> Vec<String> {
@@ -130,15 +130,15 @@ fn look_at(there: &directory::Cgroup, own: bool) -> Cgroup {
     }
 }
 
-/// Whether this process, with its effective ids, may write it.
+/// Returns whether this process may write to the path, with its effective ids.
 fn may_write(path: &Path) -> bool {
     accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
 }
 
-/// The lowest cgroup above both `path` and this process's own.
+/// Returns the lowest cgroup above both `path` and this process's own.
 fn ancestor(path: &Path) -> Option<Ancestor> {
     let own = containment::visible(None).ok()?;
-    // In one mount: elsewhere the paths have nothing to do with each other.
+    // Both paths are taken from one mount: paths in different mounts can't be compared.
     let own = std::fs::canonicalize(own.path()).ok()?;
     let path = std::fs::canonicalize(path).ok()?;
     let common = own.ancestors().find(|above| path.starts_with(above))?;
@@ -149,12 +149,12 @@ fn ancestor(path: &Path) -> Option<Ancestor> {
     })
 }
 
-/// The lowest of each limit from `path` upwards, as far as this mount shows them.
+/// Returns the lowest value of each limit from `path` upwards, as far as this mount shows them.
 fn cgroup_limits(path: &Path) -> BTreeMap<String, u64> {
     let mut lowest = BTreeMap::new();
     for above in path.ancestors().take_while(|above| above.join("cgroup.procs").exists()) {
         for file in ["cgroup.max.descendants", "cgroup.max.depth", "pids.max"] {
-            // "max" is no number.
+            // "max" is not a number: there is no limit.
             let Some(limit) = number(&above.join(file)) else { continue };
             lowest.entry(file.to_owned()).and_modify(|there: &mut u64| *there = limit.min(*there)).or_insert(limit);
         }
@@ -166,8 +166,9 @@ fn number(path: &Path) -> Option<u64> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// systemd listens on a socket of its own in each manager's runtime directory; the system's is root's, for others there is the
-/// bus. A connection is made and closed.
+/// Tests whether the managers of systemd can be reached: connects to a socket of each, and closes the connection. Each
+/// manager listens on a private socket in its runtime directory. Only root may use that of the system manager; other
+/// users connect to the system bus instead.
 fn systemd() -> Systemd {
     let booted = Path::new("/run/systemd/system").is_dir();
     let root = geteuid().is_root();
@@ -210,7 +211,7 @@ fn containers() -> Vec<Container> {
             add(kind, file);
         }
     }
-    // What managers set for init, and what systemd as init keeps of it.
+    // Container managers set a variable for the init process; systemd as init keeps its value in a file.
     let named = |name: &str| match name.trim() {
         "docker" => ContainerKind::Docker,
         "podman" => ContainerKind::Podman,
@@ -225,7 +226,7 @@ fn containers() -> Vec<Container> {
             add(named(&name), file);
         }
     }
-    // For root only.
+    // Only root can read this.
     let init = std::fs::read("/proc/1/environ").unwrap_or_default();
     for variable in init.split(|&byte| byte == 0) {
         if let Some(name) = variable.strip_prefix(b"container=").and_then(|name| std::str::from_utf8(name).ok())
@@ -237,7 +238,7 @@ fn containers() -> Vec<Container> {
     }
     if let Some(name) = std::env::var_os("container").as_deref().and_then(OsStr::to_str)
         && !name.is_empty()
-        // The generic name of what is known better.
+        // "oci" is a generic name; the other signs are more precise.
         && name != "oci"
     {
         add(named(name), "the variable container");
@@ -250,7 +251,7 @@ fn proc(mountinfo: &[u8]) -> Proc {
     let mounted = dir.is_ok_and(|dir| fstatfs(dir).is_ok_and(|stat| stat.f_type as u64 == PROC_MAGIC));
     let text = String::from_utf8_lossy(mountinfo);
     let hidepid = hidepid(&text).unwrap_or("0").to_owned();
-    // Under `hidepid`, process 1 is shown to whom it belongs, and to whom all are shown.
+    // With `hidepid`, /proc shows process 1 to its owner, and to processes that `hidepid` does not apply to.
     let first = std::fs::metadata("/proc/1").ok();
     let user = geteuid();
     let shown = first.is_some_and(|first| user.is_root() || first.uid() != user.as_raw());
@@ -263,7 +264,7 @@ fn proc(mountinfo: &[u8]) -> Proc {
     }
 }
 
-/// The option of the file system that is mounted last at /proc.
+/// Returns the option `hidepid` of the file system that was mounted last at /proc, which hides earlier ones.
 fn hidepid(mountinfo: &str) -> Option<&str> {
     let line = mountinfo.lines().rfind(|line| line.split(' ').nth(4) == Some("/proc"))?;
     let (_, after) = line.split_once(" - ")?;
@@ -284,7 +285,7 @@ fn limits() -> Limits {
     }
 }
 
-/// Bases in `place` that are locked and have no guard, in words.
+/// Returns descriptions of the bases in `place` that are locked and have no guard.
 fn locked(place: &directory::Cgroup) -> Vec<String> {
     let holders = |pids: Vec<Pid>| {
         let described = pids.into_iter().map(|pid| match ProcessInfo::of_living(pid) {

@@ -1,9 +1,9 @@
-//! What is to be said about the kernel.
+//! The findings about the kernel.
 
 use super::facts::{Facts, Scratch, Tried};
 use super::{Finding, Section, words};
 
-/// What a job needs at the least.
+/// The oldest kernel version that a job can run on.
 pub(super) const OLDEST: (u32, u32) = (5, 7);
 
 pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
@@ -14,7 +14,7 @@ pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
             Finding::bad("kernel", Section::Kernel, format!("{name} is too old")).advise("Linux 5.7 or later is needed")
         }
         Some(_) => Finding::good("kernel", Section::Kernel, name),
-        None => Finding::note("kernel", Section::Kernel, format!("{name}: a version that is not understood")),
+        None => Finding::note("kernel", Section::Kernel, format!("{name}: pinfold does not understand this version")),
     });
     let joins = "not needed: jobs are started with clone(2), and join their cgroup before they execute";
     let needed = "needed: without it pinfold can't run";
@@ -52,15 +52,18 @@ pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
         findings.push(match tried {
             Tried::Works => Finding::good(id, Section::Kernel, name),
             Tried::Untried(reason) => {
-                let has =
-                    if kernel_has(since) && id != "clone_into_cgroup" { "; this kernel should have it" } else { "" };
-                Finding::note(id, Section::Kernel, format!("{name} was not tried: {reason}{has}"))
+                let has = if kernel_has(since) && id != "clone_into_cgroup" {
+                    "; this kernel version should support it"
+                } else {
+                    ""
+                };
+                Finding::note(id, Section::Kernel, format!("{name} was not tested: {reason}{has}"))
             }
             Tried::Refused(errno) => {
                 let why = if kernel_has(since) {
-                    "this kernel has it: a seccomp profile of the container may refuse it".into()
+                    "this kernel version supports it, but a seccomp profile of the container may refuse it".into()
                 } else {
-                    format!("Linux {}.{} has it", since.0, since.1)
+                    format!("available since Linux {}.{}", since.0, since.1)
                 };
                 Finding::bad(id, Section::Kernel, format!("{name}: {}", words(errno)))
                     .advise(format!("{without}; {why}"))
@@ -70,18 +73,19 @@ pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
     findings.extend(bug(version, scratch.and_then(|scratch| scratch.kills_the_newborn)));
 }
 
-/// The kill sequence of cgroups: what is cloned into a cgroup took that of its parent's, and is killed where they differ.
+/// Reports the bug in the kill sequence of cgroups: a process that is cloned into a cgroup starts with the kill
+/// sequence number of its parent process's cgroup, and is killed if the number of its own cgroup is different.
 fn bug(version: Option<(u32, u32)>, seen: Option<bool>) -> Option<Finding> {
     let (id, section) = ("kill_sequence", Section::Kernel);
-    let around =
-        "pinfold works around it: each cgroup has a new name, and what was killed at its birth is started again";
-    let killed = "what is cloned into a cgroup that was once killed";
+    let around = "pinfold works around it: each cgroup has a new name, and a command that was killed at its start is \
+                  started again";
+    let killed = "a process that is cloned into a cgroup that was killed before";
     match seen {
         Some(true) => {
             let text = format!("{killed} is killed too: a bug of Linux 6.14 and later");
             Some(Finding::bad(id, section, text).advise(format!("{around}; fixed in Linux 7.3")))
         }
-        Some(false) => Some(Finding::good(id, section, format!("{killed} lives"))),
+        Some(false) => Some(Finding::good(id, section, format!("{killed} stays alive"))),
         None if version.is_some_and(|version| ((6, 14)..(7, 3)).contains(&version)) => {
             let text = format!("{killed} may be killed too: a bug of Linux 6.14 until 7.3");
             Some(Finding::note(id, section, text).advise(around))
@@ -90,7 +94,7 @@ fn bug(version: Option<(u32, u32)>, seen: Option<bool>) -> Option<Finding> {
     }
 }
 
-/// Major and minor number of a release.
+/// Returns the major and minor number of a kernel release.
 pub(super) fn version(release: &str) -> Option<(u32, u32)> {
     let mut parts = release.split(|character: char| !character.is_ascii_digit());
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))

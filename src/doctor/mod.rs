@@ -1,7 +1,8 @@
-//! What this machine allows: which containment a job would get, why, and what to do for a stronger one.
+//! Examines what this machine allows: which containment a job would get, why, and what you can do to get a stronger
+//! one.
 //!
-//! [`Facts`] are gathered once ([`Facts::gather`]); the [`Examination`] and its text are pure functions of them, so that the
-//! facts of one machine can be judged on another.
+//! [`Facts::gather`] gathers the [`Facts`] once. The [`Examination`] and its text are pure functions of the facts, so
+//! that the facts of one machine can be examined on another.
 //!
 //! ```
 //! use pinfold::doctor::{Containment, examine};
@@ -14,7 +15,6 @@
 
 mod cgroup;
 mod facts;
-
 mod gather;
 mod kernel;
 mod probe;
@@ -36,7 +36,8 @@ pub use verdict::{Containment, Verdict};
 /// The version of [`Examination`]'s format.
 pub const VERSION: u32 = 1;
 
-/// The facts, what they mean, and what follows. The first format is version 1; fields may be added to it.
+/// The facts, the findings that follow from them, and the verdict. The first format is version 1; later releases may
+/// add fields to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
@@ -45,35 +46,35 @@ pub struct Examination {
     pub version: u32,
     /// What `pinfold run` would do here.
     pub verdict: Verdict,
-    /// One thing each, in the order in which they are told.
+    /// The findings, in the order in which they are printed.
     pub findings: Vec<Finding>,
-    /// What all of this follows from.
+    /// The facts from which the verdict and the findings follow.
     pub facts: Facts,
 }
 
-/// One thing about the machine.
+/// One statement about the machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Finding {
-    /// Which thing; it stays the same whatever the text says.
+    /// Identifies the finding. It stays the same when the text changes.
     pub id: String,
-    /// What it is about.
+    /// The section that the finding belongs to.
     pub section: Section,
-    /// Whether it is good for jobs.
+    /// Whether this is good for jobs.
     pub mark: Mark,
-    /// The thing in words.
+    /// The statement in words.
     pub text: String,
-    /// What the person can do about it; or, where nothing needs to be done, why not.
+    /// Advice for the user, or why the user need not do anything.
     pub advice: Option<String>,
 }
 
-/// What a finding is about.
+/// The subject of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
-#[allow(missing_docs)] // Their names say it.
+#[allow(missing_docs)] // The names are sufficient.
 pub enum Section {
     Kernel,
     Cgroup,
@@ -83,32 +84,33 @@ pub enum Section {
     Limits,
 }
 
-/// Whether a thing is good for jobs.
+/// Whether a finding is good for jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub enum Mark {
-    /// It is as it should be.
+    /// As it should be.
     Good,
-    /// It is missing, or not as it should be.
+    /// Missing, or not as it should be.
     Bad,
-    /// Neither: a fact.
+    /// Neither good nor bad: a fact.
     Note,
 }
 
-/// Looks at this machine. `cgroup` stands for this process's own cgroup where it is given, as with
+/// Examines this machine. If `cgroup` is given, it is used in place of this process's own cgroup, as with
 /// [`Builder::cgroup`](crate::Builder::cgroup).
 ///
-/// It changes nothing: where a job's cgroup would be made, one is made for a moment, with a process that does nothing, and
-/// removed; sockets of systemd are connected to, and nothing is sent. It never fails: what can't be found out is said.
+/// The examination leaves nothing changed. It makes a cgroup where the cgroup of a job would be made, starts processes
+/// in it that do nothing, and removes it again. It connects to the sockets of systemd, but sends nothing. It never
+/// fails: the findings report what it could not find out.
 #[must_use]
 pub fn examine(cgroup: Option<&Path>) -> Examination {
     Examination::of(Facts::gather(cgroup))
 }
 
 impl Examination {
-    /// Judges these facts.
+    /// Draws the conclusions from these facts.
     #[must_use]
     pub fn of(facts: Facts) -> Self {
         let mut findings = Vec::new();
@@ -118,10 +120,10 @@ impl Examination {
         Self { version: VERSION, verdict: Verdict::of(&facts), findings, facts }
     }
 
-    /// This as one line of JSON, without the newline.
+    /// Returns the examination as one line of JSON, without the newline.
     #[must_use]
     pub fn to_json(&self) -> String {
-        // Every field has a JSON form.
+        // Serialization can't fail: every field has a JSON form.
         serde_json::to_string(self).unwrap_or_default()
     }
 }
@@ -149,7 +151,7 @@ impl Finding {
     }
 }
 
-/// The errno in words.
+/// Returns the errno in words.
 fn words(errno: i32) -> String {
     rustix::io::Errno::from_raw_os_error(errno).to_string()
 }

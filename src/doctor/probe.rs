@@ -1,5 +1,5 @@
-//! What the kernel lets us do, really tried: on processes of our own that do nothing, in a cgroup of our own that is removed
-//! at once.
+//! Tests what the kernel allows, by doing it: with child processes that do nothing, in a cgroup that is made for the
+//! test and removed immediately afterwards.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use crate::kernel::pidfd::Pidfd;
 use crate::kernel::signal::Signal;
 use crate::kernel::sys;
 
-/// A child that does nothing has ended by then, and what a kill or a freeze is for has happened.
+/// The bound for each step. Within this time a child that does nothing ends, and a kill or a freeze takes effect.
 const BOUND: Duration = Duration::from_secs(2);
 
 impl From<Result<()>> for Tried {
@@ -29,7 +29,7 @@ impl From<Result<()>> for Tried {
     }
 }
 
-/// `clone3`, and `waitid(P_PIDFD)` on what it or `clone` has made.
+/// Tests `clone3`, and then `waitid(P_PIDFD)` on the child that `clone3` made, or `clone` if `clone3` fails.
 pub(crate) fn clone3_and_waitid() -> (Tried, Tried) {
     let (clone3, child) = match start(Way::Clone3, Task::Exit) {
         Ok(child) => (Tried::Works, Ok(child)),
@@ -42,13 +42,13 @@ pub(crate) fn clone3_and_waitid() -> (Tried, Tried) {
     (clone3, waitid)
 }
 
-/// `pidfd_open`, `pidfd_send_signal` and `PIDFD_GET_INFO`, on this process.
+/// Tests `pidfd_open`, `pidfd_send_signal` and `PIDFD_GET_INFO` on this process.
 pub(crate) fn pidfds() -> (Tried, Tried, Tried) {
     match Pidfd::open(getpid()) {
         Ok(own) => {
             let sent = sys::pidfd_send_signal(own.as_fd(), 0).into();
-            let told = own.cgroup_id().map(drop).ok_or(Errno::NOTTY).into();
-            (Tried::Works, sent, told)
+            let info = own.cgroup_id().map(drop).ok_or(Errno::NOTTY).into();
+            (Tried::Works, sent, info)
         }
         Err(errno) => {
             let untried = || Tried::untried("there is no pidfd");
@@ -57,35 +57,36 @@ pub(crate) fn pidfds() -> (Tried, Tried, Tried) {
     }
 }
 
-/// Whether the kernel knows `CLONE_INTO_CGROUP`, where there is no cgroup to try it with: asked with a directory that is no
-/// cgroup, which makes no process (EBADF: known; EINVAL or E2BIG: not).
+/// Tests whether the kernel supports `CLONE_INTO_CGROUP` if there is no cgroup to test it with: calls clone3 with a
+/// directory that is not a cgroup, so that no process is made. EBADF means that the kernel supports it; EINVAL or E2BIG
+/// that it does not.
 pub(crate) fn knows_clone_into_cgroup() -> Tried {
     let Ok(root) = open("/", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) else {
         return Tried::untried("/ can't be opened");
     };
     match start(Way::Into(root.as_fd()), Task::Exit) {
-        Ok(_) | Err(Errno::BADF) => Tried::untried("no cgroup can be made here; the kernel knows it, though"),
+        Ok(_) | Err(Errno::BADF) => Tried::untried("no cgroup can be made here, but the kernel supports it"),
         Err(errno) => Tried::Refused(errno.raw_os_error()),
     }
 }
 
-/// Makes a cgroup in `place`, tries there what a job needs, and removes it.
+/// Makes a cgroup in `place`, tests in it what a job needs, and removes it.
 pub(crate) fn scratch(place: &Cgroup) -> Scratch {
-    let mut told = Scratch::default();
+    let mut scratch = Scratch::default();
     match make(place) {
         Ok((name, cgroup)) => {
-            told.made = Tried::Works;
-            try_all(&cgroup, &mut told);
+            scratch.made = Tried::Works;
+            test_all(&cgroup, &mut scratch);
             let removed = crate::cgroup::sweep::end(&cgroup, BOUND)
                 .and_then(|()| crate::cgroup::sweep::remove(place, &name, BOUND).map_err(|(_, errno)| errno));
-            told.removed = removed.into();
+            scratch.removed = removed.into();
         }
-        Err(errno) => told.made = Tried::Refused(errno.raw_os_error()),
+        Err(errno) => scratch.made = Tried::Refused(errno.raw_os_error()),
     }
-    told
+    scratch
 }
 
-/// A directory with a base's name and lock: if this process is killed now, the next sweep removes it.
+/// Makes a directory with the name and the lock of a base, so that the next sweep removes it if this process is killed.
 fn make(place: &Cgroup) -> Result<(String, Cgroup)> {
     for _ in 0..16 {
         let name = base::fresh_name(base::PREFIX).map_err(|_| Errno::IO)?;
@@ -101,21 +102,21 @@ fn make(place: &Cgroup) -> Result<(String, Cgroup)> {
         if locked && place.open(&name).and_then(|again| again.id()) == cgroup.id() {
             return Ok((name, cgroup));
         }
-        // A sweeper took it for an abandoned one.
+        // A sweep has treated the new directory as an abandoned base.
         let _ = place.remove(&name);
     }
     Err(Errno::AGAIN)
 }
 
-fn try_all(cgroup: &Cgroup, told: &mut Scratch) {
+fn test_all(cgroup: &Cgroup, results: &mut Scratch) {
     let controllers = cgroup.read(c"cgroup.controllers").unwrap_or_default();
-    told.controllers = controllers.split_ascii_whitespace().map(str::to_owned).collect();
+    results.controllers = controllers.split_ascii_whitespace().map(str::to_owned).collect();
 
     let cloned = start(Way::Into(cgroup.as_fd()), Task::Exit);
-    told.cloned = cloned.as_ref().map(drop).map_err(|&errno| errno).into();
+    results.cloned = cloned.as_ref().map(drop).map_err(|&errno| errno).into();
     let clone_ended = cloned.ok().and_then(|child| child.wait(BOUND).0);
     let procs = openat(cgroup, c"cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
-    told.joined = match &procs {
+    results.joined = match &procs {
         Ok(procs) => match start(Way::Join(procs.as_fd()), Task::Exit).map(|child| child.wait(BOUND).0) {
             Ok(Some(End::Exited(0))) => Tried::Works,
             Ok(Some(End::Exited(errno))) => Tried::Refused(errno),
@@ -127,22 +128,22 @@ fn try_all(cgroup: &Cgroup, told: &mut Scratch) {
 
     let killed_at_birth = clone_ended == Some(End::Signalled(Signal::KILL.number()));
     let way = match &procs {
-        _ if told.cloned == Tried::Works && !killed_at_birth => Way::Into(cgroup.as_fd()),
-        Ok(procs) if told.joined == Tried::Works => Way::Join(procs.as_fd()),
+        _ if results.cloned == Tried::Works && !killed_at_birth => Way::Into(cgroup.as_fd()),
+        Ok(procs) if results.joined == Tried::Works => Way::Join(procs.as_fd()),
         _ => return,
     };
     let Ok(child) = start(way, Task::Wait) else { return };
     if let Way::Join(_) = way {
-        joined(cgroup);
+        wait_until_populated(cgroup);
     }
-    told.frozen = freeze(cgroup).into();
-    told.killed = kill(cgroup, &child).into();
+    results.frozen = freeze(cgroup).into();
+    results.killed = kill(cgroup, &child).into();
     let _ = child.wait(BOUND);
 
-    told.kills_the_newborn = match way {
+    results.kills_the_newborn = match way {
         _ if killed_at_birth => Some(true),
-        // It was killed by now: what is cloned into it has to live nevertheless.
-        Way::Into(_) if told.killed == Tried::Works => {
+        // The cgroup was killed before this point. A process that is now cloned into it must nevertheless stay alive.
+        Way::Into(_) if results.killed == Tried::Works => {
             let child = start(Way::Into(cgroup.as_fd()), Task::Exit).ok();
             child.and_then(|child| child.wait(BOUND).0).map(|end| end != End::Exited(0))
         }
@@ -150,13 +151,13 @@ fn try_all(cgroup: &Cgroup, told: &mut Scratch) {
     };
 }
 
-/// Waits until the cgroup has a process.
-fn joined(cgroup: &Cgroup) {
+/// Waits until the cgroup contains a process.
+fn wait_until_populated(cgroup: &Cgroup) {
     let Ok(events) = cgroup.events() else { return };
     wait_for(&events, b"populated 1");
 }
 
-/// Freezes it with the child in it, and thaws it (`cgroup.freeze`, Linux 5.2).
+/// Freezes the cgroup with the child in it, and thaws it (`cgroup.freeze`, Linux 5.2).
 fn freeze(cgroup: &Cgroup) -> Result<()> {
     let events = cgroup.events()?;
     cgroup.write(c"cgroup.freeze", b"1")?;
@@ -165,13 +166,13 @@ fn freeze(cgroup: &Cgroup) -> Result<()> {
     if frozen { Ok(()) } else { Err(Errno::TIMEDOUT) }
 }
 
-/// Kills it with the child in it (`cgroup.kill`, Linux 5.14).
+/// Kills the cgroup with the child in it (`cgroup.kill`, Linux 5.14).
 fn kill(cgroup: &Cgroup, child: &Child) -> Result<()> {
     cgroup.write(c"cgroup.kill", b"1")?;
     if child.ends_within(BOUND) { Ok(()) } else { Err(Errno::TIMEDOUT) }
 }
 
-/// Waits until `cgroup.events` has this line; `false` where it does not come.
+/// Waits until `cgroup.events` contains this line; returns `false` if it does not appear within the bound.
 fn wait_for(events: &OwnedFd, line: &[u8]) -> bool {
     let bound = Instant::now() + BOUND;
     loop {

@@ -1,4 +1,4 @@
-//! The processes that a probe starts: each does nothing, and ends by itself within seconds.
+//! The child processes that a probe starts. Each does nothing, and ends by itself within a few seconds.
 
 #![allow(unsafe_code)]
 
@@ -12,37 +12,37 @@ use crate::kernel::pidfd::Pidfd;
 use crate::kernel::signal::Signal;
 use crate::kernel::sys;
 
-/// How it is started.
+/// How the child is started.
 #[derive(Clone, Copy)]
 pub enum Way<'a> {
     /// clone(2).
     Clone,
     /// clone3(2).
     Clone3,
-    /// clone3(2) straight into the cgroup of this directory (CLONE_INTO_CGROUP).
+    /// clone3(2) directly into the cgroup of this directory (CLONE_INTO_CGROUP).
     Into(BorrowedFd<'a>),
-    /// clone(2), and it writes itself into this `cgroup.procs`.
+    /// clone(2), after which the child writes its own id into this `cgroup.procs`.
     Join(BorrowedFd<'a>),
 }
 
-/// What it does.
+/// The task of the child.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Task {
     /// It exits with 0.
     Exit,
-    /// It waits for its end; exits with 0 after 5 s.
+    /// It waits to be killed; after 5 s it exits with 0.
     Wait,
 }
 
-/// How it ended.
+/// How the child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     Exited(i32),
     Signalled(i32),
 }
 
-/// A process of ours that the host never sees: it sends no SIGCHLD, and only a wait with `__WALL` or `__WCLONE` finds it
-/// (wait(2)). Ended and reaped when it is dropped.
+/// A child process that the host program does not notice: the kernel sends no SIGCHLD for it, and only a wait with
+/// `__WALL` or `__WCLONE` finds it (wait(2)). It is killed and reaped when this value is dropped.
 pub struct Child {
     pid: libc::pid_t,
     pidfd: Pidfd,
@@ -60,13 +60,14 @@ struct CloneArgs {
 }
 
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-/// `CLONE_ARGS_SIZE_VER0`: what Linux 5.3 knows.
+/// `CLONE_ARGS_SIZE_VER0`: the size that Linux 5.3 supports.
 const FIRST_SIZE: usize = 64;
 
 pub fn start(way: Way<'_>, task: Task) -> Result<Child> {
     let mut pidfd = -1_i32;
-    // SAFETY: no memory is shared with the child (no CLONE_VM), which calls nothing but `run`: system calls that need no
-    // lock of another thread. `pidfd` and the arguments outlive the calls. What is not named is not asked for by a flag.
+    // SAFETY: no memory is shared with the child (no CLONE_VM). The child calls only `run`, which makes system calls
+    // that need no lock of another thread. `pidfd` and the arguments outlive the calls. No flag makes the kernel use
+    // the arguments that are zero here.
     let pid = unsafe {
         let mut clone3 = |flags: u64, cgroup: u64, size: usize| {
             let args = CloneArgs {
@@ -89,18 +90,18 @@ pub fn start(way: Way<'_>, task: Task) -> Result<Child> {
         -1 => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),
         0 => run(way, task),
         _ => {
-            // SAFETY: the kernel has just made it for us (CLONE_PIDFD).
+            // SAFETY: the kernel has just made this descriptor (CLONE_PIDFD), and nothing else owns it.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
             Ok(Child { pid: pid as libc::pid_t, pidfd: pidfd.into(), reaped: false })
         }
     }
 }
 
-/// In the child.
+/// Runs in the child and does not return.
 fn run(way: Way<'_>, task: Task) -> ! {
     const PATIENCE: libc::timespec = libc::timespec { tv_sec: 5, tv_nsec: 0 };
     let mut code = 0;
-    // SAFETY: plain system calls on constants; the copy of the address space is this process's own.
+    // SAFETY: plain system calls with constants; the child has its own copy of the address space.
     unsafe {
         libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL as usize, 0_usize, 0_usize, 0_usize);
         if let Way::Join(procs) = way
@@ -126,8 +127,8 @@ fn run(way: Way<'_>, task: Task) -> ! {
 }
 
 impl Child {
-    /// Waits for its end; after `bound` it is killed. The second value is what `waitid(P_PIDFD)` answered: without it
-    /// (Linux 5.4), wait4(2) is used.
+    /// Waits for the end of the child; kills it after `bound`. The second value is the result of `waitid(P_PIDFD)`. If
+    /// the kernel does not support this call (before Linux 5.4), waitpid(2) reaps the child.
     pub fn wait(mut self, bound: Duration) -> (Option<End>, Result<()>) {
         if !self.ends_within(bound) {
             let _ = self.pidfd.send(Signal::KILL);
@@ -135,7 +136,7 @@ impl Child {
         self.reap()
     }
 
-    /// Whether it has ended at the latest after `bound`.
+    /// Waits for the end of the child, at most for `bound`; returns whether it has ended.
     pub fn ends_within(&self, bound: Duration) -> bool {
         matches!(poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&sys::timespec(bound))), Ok(1))
     }
@@ -144,7 +145,7 @@ impl Child {
         let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
         let pidfd = self.pidfd.as_fd().as_raw_fd() as libc::id_t;
         self.reaped = true;
-        // SAFETY: the structures are zeroed and outlive the calls; the child is ours and was not reaped before.
+        // SAFETY: the structures are zeroed and outlive the calls; the process is our child and was not reaped before.
         unsafe {
             if libc::waitid(libc::P_PIDFD, pidfd, info.as_mut_ptr(), libc::WEXITED | libc::__WALL) == 0 {
                 let info = info.assume_init();

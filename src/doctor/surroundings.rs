@@ -1,10 +1,10 @@
-//! What is to be said about systemd, containers, `/proc` and limits.
+//! The findings about systemd, containers, `/proc` and limits.
 
 use super::facts::{ContainerKind, Facts, Manager, Tried};
 use super::{Containment, Finding, Section, Verdict};
 use crate::cgroup::NO_PROC;
 
-/// With fewer, few jobs can be held at a time: each takes about ten.
+/// With a lower limit on open files, only a few jobs can run at the same time: each job uses about ten descriptors.
 const FEW_FILES: u64 = 256;
 
 pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
@@ -30,7 +30,7 @@ fn systemd(facts: &Facts, has_cgroup: bool, findings: &mut Vec<Finding>) {
             Finding::good(id, Section::Systemd, format!("{name} can be reached{socket}"))
         } else {
             let why = manager.error.as_deref().unwrap_or("for an unknown reason");
-            // What is there for root only is no fault.
+            // If a cgroup is available anyway, it is not a problem that the manager can't be reached.
             let new = if has_cgroup { Finding::note } else { Finding::bad };
             new(id, Section::Systemd, format!("{name} can't be reached: {why}{socket}"))
         };
@@ -78,7 +78,7 @@ fn containers(facts: &Facts, findings: &mut Vec<Finding>) {
                 "systemd-nspawn",
                 "its unit needs Delegate=yes, as systemd-nspawn@.service has, and cgroup v2 on the host",
             ),
-            ContainerKind::Other(name) => (name.as_str(), "ask it for a writable cgroup v2 file system"),
+            ContainerKind::Other(name) => (name.as_str(), "configure it to provide a writable cgroup v2 file system"),
         };
         let text = format!("a container of {name} ({})", container.sign);
         findings.push(if writable {
@@ -98,18 +98,18 @@ fn proc(facts: &Facts, findings: &mut Vec<Finding>) {
     findings.push(Finding::good("proc", Section::Proc, "/proc is mounted"));
     let option = format!("hidepid={}", proc.hidepid);
     findings.push(if proc.shows_others {
-        Finding::good("hidepid", Section::Proc, format!("it shows other users' processes ({option})"))
+        Finding::good("hidepid", Section::Proc, format!("/proc shows other users' processes ({option})"))
     } else {
-        Finding::bad("hidepid", Section::Proc, format!("it hides other users' processes ({option})")).advise(
-            "those that a job has started (sudo) can't be described, nor found without a cgroup; as root: mount -o \
-             remount,hidepid=0 /proc, or its option gid= for a group of yours",
+        Finding::bad("hidepid", Section::Proc, format!("/proc hides other users' processes ({option})")).advise(
+            "pinfold can't describe other users' processes in a job (of sudo, for example), and can't find them \
+             without a cgroup; as root: mount -o remount,hidepid=0 /proc, or use its option gid= with one of your groups",
         )
     });
     findings.push(if proc.children {
-        Finding::good("children", Section::Proc, "/proc/PID/task/TID/children is there")
+        Finding::good("children", Section::Proc, "/proc/PID/task/TID/children exists")
     } else {
-        Finding::note("children", Section::Proc, "/proc/PID/task/TID/children is not there (CONFIG_PROC_CHILDREN)")
-            .advise("not needed: all of /proc is read for the parents")
+        Finding::note("children", Section::Proc, "/proc/PID/task/TID/children does not exist (CONFIG_PROC_CHILDREN)")
+            .advise("not needed: pinfold reads the parents of all processes in /proc instead")
     });
 }
 
@@ -124,7 +124,7 @@ fn limits(facts: &Facts, findings: &mut Vec<Finding>) {
         }
         _ => Finding::good("files", section, files),
     });
-    let root = if facts.user == 0 { ", which does not hold for root" } else { "" };
+    let root = if facts.user == 0 { ", which does not apply to root" } else { "" };
     let processes = format!("processes of this user: {} (ulimit -u{root})", number(limits.processes));
     findings.push(Finding::note("processes", section, processes));
     let pending = format!("pending signals and timers: {} (ulimit -i)", number(limits.pending_signals));
@@ -138,7 +138,7 @@ fn limits(facts: &Facts, findings: &mut Vec<Finding>) {
             "machine",
             section,
             format!(
-                "the machine's: threads-max {}, pid_max {}",
+                "limits of the machine: threads-max {}, pid_max {}",
                 known(limits.machine_threads),
                 known(limits.machine_pids)
             ),

@@ -1,4 +1,4 @@
-//! The examination in words, a line each.
+//! The text of the examination, with a line for each finding.
 
 use std::fmt::Write;
 
@@ -7,8 +7,8 @@ use crate::report::text::printable;
 use super::{Containment, Examination, Mark, Section};
 
 impl Examination {
-    /// The text that `pinfold doctor` prints: a line for each finding, marked ✓ (good), ✗ (bad) or · (a fact), what to do in
-    /// a line of its own, and last the containment.
+    /// Returns the text that `pinfold doctor` prints: a line for each finding, marked with ✓ (good), ✗ (bad) or · (a
+    /// fact), the advice in a line of its own, and the containment at the end.
     #[must_use]
     pub fn to_text(&self) -> String {
         let mut text = format!("pinfold {}, as user {}\n", self.facts.pinfold, self.facts.user);

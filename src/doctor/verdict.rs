@@ -9,7 +9,7 @@ use crate::cgroup::base;
 use crate::error::{SpawnError, SpawnStage};
 use crate::report::Refusal;
 
-/// How jobs can be held.
+/// How `pinfold run` can hold jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -17,9 +17,9 @@ use crate::report::Refusal;
 pub enum Containment {
     /// A cgroup v2 for each job.
     Cgroup,
-    /// A guard for each job, which all orphans of the job become children of.
+    /// A guard for each job. All orphaned processes of the job become its children.
     Subreaper,
-    /// Not at all.
+    /// It can't hold jobs.
     Nothing,
 }
 
@@ -28,13 +28,14 @@ pub enum Containment {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Verdict {
-    /// What it would use.
+    /// The containment that it would use.
     pub containment: Containment,
-    /// The cgroup that jobs' cgroups would be made in; none where that would be a new scope of systemd.
+    /// The cgroup in which it would make the cgroups of jobs; null if that would be a new scope from systemd, or if it
+    /// would not use a cgroup.
     pub cgroup: Option<String>,
-    /// Why, in words.
+    /// The reason, in words.
     pub why: String,
-    /// What is stronger and can't be had, with the reason and what to do.
+    /// The stronger containments that are not available, each with the reason and with advice.
     pub refused: Vec<Refusal>,
 }
 
@@ -42,7 +43,7 @@ impl Verdict {
     pub(super) fn of(facts: &Facts) -> Self {
         let mut refused = facts.place.refused.clone();
         let place = facts.place.directory.clone();
-        // Only then does a job go on without a cgroup.
+        // Without a cgroup, a job can only be started if the failure was about the cgroup.
         let mut is_about_the_cgroup = true;
         if let (Some(place), Some(scratch)) = (&place, &facts.scratch)
             && let Some((refusal, about)) = refusal(place, scratch)
@@ -57,36 +58,37 @@ impl Verdict {
         let (containment, why) = if kernel::version(&facts.kernel).is_some_and(|version| version < kernel::OLDEST) {
             (Containment::Nothing, "Linux 5.7 or later is needed")
         } else if needed.into_iter().any(|tried| matches!(tried, Tried::Refused(_))) {
-            (Containment::Nothing, "a process can't be held by a pidfd here")
+            (Containment::Nothing, "pidfds, which pinfold needs to hold processes, do not work here")
         } else if usable {
             (Containment::Cgroup, "a cgroup can be made and a process started in it")
         } else if asked_for {
-            (Containment::Nothing, "the cgroup that was asked for can't be used")
+            (Containment::Nothing, "the requested cgroup can't be used")
         } else if scope {
-            // Nothing stronger is missing then.
+            // No stronger containment is missing then.
             refused.clear();
-            (Containment::Cgroup, "pinfold's own cgroup can't be used; systemd is asked for a scope")
+            (Containment::Cgroup, "pinfold's own cgroup can't be used; pinfold asks systemd for a scope")
         } else if !is_about_the_cgroup {
             (Containment::Nothing, "no process can be started")
         } else if let Some(refusal) = &facts.subreaper {
             refused.push(refusal.clone());
-            (Containment::Nothing, "no cgroup can be had, and without one the processes of a job can't be found")
+            (Containment::Nothing, "no cgroup is available, and without one the processes of a job can't be found")
         } else {
-            (Containment::Subreaper, "no cgroup can be had")
+            (Containment::Subreaper, "no cgroup is available")
         };
         let cgroup = place.filter(|_| containment == Containment::Cgroup && !scope);
         Self { containment, cgroup, why: why.into(), refused }
     }
 }
 
-/// Whether systemd can be asked for a scope: the system's manager by root, his own by a user.
+/// Returns whether pinfold can request a scope from systemd: root uses the system manager, a user the user's own
+/// manager.
 fn has_scopes(facts: &Facts) -> bool {
     let manager = if facts.user == 0 { &facts.systemd.system } else { &facts.systemd.user };
     cfg!(feature = "systemd") && facts.systemd.booted && manager.reachable
 }
 
-/// Why a cgroup that can be opened can't be used, in the words of `pinfold run`'s errors, and whether a job could be had
-/// without it.
+/// Returns why pinfold can't use a cgroup that it can open, with the words of the error of `pinfold run`, and whether a
+/// job could be started without this cgroup. Returns `None` if the cgroup can be used.
 pub(super) fn refusal(place: &str, scratch: &Scratch) -> Option<(Refusal, bool)> {
     match (&scratch.made, &scratch.cloned, &scratch.joined) {
         (Tried::Refused(errno), ..) => {
@@ -94,7 +96,7 @@ pub(super) fn refusal(place: &str, scratch: &Scratch) -> Option<(Refusal, bool)>
             Some((Refusal::new(place, format!("cannot make a cgroup in it: {}", words(*errno)), advice), true))
         }
         (_, Tried::Works, _) => None,
-        // Tried again in this way where the kernel or a seccomp profile refuses the first one.
+        // If the kernel or a seccomp profile refuses clone3, pinfold uses the second way: the process joins the cgroup.
         (_, Tried::Refused(errno), joined) if is_refused_call(*errno) => match joined {
             Tried::Refused(errno) => Some(spawn_refusal(place, SpawnStage::JoinCgroup, *errno)),
             _ => None,
@@ -104,7 +106,7 @@ pub(super) fn refusal(place: &str, scratch: &Scratch) -> Option<(Refusal, bool)>
     }
 }
 
-/// Whether `clone3` itself was refused, and not the cgroup.
+/// Returns whether `clone3` itself failed, and not only its use with this cgroup.
 fn is_refused_call(errno: i32) -> bool {
     [libc::ENOSYS, libc::EPERM, libc::EINVAL, libc::E2BIG].contains(&errno)
 }

@@ -66,8 +66,8 @@ impl Watch {
             if kills > self.others.load(Ordering::Relaxed) {
                 let ended = has_ended_within(SIGNALLED, &main.1).await;
                 let Some(kills) = read_kills(&events) else { return };
-                // The pid is the main process's while the main process has not ended. So pinfold asks for that again
-                // after `is_dying`.
+                // The pid can't be reused while the main process has not ended, so pinfold checks that once more after
+                // `is_dying`.
                 if !ended && !is_dying(main.0) && !main.1.has_ended() {
                     self.others.store(kills, Ordering::Relaxed);
                 }
@@ -98,7 +98,7 @@ impl Watch {
             Err(error) => (Vec::new(), format!("/dev/kmsg can't be read: {error}")),
         };
         let named = in_first_pid_namespace() && victims.iter().any(|victim| Some(victim.pid) == main);
-        // The log names all victims.
+        // The log names all victims, so that it alone decides.
         let others = in_first_pid_namespace() && victims.len() as u64 >= kills;
         let seen = kills > self.others.load(Ordering::Relaxed);
         let main_was = killed_main && (group || named || !others && seen);

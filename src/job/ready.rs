@@ -238,8 +238,8 @@ async fn listener(addresses: &[SocketAddr], ephemeral: (u16, u16)) -> Option<Soc
 }
 
 /// Returns whether a process accepts connections at the address. The local port of our own socket must not be this
-/// port: the server could not bind it meanwhile. In addition, two ends that connect to each other at the same time form
-/// a connection, even if both are the same socket (RFC 9293, 3.5, "simultaneous open").
+/// port, for two reasons. The server could not bind the port meanwhile. And two ends that connect to each other at the
+/// same time form a connection, even if both are the same socket (RFC 9293, 3.5, "simultaneous open").
 async fn accepts(address: SocketAddr, ephemeral: (u16, u16)) -> std::io::Result<bool> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     if crate::kernel::sys::leave_out_local_port(&socket, address.port(), ephemeral).is_err() {

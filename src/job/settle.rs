@@ -1,5 +1,5 @@
-//! The settle time: how long the processes have that remain when the main process has exited, and which of them have
-//! all of it.
+//! The settle time: how long the processes that remain after the exit of the main process have to end by themselves,
+//! and which of them have all of that time.
 //!
 //! A filter, such as `tee log` in `exec > >(tee log)` or the resource tracker of Python's multiprocessing, ends by
 //! itself as soon as it has read its input to the end. A signal before that loses the lines that the filter has not
@@ -87,9 +87,9 @@ impl Channels {
 impl Left {
     /// Inspects the descriptors and the state of each process.
     ///
-    /// `job_input` is the standard input of the job. A process that still has it open as its input, or that has another
-    /// pipe that the supervisor has open too, reads from outside of the job. The end of such an input says nothing
-    /// about the job. A process that this user may not inspect counts as a filter.
+    /// `job_input` is the standard input of the job. A process that reads this pipe, or another pipe that the
+    /// supervisor has open too, reads from outside of the job. The end of such an input says nothing about the job. A
+    /// process that this user may not inspect counts as a filter.
     pub fn look(pids: &[Pid], job_input: Option<Channel>) -> Self {
         let filters = filters(pids, job_input);
         let stat_of = |pid: Pid| std::fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok();

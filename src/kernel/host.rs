@@ -1,5 +1,5 @@
-//! What a job inherits of its host: rights, and what else exec hands down. The guard has it as it was when the guard was started;
-//! a host can change it later.
+//! The state that a job should inherit from its host, the program that uses the library: its rights, and other settings
+//! that exec keeps. The guard has this state as it was when the guard was started; the host can change its own later.
 
 #![allow(unsafe_code)]
 
@@ -11,14 +11,15 @@ use crate::error::{Error, Result};
 use crate::kernel::raw::{call, checked};
 use crate::kernel::{inherited, sys};
 
-/// The calling thread, with what the process has for all threads.
+/// The state of the calling thread, and the state that all threads of the process share.
 #[derive(Clone, Debug)]
 pub(crate) struct Host {
     credentials: Credentials,
     settings: Option<Settings>,
 }
 
-/// Rights (credentials(7), capabilities(7)), and the root directory, without which a path is another file.
+/// Rights (credentials(7), capabilities(7)), and the root directory: with another root directory, a path names another
+/// file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Credentials {
     /// Real, effective, saved.
@@ -30,7 +31,7 @@ struct Credentials {
     root: Option<(u64, u64)>,
 }
 
-/// What is not about rights. A job gets what has changed.
+/// The settings that are not rights. A job gets those that the host has changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Settings {
     umask: Option<u32>,
@@ -40,7 +41,7 @@ struct Settings {
     rlimits: Vec<Limit>,
 }
 
-/// A resource's number, its soft and its hard limit.
+/// The number of a resource, its soft limit and its hard limit.
 type Limit = (u32, u64, u64);
 
 /// The settings that a host has changed since its guard was started.
@@ -54,17 +55,17 @@ pub(crate) struct Changed {
 }
 
 impl Host {
-    /// As it is now.
+    /// Reads the current state.
     pub fn now() -> Self {
         Self { settings: Some(Settings::now()), ..Self::rights_now() }
     }
 
-    /// Its rights only: for a guard that is forked by a program that does nothing else.
+    /// Reads the current rights only: for a guard that is forked by a program that does nothing except supervise.
     pub fn rights_now() -> Self {
         Self { credentials: Credentials::now(), settings: None }
     }
 
-    /// Refuses a caller whose rights are not those of the guard, which `self` is: the job would have other rights than the
+    /// Refuses a caller whose rights differ from those of the guard (`self`): the job would have other rights than the
     /// caller.
     pub fn check_rights(&self, caller: &Self) -> Result<()> {
         match self.credentials.difference(&caller.credentials) {
@@ -73,7 +74,7 @@ impl Host {
         }
     }
 
-    /// Which settings the caller has that the guard, which `self` is, does not have.
+    /// Returns the settings of the caller that differ from those of the guard (`self`).
     pub fn changed(&self, caller: &Self) -> Changed {
         match (&self.settings, &caller.settings) {
             (Some(before), Some(now)) if before != now => Changed {
@@ -91,8 +92,8 @@ impl Host {
 impl Credentials {
     fn now() -> Self {
         let (mut users, mut groups) = ([0; 3], [0; 3]);
-        // SAFETY: three integers each, which outlive the calls (getresuid(2), getresgid(2)). By system calls: a C library
-        // that remembers ids would not know of a thread that has changed its own.
+        // SAFETY: three integers each, which outlive the calls (getresuid(2), getresgid(2)). Direct system calls: a C
+        // library that caches ids would not notice that a thread has changed its own.
         unsafe {
             let [real, effective, saved] = &mut users;
             libc::syscall(libc::SYS_getresuid, &raw mut *real, &raw mut *effective, &raw mut *saved);
@@ -133,7 +134,7 @@ impl Credentials {
 fn supplementary_groups() -> Vec<u32> {
     let mut groups = vec![0; 32];
     loop {
-        // SAFETY: the list has so many places (getgroups(2)).
+        // SAFETY: the list has as many places as the call is given (getgroups(2)).
         let count = unsafe { libc::getgroups(groups.len() as i32, groups.as_mut_ptr()) };
         match usize::try_from(count) {
             Ok(count) => {
@@ -147,7 +148,7 @@ fn supplementary_groups() -> Vec<u32> {
     }
 }
 
-/// Of the calling thread (capget(2)); none where that is refused.
+/// Returns the capabilities of the calling thread (capget(2)); no capabilities if the call is refused.
 fn capabilities() -> [u64; 3] {
     /// `_LINUX_CAPABILITY_VERSION_3` (include/uapi/linux/capability.h): two parts of 32 bits each.
     const VERSION: u32 = 0x2008_0522;
@@ -160,11 +161,12 @@ fn capabilities() -> [u64; 3] {
 
 impl Settings {
     fn now() -> Self {
-        // SAFETY: no memory is touched. By a system call, whose result is 20 minus the niceness, and so never an error
-        // (getpriority(2), "C library/kernel differences").
+        // SAFETY: no memory is touched. A direct system call: its result is 20 minus the niceness, so a negative value
+        // is always an error (getpriority(2), "C library/kernel differences").
         let nice = unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, 0) };
         let mut affinity = vec![0_u8; 128];
-        // SAFETY: the mask has so many bytes (sched_getaffinity(2)); the result is how many the kernel has.
+        // SAFETY: the mask has as many bytes as the call is given (sched_getaffinity(2)). The result is the number of
+        // bytes that the kernel has written.
         let length = unsafe { libc::syscall(libc::SYS_sched_getaffinity, 0, affinity.len(), affinity.as_mut_ptr()) };
         affinity.truncate(usize::try_from(length).unwrap_or(0));
         Self {
@@ -180,7 +182,8 @@ impl Settings {
     }
 }
 
-/// The kernel has no call that only reads it, and umask(2) changes it for all threads (proc_pid_status(5), Linux 4.7).
+/// Reads the umask from `/proc/self/status` (proc_pid_status(5), Linux 4.7). No system call only reads it: umask(2)
+/// also changes it, for all threads.
 fn umask() -> Option<u32> {
     let mut text = [0; 512];
     let length = std::fs::File::open("/proc/self/status").ok()?.read(&mut text).ok()?;
@@ -189,13 +192,13 @@ fn umask() -> Option<u32> {
 }
 
 impl Changed {
-    /// Gives them to this process, a job's before it executes the command. Those that this process may not take are left as they
-    /// are, but for `no_new_privs`: an errno where that is refused.
+    /// Applies the settings to this process, which is a job's process before it executes the command. A setting that
+    /// the kernel refuses to this process stays as it is. Only `no_new_privs` is an error then: the errno is returned.
     ///
     /// # Safety
-    /// Runs in a process that shares the guard's memory, its `errno` included: system calls only.
+    /// Runs in a process that shares the guard's memory, including its `errno`: only direct system calls are allowed.
     pub unsafe fn apply(&self) -> std::result::Result<(), i32> {
-        // SAFETY: each is this process's own, and not the guard's; the mask and the limits outlive the calls.
+        // SAFETY: each setting belongs to this process, not to the guard; the mask and the limits outlive the calls.
         unsafe {
             if let Some(umask) = self.umask {
                 call(libc::SYS_umask, [umask as usize]);

@@ -1,8 +1,8 @@
-//! What this process was given by its caller, so that the job gets it unchanged: the signal mask, the ignored
-//! signals, the open descriptors, the limit on them.
+//! The state that this process inherited from its caller, so that the job gets it unchanged: the signal mask, the
+//! ignored signals, the open descriptors, the limit on open files.
 //!
-//! Rust's runtime ignores SIGPIPE and opens `/dev/null` on closed standard descriptors before `main`; both are
-//! read by a constructor that runs before it.
+//! Before `main`, Rust's runtime ignores SIGPIPE and opens `/dev/null` on closed standard descriptors. A constructor
+//! that runs before the runtime therefore reads the inherited state of both.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -16,10 +16,11 @@ use crate::kernel::sys;
 
 const SIGPIPE_IGNORED: u8 = 1 << 3;
 
-/// Bits 0 to 2: that standard descriptor was closed. Bit 3: SIGPIPE was ignored.
+/// Bits 0 to 2: the standard descriptor of this number was closed. Bit 3: SIGPIPE was ignored.
 static BEFORE_MAIN: AtomicU8 = AtomicU8::new(0);
 
-/// Reads both. For the constructor that runs before `main`.
+/// Reads which standard descriptors are closed, and whether SIGPIPE is ignored. For the constructor that runs before
+/// `main`.
 pub(crate) fn read_before_main() {
     let mut state = 0;
     for number in 0..3 {
@@ -33,7 +34,7 @@ pub(crate) fn read_before_main() {
     BEFORE_MAIN.store(state, Ordering::Relaxed);
 }
 
-/// Signal dispositions and mask as the caller left them.
+/// Signal dispositions and mask as this process inherited them from its caller.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Signals {
     /// Blocked signals, as a bit mask.
@@ -42,7 +43,8 @@ pub(crate) struct Signals {
     pub ignored: u64,
 }
 
-/// The signals as they were at the first call; `pinfold::init()` makes that the start of `main`.
+/// Returns the signal state as it was at the first call of this function. `pinfold::init()` makes that call at the
+/// start of `main`.
 pub(crate) fn signals() -> Signals {
     static SIGNALS: OnceLock<Signals> = OnceLock::new();
     *SIGNALS.get_or_init(|| {
@@ -56,16 +58,16 @@ pub(crate) fn signals() -> Signals {
 
 static OPEN_FILES: OnceLock<Option<(u64, u64)>> = OnceLock::new();
 
-/// Raises this process's own limits on open files and on its stack, so that a caller's tiny ones do not hinder it in its
-/// work: the soft limit up to the hard one, and this too where it may be raised (CAP_SYS_RESOURCE, getrlimit(2)). Jobs get
-/// the caller's limit on open files all the same.
+/// Raises this process's own limits on open files and on its stack, so that low limits inherited from the caller do not
+/// hinder its work. The soft limit is raised up to the hard limit, and the hard limit too if this process may raise it
+/// (CAP_SYS_RESOURCE, getrlimit(2)). Jobs still get the caller's limit on open files.
 ///
-/// For programs that do nothing else than supervise, as the `pinfold` command does, and that keep the descriptors that they were
-/// handed down: jobs get those themselves, and not copies. Call it after
-/// [`Guard::fork`](crate::Guard::fork): jobs have the guard's stack limit. Tells the soft limit on open files as it is now, or
-/// none where a seccomp profile refuses to tell.
+/// For programs that do nothing except supervise, such as the `pinfold` command, and that keep their inherited
+/// descriptors open: jobs then get those descriptors themselves, not copies. Call this function after
+/// [`Guard::fork`](crate::Guard::fork), because jobs have the guard's stack limit. Returns the soft limit on open files
+/// as it is now, or `None` if a seccomp profile does not let this process read it.
 pub fn raise_own_limits() -> Option<u64> {
-    /// What Linux gives by default.
+    /// The default of Linux.
     const STACK: u64 = 8 << 20;
     OPEN_FILES.get_or_init(|| sys::limit(libc::RLIMIT_NOFILE));
     sys::raise_open_files_limit();
@@ -73,41 +75,42 @@ pub fn raise_own_limits() -> Option<u64> {
     sys::limit(libc::RLIMIT_NOFILE).map(|(soft, _)| soft)
 }
 
-/// Whether this program has called [`raise_own_limits`].
+/// Returns whether this program has called [`raise_own_limits`].
 pub(crate) fn only_supervises() -> bool {
     OPEN_FILES.get().is_some()
 }
 
-/// Soft and hard limit on open files for jobs: the caller's, also where we have raised our own; none where it is not told.
+/// Returns the soft and the hard limit on open files for jobs: the caller's, even if this process has raised its own.
+/// `None` if the limits cannot be read.
 pub(crate) fn open_files_limit() -> Option<(u64, u64)> {
     OPEN_FILES.get().copied().unwrap_or_else(|| sys::limit(libc::RLIMIT_NOFILE))
 }
 
-/// Whether the standard descriptor `number` (0 to 2) was closed when this process was started; Rust's runtime has opened
-/// `/dev/null` there since.
+/// Returns whether the standard descriptor `number` (0 to 2) was closed when this process was started. Rust's runtime
+/// has opened `/dev/null` there since.
 #[must_use]
 pub fn was_closed(number: i32) -> bool {
     (0..3).contains(&number) && BEFORE_MAIN.load(Ordering::Relaxed) & (1 << number) != 0
 }
 
-/// Opens `/dev/null` on closed standard descriptors, so that nothing else gets their numbers. For programs without Rust's
-/// runtime, which does the same.
+/// Opens `/dev/null` on closed standard descriptors, so that no other file gets their numbers. Rust's runtime does the
+/// same; this function is for programs without it.
 pub(crate) fn fill_closed_stdio() {
     for number in (0..3).filter(|&number| was_closed(number)) {
         if sys::inherited_fd(number).is_none()
             && let Ok(null) = rustix::fs::open(c"/dev/null", OFlags::RDWR, rustix::fs::Mode::empty())
         {
-            // The lowest free number: this one, since those below it are open.
+            // open(2) returns the lowest free number. That is `number`, because all lower ones are open.
             std::mem::forget(null);
         }
     }
 }
 
-/// The numbers from 3 on of what may be open descriptors of this process, ascending.
+/// Returns the numbers, 3 and higher, under which this process may have open descriptors, in ascending order.
 pub(crate) fn fd_numbers() -> Vec<i32> {
-    /// Where they are numbered lower than this, as is usual, to try them is quicker than to have them listed.
+    /// If all numbers are below this one, which is usual, it is faster to try each number than to list the directory.
     const USUAL: i32 = 256;
-    // How many there are: proc_pid_fd(5), since Linux 6.2; 0 before that.
+    // The size of the directory is the number of open descriptors: proc_pid_fd(5), since Linux 6.2; 0 before that.
     if let Ok(directory) = rustix::fs::stat(c"/proc/self/fd")
         && let Ok(open @ 1..) = usize::try_from(directory.st_size)
     {
@@ -125,17 +128,18 @@ pub(crate) fn fd_numbers() -> Vec<i32> {
             numbers.sort_unstable();
             numbers
         }
-        // No /proc: the numbers that programs use.
+        // Without /proc: the numbers that programs commonly use.
         Err(_) => (3..1024).collect(),
     }
 }
 
-/// A copy of the descriptor `number`, where exec hands it down; none where it is closed or closed at exec.
+/// Returns a copy of the descriptor `number` if exec keeps it open; `None` if it is closed or has the close-on-exec
+/// flag.
 ///
-/// Another thread may close the number and open something else under it at any moment: what has the close-on-exec flag is never
-/// copied for a job.
+/// Another thread may close the number and open another file under it at any moment. A file with the close-on-exec flag
+/// is never copied for a job.
 pub(crate) fn copy_of_handed_down(number: i32) -> rustix::io::Result<Option<OwnedFd>> {
-    /// A number that changes each time is in use by another thread, and not handed down.
+    /// A number whose file changes at each try is in use by another thread, and is not passed to the job.
     const TRIES: usize = 10;
     for _ in 0..TRIES {
         let Some(original) = sys::inherited_fd_kept_at_exec(number) else { return Ok(None) };
@@ -150,10 +154,12 @@ pub(crate) fn copy_of_handed_down(number: i32) -> rustix::io::Result<Option<Owne
     Ok(None)
 }
 
-/// Whether `number` still is the open file of `copy`, without the close-on-exec flag: what was copied may have come between.
+/// Returns whether `number` still refers to the open file of `copy` and has no close-on-exec flag. If it does not,
+/// another thread opened the copied file under this number between the check and the copy.
 fn is_handed_down_under(copy: BorrowedFd<'_>, number: i32) -> bool {
     let Some(there) = sys::inherited_fd(number) else { return false };
-    // Files without an inode of their own (eventfd(2), epoll(7)) differ in this only. Containers may refuse it.
+    // For files without an inode of their own (eventfd(2), epoll(7)), only kcmp(2) shows the difference. Containers may
+    // refuse this call.
     if sys::are_one_open_file(copy, there) == Ok(false) {
         return false;
     }
@@ -163,7 +169,7 @@ fn is_handed_down_under(copy: BorrowedFd<'_>, number: i32) -> bool {
     }
 }
 
-/// What the kernel shows of a descriptor, all of one moment (proc_pid_fdinfo(5)).
+/// Properties of a descriptor that the kernel shows, all read at the same moment (proc_pid_fdinfo(5)).
 struct Shown {
     is_closed_at_exec: bool,
     /// The mount and the inode; the latter since Linux 5.14.
@@ -183,7 +189,8 @@ impl Shown {
     }
 }
 
-/// A copy of a standard descriptor; none where it is closed. Its close-on-exec flag does not count: the command asks for it.
+/// Returns a copy of a standard descriptor; `None` if it is closed. Its close-on-exec flag is ignored, because the
+/// command asks for this descriptor.
 pub(crate) fn copy_of_stream(number: i32) -> rustix::io::Result<Option<OwnedFd>> {
     match sys::inherited_fd(number).map(|stream| fcntl_dupfd_cloexec(stream, 3)) {
         None | Some(Err(Errno::BADF)) => Ok(None),
@@ -191,8 +198,9 @@ pub(crate) fn copy_of_stream(number: i32) -> rustix::io::Result<Option<OwnedFd>>
     }
 }
 
-/// The resources whose limits later jobs get as they are then (getrlimit(2)): all but the one on open files, which is passed with
-/// each job, and those that [`raise_own_limits`] has changed for this process alone.
+/// Returns the resources (getrlimit(2)) whose current limits apply to each job that starts later. These are all
+/// resources except open files, whose limit is sent with each job, and those that [`raise_own_limits`] has changed for
+/// this process alone.
 pub(crate) fn followed_limits() -> impl Iterator<Item = u32> {
     /// `RLIM_NLIMITS` (include/uapi/asm-generic/resource.h).
     const ALL: u32 = 16;
@@ -203,11 +211,11 @@ pub(crate) fn followed_limits() -> impl Iterator<Item = u32> {
     })
 }
 
-/// Takes the descriptor `number` that this process was handed, and sets close-on-exec: jobs do not get it.
+/// Takes ownership of the inherited descriptor `number`, and sets its close-on-exec flag: jobs do not get it.
 ///
 /// # Errors
-/// [`Error::Invalid`] where it is not open for writing, or is a standard one. [`Error::System`] with `EBUSY` where it was
-/// taken before.
+/// [`Error::Invalid`] if it is not open for writing, or if it is a standard descriptor. [`Error::System`] with `EBUSY`
+/// if it was taken before.
 pub fn adopt_descriptor(number: i32) -> Result<OwnedFd> {
     static TAKEN: Mutex<Vec<i32>> = Mutex::new(Vec::new());
     let refuse = |advice: &str| Error::invalid("descriptor", number.to_string(), advice);

@@ -1,4 +1,4 @@
-//! One file for each concept of the kernel: a safe form of its calls. No policy, no runtime.
+//! One file for each kernel concept, with safe wrappers of its calls. No policy, no runtime.
 
 pub(crate) mod host;
 pub(crate) mod inherited;

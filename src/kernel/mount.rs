@@ -1,5 +1,6 @@
-//! Where the cgroup2 tree is mounted and where in it this process is. Pure parsers of `/proc/self/mountinfo`
-//! (proc_pid_mountinfo(5)) and `/proc/self/cgroup` (cgroups(7)); bytes, because paths are.
+//! Finds where the cgroup2 tree is mounted and which cgroup of it contains this process. Pure parsers of
+//! `/proc/self/mountinfo` (proc_pid_mountinfo(5)) and `/proc/self/cgroup` (cgroups(7)). They parse bytes, because paths
+//! are bytes.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -10,14 +11,14 @@ use std::path::{Component, Path, PathBuf};
 pub struct Mount {
     /// The directory of the cgroup tree that forms the root of this mount, as seen from the reader's cgroup namespace.
     pub root: PathBuf,
-    /// Where it is mounted.
+    /// The mount point.
     pub point: PathBuf,
-    /// Mounted read-only, by this mount or by the file system.
+    /// Whether the mount or the file system is read-only.
     pub read_only: bool,
 }
 
-/// The cgroup2 mounts of a mountinfo file, in its order: a later one at the same point hides an earlier one.
-/// Lines that are not understood are skipped.
+/// Returns the cgroup2 mounts of a mountinfo file, in the order of the file: a later mount at the same point hides an
+/// earlier one. Lines that cannot be parsed are skipped.
 pub fn cgroup2_mounts(mountinfo: &[u8]) -> Vec<Mount> {
     mountinfo.split(|&byte| byte == b'\n').filter_map(parse_line).collect()
 }
@@ -28,7 +29,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let root = fields.nth(3)?;
     let point = fields.next()?;
     let options = fields.next()?;
-    // Optional fields, then a lone hyphen, the type, the source, the file system's own options.
+    // Then come optional fields, a single hyphen, the type, the source, and the file system's own options.
     fields.find(|field| *field == b"-")?;
     if fields.next()? != b"cgroup2" {
         return None;
@@ -38,7 +39,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     Some(Mount { root: unescape(root), point: unescape(point), read_only: is_ro(options) || is_ro(super_options) })
 }
 
-/// The kernel writes space, tab, newline and backslash as a backslash and three octal digits.
+/// Decodes the kernel's escapes: it writes space, tab, newline and backslash as a backslash and three octal digits.
 fn unescape(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -57,14 +58,14 @@ fn unescape(field: &[u8]) -> PathBuf {
     PathBuf::from(OsString::from_vec(bytes))
 }
 
-/// The path of this process's cgroup in the v2 tree (the `0::` line), seen from its cgroup namespace.
-/// `None` where the kernel has no v2 tree mounted anywhere.
+/// Returns the path of this process's cgroup in the v2 tree (the `0::` line), seen from its cgroup namespace.
+/// `None` if no v2 tree is mounted anywhere.
 pub fn own_path(proc_cgroup: &[u8]) -> Option<PathBuf> {
     let line = proc_cgroup.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"0::"))?;
     Some(PathBuf::from(OsString::from_vec(line.to_vec())))
 }
 
-/// The directory of the cgroup `path` below `mount`, or `None` where that mount does not show it
+/// Returns the directory of the cgroup `path` below `mount`, or `None` if that mount does not show the cgroup
 /// (a bind mount or a namespace of another part of the tree).
 pub fn directory(mount: &Mount, path: &Path) -> Option<PathBuf> {
     let below = path.strip_prefix(&mount.root).ok()?;
@@ -104,13 +105,13 @@ mod tests {
         assert_eq!(directory(&mount("/a/b"), Path::new("/a/b/c")), Some("/mnt/c".into()));
         assert_eq!(directory(&mount("/a/b"), Path::new("/a/bc")), None);
         assert_eq!(directory(&mount("/a/b"), Path::new("/")), None);
-        // Outside the namespace's root: only a mount of that outside shows it.
+        // The path is outside the namespace's root: only a mount of that outside part shows it.
         assert_eq!(directory(&mount("/"), Path::new("/../x")), None);
         assert_eq!(directory(&mount("/.."), Path::new("/../x")), Some("/mnt/x".into()));
     }
 
     #[test]
-    fn the_own_path() {
+    fn own_path_is_the_line_of_v2() {
         assert_eq!(own_path(b"4:memory:/m\n0::/user.slice/a:b\n"), Some("/user.slice/a:b".into()));
         assert_eq!(own_path(b"4:memory:/m\n"), None);
     }

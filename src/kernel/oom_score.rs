@@ -1,8 +1,8 @@
-//! Which processes the kernel's OOM killer takes first: those of jobs, not pinfold.
+//! Makes the kernel's OOM killer choose processes of jobs before pinfold.
 //!
-//! `oom_score_adj` (proc_pid_oom_score_adj(5)) goes from -1000 (never) to 1000. Where this process may lower its own
-//! (CAP_SYS_RESOURCE), supervisor or guard do so, and jobs have what the caller had. Elsewhere jobs get [`RAISED`] more than the
-//! caller had.
+//! `oom_score_adj` (proc_pid_oom_score_adj(5)) ranges from -1000 (the process is never killed) to 1000. If this process
+//! may lower its own value (CAP_SYS_RESOURCE), the supervisor or the guard does so, and jobs get the caller's value.
+//! Otherwise jobs get a value that is [`RAISED`] above the caller's.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -11,22 +11,22 @@ use std::sync::OnceLock;
 /// The kernel's file for the process that opens it.
 pub(crate) const FILE: &std::ffi::CStr = c"/proc/self/oom_score_adj";
 
-/// A caller that has this is never taken, nor are its jobs.
+/// The OOM killer never kills a caller with this value, nor its jobs.
 const NEVER: i32 = -1000;
 
-/// The last to be taken.
+/// The lowest value at which the OOM killer can still kill the process.
 const LOWEST: i32 = -999;
 
 const HIGHEST: i32 = 1000;
 
-/// In thousandths of the memory that there is: in a container of 16 MB, where pinfold has 3 MB and a small process some hundred
-/// KB, the latter has to count for more.
+/// How far the value of jobs is raised, in thousandths of the available memory. In a container with 16 MB, pinfold uses
+/// 3 MB and a small process some hundred KB; with this value the small process still ranks above pinfold.
 const RAISED: i32 = 300;
 
-/// What jobs get; none where they have it from the guard.
+/// The value that jobs get; `None` if they inherit the right value from the guard.
 static JOBS: OnceLock<Option<i32>> = OnceLock::new();
 
-/// Lowers this process's own, where that is allowed. The processes that it forks as guards inherit it.
+/// Lowers the value of this process, if that is allowed. The guards that it forks inherit the value.
 pub(crate) fn protect() {
     JOBS.get_or_init(|| {
         let mut file = File::options().read(true).write(true).open(FILE.to_str().unwrap_or_default()).ok()?;
@@ -37,12 +37,13 @@ pub(crate) fn protect() {
     });
 }
 
-/// What this process gives to jobs, as text.
+/// Returns the value that this process gives to jobs, as text.
 pub(crate) fn of_jobs() -> Option<String> {
     JOBS.get().copied().flatten().map(|value| value.to_string())
 }
 
-/// What jobs get where the caller has that; `lower` lowers our own.
+/// Returns the value for jobs, from the caller's value. `lower` lowers the value of this process and returns whether
+/// that was allowed.
 fn jobs(callers: i32, lower: impl FnOnce() -> bool) -> Option<i32> {
     match callers {
         ..=NEVER => None,

@@ -1,4 +1,5 @@
-//! One process, held by descriptor: a pid that is reused can't be hit by mistake (pidfd_open(2), Linux 5.3).
+//! One process, referred to by a descriptor: a signal cannot hit another process that reuses the pid (pidfd_open(2),
+//! Linux 5.3).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -9,7 +10,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use crate::kernel::signal::Signal;
 use crate::kernel::sys;
 
-/// A process, held by its pidfd.
+/// A process, referred to by its pidfd.
 ///
 /// ```
 /// use pinfold::Signal;
@@ -26,18 +27,18 @@ use crate::kernel::sys;
 pub struct Pidfd(OwnedFd);
 
 impl Pidfd {
-    /// Opens the process that has `pid` now. `ESRCH` where there is none.
+    /// Opens the process that has `pid` now. Fails with `ESRCH` if no process has it.
     pub fn open(pid: Pid) -> Result<Self> {
         pidfd_open(pid, PidfdFlags::empty()).map(Self)
     }
 
-    /// Sends `signal`. `ESRCH` where the process has been reaped, `EPERM` where it is another user's
-    /// (pidfd_send_signal(2), Linux 5.1).
+    /// Sends `signal`. Fails with `ESRCH` if the process has been reaped, and with `EPERM` if it belongs to another
+    /// user (pidfd_send_signal(2), Linux 5.1).
     pub fn send(&self, signal: Signal) -> Result<()> {
         sys::pidfd_send_signal(self.0.as_fd(), signal.number())
     }
 
-    /// Whether the process has ended, reaped or not (a pidfd is readable from then on).
+    /// Returns whether the process has ended, even if it has not been reaped (a pidfd is readable from then on).
     pub fn has_ended(&self) -> bool {
         let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
         loop {
@@ -49,7 +50,7 @@ impl Pidfd {
         }
     }
 
-    /// The id of the cgroup that holds the process, where the kernel tells (Linux 6.13).
+    /// Returns the id of the cgroup that contains the process, if the kernel reports it (Linux 6.13).
     pub(crate) fn cgroup_id(&self) -> Option<u64> {
         sys::pidfd_cgroup_id(self.0.as_fd())
     }

@@ -1,4 +1,4 @@
-//! What `/proc` tells about one process, for the report.
+//! Reads from `/proc` what the report says about one process.
 
 use std::time::Instant;
 
@@ -9,9 +9,11 @@ use crate::kernel::pidfd::Pidfd;
 use crate::report::{ProcessInfo, ProcessList};
 
 impl ProcessList {
+    /// The highest number of processes that a list describes.
     const DESCRIBED: usize = 256;
 
-    /// Counts one that still runs, and describes it as well as it can be; beyond what is described, only counts.
+    /// Counts a process that still runs, and describes it as far as possible. A process beyond [`Self::DESCRIBED`] is
+    /// only counted.
     pub(crate) fn add(&mut self, pid: Pid) {
         if self.processes.len() >= Self::DESCRIBED {
             self.count += 1;
@@ -21,7 +23,7 @@ impl ProcessList {
         }
     }
 
-    /// The same while there is time to look at it; then it is counted.
+    /// Does the same as [`Self::add`] until `bound`. After that time it only counts the process.
     pub(crate) fn add_until(&mut self, bound: Instant, pid: Pid) {
         if Instant::now() < bound {
             self.add(pid);
@@ -30,7 +32,7 @@ impl ProcessList {
         }
     }
 
-    /// The same for one that SIGKILL did not end.
+    /// Does the same as [`Self::add`] for a process that SIGKILL did not end.
     pub(crate) fn add_unkillable(&mut self, pid: Pid) {
         if self.processes.len() >= Self::DESCRIBED {
             self.count += 1;
@@ -40,7 +42,7 @@ impl ProcessList {
         }
     }
 
-    /// Adds those that were counted elsewhere, some of them described.
+    /// Adds `count` processes that were counted elsewhere; `described` describes some of them.
     pub(crate) fn add_counted(&mut self, described: Vec<ProcessInfo>, count: u64) {
         self.count += count;
         self.processes.extend(described);
@@ -48,7 +50,7 @@ impl ProcessList {
 }
 
 impl ProcessInfo {
-    /// Reads it, or `None` where the process is gone or `/proc` does not show it.
+    /// Reads the description of a process. Returns `None` if the process is gone or `/proc` does not show it.
     pub(crate) fn read(pid: Pid) -> Option<Self> {
         Self::read_with(pid, command_line)
     }
@@ -65,19 +67,20 @@ impl ProcessInfo {
         Some(Self { pid, parent, command_line, state, age_seconds: age(started), wchan: None, user: None })
     }
 
-    /// The same for one that was just seen to run: described without `/proc` too, `None` only where it has ended.
+    /// Returns the description of a process that was running a moment ago, even if `/proc` does not show it. Returns
+    /// `None` only if the process has ended.
     pub(crate) fn of_living(pid: Pid) -> Option<Self> {
         Self::living(pid, Self::read(pid))
     }
 
-    /// The same for one that may hang in the kernel.
+    /// Does the same as [`Self::of_living`] for a process that may hang in the kernel.
     pub(crate) fn of_living_unkillable(pid: Pid) -> Option<Self> {
         Self::living(pid, Self::read_unkillable(pid))
     }
 
     fn living(pid: Pid, read: Option<Self>) -> Option<Self> {
         match read {
-            // One whose first thread has ended looks like a zombie, and is none.
+            // A process whose first thread has ended looks like a zombie, although other threads still run.
             Some(process) if !matches!(process.state, 'Z' | 'X') => Some(process),
             _ if has_ended(pid) => None,
             Some(process) => Some(process),
@@ -93,15 +96,16 @@ impl ProcessInfo {
         }
     }
 
-    /// The same, with at most 256 bytes of its command line.
+    /// Shortens the command line to at most 256 bytes.
     pub(crate) fn shortened(mut self) -> Self {
         let end = (0..=256.min(self.command_line.len())).rev().find(|&at| self.command_line.is_char_boundary(at));
         self.command_line.truncate(end.unwrap_or(0));
         self
     }
 
-    /// Reads a process that SIGKILL did not end, with its user and the function that it waits in. Where it may hang in the
-    /// kernel, its name stands for its command line: to read that, its memory map is locked, which may never be had.
+    /// Reads the description of a process that SIGKILL did not end, with its user and the kernel function that it waits
+    /// in. If the process may hang in the kernel, its name replaces its command line: to read the command line, the
+    /// kernel locks the memory map of the process, and that lock may never become free.
     pub(crate) fn read_unkillable(pid: Pid) -> Option<Self> {
         let file = |name| format!("/proc/{}/{name}", pid.as_raw_nonzero());
         let wchan = std::fs::read_to_string(file("wchan")).ok();
@@ -115,7 +119,7 @@ impl ProcessInfo {
     }
 }
 
-/// Whether a thread of it is in state D, which may be for good.
+/// Returns whether a thread of the process is in state D, which may never end.
 fn may_hang(pid: i32) -> bool {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return true };
     threads.flatten().any(|thread| {
@@ -124,20 +128,22 @@ fn may_hang(pid: i32) -> bool {
     })
 }
 
-/// From `/proc/PID/status`: the real, effective, saved and file system user id.
+/// Returns the effective user id from the text of `/proc/PID/status`, whose line `Uid:` has the real, effective, saved
+/// and file system user id.
 fn effective_user(status: &str) -> Option<u32> {
     status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
-/// Whether the process ids in `/proc` are those of this process's PID namespace: `ESRCH` where they are not, or the errno with which
-/// it can't be read. A `/proc` of another namespace shows other processes under the same numbers.
+/// Checks that the process ids in `/proc` are those of this process's PID namespace. Fails with `ESRCH` if they are
+/// not, or with the errno of reading `/proc/self`. The `/proc` of another namespace shows other processes under the
+/// same numbers.
 pub(crate) fn proc_is_own() -> rustix::io::Result<()> {
     let own = std::fs::read_link("/proc/self").map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
     let same = own.to_str().and_then(|own| own.parse().ok()) == Some(rustix::process::getpid().as_raw_nonzero().get());
     if same { Ok(()) } else { Err(Errno::SRCH) }
 }
 
-/// Whether `pid` is nobody's, or that of a process that has ended. What can't be asked is not taken for an end.
+/// Returns whether no process has `pid`, or the process has ended. If this cannot be found out, returns `false`.
 fn has_ended(pid: Pid) -> bool {
     match Pidfd::open(pid) {
         Ok(pidfd) => pidfd.has_ended(),
@@ -145,8 +151,8 @@ fn has_ended(pid: Pid) -> bool {
     }
 }
 
-/// The name and the fields after it (from `state`, field 3, on) of `/proc/PID/stat`. The name stands in parentheses
-/// and may hold any byte, parentheses too (proc_pid_stat(5)).
+/// Returns the name, and the fields after it (from `state`, field 3, on), of `/proc/PID/stat`. The name is in
+/// parentheses and may contain any byte, including parentheses (proc_pid_stat(5)).
 fn split_stat(stat: &[u8]) -> Option<(String, Vec<&[u8]>)> {
     let open = stat.iter().position(|&byte| byte == b'(')?;
     let close = stat.iter().rposition(|&byte| byte == b')')?;
@@ -158,25 +164,26 @@ fn split_stat(stat: &[u8]) -> Option<(String, Vec<&[u8]>)> {
 /// PF_EXITING of the kernel (include/linux/sched.h).
 const EXITING: u64 = 4;
 
-/// Whether a process is about to end, from the flags in its `/proc/PID/stat`: it has left its cgroup then, and may still
-/// wait, as the first process of a PID namespace does for the others. A zombie's flags tell only of its first thread.
+/// Returns whether a process is about to end, from the flags in its `/proc/PID/stat`. Such a process has left its
+/// cgroup, but may still wait: the first process of a PID namespace waits for the others. A zombie's flags describe
+/// only its first thread, so the result is `false` for a zombie.
 pub(crate) fn is_exiting(stat: &[u8]) -> bool {
     let Some((_, fields)) = split_stat(stat) else { return false };
     let flags = fields.get(6).and_then(|flags| parse::<u64>(flags)).unwrap_or(0);
     fields.first() != Some(&b"Z".as_slice()) && flags & EXITING != 0
 }
 
-/// The state of a process, as a letter, from its `/proc/PID/stat`.
+/// Returns the state of a process, as a letter, from its `/proc/PID/stat`.
 pub(crate) fn state(stat: &[u8]) -> Option<u8> {
     split_stat(stat)?.1.first()?.first().copied()
 }
 
-/// The parent of a process, from its `/proc/PID/stat`.
+/// Returns the parent of a process, from its `/proc/PID/stat`.
 pub(crate) fn parent(stat: &[u8]) -> Option<i32> {
     parse(split_stat(stat)?.1.get(1)?)
 }
 
-/// The start time of a process in clock ticks since boot, from its `/proc/PID/stat`.
+/// Returns the start time of a process in clock ticks since boot, from its `/proc/PID/stat`.
 pub(crate) fn start_ticks(stat: &[u8]) -> Option<u64> {
     parse(split_stat(stat)?.1.get(19)?)
 }
@@ -197,7 +204,8 @@ fn command_line(pid: i32) -> Option<String> {
     Some(line.join(" "))
 }
 
-/// Seconds since boot, less the start time in clock ticks since boot.
+/// Returns the age of a process in seconds: the time since boot minus its start time, which is in clock ticks since
+/// boot.
 fn age(started_ticks: u64) -> f64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let started = started_ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
@@ -218,11 +226,11 @@ mod tests {
     }
 
     #[test]
-    fn one_that_proc_does_not_show_lives_all_the_same() {
+    fn a_process_that_proc_does_not_show_counts_as_living() {
         let own = rustix::process::getpid();
         let unknown = ProcessInfo::living(own, None).unwrap();
         assert_eq!((unknown.pid, unknown.parent, unknown.state), (own.as_raw_nonzero().get(), 0, '?'));
-        // One that has ended is nobody, whether it has been reaped or not.
+        // A process that has ended does not count, whether it has been reaped or not.
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let pid = Pid::from_raw(child.id() as i32).unwrap();
         rustix::process::waitid(
@@ -237,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn of_one_that_does_not_end() {
+    fn description_of_an_unkillable_process() {
         let own = ProcessInfo::read_unkillable(rustix::process::getpid()).unwrap();
         assert!(own.command_line.contains("pinfold"), "{own}");
         assert_eq!(own.user, Some(rustix::process::geteuid().as_raw()));

@@ -1,4 +1,5 @@
-//! A pseudoterminal for a job (pty(7)): the job has one side as its terminal, the supervisor reads and writes the other.
+//! A pseudoterminal for a job (pty(7)): the job uses one side as its terminal, the supervisor reads and writes the
+//! other.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -13,7 +14,7 @@ use rustix::termios::{
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::kernel::user::User;
 
-/// A pseudoterminal to be made for a job ([`Command::pty`](crate::Command::pty)).
+/// The properties of the pseudoterminal that a job gets ([`Command::pty`](crate::Command::pty)).
 ///
 /// ```
 /// use pinfold::{Command, Pty};
@@ -29,38 +30,38 @@ pub struct Pty {
 }
 
 impl Pty {
-    /// So many rows and columns of characters, and the kernel's usual settings: lines can be edited, what is typed is echoed,
-    /// Ctrl-C is SIGINT (termios(3)).
+    /// Returns a pseudoterminal with this number of rows and columns of characters, and with the kernel's default
+    /// settings: lines can be edited, input is echoed, Ctrl-C sends SIGINT (termios(3)).
     pub fn new(rows: u16, columns: u16) -> Self {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         Self { size, settings: None, echo: None }
     }
 
-    /// The size and the settings of this terminal, as they are now.
+    /// Returns a pseudoterminal with the current size and settings of `terminal`.
     ///
     /// # Errors
-    /// `ENOTTY` where it is no terminal.
+    /// `ENOTTY` if `terminal` is not a terminal.
     pub fn like(terminal: impl AsFd) -> Result<Self> {
         let failed = |errno| Error::system("read", "the settings of the terminal", errno, "");
         let size = tcgetwinsize(&terminal).map_err(failed)?;
         Ok(Self { size, settings: Some(tcgetattr(&terminal).map_err(failed)?), echo: None })
     }
 
-    /// Whether what the job is given to read is echoed, as somebody who types wants it, and a program that reads the output
-    /// does not.
+    /// Sets whether the terminal echoes the input of the job. The echo is useful for a person at the terminal, but not
+    /// for a program that reads the output.
     pub fn echo(mut self, echo: bool) -> Self {
         self.echo = Some(echo);
         self
     }
 
-    /// The supervisor's side and the job's.
+    /// Makes the pseudoterminal and returns both sides: the supervisor's, then the job's.
     pub(crate) fn open(&self, user: Option<&User>) -> Result<(OwnedFd, OwnedFd)> {
         let failed = |errno| {
             let advice = match errno {
                 Errno::NOENT | Errno::NODEV | Errno::NXIO => {
                     "/dev/ptmx and a devpts file system at /dev/pts are needed"
                 }
-                Errno::NOSPC => "there are as many as /proc/sys/kernel/pty/max allows",
+                Errno::NOSPC => "the number of pseudoterminals has reached /proc/sys/kernel/pty/max",
                 errno => short_of_descriptors(errno),
             };
             Error::system("make", "a pseudoterminal", errno, advice)
@@ -69,7 +70,7 @@ impl Pty {
         let master = openpt(flags).map_err(failed)?;
         fcntl_setfl(&master, fcntl_getfl(&master).map_err(failed)? | OFlags::NONBLOCK).map_err(failed)?;
         unlockpt(&master).map_err(failed)?;
-        // By the master, and not by name: this devpts may be mounted elsewhere (TIOCGPTPEER, Linux 4.13).
+        // Opened through the master and not by name: this devpts may be mounted elsewhere (TIOCGPTPEER, Linux 4.13).
         let slave = ioctl_tiocgptpeer(&master, flags).map_err(failed)?;
         tcsetwinsize(&slave, self.size).map_err(failed)?;
         let mut settings = match &self.settings {
@@ -81,15 +82,16 @@ impl Pty {
         }
         tcsetattr(&slave, OptionalActions::Now, &settings).map_err(failed)?;
         if let Some(user) = user {
-            // Programs open it by its name too, as that user.
+            // Programs of the job also open the terminal by its name, as that user.
             fchown(&slave, Some(Uid::from_raw(user.uid)), None).map_err(failed)?;
         }
         Ok((master, slave))
     }
 }
 
-/// What ends the input of who reads this terminal: once at the beginning of a line, twice behind something that is no line yet.
-/// Nothing where keys mean nothing to it (termios(3), ICANON).
+/// Returns the bytes that end the input of a process that reads this terminal: the end-of-file character once at the
+/// beginning of a line, twice after an incomplete line (`in_line`). Empty if the terminal does not interpret special
+/// characters (termios(3), ICANON).
 pub(crate) fn end_of_input(master: impl AsFd, in_line: bool) -> Vec<u8> {
     match tcgetattr(master) {
         Ok(settings) if settings.local_modes.contains(LocalModes::ICANON) => {

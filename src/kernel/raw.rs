@@ -1,19 +1,19 @@
-//! System calls without the C library: no thread-local `errno` is written.
+//! System calls without the C library: they do not write the thread-local `errno`.
 //!
-//! The processes between the clone and the exec run with the guard's memory, its `errno` included, and the guard can run at the
-//! same time.
+//! A process between clone and exec uses the guard's memory, including its `errno`, and the guard can run at the same
+//! time.
 
 #![allow(unsafe_code)]
 
-/// The system call `number`. The result is the kernel's: from -4095 to -1 it is a negated errno.
+/// Makes the system call `number`. Returns the kernel's result: from -4095 to -1 it is a negated errno.
 ///
 /// # Safety
-/// As the system call demands.
+/// The caller meets the requirements of the system call.
 #[cfg(target_arch = "x86_64")]
 pub unsafe fn call<const N: usize>(number: libc::c_long, arguments: [usize; N]) -> isize {
     let argument = |index: usize| arguments.get(index).copied().unwrap_or_default();
     let result: isize;
-    // SAFETY: the kernel keeps all registers but rax, rcx and r11; the rest is the caller's obligation.
+    // SAFETY: the kernel preserves all registers except rax, rcx and r11; the rest is the caller's obligation.
     unsafe {
         std::arch::asm!(
             "syscall",
@@ -31,15 +31,15 @@ pub unsafe fn call<const N: usize>(number: libc::c_long, arguments: [usize; N]) 
     result
 }
 
-/// As above.
+/// Makes the system call `number`. Returns the kernel's result: from -4095 to -1 it is a negated errno.
 ///
 /// # Safety
-/// As above.
+/// The caller meets the requirements of the system call.
 #[cfg(target_arch = "aarch64")]
 pub unsafe fn call<const N: usize>(number: libc::c_long, arguments: [usize; N]) -> isize {
     let argument = |index: usize| arguments.get(index).copied().unwrap_or_default();
     let result: isize;
-    // SAFETY: the kernel keeps all registers but x0; the rest is the caller's obligation.
+    // SAFETY: the kernel preserves all registers except x0; the rest is the caller's obligation.
     unsafe {
         std::arch::asm!(
             "svc #0",
@@ -55,7 +55,7 @@ pub unsafe fn call<const N: usize>(number: libc::c_long, arguments: [usize; N]) 
     result
 }
 
-/// The same; an error as its errno.
+/// Makes a system call, as [`call`] does, and returns an error as its errno.
 ///
 /// # Safety
 /// As [`call`].

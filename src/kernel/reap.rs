@@ -1,4 +1,5 @@
-//! Children that have ended or stopped: waitid(2), with what libc's and rustix's lack (resources used, `__WALL`).
+//! Children that have ended or stopped: waitid(2), with features that libc's and rustix's wrappers lack (resource
+//! usage, `__WALL`).
 
 #![allow(unsafe_code)]
 
@@ -6,7 +7,7 @@ use rustix::io::{Errno, Result};
 
 use crate::kernel::sys::last_errno;
 
-/// How a child ended, and what it and its waited-for descendants used.
+/// How a child ended, and the resources used by it and by the descendants that were waited for.
 #[derive(Clone, Copy, Debug)]
 pub struct Reaped {
     pub pid: i32,
@@ -14,33 +15,35 @@ pub struct Reaped {
     pub code: i32,
     /// Exit code or signal number.
     pub status: i32,
-    /// Largest resident set, in KiB.
+    /// The largest resident set, in KiB.
     pub max_rss_kib: u64,
     /// CPU time in user mode and in the kernel, in microseconds.
     pub cpu_us: (u64, u64),
 }
 
-/// What [`reap`] found. Only `ECHILD` proves that there is no child: any other error is an error.
+/// The result of [`reap`]. Only `ECHILD` proves that there is no child; any other errno is reported as an error.
 pub enum Reap {
     /// One child has been reaped.
     Child(Reaped),
-    /// There are children, none of which has ended.
+    /// There are children, but none of them has ended.
     NoneEnded,
-    /// There is no child at all: a subreaper has then no descendant either.
+    /// There is no child at all. A subreaper then has no descendant either.
     NoChildren,
 }
 
-/// Reaps one child that has ended, of any kind (`__WALL`: clone children send no SIGCHLD), without waiting.
+/// Reaps one child of any kind that has ended, without waiting (`__WALL`: clone children send no SIGCHLD).
+///
+/// The raw system call has a fifth argument, the resource usage, that libc's wrapper lacks (waitid(2), "C
+/// library/kernel differences").
 ///
 /// # Errors
-/// The errno of waitid(2) but `ECHILD`, which is [`Reap::NoChildren`]: a seccomp filter can refuse the call with any.
-///
-/// The raw waitid has a fifth argument, the resources used, that libc's wrapper lacks (waitid(2), "C library/kernel differences").
+/// The errno of waitid(2), except `ECHILD`, which is [`Reap::NoChildren`]. A seccomp filter can refuse the call with
+/// any errno.
 pub fn reap() -> Result<Reap> {
     let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
     loop {
-        // SAFETY: both structures are the kernel's, zeroed, and outlive the call.
+        // SAFETY: both structures have the kernel's layout, are zeroed, and outlive the call.
         let done = unsafe {
             libc::syscall(
                 libc::SYS_waitid,
@@ -58,9 +61,9 @@ pub fn reap() -> Result<Reap> {
                 errno => return Err(errno),
             }
         }
-        // SAFETY: zeroed, and filled in by the kernel where a child was found.
+        // SAFETY: both are zeroed, and the kernel fills them in if it finds a child.
         let (info, usage) = unsafe { (info.assume_init(), usage.assume_init()) };
-        // SAFETY: waitid fills in the SIGCHLD fields; all zero where none ended.
+        // SAFETY: waitid fills in the SIGCHLD fields; they are all zero if no child has ended.
         let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
         if pid == 0 {
             return Ok(Reap::NoneEnded);
@@ -76,14 +79,14 @@ pub fn reap() -> Result<Reap> {
     }
 }
 
-/// Whether this process has any child.
+/// Returns whether this process has any child.
 ///
 /// # Errors
-/// As [`reap`]: then it is not known.
+/// As [`reap`]. After an error it is not known whether there is a child.
 pub fn has_children() -> Result<bool> {
     let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
-    // SAFETY: the structure is the kernel's and outlives the call, which takes nothing away (WNOWAIT).
+    // SAFETY: the structure has the kernel's layout and outlives the call, which reaps no child (WNOWAIT).
     if unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), options) } == 0 {
         return Ok(true);
     }
@@ -93,21 +96,22 @@ pub fn has_children() -> Result<bool> {
     }
 }
 
-/// Reaps the child `pid` if it has ended; tells whether it had.
+/// Reaps the child `pid` if it has ended. Returns whether it was reaped.
 pub fn reap_one(pid: rustix::process::Pid) -> bool {
     let pid = pid.as_raw_nonzero().get();
-    // SAFETY: no status is asked for.
+    // SAFETY: the status is not requested.
     unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG | libc::__WALL) == pid }
 }
 
-/// Reaps the process of this pidfd if it is our child and has ended (waitid(2) with `P_PIDFD`, Linux 5.4).
+/// Reaps the process of this pidfd if it is a child of this process and has ended (waitid(2) with `P_PIDFD`, Linux
+/// 5.4).
 pub fn reap_held(pidfd: std::os::fd::BorrowedFd<'_>) {
     use rustix::process::{WaitId, WaitIdOptions, waitid};
-    // ECHILD: it is not ours to reap, or has been reaped.
+    // ECHILD: it is no child of this process, or it has been reaped.
     let _ = waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
 }
 
-/// A child that a signal has stopped since this was last asked: its pid and the signal.
+/// Returns the pid of a child that a signal has stopped, and that signal. Each stop is returned once.
 pub fn next_stopped() -> Option<(i32, i32)> {
     let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
     // SAFETY: the structure is zeroed and outlives the call, which fills in the SIGCHLD fields.

@@ -1,24 +1,25 @@
-//! Resource limits of each process (getrlimit(2)).
+//! Resource limits, which apply to each process (getrlimit(2)).
 
 use crate::error::{Error, Result};
 use crate::kernel::size::Size;
 
-/// A resource limit of each process (getrlimit(2)).
+/// A resource limit, which applies to each process (getrlimit(2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Rlimit {
-    /// The kernel's number of the resource.
+    /// The kernel's number for the resource.
     pub(crate) resource: u32,
-    /// The soft limit; `u64::MAX` for none.
+    /// The soft limit; `u64::MAX` for no limit.
     pub soft: u64,
     /// The hard limit.
     pub hard: u64,
 }
 
-/// The number of the limit on open files, as the C libraries disagree on its type.
+/// The number of the limit on open files. Defined here because the C libraries disagree on its type.
 pub(crate) const NOFILE: u32 = 7;
 
-/// Names and numbers of the resources, in the kernel's order but for the architectures that pinfold does not support.
+/// The names of the resources, each at the index that is its number. Only architectures that pinfold does not support
+/// number them differently.
 const RESOURCES: [&str; 16] = [
     "cpu",
     "fsize",
@@ -41,8 +42,8 @@ const RESOURCES: [&str; 16] = [
 impl std::str::FromStr for Rlimit {
     type Err = Error;
 
-    /// Reads `nofile=1024`, `nofile=1024:4096`, `core=0`, `stack=unlimited`, with the names of prlimit(1). Values in the
-    /// kernel's units (bytes, seconds, counts), where K, M, G, T may follow.
+    /// Reads `nofile=1024`, `nofile=1024:4096`, `core=0`, `stack=unlimited`, with the names of prlimit(1). Values are
+    /// in the kernel's units (bytes, seconds, counts); K, M, G or T may follow a value.
     fn from_str(text: &str) -> Result<Self> {
         let bad = |advice: String| Error::invalid("resource limit", text, advice);
         let usage = || bad("write NAME=SOFT[:HARD], each a number or 'unlimited'".into());
@@ -50,7 +51,7 @@ impl std::str::FromStr for Rlimit {
         let resource = RESOURCES
             .iter()
             .position(|known| name.eq_ignore_ascii_case(known))
-            .ok_or_else(|| bad(format!("its name is one of {}", RESOURCES.join(", "))))?;
+            .ok_or_else(|| bad(format!("the name must be one of {}", RESOURCES.join(", "))))?;
         let value = |text: &str| match (text, text.parse::<Size>()) {
             ("unlimited", _) | (_, Ok(Size::Max)) => Ok(u64::MAX),
             (_, Ok(Size::Bytes(value))) => Ok(value),

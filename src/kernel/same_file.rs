@@ -1,4 +1,4 @@
-//! Whether two descriptors are one output: what is written to them arrives in one place, one write after the other.
+//! Finds out whether two descriptors are one output: all writes to them arrive in one place, one after the other.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
@@ -7,17 +7,18 @@ use rustix::io::Errno;
 
 use crate::kernel::sys;
 
-/// Whether what is written to `one` and to `other` arrives in one place, in the order of the writes. So it is where
+/// Returns whether writes to `one` and to `other` arrive in one place, in the order of the writes. That is so if
 ///
 /// - both are the same open file (`>f 2>&1`; kcmp(2), `KCMP_FILE`),
-/// - both are the same pipe, socket or terminal, also where it was opened twice: these have no offset,
+/// - both are the same pipe, socket or terminal, even if it was opened twice: these have no offset,
 /// - both append to the same regular file (`>>f 2>>f`): the kernel moves each write to the end (open(2), `O_APPEND`).
 ///
-/// Two descriptors that were opened one by one (`>f 2>f`) have an offset each, and write over each other: they are two outputs.
+/// Two descriptors that were opened separately (`>f 2>f`) have an offset each, and overwrite each other's data: they
+/// are two outputs.
 ///
-/// A program that stands between a job and its own standard streams asks this before it calls
-/// [`Command::stderr_to_stdout`](crate::Command::stderr_to_stdout). It does not block, and changes nothing. Where it cannot find
-/// out, the answer is `false`.
+/// A program that forwards the output of a job to its own standard streams calls this function before it calls
+/// [`Command::stderr_to_stdout`](crate::Command::stderr_to_stdout). The function does not block and changes nothing. It
+/// returns `false` if it cannot find out.
 ///
 /// ```
 /// use std::fs::File;
@@ -48,7 +49,8 @@ fn appends(fd: BorrowedFd<'_>) -> bool {
     fcntl_getfl(fd).is_ok_and(|flags| flags.contains(OFlags::APPEND))
 }
 
-/// A pseudoterminal's other side answers for it, and is not it (tty_io.c, `tiocgsid`).
+/// Returns whether `fd` is the controlling terminal. The master side of a pseudoterminal is excluded by its device
+/// number: the kernel reports a session for it too (tty_io.c, `tiocgsid`), but it is not the terminal itself.
 fn is_controlling_terminal(fd: BorrowedFd<'_>, stat: &Stat) -> bool {
     /// `/dev/ptmx` (the kernel's Documentation/admin-guide/devices.txt).
     const MULTIPLEXER: (u32, u32) = (5, 2);
@@ -58,14 +60,15 @@ fn is_controlling_terminal(fd: BorrowedFd<'_>, stat: &Stat) -> bool {
         && kernel::has_session(fd)
 }
 
-/// Whether both descriptors are of one open file, of a process that owns both.
+/// Returns whether both descriptors, which this process owns, refer to one open file.
 fn are_one_open_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     // Containers refuse kcmp(2) without CAP_SYS_PTRACE, and a kernel may be built without it.
     sys::are_one_open_file(one, other).or_else(|_| share_an_owner(one, other)).unwrap_or(false)
 }
 
-/// The same by the owner of the signal SIGIO, of which each open file has one (fcntl(2), `F_SETOWN_EX`): set through the one
-/// descriptor, it is seen through the other. A regular file never sends this signal, and afterwards the owner is as it was.
+/// Does the same as [`are_one_open_file`] without kcmp(2). Each open file has one owner of the signal SIGIO (fcntl(2),
+/// `F_SETOWN_EX`): an owner that is set through one descriptor is visible through the other. A regular file never sends
+/// this signal, and this function restores the previous owner.
 fn share_an_owner(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<bool, Errno> {
     let own = kernel::Owner::this_thread();
     let before = kernel::owner(one)?;
@@ -118,8 +121,8 @@ mod kernel {
         if done == 0 { Ok(()) } else { Err(last_errno()) }
     }
 
-    /// Whether it is the controlling terminal of this process, or the other side of one: others have no session for it
-    /// (tcgetsid(3), `ENOTTY`).
+    /// Returns whether `fd` is the controlling terminal of this process, or the master side of a pseudoterminal. For
+    /// any other terminal the kernel reports no session (tcgetsid(3), `ENOTTY`).
     pub fn has_session(fd: BorrowedFd<'_>) -> bool {
         // SAFETY: tcgetsid(3) touches no memory of this process; the descriptor is borrowed for the call.
         unsafe { libc::tcgetsid(fd.as_raw_fd()) >= 0 }
@@ -145,14 +148,14 @@ mod tests {
         let (first, second) = (appending(), appending());
         std::fs::remove_file(&path).unwrap();
         assert!(are_one_output(&one, &twin));
-        assert!(!are_one_output(&one, &other), "an offset each");
+        assert!(!are_one_output(&one, &other), "each has its own offset");
         assert!(are_one_output(&first, &second));
         assert!(!are_one_output(&first, &other), "only one of them appends");
     }
 
-    /// What is asked where kcmp(2) is refused gives the same answers, and leaves the open files as they were.
+    /// The method for systems that refuse kcmp(2) gives the same answers, and leaves the open files as they were.
     #[test]
-    fn the_owner_of_sigio_tells_one_open_file_from_two() {
+    fn the_owner_of_sigio_distinguishes_one_open_file_from_two() {
         let path = scratch("owner");
         let one = File::create(&path).unwrap();
         let (twin, other) = (one.try_clone().unwrap(), File::options().write(true).open(&path).unwrap());

@@ -1,15 +1,17 @@
-//! A signal for everybody: sent in passes, until one finds nobody new.
+//! Repeated scans for processes: a signal is sent to all processes of a job in passes, until a pass finds no new
+//! process.
 
 use std::time::{Duration, Instant};
 
 use rustix::io::Result;
 
-/// Beyond the passes that are made in any case.
+/// How long passes go on after the least number of them has been made.
 const TIME: Duration = Duration::from_millis(20);
 
-/// How many passes are made, if it takes them, and for how long.
+/// Limits on the number of passes and on their time. Fewer passes are made if one of them finds no new process.
 ///
-/// A storm of 200 that fork leaves each other process a hundredth of two CPUs: eight passes took 80 s there.
+/// A time limit is needed: 200 processes that fork all the time leave each other process a hundredth of two CPUs, and
+/// eight passes took 80 s there.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ScanLimits {
     least: u32,
@@ -17,34 +19,35 @@ pub(crate) struct ScanLimits {
 }
 
 impl ScanLimits {
-    /// So many, none for 0, and more within 20 ms; but nothing more when `time` is over, in the midst of a pass too.
+    /// Returns limits that allow `least` passes, and more within the first 20 ms; with 0, no pass is made. After `time`
+    /// the work ends, even in the middle of a pass.
     pub fn new(least: u32, time: Duration) -> Self {
         Self { least, bound: Instant::now() + time }
     }
 
-    /// The same, for so long at most.
+    /// Returns the same limits, with at most `time` from now on.
     pub fn within(self, time: Duration) -> Self {
         Self { bound: self.bound.min(Instant::now() + time), ..self }
     }
 
-    /// The same, so many in any case.
+    /// Returns the same limits with another least number of passes.
     pub fn at_least(self, least: u32) -> Self {
         Self { least, ..self }
     }
 
-    /// Whether none are to be made.
+    /// Returns whether no pass is allowed.
     pub fn are_none(self) -> bool {
         self.least == 0
     }
 
-    /// Whether the time is over.
+    /// Returns whether the time is over.
     pub fn are_over(self) -> bool {
         Instant::now() >= self.bound
     }
 }
 
-/// Makes passes until one says that there was nobody new (`false`), and tells whether that came: against a job that forks
-/// faster than it can be told, only a kill helps.
+/// Makes passes until one of them returns `false`, which means that it found no new process. Returns whether that
+/// happened within the limits: a job that forks faster than pinfold can send signals can only be killed.
 pub(crate) fn until_no_new_process(scans: ScanLimits, mut pass: impl FnMut() -> Result<bool>) -> Result<bool> {
     let begun = Instant::now();
     let mut made = 0;
@@ -64,7 +67,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(3600);
 
     #[test]
-    fn it_ends() {
+    fn passes_end() {
         let mut left = 300;
         let counted = until_no_new_process(ScanLimits::new(300, LONG), || {
             left -= 1;

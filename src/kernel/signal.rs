@@ -1,4 +1,4 @@
-//! Signals by name and number, and a queue of the signals that are sent to this process.
+//! Signals by name and number, and a queue of the signals that this process receives.
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,7 +12,7 @@ use crate::error::{Error, Result, short_of_descriptors};
 pub use crate::kernel::wake::Wake;
 use crate::kernel::{inherited, sys, wake};
 
-/// A signal that can be sent: 1 to 31, or a real-time one up to 64 (signal(7)).
+/// A signal that can be sent: 1 to 31, or a real-time signal up to 64 (signal(7)).
 ///
 /// ```
 /// use pinfold::Signal;
@@ -29,7 +29,7 @@ macro_rules! named {
     ($($name:ident),*) => {
         /// The standard signals by name, without `SIG`.
         const NAMES: &[(&str, i32)] = &[$((
-            // The constants are called SIGTERM, names are TERM.
+            // The constants have the prefix SIG (SIGTERM), the names do not (TERM).
             stringify!($name).split_at(3).1, libc::$name
         )),*];
     };
@@ -41,7 +41,7 @@ named!(
     SIGVTALRM, SIGPROF, SIGWINCH, SIGIO, SIGPWR, SIGSYS
 );
 
-/// Lowest and highest real-time signal for programs: glibc and musl keep those below 34 for themselves.
+/// The lowest and the highest real-time signal for programs: glibc and musl reserve those below 34 for themselves.
 const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=sys::SIGNAL_MAX;
 
 impl Signal {
@@ -53,21 +53,21 @@ impl Signal {
     pub const QUIT: Self = Self(libc::SIGQUIT);
     /// A write to a pipe that has no reader.
     pub const PIPE: Self = Self(libc::SIGPIPE);
-    /// A timer's end.
+    /// A timer has expired.
     pub const ALRM: Self = Self(libc::SIGALRM);
-    /// A child has ended, stopped or gone on.
+    /// A child has ended, stopped or continued.
     pub const CHLD: Self = Self(libc::SIGCHLD);
     /// Urgent data on a socket.
     pub const URG: Self = Self(libc::SIGURG);
-    /// The terminal's window has another size.
+    /// The size of the terminal's window has changed.
     pub const WINCH: Self = Self(libc::SIGWINCH);
-    /// The signal that can't be caught.
+    /// Kill; cannot be caught.
     pub const KILL: Self = Self(libc::SIGKILL);
     /// Terminate.
     pub const TERM: Self = Self(libc::SIGTERM);
     /// Continue if stopped.
     pub const CONT: Self = Self(libc::SIGCONT);
-    /// Stop, can't be caught.
+    /// Stop; cannot be caught.
     pub const STOP: Self = Self(libc::SIGSTOP);
     /// Stop from the terminal.
     pub const TSTP: Self = Self(libc::SIGTSTP);
@@ -76,25 +76,25 @@ impl Signal {
     /// Stop: a background process wrote to the terminal or changed it.
     pub const TTOU: Self = Self(libc::SIGTTOU);
 
-    /// The signal with this number, or `None` where Linux has none.
+    /// Returns the signal with this number, or `None` if Linux has no such signal.
     #[must_use]
     pub const fn from_number(number: i32) -> Option<Self> {
         if number >= 1 && number <= sys::SIGNAL_MAX { Some(Self(number)) } else { None }
     }
 
-    /// All that there are, in their order.
+    /// Returns all signals, in ascending order.
     pub fn all() -> impl Iterator<Item = Self> {
         (1..=sys::SIGNAL_MAX).map(Self)
     }
 
-    /// Its number.
+    /// Returns the number of the signal.
     #[must_use]
     pub const fn number(self) -> i32 {
         self.0
     }
 }
 
-/// `SIGTERM`, `SIGRTMIN+3`, or the bare number of one that has no name.
+/// Writes `SIGTERM`, `SIGRTMIN+3`, or only the number of a signal that has no name.
 impl fmt::Display for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some((name, _)) = NAMES.iter().find(|&&(_, number)| number == self.0) {
@@ -114,7 +114,7 @@ impl fmt::Debug for Signal {
     }
 }
 
-/// `TERM`, `SIGTERM`, `term`, `15`, `RTMIN+3`, `RTMAX-1`.
+/// Reads `TERM`, `SIGTERM`, `term`, `15`, `RTMIN+3`, `RTMAX-1`.
 impl FromStr for Signal {
     type Err = Error;
 
@@ -150,29 +150,30 @@ impl FromStr for Signal {
     }
 }
 
-/// A signal that was sent to this process, and by whom.
+/// A signal that this process has received, and its sender.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Received {
-    /// Which one.
+    /// The signal.
     pub signal: Signal,
-    /// The kernel sent it (`si_code` SI_KERNEL): for SIGINT, SIGQUIT and SIGTSTP that is the terminal, which sends
-    /// it to the whole foreground process group (sigaction(2)).
+    /// Whether the kernel sent the signal (`si_code` SI_KERNEL). For SIGINT, SIGQUIT and SIGTSTP that means the
+    /// terminal, which sends it to the whole foreground process group (sigaction(2)).
     pub from_kernel: bool,
-    /// The process that sent it, 0 where that is not known.
+    /// The process that sent the signal; 0 if it is not known.
     pub sender: u32,
 }
 
 impl Received {
-    /// For tests of rules about signals.
+    /// Returns a received signal, for tests of rules about signals.
     #[must_use]
     pub const fn new(signal: Signal, from_kernel: bool, sender: u32) -> Self {
         Self { signal, from_kernel, sender }
     }
 
-    /// Whether the terminal sent it to its foreground process group, or to the leader of its session alone (SIGHUP): the
-    /// kernel did, and it is one of the signals that a terminal sends. SIGALRM of a timer (setitimer(2)), which exec keeps, is
-    /// also the kernel's, but reaches one process only.
+    /// Returns whether the terminal sent the signal to its foreground process group, or only to the leader of its
+    /// session (SIGHUP). That is so if the kernel sent the signal, and if it is one of the signals that a terminal
+    /// sends. The kernel also sends SIGALRM for a timer (setitimer(2)), which exec keeps, but that signal reaches one
+    /// process only.
     #[must_use]
     pub fn is_from_terminal(&self) -> bool {
         let sent = [
@@ -189,14 +190,15 @@ impl Received {
     }
 }
 
-/// Every signal that can be blocked, taken from this process's own handling and queued instead (signalfd(2)).
+/// A queue of every signal that can be blocked: the signals are not handled by this process but queued (signalfd(2)).
 ///
-/// For programs that do nothing else than supervise, as the `pinfold` command does: no signal can end such a program
-/// and leave its job. Signals that were ignored when the program was started stay ignored (nohup(1)). A library's host keeps its handlers: nothing here is used unless it asks.
+/// For programs that do nothing except supervise, such as the `pinfold` command: no signal can end such a program while
+/// its job goes on. Signals that were ignored when the program was started stay ignored (nohup(1)). A program that uses
+/// the library keeps its own signal handlers: the library uses no queue unless the program makes one.
 ///
 /// ```no_run
 /// use pinfold::signal::SignalQueue;
-/// let queue = SignalQueue::block_all()?; // The first in `main`.
+/// let queue = SignalQueue::block_all()?; // The first statement of `main`.
 /// while let Some(received) = queue.next(Some(std::time::Duration::from_secs(60)))? {
 ///     println!("{} from process {}", received.signal, received.sender);
 /// }
@@ -205,27 +207,28 @@ impl Received {
 #[derive(Debug)]
 pub struct SignalQueue {
     pub(crate) fd: OwnedFd,
-    /// As a bit mask.
+    /// The queued signals, as a bit mask.
     queued: u64,
 }
 
 impl SignalQueue {
-    /// Blocks all signals in the calling thread and queues them. Call it while there is one thread, before
-    /// [`Guard::fork`](crate::Guard::fork); jobs still get the mask that this program was started with.
+    /// Blocks all signals in the calling thread and queues them. Call it while the process has one thread, before
+    /// [`Guard::fork`](crate::Guard::fork). Jobs still get the signal mask that this program was started with.
     ///
     /// # Errors
     /// The errno of signalfd(2): `EMFILE`, `ENFILE`, `ENOMEM`.
     pub fn block_all() -> Result<Self> {
-        // A blocked signal is queued even where it is ignored.
+        // The kernel queues a blocked signal even if it is ignored, so ignored signals are left out here.
         let queued = sys::ALL_SIGNALS & !sys::bit(libc::SIGCHLD) & !inherited::signals().ignored;
-        // First: where that fails, the mask stays.
+        // Before the mask is set: if this fails, the mask stays as it was.
         let fd = sys::signalfd(queued)
             .map_err(|errno| Error::system("signalfd", "all signals", errno, short_of_descriptors(errno)))?;
         sys::set_signal_mask(sys::ALL_SIGNALS);
         Ok(Self { fd, queued })
     }
 
-    /// Queues these too: signals that were ignored when the program was started, and SIGCHLD, which [`block_all`] leaves out.
+    /// Queues these signals too: [`block_all`] leaves out SIGCHLD, and the signals that were ignored when the program
+    /// was started.
     ///
     /// [`block_all`]: Self::block_all
     ///
@@ -238,7 +241,8 @@ impl SignalQueue {
         Ok(Self { fd, queued })
     }
 
-    /// The next signal, waited for up to `patience`, for ever where that is `None`; `None` when it is over.
+    /// Waits up to `patience` for the next signal, without a limit if that is `None`. Returns `None` if no signal came
+    /// within that time.
     ///
     /// # Errors
     /// The errno of poll(2) or read(2).
@@ -265,32 +269,33 @@ impl SignalQueue {
 pub(crate) fn received(info: &libc::signalfd_siginfo) -> Option<Received> {
     let signal = Signal::from_number(info.ssi_signo as i32)?;
     if signal == Signal::CONT && info.ssi_code == libc::SI_TIMER {
-        // Our own ([`wake`]): it has done its work.
+        // pinfold's own timer ([`wake`]) sent it. It has already continued this process, so it is not reported.
         wake::renew();
         return None;
     }
     Some(Received { signal, from_kernel: info.ssi_code == libc::SI_KERNEL, sender: info.ssi_pid })
 }
 
-/// Whether this program was started with `signal` blocked: it would not have seen it. (As at the first call of
-/// `pinfold::init`, or of what starts a guard.)
+/// Returns whether this program was started with `signal` blocked, so that it would not have received the signal. (This
+/// is the state at the first call of `pinfold::init`, or of the function that starts a guard.)
 #[must_use]
 pub fn was_blocked(signal: Signal) -> bool {
     inherited::signals().blocked & sys::bit(signal.number()) != 0
 }
 
-/// Ends this process by `signal`, as if it had never been caught, so that a calling shell sees that.
+/// Ends this process by `signal`, as if the signal had never been caught, so that a calling shell sees that the signal
+/// ended it.
 ///
-/// Comes back only where the signal's default action is not to end the process.
+/// Returns only if the signal's default action does not end the process.
 pub fn end_by(signal: Signal) {
     sys::set_ignored(signal.number(), false);
-    // Sent while it is blocked: together with one that waits already it comes once.
+    // Sent while the signal is blocked: if the same signal is already pending, it is still delivered only once.
     sys::raise(signal.number());
     sys::set_signal_mask(sys::ALL_SIGNALS & !sys::bit(signal.number()));
 }
 
-/// Stops this process by `signal` (SIGTSTP, SIGTTIN or SIGTTOU), as if it had never been caught, and comes back when it
-/// is continued.
+/// Stops this process by `signal` (SIGTSTP, SIGTTIN or SIGTTOU), as if the signal had never been caught, and returns
+/// when this process is continued.
 pub fn suspend_by(signal: Signal) {
     let mask = sys::signal_mask();
     let ignored = sys::is_ignored(signal.number());
@@ -304,7 +309,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_number_goes_through_its_own_name() {
+    fn each_number_is_formatted_and_parsed_back() {
         for number in (1..=31).chain(REAL_TIME) {
             let signal = Signal(number);
             let name = signal.to_string();
@@ -315,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_signal_is_refused() {
+    fn invalid_signals_are_refused() {
         for text in [
             "",
             "0",

@@ -1,17 +1,17 @@
-//! An amount of memory, as people write it.
+//! An amount of memory in the notation that people use.
 
 use crate::error::{Error, Result};
 
-/// An amount of memory: `512M`, `1.5G`, `50%`, `max`. K, M, G and T are powers of 1024, as for systemd; a per cent is of
-/// the machine's memory (of its swap, for [`Limits::swap`](crate::Limits::swap)).
+/// An amount of memory: `512M`, `1.5G`, `50%`, `max`. K, M, G and T are powers of 1024, as for systemd. A percentage
+/// refers to the machine's memory ([`Limits::swap`](crate::Limits::swap): to its swap).
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Size {
-    /// So many bytes.
+    /// A number of bytes.
     Bytes(u64),
-    /// This part of what the machine has, in per cent.
+    /// A percentage of the amount that the machine has.
     Percent(f64),
-    /// No limit of its own.
+    /// No limit.
     Max,
 }
 
@@ -50,7 +50,7 @@ impl std::str::FromStr for Size {
 }
 
 impl Size {
-    /// Bytes, where `whole` is what the machine has; `None` for no limit.
+    /// Returns the size in bytes; `None` for no limit. `whole` is the amount that the machine has.
     pub(crate) fn bytes_of(self, whole: u64) -> Option<u64> {
         match self {
             Self::Bytes(bytes) => Some(bytes),

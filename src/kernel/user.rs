@@ -1,4 +1,4 @@
-//! Another user to run a command as: who he is, looked up before anything is started.
+//! Another user to run a command as. The user is looked up before any process is started.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use crate::error::{Error, Result};
 
-/// A user and his groups, for [`Command::user`](crate::Command::user).
+/// A user and its groups, for [`Command::user`](crate::Command::user).
 ///
 /// ```
 /// let root = pinfold::User::look_up("0")?;
@@ -24,34 +24,35 @@ pub struct User {
     pub gid: u32,
     /// Supplementary groups.
     pub groups: Vec<u32>,
-    /// `HOME`, `USER`, `LOGNAME` and `SHELL`, where the user has an entry in the user database.
+    /// `HOME`, `USER`, `LOGNAME` and `SHELL`, if the user has an entry in the user database.
     pub(crate) environment: Vec<(OsString, OsString)>,
 }
 
 impl User {
-    /// Looks up `NAME`, `UID`, `NAME:GID` or `UID:GID`. A number that is in no user database has no supplementary groups,
-    /// and needs a group.
+    /// Looks up `NAME`, `UID`, `NAME:GID` or `UID:GID`. A user id that is in no user database has no supplementary
+    /// groups, and needs a group id.
     ///
-    /// The databases are asked through getent(1), which knows all of them, whatever C library this program is linked to;
-    /// without it, /etc/passwd and /etc/group are read.
+    /// This function runs getent(1), which reads all user databases, whatever C library this program is linked to.
+    /// Without getent, it reads /etc/passwd and /etc/group.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where there is no such user.
+    /// [`Error::Invalid`] if the user does not exist.
     pub fn look_up(text: &str) -> Result<Self> {
         let bad = |reason: &str| Error::invalid("user", text.replace('\0', "\\0"), reason);
         let (user, group) = match text.split_once(':') {
             Some((user, group)) => (user, Some(group)),
             None => (text, None),
         };
-        let gid = group.map(|group| id(group).ok_or_else(|| bad("after the colon a group's number is needed")));
+        let gid =
+            group.map(|group| id(group).ok_or_else(|| bad("the colon must be followed by the number of a group")));
         let gid = gid.transpose()?;
-        // None of them can be in a line of a database, nor be taken for an option.
+        // A name with one of these is in no line of a database, or getent(1) would take it for an option.
         if user.is_empty() || user.starts_with('-') || user.contains(['\0', '\n', '/']) {
             return Err(bad("there is no such user: see getent passwd"));
         }
         let Some(entry) = passwd(user) else {
             let uid = id(user).ok_or_else(|| bad("there is no such user: see getent passwd"))?;
-            let gid = gid.ok_or_else(|| bad("this number is in no user database: give its group too, as UID:GID"))?;
+            let gid = gid.ok_or_else(|| bad("this user id is in no user database: add a group id, as UID:GID"))?;
             return Ok(Self { uid, gid, groups: Vec::new(), environment: Vec::new() });
         };
         let gid = gid.unwrap_or(entry.gid);
@@ -79,7 +80,7 @@ struct Entry {
     shell: Vec<u8>,
 }
 
-/// A number that can be meant: the highest stands for "none" (setresuid(2)).
+/// Parses a user or group id. The highest number is invalid, because it stands for "no change" (setresuid(2)).
 fn id(text: &str) -> Option<u32> {
     let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     plain.then(|| text.parse().ok()).flatten().filter(|&id| id != u32::MAX)
@@ -89,7 +90,7 @@ fn number(field: &[u8]) -> Option<u32> {
     id(std::str::from_utf8(field).ok()?)
 }
 
-/// What a program prints; `None` where it is missing or fails.
+/// Runs a program and returns its output; `None` if it is missing or fails.
 fn printed(arguments: &[&OsStr]) -> Option<Vec<u8>> {
     let mut command = Command::new(arguments.first()?);
     let output = command.args(&arguments[1..]).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
@@ -102,7 +103,7 @@ fn passwd(user: &str) -> Option<Entry> {
     known.or_else(|| entry(&std::fs::read("/etc/passwd").ok()?, user))
 }
 
-/// Finds a user by name or number.
+/// Finds a user by name or by user id.
 fn entry(database: &[u8], user: &str) -> Option<Entry> {
     let entries = database.split(|&byte| byte == b'\n').filter_map(|line| {
         let fields: Vec<_> = line.split(|&byte| byte == b':').collect();
@@ -112,22 +113,22 @@ fn entry(database: &[u8], user: &str) -> Option<Entry> {
     });
     let mut found: Vec<_> =
         entries.filter(|entry| entry.name == user.as_bytes() || id(user) == Some(entry.uid)).collect();
-    // A name of digits goes before the number.
+    // A user whose name consists of digits takes precedence over the user with that id.
     let named = found.iter().position(|entry| entry.name == user.as_bytes()).unwrap_or(0);
     (!found.is_empty()).then(|| found.swap_remove(named))
 }
 
-/// The supplementary groups, as initgroups(3) would have them.
+/// Returns the supplementary groups that initgroups(3) would set.
 fn groups(name: &[u8]) -> Vec<u32> {
     let words = ["getent".as_ref(), "initgroups".as_ref(), OsStr::from_bytes(name)];
     if let Some(line) = printed(&words) {
-        // The name, then the numbers.
+        // The line has the name, then the group ids.
         return line.split(u8::is_ascii_whitespace).skip(1).filter_map(number).collect();
     }
     members(&std::fs::read("/etc/group").unwrap_or_default(), name)
 }
 
-/// The groups of group(5) that have this member.
+/// Returns the groups of group(5) that have this member.
 fn members(database: &[u8], name: &[u8]) -> Vec<u32> {
     let lines = database.split(|&byte| byte == b'\n');
     lines
@@ -157,14 +158,14 @@ mod tests {
     }
 
     #[test]
-    fn who_is_meant() {
+    fn look_up_of_names_and_numbers() {
         let root = User::look_up("root").unwrap();
         assert_eq!((root.uid, root.gid), (0, 0));
         assert!(root.groups.contains(&0) && root.environment.contains(&("USER".into(), "root".into())));
         let number = User::look_up("0:7").unwrap();
         assert_eq!((number.uid, number.gid, number.groups.contains(&7)), (0, 7, true));
-        let nobody_knows = User::look_up("3999999999:5").unwrap();
-        assert_eq!((nobody_knows.uid, nobody_knows.gid, nobody_knows.groups.len()), (3_999_999_999, 5, 0));
+        let unknown = User::look_up("3999999999:5").unwrap();
+        assert_eq!((unknown.uid, unknown.gid, unknown.groups.len()), (3_999_999_999, 5, 0));
         for text in ["", ":", "no such user", "root:", "root:x", "3999999999", "4294967295:1", "-1:1", "a\0b", ":5"] {
             assert!(User::look_up(text).is_err(), "{text}");
         }

@@ -1,9 +1,10 @@
-//! A job that may signal its supervisor can stop it (`kill -STOP -1`), and a stopped supervisor sees no deadline. So the kernel
-//! sends SIGCONT at the deadline, by a POSIX timer: that continues a process whose every thread is stopped (signal(7)), and it
-//! costs no wake-up before. As long as the job is there, it comes again: the job can stop its supervisor again.
+//! Continues a stopped supervisor at a deadline. A job that may signal its supervisor can stop it (`kill -STOP -1`),
+//! and a stopped supervisor does not notice a deadline. Therefore a POSIX timer makes the kernel send SIGCONT at the
+//! deadline: SIGCONT continues a process even if all its threads are stopped (signal(7)), and the timer causes no
+//! wake-up before. The signal repeats while the job exists, because the job can stop its supervisor again.
 //!
-//! Only in a program that does nothing else than supervise ([`Guard::fork`](crate::Guard::fork)): a library's host gets no
-//! signal from here.
+//! This is done only in a program that does nothing except supervise ([`Guard::fork`](crate::Guard::fork)). A program
+//! that uses the library receives no signal from this module.
 
 #![allow(unsafe_code)]
 
@@ -12,11 +13,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Between two, from the first on.
+/// The time between two signals.
 const AGAIN: Duration = Duration::from_millis(250);
 
-/// A SIGSTOP that comes before the signal has been read discards it, and with it the timer's next times: the kernel sets those when
-/// the signal is read (`posixtimer_rearm` in kernel/time/posix-timers.c). So there are some timers, each a bit later.
+/// The number of timers, each of which expires [`AGAIN`] after the one before it. One timer is not enough: a SIGSTOP
+/// that arrives before SIGCONT has been read discards the SIGCONT, and this also ends the repetition of that timer,
+/// because the kernel sets the next expiration only when the signal is read (`posixtimer_rearm` in
+/// kernel/time/posix-timers.c).
 const TIMERS: usize = 4;
 
 static ALLOWED: AtomicBool = AtomicBool::new(false);
@@ -26,30 +29,31 @@ static WAKES: Mutex<Wakes> = Mutex::new(Wakes { due: BTreeSet::new(), timers: [N
 struct Wakes {
     due: BTreeSet<(Instant, u64)>,
     timers: [Option<i32>; TIMERS],
-    /// This process is stopped on purpose.
+    /// Whether this process is stopped on purpose.
     paused: bool,
 }
 
-/// From here on this process may be sent SIGCONT.
+/// Allows timers to send SIGCONT to this process from now on.
 pub(crate) fn allow() {
     ALLOWED.store(true, Ordering::Relaxed);
 }
 
-/// SIGCONT from the kernel to this process at a time, and every 250 ms after that, until this is dropped: for a program that has a
-/// deadline of its own for a job, which may have stopped the program. Jobs' own deadlines have one.
+/// Makes the kernel send SIGCONT to this process at a given time, and every 250 ms after that, until this value is
+/// dropped. For a program that has its own deadline for a job, because the job may have stopped the program. The
+/// deadlines that pinfold itself enforces on a job already have such a timer.
 ///
-/// It does nothing in a program that has not called [`Guard::fork`](crate::Guard::fork), and while
-/// [`suspend_by`](crate::kernel::signal::suspend_by) has stopped it.
+/// This has no effect in a program that has not called [`Guard::fork`](crate::Guard::fork), nor while
+/// [`suspend_by`](crate::kernel::signal::suspend_by) has stopped the program.
 #[derive(Debug, Default)]
 pub struct Wake(Option<(Instant, u64)>);
 
 impl Wake {
-    /// From soon on: the job is being ended.
+    /// Starts the signals after [`AGAIN`]: for a job that is being ended.
     pub(crate) fn soon() -> Self {
         Self::at(Instant::now().checked_add(AGAIN))
     }
 
-    /// At this time. `None` is never.
+    /// Starts the signals at `time`. With `None`, no signal is sent.
     #[must_use]
     pub fn at(time: Option<Instant>) -> Self {
         let allowed = time.filter(|_| ALLOWED.load(Ordering::Relaxed));
@@ -69,7 +73,7 @@ impl Drop for Wake {
     }
 }
 
-/// Does something in which this process is stopped on purpose, as by Ctrl-Z: then nothing continues it.
+/// Calls `suspend`, which stops this process on purpose, as Ctrl-Z does. Meanwhile no timer continues this process.
 pub(crate) fn paused(suspend: impl FnOnce()) {
     let pause = |paused| {
         let mut wakes = lock();
@@ -95,8 +99,8 @@ fn change(change: impl FnOnce(&mut BTreeSet<(Instant, u64)>)) {
 }
 
 impl Wakes {
-    /// Sets the timer to the first that is due. Where the kernel has none for us (RLIMIT_SIGPENDING), the deadline holds as long as
-    /// nothing stops this process.
+    /// Sets the timers to the earliest time that is due. If the kernel refuses a timer (RLIMIT_SIGPENDING), the
+    /// deadline is still kept unless a job stops this process.
     fn set(&mut self) {
         let first = self.due.first().map(|(first, _)| *first);
         self.set_to(first);
@@ -104,31 +108,31 @@ impl Wakes {
 
     fn set_to(&mut self, first: Option<Instant>) {
         let first = first.filter(|_| !self.paused);
-        // 0 would disarm it.
+        // 0 would disarm the timer.
         let left = first.map(|first| first.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1)));
         for (number, timer) in (0..).zip(&mut self.timers) {
             if timer.is_none() && first.is_some() {
                 *timer = create();
             }
             let Some(timer) = *timer else { return };
-            // SAFETY: all-zero is valid for plain data: it disarms the timer.
+            // SAFETY: all-zero is valid for plain data; this value disarms the timer.
             let mut setting: libc::itimerspec = unsafe { std::mem::zeroed() };
             if let Some(left) = left {
                 setting.it_value = timespec(left.saturating_add(AGAIN * number));
                 setting.it_interval = timespec(AGAIN * TIMERS as u32);
             }
             let none = std::ptr::null::<libc::itimerspec>();
-            // SAFETY: the setting outlives the call, which gives no old one.
+            // SAFETY: the setting outlives the call, which returns no old setting.
             unsafe { libc::syscall(libc::SYS_timer_settime, timer, 0, &raw const setting, none) };
         }
     }
 }
 
-/// One of the signals has been read: from here on there are as many again.
+/// Sets all timers again after one of their signals has been read, so that [`TIMERS`] signals follow again.
 pub(crate) fn renew() {
     let mut wakes = lock();
     let soon = Instant::now().checked_add(AGAIN);
-    // Those that are due already come again, a bit later.
+    // If a time is due already, the signals continue after `AGAIN`.
     if let (Some(soon), Some(&first)) = (soon, wakes.due.first())
         && first.0 < soon
     {

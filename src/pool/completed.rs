@@ -1,4 +1,4 @@
-//! The outcomes of tasks, for who waits for them.
+//! The outcomes of tasks, and the futures and streams that wait for them.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -12,7 +12,7 @@ use tokio::time::Sleep;
 use super::state::{Ending, Shared};
 use super::task::Outcome;
 
-/// Where an outcome is put, and who waits for it.
+/// The place for the outcome of one task, and the listeners that wait for it.
 #[derive(Debug, Default)]
 pub(super) struct Slot(Mutex<Inner>);
 
@@ -47,12 +47,12 @@ impl Slot {
     }
 }
 
-/// A task that was handed in. Clones are the same task.
+/// A task that was submitted. Clones are the same task.
 ///
 /// ```
 /// # async fn example(handle: &pinfold::pool::Handle) -> Result<(), Box<dyn std::error::Error>> {
 /// handle.cancel();
-/// let outcome = handle.wait().await; // Nothing of it is left.
+/// let outcome = handle.wait().await; // Nothing of the task is left now.
 /// println!("{:?}, started {} times", outcome.report.reason, outcome.attempts);
 /// # Ok(())
 /// # }
@@ -66,20 +66,21 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// The task's number, from 1 on in the order of submission.
+    /// Returns the task's number. Numbers start with 1, in the order of submission.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// Its outcome, if it is there.
+    /// Returns its outcome; `None` if the task is not done yet.
     #[must_use]
     pub fn outcome(&self) -> Option<Arc<Outcome>> {
         self.slot.outcome()
     }
 
-    /// Cancels it: if it waits, it is never started; if it runs, it is stopped, and killed when the grace period is over or
-    /// when it is cancelled again. Comes back at once; [`wait`](Self::wait) tells when nothing of it is left.
+    /// Cancels the task. If it waits, it is never started. If it runs, its job is stopped, and killed when the grace
+    /// period is over or when the task is cancelled again. Returns at once; [`wait`](Self::wait) waits until nothing of
+    /// the job is left.
     pub fn cancel(&self) {
         self.end(Ending::Stop);
     }
@@ -92,20 +93,22 @@ impl Handle {
 
     /// Waits for its outcome.
     ///
-    /// Cancel-safe: dropping the future changes nothing, and it can be called again.
+    /// Cancel-safe: dropping the future has no effect on the task, and the method can be called again.
     pub async fn wait(&self) -> Arc<Outcome> {
         let (sender, mut receiver) = unbounded_channel();
         self.slot.listen(&sender);
         drop(sender);
         match receiver.recv().await {
             Some(outcome) => outcome,
-            // The slot is ours too, and keeps a listener until it has told it; every task has an outcome, in the end.
+            // Not reached: this handle keeps the slot alive, the slot keeps the listener until it has sent the outcome
+            // to it, and every task gets an outcome.
             None => std::future::pending().await,
         }
     }
 }
 
-/// The outcomes of some tasks, as they come ([`Pool::as_completed`](super::Pool::as_completed)). A [`Stream`].
+/// The outcomes of some tasks, in the order in which they arrive ([`Pool::as_completed`](super::Pool::as_completed)). A
+/// [`Stream`].
 #[derive(Debug)]
 pub struct Completed {
     handles: Vec<Handle>,
@@ -118,15 +121,15 @@ impl Completed {
     pub(super) fn new(handles: &[Handle], timeout: Option<Duration>) -> Self {
         let (sender, receiver) = unbounded_channel();
         handles.iter().for_each(|handle| handle.slot.listen(&sender));
-        // Beyond what a clock can hold there is no deadline.
+        // A timeout that is too long for the clock means no deadline.
         let at = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let deadline = at.map(|at| (at, Box::pin(tokio::time::sleep_until(at.into()))));
         Self { handles: handles.to_vec(), receiver, left: handles.len(), deadline }
     }
 
-    /// The next one; `None` after the last.
+    /// Waits for the next outcome; returns `None` after the last one.
     ///
-    /// Cancel-safe: none is lost. The deadline ends tasks only while this is waited for.
+    /// Cancel-safe: no outcome is lost. The timeout ends tasks only while the caller waits for this future.
     pub async fn next_outcome(&mut self) -> Option<Arc<Outcome>> {
         std::future::poll_fn(|context| self.poll_outcome(context)).await
     }
@@ -139,7 +142,8 @@ impl Completed {
             self.end_all();
         }
         let received = self.poll_received(context);
-        // Only where something has to be waited for: a runtime that was shut down has told all, and its clock panics.
+        // The clock is polled only if an outcome is still missing: after a shutdown of the runtime all outcomes have
+        // been sent, and its clock would panic.
         if received.is_pending()
             && let Some((_, sleep)) = &mut self.deadline
         {
@@ -152,7 +156,7 @@ impl Completed {
 
     fn end_all(&mut self) {
         self.deadline = None;
-        // Those that wait before those that run, whose places they would take.
+        // Waiting tasks are ended before running ones: otherwise they would take the places of these and start.
         self.handles.iter().rev().for_each(|handle| handle.end(Ending::Deadline));
     }
 
@@ -171,14 +175,15 @@ impl Stream for Completed {
     }
 }
 
-/// The outcomes of all tasks of a pool, as they come ([`Pool::outcomes`](super::Pool::outcomes)). A [`Stream`].
+/// The outcomes of all tasks of a pool, in the order in which they arrive ([`Pool::outcomes`](super::Pool::outcomes)).
+/// A [`Stream`].
 #[derive(Debug)]
 pub struct Outcomes(pub(super) UnboundedReceiver<Arc<Outcome>>);
 
 impl Outcomes {
-    /// The next one; `None` after the last.
+    /// Waits for the next outcome; returns `None` after the last one.
     ///
-    /// Cancel-safe: none is lost.
+    /// Cancel-safe: no outcome is lost.
     pub async fn next_outcome(&mut self) -> Option<Arc<Outcome>> {
         self.0.recv().await
     }

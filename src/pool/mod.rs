@@ -1,5 +1,5 @@
-//! Many jobs, so many at a time. What is cancelled is gone: a job that waits never starts, one that runs is stopped, then
-//! killed, and its outcome comes when it is proven empty.
+//! Runs many jobs, a limited number of them at the same time. A cancelled task leaves nothing behind: if it waits, it
+//! never starts; if it runs, its job is stopped, then killed, and its outcome arrives when the job is proven empty.
 //!
 //! ```rust,standalone_crate
 //! use std::time::Duration;
@@ -55,9 +55,10 @@ use state::Shared;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Shutdown {
-    /// What was submitted is done first.
+    /// Finishes all submitted tasks first.
     Drain,
-    /// What waits is cancelled, what runs is stopped: it has its grace period, however often this is asked for.
+    /// Cancels waiting tasks and stops running ones. Running jobs keep their grace period, even if the shutdown is
+    /// requested again.
     Now,
 }
 
@@ -86,32 +87,34 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// How many jobs run at a time: by default as many as there are processors for this process. At least one.
+    /// Sets how many jobs run at the same time: at least one; by default the number of processors that this process can
+    /// use.
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers.max(1);
         self
     }
 
-    /// How many tasks wait at most before [`Pool::submit`] does: 1000 by default. At least one.
+    /// Sets the length of the queue: when it is full, [`Pool::submit`] waits. At least one; 1000 by default.
     pub fn queue(mut self, tasks: usize) -> Self {
         self.queue = tasks.clamp(1, Semaphore::MAX_PERMITS);
         self
     }
 
-    /// The deadline of the whole pool, from its start: then what waits is cancelled, and what runs is stopped with
-    /// [`Reason::Deadline`](crate::report::Reason::Deadline). None by default.
+    /// Sets the deadline of the whole pool, counted from its start. At the deadline the pool cancels waiting tasks, and
+    /// stops running ones with [`Reason::Deadline`](crate::report::Reason::Deadline). No deadline by default.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
     }
 
-    /// The deadline of each job whose [`Command::timeout`](crate::Command::timeout) is not set. None by default.
+    /// Sets the deadline of each job whose [`Command::timeout`](crate::Command::timeout) is not set. No deadline by
+    /// default.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// When a task has failed (after its retries), cancels what waits and stops what runs.
+    /// Sets whether the pool cancels waiting tasks and stops running ones when a task has failed (after its retries).
     pub fn fail_fast(mut self, fail_fast: bool) -> Self {
         self.fail_fast = fail_fast;
         self
@@ -120,7 +123,7 @@ impl Builder {
     /// Starts the pool. It runs its jobs in the runtime that the supervisor was started in.
     ///
     /// # Errors
-    /// None now.
+    /// There are none at present.
     pub fn start(self, supervisor: &Supervisor) -> Result<Pool> {
         let runtime = supervisor.inner.runtime.handle.clone();
         let shared = Arc::new(Shared::new(&self, supervisor.clone()));
@@ -139,8 +142,9 @@ impl Builder {
     }
 }
 
-/// Runs jobs, so many at a time, in the order of their priorities, and in that of their submission within one. Clones are the
-/// same pool; when the last is dropped, what waits is cancelled and what runs is killed.
+/// Runs many jobs, a limited number of them at the same time. Tasks start in the order of their priorities; tasks of
+/// the same priority start in the order of their submission. Clones are the same pool. When the last clone is dropped,
+/// waiting tasks are cancelled and running ones are killed.
 ///
 /// ```
 /// fn is_for_any_thread<T: Clone + Send + Sync + 'static>() {}
@@ -164,15 +168,15 @@ impl Drop for Owner {
 }
 
 impl Pool {
-    /// A pool with other than the default settings; [`Builder::start`] starts it.
+    /// Returns a builder with the default settings; [`Builder::start`] starts the pool.
     pub fn builder() -> Builder {
         Builder::default()
     }
 
-    /// Hands a task in, and waits while too many wait already ([`Builder::queue`]). The handle tells its outcome; dropped,
-    /// it changes nothing.
+    /// Submits a task; waits while the queue is full ([`Builder::queue`]). The returned handle gives access to the
+    /// task's outcome. Dropping the handle has no effect on the task.
     ///
-    /// Cancel-safe: a dropped future has submitted nothing.
+    /// Cancel-safe: if the future is dropped before it is ready, the task is not submitted.
     ///
     /// ```
     /// # async fn example(pool: &pinfold::Pool) -> Result<(), Box<dyn std::error::Error>> {
@@ -194,7 +198,7 @@ impl Pool {
         shared.submit(task.into(), room)
     }
 
-    /// The same without waiting; `None` where too many wait.
+    /// Submits a task as [`submit`](Self::submit) does, but does not wait: returns `None` if the queue is full.
     ///
     /// ```
     /// # async fn example(pool: &pinfold::Pool) -> Result<(), Box<dyn std::error::Error>> {
@@ -217,16 +221,19 @@ impl Pool {
         }
     }
 
-    /// The outcomes of these tasks as they come. After `timeout` those that wait are cancelled and those that run are stopped,
-    /// with [`Reason::Deadline`](crate::report::Reason::Deadline): all have their outcomes a grace period later.
+    /// Returns the outcomes of these tasks in the order in which they arrive. After `timeout`, those of the tasks that
+    /// wait are cancelled and those that run are stopped with [`Reason::Deadline`](crate::report::Reason::Deadline):
+    /// all outcomes are there a grace period later.
     #[must_use]
     pub fn as_completed(&self, handles: &[Handle], timeout: Option<Duration>) -> Completed {
-        // Its clock is that of the runtime that the jobs run in, whoever calls.
+        // The timeout uses the clock of the runtime that the jobs run in, also if the caller is in another runtime or
+        // in none.
         let _entered = self.owner.0.supervisor.inner.runtime.handle.enter();
         Completed::new(handles, timeout)
     }
 
-    /// The outcome of every task of the pool from now on, as they come; it ends when the pool is closed and all is done.
+    /// Returns the outcomes of all tasks of the pool from now on, in the order in which they arrive. The stream ends
+    /// when the pool is closed and all tasks are done.
     ///
     /// ```rust,standalone_crate
     /// use pinfold::pool::{Pool, Shutdown};
@@ -255,12 +262,12 @@ impl Pool {
         Outcomes(self.owner.0.listen())
     }
 
-    /// Runs them all and tells their outcomes, in the order of the tasks.
+    /// Runs all of these tasks, and returns their outcomes in the order of the tasks.
     ///
-    /// A dropped future cancels all of them.
+    /// Dropping the future cancels all of these tasks.
     ///
     /// # Errors
-    /// As [`submit`](Self::submit); the tasks that were submitted before that are cancelled.
+    /// As [`submit`](Self::submit); the tasks that were submitted before the error are then cancelled.
     ///
     /// ```rust,standalone_crate
     /// use pinfold::{Command, Pool, Stdio, Supervisor};
@@ -276,8 +283,8 @@ impl Pool {
     ///             command
     ///         });
     ///         let outcomes = pool.map(commands).await?;
-    ///         let said: Vec<_> = outcomes.iter().map(|outcome| outcome.stdout.text()).collect();
-    ///         assert_eq!(said, ["1\n", "2\n", "3\n"]);
+    ///         let texts: Vec<_> = outcomes.iter().map(|outcome| outcome.stdout.text()).collect();
+    ///         assert_eq!(texts, ["1\n", "2\n", "3\n"]);
     ///         supervisor.close().await;
     ///         Ok(())
     ///     })
@@ -302,32 +309,32 @@ impl Pool {
         Ok(outcomes)
     }
 
-    /// Takes no more tasks; those there are go on. Comes back at once.
+    /// Closes the pool: it accepts no more tasks. The tasks that it has continue. Returns at once.
     pub fn close(&self) {
         self.owner.0.close();
     }
 
-    /// Takes no more tasks, cancels what waits, stops what runs. Comes back at once; once more changes nothing, and
-    /// [`kill`](Self::kill) does not wait for the grace period.
+    /// Closes the pool, cancels waiting tasks and stops running ones. Returns at once. Another call changes nothing;
+    /// use [`kill`](Self::kill) to end the jobs before their grace period is over.
     pub fn stop(&self) {
         self.owner.0.end(state::Ending::Stop);
     }
 
     /// Stops the pool as [`stop`](Self::stop) does, but the jobs that run receive `signal` first
-    /// ([`Job::stop_with`](crate::Job::stop_with)): for a program that passes the kind of a request on, so that the jobs' handlers
-    /// for SIGINT or SIGHUP run. Returns at once.
+    /// ([`Job::stop_with`](crate::Job::stop_with)): for a program that passes the kind of a request on, so that the
+    /// jobs' handlers for SIGINT or SIGHUP run. Returns at once.
     pub fn stop_with(&self, signal: Signal) {
         self.owner.0.end_with(state::Ending::Stop, Some(signal));
     }
 
-    /// The same, but kills what runs.
+    /// Closes the pool, cancels waiting tasks and kills running ones. Returns at once.
     pub fn kill(&self) {
         self.owner.0.end(state::Ending::Kill);
     }
 
-    /// Takes no more tasks, and waits until every one has its outcome.
+    /// Closes the pool, and waits until every task has its outcome.
     ///
-    /// Cancel-safe: the shutdown goes on, and can be waited for again.
+    /// Cancel-safe: if the future is dropped, the shutdown continues, and another call waits for it.
     ///
     /// ```
     /// # async fn example(pool: &pinfold::Pool) -> Result<(), Box<dyn std::error::Error>> {
@@ -347,7 +354,7 @@ impl Pool {
         self.owner.0.all_done().await;
     }
 
-    /// How many tasks wait, run and are done.
+    /// Returns how many tasks wait, run and are done.
     #[must_use]
     pub fn status(&self) -> Status {
         self.owner.0.status()

@@ -1,4 +1,4 @@
-//! The life of one task: attempts, until one succeeds, none is left, or it is ended.
+//! Runs one task: starts attempts until one succeeds, no attempt is left, or the task is ended.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,7 +14,8 @@ use crate::job::command::Command;
 use crate::job::output::Output;
 use crate::report::{Reason, Report};
 
-/// `attempts` tells how often it was started, whatever becomes of this future.
+/// Runs a task and returns its outcome. `attempts` counts the starts, so that the caller knows their number even if
+/// this future panics or is dropped.
 pub(super) async fn run(pool: &Shared, id: u64, mut task: Box<Task>, mut asked: Asked, attempts: &mut u32) -> Outcome {
     if task.command.timeout.is_none() {
         task.command.timeout = pool.timeout;
@@ -22,7 +23,7 @@ pub(super) async fn run(pool: &Shared, id: u64, mut task: Box<Task>, mut asked: 
     loop {
         *attempts += 1;
         let attempt = *attempts;
-        // On the heap, what only the start needs: there may be thousands that run.
+        // Boxed, so that the memory that only the start needs is free afterwards: thousands of tasks may run.
         let job = match Box::pin(start(pool, &task.command, &mut asked)).await {
             Ok(job) => job,
             Err(report) => {
@@ -31,12 +32,12 @@ pub(super) async fn run(pool: &Shared, id: u64, mut task: Box<Task>, mut asked: 
             }
         };
         if let Some(on_spawn) = &task.on_spawn
-            && let Err(panic) = catch_unwind(AssertUnwindSafe(|| on_spawn(&job, attempt))).map_err(words)
+            && let Err(panic) = catch_unwind(AssertUnwindSafe(|| on_spawn(&job, attempt))).map_err(message_of)
         {
             let report = Box::pin(kill_after(&job, &panic)).await;
             return Outcome::not_run(id, report, attempt, false);
         }
-        // What is not to be run again is not kept, nor the streams that it was given.
+        // After the last attempt the task is dropped here, and with it the streams that the caller gave to it.
         let again = (attempt <= task.retries).then_some(task);
         let ended = hold(pool, &job, &mut asked).await;
         let (report, stdout, stderr) = match ended {
@@ -59,7 +60,8 @@ pub(super) async fn run(pool: &Shared, id: u64, mut task: Box<Task>, mut asked: 
     }
 }
 
-/// Only a kill ends a spawn: what is just being executed gets its stop signal a moment later.
+/// Starts the job of a task. Only a kill interrupts the start. For a stop, the start finishes first, and the job
+/// receives its stop signal a moment later.
 async fn start(pool: &Shared, command: &Command, asked: &mut Asked) -> Result<Box<Job>, Box<Report>> {
     let spawn = async { pool.supervisor.spawn_here(command, Caller::of(command)?).await };
     tokio::select! {
@@ -72,7 +74,7 @@ async fn start(pool: &Shared, command: &Command, asked: &mut Asked) -> Result<Bo
     }
 }
 
-/// Waits before the next attempt, and tells whether there is to be none.
+/// Waits before the next attempt; returns whether the task is cancelled, so that there is no next attempt.
 async fn is_cancelled(pause: Duration, asked: &mut Asked) -> bool {
     tokio::select! {
         biased;
@@ -81,27 +83,28 @@ async fn is_cancelled(pause: Duration, asked: &mut Asked) -> bool {
     }
 }
 
-/// Whether what was asked for is what ended it, and not the job itself, the OOM killer, or the loss of the guard.
+/// Returns whether a request ended the job, and not the job itself, the OOM killer, or the loss of the guard.
 fn is_ended_by(asked: &Asked, reason: Reason) -> bool {
     asked.now() != Ending::NotYet && matches!(reason, Reason::Deadline | Reason::Stopped | Reason::Killed)
 }
 
-/// Who was to be told of the job has panicked, and nobody knows what the job lacks now: it does not go on.
+/// Kills the job after a panic of `on_spawn`: this callback may not have completed the setup of the job, so the job
+/// must not continue.
 async fn kill_after(job: &Job, panic: &str) -> Report {
     job.kill();
     let report = match job.wait().await {
         Ok(report) => Report::clone(&report),
         Err(error) => failed(&Command::new(job.name()), &error),
     };
-    // Also where the command had ended well by then.
+    // Also if the command had already ended successfully.
     Report { reason: Reason::Killed, exit_code: 125, error: Some(format!("on_spawn panicked: {panic}")), ..report }
 }
 
-/// What a panic says.
-fn words(panic: Box<dyn Any + Send>) -> String {
+/// Returns the message of a panic.
+fn message_of(panic: Box<dyn Any + Send>) -> String {
     match panic.downcast::<String>() {
         Ok(text) => *text,
-        Err(panic) => panic.downcast_ref::<&str>().unwrap_or(&"it does not say why").to_string(),
+        Err(panic) => panic.downcast_ref::<&str>().unwrap_or(&"without a message").to_string(),
     }
 }
 
@@ -109,7 +112,7 @@ fn killed(command: &Command) -> Report {
     Report { reason: Reason::Killed, ..Report::of_cancelled(command) }
 }
 
-/// What is told of a job without a report.
+/// Returns the report for a job that failed with an error and has no report of its own.
 pub(super) fn failed(command: &Command, error: &Error) -> Report {
     let report = Report::of_failed_spawn(command, error);
     let reason = match error {
@@ -120,7 +123,7 @@ pub(super) fn failed(command: &Command, error: &Error) -> Report {
     Report { reason, ..report }
 }
 
-/// Waits for the job, and ends it as it is asked to.
+/// Waits for the job, and ends it when this is requested.
 async fn hold(pool: &Shared, job: &Job, asked: &mut Asked) -> Result<Output, Error> {
     let mut ended = std::pin::pin!(wait(job));
     let mut done = Ending::NotYet;
@@ -130,7 +133,7 @@ async fn hold(pool: &Shared, job: &Job, asked: &mut Asked) -> Result<Output, Err
             match next {
                 Ending::NotYet => {}
                 Ending::Deadline => job.stop_at_deadline(),
-                // A job that is being stopped at the deadline already is not to be killed for that.
+                // If the job is already being stopped because of the deadline, a second stop would kill it.
                 Ending::Stop if done == Ending::NotYet => match pool.first_signal() {
                     Some(signal) => job.stop_with(signal),
                     None => job.stop(),
@@ -148,7 +151,7 @@ async fn hold(pool: &Shared, job: &Job, asked: &mut Asked) -> Result<Output, Err
     }
 }
 
-/// An output that can't be read, or copied, ends the job: what it says is lost.
+/// Waits for the job and its output. An output that can't be read or copied is lost; pinfold then stops the job.
 async fn wait(job: &Job) -> Result<Output, Error> {
     match job.wait_with_output().await {
         Err(error @ Error::System { .. }) => Box::pin(stop_unread(job, error)).await,

@@ -1,4 +1,5 @@
-//! What a pool knows: who waits, who runs, and whether it still takes tasks. One lock, never held across a wait.
+//! The state of a pool: the tasks that wait, the tasks that run, and whether the pool accepts more tasks. One lock
+//! protects it; no code awaits while it holds the lock.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -19,7 +20,7 @@ use crate::report::Report;
 use crate::supervisor::Supervisor;
 use crate::supervisor::queue::{Receiver, Sender, queue};
 
-/// How a task is to be ended; what comes later is stronger.
+/// How to end a task, from the weakest to the strongest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Ending {
     #[default]
@@ -33,13 +34,13 @@ pub(super) enum Ending {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
-    /// Not started yet.
+    /// Tasks that have not been started yet.
     pub waiting: usize,
-    /// Started, and their outcome is not there yet.
+    /// Tasks that have been started and have no outcome yet.
     pub running: usize,
-    /// Their outcome is there; those that were never started too.
+    /// Tasks that have an outcome, including those that were cancelled before they were started.
     pub done: u64,
-    /// Those of them that did not succeed.
+    /// The tasks among `done` that did not succeed.
     pub failed: u64,
 }
 
@@ -48,20 +49,20 @@ pub(super) struct Entry {
     pub id: u64,
     pub task: Box<Task>,
     pub slot: Arc<Slot>,
-    /// Its place in the queue, given back when it is started.
+    /// Its place in the queue, which is free again when the task is started.
     _room: OwnedSemaphorePermit,
 }
 
 #[derive(Debug)]
 pub(super) struct Shared {
     pub supervisor: Supervisor,
-    /// Places in the queue.
+    /// The free places in the queue.
     pub room: Arc<Semaphore>,
     pub timeout: Option<Duration>,
     workers: usize,
     fail_fast: bool,
     state: Mutex<State>,
-    /// How many have no outcome yet.
+    /// How many tasks have no outcome yet.
     unfinished: watch::Sender<usize>,
 }
 
@@ -69,9 +70,9 @@ pub(super) struct Shared {
 struct State {
     next_id: u64,
     closed: bool,
-    /// How all of them are to be ended.
+    /// How all tasks of the pool are being ended.
     ending: Ending,
-    /// The first signal of that stop, where it is not the stop signal of each command.
+    /// The first signal of that stop, if it is not the stop signal of each command.
     first_signal: Option<Signal>,
     waiting: BTreeMap<(Reverse<i32>, u64), Entry>,
     running: HashMap<u64, Running>,
@@ -81,11 +82,11 @@ struct State {
     listeners: Vec<UnboundedSender<Arc<Outcome>>>,
 }
 
-/// A task that runs, for those who want it ended.
+/// A running task, and the channel for requests to end it.
 #[derive(Debug)]
 struct Running {
-    wishes: Sender<Ending>,
-    /// It was cancelled by itself: once more is a kill. A stop of the pool is not counted.
+    requests: Sender<Ending>,
+    /// Whether this single task was cancelled: the next cancellation kills it. A stop of the whole pool does not count.
     cancelled: bool,
 }
 
@@ -114,7 +115,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps the deadline's task, to be ended with the pool.
+    /// Stores the tokio task of the deadline, so that it is aborted together with the pool.
     pub fn keep(&self, deadline: AbortHandle) {
         self.lock().deadline = Some(deadline);
     }
@@ -135,16 +136,16 @@ impl Shared {
         Ok(handle)
     }
 
-    /// Starts as many as there are free workers. Without the lock: a runtime that has been shut down drops at once what it is
-    /// to run, and that is told here.
+    /// Starts waiting tasks while workers are free. The caller must not hold the lock: a runtime that has been shut
+    /// down drops the spawned future at once, and its destructor locks the state to report the outcome.
     fn start_next(self: &Arc<Self>) {
-        while let Some((entry, wishes)) = self.next_to_start() {
+        while let Some((entry, requests)) = self.next_to_start() {
             let Entry { id, task, slot, _room } = entry;
             let (name, pool, slot) = (task.command.display_name(), self.clone(), Some(slot));
             let mut held = Held { pool, id, name, slot, attempts: 0, begun: false };
             self.supervisor.inner.runtime.handle.spawn(async move {
                 held.begun = true;
-                let asked = Asked { wishes, now: Ending::NotYet };
+                let asked = Asked { requests, now: Ending::NotYet };
                 let outcome = run::run(&held.pool, id, task, asked, &mut held.attempts).await;
                 held.finish(outcome);
             });
@@ -157,8 +158,8 @@ impl Shared {
             return None;
         }
         let (_, entry) = state.waiting.pop_first()?;
-        let (wishes, receiver) = queue();
-        state.running.insert(entry.id, Running { wishes, cancelled: false });
+        let (requests, receiver) = queue();
+        state.running.insert(entry.id, Running { requests, cancelled: false });
         Some((entry, receiver))
     }
 
@@ -170,17 +171,17 @@ impl Shared {
         } else {
             self.start_next();
         }
-        self.tell(outcome, slot);
+        self.publish(outcome, slot);
     }
 
-    /// The runtime was shut down: nothing more is ever started.
+    /// Ends the pool after a shutdown of its runtime: no task can be started any more.
     fn abandon(&self, outcome: Outcome, slot: &Slot) {
         self.count(outcome.id, true);
         self.end(Ending::Kill);
-        self.tell(outcome, slot);
+        self.publish(outcome, slot);
     }
 
-    /// It has ended.
+    /// Counts a running task as done.
     fn count(&self, id: u64, failed: bool) {
         let mut state = self.lock();
         state.running.remove(&id);
@@ -188,8 +189,8 @@ impl Shared {
         state.failed += u64::from(failed);
     }
 
-    /// Tells an outcome to who waits for it.
-    fn tell(&self, outcome: Outcome, slot: &Slot) {
+    /// Sends an outcome to everything that waits for it.
+    fn publish(&self, outcome: Outcome, slot: &Slot) {
         let outcome = Arc::new(outcome);
         slot.put(outcome.clone());
         let mut state = self.lock();
@@ -198,7 +199,7 @@ impl Shared {
         self.end_listening(&mut state);
     }
 
-    /// Nothing more is to be heard of a pool that is closed and done.
+    /// Ends the streams of outcomes if the pool is closed and all tasks are done.
     fn end_listening(&self, state: &mut State) {
         if state.closed && *self.unfinished.borrow() == 0 {
             state.listeners.clear();
@@ -213,7 +214,7 @@ impl Shared {
         receiver
     }
 
-    /// Takes no more tasks.
+    /// Closes the pool: it accepts no more tasks.
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -221,12 +222,13 @@ impl Shared {
         self.room.close();
     }
 
-    /// Takes no more tasks and ends those that it has. Only a stronger ending than the one before changes anything.
+    /// Closes the pool and ends its tasks. A second call has an effect only if its ending is stronger than the previous
+    /// one.
     pub fn end(&self, ending: Ending) {
         self.end_with(ending, None);
     }
 
-    /// The same, with the first signal of a stop.
+    /// Does the same as [`end`](Self::end), with the first signal of a stop.
     pub fn end_with(&self, ending: Ending, first_signal: Option<Signal>) {
         self.close();
         let mut state = self.lock();
@@ -235,45 +237,45 @@ impl Shared {
             state.ending = ending;
             state.first_signal = first_signal;
             for running in state.running.values() {
-                running.wishes.send(ending);
+                running.requests.send(ending);
             }
         }
         drop(state);
-        waiting.into_values().for_each(|entry| self.cancelled(entry));
+        waiting.into_values().for_each(|entry| self.finish_cancelled(entry));
     }
 
-    /// Ends one task. A second stop is a kill, as with a job.
+    /// Ends one task. As with a job, a second stop is a kill.
     pub fn end_one(&self, id: u64, priority: i32, ending: Ending) {
         let mut state = self.lock();
         if let Some(running) = state.running.get_mut(&id) {
             let again = ending == Ending::Stop && running.cancelled;
             running.cancelled |= ending == Ending::Stop;
-            running.wishes.send(if again { Ending::Kill } else { ending });
+            running.requests.send(if again { Ending::Kill } else { ending });
             return;
         }
         let entry = state.waiting.remove(&(Reverse(priority), id));
         drop(state);
         if let Some(entry) = entry {
-            self.cancelled(entry);
+            self.finish_cancelled(entry);
         }
     }
 
-    fn cancelled(&self, entry: Entry) {
+    fn finish_cancelled(&self, entry: Entry) {
         let mut state = self.lock();
         state.done += 1;
         state.failed += 1;
         drop(state);
         let report = Report::of_cancelled(&entry.task.command);
-        self.tell(Outcome::not_run(entry.id, report, 0, true), &entry.slot);
+        self.publish(Outcome::not_run(entry.id, report, 0, true), &entry.slot);
     }
 
-    /// The first signal of a stop of the pool.
+    /// Returns the first signal of a stop of the pool.
     pub fn first_signal(&self) -> Option<Signal> {
         self.lock().first_signal
     }
 
     pub async fn all_done(&self) {
-        // The sender is ours, so it does not go away.
+        // Can't fail: the sender is in `self`.
         let _ = self.unfinished.subscribe().wait_for(|unfinished| *unfinished == 0).await;
     }
 
@@ -283,15 +285,15 @@ impl Shared {
     }
 }
 
-/// Sees to it that a task has an outcome, also where what runs it panics or is dropped with its runtime.
+/// Makes sure that a task gets an outcome, even if the future that runs it panics or is dropped with its runtime.
 struct Held {
     pool: Arc<Shared>,
     id: u64,
     name: String,
-    /// None when it has its outcome.
+    /// None if the task already has its outcome.
     slot: Option<Arc<Slot>>,
     attempts: u32,
-    /// The runtime has taken it up.
+    /// Whether the runtime has started to run the future.
     begun: bool,
 }
 
@@ -308,33 +310,34 @@ impl Drop for Held {
         let Some(slot) = self.slot.take() else { return };
         let mut report = run::failed(&Command::new(&self.name), &Error::GuardLost);
         let panicked = self.begun && std::thread::panicking();
-        let why = if panicked { "what held it panicked" } else { "the runtime that it ran in was shut down" };
+        let why =
+            if panicked { "the code that held the job panicked" } else { "the runtime of the pool was shut down" };
         report.error = Some(why.into());
         let outcome = Outcome::not_run(self.id, report, self.attempts, false);
         if panicked { self.pool.finish(outcome, &slot) } else { self.pool.abandon(outcome, &slot) }
     }
 }
 
-/// What has been asked for of a task that runs.
+/// The requests to end a running task.
 pub(super) struct Asked {
-    wishes: Receiver<Ending>,
+    requests: Receiver<Ending>,
     now: Ending,
 }
 
 impl Asked {
-    /// Waits for the next wish, and tells the strongest. Cancel-safe.
+    /// Waits for the next request, and returns the strongest one so far. Cancel-safe.
     pub async fn next(&mut self) -> Ending {
-        match self.wishes.recv().await {
-            Some(wish) => {
-                self.now = self.now.max(wish);
+        match self.requests.recv().await {
+            Some(request) => {
+                self.now = self.now.max(request);
                 self.now
             }
-            // The pool has forgotten it, and asks for nothing more.
+            // The pool has removed the task and sends no more requests.
             None => std::future::pending().await,
         }
     }
 
-    /// Waits until this, or something stronger, is asked for. Cancel-safe.
+    /// Waits until this ending, or a stronger one, is requested. Cancel-safe.
     pub async fn reached(&mut self, ending: Ending) {
         while self.now < ending {
             self.next().await;

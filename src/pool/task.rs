@@ -1,4 +1,4 @@
-//! What a pool runs, and what came of it.
+//! The tasks that a pool runs, and their outcomes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
 type OnSpawn = Arc<dyn Fn(&Job, u32) + Send + Sync>;
 
-/// A command, and how a pool is to run it. Made from a [`Command`].
+/// A command, and the settings with which a pool runs it. It can be made from a [`Command`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -31,35 +31,35 @@ pub struct Task {
 }
 
 impl Task {
-    /// Priority 0, no retries.
+    /// Makes a task with priority 0 and without retries.
     pub fn new(command: Command) -> Self {
         Self { command, priority: 0, retries: 0, backoff: Duration::ZERO, on_spawn: None }
     }
 
-    /// Higher ones are started first.
+    /// Sets the priority. The pool starts tasks of a higher priority first.
     pub fn priority(mut self, priority: i32) -> Self {
         self.priority = priority;
         self
     }
 
-    /// Runs it again up to so often when it has failed, its deadline included; not when it could not be started or was
-    /// cancelled. It keeps its worker meanwhile. The first pause is `backoff`, each further one twice as long, a minute at
-    /// most.
+    /// Sets how often the pool runs the task again after a failure. A deadline of the job counts as a failure. A task
+    /// that could not be started, or that was cancelled, is not run again. The task keeps its worker between the
+    /// attempts. The first pause is `backoff`; each further one is twice as long, but at most a minute.
     pub fn retries(mut self, retries: u32, backoff: Duration) -> Self {
         self.retries = retries;
         self.backoff = backoff;
         self
     }
 
-    /// Calls this with the job whenever the command has been executed, and with the number of the attempt, from 1 on: to
-    /// take its streams, say, before the pool reads them. It must not block. Where it panics the job is killed, and the task
-    /// has failed.
+    /// Sets a callback. The pool calls it for each attempt when the command has been executed, with the job and the
+    /// number of the attempt, which starts with 1. The callback can, for example, take the job's streams before the
+    /// pool reads them. It must not block. If it panics, the job is killed and the task fails.
     pub fn on_spawn(mut self, call: impl Fn(&Job, u32) + Send + Sync + 'static) -> Self {
         self.on_spawn = Some(Arc::new(call));
         self
     }
 
-    /// The pause after this attempt.
+    /// Returns the pause after this attempt.
     pub(super) fn pause(&self, attempt: u32) -> Duration {
         self.backoff.saturating_mul(2_u32.saturating_pow(attempt.saturating_sub(1))).min(MAX_BACKOFF)
     }
@@ -83,34 +83,34 @@ impl std::fmt::Debug for Task {
     }
 }
 
-/// What came of a task.
+/// The outcome of a task.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Outcome {
-    /// The task's number, from 1 on in the order of submission.
+    /// The task's number. Numbers start with 1, in the order of submission.
     pub id: u64,
-    /// How its last attempt ended. [`Cancelled`](crate::report::Reason::Cancelled) where it was never started,
-    /// [`SpawnFailed`](crate::report::Reason::SpawnFailed) where it could not be;
-    /// [`GuardLost`](crate::report::Reason::GuardLost) also where the runtime that the pool belongs to has been shut down.
+    /// How its last attempt ended. The reason is [`Cancelled`](crate::report::Reason::Cancelled) if the task was never
+    /// started, and [`SpawnFailed`](crate::report::Reason::SpawnFailed) if it could not be started. It is
+    /// [`GuardLost`](crate::report::Reason::GuardLost) also if the runtime of the pool has been shut down.
     pub report: Arc<Report>,
-    /// How often it was started.
+    /// How often the task was started.
     pub attempts: u32,
-    /// Whether a cancel, a stop of the pool, or a deadline beyond the job's own ended it.
+    /// Whether a cancellation, a stop of the pool, or a deadline other than that of the job ended it.
     pub cancelled: bool,
-    /// What was kept of the last attempt's piped standard output ([`Command::capture`]).
+    /// The captured part of the last attempt's piped standard output ([`Command::capture`]).
     pub stdout: Captured,
-    /// What was kept of its piped standard error.
+    /// The captured part of its piped standard error.
     pub stderr: Captured,
 }
 
 impl Outcome {
-    /// Whether the command ended by itself with exit code 0.
+    /// Returns whether the command ended by itself with exit code 0.
     #[must_use]
     pub fn success(&self) -> bool {
         self.report.success()
     }
 
-    /// One whose output is not there.
+    /// Makes an outcome without output.
     pub(super) fn not_run(id: u64, report: Report, attempts: u32, cancelled: bool) -> Self {
         let (stdout, stderr) = Default::default();
         Self { id, report: Arc::new(report), attempts, cancelled, stdout, stderr }

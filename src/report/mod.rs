@@ -1,4 +1,4 @@
-//! How a job ended: one type for the library and for `--report`.
+//! The report, which describes how a job ended: one type for the library and for `--report`.
 
 mod oom;
 mod process;
@@ -15,10 +15,11 @@ pub use reason::Reason;
 pub use refusal::Refusal;
 pub use usage::{Figure, Usage};
 
-/// The version of the report's format: raised when a field changes its meaning or goes away, not when one is added.
+/// The version of the report's format. It increases when a field changes its meaning or is removed, but not when a
+/// field is added.
 pub const VERSION: u32 = 1;
 
-/// What is told about a finished job. All times are in seconds.
+/// What pinfold reports about a finished job. All times are in seconds.
 ///
 /// ```
 /// use pinfold::report::Reason;
@@ -36,61 +37,65 @@ pub const VERSION: u32 = 1;
 pub struct Report {
     /// The version of this format: 1.
     pub version: u32,
-    /// The name that was given, else the program's file name.
+    /// The name that the caller gave to the job; otherwise the file name of the program.
     pub name: String,
     /// The command and its arguments; invalid UTF-8 is replaced.
     pub command: Vec<String>,
-    /// The working directory that was asked for; null for the supervisor's own.
+    /// The working directory that the caller set; null if the command ran in the supervisor's own.
     pub cwd: Option<String>,
-    /// The main process's id; null where none was started.
+    /// The process id of the main process; null if no process was started.
     pub pid: Option<i32>,
-    /// How the job was held.
+    /// The containment of the job.
     pub containment: Containment,
-    /// How the main process ended; null where that is not known (no process, or the guard was killed).
+    /// How the main process ended; null where pinfold does not know it (no process, or the guard was killed).
     pub main: Option<MainEnd>,
     /// Why the job ended.
     pub reason: Reason,
-    /// Why there was no process, or what could not be done or found out, in words; null otherwise. From `pinfold run` also that
-    /// the job was not ready in time, and that not all of its output went where it should.
+    /// An error message: why no process was started, or what pinfold could not do or find out; null if there was no
+    /// error. `pinfold run` also reports here that the job was not ready in time, and that it could not deliver all
+    /// output of the job.
     pub error: Option<String>,
-    /// The exit code that `pinfold run` ends with for this job, but for 122 (not all could be ended: `unkillable`) and 123
-    /// (`--fail-on-leftovers`). In its own reports also 124 where the job was not ready in time, and 125 where it succeeded and
-    /// not all of its output went where it should: `error` says so.
+    /// The exit code of `pinfold run` for this job. Two exit codes are not in this field: 122 (pinfold could not end
+    /// all processes, see `unkillable`) and 123 (`--fail-on-leftovers`). The reports that `pinfold run` writes also
+    /// contain 124 if the job was not ready in time, and 125 if the job succeeded but pinfold could not deliver all of
+    /// its output; `error` contains the reason.
     pub exit_code: u8,
-    /// Whether SIGKILL was sent, because the grace period was over or a kill was asked for.
+    /// Whether pinfold sent SIGKILL, because the grace period was over or a kill was requested.
     pub killed: bool,
-    /// When what happened.
+    /// When the phases of the job were reached.
     pub phases: Phases,
     /// What the whole job used.
     pub usage: Usage,
-    /// Processes that the kernel's OOM killer ended; null where there were none.
+    /// Processes that the kernel's OOM killer ended; null if it ended none.
     pub oom: Option<Oom>,
-    /// Processes that were still there when the main process had exited by itself and the settle time was over; they were
-    /// ended. Where pinfold waits for them: those that were there when the main process had exited.
+    /// Processes that still existed when the main process had exited by itself and the settle time was over; pinfold
+    /// ended them. If pinfold was configured to wait for leftovers: the processes that still existed when the main
+    /// process had exited.
     pub leftovers: ProcessList,
-    /// Processes that were sent the stop signal, the main one included.
+    /// Processes that received the stop signal, including the main process.
     pub stopped: ProcessList,
-    /// Processes that had left the job's cgroup; they were ended.
+    /// Processes that had left the job's cgroup; pinfold ended them.
     pub emigrants: ProcessList,
-    /// Processes that SIGKILL did not end within the bound ([`Command::kill_bound`](crate::Command::kill_bound)), or that
-    /// could not be signalled. They may still run.
+    /// Processes that SIGKILL did not end within the bound ([`Command::kill_bound`](crate::Command::kill_bound)), or
+    /// that pinfold could not send signals to. They may still run.
     pub unkillable: ProcessList,
-    /// Directories that could not be removed, and why.
+    /// Directories that pinfold could not remove, and why.
     pub not_removed: Vec<NotRemoved>,
 }
 
-/// How the job was held.
+/// The containment of a job: what held its processes together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Containment {
-    /// What held it; null where the command was not started, so that nothing had to be held.
+    /// What held the job; null if the command was not started, so that there was nothing to hold.
     pub kind: Option<ContainmentKind>,
-    /// The directory of its cgroup, which is gone by now; null where there was none.
+    /// The directory of the job's cgroup, which is removed by now; null if the job had no cgroup.
     pub cgroup: Option<String>,
-    /// How it came into the cgroup; null where the command was not started.
+    /// How the main process came into the cgroup; null if the command was not started.
     pub born: Option<Born>,
-    /// Why nothing stronger was used; empty for a cgroup. Where nothing could be used at all, each thing that was tried.
+    /// Why pinfold did not use a stronger containment; empty for a cgroup. If no containment was possible: everything
+    /// that pinfold tried.
     pub refused: Vec<Refusal>,
 }
 
@@ -100,10 +105,10 @@ pub struct Containment {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ContainmentKind {
-    /// A cgroup v2 of its own.
+    /// A cgroup v2 of the job's own.
     Cgroup,
-    /// No cgroup: the guard, the child subreaper of this one job (PR_SET_CHILD_SUBREAPER(2const), Linux 3.4). It can't
-    /// signal processes of other users; those are told as unkillable.
+    /// No cgroup: the guard, which is the child subreaper of this one job (PR_SET_CHILD_SUBREAPER(2const), Linux 3.4).
+    /// The guard can't send signals to processes of other users; the report lists these as unkillable.
     Subreaper,
 }
 
@@ -113,10 +118,10 @@ pub enum ContainmentKind {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Born {
-    /// Cloned into it (`CLONE_INTO_CGROUP`, clone(2), Linux 5.7).
+    /// It was cloned into the cgroup (`CLONE_INTO_CGROUP`, clone(2), Linux 5.7).
     Cloned,
-    /// It joined by itself before it executed the command (it wrote itself into `cgroup.procs`, cgroups(7)), where the
-    /// kernel refuses the former.
+    /// It joined the cgroup by itself before it executed the command (it wrote its id into `cgroup.procs`, cgroups(7)),
+    /// because the kernel refused to clone it into the cgroup.
     Joined,
 }
 
@@ -133,82 +138,85 @@ pub enum MainEnd {
     Signalled {
         /// The signal's number.
         signal: i32,
-        /// Its name, as `SIGTERM`.
+        /// The signal's name, for example `SIGTERM`.
         name: String,
-        /// Whether it dumped core.
+        /// Whether the process dumped core.
         core_dumped: bool,
     },
 }
 
-/// Times of a job. A null phase was not reached.
+/// When the phases of a job were reached. A phase is null if it was not reached.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Phases {
-    /// When the spawn was ordered (or, where it failed, when it did), in seconds since 1970-01-01 UTC.
+    /// When the spawn was requested (or, if it failed, when it failed), in seconds since 1970-01-01 UTC. The times of
+    /// the other phases are relative to this time.
     pub ordered_at: f64,
-    /// Seconds from then until the command was executed.
+    /// Seconds from `ordered_at` until the command was executed.
     pub spawned: Option<f64>,
-    /// Seconds from then until the main process was reaped.
+    /// Seconds from `ordered_at` until the main process was reaped.
     pub main_exited: Option<f64>,
-    /// Seconds from then until the leftovers were found: when the settle time was over, or at once where pinfold waits for
-    /// them.
+    /// Seconds from `ordered_at` until pinfold found the leftovers: at the end of the settle time, or immediately if
+    /// pinfold waits for leftovers.
     #[serde(default)]
     pub settled: Option<f64>,
-    /// Seconds from then until the stop signal was sent.
+    /// Seconds from `ordered_at` until pinfold sent the stop signal.
     pub stopping: Option<f64>,
-    /// Seconds from then until SIGKILL was sent.
+    /// Seconds from `ordered_at` until pinfold sent SIGKILL.
     pub killing: Option<f64>,
-    /// Seconds from then until nothing ran in the cgroup.
+    /// Seconds from `ordered_at` until no process was left in the cgroup.
     pub empty: Option<f64>,
-    /// Seconds from then until all was over and the cgroup removed.
+    /// Seconds from `ordered_at` until no process was left and the cgroup was removed.
     pub gone: Option<f64>,
 }
 
-/// Processes, the first of them described.
+/// A list of processes: their number, and a description of the first of them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ProcessList {
-    /// How many there were, those included that `/proc` does not show.
+    /// How many processes there were, including those that `/proc` does not show.
     pub count: u64,
-    /// At most 256 of them, as they were when they were found.
+    /// At most 256 of these processes, in their state when pinfold found them.
     pub processes: Vec<ProcessInfo>,
 }
 
-/// A directory that could not be removed.
+/// A directory that pinfold could not remove.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct NotRemoved {
-    /// Where it is.
+    /// The path of the directory.
     pub path: String,
-    /// The kernel's answer, in words: `EBUSY` where something is left in it, `EACCES` where another user made it,
-    /// `EXDEV` where something is mounted on it.
+    /// The kernel's error, in words: `EBUSY` if it is not empty, `EACCES` if another user made it, `EXDEV` if a file
+    /// system is mounted on it.
     pub error: String,
 }
 
 impl Report {
-    /// Whether the command did what it was run for: it ended by itself, with exit code 0.
+    /// Returns whether the command was successful: it ended by itself, with exit code 0.
     #[must_use]
     pub fn success(&self) -> bool {
         self.reason == Reason::Exited && self.exit_code == 0
     }
 
-    /// Whether nothing of the job is left: no process, no directory.
+    /// Returns whether nothing of the job is left: no process and no directory.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         self.unkillable.count == 0 && self.not_removed.is_empty()
     }
 
-    /// The report as one line of JSON, without the newline.
+    /// Returns the report as one line of JSON, without the newline.
     #[must_use]
     pub fn to_json(&self) -> String {
-        // Every field has a JSON form.
+        // Serialization can't fail: every field has a JSON form.
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// 124 at the deadline and the idle timeout; 125 where it was cancelled; else as the main process ended: its code, or 128 and the signal's number.
+    /// Returns the exit code for a job: 124 at the deadline and the idle timeout; 125 if the job was cancelled;
+    /// otherwise the exit code of the main process, or 128 plus the number of the signal that ended it; 125 if its end
+    /// is not known.
     pub(crate) fn exit_code_of(reason: Reason, main: Option<&MainEnd>) -> u8 {
         match (reason, main) {
             (Reason::Deadline | Reason::Idle, _) => 124,

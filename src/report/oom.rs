@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Oom {
-    /// How many: `oom_kill` of the leaf's `memory.events` (the kernel's admin-guide/cgroup-v2.rst).
+    /// How many processes: `oom_kill` of the leaf's `memory.events` (the kernel's admin-guide/cgroup-v2.rst).
     pub kills: u64,
-    /// Those that the kernel's log names; it leaves some out when there are many.
+    /// The processes that the kernel's log names. If there are many, the kernel omits some of them.
     pub victims: Vec<OomVictim>,
-    /// Where the victims are from, or why they are not known.
+    /// The source of the victims, or the reason why they are not known.
     pub source: String,
 }
 
@@ -22,6 +22,6 @@ pub struct Oom {
 pub struct OomVictim {
     /// Its process id in the machine's first PID namespace.
     pub pid: i32,
-    /// Its name, as `/proc/PID/comm` has it.
+    /// Its name, as in `/proc/PID/comm`.
     pub name: String,
 }

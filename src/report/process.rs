@@ -1,34 +1,36 @@
-//! A process, as it was seen at one moment.
+//! The state of a process at one moment.
 
 use serde::{Deserialize, Serialize};
 
-/// A process as it was seen at one moment.
+/// The state of a process at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ProcessInfo {
     /// Its process id, in the supervisor's PID namespace.
     pub pid: i32,
-    /// Its parent's process id; 0 where the parent is outside the supervisor's PID namespace, or `/proc` does not show
-    /// this process.
+    /// The process id of its parent; 0 if the parent is outside the supervisor's PID namespace, or if `/proc` does not
+    /// show this process.
     pub parent: i32,
-    /// Its command line, arguments separated by spaces, at most 4096 bytes, invalid UTF-8 replaced. The name in
-    /// brackets where it has none. `[unknown]` where `/proc` does not show this process: it is not mounted, or hides what
-    /// may not be traced, another user's for one (`hidepid`, proc(5)).
+    /// Its command line, with the arguments separated by spaces: at most 4096 bytes, invalid UTF-8 replaced. If the
+    /// process has no command line: its name in brackets. If `/proc` does not show the process: `[unknown]`. This is
+    /// the case where `/proc` is not mounted, or hides processes that the supervisor may not trace, for example those
+    /// of another user (`hidepid`, proc(5)).
     pub command_line: String,
-    /// Its state as in `/proc/PID/stat`: R running, S sleeping, D uninterruptible, T stopped, t traced, Z zombie; `?` where
-    /// `/proc` does not show this process.
+    /// Its state, as in `/proc/PID/stat`: R running, S sleeping, D uninterruptible, T stopped, t traced, Z zombie; `?`
+    /// if `/proc` does not show this process.
     pub state: char,
-    /// Seconds since it was started, to a hundredth: `starttime` of `/proc/PID/stat` (proc_pid_stat(5)) against
-    /// CLOCK_BOOTTIME. 0 where `/proc` does not show this process.
+    /// Seconds since its start, with a resolution of a hundredth of a second: `starttime` of `/proc/PID/stat`
+    /// (proc_pid_stat(5)), compared with CLOCK_BOOTTIME. 0 if `/proc` does not show this process.
     pub age_seconds: f64,
-    /// The kernel function that it waits in (`/proc/PID/wchan`), where that is known and asked for: only for
-    /// processes that could not be ended.
-    // Never skipped: the guard's messages are positional.
+    /// The kernel function that it waits in (`/proc/PID/wchan`); only for processes that pinfold could not end, and
+    /// only if the kernel reports it. Null otherwise.
+    // Serialized even if it is None: the guard's messages are positional.
     #[serde(default)]
     pub wchan: Option<String>,
-    /// The user that it runs as: its effective user id, from `/proc/PID/status` (proc_pid_status(5)); only for processes
-    /// that could not be ended, null for others. A user who is not root may signal none of another's (kill(2)).
+    /// The user that it runs as: its effective user id, from `/proc/PID/status` (proc_pid_status(5)); only for
+    /// processes that pinfold could not end, null for others. Without root's rights, pinfold can't send signals to the
+    /// processes of another user (kill(2)).
     #[serde(default)]
     pub user: Option<u32>,
 }

@@ -10,22 +10,22 @@ use serde::{Deserialize, Serialize};
 pub enum Reason {
     /// The main process ended by itself.
     Exited,
-    /// The kernel's OOM killer ended the main process ([`Report::oom`](crate::Report::oom)). Where the kernel's log can't be
-    /// read, this is also said of a main process that somebody else sent SIGKILL to in the very moment after the OOM killer
-    /// had ended another process of the job.
+    /// The kernel's OOM killer ended the main process ([`Report::oom`](crate::Report::oom)). Where pinfold can't read
+    /// the kernel's log, it also reports this reason if the OOM killer ended another process of the job and,
+    /// immediately after that, a program sent SIGKILL to the main process.
     Oom,
     /// The deadline was reached.
     Deadline,
-    /// The idle timeout was reached: no output for so long.
+    /// The idle timeout was reached: the job wrote no output for that time.
     Idle,
-    /// A stop was asked for.
+    /// A stop was requested.
     Stopped,
-    /// A kill was asked for, or the job was dropped.
+    /// A kill was requested, or the job was dropped.
     Killed,
     /// The guard was killed; the supervisor ended the job.
     GuardLost,
     /// The command could not be started.
     SpawnFailed,
-    /// It waited in a pool and was never started.
+    /// The job was cancelled while it waited in a pool; it was never started.
     Cancelled,
 }

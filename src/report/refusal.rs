@@ -15,7 +15,7 @@ pub struct Refusal {
     pub tried: String,
     /// Why it can't be used.
     pub reason: String,
-    /// What the person can do about it.
+    /// Advice for the user.
     pub advice: String,
 }
 

@@ -1,14 +1,16 @@
-//! Text from outside (names, arguments, paths, what a job wrote) in messages for people.
+//! Text from outside (names, arguments, paths, the output of a job) in messages for people.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// The text with everything that acts on a terminal written as an escape sequence of C: control characters (an escape sequence
-/// of the terminal begins with one), newlines, and characters that change the direction or the lines of the text.
+/// Returns the text with every character that acts on a terminal replaced by an escape sequence as in C: control
+/// characters (a terminal's escape sequences start with one), newlines, and characters that change the direction or the
+/// lines of text.
 ///
-/// A message that contains text from outside is one line, and no other program can write a line in its name.
+/// So a message that contains text from outside stays one line, and no other program can add a line that looks like a
+/// message of pinfold.
 ///
 /// ```
 /// use pinfold::text::printable;
@@ -20,26 +22,27 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     if text.chars().any(acts) { Cow::Owned(escape(text.as_bytes())) } else { Cow::Borrowed(text) }
 }
 
-/// The same for bytes; those that are not UTF-8 are written in octal, `\377`.
+/// Does the same as [`printable`] for bytes. Bytes that are not valid UTF-8 are written in octal, for example `\377`.
 #[must_use]
 pub fn printable_bytes(bytes: &[u8]) -> Cow<'_, str> {
     str::from_utf8(bytes).map_or_else(|_| Cow::Owned(escape(bytes)), printable)
 }
 
-/// The same for an argument or a variable of the environment.
+/// Does the same as [`printable`] for an argument or an environment variable.
 #[must_use]
 pub fn printable_os(text: &OsStr) -> Cow<'_, str> {
     printable_bytes(text.as_bytes())
 }
 
-/// The same for a path.
+/// Does the same as [`printable`] for a path.
 #[must_use]
 pub fn printable_path(path: &Path) -> Cow<'_, str> {
     printable_os(path.as_os_str())
 }
 
-/// A whole message for a terminal. Lines of a list are indented by two spaces; no other newline is left in it. The values in the
-/// message have gone through [`printable`] before: this is for those that have not.
+/// Returns a whole message in a form that is safe for a terminal. A newline stays only if two spaces follow it, as in
+/// the lists of pinfold's messages; every other newline is escaped. pinfold applies [`printable`] to the values of a
+/// message before; this function protects against values for which that was forgotten.
 #[must_use]
 pub fn printable_message(message: &str) -> Cow<'_, str> {
     if !message.chars().any(acts) {
@@ -74,8 +77,9 @@ fn escape(bytes: &[u8]) -> String {
     escaped
 }
 
-/// Whether it does something else on a terminal than show itself: Unicode's control characters (C0, DEL, and C1, in which
-/// U+009B begins an escape sequence), separators of lines, and marks of direction (Unicode Standard Annex 9).
+/// Returns whether a terminal does anything other than display this character. This is the case for Unicode's control
+/// characters (C0, DEL, and C1, where U+009B starts an escape sequence), for line separators, and for direction marks
+/// (Unicode Standard Annex 9).
 fn acts(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -86,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_acts_on_a_terminal_is_left() {
+    fn characters_that_act_on_a_terminal_are_escaped() {
         for (text, shown) in [
             ("plain ‘text’ 日本", "plain ‘text’ 日本"),
             ("a\nb\r\tc", r"a\nb\r\tc"),
@@ -102,14 +106,14 @@ mod tests {
     }
 
     #[test]
-    fn a_message_keeps_the_lines_of_its_list_only() {
+    fn a_message_keeps_only_the_newlines_of_its_list() {
         let message = "no cgroup:\n  a: b\u{1b}\n  c\npinfold: all good";
         assert_eq!(printable_message(message), "no cgroup:\n  a: b\\033\n  c\\npinfold: all good");
     }
 
     proptest::proptest! {
         #[test]
-        fn no_bytes_act(bytes: Vec<u8>) {
+        fn the_result_has_no_character_that_acts(bytes: Vec<u8>) {
             assert!(!printable_bytes(&bytes).chars().any(acts));
         }
     }

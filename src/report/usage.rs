@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// One figure, with where it comes from, or why there is none.
+/// One figure, with its source, or with the reason why it is not available.
 ///
 /// ```
 /// # use pinfold::{Command, Error, Report};
@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Figure {
-    /// The value in the unit of the field, or null where this machine can't tell.
+    /// The value, in the unit of the field; null if it is not available on this machine.
     pub value: Option<u64>,
-    /// The file or call that it was read from, or the reason why there is none.
+    /// The file or system call that the value was read from, or the reason why there is no value.
     pub source: String,
 }
 
@@ -35,22 +35,23 @@ impl Figure {
     }
 }
 
-/// What the whole job used, ended processes included.
+/// The resource usage of the whole job, including processes that have ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Usage {
-    /// CPU time in user mode, in microseconds: `user_usec` of the leaf's `cpu.stat`, which needs no controller
-    /// (the kernel's admin-guide/cgroup-v2.rst).
+    /// CPU time in user mode, in microseconds: `user_usec` of `cpu.stat` in the leaf (the job's cgroup). It needs no
+    /// controller (the kernel's admin-guide/cgroup-v2.rst).
     pub cpu_user_microseconds: Figure,
     /// CPU time in the kernel, in microseconds: `system_usec` of `cpu.stat`.
     pub cpu_system_microseconds: Figure,
-    /// Memory in use when this was read, page cache included, in bytes: `memory.current` (memory controller).
+    /// Memory in use when this was read, including page cache, in bytes: `memory.current` (memory controller).
     pub memory_current_bytes: Figure,
-    /// Highest memory use, in bytes: `memory.peak` (memory controller, Linux 5.19). On older kernels the highest
-    /// `memory.current` that was seen when a limit was hit and at the end, which the source says.
+    /// Highest memory use, in bytes: `memory.peak` (memory controller, Linux 5.19). On older kernels: the highest
+    /// `memory.current` that pinfold read when a limit was reached and at the end of the job; the source then mentions
+    /// this.
     pub memory_peak_bytes: Figure,
-    /// Largest resident set of the main process or of one that it waited for, in bytes (getrusage(2)).
+    /// Largest resident set of the main process, or of a process that it waited for, in bytes (getrusage(2)).
     pub main_resident_peak_bytes: Figure,
     /// Swap in use when this was read, in bytes: `memory.swap.current` (memory controller).
     pub swap_current_bytes: Figure,
@@ -58,7 +59,7 @@ pub struct Usage {
     pub swap_peak_bytes: Figure,
     /// Processes and threads when this was read: `pids.current` (pids controller).
     pub processes_current: Figure,
-    /// Most processes and threads at once: `pids.peak` (pids controller, Linux 6.6).
+    /// Highest number of processes and threads at the same time: `pids.peak` (pids controller, Linux 6.6).
     pub processes_peak: Figure,
     /// Forks that failed because of the limit on processes: `max` of `pids.events` (pids controller).
     pub forks_refused: Figure,
@@ -70,12 +71,12 @@ pub struct Usage {
     pub io_reads: Figure,
     /// Write operations on block devices: the sum of `wios`.
     pub io_writes: Figure,
-    /// Time in which some process was ready and waited for a CPU, in microseconds: `some` of `cpu.pressure` (PSI, the kernel's
-    /// accounting/psi.rst; needs no controller). In a report only where it was asked for
-    /// ([`Command::measure_pressure`](crate::Command::measure_pressure)), as are the next two.
+    /// Time in which at least one process was ready and waited for a CPU, in microseconds: `some` of `cpu.pressure`
+    /// (PSI, the kernel's accounting/psi.rst). It needs no controller. A report contains this figure and the next two
+    /// only if the caller requested them ([`Command::measure_pressure`](crate::Command::measure_pressure)).
     pub cpu_pressure_microseconds: Figure,
-    /// Time in which some process waited for memory, in microseconds: `some` of `memory.pressure`.
+    /// Time in which at least one process waited for memory, in microseconds: `some` of `memory.pressure`.
     pub memory_pressure_microseconds: Figure,
-    /// Time in which some process waited for I/O, in microseconds: `some` of `io.pressure`.
+    /// Time in which at least one process waited for I/O, in microseconds: `some` of `io.pressure`.
     pub io_pressure_microseconds: Figure,
 }

@@ -1,8 +1,10 @@
-//! The descendants of a process, found through `/proc` and signalled through pidfds: what there is without a cgroup.
+//! The descendants of a process, found through `/proc` and signalled through pidfds. This is the containment without a
+//! cgroup.
 //!
-//! Only the job is hit: a process counts as found when its parent in `/proc/PID/stat` was a process found before it that
-//! lived on after that was read. A descendant of a subreaper stays its descendant (PR_SET_CHILD_SUBREAPER(2const)), so
-//! whoever was found once is of the job as long as it lives; its pidfd, opened before, is what the signal goes through.
+//! Only the job is hit: a process counts as found if its parent in `/proc/PID/stat` is a process that was found before,
+//! and that was still alive after that file was read. A descendant of a subreaper stays its descendant
+//! (PR_SET_CHILD_SUBREAPER(2const)), so a process that was found once belongs to the job as long as it lives. Signals
+//! are sent through its pidfd, which was opened before the check.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -17,57 +19,69 @@ use crate::kernel::process;
 use crate::kernel::scan::{ScanLimits, until_no_new_process};
 use crate::kernel::signal::Signal;
 
-/// So many children of one process are held at a time: the limit on open files is no matter to wide trees.
+/// The highest number of children of one process that are held open at a time, so that wide trees do not reach the
+/// limit on open files.
 const BATCH: usize = 64;
 
-/// So many descriptors are kept free for the look at those that are held, where they are short.
+/// The number of descriptors that are reserved for reading about the held processes if descriptors run out.
 const ROOM: usize = 4;
 
-/// How often, and for how long at most, everybody is stopped before the kill. Whoever is stopped still counts for the user's
-/// limit on processes, and leaves the CPU to us: so a storm that has reached its limit comes to an end in a few passes, where
-/// each one that is killed is replaced at once.
-/// A few who hand over to a child and end are not to be had in this way, however often: they are chased.
+/// The least number of passes that stop all processes of a storm before the kill. A storm has at least [`STORM`] living
+/// processes that fork all the time. A stopped process still counts toward the user's limit on processes and uses no
+/// CPU time, so a storm that has reached that limit is stopped within a few passes. If its processes were killed
+/// instead, each would be replaced at once.
+///
+/// A few processes that each start a child and end cannot be stopped in this way, whatever the number of passes. They
+/// are killed by [`relay`](super::relay).
 const STOPS: u32 = 10;
+/// The longest time for all these passes.
 const STOPPING: Duration = Duration::from_secs(5);
+/// The least number of living processes that counts as a storm.
 const STORM: usize = 32;
 
-/// So often at most is looked for who is there, once more only so soon, and for so long at most: in a storm there is no end to it.
+/// The highest number of searches for the processes that exist now. All limits on these searches are needed because a
+/// storm would otherwise keep them going for ever.
 const LOOKS: usize = 4;
+/// No further search is begun after this time.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// The longest time for all searches.
 const LOOKING: Duration = Duration::from_secs(2);
 
-/// A process and the clock tick of its start: no two have both.
+/// A process and the clock tick of its start. No two processes have both in common.
 type Identity = (Pid, u64);
 
-/// Who has been sent a signal, who was there at the last pass, and who has been seen to have ended.
+/// The state that is kept between passes.
 #[derive(Default)]
-struct Completion {
-    all: HashSet<Identity>,
-    here: HashSet<Identity>,
+struct Progress {
+    /// The processes to which the signals were sent.
+    signalled: HashSet<Identity>,
+    /// The processes that the last pass found.
+    present: HashSet<Identity>,
+    /// The processes that were found to have ended.
     ended: HashSet<Identity>,
 }
 
-/// A process that was found, held by its pidfd.
+/// A process that was found, referred to by its pidfd.
 pub(super) struct Found {
     pub(super) pid: Pid,
-    /// None for the root, which the caller answers for.
+    /// `None` for the root: the caller makes sure that its pid is not reused.
     pidfd: Option<Pidfd>,
     started: u64,
-    /// A child of this very process: until it is reaped, its pid is its own.
+    /// Whether the process is a child of this process. Its pid is then not reused until it is reaped.
     is_own: bool,
 }
 
 impl Found {
-    /// A child of this process that nobody reaps meanwhile.
+    /// Returns a child of this process, which must not be reaped meanwhile.
     pub(super) fn own_child(pid: Pid, pidfd: Pidfd) -> Self {
         Self { pid, pidfd: Some(pidfd), started: 0, is_own: true }
     }
 
-    /// The child `pid` of `parent`; `None` where it is gone, or another process's child by now.
+    /// Opens the child `pid` of `parent`. Returns `None` if the child is gone or now has another parent.
     pub(super) fn child_of(parent: &Self, pid: Pid) -> Result<Option<Self>> {
         let pidfd = match Pidfd::open(pid) {
             Ok(pidfd) => pidfd,
-            // It is gone, or its number is a thread's by now.
+            // The process is gone, or a thread now has its number.
             Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(errno),
         };
@@ -87,8 +101,9 @@ impl Found {
         Ok(is_child.then_some(Self { pid, pidfd: Some(pidfd), started, is_own: false }))
     }
 
-    /// A process that `/proc` does not show has ended, or is hidden (`hidepid`, proc(5)). It is a child where its parent's list,
-    /// which names it all the same, names it after its pidfd was opened.
+    /// Handles a process that `/proc` does not show: it has ended or is hidden (`hidepid`, proc(5)). The parent's list
+    /// of children contains hidden processes too. The process is a child if that list contains it after its pidfd was
+    /// opened.
     fn hidden_child_of(parent: &Self, pid: Pid, pidfd: Pidfd) -> Result<Option<Self>> {
         if pidfd.has_ended() {
             return Ok(None);
@@ -114,10 +129,10 @@ impl Found {
     }
 }
 
-/// Who is of the job, where not every child of the root is.
+/// Returns whether a child of the root belongs to the job. Needed if not every child of the root does.
 pub(crate) type IsOurs<'a> = &'a (dyn Fn(Pid) -> bool + Sync);
 
-/// The descendants of one process, itself not included.
+/// The descendants of one process, without the process itself.
 #[derive(Clone, Copy)]
 pub(crate) struct Descendants<'a> {
     root: Pid,
@@ -125,18 +140,19 @@ pub(crate) struct Descendants<'a> {
 }
 
 impl<'a> Descendants<'a> {
-    /// Those of `root`, which must be this process, or one whose pidfd is held and which is watched.
+    /// Returns the descendants of `root`. It must be this process, or a process whose pidfd the caller holds and
+    /// watches.
     pub fn of(root: Pid) -> Self {
         Self { root, is_ours: None }
     }
 
-    /// Those of `root` that descend from children for which this is true.
+    /// Returns the children of `root` for which `is_ours` returns true, and the descendants of these children.
     pub fn of_some(root: Pid, is_ours: IsOurs<'a>) -> Self {
         Self { root, is_ours: Some(is_ours) }
     }
 
-    /// As they are now, parents before their children; zombies included. Whoever can't be held is not gone through, and the
-    /// reason is told.
+    /// Returns the processes that exist now, including zombies, parents before their children. If a process cannot be
+    /// opened, its descendants are left out, and an error gives the reason.
     pub fn processes(&self) -> (Vec<Pid>, Result<()>) {
         let mut before = None;
         let (again, bound) = (Instant::now() + LOOK_AGAIN, Instant::now() + LOOKING);
@@ -149,7 +165,7 @@ impl<'a> Descendants<'a> {
                 },
                 &mut |_| {},
             );
-            // While some end, others can be missing: two looks that agree will do.
+            // While processes end, others can be missing from the lists. Two searches with the same result are enough.
             let now = Instant::now();
             if now >= bound {
                 return (all, walked.and(Err(Errno::TIMEDOUT)));
@@ -163,8 +179,9 @@ impl<'a> Descendants<'a> {
         (before.unwrap_or_default(), Ok(()))
     }
 
-    /// Sends the `signals` to each that is `wanted`, when it has been found, until a pass finds nobody new; `found` sees each one
-    /// once, before its signals. Tells whether there was an end to it within `passes`.
+    /// Sends the `signals` to each process for which `wanted` returns true, as soon as it is found, until a pass finds
+    /// no new process. Calls `found` once for each process, before it sends the signals. Returns whether such a pass
+    /// was reached within `scans`.
     pub fn signal_those(
         &self,
         signals: &[Signal],
@@ -172,43 +189,45 @@ impl<'a> Descendants<'a> {
         wanted: impl Fn(Pid) -> bool,
         mut found: impl FnMut(Pid),
     ) -> Result<bool> {
-        let mut told = Completion::default();
-        until_no_new_process(scans, || self.signal_new(signals, scans, &wanted, &mut found, &mut told))
+        let mut progress = Progress::default();
+        until_no_new_process(scans, || self.signal_new(signals, scans, &wanted, &mut found, &mut progress))
     }
 
-    /// One pass of that. Tells whether there was anybody new, or may have been: with the end of a process its children get
-    /// another parent, and a list of children is not of one moment while some are reaped.
+    /// Makes one pass of [`Self::signal_those`]. Returns whether there was a new process, or may have been one that the
+    /// pass missed: when a process ends, its children get another parent, and a list of children is not consistent
+    /// while some of them are reaped.
     fn signal_new(
         &self,
         signals: &[Signal],
         scans: ScanLimits,
         wanted: &dyn Fn(Pid) -> bool,
         found: &mut dyn FnMut(Pid),
-        told: &mut Completion,
+        progress: &mut Progress,
     ) -> Result<bool> {
-        let Completion { all, here, ended } = told;
-        let (mut news, mut ends, mut now_here) = (false, false, HashSet::new());
+        let Progress { signalled, present, ended } = progress;
+        let (mut found_new, mut found_ended, mut now_present) = (false, false, HashSet::new());
         let mut enter = |process: &Found| {
-            now_here.insert(process.identity());
-            if wanted(process.pid) && all.insert(process.identity()) {
-                news = true;
+            now_present.insert(process.identity());
+            if wanted(process.pid) && signalled.insert(process.identity()) {
+                found_new = true;
                 found(process.pid);
-                // What has ended meanwhile, or may not be signalled, is told once.
+                // An error means that the process has ended or may not be signalled. It is not tried again.
                 let _ = process.send(signals);
             }
             !scans.are_over()
         };
-        let mut leave = |process: &Found| ends |= process.has_ended() && ended.insert(process.identity());
+        let mut leave = |process: &Found| found_ended |= process.has_ended() && ended.insert(process.identity());
         let lost = self.walk(&mut enter, &mut leave)?;
-        // Those that had ended too: a list that is read while they are reaped leaves out as many others.
-        let vanished = !here.is_subset(&now_here);
-        *here = now_here;
-        Ok(news || ends || lost || vanished)
+        // Includes processes that had already ended: a list that is read while they are reaped can miss as many others.
+        let vanished = !present.is_subset(&now_present);
+        *present = now_present;
+        Ok(found_new || found_ended || lost || vanished)
     }
 
-    /// SIGKILL to all of them. First everybody is stopped, until a pass finds nobody new, so that nobody
-    /// is born meanwhile; then killed, the deepest first: a stopped process group that is orphaned by the end of a parent is
-    /// continued by the kernel (setpgid(2)), and could fork. `killed` sees each that the signal could be sent to.
+    /// Sends SIGKILL to all of them. First it stops all processes, until a pass finds no new one, so that none is
+    /// started meanwhile. Then it kills the deepest processes first: if the end of a parent orphans a stopped process
+    /// group, the kernel continues that group (setpgid(2)), and its processes could fork. Calls `killed` for each
+    /// process to which the signal could be sent.
     pub fn kill_all(&self, mut killed: impl FnMut(Pid)) -> Result<()> {
         let stopped = self.stop_all();
         let done = self.walk(&mut |_| true, &mut |process| {
@@ -221,20 +240,20 @@ impl<'a> Descendants<'a> {
 
     fn stop_all(&self) -> Result<bool> {
         let scans = ScanLimits::new(1, STOPPING);
-        let mut told = Completion::default();
-        let pass = |told: &mut Completion| self.signal_new(&[Signal::STOP], scans, &|_| true, &mut |_| {}, told);
-        let stopped = until_no_new_process(scans, || pass(&mut told))?;
-        if stopped || told.here.difference(&told.ended).count() < STORM {
+        let mut progress = Progress::default();
+        let pass = |progress: &mut Progress| self.signal_new(&[Signal::STOP], scans, &|_| true, &mut |_| {}, progress);
+        let stopped = until_no_new_process(scans, || pass(&mut progress))?;
+        if stopped || progress.present.difference(&progress.ended).count() < STORM {
             return Ok(stopped);
         }
-        until_no_new_process(scans.at_least(STOPS), || pass(&mut told))
+        until_no_new_process(scans.at_least(STOPS), || pass(&mut progress))
     }
 
-    /// The direct children.
+    /// Returns the direct children.
     ///
     /// # Errors
-    /// `ESRCH` where `/proc` shows another PID namespace, or the errno with which it can't be read. No list is no proof that
-    /// there is no child.
+    /// `ESRCH` if `/proc` shows another PID namespace, or the errno of reading it. An error does not prove that there
+    /// is no child.
     pub fn children(&self) -> Result<Vec<Pid>> {
         process::proc_is_own()?;
         let mut children = children(self.root)?;
@@ -244,13 +263,14 @@ impl<'a> Descendants<'a> {
         Ok(children)
     }
 
-    /// Goes through the tree: `enter` sees each before its children, `leave` after them. Tells whether some were gone, or had
-    /// another parent, as soon as they were to be looked at, or were not, since `enter` had enough.
+    /// Walks through the tree: calls `enter` for each process before its children, and `leave` after them. The walk
+    /// ends when `enter` returns `false`. Returns whether processes were missed: some were gone or had another parent
+    /// when the walk reached them, or `enter` ended the walk.
     fn walk(&self, enter: &mut dyn FnMut(&Found) -> bool, leave: &mut dyn FnMut(&Found)) -> Result<bool> {
         let (mut refused, mut lost) = (Ok(()), false);
         let mut room = Vec::new();
         let root = Found { pid: self.root, pidfd: None, started: 0, is_own: false };
-        // Each level: the process, its children that are held, and those that are still to be looked at.
+        // Each level has the process, its children that are held open, and the children that are still to be opened.
         let mut path = vec![(root, Vec::<Found>::new(), self.children()?)];
         while let Some((process, held, rest)) = path.last_mut() {
             if let Some(child) = held.pop() {
@@ -276,9 +296,9 @@ impl<'a> Descendants<'a> {
             if room.is_empty() {
                 room = (0..ROOM).filter_map(|_| Pidfd::open(self.root).ok()).collect();
             }
-            let mut looked_at = 0;
+            let mut handled = 0;
             while held.len() < BATCH
-                && let Some(&pid) = rest.get(looked_at)
+                && let Some(&pid) = rest.get(handled)
             {
                 match Found::child_of(process, pid) {
                     Ok(Some(child)) => {
@@ -291,7 +311,7 @@ impl<'a> Descendants<'a> {
                     Err(_) if !room.is_empty() => {
                         room.clear();
                         if !held.is_empty() {
-                            // The others have their turn when these have been let go.
+                            // The remaining children follow when the held ones have been released.
                             break;
                         }
                         continue;
@@ -299,15 +319,15 @@ impl<'a> Descendants<'a> {
                     Err(_) if !held.is_empty() => break,
                     Err(errno) => refused = Err(errno),
                 }
-                looked_at += 1;
+                handled += 1;
             }
-            rest.drain(..looked_at);
+            rest.drain(..handled);
         }
         refused.map(|()| lost)
     }
 }
 
-/// The direct children of this process.
+/// Returns the direct children of this process.
 ///
 /// # Errors
 /// As [`Descendants::children`].
@@ -315,23 +335,25 @@ pub(crate) fn own_children() -> Result<Vec<Pid>> {
     Descendants::of(getpid()).children()
 }
 
-/// Whether each child of this process has ended, reaped or not: where the kernel does not let it wait for them.
+/// Returns whether each child of this process has ended, even if it has not been reaped. For systems where waiting for
+/// children is refused.
 pub(crate) fn all_children_have_ended() -> bool {
     let has_ended = |pid| Pidfd::open(pid).is_ok_and(|child| child.has_ended());
     own_children().is_ok_and(|children| children.into_iter().all(has_ended))
 }
 
-/// The direct children of a process, those of all its threads: `/proc/PID/task/TID/children` where the kernel has it
-/// (CONFIG_PROC_CHILDREN), else by a search through `/proc`. While they come and go some may be missing (proc_pid_task(5)).
-/// The youngest come first: of those that hand over to a child and end, it is the one that lives.
+/// Returns the direct children of all threads of a process: from `/proc/PID/task/TID/children` if the kernel has it
+/// (CONFIG_PROC_CHILDREN), otherwise by a search through `/proc`. Some children may be missing while children start and
+/// end (proc_pid_task(5)). The youngest child comes first: of processes that each start a child and end, it is the one
+/// that is alive.
 ///
 /// # Errors
-/// `ENOENT` where the process is gone, or `/proc` does not show it; any other errno with which its list can't be read.
+/// `ENOENT` if the process is gone or `/proc` does not show it; any other errno of reading its list.
 pub(crate) fn children(parent: Pid) -> Result<Vec<Pid>> {
     let parent = parent.as_raw_nonzero().get();
     let threads = format!("/proc/{parent}/task");
     let mut all = Vec::new();
-    // The links are `.`, `..` and the threads.
+    // The link count includes `.`, `..` and one link for each thread.
     let one = rustix::fs::stat(&*threads)?.st_nlink == 3;
     if one && read_children(&format!("{threads}/{parent}"), &mut all).is_ok() {
         all.reverse();
@@ -342,7 +364,7 @@ pub(crate) fn children(parent: Pid) -> Result<Vec<Pid>> {
     for thread in std::fs::read_dir(threads).map_err(errno)? {
         let thread = thread.map_err(errno)?.path();
         match read_children(&thread.to_string_lossy(), &mut all) {
-            // The thread has just ended; or the kernel has no such file.
+            // Either the thread has just ended, or the kernel does not have this file.
             Err(Errno::NOENT) if thread.join("stat").exists() => return by_parent(parent),
             Ok(()) | Err(Errno::NOENT | Errno::SRCH) => {}
             Err(errno) => return Err(errno),
@@ -352,7 +374,8 @@ pub(crate) fn children(parent: Pid) -> Result<Vec<Pid>> {
     Ok(all)
 }
 
-/// Adds the children that one thread has started. With as few calls as can be: some live for no longer than that takes.
+/// Adds the children that one thread has started. Uses as few calls as possible, because some children live no longer
+/// than these calls take.
 fn read_children(thread: &str, all: &mut Vec<Pid>) -> Result<()> {
     let file = open(format!("{thread}/children"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let (mut buffer, mut pid) = ([0; 4096], 0_i32);
@@ -392,7 +415,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn children_by_either_way_are_the_same() {
+    fn both_ways_find_the_same_children() {
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let pid = Pid::from_raw(child.id() as i32).unwrap();
         let own = rustix::process::getpid();
@@ -403,7 +426,7 @@ mod tests {
         drop(child.stdin.take());
         child.wait().unwrap();
         assert!(!children(own).unwrap().contains(&pid));
-        // No list of a process that is gone, rather than an empty one.
+        // For a process that is gone, the result is an error and not an empty list.
         assert_eq!(children(pid), Err(Errno::NOENT));
     }
 

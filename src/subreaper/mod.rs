@@ -1,4 +1,5 @@
-//! The containment without a cgroup: the descendants of a process are found through `/proc` and ended through pidfds.
+//! The containment without a cgroup: pinfold finds the descendants of a process through `/proc` and kills them through
+//! pidfds.
 
 pub(crate) mod descendants;
 pub(crate) mod relay;

@@ -1,8 +1,10 @@
-//! Descendants that hand over to a child and end, again and again: killed by being quicker than they are.
+//! Kills descendants that form a relay: each process starts a child and ends, again and again. pinfold can only kill
+//! them by being faster than they are.
 //!
-//! A stop of everybody before the kill takes a look at each, and then it is another one. A process can't fork any more once
-//! SIGKILL is on its way to it (fork(2) answers a pending signal first): so whoever is seen is killed at once, then what it
-//! has started so far is looked for, without a look at anybody twice.
+//! To stop all processes before the kill, pinfold would have to check each one first, and by then its child has
+//! replaced it. A process cannot fork any more when a SIGKILL is pending for it (fork(2) handles a pending signal
+//! first). Therefore pinfold kills each process as soon as it sees it, then looks for the children that it has started
+//! so far, and checks no process twice.
 
 use std::collections::HashSet;
 
@@ -14,15 +16,16 @@ use crate::kernel::signal::Signal;
 use crate::subreaper::descendants;
 use crate::subreaper::descendants::{Descendants, Found};
 
-/// So many of a family are held at a time. The others come to their subreaper, this process, with the end of their parents.
+/// The highest number of descendants of one child that are held open at a time. The others become children of this
+/// process, their subreaper, when their parents end.
 const HELD: usize = 64;
 
-/// The children of this process that need no further look, as long as they have not been reaped.
+/// The children of this process that need no further handling until they are reaped.
 #[derive(Default)]
 pub(crate) struct Seen {
-    /// SIGKILL is on its way to them.
+    /// SIGKILL has been sent to them.
     pub killed: HashSet<Pid>,
-    /// They may not be signalled.
+    /// This process may not send signals to them.
     pub refused: HashSet<Pid>,
 }
 
@@ -42,36 +45,37 @@ impl Seen {
     }
 }
 
-/// Kills who is new among the children of this process, and below. `true` where nobody was.
+/// Kills the new processes among the children of this process, and their descendants. Returns `true` if there was no
+/// new one.
 ///
-/// Nobody else may reap children of this process meanwhile: so the pid of each is its own.
+/// No other code may reap children of this process meanwhile, so that the pid of a child is not reused.
 pub(crate) fn pass(of: &Descendants<'_>, seen: &mut Seen) -> Result<bool> {
-    let mut nobody = true;
+    let mut none_new = true;
     for pid in of.children()? {
         if seen.contains(pid) {
             continue;
         }
-        nobody = false;
+        none_new = false;
         let child = Found::own_child(pid, Pidfd::open(pid)?);
         match child.send(&[Signal::KILL]) {
             Err(Errno::PERM) => seen.refused.insert(pid),
             _ => seen.killed.insert(pid),
         };
-        family(child)?;
+        kill_family(child)?;
     }
-    Ok(nobody)
+    Ok(none_new)
 }
 
-/// Kills what descends from `child`.
-fn family(child: Found) -> Result<()> {
+/// Kills the descendants of `child`.
+fn kill_family(child: Found) -> Result<()> {
     let mut held = vec![child];
     while let Some(parent) = held.pop() {
-        // Where it has ended, its children have come to this process.
+        // If the parent has ended, its children have become children of this process.
         for pid in descendants::children(parent.pid).unwrap_or_default() {
             if held.len() < HELD
                 && let Some(found) = Found::child_of(&parent, pid)?
             {
-                // What may not be signalled is refused when it comes to this process.
+                // A process that may not be signalled is recorded as refused when it becomes a child of this process.
                 let _ = found.send(&[Signal::KILL]);
                 held.push(found);
             }

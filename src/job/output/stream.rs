@@ -114,7 +114,7 @@ pub struct OutputStream {
 }
 
 impl OutputStream {
-    /// In the context of a runtime.
+    /// Makes a stream of a channel. Call it in the context of a runtime.
     pub(crate) fn new(channel: Channel, report: &Completion<Arc<Report>>, taps: Taps) -> Self {
         if let Some(activity) = &taps.activity {
             activity.channels.lock().unwrap_or_else(PoisonError::into_inner).push(channel.downgrade());
@@ -269,7 +269,7 @@ pub struct InputStream {
 }
 
 impl InputStream {
-    /// In the context of a runtime.
+    /// Makes a stream of a channel. Call it in the context of a runtime.
     pub(crate) fn new(channel: Channel, report: &Completion<Arc<Report>>) -> Self {
         Self { channel: Some(channel), gone: Gone::new(report), in_line: false }
     }
