@@ -354,6 +354,9 @@ fn limits_of_the_caller_that_are_too_low_are_named() {
             let mut run = Run::bare(["bash", "-c", &script]);
             if said == "ulimit -f" {
                 run.command().env("LARGE", "x".repeat(100_000));
+            } else {
+                // The kernel puts the environment on the stack too: a large one leaves the loader nothing of 16 KiB.
+                run.command().env_clear().env("PATH", "/usr/bin:/bin");
             }
             let ran = told(run);
             let reason = ran.code == 125 && ran.stderr.starts_with("pinfold") && ran.stderr.contains(said);
@@ -372,7 +375,7 @@ fn a_fifo_without_a_reader_is_refused() {
     let (fifo, job) = (fifo.to_str().unwrap(), format!("echo ran > {}", mark.display()));
     for option in ["--report", "--tee"] {
         let ran = Run::bare([PINFOLD, "run", option, fifo, "--", "sh", "-c", &job]).run().assert_code(125);
-        assert!(ran.stderr.contains(fifo) && ran.stderr.contains("FIFO that nothing reads"), "{ran:#?}");
+        assert!(ran.stderr.contains(fifo) && ran.stderr.contains("FIFO that no process reads"), "{ran:#?}");
         assert!(!mark.exists());
     }
     if !has_cgroup() {

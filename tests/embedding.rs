@@ -158,7 +158,7 @@ async fn every_call(supervisor: Supervisor) {
         job.handle().freeze().await.unwrap();
         job.handle().thaw();
         // The future is dropped before it is ready, which thaws the job again.
-        drop(futures_lite::future::poll_once(job.freeze()).await);
+        drop(smol::future::poll_once(job.freeze()).await);
     }
     assert_eq!(job.processes().await.len(), 1);
     let mut stdin = job.take_stdin().unwrap();
@@ -191,8 +191,8 @@ async fn supervisor_has_cgroup(job: &pinfold::Job) -> bool {
     }
 }
 
-/// Runs in a program that uses smol's `block_on` (which is the one of futures-lite), and in a program with its own
-/// executor. There is no tokio runtime, or there is one that runs elsewhere.
+/// Runs in a program that uses smol, and in a program with its own executor. There is no tokio runtime, or there is one that
+/// runs elsewhere.
 #[test]
 fn every_call_works_outside_of_a_tokio_runtime() {
     if !has_cgroup() {
@@ -201,10 +201,10 @@ fn every_call_works_outside_of_a_tokio_runtime() {
     let builder = |kind| Supervisor::builder().containment(kind);
     for kind in [ContainmentKind::Cgroup, ContainmentKind::Subreaper] {
         block_on(async { every_call(builder(kind).start().await.unwrap()).await });
-        futures_lite::future::block_on(async { every_call(builder(kind).start().await.unwrap()).await });
+        smol::block_on(async { every_call(builder(kind).start().await.unwrap()).await });
         let elsewhere = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let supervisor = elsewhere.block_on(builder(kind).start()).unwrap();
-        futures_lite::future::block_on(every_call(supervisor));
+        smol::block_on(every_call(supervisor));
     }
 }
 

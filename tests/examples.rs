@@ -69,7 +69,7 @@ fn the_ci_executor_builds_tests_and_keeps_the_artefact() {
     let leaky = repository("setsid nohup sleep 4321 >/dev/null 2>&1 </dev/null &\nexit 0\n");
     let directory = Scratch::directory("artefacts");
     let ran = ci(leaky.path(), directory.path()).run().assert_code(1);
-    assert!(ran.stdout.contains("[test] left behind, and ended now: "), "{}", ran.stdout);
+    assert!(ran.stdout.contains("[test] left behind, and ended by pinfold: "), "{}", ran.stdout);
     assert!(ran.stdout.contains("[build] passed") && !directory.path().join("hello").exists());
 }
 

@@ -243,7 +243,7 @@ fn a_tee_that_fails_does_not_hold_up_the_job() {
         command.tee_stdout(full()).tee_stderr(full());
         let job = supervisor.spawn(&command).await.unwrap();
         for _ in 0..2 {
-            let failed = tokio::time::timeout(LONG, job.wait_with_output()).await.expect("it is told at once");
+            let failed = tokio::time::timeout(LONG, job.wait_with_output()).await.expect("it is reported at once");
             assert!(matches!(failed, Err(Error::System { .. })), "{failed:?}");
         }
         // One error for each stream; none of the output is lost.

@@ -64,8 +64,13 @@ fn a_leftover_that_holds_the_terminal_does_not_delay_the_return() {
     if !has_cgroup() {
         return;
     }
-    let script = "setsid sleep 4321 & seq 30000; echo last";
-    let ran = sh(script).assert_code(0);
+    // Out of the session before that ends, whose hang-up would end it.
+    let out = support::Scratch::new("out-of-the-session");
+    let out_path = out.path().display();
+    let script = format!(
+        "setsid sh -c ': >{out_path}; exec sleep 4321' & until [ -e {out_path} ]; do :; done; seq 30000; echo last"
+    );
+    let ran = sh(&script).assert_code(0);
     assert!(ran.stdout.ends_with("30000\r\nlast\r\n") && ran.stdout.lines().count() == 30001, "{}", ran.stdout.len());
     assert_eq!(ran.report["leftovers"]["count"], 1);
     // The same after the deadline.

@@ -137,7 +137,7 @@ fn too_late_is_124_however_it_ended() {
         let options = ["--ready", "line:never", "--ready-timeout", "100ms", "--stop-signal", stop_signal];
         let ran = Run::new(options.iter().chain(&["--", "sleep", "1000"])).run().assert_code(124);
         assert_eq!((ran.signal, &ran.report["exit_code"]), (None, &124.into()), "{ran:#?}");
-        let why = "sleep is not ready: no line of its output has had 'never' in it within 100ms";
+        let why = "sleep is not ready: no line of its output contained 'never' within 100ms";
         assert_eq!((ran.stderr, &ran.report["error"]), (format!("pinfold: {why}\n"), &why.into()));
     }
     let options = ["--idle-timeout", "100ms", "--stop-signal", "INT", "--", "sleep", "1000"];

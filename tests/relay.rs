@@ -40,7 +40,7 @@ fn a_reader_that_takes_nothing_is_given_up_after_a_deadline_and_told() {
     let script = r#"{ "$@"; echo "code $?" >&2; } | { sleep 2.5; wc -c; }"#;
     let options = ["-t", "500ms", "--grace", "0", "--tee", "/dev/null", "--", "yes"];
     let ran = Run::in_shell(script, options).run().assert_code(0);
-    let lost = "pinfold: the end of the output was not passed on: its reader has taken nothing for 1s\n";
+    let lost = "pinfold: the end of the output was not forwarded: its reader has taken nothing for 1s\n";
     assert!(ran.stderr.contains(lost) && ran.stderr.contains("code 124\n"), "{ran:#?}");
     assert!(ran.report["error"].as_str().unwrap().starts_with("the end of the output"), "{ran:#?}");
     assert_eq!((&ran.report["exit_code"], &ran.report["reason"]), (&124.into(), &"deadline".into()));
@@ -71,7 +71,7 @@ fn a_stop_ends_the_wait_for_a_reader_and_tells_what_that_lost() {
         ended.then_some(())
     });
     let ran = running.finish().assert_code(125);
-    let why = "the end of the output was not passed on: SIGTERM came while its reader took its time";
+    let why = "the end of the output was not forwarded: SIGTERM arrived while pinfold waited for the reader";
     assert_eq!(ran.stderr, format!("pinfold: {why}\n"));
     assert_eq!((&ran.report["error"], &ran.report["exit_code"]), (&why.into(), &125.into()));
     // The first signal may even have come before pinfold noticed the job's end, and then stopped nothing.
@@ -234,7 +234,7 @@ fn a_standard_output_that_takes_nothing() {
     for (place, why) in [(">/dev/full", "No space left on device"), ("1</dev/null", "Bad file descriptor")] {
         let script = format!(r#"exec "$@" {place}"#);
         let ran = Run::in_shell(&script, ["--tee", "/dev/null", "--", "echo", "lost"]).run().assert_code(125);
-        assert!(ran.stderr.starts_with("pinfold: cannot pass the output on") && ran.stderr.contains(why), "{ran:#?}");
+        assert!(ran.stderr.starts_with("pinfold: cannot forward the output") && ran.stderr.contains(why), "{ran:#?}");
         assert!(ran.report["error"].as_str().unwrap().contains(why), "{ran:#?}");
         assert_eq!(ran.report["exit_code"], 125);
     }

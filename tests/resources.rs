@@ -159,7 +159,7 @@ fn half_a_cpu() {
     if !has_controller("cpu") {
         return;
     }
-    // An emulated CPU is charged for time in which the machine did something else. It gets that time back later on.
+    // An emulated CPU is charged for time in which the machine did something else. An excess is deducted later.
     let seconds = if support::slowness() > 1.0 { "12" } else { "4" };
     let ran = run(&["--cpus", "0.5"], &["burn", seconds]).assert_code(0);
     let phase = |name: &str| ran.report["phases"][name].as_f64().unwrap();
@@ -230,7 +230,7 @@ fn a_job_in_a_job() {
     let words = [PINFOLD, "run", "--memory", "32M", "--report", &path, "--"].map(String::from);
     let options = ["--memory", "128M", "--timeout", "1m", "--"].map(String::from);
     let mut outer = Run::new(options.into_iter().chain(words).chain(used(&["hog", "1000000000"])));
-    // The outer job is its own cgroup.
+    // The inner pinfold must use its own cgroup, which is that of the outer job.
     outer.command().env_remove("PINFOLD_TEST_CGROUP");
     let cgroup = std::env::var_os("PINFOLD_CGROUP");
     if let Some(cgroup) = cgroup {

@@ -22,7 +22,7 @@ fn the_port_is_free_and_the_leaf_is_gone_a_thousand_times() {
     let port = TcpListener::bind((&*address, 0)).unwrap().local_addr().unwrap().port();
     for time in 1..=1000 {
         let ran = Command::new(PINFOLD)
-            .args(["run", "--quiet", "--fail-on-leftovers", "--report", "-", "--"])
+            .args(["run", "--quiet", "--fail-on-leftovers", "--settle", "0", "--report", "-", "--"])
             .arg(program("port"))
             .args([&address, &port.to_string()])
             .output()

@@ -74,7 +74,7 @@ fn it_needs_proc() {
     assert!(!started.path().exists());
 }
 
-/// As an ordinary user, who may write to no cgroup.
+/// As an ordinary user without write access to any cgroup.
 #[test]
 fn an_ordinary_user() {
     if !has_root() || !has_program("setpriv") {
@@ -301,7 +301,7 @@ mod library {
                 if outer {
                     guard = parent_of(guard);
                 }
-                // SAFETY: a guard of ours, which nobody has reaped while its job runs.
+                // SAFETY: signals a guard of ours, which is not reaped while its job runs.
                 #[allow(unsafe_code)]
                 let killed = unsafe { libc::kill(guard, libc::SIGKILL) };
                 assert_eq!(killed, 0);

@@ -1,5 +1,5 @@
-//! The terminal: its keys reach the job once and as without pinfold, Ctrl-Z and `fg` work, and it is given back as it was.
-//! On real pseudoterminals.
+//! The terminal: its keys reach the job once and as without pinfold, Ctrl-Z and `fg` work, and pinfold restores its
+//! settings. These tests use real pseudoterminals.
 
 mod support;
 
@@ -22,7 +22,7 @@ fn an_interrupt_in_a_repl_is_not_the_end() {
     shell.line("$PINFOLD run -- python3 -q; echo ended $?");
     shell.expect(">>> ");
     shell.send(CTRL_C);
-    // Python may have printed its prompt and not be reading yet: then it looks at the next key only.
+    // Python may have printed its prompt without reading yet. Then it handles the interrupt only at the next key.
     shell.send("\n");
     shell.expect("KeyboardInterrupt");
     shell.send("print(6 * 7)\n");
@@ -82,7 +82,7 @@ fn three_interrupts_within_two_seconds_kill() {
     shell.expect("\nup");
     for count in 1..3 {
         shell.send(CTRL_C);
-        // Two that come before pinfold has looked are one to the kernel.
+        // The kernel merges two interrupts that come before pinfold has read the first.
         shell.expect(&format!("SIGINT from the terminal, {count} of 3"));
     }
     shell.send(CTRL_C);
@@ -104,7 +104,7 @@ fn suspended_and_continued_without_eating_the_deadline() {
     shell.send(CTRL_Z);
     shell.expect("Stopped");
     shell.expect("ready> ");
-    // Longer than the deadline: real time has to pass here.
+    // Longer than the deadline: the test has to wait in real time here.
     shell.line("sleep 2.2; jobs");
     shell.expect("Stopped");
     shell.expect("ready> ");
@@ -118,9 +118,9 @@ fn suspended_and_continued_without_eating_the_deadline() {
     shell.exit();
 }
 
-/// Nor any other time that a job has.
+/// The suspended time does not count for any other limit of the job either.
 #[test]
-fn nor_the_time_to_be_heard_of() {
+fn suspended_time_does_not_count_for_idle_and_ready_timeouts() {
     if !has_cgroup() {
         return;
     }
@@ -134,7 +134,7 @@ fn nor_the_time_to_be_heard_of() {
         shell.send(CTRL_Z);
         shell.expect("Stopped");
         shell.expect("ready> ");
-        // Longer than that: real time has to pass here.
+        // Longer than these timeouts: the test has to wait in real time here.
         shell.line("sleep 2.2; jobs");
         shell.expect("Stopped");
         shell.expect("ready> ");
@@ -142,7 +142,7 @@ fn nor_the_time_to_be_heard_of() {
         shell.expect("-- cat\r\n");
         shell.send("two\n");
         shell.expect("two\r\ntwo\r\n");
-        // The clock goes on, and the job is ended by it.
+        // The clock continues, and ends the job.
         shell.expect("pinfold: cat ");
         shell.expect("ready> ");
         shell.line("echo code=$?");
@@ -163,7 +163,7 @@ fn the_suspend_key_is_harmless_where_pinfold_leads_the_session() {
     for word in ["one", "two"] {
         pty.send(CTRL_Z);
         pty.send(&format!("{word}\n"));
-        // Its echo, then the job's own.
+        // The echo comes first, then the job's own output.
         pty.expect(word);
         pty.expect(word);
     }
@@ -179,7 +179,7 @@ fn a_background_job_stops_at_its_first_read_and_goes_on_in_the_foreground() {
     let mut shell = Pty::shell();
     shell.line("$PINFOLD run -- sh -c 'read -r line; echo got=$line' &");
     shell.expect("ready> ");
-    // `wait` would not come back for a stopped job: the shell tells of it at a prompt.
+    // `wait` would not return for a stopped job, so the test looks at the list of jobs.
     shell.line("until jobs | grep -q Stopped; do :; done; echo it is stopped");
     shell.expect("\nit is stopped");
     shell.line("fg");
@@ -299,7 +299,7 @@ fn a_hang_up_of_the_terminal_stops_the_job() {
     command.args(["run", "--report"]).arg(ended.path()).args(["--", "sh", "-c", "echo up; exec sleep 999"]);
     let mut pty = Pty::start(command);
     pty.expect("up");
-    // The terminal goes with its master: SIGHUP to the session's leader and the foreground group.
+    // The terminal goes away with its master: SIGHUP goes to the session's leader and to the foreground group.
     let status = pty.hang_up();
     assert!(!status.success());
     assert!(ended.text().contains("\"not_removed\":[]"), "{}", ended.text());

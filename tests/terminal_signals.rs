@@ -1,4 +1,5 @@
-//! A key of the terminal is one signal to the job, wherever standard input and output are. On real pseudoterminals.
+//! A key of the terminal sends exactly one signal to the job, wherever standard input and output lead. These tests use
+//! real pseudoterminals.
 
 mod support;
 
@@ -11,7 +12,7 @@ const CTRL_C: &str = "\x03";
 const CTRL_Z: &str = "\x1a";
 const CTRL_BACKSLASH: &str = "\x1c";
 
-/// A shell whose `$SIGNALS N` is a job that prints each signal that it receives and ends after `N`.
+/// Starts a shell in which `$SIGNALS N` is a job that prints each signal that it receives and ends after `N`.
 fn shell() -> Pty {
     let mut shell = Pty::shell();
     shell.line(&format!("SIGNALS={}; export SIGNALS PINFOLD", program("signals").display()));
@@ -19,7 +20,7 @@ fn shell() -> Pty {
     shell
 }
 
-/// Ctrl-C, then Ctrl-\: the job has received each of them once, and nothing else.
+/// Types Ctrl-C, then Ctrl-\: the job receives each signal once, and no other.
 fn assert_one_signal_for_each_key(shell: &mut Pty, line: &str, seen_by_pinfold: bool) {
     shell.line(line);
     shell.expect("\nready");
@@ -37,7 +38,7 @@ fn assert_one_signal_for_each_key(shell: &mut Pty, line: &str, seen_by_pinfold: 
     assert_eq!(numbers(&printed), [2, 3], "{line}: {printed}");
 }
 
-/// The numbers that the job printed, one a line, after the echo of a key.
+/// Returns the numbers that the job printed, one in a line, after the echo of a key.
 fn numbers(printed: &str) -> Vec<i32> {
     let lines = printed.lines().map(|line| line.trim().trim_start_matches("^C").trim_start_matches("^\\"));
     lines.filter_map(|line| line.parse().ok()).collect()
@@ -81,7 +82,7 @@ fn one_key_is_one_signal_under_the_other_commands() {
         assert_one_signal_for_each_key(&mut shell, line, false);
     }
     if cfg!(feature = "watch") {
-        // It ends with the run that the keys ended.
+        // The watch ends with the run that the keys ended.
         let quiet = Scratch::directory("unchanged");
         let line = format!("$PINFOLD watch --grace 1h -w {} -- $SIGNALS 3", quiet.path().display());
         assert_one_signal_for_each_key(&mut shell, &line, false);
@@ -89,7 +90,7 @@ fn one_key_is_one_signal_under_the_other_commands() {
     shell.exit();
 }
 
-/// Its own terminal sends the signal, as if the key had been typed there.
+/// The job's own terminal sends the signal, as if the key had been typed there.
 #[test]
 fn a_key_outside_is_a_key_of_the_jobs_own_terminal() {
     if !has_cgroup() {
@@ -99,7 +100,7 @@ fn a_key_outside_is_a_key_of_the_jobs_own_terminal() {
     for line in ["yes | $PINFOLD run --pty -- $SIGNALS 3", "$PINFOLD run --pty -- $SIGNALS 3 </dev/null"] {
         assert_one_signal_for_each_key(&mut shell, line, false);
     }
-    // Three kill a job that ignores it.
+    // Three interrupts kill a job that ignores them.
     let mut deaf =
         "$PINFOLD run --pty -- bash -c 'trap \"echo heard\" INT; echo up; while :; do sleep 0.05; done'".to_owned();
     deaf.push_str(" </dev/null; echo code=$?");
@@ -124,14 +125,14 @@ fn three_interrupts_kill_wherever_standard_input_is() {
     for (before, after) in [("sleep 1000 | ", ""), ("", " </dev/null"), ("", " 2>&1 | cat")] {
         shell.line(&format!("{before}$PINFOLD run -v -- $SIGNALS 0{after}"));
         shell.expect("\nready");
-        // The rest of a pipeline, and with it the messages, may end by the first of them.
+        // The other commands of the pipeline, and with them the messages, may end by the first interrupt.
         for count in 1..3 {
             shell.send(CTRL_C);
             if !after.contains("cat") {
                 shell.expect(&format!("SIGINT from the terminal, {count} of 3"));
             }
         }
-        // Two that come before pinfold has looked are one to the kernel.
+        // The kernel merges two interrupts that come before pinfold has read the first.
         let ended = (0..100).any(|_| {
             shell.send(CTRL_C);
             shell.has_come("ready> ")
@@ -144,7 +145,8 @@ fn three_interrupts_kill_wherever_standard_input_is() {
     shell.exit();
 }
 
-/// SIGALRM of a timer that was set before exec is the kernel's, but not the terminal's: it reaches pinfold alone.
+/// SIGALRM of a timer that was set before exec comes from the kernel, but not from the terminal: it reaches pinfold
+/// alone.
 #[test]
 fn a_timer_from_before_exec_reaches_the_job_also_on_a_terminal() {
     if !has_cgroup() || !has_program("perl") {
@@ -157,14 +159,14 @@ fn a_timer_from_before_exec_reaches_the_job_also_on_a_terminal() {
     shell.exit();
 }
 
-/// The person's Ctrl-Z stops a job with a terminal of its own too, and its clocks; `fg` continues both.
+/// The user's Ctrl-Z also stops a job that has its own terminal, and its clocks; `fg` continues both.
 #[test]
 fn suspended_with_a_terminal_of_its_own_and_other_input() {
     if !has_cgroup() {
         return;
     }
     let mut shell = shell();
-    // Three zeros tell it from the jobs of other tests.
+    // The three zeros distinguish this job from the jobs of other tests.
     shell.line("$PINFOLD run -t 1h --pty -- $SIGNALS 0003 </dev/null");
     shell.expect("\nready");
     shell.send(CTRL_Z);
@@ -184,14 +186,14 @@ fn suspended_with_a_terminal_of_its_own_and_other_input() {
     shell.exit();
 }
 
-/// Its process group has it: the job alone decides.
+/// The job's process group has already received SIGHUP: the job alone decides what to do.
 #[test]
 fn a_hang_up_that_reached_the_job_is_not_sent_again() {
     if !has_cgroup() {
         return;
     }
     let (report, printed) = (Scratch::new("report"), Scratch::new("printed"));
-    // The leader ends, which sends SIGHUP to the foreground group.
+    // The leader exits, which sends SIGHUP to the foreground group.
     let script = "$PINFOLD run --grace 1h --report $REPORT -- $SIGNALS 12 >$PRINTED & 
         until grep -qs ready $PRINTED; do sleep 0.02; done; echo $!; read line";
     let mut command = Command::new("sh");
@@ -203,14 +205,14 @@ fn a_hang_up_that_reached_the_job_is_not_sent_again() {
     pty.send("go\n");
     pty.wait();
     support::wait_for(|| printed.text().contains("1\n").then_some(()));
-    // SAFETY: pinfold, whose job has not ended.
+    // SAFETY: signals pinfold, whose job has not ended.
     unsafe { libc::kill(pid, libc::SIGUSR2) };
     support::wait_for(|| report.text().contains("\"exit_code\"").then_some(()));
     assert_eq!(printed.text().replace("18\n", ""), "ready\n1\n12\n");
     assert!(report.text().contains("\"reason\":\"exited\""), "{}", report.text());
 }
 
-/// `kill 0` in a job reaches pinfold too, which is in the job's group: the job has its signal, and goes on.
+/// `kill 0` in a job also reaches pinfold, which is in the same group: the job has received its signal, and continues.
 #[test]
 fn a_signal_that_the_job_sends_to_its_group_is_no_request_to_pinfold() {
     if !has_cgroup() {
@@ -230,7 +232,7 @@ fn a_signal_that_the_job_sends_to_its_group_is_no_request_to_pinfold() {
         shell.expect("ready> ");
     }
     if cfg!(feature = "watch") {
-        // A common way to end a script's own background processes; the watch goes on.
+        // Scripts often end their own background processes in this way; the watch continues.
         let watched = Scratch::directory("watched");
         let path = watched.path().display();
         shell.line(&format!("$PINFOLD watch -w {path} -- bash -c 'trap \"kill 0\" EXIT; sleep 1000 & echo up; wait'"));
@@ -246,7 +248,7 @@ fn a_signal_that_the_job_sends_to_its_group_is_no_request_to_pinfold() {
     shell.exit();
 }
 
-/// Where the job has a group of its own, `kill 0` stays in it: without a terminal, or with one of its own.
+/// Where the job has its own process group, `kill 0` stays in it: without a terminal, or with the job's own terminal.
 #[test]
 fn kill_0_does_not_reach_the_callers_script() {
     if !has_cgroup() {

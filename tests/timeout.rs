@@ -1,5 +1,5 @@
-//! `pinfold timeout`, by the name `timeout`, side by side with the machine's own: the same end and the same words, for
-//! invocations that are made up.
+//! Compares `pinfold timeout`, under the name `timeout`, with the machine's own: it ends in the same way and prints the
+//! same text, for generated invocations.
 
 #[path = "timeout/cases.rs"]
 mod cases;
@@ -18,7 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 use support::{Scratch, has_cgroup, has_coreutils, named_timeout, path_with, program, wait_for};
 
-/// How `timeout` itself ended, and what was on standard error. Whatever it leaves is ended by its warden.
+/// Returns how `timeout` itself ended, and its standard error. The warden ends everything that it leaves.
 fn outcome(case: &Case, path: &str) -> (Option<i32>, Option<i32>, String) {
     let survivors = Scratch::new("survivors");
     let mut child = Command::new(program("warden"))
@@ -43,12 +43,13 @@ fn outcome(case: &Case, path: &str) -> (Option<i32>, Option<i32>, String) {
             let children = std::fs::read_to_string(format!("/proc/{warden}/task/{warden}/children")).ok()?;
             children.split_whitespace().next()?.parse().ok()
         });
-        // coreutils' passes nothing on before it waits for its command.
+        // coreutils' timeout forwards no signal before it waits for its command.
         wait_for(|| {
             let stat = std::fs::read_to_string(format!("/proc/{timeout}/stat")).ok()?;
             stat.rsplit(") ").next()?.starts_with('S').then_some(())
         });
-        // SAFETY: the warden's only child, which it reaps when it has ended: its command has just begun.
+        // SAFETY: signals the warden's only child, which the warden reaps when it has ended; its command has just
+        // begun.
         #[allow(unsafe_code)]
         unsafe {
             libc::kill(timeout, signal);
@@ -63,7 +64,7 @@ fn outcome(case: &Case, path: &str) -> (Option<i32>, Option<i32>, String) {
     (status.code(), status.signal(), told)
 }
 
-/// Has the warden end everything after 20 s; tells whether it ended by itself.
+/// Lets the warden end everything after 20 s; returns whether it ended by itself.
 fn watch_over(warden: &Child) -> JoinHandle<bool> {
     let pidfd = pidfd_open(Pid::from_child(warden), PidfdFlags::empty()).unwrap();
     std::thread::spawn(move || {
@@ -76,7 +77,7 @@ fn watch_over(warden: &Child) -> JoinHandle<bool> {
     })
 }
 
-/// Which coreutils the `timeout` of this path is of.
+/// Returns the coreutils version of the `timeout` at this path.
 fn version(path: &str) -> Version {
     let out = Command::new("env").args(["timeout", "--version"]).env("PATH", path).output().unwrap();
     let text = String::from_utf8(out.stdout).unwrap();
@@ -86,18 +87,19 @@ fn version(path: &str) -> Version {
     version.unwrap_or_else(|| panic!("no version of coreutils: {first}"))
 }
 
-/// `PINFOLD_SEED` sets the seed (an odd number), `PINFOLD_INVOCATIONS` how many (400 by default), `PINFOLD_COREUTILS` a
-/// directory with another `timeout` than the machine's.
+/// `PINFOLD_SEED` sets the seed (an odd number), `PINFOLD_INVOCATIONS` the number of invocations (400 by default),
+/// `PINFOLD_COREUTILS` a directory with a `timeout` to use instead of the machine's.
 ///
-/// The commands differ by their time, so that a machine which stands still for a third of a second makes a difference where
-/// there is none: a difference counts when it is there three times in a row.
+/// The commands differ in their duration, so a machine that pauses for a third of a second can cause a false
+/// difference. A difference counts only if it occurs three times in a row.
 #[test]
 fn as_coreutils() {
     if !has_cgroup() || !has_coreutils() {
         return;
     }
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    // The same ones each time: what another seed finds (`PINFOLD_SEED=$RANDOM`) is for a change of its own.
+    // The invocations are the same each time: failures that another seed finds (`PINFOLD_SEED=$RANDOM`) are for
+    // separate changes.
     let seed = number("PINFOLD_SEED").unwrap_or(5) | 1;
     println!("PINFOLD_SEED={seed}");
     let mut dice = Dice(seed);
@@ -117,7 +119,7 @@ fn as_coreutils() {
             let same = (0..3).any(|_| {
                 let (mut expected, actual) = (outcome(case, &theirs), outcome(case, &ours));
                 if peer < CURRENT {
-                    // The name it had for it.
+                    // The older version's name for signal 0.
                     expected.2 = expected.2.replace("sending signal EXIT to", "sending signal 0 to");
                 }
                 let same = expected == actual;
@@ -133,7 +135,7 @@ fn as_coreutils() {
             }
         }
     };
-    // Mostly they sleep.
+    // Most of them only sleep.
     std::thread::scope(|scope| {
         for _ in 0..6 {
             scope.spawn(compare);

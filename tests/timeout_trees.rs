@@ -1,4 +1,5 @@
-//! `pinfold timeout`, by the name `timeout`: the trees that coreutils leaves behind are gone; and at a terminal it is as without.
+//! `pinfold timeout`, under the name `timeout`: it ends the trees that coreutils' timeout leaves behind, and behaves
+//! the same at a terminal.
 
 mod support;
 
@@ -12,7 +13,8 @@ use support::{
     Canary, PINFOLD, Run, Scratch, has_cgroup, has_coreutils, has_program, named_timeout, path_with, program,
 };
 
-/// What runs away from coreutils: a session of its own, a double fork, and what is left by a command that has ended.
+/// Processes that escape from coreutils' timeout: in a session of their own, by a double fork, and left by a command
+/// that has ended.
 const TREES: [(&str, &str); 5] = [
     ("0.3", "setsid sleep 1000 & echo ready; exec sleep 1000"),
     ("0.3", "(setsid setsid nohup sleep 1000 >/dev/null 2>&1 &); echo ready; exec sleep 1000"),
@@ -38,7 +40,7 @@ fn the_trees_that_coreutils_leaves_are_gone() {
                 words.extend(options.iter().copied().chain([limit, "sh", "-c", script]).map(str::to_owned));
                 words
             };
-            // Asserts that nothing is left.
+            // `run` asserts that nothing is left.
             let [ran, by_subreaper] = ["cgroup", "subreaper"].map(|containment| {
                 let mut run = Run::bare(words("timeout"));
                 run.command().env("PATH", path_with(&by_name)).env("PINFOLD_CONTAINMENT", containment);
@@ -57,8 +59,8 @@ fn the_trees_that_coreutils_leaves_are_gone() {
     canary.assert_alive();
 }
 
-/// SIGKILL to timeout itself: as with coreutils' from 9.10 on the command gets its signal; and then the whole tree goes,
-/// whatever it makes of the signal.
+/// SIGKILL to timeout itself: as with coreutils' timeout since 9.10, the command receives its signal. Then the whole
+/// tree ends, however it handles the signal.
 #[test]
 fn a_killed_timeout() {
     let by_name = named_timeout();
@@ -68,7 +70,7 @@ fn a_killed_timeout() {
         }
         for (heeds, trap) in [(true, "trap 'echo told; exit' USR1"), (false, "trap '' USR1")] {
             let tree = format!("{trap}; setsid sleep 1000 & echo $$; while :; do sleep 1000 & wait; done");
-            // The shell outlives timeout, so that the warden looks when all is over.
+            // The shell outlives timeout, so that the warden checks only after everything has ended.
             let script = "timeout -s USR1 1000 sh -c \"$1\" & echo $!; read line <&3";
             let mut run = Run::bare(["bash", "-c", &format!("exec 3<&0; {script}"), "bash", &tree]);
             run.command().env("PATH", path_with(&by_name)).env("PINFOLD_CONTAINMENT", containment);
@@ -80,7 +82,7 @@ fn a_killed_timeout() {
             let (timeout, shell) = if command(one) == b"timeout\n" { (one, other) } else { (other, one) };
             let guard = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", timeout.as_raw_nonzero()));
             let guard = Pid::from_raw(guard.unwrap().trim().parse().unwrap()).unwrap();
-            // The guard goes last.
+            // The guard ends last.
             let ends = [shell, guard].map(|pid| pidfd_open(pid, PidfdFlags::empty()).unwrap());
             kill_process(timeout, rustix::process::Signal::KILL).unwrap();
             if heeds {
@@ -96,7 +98,8 @@ fn a_killed_timeout() {
     }
 }
 
-/// Nobody else is hit: coreutils' timeout, when it leads the group of a pipeline, signals the others in it too.
+/// No other process is affected. coreutils' timeout, when it leads the group of a pipeline, also signals the other
+/// processes in that group.
 #[test]
 fn only_the_job_is_hit() {
     if !has_cgroup() {
@@ -109,7 +112,7 @@ fn only_the_job_is_hit() {
     assert_eq!(String::from_utf8_lossy(&out.stdout), "alive\n124\n", "{out:?}");
 }
 
-/// Reads from the terminal: stopped as a background process, and all the same ended at its time.
+/// The command reads from the terminal: it is stopped as a background process, and still ended at its time.
 #[test]
 fn a_command_that_reads_from_the_terminal() {
     if !has_cgroup() || !has_coreutils() {
@@ -130,7 +133,7 @@ fn a_command_that_reads_from_the_terminal() {
     }
 }
 
-/// Ctrl-Z stops both and `fg` continues them; where nobody could continue them, it does nothing.
+/// Ctrl-Z stops both and `fg` continues them. Where nothing could continue them, Ctrl-Z has no effect.
 #[test]
 fn job_control() {
     if !has_cgroup() || !has_coreutils() {
@@ -163,7 +166,7 @@ fn job_control() {
     }
 }
 
-/// A timeout below a timeout makes a process group of its own, which the terminal does not reach.
+/// A timeout inside a timeout makes its own process group, which the terminal does not reach.
 #[test]
 fn keys_reach_a_command_that_has_left_the_group() {
     if !has_cgroup() || !has_coreutils() || !has_program("bash") {

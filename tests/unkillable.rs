@@ -1,4 +1,5 @@
-//! What SIGKILL does not end: the return is bounded, the report names it, the next sweep removes what had to stay.
+//! Processes that SIGKILL does not end: pinfold returns within a bound, the report names them, and the next sweep
+//! removes what had to stay.
 
 mod support;
 
@@ -11,8 +12,8 @@ fn has_hanging_files() -> bool {
         && has("fuse", std::path::Path::new("/dev/fuse").exists(), "there is no /dev/fuse")
 }
 
-/// A job of which one process hangs in a file system whose daemon is outside. When pinfold is gone, `after` is run, then it is
-/// let go, and `at_last` is run.
+/// Runs a job in which one process hangs in a file system whose daemon is outside the job. When pinfold has ended,
+/// `after` runs, then the process is released, and then `at_last` runs.
 fn hang(options: &[&str], after: &str, at_last: &str) -> Ran {
     let directory = Scratch::directory("hang");
     let file = directory.path().join("file");
@@ -29,12 +30,13 @@ fn hang(options: &[&str], after: &str, at_last: &str) -> Ran {
         run.command().arg(&file).env("HANG", program("hang_fs")).env("DIRECTORY", directory.path());
         run.run()
     };
-    // A machine that was too busy for it to hang in time: with more time.
+    // If the machine was too busy for the process to hang in time, this repeats it with more time.
     let ran = run("500ms");
     if ran.stdout.starts_with("held\n") { ran } else { run("5s") }
 }
 
-/// The one that hangs is named, as it was called; the others are gone; and it took the bound, and not much longer.
+/// The hanging process is named with its command line, the others are gone, and the run took the bound and not much
+/// longer.
 fn check(ran: &Ran) {
     let canary = Canary::new();
     let unkillable = &ran.report["unkillable"];
@@ -47,7 +49,7 @@ fn check(ran: &Ran) {
     let phase = |name: &str| ran.report["phases"][name].as_f64().unwrap();
     let took = phase("gone") - phase("killing");
     assert!((0.9..1.9 * support::slowness()).contains(&took), "{ran:#?}");
-    // pinfold itself, its guard included.
+    // This is the time of pinfold itself, including its guard.
     assert!(ran.elapsed.as_secs_f64() < 6.0 * support::slowness(), "{ran:#?}");
     canary.assert_alive();
 }
@@ -63,7 +65,7 @@ fn in_a_cgroup() {
     let ran = hang(&["--cgroup", cgroup, "--kill-bound", "1s"], &sweep, &sweep).assert_code(122);
     check(&ran);
     assert_eq!(ran.report["not_removed"][0]["path"], ran.report["containment"]["cgroup"], "{ran:#?}");
-    // While it hangs a sweep can't remove it, and says who it is; then it can.
+    // While the process hangs, a sweep cannot remove the base, and names the process. Afterwards it can.
     assert!(
         ran.stderr.contains("cannot end the processes in it within 0.3 s") && ran.stderr.contains("[cat]"),
         "{ran:#?}"
@@ -82,7 +84,7 @@ fn without_a_cgroup() {
     check(&hang(&["--containment", "subreaper", "--kill-bound", "1s"], "", "").assert_code(122));
 }
 
-/// Whatever else there is to say: the report says that too.
+/// This takes precedence over any other result, and the report contains both.
 #[test]
 fn before_any_other_end() {
     if !has_hanging_files() {
@@ -96,7 +98,8 @@ fn before_any_other_end() {
     assert!(ran.report["error"].as_str().unwrap().contains("there is no /no/such within 300ms"), "{ran:#?}");
 }
 
-/// `pinfold run OPTIONS` in a mount namespace in which `DIRECTORY` is a file system that does not answer: the start itself hangs there.
+/// Runs `pinfold run OPTIONS` in a mount namespace in which `DIRECTORY` is a file system that does not answer: the
+/// start itself hangs there.
 fn hang_at_start(options: &[&str], command: &[&str]) -> Ran {
     let directory = Scratch::directory("hang");
     let script = r#"exec unshare --mount "$HANG" "$DIRECTORY" "$@""#;
@@ -107,7 +110,8 @@ fn hang_at_start(options: &[&str], command: &[&str]) -> Ran {
     run.run()
 }
 
-/// Its directory, one in it, or its program: each is named, as is the process, and in time.
+/// The start hangs on its working directory, a directory below it, or its program. pinfold names each of them, and the
+/// process, in time.
 #[test]
 fn a_start_that_hangs() {
     if !has_hanging_files() {
@@ -144,7 +148,7 @@ fn a_start_that_hangs() {
     }
 }
 
-/// Without a deadline too: the bound on the exec, then that on the kill.
+/// Also without a deadline: the bound on the exec applies, then the bound on the kill.
 #[test]
 fn a_start_that_hangs_without_a_deadline() {
     if !has_hanging_files() {

@@ -1,5 +1,5 @@
-//! What is wanted to outlive a job is started outside of it: README.md's recipe, with a real agent. And where it is not, the
-//! report says which process it was.
+//! A process that must outlive a job is started outside it: the recipe in README.md, with a real agent. If a job starts
+//! it, the report names the process that was ended.
 
 mod support;
 
@@ -7,7 +7,8 @@ use std::path::Path;
 
 use support::{Run, Scratch, has_program, wait_for};
 
-/// `ssh-add -l`, as a job: 1 where the agent answers that it has no keys, 2 where there is none.
+/// Runs `ssh-add -l` as a job: it exits with 1 if the agent answers that it has no keys, and with 2 if there is no
+/// agent.
 fn asks_the_agent(socket: &Path) -> Run {
     let mut run = Run::new(["--", "ssh-add", "-l"]);
     run.command().env("SSH_AUTH_SOCK", socket);
@@ -22,7 +23,7 @@ fn an_agent_for_several_jobs_has_a_pinfold_of_its_own() {
     let directory = Scratch::directory("agent");
     let socket = directory.path().join("socket");
 
-    // Started inside, by a job that means it to stay: ended with the job, and named.
+    // Started inside, by a job that wants the agent to stay: pinfold ends it with the job, and names it.
     let mut job = Run::new(["--fail-on-leftovers", "--", "sh", "-c"]);
     job.command().arg(r#"ssh-agent -a "$SSH_AUTH_SOCK" && ssh-add -l; [ $? = 1 ]"#).env("SSH_AUTH_SOCK", &socket);
     let ran = job.run().assert_code(123);
@@ -30,7 +31,7 @@ fn an_agent_for_several_jobs_has_a_pinfold_of_its_own() {
     let _ = std::fs::remove_file(&socket);
     asks_the_agent(&socket).run().assert_code(2);
 
-    // Started outside: it outlives the jobs, and not its own pinfold.
+    // Started outside: it outlives the jobs, but not its own pinfold.
     let mut agent = Run::new(["--name", "agent", "--", "ssh-agent", "-D", "-a"]);
     agent.command().arg(&socket);
     let agent = agent.start();

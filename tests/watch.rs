@@ -1,4 +1,4 @@
-//! `pinfold watch`: one change, one restart; and never two runs at once.
+//! `pinfold watch`: one change causes one restart, and two runs never overlap.
 
 mod support;
 
@@ -38,7 +38,7 @@ fn restart_a_server(containment: &str) {
     for restart in 0..count {
         fs::write(&file, restart.to_string()).unwrap();
         assert_eq!(watched.out(), "up", "restart {restart}");
-        // A write is more than one event: without a debounce that may be more than one restart.
+        // A write causes more than one event; without a debounce that may cause more than one restart.
         while let Ok(line) = watched.stdout.try_recv() {
             assert_eq!(line, "up", "restart {restart}");
         }
@@ -46,7 +46,7 @@ fn restart_a_server(containment: &str) {
     watched.end();
 }
 
-/// However a file is written: one restart, and its name is told.
+/// However a file is written, it causes one restart, and pinfold prints its name.
 #[test]
 fn one_save_is_one_restart() {
     if !has_cgroup() || !["git", "rsync", "vim"].into_iter().all(has_program) {
@@ -88,13 +88,13 @@ fn one_save_is_one_restart() {
         assert!(said.contains(file), "{action}: {said}");
         assert!(said.contains("the last run was stopped, and ended by SIGTERM after "), "{said}");
     }
-    // What is ignored, and what only looks.
+    // Changes to ignored files, and commands that only read.
     shell(
         at,
         "echo x >ignored/x; echo x >x.log; touch .git/x; echo x >.file.rs.swp; echo x >'sub/1.rs~'; cat sub/1.rs; ls sub; git status -s",
     );
     watched.assert_quiet();
-    // The rules are read again.
+    // pinfold reads the rules again.
     shell(at, "echo '/never/' >.gitignore");
     watched.assert_one_restart(".gitignore");
     shell(at, "echo y >ignored/x");
@@ -133,7 +133,7 @@ fn while_it_runs() {
     }
     let scratch = Scratch::directory("busy");
     let file = scratch.path().join("file");
-    // It ends when it is told to by a file that is not watched.
+    // The command ends when a file that is not watched exists.
     let script = "echo up; until [ -e $END ]; do sleep 0.02; done; rm $END; echo ending; exit 3";
     let end = Scratch::new("end");
     for on_busy in ["queue", "ignore", "once-first"] {
@@ -163,7 +163,7 @@ fn while_it_runs() {
             assert_eq!(watched.out(), "up");
             assert!(watched.said().contains("was stopped"));
         }
-        // A wish of the person at the keyboard is never too early.
+        // A restart that the user requests by a key is not delayed.
         watched.keys("r\n");
         assert_eq!(watched.out(), "up", "{on_busy}");
         let said = watched.said();
@@ -175,7 +175,7 @@ fn while_it_runs() {
     }
 }
 
-/// As with entr and watchexec: nothing runs before the first change.
+/// As with entr and watchexec, nothing runs before the first change.
 #[test]
 fn postponed() {
     if !has_cgroup() {
@@ -229,7 +229,7 @@ fn what_cannot_be_watched() {
     }
     let scratch = Scratch::directory("limits");
     shell(scratch.path(), "mkdir -p $(seq 20)");
-    // The limits of a user namespace of its own.
+    // The limits of a separate user namespace.
     for (limit, sysctl) in [("watches", "fs.inotify.max_user_watches"), ("instances", "fs.inotify.max_user_instances")]
     {
         let script = format!(
@@ -254,7 +254,7 @@ fn what_cannot_be_watched() {
     }
 }
 
-/// Ctrl-C ends all; the screen is cleared before each run; r and Enter.
+/// Ctrl-C ends everything; the screen is cleared before each run; the keys are r and Enter.
 #[test]
 fn at_a_terminal() {
     if !has_cgroup() {
@@ -276,7 +276,7 @@ fn at_a_terminal() {
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGINT));
 }
 
-/// A debugger reads what is typed, its line editing is undone after it, and Ctrl-C is for it.
+/// A debugger reads the typed keys, pinfold undoes its line editing afterwards, and Ctrl-C goes to the debugger.
 #[test]
 fn a_command_with_the_terminal_as_standard_input() {
     if !has_cgroup() {
@@ -291,7 +291,7 @@ fn a_command_with_the_terminal_as_standard_input() {
     let mut pty = Pty::start(command);
     pty.expect("up");
     pty.send("r\n");
-    // An interrupt throws away what nobody has read yet.
+    // An interrupt discards input that has not been read yet.
     pty.expect("read it");
     pty.send("\x03");
     pty.expect("interrupted");
@@ -299,7 +299,7 @@ fn a_command_with_the_terminal_as_standard_input() {
     pty.expect("got r text");
     pty.expect("-echo");
     pty.expect("exited with 0");
-    // It has its settings back for the next run and for the person, and is stopped like any other command.
+    // The settings are restored for the next run and for the user, and the command is stopped like any other command.
     pty.send("typed");
     pty.expect("typed");
     for _ in 0..2 {
@@ -310,7 +310,7 @@ fn a_command_with_the_terminal_as_standard_input() {
     assert!(Command::new("kill").arg(pty.pid().to_string()).status().unwrap().success());
     assert_eq!(pty.wait().code(), Some(143));
 
-    // One that does not handle Ctrl-C ends the watch.
+    // A command that does not handle Ctrl-C ends the watch.
     for (script, running) in [("echo up; exec sleep 1000", true), ("echo up", false)] {
         let mut command = Command::new(PINFOLD);
         command.args(["watch", "--stdin", "inherit", "--", "sh", "-c", script]).current_dir(scratch.path());
@@ -324,7 +324,7 @@ fn a_command_with_the_terminal_as_standard_input() {
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGINT), "{script}");
     }
 
-    // A file as standard input, too.
+    // A file as standard input is passed to the command too.
     let mut run = Run::bare([PINFOLD, "watch", "--stdin=inherit", "--", "sh", "-c", "cat; echo up; exec sleep 1000"]);
     run.command().current_dir(scratch.path());
     let mut watched = Watched::of(run);

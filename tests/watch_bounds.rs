@@ -1,4 +1,4 @@
-//! `pinfold watch` where there is too much, or too little: signals arrive, memory is bounded, and nothing panics.
+//! `pinfold watch` with too much input or too few resources: signals arrive, memory is bounded, and nothing panics.
 
 mod support;
 
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use support::{PINFOLD, PublicCopy, Run, Running, Scratch, has_cgroup, has_program, has_root, wait_for};
 
-/// Its command tells its pid first.
+/// Starts a watch whose command first prints its pid.
 fn watch(directory: &Path, options: &[&str]) -> (Running, i32) {
     let command = ["--", "sh", "-c", "echo $$; exec sleep 1000"];
     let mut run = Run::bare([&[PINFOLD, "watch"], options, &command].concat());
@@ -21,7 +21,7 @@ fn watch(directory: &Path, options: &[&str]) -> (Running, i32) {
     (running, pid)
 }
 
-/// However much changes, and however fast, a signal is heard.
+/// However many files change, and however fast, pinfold reacts to a signal.
 #[test]
 fn a_storm_of_changes_and_a_signal() {
     if !has_cgroup() {
@@ -32,7 +32,7 @@ fn a_storm_of_changes_and_a_signal() {
     let (over, made) = (AtomicBool::new(false), AtomicU32::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            // Each has a name of its own. An end of it, should nobody hear.
+            // Each file has its own name. The number is limited, so that this ends even if pinfold does not react.
             for number in 0..400_000 {
                 let file = scratch.path().join(number.to_string());
                 fs::write(&file, "x").unwrap();
@@ -61,9 +61,9 @@ fn a_debounce_that_no_clock_can_hold_is_no_panic() {
     let scratch = Scratch::directory("debounce");
     let (mut running, pid) = watch(scratch.path(), &["--quiet", "--debounce", "18446744073709551615s"]);
     fs::write(scratch.path().join("file"), "x").unwrap();
-    // The change ends the run; the next one would begin when nothing has changed for so long, or when it is asked for.
+    // The change ends the run. The next run would begin when nothing has changed for the debounce time, or on request.
     wait_for(|| (!Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
-    // Nothing tells that it waits for that: the request is to be the later one.
+    // No event shows that pinfold waits for that. The request must come after the wait has begun.
     std::thread::sleep(Duration::from_millis(100));
     running.child.stdin.as_mut().unwrap().write_all(b"r\n").unwrap();
     assert_ne!(running.line(), "");
@@ -72,7 +72,7 @@ fn a_debounce_that_no_clock_can_hold_is_no_panic() {
     assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", ""));
 }
 
-/// With one process more and more to be had: it waits for changes, or it says what it lacks.
+/// With one more available process each time: pinfold waits for changes, or names the missing resource.
 #[test]
 fn where_no_thread_can_be_had() {
     if !has_root() || !has_program("setpriv") {
@@ -99,7 +99,7 @@ fn where_no_thread_can_be_had() {
     assert!(ended.is_some() && said.contains("start a thread") && !said.contains("panicked"), "{said}");
 }
 
-/// A line without an end, and lines without number: pinfold keeps none of them.
+/// An endless line, and an unlimited number of lines: pinfold stores none of them.
 #[test]
 fn endless_lines_on_standard_input_are_bounded() {
     if !has_cgroup() {
@@ -114,7 +114,7 @@ fn endless_lines_on_standard_input_are_bounded() {
         for _ in 0..pieces {
             stdin.write_all(&piece).unwrap();
         }
-        // It reads on after that, and restarts the command.
+        // After that, pinfold continues to read, and restarts the command.
         stdin.write_all(b"\nr\n").unwrap();
         assert_ne!(running.line(), first.to_string());
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();

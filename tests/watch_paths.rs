@@ -1,4 +1,4 @@
-//! What `pinfold watch` notices: the paths that it is given, the directories that come and go, and what is no change.
+//! What `pinfold watch` notices: the given paths, directories that appear and disappear, and events that are no change.
 
 mod support;
 
@@ -12,7 +12,7 @@ use support::{PublicCopy, Run, Scratch, has, has_cgroup, has_program, has_root};
 const UP: [&str; 3] = ["sh", "-c", "echo up; exec sleep 1000"];
 const OPTIONS: [&str; 2] = ["--debounce", "50ms"];
 
-/// Volumes of Kubernetes, `current` of a deployment, and a link that `-w` names.
+/// Volumes of Kubernetes, the link `current` of a deployment, and a link that `-w` names.
 #[test]
 fn a_link_that_is_switched_is_a_change() {
     if !has_cgroup() {
@@ -24,7 +24,7 @@ fn a_link_that_is_switched_is_a_change() {
         echo 1 >volume/..1/app.yaml; echo 2 >volume/..2/app.yaml; ln -s ..1 volume/..data; ln -s ..data/app.yaml volume/app.yaml
         ln -s releases/1 current; ln -s elsewhere/deep link; echo 1 >file; ln -s file named; echo 2 >other");
     for (watched, actions) in [
-        // The name of each action's file is not that of the path that is watched.
+        // The file of each action has another name than the watched path.
         (
             "volume/app.yaml",
             &[
@@ -52,7 +52,7 @@ fn a_link_that_is_switched_is_a_change() {
             ],
         ),
         ("named", &["ln -sf other named", "echo 3 >other", "rm named; echo 4 >named", "echo 5 >new; mv new named"]),
-        // Inside of a watched directory, whatever the name.
+        // Inside a watched directory, under any name.
         ("volume", &["ln -s ..2 volume/..tmp; mv -T volume/..tmp volume/..data"]),
     ] {
         let options = if watched == "volume" { vec!["--ext", "yaml"] } else { vec![] };
@@ -64,7 +64,7 @@ fn a_link_that_is_switched_is_a_change() {
         }
         watcher.end();
     }
-    // The directory that it no longer leads to does not count.
+    // A directory to which the link no longer leads does not count.
     let watcher = Watched::start(at, &[&OPTIONS[..], &["-w", "current"]].concat(), &UP);
     assert_eq!(watcher.out(), "up");
     shell(at, "ln -sfn releases/2 current");
@@ -101,7 +101,7 @@ fn a_watched_directory_that_is_removed_and_made_again() {
         "echo 2 >parent/child/c",
         "rm single",
         "touch single",
-        // All of it is over before pinfold looks.
+        // All of this happens while pinfold is stopped, before it looks.
         "kill -STOP $PINFOLD; mv parent late; mkdir -p parent/child; kill -CONT $PINFOLD",
         "echo 3 >parent/child/c",
         "kill -STOP $PINFOLD; mv dist late2; mkdir dist; kill -CONT $PINFOLD",
@@ -115,14 +115,14 @@ fn a_watched_directory_that_is_removed_and_made_again() {
             assert_eq!(line, "up", "{action}");
         }
     }
-    // The one that was moved away is not watched any more.
+    // The directory that was moved away is not watched any more.
     while watcher.stderr.try_recv().is_ok() {}
     shell(at, "echo 1 >elsewhere/child/c");
     watcher.assert_quiet();
     watcher.end();
 }
 
-/// Directories that other ones have taken the place of, while the kernel dropped its events.
+/// Directories are replaced by others while the kernel drops pinfold's events.
 #[test]
 fn directories_are_found_again_after_a_queue_overflow() {
     if !has_cgroup() || !has_root() {
@@ -134,7 +134,7 @@ fn directories_are_found_again_after_a_queue_overflow() {
     let watcher = Watched::start(at, &OPTIONS, &UP);
     assert_eq!(watcher.out(), "up");
     let pid = watcher.running.pinfold_pid();
-    // It is stopped, so that nothing empties its queue.
+    // pinfold is stopped, so that nothing empties its queue.
     let limit: usize = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap().trim().parse().unwrap();
     let send =
         |signal: &str| assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
@@ -157,7 +157,7 @@ fn directories_are_found_again_after_a_queue_overflow() {
     watcher.end();
 }
 
-/// pinfold skips it and says so once; the command runs on.
+/// pinfold skips the directory and reports that once; the command keeps running.
 #[test]
 fn an_unreadable_directory_does_not_end_the_watch() {
     if !has_cgroup() || !has_root() || !has_program("setpriv") {
@@ -184,18 +184,18 @@ fn an_unreadable_directory_does_not_end_the_watch() {
     let watcher = Watched::of(run);
     assert_eq!(watcher.out(), "up");
     assert!(watcher.said().contains("first"));
-    // Another user makes one later, and more come in it; the server runs on.
+    // Another user makes a directory later, with more directories in it; the server keeps running.
     shell(&scratch, "mkdir -m 700 second; mkdir second/deep; touch second/deep/x");
     assert!(watcher.said().contains("second"));
     shell(&scratch, "touch second/deep/x first/x; echo 1 >second/deep/y; chmod 701 first");
     watcher.assert_quiet();
-    // Only a directory that can be entered and not listed.
+    // The user can enter this directory, but not list it.
     shell(&scratch, "mkdir -m 711 -p third/below; chmod 711 third");
     assert!(watcher.said().contains("third"));
     shell(&scratch, "echo 1 >fine/x");
     let said = watcher.assert_one_restart("a file beside it");
     assert!(said.contains("fine/x"), "{said}");
-    // It can be read now.
+    // The directory is readable now.
     shell(&scratch, "chmod 755 first");
     watcher.assert_quiet();
     shell(&scratch, "echo 1 >first/new");
@@ -224,10 +224,10 @@ fn a_new_rule_applies_at_once_and_to_directories() {
             "src/a.rs",
         ),
         ("echo sub >src/.ignore", "echo 1 >src/sub/b.rs; touch src/sub/c.rs", "src/a.rs"),
-        // Of git alone, in a directory that is not watched.
+        // A rule that only git knows, in a directory that is not watched.
         ("echo own.rs >.git/info/exclude", "touch own.rs src/own.rs", "src/a.rs"),
     ] {
-        // In one burst with the change of the rule, and after it.
+        // The ignored file changes in the same burst as the rule, and again after it.
         shell(at, &format!("{rule}; {ignored}"));
         watcher.assert_quiet();
         shell(at, ignored);
@@ -241,7 +241,7 @@ fn a_new_rule_applies_at_once_and_to_directories() {
     watcher.assert_one_restart("the rule is gone");
     watcher.end();
 
-    // The rules above the watched directory hold in it too.
+    // The rules above the watched directory apply in it too.
     let watcher = Watched::start(at, &[&OPTIONS[..], &["-w", "src"]].concat(), &UP);
     assert_eq!(watcher.out(), "up");
     shell(at, "echo '*.log' >.gitignore; touch src/x.log");
@@ -279,7 +279,7 @@ fn looking_and_permissions_and_files_of_editors_are_no_change() {
     }
     shell(at, "chmod -x other");
     watcher.assert_quiet();
-    // A write by mmap(2) is noticed when the file is closed.
+    // pinfold notices a write by mmap(2) when the file is closed.
     if has("python3", has_program("python3"), "python3 is not installed") {
         shell(at, "python3 -c 'import mmap; f = open(\"other\", \"r+b\"); f.truncate(9)'");
         watcher.assert_one_restart("truncated");
@@ -316,7 +316,7 @@ fn extensions_as_people_write_them() {
     }
 }
 
-/// pinfold says so after the third time, with the file's name, and no more than once.
+/// pinfold reports it after the third time, with the file's name, and only once.
 #[test]
 fn a_command_that_writes_what_is_watched_is_reported() {
     if !has_cgroup() {
@@ -345,7 +345,7 @@ fn a_command_that_writes_what_is_watched_is_reported() {
         assert_eq!(restarts, 3, "{said:#?}");
         watcher.end();
     }
-    // Its own changes are ignored with all that come while it runs.
+    // The command's own changes are ignored together with all changes that come while it runs.
     let scratch = Scratch::directory("loop");
     let options = [&OPTIONS[..], &["--on-busy", "ignore"]].concat();
     let watcher = Watched::start(scratch.path(), &options, &["sh", "-c", "echo up; echo $$ >out"]);

@@ -1,8 +1,8 @@
-//! The suite's check at its own end: it left no process, no cgroup and no file behind.
+//! The test suite's check at its own end: it left no process, no cgroup and no file behind.
 //!
-//! cargo runs test binaries in the order of their names, one at a time: hence this one's name, which has to stay the
-//! last. It asks for what this run of the suite has left, so only for what is younger than the cargo that runs it; other
-//! runs on the same machine are their own affair. cargo-nextest runs everything at the same time and can't be checked so.
+//! cargo runs test binaries in the order of their names, one at a time, so this file must have the last name. It looks
+//! for what this run of the suite has left, so only for what is younger than the cargo that runs it; other runs on the
+//! same machine do not count. cargo-nextest runs all tests at the same time, so this check cannot work there.
 
 mod support;
 
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::fs::{FlockOperation, flock};
 use support::{Canary, PINFOLD, PROJECT, Scratch, has, has_cgroup, program, wait_for};
 
-/// Where tests write, and where their programs are built.
+/// The directory in which tests write, and in which their programs are built.
 const TMP: &str = env!("CARGO_TARGET_TMPDIR");
 
 #[test]
@@ -33,7 +33,7 @@ fn nothing_is_left_by_the_tests_before_this_one() {
         found.extend(files(Path::new(TMP), since));
         found
     };
-    // Promise 2 allows one second after a SIGKILL; a directory is looked at when it was first seen a second ago.
+    // Promise 2 allows one second after a SIGKILL. A directory is checked one second after it was first seen.
     find();
     std::thread::sleep(LOCKED_BY + Duration::from_millis(100));
     let end = Instant::now() + Duration::from_secs(3);
@@ -55,14 +55,14 @@ fn a_process_would_be_found() {
         Command::new(&planted).args(["/dev/null", "cat"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let find = || processes(&[directory.path()], suite_start());
     wait_for(|| (find().len() == 1).then_some(()));
-    // Also when its file has been replaced, as cargo does.
+    // Also when the file of the program has been replaced, as cargo does.
     std::fs::remove_file(&planted).unwrap();
     assert!(find()[0].starts_with(&format!("process {} ", process.id())), "{:?}", find());
     drop(process.stdin.take());
     process.wait().unwrap();
     assert_eq!(find(), Vec::<String>::new());
 
-    // Neither what is elsewhere, nor what is older than the suite.
+    // Processes of other programs, and processes older than the suite, do not count.
     let canary = Canary::new();
     assert_eq!(processes(&[directory.path()], suite_start()), Vec::<String>::new());
     let cat = std::fs::read_link(format!("/proc/{}/exe", canary.pid())).unwrap();
@@ -76,7 +76,7 @@ fn a_process_would_be_found() {
 #[test]
 fn a_cgroup_would_be_found() {
     let has_cgroup = {
-        let _alone = alone(); // It runs pinfold.
+        let _alone = alone(); // This test runs pinfold.
         has_cgroup()
     };
     if !has_cgroup {
@@ -85,9 +85,9 @@ fn a_cgroup_would_be_found() {
     let place = own_cgroup().unwrap().join(format!("nothing-left-{}", std::process::id()));
     let planted = place.join("pinfold-1-0123456789abcdef");
     std::fs::create_dir_all(&planted).unwrap();
-    let _ = std::fs::metadata(&planted); // The kernel dates it now.
+    let _ = std::fs::metadata(&planted); // The kernel sets its date now.
     let find = || abandoned(&place, Start::default());
-    // While somebody holds its lock it is in use, whatever the age.
+    // While a process holds its lock, the base is in use, whatever its age.
     let lock = File::open(&planted).unwrap();
     flock(&lock, FlockOperation::LockShared).unwrap();
     std::thread::sleep(LOCKED_BY + Duration::from_millis(100));
@@ -113,23 +113,23 @@ fn a_file_would_be_found() {
     assert_eq!(self::files(Path::new(TMP), Start { time: f64::MAX, ..Start::default() }), Vec::<String>::new());
 }
 
-/// These tests plant what the others look for, so they take turns.
+/// Locks a file: these tests make what the other tests look for, so they take turns.
 fn alone() -> File {
     let directory = File::open(TMP).unwrap();
     flock(&directory, FlockOperation::LockExclusive).unwrap();
     directory
 }
 
-/// When this run of the suite began; the default is before everything.
+/// When this run of the suite began. The default is earlier than everything.
 #[derive(Clone, Copy, Default)]
 struct Start {
-    /// In clock ticks since boot, as `/proc/PID/stat` counts.
+    /// In clock ticks since boot, as in `/proc/PID/stat`.
     ticks: u64,
-    /// In seconds since 1970, as files are dated.
+    /// In seconds since 1970, as in the dates of files.
     time: f64,
 }
 
-/// The start of the cargo that runs this; before everything where no cargo does.
+/// Returns the start time of the cargo that runs this, or the default where no cargo does.
 fn suite_start() -> Start {
     let mut start = Start::default();
     let mut pid = std::process::id();
@@ -139,7 +139,7 @@ fn suite_start() -> Start {
             let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
             let now = now.tv_sec as f64 + now.tv_nsec as f64 / 1e9;
             let age = now - ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
-            // The outermost one: a cargo may run another.
+            // The outermost cargo counts: a cargo may run another one.
             start = Start { ticks, time: now_since_1970() - age };
         }
         pid = parent;
@@ -151,24 +151,25 @@ fn now_since_1970() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
 }
 
-/// When the inode was changed, 0 where it is gone.
+/// Returns when the inode was changed, or 0 if it is gone.
 fn changed(entry: &std::fs::DirEntry) -> f64 {
     entry.metadata().map_or(0.0, |metadata| metadata.ctime() as f64 + metadata.ctime_nsec() as f64 / 1e9)
 }
 
-/// Fields 4 and 22 of `/proc/PID/stat`; the name before them may hold anything.
+/// Returns fields 4 and 22 of `/proc/PID/stat`. The name before them may contain any characters.
 fn parent_and_start(pid: u32) -> Option<(u32, u64)> {
     let stat = String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/stat")).ok()?).into_owned();
     let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
     Some((fields.get(1)?.parse().ok()?, fields.get(19)?.parse().ok()?))
 }
 
-/// Processes, this one left out, that were started since `since` and run one of `programs` or a file below one.
+/// Returns the processes, except this one, that were started after `since` and run one of `programs` or a file below
+/// one.
 fn processes(programs: &[&Path], since: Start) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        // A zombie has none.
+        // A zombie has no executable.
         let Ok(exe) = std::fs::read_link(entry.path().join("exe")) else { continue };
         let text = exe.to_string_lossy();
         let exe = Path::new(text.strip_suffix(" (deleted)").unwrap_or(&text));
@@ -182,15 +183,17 @@ fn processes(programs: &[&Path], since: Start) -> Vec<String> {
     found
 }
 
-/// By this age a base is locked: before, a look at its lock could be in its way.
+/// A base of this age is locked. Before, a check of its lock could block its owner.
 const LOCKED_BY: Duration = Duration::from_secs(1);
 
-/// Bases in `cgroup`, made since `since`, whose supervisor and guard are both gone: nobody holds the lock.
+/// Returns the bases in `cgroup`, made after `since`, whose supervisor and guard have both ended: no process holds the
+/// lock.
 fn abandoned(cgroup: &Path, since: Start) -> Vec<String> {
     let now = now_since_1970();
     let mut found = Vec::new();
     for entry in std::fs::read_dir(cgroup).into_iter().flatten().flatten() {
-        // cgroup2 dates a directory when it is first seen (and again if the kernel has forgotten that in between).
+        // cgroup2 sets the date of a directory when it is first seen, and again if the kernel has forgotten it in
+        // between.
         let made = changed(&entry);
         if !entry.file_name().to_string_lossy().starts_with("pinfold-")
             || made < since.time
@@ -206,7 +209,7 @@ fn abandoned(cgroup: &Path, since: Start) -> Vec<String> {
     found
 }
 
-/// The directory of this process's cgroup v2, where bases are made.
+/// Returns the directory of this process's cgroup v2, in which bases are made.
 fn own_cgroup() -> Option<PathBuf> {
     let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
@@ -218,7 +221,8 @@ fn own_cgroup() -> Option<PathBuf> {
     })
 }
 
-/// What was put into `directory` since `since` and is not one of the tests' programs, by their sources' names.
+/// Returns the files that were put into `directory` after `since`, except the programs of the tests, which have the
+/// names of their sources.
 fn files(directory: &Path, since: Start) -> Vec<String> {
     let names = |directory: &Path| std::fs::read_dir(directory).into_iter().flatten().flatten();
     let programs: Vec<_> = names(&Path::new(PROJECT).join("tests/programs"))

@@ -128,7 +128,10 @@ impl Sink {
             return Ok(());
         }
         file.set_len(0).map_err(failed)?;
-        self.place = Place::Emptied(file.try_clone().map_err(failed)?);
+        // Not a copy: there may be no descriptor left.
+        if let Place::File(file, _) = std::mem::replace(&mut self.place, Place::Removed(PathBuf::new(), None)) {
+            self.place = Place::Emptied(file);
+        }
         Ok(())
     }
 

@@ -244,8 +244,8 @@ async fn hold(
             biased;
             report = job.wait() => {
                 let report = report?;
-                let in_time = not_ready.is_some() || matches!(report.reason, Reason::Deadline | Reason::Idle);
-                let trouble = forwarder.finish(in_time, signals, rules, terminal).await;
+                let timed_out = not_ready.is_some() || matches!(report.reason, Reason::Deadline | Reason::Idle);
+                let trouble = forwarder.finish(timed_out, signals, rules, terminal).await;
                 // The job has ended before it was known to be ready.
                 if let (Some(_), Some(by)) = (&readiness, ready) {
                     let line_seen = *forwarder.line_seen.borrow();
@@ -336,7 +336,7 @@ fn perform(args: &Args, job: &Job, response: Response, signal: Signal) {
         }
         Response::LeftToTheJob(count) => {
             if args.verbose && count > 0 {
-                tell(&format!("{signal} from the terminal, {count} of {PATIENCE_INTERRUPTS} to kill"));
+                tell(&format!("{signal} from the terminal: {count} of the {PATIENCE_INTERRUPTS} that kill the job"));
             }
         }
         Response::Suspend | Response::Nothing => {}

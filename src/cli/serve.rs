@@ -60,7 +60,8 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
     grace: Duration,
 
-    /// The cgroup v2 directory to make the jobs' cgroups in, instead of pinfold's own [env: PINFOLD_CGROUP]
+    /// The cgroup v2 directory in which pinfold creates the jobs' cgroups, instead of in pinfold's own cgroup [env:
+    /// PINFOLD_CGROUP]
     #[arg(long, value_name = "DIR")]
     cgroup: Option<PathBuf>,
 }
@@ -162,8 +163,8 @@ impl Caller<'_> {
 }
 
 /// Handles requests until there are no more, or until a signal asks pinfold to kill. The caller of this function then
-/// kills all jobs. A stop that was requested is waited for, also where standard input or the parent process ends
-/// meanwhile.
+/// kills all jobs. Where a signal requested a stop, it waits for the end of the jobs, also where standard input or the
+/// parent process ends meanwhile.
 async fn handle_requests(
     session: &mut Session<'_>,
     caller: &mut Caller<'_>,

@@ -111,12 +111,15 @@ pub(super) enum Launched {
     NotStarted,
     /// The kernel refuses the call itself, whatever its target.
     Refused,
+    /// There was room for the launcher and for no other process (`ulimit -u`, pids.max).
+    NoRoomBesideLauncher,
     Failed(Failure),
 }
 
 impl Launch {
-    /// Starts the main process.
-    pub fn new(job: JobId, mut ordered: Ordered, stacks: Stacks) -> Result<Self, Failure> {
+    /// Starts the main process, with a launcher. Without one, if there is no room for one more process, or if
+    /// `without_launcher` is set.
+    pub fn new(job: JobId, mut ordered: Ordered, stacks: Stacks, without_launcher: bool) -> Result<Self, Failure> {
         let place = Place { leaf: ordered.leaf(), join: ordered.join, of_parent: true };
         let mut shared = Rc::new(Shared {
             running: AtomicU32::new(1),
@@ -133,10 +136,14 @@ impl Launch {
         let outcome = &raw const shared.outcome;
         // SAFETY: no process uses the plan yet.
         unsafe { (*shared.plan.get()).outcome = outcome };
-        // SAFETY: `launch` only makes system calls. What it uses stays in the Rc, which `Launch` keeps until the
-        // launcher has ended.
-        let made =
-            unsafe { clone_beside(&shared.running, &shared.stacks.0, launch, Rc::as_ptr(&shared).cast_mut().cast()) };
+        let made = match without_launcher {
+            true => Err(Errno::AGAIN),
+            // SAFETY: `launch` only makes system calls. What it uses stays in the Rc, which `Launch` keeps until the
+            // launcher has ended.
+            false => unsafe {
+                clone_beside(&shared.running, &shared.stacks.0, launch, Rc::as_ptr(&shared).cast_mut().cast())
+            },
+        };
         let launcher = match made {
             Ok(pid) => Some(pid),
             // A limit on processes is reached (ulimit -u, pids.max). If the guard itself is the maker, one process less
@@ -263,6 +270,7 @@ impl Launch {
             (NONE, _) | (0.., None) => Launched::NotStarted,
             (..0, _) => match Errno::from_raw_os_error(-result as i32) {
                 Errno::NOSYS | Errno::PERM | Errno::INVAL | Errno::TOOBIG if !shared.place.join => Launched::Refused,
+                Errno::AGAIN if shared.place.of_parent => Launched::NoRoomBesideLauncher,
                 errno => Launched::Failed(Failure::new(SpawnStage::Clone, errno)),
             },
             (pid, Some(pidfd)) => {

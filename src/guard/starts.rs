@@ -35,12 +35,12 @@ impl Guard {
             scheduling::shorten();
         }
         match Ordered::new(leaf_tail, join || self.always_join, spec, descriptors) {
-            Ok(ordered) => self.start(job, ordered).map(drop),
+            Ok(ordered) => self.start(job, ordered, false).map(drop),
             Err(failure) => self.send_failure(job, failure),
         }
     }
 
-    fn start(&mut self, job: JobId, ordered: Ordered) -> Result<Option<(JobId, Reaped)>> {
+    fn start(&mut self, job: JobId, ordered: Ordered, without_launcher: bool) -> Result<Option<(JobId, Reaped)>> {
         let started_ticks = sweep::ticks_since_boot();
         let leaf = ordered.leaf_name();
         let alone = !ordered.has_leaf();
@@ -49,7 +49,7 @@ impl Guard {
             None => Stacks::new(),
         };
         let launch = stacks.map_err(|errno| Failure::new(SpawnStage::Clone, errno));
-        let mut launch = match launch.and_then(|stacks| Launch::new(job, ordered, stacks)) {
+        let mut launch = match launch.and_then(|stacks| Launch::new(job, ordered, stacks, without_launcher)) {
             Ok(launch) => launch,
             Err(failure) => return self.send_failure(job, failure).map(|()| None),
         };
@@ -114,7 +114,11 @@ impl Guard {
                 self.always_join = true;
                 ordered.join = true;
                 self.jobs.remove(&job);
-                self.start(job, ordered)
+                self.start(job, ordered, false)
+            }
+            Launched::NoRoomBesideLauncher => {
+                self.jobs.remove(&job);
+                self.start(job, ordered, true)
             }
             Launched::NotStarted => {
                 self.jobs.remove(&job);

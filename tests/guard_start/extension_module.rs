@@ -72,7 +72,8 @@ fn an_extension_module_of_python_starts_jobs() {
 
     let threads = format!(
         "{JOB}
-threads = [threading.Thread(target=lambda: print(jobs.run('exit 5'))) for _ in range(8)]
+def run(): sys.stdout.write(str(jobs.run('exit 5')) + '\\n')
+threads = [threading.Thread(target=run) for _ in range(8)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()"
     );

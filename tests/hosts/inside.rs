@@ -313,7 +313,7 @@ pub fn closes_with_jobs() {
             for (job, mut said) in running {
                 let report = job.wait().await.unwrap();
                 assert!(report.is_gone(), "{report:#?}");
-                assert_eq!(said.read_line(&mut String::new()).unwrap(), 0, "nobody of the job holds the pipe");
+                assert_eq!(said.read_line(&mut String::new()).unwrap(), 0, "no process of the job holds the pipe");
             }
             assert!(begun.elapsed() < BOUND, "{:?}", begun.elapsed());
         }

@@ -1,4 +1,4 @@
-//! What the test does to the hosts, and observes, from outside.
+//! The part of each case that runs outside the host: it acts on the host and observes it.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;

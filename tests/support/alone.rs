@@ -1,16 +1,16 @@
-//! A test in a process of its own, which may change itself: its rights, its environment, its descriptors.
+//! Runs a test in a process of its own, which may change itself: its rights, its environment, its descriptors.
 
 use std::process::Command;
 
-/// The case that this process was started again for.
+/// The case for which this process was started again.
 const CASE: &str = "PINFOLD_TEST_CASE";
 
-/// The case, in the process of its own; none in the process that runs all tests.
+/// Returns the case in its own process, and `None` in the process that runs all tests.
 pub fn case() -> Option<String> {
     std::env::var(CASE).ok()
 }
 
-/// Runs this test again for a case, without any guard program but its own, and returns what it printed.
+/// Runs this test again for a case, with no guard program but its own, and returns what it printed.
 pub fn alone(case: &str, prepare: impl FnOnce(&mut Command)) -> String {
     let test = test();
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -21,7 +21,7 @@ pub fn alone(case: &str, prepare: impl FnOnce(&mut Command)) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// The name of the test that runs, which libtest gives its thread.
+/// Returns the name of the running test, which libtest uses as the name of the thread.
 pub fn test() -> String {
     std::thread::current().name().unwrap().to_owned()
 }

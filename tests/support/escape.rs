@@ -1,4 +1,4 @@
-//! Ways to escape, run under each containment, and what the report has to say of them.
+//! Ways to escape, which run under each containment, and the expected contents of the report.
 
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
@@ -6,48 +6,48 @@ use std::ops::RangeInclusive;
 use super::own_cgroup::OwnCgroup;
 use super::{Canary, Ran, Run, has_cgroup, own_cgroup, program};
 
-/// What brings the job to its end.
+/// How the job is ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum By {
-    /// The stop signal.
+    /// By the stop signal.
     Stop,
-    /// SIGKILL, when the grace period is over.
+    /// By SIGKILL, when the grace period is over.
     Kill,
-    /// Either: it is a matter of luck who gets the stop signal.
+    /// By either: it is random which processes receive the stop signal.
     Luck,
 }
 
-/// What holds the job.
+/// The containment of the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Containment {
     Cgroup,
     Subreaper,
 }
 
-/// One way to escape, and what the report has to say of it.
+/// One way to escape, and the expected contents of its report.
 #[derive(Clone)]
 pub struct Escape {
     words: Vec<OsString>,
-    /// Where in `words` the program's first argument goes: `stay` or `exit`.
+    /// The index in `words` at which the program's first argument is inserted: `stay` or `exit`.
     shape_at: usize,
     by: By,
     by_without_cgroup: By,
-    /// Neither in the job's cgroup nor emigrants: in one of their own.
+    /// The number of processes that are neither in the job's cgroup nor emigrants: they have made their own cgroup.
     elsewhere: u64,
-    /// It does not come up without a cgroup of the job's own.
+    /// It only works where the job has its own cgroup.
     cgroup_only: bool,
-    /// How many processes say that they are in place.
+    /// How many processes report that they have escaped.
     pub told: RangeInclusive<usize>,
     pub leftovers: RangeInclusive<u64>,
     pub emigrants: RangeInclusive<u64>,
 }
 
-/// The main process has heard all that are in place.
+/// Returns whether the main process has received the report of every process that must escape.
 fn ready(ran: &Ran) -> bool {
     ran.stdout.lines().any(|line| line == "ready")
 }
 
-/// `PROGRAM stay|exit MODE`: one process that gets away, and ends when it is told to.
+/// `PROGRAM stay|exit MODE`: one process that escapes, and ends when it receives the stop signal.
 pub fn escape(source: &str, mode: &str) -> Escape {
     let words = vec![program(source).into(), mode.into()];
     Escape {
@@ -63,12 +63,12 @@ pub fn escape(source: &str, mode: &str) -> Escape {
     }
 }
 
-/// One that leaves the job's cgroup: no leftover, but an emigrant.
+/// A process that leaves the job's cgroup: it is an emigrant, and not a leftover.
 pub fn emigrant(mode: &str) -> Escape {
     escape("escape_cgroup", mode).with([own_cgroup()]).leftovers(0).emigrants(1)
 }
 
-/// A child of the main process executes `words`, which end with the program that is then in place.
+/// A child of the main process executes `words`. They end with the program that then reports that it has escaped.
 pub fn command<I: IntoIterator<Item: Into<OsString>>>(mode: &str, words: I) -> Escape {
     escape("escape_kin", mode).with(words).with([program("escape_kin").into_os_string(), "here".into()])
 }
@@ -79,7 +79,7 @@ impl Escape {
         self
     }
 
-    /// The whole program is run by another one.
+    /// Another program runs the whole program.
     pub fn under<const N: usize>(mut self, words: [&str; N]) -> Self {
         self.words.splice(0..0, words.map(Into::into));
         self.shape_at += N;
@@ -91,13 +91,13 @@ impl Escape {
         self
     }
 
-    /// What is held without a cgroup needs that, though what left a cgroup does not.
+    /// Sets how the job ends without a cgroup. This does not apply to processes that left a cgroup.
     pub fn by_without_cgroup(mut self, by: By) -> Self {
         self.by_without_cgroup = by;
         self
     }
 
-    /// So many are seen by descent only.
+    /// Only a search by descent finds this number of processes.
     pub fn elsewhere(mut self, count: u64) -> Self {
         self.elsewhere = count;
         self
@@ -123,17 +123,17 @@ impl Escape {
         self
     }
 
-    /// As it is held by each containment that there is here.
+    /// Returns the expectations for each containment that is available here.
     fn held(&self) -> Vec<(Containment, Self)> {
         let mut all = Vec::new();
         if has_cgroup() {
             all.push((Containment::Cgroup, self.clone()));
         }
         if !self.cgroup_only {
-            // Who is outside of the cgroup is one of many.
+            // Without a cgroup, a process that left the cgroup counts like any other process of the job.
             let (left, gone) = (&self.leftovers, &self.emigrants);
             let elsewhere = self.elsewhere;
-            // Who is another one at each look may be none at one.
+            // A single scan may find no process of a chain in which each process is soon replaced.
             let least = if *gone.end() == u64::MAX { 0 } else { *gone.start() };
             let leftovers =
                 left.start() + least + elsewhere..=left.end().saturating_add(gone.end().saturating_add(elsewhere));
@@ -144,7 +144,7 @@ impl Escape {
     }
 
     fn run(&self, containment: Containment, shape: &str, timeout: &str) -> Ran {
-        // A stop that works needs no kill: then the grace period is longer than any test.
+        // A stop that works needs no SIGKILL, so its grace period is longer than any test.
         let grace = if self.by == By::Stop { "1m" } else { "300ms" };
         let mut words = self.words.clone();
         words.insert(self.shape_at, shape.into());
@@ -153,7 +153,7 @@ impl Escape {
         let ran = if containment == Containment::Cgroup {
             Run::new(options.into_iter().chain(words)).run()
         } else {
-            // What the job makes and moves there is its own affair.
+            // Cgroups that the job itself makes there are not checked.
             let own = OwnCgroup::try_new().map(OwnCgroup::littered);
             let script = own.as_ref().map_or(String::new(), |own| own.enter() + "; ");
             let words = ["--containment", "subreaper"].map(Into::into).into_iter().chain(options).chain(words);
@@ -163,7 +163,8 @@ impl Escape {
         ran
     }
 
-    /// Of both shapes: it was in place, it was ended in the way it should be, and soon; nothing is left.
+    /// Checks a run, with a main process that stays or exits: the escape happened, it was ended in the expected way,
+    /// and soon; nothing is left.
     fn check(&self, ran: &Ran) {
         let told = ran.stdout.lines().filter(|line| *line == "in place").count();
         assert!(self.told.contains(&told) && ready(ran), "it did not escape: {ran:#?}");
@@ -183,7 +184,7 @@ impl Escape {
     /// The main process stays until the deadline.
     pub fn ended_by_the_deadline(&self) {
         for (containment, escape) in self.held() {
-            // A machine that was too busy for it to get in place in time: once more, with more time.
+            // If the machine was too busy for the escape to happen in time, the test repeats it with more time.
             let ran = ["400ms", "3s"].iter().map(|timeout| escape.run(containment, "stay", timeout)).find(ready);
             let ran = ran.unwrap_or_else(|| escape.run(containment, "stay", "20s")).assert_code(124);
             escape.check(&ran);
@@ -192,7 +193,7 @@ impl Escape {
         }
     }
 
-    /// The main process exits 0.
+    /// The main process exits with 0.
     pub fn left_behind(&self) {
         for (containment, escape) in self.held() {
             let ran = escape.run(containment, "exit", "1m").assert_code(0);

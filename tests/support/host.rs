@@ -4,14 +4,14 @@ use pinfold::{Builder, Command, Stdio, Supervisor};
 
 use super::{PINFOLD, has_cgroup};
 
-/// Runs it with a supervisor whose jobs have cgroups, in a runtime of its own, as each host has one.
+/// Runs `host` with a supervisor whose jobs have cgroups, in a runtime of its own.
 pub fn with_supervisor(host: impl AsyncFnOnce(&Supervisor)) {
     if has_cgroup() {
         with(Supervisor::builder(), host).unwrap();
     }
 }
 
-/// The same with the supervisor that is built so; an error where none can be had.
+/// The same with a supervisor from this builder; an error where the builder cannot start one.
 pub fn with<T>(builder: Builder, host: impl AsyncFnOnce(&Supervisor) -> T) -> pinfold::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -22,14 +22,14 @@ pub fn with<T>(builder: Builder, host: impl AsyncFnOnce(&Supervisor) -> T) -> pi
     })
 }
 
-/// A script that is given nothing.
+/// Returns a script that gets no input.
 pub fn shell(script: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", script]).stdin(Stdio::Null);
     command
 }
 
-/// One whose streams are read by the host.
+/// Returns a script whose output the host reads.
 pub fn heard(script: &str) -> Command {
     let mut command = shell(script);
     command.stdout(Stdio::Piped).stderr(Stdio::Piped);

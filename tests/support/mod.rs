@@ -1,6 +1,7 @@
-//! What the tests share: running pinfold under a warden that counts survivors, canaries, and loud skips.
+//! Code that the tests share: running pinfold under a warden that counts survivors, canaries, and visible messages
+//! about skipped tests.
 
-#![allow(dead_code)] // Each test file is a crate of its own and uses a part.
+#![allow(dead_code)] // Each test file is a crate of its own and uses only a part of this one.
 
 pub mod alone;
 pub mod escape;
@@ -25,21 +26,22 @@ pub use run::{Ran, Run, Running};
 /// The command under test.
 pub const PINFOLD: &str = env!("CARGO_BIN_EXE_pinfold");
 
-/// Where tests may write; each file by a name of its own, removed by [`Scratch`].
+/// The directory in which tests may write. Each file has its own name, and [`Scratch`] removes it.
 const TMP: &str = env!("CARGO_TARGET_TMPDIR");
 
 /// The directory of this project.
 pub const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// Builds `tests/programs/NAME.c` once and tells where the program is. Static, so that it starts quickly and works in any root.
+/// Builds `tests/programs/NAME.c` once and returns the path of the program. It is static, so that it starts quickly and
+/// works in any root.
 pub fn program(name: &str) -> PathBuf {
     static BUILT: OnceLock<std::sync::Mutex<std::collections::HashSet<String>>> = OnceLock::new();
     let source = format!("{PROJECT}/tests/programs/{name}.c");
     let target = PathBuf::from(format!("{TMP}/{name}"));
     let mut built = BUILT.get_or_init(Default::default).lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    // One that is newer than all sources is as it would be made again.
+    // A program that is newer than all sources does not need to be built again.
     if built.insert(name.to_owned()) && !is_fresh(&target) {
-        // Other test binaries build it too: an atomic rename, never a program that is being written.
+        // Other test binaries build it too. The atomic rename ensures that none of them executes an incomplete program.
         let fresh = format!("{TMP}/{name}.{}", std::process::id());
         let done = Command::new("cc")
             .args(["-O1", "-Wall", "-Wextra", "-static", "-pthread", "-o", &fresh, &source])
@@ -58,7 +60,7 @@ fn is_fresh(target: &Path) -> bool {
     changed(target).is_some_and(|built| newest.is_some_and(|newest| built > newest))
 }
 
-/// A path in the tests' directory that is removed at the end.
+/// A path in the tests' directory. It is removed when this value is dropped.
 pub struct Scratch(PathBuf);
 
 impl Scratch {
@@ -94,13 +96,14 @@ impl Drop for Scratch {
     }
 }
 
-/// The command under test where another user can execute it: the way to the project may be closed to him.
+/// A copy of the command under test that another user can execute: that user may not be able to enter the project's
+/// directory.
 pub struct PublicCopy(String);
 
 impl PublicCopy {
     pub fn new(label: &str) -> Self {
         let path = format!("/tmp/pinfold-{label}-{}", std::process::id());
-        // By another process: a child of another thread's must not keep it open for writing.
+        // Another process copies it: a child that another thread forks must not keep the file open for writing.
         let copied = Command::new("install").args(["-m", "755", PINFOLD, &path]).status().unwrap();
         assert!(copied.success());
         Self(path)
@@ -117,7 +120,7 @@ impl Drop for PublicCopy {
     }
 }
 
-/// A process that has nothing to do with any job and must outlive it.
+/// A process that belongs to no job and must outlive every job.
 pub struct Canary(Child);
 
 impl Canary {
@@ -130,7 +133,7 @@ impl Canary {
         self.0.id()
     }
 
-    /// It lives; it is ended now.
+    /// Asserts that it lives, and ends it.
     pub fn assert_alive(mut self) {
         assert!(self.0.try_wait().unwrap().is_none(), "the canary was hit");
         drop(self.0.stdin.take());
@@ -138,8 +141,8 @@ impl Canary {
     }
 }
 
-/// Asserts that a job is given what it is given without pinfold, by a shell that runs `setup` and then `exec PREFIX
-/// COMMAND SUFFIX`; tells what that is, a line each (`tests/programs/inherited.c`).
+/// Asserts that a job inherits the same as without pinfold, from a shell that runs `setup` and then `exec PREFIX
+/// COMMAND SUFFIX`. Returns what it inherits, one item in a line (`tests/programs/inherited.c`).
 pub fn assert_same_without_pinfold(setup: &str, prefix: &str, suffix: &str) -> String {
     let inherited = program("inherited");
     let (without, with) = (Scratch::new("without"), Scratch::new("with"));
@@ -158,7 +161,8 @@ pub fn assert_same_without_pinfold(setup: &str, prefix: &str, suffix: &str) -> S
     with
 }
 
-/// Polls something outside pinfold that gives no event, up to 20 s. Only the tests' own observations need it.
+/// Polls a state outside pinfold that gives no event, for up to 20 s. Only observations of the tests themselves need
+/// it.
 pub fn wait_for<T>(mut seen: impl FnMut() -> Option<T>) -> T {
     let begun = std::time::Instant::now();
     loop {
@@ -170,32 +174,33 @@ pub fn wait_for<T>(mut seen: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// How many times slower than usual this machine is, where bounds on time would not hold: an emulated one.
+/// Returns how many times slower than usual this machine is. It is above 1 on emulated machines, where bounds on time
+/// would not hold.
 pub fn slowness() -> f64 {
     std::env::var("PINFOLD_TEST_SLOWNESS").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1.0)
 }
 
-/// What a test needs of the machine. `false`, and a loud line, where it is missing; a failure where `PINFOLD_REQUIRE`
-/// (names separated by commas) says that this machine has it.
+/// Checks a requirement of a test on the machine. Where it is missing, this returns `false` and prints a visible line,
+/// or fails if `PINFOLD_REQUIRE` (names separated by commas) says that this machine has it.
 pub fn has(name: &str, present: bool, reason: &str) -> bool {
     if present {
         return true;
     }
     let required = std::env::var("PINFOLD_REQUIRE").unwrap_or_default();
     assert!(!required.split(',').any(|required| required == name), "PINFOLD_REQUIRE names {name}, but: {reason}");
-    // Not by a macro: libtest would keep it to itself.
+    // This does not use println!, whose output libtest would capture.
     let test = std::thread::current().name().unwrap_or_default().to_owned();
     let _ = writeln!(std::io::stderr(), "SKIPPED {test}: needs {name}: {reason}");
     false
 }
 
-/// A figure for whoever reads the output of a test that passed.
+/// Prints a measured value, also for tests that pass.
 pub fn measured(what: &str) {
     let test = std::thread::current().name().unwrap_or_default().to_owned();
     let _ = writeln!(std::io::stderr(), "MEASURED {test}: {what}");
 }
 
-/// A cgroup v2 that pinfold can use.
+/// Returns whether there is a cgroup v2 that pinfold can use.
 pub fn has_cgroup() -> bool {
     static USABLE: OnceLock<Result<(), String>> = OnceLock::new();
     let usable = USABLE.get_or_init(|| {
@@ -205,20 +210,20 @@ pub fn has_cgroup() -> bool {
     has("cgroup", usable.is_ok(), usable.as_ref().err().map_or("", String::as_str))
 }
 
-/// Root, to become somebody else.
+/// Returns whether the test runs as root, which it needs to become another user.
 pub fn has_root() -> bool {
     let root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
     has("root", root, "these tests run as another user")
 }
 
-/// A program of this machine.
+/// Returns whether this machine has the program.
 pub fn has_program(name: &str) -> bool {
     let found =
         std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).any(|dir| dir.join(name).is_file());
     has(name, found, "it is not installed")
 }
 
-/// The directory of this process's own cgroup v2.
+/// Returns the directory of this process's own cgroup v2.
 pub fn own_cgroup() -> PathBuf {
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
     let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
@@ -231,19 +236,19 @@ pub fn own_cgroup() -> PathBuf {
     Path::new(&mount.unwrap_or_default()).join(own)
 }
 
-/// A directory for PATH in which `timeout` is pinfold.
+/// Makes a directory for PATH in which `timeout` is pinfold.
 pub fn named_timeout() -> Scratch {
     let directory = Scratch::directory("by-name");
     std::os::unix::fs::symlink(PINFOLD, directory.path().join("timeout")).unwrap();
     directory
 }
 
-/// PATH with that directory first.
+/// Returns PATH with that directory first.
 pub fn path_with(directory: &Scratch) -> String {
     format!("{}:{}", directory.path().display(), std::env::var("PATH").unwrap())
 }
 
-/// The machine's timeout is GNU coreutils'.
+/// Returns whether the machine's timeout is that of GNU coreutils.
 pub fn has_coreutils() -> bool {
     let version = Command::new("timeout").arg("--version").output();
     let gnu = version.is_ok_and(|version| version.stdout.starts_with(b"timeout (GNU coreutils)"));

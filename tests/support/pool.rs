@@ -8,13 +8,13 @@ use serde_json::Value;
 
 use super::{PINFOLD, Ran, Run, Running};
 
-/// `pinfold pool ARGS` under the warden, with these jobs.
+/// Starts `pinfold pool ARGS` under the warden, with these jobs.
 pub fn start(args: &[&str], jobs: &str) -> Running {
     let mut run = Run::bare([PINFOLD, "pool"].iter().chain(args));
     run.command().stdin(Stdio::piped());
     let mut running = run.start();
     let mut stdin = running.child.stdin.take().unwrap();
-    // One that has refused its options reads nothing.
+    // A pool that has refused its options reads nothing.
     let _ = stdin.write_all(jobs.as_bytes());
     running
 }
@@ -23,7 +23,7 @@ pub fn pool(args: &[&str], jobs: &str) -> Ran {
     start(args, jobs).finish()
 }
 
-/// A file of JSON, a value a line.
+/// Returns the values of a JSON file with one value in a line.
 pub fn lines(path: &Path) -> Vec<Value> {
     std::fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }

@@ -1,4 +1,4 @@
-//! A real pseudoterminal with a program that has it as its controlling terminal.
+//! A real pseudoterminal, and a program that has it as its controlling terminal.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -15,9 +15,9 @@ pub struct Pty {
     master: File,
     child: Child,
     output: Receiver<Vec<u8>>,
-    /// What has been read, and not yet matched.
+    /// The output that has been read and not yet matched.
     unmatched: String,
-    /// All of it, for messages.
+    /// The whole output, for messages.
     all: String,
 }
 
@@ -25,20 +25,20 @@ impl Pty {
     /// Starts `command` as the leader of a new session on a new terminal.
     pub fn start(mut command: Command) -> Self {
         let (mut master, mut slave) = (-1, -1);
-        // SAFETY: two integers to fill in; no name, no settings.
+        // SAFETY: fills in two integers; the name and the settings are null.
         let done =
             unsafe { libc::openpty(&mut master, &mut slave, std::ptr::null_mut(), std::ptr::null(), std::ptr::null()) };
         assert_eq!(done, 0);
-        // SAFETY: both have just been made.
+        // SAFETY: both descriptors have just been made.
         let (master, slave) = unsafe { (File::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) };
         // SAFETY: only sets a flag.
         unsafe { libc::fcntl(master.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) };
         let stream = || Stdio::from(slave.try_clone().unwrap());
         command.stdin(stream()).stdout(stream()).stderr(stream()).env("TERM", "xterm");
-        // SAFETY: system calls only between fork and exec.
+        // SAFETY: only makes system calls between fork and exec.
         unsafe {
             command.pre_exec(|| {
-                // Whoever runs the tests may ignore some, as a shell's background does.
+                // The caller of the tests may ignore some of them, as a shell does for its background jobs.
                 for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGTERM] {
                     libc::signal(signal, libc::SIG_DFL);
                 }
@@ -54,7 +54,7 @@ impl Pty {
         let mut reader = master.try_clone().unwrap();
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
-            // EIO when the last process has closed its side.
+            // The read fails with EIO when the last process has closed its side.
             while let Ok(length @ 1..) = reader.read(&mut buffer) {
                 if sender.send(buffer[..length].to_vec()).is_err() {
                     break;
@@ -64,7 +64,7 @@ impl Pty {
         Self { master, child, output, unmatched: String::new(), all: String::new() }
     }
 
-    /// An interactive shell with a prompt of its own, `$PINFOLD` being the program under test.
+    /// Starts an interactive shell with its own prompt, in which `$PINFOLD` is the program under test.
     pub fn shell() -> Self {
         let mut command = Command::new("bash");
         command
@@ -77,17 +77,17 @@ impl Pty {
         pty
     }
 
-    /// The program's process.
+    /// Returns the pid of the program.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Types it.
+    /// Types these keys.
     pub fn send(&mut self, keys: &str) {
         self.master.write_all(keys.as_bytes()).unwrap();
     }
 
-    /// Changes its size, as a window's.
+    /// Changes the terminal's size, as a window does.
     pub fn resize(&self, rows: u16, columns: u16) {
         let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         // SAFETY: the call only reads the structure.
@@ -98,12 +98,12 @@ impl Pty {
     /// Types a line, and waits for its echo.
     pub fn line(&mut self, line: &str) {
         self.send(&format!("{line}\n"));
-        // The echo is broken into lines at the width of the terminal: its end is enough.
+        // The terminal breaks the echo into lines at its width, so only the end of the echo is compared.
         let end: String = line.chars().rev().take(20).collect::<Vec<_>>().into_iter().rev().collect();
         self.expect(&end);
     }
 
-    /// Waits until this is printed, and tells what came before it.
+    /// Waits until this text is printed, and returns the output before it.
     pub fn expect(&mut self, text: &str) -> String {
         let begun = Instant::now();
         loop {
@@ -126,7 +126,7 @@ impl Pty {
         }
     }
 
-    /// Whether this is printed within a moment; then it is as if it had been expected.
+    /// Returns whether this text is printed within a moment. If it is, it is consumed as by `expect`.
     pub fn has_come(&mut self, text: &str) -> bool {
         while let Ok(bytes) = self.output.recv_timeout(Duration::from_millis(100)) {
             let text = String::from_utf8_lossy(&bytes);
@@ -145,7 +145,7 @@ impl Pty {
         self.child.wait().unwrap()
     }
 
-    /// Leaves a shell, and waits for its end.
+    /// Exits the shell, and waits for its end.
     pub fn exit(mut self) {
         self.line("exit 0");
         assert!(self.wait().success());
@@ -153,11 +153,12 @@ impl Pty {
 }
 
 impl Pty {
-    /// Takes the terminal away, and waits for the end of the program.
+    /// Hangs up the terminal, and waits for the end of the program.
     pub fn hang_up(self) -> std::process::ExitStatus {
         let Self { master, mut child, output, .. } = self;
-        // The reader has a copy of the master: only a hang-up by name takes it away from both.
-        // SAFETY: an ioctl without an argument on an open terminal.
+        // The reader has a copy of the master, so closing this one is not enough: only an explicit hang-up affects
+        // both.
+        // SAFETY: makes an ioctl without an argument on an open terminal.
         unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCVHANGUP, 0) };
         drop(master);
         drop(output);

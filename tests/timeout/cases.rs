@@ -1,14 +1,15 @@
-//! Invocations of timeout that are made up.
+//! Generated invocations of timeout.
 
 use std::fmt::Write as _;
 
-/// Of coreutils: (9, 1).
+/// The version of coreutils, such as (9, 1).
 pub type Version = (u32, u32);
 
-/// All that would end it is passed on, but for what the caller ignores.
+/// From this version on, timeout forwards every signal that would end it, except those that the caller ignores.
 pub const CURRENT: Version = (9, 10);
 
-/// What is sent to timeout; the first ones are those that it always passed on, or never.
+/// The signals that are sent to timeout. The first ones are those that every version forwards, or that no version
+/// forwards.
 const SENT: [i32; 25] = [
     libc::SIGTERM,
     libc::SIGINT,
@@ -38,7 +39,7 @@ const SENT: [i32; 25] = [
 ];
 const PASSED_ON_BEFORE: usize = 8;
 
-/// One invocation, and a signal that is sent to timeout when its command has said "ready".
+/// One invocation, and a signal that is sent to timeout when its command has printed "ready".
 #[derive(Clone, Debug)]
 pub struct Case {
     pub words: Vec<String>,
@@ -47,7 +48,7 @@ pub struct Case {
     pub send: Option<i32>,
 }
 
-/// Numbers that look random, the same for the same seed (xorshift64).
+/// Pseudo-random numbers, the same for the same seed (xorshift64).
 pub struct Dice(pub u64);
 
 impl Dice {
@@ -67,12 +68,13 @@ impl Dice {
     }
 }
 
-/// Not generated, since coreutils' then may never end: `-s CHLD`, signals that stop, which nobody undoes, and `-s ALRM` with
-/// `-k`, whose alarm it ignores; nor `-s 32`, which glibc lets nobody ignore, so that it ends coreutils' too. What 9.10 has changed is generated only for a peer of that version or a later one: signals
-/// that the caller ignores are not passed on, and all those that would end it are (before, five were, and others left the
-/// command behind).
+/// Some options are never generated, because coreutils' timeout may then never end: `-s CHLD`; signals that stop, which
+/// nothing undoes; and `-s ALRM` with `-k`, whose alarm it ignores. `-s 32` is not generated either: glibc does not let a
+/// program ignore it, so it ends coreutils' timeout too. Version 9.10 does not forward signals that the caller ignores,
+/// and forwards all signals that would end timeout. (Before, it forwarded five, and the others left the command behind.)
+/// The cases in which this matters are generated only for a peer of that version or a later one.
 ///
-/// What ends before the shortest limit, what ends at it, and what does not: with 0.35 s in between, and more.
+/// Generates commands that end before the shortest limit, at it, or not at all, with at least 0.35 s in between.
 pub fn generate(dice: &mut Dice, peer: Version) -> Case {
     let mut words: Vec<String> = Vec::new();
     let dispositions = ["TERM", "ALRM", "CHLD", "HUP", "INT", "QUIT", "TTIN", "TTOU", "TSTP", "CONT", "USR1", "PIPE"];
@@ -85,7 +87,7 @@ pub fn generate(dice: &mut Dice, peer: Version) -> Case {
         words.extend(["env".into(), format!("{how}={which}")]);
     }
     words.push("timeout".into());
-    // A signal is sent only where that is all that happens.
+    // A signal is sent only if nothing else happens in this invocation.
     let sent = if peer < CURRENT { &SENT[..PASSED_ON_BEFORE] } else { &SENT[..] };
     let ignores = words.iter().any(|word| word.starts_with("--ignore-signal"));
     let send = (dice.chance(15) && (peer >= CURRENT || !ignores)).then(|| dice.one(sent));
@@ -221,7 +223,7 @@ fn dice_option(dice: &mut Dice, spellings: &[&str]) -> Option<Vec<String>> {
     dice.chance(35).then(|| vec![dice.one(spellings).to_owned()])
 }
 
-/// An option's value, in one of the ways to write it.
+/// Returns an option's value, in one of the ways to write it.
 fn value(dice: &mut Dice, short: &str, long: &str, value: &str) -> Vec<String> {
     match dice.roll(4) {
         0 => vec![short.into(), value.into()],

@@ -115,7 +115,8 @@ pub struct Args {
     #[arg(long, requires = "results")]
     pub retry_failed: bool,
 
-    /// The cgroup v2 directory to make the jobs' cgroups in, instead of pinfold's own [env: PINFOLD_CGROUP]
+    /// The cgroup v2 directory in which pinfold creates the jobs' cgroups, instead of in pinfold's own cgroup [env:
+    /// PINFOLD_CGROUP]
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
 

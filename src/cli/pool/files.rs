@@ -14,7 +14,7 @@ pub fn named(directory: &Path, number: usize, merged: bool) -> Result<(Stdio, St
     let file = |suffix: &str| -> Result<Stdio> {
         let path = directory.join(format!("{number}.{suffix}"));
         let file =
-            File::create(&path).with_context(|| format!("cannot make {}", pinfold::text::printable_path(&path)))?;
+            File::create(&path).with_context(|| format!("cannot create {}", pinfold::text::printable_path(&path)))?;
         Ok(file.into())
     };
     Ok((file("out")?, if merged { Stdio::Null } else { file("err")? }))
@@ -26,7 +26,7 @@ pub fn nameless() -> Result<File> {
     let directory = std::env::temp_dir();
     let failed = || {
         format!(
-            "cannot make a file for output in {} (TMPDIR names another directory)",
+            "cannot create a file for output in {} (set TMPDIR to use another directory)",
             pinfold::text::printable_path(&directory)
         )
     };

@@ -133,7 +133,7 @@ impl Collector {
     /// Reports lost output, once for each job: the first reason is enough.
     fn report_loss(&self, part: &mut Part, why: &str) {
         if part.lost.is_none() {
-            self.printer.fail(format!("some output of the job in line {} is lost: {why}", self.line));
+            self.printer.fail(format!("a part of the output of the job in line {} is lost: {why}", self.line));
             part.lost = Some(why.into());
         }
     }

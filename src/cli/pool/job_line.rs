@@ -67,7 +67,7 @@ impl JobLine {
     pub fn check(&self) -> Result<(), String> {
         match self.command.first() {
             None => Err("its command is empty".into()),
-            Some(program) if program.is_empty() => Err("its program has no name".into()),
+            Some(program) if program.is_empty() => Err("the name of its program is empty".into()),
             Some(_) => self.limits.to_limits().check().map_err(|error| error.to_string()),
         }
     }

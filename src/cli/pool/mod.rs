@@ -73,7 +73,7 @@ pub fn run(args: &Args) -> Result<u8> {
     };
     if let OutputArg::Files(directory) = &args.output {
         std::fs::create_dir_all(directory)
-            .with_context(|| format!("cannot make {}", pinfold::text::printable_path(directory)))?;
+            .with_context(|| format!("cannot create {}", pinfold::text::printable_path(directory)))?;
     }
     // Until here a signal ends pinfold in the default way, because no job runs yet.
     let signals = SignalQueue::block_all()?;

@@ -105,7 +105,8 @@ pub struct Args {
     #[arg(long, value_name = "WHAT")]
     pub require: Option<RequireArg>,
 
-    /// The cgroup v2 directory to make the job's cgroup in, instead of pinfold's own [env: PINFOLD_CGROUP]
+    /// The cgroup v2 directory in which pinfold creates the job's cgroup, instead of in pinfold's own cgroup [env:
+    /// PINFOLD_CGROUP]
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
 

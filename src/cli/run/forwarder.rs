@@ -125,11 +125,11 @@ impl Forwarder {
     }
 
     /// Waits, after the end of the job, until all output is forwarded. A stop signal ends the wait. Where a time limit
-    /// ended the job (`in_time`), a reader that takes nothing for [`PATIENCE`] ends it too. Returns what is wrong with
-    /// the output.
+    /// ended the job (`timed_out`), a reader that takes nothing for [`PATIENCE`] ends it too. Returns what is wrong
+    /// with the output.
     pub async fn finish(
         &mut self,
-        in_time: bool,
+        timed_out: bool,
         signals: &SignalStream,
         rules: &mut Rules,
         terminal: Option<&Terminal>,
@@ -138,15 +138,15 @@ impl Forwarder {
         if let Some(pty_input) = &mut self.pty_input {
             pty_input.leave();
         }
-        if let Err(why) = self.wait_for_copies(in_time, signals, rules, terminal).await {
-            self.trouble.report(format!("the end of the output was not passed on: {why}"));
+        if let Err(why) = self.wait_for_copies(timed_out, signals, rules, terminal).await {
+            self.trouble.report(format!("the end of the output was not forwarded: {why}"));
         }
         self.trouble.first()
     }
 
     async fn wait_for_copies(
         &mut self,
-        in_time: bool,
+        timed_out: bool,
         signals: &SignalStream,
         rules: &mut Rules,
         terminal: Option<&Terminal>,
@@ -155,11 +155,11 @@ impl Forwarder {
         for mut copy in std::mem::take(&mut self.copies) {
             loop {
                 let taken = *self.taken.borrow_and_update();
-                let until = in_time.then(|| begun.max(taken) + PATIENCE);
+                let until = timed_out.then(|| begun.max(taken) + PATIENCE);
                 let received = tokio::select! {
                     biased;
                     _ = &mut copy => break,
-                    Ok(()) = self.taken.changed(), if in_time => continue,
+                    Ok(()) = self.taken.changed(), if timed_out => continue,
                     () = super::over(until) => {
                         return Err(format!("its reader has taken nothing for {PATIENCE:?}"));
                     }
@@ -167,7 +167,7 @@ impl Forwarder {
                 };
                 match rules.respond(received, Instant::now()) {
                     Response::Stop(_) | Response::Kill => {
-                        return Err(format!("{} came while its reader took its time", received.signal));
+                        return Err(format!("{} arrived while pinfold waited for the reader", received.signal));
                     }
                     // Only pinfold stops: the job has ended.
                     _ if received.signal == Signal::TSTP && terminal.is_some_and(|terminal| !terminal.orphaned) => {
@@ -256,24 +256,24 @@ impl Copy {
                 first -= now.len();
                 rest.push(later);
             }
-            self.pass(now).await;
+            self.forward(now).await;
         }
         if let Some(finder) = &mut self.finder {
             finder.end_line();
         }
         if let Some(rest) = rest {
             if rest.dropped() > 0 {
-                self.pass(format!("\n[... {} bytes left out ...]\n", rest.dropped()).as_bytes()).await;
+                self.forward(format!("\n[... {} bytes left out ...]\n", rest.dropped()).as_bytes()).await;
             }
-            self.pass(&rest.to_bytes()).await;
+            self.forward(&rest.to_bytes()).await;
         }
         let _ = self.close().await;
     }
 
     /// Hands a piece to the outlet. Where the outlet takes no more, [`refused`](Self::refused) returns next.
-    async fn pass(&self, piece: &[u8]) {
+    async fn forward(&self, piece: &[u8]) {
         if let Some(outlet) = &self.outlet {
-            outlet.pass(piece).await;
+            outlet.send(piece).await;
         }
     }
 
@@ -290,7 +290,8 @@ impl Copy {
         let closed = outlet.close().await;
         if let Err(Refused::By(why)) = &closed {
             let name = if self.number == 1 { "standard output" } else { "standard error" };
-            self.trouble.report(format!("cannot pass the output on to {name}, the rest of it is lost there: {why}"));
+            self.trouble
+                .report(format!("cannot forward the output to {name}, and the rest of it is lost there: {why}"));
         }
         closed
     }

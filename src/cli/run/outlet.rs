@@ -103,7 +103,7 @@ impl Outlet {
 
     /// Hands a piece to the thread, and waits while too many pieces wait there. Where the thread takes no more, the
     /// piece is dropped, and [`close`](Self::close) returns the reason.
-    pub async fn pass(&self, piece: &[u8]) {
+    pub async fn send(&self, piece: &[u8]) {
         if !piece.is_empty() {
             let _ = self.pieces.send(piece.to_vec()).await;
         }

@@ -99,7 +99,7 @@ pub async fn ready(
         match ready {
             Ready::Line(_) => {
                 if line_seen.wait_for(|seen| *seen).await.is_err() {
-                    // The output is at its end. Soon the job ends, or the time does.
+                    // The output is at its end. Soon the job ends, or the ready timeout.
                     std::future::pending().await
                 }
                 Ok(())
@@ -114,7 +114,7 @@ pub async fn ready(
             why: error.to_string(),
         }),
         () = clock.over() => Err(late(match ready {
-            Ready::Line(part) => format!("no line of its output has had '{}' in it", printable_bytes(part)),
+            Ready::Line(part) => format!("no line of its output contained '{}'", printable_bytes(part)),
             Ready::Other(readiness) => readiness.to_string(),
         })),
     };
@@ -138,7 +138,7 @@ pub async fn at_the_end(
 ) -> Option<Verdict> {
     let (was_ready, what) = match ready {
         Ready::Line(part) => {
-            (line_seen, format!("no line of its output has had '{}' in it", String::from_utf8_lossy(part)))
+            (line_seen, format!("no line of its output contained '{}'", String::from_utf8_lossy(part)))
         }
         // The file may have been created just before the end. A port no longer accepts connections.
         Ready::Other(readiness) => (job.ready(readiness, Duration::ZERO).await.is_ok(), readiness.to_string()),

@@ -12,7 +12,7 @@ use crate::cli::pool::{JobLine, explain};
 use crate::cli::stdin::{Line, MAX_LINE, StandardInput, read_line};
 use crate::cli::thread;
 
-/// The number of bytes of a too long line that pinfold searches for the id.
+/// The number of bytes that pinfold searches for the id, in a line that is too long.
 const BEGINNING: usize = 64 * 1024;
 
 /// A request of the caller.

@@ -266,8 +266,8 @@ impl Limit<'_> {
             }
             _ => {}
         }
-        // Before the exec, the command may not have existed yet when the terminal sent the signal.
-        let has_it = job.is_some_and(|job| !terminal::has_left_our_group(job));
+        // While the command is being started, it is in the same process group: a second signal would be one too many.
+        let has_it = job.is_none_or(|job| !terminal::has_left_our_group(job));
         if has_it && terminal::has_reached_our_group(received) {
             // The command is in the same process group, and has received the signal from the terminal.
             self.start_kill_after();
