@@ -153,7 +153,7 @@ fn ended_by(reason: &crate::report::Reason) -> &'static str {
     }
 }
 
-/// The step in which the start of a command failed, in the order of the steps.
+/// The step in which the start of a command failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum SpawnStage {
@@ -167,21 +167,21 @@ pub enum SpawnStage {
     JoinCgroup,
     /// The process gets its process group.
     ProcessGroup,
-    /// It enters its working directory.
+    /// The process enters its working directory.
     WorkingDirectory,
-    /// It gets its descriptors.
+    /// The process gets its descriptors.
     Descriptors,
-    /// It gets its controlling terminal.
+    /// The process gets its controlling terminal.
     Terminal,
-    /// Its limits are set.
+    /// The limits of the process are set.
     Limits,
-    /// It changes to the user that it has to run as.
+    /// The process changes to the user that it has to run as.
     User,
-    /// It sets the timer that limits the duration of exec.
+    /// The process sets the timer that limits the duration of exec.
     ExecTimer,
-    /// It requests the signal that ends it when the guard dies.
+    /// The process requests the signal that ends it when the guard dies.
     DeathSignal,
-    /// It executes the command.
+    /// The process executes the command.
     Exec,
 }
 
