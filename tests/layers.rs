@@ -131,7 +131,8 @@ fn the_lower_rooms_do_without_a_runtime() {
     assert!(with.is_empty(), "{with:#?}");
 }
 
-/// `super::super::…` may not reach the crate's root: there it could import any room unseen.
+/// `super::super::…` may not reach the crate's root: from there a file could import any room, and these tests would not
+/// notice it.
 #[test]
 fn no_relative_path_leaves_its_room() {
     for (path, _) in files().into_iter().filter(|(_, room)| layer(room).is_some() && room != "cli") {

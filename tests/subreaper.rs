@@ -290,7 +290,7 @@ mod library {
         });
     }
 
-    /// Either guard: the other one ends the job.
+    /// Either guard is killed: the other one ends the job.
     #[test]
     fn a_killed_guard() {
         for outer in [false, true] {
@@ -334,7 +334,7 @@ mod library {
             let guard = rustix::process::pidfd_open(guard, rustix::process::PidfdFlags::empty()).unwrap();
             drop(job);
             assert_ended(pipe).await;
-            // What says so is gone with the job: the guard's end shows that all of it has come to its end.
+            // The handle that could report the end is dropped. The guard ends only after all processes of the job.
             let ended = move || {
                 let mut fds = [rustix::event::PollFd::new(&guard, rustix::event::PollFlags::IN)];
                 rustix::event::poll(&mut fds, None).unwrap()

@@ -276,7 +276,8 @@ fn at_a_terminal() {
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGINT));
 }
 
-/// A debugger reads the typed keys, pinfold undoes its line editing afterwards, and Ctrl-C goes to the debugger.
+/// A debugger reads the typed keys and receives Ctrl-C. Afterwards pinfold restores the terminal settings that the
+/// debugger has changed.
 #[test]
 fn a_command_with_the_terminal_as_standard_input() {
     if !has_cgroup() {

@@ -113,7 +113,7 @@ pub fn worker_arguments() -> Option<(String, String)> {
     Some((work, program))
 }
 
-/// The worker's side: does `batch` for each order, until there are no more.
+/// Runs in the worker: calls `batch` for each request, until the input ends.
 pub fn serve(mut batch: impl FnMut(u64)) {
     for line in std::io::stdin().lines() {
         let jobs = line.unwrap().trim().parse().unwrap();
@@ -130,8 +130,9 @@ pub fn median(values: &[f64]) -> f64 {
     (low + high) / 2.0
 }
 
-/// Lets the workers take turns and prints their medians, and how each compares to the first one in the same round. They are
-/// started anew some times: where its memory lies makes a process quicker or slower by up to a tenth for as long as it lives.
+/// Lets the workers take turns and prints their medians, and the ratio of each to the first one in the same round. It
+/// starts the workers several times, because the location of its memory makes a process faster or slower by up to a tenth
+/// for its whole life.
 pub fn compare<const N: usize>(title: &str, start: impl Fn() -> [Worker; N], starts: usize, rounds: usize, batch: u64) {
     let mut times: [Vec<f64>; N] = std::array::from_fn(|_| Vec::new());
     let mut names = Vec::new();
@@ -142,7 +143,7 @@ pub fn compare<const N: usize>(title: &str, start: impl Fn() -> [Worker; N], sta
             worker.work(batch); // Warm up.
         }
         for round in 0..rounds {
-            // Another one begins each time.
+            // Each round begins with another worker.
             for turn in 0..N {
                 let index = (round + turn) % N;
                 times[index].push(workers[index].work(batch).as_secs_f64() * 1e6 / batch as f64);
@@ -157,7 +158,7 @@ pub fn compare<const N: usize>(title: &str, start: impl Fn() -> [Worker; N], sta
     }
 }
 
-/// The machine's load, which belongs to every figure.
+/// Prints the machine's load, which affects every figure.
 pub fn print_load() {
     println!("load average: {}", std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim());
 }

@@ -1,4 +1,4 @@
-//! What the hosts do.
+//! The functions that the hosts run.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};

@@ -20,7 +20,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-#[allow(unused_imports)] // As above.
+#[allow(unused_imports)] // For the same reason.
 pub use run::{Ran, Run, Running};
 
 /// The command under test.

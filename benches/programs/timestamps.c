@@ -1,4 +1,4 @@
-/* Records when it starts and when it receives SIGTERM: told FILE. Writes one line each, "up NS" and "term NS", on
+/* Records when it starts and when it receives SIGTERM: timestamps FILE. Writes one line each, "up NS" and "term NS", on
  * CLOCK_MONOTONIC. */
 #include <fcntl.h>
 #include <signal.h>
