@@ -196,7 +196,7 @@ fn failures_with_closed_streams() {
 }
 
 #[test]
-fn a_report_to_a_standard_output_that_takes_none() {
+fn a_report_to_an_unwritable_standard_output() {
     let mark = Scratch::new("mark");
     for stdout in [">&-", "1</dev/null"] {
         let script = format!(r#"exec {PINFOLD} run --report - -- "$@" {stdout}"#);
@@ -240,7 +240,7 @@ fn bytes_that_are_no_utf8() {
 }
 
 #[test]
-fn the_cgroup_that_was_named_is_none() {
+fn a_named_directory_that_is_no_cgroup() {
     let mark = Scratch::new("mark");
     for (place, said) in
         [("/no/such/cgroup", "/no/such/cgroup"), ("/tmp", "cgroup2"), ("/etc/passwd", "/etc/passwd"), ("", "cgroup")]

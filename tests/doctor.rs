@@ -52,7 +52,7 @@ fn container(facts: &mut Facts, kind: ContainerKind) {
 }
 
 #[test]
-fn the_lines_that_a_difference_makes() {
+fn lines_that_differ_from_a_real_machine() {
     let (good, read_only) = (machine("linux_7_2"), machine("read_only"));
     let mut text = String::new();
     let mut add = |title: &str, facts: &Facts, change: &dyn Fn(&mut Facts)| {

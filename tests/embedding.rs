@@ -35,7 +35,7 @@ fn spawns_that_are_not_polled_block_no_other_spawn() {
             assert!(spawn.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         }
         let spawned = tokio::time::timeout(Duration::from_secs(60), supervisor.spawn(&Command::new("true"))).await;
-        let job = spawned.expect("it has its turn").unwrap();
+        let job = spawned.expect("the spawn completes").unwrap();
         assert!(job.wait().await.unwrap().success());
         // The other spawns have completed in the meantime, and their jobs are available when their futures are polled
         // again.

@@ -69,7 +69,7 @@ fn next_tick() {
 /// An emigrant that left while several jobs were alive may belong to any of these. It ends with the last of them, and
 /// not with a job that started later.
 #[test]
-fn of_several_jobs() {
+fn an_emigrant_of_several_jobs_ends_with_the_last_of_them() {
     if !has_cgroup() || !has_root() {
         return;
     }
@@ -87,7 +87,7 @@ fn of_several_jobs() {
         assert_eq!(first.end().await, [early]);
         assert!(!lives(early) && lives(late));
         assert_eq!(third.end().await, [0; 0]);
-        assert!(lives(late), "it was there before the third job");
+        assert!(lives(late), "it existed before the third job, so it must live");
         assert_eq!(second.end().await, [late]);
         assert!(!lives(late));
         supervisor.close().await;
@@ -96,7 +96,7 @@ fn of_several_jobs() {
 
 /// The emigrant's guard is killed. The emigrant then becomes a descendant of the outer guard.
 #[test]
-fn of_a_killed_guard() {
+fn an_emigrant_of_a_killed_guard_is_ended() {
     if !has_cgroup() || !has_root() {
         return;
     }
@@ -121,7 +121,7 @@ fn of_a_killed_guard() {
 /// What `su` and pam_systemd do with an ordinary user's job: the process leaves the cgroup and runs as root. pinfold
 /// reports it by name, and not as killed.
 #[test]
-fn that_may_not_be_killed() {
+fn an_emigrant_that_may_not_be_killed_is_reported() {
     if !(has_cgroup() && has_root() && has_program("setpriv") && has_program("unshare")) {
         return;
     }

@@ -326,7 +326,7 @@ fn an_emigrant_whose_thread_outlives_its_leader() {
 }
 
 #[test]
-fn an_emigrant_that_is_another_one_at_each_look() {
+fn an_emigrant_that_is_replaced_between_two_looks() {
     if has_cgroup() && has_root() {
         let mut fleeting = emigrant("fleeting-emigrant").by_without_cgroup(By::Luck);
         fleeting.emigrants = 1..=u64::MAX;

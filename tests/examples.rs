@@ -85,7 +85,7 @@ fn the_cancel_button_works_in_the_middle() {
     let mut line = String::new();
     while !line.contains("in the middle") {
         line.clear();
-        assert!(out.read_line(&mut line).unwrap() > 0, "it has ended");
+        assert!(out.read_line(&mut line).unwrap() > 0, "the example ended early");
     }
     writeln!(running.child.stdin.as_mut().unwrap(), "cancel").unwrap();
     let mut rest = String::new();

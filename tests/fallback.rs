@@ -28,7 +28,7 @@ fn results(directory: &Scratch) -> Vec<serde_json::Value> {
 
 /// The first of the jobs that start at once finds out that the cgroup does not work, and all of them run.
 #[test]
-fn several_at_once() {
+fn several_jobs_at_once_fall_back() {
     if !has_other_users() {
         return;
     }
@@ -52,7 +52,7 @@ fn several_at_once() {
 
 /// The first job that has to run without a cgroup does not touch the jobs that already run in their leaves.
 #[test]
-fn a_cgroup_that_takes_no_more() {
+fn a_cgroup_that_accepts_no_more_processes() {
     if !has_other_users() {
         return;
     }

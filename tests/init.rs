@@ -101,7 +101,7 @@ fn every_signal_arrives_once() {
             assert_eq!(running.line(), signal.to_string(), "{options:?}");
         }
         let ran = running.finish().assert_code(0);
-        assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", ""), "one came twice");
+        assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", ""), "a signal arrived twice");
     }
 }
 

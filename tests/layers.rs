@@ -109,7 +109,7 @@ fn no_room_imports_one_above_it() {
     for ((from, to), count) in &arrows {
         println!("{} -> {} ({count} files)", LAYERS[*from], LAYERS[*to]);
     }
-    println!("{} arrows, 0 upward, 0 circles", arrows.len());
+    println!("{} imports between rooms, 0 upward, 0 cycles", arrows.len());
     assert!(arrows.len() > 10, "{arrows:?}");
     assert!(wrong.is_empty(), "{wrong:#?}");
 }

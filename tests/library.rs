@@ -112,7 +112,7 @@ fn stop_kill_and_signal() {
         let report = job.wait().await.unwrap();
         assert_eq!((report.reason, report.killed), (Reason::Killed, true));
         drop(command);
-        assert_eq!(line(&said).await, "", "nothing was said between the start and SIGKILL");
+        assert_eq!(line(&said).await, "", "the job printed nothing between its start and SIGKILL");
     });
     canary.assert_alive();
 }
@@ -167,7 +167,7 @@ fn a_dropped_spawn_leaves_nothing() {
             drop(spawned);
             drop(command);
             assert_eq!(line(&said).await, "", "the job's end closes the pipe");
-            assert!(dropped.elapsed().as_secs() < 5, "it was not killed, it was given up on");
+            assert!(dropped.elapsed().as_secs() < 5, "the job was not killed at once");
         }
     });
 }
@@ -215,7 +215,7 @@ fn many_jobs_at_once() {
         for job in running {
             let (number, report) = job.await.unwrap();
             assert_eq!(report.main, Some(MainEnd::Exited(number)));
-            assert_eq!(report.leftovers.count, 1, "each has its own leftovers only");
+            assert_eq!(report.leftovers.count, 1, "each report lists only the leftovers of its own job");
             assert!(report.is_gone(), "{report:#?}");
         }
     });

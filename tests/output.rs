@@ -236,7 +236,7 @@ fn a_tee() {
 /// More than a pipe holds goes to a file that accepts no data. A reader that stops because of this must not wait for
 /// the job.
 #[test]
-fn a_tee_that_fails_does_not_hold_up_the_job() {
+fn a_tee_that_fails_does_not_delay_the_job() {
     with_supervisor(async |supervisor| {
         let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let mut command = piped("head -c 1000000 /dev/zero; head -c 1000000 /dev/zero >&2; exit 3");

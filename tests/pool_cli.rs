@@ -189,7 +189,7 @@ fn fail_fast_leaves_the_grace_period() {
 
 /// pinfold reports that it cannot start a thread, before anything starts.
 #[test]
-fn no_thread_to_print() {
+fn a_printer_thread_that_cannot_be_started_is_reported() {
     if !has_cgroup() {
         return;
     }

@@ -198,7 +198,7 @@ fn requests_ends_and_close_in_any_order() {
 
 async fn close(supervisor: Supervisor, round: u64) {
     let closed = tokio::time::timeout(BOUND, supervisor.close()).await;
-    assert!(closed.is_ok(), "round {round}: close did not come back");
+    assert!(closed.is_ok(), "round {round}: close did not return");
 }
 
 /// Carries out the plan. Returns the time that it took, and the report, or `None` where the job was dropped or never
@@ -219,7 +219,7 @@ async fn act(supervisor: Supervisor, plan: Plan, round: u64) -> (Plan, Duration,
     drop(command);
     // An error is only possible where the supervisor was closed, or where it ended before the job began. The caller
     // checks which.
-    let Ok(job) = job.unwrap_or_else(|_| panic!("spawn did not come back: {context}")) else {
+    let Ok(job) = job.unwrap_or_else(|_| panic!("spawn did not return: {context}")) else {
         assert_ended_soon(&said, begun, &context).await;
         return (plan, begun.elapsed(), None);
     };
@@ -227,7 +227,7 @@ async fn act(supervisor: Supervisor, plan: Plan, round: u64) -> (Plan, Duration,
     let report = match job {
         Some(job) => {
             let report = tokio::time::timeout(BOUND, job.wait()).await;
-            let report = report.unwrap_or_else(|_| panic!("wait did not come back: {context}")).unwrap();
+            let report = report.unwrap_or_else(|_| panic!("wait did not return: {context}")).unwrap();
             assert_ended(&said, &context);
             assert_gone(&report, &context);
             Some(report)

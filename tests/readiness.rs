@@ -62,7 +62,7 @@ fn by_a_line_a_port_or_a_file() {
 
 /// A file that can never exist is an error, and not a timeout.
 #[test]
-fn below_a_file_there_is_none() {
+fn a_file_below_a_file_can_never_exist() {
     with_supervisor(async |supervisor| {
         let job = supervisor.spawn(&piped("sleep 1000")).await.unwrap();
         let error = job.ready(&Readiness::file("/etc/passwd/a/b"), LONG).await.unwrap_err();
@@ -80,7 +80,7 @@ fn below_a_file_there_is_none() {
 
 /// The job itself puts a file in the way: that is not reported as a timeout either.
 #[test]
-fn what_can_not_be_any_more() {
+fn a_job_that_makes_its_readiness_impossible_fails() {
     if !has_cgroup() {
         return;
     }

@@ -20,7 +20,7 @@ fn its_options_are_the_commands_own() {
     assert!(help.status.success());
     let help = String::from_utf8(help.stdout).unwrap();
     let shown = block(README, "text").trim_end();
-    assert_eq!(shown, help.trim_end(), "README.md shows another `pinfold run -h` than there is");
+    assert_eq!(shown, help.trim_end(), "README.md differs from the output of `pinfold run -h`");
 }
 
 #[test]

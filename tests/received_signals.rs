@@ -93,7 +93,7 @@ fn a_second_stop_kills_whatever_its_signal() {
 
 /// The same with the blocking API, without tokio in the host.
 #[test]
-fn the_blocking_twin() {
+fn the_blocking_api_does_the_same() {
     if !has_cgroup() {
         return;
     }

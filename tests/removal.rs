@@ -51,7 +51,7 @@ fn since(date: &str) -> f64 {
 }
 
 #[test]
-fn it_takes_not_much_longer_than_rmdir_alone() {
+fn removal_takes_not_much_longer_than_rmdir_alone() {
     if !has_cgroup() || !has_root() {
         return;
     }
@@ -66,7 +66,7 @@ fn it_takes_not_much_longer_than_rmdir_alone() {
 }
 
 #[test]
-fn other_jobs_and_timers_have_their_turn_meanwhile() {
+fn other_jobs_and_timers_are_handled_meanwhile() {
     if !has_cgroup() || !has_root() {
         return;
     }

@@ -67,7 +67,7 @@ fn the_committed_schema_is_the_generated_one() {
     }
     assert!(
         std::fs::read_to_string(&path).is_ok_and(|committed| committed == generated),
-        "{path} is not what the types say: run this test with PINFOLD_WRITE_SCHEMA=1 and commit it"
+        "{path} does not match the types: run this test with PINFOLD_WRITE_SCHEMA=1 and commit it"
     );
 }
 
@@ -162,7 +162,7 @@ fn a_command_that_could_not_be_started() {
 
 /// Every failure to start is in the report, once the report's file is open.
 #[test]
-fn what_could_not_even_be_tried() {
+fn a_command_that_was_not_tried_is_in_the_report() {
     let failed = |run: Run, said: &str| {
         let ran = valid(run).assert_code(125);
         assert_eq!(ran.report["reason"], "spawn_failed");

@@ -154,7 +154,7 @@ fn invalid_requests_affect_no_other_request() {
 }
 
 #[test]
-fn the_end_of_its_input_is_the_end_of_all() {
+fn the_end_of_its_input_ends_all_jobs() {
     if !has_cgroup() {
         return;
     }

@@ -170,7 +170,7 @@ fn streams_that_do_not_block() {
 
 /// pinfold reports that it cannot start a thread, and answers nothing.
 #[test]
-fn no_thread_to_speak() {
+fn a_writer_thread_that_cannot_be_started_is_reported() {
     if !has_cgroup() {
         return;
     }
@@ -204,7 +204,7 @@ fn a_stop_begins_with_the_received_signal() {
 
 /// When its parent ends, in any way, while another process keeps its standard input open, all jobs end.
 #[test]
-fn the_end_of_the_parent_is_the_end_of_all() {
+fn the_end_of_the_parent_ends_all_jobs() {
     if !has_cgroup() {
         return;
     }

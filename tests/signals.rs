@@ -55,7 +55,7 @@ fn four_signals_stop_the_job() {
 }
 
 #[test]
-fn the_second_one_kills() {
+fn a_second_signal_kills() {
     if !has_cgroup() {
         return;
     }
@@ -76,7 +76,7 @@ fn the_second_one_kills() {
 /// Identical signals within a moment count as one request, because timeout(1) sends them like this. Later ones count
 /// again.
 #[test]
-fn the_same_one_again_and_again_kills() {
+fn a_repeated_signal_kills() {
     if !has_cgroup() {
         return;
     }
@@ -331,7 +331,7 @@ fn names_and_words() {
 
 /// A stopped supervisor does nothing until the kernel continues it at the deadline.
 #[test]
-fn stopped_over_the_deadline() {
+fn a_supervisor_that_is_stopped_past_its_deadline() {
     for containment in ["cgroup", "subreaper"] {
         if containment == "cgroup" && !has_cgroup() {
             continue;

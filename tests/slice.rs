@@ -13,10 +13,10 @@ fn scheduling(text: &str, key: &str) -> Option<String> {
 }
 
 #[test]
-fn jobs_have_the_usual_one() {
+fn jobs_have_the_usual_slice() {
     let own = std::fs::read_to_string("/proc/self/sched").unwrap_or_default();
     let Some(usual) = scheduling(&own, "se.slice") else {
-        has("se.slice", false, "/proc/self/sched does not tell it: Linux 6.12 with CONFIG_SCHED_DEBUG is needed");
+        has("se.slice", false, "/proc/self/sched does not show it: Linux 6.12 with CONFIG_SCHED_DEBUG is needed");
         return;
     };
     if !has_cgroup() {

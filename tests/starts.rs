@@ -13,7 +13,7 @@ use support::{PINFOLD, Run, Scratch, has, has_cgroup, has_program, has_root, pro
 /// A job whose directory or program is on a file system that does not answer, and a job that makes this file system
 /// answer. The second job could not start if the guard waited for the first one.
 #[test]
-fn one_that_hangs_holds_up_no_other_job() {
+fn a_hanging_start_delays_no_other_job() {
     let fuse = || has("fuse", std::path::Path::new("/dev/fuse").exists(), "there is no /dev/fuse");
     if !has_root() || !has_program("unshare") || !has_cgroup() || !fuse() {
         return;
@@ -44,7 +44,7 @@ fn one_that_hangs_holds_up_no_other_job() {
 /// A user's process that stops everything that it may, at any moment: also a main process that already runs as that
 /// user and has not executed its command yet.
 #[test]
-fn a_user_that_stops_its_own_jobs_holds_up_no_other_user() {
+fn a_user_that_stops_its_own_jobs_delays_no_other_user() {
     const USER: u32 = 61_236;
     if !has_root() || !has_program("setpriv") || !has_cgroup() {
         return;

@@ -54,7 +54,7 @@ fn the_deadline_of_a_job_that_stops_its_supervisor() {
 
 /// A SIGSTOP from outside stops pinfold until the deadline, or, without a deadline, until SIGCONT.
 #[test]
-fn a_stop_by_a_person() {
+fn a_sigstop_from_outside() {
     for (options, expected) in [(&["-t", "2"][..], 124), (&[], 7)] {
         let job = [
             "--",

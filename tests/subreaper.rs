@@ -16,7 +16,7 @@ fn tree() -> std::path::PathBuf {
 }
 
 #[test]
-fn it_can_be_asked_for() {
+fn it_can_be_requested() {
     let canary = Canary::new();
     let options = ["--containment", "subreaper", "--timeout", "300ms", "--grace", "200ms"];
     let mut run = Run::new(options);
@@ -163,7 +163,7 @@ fn relays() {
             assert!(at("gone") - at("killing") < 1.0 * support::slowness(), "{mode}: {ran:#?}");
             assert_eq!(ran.report["unkillable"]["count"], 0, "{mode}: {ran:#?}");
         }
-        println!("{mode}: {rounds} times, caught within {:.1} ms", longest * 1e3);
+        println!("{mode}: {rounds} times, ended within {:.1} ms", longest * 1e3);
     }
     canary.assert_alive();
 }

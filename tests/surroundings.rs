@@ -184,7 +184,7 @@ fn as_another_user() {
 // Inside another pinfold.
 
 #[test]
-fn in_itself() {
+fn in_another_pinfold() {
     if !has_cgroup() {
         return;
     }

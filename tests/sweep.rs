@@ -236,7 +236,7 @@ fn a_thread_that_outlives_its_leader_is_ended_at_once() {
 
 /// A bound that no clock can hold means no bound.
 #[test]
-fn the_longest_bound_there_is() {
+fn the_longest_possible_bound() {
     if !has_cgroup() || !has_root() {
         return;
     }
@@ -249,7 +249,7 @@ fn the_longest_bound_there_is() {
 /// Sweeps run one after another, while pinfolds start and end: a base that a sweep removed while it was being made is
 /// made again under another name, and a locked base is not touched.
 #[test]
-fn the_living_are_not_disturbed() {
+fn running_pinfolds_are_not_disturbed() {
     if !has_cgroup() || !has_root() {
         return;
     }

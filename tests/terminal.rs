@@ -14,7 +14,7 @@ const CTRL_BACKSLASH: &str = "\x1c";
 const CTRL_D: &str = "\x04";
 
 #[test]
-fn an_interrupt_in_a_repl_is_not_the_end() {
+fn an_interrupt_does_not_end_a_repl() {
     if !has_cgroup() || !has_program("python3") {
         return;
     }
@@ -93,7 +93,7 @@ fn three_interrupts_within_two_seconds_kill() {
 }
 
 #[test]
-fn suspended_and_continued_without_eating_the_deadline() {
+fn suspended_time_does_not_count_for_the_deadline() {
     if !has_cgroup() {
         return;
     }

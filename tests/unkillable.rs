@@ -86,7 +86,7 @@ fn without_a_cgroup() {
 
 /// This takes precedence over any other result, and the report contains both.
 #[test]
-fn before_any_other_end() {
+fn an_unkillable_process_takes_precedence_over_other_results() {
     if !has_hanging_files() {
         return;
     }

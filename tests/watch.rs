@@ -11,14 +11,14 @@ use support::watched::{DEBOUNCE, Watched, shell};
 use support::{PINFOLD, Run, Scratch, has, has_cgroup, has_program, has_root, program};
 
 #[test]
-fn a_server_is_never_there_twice() {
+fn two_servers_never_run_at_once() {
     if has_cgroup() {
         restart_a_server("cgroup");
     }
 }
 
 #[test]
-fn nor_without_a_cgroup() {
+fn two_servers_never_run_at_once_without_a_cgroup() {
     restart_a_server("subreaper");
 }
 
@@ -127,7 +127,7 @@ fn what_is_watched() {
 }
 
 #[test]
-fn while_it_runs() {
+fn changes_while_the_command_runs() {
     if !has_cgroup() {
         return;
     }

@@ -175,7 +175,7 @@ impl Escape {
             assert!(phase("killing").unwrap() >= phase("stopping").unwrap() + 0.3, "{ran:#?}");
         }
         let ended = phase("stopping").or(phase("main_exited")).unwrap();
-        assert!(phase("gone").unwrap() < ended + 5.0 * super::slowness(), "that took long: {ran:#?}");
+        assert!(phase("gone").unwrap() < ended + 5.0 * super::slowness(), "the end took too long: {ran:#?}");
         assert!(self.emigrants.contains(&ran.report["emigrants"]["count"].as_u64().unwrap()), "{ran:#?}");
         assert_eq!(ran.report["unkillable"]["count"], 0, "{ran:#?}");
         assert_eq!(ran.report["not_removed"], serde_json::json!([]), "{ran:#?}");

@@ -135,7 +135,7 @@ impl Canary {
 
     /// Asserts that it lives, and ends it.
     pub fn assert_alive(mut self) {
-        assert!(self.0.try_wait().unwrap().is_none(), "the canary was hit");
+        assert!(self.0.try_wait().unwrap().is_none(), "the canary process was ended");
         drop(self.0.stdin.take());
         assert!(self.0.wait().unwrap().success());
     }
@@ -154,10 +154,10 @@ pub fn assert_same_without_pinfold(setup: &str, prefix: &str, suffix: &str) -> S
     assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", ""));
     let (without, with) = (without.text(), with.text());
     for (without, with) in without.lines().zip(with.lines()) {
-        assert_eq!(with, without, "with pinfold is not as without: {script}");
+        assert_eq!(with, without, "pinfold changes what the job inherits: {script}");
     }
     assert_eq!(with.lines().count(), without.lines().count(), "{script}");
-    assert!(with.contains("/proc/self/personality"), "it is not whole: {with}");
+    assert!(with.contains("/proc/self/personality"), "the output is incomplete: {with}");
     with
 }
 

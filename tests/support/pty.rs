@@ -118,7 +118,7 @@ impl Pty {
                     self.unmatched.push_str(&text);
                     self.all.push_str(&text);
                 }
-                Err(RecvTimeoutError::Timeout) => panic!("{text:?} did not come in {}", self.all),
+                Err(RecvTimeoutError::Timeout) => panic!("{text:?} was not printed in time: {}", self.all),
                 Err(RecvTimeoutError::Disconnected) => {
                     panic!("the terminal was closed before {text:?} in {}", self.all)
                 }
