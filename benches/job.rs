@@ -142,7 +142,7 @@ async fn stops(supervisor: &Supervisor, cgroup: &Cgroup) {
         bare_job.remove();
         bare.push(milliseconds(begun));
     }
-    let told = |mut times: Vec<f64>| {
+    let formatted = |mut times: Vec<f64>| {
         times.sort_by(f64::total_cmp);
         let of_a_hundred = |n: usize| times[(ROUNDS * n).div_ceil(100) - 1];
         format!(
@@ -152,7 +152,7 @@ async fn stops(supervisor: &Supervisor, cgroup: &Cgroup) {
             of_a_hundred(100)
         )
     };
-    println!("\nstop until proven empty, {ROUNDS} jobs: {}; bare: {}", told(ours), told(bare));
+    println!("\nstop until proven empty, {ROUNDS} jobs: {}; bare: {}", formatted(ours), formatted(bare));
 }
 
 /// Measures the time from `kill` until `wait` returns, next to a write to `cgroup.kill`, "populated 0" and rmdir. When

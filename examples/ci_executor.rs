@@ -86,7 +86,7 @@ async fn step(
     watching.abort();
     let report: &Report = &*report?;
     for leftover in &report.leftovers.processes {
-        println!("[{name}] left behind, and ended now: {}", leftover.command_line);
+        println!("[{name}] left behind, and ended by pinfold: {}", leftover.command_line);
     }
     let passed = report.success() && report.leftovers.count == 0;
     let how = match report.reason {

@@ -90,7 +90,7 @@ fn print(outcome: &Outcome) -> bool {
     let seconds = report.phases.gone.unwrap_or_default();
     println!("{verdict:>13} [{seconds:>7.3} s] {}", report.name);
     for leftover in &report.leftovers.processes {
-        println!("              left behind, and ended now: {leftover}");
+        println!("              left behind, and ended by pinfold: {leftover}");
     }
     let passed = matches!(verdict, "PASS" | "FLAKY");
     if !passed {

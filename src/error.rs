@@ -1,4 +1,4 @@
-//! The errors. Each message contains the operation, the object, the errno, and what the user can do.
+//! The errors. Each message contains the operation, the object, the errno, and advice for the user.
 
 use rustix::io::Errno;
 
@@ -48,7 +48,7 @@ pub enum Error {
     /// Nothing can hold a job here.
     #[error("nothing here can hold the job:{}", refusals(.0))]
     NoContainment(Vec<Refusal>),
-    /// No cgroup v2 is visible here, so that pinfold can't look into it.
+    /// pinfold can see no cgroup v2 here in which it could look.
     #[error("there is no cgroup v2 to look in:{}", refusals(.0))]
     NoCgroupSeen(Vec<Refusal>),
     /// A limit that pinfold can't enforce here. pinfold started nothing.
@@ -101,8 +101,9 @@ pub enum Error {
     PoolClosed,
     /// This process has other rights than at the start of its guard, and a job would have the rights of the guard.
     #[error(
-        "no job was started: this process has other rights than when its supervisor was started, and the job would have the old ones: {what} (start \
-         another supervisor after the change; to run one job as another user, keep the rights and use Command::user)"
+        "no job was started: the rights of this process have changed since its supervisor was started, and the job would \
+         have the old rights: {what} (start another supervisor after the change; to run one job as another user, keep \
+         the rights and use Command::user)"
     )]
     HostChanged {
         /// Which rights have changed, with the old and the new value.
@@ -152,7 +153,7 @@ fn ended_by(reason: &crate::report::Reason) -> &'static str {
     }
 }
 
-/// The step in which the start of a command failed, in the order of the steps.
+/// The step in which the start of a command failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum SpawnStage {
@@ -166,21 +167,21 @@ pub enum SpawnStage {
     JoinCgroup,
     /// The process gets its process group.
     ProcessGroup,
-    /// It enters its working directory.
+    /// The process enters its working directory.
     WorkingDirectory,
-    /// It gets its descriptors.
+    /// The process gets its descriptors.
     Descriptors,
-    /// It gets its controlling terminal.
+    /// The process gets its controlling terminal.
     Terminal,
-    /// Its limits are set.
+    /// The limits of the process are set.
     Limits,
-    /// It changes to the user that it has to run as.
+    /// The process changes to the user that it has to run as.
     User,
-    /// It sets the timer that limits the duration of exec.
+    /// The process sets the timer that limits the duration of exec.
     ExecTimer,
-    /// It requests the signal that ends it when the guard dies.
+    /// The process requests the signal that ends it when the guard dies.
     DeathSignal,
-    /// It executes the command.
+    /// The process executes the command.
     Exec,
 }
 
@@ -212,7 +213,7 @@ impl SpawnError {
         removed && matches!(self.stage, SpawnStage::Clone | SpawnStage::JoinCgroup)
     }
 
-    /// Returns the step that failed in words, and what the user can do.
+    /// Returns the failed step in words, and advice for the user.
     fn words(&self) -> (String, &'static str) {
         let Self { stage, errno, program, cwd } = self;
         let program = printable(program);
@@ -234,13 +235,14 @@ impl SpawnError {
                 "the arguments and the environment together are too large; pass data in a file",
             ),
             (SpawnStage::Exec, Errno::TIMEDOUT) => {
-                let advice = "its file system does not answer, or a process of its user has stopped it";
+                let advice =
+                    "the file system of the program does not answer, or a process of its user has stopped the start";
                 (format!("execute '{program}'"), advice)
             }
             (SpawnStage::Exec, _) => (format!("execute '{program}'"), ""),
             (SpawnStage::WorkingDirectory, Errno::TIMEDOUT) => (
                 format!("enter the working directory '{}' for '{program}'", cwd.as_deref().unwrap_or(".")),
-                "its file system does not answer",
+                "the file system of the directory does not answer",
             ),
             (SpawnStage::WorkingDirectory, _) => (
                 format!("enter the working directory '{}' for '{program}'", cwd.as_deref().unwrap_or(".")),
@@ -265,15 +267,15 @@ impl SpawnError {
             (SpawnStage::Clone, _) => (format!("make a process for '{program}'"), ""),
             (SpawnStage::Proof, _) => (
                 format!("prove that '{program}' was born in its cgroup"),
-                "it was ended before it ran; please report this kernel",
+                "it was ended before it ran; please report this kernel version",
             ),
             (SpawnStage::JoinCgroup, _) => (format!("put '{program}' into its cgroup"), ""),
             (SpawnStage::ProcessGroup, _) => (format!("set the process group of '{program}'"), ""),
             (SpawnStage::Descriptors, Errno::BADF) => (
-                format!("hand its descriptors to '{program}'"),
+                format!("pass its descriptors to '{program}'"),
                 "the number of an open descriptor is beyond the hard limit on open files: close it, or see ulimit -Hn",
             ),
-            (SpawnStage::Descriptors, _) => (format!("hand its descriptors to '{program}'"), "see ulimit -n"),
+            (SpawnStage::Descriptors, _) => (format!("pass its descriptors to '{program}'"), "see ulimit -n"),
             (SpawnStage::Terminal, _) => {
                 (format!("make the pseudoterminal the controlling terminal of '{program}'"), "")
             }
@@ -282,18 +284,20 @@ impl SpawnError {
             }
             (SpawnStage::Limits, _) => (format!("set the limits of '{program}'"), ""),
             (SpawnStage::User, Errno::TIMEDOUT) => {
-                (format!("change the user for '{program}'"), "a process of that user may have stopped it")
+                (format!("change the user for '{program}'"), "a process of that user may have stopped the start")
             }
             (SpawnStage::User, _) => {
                 (format!("change the user for '{program}'"), "only root in its user namespace can")
             }
             (SpawnStage::ExecTimer, _) => (format!("set a timer for the start of '{program}'"), "see ulimit -i"),
-            (SpawnStage::DeathSignal, _) => (format!("tie '{program}' to its guard"), "the guard was already gone"),
+            (SpawnStage::DeathSignal, _) => {
+                (format!("make '{program}' end with its guard"), "the guard was already gone")
+            }
             (SpawnStage::Specification, _) => (format!("read what to start for '{program}'"), ""),
         }
     }
 
-    /// Returns what the user can do; empty where pinfold has no advice.
+    /// Returns advice for the user; empty if pinfold has no advice.
     #[must_use]
     pub fn advice(&self) -> &'static str {
         self.words().1

@@ -90,9 +90,13 @@ fn a_process_that_proc_hides_is_a_leftover() {
         let ran = bounded(Run::bare(["unshare", "--mount", "sh", "-c", &script]).run().assert_code(0));
         assert!(ran.stdout.contains("ready"), "{ran:#?}");
         let text = std::fs::read_to_string(directory.path().join("report")).unwrap();
-        let told: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!((&told["leftovers"]["count"], &told["killed"]), (&1.into(), &true.into()), "{hidepid}: {told:#}");
-        assert_eq!(told["unkillable"]["count"], 0, "{hidepid}: {told:#}");
+        let reported: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            (&reported["leftovers"]["count"], &reported["killed"]),
+            (&1.into(), &true.into()),
+            "{hidepid}: {reported:#}"
+        );
+        assert_eq!(reported["unkillable"]["count"], 0, "{hidepid}: {reported:#}");
     }
 }
 
@@ -121,9 +125,9 @@ fn an_emigrant_without_a_usable_proc_is_reported() {
         run.command().args(["--kill-bound", "500ms", "--cgroup"]).arg(&place).arg("--report").arg(file.path());
         run.command().args(["--", "bash", "-c", &format!("coproc {{ {job}; }}; read line <&${{COPROC[0]}}; exit 0")]);
         let ran = bounded(run.run().assert_code(122));
-        let told = report(&file);
-        assert_eq!(told["unkillable"]["count"], 1, "{name}: {ran:#?} {told:#}");
-        assert!(told["error"].as_str().is_some_and(|error| error.contains("/proc")), "{name}: {told:#}");
+        let reported = report(&file);
+        assert_eq!(reported["unkillable"]["count"], 1, "{name}: {ran:#?} {reported:#}");
+        assert!(reported["error"].as_str().is_some_and(|error| error.contains("/proc")), "{name}: {reported:#}");
     }
 }
 
@@ -152,10 +156,18 @@ fn a_leaf_that_its_job_made_unreadable_is_listed_killed_and_removed() {
         run.command().arg("--report").arg(&file).args(["--", "sh", "-c", &job]);
         let ran = bounded(run.run().assert_code(0));
         assert_eq!(ran.stdout, "done\n", "{ran:#?}");
-        let told: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
-        assert_eq!((&told["leftovers"]["count"], &told["killed"]), (&2.into(), &true.into()), "{what}: {told:#}");
-        assert_eq!((&told["not_removed"], &told["error"]), (&serde_json::json!([]), &().into()), "{what}: {told:#}");
-        assert!(!Path::new(told["containment"]["cgroup"].as_str().unwrap()).exists(), "{what}: {told:#}");
+        let reported: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        assert_eq!(
+            (&reported["leftovers"]["count"], &reported["killed"]),
+            (&2.into(), &true.into()),
+            "{what}: {reported:#}"
+        );
+        assert_eq!(
+            (&reported["not_removed"], &reported["error"]),
+            (&serde_json::json!([]), &().into()),
+            "{what}: {reported:#}"
+        );
+        assert!(!Path::new(reported["containment"]["cgroup"].as_str().unwrap()).exists(), "{what}: {reported:#}");
         std::fs::remove_file(&file).unwrap();
     }
 }

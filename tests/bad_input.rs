@@ -10,14 +10,14 @@ use support::{Canary, PINFOLD, Ran, Run, Scratch, has_cgroup};
 
 /// Runs `pinfold run ARGS` and asserts that it fails with a readable message.
 fn refused(run: Run, code: i32, said: &str) -> Ran {
-    let ran = told(run).assert_code(code);
+    let ran = run_without_panic(run).assert_code(code);
     assert!(ran.stderr.starts_with("pinfold: ") || ran.stderr.starts_with("error: "), "{ran:#?}");
     assert!(ran.stderr.contains(said), "{said:?} is not in {ran:#?}");
     ran
 }
 
 /// Runs it with backtraces enabled, and asserts that it prints none.
-fn told(mut run: Run) -> Ran {
+fn run_without_panic(mut run: Run) -> Ran {
     run.command().env("RUST_BACKTRACE", "1");
     let ran = run.run();
     for word in ["panicked", "backtrace", "RUST_BACKTRACE"] {
@@ -32,7 +32,7 @@ fn marking(mark: &Scratch) -> [String; 3] {
 }
 
 #[test]
-fn options_that_cannot_be_meant() {
+fn invalid_options() {
     let mark = Scratch::new("mark");
     for (options, said) in [
         (vec!["--stop-signal", "FOO"], "FOO"),
@@ -83,12 +83,12 @@ fn absurdly_long_durations() {
         return;
     }
     for long in ["18446744073709551615", "18446744073709551615s", "500000000000years", "1000000000h"] {
-        let ran = told(Run::new(["--timeout", long, "--grace", long, "sh", "-c", "exit 3"]));
+        let ran = run_without_panic(Run::new(["--timeout", long, "--grace", long, "sh", "-c", "exit 3"]));
         assert_eq!(ran.assert_code(3).stderr, "", "{long}");
     }
     // An infinite grace period: the job ends by itself.
     let script = "trap 'exit 4' TERM; sleep 1000 & wait";
-    let ran = told(Run::new(["--timeout", "1s", "--grace", "18446744073709551615", "sh", "-c", script]));
+    let ran = run_without_panic(Run::new(["--timeout", "1s", "--grace", "18446744073709551615", "sh", "-c", script]));
     assert_eq!(ran.assert_code(124).report["main"]["exited"], 4);
 }
 
@@ -164,7 +164,7 @@ fn a_report_that_cannot_be_written_in_the_end_fails_after_the_job() {
     refused(Run::bare(words), 125, "standard output: No space left on device");
     // The reader has gone. pinfold does not die of SIGPIPE either; it exits with a code.
     let script = format!("{PINFOLD} run --report - true | exec true; exit ${{PIPESTATUS[0]}}");
-    let ran = told(Run::bare(["bash", "-c", &script]));
+    let ran = run_without_panic(Run::bare(["bash", "-c", &script]));
     assert!(ran.code == 0 || ran.code == 125 && ran.stderr.contains("Broken pipe"), "{ran:#?}");
 }
 
@@ -185,12 +185,12 @@ fn closed_streams() {
 fn failures_with_closed_streams() {
     for closed in ["1>&-", "2>&-", "0<&- 1>&- 2>&-"] {
         let script = format!(r#"exec "$@" {closed}"#);
-        told(Run::in_shell(&script, ["--stop-signal", "FOO", "true"])).assert_code(125);
+        run_without_panic(Run::in_shell(&script, ["--stop-signal", "FOO", "true"])).assert_code(125);
         if has_cgroup() {
-            told(Run::in_shell(&script, ["no-such-command"])).assert_code(127);
-            told(Run::in_shell(&script, ["--cwd", "/no/such", "true"])).assert_code(125);
+            run_without_panic(Run::in_shell(&script, ["no-such-command"])).assert_code(127);
+            run_without_panic(Run::in_shell(&script, ["--cwd", "/no/such", "true"])).assert_code(125);
             // The streams are closed, so pinfold cannot print a message; only the exit code counts.
-            told(Run::in_shell(&script, ["--timeout", "100ms", "sleep", "1000"])).assert_code(124);
+            run_without_panic(Run::in_shell(&script, ["--timeout", "100ms", "sleep", "1000"])).assert_code(124);
         }
     }
 }
@@ -225,17 +225,17 @@ fn bytes_that_are_no_utf8() {
     let shell = "test \"$A\" = \"$(printf 'b\\377d')\" && test \"$B\" = \"$A\" && test \"$1\" = \"$A\"";
     let mut run = Run::new([OsStr::new("--env"), &with("B="), "sh".as_ref(), "-c".as_ref(), shell.as_ref()]);
     run.command().args(["sh".as_ref(), bad]).env("A", bad);
-    told(run).assert_code(0);
+    run_without_panic(run).assert_code(0);
 
     let scratch = Scratch::directory("bytes");
     let directory = scratch.path().join(bad);
     std::fs::create_dir(&directory).unwrap();
-    let ran = told(Run::new([OsStr::new("--cwd"), directory.as_os_str(), "pwd".as_ref()])).assert_code(0);
+    let ran = run_without_panic(Run::new([OsStr::new("--cwd"), directory.as_os_str(), "pwd".as_ref()])).assert_code(0);
     assert!(ran.report["cwd"].as_str().unwrap().ends_with("b\u{fffd}d"), "{ran:#?}");
     let report = directory.join("report");
     let mut run = Run::bare([OsStr::new(PINFOLD), "run".as_ref(), "--report".as_ref(), report.as_os_str()]);
     run.command().arg("true");
-    told(run).assert_code(0);
+    run_without_panic(run).assert_code(0);
     assert!(std::fs::read_to_string(&report).unwrap().starts_with("{\"version\":1,"));
 }
 
@@ -257,13 +257,13 @@ fn the_cgroup_that_was_named_is_none() {
 /// A failure affects no other process and leaves nothing: the warden counts the processes, and the canary process still
 /// lives.
 #[test]
-fn failures_hit_nobody() {
+fn failures_affect_no_other_process() {
     let canary = Canary::new();
     if has_cgroup() {
-        told(Run::new(["no-such-command"])).assert_code(127);
-        told(Run::new(["/"])).assert_code(126);
+        run_without_panic(Run::new(["no-such-command"])).assert_code(127);
+        run_without_panic(Run::new(["/"])).assert_code(126);
     }
-    told(Run::new(["--timeout", "-1", "true"])).assert_code(125);
+    run_without_panic(Run::new(["--timeout", "-1", "true"])).assert_code(125);
     canary.assert_alive();
 }
 
@@ -275,14 +275,14 @@ fn durations_as_of_timeout() {
     }
     for no_limit in ["0", "0s", "0.0", "inf", "1e9", "1e3h"] {
         let options = ["--timeout", no_limit, "--idle-timeout", no_limit, "sh", "-c", "sleep 0.05; exit 3"];
-        assert_eq!(told(Run::new(options)).assert_code(3).stderr, "", "{no_limit}");
+        assert_eq!(run_without_panic(Run::new(options)).assert_code(3).stderr, "", "{no_limit}");
     }
     for soon in [".1", "1e-1", "100ms"] {
-        told(Run::new(["--timeout", soon, "-q", "sleep", "1000"])).assert_code(124);
+        run_without_panic(Run::new(["--timeout", soon, "-q", "sleep", "1000"])).assert_code(124);
     }
     // An infinite grace period lasts until the job ends.
     let script = "trap 'exit 4' TERM; sleep 1000 & wait";
-    let ran = told(Run::new(["--timeout", "1", "--grace", "inf", "sh", "-c", script]));
+    let ran = run_without_panic(Run::new(["--timeout", "1", "--grace", "inf", "sh", "-c", script]));
     assert_eq!(ran.assert_code(124).report["main"]["exited"], 4);
 }
 
@@ -294,7 +294,7 @@ fn variables_are_passed_on_and_removed() {
     let of = |options: &[&str]| {
         let mut run = Run::new(options.iter().chain(&["--", "sh", "-c", "echo \"$A $B ${C-none} ${D-none}\""]));
         run.command().env("A", "a").env("B", "b=1").env_remove("C").env("D", "");
-        told(run).assert_code(0).stdout
+        run_without_panic(run).assert_code(0).stdout
     };
     assert_eq!(of(&[]), "a b=1 none \n");
     assert_eq!(of(&["--clear-env", "--env", "A", "--env", "B", "--env", "C", "--env", "D"]), "a b=1 none \n");
@@ -313,14 +313,14 @@ fn empty_and_invalid_variables_of_pinfold() {
             let mut run = Run::bare([PINFOLD].iter().chain(words));
             run.command().env("PINFOLD_CGROUP", "").env("PINFOLD_CONTAINMENT", "");
             assert_eq!(
-                told(run).assert_code(0).stderr.replace("0 succeeded", "").lines().count(),
+                run_without_panic(run).assert_code(0).stderr.replace("0 succeeded", "").lines().count(),
                 usize::from(words[0] == "pool")
             );
         }
         // The job's environment stays unchanged.
         let mut run = Run::new(["sh", "-c", "echo \"${PINFOLD_CGROUP-unset}\""]);
         run.command().env("PINFOLD_CGROUP", "");
-        assert_eq!(told(run).assert_code(0).stdout, "\n");
+        assert_eq!(run_without_panic(run).assert_code(0).stdout, "\n");
     }
     for words in &commands[..4] {
         for value in ["", " ", "luck", "CGROUPS"].into_iter().skip(1) {
@@ -337,7 +337,7 @@ fn empty_and_invalid_variables_of_pinfold() {
 }
 
 fn refused_by(run: Run, words: &[&str]) {
-    let ran = told(run).assert_code(125);
+    let ran = run_without_panic(run).assert_code(125);
     assert!(words.iter().all(|word| ran.stderr.contains(word)), "{words:?} is not in {ran:#?}");
 }
 
@@ -358,7 +358,7 @@ fn limits_of_the_caller_that_are_too_low_are_named() {
                 // The kernel puts the environment on the stack too: a large one leaves the loader nothing of 16 KiB.
                 run.command().env_clear().env("PATH", "/usr/bin:/bin");
             }
-            let ran = told(run);
+            let ran = run_without_panic(run);
             let reason = ran.code == 125 && ran.stderr.starts_with("pinfold") && ran.stderr.contains(said);
             assert!(ran.code == 0 || reason, "{script}: {ran:#?}");
         }
@@ -375,7 +375,7 @@ fn a_fifo_without_a_reader_is_refused() {
     let (fifo, job) = (fifo.to_str().unwrap(), format!("echo ran > {}", mark.display()));
     for option in ["--report", "--tee"] {
         let ran = Run::bare([PINFOLD, "run", option, fifo, "--", "sh", "-c", &job]).run().assert_code(125);
-        assert!(ran.stderr.contains(fifo) && ran.stderr.contains("FIFO that nothing reads"), "{ran:#?}");
+        assert!(ran.stderr.contains(fifo) && ran.stderr.contains("FIFO that no process reads"), "{ran:#?}");
         assert!(!mark.exists());
     }
     if !has_cgroup() {

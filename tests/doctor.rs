@@ -157,8 +157,8 @@ fn assert_true_of(pinfold: &str, prefix: &[&str]) -> Examination {
         let words = [prefix, &[pinfold], options].concat();
         Command::new(words[0]).args(&words[1..]).output().unwrap()
     };
-    let told = call(&["doctor", "--json"]);
-    let examination = json(&told);
+    let printed = call(&["doctor", "--json"]);
+    let examination = json(&printed);
     assert_eq!(Examination::of(examination.facts.clone()), examination);
     let ran = call(&["run", "--report", "-", "--", "true"]);
     let verdict = &examination.verdict;
@@ -169,7 +169,7 @@ fn assert_true_of(pinfold: &str, prefix: &[&str]) -> Examination {
         Containment::Subreaper => (1, Some("subreaper")),
         _ => (1, None),
     };
-    assert_eq!((told.status.code(), kind), (Some(code), expected), "{verdict:#?} {ran:#?}");
+    assert_eq!((printed.status.code(), kind), (Some(code), expected), "{verdict:#?} {ran:#?}");
     let refused = serde_json::to_value(&verdict.refused).unwrap();
     let runs = &report["containment"]["refused"];
     match kind {
@@ -220,10 +220,10 @@ fn it_changes_nothing() {
     }
     let own = OwnCgroup::new();
     let place = own.path.clone();
-    let told = doctor(&[], &["--json", "--cgroup", place.to_str().unwrap()]);
+    let printed = doctor(&[], &["--json", "--cgroup", place.to_str().unwrap()]);
     let examined = examine(Some(&place));
     assert_eq!(own.directories(), 0);
-    assert_eq!(json(&told).verdict, examined.verdict);
+    assert_eq!(json(&printed).verdict, examined.verdict);
     assert_eq!(examined.verdict.cgroup.as_deref(), place.to_str());
     let scratch = examined.facts.scratch.unwrap();
     assert_eq!((scratch.made, scratch.joined, scratch.removed), (Tried::Works, Tried::Works, Tried::Works));
@@ -289,9 +289,9 @@ fn it_is_true_for_a_user_who_may_write_nothing() {
     }
     let copy = PublicCopy::new("doctor");
     let user = ["--reuid", "65534", "--regid", "65534", "--clear-groups", copy.path(), "doctor", "--json"];
-    let told = Command::new("setpriv").args(user).output().unwrap();
-    assert_eq!(told.status.code(), Some(1));
-    let examination = json(&told);
+    let printed = Command::new("setpriv").args(user).output().unwrap();
+    assert_eq!(printed.status.code(), Some(1));
+    let examination = json(&printed);
     assert_eq!((examination.facts.user, examination.verdict.containment), (65534, Containment::Subreaper));
     if has_cgroup() {
         assert_eq!(mark(&examination, "own"), Some(Mark::Bad));
@@ -346,7 +346,7 @@ fn it_is_true_without_clone3() {
 }
 
 #[test]
-fn nobody_to_tell() {
+fn a_failed_write_to_standard_output_is_reported() {
     let full = Command::new("sh").args(["-c", "exec \"$0\" doctor >/dev/full", PINFOLD]).output().unwrap();
     assert_eq!(full.status.code(), Some(125));
     assert!(

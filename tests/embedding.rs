@@ -22,7 +22,7 @@ fn sleeping() -> Command {
 
 /// There are more futures than the supervisor starts jobs at a time.
 #[test]
-fn spawns_that_nobody_polls_hold_nobody_up() {
+fn spawns_that_are_not_polled_block_no_other_spawn() {
     if !has_cgroup() {
         return;
     }

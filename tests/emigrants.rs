@@ -149,12 +149,12 @@ fn that_may_not_be_killed() {
         has("suid", false, "the file system of the target directory is mounted nosuid");
         return;
     }
-    let told: serde_json::Value = serde_json::from_str(&report.text()).unwrap();
+    let reported: serde_json::Value = serde_json::from_str(&report.text()).unwrap();
     assert_eq!(ran.code, 122, "{ran:#?}");
-    let (emigrants, unkillable) = (&told["emigrants"], &told["unkillable"]);
-    assert_eq!((&emigrants["count"], &unkillable["count"]), (&1.into(), &1.into()), "{told:#}");
+    let (emigrants, unkillable) = (&reported["emigrants"], &reported["unkillable"]);
+    assert_eq!((&emigrants["count"], &unkillable["count"]), (&1.into(), &1.into()), "{reported:#}");
     let (emigrant, left) = (&emigrants["processes"][0], &unkillable["processes"][0]);
-    assert_eq!((&emigrant["pid"], &emigrant["command_line"]), (&left["pid"], &left["command_line"]), "{told:#}");
-    assert!(left["command_line"].as_str().unwrap().contains("become-root"), "{told:#}");
+    assert_eq!((&emigrant["pid"], &emigrant["command_line"]), (&left["pid"], &left["command_line"]), "{reported:#}");
+    assert!(left["command_line"].as_str().unwrap().contains("become-root"), "{reported:#}");
     assert!(ran.stderr.contains("had left its cgroup, not all could be killed"), "{ran:#?}");
 }

@@ -57,12 +57,12 @@ fn a_sibling_by_clone_parent() {
 
 #[test]
 fn below_a_subreaper_of_its_own() {
-    escape("escape_kin", "own-subreaper").told(2).leftovers(2).both();
+    escape("escape_kin", "own-subreaper").in_place(2).leftovers(2).both();
 }
 
 #[test]
 fn below_many_subreapers_that_end_at_once() {
-    escape("escape_kin", "own-subreapers").told(80).leftovers(80).both();
+    escape("escape_kin", "own-subreapers").in_place(80).leftovers(80).both();
 }
 
 // Many processes.
@@ -74,7 +74,7 @@ fn a_chain_of_vforks() {
 
 #[test]
 fn threads_that_fork() {
-    escape("escape_kin", "forking-threads").told(4).leftovers(5).both();
+    escape("escape_kin", "forking-threads").in_place(4).leftovers(5).both();
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn a_thread_that_outlives_its_leader() {
 fn a_fork_storm() {
     if has_root() {
         let mut storm = escape("escape_kin", "storm").by(By::Kill);
-        (storm.told, storm.leftovers) = (1..=usize::MAX, 1..=u64::MAX);
+        (storm.in_place, storm.leftovers) = (1..=usize::MAX, 1..=u64::MAX);
         storm.both();
     }
 }
@@ -95,7 +95,7 @@ fn a_fork_storm() {
 
 /// Returns an escape whose process starts a child that continues, and ends, again and again, in less than 0.1 ms.
 fn relay(mode: &str, count: usize) -> Escape {
-    let mut relay = escape("escape_kin", mode).by(By::Kill).told(count);
+    let mut relay = escape("escape_kin", mode).by(By::Kill).in_place(count);
     // The single scan that counts leftovers may find none of them.
     relay.leftovers = 0..=u64::MAX;
     relay
@@ -130,7 +130,7 @@ fn deaf_to_every_signal() {
 
 #[test]
 fn a_deaf_main_process() {
-    escape("escape_deaf", "deaf-main").by(By::Kill).told(0).ended_by_the_deadline();
+    escape("escape_deaf", "deaf-main").by(By::Kill).in_place(0).ended_by_the_deadline();
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn one_more_for_each_sigterm() {
 
 #[test]
 fn relays_that_sigterm_sets_off() {
-    escape("escape_deaf", "relays-when-told").by(By::Kill).told(100).leftovers(100).both();
+    escape("escape_deaf", "relays-when-told").by(By::Kill).in_place(100).leftovers(100).both();
 }
 
 // Processes that ignore signals and whose first thread has exited: `cgroup.kill` alone does not end them.
@@ -196,7 +196,7 @@ fn another_users() {
 #[test]
 fn in_a_pid_namespace() {
     if has_root() {
-        escape("escape_user", "pid-namespace").by(By::Kill).told(2).leftovers(3).both();
+        escape("escape_user", "pid-namespace").by(By::Kill).in_place(2).leftovers(3).both();
     }
 }
 
@@ -243,7 +243,7 @@ fn in_a_frozen_cgroup() {
 #[test]
 fn at_the_bottom_of_thirty_cgroups() {
     if has_cgroup() && has_root() {
-        escape("escape_cgroup", "deep").with([own_cgroup()]).told(3).leftovers(3).both();
+        escape("escape_cgroup", "deep").with([own_cgroup()]).in_place(3).leftovers(3).both();
     }
 }
 
@@ -307,14 +307,14 @@ fn a_stopped_emigrant() {
 fn hundreds_of_emigrants() {
     if has_cgroup() && has_root() {
         // The report does not count the main process.
-        emigrant("many-emigrants").told(701).emigrants(700).both();
+        emigrant("many-emigrants").in_place(701).emigrants(700).both();
     }
 }
 
 #[test]
 fn a_family_of_emigrants() {
     if has_cgroup() && has_root() {
-        emigrant("family-of-emigrants").told(4).leftovers(1).emigrants(3).both();
+        emigrant("family-of-emigrants").in_place(4).leftovers(1).emigrants(3).both();
     }
 }
 
@@ -338,14 +338,14 @@ fn an_emigrant_that_is_another_one_at_each_look() {
 fn a_main_process_that_emigrates() {
     if has_cgroup() && has_root() {
         // The child of the main process, which is born outside, is the emigrant.
-        emigrant("main-emigrates").told(2).both();
+        emigrant("main-emigrates").in_place(2).both();
     }
 }
 
 #[test]
 fn a_deaf_main_process_that_emigrates() {
     if has_cgroup() && has_root() {
-        emigrant("deaf-main-emigrates").told(2).by(By::Kill).ended_by_the_deadline();
+        emigrant("deaf-main-emigrates").in_place(2).by(By::Kill).ended_by_the_deadline();
     }
 }
 

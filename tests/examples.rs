@@ -69,7 +69,7 @@ fn the_ci_executor_builds_tests_and_keeps_the_artefact() {
     let leaky = repository("setsid nohup sleep 4321 >/dev/null 2>&1 </dev/null &\nexit 0\n");
     let directory = Scratch::directory("artefacts");
     let ran = ci(leaky.path(), directory.path()).run().assert_code(1);
-    assert!(ran.stdout.contains("[test] left behind, and ended now: "), "{}", ran.stdout);
+    assert!(ran.stdout.contains("[test] left behind, and ended by pinfold: "), "{}", ran.stdout);
     assert!(ran.stdout.contains("[build] passed") && !directory.path().join("hello").exists());
 }
 
@@ -108,7 +108,7 @@ fn programs(scripts: &[(&str, &str)]) -> Scratch {
 }
 
 #[test]
-fn the_test_runner_tells_passing_from_leaking() {
+fn the_test_runner_distinguishes_passing_from_leaking() {
     if !has_cgroup() {
         return;
     }
@@ -138,8 +138,8 @@ fn the_test_runner_tells_passing_from_leaking() {
         let line = ran.stdout.lines().find(|line| line.ends_with(name)).unwrap_or_else(|| panic!("{name}: {ran:#?}"));
         line.split('[').next().unwrap().trim().to_owned()
     };
-    let told = ["/good", "/bad", "/slow", "/leaky", "/crash", "/flaky"].map(verdict);
-    assert_eq!(told, ["PASS", "FAIL", "TIMEOUT", "LEAKED", "CRASHED", "FLAKY"], "{}", ran.stdout);
+    let verdicts = ["/good", "/bad", "/slow", "/leaky", "/crash", "/flaky"].map(verdict);
+    assert_eq!(verdicts, ["PASS", "FAIL", "TIMEOUT", "LEAKED", "CRASHED", "FLAKY"], "{}", ran.stdout);
     assert!(ran.stdout.contains("| what went wrong") && !ran.stdout.contains("unseen"), "{}", ran.stdout);
     assert!(ran.stdout.contains("sleep 4321") && ran.stdout.contains("2 passed, 4 failed"), "{}", ran.stdout);
     assert!(run(&all[..1]).assert_code(0).stdout.contains("1 passed, 0 failed"));

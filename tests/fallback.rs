@@ -41,9 +41,9 @@ fn several_at_once() {
         let mut run = Run::bare(["bash", "-c", &format!("seq 8 | ({script})"), PINFOLD]);
         run.command().env("D", directory.path());
         let ran = run.run().assert_code(0);
-        let told = results(&directory);
-        assert_eq!(told.len(), 8, "{ran:#?}");
-        for one in told {
+        let outcomes = results(&directory);
+        assert_eq!(outcomes.len(), 8, "{ran:#?}");
+        for one in outcomes {
             assert_eq!(one["report"]["containment"]["kind"], "subreaper", "{one:#}");
             assert_ne!(one["report"]["containment"]["refused"], serde_json::json!([]), "{one:#}");
         }
@@ -78,10 +78,10 @@ LINES"#;
     run.command().env("D", directory.path());
     let ran = run.run().assert_code(0);
     assert!(ran.stdout.contains("told over\n") && ran.stdout.contains("third\n"), "{ran:#?}");
-    let told = results(&directory);
-    let kinds: Vec<_> = told.iter().map(|one| one["report"]["containment"]["kind"].as_str().unwrap()).collect();
-    assert_eq!(kinds.iter().filter(|kind| **kind == "cgroup").count(), 2, "{told:#?}");
-    assert_eq!(told.iter().filter(|one| one["report"]["reason"] == "exited").count(), 3, "{told:#?}");
+    let outcomes = results(&directory);
+    let kinds: Vec<_> = outcomes.iter().map(|one| one["report"]["containment"]["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds.iter().filter(|kind| **kind == "cgroup").count(), 2, "{outcomes:#?}");
+    assert_eq!(outcomes.iter().filter(|one| one["report"]["reason"] == "exited").count(), 3, "{outcomes:#?}");
 }
 
 /// Each job has its own guards, which are reparented when their parents end. None of them stays a zombie.

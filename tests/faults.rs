@@ -38,7 +38,7 @@ enum Fault {
 }
 
 #[test]
-fn nobody_outlives_a_killed_supervisor_or_guard() {
+fn nothing_outlives_a_killed_supervisor_or_guard() {
     // SAFETY: changes only which process adopts our orphans.
     unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
     let (mut random, seed) = Random::new("faults", "PINFOLD_FAULT_SEED");

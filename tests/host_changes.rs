@@ -210,8 +210,8 @@ fn a_descriptor_that_exec_closes_reaches_no_job() {
             for _ in 0..20 {
                 let spawns: Vec<_> = (0..20).map(|_| Box::pin(supervisor.spawn(&command))).collect();
                 for spawn in spawns {
-                    let told = output(spawn).await;
-                    assert!(told == name(&shared) || told == "none\n", "{told}");
+                    let printed = output(spawn).await;
+                    assert!(printed == name(&shared) || printed == "none\n", "{printed}");
                 }
             }
             over.store(true, Ordering::Relaxed);

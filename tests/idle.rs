@@ -11,7 +11,7 @@ use support::{Run, Running, has_cgroup, wait_for};
 const WINDOW: Duration = Duration::from_secs(2);
 
 #[test]
-fn a_job_that_sleeps_wakes_nobody() {
+fn a_job_that_sleeps_wakes_no_process() {
     if !has_cgroup() {
         return;
     }
@@ -44,7 +44,7 @@ fn a_job_that_sleeps_wakes_nobody() {
 
 /// Many sleeping jobs wake neither their pool nor its guard, wherever their output goes.
 #[test]
-fn many_jobs_that_sleep_wake_nobody() {
+fn many_jobs_that_sleep_wake_no_process() {
     if !has_cgroup() {
         return;
     }

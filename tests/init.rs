@@ -172,7 +172,7 @@ fn side_by_side_exit_codes() {
 }
 
 #[test]
-fn nothing_is_left_and_what_is_left_is_told_to_end() {
+fn nothing_is_left_and_remaining_processes_are_signalled() {
     if !has_namespaces() {
         return;
     }
@@ -279,7 +279,7 @@ fn by_the_name_dumb_init() {
 }
 
 #[test]
-fn options_and_what_cannot_be_meant() {
+fn valid_and_invalid_options() {
     let said = |words: &[&str]| {
         let out = Command::new(PINFOLD).arg("init").args(words).output().unwrap();
         (out.status.code(), String::from_utf8(out.stdout).unwrap() + &String::from_utf8(out.stderr).unwrap())

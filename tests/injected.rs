@@ -21,10 +21,10 @@ fn one(options: &[&str], call: u64, errno: i32) -> (Ran, u64) {
     run.command().arg(report.path()).args(options).arg("--").arg(program("tree"));
     let ran = run.run();
     let calls = count.text().trim().parse().unwrap_or_else(|_| panic!("{ran:#?}"));
-    let told: serde_json::Value = serde_json::from_str(&report.text()).unwrap_or_default();
-    if let Some(leaf) = told["containment"]["cgroup"].as_str() {
-        let excused = told["not_removed"].as_array().is_some_and(|left| !left.is_empty());
-        assert!(excused || !std::path::Path::new(leaf).exists(), "{leaf} is left: {told:#}");
+    let reported: serde_json::Value = serde_json::from_str(&report.text()).unwrap_or_default();
+    if let Some(leaf) = reported["containment"]["cgroup"].as_str() {
+        let excused = reported["not_removed"].as_array().is_some_and(|left| !left.is_empty());
+        assert!(excused || !std::path::Path::new(leaf).exists(), "{leaf} is left: {reported:#}");
     }
     (ran, calls)
 }
@@ -47,8 +47,8 @@ fn every_call(options: &[&str]) {
                 println!("call {call}, errno {errno}: {} s, code {}: {}", ran.elapsed.as_secs(), ran.code, ran.stderr);
             }
             // Either the job ended at its deadline, or pinfold failed and reported that on standard error.
-            let told = ran.code == 124 || (125..=127).contains(&ran.code) && !ran.stderr.is_empty();
-            if !told || ran.stderr.contains("panicked") {
+            let reported = ran.code == 124 || (125..=127).contains(&ran.code) && !ran.stderr.is_empty();
+            if !reported || ran.stderr.contains("panicked") {
                 failed.push(format!("call {call}, errno {errno}: {ran:#?}"));
             }
         }

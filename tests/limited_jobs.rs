@@ -19,7 +19,7 @@ fn has_memory_and_pids() -> bool {
 }
 
 /// Prints the files of the job's own cgroup as the kernel shows them.
-const TELL: &str =
+const SHOW_LIMITS: &str =
     r#"cd "/sys/fs/cgroup$(sed -n s/^0:://p /proc/self/cgroup)" && cat memory.max memory.swap.max pids.max"#;
 
 fn used(mode: &[&str]) -> Value {
@@ -32,12 +32,12 @@ fn each_job_of_a_pool_has_its_own() {
     if !has_memory_and_pids() {
         return;
     }
-    let (results, told) = (Scratch::new("results"), Scratch::new("told"));
-    let tell = format!("{TELL} >'{}'", text(told.path()));
+    let (results, printed) = (Scratch::new("results"), Scratch::new("told"));
+    let show = format!("{SHOW_LIMITS} >'{}'", text(printed.path()));
     let jobs = [
         json!({"command": used(&["hog", "1000000000"]), "limits": {"memory": "64M"}}),
         json!({"command": used(&["storm"]), "timeout": "2s", "limits": {"pids": 20}}),
-        json!({"command": ["sh", "-c", tell], "limits": {"memory": 33554432, "swap": "4M", "pids": 7}}),
+        json!({"command": ["sh", "-c", show], "limits": {"memory": 33554432, "swap": "4M", "pids": 7}}),
         json!({"command": ["sh", "-c", "ulimit -n; nice; exit 3"], "limits": {"rlimit": ["nofile=64"], "nice": 5}}),
         json!({"command": used(&["hog", "100000000"]), "timeout": "2s"}),
     ];
@@ -52,7 +52,7 @@ fn each_job_of_a_pool_has_its_own() {
     assert!(storm["report"]["usage"]["forks_refused"]["value"].as_u64().unwrap() > 0, "{storm:#}");
     assert_eq!(teller["report"]["exit_code"], 0, "{teller:#}");
     // Without swap accounting this file does not exist, and swap cannot be limited.
-    let files = told.text();
+    let files = printed.text();
     assert!(files.starts_with("33554432\n") && files.ends_with("\n7\n"), "{files}");
     assert!(files.contains("\n4194304\n"), "{files}");
     assert_eq!(limited["report"]["exit_code"], 3, "{limited:#}");
@@ -74,28 +74,31 @@ fn each_job_that_is_submitted_has_its_own() {
     let submit = |id: &str, job: Value| json!({"op": "submit", "id": id, "job": job});
     let requests = [
         submit("hog", json!({"command": used(&["hog", "1000000000"]), "limits": {"memory": "64M"}})),
-        submit("tell", json!({"command": ["sh", "-c", TELL], "limits": {"memory": "32M", "swap": "4M", "pids": 7}})),
-        submit("free", json!({"command": ["sh", "-c", TELL]})),
+        submit(
+            "show",
+            json!({"command": ["sh", "-c", SHOW_LIMITS], "limits": {"memory": "32M", "swap": "4M", "pids": 7}}),
+        ),
+        submit("free", json!({"command": ["sh", "-c", SHOW_LIMITS]})),
         submit("weight", json!({"command": ["true"], "limits": {"cpu_weight": 50}})),
     ];
     for request in &requests {
         writeln!(stdin, "{request}").unwrap();
     }
-    let (mut done, mut refused, mut told) = (std::collections::BTreeMap::new(), Value::Null, Vec::new());
+    let (mut done, mut refused, mut printed) = (std::collections::BTreeMap::new(), Value::Null, Vec::new());
     while done.len() < 3 || refused.is_null() {
         let event: Value = serde_json::from_str(&running.line()).unwrap();
         match event["event"].as_str().unwrap() {
             "done" => _ = done.insert(event["id"].as_str().unwrap().to_owned(), event["report"].clone()),
             "error" => refused = event,
-            "output" => told.push(format!("{}: {}", event["id"].as_str().unwrap(), event["line"].as_str().unwrap())),
+            "output" => printed.push(format!("{}: {}", event["id"].as_str().unwrap(), event["line"].as_str().unwrap())),
             _ => {}
         }
     }
     drop(stdin);
     running.finish().assert_code(0);
     assert_eq!(done["hog"]["reason"], "oom", "{done:#?}");
-    let expected = ["tell: 33554432", "tell: 4194304", "tell: 7", "free: max", "free: max", "free: max"];
-    assert_eq!(told, expected, "{done:#?}");
+    let expected = ["show: 33554432", "show: 4194304", "show: 7", "free: max", "free: max", "free: max"];
+    assert_eq!(printed, expected, "{done:#?}");
     // pinfold refuses a limit for which it was not started, and reports the reason.
     assert_eq!(refused["id"], "weight");
     assert!(refused["message"].as_str().unwrap().contains("--controllers cpu"), "{refused:#}");

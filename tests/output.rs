@@ -10,7 +10,7 @@ use pinfold::output::CaptureLimit;
 use pinfold::report::Reason;
 use pinfold::{Command, Error, Readiness, Stdio, Supervisor};
 use support::Scratch;
-use support::host::{heard, with_supervisor};
+use support::host::{piped, with_supervisor};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Long enough that only a hang reaches it.
@@ -19,7 +19,7 @@ const LONG: Duration = Duration::from_secs(60);
 #[test]
 fn both_streams_and_the_report() {
     with_supervisor(async |supervisor| {
-        let mut command = heard("cat; echo error >&2; exit 3");
+        let mut command = piped("cat; echo error >&2; exit 3");
         command.stdin_bytes("given");
         // Two jobs, each with its own output.
         for _ in 0..2 {
@@ -35,7 +35,7 @@ fn both_streams_and_the_report() {
 #[test]
 fn a_closed_stream_is_not_the_end_of_the_job() {
     with_supervisor(async |supervisor| {
-        let job = supervisor.spawn(&heard("echo last; exec >&- 2>&-; read forever < /dev/zero")).await.unwrap();
+        let job = supervisor.spawn(&piped("echo last; exec >&- 2>&-; read forever < /dev/zero")).await.unwrap();
         let mut text = String::new();
         job.take_stdout().unwrap().read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "last\n");
@@ -57,7 +57,7 @@ fn a_held_pipe_does_not_delay_the_return_and_loses_nothing() {
         for fifo in [&ready, &go] {
             rustix::fs::mkfifoat(rustix::fs::CWD, fifo, 0o600.into()).unwrap();
         }
-        let mut command = heard(script);
+        let mut command = piped(script);
         command.arg(ready.to_str().unwrap());
         let job = supervisor.spawn(&command).await.unwrap();
         let pid = job.pid();
@@ -81,7 +81,7 @@ fn a_held_pipe_does_not_delay_the_return_and_loses_nothing() {
 #[test]
 fn what_is_kept_is_bounded() {
     with_supervisor(async |supervisor| {
-        let mut command = heard("echo begin; head -c 30000000 /dev/zero; echo; echo end");
+        let mut command = piped("echo begin; head -c 30000000 /dev/zero; echo; echo end");
         let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
         assert_eq!(output.stdout.total(), 30_000_000 + 6 + 5);
         let kept = output.stdout.to_bytes();
@@ -98,7 +98,7 @@ fn what_is_kept_is_bounded() {
 #[test]
 fn a_dropped_wait_loses_no_output() {
     with_supervisor(async |supervisor| {
-        let job = supervisor.spawn(&heard("seq 20000; sleep 0.1; seq 20001 40000")).await.unwrap();
+        let job = supervisor.spawn(&piped("seq 20000; sleep 0.1; seq 20001 40000")).await.unwrap();
         let output = loop {
             if let Ok(output) = tokio::time::timeout(Duration::from_millis(1), job.wait_with_output()).await {
                 break output.unwrap();
@@ -113,7 +113,7 @@ fn a_dropped_wait_loses_no_output() {
 fn lines_and_their_times() {
     with_supervisor(async |supervisor| {
         let before = SystemTime::now();
-        let job = supervisor.spawn(&heard(r"printf 'one\n\ntwo\377\nlast'")).await.unwrap();
+        let job = supervisor.spawn(&piped(r"printf 'one\n\ntwo\377\nlast'")).await.unwrap();
         let mut lines = job.take_stdout().unwrap().lines();
         let mut seen = Vec::new();
         while let Some(line) = lines.next_line().await.unwrap() {
@@ -126,7 +126,7 @@ fn lines_and_their_times() {
 
         // Output without a newline arrives in pieces. None is lost, and pinfold holds no more of it than the maximum
         // length of a line.
-        let job = supervisor.spawn(&heard("head -c 5000000 /dev/zero")).await.unwrap();
+        let job = supervisor.spawn(&piped("head -c 5000000 /dev/zero")).await.unwrap();
         let mut lines = job.take_stdout().unwrap().lines().max_line(100_000);
         let mut total = 0;
         while let Some(line) = lines.next_line().await.unwrap() {
@@ -137,7 +137,7 @@ fn lines_and_their_times() {
 
         // The length limit also applies where the newline arrives at once, and does not depend on how the output was
         // split into reads.
-        let job = supervisor.spawn(&heard(r"printf 'abc\nabcdefgh\n\nabcd'")).await.unwrap();
+        let job = supervisor.spawn(&piped(r"printf 'abc\nabcdefgh\n\nabcd'")).await.unwrap();
         let mut lines = job.take_stdout().unwrap().lines().max_line(3);
         let mut seen = Vec::new();
         while let Some(line) = lines.next_line().await.unwrap() {
@@ -152,7 +152,7 @@ fn lines_and_their_times() {
 #[test]
 fn standard_input_as_a_stream() {
     with_supervisor(async |supervisor| {
-        let mut command = heard("cat");
+        let mut command = piped("cat");
         command.stdin(Stdio::Piped);
         let job = supervisor.spawn(&command).await.unwrap();
         let mut stdin = job.take_stdin().unwrap();
@@ -174,9 +174,9 @@ fn standard_input_as_a_stream() {
 }
 
 #[test]
-fn input_that_is_never_read_holds_nobody_up() {
+fn input_that_is_never_read_delays_nothing() {
     with_supervisor(async |supervisor| {
-        let mut command = heard("echo done");
+        let mut command = piped("echo done");
         command.stdin_bytes(vec![b'x'; 100_000_000]);
         let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
         assert_eq!(output.stdout.text(), "done\n");
@@ -186,7 +186,7 @@ fn input_that_is_never_read_holds_nobody_up() {
 #[test]
 fn an_idle_timeout() {
     with_supervisor(async |supervisor| {
-        let mut command = heard("echo once; sleep 1000");
+        let mut command = piped("echo once; sleep 1000");
         command.idle_timeout(Duration::from_millis(300));
         let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
         assert_eq!((output.report.reason, output.report.exit_code), (Reason::Idle, 124));
@@ -194,7 +194,7 @@ fn an_idle_timeout() {
         assert!(output.report.phases.stopping.unwrap() >= 0.3);
 
         // A job that writes in time is left alone, here for four times the timeout in all.
-        let mut command = heard("for i in 1 2 3 4 5 6 7 8; do sleep 0.25; echo $i >&2; done");
+        let mut command = piped("for i in 1 2 3 4 5 6 7 8; do sleep 0.25; echo $i >&2; done");
         command.idle_timeout(Duration::from_secs(1));
         let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
         assert_eq!((output.report.reason, output.stderr.total()), (Reason::Exited, 16));
@@ -212,7 +212,7 @@ fn a_tee() {
     with_supervisor(async |supervisor| {
         let scratch = Scratch::new("tee");
         let file = std::fs::OpenOptions::new().read(true).write(true).create_new(true).open(scratch.path()).unwrap();
-        let mut command = heard("echo one; echo two");
+        let mut command = piped("echo one; echo two");
         command.tee_stdout(file.try_clone().unwrap());
         let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
         assert_eq!(output.stdout.text(), "one\ntwo\n");
@@ -239,7 +239,7 @@ fn a_tee() {
 fn a_tee_that_fails_does_not_hold_up_the_job() {
     with_supervisor(async |supervisor| {
         let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let mut command = heard("head -c 1000000 /dev/zero; head -c 1000000 /dev/zero >&2; exit 3");
+        let mut command = piped("head -c 1000000 /dev/zero; head -c 1000000 /dev/zero >&2; exit 3");
         command.tee_stdout(full()).tee_stderr(full());
         let job = supervisor.spawn(&command).await.unwrap();
         for _ in 0..2 {
@@ -254,20 +254,20 @@ fn a_tee_that_fails_does_not_hold_up_the_job() {
 }
 
 #[test]
-fn events_tell_the_whole_story_to_everybody() {
+fn every_listener_receives_all_events() {
     with_supervisor(async |supervisor| {
-        let mut command = heard("trap '' TERM; echo ready; sleep 1000 & wait; sleep 1000");
+        let mut command = piped("trap '' TERM; echo ready; sleep 1000 & wait; sleep 1000");
         command.grace(Duration::from_millis(100));
         let job = supervisor.spawn(&command).await.unwrap();
         let mut early = job.events();
         job.ready(&Readiness::stdout_line("ready"), LONG).await.unwrap();
         job.stop();
-        let mut told = Vec::new();
+        let mut received = Vec::new();
         while let Some(event) = early.next_event().await {
-            told.push(event);
+            received.push(event);
         }
         let report = job.wait().await.unwrap();
-        let kinds: Vec<_> = told.iter().map(|event| event.kind.clone()).collect();
+        let kinds: Vec<_> = received.iter().map(|event| event.kind.clone()).collect();
         let [
             EventKind::Spawned { pid, .. },
             EventKind::Stopping { reason: Reason::Stopped, .. },
@@ -280,15 +280,15 @@ fn events_tell_the_whole_story_to_everybody() {
             panic!("{kinds:#?}")
         };
         assert_eq!((Some(*pid), end), (report.pid, &report.main));
-        assert!(told.is_sorted_by(|a, b| a.seconds <= b.seconds), "{told:#?}");
-        assert_eq!(Some(told[5].seconds), report.phases.gone);
+        assert!(received.is_sorted_by(|a, b| a.seconds <= b.seconds), "{received:#?}");
+        assert_eq!(Some(received[5].seconds), report.phases.gone);
         let mut late = job.events();
-        for event in &told {
+        for event in &received {
             assert_eq!(late.next_event().await.as_ref(), Some(event));
         }
         assert_eq!(late.next_event().await, None);
 
-        let job = supervisor.spawn(&heard("sleep 1000 & exit 0")).await.unwrap();
+        let job = supervisor.spawn(&piped("sleep 1000 & exit 0")).await.unwrap();
         job.wait().await.unwrap();
         let mut events = job.events();
         let mut kinds = Vec::new();
@@ -307,18 +307,19 @@ fn a_supervisors_events() {
         let mut events = supervisor.events();
         let pool = pinfold::Pool::builder().workers(2).start(supervisor).unwrap();
         let job = supervisor.spawn(Command::new("true").name("alone")).await.unwrap();
-        let outcomes = pool.map([heard("exit 1"), heard("sleep 100 & exit 0")]).await.unwrap();
+        let outcomes = pool.map([piped("exit 1"), piped("sleep 100 & exit 0")]).await.unwrap();
         let report = job.wait().await.unwrap();
         assert_eq!((outcomes.len(), job.id()), (2, 1));
-        let mut told = std::collections::BTreeMap::<u64, Vec<EventKind>>::new();
-        while told.values().filter(|kinds| kinds.contains(&EventKind::Gone)).count() < 3 {
+        let mut received = std::collections::BTreeMap::<u64, Vec<EventKind>>::new();
+        while received.values().filter(|kinds| kinds.contains(&EventKind::Gone)).count() < 3 {
             let event = tokio::time::timeout(LONG, events.next_event()).await.unwrap().unwrap();
             assert_eq!(event.name, if event.job == job.id() { "alone" } else { "sh" });
-            told.entry(event.job).or_default().push(event.event.kind);
+            received.entry(event.job).or_default().push(event.event.kind);
         }
-        assert!(matches!(told[&1][0], EventKind::Spawned { pid, .. } if Some(pid) == report.pid), "{told:?}");
-        let left = told.values().flatten().filter(|kind| matches!(kind, EventKind::Leftovers { count: 1, .. })).count();
-        assert_eq!(left, 1, "{told:?}");
+        assert!(matches!(received[&1][0], EventKind::Spawned { pid, .. } if Some(pid) == report.pid), "{received:?}");
+        let left =
+            received.values().flatten().filter(|kind| matches!(kind, EventKind::Leftovers { count: 1, .. })).count();
+        assert_eq!(left, 1, "{received:?}");
     });
 }
 
@@ -328,7 +329,7 @@ fn a_file_as_standard_output() {
         let scratch = Scratch::new("file");
         let mut file = std::fs::File::create_new(scratch.path()).unwrap();
         writeln!(file, "before").unwrap();
-        let mut command = heard("echo during");
+        let mut command = piped("echo during");
         command.stdout(file);
         supervisor.spawn(&command).await.unwrap().wait().await.unwrap();
         assert_eq!(scratch.text(), "before\nduring\n");
@@ -399,7 +400,7 @@ fn stderr_to_stdout_keeps_the_order_of_the_writes() {
         assert_eq!(output.stdout.text().replace('\r', ""), expected);
 
         // There is no second stream to copy.
-        let mut command = heard("true");
+        let mut command = piped("true");
         command.stderr_to_stdout(true).tee_stderr(file());
         assert!(matches!(supervisor.spawn(&command).await, Err(Error::Invalid { .. })));
     });

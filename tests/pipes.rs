@@ -68,7 +68,7 @@ fn a_leftover_that_holds_stdout_does_not_delay_the_return() {
 
 /// The job blocks in its write. pinfold does not block, although there is no room for its own message either.
 #[test]
-fn a_flood_that_nobody_reads_ends_at_its_deadline() {
+fn a_flood_that_is_not_read_ends_at_its_deadline() {
     if !has_cgroup() {
         return;
     }

@@ -27,7 +27,7 @@ fn long() -> Command {
 }
 
 /// Returns a task that reports its pids when it runs.
-fn telling(pids: &Arc<Mutex<Vec<i32>>>, command: Command) -> Task {
+fn reporting(pids: &Arc<Mutex<Vec<i32>>>, command: Command) -> Task {
     let pids = pids.clone();
     Task::new(command).on_spawn(move |job, _| pids.lock().unwrap().push(job.pid()))
 }
@@ -44,7 +44,7 @@ fn five_long_tasks_on_two_workers_and_a_deadline() {
         let pids = Arc::default();
         let mut handles = Vec::new();
         for _ in 0..5 {
-            handles.push(pool.submit(telling(&pids, long())).await.unwrap());
+            handles.push(pool.submit(reporting(&pids, long())).await.unwrap());
         }
         let begun = Instant::now();
         let mut completed = pool.as_completed(&handles, Some(Duration::from_secs(5)));

@@ -167,13 +167,13 @@ fn a_panic_of_on_spawn_fails_the_task_and_keeps_the_worker() {
     with_supervisor(async |supervisor| {
         let pool = Pool::builder().workers(1).start(supervisor).unwrap();
         let mut outcomes = pool.outcomes();
-        let told =
+        let panicking =
             Task::new(shell("setsid sleep 100 & sleep 100")).on_spawn(|job, _| panic!("the test's: {}", job.name()));
         let bomb = Bomb;
         let dropped = Task::new(shell("sleep 100")).on_spawn(move |_, _| {
             let _ = &bomb;
         });
-        let map = pool.map([told.retries(3, LONG), dropped, Task::new(shell("exit 0"))]);
+        let map = pool.map([panicking.retries(3, LONG), dropped, Task::new(shell("exit 0"))]);
         let done = tokio::time::timeout(LONG, map).await.expect("it hangs").unwrap();
         let report = &done[0].report;
         assert_eq!((report.reason, report.exit_code, report.killed), (Reason::Killed, 125, true));
@@ -208,7 +208,7 @@ fn a_panic_of_on_spawn_is_a_failure_for_fail_fast() {
 }
 
 #[test]
-fn a_runtime_that_is_shut_down_leaves_nobody_waiting() {
+fn a_runtime_that_is_shut_down_leaves_no_call_waiting() {
     if !has_cgroup() {
         return;
     }

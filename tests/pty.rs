@@ -290,7 +290,7 @@ fn the_librarys_terminal() {
 
 /// The test itself has the terminal open, like a process outside the job that received it.
 #[test]
-fn somebody_outside_who_holds_the_terminal_does_not_delay_the_return() {
+fn a_process_outside_that_holds_the_terminal_does_not_delay_the_return() {
     with_supervisor(async |supervisor| {
         let job = supervisor.spawn(&shell("tty; read go; seq 1000")).await.unwrap();
         let mut stdout = job.take_stdout().unwrap();

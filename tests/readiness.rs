@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use pinfold::{Error, Readiness};
-use support::host::{heard, with_supervisor};
+use support::host::{piped, with_supervisor};
 use support::{Run, Scratch, has_cgroup, has_program, has_root, program};
 
 /// Long enough that only a hang reaches it.
@@ -15,7 +15,7 @@ const LONG: Duration = Duration::from_secs(60);
 #[test]
 fn by_a_line_a_port_or_a_file() {
     with_supervisor(async |supervisor| {
-        let job = supervisor.spawn(&heard("echo starting; echo 'listening on 7'; sleep 1000")).await.unwrap();
+        let job = supervisor.spawn(&piped("echo starting; echo 'listening on 7'; sleep 1000")).await.unwrap();
         job.ready(&Readiness::stdout_line("listening"), LONG).await.unwrap();
         // The output after the line can be read, and also the output that was read to find the line.
         job.stop();
@@ -23,10 +23,10 @@ fn by_a_line_a_port_or_a_file() {
 
         // The job never gets ready: it ends, or the time is over.
         let never = Readiness::stdout_line("listening");
-        let job = supervisor.spawn(&heard("echo starting")).await.unwrap();
+        let job = supervisor.spawn(&piped("echo starting")).await.unwrap();
         let error = job.ready(&never, LONG).await.unwrap_err().to_string();
         assert!(error.contains("'listening'") && error.contains("closed the stream"), "{error}");
-        let job = supervisor.spawn(&heard("sleep 1000")).await.unwrap();
+        let job = supervisor.spawn(&piped("sleep 1000")).await.unwrap();
         for readiness in [never, Readiness::port(([127, 0, 0, 1], 1)), Readiness::file("/no/such")] {
             let error = job.ready(&readiness, Duration::from_millis(50)).await.unwrap_err();
             assert!(matches!(error, Error::NotReady { .. }) && error.to_string().contains("50ms"), "{error}");
@@ -39,7 +39,7 @@ fn by_a_line_a_port_or_a_file() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
-        let job = supervisor.spawn(&heard("sleep 1000")).await.unwrap();
+        let job = supervisor.spawn(&piped("sleep 1000")).await.unwrap();
         let port = Readiness::port(address);
         let (ready, _listener) = tokio::join!(job.ready(&port, LONG), async {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -54,7 +54,7 @@ fn by_a_line_a_port_or_a_file() {
             "cd {}; sleep 0.1; mkdir a; sleep 0.1; mkdir a/b; sleep 0.1; : > a/b/file",
             scratch.path().display()
         );
-        let job = supervisor.spawn(&heard(&format!("{script}; sleep 1000"))).await.unwrap();
+        let job = supervisor.spawn(&piped(&format!("{script}; sleep 1000"))).await.unwrap();
         job.ready(&Readiness::file(&path), LONG).await.unwrap();
         assert!(path.exists());
     });
@@ -64,7 +64,7 @@ fn by_a_line_a_port_or_a_file() {
 #[test]
 fn below_a_file_there_is_none() {
     with_supervisor(async |supervisor| {
-        let job = supervisor.spawn(&heard("sleep 1000")).await.unwrap();
+        let job = supervisor.spawn(&piped("sleep 1000")).await.unwrap();
         let error = job.ready(&Readiness::file("/etc/passwd/a/b"), LONG).await.unwrap_err();
         assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
         assert!(error.to_string().contains("/etc/passwd is not a directory"), "{error}");
@@ -213,7 +213,7 @@ fn a_line_counts_when_it_is_whole() {
     // The text does not match across two lines.
     assert_eq!(ready("printf 'list\\nening\\n'; sleep 1000"), (124, "failed\n".into()));
     with_supervisor(async |supervisor| {
-        let job = supervisor.spawn(&heard("printf listening; sleep 1000")).await.unwrap();
+        let job = supervisor.spawn(&piped("printf listening; sleep 1000")).await.unwrap();
         let error = job.ready(&Readiness::stdout_line("listening"), Duration::from_millis(300)).await.unwrap_err();
         assert!(matches!(error, Error::NotReady { .. }), "{error}");
     });
@@ -260,17 +260,17 @@ fn a_reader_of_ready_notify_is_released_when_the_job_will_never_be_ready() {
     let script = r#"exec 5> >(cat); "$@" 5>&5; code=$?; exec 5>&-; wait; exit $code"#;
     let options = ["--ready", "line:never", "--ready-notify", "fd:5", "--", "true"];
     assert_eq!(Run::in_shell(script, options).run().assert_code(124).stdout, "failed\n");
-    let told = Scratch::new("told");
-    std::fs::write(told.path(), "ready\n").unwrap();
+    let notified = Scratch::new("told");
+    std::fs::write(notified.path(), "ready\n").unwrap();
     let mut running = Run::new(
-        [&line[..], &["--ready-notify", told.path().to_str().unwrap(), "sh", "-c", "echo runs; exec cat"]].concat(),
+        [&line[..], &["--ready-notify", notified.path().to_str().unwrap(), "sh", "-c", "echo runs; exec cat"]].concat(),
     );
     running.command().stdin(std::process::Stdio::piped());
     let mut running = running.start();
-    assert_eq!((running.line().as_str(), told.text().as_str()), ("runs", ""));
+    assert_eq!((running.line().as_str(), notified.text().as_str()), ("runs", ""));
     drop(running.child.stdin.take());
     running.finish().assert_code(124);
-    assert_eq!(told.text(), "failed\n");
+    assert_eq!(notified.text(), "failed\n");
     // Nothing reads the FIFO: pinfold reports that and does not wait for a reader.
     let ran = Run::new(["--ready", "line:up", "--ready-notify", fifo, "--", "echo", "up"]).run().assert_code(0);
     assert!(ran.stderr.contains(fifo), "{ran:#?}");

@@ -33,7 +33,7 @@ fn a_reader_that_is_slower_than_the_deadline_gets_all() {
 
 /// After a deadline pinfold does not wait long for a reader that takes nothing, and reports what was lost.
 #[test]
-fn a_reader_that_takes_nothing_is_given_up_after_a_deadline_and_told() {
+fn a_reader_that_takes_nothing_is_given_up_after_a_deadline_and_reported() {
     if !has_cgroup() {
         return;
     }
@@ -48,7 +48,7 @@ fn a_reader_that_takes_nothing_is_given_up_after_a_deadline_and_told() {
 
 /// No process reads the output, and a signal ends the wait: the command succeeded, but pinfold fails.
 #[test]
-fn a_stop_ends_the_wait_for_a_reader_and_tells_what_that_lost() {
+fn a_stop_ends_the_wait_for_a_reader_and_reports_the_loss() {
     if !has_cgroup() {
         return;
     }
@@ -286,7 +286,7 @@ fn the_file_of_a_tee_is_emptied_by_a_job_alone() {
 /// Each option that needs a thread runs with one more available process each time: no panic, and no job that runs
 /// without supervision.
 #[test]
-fn where_no_thread_can_be_had() {
+fn where_no_thread_can_be_started() {
     if !has_cgroup() || !has_root() || !has_program("setpriv") {
         return;
     }

@@ -115,8 +115,8 @@ fn a_deadline_does_not_wait_for_the_sweep_at_the_start() {
     run.command().arg(&place.path).arg("--report").arg(report.path());
     run.command().args(["--timeout", "30ms", "--grace", "0", "--", "sleep", "998"]);
     run.run().assert_code(124);
-    let told: serde_json::Value = serde_json::from_str(&report.text()).unwrap();
-    let stopping = told["phases"]["stopping"].as_f64().unwrap();
+    let reported: serde_json::Value = serde_json::from_str(&report.text()).unwrap();
+    let stopping = reported["phases"]["stopping"].as_f64().unwrap();
     let alone = by_rmdir();
     support::measured(&format!("a deadline of 0.03 s came at {stopping:.3} s; rmdir alone takes {alone:.3} s"));
     assert!(!Path::new(&base).exists(), "the sweep did not remove it");

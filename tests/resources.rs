@@ -268,9 +268,9 @@ fn its_own_cgroup_twice_in_a_row() {
             let mut command = std::process::Command::new("bash");
             command.args(words).arg("echo in place; exec sleep 999").env("OWN", &own);
             let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
-            let mut told = [0; 9];
-            std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut told).unwrap();
-            assert_eq!(&told, b"in place\n");
+            let mut printed = [0; 9];
+            std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut printed).unwrap();
+            assert_eq!(&printed, b"in place\n");
             child.kill().unwrap();
             child.wait().unwrap();
             support::wait_for(|| empty(&own).then_some(()));
@@ -306,7 +306,7 @@ fn what_cannot_be_enforced_is_refused() {
 }
 
 #[test]
-fn limits_that_cannot_be_meant() {
+fn invalid_limits() {
     let mark = Scratch::new("mark");
     for (options, said) in [
         (["--memory", "10"], "below a page"),
@@ -396,8 +396,8 @@ fn the_oom_score_of_a_job() {
         let script = format!("echo {callers} >/proc/self/oom_score_adj; exec \"$@\"");
         let job = ["--", "sh", "-c", "cat /proc/self/oom_score_adj /proc/$PPID/oom_score_adj"];
         let ran = Run::in_shell(&script, job).run().assert_code(0);
-        let told: Vec<i32> = ran.stdout.lines().map(|line| line.parse().unwrap()).collect();
-        (told[0], told[1])
+        let printed: Vec<i32> = ran.stdout.lines().map(|line| line.parse().unwrap()).collect();
+        (printed[0], printed[1])
     };
     for callers in [200, 500, 1000] {
         let (jobs, guards) = job_of(callers);

@@ -104,17 +104,18 @@ fn readiness() {
         return;
     }
     let directory = Scratch::directory("ready");
-    let (told, up) = (directory.path().join("told"), directory.path().join("up"));
-    let (told_name, up_name) = (told.to_str().unwrap(), up.to_str().unwrap());
+    let (notified, up) = (directory.path().join("told"), directory.path().join("up"));
+    let (notified_name, up_name) = (notified.to_str().unwrap(), up.to_str().unwrap());
     // The job writes the line in pieces.
-    let script = format!("printf 'list'; sleep 0.1; echo ening; until [ -s {told_name} ]; do sleep 0.02; done; exit 3");
-    let options = ["--ready", "line:listening", "--ready-notify", told_name];
+    let script =
+        format!("printf 'list'; sleep 0.1; echo ening; until [ -s {notified_name} ]; do sleep 0.02; done; exit 3");
+    let options = ["--ready", "line:listening", "--ready-notify", notified_name];
     assert_eq!(sh(&options, &script).assert_code(3).stdout, "listening\n");
-    assert_eq!(std::fs::read_to_string(&told).unwrap(), "ready\n");
-    std::fs::remove_file(&told).unwrap();
-    let script = format!(": > {up_name}; until [ -s {told_name} ]; do sleep 0.02; done");
+    assert_eq!(std::fs::read_to_string(&notified).unwrap(), "ready\n");
+    std::fs::remove_file(&notified).unwrap();
+    let script = format!(": > {up_name}; until [ -s {notified_name} ]; do sleep 0.02; done");
     let what = format!("file:{up_name}");
-    sh(&["--ready", &what, "--ready-notify", told_name], &script).assert_code(0);
+    sh(&["--ready", &what, "--ready-notify", notified_name], &script).assert_code(0);
 
     let ran = sh(&["--ready", "file:/no/such", "--ready-timeout", "200ms"], "sleep 999").assert_code(124);
     assert!(ran.stderr.contains("there is no /no/such within 200ms"), "{}", ran.stderr);

@@ -21,15 +21,15 @@ fn a_job_from_beginning_to_end() {
     let mut job = shell("a", "cat; printf 'e\\377' >&2; exit $CODE");
     job["job"]["stdin"] = "given\nlast".into();
     job["job"]["env"] = json!({"CODE": "3"});
-    served.say(&job);
-    let events = served.hear_until("done");
+    served.send(&job);
+    let events = served.events_until("done");
     let lines: Vec<_> = events.iter().filter(|event| event["event"] == "output").map(|event| &event["line"]).collect();
     assert_eq!(lines, ["given", "last"]);
     let bytes = events.iter().find(|event| event["event"] == "output_bytes").unwrap();
     assert_eq!((&bytes["bytes"], &bytes["stream"]), (&json!([101, 255]), &json!("stderr")));
-    let told: Vec<_> =
+    let kinds: Vec<_> =
         events.iter().filter(|event| event["event"] == "job").map(|event| &event["what"]["event"]).collect();
-    assert_eq!(told, ["spawned", "main_exited", "empty", "gone"]);
+    assert_eq!(kinds, ["spawned", "main_exited", "empty", "gone"]);
     let done = &events[events.len() - 1];
     assert_eq!((&done["success"], &done["report"]["exit_code"]), (&json!(false), &json!(3)));
     served.close();
@@ -41,27 +41,27 @@ fn cancel_signal_and_processes() {
         return;
     }
     let mut served = Served::start(&["-j", "1"]);
-    served.say(&shell("a", "trap 'echo got it; exit 0' USR1; setsid sleep 100 & echo ready; while :; do wait; done"));
-    served.say(&shell("b", "exit 0"));
-    served.hear_until("output");
-    served.say(&json!({"op": "processes", "id": "a"}));
-    let processes = served.hear_until("processes").pop().unwrap();
+    served.send(&shell("a", "trap 'echo got it; exit 0' USR1; setsid sleep 100 & echo ready; while :; do wait; done"));
+    served.send(&shell("b", "exit 0"));
+    served.events_until("output");
+    served.send(&json!({"op": "processes", "id": "a"}));
+    let processes = served.events_until("processes").pop().unwrap();
     assert_eq!(processes["processes"].as_array().unwrap().len(), 2, "{processes}");
     // A job that waits for its turn has no process, and will never have one.
-    served.say(&json!({"op": "signal", "id": "b", "signal": "TERM"}));
-    assert_eq!(served.hear_until("error").pop().unwrap()["message"], "it has not been started");
-    served.say(&json!({"op": "cancel", "id": "b"}));
-    let done = served.hear_until("done").pop().unwrap();
+    served.send(&json!({"op": "signal", "id": "b", "signal": "TERM"}));
+    assert_eq!(served.events_until("error").pop().unwrap()["message"], "it has not been started");
+    served.send(&json!({"op": "cancel", "id": "b"}));
+    let done = served.events_until("done").pop().unwrap();
     assert_eq!((&done["id"], &done["report"]["reason"]), (&json!("b"), &json!("cancelled")));
-    served.say(&json!({"op": "signal", "id": "a", "signal": "USR1"}));
-    let events = served.hear_until("done");
+    served.send(&json!({"op": "signal", "id": "a", "signal": "USR1"}));
+    let events = served.events_until("done");
     assert!(events.iter().any(|event| event["line"] == "got it"), "{events:#?}");
     assert_eq!(events[events.len() - 1]["report"]["leftovers"]["count"], 1);
 
-    served.say(&shell("c", "setsid sleep 100 & echo ready; wait"));
-    served.hear_until("output");
-    served.say(&json!({"op": "cancel", "id": "c"}));
-    let done = served.hear_until("done").pop().unwrap();
+    served.send(&shell("c", "setsid sleep 100 & echo ready; wait"));
+    served.events_until("output");
+    served.send(&json!({"op": "cancel", "id": "c"}));
+    let done = served.events_until("done").pop().unwrap();
     assert_eq!((&done["cancelled"], &done["report"]["reason"]), (&json!(true), &json!("stopped")));
     served.close();
 }
@@ -72,22 +72,22 @@ fn freeze_thaw_and_usage() {
         return;
     }
     let mut served = Served::start(&[]);
-    served.say(&shell("a", "trap 'echo told; exit 0' TERM; echo ready; while :; do sleep 0.01; done"));
-    served.hear_until("output");
-    served.say(&json!({"op": "freeze", "id": "a"}));
-    assert_eq!(served.hear_until("frozen").pop().unwrap()["id"], "a");
-    served.say(&json!({"op": "usage", "id": "a"}));
-    let usage = served.hear_until("usage").pop().unwrap();
+    served.send(&shell("a", "trap 'echo told; exit 0' TERM; echo ready; while :; do sleep 0.01; done"));
+    served.events_until("output");
+    served.send(&json!({"op": "freeze", "id": "a"}));
+    assert_eq!(served.events_until("frozen").pop().unwrap()["id"], "a");
+    served.send(&json!({"op": "usage", "id": "a"}));
+    let usage = served.events_until("usage").pop().unwrap();
     assert!(usage["usage"]["cpu_user_microseconds"]["value"].is_u64(), "{usage}");
-    served.say(&json!({"op": "thaw", "id": "a"}));
-    served.say(&json!({"op": "freeze", "id": "a"}));
-    served.hear_until("frozen");
+    served.send(&json!({"op": "thaw", "id": "a"}));
+    served.send(&json!({"op": "freeze", "id": "a"}));
+    served.events_until("frozen");
     // A cancel thaws the job, so that the job receives the stop signal.
-    served.say(&json!({"op": "cancel", "id": "a"}));
-    let events = served.hear_until("done");
+    served.send(&json!({"op": "cancel", "id": "a"}));
+    let events = served.events_until("done");
     assert!(events.iter().any(|event| event["line"] == "told"), "{events:#?}");
-    served.say(&json!({"op": "usage", "id": "a"}));
-    served.hear_until("error");
+    served.send(&json!({"op": "usage", "id": "a"}));
+    served.events_until("error");
     served.close();
 }
 
@@ -99,12 +99,12 @@ fn limits_of_jobs() {
     let mut served = Served::start(&[]);
     let mut job = shell("a", "ulimit -n");
     job["job"]["limits"] = json!({"rlimit": ["nofile=17:18"]});
-    served.say(&job);
-    assert!(served.hear_until("done").iter().any(|event| event["line"] == "17"));
+    served.send(&job);
+    assert!(served.events_until("done").iter().any(|event| event["line"] == "17"));
     // A job whose controller was not requested is not started.
     job["job"]["limits"] = json!({"pids": 10});
-    served.say(&job);
-    let error = served.hear();
+    served.send(&job);
+    let error = served.next_event();
     assert!(error["message"].as_str().unwrap().contains("--controllers pids"), "{error}");
     served.close();
 
@@ -118,14 +118,14 @@ fn limits_of_jobs() {
         return;
     }
     let mut served = Served::start(&["--controllers", "pids"]);
-    served.say(&job);
-    let done = served.hear_until("done").pop().unwrap();
+    served.send(&job);
+    let done = served.events_until("done").pop().unwrap();
     assert!(done["report"]["usage"]["processes_peak"]["value"].is_u64(), "{done}");
     served.close();
 }
 
 #[test]
-fn wrong_requests_hurt_nobody() {
+fn invalid_requests_affect_no_other_request() {
     if !has_cgroup() {
         return;
     }
@@ -143,13 +143,13 @@ fn wrong_requests_hurt_nobody() {
         (r#"{"op": "cancel", "id": "a"}"#, "no such job"),
         (r#"{"op": "signal", "id": "a", "signal": "NONE"}"#, "NONE"),
     ] {
-        served.say_text(text);
-        let error = served.hear();
+        served.send_text(text);
+        let error = served.next_event();
         let message = error["message"].as_str().unwrap_or_default();
         assert!(error["event"] == "error" && message.contains(said), "{text}: {error}");
     }
-    served.say(&shell("a", "exit 0"));
-    assert_eq!(served.hear_until("done").pop().unwrap()["success"], true);
+    served.send(&shell("a", "exit 0"));
+    assert_eq!(served.events_until("done").pop().unwrap()["success"], true);
     served.close();
 }
 
@@ -160,11 +160,11 @@ fn the_end_of_its_input_is_the_end_of_all() {
     }
     let mut served = Served::start(&["-j", "3"]);
     for id in ["a", "b", "c", "d"] {
-        served.say(&shell(id, "trap '' TERM; setsid sleep 100 & echo ready; while :; do wait; done"));
+        served.send(&shell(id, "trap '' TERM; setsid sleep 100 & echo ready; while :; do wait; done"));
     }
     let mut ready = 0;
     while ready < 3 {
-        ready += u32::from(served.hear()["event"] == "output");
+        ready += u32::from(served.next_event()["event"] == "output");
     }
     served.close();
 }
@@ -198,35 +198,35 @@ fn every_answer_names_its_request() {
         ("nonsense", json!(null)),
         (&long, json!(null)),
     ] {
-        served.say_text(text);
+        served.send_text(text);
         // A blank line has a number too, but gets no answer.
-        served.say_text("");
+        served.send_text("");
         number += 2;
-        let error = served.hear();
+        let error = served.next_event();
         assert_eq!(error["event"], "error", "{text}: {error}");
         assert_eq!((&error["request"], &error["id"]), (&json!(number - 1), &id), "{text}: {error}");
     }
     // Answers that are not errors.
-    served.say(&shell("a", "echo ready; read never"));
+    served.send(&shell("a", "echo ready; read never"));
     let mut job = shell("b", "echo ready; sleep 1000");
     job["job"]["name"] = "second".into();
-    served.say(&job);
+    served.send(&job);
     let (first, second) = (number + 1, number + 2);
-    let done = served.hear_until("done").pop().unwrap();
+    let done = served.events_until("done").pop().unwrap();
     assert_eq!((&done["request"], &done["id"]), (&json!(first), &json!("a")));
     for (request, event) in [("processes", "processes"), ("freeze", "frozen"), ("usage", "usage")] {
-        served.say(&json!({"op": request, "id": "b"}));
-        let answer = served.hear_until(event).pop().unwrap();
+        served.send(&json!({"op": request, "id": "b"}));
+        let answer = served.events_until(event).pop().unwrap();
         number = answer["request"].as_u64().unwrap();
         assert_eq!(answer["id"], "b");
     }
     assert_eq!(number, second + 3);
     // The id belongs to a running job: the answer is not for the request of that job.
-    served.say(&shell("b", "exit 0"));
-    let error = served.hear_until("error").pop().unwrap();
+    served.send(&shell("b", "exit 0"));
+    let error = served.events_until("error").pop().unwrap();
     assert_eq!((&error["request"], &error["id"]), (&json!(second + 4), &json!("b")));
-    served.say(&json!({"op": "cancel", "id": "b"}));
-    let done = served.hear_until("done").pop().unwrap();
+    served.send(&json!({"op": "cancel", "id": "b"}));
+    let done = served.events_until("done").pop().unwrap();
     assert_eq!((&done["request"], &done["report"]["name"]), (&json!(second), &json!("second")));
     served.close();
 }
@@ -246,12 +246,12 @@ fn an_endless_request_is_refused() {
         stdin
     });
     // The error comes before the end of the line.
-    let error = served.hear();
+    let error = served.next_event();
     assert_eq!((&error["event"], &error["request"], &error["id"]), (&json!("error"), &json!(1), &json!("endless")));
     served.stdin = Some(writing.join().unwrap());
-    served.say_text("");
-    served.say(&shell("a", "exit 0"));
-    let done = served.hear_until("done").pop().unwrap();
+    served.send_text("");
+    served.send(&shell("a", "exit 0"));
+    let done = served.events_until("done").pop().unwrap();
     assert_eq!((&done["request"], &done["success"]), (&json!(2), &json!(true)));
     served.close();
 }
@@ -269,16 +269,16 @@ fn a_long_line_is_not_cut_within_a_character() {
             let text = "y".repeat(shift) + &character.repeat(100_000 / character.len());
             let mut job = shell(&id, "cat");
             job["job"]["stdin"] = text.as_str().into();
-            served.say(&job);
-            let events = served.hear_until("done");
+            served.send(&job);
+            let events = served.events_until("done");
             let lines = events.iter().filter(|event| event["event"] == "output");
             let all: String = lines.map(|event| event["line"].as_str().unwrap()).collect();
             assert!(all == text, "{character} {shift}: {} of {} bytes", all.len(), text.len());
             assert!(!events.iter().any(|event| event["event"] == "output_bytes"), "{character} {shift}");
         }
     }
-    served.say(&shell("bytes", "head -c 100000 /dev/zero | tr '\\0' '\\377'"));
-    let events = served.hear_until("done");
+    served.send(&shell("bytes", "head -c 100000 /dev/zero | tr '\\0' '\\377'"));
+    let events = served.events_until("done");
     let pieces = events.iter().filter(|event| event["event"] == "output_bytes");
     assert_eq!(pieces.map(|event| event["bytes"].as_array().unwrap().len()).sum::<usize>(), 100_000);
     served.close();
@@ -293,14 +293,14 @@ fn merged_streams_keep_their_order() {
     let script = "for i in 1 2 3 4 5; do echo out $i; echo err $i >&2; done";
     let mut job = shell("a", script);
     job["job"]["stderr"] = "merged".into();
-    served.say(&job);
-    let events = served.hear_until("done");
+    served.send(&job);
+    let events = served.events_until("done");
     let lines: Vec<_> = events.iter().filter_map(|event| event["line"].as_str()).collect();
     let expected: Vec<_> = (1..=5).flat_map(|i| [format!("out {i}"), format!("err {i}")]).collect();
     assert_eq!(lines, expected);
     job["job"]["stderr"] = "separate".into();
-    served.say(&job);
-    let events = served.hear_until("done");
+    served.send(&job);
+    let events = served.events_until("done");
     assert_eq!(events.iter().filter(|event| event["stream"] == "stderr").count(), 5);
     served.close();
 }

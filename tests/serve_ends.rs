@@ -30,23 +30,23 @@ fn a_signal_leaves_the_grace_period() {
     let fifo = Scratch::new("go");
     let (job, mut go) = careful(&fifo);
     let mut served = Served::start(&["--grace", "1m", "-j", "1"]);
-    served.say(&job);
-    served.say(&shell("b", "exit 0"));
-    served.hear_until("output");
+    served.send(&job);
+    served.send(&shell("b", "exit 0"));
+    served.events_until("output");
     served.running.signal(libc::SIGTERM);
     // The job that waits for its turn is never started.
-    let done = served.hear_until("done").pop().unwrap();
+    let done = served.events_until("done").pop().unwrap();
     assert_eq!((&done["id"], &done["report"]["reason"]), (&json!("b"), &json!("cancelled")));
-    assert_eq!(served.hear_until("output").pop().unwrap()["line"], "cleaning");
+    assert_eq!(served.events_until("output").pop().unwrap()["line"], "cleaning");
     // pinfold still answers.
-    served.say(&shell("c", "exit 0"));
-    let error = served.hear_until("error").pop().unwrap();
+    served.send(&shell("c", "exit 0"));
+    let error = served.events_until("error").pop().unwrap();
     assert!(error["message"].as_str().unwrap().contains("takes no more tasks"), "{error}");
     // The stop continues when the input has ended.
     drop(served.stdin.take());
     writeln!(go, "go").unwrap();
-    assert_eq!(served.hear_until("output").pop().unwrap()["line"], "cleaned");
-    let done = served.hear_until("done").pop().unwrap();
+    assert_eq!(served.events_until("output").pop().unwrap()["line"], "cleaned");
+    let done = served.events_until("done").pop().unwrap();
     assert_eq!((&done["cancelled"], &done["report"]["reason"]), (&json!(true), &json!("stopped")));
     assert_eq!((&done["report"]["killed"], &done["report"]["exit_code"]), (&json!(false), &json!(0)));
     served.close();
@@ -58,13 +58,13 @@ fn a_second_signal_kills() {
         return;
     }
     let mut served = Served::start(&["--grace", "1h"]);
-    served.say(&shell("a", "trap 'echo no' TERM; exec 2> /dev/null; echo ready; while :; do sleep 0.01; done"));
-    served.hear_until("output");
+    served.send(&shell("a", "trap 'echo no' TERM; exec 2> /dev/null; echo ready; while :; do sleep 0.01; done"));
+    served.events_until("output");
     served.running.signal(libc::SIGTERM);
-    assert_eq!(served.hear_until("output").pop().unwrap()["line"], "no");
+    assert_eq!(served.events_until("output").pop().unwrap()["line"], "no");
     // A different signal: a repeat of the same signal from the same sender within a moment counts as one request.
     served.running.signal(libc::SIGHUP);
-    let done = served.hear_until("done").pop().unwrap();
+    let done = served.events_until("done").pop().unwrap();
     assert_eq!((&done["cancelled"], &done["report"]["killed"]), (&json!(true), &json!(true)), "{done}");
     served.close();
 }
@@ -75,7 +75,7 @@ fn full() -> (Served, impl FnMut() -> Option<()>) {
     mkfifoat(CWD, fifo.path(), 0o600.into()).unwrap();
     let mut alive = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(fifo.path()).unwrap();
     let mut served = Served::start(&[]);
-    served.say(&shell("a", &format!("exec 9> {}; seq 1000000; sleep 100", fifo.path().display())));
+    served.send(&shell("a", &format!("exec 9> {}; seq 1000000; sleep 100", fifo.path().display())));
     let out = served.running.child.stdout.as_ref().unwrap();
     wait_for(|| (rustix::io::ioctl_fionread(out).unwrap() >= 60_000).then_some(()));
     // Returns end of file when no process has the pipe open any more, and an error before.
@@ -191,10 +191,10 @@ fn a_stop_begins_with_the_received_signal() {
     for (signal, name) in [(libc::SIGINT, "INT"), (libc::SIGHUP, "HUP"), (libc::SIGTERM, "TERM")] {
         let mut served = Served::start(&[]);
         let traps = ["INT", "HUP", "TERM"].map(|name| format!("trap 'echo {name}; exit' {name}; ")).concat();
-        served.say(&shell("a", &format!("{traps} echo ready; while :; do sleep 0.05; done")));
-        served.hear_until("output");
+        served.send(&shell("a", &format!("{traps} echo ready; while :; do sleep 0.05; done")));
+        served.events_until("output");
         served.running.signal(signal);
-        let events = served.hear_until("done");
+        let events = served.events_until("done");
         let lines: Vec<_> =
             events.iter().filter(|event| event["stream"] == "stdout").map(|event| &event["line"]).collect();
         assert_eq!(lines, [name]);

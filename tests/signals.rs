@@ -15,7 +15,7 @@ fn detached<I: IntoIterator<Item: Into<OsString>>>(args: I) -> Run {
 
 /// Starts a job that prints each signal that it receives, and ends at `last`. Returns when the job has printed that it
 /// is ready.
-fn telling(options: &[&str], last: i32) -> Running {
+fn printing(options: &[&str], last: i32) -> Running {
     let words = options.iter().map(OsString::from);
     let mut running = detached(words.chain([program("signals").into(), last.to_string().into()])).start();
     assert_eq!(running.line(), "ready");
@@ -36,7 +36,7 @@ fn four_signals_stop_the_job() {
     }
     let canary = Canary::new();
     for signal in STOPPING {
-        let running = telling(&[], signal);
+        let running = printing(&[], signal);
         running.signal(signal);
         let ran = running.finish().assert_code(0);
         let printed = format!("{signal}\n");
@@ -61,7 +61,7 @@ fn the_second_one_kills() {
     }
     let canary = Canary::new();
     for (first, second) in STOPPING.into_iter().zip(STOPPING.into_iter().cycle().skip(1)) {
-        let mut running = telling(&["--grace", "1h"], 0);
+        let mut running = printing(&["--grace", "1h"], 0);
         running.signal(first);
         assert_eq!(running.line(), first.to_string());
         running.signal(second);
@@ -80,7 +80,7 @@ fn the_same_one_again_and_again_kills() {
     if !has_cgroup() {
         return;
     }
-    let mut running = telling(&["--grace", "1h"], 0);
+    let mut running = printing(&["--grace", "1h"], 0);
     let begun = std::time::Instant::now();
     wait_for(|| {
         running.signal(libc::SIGTERM);
@@ -91,11 +91,11 @@ fn the_same_one_again_and_again_kills() {
 }
 
 #[test]
-fn all_others_are_passed_on_once_and_end_nothing() {
+fn all_others_are_forwarded_once_and_end_nothing() {
     if !has_cgroup() {
         return;
     }
-    let mut running = telling(&[], 64);
+    let mut running = printing(&[], 64);
     let pinfold = running.pinfold_pid();
     // pinfold ignores these signals: they are about its own children and do not concern the job.
     send(pinfold, libc::SIGCHLD);
@@ -224,7 +224,7 @@ fn the_stop_signal() {
         return;
     }
     for (name, number) in [("INT", 2), ("SIGUSR2", 12), ("rtmin+3", 37), ("64", 64), ("33", 33)] {
-        let running = telling(&["--stop-signal", name], number);
+        let running = printing(&["--stop-signal", name], number);
         running.signal(libc::SIGTERM);
         let ran = running.finish().assert_code(0);
         // SIGCONT follows, and may be handled first.
@@ -234,14 +234,14 @@ fn the_stop_signal() {
 }
 
 #[test]
-fn who_gets_the_stop_signal() {
+fn processes_that_receive_the_stop_signal() {
     if !has_cgroup() {
         return;
     }
     // The main process sends another signal to its child, which is the last one that the child prints.
     let script = r#"trap 'kill -USR1 $child; wait $child; exit 0' TERM; "$0" 10 & child=$!; echo ready; wait $child"#;
-    for (whom, told, counts) in [("main", "10\n", 1..=1), ("all", "15\n18\n10\n", 1..=2)] {
-        let mut run = detached(["--signal-to", whom, "bash", "-c", script]);
+    for (target, printed, counts) in [("main", "10\n", 1..=1), ("all", "15\n18\n10\n", 1..=2)] {
+        let mut run = detached(["--signal-to", target, "bash", "-c", script]);
         run.command().arg(program("signals"));
         let mut running = run.start();
         // The child has its handlers, and the shell knows the pid of the child.
@@ -252,7 +252,7 @@ fn who_gets_the_stop_signal() {
         assert!(counts.contains(&ran.report["stopped"]["count"].as_u64().unwrap()), "{ran:#?}");
         // With "all", the order of the two signals is undefined.
         let lines = |text: &str| text.lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>();
-        assert!(lines(&ran.stdout).is_subset(&lines(told)), "{ran:#?}");
+        assert!(lines(&ran.stdout).is_subset(&lines(printed)), "{ran:#?}");
         assert!(ran.stdout.contains("10\n"), "{ran:#?}");
         assert_eq!(ran.report["leftovers"]["count"], 0, "{ran:#?}");
     }
@@ -264,7 +264,7 @@ fn the_grace_period() {
         return;
     }
     let canary = Canary::new();
-    let running = telling(&["--grace", "300ms", "--timeout", "1s"], 0);
+    let running = printing(&["--grace", "300ms", "--timeout", "1s"], 0);
     let ran = running.finish().assert_code(124);
     assert!((1.3..4.0).contains(&ran.elapsed.as_secs_f64()), "{ran:#?}");
     assert_eq!(ran.stdout, "15\n18\n");
@@ -272,7 +272,7 @@ fn the_grace_period() {
     let at = |phase: &str| ran.report["phases"][phase].as_f64().unwrap();
     assert!((1.0..2.0).contains(&at("stopping")) && (0.3..1.3).contains(&(at("killing") - at("stopping"))), "{ran:#?}");
     // No grace period: the job is killed at once.
-    let ran = telling(&["--grace", "0", "--timeout", "1s"], 0).finish().assert_code(124);
+    let ran = printing(&["--grace", "0", "--timeout", "1s"], 0).finish().assert_code(124);
     assert_eq!(ran.report["killed"], true);
     canary.assert_alive();
 }

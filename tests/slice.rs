@@ -30,9 +30,9 @@ fn jobs_have_the_usual_one() {
             let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
             let text = output.stdout.text();
             let (job, guard) = text.split_once("\n\n").unwrap();
-            let told = |key| (scheduling(job, key), scheduling(&own, key));
+            let values = |key| (scheduling(job, key), scheduling(&own, key));
             for key in ["se.slice", "policy", "prio"] {
-                let (job, own) = told(key);
+                let (job, own) = values(key);
                 assert!(job.is_some() && job == own, "{number}, {key}: {job:?}, {own:?}");
             }
             let guards = scheduling(guard, "se.slice").unwrap();

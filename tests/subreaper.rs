@@ -49,9 +49,9 @@ fn it_is_chosen_where_there_is_no_cgroup() {
         let rest = ["--timeout", "300ms", "--grace", "200ms", "--"].map(Into::into);
         let words = words.into_iter().chain([report.path().into()]).chain(rest).chain([tree()]);
         let ran = Run::bare(words).run().assert_code(124);
-        let told: serde_json::Value = serde_json::from_str(&report.text()).unwrap();
-        assert_eq!(told["containment"]["kind"], "subreaper", "{name}: {ran:#?}");
-        let refused = told["containment"]["refused"].as_array().unwrap();
+        let reported: serde_json::Value = serde_json::from_str(&report.text()).unwrap();
+        assert_eq!(reported["containment"]["kind"], "subreaper", "{name}: {ran:#?}");
+        let refused = reported["containment"]["refused"].as_array().unwrap();
         assert!(!refused.is_empty() && refused.iter().all(|refusal| refusal["advice"] != ""), "{name}: {refused:?}");
         // With --require cgroup, the missing cgroup is an error.
         let words = ["unshare", "--mount", "sh", "-c", &script, "sh", PINFOLD, "run", "--require", "cgroup", "true"];
@@ -105,17 +105,17 @@ fn processes_of_another_user_are_reported() {
     let rest = [PINFOLD, "run", "--containment", "subreaper", "--timeout", "300ms", "--grace", "100ms", "--report"];
     let words = words.into_iter().chain(user).chain(rest).map(Into::into).chain([report.path().into(), suid]);
     let ran = Run::bare(words).run();
-    let told: serde_json::Value = serde_json::from_str(&report.text()).unwrap();
+    let reported: serde_json::Value = serde_json::from_str(&report.text()).unwrap();
     if ran.stdout != "in place\n" {
         has("suid", false, "the file system of the target directory is mounted nosuid");
         return;
     }
-    assert_eq!(told["unkillable"]["count"], 1, "{told:#}");
-    let line = told["unkillable"]["processes"][0]["command_line"].as_str().unwrap();
-    assert_eq!((ran.code, &told["exit_code"]), (122, &124.into()), "{told:#}");
+    assert_eq!(reported["unkillable"]["count"], 1, "{reported:#}");
+    let line = reported["unkillable"]["processes"][0]["command_line"].as_str().unwrap();
+    assert_eq!((ran.code, &reported["exit_code"]), (122, &124.into()), "{reported:#}");
     // The report shows the executed command line, not only the name in brackets.
-    assert!(line.ends_with("/become-root"), "{told:#}");
-    assert_eq!(told["unkillable"]["processes"][0]["user"], 0, "{told:#}");
+    assert!(line.ends_with("/become-root"), "{reported:#}");
+    assert_eq!(reported["unkillable"]["processes"][0]["user"], 0, "{reported:#}");
     assert!(ran.stderr.contains("could not end 1 process ("), "{ran:#?}");
     assert!(ran.stderr.contains("/become-root of user 0)"), "{ran:#?}");
 }
@@ -138,10 +138,10 @@ fn a_fork_storm() {
         hand_down(run.command(), file, 30);
         run.command().args(options).args(["bash", "-c"]).args(storm);
         run.run().assert_code(124);
-        let told: serde_json::Value = serde_json::from_str(&report.text()).unwrap();
-        let at = |phase: &str| told["phases"][phase].as_f64().unwrap();
-        assert!(at("gone") - at("killing") < 1.0, "{told:#}");
-        assert_eq!(told["unkillable"]["count"], 0, "{told:#}");
+        let reported: serde_json::Value = serde_json::from_str(&report.text()).unwrap();
+        let at = |phase: &str| reported["phases"][phase].as_f64().unwrap();
+        assert!(at("gone") - at("killing") < 1.0, "{reported:#}");
+        assert_eq!(reported["unkillable"]["count"], 0, "{reported:#}");
     }
     canary.assert_alive();
 }

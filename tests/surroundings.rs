@@ -241,7 +241,7 @@ fn on_a_terminal_of_another_pid_namespace() {
     let report = Scratch::new("pty");
     let mut shell = Pty::shell();
     let unshare = format!("unshare --pid --fork --mount-proc $PINFOLD run --report {}", report.path().display());
-    let told = |report: &Scratch| serde_json::from_str::<serde_json::Value>(&report.text()).unwrap();
+    let parsed = |report: &Scratch| serde_json::from_str::<serde_json::Value>(&report.text()).unwrap();
 
     shell.line(&format!(
         "{unshare} -- bash -c 'sleep 999 & trap \"echo got it; exit 5\" INT; echo up; wait'; echo code $?"
@@ -251,7 +251,7 @@ fn on_a_terminal_of_another_pid_namespace() {
     shell.expect("got it");
     shell.expect("code 5");
     shell.expect("ready> ");
-    assert_eq!((&told(&report)["reason"], &told(&report)["unkillable"]["count"]), (&"exited".into(), &0.into()));
+    assert_eq!((&parsed(&report)["reason"], &parsed(&report)["unkillable"]["count"]), (&"exited".into(), &0.into()));
 
     shell.line(&format!("{unshare} -- sh -c 'echo up; exec sleep 999'; echo code $?"));
     shell.expect("\nup");
@@ -262,7 +262,7 @@ fn on_a_terminal_of_another_pid_namespace() {
     shell.line(&format!("{unshare} --timeout 500ms -- sh -c 'read line; exit 5'; echo code $?"));
     shell.expect("code 124");
     shell.expect("ready> ");
-    assert_eq!(told(&report)["reason"], "deadline");
+    assert_eq!(parsed(&report)["reason"], "deadline");
     shell.line(&format!("{unshare} -- sh -c 'read line; echo got=$line'"));
     shell.send("hello\n");
     shell.expect("got=hello");
@@ -275,7 +275,7 @@ fn on_a_terminal_of_another_pid_namespace() {
     shell.expect("ready> ");
     shell.line("test \"$before\" = \"$(stty -a)\" && echo it is the same");
     shell.expect("\nit is the same");
-    assert!(!Path::new(OsStr::new(told(&report)["containment"]["cgroup"].as_str().unwrap())).exists());
+    assert!(!Path::new(OsStr::new(parsed(&report)["containment"]["cgroup"].as_str().unwrap())).exists());
     shell.exit();
 }
 

@@ -314,7 +314,7 @@ fn a_pinfold_of_another_pid_namespace_is_not_hit() {
 }
 
 #[test]
-fn who_may_not_remove_it_is_told_so() {
+fn a_user_who_may_not_remove_it_gets_an_error() {
     if !has_cgroup() || !has_root() || !has_program("setpriv") {
         return;
     }

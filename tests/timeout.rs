@@ -55,13 +55,13 @@ fn outcome(case: &Case, path: &str) -> (Option<i32>, Option<i32>, String) {
             libc::kill(timeout, signal);
         }
     }
-    let mut told = String::new();
-    let _ = child.stderr.take().unwrap().read_to_string(&mut told);
+    let mut messages = String::new();
+    let _ = child.stderr.take().unwrap().read_to_string(&mut messages);
     let _ = stdout.read_to_end(&mut Vec::new());
     let ended = overdue.join().unwrap();
     let status = child.wait().unwrap();
     assert!(ended, "it did not end: {case:?}");
-    (status.code(), status.signal(), told)
+    (status.code(), status.signal(), messages)
 }
 
 /// Lets the warden end everything after 20 s; returns whether it ended by itself.

@@ -74,7 +74,7 @@ fn a_debounce_that_no_clock_can_hold_is_no_panic() {
 
 /// With one more available process each time: pinfold waits for changes, or names the missing resource.
 #[test]
-fn where_no_thread_can_be_had() {
+fn where_no_thread_can_be_started() {
     if !has_root() || !has_program("setpriv") {
         return;
     }

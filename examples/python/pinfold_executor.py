@@ -4,8 +4,8 @@
         future = executor.submit(function, argument)
         future.cancel()        # True if it was waiting or running; none of its processes is left.
 
-Each call runs in a Python process of its own, as a job of one `pinfold serve` (docs/serve.md). When this program ends, in any
-way, everything that it has submitted ends too. Functions, arguments and results have to be picklable, as for
+Each call runs in a Python process of its own, as a job of one `pinfold serve` (docs/serve.md). When this program ends,
+in any way, everything that it has submitted ends too. Functions, arguments and results have to be picklable, as for
 ProcessPoolExecutor.
 """
 

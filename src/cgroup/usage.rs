@@ -129,7 +129,7 @@ impl Files<'_> {
             return Figure::unknown(["the ", controller, " controller is not enabled in this cgroup"].concat());
         }
         if matches!(key, Key::Pressure) && !self.with_pressure {
-            return Figure::unknown("not asked for (Command::measure_pressure)");
+            return Figure::unknown("not requested (Command::measure_pressure)");
         }
         let name = file.to_string_lossy();
         let known = self.texts.iter().position(|(known, _)| *known == file).unwrap_or_else(|| {

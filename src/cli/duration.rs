@@ -90,7 +90,7 @@ fn unit_length(unit: &str) -> Result<u64, String> {
         "month" | "months" => 2_629_746 * SECOND,
         "y" | "year" | "years" => 31_556_952 * SECOND,
         "M" => return Err("'M' is ambiguous: m is minutes, month is months".into()),
-        unit => return Err(format!("the unit '{}' is not known", shown(unit))),
+        unit => return Err(format!("'{}' is not a unit", shown(unit))),
     })
 }
 

@@ -73,7 +73,8 @@ enum Subcommands {
     },
 }
 
-/// The same for `run` alone. `run` has to start quickly, so clap does not build the options of the other subcommands.
+/// The same parser for `run` alone. `run` has to start quickly, so clap does not build the options of the other
+/// subcommands.
 #[derive(Parser)]
 #[command(name = "pinfold")]
 struct RunCli {

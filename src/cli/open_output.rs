@@ -1,4 +1,4 @@
-//! Opens a file for output: without blocking, and without the loss of an existing content.
+//! Opens a file for output, without blocking and without losing its existing content.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -63,7 +63,7 @@ pub fn open(path: &Path) -> io::Result<File> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => options.create(true).truncate(false).open(path),
         Err(error) if error.raw_os_error() == Some(libc::ENXIO) && is_fifo(path) => wait_for_reader(path, &options)
             .map_err(|error| match error.raw_os_error() {
-                Some(libc::ENXIO) => io::Error::other("it is a FIFO that nothing reads: start its reader first"),
+                Some(libc::ENXIO) => io::Error::other("it is a FIFO that no process reads: start its reader first"),
                 _ => error,
             }),
         opened => opened,

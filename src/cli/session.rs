@@ -8,7 +8,7 @@ use pinfold::{Controller, Guard, Supervisor};
 
 use super::environment;
 
-/// The numbers from which the number of open descriptors for many jobs follows.
+/// The values that determine how many open descriptors a supervisor needs for its jobs.
 #[derive(Clone, Copy)]
 pub struct Descriptors {
     pub workers: usize,

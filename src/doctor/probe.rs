@@ -166,7 +166,7 @@ fn freeze(cgroup: &Cgroup) -> Result<()> {
     if frozen { Ok(()) } else { Err(Errno::TIMEDOUT) }
 }
 
-/// Kills the cgroup with the child in it (`cgroup.kill`, Linux 5.14).
+/// Kills all processes of the cgroup, which contains the child (`cgroup.kill`, Linux 5.14).
 fn kill(cgroup: &Cgroup, child: &Child) -> Result<()> {
     cgroup.write(c"cgroup.kill", b"1")?;
     if child.ends_within(BOUND) { Ok(()) } else { Err(Errno::TIMEDOUT) }

@@ -111,7 +111,7 @@ impl Credentials {
 
     fn difference(&self, caller: &Self) -> Option<String> {
         let ids = |[real, effective, saved]: [u32; 3]| format!("{real}/{effective}/{saved}");
-        let differ = |what: &str, guard: String, caller: String| Some(format!("{what} {guard} then, {caller} now"));
+        let differ = |what: &str, guard: String, caller: String| Some(format!("{what} were {guard}, now {caller}"));
         if self.users != caller.users {
             differ("user ids (real/effective/saved)", ids(self.users), ids(caller.users))
         } else if self.groups != caller.groups {
@@ -124,7 +124,7 @@ impl Credentials {
                 |[effective, permitted, inheritable]: [u64; 3]| format!("{effective:x}/{permitted:x}/{inheritable:x}");
             differ("capabilities (effective/permitted/inheritable)", sets(self.capabilities), sets(caller.capabilities))
         } else if self.root != caller.root {
-            Some("another root directory (chroot)".into())
+            Some("the root directory is another one (chroot)".into())
         } else {
             None
         }

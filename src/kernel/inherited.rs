@@ -220,7 +220,7 @@ pub fn adopt_descriptor(number: i32) -> Result<OwnedFd> {
     static TAKEN: Mutex<Vec<i32>> = Mutex::new(Vec::new());
     let refuse = |advice: &str| Error::invalid("descriptor", number.to_string(), advice);
     let descriptor = match number {
-        0..3 => return Err(refuse("the standard ones are the job's")),
+        0..3 => return Err(refuse("the standard descriptors belong to the job")),
         _ => sys::inherited_fd(number).ok_or_else(|| refuse("it is not open"))?,
     };
     let writable =

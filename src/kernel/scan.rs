@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Result;
 
-/// How long passes go on after the least number of them has been made.
+/// The time since the first pass during which passes are repeated, even if the least number of them has been made.
 const TIME: Duration = Duration::from_millis(20);
 
 /// Limits on the number of passes and on their time. Fewer passes are made if one of them finds no new process.

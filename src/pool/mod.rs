@@ -321,8 +321,8 @@ impl Pool {
     }
 
     /// Stops the pool as [`stop`](Self::stop) does, but the jobs that run receive `signal` first
-    /// ([`Job::stop_with`](crate::Job::stop_with)): for a program that passes the kind of a request on, so that the
-    /// jobs' handlers for SIGINT or SIGHUP run. Returns at once.
+    /// ([`Job::stop_with`](crate::Job::stop_with)). Use it in a program that forwards the signal of a request, so that
+    /// the jobs' handlers for SIGINT or SIGHUP run. Returns at once.
     pub fn stop_with(&self, signal: Signal) {
         self.owner.0.end_with(state::Ending::Stop, Some(signal));
     }

@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 /* Counts the children of our parent, including zombies, except this process. */
-static int brothers(void)
+static int siblings(void)
 {
     int found = 0;
     DIR *proc = opendir("/proc");
@@ -47,9 +47,9 @@ int main(int argc, char **argv)
             return 2;
     }
     time_t begun = time(NULL);
-    while (brothers() > 0)
+    while (siblings() > 0)
         if (time(NULL) - begun > 20) {
-            printf("%d left\n", brothers());
+            printf("%d left\n", siblings());
             return 1;
         }
     printf("none of %d left\n", count);

@@ -23,21 +23,21 @@ impl Served {
         let schema = std::fs::read_to_string(format!("{PROJECT}/docs/serve.schema.json")).unwrap();
         let schema: Value = serde_json::from_str(&schema).unwrap();
         let mut served = Self { running, stdin, schema: jsonschema::validator_for(&schema).unwrap() };
-        assert_eq!(served.hear()["event"], "hello");
+        assert_eq!(served.next_event()["event"], "hello");
         served
     }
 
-    pub fn say(&mut self, request: &Value) {
+    pub fn send(&mut self, request: &Value) {
         assert!(self.schema.is_valid(request), "{request}");
-        self.say_text(&request.to_string());
+        self.send_text(&request.to_string());
     }
 
-    pub fn say_text(&mut self, text: &str) {
+    pub fn send_text(&mut self, text: &str) {
         writeln!(self.stdin.as_mut().unwrap(), "{text}").unwrap();
     }
 
     /// Returns the next event, after checking that it matches the schema.
-    pub fn hear(&mut self) -> Value {
+    pub fn next_event(&mut self) -> Value {
         let line = self.running.line();
         let event: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
         assert!(self.schema.is_valid(&event), "{event}");
@@ -45,10 +45,10 @@ impl Served {
     }
 
     /// Returns all events up to the first event of this kind, which is the last one returned.
-    pub fn hear_until(&mut self, kind: &str) -> Vec<Value> {
-        let mut events = vec![self.hear()];
+    pub fn events_until(&mut self, kind: &str) -> Vec<Value> {
+        let mut events = vec![self.next_event()];
         while events[events.len() - 1]["event"] != kind {
-            events.push(self.hear());
+            events.push(self.next_event());
         }
         events
     }

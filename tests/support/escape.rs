@@ -37,7 +37,7 @@ pub struct Escape {
     /// It only works where the job has its own cgroup.
     cgroup_only: bool,
     /// How many processes report that they have escaped.
-    pub told: RangeInclusive<usize>,
+    pub in_place: RangeInclusive<usize>,
     pub leftovers: RangeInclusive<u64>,
     pub emigrants: RangeInclusive<u64>,
 }
@@ -57,7 +57,7 @@ pub fn escape(source: &str, mode: &str) -> Escape {
         by_without_cgroup: By::Stop,
         elsewhere: 0,
         cgroup_only: false,
-        told: 1..=1,
+        in_place: 1..=1,
         leftovers: 1..=1,
         emigrants: 0..=0,
     }
@@ -108,8 +108,8 @@ impl Escape {
         self
     }
 
-    pub fn told(mut self, count: usize) -> Self {
-        self.told = count..=count;
+    pub fn in_place(mut self, count: usize) -> Self {
+        self.in_place = count..=count;
         self
     }
 
@@ -166,8 +166,8 @@ impl Escape {
     /// Checks a run, with a main process that stays or exits: the escape happened, it was ended in the expected way,
     /// and soon; nothing is left.
     fn check(&self, ran: &Ran) {
-        let told = ran.stdout.lines().filter(|line| *line == "in place").count();
-        assert!(self.told.contains(&told) && ready(ran), "it did not escape: {ran:#?}");
+        let in_place = ran.stdout.lines().filter(|line| *line == "in place").count();
+        assert!(self.in_place.contains(&in_place) && ready(ran), "it did not escape: {ran:#?}");
         let (killed, phases) = (ran.report["killed"].as_bool().unwrap(), &ran.report["phases"]);
         assert!(self.by == By::Luck || killed == (self.by == By::Kill), "{ran:#?}");
         let phase = |name: &str| phases[name].as_f64();

@@ -30,7 +30,7 @@ pub fn shell(script: &str) -> Command {
 }
 
 /// Returns a script whose output the host reads.
-pub fn heard(script: &str) -> Command {
+pub fn piped(script: &str) -> Command {
     let mut command = shell(script);
     command.stdout(Stdio::Piped).stderr(Stdio::Piped);
     command

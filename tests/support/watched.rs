@@ -18,7 +18,7 @@ const QUIET: Duration = Duration::from_millis(700);
 
 /// Tests that change one file three times in a second look like a command that does so. Another test covers this
 /// report.
-pub const REPEATS: &str = "without end";
+pub const REPEATS: &str = "never end";
 
 /// `pinfold watch` on a directory, and what it and its command print.
 pub struct Watched {

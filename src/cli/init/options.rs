@@ -151,11 +151,12 @@ pub fn help(name: &str) -> String {
         "\
 Usage: {name} [OPTION]... COMMAND [ARG]...
 Run COMMAND, pass signals on to it, reap orphaned processes, and exit with the exit code of COMMAND. When COMMAND ends,
-{name} ends all processes that COMMAND has started. {name} is for the first process of a container; under another
-init, it contains COMMAND in the same way as `pinfold run`.
+{name} ends all processes that COMMAND has started. {name} is for the first process of a container;
+under another init, it contains COMMAND in the same way as `pinfold run`.
 
   -g                      pass signals on to the process group of COMMAND
-  -r, --rewrite S:R       send the signal R to COMMAND when {name} receives S, as in 15:3; 0 sends none (repeatable)
+  -r, --rewrite S:R       when {name} receives the signal S, send R to COMMAND, as in 15:3; 0 sends none
+                          (repeatable)
       --setsid            run COMMAND in a session of its own, and pass signals on to its process group; SIGTSTP,
                           SIGTTIN and SIGTTOU stop COMMAND and {name} (the default under the name dumb-init)
   -c, --single-child      no --setsid: pass signals on to COMMAND alone (under the name dumb-init, SIGTSTP, SIGTTIN and

@@ -96,23 +96,24 @@ pub fn help(name: &str) -> String {
     format!(
         "\
 Usage: {name} [OPTION]... DURATION COMMAND [ARG]...
-Run COMMAND, and stop it where it still runs after DURATION. When it has ended, by itself or not, everything that it
-started is ended too.
+Run COMMAND, and stop it if it is still running after DURATION. When COMMAND has ended, for whatever reason,
+{name} also ends every process that COMMAND has started.
 
-  -f, --foreground            leave COMMAND in the caller's process group, so that it can use the terminal; the signal
-                              goes to COMMAND alone, and what it has started is ended when it has ended
-  -k, --kill-after=DURATION   send KILL, if COMMAND still runs this long after the first signal
-  -p, --preserve-status       exit with the status of COMMAND, even when it timed out
-  -s, --signal=SIGNAL         the signal to send when it times out, a name or a number; TERM by default
-  -v, --verbose               say on standard error which signal is sent
-      --help                  print this
+  -f, --foreground            leave COMMAND in the caller's process group, so that it can use the terminal; send the
+                              signal to COMMAND alone, and end the processes that it has started after its end
+  -k, --kill-after=DURATION   send KILL if COMMAND is still running this long after the first signal
+  -p, --preserve-status       exit with the status of COMMAND, even if COMMAND timed out
+  -s, --signal=SIGNAL         the signal to send on timeout, a name or a number; TERM by default
+  -v, --verbose               print each signal that {name} sends, on standard error
+      --help                  print this help
       --version               print the version
 
-DURATION is a number with a fraction if need be, and a unit: s for seconds (the default), m for minutes, h for hours,
+DURATION is a number, which may have a fraction, and a unit: s for seconds (the default), m for minutes, h for hours,
 d for days. 0 and inf switch the timeout off.
 
-Exit status: 124 if COMMAND timed out, and --preserve-status is not given; 125 if {name} itself failed;
-126 if COMMAND can't be executed; 127 if it was not found; 137 if KILL was sent (128+9); that of COMMAND otherwise.
+Exit status: 124 if COMMAND timed out and --preserve-status is not given; 125 if {name} itself failed;
+126 if COMMAND can't be executed; 127 if it was not found; 137 (128+9) if {name} sent KILL;
+otherwise that of COMMAND.
 "
     )
 }

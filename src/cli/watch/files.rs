@@ -346,8 +346,8 @@ fn explain(error: &io::Error, directory: &Path) -> anyhow::Error {
     let at = pinfold::text::printable_path(directory);
     match error.raw_os_error() {
         Some(libc::ENOSPC) => anyhow!(
-            "cannot watch {at}: this user's limit on inotify watches is reached (each directory needs one); raise it, as \
-             root: sysctl fs.inotify.max_user_watches=524288 (in a user namespace user.max_inotify_watches), or watch \
+            "cannot watch {at}: this user's limit on inotify watches is reached (each directory needs one); raise it, \
+             as root: sysctl fs.inotify.max_user_watches=524288 (in a user namespace user.max_inotify_watches), or watch \
              fewer directories (-w, --ignore)"
         ),
         Some(libc::EMFILE) => anyhow!(

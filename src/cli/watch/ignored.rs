@@ -173,8 +173,8 @@ fn version(file: &Path) -> Option<Version> {
 }
 
 /// Returns the directory of git's own files to which `.git` refers. In a work tree and in a submodule, `.git` is a file
-/// with the path of that directory. A work tree shares the rules of the main work tree, and the file `commondir`
-/// contains the path to the directory of the latter (gitrepository-layout(5)).
+/// with the path of that directory. A work tree shares the rules of the main work tree, whose directory is named in the
+/// file `commondir` (gitrepository-layout(5)).
 fn git_directory(git: &Path) -> Option<PathBuf> {
     if git.is_dir() {
         return Some(git.to_owned());

@@ -10,8 +10,8 @@ use crate::cli::thread;
 /// Starts to read standard input, and returns the channel of the requests to restart. The channel closes when standard
 /// input ends.
 ///
-/// The channel holds one request: if another one arrives before the receiver has taken the last one, the two count as
-/// one.
+/// The channel holds one request. A request that arrives before the receiver has taken the last one has no further
+/// effect.
 pub fn restarts() -> Result<Receiver<()>> {
     let (sender, requests) = channel(1);
     thread::start("to read standard input", move || {

@@ -317,8 +317,8 @@ impl<'a> Watch<'a> {
             changes.first.filter(own).zip(self.began).map(|(first, began)| first.saturating_duration_since(began));
         if let Some(file) = self.repeats.add(after, changes.files()) {
             tell(&format!(
-                "{} changed in each of the last three runs: if the command writes it, the restarts never end; exclude such \
-                 files with --ignore GLOB",
+                "{} changed in each of the last three runs: if the command writes it, the restarts never end; exclude \
+                 such files with --ignore GLOB",
                 changes::name(&file)
             ));
         }
@@ -327,7 +327,7 @@ impl<'a> Watch<'a> {
     fn ended(&mut self, report: &Arc<Report>, after: Duration, ending: bool) -> Result<()> {
         run::explain_failures(report);
         if !report.is_gone() {
-            bail!("could not end the last run, so the next run would not be alone");
+            bail!("could not end the last run, so pinfold does not start the next one");
         }
         let words = format!("{} after {}", how(report), humantime::format_duration(rounded(after)));
         self.over = Some(Instant::now());
