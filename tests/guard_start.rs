@@ -188,10 +188,9 @@ fn each_failure_has_its_true_cause() {
 #[test]
 fn a_root_directory_without_proc_or_without_the_loader() {
     if let Some(case) = case() {
-        let root = Scratch::directory("root");
+        let root = std::path::PathBuf::from(std::env::var_os("NEW_ROOT").unwrap());
         if case == "with /proc" {
-            std::fs::create_dir(root.path().join("proc")).unwrap();
-            let target = std::ffi::CString::new(root.path().join("proc").to_str().unwrap()).unwrap();
+            let target = std::ffi::CString::new(root.join("proc").to_str().unwrap()).unwrap();
             // SAFETY: enters a mount namespace that belongs to this thread only, so that no other process sees the
             // changes.
             unsafe {
@@ -201,16 +200,19 @@ fn a_root_directory_without_proc_or_without_the_loader() {
                 assert_eq!(libc::mount(c"/proc".as_ptr(), target.as_ptr(), none, libc::MS_BIND, none.cast()), 0);
             }
         }
-        std::os::unix::fs::chroot(root.path()).unwrap();
+        std::os::unix::fs::chroot(&root).unwrap();
         println!("failed: {}", failure(Supervisor::builder()));
         return;
     }
     if !has_root() {
         return;
     }
-    let said = alone("without /proc", |_| {});
+    // After the chroot, the process could not remove it.
+    let root = Scratch::directory("root");
+    std::fs::create_dir(root.path().join("proc")).unwrap();
+    let said = alone("without /proc", |command| _ = command.env("NEW_ROOT", root.path()));
     assert!(said.contains("failed: ") && said.contains("/proc is not mounted"), "{said}");
-    let said = alone("with /proc", |_| {});
+    let said = alone("with /proc", |command| _ = command.env("NEW_ROOT", root.path()));
     assert!(said.contains("failed: ") && said.contains("dynamic loader"), "{said}");
     assert!(said.contains("statically linked"), "{said}");
 }

@@ -5,8 +5,8 @@ use std::process::{Command, Output};
 
 use crate::support::{PINFOLD, PROJECT, Scratch, has, has_cgroup, has_program};
 
-/// This directory and the builds in it are kept for the next run.
-const TMP: &str = env!("CARGO_TARGET_TMPDIR");
+/// The directory and the builds in it are kept for the next run. It is not the one that the tests have to leave empty.
+const TMP: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/../python-tests");
 
 /// Returns the Python that has the module, or `None` where it cannot be built here.
 fn python() -> Option<String> {
