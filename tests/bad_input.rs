@@ -355,7 +355,8 @@ fn limits_of_the_caller_that_are_too_low_are_named() {
             if said == "ulimit -f" {
                 run.command().env("LARGE", "x".repeat(100_000));
             } else {
-                // The kernel puts the environment on the stack too: a large one leaves the loader nothing of 16 KiB.
+                // The kernel puts the environment on the stack too: a large environment would leave none of the 16 KiB for
+                // the dynamic loader.
                 run.command().env_clear().env("PATH", "/usr/bin:/bin");
             }
             let ran = run_without_panic(run);

@@ -191,8 +191,8 @@ async fn supervisor_has_cgroup(job: &pinfold::Job) -> bool {
     }
 }
 
-/// Runs in a program that uses smol, and in a program with its own executor. There is no tokio runtime, or there is one that
-/// runs elsewhere.
+/// Runs in a program that uses smol, and in a program with its own executor. There is no tokio runtime, or there is one
+/// that runs elsewhere.
 #[test]
 fn every_call_works_outside_of_a_tokio_runtime() {
     if !has_cgroup() {

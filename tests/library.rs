@@ -25,7 +25,7 @@ fn lives(pid: i32) -> bool {
 }
 
 /// Returns a command that writes to a pipe when it runs, and the reader of that pipe.
-fn saying(words: &[&str]) -> (Command, std::io::PipeReader) {
+fn writing_to_pipe(words: &[&str]) -> (Command, std::io::PipeReader) {
     let (reader, writer) = std::io::pipe().unwrap();
     let mut command = Command::new(words[0]);
     command.args(&words[1..]).stdin(Stdio::Null).stdout(OwnedFd::from(writer));
@@ -71,7 +71,7 @@ fn a_wait_can_be_dropped() {
         return;
     }
     with_supervisor(async |supervisor| {
-        let (command, said) = saying(&["sh", "-c", "echo ready; sleep 1000"]);
+        let (command, said) = writing_to_pipe(&["sh", "-c", "echo ready; sleep 1000"]);
         let job = supervisor.spawn(&command).await.unwrap();
         drop(command);
         assert_eq!(line(&said).await, "ready");
@@ -91,7 +91,7 @@ fn stop_kill_and_signal() {
     let signals = program("signals");
     let signals = signals.to_str().unwrap();
     with_supervisor(async |supervisor| {
-        let (command, said) = saying(&[signals, "64"]);
+        let (command, said) = writing_to_pipe(&[signals, "64"]);
         let job = supervisor.spawn(&command).await.unwrap();
         assert_eq!(line(&said).await, "ready");
         for number in [10, 32, 33, 40] {
@@ -105,7 +105,7 @@ fn stop_kill_and_signal() {
         let report = job.wait().await.unwrap();
         assert_eq!((report.reason, report.killed, report.exit_code), (Reason::Stopped, true, 137));
 
-        let (command, said) = saying(&[signals, "64"]);
+        let (command, said) = writing_to_pipe(&[signals, "64"]);
         let job = supervisor.spawn(&command).await.unwrap();
         assert_eq!(line(&said).await, "ready");
         job.kill();
@@ -140,7 +140,7 @@ fn a_dropped_job_is_killed() {
     }
     let canary = Canary::new();
     with_supervisor(async |supervisor| {
-        let (command, said) = saying(&["sh", "-c", "trap '' TERM; sleep 1000 & echo $!; wait"]);
+        let (command, said) = writing_to_pipe(&["sh", "-c", "trap '' TERM; sleep 1000 & echo $!; wait"]);
         let job = supervisor.spawn(&command).await.unwrap();
         let (main, descendant) = (job.pid(), line(&said).await.parse().unwrap());
         assert!(lives(main) && lives(descendant));
@@ -160,7 +160,7 @@ fn a_dropped_spawn_leaves_nothing() {
     }
     with_supervisor(async |supervisor| {
         for micros in [0, 20, 50, 100, 200, 400, 800, 1600, 3200] {
-            let (command, said) = saying(&["sleep", "1000"]);
+            let (command, said) = writing_to_pipe(&["sleep", "1000"]);
             // The future is dropped, wherever the spawn is by then.
             let dropped = std::time::Instant::now();
             let spawned = tokio::time::timeout(Duration::from_micros(micros), supervisor.spawn(&command)).await;
@@ -178,7 +178,7 @@ fn a_dropped_supervisor_takes_its_jobs_along() {
         return;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (command, said) = saying(&["sh", "-c", "echo ready; sleep 1000"]);
+    let (command, said) = writing_to_pipe(&["sh", "-c", "echo ready; sleep 1000"]);
     let (job, pid) = runtime.block_on(async {
         let supervisor = Supervisor::builder().guard_program(PINFOLD).start().await.unwrap();
         let job = supervisor.spawn(&command).await.unwrap();
@@ -319,7 +319,7 @@ fn streams() {
         let (input, mut give) = std::io::pipe().unwrap();
         std::io::Write::write_all(&mut give, b"given\n").unwrap();
         drop(give);
-        let (mut command, said) = saying(&["sh", "-c", "cat; ls /proc/self/fd | wc -l; echo error >&2"]);
+        let (mut command, said) = writing_to_pipe(&["sh", "-c", "cat; ls /proc/self/fd | wc -l; echo error >&2"]);
         let (errors, error) = std::io::pipe().unwrap();
         command.stdin(OwnedFd::from(input)).stderr(Stdio::Descriptor(Arc::new(error.into())));
         // A descriptor without a close-on-exec flag, which the job must not inherit either.

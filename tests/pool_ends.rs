@@ -51,20 +51,20 @@ impl Careful {
         });
         let handle = pool.submit(task).await.unwrap();
         let mut careful = Self { handle, lines: lines.await.unwrap(), _fifo: fifo, go };
-        careful.says("ready").await;
+        careful.expect_line("ready").await;
         careful
     }
 
-    async fn says(&mut self, text: &str) {
+    async fn expect_line(&mut self, text: &str) {
         let line = self.lines.next_line().await.unwrap();
         assert_eq!(line.map(|line| line.text().into_owned()).as_deref(), Some(text));
     }
 
     /// Asserts that the job is cleaning up, and that it can finish.
     async fn ends_well(mut self) {
-        self.says("cleaning").await;
+        self.expect_line("cleaning").await;
         writeln!(self.go, "go").unwrap();
-        self.says("cleaned").await;
+        self.expect_line("cleaned").await;
         let outcome = self.handle.wait().await;
         assert_eq!((outcome.report.reason, outcome.cancelled), (Reason::Stopped, true), "{outcome:#?}");
         assert_eq!((outcome.report.exit_code, outcome.report.killed), (0, false), "{outcome:#?}");
@@ -88,7 +88,7 @@ fn a_pool_that_is_stopped_again_is_not_killed() {
         let pool = Pool::builder().workers(1).start(supervisor).unwrap();
         let mut careful = Careful::start(&pool).await;
         pool.stop();
-        careful.says("cleaning").await;
+        careful.expect_line("cleaning").await;
         pool.kill();
         pool.shutdown(Shutdown::Now).await;
         assert!(careful.handle.outcome().unwrap().report.killed);
@@ -117,7 +117,7 @@ fn a_cancel_and_a_stop_of_the_pool_are_not_two_cancels() {
             let pool = start();
             let mut careful = Careful::start(&pool).await;
             both(&pool, &careful.handle);
-            careful.says("cleaning").await;
+            careful.expect_line("cleaning").await;
             careful.handle.cancel();
             assert!(careful.handle.wait().await.report.killed);
         }

@@ -131,8 +131,8 @@ pub fn median(values: &[f64]) -> f64 {
 }
 
 /// Lets the workers take turns and prints their medians, and the ratio of each to the first one in the same round. It
-/// starts the workers several times, because the location of its memory makes a process faster or slower by up to a tenth
-/// for its whole life.
+/// starts the workers several times, because the location of its memory makes a process faster or slower by up to a
+/// tenth for its whole life.
 pub fn compare<const N: usize>(title: &str, start: impl Fn() -> [Worker; N], starts: usize, rounds: usize, batch: u64) {
     let mut times: [Vec<f64>; N] = std::array::from_fn(|_| Vec::new());
     let mut names = Vec::new();

@@ -71,8 +71,8 @@ fn piece(random: &mut Random, number: u64, depth: u32) -> String {
     fill(random, template, number)
 }
 
-/// Replaces `@i` (the number of the piece), `@n` (a count), `@c` (an exit code), `@d` (a moment, in seconds), `@s` and `@t`
-/// (signals; `@t` those that a background process does not ignore).
+/// Replaces `@i` (the number of the piece), `@n` (a count), `@c` (an exit code), `@d` (a moment, in seconds), `@s` and
+/// `@t` (signals; `@t` those that a background process does not ignore).
 fn fill(random: &mut Random, template: &str, number: u64) -> String {
     let signal = *pick(random, &["HUP", "INT", "QUIT", "TERM", "USR1", "USR2", "ALRM"]);
     let deadly = *pick(random, &["HUP", "TERM", "USR1", "USR2", "KILL", "ALRM"]);

@@ -69,10 +69,10 @@ impl Dice {
 }
 
 /// Some options are never generated, because coreutils' timeout may then never end: `-s CHLD`; signals that stop, which
-/// nothing undoes; and `-s ALRM` with `-k`, whose alarm it ignores. `-s 32` is not generated either: glibc does not let a
-/// program ignore it, so it ends coreutils' timeout too. Version 9.10 does not forward signals that the caller ignores,
-/// and forwards all signals that would end timeout. (Before, it forwarded five, and the others left the command behind.)
-/// The cases in which this matters are generated only for a peer of that version or a later one.
+/// nothing undoes; and `-s ALRM` with `-k`, whose alarm it ignores. `-s 32` is not generated either: glibc does not let
+/// a program ignore it, so it ends coreutils' timeout too. Version 9.10 does not forward signals that the caller
+/// ignores, and forwards all signals that would end timeout. (Before, it forwarded five, and the others left the
+/// command behind.) The cases in which this matters are generated only for a peer of that version or a later one.
 ///
 /// Generates commands that end before the shortest limit, at it, or not at all, with at least 0.35 s in between.
 pub fn generate(dice: &mut Dice, peer: Version) -> Case {
