@@ -8,7 +8,7 @@ use support::surrounding::{fresh_user, has_other_users};
 use support::{Canary, PINFOLD, Run, Scratch, has_program, has_root};
 
 /// Returns what root does before and after it becomes a user in a cgroup whose directory belongs to the user and whose
-/// list of processes does not belong to the user, or stops to.
+/// list of processes does not, or only for a short time.
 fn as_user_in(cgroup: &OwnCgroup, uid: u32, before: &str, pinfold: &str) -> String {
     let user = format!("setpriv --reuid {uid} --regid {uid} --clear-groups");
     format!("{}; procs={}/cgroup.procs; {before}\n{user} {pinfold}", cgroup.enter(), cgroup.path.display())
