@@ -36,7 +36,7 @@ fn a_job_that_sleeps_wakes_no_process() {
     let before = watched.map(|(supervisor, guard)| (switches(supervisor), switches(guard)));
     std::thread::sleep(WINDOW);
     let after = watched.map(|(supervisor, guard)| (switches(supervisor), switches(guard)));
-    assert_eq!(after, before, "(supervisor, guard) of the one that sleeps, and of the busy one");
+    assert_eq!(after, before, "context switches of (supervisor, guard), for the sleeping job and the busy job");
     for job in jobs {
         assert_eq!(stop(job), 143);
     }

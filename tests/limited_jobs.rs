@@ -114,8 +114,8 @@ fn a_full_container_keeps_pinfold_and_its_guard() {
     let own = support::own_cgroup().join("full");
     let inner = own.join("all");
     let job = "for n in $(seq 400); do sleep 1000 & done; wait";
-    // One run with the caller's own oom_score_adj, and one with a caller that may not lower it. The job keeps the value
-    // of the caller.
+    // The caller may lower its oom_score_adj (CAP_SYS_RESOURCE) in one run, and may not in the other. The job keeps the
+    // value of the caller.
     for containment in ["cgroup", "subreaper"] {
         for drop in ["", "setpriv --bounding-set=-sys_resource --inh-caps=-sys_resource"] {
             let script = format!(

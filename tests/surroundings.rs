@@ -126,8 +126,8 @@ fn with_a_proc_that_hides_processes() {
         become_user(65534)
     );
     let script = format!("exec unshare --mount bash -c '{script}' bash \"$@\"");
-    // The main process exits when the other process has executed the hidden program, which has closed its end of the
-    // pipe.
+    // When the main process exits, the other process has executed the hidden program. So /proc does not show that it
+    // has an end of the pipe.
     let job = format!("exec 9> >(exec {} 999); exec 9>&-; sleep 0.2; exit 3", hidden.display());
     let ran =
         Surrounding { script: &script, options: &[] }.run(&["--grace", "1m"], &["bash", "-c", &job]).assert_code(3);

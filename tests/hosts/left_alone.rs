@@ -97,7 +97,7 @@ pub fn left_alone() {
             let mut ended = [wait_any().unwrap(), wait_any().unwrap()];
             ended.sort_by_key(|(_, code)| *code);
             assert_eq!(ended, [(early, 11), (late, 12)]);
-            assert_eq!(wait_any(), None, "there is no child that the host has not made");
+            assert_eq!(wait_any(), None, "the host has no child that it did not make itself");
         });
         assert_eq!(State::now(), state);
         assert_eq!(descriptors(), before);

@@ -83,7 +83,7 @@ static int counts(const struct seccomp_notif *call)
 }
 
 /* Prints which call fails, and of which process. */
-static void tell(const struct seccomp_notif *call)
+static void print(const struct seccomp_notif *call)
 {
     char path[64], name[64] = "";
     snprintf(path, sizeof path, "/proc/%d/comm", call->pid);
@@ -134,7 +134,7 @@ int main(int argc, char **argv)
             if (executes(call.pid, &program) && counts(&call) && ++count == chosen)
                 answer = (struct seccomp_notif_resp){.id = call.id, .error = -error};
             if (answer.error && getenv("INJECT_TELL"))
-                tell(&call);
+                print(&call);
             ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &answer);
             continue;
         }

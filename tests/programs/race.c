@@ -16,7 +16,7 @@
 
 /* This is not an unbounded storm: the next child is made when both the child and its own child, a session leader,
  * are gone. */
-static void fork_for_ever(int told)
+static void fork_for_ever(int started)
 {
     for (int first = 1;; first = 0) {
         int alive[2];
@@ -36,11 +36,11 @@ static void fork_for_ever(int told)
         if (child > 0)
             waitpid(child, NULL, 0);
         if (first)
-            write(told, "1", 1);
+            write(started, "1", 1);
     }
 }
 
-static void wait_for(int told, int count)
+static void wait_for(int started, int count)
 {
     char seen;
     while (count > 0 && read(told, &seen, 1) == 1)
@@ -50,7 +50,7 @@ static void wait_for(int told, int count)
 
 int main(int argc, char **argv)
 {
-    int told[2];
+    int started[2];
     if (argc < 2 || pipe(told))
         return 1;
     if (strcmp(argv[1], "storm") == 0) {
