@@ -211,12 +211,12 @@ static int storm(char **arguments)
         signal(SIGTERM, SIG_IGN);
         signal(SIGCHLD, SIG_IGN);
         signal(SIGPIPE, SIG_IGN);
-        for (int told = 0;;) {
+        for (int reported = 0;;) {
             if (fork() >= 0)
                 continue;
             /* The limit is reached, so the storm has its full size. */
             must(errno == EAGAIN);
-            if (!told++ && write(PLACED, "x", 1) == 1)
+            if (!reported++ && write(PLACED, "x", 1) == 1)
                 dprintf(OUT, "in place\n");
             if (getpid() % 2)
                 _exit(0);

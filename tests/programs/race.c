@@ -43,7 +43,7 @@ static void fork_for_ever(int started)
 static void wait_for(int started, int count)
 {
     char seen;
-    while (count > 0 && read(told, &seen, 1) == 1)
+    while (count > 0 && read(started, &seen, 1) == 1)
         count--;
     write(1, "ready\n", 6);
 }
@@ -51,14 +51,14 @@ static void wait_for(int started, int count)
 int main(int argc, char **argv)
 {
     int started[2];
-    if (argc < 2 || pipe(told))
+    if (argc < 2 || pipe(started))
         return 1;
     if (strcmp(argv[1], "storm") == 0) {
         for (int worker = 0; worker < WORKERS; worker++)
             if (fork() == 0)
-                fork_for_ever(told[1]);
-        wait_for(told[0], WORKERS);
-        fork_for_ever(told[1]);
+                fork_for_ever(started[1]);
+        wait_for(started[0], WORKERS);
+        fork_for_ever(started[1]);
     }
     if (argc != 5)
         return 1;
@@ -67,11 +67,11 @@ int main(int argc, char **argv)
         if (fork() == 0) {
             signal(SIGTERM, SIG_IGN);
             setsid();
-            write(told[1], "1", 1);
+            write(started[1], "1", 1);
             for (;;)
                 pause();
         }
-    wait_for(told[0], leftovers);
+    wait_for(started[0], leftovers);
     long micros = atol(argv[2]);
     struct timespec time = {micros / 1000000, micros % 1000000 * 1000};
     nanosleep(&time, NULL);

@@ -124,14 +124,14 @@ int main(int argc, char **argv)
     while (waitpid(command, &status, 0) < 0)
         if (errno != EINTR)
             return 125;
-    FILE *told = fdopen(file, "w");
+    FILE *report = fdopen(file, "w");
     /* The guard has left its job by now, so every living process is a survivor. Zombies of ours do not count. */
     for (;;) {
-        survivors(told);
+        survivors(report);
         if (waitpid(-1, NULL, __WALL) < 0 && errno == ECHILD)
             break;
     }
-    fclose(told);
+    fclose(report);
     if (WIFSIGNALED(status)) {
         struct rlimit none = {0, 0};
         setrlimit(RLIMIT_CORE, &none);
