@@ -64,7 +64,7 @@ fn a_leftover_that_holds_the_terminal_does_not_delay_the_return() {
     if !has_cgroup() {
         return;
     }
-    // Out of the session before that ends, whose hang-up would end it.
+    // The process leaves the session first, because the hang-up at the end of the session would end it.
     let out = support::Scratch::new("out-of-the-session");
     let out_path = out.path().display();
     let script = format!(
