@@ -15,7 +15,10 @@ use crate::supervisor::queue::WeakSender;
 /// cheap to clone.
 ///
 /// ```
-/// The handle reaches the job of a pool's task while the job runs.
+/// let (sender, _handles) = std::sync::mpsc::channel::<pinfold::JobHandle>();
+/// // The handle reaches the job of a pool's task while the job runs.
+/// let task = pinfold::pool::Task::new(pinfold::Command::new("make"));
+/// let task = task.on_spawn(move |job, _attempt| drop(sender.send(job.handle())));
 /// # drop(task);
 /// ```
 #[derive(Clone, Debug)]
