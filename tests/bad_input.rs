@@ -127,7 +127,7 @@ fn a_report_that_cannot_be_written_is_found_before_the_command_runs() {
     for (place, said) in [
         ("/no/such/directory/report", "/no/such/directory/report"),
         (in_directory.as_str(), "report-dir"),
-        ("", "is needed"),
+        ("", "write a file name"),
         ("fd:99", "descriptor 99"),
         ("fd:1000000", "descriptor 1000000"),
         ("fd:0", "descriptor 0"),
