@@ -187,7 +187,7 @@ async fn supervisor_has_cgroup(job: &pinfold::Job) -> bool {
             job.thaw();
             true
         }
-        Err(error) => !error.to_string().contains("without a cgroup"),
+        Err(error) => !matches!(error, Error::System { errno: rustix::io::Errno::OPNOTSUPP, .. }),
     }
 }
 

@@ -255,7 +255,7 @@ fn progress_on_a_terminal() {
     // The failure has its own line, beside the bar.
     pty.expect("line 1, exit 3: exit code 3");
     pty.expect("2/4, 2 running, 1 failed");
-    pty.expect("to go");
+    pty.expect("s left");
     for go in &go {
         std::fs::write(go.path(), "go\n").unwrap();
     }

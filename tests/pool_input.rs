@@ -40,7 +40,7 @@ fn bad_lines_are_all_found_before_anything_starts() {
     assert_eq!(ran.stderr.matches("\n  line ").count(), bad.len(), "{}", ran.stderr);
     assert!(!scratch.path().exists());
     for (args, said) in [
-        (["-j", "0"].as_slice(), "from 1 on"),
+        (["-j", "0"].as_slice(), "at least 1"),
         (&["--output", "files="], "files=DIR"),
         (&["--keep-order", "--output", "stream"], "--keep-order"),
         (&["--tag"], "--tag"),

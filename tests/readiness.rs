@@ -33,7 +33,7 @@ fn by_a_line_a_port_or_a_file() {
         }
         job.kill();
         let error = job.ready(&Readiness::port(([127, 0, 0, 1], 1)), LONG).await.unwrap_err().to_string();
-        assert!(error.contains("it is over"), "{error}");
+        assert!(error.contains("is over"), "{error}");
 
         // A port is free until a process listens on it.
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -386,6 +386,6 @@ fn a_report_into_a_full_pipe_does_not_hang() {
         ended.then_some(())
     });
     let ran = running.finish().assert_code(125);
-    assert!(ran.stderr.contains("SIGTERM came"), "{ran:#?}");
+    assert!(ran.stderr.contains("SIGTERM arrived"), "{ran:#?}");
     drop(held);
 }

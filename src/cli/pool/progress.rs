@@ -42,6 +42,7 @@ impl Progress {
         };
         let template = "{bar:30} {pos}/{len}, {msg}, {elapsed} elapsed, {eta} left";
         bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_message("0 running, 0 failed");
         Self { bar, quiet }
     }
 
