@@ -83,7 +83,7 @@ fn three_interrupts_within_two_seconds_kill() {
     for count in 1..3 {
         shell.send(CTRL_C);
         // The kernel merges two interrupts that come before pinfold has read the first.
-        shell.expect(&format!("SIGINT from the terminal, {count} of 3"));
+        shell.expect(&format!("SIGINT from the terminal: {count} of the 3"));
     }
     shell.send(CTRL_C);
     shell.expect("ready> ");

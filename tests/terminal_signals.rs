@@ -27,7 +27,7 @@ fn assert_one_signal_for_each_key(shell: &mut Pty, line: &str, seen_by_pinfold: 
     shell.send(CTRL_C);
     let mut printed = String::new();
     if seen_by_pinfold {
-        printed = shell.expect("SIGINT from the terminal, 1 of 3");
+        printed = shell.expect("SIGINT from the terminal: 1 of the 3");
     }
     while !numbers(&printed).contains(&2) {
         printed += &shell.expect("\n");
@@ -129,7 +129,7 @@ fn three_interrupts_kill_wherever_standard_input_is() {
         for count in 1..3 {
             shell.send(CTRL_C);
             if !after.contains("cat") {
-                shell.expect(&format!("SIGINT from the terminal, {count} of 3"));
+                shell.expect(&format!("SIGINT from the terminal: {count} of the 3"));
             }
         }
         // The kernel merges two interrupts that come before pinfold has read the first.
