@@ -5,13 +5,12 @@
 //! that runs before the runtime therefore reads the inherited state of both.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::fs::OFlags;
-use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec};
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
-use crate::error::{Error, Result};
 use crate::kernel::sys;
 
 const SIGPIPE_IGNORED: u8 = 1 << 3;
@@ -66,7 +65,8 @@ static OPEN_FILES: OnceLock<Option<(u64, u64)>> = OnceLock::new();
 /// descriptors open: jobs then get those descriptors themselves, not copies. Call this function after
 /// [`Guard::fork`](crate::Guard::fork), because jobs have the guard's stack limit. Returns the soft limit on open files
 /// as it is now, or `None` if a seccomp profile does not let this process read it.
-pub fn raise_own_limits() -> Option<u64> {
+#[cfg(feature = "cli")]
+pub(crate) fn raise_own_limits() -> Option<u64> {
     /// The default of Linux.
     const STACK: u64 = 8 << 20;
     OPEN_FILES.get_or_init(|| sys::limit(libc::RLIMIT_NOFILE));
@@ -89,7 +89,7 @@ pub(crate) fn open_files_limit() -> Option<(u64, u64)> {
 /// Returns whether the standard descriptor `number` (0 to 2) was closed when this process was started. Rust's runtime
 /// has opened `/dev/null` there since.
 #[must_use]
-pub fn was_closed(number: i32) -> bool {
+pub(crate) fn was_closed(number: i32) -> bool {
     (0..3).contains(&number) && BEFORE_MAIN.load(Ordering::Relaxed) & (1 << number) != 0
 }
 
@@ -209,32 +209,4 @@ pub(crate) fn followed_limits() -> impl Iterator<Item = u32> {
         i64::from(resource) != i64::from(libc::RLIMIT_NOFILE)
             && !(raised && i64::from(resource) == i64::from(libc::RLIMIT_STACK))
     })
-}
-
-/// Takes ownership of the inherited descriptor `number`, and sets its close-on-exec flag: jobs do not get it.
-///
-/// # Errors
-/// [`Error::Invalid`] if it is not open for writing, or if it is a standard descriptor. [`Error::System`] with `EBUSY`
-/// if it was taken before.
-pub fn adopt_descriptor(number: i32) -> Result<OwnedFd> {
-    static TAKEN: Mutex<Vec<i32>> = Mutex::new(Vec::new());
-    let refuse = |advice: &str| Error::invalid("descriptor", number.to_string(), advice);
-    let descriptor = match number {
-        0..3 => return Err(refuse("the standard descriptors belong to the job")),
-        _ => sys::inherited_fd(number).ok_or_else(|| refuse("it is not open"))?,
-    };
-    let writable =
-        rustix::fs::fcntl_getfl(descriptor).is_ok_and(|flags| flags.intersects(OFlags::WRONLY | OFlags::RDWR));
-    let ours = rustix::io::fcntl_getfd(descriptor).is_ok_and(|flags| flags.contains(FdFlags::CLOEXEC));
-    if !writable || ours {
-        return Err(refuse("it is not open for writing"));
-    }
-    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
-    if taken.contains(&number) {
-        return Err(Error::system("take", format!("descriptor {number}"), Errno::BUSY, "it was taken before"));
-    }
-    taken.push(number);
-    let failed = |errno| Error::system("take", format!("descriptor {number}"), errno, "");
-    rustix::io::fcntl_setfd(descriptor, FdFlags::CLOEXEC).map_err(failed)?;
-    sys::adopt_fd(number).map_err(failed)
 }

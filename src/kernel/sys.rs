@@ -155,6 +155,7 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
 }
 
 /// Sends `signal` to this process.
+#[cfg(feature = "cli")]
 pub fn raise(signal: i32) {
     // SAFETY: kill(2) has no memory obligations.
     unsafe { libc::kill(libc::getpid(), signal) };
@@ -281,6 +282,7 @@ pub fn dup_to_stdio(source: BorrowedFd<'_>, target: i32) -> Result<()> {
 ///
 /// Fails with `EBADF` if it is not open. Call this once for each number, before any other value could own the
 /// descriptor.
+#[cfg(feature = "cli")]
 pub fn adopt_fd(number: i32) -> Result<OwnedFd> {
     // SAFETY: F_GETFD only reads.
     check(libc::c_long::from(unsafe { libc::fcntl(number, libc::F_GETFD) }))?;

@@ -11,7 +11,6 @@ pub(crate) mod link;
 mod orphans;
 pub(crate) mod queue;
 mod scope;
-mod signals;
 pub(crate) mod start_sweep;
 pub mod sweep;
 pub(crate) mod watch;
@@ -36,7 +35,6 @@ use crate::supervisor::backend::{Backend, NextContainment, SubreaperBackend};
 use crate::supervisor::driver::Driver;
 use crate::supervisor::events::{Hub, JobEvents};
 pub use builder::Builder;
-pub use signals::SignalStream;
 
 /// How many jobs are being started at the same time.
 const STARTS: usize = 32;

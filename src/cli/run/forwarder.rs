@@ -4,19 +4,21 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use pinfold::output::{CaptureLimit, Captured, OutputStream};
-use pinfold::signal::{self, SignalStream};
-use pinfold::{Job, Signal, Supervisor};
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
+
+use crate::cli::signal_stream::SignalStream;
+use crate::cli::signals::{Response, Rules};
+use crate::cli::terminal::Terminal;
+use crate::kernel::own_signals;
+use crate::output::{CaptureLimit, Captured, OutputStream};
+use crate::{Job, Signal, Supervisor};
 
 use super::args::Args;
 use super::outlet::{Outlet, Refused, Trouble};
 use super::pty_input::{Input, PtyInput};
 use super::ready::Ready;
-use crate::cli::signals::{Response, Rules};
-use crate::cli::terminal::Terminal;
 
 const PIECE: usize = 16 * 1024;
 
@@ -44,7 +46,7 @@ pub struct Forwarder {
 
 impl Forwarder {
     /// Allocates everything that can fail, before the job exists.
-    pub fn new(args: &Args) -> pinfold::Result<Self> {
+    pub fn new(args: &Args) -> crate::Result<Self> {
         let (taken_now, taken) = watch::channel(Instant::now());
         let seen = watch::Sender::new(false);
         let mut forwarder = Self {
@@ -78,7 +80,7 @@ impl Forwarder {
         job: &Job,
         supervisor: &Supervisor,
         terminal: Option<&Terminal>,
-    ) -> pinfold::Result<()> {
+    ) -> crate::Result<()> {
         if let Some(input) = self.input.take() {
             self.pty_input = Some(PtyInput::start(job, supervisor, terminal, input).await?);
         }
@@ -171,7 +173,7 @@ impl Forwarder {
                     }
                     // Only pinfold stops: the job has ended.
                     _ if received.signal == Signal::TSTP && terminal.is_some_and(|terminal| !terminal.orphaned) => {
-                        signal::suspend_by(received.signal);
+                        own_signals::suspend_by(received.signal);
                         begun = Instant::now();
                     }
                     _ => {}
