@@ -22,7 +22,7 @@ use super::report_sink::Sink;
 use super::signals::{Keys, PATIENCE_INTERRUPTS, Response, Rules};
 use super::terminal::{Terminal, has_left_our_group, has_reached_our_group};
 use super::write::Patience;
-use super::{environment, tell};
+use super::{environment, print_message};
 #[cfg(feature = "watch")]
 pub use args::parse_signal;
 pub use args::{Args, ContainmentArg, SignalToArg};
@@ -95,7 +95,7 @@ fn run_and_report(args: &mut Args, prepared: crate::Result<Prepared>) -> Result<
                 stats::stats(report);
             }
         }
-        Ended::NotStarted { report } => tell(report.error.as_deref().unwrap_or_default()),
+        Ended::NotStarted { report } => print_message(report.error.as_deref().unwrap_or_default()),
         Ended::Signalled { .. } => {}
     }
     if let Some(sink) = sink {
@@ -217,7 +217,11 @@ async fn hold(
         Err(error) => return Ok(Ended::not_started(command, &error)),
     };
     if args.verbose {
-        tell(&format!("started {} as process {}", crate::report::text::printable_os(&args.command[0]), job.pid()));
+        print_message(&format!(
+            "started {} as process {}",
+            crate::report::text::printable_os(&args.command[0]),
+            job.pid()
+        ));
     }
     let mut interrupted = false;
     if let Err(error) = args.streams.empty_tee() {
@@ -315,7 +319,7 @@ fn perform(args: &Args, job: &Job, response: Response, signal: Signal) {
     match response {
         Response::Stop(first) => {
             if args.verbose {
-                tell(&format!("{signal}: stopping"));
+                print_message(&format!("{signal}: stopping"));
             }
             match first {
                 Some(first) => job.stop_with(first),
@@ -324,7 +328,7 @@ fn perform(args: &Args, job: &Job, response: Response, signal: Signal) {
         }
         Response::Kill => {
             if args.verbose {
-                tell(&format!("{signal}: killing"));
+                print_message(&format!("{signal}: killing"));
             }
             job.kill();
         }
@@ -338,7 +342,9 @@ fn perform(args: &Args, job: &Job, response: Response, signal: Signal) {
         }
         Response::LeftToTheJob(count) => {
             if args.verbose && count > 0 {
-                tell(&format!("{signal} from the terminal: {count} of the {PATIENCE_INTERRUPTS} that kill the job"));
+                print_message(&format!(
+                    "{signal} from the terminal: {count} of the {PATIENCE_INTERRUPTS} that kill the job"
+                ));
             }
         }
         Response::Suspend | Response::Nothing => {}

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::cli::tell;
+use crate::cli::print_message;
 use crate::pool::{Outcome, Status};
 use crate::report::{MainEnd, Reason};
 
@@ -63,7 +63,7 @@ impl Progress {
                 attempts => format!(", {attempts} attempts"),
             };
             self.aside(|| {
-                tell(&format!(
+                print_message(&format!(
                     "line {}, {}: {}{attempts}",
                     job.line,
                     crate::report::text::printable(&outcome.report.name),
@@ -78,7 +78,7 @@ impl Progress {
     }
 
     pub fn print(&self, message: &str) {
-        self.aside(|| tell(message));
+        self.aside(|| print_message(message));
     }
 
     /// Removes the progress from the terminal.
@@ -104,7 +104,7 @@ impl Progress {
                 text.push_str(&format!(", {count} {what}"));
             }
         }
-        tell(&format!("{text}, in {:.1} s", begun.elapsed().as_secs_f64()));
+        print_message(&format!("{text}, in {:.1} s", begun.elapsed().as_secs_f64()));
     }
 }
 
