@@ -9,6 +9,7 @@ mod outlet;
 mod prepared;
 mod pty_input;
 mod ready;
+mod relay;
 mod stats;
 mod streams;
 

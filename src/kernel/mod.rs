@@ -2,6 +2,8 @@
 
 #[cfg(feature = "cli")]
 pub(crate) mod adopt;
+pub(crate) mod descriptor;
+pub(crate) mod fork;
 pub(crate) mod host;
 pub(crate) mod inherited;
 pub(crate) mod maker;
@@ -10,15 +12,17 @@ pub(crate) mod oom_score;
 #[cfg(feature = "cli")]
 pub(crate) mod own_signals;
 pub(crate) mod pidfd;
+pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod pty;
-pub(crate) mod raw;
 pub(crate) mod reap;
 pub(crate) mod rlimit;
 pub(crate) mod same_file;
 pub(crate) mod scan;
 pub(crate) mod signal;
+pub(crate) mod signal_set;
 pub(crate) mod size;
-pub(crate) mod sys;
+pub(crate) mod socket;
+pub(crate) mod syscall;
 pub(crate) mod user;
 pub(crate) mod wake;

@@ -4,12 +4,11 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags};
 
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::kernel::signal::Signal;
-use crate::kernel::{inherited, sys, wake};
+use crate::kernel::{inherited, poll, signal_set, wake};
 
 /// A signal that this process has received, and its sender.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +24,7 @@ pub struct Received {
 
 impl Received {
     /// Returns a received signal.
+    #[must_use]
     pub const fn new(signal: Signal, from_kernel: bool, sender: u32) -> Self {
         Self { signal, from_kernel, sender }
     }
@@ -68,11 +68,11 @@ impl SignalQueue {
     /// The errno of signalfd(2): `EMFILE`, `ENFILE`, `ENOMEM`.
     pub fn block_all() -> Result<Self> {
         // The kernel queues a blocked signal even if it is ignored, so ignored signals are left out here.
-        let queued = sys::ALL_SIGNALS & !sys::bit(libc::SIGCHLD) & !inherited::signals().ignored;
+        let queued = signal_set::ALL_SIGNALS & !signal_set::bit(libc::SIGCHLD) & !inherited::signals().ignored;
         // Before the mask is set: if this fails, the mask stays as it was.
-        let fd = sys::signalfd(queued)
+        let fd = signal_set::signalfd(queued)
             .map_err(|errno| Error::system("signalfd", "all signals", errno, short_of_descriptors(errno)))?;
-        sys::set_signal_mask(sys::ALL_SIGNALS);
+        signal_set::set_signal_mask(signal_set::ALL_SIGNALS);
         Ok(Self { fd, queued })
     }
 
@@ -84,8 +84,8 @@ impl SignalQueue {
     /// # Errors
     /// The errno of signalfd(2).
     pub fn queue_also<I: IntoIterator<Item = Signal>>(self, signals: I) -> Result<Self> {
-        let queued = signals.into_iter().fold(self.queued, |set, signal| set | sys::bit(signal.number()));
-        let fd = sys::signalfd(queued)
+        let queued = signals.into_iter().fold(self.queued, |set, signal| set | signal_set::bit(signal.number()));
+        let fd = signal_set::signalfd(queued)
             .map_err(|errno| Error::system("signalfd", "more signals", errno, short_of_descriptors(errno)))?;
         Ok(Self { fd, queued })
     }
@@ -99,17 +99,14 @@ impl SignalQueue {
         let failed = |errno| Error::system("read", "the signal queue", errno, "");
         let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
         loop {
-            if let Some(info) = sys::read_signal(self.fd.as_fd()).map_err(failed)?
+            if let Some(info) = signal_set::read_signal(self.fd.as_fd()).map_err(failed)?
                 && let Some(received) = received(&info)
             {
                 return Ok(Some(received));
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let left = left.map(sys::timespec);
-            match poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], left.as_ref()) {
-                Ok(0) => return Ok(None),
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(failed(errno)),
+            if !poll::wait(&mut [PollFd::new(&self.fd, PollFlags::IN)], left).map_err(failed)? {
+                return Ok(None);
             }
         }
     }
@@ -129,7 +126,7 @@ pub(crate) fn received(info: &libc::signalfd_siginfo) -> Option<Received> {
 /// is the state at the first call of `pinfold::init`, or of the function that starts a guard.)
 #[must_use]
 pub fn was_blocked(signal: Signal) -> bool {
-    inherited::signals().blocked & sys::bit(signal.number()) != 0
+    inherited::signals().blocked & signal_set::bit(signal.number()) != 0
 }
 
 /// Ends this process by `signal`, as if the signal had never been caught, so that a calling shell sees that the signal
@@ -137,18 +134,18 @@ pub fn was_blocked(signal: Signal) -> bool {
 ///
 /// Returns only if the signal's default action does not end the process.
 pub fn end_by(signal: Signal) {
-    sys::set_ignored(signal.number(), false);
+    signal_set::set_ignored(signal.number(), false);
     // Sent while the signal is blocked: if the same signal is already pending, it is still delivered only once.
-    sys::raise(signal.number());
-    sys::set_signal_mask(sys::ALL_SIGNALS & !sys::bit(signal.number()));
+    signal_set::raise(signal.number());
+    signal_set::set_signal_mask(signal_set::ALL_SIGNALS & !signal_set::bit(signal.number()));
 }
 
 /// Stops this process by `signal` (SIGTSTP, SIGTTIN or SIGTTOU), as if the signal had never been caught, and returns
 /// when this process is continued.
 pub fn suspend_by(signal: Signal) {
-    let mask = sys::signal_mask();
-    let ignored = sys::is_ignored(signal.number());
+    let mask = signal_set::signal_mask();
+    let ignored = signal_set::is_ignored(signal.number());
     wake::paused(|| end_by(signal));
-    sys::set_signal_mask(mask);
-    sys::set_ignored(signal.number(), ignored);
+    signal_set::set_signal_mask(mask);
+    signal_set::set_ignored(signal.number(), ignored);
 }

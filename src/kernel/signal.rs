@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
-use crate::kernel::sys;
+use crate::kernel::signal_set;
 
 /// A signal that can be sent: 1 to 31, or a real-time signal up to 64 (signal(7)).
 ///
@@ -36,7 +36,7 @@ named!(
 );
 
 /// The lowest and the highest real-time signal for programs: glibc and musl reserve those below 34 for themselves.
-const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=sys::SIGNAL_MAX;
+const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=signal_set::SIGNAL_MAX;
 
 impl Signal {
     /// Hang-up.
@@ -73,12 +73,12 @@ impl Signal {
     /// Returns the signal with this number, or `None` if Linux has no such signal.
     #[must_use]
     pub const fn from_number(number: i32) -> Option<Self> {
-        if number >= 1 && number <= sys::SIGNAL_MAX { Some(Self(number)) } else { None }
+        if number >= 1 && number <= signal_set::SIGNAL_MAX { Some(Self(number)) } else { None }
     }
 
     /// Returns all signals, in ascending order.
     pub fn all() -> impl Iterator<Item = Self> {
-        (1..=sys::SIGNAL_MAX).map(Self)
+        (1..=signal_set::SIGNAL_MAX).map(Self)
     }
 
     /// Returns the number of the signal.
