@@ -10,7 +10,7 @@ use super::event_loop::{CHILDREN, Guard};
 use super::protocol::{End, FromGuard, JobId};
 use crate::kernel::reap;
 use crate::kernel::reap::{Reap, Reaped};
-use crate::kernel::sys;
+use crate::kernel::signal_set;
 use crate::subreaper::descendants;
 
 impl Guard {
@@ -18,7 +18,7 @@ impl Guard {
         if self.reap_schedule.puts_off(Instant::now(), !self.sweeps.is_empty()) {
             if !self.sweeps.is_empty() {
                 // Each end triggers another step of the sweep.
-                return sys::read_signal(self.children.as_fd()).map(drop);
+                return signal_set::read_signal(self.children.as_fd()).map(drop);
             }
             // The signal stays pending: until it is read, no further SIGCHLD wakes the guard (signal(7), standard
             // signals).
@@ -45,7 +45,7 @@ impl Guard {
             self.listen_for_children(true)?;
         }
         // At most one signal is pending: SIGCHLD does not queue.
-        sys::read_signal(self.children.as_fd())?;
+        signal_set::read_signal(self.children.as_fd())?;
         let mut orphans = 0;
         let mut ended: Vec<(JobId, Reaped)> = Vec::new();
         let childless = loop {

@@ -17,7 +17,7 @@ use crate::job::settle::{Channel, channel_of};
 use crate::kernel::host::Changed;
 use crate::kernel::rlimit::NOFILE;
 use crate::kernel::signal::Signal;
-use crate::kernel::{inherited, sys};
+use crate::kernel::{inherited, process};
 use crate::supervisor::link::Link;
 
 /// A spawn request, which can be sent more than once.
@@ -167,7 +167,7 @@ impl SpawnRequest {
                 ProcessGroup::New => Some(0),
                 ProcessGroup::NewSession => Some(protocol::NEW_SESSION),
                 ProcessGroup::NewSessionOnTerminal => Some(protocol::NEW_SESSION_ON_TERMINAL),
-                ProcessGroup::Supervisors => sys::own_process_group(),
+                ProcessGroup::Supervisors => process::own_process_group(),
             },
             rlimits: rlimits(command),
             nice: command.limits.nice,

@@ -1,9 +1,22 @@
-//! System calls without the C library: they do not write the thread-local `errno`.
+//! The results of system calls that rustix lacks, and system calls without the C library, which do not write the
+//! thread-local `errno`.
 //!
 //! A process between clone and exec uses the guard's memory, including its `errno`, and the guard can run at the same
 //! time.
 
 #![allow(unsafe_code)]
+
+use rustix::io::{Errno, Result};
+
+/// Converts the result of a function of the C library: -1 means that `errno` has the error.
+pub fn check(value: libc::c_long) -> Result<libc::c_long> {
+    if value == -1 { Err(last_errno()) } else { Ok(value) }
+}
+
+/// Returns the `errno` of this thread, which the C library sets when a call fails.
+pub fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
 
 /// Makes the system call `number`. Returns the kernel's result: from -4095 to -1 it is a negated errno.
 ///
@@ -59,7 +72,7 @@ pub unsafe fn call<const N: usize>(number: libc::c_long, arguments: [usize; N]) 
 ///
 /// # Safety
 /// As [`call`].
-pub unsafe fn checked<const N: usize>(number: libc::c_long, arguments: [usize; N]) -> Result<usize, i32> {
+pub unsafe fn checked<const N: usize>(number: libc::c_long, arguments: [usize; N]) -> std::result::Result<usize, i32> {
     // SAFETY: the caller's obligation.
     match unsafe { call(number, arguments) } {
         error @ -4095..=-1 => Err(-error as i32),
