@@ -269,7 +269,7 @@ async fn hold(
             done = once(&mut readiness) => {
                 if let Err(verdict) = done {
                     not_ready = Some(verdict);
-                    job.stop();
+                    job.start_stop();
                 }
                 continue;
             }
@@ -323,15 +323,15 @@ fn perform(args: &Args, job: &Job, response: Response, signal: Signal) {
                 print_message(&format!("{signal}: stopping"));
             }
             match first {
-                Some(first) => job.stop_with(first),
-                None => job.stop(),
+                Some(first) => job.start_stop_with(first),
+                None => job.start_stop(),
             }
         }
         Response::Kill => {
             if args.verbose {
                 print_message(&format!("{signal}: killing"));
             }
-            job.kill();
+            job.start_kill();
         }
         Response::PassOn(signal) => {
             // The main process may just have ended, so an error is ignored.

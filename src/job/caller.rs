@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use crate::error::{Error, Result, short_of_descriptors};
-use crate::job::command::{Command, Stdio};
+use crate::job::command::{Command, Source};
 use crate::kernel::host::Host;
 use crate::kernel::{descriptor, inherited};
 
@@ -46,8 +46,8 @@ impl Caller {
         };
         let mut streams = [None, None, None];
         if command.pty.is_none() {
-            for (number, (copy, stdio)) in (0..).zip(streams.iter_mut().zip(&command.stdio)) {
-                if matches!(stdio, Stdio::Inherit) && !inherited::was_closed(number) {
+            for (number, (copy, source)) in (0..).zip(streams.iter_mut().zip(command.sources())) {
+                if matches!(source, Source::Inherit) && !inherited::was_closed(number) {
                     *copy = stream(number).map_err(failed)?;
                 }
             }

@@ -25,7 +25,7 @@ fn runtime() -> tokio::runtime::Runtime {
 fn race(words: &[String]) -> (Command, std::io::PipeReader) {
     let (reader, writer) = std::io::pipe().unwrap();
     let mut command = Command::new(program("race"));
-    command.args(words).stdin(Stdio::Null).stdout(OwnedFd::from(writer));
+    command.args(words).stdin(Stdio::null()).stdout(OwnedFd::from(writer));
     (command, reader)
 }
 
@@ -71,7 +71,7 @@ fn a_tree_that_forks_all_the_time_is_killed() {
             said.read_exact(&mut [0; 6]).unwrap();
             pass(random.below(3_000)).await;
             let begun = Instant::now();
-            job.kill();
+            job.start_kill();
             let report = job.wait().await.unwrap();
             longest = longest.max(begun.elapsed());
             let context = format!("round {round}");
@@ -236,8 +236,8 @@ async fn perform(job: Job, plan: &Plan) -> Option<Job> {
     for (micros, request) in &plan.requests {
         pass(*micros).await;
         match request {
-            Request::Stop => job.stop(),
-            Request::Kill => job.kill(),
+            Request::Stop => job.start_stop(),
+            Request::Kill => job.start_kill(),
             Request::Signal(number) => {
                 // The job may have ended already.
                 let _ = job.signal(Signal::from_number(*number).unwrap());

@@ -17,7 +17,7 @@ fn by_a_line_a_port_or_a_file() {
         let job = supervisor.spawn(&piped("echo starting; echo 'listening on 7'; sleep 1000")).await.unwrap();
         job.ready(&Readiness::stdout_line("listening"), LONG).await.unwrap();
         // The output after the line can be read, and also the output that was read to find the line.
-        job.stop();
+        job.start_stop();
         assert_eq!(job.wait_with_output().await.unwrap().stdout.text(), "starting\nlistening on 7\n");
 
         // The job never gets ready: it ends, or the time is over.
@@ -30,7 +30,7 @@ fn by_a_line_a_port_or_a_file() {
             let error = job.ready(&readiness, Duration::from_millis(50)).await.unwrap_err();
             assert!(matches!(error, Error::NotReady { .. }) && error.to_string().contains("50ms"), "{error}");
         }
-        job.kill();
+        job.start_kill();
         let error = job.ready(&Readiness::port(([127, 0, 0, 1], 1)), LONG).await.unwrap_err().to_string();
         assert!(error.contains("is over"), "{error}");
 
@@ -67,7 +67,7 @@ fn a_file_below_a_file_can_never_exist() {
         let error = job.ready(&Readiness::file("/etc/passwd/a/b"), LONG).await.unwrap_err();
         assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
         assert!(error.to_string().contains("/etc/passwd is not a directory"), "{error}");
-        job.kill();
+        job.start_kill();
         job.wait().await.unwrap();
     });
     // The error comes before anything is started.

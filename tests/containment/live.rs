@@ -37,7 +37,7 @@ fn with_counting_job(host: impl AsyncFnOnce(pinfold::Job, &Scratch)) {
     with_controllers(&[], async |supervisor| {
         let file = Scratch::new("count");
         let mut command = Command::new(program("use"));
-        command.args(["count", file.path().to_str().unwrap()]).stdin(Stdio::Null);
+        command.args(["count", file.path().to_str().unwrap()]).stdin(Stdio::null());
         let job = supervisor.spawn(&command).await.unwrap();
         counts(&file).await;
         host(job, &file).await;
@@ -79,7 +79,7 @@ fn a_job_stands_still_and_goes_on() {
         counts(file).await;
 
         job.freeze().await.unwrap();
-        job.kill();
+        job.start_kill();
         let report = job.wait().await.unwrap();
         assert_eq!(report.reason, Reason::Killed);
         assert!(report.is_gone() && report.unkillable.count == 0);
@@ -108,7 +108,7 @@ fn a_frozen_job_is_stopped() {
             .unwrap()
             .unwrap();
         job.freeze().await.unwrap();
-        job.stop();
+        job.start_stop();
         let report = job.wait().await.unwrap();
         assert_eq!((report.main.clone(), report.killed), (Some(MainEnd::Exited(5)), false));
     });
@@ -135,7 +135,7 @@ fn a_handle_freezes_too() {
         handle.thaw();
         counts(file).await;
         assert!(handle.usage().await.unwrap().cpu_user_microseconds.value.is_some());
-        job.kill();
+        job.start_kill();
         job.wait().await.unwrap();
         assert!(handle.freeze().await.is_err() && handle.usage().await.is_none());
     });
@@ -154,7 +154,7 @@ fn usage_while_it_runs() {
         while used().await < first + 100_000 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        job.kill();
+        job.start_kill();
         assert!(job.wait().await.unwrap().usage.cpu_user_microseconds.value.unwrap() >= first + 100_000);
     });
 }
@@ -188,7 +188,7 @@ fn shares_by_weight() {
             limits.cpu_weight = Some(if number % 2 == 0 { 100 } else { 300 });
             limits.cpuset = cpuset.then(|| "0".into());
             let mut command = Command::new(program("use"));
-            command.args(["burn", "600"]).stdin(Stdio::Null).limits(limits);
+            command.args(["burn", "600"]).stdin(Stdio::null()).limits(limits);
             jobs.push(supervisor.spawn(&command).await.unwrap());
         }
         let used = async |job: &pinfold::Job| {
@@ -212,7 +212,7 @@ fn shares_by_weight() {
         crate::support::measured(&format!("shares of {ratio:.2} to 1 for weights of 300 to 100"));
         assert!((3.0 * 0.85..=3.0 * 1.15).contains(&ratio), "{ratio}, of {spent:?}");
         for job in &jobs {
-            job.kill();
+            job.start_kill();
         }
         for job in &jobs {
             assert!(job.wait().await.unwrap().is_gone());

@@ -200,7 +200,7 @@ fn a_job_starts_after_its_empty_cgroup_or_the_base_was_removed() {
         directories(&place.path).iter().for_each(|base| remove_empty(base));
         run("beside another job").await;
         assert_eq!(place.directories(), 1);
-        living.kill();
+        living.start_kill();
         living.wait().await.unwrap();
     });
 }
@@ -310,7 +310,7 @@ fn a_base_that_is_locked_and_has_no_guard_is_named_by_sweep_and_doctor() {
             let job = supervisor.spawn(&shell("exec sleep 995")).await.unwrap();
             let swept = pinfold::sweep::Sweep::new().cgroup(&place.path).dry_run(true).run().unwrap();
             assert_eq!((swept.locked.len(), swept.locked[0].path.as_str()), (1, base.to_str().unwrap()), "{swept:#?}");
-            job.kill();
+            job.start_kill();
             job.wait().await.unwrap();
         });
         drop(locker.stdin.take());

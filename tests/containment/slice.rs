@@ -25,7 +25,7 @@ fn jobs_have_the_usual_slice() {
         for number in 1..=3 {
             let mut command = Command::new("sh");
             // The data of the reader itself, and of the guard.
-            command.args(["-c", "cat /proc/self/sched; echo; cat /proc/$PPID/sched"]).stdout(Stdio::Piped);
+            command.args(["-c", "cat /proc/self/sched; echo; cat /proc/$PPID/sched"]).stdout(Stdio::piped());
             let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
             let text = output.stdout.text();
             let (job, guard) = text.split_once("\n\n").unwrap();

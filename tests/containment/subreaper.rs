@@ -274,10 +274,10 @@ mod library {
             let (first, first_pipe) = ready(&supervisor).await;
             let (second, second_pipe) = ready(&supervisor).await;
             assert_ne!(parent_of(first.pid()), parent_of(second.pid()));
-            first.kill();
+            first.start_kill();
             assert_gone(&first.wait().await.unwrap());
             assert_ended(first_pipe).await;
-            second.stop();
+            second.start_stop();
             let report = second.wait().await.unwrap();
             assert_gone(&report);
             assert_eq!((report.reason, report.killed), (Reason::Stopped, true));

@@ -39,7 +39,7 @@ fn spawns_that_are_not_polled_block_no_other_spawn() {
         // The other spawns have completed in the meantime, and their jobs are available when their futures are polled
         // again.
         let last = held.pop().unwrap().await.unwrap();
-        last.kill();
+        last.start_kill();
         assert_eq!(last.wait().await.unwrap().reason, Reason::Killed);
         // The other jobs end when their futures are dropped.
         drop(held);
@@ -85,9 +85,9 @@ fn without_a_runtime() {
     let supervisor = blocking::Supervisor::start_with(Supervisor::builder().guard_program(PINFOLD)).unwrap();
     let mut command = Command::new("sh");
     command.args(["-c", "echo ready >&2; read line; echo $line; kill -STOP $$; sleep 1000"]);
-    command.name("talker").stdin(Stdio::Piped).stdout(Stdio::Piped).stderr(Stdio::Piped);
+    command.name("talker").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let job = supervisor.spawn(&command).unwrap();
-    assert_eq!((job.id(), job.name(), job.main_has_ended()), (1, "talker", false));
+    assert_eq!((job.number(), job.name(), job.main_has_ended()), (1, "talker", false));
     let mut errors = job.take_stderr_lines().unwrap().max_line(1000);
     assert_eq!(errors.next().unwrap().unwrap().text(), "ready");
     assert!(job.next_stop(Duration::ZERO).is_none());
@@ -144,7 +144,7 @@ async fn every_call(supervisor: Supervisor) {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut command = Command::new("sh");
     command.args(["-c", "echo one; : > \"$0\"; read line; echo two; kill -STOP $$; read line"]).arg(file.path());
-    command.stdin(Stdio::Piped).stdout(Stdio::Piped).timeout(long);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).timeout(long);
     let job = supervisor.spawn(&command).await.unwrap();
     job.ready(&Readiness::stdout_line("one"), long).await.unwrap();
     job.ready(&Readiness::file(file.path()), long).await.unwrap();
@@ -269,7 +269,7 @@ fn in_a_copy(act: impl FnOnce()) {
 fn answering() -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", "while read -r line; do echo $line; done; sleep 1000 & exit 7"]);
-    command.stdin(Stdio::Piped).stdout(Stdio::Piped);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
     command
 }
 
@@ -314,7 +314,7 @@ fn a_forked_copy_that_drops_everything_changes_nothing() {
         pool.stop();
         assert_eq!(task.wait().report.reason, Reason::Stopped);
         drop((keys, screen));
-        with_terminal.kill();
+        with_terminal.start_kill();
         with_terminal.wait().unwrap();
         supervisor.close();
         return println!("nothing has changed");
@@ -346,7 +346,7 @@ fn a_forked_copy_that_drops_its_runtime_changes_nothing() {
         assert_eq!(unsafe { (libc::kill(guard, 0), libc::kill(job.pid(), 0)) }, (0, 0));
         runtime.block_on(async {
             assert!(!job.main_has_ended());
-            job.stop();
+            job.start_stop();
             let report = job.wait().await.unwrap();
             assert!(report.reason == Reason::Stopped && report.is_gone(), "{report:#?}");
             supervisor.close().await;

@@ -2,7 +2,6 @@
 //! pinfold.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 use pinfold::report::{MainEnd, Reason};
@@ -27,7 +26,7 @@ fn lives(pid: i32) -> bool {
 fn writing_to_pipe(words: &[&str]) -> (Command, std::io::PipeReader) {
     let (reader, writer) = std::io::pipe().unwrap();
     let mut command = Command::new(words[0]);
-    command.args(&words[1..]).stdin(Stdio::Null).stdout(OwnedFd::from(writer));
+    command.args(&words[1..]).stdin(Stdio::null()).stdout(OwnedFd::from(writer));
     (command, reader)
 }
 
@@ -58,8 +57,8 @@ fn a_job_is_waited_for() {
         assert!(report.is_gone());
         // A second wait returns the same report, and requests that come too late are accepted.
         assert_eq!(job.wait().await.unwrap(), report);
-        job.stop();
-        job.kill();
+        job.start_stop();
+        job.start_kill();
         assert!(job.signal(Signal::TERM).is_err());
     });
 }
@@ -76,7 +75,7 @@ fn a_wait_can_be_dropped() {
         assert_eq!(line(&said).await, "ready");
         assert!(tokio::time::timeout(Duration::from_millis(20), job.wait()).await.is_err());
         assert!(lives(job.pid()));
-        job.stop();
+        job.start_stop();
         assert_eq!(job.wait().await.unwrap().reason, Reason::Stopped);
     });
 }
@@ -97,17 +96,17 @@ fn stop_kill_and_signal() {
             job.signal(Signal::from_number(number).unwrap()).unwrap();
             assert_eq!(line(&said).await, number.to_string());
         }
-        job.stop();
+        job.start_stop();
         assert_eq!(line(&said).await, "15");
         // A second stop kills the job.
-        job.stop();
+        job.start_stop();
         let report = job.wait().await.unwrap();
         assert_eq!((report.reason, report.killed, report.exit_code), (Reason::Stopped, true, 137));
 
         let (command, said) = writing_to_pipe(&[signals, "64"]);
         let job = supervisor.spawn(&command).await.unwrap();
         assert_eq!(line(&said).await, "ready");
-        job.kill();
+        job.start_kill();
         let report = job.wait().await.unwrap();
         assert_eq!((report.reason, report.killed), (Reason::Killed, true));
         drop(command);
@@ -286,14 +285,14 @@ fn what_cannot_be_started_is_an_error() {
         assert!(code == 126 && message.contains("directory"), "{code}: {message}");
         let (code, message) = failed(Command::new("true").arg("x".repeat(200_000))).await;
         assert!(code == 126 && message.contains("too large"), "{code}: {message}");
-        let (code, message) = failed(Command::new("true").cwd("/no/such")).await;
+        let (code, message) = failed(Command::new("true").current_dir("/no/such")).await;
         assert!(code == 125 && message.contains("'/no/such'"), "{code}: {message}");
         for command in [
             Command::new("x").arg("a\0b"),
             Command::new("a\0b").arg("x"),
             Command::new("x").env("A", "a\0b"),
             Command::new("x").env("a\0b", "A"),
-            Command::new("x").cwd("a\0b"),
+            Command::new("x").current_dir("a\0b"),
         ] {
             let (code, message) = failed(command).await;
             assert!(code == 125 && message.contains("a\\0b") && message.contains("NUL"), "{code}: {message}");
@@ -320,7 +319,7 @@ fn streams() {
         drop(give);
         let (mut command, said) = writing_to_pipe(&["sh", "-c", "cat; ls /proc/self/fd | wc -l; echo error >&2"]);
         let (errors, error) = std::io::pipe().unwrap();
-        command.stdin(OwnedFd::from(input)).stderr(Stdio::Descriptor(Arc::new(error.into())));
+        command.stdin(OwnedFd::from(input)).stderr(OwnedFd::from(error));
         // A descriptor without a close-on-exec flag, which the job must not inherit either.
         #[allow(unsafe_code)]
         // SAFETY: duplicates a descriptor and closes none; the copy is leaked on purpose.

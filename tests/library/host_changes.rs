@@ -19,7 +19,7 @@ fn runtime() -> tokio::runtime::Runtime {
 
 /// Returns what a job prints, or why it was not started.
 async fn said(supervisor: &Supervisor, command: &mut Command) -> pinfold::Result<String> {
-    let job = supervisor.spawn(command.stdin_bytes("").stdout(Stdio::Piped)).await?;
+    let job = supervisor.spawn(command.stdin(Stdio::bytes("")).stdout(Stdio::piped())).await?;
     let output = job.wait_with_output().await?;
     assert_eq!(output.report.exit_code, 0);
     Ok(output.stdout.text())
@@ -183,7 +183,7 @@ fn a_descriptor_that_exec_closes_reaches_no_job() {
         let (secret_file, shared_file) = (open(&secret), open(&shared));
         let name = |scratch: &Scratch| format!("{}\n", scratch.path().display());
         let mut command = shell(&format!("readlink /proc/self/fd/{NUMBER} || echo none"));
-        command.inherit_descriptors(true).stdin(Stdio::Null).stdout(Stdio::Piped);
+        command.inherit_descriptors(true).stdin(Stdio::null()).stdout(Stdio::piped());
         runtime().block_on(async {
             let supervisor = Supervisor::start().await.unwrap();
             let output = async |spawn: std::pin::Pin<
@@ -239,7 +239,7 @@ fn a_stream_that_is_replaced_after_the_call() {
             };
             replace(&writer);
             let mut command = Command::new("sh");
-            command.args(["-c", "echo here >&0"]).stdout(Stdio::Null);
+            command.args(["-c", "echo here >&0"]).stdout(Stdio::null());
             let spawn = supervisor.spawn(&command);
             replace(&other);
             drop(writer);

@@ -19,7 +19,7 @@ const LONG: Duration = Duration::from_secs(60);
 fn both_streams_and_the_report() {
     with_supervisor(async |supervisor| {
         let mut command = piped("cat; echo error >&2; exit 3");
-        command.stdin_bytes("given");
+        command.stdin(Stdio::bytes("given"));
         // Two jobs, each with its own output.
         for _ in 0..2 {
             let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
@@ -40,7 +40,7 @@ fn a_closed_stream_is_not_the_end_of_the_job() {
         assert_eq!(text, "last\n");
         assert!(!job.processes().await.is_empty());
         assert!(job.take_stdout().is_none());
-        job.kill();
+        job.start_kill();
         assert_eq!(job.wait().await.unwrap().reason, Reason::Killed);
         assert!(job.processes().await.is_empty());
     });
@@ -152,7 +152,7 @@ fn lines_and_their_times() {
 fn standard_input_as_a_stream() {
     with_supervisor(async |supervisor| {
         let mut command = piped("cat");
-        command.stdin(Stdio::Piped);
+        command.stdin(Stdio::piped());
         let job = supervisor.spawn(&command).await.unwrap();
         let mut stdin = job.take_stdin().unwrap();
         let bytes = vec![b'x'; 1_000_000];
@@ -164,9 +164,9 @@ fn standard_input_as_a_stream() {
         assert_eq!(output.unwrap().stdout.total(), 1_000_000);
 
         // The job ends without reading its input: no hang.
-        let job = supervisor.spawn(command.arg("").stdout(Stdio::Null)).await.unwrap();
+        let job = supervisor.spawn(command.arg("").stdout(Stdio::null())).await.unwrap();
         let mut stdin = job.take_stdin().unwrap();
-        job.kill();
+        job.start_kill();
         let error = tokio::time::timeout(LONG, stdin.write_all(&bytes)).await.unwrap().unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
     });
@@ -176,7 +176,7 @@ fn standard_input_as_a_stream() {
 fn input_that_is_never_read_delays_nothing() {
     with_supervisor(async |supervisor| {
         let mut command = piped("echo done");
-        command.stdin_bytes(vec![b'x'; 100_000_000]);
+        command.stdin(Stdio::bytes(vec![b'x'; 100_000_000]));
         let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
         assert_eq!(output.stdout.text(), "done\n");
     });
@@ -227,7 +227,7 @@ fn a_tee() {
         assert!(error.contains("cannot also write the output"), "{error}");
         assert_eq!(job.wait_with_output().await.unwrap().stdout.text(), "one\ntwo\n");
 
-        let error = supervisor.spawn(command.stdout(Stdio::Null)).await.unwrap_err().to_string();
+        let error = supervisor.spawn(command.stdout(Stdio::null())).await.unwrap_err().to_string();
         assert!(error.contains("tee 'standard output'"), "{error}");
     });
 }
@@ -260,7 +260,7 @@ fn every_listener_receives_all_events() {
         let job = supervisor.spawn(&command).await.unwrap();
         let mut early = job.events();
         job.ready(&Readiness::stdout_line("ready"), LONG).await.unwrap();
-        job.stop();
+        job.start_stop();
         let mut received = Vec::new();
         while let Some(event) = early.next_event().await {
             received.push(event);
@@ -308,11 +308,11 @@ fn a_supervisors_events() {
         let job = supervisor.spawn(Command::new("true").name("alone")).await.unwrap();
         let outcomes = pool.map([piped("exit 1"), piped("sleep 100 & exit 0")]).await.unwrap();
         let report = job.wait().await.unwrap();
-        assert_eq!((outcomes.len(), job.id()), (2, 1));
+        assert_eq!((outcomes.len(), job.number()), (2, 1));
         let mut received = std::collections::BTreeMap::<u64, Vec<EventKind>>::new();
         while received.values().filter(|kinds| kinds.contains(&EventKind::Gone)).count() < 3 {
             let event = tokio::time::timeout(LONG, events.next_event()).await.unwrap().unwrap();
-            assert_eq!(event.name, if event.job == job.id() { "alone" } else { "sh" });
+            assert_eq!(event.name, if event.job == job.number() { "alone" } else { "sh" });
             received.entry(event.job).or_default().push(event.event.kind);
         }
         assert!(matches!(received[&1][0], EventKind::Spawned { pid, .. } if Some(pid) == report.pid), "{received:?}");
@@ -379,8 +379,8 @@ fn stderr_to_stdout_keeps_the_order_of_the_writes() {
         };
         let (copy, own) = (file(), file());
         let mut command = crate::support::host::shell(SCRIPT);
-        command.stderr_to_stdout(true).stderr(Stdio::Piped);
-        command.stdout(Stdio::Piped).tee_stdout(copy.try_clone().unwrap());
+        command.stderr_to_stdout(true).stderr(Stdio::piped());
+        command.stdout(Stdio::piped()).tee_stdout(copy.try_clone().unwrap());
         let job = supervisor.spawn(&command).await.unwrap();
         assert!(job.take_stderr().is_none());
         let output = job.wait_with_output().await.unwrap();

@@ -41,7 +41,7 @@ impl Careful {
         let trap = format!("echo cleaning; read line < {path}; echo cleaned; exit 0");
         let mut command =
             shell(&format!("trap '{trap}' TERM; exec 2> /dev/null; echo ready; while :; do sleep 0.01; done"));
-        command.stdout(Stdio::Piped).grace(LONG);
+        command.stdout(Stdio::piped()).grace(LONG);
         let (sender, lines) = oneshot::channel();
         let sender = Mutex::new(Some(sender));
         let task = Task::new(command).on_spawn(move |job, _| {

@@ -95,7 +95,7 @@ fn a_second_cancel_kills() {
     with_supervisor(async |supervisor| {
         let pool = Pool::builder().workers(1).start(supervisor).unwrap();
         let mut command = shell("trap '' TERM; echo ready; while :; do sleep 100; done");
-        command.stdout(Stdio::Piped);
+        command.stdout(Stdio::piped());
         let (said, ready) = tokio::sync::oneshot::channel();
         let said = Mutex::new(Some(said));
         let task = Task::new(command).on_spawn(move |job, _| {
@@ -120,7 +120,7 @@ fn map_keeps_the_order_and_the_output() {
         let pool = Pool::builder().workers(4).queue(3).start(supervisor).unwrap();
         let commands = (0..40).map(|number| {
             let mut command = shell(&format!("echo {number}; echo e{number} >&2; exit {}", number % 3));
-            command.stdout(Stdio::Piped).stderr(Stdio::Piped);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
             command
         });
         let outcomes = pool.map(commands).await.unwrap();
@@ -310,12 +310,12 @@ fn many_sleeping_jobs_are_cancelled() {
         let mut handles = Vec::new();
         for _ in 0..many {
             let mut command = shell("exec sleep 1000");
-            command.stdout(Stdio::Null).stderr(Stdio::Null);
+            command.stdout(Stdio::null()).stderr(Stdio::null());
             handles.push(pool.submit(command).await.unwrap());
         }
         // The last one runs when all have been started.
         let mut ready = shell("echo ready; exec sleep 1000");
-        ready.stdout(Stdio::Piped);
+        ready.stdout(Stdio::piped());
         let job = supervisor.spawn(&ready).await.unwrap();
         job.ready(&Readiness::stdout_line("ready"), LONG).await.unwrap();
         let resident = |pid: &str| {
@@ -331,7 +331,7 @@ fn many_sleeping_jobs_are_cancelled() {
             assert_eq!(outcome.report.reason, Reason::Stopped);
         }
         eprintln!("{many} jobs: all of them cancelled and proven empty after {:?}", begun.elapsed());
-        job.kill();
+        job.start_kill();
         job.wait().await.unwrap();
     });
 }

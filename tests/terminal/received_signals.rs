@@ -37,13 +37,13 @@ fn stop_with_sends_that_signal_first() {
             (Signal::TERM, "ready\n", 143),
         ] {
             let mut command = Command::new("python3");
-            command.args(["-c", PYTHON]).stdout(Stdio::Piped).grace(LONG);
+            command.args(["-c", PYTHON]).stdout(Stdio::piped()).grace(LONG);
             let job = supervisor.spawn(&command).await.unwrap();
             job.ready(&Readiness::stdout_line("ready"), LONG).await.unwrap();
             match signal {
                 // One of the signals goes through a second handle.
-                Signal::HUP => job.handle().stop_with(signal),
-                _ => job.stop_with(signal),
+                Signal::HUP => job.handle().start_stop_with(signal),
+                _ => job.start_stop_with(signal),
             }
             let output = job.wait_with_output().await.unwrap();
             assert_eq!(output.stdout.text(), printed);
@@ -63,10 +63,10 @@ fn processes_that_ignore_the_first_signal_receive_the_stop_signal_next() {
             (Signal::HUP, "nohup sh -c 'echo ready; exec sleep 1000' 2>/dev/null & exec sleep 1001"),
         ] {
             let mut command = Command::new("sh");
-            command.args(["-c", script]).stdout(Stdio::Piped).grace(LONG);
+            command.args(["-c", script]).stdout(Stdio::piped()).grace(LONG);
             let job = supervisor.spawn(&command).await.unwrap();
             job.ready(&Readiness::stdout_line("ready"), LONG).await.unwrap();
-            job.stop_with(signal);
+            job.start_stop_with(signal);
             let report = job.wait().await.unwrap();
             assert_eq!(i32::from(report.exit_code), 128 + signal.number(), "{report:#?}");
             assert_eq!((report.killed, report.stopped.count), (false, 2), "{report:#?}");
@@ -79,12 +79,12 @@ fn a_second_stop_kills_whatever_its_signal() {
     with_supervisor(async |supervisor| {
         let mut command = Command::new("sh");
         let script = "trap 'echo one' INT; trap '' TERM; echo ready; while :; do sleep 0.1; done";
-        command.args(["-c", script]).stdout(Stdio::Piped).grace(LONG);
+        command.args(["-c", script]).stdout(Stdio::piped()).grace(LONG);
         let job = supervisor.spawn(&command).await.unwrap();
         job.ready(&Readiness::stdout_line("ready"), LONG).await.unwrap();
-        job.stop_with(Signal::INT);
+        job.start_stop_with(Signal::INT);
         job.ready(&Readiness::stdout_line("one"), LONG).await.unwrap();
-        job.stop_with(Signal::TERM);
+        job.start_stop_with(Signal::TERM);
         let report = job.wait().await.unwrap();
         assert_eq!((report.killed, report.exit_code), (true, 137), "{report:#?}");
     });
@@ -100,13 +100,13 @@ fn the_blocking_api_does_the_same() {
     let supervisor = blocking::Supervisor::start_with(builder).unwrap();
     for by_handle in [false, true] {
         let mut command = Command::new("sh");
-        command.args(["-c", "trap 'exit 5' INT; echo ready; while :; do sleep 0.1; done"]).stdout(Stdio::Piped);
+        command.args(["-c", "trap 'exit 5' INT; echo ready; while :; do sleep 0.1; done"]).stdout(Stdio::piped());
         let job = supervisor.spawn(&command).unwrap();
         job.ready(&Readiness::stdout_line("ready"), LONG).unwrap();
         if by_handle {
-            job.handle().stop_with(Signal::INT)
+            job.handle().start_stop_with(Signal::INT)
         } else {
-            job.stop_with(Signal::INT)
+            job.start_stop_with(Signal::INT)
         }
         assert_eq!(job.wait().unwrap().exit_code, 5);
     }

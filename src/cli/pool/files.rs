@@ -18,7 +18,7 @@ pub fn named(directory: &Path, number: usize, merged: bool) -> Result<(Stdio, St
             .with_context(|| format!("cannot create {}", crate::report::text::printable_path(&path)))?;
         Ok(file.into())
     };
-    Ok((file("out")?, if merged { Stdio::Null } else { file("err")? }))
+    Ok((file("out")?, if merged { Stdio::null() } else { file("err")? }))
 }
 
 /// Creates a file without a name in the directory for temporary files (`TMPDIR`), so that an output may be larger than

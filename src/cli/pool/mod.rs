@@ -364,7 +364,7 @@ async fn feed<'a>(
         let merged = job.merges_stderr(args);
         let (stdout, stderr) = match &args.output {
             OutputArg::Files(directory) => files::named(directory, job.line, merged)?,
-            _ => (Stdio::Piped, Stdio::Piped),
+            _ => (Stdio::piped(), Stdio::piped()),
         };
         let task = job.task(args, |command| {
             command.stdout(stdout).stderr(stderr).stderr_to_stdout(merged);

@@ -98,7 +98,7 @@ impl<'a> Watch<'a> {
         command
             .args(&args.command[1..])
             .inherit_descriptors(true)
-            .stdin(if args.stdin == Stdin::Null { crate::Stdio::Null } else { crate::Stdio::Inherit })
+            .stdin(if args.stdin == Stdin::Null { crate::Stdio::null() } else { crate::Stdio::inherit() })
             .process_group(group)
             .stop_signal(args.stop_signal.unwrap_or(Signal::TERM))
             .grace(args.grace)
@@ -167,8 +167,8 @@ impl<'a> Watch<'a> {
                         (Response::Stop(first), job) => {
                             ending = Some(received.signal);
                             match (first, job) {
-                                (Some(first), Some((job, _))) => job.stop_with(first),
-                                (None, Some((job, _))) => job.stop(),
+                                (Some(first), Some((job, _))) => job.start_stop_with(first),
+                                (None, Some((job, _))) => job.start_stop(),
                                 (_, None) => {}
                             }
                         }
@@ -180,7 +180,7 @@ impl<'a> Watch<'a> {
                         }
                         (Response::Kill, _) => {
                             ending.get_or_insert(received.signal);
-                            job.iter().for_each(|(job, _)| job.kill());
+                            job.iter().for_each(|(job, _)| job.start_kill());
                         }
                         (Response::PassOn(signal), Some((job, _))) => {
                             // An error means that the command has just ended.
@@ -224,7 +224,7 @@ impl<'a> Watch<'a> {
                 () = run::over(start_at), if start_at.is_some() => {}
                 () = run::over(kill_at), if kill_at.is_some() => {
                     kill_at = None;
-                    job.iter().for_each(|(job, _)| job.kill());
+                    job.iter().for_each(|(job, _)| job.start_kill());
                 }
             }
         }
@@ -275,7 +275,7 @@ impl<'a> Watch<'a> {
             && !self.stopping
         {
             self.stopping = true;
-            job.stop();
+            job.start_stop();
         }
     }
 
