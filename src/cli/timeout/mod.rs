@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use pinfold::report::MainEnd;
+use pinfold::report::{MainEnd, exit_code_of_signal};
 use pinfold::signal::{self, Received, SignalQueue, SignalStream, Wake};
 use pinfold::{Command, Error, Guard, Job, ProcessGroup, Report, Signal, SpawnError, SpawnStage, Supervisor};
 
@@ -124,7 +124,7 @@ fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
         }
         Ended::NotStarted(error) => return Err(error.into()),
         Ended::Early if limit.timed_out && !options.preserve_status => TIMED_OUT,
-        Ended::Early => exit_code(limit.spent.first().copied().unwrap_or(libc::SIGKILL)),
+        Ended::Early => exit_code_of_signal(limit.spent.first().copied().unwrap_or(libc::SIGKILL)),
     };
     // The kernel releases the runtime's resources at exit, faster than dropping it would.
     std::mem::forget(runtime);
@@ -347,17 +347,13 @@ impl Limit<'_> {
                     end_by(signal);
                 }
                 preserve |= *signal == libc::SIGKILL;
-                exit_code(*signal)
+                exit_code_of_signal(*signal)
             }
             // The guard was killed, so that the status of the command is not known.
             _ => return report.exit_code,
         };
         if self.timed_out && !preserve { TIMED_OUT } else { status }
     }
-}
-
-fn exit_code(signal: i32) -> u8 {
-    u8::try_from(128 + signal).unwrap_or(u8::MAX)
 }
 
 /// Ends this process by the signal, without a core dump. Returns if this process is PID 1.
