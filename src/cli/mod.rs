@@ -139,7 +139,7 @@ pub fn main(words: &[OsString]) -> u8 {
         Subcommands::Timeout { words } => Ok(timeout::main("pinfold timeout".as_ref(), &words)),
     };
     ended.unwrap_or_else(|error| {
-        tell(&format!("{error:#}"));
+        print_message(&format!("{error:#}"));
         FAILED
     })
 }
@@ -164,7 +164,7 @@ fn supervisor_of_environment(guard: Guard) -> Result<Builder> {
 
 /// Prints one line on standard error. Escapes control characters in `message`, so that no text from outside controls
 /// the terminal or adds another line.
-fn tell(message: &str) {
+fn print_message(message: &str) {
     write_patiently(format!("pinfold: {}\n", printable_message(message)).as_bytes());
 }
 

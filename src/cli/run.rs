@@ -9,6 +9,7 @@ mod outlet;
 mod prepared;
 mod pty_input;
 mod ready;
+mod relay;
 mod stats;
 mod streams;
 
@@ -25,7 +26,7 @@ use super::report_sink::Sink;
 use super::signals::{Keys, PATIENCE_INTERRUPTS, Response, Rules};
 use super::terminal::{Terminal, has_left_our_group, has_reached_our_group};
 use super::write::Patience;
-use super::{environment, tell};
+use super::{environment, print_message};
 #[cfg(feature = "watch")]
 pub use args::parse_signal;
 pub use args::{Args, ContainmentArg, SignalToArg};
@@ -93,7 +94,7 @@ fn run_and_report(args: &mut Args, prepared: pinfold::Result<Prepared>) -> Resul
                 stats::stats(report);
             }
         }
-        Ended::NotStarted { report } => tell(report.error.as_deref().unwrap_or_default()),
+        Ended::NotStarted { report } => print_message(report.error.as_deref().unwrap_or_default()),
         Ended::Signalled { .. } => {}
     }
     if let Some(sink) = sink {
@@ -215,7 +216,7 @@ async fn hold(
         Err(error) => return Ok(Ended::not_started(command, &error)),
     };
     if args.verbose {
-        tell(&format!("started {} as process {}", pinfold::text::printable_os(&args.command[0]), job.pid()));
+        print_message(&format!("started {} as process {}", pinfold::text::printable_os(&args.command[0]), job.pid()));
     }
     let mut interrupted = false;
     if let Err(error) = args.streams.empty_tee() {
@@ -262,7 +263,7 @@ async fn hold(
             done = once(&mut readiness) => {
                 if let Err(verdict) = done {
                     not_ready = Some(verdict);
-                    job.stop();
+                    job.start_stop();
                 }
                 continue;
             }
@@ -313,18 +314,18 @@ fn perform(args: &Args, job: &Job, response: Response, signal: Signal) {
     match response {
         Response::Stop(first) => {
             if args.verbose {
-                tell(&format!("{signal}: stopping"));
+                print_message(&format!("{signal}: stopping"));
             }
             match first {
-                Some(first) => job.stop_with(first),
-                None => job.stop(),
+                Some(first) => job.start_stop_with(first),
+                None => job.start_stop(),
             }
         }
         Response::Kill => {
             if args.verbose {
-                tell(&format!("{signal}: killing"));
+                print_message(&format!("{signal}: killing"));
             }
-            job.kill();
+            job.start_kill();
         }
         Response::PassOn(signal) => {
             // The main process may just have ended, so an error is ignored.
@@ -336,7 +337,9 @@ fn perform(args: &Args, job: &Job, response: Response, signal: Signal) {
         }
         Response::LeftToTheJob(count) => {
             if args.verbose && count > 0 {
-                tell(&format!("{signal} from the terminal: {count} of the {PATIENCE_INTERRUPTS} that kill the job"));
+                print_message(&format!(
+                    "{signal} from the terminal: {count} of the {PATIENCE_INTERRUPTS} that kill the job"
+                ));
             }
         }
         Response::Suspend | Response::Nothing => {}

@@ -316,8 +316,8 @@ impl Session<'_> {
         let mut command = line.command();
         command.measure_pressure(); // The caller receives the complete report.
         command
-            .stdout(Stdio::Piped)
-            .stderr(Stdio::Piped)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .stderr_to_stdout(line.merges_stderr(false))
             .grace(self.args.grace)
             .settle(self.args.settle);

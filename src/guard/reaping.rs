@@ -11,7 +11,7 @@ use super::protocol::{FromGuard, JobId};
 use crate::kernel::reap;
 use crate::kernel::reap::{Reap, Reaped};
 use crate::kernel::signal::Signal;
-use crate::kernel::sys;
+use crate::kernel::signal_set;
 use crate::report::MainEnd;
 use crate::subreaper::descendants;
 
@@ -20,7 +20,7 @@ impl Guard {
         if self.reap_schedule.puts_off(Instant::now(), !self.sweeps.is_empty()) {
             if !self.sweeps.is_empty() {
                 // Each end triggers another step of the sweep.
-                return sys::read_signal(self.children.as_fd()).map(drop);
+                return signal_set::read_signal(self.children.as_fd()).map(drop);
             }
             // The signal stays pending: until it is read, no further SIGCHLD wakes the guard (signal(7), standard
             // signals).
@@ -47,7 +47,7 @@ impl Guard {
             self.listen_for_children(true)?;
         }
         // At most one signal is pending: SIGCHLD does not queue.
-        sys::read_signal(self.children.as_fd())?;
+        signal_set::read_signal(self.children.as_fd())?;
         let mut orphans = 0;
         let mut ended: Vec<(JobId, Reaped)> = Vec::new();
         let childless = loop {

@@ -5,12 +5,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags};
 
 use crate::error::{Error, Result, short_of_descriptors};
 pub use crate::kernel::wake::Wake;
-use crate::kernel::{inherited, sys, wake};
+use crate::kernel::{inherited, poll, signal_set, wake};
 
 /// A signal that can be sent: 1 to 31, or a real-time signal up to 64 (signal(7)).
 ///
@@ -42,7 +41,7 @@ named!(
 );
 
 /// The lowest and the highest real-time signal for programs: glibc and musl reserve those below 34 for themselves.
-const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=sys::SIGNAL_MAX;
+const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=signal_set::SIGNAL_MAX;
 
 impl Signal {
     /// Hang-up.
@@ -79,12 +78,12 @@ impl Signal {
     /// Returns the signal with this number, or `None` if Linux has no such signal.
     #[must_use]
     pub const fn from_number(number: i32) -> Option<Self> {
-        if number >= 1 && number <= sys::SIGNAL_MAX { Some(Self(number)) } else { None }
+        if number >= 1 && number <= signal_set::SIGNAL_MAX { Some(Self(number)) } else { None }
     }
 
     /// Returns all signals, in ascending order.
     pub fn all() -> impl Iterator<Item = Self> {
-        (1..=sys::SIGNAL_MAX).map(Self)
+        (1..=signal_set::SIGNAL_MAX).map(Self)
     }
 
     /// Returns the number of the signal.
@@ -219,11 +218,11 @@ impl SignalQueue {
     /// The errno of signalfd(2): `EMFILE`, `ENFILE`, `ENOMEM`.
     pub fn block_all() -> Result<Self> {
         // The kernel queues a blocked signal even if it is ignored, so ignored signals are left out here.
-        let queued = sys::ALL_SIGNALS & !sys::bit(libc::SIGCHLD) & !inherited::signals().ignored;
+        let queued = signal_set::ALL_SIGNALS & !signal_set::bit(libc::SIGCHLD) & !inherited::signals().ignored;
         // Before the mask is set: if this fails, the mask stays as it was.
-        let fd = sys::signalfd(queued)
+        let fd = signal_set::signalfd(queued)
             .map_err(|errno| Error::system("signalfd", "all signals", errno, short_of_descriptors(errno)))?;
-        sys::set_signal_mask(sys::ALL_SIGNALS);
+        signal_set::set_signal_mask(signal_set::ALL_SIGNALS);
         Ok(Self { fd, queued })
     }
 
@@ -235,8 +234,8 @@ impl SignalQueue {
     /// # Errors
     /// The errno of signalfd(2).
     pub fn queue_also<I: IntoIterator<Item = Signal>>(self, signals: I) -> Result<Self> {
-        let queued = signals.into_iter().fold(self.queued, |set, signal| set | sys::bit(signal.number()));
-        let fd = sys::signalfd(queued)
+        let queued = signals.into_iter().fold(self.queued, |set, signal| set | signal_set::bit(signal.number()));
+        let fd = signal_set::signalfd(queued)
             .map_err(|errno| Error::system("signalfd", "more signals", errno, short_of_descriptors(errno)))?;
         Ok(Self { fd, queued })
     }
@@ -250,17 +249,14 @@ impl SignalQueue {
         let failed = |errno| Error::system("read", "the signal queue", errno, "");
         let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
         loop {
-            if let Some(info) = sys::read_signal(self.fd.as_fd()).map_err(failed)?
+            if let Some(info) = signal_set::read_signal(self.fd.as_fd()).map_err(failed)?
                 && let Some(received) = received(&info)
             {
                 return Ok(Some(received));
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let left = left.map(sys::timespec);
-            match poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], left.as_ref()) {
-                Ok(0) => return Ok(None),
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(failed(errno)),
+            if !poll::wait(&mut [PollFd::new(&self.fd, PollFlags::IN)], left).map_err(failed)? {
+                return Ok(None);
             }
         }
     }
@@ -280,7 +276,7 @@ pub(crate) fn received(info: &libc::signalfd_siginfo) -> Option<Received> {
 /// is the state at the first call of `pinfold::init`, or of the function that starts a guard.)
 #[must_use]
 pub fn was_blocked(signal: Signal) -> bool {
-    inherited::signals().blocked & sys::bit(signal.number()) != 0
+    inherited::signals().blocked & signal_set::bit(signal.number()) != 0
 }
 
 /// Ends this process by `signal`, as if the signal had never been caught, so that a calling shell sees that the signal
@@ -288,20 +284,20 @@ pub fn was_blocked(signal: Signal) -> bool {
 ///
 /// Returns only if the signal's default action does not end the process.
 pub fn end_by(signal: Signal) {
-    sys::set_ignored(signal.number(), false);
+    signal_set::set_ignored(signal.number(), false);
     // Sent while the signal is blocked: if the same signal is already pending, it is still delivered only once.
-    sys::raise(signal.number());
-    sys::set_signal_mask(sys::ALL_SIGNALS & !sys::bit(signal.number()));
+    signal_set::raise(signal.number());
+    signal_set::set_signal_mask(signal_set::ALL_SIGNALS & !signal_set::bit(signal.number()));
 }
 
 /// Stops this process by `signal` (SIGTSTP, SIGTTIN or SIGTTOU), as if the signal had never been caught, and returns
 /// when this process is continued.
 pub fn suspend_by(signal: Signal) {
-    let mask = sys::signal_mask();
-    let ignored = sys::is_ignored(signal.number());
+    let mask = signal_set::signal_mask();
+    let ignored = signal_set::is_ignored(signal.number());
     wake::paused(|| end_by(signal));
-    sys::set_signal_mask(mask);
-    sys::set_ignored(signal.number(), ignored);
+    signal_set::set_signal_mask(mask);
+    signal_set::set_ignored(signal.number(), ignored);
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use tokio::io::unix::AsyncFd;
 use super::watch;
 use crate::error::{Error, Result};
 use crate::kernel::signal::{Received, SignalQueue, received};
-use crate::kernel::sys;
+use crate::kernel::signal_set;
 
 impl SignalQueue {
     /// Returns the queue as a stream that tokio's current runtime watches.
@@ -38,7 +38,7 @@ impl SignalStream {
     /// The errno of read(2).
     pub fn try_recv(&self) -> Result<Option<Received>> {
         let failed = |errno| Error::system("read", "the signal queue", errno, "");
-        Ok(sys::read_signal(self.0.as_fd()).map_err(failed)?.and_then(|info| received(&info)))
+        Ok(signal_set::read_signal(self.0.as_fd()).map_err(failed)?.and_then(|info| received(&info)))
     }
 
     /// Waits for the next signal. Cancel-safe: no signal is lost.
@@ -49,7 +49,7 @@ impl SignalStream {
         let failed = |errno| Error::system("read", "the signal queue", errno, "");
         loop {
             let mut ready = self.0.readable().await.map_err(|_| failed(Errno::IO))?;
-            match sys::read_signal(self.0.as_fd()).map_err(failed)? {
+            match signal_set::read_signal(self.0.as_fd()).map_err(failed)? {
                 None => ready.clear_ready(),
                 Some(info) => {
                     if let Some(received) = received(&info) {

@@ -108,7 +108,7 @@ async fn pass_on(init: &Init, job: &Job, received: Received, shares_group: bool)
     if job.main_has_ended() {
         // The command has ended, and its leftovers are being stopped. The sender wants them to end sooner.
         if [Signal::TERM, Signal::INT, Signal::QUIT].contains(&received.signal) {
-            job.kill();
+            job.start_kill();
         }
         return;
     }

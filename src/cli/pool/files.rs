@@ -17,7 +17,7 @@ pub fn named(directory: &Path, number: usize, merged: bool) -> Result<(Stdio, St
             File::create(&path).with_context(|| format!("cannot create {}", pinfold::text::printable_path(&path)))?;
         Ok(file.into())
     };
-    Ok((file("out")?, if merged { Stdio::Null } else { file("err")? }))
+    Ok((file("out")?, if merged { Stdio::null() } else { file("err")? }))
 }
 
 /// Creates a file without a name in the directory for temporary files (`TMPDIR`), so that an output may be larger than

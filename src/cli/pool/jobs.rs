@@ -129,7 +129,7 @@ impl Job {
             }
         }
         if !matches!(self.source, Source::Json(_)) {
-            command.stdin(Stdio::Null);
+            command.stdin(Stdio::null());
         }
         command.grace(args.grace).settle(args.settle).signal_to(args.signal_to.into());
         if let Some(signal) = args.stop_signal {

@@ -29,7 +29,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::session::{Descriptors, with_supervisor};
 use super::signals::{Keys, Response, Rules};
-use super::{FAILED, tell};
+use super::{FAILED, print_message};
 pub use args::Args;
 use args::OutputArg;
 pub use args::parse_workers;
@@ -58,7 +58,7 @@ pub fn run(args: &Args) -> Result<u8> {
     // The guard is forked before the jobs are read, so that they are not in the memory that the fork copies.
     let guard = Guard::fork()?;
     if let Some(interpreter) = template::runs_lines_as_code(&args.command).filter(|_| !args.quiet) {
-        tell(&format!(
+        print_message(&format!(
             "{{}} in a script of {interpreter} runs each line as code: a file name like $(reboot) is a command there. \
              Write {{q}}, which quotes the line for a shell, or pass the line as an argument: sh -c 'cat \"$1\"' sh {{}}"
         ));
@@ -362,7 +362,7 @@ async fn feed<'a>(
         let merged = job.merges_stderr(args);
         let (stdout, stderr) = match &args.output {
             OutputArg::Files(directory) => files::named(directory, job.line, merged)?,
-            _ => (Stdio::Piped, Stdio::Piped),
+            _ => (Stdio::piped(), Stdio::piped()),
         };
         let task = job.task(args, |command| {
             command.stdout(stdout).stderr(stderr).stderr_to_stdout(merged);

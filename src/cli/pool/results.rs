@@ -15,7 +15,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::jobs::Job;
-use crate::cli::tell;
+use crate::cli::print_message;
 
 /// A line of the results file.
 #[derive(Serialize)]
@@ -81,7 +81,9 @@ impl Results {
         let torn = file.metadata().with_context(failed)?.len() - whole;
         if torn > 0 {
             file.set_len(whole).with_context(|| format!("cannot repair the last line of {shown}"))?;
-            tell(&format!("the last line of {shown} was torn: its {torn} bytes were cut off, and its job runs again"));
+            print_message(&format!(
+                "the last line of {shown} was torn: its {torn} bytes were cut off, and its job runs again"
+            ));
         }
         file.seek(SeekFrom::End(0)).with_context(failed)?;
         Ok((Self { file, path: path.into() }, done))

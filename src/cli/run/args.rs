@@ -268,7 +268,7 @@ impl Args {
             command.user(user.clone());
         }
         if let Some(cwd) = &self.cwd {
-            command.cwd(cwd);
+            command.current_dir(cwd);
         }
         if let Some(name) = &self.name {
             command.name(name);

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::cli::report_sink::{Destination, are_same};
-use crate::cli::{open_output, tell, thread, write};
+use crate::cli::{open_output, print_message, thread, write};
 
 /// How long pinfold waits, after the run, for a reader that has not taken the line yet. A shell starts both programs at
 /// about the same time, so the reader may start later than pinfold.
@@ -99,7 +99,7 @@ impl Notify {
         let line = if is_ready { "ready\n" } else { "failed\n" };
         match thread::start("to notify", move || drop(sender.send(write(place, line.as_bytes())))) {
             Ok(_) => *state = State::Sent(done),
-            Err(error) => tell(&format!("cannot write to {}: {error}", self.name)),
+            Err(error) => print_message(&format!("cannot write to {}: {error}", self.name)),
         }
     }
 
@@ -111,8 +111,10 @@ impl Notify {
         let State::Sent(done) = state else { return };
         match done.recv_timeout(PATIENCE) {
             Ok(Ok(())) | Err(RecvTimeoutError::Disconnected) => {}
-            Ok(Err(error)) => tell(&format!("cannot write to {}, so its reader may wait forever: {error}", self.name)),
-            Err(RecvTimeoutError::Timeout) => tell(&format!("nothing reads {}", self.name)),
+            Ok(Err(error)) => {
+                print_message(&format!("cannot write to {}, so its reader may wait forever: {error}", self.name))
+            }
+            Err(RecvTimeoutError::Timeout) => print_message(&format!("nothing reads {}", self.name)),
         }
     }
 }

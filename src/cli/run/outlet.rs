@@ -11,7 +11,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::cli::{tell, thread, write};
+use crate::cli::{print_message, thread, write};
 
 /// The number of bytes in one write.
 const PIECE: usize = 16 * 1024;
@@ -34,7 +34,7 @@ impl Trouble {
 
     /// Prints the message, and keeps it for the report and the exit code.
     pub fn report(&self, what: String) {
-        tell(&what);
+        print_message(&what);
         self.0.send_if_modified(|first| {
             let is_first = first.is_none();
             first.get_or_insert(what);

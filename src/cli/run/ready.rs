@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::exit_code::{TOO_LATE, Verdict};
 use super::notify::Notify;
-use crate::cli::{FAILED, tell};
+use crate::cli::{FAILED, print_message};
 
 /// The condition under which a job is ready.
 #[derive(Clone, Debug, PartialEq)]
@@ -122,7 +122,7 @@ pub async fn ready(
         notify.send(done.is_ok());
     }
     if let Err(verdict) = &done {
-        tell(&verdict.why);
+        print_message(&verdict.why);
     }
     done
 }
@@ -150,7 +150,7 @@ pub async fn at_the_end(
         return None;
     }
     let why = format!("{} ended before it was ready: {what}", report.name);
-    tell(&why);
+    print_message(&why);
     Some(Verdict { code: if report.exit_code == 0 { TOO_LATE } else { report.exit_code }, why })
 }
 

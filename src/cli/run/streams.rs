@@ -101,7 +101,7 @@ impl StreamArgs {
             // A stream that was closed at the start is now /dev/null, and does not count.
             let are_open = !pinfold::was_closed(1) && !pinfold::was_closed(2);
             self.is_merged = are_open && are_one_output(io::stdout(), io::stderr());
-            command.stdout(Stdio::Piped).stderr(Stdio::Piped).stderr_to_stdout(self.is_merged);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).stderr_to_stdout(self.is_merged);
         }
         if let Some(timeout) = self.idle_timeout.filter(|timeout| *timeout < Duration::MAX) {
             command.idle_timeout(timeout);

@@ -191,7 +191,7 @@ async fn hold(
                 let received = received?;
                 if job.main_has_ended() {
                     // The command has ended, and its leftovers are being stopped. The sender wants them to end sooner.
-                    job.kill();
+                    job.start_kill();
                     continue;
                 }
                 limit.wish(received, Some(&job))
@@ -312,7 +312,7 @@ impl Limit<'_> {
         match signal {
             Some(Signal::KILL) => {
                 self.killed = true;
-                job.kill();
+                job.start_kill();
             }
             Some(Signal::CONT) => job.signal_group(Signal::CONT).await,
             _ => {

@@ -27,7 +27,7 @@ use tokio::sync::mpsc::Receiver;
 use super::run::{self, Prepared};
 use super::signals::{Keys, Response, Rules};
 use super::terminal::Terminal;
-use super::{supervisor_of_environment, tell};
+use super::{print_message, supervisor_of_environment};
 pub use args::Args;
 use args::{OnBusy, Stdin};
 use changes::Changes;
@@ -96,7 +96,7 @@ impl<'a> Watch<'a> {
         command
             .args(&args.command[1..])
             .inherit_descriptors(true)
-            .stdin(if args.stdin == Stdin::Null { pinfold::Stdio::Null } else { pinfold::Stdio::Inherit })
+            .stdin(if args.stdin == Stdin::Null { pinfold::Stdio::null() } else { pinfold::Stdio::inherit() })
             .process_group(group)
             .stop_signal(args.stop_signal.unwrap_or(Signal::TERM))
             .grace(args.grace)
@@ -140,7 +140,7 @@ impl<'a> Watch<'a> {
         self.print_notes();
         self.changes.requested = !self.args.postpone;
         if self.args.postpone && !self.args.quiet {
-            tell("waiting for a change");
+            print_message("waiting for a change");
         }
         loop {
             if job.is_none() {
@@ -165,8 +165,8 @@ impl<'a> Watch<'a> {
                         (Response::Stop(first), job) => {
                             ending = Some(received.signal);
                             match (first, job) {
-                                (Some(first), Some((job, _))) => job.stop_with(first),
-                                (None, Some((job, _))) => job.stop(),
+                                (Some(first), Some((job, _))) => job.start_stop_with(first),
+                                (None, Some((job, _))) => job.start_stop(),
                                 (_, None) => {}
                             }
                         }
@@ -178,7 +178,7 @@ impl<'a> Watch<'a> {
                         }
                         (Response::Kill, _) => {
                             ending.get_or_insert(received.signal);
-                            job.iter().for_each(|(job, _)| job.kill());
+                            job.iter().for_each(|(job, _)| job.start_kill());
                         }
                         (Response::PassOn(signal), Some((job, _))) => {
                             // An error means that the command has just ended.
@@ -222,7 +222,7 @@ impl<'a> Watch<'a> {
                 () = run::over(start_at), if start_at.is_some() => {}
                 () = run::over(kill_at), if kill_at.is_some() => {
                     kill_at = None;
-                    job.iter().for_each(|(job, _)| job.kill());
+                    job.iter().for_each(|(job, _)| job.start_kill());
                 }
             }
         }
@@ -246,7 +246,7 @@ impl<'a> Watch<'a> {
 
     fn print_notes(&mut self) {
         for note in self.files.notes() {
-            tell(&note);
+            print_message(&note);
         }
     }
 
@@ -273,7 +273,7 @@ impl<'a> Watch<'a> {
             && !self.stopping
         {
             self.stopping = true;
-            job.stop();
+            job.start_stop();
         }
     }
 
@@ -291,7 +291,7 @@ impl<'a> Watch<'a> {
             _ => None,
         };
         if let Some(what) = what.filter(|_| !self.args.quiet) {
-            tell(&format!("{}{what}", changes.describe()));
+            print_message(&format!("{}{what}", changes.describe()));
         }
         self.report_repeats(&changes);
         self.runs += 1;
@@ -303,7 +303,7 @@ impl<'a> Watch<'a> {
         match supervisor.spawn(&self.command).await {
             Ok(job) => Ok(Some((job, Instant::now()))),
             Err(error @ Error::Spawn(_)) => {
-                tell(&format!("{error}; waiting for a change"));
+                print_message(&format!("{error}; waiting for a change"));
                 Ok(None)
             }
             Err(error) => Err(error.into()),
@@ -316,7 +316,7 @@ impl<'a> Watch<'a> {
         let after =
             changes.first.filter(own).zip(self.began).map(|(first, began)| first.saturating_duration_since(began));
         if let Some(file) = self.repeats.add(after, changes.files()) {
-            tell(&format!(
+            print_message(&format!(
                 "{} changed in each of the last three runs: if the command writes it, the restarts never end; exclude \
                  such files with --ignore GLOB",
                 changes::name(&file)
@@ -339,7 +339,7 @@ impl<'a> Watch<'a> {
             let missing: Vec<_> = self.files.missing().map(changes::name).collect();
             let missing =
                 if missing.is_empty() { String::new() } else { format!(" ({} is missing)", missing.join(", ")) };
-            tell(&format!("{} {words}; waiting for a change{missing}", name(&self.args.command[0])));
+            print_message(&format!("{} {words}; waiting for a change{missing}", name(&self.args.command[0])));
         }
         self.last = Some(words);
         Ok(())
