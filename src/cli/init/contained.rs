@@ -103,11 +103,7 @@ async fn supervise(
     };
     supervisor.close().await;
     run::explain_failures(&report);
-    Ok(match &report.main {
-        Some(MainEnd::Exited(code)) => *code as u8,
-        Some(MainEnd::Signalled { signal, .. }) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
-        _ => report.exit_code,
-    })
+    Ok(report.main.as_ref().map_or(report.exit_code, MainEnd::exit_code))
 }
 
 async fn pass_on(init: &Init, job: &Job, received: Received, shares_group: bool) {

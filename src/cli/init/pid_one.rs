@@ -84,8 +84,10 @@ fn reap_one() -> Result<Option<(Pid, WaitStatus)>> {
 }
 
 fn exit_code(status: WaitStatus) -> u8 {
-    let code = status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal));
-    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
+    match status.terminating_signal() {
+        Some(signal) => pinfold::report::exit_code_of_signal(signal),
+        None => status.exit_status().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX),
+    }
 }
 
 /// Ends the processes that the command has left: waits for the settle time, sends SIGTERM, and waits for a grace

@@ -100,7 +100,7 @@ pub fn run(args: &Args) -> Result<u8> {
                 // pinfold is PID 1.
                 own_signals::end_by(signal);
             }
-            u8::try_from(128 + signal.number()).unwrap_or(u8::MAX)
+            pinfold::report::exit_code_of_signal(signal.number())
         }
     })
 }

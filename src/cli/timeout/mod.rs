@@ -21,7 +21,7 @@ use crate::cli::signal_stream::SignalStream;
 use crate::kernel::inherited;
 use crate::kernel::own_signals::{self, Received, SignalQueue};
 use crate::kernel::wake::Wake;
-use crate::report::MainEnd;
+use crate::report::{MainEnd, exit_code_of_signal};
 use crate::{Command, Error, Guard, Job, ProcessGroup, Report, Signal, SpawnError, SpawnStage, Supervisor};
 
 const TIMED_OUT: u8 = 124;
@@ -128,7 +128,7 @@ fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
         }
         Ended::NotStarted(error) => return Err(error.into()),
         Ended::Early if limit.timed_out && !options.preserve_status => TIMED_OUT,
-        Ended::Early => exit_code(limit.spent.first().copied().unwrap_or(libc::SIGKILL)),
+        Ended::Early => exit_code_of_signal(limit.spent.first().copied().unwrap_or(libc::SIGKILL)),
     };
     // The kernel releases the runtime's resources at exit, faster than dropping it would.
     std::mem::forget(runtime);
@@ -351,17 +351,13 @@ impl Limit<'_> {
                     end_by(signal);
                 }
                 preserve |= *signal == libc::SIGKILL;
-                exit_code(*signal)
+                exit_code_of_signal(*signal)
             }
             // The guard was killed, so that the status of the command is not known.
             _ => return report.exit_code,
         };
         if self.timed_out && !preserve { TIMED_OUT } else { status }
     }
-}
-
-fn exit_code(signal: i32) -> u8 {
-    u8::try_from(128 + signal).unwrap_or(u8::MAX)
 }
 
 /// Ends this process by the signal, without a core dump. Returns if this process is PID 1.

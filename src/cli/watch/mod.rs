@@ -67,7 +67,7 @@ pub fn run(args: &Args, prepared: Prepared) -> Result<u8> {
         // If a shell runs pinfold in a loop, this ends the loop too.
         own_signals::end_by(Signal::INT);
     }
-    Ok(u8::try_from(128 + signal.number()).unwrap_or(u8::MAX))
+    Ok(pinfold::report::exit_code_of_signal(signal.number()))
 }
 
 struct Watch<'a> {
