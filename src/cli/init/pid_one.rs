@@ -85,7 +85,7 @@ fn reap_one() -> Result<Option<(Pid, WaitStatus)>> {
 
 fn exit_code(status: WaitStatus) -> u8 {
     match status.terminating_signal() {
-        Some(signal) => pinfold::report::exit_code_of_signal(signal),
+        Some(signal) => crate::report::exit_code_of_signal(signal),
         None => status.exit_status().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX),
     }
 }

@@ -100,7 +100,7 @@ pub fn run(args: &Args) -> Result<u8> {
                 // pinfold is PID 1.
                 own_signals::end_by(signal);
             }
-            pinfold::report::exit_code_of_signal(signal.number())
+            crate::report::exit_code_of_signal(signal.number())
         }
     })
 }

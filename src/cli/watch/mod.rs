@@ -67,7 +67,7 @@ pub fn run(args: &Args, prepared: Prepared) -> Result<u8> {
         // If a shell runs pinfold in a loop, this ends the loop too.
         own_signals::end_by(Signal::INT);
     }
-    Ok(pinfold::report::exit_code_of_signal(signal.number()))
+    Ok(crate::report::exit_code_of_signal(signal.number()))
 }
 
 struct Watch<'a> {
