@@ -2,6 +2,7 @@
 
 pub(crate) mod host;
 pub(crate) mod inherited;
+pub(crate) mod landlock;
 pub(crate) mod maker;
 pub mod mount;
 pub(crate) mod oom_score;
@@ -13,6 +14,8 @@ pub(crate) mod reap;
 pub(crate) mod rlimit;
 pub(crate) mod same_file;
 pub(crate) mod scan;
+pub(crate) mod seccomp;
+pub(crate) mod short_child;
 pub mod signal;
 pub(crate) mod size;
 pub(crate) mod sys;
