@@ -7,9 +7,9 @@ _list:
 build:
     cargo build
 
-# All tests, or those of one test binary: just test filters
-test name="":
-    cargo test --all-features {{ if name == "" { "" } else { "--test " + name } }}
+# All tests, or those of one test binary, or of one file: just test cli filters::
+test name="" filter="":
+    cargo test --all-features {{ if name == "" { "" } else { "--test " + name } }} {{ filter }}
 
 # Everything that must pass before a change is taken
 ci:

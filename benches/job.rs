@@ -128,7 +128,7 @@ async fn stops(supervisor: &Supervisor, cgroup: &Cgroup) {
         let job = grown(supervisor, &forest, 0).await;
         tokio::time::sleep(AGE).await;
         let begun = Instant::now();
-        job.stop();
+        job.start_stop();
         let report = job.wait().await.unwrap();
         ours.push(milliseconds(begun));
         assert!(report.is_gone() && !report.killed);
@@ -164,7 +164,7 @@ async fn kills(supervisor: &Supervisor, cgroup: &Cgroup) {
         for _ in 0..rounds {
             let job = grown(supervisor, &forest, size).await;
             let begun = Instant::now();
-            job.kill();
+            job.start_kill();
             let report = job.wait().await.unwrap();
             ours.push(milliseconds(begun));
             assert!(report.is_gone() && report.killed);

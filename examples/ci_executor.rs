@@ -54,7 +54,7 @@ async fn build(repository: &str, artefacts: Vec<String>) -> Result<bool, Box<dyn
     for (name, script) in STEPS {
         if passed {
             let mut command = Command::new("sh");
-            command.args(["-ec", script]).cwd(&workspace.0).env("CI", "true");
+            command.args(["-ec", script]).current_dir(&workspace.0).env("CI", "true");
             passed = step(&supervisor, name, command, cancelled.clone()).await?;
         }
     }
@@ -72,13 +72,13 @@ async fn step(
     mut command: Command,
     mut cancelled: watch::Receiver<bool>,
 ) -> Result<bool, Box<dyn Error>> {
-    command.name(name).stdin(Stdio::Null).stdout(Stdio::Piped).stderr(Stdio::Piped);
+    command.name(name).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.timeout(Duration::from_secs(1200)).idle_timeout(Duration::from_secs(300));
     let job = supervisor.spawn(&command).await?;
     let button: JobHandle = job.handle();
     let watching = tokio::spawn(async move {
         if cancelled.wait_for(|cancelled| *cancelled).await.is_ok() {
-            button.stop();
+            button.start_stop();
         }
     });
     let (out, err) = (job.take_stdout().ok_or("piped")?, job.take_stderr().ok_or("piped")?);

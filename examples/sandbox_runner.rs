@@ -68,8 +68,12 @@ async fn run(words: Vec<std::ffi::OsString>, code: Vec<u8>) -> Result<serde_json
     std::fs::create_dir(&workspace.0)?;
     let mut words = words.into_iter();
     let mut command = Command::new(words.next().unwrap_or_default());
-    command.args(words).cwd(&workspace.0).env_clear().env("PATH", "/usr/bin:/bin").env("HOME", &workspace.0);
-    command.stdin_bytes(code).stdout(Stdio::Piped).stderr(Stdio::Piped).capture(CaptureLimit::ends(4096, 4096));
+    command.args(words).current_dir(&workspace.0).env_clear().env("PATH", "/usr/bin:/bin").env("HOME", &workspace.0);
+    command
+        .stdin(Stdio::bytes(code))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .capture(CaptureLimit::ends(4096, 4096));
     command.timeout(TIME).grace(Duration::from_millis(500)).limits(limits);
     // If this runs as root, the program runs as a user that owns no other files.
     if let Ok(nobody) = User::look_up("nobody")

@@ -53,7 +53,7 @@ async fn run(options: &Options) -> Result<usize, Box<dyn Error>> {
     let submit = async {
         for program in &options.programs {
             let mut command = Command::new(program);
-            command.name(program).stdin(Stdio::Null).stdout(Stdio::Piped).stderr(Stdio::Piped);
+            command.name(program).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
             command.capture(CaptureLimit::ends(8 * 1024, 56 * 1024)).grace(Duration::from_secs(2));
             pool.submit(Task::new(command).retries(options.retries, Duration::ZERO)).await?;
         }

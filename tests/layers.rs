@@ -96,7 +96,7 @@ fn no_room_imports_one_above_it() {
     let mut arrows: BTreeMap<(usize, usize), usize> = BTreeMap::new();
     let mut wrong = Vec::new();
     for (path, room) in files() {
-        // The crate's root names every room. The command uses the library by its public name.
+        // The crate's root names every room. The command is the top room, and imports most names from that root.
         let Some(from) = layer(&room).filter(|_| room != "cli") else { continue };
         for to in imported(&code(&path)) {
             match layer(&to) {

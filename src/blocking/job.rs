@@ -24,8 +24,8 @@ impl Job {
 
     /// Returns the job's number among the jobs of its supervisor. Numbers start with 1, in the order of the spawns.
     #[must_use]
-    pub fn id(&self) -> u64 {
-        self.inner.id()
+    pub fn number(&self) -> u64 {
+        self.inner.number()
     }
 
     /// Returns the name that the caller gave to the job; otherwise the file name of the program.
@@ -46,7 +46,7 @@ impl Job {
     ///     command.arg("999");
     ///     let job = supervisor.spawn(&command)?;
     ///     let button = job.handle();
-    ///     let pressed = std::thread::spawn(move || button.stop());
+    ///     let pressed = std::thread::spawn(move || button.start_stop());
     ///     assert_eq!(job.wait()?.reason, Reason::Stopped);
     ///     pressed.join().map_err(|_| "the thread has panicked")?;
     ///     supervisor.close();
@@ -109,19 +109,19 @@ impl Job {
         self.inner.pid()
     }
 
-    /// Stops the job; see [`crate::Job::stop`]. Does not wait.
-    pub fn stop(&self) {
-        self.inner.stop();
+    /// Stops the job; see [`crate::Job::start_stop`]. Does not wait.
+    pub fn start_stop(&self) {
+        self.inner.start_stop();
     }
 
-    /// Stops the job, with this signal as the first one; see [`crate::Job::stop_with`]. Does not wait.
-    pub fn stop_with(&self, signal: Signal) {
-        self.inner.stop_with(signal);
+    /// Stops the job, with this signal as the first one; see [`crate::Job::start_stop_with`]. Does not wait.
+    pub fn start_stop_with(&self, signal: Signal) {
+        self.inner.start_stop_with(signal);
     }
 
     /// Kills the job. Does not wait.
-    pub fn kill(&self) {
-        self.inner.kill();
+    pub fn start_kill(&self) {
+        self.inner.start_kill();
     }
 
     /// Sends a signal to the main process.
@@ -251,18 +251,18 @@ pub struct JobHandle {
 
 impl JobHandle {
     /// Stops the job. Does not wait.
-    pub fn stop(&self) {
-        self.inner.stop();
+    pub fn start_stop(&self) {
+        self.inner.start_stop();
     }
 
-    /// Stops the job, with this signal as the first one; see [`crate::Job::stop_with`]. Does not wait.
-    pub fn stop_with(&self, signal: Signal) {
-        self.inner.stop_with(signal);
+    /// Stops the job, with this signal as the first one; see [`crate::Job::start_stop_with`]. Does not wait.
+    pub fn start_stop_with(&self, signal: Signal) {
+        self.inner.start_stop_with(signal);
     }
 
     /// Kills the job. Does not wait.
-    pub fn kill(&self) {
-        self.inner.kill();
+    pub fn start_kill(&self) {
+        self.inner.start_kill();
     }
 
     /// Sends a signal to the main process.

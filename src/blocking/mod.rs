@@ -7,7 +7,7 @@
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let Ok(supervisor) = blocking::Supervisor::start() else { return Ok(()) }; // No cgroup here.
 //!     let mut command = Command::new("sh");
-//!     command.args(["-c", "echo one; echo two; setsid sleep 999 & exit 3"]).stdout(Stdio::Piped);
+//!     command.args(["-c", "echo one; echo two; setsid sleep 999 & exit 3"]).stdout(Stdio::piped());
 //!     let job = supervisor.spawn(&command)?;
 //!     for line in job.take_stdout_lines().ok_or("it is piped")? {
 //!         println!("{}", line?.text());

@@ -2,12 +2,14 @@
 //! (`supervisor::delegation`); the supervisor or the guard, whichever lives longer, takes them back.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, openat};
 
 use crate::cgroup::directory::Cgroup;
 use crate::cgroup::limits::Controller;
+use crate::kernel::poll;
 
 /// The first part of the name of a leaf for supervisor or guard themselves. The rest of the name is as in the name of a
 /// base. This prefix differs from that of a base, so no sweeper takes the leaf for a base.
@@ -46,9 +48,9 @@ pub(crate) fn take_back(place: &Cgroup, undo: &Undo, supervisor: Option<Borrowed
     let lock = free().or_else(|| {
         // Either a supervisor that is just ending still holds its lock, which is waited for, or the jobs of another
         // pinfold still need the controllers.
-        let moment = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+        const MOMENT: Duration = Duration::from_millis(50);
         let supervisor = supervisor.map(|pidfd| PollFd::from_borrowed_fd(pidfd, PollFlags::IN));
-        let ended = supervisor.is_none_or(|pidfd| matches!(poll(&mut [pidfd], Some(&moment)), Ok(1)));
+        let ended = supervisor.is_none_or(|pidfd| poll::wait(&mut [pidfd], Some(MOMENT)).unwrap_or(false));
         ended.then(free).flatten()
     });
     if lock.is_some() {

@@ -4,12 +4,12 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::{Errno, Result};
 
 use crate::cgroup::directory::{Cgroup, populated};
-use crate::kernel::sys;
+use crate::kernel::poll;
 
 /// How long the start of a supervisor waits for processes that it has killed in abandoned bases. The time is for all
 /// bases together.
@@ -72,5 +72,5 @@ pub(crate) fn remove(parent: &Cgroup, name: &str, bound: Duration) -> std::resul
 }
 
 fn wait(events: &[PollFd<'_>], time: Duration) {
-    let _ = poll(&mut events.to_vec(), Some(&sys::timespec(time)));
+    let _ = poll::wait(&mut events.to_vec(), Some(time));
 }

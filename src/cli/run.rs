@@ -9,6 +9,7 @@ mod outlet;
 mod prepared;
 mod pty_input;
 mod ready;
+mod relay;
 mod stats;
 mod streams;
 
@@ -16,16 +17,13 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use pinfold::report::Reason;
-use pinfold::signal::{self, Received, SignalQueue, SignalStream};
-use pinfold::{Command, Guard, Job, Signal, Supervisor};
 use rustix::io::Errno;
 
 use super::report_sink::Sink;
 use super::signals::{Keys, PATIENCE_INTERRUPTS, Response, Rules};
 use super::terminal::{Terminal, has_left_our_group, has_reached_our_group};
 use super::write::Patience;
-use super::{environment, tell};
+use super::{environment, print_message};
 #[cfg(feature = "watch")]
 pub use args::parse_signal;
 pub use args::{Args, ContainmentArg, SignalToArg};
@@ -37,6 +35,11 @@ pub use prepared::Prepared;
 use ready::{Clock, Ready};
 use streams::StreamArgs;
 
+use crate::cli::signal_stream::SignalStream;
+use crate::kernel::own_signals::{self, Received, SignalQueue};
+use crate::report::Reason;
+use crate::{Command, Guard, Job, Signal, Supervisor};
+
 /// How long a stop waits until the command has been executed, so that the command receives the stop signal. An exec can
 /// take long.
 pub const EXEC_PATIENCE: Duration = Duration::from_secs(1);
@@ -45,7 +48,7 @@ pub const EXEC_PATIENCE: Duration = Duration::from_secs(1);
 const REPORT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Runs the command and returns the exit code.
-pub fn run(mut args: Args, prepared: pinfold::Result<Prepared>) -> Result<u8> {
+pub fn run(mut args: Args, prepared: crate::Result<Prepared>) -> Result<u8> {
     let ended = run_and_report(&mut args, prepared);
     // Also after an error: the reader of --ready-notify must not wait forever.
     if let Some(notify) = &args.streams.notify {
@@ -55,12 +58,12 @@ pub fn run(mut args: Args, prepared: pinfold::Result<Prepared>) -> Result<u8> {
     if ended.by_interrupt() {
         // pinfold ends by SIGINT, so that a loop in the calling shell stops too. The call returns only where pinfold is
         // PID 1.
-        signal::end_by(Signal::INT);
+        own_signals::end_by(Signal::INT);
     }
     Ok(ended.exit_code(&args))
 }
 
-fn run_and_report(args: &mut Args, prepared: pinfold::Result<Prepared>) -> Result<Ended> {
+fn run_and_report(args: &mut Args, prepared: crate::Result<Prepared>) -> Result<Ended> {
     let begun = Instant::now();
     let notify = args.streams.open_notify();
     let mut sink = args.report.take().map(Sink::open).transpose()?;
@@ -93,7 +96,7 @@ fn run_and_report(args: &mut Args, prepared: pinfold::Result<Prepared>) -> Resul
                 stats::stats(report);
             }
         }
-        Ended::NotStarted { report } => tell(report.error.as_deref().unwrap_or_default()),
+        Ended::NotStarted { report } => print_message(report.error.as_deref().unwrap_or_default()),
         Ended::Signalled { .. } => {}
     }
     if let Some(sink) = sink {
@@ -111,7 +114,7 @@ fn patience(args: &Args, begun: Instant) -> Patience {
 }
 
 /// Runs the command. On return the job is over, and the terminal has its earlier state again.
-fn in_runtime(args: &Args, command: &Command, prepared: Prepared) -> pinfold::Result<Ended> {
+fn in_runtime(args: &Args, command: &Command, prepared: Prepared) -> crate::Result<Ended> {
     let Prepared { signals, terminal, guard, .. } = prepared;
     let keys = match terminal {
         Some(_) if args.streams.pty => Keys::ForItsTerminal,
@@ -120,7 +123,7 @@ fn in_runtime(args: &Args, command: &Command, prepared: Prepared) -> pinfold::Re
     };
     let rules = Rules::new(keys).with(args.on_signal.clone(), args.stop_signal.is_some());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| pinfold::Error::System {
+    let runtime = runtime.map_err(|error| crate::Error::System {
         operation: "start",
         object: "the event loop".into(),
         errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
@@ -144,7 +147,7 @@ async fn supervise(
     signals: SignalQueue,
     mut rules: Rules,
     terminal: Option<&Terminal>,
-) -> pinfold::Result<Ended> {
+) -> crate::Result<Ended> {
     let signals = signals.listen()?;
     let controllers = args.limits.to_limits().controllers();
     let builder = environment::supervisor(args.cgroup.as_deref(), args.containment())?;
@@ -162,7 +165,7 @@ async fn hold(
     signals: &SignalStream,
     rules: &mut Rules,
     terminal: Option<&Terminal>,
-) -> pinfold::Result<Ended> {
+) -> crate::Result<Ended> {
     let mut early = Vec::new();
     let mut patience = None;
     // Signals that arrived before pinfold had a job. After a second request to end, pinfold starts no job.
@@ -215,7 +218,11 @@ async fn hold(
         Err(error) => return Ok(Ended::not_started(command, &error)),
     };
     if args.verbose {
-        tell(&format!("started {} as process {}", pinfold::text::printable_os(&args.command[0]), job.pid()));
+        print_message(&format!(
+            "started {} as process {}",
+            crate::report::text::printable_os(&args.command[0]),
+            job.pid()
+        ));
     }
     let mut interrupted = false;
     if let Err(error) = args.streams.empty_tee() {
@@ -262,7 +269,7 @@ async fn hold(
             done = once(&mut readiness) => {
                 if let Err(verdict) = done {
                     not_ready = Some(verdict);
-                    job.stop();
+                    job.start_stop();
                 }
                 continue;
             }
@@ -313,18 +320,18 @@ fn perform(args: &Args, job: &Job, response: Response, signal: Signal) {
     match response {
         Response::Stop(first) => {
             if args.verbose {
-                tell(&format!("{signal}: stopping"));
+                print_message(&format!("{signal}: stopping"));
             }
             match first {
-                Some(first) => job.stop_with(first),
-                None => job.stop(),
+                Some(first) => job.start_stop_with(first),
+                None => job.start_stop(),
             }
         }
         Response::Kill => {
             if args.verbose {
-                tell(&format!("{signal}: killing"));
+                print_message(&format!("{signal}: killing"));
             }
-            job.kill();
+            job.start_kill();
         }
         Response::PassOn(signal) => {
             // The main process may just have ended, so an error is ignored.
@@ -336,7 +343,9 @@ fn perform(args: &Args, job: &Job, response: Response, signal: Signal) {
         }
         Response::LeftToTheJob(count) => {
             if args.verbose && count > 0 {
-                tell(&format!("{signal} from the terminal: {count} of the {PATIENCE_INTERRUPTS} that kill the job"));
+                print_message(&format!(
+                    "{signal} from the terminal: {count} of the {PATIENCE_INTERRUPTS} that kill the job"
+                ));
             }
         }
         Response::Suspend | Response::Nothing => {}
@@ -358,7 +367,7 @@ async fn suspended(job: &Job, signal: Signal) -> Duration {
     job.signal_all(Signal::STOP);
     // A job handles its requests in order: when this call returns, the signal has been sent.
     job.processes().await;
-    signal::suspend_by(signal);
+    own_signals::suspend_by(signal);
     job.signal_all(Signal::CONT);
     let stopped_time = since.elapsed();
     job.postpone_deadline(stopped_time);
@@ -377,7 +386,7 @@ pub fn stopped(job: &Job, signal: Signal, terminal: &Terminal) -> Duration {
         return Duration::ZERO;
     }
     let since = Instant::now();
-    signal::suspend_by(signal);
+    own_signals::suspend_by(signal);
     let stopped_time = since.elapsed();
     job.postpone_deadline(stopped_time);
     stopped_time

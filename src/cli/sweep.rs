@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use pinfold::sweep::{Abandoned, Outcome, Sweep};
-use pinfold::text::printable;
 
-use super::{duration, environment, processes, tell, write};
+use crate::report::text::printable;
+use crate::sweep::{Abandoned, Outcome, Sweep};
+
+use super::{duration, environment, print_message, processes, write};
 
 /// End the processes and remove the cgroups of pinfolds that were killed together with their guards
 ///
@@ -52,20 +53,20 @@ pub fn run(args: &Args) -> Result<u8> {
         for base in &swept.abandoned {
             if let Outcome::Failed { error, advice } = &base.outcome {
                 let advice = if advice.is_empty() { String::new() } else { format!(" ({advice})") };
-                tell(&format!("{}: {}{advice}", printable(&base.path), printable(error)));
+                print_message(&format!("{}: {}{advice}", printable(&base.path), printable(error)));
             } else {
                 text.push_str(&line(base));
             }
         }
         for base in &swept.locked {
             let holders = processes(&base.holders);
-            tell(&format!(
+            print_message(&format!(
                 "{}: it is locked and has no guard: {holders} (end the process that holds the lock, then sweep again)",
                 base.path
             ));
         }
         for left in &swept.not_searched {
-            tell(&format!("could not search {}: {}", printable(&left.path), left.error));
+            print_message(&format!("could not search {}: {}", printable(&left.path), left.error));
         }
     }
     // println! would panic if standard output is a pipe that no process reads.

@@ -5,9 +5,10 @@ use std::io::IsTerminal;
 use std::os::unix::ffi::OsStrExt;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use pinfold::text::{printable, printable_message, printable_os};
 
-use super::{FAILED, tell, write, write_patiently};
+use crate::report::text::{printable, printable_message, printable_os};
+
+use super::{FAILED, print_message, write, write_patiently};
 
 /// Prints why clap does not accept `words`, or the requested help or version. Control characters in text from the
 /// command line are escaped. Returns the exit code.
@@ -30,7 +31,7 @@ fn print_help(error: &clap::Error) -> u8 {
     };
     match printed {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            tell(&format!("cannot write to standard output: {error}"));
+            print_message(&format!("cannot write to standard output: {error}"));
             FAILED
         }
         _ => 0,

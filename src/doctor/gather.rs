@@ -13,7 +13,7 @@ use super::facts::*;
 use crate::cgroup as containment;
 use crate::cgroup::{directory, lock};
 use crate::doctor::probe;
-use crate::kernel::{mount, sys};
+use crate::kernel::{mount, rlimit};
 use crate::report::ProcessInfo;
 
 /// The inode number of the machine's own cgroup namespace (`PROC_CGROUP_INIT_INO`, include/linux/proc_ns.h).
@@ -273,13 +273,13 @@ fn hidepid(mountinfo: &str) -> Option<&str> {
 
 fn limits() -> Limits {
     let set = |limit: Option<u64>| limit.filter(|&limit| limit != libc::RLIM_INFINITY);
-    let files = sys::limit(libc::RLIMIT_NOFILE);
+    let files = rlimit::limit(libc::RLIMIT_NOFILE);
     let soft = |limit: Option<(u64, u64)>| set(limit.map(|(soft, _)| soft));
     Limits {
         files_soft: soft(files),
         files_hard: set(files.map(|(_, hard)| hard)),
-        processes: soft(sys::limit(libc::RLIMIT_NPROC)),
-        pending_signals: soft(sys::limit(libc::RLIMIT_SIGPENDING)),
+        processes: soft(rlimit::limit(libc::RLIMIT_NPROC)),
+        pending_signals: soft(rlimit::limit(libc::RLIMIT_SIGPENDING)),
         machine_threads: number(Path::new("/proc/sys/kernel/threads-max")),
         machine_pids: number(Path::new("/proc/sys/kernel/pid_max")),
     }

@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open, openat};
 use rustix::io::{Errno, Result};
 use rustix::process::getpid;
@@ -15,7 +15,7 @@ use crate::doctor::probe_child::{Child, End, Task, Way, start};
 use crate::doctor::{Scratch, Tried};
 use crate::kernel::pidfd::Pidfd;
 use crate::kernel::signal::Signal;
-use crate::kernel::sys;
+use crate::kernel::{pidfd, poll};
 
 /// The bound for each step. Within this time a child that does nothing ends, and a kill or a freeze takes effect.
 const BOUND: Duration = Duration::from_secs(2);
@@ -46,7 +46,7 @@ pub(crate) fn clone3_and_waitid() -> (Tried, Tried) {
 pub(crate) fn pidfds() -> (Tried, Tried, Tried) {
     match Pidfd::open(getpid()) {
         Ok(own) => {
-            let sent = sys::pidfd_send_signal(own.as_fd(), 0).into();
+            let sent = pidfd::send_signal(own.as_fd(), 0).into();
             let info = own.cgroup_id().map(drop).ok_or(Errno::NOTTY).into();
             (Tried::Works, sent, info)
         }
@@ -185,6 +185,6 @@ fn wait_for(events: &OwnedFd, line: &[u8]) -> bool {
         if left.is_zero() {
             return false;
         }
-        let _ = poll(&mut [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)], Some(&sys::timespec(left)));
+        let _ = poll::wait(&mut [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)], Some(left));
     }
 }

@@ -5,12 +5,12 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::{Errno, Result};
 
 use crate::kernel::pidfd::Pidfd;
+use crate::kernel::poll;
 use crate::kernel::signal::Signal;
-use crate::kernel::sys;
 
 /// How the child is started.
 #[derive(Clone, Copy)]
@@ -138,7 +138,7 @@ impl Child {
 
     /// Waits for the end of the child, at most for `bound`; returns whether it has ended.
     pub fn ends_within(&self, bound: Duration) -> bool {
-        matches!(poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&sys::timespec(bound))), Ok(1))
+        poll::wait(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(bound)).unwrap_or(false)
     }
 
     fn reap(&mut self) -> (Option<End>, Result<()>) {

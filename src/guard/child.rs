@@ -17,8 +17,8 @@ use super::protocol::{NEW_SESSION, NEW_SESSION_ON_TERMINAL, NEW_TERMINAL};
 use crate::error::SpawnStage;
 use crate::kernel::host::Changed;
 use crate::kernel::oom_score;
-use crate::kernel::raw::{call, checked};
-use crate::kernel::sys;
+use crate::kernel::syscall::{call, checked};
+use crate::kernel::{pidfd, signal_set};
 
 /// A start that has not reached the exec within this time is ended.
 pub const EXEC_BOUND: Duration = Duration::from_secs(10);
@@ -182,14 +182,14 @@ unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32
             // The kernel has cleared the death signal with the change of credentials (prctl(2)).
             die_with_the_guard(plan)?;
         }
-        for signal in 1..=sys::SIGNAL_MAX {
-            if plan.ignored & sys::bit(signal) != 0 {
-                sys::set_ignored(signal, true);
+        for signal in 1..=signal_set::SIGNAL_MAX {
+            if plan.ignored & signal_set::bit(signal) != 0 {
+                signal_set::set_ignored(signal, true);
             }
         }
         plan.identities.iter_mut().for_each(Variable::write);
         enter(SpawnStage::Exec);
-        sys::set_signal_mask(plan.blocked);
+        signal_set::set_signal_mask(plan.blocked);
         Err(execute(plan))
     }
 }
@@ -267,8 +267,8 @@ unsafe fn is_in_leaf(plan: &Plan) -> bool {
     // SAFETY: descriptors and memory of this process; the tail is a string that the guard keeps.
     unsafe {
         if let Ok(own) = checked(libc::SYS_pidfd_open, [call(libc::SYS_getpid, []) as usize, 0]) {
-            let mut info = sys::PidfdInfo::asking_for_cgroup();
-            let asked = checked(libc::SYS_ioctl, [own, sys::PIDFD_GET_INFO as usize, &raw mut info as usize]);
+            let mut info = pidfd::PidfdInfo::asking_for_cgroup();
+            let asked = checked(libc::SYS_ioctl, [own, pidfd::PIDFD_GET_INFO as usize, &raw mut info as usize]);
             call(libc::SYS_close, [own]);
             if let Some(id) = asked.ok().and_then(|_| info.cgroup_id()) {
                 return id == leaf_id;

@@ -16,7 +16,7 @@ use crate::cgroup::directory::{Cgroup, populated};
 use crate::kernel::reap::Reap;
 use crate::kernel::scan::ScanLimits;
 use crate::kernel::signal::Signal;
-use crate::kernel::{reap, sys};
+use crate::kernel::{reap, signal_set};
 use crate::subreaper::descendants;
 use crate::subreaper::descendants::Descendants;
 
@@ -158,7 +158,7 @@ impl Guard {
 
     /// Reaps without a message to the supervisor. Returns `true` if no living child is left.
     fn reap_quietly(&self, mut reaped: impl FnMut(i32)) -> bool {
-        while matches!(sys::read_signal(self.children.as_fd()), Ok(Some(_))) {}
+        while matches!(signal_set::read_signal(self.children.as_fd()), Ok(Some(_))) {}
         loop {
             match reap::reap() {
                 Ok(Reap::Child(child)) => reaped(child.pid),

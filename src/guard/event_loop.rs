@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{Timespec, epoll};
+use rustix::event::epoll;
 use rustix::io::{Errno, Result};
 use rustix::process::{PidfdFlags, getpid, getppid, pidfd_open};
 
@@ -18,7 +18,7 @@ use super::sweep;
 use super::terminal::Kept;
 use crate::cgroup::delegation::Undo;
 use crate::cgroup::directory::Cgroup;
-use crate::kernel::sys;
+use crate::kernel::{poll, signal_set};
 
 /// The longest single wait. A kill bound may be longer: then the guard waits again. A timeout that does not fit into an
 /// `int` of milliseconds requires `epoll_pwait2`, which came with Linux 5.11.
@@ -76,7 +76,7 @@ pub(super) struct Guard {
 impl Guard {
     fn new(socket: OwnedFd, outer: Option<OwnedFd>) -> Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let children = sys::signalfd(sys::bit(libc::SIGCHLD))?;
+        let children = signal_set::signalfd(signal_set::bit(libc::SIGCHLD))?;
         epoll::add(&epoll, &socket, epoll::EventData::new_u64(SOCKET), epoll::EventFlags::IN)?;
         epoll::add(&epoll, &children, epoll::EventData::new_u64(CHILDREN), epoll::EventFlags::IN)?;
         if let Some(outer) = &outer {
@@ -137,10 +137,8 @@ impl Guard {
 
     /// Waits for events, until `bound` at most.
     pub(super) fn wait(&self, bound: Option<Instant>) -> Result<Vec<u64>> {
-        let timeout = bound.map(|bound| {
-            let left = bound.saturating_duration_since(Instant::now()).min(LONGEST_WAIT);
-            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
-        });
+        let timeout =
+            bound.map(|bound| poll::timespec(bound.saturating_duration_since(Instant::now()).min(LONGEST_WAIT)));
         let mut events = Vec::with_capacity(8);
         match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => Ok(events.iter().map(|event| event.data.u64()).collect()),

@@ -10,7 +10,7 @@ use std::ffi::c_char;
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::raw::{call, checked};
+use crate::kernel::syscall::{call, checked};
 
 /// The kind of identity in such a variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -23,10 +23,10 @@ use super::clone::{Place, Stack, clone_beside, clone_main};
 use super::protocol::JobId;
 use super::spawn::{Failure, Ordered, reap};
 use crate::error::SpawnStage;
+use crate::kernel::pidfd;
 use crate::kernel::pidfd::Pidfd;
-use crate::kernel::raw::{call, checked};
 use crate::kernel::reap::Reaped;
-use crate::kernel::sys;
+use crate::kernel::syscall::{call, checked};
 
 /// How long the guard waits for an exec before it goes on with its other work.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -241,7 +241,7 @@ impl Launch {
                 // SAFETY: nothing closes the descriptor before this start is over.
                 let main = unsafe { BorrowedFd::borrow_raw(pidfd) };
                 // The process may just have ended.
-                let _ = sys::pidfd_send_signal(main, libc::SIGKILL);
+                let _ = pidfd::send_signal(main, libc::SIGKILL);
             }
             _ => {}
         }

@@ -35,7 +35,7 @@ use crate::error::{Error, Result, short_of_descriptors};
 use crate::kernel::host::Host;
 use crate::kernel::maker::Maker;
 use crate::kernel::oom_score;
-use crate::kernel::{inherited, reap, sys, wake};
+use crate::kernel::{descriptor, fork, inherited, process, reap, rlimit, signal_set, wake};
 pub(crate) use program::{Embedded, Program};
 
 pub(crate) use crate::cgroup::base::GUARD_NAME as NAME;
@@ -59,7 +59,7 @@ pub fn init() {
 /// descriptors are still closed.
 ///
 /// Where the C library passes no arguments to constructors (musl) and `/proc` is not mounted, the guard starts here.
-pub fn init_with(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) {
+pub(crate) fn init_with(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) {
     inherited::fill_closed_stdio();
     inherited::signals();
     let last = arguments.into_iter().last();
@@ -73,7 +73,7 @@ pub(crate) fn become_asked(last: &[u8]) {
         Some(program::Asked::Guard { nested }) => run_executed(nested),
         Some(program::Asked::OtherVersion) => {
             protocol::refuse(std::io::stdin(), &format!("it speaks version {} of the protocol", protocol::VERSION));
-            sys::exit_now(125)
+            fork::exit_now(125)
         }
     }
 }
@@ -120,8 +120,7 @@ impl Guard {
     ///
     /// The call also lowers this process's `oom_score_adj`, and so the guard's, where that is permitted
     /// (CAP_SYS_RESOURCE). Jobs get the previous value. From the deadline of a job until the job has ended, the kernel
-    /// sends this process SIGCONT, in case the job has stopped it. A
-    /// [`SignalQueue`](crate::kernel::signal::SignalQueue) leaves out these signals.
+    /// sends this process SIGCONT, in case the job has stopped it.
     ///
     /// # Errors
     /// Returns [`Error::System`] with `EBUSY` if this process has a second thread, or with the errno of socketpair(2)
@@ -135,19 +134,19 @@ impl Guard {
         // If this process had children of its own, it could not distinguish orphans of these from orphans of the jobs.
         let inherits = !has_children && rustix::process::set_child_subreaper(Some(rustix::process::getpid())).is_ok();
         oom_score::protect();
-        match sys::fork_single_threaded() {
-            Ok(sys::Fork::Child) => {
+        match fork::fork_single_threaded() {
+            Ok(fork::Fork::Child) => {
                 drop(ours);
                 // A job may have stopped the guard at the time when the supervisor is killed. SIGCONT lets the guard
                 // continue, and it ends the job. If the supervisor is gone already, the guard sees that on its socket.
                 let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::CONT));
                 run(theirs, false)
             }
-            Ok(sys::Fork::Parent(pid)) => {
+            Ok(fork::Fork::Parent(pid)) => {
                 wake::allow();
                 // The guard does the same. After the first of the two calls, a signal to this process's group no longer
                 // reaches the guard.
-                if sys::own_process_group().is_some() {
+                if process::own_process_group().is_some() {
                     let _ = rustix::process::setpgid(Some(pid), Some(pid));
                 }
                 Ok(Self { socket: ours, origin: Origin::Forked { pid, inherits }, host, maker: Maker::here() })
@@ -255,9 +254,9 @@ fn run_executed(nested: bool) -> ! {
         Ok(socket) => socket,
         Err(errno) => fail(std::io::stdin(), "duplicate its socket", errno),
     };
-    match sys::fork_single_threaded() {
-        Ok(sys::Fork::Child) => run(socket, nested),
-        Ok(sys::Fork::Parent(_)) => sys::exit_now(0),
+    match fork::fork_single_threaded() {
+        Ok(fork::Fork::Child) => run(socket, nested),
+        Ok(fork::Fork::Parent(_)) => fork::exit_now(0),
         // A constructor of another library has started threads, or the program had threads before it loaded this
         // library.
         Err(Errno::BUSY) => fail(socket, "fork, since the program has started threads before", Errno::BUSY),
@@ -272,51 +271,51 @@ fn run(socket: OwnedFd, nested: bool) -> ! {
         Ok(socket) => socket,
         Err(errno) => match copy {
             Ok(copy) => fail(copy, "apply the rules of a guard", errno),
-            Err(_) => sys::exit_now(125),
+            Err(_) => fork::exit_now(125),
         },
     };
     // `apply_rules` has closed it, with all other descriptors.
     std::mem::forget(copy);
     match if nested { outer::run(socket) } else { event_loop::run(socket, None) } {
-        Ok(()) => sys::exit_now(0),
+        Ok(()) => fork::exit_now(0),
         // The supervisor sees the end of the socket.
-        Err(_) => sys::exit_now(125),
+        Err(_) => fork::exit_now(125),
     }
 }
 
 /// Reports to the supervisor what a guard could not do at its start, and ends this process.
 fn fail(socket: impl AsFd, operation: &str, errno: Errno) -> ! {
     protocol::refuse(socket, &format!("it cannot {operation}: {errno}"));
-    sys::exit_now(125)
+    fork::exit_now(125)
 }
 
 /// Applies the rules of the guard: a process group of its own, all signals blocked and none ignored, standard streams
 /// on `/dev/null`, no descriptor but its socket, the root directory as working directory, no environment.
 fn apply_rules(socket: OwnedFd) -> rustix::io::Result<OwnedFd> {
     use rustix::process::{chdir, set_child_subreaper, setpgid};
-    sys::set_signal_mask(sys::ALL_SIGNALS);
+    signal_set::set_signal_mask(signal_set::ALL_SIGNALS);
     // If the process group was created outside of this PID namespace, it has no number here, and jobs could not join it
     // again. In this case the guard stays in it.
-    if sys::own_process_group().is_some() {
+    if process::own_process_group().is_some() {
         setpgid(None, None)?;
     }
-    sys::raise_open_files_limit();
+    rlimit::raise_open_files_limit();
     // Jobs would inherit ignored signals. With SIGCHLD ignored, waitid would lose exit statuses.
-    let ignored = inherited::signals().ignored | sys::bit(libc::SIGPIPE) | sys::bit(libc::SIGCHLD);
-    for signal in (1..=sys::SIGNAL_MAX).filter(|&signal| ignored & sys::bit(signal) != 0) {
-        sys::set_ignored(signal, false);
+    let ignored = inherited::signals().ignored | signal_set::bit(libc::SIGPIPE) | signal_set::bit(libc::SIGCHLD);
+    for signal in (1..=signal_set::SIGNAL_MAX).filter(|&signal| ignored & signal_set::bit(signal) != 0) {
+        signal_set::set_ignored(signal, false);
     }
     let null = open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         // The root directory has no /dev: an empty memfd takes the place of /dev/null.
         .or_else(|_| rustix::fs::memfd_create(c"null", rustix::fs::MemfdFlags::CLOEXEC))?;
     for number in 0..3 {
-        sys::dup_to_stdio(null.as_fd(), number)?;
+        descriptor::dup_to_stdio(null.as_fd(), number)?;
     }
     drop(null);
     startup::clear_environment();
-    let socket = sys::keep_only(socket)?;
+    let socket = descriptor::keep_only(socket)?;
     set_child_subreaper(Some(rustix::process::getpid()))?;
-    sys::set_name(NAME);
+    process::set_name(NAME);
     oom_score::protect();
     // If the caller has no permission to enter its own working directory again, the job still has to start there. Then
     // the guard keeps this directory.

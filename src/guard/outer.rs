@@ -5,7 +5,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::{Errno, Result};
 use rustix::process::{Pid, PidfdFlags, getpid, getppid, pidfd_open, set_child_subreaper, setpgid};
 
@@ -13,15 +13,15 @@ use super::sweep::{SweepAll, raise_priority};
 use super::{KILL_BOUND, event_loop};
 use crate::kernel::pidfd::Pidfd;
 use crate::kernel::reap::Reap;
-use crate::kernel::{reap, sys};
+use crate::kernel::{fork, poll, reap, signal_set};
 use crate::subreaper::descendants;
 
 /// Becomes the outer guard: forks the guard, which runs in the child. The caller has called `apply_rules` before.
 pub(super) fn run(socket: OwnedFd) -> Result<()> {
     let outer = pidfd_open(getpid(), PidfdFlags::empty())?;
     let pid = getpid();
-    match sys::fork_single_threaded()? {
-        sys::Fork::Child => {
+    match fork::fork_single_threaded()? {
+        fork::Fork::Child => {
             if getppid() != Some(pid) {
                 return Err(Errno::SRCH);
             }
@@ -30,7 +30,7 @@ pub(super) fn run(socket: OwnedFd) -> Result<()> {
             set_child_subreaper(Some(getpid()))?;
             event_loop::run(socket, Some(outer))
         }
-        sys::Fork::Parent(guard) => {
+        fork::Fork::Parent(guard) => {
             // The end of this socket must mean the end of the guard alone.
             drop(socket);
             drop(outer);
@@ -41,7 +41,7 @@ pub(super) fn run(socket: OwnedFd) -> Result<()> {
 
 /// Waits for the end of the guard, then ends its remaining descendants.
 fn outlive(guard: Pid) -> Result<()> {
-    let children = sys::signalfd(sys::bit(libc::SIGCHLD))?;
+    let children = signal_set::signalfd(signal_set::bit(libc::SIGCHLD))?;
     let held = Pidfd::open(guard).ok();
     let mut all = SweepAll::default();
     let mut bound: Option<Instant> = None;
@@ -75,11 +75,7 @@ fn outlive(guard: Pid) -> Result<()> {
         }
         let bound = bound.map(|bound| all.again().map_or(bound, |again| again.min(bound)));
         let left = bound.map(|bound| bound.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)));
-        let timeout =
-            left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) });
-        match poll(&mut [PollFd::from_borrowed_fd(children.as_fd(), PollFlags::IN)], timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => drop(sys::read_signal(children.as_fd())?),
-            Err(errno) => return Err(errno),
-        }
+        poll::wait(&mut [PollFd::from_borrowed_fd(children.as_fd(), PollFlags::IN)], left)?;
+        signal_set::read_signal(children.as_fd())?;
     }
 }

@@ -7,10 +7,12 @@ use rustix::event::epoll;
 use rustix::io::Result;
 
 use super::event_loop::{CHILDREN, Guard};
-use super::protocol::{End, FromGuard, JobId};
+use super::protocol::{FromGuard, JobId};
 use crate::kernel::reap;
 use crate::kernel::reap::{Reap, Reaped};
-use crate::kernel::sys;
+use crate::kernel::signal::Signal;
+use crate::kernel::signal_set;
+use crate::report::MainEnd;
 use crate::subreaper::descendants;
 
 impl Guard {
@@ -18,7 +20,7 @@ impl Guard {
         if self.reap_schedule.puts_off(Instant::now(), !self.sweeps.is_empty()) {
             if !self.sweeps.is_empty() {
                 // Each end triggers another step of the sweep.
-                return sys::read_signal(self.children.as_fd()).map(drop);
+                return signal_set::read_signal(self.children.as_fd()).map(drop);
             }
             // The signal stays pending: until it is read, no further SIGCHLD wakes the guard (signal(7), standard
             // signals).
@@ -45,7 +47,7 @@ impl Guard {
             self.listen_for_children(true)?;
         }
         // At most one signal is pending: SIGCHLD does not queue.
-        sys::read_signal(self.children.as_fd())?;
+        signal_set::read_signal(self.children.as_fd())?;
         let mut orphans = 0;
         let mut ended: Vec<(JobId, Reaped)> = Vec::new();
         let childless = loop {
@@ -89,9 +91,11 @@ impl Guard {
                 self.jobs.remove(&job);
             }
             let end = if reaped.code == libc::CLD_EXITED {
-                End::Exited { code: reaped.status }
+                MainEnd::Exited(reaped.status)
             } else {
-                End::Signalled { signal: reaped.status, core_dumped: reaped.code == libc::CLD_DUMPED }
+                let signal = reaped.status;
+                let name = Signal::from_number(signal).map_or_else(|| signal.to_string(), |signal| signal.to_string());
+                MainEnd::Signalled { signal, name, core_dumped: reaped.code == libc::CLD_DUMPED }
             };
             let spent = self.spent;
             let (max_rss_kib, childless) = (reaped.max_rss_kib, no_descendant_left);

@@ -6,6 +6,7 @@
 //! its `main` does first.
 
 use std::ffi::{CStr, OsStr, c_char, c_int, c_void};
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
@@ -13,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use crate::guard;
-use crate::kernel::inherited;
+use crate::kernel::{descriptor, inherited};
 
 /// The start of the environment that the kernel provided, where the constructor saw it.
 static ENVIRONMENT: AtomicPtr<c_char> = AtomicPtr::new(std::ptr::null_mut());
@@ -103,8 +104,13 @@ fn first_variable(passed: *const *const c_char) -> *const c_char {
 }
 
 /// Returns whether standard input is a socket of the type that a guard has.
+#[allow(unsafe_code)]
 fn has_guard_socket() -> bool {
-    let Some(stdin) = crate::kernel::sys::inherited_fd(0) else { return false };
+    if !descriptor::is_open(0) {
+        return false;
+    }
+    // SAFETY: it is open, and no other code runs before `main` that could close it.
+    let stdin = unsafe { BorrowedFd::borrow_raw(0) };
     sockopt::socket_type(stdin).is_ok_and(|kind| kind == SocketType::SEQPACKET)
         && sockopt::socket_domain(stdin).is_ok_and(|domain| domain == AddressFamily::UNIX)
 }

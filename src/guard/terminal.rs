@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::io::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::sys;
+use crate::kernel::{process, syscall};
 
 /// A terminal's settings, in serializable form: those of the kernel's `termios2` (ioctl_tty(2), TCGETS2), including
 /// arbitrary speeds.
@@ -27,7 +27,7 @@ impl Settings {
         let now = unsafe {
             let mut now: libc::termios2 = std::mem::zeroed();
             if libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TCGETS2, &raw mut now) != 0 {
-                return Err(sys::last_errno());
+                return Err(syscall::last_errno());
             }
             now
         };
@@ -36,7 +36,7 @@ impl Settings {
             line: now.c_line,
             keys: now.c_cc.to_vec(),
             speeds: [now.c_ispeed, now.c_ospeed],
-            group: sys::own_process_group(),
+            group: process::own_process_group(),
         })
     }
 }

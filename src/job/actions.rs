@@ -17,9 +17,9 @@ use crate::job::command::ProcessGroup;
 use crate::job::settle;
 use crate::job::settle::Left;
 use crate::job::stop::{Action, Event, Phase, SignalTo};
+use crate::kernel::process;
 use crate::kernel::scan::ScanLimits;
 use crate::kernel::signal::Signal;
-use crate::kernel::sys;
 use crate::kernel::wake::Wake;
 use crate::report::ProcessInfo;
 use crate::report::{Figure, NotRemoved, Reason, Report};
@@ -183,9 +183,9 @@ impl Actor {
             ProcessGroup::New | ProcessGroup::NewSession | ProcessGroup::NewSessionOnTerminal => {
                 main.as_raw_nonzero().get()
             }
-            ProcessGroup::Supervisors => sys::own_process_group().unwrap_or(0),
+            ProcessGroup::Supervisors => process::own_process_group().unwrap_or(0),
         };
-        let wanted = |pid: Pid| pid != *main && sys::process_group_of(pid) == group;
+        let wanted = |pid: Pid| pid != *main && process::process_group_of(pid) == group;
         let _ = self.containment.signal_those(&[signal], scans(SIGNAL_TIME), wanted, |_| {});
     }
 

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use crate::error::{Error, Result, short_of_descriptors};
-use crate::job::command::{Command, Stdio};
+use crate::job::command::{Command, Source};
 use crate::kernel::host::Host;
-use crate::kernel::{inherited, sys};
+use crate::kernel::{descriptor, inherited};
 
 /// The caller of a spawn.
 pub(crate) struct Caller {
@@ -46,8 +46,8 @@ impl Caller {
         };
         let mut streams = [None, None, None];
         if command.pty.is_none() {
-            for (number, (copy, stdio)) in (0..).zip(streams.iter_mut().zip(&command.stdio)) {
-                if matches!(stdio, Stdio::Inherit) && !inherited::was_closed(number) {
+            for (number, (copy, source)) in (0..).zip(streams.iter_mut().zip(command.sources())) {
+                if matches!(source, Source::Inherit) && !inherited::was_closed(number) {
                     *copy = stream(number).map_err(failed)?;
                 }
             }
@@ -66,14 +66,22 @@ impl Caller {
 
 fn stream(number: i32) -> rustix::io::Result<Option<Given>> {
     if inherited::only_supervises() {
-        return Ok(sys::inherited_fd(number).map(Given::Kept));
+        return Ok(descriptor::is_open(number).then(|| kept(number)));
     }
     Ok(inherited::copy_of_stream(number)?.map(|copy| Given::Copy(Arc::new(copy))))
 }
 
 fn handed_down(number: i32) -> rustix::io::Result<Option<Given>> {
     if inherited::only_supervises() {
-        return Ok(sys::inherited_fd_kept_at_exec(number).map(Given::Kept));
+        return Ok(descriptor::stays_open_at_exec(number).then(|| kept(number)));
     }
     Ok(inherited::copy_of_handed_down(number)?.map(|copy| Given::Copy(Arc::new(copy))))
+}
+
+/// Borrows an inherited descriptor in a program that does nothing except supervise.
+#[allow(unsafe_code)]
+fn kept(number: i32) -> Given {
+    // SAFETY: the descriptor is open, and such a program keeps its inherited descriptors open
+    // ([`inherited::raise_own_limits`]).
+    Given::Kept(unsafe { BorrowedFd::borrow_raw(number) })
 }

@@ -45,18 +45,18 @@ impl Job {
 }
 
 impl JobHandle {
-    /// Stops the job, as [`Job::stop`] does.
-    pub fn stop(&self) {
+    /// Stops the job, as [`Job::start_stop`] does.
+    pub fn start_stop(&self) {
         self.ask(Request::Stop(None));
     }
 
-    /// Stops the job and sends this signal first, as [`Job::stop_with`] does.
-    pub fn stop_with(&self, signal: Signal) {
+    /// Stops the job and sends this signal first, as [`Job::start_stop_with`] does.
+    pub fn start_stop_with(&self, signal: Signal) {
         self.ask(Request::Stop(Some(signal)));
     }
 
-    /// Kills the job, as [`Job::kill`] does.
-    pub fn kill(&self) {
+    /// Kills the job, as [`Job::start_kill`] does.
+    pub fn start_kill(&self) {
         self.ask(Request::Kill);
     }
 

@@ -92,7 +92,7 @@ enum Request {
 impl Job {
     /// Returns the number of the job among the jobs of its supervisor, from 1 in the order of the spawns.
     #[must_use]
-    pub fn id(&self) -> u64 {
+    pub fn number(&self) -> u64 {
         self.id
     }
 
@@ -108,18 +108,18 @@ impl Job {
     ///
     /// ```
     /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
-    /// job.stop();
+    /// job.start_stop();
     /// let report = job.wait().await?; // Shortly after the end of the grace period at the latest.
     /// println!("{:?}", report.reason);
     /// # Ok(())
     /// # }
     /// ```
-    pub fn stop(&self) {
+    pub fn start_stop(&self) {
         // A job that has ended ignores requests.
         self.requests.send(Request::Stop(None));
     }
 
-    /// Stops the job as [`stop`](Self::stop) does, but sends `signal` first, instead of the stop signal. Use it in a
+    /// Stops the job as [`start_stop`](Self::start_stop) does, but sends `signal` first, instead of the stop signal. Use it in a
     /// supervisor that forwards the signal that it received, so that the job's handlers for SIGINT or SIGHUP run.
     ///
     /// When the main process has ended, the remaining processes receive the stop signal too, because a shell starts its
@@ -128,18 +128,18 @@ impl Job {
     ///
     /// ```
     /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
-    /// job.stop_with(pinfold::Signal::INT); // Python raises KeyboardInterrupt.
+    /// job.start_stop_with(pinfold::Signal::INT); // Python raises KeyboardInterrupt.
     /// let report = job.wait().await?;
     /// # Ok(())
     /// # }
     /// ```
-    pub fn stop_with(&self, signal: Signal) {
+    pub fn start_stop_with(&self, signal: Signal) {
         self.requests.send(Request::Stop(Some(signal)));
     }
 
     /// Kills the job at once, through `cgroup.kill` (Linux 5.14) or, on older kernels, by SIGKILL through pidfds.
-    /// Returns immediately, as [`stop`](Self::stop) does.
-    pub fn kill(&self) {
+    /// Returns immediately, as [`start_stop`](Self::start_stop) does.
+    pub fn start_kill(&self) {
         self.requests.send(Request::Kill);
     }
 
@@ -204,14 +204,14 @@ impl Job {
     ///     runtime.block_on(async {
     ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
     ///         let mut command = Command::new("sh");
-    ///         command.args(["-c", "setsid sleep 999 & echo ready; wait"]).stdout(Stdio::Piped);
+    ///         command.args(["-c", "setsid sleep 999 & echo ready; wait"]).stdout(Stdio::piped());
     ///         let job = supervisor.spawn(&command).await?;
     ///         job.ready(&Readiness::stdout_line("ready"), std::time::Duration::from_secs(60)).await?;
     ///         for process in job.processes().await {
     ///             println!("{process}");
     ///         }
     ///         assert_eq!(job.processes().await.len(), 2);
-    ///         job.kill();
+    ///         job.start_kill();
     ///         job.wait().await?;
     ///         supervisor.close().await;
     ///         Ok(())

@@ -19,7 +19,7 @@ use tokio::io::unix::AsyncFd;
 use crate::cgroup::directory::Cgroup;
 use crate::cgroup::usage::value_of;
 use crate::kernel::pidfd::Pidfd;
-use crate::kernel::{process, sys};
+use crate::kernel::{process, signal_set};
 use crate::report::{Oom, OomVictim};
 use crate::supervisor::events::Log;
 
@@ -132,7 +132,7 @@ fn is_dying(pid: i32) -> bool {
     let pending = ["SigPnd:", "ShdPnd:"].iter().any(|field| {
         let mask = status.lines().find_map(|line| line.strip_prefix(field));
         mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-            .is_none_or(|mask| mask & sys::bit(libc::SIGKILL) != 0)
+            .is_none_or(|mask| mask & signal_set::bit(libc::SIGKILL) != 0)
     });
     // State Z shows only that the first thread has exited, so the caller also asks the pidfd.
     pending || process::is_exiting(stat.as_bytes())

@@ -242,7 +242,7 @@ async fn listener(addresses: &[SocketAddr], ephemeral: (u16, u16)) -> Option<Soc
 /// same time form a connection, even if both are the same socket (RFC 9293, 3.5, "simultaneous open").
 async fn accepts(address: SocketAddr, ephemeral: (u16, u16)) -> std::io::Result<bool> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    if crate::kernel::sys::leave_out_local_port(&socket, address.port(), ephemeral).is_err() {
+    if crate::kernel::socket::leave_out_local_port(&socket, address.port(), ephemeral).is_err() {
         // Before Linux 6.3, the socket takes any free port, and pinfold checks which one it is.
         socket.bind(SocketAddr::new(if address.is_ipv4() { V4_ANY } else { V6_ANY }, 0))?;
         if socket.local_addr()?.port() == address.port() {

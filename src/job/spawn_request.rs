@@ -12,12 +12,12 @@ use crate::cgroup::leaf::Leaf;
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::guard::protocol::{self, JobId, MAX_DESCRIPTORS, SHORT_SPEC, Spec, ToGuard};
 use crate::job::caller::{Caller, Given};
-use crate::job::command::{Block, Command, ProcessGroup, Stdio};
+use crate::job::command::{Block, Command, ProcessGroup, Source};
 use crate::job::settle::{Channel, channel_of};
 use crate::kernel::host::Changed;
 use crate::kernel::rlimit::NOFILE;
 use crate::kernel::signal::Signal;
-use crate::kernel::{inherited, sys};
+use crate::kernel::{inherited, process};
 use crate::supervisor::link::Link;
 
 /// A spawn request, which can be sent more than once.
@@ -90,7 +90,7 @@ impl SpawnRequest {
             }
             owned.push(theirs);
         }
-        for (number, stdio) in (0..3).zip(&command.stdio) {
+        for (number, source) in (0..3).zip(command.sources()) {
             if command.pty.is_some() {
                 break;
             }
@@ -105,18 +105,18 @@ impl SpawnRequest {
                 }
                 break;
             }
-            let descriptor = match stdio {
-                Stdio::Inherit => match &caller.streams[number as usize] {
+            let descriptor = match source {
+                Source::Inherit => match &caller.streams[number as usize] {
                     Some(descriptor) => HandedDown::Callers(descriptor.clone()),
                     None => continue,
                 },
-                Stdio::Null => {
+                Source::Null => {
                     let null = open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
                         .map_err(|errno| Error::system("open", "/dev/null", errno, short_of_descriptors(errno)))?;
                     owned.push(null);
                     HandedDown::Owned(owned.len() - 1)
                 }
-                Stdio::Piped => {
+                Source::Piped => {
                     let (read, write) = pipe_with(PipeFlags::CLOEXEC)
                         .map_err(|errno| Error::system("pipe", "to the job", errno, "see ulimit -n"))?;
                     let (ours, theirs) = if number == 0 { (write, read) } else { (read, write) };
@@ -124,8 +124,8 @@ impl SpawnRequest {
                     owned.push(theirs);
                     HandedDown::Owned(owned.len() - 1)
                 }
-                Stdio::Descriptor(descriptor) => HandedDown::Shared(descriptor.clone()),
-                Stdio::Bytes(bytes) => {
+                Source::Descriptor(descriptor) => HandedDown::Shared(descriptor.clone()),
+                Source::Bytes(bytes) => {
                     let file = in_memfd(c"pinfold-stdin", bytes)
                         .and_then(|file| rustix::fs::seek(&file, SeekFrom::Start(0)).map(|_| file))
                         .map_err(|errno| {
@@ -167,7 +167,7 @@ impl SpawnRequest {
                 ProcessGroup::New => Some(0),
                 ProcessGroup::NewSession => Some(protocol::NEW_SESSION),
                 ProcessGroup::NewSessionOnTerminal => Some(protocol::NEW_SESSION_ON_TERMINAL),
-                ProcessGroup::Supervisors => sys::own_process_group(),
+                ProcessGroup::Supervisors => process::own_process_group(),
             },
             rlimits: rlimits(command),
             nice: command.limits.nice,

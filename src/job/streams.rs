@@ -190,7 +190,7 @@ impl Job {
     }
 
     /// Returns the stream to the job's piped standard input or to its terminal. Returns it once; `None` after that, or
-    /// if standard input is not [`Stdio::Piped`](crate::Stdio::Piped).
+    /// if standard input is not [`Stdio::piped`](crate::Stdio::piped).
     ///
     /// ```
     /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
@@ -208,7 +208,7 @@ impl Job {
     }
 
     /// Returns the stream of the job's piped standard output, or of everything that it writes to its terminal. Returns
-    /// it once; `None` after that, if standard output is not [`Stdio::Piped`](crate::Stdio::Piped), or while
+    /// it once; `None` after that, if standard output is not [`Stdio::piped`](crate::Stdio::piped), or while
     /// [`wait_with_output`](Self::wait_with_output) or [`ready`](Self::ready) reads it.
     ///
     /// ```rust,standalone_crate
@@ -219,7 +219,7 @@ impl Job {
     ///     runtime.block_on(async {
     ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
     ///         let mut command = Command::new("sh");
-    ///         command.args(["-c", "echo one; echo two"]).stdout(Stdio::Piped);
+    ///         command.args(["-c", "echo one; echo two"]).stdout(Stdio::piped());
     ///         let job = supervisor.spawn(&command).await?;
     ///         let mut lines = job.take_stdout().ok_or("it is piped")?.lines();
     ///         while let Some(line) = lines.next_line().await? {
@@ -262,8 +262,8 @@ impl Job {
     ///     runtime.block_on(async {
     ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
     ///         let mut command = Command::new("sh");
-    ///         command.args(["-c", "cat; echo oops >&2; exit 3"]).stdin_bytes("given");
-    ///         command.stdout(Stdio::Piped).stderr(Stdio::Piped);
+    ///         command.args(["-c", "cat; echo oops >&2; exit 3"]).stdin(Stdio::bytes("given"));
+    ///         command.stdout(Stdio::piped()).stderr(Stdio::piped());
     ///         let output = supervisor.spawn(&command).await?.wait_with_output().await?;
     ///         assert_eq!((output.stdout.text().as_str(), output.stderr.text().as_str()), ("given", "oops\n"));
     ///         assert_eq!(output.report.exit_code, 3);
@@ -308,10 +308,10 @@ impl Job {
     ///     runtime.block_on(async {
     ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
     ///         let mut command = Command::new("sh");
-    ///         command.args(["-c", "echo starting; echo listening; sleep 999"]).stdout(Stdio::Piped);
+    ///         command.args(["-c", "echo starting; echo listening; sleep 999"]).stdout(Stdio::piped());
     ///         let job = supervisor.spawn(&command).await?;
     ///         job.ready(&Readiness::stdout_line("listening"), Duration::from_secs(60)).await?;
-    ///         job.stop();
+    ///         job.start_stop();
     ///         assert_eq!(job.wait_with_output().await?.stdout.text(), "starting\nlistening\n");
     ///         supervisor.close().await;
     ///         Ok(())

@@ -8,7 +8,7 @@ use rustix::termios::{LocalModes, SpecialCodeIndex, Winsize, tcgetattr, tcsetwin
 use tokio::io::unix::AsyncFd;
 
 use super::output::Kept;
-use crate::kernel::sys;
+use crate::kernel::syscall;
 
 /// A weak reference to the supervisor's side of a job's terminal. It does not keep the terminal open.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Side {
         let master = self.open()?;
         // SAFETY: the argument of TIOCSIG is a number; the descriptor is open for the call.
         match unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSIG, signal) } {
-            -1 => Err(sys::last_errno()),
+            -1 => Err(syscall::last_errno()),
             _ => Ok(()),
         }
     }

@@ -8,8 +8,8 @@ use std::io::Read;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::kernel::raw::{call, checked};
-use crate::kernel::{inherited, sys};
+use crate::kernel::syscall::{call, checked};
+use crate::kernel::{inherited, rlimit};
 
 /// The state of the calling thread, and the state that all threads of the process share.
 #[derive(Clone, Debug)]
@@ -176,7 +176,7 @@ impl Settings {
             // SAFETY: no memory is touched (PR_GET_NO_NEW_PRIVS(2const)).
             no_new_privs: unsafe { libc::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) } == 1,
             rlimits: inherited::followed_limits()
-                .filter_map(|resource| sys::limit(resource).map(|(soft, hard)| (resource, soft, hard)))
+                .filter_map(|resource| rlimit::limit(resource).map(|(soft, hard)| (resource, soft, hard)))
                 .collect(),
         }
     }

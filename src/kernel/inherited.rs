@@ -5,14 +5,13 @@
 //! that runs before the runtime therefore reads the inherited state of both.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::fs::OFlags;
-use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec};
+use rustix::io::Errno;
 
-use crate::error::{Error, Result};
-use crate::kernel::sys;
+use crate::kernel::{descriptor, rlimit, signal_set};
 
 const SIGPIPE_IGNORED: u8 = 1 << 3;
 
@@ -24,11 +23,11 @@ static BEFORE_MAIN: AtomicU8 = AtomicU8::new(0);
 pub(crate) fn read_before_main() {
     let mut state = 0;
     for number in 0..3 {
-        if sys::inherited_fd(number).is_none() {
+        if !descriptor::is_open(number) {
             state |= 1 << number;
         }
     }
-    if sys::is_ignored(libc::SIGPIPE) {
+    if signal_set::is_ignored(libc::SIGPIPE) {
         state |= SIGPIPE_IGNORED;
     }
     BEFORE_MAIN.store(state, Ordering::Relaxed);
@@ -48,11 +47,11 @@ pub(crate) struct Signals {
 pub(crate) fn signals() -> Signals {
     static SIGNALS: OnceLock<Signals> = OnceLock::new();
     *SIGNALS.get_or_init(|| {
-        let mut ignored = sys::ignored_signals() & !sys::bit(libc::SIGPIPE);
+        let mut ignored = signal_set::ignored_signals() & !signal_set::bit(libc::SIGPIPE);
         if BEFORE_MAIN.load(Ordering::Relaxed) & SIGPIPE_IGNORED != 0 {
-            ignored |= sys::bit(libc::SIGPIPE);
+            ignored |= signal_set::bit(libc::SIGPIPE);
         }
-        Signals { blocked: sys::signal_mask(), ignored }
+        Signals { blocked: signal_set::signal_mask(), ignored }
     })
 }
 
@@ -66,13 +65,14 @@ static OPEN_FILES: OnceLock<Option<(u64, u64)>> = OnceLock::new();
 /// descriptors open: jobs then get those descriptors themselves, not copies. Call this function after
 /// [`Guard::fork`](crate::Guard::fork), because jobs have the guard's stack limit. Returns the soft limit on open files
 /// as it is now, or `None` if a seccomp profile does not let this process read it.
-pub fn raise_own_limits() -> Option<u64> {
+#[cfg(feature = "cli")]
+pub(crate) fn raise_own_limits() -> Option<u64> {
     /// The default of Linux.
     const STACK: u64 = 8 << 20;
-    OPEN_FILES.get_or_init(|| sys::limit(libc::RLIMIT_NOFILE));
-    sys::raise_open_files_limit();
-    sys::raise_limit(libc::RLIMIT_STACK, STACK);
-    sys::limit(libc::RLIMIT_NOFILE).map(|(soft, _)| soft)
+    OPEN_FILES.get_or_init(|| rlimit::limit(libc::RLIMIT_NOFILE));
+    rlimit::raise_open_files_limit();
+    rlimit::raise_limit(libc::RLIMIT_STACK, STACK);
+    rlimit::limit(libc::RLIMIT_NOFILE).map(|(soft, _)| soft)
 }
 
 /// Returns whether this program has called [`raise_own_limits`].
@@ -83,13 +83,13 @@ pub(crate) fn only_supervises() -> bool {
 /// Returns the soft and the hard limit on open files for jobs: the caller's, even if this process has raised its own.
 /// `None` if the limits cannot be read.
 pub(crate) fn open_files_limit() -> Option<(u64, u64)> {
-    OPEN_FILES.get().copied().unwrap_or_else(|| sys::limit(libc::RLIMIT_NOFILE))
+    OPEN_FILES.get().copied().unwrap_or_else(|| rlimit::limit(libc::RLIMIT_NOFILE))
 }
 
 /// Returns whether the standard descriptor `number` (0 to 2) was closed when this process was started. Rust's runtime
 /// has opened `/dev/null` there since.
 #[must_use]
-pub fn was_closed(number: i32) -> bool {
+pub(crate) fn was_closed(number: i32) -> bool {
     (0..3).contains(&number) && BEFORE_MAIN.load(Ordering::Relaxed) & (1 << number) != 0
 }
 
@@ -97,7 +97,7 @@ pub fn was_closed(number: i32) -> bool {
 /// same; this function is for programs without it.
 pub(crate) fn fill_closed_stdio() {
     for number in (0..3).filter(|&number| was_closed(number)) {
-        if sys::inherited_fd(number).is_none()
+        if !descriptor::is_open(number)
             && let Ok(null) = rustix::fs::open(c"/dev/null", OFlags::RDWR, rustix::fs::Mode::empty())
         {
             // open(2) returns the lowest free number. That is `number`, because all lower ones are open.
@@ -114,8 +114,7 @@ pub(crate) fn fd_numbers() -> Vec<i32> {
     if let Ok(directory) = rustix::fs::stat(c"/proc/self/fd")
         && let Ok(open @ 1..) = usize::try_from(directory.st_size)
     {
-        let mut numbers: Vec<i32> =
-            (0..USUAL).filter(|&number| sys::inherited_fd(number).is_some()).take(open).collect();
+        let mut numbers: Vec<i32> = (0..USUAL).filter(|&number| descriptor::is_open(number)).take(open).collect();
         if numbers.len() == open {
             numbers.retain(|&number| number > 2);
             return numbers;
@@ -142,8 +141,10 @@ pub(crate) fn copy_of_handed_down(number: i32) -> rustix::io::Result<Option<Owne
     /// A number whose file changes at each try is in use by another thread, and is not passed to the job.
     const TRIES: usize = 10;
     for _ in 0..TRIES {
-        let Some(original) = sys::inherited_fd_kept_at_exec(number) else { return Ok(None) };
-        let copy = match fcntl_dupfd_cloexec(original, 3) {
+        if !descriptor::stays_open_at_exec(number) {
+            return Ok(None);
+        }
+        let copy = match descriptor::copy(number) {
             Err(Errno::BADF) => return Ok(None),
             copy => copy?,
         };
@@ -157,15 +158,14 @@ pub(crate) fn copy_of_handed_down(number: i32) -> rustix::io::Result<Option<Owne
 /// Returns whether `number` still refers to the open file of `copy` and has no close-on-exec flag. If it does not,
 /// another thread opened the copied file under this number between the check and the copy.
 fn is_handed_down_under(copy: BorrowedFd<'_>, number: i32) -> bool {
-    let Some(there) = sys::inherited_fd(number) else { return false };
     // For files without an inode of their own (eventfd(2), epoll(7)), only kcmp(2) shows the difference. Containers may
     // refuse this call.
-    if sys::are_one_open_file(copy, there) == Ok(false) {
+    if descriptor::are_one_open_file(copy.as_raw_fd(), number) == Ok(false) {
         return false;
     }
     match (Shown::of(number), Shown::of(copy.as_raw_fd())) {
         (Some(there), Some(copy)) => !there.is_closed_at_exec && there.file == copy.file,
-        _ => sys::inherited_fd_kept_at_exec(number).is_some(),
+        _ => descriptor::stays_open_at_exec(number),
     }
 }
 
@@ -192,9 +192,9 @@ impl Shown {
 /// Returns a copy of a standard descriptor; `None` if it is closed. Its close-on-exec flag is ignored, because the
 /// command asks for this descriptor.
 pub(crate) fn copy_of_stream(number: i32) -> rustix::io::Result<Option<OwnedFd>> {
-    match sys::inherited_fd(number).map(|stream| fcntl_dupfd_cloexec(stream, 3)) {
-        None | Some(Err(Errno::BADF)) => Ok(None),
-        Some(copy) => copy.map(Some),
+    match descriptor::copy(number) {
+        Err(Errno::BADF) => Ok(None),
+        copy => copy.map(Some),
     }
 }
 
@@ -209,32 +209,4 @@ pub(crate) fn followed_limits() -> impl Iterator<Item = u32> {
         i64::from(resource) != i64::from(libc::RLIMIT_NOFILE)
             && !(raised && i64::from(resource) == i64::from(libc::RLIMIT_STACK))
     })
-}
-
-/// Takes ownership of the inherited descriptor `number`, and sets its close-on-exec flag: jobs do not get it.
-///
-/// # Errors
-/// [`Error::Invalid`] if it is not open for writing, or if it is a standard descriptor. [`Error::System`] with `EBUSY`
-/// if it was taken before.
-pub fn adopt_descriptor(number: i32) -> Result<OwnedFd> {
-    static TAKEN: Mutex<Vec<i32>> = Mutex::new(Vec::new());
-    let refuse = |advice: &str| Error::invalid("descriptor", number.to_string(), advice);
-    let descriptor = match number {
-        0..3 => return Err(refuse("the standard descriptors belong to the job")),
-        _ => sys::inherited_fd(number).ok_or_else(|| refuse("it is not open"))?,
-    };
-    let writable =
-        rustix::fs::fcntl_getfl(descriptor).is_ok_and(|flags| flags.intersects(OFlags::WRONLY | OFlags::RDWR));
-    let ours = rustix::io::fcntl_getfd(descriptor).is_ok_and(|flags| flags.contains(FdFlags::CLOEXEC));
-    if !writable || ours {
-        return Err(refuse("it is not open for writing"));
-    }
-    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
-    if taken.contains(&number) {
-        return Err(Error::system("take", format!("descriptor {number}"), Errno::BUSY, "it was taken before"));
-    }
-    taken.push(number);
-    let failed = |errno| Error::system("take", format!("descriptor {number}"), errno, "");
-    rustix::io::fcntl_setfd(descriptor, FdFlags::CLOEXEC).map_err(failed)?;
-    sys::adopt_fd(number).map_err(failed)
 }

@@ -17,8 +17,7 @@ use landlock::{
 };
 use rustix::io::{Errno, Result};
 
-use super::raw::checked;
-use super::sys;
+use super::syscall::{checked, last_errno};
 
 /// `landlock_create_ruleset`: the crate `libc` has the number only for some targets.
 const CREATE_RULESET: libc::c_long = 444;
@@ -108,7 +107,7 @@ impl Handled {
 pub fn reported_abi() -> Result<i32> {
     // SAFETY: with this flag and no attributes the call only returns a number (landlock_create_ruleset(2)).
     let version = unsafe { libc::syscall(CREATE_RULESET, std::ptr::null::<u8>(), 0_usize, VERSION) };
-    if version < 0 { Err(sys::last_errno()) } else { Ok(version as i32) }
+    if version < 0 { Err(last_errno()) } else { Ok(version as i32) }
 }
 
 /// Takes the descriptor out of a ruleset.

@@ -1,14 +1,18 @@
 //! One process, referred to by a descriptor: a signal cannot hit another process that reuses the pid (pidfd_open(2),
 //! Linux 5.3).
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+#![allow(unsafe_code)]
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, Result};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Result;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::kernel::poll;
 use crate::kernel::signal::Signal;
-use crate::kernel::sys;
+use crate::kernel::syscall::check;
 
 /// A process, referred to by its pidfd.
 ///
@@ -35,24 +39,21 @@ impl Pidfd {
     /// Sends `signal`. Fails with `ESRCH` if the process has been reaped, and with `EPERM` if it belongs to another
     /// user (pidfd_send_signal(2), Linux 5.1).
     pub fn send(&self, signal: Signal) -> Result<()> {
-        sys::pidfd_send_signal(self.0.as_fd(), signal.number())
+        send_signal(self.0.as_fd(), signal.number())
     }
 
     /// Returns whether the process has ended, even if it has not been reaped (a pidfd is readable from then on).
     pub fn has_ended(&self) -> bool {
-        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
-        loop {
-            match poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
-                Err(Errno::INTR) => {}
-                Err(_) => return false,
-                Ok(ready) => return ready > 0,
-            }
-        }
+        poll::wait(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(Duration::ZERO)).unwrap_or(false)
     }
 
-    /// Returns the id of the cgroup that contains the process, if the kernel reports it (Linux 6.13).
+    /// Returns the id of the cgroup that contains the process (the inode number of its directory), if the kernel
+    /// reports it (`PIDFD_GET_INFO`, Linux 6.13).
     pub(crate) fn cgroup_id(&self) -> Option<u64> {
-        sys::pidfd_cgroup_id(self.0.as_fd())
+        let mut info = PidfdInfo::asking_for_cgroup();
+        // SAFETY: the structure has 64 bytes, the size in the request number; older kernels return ENOTTY or EINVAL.
+        let done = unsafe { libc::ioctl(self.0.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
+        if done == 0 { info.cgroup_id() } else { None }
     }
 }
 
@@ -73,3 +74,38 @@ impl AsFd for Pidfd {
         self.0.as_fd()
     }
 }
+
+/// Sends a signal, which may be a real-time signal, through a pidfd (pidfd_send_signal(2)). Signal 0 only checks
+/// whether the process can be signalled.
+pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+    // SAFETY: no siginfo is passed; the descriptor is borrowed for the call.
+    check(unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0)
+    })
+    .map(drop)
+}
+
+/// `struct pidfd_info` of Linux 6.13 (include/uapi/linux/pidfd.h), version 0.
+#[repr(C)]
+pub(crate) struct PidfdInfo {
+    mask: u64,
+    cgroup_id: u64,
+    ids: [u32; 12],
+}
+
+impl PidfdInfo {
+    /// Returns a structure that requests the cgroup's id from the kernel.
+    pub fn asking_for_cgroup() -> Self {
+        Self { mask: PIDFD_INFO_CGROUPID, cgroup_id: 0, ids: [0; 12] }
+    }
+
+    /// Returns the id of the process's cgroup, if the kernel has filled it in.
+    pub fn cgroup_id(&self) -> Option<u64> {
+        (self.mask & PIDFD_INFO_CGROUPID != 0 && self.cgroup_id != 0).then_some(self.cgroup_id)
+    }
+}
+
+const PIDFD_INFO_CGROUPID: u64 = 1 << 2;
+
+/// `_IOWR(0xFF, 11, struct pidfd_info)`.
+pub(crate) const PIDFD_GET_INFO: libc::c_ulong = (3 << 30) | (64 << 16) | (0xFF << 8) | 11;

@@ -1,4 +1,6 @@
-//! Reads from `/proc` what the report says about one process.
+//! One process: what `/proc` shows of it, its process group, its name.
+
+#![allow(unsafe_code)]
 
 use std::time::Instant;
 
@@ -211,6 +213,29 @@ fn age(started_ticks: u64) -> f64 {
     let started = started_ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
     let age = now.tv_sec as f64 + now.tv_nsec as f64 / 1e9 - started;
     (age.max(0.0) * 100.0).round() / 100.0
+}
+
+/// Returns the process group of this process, or `None` if the group is from outside of its PID namespace (getpgrp(2)
+/// returns 0).
+pub(crate) fn own_process_group() -> Option<i32> {
+    // SAFETY: getpgrp(2) has no obligations.
+    Some(unsafe { libc::getpgrp() }).filter(|&group| group > 0)
+}
+
+/// Returns the process group of a process; 0 if the group is from outside of the caller's PID namespace, -1 if the
+/// process does not exist.
+pub(crate) fn process_group_of(pid: rustix::process::Pid) -> i32 {
+    // SAFETY: getpgid(2) has no obligations.
+    unsafe { libc::getpgid(pid.as_raw_nonzero().get()) }
+}
+
+/// Sets the name that `ps -o comm` shows, of at most 15 bytes (PR_SET_NAME, prctl(2)).
+pub(crate) fn set_name(name: &str) {
+    let mut bytes = [0_u8; 16];
+    let length = name.len().min(15);
+    bytes[..length].copy_from_slice(&name.as_bytes()[..length]);
+    // SAFETY: the name has 16 bytes and ends with NUL.
+    unsafe { libc::prctl(libc::PR_SET_NAME, bytes.as_ptr()) };
 }
 
 #[cfg(test)]

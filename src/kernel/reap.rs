@@ -5,7 +5,7 @@
 
 use rustix::io::{Errno, Result};
 
-use crate::kernel::sys::last_errno;
+use crate::kernel::syscall::last_errno;
 
 /// How a child ended, and the resources used by it and by the descendants that were waited for.
 #[derive(Clone, Copy, Debug)]

@@ -1,4 +1,8 @@
 //! Resource limits, which apply to each process (getrlimit(2)).
+//!
+//! Through libc: rustix's `getrlimit` does not expect the call to fail, and a seccomp profile can refuse it.
+
+#![allow(unsafe_code)]
 
 use crate::error::{Error, Result};
 use crate::kernel::size::Size;
@@ -66,4 +70,37 @@ impl std::str::FromStr for Rlimit {
         }
         Ok(Self { resource: resource as u32, soft, hard })
     }
+}
+
+/// Returns the soft and the hard limit on `resource` (`RLIMIT_…`, getrlimit(2)); `None` if a seccomp profile refuses
+/// the call.
+pub(crate) fn limit(resource: impl Into<i64>) -> Option<(u64, u64)> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure outlives the call.
+    let done = unsafe { libc::getrlimit64(resource.into() as _, &mut limit) };
+    (done == 0).then_some((limit.rlim_cur, limit.rlim_max))
+}
+
+/// Raises the soft limit on `resource` to `wanted` if it is lower. If the hard limit is lower too, this raises both
+/// limits if this process may do that (CAP_SYS_RESOURCE), and otherwise raises the soft limit up to the hard one.
+pub(crate) fn raise_limit(resource: impl Into<i64>, wanted: u64) {
+    let resource = resource.into();
+    let Some((soft, hard)) = limit(resource) else { return };
+    let set = |soft, hard| {
+        let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+        // SAFETY: the structure outlives the call. If the call is refused, the limit stays as it was.
+        unsafe { libc::setrlimit64(resource as _, &limit) == 0 }
+    };
+    if soft < wanted && (hard >= wanted || !set(wanted, wanted)) {
+        set(hard.min(wanted), hard);
+    }
+}
+
+/// Raises the limit on open files, which is also the limit on their numbers: jobs may use numbers beyond the limit that
+/// this process inherited.
+pub(crate) fn raise_open_files_limit() {
+    // The usual value of fs.nr_open, beyond which no process may raise the limit (proc_sys_fs(5)).
+    const NR_OPEN: u64 = 1 << 20;
+    let hard = limit(libc::RLIMIT_NOFILE).map_or(0, |(_, hard)| hard);
+    raise_limit(libc::RLIMIT_NOFILE, hard.max(NR_OPEN));
 }

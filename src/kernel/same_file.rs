@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use rustix::fs::{FileType, OFlags, Stat, fcntl_getfl, fstat};
 use rustix::io::Errno;
 
-use crate::kernel::sys;
+use crate::kernel::descriptor;
 
 /// Returns whether writes to `one` and to `other` arrive in one place, in the order of the writes. That is so if
 ///
@@ -63,7 +63,9 @@ fn is_controlling_terminal(fd: BorrowedFd<'_>, stat: &Stat) -> bool {
 /// Returns whether both descriptors, which this process owns, refer to one open file.
 fn are_one_open_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     // Containers refuse kcmp(2) without CAP_SYS_PTRACE, and a kernel may be built without it.
-    sys::are_one_open_file(one, other).or_else(|_| share_an_owner(one, other)).unwrap_or(false)
+    descriptor::are_one_open_file(one.as_raw_fd(), other.as_raw_fd())
+        .or_else(|_| share_an_owner(one, other))
+        .unwrap_or(false)
 }
 
 /// Does the same as [`are_one_open_file`] without kcmp(2). Each open file has one owner of the signal SIGIO (fcntl(2),
@@ -87,7 +89,7 @@ mod kernel {
 
     use rustix::io::Errno;
 
-    use crate::kernel::sys::last_errno;
+    use crate::kernel::syscall::last_errno;
 
     /// `struct f_owner_ex` (include/uapi/asm-generic/fcntl.h).
     #[repr(C)]
@@ -163,8 +165,8 @@ mod tests {
         assert_eq!(share_an_owner(one.as_fd(), twin.as_fd()), Ok(true));
         assert_eq!(share_an_owner(one.as_fd(), other.as_fd()), Ok(false));
         assert_eq!(kernel::owner(one.as_fd()), Ok(kernel::Owner::default()));
-        if let Ok(same) = sys::are_one_open_file(one.as_fd(), twin.as_fd()) {
-            assert!(same && sys::are_one_open_file(one.as_fd(), other.as_fd()) == Ok(false));
+        if let Ok(same) = descriptor::are_one_open_file(one.as_raw_fd(), twin.as_raw_fd()) {
+            assert!(same && descriptor::are_one_open_file(one.as_raw_fd(), other.as_raw_fd()) == Ok(false));
         }
     }
 

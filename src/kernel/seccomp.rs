@@ -8,8 +8,7 @@
 use rustix::io::{Errno, Result};
 use serde::{Deserialize, Serialize};
 
-use super::raw::checked;
-use super::sys;
+use super::syscall::{checked, last_errno};
 
 /// `struct sock_filter` has 8 bytes: the operation (2), two jump distances (1 each), and a constant (4).
 const INSTRUCTION: usize = 8;
@@ -190,7 +189,7 @@ pub fn probe(actions: &[u32]) -> Result<()> {
         // SAFETY: the call only reads the number.
         match unsafe { libc::syscall(libc::SYS_seccomp, GET_ACTION_AVAIL, 0_usize, std::ptr::from_ref(action)) } {
             0 => {}
-            _ => return Err(sys::last_errno()),
+            _ => return Err(last_errno()),
         }
     }
     Ok(())

@@ -7,7 +7,8 @@ use std::ffi::{c_int, c_void};
 
 use rustix::io::{Errno, Result};
 
-use super::sys;
+use super::signal_set::{ALL_SIGNALS, set_signal_mask, signal_mask};
+use super::syscall::last_errno;
 
 /// The stack of the child. It makes a few system calls.
 const STACK_SIZE: usize = 32 * 1024;
@@ -32,23 +33,23 @@ pub type Entry = extern "C" fn(*mut c_void) -> c_int;
 pub unsafe fn run(entry: Entry, argument: *mut c_void) -> Result<c_int> {
     // 16 bytes: the alignment of a stack on x86-64 and aarch64.
     let mut stack = vec![0_u128; STACK_SIZE / size_of::<u128>()];
-    let mask = sys::signal_mask();
+    let mask = signal_mask();
     // A signal handler of the host would run in the child, on the memory of the host.
-    sys::set_signal_mask(sys::ALL_SIGNALS);
+    set_signal_mask(ALL_SIGNALS);
     // SAFETY: the child runs `entry` on a stack of its own, and this thread is suspended meanwhile; the rest is the
     // caller's obligation. The exit signal is 0.
     let pid = unsafe {
         libc::clone(entry, stack.as_mut_ptr_range().end.cast(), libc::CLONE_VM | libc::CLONE_VFORK, argument)
     };
-    let errno = sys::last_errno();
-    sys::set_signal_mask(mask);
+    let errno = last_errno();
+    set_signal_mask(mask);
     if pid == -1 {
         return Err(errno);
     }
     let mut status = 0;
     // SAFETY: waits for the child that was just made. Nothing else reaps it, see above.
     while unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) } == -1 {
-        match sys::last_errno() {
+        match last_errno() {
             Errno::INTR => {}
             errno => return Err(errno),
         }
@@ -59,7 +60,7 @@ pub unsafe fn run(entry: Entry, argument: *mut c_void) -> Result<c_int> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::raw::call;
+    use crate::kernel::syscall::call;
 
     #[test]
     fn the_child_writes_the_memory_of_its_maker_and_is_reaped() {

@@ -279,7 +279,7 @@ impl Pool {
     ///         let pool = Pool::builder().workers(2).start(&supervisor)?;
     ///         let commands = (1..=3).map(|number| {
     ///             let mut command = Command::new("echo");
-    ///             command.arg(number.to_string()).stdout(Stdio::Piped);
+    ///             command.arg(number.to_string()).stdout(Stdio::piped());
     ///             command
     ///         });
     ///         let outcomes = pool.map(commands).await?;
@@ -321,7 +321,7 @@ impl Pool {
     }
 
     /// Stops the pool as [`stop`](Self::stop) does, but the jobs that run receive `signal` first
-    /// ([`Job::stop_with`](crate::Job::stop_with)). Use it in a program that forwards the signal of a request, so that
+    /// ([`Job::start_stop_with`](crate::Job::start_stop_with)). Use it in a program that forwards the signal of a request, so that
     /// the jobs' handlers for SIGINT or SIGHUP run. Returns at once.
     pub fn stop_with(&self, signal: Signal) {
         self.owner.0.end_with(state::Ending::Stop, Some(signal));

@@ -91,7 +91,7 @@ fn is_ended_by(asked: &Asked, reason: Reason) -> bool {
 /// Kills the job after a panic of `on_spawn`: this callback may not have completed the setup of the job, so the job
 /// must not continue.
 async fn kill_after(job: &Job, panic: &str) -> Report {
-    job.kill();
+    job.start_kill();
     let report = match job.wait().await {
         Ok(report) => Report::clone(&report),
         Err(error) => failed(&Command::new(job.name()), &error),
@@ -135,11 +135,11 @@ async fn hold(pool: &Shared, job: &Job, asked: &mut Asked) -> Result<Output, Err
                 Ending::Deadline => job.stop_at_deadline(),
                 // If the job is already being stopped because of the deadline, a second stop would kill it.
                 Ending::Stop if done == Ending::NotYet => match pool.first_signal() {
-                    Some(signal) => job.stop_with(signal),
-                    None => job.stop(),
+                    Some(signal) => job.start_stop_with(signal),
+                    None => job.start_stop(),
                 },
                 Ending::Stop => {}
-                Ending::Kill => job.kill(),
+                Ending::Kill => job.start_kill(),
             }
             done = next;
         }
@@ -160,7 +160,7 @@ async fn wait(job: &Job) -> Result<Output, Error> {
 }
 
 async fn stop_unread(job: &Job, error: Error) -> Result<Output, Error> {
-    job.stop();
+    job.start_stop();
     Ok(unread(&*job.wait().await?, &error))
 }
 

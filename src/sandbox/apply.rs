@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 
 use super::mounts::Action;
 use crate::kernel::landlock;
-use crate::kernel::raw::{call, checked};
 use crate::kernel::seccomp::Program;
+use crate::kernel::syscall::{call, checked};
 
 /// A prepared sandbox. Plain bytes, which travel to the guard; the ruleset travels as a descriptor beside it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

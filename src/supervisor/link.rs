@@ -18,7 +18,7 @@ use crate::guard::protocol::{FromGuard, JobId, ToGuard};
 use crate::guard::{Guard, Origin, program, protocol};
 use crate::kernel::host::Host;
 use crate::kernel::maker::Maker;
-use crate::kernel::{reap, sys};
+use crate::kernel::{pidfd, reap};
 use crate::supervisor::delegation::SUPERVISORS;
 use crate::supervisor::queue::{Receiver, Sender, queue};
 use crate::supervisor::watchdog;
@@ -192,7 +192,7 @@ impl Link {
         }
         let by_itself = tokio::time::timeout(bound, pidfd.readable()).await.is_ok();
         if !by_itself {
-            let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+            let _ = pidfd::send_signal(self.pidfd.as_fd(), libc::SIGKILL);
             if tokio::time::timeout(Duration::from_secs(1), pidfd.readable()).await.is_err() {
                 // SIGKILL does not end it (state D): a wait for it might never return.
                 std::mem::forget(self.origin.lock().unwrap_or_else(PoisonError::into_inner).take());

@@ -17,7 +17,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::task::JoinHandle;
 
 use crate::error::{Error, Result, short_of_descriptors};
-use crate::kernel::sys;
+use crate::kernel::pidfd;
 
 /// How long an answer may take before the guard receives SIGCONT.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -106,5 +106,5 @@ async fn look_after(guard: Arc<AsyncFd<OwnedFd>>, timer: Arc<AsyncFd<OwnedFd>>) 
 /// Continues a guard that may have been stopped. For a guard that is only busy, the signal is harmless.
 pub(super) fn resume(guard: impl AsFd) {
     // An error means that the guard is gone, which is reported elsewhere.
-    let _ = sys::pidfd_send_signal(guard.as_fd(), libc::SIGCONT);
+    let _ = pidfd::send_signal(guard.as_fd(), libc::SIGCONT);
 }

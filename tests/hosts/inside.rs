@@ -168,7 +168,7 @@ pub fn many_supervisors() {
             drop(job);
             supervisor.close().await;
         }
-        job.stop();
+        job.start_stop();
         assert_eq!(job.wait().await.unwrap().reason, Reason::Stopped);
         last.close().await;
     });
@@ -252,7 +252,7 @@ pub fn killed_guard_beside_another() {
 fn tree() -> (Command, std::io::PipeReader) {
     let (reader, writer) = std::io::pipe().unwrap();
     let mut command = Command::new(program("tree"));
-    command.stdin(pinfold::Stdio::Null).stdout(OwnedFd::from(writer));
+    command.stdin(pinfold::Stdio::null()).stdout(OwnedFd::from(writer));
     (command, reader)
 }
 

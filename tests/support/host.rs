@@ -25,13 +25,13 @@ pub fn with<T>(builder: Builder, host: impl AsyncFnOnce(&Supervisor) -> T) -> pi
 /// Returns a script that gets no input.
 pub fn shell(script: &str) -> Command {
     let mut command = Command::new("sh");
-    command.args(["-c", script]).stdin(Stdio::Null);
+    command.args(["-c", script]).stdin(Stdio::null());
     command
 }
 
 /// Returns a script whose output the host reads.
 pub fn piped(script: &str) -> Command {
     let mut command = shell(script);
-    command.stdout(Stdio::Piped).stderr(Stdio::Piped);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -2,16 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use pinfold::pool::Task;
-use pinfold::{Command, Controller, Stdio};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 
 use crate::cli::duration;
 use crate::cli::limits::LimitArgs;
+use crate::pool::Task;
+use crate::{Command, Controller, Stdio};
 
 /// A job in JSON.
 #[derive(Deserialize)]
@@ -28,7 +27,7 @@ pub struct JobLine {
     #[serde(default, deserialize_with = "deserialize_duration")]
     timeout: Option<Duration>,
     #[serde(default, deserialize_with = "deserialize_bytes")]
-    stdin: Option<Arc<Vec<u8>>>,
+    stdin: Option<Stdio>,
     #[serde(default)]
     stderr: Option<StderrArg>,
     #[serde(default)]
@@ -89,7 +88,7 @@ impl JobLine {
             };
         }
         if let Some(cwd) = &self.cwd {
-            command.cwd(cwd);
+            command.current_dir(cwd);
         }
         if let Some(name) = &self.name {
             command.name(name);
@@ -98,10 +97,7 @@ impl JobLine {
             command.timeout(timeout);
         }
         command.limits(self.limits.to_limits());
-        match &self.stdin {
-            Some(bytes) => command.stdin(Stdio::Bytes(bytes.clone())),
-            None => command.stdin(Stdio::Null),
-        };
+        command.stdin(self.stdin.clone().unwrap_or(Stdio::null()));
         command
     }
 
@@ -112,8 +108,8 @@ impl JobLine {
 }
 
 /// Reads a text, which may be long. It is stored once, also where several commands are made of it.
-fn deserialize_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<Vec<u8>>>, D::Error> {
-    Ok(Option::<String>::deserialize(deserializer)?.map(|text| Arc::new(text.into_bytes())))
+fn deserialize_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Stdio>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.map(Stdio::bytes))
 }
 
 /// Reads a number of seconds, or a text in the format of `--timeout`.

@@ -4,11 +4,12 @@ use std::io::IsTerminal;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use pinfold::pool::{Outcome, Status};
-use pinfold::report::{MainEnd, Reason};
+
+use crate::cli::print_message;
+use crate::pool::{Outcome, Status};
+use crate::report::{MainEnd, Reason};
 
 use super::jobs::Job;
-use crate::cli::tell;
 
 /// The progress on standard error, where that is a terminal; the lines for failures; the summary.
 #[derive(Clone)]
@@ -62,10 +63,10 @@ impl Progress {
                 attempts => format!(", {attempts} attempts"),
             };
             self.aside(|| {
-                tell(&format!(
+                print_message(&format!(
                     "line {}, {}: {}{attempts}",
                     job.line,
-                    pinfold::text::printable(&outcome.report.name),
+                    crate::report::text::printable(&outcome.report.name),
                     how(outcome)
                 ))
             });
@@ -77,7 +78,7 @@ impl Progress {
     }
 
     pub fn print(&self, message: &str) {
-        self.aside(|| tell(message));
+        self.aside(|| print_message(message));
     }
 
     /// Removes the progress from the terminal.
@@ -103,7 +104,7 @@ impl Progress {
                 text.push_str(&format!(", {count} {what}"));
             }
         }
-        tell(&format!("{text}, in {:.1} s", begun.elapsed().as_secs_f64()));
+        print_message(&format!("{text}, in {:.1} s", begun.elapsed().as_secs_f64()));
     }
 }
 

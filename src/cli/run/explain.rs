@@ -1,12 +1,12 @@
 //! Messages for people about a job that is over.
 
-use pinfold::report::{MainEnd, Reason};
-use pinfold::text::printable;
-use pinfold::{Report, Signal};
+use crate::cli::{print_message, processes};
+use crate::report::text::printable;
+use crate::report::{MainEnd, Reason, exit_code_of_signal};
+use crate::{Report, Signal};
 
 use super::args::Args;
 use super::stats::size;
-use crate::cli::{processes, tell};
 
 /// Prints on standard error how the job ended.
 pub fn explain(args: &Args, report: &Report) {
@@ -20,13 +20,13 @@ pub fn explain(args: &Args, report: &Report) {
 /// Prints which promises pinfold could not keep.
 pub fn explain_failures(report: &Report) {
     if report.unkillable.count > 0 {
-        tell(&format!("could not end {}", processes(&report.unkillable)));
+        print_message(&format!("could not end {}", processes(&report.unkillable)));
     }
     for left in &report.not_removed {
-        tell(&format!("could not remove {}: {}", printable(&left.path), left.error));
+        print_message(&format!("could not remove {}: {}", printable(&left.path), left.error));
     }
     if report.reason == Reason::GuardLost {
-        tell("the guard process was killed; the job has been ended");
+        print_message("the guard process was killed; the job has been ended");
     }
 }
 
@@ -36,7 +36,8 @@ pub fn explain_failures(report: &Report) {
 fn signal_that_ended(report: &Report) -> Option<String> {
     let Some(MainEnd::Signalled { signal, core_dumped, .. }) = &report.main else { return None };
     let is_known = matches!(report.reason, Reason::Oom | Reason::GuardLost);
-    if is_known || [libc::SIGPIPE, libc::SIGINT].contains(signal) || i32::from(report.exit_code) != 128 + signal {
+    let is_quiet = [libc::SIGPIPE, libc::SIGINT].contains(signal);
+    if is_known || is_quiet || report.exit_code != exit_code_of_signal(*signal) {
         return None;
     }
     let name = Signal::from_number(*signal)?;
@@ -46,17 +47,21 @@ fn signal_that_ended(report: &Report) -> Option<String> {
 fn explain_end(args: &Args, report: &Report) {
     let name = printable(&report.name);
     if let Some(message) = signal_that_ended(report) {
-        tell(&message);
+        print_message(&message);
     }
     if report.reason == Reason::Deadline {
         let timeout = args.timeout.unwrap_or_default();
         let how = if report.killed { "killed" } else { "stopped" };
-        tell(&format!("{} was {how} at its deadline of {}", name, humantime::format_duration(timeout)));
+        print_message(&format!("{} was {how} at its deadline of {}", name, humantime::format_duration(timeout)));
     }
     if report.reason == Reason::Idle {
         let timeout = args.streams.idle_timeout.unwrap_or_default();
         let how = if report.killed { "killed" } else { "stopped" };
-        tell(&format!("{} was {how}: it had written nothing for {}", name, humantime::format_duration(timeout)));
+        print_message(&format!(
+            "{} was {how}: it had written nothing for {}",
+            name,
+            humantime::format_duration(timeout)
+        ));
     }
     if let Some(oom) = &report.oom {
         let victims: Vec<_> =
@@ -65,9 +70,9 @@ fn explain_end(args: &Args, report: &Report) {
         let peak =
             report.usage.memory_peak_bytes.value.map_or_else(String::new, |bytes| format!(" at {}", size(bytes)));
         if report.reason == Reason::Oom {
-            tell(&format!("{} ran out of memory{peak} and was killed{victims}", report.name));
+            print_message(&format!("{} ran out of memory{peak} and was killed{victims}", report.name));
         } else {
-            tell(&format!("{} ran out of memory{peak}: {} of its processes killed{victims}", name, oom.kills));
+            print_message(&format!("{} ran out of memory{peak}: {} of its processes killed{victims}", name, oom.kills));
         }
     }
     if report.leftovers.count > 0 {
@@ -76,16 +81,16 @@ fn explain_end(args: &Args, report: &Report) {
             (false, Some(_)) => "ended now",
             (false, None) => "waited for",
         };
-        tell(&format!("{} left {} behind, {fate}", name, processes(&report.leftovers)));
+        print_message(&format!("{} left {} behind, {fate}", name, processes(&report.leftovers)));
     }
     if report.emigrants.count > 0 {
         let lives = |pid| report.unkillable.processes.iter().any(|process| process.pid == pid);
         let all_ended = !report.emigrants.processes.iter().any(|emigrant| lives(emigrant.pid));
         let fate = if all_ended { "killed now" } else { "not all could be killed" };
-        tell(&format!("{} had left its cgroup, {fate}", processes(&report.emigrants)));
+        print_message(&format!("{} had left its cgroup, {fate}", processes(&report.emigrants)));
     }
     if args.verbose {
-        tell(&format!(
+        print_message(&format!(
             "{:?}, {:?} in {}",
             report.reason,
             report.main,

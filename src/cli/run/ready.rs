@@ -5,14 +5,15 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use pinfold::report::Reason;
-use pinfold::text::{printable, printable_bytes, printable_path};
-use pinfold::{Error, Job, Readiness, Report};
 use tokio::sync::watch;
+
+use crate::cli::{FAILED, print_message};
+use crate::report::Reason;
+use crate::report::text::{printable, printable_bytes, printable_path};
+use crate::{Error, Job, Readiness, Report};
 
 use super::exit_code::{TOO_LATE, Verdict};
 use super::notify::Notify;
-use crate::cli::{FAILED, tell};
 
 /// The condition under which a job is ready.
 #[derive(Clone, Debug, PartialEq)]
@@ -122,7 +123,7 @@ pub async fn ready(
         notify.send(done.is_ok());
     }
     if let Err(verdict) = &done {
-        tell(&verdict.why);
+        print_message(&verdict.why);
     }
     done
 }
@@ -150,7 +151,7 @@ pub async fn at_the_end(
         return None;
     }
     let why = format!("{} ended before it was ready: {what}", report.name);
-    tell(&why);
+    print_message(&why);
     Some(Verdict { code: if report.exit_code == 0 { TOO_LATE } else { report.exit_code }, why })
 }
 

@@ -17,9 +17,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use pinfold::report::{MainEnd, Reason};
-use pinfold::signal::{self, SignalStream};
-use pinfold::{Command, Error, Job, ProcessGroup, Report, Signal, Supervisor};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::Receiver;
@@ -27,12 +24,17 @@ use tokio::sync::mpsc::Receiver;
 use super::run::{self, Prepared};
 use super::signals::{Keys, Response, Rules};
 use super::terminal::Terminal;
-use super::{supervisor_of_environment, tell};
+use super::{print_message, supervisor_of_environment};
 pub use args::Args;
 use args::{OnBusy, Stdin};
 use changes::Changes;
 use files::Files;
 use repeats::Repeats;
+
+use crate::cli::signal_stream::SignalStream;
+use crate::kernel::own_signals;
+use crate::report::{MainEnd, Reason};
+use crate::{Command, Error, Job, ProcessGroup, Report, Signal, Supervisor};
 
 /// A change that pinfold notices this soon after the end of a run can be a change by that run.
 const NOTICED: Duration = Duration::from_millis(200);
@@ -63,9 +65,9 @@ pub fn run(args: &Args, prepared: Prepared) -> Result<u8> {
     std::mem::forget(runtime);
     if signal == Signal::INT {
         // If a shell runs pinfold in a loop, this ends the loop too.
-        signal::end_by(Signal::INT);
+        own_signals::end_by(Signal::INT);
     }
-    Ok(u8::try_from(128 + signal.number()).unwrap_or(u8::MAX))
+    Ok(crate::report::exit_code_of_signal(signal.number()))
 }
 
 struct Watch<'a> {
@@ -96,7 +98,7 @@ impl<'a> Watch<'a> {
         command
             .args(&args.command[1..])
             .inherit_descriptors(true)
-            .stdin(if args.stdin == Stdin::Null { pinfold::Stdio::Null } else { pinfold::Stdio::Inherit })
+            .stdin(if args.stdin == Stdin::Null { crate::Stdio::null() } else { crate::Stdio::inherit() })
             .process_group(group)
             .stop_signal(args.stop_signal.unwrap_or(Signal::TERM))
             .grace(args.grace)
@@ -140,7 +142,7 @@ impl<'a> Watch<'a> {
         self.print_notes();
         self.changes.requested = !self.args.postpone;
         if self.args.postpone && !self.args.quiet {
-            tell("waiting for a change");
+            print_message("waiting for a change");
         }
         loop {
             if job.is_none() {
@@ -165,8 +167,8 @@ impl<'a> Watch<'a> {
                         (Response::Stop(first), job) => {
                             ending = Some(received.signal);
                             match (first, job) {
-                                (Some(first), Some((job, _))) => job.stop_with(first),
-                                (None, Some((job, _))) => job.stop(),
+                                (Some(first), Some((job, _))) => job.start_stop_with(first),
+                                (None, Some((job, _))) => job.start_stop(),
                                 (_, None) => {}
                             }
                         }
@@ -178,7 +180,7 @@ impl<'a> Watch<'a> {
                         }
                         (Response::Kill, _) => {
                             ending.get_or_insert(received.signal);
-                            job.iter().for_each(|(job, _)| job.kill());
+                            job.iter().for_each(|(job, _)| job.start_kill());
                         }
                         (Response::PassOn(signal), Some((job, _))) => {
                             // An error means that the command has just ended.
@@ -222,7 +224,7 @@ impl<'a> Watch<'a> {
                 () = run::over(start_at), if start_at.is_some() => {}
                 () = run::over(kill_at), if kill_at.is_some() => {
                     kill_at = None;
-                    job.iter().for_each(|(job, _)| job.kill());
+                    job.iter().for_each(|(job, _)| job.start_kill());
                 }
             }
         }
@@ -246,7 +248,7 @@ impl<'a> Watch<'a> {
 
     fn print_notes(&mut self) {
         for note in self.files.notes() {
-            tell(&note);
+            print_message(&note);
         }
     }
 
@@ -273,7 +275,7 @@ impl<'a> Watch<'a> {
             && !self.stopping
         {
             self.stopping = true;
-            job.stop();
+            job.start_stop();
         }
     }
 
@@ -291,7 +293,7 @@ impl<'a> Watch<'a> {
             _ => None,
         };
         if let Some(what) = what.filter(|_| !self.args.quiet) {
-            tell(&format!("{}{what}", changes.describe()));
+            print_message(&format!("{}{what}", changes.describe()));
         }
         self.report_repeats(&changes);
         self.runs += 1;
@@ -303,7 +305,7 @@ impl<'a> Watch<'a> {
         match supervisor.spawn(&self.command).await {
             Ok(job) => Ok(Some((job, Instant::now()))),
             Err(error @ Error::Spawn(_)) => {
-                tell(&format!("{error}; waiting for a change"));
+                print_message(&format!("{error}; waiting for a change"));
                 Ok(None)
             }
             Err(error) => Err(error.into()),
@@ -316,7 +318,7 @@ impl<'a> Watch<'a> {
         let after =
             changes.first.filter(own).zip(self.began).map(|(first, began)| first.saturating_duration_since(began));
         if let Some(file) = self.repeats.add(after, changes.files()) {
-            tell(&format!(
+            print_message(&format!(
                 "{} changed in each of the last three runs: if the command writes it, the restarts never end; exclude \
                  such files with --ignore GLOB",
                 changes::name(&file)
@@ -339,7 +341,7 @@ impl<'a> Watch<'a> {
             let missing: Vec<_> = self.files.missing().map(changes::name).collect();
             let missing =
                 if missing.is_empty() { String::new() } else { format!(" ({} is missing)", missing.join(", ")) };
-            tell(&format!("{} {words}; waiting for a change{missing}", name(&self.args.command[0])));
+            print_message(&format!("{} {words}; waiting for a change{missing}", name(&self.args.command[0])));
         }
         self.last = Some(words);
         Ok(())
@@ -347,7 +349,7 @@ impl<'a> Watch<'a> {
 }
 
 fn name(program: &OsString) -> String {
-    pinfold::text::printable_os(Path::new(program).file_name().unwrap_or(program)).into_owned()
+    crate::report::text::printable_os(Path::new(program).file_name().unwrap_or(program)).into_owned()
 }
 
 fn how(report: &Report) -> String {

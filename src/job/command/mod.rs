@@ -6,7 +6,7 @@ mod streams;
 mod strings;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use crate::job::stop::StopPolicy;
 use crate::kernel::pty::Pty;
 use crate::kernel::signal::Signal;
 use crate::kernel::user::User;
+pub(crate) use streams::Source;
 pub use streams::Stdio;
 pub(crate) use strings::Block;
 
@@ -53,12 +54,13 @@ pub enum ProcessGroup {
 #[derive(Clone, Debug)]
 pub struct Command {
     program: OsString,
+    arg0: Option<OsString>,
     args: Vec<OsString>,
     clear_env: bool,
     env: BTreeMap<OsString, Option<OsString>>,
-    cwd: Option<PathBuf>,
+    current_dir: Option<PathBuf>,
     name: Option<String>,
-    pub(crate) stdio: [Stdio; 3],
+    pub(crate) stdio: [Option<Stdio>; 3],
     pub(crate) stderr_to_stdout: bool,
     pub(crate) pty: Option<Box<Pty>>,
     pub(crate) inherit_descriptors: bool,
@@ -79,13 +81,14 @@ pub struct Command {
 impl Command {
     /// Returns a command without arguments. pinfold searches for a `program` without a slash in the `PATH` that the job
     /// will have, as execvp(3) does. A relative path with a slash starts at the job's working directory.
-    pub fn new(program: impl Into<OsString>) -> Self {
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
         Self {
-            program: program.into(),
+            program: program.as_ref().into(),
+            arg0: None,
             args: Vec::new(),
             clear_env: false,
             env: BTreeMap::new(),
-            cwd: None,
+            current_dir: None,
             name: None,
             stdio: Default::default(),
             stderr_to_stdout: false,
@@ -107,40 +110,92 @@ impl Command {
     }
 
     /// Adds one argument.
-    pub fn arg(&mut self, arg: impl Into<OsString>) -> &mut Self {
-        self.args.push(arg.into());
+    pub fn arg(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
+        self.args.push(arg.as_ref().into());
         self
     }
 
     /// Adds arguments.
-    pub fn args<I: IntoIterator<Item: Into<OsString>>>(&mut self, args: I) -> &mut Self {
-        self.args.extend(args.into_iter().map(Into::into));
+    pub fn args<I: IntoIterator<Item: AsRef<OsStr>>>(&mut self, args: I) -> &mut Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().into()));
+        self
+    }
+
+    /// Sets the argument with number 0, which is the program by default. It does not change which program is executed.
+    pub fn arg0(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
+        self.arg0 = Some(arg.as_ref().into());
         self
     }
 
     /// Sets an environment variable for the job.
-    pub fn env(&mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> &mut Self {
-        self.env.insert(key.into(), Some(value.into()));
+    pub fn env(&mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> &mut Self {
+        self.env.insert(key.as_ref().into(), Some(value.as_ref().into()));
         self
     }
 
-    /// Removes an inherited environment variable.
-    pub fn env_remove(&mut self, key: impl Into<OsString>) -> &mut Self {
-        self.env.insert(key.into(), None);
+    /// Sets environment variables for the job.
+    pub fn envs<I, K, V>(&mut self, variables: I) -> &mut Self
+    where
+        I: IntoIterator<Item = (K, V)>,
+        K: AsRef<OsStr>,
+        V: AsRef<OsStr>,
+    {
+        let variables = variables.into_iter();
+        self.env.extend(variables.map(|(key, value)| (key.as_ref().into(), Some(value.as_ref().into()))));
         self
     }
 
-    /// Removes all inherited environment variables. Variables that were set here stay.
+    /// Removes an environment variable, whether it is inherited or was set here before.
+    pub fn env_remove(&mut self, key: impl AsRef<OsStr>) -> &mut Self {
+        if self.clear_env {
+            self.env.remove(key.as_ref());
+        } else {
+            self.env.insert(key.as_ref().into(), None);
+        }
+        self
+    }
+
+    /// Removes all environment variables: the inherited ones, and those that were set here before.
+    ///
+    /// ```
+    /// let mut command = pinfold::Command::new("env");
+    /// command.env("A", "1").env_clear().env("B", "2");
+    /// assert_eq!(command.get_envs().count(), 1);
+    /// ```
     pub fn env_clear(&mut self) -> &mut Self {
         self.clear_env = true;
+        self.env.clear();
         self
     }
 
     /// Sets the working directory of the job. The default is the supervisor's at the time of the spawn, and a relative
     /// path starts there.
-    pub fn cwd(&mut self, directory: impl Into<PathBuf>) -> &mut Self {
-        self.cwd = Some(directory.into());
+    pub fn current_dir(&mut self, directory: impl AsRef<Path>) -> &mut Self {
+        self.current_dir = Some(directory.as_ref().into());
         self
+    }
+
+    /// Returns the program, as it was given to [`new`](Self::new).
+    #[must_use]
+    pub fn get_program(&self) -> &OsStr {
+        &self.program
+    }
+
+    /// Returns the arguments after the program.
+    pub fn get_args(&self) -> impl ExactSizeIterator<Item = &OsStr> {
+        self.args.iter().map(OsString::as_os_str)
+    }
+
+    /// Returns the variables that were set (with their value) or removed (with `None`) here, sorted by name. Inherited
+    /// variables are not among them.
+    pub fn get_envs(&self) -> impl ExactSizeIterator<Item = (&OsStr, Option<&OsStr>)> {
+        self.env.iter().map(|(key, value)| (key.as_os_str(), value.as_deref()))
+    }
+
+    /// Returns the working directory, or `None` if it was not set.
+    #[must_use]
+    pub fn get_current_dir(&self) -> Option<&Path> {
+        self.current_dir.as_deref()
     }
 
     /// Sets a name for the report, instead of the name of the program.
@@ -194,7 +249,7 @@ impl Command {
     }
 
     pub(crate) fn display_cwd(&self) -> Option<String> {
-        self.cwd.as_ref().map(|cwd| cwd.display().to_string())
+        self.current_dir.as_ref().map(|cwd| cwd.display().to_string())
     }
 
     pub(crate) fn display_argv(&self) -> Vec<String> {

@@ -2,21 +2,21 @@
 
 use crate::job::command::Command;
 use crate::kernel::signal::Signal;
-use crate::kernel::sys;
+use crate::kernel::signal_set;
 
 impl Command {
     /// Sets signals that the job does not ignore at its start, even if this process was started with them ignored
     /// (execve(2) keeps ignored signals ignored). This is what `env --default-signal` does. Each call adds to the
     /// signals of earlier calls.
     pub fn default_signals<I: IntoIterator<Item = Signal>>(&mut self, signals: I) -> &mut Self {
-        self.default_signals |= signals.into_iter().fold(0, |set, signal| set | sys::bit(signal.number()));
+        self.default_signals |= signals.into_iter().fold(0, |set, signal| set | signal_set::bit(signal.number()));
         self
     }
 
     /// Sets signals that are not blocked for the job at its start, even if this process was started with them blocked
     /// (execve(2) also keeps blocked signals blocked). Each call adds to the signals of earlier calls.
     pub fn unblocked_signals<I: IntoIterator<Item = Signal>>(&mut self, signals: I) -> &mut Self {
-        self.unblocked_signals |= signals.into_iter().fold(0, |set, signal| set | sys::bit(signal.number()));
+        self.unblocked_signals |= signals.into_iter().fold(0, |set, signal| set | signal_set::bit(signal.number()));
         self
     }
 

@@ -9,55 +9,88 @@ use crate::job::command::Command;
 use crate::job::output::CaptureLimit;
 use crate::kernel::pty::Pty;
 
-/// Where a standard stream of the job goes.
+/// Where a standard stream of the job goes, as [`std::process::Stdio`]. Unlike std's it can be cloned: each job of a
+/// command gets the same stream.
 ///
 /// ```
 /// use pinfold::{Command, Stdio};
 /// let mut command = Command::new("sort");
-/// command.stdin(std::fs::File::open("/dev/null")?).stdout(Stdio::Piped).stderr(Stdio::Null);
+/// command.stdin(std::fs::File::open("/dev/null")?).stdout(Stdio::piped()).stderr(Stdio::null());
 /// # Ok::<(), std::io::Error>(())
 /// ```
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub enum Stdio {
-    /// The supervisor's own stream, unchanged. The job's stream is closed if the supervisor was started with it closed.
-    #[default]
+///
+/// Everything that is an [`OwnedFd`] becomes a `Stdio`: a file, one end of a pipe, a socket, the
+/// [`ChildStdout`](std::process::ChildStdout) of another process.
+#[derive(Clone, Debug)]
+pub struct Stdio(pub(crate) Source);
+
+/// What a [`Stdio`] stands for.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
     Inherit,
-    /// `/dev/null`.
     Null,
-    /// A pipe to the supervisor. [`Job::take_stdin`](crate::Job::take_stdin), [`take_stdout`](crate::Job::take_stdout)
-    /// and [`take_stderr`](crate::Job::take_stderr) return the other end. A pipe holds 64 KiB (pipe(7)). When it is
-    /// full, the job waits until the supervisor reads.
     Piped,
-    /// This descriptor: a file, one end of a pipe, a socket. Every job of the command receives the same descriptor.
     Descriptor(Arc<OwnedFd>),
+    Bytes(Arc<Vec<u8>>),
+}
+
+impl Stdio {
+    /// The supervisor's own stream, unchanged: the default. The job's stream is closed if the supervisor was started
+    /// with it closed.
+    #[must_use]
+    pub const fn inherit() -> Self {
+        Self(Source::Inherit)
+    }
+
+    /// `/dev/null`.
+    #[must_use]
+    pub const fn null() -> Self {
+        Self(Source::Null)
+    }
+
+    /// A pipe to the supervisor. [`Job::take_stdin`](crate::Job::take_stdin),
+    /// [`take_stdout`](crate::Job::take_stdout) and [`take_stderr`](crate::Job::take_stderr) return the other end. A
+    /// pipe holds 64 KiB (pipe(7)). When it is full, the job waits until the supervisor reads.
+    #[must_use]
+    pub const fn piped() -> Self {
+        Self(Source::Piped)
+    }
+
     /// For standard input: these bytes, as a file in memory (memfd_create(2)). Each job has its own file, so that a job
     /// that does not read it delays no other process.
-    Bytes(Arc<Vec<u8>>),
+    ///
+    /// ```
+    /// use pinfold::{Command, Stdio};
+    /// Command::new("sort").stdin(Stdio::bytes("b\na\n"));
+    /// ```
+    #[must_use]
+    pub fn bytes(bytes: impl Into<Vec<u8>>) -> Self {
+        Self(Source::Bytes(Arc::new(bytes.into())))
+    }
 }
 
 impl<T: Into<OwnedFd>> From<T> for Stdio {
     fn from(descriptor: T) -> Self {
-        Self::Descriptor(Arc::new(descriptor.into()))
+        Self(Source::Descriptor(Arc::new(descriptor.into())))
     }
 }
 
 impl Command {
     /// Sets where standard input comes from.
     pub fn stdin(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
-        self.stdio[0] = stdio.into();
+        self.stdio[0] = Some(stdio.into());
         self
     }
 
     /// Sets where standard output goes.
     pub fn stdout(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
-        self.stdio[1] = stdio.into();
+        self.stdio[1] = Some(stdio.into());
         self
     }
 
     /// Sets where standard error goes.
     pub fn stderr(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
-        self.stdio[2] = stdio.into();
+        self.stdio[2] = Some(stdio.into());
         self
     }
 
@@ -65,7 +98,7 @@ impl Command {
     /// that the output of the job arrives in the order in which it was written. Two pipes keep the order within each
     /// pipe, but not the order between them.
     ///
-    /// The setting of [`stderr`](Self::stderr) then has no effect. If standard output is [`Stdio::Piped`], then
+    /// The setting of [`stderr`](Self::stderr) then has no effect. If standard output is [`Stdio::piped`], then
     /// [`Job::take_stdout`](crate::Job::take_stdout), [`Output::stdout`](crate::job::output::Output::stdout) and
     /// [`tee_stdout`](Self::tee_stdout) contain both, and [`Job::take_stderr`](crate::Job::take_stderr) returns `None`.
     /// A job with a terminal ([`pty`](Self::pty)) already has a single output.
@@ -79,7 +112,7 @@ impl Command {
     ///     pinfold::init();
     ///     let Ok(supervisor) = blocking::Supervisor::start() else { return Ok(()) }; // No cgroup here.
     ///     let mut command = Command::new("sh");
-    ///     command.args(["-c", "echo one; echo two >&2; echo three"]).stdout(Stdio::Piped).stderr_to_stdout(true);
+    ///     command.args(["-c", "echo one; echo two >&2; echo three"]).stdout(Stdio::piped()).stderr_to_stdout(true);
     ///     let output = supervisor.spawn(&command)?.wait_with_output()?;
     ///     assert_eq!(output.stdout.text(), "one\ntwo\nthree\n");
     ///     Ok(())
@@ -87,17 +120,6 @@ impl Command {
     /// ```
     pub fn stderr_to_stdout(&mut self, merge: bool) -> &mut Self {
         self.stderr_to_stdout = merge;
-        self
-    }
-
-    /// Sets these bytes as standard input ([`Stdio::Bytes`]).
-    ///
-    /// ```
-    /// let mut command = pinfold::Command::new("sort");
-    /// command.stdin_bytes("b\na\n");
-    /// ```
-    pub fn stdin_bytes(&mut self, bytes: impl Into<Vec<u8>>) -> &mut Self {
-        self.stdio[0] = Stdio::Bytes(Arc::new(bytes.into()));
         self
     }
 
@@ -135,13 +157,13 @@ impl Command {
     ///
     /// Only reads by the supervisor count, so the supervisor must read the streams: through
     /// [`Job::wait_with_output`](crate::Job::wait_with_output), or by taking and reading them. While unread output is
-    /// waiting, the job is not idle. If neither stream is [`Stdio::Piped`], the spawn fails.
+    /// waiting, the job is not idle. If neither stream is [`Stdio::piped`], the spawn fails.
     ///
     /// ```
     /// use std::time::Duration;
     /// use pinfold::{Command, Stdio};
     /// let mut command = Command::new("make");
-    /// command.stdout(Stdio::Piped).stderr(Stdio::Piped).idle_timeout(Duration::from_secs(120));
+    /// command.stdout(Stdio::piped()).stderr(Stdio::piped()).idle_timeout(Duration::from_secs(120));
     /// ```
     pub fn idle_timeout(&mut self, timeout: Duration) -> &mut Self {
         self.idle_timeout = Some(timeout);
@@ -164,7 +186,7 @@ impl Command {
     /// # let directory = std::env::temp_dir();
     /// let log = std::fs::File::create(directory.join("build.log"))?;
     /// let mut command = pinfold::Command::new("make");
-    /// command.stdout(pinfold::Stdio::Piped).tee_stdout(log);
+    /// command.stdout(pinfold::Stdio::piped()).tee_stdout(log);
     /// # std::fs::remove_file(directory.join("build.log"))?;
     /// # Ok::<(), std::io::Error>(())
     /// ```
@@ -179,9 +201,18 @@ impl Command {
         self
     }
 
+    /// Returns where the stream `number` goes.
+    pub(crate) fn source(&self, number: usize) -> &Source {
+        self.stdio[number].as_ref().map_or(&Source::Inherit, |Stdio(source)| source)
+    }
+
+    pub(crate) fn sources(&self) -> impl Iterator<Item = &Source> {
+        (0..3).map(|number| self.source(number))
+    }
+
     /// Returns an error if the settings of the streams contradict each other.
     pub(crate) fn check_streams(&self) -> Result<()> {
-        if self.pty.is_some() && !self.stdio.iter().all(|stdio| matches!(stdio, Stdio::Inherit)) {
+        if self.pty.is_some() && !self.sources().all(|source| matches!(source, Source::Inherit)) {
             let advice =
                 "a job with a terminal has the terminal as its standard streams: do not set stdin, stdout and stderr";
             return Err(Error::invalid("stream", self.display_name(), advice));
@@ -189,7 +220,7 @@ impl Command {
         let piped = |number: usize| match self.pty {
             Some(_) => number == 1,
             None if number == 2 && self.stderr_to_stdout => false,
-            None => matches!(self.stdio[number], Stdio::Piped),
+            None => matches!(self.source(number), Source::Piped),
         };
         if self.idle_timeout.is_some() && !piped(1) && !piped(2) {
             let advice = "pinfold can only watch a standard output or standard error that is piped or a terminal";
@@ -203,7 +234,7 @@ impl Command {
                 }
                 return Err(Error::invalid("tee", name, "only a piped stream can be copied to a file"));
             }
-            if matches!(self.stdio[number], Stdio::Bytes(_)) {
+            if matches!(self.source(number), Source::Bytes(_)) {
                 return Err(Error::invalid("stream", name, "bytes can only be standard input"));
             }
         }

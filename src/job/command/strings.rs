@@ -32,11 +32,12 @@ impl Command {
             let advice = "its name must not be empty or contain '='";
             return Err(Error::invalid("environment variable", key.to_string_lossy(), advice));
         }
-        let words = std::iter::once(&self.program).chain(&self.args).map(|arg| ("argument", arg.as_bytes()));
+        let words =
+            std::iter::once(&self.program).chain(&self.arg0).chain(&self.args).map(|arg| ("argument", arg.as_bytes()));
         let variables = self.env.iter().flat_map(|(key, value)| [Some(key), value.as_ref()]).flatten();
         let users = self.user.iter().flat_map(|user| &user.environment).flat_map(|(key, value)| [key, value]);
         let variables = variables.chain(users).map(|text| ("environment variable", text.as_bytes()));
-        let cwd = self.cwd.iter().map(|cwd| ("working directory", cwd.as_os_str().as_bytes()));
+        let cwd = self.current_dir.iter().map(|cwd| ("working directory", cwd.as_os_str().as_bytes()));
         let Some((what, text)) = words.chain(variables).chain(cwd).find(|(_, text)| text.contains(&0)) else {
             return Ok(());
         };
@@ -49,10 +50,12 @@ impl Command {
         self.check_words()?;
         let env = self.environment();
         let mut argv = Block::default();
-        std::iter::once(&self.program).chain(&self.args).for_each(|arg| argv.push(&[arg.as_bytes()]));
+        std::iter::once(self.arg0.as_ref().unwrap_or(&self.program))
+            .chain(&self.args)
+            .for_each(|arg| argv.push(&[arg.as_bytes()]));
         let path = env.iter().find_map(|entry| entry.strip_prefix(b"PATH=")?.split_last());
         let candidates = self.candidates(path.map(|(_nul, path)| path));
-        let cwd = self.cwd.as_ref().map(|cwd| [cwd.as_os_str().as_bytes(), b"\0"].concat());
+        let cwd = self.current_dir.as_ref().map(|cwd| [cwd.as_os_str().as_bytes(), b"\0"].concat());
         Ok(Strings { argv, env, candidates, cwd })
     }
 
@@ -178,7 +181,7 @@ mod tests {
             assert!(command.strings().is_err() && command.check().is_err(), "{key:?} {value:?}");
         }
         let mut elsewhere = Command::new("a");
-        elsewhere.cwd("/\0");
+        elsewhere.current_dir("/\0");
         for wrong in [Command::new("a\0"), elsewhere] {
             assert!(wrong.strings().is_err() && wrong.check().is_err());
         }

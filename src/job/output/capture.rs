@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 /// ```
 /// use pinfold::output::CaptureLimit;
 /// let mut command = pinfold::Command::new("make");
-/// command.stdout(pinfold::Stdio::Piped).capture(CaptureLimit::ends(4096, 64 * 1024));
+/// command.stdout(pinfold::Stdio::piped()).capture(CaptureLimit::ends(4096, 64 * 1024));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CaptureLimit {

@@ -1,0 +1,516 @@
+//! `pinfold init`: as PID 1 of a namespace, compared with tini, dumb-init and catatonit, and as the parent of a command
+//! under another init.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::process::{Command, Stdio};
+
+use crate::support::pty::Pty;
+use crate::support::{
+    Canary, PINFOLD, Run, Running, Scratch, has, has_cgroup, has_program, has_root, program, wait_for,
+};
+
+const NAMESPACE: [&str; 4] = ["unshare", "--pid", "--fork", "--mount-proc"];
+const OURS: &[&str] = &[PINFOLD, "init", "--"];
+const PEERS: [&[&str]; 3] = [&["tini", "--"], &["dumb-init", "--"], &["catatonit", "--"]];
+
+/// Returns all signals that can be forwarded, which excludes those that glibc reserves for itself.
+fn passable() -> impl Iterator<Item = i32> {
+    (1..=31).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP, libc::SIGCHLD].contains(signal)).chain(35..=64)
+}
+
+fn has_namespaces() -> bool {
+    if !has_root() {
+        return false;
+    }
+    let made = Command::new(NAMESPACE[0]).args(&NAMESPACE[1..]).arg("true").output();
+    has("namespaces", made.is_ok_and(|made| made.status.success()), "no PID namespace can be made here")
+}
+
+/// Returns the command in a new PID namespace, with `init` as its first process.
+fn in_namespace<W: AsRef<str>>(init: &[&str], words: &[W]) -> Run {
+    let words = words.iter().map(AsRef::as_ref);
+    Run::bare(NAMESPACE.into_iter().chain(init.iter().copied()).chain(words).map(OsString::from))
+}
+
+fn path_of(program_name: &str) -> String {
+    program(program_name).to_str().unwrap().to_owned()
+}
+
+/// Returns the only child of a process, as soon as it has one.
+fn child_of(pid: u32) -> u32 {
+    wait_for(|| {
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+        children.split_whitespace().next()?.parse().ok()
+    })
+}
+
+/// Returns the namespace's first process, as a pid outside it: the child of unshare(1), which is a child of the warden.
+fn first_process(running: &Running) -> u32 {
+    child_of(child_of(running.child.id()))
+}
+
+fn send(pid: u32, signal: i32) {
+    // SAFETY: signals a process of this test that is not reaped yet, because its job still writes to us.
+    #[allow(unsafe_code)]
+    let sent = unsafe { libc::kill(pid as i32, signal) };
+    assert_eq!(sent, 0, "{signal}");
+}
+
+fn state_of(pid: u32) -> char {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().and_then(|rest| rest.chars().next()).unwrap_or('-')
+}
+
+#[test]
+fn ten_thousand_orphans_are_reaped() {
+    if !has_namespaces() {
+        return;
+    }
+    let orphans = path_of("orphans");
+    for init in std::iter::once(OURS).chain(PEERS.into_iter().filter(|peer| has_program(peer[0]))) {
+        let ran = in_namespace(init, &[&orphans, "10000"]).run().assert_code(0);
+        assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("none of 10000 left\n", ""), "{init:?}");
+        println!("{init:?}: {:?}", ran.elapsed);
+    }
+    // -w prints which processes they were.
+    let ran = in_namespace(&[PINFOLD, "init", "-w", "--"], &[&orphans, "3"]).run().assert_code(0);
+    let reaped = ran.stderr.lines().filter(|line| line.starts_with("pinfold init: reaped the orphan "));
+    assert_eq!((reaped.count(), ran.stderr.lines().count()), (3, 3), "{ran:#?}");
+    if has_cgroup() {
+        let ran = Run::bare([PINFOLD, "init", "--", &orphans, "10000"]).run().assert_code(0);
+        assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("none of 10000 left\n", ""));
+    }
+}
+
+#[test]
+fn every_signal_arrives_once() {
+    if !has_namespaces() {
+        return;
+    }
+    for options in [&[][..], &["-g"], &["--setsid"]] {
+        let init: Vec<&str> = [PINFOLD, "init"].iter().chain(options).copied().collect();
+        let mut running = in_namespace(&init, &[path_of("signals"), "64".into()]).start();
+        assert_eq!(running.line(), "ready");
+        let init = first_process(&running);
+        let stops = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+        for signal in passable().filter(|signal| options != ["--setsid"] || !stops.contains(signal)) {
+            send(init, signal);
+            assert_eq!(running.line(), signal.to_string(), "{options:?}");
+        }
+        let ran = running.finish().assert_code(0);
+        assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", ""), "a signal arrived twice");
+    }
+}
+
+/// Compares which signals each init forwards: no other init forwards one that pinfold does not forward.
+#[test]
+fn side_by_side_signals() {
+    if !has_namespaces() {
+        return;
+    }
+    let passed_on = |init: &[&str]| -> BTreeSet<i32> {
+        let mut running = in_namespace(init, &[path_of("signals"), "63".into()]).start();
+        assert_eq!(running.line(), "ready");
+        let pid = first_process(&running);
+        // The last of all pending signals: it arrives after the signal that was sent before it.
+        let mark = 64;
+        let mut seen = BTreeSet::new();
+        for signal in passable().filter(|&signal| signal < 63) {
+            send(pid, signal);
+            send(pid, mark);
+            let line = running.line();
+            if line != mark.to_string() {
+                assert_eq!(line, signal.to_string(), "{init:?}");
+                assert_eq!(running.line(), mark.to_string(), "{init:?}");
+                seen.insert(signal);
+            }
+        }
+        send(pid, 63);
+        running.finish().assert_code(0);
+        seen
+    };
+    let ours = passed_on(OURS);
+    assert!(ours.iter().copied().eq(passable().filter(|&signal| signal < 63)));
+    for peer in PEERS.into_iter().filter(|peer| has_program(peer[0])) {
+        // Another test covers the special way in which dumb-init handles job control signals.
+        let peer: Vec<&str> = if peer[0] == "dumb-init" { vec!["dumb-init", "-c"] } else { peer.to_vec() };
+        let theirs = passed_on(&peer);
+        assert!(theirs.is_subset(&ours), "{peer:?}: {theirs:?}");
+        println!("{peer:?} does not pass on {:?}", ours.difference(&theirs).collect::<Vec<_>>());
+    }
+}
+
+/// Compares all 256 exit codes, and ends by signals, with each init in its own namespaces.
+#[test]
+fn side_by_side_exit_codes() {
+    if !has_namespaces() {
+        return;
+    }
+    let script = r#"for code in $(seq 0 255); do unshare --pid --fork "$@" sh -c "exit $code"; printf '%s ' $?; done
+        for signal in 1 2 3 6 9 11 15 34 64; do unshare --pid --fork "$@" sh -c "kill -$signal \$\$"; printf '%s ' $?; done
+        unshare --pid --fork "$@" /nosuch/program 2>/dev/null; printf '%s ' $?"#;
+    let codes = |init: &[&str]| {
+        let ran = Run::bare(["bash", "-c", script, "bash"].into_iter().chain(init.iter().copied())).run();
+        ran.assert_code(0).stdout
+    };
+    let ours = codes(OURS);
+    let expected: Vec<String> = (0..=255)
+        .chain([1, 2, 3, 6, 9, 11, 15, 34, 64].map(|signal| 128 + signal))
+        .chain([127])
+        .map(|code: i32| code.to_string())
+        .collect();
+    assert_eq!(ours.split_whitespace().collect::<Vec<_>>(), expected);
+    for peer in PEERS.into_iter().filter(|peer| has_program(peer[0])) {
+        let theirs = codes(peer);
+        // The inits differ in the code for a program that does not exist: dumb-init returns 2, catatonit 1.
+        let all_but_last = |codes: &str| codes.trim_end().rsplit_once(' ').unwrap().0.to_owned();
+        assert_eq!(all_but_last(&theirs), all_but_last(&ours), "{peer:?}");
+    }
+}
+
+#[test]
+fn nothing_is_left_and_remaining_processes_are_signalled() {
+    if !has_namespaces() {
+        return;
+    }
+    let canary = Canary::new();
+    // A process that handles SIGTERM gets the time for it. A process that ignores SIGTERM does not delay the end.
+    let script = "mkfifo $D/up; exec 3<>$D/up
+        setsid sh -c 'trap \"echo told; exit\" TERM; echo up >$D/up; while :; do sleep 0.02; done' &
+        (setsid setsid sh -c 'trap \"\" TERM; echo up >$D/up; exec sleep 1000' &)
+        read one <&3; read two <&3; exit 7";
+    for (mode, namespace) in [("pid 1", true), ("cgroup", false), ("subreaper", false)] {
+        if mode == "cgroup" && !has_cgroup() {
+            continue;
+        }
+        let scratch = Scratch::directory("leftovers");
+        let words = ["bash", "-c", script];
+        let mut run = if namespace { in_namespace(OURS, &words) } else { Run::bare(OURS.iter().chain(&words)) };
+        run.command().env("D", scratch.path());
+        if !namespace {
+            run.command().env("PINFOLD_CONTAINMENT", mode);
+        }
+        let ran = run.run().assert_code(7);
+        assert_eq!(ran.stdout, "told\n", "{mode}");
+        assert!(ran.elapsed.as_secs() < 10, "{mode} {ran:#?}");
+    }
+    canary.assert_alive();
+}
+
+/// The container has no /proc, no /dev, no writable place, and a seccomp filter.
+#[test]
+fn in_a_bare_container() {
+    if !has_namespaces() {
+        return;
+    }
+    let root = Scratch::directory("root");
+    let script = r#"set -e
+        mount -t tmpfs tmpfs $R; mkdir $R/usr $R/tests $R/bin_of_ours
+        for link in bin lib lib64 sbin; do [ ! -L /$link ] || cp -a /$link $R/; [ -L /$link ] || { mkdir -p $R/$link; mount --rbind /$link $R/$link; }; done
+        mount --rbind /usr $R/usr; mount --bind $TESTS $R/tests; mount --bind $BIN $R/bin_of_ours
+        for at in usr tests bin_of_ours; do mount -o remount,bind,ro $R/$at; done
+        mount -o remount,ro $R
+        exec chroot $R /tests/sandbox /bin_of_ours/pinfold init -v -- /bin/sh -c '
+            test ! -e /proc/self && test ! -e /dev/null && ! (: > /x) 2>&- || exit 9
+            /usr/bin/setsid -f /usr/bin/sleep 1000 || exit 8
+            trap "exit 42" HUP; kill -HUP 1; while :; do sleep 0.02; done'"#;
+    let sandbox = program("sandbox");
+    let mut run = Run::bare(["unshare", "--pid", "--fork", "--mount", "bash", "-c", script]);
+    run.command().env("R", root.path()).env("TESTS", sandbox.parent().unwrap());
+    run.command().env("BIN", std::path::Path::new(PINFOLD).parent().unwrap());
+    let ran = run.run().assert_code(42);
+    assert!(ran.stderr.contains("SIGHUP is passed on"), "{ran:#?}");
+}
+
+/// As dumb-init does it: the command has its own session, the whole group receives signals, and SIGTSTP and similar
+/// signals stop it and the init.
+#[test]
+fn by_the_name_dumb_init() {
+    if !has_cgroup() {
+        return;
+    }
+    let by_name = Scratch::directory("by-name");
+    for name in ["tini", "dumb-init"] {
+        symlink(PINFOLD, by_name.path().join(name)).unwrap();
+    }
+    let named = |name: &str| by_name.path().join(name).to_str().unwrap().to_owned();
+    let ids = "read pid x x ppid pgrp session rest </proc/self/stat; read pid x x ppid pgrp session rest </proc/$$/stat; echo $(($$ == pgrp)) $(($$ == session))";
+    for (name, expected) in [("dumb-init", "1 1\n"), ("tini", "1 0\n")] {
+        let ran = Run::bare(["setsid", "-w", &named(name), "--", "bash", "-c", ids]).run().assert_code(0);
+        assert_eq!(ran.stdout, expected, "{name}");
+    }
+
+    // Its child receives the signal too, and a rewritten signal arrives as the signal that it was rewritten to.
+    let script = format!("{} 3 & {} 3; wait", path_of("signals"), path_of("signals"));
+    let mut running =
+        Run::bare(["setsid", "-w", &named("dumb-init"), "-r", "15:3", "bash", "-c", &format!("trap : QUIT; {script}")])
+            .start();
+    assert_eq!([running.line(), running.line()], ["ready", "ready"]);
+    let init = child_of(running.child.id());
+    send(init, libc::SIGTERM);
+    let ran = running.finish();
+    assert_eq!(ran.stdout, "3\n3\n", "{ran:#?}");
+
+    let mut running = Run::bare([&named("dumb-init"), &path_of("signals"), "15"]).start();
+    assert_eq!(running.line(), "ready");
+    let init = child_of(running.child.id());
+    let children = std::fs::read_to_string(format!("/proc/{init}/task/{init}/children")).unwrap();
+    let guard: u32 = children.split_whitespace().next().unwrap().parse().unwrap();
+    // The guard may have one more process for a moment, while it starts a process.
+    let command = wait_for(|| {
+        let children = std::fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).ok()?;
+        let is_command =
+            |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "signals\n");
+        children.split_whitespace().find(is_command)?.parse().ok()
+    });
+    for signal in [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU] {
+        send(init, signal);
+        wait_for(|| (state_of(init) == 'T' && state_of(command) == 'T').then_some(()));
+        send(init, libc::SIGCONT);
+        assert_eq!(running.line(), "18");
+        wait_for(|| (state_of(init) != 'T' && state_of(command) != 'T').then_some(()));
+    }
+    send(init, libc::SIGTERM);
+    assert_eq!(running.line(), "15");
+    running.finish().assert_code(0);
+}
+
+#[test]
+fn valid_and_invalid_options() {
+    let said = |words: &[&str]| {
+        let out = Command::new(PINFOLD).arg("init").args(words).output().unwrap();
+        (out.status.code(), String::from_utf8(out.stdout).unwrap() + &String::from_utf8(out.stderr).unwrap())
+    };
+    assert!(said(&["-h"]).1.starts_with("Usage: pinfold init "));
+    assert_eq!(said(&["--version"]), (Some(0), format!("pinfold init {}\n", env!("CARGO_PKG_VERSION"))));
+    assert!(said(&["-l"]).1.contains("MIT License"));
+    for words in [&["-x"][..], &[], &["-e", "256", "true"], &["-r", "15", "true"], &["-p", "FOO", "true"]] {
+        let (code, message) = said(words);
+        assert!(code == Some(125) && message.starts_with("pinfold init: "), "{words:?}: {message}");
+    }
+    if !has_cgroup() {
+        return;
+    }
+    assert_eq!(said(&["-e", "143", "-e", "3", "sh", "-c", "exit 3"]).0, Some(0));
+    assert_eq!(said(&["-e", "143", "sh", "-c", "kill $$"]).0, Some(0));
+    assert_eq!(said(&["nosuch"]).0, Some(127));
+    assert_eq!(said(&["/"]).0, Some(126));
+}
+
+/// `-p`: the command receives a signal when the parent ends.
+#[test]
+fn the_parents_end() {
+    if !has_cgroup() {
+        return;
+    }
+    let parent = format!("{PINFOLD} init -p SIGUSR2 -- {} 12 & echo $! >$OWN; read line; exit 0", path_of("signals"));
+    // Its own parent is gone, so only the warden can wait for it.
+    let ended =
+        "until grep -q '^State:.Z' /proc/$(cat $OWN)/status 2>/dev/null || ! test -e /proc/$(cat $OWN); do :; done";
+    let script = format!("bash -c \"$1\"; read line; {ended}; exit 0");
+    let mut run = Run::bare(["bash", "-c", &script, "bash", &parent]);
+    let own = Scratch::new("own");
+    run.command().env("OWN", own.path());
+    run.command().stdin(Stdio::piped());
+    let mut running = run.start();
+    assert_eq!(running.line(), "ready");
+    let stdin = running.child.stdin.as_mut().unwrap();
+    stdin.write_all(b"end\n").unwrap();
+    assert_eq!(running.line(), "12");
+    running.child.stdin.as_mut().unwrap().write_all(b"end\n").unwrap();
+    running.finish().assert_code(0);
+}
+
+/// As PID 1 of a container with a terminal: the command has the terminal, and Ctrl-C sends exactly one SIGINT.
+#[test]
+fn with_a_terminal() {
+    if !has_namespaces() {
+        return;
+    }
+    for options in [&[][..], &["--setsid"]] {
+        let mut command = Command::new(NAMESPACE[0]);
+        command.args(&NAMESPACE[1..]).args(["setsid", "-c", PINFOLD, "init"]).args(options);
+        command.args([
+            "--",
+            "bash",
+            "-c",
+            "trap 'echo interrupted; exit 5' INT; tty; echo up; read line </dev/tty; echo got $line; read line",
+        ]);
+        let mut pty = Pty::start(command);
+        pty.expect("/dev/pts/");
+        pty.expect("up");
+        pty.send("typed\n");
+        pty.expect("got typed");
+        pty.send("\x03");
+        pty.expect("interrupted");
+        assert_eq!(pty.wait().code(), Some(5), "{options:?}");
+    }
+}
+
+/// Makes a link to pinfold with the name of another init, in its own directory.
+fn named(directory: &Scratch, name: &str) -> String {
+    let link = directory.path().join(name);
+    symlink(PINFOLD, &link).unwrap();
+    link.to_str().unwrap().to_owned()
+}
+
+/// Under another init: the command's session gets the terminal that dumb-init gives up, as with the original dumb-init.
+#[test]
+fn the_session_of_the_command_has_the_terminal() {
+    if !has_cgroup() || !has("python3", has_program("python3"), "python3 is not installed") {
+        return;
+    }
+    let links = Scratch::directory("terminal");
+    let ours = named(&links, "dumb-init");
+    let script = "trap 'echo interrupted' INT; (: </dev/tty) 2>/dev/null && echo terminal || echo none; echo prepared; read line; echo got $line";
+    // Runs as leader of a session without a terminal, with a terminal as standard input.
+    let give_up = "import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGHUP, signal.SIG_IGN); fcntl.ioctl(0, termios.TIOCNOTTY)
+signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])";
+    let without_a_terminal = ["python3", "-c", give_up];
+    // The session of the shell keeps the terminal, so the command has none.
+    let below_a_shell = ["sh", "-c", "\"$@\"; exit $?", "sh"];
+    for (caller, has_terminal) in [(&[][..], true), (&without_a_terminal, true), (&below_a_shell, false)] {
+        for dumb_init in [ours.as_str(), "dumb-init"] {
+            if !has_program(dumb_init) {
+                continue;
+            }
+            let words: Vec<&str> = caller.iter().copied().chain([dumb_init, "bash", "-m", "-c", script]).collect();
+            let mut command = Command::new(words[0]);
+            command.args(&words[1..]);
+            let mut pty = Pty::start(command);
+            let before = pty.expect("prepared");
+            let has_not = before.contains("none") || before.contains("no job control");
+            assert_eq!(has_not, !has_terminal, "{words:?}: {before}");
+            if has_terminal {
+                pty.send("\x03");
+                pty.expect("interrupted");
+            }
+            pty.send("typed\n");
+            pty.expect("got typed");
+            assert!(pty.wait().success(), "{words:?}");
+        }
+    }
+}
+
+/// Under the name dumb-init, also with `-c`: the signals that stop the command stop pinfold as well.
+#[test]
+fn dumb_init_stops_itself_with_its_command() {
+    if !has_cgroup() {
+        return;
+    }
+    let links = Scratch::directory("stops");
+    let ours = named(&links, "dumb-init");
+    for dumb_init in [ours.as_str(), "dumb-init"].into_iter().filter(|name| has_program(name)) {
+        for options in [&["-c"][..], &["-c", "-r", "20:10"], &[]] {
+            let words: Vec<&str> = [&[dumb_init][..], options].concat();
+            let signals = path_of("signals");
+            let mut running = Run::bare(words.iter().copied().chain([signals.as_str(), "15"])).start();
+            assert_eq!(running.line(), "ready");
+            let init = child_of(running.child.id());
+            for signal in [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU] {
+                send(init, signal);
+                wait_for(|| (state_of(init) == 'T').then_some(()));
+                // SIGCONT would discard a stop signal that the command has not received yet (signal(7)).
+                match options {
+                    [] => {}
+                    [_] => assert_eq!(running.line(), signal.to_string()),
+                    _ => assert_eq!(running.line(), if signal == libc::SIGTSTP { 10 } else { signal }.to_string()),
+                }
+                send(init, libc::SIGCONT);
+                assert_eq!(running.line(), libc::SIGCONT.to_string(), "{words:?}");
+                wait_for(|| (state_of(init) != 'T').then_some(()));
+            }
+            send(init, libc::SIGTERM);
+            assert_eq!(running.line(), "15");
+            running.finish().assert_code(0);
+        }
+    }
+    // Under other names pinfold does not stop.
+    let mut running = Run::bare([PINFOLD, "init", "--", &path_of("signals"), "15"]).start();
+    assert_eq!(running.line(), "ready");
+    let init = child_of(running.child.id());
+    send(init, libc::SIGTSTP);
+    assert_eq!(running.line(), libc::SIGTSTP.to_string());
+    assert_ne!(state_of(init), 'T');
+    send(init, libc::SIGTERM);
+    running.finish().assert_code(0);
+}
+
+/// A shell's background jobs become children of init when the shell executes it.
+#[test]
+fn children_from_before_exec_are_reaped() {
+    let links = Scratch::directory("children");
+    let names = ["tini", "dumb-init"].map(|name| named(&links, name));
+    let ours = [format!("{PINFOLD} init --"), format!("{} -g --", names[0]), names[1].clone()];
+    let peers = ["tini --", "dumb-init"].into_iter().filter(|peer| has_program(peer.split(' ').next().unwrap()));
+    let init: Vec<(String, &str)> = ["cgroup", "subreaper"]
+        .into_iter()
+        .filter(|mode| *mode != "cgroup" || has_cgroup())
+        .flat_map(|mode| ours.iter().map(move |init| (init.clone(), mode)))
+        .chain(peers.map(|peer| (peer.to_owned(), "auto")))
+        .collect();
+    for (init, mode) in init {
+        // One child has ended before, one ends while the command starts or later, and one outlives the command.
+        let script = format!(
+            "true & sleep 0.3 & sleep 0.6 & echo $$; mkfifo $D/end; exec 3<>$D/end; exec {init} sh -c 'echo up; read line <&3'"
+        );
+        let scratch = Scratch::directory("fifo");
+        let mut run = Run::bare(["bash", "-c", &script]);
+        run.command().env("D", scratch.path()).env("PINFOLD_CONTAINMENT", mode);
+        let mut running = run.start();
+        let pid: u32 = running.line().parse().unwrap();
+        assert_eq!(running.line(), "up");
+        wait_for(|| {
+            let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+            let comm = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            let left =
+                children.split_whitespace().filter(|pid| ["true\n", "sleep\n", "bash\n"].contains(&comm(pid).as_str()));
+            (left.count() == 0).then_some(())
+        });
+        std::fs::write(scratch.path().join("end"), "end\n").unwrap();
+        running.finish().assert_code(0);
+    }
+}
+
+/// Under the name dumb-init, the command starts with the default action for each signal. Under the other names ignored
+/// signals stay ignored.
+#[test]
+fn dumb_init_resets_ignored_signals() {
+    let links = Scratch::directory("reset");
+    let [tini, dumb_init] = ["tini", "dumb-init"].map(|name| named(&links, name));
+    // Ignored and blocked signals, as a hexadecimal mask: SIGHUP, SIGINT, SIGUSR1, SIGPIPE and SIGTSTP.
+    let ignored = |init: &[&str], namespace: bool| {
+        let script = "trap '' HUP INT USR1 PIPE TSTP; exec \"$@\" grep -E '^Sig(Ign|Blk)' /proc/self/status";
+        let words: Vec<&str> = (if namespace { &NAMESPACE[..] } else { &[] }).iter().chain(init).copied().collect();
+        let ran = Run::bare(["bash", "-c", script, "bash"].into_iter().chain(words)).run().assert_code(0);
+        let mask = |name: &str| {
+            let line = ran.stdout.lines().find(|line| line.starts_with(name)).unwrap().split('\t').next_back().unwrap();
+            u64::from_str_radix(line, 16).unwrap()
+        };
+        (mask("SigIgn"), mask("SigBlk"))
+    };
+    let set = [libc::SIGHUP, libc::SIGINT, libc::SIGUSR1, libc::SIGPIPE, libc::SIGTSTP];
+    let set = set.iter().fold(0, |set, signal| set | 1_u64 << (signal - 1));
+    let namespaces: &[bool] = if has_namespaces() { &[false, true] } else { &[false] };
+    for &namespace in namespaces {
+        if !namespace && !has_cgroup() {
+            continue;
+        }
+        for init in [&[dumb_init.as_str()][..], &[&dumb_init, "-c"], &["dumb-init"]] {
+            if has_program(init[0]) {
+                let (ignored, blocked) = ignored(init, namespace);
+                assert_eq!((ignored & set, blocked), (0, 0), "{init:?} {namespace}");
+            }
+        }
+        for init in [&[tini.as_str(), "--"][..], OURS, &["tini", "--"]] {
+            if has_program(init[0]) {
+                let (ignored, blocked) = ignored(init, namespace);
+                assert_eq!((ignored & set, blocked), (set, 0), "{init:?} {namespace}");
+            }
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! The command from outside: what it accepts, prints and returns, and the programs that people run with it.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_input;
+mod differential;
+mod doctor;
+mod examples;
+mod exit_codes;
+mod filters;
+mod init;
+mod messages;
+mod pipes;
+mod readiness;
+mod readme;
+mod real_programs;
+mod relay;
+mod report;
+mod run;
+mod run_output;
+mod runner;
+mod serve;
+mod serve_ends;
+mod served;
+mod size;
+mod starts;
+mod sweep;
+mod timeout;
+mod timeout_trees;
+mod wanted;
+#[cfg(feature = "watch")]
+mod watch_bounds;
+#[cfg(feature = "watch")]
+mod watch_paths;
+#[cfg(feature = "watch")]
+mod watch_restarts;

@@ -1,0 +1,125 @@
+//! `pinfold watch` with too much input or too few resources: signals arrive, memory is bounded, and nothing panics.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::support::{PINFOLD, PublicCopy, Run, Running, Scratch, has_cgroup, has_program, has_root, wait_for};
+
+/// Starts a watch whose command first prints its pid.
+fn watch(directory: &Path, options: &[&str]) -> (Running, i32) {
+    let command = ["--", "sh", "-c", "echo $$; exec sleep 1000"];
+    let mut run = Run::bare([&[PINFOLD, "watch"], options, &command].concat());
+    run.command().current_dir(directory).env("RUST_BACKTRACE", "1").stdin(Stdio::piped());
+    let mut running = run.start();
+    let pid = running.line().parse().unwrap();
+    (running, pid)
+}
+
+/// However many files change, and however fast, pinfold reacts to a signal.
+#[test]
+fn a_storm_of_changes_and_a_signal() {
+    if !has_cgroup() {
+        return;
+    }
+    let scratch = Scratch::directory("storm");
+    let (running, _) = watch(scratch.path(), &["--debounce", "1h", "--on-busy", "queue"]);
+    let (over, made) = (AtomicBool::new(false), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Each file has its own name. The number is limited, so that this ends even if pinfold does not react.
+            for number in 0..400_000 {
+                let file = scratch.path().join(number.to_string());
+                fs::write(&file, "x").unwrap();
+                fs::remove_file(&file).unwrap();
+                made.store(number, Ordering::Relaxed);
+                if over.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        wait_for(|| (made.load(Ordering::Relaxed) > 20_000).then_some(()));
+        let asked = Instant::now();
+        running.signal(libc::SIGTERM);
+        let ran = running.finish();
+        over.store(true, Ordering::Relaxed);
+        assert!(asked.elapsed() < Duration::from_secs(5), "{:?}: {ran:#?}", asked.elapsed());
+        ran.assert_code(143);
+    });
+}
+
+#[test]
+fn a_debounce_that_no_clock_can_hold_is_no_panic() {
+    if !has_cgroup() {
+        return;
+    }
+    let scratch = Scratch::directory("debounce");
+    let (mut running, pid) = watch(scratch.path(), &["--quiet", "--debounce", "18446744073709551615s"]);
+    fs::write(scratch.path().join("file"), "x").unwrap();
+    // The change ends the run. The next run would begin when nothing has changed for the debounce time, or on request.
+    wait_for(|| (!Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
+    // No event shows that pinfold waits for that. The request must come after the wait has begun.
+    std::thread::sleep(Duration::from_millis(100));
+    running.child.stdin.as_mut().unwrap().write_all(b"r\n").unwrap();
+    assert_ne!(running.line(), "");
+    running.signal(libc::SIGTERM);
+    let ran = running.finish().assert_code(143);
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", ""));
+}
+
+/// With one more available process each time: pinfold waits for changes, or names the missing resource.
+#[test]
+fn where_no_thread_can_be_started() {
+    if !has_root() || !has_program("setpriv") {
+        return;
+    }
+    let copy = PublicCopy::new("watch-threads");
+    let mut said = String::new();
+    let ended = (1..32).find(|processes| {
+        let script = format!(
+            r#"ulimit -u {processes}; export RUST_BACKTRACE=1 PINFOLD_CONTAINMENT=subreaper
+            exec setpriv --reuid=64090 --regid=64090 --clear-groups "$0" watch --postpone -w /etc/passwd -- true"#
+        );
+        let mut running = Run::bare(["bash", "-c", &script, copy.path()]).start();
+        let line = running.error_line();
+        let waits = line == "pinfold: waiting for a change";
+        if waits {
+            running.signal(libc::SIGTERM);
+        }
+        let ran = running.finish();
+        assert_eq!(ran.code, if waits { 143 } else { 125 }, "{line} {ran:#?}");
+        said += &format!("{line}\n{}", ran.stderr);
+        waits
+    });
+    assert!(ended.is_some() && said.contains("start a thread") && !said.contains("panicked"), "{said}");
+}
+
+/// An endless line, and an unlimited number of lines: pinfold stores none of them.
+#[test]
+fn endless_lines_on_standard_input_are_bounded() {
+    if !has_cgroup() {
+        return;
+    }
+    const PIECE: usize = 1 << 20;
+    let scratch = Scratch::directory("endless");
+    for (piece, pieces) in [(vec![b'x'; PIECE], 256), (vec![b'\n'; PIECE], 16), (b"no\n".repeat(PIECE / 3), 16)] {
+        let (mut running, first) = watch(scratch.path(), &["--quiet"]);
+        let pid = running.pinfold_pid();
+        let mut stdin = running.child.stdin.take().unwrap();
+        for _ in 0..pieces {
+            stdin.write_all(&piece).unwrap();
+        }
+        // After that, pinfold continues to read, and restarts the command.
+        stdin.write_all(b"\nr\n").unwrap();
+        assert_ne!(running.line(), first.to_string());
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let kibibytes: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+        assert!(kibibytes < 64 << 10, "{kibibytes} KiB");
+        running.signal(libc::SIGTERM);
+        running.finish().assert_code(143);
+    }
+}

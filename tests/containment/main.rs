@@ -1,0 +1,20 @@
+//! What holds a job: cgroups, descendants, limits, and environments that lack some of these.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod absence;
+mod emigrants;
+mod escapes;
+mod fallback;
+mod injected;
+mod limited_jobs;
+mod limits;
+mod live;
+mod removal;
+mod resources;
+mod slice;
+mod stopped;
+mod subreaper;
+mod surroundings;
+mod unkillable;

@@ -1,0 +1,41 @@
+//! The guard's CPU time slice is short from the second job on. Jobs keep their usual slice.
+
+use pinfold::{Command, Stdio};
+
+use crate::support::host::with_supervisor;
+use crate::support::{has, has_cgroup};
+
+/// Returns a value from the kernel's scheduling data of a process: a line of `/proc/PID/sched`.
+fn scheduling(text: &str, key: &str) -> Option<String> {
+    let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+    lines.find(|(name, _)| name.trim() == key).map(|(_, value)| value.trim().to_owned())
+}
+
+#[test]
+fn jobs_have_the_usual_slice() {
+    let own = std::fs::read_to_string("/proc/self/sched").unwrap_or_default();
+    let Some(usual) = scheduling(&own, "se.slice") else {
+        has("se.slice", false, "/proc/self/sched does not show it: Linux 6.12 with CONFIG_SCHED_DEBUG is needed");
+        return;
+    };
+    if !has_cgroup() {
+        return;
+    }
+    with_supervisor(async |supervisor| {
+        for number in 1..=3 {
+            let mut command = Command::new("sh");
+            // The data of the reader itself, and of the guard.
+            command.args(["-c", "cat /proc/self/sched; echo; cat /proc/$PPID/sched"]).stdout(Stdio::piped());
+            let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
+            let text = output.stdout.text();
+            let (job, guard) = text.split_once("\n\n").unwrap();
+            let values = |key| (scheduling(job, key), scheduling(&own, key));
+            for key in ["se.slice", "policy", "prio"] {
+                let (job, own) = values(key);
+                assert!(job.is_some() && job == own, "{number}, {key}: {job:?}, {own:?}");
+            }
+            let guards = scheduling(guard, "se.slice").unwrap();
+            assert_eq!(guards == usual, number == 1, "{number}: {guards}");
+        }
+    });
+}

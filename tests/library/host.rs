@@ -1,0 +1,335 @@
+//! The library as a host uses it: a program with threads, children of its own, and a `main` that does not belong to
+//! pinfold.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use pinfold::report::{MainEnd, Reason};
+use pinfold::{Command, Error, Leftovers, Signal, Stdio, Supervisor};
+
+use crate::support::host::with_supervisor;
+use crate::support::{Canary, PINFOLD, has_cgroup, program, wait_for};
+
+/// Returns the children of this very thread. Other tests start their children in threads of their own.
+fn own_children() -> Vec<i32> {
+    let text = std::fs::read_to_string("/proc/thread-self/children").unwrap();
+    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+/// Returns whether the process exists and is not a zombie.
+fn lives(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
+}
+
+/// Returns a command that writes to a pipe when it runs, and the reader of that pipe.
+fn writing_to_pipe(words: &[&str]) -> (Command, std::io::PipeReader) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).stdin(Stdio::null()).stdout(OwnedFd::from(writer));
+    (command, reader)
+}
+
+/// Waits for a line in another thread, because the job needs the runtime.
+async fn line(reader: &std::io::PipeReader) -> String {
+    let mut reader = reader.try_clone().unwrap();
+    let read = move || {
+        let (mut line, mut byte) = (String::new(), [0]);
+        while std::io::Read::read(&mut reader, &mut byte).unwrap() == 1 && byte != *b"\n" {
+            line.push(byte[0].into());
+        }
+        line
+    };
+    tokio::task::spawn_blocking(read).await.unwrap()
+}
+
+#[test]
+fn a_job_is_waited_for() {
+    if !has_cgroup() {
+        return;
+    }
+    with_supervisor(async |supervisor| {
+        let job = supervisor.spawn(Command::new("sh").args(["-c", "exit 7"])).await.unwrap();
+        let pid = job.pid();
+        let report = job.wait().await.unwrap();
+        assert_eq!((report.main.clone(), report.exit_code), (Some(MainEnd::Exited(7)), 7));
+        assert_eq!((report.pid, report.reason), (Some(pid), Reason::Exited));
+        assert!(report.is_gone());
+        // A second wait returns the same report, and requests that come too late are accepted.
+        assert_eq!(job.wait().await.unwrap(), report);
+        job.start_stop();
+        job.start_kill();
+        assert!(job.signal(Signal::TERM).is_err());
+    });
+}
+
+#[test]
+fn a_wait_can_be_dropped() {
+    if !has_cgroup() {
+        return;
+    }
+    with_supervisor(async |supervisor| {
+        let (command, said) = writing_to_pipe(&["sh", "-c", "echo ready; sleep 1000"]);
+        let job = supervisor.spawn(&command).await.unwrap();
+        drop(command);
+        assert_eq!(line(&said).await, "ready");
+        assert!(tokio::time::timeout(Duration::from_millis(20), job.wait()).await.is_err());
+        assert!(lives(job.pid()));
+        job.start_stop();
+        assert_eq!(job.wait().await.unwrap().reason, Reason::Stopped);
+    });
+}
+
+#[test]
+fn stop_kill_and_signal() {
+    if !has_cgroup() {
+        return;
+    }
+    let canary = Canary::new();
+    let signals = program("signals");
+    let signals = signals.to_str().unwrap();
+    with_supervisor(async |supervisor| {
+        let (command, said) = writing_to_pipe(&[signals, "64"]);
+        let job = supervisor.spawn(&command).await.unwrap();
+        assert_eq!(line(&said).await, "ready");
+        for number in [10, 32, 33, 40] {
+            job.signal(Signal::from_number(number).unwrap()).unwrap();
+            assert_eq!(line(&said).await, number.to_string());
+        }
+        job.start_stop();
+        assert_eq!(line(&said).await, "15");
+        // A second stop kills the job.
+        job.start_stop();
+        let report = job.wait().await.unwrap();
+        assert_eq!((report.reason, report.killed, report.exit_code), (Reason::Stopped, true, 137));
+
+        let (command, said) = writing_to_pipe(&[signals, "64"]);
+        let job = supervisor.spawn(&command).await.unwrap();
+        assert_eq!(line(&said).await, "ready");
+        job.start_kill();
+        let report = job.wait().await.unwrap();
+        assert_eq!((report.reason, report.killed), (Reason::Killed, true));
+        drop(command);
+        assert_eq!(line(&said).await, "", "the job printed nothing between its start and SIGKILL");
+    });
+    canary.assert_alive();
+}
+
+#[test]
+fn a_deadline_and_leftovers() {
+    if !has_cgroup() {
+        return;
+    }
+    with_supervisor(async |supervisor| {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 1000 & exit 0"]);
+        let report = supervisor.spawn(&command).await.unwrap().wait().await.unwrap();
+        assert_eq!((report.reason, report.leftovers.count, report.exit_code), (Reason::Exited, 1, 0));
+        command.leftovers(Leftovers::Wait).timeout(Duration::from_secs(1));
+        let report = supervisor.spawn(&command).await.unwrap().wait().await.unwrap();
+        assert_eq!((report.reason, report.leftovers.count, report.exit_code), (Reason::Deadline, 1, 124));
+    });
+}
+
+#[test]
+fn a_dropped_job_is_killed() {
+    if !has_cgroup() {
+        return;
+    }
+    let canary = Canary::new();
+    with_supervisor(async |supervisor| {
+        let (command, said) = writing_to_pipe(&["sh", "-c", "trap '' TERM; sleep 1000 & echo $!; wait"]);
+        let job = supervisor.spawn(&command).await.unwrap();
+        let (main, descendant) = (job.pid(), line(&said).await.parse().unwrap());
+        assert!(lives(main) && lives(descendant));
+        drop(job);
+        drop(command);
+        // The end of file proves that no process of the job holds the pipe any more.
+        assert_eq!(line(&said).await, "");
+        wait_for(|| (!lives(main) && !lives(descendant)).then_some(()));
+    });
+    canary.assert_alive();
+}
+
+#[test]
+fn a_dropped_spawn_leaves_nothing() {
+    if !has_cgroup() {
+        return;
+    }
+    with_supervisor(async |supervisor| {
+        for micros in [0, 20, 50, 100, 200, 400, 800, 1600, 3200] {
+            let (command, said) = writing_to_pipe(&["sleep", "1000"]);
+            // The future is dropped, wherever the spawn is by then.
+            let dropped = std::time::Instant::now();
+            let spawned = tokio::time::timeout(Duration::from_micros(micros), supervisor.spawn(&command)).await;
+            drop(spawned);
+            drop(command);
+            assert_eq!(line(&said).await, "", "the job's end closes the pipe");
+            assert!(dropped.elapsed().as_secs() < 5, "the job was not killed at once");
+        }
+    });
+}
+
+#[test]
+fn a_dropped_supervisor_takes_its_jobs_along() {
+    if !has_cgroup() {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (command, said) = writing_to_pipe(&["sh", "-c", "echo ready; sleep 1000"]);
+    let (job, pid) = runtime.block_on(async {
+        let supervisor = Supervisor::builder().guard_program(PINFOLD).start().await.unwrap();
+        let job = supervisor.spawn(&command).await.unwrap();
+        assert_eq!(line(&said).await, "ready");
+        let pid = job.pid();
+        (job, pid)
+    });
+    drop(command);
+    // Its runtime is gone, so no code acts for the job any more: its guard ends it.
+    drop(runtime);
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut &said, &mut rest).unwrap();
+    wait_for(|| (!lives(pid)).then_some(()));
+    let job = job;
+    let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    assert!(matches!(other.block_on(job.wait()), Err(Error::GuardLost)));
+}
+
+#[test]
+fn many_jobs_at_once() {
+    if !has_cgroup() {
+        return;
+    }
+    with_supervisor(async |supervisor| {
+        let mut running = Vec::new();
+        for number in 0..20_i32 {
+            let supervisor = supervisor.clone();
+            running.push(tokio::spawn(async move {
+                let script = format!("sleep 1000 & sleep 0.1; exit {number}");
+                let job = supervisor.spawn(Command::new("sh").args(["-c", &script])).await.unwrap();
+                (number, job.wait().await.unwrap())
+            }));
+        }
+        for job in running {
+            let (number, report) = job.await.unwrap();
+            assert_eq!(report.main, Some(MainEnd::Exited(number)));
+            assert_eq!(report.leftovers.count, 1, "each report lists only the leftovers of its own job");
+            assert!(report.is_gone(), "{report:#?}");
+        }
+    });
+}
+
+/// Emigrants move beside their leaf, and into the base above it. They do not belong to the leaf's job there either, if
+/// the supervisor has many jobs.
+#[test]
+fn emigrants_that_stay_below_the_base() {
+    if !has_cgroup() || !crate::support::has_root() {
+        return;
+    }
+    let own = crate::support::own_cgroup();
+    with_supervisor(async |supervisor| {
+        let script = "leaf=$(sed -n s/^0:://p /proc/self/cgroup); base=$0/$(basename $(dirname $leaf)); \
+            mkdir $base/beside; sleep 999 & echo $! > $base/beside/cgroup.procs; \
+            sleep 999 & echo $! > $base/cgroup.procs; exit 7";
+        let job = supervisor.spawn(Command::new("sh").args(["-c", script]).arg(&own)).await.unwrap();
+        let report = job.wait().await.unwrap();
+        assert_eq!(report.exit_code, 7, "{report:#?}");
+        assert_eq!(report.emigrants.count, 2, "{report:#?}");
+        assert_eq!((report.leftovers.count, report.is_gone()), (0, true), "{report:#?}");
+    });
+}
+
+#[test]
+fn the_host_is_left_alone() {
+    if !has_cgroup() {
+        return;
+    }
+    let state = || {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let lines = status.lines().filter(|line| line.starts_with("Sig") && !line.starts_with("SigQ"));
+        let mut subreaper = 0;
+        // SAFETY: writes one integer.
+        #[allow(unsafe_code)]
+        let asked = unsafe { libc::prctl(libc::PR_GET_CHILD_SUBREAPER, &raw mut subreaper) };
+        assert_eq!(asked, 0);
+        (lines.map(str::to_owned).collect::<Vec<_>>(), subreaper)
+    };
+    let before = state();
+    let mut own = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+    with_supervisor(async |supervisor| {
+        let job = supervisor.spawn(Command::new("sh").args(["-c", "exit 3"])).await.unwrap();
+        assert_eq!(own_children(), [own.id() as i32], "neither guard nor job is the host's child");
+        assert_eq!(state(), before);
+        job.wait().await.unwrap();
+    });
+    assert_eq!(own_children(), [own.id() as i32]);
+    assert_eq!(state(), before);
+    // Nothing has reaped the host's own child.
+    drop(own.stdin.take());
+    assert!(own.wait().unwrap().success());
+}
+
+#[test]
+fn what_cannot_be_started_is_an_error() {
+    if !has_cgroup() {
+        return;
+    }
+    with_supervisor(async |supervisor| {
+        let failed = async |command: &mut Command| {
+            let error = supervisor.spawn(command).await.unwrap_err();
+            (error.exit_code(), error.to_string())
+        };
+        let (code, message) = failed(&mut Command::new("no-such-command")).await;
+        assert!(code == 127 && message.contains("'no-such-command'"), "{code}: {message}");
+        let (code, message) = failed(&mut Command::new("/")).await;
+        assert!(code == 126 && message.contains("directory"), "{code}: {message}");
+        let (code, message) = failed(Command::new("true").arg("x".repeat(200_000))).await;
+        assert!(code == 126 && message.contains("too large"), "{code}: {message}");
+        let (code, message) = failed(Command::new("true").current_dir("/no/such")).await;
+        assert!(code == 125 && message.contains("'/no/such'"), "{code}: {message}");
+        for command in [
+            Command::new("x").arg("a\0b"),
+            Command::new("a\0b").arg("x"),
+            Command::new("x").env("A", "a\0b"),
+            Command::new("x").env("a\0b", "A"),
+            Command::new("x").current_dir("a\0b"),
+        ] {
+            let (code, message) = failed(command).await;
+            assert!(code == 125 && message.contains("a\\0b") && message.contains("NUL"), "{code}: {message}");
+        }
+        for key in ["", "A=B", "="] {
+            let (code, message) = failed(Command::new("x").env(key, "value")).await;
+            assert!(code == 125 && message.contains("environment variable"), "{code}: {message}");
+        }
+        // None of these failures has affected the supervisor.
+        let job = supervisor.spawn(&Command::new("true")).await.unwrap();
+        assert_eq!(job.wait().await.unwrap().exit_code, 0);
+    });
+}
+
+/// The host's standard streams belong to the host: a job gets only the streams that it is given.
+#[test]
+fn streams() {
+    if !has_cgroup() {
+        return;
+    }
+    with_supervisor(async |supervisor| {
+        let (input, mut give) = std::io::pipe().unwrap();
+        std::io::Write::write_all(&mut give, b"given\n").unwrap();
+        drop(give);
+        let (mut command, said) = writing_to_pipe(&["sh", "-c", "cat; ls /proc/self/fd | wc -l; echo error >&2"]);
+        let (errors, error) = std::io::pipe().unwrap();
+        command.stdin(OwnedFd::from(input)).stderr(OwnedFd::from(error));
+        // A descriptor without a close-on-exec flag, which the job must not inherit either.
+        #[allow(unsafe_code)]
+        // SAFETY: duplicates a descriptor and closes none; the copy is leaked on purpose.
+        let leaked = unsafe { libc::dup(2) };
+        assert!(leaked > 2);
+        let job = supervisor.spawn(&command).await.unwrap();
+        assert_eq!(job.wait().await.unwrap().exit_code, 0);
+        assert_eq!(line(&said).await, "given");
+        // The three standard streams, and the descriptor by which ls reads the directory.
+        assert_eq!(line(&said).await.trim(), "4");
+        assert_eq!(line(&errors).await, "error");
+    });
+}
