@@ -114,12 +114,11 @@ impl Streams {
         let mut slot = self.outputs[number].lock().await;
         let Slot { stream, captured } = &mut *slot;
         if let Some(stream) = stream {
-            std::future::poll_fn(|context| stream.poll_into(context, &mut |bytes| captured.push(bytes)))
-                .await
-                .map_err(|error| {
-                    let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-                    Error::system("read", "the job's output", errno, error.to_string())
-                })?;
+            while stream.read_piece(|piece| captured.push(piece)).await.map_err(|error| {
+                let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+                Error::system("read", "the job's output", errno, error.to_string())
+            })? > 0
+            {}
         }
         Ok(captured.clone())
     }
