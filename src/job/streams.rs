@@ -72,13 +72,9 @@ impl Streams {
                 (pipe(stdin, Interest::WRITABLE)?, pipe(stdout, Interest::READABLE)?, pipe(stderr, Interest::READABLE)?)
             }
         };
-        let no_thread = |error: std::io::Error| {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            Error::system("start a thread", "for the copy of the output", errno, "see ulimit -u and pids.max")
-        };
         let searches = [&stdout, &stderr].map(|channel| channel.as_ref().map(|_| Searches::default()));
         let slot = |channel: Option<Channel>, number: usize| {
-            let tee = command.tees[number].clone().map(Writer::for_copy).transpose().map_err(no_thread)?;
+            let tee = command.tees[number].clone().map(Writer::for_copy).transpose()?;
             let searches = searches[number].clone().unwrap_or_default();
             let taps = Taps { activity: activity.cloned(), tee, searches };
             let stream = channel.map(|channel| OutputStream::new(channel, report, taps));
