@@ -1,5 +1,5 @@
 //! The layers of `src/`: a lower room never imports an upper one, and the files of different rooms import each other in
-//! no circle. The lower rooms do not use the runtime.
+//! no circle. The lower rooms do not use the runtime. docs/dependencies.md names each dependency.
 //!
 //! `cargo test --test layers -- --nocapture` prints the graph and its figures.
 
@@ -241,6 +241,28 @@ fn no_relative_path_leaves_its_room() {
         let to_the_root = "super::".repeat(names.len());
         assert!(!code(&path).contains(&to_the_root), "{}", path.display());
     }
+}
+
+/// Returns the names in the sections of Cargo.toml whose header contains `dependencies`.
+fn dependencies() -> BTreeSet<String> {
+    let manifest = std::fs::read_to_string(source().with_file_name("Cargo.toml")).unwrap();
+    let mut is_inside = false;
+    let names = manifest.lines().filter_map(|line| {
+        if line.starts_with('[') {
+            is_inside = line.ends_with("dependencies]");
+        }
+        line.split_once(" = ").filter(|_| is_inside).map(|(name, _)| name.to_owned())
+    });
+    names.collect()
+}
+
+#[test]
+fn each_dependency_is_explained() {
+    let page = std::fs::read_to_string(source().with_file_name("docs").join("dependencies.md")).unwrap();
+    let (used, _) = page.split_once("\n## Not used").unwrap();
+    let explained: BTreeSet<_> =
+        used.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0.to_owned())).collect();
+    assert_eq!(explained, dependencies());
 }
 
 #[test]
