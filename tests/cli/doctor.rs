@@ -321,8 +321,8 @@ fn it_is_true_for_a_user_with_a_delegated_cgroup() {
 #[test]
 #[requires(cgroup)]
 fn it_is_true_without_clone3() {
-    let refuse = program("refuse_clone3");
-    let examination = assert_true(&[refuse.to_str().unwrap(), &libc::ENOSYS.to_string()]);
+    let refuse = program("refuse");
+    let examination = assert_true(&[refuse.to_str().unwrap(), "clone3", &libc::ENOSYS.to_string()]);
     assert_eq!(examination.facts.calls.clone3, Tried::Refused(libc::ENOSYS));
     assert_eq!(mark(&examination, "clone3"), Some(Mark::Bad));
     let scratch = examination.facts.scratch.as_ref().unwrap();

@@ -8,7 +8,7 @@ use crate::support::needs::{Need, need};
 use crate::support::{Canary, PINFOLD, Ran, Run, Scratch, has, program};
 
 /// Returns whether pinfold can use this controller for its jobs. It tries the one option that needs nothing else.
-fn controller(name: &str) -> Need {
+pub(super) fn controller(name: &str) -> Need {
     let option = match name {
         "memory" => ["--memory", "max"],
         "pids" => ["--pids", "1000"],

@@ -21,6 +21,7 @@ fn slice() -> Need {
 }
 
 #[test]
+#[requires(cgroup)]
 #[requires(cgroup, slice)]
 fn jobs_have_the_usual_slice() {
     let own = own();

@@ -123,9 +123,9 @@ fn with_a_proc_that_hides_processes() {
 #[test]
 #[requires(cgroup)]
 fn with_clone3_refused() {
-    let refuse = program("refuse_clone3");
+    let refuse = program("refuse");
     for errno in [libc::ENOSYS, libc::EPERM] {
-        for ran in holds(&format!(r#"exec {} {errno} "$@""#, refuse.display())) {
+        for ran in holds(&format!(r#"exec {} clone3 {errno} "$@""#, refuse.display())) {
             assert_eq!(ran.report["containment"]["born"], "joined", "{ran:#?}");
         }
     }

@@ -206,6 +206,7 @@ fn many_jobs_at_once() {
 /// Emigrants move beside their leaf, and into the base above it. They do not belong to the leaf's job there either, if
 /// the supervisor has many jobs.
 #[test]
+#[requires(cgroup)]
 #[requires(cgroup, root)]
 fn emigrants_that_stay_below_the_base() {
     let own = crate::support::own_cgroup();
