@@ -144,6 +144,7 @@ mod job;
 mod kernel;
 pub mod pool;
 pub mod report;
+mod sandbox;
 mod subreaper;
 mod supervisor;
 
