@@ -132,6 +132,7 @@ async fn start(
     };
     // From here on the actor is responsible for the job, and unregisters it at the end.
     let answers = link.listen(id)?;
+    let cgroup = containment.leaf().map(|leaf| leaf.cgroup().path().to_owned());
     let assignment = Box::new(actor::Assignment {
         supervisor,
         id,
@@ -169,6 +170,7 @@ async fn start(
                 report,
                 stops: Mutex::new(stops),
                 name,
+                cgroup,
                 streams,
                 events,
                 driver,
