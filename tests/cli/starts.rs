@@ -40,7 +40,6 @@ fn a_hanging_start_delays_no_other_job() {
 /// A user's process that stops everything that it may, at any moment: also a main process that already runs as that
 /// user and has not executed its command yet.
 #[test]
-#[requires(cgroup)]
 #[requires(cgroup, root, program("setpriv"))]
 fn a_user_that_stops_its_own_jobs_delays_no_other_user() {
     const USER: u32 = 61_236;

@@ -62,7 +62,6 @@ fn removal_takes_not_much_longer_than_rmdir_alone() {
 }
 
 #[test]
-#[requires(cgroup)]
 #[requires(cgroup, root)]
 fn other_jobs_and_timers_are_handled_meanwhile() {
     with_supervisor(async |supervisor| {

@@ -21,7 +21,6 @@ fn slice() -> Need {
 }
 
 #[test]
-#[requires(cgroup)]
 #[requires(cgroup, slice)]
 fn jobs_have_the_usual_slice() {
     let own = own();

@@ -183,10 +183,8 @@ fn a_dropped_supervisor_takes_its_jobs_along() {
 
 /// Only the close of the last clone ends the jobs, and it also ends those that another clone has started.
 #[test]
+#[requires(cgroup)]
 fn the_last_clone_ends_the_jobs() {
-    if !has_cgroup() {
-        return;
-    }
     with_supervisor(async |supervisor| {
         let sleep = |supervisor: &Supervisor| supervisor.spawn(Command::new("sleep").arg("1000"));
         let (first, second) = (supervisor.clone(), supervisor.clone());
@@ -207,10 +205,8 @@ fn the_last_clone_ends_the_jobs() {
 
 /// A future of `spawn`, a pool and a job are not clones: the close of the only one waits for the end of their jobs.
 #[test]
+#[requires(cgroup)]
 fn jobs_and_pools_do_not_delay_a_close() {
-    if !has_cgroup() {
-        return;
-    }
     with_supervisor(async |shared| {
         let other = Supervisor::builder().guard_program(PINFOLD).start().await.unwrap();
         assert_eq!(shared.containment(), other.containment());
@@ -252,7 +248,6 @@ fn many_jobs_at_once() {
 /// Emigrants move beside their leaf, and into the base above it. They do not belong to the leaf's job there either, if
 /// the supervisor has many jobs.
 #[test]
-#[requires(cgroup)]
 #[requires(cgroup, root)]
 fn emigrants_that_stay_below_the_base() {
     let own = crate::support::own_cgroup();

@@ -26,7 +26,6 @@ finally:
 ";
 
 #[test]
-#[requires(cgroup)]
 #[requires(cgroup, program("python3"))]
 fn stop_with_sends_that_signal_first() {
     with_supervisor(async |supervisor| {
