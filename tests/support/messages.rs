@@ -32,7 +32,7 @@ fn usual(text: &str) -> String {
         let number = word.trim_matches(|letter: char| !letter.is_ascii_alphanumeric());
         let is_process = number.len() >= 3 && number.bytes().all(|byte| byte.is_ascii_digit());
         let is_time = number.contains('.') && number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-        // A backslash begins an escaped byte: '\\001'.
+        // A backslash begins an escaped byte: '\001'.
         if (is_process || is_time) && !word.contains('\\') { word.replacen(number, "N", 1) } else { word.to_owned() }
     });
     words.collect()
