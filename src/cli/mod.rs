@@ -42,7 +42,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, getrlimit};
 
 use crate::report::text::printable_message;
-use crate::{Builder, Guard};
+use crate::{Guard, SupervisorBuilder};
 
 /// Runs a command, and nothing that it started can outlive it.
 #[derive(Parser)]
@@ -184,7 +184,7 @@ fn subcommand(words: &[OsString]) -> u8 {
 
 /// Returns a supervisor with the settings of the environment, for the subcommands that have the options of another
 /// program.
-fn supervisor_of_environment(guard: Guard) -> Result<Builder> {
+fn supervisor_of_environment(guard: Guard) -> Result<SupervisorBuilder> {
     Ok(environment::supervisor(None, None)?.guard(guard))
 }
 
