@@ -2,7 +2,7 @@
 
 use crate::cli::signal_stream::SignalStream;
 use crate::kernel::own_signals::SignalQueue;
-use crate::{Builder, Error, Supervisor};
+use crate::{Error, Supervisor, SupervisorBuilder};
 use anyhow::bail;
 use rustix::io::Errno;
 
@@ -59,7 +59,7 @@ impl Descriptors {
 /// # Errors
 /// Those of `host`, and those of the start of the supervisor.
 pub fn with_supervisor<T, E: From<Error>>(
-    builder: Builder,
+    builder: SupervisorBuilder,
     signals: SignalQueue,
     host: impl AsyncFnOnce(&Supervisor, &SignalStream) -> Result<T, E>,
 ) -> Result<T, E> {
