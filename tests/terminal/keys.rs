@@ -86,10 +86,8 @@ fn one_key_is_one_signal_under_the_other_commands() {
 
 /// The key is typed before pinfold is executed. The signal waits, because it is blocked.
 #[test]
+#[requires(cgroup, program("python3"))]
 fn a_key_before_the_job_exists_reaches_the_job() {
-    if !has_cgroup() || !has_program("python3") {
-        return;
-    }
     let mut shell = shell();
     let script = "import os, signal, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
