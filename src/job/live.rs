@@ -99,7 +99,7 @@ impl Actor {
         let by_kill = matches!(self.report.main, Some(MainEnd::Signalled { signal: libc::SIGKILL, .. }));
         let main = self.main.as_ref().map(|(pid, _)| pid.as_raw_nonzero().get());
         let killed_main = by_kill && !self.report.killed && self.machine.reason == Reason::Exited;
-        let group = self.config.oom_group;
+        let group = self.oom_group;
         let (oom, main_was) = self.memory.conclude(leaf.cgroup(), &leaf.tail(), main, killed_main, group);
         self.report.oom = oom;
         if main_was {

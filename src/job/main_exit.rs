@@ -7,7 +7,6 @@ use std::sync::Arc;
 use tokio::io::unix::AsyncFd;
 
 use super::actor::Actor;
-use crate::guard::protocol::ToGuard;
 use crate::kernel::pidfd::Pidfd;
 use crate::supervisor::containment::JobContainment;
 use crate::supervisor::watch::SharedPidfd;
@@ -40,7 +39,6 @@ pub(super) async fn seen(main_exit: Option<&MainExit>) {
 impl Actor {
     /// Reads the final usage of the job and removes its leaf, if no process is left in the leaf.
     pub(super) async fn look_ahead(&mut self) {
-        self.main_exit = None;
         if self.containment.leaf().is_some_and(|leaf| leaf.populated() == Ok(false)) {
             self.clear_up();
             // The guard has usually reported the exit status by now.
@@ -52,7 +50,7 @@ impl Actor {
     }
 
     fn clear_up(&mut self) {
-        self.usage = Some(Box::new(self.usage(self.config.measure_pressure)));
+        self.usage = Some(Box::new(self.usage(self.measure_pressure)));
         if let JobContainment::Leaf(leaf) = &mut self.containment
             // The memory controller's files are still needed: only the exit status shows whether the OOM killer killed
             // the main process.
@@ -61,20 +59,5 @@ impl Actor {
             // If the leaf can't be removed yet, the actor tries again when the job is over.
             let _ = leaf.remove();
         }
-    }
-
-    /// Asks the guard to reap the main process now. No process is left in the leaf, so the guard need not wait for
-    /// others first.
-    pub(super) async fn request_reap(&mut self) {
-        self.reap_requested = true;
-        if self.main.is_some() {
-            // If the message can't be sent, the guard is lost, and an event reports that.
-            let _ = self.link.send(&ToGuard::Reap, &[]).await;
-        }
-    }
-
-    /// Starts to expect an answer from the guard.
-    pub(super) fn expect_answer(&mut self) {
-        self.expected.get_or_insert_with(|| self.link.expect_answer());
     }
 }

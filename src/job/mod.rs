@@ -3,15 +3,17 @@
 mod actions;
 mod actor;
 pub(crate) mod caller;
+mod clean_up;
+mod clock;
 pub mod command;
 pub(crate) mod completion;
-mod config;
 mod handle;
 mod live;
 mod main_exit;
 pub(crate) mod oom;
 pub mod output;
 pub mod ready;
+mod remaining;
 pub(crate) mod report_builder;
 pub mod settle;
 mod spawn;

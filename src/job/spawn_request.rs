@@ -197,7 +197,7 @@ impl SpawnRequest {
     }
 
     /// Sends the request.
-    pub async fn give(&mut self, link: &Link, job: JobId, leaf: Option<&Leaf>, join: bool) -> Result<()> {
+    pub async fn send(&mut self, link: &Link, job: JobId, leaf: Option<&Leaf>, join: bool) -> Result<()> {
         // The answer carries a descriptor. If pinfold could not receive it, it fails here, before the command runs.
         link.assure_room()?;
         let mut descriptors = Vec::with_capacity(2 + self.handed_down.len());
