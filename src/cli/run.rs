@@ -17,9 +17,6 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use pinfold::report::Reason;
-use pinfold::signal::{self, Received, SignalQueue, SignalStream};
-use pinfold::{Command, Guard, Job, Signal, Supervisor};
 use rustix::io::Errno;
 
 use super::report_sink::Sink;
@@ -35,8 +32,13 @@ use explain::explain;
 pub use explain::explain_failures;
 use forwarder::Forwarder;
 pub use prepared::Prepared;
-use ready::{Clock, Ready};
+use ready::Clock;
 use streams::StreamArgs;
+
+use crate::cli::signal_stream::SignalStream;
+use crate::kernel::own_signals::{self, Received, SignalQueue};
+use crate::report::Reason;
+use crate::{Command, Guard, Job, Signal, Supervisor};
 
 /// How long a stop waits until the command has been executed, so that the command receives the stop signal. An exec can
 /// take long.
@@ -46,7 +48,7 @@ pub const EXEC_PATIENCE: Duration = Duration::from_secs(1);
 const REPORT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Runs the command and returns the exit code.
-pub fn run(mut args: Args, prepared: pinfold::Result<Prepared>) -> Result<u8> {
+pub fn run(mut args: Args, prepared: crate::Result<Prepared>) -> Result<u8> {
     let ended = run_and_report(&mut args, prepared);
     // Also after an error: the reader of --ready-notify must not wait forever.
     if let Some(notify) = &args.streams.notify {
@@ -56,12 +58,12 @@ pub fn run(mut args: Args, prepared: pinfold::Result<Prepared>) -> Result<u8> {
     if ended.by_interrupt() {
         // pinfold ends by SIGINT, so that a loop in the calling shell stops too. The call returns only where pinfold is
         // PID 1.
-        signal::end_by(Signal::INT);
+        own_signals::end_by(Signal::INT);
     }
     Ok(ended.exit_code(&args))
 }
 
-fn run_and_report(args: &mut Args, prepared: pinfold::Result<Prepared>) -> Result<Ended> {
+fn run_and_report(args: &mut Args, prepared: crate::Result<Prepared>) -> Result<Ended> {
     let begun = Instant::now();
     let notify = args.streams.open_notify();
     let mut sink = args.report.take().map(Sink::open).transpose()?;
@@ -112,7 +114,7 @@ fn patience(args: &Args, begun: Instant) -> Patience {
 }
 
 /// Runs the command. On return the job is over, and the terminal has its earlier state again.
-fn in_runtime(args: &Args, command: &Command, prepared: Prepared) -> pinfold::Result<Ended> {
+fn in_runtime(args: &Args, command: &Command, prepared: Prepared) -> crate::Result<Ended> {
     let Prepared { signals, terminal, guard, .. } = prepared;
     let keys = match terminal {
         Some(_) if args.streams.pty => Keys::ForItsTerminal,
@@ -121,7 +123,7 @@ fn in_runtime(args: &Args, command: &Command, prepared: Prepared) -> pinfold::Re
     };
     let rules = Rules::new(keys).with(args.on_signal.clone(), args.stop_signal.is_some());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| pinfold::Error::System {
+    let runtime = runtime.map_err(|error| crate::Error::System {
         operation: "start",
         object: "the event loop".into(),
         errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
@@ -145,7 +147,7 @@ async fn supervise(
     signals: SignalQueue,
     mut rules: Rules,
     terminal: Option<&Terminal>,
-) -> pinfold::Result<Ended> {
+) -> crate::Result<Ended> {
     let signals = signals.listen()?;
     let controllers = args.limits.to_limits().controllers();
     let builder = environment::supervisor(args.cgroup.as_deref(), args.containment())?;
@@ -163,7 +165,7 @@ async fn hold(
     signals: &SignalStream,
     rules: &mut Rules,
     terminal: Option<&Terminal>,
-) -> pinfold::Result<Ended> {
+) -> crate::Result<Ended> {
     let mut early = Vec::new();
     let mut patience = None;
     // Signals that arrived before pinfold had a job. After a second request to end, pinfold starts no job.
@@ -181,7 +183,7 @@ async fn hold(
     let mut forwarder = Forwarder::new(args)?;
     let spawned = {
         let mut spawning = std::pin::pin!(async {
-            if let Some(Ready::Other(readiness)) = &args.streams.ready {
+            if let Some(readiness) = &args.streams.ready {
                 readiness.check_before_start().await?;
             }
             supervisor.spawn(command).await
@@ -216,7 +218,11 @@ async fn hold(
         Err(error) => return Ok(Ended::not_started(command, &error)),
     };
     if args.verbose {
-        print_message(&format!("started {} as process {}", pinfold::text::printable_os(&args.command[0]), job.pid()));
+        print_message(&format!(
+            "started {} as process {}",
+            crate::report::text::printable_os(&args.command[0]),
+            job.pid()
+        ));
     }
     let mut interrupted = false;
     if let Err(error) = args.streams.empty_tee() {
@@ -232,13 +238,12 @@ async fn hold(
         interrupted |= received.signal == Signal::INT && matches!(response, Response::Stop(_));
         perform(args, &job, response, received.signal);
     }
-    forwarder.start(args, &job, supervisor, terminal).await?;
     let StreamArgs { ready, ready_timeout, notify, .. } = &args.streams;
     let stopped_time = Cell::new(Duration::ZERO);
     let clock = || Clock { timeout: *ready_timeout, stopped_time: &stopped_time };
-    let is_ready = |ready| ready::ready(ready, clock(), notify.as_ref(), &job, forwarder.line_seen.clone());
     let ready = ready.as_ref();
-    let mut readiness = ready.map(|ready| Box::pin(is_ready(ready)));
+    let mut readiness = ready.map(|ready| Box::pin(ready::ready(ready, clock(), notify.as_ref(), &job)));
+    forwarder.start(args, &job, supervisor, terminal).await?;
     let mut not_ready = None;
     loop {
         let received = tokio::select! {
@@ -249,8 +254,7 @@ async fn hold(
                 let trouble = forwarder.finish(timed_out, signals, rules, terminal).await;
                 // The job has ended before it was known to be ready.
                 if let (Some(_), Some(by)) = (&readiness, ready) {
-                    let line_seen = *forwarder.line_seen.borrow();
-                    not_ready = ready::at_the_end(by, notify.as_ref(), &job, &report, line_seen).await;
+                    not_ready = ready::at_the_end(by, notify.as_ref(), &job, &report).await;
                 }
                 return Ok(Ended::over(report, interrupted, not_ready, trouble));
             }
@@ -361,7 +365,7 @@ async fn suspended(job: &Job, signal: Signal) -> Duration {
     job.signal_all(Signal::STOP);
     // A job handles its requests in order: when this call returns, the signal has been sent.
     job.processes().await;
-    signal::suspend_by(signal);
+    own_signals::suspend_by(signal);
     job.signal_all(Signal::CONT);
     let stopped_time = since.elapsed();
     job.postpone_deadline(stopped_time);
@@ -380,7 +384,7 @@ pub fn stopped(job: &Job, signal: Signal, terminal: &Terminal) -> Duration {
         return Duration::ZERO;
     }
     let since = Instant::now();
-    signal::suspend_by(signal);
+    own_signals::suspend_by(signal);
     let stopped_time = since.elapsed();
     job.postpone_deadline(stopped_time);
     stopped_time

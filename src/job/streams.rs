@@ -7,27 +7,35 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::termios::SpecialCodeIndex;
 use tokio::io::Interest;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use super::terminal::Side;
 use super::{Job, Request};
 use crate::error::{Error, Result};
 use crate::job::command::Command;
 use crate::job::completion::Completion;
-use crate::job::output::{Activity, Captured, Channel, InputStream, Output, OutputStream, Taps, Tee};
+use crate::job::output::{
+    Activity, Captured, Channel, Found, InputStream, Output, OutputStream, Searches, Taps, Writer,
+};
 use crate::job::ready;
-use crate::job::ready::{By, Readiness};
+use crate::job::ready::{By, LineOf, Readiness};
 use crate::job::stop::Event;
 use crate::kernel::signal::Signal;
 use crate::kernel::wake::Wake;
 use crate::report::Report;
+use crate::report::text::printable_bytes;
 use crate::supervisor::queue::WeakSender;
+
+/// How many bytes pinfold keeps, while it searches for a line, for a reader that has not taken the stream.
+const MAX_KEPT: usize = 4 * 1024 * 1024;
 
 /// The supervisor's ends of a job's pipes.
 #[derive(Debug)]
 pub(super) struct Streams {
     stdin: Mutex<Option<InputStream>>,
     outputs: [Mutex<Slot>; 2],
+    /// The searches in each output that is piped.
+    searches: [Option<Searches>; 2],
     terminal: Option<Side>,
     activity: Option<Arc<Activity>>,
 }
@@ -70,15 +78,18 @@ impl Streams {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             Error::system("start a thread", "for the copy of the output", errno, "see ulimit -u and pids.max")
         };
+        let searches = [&stdout, &stderr].map(|channel| channel.as_ref().map(|_| Searches::default()));
         let slot = |channel: Option<Channel>, number: usize| {
-            let tee = command.tees[number].clone().map(Tee::new).transpose().map_err(no_thread)?;
-            let taps = Taps { activity: activity.cloned(), tee };
+            let tee = command.tees[number].clone().map(Writer::for_copy).transpose().map_err(no_thread)?;
+            let searches = searches[number].clone().unwrap_or_default();
+            let taps = Taps { activity: activity.cloned(), tee, searches };
             let stream = channel.map(|channel| OutputStream::new(channel, report, taps));
             Ok(Mutex::new(Slot { stream, captured: Captured::new(command.capture) }))
         };
         Ok(Some(Box::new(Self {
             stdin: Mutex::new(stdin.map(|channel| InputStream::new(channel, report))),
             outputs: [slot(stdout, 0)?, slot(stderr, 1)?],
+            searches,
             terminal: terminal
                 .map(|terminal| Side { fd: Arc::downgrade(terminal.fd()), _kept: terminal.kept().clone() }),
             activity: activity.cloned(),
@@ -113,6 +124,54 @@ impl Streams {
                 })?;
         }
         Ok(captured.clone())
+    }
+
+    /// Starts to search for a line in each of these outputs that is piped.
+    fn search(&self, line_of: LineOf, part: &[u8]) -> Vec<LineSearch<'_>> {
+        let piped = self.searches.iter().enumerate().filter(|(number, _)| line_of.includes(*number));
+        let start = |(number, searches): (usize, &Option<Searches>)| {
+            let found = searches.as_ref()?.start(part);
+            Some(LineSearch { output: &self.outputs[number], found })
+        };
+        piped.filter_map(start).collect()
+    }
+}
+
+/// The search for a line in one output.
+struct LineSearch<'a> {
+    output: &'a Mutex<Slot>,
+    found: watch::Receiver<Found>,
+}
+
+/// Why no other output needs to be searched.
+enum Decided {
+    Found,
+    Failed(String),
+}
+
+impl LineSearch<'_> {
+    /// Searches until the end of the output. Where no reader has taken the stream, this reads it.
+    async fn run(self) -> std::result::Result<(), Decided> {
+        let mut found = self.found.clone();
+        let result = tokio::select! {
+            biased;
+            result = found.wait_for(|found| *found != Found::NotYet) => result.map_or(Found::Nothing, |found| *found),
+            result = self.read() => result.map_err(Decided::Failed)?,
+        };
+        if result == Found::Line { Err(Decided::Found) } else { Ok(()) }
+    }
+
+    async fn read(&self) -> std::result::Result<Found, String> {
+        let mut slot = self.output.lock().await;
+        let Some(stream) = &mut slot.stream else { return std::future::pending().await };
+        loop {
+            let kept = stream.look_ahead().await.map_err(|error| format!("cannot read its output: {error}"))?;
+            match *self.found.borrow() {
+                Found::NotYet if kept.is_some_and(|kept| kept < MAX_KEPT) => {}
+                Found::NotYet => return Err(format!("the job has written {MAX_KEPT} bytes")),
+                found => return Ok(found),
+            }
+        }
     }
 }
 
@@ -292,12 +351,19 @@ impl Job {
 
     /// Waits until the job is ready, at most for `timeout`.
     ///
-    /// Cancel-safe: output that was read here is kept for the next reader of the stream.
+    /// A search for a line begins with this call, also before the future is polled, and with the first byte of the
+    /// output that the caller has not read. Where the caller has taken the stream ([`take_stdout`](Self::take_stdout)),
+    /// pinfold searches what the caller reads. Otherwise pinfold reads the stream, and keeps what it has read for the
+    /// caller, at most 4 MiB.
+    ///
+    /// Cancel-safe: output that was read here is kept for the next reader of the stream, and another call for the same
+    /// readiness continues the search.
     ///
     /// # Errors
-    /// [`Error::NotReady`] if the job is over, if it has closed the stream, or if the time is over; the job goes on.
-    /// [`Error::Invalid`] if the stream is not piped or was taken, or if a parent of the file is not a directory.
-    /// [`Error::System`] if its directory can't be watched, for example without the permission to read it.
+    /// [`Error::NotReady`] if the job is over or the time is over, if its output can't be read, or if pinfold has kept
+    /// 4 MiB; the job goes on.
+    /// [`Error::Invalid`] if the output is not piped, if the line contains a newline, or if a parent of the file is not
+    /// a directory. [`Error::System`] if its directory can't be watched, for example without the permission to read it.
     ///
     /// ```rust,standalone_crate
     /// use std::time::Duration;
@@ -318,23 +384,49 @@ impl Job {
     ///     })
     /// }
     /// ```
-    pub async fn ready(&self, readiness: &Readiness, timeout: Duration) -> Result<()> {
-        self.in_runtime(self.get_ready(readiness, timeout)).await
+    pub fn ready<'a>(
+        &'a self,
+        readiness: &'a Readiness,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<()>> + Send + 'a {
+        let searches = match (&readiness.0, &self.streams) {
+            (By::Line(line_of, part), Some(streams)) => streams.search(*line_of, part),
+            _ => Vec::new(),
+        };
+        self.in_runtime(self.wait_until_ready(readiness, searches, timeout))
     }
 
     /// Waits until the job is ready. It needs the runtime's clock and sockets, so call it in the runtime.
-    async fn get_ready(&self, readiness: &Readiness, timeout: Duration) -> Result<()> {
-        let not_ready = |why: String| Error::NotReady { program: self.name.clone(), why };
+    async fn wait_until_ready(
+        &self,
+        readiness: &Readiness,
+        searches: Vec<LineSearch<'_>>,
+        timeout: Duration,
+    ) -> Result<()> {
+        let not_ready = |why: &str| Error::NotReady { program: self.name.clone(), why: format!("{readiness}{why}") };
         let is_ready = async {
             match &readiness.0 {
-                By::Line(number, part) => {
-                    let name = ["standard output", "standard error"][*number];
-                    let none = || Error::invalid("readiness by a line of", name, "it is not piped, or was taken");
-                    let mut slot = self.streams.as_ref().ok_or_else(none)?.outputs[*number].lock().await;
-                    let stream = slot.stream.as_mut().ok_or_else(none)?;
-                    // A job that is over has closed the stream; its earlier output still counts.
-                    let found = ready::line(stream, part).await;
-                    found.map_err(|why| not_ready(format!("{readiness}, and {why}")))
+                By::Line(_, part) if part.contains(&b'\n') => {
+                    Err(Error::invalid("readiness by a line", printable_bytes(part), "a line contains no newline"))
+                }
+                By::Line(line_of, _) if searches.is_empty() => {
+                    Err(Error::invalid("readiness by a line of", line_of.to_string(), "it is not piped"))
+                }
+                By::Line(..) => {
+                    let mut searches = searches.into_iter();
+                    let run = async |search: Option<LineSearch<'_>>| match search {
+                        Some(search) => search.run().await,
+                        None => Ok(()),
+                    };
+                    match tokio::try_join!(run(searches.next()), run(searches.next())) {
+                        Err(Decided::Found) => Ok(()),
+                        Err(Decided::Failed(why)) => Err(not_ready(&format!(", and {why}"))),
+                        // No output is left to search. The job may go on without it.
+                        Ok(_) => {
+                            self.wait().await?;
+                            Err(not_ready(", and the job is over"))
+                        }
+                    }
                 }
                 By::Port(endpoint) => {
                     ready::port(endpoint).await;
@@ -347,8 +439,9 @@ impl Job {
         tokio::select! {
             biased;
             done = is_ready => done,
-            _ = self.wait(), if !is_line => Err(not_ready(format!("{readiness}, and the job is over"))),
-            () = tokio::time::sleep(timeout) => Err(not_ready(format!("{readiness} within {timeout:?}"))),
+            // A job that is over has closed its streams; its earlier output still counts.
+            _ = self.wait(), if !is_line => Err(not_ready(", and the job is over")),
+            () = tokio::time::sleep(timeout) => Err(not_ready(&format!(" within {timeout:?}"))),
         }
     }
 }

@@ -4,7 +4,7 @@ mod oom;
 mod process;
 mod reason;
 mod refusal;
-pub mod text;
+pub(crate) mod text;
 mod usage;
 
 use serde::{Deserialize, Serialize};

@@ -10,7 +10,6 @@ pub(crate) mod link;
 mod orphans;
 pub(crate) mod queue;
 mod scope;
-mod signals;
 pub(crate) mod start_sweep;
 pub mod sweep;
 pub(crate) mod watch;
@@ -35,7 +34,6 @@ use crate::supervisor::backend::{Backend, NextContainment, SubreaperBackend};
 use crate::supervisor::driver::Driver;
 use crate::supervisor::events::{Hub, JobEvents};
 pub use builder::Builder;
-pub use signals::SignalStream;
 
 /// How many jobs are being started at the same time.
 const STARTS: usize = 32;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use pinfold::report::{MainEnd, Reason, exit_code_of_signal};
-use pinfold::{Command, Report, Signal};
+use crate::cli::FAILED;
+use crate::report::{MainEnd, Reason, exit_code_of_signal};
+use crate::{Command, Report, Signal};
 
 use super::args::Args;
-use crate::cli::FAILED;
 
 /// SIGKILL did not end every process of the job. This code takes precedence over all others.
 const UNKILLABLE: u8 = 122;
@@ -64,13 +64,13 @@ impl Ended {
         Self::Report { report, interrupted }
     }
 
-    pub fn not_started(command: &Command, error: &pinfold::Error) -> Self {
+    pub fn not_started(command: &Command, error: &crate::Error) -> Self {
         Self::NotStarted { report: Arc::new(Report::of_failed_spawn(command, error)) }
     }
 
     pub fn signalled(args: &Args, command: &Command, signal: Signal) -> Self {
         let program = args.command[0].to_string_lossy().into_owned();
-        let error = pinfold::Error::EndedEarly { program, reason: Reason::Stopped };
+        let error = crate::Error::EndedEarly { program, reason: Reason::Stopped };
         let mut report = Report::of_failed_spawn(command, &error);
         report.error = Some(format!("{error}: {signal}"));
         report.exit_code = exit_code_of_signal(signal.number());

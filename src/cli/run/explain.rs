@@ -1,12 +1,12 @@
 //! Messages for people about a job that is over.
 
-use pinfold::report::{MainEnd, Reason, exit_code_of_signal};
-use pinfold::text::printable;
-use pinfold::{Report, Signal};
+use crate::cli::{print_message, processes};
+use crate::report::text::printable;
+use crate::report::{MainEnd, Reason, exit_code_of_signal};
+use crate::{Report, Signal};
 
 use super::args::Args;
 use super::stats::size;
-use crate::cli::{print_message, processes};
 
 /// Prints on standard error how the job ended.
 pub fn explain(args: &Args, report: &Report) {

@@ -6,12 +6,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pinfold::output::are_one_output;
-use pinfold::{Command, Pty, Size, Stdio};
+use crate::kernel::inherited;
+use crate::output::are_one_output;
+use crate::{Command, Pty, Readiness, Size, Stdio};
 use rustix::io::Errno;
 
 use super::notify::Notify;
-use super::ready::Ready;
+use super::ready;
 use crate::cli::report_sink::{self, Destination, Sink};
 use crate::cli::terminal::Terminal;
 use crate::cli::{duration, open_output};
@@ -49,8 +50,8 @@ pub struct StreamArgs {
 
     /// How to see that the job is ready: line:TEXT (a complete line of its output contains TEXT), port:[HOST:]PORT (a
     /// process listens there), file:PATH (the file exists)
-    #[arg(long, value_name = "WHAT", value_parser = Ready::parse)]
-    pub ready: Option<Ready>,
+    #[arg(long, value_name = "WHAT", value_parser = ready::parse)]
+    pub ready: Option<Readiness>,
 
     /// Stop a job that is not ready after this time; exit code 124
     #[arg(long, value_name = "DURATION", default_value = "1m", requires = "ready", value_parser = duration::limit)]
@@ -76,7 +77,7 @@ pub struct StreamArgs {
 impl StreamArgs {
     /// Returns whether pinfold reads the output.
     pub fn relays(&self) -> bool {
-        let line = matches!(self.ready, Some(Ready::Line(_)));
+        let line = self.ready.as_ref().is_some_and(Readiness::needs_output);
         self.pty || self.idle_timeout.is_some() || self.tee.is_some() || self.max_output.is_some() || line
     }
 
@@ -88,18 +89,18 @@ impl StreamArgs {
 
     /// Opens the destination of `--ready-notify`. Call it first: its reader must get a line also where a later step
     /// fails.
-    pub fn open_notify(&mut self) -> pinfold::Result<()> {
+    pub fn open_notify(&mut self) -> crate::Result<()> {
         self.notify = self.ready_notify.take().map(Notify::open).transpose()?;
         Ok(())
     }
 
     /// Applies these options to the command.
-    pub fn apply(&mut self, command: &mut Command, terminal: Option<&Terminal>) -> pinfold::Result<()> {
+    pub fn apply(&mut self, command: &mut Command, terminal: Option<&Terminal>) -> crate::Result<()> {
         if self.pty {
             command.pty(pty(terminal));
         } else if self.relays() {
             // A stream that was closed at the start is now /dev/null, and does not count.
-            let are_open = !pinfold::was_closed(1) && !pinfold::was_closed(2);
+            let are_open = !inherited::was_closed(1) && !inherited::was_closed(2);
             self.is_merged = are_open && are_one_output(io::stdout(), io::stderr());
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).stderr_to_stdout(self.is_merged);
         }
@@ -125,7 +126,7 @@ impl StreamArgs {
     }
 
     /// Refuses a report that goes to the file of `--tee`: at the end it would overwrite the output.
-    pub fn check_report(&self, report: &Sink) -> pinfold::Result<()> {
+    pub fn check_report(&self, report: &Sink) -> crate::Result<()> {
         match (&self.tee_file, &self.tee) {
             (Some(file), Some(path)) if report.is(file) => Err(is_also(path, "--report")),
             _ => Ok(()),
@@ -133,21 +134,21 @@ impl StreamArgs {
     }
 
     /// Empties the file of `--tee`, before anything is written into it.
-    pub fn empty_tee(&self) -> pinfold::Result<()> {
+    pub fn empty_tee(&self) -> crate::Result<()> {
         let (Some(file), Some(path)) = (&self.tee_file, &self.tee) else { return Ok(()) };
         let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
         if regular { file.set_len(0).map_err(|error| not_opened(path, &error)) } else { Ok(()) }
     }
 }
 
-fn is_also(path: &Path, option: &str) -> pinfold::Error {
+fn is_also(path: &Path, option: &str) -> crate::Error {
     let advice = format!("it is the file of {option} too");
-    pinfold::Error::Invalid { what: "--tee", value: path.display().to_string(), advice }
+    crate::Error::Invalid { what: "--tee", value: path.display().to_string(), advice }
 }
 
-pub fn not_opened(path: &Path, error: &std::io::Error) -> pinfold::Error {
+pub fn not_opened(path: &Path, error: &std::io::Error) -> crate::Error {
     let errno = Errno::from_io_error(error);
-    pinfold::Error::System {
+    crate::Error::System {
         operation: "open",
         object: format!("{}, for the output", path.display()),
         errno: errno.unwrap_or(Errno::NXIO),
