@@ -380,9 +380,6 @@ impl Explored {
                     longest = longest.max(length + 1);
                 }
                 self.known.insert(state, (paths, longest));
-                if self.known.len() % 100_000 == 0 {
-                    eprintln!("{}", self.known.len());
-                }
                 continue;
             }
             check(state, &next);
