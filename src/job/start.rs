@@ -125,6 +125,7 @@ async fn start(
         let _entered = runtime.enter();
         Streams::new(command, pipes, terminal, &report, activity.as_ref().map(|(_, activity)| activity))?
     };
+    let cgroup = next.containment.leaf().map(|leaf| leaf.cgroup().path().to_owned());
     let (actor, requests, stops) = Actor::new(supervisor, command, next, spawn_request, events.clone())?;
     let memory = actor.memory.clone();
     // The timer also runs during the start. Afterwards the idle watch owns it.
@@ -148,6 +149,7 @@ async fn start(
                 report,
                 stops: Mutex::new(stops),
                 name,
+                cgroup,
                 streams,
                 events,
                 driver,
