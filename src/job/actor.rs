@@ -10,13 +10,13 @@ use rustix::process::Pid;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
-use super::Request;
 use super::clock::Clock;
 use super::command::{Command, ProcessGroup};
 use super::completion::Completer;
 use super::main_exit::{MainExit, seen};
 use super::oom;
 use super::report_builder::ReportBuilder;
+use super::request::Request;
 use super::settle::Left;
 use super::spawn_request::SpawnRequest;
 use super::stop::{Event, Machine, Main, Phase, StopPolicy, Timer};
@@ -323,7 +323,9 @@ impl Actor {
                 let _ = sent.send(());
             }
             Request::Processes(answer) => drop(answer.send(self.list_processes())),
-            Request::Live(request) => self.perform_live(request),
+            Request::Usage(answer) => drop(answer.send(self.usage(true))),
+            Request::Freeze(answer) => self.freeze_and_answer(answer),
+            Request::Thaw => self.thaw(),
             Request::Postpone(by) => {
                 if let Some(deadline) = self.clock.postpone(Timer::Deadline, by) {
                     self.wake = Wake::at(Some(deadline));

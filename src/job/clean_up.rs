@@ -13,6 +13,30 @@ use crate::report::{Figure, NotRemoved, Reason, Report};
 use crate::supervisor::containment::JobContainment;
 
 impl Actor {
+    /// Reads the final usage of the job and removes its leaf, if no process is left in the leaf.
+    pub(super) async fn look_ahead(&mut self) {
+        if self.containment.leaf().is_some_and(|leaf| leaf.populated() == Ok(false)) {
+            self.clear_up();
+            // The guard has usually reported the exit status by now.
+            tokio::task::yield_now().await;
+        }
+        if self.answers.is_empty() {
+            self.expect_answer();
+        }
+    }
+
+    fn clear_up(&mut self) {
+        self.usage = Some(Box::new(self.usage(self.measure_pressure)));
+        if let JobContainment::Leaf(leaf) = &mut self.containment
+            // The memory controller's files are still needed: only the exit status shows whether the OOM killer killed
+            // the main process.
+            && !leaf.has_controller("memory")
+        {
+            // If the leaf can't be removed yet, the actor tries again when the job is over.
+            let _ = leaf.remove();
+        }
+    }
+
     /// Ends the processes that a killed guard has left outside of the leaf, or all of them if there is no leaf. The
     /// kernel has reparented them to the next subreaper.
     pub(super) async fn end_orphans(&mut self) {
