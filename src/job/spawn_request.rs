@@ -20,7 +20,7 @@ use crate::kernel::signal::Signal;
 use crate::kernel::{inherited, process};
 use crate::supervisor::link::Link;
 
-/// A spawn request, which can be sent more than once.
+/// A spawn request. It keeps the encoded specification and the descriptors, because it can be sent a second time.
 pub(super) struct SpawnRequest {
     spec: Place,
     owned: Vec<OwnedFd>,
