@@ -21,7 +21,7 @@
 //!         let supervisor = Supervisor::start().await?;
 //!         let mut command = Command::new("sh");
 //!         command.args(["-c", "setsid sleep 999 & exit 3"]).timeout(Duration::from_secs(60));
-//!         let mut job = supervisor.spawn(&command).await?;
+//!         let job = command.spawn(&supervisor).await?;
 //!         let report = job.wait().await?;
 //!
 //!         assert_eq!(report.exit_code, 3);
@@ -152,7 +152,7 @@ pub mod signal {
 pub use cgroup::limits::{Controller, IoMax, Limits};
 pub use error::{Error, HangingStart, Result, SpawnError, SpawnStage};
 pub use guard::{Guard, init, init_with};
-pub use job::command::{Command, ProcessGroup, Stdio};
+pub use job::command::{Command, ProcessGroup, Spawner, Stdio};
 pub use job::ready::Readiness;
 #[doc(hidden)]
 pub use job::settle;

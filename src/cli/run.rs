@@ -211,7 +211,7 @@ async fn hold(
             }
         }
     };
-    let job = match spawned {
+    let mut job = match spawned {
         Ok(job) => job,
         Err(error) => return Ok(Ended::not_started(command, &error)),
     };
@@ -232,11 +232,12 @@ async fn hold(
         interrupted |= received.signal == Signal::INT && matches!(response, Response::Stop(_));
         perform(args, &job, response, received.signal);
     }
-    forwarder.start(args, &job, supervisor, terminal).await?;
+    forwarder.start(args, &mut job, supervisor, terminal).await?;
+    let handle = job.handle();
     let StreamArgs { ready, ready_timeout, notify, .. } = &args.streams;
     let stopped_time = Cell::new(Duration::ZERO);
     let clock = || Clock { timeout: *ready_timeout, stopped_time: &stopped_time };
-    let is_ready = |ready| ready::ready(ready, clock(), notify.as_ref(), &job, forwarder.line_seen.clone());
+    let is_ready = |ready| ready::ready(ready, clock(), notify.as_ref(), &handle, forwarder.line_seen.clone());
     let ready = ready.as_ref();
     let mut readiness = ready.map(|ready| Box::pin(is_ready(ready)));
     let mut not_ready = None;
@@ -250,7 +251,7 @@ async fn hold(
                 // The job has ended before it was known to be ready.
                 if let (Some(_), Some(by)) = (&readiness, ready) {
                     let line_seen = *forwarder.line_seen.borrow();
-                    not_ready = ready::at_the_end(by, notify.as_ref(), &job, &report, line_seen).await;
+                    not_ready = ready::at_the_end(by, notify.as_ref(), &handle, &report, line_seen).await;
                 }
                 return Ok(Ended::over(report, interrupted, not_ready, trouble));
             }

@@ -78,6 +78,15 @@ impl<T: Clone> Completion<T> {
     pub fn wait(&self) -> Waiting<T> {
         Waiting { shared: self.0.clone(), key: None }
     }
+
+    /// Returns the outcome if it is known: the value, or `None` if the completer was dropped without a value.
+    pub fn try_wait(&self) -> Option<Option<T>> {
+        match &self.0.lock().state {
+            State::NotYet => None,
+            State::Complete(value) => Some(Some(value.clone())),
+            State::Never => Some(None),
+        }
+    }
 }
 
 /// A future that needs no runtime.
@@ -133,12 +142,14 @@ mod tests {
     fn early_and_late_waiters_receive_the_value() {
         run(async {
             let (completer, completion) = completion();
+            assert_eq!(completion.try_wait(), None);
             let complete = async {
                 tokio::task::yield_now().await;
                 completer.complete(7);
             };
             assert_eq!(tokio::join!(completion.wait(), completion.wait(), complete), (Some(7), Some(7), ()));
             assert_eq!(completion.clone().wait().await, Some(7));
+            assert_eq!(completion.try_wait(), Some(Some(7)));
         });
     }
 
@@ -152,6 +163,7 @@ mod tests {
             };
             assert_eq!(tokio::join!(completion.wait(), lose).0, None);
             assert_eq!(completion.wait().await, None);
+            assert_eq!(completion.try_wait(), Some(None));
         });
     }
 

@@ -10,9 +10,9 @@ use super::caller::Caller;
 use super::command::Command;
 use super::completion::completion;
 use super::config::JobConfig;
+use super::handle::Shared;
 use super::output::Activity;
 use super::report_builder::ReportBuilder;
-use super::streams::Streams;
 use super::{Job, actor, live, oom, spawn_request, streams};
 use crate::cgroup::apply as limits;
 use crate::error::{Error, Result};
@@ -133,7 +133,7 @@ async fn start(
     let activity = command.idle_timeout.map(|timeout| (timeout, Arc::new(Activity::new())));
     let streams = {
         let _entered = runtime.enter();
-        Streams::new(command, pipes, terminal, &report, activity.as_ref().map(|(_, activity)| activity))?
+        streams::make(command, pipes, terminal, &report, activity.as_ref().map(|(_, activity)| activity))?
     };
     // From here on the actor is responsible for the job, and unregisters it at the end.
     let answers = link.listen(id)?;
@@ -166,18 +166,18 @@ async fn start(
                 runtime.spawn(live::until_over(report.clone(), memory.run(leaf, (pid, main.clone()), events.clone())));
             }
             let name = command.display_name();
+            let shared = Shared { number: id, pid, main, name, report, events, runtime };
+            let streams::Streams { stdin, stdout, stderr, piped } = streams;
             Ok(Job {
-                id,
-                pid,
-                main,
+                stdin,
+                stdout,
+                stderr,
+                piped,
+                shared: Arc::new(shared),
                 requests,
-                report,
                 stops: Mutex::new(stops),
-                name,
-                streams,
-                events,
-                driver,
                 maker: Maker::here(),
+                _driver: driver,
             })
         }
         Ok(Err(error)) => Err(error),

@@ -14,7 +14,7 @@ const LONG: Duration = Duration::from_secs(60);
 #[test]
 fn by_a_line_a_port_or_a_file() {
     with_supervisor(async |supervisor| {
-        let job = supervisor.spawn(&piped("echo starting; echo 'listening on 7'; sleep 1000")).await.unwrap();
+        let mut job = supervisor.spawn(&piped("echo starting; echo 'listening on 7'; sleep 1000")).await.unwrap();
         job.ready(&Readiness::stdout_line("listening"), LONG).await.unwrap();
         // The output after the line can be read, and also the output that was read to find the line.
         job.start_stop();
@@ -22,10 +22,10 @@ fn by_a_line_a_port_or_a_file() {
 
         // The job never gets ready: it ends, or the time is over.
         let never = Readiness::stdout_line("listening");
-        let job = supervisor.spawn(&piped("echo starting")).await.unwrap();
+        let mut job = supervisor.spawn(&piped("echo starting")).await.unwrap();
         let error = job.ready(&never, LONG).await.unwrap_err().to_string();
         assert!(error.contains("'listening'") && error.contains("closed the stream"), "{error}");
-        let job = supervisor.spawn(&piped("sleep 1000")).await.unwrap();
+        let mut job = supervisor.spawn(&piped("sleep 1000")).await.unwrap();
         for readiness in [never, Readiness::port(([127, 0, 0, 1], 1)), Readiness::file("/no/such")] {
             let error = job.ready(&readiness, Duration::from_millis(50)).await.unwrap_err();
             assert!(matches!(error, Error::NotReady { .. }) && error.to_string().contains("50ms"), "{error}");
@@ -38,7 +38,7 @@ fn by_a_line_a_port_or_a_file() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
-        let job = supervisor.spawn(&piped("sleep 1000")).await.unwrap();
+        let mut job = supervisor.spawn(&piped("sleep 1000")).await.unwrap();
         let port = Readiness::port(address);
         let (ready, _listener) = tokio::join!(job.ready(&port, LONG), async {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -53,7 +53,7 @@ fn by_a_line_a_port_or_a_file() {
             "cd {}; sleep 0.1; mkdir a; sleep 0.1; mkdir a/b; sleep 0.1; : > a/b/file",
             scratch.path().display()
         );
-        let job = supervisor.spawn(&piped(&format!("{script}; sleep 1000"))).await.unwrap();
+        let mut job = supervisor.spawn(&piped(&format!("{script}; sleep 1000"))).await.unwrap();
         job.ready(&Readiness::file(&path), LONG).await.unwrap();
         assert!(path.exists());
     });
@@ -63,7 +63,7 @@ fn by_a_line_a_port_or_a_file() {
 #[test]
 fn a_file_below_a_file_can_never_exist() {
     with_supervisor(async |supervisor| {
-        let job = supervisor.spawn(&piped("sleep 1000")).await.unwrap();
+        let mut job = supervisor.spawn(&piped("sleep 1000")).await.unwrap();
         let error = job.ready(&Readiness::file("/etc/passwd/a/b"), LONG).await.unwrap_err();
         assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
         assert!(error.to_string().contains("/etc/passwd is not a directory"), "{error}");
@@ -212,7 +212,7 @@ fn a_line_counts_when_it_is_whole() {
     // The text does not match across two lines.
     assert_eq!(ready("printf 'list\\nening\\n'; sleep 1000"), (124, "failed\n".into()));
     with_supervisor(async |supervisor| {
-        let job = supervisor.spawn(&piped("printf listening; sleep 1000")).await.unwrap();
+        let mut job = supervisor.spawn(&piped("printf listening; sleep 1000")).await.unwrap();
         let error = job.ready(&Readiness::stdout_line("listening"), Duration::from_millis(300)).await.unwrap_err();
         assert!(matches!(error, Error::NotReady { .. }), "{error}");
     });

@@ -8,3 +8,4 @@ mod guard_start;
 mod host;
 mod host_changes;
 mod output;
+mod process_names;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use pinfold::report::Reason;
 use pinfold::text::{printable, printable_bytes, printable_path};
-use pinfold::{Error, Job, Readiness, Report};
+use pinfold::{Error, JobHandle, Readiness, Report};
 use tokio::sync::watch;
 
 use super::exit_code::{TOO_LATE, Verdict};
@@ -88,7 +88,7 @@ pub async fn ready(
     ready: &Ready,
     clock: Clock<'_>,
     notify: Option<&Notify>,
-    job: &Job,
+    job: &JobHandle,
     mut line_seen: watch::Receiver<bool>,
 ) -> Result<(), Verdict> {
     let late = |what: String| {
@@ -132,7 +132,7 @@ pub async fn ready(
 pub async fn at_the_end(
     ready: &Ready,
     notify: Option<&Notify>,
-    job: &Job,
+    job: &JobHandle,
     report: &Report,
     line_seen: bool,
 ) -> Option<Verdict> {
