@@ -133,6 +133,10 @@
 
 pub mod blocking;
 mod cgroup;
+/// The `pinfold` command. Not a part of the library's interface.
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 pub mod doctor;
 mod error;
 mod guard;
@@ -140,26 +144,17 @@ mod job;
 mod kernel;
 pub mod pool;
 pub mod report;
+mod sandbox;
 mod subreaper;
 mod supervisor;
 
-/// Signals by name and number, and the signals that this process receives as a queue.
-pub mod signal {
-    pub use crate::kernel::signal::*;
-    pub use crate::supervisor::SignalStream;
-}
-
 pub use cgroup::limits::{Controller, IoMax, Limits};
 pub use error::{Error, HangingStart, Result, SpawnError, SpawnStage};
-pub use guard::{Guard, init, init_with};
+pub use guard::{Guard, init};
 pub use job::command::{Command, ProcessGroup, Spawner, Stdio};
 pub use job::ready::Readiness;
-#[doc(hidden)]
-pub use job::settle;
 pub use job::stop::{Leftovers, SignalTo};
 pub use job::{Job, JobHandle, output};
-pub use kernel::inherited::{adopt_descriptor, raise_own_limits, was_closed};
-pub use kernel::pidfd;
 pub use kernel::pty::Pty;
 pub use kernel::rlimit::Rlimit;
 pub use kernel::signal::Signal;
@@ -167,5 +162,4 @@ pub use kernel::size::Size;
 pub use kernel::user::User;
 pub use pool::Pool;
 pub use report::Report;
-pub use report::text;
 pub use supervisor::{Builder, Supervisor, events, sweep};

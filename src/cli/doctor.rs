@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use pinfold::doctor::{Containment, examine};
+
+use crate::doctor::{Containment, examine};
 
 use super::{environment, write};
 

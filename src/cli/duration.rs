@@ -107,7 +107,7 @@ fn times(number: &str, unit: u64) -> Result<Duration, &'static str> {
 }
 
 fn shown(text: &str) -> String {
-    pinfold::text::printable(text).into_owned()
+    crate::report::text::printable(text).into_owned()
 }
 
 #[cfg(test)]

@@ -4,8 +4,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use pinfold::report::ContainmentKind;
-use pinfold::{Builder, Error, Result, Supervisor};
+
+use crate::report::ContainmentKind;
+use crate::{Builder, Error, Result, Supervisor};
 
 use super::run::ContainmentArg;
 

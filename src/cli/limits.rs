@@ -2,8 +2,9 @@
 
 use std::str::FromStr;
 
-use pinfold::{Error, IoMax, Limits, Rlimit, Size};
 use serde::{Deserialize, Deserializer, de};
+
+use crate::{Error, IoMax, Limits, Rlimit, Size};
 
 /// What the job may use
 // In JSON: `{"memory": "512M", "pids": 100, "cpus": 1.5, "rlimit": ["nofile=1024"], …}`

@@ -14,6 +14,7 @@ mod report_sink;
 mod run;
 mod serve;
 mod session;
+mod signal_stream;
 mod signals;
 mod stdin;
 mod sweep;
@@ -33,10 +34,12 @@ use init::Flavour;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use pinfold::report::ProcessList;
-use pinfold::text::printable_message;
-use pinfold::{Builder, Guard};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Resource, getrlimit};
+
+use crate::report::ProcessList;
+use crate::report::text::printable_message;
+use crate::{Builder, Guard};
 
 /// The exit code when pinfold itself failed, the same as that of timeout(1) and env(1).
 const FAILED: u8 = 125;
@@ -112,8 +115,43 @@ fn stand_in(words: &[OsString]) -> Option<u8> {
     }
 }
 
+/// Runs the command with these arguments, the first of which is the name of the program, and ends this process with the
+/// exit code.
+pub fn main(words: &[OsString]) -> ! {
+    crate::guard::init_with(words);
+    if let Err(message) = enough_stack(words) {
+        eprintln!("pinfold: {message}");
+        std::process::exit(FAILED.into());
+    }
+    // `exit` flushes standard output. Rust's runtime, which flushes it elsewhere, does not run here.
+    std::process::exit(subcommand(words).into())
+}
+
+/// Checks that the limit on the stack is large enough. A process that exceeds this limit receives SIGSEGV, without an
+/// explanation (getrlimit(2), RLIMIT_STACK).
+///
+/// # Errors
+/// A message with the limit and what pinfold needs.
+fn enough_stack(words: &[OsString]) -> Result<(), String> {
+    /// The frames of a release build are much smaller.
+    const NEEDED: u64 = if cfg!(debug_assertions) { 512 << 10 } else { 256 << 10 };
+    let limit = getrlimit(Resource::Stack);
+    let word = words.get(1).and_then(|word| word.to_str()).unwrap_or_default();
+    // These subcommands start their guard first, because the jobs inherit the guard's limit. Then they raise their own
+    // limit as far as the hard limit allows.
+    let raises = ["run", "watch"].contains(&word);
+    match if raises { limit.maximum } else { limit.current } {
+        Some(bytes) if bytes < NEEDED => Err(format!(
+            "the limit on the stack is {} KiB, but pinfold needs {} KiB: raise it (ulimit -s)",
+            bytes >> 10,
+            NEEDED >> 10
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Runs the subcommand that `words` name, and returns the exit code.
-pub fn main(words: &[OsString]) -> u8 {
+fn subcommand(words: &[OsString]) -> u8 {
     if let Some(code) = stand_in(words) {
         return code;
     }

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use pinfold::Signal;
+use crate::Signal;
 
 /// What pinfold does when it receives a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl FromStr for OnSignal {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (signal, action) = text.split_once('=').ok_or("write SIGNAL=ACTION, for example HUP=pass")?;
-        let signal: Signal = signal.parse().map_err(|error: pinfold::Error| error.to_string())?;
+        let signal: Signal = signal.parse().map_err(|error: crate::Error| error.to_string())?;
         if [Signal::KILL, Signal::STOP, Signal::CHLD].contains(&signal) {
             return Err(format!("pinfold cannot receive {signal}: choose another signal"));
         }

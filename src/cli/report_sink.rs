@@ -8,8 +8,11 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use pinfold::Report;
 use rustix::fs::{OFlags, fcntl_getfl};
+
+use crate::Report;
+use crate::kernel::adopt::adopt;
+use crate::kernel::inherited;
 
 use super::open_output::{self, Named};
 use super::write::{Patience, write_within};
@@ -71,12 +74,12 @@ impl Sink {
             Destination::Stdout => (Place::Stream(standard(1, io::stdout())?), "standard output".into()),
             Destination::Stderr => (Place::Stream(standard(2, io::stderr())?), "standard error".into()),
             Destination::Descriptor(number) => {
-                let file = pinfold::adopt_descriptor(number)
+                let file = adopt(number)
                     .with_context(|| format!("cannot write the report to descriptor {number}; open it for writing, as in {number}>report.json"))?;
                 (Place::Stream(file.into()), format!("descriptor {number}"))
             }
             Destination::File(path) => {
-                let name = pinfold::text::printable_path(&path).into_owned();
+                let name = crate::report::text::printable_path(&path).into_owned();
                 let is_new = path.symlink_metadata().is_err();
                 let file = open_output::open(&path).with_context(|| format!("cannot write the report to {name}"))?;
                 let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
@@ -161,7 +164,7 @@ impl Sink {
 /// because Rust's runtime opens /dev/null in place of a closed stream, and because Rust's `Stdout` ignores EBADF.
 fn standard(number: i32, stream: impl AsFd) -> Result<File> {
     let name = if number == 1 { "standard output" } else { "standard error" };
-    let writable = !pinfold::was_closed(number)
+    let writable = !inherited::was_closed(number)
         && fcntl_getfl(&stream).is_ok_and(|flags| flags.intersects(OFlags::WRONLY | OFlags::RDWR));
     ensure!(writable, "cannot write the report to {name}: it is not open for writing");
     let copy = stream.as_fd().try_clone_to_owned();

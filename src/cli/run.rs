@@ -17,9 +17,6 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use pinfold::report::Reason;
-use pinfold::signal::{self, Received, SignalQueue, SignalStream};
-use pinfold::{Command, Guard, Job, Signal, Supervisor};
 use rustix::io::Errno;
 
 use super::report_sink::Sink;
@@ -38,6 +35,11 @@ pub use prepared::Prepared;
 use ready::{Clock, Ready};
 use streams::StreamArgs;
 
+use crate::cli::signal_stream::SignalStream;
+use crate::kernel::own_signals::{self, Received, SignalQueue};
+use crate::report::Reason;
+use crate::{Command, Guard, Job, Signal, Supervisor};
+
 /// How long a stop waits until the command has been executed, so that the command receives the stop signal. An exec can
 /// take long.
 pub const EXEC_PATIENCE: Duration = Duration::from_secs(1);
@@ -46,7 +48,7 @@ pub const EXEC_PATIENCE: Duration = Duration::from_secs(1);
 const REPORT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Runs the command and returns the exit code.
-pub fn run(mut args: Args, prepared: pinfold::Result<Prepared>) -> Result<u8> {
+pub fn run(mut args: Args, prepared: crate::Result<Prepared>) -> Result<u8> {
     let ended = run_and_report(&mut args, prepared);
     // Also after an error: the reader of --ready-notify must not wait forever.
     if let Some(notify) = &args.streams.notify {
@@ -56,12 +58,12 @@ pub fn run(mut args: Args, prepared: pinfold::Result<Prepared>) -> Result<u8> {
     if ended.by_interrupt() {
         // pinfold ends by SIGINT, so that a loop in the calling shell stops too. The call returns only where pinfold is
         // PID 1.
-        signal::end_by(Signal::INT);
+        own_signals::end_by(Signal::INT);
     }
     Ok(ended.exit_code(&args))
 }
 
-fn run_and_report(args: &mut Args, prepared: pinfold::Result<Prepared>) -> Result<Ended> {
+fn run_and_report(args: &mut Args, prepared: crate::Result<Prepared>) -> Result<Ended> {
     let begun = Instant::now();
     let notify = args.streams.open_notify();
     let mut sink = args.report.take().map(Sink::open).transpose()?;
@@ -112,7 +114,7 @@ fn patience(args: &Args, begun: Instant) -> Patience {
 }
 
 /// Runs the command. On return the job is over, and the terminal has its earlier state again.
-fn in_runtime(args: &Args, command: &Command, prepared: Prepared) -> pinfold::Result<Ended> {
+fn in_runtime(args: &Args, command: &Command, prepared: Prepared) -> crate::Result<Ended> {
     let Prepared { signals, terminal, guard, .. } = prepared;
     let keys = match terminal {
         Some(_) if args.streams.pty => Keys::ForItsTerminal,
@@ -121,7 +123,7 @@ fn in_runtime(args: &Args, command: &Command, prepared: Prepared) -> pinfold::Re
     };
     let rules = Rules::new(keys).with(args.on_signal.clone(), args.stop_signal.is_some());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| pinfold::Error::System {
+    let runtime = runtime.map_err(|error| crate::Error::System {
         operation: "start",
         object: "the event loop".into(),
         errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
@@ -145,7 +147,7 @@ async fn supervise(
     signals: SignalQueue,
     mut rules: Rules,
     terminal: Option<&Terminal>,
-) -> pinfold::Result<Ended> {
+) -> crate::Result<Ended> {
     let signals = signals.listen()?;
     let controllers = args.limits.to_limits().controllers();
     let builder = environment::supervisor(args.cgroup.as_deref(), args.containment())?;
@@ -163,7 +165,7 @@ async fn hold(
     signals: &SignalStream,
     rules: &mut Rules,
     terminal: Option<&Terminal>,
-) -> pinfold::Result<Ended> {
+) -> crate::Result<Ended> {
     let mut early = Vec::new();
     let mut patience = None;
     // Signals that arrived before pinfold had a job. After a second request to end, pinfold starts no job.
@@ -216,7 +218,11 @@ async fn hold(
         Err(error) => return Ok(Ended::not_started(command, &error)),
     };
     if args.verbose {
-        print_message(&format!("started {} as process {}", pinfold::text::printable_os(&args.command[0]), job.pid()));
+        print_message(&format!(
+            "started {} as process {}",
+            crate::report::text::printable_os(&args.command[0]),
+            job.pid()
+        ));
     }
     let mut interrupted = false;
     if let Err(error) = args.streams.empty_tee() {
@@ -362,7 +368,7 @@ async fn suspended(job: &Job, signal: Signal) -> Duration {
     job.signal_all(Signal::STOP);
     // A job handles its requests in order: when this call returns, the signal has been sent.
     job.processes().await;
-    signal::suspend_by(signal);
+    own_signals::suspend_by(signal);
     job.signal_all(Signal::CONT);
     let stopped_time = since.elapsed();
     job.postpone_deadline(stopped_time);
@@ -381,7 +387,7 @@ pub fn stopped(job: &Job, signal: Signal, terminal: &Terminal) -> Duration {
         return Duration::ZERO;
     }
     let since = Instant::now();
-    signal::suspend_by(signal);
+    own_signals::suspend_by(signal);
     let stopped_time = since.elapsed();
     job.postpone_deadline(stopped_time);
     stopped_time

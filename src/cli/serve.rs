@@ -11,9 +11,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use pinfold::pool::{Handle, Shutdown};
-use pinfold::signal::{SignalQueue, SignalStream};
-use pinfold::{Controller, Guard, Job, JobHandle, Pool, Signal, Stdio};
 use serde_json::Value;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
@@ -25,6 +22,12 @@ use super::signals::{Keys, Response, Rules};
 use parent::{Parent, WatchedParent};
 use request::{Numbered, Request, Unreadable, requests};
 use writer::{Message, Writer};
+
+use crate::cli::signal_stream::SignalStream;
+use crate::kernel::inherited;
+use crate::kernel::own_signals::SignalQueue;
+use crate::pool::{Handle, Shutdown};
+use crate::{Controller, Guard, Job, JobHandle, Pool, Signal, Stdio};
 
 /// The version of the protocol. It is raised when the meaning of a message changes or a message is removed.
 const PROTOCOL: u32 = 1;
@@ -73,7 +76,7 @@ pub fn run(args: &Args) -> Result<u8> {
         args.stdio,
         "write --stdio: pinfold reads requests from standard input and writes events to standard output"
     );
-    ensure!(!pinfold::was_closed(1), "standard output is closed: open it, because pinfold writes events there");
+    ensure!(!inherited::was_closed(1), "standard output is closed: open it, because pinfold writes events there");
     let signals = SignalQueue::block_all()?;
     let guard = Guard::fork()?;
     // Two pipes for each job: standard output and standard error.
@@ -271,7 +274,7 @@ impl Session<'_> {
             Request::Submit { id, job } => return self.submit(number, id, &job).await,
             Request::Cancel { id } => job(&id)?.handle.cancel(),
             Request::Signal { id, signal } => {
-                let signal: Signal = signal.parse().map_err(|error: pinfold::Error| error.to_string())?;
+                let signal: Signal = signal.parse().map_err(|error: crate::Error| error.to_string())?;
                 job(&id)?.running()?.signal(signal).map_err(|error| error.to_string())?;
             }
             Request::Processes { id } => {

@@ -3,8 +3,11 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use pinfold::signal::{SignalQueue, SignalStream};
-use pinfold::{Controller, Guard, Supervisor};
+
+use crate::cli::signal_stream::SignalStream;
+use crate::kernel::inherited;
+use crate::kernel::own_signals::SignalQueue;
+use crate::{Controller, Guard, Supervisor};
 
 use super::environment;
 
@@ -64,7 +67,7 @@ pub fn with_supervisor<T>(
     descriptors: Descriptors,
     host: impl AsyncFnOnce(&Supervisor, &SignalStream) -> Result<T>,
 ) -> Result<T> {
-    descriptors.check(pinfold::raise_own_limits())?;
+    descriptors.check(inherited::raise_own_limits())?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
     let ended = runtime.block_on(async {

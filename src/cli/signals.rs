@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use pinfold::Signal;
-use pinfold::signal::Received;
+use crate::Signal;
+use crate::kernel::own_signals::Received;
 
 use super::on_signal::{Action, OnSignal};
 use super::terminal;

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use pinfold::sweep::{Abandoned, Outcome, Sweep};
-use pinfold::text::printable;
+
+use crate::report::text::printable;
+use crate::sweep::{Abandoned, Outcome, Sweep};
 
 use super::{duration, environment, print_message, processes, write};
 

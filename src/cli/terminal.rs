@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
 
-use pinfold::Job;
-use pinfold::Signal;
-use pinfold::signal::Received;
 use rustix::process::{Pid, getppid};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr, tcsetpgrp};
+
+use crate::Job;
+use crate::Signal;
+use crate::kernel::own_signals::Received;
 
 pub struct Terminal {
     pub tty: File,

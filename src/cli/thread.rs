@@ -9,8 +9,8 @@ use rustix::io::Errno;
 ///
 /// # Errors
 /// `EAGAIN` at such a limit, or if there is not enough memory (pthread_create(3)).
-pub(crate) fn start(purpose: &str, work: impl FnOnce() + Send + 'static) -> pinfold::Result<JoinHandle<()>> {
-    Builder::new().spawn(work).map_err(|error| pinfold::Error::System {
+pub(crate) fn start(purpose: &str, work: impl FnOnce() + Send + 'static) -> crate::Result<JoinHandle<()>> {
+    Builder::new().spawn(work).map_err(|error| crate::Error::System {
         operation: "start a thread",
         object: purpose.into(),
         errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),

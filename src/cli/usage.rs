@@ -5,7 +5,8 @@ use std::io::IsTerminal;
 use std::os::unix::ffi::OsStrExt;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use pinfold::text::{printable, printable_message, printable_os};
+
+use crate::report::text::{printable, printable_message, printable_os};
 
 use super::{FAILED, print_message, write, write_patiently};
 

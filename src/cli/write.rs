@@ -7,10 +7,12 @@ use std::os::fd::AsFd;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use pinfold::Signal;
-use pinfold::signal::SignalQueue;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+
+use crate::Signal;
+use crate::kernel::inherited;
+use crate::kernel::own_signals::SignalQueue;
 
 use super::thread;
 
@@ -40,7 +42,7 @@ pub(crate) fn write_all(out: impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
 /// Those of write(2), and `EBADF` if standard output was closed when pinfold started; Rust's `Stdout` ignores that
 /// `EBADF`.
 pub(crate) fn print(text: &str) -> io::Result<()> {
-    if pinfold::was_closed(1) && !text.is_empty() {
+    if inherited::was_closed(1) && !text.is_empty() {
         return Err(Errno::BADF.into());
     }
     let mut stdout = io::stdout();

@@ -59,7 +59,7 @@ pub fn init() {
 /// descriptors are still closed.
 ///
 /// Where the C library passes no arguments to constructors (musl) and `/proc` is not mounted, the guard starts here.
-pub fn init_with(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) {
+pub(crate) fn init_with(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) {
     inherited::fill_closed_stdio();
     inherited::signals();
     let last = arguments.into_iter().last();
@@ -120,8 +120,7 @@ impl Guard {
     ///
     /// The call also lowers this process's `oom_score_adj`, and so the guard's, where that is permitted
     /// (CAP_SYS_RESOURCE). Jobs get the previous value. From the deadline of a job until the job has ended, the kernel
-    /// sends this process SIGCONT, in case the job has stopped it. A
-    /// [`SignalQueue`](crate::kernel::signal::SignalQueue) leaves out these signals.
+    /// sends this process SIGCONT, in case the job has stopped it.
     ///
     /// # Errors
     /// Returns [`Error::System`] with `EBUSY` if this process has a second thread, or with the errno of socketpair(2)

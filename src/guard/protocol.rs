@@ -18,10 +18,10 @@ use super::identity::Identity;
 use super::terminal::Settings;
 use crate::error::{SpawnStage, short_of_descriptors};
 use crate::kernel::host::Changed;
-use crate::report::ProcessInfo;
+use crate::report::{MainEnd, ProcessInfo};
 
 /// Incremented with every change of the messages. A guard of another version refuses to serve.
-pub const VERSION: u32 = 9;
+pub const VERSION: u32 = 10;
 
 /// One job of one supervisor.
 pub type JobId = u64;
@@ -88,7 +88,7 @@ pub enum FromGuard {
     /// The main process has ended and was reaped.
     Exited {
         job: JobId,
-        end: End,
+        end: MainEnd,
         max_rss_kib: u64,
         /// The guard has no children left but the main processes of other jobs. So no descendant of this job is left
         /// either.
@@ -123,13 +123,6 @@ impl Spent {
         self.cpu_user_us += user;
         self.cpu_system_us += system;
     }
-}
-
-/// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum End {
-    Exited { code: i32 },
-    Signalled { signal: i32, core_dumped: bool },
 }
 
 /// The command to execute, in bytes as execve takes them: every string ends with NUL.

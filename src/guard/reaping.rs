@@ -7,10 +7,12 @@ use rustix::event::epoll;
 use rustix::io::Result;
 
 use super::event_loop::{CHILDREN, Guard};
-use super::protocol::{End, FromGuard, JobId};
+use super::protocol::{FromGuard, JobId};
 use crate::kernel::reap;
 use crate::kernel::reap::{Reap, Reaped};
+use crate::kernel::signal::Signal;
 use crate::kernel::signal_set;
+use crate::report::MainEnd;
 use crate::subreaper::descendants;
 
 impl Guard {
@@ -89,9 +91,11 @@ impl Guard {
                 self.jobs.remove(&job);
             }
             let end = if reaped.code == libc::CLD_EXITED {
-                End::Exited { code: reaped.status }
+                MainEnd::Exited(reaped.status)
             } else {
-                End::Signalled { signal: reaped.status, core_dumped: reaped.code == libc::CLD_DUMPED }
+                let signal = reaped.status;
+                let name = Signal::from_number(signal).map_or_else(|| signal.to_string(), |signal| signal.to_string());
+                MainEnd::Signalled { signal, name, core_dumped: reaped.code == libc::CLD_DUMPED }
             };
             let spent = self.spent;
             let (max_rss_kib, childless) = (reaped.max_rss_kib, no_descendant_left);

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::Request;
 use super::config::JobConfig;
-use super::main_exit::{MainExit, main_end, seen};
+use super::main_exit::{MainExit, seen};
 use super::report_builder::ReportBuilder;
 use super::spawn_request::SpawnRequest;
 use super::wait_until_empty::{sleep_until, wait_until_empty};
@@ -249,7 +249,7 @@ impl Actor {
                 self.seen.main_resident_peak = Some(max_rss_kib * 1024);
                 self.childless = childless;
                 self.report.phases.main_exited = self.elapsed();
-                self.report.main = Some(main_end(end));
+                self.report.main = Some(end);
                 self.empty = self.containment.leaf().map_or(childless, |leaf| leaf.populated() == Ok(false));
                 if self.containment.leaf().is_none() && !childless {
                     // Only the guard knows when the last process of the job has ended.

@@ -7,10 +7,8 @@ use std::sync::Arc;
 use tokio::io::unix::AsyncFd;
 
 use super::actor::Actor;
-use crate::guard::protocol::{End, ToGuard};
+use crate::guard::protocol::ToGuard;
 use crate::kernel::pidfd::Pidfd;
-use crate::kernel::signal::Signal;
-use crate::report::MainEnd;
 use crate::supervisor::containment::JobContainment;
 use crate::supervisor::watch::SharedPidfd;
 
@@ -78,17 +76,5 @@ impl Actor {
     /// Starts to expect an answer from the guard.
     pub(super) fn expect_answer(&mut self) {
         self.expected.get_or_insert_with(|| self.link.expect_answer());
-    }
-}
-
-/// Returns the end of the main process in the form of the report.
-pub(super) fn main_end(end: End) -> MainEnd {
-    match end {
-        End::Exited { code } => MainEnd::Exited(code),
-        End::Signalled { signal, core_dumped } => MainEnd::Signalled {
-            signal,
-            name: Signal::from_number(signal).map_or_else(|| signal.to_string(), |signal| signal.to_string()),
-            core_dumped,
-        },
     }
 }

@@ -19,7 +19,6 @@ use crate::error::{Error, Result};
 use crate::guard::protocol::JobId;
 use crate::kernel::maker::Maker;
 use crate::kernel::wake::Wake;
-use crate::supervisor::abort_on_drop::AbortOnDrop;
 use crate::supervisor::backend::{Backend, NextContainment};
 use crate::supervisor::events::Log;
 use crate::supervisor::queue::queue;
@@ -56,14 +55,10 @@ impl Supervisor {
         let caller = self.inner.check_process().and_then(|()| Caller::of(&command));
         async move {
             let caller = caller?;
-            let runtime = supervisor.inner.runtime.handle.clone();
+            let runtime = supervisor.inner.runtime.clone();
             // The start runs in its own task: a future that is held and not polled would keep its turn from others.
-            let starting = runtime.spawn(async move { supervisor.spawn_here(&command, caller).await });
-            match AbortOnDrop::new(starting).await {
-                Ok(started) => started,
-                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                Err(_) => Err(Error::GuardLost),
-            }
+            let starting = async move { supervisor.spawn_here(&command, caller).await };
+            runtime.run(starting).await.unwrap_or(Err(Error::GuardLost))
         }
     }
 
@@ -97,9 +92,9 @@ impl Supervisor {
         if first && let Backend::Cgroup { base, .. } = &*self.inner.backend() {
             // The sweep begins when the command runs already, so that the command does not wait for the cleanup of what
             // other supervisors left. It runs in its own task.
-            let sweeping =
-                AbortOnDrop::new(self.inner.runtime.handle.spawn(start_sweep::sweep(base.now().parent().clone())));
-            *self.inner.sweeping.lock().unwrap_or_else(PoisonError::into_inner) = Some(sweeping);
+            let sweep = start_sweep::sweep(base.now().parent().clone());
+            let mut sweeping = self.inner.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
+            sweeping.spawn_on(sweep, &self.inner.runtime.handle);
         }
         started
     }

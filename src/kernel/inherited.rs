@@ -4,14 +4,13 @@
 //! Before `main`, Rust's runtime ignores SIGPIPE and opens `/dev/null` on closed standard descriptors. A constructor
 //! that runs before the runtime therefore reads the inherited state of both.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::fs::OFlags;
-use rustix::io::{Errno, FdFlags};
+use rustix::io::Errno;
 
-use crate::error::{Error, Result};
 use crate::kernel::{descriptor, rlimit, signal_set};
 
 const SIGPIPE_IGNORED: u8 = 1 << 3;
@@ -66,7 +65,8 @@ static OPEN_FILES: OnceLock<Option<(u64, u64)>> = OnceLock::new();
 /// descriptors open: jobs then get those descriptors themselves, not copies. Call this function after
 /// [`Guard::fork`](crate::Guard::fork), because jobs have the guard's stack limit. Returns the soft limit on open files
 /// as it is now, or `None` if a seccomp profile does not let this process read it.
-pub fn raise_own_limits() -> Option<u64> {
+#[cfg(feature = "cli")]
+pub(crate) fn raise_own_limits() -> Option<u64> {
     /// The default of Linux.
     const STACK: u64 = 8 << 20;
     OPEN_FILES.get_or_init(|| rlimit::limit(libc::RLIMIT_NOFILE));
@@ -89,7 +89,7 @@ pub(crate) fn open_files_limit() -> Option<(u64, u64)> {
 /// Returns whether the standard descriptor `number` (0 to 2) was closed when this process was started. Rust's runtime
 /// has opened `/dev/null` there since.
 #[must_use]
-pub fn was_closed(number: i32) -> bool {
+pub(crate) fn was_closed(number: i32) -> bool {
     (0..3).contains(&number) && BEFORE_MAIN.load(Ordering::Relaxed) & (1 << number) != 0
 }
 
@@ -209,37 +209,4 @@ pub(crate) fn followed_limits() -> impl Iterator<Item = u32> {
         i64::from(resource) != i64::from(libc::RLIMIT_NOFILE)
             && !(raised && i64::from(resource) == i64::from(libc::RLIMIT_STACK))
     })
-}
-
-/// Takes ownership of the inherited descriptor `number`, and sets its close-on-exec flag: jobs do not get it.
-///
-/// # Errors
-/// [`Error::Invalid`] if it is not open for writing, or if it is a standard descriptor. [`Error::System`] with `EBUSY`
-/// if it was taken before.
-#[allow(unsafe_code)]
-pub fn adopt_descriptor(number: i32) -> Result<OwnedFd> {
-    static TAKEN: Mutex<Vec<i32>> = Mutex::new(Vec::new());
-    let refuse = |advice: &str| Error::invalid("descriptor", number.to_string(), advice);
-    let failed = |errno| Error::system("take", format!("descriptor {number}"), errno, "");
-    if (0..3).contains(&number) {
-        return Err(refuse("the standard descriptors belong to the job"));
-    }
-    let copy = match descriptor::copy(number) {
-        Err(Errno::BADF) => return Err(refuse("it is not open")),
-        copy => copy.map_err(failed)?,
-    };
-    let writable = rustix::fs::fcntl_getfl(copy).is_ok_and(|flags| flags.intersects(OFlags::WRONLY | OFlags::RDWR));
-    if !writable || !descriptor::stays_open_at_exec(number) {
-        return Err(refuse("it is not open for writing"));
-    }
-    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
-    if taken.contains(&number) {
-        return Err(Error::system("take", format!("descriptor {number}"), Errno::BUSY, "it was taken before"));
-    }
-    taken.push(number);
-    // SAFETY: the descriptor is open. Exec kept it open for this process, and only this function adopts such a number,
-    // once.
-    let taken = unsafe { OwnedFd::from_raw_fd(number) };
-    rustix::io::fcntl_setfd(&taken, FdFlags::CLOEXEC).map_err(failed)?;
-    Ok(taken)
 }

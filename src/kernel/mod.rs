@@ -1,13 +1,18 @@
 //! One file for each kernel concept, with safe wrappers of its calls. No policy, no runtime.
 
+#[cfg(feature = "cli")]
+pub(crate) mod adopt;
 pub(crate) mod descriptor;
 pub(crate) mod fork;
 pub(crate) mod host;
 pub(crate) mod inherited;
+pub(crate) mod landlock;
 pub(crate) mod maker;
-pub mod mount;
+pub(crate) mod mount;
 pub(crate) mod oom_score;
-pub mod pidfd;
+#[cfg(feature = "cli")]
+pub(crate) mod own_signals;
+pub(crate) mod pidfd;
 pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod pty;
@@ -15,7 +20,9 @@ pub(crate) mod reap;
 pub(crate) mod rlimit;
 pub(crate) mod same_file;
 pub(crate) mod scan;
-pub mod signal;
+pub(crate) mod seccomp;
+pub(crate) mod short_child;
+pub(crate) mod signal;
 pub(crate) mod signal_set;
 pub(crate) mod size;
 pub(crate) mod socket;

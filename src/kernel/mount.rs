@@ -39,6 +39,18 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     Some(Mount { root: unescape(root), point: unescape(point), read_only: is_ro(options) || is_ro(super_options) })
 }
 
+/// Returns the mount points of the file systems of these types, in the order of the mountinfo file.
+pub fn points_of(mountinfo: &[u8], types: &[&str]) -> Vec<PathBuf> {
+    let point = |line: &[u8]| {
+        let mut fields = line.split(|&byte| byte == b' ');
+        let point = fields.nth(4)?;
+        fields.find(|field| *field == b"-")?;
+        let kind = fields.next()?;
+        types.iter().any(|name| name.as_bytes() == kind).then(|| unescape(point))
+    };
+    mountinfo.split(|&byte| byte == b'\n').filter_map(point).collect()
+}
+
 /// Decodes the kernel's escapes: it writes space, tab, newline and backslash as a backslash and three octal digits.
 fn unescape(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
@@ -97,6 +109,7 @@ mod tests {
         assert_eq!(directory(&mounts[0], Path::new("/")), Some("/sys/fs/cgroup/unified".into()));
         let pure = cgroup2_mounts(b"30 23 0:26 / /sys/fs/cgroup ro,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n");
         assert!(pure[0].read_only);
+        assert_eq!(points_of(HYBRID, &["cgroup", "sysfs"]), ["/sys", "/sys/fs/cgroup/memory"].map(PathBuf::from));
     }
 
     #[test]

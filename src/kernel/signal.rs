@@ -1,15 +1,10 @@
-//! Signals by name and number, and a queue of the signals that this process receives.
+//! Signals by name and number (signal(7)).
 
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
 use std::str::FromStr;
-use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
-
-use crate::error::{Error, Result, short_of_descriptors};
-pub use crate::kernel::wake::Wake;
-use crate::kernel::{inherited, poll, signal_set, wake};
+use crate::error::{Error, Result};
+use crate::kernel::signal_set;
 
 /// A signal that can be sent: 1 to 31, or a real-time signal up to 64 (signal(7)).
 ///
@@ -147,157 +142,6 @@ impl FromStr for Signal {
         };
         number.filter(|number| REAL_TIME.contains(number)).map(Self).ok_or_else(unknown)
     }
-}
-
-/// A signal that this process has received, and its sender.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct Received {
-    /// The signal.
-    pub signal: Signal,
-    /// Whether the kernel sent the signal (`si_code` SI_KERNEL). For SIGINT, SIGQUIT and SIGTSTP that means the
-    /// terminal, which sends it to the whole foreground process group (sigaction(2)).
-    pub from_kernel: bool,
-    /// The process that sent the signal; 0 if it is not known.
-    pub sender: u32,
-}
-
-impl Received {
-    /// Returns a received signal, for tests of rules about signals.
-    #[must_use]
-    pub const fn new(signal: Signal, from_kernel: bool, sender: u32) -> Self {
-        Self { signal, from_kernel, sender }
-    }
-
-    /// Returns whether the terminal sent the signal to its foreground process group, or only to the leader of its
-    /// session (SIGHUP). That is so if the kernel sent the signal, and if it is one of the signals that a terminal
-    /// sends. The kernel also sends SIGALRM for a timer (setitimer(2)), which exec keeps, but that signal reaches one
-    /// process only.
-    #[must_use]
-    pub fn is_from_terminal(&self) -> bool {
-        let sent = [
-            Signal::INT,
-            Signal::QUIT,
-            Signal::HUP,
-            Signal::CONT,
-            Signal::TSTP,
-            Signal::TTIN,
-            Signal::TTOU,
-            Signal::WINCH,
-        ];
-        self.from_kernel && sent.contains(&self.signal)
-    }
-}
-
-/// A queue of every signal that can be blocked: the signals are not handled by this process but queued (signalfd(2)).
-///
-/// For programs that do nothing except supervise, such as the `pinfold` command: no signal can end such a program while
-/// its job goes on. Signals that were ignored when the program was started stay ignored (nohup(1)). A program that uses
-/// the library keeps its own signal handlers: the library uses no queue unless the program makes one.
-///
-/// ```no_run
-/// use pinfold::signal::SignalQueue;
-/// let queue = SignalQueue::block_all()?; // The first statement of `main`.
-/// while let Some(received) = queue.next(Some(std::time::Duration::from_secs(60)))? {
-///     println!("{} from process {}", received.signal, received.sender);
-/// }
-/// # Ok::<(), pinfold::Error>(())
-/// ```
-#[derive(Debug)]
-pub struct SignalQueue {
-    pub(crate) fd: OwnedFd,
-    /// The queued signals, as a bit mask.
-    queued: u64,
-}
-
-impl SignalQueue {
-    /// Blocks all signals in the calling thread and queues them. Call it while the process has one thread, before
-    /// [`Guard::fork`](crate::Guard::fork). Jobs still get the signal mask that this program was started with.
-    ///
-    /// # Errors
-    /// The errno of signalfd(2): `EMFILE`, `ENFILE`, `ENOMEM`.
-    pub fn block_all() -> Result<Self> {
-        // The kernel queues a blocked signal even if it is ignored, so ignored signals are left out here.
-        let queued = signal_set::ALL_SIGNALS & !signal_set::bit(libc::SIGCHLD) & !inherited::signals().ignored;
-        // Before the mask is set: if this fails, the mask stays as it was.
-        let fd = signal_set::signalfd(queued)
-            .map_err(|errno| Error::system("signalfd", "all signals", errno, short_of_descriptors(errno)))?;
-        signal_set::set_signal_mask(signal_set::ALL_SIGNALS);
-        Ok(Self { fd, queued })
-    }
-
-    /// Queues these signals too: [`block_all`] leaves out SIGCHLD, and the signals that were ignored when the program
-    /// was started.
-    ///
-    /// [`block_all`]: Self::block_all
-    ///
-    /// # Errors
-    /// The errno of signalfd(2).
-    pub fn queue_also<I: IntoIterator<Item = Signal>>(self, signals: I) -> Result<Self> {
-        let queued = signals.into_iter().fold(self.queued, |set, signal| set | signal_set::bit(signal.number()));
-        let fd = signal_set::signalfd(queued)
-            .map_err(|errno| Error::system("signalfd", "more signals", errno, short_of_descriptors(errno)))?;
-        Ok(Self { fd, queued })
-    }
-
-    /// Waits up to `patience` for the next signal, without a limit if that is `None`. Returns `None` if no signal came
-    /// within that time.
-    ///
-    /// # Errors
-    /// The errno of poll(2) or read(2).
-    pub fn next(&self, patience: Option<Duration>) -> Result<Option<Received>> {
-        let failed = |errno| Error::system("read", "the signal queue", errno, "");
-        let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
-        loop {
-            if let Some(info) = signal_set::read_signal(self.fd.as_fd()).map_err(failed)?
-                && let Some(received) = received(&info)
-            {
-                return Ok(Some(received));
-            }
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if !poll::wait(&mut [PollFd::new(&self.fd, PollFlags::IN)], left).map_err(failed)? {
-                return Ok(None);
-            }
-        }
-    }
-}
-
-pub(crate) fn received(info: &libc::signalfd_siginfo) -> Option<Received> {
-    let signal = Signal::from_number(info.ssi_signo as i32)?;
-    if signal == Signal::CONT && info.ssi_code == libc::SI_TIMER {
-        // pinfold's own timer ([`wake`]) sent it. It has already continued this process, so it is not reported.
-        wake::renew();
-        return None;
-    }
-    Some(Received { signal, from_kernel: info.ssi_code == libc::SI_KERNEL, sender: info.ssi_pid })
-}
-
-/// Returns whether this program was started with `signal` blocked, so that it would not have received the signal. (This
-/// is the state at the first call of `pinfold::init`, or of the function that starts a guard.)
-#[must_use]
-pub fn was_blocked(signal: Signal) -> bool {
-    inherited::signals().blocked & signal_set::bit(signal.number()) != 0
-}
-
-/// Ends this process by `signal`, as if the signal had never been caught, so that a calling shell sees that the signal
-/// ended it.
-///
-/// Returns only if the signal's default action does not end the process.
-pub fn end_by(signal: Signal) {
-    signal_set::set_ignored(signal.number(), false);
-    // Sent while the signal is blocked: if the same signal is already pending, it is still delivered only once.
-    signal_set::raise(signal.number());
-    signal_set::set_signal_mask(signal_set::ALL_SIGNALS & !signal_set::bit(signal.number()));
-}
-
-/// Stops this process by `signal` (SIGTSTP, SIGTTIN or SIGTTOU), as if the signal had never been caught, and returns
-/// when this process is continued.
-pub fn suspend_by(signal: Signal) {
-    let mask = signal_set::signal_mask();
-    let ignored = signal_set::is_ignored(signal.number());
-    wake::paused(|| end_by(signal));
-    signal_set::set_signal_mask(mask);
-    signal_set::set_ignored(signal.number(), ignored);
 }
 
 #[cfg(test)]

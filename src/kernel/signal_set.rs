@@ -132,6 +132,7 @@ pub fn read_signal(fd: BorrowedFd<'_>) -> Result<Option<libc::signalfd_siginfo>>
 }
 
 /// Sends `signal` to this process.
+#[cfg(feature = "cli")]
 pub fn raise(signal: i32) {
     // SAFETY: kill(2) has no memory obligations.
     unsafe { libc::kill(libc::getpid(), signal) };

@@ -43,7 +43,7 @@ pub(crate) fn allow() {
 /// deadlines that pinfold itself enforces on a job already have such a timer.
 ///
 /// This has no effect in a program that has not called [`Guard::fork`](crate::Guard::fork), nor while
-/// [`suspend_by`](crate::kernel::signal::suspend_by) has stopped the program.
+/// [`suspend_by`](crate::kernel::own_signals::suspend_by) has stopped the program.
 #[derive(Debug, Default)]
 pub struct Wake(Option<(Instant, u64)>);
 
@@ -74,6 +74,7 @@ impl Drop for Wake {
 }
 
 /// Calls `suspend`, which stops this process on purpose, as Ctrl-Z does. Meanwhile no timer continues this process.
+#[cfg(feature = "cli")]
 pub(crate) fn paused(suspend: impl FnOnce()) {
     let pause = |paused| {
         let mut wakes = lock();
@@ -129,6 +130,7 @@ impl Wakes {
 }
 
 /// Sets all timers again after one of their signals has been read, so that [`TIMERS`] signals follow again.
+#[cfg(feature = "cli")]
 pub(crate) fn renew() {
     let mut wakes = lock();
     let soon = Instant::now().checked_add(AGAIN);

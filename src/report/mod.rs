@@ -4,7 +4,7 @@ mod oom;
 mod process;
 mod reason;
 mod refusal;
-pub mod text;
+pub(crate) mod text;
 mod usage;
 
 use std::os::unix::process::ExitStatusExt;
@@ -148,6 +148,29 @@ pub enum MainEnd {
     },
 }
 
+impl MainEnd {
+    /// Returns the exit code that a shell reports for this end: the process's own, or that of its
+    /// [signal](exit_code_of_signal).
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Exited(code) => u8::try_from(*code).unwrap_or(u8::MAX),
+            Self::Signalled { signal, .. } => exit_code_of_signal(*signal),
+        }
+    }
+}
+
+/// Returns the exit code that stands for the end by a signal: 128 plus its number, as in POSIX shells (2.8.2 Exit
+/// Status for Commands), `timeout` and `env`.
+///
+/// ```
+/// assert_eq!(pinfold::report::exit_code_of_signal(pinfold::Signal::TERM.number()), 143);
+/// ```
+#[must_use]
+pub fn exit_code_of_signal(number: i32) -> u8 {
+    u8::try_from(128 + number).unwrap_or(u8::MAX)
+}
+
 /// When the phases of a job were reached. A phase is null if it was not reached.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -262,8 +285,7 @@ impl Report {
         match (reason, main) {
             (Reason::Deadline | Reason::Idle, _) => 124,
             (Reason::Cancelled, _) => 125,
-            (_, Some(MainEnd::Exited(code))) => u8::try_from(*code).unwrap_or(u8::MAX),
-            (_, Some(MainEnd::Signalled { signal, .. })) => 128 + u8::try_from(*signal).unwrap_or(0),
+            (_, Some(end)) => end.exit_code(),
             (_, None) => 125,
         }
     }

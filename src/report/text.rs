@@ -44,6 +44,7 @@ pub fn printable_path(path: &Path) -> Cow<'_, str> {
 /// the lists of pinfold's messages; every other newline is escaped. pinfold applies [`printable`] to the values of a
 /// message before; this function protects against values for which that was forgotten.
 #[must_use]
+#[cfg(feature = "cli")]
 pub fn printable_message(message: &str) -> Cow<'_, str> {
     if !message.chars().any(acts) {
         return Cow::Borrowed(message);

@@ -17,7 +17,6 @@ use crate::guard::{self, Embedded, Guard, Program};
 use crate::kernel::maker::Maker;
 use crate::report::ContainmentKind;
 use crate::report::Refusal;
-use crate::supervisor::abort_on_drop::AbortOnDrop;
 use crate::supervisor::backend::Remade;
 use crate::supervisor::backend::{Backend, SubreaperBackend};
 use crate::supervisor::delegation;
@@ -130,12 +129,7 @@ impl Builder {
             Some(runtime) => self.start_in(runtime).await,
             None => {
                 let own = Driver::start()?;
-                let starting = own.handle.spawn(self.start_in(own.clone()));
-                match AbortOnDrop::new(starting).await {
-                    Ok(started) => started,
-                    Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                    Err(_) => Err(Error::GuardLost),
-                }
+                own.clone().run(self.start_in(own)).await.unwrap_or(Err(Error::GuardLost))
             }
         }
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use crate::error::{Error, Result};
 use crate::kernel::maker::Maker;
@@ -69,6 +70,18 @@ impl Driver {
     pub fn may_stand_still(&self) -> bool {
         let no_threads = self.handle.runtime_flavor() == RuntimeFlavor::CurrentThread && self.alive.is_none();
         no_threads && Handle::try_current().is_err()
+    }
+
+    /// Runs the future in a task of the runtime, and waits for it in any executor. Dropping the returned future ends
+    /// the task, and drops its result. Returns `None` if the runtime has been shut down.
+    pub async fn run<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        let mut task = JoinSet::new();
+        task.spawn_on(future, &self.handle);
+        match task.join_next().await? {
+            Ok(done) => Some(done),
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => None,
+        }
     }
 
     /// Waits for the future in this thread.

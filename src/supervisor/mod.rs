@@ -1,6 +1,5 @@
 //! The host's side: it chooses the containment, starts the guard, and starts jobs.
 
-pub(crate) mod abort_on_drop;
 pub(crate) mod backend;
 mod builder;
 pub(crate) mod containment;
@@ -11,7 +10,6 @@ pub(crate) mod link;
 mod orphans;
 pub(crate) mod queue;
 mod scope;
-mod signals;
 pub(crate) mod start_sweep;
 pub mod sweep;
 pub(crate) mod watch;
@@ -23,6 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::process::getpid;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use crate::cgroup;
 use crate::error::{Error, Result};
@@ -31,12 +30,10 @@ use crate::guard::protocol::ToGuard;
 use crate::guard::terminal::Settings;
 use crate::kernel::maker::Maker;
 use crate::report::Refusal;
-use crate::supervisor::abort_on_drop::AbortOnDrop;
 use crate::supervisor::backend::{Backend, NextContainment, SubreaperBackend};
 use crate::supervisor::driver::Driver;
 use crate::supervisor::events::{Hub, JobEvents};
 pub use builder::Builder;
-pub use signals::SignalStream;
 
 /// How many jobs are being started at the same time.
 const STARTS: usize = 32;
@@ -77,7 +74,7 @@ pub(crate) struct Inner {
     one_job: bool,
     had_its_job: AtomicBool,
     /// The removal of what other supervisors have left; the first job starts it.
-    pub(crate) sweeping: Mutex<Option<AbortOnDrop<()>>>,
+    pub(crate) sweeping: Mutex<JoinSet<()>>,
     /// No containment but a cgroup is accepted.
     cgroup_only: bool,
     guard_program: Option<Program>,
@@ -232,17 +229,16 @@ impl Supervisor {
         }
         let backend = self.inner.backend();
         backend.hang_up();
-        let sweeping = self.inner.sweeping.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut sweeping = std::mem::take(&mut *self.inner.sweeping.lock().unwrap_or_else(PoisonError::into_inner));
         // If the runtime belongs to the caller, perhaps no thread drives it now. It is used nevertheless if no other
         // thread can be started.
         let other = if self.inner.runtime.may_stand_still() { Driver::start().ok() } else { None };
-        if let Some(sweeping) = sweeping.filter(|_| other.is_none()) {
+        if other.is_none() {
             // The sweep is bounded, and ends early only with its runtime.
-            let _ = sweeping.await;
+            while sweeping.join_next().await.is_some() {}
         }
         let runtime = other.unwrap_or_else(|| self.inner.runtime.clone());
-        let closing = runtime.handle.spawn(async move { backend.close().await });
         // A runtime that was shut down does not wait: the guard does the rest.
-        let _ = AbortOnDrop::new(closing).await;
+        let _ = runtime.run(async move { backend.close().await }).await;
     }
 }

@@ -158,7 +158,7 @@ fn from_two_threads_and_after_close() {
     assert_eq!((talker.id(), handle.try_wait().unwrap()), (None, Some(report)));
     let over = handle.ready(&Readiness::file("/no/such/file"), LONG);
     assert!(matches!(over, Err(Error::NotReady { .. })), "{over:?}");
-    // What the job had written before is still there.
+    // The output of the job is still there.
     assert_eq!(talker.wait_with_output().unwrap().stdout.text(), "ready\n");
     assert_eq!(talker.wait_with_output().unwrap().stdout.text(), "ready\n");
 }

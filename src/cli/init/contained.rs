@@ -1,15 +1,17 @@
 //! `pinfold init` under another init: contains the command in the way of `pinfold run`.
 
 use anyhow::{Context, Result};
-use pinfold::report::MainEnd;
-use pinfold::signal::{self, Received, SignalQueue};
-use pinfold::{Command, Guard, Job, ProcessGroup, Signal};
+
+use crate::cli::terminal::{Terminal, has_left_our_group, has_reached_our_group};
+use crate::cli::{run, supervisor_of_environment};
+use crate::kernel::inherited;
+use crate::kernel::own_signals::{self, Received, SignalQueue};
+use crate::report::MainEnd;
+use crate::{Command, Guard, Job, ProcessGroup, Signal};
 
 use super::inherited::Inherited;
 use super::session::GivenUp;
 use super::{Init, LEFTOVERS_GRACE};
-use crate::cli::terminal::{Terminal, has_left_our_group, has_reached_our_group};
-use crate::cli::{run, supervisor_of_environment};
 
 /// Runs the command and returns the exit code.
 pub fn run(init: &Init) -> Result<u8> {
@@ -21,7 +23,7 @@ pub fn run(init: &Init) -> Result<u8> {
     let (terminal, given_up) =
         if init.options.session { (None, GivenUp::terminal()) } else { (Terminal::open(), GivenUp::default()) };
     let guard = Guard::fork()?;
-    pinfold::raise_own_limits();
+    inherited::raise_own_limits();
     let [program, args @ ..] = init.options.command.as_slice() else { unreachable!("parsed with a command") };
     let mut command = Command::new(program);
     command.default_signals(init.reset_signals());
@@ -77,7 +79,7 @@ async fn supervise(
     // Signals that arrive meanwhile stay in the queue. The guard limits the time of an exec that hangs.
     let job = supervisor.spawn(command).await?;
     init.debug(|| {
-        format!("started {} as process {}", pinfold::text::printable_os(&init.options.command[0]), job.pid())
+        format!("started {} as process {}", crate::report::text::printable_os(&init.options.command[0]), job.pid())
     });
     let shares_group = terminal.is_some();
     let report = loop {
@@ -101,11 +103,7 @@ async fn supervise(
     };
     supervisor.close().await;
     run::explain_failures(&report);
-    Ok(match &report.main {
-        Some(MainEnd::Exited(code)) => *code as u8,
-        Some(MainEnd::Signalled { signal, .. }) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
-        _ => report.exit_code,
-    })
+    Ok(report.main.as_ref().map_or(report.exit_code, MainEnd::exit_code))
 }
 
 async fn pass_on(init: &Init, job: &Job, received: Received, shares_group: bool) {
@@ -130,6 +128,6 @@ async fn pass_on(init: &Init, job: &Job, received: Received, shares_group: bool)
         }
     }
     if init.stops_with(received.signal) {
-        signal::suspend_by(Signal::STOP);
+        own_signals::suspend_by(Signal::STOP);
     }
 }

@@ -12,10 +12,11 @@ use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use pinfold::{Error, Signal};
 
 use super::{FAILED, write_patiently};
 use options::{Options, Parsed};
+
+use crate::{Error, Signal};
 
 /// The time between SIGTERM and SIGKILL for the processes that the command has left. It is short, because an engine
 /// that stops a container waits for ten seconds or less.
@@ -65,7 +66,7 @@ fn print(text: &str) -> u8 {
 }
 
 fn say(name: &str, message: &str) {
-    write_patiently(format!("{name}: {}\n", pinfold::text::printable_message(message)).as_bytes());
+    write_patiently(format!("{name}: {}\n", crate::report::text::printable_message(message)).as_bytes());
 }
 
 /// The name and the options, which both modes use: PID 1, and the supervisor of a command.

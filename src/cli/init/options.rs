@@ -2,10 +2,10 @@
 
 use std::ffi::OsString;
 
-use pinfold::Signal;
+use crate::Signal;
+use crate::cli::getopt::{Long, Parser};
 
 use super::Flavour;
-use crate::cli::getopt::{Long, Parser};
 
 /// The parsed options and the command.
 pub struct Options {
@@ -74,7 +74,7 @@ pub fn parse(flavour: Flavour, words: &[OsString], variable: impl Fn(&str) -> Op
             Ok(found) => found,
             Err(message) => return Parsed::Wrong(String::from_utf8_lossy(&message).into_owned()),
         };
-        let value = pinfold::text::printable_os(&value.unwrap_or_default()).into_owned();
+        let value = crate::report::text::printable_os(&value.unwrap_or_default()).into_owned();
         match id {
             'g' => options.group = true,
             'c' => options.session = false,

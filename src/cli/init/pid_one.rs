@@ -10,12 +10,13 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::Result;
-use pinfold::Signal;
-use pinfold::pidfd::Pidfd;
-use pinfold::settle::{self, Left};
-use pinfold::signal::SignalQueue;
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
+
+use crate::Signal;
+use crate::job::settle::{self, Left};
+use crate::kernel::own_signals::SignalQueue;
+use crate::kernel::pidfd::Pidfd;
 
 use super::session::GivenUp;
 use super::{Init, LEFTOVERS_GRACE, say};
@@ -31,12 +32,12 @@ pub fn run(init: &Init) -> Result<u8> {
     let main = match spawn(init, given) {
         Ok(main) => main,
         Err(error) => {
-            let program = pinfold::text::printable_os(&init.options.command[0]);
+            let program = crate::report::text::printable_os(&init.options.command[0]);
             say(init.name, &format!("cannot execute '{program}': {error}"));
             return Ok(if error.raw_os_error() == Some(libc::ENOENT) { 127 } else { 126 });
         }
     };
-    init.debug(|| format!("started {} as process {main}", pinfold::text::printable_os(&init.options.command[0])));
+    init.debug(|| format!("started {} as process {main}", crate::report::text::printable_os(&init.options.command[0])));
     let code = loop {
         if let Some(code) = reap(init, main)? {
             break code;
@@ -83,8 +84,10 @@ fn reap_one() -> Result<Option<(Pid, WaitStatus)>> {
 }
 
 fn exit_code(status: WaitStatus) -> u8 {
-    let code = status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal));
-    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
+    match status.terminating_signal() {
+        Some(signal) => crate::report::exit_code_of_signal(signal),
+        None => status.exit_status().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX),
+    }
 }
 
 /// Ends the processes that the command has left: waits for the settle time, sends SIGTERM, and waits for a grace

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use pinfold::Signal;
+use crate::Signal;
 
 /// The signals that the kernel sends to the foreground process group when the leader of a session gives up its terminal
 /// (TIOCNOTTY in ioctl_tty(2)). init does not send them to the command.

@@ -4,11 +4,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pinfold::Signal;
-
-use super::job_line::StderrArg;
+use crate::Signal;
 use crate::cli::duration;
 use crate::cli::run::{SignalToArg, parse_signal};
+
+use super::job_line::StderrArg;
 
 /// Run many jobs, a limited number at a time; when a job ends, no process of it is left.
 ///

@@ -5,16 +5,17 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use pinfold::Stdio;
 use rustix::fs::{CWD, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
+
+use crate::Stdio;
 
 /// Creates DIR/NUMBER.out and DIR/NUMBER.err for the streams of a job; only the first where the streams are merged.
 pub fn named(directory: &Path, number: usize, merged: bool) -> Result<(Stdio, Stdio)> {
     let file = |suffix: &str| -> Result<Stdio> {
         let path = directory.join(format!("{number}.{suffix}"));
-        let file =
-            File::create(&path).with_context(|| format!("cannot create {}", pinfold::text::printable_path(&path)))?;
+        let file = File::create(&path)
+            .with_context(|| format!("cannot create {}", crate::report::text::printable_path(&path)))?;
         Ok(file.into())
     };
     Ok((file("out")?, if merged { Stdio::null() } else { file("err")? }))
@@ -27,7 +28,7 @@ pub fn nameless() -> Result<File> {
     let failed = || {
         format!(
             "cannot create a file for output in {} (set TMPDIR to use another directory)",
-            pinfold::text::printable_path(&directory)
+            crate::report::text::printable_path(&directory)
         )
     };
     let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC;
@@ -51,6 +52,6 @@ pub fn lost(error: &std::io::Error) -> String {
     let directory = std::env::temp_dir();
     format!(
         "cannot store it in {}: {error}; make room there, or set TMPDIR to another directory",
-        pinfold::text::printable_path(&directory)
+        crate::report::text::printable_path(&directory)
     )
 }

@@ -7,8 +7,9 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, ready};
 
-use pinfold::output::OutputStream;
 use tokio::io::{AsyncRead, ReadBuf};
+
+use crate::output::OutputStream;
 
 use super::output::{Ended, Printer};
 use super::spill::Spill;
@@ -119,7 +120,7 @@ impl Collector {
     /// the tag.
     pub fn follow(self: &Arc<Self>, stream: OutputStream, number: usize, tag: Option<&str>) {
         let own = self.begin();
-        let tag = tag.map(|tag| format!("{}\t", pinfold::text::printable(tag)).into_bytes()).unwrap_or_default();
+        let tag = tag.map(|tag| format!("{}\t", crate::report::text::printable(tag)).into_bytes()).unwrap_or_default();
         tokio::spawn(async move {
             let mut part = own.parts[number].lock().await;
             if let Err(error) = own.printer.follow(stream, number, &tag).await {

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pinfold::pool::Task;
-use pinfold::{Command, Controller, Stdio};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 
 use crate::cli::duration;
 use crate::cli::limits::LimitArgs;
+use crate::pool::Task;
+use crate::{Command, Controller, Stdio};
 
 /// A job in JSON.
 #[derive(Deserialize)]

@@ -7,13 +7,14 @@ use std::fs::File;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use anyhow::{Context, Result, bail};
-use pinfold::pool::Task;
-use pinfold::{Command, Controller, Stdio};
+
+use crate::cli::stdin::{MAX_LINE, StandardInput};
+use crate::pool::Task;
+use crate::{Command, Controller, Stdio};
 
 use super::args::Args;
 use super::job_line::{JobLine, explain};
 use super::{input, template};
-use crate::cli::stdin::{MAX_LINE, StandardInput};
 
 /// The number of mistakes that the message lists. Further mistakes are only counted.
 const SHOWN: usize = 50;
@@ -43,7 +44,7 @@ pub fn read(args: &Args) -> Result<Vec<Job>> {
     let max = if is_json { MAX_LINE } else { input::MAX_ARGUMENT };
     let (text, origin) = match &args.jobs {
         Some(path) => {
-            let origin = pinfold::text::printable_path(path).into_owned();
+            let origin = crate::report::text::printable_path(path).into_owned();
             let file = File::open(path).with_context(|| format!("cannot read the jobs from {origin}"))?;
             (input::read(file, &origin, separator, max)?, origin)
         }
@@ -55,7 +56,7 @@ pub fn read(args: &Args) -> Result<Vec<Job>> {
     }
     let mut message = format!("{} of the jobs in {origin} are invalid; no job was started:", mistakes.len());
     for (line, mistake) in mistakes.iter().take(SHOWN) {
-        message.push_str(&format!("\n  line {line}: {}", pinfold::text::printable(mistake)));
+        message.push_str(&format!("\n  line {line}: {}", crate::report::text::printable(mistake)));
     }
     if mistakes.len() > SHOWN {
         message.push_str(&format!("\n  and {} more", mistakes.len() - SHOWN));

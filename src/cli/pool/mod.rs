@@ -20,10 +20,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use pinfold::pool::Outcome;
-use pinfold::report::Reason;
-use pinfold::signal::{self, SignalQueue, SignalStream};
-use pinfold::{Guard, Pool, Signal, Stdio, Supervisor};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -39,6 +35,12 @@ use jobs::Job;
 use output::{Ended, How, Notice, Printer};
 use progress::{Progress, Tally};
 use results::{DoneJobs, Results};
+
+use crate::cli::signal_stream::SignalStream;
+use crate::kernel::own_signals::{self, SignalQueue};
+use crate::pool::Outcome;
+use crate::report::Reason;
+use crate::{Guard, Pool, Signal, Stdio, Supervisor};
 
 /// Some jobs did not succeed.
 const SOME_FAILED: u8 = 1;
@@ -73,7 +75,7 @@ pub fn run(args: &Args) -> Result<u8> {
     };
     if let OutputArg::Files(directory) = &args.output {
         std::fs::create_dir_all(directory)
-            .with_context(|| format!("cannot create {}", pinfold::text::printable_path(directory)))?;
+            .with_context(|| format!("cannot create {}", crate::report::text::printable_path(directory)))?;
     }
     // Until here a signal ends pinfold in the default way, because no job runs yet.
     let signals = SignalQueue::block_all()?;
@@ -96,9 +98,9 @@ pub fn run(args: &Args) -> Result<u8> {
             if signal == Signal::INT {
                 // pinfold ends by SIGINT, so that a loop in the calling shell stops too. The call returns only where
                 // pinfold is PID 1.
-                signal::end_by(signal);
+                own_signals::end_by(signal);
             }
-            u8::try_from(128 + signal.number()).unwrap_or(u8::MAX)
+            crate::report::exit_code_of_signal(signal.number())
         }
     })
 }
@@ -240,7 +242,7 @@ impl<'a> Run<'a> {
                 self.pool.kill();
             }
             // Ctrl-Z: pinfold stops and the shell takes over. The jobs continue to run.
-            Response::PassOn(Signal::TSTP) => signal::suspend_by(Signal::TSTP),
+            Response::PassOn(Signal::TSTP) => own_signals::suspend_by(Signal::TSTP),
             _ => {}
         }
     }
@@ -385,7 +387,7 @@ async fn feed<'a>(
                 submitted.borrow_mut().insert(handle.id(), Submitted { job, collector, room });
             }
             // The pool was stopped, or its deadline was reached. `finish` counts the jobs that were not submitted.
-            Err(pinfold::Error::PoolClosed) => return Ok(()),
+            Err(crate::Error::PoolClosed) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
     }

@@ -7,16 +7,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
 use anyhow::Result;
-use pinfold::output::{Line, Lines, OutputStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::cli::thread;
+use crate::output::{Line, Lines, OutputStream};
 
 use super::gather::Part;
 use super::printing_thread::PrintingThread;
 use super::progress::Progress;
 use super::results::Results;
 use super::spill::Spill;
-use crate::cli::thread;
 
 /// The longest line of a stream that is printed whole. In a longer one, lines of other jobs may come between its parts.
 pub const MAX_LINE: usize = 64 * 1024;

@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
+use crate::cli::write::write_all;
+use crate::kernel::inherited;
+
 use super::files::{lost, nameless};
 use super::gather::Part;
 use super::output::{MAX_LINE, Notice, Output, Piece, Recorder};
 use super::progress::Progress;
 use super::spill::copy as append;
-use crate::cli::write::write_all;
 
 /// The state of the printing thread.
 pub struct PrintingThread {
@@ -77,7 +79,7 @@ impl PrintingThread {
 
     fn write(&self, stream: usize, bytes: &[u8]) -> io::Result<()> {
         // A stream that was closed at the start is now /dev/null, and a write to it would succeed.
-        if pinfold::was_closed(if stream == 0 { 1 } else { 2 }) {
+        if inherited::was_closed(if stream == 0 { 1 } else { 2 }) {
             let name = ["output", "error"][stream];
             return Err(io::Error::other(format!("standard {name} is closed")));
         }

@@ -4,11 +4,12 @@ use std::io::IsTerminal;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use pinfold::pool::{Outcome, Status};
-use pinfold::report::{MainEnd, Reason};
+
+use crate::cli::print_message;
+use crate::pool::{Outcome, Status};
+use crate::report::{MainEnd, Reason};
 
 use super::jobs::Job;
-use crate::cli::print_message;
 
 /// The progress on standard error, where that is a terminal; the lines for failures; the summary.
 #[derive(Clone)]
@@ -65,7 +66,7 @@ impl Progress {
                 print_message(&format!(
                     "line {}, {}: {}{attempts}",
                     job.line,
-                    pinfold::text::printable(&outcome.report.name),
+                    crate::report::text::printable(&outcome.report.name),
                     how(outcome)
                 ))
             });

@@ -8,14 +8,15 @@ use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use pinfold::Report;
-use pinfold::pool::Outcome;
-use pinfold::report::Reason;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use super::jobs::Job;
+use crate::Report;
 use crate::cli::print_message;
+use crate::pool::Outcome;
+use crate::report::Reason;
+
+use super::jobs::Job;
 
 /// A line of the results file.
 #[derive(Serialize)]
@@ -60,7 +61,7 @@ impl Results {
     /// Opens the file, and locks it for this process. With `resume`, it returns the jobs that the file marks as done,
     /// and cuts off an incomplete last line that pinfold wrote. Without `resume`, the file must be empty or not exist.
     pub fn open(path: &Path, resume: bool) -> Result<(Self, DoneJobs)> {
-        let shown = pinfold::text::printable_path(path);
+        let shown = crate::report::text::printable_path(path);
         let mut file = OpenOptions::new()
             .read(true)
             .append(true)
@@ -91,9 +92,9 @@ impl Results {
 
     /// Appends a line.
     pub fn append(&mut self, line: &[u8]) -> Result<()> {
-        self.file
-            .write_all(line)
-            .with_context(|| format!("cannot write to the results file {}", pinfold::text::printable_path(&self.path)))
+        self.file.write_all(line).with_context(|| {
+            format!("cannot write to the results file {}", crate::report::text::printable_path(&self.path))
+        })
     }
 }
 
@@ -176,7 +177,7 @@ mod tests {
 
     #[test]
     fn only_beginnings_of_our_lines_are_torn_lines() {
-        let report = Report::of_failed_spawn(&pinfold::Command::new("a"), &pinfold::Error::GuardLost);
+        let report = Report::of_failed_spawn(&crate::Command::new("a"), &crate::Error::GuardLost);
         let line = Line { line: 120, key: "k", done: false, success: false, attempts: 1, report: &report };
         let line = serde_json::to_vec(&line).unwrap();
         assert!((0..=line.len()).all(|length| begins_as_ours(&line[..length])));

@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::files::{lost, nameless};
 use crate::cli::thread;
+
+use super::files::{lost, nameless};
 
 /// The largest number of pieces that wait for the disk.
 const WAITING: usize = 32;

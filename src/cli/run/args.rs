@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use pinfold::report::ContainmentKind;
-use pinfold::text::printable_os;
-use pinfold::{Command, Leftovers, ProcessGroup, Signal, SignalTo, User};
 
-use super::streams::StreamArgs;
 use crate::cli::duration;
 use crate::cli::limits::LimitArgs;
 use crate::cli::on_signal::OnSignal;
 use crate::cli::report_sink::{self, Destination};
+use crate::report::ContainmentKind;
+use crate::report::text::printable_os;
+use crate::{Command, Leftovers, ProcessGroup, Signal, SignalTo, User};
+
+use super::streams::StreamArgs;
 
 /// Run a command; when it ends, everything that it started has ended too.
 ///
@@ -199,12 +200,12 @@ impl<T: Clone + Send + Sync + 'static> clap::builder::TypedValueParser for FromB
 }
 
 pub fn parse_signal(text: &str) -> Result<Signal, String> {
-    text.parse().map_err(|error: pinfold::Error| error.to_string())
+    text.parse().map_err(|error: crate::Error| error.to_string())
 }
 
 fn parse_user(text: &str) -> Result<User, String> {
     User::look_up(text).map_err(|error| match error {
-        pinfold::Error::Invalid { advice, .. } => advice,
+        crate::Error::Invalid { advice, .. } => advice,
         error => error.to_string(),
     })
 }

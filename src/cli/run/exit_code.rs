@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use pinfold::report::{MainEnd, Reason};
-use pinfold::{Command, Report, Signal};
+use crate::cli::FAILED;
+use crate::report::{MainEnd, Reason, exit_code_of_signal};
+use crate::{Command, Report, Signal};
 
 use super::args::Args;
-use crate::cli::FAILED;
 
 /// SIGKILL did not end every process of the job. This code takes precedence over all others.
 const UNKILLABLE: u8 = 122;
@@ -51,7 +51,7 @@ impl Ended {
         // kept either: pinfold closed the pipe because it could not forward the output, so the command did not end by
         // itself.
         let by_pipe = matches!(report.main, Some(MainEnd::Signalled { signal: libc::SIGPIPE, .. }));
-        let by_us = report.exit_code == 0 || by_pipe && i32::from(report.exit_code) == 128 + libc::SIGPIPE;
+        let by_us = report.exit_code == 0 || by_pipe && report.exit_code == exit_code_of_signal(libc::SIGPIPE);
         let code = if by_us { FAILED } else { report.exit_code };
         let trouble = trouble.map(|why| Verdict { code, why });
         let verdicts: Vec<_> = [not_ready, trouble].into_iter().flatten().collect();
@@ -64,16 +64,16 @@ impl Ended {
         Self::Report { report, interrupted }
     }
 
-    pub fn not_started(command: &Command, error: &pinfold::Error) -> Self {
+    pub fn not_started(command: &Command, error: &crate::Error) -> Self {
         Self::NotStarted { report: Arc::new(Report::of_failed_spawn(command, error)) }
     }
 
     pub fn signalled(args: &Args, command: &Command, signal: Signal) -> Self {
         let program = args.command[0].to_string_lossy().into_owned();
-        let error = pinfold::Error::EndedEarly { program, reason: Reason::Stopped };
+        let error = crate::Error::EndedEarly { program, reason: Reason::Stopped };
         let mut report = Report::of_failed_spawn(command, &error);
         report.error = Some(format!("{error}: {signal}"));
-        report.exit_code = u8::try_from(128 + signal.number()).unwrap_or(u8::MAX);
+        report.exit_code = exit_code_of_signal(signal.number());
         Self::Signalled { report: Arc::new(report), signal }
     }
 
@@ -97,7 +97,7 @@ impl Ended {
             Self::Report { report, interrupted } => match report.main {
                 // Only where the signal decided the exit code, and not a deadline or an option.
                 Some(MainEnd::Signalled { signal, .. })
-                    if report.unkillable.count == 0 && i32::from(report.exit_code) == 128 + signal =>
+                    if report.unkillable.count == 0 && report.exit_code == exit_code_of_signal(signal) =>
                 {
                     signal == Signal::INT.number() || *interrupted && report.reason == Reason::Stopped
                 }

@@ -1,12 +1,12 @@
 //! Messages for people about a job that is over.
 
-use pinfold::report::{MainEnd, Reason};
-use pinfold::text::printable;
-use pinfold::{Report, Signal};
+use crate::cli::{print_message, processes};
+use crate::report::text::printable;
+use crate::report::{MainEnd, Reason, exit_code_of_signal};
+use crate::{Report, Signal};
 
 use super::args::Args;
 use super::stats::size;
-use crate::cli::{print_message, processes};
 
 /// Prints on standard error how the job ended.
 pub fn explain(args: &Args, report: &Report) {
@@ -36,7 +36,8 @@ pub fn explain_failures(report: &Report) {
 fn signal_that_ended(report: &Report) -> Option<String> {
     let Some(MainEnd::Signalled { signal, core_dumped, .. }) = &report.main else { return None };
     let is_known = matches!(report.reason, Reason::Oom | Reason::GuardLost);
-    if is_known || [libc::SIGPIPE, libc::SIGINT].contains(signal) || i32::from(report.exit_code) != 128 + signal {
+    let is_quiet = [libc::SIGPIPE, libc::SIGINT].contains(signal);
+    if is_known || is_quiet || report.exit_code != exit_code_of_signal(*signal) {
         return None;
     }
     let name = Signal::from_number(*signal)?;

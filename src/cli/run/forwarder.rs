@@ -4,18 +4,20 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use pinfold::signal::{self, SignalStream};
-use pinfold::{Job, Signal, Supervisor};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+
+use crate::cli::signal_stream::SignalStream;
+use crate::cli::signals::{Response, Rules};
+use crate::cli::terminal::Terminal;
+use crate::kernel::own_signals;
+use crate::{Job, Signal, Supervisor};
 
 use super::args::Args;
 use super::outlet::{Outlet, Trouble};
 use super::pty_input::{Input, PtyInput};
 use super::ready::Ready;
 use super::relay::{Finder, Relay};
-use crate::cli::signals::{Response, Rules};
-use crate::cli::terminal::Terminal;
 
 /// How long pinfold waits for a reader that takes nothing, after a job that a time limit ended.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -38,7 +40,7 @@ pub struct Forwarder {
 
 impl Forwarder {
     /// Allocates everything that can fail, before the job exists.
-    pub fn new(args: &Args) -> pinfold::Result<Self> {
+    pub fn new(args: &Args) -> crate::Result<Self> {
         let (taken_now, taken) = watch::channel(Instant::now());
         let seen = watch::Sender::new(false);
         let mut forwarder = Self {
@@ -72,7 +74,7 @@ impl Forwarder {
         job: &mut Job,
         supervisor: &Supervisor,
         terminal: Option<&Terminal>,
-    ) -> pinfold::Result<()> {
+    ) -> crate::Result<()> {
         if let Some(input) = self.input.take() {
             self.pty_input = Some(PtyInput::start(job, supervisor, terminal, input).await?);
         }
@@ -163,7 +165,7 @@ impl Forwarder {
                     }
                     // Only pinfold stops: the job has ended.
                     _ if received.signal == Signal::TSTP && terminal.is_some_and(|terminal| !terminal.orphaned) => {
-                        signal::suspend_by(received.signal);
+                        own_signals::suspend_by(received.signal);
                         begun = Instant::now();
                     }
                     _ => {}

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::cli::report_sink::{Destination, are_same};
 use crate::cli::{open_output, print_message, thread, write};
+use crate::kernel::adopt::adopt;
 
 /// How long pinfold waits, after the run, for a reader that has not taken the line yet. A shell starts both programs at
 /// about the same time, so the reader may start later than pinfold.
@@ -43,20 +44,20 @@ impl Notify {
     ///
     /// # Errors
     /// For a descriptor that is not open for writing, or that the caller did not hand to pinfold.
-    pub fn open(destination: Destination) -> pinfold::Result<Self> {
+    pub fn open(destination: Destination) -> crate::Result<Self> {
         let (place, name) = match destination {
             Destination::File(path) => {
-                let name = pinfold::text::printable_path(&path).into_owned();
+                let name = crate::report::text::printable_path(&path).into_owned();
                 (Place::File(path), name)
             }
-            Destination::Stdout => (Place::Descriptor(pinfold::adopt_descriptor(1)?.into()), "standard output".into()),
+            Destination::Stdout => (Place::Descriptor(adopt(1)?.into()), "standard output".into()),
             Destination::Stderr => {
                 let copy = io::stderr().as_fd().try_clone_to_owned();
                 let copy = copy.map_err(|error| super::streams::not_opened(Path::new("/dev/stderr"), &error))?;
                 (Place::Descriptor(copy.into()), "standard error".into())
             }
             Destination::Descriptor(number) => {
-                (Place::Descriptor(pinfold::adopt_descriptor(number)?.into()), format!("descriptor {number}"))
+                (Place::Descriptor(adopt(number)?.into()), format!("descriptor {number}"))
             }
         };
         Ok(Self { name, state: Mutex::new(State::Waiting(place)) })

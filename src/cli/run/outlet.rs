@@ -12,6 +12,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::cli::{print_message, thread, write};
+use crate::kernel::inherited;
 
 /// The number of bytes in one write.
 const PIECE: usize = 16 * 1024;
@@ -70,15 +71,15 @@ impl Outlet {
     ///
     /// # Errors
     /// `EMFILE` where no descriptor is available for a copy of the stream, `EAGAIN` where no thread can be started.
-    pub fn new(number: i32, outer: BorrowedFd<'_>, taken: watch::Sender<Instant>) -> pinfold::Result<Self> {
-        let outer = outer.try_clone_to_owned().map_err(|error| pinfold::Error::System {
+    pub fn new(number: i32, outer: BorrowedFd<'_>, taken: watch::Sender<Instant>) -> crate::Result<Self> {
+        let outer = outer.try_clone_to_owned().map_err(|error| crate::Error::System {
             operation: "copy",
             object: "a standard stream".into(),
             errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
             advice: "see ulimit -n".into(),
         })?;
         // A stream that was closed at the start is now /dev/null, to which every write succeeds.
-        let closed = pinfold::was_closed(number);
+        let closed = inherited::was_closed(number);
         let outer = File::from(outer);
         let is_pipe = outer.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo());
         // Where pinfold cannot watch the pipe, the next write finds that its reader is gone.

@@ -2,11 +2,12 @@
 
 use std::fs::File;
 
-use pinfold::Guard;
-use pinfold::signal::SignalQueue;
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
+use crate::Guard;
 use crate::cli::terminal::Terminal;
+use crate::kernel::inherited;
+use crate::kernel::own_signals::SignalQueue;
 
 /// The number of descriptors that a run needs in addition to those of the signals, the guard, the terminal and the
 /// report: 15, and 3 more where tokio was built with its signal support.
@@ -22,13 +23,13 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    pub fn new() -> pinfold::Result<Self> {
+    pub fn new() -> crate::Result<Self> {
         // From here on no signal may end pinfold. The state of the terminal can be found out only before the guard
         // exists.
         let signals = SignalQueue::block_all()?;
         let terminal = Terminal::open();
         let guard = Guard::fork()?;
-        let open_files = pinfold::raise_own_limits();
+        let open_files = inherited::raise_own_limits();
         Ok(Self { signals, terminal, guard, open_files })
     }
 
@@ -37,7 +38,7 @@ impl Prepared {
     ///
     /// # Errors
     /// The errno of the descriptor that could not be allocated.
-    pub fn enough_descriptors(&self) -> pinfold::Result<()> {
+    pub fn enough_descriptors(&self) -> crate::Result<()> {
         const PLENTY: u64 = 4096;
         let limit = self.open_files;
         if limit.is_none_or(|limit| limit >= PLENTY) {
@@ -46,7 +47,7 @@ impl Prepared {
         let null = File::open("/").map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
         let allocated: Result<Vec<_>, _> =
             null.and_then(|null| (1..DESCRIPTORS).map(|_| fcntl_dupfd_cloexec(&null, 0)).collect());
-        allocated.map(drop).map_err(|errno| pinfold::Error::System {
+        allocated.map(drop).map_err(|errno| crate::Error::System {
             operation: "take",
             object: format!("{DESCRIPTORS} descriptors"),
             errno,

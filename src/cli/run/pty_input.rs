@@ -5,9 +5,6 @@ use std::fs::File;
 use std::sync::mpsc as std_mpsc;
 use std::time::{Duration, Instant};
 
-use pinfold::output::InputStream;
-use pinfold::signal::Received;
-use pinfold::{Job, Signal, Supervisor};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
@@ -18,6 +15,9 @@ use tokio::task::AbortHandle;
 use crate::cli::signals::{self, Response, Rules};
 use crate::cli::terminal::Terminal;
 use crate::cli::thread;
+use crate::kernel::own_signals::Received;
+use crate::output::InputStream;
+use crate::{Job, Signal, Supervisor};
 
 const PIECE: usize = 4096;
 
@@ -50,7 +50,7 @@ impl PtyInput {
         supervisor: &Supervisor,
         terminal: Option<&Terminal>,
         Input { pieces, resumed }: Input,
-    ) -> pinfold::Result<Self> {
+    ) -> crate::Result<Self> {
         let (sender, typed) = mpsc::unbounded_channel();
         let is_stdin = terminal.is_some_and(|terminal| terminal.is_stdin);
         let mut pty_input = Self {
@@ -165,7 +165,7 @@ pub struct Input {
 }
 
 impl Input {
-    pub fn new() -> pinfold::Result<Self> {
+    pub fn new() -> crate::Result<Self> {
         let (resumed, resumptions) = std_mpsc::channel();
         let (sender, pieces) = mpsc::channel(WAITING);
         thread::start("to read standard input", move || {

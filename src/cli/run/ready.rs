@@ -5,14 +5,15 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use pinfold::report::Reason;
-use pinfold::text::{printable, printable_bytes, printable_path};
-use pinfold::{Error, JobHandle, Readiness, Report};
 use tokio::sync::watch;
+
+use crate::cli::{FAILED, print_message};
+use crate::report::Reason;
+use crate::report::text::{printable, printable_bytes, printable_path};
+use crate::{Error, JobHandle, Readiness, Report};
 
 use super::exit_code::{TOO_LATE, Verdict};
 use super::notify::Notify;
-use crate::cli::{FAILED, print_message};
 
 /// The condition under which a job is ready.
 #[derive(Clone, Debug, PartialEq)]

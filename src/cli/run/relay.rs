@@ -1,9 +1,10 @@
 //! Forwards one stream of the command to a standard stream of pinfold.
 
-use pinfold::output::{CaptureLimit, Captured, OutputStream};
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+
+use crate::output::{CaptureLimit, Captured, OutputStream};
 
 use super::outlet::{Outlet, Refused, Trouble};
 

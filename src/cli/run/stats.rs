@@ -1,9 +1,8 @@
 //! `--stats`: prints for people what the whole job used.
 
-use pinfold::Report;
-use pinfold::report::Figure;
-
+use crate::Report;
 use crate::cli::print_message;
+use crate::report::Figure;
 
 /// Prints one line for each kind of resource. It leaves out the figures that this machine does not provide.
 pub fn stats(report: &Report) {
@@ -14,7 +13,7 @@ pub fn stats(report: &Report) {
     let share = cpu.map_or_else(String::new, |(user, system)| {
         format!(", {:.0} % of one CPU", (user + system) as f64 / 1e4 / elapsed.max(0.001))
     });
-    print_message(&format!("{}: {elapsed:.2} s elapsed", pinfold::text::printable(&report.name)));
+    print_message(&format!("{}: {elapsed:.2} s elapsed", crate::report::text::printable(&report.name)));
     let (user, system) = (seconds(&usage.cpu_user_microseconds), seconds(&usage.cpu_system_microseconds));
     print_message(&format!("  CPU     {user} s user, {system} s system{share}"));
     let bytes = |figure: &Figure, what: &str| figure.value.map(|value| format!("{} {what}", size(value)));

@@ -6,15 +6,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pinfold::output::are_one_output;
-use pinfold::{Command, Pty, Size, Stdio};
 use rustix::io::Errno;
 
-use super::notify::Notify;
-use super::ready::Ready;
 use crate::cli::report_sink::{self, Destination, Sink};
 use crate::cli::terminal::Terminal;
 use crate::cli::{duration, open_output};
+use crate::kernel::inherited;
+use crate::output::are_one_output;
+use crate::{Command, Pty, Size, Stdio};
+
+use super::notify::Notify;
+use super::ready::Ready;
 
 /// The size of the command's terminal where pinfold itself has no terminal: rows and columns.
 const USUAL_SIZE: (u16, u16) = (24, 80);
@@ -88,18 +90,18 @@ impl StreamArgs {
 
     /// Opens the destination of `--ready-notify`. Call it first: its reader must get a line also where a later step
     /// fails.
-    pub fn open_notify(&mut self) -> pinfold::Result<()> {
+    pub fn open_notify(&mut self) -> crate::Result<()> {
         self.notify = self.ready_notify.take().map(Notify::open).transpose()?;
         Ok(())
     }
 
     /// Applies these options to the command.
-    pub fn apply(&mut self, command: &mut Command, terminal: Option<&Terminal>) -> pinfold::Result<()> {
+    pub fn apply(&mut self, command: &mut Command, terminal: Option<&Terminal>) -> crate::Result<()> {
         if self.pty {
             command.pty(pty(terminal));
         } else if self.relays() {
             // A stream that was closed at the start is now /dev/null, and does not count.
-            let are_open = !pinfold::was_closed(1) && !pinfold::was_closed(2);
+            let are_open = !inherited::was_closed(1) && !inherited::was_closed(2);
             self.is_merged = are_open && are_one_output(io::stdout(), io::stderr());
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).stderr_to_stdout(self.is_merged);
         }
@@ -125,7 +127,7 @@ impl StreamArgs {
     }
 
     /// Refuses a report that goes to the file of `--tee`: at the end it would overwrite the output.
-    pub fn check_report(&self, report: &Sink) -> pinfold::Result<()> {
+    pub fn check_report(&self, report: &Sink) -> crate::Result<()> {
         match (&self.tee_file, &self.tee) {
             (Some(file), Some(path)) if report.is(file) => Err(is_also(path, "--report")),
             _ => Ok(()),
@@ -133,21 +135,21 @@ impl StreamArgs {
     }
 
     /// Empties the file of `--tee`, before anything is written into it.
-    pub fn empty_tee(&self) -> pinfold::Result<()> {
+    pub fn empty_tee(&self) -> crate::Result<()> {
         let (Some(file), Some(path)) = (&self.tee_file, &self.tee) else { return Ok(()) };
         let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
         if regular { file.set_len(0).map_err(|error| not_opened(path, &error)) } else { Ok(()) }
     }
 }
 
-fn is_also(path: &Path, option: &str) -> pinfold::Error {
+fn is_also(path: &Path, option: &str) -> crate::Error {
     let advice = format!("it is the file of {option} too");
-    pinfold::Error::Invalid { what: "--tee", value: path.display().to_string(), advice }
+    crate::Error::Invalid { what: "--tee", value: path.display().to_string(), advice }
 }
 
-pub fn not_opened(path: &Path, error: &std::io::Error) -> pinfold::Error {
+pub fn not_opened(path: &Path, error: &std::io::Error) -> crate::Error {
     let errno = Errno::from_io_error(error);
-    pinfold::Error::System {
+    crate::Error::System {
         operation: "open",
         object: format!("{}, for the output", path.display()),
         errno: errno.unwrap_or(Errno::NXIO),

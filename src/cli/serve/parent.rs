@@ -6,9 +6,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use pinfold::pidfd::Pidfd;
 use rustix::io::Errno;
 use rustix::process::getppid;
+
+use crate::kernel::pidfd::Pidfd;
 
 /// The parent process, watched through a pidfd. PR_SET_PDEATHSIG is not usable: the kernel sends that signal when the
 /// *thread* that started pinfold ends (PR_SET_PDEATHSIG(2const)).

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use pinfold::Report;
-use pinfold::output::OutputStream;
 use serde::Serialize;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use crate::Report;
 use crate::cli::thread;
 use crate::cli::write::write_all;
+use crate::output::OutputStream;
 
 /// The number of pieces of output that may wait until the caller reads them.
 const WAITING: usize = 256;
@@ -30,7 +30,7 @@ pub enum Message<'a> {
     Job {
         id: &'a str,
         attempt: u32,
-        what: &'a pinfold::events::Event,
+        what: &'a crate::events::Event,
     },
     Output {
         id: &'a str,
@@ -48,7 +48,7 @@ pub enum Message<'a> {
     Processes {
         request: u64,
         id: &'a str,
-        processes: &'a [pinfold::report::ProcessInfo],
+        processes: &'a [crate::report::ProcessInfo],
     },
     /// All processes of the job are frozen.
     Frozen {
@@ -58,7 +58,7 @@ pub enum Message<'a> {
     Usage {
         request: u64,
         id: &'a str,
-        usage: &'a pinfold::report::Usage,
+        usage: &'a crate::report::Usage,
     },
     Done {
         /// The number of the `submit` request.

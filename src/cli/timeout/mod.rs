@@ -11,14 +11,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use pinfold::report::MainEnd;
-use pinfold::signal::{self, Received, SignalQueue, SignalStream, Wake};
-use pinfold::{Command, Error, Guard, Job, ProcessGroup, Report, Signal, SpawnError, SpawnStage, Supervisor};
 
 use super::quote::quote;
 use super::{FAILED, run, supervisor_of_environment, terminal, write_patiently};
 use operands::signal_name;
 use options::{Options, Parsed};
+
+use crate::cli::signal_stream::SignalStream;
+use crate::kernel::inherited;
+use crate::kernel::own_signals::{self, Received, SignalQueue};
+use crate::kernel::wake::Wake;
+use crate::report::{MainEnd, exit_code_of_signal};
+use crate::{Command, Error, Guard, Job, ProcessGroup, Report, Signal, SpawnError, SpawnStage, Supervisor};
 
 const TIMED_OUT: u8 = 124;
 
@@ -52,7 +56,7 @@ pub fn main(name: &OsStr, words: &[OsString]) -> u8 {
 
 fn print(name: &OsStr, text: &str) -> u8 {
     let mut stdout = std::io::stdout();
-    let written = match pinfold::was_closed(1) {
+    let written = match inherited::was_closed(1) {
         true => Err(rustix::io::Errno::BADF.into()),
         false => stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()),
     };
@@ -74,7 +78,7 @@ fn say(name: &OsStr, message: &[u8]) {
 fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
     let signals = SignalQueue::block_all()?;
     let guard = Guard::fork()?;
-    pinfold::raise_own_limits();
+    inherited::raise_own_limits();
     let chosen = Signal::from_number(options.signal);
     // timeout receives these signals even if the caller ignored them. Other signals that the caller ignored stay
     // ignored, and timeout does not send them to the command.
@@ -124,7 +128,7 @@ fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
         }
         Ended::NotStarted(error) => return Err(error.into()),
         Ended::Early if limit.timed_out && !options.preserve_status => TIMED_OUT,
-        Ended::Early => exit_code(limit.spent.first().copied().unwrap_or(libc::SIGKILL)),
+        Ended::Early => exit_code_of_signal(limit.spent.first().copied().unwrap_or(libc::SIGKILL)),
     };
     // The kernel releases the runtime's resources at exit, faster than dropping it would.
     std::mem::forget(runtime);
@@ -250,7 +254,7 @@ impl Limit<'_> {
         let signal = received.signal;
         let number = signal.number();
         // coreutils' timeout unblocks only the signals that it waits for.
-        if signal != Signal::ALRM && signal::was_blocked(signal) {
+        if signal != Signal::ALRM && own_signals::was_blocked(signal) {
             return None;
         }
         match signal {
@@ -285,7 +289,7 @@ impl Limit<'_> {
 
     fn suspend(&mut self) {
         self.suspend_at = None;
-        signal::suspend_by(Signal::TSTP);
+        own_signals::suspend_by(Signal::TSTP);
     }
 
     fn expired(&mut self) -> Option<i32> {
@@ -321,7 +325,7 @@ impl Limit<'_> {
                 }
                 if signal == Some(Signal::STOP) {
                     // coreutils' timeout is in the process group that it stops.
-                    signal::suspend_by(Signal::STOP);
+                    own_signals::suspend_by(Signal::STOP);
                 }
                 job.signal_group(Signal::CONT).await;
             }
@@ -347,7 +351,7 @@ impl Limit<'_> {
                     end_by(signal);
                 }
                 preserve |= *signal == libc::SIGKILL;
-                exit_code(*signal)
+                exit_code_of_signal(*signal)
             }
             // The guard was killed, so that the status of the command is not known.
             _ => return report.exit_code,
@@ -356,12 +360,8 @@ impl Limit<'_> {
     }
 }
 
-fn exit_code(signal: i32) -> u8 {
-    u8::try_from(128 + signal).unwrap_or(u8::MAX)
-}
-
 /// Ends this process by the signal, without a core dump. Returns if this process is PID 1.
 fn end_by(signal: Signal) {
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
-    signal::end_by(signal);
+    own_signals::end_by(signal);
 }

@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::time::Duration;
 
-use pinfold::Signal;
+use crate::Signal;
 
 /// Parses a duration: a number in the format of strtod(3), and a unit. Returns `Some(None)` for no time limit: 0
 /// switches the timeout off, and a duration that is too long for a clock has no end. Returns `None` if the text is no

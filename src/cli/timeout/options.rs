@@ -4,9 +4,10 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
-use super::operands;
 use crate::cli::getopt::{Long, Parser};
 use crate::cli::quote::quote;
+
+use super::operands;
 
 /// The parsed options and operands.
 pub struct Options {

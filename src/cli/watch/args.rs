@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use pinfold::Signal;
+
+use crate::Signal;
+use crate::cli::{duration, run};
 
 use super::extensions::{self, Extension};
-use crate::cli::{duration, run};
 
 /// Run a command, and run it again when files change. The last run and everything it started have ended before the next
 /// starts.

@@ -73,7 +73,7 @@ impl Changes {
 pub fn name(path: &Path) -> String {
     let current = std::env::current_dir().unwrap_or_default();
     let name = path.strip_prefix(&current).ok().filter(|name| !name.as_os_str().is_empty()).unwrap_or(path);
-    pinfold::text::printable_path(name).into_owned()
+    crate::report::text::printable_path(name).into_owned()
 }
 
 #[cfg(test)]

@@ -82,7 +82,7 @@ impl Files {
             stale: false,
         };
         for path in paths {
-            let cannot = || format!("cannot watch {}", pinfold::text::printable_path(path));
+            let cannot = || format!("cannot watch {}", crate::report::text::printable_path(path));
             path.canonicalize().with_context(cannot)?;
             let given = std::path::absolute(path).with_context(cannot)?;
             let route = Route { steps: Vec::new(), end: End::Missing { directory: "/".into(), name: "".into() } };
@@ -343,7 +343,7 @@ fn now() -> (i64, i64) {
 /// Returns a message for an error of inotify. For a limit, the message names the setting (inotify(7),
 /// user_namespaces(7)).
 fn explain(error: &io::Error, directory: &Path) -> anyhow::Error {
-    let at = pinfold::text::printable_path(directory);
+    let at = crate::report::text::printable_path(directory);
     match error.raw_os_error() {
         Some(libc::ENOSPC) => anyhow!(
             "cannot watch {at}: this user's limit on inotify watches is reached (each directory needs one); raise it, \

@@ -17,9 +17,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use pinfold::report::{MainEnd, Reason};
-use pinfold::signal::{self, SignalStream};
-use pinfold::{Command, Error, Job, ProcessGroup, Report, Signal, Supervisor};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::Receiver;
@@ -33,6 +30,11 @@ use args::{OnBusy, Stdin};
 use changes::Changes;
 use files::Files;
 use repeats::Repeats;
+
+use crate::cli::signal_stream::SignalStream;
+use crate::kernel::own_signals;
+use crate::report::{MainEnd, Reason};
+use crate::{Command, Error, Job, ProcessGroup, Report, Signal, Supervisor};
 
 /// A change that pinfold notices this soon after the end of a run can be a change by that run.
 const NOTICED: Duration = Duration::from_millis(200);
@@ -63,9 +65,9 @@ pub fn run(args: &Args, prepared: Prepared) -> Result<u8> {
     std::mem::forget(runtime);
     if signal == Signal::INT {
         // If a shell runs pinfold in a loop, this ends the loop too.
-        signal::end_by(Signal::INT);
+        own_signals::end_by(Signal::INT);
     }
-    Ok(u8::try_from(128 + signal.number()).unwrap_or(u8::MAX))
+    Ok(crate::report::exit_code_of_signal(signal.number()))
 }
 
 struct Watch<'a> {
@@ -96,7 +98,7 @@ impl<'a> Watch<'a> {
         command
             .args(&args.command[1..])
             .inherit_descriptors(true)
-            .stdin(if args.stdin == Stdin::Null { pinfold::Stdio::null() } else { pinfold::Stdio::inherit() })
+            .stdin(if args.stdin == Stdin::Null { crate::Stdio::null() } else { crate::Stdio::inherit() })
             .process_group(group)
             .stop_signal(args.stop_signal.unwrap_or(Signal::TERM))
             .grace(args.grace)
@@ -347,7 +349,7 @@ impl<'a> Watch<'a> {
 }
 
 fn name(program: &OsString) -> String {
-    pinfold::text::printable_os(Path::new(program).file_name().unwrap_or(program)).into_owned()
+    crate::report::text::printable_os(Path::new(program).file_name().unwrap_or(program)).into_owned()
 }
 
 fn how(report: &Report) -> String {

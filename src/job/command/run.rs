@@ -10,7 +10,7 @@ use crate::job::output::Output;
 use crate::report::Report;
 use crate::supervisor::Supervisor;
 
-/// What can run a [`Command`]: a [`Supervisor`], whose answers are futures, or a
+/// A type that runs a [`Command`]: a [`Supervisor`], whose answers are futures, or a
 /// [`blocking::Supervisor`](crate::blocking::Supervisor), which blocks until it has the answer. No other type can
 /// implement this trait.
 pub trait Spawner: Sealed {

@@ -6,10 +6,10 @@ use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::watch;
 use crate::error::{Error, Result};
-use crate::kernel::signal::{Received, SignalQueue, received};
+use crate::kernel::own_signals::{Received, SignalQueue, received};
 use crate::kernel::signal_set;
+use crate::supervisor::watch;
 
 impl SignalQueue {
     /// Returns the queue as a stream that tokio's current runtime watches.

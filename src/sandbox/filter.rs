@@ -1,0 +1,201 @@
+//! The seccomp filters of a policy.
+//!
+//! The first filter is our own: it decides by the architecture and by the number alone. The second one is compiled by
+//! the crate `seccompiler`, which ignores the x32 numbers of x86-64, and knows one action for a filter.
+
+use std::collections::BTreeMap;
+
+use seccompiler::SeccompCmpArgLen::Dword;
+use seccompiler::SeccompCmpOp::{Eq, MaskedEq, Ne};
+use seccompiler::{BpfProgram, SeccompAction, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch};
+
+use super::calls;
+use super::policy::{Network, Sandbox, Unix};
+use crate::error::{Error, Result};
+use crate::kernel::seccomp::{ALLOW, ERRNO, Instruction, KILL_PROCESS, Program};
+
+/// `AUDIT_ARCH_X86_64` (include/uapi/linux/audit.h).
+#[cfg(target_arch = "x86_64")]
+const ARCHITECTURE: (u32, TargetArch) = (0xc000_003e, TargetArch::x86_64);
+/// `AUDIT_ARCH_AARCH64`.
+#[cfg(target_arch = "aarch64")]
+const ARCHITECTURE: (u32, TargetArch) = (0xc000_00b7, TargetArch::aarch64);
+
+/// Offsets in `struct seccomp_data`.
+const NUMBER: u32 = 0;
+const ARCH: u32 = 4;
+
+/// The low bits of a socket's type; the others are flags (`SOCK_TYPE_MASK` in include/linux/net.h).
+const TYPE_MASK: u64 = 0xf;
+/// The obsolete type for packets of a device (packet(7)).
+const SOCK_PACKET: i32 = 10;
+/// The types of sockets that are neither SOCK_STREAM nor SOCK_SEQPACKET.
+const WITHOUT_CONNECTION: [i32; 5] = [libc::SOCK_DGRAM, libc::SOCK_RAW, libc::SOCK_RDM, libc::SOCK_DCCP, SOCK_PACKET];
+const MSG_FASTOPEN: u64 = libc::MSG_FASTOPEN as u64;
+/// Replaces the protocol of a TCP socket (`TCP_ULP` in include/uapi/linux/tcp.h), also by one that Landlock does not
+/// know.
+const TCP_ULP: u64 = 31;
+
+/// Returns pinfold's own filters for the policy, in the order in which they are installed.
+///
+/// # Errors
+/// [`Error::Invalid`] if the filter can't be compiled; pinfold's tests show that it can.
+pub fn programs(sandbox: &Sandbox) -> Result<Vec<Program>> {
+    let second =
+        compile(rules(sandbox)).map_err(|error| Error::invalid("seccomp filter", "default", error.to_string()))?;
+    Ok(vec![first(), second])
+}
+
+/// Kills a process that makes a call of another architecture (`int 0x80` on x86-64). x32 calls, calls that are newer
+/// than this file, and clone3 return ENOSYS: callers use an older call instead.
+///
+/// clone3 can take a process out of its cgroup (CLONE_INTO_CGROUP), and a filter can't read its arguments, which are in
+/// memory.
+fn first() -> Program {
+    const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+    const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    const GREATER: u32 = libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K;
+    [
+        Instruction::plain(LOAD, ARCH),
+        Instruction::jump(EQUAL, ARCHITECTURE.0, 1, 0),
+        Instruction::plain(RETURN, KILL_PROCESS),
+        Instruction::plain(LOAD, NUMBER),
+        // x32 numbers have bit 30 set.
+        Instruction::jump(GREATER, calls::HIGHEST, 2, 0),
+        Instruction::jump(EQUAL, libc::SYS_clone3 as u32, 1, 0),
+        Instruction::plain(RETURN, ALLOW),
+        Instruction::plain(RETURN, ERRNO | libc::ENOSYS as u32),
+    ]
+    .into_iter()
+    .collect()
+}
+
+/// For each call the alternatives under which it is forbidden; none: always.
+type Rules = BTreeMap<i64, Vec<Vec<(u8, SeccompCmpOp, u64)>>>;
+
+fn compile(rules: Rules) -> std::result::Result<Program, seccompiler::BackendError> {
+    let mut compiled = BTreeMap::new();
+    for (call, alternatives) in rules {
+        let rule = |conditions: Vec<(u8, SeccompCmpOp, u64)>| {
+            let conditions: std::result::Result<Vec<_>, _> = conditions
+                .into_iter()
+                .map(|(argument, operation, value)| SeccompCondition::new(argument, Dword, operation, value))
+                .collect();
+            SeccompRule::new(conditions?)
+        };
+        let alternatives: std::result::Result<Vec<_>, _> = alternatives.into_iter().map(rule).collect();
+        compiled.insert(call, alternatives?);
+    }
+    let refuse = SeccompAction::Errno(libc::EPERM as u32);
+    let filter: BpfProgram = SeccompFilter::new(compiled, SeccompAction::Allow, refuse, ARCHITECTURE.1)?.try_into()?;
+    let instructions = filter.into_iter().map(|instruction| Instruction {
+        code: instruction.code,
+        if_true: instruction.jt,
+        if_false: instruction.jf,
+        constant: instruction.k,
+    });
+    Ok(instructions.collect())
+}
+
+fn rules(sandbox: &Sandbox) -> Rules {
+    let mut rules = Rules::new();
+    for call in calls::FORBIDDEN.iter().chain(calls::FORBIDDEN_HERE) {
+        rules.insert(*call, Vec::new());
+    }
+    for call in calls::OF_A_PROCESS {
+        rules.insert(call, vec![vec![(0, Ne, 0)]]);
+    }
+    // The first argument is the kind of the second one: a process, a process group (0: the caller's, which only the job
+    // has) or a user.
+    rules.insert(libc::SYS_setpriority, vec![vec![(1, Ne, 0)], vec![(0, Eq, libc::PRIO_USER as u64)]]);
+    /// `IOPRIO_WHO_USER` (ioprio_set(2)).
+    const IOPRIO_WHO_USER: u64 = 3;
+    rules.insert(libc::SYS_ioprio_set, vec![vec![(1, Ne, 0)], vec![(0, Eq, IOPRIO_WHO_USER)]]);
+    let namespace = |bit: u64| vec![(0, MaskedEq(bit), bit)];
+    rules.insert(libc::SYS_unshare, calls::NAMESPACES.map(namespace).to_vec());
+    let of_clone = calls::NAMESPACES.into_iter().filter(|bit| *bit != calls::NEW_TIME);
+    rules.insert(libc::SYS_clone, of_clone.map(namespace).collect());
+    // The kernel reads the low 32 bits of the request, and so does this filter.
+    let requests = [libc::TIOCSTI, libc::TIOCLINUX].map(|request| vec![(1, Eq, request)]);
+    rules.insert(libc::SYS_ioctl, requests.to_vec());
+    sockets(sandbox, &mut rules);
+    rules
+}
+
+fn sockets(sandbox: &Sandbox, rules: &mut Rules) {
+    const UNIX: u64 = libc::AF_UNIX as u64;
+    const INTERNET: [u64; 2] = [libc::AF_INET as u64, libc::AF_INET6 as u64];
+    const NETLINK: u64 = libc::AF_NETLINK as u64;
+    let of_type = |kind: i32| (1, MaskedEq(TYPE_MASK), kind as u64);
+
+    let mut allowed = Vec::new();
+    let mut alternatives = Vec::new();
+    if sandbox.unix != Unix::None {
+        allowed.push(UNIX);
+    }
+    match sandbox.network {
+        Network::None if !sandbox.has_ports() => {}
+        Network::None => {
+            allowed.extend(INTERNET);
+            // Only TCP: Landlock's rules for ports know no other protocol, and MPTCP and SCTP are streams too.
+            for family in INTERNET {
+                let kinds = WITHOUT_CONNECTION.into_iter().chain([libc::SOCK_SEQPACKET]);
+                alternatives.extend(kinds.map(|kind| vec![(0, Eq, family), of_type(kind)]));
+                alternatives.push(vec![(0, Eq, family), (2, Ne, 0), (2, Ne, libc::IPPROTO_TCP as u64)]);
+            }
+            only_through_connect(sandbox, rules);
+        }
+        Network::Own | Network::Host => {
+            allowed.extend(INTERNET);
+            // getaddrinfo(3) asks for the addresses of this machine.
+            allowed.push(NETLINK);
+            alternatives.push(vec![(0, Eq, NETLINK), (2, Ne, libc::NETLINK_ROUTE as u64)]);
+        }
+    }
+    if allowed.is_empty() {
+        rules.insert(libc::SYS_socket, Vec::new());
+    } else {
+        alternatives.push(allowed.into_iter().map(|family| (0, Ne, family)).collect());
+        rules.insert(libc::SYS_socket, alternatives);
+    }
+
+    let mut pairs = vec![vec![(0, Ne, UNIX)]];
+    if sandbox.unix == Unix::None {
+        // A socket without a connection can send to any path.
+        pairs.extend(WITHOUT_CONNECTION.map(|kind| vec![of_type(kind)]));
+    }
+    rules.insert(libc::SYS_socketpair, pairs);
+}
+
+/// Forbids what opens a TCP connection, or a port, without a check by Landlock.
+fn only_through_connect(sandbox: &Sandbox, rules: &mut Rules) {
+    let fast_open = |flags: u8| vec![vec![(flags, MaskedEq(MSG_FASTOPEN), MSG_FASTOPEN)]];
+    rules.insert(libc::SYS_sendto, fast_open(3));
+    rules.insert(libc::SYS_sendmsg, fast_open(2));
+    rules.insert(libc::SYS_sendmmsg, fast_open(3));
+    rules.insert(libc::SYS_setsockopt, vec![vec![(1, Eq, libc::IPPROTO_TCP as u64), (2, Eq, TCP_ULP)]]);
+    if sandbox.listen_tcp.is_empty() {
+        // listen(2) on a socket without an address takes a free port.
+        rules.insert(libc::SYS_listen, Vec::new());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_policy_compiles_to_programs_that_the_kernel_accepts() {
+        let mut ports = Sandbox::new();
+        ports.connect_tcp(443).listen_tcp(8080).unix(Unix::Own);
+        let mut host = Sandbox::new();
+        host.network(Network::Host);
+        for sandbox in [Sandbox::new(), ports, host] {
+            for program in programs(&sandbox).unwrap() {
+                assert_eq!(Program::from_bytes(program.bytes()).unwrap(), program);
+                println!("{} instructions", program.instructions());
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What the kernel offers here for a sandbox. Each mechanism is tried: no version and no number decides.
+
+#![allow(unsafe_code)]
+
+use std::ffi::{c_int, c_void};
+use std::sync::OnceLock;
+
+use rustix::io::Errno;
+
+use super::apply;
+use super::mounts::{self, Action};
+use crate::kernel::landlock::{self, Handled};
+use crate::kernel::{seccomp, short_child};
+
+/// Whether something works here, or why not.
+pub type Support = Result<(), String>;
+
+/// The mechanisms of this machine.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// The number that the kernel reports, for the report only.
+    pub landlock_abi: Option<i32>,
+    /// Landlock's rights on files, with truncate(2).
+    pub files: Support,
+    /// The same without truncate(2).
+    pub files_but_truncate: Support,
+    /// ioctl(2) on devices.
+    pub devices: Support,
+    /// TCP ports.
+    pub ports: Support,
+    pub signals: Support,
+    pub abstract_sockets: Support,
+    /// Sockets at a path.
+    pub unix_paths: Support,
+    pub seccomp: Support,
+    /// A mount namespace of the job, with a tree that is read-only.
+    pub mounts: Support,
+    /// A network namespace of the job.
+    pub network: Support,
+}
+
+impl Machine {
+    /// Returns what works for this process. Tried once.
+    pub fn get() -> &'static Self {
+        static MACHINE: OnceLock<Machine> = OnceLock::new();
+        MACHINE.get_or_init(Self::probe)
+    }
+
+    fn probe() -> Self {
+        let landlock_abi = landlock::reported_abi();
+        let create = |handled: Handled, what: &str, version: &str| match landlock_abi {
+            Err(Errno::NOSYS) => Err(format!("the kernel has no Landlock ({what} need Linux {version})")),
+            Err(Errno::OPNOTSUPP) => Err("Landlock is off: add it to the kernel's parameter lsm=".into()),
+            Err(errno) => Err(format!("Landlock can't be used here: {errno}")),
+            Ok(abi) => handled
+                .create()
+                .map(drop)
+                .map_err(|error| format!("Landlock {abi} of this kernel has no {what} (Linux {version}): {error}")),
+        };
+        let filters = seccomp::probe(&[seccomp::KILL_PROCESS, seccomp::ERRNO]);
+        Self {
+            files: create(Handled::files(), "rules for files with truncate(2)", "6.2"),
+            files_but_truncate: create(Handled::files_but_truncate(), "rules for files", "5.19"),
+            devices: create(Handled::devices(), "rules for devices", "6.10"),
+            ports: create(Handled::ports(), "rules for TCP ports", "6.7"),
+            signals: create(Handled::signals(), "scope for signals", "6.12"),
+            abstract_sockets: create(Handled::abstract_sockets(), "scope for abstract sockets", "6.12"),
+            unix_paths: create(Handled::unix_paths(), "rules for Unix sockets", "7.1"),
+            seccomp: filters.map_err(seccomp::reason),
+            mounts: attempt(&mounts::probe_of_mounts()),
+            network: attempt(&mounts::probe_of_network()),
+            landlock_abi: landlock_abi.ok(),
+        }
+    }
+
+    /// A machine on which everything works.
+    #[cfg(test)]
+    pub fn complete() -> Self {
+        Self {
+            landlock_abi: Some(10),
+            files: Ok(()),
+            files_but_truncate: Ok(()),
+            devices: Ok(()),
+            ports: Ok(()),
+            signals: Ok(()),
+            abstract_sockets: Ok(()),
+            unix_paths: Ok(()),
+            seccomp: Ok(()),
+            mounts: Ok(()),
+            network: Ok(()),
+        }
+    }
+}
+
+/// The attempt of a list of calls, in the memory that the child shares.
+struct Attempt<'a> {
+    actions: &'a [Action],
+    done: usize,
+    errno: i32,
+}
+
+/// Makes the calls in a child that then exits.
+fn attempt(actions: &[Action]) -> Support {
+    extern "C" fn entry(argument: *mut c_void) -> c_int {
+        // SAFETY: `attempt` passes a pointer to its own structure, and waits.
+        let attempt = unsafe { &mut *argument.cast::<Attempt<'_>>() };
+        for action in attempt.actions {
+            // SAFETY: this process is a child that exits now.
+            if let Err(errno) = unsafe { apply::act(action, -1) } {
+                attempt.errno = errno;
+                return 1;
+            }
+            attempt.done += 1;
+        }
+        0
+    }
+    let mut attempt = Attempt { actions, done: 0, errno: 0 };
+    // SAFETY: `act` makes only system calls, on memory that the actions own; `attempt` outlives the child.
+    let status = unsafe { short_child::run(entry, (&raw mut attempt).cast()) };
+    let failed = attempt.actions.get(attempt.done);
+    match (status, failed) {
+        (Err(errno), _) => Err(format!("no process can be made to try it: {errno}")),
+        (Ok(0), None) => Ok(()),
+        (Ok(_), Some(action)) => {
+            let errno = Errno::from_raw_os_error(attempt.errno);
+            Err(format!("{}: {errno}{}", action.words(), mounts::hint(action, errno)))
+        }
+        // A seccomp filter that this process runs under has killed the child.
+        (Ok(status), None) => Err(format!("the attempt ended with the wait status {status:#x}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_described() {
+        let machine = Machine::get();
+        println!("{machine:#?}");
+        let reasons = [&machine.files, &machine.signals, &machine.unix_paths, &machine.mounts, &machine.network];
+        assert!(reasons.into_iter().all(|support| support.as_ref().err().is_none_or(|reason| reason.len() > 10)));
+        // What needs a later kernel never works without what an earlier one has.
+        assert!(machine.files.is_err() || machine.files_but_truncate.is_ok());
+    }
+}

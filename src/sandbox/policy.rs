@@ -1,0 +1,307 @@
+//! The policy of a sandbox, as plain data.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::promise::Promise;
+use crate::error::{Error, Result};
+
+/// What a job may touch. By default: the system's programs and libraries for reading, no network, no socket of another
+/// process, no process outside.
+///
+/// Each method states what the job may do, or what it may not. pinfold chooses the mechanism. Where no mechanism of
+/// this machine holds a promise, pinfold starts nothing and the error names the promise, unless the promise is
+/// [waived](Self::waive).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sandbox {
+    pub(super) strict: bool,
+    pub(super) read: Vec<PathBuf>,
+    pub(super) read_if_exists: Vec<PathBuf>,
+    pub(super) write: Vec<PathBuf>,
+    pub(super) no_system: bool,
+    pub(super) deny: Vec<PathBuf>,
+    pub(super) network: Network,
+    #[serde(deserialize_with = "ports")]
+    pub(super) connect_tcp: Vec<u16>,
+    #[serde(deserialize_with = "ports")]
+    pub(super) listen_tcp: Vec<u16>,
+    pub(super) unix: Unix,
+    pub(super) private_tmp: Option<PrivateTmp>,
+    pub(super) seccomp: Option<PathBuf>,
+    pub(super) inherit_fd: Vec<RawFd>,
+    pub(super) env: Vec<String>,
+    pub(super) waive: BTreeSet<Promise>,
+}
+
+/// The network of a job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Network {
+    /// No network, except for the TCP ports that [`Sandbox::connect_tcp`] and [`Sandbox::listen_tcp`] name.
+    #[default]
+    None,
+    /// A network namespace with a loopback device of its own and nothing else.
+    Own,
+    /// The network of the host.
+    Host,
+}
+
+/// The Unix sockets of a job.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Unix {
+    /// No Unix sockets, except for connected pairs (socketpair(2)).
+    #[default]
+    None,
+    /// Sockets that the job itself makes.
+    Own,
+    /// The same, and the sockets at these paths.
+    Paths(Vec<PathBuf>),
+}
+
+/// Temporary files of the job's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PrivateTmp {
+    /// The largest size of all files together, in bytes. This needs a mount namespace.
+    pub size: Option<u64>,
+}
+
+impl Sandbox {
+    /// Returns the policy that grants only the system's programs and libraries.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Also promises that the job changes no file's mode, times, owner or extended attributes outside of the paths to
+    /// [write](Self::write). This needs a mount namespace.
+    pub fn strict(&mut self) -> &mut Self {
+        self.strict = true;
+        self
+    }
+
+    /// Grants to read a file, or all files below a directory, and to execute them. The path must exist.
+    pub fn read(&mut self, path: impl Into<PathBuf>) -> &mut Self {
+        self.read.push(path.into());
+        self
+    }
+
+    /// Does the same as [`read`](Self::read) if the path exists.
+    pub fn read_if_exists(&mut self, path: impl Into<PathBuf>) -> &mut Self {
+        self.read_if_exists.push(path.into());
+        self
+    }
+
+    /// Grants to read, write and execute a file, or to do everything but make devices below a directory. The path must
+    /// exist.
+    pub fn write(&mut self, path: impl Into<PathBuf>) -> &mut Self {
+        self.write.push(path.into());
+        self
+    }
+
+    /// Does not grant the system's programs and libraries.
+    pub fn no_system(&mut self) -> &mut Self {
+        self.no_system = true;
+        self
+    }
+
+    /// Hides a path below a granted one. This needs a mount namespace.
+    pub fn deny(&mut self, path: impl Into<PathBuf>) -> &mut Self {
+        self.deny.push(path.into());
+        self
+    }
+
+    /// Sets the network; without this, [`Network::None`].
+    pub fn network(&mut self, network: Network) -> &mut Self {
+        self.network = network;
+        self
+    }
+
+    /// Grants TCP connections to this port, on any host.
+    pub fn connect_tcp(&mut self, port: u16) -> &mut Self {
+        self.connect_tcp.push(port);
+        self
+    }
+
+    /// Grants to listen on this TCP port. Port 0 stands for the ports from which the kernel chooses.
+    pub fn listen_tcp(&mut self, port: u16) -> &mut Self {
+        self.listen_tcp.push(port);
+        self
+    }
+
+    /// Sets the Unix sockets; without this, [`Unix::None`].
+    pub fn unix(&mut self, unix: Unix) -> &mut Self {
+        self.unix = unix;
+        self
+    }
+
+    /// Gives the job a directory of its own for temporary files, of at most this size in bytes.
+    pub fn private_tmp(&mut self, size: Option<u64>) -> &mut Self {
+        self.private_tmp = Some(PrivateTmp { size });
+        self
+    }
+
+    /// Adds the seccomp filter in this file to pinfold's own: a classic BPF program, as `seccomp_export_bpf(3)` writes
+    /// it. It can forbid more, and allows nothing that pinfold's filter forbids.
+    pub fn seccomp(&mut self, file: impl Into<PathBuf>) -> &mut Self {
+        self.seccomp = Some(file.into());
+        self
+    }
+
+    /// Passes this descriptor on to the job. The job can use it without further checks.
+    pub fn inherit_fd(&mut self, number: RawFd) -> &mut Self {
+        self.inherit_fd.push(number);
+        self
+    }
+
+    /// Passes this environment variable on to the job. Without this, the job gets `PATH`, `HOME`, `LANG`, `LC_ALL`,
+    /// `TERM`, `TZ` and `USER`, and the variables that the command itself sets.
+    pub fn env(&mut self, key: impl Into<String>) -> &mut Self {
+        self.env.push(key.into());
+        self
+    }
+
+    /// Goes without this promise where nothing here holds it. The report records that.
+    pub fn waive(&mut self, promise: Promise) -> &mut Self {
+        self.waive.insert(promise);
+        self
+    }
+
+    /// Returns whether the job gets this environment variable of the caller.
+    pub(crate) fn passes(&self, key: &OsStr) -> bool {
+        const ALWAYS: [&str; 7] = ["PATH", "HOME", "LANG", "LC_ALL", "TERM", "TZ", "USER"];
+        ALWAYS.iter().any(|name| key == *name) || self.env.iter().any(|name| key == name.as_str())
+    }
+
+    /// Returns whether rules about TCP ports apply.
+    pub(super) fn has_ports(&self) -> bool {
+        !self.connect_tcp.is_empty() || !self.listen_tcp.is_empty()
+    }
+
+    /// Checks what can be checked without a look at the machine.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], which names the value and what is valid.
+    pub(crate) fn validate(&self) -> Result<()> {
+        let bad = |what, value: String, advice: &str| Err(Error::invalid(what, value, advice));
+        if let Some(port) = self.connect_tcp.iter().find(|port| **port == 0) {
+            return bad("TCP port to connect to", port.to_string(), "ports are 1 to 65535");
+        }
+        if self.has_ports() && self.network != Network::None {
+            let network = if self.network == Network::Own { "own" } else { "host" };
+            let advice = "with single TCP ports, the network must be 'none': the ports are the exception";
+            return bad("network", network.into(), advice);
+        }
+        if let Some(number) = self.inherit_fd.iter().find(|number| **number < 0) {
+            return bad("descriptor to inherit", number.to_string(), "it must be the number of an open descriptor");
+        }
+        if let Some(key) = self.env.iter().find(|key| key.is_empty() || key.contains(['=', '\0'])) {
+            return bad(
+                "environment variable of the sandbox",
+                key.clone(),
+                "give its name only, without '=' and value",
+            );
+        }
+        for (what, path) in self.paths() {
+            if path.as_os_str().is_empty() || path.as_os_str().as_encoded_bytes().contains(&0) {
+                return bad(what, path.to_string_lossy().replace('\0', "\\0"), "give the path of a file or directory");
+            }
+        }
+        if self.private_tmp.is_some_and(|tmp| tmp.size == Some(0)) {
+            return bad("size of the private tmp", "0".into(), "give the largest size of its files together");
+        }
+        Ok(())
+    }
+
+    /// Returns all paths, each with what it is for.
+    fn paths(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let sockets: &[PathBuf] = if let Unix::Paths(paths) = &self.unix { paths } else { &[] };
+        let named: [(&'static str, &[PathBuf]); 6] = [
+            ("path to read", &self.read),
+            ("path to read if it exists", &self.read_if_exists),
+            ("path to write", &self.write),
+            ("path to deny", &self.deny),
+            ("Unix socket", sockets),
+            ("seccomp filter", self.seccomp.as_slice()),
+        ];
+        named.into_iter().flat_map(|(what, paths)| paths.iter().map(move |path| (what, path.as_path())))
+    }
+}
+
+/// Reads ports, with an error that names a number that is no port.
+fn ports<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<u16>, D::Error> {
+    let numbers = Vec::<i64>::deserialize(deserializer)?;
+    let port = |number: i64| {
+        u16::try_from(number)
+            .map_err(|_| serde::de::Error::custom(format!("{number} is no TCP port: ports are 0 to 65535")))
+    };
+    numbers.into_iter().map(port).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(sandbox: &Sandbox) -> String {
+        sandbox.validate().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_policy_is_json() {
+        let mut sandbox = Sandbox::new();
+        sandbox.strict().read("/srv/data").write("/srv/out").connect_tcp(443).unix(Unix::Own);
+        sandbox.private_tmp(Some(1 << 20)).waive(Promise::Processes).env("CI");
+        let json = serde_json::to_value(&sandbox).unwrap();
+        assert_eq!(json["connect_tcp"], serde_json::json!([443]));
+        assert_eq!(json["waive"], serde_json::json!(["processes"]));
+        assert_eq!(serde_json::from_value::<Sandbox>(json).unwrap(), sandbox);
+        assert_eq!(serde_json::from_str::<Sandbox>("{}").unwrap(), Sandbox::new());
+        let paths = serde_json::from_str::<Sandbox>(r#"{"unix": {"paths": ["/run/x"]}, "network": "host"}"#).unwrap();
+        assert_eq!(paths.unix, Unix::Paths(vec!["/run/x".into()]));
+    }
+
+    #[test]
+    fn json_that_is_wrong_is_refused_with_the_reason() {
+        for (json, part) in [
+            (r#"{"connect_tcp": [70000]}"#, "70000 is no TCP port"),
+            (r#"{"listen_tcp": [-1]}"#, "-1 is no TCP port"),
+            (r#"{"reed": ["/"]}"#, "unknown field `reed`"),
+            (r#"{"waive": ["everything"]}"#, "unknown variant `everything`"),
+            (r#"{"network": "internet"}"#, "`none`, `own`, `host`"),
+            (r#"{"private_tmp": {"size": "a lot"}}"#, "a lot"),
+        ] {
+            let error = serde_json::from_str::<Sandbox>(json).unwrap_err().to_string();
+            assert!(error.contains(part), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_refused() {
+        assert!(message(Sandbox::new().connect_tcp(0)).contains("1 to 65535"));
+        assert!(message(Sandbox::new().network(Network::Host).connect_tcp(80)).contains("'host' is not valid"));
+        assert!(message(Sandbox::new().network(Network::Own).listen_tcp(80)).contains("'own' is not valid"));
+        assert!(message(Sandbox::new().inherit_fd(-1)).contains("-1"));
+        assert!(message(Sandbox::new().env("A=b")).contains("A=b"));
+        assert!(message(Sandbox::new().read("")).contains("path to read ''"));
+        assert!(message(Sandbox::new().write("a\0b")).contains("path to write"));
+        assert!(message(Sandbox::new().private_tmp(Some(0))).contains("largest size"));
+        Sandbox::new().listen_tcp(0).connect_tcp(65535).validate().unwrap();
+    }
+
+    #[test]
+    fn the_environment_is_clean() {
+        let mut sandbox = Sandbox::new();
+        sandbox.env("CI");
+        let passed = ["PATH", "CI", "HOME"].map(|key| sandbox.passes(key.as_ref()));
+        let kept_back = ["AWS_SECRET_ACCESS_KEY", "SSH_AUTH_SOCK", "LD_PRELOAD", "PATHX"];
+        assert_eq!((passed, kept_back.map(|key| sandbox.passes(key.as_ref()))), ([true; 3], [false; 4]));
+    }
+}

@@ -1,0 +1,208 @@
+//! Prepares a sandbox in the supervisor: everything that the child only has to apply.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use super::apply::Confinement;
+use super::filter;
+use super::machine::Machine;
+use super::mounts::{self, Ids, View};
+use super::policy::Sandbox;
+use super::promise::{Circumstances, Verdict, resolve};
+use super::rules;
+use crate::error::{Error, Result};
+use crate::kernel::mount;
+use crate::kernel::seccomp::Program;
+
+/// A sandbox that is ready for any number of jobs.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What the child applies.
+    pub confinement: Confinement,
+    /// The Landlock ruleset; `None` if the kernel has no Landlock, and the promises that need it are waived.
+    pub ruleset: Option<OwnedFd>,
+    /// What became of each promise, for the report.
+    pub verdicts: Vec<Verdict>,
+    /// The number of Landlock's ABI, for the report.
+    pub landlock_abi: Option<i32>,
+    /// A hash of the filters, for the report.
+    pub filter_hash: String,
+}
+
+impl Prepared {
+    /// Returns whether the child must enter its working directory by path: a descriptor of it would lead to the mounts
+    /// of the host.
+    pub fn has_mounts(&self) -> bool {
+        self.confinement.actions.contains(&mounts::Action::Private)
+    }
+}
+
+/// Where temporary files of the job go in a mount namespace.
+const TMP: &str = "/tmp";
+
+/// Prepares the sandbox. `user` is the user that the job runs as, if it is not the caller's own; `tmp` is a directory
+/// of the job's own, for a private tmp without a mount namespace.
+///
+/// # Errors
+/// [`Error::Invalid`] for a value that makes no sense, a path that can't be opened, or a file that is no filter;
+/// [`Error::Limit`] for a promise that nothing holds here. Nothing has been started.
+pub fn prepare(sandbox: &Sandbox, machine: &Machine, user: Option<Ids>, tmp: Option<&Path>) -> Result<Prepared> {
+    sandbox.validate()?;
+    let own = Ids { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+    let user = user.filter(|user| user.uid != own.uid);
+    if user.unwrap_or(own).uid == 0 {
+        return Err(Error::invalid(
+            "sandbox",
+            "for root",
+            "root is above its rules: run the job as another user (--user)",
+        ));
+    }
+    let writable = canonical("path to write", &sandbox.write)?;
+    let circumstances = circumstances(&writable, user.is_some());
+    let verdicts = resolve(sandbox, machine, &circumstances)?;
+    let mut filters = filter::programs(sandbox)?;
+    filters.extend(sandbox.seccomp.as_deref().map(read_filter).transpose()?);
+    let view = View {
+        read_only: sandbox.strict && machine.mounts.is_ok(),
+        writable,
+        hidden: hidden(sandbox, machine)?,
+        tmpfs: tmpfs(sandbox, machine, tmp, user)?,
+    };
+    let own_network = sandbox.network == super::policy::Network::Own && machine.network.is_ok();
+    // Root needs no user namespace, and changes the user afterwards.
+    let ids = user.is_none().then_some(own);
+    Ok(Prepared {
+        confinement: Confinement { actions: mounts::calls(&view, own_network, ids), filters: filters.clone() },
+        ruleset: rules::ruleset(sandbox, machine, tmp)?,
+        verdicts,
+        landlock_abi: machine.landlock_abi,
+        filter_hash: hash(&filters),
+    })
+}
+
+/// Returns the paths without symbolic links, as the mount table has them.
+fn canonical(what: &'static str, paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let canonical = |path: &PathBuf| {
+        path.canonicalize().map_err(|error| Error::invalid(what, path.to_string_lossy(), error.to_string()))
+    };
+    paths.iter().map(canonical).collect()
+}
+
+fn circumstances(writable: &[PathBuf], other_user: bool) -> Circumstances {
+    let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let contained = |kinds: &[&str]| {
+        let points = mount::points_of(&table, kinds);
+        let pair = |path: &PathBuf| {
+            let inside = |point: &&PathBuf| point.starts_with(path) || path.starts_with(point);
+            points.iter().find(inside).map(|point| (path.clone(), point.clone()))
+        };
+        writable.iter().find_map(pair)
+    };
+    Circumstances {
+        other_user,
+        writable_cgroups: contained(&["cgroup", "cgroup2"]),
+        writable_proc: contained(&["proc"]),
+    }
+}
+
+/// Reads a filter that the policy adds.
+fn read_filter(file: &Path) -> Result<Program> {
+    let what = "seccomp filter";
+    let bytes = std::fs::read(file).map_err(|error| Error::invalid(what, file.to_string_lossy(), error.to_string()))?;
+    Program::from_bytes(&bytes).map_err(|reason| {
+        let advice = format!("it is no BPF program, as seccomp_export_bpf(3) writes it: {reason}");
+        Error::invalid(what, file.to_string_lossy(), advice)
+    })
+}
+
+/// Returns the paths to hide.
+fn hidden(sandbox: &Sandbox, machine: &Machine) -> Result<Vec<PathBuf>> {
+    let paths = canonical("path to deny", &sandbox.deny)?;
+    match (paths.first(), &machine.mounts) {
+        (Some(path), Err(reason)) => {
+            let advice = format!("it needs a mount namespace: {reason}; grant smaller paths instead");
+            Err(Error::invalid("path to deny", path.to_string_lossy(), advice))
+        }
+        _ => Ok(paths),
+    }
+}
+
+/// Returns the file system for temporary files, where it is mounted for the job.
+fn tmpfs(
+    sandbox: &Sandbox,
+    machine: &Machine,
+    tmp: Option<&Path>,
+    user: Option<Ids>,
+) -> Result<Option<(PathBuf, String, u64)>> {
+    let Some(wanted) = sandbox.private_tmp else { return Ok(None) };
+    if tmp.is_some() && wanted.size.is_none() {
+        return Ok(None);
+    }
+    if let Err(reason) = &machine.mounts {
+        let advice = format!("it needs a mount namespace: {reason}; or give no size");
+        return Err(Error::invalid(
+            "private tmp",
+            wanted.size.map_or_else(String::new, |size| size.to_string()),
+            advice,
+        ));
+    }
+    let mut options = String::from("mode=0700");
+    if let Some(size) = wanted.size {
+        options += &format!(",size={size}");
+    }
+    if let Some(Ids { uid, gid }) = user {
+        options += &format!(",uid={uid},gid={gid}");
+    }
+    let rights = (rules::writing() & rules::handled(sandbox, machine).files).bits();
+    Ok(Some((TMP.into(), options, rights)))
+}
+
+/// Returns the FNV-1a hash of the filters: equal filters have equal hashes.
+fn hash(filters: &[Program]) -> String {
+    let bytes = filters.iter().flat_map(Program::bytes);
+    let hash =
+        bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
+    format!("fnv1a:{hash:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USER: Option<Ids> = Some(Ids { uid: 65534, gid: 65534 });
+
+    fn message(sandbox: &Sandbox, machine: &Machine) -> String {
+        prepare(sandbox, machine, USER, None).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn bad_input_is_refused_before_anything_is_opened() {
+        let machine = Machine::complete();
+        assert!(message(Sandbox::new().write("/no/such/path"), &machine).contains("'/no/such/path' is not valid"));
+        assert!(message(Sandbox::new().seccomp("/etc/passwd"), &machine).contains("it is no BPF program"));
+        assert!(message(Sandbox::new().seccomp("/no/filter"), &machine).contains("No such file"));
+        assert!(message(Sandbox::new().connect_tcp(0), &machine).contains("1 to 65535"));
+        let mut without = Machine::complete();
+        without.mounts = Err("REASON".into());
+        let denied = message(Sandbox::new().deny("/etc"), &without);
+        assert!(denied.contains("path to deny '/etc'") && denied.contains("REASON"), "{denied}");
+        assert!(message(Sandbox::new().private_tmp(Some(1 << 20)), &without).contains("mount namespace"));
+    }
+
+    #[test]
+    fn root_is_refused() {
+        let root = Some(Ids { uid: 0, gid: 0 });
+        if rustix::process::geteuid().is_root() {
+            let error = prepare(&Sandbox::new(), &Machine::complete(), root, None).unwrap_err().to_string();
+            assert!(error.contains("--user"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_path_to_write_that_contains_a_cgroup_is_noticed() {
+        let found = circumstances(&["/".into()], false);
+        assert!(found.writable_proc.is_some_and(|(path, _)| path == Path::new("/")));
+        let none = circumstances(&["/usr".into()], true);
+        assert!(none.other_user && none.writable_cgroups.is_none() && none.writable_proc.is_none());
+    }
+}

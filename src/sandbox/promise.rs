@@ -1,0 +1,362 @@
+//! The promises of a sandbox, and which mechanism holds each one here.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::machine::{Machine, Support};
+use super::policy::{Network, Sandbox, Unix};
+use crate::error::{Error, Result};
+
+/// A thing that a job in a sandbox can't do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Promise {
+    /// It gains no privileges: not through set-user-ID programs, file capabilities or a user namespace.
+    Privileges,
+    /// It makes none of the system calls that administer the kernel or open a way around the other promises:
+    /// namespaces, mounts, BPF, io_uring, keyrings, System V IPC, calls of other architectures, …
+    Kernel,
+    /// It can't signal, trace, read the memory of, or limit a process outside.
+    Processes,
+    /// It can't leave its cgroup or change the limits of it.
+    Leaf,
+    /// It can't read, write or execute files outside of the granted paths.
+    Files,
+    /// It can't change the mode, owner, times or extended attributes of files outside of the paths to write.
+    Metadata,
+    /// It has no network, except what the policy grants.
+    Network,
+    /// It can't connect to Unix sockets of other processes, except those that the policy grants.
+    Unix,
+}
+
+impl Promise {
+    /// All promises, in the order in which they are reported.
+    pub const ALL: [Self; 8] = [
+        Self::Privileges,
+        Self::Kernel,
+        Self::Processes,
+        Self::Leaf,
+        Self::Files,
+        Self::Metadata,
+        Self::Network,
+        Self::Unix,
+    ];
+
+    /// Returns the word for it in options, in JSON and in messages.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Privileges => "privileges",
+            Self::Kernel => "kernel",
+            Self::Processes => "processes",
+            Self::Leaf => "leaf",
+            Self::Files => "files",
+            Self::Metadata => "metadata",
+            Self::Network => "network",
+            Self::Unix => "unix",
+        }
+    }
+}
+
+impl fmt::Display for Promise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Promise {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|promise| promise.name() == text).ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            Error::invalid("promise", text, format!("the promises are {names}"))
+        })
+    }
+}
+
+/// What became of a promise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The promise.
+    pub promise: Promise,
+    /// Whether it holds.
+    #[serde(flatten)]
+    pub state: State,
+}
+
+/// Whether a promise holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+#[non_exhaustive]
+pub enum State {
+    /// It holds.
+    Held {
+        /// The mechanisms that hold it.
+        by: String,
+    },
+    /// It does not hold, and the policy goes without it.
+    Waived {
+        /// Why nothing here holds it.
+        reason: String,
+    },
+    /// The policy does not ask for it.
+    NotPromised {
+        /// Which part of the policy would.
+        reason: String,
+    },
+}
+
+/// What the verdicts depend on besides the policy and the machine.
+#[derive(Clone, Debug, Default)]
+pub struct Circumstances {
+    /// The job runs with another user id than the supervisor.
+    pub other_user: bool,
+    /// A path to write, and the mount of a cgroup file system that it contains.
+    pub writable_cgroups: Option<(PathBuf, PathBuf)>,
+    /// A path to write, and the mount of a proc file system that it contains.
+    pub writable_proc: Option<(PathBuf, PathBuf)>,
+}
+
+/// A promise that nothing holds here.
+struct Missing {
+    reason: String,
+    /// What helps, other than to waive the promise.
+    advice: String,
+}
+
+type Holds = std::result::Result<String, Missing>;
+
+fn missing<T>(reason: impl Into<String>, advice: impl Into<String>) -> std::result::Result<T, Missing> {
+    Err(Missing { reason: reason.into(), advice: advice.into() })
+}
+
+/// Returns the reason why `support` is missing.
+fn needs(support: &Support, advice: &str) -> std::result::Result<(), Missing> {
+    support.clone().map_err(|reason| Missing { reason, advice: advice.into() })
+}
+
+/// Decides for each promise whether it holds, and by what.
+///
+/// # Errors
+/// [`Error::Limit`] if nothing holds a promise that the policy makes and does not waive: it names the promise, the
+/// reason, and what helps.
+pub fn resolve(sandbox: &Sandbox, machine: &Machine, circumstances: &Circumstances) -> Result<Vec<Verdict>> {
+    let mut verdicts = Vec::new();
+    for promise in Promise::ALL {
+        let state = match holds(promise, sandbox, machine, circumstances) {
+            None => State::NotPromised { reason: not_asked(promise).into() },
+            Some(Ok(by)) => State::Held { by },
+            Some(Err(missing)) if sandbox.waive.contains(&promise) => State::Waived { reason: missing.reason },
+            Some(Err(Missing { reason, advice })) => {
+                let waive = format!("to go without this promise: --waive {promise}");
+                let advice = if advice.is_empty() { waive } else { format!("{advice}; {waive}") };
+                return Err(Error::Limit { limit: words(promise), reason, advice });
+            }
+        };
+        verdicts.push(Verdict { promise, state });
+    }
+    Ok(verdicts)
+}
+
+/// Returns the promise for the error message.
+fn words(promise: Promise) -> &'static str {
+    match promise {
+        Promise::Privileges => "promise 'privileges' of the sandbox",
+        Promise::Kernel => "promise 'kernel' of the sandbox",
+        Promise::Processes => "promise 'processes' of the sandbox",
+        Promise::Leaf => "promise 'leaf' of the sandbox",
+        Promise::Files => "promise 'files' of the sandbox",
+        Promise::Metadata => "promise 'metadata' of the sandbox",
+        Promise::Network => "promise 'network' of the sandbox",
+        Promise::Unix => "promise 'unix' of the sandbox",
+    }
+}
+
+fn not_asked(promise: Promise) -> &'static str {
+    match promise {
+        Promise::Metadata => "only a strict sandbox promises this",
+        _ => "the policy grants the network of the host",
+    }
+}
+
+/// Returns `None` if the policy does not make the promise.
+fn holds(promise: Promise, sandbox: &Sandbox, machine: &Machine, circumstances: &Circumstances) -> Option<Holds> {
+    Some(match promise {
+        // no_new_privs exists since Linux 3.5, and every process may drop its capabilities.
+        Promise::Privileges => Ok("no_new_privs, no capabilities".into()),
+        Promise::Kernel => needs(&machine.seccomp, "").map(|()| "seccomp".into()),
+        Promise::Processes => processes(machine, circumstances),
+        Promise::Leaf => leaf(sandbox, machine, circumstances),
+        Promise::Files => needs(&machine.files, "").map(|()| "Landlock".into()),
+        Promise::Metadata if !sandbox.strict => return None,
+        Promise::Metadata => needs(&machine.mounts, "").map(|()| "read-only mounts in a namespace of the job".into()),
+        Promise::Network => match sandbox.network {
+            Network::Host => return None,
+            Network::Own => needs(&machine.network, "").map(|()| "network namespace of the job, seccomp".into()),
+            Network::None if !sandbox.has_ports() => needs(&machine.seccomp, "").map(|()| "seccomp".into()),
+            Network::None => needs(&machine.seccomp, "")
+                .and_then(|()| needs(&machine.ports, "grant no single ports, or use '--network own'"))
+                .map(|()| "Landlock, seccomp".into()),
+        },
+        Promise::Unix => unix(sandbox, machine),
+    })
+}
+
+fn processes(machine: &Machine, circumstances: &Circumstances) -> Holds {
+    needs(&machine.seccomp, "")?;
+    if let Some((path, mount)) = &circumstances.writable_proc {
+        let reason = format!("the path to write {} contains {}", path.display(), mount.display());
+        return missing(reason, "grant a smaller path");
+    }
+    match &machine.signals {
+        Ok(()) => Ok("Landlock, seccomp".into()),
+        // Jobs of one user can still signal each other, so the words say what holds.
+        Err(_) if circumstances.other_user => Ok("another user id than the supervisor's, seccomp".into()),
+        Err(reason) => missing(reason, "as root, run the job as another user: --user NAME"),
+    }
+}
+
+fn leaf(sandbox: &Sandbox, machine: &Machine, circumstances: &Circumstances) -> Holds {
+    needs(&machine.seccomp, "")?;
+    if let Some((path, mount)) = &circumstances.writable_cgroups {
+        let reason = format!("the path to write {} contains {}", path.display(), mount.display());
+        return missing(reason, "grant a smaller path");
+    }
+    if let Err(Missing { reason, .. }) = unix(sandbox, machine) {
+        // systemd moves processes on request.
+        return missing(format!("the job could ask another process to move it: {reason}"), "grant no Unix sockets");
+    }
+    match &machine.files {
+        Ok(()) => Ok("Landlock, seccomp".into()),
+        Err(_) if machine.files_but_truncate.is_ok() => Ok("Landlock, seccomp".into()),
+        Err(_) if circumstances.other_user => Ok("another user id than the supervisor's, seccomp".into()),
+        Err(_) if sandbox.strict && machine.mounts.is_ok() => Ok("read-only mounts, seccomp".into()),
+        Err(reason) => missing(reason, "as root, run the job as another user: --user NAME"),
+    }
+}
+
+fn unix(sandbox: &Sandbox, machine: &Machine) -> Holds {
+    needs(&machine.seccomp, "")?;
+    match sandbox.unix {
+        Unix::None => Ok("seccomp".into()),
+        Unix::Own | Unix::Paths(_) => {
+            let advice = "grant no Unix sockets: --unix none";
+            needs(&machine.unix_paths, advice)?;
+            needs(&machine.abstract_sockets, advice)?;
+            Ok("Landlock, seccomp".into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(sandbox: &Sandbox, machine: &Machine, circumstances: &Circumstances, promise: Promise) -> State {
+        let verdicts = resolve(sandbox, machine, circumstances).unwrap();
+        verdicts.into_iter().find(|verdict| verdict.promise == promise).unwrap().state
+    }
+
+    fn refused(sandbox: &Sandbox, machine: &Machine, circumstances: &Circumstances) -> String {
+        resolve(sandbox, machine, circumstances).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn everything_holds_where_the_kernel_has_everything() {
+        let (machine, none) = (Machine::complete(), Circumstances::default());
+        let verdicts = resolve(Sandbox::new().strict().unix(Unix::Own), &machine, &none).unwrap();
+        assert!(verdicts.iter().all(|verdict| matches!(verdict.state, State::Held { .. })), "{verdicts:?}");
+        assert_eq!(verdicts.iter().map(|verdict| verdict.promise).collect::<Vec<_>>(), Promise::ALL);
+        let plain = Sandbox::new();
+        assert!(matches!(state(&plain, &machine, &none, Promise::Metadata), State::NotPromised { .. }));
+    }
+
+    #[test]
+    fn each_missing_mechanism_refuses_a_promise_that_can_be_waived() {
+        let none = Circumstances::default();
+        let lacking = |lack: fn(&mut Machine) -> &mut Support| {
+            let mut machine = Machine::complete();
+            *lack(&mut machine) = Err("REASON".into());
+            machine
+        };
+        let mut own = Sandbox::new();
+        own.unix(Unix::Own);
+        let mut ports = Sandbox::new();
+        ports.connect_tcp(443);
+        let mut strict = Sandbox::new();
+        strict.strict();
+        let mut network = Sandbox::new();
+        network.network(Network::Own);
+        let cases: [(&Sandbox, Machine, &[Promise]); 8] = [
+            (&own, lacking(|machine| &mut machine.signals), &[Promise::Processes]),
+            (&own, lacking(|machine| &mut machine.files), &[Promise::Files]),
+            (&own, lacking(|machine| &mut machine.abstract_sockets), &[Promise::Leaf, Promise::Unix]),
+            (&own, lacking(|machine| &mut machine.unix_paths), &[Promise::Leaf, Promise::Unix]),
+            (&ports, lacking(|machine| &mut machine.ports), &[Promise::Network]),
+            (&strict, lacking(|machine| &mut machine.mounts), &[Promise::Metadata]),
+            (&network, lacking(|machine| &mut machine.network), &[Promise::Network]),
+            (
+                &ports,
+                lacking(|machine| &mut machine.seccomp),
+                &[Promise::Kernel, Promise::Processes, Promise::Leaf, Promise::Network, Promise::Unix],
+            ),
+        ];
+        for (sandbox, machine, promises) in cases {
+            let mut sandbox = sandbox.clone();
+            for promise in promises {
+                let message = refused(&sandbox, &machine, &none);
+                assert!(message.contains(&format!("promise '{promise}' of the sandbox")), "{message}");
+                assert!(message.contains("REASON") && message.contains(&format!("--waive {promise}")), "{message}");
+                sandbox.waive(*promise);
+            }
+            for promise in promises {
+                let state = state(&sandbox, &machine, &none, *promise);
+                assert!(matches!(&state, State::Waived { reason } if reason.contains("REASON")), "{state:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn another_user_takes_the_place_of_the_signal_scope() {
+        let mut machine = Machine::complete();
+        machine.signals = Err("older than 6.12".into());
+        let other = Circumstances { other_user: true, ..Circumstances::default() };
+        let state = state(&Sandbox::new(), &machine, &other, Promise::Processes);
+        assert!(matches!(state, State::Held { by } if by.contains("another user id")));
+        assert!(refused(&Sandbox::new(), &machine, &Circumstances::default()).contains("--user"));
+    }
+
+    #[test]
+    fn a_waiver_of_what_holds_changes_nothing() {
+        let (machine, none) = (Machine::complete(), Circumstances::default());
+        let state = state(Sandbox::new().waive(Promise::Files), &machine, &none, Promise::Files);
+        assert!(matches!(state, State::Held { .. }));
+    }
+
+    #[test]
+    fn a_path_to_write_that_contains_proc_or_a_cgroup_breaks_a_promise() {
+        let machine = Machine::complete();
+        let proc = Some(("/".into(), "/proc".into()));
+        let circumstances = Circumstances { writable_proc: proc, ..Circumstances::default() };
+        assert!(refused(&Sandbox::new(), &machine, &circumstances).contains("path to write / contains /proc"));
+        let cgroups = Some(("/sys".into(), "/sys/fs/cgroup".into()));
+        let circumstances = Circumstances { writable_cgroups: cgroups, ..Circumstances::default() };
+        let message = refused(&Sandbox::new(), &machine, &circumstances);
+        assert!(message.contains("'leaf'") && message.contains("/sys/fs/cgroup"), "{message}");
+    }
+
+    #[test]
+    fn names_are_read_back() {
+        for promise in Promise::ALL {
+            assert_eq!(promise.name().parse::<Promise>().unwrap(), promise);
+            assert_eq!(serde_json::to_value(promise).unwrap(), promise.name());
+        }
+        assert!("all".parse::<Promise>().unwrap_err().to_string().contains("privileges, kernel"));
+    }
+}

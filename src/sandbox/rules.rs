@@ -1,0 +1,202 @@
+//! The Landlock ruleset of a policy.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, RulesetCreated,
+    RulesetCreatedAttr, RulesetError,
+};
+use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+use rustix::io::Errno;
+
+use super::machine::Machine;
+use super::policy::{Network, Sandbox, Unix};
+use crate::error::{Error, Result};
+use crate::kernel::landlock::{Handled, descriptor};
+
+/// What every job may read and execute, unless the policy says otherwise. Paths that do not exist are left out.
+const SYSTEM: [&str; 26] = [
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    // Where NixOS and Guix keep all programs.
+    "/nix/store",
+    "/gnu/store",
+    "/etc/alternatives",
+    "/etc/group",
+    "/etc/gai.conf",
+    "/etc/host.conf",
+    "/etc/hosts",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/ld.so.preload",
+    "/etc/localtime",
+    "/etc/nsswitch.conf",
+    "/etc/passwd",
+    "/etc/resolv.conf",
+    "/etc/ssl/certs",
+    "/etc/ssl/openssl.cnf",
+    "/etc/ca-certificates",
+    "/etc/pki/tls/certs",
+];
+
+/// Devices that every job may use.
+const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
+
+/// An opened path with the rights that are granted on it.
+type Grant = (OwnedFd, BitFlags<AccessFs>);
+
+/// Returns the rights on files that the ruleset takes away; none if nothing here can.
+fn handled_files(sandbox: &Sandbox, machine: &Machine) -> Handled {
+    let mut handled = match (&machine.files, &machine.files_but_truncate) {
+        (Ok(()), _) => Handled::files(),
+        // The promise is waived. The ruleset still takes away all other rights.
+        (Err(_), Ok(())) => Handled::files_but_truncate(),
+        _ => return Handled::default(),
+    };
+    if machine.devices.is_ok() {
+        handled = handled.and(Handled::devices());
+    }
+    if machine.unix_paths.is_ok() && sandbox.unix != Unix::None {
+        handled = handled.and(Handled::unix_paths());
+    }
+    handled
+}
+
+/// Returns everything that the ruleset takes away.
+pub fn handled(sandbox: &Sandbox, machine: &Machine) -> Handled {
+    let mut handled = handled_files(sandbox, machine);
+    if machine.ports.is_ok() && sandbox.network == Network::None {
+        handled = handled.and(Handled::ports());
+    }
+    if machine.signals.is_ok() {
+        handled = handled.and(Handled::signals());
+    }
+    if machine.abstract_sockets.is_ok() {
+        handled = handled.and(Handled::abstract_sockets());
+    }
+    handled
+}
+
+/// Makes the ruleset; `None` if the kernel has nothing of what it would contain. Each path is opened as the caller's.
+/// `tmp` is a path to write besides those of the policy.
+///
+/// # Errors
+/// [`Error::Invalid`] for a path that can't be opened; [`Error::System`] if the kernel refuses the ruleset.
+pub fn ruleset(sandbox: &Sandbox, machine: &Machine, tmp: Option<&Path>) -> Result<Option<OwnedFd>> {
+    let grants = grants(sandbox, tmp)?;
+    let handled = handled(sandbox, machine);
+    if handled == Handled::default() {
+        return Ok(None);
+    }
+    let made = make(handled, grants, sandbox);
+    let ruleset = made.map_err(|error| Error::invalid("sandbox", "Landlock ruleset", error.to_string()))?;
+    let descriptor = descriptor(ruleset);
+    descriptor.map(Some).map_err(|errno| Error::system("landlock_create_ruleset", "for the job", errno, ""))
+}
+
+fn make(handled: Handled, grants: Vec<Grant>, sandbox: &Sandbox) -> std::result::Result<RulesetCreated, RulesetError> {
+    let mut ruleset = handled.create()?.set_compatibility(CompatLevel::HardRequirement);
+    for (path, rights) in grants {
+        let rights = rights & handled.files;
+        if !rights.is_empty() {
+            ruleset = ruleset.add_rule(PathBeneath::new(path, rights))?;
+        }
+    }
+    if !handled.ports.is_empty() {
+        for port in &sandbox.connect_tcp {
+            ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
+        }
+        for port in &sandbox.listen_tcp {
+            ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::BindTcp))?;
+        }
+    }
+    Ok(ruleset)
+}
+
+/// Opens all granted paths.
+fn grants(sandbox: &Sandbox, tmp: Option<&Path>) -> Result<Vec<Grant>> {
+    let reading = AccessFs::from_read(ABI::V1);
+    let mut grants = Vec::new();
+    let system: &[&str] = if sandbox.no_system { &[] } else { &SYSTEM };
+    for path in system.iter().map(Path::new).chain(sandbox.read_if_exists.iter().map(PathBuf::as_path)) {
+        match granted(path, reading) {
+            // A path that this user can't reach is none that the job could.
+            Err((_, Errno::NOENT | Errno::NOTDIR | Errno::ACCESS)) => {}
+            other => grants.push(other.map_err(|(path, errno)| unusable("path to read", path, errno))?),
+        }
+    }
+    if !sandbox.no_system {
+        for path in DEVICES.map(Path::new) {
+            match granted(path, reading | AccessFs::WriteFile) {
+                Err((_, Errno::NOENT | Errno::NOTDIR | Errno::ACCESS)) => {}
+                other => grants.push(other.map_err(|(path, errno)| unusable("device", path, errno))?),
+            }
+        }
+    }
+    for path in &sandbox.read {
+        grants.push(granted(path, reading).map_err(|(path, errno)| unusable("path to read", path, errno))?);
+    }
+    for path in sandbox.write.iter().map(PathBuf::as_path).chain(tmp) {
+        grants.push(granted(path, writing()).map_err(|(path, errno)| unusable("path to write", path, errno))?);
+    }
+    if let Unix::Paths(paths) = &sandbox.unix {
+        for path in paths {
+            let rights = AccessFs::ResolveUnix.into();
+            grants.push(granted(path, rights).map_err(|(path, errno)| unusable("Unix socket", path, errno))?);
+        }
+    }
+    Ok(grants)
+}
+
+/// Returns everything but what makes devices, and connections to sockets of other processes.
+pub fn writing() -> BitFlags<AccessFs> {
+    AccessFs::from_all(ABI::V3) & !(AccessFs::MakeChar | AccessFs::MakeBlock)
+}
+
+/// Opens a path and returns it with those of the rights that its kind of file can have.
+fn granted(path: &Path, rights: BitFlags<AccessFs>) -> std::result::Result<Grant, (&Path, Errno)> {
+    let file = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| (path, errno))?;
+    let kind = FileType::from_raw_mode(fstat(file.as_fd()).map_err(|errno| (path, errno))?.st_mode);
+    let rights = match kind {
+        FileType::Directory => rights,
+        // ioctl(2) belongs to the use of a device that was named.
+        FileType::CharacterDevice | FileType::BlockDevice if rights.contains(AccessFs::Truncate) => {
+            rights & AccessFs::from_file(ABI::V9) | AccessFs::IoctlDev
+        }
+        _ => rights & AccessFs::from_file(ABI::V9),
+    };
+    Ok((file, rights))
+}
+
+fn unusable(what: &'static str, path: &Path, errno: Errno) -> Error {
+    let advice = match errno {
+        Errno::NOENT if what == "path to read" => "it does not exist; for a path that may be missing: read_if_exists",
+        Errno::NOENT => "it does not exist",
+        Errno::ACCESS => "this user can't reach it",
+        _ => return Error::system("open", path.to_string_lossy(), errno, what),
+    };
+    Error::invalid(what, path.to_string_lossy(), advice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_cannot_be_opened_is_an_error() {
+        let machine = Machine::get();
+        let message = |sandbox: &Sandbox| ruleset(sandbox, machine, None).unwrap_err().to_string();
+        assert!(message(Sandbox::new().read("/no/such/path")).contains("path to read '/no/such/path' is not valid"));
+        assert!(message(Sandbox::new().read("/no/such/path")).contains("does not exist"));
+        assert!(message(Sandbox::new().write("/dev/null/x")).contains("/dev/null/x"));
+        assert!(message(Sandbox::new().unix(Unix::Paths(vec!["/no/socket".into()]))).contains("Unix socket"));
+        ruleset(Sandbox::new().read_if_exists("/no/such/path"), machine, None).unwrap();
+    }
+}
