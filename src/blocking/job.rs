@@ -326,7 +326,7 @@ impl JobHandle {
         self.inner.try_wait()
     }
 
-    /// Waits until the job listens on a port or has created a file; see [`crate::JobHandle::ready`].
+    /// Waits until the job is ready; see [`crate::JobHandle::ready`].
     ///
     /// # Errors
     /// As [`crate::JobHandle::ready`].

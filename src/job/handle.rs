@@ -12,6 +12,7 @@ use super::{Job, Request};
 use crate::error::{Error, Result};
 use crate::guard::protocol::JobId;
 use crate::job::completion::Completion;
+use crate::job::output::Searches;
 use crate::job::ready::Readiness;
 use crate::job::stop::Event;
 use crate::kernel::pidfd::Pidfd;
@@ -29,6 +30,8 @@ pub(super) struct Shared {
     pub name: String,
     pub report: Completion<Arc<Report>>,
     pub events: Log,
+    /// The searches in each output that is piped.
+    pub searches: [Option<Searches>; 2],
     /// The supervisor's runtime. It may have been shut down.
     pub runtime: Handle,
 }
@@ -157,14 +160,19 @@ impl JobHandle {
         self.shared.try_wait()
     }
 
-    /// Waits until the job listens on a port or has created a file, at most for `timeout`, as [`Job::ready`] does.
+    /// Waits until the job is ready, at most for `timeout`, as [`Job::ready`] does. It searches for a line in what the
+    /// owner of the job or of its streams reads; it does not read itself.
     ///
-    /// Cancel-safe.
+    /// Cancel-safe: another call for the same readiness continues the search.
     ///
     /// # Errors
-    /// The same as for [`Job::ready`]. [`Error::Invalid`] for a line of an output: only the job has the streams.
-    pub async fn ready(&self, readiness: &Readiness, timeout: Duration) -> Result<()> {
-        self.shared.ready(readiness, timeout, None).await
+    /// The same as for [`Job::ready`].
+    pub fn ready<'a>(
+        &'a self,
+        readiness: &'a Readiness,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<()>> + Send + 'a {
+        self.shared.ready(readiness, timeout, [None, None])
     }
 
     /// Begins to stop the job, as [`Job::start_stop`] does.

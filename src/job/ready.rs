@@ -13,7 +13,6 @@ use tokio::io::Interest;
 use tokio::net::TcpSocket;
 
 use crate::error::{Error, Result};
-use crate::job::output::OutputStream;
 use crate::report::text::{printable, printable_bytes, printable_path};
 
 /// How often pinfold tries a port. The kernel has no notification for a process that starts to listen. (sock_diag(7)
@@ -27,14 +26,11 @@ const TRIES_OF_A_NAME: u32 = 50;
 /// How long pinfold waits for one address. The kernel itself would wait for minutes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How many bytes of an output pinfold searches for a line.
-const MAX_SEARCHED: usize = 4 * 1024 * 1024;
-
 /// The condition under which a job is ready ([`Job::ready`](crate::Job::ready)).
 ///
 /// ```
 /// use pinfold::Readiness;
-/// let by = Readiness::stdout_line("listening on");
+/// let by = Readiness::line("listening on");
 /// let by = Readiness::local_port(8080);
 /// let by = Readiness::file("/run/server.pid");
 /// ```
@@ -43,10 +39,38 @@ pub struct Readiness(pub(crate) By);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum By {
-    /// A line of an output: 0 for standard output, 1 for standard error.
-    Line(usize, Vec<u8>),
+    Line(LineOf, Vec<u8>),
     Port(Endpoint),
     File(PathBuf),
+}
+
+/// The outputs whose lines count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LineOf {
+    Stdout,
+    Stderr,
+    Both,
+}
+
+impl LineOf {
+    /// Returns whether lines of standard output (0) or of standard error (1) count.
+    pub fn includes(self, number: usize) -> bool {
+        match self {
+            Self::Stdout => number == 0,
+            Self::Stderr => number == 1,
+            Self::Both => true,
+        }
+    }
+}
+
+impl std::fmt::Display for LineOf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Stdout => "standard output",
+            Self::Stderr => "standard error",
+            Self::Both => "its output",
+        })
+    }
 }
 
 /// An address at which a process accepts connections.
@@ -94,18 +118,37 @@ impl std::fmt::Display for Endpoint {
 }
 
 impl Readiness {
-    /// The job is ready when a line of its piped standard output contains `part`. Only a whole line counts, with its
-    /// newline or at the end of the output. The caller can still read all of the output. pinfold searches at most its
-    /// first 4 MiB.
+    /// The job is ready when a line of its piped output contains `part`: of standard output or of standard error, or of
+    /// its terminal. The same as `--ready line:` of the command.
+    ///
+    /// - A line counts when it is complete: when its newline has been read, or the end of the output. A carriage return
+    ///   does not end a line, and belongs to it.
+    /// - `part` can be anywhere in the line. Bytes are compared, so upper and lower case differ, and neither needs to
+    ///   be UTF-8.
+    /// - A line can have any length, and parts of it can come from different processes of the job, also after exec.
+    ///
+    /// The caller can still read all of the output.
     #[must_use]
-    pub fn stdout_line(part: impl Into<Vec<u8>>) -> Self {
-        Self(By::Line(0, part.into()))
+    pub fn line(part: impl Into<Vec<u8>>) -> Self {
+        Self(By::Line(LineOf::Both, part.into()))
     }
 
-    /// The same as [`stdout_line`](Self::stdout_line) for standard error.
+    /// The same as [`line`](Self::line) for standard output only.
+    #[must_use]
+    pub fn stdout_line(part: impl Into<Vec<u8>>) -> Self {
+        Self(By::Line(LineOf::Stdout, part.into()))
+    }
+
+    /// The same as [`line`](Self::line) for standard error only.
     #[must_use]
     pub fn stderr_line(part: impl Into<Vec<u8>>) -> Self {
-        Self(By::Line(1, part.into()))
+        Self(By::Line(LineOf::Stderr, part.into()))
+    }
+
+    /// Returns whether the job's output has to be piped for this.
+    #[must_use]
+    pub fn needs_output(&self) -> bool {
+        matches!(self.0, By::Line(..))
     }
 
     /// The job is ready when a process accepts connections at this TCP address. pinfold tries to connect every 20 ms.
@@ -156,59 +199,11 @@ impl Readiness {
 impl std::fmt::Display for Readiness {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.0 {
-            By::Line(stream, part) => {
-                let name = ["standard output", "standard error"][*stream];
-                write!(f, "no line of {name} contained '{}'", printable_bytes(part))
-            }
+            By::Line(line_of, part) => write!(f, "no line of {line_of} contained '{}'", printable_bytes(part)),
             By::Port(endpoint) => write!(f, "no process listens on {endpoint}"),
             By::File(path) => write!(f, "there is no {}", printable_path(path)),
         }
     }
-}
-
-/// Returns when a line contains `part`, or fails with the reason why no line can contain it any more.
-pub(crate) async fn line(stream: &mut OutputStream, part: &[u8]) -> std::result::Result<(), String> {
-    let mut search = Search { part, lines: 0, read: 0 };
-    loop {
-        let (held, ended) = stream.look_ahead().await.map_err(|error| format!("cannot read its output: {error}"))?;
-        if search.finds(held, ended) {
-            return Ok(());
-        }
-        if ended {
-            return Err("the job has closed the stream".into());
-        }
-        if held.len() >= MAX_SEARCHED {
-            return Err(format!("the job has written {MAX_SEARCHED} bytes"));
-        }
-    }
-}
-
-/// Searches each line once, in whatever pieces the output arrives.
-struct Search<'a> {
-    part: &'a [u8],
-    /// The end of the lines that have been searched.
-    lines: usize,
-    /// The end of the bytes that have been searched for the end of a line.
-    read: usize,
-}
-
-impl Search<'_> {
-    /// Returns whether a new line contains the part. `held` is all of the output so far.
-    fn finds(&mut self, held: &[u8], ended: bool) -> bool {
-        let fresh = &held[self.read..];
-        // Only whole lines count; at the end of the output, the rest counts too.
-        let end = if ended { Some(fresh.len()) } else { fresh.iter().rposition(|&byte| byte == b'\n') };
-        let end = end.map(|end| self.read + end);
-        self.read = held.len();
-        let Some(end) = end else { return false };
-        let lines = &held[self.lines..end];
-        self.lines = (end + 1).min(held.len());
-        lines.split(|&byte| byte == b'\n').any(|line| contains(line, self.part))
-    }
-}
-
-fn contains(line: &[u8], part: &[u8]) -> bool {
-    part.is_empty() || line.windows(part.len()).any(|window| window == part)
 }
 
 /// Returns when a process accepts connections at the endpoint.
@@ -318,22 +313,6 @@ fn watch_nearest(path: &Path, mut watch: impl FnMut(&Path) -> std::io::Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn each_line_is_searched_once() {
-        let text = b"starting\nlis\n\nlistening\nrest";
-        for cut in 0..text.len() {
-            let mut search = Search { part: b"listening", lines: 0, read: 0 };
-            let at = (0..=text.len()).find(|&length| length % (cut + 1) == 0 && search.finds(&text[..length], false));
-            // The line is found with its newline, at byte 24, and not earlier.
-            assert_eq!(at, (24..=text.len()).find(|length| length % (cut + 1) == 0), "{cut}");
-        }
-        let mut search = Search { part: b"rest", lines: 0, read: 0 };
-        assert!(!search.finds(text, false) && search.lines == 24 && search.read == text.len());
-        assert!(search.finds(text, true));
-        let mut search = Search { part: b"lis\n", lines: 0, read: 0 };
-        assert!(!search.finds(text, true));
-    }
 
     /// The directory is created between the attempt to watch it and the watch on its parent.
     #[test]

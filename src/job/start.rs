@@ -161,8 +161,8 @@ async fn start(
                 runtime.spawn(live::until_over(report.clone(), memory.run(leaf, (pid, main.clone()), events.clone())));
             }
             let name = command.display_name();
-            let shared = Shared { number: id, pid, main, name, report, events, runtime };
-            let streams::Streams { stdin, stdout, stderr, piped } = streams;
+            let streams::Streams { stdin, stdout, stderr, searches, piped } = streams;
+            let shared = Shared { number: id, pid, main, name, report, events, searches, runtime };
             Ok(Job {
                 stdin,
                 stdout,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::termios::SpecialCodeIndex;
 use tokio::io::Interest;
+use tokio::sync::watch;
 
 use super::handle::Shared;
 use super::terminal::Side;
@@ -14,14 +15,20 @@ use super::{Job, Request};
 use crate::error::{Error, Result};
 use crate::job::command::Command;
 use crate::job::completion::Completion;
-use crate::job::output::{Activity, Captured, Channel, InputStream, Output, OutputStream, Taps, Tee};
+use crate::job::output::{
+    Activity, Captured, Channel, Found, InputStream, Output, OutputStream, Searches, Taps, Writer,
+};
 use crate::job::ready;
 use crate::job::ready::{By, Readiness};
 use crate::job::stop::Event;
 use crate::kernel::signal::Signal;
 use crate::kernel::wake::Wake;
 use crate::report::Report;
+use crate::report::text::printable_bytes;
 use crate::supervisor::queue::WeakSender;
+
+/// How many bytes pinfold keeps, while it searches for a line, for a reader that has not taken the stream.
+const MAX_KEPT: usize = 4 * 1024 * 1024;
 
 /// The supervisor's ends of a job's pipes, or its side of the job's terminal.
 #[derive(Debug, Default)]
@@ -29,6 +36,8 @@ pub(super) struct Streams {
     pub stdin: Option<InputStream>,
     pub stdout: Option<OutputStream>,
     pub stderr: Option<OutputStream>,
+    /// The searches in each output that is piped.
+    pub searches: [Option<Searches>; 2],
     pub piped: Option<Box<Piped>>,
 }
 
@@ -70,15 +79,19 @@ pub(super) fn make(
         let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
         Error::system("start a thread", "for the copy of the output", errno, "see ulimit -u and pids.max")
     };
+    let searches = [&stdout, &stderr].map(|channel| channel.as_ref().map(|_| Searches::default()));
     let output = |channel: Option<Channel>, number: usize| {
         let Some(channel) = channel else { return Ok(None) };
-        let tee = command.tees[number].clone().map(Tee::new).transpose().map_err(no_thread)?;
-        Ok(Some(OutputStream::new(channel, report, Taps { activity: activity.cloned(), tee })))
+        let tee = command.tees[number].clone().map(Writer::for_copy).transpose().map_err(no_thread)?;
+        let searches = searches[number].clone().unwrap_or_default();
+        let taps = Taps { activity: activity.cloned(), tee, searches };
+        Ok(Some(OutputStream::new(channel, report, taps)))
     };
     Ok(Streams {
         stdin: stdin.map(|channel| InputStream::new(channel, report)),
         stdout: output(stdout, 0)?,
         stderr: output(stderr, 1)?,
+        searches,
         piped: Some(Box::new(Piped {
             captured: [Captured::new(command.capture), Captured::new(command.capture)],
             terminal: terminal
@@ -108,6 +121,44 @@ async fn read_out(stream: Option<&mut OutputStream>, captured: &mut Captured) ->
         )?;
     }
     Ok(captured.clone())
+}
+
+/// The search for a line in one output.
+struct LineSearch<'a> {
+    /// The stream, unless the caller has taken it and reads it.
+    stream: Option<&'a mut OutputStream>,
+    found: watch::Receiver<Found>,
+}
+
+/// Why no other output needs to be searched.
+enum Decided {
+    Found,
+    Failed(String),
+}
+
+impl LineSearch<'_> {
+    /// Searches until the end of the output. Where no reader has taken the stream, this reads it.
+    async fn run(self) -> std::result::Result<(), Decided> {
+        let mut found = self.found.clone();
+        let result = tokio::select! {
+            biased;
+            result = found.wait_for(|found| *found != Found::NotYet) => result.map_or(Found::Nothing, |found| *found),
+            result = self.read() => result.map_err(Decided::Failed)?,
+        };
+        if result == Found::Line { Err(Decided::Found) } else { Ok(()) }
+    }
+
+    async fn read(self) -> std::result::Result<Found, String> {
+        let Some(stream) = self.stream else { return std::future::pending().await };
+        loop {
+            let kept = stream.look_ahead().await.map_err(|error| format!("cannot read its output: {error}"))?;
+            match *self.found.borrow() {
+                Found::NotYet if kept.is_some_and(|kept| kept < MAX_KEPT) => {}
+                Found::NotYet => return Err(format!("the job has written {MAX_KEPT} bytes")),
+                found => return Ok(found),
+            }
+        }
+    }
 }
 
 /// Stops the job when nothing has been read from it for `timeout`. Ends when the job ends.
@@ -232,12 +283,19 @@ impl Job {
 
     /// Waits until the job is ready, at most for `timeout`.
     ///
-    /// Cancel-safe: output that was read here is kept for the next reader of the stream.
+    /// A search for a line begins with this call, also before the future is polled, and with the first byte of the
+    /// output that the caller has not read. Where the caller has taken the stream (`job.stdout.take()`),
+    /// pinfold searches what the caller reads. Otherwise pinfold reads the stream, and keeps what it has read for the
+    /// caller, at most 4 MiB.
+    ///
+    /// Cancel-safe: output that was read here is kept for the next reader of the stream, and another call for the same
+    /// readiness continues the search.
     ///
     /// # Errors
-    /// [`Error::NotReady`] if the job is over, if it has closed the stream, or if the time is over; the job goes on.
-    /// [`Error::Invalid`] if the stream is not piped or was taken, or if a parent of the file is not a directory.
-    /// [`Error::System`] if its directory can't be watched, for example without the permission to read it.
+    /// [`Error::NotReady`] if the job is over or the time is over, if its output can't be read, or if pinfold has kept
+    /// 4 MiB; the job goes on.
+    /// [`Error::Invalid`] if the output is not piped, if the line contains a newline, or if a parent of the file is not
+    /// a directory. [`Error::System`] if its directory can't be watched, for example without the permission to read it.
     ///
     /// ```rust,standalone_crate
     /// use std::time::Duration;
@@ -258,34 +316,67 @@ impl Job {
     ///     })
     /// }
     /// ```
-    pub async fn ready(&mut self, readiness: &Readiness, timeout: Duration) -> Result<()> {
-        let stream = match readiness.0 {
-            By::Line(0, _) => self.stdout.as_mut(),
-            By::Line(..) => self.stderr.as_mut(),
-            By::Port(_) | By::File(_) => None,
-        };
-        self.shared.ready(readiness, timeout, stream).await
+    pub fn ready<'a>(
+        &'a mut self,
+        readiness: &'a Readiness,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<()>> + Send + 'a {
+        self.shared.ready(readiness, timeout, [self.stdout.as_mut(), self.stderr.as_mut()])
     }
 }
 
 impl Shared {
-    /// Waits until the job is ready, in any executor. `stream` is the output for a readiness by a line.
-    pub async fn ready(
+    /// Waits until the job is ready, in any executor. `streams` are the outputs that the caller has not taken.
+    pub fn ready<'a>(
+        &'a self,
+        readiness: &'a Readiness,
+        timeout: Duration,
+        streams: [Option<&'a mut OutputStream>; 2],
+    ) -> impl Future<Output = Result<()>> + Send + 'a {
+        let mut searches = Vec::new();
+        if let By::Line(line_of, part) = &readiness.0 {
+            for (number, (piped, stream)) in self.searches.iter().zip(streams).enumerate() {
+                if let Some(piped) = piped
+                    && line_of.includes(number)
+                {
+                    searches.push(LineSearch { stream, found: piped.start(part) });
+                }
+            }
+        }
+        self.in_runtime(self.wait_until_ready(readiness, searches, timeout))
+    }
+
+    /// Waits until the job is ready. It needs the runtime's clock and sockets, so call it in the runtime.
+    async fn wait_until_ready(
         &self,
         readiness: &Readiness,
+        searches: Vec<LineSearch<'_>>,
         timeout: Duration,
-        stream: Option<&mut OutputStream>,
     ) -> Result<()> {
-        let not_ready = |why: String| Error::NotReady { program: self.name.clone(), why };
+        let not_ready = |why: &str| Error::NotReady { program: self.name.clone(), why: format!("{readiness}{why}") };
         let is_ready = async {
             match &readiness.0 {
-                By::Line(number, part) => {
-                    let name = ["standard output", "standard error"][*number];
-                    let advice = "it is not piped, was taken, or is not known to a JobHandle";
-                    let stream = stream.ok_or_else(|| Error::invalid("readiness by a line of", name, advice))?;
-                    // A job that is over has closed the stream; its earlier output still counts.
-                    let found = ready::line(stream, part).await;
-                    found.map_err(|why| not_ready(format!("{readiness}, and {why}")))
+                By::Line(_, part) if part.contains(&b'\n') => {
+                    Err(Error::invalid("readiness by a line", printable_bytes(part), "a line contains no newline"))
+                }
+                By::Line(line_of, _) if searches.is_empty() => {
+                    Err(Error::invalid("readiness by a line of", line_of.to_string(), "it is not piped"))
+                }
+                By::Line(..) => {
+                    let mut searches = searches.into_iter();
+                    let run = async |search: Option<LineSearch<'_>>| match search {
+                        Some(search) => search.run().await,
+                        None => Ok(()),
+                    };
+                    match tokio::try_join!(run(searches.next()), run(searches.next())) {
+                        Err(Decided::Found) => Ok(()),
+                        Err(Decided::Failed(why)) => Err(not_ready(&format!(", and {why}"))),
+                        // No output is left to search. The job may go on without it.
+                        Ok(_) => {
+                            self.wait().await?;
+                            Err(not_ready(", and the job is over"))
+                        }
+                    }
                 }
                 By::Port(endpoint) => {
                     ready::port(endpoint).await;
@@ -295,15 +386,12 @@ impl Shared {
             }
         };
         let is_line = matches!(readiness.0, By::Line(..));
-        // The clock and the sockets need the runtime.
-        self.in_runtime(async {
-            tokio::select! {
-                biased;
-                done = is_ready => done,
-                _ = self.wait(), if !is_line => Err(not_ready(format!("{readiness}, and the job is over"))),
-                () = tokio::time::sleep(timeout) => Err(not_ready(format!("{readiness} within {timeout:?}"))),
-            }
-        })
-        .await
+        tokio::select! {
+            biased;
+            done = is_ready => done,
+            // A job that is over has closed its streams; its earlier output still counts.
+            _ = self.wait(), if !is_line => Err(not_ready(", and the job is over")),
+            () = tokio::time::sleep(timeout) => Err(not_ready(&format!(" within {timeout:?}"))),
+        }
     }
 }

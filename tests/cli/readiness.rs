@@ -3,7 +3,8 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use pinfold::{Error, Readiness};
+use pinfold::{Command, Error, Readiness};
+use tokio::io::AsyncReadExt;
 
 use crate::support::host::{piped, with_supervisor};
 use crate::support::{Run, Scratch, has_cgroup, has_program, has_root, program};
@@ -24,7 +25,7 @@ fn by_a_line_a_port_or_a_file() {
         let never = Readiness::stdout_line("listening");
         let mut job = supervisor.spawn(&piped("echo starting")).await.unwrap();
         let error = job.ready(&never, LONG).await.unwrap_err().to_string();
-        assert!(error.contains("'listening'") && error.contains("closed the stream"), "{error}");
+        assert!(error.contains("'listening'") && error.contains("the job is over"), "{error}");
         let mut job = supervisor.spawn(&piped("sleep 1000")).await.unwrap();
         for readiness in [never, Readiness::port(([127, 0, 0, 1], 1)), Readiness::file("/no/such")] {
             let error = job.ready(&readiness, Duration::from_millis(50)).await.unwrap_err();
@@ -191,30 +192,95 @@ fn a_port_that_is_held_before_the_start_is_an_error() {
     }
 }
 
-/// An incomplete line does not count, however long it stays incomplete, in the command and in the library.
+/// What counts as a readiness line is the same for the command and the library, whether the library's caller has taken
+/// the streams or not.
 #[test]
-fn a_line_counts_when_it_is_whole() {
+fn a_line_counts_when_it_is_complete() {
     if !has_cgroup() {
         return;
     }
-    let ready = |script: &str| {
+    // Scripts whose output contains the line "up", and those that never complete it.
+    let table = [
+        ("echo up", true),
+        ("echo it is up now", true),
+        ("echo up >&2", true),
+        ("printf 'up\\r\\n'", true),
+        ("printf '\\377up\\376\\n'", true),
+        ("printf u; sleep 0.1; printf 'p\\n'", true),
+        ("printf u; sh -c 'echo p'", true),
+        ("printf up; exec >&- 2>&-", true),
+        ("head -c 3000000 /dev/zero; echo up", true),
+        ("printf up", false),
+        ("printf 'up\\r'", false),
+        ("printf 'u\\np\\n'", false),
+        ("echo UP", false),
+        ("printf u; echo p >&2", false),
+    ];
+    for (script, is_ready) in table {
         let up = Scratch::new("up");
         let up_name = up.path().to_str().unwrap();
-        let options = ["--ready", "line:listening", "--ready-timeout", "500ms", "--ready-notify", up_name];
-        let ran = Run::new(options.iter().chain(&["--", "sh", "-c", script, up_name])).run();
-        (ran.code, up.text())
-    };
-    let until_ready = "until [ -s \"$0\" ]; do sleep 0.02; done";
-    for begun in ["printf listening", "printf 'x\\nis listening on'", "printf list; sleep 0.1; printf ening"] {
-        assert_eq!(ready(&format!("{begun}; sleep 1000")), (124, "failed\n".into()), "{begun}");
-        assert_eq!(ready(&format!("{begun}; echo; {until_ready}")), (0, "ready\n".into()), "{begun}");
+        // A job that is ready waits for that; a job that is not goes on until the time is over.
+        let wait = if is_ready { "until [ -s \"$0\" ]; do sleep 0.02; done" } else { "exec sleep 1000" };
+        let job = format!("{script}; {wait}");
+        let timeout = if is_ready { "1m" } else { "300ms" };
+        let options = ["--ready", "line:up", "--ready-timeout", timeout, "--ready-notify", up_name];
+        let ran = Run::new(options.iter().chain(&["--", "sh", "-c", &job, up_name])).run();
+        let expected = if is_ready { (0, "ready\n".into()) } else { (124, "failed\n".into()) };
+        assert_eq!((ran.code, up.text()), expected, "{script}: {}", ran.stderr);
     }
-    // The text does not match across two lines.
-    assert_eq!(ready("printf 'list\\nening\\n'; sleep 1000"), (124, "failed\n".into()));
     with_supervisor(async |supervisor| {
-        let mut job = supervisor.spawn(&piped("printf listening; sleep 1000")).await.unwrap();
-        let error = job.ready(&Readiness::stdout_line("listening"), Duration::from_millis(300)).await.unwrap_err();
-        assert!(matches!(error, Error::NotReady { .. }), "{error}");
+        for (script, is_ready) in table {
+            let timeout = if is_ready { LONG } else { Duration::from_millis(300) };
+            for is_taken in [false, true] {
+                let mut job = supervisor.spawn(&piped(&format!("{script}; exec sleep 1000"))).await.unwrap();
+                let streams = if is_taken { [job.stdout.take(), job.stderr.take()] } else { [None, None] };
+                let readiness = Readiness::line("up");
+                let ready = job.ready(&readiness, timeout);
+                let reading: Vec<_> = streams
+                    .into_iter()
+                    .flatten()
+                    .map(|mut stream| tokio::spawn(async move { stream.read_to_end(&mut Vec::new()).await }))
+                    .collect();
+                let ready = ready.await;
+                assert_eq!(ready.is_ok(), is_ready, "{script}, taken: {is_taken}: {ready:?}");
+                if is_ready {
+                    // The search has a memory.
+                    job.ready(&Readiness::line("up"), Duration::ZERO).await.unwrap();
+                }
+                let only = [Readiness::stdout_line("up"), Readiness::stderr_line("up")];
+                if !is_taken && script == "echo up" {
+                    job.ready(&only[0], Duration::ZERO).await.unwrap();
+                    job.ready(&only[1], Duration::from_millis(50)).await.unwrap_err();
+                }
+                job.start_kill();
+                job.wait().await.unwrap();
+                for reading in reading {
+                    reading.await.unwrap().unwrap();
+                }
+            }
+        }
+        // A line cannot contain a newline, and an output that is not piped has no lines.
+        let mut job = supervisor.spawn(&piped("exec sleep 1000")).await.unwrap();
+        let error = job.ready(&Readiness::line("a\nb"), LONG).await.unwrap_err();
+        assert!(matches!(error, Error::Invalid { .. }), "{error}");
+        let mut job = supervisor.spawn(Command::new("sleep").arg("1000")).await.unwrap();
+        let error = job.ready(&Readiness::line("a"), LONG).await.unwrap_err();
+        assert!(matches!(error, Error::Invalid { .. }), "{error}");
+    });
+}
+
+/// Two searches in one output, and the output that they have read is complete.
+#[test]
+fn several_searches_in_one_output() {
+    with_supervisor(async |supervisor| {
+        let mut job = supervisor.spawn(&piped("echo one; echo two; exec sleep 1000")).await.unwrap();
+        let (one, two) = (Readiness::stdout_line("one"), Readiness::stdout_line("two"));
+        let handle = job.handle();
+        let (both, other) = tokio::join!(job.ready(&two, LONG), handle.ready(&one, LONG));
+        both.and(other).unwrap();
+        job.ready(&Readiness::line("wo"), LONG).await.unwrap();
+        job.start_stop();
+        assert_eq!(job.wait_with_output().await.unwrap().stdout.text(), "one\ntwo\n");
     });
 }
 

@@ -147,9 +147,10 @@ fn from_two_threads_and_after_close() {
     let handle = talker.handle();
     talker.ready(&Readiness::stdout_line("ready"), LONG).unwrap();
     assert_eq!((talker.id(), handle.id()), (u32::try_from(handle.pid()).ok(), u32::try_from(talker.pid()).ok()));
-    // A handle has no streams.
-    let refused = handle.ready(&Readiness::stdout_line("ready"), LONG);
-    assert!(matches!(refused, Err(Error::Invalid { .. })), "{refused:?}");
+    // A handle does not read, and sees what the job has read.
+    handle.ready(&Readiness::stdout_line("ready"), LONG).unwrap();
+    let unread = handle.ready(&Readiness::stdout_line("steady"), Duration::from_millis(20));
+    assert!(matches!(unread, Err(Error::NotReady { .. })), "{unread:?}");
     assert_eq!(Command::new("true").output(&supervisor).unwrap().status.code(), Some(0));
     assert!(Command::new("true").status(&supervisor).unwrap().success());
     supervisor.close();
