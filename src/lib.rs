@@ -129,7 +129,7 @@
 //! - `schema`: `schemars::JsonSchema` for [`Report`].
 
 #![deny(unsafe_code)]
-#![warn(missing_docs)]
+#![deny(missing_docs)]
 
 pub mod blocking;
 mod cgroup;

@@ -49,6 +49,12 @@ impl Job {
         self.inner.name()
     }
 
+    /// As [`Job::cgroup`](crate::Job::cgroup).
+    #[must_use]
+    pub fn cgroup(&self) -> Option<&std::path::Path> {
+        self.inner.cgroup()
+    }
+
     /// Returns a handle with which, for example, another thread can act on the job.
     ///
     /// ```rust,standalone_crate
@@ -296,6 +302,12 @@ impl JobHandle {
     #[must_use]
     pub fn name(&self) -> &str {
         self.inner.name()
+    }
+
+    /// Returns the directory of the job's cgroup; see [`crate::Job::cgroup`].
+    #[must_use]
+    pub fn cgroup(&self) -> Option<&std::path::Path> {
+        self.inner.cgroup()
     }
 
     /// Returns the events of the job, from its start on.

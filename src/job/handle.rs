@@ -1,5 +1,6 @@
 //! A handle to a job that does not own the job.
 
+use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
@@ -28,6 +29,7 @@ pub(super) struct Shared {
     pub pid: i32,
     pub main: Arc<Pidfd>,
     pub name: String,
+    pub cgroup: Option<PathBuf>,
     pub report: Completion<Arc<Report>>,
     pub events: Log,
     /// The searches in each output that is piped.
@@ -128,6 +130,12 @@ impl JobHandle {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.shared.name
+    }
+
+    /// Returns the directory of the job's cgroup, as [`Job::cgroup`] does.
+    #[must_use]
+    pub fn cgroup(&self) -> Option<&Path> {
+        self.shared.cgroup.as_deref()
     }
 
     /// Returns the events of the job from its start on, as [`Job::events`] does.

@@ -132,6 +132,7 @@ async fn start(
     };
     // From here on the actor is responsible for the job, and unregisters it at the end.
     let answers = link.listen(id)?;
+    let cgroup = containment.leaf().map(|leaf| leaf.cgroup().path().to_owned());
     let assignment = Box::new(actor::Assignment {
         supervisor,
         id,
@@ -162,7 +163,7 @@ async fn start(
             }
             let name = command.display_name();
             let streams::Streams { stdin, stdout, stderr, searches, piped } = streams;
-            let shared = Shared { number: id, pid, main, name, report, events, searches, runtime };
+            let shared = Shared { number: id, pid, main, name, cgroup, report, events, searches, runtime };
             Ok(Job {
                 stdin,
                 stdout,

@@ -333,8 +333,8 @@ fn it_is_true_without_clone3() {
     if !has_cgroup() {
         return;
     }
-    let refuse = program("refuse_clone3");
-    let examination = assert_true(&[refuse.to_str().unwrap(), &libc::ENOSYS.to_string()]);
+    let refuse = program("refuse");
+    let examination = assert_true(&[refuse.to_str().unwrap(), "clone3", &libc::ENOSYS.to_string()]);
     assert_eq!(examination.facts.calls.clone3, Tried::Refused(libc::ENOSYS));
     assert_eq!(mark(&examination, "clone3"), Some(Mark::Bad));
     let scratch = examination.facts.scratch.as_ref().unwrap();

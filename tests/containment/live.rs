@@ -13,7 +13,7 @@ fn builder_cgroup() -> Option<std::ffi::OsString> {
 }
 
 /// Runs `host`, or prints that it is skipped because the controllers are not available.
-fn with_controllers(controllers: &[Controller], host: impl AsyncFnOnce(&Supervisor)) {
+pub(super) fn with_controllers(controllers: &[Controller], host: impl AsyncFnOnce(&Supervisor)) {
     let mut builder = Supervisor::builder().controllers(controllers.iter().copied());
     let named = builder_cgroup();
     if let Some(cgroup) = &named {

@@ -8,6 +8,7 @@ mod emigrants;
 mod escapes;
 mod fallback;
 mod injected;
+mod judge;
 mod limited_jobs;
 mod limits;
 mod live;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::support::{Canary, PINFOLD, Ran, Run, Scratch, has, has_cgroup, has_program, has_root, program};
 
 /// Returns whether pinfold can use this controller for its jobs. It tries the one option that needs nothing else.
-fn has_controller(name: &str) -> bool {
+pub(super) fn has_controller(name: &str) -> bool {
     let option = match name {
         "memory" => ["--memory", "max"],
         "pids" => ["--pids", "1000"],

@@ -141,9 +141,9 @@ fn with_clone3_refused() {
     if !has_cgroup() {
         return;
     }
-    let refuse = program("refuse_clone3");
+    let refuse = program("refuse");
     for errno in [libc::ENOSYS, libc::EPERM] {
-        for ran in holds(&format!(r#"exec {} {errno} "$@""#, refuse.display())) {
+        for ran in holds(&format!(r#"exec {} clone3 {errno} "$@""#, refuse.display())) {
             assert_eq!(ran.report["containment"]["born"], "joined", "{ran:#?}");
         }
     }
