@@ -117,8 +117,7 @@ async fn serve(args: &Args, pool: &Pool, signals: &SignalStream, parent: Parent)
         Caller { signals, rules: Rules::new(Keys::ReachUs), writer: session.writer.clone(), parent, gone: None };
     session.writer.send(&Message::Hello { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION") });
     let handled = handle_requests(&mut session, &mut caller, &mut requests).await;
-    pool.kill();
-    pool.shutdown(Shutdown::Now).await;
+    pool.shutdown(Shutdown::Kill).await;
     handled?;
     deliver_the_rest(&mut session, &mut caller).await
 }
@@ -183,16 +182,13 @@ async fn handle_requests(
             cause = caller.next_end_cause() => match cause? {
                 EndCause::Stop(first) => {
                     stopping = true;
-                    match first {
-                        Some(first) => session.pool.stop_with(first),
-                        None => session.pool.stop(),
-                    }
+                    session.pool.start_shutdown(first.map_or(Shutdown::Stop, Shutdown::StopWith));
                 }
                 EndCause::Kill => return Ok(()),
                 EndCause::Gone => connected = false,
             },
             Some(id) = session.over.recv() => drop(session.known.remove(&id)),
-            () = session.pool.shutdown(Shutdown::Now), if stopping => return Ok(()),
+            () = session.pool.shutdown(Shutdown::Stop), if stopping => return Ok(()),
             line = requests.recv(), if connected => match line {
                 Some(line) => session.handle_line(&line).await,
                 None => connected = false,

@@ -90,7 +90,7 @@ pub fn big() {
             std::thread::spawn(move || {
                 let spawn = clone.spawn(&command);
                 let job = if in_own_runtime { self::runtime().block_on(spawn) } else { handle.block_on(spawn) };
-                drop(command);
+                drop((command, clone));
                 spawned.send((job.unwrap(), std::thread::current())).unwrap();
             });
             let (job, thread) = job.await.unwrap();

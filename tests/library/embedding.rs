@@ -112,7 +112,7 @@ fn without_a_runtime() {
     let waiting = pool.submit(sleeping()).unwrap();
     assert!(pool.try_submit(sleeping()).unwrap().is_none() && running.outcome().is_none());
     assert_eq!((running.id(), waiting.id()), (1, 2));
-    pool.stop();
+    pool.start_shutdown(Shutdown::Stop);
     assert_eq!(outcomes.count(), 2);
     assert_eq!(running.outcome().unwrap().report.reason, Reason::Stopped);
     assert!(pool.submit(sleeping()).is_err());
@@ -320,7 +320,7 @@ fn a_forked_copy_that_drops_everything_changes_nothing() {
         let report = job.wait().unwrap();
         assert_eq!((report.reason, report.exit_code), (Reason::Exited, 7));
         assert!(report.is_gone(), "{report:#?}");
-        pool.stop();
+        pool.start_shutdown(Shutdown::Stop);
         assert_eq!(task.wait().report.reason, Reason::Stopped);
         drop((keys, screen));
         with_terminal.kill().unwrap();

@@ -6,13 +6,13 @@ mod extension_module;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use pinfold::{Builder, Command, Error, Supervisor};
+use pinfold::{Command, Error, Supervisor, SupervisorBuilder};
 
 use crate::support::alone::{alone, case};
 use crate::support::{PINFOLD, Scratch, has, has_cgroup, has_root};
 
 /// Runs a job, and returns its exit code, the file that its guard executes, and the guard's environment.
-async fn run_job(builder: Builder) -> pinfold::Result<(u8, PathBuf, Vec<u8>)> {
+async fn run_job(builder: SupervisorBuilder) -> pinfold::Result<(u8, PathBuf, Vec<u8>)> {
     let supervisor = builder.start().await?;
     let (release, input) = std::io::pipe().map(|(reader, writer)| (writer, reader)).unwrap();
     let mut command = Command::new("/bin/sh");
@@ -28,12 +28,12 @@ async fn run_job(builder: Builder) -> pinfold::Result<(u8, PathBuf, Vec<u8>)> {
     Ok((code, program, environment))
 }
 
-fn start(builder: Builder) -> pinfold::Result<(u8, PathBuf, Vec<u8>)> {
+fn start(builder: SupervisorBuilder) -> pinfold::Result<(u8, PathBuf, Vec<u8>)> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run_job(builder))
 }
 
 /// Returns the message of a failed start.
-fn failure(builder: Builder) -> String {
+fn failure(builder: SupervisorBuilder) -> String {
     match start(builder).unwrap_err() {
         Error::GuardStart(why) => why,
         other => panic!("{other}"),

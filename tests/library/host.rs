@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use pinfold::report::{MainEnd, Reason};
-use pinfold::{Command, Error, Leftovers, Signal, Stdio, Supervisor};
+use pinfold::{Command, Error, Leftovers, Pool, Signal, Stdio, Supervisor};
 
 use crate::support::host::with_supervisor;
 use crate::support::{Canary, PINFOLD, has_cgroup, program, wait_for};
@@ -193,6 +193,52 @@ fn a_dropped_supervisor_takes_its_jobs_along() {
     let job = job;
     let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     assert!(matches!(other.block_on(job.wait()), Err(Error::GuardLost)));
+}
+
+/// Only the close of the last clone ends the jobs, and it also ends those that another clone has started.
+#[test]
+fn the_last_clone_ends_the_jobs() {
+    if !has_cgroup() {
+        return;
+    }
+    with_supervisor(async |supervisor| {
+        let sleep = |supervisor: &Supervisor| supervisor.spawn(Command::new("sleep").arg("1000"));
+        let (first, second) = (supervisor.clone(), supervisor.clone());
+        let (of_first, of_second) = (sleep(&first).await.unwrap(), sleep(&second).await.unwrap());
+        first.close().await;
+        for job in [&of_first, &of_second] {
+            assert!(!job.main_has_ended());
+        }
+        let later = sleep(&second).await.unwrap();
+        later.start_kill();
+        assert_eq!(later.wait().await.unwrap().reason, Reason::Killed);
+        second.close().await;
+        assert!(!of_first.main_has_ended());
+        of_first.start_kill();
+        assert_eq!(of_first.wait().await.unwrap().reason, Reason::Killed);
+    });
+}
+
+/// A future of `spawn`, a pool and a job are not clones: the close of the only one waits for the end of their jobs.
+#[test]
+fn jobs_and_pools_do_not_delay_a_close() {
+    if !has_cgroup() {
+        return;
+    }
+    with_supervisor(async |shared| {
+        let other = Supervisor::builder().guard_program(PINFOLD).start().await.unwrap();
+        assert_eq!(shared.containment(), other.containment());
+        assert_eq!(other.controllers(), shared.controllers());
+        let pool = Pool::builder().workers(1).start(&other).unwrap();
+        let handle = pool.submit(Command::new("sleep").arg("1000").clone()).await.unwrap();
+        let job = other.spawn(Command::new("sleep").arg("1000")).await.unwrap();
+        let spawn = other.spawn(&Command::new("true"));
+        other.close().await;
+        assert!(spawn.await.is_err() && !lives(job.pid()));
+        // Both end: with a report, or because their guard is gone.
+        let _ = job.wait().await;
+        assert!(!handle.wait().await.success());
+    });
 }
 
 #[test]

@@ -77,19 +77,19 @@ fn a_pool_that_is_stopped_again_is_not_killed() {
         let careful = Careful::start(&pool).await;
         for _ in 0..3 {
             // The future is dropped, and then waited for again.
-            assert!(tokio::time::timeout(Duration::ZERO, pool.shutdown(Shutdown::Now)).await.is_err());
-            pool.stop();
+            assert!(tokio::time::timeout(Duration::ZERO, pool.shutdown(Shutdown::Stop)).await.is_err());
+            pool.start_shutdown(Shutdown::Stop);
         }
         careful.ends_well().await;
-        pool.shutdown(Shutdown::Now).await;
+        pool.shutdown(Shutdown::Stop).await;
 
         // A stronger request takes effect.
         let pool = Pool::builder().workers(1).start(supervisor).unwrap();
         let mut careful = Careful::start(&pool).await;
-        pool.stop();
+        pool.start_shutdown(Shutdown::Stop);
         careful.expect_line("cleaning").await;
-        pool.kill();
-        pool.shutdown(Shutdown::Now).await;
+        pool.start_shutdown(Shutdown::Kill);
+        pool.shutdown(Shutdown::Stop).await;
         assert!(careful.handle.outcome().unwrap().report.killed);
     });
 }
@@ -103,7 +103,7 @@ fn a_cancel_and_a_stop_of_the_pool_are_not_two_cancels() {
                 if cancelled_first {
                     handle.cancel();
                 }
-                pool.stop();
+                pool.start_shutdown(Shutdown::Stop);
                 if !cancelled_first {
                     handle.cancel();
                 }
@@ -240,7 +240,7 @@ fn a_runtime_that_is_shut_down_leaves_no_call_waiting() {
             seen += 1;
         }
         assert_eq!(seen, 4);
-        pool.shutdown(Shutdown::Now).await;
+        pool.shutdown(Shutdown::Stop).await;
         assert!(pool.outcomes().next_outcome().await.is_none());
         assert!(matches!(pool.submit(shell("exit 0")).await, Err(Error::PoolClosed)));
         // A worker that had nothing to run detects it at the next task.

@@ -284,7 +284,7 @@ fn shutdowns() {
 
         let pool = start();
         let handles = submit(&pool, &["sleep 100", "exit 0"]).await;
-        pool.shutdown(Shutdown::Now).await;
+        pool.shutdown(Shutdown::Stop).await;
         let reasons: Vec<_> = handles.iter().map(|handle| handle.outcome().unwrap().report.reason).collect();
         assert_eq!(reasons, [Reason::Stopped, Reason::Cancelled]);
 

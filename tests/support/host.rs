@@ -1,6 +1,6 @@
 //! A program that uses the library.
 
-use pinfold::{Builder, Command, Stdio, Supervisor};
+use pinfold::{Command, Stdio, Supervisor, SupervisorBuilder};
 
 use super::{PINFOLD, has_cgroup};
 
@@ -12,7 +12,7 @@ pub fn with_supervisor(host: impl AsyncFnOnce(&Supervisor)) {
 }
 
 /// The same with a supervisor from this builder; an error where the builder cannot start one.
-pub fn with<T>(builder: Builder, host: impl AsyncFnOnce(&Supervisor) -> T) -> pinfold::Result<T> {
+pub fn with<T>(builder: SupervisorBuilder, host: impl AsyncFnOnce(&Supervisor) -> T) -> pinfold::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let supervisor = builder.guard_program(PINFOLD).start().await?;
