@@ -1,5 +1,8 @@
 //! Programs that use the library.
 
+#[macro_use]
+extern crate pinfold_test_macros;
+
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -9,3 +12,7 @@ mod host;
 mod host_changes;
 mod output;
 mod process_names;
+
+fn main() -> std::process::ExitCode {
+    support::harness::main()
+}

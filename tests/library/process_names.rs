@@ -21,6 +21,7 @@ fn std_output(command: &mut std::process::Command) -> String {
 }
 
 #[test]
+#[requires(cgroup)]
 fn before_and_after_the_end() {
     with_supervisor(async |supervisor| {
         let job = sleeping().name("first").spawn(supervisor).await.unwrap();
@@ -62,6 +63,7 @@ fn before_and_after_the_end() {
 
 /// The main process has ended and the job has not: its process id may be given to another process.
 #[test]
+#[requires(cgroup)]
 fn an_id_is_that_of_a_living_process() {
     with_supervisor(async |supervisor| {
         let mut command = piped("sleep 1000 & exit 0");
@@ -75,6 +77,7 @@ fn an_id_is_that_of_a_living_process() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn status_and_output() {
     with_supervisor(async |supervisor| {
         let status = shell("exit 7").status(supervisor).await.unwrap();
@@ -103,6 +106,7 @@ fn status_and_output() {
 
 /// The pipe ends when no process of the job is left.
 #[test]
+#[requires(cgroup)]
 fn a_dropped_status_kills_the_job() {
     with_supervisor(async |supervisor| {
         let (mut reader, writer) = std::io::pipe().unwrap();
@@ -127,10 +131,8 @@ fn a_dropped_status_kills_the_job() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn from_two_threads_and_after_close() {
-    if !crate::support::has_cgroup() {
-        return;
-    }
     let supervisor = blocking::Supervisor::start_with(Supervisor::builder().guard_program(PINFOLD)).unwrap();
     let job = sleeping().spawn(&supervisor).unwrap();
     let threads: Vec<_> = [blocking::JobHandle::stop, blocking::JobHandle::kill, blocking::JobHandle::wait]
@@ -165,6 +167,7 @@ fn from_two_threads_and_after_close() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn the_environment_and_argument_zero() {
     with_supervisor(async |supervisor| {
         let mut command = Command::new("sh");
