@@ -3,16 +3,19 @@
 mod actions;
 mod actor;
 pub(crate) mod caller;
+mod clean_up;
+mod clock;
 pub mod command;
 pub(crate) mod completion;
-mod config;
 mod handle;
 mod live;
 mod main_exit;
 pub(crate) mod oom;
 pub mod output;
 pub mod ready;
+mod remaining;
 pub(crate) mod report_builder;
+mod request;
 pub mod settle;
 mod spawn;
 mod spawn_request;
@@ -29,7 +32,6 @@ use tokio::sync::{Mutex, oneshot};
 
 use crate::error::Result;
 use crate::job::output::{InputStream, OutputStream};
-use crate::job::stop::Event;
 use crate::kernel::maker::Maker;
 use crate::kernel::signal::Signal;
 use crate::report::{ProcessInfo, Report};
@@ -38,6 +40,7 @@ use crate::supervisor::events::Events;
 use crate::supervisor::queue::{Receiver, Sender};
 pub use handle::JobHandle;
 use handle::Shared;
+use request::Request;
 use streams::Piped;
 
 /// One command and every process descended from it. If it is dropped before the job has ended, pinfold kills the job.
@@ -99,23 +102,6 @@ impl Drop for Job {
             std::mem::forget((self.stdin.take(), self.stdout.take(), self.stderr.take(), self.piped.take()));
         }
     }
-}
-
-/// A request to the actor of a job.
-#[derive(Debug)]
-enum Request {
-    /// Holds the first signal of the stop, if it is not the stop signal of the command.
-    Stop(Option<Signal>),
-    Kill,
-    SignalAll(Signal),
-    /// The actor answers when it has sent the signal.
-    SignalGroup(Signal, oneshot::Sender<()>),
-    /// An end for a reason other than a request to stop or kill, such as the deadline.
-    End(Event),
-    Processes(oneshot::Sender<Vec<ProcessInfo>>),
-    Live(live::Request),
-    /// Postpones the deadline by this time, in which the job could not run.
-    Postpone(std::time::Duration),
 }
 
 impl Job {
