@@ -144,7 +144,7 @@ fn rules(sandbox: &Sandbox) -> Rules {
     let of_clone = calls::NAMESPACES.into_iter().filter(|bit| *bit != calls::NEW_TIME);
     rules.insert(libc::SYS_clone, of_clone.map(namespace).collect());
     // The kernel reads the low 32 bits of the request, and so does this filter.
-    let requests = [libc::TIOCSTI, libc::TIOCLINUX].map(|request| vec![(1, Eq, request)]);
+    let requests = [libc::TIOCSTI, libc::TIOCLINUX].map(|request| vec![(1, Eq, u64::from(request as u32))]);
     rules.insert(libc::SYS_ioctl, requests.to_vec());
     sockets(sandbox, &mut rules);
     rules
