@@ -149,7 +149,7 @@ mod subreaper;
 mod supervisor;
 
 pub use cgroup::limits::{Controller, IoMax, Limits};
-pub use error::{Error, HangingStart, Result, SpawnError, SpawnStage};
+pub use error::{ContainmentErrorKind, Error, HangingStart, Result, SpawnError, SpawnStage};
 pub use guard::{Guard, init};
 pub use job::command::{Command, ProcessGroup, Stdio};
 pub use job::ready::Readiness;

@@ -17,7 +17,6 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rustix::io::Errno;
 
 use super::report_sink::Sink;
 use super::signals::{Keys, PATIENCE_INTERRUPTS, Response, Rules};
@@ -123,10 +122,10 @@ fn in_runtime(args: &Args, command: &Command, prepared: Prepared) -> crate::Resu
     };
     let rules = Rules::new(keys).with(args.on_signal.clone(), args.stop_signal.is_some());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| crate::Error::System {
+    let runtime = runtime.map_err(|source| crate::Error::System {
         operation: "start",
         object: "the event loop".into(),
-        errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
+        source,
         advice: String::new(),
     })?;
     let ended = runtime.block_on(supervise(args, guard, command, signals, rules, terminal.as_ref()));

@@ -68,7 +68,7 @@ fn a_host_that_gave_up_rights_starts_no_job_with_the_old_ones() {
                     assert!(after != before || matches!(how, "effective user" | "capabilities"));
                     println!("the job has the new rights");
                 }
-                Err(Error::HostChanged { what }) => {
+                Err(Error::HostChanged { what, .. }) => {
                     println!("refused: {what}");
                     if how == "user" {
                         // A new supervisor starts jobs again.

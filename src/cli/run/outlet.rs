@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use crate::kernel::inherited;
 use crate::output::Writer;
-use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -61,10 +60,10 @@ impl Outlet {
     /// # Errors
     /// `EMFILE` where no descriptor is available for a copy of the stream, `EAGAIN` where no thread can be started.
     pub fn new(number: i32, outer: BorrowedFd<'_>) -> crate::Result<Self> {
-        let failed = |operation, object: &str, error: io::Error, advice: &str| crate::Error::System {
+        let failed = |operation, object: &str, source: io::Error, advice: &str| crate::Error::System {
             operation,
             object: object.into(),
-            errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
+            source,
             advice: advice.into(),
         };
         // A stream that was closed at the start is now /dev/null, to which every write succeeds. A descriptor for

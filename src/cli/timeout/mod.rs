@@ -49,7 +49,7 @@ pub fn main(name: &OsStr, words: &[OsString]) -> u8 {
         }
     };
     timeout(name, &options).unwrap_or_else(|error| {
-        say(name, format!("{error:#}").as_bytes());
+        say(name, crate::cli::message_of(&error).as_bytes());
         FAILED
     })
 }
@@ -120,11 +120,11 @@ fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
     let ended = runtime.block_on(supervise(&mut limit, guard, &command, signals))?;
     let code = match ended {
         Ended::Report(report) => limit.code(&report),
-        Ended::NotStarted(Error::Spawn(SpawnError { stage: SpawnStage::Exec, errno, .. })) => {
-            let error = without_number(&errno.into());
+        Ended::NotStarted(Error::Spawn(SpawnError { stage: SpawnStage::Exec, source, .. })) => {
+            let error = without_number(&source);
             let quoted = quote(program.as_bytes());
             say(name, &[b"failed to run command ", quoted.as_slice(), b": ", error.as_bytes()].concat());
-            if errno == rustix::io::Errno::NOENT { 127 } else { 126 }
+            if source.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 }
         }
         Ended::NotStarted(error) => return Err(error.into()),
         Ended::Early if limit.timed_out && !options.preserve_status => TIMED_OUT,
