@@ -12,7 +12,7 @@ use pinfold::report::{MainEnd, Reason};
 use pinfold::{Command, Job, Leftovers, Report, Signal, Stdio, Supervisor};
 
 use crate::support::random::{Random, setting};
-use crate::support::{Canary, PINFOLD, has_cgroup, program};
+use crate::support::{Canary, PINFOLD, program};
 
 /// Longer than any job here may take: the grace period is far shorter, and the kill bound (10 s) must never be reached.
 const BOUND: Duration = Duration::from_secs(8);
@@ -53,11 +53,8 @@ async fn pass(micros: u64) {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_tree_that_forks_all_the_time_is_killed() {
-    let _alone = crate::alone();
-    if !has_cgroup() {
-        return;
-    }
     let canary = Canary::new();
     let mut random = Random::new("a tree that forks all the time", "PINFOLD_RACE_SEED").0;
     let rounds = setting("PINFOLD_RACE_ROUNDS", 50);
@@ -139,11 +136,8 @@ impl Plan {
 }
 
 #[test]
+#[requires(cgroup)]
 fn requests_ends_and_close_in_any_order() {
-    let _alone = crate::alone();
-    if !has_cgroup() {
-        return;
-    }
     let canary = Canary::new();
     let mut random = Random::new("requests, ends and close", "PINFOLD_RACE_SEED").0;
     let rounds = setting("PINFOLD_RACE_ROUNDS", 50);

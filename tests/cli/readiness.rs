@@ -7,12 +7,13 @@ use pinfold::{Command, Error, Readiness};
 use tokio::io::AsyncReadExt;
 
 use crate::support::host::{piped, with_supervisor};
-use crate::support::{Run, Scratch, has_cgroup, has_program, has_root, program};
+use crate::support::{Run, Scratch, program};
 
 /// Long enough that only a hang reaches it.
 const LONG: Duration = Duration::from_secs(60);
 
 #[test]
+#[requires(cgroup)]
 fn by_a_line_a_port_or_a_file() {
     with_supervisor(async |supervisor| {
         let job = supervisor.spawn(&piped("echo starting; echo 'listening on 7'; sleep 1000")).await.unwrap();
@@ -62,6 +63,7 @@ fn by_a_line_a_port_or_a_file() {
 
 /// A file that can never exist is an error, and not a timeout.
 #[test]
+#[requires(cgroup)]
 fn a_file_below_a_file_can_never_exist() {
     with_supervisor(async |supervisor| {
         let job = supervisor.spawn(&piped("sleep 1000")).await.unwrap();
@@ -80,10 +82,8 @@ fn a_file_below_a_file_can_never_exist() {
 
 /// The job itself puts a file in the way: that is not reported as a timeout either.
 #[test]
+#[requires(cgroup)]
 fn a_job_that_makes_its_readiness_impossible_fails() {
-    if !has_cgroup() {
-        return;
-    }
     let directory = Scratch::directory("in-the-way");
     let way = directory.path().join("way");
     let what = format!("file:{}/up", way.display());
@@ -97,10 +97,8 @@ fn a_job_that_makes_its_readiness_impossible_fails() {
 /// A connection may get the very port that it connects to (one of two ports here, of 28232 by default) as its own,
 /// although no process listens there.
 #[test]
+#[requires(cgroup, root, program("unshare"), program("ip"))]
 fn a_connection_to_itself_is_no_listener() {
-    if !has_cgroup() || !has_root() || !["unshare", "ip"].into_iter().all(has_program) {
-        return;
-    }
     let in_net = |options: &[&str], job: &[&str]| {
         let script = r#"exec unshare --net sh -ec '
             ip link set lo up; echo 40000 40001 > /proc/sys/net/ipv4/ip_local_port_range; exec "$@"' sh "$@""#;
@@ -129,10 +127,8 @@ fn a_connection_to_itself_is_no_listener() {
 /// If the job is not ready in time, the exit code is 124, whatever code or signal the job ends with. The report says so
 /// too.
 #[test]
+#[requires(cgroup)]
 fn too_late_is_124_however_it_ended() {
-    if !has_cgroup() {
-        return;
-    }
     for stop_signal in ["TERM", "INT"] {
         let options = ["--ready", "line:never", "--ready-timeout", "100ms", "--stop-signal", stop_signal];
         let ran = Run::new(options.iter().chain(&["--", "sleep", "1000"])).run().assert_code(124);
@@ -146,10 +142,8 @@ fn too_late_is_124_however_it_ended() {
 
 /// The check finds a server on any of the addresses of localhost, by its port alone and by its host name.
 #[test]
+#[requires(cgroup, root, program("unshare"), program("ip"))]
 fn a_port_is_found_at_each_address_of_this_machine() {
-    if !has_cgroup() || !has_root() || !["unshare", "ip"].into_iter().all(has_program) {
-        return;
-    }
     let server = program("port");
     for address in ["127.0.0.1", "::1"] {
         for what in ["port:40001", "port:localhost:40001"] {
@@ -166,10 +160,8 @@ fn a_port_is_found_at_each_address_of_this_machine() {
 
 /// Another program listens there: the job cannot, and does not count as ready.
 #[test]
+#[requires(cgroup)]
 fn a_port_that_is_held_before_the_start_is_an_error() {
-    if !has_cgroup() {
-        return;
-    }
     let v6 = TcpListener::bind("[::1]:0").ok();
     for listener in [Some(TcpListener::bind("127.0.0.1:0").unwrap()), v6].into_iter().flatten() {
         let address = listener.local_addr().unwrap();
@@ -195,10 +187,8 @@ fn a_port_that_is_held_before_the_start_is_an_error() {
 /// What counts as a readiness line is the same for the command and the library, whether the library's caller has taken
 /// the streams or not.
 #[test]
+#[requires(cgroup)]
 fn a_line_counts_when_it_is_complete() {
-    if !has_cgroup() {
-        return;
-    }
     // Scripts whose output contains the line "up", and those that never complete it.
     let table = [
         ("echo up", true),
@@ -271,6 +261,7 @@ fn a_line_counts_when_it_is_complete() {
 
 /// Two searches in one output, and the output that they have read is complete.
 #[test]
+#[requires(cgroup)]
 fn several_searches_in_one_output() {
     with_supervisor(async |supervisor| {
         let job = supervisor.spawn(&piped("echo one; echo two; exec sleep 1000")).await.unwrap();
@@ -285,10 +276,8 @@ fn several_searches_in_one_output() {
 
 /// The reader of --ready-notify gets an answer in every case, and a job that was never ready is a failure.
 #[test]
+#[requires(cgroup)]
 fn a_reader_of_ready_notify_is_released_when_the_job_will_never_be_ready() {
-    if !has_cgroup() {
-        return;
-    }
     let scratch = Scratch::directory("notify");
     let fifo = scratch.path().join("fifo");
     rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, 0o600.into()).unwrap();

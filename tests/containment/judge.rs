@@ -16,7 +16,8 @@ use cgroups_rs::fs::{Cgroup, MaxValue};
 use pinfold::{Command, Controller};
 
 use crate::live::with_controllers;
-use crate::resources::has_controller;
+use crate::resources::controller;
+use crate::support::needs::need;
 use crate::support::{Ran, Run, Scratch, has, program};
 
 /// Returns the cgroup in this directory, as cgroups-rs sees it.
@@ -38,7 +39,7 @@ fn judged(options: &[&str], work: &str, judge: impl FnOnce(&Cgroup)) -> Ran {
 #[test]
 fn limits_are_those_that_were_requested() {
     const MIB: i64 = 1 << 20;
-    if has_controller("memory") {
+    if has(controller("memory")) {
         judged(&["--memory", "64M", "--memory-high", "48M"], "", |cgroup| {
             let memory: &MemController = cgroup.controller_of().unwrap();
             let limits = memory.get_mem().unwrap();
@@ -50,21 +51,21 @@ fn limits_are_those_that_were_requested() {
             assert_eq!((limits.max, limits.high), (Some(MaxValue::Max), Some(MaxValue::Max)));
         });
     }
-    if has_controller("pids") {
+    if has(controller("pids")) {
         judged(&["--pids", "50"], "", |cgroup| {
             let pids: &PidController = cgroup.controller_of().unwrap();
             assert_eq!(pids.get_pid_max().unwrap(), MaxValue::Value(50));
             assert_eq!(pids.get_pid_current().unwrap(), cgroup.procs().len() as u64);
         });
     }
-    if has_controller("cpu") {
+    if has(controller("cpu")) {
         judged(&["--cpus", "0.5", "--cpu-weight", "50"], "", |cgroup| {
             let cpu: &CpuController = cgroup.controller_of().unwrap();
             let (quota, period) = (cpu.cfs_quota().unwrap() as u64, cpu.cfs_period().unwrap());
             assert_eq!((quota * 2, cpu.shares().unwrap()), (period, 50));
         });
     }
-    if has_controller("cpuset") {
+    if has(controller("cpuset")) {
         judged(&["--cpuset", "0"], "", |cgroup| {
             assert_eq!(cgroup.controller_of::<CpuSetController>().unwrap().cpuset().cpus, [(0, 0)]);
         });
@@ -124,7 +125,7 @@ fn written_bytes_are_the_same() {
     std::fs::write(file.path(), "").unwrap();
     let limit = format!("{path}:wbps=1G");
     let on_disk = Run::new(["--io-max", &limit, "--", "true"]).run();
-    if !has("io", on_disk.code == 0, on_disk.stderr.trim()) {
+    if !has(need("io", on_disk.code == 0, &on_disk.stderr)) {
         return;
     }
     let mut written = 0;
@@ -144,7 +145,8 @@ fn a_controller_that_pinfold_does_not_have() {
     let cgroup = std::env::var_os("PINFOLD_CGROUP").map(std::path::PathBuf::from).unwrap_or_default();
     let controllers = std::fs::read_to_string(cgroup.join("cgroup.controllers")).unwrap_or_default();
     let available = controllers.split_whitespace().any(|known| known == "hugetlb") && example.exists();
-    if !has("hugetlb", available, "PINFOLD_CGROUP has no hugetlb controller, or the example was not built") {
+    let reason = "PINFOLD_CGROUP has no hugetlb controller, or the example was not built";
+    if !has(need("hugetlb", available, reason)) {
         return;
     }
     let before = std::fs::read_to_string(cgroup.join("cgroup.subtree_control")).unwrap();

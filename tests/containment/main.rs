@@ -1,5 +1,8 @@
 //! What holds a job: cgroups, descendants, limits, and environments that lack some of these.
 
+#[macro_use]
+extern crate pinfold_test_macros;
+
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -19,3 +22,7 @@ mod stopped;
 mod subreaper;
 mod surroundings;
 mod unkillable;
+
+fn main() -> std::process::ExitCode {
+    support::harness::main()
+}

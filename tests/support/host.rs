@@ -2,13 +2,11 @@
 
 use pinfold::{Command, Stdio, Supervisor, SupervisorBuilder};
 
-use super::{PINFOLD, has_cgroup};
+use super::PINFOLD;
 
-/// Runs `host` with a supervisor whose jobs have cgroups, in a runtime of its own.
+/// Runs `host` with a supervisor whose jobs have cgroups, which the test must require, in a runtime of its own.
 pub fn with_supervisor(host: impl AsyncFnOnce(&Supervisor)) {
-    if has_cgroup() {
-        with(Supervisor::builder(), host).unwrap();
-    }
+    with(Supervisor::builder(), host).unwrap();
 }
 
 /// The same with a supervisor from this builder; an error where the builder cannot start one.
