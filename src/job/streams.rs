@@ -17,13 +17,11 @@ use crate::job::completion::Completion;
 use crate::job::output::{
     Activity, Captured, Channel, Found, InputStream, Output, OutputStream, Searches, Taps, Writer,
 };
-use crate::job::ready;
-use crate::job::ready::{By, LineOf, Readiness};
+use crate::job::ready::LineOf;
 use crate::job::stop::Event;
 use crate::kernel::signal::Signal;
 use crate::kernel::wake::Wake;
 use crate::report::Report;
-use crate::report::text::printable_bytes;
 use crate::supervisor::queue::WeakSender;
 
 /// How many bytes pinfold keeps, while it searches for a line, for a reader that has not taken the stream.
@@ -74,13 +72,9 @@ impl Streams {
                 (pipe(stdin, Interest::WRITABLE)?, pipe(stdout, Interest::READABLE)?, pipe(stderr, Interest::READABLE)?)
             }
         };
-        let no_thread = |error: std::io::Error| {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            Error::system("start a thread", "for the copy of the output", errno, "see ulimit -u and pids.max")
-        };
         let searches = [&stdout, &stderr].map(|channel| channel.as_ref().map(|_| Searches::default()));
         let slot = |channel: Option<Channel>, number: usize| {
-            let tee = command.tees[number].clone().map(Writer::for_copy).transpose().map_err(no_thread)?;
+            let tee = command.tees[number].clone().map(Writer::for_copy).transpose()?;
             let searches = searches[number].clone().unwrap_or_default();
             let taps = Taps { activity: activity.cloned(), tee, searches };
             let stream = channel.map(|channel| OutputStream::new(channel, report, taps));
@@ -116,18 +110,17 @@ impl Streams {
         let mut slot = self.outputs[number].lock().await;
         let Slot { stream, captured } = &mut *slot;
         if let Some(stream) = stream {
-            std::future::poll_fn(|context| stream.poll_into(context, &mut |bytes| captured.push(bytes)))
-                .await
-                .map_err(|error| {
-                    let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-                    Error::system("read", "the job's output", errno, error.to_string())
-                })?;
+            while stream.read_piece(|piece| captured.push(piece)).await.map_err(|error| {
+                let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+                Error::system("read", "the job's output", errno, error.to_string())
+            })? > 0
+            {}
         }
         Ok(captured.clone())
     }
 
     /// Starts to search for a line in each of these outputs that is piped.
-    fn search(&self, line_of: LineOf, part: &[u8]) -> Vec<LineSearch<'_>> {
+    pub fn search(&self, line_of: LineOf, part: &[u8]) -> Vec<LineSearch<'_>> {
         let piped = self.searches.iter().enumerate().filter(|(number, _)| line_of.includes(*number));
         let start = |(number, searches): (usize, &Option<Searches>)| {
             let found = searches.as_ref()?.start(part);
@@ -138,20 +131,20 @@ impl Streams {
 }
 
 /// The search for a line in one output.
-struct LineSearch<'a> {
+pub(super) struct LineSearch<'a> {
     output: &'a Mutex<Slot>,
     found: watch::Receiver<Found>,
 }
 
 /// Why no other output needs to be searched.
-enum Decided {
+pub(super) enum Decided {
     Found,
     Failed(String),
 }
 
 impl LineSearch<'_> {
     /// Searches until the end of the output. Where no reader has taken the stream, this reads it.
-    async fn run(self) -> std::result::Result<(), Decided> {
+    pub async fn run(self) -> std::result::Result<(), Decided> {
         let mut found = self.found.clone();
         let result = tokio::select! {
             biased;
@@ -347,101 +340,5 @@ impl Job {
         // If one stream were no longer read, the job would wait for its reader, and this wait would not end.
         let (stdout, stderr, report) = tokio::try_join!(streams.read_out(0), streams.read_out(1), self.wait())?;
         Ok(Output { report, stdout, stderr })
-    }
-
-    /// Waits until the job is ready, at most for `timeout`.
-    ///
-    /// A search for a line begins with this call, also before the future is polled, and with the first byte of the
-    /// output that the caller has not read. Where the caller has taken the stream ([`take_stdout`](Self::take_stdout)),
-    /// pinfold searches what the caller reads. Otherwise pinfold reads the stream, and keeps what it has read for the
-    /// caller, at most 4 MiB.
-    ///
-    /// Cancel-safe: output that was read here is kept for the next reader of the stream, and another call for the same
-    /// readiness continues the search.
-    ///
-    /// # Errors
-    /// [`Error::NotReady`] if the job is over or the time is over, if its output can't be read, or if pinfold has kept
-    /// 4 MiB; the job goes on.
-    /// [`Error::Invalid`] if the output is not piped, if the line contains a newline, or if a parent of the file is not
-    /// a directory. [`Error::System`] if its directory can't be watched, for example without the permission to read it.
-    ///
-    /// ```rust,standalone_crate
-    /// use std::time::Duration;
-    /// use pinfold::{Command, Readiness, Stdio, Supervisor};
-    ///
-    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    ///     runtime.block_on(async {
-    ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
-    ///         let mut command = Command::new("sh");
-    ///         command.args(["-c", "echo starting; echo listening; sleep 999"]).stdout(Stdio::piped());
-    ///         let job = supervisor.spawn(&command).await?;
-    ///         job.ready(&Readiness::stdout_line("listening"), Duration::from_secs(60)).await?;
-    ///         job.start_stop();
-    ///         assert_eq!(job.wait_with_output().await?.stdout.text(), "starting\nlistening\n");
-    ///         supervisor.close().await;
-    ///         Ok(())
-    ///     })
-    /// }
-    /// ```
-    pub fn ready<'a>(
-        &'a self,
-        readiness: &'a Readiness,
-        timeout: Duration,
-    ) -> impl Future<Output = Result<()>> + Send + 'a {
-        let searches = match (&readiness.0, &self.streams) {
-            (By::Line(line_of, part), Some(streams)) => streams.search(*line_of, part),
-            _ => Vec::new(),
-        };
-        self.in_runtime(self.wait_until_ready(readiness, searches, timeout))
-    }
-
-    /// Waits until the job is ready. It needs the runtime's clock and sockets, so call it in the runtime.
-    async fn wait_until_ready(
-        &self,
-        readiness: &Readiness,
-        searches: Vec<LineSearch<'_>>,
-        timeout: Duration,
-    ) -> Result<()> {
-        let not_ready = |why: &str| Error::NotReady { program: self.name.clone(), why: format!("{readiness}{why}") };
-        let is_ready = async {
-            match &readiness.0 {
-                By::Line(_, part) if part.contains(&b'\n') => {
-                    Err(Error::invalid("readiness by a line", printable_bytes(part), "a line contains no newline"))
-                }
-                By::Line(line_of, _) if searches.is_empty() => {
-                    Err(Error::invalid("readiness by a line of", line_of.to_string(), "it is not piped"))
-                }
-                By::Line(..) => {
-                    let mut searches = searches.into_iter();
-                    let run = async |search: Option<LineSearch<'_>>| match search {
-                        Some(search) => search.run().await,
-                        None => Ok(()),
-                    };
-                    match tokio::try_join!(run(searches.next()), run(searches.next())) {
-                        Err(Decided::Found) => Ok(()),
-                        Err(Decided::Failed(why)) => Err(not_ready(&format!(", and {why}"))),
-                        // No output is left to search. The job may go on without it.
-                        Ok(_) => {
-                            self.wait().await?;
-                            Err(not_ready(", and the job is over"))
-                        }
-                    }
-                }
-                By::Port(endpoint) => {
-                    ready::port(endpoint).await;
-                    Ok(())
-                }
-                By::File(path) => ready::file(path).await,
-            }
-        };
-        let is_line = matches!(readiness.0, By::Line(..));
-        tokio::select! {
-            biased;
-            done = is_ready => done,
-            // A job that is over has closed its streams; its earlier output still counts.
-            _ = self.wait(), if !is_line => Err(not_ready(", and the job is over")),
-            () = tokio::time::sleep(timeout) => Err(not_ready(&format!(" within {timeout:?}"))),
-        }
     }
 }

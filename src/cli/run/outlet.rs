@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::kernel::inherited;
 use crate::output::Writer;
+use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -60,12 +61,6 @@ impl Outlet {
     /// # Errors
     /// `EMFILE` where no descriptor is available for a copy of the stream, `EAGAIN` where no thread can be started.
     pub fn new(number: i32, outer: BorrowedFd<'_>) -> crate::Result<Self> {
-        let failed = |operation, object: &str, source: io::Error, advice: &str| crate::Error::System {
-            operation,
-            object: object.into(),
-            source,
-            advice: advice.into(),
-        };
         // A stream that was closed at the start is now /dev/null, to which every write succeeds. A descriptor for
         // reading refuses them.
         let outer = if inherited::was_closed(number) {
@@ -73,12 +68,13 @@ impl Outlet {
         } else {
             outer.try_clone_to_owned()
         };
-        let outer = outer.map_err(|error| failed("copy", "a standard stream", error, "see ulimit -n"))?;
+        let outer = outer.map_err(|error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            crate::Error::system("copy", "a standard stream", errno, "see ulimit -n")
+        })?;
         // Where pinfold cannot watch the pipe, the next write finds that its reader is gone.
         let pipe = is_unnamed_pipe(&outer).then(|| outer.try_clone().ok().and_then(watched)).flatten();
-        let writer = Writer::start(outer).map_err(|error| {
-            failed("start a thread", "to forward the output", error, "see ulimit -u, pids.max and ulimit -v")
-        })?;
+        let writer = Writer::start(outer, "to forward the output")?;
         Ok(Self { number, writer: Arc::new(writer), pipe })
     }
 

@@ -7,9 +7,7 @@ use crate::output::{CaptureLimit, Captured, OutputStream};
 
 use super::outlet::{Outlet, Refused, Trouble};
 
-const PIECE: usize = 16 * 1024;
-
-/// The capacity of a pipe (pipe(7)).
+/// The capacity of a pipe (pipe(7)), which is also the number of bytes in one read.
 const PIPE_HOLDS: usize = 64 * 1024;
 
 /// Forwards one stream.
@@ -27,7 +25,7 @@ pub struct Relay {
 impl Relay {
     /// Forwards until the stream is at its end, or until no destination takes any more.
     pub async fn run(mut self, mut stream: OutputStream) {
-        let mut piece = vec![0; PIECE];
+        let mut piece = vec![0; PIPE_HOLDS];
         let mut first = self.limit.map_or(usize::MAX, |limit| limit / 2);
         let mut rest = self.limit.map(|limit| Captured::new(CaptureLimit::ends(0, limit - limit / 2)));
         let mut failed = false;

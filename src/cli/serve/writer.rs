@@ -77,7 +77,7 @@ pub struct EventWriter(Arc<Writer>);
 impl EventWriter {
     pub fn start() -> Result<Self> {
         let stdout = std::io::stdout().as_fd().try_clone_to_owned().context("cannot copy standard output")?;
-        Ok(Self(Arc::new(Writer::start(stdout).context("cannot start a thread to write the events")?)))
+        Ok(Self(Arc::new(Writer::start(stdout, "to write the events")?)))
     }
 
     /// Sends an event. After a failed write, the event is dropped.

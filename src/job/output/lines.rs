@@ -86,10 +86,7 @@ impl Lines {
             if self.is_at_end {
                 return Poll::Ready(Ok(None));
             }
-            let length = ready!(self.stream.poll_piece(context, |piece| {
-                self.splitter.push(piece);
-                piece.len()
-            }))?;
+            let length = ready!(self.stream.poll_piece(context, &mut |piece| self.splitter.push(piece)))?;
             self.is_at_end = length == 0;
             self.read_at = SystemTime::now();
         }

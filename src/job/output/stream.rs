@@ -21,9 +21,10 @@ use crate::job::output::writer::Writer;
 use crate::kernel::pty::end_of_input;
 use crate::report::Report;
 
-/// How many bytes are read at a time, and how many pieces are read before other tasks have their turn.
+/// How many bytes are read at a time, and how many pieces are read before other tasks have their turn. tokio itself limits
+/// its tasks (tokio::task::coop), other runtimes do not.
 const PIECE: usize = 16 * 1024;
-const PIECES: usize = 16;
+const PIECES: u8 = 16;
 
 /// Waits for the end of a job, on behalf of a stream.
 struct Gone(Waiting<Arc<Report>>);
@@ -136,6 +137,8 @@ pub struct OutputStream {
     left: Option<usize>,
     ended: bool,
     taps: Taps,
+    /// How many pieces were read since other tasks had their turn.
+    pieces: u8,
 }
 
 impl OutputStream {
@@ -145,7 +148,7 @@ impl OutputStream {
             activity.channels.lock().unwrap_or_else(PoisonError::into_inner).push(channel.downgrade());
         }
         let gone = Gone::new(report);
-        Self { channel, gone, left: None, ended: false, taps }
+        Self { channel, gone, left: None, ended: false, taps, pieces: 0 }
     }
 
     /// Returns the lines of the stream, each with its time.
@@ -181,37 +184,31 @@ impl OutputStream {
         .await
     }
 
-    /// Reads a piece, and calls `take` with it; with an empty piece at the end. Holds no buffer while there is nothing
-    /// to read.
-    pub(crate) fn poll_piece<T>(
-        &mut self,
-        context: &mut Context<'_>,
-        take: impl FnOnce(&[u8]) -> T,
-    ) -> Poll<io::Result<T>> {
-        let mut space = [MaybeUninit::uninit(); PIECE];
-        let mut buffer = ReadBuf::uninit(&mut space);
-        ready!(Pin::new(self).poll_read(context, &mut buffer))?;
-        Poll::Ready(Ok(take(buffer.filled())))
+    /// Waits for a piece, and calls `take` with it. Returns its length; 0 at the end. Holds no buffer while there is
+    /// nothing to read.
+    ///
+    /// Cancel-safe.
+    pub(crate) async fn read_piece(&mut self, mut take: impl FnMut(&[u8])) -> io::Result<usize> {
+        std::future::poll_fn(|context| self.poll_piece(context, &mut take)).await
     }
 
-    /// Reads to the end, and calls `take` with each piece.
-    pub(crate) fn poll_into(
+    pub(crate) fn poll_piece(
         &mut self,
         context: &mut Context<'_>,
         take: &mut impl FnMut(&[u8]),
-    ) -> Poll<io::Result<()>> {
-        for _ in 0..PIECES {
-            let is_at_end = ready!(self.poll_piece(context, |piece| {
-                take(piece);
-                piece.is_empty()
-            }))?;
-            if is_at_end {
-                return Poll::Ready(Ok(()));
-            }
+    ) -> Poll<io::Result<usize>> {
+        if self.pieces == PIECES {
+            self.pieces = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
         }
-        // Other tasks have their turn.
-        context.waker().wake_by_ref();
-        Poll::Pending
+        let mut space = [MaybeUninit::uninit(); PIECE];
+        let mut buffer = ReadBuf::uninit(&mut space);
+        let polled = Pin::new(&mut *self).poll_read(context, &mut buffer);
+        self.pieces = if polled.is_pending() { 0 } else { self.pieces + 1 };
+        ready!(polled)?;
+        take(buffer.filled());
+        Poll::Ready(Ok(buffer.filled().len()))
     }
 
     /// Reads a piece from the job, and gives it to the taps.

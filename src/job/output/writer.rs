@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
 
+use crate::error::{Error, Result};
 use crate::job::output::split::whole_lines;
 use crate::kernel::maker::Maker;
 
@@ -31,11 +32,11 @@ const PIECE: usize = 64 * 1024;
 ///
 /// # Errors
 /// Those of write(2), except `EINTR` and `EAGAIN`; for example `EPIPE` if no process can read from the pipe any more.
-pub fn write_all(out: impl AsFd, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_all(out: impl AsFd, bytes: &[u8]) -> io::Result<()> {
     write(out.as_fd(), bytes).map_err(Into::into)
 }
 
-fn write(out: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
+fn write(out: BorrowedFd<'_>, mut bytes: &[u8]) -> rustix::io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(out, bytes) {
             // write(2) does not return 0 for a file type that pinfold writes to. A loop would not end.
@@ -55,7 +56,7 @@ fn write(out: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
 /// Writes pieces to a descriptor in their order. Complete lines are written in one write where possible, because other
 /// programs may write to the same place, and their lines must not come into the middle of these lines.
 #[derive(Debug)]
-pub struct Writer {
+pub(crate) struct Writer {
     shared: Arc<Shared>,
     /// A regular file to which the caller writes itself.
     direct: Option<Arc<OwnedFd>>,
@@ -110,19 +111,19 @@ impl Writer {
     /// Starts the thread. It ends when the writer is dropped and everything is written, or when a write has failed.
     ///
     /// # Errors
-    /// `EAGAIN` if no thread can be started.
-    pub fn start(file: OwnedFd) -> io::Result<Self> {
-        Self::new(Arc::new(file), false)
+    /// `EAGAIN` if no thread can be started. `purpose` is for the message.
+    pub fn start(file: OwnedFd, purpose: &str) -> Result<Self> {
+        Self::new(Arc::new(file), false, purpose)
     }
 
     /// The same as [`start`](Self::start), but to a regular file, where writes do not block, it writes without a thread.
     /// Lines can be divided between two writes then.
-    pub(crate) fn for_copy(file: Arc<OwnedFd>) -> io::Result<Self> {
+    pub fn for_copy(file: Arc<OwnedFd>) -> Result<Self> {
         let is_regular = fstat(&file).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file());
-        Self::new(file, is_regular)
+        Self::new(file, is_regular, "to copy the output")
     }
 
-    fn new(file: Arc<OwnedFd>, is_direct: bool) -> io::Result<Self> {
+    fn new(file: Arc<OwnedFd>, is_direct: bool, purpose: &str) -> Result<Self> {
         let state = State {
             waiting: Vec::new(),
             is_writing: false,
@@ -138,7 +139,11 @@ impl Writer {
             return Ok(Self { shared, direct: Some(file), maker: Maker::here() });
         }
         let thread = shared.clone();
-        std::thread::Builder::new().name("pinfold-writer".into()).spawn(move || run(&thread, &file))?;
+        let started = std::thread::Builder::new().name("pinfold-writer".into()).spawn(move || run(&thread, &file));
+        started.map_err(|error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            Error::system("start a thread", purpose, errno, "see ulimit -u, pids.max and ulimit -v")
+        })?;
         Ok(Self { shared, direct: None, maker: Maker::here() })
     }
 
@@ -175,7 +180,7 @@ impl Writer {
         poll_fn(|context| self.poll_ready(context)).await
     }
 
-    pub(crate) fn poll_ready(&self, context: &Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_ready(&self, context: &Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.shared.lock();
         if state.failed.is_none() && state.waiting.len() >= MAX_WAITING {
             register(&mut state.for_space, context);
@@ -194,7 +199,7 @@ impl Writer {
         poll_fn(|context| self.poll_flush(context)).await
     }
 
-    pub(crate) fn poll_flush(&self, context: &Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_flush(&self, context: &Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.shared.lock();
         if state.failed.is_none() && (state.is_writing || !state.waiting.is_empty()) {
             register(&mut state.for_end, context);
@@ -274,7 +279,13 @@ fn run(shared: &Shared, file: &OwnedFd) {
 }
 
 /// Writes and removes the complete lines that `held` begins with; all bytes if `is_all`.
-fn write_lines(shared: &Shared, file: &OwnedFd, held: &mut Vec<u8>, at_once: usize, is_all: bool) -> Result<(), Errno> {
+fn write_lines(
+    shared: &Shared,
+    file: &OwnedFd,
+    held: &mut Vec<u8>,
+    at_once: usize,
+    is_all: bool,
+) -> rustix::io::Result<()> {
     let mut written = 0;
     while written < held.len() {
         let rest = &held[written..];
@@ -308,7 +319,7 @@ mod tests {
         let (mut outlet, inlet) = io::pipe().unwrap();
         // pinfold waits for a non-blocking pipe too.
         fcntl_setfl(&inlet, OFlags::NONBLOCK).unwrap();
-        let writer = Writer::start(inlet.into()).unwrap();
+        let writer = Writer::start(inlet.into(), "to test").unwrap();
         // The piece is larger than a pipe (pipe(7)).
         let piece: Vec<u8> = (0..1_000_000_u32).map(|at| at.to_le_bytes()[1]).collect();
         block_on(async {
@@ -338,7 +349,7 @@ mod tests {
     #[test]
     fn a_drop_writes_the_rest() {
         let (mut outlet, inlet) = io::pipe().unwrap();
-        let writer = Writer::start(inlet.into()).unwrap();
+        let writer = Writer::start(inlet.into(), "to test").unwrap();
         writer.push(&[b'x'; 200_000]);
         writer.push(b"end");
         drop(writer);
