@@ -94,11 +94,10 @@ fn check((machine, world): State, next: &[Step]) {
     if machine.phase == Phase::Gone {
         // The removal of the leaf waits for processes in it that were killed, or is reported as failed. Without a leaf,
         // the guard is ended next, with what it still starts.
-        let is_empty = !world.main_lives()
-            && !world.emigrant
-            && !(world.start.asked && machine.has_leaf)
-            && (world.others == Others::None || machine.has_leaf && world.others_killed);
-        assert!(is_empty || world.reported, "gone while something lives: {state:?}");
+        let others_left = world.others != Others::None && !(machine.has_leaf && world.others_killed);
+        let start_left = world.start.asked && machine.has_leaf;
+        let something_lives = world.main_lives() || world.emigrant || others_left || start_left;
+        assert!(!something_lives || world.reported, "gone while something lives: {state:?}");
         assert!(Timer::ALL.into_iter().all(|timer| !machine.runs(timer)), "a timer runs on: {state:?}");
         return;
     }
