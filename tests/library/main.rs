@@ -7,10 +7,12 @@ extern crate pinfold_test_macros;
 mod support;
 
 mod embedding;
+mod events;
 mod guard_start;
 mod host;
 mod host_changes;
 mod output;
+mod process_names;
 
 fn main() -> std::process::ExitCode {
     support::harness::main()

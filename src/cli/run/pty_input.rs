@@ -46,7 +46,7 @@ impl PtyInput {
     /// Forwards standard input to the job's terminal, and makes pinfold's own terminal raw, so that all keys reach the
     /// job's terminal.
     pub async fn start(
-        job: &Job,
+        job: &mut Job,
         supervisor: &Supervisor,
         terminal: Option<&Terminal>,
         Input { pieces, resumed }: Input,
@@ -68,7 +68,7 @@ impl PtyInput {
         }
         pty_input.enter();
         pty_input.resize(job);
-        if let Some(input) = job.take_stdin() {
+        if let Some(input) = job.stdin.take() {
             let typed = is_stdin.then_some(sender);
             // This starts the thread that reads.
             let _ = pty_input.resumed.send(());
@@ -114,9 +114,9 @@ impl PtyInput {
         let _ = self.resumed.send(());
     }
 
-    /// Waits until the typed input asks pinfold to kill the job: three interrupts within two seconds. The job has
-    /// received that input already.
-    pub async fn response(&mut self, job: &Job) -> (Response, Signal) {
+    /// Waits until the typed input requests a kill: three interrupts within two seconds. The job has received that input
+    /// already.
+    pub async fn typed_kill(&mut self, job: &Job) -> Signal {
         while let Some(piece) = self.typed.recv().await {
             if piece.is_empty() {
                 self.resume(job);
@@ -129,9 +129,8 @@ impl PtyInput {
                     key if key == quit => Signal::QUIT,
                     _ => continue,
                 };
-                let response = self.rules.respond(Received::new(signal, true, 0), Instant::now());
-                if response == Response::Kill {
-                    return (response, signal);
+                if self.rules.respond(Received::new(signal, true, 0), Instant::now()) == Response::Kill {
+                    return signal;
                 }
             }
         }

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use crate::report::Reason;
 use crate::report::text::{printable, printable_path};
-use crate::{Error, Job, Readiness, Report};
+use crate::{Error, JobHandle, Readiness, Report};
 
-use super::exit_code::{TOO_LATE, Verdict};
+use super::ended::Verdict;
 use super::notify::Notify;
-use crate::cli::{FAILED, print_message};
+use crate::cli::exit::{FAILED, TIMED_OUT};
+use crate::cli::print_message;
 
 /// Parses the value of `--ready`.
 pub fn parse(text: &str) -> Result<Readiness, String> {
@@ -78,19 +79,19 @@ pub fn ready<'a>(
     readiness: &'a Readiness,
     clock: Clock<'a>,
     notify: Option<&'a Notify>,
-    job: &'a Job,
+    job: &'a JobHandle,
 ) -> impl Future<Output = Result<(), Verdict>> + 'a {
     let is_ready = job.ready(readiness, Duration::MAX);
     async move {
         let done = tokio::select! {
             biased;
             done = is_ready => done.map_err(|error| Verdict {
-                code: if matches!(error, Error::NotReady { .. }) { TOO_LATE } else { FAILED },
+                code: if matches!(error, Error::NotReady { .. }) { TIMED_OUT } else { FAILED },
                 why: error.to_string(),
             }),
             () = clock.over() => {
                 let why = format!("{} is not ready: {readiness} within {:?}", printable(job.name()), clock.timeout);
-                Err(Verdict { code: TOO_LATE, why })
+                Err(Verdict { code: TIMED_OUT, why })
             }
         };
         if let Some(notify) = notify {
@@ -105,7 +106,12 @@ pub fn ready<'a>(
 
 /// Decides, after the end of a job and of its output, whether the job was ready, where that was not known before. A job
 /// that ended by itself with 0 and was never ready has failed.
-pub async fn at_the_end(readiness: &Readiness, notify: Option<&Notify>, job: &Job, report: &Report) -> Option<Verdict> {
+pub async fn at_the_end(
+    readiness: &Readiness,
+    notify: Option<&Notify>,
+    job: &JobHandle,
+    report: &Report,
+) -> Option<Verdict> {
     // The file may have been created just before the end. A port no longer accepts connections.
     let was_ready = job.ready(readiness, Duration::ZERO).await.is_ok();
     if let Some(notify) = notify {
@@ -116,7 +122,7 @@ pub async fn at_the_end(readiness: &Readiness, notify: Option<&Notify>, job: &Jo
     }
     let why = format!("{} ended before it was ready: {readiness}", report.name);
     print_message(&why);
-    Some(Verdict { code: if report.exit_code == 0 { TOO_LATE } else { report.exit_code }, why })
+    Some(Verdict { code: if report.exit_code == 0 { TIMED_OUT } else { report.exit_code }, why })
 }
 
 #[cfg(test)]
