@@ -108,14 +108,17 @@ async fn start(
     caller: &Caller,
 ) -> Result<Job> {
     command.limits.check()?;
-    let mut spawn_request = spawn_request::SpawnRequest::new(command, caller, backend.changed(&caller.host))?;
+    let changed = caller.host.as_ref().map(|host| backend.changed(host)).unwrap_or_default();
+    let mut spawn_request = spawn_request::SpawnRequest::new(command, caller, changed)?;
     let (pipes, terminal) = (std::mem::take(&mut spawn_request.pipes), spawn_request.terminal.take());
     let (requests, inbox) = queue();
     let (spawned, started) = oneshot::channel();
     let (stop_sender, stops) = queue();
     let (finished, report) = completion();
     let NextContainment { link, containment, refused } = supervisor.next_containment(backend).await?;
-    link.host.check_rights(&caller.host)?;
+    if let Some(host) = &caller.host {
+        link.host.check_rights(host)?;
+    }
     let memory = Arc::new(oom::Watch::default());
     // Dropping a leaf removes it.
     let watched = limits::apply_to(containment.leaf(), &command.limits)?;
