@@ -57,7 +57,7 @@ async fn run(options: &Options) -> Result<usize, Box<dyn Error>> {
             command.capture(CaptureLimit::ends(8 * 1024, 56 * 1024)).grace(Duration::from_secs(2));
             pool.submit(Task::new(command).retries(options.retries, Duration::ZERO)).await?;
         }
-        pool.close();
+        pool.start_shutdown(Shutdown::Drain);
         pinfold::Result::Ok(())
     };
     let collect = async {

@@ -43,7 +43,7 @@
 //! [`Supervisor::start`] executes a guard program; it never forks a program that may have threads. It takes the first
 //! of these programs that is available:
 //!
-//! 1. the program that you give to [`Builder::guard_program`] or [`Builder::guard_program_bytes`];
+//! 1. the program that you give to [`SupervisorBuilder::guard_program`] or [`SupervisorBuilder::guard_program_bytes`];
 //! 2. the program that the environment variable `PINFOLD_GUARD` names;
 //! 3. your program, executed again. You need not call anything for that: a constructor of the library (in
 //!    `.init_array`) runs before `main`, and the guard never reaches `main`. So it works in a `main` made by
@@ -58,10 +58,10 @@
 //! An extension module needs nothing more where its host is dynamically linked and the module's path has no space or
 //! colon. An extension module that has to work everywhere, also in a root directory without the dynamic loader,
 //! contains a guard: build the `pinfold` command statically (`--target x86_64-unknown-linux-musl`), and pass its bytes
-//! to [`Builder::guard_program_bytes`].
+//! to [`SupervisorBuilder::guard_program_bytes`].
 //!
 //! If no guard starts, the error is [`Error::GuardStart`], which contains the cause and what you can do. A program
-//! without threads can also fork the guard at its very start with [`Guard::fork`], and give it to [`Builder::guard`].
+//! without threads can also fork the guard at its very start with [`Guard::fork`], and give it to [`SupervisorBuilder::guard`].
 //!
 //! # What a job inherits
 //!
@@ -109,9 +109,9 @@
 //!   the kernel's `admin-guide/cgroup-v2.rst` describes them). Tested on 5.10, 6.1, 6.12 and 6.18.
 //! - A cgroup v2 in which your program can make a directory. Otherwise the guard holds its one job as a child
 //!   subreaper, and the report contains the reason ([`report::Containment`]); this needs `/proc`.
-//!   [`Builder::containment`] requires one of the two.
+//!   [`SupervisorBuilder::containment`] requires one of the two.
 //! - Inside a tokio runtime: its I/O and time drivers must be enabled; one thread is enough. Outside a tokio runtime
-//!   (smol, another executor, or no executor with [`blocking`]), [`Builder::start`] starts a thread with a runtime of
+//!   (smol, another executor, or no executor with [`blocking`]), [`SupervisorBuilder::start`] starts a thread with a runtime of
 //!   its own, and everything works in any executor.
 //!
 //! # Processes that fork
@@ -129,7 +129,7 @@
 //! - `schema`: `schemars::JsonSchema` for [`Report`].
 
 #![deny(unsafe_code)]
-#![warn(missing_docs)]
+#![deny(missing_docs)]
 
 pub mod blocking;
 mod cgroup;
@@ -162,4 +162,4 @@ pub use kernel::size::Size;
 pub use kernel::user::User;
 pub use pool::Pool;
 pub use report::Report;
-pub use supervisor::{Builder, Supervisor, events, sweep};
+pub use supervisor::{Supervisor, SupervisorBuilder, events, sweep};

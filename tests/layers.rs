@@ -1,7 +1,7 @@
-//! The layers of `src/`: a lower room never imports an upper one, so that the imports form no cycle. The lower rooms do
-//! not use the runtime.
+//! The layers of `src/`: a lower room never imports an upper one, and the files of different rooms import each other in
+//! no circle. The lower rooms do not use the runtime. docs/dependencies.md names each dependency.
 //!
-//! `cargo test --test layers -- --nocapture` prints the graph.
+//! `cargo test --test layers -- --nocapture` prints the graph and its figures.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -56,35 +56,110 @@ fn code(path: &Path) -> String {
     text.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n")
 }
 
-/// Returns the rooms that `text` names as `crate::ROOM`, also in the braces of `crate::{…}`.
-fn imported(text: &str) -> BTreeSet<String> {
-    let name = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
-    let mut rooms = BTreeSet::new();
-    for (at, found) in text.match_indices("crate::") {
-        let rest = &text[at + found.len()..];
-        match rest.strip_prefix('{') {
-            None => _ = rooms.insert(name(rest)),
-            Some(list) => {
-                let mut depth = 0;
-                let mut is_start = true;
-                for (at, c) in list.char_indices() {
-                    match c {
-                        '{' => depth += 1,
-                        '}' if depth == 0 => break,
-                        '}' => depth -= 1,
-                        ',' => is_start |= depth == 0,
-                        c if c.is_whitespace() => {}
-                        _ if is_start && depth == 0 => {
-                            rooms.insert(name(&list[at..]));
-                            is_start = false;
-                        }
-                        _ => {}
-                    }
-                }
+/// Returns the paths that `text` names, as lists of words: those that begin with `crate`, `super` or `self`, also those
+/// in the braces of `crate::{…}`.
+fn paths(text: &str) -> Vec<Vec<String>> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let mut all = Vec::new();
+    for start in ["crate", "super", "self"] {
+        for (at, _) in text.match_indices(&format!("{start}::")) {
+            // `$crate`, `other::self`, or the second word of `super::super`.
+            if !text[..at].ends_with(|c| is_word(c) || c == ':' || c == '$') {
+                tree(&mut text[at..].chars().peekable(), &[], &mut all);
             }
         }
     }
-    rooms
+    all
+}
+
+/// Reads one tree of paths (`a::b`, `a::{b, c::d}`), whose names begin with `before`.
+fn tree(text: &mut std::iter::Peekable<std::str::Chars<'_>>, before: &[String], all: &mut Vec<Vec<String>>) {
+    let space =
+        |text: &mut std::iter::Peekable<std::str::Chars<'_>>| while text.next_if(|c| c.is_whitespace()).is_some() {};
+    let mut path = before.to_vec();
+    loop {
+        space(text);
+        if text.next_if_eq(&'{').is_some() {
+            loop {
+                tree(text, &path, all);
+                // `as name`, or a pattern that is no path.
+                while text.next_if(|&c| c != ',' && c != '}').is_some() {}
+                if text.next() != Some(',') {
+                    return;
+                }
+                space(text);
+                if text.next_if_eq(&'}').is_some() {
+                    return;
+                }
+            }
+        }
+        let mut word = String::new();
+        while let Some(c) = text.next_if(|&c| c.is_alphanumeric() || c == '_') {
+            word.push(c);
+        }
+        path.push(word);
+        if text.next_if_eq(&':').is_none() || text.next_if_eq(&':').is_none() {
+            return all.push(path);
+        }
+    }
+}
+
+/// Returns the rooms that `text` names as `crate::ROOM`.
+fn imported(text: &str) -> BTreeSet<String> {
+    let of_the_crate = paths(text).into_iter().filter(|path| path[0] == "crate");
+    of_the_crate.filter_map(|path| path.into_iter().nth(1)).collect()
+}
+
+/// Returns the module of a file: `job::stop` for `src/job/stop.rs`, and `job` for `src/job/mod.rs`.
+fn module(path: &Path) -> Vec<String> {
+    let path = path.strip_prefix(source()).unwrap().with_extension("");
+    path.iter().map(|part| part.to_str().unwrap().to_owned()).filter(|part| part != "mod").collect()
+}
+
+/// Returns which file imports which other one. Only the roots of the two crates import nothing here: they name each
+/// room.
+fn imports() -> BTreeMap<Vec<String>, BTreeSet<Vec<String>>> {
+    let files: BTreeMap<_, _> = files().into_iter().map(|(path, _)| (module(&path), path)).collect();
+    let mut graph = BTreeMap::new();
+    for (own, path) in &files {
+        let mut to = BTreeSet::new();
+        for mut named in paths(&code(path)) {
+            let up = named.iter().take_while(|word| *word == "super").count();
+            let base = match named[0].as_str() {
+                "crate" => Vec::new(),
+                _ => own[..own.len().saturating_sub(up)].to_vec(),
+            };
+            named.drain(..up.max(1));
+            let full = [base, named].concat();
+            // The longest part of the path that is a file. The rest are names in it.
+            to.extend(
+                (1..=full.len()).rev().map(|length| full[..length].to_vec()).find(|part| files.contains_key(part)),
+            );
+        }
+        to.remove(own);
+        if !matches!(own.first().map(String::as_str), Some("lib" | "main")) {
+            graph.insert(own.clone(), to);
+        }
+    }
+    graph
+}
+
+/// Returns the sets of modules in which each one can be reached from each other one, with more than one member.
+fn circles<T: Ord + Clone>(graph: &BTreeMap<T, BTreeSet<T>>) -> BTreeSet<BTreeSet<T>> {
+    let reached = |from: &T| {
+        let (mut seen, mut open) = (BTreeSet::new(), vec![from.clone()]);
+        while let Some(next) = open.pop() {
+            let new = graph.get(&next).into_iter().flatten().filter(|to| seen.insert((*to).clone()));
+            open.extend(new.cloned().collect::<Vec<_>>());
+        }
+        seen
+    };
+    let reached: BTreeMap<_, _> = graph.keys().map(|from| (from.clone(), reached(from))).collect();
+    let circle = |from: &T| {
+        let both = reached[from].iter().filter(|to| reached.get(to).is_some_and(|back| back.contains(from)));
+        both.cloned().collect::<BTreeSet<_>>()
+    };
+    reached.keys().map(circle).filter(|circle| circle.len() > 1).collect()
 }
 
 fn layer(room: &str) -> Option<usize> {
@@ -110,9 +185,34 @@ fn no_room_imports_one_above_it() {
     for ((from, to), count) in &arrows {
         println!("{} -> {} ({count} files)", LAYERS[*from], LAYERS[*to]);
     }
-    println!("{} imports between rooms, 0 upward, 0 cycles", arrows.len());
+    let rooms =
+        files().iter().map(|(_, room)| room.clone()).filter(|room| layer(room).is_some()).collect::<BTreeSet<_>>();
+    println!("{} rooms, {} arrows between them, {} of them upward", rooms.len(), arrows.len(), wrong.len());
     assert!(arrows.len() > 10, "{arrows:?}");
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn files_of_different_rooms_form_no_circle() {
+    let files = imports();
+    let mut rooms: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (from, to) in &files {
+        let others = to.iter().map(|to| to[0].clone()).filter(|room| *room != from[0]);
+        rooms.entry(from[0].clone()).or_default().extend(others);
+    }
+    let between_rooms = circles(&rooms);
+    let between_files: Vec<_> = circles(&files)
+        .into_iter()
+        .filter(|circle| circle.iter().map(|file| &file[0]).collect::<BTreeSet<_>>().len() > 1)
+        .collect();
+    println!(
+        "{} files, {} imports between them, {} circles of rooms, {} circles of files of different rooms",
+        files.len(),
+        files.values().map(BTreeSet::len).sum::<usize>(),
+        between_rooms.len(),
+        between_files.len()
+    );
+    assert!(between_rooms.is_empty() && between_files.is_empty(), "{between_rooms:#?} {between_files:#?}");
 }
 
 #[test]
@@ -144,9 +244,41 @@ fn no_relative_path_leaves_its_room() {
     }
 }
 
+/// Returns the names in the sections of Cargo.toml whose header contains `dependencies`.
+fn dependencies() -> BTreeSet<String> {
+    let manifest = std::fs::read_to_string(source().with_file_name("Cargo.toml")).unwrap();
+    let mut is_inside = false;
+    let names = manifest.lines().filter_map(|line| {
+        if line.starts_with('[') {
+            is_inside = line.ends_with("dependencies]");
+        }
+        line.split_once(" = ").filter(|_| is_inside).map(|(name, _)| name.to_owned())
+    });
+    names.collect()
+}
+
+#[test]
+fn each_dependency_is_explained() {
+    let page = std::fs::read_to_string(source().with_file_name("docs").join("dependencies.md")).unwrap();
+    let (used, _) = page.split_once("\n## Not used").unwrap();
+    let explained: BTreeSet<_> =
+        used.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0.to_owned())).collect();
+    assert_eq!(explained, dependencies());
+}
+
 #[test]
 fn imports_are_found() {
-    let text = "use crate::kernel::{a, b};\nuse crate::{job::{x, y}, report, self_made};\nlet a = crate::guard::run();";
+    let text =
+        "use crate::kernel::{a, b};\nuse crate::{job::{x, y as z}, report, self_made};\nlet a = crate::guard::run();";
     let expected = ["guard", "job", "kernel", "report", "self_made"].map(str::to_owned);
     assert_eq!(imported(text), expected.into());
+    let named: Vec<_> = paths("use super::super::a::{self, b};").into_iter().map(|path| path.join("::")).collect();
+    assert_eq!(named, ["super::super::a::self", "super::super::a::b"]);
+}
+
+#[test]
+fn circles_are_found() {
+    let graph = [(1, vec![2]), (2, vec![3]), (3, vec![2, 4]), (4, vec![])];
+    let graph = graph.into_iter().map(|(from, to)| (from, to.into_iter().collect())).collect();
+    assert_eq!(circles(&graph), [[2, 3].into()].into());
 }

@@ -4,6 +4,9 @@
 //! for what this run of the suite has left, so only for what is younger than the cargo that runs it; other runs on the
 //! same machine do not count. cargo-nextest runs all tests at the same time, so this check cannot work there.
 
+#[macro_use]
+extern crate pinfold_test_macros;
+
 mod support;
 
 use std::fs::File;
@@ -12,18 +15,25 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::support::needs::{Need, need};
+use crate::support::{Canary, PINFOLD, PROJECT, Scratch, program, wait_for};
 use rustix::fs::{FlockOperation, flock};
-use support::{Canary, PINFOLD, PROJECT, Scratch, has, has_cgroup, program, wait_for};
 
 /// The directory in which tests write, and in which their programs are built.
 const TMP: &str = env!("CARGO_TARGET_TMPDIR");
 
+fn main() -> std::process::ExitCode {
+    support::harness::one_at_a_time()
+}
+
+fn cargo_test() -> Need {
+    let alone = std::env::var_os("NEXTEST").is_none();
+    need("cargo test", alone, "cargo-nextest runs the other tests meanwhile")
+}
+
 #[test]
+#[requires(cargo_test)]
 fn nothing_is_left_by_the_tests_before_this_one() {
-    if !has("cargo test", std::env::var_os("NEXTEST").is_none(), "cargo-nextest runs the other tests meanwhile") {
-        return;
-    }
-    let _alone = alone();
     let since = suite_start();
     let test_binaries = std::env::current_exe().unwrap().parent().unwrap().to_owned();
     let ours = [Path::new(PINFOLD), Path::new(TMP), &test_binaries];
@@ -47,7 +57,6 @@ fn nothing_is_left_by_the_tests_before_this_one() {
 
 #[test]
 fn a_process_would_be_found() {
-    let _alone = alone();
     let directory = Scratch::directory("planted");
     let planted = directory.path().join("planted");
     std::fs::hard_link(program("warden"), &planted).unwrap();
@@ -74,14 +83,8 @@ fn a_process_would_be_found() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_cgroup_would_be_found() {
-    let has_cgroup = {
-        let _alone = alone(); // This test runs pinfold.
-        has_cgroup()
-    };
-    if !has_cgroup {
-        return;
-    }
     let place = own_cgroup().unwrap().join(format!("nothing-left-{}", std::process::id()));
     let planted = place.join("pinfold-1-0123456789abcdef");
     std::fs::create_dir_all(&planted).unwrap();
@@ -104,20 +107,12 @@ fn a_cgroup_would_be_found() {
 
 #[test]
 fn a_file_would_be_found() {
-    let _alone = alone();
     program("warden");
     let planted = Scratch::directory("planted");
     let files = files(Path::new(TMP), suite_start());
     assert!(files.contains(&format!("file {}", planted.path().display())), "{files:?}");
     assert!(!files.iter().any(|file| file.ends_with("/warden")), "{files:?}");
     assert_eq!(self::files(Path::new(TMP), Start { time: f64::MAX, ..Start::default() }), Vec::<String>::new());
-}
-
-/// Locks a file: these tests make what the other tests look for, so they take turns.
-fn alone() -> File {
-    let directory = File::open(TMP).unwrap();
-    flock(&directory, FlockOperation::LockExclusive).unwrap();
-    directory
 }
 
 /// When this run of the suite began. The default is earlier than everything.
@@ -132,8 +127,7 @@ struct Start {
 /// Returns the start time of the cargo that runs this, or the default where no cargo does.
 fn suite_start() -> Start {
     let mut start = Start::default();
-    let mut pid = std::process::id();
-    while let Some((parent, ticks)) = parent_and_start(pid) {
+    for (pid, ticks) in ancestors() {
         let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
         if exe.file_name().is_some_and(|name| name.to_string_lossy().starts_with("cargo")) {
             let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
@@ -142,9 +136,19 @@ fn suite_start() -> Start {
             // The outermost cargo counts: a cargo may run another one.
             start = Start { ticks, time: now_since_1970() - age };
         }
-        pid = parent;
     }
     start
+}
+
+/// Returns this process and those from which it descends, and when each was started.
+fn ancestors() -> impl Iterator<Item = (u32, u64)> {
+    let mut next = Some(std::process::id());
+    std::iter::from_fn(move || {
+        let pid = next?;
+        let (parent, ticks) = parent_and_start(pid)?;
+        next = Some(parent);
+        Some((pid, ticks))
+    })
 }
 
 fn now_since_1970() -> f64 {
@@ -163,10 +167,11 @@ fn parent_and_start(pid: u32) -> Option<(u32, u64)> {
     Some((fields.get(1)?.parse().ok()?, fields.get(19)?.parse().ok()?))
 }
 
-/// Returns the processes, except this one, that were started after `since` and run one of `programs` or a file below
+/// Returns the processes, except this one and those from which it descends, that were started after `since` and run one of `programs` or a file below
 /// one.
 fn processes(programs: &[&Path], since: Start) -> Vec<String> {
     let mut found = Vec::new();
+    let own: Vec<u32> = ancestors().map(|(pid, _)| pid).collect();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         // A zombie has no executable.
@@ -174,7 +179,7 @@ fn processes(programs: &[&Path], since: Start) -> Vec<String> {
         let text = exe.to_string_lossy();
         let exe = Path::new(text.strip_suffix(" (deleted)").unwrap_or(&text));
         let young = parent_and_start(pid).is_some_and(|(_, ticks)| ticks >= since.ticks);
-        if pid != std::process::id() && young && programs.iter().any(|program| exe.starts_with(program)) {
+        if !own.contains(&pid) && young && programs.iter().any(|program| exe.starts_with(program)) {
             let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line).replace('\0', " ");
             found.push(format!("process {pid} {}: {line}", exe.display()));

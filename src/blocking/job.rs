@@ -34,6 +34,12 @@ impl Job {
         self.inner.name()
     }
 
+    /// As [`Job::cgroup`](crate::Job::cgroup).
+    #[must_use]
+    pub fn cgroup(&self) -> Option<&std::path::Path> {
+        self.inner.cgroup()
+    }
+
     /// Returns a handle with which, for example, another thread can act on the job.
     ///
     /// ```rust,standalone_crate

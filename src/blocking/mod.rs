@@ -25,10 +25,10 @@ mod job;
 mod pool;
 mod streams;
 
-use std::os::fd::AsFd;
-
+use crate::cgroup::limits::Controller;
 use crate::error::Result;
 use crate::job::command::Command;
+use crate::report::ContainmentKind;
 use crate::supervisor::driver::Driver;
 
 pub use job::{Job, JobHandle};
@@ -55,13 +55,13 @@ impl Supervisor {
     /// Starts a supervisor with these settings.
     ///
     /// ```no_run
-    /// let supervisor = pinfold::blocking::Supervisor::start_with(pinfold::Supervisor::builder().one_job())?;
+    /// let supervisor = pinfold::blocking::Supervisor::start_with(pinfold::Supervisor::builder().cgroup("/sys/fs/cgroup/ci"))?;
     /// # Ok::<(), pinfold::Error>(())
     /// ```
     ///
     /// # Errors
     /// As [`start`](Self::start).
-    pub fn start_with(builder: crate::supervisor::Builder) -> Result<Self> {
+    pub fn start_with(builder: crate::supervisor::SupervisorBuilder) -> Result<Self> {
         let driver = Driver::start()?;
         let inner = driver.wait(builder.start())?;
         Ok(Self { inner, driver })
@@ -82,16 +82,19 @@ impl Supervisor {
         JobEvents::new(self.inner.events(), &self.driver)
     }
 
-    /// Makes the guards restore the present settings of this terminal when this process is gone; see
-    /// [`crate::Supervisor::keep_terminal`].
-    ///
-    /// # Errors
-    /// As [`crate::Supervisor::keep_terminal`].
-    pub fn keep_terminal(&self, terminal: impl AsFd) -> Result<()> {
-        self.driver.wait(self.inner.keep_terminal(terminal))
+    /// Returns what holds the jobs; see [`crate::Supervisor::containment`].
+    #[must_use]
+    pub fn containment(&self) -> ContainmentKind {
+        self.inner.containment()
     }
 
-    /// Ends all jobs that still run, waits until the guard is gone, and removes the base.
+    /// Returns the controllers of the jobs' cgroups; see [`crate::Supervisor::controllers`].
+    #[must_use]
+    pub fn controllers(&self) -> Vec<Controller> {
+        self.inner.controllers()
+    }
+
+    /// Gives up this clone. The close of the last clone ends all jobs; see [`crate::Supervisor::close`].
     pub fn close(self) {
         self.driver.wait(self.inner.close());
     }

@@ -11,8 +11,8 @@ impl Supervisor {
     /// Starts a pool with these settings.
     ///
     /// # Errors
-    /// As [`crate::pool::Builder::start`].
-    pub fn pool(&self, builder: crate::pool::Builder) -> Result<Pool> {
+    /// As [`crate::pool::PoolBuilder::start`].
+    pub fn pool(&self, builder: crate::pool::PoolBuilder) -> Result<Pool> {
         Ok(Pool { inner: builder.start(&self.inner)?, driver: self.driver.clone() })
     }
 }
@@ -48,6 +48,7 @@ impl Pool {
     /// [`crate::Pool::outcomes`].
     ///
     /// ```rust,standalone_crate
+    /// use pinfold::pool::Shutdown;
     /// use pinfold::{Command, Pool, blocking};
     ///
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -57,7 +58,7 @@ impl Pool {
     ///     for _ in 0..3 {
     ///         pool.submit(Command::new("true"))?;
     ///     }
-    ///     pool.close();
+    ///     pool.start_shutdown(Shutdown::Drain);
     ///     assert_eq!(outcomes.filter(|outcome| outcome.success()).count(), 3);
     ///     supervisor.close();
     ///     Ok(())
@@ -74,6 +75,7 @@ impl Pool {
     /// As [`crate::Pool::map`].
     ///
     /// ```rust,standalone_crate
+    /// use pinfold::pool::Shutdown;
     /// use pinfold::{Command, Pool, blocking};
     ///
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -97,24 +99,14 @@ impl Pool {
         Completed { inner: self.inner.as_completed(&handles, timeout), driver: self.driver.clone() }
     }
 
-    /// Closes the pool: it accepts no more tasks. The tasks that it has continue. Does not wait.
-    pub fn close(&self) {
-        self.inner.close();
+    /// Shuts the pool down, and waits until every task has its outcome; see [`crate::Pool::shutdown`].
+    pub fn shutdown(&self, mode: Shutdown) {
+        self.driver.wait(self.inner.shutdown(mode));
     }
 
-    /// Closes the pool, cancels waiting tasks and stops running ones. Does not wait.
-    pub fn stop(&self) {
-        self.inner.stop();
-    }
-
-    /// Closes the pool, cancels waiting tasks and kills running ones. Does not wait.
-    pub fn kill(&self) {
-        self.inner.kill();
-    }
-
-    /// Closes the pool, and waits until every task has its outcome.
-    pub fn shutdown(&self, how: Shutdown) {
-        self.driver.wait(self.inner.shutdown(how));
+    /// Starts the same shutdown, and does not wait for the outcomes.
+    pub fn start_shutdown(&self, mode: Shutdown) {
+        self.inner.start_shutdown(mode);
     }
 
     /// Returns how many tasks wait, run and are done.

@@ -188,6 +188,16 @@ impl Base {
         self.reserve.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns the controllers of its leaves, or of itself if it holds the one job.
+    pub fn controllers(&self, is_the_leaf: bool) -> Vec<Controller> {
+        let file = if is_the_leaf { c"cgroup.controllers" } else { c"cgroup.subtree_control" };
+        let list = self.cgroup.read(file).unwrap_or_default();
+        Controller::ALL
+            .into_iter()
+            .filter(|controller| list.split_ascii_whitespace().any(|name| name == controller.name()))
+            .collect()
+    }
+
     /// Delegates these controllers to its leaves. No process may run in the base itself.
     pub fn give(&self, controllers: &[Controller]) -> Result<()> {
         self.given.lock().unwrap_or_else(PoisonError::into_inner).extend(controllers);

@@ -5,14 +5,13 @@
 //! thread (`complete_signal`, kernel/signal.c). A signal through a pidfd goes to the whole process, so any living
 //! thread takes it.
 
-use std::collections::HashSet;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use rustix::io::{Errno, Result};
 
 use crate::cgroup::directory::Cgroup;
-use crate::kernel::scan::ScanLimits;
+use crate::kernel::scan::{ScanLimits, Signalling};
 use crate::kernel::signal::Signal;
 
 /// How long one pass over the list of processes may take.
@@ -94,7 +93,7 @@ impl Cgroup {
     /// Sends SIGKILL to each process that the cgroup and those below it list now.
     fn kill_listed(&self) -> Result<()> {
         let scans = ScanLimits::new(1, ONE_PASS);
-        self.signal_new(&[Signal::KILL], scans, &|_| true, &mut |_| {}, &mut HashSet::new()).map(drop)
+        self.signal_new(&mut Signalling::new(&[Signal::KILL], scans, &|_| true, &mut |_| {})).map(drop)
     }
 
     /// Kills without `cgroup.kill`: freezes the cgroup, so that no new process is started, sends SIGKILL through

@@ -32,6 +32,8 @@ pub enum Controller {
 }
 
 impl Controller {
+    pub(crate) const ALL: [Self; 5] = [Self::Cpu, Self::Cpuset, Self::Io, Self::Memory, Self::Pids];
+
     /// Returns the name of the controller in `cgroup.controllers`.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -103,7 +105,7 @@ impl std::str::FromStr for IoMax {
 /// limit that cannot be enforced is an error ([`Error::Limit`]), never a warning.
 ///
 /// The cgroup limits apply to the whole job together. Each of them needs a controller:
-/// [`Builder::controllers`](crate::Builder::controllers). Resource limits and niceness apply to each process and are
+/// [`SupervisorBuilder::controllers`](crate::SupervisorBuilder::controllers). Resource limits and niceness apply to each process and are
 /// inherited.
 ///
 /// The limits protect against careless jobs. A job that runs as the owner of its cgroup could remove them.
@@ -148,7 +150,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Returns the controllers that the limits need, for [`Builder::controllers`](crate::Builder::controllers).
+    /// Returns the controllers that the limits need, for [`SupervisorBuilder::controllers`](crate::SupervisorBuilder::controllers).
     #[must_use]
     pub fn controllers(&self) -> Vec<Controller> {
         let memory = self.memory.is_some() || self.memory_high.is_some() || self.swap.is_some() || self.oom_group;

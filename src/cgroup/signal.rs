@@ -8,7 +8,7 @@ use rustix::process::Pid;
 
 use crate::cgroup::directory::{Cgroup, processes};
 use crate::kernel::pidfd::Pidfd;
-use crate::kernel::scan::{ScanLimits, until_no_new_process};
+use crate::kernel::scan::{ScanLimits, Signalling};
 use crate::kernel::signal::Signal;
 
 /// How long signals are sent to a running job before it is frozen. Only a job that forks all the time needs longer.
@@ -30,9 +30,10 @@ impl Cgroup {
         wanted: impl Fn(Pid) -> bool,
         mut found: impl FnMut(Pid),
     ) -> Result<bool> {
-        let mut signalled = HashSet::new();
+        let mut signalling = Signalling::new(signals, scans, &wanted, &mut found);
         let mut signal_all = |scans: ScanLimits| {
-            until_no_new_process(scans, || self.signal_new(signals, scans, &wanted, &mut found, &mut signalled))
+            signalling.limit(scans);
+            signalling.until_no_new_process(|signalling| self.signal_new(signalling))
         };
         if signal_all(scans.within(UNFROZEN))? {
             return Ok(true);
@@ -50,43 +51,28 @@ impl Cgroup {
         done.and_then(|done| thawed.map(|()| done))
     }
 
-    /// Makes one pass of [`Cgroup::signal_those`]. Returns whether it found a new process.
-    pub(super) fn signal_new(
-        &self,
-        signals: &[Signal],
-        scans: ScanLimits,
-        wanted: &dyn Fn(Pid) -> bool,
-        found: &mut dyn FnMut(Pid),
-        signalled: &mut HashSet<Pid>,
-    ) -> Result<bool> {
+    /// Makes one pass of [`Cgroup::signal_those`]. Returns whether it found a new process, or was over before its end. A
+    /// process that may not be signalled is left to `cgroup.kill`.
+    pub(super) fn signal_new(&self, signalling: &mut Signalling<'_, Pid>) -> Result<bool> {
         let mut found_new = false;
         self.walk(&mut |dir| {
-            let mut fresh: VecDeque<Pid> = processes(dir)?.into_iter().filter(|pid| !signalled.contains(pid)).collect();
+            let mut fresh: VecDeque<Pid> =
+                processes(dir)?.into_iter().filter(|pid| !signalling.has_reached(pid)).collect();
             while !fresh.is_empty() {
                 let opened = open_some(&mut fresh)?;
                 let confirmed: HashSet<Pid> = processes(dir)?.into_iter().collect();
-                for (pid, pidfd) in opened.into_iter().filter(|(pid, _)| confirmed.contains(pid) && wanted(*pid)) {
-                    found_new = true;
-                    if scans.are_over() {
+                for (pid, pidfd) in opened.into_iter().filter(|(pid, _)| confirmed.contains(pid)) {
+                    if signalling.is_over() {
+                        found_new = true;
                         return Ok(());
                     }
-                    found(pid);
-                    // If the pid was reused (ESRCH), the next pass finds the new process. A process that may not be
-                    // signalled (EPERM) counts as signalled, so that it is not tried again: `cgroup.kill` reaches it.
-                    if send(&pidfd, signals) != Err(Errno::SRCH) {
-                        signalled.insert(pid);
-                    }
+                    found_new |= signalling.send(pid, pid, &pidfd);
                 }
             }
             Ok(())
         })?;
         Ok(found_new)
     }
-}
-
-/// Sends the signals one after another, up to the first that fails.
-pub(crate) fn send(process: &Pidfd, signals: &[Signal]) -> Result<()> {
-    signals.iter().try_for_each(|&signal| process.send(signal))
 }
 
 /// Removes processes from the front of `pids` and opens them. If descriptors run out, two are released again: one for

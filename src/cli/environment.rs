@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 
 use crate::report::ContainmentKind;
-use crate::{Builder, Error, Result, Supervisor};
+use crate::{Error, Result, Supervisor, SupervisorBuilder};
 
 use super::run::ContainmentArg;
 
@@ -49,7 +49,10 @@ pub fn containment(option: Option<ContainmentArg>) -> Result<Option<ContainmentK
 ///
 /// # Errors
 /// Those of [`containment`].
-pub fn supervisor(cgroup_option: Option<&Path>, containment_option: Option<ContainmentArg>) -> Result<Builder> {
+pub fn supervisor(
+    cgroup_option: Option<&Path>,
+    containment_option: Option<ContainmentArg>,
+) -> Result<SupervisorBuilder> {
     let mut builder = Supervisor::builder();
     if let Some(cgroup) = cgroup(cgroup_option) {
         builder = builder.cgroup(cgroup);

@@ -39,7 +39,7 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::report::ProcessList;
 use crate::report::text::printable_message;
-use crate::{Builder, Guard};
+use crate::{Guard, SupervisorBuilder};
 
 /// The exit code when pinfold itself failed, the same as that of timeout(1) and env(1).
 const FAILED: u8 = 125;
@@ -196,7 +196,7 @@ fn processes(processes: &ProcessList) -> String {
 
 /// Returns a supervisor with the settings of the environment, for the subcommands that have the options of another
 /// program.
-fn supervisor_of_environment(guard: Guard) -> Result<Builder> {
+fn supervisor_of_environment(guard: Guard) -> Result<SupervisorBuilder> {
     Ok(environment::supervisor(None, None)?.guard(guard))
 }
 

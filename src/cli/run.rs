@@ -32,7 +32,7 @@ use explain::explain;
 pub use explain::explain_failures;
 use forwarder::Forwarder;
 pub use prepared::Prepared;
-use ready::{Clock, Ready};
+use ready::Clock;
 use streams::StreamArgs;
 
 use crate::cli::signal_stream::SignalStream;
@@ -183,7 +183,7 @@ async fn hold(
     let mut forwarder = Forwarder::new(args)?;
     let spawned = {
         let mut spawning = std::pin::pin!(async {
-            if let Some(Ready::Other(readiness)) = &args.streams.ready {
+            if let Some(readiness) = &args.streams.ready {
                 readiness.check_before_start().await?;
             }
             supervisor.spawn(command).await
@@ -238,13 +238,12 @@ async fn hold(
         interrupted |= received.signal == Signal::INT && matches!(response, Response::Stop(_));
         perform(args, &job, response, received.signal);
     }
-    forwarder.start(args, &job, supervisor, terminal).await?;
     let StreamArgs { ready, ready_timeout, notify, .. } = &args.streams;
     let stopped_time = Cell::new(Duration::ZERO);
     let clock = || Clock { timeout: *ready_timeout, stopped_time: &stopped_time };
-    let is_ready = |ready| ready::ready(ready, clock(), notify.as_ref(), &job, forwarder.line_seen.clone());
     let ready = ready.as_ref();
-    let mut readiness = ready.map(|ready| Box::pin(is_ready(ready)));
+    let mut readiness = ready.map(|ready| Box::pin(ready::ready(ready, clock(), notify.as_ref(), &job)));
+    forwarder.start(args, &job, supervisor, terminal).await?;
     let mut not_ready = None;
     loop {
         let received = tokio::select! {
@@ -255,8 +254,7 @@ async fn hold(
                 let trouble = forwarder.finish(timed_out, signals, rules, terminal).await;
                 // The job has ended before it was known to be ready.
                 if let (Some(_), Some(by)) = (&readiness, ready) {
-                    let line_seen = *forwarder.line_seen.borrow();
-                    not_ready = ready::at_the_end(by, notify.as_ref(), &job, &report, line_seen).await;
+                    not_ready = ready::at_the_end(by, notify.as_ref(), &job, &report).await;
                 }
                 return Ok(Ended::over(report, interrupted, not_ready, trouble));
             }

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use serde_json::Value;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::oneshot;
 
 use super::duration;
 use super::pool::{JobLine, parse_workers};
@@ -21,7 +20,7 @@ use super::session::{Descriptors, with_supervisor};
 use super::signals::{Keys, Response, Rules};
 use parent::{Parent, WatchedParent};
 use request::{Numbered, Request, Unreadable, requests};
-use writer::{Message, Writer};
+use writer::{EventWriter, Message};
 
 use crate::cli::signal_stream::SignalStream;
 use crate::kernel::inherited;
@@ -110,15 +109,15 @@ impl Known {
 
 async fn serve(args: &Args, pool: &Pool, signals: &SignalStream, parent: Parent) -> Result<()> {
     let mut requests = requests()?;
-    let (writer, failed) = Writer::start()?;
+    let writer = EventWriter::start()?;
     let (done, over) = unbounded_channel();
     let mut session = Session { args, pool, writer, known: HashMap::new(), done, over };
     let parent = parent.watch();
-    let mut caller = Caller { signals, rules: Rules::new(Keys::ReachUs), failed, parent, gone: None };
-    session.writer.send(&Message::Hello { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION") }, None);
+    let mut caller =
+        Caller { signals, rules: Rules::new(Keys::ReachUs), writer: session.writer.clone(), parent, gone: None };
+    session.writer.send(&Message::Hello { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION") });
     let handled = handle_requests(&mut session, &mut caller, &mut requests).await;
-    pool.kill();
-    pool.shutdown(Shutdown::Now).await;
+    pool.shutdown(Shutdown::Kill).await;
     handled?;
     deliver_the_rest(&mut session, &mut caller).await
 }
@@ -127,7 +126,7 @@ async fn serve(args: &Args, pool: &Pool, signals: &SignalStream, parent: Parent)
 struct Caller<'a> {
     signals: &'a SignalStream,
     rules: Rules,
-    failed: oneshot::Receiver<std::io::Error>,
+    writer: EventWriter,
     parent: WatchedParent,
     /// The error of the write after which nothing more can be written to the caller.
     gone: Option<std::io::Error>,
@@ -155,8 +154,8 @@ impl Caller<'_> {
                     Response::Kill => return Ok(EndCause::Kill),
                     _ => {}
                 },
-                error = &mut self.failed, if self.gone.is_none() => {
-                    self.gone = Some(error.unwrap_or_else(|_| std::io::Error::other("the writing thread has ended")));
+                error = self.writer.failed(), if self.gone.is_none() => {
+                    self.gone = Some(error);
                     return Ok(EndCause::Gone);
                 }
                 () = self.parent.end() => return Ok(EndCause::Gone),
@@ -183,16 +182,13 @@ async fn handle_requests(
             cause = caller.next_end_cause() => match cause? {
                 EndCause::Stop(first) => {
                     stopping = true;
-                    match first {
-                        Some(first) => session.pool.stop_with(first),
-                        None => session.pool.stop(),
-                    }
+                    session.pool.start_shutdown(first.map_or(Shutdown::Stop, Shutdown::StopWith));
                 }
                 EndCause::Kill => return Ok(()),
                 EndCause::Gone => connected = false,
             },
             Some(id) = session.over.recv() => drop(session.known.remove(&id)),
-            () = session.pool.shutdown(Shutdown::Now), if stopping => return Ok(()),
+            () = session.pool.shutdown(Shutdown::Stop), if stopping => return Ok(()),
             line = requests.recv(), if connected => match line {
                 Some(line) => session.handle_line(&line).await,
                 None => connected = false,
@@ -244,7 +240,7 @@ async fn deliver_the_rest(session: &mut Session<'_>, caller: &mut Caller<'_>) ->
 struct Session<'a> {
     args: &'a Args,
     pool: &'a Pool,
-    writer: Writer,
+    writer: EventWriter,
     known: HashMap<String, Known>,
     /// Receives the id of each job whose `done` has been sent to the writer.
     done: UnboundedSender<String>,
@@ -263,7 +259,7 @@ impl Session<'_> {
             Some(Err(unreadable)) => Err(unreadable),
         };
         if let Err(Unreadable { id, message }) = answered {
-            self.writer.send(&Message::Error { request: line.number, id: &id, message: &message }, None);
+            self.writer.send(&Message::Error { request: line.number, id: &id, message: &message });
         }
     }
 
@@ -279,17 +275,17 @@ impl Session<'_> {
             }
             Request::Processes { id } => {
                 let processes = &job(&id)?.running()?.processes().await;
-                self.writer.send(&Message::Processes { request: number, id: &id, processes }, None);
+                self.writer.send(&Message::Processes { request: number, id: &id, processes });
             }
             Request::Freeze { id } => {
                 let (job, writer) = (job(&id)?.running()?, self.writer.clone());
                 // A freeze can take a while, and must not delay other requests.
                 tokio::spawn(async move {
                     match job.freeze().await {
-                        Ok(()) => writer.send(&Message::Frozen { request: number, id: &id }, None),
+                        Ok(()) => writer.send(&Message::Frozen { request: number, id: &id }),
                         Err(error) => {
                             let (id, message) = (&Value::from(id), &error.to_string());
-                            writer.send(&Message::Error { request: number, id, message }, None);
+                            writer.send(&Message::Error { request: number, id, message });
                         }
                     }
                 });
@@ -298,7 +294,7 @@ impl Session<'_> {
             Request::Usage { id } => {
                 let usage = job(&id)?.running()?.usage().await;
                 let usage = &usage.ok_or("the job has ended: its report contains the usage")?;
-                self.writer.send(&Message::Usage { request: number, id: &id, usage }, None);
+                self.writer.send(&Message::Usage { request: number, id: &id, usage });
             }
         }
         Ok(())
@@ -340,7 +336,7 @@ impl Session<'_> {
             let (mut events, writer, name) = (job.events(), writer.clone(), name.clone());
             following.push(tokio::spawn(async move {
                 while let Some(event) = events.next_event().await {
-                    writer.send(&Message::Job { id: &name, attempt, what: &event }, None);
+                    writer.send(&Message::Job { id: &name, attempt, what: &event });
                 }
             }));
         });
@@ -355,7 +351,7 @@ impl Session<'_> {
             }
             let (success, cancelled, attempts) = (outcome.success(), outcome.cancelled, outcome.attempts);
             let (request, report) = (number, &outcome.report);
-            writer.send(&Message::Done { request, id: &id, success, cancelled, attempts, report }, None);
+            writer.send(&Message::Done { request, id: &id, success, cancelled, attempts, report });
             let _ = done.send(id);
         });
         Ok(())

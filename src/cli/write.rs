@@ -3,38 +3,17 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
-
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
 
 use crate::Signal;
 use crate::kernel::inherited;
 use crate::kernel::own_signals::SignalQueue;
+pub(crate) use crate::output::write_all;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use super::thread;
-
-/// Writes all bytes, and waits without a time limit while the destination is full, whether it is blocking or not.
-///
-/// # Errors
-/// Those of write(2), except `EINTR` and `EAGAIN`; for example `EPIPE` if no process can read from the pipe any more.
-pub(crate) fn write_all(out: impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match rustix::io::write(&out, bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(length) => bytes = &bytes[length..],
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => match poll(&mut [PollFd::new(&out, PollFlags::OUT)], None) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
-            },
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-    Ok(())
-}
 
 /// Prints a text on standard output and flushes it. With an empty text, this only flushes what was printed before.
 ///
@@ -104,42 +83,5 @@ pub(crate) fn write_within(out: File, mut bytes: &[u8], patience: Patience) -> i
             format!("{signal} arrived while pinfold waited for its reader"),
         )),
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "its reader does not read")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Read;
-
-    use rustix::fs::{OFlags, fcntl_setfl};
-
-    use super::*;
-
-    #[test]
-    fn a_pipe_that_does_not_block() {
-        let (mut reader, writer) = io::pipe().unwrap();
-        fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
-        // More than a pipe holds (pipe(7)).
-        let bytes: Vec<u8> = (0..1_000_000_u32).map(|at| at.to_le_bytes()[1]).collect();
-        let expected = bytes.clone();
-        let writing = std::thread::spawn(move || write_all(&writer, &bytes));
-        let mut read = Vec::new();
-        reader.read_to_end(&mut read).unwrap();
-        writing.join().unwrap().unwrap();
-        assert!(read == expected, "{} bytes", read.len());
-    }
-
-    #[test]
-    fn a_pipe_without_a_reader() {
-        let (reader, writer) = io::pipe().unwrap();
-        fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
-        drop(reader);
-        // A child of another test may have a copy of the reader until it calls exec.
-        let error = loop {
-            if let Err(error) = write_all(&writer, &[0; 4096]) {
-                break error;
-            }
-        };
-        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 }

@@ -99,7 +99,7 @@ pub enum Mark {
 }
 
 /// Examines this machine. If `cgroup` is given, it is used in place of this process's own cgroup, as with
-/// [`Builder::cgroup`](crate::Builder::cgroup).
+/// [`SupervisorBuilder::cgroup`](crate::SupervisorBuilder::cgroup).
 ///
 /// The examination leaves nothing changed. It makes a cgroup where the cgroup of a job would be made, starts processes
 /// in it that do nothing, and removes it again. It connects to the sockets of systemd, but sends nothing. It never

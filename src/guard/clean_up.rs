@@ -17,7 +17,7 @@ use crate::kernel::reap::Reap;
 use crate::kernel::scan::ScanLimits;
 use crate::kernel::signal::Signal;
 use crate::kernel::{reap, signal_set};
-use crate::subreaper::descendants;
+use crate::subreaper::children;
 use crate::subreaper::descendants::Descendants;
 
 /// How long the jobs have after their death signals before the guard kills them: within the second of promise 2.
@@ -165,7 +165,7 @@ impl Guard {
                 Ok(Reap::NoneEnded) => return false,
                 Ok(Reap::NoChildren) => return true,
                 // The kernel refuses waitid: the state of each child in the list is read instead.
-                Err(_) => return descendants::all_children_have_ended(),
+                Err(_) => return children::all_children_have_ended(),
             }
         }
     }

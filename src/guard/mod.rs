@@ -21,7 +21,6 @@ pub(crate) mod terminal;
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -154,7 +153,7 @@ impl Guard {
                 "fork",
                 "the guard",
                 Errno::BUSY,
-                "this process has threads already: use Guard::execute",
+                "this process has threads already: let the supervisor start its guard",
             )),
             Err(errno) => Err(Error::system(
                 "fork",
@@ -177,10 +176,6 @@ impl Guard {
     ///
     /// # Errors
     /// Returns [`Error::GuardStart`] if none of these programs can be executed.
-    pub fn execute(program: Option<&Path>) -> Result<Self> {
-        Self::execute_program(program.map(|path| Program::Path(path.into())).as_ref())
-    }
-
     pub(crate) fn execute_program(program: Option<&Program>) -> Result<Self> {
         Self::execute_with(program, rustix::process::geteuid().is_root())
     }

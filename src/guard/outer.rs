@@ -14,7 +14,7 @@ use super::{KILL_BOUND, event_loop};
 use crate::kernel::pidfd::Pidfd;
 use crate::kernel::reap::Reap;
 use crate::kernel::{fork, poll, reap, signal_set};
-use crate::subreaper::descendants;
+use crate::subreaper::children;
 
 /// Becomes the outer guard: forks the guard, which runs in the child. The caller has called `apply_rules` before.
 pub(super) fn run(socket: OwnedFd) -> Result<()> {
@@ -57,7 +57,7 @@ fn outlive(guard: Pid) -> Result<()> {
                 Ok(Reap::NoneEnded) => break false,
                 Ok(Reap::NoChildren) => return Ok(()),
                 // The kernel refuses waitid: the state of each child in the list is read instead.
-                Err(_) if descendants::all_children_have_ended() => return Ok(()),
+                Err(_) if children::all_children_have_ended() => return Ok(()),
                 Err(_) => break held.as_ref().is_some_and(Pidfd::has_ended),
             }
         };

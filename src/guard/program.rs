@@ -174,7 +174,7 @@ fn no_proc() -> String {
 pub(crate) fn ways() -> String {
     format!(
         "install the pinfold command of this version in PATH, name a guard program in {VARIABLE} or with \
-         Builder::guard_program, or embed one with Builder::guard_program_bytes"
+         SupervisorBuilder::guard_program, or embed one with SupervisorBuilder::guard_program_bytes"
     )
 }
 

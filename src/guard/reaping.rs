@@ -13,7 +13,7 @@ use crate::kernel::reap::{Reap, Reaped};
 use crate::kernel::signal::Signal;
 use crate::kernel::signal_set;
 use crate::report::MainEnd;
-use crate::subreaper::descendants;
+use crate::subreaper::children;
 
 impl Guard {
     pub(super) fn child_ended(&mut self) -> Result<()> {
@@ -117,6 +117,6 @@ impl Guard {
     /// there is no such child, no search is needed.
     fn has_main_processes_only(&self) -> bool {
         let living = self.jobs.values().filter(|job| !job.reaped).count();
-        living > 0 && descendants::own_children().is_ok_and(|children| children.len() == living)
+        living > 0 && children::own_children().is_ok_and(|children| children.len() == living)
     }
 }

@@ -12,7 +12,7 @@ use crate::kernel::pidfd::Pidfd;
 use crate::kernel::process;
 use crate::kernel::signal::Signal;
 use crate::report::ProcessInfo;
-use crate::subreaper::descendants;
+use crate::subreaper::children;
 use crate::subreaper::descendants::{Descendants, IsOurs};
 use crate::subreaper::relay;
 use crate::subreaper::relay::Seen;
@@ -102,7 +102,7 @@ impl Sweep {
         let own: Vec<&Job> = jobs.get(&self.job).into_iter().collect();
         let others: Vec<&Job> = jobs.iter().filter(|(id, _)| **id != self.job).map(|(_, job)| job).collect();
         let mut left = Vec::new();
-        let children = match descendants::own_children() {
+        let children = match children::own_children() {
             Ok(children) => children,
             // An empty leaf does not prove that no process has left it. Without another job, a remaining child belongs
             // to this job: it ends by itself, which triggers the next step, or counts as left at the bound.

@@ -20,7 +20,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads the current settings.
+    /// Reads the current settings. Only the command does.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code))]
     #[allow(unsafe_code)]
     pub fn of(terminal: impl AsFd) -> Result<Self> {
         // SAFETY: plain data that the call fills in. The descriptor is borrowed for the call.

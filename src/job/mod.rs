@@ -22,6 +22,7 @@ mod streams;
 mod terminal;
 mod wait_until_empty;
 
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -57,6 +58,7 @@ pub struct Job {
     report: Completion<Arc<Report>>,
     stops: Mutex<Receiver<Signal>>,
     name: String,
+    cgroup: Option<PathBuf>,
     streams: Option<Box<Streams>>,
     events: Log,
     driver: Driver,
@@ -185,6 +187,26 @@ impl Job {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Returns the directory of the job's cgroup (its leaf); `None` if the job is held without a cgroup.
+    ///
+    /// For settings that [`Limits`](crate::Limits) does not have, such as those of the controllers hugetlb and rdma, and
+    /// for other programs that read or limit a cgroup. The directory exists until the job is over. pinfold enables only
+    /// the controllers that its own limits need: the caller enables others in `cgroup.subtree_control` of the two
+    /// directories above (the kernel's admin-guide/cgroup-v2.rst, "Enabling and Disabling").
+    ///
+    /// ```
+    /// # fn example(job: &pinfold::Job) -> std::io::Result<()> {
+    /// if let Some(cgroup) = job.cgroup() {
+    ///     println!("{}", std::fs::read_to_string(cgroup.join("cgroup.stat"))?);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn cgroup(&self) -> Option<&Path> {
+        self.cgroup.as_deref()
     }
 
     /// Stops the job because a deadline that was set elsewhere is reached.

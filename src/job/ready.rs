@@ -1,40 +1,23 @@
 //! Detects that a job is ready: a line of its output says so, it listens on a port, or it has created a file.
 
-use std::ffi::OsStr;
-use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+mod file;
+mod port;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use inotify::{Inotify, WatchMask};
-use rustix::io::Errno;
-use tokio::io::Interest;
-use tokio::net::TcpSocket;
-
+use self::port::Endpoint;
+use super::Job;
+use super::streams::{Decided, LineSearch};
 use crate::error::{Error, Result};
-use crate::job::output::OutputStream;
-use crate::report::text::{printable, printable_bytes, printable_path};
-
-/// How often pinfold tries a port. The kernel has no notification for a process that starts to listen. (sock_diag(7)
-/// has groups for sockets that are destroyed, include/uapi/linux/sock_diag.h, and none for sockets that start to
-/// listen.)
-const TRY_EVERY: Duration = Duration::from_millis(20);
-
-/// How often pinfold tries the addresses of a name before it looks up the name again.
-const TRIES_OF_A_NAME: u32 = 50;
-
-/// How long pinfold waits for one address. The kernel itself would wait for minutes.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How many bytes of an output pinfold searches for a line.
-const MAX_SEARCHED: usize = 4 * 1024 * 1024;
+use crate::report::text::{printable_bytes, printable_path};
 
 /// The condition under which a job is ready ([`Job::ready`](crate::Job::ready)).
 ///
 /// ```
 /// use pinfold::Readiness;
-/// let by = Readiness::stdout_line("listening on");
+/// let by = Readiness::line("listening on");
 /// let by = Readiness::local_port(8080);
 /// let by = Readiness::file("/run/server.pid");
 /// ```
@@ -43,69 +26,72 @@ pub struct Readiness(pub(crate) By);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum By {
-    /// A line of an output: 0 for standard output, 1 for standard error.
-    Line(usize, Vec<u8>),
+    Line(LineOf, Vec<u8>),
     Port(Endpoint),
     File(PathBuf),
 }
 
-/// An address at which a process accepts connections.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Endpoint {
-    Address(SocketAddr),
-    /// A port of this machine, at 127.0.0.1 or ::1.
-    Local(u16),
-    /// A host name, which pinfold looks up again at intervals.
-    Host(String, u16),
+/// The outputs whose lines count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LineOf {
+    Stdout,
+    Stderr,
+    Both,
 }
 
-fn local(port: u16) -> Vec<SocketAddr> {
-    vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]
-}
-
-impl Endpoint {
-    /// Returns all addresses of the endpoint; an empty list if the name has none now.
-    async fn addresses(&self) -> Vec<SocketAddr> {
+impl LineOf {
+    /// Returns whether lines of standard output (0) or of standard error (1) count.
+    pub fn includes(self, number: usize) -> bool {
         match self {
-            Self::Address(address) => vec![*address],
-            // Both addresses always count (RFC 6761, 6.3), even if /etc/hosts gives localhost only one of them.
-            Self::Host(name, port) if name.eq_ignore_ascii_case("localhost") => local(*port),
-            Self::Local(port) => local(*port),
-            Self::Host(name, port) => {
-                tokio::net::lookup_host((name.as_str(), *port)).await.map(Iterator::collect).unwrap_or_default()
-            }
+            Self::Stdout => number == 0,
+            Self::Stderr => number == 1,
+            Self::Both => true,
         }
     }
-
-    /// Returns whether the addresses can change: a name may get an address only after the job has started.
-    fn is_name(&self) -> bool {
-        matches!(self, Self::Host(..))
-    }
 }
 
-impl std::fmt::Display for Endpoint {
+impl std::fmt::Display for LineOf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Address(address) => write!(f, "{address}"),
-            Self::Local(port) => write!(f, "127.0.0.1:{port} or [::1]:{port}"),
-            Self::Host(name, port) => write!(f, "{}:{port}", printable(name)),
-        }
+        f.write_str(match self {
+            Self::Stdout => "standard output",
+            Self::Stderr => "standard error",
+            Self::Both => "its output",
+        })
     }
 }
 
 impl Readiness {
-    /// The job is ready when a line of its piped standard output contains `part`. Only a whole line counts, with its
-    /// newline or at the end of the output. The caller can still read all of the output. pinfold searches at most its
-    /// first 4 MiB.
+    /// The job is ready when a line of its piped output contains `part`: of standard output or of standard error, or of
+    /// its terminal. The same as `--ready line:` of the command.
+    ///
+    /// - A line counts when it is complete: when its newline has been read, or the end of the output. A carriage return
+    ///   does not end a line, and belongs to it.
+    /// - `part` can be anywhere in the line. Bytes are compared, so upper and lower case differ, and neither needs to
+    ///   be UTF-8.
+    /// - A line can have any length, and parts of it can come from different processes of the job, also after exec.
+    ///
+    /// The caller can still read all of the output.
     #[must_use]
-    pub fn stdout_line(part: impl Into<Vec<u8>>) -> Self {
-        Self(By::Line(0, part.into()))
+    pub fn line(part: impl Into<Vec<u8>>) -> Self {
+        Self(By::Line(LineOf::Both, part.into()))
     }
 
-    /// The same as [`stdout_line`](Self::stdout_line) for standard error.
+    /// The same as [`line`](Self::line) for standard output only.
+    #[must_use]
+    pub fn stdout_line(part: impl Into<Vec<u8>>) -> Self {
+        Self(By::Line(LineOf::Stdout, part.into()))
+    }
+
+    /// The same as [`line`](Self::line) for standard error only.
     #[must_use]
     pub fn stderr_line(part: impl Into<Vec<u8>>) -> Self {
-        Self(By::Line(1, part.into()))
+        Self(By::Line(LineOf::Stderr, part.into()))
+    }
+
+    /// Returns whether the job's output has to be piped for this.
+    #[must_use]
+    pub fn needs_output(&self) -> bool {
+        matches!(self.0, By::Line(..))
     }
 
     /// The job is ready when a process accepts connections at this TCP address. pinfold tries to connect every 20 ms.
@@ -135,7 +121,7 @@ impl Readiness {
     /// [`Error::Invalid`] if a process accepts connections at the port now.
     pub async fn check_before_start(&self) -> Result<()> {
         let By::Port(endpoint) = &self.0 else { return Ok(()) };
-        match listener(&endpoint.addresses().await, ephemeral_ports()).await {
+        match endpoint.listener().await {
             Some(address) => Err(Error::invalid(
                 "readiness by the port",
                 address.to_string(),
@@ -156,204 +142,107 @@ impl Readiness {
 impl std::fmt::Display for Readiness {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.0 {
-            By::Line(stream, part) => {
-                let name = ["standard output", "standard error"][*stream];
-                write!(f, "no line of {name} contained '{}'", printable_bytes(part))
-            }
+            By::Line(line_of, part) => write!(f, "no line of {line_of} contained '{}'", printable_bytes(part)),
             By::Port(endpoint) => write!(f, "no process listens on {endpoint}"),
             By::File(path) => write!(f, "there is no {}", printable_path(path)),
         }
     }
 }
 
-/// Returns when a line contains `part`, or fails with the reason why no line can contain it any more.
-pub(crate) async fn line(stream: &mut OutputStream, part: &[u8]) -> std::result::Result<(), String> {
-    let mut search = Search { part, lines: 0, read: 0 };
-    loop {
-        let (held, ended) = stream.look_ahead().await.map_err(|error| format!("cannot read its output: {error}"))?;
-        if search.finds(held, ended) {
-            return Ok(());
-        }
-        if ended {
-            return Err("the job has closed the stream".into());
-        }
-        if held.len() >= MAX_SEARCHED {
-            return Err(format!("the job has written {MAX_SEARCHED} bytes"));
-        }
+impl Job {
+    /// Waits until the job is ready, at most for `timeout`.
+    ///
+    /// A search for a line begins with this call, also before the future is polled, and with the first byte of the
+    /// output that the caller has not read. Where the caller has taken the stream ([`take_stdout`](Self::take_stdout)),
+    /// pinfold searches what the caller reads. Otherwise pinfold reads the stream, and keeps what it has read for the
+    /// caller, at most 4 MiB.
+    ///
+    /// Cancel-safe: output that was read here is kept for the next reader of the stream, and another call for the same
+    /// readiness continues the search.
+    ///
+    /// # Errors
+    /// [`Error::NotReady`] if the job is over or the time is over, if its output can't be read, or if pinfold has kept
+    /// 4 MiB; the job goes on.
+    /// [`Error::Invalid`] if the output is not piped, if the line contains a newline, or if a parent of the file is not
+    /// a directory. [`Error::System`] if its directory can't be watched, for example without the permission to read it.
+    ///
+    /// ```rust,standalone_crate
+    /// use std::time::Duration;
+    /// use pinfold::{Command, Readiness, Stdio, Supervisor};
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    ///     runtime.block_on(async {
+    ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
+    ///         let mut command = Command::new("sh");
+    ///         command.args(["-c", "echo starting; echo listening; sleep 999"]).stdout(Stdio::piped());
+    ///         let job = supervisor.spawn(&command).await?;
+    ///         job.ready(&Readiness::stdout_line("listening"), Duration::from_secs(60)).await?;
+    ///         job.start_stop();
+    ///         assert_eq!(job.wait_with_output().await?.stdout.text(), "starting\nlistening\n");
+    ///         supervisor.close().await;
+    ///         Ok(())
+    ///     })
+    /// }
+    /// ```
+    pub fn ready<'a>(
+        &'a self,
+        readiness: &'a Readiness,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<()>> + Send + 'a {
+        let searches = match (&readiness.0, &self.streams) {
+            (By::Line(line_of, part), Some(streams)) => streams.search(*line_of, part),
+            _ => Vec::new(),
+        };
+        self.in_runtime(self.wait_until_ready(readiness, searches, timeout))
     }
-}
 
-/// Searches each line once, in whatever pieces the output arrives.
-struct Search<'a> {
-    part: &'a [u8],
-    /// The end of the lines that have been searched.
-    lines: usize,
-    /// The end of the bytes that have been searched for the end of a line.
-    read: usize,
-}
-
-impl Search<'_> {
-    /// Returns whether a new line contains the part. `held` is all of the output so far.
-    fn finds(&mut self, held: &[u8], ended: bool) -> bool {
-        let fresh = &held[self.read..];
-        // Only whole lines count; at the end of the output, the rest counts too.
-        let end = if ended { Some(fresh.len()) } else { fresh.iter().rposition(|&byte| byte == b'\n') };
-        let end = end.map(|end| self.read + end);
-        self.read = held.len();
-        let Some(end) = end else { return false };
-        let lines = &held[self.lines..end];
-        self.lines = (end + 1).min(held.len());
-        lines.split(|&byte| byte == b'\n').any(|line| contains(line, self.part))
-    }
-}
-
-fn contains(line: &[u8], part: &[u8]) -> bool {
-    part.is_empty() || line.windows(part.len()).any(|window| window == part)
-}
-
-/// Returns when a process accepts connections at the endpoint.
-pub(crate) async fn port(endpoint: &Endpoint) {
-    let ephemeral = ephemeral_ports();
-    loop {
-        let addresses = endpoint.addresses().await;
-        let tries = if endpoint.is_name() { TRIES_OF_A_NAME } else { u32::MAX };
-        for _ in 0..tries {
-            if listener(&addresses, ephemeral).await.is_some() {
-                return;
-            }
-            tokio::time::sleep(TRY_EVERY).await;
-        }
-    }
-}
-
-/// Returns the first address at which a process accepts connections.
-async fn listener(addresses: &[SocketAddr], ephemeral: (u16, u16)) -> Option<SocketAddr> {
-    for address in addresses {
-        // An address that does not answer must not delay the others.
-        if let Ok(Ok(true)) = tokio::time::timeout(CONNECT_TIMEOUT, accepts(*address, ephemeral)).await {
-            return Some(*address);
-        }
-    }
-    None
-}
-
-/// Returns whether a process accepts connections at the address. The local port of our own socket must not be this
-/// port, for two reasons. The server could not bind the port meanwhile. And two ends that connect to each other at the
-/// same time form a connection, even if both are the same socket (RFC 9293, 3.5, "simultaneous open").
-async fn accepts(address: SocketAddr, ephemeral: (u16, u16)) -> std::io::Result<bool> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    if crate::kernel::socket::leave_out_local_port(&socket, address.port(), ephemeral).is_err() {
-        // Before Linux 6.3, the socket takes any free port, and pinfold checks which one it is.
-        socket.bind(SocketAddr::new(if address.is_ipv4() { V4_ANY } else { V6_ANY }, 0))?;
-        if socket.local_addr()?.port() == address.port() {
-            return Ok(false);
-        }
-    }
-    let stream = socket.connect(address).await?;
-    Ok(stream.local_addr()? != stream.peer_addr()?)
-}
-
-const V4_ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-const V6_ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-
-/// Returns the first and the last port that the kernel assigns to connections (ip(7), `ip_local_port_range`). If that
-/// can't be read, returns the usual range.
-fn ephemeral_ports() -> (u16, u16) {
-    const USUAL: (u16, u16) = (32768, 60999);
-    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let mut ports = range.split_ascii_whitespace().map_while(|port| port.parse().ok());
-    ports.next().zip(ports.next()).unwrap_or(USUAL)
-}
-
-pub(crate) async fn file(path: &Path) -> Result<()> {
-    let failed = |error: std::io::Error| match error.kind() {
-        ErrorKind::NotADirectory => {
-            let above = path.ancestors().skip(1).find(|above| above.exists()).unwrap_or(path);
-            let advice = format!("{} is not a directory", above.display());
-            Error::invalid("readiness by the file", path.display().to_string(), advice)
-        }
-        _ => {
-            let advice = "the directory must be readable; see also fs.inotify.max_user_instances and ulimit -n";
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            Error::system("watch for", path.display().to_string(), errno, advice)
-        }
-    };
-    loop {
-        let inotify = Inotify::init().map_err(failed)?;
-        let made = WatchMask::CREATE | WatchMask::MOVED_TO | WatchMask::ONLYDIR;
-        let mask = made | WatchMask::DELETE_SELF | WatchMask::MOVE_SELF;
-        watch_nearest(path, |directory| inotify.watches().add(directory, mask).map(drop)).map_err(failed)?;
-        // The watch comes first and the check second, so that no file is missed in between.
-        if path.symlink_metadata().is_ok() {
-            return Ok(());
-        }
-        let watched = crate::supervisor::watch::watched(OwnedFd::from(inotify), Interest::READABLE).map_err(failed)?;
-        // The kind of event does not matter: the loop checks again.
-        let _ = watched.readable().await.map_err(failed)?;
-    }
-}
-
-/// Watches the directory of the file, or the nearest parent directory that exists.
-fn watch_nearest(path: &Path, mut watch: impl FnMut(&Path) -> std::io::Result<()>) -> std::io::Result<()> {
-    let mut missing: Option<&Path> = None;
-    let mut above = path.ancestors().skip(1);
-    while let Some(directory) = above.next() {
-        let directory = if directory.as_os_str() == OsStr::new("") { Path::new(".") } else { directory };
-        match watch(directory) {
-            // The missing directory was created just before this watch began, so no event reports it.
-            Ok(()) if missing.is_some_and(Path::exists) => {
-                above = {
-                    missing = None;
-                    path.ancestors().skip(1)
+    /// Waits until the job is ready. It needs the runtime's clock and sockets, so call it in the runtime.
+    async fn wait_until_ready(
+        &self,
+        readiness: &Readiness,
+        searches: Vec<LineSearch<'_>>,
+        timeout: Duration,
+    ) -> Result<()> {
+        let not_ready = |why: &str| Error::NotReady { program: self.name.clone(), why: format!("{readiness}{why}") };
+        let is_ready = async {
+            match &readiness.0 {
+                By::Line(_, part) if part.contains(&b'\n') => {
+                    Err(Error::invalid("readiness by a line", printable_bytes(part), "a line contains no newline"))
                 }
+                By::Line(line_of, _) if searches.is_empty() => {
+                    Err(Error::invalid("readiness by a line of", line_of.to_string(), "it is not piped"))
+                }
+                By::Line(..) => {
+                    let mut searches = searches.into_iter();
+                    let run = async |search: Option<LineSearch<'_>>| match search {
+                        Some(search) => search.run().await,
+                        None => Ok(()),
+                    };
+                    match tokio::try_join!(run(searches.next()), run(searches.next())) {
+                        Err(Decided::Found) => Ok(()),
+                        Err(Decided::Failed(why)) => Err(not_ready(&format!(", and {why}"))),
+                        // No output is left to search. The job may go on without it.
+                        Ok(_) => {
+                            self.wait().await?;
+                            Err(not_ready(", and the job is over"))
+                        }
+                    }
+                }
+                By::Port(endpoint) => {
+                    port::port(endpoint).await;
+                    Ok(())
+                }
+                By::File(path) => file::file(path).await,
             }
-            Ok(()) => break,
-            Err(error) if error.kind() == ErrorKind::NotFound => missing = Some(directory),
-            Err(error) => return Err(error),
+        };
+        let is_line = matches!(readiness.0, By::Line(..));
+        tokio::select! {
+            biased;
+            done = is_ready => done,
+            // A job that is over has closed its streams; its earlier output still counts.
+            _ = self.wait(), if !is_line => Err(not_ready(", and the job is over")),
+            () = tokio::time::sleep(timeout) => Err(not_ready(&format!(" within {timeout:?}"))),
         }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_line_is_searched_once() {
-        let text = b"starting\nlis\n\nlistening\nrest";
-        for cut in 0..text.len() {
-            let mut search = Search { part: b"listening", lines: 0, read: 0 };
-            let at = (0..=text.len()).find(|&length| length % (cut + 1) == 0 && search.finds(&text[..length], false));
-            // The line is found with its newline, at byte 24, and not earlier.
-            assert_eq!(at, (24..=text.len()).find(|length| length % (cut + 1) == 0), "{cut}");
-        }
-        let mut search = Search { part: b"rest", lines: 0, read: 0 };
-        assert!(!search.finds(text, false) && search.lines == 24 && search.read == text.len());
-        assert!(search.finds(text, true));
-        let mut search = Search { part: b"lis\n", lines: 0, read: 0 };
-        assert!(!search.finds(text, true));
-    }
-
-    /// The directory is created between the attempt to watch it and the watch on its parent.
-    #[test]
-    fn a_directory_made_in_between_is_watched() {
-        let top = std::env::temp_dir().join(format!("pinfold-nearest-{}", std::process::id()));
-        std::fs::create_dir(&top).unwrap();
-        let path = top.join("a/b/file");
-        let mut watched = Vec::new();
-        let done = watch_nearest(&path, |directory| {
-            if directory == top && watched.is_empty() {
-                std::fs::create_dir_all(top.join("a/b")).unwrap();
-            }
-            let there = directory.metadata().map(drop);
-            if there.is_ok() {
-                watched.push(directory.to_owned());
-            }
-            there
-        });
-        std::fs::remove_dir_all(&top).unwrap();
-        done.unwrap();
-        assert_eq!(watched, [top.clone(), top.join("a/b")]);
     }
 }

@@ -50,7 +50,7 @@ impl Supervisor {
     /// errno; [`Error::Invalid`] if an argument is invalid; [`Error::HostChanged`] if the caller has other rights than
     /// the guard; [`Error::GuardLost`] if the guard is gone; or the errno of a system call that failed.
     pub fn spawn(&self, command: &Command) -> impl Future<Output = Result<Job>> + Send + use<> {
-        let (supervisor, command) = (self.clone(), command.clone());
+        let (supervisor, command) = (self.uncounted(), command.clone());
         // At the call, not when the future is polled.
         let caller = self.inner.check_process().and_then(|()| Caller::of(&command));
         async move {
@@ -135,6 +135,7 @@ async fn start(
     };
     // From here on the actor is responsible for the job, and unregisters it at the end.
     let answers = link.listen(id)?;
+    let cgroup = containment.leaf().map(|leaf| leaf.cgroup().path().to_owned());
     let assignment = Box::new(actor::Assignment {
         supervisor,
         id,
@@ -172,6 +173,7 @@ async fn start(
                 report,
                 stops: Mutex::new(stops),
                 name,
+                cgroup,
                 streams,
                 events,
                 driver,

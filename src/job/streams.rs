@@ -7,27 +7,33 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::termios::SpecialCodeIndex;
 use tokio::io::Interest;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use super::terminal::Side;
 use super::{Job, Request};
 use crate::error::{Error, Result};
 use crate::job::command::Command;
 use crate::job::completion::Completion;
-use crate::job::output::{Activity, Captured, Channel, InputStream, Output, OutputStream, Taps, Tee};
-use crate::job::ready;
-use crate::job::ready::{By, Readiness};
+use crate::job::output::{
+    Activity, Captured, Channel, Found, InputStream, Output, OutputStream, Searches, Taps, Writer,
+};
+use crate::job::ready::LineOf;
 use crate::job::stop::Event;
 use crate::kernel::signal::Signal;
 use crate::kernel::wake::Wake;
 use crate::report::Report;
 use crate::supervisor::queue::WeakSender;
 
+/// How many bytes pinfold keeps, while it searches for a line, for a reader that has not taken the stream.
+const MAX_KEPT: usize = 4 * 1024 * 1024;
+
 /// The supervisor's ends of a job's pipes.
 #[derive(Debug)]
 pub(super) struct Streams {
     stdin: Mutex<Option<InputStream>>,
     outputs: [Mutex<Slot>; 2],
+    /// The searches in each output that is piped.
+    searches: [Option<Searches>; 2],
     terminal: Option<Side>,
     activity: Option<Arc<Activity>>,
 }
@@ -66,19 +72,18 @@ impl Streams {
                 (pipe(stdin, Interest::WRITABLE)?, pipe(stdout, Interest::READABLE)?, pipe(stderr, Interest::READABLE)?)
             }
         };
-        let no_thread = |error: std::io::Error| {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            Error::system("start a thread", "for the copy of the output", errno, "see ulimit -u and pids.max")
-        };
+        let searches = [&stdout, &stderr].map(|channel| channel.as_ref().map(|_| Searches::default()));
         let slot = |channel: Option<Channel>, number: usize| {
-            let tee = command.tees[number].clone().map(Tee::new).transpose().map_err(no_thread)?;
-            let taps = Taps { activity: activity.cloned(), tee };
+            let tee = command.tees[number].clone().map(Writer::for_copy).transpose()?;
+            let searches = searches[number].clone().unwrap_or_default();
+            let taps = Taps { activity: activity.cloned(), tee, searches };
             let stream = channel.map(|channel| OutputStream::new(channel, report, taps));
             Ok(Mutex::new(Slot { stream, captured: Captured::new(command.capture) }))
         };
         Ok(Some(Box::new(Self {
             stdin: Mutex::new(stdin.map(|channel| InputStream::new(channel, report))),
             outputs: [slot(stdout, 0)?, slot(stderr, 1)?],
+            searches,
             terminal: terminal
                 .map(|terminal| Side { fd: Arc::downgrade(terminal.fd()), _kept: terminal.kept().clone() }),
             activity: activity.cloned(),
@@ -105,14 +110,61 @@ impl Streams {
         let mut slot = self.outputs[number].lock().await;
         let Slot { stream, captured } = &mut *slot;
         if let Some(stream) = stream {
-            std::future::poll_fn(|context| stream.poll_into(context, &mut |bytes| captured.push(bytes)))
-                .await
-                .map_err(|error| {
-                    let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-                    Error::system("read", "the job's output", errno, error.to_string())
-                })?;
+            while stream.read_piece(|piece| captured.push(piece)).await.map_err(|error| {
+                let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+                Error::system("read", "the job's output", errno, error.to_string())
+            })? > 0
+            {}
         }
         Ok(captured.clone())
+    }
+
+    /// Starts to search for a line in each of these outputs that is piped.
+    pub fn search(&self, line_of: LineOf, part: &[u8]) -> Vec<LineSearch<'_>> {
+        let piped = self.searches.iter().enumerate().filter(|(number, _)| line_of.includes(*number));
+        let start = |(number, searches): (usize, &Option<Searches>)| {
+            let found = searches.as_ref()?.start(part);
+            Some(LineSearch { output: &self.outputs[number], found })
+        };
+        piped.filter_map(start).collect()
+    }
+}
+
+/// The search for a line in one output.
+pub(super) struct LineSearch<'a> {
+    output: &'a Mutex<Slot>,
+    found: watch::Receiver<Found>,
+}
+
+/// Why no other output needs to be searched.
+pub(super) enum Decided {
+    Found,
+    Failed(String),
+}
+
+impl LineSearch<'_> {
+    /// Searches until the end of the output. Where no reader has taken the stream, this reads it.
+    pub async fn run(self) -> std::result::Result<(), Decided> {
+        let mut found = self.found.clone();
+        let result = tokio::select! {
+            biased;
+            result = found.wait_for(|found| *found != Found::NotYet) => result.map_or(Found::Nothing, |found| *found),
+            result = self.read() => result.map_err(Decided::Failed)?,
+        };
+        if result == Found::Line { Err(Decided::Found) } else { Ok(()) }
+    }
+
+    async fn read(&self) -> std::result::Result<Found, String> {
+        let mut slot = self.output.lock().await;
+        let Some(stream) = &mut slot.stream else { return std::future::pending().await };
+        loop {
+            let kept = stream.look_ahead().await.map_err(|error| format!("cannot read its output: {error}"))?;
+            match *self.found.borrow() {
+                Found::NotYet if kept.is_some_and(|kept| kept < MAX_KEPT) => {}
+                Found::NotYet => return Err(format!("the job has written {MAX_KEPT} bytes")),
+                found => return Ok(found),
+            }
+        }
     }
 }
 
@@ -288,67 +340,5 @@ impl Job {
         // If one stream were no longer read, the job would wait for its reader, and this wait would not end.
         let (stdout, stderr, report) = tokio::try_join!(streams.read_out(0), streams.read_out(1), self.wait())?;
         Ok(Output { report, stdout, stderr })
-    }
-
-    /// Waits until the job is ready, at most for `timeout`.
-    ///
-    /// Cancel-safe: output that was read here is kept for the next reader of the stream.
-    ///
-    /// # Errors
-    /// [`Error::NotReady`] if the job is over, if it has closed the stream, or if the time is over; the job goes on.
-    /// [`Error::Invalid`] if the stream is not piped or was taken, or if a parent of the file is not a directory.
-    /// [`Error::System`] if its directory can't be watched, for example without the permission to read it.
-    ///
-    /// ```rust,standalone_crate
-    /// use std::time::Duration;
-    /// use pinfold::{Command, Readiness, Stdio, Supervisor};
-    ///
-    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    ///     runtime.block_on(async {
-    ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
-    ///         let mut command = Command::new("sh");
-    ///         command.args(["-c", "echo starting; echo listening; sleep 999"]).stdout(Stdio::piped());
-    ///         let job = supervisor.spawn(&command).await?;
-    ///         job.ready(&Readiness::stdout_line("listening"), Duration::from_secs(60)).await?;
-    ///         job.start_stop();
-    ///         assert_eq!(job.wait_with_output().await?.stdout.text(), "starting\nlistening\n");
-    ///         supervisor.close().await;
-    ///         Ok(())
-    ///     })
-    /// }
-    /// ```
-    pub async fn ready(&self, readiness: &Readiness, timeout: Duration) -> Result<()> {
-        self.in_runtime(self.get_ready(readiness, timeout)).await
-    }
-
-    /// Waits until the job is ready. It needs the runtime's clock and sockets, so call it in the runtime.
-    async fn get_ready(&self, readiness: &Readiness, timeout: Duration) -> Result<()> {
-        let not_ready = |why: String| Error::NotReady { program: self.name.clone(), why };
-        let is_ready = async {
-            match &readiness.0 {
-                By::Line(number, part) => {
-                    let name = ["standard output", "standard error"][*number];
-                    let none = || Error::invalid("readiness by a line of", name, "it is not piped, or was taken");
-                    let mut slot = self.streams.as_ref().ok_or_else(none)?.outputs[*number].lock().await;
-                    let stream = slot.stream.as_mut().ok_or_else(none)?;
-                    // A job that is over has closed the stream; its earlier output still counts.
-                    let found = ready::line(stream, part).await;
-                    found.map_err(|why| not_ready(format!("{readiness}, and {why}")))
-                }
-                By::Port(endpoint) => {
-                    ready::port(endpoint).await;
-                    Ok(())
-                }
-                By::File(path) => ready::file(path).await,
-            }
-        };
-        let is_line = matches!(readiness.0, By::Line(..));
-        tokio::select! {
-            biased;
-            done = is_ready => done,
-            _ = self.wait(), if !is_line => Err(not_ready(format!("{readiness}, and the job is over"))),
-            () = tokio::time::sleep(timeout) => Err(not_ready(format!("{readiness} within {timeout:?}"))),
-        }
     }
 }

@@ -42,6 +42,11 @@ impl Pidfd {
         send_signal(self.0.as_fd(), signal.number())
     }
 
+    /// Sends the signals one after another, up to the first that fails.
+    pub(crate) fn send_each(&self, signals: &[Signal]) -> Result<()> {
+        signals.iter().try_for_each(|&signal| self.send(signal))
+    }
+
     /// Returns whether the process has ended, even if it has not been reaped (a pidfd is readable from then on).
     pub fn has_ended(&self) -> bool {
         poll::wait(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(Duration::ZERO)).unwrap_or(false)

@@ -1,9 +1,15 @@
-//! Repeated scans for processes: a signal is sent to all processes of a job in passes, until a pass finds no new
+//! Repeated scans for processes: signals are sent to all processes of a job in passes, until a pass finds no new
 //! process.
 
+use std::collections::HashSet;
+use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-use rustix::io::Result;
+use rustix::io::{Errno, Result};
+use rustix::process::Pid;
+
+use crate::kernel::pidfd::Pidfd;
+use crate::kernel::signal::Signal;
 
 /// The time since the first pass during which passes are repeated, even if the least number of them has been made.
 const TIME: Duration = Duration::from_millis(20);
@@ -46,9 +52,66 @@ impl ScanLimits {
     }
 }
 
+/// Signals that each process of a job receives once. `K` distinguishes the processes that the passes find.
+pub(crate) struct Signalling<'a, K> {
+    signals: &'a [Signal],
+    scans: ScanLimits,
+    wanted: &'a dyn Fn(Pid) -> bool,
+    found: &'a mut dyn FnMut(Pid),
+    signalled: HashSet<K>,
+}
+
+impl<'a, K: Eq + Hash> Signalling<'a, K> {
+    /// Returns the `signals` for the processes for which `wanted` returns true, of which none has received them yet.
+    /// `found` is called once for each process, before it receives them.
+    pub fn new(
+        signals: &'a [Signal],
+        scans: ScanLimits,
+        wanted: &'a dyn Fn(Pid) -> bool,
+        found: &'a mut dyn FnMut(Pid),
+    ) -> Self {
+        Self { signals, scans, wanted, found, signalled: HashSet::new() }
+    }
+
+    /// Changes the limits of the passes.
+    pub fn limit(&mut self, scans: ScanLimits) {
+        self.scans = scans;
+    }
+
+    /// Makes passes as [`until_no_new_process`] does.
+    pub fn until_no_new_process(&mut self, mut pass: impl FnMut(&mut Self) -> Result<bool>) -> Result<bool> {
+        until_no_new_process(self.scans, || pass(self))
+    }
+
+    /// Returns whether the time is over, so that the pass is to end.
+    pub fn is_over(&self) -> bool {
+        self.scans.are_over()
+    }
+
+    /// Returns whether this process has received the signals.
+    pub fn has_reached(&self, process: &K) -> bool {
+        self.signalled.contains(process)
+    }
+
+    /// Sends the signals to a process that a pass has found, one after another up to the first that fails. Returns
+    /// whether the process is wanted and had not received them.
+    pub fn send(&mut self, process: K, pid: Pid, pidfd: &Pidfd) -> bool {
+        if !(self.wanted)(pid) || self.signalled.contains(&process) {
+            return false;
+        }
+        (self.found)(pid);
+        // If the process has been reaped (ESRCH), another one may have its pid: the next pass finds that one. A process
+        // that may not be signalled (EPERM) is not tried again.
+        if pidfd.send_each(self.signals) != Err(Errno::SRCH) {
+            self.signalled.insert(process);
+        }
+        true
+    }
+}
+
 /// Makes passes until one of them returns `false`, which means that it found no new process. Returns whether that
 /// happened within the limits: a job that forks faster than pinfold can send signals can only be killed.
-pub(crate) fn until_no_new_process(scans: ScanLimits, mut pass: impl FnMut() -> Result<bool>) -> Result<bool> {
+fn until_no_new_process(scans: ScanLimits, mut pass: impl FnMut() -> Result<bool>) -> Result<bool> {
     let begun = Instant::now();
     let mut made = 0;
     while (made < scans.least || scans.least > 0 && begun.elapsed() < TIME) && !scans.are_over() {

@@ -49,17 +49,23 @@ pub use completed::{Completed, Handle, Outcomes};
 pub use state::Status;
 pub use task::{Outcome, Task};
 
-use state::Shared;
+use state::{Ending, Shared};
 
-/// How a pool is shut down.
+/// What happens to the tasks of a pool that is shut down ([`Pool::shutdown`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Shutdown {
-    /// Finishes all submitted tasks first.
+    /// Finishes all tasks that were submitted.
     Drain,
     /// Cancels waiting tasks and stops running ones. Running jobs keep their grace period, even if the shutdown is
     /// requested again.
-    Now,
+    Stop,
+    /// Does the same as `Stop`, but the jobs that run receive this signal first
+    /// ([`Job::start_stop_with`](crate::Job::start_stop_with)), so that their handlers for it run: for a program that
+    /// forwards the SIGINT or SIGHUP that it has received.
+    StopWith(Signal),
+    /// Cancels waiting tasks and kills running ones.
+    Kill,
 }
 
 /// How to start a [`Pool`].
@@ -71,7 +77,7 @@ pub enum Shutdown {
 /// ```
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct Builder {
+pub struct PoolBuilder {
     workers: usize,
     queue: usize,
     deadline: Option<Duration>,
@@ -79,14 +85,14 @@ pub struct Builder {
     fail_fast: bool,
 }
 
-impl Default for Builder {
+impl Default for PoolBuilder {
     fn default() -> Self {
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
         Self { workers, queue: 1000, deadline: None, timeout: None, fail_fast: false }
     }
 }
 
-impl Builder {
+impl PoolBuilder {
     /// Sets how many jobs run at the same time: at least one; by default the number of processors that this process can
     /// use.
     pub fn workers(mut self, workers: usize) -> Self {
@@ -126,13 +132,13 @@ impl Builder {
     /// There are none at present.
     pub fn start(self, supervisor: &Supervisor) -> Result<Pool> {
         let runtime = supervisor.inner.runtime.handle.clone();
-        let shared = Arc::new(Shared::new(&self, supervisor.clone()));
+        let shared = Arc::new(Shared::new(&self, supervisor.uncounted()));
         if let Some(at) = self.deadline.and_then(|deadline| Instant::now().checked_add(deadline)) {
             let pool = Arc::downgrade(&shared);
             let watch = async move {
                 tokio::time::sleep_until(at.into()).await;
                 if let Some(pool) = pool.upgrade() {
-                    pool.end(state::Ending::Deadline);
+                    pool.end(Ending::Deadline, None);
                 }
             };
             let watch = runtime.spawn(watch);
@@ -163,17 +169,17 @@ impl Drop for Owner {
         if self.1.is_elsewhere() {
             return self.1.keep_elsewhere(&self.0);
         }
-        self.0.end(state::Ending::Kill);
+        self.0.end(Ending::Kill, None);
     }
 }
 
 impl Pool {
-    /// Returns a builder with the default settings; [`Builder::start`] starts the pool.
-    pub fn builder() -> Builder {
-        Builder::default()
+    /// Returns a builder with the default settings; [`PoolBuilder::start`] starts the pool.
+    pub fn builder() -> PoolBuilder {
+        PoolBuilder::default()
     }
 
-    /// Submits a task; waits while the queue is full ([`Builder::queue`]). The returned handle gives access to the
+    /// Submits a task; waits while the queue is full ([`PoolBuilder::queue`]). The returned handle gives access to the
     /// task's outcome. Dropping the handle has no effect on the task.
     ///
     /// Cancel-safe: if the future is dropped before it is ready, the task is not submitted.
@@ -309,32 +315,14 @@ impl Pool {
         Ok(outcomes)
     }
 
-    /// Closes the pool: it accepts no more tasks. The tasks that it has continue. Returns at once.
-    pub fn close(&self) {
-        self.owner.0.close();
-    }
-
-    /// Closes the pool, cancels waiting tasks and stops running ones. Returns at once. Another call changes nothing;
-    /// use [`kill`](Self::kill) to end the jobs before their grace period is over.
-    pub fn stop(&self) {
-        self.owner.0.end(state::Ending::Stop);
-    }
-
-    /// Stops the pool as [`stop`](Self::stop) does, but the jobs that run receive `signal` first
-    /// ([`Job::start_stop_with`](crate::Job::start_stop_with)). Use it in a program that forwards the signal of a request, so that
-    /// the jobs' handlers for SIGINT or SIGHUP run. Returns at once.
-    pub fn stop_with(&self, signal: Signal) {
-        self.owner.0.end_with(state::Ending::Stop, Some(signal));
-    }
-
-    /// Closes the pool, cancels waiting tasks and kills running ones. Returns at once.
-    pub fn kill(&self) {
-        self.owner.0.end(state::Ending::Kill);
-    }
-
-    /// Closes the pool, and waits until every task has its outcome.
+    /// Shuts the pool down: it takes no more tasks, and `mode` says what happens to those that it has. Returns when every
+    /// task has its outcome.
     ///
-    /// Cancel-safe: if the future is dropped, the shutdown continues, and another call waits for it.
+    /// Another call has an effect only if its mode is stronger than the previous one (`Drain` < `Stop` < `Kill`): a
+    /// stopped pool is killed only by [`Shutdown::Kill`].
+    ///
+    /// Cancel-safe: if the future is dropped, the shutdown continues, and another call waits for it. A future that is
+    /// never polled does nothing.
     ///
     /// ```
     /// # async fn example(pool: &pinfold::Pool) -> Result<(), Box<dyn std::error::Error>> {
@@ -346,12 +334,20 @@ impl Pool {
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn shutdown(&self, how: Shutdown) {
-        match how {
-            Shutdown::Drain => self.owner.0.close(),
-            Shutdown::Now => self.stop(),
-        }
+    pub async fn shutdown(&self, mode: Shutdown) {
+        self.start_shutdown(mode);
         self.owner.0.all_done().await;
+    }
+
+    /// Starts the same shutdown as [`shutdown`](Self::shutdown), and does not wait for the outcomes.
+    pub fn start_shutdown(&self, mode: Shutdown) {
+        let pool = &self.owner.0;
+        match mode {
+            Shutdown::Drain => pool.close(),
+            Shutdown::Stop => pool.end(Ending::Stop, None),
+            Shutdown::StopWith(signal) => pool.end(Ending::Stop, Some(signal)),
+            Shutdown::Kill => pool.end(Ending::Kill, None),
+        }
     }
 
     /// Returns how many tasks wait, run and are done.

@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 
 use super::completed::{Handle, Slot};
 use super::task::{Outcome, Task};
-use super::{Builder, run};
+use super::{PoolBuilder, run};
 use crate::error::{Error, Result};
 use crate::job::command::Command;
 use crate::kernel::signal::Signal;
@@ -99,7 +99,7 @@ impl Drop for State {
 }
 
 impl Shared {
-    pub fn new(builder: &Builder, supervisor: Supervisor) -> Self {
+    pub fn new(builder: &PoolBuilder, supervisor: Supervisor) -> Self {
         Self {
             supervisor,
             room: Arc::new(Semaphore::new(builder.queue)),
@@ -167,7 +167,7 @@ impl Shared {
         let failed = !outcome.success();
         self.count(outcome.id, failed);
         if failed && !outcome.cancelled && self.fail_fast {
-            self.end(Ending::Stop);
+            self.end(Ending::Stop, None);
         } else {
             self.start_next();
         }
@@ -177,7 +177,7 @@ impl Shared {
     /// Ends the pool after a shutdown of its runtime: no task can be started any more.
     fn abandon(&self, outcome: Outcome, slot: &Slot) {
         self.count(outcome.id, true);
-        self.end(Ending::Kill);
+        self.end(Ending::Kill, None);
         self.publish(outcome, slot);
     }
 
@@ -222,14 +222,9 @@ impl Shared {
         self.room.close();
     }
 
-    /// Closes the pool and ends its tasks. A second call has an effect only if its ending is stronger than the previous
-    /// one.
-    pub fn end(&self, ending: Ending) {
-        self.end_with(ending, None);
-    }
-
-    /// Does the same as [`end`](Self::end), with the first signal of a stop.
-    pub fn end_with(&self, ending: Ending, first_signal: Option<Signal>) {
+    /// Closes the pool and ends its tasks; `first_signal` is the first signal of a stop. A second call has an effect only
+    /// if its ending is stronger than the previous one.
+    pub fn end(&self, ending: Ending, first_signal: Option<Signal>) {
         self.close();
         let mut state = self.lock();
         let waiting = std::mem::take(&mut state.waiting);

@@ -40,17 +40,35 @@ impl Prepared {
 /// Where temporary files of the job go in a mount namespace.
 const TMP: &str = "/tmp";
 
-/// Prepares the sandbox. `user` is the user that the job runs as, if it is not the caller's own; `tmp` is a directory
-/// of the job's own, for a private tmp without a mount namespace.
+/// The users of a sandbox.
+#[derive(Clone, Copy, Debug)]
+pub struct Users {
+    /// The supervisor's.
+    pub caller: Ids,
+    /// The job's.
+    pub job: Ids,
+}
+
+impl Users {
+    /// A job of the caller's own user.
+    pub fn same() -> Self {
+        let own = Ids { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+        Self { caller: own, job: own }
+    }
+
+    fn are_different(self) -> bool {
+        self.caller.uid != self.job.uid
+    }
+}
+
+/// Prepares the sandbox. `tmp` is a directory of the job's own, for a private tmp without a mount namespace.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a value that makes no sense, a path that can't be opened, or a file that is no filter;
 /// [`Error::Limit`] for a promise that nothing holds here. Nothing has been started.
-pub fn prepare(sandbox: &Sandbox, machine: &Machine, user: Option<Ids>, tmp: Option<&Path>) -> Result<Prepared> {
+pub fn prepare(sandbox: &Sandbox, machine: &Machine, users: Users, tmp: Option<&Path>) -> Result<Prepared> {
     sandbox.validate()?;
-    let own = Ids { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
-    let user = user.filter(|user| user.uid != own.uid);
-    if user.unwrap_or(own).uid == 0 {
+    if users.job.uid == 0 {
         return Err(Error::invalid(
             "sandbox",
             "for root",
@@ -58,7 +76,7 @@ pub fn prepare(sandbox: &Sandbox, machine: &Machine, user: Option<Ids>, tmp: Opt
         ));
     }
     let writable = canonical("path to write", &sandbox.write)?;
-    let circumstances = circumstances(&writable, user.is_some());
+    let circumstances = circumstances(&writable, users.are_different());
     let verdicts = resolve(sandbox, machine, &circumstances)?;
     let mut filters = filter::programs(sandbox)?;
     filters.extend(sandbox.seccomp.as_deref().map(read_filter).transpose()?);
@@ -66,11 +84,11 @@ pub fn prepare(sandbox: &Sandbox, machine: &Machine, user: Option<Ids>, tmp: Opt
         read_only: sandbox.strict && machine.mounts.is_ok(),
         writable,
         hidden: hidden(sandbox, machine)?,
-        tmpfs: tmpfs(sandbox, machine, tmp, user)?,
+        tmpfs: tmpfs(sandbox, machine, tmp, users)?,
     };
     let own_network = sandbox.network == super::policy::Network::Own && machine.network.is_ok();
     // Root needs no user namespace, and changes the user afterwards.
-    let ids = user.is_none().then_some(own);
+    let ids = (!users.are_different()).then_some(users.job);
     Ok(Prepared {
         confinement: Confinement { actions: mounts::calls(&view, own_network, ids), filters: filters.clone() },
         ruleset: rules::ruleset(sandbox, machine, tmp)?,
@@ -132,7 +150,7 @@ fn tmpfs(
     sandbox: &Sandbox,
     machine: &Machine,
     tmp: Option<&Path>,
-    user: Option<Ids>,
+    users: Users,
 ) -> Result<Option<(PathBuf, String, u64)>> {
     let Some(wanted) = sandbox.private_tmp else { return Ok(None) };
     if tmp.is_some() && wanted.size.is_none() {
@@ -150,7 +168,8 @@ fn tmpfs(
     if let Some(size) = wanted.size {
         options += &format!(",size={size}");
     }
-    if let Some(Ids { uid, gid }) = user {
+    if users.are_different() {
+        let Ids { uid, gid } = users.job;
         options += &format!(",uid={uid},gid={gid}");
     }
     let rights = (rules::writing() & rules::handled(sandbox, machine).files).bits();
@@ -169,10 +188,11 @@ fn hash(filters: &[Program]) -> String {
 mod tests {
     use super::*;
 
-    const USER: Option<Ids> = Some(Ids { uid: 65534, gid: 65534 });
+    const NOBODY: Ids = Ids { uid: 65534, gid: 65534 };
+    const USERS: Users = Users { caller: NOBODY, job: NOBODY };
 
     fn message(sandbox: &Sandbox, machine: &Machine) -> String {
-        prepare(sandbox, machine, USER, None).unwrap_err().to_string()
+        prepare(sandbox, machine, USERS, None).unwrap_err().to_string()
     }
 
     #[test]
@@ -191,11 +211,10 @@ mod tests {
 
     #[test]
     fn root_is_refused() {
-        let root = Some(Ids { uid: 0, gid: 0 });
-        if rustix::process::geteuid().is_root() {
-            let error = prepare(&Sandbox::new(), &Machine::complete(), root, None).unwrap_err().to_string();
-            assert!(error.contains("--user"), "{error}");
-        }
+        let root = Ids { uid: 0, gid: 0 };
+        let users = Users { caller: root, job: root };
+        let error = prepare(&Sandbox::new(), &Machine::complete(), users, None).unwrap_err().to_string();
+        assert!(error.contains("--user"), "{error}");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The containment without a cgroup: pinfold finds the descendants of a process through `/proc` and kills them through
 //! pidfds.
 
+pub(crate) mod children;
 pub(crate) mod descendants;
+mod found;
 pub(crate) mod relay;

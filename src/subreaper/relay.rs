@@ -12,9 +12,9 @@ use rustix::io::{Errno, Result};
 use rustix::process::Pid;
 
 use crate::kernel::pidfd::Pidfd;
-use crate::kernel::signal::Signal;
-use crate::subreaper::descendants;
-use crate::subreaper::descendants::{Descendants, Found};
+use crate::subreaper::children::children;
+use crate::subreaper::descendants::Descendants;
+use crate::subreaper::found::Found;
 
 /// The highest number of descendants of one child that are held open at a time. The others become children of this
 /// process, their subreaper, when their parents end.
@@ -57,7 +57,7 @@ pub(crate) fn pass(of: &Descendants<'_>, seen: &mut Seen) -> Result<bool> {
         }
         none_new = false;
         let child = Found::own_child(pid, Pidfd::open(pid)?);
-        match child.send(&[Signal::KILL]) {
+        match child.kill() {
             Err(Errno::PERM) => seen.refused.insert(pid),
             _ => seen.killed.insert(pid),
         };
@@ -71,12 +71,12 @@ fn kill_family(child: Found) -> Result<()> {
     let mut held = vec![child];
     while let Some(parent) = held.pop() {
         // If the parent has ended, its children have become children of this process.
-        for pid in descendants::children(parent.pid).unwrap_or_default() {
+        for pid in children(parent.pid).unwrap_or_default() {
             if held.len() < HELD
                 && let Some(found) = Found::child_of(&parent, pid)?
             {
                 // A process that may not be signalled is recorded as refused when it becomes a child of this process.
-                let _ = found.send(&[Signal::KILL]);
+                let _ = found.kill();
                 held.push(found);
             }
         }

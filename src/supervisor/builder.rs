@@ -26,7 +26,7 @@ use crate::supervisor::link::Link;
 /// The settings for the start of a [`Supervisor`].
 #[derive(Debug, Default)]
 #[must_use]
-pub struct Builder {
+pub struct SupervisorBuilder {
     containment: Option<ContainmentKind>,
     cgroup: Option<PathBuf>,
     guard: Option<Guard>,
@@ -35,7 +35,7 @@ pub struct Builder {
     controllers: Vec<Controller>,
 }
 
-impl Builder {
+impl SupervisorBuilder {
     /// Uses this kind of containment and no other. By default, pinfold uses a cgroup if one is available, else the
     /// guard as subreaper. The report says which kind was used, and why no stronger one
     /// ([`report::Containment`](crate::report::Containment)).
@@ -81,7 +81,8 @@ impl Builder {
 
     /// The supervisor starts only one job, as the `pinfold` command does; a second one is an error. The base itself
     /// holds that job, which saves a directory.
-    pub fn one_job(mut self) -> Self {
+    #[cfg(feature = "cli")]
+    pub(crate) fn one_job(mut self) -> Self {
         self.one_job = true;
         self
     }
@@ -165,6 +166,7 @@ impl Builder {
                 cgroup_only: cgroup_only && self.containment != Some(ContainmentKind::Subreaper),
                 guard_program: self.guard_program,
             }),
+            clones: Some(Arc::default()),
         })
     }
 

@@ -12,10 +12,11 @@ pub(crate) mod queue;
 mod scope;
 pub(crate) mod start_sweep;
 pub mod sweep;
+#[cfg(feature = "cli")]
+mod terminal;
 pub(crate) mod watch;
 pub(crate) mod watchdog;
 
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,16 +25,15 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::cgroup;
+use crate::cgroup::limits::Controller;
 use crate::error::{Error, Result};
 use crate::guard::Program;
-use crate::guard::protocol::ToGuard;
-use crate::guard::terminal::Settings;
 use crate::kernel::maker::Maker;
-use crate::report::Refusal;
+use crate::report::{ContainmentKind, Refusal};
 use crate::supervisor::backend::{Backend, NextContainment, SubreaperBackend};
 use crate::supervisor::driver::Driver;
 use crate::supervisor::events::{Hub, JobEvents};
-pub use builder::Builder;
+pub use builder::SupervisorBuilder;
 
 /// How many jobs are being started at the same time.
 const STARTS: usize = 32;
@@ -41,7 +41,8 @@ const STARTS: usize = 32;
 /// Starts jobs and is responsible for them: when the supervisor is gone, however its process ends, its jobs are ended.
 ///
 /// A supervisor belongs to the tokio runtime in which it was started. If it was started outside of any, it has its own
-/// runtime, in a thread. Clones refer to the same supervisor. A runtime of the flavor `current_thread` must be driven
+/// runtime, in a thread. Clones are the same supervisor, with the same jobs; only the [`close`](Self::close) of the last
+/// clone ends it. A runtime of the flavor `current_thread` must be driven
 /// (`block_on`) while you wait for its jobs: otherwise only the guard acts for them. A supervisor belongs to one
 /// process. In a forked copy of the process (fork(2)) it starts no jobs, and dropping or closing it does nothing.
 ///
@@ -52,6 +53,8 @@ const STARTS: usize = 32;
 #[derive(Clone, Debug)]
 pub struct Supervisor {
     pub(crate) inner: Arc<Inner>,
+    /// Counts the clones of the callers. `None` in the clones that pinfold makes for itself, which do not count.
+    clones: Option<Arc<()>>,
 }
 
 impl Drop for Supervisor {
@@ -148,20 +151,58 @@ impl Inner {
 }
 
 impl Supervisor {
-    /// Starts a supervisor with the defaults: in this process's own cgroup, with a guard program found as described at
-    /// [`Guard::execute`](crate::Guard::execute).
+    /// Starts a supervisor with the defaults: in this process's own cgroup, with a guard program found as described on [the
+    /// front page](crate#the-guard).
     ///
-    /// Dropping this future has the same effect as for [`Builder::start`].
+    /// Dropping this future has the same effect as for [`SupervisorBuilder::start`].
     ///
     /// # Errors
-    /// The same as for [`Builder::start`].
+    /// The same as for [`SupervisorBuilder::start`].
     pub async fn start() -> Result<Self> {
         Self::builder().start().await
     }
 
     /// Returns a builder, to start a supervisor with other settings than the defaults.
-    pub fn builder() -> Builder {
-        Builder::default()
+    pub fn builder() -> SupervisorBuilder {
+        SupervisorBuilder::default()
+    }
+
+    /// Returns what holds the jobs that are started from now on. It changes at most once, from a cgroup to the guard, if
+    /// the kernel lets no process into the cgroups that pinfold makes. The report of a job says what held this job, and
+    /// why nothing stronger did ([`report::Containment`](crate::report::Containment)).
+    ///
+    /// ```
+    /// # async fn example() -> pinfold::Result<()> {
+    /// # use pinfold::{Supervisor, report::ContainmentKind};
+    /// let supervisor = Supervisor::start().await?;
+    /// if supervisor.containment() != ContainmentKind::Cgroup {
+    ///     eprintln!("no cgroup: see pinfold doctor");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn containment(&self) -> ContainmentKind {
+        match &*self.inner.backend() {
+            Backend::Cgroup { .. } => ContainmentKind::Cgroup,
+            Backend::Subreaper(_) => ContainmentKind::Subreaper,
+        }
+    }
+
+    /// Returns the controllers that the cgroups of the jobs have: those that were requested with
+    /// [`SupervisorBuilder::controllers`], and those that were there already. They can enforce [`Limits`](crate::Limits)
+    /// and measure [`Usage`](crate::report::Usage). Empty without a cgroup.
+    #[must_use]
+    pub fn controllers(&self) -> Vec<Controller> {
+        match &*self.inner.backend() {
+            Backend::Cgroup { base, .. } => base.now().controllers(self.inner.one_job),
+            Backend::Subreaper(_) => Vec::new(),
+        }
+    }
+
+    /// Returns a clone for a task of pinfold: [`close`](Self::close) does not wait for it to be dropped.
+    pub(crate) fn uncounted(&self) -> Self {
+        Self { inner: self.inner.clone(), clones: None }
     }
 
     /// Returns the events of all jobs from now on, including those that a pool starts. Events that are not read take
@@ -193,26 +234,13 @@ impl Supervisor {
         self.inner.hub.listen()
     }
 
-    /// Asks the guards that run now to restore the current settings of this terminal when this process is gone, however
-    /// it ends. Call this method before the settings are changed. If another process group is the terminal's foreground
-    /// group by then (for example a shell with job control), the guards do not touch the settings.
+    /// Gives up this clone. The close of the last clone ends all jobs and pools of the supervisor, waits until nothing of
+    /// them and no guard is left, and removes the base. While another clone exists, this method returns at once and ends
+    /// nothing: all jobs go on, also those that were started through this clone.
     ///
-    /// Cancel-safe: each guard has either received the request or not.
-    ///
-    /// # Errors
-    /// `ENOTTY` if the descriptor is not a terminal; [`Error::GuardLost`].
-    pub async fn keep_terminal(&self, terminal: impl AsFd) -> Result<()> {
-        let failed = |errno| Error::system("read", "the settings of the terminal", errno, "");
-        let settings = Settings::of(&terminal).map_err(failed)?;
-        self.inner.check_process()?;
-        for link in self.inner.backend().links() {
-            let message = ToGuard::Terminal { settings: settings.clone() };
-            self.inner.runtime.inside(link.send(&message, &[terminal.as_fd()])).await?;
-        }
-        Ok(())
-    }
-
-    /// Ends all processes that still run, waits until the guard is gone, and removes the base.
+    /// [`Job`](crate::Job), [`JobHandle`](crate::JobHandle) and [`Pool`](crate::Pool) are not clones of the supervisor:
+    /// the last close ends their jobs. A clone that is only dropped ends nothing, too; if no clone is left, the
+    /// supervisor ends with its last job.
     ///
     /// If this future is dropped, the guard does the rest: it ends the processes that still run and removes the base.
     ///
@@ -223,8 +251,10 @@ impl Supervisor {
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn close(self) {
-        if self.inner.maker.is_elsewhere() {
+    pub async fn close(mut self) {
+        // Exactly one of the clones is the last one, also if several are closed at the same time.
+        let is_last = self.clones.take().is_none_or(|clones| Arc::into_inner(clones).is_some());
+        if !is_last || self.inner.maker.is_elsewhere() {
             return;
         }
         let backend = self.inner.backend();

@@ -1,8 +1,8 @@
 //! Promise 2: after SIGKILL of the supervisor, of the guard, or of the process group, at any instant, nothing runs and
 //! no cgroup directory is left within one second.
 //!
-//! `scripts/faults --rounds N --seed S` runs more rounds than the suite does. This file has one test only: it makes
-//! this process the subreaper of all orphans, so that "no child left" proves the end.
+//! `scripts/faults --rounds N --seed S` runs more rounds than the suite does. Each test makes
+//! its process the subreaper of all orphans, so that "no child left" proves the end.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::support::random::{Random, setting};
-use crate::support::{PINFOLD, has_cgroup, program};
+use crate::support::{PINFOLD, program};
 
 const BOUND: Duration = Duration::from_secs(1);
 
@@ -36,19 +36,14 @@ enum Fault {
 }
 
 #[test]
-fn nothing_outlives_a_killed_supervisor_or_guard() {
-    let _alone = crate::alone();
+#[each_containment]
+fn nothing_outlives_a_killed_supervisor_or_guard(containment: &str) {
     // SAFETY: changes only which process adopts our orphans.
     unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
     let (mut random, seed) = Random::new("faults", "PINFOLD_FAULT_SEED");
     let rounds = setting("PINFOLD_FAULT_ROUNDS", 40);
     println!("seed {seed}, {rounds} rounds of each fault, twice that of early ones");
-    let only = std::env::var("PINFOLD_FAULT_CONTAINMENT").ok();
-    for containment in ["cgroup", "subreaper"] {
-        if only.as_deref().is_none_or(|only| only == containment) && (containment != "cgroup" || has_cgroup()) {
-            faults(containment, &mut random, seed, rounds);
-        }
-    }
+    faults(containment, &mut random, seed, rounds);
 }
 
 fn faults(containment: &str, random: &mut Random, seed: u64, rounds: u64) {

@@ -2,18 +2,15 @@
 
 use std::time::Duration;
 
-use crate::support::{Run, Running, has_cgroup, wait_for};
+use crate::support::{Run, Running, wait_for};
 
 /// No wake-up may happen during this time. The test has to wait in real time, because it checks that something does not
 /// happen.
 const WINDOW: Duration = Duration::from_secs(2);
 
 #[test]
+#[requires(cgroup)]
 fn a_job_that_sleeps_wakes_no_process() {
-    let _alone = crate::alone();
-    if !has_cgroup() {
-        return;
-    }
     // The second job has a deadline, and descendants that communicate with each other.
     let mut jobs = [
         Run::new(["--", "sh", "-c", "echo ready; exec sleep 1000"]).start(),
@@ -43,11 +40,8 @@ fn a_job_that_sleeps_wakes_no_process() {
 
 /// Many sleeping jobs wake neither their pool nor its guard, wherever their output goes.
 #[test]
+#[requires(cgroup)]
 fn many_jobs_that_sleep_wake_no_process() {
-    let _alone = crate::alone();
-    if !has_cgroup() {
-        return;
-    }
     for output in ["group", "stream"] {
         let args = ["-j", "30", "--shell", "--timeout", "1h", "--output", output];
         let running = crate::support::pool::start(&args, &"exec sleep 1000\n".repeat(30));

@@ -12,7 +12,7 @@ use pinfold::report::{MainEnd, Reason};
 use pinfold::{Command, Job, Leftovers, Report, Signal, Stdio, Supervisor};
 
 use crate::support::random::{Random, setting};
-use crate::support::{Canary, PINFOLD, has_cgroup, program};
+use crate::support::{Canary, PINFOLD, program};
 
 /// Longer than any job here may take: the grace period is far shorter, and the kill bound (10 s) must never be reached.
 const BOUND: Duration = Duration::from_secs(8);
@@ -53,11 +53,8 @@ async fn pass(micros: u64) {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_tree_that_forks_all_the_time_is_killed() {
-    let _alone = crate::alone();
-    if !has_cgroup() {
-        return;
-    }
     let canary = Canary::new();
     let mut random = Random::new("a tree that forks all the time", "PINFOLD_RACE_SEED").0;
     let rounds = setting("PINFOLD_RACE_ROUNDS", 50);
@@ -139,11 +136,8 @@ impl Plan {
 }
 
 #[test]
+#[requires(cgroup)]
 fn requests_ends_and_close_in_any_order() {
-    let _alone = crate::alone();
-    if !has_cgroup() {
-        return;
-    }
     let canary = Canary::new();
     let mut random = Random::new("requests, ends and close", "PINFOLD_RACE_SEED").0;
     let rounds = setting("PINFOLD_RACE_ROUNDS", 50);
@@ -154,13 +148,14 @@ fn requests_ends_and_close_in_any_order() {
             let mut running = Vec::new();
             for _ in 0..=random.below(4) {
                 let plan = Plan::new(&mut random);
-                running.push(tokio::spawn(act(supervisor.clone(), plan, round)));
+                running.push(tokio::spawn(act(&supervisor, plan, round)));
             }
             // In some rounds the supervisor is closed while jobs run or are being spawned.
             let closed_early = random.below(3) == 0;
+            let mut supervisor = Some(supervisor);
             if closed_early {
                 pass(random.below(20_000)).await;
-                close(supervisor.clone(), round).await;
+                close(supervisor.take().unwrap(), round).await;
             }
             let mut leaves = Vec::new();
             for running in running {
@@ -175,7 +170,7 @@ fn requests_ends_and_close_in_any_order() {
                     None => assert!(closed_early || plan.asks(Request::Drop), "no report: {context}"),
                 }
             }
-            if !closed_early {
+            if let Some(supervisor) = supervisor {
                 close(supervisor, round).await;
             }
             for leaf in leaves {
@@ -195,7 +190,11 @@ async fn close(supervisor: Supervisor, round: u64) {
 
 /// Carries out the plan. Returns the time that it took, and the report, or `None` where the job was dropped or never
 /// started.
-async fn act(supervisor: Supervisor, plan: Plan, round: u64) -> (Plan, Duration, Option<std::sync::Arc<Report>>) {
+fn act(
+    supervisor: &Supervisor,
+    plan: Plan,
+    round: u64,
+) -> impl Future<Output = (Plan, Duration, Option<std::sync::Arc<Report>>)> + Send + use<> {
     let context = format!("round {round}, {plan:?}");
     let words = ["main".into(), plan.main.0.to_string(), plan.main.1.to_string(), plan.leftovers.to_string()];
     let (mut command, said) = race(&words);
@@ -207,29 +206,32 @@ async fn act(supervisor: Supervisor, plan: Plan, round: u64) -> (Plan, Duration,
         command.timeout(Duration::from_micros(timeout));
     }
     let begun = Instant::now();
-    let job = tokio::time::timeout(BOUND, supervisor.spawn(&command)).await;
-    drop(command);
-    // An error is only possible where the supervisor was closed, or where it ended before the job began. The caller
-    // checks which.
-    let Ok(job) = job.unwrap_or_else(|_| panic!("spawn did not return: {context}")) else {
-        assert_ended_soon(&said, begun, &context).await;
-        return (plan, begun.elapsed(), None);
-    };
-    let job = perform(job, &plan).await;
-    let report = match job {
-        Some(job) => {
-            let report = tokio::time::timeout(BOUND, job.wait()).await;
-            let report = report.unwrap_or_else(|_| panic!("wait did not return: {context}")).unwrap();
-            assert_ended(&said, &context);
-            assert_gone(&report, &context);
-            Some(report)
-        }
-        None => {
+    let spawn = supervisor.spawn(&command);
+    async move {
+        let job = tokio::time::timeout(BOUND, spawn).await;
+        drop(command);
+        // An error is only possible where the supervisor was closed, or where it ended before the job began. The caller
+        // checks which.
+        let Ok(job) = job.unwrap_or_else(|_| panic!("spawn did not return: {context}")) else {
             assert_ended_soon(&said, begun, &context).await;
-            None
-        }
-    };
-    (plan, begun.elapsed(), report)
+            return (plan, begun.elapsed(), None);
+        };
+        let job = perform(job, &plan).await;
+        let report = match job {
+            Some(job) => {
+                let report = tokio::time::timeout(BOUND, job.wait()).await;
+                let report = report.unwrap_or_else(|_| panic!("wait did not return: {context}")).unwrap();
+                assert_ended(&said, &context);
+                assert_gone(&report, &context);
+                Some(report)
+            }
+            None => {
+                assert_ended_soon(&said, begun, &context).await;
+                None
+            }
+        };
+        (plan, begun.elapsed(), report)
+    }
 }
 
 async fn perform(job: Job, plan: &Plan) -> Option<Job> {

@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use crate::support::{Canary, PINFOLD, Ran, Run, Scratch, has_cgroup};
+use crate::support::{Canary, PINFOLD, Ran, Run, Scratch, has, needs};
 
 /// Runs `pinfold run ARGS` and asserts that it fails with a readable message.
 fn refused(run: Run, code: i32, said: &str) -> Ran {
@@ -76,10 +76,8 @@ fn invalid_options() {
 
 /// A duration that is longer than any clock can hold means no deadline, and causes no overflow.
 #[test]
+#[requires(cgroup)]
 fn absurdly_long_durations() {
-    if !has_cgroup() {
-        return;
-    }
     for long in ["18446744073709551615", "18446744073709551615s", "500000000000years", "1000000000h"] {
         let ran = run_without_panic(Run::new(["--timeout", long, "--grace", long, "sh", "-c", "exit 3"]));
         assert_eq!(ran.assert_code(3).stderr, "", "{long}");
@@ -99,10 +97,8 @@ fn no_command() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_working_directory_that_cannot_be_entered() {
-    if !has_cgroup() {
-        return;
-    }
     let mark = Scratch::new("mark");
     for (cwd, said) in [
         ("/no/such/directory", "'/no/such/directory'"),
@@ -146,10 +142,8 @@ fn a_report_that_cannot_be_written_is_found_before_the_command_runs() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_report_that_cannot_be_written_in_the_end_fails_after_the_job() {
-    if !has_cgroup() {
-        return;
-    }
     let full = [(r#"exec "$@""#, "/dev/full"), (r#"exec 9>/dev/full; exec "$@""#, "fd:9")];
     for (script, place) in full {
         let mark = Scratch::new("mark");
@@ -168,10 +162,8 @@ fn a_report_that_cannot_be_written_in_the_end_fails_after_the_job() {
 
 /// The job sees the same closed streams as without pinfold, and pinfold itself works with them too.
 #[test]
+#[requires(cgroup)]
 fn closed_streams() {
-    if !has_cgroup() {
-        return;
-    }
     for closed in [vec![0], vec![1], vec![2], vec![0, 1], vec![0, 2], vec![1, 2], vec![0, 1, 2]] {
         let redirections: String = closed.iter().map(|number| format!(" {number}>&-")).collect();
         let given = crate::support::assert_same_without_pinfold("", "", &redirections);
@@ -184,7 +176,7 @@ fn failures_with_closed_streams() {
     for closed in ["1>&-", "2>&-", "0<&- 1>&- 2>&-"] {
         let script = format!(r#"exec "$@" {closed}"#);
         run_without_panic(Run::in_shell(&script, ["--stop-signal", "FOO", "true"])).assert_code(125);
-        if has_cgroup() {
+        if has(needs::cgroup()) {
             run_without_panic(Run::in_shell(&script, ["no-such-command"])).assert_code(127);
             run_without_panic(Run::in_shell(&script, ["--cwd", "/no/such", "true"])).assert_code(125);
             // The streams are closed, so pinfold cannot print a message; only the exit code counts.
@@ -205,10 +197,8 @@ fn a_report_to_an_unwritable_standard_output() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn bytes_that_are_no_utf8() {
-    if !has_cgroup() {
-        return;
-    }
     let bad = OsStr::from_bytes(b"b\xffd");
     let with = |before: &str| OsStr::from_bytes(&[before.as_bytes(), bad.as_bytes()].concat()).to_owned();
 
@@ -257,7 +247,7 @@ fn a_named_directory_that_is_no_cgroup() {
 #[test]
 fn failures_affect_no_other_process() {
     let canary = Canary::new();
-    if has_cgroup() {
+    if has(needs::cgroup()) {
         run_without_panic(Run::new(["no-such-command"])).assert_code(127);
         run_without_panic(Run::new(["/"])).assert_code(126);
     }
@@ -267,10 +257,8 @@ fn failures_affect_no_other_process() {
 
 /// Durations have the syntax of coreutils' timeout.
 #[test]
+#[requires(cgroup)]
 fn durations_as_of_timeout() {
-    if !has_cgroup() {
-        return;
-    }
     for no_limit in ["0", "0s", "0.0", "inf", "1e9", "1e3h"] {
         let options = ["--timeout", no_limit, "--idle-timeout", no_limit, "sh", "-c", "sleep 0.05; exit 3"];
         assert_eq!(run_without_panic(Run::new(options)).assert_code(3).stderr, "", "{no_limit}");
@@ -285,10 +273,8 @@ fn durations_as_of_timeout() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn variables_are_passed_on_and_removed() {
-    if !has_cgroup() {
-        return;
-    }
     let of = |options: &[&str]| {
         let mut run = Run::new(options.iter().chain(&["--", "sh", "-c", "echo \"$A $B ${C-none} ${D-none}\""]));
         run.command().env("A", "a").env("B", "b=1").env_remove("C").env("D", "");
@@ -306,7 +292,7 @@ fn variables_are_passed_on_and_removed() {
 fn empty_and_invalid_variables_of_pinfold() {
     let commands: [&[&str]; 5] =
         [&["run", "true"], &["timeout", "10", "true"], &["init", "true"], &["pool"], &["sweep", "--dry-run"]];
-    if has_cgroup() {
+    if has(needs::cgroup()) {
         for words in commands {
             let mut run = Run::bare([PINFOLD].iter().chain(words));
             run.command().env("PINFOLD_CGROUP", "").env("PINFOLD_CONTAINMENT", "");
@@ -377,7 +363,7 @@ fn a_fifo_without_a_reader_is_refused() {
         assert!(ran.stderr.contains(fifo) && ran.stderr.contains("FIFO that no process reads"), "{ran:#?}");
         assert!(!mark.exists());
     }
-    if !has_cgroup() {
+    if !has(needs::cgroup()) {
         return;
     }
     // pinfold waits for a reader that opens the FIFO a little later.

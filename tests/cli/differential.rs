@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use observe::{Observed, Place};
 use scripts::Script;
 
-use crate::support::has_cgroup;
 use crate::support::random::{Random, setting};
 
 /// How often a script that behaved differently runs again without pinfold, to see whether it always does the same.
@@ -84,10 +83,8 @@ fn minimise(place: &Place, script: Script, form: &[&str], seen: (Observed, Obser
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_script_does_the_same_with_and_without_pinfold() {
-    if !has_cgroup() {
-        return;
-    }
     let (_, seed) = Random::new("differential", "PINFOLD_DIFFERENTIAL_SEED");
     let count = setting("PINFOLD_DIFFERENTIAL_SCRIPTS", 300);
     let only = setting("PINFOLD_DIFFERENTIAL_ONLY", u64::MAX);

@@ -11,7 +11,7 @@ use pinfold::doctor::{
 };
 
 use crate::support::own_cgroup::OwnCgroup;
-use crate::support::{PINFOLD, PublicCopy, has_cgroup, has_program, has_root, program};
+use crate::support::{PINFOLD, PublicCopy, has, needs, program};
 
 fn machine(name: &str) -> Facts {
     let path = format!("{}/tests/machines/{name}.json", crate::support::PROJECT);
@@ -199,7 +199,7 @@ fn it_is_true_here() {
         examination.facts.limits.machine_pids,
         std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap().trim().parse().ok()
     );
-    if has_cgroup() {
+    if has(needs::cgroup()) {
         assert_eq!(
             examination.verdict.cgroup,
             Some(crate::support::own_cgroup().to_str().unwrap().trim_end_matches('/').into())
@@ -213,10 +213,8 @@ fn it_is_true_here() {
 /// In a cgroup of the test's own: the doctor removes everything that it tries out, and the library gives the same
 /// answer as the command.
 #[test]
+#[requires(cgroup, root)]
 fn it_changes_nothing() {
-    if !has_cgroup() || !has_root() {
-        return;
-    }
     let own = OwnCgroup::new();
     let place = own.path.clone();
     let printed = doctor(&[], &["--json", "--cgroup", place.to_str().unwrap()]);
@@ -238,10 +236,8 @@ fn it_changes_nothing() {
 }
 
 #[test]
+#[requires(cgroup, root, program("unshare"))]
 fn it_is_true_where_the_cgroup_file_system_is_read_only_or_absent() {
-    if !has_cgroup() || !has_root() || !has_program("unshare") {
-        return;
-    }
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
     let line = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).unwrap();
     let point = line.split(' ').nth(1).unwrap();
@@ -268,10 +264,8 @@ fn it_is_true_where_the_cgroup_file_system_is_read_only_or_absent() {
 
 /// The root contains only the program and its libraries.
 #[test]
+#[requires(root, program("unshare"))]
 fn it_is_true_in_a_root_without_sys_and_proc() {
-    if !has_root() || !has_program("unshare") {
-        return;
-    }
     let script = "mount -t tmpfs none /mnt && cd /mnt && mkdir -p usr lib lib64 bin dev work \
         && mount --rbind /usr usr && mount --rbind /lib lib && mount --rbind /lib64 lib64 && mount --rbind /bin bin \
         && mkdir -p .$PROJECT && mount --rbind $PROJECT .$PROJECT && mount --rbind /dev dev && exec chroot . \"$@\"";
@@ -282,17 +276,15 @@ fn it_is_true_in_a_root_without_sys_and_proc() {
 }
 
 #[test]
+#[requires(root, program("setpriv"))]
 fn it_is_true_for_a_user_who_may_write_nothing() {
-    if !has_root() || !has_program("setpriv") {
-        return;
-    }
     let copy = PublicCopy::new("doctor");
     let user = ["--reuid", "65534", "--regid", "65534", "--clear-groups", copy.path(), "doctor", "--json"];
     let printed = Command::new("setpriv").args(user).output().unwrap();
     assert_eq!(printed.status.code(), Some(1));
     let examination = json(&printed);
     assert_eq!((examination.facts.user, examination.verdict.containment), (65534, Containment::Subreaper));
-    if has_cgroup() {
+    if has(needs::cgroup()) {
         assert_eq!(mark(&examination, "own"), Some(Mark::Bad));
         assert!(examination.verdict.refused[0].reason.starts_with("this user can't make a directory in it"));
     }
@@ -300,10 +292,8 @@ fn it_is_true_for_a_user_who_may_write_nothing() {
 
 /// With a cgroup that is delegated by hand, as README.md describes, and with one step of it left out.
 #[test]
+#[requires(cgroup, root, program("setpriv"))]
 fn it_is_true_for_a_user_with_a_delegated_cgroup() {
-    if !has_cgroup() || !has_root() || !has_program("setpriv") {
-        return;
-    }
     let own = OwnCgroup::new();
     let place = &own.path;
     let copy = PublicCopy::new("delegated");
@@ -329,12 +319,10 @@ fn it_is_true_for_a_user_with_a_delegated_cgroup() {
 
 /// As under the seccomp profiles of older container managers.
 #[test]
+#[requires(cgroup)]
 fn it_is_true_without_clone3() {
-    if !has_cgroup() {
-        return;
-    }
-    let refuse = program("refuse_clone3");
-    let examination = assert_true(&[refuse.to_str().unwrap(), &libc::ENOSYS.to_string()]);
+    let refuse = program("refuse");
+    let examination = assert_true(&[refuse.to_str().unwrap(), "clone3", &libc::ENOSYS.to_string()]);
     assert_eq!(examination.facts.calls.clone3, Tried::Refused(libc::ENOSYS));
     assert_eq!(mark(&examination, "clone3"), Some(Mark::Bad));
     let scratch = examination.facts.scratch.as_ref().unwrap();

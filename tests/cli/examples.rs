@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::support::{Run, Scratch, has_cgroup, has_program};
+use crate::support::{Run, Scratch};
 
 /// Returns the path of the example's program. Cargo builds it with all tests, but not with this file alone.
 fn example(name: &str) -> PathBuf {
@@ -37,10 +37,6 @@ fn repository(test: &str) -> Scratch {
     scratch
 }
 
-fn can_run() -> bool {
-    has_cgroup() && has_program("git") && has_program("make") && has_program("cc")
-}
-
 fn ci(repository: &Path, directory: &Path) -> Run {
     // A file:// address, because git ignores --depth for a plain path, with a warning.
     let address = format!("file://{}", repository.display());
@@ -50,10 +46,8 @@ fn ci(repository: &Path, directory: &Path) -> Run {
 }
 
 #[test]
+#[requires(cgroup, program("git"), program("make"), program("cc"))]
 fn the_ci_executor_builds_tests_and_keeps_the_artefact() {
-    if !can_run() {
-        return;
-    }
     let (good, directory) = (repository("echo fine\n"), Scratch::directory("artefacts"));
     let ran = ci(good.path(), directory.path()).run().assert_code(0);
     for line in
@@ -72,10 +66,8 @@ fn the_ci_executor_builds_tests_and_keeps_the_artefact() {
 }
 
 #[test]
+#[requires(cgroup, program("git"), program("make"), program("cc"))]
 fn the_cancel_button_works_in_the_middle() {
-    if !can_run() {
-        return;
-    }
     let slow = repository("setsid sleep 4321 &\necho in the middle\nsleep 4321\n");
     let directory = Scratch::directory("artefacts");
     let mut running = ci(slow.path(), directory.path()).start();
@@ -106,10 +98,8 @@ fn programs(scripts: &[(&str, &str)]) -> Scratch {
 }
 
 #[test]
+#[requires(cgroup)]
 fn the_test_runner_distinguishes_passing_from_leaking() {
-    if !has_cgroup() {
-        return;
-    }
     let tests = programs(&[
         ("good", "echo unseen"),
         ("bad", "echo what went wrong >&2; exit 3"),
@@ -144,10 +134,8 @@ fn the_test_runner_distinguishes_passing_from_leaking() {
 }
 
 #[test]
+#[requires(cgroup, program("python3"))]
 fn the_sandbox_runner_bounds_what_it_runs() {
-    if !has_cgroup() || !has_program("python3") {
-        return;
-    }
     let run = |code: &str| -> serde_json::Value {
         let mut run = Run::bare([example("sandbox_runner")]);
         run.command().stdin(Stdio::piped()).env_remove("PINFOLD_GUARD").env("NOT_FOR_IT", "secret");

@@ -2,16 +2,14 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use crate::support::{Canary, Run, Scratch, has_cgroup, program};
+use crate::support::{Canary, Run, Scratch, program};
 
 /// The signals whose default action is to stop or to continue the process, or nothing (signal(7)).
 const DO_NOT_END: [i32; 8] = [17, 18, 19, 20, 21, 22, 23, 28];
 
 #[test]
+#[requires(cgroup)]
 fn every_code_passes_through() {
-    if !has_cgroup() {
-        return;
-    }
     for code in 0..=255 {
         let ran = Run::new(["sh", "-c", &format!("exit {code}")]).run().assert_code(code);
         assert_eq!(ran.report["exit_code"], code);
@@ -22,10 +20,8 @@ fn every_code_passes_through() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn every_signal_is_128_and_its_number() {
-    if !has_cgroup() {
-        return;
-    }
     let end_by = program("end_by").into_os_string();
     for signal in (1..=64).filter(|signal| !DO_NOT_END.contains(signal)) {
         let ran = Run::new([end_by.clone(), signal.to_string().into()]).run().assert_code(128 + signal);
@@ -42,10 +38,8 @@ fn every_signal_is_128_and_its_number() {
 
 /// pinfold reports the death of the command once, and does not repeat the message of another program.
 #[test]
+#[requires(cgroup)]
 fn a_command_that_a_signal_ended_is_reported_in_one_line() {
-    if !has_cgroup() {
-        return;
-    }
     let scratch = Scratch::directory("core");
     let cwd = scratch.path().to_str().unwrap();
     for limit in ["0", "unlimited"] {
@@ -73,10 +67,8 @@ fn a_command_that_a_signal_ended_is_reported_in_one_line() {
 
 /// Keys of a terminal reach a shell and its commands alike. The shell decides by how its command ended.
 #[test]
+#[requires(cgroup)]
 fn an_interrupt_stops_a_shell_loop_too() {
-    if !has_cgroup() {
-        return;
-    }
     use std::os::unix::process::CommandExt;
     let canary = Canary::new();
     let script = r#"for turn in 1 2 3; do echo "turn $turn"; "$@"; done; echo after"#;
@@ -95,10 +87,8 @@ fn an_interrupt_stops_a_shell_loop_too() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_deadline_is_124() {
-    if !has_cgroup() {
-        return;
-    }
     let canary = Canary::new();
     let ran = Run::new(["--timeout", "200ms", "sleep", "1000"]).run().assert_code(124);
     assert_eq!(ran.report["reason"], "deadline");
@@ -130,10 +120,8 @@ fn bad_usage_is_125() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn what_cannot_be_executed_is_126() {
-    if !has_cgroup() {
-        return;
-    }
     let scratch = Scratch::directory("exit-126");
     let plain = scratch.path().join("plain");
     std::fs::write(&plain, "#!/bin/sh\nexit 0\n").unwrap();
@@ -149,10 +137,8 @@ fn what_cannot_be_executed_is_126() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn what_is_not_found_is_127() {
-    if !has_cgroup() {
-        return;
-    }
     let scratch = Scratch::directory("exit-127");
     let script = scratch.path().join("script");
     std::fs::write(&script, "#!/no/such/interpreter\n").unwrap();
@@ -166,10 +152,8 @@ fn what_is_not_found_is_127() {
 
 /// As execvp(3) does, and so every shell, `env` and `timeout`.
 #[test]
+#[requires(cgroup)]
 fn a_script_without_an_interpreter_line_is_run_by_sh() {
-    if !has_cgroup() {
-        return;
-    }
     let scratch = Scratch::directory("script");
     let script = scratch.path().join("script");
     std::fs::write(&script, "echo \"$# $1\"\nexit 9\n").unwrap();
@@ -184,10 +168,8 @@ fn a_script_without_an_interpreter_line_is_run_by_sh() {
 /// The arguments are just small enough for pinfold and too large for the command, whose path is longer: the kernel
 /// counts the path too.
 #[test]
+#[requires(cgroup)]
 fn arguments_too_large_for_exec_are_126() {
-    if !has_cgroup() {
-        return;
-    }
     /// About half of the difference in length between the two paths.
     const SLACK: usize = 1800;
     let scratch = Scratch::directory("too-large");

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::support::watched::Watched;
-use crate::support::{PINFOLD, Run, Scratch, has, has_cgroup, has_program, has_root, wait_for};
+use crate::support::{PINFOLD, Run, Scratch, has, needs, wait_for};
 
 /// Scripts for bash, which write the lines 1 to 20 and `verdict` to `out`, through filters that need some time for
 /// that.
@@ -48,9 +48,6 @@ fn words(words: &[&str]) -> Vec<OsString> {
 
 /// Runs every filter under a command to which `bash -c SCRIPT` is appended.
 fn no_line_is_lost(name: &str, command: &[&str]) {
-    if !has_program("bash") {
-        return;
-    }
     let mut lost = Vec::new();
     let mut runs = 0;
     for _ in 0..rounds() {
@@ -71,33 +68,33 @@ fn no_line_is_lost(name: &str, command: &[&str]) {
 }
 
 #[test]
+#[requires(cgroup, program("bash"))]
 fn run() {
-    if has_cgroup() {
-        no_line_is_lost("run", &[PINFOLD, "run", "--quiet", "--"]);
-    }
+    no_line_is_lost("run", &[PINFOLD, "run", "--quiet", "--"]);
 }
 
 #[test]
+#[requires(program("bash"))]
 fn run_without_a_cgroup() {
     no_line_is_lost("run, subreaper", &[PINFOLD, "run", "--quiet", "--containment", "subreaper", "--"]);
 }
 
 #[test]
+#[requires(program("bash"))]
 fn timeout() {
     no_line_is_lost("timeout", &[PINFOLD, "timeout", "60"]);
 }
 
 #[test]
+#[requires(program("bash"))]
 fn init() {
     no_line_is_lost("init", &[PINFOLD, "init", "--"]);
 }
 
 /// Each run ends only when all its filters have ended. Only then does the next run begin.
 #[test]
+#[requires(cgroup, program("bash"))]
 fn watch() {
-    if !has_cgroup() || !has_program("bash") {
-        return;
-    }
     let directory = Scratch::directory("filters");
     std::fs::create_dir(directory.path().join("watched")).unwrap();
     let mut runs = 0;
@@ -120,21 +117,15 @@ fn watch() {
 }
 
 #[test]
+#[requires(namespaces, program("bash"))]
 fn init_as_pid_1() {
     let namespace = ["unshare", "--pid", "--fork", "--mount-proc"];
-    let made = || {
-        Command::new(namespace[0]).args(&namespace[1..]).arg("true").output().is_ok_and(|made| made.status.success())
-    };
-    if has_root() && has("namespaces", made(), "no PID namespace can be made here") {
-        no_line_is_lost("init as PID 1", &[&namespace[..], &[PINFOLD, "init", "--"]].concat());
-    }
+    no_line_is_lost("init as PID 1", &[&namespace[..], &[PINFOLD, "init", "--"]].concat());
 }
 
 #[test]
+#[requires(program("bash"))]
 fn pool() {
-    if !has_program("bash") {
-        return;
-    }
     for _ in 0..rounds() {
         let directory = Scratch::directory("filters");
         let lines: String = (FILTERS.iter().enumerate())
@@ -158,10 +149,8 @@ fn pool() {
 
 /// The comparison: without pinfold no line is lost either, once the filters have finished.
 #[test]
+#[requires(program("bash"), program("timeout"))]
 fn without_pinfold() {
-    if !has_program("bash") || !has_program("timeout") {
-        return;
-    }
     for _ in 0..rounds() {
         for (filter, script) in FILTERS {
             if filter.contains("daemon") {
@@ -191,10 +180,8 @@ fn seconds(ran: &crate::support::Ran, phase: &str) -> f64 {
 }
 
 #[test]
+#[requires(program("bash"))]
 fn a_daemon_gets_a_short_part_of_the_settle_time() {
-    if !has_program("bash") {
-        return;
-    }
     for script in [
         "sleep 999 &",
         "setsid sleep 999 >/dev/null 2>&1 </dev/null & disown",
@@ -235,7 +222,8 @@ fn without_a_settle_time_leftovers_are_stopped_at_once() {
 }
 
 #[test]
-fn a_process_that_ends_by_itself_in_time_is_no_leftover() {
+#[each_containment]
+fn a_process_that_ends_by_itself_in_time_is_no_leftover(containment: &str) {
     let python = "
 import concurrent.futures, multiprocessing, sys
 if __name__ == '__main__':
@@ -259,19 +247,14 @@ if __name__ == '__main__':
         vec!["bash", "-c", "(sleep 0.01; sleep 0.01) & setsid sleep 0.02 &"],
         vec!["bash", "-c", "exec > >(cat >/dev/null); echo line"],
     ];
-    if has_program("python3") {
+    if has(needs::program("python3")) {
         cases.push(vec!["python3", program, "shared memory"]);
         cases.push(vec!["python3", program, "spawned pool"]);
     }
-    for containment in ["cgroup", "subreaper"] {
-        if containment == "cgroup" && !has_cgroup() {
-            continue;
-        }
-        for case in &cases {
-            let options = ["--containment", containment, "--fail-on-leftovers", "--"];
-            let ran = Run::new(options.iter().chain(case)).run().assert_code(0);
-            assert_eq!(ran.report["leftovers"]["count"], 0, "{ran:#?}");
-        }
+    for case in &cases {
+        let options = ["--containment", containment, "--fail-on-leftovers", "--"];
+        let ran = Run::new(options.iter().chain(case)).run().assert_code(0);
+        assert_eq!(ran.report["leftovers"]["count"], 0, "{ran:#?}");
     }
 }
 

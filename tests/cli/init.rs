@@ -8,9 +8,7 @@ use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 
 use crate::support::pty::Pty;
-use crate::support::{
-    Canary, PINFOLD, Run, Running, Scratch, has, has_cgroup, has_program, has_root, program, wait_for,
-};
+use crate::support::{Canary, PINFOLD, Run, Running, Scratch, has, needs, program, wait_for};
 
 const NAMESPACE: [&str; 4] = ["unshare", "--pid", "--fork", "--mount-proc"];
 const OURS: &[&str] = &[PINFOLD, "init", "--"];
@@ -19,14 +17,6 @@ const PEERS: [&[&str]; 3] = [&["tini", "--"], &["dumb-init", "--"], &["catatonit
 /// Returns all signals that can be forwarded, which excludes those that glibc reserves for itself.
 fn passable() -> impl Iterator<Item = i32> {
     (1..=31).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP, libc::SIGCHLD].contains(signal)).chain(35..=64)
-}
-
-fn has_namespaces() -> bool {
-    if !has_root() {
-        return false;
-    }
-    let made = Command::new(NAMESPACE[0]).args(&NAMESPACE[1..]).arg("true").output();
-    has("namespaces", made.is_ok_and(|made| made.status.success()), "no PID namespace can be made here")
 }
 
 /// Returns the command in a new PID namespace, with `init` as its first process.
@@ -65,12 +55,10 @@ fn state_of(pid: u32) -> char {
 }
 
 #[test]
+#[requires(namespaces)]
 fn ten_thousand_orphans_are_reaped() {
-    if !has_namespaces() {
-        return;
-    }
     let orphans = path_of("orphans");
-    for init in std::iter::once(OURS).chain(PEERS.into_iter().filter(|peer| has_program(peer[0]))) {
+    for init in std::iter::once(OURS).chain(PEERS.into_iter().filter(|peer| has(needs::program(peer[0])))) {
         let ran = in_namespace(init, &[&orphans, "10000"]).run().assert_code(0);
         assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("none of 10000 left\n", ""), "{init:?}");
         println!("{init:?}: {:?}", ran.elapsed);
@@ -79,17 +67,15 @@ fn ten_thousand_orphans_are_reaped() {
     let ran = in_namespace(&[PINFOLD, "init", "-w", "--"], &[&orphans, "3"]).run().assert_code(0);
     let reaped = ran.stderr.lines().filter(|line| line.starts_with("pinfold init: reaped the orphan "));
     assert_eq!((reaped.count(), ran.stderr.lines().count()), (3, 3), "{ran:#?}");
-    if has_cgroup() {
+    if has(needs::cgroup()) {
         let ran = Run::bare([PINFOLD, "init", "--", &orphans, "10000"]).run().assert_code(0);
         assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("none of 10000 left\n", ""));
     }
 }
 
 #[test]
+#[requires(namespaces)]
 fn every_signal_arrives_once() {
-    if !has_namespaces() {
-        return;
-    }
     for options in [&[][..], &["-g"], &["--setsid"]] {
         let init: Vec<&str> = [PINFOLD, "init"].iter().chain(options).copied().collect();
         let mut running = in_namespace(&init, &[path_of("signals"), "64".into()]).start();
@@ -107,10 +93,8 @@ fn every_signal_arrives_once() {
 
 /// Compares which signals each init forwards: no other init forwards one that pinfold does not forward.
 #[test]
+#[requires(namespaces)]
 fn side_by_side_signals() {
-    if !has_namespaces() {
-        return;
-    }
     let passed_on = |init: &[&str]| -> BTreeSet<i32> {
         let mut running = in_namespace(init, &[path_of("signals"), "63".into()]).start();
         assert_eq!(running.line(), "ready");
@@ -134,7 +118,7 @@ fn side_by_side_signals() {
     };
     let ours = passed_on(OURS);
     assert!(ours.iter().copied().eq(passable().filter(|&signal| signal < 63)));
-    for peer in PEERS.into_iter().filter(|peer| has_program(peer[0])) {
+    for peer in PEERS.into_iter().filter(|peer| has(needs::program(peer[0]))) {
         // Another test covers the special way in which dumb-init handles job control signals.
         let peer: Vec<&str> = if peer[0] == "dumb-init" { vec!["dumb-init", "-c"] } else { peer.to_vec() };
         let theirs = passed_on(&peer);
@@ -145,10 +129,8 @@ fn side_by_side_signals() {
 
 /// Compares all 256 exit codes, and ends by signals, with each init in its own namespaces.
 #[test]
+#[requires(namespaces)]
 fn side_by_side_exit_codes() {
-    if !has_namespaces() {
-        return;
-    }
     let script = r#"for code in $(seq 0 255); do unshare --pid --fork "$@" sh -c "exit $code"; printf '%s ' $?; done
         for signal in 1 2 3 6 9 11 15 34 64; do unshare --pid --fork "$@" sh -c "kill -$signal \$\$"; printf '%s ' $?; done
         unshare --pid --fork "$@" /nosuch/program 2>/dev/null; printf '%s ' $?"#;
@@ -163,7 +145,7 @@ fn side_by_side_exit_codes() {
         .map(|code: i32| code.to_string())
         .collect();
     assert_eq!(ours.split_whitespace().collect::<Vec<_>>(), expected);
-    for peer in PEERS.into_iter().filter(|peer| has_program(peer[0])) {
+    for peer in PEERS.into_iter().filter(|peer| has(needs::program(peer[0]))) {
         let theirs = codes(peer);
         // The inits differ in the code for a program that does not exist: dumb-init returns 2, catatonit 1.
         let all_but_last = |codes: &str| codes.trim_end().rsplit_once(' ').unwrap().0.to_owned();
@@ -172,10 +154,8 @@ fn side_by_side_exit_codes() {
 }
 
 #[test]
+#[requires(namespaces)]
 fn nothing_is_left_and_remaining_processes_are_signalled() {
-    if !has_namespaces() {
-        return;
-    }
     let canary = Canary::new();
     // A process that handles SIGTERM gets the time for it. A process that ignores SIGTERM does not delay the end.
     let script = "mkfifo $D/up; exec 3<>$D/up
@@ -183,7 +163,7 @@ fn nothing_is_left_and_remaining_processes_are_signalled() {
         (setsid setsid sh -c 'trap \"\" TERM; echo up >$D/up; exec sleep 1000' &)
         read one <&3; read two <&3; exit 7";
     for (mode, namespace) in [("pid 1", true), ("cgroup", false), ("subreaper", false)] {
-        if mode == "cgroup" && !has_cgroup() {
+        if mode == "cgroup" && !has(needs::cgroup()) {
             continue;
         }
         let scratch = Scratch::directory("leftovers");
@@ -202,10 +182,8 @@ fn nothing_is_left_and_remaining_processes_are_signalled() {
 
 /// The container has no /proc, no /dev, no writable place, and a seccomp filter.
 #[test]
+#[requires(namespaces)]
 fn in_a_bare_container() {
-    if !has_namespaces() {
-        return;
-    }
     let root = Scratch::directory("root");
     let script = r#"set -e
         mount -t tmpfs tmpfs $R; mkdir $R/usr $R/tests $R/bin_of_ours
@@ -228,10 +206,8 @@ fn in_a_bare_container() {
 /// As dumb-init does it: the command has its own session, the whole group receives signals, and SIGTSTP and similar
 /// signals stop it and the init.
 #[test]
+#[requires(cgroup)]
 fn by_the_name_dumb_init() {
-    if !has_cgroup() {
-        return;
-    }
     let by_name = Scratch::directory("by-name");
     for name in ["tini", "dumb-init"] {
         symlink(PINFOLD, by_name.path().join(name)).unwrap();
@@ -291,7 +267,7 @@ fn valid_and_invalid_options() {
         let (code, message) = said(words);
         assert!(code == Some(125) && message.starts_with("pinfold init: "), "{words:?}: {message}");
     }
-    if !has_cgroup() {
+    if !has(needs::cgroup()) {
         return;
     }
     assert_eq!(said(&["-e", "143", "-e", "3", "sh", "-c", "exit 3"]).0, Some(0));
@@ -302,10 +278,8 @@ fn valid_and_invalid_options() {
 
 /// `-p`: the command receives a signal when the parent ends.
 #[test]
+#[requires(cgroup)]
 fn the_parents_end() {
-    if !has_cgroup() {
-        return;
-    }
     let parent = format!("{PINFOLD} init -p SIGUSR2 -- {} 12 & echo $! >$OWN; read line; exit 0", path_of("signals"));
     // Its own parent is gone, so only the warden can wait for it.
     let ended =
@@ -326,10 +300,8 @@ fn the_parents_end() {
 
 /// As PID 1 of a container with a terminal: the command has the terminal, and Ctrl-C sends exactly one SIGINT.
 #[test]
+#[requires(namespaces)]
 fn with_a_terminal() {
-    if !has_namespaces() {
-        return;
-    }
     for options in [&[][..], &["--setsid"]] {
         let mut command = Command::new(NAMESPACE[0]);
         command.args(&NAMESPACE[1..]).args(["setsid", "-c", PINFOLD, "init"]).args(options);
@@ -359,10 +331,8 @@ fn named(directory: &Scratch, name: &str) -> String {
 
 /// Under another init: the command's session gets the terminal that dumb-init gives up, as with the original dumb-init.
 #[test]
+#[requires(cgroup, program("python3"))]
 fn the_session_of_the_command_has_the_terminal() {
-    if !has_cgroup() || !has("python3", has_program("python3"), "python3 is not installed") {
-        return;
-    }
     let links = Scratch::directory("terminal");
     let ours = named(&links, "dumb-init");
     let script = "trap 'echo interrupted' INT; (: </dev/tty) 2>/dev/null && echo terminal || echo none; echo prepared; read line; echo got $line";
@@ -375,7 +345,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:
     let below_a_shell = ["sh", "-c", "\"$@\"; exit $?", "sh"];
     for (caller, has_terminal) in [(&[][..], true), (&without_a_terminal, true), (&below_a_shell, false)] {
         for dumb_init in [ours.as_str(), "dumb-init"] {
-            if !has_program(dumb_init) {
+            if !has(needs::program(dumb_init)) {
                 continue;
             }
             let words: Vec<&str> = caller.iter().copied().chain([dumb_init, "bash", "-m", "-c", script]).collect();
@@ -398,13 +368,11 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:
 
 /// Under the name dumb-init, also with `-c`: the signals that stop the command stop pinfold as well.
 #[test]
+#[requires(cgroup)]
 fn dumb_init_stops_itself_with_its_command() {
-    if !has_cgroup() {
-        return;
-    }
     let links = Scratch::directory("stops");
     let ours = named(&links, "dumb-init");
-    for dumb_init in [ours.as_str(), "dumb-init"].into_iter().filter(|name| has_program(name)) {
+    for dumb_init in [ours.as_str(), "dumb-init"].into_iter().filter(|name| has(needs::program(name))) {
         for options in [&["-c"][..], &["-c", "-r", "20:10"], &[]] {
             let words: Vec<&str> = [&[dumb_init][..], options].concat();
             let signals = path_of("signals");
@@ -446,10 +414,11 @@ fn children_from_before_exec_are_reaped() {
     let links = Scratch::directory("children");
     let names = ["tini", "dumb-init"].map(|name| named(&links, name));
     let ours = [format!("{PINFOLD} init --"), format!("{} -g --", names[0]), names[1].clone()];
-    let peers = ["tini --", "dumb-init"].into_iter().filter(|peer| has_program(peer.split(' ').next().unwrap()));
+    let peers =
+        ["tini --", "dumb-init"].into_iter().filter(|peer| has(needs::program(peer.split(' ').next().unwrap())));
     let init: Vec<(String, &str)> = ["cgroup", "subreaper"]
         .into_iter()
-        .filter(|mode| *mode != "cgroup" || has_cgroup())
+        .filter(|mode| *mode != "cgroup" || has(needs::cgroup()))
         .flat_map(|mode| ours.iter().map(move |init| (init.clone(), mode)))
         .chain(peers.map(|peer| (peer.to_owned(), "auto")))
         .collect();
@@ -495,19 +464,19 @@ fn dumb_init_resets_ignored_signals() {
     };
     let set = [libc::SIGHUP, libc::SIGINT, libc::SIGUSR1, libc::SIGPIPE, libc::SIGTSTP];
     let set = set.iter().fold(0, |set, signal| set | 1_u64 << (signal - 1));
-    let namespaces: &[bool] = if has_namespaces() { &[false, true] } else { &[false] };
+    let namespaces: &[bool] = if has(needs::namespaces()) { &[false, true] } else { &[false] };
     for &namespace in namespaces {
-        if !namespace && !has_cgroup() {
+        if !namespace && !has(needs::cgroup()) {
             continue;
         }
         for init in [&[dumb_init.as_str()][..], &[&dumb_init, "-c"], &["dumb-init"]] {
-            if has_program(init[0]) {
+            if has(needs::program(init[0])) {
                 let (ignored, blocked) = ignored(init, namespace);
                 assert_eq!((ignored & set, blocked), (0, 0), "{init:?} {namespace}");
             }
         }
         for init in [&[tini.as_str(), "--"][..], OURS, &["tini", "--"]] {
-            if has_program(init[0]) {
+            if has(needs::program(init[0])) {
                 let (ignored, blocked) = ignored(init, namespace);
                 assert_eq!((ignored & set, blocked), (set, 0), "{init:?} {namespace}");
             }

@@ -1,5 +1,8 @@
 //! The command from outside: what it accepts, prints and returns, and the programs that people run with it.
 
+#[macro_use]
+extern crate pinfold_test_macros;
+
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -35,3 +38,7 @@ mod watch_bounds;
 mod watch_paths;
 #[cfg(feature = "watch")]
 mod watch_restarts;
+
+fn main() -> std::process::ExitCode {
+    support::harness::main()
+}

@@ -4,7 +4,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::process::Stdio;
 
-use crate::support::{PINFOLD, Run, Scratch, has_cgroup};
+use crate::support::{PINFOLD, Run, Scratch, has, needs};
 
 /// It clears the screen, starts a new line, forges a message of pinfold, and reverses the text direction of the rest.
 const HOSTILE: &str = "x\u{1b}[2J\r\npinfold: all good\u{9b}1m\u{202e}\u{7f}";
@@ -75,7 +75,7 @@ fn variables_and_names_of_commands_are_quoted() {
         assert_quoted(&words, &[("PINFOLD_CONTAINMENT", HOSTILE)], "");
         assert_quoted(&words, &[("PINFOLD_CGROUP", HOSTILE)], "");
     }
-    if !has_cgroup() {
+    if !has(needs::cgroup()) {
         return;
     }
     for words in [
@@ -94,10 +94,8 @@ fn variables_and_names_of_commands_are_quoted() {
 
 /// An easy way to forge a message of pinfold: a leftover whose command line looks like one.
 #[test]
+#[requires(cgroup)]
 fn what_a_job_calls_itself_is_quoted() {
-    if !has_cgroup() {
-        return;
-    }
     let script = "(exec -a \"$0\" sleep 1000) & until grep -q 'all good' /proc/$!/cmdline; do :; done";
     assert_quoted(&["run", "bash", "-c", script, HOSTILE], &[], "");
     let script = "exec -a \"$0\" sleep 1000";
@@ -105,10 +103,8 @@ fn what_a_job_calls_itself_is_quoted() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn jobs_of_a_pool_are_quoted() {
-    if !has_cgroup() {
-        return;
-    }
     let job = serde_json::json!({"command": ["sh", "-c", "echo line; exit 3"], "name": HOSTILE}).to_string();
     assert_quoted(&["pool", "--output", "stream", "--tag"], &[], &format!("{job}\n"));
     assert_quoted(&["pool"], &[], &format!("{job}\n"));

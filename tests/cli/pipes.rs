@@ -2,20 +2,18 @@
 
 use std::io::Read;
 
-use crate::support::{Canary, Run, Scratch, has_cgroup, has_program, wait_for};
+use crate::support::{Canary, Run, Scratch, has, needs, wait_for};
 
 /// Runs with each available shell: shells differ in how they exit, wait and replace themselves.
 fn in_each_shell(holds: impl Fn(&str)) {
-    if !has_cgroup() {
-        return;
-    }
     let canary = Canary::new();
-    ["bash", "dash"].into_iter().filter(|shell| has_program(shell)).for_each(holds);
+    ["bash", "dash"].into_iter().filter(|shell| has(needs::program(shell))).for_each(holds);
     canary.assert_alive();
 }
 
 /// The reader of `pinfold … cat` gets its end of file at the deadline, whichever process of the job holds the pipe.
 #[test]
+#[requires(cgroup)]
 fn a_pipe_ends_at_the_deadline() {
     in_each_shell(|shell| {
         for script in [
@@ -38,16 +36,15 @@ fn a_pipe_ends_at_the_deadline() {
 
 /// The job gets the whole timeout as written: two seconds, and no grace period follows.
 #[test]
+#[requires(cgroup)]
 fn two_seconds_are_two_seconds() {
-    if !has_cgroup() {
-        return;
-    }
     let options = ["--timeout", "2s", "sh", "-c", "sleep 20; true"];
     let ran = Run::in_shell(r#""$@" | cat; exit ${PIPESTATUS[0]}"#, options).run().assert_code(124);
     assert!((2.0..3.5).contains(&ran.elapsed.as_secs_f64()), "{ran:#?}");
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_leftover_that_holds_stdout_does_not_delay_the_return() {
     in_each_shell(|shell| {
         // Until the child has executed its program, it is a copy of the shell.
@@ -66,10 +63,8 @@ fn a_leftover_that_holds_stdout_does_not_delay_the_return() {
 
 /// The job blocks in its write. pinfold does not block, although there is no room for its own message either.
 #[test]
+#[requires(cgroup)]
 fn a_flood_that_is_not_read_ends_at_its_deadline() {
-    if !has_cgroup() {
-        return;
-    }
     let canary = Canary::new();
     let mut running = Run::new(["--timeout", "500ms", "sh", "-c", "yes & yes >&2 & wait"]).start();
     let status = running.child.wait().unwrap();
@@ -82,10 +77,8 @@ fn a_flood_that_is_not_read_ends_at_its_deadline() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_reader_that_has_gone() {
-    if !has_cgroup() {
-        return;
-    }
     let ran = Run::in_shell(r#""$@" | head -1; exit ${PIPESTATUS[0]}"#, ["sh", "-c", "yes; echo $? >&2; exit 5"]);
     let ran = ran.run().assert_code(5);
     // `yes` has the default action for SIGPIPE, as without pinfold.
@@ -95,10 +88,8 @@ fn a_reader_that_has_gone() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn much_output_is_unharmed() {
-    if !has_cgroup() {
-        return;
-    }
     const BYTES: usize = 64 * 1024 * 1024;
     let script = r#"set -o pipefail; "$@" | cksum"#;
     let produce = ["sh", "-c", "yes 0123456789abcdef | head -c 67108864"];
@@ -110,10 +101,8 @@ fn much_output_is_unharmed() {
 
 /// Data goes both ways at once, through the job itself.
 #[test]
+#[requires(cgroup)]
 fn input_reaches_the_job() {
-    if !has_cgroup() {
-        return;
-    }
     let mut run = Run::new(["cat"]);
     run.command().stdin(std::process::Stdio::piped());
     let mut running = run.start();
@@ -126,10 +115,8 @@ fn input_reaches_the_job() {
 
 /// No process of pinfold holds the caller's pipe: the pipe ends with the job, before the caller of pinfold has waited.
 #[test]
+#[requires(cgroup)]
 fn the_guard_holds_no_pipe() {
-    if !has_cgroup() {
-        return;
-    }
     // The main process closes its output and continues to run: the reader must not have to wait for it.
     let go_on = Scratch::new("go-on");
     let script = format!("echo said; exec >&- 2>&-; while ! test -e {}; do sleep 0.05; done", go_on.path().display());

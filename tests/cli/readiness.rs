@@ -3,15 +3,17 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use pinfold::{Error, Readiness};
+use pinfold::{Command, Error, Readiness};
+use tokio::io::AsyncReadExt;
 
 use crate::support::host::{piped, with_supervisor};
-use crate::support::{Run, Scratch, has_cgroup, has_program, has_root, program};
+use crate::support::{Run, Scratch, program};
 
 /// Long enough that only a hang reaches it.
 const LONG: Duration = Duration::from_secs(60);
 
 #[test]
+#[requires(cgroup)]
 fn by_a_line_a_port_or_a_file() {
     with_supervisor(async |supervisor| {
         let job = supervisor.spawn(&piped("echo starting; echo 'listening on 7'; sleep 1000")).await.unwrap();
@@ -24,7 +26,7 @@ fn by_a_line_a_port_or_a_file() {
         let never = Readiness::stdout_line("listening");
         let job = supervisor.spawn(&piped("echo starting")).await.unwrap();
         let error = job.ready(&never, LONG).await.unwrap_err().to_string();
-        assert!(error.contains("'listening'") && error.contains("closed the stream"), "{error}");
+        assert!(error.contains("'listening'") && error.contains("the job is over"), "{error}");
         let job = supervisor.spawn(&piped("sleep 1000")).await.unwrap();
         for readiness in [never, Readiness::port(([127, 0, 0, 1], 1)), Readiness::file("/no/such")] {
             let error = job.ready(&readiness, Duration::from_millis(50)).await.unwrap_err();
@@ -61,6 +63,7 @@ fn by_a_line_a_port_or_a_file() {
 
 /// A file that can never exist is an error, and not a timeout.
 #[test]
+#[requires(cgroup)]
 fn a_file_below_a_file_can_never_exist() {
     with_supervisor(async |supervisor| {
         let job = supervisor.spawn(&piped("sleep 1000")).await.unwrap();
@@ -79,10 +82,8 @@ fn a_file_below_a_file_can_never_exist() {
 
 /// The job itself puts a file in the way: that is not reported as a timeout either.
 #[test]
+#[requires(cgroup)]
 fn a_job_that_makes_its_readiness_impossible_fails() {
-    if !has_cgroup() {
-        return;
-    }
     let directory = Scratch::directory("in-the-way");
     let way = directory.path().join("way");
     let what = format!("file:{}/up", way.display());
@@ -96,10 +97,8 @@ fn a_job_that_makes_its_readiness_impossible_fails() {
 /// A connection may get the very port that it connects to (one of two ports here, of 28232 by default) as its own,
 /// although no process listens there.
 #[test]
+#[requires(cgroup, root, program("unshare"), program("ip"))]
 fn a_connection_to_itself_is_no_listener() {
-    if !has_cgroup() || !has_root() || !["unshare", "ip"].into_iter().all(has_program) {
-        return;
-    }
     let in_net = |options: &[&str], job: &[&str]| {
         let script = r#"exec unshare --net sh -ec '
             ip link set lo up; echo 40000 40001 > /proc/sys/net/ipv4/ip_local_port_range; exec "$@"' sh "$@""#;
@@ -128,10 +127,8 @@ fn a_connection_to_itself_is_no_listener() {
 /// If the job is not ready in time, the exit code is 124, whatever code or signal the job ends with. The report says so
 /// too.
 #[test]
+#[requires(cgroup)]
 fn too_late_is_124_however_it_ended() {
-    if !has_cgroup() {
-        return;
-    }
     for stop_signal in ["TERM", "INT"] {
         let options = ["--ready", "line:never", "--ready-timeout", "100ms", "--stop-signal", stop_signal];
         let ran = Run::new(options.iter().chain(&["--", "sleep", "1000"])).run().assert_code(124);
@@ -145,10 +142,8 @@ fn too_late_is_124_however_it_ended() {
 
 /// The check finds a server on any of the addresses of localhost, by its port alone and by its host name.
 #[test]
+#[requires(cgroup, root, program("unshare"), program("ip"))]
 fn a_port_is_found_at_each_address_of_this_machine() {
-    if !has_cgroup() || !has_root() || !["unshare", "ip"].into_iter().all(has_program) {
-        return;
-    }
     let server = program("port");
     for address in ["127.0.0.1", "::1"] {
         for what in ["port:40001", "port:localhost:40001"] {
@@ -165,10 +160,8 @@ fn a_port_is_found_at_each_address_of_this_machine() {
 
 /// Another program listens there: the job cannot, and does not count as ready.
 #[test]
+#[requires(cgroup)]
 fn a_port_that_is_held_before_the_start_is_an_error() {
-    if !has_cgroup() {
-        return;
-    }
     let v6 = TcpListener::bind("[::1]:0").ok();
     for listener in [Some(TcpListener::bind("127.0.0.1:0").unwrap()), v6].into_iter().flatten() {
         let address = listener.local_addr().unwrap();
@@ -191,39 +184,100 @@ fn a_port_that_is_held_before_the_start_is_an_error() {
     }
 }
 
-/// An incomplete line does not count, however long it stays incomplete, in the command and in the library.
+/// What counts as a readiness line is the same for the command and the library, whether the library's caller has taken
+/// the streams or not.
 #[test]
-fn a_line_counts_when_it_is_whole() {
-    if !has_cgroup() {
-        return;
-    }
-    let ready = |script: &str| {
+#[requires(cgroup)]
+fn a_line_counts_when_it_is_complete() {
+    // Scripts whose output contains the line "up", and those that never complete it.
+    let table = [
+        ("echo up", true),
+        ("echo it is up now", true),
+        ("echo up >&2", true),
+        ("printf 'up\\r\\n'", true),
+        ("printf '\\377up\\376\\n'", true),
+        ("printf u; sleep 0.1; printf 'p\\n'", true),
+        ("printf u; sh -c 'echo p'", true),
+        ("printf up; exec >&- 2>&-", true),
+        ("head -c 3000000 /dev/zero; echo up", true),
+        ("printf up", false),
+        ("printf 'up\\r'", false),
+        ("printf 'u\\np\\n'", false),
+        ("echo UP", false),
+        ("printf u; echo p >&2", false),
+    ];
+    for (script, is_ready) in table {
         let up = Scratch::new("up");
         let up_name = up.path().to_str().unwrap();
-        let options = ["--ready", "line:listening", "--ready-timeout", "500ms", "--ready-notify", up_name];
-        let ran = Run::new(options.iter().chain(&["--", "sh", "-c", script, up_name])).run();
-        (ran.code, up.text())
-    };
-    let until_ready = "until [ -s \"$0\" ]; do sleep 0.02; done";
-    for begun in ["printf listening", "printf 'x\\nis listening on'", "printf list; sleep 0.1; printf ening"] {
-        assert_eq!(ready(&format!("{begun}; sleep 1000")), (124, "failed\n".into()), "{begun}");
-        assert_eq!(ready(&format!("{begun}; echo; {until_ready}")), (0, "ready\n".into()), "{begun}");
+        // A job that is ready waits for that; a job that is not goes on until the time is over.
+        let wait = if is_ready { "until [ -s \"$0\" ]; do sleep 0.02; done" } else { "exec sleep 1000" };
+        let job = format!("{script}; {wait}");
+        let timeout = if is_ready { "1m" } else { "300ms" };
+        let options = ["--ready", "line:up", "--ready-timeout", timeout, "--ready-notify", up_name];
+        let ran = Run::new(options.iter().chain(&["--", "sh", "-c", &job, up_name])).run();
+        let expected = if is_ready { (0, "ready\n".into()) } else { (124, "failed\n".into()) };
+        assert_eq!((ran.code, up.text()), expected, "{script}: {}", ran.stderr);
     }
-    // The text does not match across two lines.
-    assert_eq!(ready("printf 'list\\nening\\n'; sleep 1000"), (124, "failed\n".into()));
     with_supervisor(async |supervisor| {
-        let job = supervisor.spawn(&piped("printf listening; sleep 1000")).await.unwrap();
-        let error = job.ready(&Readiness::stdout_line("listening"), Duration::from_millis(300)).await.unwrap_err();
-        assert!(matches!(error, Error::NotReady { .. }), "{error}");
+        for (script, is_ready) in table {
+            let timeout = if is_ready { LONG } else { Duration::from_millis(300) };
+            for is_taken in [false, true] {
+                let job = supervisor.spawn(&piped(&format!("{script}; exec sleep 1000"))).await.unwrap();
+                let streams = if is_taken { [job.take_stdout(), job.take_stderr()] } else { [None, None] };
+                let readiness = Readiness::line("up");
+                let ready = job.ready(&readiness, timeout);
+                let reading: Vec<_> = streams
+                    .into_iter()
+                    .flatten()
+                    .map(|mut stream| tokio::spawn(async move { stream.read_to_end(&mut Vec::new()).await }))
+                    .collect();
+                let ready = ready.await;
+                assert_eq!(ready.is_ok(), is_ready, "{script}, taken: {is_taken}: {ready:?}");
+                if is_ready {
+                    // The search has a memory.
+                    job.ready(&Readiness::line("up"), Duration::ZERO).await.unwrap();
+                }
+                let only = [Readiness::stdout_line("up"), Readiness::stderr_line("up")];
+                if !is_taken && script == "echo up" {
+                    job.ready(&only[0], Duration::ZERO).await.unwrap();
+                    job.ready(&only[1], Duration::from_millis(50)).await.unwrap_err();
+                }
+                job.start_kill();
+                job.wait().await.unwrap();
+                for reading in reading {
+                    reading.await.unwrap().unwrap();
+                }
+            }
+        }
+        // A line cannot contain a newline, and an output that is not piped has no lines.
+        let job = supervisor.spawn(&piped("exec sleep 1000")).await.unwrap();
+        let error = job.ready(&Readiness::line("a\nb"), LONG).await.unwrap_err();
+        assert!(matches!(error, Error::Invalid { .. }), "{error}");
+        let job = supervisor.spawn(Command::new("sleep").arg("1000")).await.unwrap();
+        let error = job.ready(&Readiness::line("a"), LONG).await.unwrap_err();
+        assert!(matches!(error, Error::Invalid { .. }), "{error}");
+    });
+}
+
+/// Two searches in one output, and the output that they have read is complete.
+#[test]
+#[requires(cgroup)]
+fn several_searches_in_one_output() {
+    with_supervisor(async |supervisor| {
+        let job = supervisor.spawn(&piped("echo one; echo two; exec sleep 1000")).await.unwrap();
+        let (one, two) = (Readiness::stdout_line("one"), Readiness::stdout_line("two"));
+        let (both, other) = tokio::join!(job.ready(&two, LONG), job.ready(&one, LONG));
+        both.and(other).unwrap();
+        job.ready(&Readiness::line("wo"), LONG).await.unwrap();
+        job.start_stop();
+        assert_eq!(job.wait_with_output().await.unwrap().stdout.text(), "one\ntwo\n");
     });
 }
 
 /// The reader of --ready-notify gets an answer in every case, and a job that was never ready is a failure.
 #[test]
+#[requires(cgroup)]
 fn a_reader_of_ready_notify_is_released_when_the_job_will_never_be_ready() {
-    if !has_cgroup() {
-        return;
-    }
     let scratch = Scratch::directory("notify");
     let fifo = scratch.path().join("fifo");
     rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, 0o600.into()).unwrap();

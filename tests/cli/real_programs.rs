@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
-use crate::support::{Canary, Run, Running, Scratch, has_cgroup, has_program};
+use crate::support::{Canary, Run, Running, Scratch};
 
 const GO: &str = r#"
 package main
@@ -56,10 +56,8 @@ fn go_program(place: &Scratch) -> String {
 }
 
 #[test]
+#[requires(cgroup, program("go"))]
 fn a_go_program_whose_child_starts_a_child() {
-    if !has_cgroup() || !has_program("go") {
-        return;
-    }
     let canary = Canary::new();
     let place = Scratch::directory("go");
     let program = go_program(&place);
@@ -90,10 +88,8 @@ fn python(options: &[&str], script: &str) -> (Scratch, Running) {
 }
 
 #[test]
+#[requires(cgroup, program("python3"))]
 fn a_python_pool_is_over_at_its_deadline() {
-    if !has_cgroup() || !has_program("python3") {
-        return;
-    }
     let canary = Canary::new();
     let script = r#"
 import time
@@ -110,10 +106,8 @@ if __name__ == "__main__":
 }
 
 #[test]
+#[requires(cgroup, program("python3"))]
 fn python_processes_end_as_python_ends_them() {
-    if !has_cgroup() || !has_program("python3") {
-        return;
-    }
     let script = r#"
 import multiprocessing, sys, time
 def work(event):
@@ -151,10 +145,8 @@ if __name__ == "__main__":
 }
 
 #[test]
+#[requires(cgroup, program("python3"))]
 fn python_cleans_up_within_the_grace_period() {
-    if !has_cgroup() || !has_program("python3") {
-        return;
-    }
     let script = r#"
 import atexit, time
 atexit.register(lambda: print("at exit", flush=True))
@@ -206,10 +198,8 @@ fn sorted(text: &str) -> Vec<&str> {
 }
 
 #[test]
+#[requires(cgroup, program("make"))]
 fn make_builds_as_without_pinfold() {
-    if !has_cgroup() || !has_program("make") {
-        return;
-    }
     for broken in [false, true] {
         let (with, without) = (c_project(broken), c_project(broken));
         // With -k, the set of files that are built beside a failure does not depend on the order.
@@ -238,10 +228,8 @@ fn built(directory: &Path) -> Vec<String> {
 
 /// make's job server: the tokens come through descriptors that pinfold passes to the command.
 #[test]
+#[requires(cgroup, program("make"))]
 fn a_make_that_calls_pinfold_shares_its_job_server() {
-    if !has_cgroup() || !has_program("make") {
-        return;
-    }
     let place = c_project(false);
     let outer = place.path().join("Outer.mk");
     std::fs::write(&outer, format!("all:\n\t+{} run -- $(MAKE)\n", crate::support::PINFOLD)).unwrap();
@@ -252,10 +240,8 @@ fn a_make_that_calls_pinfold_shares_its_job_server() {
 }
 
 #[test]
+#[requires(cgroup, program("cargo"))]
 fn cargo_builds() {
-    if !has_cgroup() || !has_program("cargo") {
-        return;
-    }
     let place = Scratch::directory("cargo");
     let path = |name: &str| place.path().join(name);
     std::fs::create_dir(path("src")).unwrap();

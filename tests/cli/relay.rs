@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-use crate::support::{Canary, PINFOLD, PublicCopy, Run, Scratch, has_cgroup, has_program, has_root, wait_for};
+use crate::support::{Canary, PINFOLD, PublicCopy, Run, Scratch, wait_for};
 
 fn numbers(count: u32) -> String {
     (1..=count).map(|number| format!("{number}\n")).collect()
@@ -14,10 +14,8 @@ fn numbers(count: u32) -> String {
 
 /// The deadline limits the job, which ends long before it. The reader may take the output later.
 #[test]
+#[requires(cgroup)]
 fn a_reader_that_is_slower_than_the_deadline_gets_all() {
-    if !has_cgroup() {
-        return;
-    }
     let tee = Scratch::new("tee");
     // More than pinfold's pipe holds, and no more than the two pipes and the buffers of at least 4 KiB between them.
     // The test has to wait in real time: beyond the deadline, and beyond the time that pinfold waits for the reader
@@ -32,10 +30,8 @@ fn a_reader_that_is_slower_than_the_deadline_gets_all() {
 
 /// After a deadline pinfold does not wait long for a reader that takes nothing, and reports what was lost.
 #[test]
+#[requires(cgroup)]
 fn a_reader_that_takes_nothing_is_given_up_after_a_deadline_and_reported() {
-    if !has_cgroup() {
-        return;
-    }
     let script = r#"{ "$@"; echo "code $?" >&2; } | { sleep 2.5; wc -c; }"#;
     let options = ["-t", "500ms", "--grace", "0", "--tee", "/dev/null", "--", "yes"];
     let ran = Run::in_shell(script, options).run().assert_code(0);
@@ -47,10 +43,8 @@ fn a_reader_that_takes_nothing_is_given_up_after_a_deadline_and_reported() {
 
 /// No process reads the output, and a signal ends the wait: the command succeeded, but pinfold fails.
 #[test]
+#[requires(cgroup)]
 fn a_stop_ends_the_wait_for_a_reader_and_reports_the_loss() {
-    if !has_cgroup() {
-        return;
-    }
     let canary = Canary::new();
     let pid_file = Scratch::new("pid");
     // More than pinfold's pipe holds, and no more than the two pipes and the buffers of at least 4 KiB between them.
@@ -83,10 +77,8 @@ fn a_stop_ends_the_wait_for_a_reader_and_reports_the_loss() {
 /// A non-blocking pipe, as Node and other event loops use, is full at times. pinfold leaves it non-blocking, because
 /// other processes share it.
 #[test]
+#[requires(cgroup)]
 fn a_standard_output_that_does_not_block() {
-    if !has_cgroup() {
-        return;
-    }
     let tee = Scratch::new("tee");
     let mut run = Run::new(["--tee", tee.path().to_str().unwrap(), "--", "seq", "100000"]);
     let (mut reader, writer) = std::io::pipe().unwrap();
@@ -115,10 +107,8 @@ fn in_turn() -> String {
 /// Standard output and standard error that lead to the same place stay one stream: as `2>&1`, opened twice to append, a
 /// pipe, a terminal.
 #[test]
+#[requires(cgroup)]
 fn streams_to_the_same_place_keep_their_order() {
-    if !has_cgroup() {
-        return;
-    }
     let (place, tee) = (Scratch::new("place"), Scratch::new("tee"));
     let place_name = place.path().to_str().unwrap();
     let tee_name = tee.path().to_str().unwrap();
@@ -143,10 +133,8 @@ fn streams_to_the_same_place_keep_their_order() {
 /// A closed stream accepts no output: what the command writes there is lost, which pinfold reports; the file of --tee
 /// has all of it.
 #[test]
+#[requires(cgroup)]
 fn output_to_a_closed_stream_is_reported_as_lost() {
-    if !has_cgroup() {
-        return;
-    }
     let tee = Scratch::new("tee");
     let tee_name = tee.path().to_str().unwrap();
     // If the message's own stream, standard error, is closed too, only the exit code and the report show the loss.
@@ -165,19 +153,14 @@ fn output_to_a_closed_stream_is_reported_as_lost() {
 /// A full disk is different from a reader that closes its pipe: pinfold closes the pipe to the command, and does not
 /// report the resulting end by SIGPIPE as the command's own. With --tee, the file has all of the output.
 #[test]
+#[requires(cgroup, root, program("unshare"))]
 fn output_to_a_full_disk_is_reported_as_lost() {
-    if !has_cgroup() {
-        return;
-    }
     let ran = Run::in_shell(r#"exec "$@" >/dev/full"#, ["--idle-timeout", "1m", "--", "yes"]).run().assert_code(125);
     assert!(ran.report["error"].as_str().unwrap().contains("No space left"), "{ran:#?}");
     let tee = Scratch::new("tee");
     let options = ["--tee", tee.path().to_str().unwrap(), "--", "seq", "100000"];
     Run::in_shell(r#"exec "$@" >/dev/full"#, options).run().assert_code(125);
     assert!(tee.text() == numbers(100_000), "{} bytes", tee.text().len());
-    if !has_root() || !has_program("unshare") {
-        return;
-    }
     // A small disk that fills up in the middle: the copy ends there, and standard output has everything.
     let script = r#"exec unshare --mount sh -ec 'mount -t tmpfs -o size=64k tmpfs /mnt; exec "$@"' sh "$@""#;
     let ran = Run::in_shell(script, ["--tee", "/mnt/tee", "--", "seq", "100000"]).run().assert_code(125);
@@ -187,10 +170,8 @@ fn output_to_a_full_disk_is_reported_as_lost() {
 /// The command finds its pipe closed at its next write, as without pinfold, and the copy has everything that it wrote
 /// before.
 #[test]
+#[requires(cgroup, program("python3"))]
 fn a_reader_that_has_gone_ends_the_command_and_the_copy_is_whole() {
-    if !has_cgroup() || !has_program("python3") {
-        return;
-    }
     let tee = Scratch::new("tee");
     let tee_name = tee.path().to_str().unwrap();
     // The job waits until its pipe has no reader (POLLERR in poll(2)), and writes nothing for that.
@@ -210,10 +191,8 @@ fn a_reader_that_has_gone_ends_the_command_and_the_copy_is_whole() {
 
 /// Jobs that share a pipe write lines, and lines come out of it whole, as without pinfold (PIPE_BUF in pipe(7)).
 #[test]
+#[requires(cgroup)]
 fn lines_of_jobs_that_share_a_pipe_stay_whole() {
-    if !has_cgroup() {
-        return;
-    }
     let job = "i=10000; while [ $i -lt 20000 ]; do echo ${0}0000$i; i=$((i + 1)); done";
     // The reader begins when the pipe is full.
     let script = format!(
@@ -226,10 +205,8 @@ fn lines_of_jobs_that_share_a_pipe_stay_whole() {
 
 /// A write error is a failure, and not treated as a reader that has gone.
 #[test]
+#[requires(cgroup)]
 fn a_standard_output_that_takes_nothing() {
-    if !has_cgroup() {
-        return;
-    }
     for (place, why) in [(">/dev/full", "No space left on device"), ("1</dev/null", "Bad file descriptor")] {
         let script = format!(r#"exec "$@" {place}"#);
         let ran = Run::in_shell(&script, ["--tee", "/dev/null", "--", "echo", "lost"]).run().assert_code(125);
@@ -246,10 +223,8 @@ fn a_standard_output_that_takes_nothing() {
 
 /// Only a job that starts truncates the file: invalid input of any kind leaves it unchanged.
 #[test]
+#[requires(cgroup)]
 fn the_file_of_a_tee_is_emptied_by_a_job_alone() {
-    if !has_cgroup() {
-        return;
-    }
     let log = Scratch::new("log");
     let tee = log.path().to_str().unwrap();
     std::fs::write(log.path(), "of yesterday\n").unwrap();
@@ -285,10 +260,8 @@ fn the_file_of_a_tee_is_emptied_by_a_job_alone() {
 /// Each option that needs a thread runs with one more available process each time: no panic, and no job that runs
 /// without supervision.
 #[test]
+#[requires(cgroup, root, program("setpriv"))]
 fn where_no_thread_can_be_started() {
-    if !has_cgroup() || !has_root() || !has_program("setpriv") {
-        return;
-    }
     let copy = PublicCopy::new("threads");
     let options = [vec!["--tee", "/dev/null"], vec!["--pty"], vec!["--idle-timeout", "1m"]];
     for (user, options) in (64_100..).zip(options) {

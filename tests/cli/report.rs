@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::support::{PINFOLD, PROJECT, Ran, Run, Scratch, has_cgroup, has_program, has_root, wait_for};
+use crate::support::{PINFOLD, PROJECT, Ran, Run, Scratch, wait_for};
 
 fn committed() -> Value {
     let path = format!("{PROJECT}/docs/report.schema.json");
@@ -71,10 +71,8 @@ fn the_committed_schema_is_the_generated_one() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn the_schema_takes_new_fields_and_no_missing_or_wrong_ones() {
-    if !has_cgroup() {
-        return;
-    }
     let validator = jsonschema::validator_for(&committed()).unwrap();
     let report = valid(Run::new(["true"])).report;
     let changed = |change: &dyn Fn(&mut Value)| {
@@ -93,10 +91,8 @@ fn the_schema_takes_new_fields_and_no_missing_or_wrong_ones() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn success() {
-    if !has_cgroup() {
-        return;
-    }
     let ran = valid(Run::new(["--name", "a name", "sh", "-c", "exit 0"])).assert_code(0);
     let report = &ran.report;
     assert_eq!(report["version"], 1);
@@ -114,10 +110,8 @@ fn success() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn deadline_leftovers_and_signals() {
-    if !has_cgroup() {
-        return;
-    }
     let ran = valid(Run::new(["--timeout", "200ms", "sleep", "1000"])).assert_code(124);
     assert_eq!(ran.report["main"], json!({"signalled": {"signal": 15, "name": "SIGTERM", "core_dumped": false}}));
     assert_eq!(ran.report["stopped"]["processes"][0]["command_line"], "sleep 1000");
@@ -139,10 +133,8 @@ fn deadline_leftovers_and_signals() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_command_that_could_not_be_started() {
-    if !has_cgroup() {
-        return;
-    }
     for (words, code, said) in [
         (vec!["no-such-command", "with", "arguments"], 127, "cannot execute 'no-such-command'"),
         (vec!["/"], 126, "cannot execute '/'"),
@@ -179,10 +171,8 @@ fn a_command_that_was_not_tried_is_in_the_report() {
 
 /// Two signals that were pending before pinfold itself started: the second one kills.
 #[test]
+#[requires(cgroup, program("python3"))]
 fn a_signal_before_the_command_was_executed() {
-    if !has_cgroup() || !has_program("python3") {
-        return;
-    }
     let waiting = |signals: &str| {
         format!(
             r#"exec python3 -c "
@@ -205,10 +195,8 @@ os.execv(sys.argv[1], sys.argv[1:])" "$@""#
 }
 
 #[test]
+#[requires(cgroup)]
 fn every_place_takes_the_same_report() {
-    if !has_cgroup() {
-        return;
-    }
     let parsed = |text: &str| {
         assert!(text.ends_with('\n') && text.lines().count() == 1, "{text:?} is not one line");
         let report: Value = serde_json::from_str(text).unwrap();
@@ -250,10 +238,8 @@ fn reporting_to(path: &Path, script: &str) -> Run {
 /// While a job runs, the report of an earlier run is not there, so that it cannot be mistaken for the report of a run
 /// that was killed.
 #[test]
+#[requires(cgroup)]
 fn no_old_report_is_there_while_a_job_runs() {
-    if !has_cgroup() {
-        return;
-    }
     let scratch = Scratch::directory("old-report");
     let [file, link, twin, dangling] = ["file", "link", "twin", "dangling"].map(|name| scratch.path().join(name));
     std::os::unix::fs::symlink("file", &link).unwrap();
@@ -279,17 +265,14 @@ fn no_old_report_is_there_while_a_job_runs() {
 
 /// A file keeps its mode, its owner, its symbolic links and its hard links, and nothing is left beside it.
 #[test]
+#[requires(cgroup, root, program("unshare"))]
 fn a_report_takes_the_place_of_the_old_one() {
-    if !has_cgroup() {
-        return;
-    }
     let scratch = Scratch::directory("new-report");
     let [file, link, twin] = ["file", "link", "twin"].map(|name| scratch.path().join(name));
     std::os::unix::fs::symlink("file", &link).unwrap();
     std::fs::write(&file, OLD.repeat(1000)).unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
-    let owner =
-        if has_root() { (64_001, 64_002) } else { (file.metadata().unwrap().uid(), file.metadata().unwrap().gid()) };
+    let owner = (64_001, 64_002);
     std::os::unix::fs::chown(&file, Some(owner.0), Some(owner.1)).unwrap();
     let mut held = std::fs::File::open(&file).unwrap();
     let parsed = |path: &Path, code: i32| {
@@ -314,9 +297,6 @@ fn a_report_takes_the_place_of_the_old_one() {
     names.sort();
     assert_eq!(names, ["file", "link", "twin"]);
 
-    if !has_root() || !has_program("unshare") {
-        return;
-    }
     // A file that is itself a mount point cannot be removed; a full disk leaves no partial report.
     let script = r#"exec unshare --mount sh -c 'mount --bind "$1" "$1"; shift; exec "$@"' sh"#;
     let words = ["bash", "-c", &format!(r#"{script} {} "$@""#, twin.display()), "bash", PINFOLD, "run", "--report"];
@@ -333,10 +313,8 @@ fn a_report_takes_the_place_of_the_old_one() {
 
 /// `/dev/stdout` and similar paths are descriptors of the caller: earlier output there stays.
 #[test]
+#[requires(cgroup)]
 fn a_report_to_a_descriptor_by_its_path_comes_after_the_output() {
-    if !has_cgroup() {
-        return;
-    }
     let scratch = Scratch::new("output");
     for (place, redirection, stream) in
         [("/dev/stdout", ">", 1), ("/proc/self/fd/1", ">", 1), ("/dev/stderr", "2>", 2), ("/dev/fd/7", "1>F 7>&1 >", 1)]
@@ -355,10 +333,8 @@ fn a_report_to_a_descriptor_by_its_path_comes_after_the_output() {
 
 /// Nothing reads the report: after a deadline pinfold gives up writing it, and otherwise a signal ends the wait.
 #[test]
+#[requires(cgroup)]
 fn a_report_into_a_full_pipe_does_not_hang() {
-    if !has_cgroup() {
-        return;
-    }
     let filled = Scratch::new("filled");
     // With the report, this is more than a pipe holds (pipe(7)).
     let fill = format!("head -c 65536 /dev/zero; echo > {}", filled.path().display());

@@ -4,13 +4,11 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 
-use crate::support::{Canary, PINFOLD, Run, has_cgroup, has_program, wait_for};
+use crate::support::{Canary, PINFOLD, Run, wait_for};
 
 #[test]
+#[requires(cgroup)]
 fn everything_ends_at_the_deadline_and_is_named() {
-    if !has_cgroup() {
-        return;
-    }
     let canary = Canary::new();
     let script = "setsid sleep 999 & (setsid nohup sleep 999 >/dev/null 2>&1 &) ; env -i setsid sleep 999 & sleep 999";
     let ran = Run::new(["--timeout", "2s", "--", "bash", "-c", script]).run().assert_code(124);
@@ -46,10 +44,8 @@ os.execv(sys.argv[2], sys.argv[2:])";
 }
 
 #[test]
+#[requires(cgroup, program("python3"))]
 fn listen_pid_is_the_commands_pid() {
-    if !has_cgroup() || !has_program("python3") {
-        return;
-    }
     let all = ["LISTEN_PID", "WATCHDOG_PID", "SYSTEMD_EXEC_PID", "LISTEN_PIDFDID"];
     for words in [
         &[PINFOLD, "run", "--"][..],
@@ -68,10 +64,8 @@ fn listen_pid_is_the_commands_pid() {
 }
 
 #[test]
+#[requires(cgroup, program("python3"))]
 fn a_listen_pid_of_another_process_is_left_alone() {
-    if !has_cgroup() || !has_program("python3") {
-        return;
-    }
     let run = |variables: &[(&str, &str)], options: &[&str]| {
         let mut command = Command::new(PINFOLD);
         command.arg("run").args(options).args(["--", "python3", "-c", CHECK]).envs(variables.iter().copied());
@@ -91,10 +85,8 @@ fn a_listen_pid_of_another_process_is_left_alone() {
 
 /// The real caller, with a server that checks the variables as systemd's library does.
 #[test]
+#[requires(cgroup, program("systemd-socket-activate"), program("python3"))]
 fn under_systemd_socket_activate() {
-    if !has_cgroup() || !has_program("systemd-socket-activate") || !has_program("python3") {
-        return;
-    }
     const SERVER: &str = "
 import os, socket
 assert os.environ['LISTEN_PID'] == str(os.getpid()), os.environ['LISTEN_PID']
@@ -122,10 +114,8 @@ connection.sendall(os.environ.get('LISTEN_FDNAMES', '').encode() + b' served\\n'
 
 /// `pinfold init` as the first process of a container: its own LISTEN_PID is 1.
 #[test]
+#[requires(cgroup, root, program("python3"))]
 fn as_pid_1() {
-    if !has_cgroup() || !crate::support::has_root() || !has_program("python3") {
-        return;
-    }
     let mut command = Command::new("unshare");
     command.args(["--pid", "--fork", "--mount-proc", PINFOLD, "init", "--", "python3", "-c", CHECK]);
     command.env("LISTEN_PID", "1").env("WATCHDOG_PID", "1").env("SYSTEMD_EXEC_PID", "12").env("LISTEN_PIDFDID", "5");

@@ -3,17 +3,15 @@
 
 use std::process::Stdio;
 
-use crate::support::{PINFOLD, Ran, Run, Scratch, has_cgroup};
+use crate::support::{PINFOLD, Ran, Run, Scratch};
 
 fn sh(options: &[&str], script: &str) -> Ran {
     Run::new(options.iter().chain(&["--", "sh", "-c", script])).run()
 }
 
 #[test]
+#[requires(cgroup)]
 fn an_idle_timeout() {
-    if !has_cgroup() {
-        return;
-    }
     let ran = sh(&["--idle-timeout", "300ms"], "echo out; echo err >&2; sleep 999").assert_code(124);
     assert_eq!((ran.stdout.as_str(), &ran.report["reason"]), ("out\n", &"idle".into()));
     assert_eq!(ran.stderr, "err\npinfold: sh was stopped: it had written nothing for 300ms\n");
@@ -25,20 +23,16 @@ fn an_idle_timeout() {
 
 /// If the reader does not read, the reader is idle and not the command.
 #[test]
+#[requires(cgroup)]
 fn a_reader_that_waits() {
-    if !has_cgroup() {
-        return;
-    }
     let script = r#""$@" | { sleep 1.5; wc -c; }; exit ${PIPESTATUS[0]}"#;
     let ran = Run::in_shell(script, ["--idle-timeout", "400ms", "--", "head", "-c", "3000000", "/dev/zero"]).run();
     assert_eq!((ran.code, ran.stdout.trim()), (0, "3000000"), "{ran:#?}");
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_tee_and_a_bound() {
-    if !has_cgroup() {
-        return;
-    }
     let file = Scratch::new("tee");
     let tee = file.path().to_str().unwrap();
     let ran = sh(&["--tee", tee], "echo one; echo two >&2; cat; exit 3").assert_code(3);
@@ -65,10 +59,8 @@ fn a_tee_and_a_bound() {
 
 /// A process holds the pipe and none reads it: the deadline still ends the job.
 #[test]
+#[requires(cgroup)]
 fn a_tee_that_takes_nothing() {
-    if !has_cgroup() {
-        return;
-    }
     let pipe = Scratch::new("tee-pipe");
     let tee = pipe.path().to_str().unwrap();
     let script = r#"mkfifo "$6" && exec 9<>"$6" && exec "$@""#;
@@ -81,10 +73,8 @@ fn a_tee_that_takes_nothing() {
 /// If a reader goes away, the writer ends, as without pinfold. pinfold does not wait beyond the deadline for a reader
 /// that never reads.
 #[test]
+#[requires(cgroup)]
 fn readers_that_go_or_stay() {
-    if !has_cgroup() {
-        return;
-    }
     let script = r#""$@" | head -n 1; exit ${PIPESTATUS[0]}"#;
     let ran = Run::in_shell(script, ["--tee", "/dev/null", "--", "yes"]).run();
     assert_eq!((ran.code, ran.stdout.as_str()), (128 + libc::SIGPIPE, "y\n"), "{ran:#?}");
@@ -97,10 +87,8 @@ fn readers_that_go_or_stay() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn readiness() {
-    if !has_cgroup() {
-        return;
-    }
     let directory = Scratch::directory("ready");
     let (notified, up) = (directory.path().join("told"), directory.path().join("up"));
     let (notified_name, up_name) = (notified.to_str().unwrap(), up.to_str().unwrap());

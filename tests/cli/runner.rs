@@ -3,7 +3,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::support::{Canary, PINFOLD, Run, Scratch, has_cgroup, wait_for};
+use crate::support::{Canary, PINFOLD, Run, Scratch, wait_for};
 
 /// The variable through which the leaking test receives the name of the file for the daemon's pid.
 const PID_FILE: &str = "PINFOLD_LEAK";
@@ -20,24 +20,43 @@ fn leaks_a_daemon() {
     wait_for(|| std::path::Path::new(&file).exists().then_some(()));
 }
 
+/// A test that cannot run is reported as ignored, with the reason, and as failed where `PINFOLD_REQUIRE` promises that
+/// it can.
 #[test]
-fn what_a_test_leaks_is_ended() {
-    let canary = Canary::new();
-    for containment in ["cgroup", "subreaper"] {
-        if containment == "cgroup" && !has_cgroup() {
-            continue;
-        }
-        let pid_file = Scratch::new("leak");
-        let own = std::env::current_exe().unwrap();
-        let words = [PINFOLD, "run", "--containment", containment, "--", own.to_str().unwrap()];
-        let mut run =
-            Run::bare(words.into_iter().chain(["--exact", "runner::leaks_a_daemon", "--nocapture", "--ignored"]));
-        run.command().env(PID_FILE, pid_file.path());
-        // The warden has checked that no process is left.
-        let ran = run.run().assert_code(0);
-        let pid: u32 = pid_file.text().trim().parse().unwrap();
-        assert!(ran.stdout.contains("test runner::leaks_a_daemon ... ok"), "{ran:#?}");
-        assert!(ran.stderr.contains(" behind, ended now") && ran.stderr.contains(&format!("({pid} ")), "{ran:#?}");
+#[requires(root, program("unshare"))]
+fn a_test_that_cannot_run_is_not_reported_as_passed() {
+    let hidden = r#"mount -t tmpfs none /sys/fs/cgroup && exec "$@""#;
+    let own = std::env::current_exe().unwrap();
+    for promised in ["", "root,cgroup"] {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--mount", "sh", "-c", hidden, "sh"]).arg(&own).env("PINFOLD_REQUIRE", promised);
+        let ran = unshare
+            .args(["--exact", "exit_codes::bad_usage_is_125", "run::everything_ends_at_the_deadline_and_is_named"])
+            .output()
+            .unwrap();
+        let printed = String::from_utf8(ran.stdout).unwrap();
+        let (code, result) = match promised {
+            "" => (0, "1 passed; 0 failed; 1 ignored"),
+            _ => (101, "1 passed; 1 failed; 0 ignored"),
+        };
+        assert!(ran.status.code() == Some(code) && printed.contains(result), "{printed}");
+        assert!(printed.contains("ignored (needs cgroup: ") != promised.contains("cgroup"), "{printed}");
     }
+}
+
+#[test]
+#[each_containment]
+fn what_a_test_leaks_is_ended(containment: &str) {
+    let canary = Canary::new();
+    let pid_file = Scratch::new("leak");
+    let own = std::env::current_exe().unwrap();
+    let words = [PINFOLD, "run", "--containment", containment, "--", own.to_str().unwrap()];
+    let mut run = Run::bare(words.into_iter().chain(["--exact", "runner::leaks_a_daemon", "--nocapture", "--ignored"]));
+    run.command().env(PID_FILE, pid_file.path());
+    // The warden has checked that no process is left.
+    let ran = run.run().assert_code(0);
+    let pid: u32 = pid_file.text().trim().parse().unwrap();
+    assert!(ran.stdout.contains("test runner::leaks_a_daemon ... ok"), "{ran:#?}");
+    assert!(ran.stderr.contains(" behind, ended now") && ran.stderr.contains(&format!("({pid} ")), "{ran:#?}");
     canary.assert_alive();
 }

@@ -2,18 +2,17 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::json;
 
 use super::served::{Served, shell};
-use crate::support::{PINFOLD, PROJECT, Run, has, has_cgroup};
+use crate::support::needs::{Need, need};
+use crate::support::{PINFOLD, PROJECT, Run, has};
 
 #[test]
+#[requires(cgroup)]
 fn a_job_from_beginning_to_end() {
-    if !has_cgroup() {
-        return;
-    }
     let mut served = Served::start(&[]);
     let mut job = shell("a", "cat; printf 'e\\377' >&2; exit $CODE");
     job["job"]["stdin"] = "given\nlast".into();
@@ -33,10 +32,8 @@ fn a_job_from_beginning_to_end() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn cancel_signal_and_processes() {
-    if !has_cgroup() {
-        return;
-    }
     let mut served = Served::start(&["-j", "1"]);
     served.send(&shell("a", "trap 'echo got it; exit 0' USR1; setsid sleep 100 & echo ready; while :; do wait; done"));
     served.send(&shell("b", "exit 0"));
@@ -64,10 +61,8 @@ fn cancel_signal_and_processes() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn freeze_thaw_and_usage() {
-    if !has_cgroup() {
-        return;
-    }
     let mut served = Served::start(&[]);
     served.send(&shell("a", "trap 'echo told; exit 0' TERM; echo ready; while :; do sleep 0.01; done"));
     served.events_until("output");
@@ -89,10 +84,8 @@ fn freeze_thaw_and_usage() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn limits_of_jobs() {
-    if !has_cgroup() {
-        return;
-    }
     let mut served = Served::start(&[]);
     let mut job = shell("a", "ulimit -n");
     job["job"]["limits"] = json!({"rlimit": ["nofile=17:18"]});
@@ -111,7 +104,7 @@ fn limits_of_jobs() {
     let ran = run.run();
     if ran.code != 0 {
         assert!(ran.code == 125 && ran.stderr.contains("pids"), "{ran:#?}");
-        has("pids", false, &ran.stderr);
+        has(need("pids", false, &ran.stderr));
         return;
     }
     let mut served = Served::start(&["--controllers", "pids"]);
@@ -122,10 +115,8 @@ fn limits_of_jobs() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn invalid_requests_affect_no_other_request() {
-    if !has_cgroup() {
-        return;
-    }
     let mut served = Served::start(&[]);
     for (text, said) in [
         ("nonsense", "expected"),
@@ -151,10 +142,8 @@ fn invalid_requests_affect_no_other_request() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn the_end_of_its_input_ends_all_jobs() {
-    if !has_cgroup() {
-        return;
-    }
     let mut served = Served::start(&["-j", "3"]);
     for id in ["a", "b", "c", "d"] {
         served.send(&shell(id, "trap '' TERM; setsid sleep 100 & echo ready; while :; do wait; done"));
@@ -168,10 +157,8 @@ fn the_end_of_its_input_ends_all_jobs() {
 
 /// Each answer has the number of the line that it belongs to, and its id, whatever the error in the line is.
 #[test]
+#[requires(cgroup)]
 fn every_answer_names_its_request() {
-    if !has_cgroup() {
-        return;
-    }
     let mut served = Served::start(&[]);
     let job = |timeout: &str| format!(r#"{{"op":"submit","id":"a","job":{{"command":["true"],"timeout":{timeout}}}}}"#);
     let (negative, nan, no_time) = (job("-1"), job("NaN"), job("[1]"));
@@ -230,10 +217,8 @@ fn every_answer_names_its_request() {
 
 /// An endless line does not fill the memory: pinfold refuses it and reads the next line.
 #[test]
+#[requires(cgroup)]
 fn an_endless_request_is_refused() {
-    if !has_cgroup() {
-        return;
-    }
     let mut served = Served::start(&[]);
     let mut stdin = served.stdin.take().unwrap();
     stdin.write_all(br#"{"op":"submit","id":"endless","job":{"command":["a"],"stdin":""#).unwrap();
@@ -255,10 +240,8 @@ fn an_endless_request_is_refused() {
 
 /// pinfold splits a long line of UTF-8 between characters. A line that is not UTF-8 comes as bytes.
 #[test]
+#[requires(cgroup)]
 fn a_long_line_is_not_cut_within_a_character() {
-    if !has_cgroup() {
-        return;
-    }
     let mut served = Served::start(&[]);
     for (number, character) in ["x", "ä", "€", "𝄞"].iter().enumerate() {
         for shift in 0..4 {
@@ -282,10 +265,8 @@ fn a_long_line_is_not_cut_within_a_character() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn merged_streams_keep_their_order() {
-    if !has_cgroup() {
-        return;
-    }
     let mut served = Served::start(&[]);
     let script = "for i in 1 2 3 4 5; do echo out $i; echo err $i >&2; done";
     let mut job = shell("a", script);
@@ -302,18 +283,21 @@ fn merged_streams_keep_their_order() {
     served.close();
 }
 
+fn python(args: &[&str]) -> std::io::Result<Output> {
+    let mut python = Command::new("python3");
+    python.args(args).current_dir(PROJECT).env("PINFOLD", PINFOLD).env("PYTHONDONTWRITEBYTECODE", "1");
+    python.output()
+}
+
+fn pytest() -> Need {
+    let present = python(&["-c", "import pytest"]).is_ok_and(|ran| ran.status.success());
+    need("pytest", present, "python3 -m pip install pytest")
+}
+
 /// `examples/python`, with programs that hang.
 #[test]
+#[requires(cgroup, pytest)]
 fn the_python_executor() {
-    let python = |args: &[&str]| {
-        let mut python = Command::new("python3");
-        python.args(args).current_dir(PROJECT).env("PINFOLD", PINFOLD).env("PYTHONDONTWRITEBYTECODE", "1");
-        python.output()
-    };
-    let present = python(&["-c", "import pytest"]).is_ok_and(|ran| ran.status.success());
-    if !has_cgroup() || !has("pytest", present, "python3 -m pip install pytest") {
-        return;
-    }
     assert!(Path::new(PROJECT).join("examples/python").is_dir());
     let ran = python(&["-m", "pytest", "-q", "-p", "no:cacheprovider", "examples/python"]).unwrap();
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stdout));

@@ -8,7 +8,7 @@ use rustix::fs::{CWD, mkfifoat};
 use serde_json::{Value, json};
 
 use super::served::{Served, shell};
-use crate::support::{PINFOLD, Run, Scratch, has_cgroup, wait_for};
+use crate::support::{PINFOLD, Run, Scratch, wait_for};
 
 /// Returns a job that cleans up when it receives the stop signal, until the test lets it continue through the fifo.
 fn careful(fifo: &Scratch) -> (Value, File) {
@@ -20,10 +20,8 @@ fn careful(fifo: &Scratch) -> (Value, File) {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_signal_leaves_the_grace_period() {
-    if !has_cgroup() {
-        return;
-    }
     let fifo = Scratch::new("go");
     let (job, mut go) = careful(&fifo);
     let mut served = Served::start(&["--grace", "1m", "-j", "1"]);
@@ -50,10 +48,8 @@ fn a_signal_leaves_the_grace_period() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_second_signal_kills() {
-    if !has_cgroup() {
-        return;
-    }
     let mut served = Served::start(&["--grace", "1h"]);
     served.send(&shell("a", "trap 'echo no' TERM; exec 2> /dev/null; echo ready; while :; do sleep 0.01; done"));
     served.events_until("output");
@@ -82,10 +78,8 @@ fn full() -> (Served, impl FnMut() -> Option<()>) {
 
 /// A slow reader receives everything.
 #[test]
+#[requires(cgroup)]
 fn a_slow_reader_loses_nothing() {
-    if !has_cgroup() {
-        return;
-    }
     for signalled in [false, true] {
         let (mut served, mut is_over) = full();
         if signalled {
@@ -111,10 +105,8 @@ fn a_slow_reader_loses_nothing() {
 
 /// A reader that never reads delays the end only for a bounded time, and pinfold fails.
 #[test]
+#[requires(cgroup)]
 fn a_reader_that_never_reads() {
-    if !has_cgroup() {
-        return;
-    }
     let (mut served, _) = full();
     drop(served.stdin.take());
     let out = served.running.child.stdout.take();
@@ -125,10 +117,8 @@ fn a_reader_that_never_reads() {
 
 /// If the reader closes the pipe, it wants no more output: that is no failure.
 #[test]
+#[requires(cgroup)]
 fn a_reader_that_is_gone() {
-    if !has_cgroup() {
-        return;
-    }
     let (mut served, _) = full();
     drop(served.running.child.stdout.take());
     assert_eq!(served.running.finish().assert_code(0).stderr, "");
@@ -136,10 +126,8 @@ fn a_reader_that_is_gone() {
 
 /// As [`full`], with a non-blocking pipe.
 #[test]
+#[requires(cgroup)]
 fn streams_that_do_not_block() {
-    if !has_cgroup() {
-        return;
-    }
     let [(stdin, mut requests), (events, stdout)] = [std::io::pipe().unwrap(), std::io::pipe().unwrap()];
     rustix::io::ioctl_fionbio(&stdin, true).unwrap();
     rustix::io::ioctl_fionbio(&stdout, true).unwrap();
@@ -167,10 +155,8 @@ fn streams_that_do_not_block() {
 
 /// pinfold reports that it cannot start a thread, and answers nothing.
 #[test]
+#[requires(cgroup)]
 fn a_writer_thread_that_cannot_be_started_is_reported() {
-    if !has_cgroup() {
-        return;
-    }
     let mut run = Run::bare([PINFOLD, "serve", "--stdio"]);
     // There is no memory for a stack of this size. The error is EAGAIN, as with a limit on threads (pthread_create(3)).
     run.command().env("RUST_MIN_STACK", (1_u64 << 60).to_string());
@@ -181,10 +167,8 @@ fn a_writer_thread_that_cannot_be_started_is_reported() {
 
 /// The jobs receive the signal that pinfold received.
 #[test]
+#[requires(cgroup)]
 fn a_stop_begins_with_the_received_signal() {
-    if !has_cgroup() {
-        return;
-    }
     for (signal, name) in [(libc::SIGINT, "INT"), (libc::SIGHUP, "HUP"), (libc::SIGTERM, "TERM")] {
         let mut served = Served::start(&[]);
         let traps = ["INT", "HUP", "TERM"].map(|name| format!("trap 'echo {name}; exit' {name}; ")).concat();
@@ -201,10 +185,8 @@ fn a_stop_begins_with_the_received_signal() {
 
 /// When its parent ends, in any way, while another process keeps its standard input open, all jobs end.
 #[test]
+#[requires(cgroup)]
 fn the_end_of_the_parent_ends_all_jobs() {
-    if !has_cgroup() {
-        return;
-    }
     for end in ["kill -KILL $$", "exit 0", "exec true"] {
         let directory = Scratch::directory("parent");
         let path = directory.path().to_str().unwrap();

@@ -4,13 +4,12 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::symlink;
 
-use crate::support::{PINFOLD, Run, Scratch, has, has_cgroup, has_program, has_root};
+use crate::support::needs::need;
+use crate::support::{PINFOLD, Run, Scratch, has};
 
 #[test]
+#[requires(cgroup)]
 fn an_environment_of_a_megabyte() {
-    if !has_cgroup() {
-        return;
-    }
     let mut run = Run::new(["cat", "/proc/self/environ"]);
     run.command().env_clear().env("PATH", "/usr/bin:/bin");
     let mut expected = vec!["PATH=/usr/bin:/bin".to_owned()];
@@ -27,10 +26,8 @@ fn an_environment_of_a_megabyte() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_hundred_thousand_arguments() {
-    if !has_cgroup() {
-        return;
-    }
     let arguments: Vec<_> = (0..100_000).map(|number| format!("{number}")).collect();
     let ran = Run::new(["printf", "%s\\n"].map(str::to_owned).into_iter().chain(arguments.clone()));
     let ran = ran.run().assert_code(0);
@@ -40,19 +37,15 @@ fn a_hundred_thousand_arguments() {
 
 /// The longest single string that the kernel accepts: 128 KiB minus its terminator.
 #[test]
+#[requires(cgroup)]
 fn the_longest_argument() {
-    if !has_cgroup() {
-        return;
-    }
     let longest = "x".repeat(131_071);
     assert_eq!(Run::new(["printf", "%s", &longest]).run().assert_code(0).stdout.len(), longest.len());
 }
 
 #[test]
+#[requires(cgroup)]
 fn any_bytes_in_arguments_environment_and_paths() {
-    if !has_cgroup() {
-        return;
-    }
     let every_byte = OsString::from_vec((1..=255).collect());
     let in_a_name = OsString::from_vec((1..=255).filter(|&byte| byte != b'/').take(250).collect());
     let scratch = Scratch::directory("any-bytes");
@@ -77,10 +70,8 @@ fn any_bytes_in_arguments_environment_and_paths() {
 
 /// As many descriptors as the limit allows: more than one message to the guard can carry.
 #[test]
+#[requires(cgroup)]
 fn a_thousand_inherited_descriptors() {
-    if !has_cgroup() {
-        return;
-    }
     let setup = "ulimit -n 4096 || exit 77; for number in {20..1019}; do eval \"exec $number</dev/null\"; done";
     let given = crate::support::assert_same_without_pinfold(setup, "", "");
     assert!(given.contains("fd 1019: "), "{given}");
@@ -89,10 +80,8 @@ fn a_thousand_inherited_descriptors() {
 /// Lengths around the limit up to which a specification is sent in the message itself (8 KiB), and around the longest
 /// message.
 #[test]
+#[requires(cgroup)]
 fn a_specification_of_any_length() {
-    if !has_cgroup() {
-        return;
-    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let supervisor = pinfold::Supervisor::builder().guard_program(PINFOLD).start().await.unwrap();
@@ -111,18 +100,13 @@ fn a_specification_of_any_length() {
 /// Numbers around the limit of one message (250, including the five that are always sent), with room for exactly the
 /// needed descriptors: 300 of the job, and 24 of pinfold.
 #[test]
+#[requires(cgroup, root, program("setpriv"))]
 fn hundreds_of_inherited_descriptors() {
-    if !has_cgroup() {
-        return;
-    }
     let open = "for number in $(seq 10 $((9 + COUNT))); do eval \"exec $number</dev/null\"; done";
     for count in [244, 245, 246, 247, 300, 494, 495, 496] {
         let setup = format!("COUNT={count}; ulimit -n 4096 || exit 77; {open}");
         let given = crate::support::assert_same_without_pinfold(&setup, "", "");
         assert_eq!(given.lines().filter(|line| line.starts_with("fd ")).count(), 3 + count);
-    }
-    if !has_root() || !has_program("setpriv") {
-        return;
     }
     // This user may not raise the limit again.
     let setup = format!("COUNT=300; ulimit -n 330; {open}");
@@ -139,13 +123,11 @@ fn hundreds_of_inherited_descriptors() {
 
 /// A descriptor number that the limit no longer allows: root's job still gets it, and other users get an error.
 #[test]
+#[requires(cgroup, root, program("setpriv"))]
 fn a_descriptor_beyond_the_limit() {
-    if !has_cgroup() || !has_root() || !has_program("setpriv") {
-        return;
-    }
     let setup = "exec 700</dev/null; ulimit -n 600";
     let raised = std::process::Command::new("bash").args(["-c", "ulimit -n 600; ulimit -n 700"]).output().unwrap();
-    if has("sys_resource", raised.status.success(), "root may not raise its limits here") {
+    if has(need("sys_resource", raised.status.success(), "root may not raise its limits here")) {
         let given = crate::support::assert_same_without_pinfold(setup, "", "");
         assert!(given.contains("fd 700: "), "{given}");
     }

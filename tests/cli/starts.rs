@@ -7,16 +7,13 @@ use std::time::{Duration, Instant};
 use pinfold::{Command, User};
 
 use crate::support::host::with_supervisor;
-use crate::support::{PINFOLD, Run, Scratch, has, has_cgroup, has_program, has_root, program, slowness};
+use crate::support::{PINFOLD, Run, Scratch, program, slowness};
 
 /// A job whose directory or program is on a file system that does not answer, and a job that makes this file system
 /// answer. The second job could not start if the guard waited for the first one.
 #[test]
+#[requires(fuse, cgroup)]
 fn a_hanging_start_delays_no_other_job() {
-    let fuse = || has("fuse", std::path::Path::new("/dev/fuse").exists(), "there is no /dev/fuse");
-    if !has_root() || !has_program("unshare") || !has_cgroup() || !fuse() {
-        return;
-    }
     for (hung, error) in [
         (r#"{"command": ["true"], "cwd": "DIRECTORY/there"}"#, "enter the working directory"),
         (r#"{"command": ["DIRECTORY/program"]}"#, "execute"),
@@ -43,11 +40,9 @@ fn a_hanging_start_delays_no_other_job() {
 /// A user's process that stops everything that it may, at any moment: also a main process that already runs as that
 /// user and has not executed its command yet.
 #[test]
+#[requires(cgroup, root, program("setpriv"))]
 fn a_user_that_stops_its_own_jobs_delays_no_other_user() {
     const USER: u32 = 61_236;
-    if !has_root() || !has_program("setpriv") || !has_cgroup() {
-        return;
-    }
     let id = USER.to_string();
     let stopper = Ended(
         std::process::Command::new("setpriv")

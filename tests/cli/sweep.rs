@@ -10,8 +10,9 @@ use std::sync::atomic::Ordering;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::support::needs::{Need, need};
 use crate::support::own_cgroup::OwnCgroup;
-use crate::support::{Canary, PINFOLD, PublicCopy, has_cgroup, has_program, has_root, program, wait_for};
+use crate::support::{Canary, PINFOLD, PublicCopy, program, wait_for};
 
 /// A cgroup of the test's own, which no other pinfold sweeps: a pinfold that starts sweeps only its own cgroup.
 struct Place(OwnCgroup);
@@ -144,10 +145,8 @@ fn ends_well(mut alive: Child) {
 }
 
 #[test]
+#[requires(cgroup, root)]
 fn what_is_abandoned_is_ended_and_removed_wherever_it_is() {
-    if !has_cgroup() || !has_root() {
-        return;
-    }
     let canary = Canary::new();
     let place = Place::new();
     // This one starts first, because its start would otherwise sweep the bases below.
@@ -187,10 +186,8 @@ fn what_is_abandoned_is_ended_and_removed_wherever_it_is() {
 }
 
 #[test]
+#[requires(cgroup, root)]
 fn a_dry_run_changes_nothing() {
-    if !has_cgroup() || !has_root() {
-        return;
-    }
     let place = Place::new();
     let left = Left::behind_in(&place.below("a"));
     let swept = place.sweep(&["--dry-run"]);
@@ -215,10 +212,8 @@ fn a_dry_run_changes_nothing() {
 
 /// `cgroup.kill` does not end this process: its first thread has exited, and another thread lives.
 #[test]
+#[requires(cgroup, root)]
 fn a_thread_that_outlives_its_leader_is_ended_at_once() {
-    if !has_cgroup() || !has_root() {
-        return;
-    }
     let place = Place::new();
     let left = Left::by("headless", 1, place.path());
     let begun = std::time::Instant::now();
@@ -235,10 +230,8 @@ fn a_thread_that_outlives_its_leader_is_ended_at_once() {
 
 /// A bound that no clock can hold means no bound.
 #[test]
+#[requires(cgroup, root)]
 fn the_longest_possible_bound() {
-    if !has_cgroup() || !has_root() {
-        return;
-    }
     let place = Place::new();
     let base = place.below("pinfold-1-0123456789abcdef");
     let swept = place.sweep(&["--kill-bound", &u64::MAX.to_string()]);
@@ -248,10 +241,8 @@ fn the_longest_possible_bound() {
 /// Sweeps run one after another, while pinfolds start and end: a base that a sweep removed while it was being made is
 /// made again under another name, and a locked base is not touched.
 #[test]
+#[requires(cgroup, root)]
 fn running_pinfolds_are_not_disturbed() {
-    if !has_cgroup() || !has_root() {
-        return;
-    }
     let place = Place::new();
     let alive = alive_in(place.path(), &[]);
     let done = std::sync::atomic::AtomicBool::new(false);
@@ -276,10 +267,8 @@ fn running_pinfolds_are_not_disturbed() {
 }
 
 #[test]
+#[requires(cgroup, root, program("unshare"))]
 fn a_pinfold_of_another_pid_namespace_is_not_hit() {
-    if !has_cgroup() || !has_root() || !has_program("unshare") {
-        return;
-    }
     let place = Place::new();
     let alive = alive_in(place.path(), &["unshare", "--fork", "--pid", "--mount-proc"]);
     let swept = place.sweep(&[]);
@@ -313,10 +302,8 @@ fn a_pinfold_of_another_pid_namespace_is_not_hit() {
 }
 
 #[test]
+#[requires(cgroup, root, program("setpriv"))]
 fn a_user_who_may_not_remove_it_gets_an_error() {
-    if !has_cgroup() || !has_root() || !has_program("setpriv") {
-        return;
-    }
     let place = Place::new();
     let left = Left::behind_in(place.path());
     let copy = PublicCopy::new("sweep");
@@ -333,10 +320,8 @@ fn a_user_who_may_not_remove_it_gets_an_error() {
 
 /// A job that lost its supervisor calls `pinfold sweep` itself.
 #[test]
+#[requires(cgroup, root)]
 fn it_does_not_end_itself() {
-    if !has_cgroup() || !has_root() {
-        return;
-    }
     let place = Place::new();
     let left = Left::behind_in(place.path());
     let mut shell = Command::new("sh")
@@ -370,21 +355,22 @@ fn without_a_cgroup_to_look_in() {
     assert_eq!(swept.status.code(), Some(125), "{swept:#?}");
 }
 
+const FREEZER: &str = "/sys/fs/cgroup/freezer";
+
+/// The freezer of cgroup v1. The v1 hierarchies belong to the machine, so the test uses them only where that is
+/// allowed, as in a VM.
+fn freezer() -> Need {
+    let ours = Path::new(FREEZER).join("cgroup.procs").exists() && std::env::var_os("PINFOLD_TEST_FREEZER").is_some();
+    need("freezer", ours, "no cgroup v1 freezer that PINFOLD_TEST_FREEZER allows to use")
+}
+
 /// A process frozen by cgroup v1, where SIGKILL takes effect only after the thaw.
 #[test]
+#[requires(cgroup, root, freezer)]
 fn what_can_not_be_ended_is_named_within_the_bound() {
-    if !has_cgroup() || !has_root() {
-        return;
-    }
-    let freezer = Path::new("/sys/fs/cgroup/freezer");
-    // The v1 hierarchies belong to the machine, so the test uses them only where that is allowed, as in a VM.
-    let ours = freezer.join("cgroup.procs").exists() && std::env::var_os("PINFOLD_TEST_FREEZER").is_some();
-    if !crate::support::has("freezer", ours, "no cgroup v1 freezer that PINFOLD_TEST_FREEZER allows to use") {
-        return;
-    }
     let place = Place::new();
     let left = Left::behind_in(place.path());
-    let frozen = freezer.join(format!("test-sweep-{}", std::process::id()));
+    let frozen = Path::new(FREEZER).join(format!("test-sweep-{}", std::process::id()));
     std::fs::create_dir(&frozen).unwrap();
     std::fs::write(frozen.join("cgroup.procs"), left.processes[0].to_string()).unwrap();
     std::fs::write(frozen.join("freezer.state"), "FROZEN").unwrap();

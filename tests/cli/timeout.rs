@@ -15,7 +15,7 @@ use cases::{CURRENT, Case, Dice, Version, generate};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 
-use crate::support::{Scratch, has_cgroup, has_coreutils, named_timeout, path_with, program, wait_for};
+use crate::support::{Scratch, named_timeout, path_with, program, wait_for};
 
 /// Returns how `timeout` itself ended, and its standard error. The warden ends everything that it leaves.
 fn outcome(case: &Case, path: &str) -> (Option<i32>, Option<i32>, String) {
@@ -92,10 +92,8 @@ fn version(path: &str) -> Version {
 /// The commands differ in their duration, so a machine that pauses for a third of a second can cause a false
 /// difference. A difference counts only if it occurs three times in a row.
 #[test]
+#[requires(cgroup, coreutils)]
 fn as_coreutils() {
-    if !has_cgroup() || !has_coreutils() {
-        return;
-    }
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     // The invocations are the same each time: failures that another seed finds (`PINFOLD_SEED=$RANDOM`) are for
     // separate changes.

@@ -8,9 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, kill_process, pidfd_open};
 
 use crate::support::pty::Pty;
-use crate::support::{
-    Canary, PINFOLD, Run, Scratch, has_cgroup, has_coreutils, has_program, named_timeout, path_with, program,
-};
+use crate::support::{Canary, PINFOLD, Run, Scratch, named_timeout, path_with, program};
 
 /// Processes that escape from coreutils' timeout: in a session of their own, by a double fork, and left by a command
 /// that has ended.
@@ -26,10 +24,8 @@ const TREES: [(&str, &str); 5] = [
 ];
 
 #[test]
+#[requires(cgroup, coreutils)]
 fn the_trees_that_coreutils_leaves_are_gone() {
-    if !has_cgroup() || !has_coreutils() {
-        return;
-    }
     let canary = Canary::new();
     let by_name = named_timeout();
     for options in [&[][..], &["--foreground"], &["-k", "0.2", "-s", "INT"]] {
@@ -61,49 +57,43 @@ fn the_trees_that_coreutils_leaves_are_gone() {
 /// SIGKILL to timeout itself: as with coreutils' timeout since 9.10, the command receives its signal. Then the whole
 /// tree ends, however it handles the signal.
 #[test]
-fn a_killed_timeout() {
+#[each_containment]
+fn a_killed_timeout(containment: &str) {
     let by_name = named_timeout();
-    for containment in ["cgroup", "subreaper"] {
-        if containment == "cgroup" && !has_cgroup() {
-            continue;
+    for (heeds, trap) in [(true, "trap 'echo told; exit' USR1"), (false, "trap '' USR1")] {
+        let tree = format!("{trap}; setsid sleep 1000 & echo $$; while :; do sleep 1000 & wait; done");
+        // The shell outlives timeout, so that the warden checks only after everything has ended.
+        let script = "timeout -s USR1 1000 sh -c \"$1\" & echo $!; read line <&3";
+        let mut run = Run::bare(["bash", "-c", &format!("exec 3<&0; {script}"), "bash", &tree]);
+        run.command().env("PATH", path_with(&by_name)).env("PINFOLD_CONTAINMENT", containment);
+        run.command().stdin(Stdio::piped());
+        let mut running = run.start();
+        let mut pid = || Pid::from_raw(running.line().parse().unwrap()).unwrap();
+        let [one, other] = [pid(), pid()];
+        let command = |pid: Pid| std::fs::read(format!("/proc/{}/comm", pid.as_raw_nonzero())).unwrap();
+        let (timeout, shell) = if command(one) == b"timeout\n" { (one, other) } else { (other, one) };
+        let guard = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", timeout.as_raw_nonzero()));
+        let guard = Pid::from_raw(guard.unwrap().trim().parse().unwrap()).unwrap();
+        // The guard ends last.
+        let ends = [shell, guard].map(|pid| pidfd_open(pid, PidfdFlags::empty()).unwrap());
+        kill_process(timeout, rustix::process::Signal::KILL).unwrap();
+        if heeds {
+            assert_eq!(running.line(), "told", "{containment}");
         }
-        for (heeds, trap) in [(true, "trap 'echo told; exit' USR1"), (false, "trap '' USR1")] {
-            let tree = format!("{trap}; setsid sleep 1000 & echo $$; while :; do sleep 1000 & wait; done");
-            // The shell outlives timeout, so that the warden checks only after everything has ended.
-            let script = "timeout -s USR1 1000 sh -c \"$1\" & echo $!; read line <&3";
-            let mut run = Run::bare(["bash", "-c", &format!("exec 3<&0; {script}"), "bash", &tree]);
-            run.command().env("PATH", path_with(&by_name)).env("PINFOLD_CONTAINMENT", containment);
-            run.command().stdin(Stdio::piped());
-            let mut running = run.start();
-            let mut pid = || Pid::from_raw(running.line().parse().unwrap()).unwrap();
-            let [one, other] = [pid(), pid()];
-            let command = |pid: Pid| std::fs::read(format!("/proc/{}/comm", pid.as_raw_nonzero())).unwrap();
-            let (timeout, shell) = if command(one) == b"timeout\n" { (one, other) } else { (other, one) };
-            let guard = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", timeout.as_raw_nonzero()));
-            let guard = Pid::from_raw(guard.unwrap().trim().parse().unwrap()).unwrap();
-            // The guard ends last.
-            let ends = [shell, guard].map(|pid| pidfd_open(pid, PidfdFlags::empty()).unwrap());
-            kill_process(timeout, rustix::process::Signal::KILL).unwrap();
-            if heeds {
-                assert_eq!(running.line(), "told", "{containment}");
-            }
-            let patience = Timespec { tv_sec: 20, tv_nsec: 0 };
-            for end in &ends {
-                assert_eq!(poll(&mut [PollFd::new(end, PollFlags::IN)], Some(&patience)).unwrap(), 1);
-            }
-            running.child.stdin.as_mut().unwrap().write_all(b"end\n").unwrap();
-            running.finish().assert_code(0);
+        let patience = Timespec { tv_sec: 20, tv_nsec: 0 };
+        for end in &ends {
+            assert_eq!(poll(&mut [PollFd::new(end, PollFlags::IN)], Some(&patience)).unwrap(), 1);
         }
+        running.child.stdin.as_mut().unwrap().write_all(b"end\n").unwrap();
+        running.finish().assert_code(0);
     }
 }
 
 /// No other process is affected. coreutils' timeout, when it leads the group of a pipeline, also signals the other
 /// processes in that group.
 #[test]
+#[requires(cgroup)]
 fn only_the_job_is_hit() {
-    if !has_cgroup() {
-        return;
-    }
     let by_name = named_timeout();
     let mut command = Command::new("bash");
     let script = "set -m; timeout 0.2 sleep 5 | (trap '' HUP; sleep 0.6; echo alive); echo ${PIPESTATUS[0]}";
@@ -113,10 +103,8 @@ fn only_the_job_is_hit() {
 
 /// The command reads from the terminal: it is stopped as a background process, and still ended at its time.
 #[test]
+#[requires(cgroup, coreutils)]
 fn a_command_that_reads_from_the_terminal() {
-    if !has_cgroup() || !has_coreutils() {
-        return;
-    }
     let by_name = named_timeout();
     for path in [std::env::var("PATH").unwrap(), path_with(&by_name)] {
         for (options, typed, expected) in [("0.5", "", "code 124"), ("--foreground 20", "typed\n", "code 0")] {
@@ -134,10 +122,8 @@ fn a_command_that_reads_from_the_terminal() {
 
 /// Ctrl-Z stops both and `fg` continues them. Where nothing could continue them, Ctrl-Z has no effect.
 #[test]
+#[requires(cgroup, coreutils)]
 fn job_control() {
-    if !has_cgroup() || !has_coreutils() {
-        return;
-    }
     let by_name = named_timeout();
     for path in [std::env::var("PATH").unwrap(), path_with(&by_name)] {
         let mut shell = Pty::shell();
@@ -167,10 +153,8 @@ fn job_control() {
 
 /// A timeout inside a timeout makes its own process group, which the terminal does not reach.
 #[test]
+#[requires(cgroup, coreutils, program("bash"))]
 fn keys_reach_a_command_that_has_left_the_group() {
-    if !has_cgroup() || !has_coreutils() || !has_program("bash") {
-        return;
-    }
     let by_name = named_timeout();
     let ours = by_name.path().join("timeout");
     let ours = ours.to_str().unwrap();

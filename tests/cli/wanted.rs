@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::support::{Run, Scratch, has_program, wait_for};
+use crate::support::{Run, Scratch, wait_for};
 
 /// Runs `ssh-add -l` as a job: it exits with 1 if the agent answers that it has no keys, and with 2 if there is no
 /// agent.
@@ -14,10 +14,8 @@ fn asks_the_agent(socket: &Path) -> Run {
 }
 
 #[test]
+#[requires(program("ssh-agent"), program("ssh-add"))]
 fn an_agent_for_several_jobs_has_a_pinfold_of_its_own() {
-    if !has_program("ssh-agent") || !has_program("ssh-add") {
-        return;
-    }
     let directory = Scratch::directory("agent");
     let socket = directory.path().join("socket");
 

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::{PINFOLD, PublicCopy, Run, Running, Scratch, has_cgroup, has_program, has_root, wait_for};
+use crate::support::{PINFOLD, PublicCopy, Run, Running, Scratch, wait_for};
 
 /// Starts a watch whose command first prints its pid.
 fn watch(directory: &Path, options: &[&str]) -> (Running, i32) {
@@ -21,10 +21,8 @@ fn watch(directory: &Path, options: &[&str]) -> (Running, i32) {
 
 /// However many files change, and however fast, pinfold reacts to a signal.
 #[test]
+#[requires(cgroup)]
 fn a_storm_of_changes_and_a_signal() {
-    if !has_cgroup() {
-        return;
-    }
     let scratch = Scratch::directory("storm");
     let (running, _) = watch(scratch.path(), &["--debounce", "1h", "--on-busy", "queue"]);
     let (over, made) = (AtomicBool::new(false), AtomicU32::new(0));
@@ -52,10 +50,8 @@ fn a_storm_of_changes_and_a_signal() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_debounce_that_no_clock_can_hold_is_no_panic() {
-    if !has_cgroup() {
-        return;
-    }
     let scratch = Scratch::directory("debounce");
     let (mut running, pid) = watch(scratch.path(), &["--quiet", "--debounce", "18446744073709551615s"]);
     fs::write(scratch.path().join("file"), "x").unwrap();
@@ -72,10 +68,8 @@ fn a_debounce_that_no_clock_can_hold_is_no_panic() {
 
 /// With one more available process each time: pinfold waits for changes, or names the missing resource.
 #[test]
+#[requires(root, program("setpriv"))]
 fn where_no_thread_can_be_started() {
-    if !has_root() || !has_program("setpriv") {
-        return;
-    }
     let copy = PublicCopy::new("watch-threads");
     let mut said = String::new();
     let ended = (1..32).find(|processes| {
@@ -99,10 +93,8 @@ fn where_no_thread_can_be_started() {
 
 /// An endless line, and an unlimited number of lines: pinfold stores none of them.
 #[test]
+#[requires(cgroup)]
 fn endless_lines_on_standard_input_are_bounded() {
-    if !has_cgroup() {
-        return;
-    }
     const PIECE: usize = 1 << 20;
     let scratch = Scratch::directory("endless");
     for (piece, pieces) in [(vec![b'x'; PIECE], 256), (vec![b'\n'; PIECE], 16), (b"no\n".repeat(PIECE / 3), 16)] {

@@ -5,17 +5,15 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 
 use crate::support::watched::{REPEATS, Watched, shell};
-use crate::support::{PublicCopy, Run, Scratch, has, has_cgroup, has_program, has_root};
+use crate::support::{PublicCopy, Run, Scratch, has, needs};
 
 const UP: [&str; 3] = ["sh", "-c", "echo up; exec sleep 1000"];
 const OPTIONS: [&str; 2] = ["--debounce", "50ms"];
 
 /// Volumes of Kubernetes, the link `current` of a deployment, and a link that `-w` names.
 #[test]
+#[requires(cgroup)]
 fn a_link_that_is_switched_is_a_change() {
-    if !has_cgroup() {
-        return;
-    }
     let scratch = Scratch::directory("links");
     let at = scratch.path();
     shell(at, "mkdir -p volume/..1 volume/..2 releases/1/src releases/2/src elsewhere/deep
@@ -73,10 +71,8 @@ fn a_link_that_is_switched_is_a_change() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_watched_directory_that_is_removed_and_made_again() {
-    if !has_cgroup() {
-        return;
-    }
     let scratch = Scratch::directory("again");
     let at = scratch.path();
     shell(at, "mkdir -p dist/sub parent/child; touch dist/a dist/sub/b parent/child/c single");
@@ -122,10 +118,8 @@ fn a_watched_directory_that_is_removed_and_made_again() {
 
 /// Directories are replaced by others while the kernel drops pinfold's events.
 #[test]
+#[requires(cgroup, root)]
 fn directories_are_found_again_after_a_queue_overflow() {
-    if !has_cgroup() || !has_root() {
-        return;
-    }
     let scratch = Scratch::directory("overflow");
     let at = scratch.path();
     shell(at, "mkdir -p a/b c; touch a/b/x c/x");
@@ -157,10 +151,8 @@ fn directories_are_found_again_after_a_queue_overflow() {
 
 /// pinfold skips the directory and reports that once; the command keeps running.
 #[test]
+#[requires(cgroup, root, program("setpriv"))]
 fn an_unreadable_directory_does_not_end_the_watch() {
-    if !has_cgroup() || !has_root() || !has_program("setpriv") {
-        return;
-    }
     let copy = PublicCopy::new("watch-unreadable");
     let scratch = std::path::PathBuf::from(format!("/tmp/pinfold-unreadable-{}", std::process::id()));
     fs::create_dir(&scratch).unwrap();
@@ -203,10 +195,8 @@ fn an_unreadable_directory_does_not_end_the_watch() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_new_rule_applies_at_once_and_to_directories() {
-    if !has_cgroup() {
-        return;
-    }
     let scratch = Scratch::directory("rules");
     let at = scratch.path();
     shell(at, "mkdir -p .git/info build/deep src/sub; touch build/deep/x src/a.rs src/sub/b.rs");
@@ -250,10 +240,8 @@ fn a_new_rule_applies_at_once_and_to_directories() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn looking_and_permissions_and_files_of_editors_are_no_change() {
-    if !has_cgroup() {
-        return;
-    }
     let scratch = Scratch::directory("no-change");
     let at = scratch.path();
     shell(at, "mkdir sub; echo 1 >file; echo 1 >sub/x; sync .");
@@ -278,7 +266,7 @@ fn looking_and_permissions_and_files_of_editors_are_no_change() {
     shell(at, "chmod -x other");
     watcher.assert_quiet();
     // pinfold notices a write by mmap(2) when the file is closed.
-    if has("python3", has_program("python3"), "python3 is not installed") {
+    if has(needs::program("python3")) {
         shell(at, "python3 -c 'import mmap; f = open(\"other\", \"r+b\"); f.truncate(9)'");
         watcher.assert_one_restart("truncated");
         shell(
@@ -291,15 +279,13 @@ fn looking_and_permissions_and_files_of_editors_are_no_change() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn extensions_as_people_write_them() {
     for (wrong, said) in
         [("--ext=", "extension"), ("--ext=r?", "extension"), ("--ext=rs,{a}", "extension"), ("--ignore=#x", "comment")]
     {
         let ran = Run::bare([crate::support::PINFOLD, "watch", wrong, "--", "true"]).run().assert_code(125);
         assert!(ran.stderr.contains(said), "{wrong}: {ran:#?}");
-    }
-    if !has_cgroup() {
-        return;
     }
     let scratch = Scratch::directory("extensions");
     let at = scratch.path();
@@ -316,10 +302,8 @@ fn extensions_as_people_write_them() {
 
 /// pinfold reports it after the third time, with the file's name, and only once.
 #[test]
+#[requires(cgroup)]
 fn a_command_that_writes_what_is_watched_is_reported() {
-    if !has_cgroup() {
-        return;
-    }
     for (script, on_busy, file) in [
         ("echo up; echo $$ >out.txt; exec sleep 1000", "restart", "out.txt"),
         ("echo up; echo $$ >log.$$", "queue", "log."),

@@ -6,13 +6,12 @@ use std::process::Command;
 
 use crate::support::pty::Pty;
 use crate::support::watched::{DEBOUNCE, Watched, shell};
-use crate::support::{PINFOLD, Run, Scratch, has, has_cgroup, has_program, has_root, program};
+use crate::support::{PINFOLD, Run, Scratch, program};
 
 #[test]
+#[requires(cgroup)]
 fn two_servers_never_run_at_once() {
-    if has_cgroup() {
-        restart_a_server("cgroup");
-    }
+    restart_a_server("cgroup");
 }
 
 #[test]
@@ -46,10 +45,8 @@ fn restart_a_server(containment: &str) {
 
 /// However a file is written, it causes one restart, and pinfold prints its name.
 #[test]
+#[requires(cgroup, program("git"), program("rsync"), program("vim"))]
 fn one_save_is_one_restart() {
-    if !has_cgroup() || !["git", "rsync", "vim"].into_iter().all(has_program) {
-        return;
-    }
     let scratch = Scratch::directory("saves");
     let other = Scratch::directory("other");
     let at = scratch.path();
@@ -101,10 +98,8 @@ fn one_save_is_one_restart() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn what_is_watched() {
-    if !has_cgroup() {
-        return;
-    }
     let scratch = Scratch::directory("what");
     let at = scratch.path();
     shell(at, "mkdir src doc; touch src/a.rs src/a.txt doc/a.rs one two");
@@ -125,10 +120,8 @@ fn what_is_watched() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn changes_while_the_command_runs() {
-    if !has_cgroup() {
-        return;
-    }
     let scratch = Scratch::directory("busy");
     let file = scratch.path().join("file");
     // The command ends when a file that is not watched exists.
@@ -175,10 +168,8 @@ fn changes_while_the_command_runs() {
 
 /// As with entr and watchexec, nothing runs before the first change.
 #[test]
+#[requires(cgroup)]
 fn postponed() {
-    if !has_cgroup() {
-        return;
-    }
     let scratch = Scratch::directory("postponed");
     let options = ["--postpone", "--debounce", "50ms"];
     let watched = Watched::start(scratch.path(), &options, &["sh", "-c", "echo up; exec sleep 1000"]);
@@ -193,10 +184,8 @@ fn postponed() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn commands_that_end_or_cannot_start() {
-    if !has_cgroup() {
-        return;
-    }
     let scratch = Scratch::directory("ends");
     let at = scratch.path();
     let watched = Watched::start(at, &["--debounce", "50ms"], &["./tool"]);
@@ -211,6 +200,7 @@ fn commands_that_end_or_cannot_start() {
 }
 
 #[test]
+#[requires(root, user_namespaces)]
 fn what_cannot_be_watched() {
     let refused = |run: Run| {
         let ran = run.run().assert_code(125);
@@ -218,13 +208,6 @@ fn what_cannot_be_watched() {
         ran.stderr
     };
     assert!(refused(Run::bare([PINFOLD, "watch", "-w", "/nosuch", "--", "true"])).contains("/nosuch: No such file"));
-    if !has_root() {
-        return;
-    }
-    let can = Command::new("unshare").args(["--user", "--map-root-user", "true"]).status();
-    if !has("namespaces", can.is_ok_and(|done| done.success()), "no user namespace can be made here") {
-        return;
-    }
     let scratch = Scratch::directory("limits");
     shell(scratch.path(), "mkdir -p $(seq 20)");
     // The limits of a separate user namespace.
@@ -254,10 +237,8 @@ fn what_cannot_be_watched() {
 
 /// Ctrl-C ends everything; the screen is cleared before each run; the keys are r and Enter.
 #[test]
+#[requires(cgroup)]
 fn at_a_terminal() {
-    if !has_cgroup() {
-        return;
-    }
     let scratch = Scratch::directory("terminal");
     let mut command = Command::new(PINFOLD);
     command.args(["watch", "--clear", "--", "sh", "-c", "(setsid sleep 1000 &); echo up; exec sleep 1000"]);
@@ -277,10 +258,8 @@ fn at_a_terminal() {
 /// A debugger reads the typed keys and receives Ctrl-C. Afterwards pinfold restores the terminal settings that the
 /// debugger has changed.
 #[test]
+#[requires(cgroup)]
 fn a_command_with_the_terminal_as_standard_input() {
-    if !has_cgroup() {
-        return;
-    }
     let scratch = Scratch::directory("debugger");
     fs::write(scratch.path().join("file"), "").unwrap();
     let script = "trap 'echo interrupted' INT; stty -echo; echo up; read a; echo read it; read b; echo got $a $b; stty -a | grep -o '.echo '";

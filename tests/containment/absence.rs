@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use crate::support::own_cgroup::OwnCgroup;
-use crate::support::{Canary, PINFOLD, PublicCopy, Ran, Run, Scratch, has_cgroup, has_program, has_root, program};
+use crate::support::{Canary, PINFOLD, PublicCopy, Ran, Run, Scratch, program};
 
 /// Much longer than these runs take, and much shorter than the time that their jobs would run without an end.
 const BOUNDED: f64 = 15.0;
@@ -33,31 +33,25 @@ fn refused(call: &str, errno: i32, containment: &str) -> Vec<Ran> {
     runs.into()
 }
 
-fn containments() -> Vec<&'static str> {
-    if has_cgroup() { vec!["cgroup", "subreaper"] } else { vec!["subreaper"] }
-}
-
 #[test]
-fn a_refused_waitid_is_an_error_before_anything_starts() {
+#[each_containment]
+fn a_refused_waitid_is_an_error_before_anything_starts(containment: &str) {
     let canary = Canary::new();
-    for containment in containments() {
-        for errno in [libc::EPERM, libc::ENOSYS, libc::EACCES] {
-            for ran in refused("waitid", errno, containment) {
-                assert!(ran.stderr.contains("waitid") && ran.stderr.contains("seccomp"), "{ran:#?}");
-            }
+    for errno in [libc::EPERM, libc::ENOSYS, libc::EACCES] {
+        for ran in refused("waitid", errno, containment) {
+            assert!(ran.stderr.contains("waitid") && ran.stderr.contains("seccomp"), "{ran:#?}");
         }
     }
     canary.assert_alive();
 }
 
 #[test]
-fn a_waitid_that_fails_while_a_job_runs_ends_the_job_with_an_error() {
+#[each_containment]
+fn a_waitid_that_fails_while_a_job_runs_ends_the_job_with_an_error(containment: &str) {
     let canary = Canary::new();
-    for containment in containments() {
-        for errno in [libc::EPERM, libc::ENOMEM] {
-            for ran in refused("reaping-waitid", errno, containment) {
-                assert!(ran.stderr.contains("guard"), "{ran:#?}");
-            }
+    for errno in [libc::EPERM, libc::ENOMEM] {
+        for ran in refused("reaping-waitid", errno, containment) {
+            assert!(ran.stderr.contains("guard"), "{ran:#?}");
         }
     }
     canary.assert_alive();
@@ -66,10 +60,8 @@ fn a_waitid_that_fails_while_a_job_runs_ends_the_job_with_an_error() {
 /// A process whose executable file is unreadable cannot be traced, and `hidepid` hides such a process from an ordinary
 /// user.
 #[test]
+#[requires(root, program("unshare"), program("setpriv"))]
 fn a_process_that_proc_hides_is_a_leftover() {
-    if !has_root() || !has_program("unshare") || !has_program("setpriv") {
-        return;
-    }
     let directory = Scratch::directory("hidden");
     let hidden = directory.path().join("hidden");
     std::fs::copy(program("escape_deaf"), &hidden).unwrap();
@@ -101,10 +93,8 @@ fn a_process_that_proc_hides_is_a_leftover() {
 /// Where `/proc` is not usable, the guard cannot find a process that has left the cgroup. It must not report that the
 /// job is empty.
 #[test]
+#[requires(root, cgroup, program("unshare"))]
 fn an_emigrant_without_a_usable_proc_is_reported() {
-    if !has_root() || !has_cgroup() || !has_program("unshare") {
-        return;
-    }
     let out = OwnCgroup::new().littered();
     let place = crate::support::own_cgroup();
     let set_ups = [
@@ -130,10 +120,8 @@ fn an_emigrant_without_a_usable_proc_is_reported() {
 }
 
 #[test]
+#[requires(root, cgroup, program("setpriv"))]
 fn a_leaf_that_its_job_made_unreadable_is_listed_killed_and_removed() {
-    if !has_root() || !has_cgroup() || !has_program("setpriv") {
-        return;
-    }
     let copy = PublicCopy::new("modes");
     let directory = Scratch::directory("modes");
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);

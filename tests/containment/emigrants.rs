@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use pinfold::{Command, Job, Supervisor};
 
+use crate::support::needs::need;
 use crate::support::own_cgroup::OwnCgroup;
-use crate::support::{
-    PINFOLD, PublicCopy, Run, Scratch, has, has_cgroup, has_program, has_root, own_cgroup, program, wait_for,
-};
+use crate::support::{PINFOLD, PublicCopy, Run, Scratch, has, own_cgroup, program, wait_for};
 
 /// Returns whether the process exists and is not a zombie.
 fn lives(pid: i32) -> bool {
@@ -68,10 +67,8 @@ fn next_tick() {
 /// An emigrant that left while several jobs were alive may belong to any of these. It ends with the last of them, and
 /// not with a job that started later.
 #[test]
+#[requires(cgroup, root)]
 fn an_emigrant_of_several_jobs_ends_with_the_last_of_them() {
-    if !has_cgroup() || !has_root() {
-        return;
-    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let supervisor = Supervisor::builder().guard_program(PINFOLD).start().await.unwrap();
@@ -95,10 +92,8 @@ fn an_emigrant_of_several_jobs_ends_with_the_last_of_them() {
 
 /// The emigrant's guard is killed. The emigrant then becomes a descendant of the outer guard.
 #[test]
+#[requires(cgroup, root)]
 fn an_emigrant_of_a_killed_guard_is_ended() {
-    if !has_cgroup() || !has_root() {
-        return;
-    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let supervisor = Supervisor::builder().guard_program(PINFOLD).start().await.unwrap();
@@ -120,10 +115,8 @@ fn an_emigrant_of_a_killed_guard_is_ended() {
 /// What `su` and pam_systemd do with an ordinary user's job: the process leaves the cgroup and runs as root. pinfold
 /// reports it by name, and not as killed.
 #[test]
+#[requires(cgroup, root, program("setpriv"), program("unshare"))]
 fn an_emigrant_that_may_not_be_killed_is_reported() {
-    if !(has_cgroup() && has_root() && has_program("setpriv") && has_program("unshare")) {
-        return;
-    }
     let (directory, report) = (Scratch::directory("suid"), Scratch::new("report"));
     let suid = directory.path().join("become-root");
     std::fs::copy(program("become_root"), &suid).unwrap();
@@ -145,7 +138,7 @@ fn an_emigrant_that_may_not_be_killed_is_reported() {
         .env("OUTSIDE", own_cgroup().join("cgroup.procs"));
     let ran = run.run();
     if ran.stdout != "in place\n" {
-        has("suid", false, "the file system of the target directory is mounted nosuid");
+        has(need("suid", false, "the file system of the target directory is mounted nosuid"));
         return;
     }
     let reported: serde_json::Value = serde_json::from_str(&report.text()).unwrap();

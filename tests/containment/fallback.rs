@@ -2,8 +2,8 @@
 //! leave.
 
 use crate::support::own_cgroup::OwnCgroup;
-use crate::support::surrounding::{fresh_user, has_other_users};
-use crate::support::{Canary, PINFOLD, Run, Scratch, has_program, has_root};
+use crate::support::surrounding::fresh_user;
+use crate::support::{Canary, PINFOLD, Run, Scratch};
 
 /// Returns what root does before and after it becomes a user in a cgroup whose directory belongs to the user and whose
 /// list of processes does not, or only for a short time.
@@ -26,10 +26,8 @@ fn results(directory: &Scratch) -> Vec<serde_json::Value> {
 
 /// The first of the jobs that start at once finds out that the cgroup does not work, and all of them run.
 #[test]
+#[requires(other_users)]
 fn several_jobs_at_once_fall_back() {
-    if !has_other_users() {
-        return;
-    }
     let uid = fresh_user();
     let cgroup = OwnCgroup::of(uid);
     let pool = r#""$0" pool -j 4 --results "$D"/results -- sh -c 'echo {}'"#;
@@ -50,10 +48,8 @@ fn several_jobs_at_once_fall_back() {
 
 /// The first job that has to run without a cgroup does not touch the jobs that already run in their leaves.
 #[test]
+#[requires(other_users)]
 fn a_cgroup_that_accepts_no_more_processes() {
-    if !has_other_users() {
-        return;
-    }
     let uid = fresh_user();
     let cgroup = OwnCgroup::of(uid);
     let directory = user_directory(uid);
@@ -84,10 +80,8 @@ LINES"#;
 
 /// Each job has its own guards, which are reparented when their parents end. None of them stays a zombie.
 #[test]
+#[requires(root, program("unshare"))]
 fn guards_are_reaped() {
-    if !has_root() || !has_program("unshare") {
-        return;
-    }
     let zombies = r#"grep -l "^State:.Z" /proc/[0-9]*/status 2>/dev/null | wc -l"#;
     // A process that has just ended is a zombie for a moment.
     let look =

@@ -4,7 +4,8 @@
 //! Each turn lets the next call fail, until there is no further call. `PINFOLD_INJECTED=all` lets every call fail with
 //! every errno; without it the test chooses some of the calls, different ones each time.
 
-use crate::support::{Canary, PINFOLD, Ran, Run, Scratch, has, has_cgroup, program};
+use crate::support::needs::{Need, need};
+use crate::support::{Canary, PINFOLD, Ran, Run, Scratch, program};
 
 /// One of this number of calls is chosen, unless all are.
 const SOME: u64 = 7;
@@ -59,21 +60,19 @@ fn every_call(options: &[&str]) {
     canary.assert_alive();
 }
 
-fn has_seccomp() -> bool {
+fn seccomp() -> Need {
     let (ran, _) = one(&["--timeout", "50ms"], 0, 0);
-    has("seccomp", ran.code != 125 || !ran.stderr.contains("inject"), &ran.stderr)
+    need("seccomp", ran.code != 125 || !ran.stderr.contains("inject"), &ran.stderr)
 }
 
 #[test]
+#[requires(cgroup, seccomp)]
 fn in_a_cgroup() {
-    if has_cgroup() && has_seccomp() {
-        every_call(&["--timeout", "60ms", "--grace", "20ms"]);
-    }
+    every_call(&["--timeout", "60ms", "--grace", "20ms"]);
 }
 
 #[test]
+#[requires(seccomp)]
 fn without_a_cgroup() {
-    if has_seccomp() {
-        every_call(&["--containment", "subreaper", "--timeout", "60ms", "--grace", "20ms"]);
-    }
+    every_call(&["--containment", "subreaper", "--timeout", "60ms", "--grace", "20ms"]);
 }

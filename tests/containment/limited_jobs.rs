@@ -7,14 +7,16 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
+use crate::support::needs::{Need, need};
 use crate::support::pool::{lines, pool, text};
-use crate::support::{PINFOLD, Run, Scratch, has, program};
+use crate::support::{PINFOLD, Run, Scratch, program};
 
-fn has_memory_and_pids() -> bool {
+fn memory_and_pids() -> Need {
     let words = ["run", "--memory", "max", "--pids", "1000", "--", "true"];
     let output = std::process::Command::new(PINFOLD).args(words).output().unwrap();
     let reason = String::from_utf8_lossy(&output.stderr);
-    has("memory", output.status.success(), reason.trim()) && has("pids", output.status.success(), reason.trim())
+    need("memory", output.status.success(), &reason)?;
+    need("pids", output.status.success(), &reason)
 }
 
 /// Prints the files of the job's own cgroup as the kernel shows them.
@@ -27,10 +29,8 @@ fn used(mode: &[&str]) -> Value {
 }
 
 #[test]
+#[requires(memory_and_pids)]
 fn each_job_of_a_pool_has_its_own() {
-    if !has_memory_and_pids() {
-        return;
-    }
     let (results, printed) = (Scratch::new("results"), Scratch::new("told"));
     let show = format!("{SHOW_LIMITS} >'{}'", text(printed.path()));
     let jobs = [
@@ -62,10 +62,8 @@ fn each_job_of_a_pool_has_its_own() {
 }
 
 #[test]
+#[requires(memory_and_pids)]
 fn each_job_that_is_submitted_has_its_own() {
-    if !has_memory_and_pids() {
-        return;
-    }
     let mut run = Run::bare([PINFOLD, "serve", "--stdio", "--controllers", "memory,pids", "-j", "1"]);
     run.command().stdin(Stdio::piped());
     let mut running = run.start();
@@ -106,10 +104,8 @@ fn each_job_that_is_submitted_has_its_own() {
 /// A small container that its job fills with processes. The OOM killer kills some of these, and not pinfold, which must
 /// end the rest and write a report.
 #[test]
+#[requires(memory_and_pids, root)]
 fn a_full_container_keeps_pinfold_and_its_guard() {
-    if !has_memory_and_pids() || !crate::support::has_root() {
-        return;
-    }
     let own = crate::support::own_cgroup().join("full");
     let inner = own.join("all");
     let job = "for n in $(seq 400); do sleep 1000 & done; wait";

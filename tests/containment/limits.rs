@@ -1,16 +1,13 @@
 //! Tiny limits: with few descriptors, few processes or a small stack, either everything works, or nothing is started
 //! and the message names the limit. The job's own limits stay those of the caller.
 
-use crate::support::has_cgroup;
 use crate::support::own_cgroup::OwnCgroup;
-use crate::support::surrounding::{Surrounding, become_user, fresh_user, has_other_users, holds};
+use crate::support::surrounding::{Surrounding, become_user, fresh_user, holds};
 
 /// With enough descriptors everything works, and with fewer nothing is started.
 #[test]
+#[requires(other_users)]
 fn with_few_descriptors() {
-    if !has_other_users() {
-        return;
-    }
     let uid = fresh_user();
     let cgroup = OwnCgroup::of(uid);
     let close = "for fd in /proc/$$/fd/*; do fd=${fd##*/}; [ $fd -lt 3 ] || eval \"exec $fd>&-\"; done";
@@ -50,10 +47,8 @@ fn with_few_descriptors() {
 }
 
 #[test]
+#[requires(other_users)]
 fn with_few_processes() {
-    if !has_other_users() {
-        return;
-    }
     let uid = fresh_user();
     let cgroup = OwnCgroup::of(uid);
     for limit in 0..6 {
@@ -74,10 +69,8 @@ fn with_few_processes() {
 
 /// An unoptimised program needs more than the 20 KiB that the release build needs.
 #[test]
+#[requires(cgroup)]
 fn with_a_small_stack() {
-    if !has_cgroup() {
-        return;
-    }
     holds(r#"ulimit -s 512; exec "$@""#);
     let script = r#"ulimit -s 512; exec "$@""#;
     let ran = Surrounding { script, options: &[] }.run(&[], &["bash", "-c", "ulimit -Ss; ulimit -Hs"]).assert_code(0);
@@ -86,10 +79,8 @@ fn with_a_small_stack() {
 
 /// Also without a cgroup, for more processes than there are descriptors.
 #[test]
+#[requires(other_users)]
 fn with_few_descriptors_and_no_cgroup() {
-    if !has_other_users() {
-        return;
-    }
     let close = "for fd in /proc/$$/fd/*; do fd=${fd##*/}; [ $fd -lt 3 ] || eval \"exec $fd>&-\"; done";
     for limit in [24, 26, 40] {
         let script = format!("{close}; ulimit -n {limit}; {}", become_user(fresh_user()));

@@ -5,15 +5,16 @@ use std::time::Duration;
 use pinfold::report::{MainEnd, Reason};
 use pinfold::{Command, Controller, Limits, Signal, Stdio, Supervisor};
 
-use crate::support::{Scratch, has, has_cgroup, host, program};
+use crate::support::needs::need;
+use crate::support::{Scratch, has, host, program};
 
 /// Returns the cgroup in which jobs can have controllers, if scripts/vm-test names one.
 fn builder_cgroup() -> Option<std::ffi::OsString> {
     std::env::var_os("PINFOLD_CGROUP")
 }
 
-/// Runs `host`, or prints that it is skipped because the controllers are not available.
-fn with_controllers(controllers: &[Controller], host: impl AsyncFnOnce(&Supervisor)) {
+/// Runs `host`, or skips it because the controllers are not available.
+pub(super) fn with_controllers(controllers: &[Controller], host: impl AsyncFnOnce(&Supervisor)) {
     let mut builder = Supervisor::builder().controllers(controllers.iter().copied());
     let named = builder_cgroup();
     if let Some(cgroup) = &named {
@@ -22,7 +23,7 @@ fn with_controllers(controllers: &[Controller], host: impl AsyncFnOnce(&Supervis
     match host::with(builder, host) {
         Err(error) if named.is_none() && !controllers.is_empty() => {
             for controller in controllers {
-                has(controller.name(), false, &error.to_string());
+                has(need(controller.name(), false, &error.to_string()));
             }
         }
         done => done.unwrap(),
@@ -31,9 +32,6 @@ fn with_controllers(controllers: &[Controller], host: impl AsyncFnOnce(&Supervis
 
 /// Runs `host` with a job that counts.
 fn with_counting_job(host: impl AsyncFnOnce(pinfold::Job, &Scratch)) {
-    if !has_cgroup() {
-        return;
-    }
     with_controllers(&[], async |supervisor| {
         let file = Scratch::new("count");
         let mut command = Command::new(program("use"));
@@ -57,6 +55,7 @@ async fn counts(file: &Scratch) {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_job_stands_still_and_goes_on() {
     with_counting_job(async |job, file| {
         job.freeze().await.unwrap();
@@ -92,10 +91,8 @@ fn a_job_stands_still_and_goes_on() {
 
 /// The job receives the stop signal first, and not only SIGKILL after the grace period.
 #[test]
+#[requires(cgroup)]
 fn a_frozen_job_is_stopped() {
-    if !has_cgroup() {
-        return;
-    }
     with_controllers(&[], async |supervisor| {
         let script = "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done";
         let (reader, writer) = std::io::pipe().unwrap();
@@ -115,6 +112,7 @@ fn a_frozen_job_is_stopped() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_frozen_job_dies_with_its_supervisor() {
     with_counting_job(async |job, _| {
         job.freeze().await.unwrap();
@@ -125,6 +123,7 @@ fn a_frozen_job_dies_with_its_supervisor() {
 
 /// The same through a second handle, which the holder of a pool's job has.
 #[test]
+#[requires(cgroup)]
 fn a_handle_freezes_too() {
     with_counting_job(async |job, file| {
         let handle = job.handle();
@@ -142,10 +141,8 @@ fn a_handle_freezes_too() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn usage_while_it_runs() {
-    if !has_cgroup() {
-        return;
-    }
     with_controllers(&[], async |supervisor| {
         let mut command = Command::new(program("use"));
         let job = supervisor.spawn(command.args(["burn", "60"])).await.unwrap();
@@ -222,10 +219,8 @@ fn shares_by_weight() {
 
 /// A limit whose controller was not requested from the supervisor is an error, and nothing is started.
 #[test]
+#[requires(cgroup)]
 fn a_limit_without_its_controller() {
-    if !has_cgroup() {
-        return;
-    }
     with_controllers(&[], async |supervisor| {
         let mark = Scratch::new("mark");
         let mut command = Command::new("touch");

@@ -1,5 +1,8 @@
 //! What holds a job: cgroups, descendants, limits, and environments that lack some of these.
 
+#[macro_use]
+extern crate pinfold_test_macros;
+
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -8,6 +11,7 @@ mod emigrants;
 mod escapes;
 mod fallback;
 mod injected;
+mod judge;
 mod limited_jobs;
 mod limits;
 mod live;
@@ -18,3 +22,7 @@ mod stopped;
 mod subreaper;
 mod surroundings;
 mod unkillable;
+
+fn main() -> std::process::ExitCode {
+    support::harness::main()
+}

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::host::{shell, with_supervisor};
 use crate::support::own_cgroup::OwnCgroup;
-use crate::support::{PINFOLD, Run, Scratch, has_cgroup, has_program, has_root};
+use crate::support::{PINFOLD, Run, Scratch};
 
 const MANY: usize = 5000;
 
@@ -49,10 +49,8 @@ fn since(date: &str) -> f64 {
 }
 
 #[test]
+#[requires(cgroup, root)]
 fn removal_takes_not_much_longer_than_rmdir_alone() {
-    if !has_cgroup() || !has_root() {
-        return;
-    }
     for (name, shape) in shapes() {
         let ran = Run::new(["--", "sh", "-c", &litter(&format!("{shape}; date +%s.%N"))]).run().assert_code(0);
         let (took, alone) = (since(&ran.stdout), by_rmdir());
@@ -64,10 +62,8 @@ fn removal_takes_not_much_longer_than_rmdir_alone() {
 }
 
 #[test]
+#[requires(cgroup, root)]
 fn other_jobs_and_timers_are_handled_meanwhile() {
-    if !has_cgroup() || !has_root() {
-        return;
-    }
     with_supervisor(async |supervisor| {
         let ticks = RefCell::new(Vec::new());
         let ticking = async {
@@ -97,10 +93,8 @@ fn other_jobs_and_timers_are_handled_meanwhile() {
 }
 
 #[test]
+#[requires(cgroup, root)]
 fn a_deadline_does_not_wait_for_the_sweep_at_the_start() {
-    if !has_cgroup() || !has_root() {
-        return;
-    }
     let place = OwnCgroup::new();
     let base = place.path.join("pinfold-1-0123456789abcdef");
     let abandon = || {
@@ -122,10 +116,8 @@ fn a_deadline_does_not_wait_for_the_sweep_at_the_start() {
 }
 
 #[test]
+#[requires(cgroup, root)]
 fn processes_are_ended_before_the_cgroups_of_a_killed_supervisor_are_removed() {
-    if !has_cgroup() || !has_root() {
-        return;
-    }
     let job = litter(&format!("{}; trap '' TERM; sleep 997 & echo ready; wait", shapes()[0].1));
     // Runs without the warden, because the warden would end the guard.
     let mut pinfold = Command::new(PINFOLD);
@@ -171,10 +163,8 @@ fn in_place(place: &OwnCgroup, host: impl AsyncFnOnce(&pinfold::Supervisor)) {
 }
 
 #[test]
+#[requires(cgroup, root)]
 fn a_job_starts_after_its_empty_cgroup_or_the_base_was_removed() {
-    if !has_cgroup() || !has_root() {
-        return;
-    }
     let place = OwnCgroup::new();
     in_place(&place, async |supervisor| {
         // Long enough that the cgroup for the next job is made meanwhile.
@@ -206,13 +196,11 @@ fn a_job_starts_after_its_empty_cgroup_or_the_base_was_removed() {
 }
 
 #[test]
+#[requires(cgroup, root)]
 fn jobs_start_beside_a_cleaner() {
     // The cleaner removes this many directories for each start, at any moment: fewer than the number of retries of a
     // start.
     const REMOVALS: u32 = 6;
-    if !has_cgroup() || !has_root() {
-        return;
-    }
     let place = OwnCgroup::new();
     let (left, over) = (AtomicU32::new(REMOVALS), AtomicBool::new(false));
     let clean = || {
@@ -255,10 +243,8 @@ fn jobs_start_beside_a_cleaner() {
 }
 
 #[test]
+#[requires(cgroup, root, program("setpriv"), program("flock"))]
 fn another_user_can_not_lock_a_base_but_a_job_of_that_user_reads_its_own_limits() {
-    if !has_cgroup() || !has_root() || !has_program("setpriv") || !has_program("flock") {
-        return;
-    }
     let place = OwnCgroup::new();
     in_place(&place, async |supervisor| {
         supervisor.spawn(&shell(":")).await.unwrap().wait().await.unwrap();
@@ -278,10 +264,8 @@ fn another_user_can_not_lock_a_base_but_a_job_of_that_user_reads_its_own_limits(
 }
 
 #[test]
+#[requires(cgroup, root, program("flock"))]
 fn a_base_that_is_locked_and_has_no_guard_is_named_by_sweep_and_doctor() {
-    if !has_cgroup() || !has_root() || !has_program("flock") {
-        return;
-    }
     let place = OwnCgroup::new();
     let base = place.path.join("pinfold-1-0123456789abcdef");
     std::fs::create_dir(&base).unwrap();

@@ -4,10 +4,11 @@
 
 use std::path::PathBuf;
 
-use crate::support::{Canary, PINFOLD, Ran, Run, Scratch, has, has_cgroup, has_program, has_root, program};
+use crate::support::needs::{Need, need};
+use crate::support::{Canary, PINFOLD, Ran, Run, Scratch, has, program};
 
 /// Returns whether pinfold can use this controller for its jobs. It tries the one option that needs nothing else.
-fn has_controller(name: &str) -> bool {
+pub(super) fn controller(name: &str) -> Need {
     let option = match name {
         "memory" => ["--memory", "max"],
         "pids" => ["--pids", "1000"],
@@ -16,15 +17,16 @@ fn has_controller(name: &str) -> bool {
         _ => ["--io-max", "/:rbps=1T"],
     };
     let output = std::process::Command::new(PINFOLD).arg("run").args(option).args(["--", "true"]).output().unwrap();
-    has(name, output.status.success(), String::from_utf8_lossy(&output.stderr).trim())
+    need(name, output.status.success(), String::from_utf8_lossy(&output.stderr).trim())
 }
 
 /// Returns an empty cgroup with controllers, in which others can be made: scripts/vm-test names one.
-fn delegated() -> Option<PathBuf> {
-    let named = std::env::var_os("PINFOLD_TEST_CGROUP").map(PathBuf::from);
+fn delegated() -> Need {
     let reason = "PINFOLD_TEST_CGROUP names no cgroup that gives controllers, as scripts/vm-test sets it up";
-    has("delegated", named.is_some(), reason).then_some(named).flatten()
+    need("delegated", std::env::var_os(DELEGATED).is_some(), reason)
 }
+
+const DELEGATED: &str = "PINFOLD_TEST_CGROUP";
 
 fn used(mode: &[&str]) -> Vec<String> {
     let program = program("use").display().to_string();
@@ -47,10 +49,8 @@ fn cpu_seconds(ran: &Ran) -> f64 {
 const MIB: u64 = 1 << 20;
 
 #[test]
+#[requires(controller("memory"))]
 fn a_job_that_runs_out_of_memory() {
-    if !has_controller("memory") {
-        return;
-    }
     let canary = Canary::new();
     let ran = run(&["--memory", "64M", "--timeout", "1m"], &["hog", "1000000000"]).assert_code(137);
     assert_eq!(ran.report["reason"], "oom", "{ran:#?}");
@@ -66,10 +66,8 @@ fn a_job_that_runs_out_of_memory() {
 }
 
 #[test]
+#[requires(controller("memory"), program("python3"))]
 fn python_that_runs_out_of_memory() {
-    if !has_controller("memory") || !has_program("python3") {
-        return;
-    }
     let words = ["--memory", "64M", "--", "python3", "-c", "x=bytearray(10**9)"];
     let ran = Run::new(words).run().assert_code(137);
     assert_eq!(ran.report["reason"], "oom", "{ran:#?}");
@@ -78,13 +76,15 @@ fn python_that_runs_out_of_memory() {
     crate::support::measured(&format!("ended after {:.1} s", ran.elapsed.as_secs_f64()));
 }
 
+fn swap() -> Need {
+    let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
+    need("swap", swaps.lines().count() > 1, "this machine has no swap")
+}
+
 /// There is swap, and the job gets none of it unless it is requested.
 #[test]
+#[requires(controller("memory"), swap)]
 fn swap_does_not_defeat_the_limit() {
-    let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
-    if !has_controller("memory") || !has("swap", swaps.lines().count() > 1, "this machine has no swap") {
-        return;
-    }
     let ran = run(&["--memory", "32M", "--timeout", "1m"], &["hog", "50000000"]).assert_code(137);
     assert_eq!(ran.report["reason"], "oom", "{ran:#?}");
     let ran = run(&["--memory", "32M", "--swap", "max", "--timeout", "3s"], &["hog", "50000000"]).assert_code(124);
@@ -93,11 +93,9 @@ fn swap_does_not_defeat_the_limit() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn what_looks_like_out_of_memory() {
-    if !has_cgroup() {
-        return;
-    }
-    let limit: &[&str] = if has_controller("memory") { &["--memory", "64M"] } else { &[] };
+    let limit: &[&str] = if has(controller("memory")) { &["--memory", "64M"] } else { &[] };
     for (script, main) in [("exit 137", "exited"), ("kill -9 $$", "signalled")] {
         let options = limit.iter().copied().chain(["--", "sh", "-c", script]);
         let ran = Run::new(options).run().assert_code(137);
@@ -109,10 +107,8 @@ fn what_looks_like_out_of_memory() {
 
 /// The OOM killer killed a child, and then the main process killed itself.
 #[test]
+#[requires(controller("memory"))]
 fn somebody_else_ran_out_of_memory() {
-    if !has_controller("memory") {
-        return;
-    }
     let ran = run(&["--memory", "64M", "--timeout", "1m"], &["orphan-oom", "1000000000"]).assert_code(137);
     assert_eq!(ran.report["oom"]["kills"], 1, "{ran:#?}");
     // Without the kernel's log, pinfold cannot distinguish the two where one follows the other at once.
@@ -137,10 +133,8 @@ fn somebody_else_ran_out_of_memory() {
 }
 
 #[test]
+#[requires(controller("pids"))]
 fn a_fork_storm_is_held() {
-    if !has_controller("pids") {
-        return;
-    }
     let canary = Canary::new();
     let ran = run(&["--pids", "50", "--timeout", "2s", "--grace", "1s"], &["storm"]).assert_code(124);
     assert!(figure(&ran, "forks_refused") > 0, "{ran:#?}");
@@ -153,10 +147,8 @@ fn a_fork_storm_is_held() {
 }
 
 #[test]
+#[requires(controller("cpu"))]
 fn half_a_cpu() {
-    if !has_controller("cpu") {
-        return;
-    }
     // An emulated CPU is charged for time in which the machine did something else. An excess is deducted later.
     let seconds = if crate::support::slowness() > 1.0 { "12" } else { "4" };
     let ran = run(&["--cpus", "0.5"], &["burn", seconds]).assert_code(0);
@@ -168,10 +160,8 @@ fn half_a_cpu() {
 }
 
 #[test]
+#[requires(controller("cpuset"))]
 fn one_cpu_of_several() {
-    if !has_controller("cpuset") {
-        return;
-    }
     let ran = Run::new(["--cpuset", "0", "--", "grep", "Cpus_allowed_list", "/proc/self/status"]).run().assert_code(0);
     assert_eq!(ran.stdout.split_whitespace().last(), Some("0"), "{ran:#?}");
     let ran = Run::new(["--cpuset", "0,4000", "--", "true"]).run().assert_code(125);
@@ -180,10 +170,8 @@ fn one_cpu_of_several() {
 
 /// Usage covers the whole job, and not only the children for which the main process has waited.
 #[test]
+#[requires(controller("memory"))]
 fn usage_against_the_truth() {
-    if !has_controller("memory") {
-        return;
-    }
     let ran = run(&["--memory", "1G"], &["grandchild", "104857600", "1"]).assert_code(0);
     let peak = figure(&ran, "memory_peak_bytes") as f64 / MIB as f64;
     if ran.report["usage"]["memory_peak_bytes"]["source"] == "memory.peak" {
@@ -195,10 +183,8 @@ fn usage_against_the_truth() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn stats_are_for_people() {
-    if !has_cgroup() {
-        return;
-    }
     let ran = Run::new(["--stats", "--", "true"]).run().assert_code(0);
     assert!(ran.stderr.contains("true: 0.") && ran.stderr.contains("s user, "), "{ran:#?}");
 }
@@ -210,7 +196,7 @@ fn slowed_down_io() {
     let limit = format!("{file}:wbps=4M");
     std::fs::write(&file, "").unwrap();
     let on_disk = Run::new(["--io-max", &limit, "--", "true"]).run();
-    if !has("io", on_disk.code == 0, on_disk.stderr.trim()) {
+    if !has(need("io", on_disk.code == 0, &on_disk.stderr)) {
         return;
     }
     let ran = run(&["--io-max", &limit], &["write", &file, "16777216"]).assert_code(0);
@@ -219,10 +205,8 @@ fn slowed_down_io() {
 }
 
 #[test]
+#[requires(controller("memory"))]
 fn a_job_in_a_job() {
-    if !has_controller("memory") {
-        return;
-    }
     let inner = Scratch::new("inner");
     let path = inner.path().display().to_string();
     let words = [PINFOLD, "run", "--memory", "32M", "--report", &path, "--"].map(String::from);
@@ -253,8 +237,9 @@ fn a_job_in_a_job() {
 /// Runs in a cgroup that contains only pinfold, as in a service or a container: pinfold moves itself out of the way,
 /// and restores everything afterwards.
 #[test]
+#[requires(delegated)]
 fn its_own_cgroup_twice_in_a_row() {
-    let Some(delegated) = delegated() else { return };
+    let delegated = PathBuf::from(std::env::var_os(DELEGATED).unwrap());
     let own = delegated.join(format!("own-{}", std::process::id()));
     std::fs::create_dir(&own).unwrap();
     let script = r#"echo $$ >"$OWN/cgroup.procs" && unset PINFOLD_CGROUP && exec "$@""#;
@@ -344,10 +329,8 @@ fn invalid_limits() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn resource_limits_and_niceness() {
-    if !has_cgroup() {
-        return;
-    }
     let script = "ulimit -Sn; ulimit -Hn; ulimit -c; ulimit -t; nice";
     let options = ["--rlimit=nofile=100:200", "--rlimit=core=0", "--rlimit=cpu=1K:unlimited", "--nice=7", "--"];
     let ran = Run::new(options.iter().chain(&["sh", "-c", script])).run();
@@ -360,10 +343,8 @@ fn resource_limits_and_niceness() {
 }
 
 #[test]
+#[requires(cgroup, root)]
 fn as_another_user() {
-    if !has_cgroup() || !has_root() {
-        return;
-    }
     // PDEATHSIG is set as usual, although a change of credentials clears it.
     for (user, said) in
         [("nobody", "9 65534:65534 65534\n"), ("4242:4243", "9 4242:4243\n"), ("nobody:7", "9 65534:7 7\n")]
@@ -379,10 +360,8 @@ fn as_another_user() {
 }
 
 #[test]
+#[requires(root, program("setpriv"), cgroup)]
 fn only_root_becomes_another_user() {
-    if !has_root() || !has_program("setpriv") || !has_cgroup() {
-        return;
-    }
     let ran = Run::new(["--user", "nobody", "--", PINFOLD, "run", "--user", "root", "--", "true"]).run();
     assert_eq!(ran.code, 125, "{ran:#?}");
 }

@@ -3,7 +3,7 @@
 use pinfold::{Command, Stdio};
 
 use crate::support::host::with_supervisor;
-use crate::support::{has, has_cgroup};
+use crate::support::needs::{Need, need};
 
 /// Returns a value from the kernel's scheduling data of a process: a line of `/proc/PID/sched`.
 fn scheduling(text: &str, key: &str) -> Option<String> {
@@ -11,16 +11,20 @@ fn scheduling(text: &str, key: &str) -> Option<String> {
     lines.find(|(name, _)| name.trim() == key).map(|(_, value)| value.trim().to_owned())
 }
 
+fn own() -> String {
+    std::fs::read_to_string("/proc/self/sched").unwrap_or_default()
+}
+
+fn slice() -> Need {
+    let reason = "/proc/self/sched does not show it: Linux 6.12 with CONFIG_SCHED_DEBUG is needed";
+    need("se.slice", scheduling(&own(), "se.slice").is_some(), reason)
+}
+
 #[test]
+#[requires(cgroup, slice)]
 fn jobs_have_the_usual_slice() {
-    let own = std::fs::read_to_string("/proc/self/sched").unwrap_or_default();
-    let Some(usual) = scheduling(&own, "se.slice") else {
-        has("se.slice", false, "/proc/self/sched does not show it: Linux 6.12 with CONFIG_SCHED_DEBUG is needed");
-        return;
-    };
-    if !has_cgroup() {
-        return;
-    }
+    let own = own();
+    let usual = scheduling(&own, "se.slice").unwrap();
     with_supervisor(async |supervisor| {
         for number in 1..=3 {
             let mut command = Command::new("sh");

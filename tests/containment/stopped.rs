@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::Stdio;
 
 use crate::support::own_cgroup::OwnCgroup;
-use crate::support::{PINFOLD, Ran, Run, has_cgroup, has_program, has_root, slowness};
+use crate::support::{PINFOLD, Ran, Run, slowness};
 
 /// A signal to -1 reaches all processes of the user, so each test has its own user.
 const USER: u32 = 61_234;
@@ -34,10 +34,8 @@ fn bounded(ran: Ran, code: i32) {
 
 /// Runs it once; repeatedly, so that each step of the end is delayed too; and through `pinfold timeout`.
 #[test]
+#[requires(root, program("setpriv"), cgroup)]
 fn the_deadline_of_a_job_that_stops_its_supervisor() {
-    if !has_root() || !has_program("setpriv") || !has_cgroup() {
-        return;
-    }
     let once = "kill -STOP -1; exec sleep 999";
     let always = "trap '' TERM; while :; do kill -STOP -1; sleep 0.02; done";
     for containment in ["cgroup", "subreaper"] {
@@ -83,10 +81,8 @@ fn a_sigstop_from_outside() {
 
 /// SIGKILL of a supervisor whose job has stopped the guard.
 #[test]
+#[requires(root, program("setpriv"), cgroup)]
 fn a_killed_supervisor_of_a_stopped_guard() {
-    if !has_root() || !has_program("setpriv") || !has_cgroup() {
-        return;
-    }
     for containment in ["cgroup", "subreaper"] {
         let cgroup = OwnCgroup::of(KILLED);
         let user = format!("setpriv --reuid {KILLED} --regid {KILLED} --clear-groups");

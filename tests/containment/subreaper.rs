@@ -7,7 +7,8 @@ use std::process::Command;
 use pinfold::report::{ContainmentKind, MainEnd, Reason};
 use pinfold::{Report, Supervisor};
 
-use crate::support::{Canary, PINFOLD, Run, Scratch, has, has_program, has_root, program};
+use crate::support::needs::{Need, need};
+use crate::support::{Canary, PINFOLD, Run, Scratch, has, program};
 
 /// Builds a job that escapes in three ways, and prints "ready" when it has.
 fn tree() -> std::path::PathBuf {
@@ -34,10 +35,8 @@ fn it_can_be_requested() {
 
 /// Where no cgroup is available, pinfold chooses it, and the report contains the reason.
 #[test]
+#[requires(root, program("unshare"))]
 fn it_is_chosen_where_there_is_no_cgroup() {
-    if !has_root() || !has_program("unshare") {
-        return;
-    }
     let hide = "mount -t tmpfs none /sys/fs/cgroup";
     let read_only =
         "for point in $(findmnt -rn -t cgroup2 -o TARGET); do mount -o remount,bind,ro $point || exit 9; done";
@@ -61,10 +60,8 @@ fn it_is_chosen_where_there_is_no_cgroup() {
 
 /// Without /proc no process can be found: pinfold reports that before anything starts.
 #[test]
+#[requires(root, program("unshare"))]
 fn it_needs_proc() {
-    if !has_root() || !has_program("unshare") {
-        return;
-    }
     let started = Scratch::new("started");
     let script = "mount -t tmpfs none /proc\nexec \"$@\"";
     let words = ["unshare", "--mount", "sh", "-c", script, "sh", PINFOLD, "run", "--containment", "subreaper", "touch"];
@@ -75,10 +72,8 @@ fn it_needs_proc() {
 
 /// As an ordinary user without write access to any cgroup.
 #[test]
+#[requires(root, program("setpriv"))]
 fn an_ordinary_user() {
-    if !has_root() || !has_program("setpriv") {
-        return;
-    }
     let user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
     let rest = [PINFOLD, "run", "--timeout", "300ms", "--grace", "200ms", "--"];
     let words = user.into_iter().chain(rest).map(Into::into).chain([tree()]);
@@ -87,10 +82,8 @@ fn an_ordinary_user() {
 
 /// pinfold names each process that it may not signal.
 #[test]
+#[requires(root, program("setpriv"), program("unshare"))]
 fn processes_of_another_user_are_reported() {
-    if !has_root() || !has_program("setpriv") || !has_program("unshare") {
-        return;
-    }
     let directory = Scratch::directory("suid");
     let suid = directory.path().join("become-root");
     std::fs::copy(program("become_root"), &suid).unwrap();
@@ -106,7 +99,7 @@ fn processes_of_another_user_are_reported() {
     let ran = Run::bare(words).run();
     let reported: serde_json::Value = serde_json::from_str(&report.text()).unwrap();
     if ran.stdout != "in place\n" {
-        has("suid", false, "the file system of the target directory is mounted nosuid");
+        has(need("suid", false, "the file system of the target directory is mounted nosuid"));
         return;
     }
     assert_eq!(reported["unkillable"]["count"], 1, "{reported:#}");
@@ -121,10 +114,8 @@ fn processes_of_another_user_are_reported() {
 
 /// An ordinary user's fork storm under a limit ends at the first attempt; `PINFOLD_STORMS` repeats it.
 #[test]
+#[requires(root, program("setpriv"))]
 fn a_fork_storm() {
-    if !has_root() || !has_program("setpriv") {
-        return;
-    }
     let storms = std::env::var("PINFOLD_STORMS").map_or(5, |storms| storms.parse().unwrap());
     let canary = Canary::new();
     for _ in 0..storms {
@@ -181,19 +172,19 @@ fn hand_down(command: &mut Command, file: std::fs::File, number: i32) {
     };
 }
 
-/// The kernel reuses pids and process groups while jobs are stopped and killed: pinfold never signals a process that
-/// got such a pid. `PINFOLD_RECYCLED` is the number of rounds.
-#[test]
-fn recycled_pids_are_safe() {
-    if !has_root() || !has_program("unshare") {
-        return;
-    }
+/// A PID namespace with its own `pid_max`.
+fn pid_max_of_a_namespace() -> Need {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if !has("pid_max", version >= (6, 14), "before Linux 6.14 pid_max is the whole machine's") {
-        return;
-    }
+    need("pid_max", version >= (6, 14), "before Linux 6.14 pid_max is the whole machine's")
+}
+
+/// The kernel reuses pids and process groups while jobs are stopped and killed: pinfold never signals a process that
+/// got such a pid. `PINFOLD_RECYCLED` is the number of rounds.
+#[test]
+#[requires(root, program("unshare"), pid_max_of_a_namespace)]
+fn recycled_pids_are_safe() {
     let rounds = std::env::var("PINFOLD_RECYCLED").map_or(200, |rounds| rounds.parse().unwrap());
     let script = format!(
         r#"echo 400 >/proc/sys/kernel/pid_max || exit 9

@@ -7,20 +7,14 @@ use std::path::Path;
 
 use crate::support::own_cgroup::OwnCgroup;
 use crate::support::pty::Pty;
-use crate::support::surrounding::{LEAVES, STAYS, Surrounding, become_user, fresh_user, has_other_users, holds};
-use crate::support::{Canary, PINFOLD, Run, Scratch, has_cgroup, has_program, has_root, own_cgroup, program};
-
-fn has_unshare() -> bool {
-    has_cgroup() && has_root() && has_program("unshare")
-}
+use crate::support::surrounding::{LEAVES, STAYS, Surrounding, become_user, fresh_user, holds};
+use crate::support::{Canary, PINFOLD, Run, Scratch, own_cgroup, program};
 
 // Namespaces.
 
 #[test]
+#[requires(cgroup, root, program("unshare"))]
 fn as_pid_1() {
-    if !has_unshare() {
-        return;
-    }
     holds(r#"exec unshare --pid --fork --mount-proc "$@""#);
     // A signal that PID 1 does not catch cannot end it.
     let ran = Surrounding { script: r#"exec unshare --pid --fork --mount-proc "$@""#, options: &[] };
@@ -29,10 +23,8 @@ fn as_pid_1() {
 }
 
 #[test]
+#[requires(cgroup, root, program("unshare"))]
 fn in_namespaces() {
-    if !has_unshare() {
-        return;
-    }
     holds(r#"exec unshare --user --map-root-user "$@""#);
     holds(r#"exec unshare --mount "$@""#);
     let all = "exec unshare --user --map-root-user --cgroup --mount --uts --ipc --net --pid --fork --mount-proc";
@@ -51,10 +43,8 @@ fn in_namespaces() {
 
 /// In its own cgroup namespace, with a mount that shows only that namespace.
 #[test]
+#[requires(cgroup, root, program("unshare"))]
 fn below_the_root_of_a_cgroup_namespace() {
-    if !has_unshare() {
-        return;
-    }
     let cgroup = OwnCgroup::new();
     let enter = format!("{}; exec unshare --cgroup --mount", cgroup.enter());
     let mount = Scratch::directory("cgroup2");
@@ -79,10 +69,8 @@ const NO_PROC: [&str; 2] = [
 ];
 
 #[test]
+#[requires(cgroup, root, program("unshare"))]
 fn without_proc() {
-    if !has_unshare() {
-        return;
-    }
     let own = own_cgroup();
     for script in NO_PROC {
         let ran = Surrounding { script, options: &["--cgroup", own.to_str().unwrap()] }.holds();
@@ -94,10 +82,8 @@ fn without_proc() {
 }
 
 #[test]
+#[requires(cgroup, root, program("unshare"))]
 fn without_proc_and_without_a_cgroup_that_was_named() {
-    if !has_unshare() {
-        return;
-    }
     for script in NO_PROC {
         let ran = Surrounding { script, options: &[] }.run(&[], &LEAVES).assert_code(125);
         assert!(ran.stderr.contains("mount /proc, or name a cgroup with --cgroup DIR"), "{ran:#?}");
@@ -107,10 +93,8 @@ fn without_proc_and_without_a_cgroup_that_was_named() {
 
 /// `/proc` hides processes that may not be traced, for example those of a program that may not be read.
 #[test]
+#[requires(cgroup, root, program("unshare"), other_users)]
 fn with_a_proc_that_hides_processes() {
-    if !(has_unshare() && has_other_users()) {
-        return;
-    }
     let directory = Scratch::directory("unreadable");
     let hidden = directory.path().join("sleep");
     let path = std::env::var_os("PATH").unwrap();
@@ -137,13 +121,11 @@ fn with_a_proc_that_hides_processes() {
 // clone3 is refused.
 
 #[test]
+#[requires(cgroup)]
 fn with_clone3_refused() {
-    if !has_cgroup() {
-        return;
-    }
-    let refuse = program("refuse_clone3");
+    let refuse = program("refuse");
     for errno in [libc::ENOSYS, libc::EPERM] {
-        for ran in holds(&format!(r#"exec {} {errno} "$@""#, refuse.display())) {
+        for ran in holds(&format!(r#"exec {} clone3 {errno} "$@""#, refuse.display())) {
             assert_eq!(ran.report["containment"]["born"], "joined", "{ran:#?}");
         }
     }
@@ -155,10 +137,8 @@ fn with_clone3_refused() {
 // As another user.
 
 #[test]
+#[requires(other_users)]
 fn as_another_user() {
-    if !has_other_users() {
-        return;
-    }
     let uid = fresh_user();
     let cgroup = OwnCgroup::of(uid);
     holds(&format!("{}; {}", cgroup.enter(), become_user(uid)));
@@ -182,10 +162,8 @@ fn as_another_user() {
 // Inside another pinfold.
 
 #[test]
+#[requires(cgroup)]
 fn in_another_pinfold() {
-    if !has_cgroup() {
-        return;
-    }
     let words = |inner: [&'static str; 3]| [&[PINFOLD, "run", "--"], inner.as_slice()].concat();
     let plain = Surrounding { script: r#"exec "$@""#, options: &[] };
     let ran = plain.run(&["--grace", "1m"], &words(LEAVES)).assert_code(3);
@@ -206,10 +184,8 @@ fn in_another_pinfold() {
 // The caller ignores signals.
 
 #[test]
+#[requires(cgroup)]
 fn with_signals_ignored_by_the_caller() {
-    if !has_cgroup() {
-        return;
-    }
     let mut running =
         Run::in_shell(r#"trap '' INT QUIT HUP; exec "$@""#, ["sh", "-c", "echo ready; read line; sleep 999 & exit 3"]);
     let (input, give) = std::io::pipe().unwrap();
@@ -232,10 +208,8 @@ fn with_signals_ignored_by_the_caller() {
 
 /// The session and the process group have no number there (getsid(2) and getpgrp(2) return 0).
 #[test]
+#[requires(cgroup, root, program("unshare"))]
 fn on_a_terminal_of_another_pid_namespace() {
-    if !has_unshare() {
-        return;
-    }
     let report = Scratch::new("pty");
     let mut shell = Pty::shell();
     let unshare = format!("unshare --pid --fork --mount-proc $PINFOLD run --report {}", report.path().display());
@@ -282,10 +256,8 @@ fn on_a_terminal_of_another_pid_namespace() {
 /// A file system that root's job mounts on its own cgroups is not part of the job: pinfold signals no process there and
 /// removes no directory.
 #[test]
+#[requires(cgroup, root, program("unshare"))]
 fn with_a_mount_on_the_jobs_own_cgroup() {
-    if !has_unshare() {
-        return;
-    }
     let cgroup = OwnCgroup::new().littered();
     let other = cgroup.path.join("other");
     std::fs::create_dir(&other).unwrap();

@@ -2,13 +2,7 @@
 //! removes what had to stay.
 
 use crate::support::own_cgroup::OwnCgroup;
-use crate::support::{Canary, PINFOLD, Ran, Run, Scratch, has, has_cgroup, has_program, has_root, program};
-
-fn has_hanging_files() -> bool {
-    has_root()
-        && has_program("unshare")
-        && has("fuse", std::path::Path::new("/dev/fuse").exists(), "there is no /dev/fuse")
-}
+use crate::support::{Canary, PINFOLD, Ran, Run, Scratch, has, needs, program};
 
 /// Runs a job in which one process hangs in a file system whose daemon is outside the job. When pinfold has ended,
 /// `after` runs, then the process is released, and then `at_last` runs.
@@ -53,10 +47,8 @@ fn check(ran: &Ran) {
 }
 
 #[test]
+#[requires(fuse, cgroup)]
 fn in_a_cgroup() {
-    if !has_hanging_files() || !has_cgroup() {
-        return;
-    }
     let own = OwnCgroup::new();
     let cgroup = own.path.to_str().unwrap();
     let sweep = format!(r#""$PINFOLD" sweep --kill-bound 300ms --cgroup {cgroup}; echo "sweep: $?";"#);
@@ -75,19 +67,15 @@ fn in_a_cgroup() {
 }
 
 #[test]
+#[requires(fuse)]
 fn without_a_cgroup() {
-    if !has_hanging_files() {
-        return;
-    }
     check(&hang(&["--containment", "subreaper", "--kill-bound", "1s"], "", "").assert_code(122));
 }
 
 /// This takes precedence over any other result, and the report contains both.
 #[test]
+#[requires(fuse)]
 fn an_unkillable_process_takes_precedence_over_other_results() {
-    if !has_hanging_files() {
-        return;
-    }
     let late = ["--ready", "file:/no/such", "--ready-timeout", "300ms"];
     let interrupted = ["--containment", "subreaper", "--kill-bound", "1s", "--stop-signal", "INT"];
     let ran = hang(&[&late[..], &interrupted].concat(), "", "").assert_code(122);
@@ -111,17 +99,15 @@ fn hang_at_start(options: &[&str], command: &[&str]) -> Ran {
 /// The start hangs on its working directory, a directory below it, or its program. pinfold names each of them, and the
 /// process, in time.
 #[test]
+#[requires(fuse)]
 fn a_start_that_hangs() {
-    if !has_hanging_files() {
-        return;
-    }
     let hung = [
         (&["--cwd", "DIRECTORY/there"][..], "true", "enter the working directory '/"),
         (&["--cwd", "DIRECTORY"], "true", "enter the working directory '/"),
         (&[], "DIRECTORY/program", "execute '/"),
         (&["--user", "61235:61235"], "DIRECTORY/program", "execute '/"),
     ];
-    let own = has_cgroup().then(OwnCgroup::new);
+    let own = has(needs::cgroup()).then(OwnCgroup::new);
     let held = own.iter().map(|own| ["--cgroup", own.path.to_str().unwrap()]);
     for held in held.chain([["--containment", "subreaper"]]) {
         for (options, command, doing) in hung {
@@ -148,10 +134,8 @@ fn a_start_that_hangs() {
 
 /// Also without a deadline: the bound on the exec applies, then the bound on the kill.
 #[test]
+#[requires(fuse)]
 fn a_start_that_hangs_without_a_deadline() {
-    if !has_hanging_files() {
-        return;
-    }
     let options = ["--cwd", "DIRECTORY", "--kill-bound", "1s", "--containment", "subreaper"];
     let ran = hang_at_start(&options, &["true"]).assert_code(122);
     assert_eq!((&ran.report["reason"], &ran.report["unkillable"]["count"]), (&"spawn_failed".into(), &1.into()));

@@ -10,8 +10,9 @@ use pinfold::report::{ContainmentKind, Reason};
 use pinfold::{Command, Guard, Job, Supervisor};
 
 use crate::BOUND;
+use crate::SIZE;
 use crate::outside::kill;
-use crate::support::{has, program};
+use crate::support::program;
 
 pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
@@ -51,25 +52,19 @@ pub fn guard_of(job: &Job) -> i32 {
 /// A host with 2 GB resident memory and 50 threads. Two of the threads each spawn a job and end while it runs: one in
 /// its own runtime, one in the host's.
 pub fn big() {
-    const SIZE: usize = 2 << 30;
-    let available = std::fs::read_to_string("/proc/meminfo").unwrap();
-    let available = available.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB"));
-    let available: usize = available.unwrap().parse().unwrap();
-    if has("memory", available > 2 * SIZE / 1024, "less than 4 GiB are free") {
-        // SAFETY: uses a fresh private mapping, and writes within its bounds.
-        unsafe {
-            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-            let memory = libc::mmap(std::ptr::null_mut(), SIZE, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
-            assert_ne!(memory, libc::MAP_FAILED);
-            libc::madvise(memory, SIZE, libc::MADV_HUGEPAGE); // Only makes this faster.
-            for at in (0..SIZE).step_by(4096) {
-                memory.byte_add(at).cast::<u8>().write_volatile(1);
-            }
+    // SAFETY: uses a fresh private mapping, and writes within its bounds.
+    unsafe {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let memory = libc::mmap(std::ptr::null_mut(), SIZE, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
+        assert_ne!(memory, libc::MAP_FAILED);
+        libc::madvise(memory, SIZE, libc::MADV_HUGEPAGE); // Only makes this faster.
+        for at in (0..SIZE).step_by(4096) {
+            memory.byte_add(at).cast::<u8>().write_volatile(1);
         }
-        let resident = std::fs::read_to_string("/proc/self/statm").unwrap();
-        let resident: usize = resident.split(' ').nth(1).unwrap().parse().unwrap();
-        assert!(resident * rustix::param::page_size() >= SIZE);
     }
+    let resident = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let resident: usize = resident.split(' ').nth(1).unwrap().parse().unwrap();
+    assert!(resident * rustix::param::page_size() >= SIZE);
     let (end, ended) = std::sync::mpsc::channel::<()>();
     let ended = std::sync::Arc::new(std::sync::Mutex::new(ended));
     let threads: Vec<_> = (0..50)
@@ -90,7 +85,7 @@ pub fn big() {
             std::thread::spawn(move || {
                 let spawn = clone.spawn(&command);
                 let job = if in_own_runtime { self::runtime().block_on(spawn) } else { handle.block_on(spawn) };
-                drop(command);
+                drop((command, clone));
                 spawned.send((job.unwrap(), std::thread::current())).unwrap();
             });
             let (job, thread) = job.await.unwrap();

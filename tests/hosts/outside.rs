@@ -6,12 +6,12 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::support::{self, Canary};
-use crate::{BOUND, CASE, HOST};
+use crate::{BOUND, HOST};
 
-/// Starts the host of the current case, with no other guard program than itself.
+/// Starts the host of the running test, with no other guard program than itself.
 fn start_host() -> Child {
     std::process::Command::new(std::env::current_exe().unwrap())
-        .args([HOST, *CASE.lock().unwrap()])
+        .args([HOST, support::harness::running()])
         .env("PATH", "/usr/bin:/bin")
         .env_remove("PINFOLD_GUARD")
         .stdin(Stdio::null())

@@ -10,8 +10,8 @@ use pinfold::pool::Shutdown;
 use pinfold::report::{ContainmentKind, Reason};
 use pinfold::{Command, Error, Pool, Readiness, Signal, Stdio, Supervisor, blocking};
 
+use crate::support::PINFOLD;
 use crate::support::alone::{alone, case};
-use crate::support::{PINFOLD, has_cgroup};
 
 fn sleeping() -> Command {
     let mut command = Command::new("sleep");
@@ -21,10 +21,8 @@ fn sleeping() -> Command {
 
 /// There are more futures than the supervisor starts jobs at a time.
 #[test]
+#[requires(cgroup)]
 fn spawns_that_are_not_polled_block_no_other_spawn() {
-    if !has_cgroup() {
-        return;
-    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let supervisor = Supervisor::builder().guard_program(PINFOLD).start().await.unwrap();
@@ -48,10 +46,8 @@ fn spawns_that_are_not_polled_block_no_other_spawn() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_pool_from_outside_of_its_runtime() {
-    if !has_cgroup() {
-        return;
-    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (supervisor, pool, handles) = runtime.block_on(async {
         let supervisor = Supervisor::builder().guard_program(PINFOLD).start().await.unwrap();
@@ -78,10 +74,8 @@ fn a_pool_from_outside_of_its_runtime() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn without_a_runtime() {
-    if !has_cgroup() {
-        return;
-    }
     let supervisor = blocking::Supervisor::start_with(Supervisor::builder().guard_program(PINFOLD)).unwrap();
     let mut command = Command::new("sh");
     command.args(["-c", "echo ready >&2; read line; echo $line; kill -STOP $$; sleep 1000"]);
@@ -112,7 +106,7 @@ fn without_a_runtime() {
     let waiting = pool.submit(sleeping()).unwrap();
     assert!(pool.try_submit(sleeping()).unwrap().is_none() && running.outcome().is_none());
     assert_eq!((running.id(), waiting.id()), (1, 2));
-    pool.stop();
+    pool.start_shutdown(Shutdown::Stop);
     assert_eq!(outcomes.count(), 2);
     assert_eq!(running.outcome().unwrap().report.reason, Reason::Stopped);
     assert!(pool.submit(sleeping()).is_err());
@@ -193,10 +187,8 @@ async fn supervisor_has_cgroup(job: &pinfold::Job) -> bool {
 /// Runs in a program that uses smol, and in a program with its own executor. There is no tokio runtime, or there is one
 /// that runs elsewhere.
 #[test]
+#[requires(cgroup)]
 fn every_call_works_outside_of_a_tokio_runtime() {
-    if !has_cgroup() {
-        return;
-    }
     let builder = |kind| Supervisor::builder().containment(kind);
     for kind in [ContainmentKind::Cgroup, ContainmentKind::Subreaper] {
         block_on(async { every_call(builder(kind).start().await.unwrap()).await });
@@ -209,10 +201,8 @@ fn every_call_works_outside_of_a_tokio_runtime() {
 
 /// Nothing drives the runtime meanwhile.
 #[test]
+#[requires(cgroup)]
 fn a_supervisor_is_closed_outside_of_its_runtime() {
-    if !has_cgroup() {
-        return;
-    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for kind in [ContainmentKind::Cgroup, ContainmentKind::Subreaper] {
         let supervisor = runtime.block_on(Supervisor::builder().containment(kind).start()).unwrap();
@@ -225,10 +215,8 @@ fn a_supervisor_is_closed_outside_of_its_runtime() {
 
 /// A timer of a runtime that was shut down would panic.
 #[test]
+#[requires(cgroup)]
 fn a_runtime_that_was_shut_down_panics_in_no_call() {
-    if !has_cgroup() {
-        return;
-    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (supervisor, job) = runtime.block_on(async {
         let supervisor = Supervisor::start().await.unwrap();
@@ -275,6 +263,7 @@ fn answering() -> Command {
 
 /// As in Python: `os.fork()`, then `sys.exit()` in the copy, which drops its copies of all objects.
 #[test]
+#[requires(cgroup)]
 fn a_forked_copy_that_drops_everything_changes_nothing() {
     if case().is_some() {
         let supervisor = blocking::Supervisor::start().unwrap();
@@ -311,7 +300,7 @@ fn a_forked_copy_that_drops_everything_changes_nothing() {
         let report = job.wait().unwrap();
         assert_eq!((report.reason, report.exit_code), (Reason::Exited, 7));
         assert!(report.is_gone(), "{report:#?}");
-        pool.stop();
+        pool.start_shutdown(Shutdown::Stop);
         assert_eq!(task.wait().report.reason, Reason::Stopped);
         drop((keys, screen));
         with_terminal.start_kill();
@@ -319,14 +308,13 @@ fn a_forked_copy_that_drops_everything_changes_nothing() {
         supervisor.close();
         return println!("nothing has changed");
     }
-    if has_cgroup() {
-        let said = alone("1", |_| {});
-        assert!(said.contains("nothing has changed"), "{said}");
-    }
+    let said = alone("1", |_| {});
+    assert!(said.contains("nothing has changed"), "{said}");
 }
 
 /// The same in a program with one thread and a tokio runtime, which the copy drops too.
 #[test]
+#[requires(cgroup)]
 fn a_forked_copy_that_drops_its_runtime_changes_nothing() {
     if case().is_some() {
         let mut everything = None;
@@ -353,8 +341,6 @@ fn a_forked_copy_that_drops_its_runtime_changes_nothing() {
         });
         return println!("nothing has changed");
     }
-    if has_cgroup() {
-        let said = alone("1", |_| {});
-        assert!(said.contains("nothing has changed"), "{said}");
-    }
+    let said = alone("1", |_| {});
+    assert!(said.contains("nothing has changed"), "{said}");
 }

@@ -6,13 +6,15 @@ mod extension_module;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use pinfold::{Builder, Command, Error, Supervisor};
+use pinfold::{Command, Error, Supervisor, SupervisorBuilder};
 
 use crate::support::alone::{alone, case};
-use crate::support::{PINFOLD, Scratch, has, has_cgroup, has_root};
+use crate::support::harness::{ONE, running};
+use crate::support::needs::need;
+use crate::support::{PINFOLD, Scratch, has};
 
 /// Runs a job, and returns its exit code, the file that its guard executes, and the guard's environment.
-async fn run_job(builder: Builder) -> pinfold::Result<(u8, PathBuf, Vec<u8>)> {
+async fn run_job(builder: SupervisorBuilder) -> pinfold::Result<(u8, PathBuf, Vec<u8>)> {
     let supervisor = builder.start().await?;
     let (release, input) = std::io::pipe().map(|(reader, writer)| (writer, reader)).unwrap();
     let mut command = Command::new("/bin/sh");
@@ -28,12 +30,12 @@ async fn run_job(builder: Builder) -> pinfold::Result<(u8, PathBuf, Vec<u8>)> {
     Ok((code, program, environment))
 }
 
-fn start(builder: Builder) -> pinfold::Result<(u8, PathBuf, Vec<u8>)> {
+fn start(builder: SupervisorBuilder) -> pinfold::Result<(u8, PathBuf, Vec<u8>)> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run_job(builder))
 }
 
 /// Returns the message of a failed start.
-fn failure(builder: Builder) -> String {
+fn failure(builder: SupervisorBuilder) -> String {
     match start(builder).unwrap_err() {
         Error::GuardStart(why) => why,
         other => panic!("{other}"),
@@ -58,6 +60,7 @@ async fn as_a_new_user_writes_it() {
 /// Nothing here calls `init`: neither libtest's `main` nor the function that `#[tokio::main]` generates from the one
 /// above.
 #[test]
+#[requires(cgroup)]
 fn the_guard_starts_without_init() {
     match case().as_deref() {
         Some("tokio") => return as_a_new_user_writes_it(),
@@ -73,9 +76,6 @@ fn the_guard_starts_without_init() {
         }
         None => {}
     }
-    if !has_cgroup() {
-        return;
-    }
     for case in ["tokio", "test", "init within a runtime's thread"] {
         let said = alone(case, |_| {});
         assert!(said.contains("it ran"), "{case}: {said}");
@@ -85,15 +85,13 @@ fn the_guard_starts_without_init() {
 /// The environment is empty even of the variables that the dynamic loader needs, so an engine that ends processes by a
 /// variable in their environment finds nothing there.
 #[test]
+#[requires(cgroup)]
 fn the_guards_environment_is_empty() {
     if case().is_some() {
         let (code, _, environment) = start(Supervisor::builder()).unwrap();
         assert_eq!(code, 7);
         assert!(environment.iter().all(|&byte| byte == 0), "{:?}", String::from_utf8_lossy(&environment));
         return println!("it is empty");
-    }
-    if !has_cgroup() {
-        return;
     }
     for path in ["", "/usr/lib:/no/such"] {
         let said = alone("1", |command| {
@@ -110,10 +108,8 @@ fn the_guards_environment_is_empty() {
 
 /// It works also through scripts that forward their arguments, under another name.
 #[test]
+#[requires(cgroup)]
 fn the_own_program_as_guard_program() {
-    if !has_cgroup() {
-        return;
-    }
     let own = std::env::current_exe().unwrap();
     let quoted = own.display();
     let passing = script(&format!("exec '{quoted}' \"$@\""));
@@ -137,10 +133,10 @@ fn a_guard_program_that_starts_the_program_again_is_refused() {
     let own = std::env::current_exe().unwrap();
     let count = Scratch::new("starts");
     let again = script(&format!(
-        "echo >> '{}'; export PINFOLD_TEST_CASE=again PINFOLD_GUARD=\"$0\"; exec '{}' --exact {} --nocapture",
+        "echo >> '{}'; export PINFOLD_TEST_CASE=again PINFOLD_GUARD=\"$0\"; exec '{}' {ONE} {}",
         count.path().display(),
         own.display(),
-        crate::support::alone::test()
+        running()
     ));
     let said = alone("outermost", |command| {
         command.env("PINFOLD_GUARD", again.path());
@@ -185,6 +181,7 @@ fn each_failure_has_its_true_cause() {
 }
 
 #[test]
+#[requires(root)]
 fn a_root_directory_without_proc_or_without_the_loader() {
     if let Some(case) = case() {
         let root = std::path::PathBuf::from(std::env::var_os("NEW_ROOT").unwrap());
@@ -203,9 +200,6 @@ fn a_root_directory_without_proc_or_without_the_loader() {
         println!("failed: {}", failure(Supervisor::builder()));
         return;
     }
-    if !has_root() {
-        return;
-    }
     // After the chroot, the process could not remove it.
     let root = Scratch::directory("root");
     std::fs::create_dir(root.path().join("proc")).unwrap();
@@ -218,13 +212,11 @@ fn a_root_directory_without_proc_or_without_the_loader() {
 
 /// The caller of such a program chooses the environment, and must not choose the program that runs with its rights.
 #[test]
+#[requires(root, cgroup)]
 fn a_set_user_id_program_does_not_use_the_environment() {
     if case().is_some() {
         let (code, program, _) = start(Supervisor::builder()).unwrap();
         return println!("exit code {code}, guard {}", program.display());
-    }
-    if !has_root() || !has_cgroup() {
-        return;
     }
     let used = Scratch::new("used");
     let marker = script(&format!("echo used > '{}'; exec '{PINFOLD}' \"$@\"", used.path().display()));
@@ -234,19 +226,21 @@ fn a_set_user_id_program_does_not_use_the_environment() {
     assert!(said.contains("exit code 7") && used.text() == "used\n", "without other rights it is used: {said}");
     std::fs::remove_file(used.path()).unwrap();
 
-    let test = crate::support::alone::test();
     let copy = PathBuf::from(format!("/tmp/pinfold-suid-{}", std::process::id()));
     std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
     std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o4755)).unwrap();
     let said = alone("1", |command| {
         let quoted = copy.display().to_string();
         *command = std::process::Command::new("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", &quoted, "--exact", &test, "--nocapture"]);
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", &quoted, ONE, running()]);
         command.env("PINFOLD_TEST_CASE", "1").env("PINFOLD_GUARD", marker.path());
     });
     std::fs::remove_file(&copy).unwrap();
-    if !has("setuid", said.contains("exit code") || said.contains("panicked"), "set-user-ID programs can't be run here")
-    {
+    if !has(need(
+        "setuid",
+        said.contains("exit code") || said.contains("panicked"),
+        "set-user-ID programs can't be run here",
+    )) {
         return;
     }
     assert!(said.contains(&format!("exit code 7, guard {}", copy.display())), "{said}");
@@ -271,10 +265,8 @@ fn the_command_is_its_own_guard_program() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_guard_program_in_memory() {
-    if !has_cgroup() {
-        return;
-    }
     let bytes: &'static [u8] = std::fs::read(PINFOLD).unwrap().leak();
     let (code, program, environment) = start(Supervisor::builder().guard_program_bytes(bytes)).unwrap();
     assert_eq!(

@@ -5,10 +5,10 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use pinfold::report::{MainEnd, Reason};
-use pinfold::{Command, Error, Leftovers, Signal, Stdio, Supervisor};
+use pinfold::{Command, Error, Leftovers, Pool, Signal, Stdio, Supervisor};
 
 use crate::support::host::with_supervisor;
-use crate::support::{Canary, PINFOLD, has_cgroup, program, wait_for};
+use crate::support::{Canary, PINFOLD, program, wait_for};
 
 /// Returns the children of this very thread. Other tests start their children in threads of their own.
 fn own_children() -> Vec<i32> {
@@ -44,10 +44,8 @@ async fn line(reader: &std::io::PipeReader) -> String {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_job_is_waited_for() {
-    if !has_cgroup() {
-        return;
-    }
     with_supervisor(async |supervisor| {
         let job = supervisor.spawn(Command::new("sh").args(["-c", "exit 7"])).await.unwrap();
         let pid = job.pid();
@@ -64,10 +62,8 @@ fn a_job_is_waited_for() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_wait_can_be_dropped() {
-    if !has_cgroup() {
-        return;
-    }
     with_supervisor(async |supervisor| {
         let (command, said) = writing_to_pipe(&["sh", "-c", "echo ready; sleep 1000"]);
         let job = supervisor.spawn(&command).await.unwrap();
@@ -81,10 +77,8 @@ fn a_wait_can_be_dropped() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn stop_kill_and_signal() {
-    if !has_cgroup() {
-        return;
-    }
     let canary = Canary::new();
     let signals = program("signals");
     let signals = signals.to_str().unwrap();
@@ -116,10 +110,8 @@ fn stop_kill_and_signal() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_deadline_and_leftovers() {
-    if !has_cgroup() {
-        return;
-    }
     with_supervisor(async |supervisor| {
         let mut command = Command::new("sh");
         command.args(["-c", "sleep 1000 & exit 0"]);
@@ -132,10 +124,8 @@ fn a_deadline_and_leftovers() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_dropped_job_is_killed() {
-    if !has_cgroup() {
-        return;
-    }
     let canary = Canary::new();
     with_supervisor(async |supervisor| {
         let (command, said) = writing_to_pipe(&["sh", "-c", "trap '' TERM; sleep 1000 & echo $!; wait"]);
@@ -152,10 +142,8 @@ fn a_dropped_job_is_killed() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_dropped_spawn_leaves_nothing() {
-    if !has_cgroup() {
-        return;
-    }
     with_supervisor(async |supervisor| {
         for micros in [0, 20, 50, 100, 200, 400, 800, 1600, 3200] {
             let (command, said) = writing_to_pipe(&["sleep", "1000"]);
@@ -171,10 +159,8 @@ fn a_dropped_spawn_leaves_nothing() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_dropped_supervisor_takes_its_jobs_along() {
-    if !has_cgroup() {
-        return;
-    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (command, said) = writing_to_pipe(&["sh", "-c", "echo ready; sleep 1000"]);
     let (job, pid) = runtime.block_on(async {
@@ -195,11 +181,51 @@ fn a_dropped_supervisor_takes_its_jobs_along() {
     assert!(matches!(other.block_on(job.wait()), Err(Error::GuardLost)));
 }
 
+/// Only the close of the last clone ends the jobs, and it also ends those that another clone has started.
 #[test]
+#[requires(cgroup)]
+fn the_last_clone_ends_the_jobs() {
+    with_supervisor(async |supervisor| {
+        let sleep = |supervisor: &Supervisor| supervisor.spawn(Command::new("sleep").arg("1000"));
+        let (first, second) = (supervisor.clone(), supervisor.clone());
+        let (of_first, of_second) = (sleep(&first).await.unwrap(), sleep(&second).await.unwrap());
+        first.close().await;
+        for job in [&of_first, &of_second] {
+            assert!(!job.main_has_ended());
+        }
+        let later = sleep(&second).await.unwrap();
+        later.start_kill();
+        assert_eq!(later.wait().await.unwrap().reason, Reason::Killed);
+        second.close().await;
+        assert!(!of_first.main_has_ended());
+        of_first.start_kill();
+        assert_eq!(of_first.wait().await.unwrap().reason, Reason::Killed);
+    });
+}
+
+/// A future of `spawn`, a pool and a job are not clones: the close of the only one waits for the end of their jobs.
+#[test]
+#[requires(cgroup)]
+fn jobs_and_pools_do_not_delay_a_close() {
+    with_supervisor(async |shared| {
+        let other = Supervisor::builder().guard_program(PINFOLD).start().await.unwrap();
+        assert_eq!(shared.containment(), other.containment());
+        assert_eq!(other.controllers(), shared.controllers());
+        let pool = Pool::builder().workers(1).start(&other).unwrap();
+        let handle = pool.submit(Command::new("sleep").arg("1000").clone()).await.unwrap();
+        let job = other.spawn(Command::new("sleep").arg("1000")).await.unwrap();
+        let spawn = other.spawn(&Command::new("true"));
+        other.close().await;
+        assert!(spawn.await.is_err() && !lives(job.pid()));
+        // Both end: with a report, or because their guard is gone.
+        let _ = job.wait().await;
+        assert!(!handle.wait().await.success());
+    });
+}
+
+#[test]
+#[requires(cgroup)]
 fn many_jobs_at_once() {
-    if !has_cgroup() {
-        return;
-    }
     with_supervisor(async |supervisor| {
         let mut running = Vec::new();
         for number in 0..20_i32 {
@@ -222,10 +248,8 @@ fn many_jobs_at_once() {
 /// Emigrants move beside their leaf, and into the base above it. They do not belong to the leaf's job there either, if
 /// the supervisor has many jobs.
 #[test]
+#[requires(cgroup, root)]
 fn emigrants_that_stay_below_the_base() {
-    if !has_cgroup() || !crate::support::has_root() {
-        return;
-    }
     let own = crate::support::own_cgroup();
     with_supervisor(async |supervisor| {
         let script = "leaf=$(sed -n s/^0:://p /proc/self/cgroup); base=$0/$(basename $(dirname $leaf)); \
@@ -240,10 +264,8 @@ fn emigrants_that_stay_below_the_base() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn the_host_is_left_alone() {
-    if !has_cgroup() {
-        return;
-    }
     let state = || {
         let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
         let lines = status.lines().filter(|line| line.starts_with("Sig") && !line.starts_with("SigQ"));
@@ -270,10 +292,8 @@ fn the_host_is_left_alone() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn what_cannot_be_started_is_an_error() {
-    if !has_cgroup() {
-        return;
-    }
     with_supervisor(async |supervisor| {
         let failed = async |command: &mut Command| {
             let error = supervisor.spawn(command).await.unwrap_err();
@@ -309,10 +329,8 @@ fn what_cannot_be_started_is_an_error() {
 
 /// The host's standard streams belong to the host: a job gets only the streams that it is given.
 #[test]
+#[requires(cgroup)]
 fn streams() {
-    if !has_cgroup() {
-        return;
-    }
     with_supervisor(async |supervisor| {
         let (input, mut give) = std::io::pipe().unwrap();
         std::io::Write::write_all(&mut give, b"given\n").unwrap();

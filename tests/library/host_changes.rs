@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pinfold::report::ContainmentKind;
 use pinfold::{Command, Error, Stdio, Supervisor};
 
+use crate::support::Scratch;
 use crate::support::alone::{alone, case};
 use crate::support::host::shell;
-use crate::support::{Scratch, has_cgroup, has_root};
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
@@ -49,6 +49,7 @@ fn change_rights(how: &str) {
 
 /// The guard still has the old rights, and so would its jobs.
 #[test]
+#[requires(root, cgroup)]
 fn a_host_that_gave_up_rights_starts_no_job_with_the_old_ones() {
     if let Some(case) = case() {
         let (how, kind) = case.split_once(',').unwrap();
@@ -83,9 +84,6 @@ fn a_host_that_gave_up_rights_starts_no_job_with_the_old_ones() {
         });
         return println!("closed");
     }
-    if !has_root() || !has_cgroup() {
-        return;
-    }
     for (how, named) in [
         ("user", "user ids"),
         ("effective user", "user ids"),
@@ -105,6 +103,7 @@ fn a_host_that_gave_up_rights_starts_no_job_with_the_old_ones() {
 /// A job also gets the changed value of every attribute that fork and exec inherit, although its supervisor was started
 /// before.
 #[test]
+#[requires(cgroup)]
 fn what_a_host_changes_later_reaches_later_jobs() {
     if case().is_some() {
         let script = "umask; cut -d ' ' -f 19 /proc/self/stat; grep -E '^(NoNewPrivs|Cpus_allowed):' /proc/self/status
@@ -159,10 +158,8 @@ fn what_a_host_changes_later_reaches_later_jobs() {
         });
         return println!("they did");
     }
-    if has_cgroup() {
-        let out = alone("1", |_| {});
-        assert!(out.contains("they did"), "{out}");
-    }
+    let out = alone("1", |_| {});
+    assert!(out.contains("they did"), "{out}");
 }
 
 /// A descriptor number that the host passes to its jobs, and at other times a private file with this number.
@@ -176,6 +173,7 @@ fn put(file: &std::fs::File, flags: i32) {
 
 /// Another thread uses the number for other files meanwhile.
 #[test]
+#[requires(cgroup)]
 fn a_descriptor_that_exec_closes_reaches_no_job() {
     if case().is_some() {
         let (secret, shared) = (Scratch::new("secret"), Scratch::new("shared"));
@@ -219,14 +217,13 @@ fn a_descriptor_that_exec_closes_reaches_no_job() {
         });
         return println!("none did");
     }
-    if has_cgroup() {
-        let out = alone("1", |_| {});
-        assert!(out.contains("none did"), "{out}");
-    }
+    let out = alone("1", |_| {});
+    assert!(out.contains("none did"), "{out}");
 }
 
 /// The same holds for a standard stream of the host: the job gets the stream that the host had at the call.
 #[test]
+#[requires(cgroup)]
 fn a_stream_that_is_replaced_after_the_call() {
     if case().is_some() {
         let (mut reader, writer) = std::io::pipe().unwrap();
@@ -252,8 +249,6 @@ fn a_stream_that_is_replaced_after_the_call() {
         drop((OwnedFd::from(other_reader), other));
         return println!("it was");
     }
-    if has_cgroup() {
-        let out = alone("1", |_| {});
-        assert!(out.contains("it was"), "{out}");
-    }
+    let out = alone("1", |_| {});
+    assert!(out.contains("it was"), "{out}");
 }

@@ -1,5 +1,8 @@
 //! Programs that use the library.
 
+#[macro_use]
+extern crate pinfold_test_macros;
+
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -8,3 +11,7 @@ mod guard_start;
 mod host;
 mod host_changes;
 mod output;
+
+fn main() -> std::process::ExitCode {
+    support::harness::main()
+}

@@ -16,6 +16,7 @@ use crate::support::host::{piped, with_supervisor};
 const LONG: Duration = Duration::from_secs(60);
 
 #[test]
+#[requires(cgroup)]
 fn both_streams_and_the_report() {
     with_supervisor(async |supervisor| {
         let mut command = piped("cat; echo error >&2; exit 3");
@@ -32,6 +33,7 @@ fn both_streams_and_the_report() {
 /// The read returns the output that is there, and does not wait for more. The end of a stream is not the end of the
 /// job.
 #[test]
+#[requires(cgroup)]
 fn a_closed_stream_is_not_the_end_of_the_job() {
     with_supervisor(async |supervisor| {
         let job = supervisor.spawn(&piped("echo last; exec >&- 2>&-; read forever < /dev/zero")).await.unwrap();
@@ -48,6 +50,7 @@ fn a_closed_stream_is_not_the_end_of_the_job() {
 
 /// The test itself holds the other end, like a process outside the job that received it.
 #[test]
+#[requires(cgroup)]
 fn a_held_pipe_does_not_delay_the_return_and_loses_nothing() {
     with_supervisor(async |supervisor| {
         let script = "head -c 60000 /dev/zero; echo held >&2; echo ready > $0; read go < $0.go";
@@ -78,6 +81,7 @@ fn a_held_pipe_does_not_delay_the_return_and_loses_nothing() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn what_is_kept_is_bounded() {
     with_supervisor(async |supervisor| {
         let mut command = piped("echo begin; head -c 30000000 /dev/zero; echo; echo end");
@@ -95,6 +99,7 @@ fn what_is_kept_is_bounded() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_dropped_wait_loses_no_output() {
     with_supervisor(async |supervisor| {
         let job = supervisor.spawn(&piped("seq 20000; sleep 0.1; seq 20001 40000")).await.unwrap();
@@ -109,6 +114,7 @@ fn a_dropped_wait_loses_no_output() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn lines_and_their_times() {
     with_supervisor(async |supervisor| {
         let before = SystemTime::now();
@@ -149,6 +155,7 @@ fn lines_and_their_times() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn standard_input_as_a_stream() {
     with_supervisor(async |supervisor| {
         let mut command = piped("cat");
@@ -173,6 +180,7 @@ fn standard_input_as_a_stream() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn input_that_is_never_read_delays_nothing() {
     with_supervisor(async |supervisor| {
         let mut command = piped("echo done");
@@ -183,6 +191,7 @@ fn input_that_is_never_read_delays_nothing() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn an_idle_timeout() {
     with_supervisor(async |supervisor| {
         let mut command = piped("echo once; sleep 1000");
@@ -207,6 +216,7 @@ fn an_idle_timeout() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_tee() {
     with_supervisor(async |supervisor| {
         let scratch = Scratch::new("tee");
@@ -235,6 +245,7 @@ fn a_tee() {
 /// More than a pipe holds goes to a file that accepts no data. A reader that stops because of this must not wait for
 /// the job.
 #[test]
+#[requires(cgroup)]
 fn a_tee_that_fails_does_not_delay_the_job() {
     with_supervisor(async |supervisor| {
         let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
@@ -253,6 +264,7 @@ fn a_tee_that_fails_does_not_delay_the_job() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn every_listener_receives_all_events() {
     with_supervisor(async |supervisor| {
         let mut command = piped("trap '' TERM; echo ready; sleep 1000 & wait; sleep 1000");
@@ -301,6 +313,7 @@ fn every_listener_receives_all_events() {
 
 /// One listener receives the events of every job, also of the jobs of a pool.
 #[test]
+#[requires(cgroup)]
 fn a_supervisors_events() {
     with_supervisor(async |supervisor| {
         let mut events = supervisor.events();
@@ -323,6 +336,7 @@ fn a_supervisors_events() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_file_as_standard_output() {
     with_supervisor(async |supervisor| {
         let scratch = Scratch::new("file");
@@ -363,6 +377,7 @@ fn send_and_sync() {
 
 /// `2>&1`: what one process writes to both streams in turn arrives in that order, wherever standard output goes.
 #[test]
+#[requires(cgroup)]
 fn stderr_to_stdout_keeps_the_order_of_the_writes() {
     const SCRIPT: &str = "i=0; while [ $i -lt 200 ]; do echo out $i; echo err $i >&2; i=$((i + 1)); done";
     let expected: String = (0..200).map(|at| format!("out {at}\nerr {at}\n")).collect();

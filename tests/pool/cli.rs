@@ -3,15 +3,14 @@
 use std::io::Write as _;
 use std::process::Command;
 
+use crate::support::needs::need;
 use crate::support::pool::{lines, pool, start, text};
 use crate::support::pty::Pty;
-use crate::support::{PINFOLD, Run, Scratch, has, has_cgroup, wait_for};
+use crate::support::{PINFOLD, Run, Scratch, has, wait_for};
 
 #[test]
+#[requires(cgroup)]
 fn three_kinds_of_jobs() {
-    if !has_cgroup() {
-        return;
-    }
     let ran = pool(&["-j", "1", "--", "echo", "<{}>", "{}{}"], "a b\n\n*\n").assert_code(0);
     assert_eq!(ran.stdout, "<a b> a ba b\n<*> **\n");
     assert!(ran.stderr.contains("2 succeeded, 0 failed"), "{}", ran.stderr);
@@ -37,10 +36,8 @@ fn three_kinds_of_jobs() {
 
 /// The requested number of jobs runs at a time, even if output waits to be printed: each job waits for all the others.
 #[test]
+#[requires(cgroup)]
 fn many_at_a_time() {
-    if !has_cgroup() {
-        return;
-    }
     let there = Scratch::directory("there");
     let script = format!("cd {}; : >{{}}; until [ -e 150 ]; do sleep 0.1; done; echo {{}}", text(there.path()));
     let jobs: String = (1..=150).map(|number| format!("{number}\n")).collect();
@@ -56,10 +53,8 @@ fn many_at_a_time() {
 /// pinfold reports that more open files are needed than the limit allows, before anything starts. The limit that it
 /// suggests is enough.
 #[test]
+#[requires(cgroup)]
 fn too_few_descriptors() {
-    if !has_cgroup() {
-        return;
-    }
     let limited = |workers: &str, output: &str| {
         let script = "ulimit -n 100; exec \"$@\"";
         let args = ["pool", "-j", workers, "--output", output, "--stderr", "separate", "--shell"];
@@ -86,10 +81,8 @@ fn too_few_descriptors() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_deadline_fail_fast_and_interrupts() {
-    if !has_cgroup() {
-        return;
-    }
     let sleeps = "100\n101\n102\n103\n104\n";
     let results = Scratch::new("deadline");
     let args = ["-j", "2", "--deadline", "300ms", "--results", text(results.path()), "--", "sleep"];
@@ -130,10 +123,8 @@ fn a_deadline_fail_fast_and_interrupts() {
 
 /// A killed guard ends everything, and pinfold reports that. A job that did not finish is not recorded as done.
 #[test]
+#[requires(cgroup)]
 fn a_killed_guard() {
-    if !has_cgroup() {
-        return;
-    }
     let results = Scratch::new("guard");
     let args = ["-j", "2", "--shell", "--output", "stream", "--results", text(results.path())];
     let mut running = start(&args, &"echo ready >&2; sleep 100\n".repeat(4));
@@ -155,10 +146,8 @@ fn a_killed_guard() {
 
 /// Each failed job is a reason to stop the others, but only once: jobs that clean up keep their grace period.
 #[test]
+#[requires(cgroup)]
 fn fail_fast_leaves_the_grace_period() {
-    if !has_cgroup() {
-        return;
-    }
     let (fail, go, results) = (Scratch::new("fail"), Scratch::new("go"), Scratch::new("results"));
     let [fail_now, go_on] = [&fail, &go].map(|fifo| {
         rustix::fs::mkfifoat(rustix::fs::CWD, fifo.path(), 0o600.into()).unwrap();
@@ -187,10 +176,8 @@ fn fail_fast_leaves_the_grace_period() {
 
 /// pinfold reports that it cannot start a thread, before anything starts.
 #[test]
+#[requires(cgroup)]
 fn a_printer_thread_that_cannot_be_started_is_reported() {
-    if !has_cgroup() {
-        return;
-    }
     let mark = Scratch::new("mark");
     let mut run = Run::bare([PINFOLD, "pool", "--", "touch", text(mark.path())]);
     // There is no memory for a stack of this size. The error is EAGAIN, as with a limit on threads (pthread_create(3)).
@@ -204,10 +191,8 @@ fn a_printer_thread_that_cannot_be_started_is_reported() {
 
 /// A line has the same limits as pinfold run. pinfold reports a limit that it cannot enforce, before anything starts.
 #[test]
+#[requires(cgroup)]
 fn limits_of_jobs() {
-    if !has_cgroup() {
-        return;
-    }
     let line = |limits: &str, script: &str| format!(r#"{{"command": ["sh", "-c", "{script}"], "limits": {limits}}}"#);
     // Limits that need no controller.
     let jobs = line(r#"{"rlimit": ["nofile=17:18"], "nice": 3}"#, "ulimit -n; nice") + "\n";
@@ -225,7 +210,7 @@ fn limits_of_jobs() {
     if ran.code == 125 {
         // The message names the controllers and what to do, and no job has run.
         assert!(ran.stderr.contains("memory, pids") && !mark.path().exists(), "{}", ran.stderr);
-        has("memory", false, &ran.stderr);
+        has(need("memory", false, &ran.stderr));
         return;
     }
     let done = lines(results.path());
@@ -237,10 +222,8 @@ fn limits_of_jobs() {
 /// On a terminal pinfold shows how many jobs run, are done and have failed, and the remaining time. It removes this at
 /// the end.
 #[test]
+#[requires(cgroup)]
 fn progress_on_a_terminal() {
-    if !has_cgroup() {
-        return;
-    }
     let (go, jobs) = ([Scratch::new("go"), Scratch::new("go")], Scratch::new("jobs"));
     let waits = go.each_ref().map(|go| {
         rustix::fs::mkfifoat(rustix::fs::CWD, go.path(), 0o600.into()).unwrap();
@@ -272,10 +255,8 @@ const REPORTS_SIGNAL: &str = r#"
 
 /// The jobs receive the signal that pinfold received, or the chosen one. SIGHUP stops the pool as the other signals do.
 #[test]
+#[requires(cgroup)]
 fn a_stop_of_the_pool_begins_with_the_received_signal() {
-    if !has_cgroup() {
-        return;
-    }
     let directory = Scratch::directory("signals");
     let script = directory.path().join("script");
     std::fs::write(&script, REPORTS_SIGNAL).unwrap();

@@ -14,7 +14,7 @@ use rustix::fs::{CWD, mkfifoat};
 use tokio::sync::oneshot;
 
 use crate::support::host::{shell, with_supervisor};
-use crate::support::{PINFOLD, Scratch, has_cgroup, wait_for};
+use crate::support::{PINFOLD, Scratch, wait_for};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -71,30 +71,32 @@ impl Careful {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_pool_that_is_stopped_again_is_not_killed() {
     with_supervisor(async |supervisor| {
         let pool = Pool::builder().workers(1).start(supervisor).unwrap();
         let careful = Careful::start(&pool).await;
         for _ in 0..3 {
             // The future is dropped, and then waited for again.
-            assert!(tokio::time::timeout(Duration::ZERO, pool.shutdown(Shutdown::Now)).await.is_err());
-            pool.stop();
+            assert!(tokio::time::timeout(Duration::ZERO, pool.shutdown(Shutdown::Stop)).await.is_err());
+            pool.start_shutdown(Shutdown::Stop);
         }
         careful.ends_well().await;
-        pool.shutdown(Shutdown::Now).await;
+        pool.shutdown(Shutdown::Stop).await;
 
         // A stronger request takes effect.
         let pool = Pool::builder().workers(1).start(supervisor).unwrap();
         let mut careful = Careful::start(&pool).await;
-        pool.stop();
+        pool.start_shutdown(Shutdown::Stop);
         careful.expect_line("cleaning").await;
-        pool.kill();
-        pool.shutdown(Shutdown::Now).await;
+        pool.start_shutdown(Shutdown::Kill);
+        pool.shutdown(Shutdown::Stop).await;
         assert!(careful.handle.outcome().unwrap().report.killed);
     });
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_cancel_and_a_stop_of_the_pool_are_not_two_cancels() {
     with_supervisor(async |supervisor| {
         for cancelled_first in [true, false] {
@@ -103,7 +105,7 @@ fn a_cancel_and_a_stop_of_the_pool_are_not_two_cancels() {
                 if cancelled_first {
                     handle.cancel();
                 }
-                pool.stop();
+                pool.start_shutdown(Shutdown::Stop);
                 if !cancelled_first {
                     handle.cancel();
                 }
@@ -125,6 +127,7 @@ fn a_cancel_and_a_stop_of_the_pool_are_not_two_cancels() {
 
 /// Tasks that fail after the first one are no reason to kill.
 #[test]
+#[requires(cgroup)]
 fn fail_fast_leaves_the_grace_period() {
     with_supervisor(async |supervisor| {
         let pool = Pool::builder().workers(6).fail_fast(true).start(supervisor).unwrap();
@@ -156,6 +159,7 @@ fn fail_fast_leaves_the_grace_period() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_panic_of_on_spawn_fails_the_task_and_keeps_the_worker() {
     struct Bomb;
     impl Drop for Bomb {
@@ -194,6 +198,7 @@ fn a_panic_of_on_spawn_fails_the_task_and_keeps_the_worker() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_panic_of_on_spawn_is_a_failure_for_fail_fast() {
     with_supervisor(async |supervisor| {
         let pool = Pool::builder().workers(1).fail_fast(true).start(supervisor).unwrap();
@@ -207,10 +212,8 @@ fn a_panic_of_on_spawn_is_a_failure_for_fail_fast() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_runtime_that_is_shut_down_leaves_no_call_waiting() {
-    if !has_cgroup() {
-        return;
-    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (pool, idle, handles, pid) = runtime.block_on(async {
         let supervisor = Supervisor::builder().guard_program(PINFOLD).start().await.unwrap();
@@ -240,7 +243,7 @@ fn a_runtime_that_is_shut_down_leaves_no_call_waiting() {
             seen += 1;
         }
         assert_eq!(seen, 4);
-        pool.shutdown(Shutdown::Now).await;
+        pool.shutdown(Shutdown::Stop).await;
         assert!(pool.outcomes().next_outcome().await.is_none());
         assert!(matches!(pool.submit(shell("exit 0")).await, Err(Error::PoolClosed)));
         // A worker that had nothing to run detects it at the next task.
@@ -255,6 +258,7 @@ fn a_runtime_that_is_shut_down_leaves_no_call_waiting() {
 
 /// The loss of the guard counts as a failure, and not as a cancel.
 #[test]
+#[requires(cgroup)]
 fn a_lost_guard_is_a_failure_for_fail_fast() {
     with_supervisor(async |supervisor| {
         let job = supervisor.spawn(&shell("sleep 100")).await.unwrap();

@@ -4,13 +4,11 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 
 use crate::support::pool::{pool, text};
-use crate::support::{PINFOLD, Run, Scratch, has_cgroup};
+use crate::support::{PINFOLD, Run, Scratch};
 
 #[test]
+#[requires(cgroup)]
 fn bad_lines_are_all_found_before_anything_starts() {
-    if !has_cgroup() {
-        return;
-    }
     let scratch = Scratch::new("never");
     let good = format!(r#"{{"command": ["touch", "{}"]}}"#, text(scratch.path()));
     let bad = [
@@ -53,10 +51,8 @@ fn bad_lines_are_all_found_before_anything_starts() {
 
 /// In a shell script, `{q}` is the line as one word, whatever it contains. `{}` is code, and pinfold warns about that.
 #[test]
+#[requires(cgroup)]
 fn a_quoted_line_never_runs_as_code() {
-    if !has_cgroup() {
-        return;
-    }
     let lines = [
         "$(touch ran)",
         "`touch ran`",

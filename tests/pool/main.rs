@@ -1,5 +1,8 @@
 //! Pools: of the library and of `pinfold pool`.
 
+#[macro_use]
+extern crate pinfold_test_macros;
+
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -9,3 +12,7 @@ mod input;
 mod output;
 mod results;
 mod tasks;
+
+fn main() -> std::process::ExitCode {
+    support::harness::main()
+}

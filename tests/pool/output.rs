@@ -3,15 +3,13 @@
 use std::io::{Read, Write};
 
 use crate::support::pool::{pool, start, text};
-use crate::support::{PINFOLD, Run, Scratch, has_cgroup, has_program, has_root, program, wait_for};
+use crate::support::{PINFOLD, Run, Scratch, program, wait_for};
 
 /// Memory stays bounded, no output is lost that the mode promises, and nothing hangs. `PINFOLD_MONSTER` is how many
 /// bytes the largest job prints: 20 MB by default; 5000000000 makes it 5 GB.
 #[test]
+#[requires(cgroup)]
 fn output_monsters() {
-    if !has_cgroup() {
-        return;
-    }
     let monster: u64 = std::env::var("PINFOLD_MONSTER").map_or(20_000_000, |bytes| bytes.parse().unwrap());
     let jobs = format!(
         "yes 0123456789abcde | head -c {monster}\n\
@@ -51,10 +49,8 @@ fn output_monsters() {
 
 /// The same with output to files, where each job's file can be compared byte by byte.
 #[test]
+#[requires(cgroup)]
 fn output_monsters_in_files() {
-    if !has_cgroup() {
-        return;
-    }
     let monster: u64 = std::env::var("PINFOLD_MONSTER").map_or(20_000_000, |bytes| bytes.parse().unwrap());
     let directory = Scratch::directory("monsters");
     let jobs = format!(
@@ -81,10 +77,8 @@ fn resident_kib(pid: i32) -> Option<u64> {
 /// A large input that no job reads blocks nothing, pinfold holds it only once, and jobs that read it get all of it.
 /// `PINFOLD_STDIN` is its size: 20 MB by default; 100000000 makes it 100 MB.
 #[test]
+#[requires(cgroup)]
 fn input_that_is_not_read() {
-    if !has_cgroup() {
-        return;
-    }
     let size: usize = std::env::var("PINFOLD_STDIN").map_or(20_000_000, |bytes| bytes.parse().unwrap());
     let text = "x".repeat(size);
     let line = |script: &str| format!("{{\"command\": [\"sh\", \"-c\", \"{script}\"], \"stdin\": \"{text}\"}}\n");
@@ -106,10 +100,8 @@ fn input_that_is_not_read() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn outputs_of_retries_files_and_tags() {
-    if !has_cgroup() {
-        return;
-    }
     let directory = Scratch::directory("files");
     let path = directory.path().join("made/here");
     let option = format!("files={}", path.display());
@@ -135,10 +127,8 @@ fn outputs_of_retries_files_and_tags() {
 
 /// When a reader closes the pipe, as head(1) does, the pool ends without a message, as other programs end by SIGPIPE.
 #[test]
+#[requires(cgroup)]
 fn a_reader_that_goes_away_ends_the_pool_quietly() {
-    if !has_cgroup() {
-        return;
-    }
     for mode in [["--output=group"].as_slice(), &["--output=group", "--keep-order"], &["--output=stream"]] {
         let results = Scratch::new("unread");
         let args = [&["-j", "2", "--results", text(results.path())], mode, &["--", "seq", "1"]].concat();
@@ -166,10 +156,8 @@ fn pool_in_shell(script: &str, args: &[&str]) -> Run {
 }
 
 #[test]
+#[requires(cgroup)]
 fn output_that_cannot_be_written_fails_the_pool() {
-    if !has_cgroup() {
-        return;
-    }
     let file = Scratch::new("limited");
     let limited = format!("ulimit -f 4; exec \"$@\" >{}", text(file.path()));
     for (script, said) in [
@@ -190,10 +178,8 @@ fn output_that_cannot_be_written_fails_the_pool() {
 
 /// The directory for temporary files is full, missing, or not writable: jobs that exit with 0 lose output.
 #[test]
+#[requires(cgroup, root, program("unshare"))]
 fn output_that_finds_no_room_on_the_disk_fails_the_pool() {
-    if !has_cgroup() || !has_root() || !has_program("unshare") {
-        return;
-    }
     let directory = Scratch::directory("tmpdir");
     let path = text(directory.path());
     let full = format!("mount -t tmpfs -o size=64k tmpfs {path} && TMPDIR={path} exec \"$@\"");
@@ -220,10 +206,8 @@ fn output_that_finds_no_room_on_the_disk_fails_the_pool() {
 
 /// After a halt only the output of finished jobs is printed, if that is requested.
 #[test]
+#[requires(cgroup)]
 fn a_halt_prints_finished_jobs_only() {
-    if !has_cgroup() {
-        return;
-    }
     let ready = Scratch::directory("ready");
     let script = format!("echo begins {{}}; [ {{}} = 1 ] || {{ touch {}/{{}}; sleep 1000; }}", text(ready.path()));
     for (more, printed) in [(["--keep-order"].as_slice(), 4), (&["--finished-only"], 1)] {
@@ -246,10 +230,8 @@ fn a_halt_prints_finished_jobs_only() {
 /// A caller may pass a non-blocking pipe (Node, ssh, make): when it is full, pinfold waits until it has room, and no
 /// job ends because of it.
 #[test]
+#[requires(cgroup)]
 fn streams_that_do_not_block() {
-    if !has_cgroup() {
-        return;
-    }
     let lines: String = (0..100_000).map(|number| format!("{number}\n")).collect();
     for (mode, more) in [("group", None), ("group", Some("--keep-order")), ("stream", None)] {
         let (reader, writer) = std::io::pipe().unwrap();
@@ -278,10 +260,8 @@ fn streams_that_do_not_block() {
 /// Standard output and standard error of a job are one stream, in the order in which the job wrote. This is the default
 /// where the output is grouped.
 #[test]
+#[requires(cgroup)]
 fn merged_streams_keep_their_order() {
-    if !has_cgroup() {
-        return;
-    }
     let script = "for i in 1 2 3 4 5; do echo out $i; echo err $i >&2; done";
     let both: String = (1..=5).map(|i| format!("out {i}\nerr {i}\n")).collect();
     let only = |stream: &str| -> String { (1..=5).map(|i| format!("{stream} {i}\n")).collect() };

@@ -10,14 +10,12 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::support::pool::{lines, pool, start, text};
-use crate::support::{PINFOLD, Scratch, has_cgroup, wait_for};
+use crate::support::{PINFOLD, Scratch, wait_for};
 
 /// `PINFOLD_JOBS` sets how many; 10,000 take a while in an unoptimised build.
 #[test]
+#[requires(cgroup)]
 fn many_jobs_have_all_their_reports_in_order() {
-    if !has_cgroup() {
-        return;
-    }
     let count: usize = std::env::var("PINFOLD_JOBS").map_or(1000, |count| count.parse().unwrap());
     let results = Scratch::new("results");
     let jobs: String = (1..=count).map(|number| format!("{number}\n")).collect();
@@ -54,10 +52,8 @@ fn many_jobs_have_all_their_reports_in_order() {
 
 /// pinfold is killed in the middle: nothing is left, and a resumed run does exactly the jobs that had no report.
 #[test]
+#[requires(cgroup)]
 fn a_killed_pool_is_resumed() {
-    if !has_cgroup() {
-        return;
-    }
     let rounds: usize = std::env::var("PINFOLD_KILLS").map_or(3, |rounds| rounds.parse().unwrap());
     let directory = Scratch::directory("resume");
     let results = directory.path().join("results");
@@ -138,10 +134,8 @@ fn assert_no_second_run(before: &BTreeMap<u64, usize>, after: &BTreeMap<u64, usi
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_torn_last_line_is_repaired() {
-    if !has_cgroup() {
-        return;
-    }
     let results = Scratch::new("torn");
     let args = ["-j", "1", "--results", text(results.path()), "--", "echo"];
     pool(&args, "a\nb\nc\n").assert_code(0);
@@ -167,10 +161,8 @@ fn a_torn_last_line_is_repaired() {
 
 /// A file without a newline at its end is not necessarily a results file that may be truncated.
 #[test]
+#[requires(cgroup)]
 fn another_file_is_left_as_it_is() {
-    if !has_cgroup() {
-        return;
-    }
     let results = Scratch::new("notes");
     let (mark, args) = (Scratch::new("mark"), ["--resume", "--results", text(results.path()), "--", "touch"]);
     let ours = {
@@ -214,10 +206,8 @@ fn kill_and_wait_until_empty(pinfold: &mut std::process::Child) {
 /// The reader does not read while jobs end; then pinfold is killed. Each job that the results file records as done was
 /// printed.
 #[test]
+#[requires(cgroup)]
 fn a_job_is_recorded_when_its_output_was_written() {
-    if !has_cgroup() {
-        return;
-    }
     const COUNT: u64 = 40;
     // 14 of these are more than a pipe holds (pipe(7)).
     const FILL: usize = 5000;
@@ -250,10 +240,8 @@ fn a_job_is_recorded_when_its_output_was_written() {
 /// With `--keep-order`, the first job delays the output of the others, which have ended. A kill loses none of this
 /// output.
 #[test]
+#[requires(cgroup)]
 fn output_that_waits_for_an_earlier_job_is_not_recorded_as_printed() {
-    if !has_cgroup() {
-        return;
-    }
     let directory = Scratch::directory("waits");
     let [results, log, gate] = ["results", "log", "gate"].map(|name| directory.path().join(name));
     let script = format!(
@@ -276,10 +264,8 @@ fn output_that_waits_for_an_earlier_job_is_not_recorded_as_printed() {
 
 /// A failed job still counts when `--resume` skips it, however it failed. `--retry-failed` runs it again.
 #[test]
+#[requires(cgroup)]
 fn a_resumed_pool_with_failed_jobs_is_not_green() {
-    if !has_cgroup() {
-        return;
-    }
     for fails in ["exit 3", "kill -SEGV $$", "sleep 1000", "exec /no/such/program"] {
         let directory = Scratch::directory("red");
         let [results, fixed] = ["results", "fixed"].map(|name| directory.path().join(name));

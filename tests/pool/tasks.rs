@@ -37,6 +37,7 @@ fn is_there(pid: i32) -> bool {
 
 /// `ProcessPoolExecutor` needs 200 s for this.
 #[test]
+#[requires(cgroup)]
 fn five_long_tasks_on_two_workers_and_a_deadline() {
     with_supervisor(async |supervisor| {
         let pool = Pool::builder().workers(2).start(supervisor).unwrap();
@@ -67,6 +68,7 @@ fn five_long_tasks_on_two_workers_and_a_deadline() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn cancelled_is_gone() {
     with_supervisor(async |supervisor| {
         let pool = Pool::builder().workers(1).start(supervisor).unwrap();
@@ -91,6 +93,7 @@ fn cancelled_is_gone() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_second_cancel_kills() {
     with_supervisor(async |supervisor| {
         let pool = Pool::builder().workers(1).start(supervisor).unwrap();
@@ -115,6 +118,7 @@ fn a_second_cancel_kills() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn map_keeps_the_order_and_the_output() {
     with_supervisor(async |supervisor| {
         let pool = Pool::builder().workers(4).queue(3).start(supervisor).unwrap();
@@ -141,6 +145,7 @@ fn map_keeps_the_order_and_the_output() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_deadline_for_the_whole_pool_and_one_for_each_job() {
     with_supervisor(async |supervisor| {
         let pool = Pool::builder().workers(2).deadline(Duration::from_secs(1)).start(supervisor).unwrap();
@@ -165,6 +170,7 @@ fn a_deadline_for_the_whole_pool_and_one_for_each_job() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn fail_fast() {
     with_supervisor(async |supervisor| {
         let pool = Pool::builder().workers(2).fail_fast(true).start(supervisor).unwrap();
@@ -184,6 +190,7 @@ fn fail_fast() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn retries() {
     with_supervisor(async |supervisor| {
         let pool = Pool::builder().workers(2).start(supervisor).unwrap();
@@ -226,6 +233,7 @@ fn retries() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn priorities_and_first_in_first_out() {
     with_supervisor(async |supervisor| {
         let pool = Pool::builder().workers(1).start(supervisor).unwrap();
@@ -247,6 +255,7 @@ fn priorities_and_first_in_first_out() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn submit_waits_while_too_many_wait() {
     with_supervisor(async |supervisor| {
         let pool = Pool::builder().workers(1).queue(2).start(supervisor).unwrap();
@@ -267,6 +276,7 @@ fn submit_waits_while_too_many_wait() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn shutdowns() {
     with_supervisor(async |supervisor| {
         let start = || Pool::builder().workers(1).start(supervisor).unwrap();
@@ -284,7 +294,7 @@ fn shutdowns() {
 
         let pool = start();
         let handles = submit(&pool, &["sleep 100", "exit 0"]).await;
-        pool.shutdown(Shutdown::Now).await;
+        pool.shutdown(Shutdown::Stop).await;
         let reasons: Vec<_> = handles.iter().map(|handle| handle.outcome().unwrap().report.reason).collect();
         assert_eq!(reasons, [Reason::Stopped, Reason::Cancelled]);
 
@@ -300,6 +310,7 @@ fn shutdowns() {
 
 /// `PINFOLD_MANY` sets how many; the test needs some open files for each.
 #[test]
+#[requires(cgroup)]
 fn many_sleeping_jobs_are_cancelled() {
     let many: usize = std::env::var("PINFOLD_MANY").map_or(200, |many| many.parse().unwrap());
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);

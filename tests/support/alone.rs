@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use super::harness::{ONE, running};
+
 /// The case for which this process was started again.
 const CASE: &str = "PINFOLD_TEST_CASE";
 
@@ -12,16 +14,10 @@ pub fn case() -> Option<String> {
 
 /// Runs this test again for a case, with no guard program but its own, and returns what it printed.
 pub fn alone(case: &str, prepare: impl FnOnce(&mut Command)) -> String {
-    let test = test();
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", &test, "--nocapture"]).env(CASE, case);
+    command.args([ONE, running()]).env(CASE, case);
     command.env("PATH", "/usr/bin:/bin").env_remove("PINFOLD_GUARD");
     prepare(&mut command);
     let output = command.output().unwrap();
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-/// Returns the name of the running test, which libtest uses as the name of the thread.
-pub fn test() -> String {
-    std::thread::current().name().unwrap().to_owned()
 }

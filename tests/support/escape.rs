@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::ops::RangeInclusive;
 
 use super::own_cgroup::OwnCgroup;
-use super::{Canary, Ran, Run, has_cgroup, own_cgroup, program};
+use super::{Canary, Ran, Run, own_cgroup, program};
 
 /// How the job is ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -17,13 +17,6 @@ pub enum By {
     Luck,
 }
 
-/// The containment of the job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Containment {
-    Cgroup,
-    Subreaper,
-}
-
 /// One way to escape, and the expected contents of its report.
 #[derive(Clone)]
 pub struct Escape {
@@ -34,8 +27,6 @@ pub struct Escape {
     by_without_cgroup: By,
     /// The number of processes that are neither in the job's cgroup nor emigrants: they have made their own cgroup.
     elsewhere: u64,
-    /// It only works where the job has its own cgroup.
-    cgroup_only: bool,
     /// How many processes report that they have escaped.
     pub in_place: RangeInclusive<usize>,
     pub leftovers: RangeInclusive<u64>,
@@ -56,7 +47,6 @@ pub fn escape(source: &str, mode: &str) -> Escape {
         by: By::Stop,
         by_without_cgroup: By::Stop,
         elsewhere: 0,
-        cgroup_only: false,
         in_place: 1..=1,
         leftovers: 1..=1,
         emigrants: 0..=0,
@@ -103,11 +93,6 @@ impl Escape {
         self
     }
 
-    pub fn cgroup_only(mut self) -> Self {
-        self.cgroup_only = true;
-        self
-    }
-
     pub fn in_place(mut self, count: usize) -> Self {
         self.in_place = count..=count;
         self
@@ -123,34 +108,28 @@ impl Escape {
         self
     }
 
-    /// Returns the expectations for each containment that is available here.
-    fn held(&self) -> Vec<(Containment, Self)> {
-        let mut all = Vec::new();
-        if has_cgroup() {
-            all.push((Containment::Cgroup, self.clone()));
+    /// Returns the expectations for a containment.
+    fn held_by(&self, containment: &str) -> Self {
+        if containment == "cgroup" {
+            return self.clone();
         }
-        if !self.cgroup_only {
-            // Without a cgroup, a process that left the cgroup counts like any other process of the job.
-            let (left, gone) = (&self.leftovers, &self.emigrants);
-            let elsewhere = self.elsewhere;
-            // A single scan may find no process of a chain in which each process is soon replaced.
-            let least = if *gone.end() == u64::MAX { 0 } else { *gone.start() };
-            let leftovers =
-                left.start() + least + elsewhere..=left.end().saturating_add(gone.end().saturating_add(elsewhere));
-            let by = self.by_without_cgroup;
-            all.push((Containment::Subreaper, Self { by, leftovers, emigrants: 0..=0, ..self.clone() }));
-        }
-        all
+        // Without a cgroup, a process that left the cgroup counts like any other process of the job.
+        let (left, gone, elsewhere) = (&self.leftovers, &self.emigrants, self.elsewhere);
+        // A single scan may find no process of a chain in which each process is soon replaced.
+        let least = if *gone.end() == u64::MAX { 0 } else { *gone.start() };
+        let leftovers =
+            left.start() + least + elsewhere..=left.end().saturating_add(gone.end().saturating_add(elsewhere));
+        Self { by: self.by_without_cgroup, leftovers, emigrants: 0..=0, ..self.clone() }
     }
 
-    fn run(&self, containment: Containment, shape: &str, timeout: &str) -> Ran {
+    fn run(&self, containment: &str, shape: &str, timeout: &str) -> Ran {
         // A stop that works needs no SIGKILL, so its grace period is longer than any test.
         let grace = if self.by == By::Stop { "1m" } else { "300ms" };
         let mut words = self.words.clone();
         words.insert(self.shape_at, shape.into());
         let options = ["--timeout", timeout, "--grace", grace, "--"].map(Into::into);
         let canary = Canary::new();
-        let ran = if containment == Containment::Cgroup {
+        let ran = if containment == "cgroup" {
             Run::new(options.into_iter().chain(words)).run()
         } else {
             // Cgroups that the job itself makes there are not checked.
@@ -182,30 +161,28 @@ impl Escape {
     }
 
     /// The main process stays until the deadline.
-    pub fn ended_by_the_deadline(&self) {
-        for (containment, escape) in self.held() {
-            // If the machine was too busy for the escape to happen in time, the test repeats it with more time.
-            let ran = ["400ms", "3s"].iter().map(|timeout| escape.run(containment, "stay", timeout)).find(ready);
-            let ran = ran.unwrap_or_else(|| escape.run(containment, "stay", "20s")).assert_code(124);
-            escape.check(&ran);
-            assert_eq!(ran.report["reason"], "deadline", "{ran:#?}");
-            assert_eq!(ran.report["leftovers"]["count"], 0, "{ran:#?}");
-        }
+    pub fn ended_by_the_deadline(&self, containment: &str) {
+        let escape = self.held_by(containment);
+        // If the machine was too busy for the escape to happen in time, the test repeats it with more time.
+        let ran = ["400ms", "3s"].iter().map(|timeout| escape.run(containment, "stay", timeout)).find(ready);
+        let ran = ran.unwrap_or_else(|| escape.run(containment, "stay", "20s")).assert_code(124);
+        escape.check(&ran);
+        assert_eq!(ran.report["reason"], "deadline", "{ran:#?}");
+        assert_eq!(ran.report["leftovers"]["count"], 0, "{ran:#?}");
     }
 
     /// The main process exits with 0.
-    pub fn left_behind(&self) {
-        for (containment, escape) in self.held() {
-            let ran = escape.run(containment, "exit", "1m").assert_code(0);
-            escape.check(&ran);
-            assert_eq!(ran.report["reason"], "exited", "{ran:#?}");
-            let leftovers = &ran.report["leftovers"];
-            assert!(escape.leftovers.contains(&leftovers["count"].as_u64().unwrap()), "{ran:#?}");
-        }
+    pub fn left_behind(&self, containment: &str) {
+        let escape = self.held_by(containment);
+        let ran = escape.run(containment, "exit", "1m").assert_code(0);
+        escape.check(&ran);
+        assert_eq!(ran.report["reason"], "exited", "{ran:#?}");
+        let leftovers = &ran.report["leftovers"];
+        assert!(escape.leftovers.contains(&leftovers["count"].as_u64().unwrap()), "{ran:#?}");
     }
 
-    pub fn both(&self) {
-        self.ended_by_the_deadline();
-        self.left_behind();
+    pub fn both(&self, containment: &str) {
+        self.ended_by_the_deadline(containment);
+        self.left_behind(containment);
     }
 }

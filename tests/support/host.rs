@@ -1,18 +1,16 @@
 //! A program that uses the library.
 
-use pinfold::{Builder, Command, Stdio, Supervisor};
+use pinfold::{Command, Stdio, Supervisor, SupervisorBuilder};
 
-use super::{PINFOLD, has_cgroup};
+use super::PINFOLD;
 
-/// Runs `host` with a supervisor whose jobs have cgroups, in a runtime of its own.
+/// Runs `host` with a supervisor whose jobs have cgroups, which the test must require, in a runtime of its own.
 pub fn with_supervisor(host: impl AsyncFnOnce(&Supervisor)) {
-    if has_cgroup() {
-        with(Supervisor::builder(), host).unwrap();
-    }
+    with(Supervisor::builder(), host).unwrap();
 }
 
 /// The same with a supervisor from this builder; an error where the builder cannot start one.
-pub fn with<T>(builder: Builder, host: impl AsyncFnOnce(&Supervisor) -> T) -> pinfold::Result<T> {
+pub fn with<T>(builder: SupervisorBuilder, host: impl AsyncFnOnce(&Supervisor) -> T) -> pinfold::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let supervisor = builder.guard_program(PINFOLD).start().await?;

@@ -1,11 +1,13 @@
-//! Code that the tests share: running pinfold under a warden that counts survivors, canaries, and visible messages
-//! about skipped tests.
+//! Code that the tests share: the harness, what tests need on the machine, running pinfold under a warden that counts
+//! survivors, and canaries.
 
 #![allow(dead_code)] // Each test file is a crate of its own and uses only a part of this one.
 
 pub mod alone;
 pub mod escape;
+pub mod harness;
 pub mod host;
+pub mod needs;
 pub mod own_cgroup;
 pub mod pool;
 pub mod pty;
@@ -21,6 +23,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 #[allow(unused_imports)] // For the same reason.
+pub use harness::has;
+#[allow(unused_imports)]
 pub use run::{Ran, Run, Running};
 
 /// The command under test.
@@ -180,47 +184,9 @@ pub fn slowness() -> f64 {
     std::env::var("PINFOLD_TEST_SLOWNESS").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1.0)
 }
 
-/// Checks a requirement of a test on the machine. Where it is missing, this returns `false` and prints a visible line,
-/// or fails if `PINFOLD_REQUIRE` (names separated by commas) says that this machine has it.
-pub fn has(name: &str, present: bool, reason: &str) -> bool {
-    if present {
-        return true;
-    }
-    let required = std::env::var("PINFOLD_REQUIRE").unwrap_or_default();
-    assert!(!required.split(',').any(|required| required == name), "PINFOLD_REQUIRE names {name}, but: {reason}");
-    // This does not use println!, whose output libtest would capture.
-    let test = std::thread::current().name().unwrap_or_default().to_owned();
-    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: needs {name}: {reason}");
-    false
-}
-
 /// Prints a measured value, also for tests that pass.
 pub fn measured(what: &str) {
-    let test = std::thread::current().name().unwrap_or_default().to_owned();
-    let _ = writeln!(std::io::stderr(), "MEASURED {test}: {what}");
-}
-
-/// Returns whether there is a cgroup v2 that pinfold can use.
-pub fn has_cgroup() -> bool {
-    static USABLE: OnceLock<Result<(), String>> = OnceLock::new();
-    let usable = USABLE.get_or_init(|| {
-        let ran = Command::new(PINFOLD).args(["run", "--require", "cgroup", "--", "true"]).output().unwrap();
-        if ran.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&ran.stderr).into_owned()) }
-    });
-    has("cgroup", usable.is_ok(), usable.as_ref().err().map_or("", String::as_str))
-}
-
-/// Returns whether the test runs as root, which it needs to become another user.
-pub fn has_root() -> bool {
-    let root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
-    has("root", root, "these tests run as another user")
-}
-
-/// Returns whether this machine has the program.
-pub fn has_program(name: &str) -> bool {
-    let found =
-        std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).any(|dir| dir.join(name).is_file());
-    has(name, found, "it is not installed")
+    let _ = writeln!(std::io::stderr(), "MEASURED {}: {what}", harness::running());
 }
 
 /// Returns the directory of this process's own cgroup v2.
@@ -246,11 +212,4 @@ pub fn named_timeout() -> Scratch {
 /// Returns PATH with that directory first.
 pub fn path_with(directory: &Scratch) -> String {
     format!("{}:{}", directory.path().display(), std::env::var("PATH").unwrap())
-}
-
-/// Returns whether the machine's timeout is that of GNU coreutils.
-pub fn has_coreutils() -> bool {
-    let version = Command::new("timeout").arg("--version").output();
-    let gnu = version.is_ok_and(|version| version.stdout.starts_with(b"timeout (GNU coreutils)"));
-    has("timeout", gnu, "the machine's timeout is not GNU coreutils'")
 }

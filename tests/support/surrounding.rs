@@ -1,9 +1,8 @@
 //! The environments in which pinfold runs, and what it must ensure in each.
 
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::{Canary, PINFOLD, Ran, Run, has, has_cgroup, has_program, has_root};
+use super::{Canary, Ran, Run};
 
 /// A job that leaves a process behind, in its own session.
 pub const LEAVES: [&str; 3] = ["bash", "-c", "setsid sleep 999 & echo ready; exit 3"];
@@ -65,19 +64,4 @@ pub fn fresh_user() -> u32 {
 /// Returns a script that becomes a user, with a report file that this user can write.
 pub fn become_user(uid: u32) -> String {
     format!(r#": >"$4"; chmod 666 "$4"; exec setpriv --reuid {uid} --regid {uid} --clear-groups "$@""#)
-}
-
-pub fn has_other_users() -> bool {
-    if !(has_cgroup() && has_root() && has_program("setpriv")) {
-        return false;
-    }
-    let reached = |path: &str| {
-        let mut setpriv = Command::new("setpriv");
-        setpriv.args(["--reuid", "65534", "--clear-groups", "test", "-x", path]).status().unwrap().success()
-    };
-    has(
-        "reach",
-        reached(PINFOLD) && reached(env!("CARGO_TARGET_TMPDIR")),
-        "no other user can reach the build directory",
-    )
 }

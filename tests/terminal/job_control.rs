@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use crate::support::pty::Pty;
-use crate::support::{PINFOLD, Scratch, has_cgroup, has_program};
+use crate::support::{PINFOLD, Scratch};
 
 const CTRL_C: &str = "\x03";
 const CTRL_Z: &str = "\x1a";
@@ -12,10 +12,8 @@ const CTRL_BACKSLASH: &str = "\x1c";
 const CTRL_D: &str = "\x04";
 
 #[test]
+#[requires(cgroup, program("python3"))]
 fn an_interrupt_does_not_end_a_repl() {
-    if !has_cgroup() || !has_program("python3") {
-        return;
-    }
     let mut shell = Pty::shell();
     shell.line("$PINFOLD run -- python3 -q; echo ended $?");
     shell.expect(">>> ");
@@ -31,10 +29,8 @@ fn an_interrupt_does_not_end_a_repl() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn an_interrupt_ends_a_loop_around_a_command_that_it_ends() {
-    if !has_cgroup() {
-        return;
-    }
     let mut shell = Pty::shell();
     shell.line("for i in 1 2 3; do $PINFOLD run -- sh -c 'echo up; exec sleep 999'; echo after; done; true");
     shell.expect("\nup");
@@ -47,10 +43,8 @@ fn an_interrupt_ends_a_loop_around_a_command_that_it_ends() {
 }
 
 #[test]
+#[requires(cgroup, program("python3"))]
 fn one_key_is_one_signal() {
-    if !has_cgroup() || !has_program("python3") {
-        return;
-    }
     let mut shell = Pty::shell();
     let program = Scratch::new("count");
     let text = "import signal, sys\nn = 0\n\
@@ -71,10 +65,8 @@ fn one_key_is_one_signal() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn three_interrupts_within_two_seconds_kill() {
-    if !has_cgroup() {
-        return;
-    }
     let mut shell = Pty::shell();
     shell.line("$PINFOLD run -v -- bash -c \"trap 'echo no' INT; echo up; while :; do read -t 100 <> <(:); done\"");
     shell.expect("\nup");
@@ -91,10 +83,8 @@ fn three_interrupts_within_two_seconds_kill() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn suspended_time_does_not_count_for_the_deadline() {
-    if !has_cgroup() {
-        return;
-    }
     let mut shell = Pty::shell();
     shell.line("$PINFOLD run --timeout 2s -- cat");
     shell.send("one\n");
@@ -118,10 +108,8 @@ fn suspended_time_does_not_count_for_the_deadline() {
 
 /// The suspended time does not count for any other limit of the job either.
 #[test]
+#[requires(cgroup)]
 fn suspended_time_does_not_count_for_idle_and_ready_timeouts() {
-    if !has_cgroup() {
-        return;
-    }
     for options in
         ["--idle-timeout 2s", "--ready line:never --ready-timeout 2s", "--ready file:/no/such --ready-timeout 2s"]
     {
@@ -150,10 +138,8 @@ fn suspended_time_does_not_count_for_idle_and_ready_timeouts() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn the_suspend_key_is_harmless_where_pinfold_leads_the_session() {
-    if !has_cgroup() {
-        return;
-    }
     let mut command = Command::new(PINFOLD);
     command.args(["run", "--", "sh", "-c", "echo up; exec cat"]);
     let mut pty = Pty::start(command);
@@ -170,10 +156,8 @@ fn the_suspend_key_is_harmless_where_pinfold_leads_the_session() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_background_job_stops_at_its_first_read_and_goes_on_in_the_foreground() {
-    if !has_cgroup() {
-        return;
-    }
     let mut shell = Pty::shell();
     shell.line("$PINFOLD run -- sh -c 'read -r line; echo got=$line' &");
     shell.expect("ready> ");
@@ -188,10 +172,8 @@ fn a_background_job_stops_at_its_first_read_and_goes_on_in_the_foreground() {
 }
 
 #[test]
+#[requires(cgroup, program("python3"))]
 fn settings_are_as_before_when_a_raw_mode_program_was_killed() {
-    if !has_cgroup() || !has_program("python3") {
-        return;
-    }
     let mut shell = Pty::shell();
     shell.line("before=$(stty -a)");
     shell.expect("ready> ");
@@ -206,10 +188,8 @@ fn settings_are_as_before_when_a_raw_mode_program_was_killed() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn settings_that_the_command_made_stay() {
-    if !has_cgroup() {
-        return;
-    }
     let mut shell = Pty::shell();
     shell.line("$PINFOLD run -- stty -ixon; stty -a | grep -o -- '-ixon'; stty sane");
     shell.expect("\n-ixon");
@@ -217,10 +197,8 @@ fn settings_that_the_command_made_stay() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_shell_with_job_control_works_inside_and_the_foreground_comes_back() {
-    if !has_cgroup() {
-        return;
-    }
     let mut shell = Pty::shell();
     shell.line("$PINFOLD run -- bash --norc --noprofile --noediting -i");
     shell.expect("ready> ");
@@ -236,10 +214,8 @@ fn a_shell_with_job_control_works_inside_and_the_foreground_comes_back() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_password_prompt_works() {
-    if !has_cgroup() {
-        return;
-    }
     let mut shell = Pty::shell();
     shell.line("$PINFOLD run -- bash -c 'read -r -s -p Password: word </dev/tty; echo; echo length ${#word}'");
     shell.expect("\nPassword:");
@@ -250,10 +226,8 @@ fn a_password_prompt_works() {
 }
 
 #[test]
+#[requires(cgroup, program("vi"))]
 fn vi_opens_and_quits() {
-    if !has_cgroup() || !has_program("vi") {
-        return;
-    }
     let mut shell = Pty::shell();
     shell.line("$PINFOLD run -- vi -u NONE /etc/passwd; echo ended $?");
     shell.expect("root:");
@@ -263,10 +237,8 @@ fn vi_opens_and_quits() {
 }
 
 #[test]
+#[requires(cgroup, program("less"))]
 fn less_opens_and_quits() {
-    if !has_cgroup() || !has_program("less") {
-        return;
-    }
     let mut shell = Pty::shell();
     shell.line("$PINFOLD run -- less /etc/passwd; echo ended $?");
     shell.expect("root:");
@@ -276,10 +248,8 @@ fn less_opens_and_quits() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn in_a_pipeline() {
-    if !has_cgroup() {
-        return;
-    }
     let mut shell = Pty::shell();
     shell.line("echo a b c | $PINFOLD run -- tr a-c x-z | $PINFOLD run -- cat -A");
     shell.expect("x y z$");
@@ -288,10 +258,8 @@ fn in_a_pipeline() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_hang_up_of_the_terminal_stops_the_job() {
-    if !has_cgroup() {
-        return;
-    }
     let ended = crate::support::Scratch::new("hang-up");
     let mut command = Command::new(PINFOLD);
     command.args(["run", "--report"]).arg(ended.path()).args(["--", "sh", "-c", "echo up; exec sleep 999"]);

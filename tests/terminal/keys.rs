@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use crate::support::pty::Pty;
-use crate::support::{PINFOLD, Scratch, has_cgroup, has_program, program};
+use crate::support::{PINFOLD, Scratch, has, needs, program};
 
 const CTRL_C: &str = "\x03";
 const CTRL_Z: &str = "\x1a";
@@ -43,10 +43,8 @@ fn numbers(printed: &str) -> Vec<i32> {
 }
 
 #[test]
+#[requires(cgroup)]
 fn one_key_is_one_signal_wherever_the_streams_are() {
-    if !has_cgroup() {
-        return;
-    }
     let mut shell = shell();
     for line in [
         "yes | $PINFOLD run -v -- $SIGNALS 3",
@@ -58,7 +56,7 @@ fn one_key_is_one_signal_wherever_the_streams_are() {
     ] {
         assert_one_signal_for_each_key(&mut shell, line, true);
     }
-    if has_program("script") {
+    if has(needs::program("script")) {
         let line = "script -qec '$PINFOLD run -v -- $SIGNALS 3 </dev/null' /dev/null";
         assert_one_signal_for_each_key(&mut shell, line, true);
     }
@@ -66,10 +64,8 @@ fn one_key_is_one_signal_wherever_the_streams_are() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn one_key_is_one_signal_under_the_other_commands() {
-    if !has_cgroup() {
-        return;
-    }
     let mut shell = shell();
     for line in [
         "$PINFOLD timeout --foreground 1h $SIGNALS 3",
@@ -90,10 +86,8 @@ fn one_key_is_one_signal_under_the_other_commands() {
 
 /// The job's own terminal sends the signal, as if the key had been typed there.
 #[test]
+#[requires(cgroup)]
 fn a_key_outside_is_a_key_of_the_jobs_own_terminal() {
-    if !has_cgroup() {
-        return;
-    }
     let mut shell = shell();
     for line in ["yes | $PINFOLD run --pty -- $SIGNALS 3", "$PINFOLD run --pty -- $SIGNALS 3 </dev/null"] {
         assert_one_signal_for_each_key(&mut shell, line, false);
@@ -115,10 +109,8 @@ fn a_key_outside_is_a_key_of_the_jobs_own_terminal() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn three_interrupts_kill_wherever_standard_input_is() {
-    if !has_cgroup() {
-        return;
-    }
     let mut shell = shell();
     for (before, after) in [("sleep 1000 | ", ""), ("", " </dev/null"), ("", " 2>&1 | cat")] {
         shell.line(&format!("{before}$PINFOLD run -v -- $SIGNALS 0{after}"));
@@ -146,10 +138,8 @@ fn three_interrupts_kill_wherever_standard_input_is() {
 /// SIGALRM of a timer that was set before exec comes from the kernel, but not from the terminal: it reaches pinfold
 /// alone.
 #[test]
+#[requires(cgroup, program("perl"))]
 fn a_timer_from_before_exec_reaches_the_job_also_on_a_terminal() {
-    if !has_cgroup() || !has_program("perl") {
-        return;
-    }
     let mut shell = shell();
     shell.line("perl -e 'alarm 1; exec @ARGV' $PINFOLD run -- sleep 1000; echo code=$?");
     shell.expect("code=142");
@@ -159,10 +149,8 @@ fn a_timer_from_before_exec_reaches_the_job_also_on_a_terminal() {
 
 /// The user's Ctrl-Z also stops a job that has its own terminal, and its clocks; `fg` continues both.
 #[test]
+#[requires(cgroup)]
 fn suspended_with_a_terminal_of_its_own_and_other_input() {
-    if !has_cgroup() {
-        return;
-    }
     let mut shell = shell();
     // The three zeros distinguish this job from the jobs of other tests.
     shell.line("$PINFOLD run -t 1h --pty -- $SIGNALS 0003 </dev/null");
@@ -186,10 +174,8 @@ fn suspended_with_a_terminal_of_its_own_and_other_input() {
 
 /// The job's process group has already received SIGHUP: the job alone decides what to do.
 #[test]
+#[requires(cgroup)]
 fn a_hang_up_that_reached_the_job_is_not_sent_again() {
-    if !has_cgroup() {
-        return;
-    }
     let (report, printed) = (Scratch::new("report"), Scratch::new("printed"));
     // The leader exits, which sends SIGHUP to the foreground group.
     let script = "$PINFOLD run --grace 1h --report $REPORT -- $SIGNALS 12 >$PRINTED & 
@@ -214,10 +200,8 @@ fn a_hang_up_that_reached_the_job_is_not_sent_again() {
 
 /// `kill 0` in a job also reaches pinfold, which is in the same group: the job has received its signal, and continues.
 #[test]
+#[requires(cgroup)]
 fn a_signal_that_the_job_sends_to_its_group_is_no_request_to_pinfold() {
-    if !has_cgroup() {
-        return;
-    }
     let mut shell = shell();
     let job = "bash -c 'trap \"echo once\" TERM; trap \"echo twice\" USR1; kill 0; kill -USR1 0; sleep 1.5; echo over; exit 7'";
     for line in [
@@ -250,10 +234,8 @@ fn a_signal_that_the_job_sends_to_its_group_is_no_request_to_pinfold() {
 
 /// Where the job has its own process group, `kill 0` stays in it: without a terminal, or with the job's own terminal.
 #[test]
+#[requires(cgroup)]
 fn kill_0_does_not_reach_the_callers_script() {
-    if !has_cgroup() {
-        return;
-    }
     let script = "\"$@\" bash -c 'trap \"kill 0\" EXIT; sleep 1000 & exit 3'; echo after=$?";
     for containment in ["cgroup", "subreaper"] {
         let words = ["--containment", containment, "--"];

@@ -1,5 +1,8 @@
 //! Terminals and signals.
 
+#[macro_use]
+extern crate pinfold_test_macros;
+
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -8,3 +11,7 @@ mod keys;
 mod pty;
 mod received_signals;
 mod signals;
+
+fn main() -> std::process::ExitCode {
+    support::harness::main()
+}

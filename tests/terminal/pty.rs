@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::host::with_supervisor;
 use crate::support::pty::Pty;
-use crate::support::{PINFOLD, Ran, Run, Scratch, has_cgroup, wait_for};
+use crate::support::{PINFOLD, Ran, Run, Scratch, wait_for};
 
 /// Long enough that only a hang reaches it.
 const LONG: Duration = Duration::from_secs(60);
@@ -35,10 +35,8 @@ fn sh(script: &str) -> Ran {
 }
 
 #[test]
+#[requires(cgroup)]
 fn without_a_terminal_outside() {
-    if !has_cgroup() {
-        return;
-    }
     let ran = sh("tty; stty size; test -t 0 && test -t 1 && test -t 2 && test -t 3 3</dev/tty && tty && exit 7")
         .assert_code(7);
     let lines: Vec<_> = ran.stdout.lines().collect();
@@ -59,10 +57,8 @@ fn without_a_terminal_outside() {
 
 /// A process outside the session that keeps the terminal open is ended like any leftover, and no output is lost.
 #[test]
+#[requires(cgroup)]
 fn a_leftover_that_holds_the_terminal_does_not_delay_the_return() {
-    if !has_cgroup() {
-        return;
-    }
     // The process leaves the session first, because the hang-up at the end of the session would end it.
     let out = crate::support::Scratch::new("out-of-the-session");
     let out_path = out.path().display();
@@ -79,19 +75,15 @@ fn a_leftover_that_holds_the_terminal_does_not_delay_the_return() {
 
 /// When a reader goes away, as head(1) does, the terminal hangs up.
 #[test]
+#[requires(cgroup)]
 fn a_reader_that_goes_away() {
-    if !has_cgroup() {
-        return;
-    }
     let ran = Run::in_shell(r#""$@" </dev/null | head -n 1; exit ${PIPESTATUS[0]}"#, ["--pty", "--", "yes"]).run();
     assert_eq!((ran.code, ran.stdout.as_str()), (128 + libc::SIGHUP, "y\r\n"), "{ran:#?}");
 }
 
 #[test]
+#[requires(cgroup)]
 fn what_is_typed_goes_through_and_the_terminal_comes_back() {
-    if !has_cgroup() {
-        return;
-    }
     let mut shell = Pty::shell();
     shell.line("stty -echo; before=$(stty -g)");
     shell.expect("ready> ");
@@ -119,10 +111,8 @@ fn what_is_typed_goes_through_and_the_terminal_comes_back() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn interrupts_reach_the_job_and_three_kill() {
-    if !has_cgroup() {
-        return;
-    }
     let mut shell = Pty::shell();
     shell.line("$PINFOLD run --pty -- bash -c 'trap \"echo heard\" INT; echo up; while :; do read -t 60 || :; done'");
     shell.expect("\nup");
@@ -156,10 +146,8 @@ fn interrupts_reach_the_job_and_three_kill() {
 
 /// pinfold is killed with SIGKILL, and no shell with job control restores the terminal.
 #[test]
+#[requires(cgroup)]
 fn the_guard_gives_the_terminal_back() {
-    if !has_cgroup() {
-        return;
-    }
     // This runs in the shell's own process group. The guard acts within a second.
     let script = "$PINFOLD run --pty -- sh -c 'echo up; exec sleep 999'; echo code=$?; for i in $(seq 100); do
         case $(stty -a) in *-icanon*) sleep 0.02;; *) echo cooked; exit 0;; esac; done; echo raw; exit 1";
@@ -179,10 +167,8 @@ fn the_guard_gives_the_terminal_back() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_shell_inside_has_job_control() {
-    if !has_cgroup() {
-        return;
-    }
     let mut shell = Pty::shell();
     shell.line("$PINFOLD run --pty -- bash --norc --noprofile --noediting -i");
     shell.expect("ready> ");
@@ -204,10 +190,8 @@ fn a_shell_inside_has_job_control() {
 
 /// In the background pinfold does not touch the terminal; in the foreground it takes the terminal.
 #[test]
+#[requires(cgroup)]
 fn from_the_background() {
-    if !has_cgroup() {
-        return;
-    }
     let mut shell = Pty::shell();
     shell.line("$PINFOLD run --pty -- sh -c 'echo up; read word; echo word=$word' &");
     shell.expect("> up");
@@ -223,10 +207,8 @@ fn from_the_background() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_hang_up_outside() {
-    if !has_cgroup() {
-        return;
-    }
     let report = Scratch::new("hang-up");
     let mut command = Command::new(PINFOLD);
     command.args(["run", "--pty", "--report"]).arg(report.path());
@@ -244,6 +226,7 @@ fn shell(script: &str) -> pinfold::Command {
 }
 
 #[test]
+#[requires(cgroup)]
 fn the_librarys_terminal() {
     with_supervisor(async |supervisor| {
         let job = supervisor.spawn(&shell("trap 'stty size' WINCH; stty size; read one; cat; exit 3")).await.unwrap();
@@ -289,6 +272,7 @@ fn the_librarys_terminal() {
 
 /// The test itself has the terminal open, like a process outside the job that received it.
 #[test]
+#[requires(cgroup)]
 fn a_process_outside_that_holds_the_terminal_does_not_delay_the_return() {
     with_supervisor(async |supervisor| {
         let job = supervisor.spawn(&shell("tty; read go; seq 1000")).await.unwrap();

@@ -6,7 +6,7 @@ use pinfold::report::Reason;
 use pinfold::{Command, Readiness, Signal, Stdio, blocking};
 
 use crate::support::host::with_supervisor;
-use crate::support::{Run, Running, has_cgroup, has_program, program};
+use crate::support::{Run, Running, program};
 
 /// Long enough that only a hang reaches it.
 const LONG: Duration = Duration::from_secs(60);
@@ -26,10 +26,8 @@ finally:
 ";
 
 #[test]
+#[requires(cgroup, program("python3"))]
 fn stop_with_sends_that_signal_first() {
-    if !has_program("python3") {
-        return;
-    }
     with_supervisor(async |supervisor| {
         for (signal, printed, code) in [
             (Signal::INT, "ready\ninterrupted\nfinally\n", 3),
@@ -55,6 +53,7 @@ fn stop_with_sends_that_signal_first() {
 
 /// A shell starts its background processes with SIGINT ignored; nohup(1) ignores SIGHUP.
 #[test]
+#[requires(cgroup)]
 fn processes_that_ignore_the_first_signal_receive_the_stop_signal_next() {
     with_supervisor(async |supervisor| {
         for (signal, script) in [
@@ -75,6 +74,7 @@ fn processes_that_ignore_the_first_signal_receive_the_stop_signal_next() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_second_stop_kills_whatever_its_signal() {
     with_supervisor(async |supervisor| {
         let mut command = Command::new("sh");
@@ -92,10 +92,8 @@ fn a_second_stop_kills_whatever_its_signal() {
 
 /// The same with the blocking API, without tokio in the host.
 #[test]
+#[requires(cgroup)]
 fn the_blocking_api_does_the_same() {
-    if !has_cgroup() {
-        return;
-    }
     let builder = pinfold::Supervisor::builder().guard_program(crate::support::PINFOLD);
     let supervisor = blocking::Supervisor::start_with(builder).unwrap();
     for by_handle in [false, true] {
@@ -128,10 +126,8 @@ fn printing(options: &[&str], last: i32) -> Running {
 }
 
 #[test]
+#[requires(cgroup, program("python3"))]
 fn run_sends_the_received_signal_first() {
-    if !has_cgroup() || !has_program("python3") {
-        return;
-    }
     for containment in ["cgroup", "subreaper"] {
         for (signal, printed, code) in [
             (libc::SIGINT, "interrupted\nfinally\n", 3),
@@ -159,10 +155,8 @@ fn run_sends_the_received_signal_first() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_signal_does_what_its_option_says() {
-    if !has_cgroup() {
-        return;
-    }
     // A reload: the job continues.
     for (option, signal) in [("HUP=pass", libc::SIGHUP), ("int=pass", libc::SIGINT), ("3=pass", libc::SIGQUIT)] {
         let mut running = printing(&["--grace", "1h", "--on-signal", option], libc::SIGUSR2);
@@ -205,10 +199,8 @@ fn a_signal_does_what_its_option_says() {
 
 /// The signal is blocked until pinfold is executed, so it is pending before pinfold does anything.
 #[test]
+#[requires(cgroup, program("python3"))]
 fn signals_before_the_start() {
-    if !has_cgroup() || !has_program("python3") {
-        return;
-    }
     let script = "import os, signal, sys
 numbers = [int(number) for number in sys.argv[1].split(',')]
 signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
@@ -239,10 +231,8 @@ os.execv(sys.argv[2], sys.argv[2:])";
 
 /// A job stopped by SIGSTOP is continued for its stop, and its handlers run.
 #[test]
+#[requires(cgroup)]
 fn a_stop_of_a_stopped_job() {
-    if !has_cgroup() {
-        return;
-    }
     for signal in [libc::SIGINT, libc::SIGTERM] {
         let mut running =
             detached(&["--grace", "1h", "sh", "-c", "trap 'echo handled; exit 6' INT TERM; echo ready; kill -STOP $$"]);
@@ -265,10 +255,8 @@ fn a_stop_of_a_stopped_job() {
 /// The signal comes before the job, with it, or when it has just ended: the exit code is that of the command or of the
 /// signal, and no other.
 #[test]
+#[requires(cgroup)]
 fn a_signal_at_any_moment_of_a_short_job() {
-    if !has_cgroup() {
-        return;
-    }
     let mut codes = std::collections::BTreeMap::new();
     for round in 0..90_u64 {
         let signal = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP][round as usize % 3];
@@ -300,10 +288,8 @@ fn a_signal_at_any_moment_of_a_short_job() {
 
 /// As the first process of a container, pinfold cannot die of its own signals (pid_namespaces(7)).
 #[test]
+#[requires(cgroup, root)]
 fn as_pid_1_an_interrupt_of_the_job_is_exit_code_130() {
-    if !has_cgroup() || !crate::support::has_root() {
-        return;
-    }
     for (script, code) in [("kill -INT $$", 130), ("kill -TERM $$", 143), ("trap 'exit 4' INT; kill -INT $$", 4)] {
         let mut command = std::process::Command::new("unshare");
         command.args([

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use crate::support::{Canary, Ran, Run, Running, Scratch, assert_same_without_pinfold, has_cgroup, program, wait_for};
+use crate::support::{Canary, Ran, Run, Running, Scratch, assert_same_without_pinfold, program, wait_for};
 
 const STOPPING: [i32; 4] = [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT];
 
@@ -28,10 +28,8 @@ fn send(pid: i32, signal: i32) {
 }
 
 #[test]
+#[requires(cgroup)]
 fn four_signals_stop_the_job() {
-    if !has_cgroup() {
-        return;
-    }
     let canary = Canary::new();
     for signal in STOPPING {
         let running = printing(&[], signal);
@@ -53,10 +51,8 @@ fn four_signals_stop_the_job() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn a_second_signal_kills() {
-    if !has_cgroup() {
-        return;
-    }
     let canary = Canary::new();
     for (first, second) in STOPPING.into_iter().zip(STOPPING.into_iter().cycle().skip(1)) {
         let mut running = printing(&["--grace", "1h"], 0);
@@ -74,10 +70,8 @@ fn a_second_signal_kills() {
 /// Identical signals within a moment count as one request, because timeout(1) sends them like this. Later ones count
 /// again.
 #[test]
+#[requires(cgroup)]
 fn a_repeated_signal_kills() {
-    if !has_cgroup() {
-        return;
-    }
     let mut running = printing(&["--grace", "1h"], 0);
     let begun = std::time::Instant::now();
     wait_for(|| {
@@ -89,10 +83,8 @@ fn a_repeated_signal_kills() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn all_others_are_forwarded_once_and_end_nothing() {
-    if !has_cgroup() {
-        return;
-    }
     let mut running = printing(&[], 64);
     let pinfold = running.pinfold_pid();
     // pinfold ignores these signals: they are about its own children and do not concern the job.
@@ -109,10 +101,8 @@ fn all_others_are_forwarded_once_and_end_nothing() {
 
 /// The caller is nohup(1).
 #[test]
+#[requires(cgroup)]
 fn an_ignored_hangup_stays_ignored() {
-    if !has_cgroup() {
-        return;
-    }
     let words = [program("signals").into(), OsString::from("10")];
     let mut running = Run::in_shell(r#"trap "" HUP INT; exec setsid "$@""#, words).start();
     assert_eq!(running.line(), "ready");
@@ -125,10 +115,8 @@ fn an_ignored_hangup_stays_ignored() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn the_job_is_given_what_its_caller_gives() {
-    if !has_cgroup() {
-        return;
-    }
     let plain = assert_same_without_pinfold("", "", "");
     assert!(plain.contains("SigIgn:\t0000000000000000\nSigCgt:\t0000000000000000\n"), "{plain}");
 
@@ -143,10 +131,8 @@ fn the_job_is_given_what_its_caller_gives() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn signal_mask_and_ignored_signals_are_the_callers() {
-    if !has_cgroup() {
-        return;
-    }
     let ignored = |given: &str| {
         let line = given.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).unwrap().to_owned();
         u64::from_str_radix(&line, 16).unwrap()
@@ -165,10 +151,8 @@ fn signal_mask_and_ignored_signals_are_the_callers() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn the_environment_is_the_callers_in_its_order() {
-    if !has_cgroup() {
-        return;
-    }
     let given =
         assert_same_without_pinfold("", "env -i Z=1 B=2 A=3 EMPTY= 'SPACE=a b' EQUALS==x= PATH=/bin:/usr/bin", "");
     let entries: Vec<_> = given.lines().filter_map(|line| line.strip_prefix("environment ")).collect();
@@ -177,10 +161,8 @@ fn the_environment_is_the_callers_in_its_order() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn options_about_the_environment() {
-    if !has_cgroup() {
-        return;
-    }
     let env = |options: &[&str]| {
         let mut run = Run::in_shell(r#"exec env -i Z=1 A=2 B=3 "$@""#, options);
         run.command().arg("/usr/bin/env");
@@ -199,10 +181,8 @@ fn options_about_the_environment() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn the_working_directory() {
-    if !has_cgroup() {
-        return;
-    }
     let scratch = Scratch::directory("cwd");
     let directory = scratch.path().to_str().unwrap();
     let ran = Run::new(["--cwd", directory, "pwd"]).run().assert_code(0);
@@ -217,10 +197,8 @@ fn the_working_directory() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn the_stop_signal() {
-    if !has_cgroup() {
-        return;
-    }
     for (name, number) in [("INT", 2), ("SIGUSR2", 12), ("rtmin+3", 37), ("64", 64), ("33", 33)] {
         let running = printing(&["--stop-signal", name], number);
         running.signal(libc::SIGTERM);
@@ -232,10 +210,8 @@ fn the_stop_signal() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn processes_that_receive_the_stop_signal() {
-    if !has_cgroup() {
-        return;
-    }
     // The main process sends another signal to its child, which is the last one that the child prints.
     let script = r#"trap 'kill -USR1 $child; wait $child; exit 0' TERM; "$0" 10 & child=$!; echo ready; wait $child"#;
     for (target, printed, counts) in [("main", "10\n", 1..=1), ("all", "15\n18\n10\n", 1..=2)] {
@@ -257,10 +233,8 @@ fn processes_that_receive_the_stop_signal() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn the_grace_period() {
-    if !has_cgroup() {
-        return;
-    }
     let canary = Canary::new();
     let running = printing(&["--grace", "300ms", "--timeout", "1s"], 0);
     let ran = running.finish().assert_code(124);
@@ -276,10 +250,8 @@ fn the_grace_period() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn leftovers() {
-    if !has_cgroup() {
-        return;
-    }
     let canary = Canary::new();
     let leaving = |options: &[&str], script: &str| -> Ran { Run::new([options, &["sh", "-c", script]].concat()).run() };
     let left = "sleep 1000 & exit 0";
@@ -302,10 +274,8 @@ fn leftovers() {
 }
 
 #[test]
+#[requires(cgroup)]
 fn names_and_words() {
-    if !has_cgroup() {
-        return;
-    }
     let at_deadline = |options: &[&str]| {
         let words = options.iter().chain(&["--timeout", "100ms", "sh", "-c", "sleep 1000 & wait"]);
         Run::new(words).run().assert_code(124)
@@ -329,19 +299,15 @@ fn names_and_words() {
 
 /// A stopped supervisor does nothing until the kernel continues it at the deadline.
 #[test]
-fn a_supervisor_that_is_stopped_past_its_deadline() {
-    for containment in ["cgroup", "subreaper"] {
-        if containment == "cgroup" && !has_cgroup() {
-            continue;
-        }
-        let options = ["--containment", containment, "--timeout", "300ms", "--grace", "1m"];
-        let mut running = Run::new(options.iter().chain(&["sh", "-c", "echo ready; exec sleep 1000"])).start();
-        assert_eq!(running.line(), "ready");
-        let pinfold = running.pinfold_pid();
-        send(pinfold, libc::SIGSTOP);
-        let ran = running.finish().assert_code(124);
-        let phase = |name: &str| ran.report["phases"][name].as_f64().unwrap();
-        assert!((0.3..1.1 * crate::support::slowness()).contains(&phase("stopping")), "{ran:#?}");
-        assert_eq!((&ran.report["reason"], &ran.report["killed"]), (&"deadline".into(), &false.into()), "{ran:#?}");
-    }
+#[each_containment]
+fn a_supervisor_that_is_stopped_past_its_deadline(containment: &str) {
+    let options = ["--containment", containment, "--timeout", "300ms", "--grace", "1m"];
+    let mut running = Run::new(options.iter().chain(&["sh", "-c", "echo ready; exec sleep 1000"])).start();
+    assert_eq!(running.line(), "ready");
+    let pinfold = running.pinfold_pid();
+    send(pinfold, libc::SIGSTOP);
+    let ran = running.finish().assert_code(124);
+    let phase = |name: &str| ran.report["phases"][name].as_f64().unwrap();
+    assert!((0.3..1.1 * crate::support::slowness()).contains(&phase("stopping")), "{ran:#?}");
+    assert_eq!((&ran.report["reason"], &ran.report["killed"]), (&"deadline".into(), &false.into()), "{ran:#?}");
 }

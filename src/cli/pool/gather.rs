@@ -1,21 +1,12 @@
 //! Collects the output of a job until the job has ended: a small output in memory, a larger one on the disk.
 
 use std::fs::File;
-use std::io;
-use std::mem::MaybeUninit;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Poll, ready};
-
-use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::output::OutputStream;
 
 use super::output::{Ended, Printer};
 use super::spill::Spill;
-
-/// The largest number of bytes in one read.
-const PIECE: usize = 16 * 1024;
 
 /// The output of a job to one stream.
 #[derive(Default)]
@@ -41,7 +32,8 @@ impl Part {
         let mut spilled = None;
         let mut result = Ok(());
         loop {
-            match read(&mut stream, &mut self.memory).await {
+            let memory = &mut self.memory;
+            match stream.read_piece(|piece| memory.extend_from_slice(piece)).await {
                 Ok(0) => break,
                 Ok(_) => {}
                 Err(error) => {
@@ -66,19 +58,6 @@ impl Part {
         }
         result
     }
-}
-
-/// Reads the available bytes, and waits until at least one is available. While it waits, it holds no memory for the
-/// bytes.
-async fn read(stream: &mut OutputStream, into: &mut Vec<u8>) -> io::Result<usize> {
-    std::future::poll_fn(|context| {
-        let mut space = [MaybeUninit::uninit(); PIECE];
-        let mut buffer = ReadBuf::uninit(&mut space);
-        ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer))?;
-        into.extend_from_slice(buffer.filled());
-        Poll::Ready(Ok(buffer.filled().len()))
-    })
-    .await
 }
 
 /// Collects the output of all attempts of one job, and prints it when the job has ended and its streams have been read.

@@ -38,7 +38,7 @@ use results::{DoneJobs, Results};
 
 use crate::cli::signal_stream::SignalStream;
 use crate::kernel::own_signals::{self, SignalQueue};
-use crate::pool::Outcome;
+use crate::pool::{Outcome, Shutdown};
 use crate::report::Reason;
 use crate::{Guard, Pool, Signal, Stdio, Supervisor};
 
@@ -218,7 +218,7 @@ impl<'a> Run<'a> {
                     if let Err(error) = fed {
                         self.fail(&format!("{error:#}"));
                     }
-                    pool.close();
+                    pool.start_shutdown(Shutdown::Drain);
                 }
             }
         }
@@ -232,14 +232,11 @@ impl<'a> Run<'a> {
                 self.signalled = Some(signal);
                 let running = self.pool.status().running;
                 self.progress.print(&format!("{signal}: stopping {running} jobs; a second signal kills them"));
-                match first {
-                    Some(first) => self.pool.stop_with(first),
-                    None => self.pool.stop(),
-                }
+                self.pool.start_shutdown(first.map_or(Shutdown::Stop, Shutdown::StopWith));
             }
             Response::Kill => {
                 self.signalled = Some(signal);
-                self.pool.kill();
+                self.pool.start_shutdown(Shutdown::Kill);
             }
             // Ctrl-Z: pinfold stops and the shell takes over. The jobs continue to run.
             Response::PassOn(Signal::TSTP) => own_signals::suspend_by(Signal::TSTP),
@@ -252,7 +249,7 @@ impl<'a> Run<'a> {
             // pinfold ends without a message, as a program that SIGPIPE kills: the reader wants no more output.
             Notice::ReaderGone => {
                 self.signalled = Some(Signal::PIPE);
-                self.pool.stop();
+                self.pool.start_shutdown(Shutdown::Stop);
             }
             Notice::Failed(message) => self.fail(&message),
             Notice::Finished => self.notices = None,
@@ -262,7 +259,7 @@ impl<'a> Run<'a> {
     fn fail(&mut self, message: &str) {
         self.failed = true;
         self.progress.print(message);
-        self.pool.stop();
+        self.pool.start_shutdown(Shutdown::Stop);
     }
 
     fn done(&mut self, done: Submitted<'_>, outcome: &Outcome) {

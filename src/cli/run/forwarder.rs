@@ -2,22 +2,21 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
-
 use crate::cli::signal_stream::SignalStream;
-use crate::cli::signals::{Response, Rules};
-use crate::cli::terminal::Terminal;
 use crate::kernel::own_signals;
+use crate::output::Writer;
 use crate::{Job, Signal, Supervisor};
+use tokio::task::JoinHandle;
 
 use super::args::Args;
 use super::outlet::{Outlet, Trouble};
 use super::pty_input::{Input, PtyInput};
-use super::ready::Ready;
-use super::relay::{Finder, Relay};
+use super::relay::Relay;
+use crate::cli::signals::{Response, Rules};
+use crate::cli::terminal::Terminal;
 
 /// How long pinfold waits for a reader that takes nothing, after a job that a time limit ended.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -25,32 +24,24 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Forwards data between the command and pinfold's standard streams.
 pub struct Forwarder {
     /// The destinations of the command's streams, until the job exists.
-    outlets: Vec<(i32, Outlet)>,
+    outlets: Vec<Outlet>,
     /// The reader of pinfold's standard input, for `--pty`, until the job exists.
     input: Option<Input>,
     copies: Vec<JoinHandle<()>>,
     pty_input: Option<PtyInput>,
-    /// When a reader of pinfold's output last took something.
-    taken: watch::Receiver<Instant>,
-    seen: watch::Sender<bool>,
-    /// Whether the output has contained the line for which `--ready` waits.
-    pub line_seen: watch::Receiver<bool>,
+    writers: Vec<Arc<Writer>>,
     trouble: Trouble,
 }
 
 impl Forwarder {
     /// Allocates everything that can fail, before the job exists.
     pub fn new(args: &Args) -> crate::Result<Self> {
-        let (taken_now, taken) = watch::channel(Instant::now());
-        let seen = watch::Sender::new(false);
         let mut forwarder = Self {
             outlets: Vec::new(),
             input: None,
             copies: Vec::new(),
             pty_input: None,
-            taken,
-            line_seen: seen.subscribe(),
-            seen,
+            writers: Vec::new(),
             trouble: Trouble::none(),
         };
         if !args.streams.relays() {
@@ -59,7 +50,9 @@ impl Forwarder {
         let (out, err) = (io::stdout(), io::stderr());
         let outer = [(1, out.as_fd()), (2, err.as_fd())];
         for (number, outer) in outer.into_iter().take(if args.streams.has_one_output() { 1 } else { 2 }) {
-            forwarder.outlets.push((number, Outlet::new(number, outer, taken_now.clone())?));
+            let outlet = Outlet::new(number, outer)?;
+            forwarder.writers.push(outlet.writer.clone());
+            forwarder.outlets.push(outlet);
         }
         if args.streams.pty {
             forwarder.input = Some(Input::new()?);
@@ -81,13 +74,9 @@ impl Forwarder {
         let feeding = self.pty_input.as_ref().and_then(|pty_input| pty_input.feeding.clone());
         let streams = [job.take_stdout(), job.take_stderr()].into_iter().flatten();
         let is_copied = args.streams.tee.is_some();
-        for (stream, (number, outlet)) in streams.zip(std::mem::take(&mut self.outlets)) {
-            let finder = match &args.streams.ready {
-                Some(Ready::Line(part)) => Some(Finder::new(part.clone(), self.seen.clone())),
-                _ => None,
-            };
+        for (stream, outlet) in streams.zip(std::mem::take(&mut self.outlets)) {
             let (trouble, feeding, limit) = (self.trouble.clone(), feeding.clone(), args.streams.max_output);
-            let relay = Relay { number, outlet: Some(outlet), is_copied, limit, finder, trouble, feeding };
+            let relay = Relay { outlet: Some(outlet), is_copied, limit, trouble, feeding };
             self.copies.push(tokio::spawn(relay.run(stream)));
         }
         Ok(())
@@ -148,15 +137,16 @@ impl Forwarder {
         let mut begun = Instant::now();
         for mut copy in std::mem::take(&mut self.copies) {
             loop {
-                let taken = *self.taken.borrow_and_update();
+                // When a reader of pinfold's output last took something.
+                let taken = self.writers.iter().map(|writer| writer.last_write()).max().unwrap_or(begun);
                 let until = timed_out.then(|| begun.max(taken) + PATIENCE);
+                if until.is_some_and(|until| until <= Instant::now()) {
+                    return Err(format!("its reader has taken nothing for {PATIENCE:?}"));
+                }
                 let received = tokio::select! {
                     biased;
                     _ = &mut copy => break,
-                    Ok(()) = self.taken.changed(), if timed_out => continue,
-                    () = super::over(until) => {
-                        return Err(format!("its reader has taken nothing for {PATIENCE:?}"));
-                    }
+                    () = super::over(until) => continue,
                     received = signals.recv() => received.map_err(|error| error.to_string())?,
                 };
                 match rules.respond(received, Instant::now()) {

@@ -5,38 +5,26 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
-
-use crate::cli::{FAILED, print_message};
 use crate::report::Reason;
-use crate::report::text::{printable, printable_bytes, printable_path};
+use crate::report::text::{printable, printable_path};
 use crate::{Error, Job, Readiness, Report};
 
 use super::exit_code::{TOO_LATE, Verdict};
 use super::notify::Notify;
+use crate::cli::{FAILED, print_message};
 
-/// The condition under which a job is ready.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Ready {
-    /// A line of the output contains this. pinfold searches for it while it forwards the output.
-    Line(Vec<u8>),
-    Other(Readiness),
-}
-
-impl Ready {
-    /// Parses the value of `--ready`.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || "write line:TEXT, port:[HOST:]PORT or file:PATH".to_owned();
-        match text.split_once(':').ok_or_else(wrong)? {
-            ("line", part) if part.contains('\n') => Err("TEXT cannot contain a newline".into()),
-            ("line", part) if !part.is_empty() => Ok(Self::Line(part.into())),
-            ("file", path) if !path.is_empty() => {
-                possible(Path::new(path))?;
-                Ok(Self::Other(Readiness::file(path)))
-            }
-            ("port", text) => port(text).map(Self::Other),
-            _ => Err(wrong()),
+/// Parses the value of `--ready`.
+pub fn parse(text: &str) -> Result<Readiness, String> {
+    let wrong = || "write line:TEXT, port:[HOST:]PORT or file:PATH".to_owned();
+    match text.split_once(':').ok_or_else(wrong)? {
+        ("line", part) if part.contains('\n') => Err("TEXT cannot contain a newline".into()),
+        ("line", part) if !part.is_empty() => Ok(Readiness::line(part)),
+        ("file", path) if !path.is_empty() => {
+            possible(Path::new(path))?;
+            Ok(Readiness::file(path))
         }
+        ("port", text) => port(text),
+        _ => Err(wrong()),
     }
 }
 
@@ -84,73 +72,49 @@ impl Clock<'_> {
     }
 }
 
-/// Waits until the job is ready and sends "ready"; otherwise sends "failed" and prints the reason.
-pub async fn ready(
-    ready: &Ready,
-    clock: Clock<'_>,
-    notify: Option<&Notify>,
-    job: &Job,
-    mut line_seen: watch::Receiver<bool>,
-) -> Result<(), Verdict> {
-    let late = |what: String| {
-        let why = format!("{} is not ready: {what} within {:?}", printable(job.name()), clock.timeout);
-        Verdict { code: TOO_LATE, why }
-    };
-    let is_ready = async {
-        match ready {
-            Ready::Line(_) => {
-                if line_seen.wait_for(|seen| *seen).await.is_err() {
-                    // The output is at its end. Soon the job ends, or the ready timeout.
-                    std::future::pending().await
-                }
-                Ok(())
+/// Waits until the job is ready and sends "ready"; otherwise sends "failed" and prints the reason. Call it before the
+/// output is forwarded: a search for a line begins with this call.
+pub fn ready<'a>(
+    readiness: &'a Readiness,
+    clock: Clock<'a>,
+    notify: Option<&'a Notify>,
+    job: &'a Job,
+) -> impl Future<Output = Result<(), Verdict>> + 'a {
+    let is_ready = job.ready(readiness, Duration::MAX);
+    async move {
+        let done = tokio::select! {
+            biased;
+            done = is_ready => done.map_err(|error| Verdict {
+                code: if matches!(error, Error::NotReady { .. }) { TOO_LATE } else { FAILED },
+                why: error.to_string(),
+            }),
+            () = clock.over() => {
+                let why = format!("{} is not ready: {readiness} within {:?}", printable(job.name()), clock.timeout);
+                Err(Verdict { code: TOO_LATE, why })
             }
-            Ready::Other(readiness) => job.ready(readiness, Duration::MAX).await,
+        };
+        if let Some(notify) = notify {
+            notify.send(done.is_ok());
         }
-    };
-    let done = tokio::select! {
-        biased;
-        done = is_ready => done.map_err(|error| Verdict {
-            code: if matches!(error, Error::NotReady { .. }) { TOO_LATE } else { FAILED },
-            why: error.to_string(),
-        }),
-        () = clock.over() => Err(late(match ready {
-            Ready::Line(part) => format!("no line of its output contained '{}'", printable_bytes(part)),
-            Ready::Other(readiness) => readiness.to_string(),
-        })),
-    };
-    if let Some(notify) = notify {
-        notify.send(done.is_ok());
+        if let Err(verdict) = &done {
+            print_message(&verdict.why);
+        }
+        done
     }
-    if let Err(verdict) = &done {
-        print_message(&verdict.why);
-    }
-    done
 }
 
-/// Decides, after the end of a job, whether the job was ready, where that was not known before. `line_seen` says
-/// whether its output contained the line. A job that ended by itself with 0 and was never ready has failed.
-pub async fn at_the_end(
-    ready: &Ready,
-    notify: Option<&Notify>,
-    job: &Job,
-    report: &Report,
-    line_seen: bool,
-) -> Option<Verdict> {
-    let (was_ready, what) = match ready {
-        Ready::Line(part) => {
-            (line_seen, format!("no line of its output contained '{}'", String::from_utf8_lossy(part)))
-        }
-        // The file may have been created just before the end. A port no longer accepts connections.
-        Ready::Other(readiness) => (job.ready(readiness, Duration::ZERO).await.is_ok(), readiness.to_string()),
-    };
+/// Decides, after the end of a job and of its output, whether the job was ready, where that was not known before. A job
+/// that ended by itself with 0 and was never ready has failed.
+pub async fn at_the_end(readiness: &Readiness, notify: Option<&Notify>, job: &Job, report: &Report) -> Option<Verdict> {
+    // The file may have been created just before the end. A port no longer accepts connections.
+    let was_ready = job.ready(readiness, Duration::ZERO).await.is_ok();
     if let Some(notify) = notify {
         notify.send(was_ready);
     }
     if was_ready || report.reason != Reason::Exited {
         return None;
     }
-    let why = format!("{} ended before it was ready: {what}", report.name);
+    let why = format!("{} ended before it was ready: {readiness}", report.name);
     print_message(&why);
     Some(Verdict { code: if report.exit_code == 0 { TOO_LATE } else { report.exit_code }, why })
 }
@@ -161,17 +125,17 @@ mod tests {
 
     #[test]
     fn values_of_ready() {
-        assert_eq!(Ready::parse("line:listening on: 1"), Ok(Ready::Line(b"listening on: 1".into())));
-        assert_eq!(Ready::parse("file:/run/a"), Ok(Ready::Other(Readiness::file("/run/a"))));
+        assert_eq!(parse("line:listening on: 1"), Ok(Readiness::line("listening on: 1")));
+        assert_eq!(parse("file:/run/a"), Ok(Readiness::file("/run/a")));
         for (text, by) in [
             ("port:80", Readiness::local_port(80)),
             ("port:127.0.0.1:80", Readiness::port(([127, 0, 0, 1], 80))),
             ("port:[::1]:80", Readiness::port(([0, 0, 0, 0, 0, 0, 0, 1], 80))),
             ("port:localhost:80", Readiness::host_port("localhost", 80)),
         ] {
-            assert_eq!(Ready::parse(text), Ok(Ready::Other(by)), "{text}");
+            assert_eq!(parse(text), Ok(by), "{text}");
         }
-        assert!(Ready::parse("file:/no/such/a").is_ok() && Ready::parse("file:a").is_ok());
+        assert!(parse("file:/no/such/a").is_ok() && parse("file:a").is_ok());
         let wrong = [
             "",
             "line",
@@ -191,7 +155,7 @@ mod tests {
             "80",
         ];
         for text in wrong {
-            assert!(Ready::parse(text).is_err(), "{text}");
+            assert!(parse(text).is_err(), "{text}");
         }
     }
 }

@@ -1,27 +1,21 @@
 //! Forwards one stream of the command to a standard stream of pinfold.
 
 use tokio::io::AsyncReadExt;
-use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::output::{CaptureLimit, Captured, OutputStream};
 
 use super::outlet::{Outlet, Refused, Trouble};
 
-const PIECE: usize = 16 * 1024;
-
-/// The capacity of a pipe (pipe(7)).
+/// The capacity of a pipe (pipe(7)), which is also the number of bytes in one read.
 const PIPE_HOLDS: usize = 64 * 1024;
 
 /// Forwards one stream.
 pub struct Relay {
-    /// The standard stream of pinfold to which it goes.
-    pub number: i32,
     pub outlet: Option<Outlet>,
     /// The stream is also read for the file of `--tee`.
     pub is_copied: bool,
     pub limit: Option<usize>,
-    pub finder: Option<Finder>,
     pub trouble: Trouble,
     /// The task that feeds the job's terminal. It ends when pinfold closes this stream: a terminal whose output has no
     /// reader hangs up.
@@ -31,7 +25,7 @@ pub struct Relay {
 impl Relay {
     /// Forwards until the stream is at its end, or until no destination takes any more.
     pub async fn run(mut self, mut stream: OutputStream) {
-        let mut piece = vec![0; PIECE];
+        let mut piece = vec![0; PIPE_HOLDS];
         let mut first = self.limit.map_or(usize::MAX, |limit| limit / 2);
         let mut rest = self.limit.map(|limit| Captured::new(CaptureLimit::ends(0, limit - limit / 2)));
         let mut failed = false;
@@ -45,9 +39,9 @@ impl Relay {
                     // fails, as without pinfold.
                     _ if self.is_copied => {
                         read_available(&mut stream, &mut piece).await;
-                        return self.let_go(stream);
+                        return self.let_go(stream).await;
                     }
-                    _ => return self.let_go(stream),
+                    _ => return self.let_go(stream).await,
                 },
                 length = stream.read(&mut piece) => length,
             };
@@ -61,7 +55,7 @@ impl Relay {
                     self.is_copied = false;
                     self.trouble.report(error.to_string());
                     if self.outlet.is_none() {
-                        return self.let_go(stream);
+                        return self.let_go(stream).await;
                     }
                     continue;
                 }
@@ -71,18 +65,12 @@ impl Relay {
                 }
             };
             let read = &piece[..length];
-            if let Some(finder) = &mut self.finder {
-                finder.look(read);
-            }
             let (now, later) = read.split_at(first.min(length));
             if let Some(rest) = &mut rest {
                 first -= now.len();
                 rest.push(later);
             }
             self.forward(now).await;
-        }
-        if let Some(finder) = &mut self.finder {
-            finder.end_line();
         }
         if let Some(rest) = rest {
             if rest.dropped() > 0 {
@@ -111,19 +99,21 @@ impl Relay {
     async fn close(&mut self) -> Result<(), Refused> {
         let Some(outlet) = self.outlet.take() else { return Ok(()) };
         let closed = outlet.close().await;
-        if let Err(Refused::By(why)) = &closed {
-            let name = if self.number == 1 { "standard output" } else { "standard error" };
-            self.trouble
-                .report(format!("cannot forward the output to {name}, and the rest of it is lost there: {why}"));
+        if let Err(Refused::By(message)) = &closed {
+            self.trouble.report(message.clone());
         }
         closed
     }
 
-    /// Closes the stream. The next write of the command fails with SIGPIPE or EPIPE.
-    fn let_go(self, stream: OutputStream) {
-        drop(stream);
+    /// Closes the stream, so that the next write of the command fails with SIGPIPE or EPIPE, and waits until the file of
+    /// `--tee` is complete.
+    async fn let_go(self, stream: OutputStream) {
+        let closed = stream.close();
         if let Some(feeding) = &self.feeding {
             feeding.abort();
+        }
+        if let Err(error) = closed.await {
+            self.trouble.report(error.to_string());
         }
     }
 }
@@ -143,70 +133,5 @@ async fn read_available(stream: &mut OutputStream, piece: &mut [u8]) {
             return;
         }
         read += length;
-    }
-}
-
-/// Searches for a line that contains `part`, also where the line arrives in several pieces.
-pub struct Finder {
-    part: Vec<u8>,
-    /// The end of the line so far: `part` may begin in it.
-    end: Vec<u8>,
-    /// The line so far contains `part`.
-    found: bool,
-    seen: watch::Sender<bool>,
-}
-
-impl Finder {
-    /// Returns a search that sets `seen` when it has found a line.
-    pub fn new(part: Vec<u8>, seen: watch::Sender<bool>) -> Self {
-        Self { part, end: Vec::new(), found: false, seen }
-    }
-
-    fn look(&mut self, piece: &[u8]) {
-        for part in piece.split_inclusive(|&byte| byte == b'\n') {
-            let (text, whole) = part.strip_suffix(b"\n").map_or((part, false), |text| (text, true));
-            self.end.extend_from_slice(text);
-            self.found = self.found || self.end.windows(self.part.len()).any(|window| window == self.part);
-            self.end.drain(..self.end.len().saturating_sub(self.part.len() - 1));
-            if whole {
-                self.end_line();
-            }
-        }
-    }
-
-    /// Ends the line, at its newline or at the end of the output.
-    fn end_line(&mut self) {
-        if self.found && !*self.seen.borrow() {
-            self.seen.send_replace(true);
-        }
-        self.found = false;
-        self.end.clear();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whole_lines_in_any_pieces() {
-        let text = b"lis\ntening\nlistening\nrest";
-        for size in 1..text.len() {
-            let seen = watch::Sender::new(false);
-            let mut finder = Finder::new(b"listening".into(), seen);
-            let mut read = 0;
-            for piece in text.chunks(size) {
-                finder.look(piece);
-                read += piece.len();
-                // The line is complete with its newline, the byte 21.
-                assert_eq!(*finder.seen.borrow(), read >= 21, "{size}");
-            }
-        }
-        let seen = watch::Sender::new(false);
-        let mut finder = Finder::new(b"rest".into(), seen);
-        finder.look(text);
-        assert!(!*finder.seen.borrow());
-        finder.end_line();
-        assert!(*finder.seen.borrow());
     }
 }

@@ -6,17 +6,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::kernel::inherited;
+use crate::output::are_one_output;
+use crate::{Command, Pty, Readiness, Size, Stdio};
 use rustix::io::Errno;
 
+use super::notify::Notify;
+use super::ready;
 use crate::cli::report_sink::{self, Destination, Sink};
 use crate::cli::terminal::Terminal;
 use crate::cli::{duration, open_output};
-use crate::kernel::inherited;
-use crate::output::are_one_output;
-use crate::{Command, Pty, Size, Stdio};
-
-use super::notify::Notify;
-use super::ready::Ready;
 
 /// The size of the command's terminal where pinfold itself has no terminal: rows and columns.
 const USUAL_SIZE: (u16, u16) = (24, 80);
@@ -51,8 +50,8 @@ pub struct StreamArgs {
 
     /// How to see that the job is ready: line:TEXT (a complete line of its output contains TEXT), port:[HOST:]PORT (a
     /// process listens there), file:PATH (the file exists)
-    #[arg(long, value_name = "WHAT", value_parser = Ready::parse)]
-    pub ready: Option<Ready>,
+    #[arg(long, value_name = "WHAT", value_parser = ready::parse)]
+    pub ready: Option<Readiness>,
 
     /// Stop a job that is not ready after this time; exit code 124
     #[arg(long, value_name = "DURATION", default_value = "1m", requires = "ready", value_parser = duration::limit)]
@@ -78,7 +77,7 @@ pub struct StreamArgs {
 impl StreamArgs {
     /// Returns whether pinfold reads the output.
     pub fn relays(&self) -> bool {
-        let line = matches!(self.ready, Some(Ready::Line(_)));
+        let line = self.ready.as_ref().is_some_and(Readiness::needs_output);
         self.pty || self.idle_timeout.is_some() || self.tee.is_some() || self.max_output.is_some() || line
     }
 

@@ -1,19 +1,12 @@
 //! The events that pinfold sends to the caller. Each is one line of JSON.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use anyhow::Result;
-use serde::Serialize;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-
 use crate::Report;
-use crate::cli::thread;
-use crate::cli::write::write_all;
-use crate::output::OutputStream;
-
-/// The number of pieces of output that may wait until the caller reads them.
-const WAITING: usize = 256;
+use crate::output::{OutputStream, Writer};
+use anyhow::{Context, Result};
+use serde::Serialize;
 
 /// The longest piece of a line. A longer line is sent in several pieces.
 const MAX_LINE: usize = 64 * 1024;
@@ -77,56 +70,31 @@ pub enum Message<'a> {
     },
 }
 
-/// A task for the writing thread.
-enum Piece {
-    Line(Vec<u8>, Option<OwnedSemaphorePermit>),
-    /// Report that everything before this mark has been written.
-    Mark(oneshot::Sender<()>),
-}
-
-/// Sends events to the caller. A separate thread writes them. Output of jobs waits until fewer than [`WAITING`] pieces
-/// wait.
+/// Sends events to the caller. Output of jobs waits for a caller that reads slowly; other events do not wait.
 #[derive(Clone)]
-pub struct Writer {
-    pieces: UnboundedSender<Piece>,
-    room: Arc<Semaphore>,
-}
+pub struct EventWriter(Arc<Writer>);
 
-impl Writer {
-    /// Starts the writing thread. The receiver gets the error after which nothing more can be written.
-    pub fn start() -> Result<(Self, oneshot::Receiver<std::io::Error>)> {
-        let (pieces, mut receiver): (_, UnboundedReceiver<Piece>) = unbounded_channel();
-        let (failed, failure) = oneshot::channel();
-        thread::start("to write the answers", move || {
-            let stdout = std::io::stdout();
-            while let Some(piece) = receiver.blocking_recv() {
-                match piece {
-                    Piece::Line(line, _room) => {
-                        if let Err(error) = write_all(&stdout, &line) {
-                            let _ = failed.send(error);
-                            return;
-                        }
-                    }
-                    Piece::Mark(reached) => drop(reached.send(())),
-                }
-            }
-        })?;
-        Ok((Self { pieces, room: Arc::new(Semaphore::new(WAITING)) }, failure))
+impl EventWriter {
+    pub fn start() -> Result<Self> {
+        let stdout = std::io::stdout().as_fd().try_clone_to_owned().context("cannot copy standard output")?;
+        Ok(Self(Arc::new(Writer::start(stdout, "to write the events")?)))
     }
 
-    /// Sends an event. `room` is dropped when the event has been written.
-    pub fn send(&self, message: &Message<'_>, room: Option<OwnedSemaphorePermit>) {
+    /// Sends an event. After a failed write, the event is dropped.
+    pub fn send(&self, message: &Message<'_>) {
         let mut line = serde_json::to_vec(message).unwrap_or_default();
         line.push(b'\n');
-        // A send fails where the writing thread has ended. Its error was reported through the receiver of `start`.
-        let _ = self.pieces.send(Piece::Line(line, room));
+        self.0.push(&line);
+    }
+
+    /// Waits until nothing more can be written, and returns the reason. Cancel-safe.
+    pub async fn failed(&self) -> std::io::Error {
+        self.0.failed().await
     }
 
     /// Waits until all events that were sent before have been written. Waits forever where they cannot be written.
     pub async fn all_written(&self) {
-        let (mark, reached) = oneshot::channel();
-        let _ = self.pieces.send(Piece::Mark(mark));
-        if reached.await.is_err() {
+        if self.0.flush().await.is_err() {
             std::future::pending().await
         }
     }
@@ -135,14 +103,13 @@ impl Writer {
     pub async fn follow(self, id: Arc<str>, stream: OutputStream, name: &'static str) {
         let mut lines = stream.lines().max_line(MAX_LINE);
         while let Ok(Some(line)) = lines.next_line().await {
-            let room = self.room.clone().acquire_owned().await.ok();
+            // An error ends pinfold. Until then the job can write on.
+            let _ = self.0.ready().await;
             let complete = line.complete;
-            match std::str::from_utf8(&line.bytes) {
-                Ok(text) => self.send(&Message::Output { id: &id, stream: name, line: text, complete }, room),
-                Err(_) => {
-                    self.send(&Message::OutputBytes { id: &id, stream: name, bytes: &line.bytes, complete }, room)
-                }
-            }
+            self.send(&match std::str::from_utf8(&line.bytes) {
+                Ok(text) => Message::Output { id: &id, stream: name, line: text, complete },
+                Err(_) => Message::OutputBytes { id: &id, stream: name, bytes: &line.bytes, complete },
+            });
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, ReadBuf};
 
 use crate::kernel::maker::Maker;
+
 /// At most this much is read from a terminal whose job is over. The kernel buffers less than that, so if there is more,
 /// a process outside of the job is still writing.
 const TERMINAL_HOLDS: usize = 1024 * 1024;
@@ -95,15 +96,14 @@ impl Channel {
     pub fn poll_read(&self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             let mut ready = ready!(self.fd.poll_read_ready(context))?;
-            let space = buffer.initialize_unfilled();
-            match rustix::io::read(&*self.fd, &mut *space) {
+            let space = buffer.remaining();
+            match read(&self.fd, buffer) {
                 Ok(length) => {
                     // A pipe that returned fewer bytes than requested is empty. epoll reports when there are more
                     // (epoll(7)).
-                    if 0 < length && length < space.len() && !self.is_terminal {
+                    if 0 < length && length < space && !self.is_terminal {
                         ready.clear_ready();
                     }
-                    buffer.advance(length);
                     return Poll::Ready(Ok(()));
                 }
                 Err(Errno::INTR) => {}
@@ -156,4 +156,16 @@ impl Channel {
     pub fn write_now(&self, bytes: &[u8]) {
         let _ = rustix::io::write(self.fd.as_fd(), bytes);
     }
+}
+
+/// Reads into the free part of the buffer, which need not be initialised first.
+#[allow(unsafe_code)]
+fn read(fd: &AsyncFd<OwnedFd>, buffer: &mut ReadBuf<'_>) -> rustix::io::Result<usize> {
+    // SAFETY: read(2) writes to these bytes only, and leaves none uninitialised that was initialised.
+    let space = unsafe { buffer.unfilled_mut() };
+    let length = rustix::io::read(fd, space)?.0.len();
+    // SAFETY: read(2) has written these bytes.
+    unsafe { buffer.assume_init(length) };
+    buffer.advance(length);
+    Ok(length)
 }

@@ -3,12 +3,15 @@
 mod capture;
 mod channel;
 mod lines;
+mod search;
+mod split;
 mod stream;
-mod tee;
+mod writer;
 
 pub(crate) use channel::{Channel, Kept};
+pub(crate) use search::{Found, Searches};
 pub(crate) use stream::{Activity, Taps};
-pub(crate) use tee::Tee;
+pub(crate) use writer::{Writer, write_all};
 
 pub use crate::kernel::same_file::are_one_output;
 pub use capture::{CaptureLimit, Captured};

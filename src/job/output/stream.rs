@@ -11,19 +11,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::job::completion::{Completion, Waiting};
 use crate::job::output::channel::{Channel, WeakChannel};
 use crate::job::output::lines::Lines;
-use crate::job::output::tee::Tee;
+use crate::job::output::search::Searches;
+use crate::job::output::writer::Writer;
 use crate::kernel::pty::end_of_input;
 use crate::report::Report;
 
-/// How many bytes are read at a time, and how many pieces are read before other tasks have their turn.
+/// How many bytes are read at a time, and how many pieces are read before other tasks have their turn. tokio itself limits
+/// its tasks (tokio::task::coop), other runtimes do not.
 const PIECE: usize = 16 * 1024;
-const PIECES: usize = 16;
+const PIECES: u8 = 16;
 
 /// Waits for the end of a job, on behalf of a stream.
 struct Gone(Waiting<Arc<Report>>);
@@ -81,7 +82,35 @@ impl Activity {
 #[derive(Debug, Default)]
 pub(crate) struct Taps {
     pub activity: Option<Arc<Activity>>,
-    pub tee: Option<Tee>,
+    pub tee: Option<Writer>,
+    pub searches: Searches,
+}
+
+impl Taps {
+    /// Waits until there is space for the next piece; at the end, until the copy is complete. Returns the error of a
+    /// failed copy once. Without the copy, the output can be read on.
+    fn poll_ready(&mut self, context: &Context<'_>, is_at_end: bool) -> Poll<io::Result<()>> {
+        let Some(tee) = &self.tee else { return Poll::Ready(Ok(())) };
+        let polled = if is_at_end { tee.poll_flush(context) } else { tee.poll_ready(context) };
+        Poll::Ready(ready!(polled).map_err(|error| {
+            self.tee = None;
+            not_copied(&error)
+        }))
+    }
+
+    fn receive(&self, piece: &[u8]) {
+        if let Some(activity) = &self.activity {
+            activity.note();
+        }
+        if let Some(tee) = &self.tee {
+            tee.push(piece);
+        }
+        self.searches.look(piece);
+    }
+}
+
+fn not_copied(error: &io::Error) -> io::Error {
+    io::Error::other(format!("cannot also write the output to its file: {error}"))
 }
 
 /// The output of a job: its piped standard output or standard error, or its terminal. Reading ends when every process
@@ -103,14 +132,13 @@ pub(crate) struct Taps {
 /// ```
 pub struct OutputStream {
     channel: Channel,
-    /// Bytes that were read already, and not returned yet.
-    ahead: Vec<u8>,
     gone: Gone,
     /// How many bytes are still to be read after the job is gone.
     left: Option<usize>,
     ended: bool,
     taps: Taps,
-    trouble: Option<io::Error>,
+    /// How many pieces were read since other tasks had their turn.
+    pieces: u8,
 }
 
 impl OutputStream {
@@ -120,7 +148,7 @@ impl OutputStream {
             activity.channels.lock().unwrap_or_else(PoisonError::into_inner).push(channel.downgrade());
         }
         let gone = Gone::new(report);
-        Self { channel, ahead: Vec::new(), gone, left: None, ended: false, taps, trouble: None }
+        Self { channel, gone, left: None, ended: false, taps, pieces: 0 }
     }
 
     /// Returns the lines of the stream, each with its time.
@@ -129,52 +157,65 @@ impl OutputStream {
         Lines::new(self)
     }
 
-    /// Reads a piece and keeps it for the reader of this stream. Returns all kept bytes, and whether the stream has
-    /// ended.
-    pub(crate) async fn look_ahead(&mut self) -> io::Result<(&[u8], bool)> {
-        let mut piece = [0; 4096];
-        let length = std::future::poll_fn(|context| {
-            let mut buffer = ReadBuf::new(&mut piece);
-            ready!(self.poll_fresh(context, &mut buffer))?;
-            Poll::Ready(io::Result::Ok(buffer.filled().len()))
-        })
-        .await?;
-        self.ahead.extend_from_slice(&piece[..length]);
-        Ok((&self.ahead, length == 0))
+    /// Stops reading: the next write of the job fails with `EPIPE`, or its terminal hangs up. Waits until the files of
+    /// [`tee_stdout`](crate::Command::tee_stdout) and `tee_stderr` have everything that was read.
+    ///
+    /// # Errors
+    /// The error of a write to the file.
+    pub async fn close(mut self) -> io::Result<()> {
+        let tee = self.taps.tee.take();
+        drop(self);
+        match tee {
+            Some(tee) => tee.flush().await.map_err(|error| not_copied(&error)),
+            None => Ok(()),
+        }
     }
 
-    /// Reads to the end, and calls `take` with each piece. Holds no buffer while there is nothing to read.
-    pub(crate) fn poll_into(
+    /// Reads a piece for the searches and keeps it for the reader of this stream. Returns how many bytes are kept;
+    /// `None` at the end.
+    pub(crate) async fn look_ahead(&mut self) -> io::Result<Option<usize>> {
+        std::future::poll_fn(|context| {
+            let mut space = [MaybeUninit::uninit(); PIECE];
+            let mut buffer = ReadBuf::uninit(&mut space);
+            ready!(self.poll_fresh(context, &mut buffer))?;
+            let piece = buffer.filled();
+            Poll::Ready(Ok((!piece.is_empty()).then(|| self.taps.searches.keep(piece))))
+        })
+        .await
+    }
+
+    /// Waits for a piece, and calls `take` with it. Returns its length; 0 at the end. Holds no buffer while there is
+    /// nothing to read.
+    ///
+    /// Cancel-safe.
+    pub(crate) async fn read_piece(&mut self, mut take: impl FnMut(&[u8])) -> io::Result<usize> {
+        std::future::poll_fn(|context| self.poll_piece(context, &mut take)).await
+    }
+
+    pub(crate) fn poll_piece(
         &mut self,
         context: &mut Context<'_>,
         take: &mut impl FnMut(&[u8]),
-    ) -> Poll<io::Result<()>> {
-        let mut space = [MaybeUninit::uninit(); PIECE];
-        for _ in 0..PIECES {
-            let mut buffer = ReadBuf::uninit(&mut space);
-            ready!(Pin::new(&mut *self).poll_read(context, &mut buffer))?;
-            if buffer.filled().is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-            take(buffer.filled());
+    ) -> Poll<io::Result<usize>> {
+        if self.pieces == PIECES {
+            self.pieces = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
         }
-        // Other tasks have their turn.
-        context.waker().wake_by_ref();
-        Poll::Pending
+        let mut space = [MaybeUninit::uninit(); PIECE];
+        let mut buffer = ReadBuf::uninit(&mut space);
+        let polled = Pin::new(&mut *self).poll_read(context, &mut buffer);
+        self.pieces = if polled.is_pending() { 0 } else { self.pieces + 1 };
+        ready!(polled)?;
+        take(buffer.filled());
+        Poll::Ready(Ok(buffer.filled().len()))
     }
 
+    /// Reads a piece from the job, and gives it to the taps.
     fn poll_fresh(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if let Some(trouble) = self.trouble.take() {
-            return Poll::Ready(Err(trouble));
-        }
+        ready!(self.taps.poll_ready(context, self.ended))?;
         if self.ended || buffer.remaining() == 0 {
             return Poll::Ready(Ok(()));
-        }
-        if let Some(tee) = &mut self.taps.tee
-            && let Err(errno) = ready!(tee.poll_written(context))
-        {
-            self.taps.tee = None;
-            return Poll::Ready(Err(not_copied(errno)));
         }
         if self.left.is_none() && self.gone.poll(context).is_ready() {
             self.left = Some(self.channel.left());
@@ -190,24 +231,14 @@ impl OutputStream {
             }
         }
         let fresh = &buffer.filled()[before..];
-        self.ended = fresh.is_empty();
-        if !self.ended {
-            if let Some(activity) = &self.taps.activity {
-                activity.note();
-            }
-            if let Some(tee) = &mut self.taps.tee
-                && let Err(errno) = tee.give(fresh)
-            {
-                self.trouble = Some(not_copied(errno));
-                self.taps.tee = None;
-            }
+        if fresh.is_empty() {
+            self.ended = true;
+            self.taps.searches.end(true);
+            return self.taps.poll_ready(context, true);
         }
+        self.taps.receive(fresh);
         Poll::Ready(Ok(()))
     }
-}
-
-fn not_copied(errno: Errno) -> io::Error {
-    io::Error::other(format!("cannot also write the output to its file: {errno}"))
 }
 
 impl AsyncRead for OutputStream {
@@ -216,13 +247,8 @@ impl AsyncRead for OutputStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.ahead.is_empty() {
-            return self.poll_fresh(context, buffer);
-        }
-        let length = buffer.remaining().min(self.ahead.len());
-        buffer.put_slice(&self.ahead[..length]);
-        self.ahead.drain(..length);
-        Poll::Ready(Ok(()))
+        let kept = self.taps.searches.take_kept(buffer.remaining(), |bytes| buffer.put_slice(bytes));
+        if kept > 0 { Poll::Ready(Ok(())) } else { self.poll_fresh(context, buffer) }
     }
 }
 
@@ -230,6 +256,7 @@ impl Drop for OutputStream {
     fn drop(&mut self) {
         if !self.ended {
             self.channel.let_go();
+            self.taps.searches.end(false);
         }
     }
 }

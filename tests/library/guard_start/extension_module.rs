@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::support::{PINFOLD, PROJECT, Scratch, has, has_cgroup, has_program};
+use crate::support::needs::need;
+use crate::support::{PINFOLD, PROJECT, Scratch, has};
 
 /// The directory and the builds in it are kept for the next run. It is not the one that the tests have to leave empty.
 const TMP: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/../python-tests");
@@ -20,13 +21,13 @@ fn python() -> Option<String> {
     if !installed() {
         let made = Command::new("python3").args(["-m", "venv", &venv]).output();
         let present = made.is_ok_and(|output| output.status.success()) && installed();
-        if !has("maturin", present, "it can't be installed from PyPI") {
+        if !has(need("maturin", present, "it can't be installed from PyPI")) {
             return None;
         }
     }
     let module = format!("{PROJECT}/tests/python_module");
     let fetched = Command::new("cargo").args(["fetch", "--locked", "--quiet"]).current_dir(&module).output();
-    if !has("pyo3", fetched.is_ok_and(|output| output.status.success()), "the crate can't be fetched") {
+    if !has(need("pyo3", fetched.is_ok_and(|output| output.status.success()), "the crate can't be fetched")) {
         return None;
     }
     let path = std::env::var("PATH").unwrap();
@@ -60,10 +61,8 @@ script = "tr -d '\\0' < /proc/$PPID/environ; readlink /proc/$PPID/exe; sleep 999
 "#;
 
 #[test]
+#[requires(cgroup, program("python3"))]
 fn an_extension_module_of_python_starts_jobs() {
-    if !has_cgroup() || !has_program("python3") {
-        return;
-    }
     let Some(python) = python() else { return };
     // As documented: the caller has to call, name or install nothing.
     let (_, said) = run(&python, &format!("{JOB}print(jobs.run(script))"), |_| {});

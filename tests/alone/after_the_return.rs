@@ -6,15 +6,13 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{PINFOLD, Run, has, has_cgroup, has_root, own_cgroup, program, wait_for};
+use crate::support::needs::need;
+use crate::support::{PINFOLD, Run, has, own_cgroup, program, wait_for};
 
 #[test]
+#[requires(cgroup)]
 fn the_port_is_free_and_the_leaf_is_gone_a_thousand_times() {
-    let _alone = crate::alone();
     const LEFT_SOMETHING: i32 = 123;
-    if !has_cgroup() {
-        return;
-    }
     // Only this test uses this address, so no other process can take the port meanwhile.
     let [_, _, high, low] = std::process::id().to_be_bytes();
     let address = format!("127.77.{high}.{low}");
@@ -74,13 +72,10 @@ impl Drop for KilledCgroup {
 /// The kernel's kill-sequence bug (6.14 to 7.2): the guard cannot clone into a leaf if the guard's own cgroup was ever
 /// killed.
 #[test]
+#[requires(cgroup, root)]
 fn inside_a_cgroup_that_was_killed_before() {
-    let _alone = crate::alone();
-    if !(has_cgroup() && has_root()) {
-        return;
-    }
     let cgroup = KilledCgroup::make("killed-before");
-    if !has("cgroup.kill", cgroup.is_ok(), "a kernel before 5.14, or a cgroup without it") {
+    if !has(need("cgroup.kill", cgroup.is_ok(), "a kernel before 5.14, or a cgroup without it")) {
         return;
     }
     let cgroup = cgroup.unwrap();
@@ -110,21 +105,18 @@ fn inside_a_cgroup_that_was_killed_before() {
 
 /// A job can stop its guard, which is its parent. No other job may have to wait for that.
 #[test]
-fn a_guard_that_the_job_has_stopped() {
-    let _alone = crate::alone();
-    let containments = if has_cgroup() { &["cgroup", "subreaper"][..] } else { &["subreaper"] };
-    for containment in containments {
-        let run = |timeout: &str, script: &str| {
-            let options = ["--containment", containment, "--timeout", timeout, "--", "sh", "-c", script];
-            Run::new(options).run()
-        };
-        let ran = run("1h", "kill -STOP $PPID; exit 3").assert_code(3);
-        assert_eq!(ran.report["reason"], "exited", "{ran:#?}");
-        let ran = run("500ms", "kill -STOP $PPID; setsid sleep 1000 & exec sleep 1000").assert_code(124);
-        assert_eq!(
-            (&ran.report["reason"], &ran.report["main"]["signalled"]["name"]),
-            (&"deadline".into(), &"SIGTERM".into()),
-            "{ran:#?}"
-        );
-    }
+#[each_containment]
+fn a_guard_that_the_job_has_stopped(containment: &str) {
+    let run = |timeout: &str, script: &str| {
+        let options = ["--containment", containment, "--timeout", timeout, "--", "sh", "-c", script];
+        Run::new(options).run()
+    };
+    let ran = run("1h", "kill -STOP $PPID; exit 3").assert_code(3);
+    assert_eq!(ran.report["reason"], "exited", "{ran:#?}");
+    let ran = run("500ms", "kill -STOP $PPID; setsid sleep 1000 & exec sleep 1000").assert_code(124);
+    assert_eq!(
+        (&ran.report["reason"], &ran.report["main"]["signalled"]["name"]),
+        (&"deadline".into(), &"SIGTERM".into()),
+        "{ran:#?}"
+    );
 }
