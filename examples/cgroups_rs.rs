@@ -1,11 +1,11 @@
 //! Sets a limit that pinfold does not have on a job: the crate cgroups-rs writes a setting of the controller hugetlb into
 //! the job's cgroup.
 //!
-//!     cargo run --example cgroups_rs -- SIZE BYTES COMMAND [ARGUMENT...]
+//!     cargo run --example cgroups_rs -- DIRECTORY SIZE BYTES COMMAND [ARGUMENT...]
 //!
-//! COMMAND starts when the limit holds: it may then use at most BYTES of huge pages of this SIZE, such as 2MB. Needs a
-//! machine with cgroup v2 at /sys/fs/cgroup, where cgroups-rs looks for it, and a cgroup without processes that has the
-//! controller: PINFOLD_CGROUP names it.
+//! COMMAND starts when the limit holds: it may then use at most BYTES of huge pages of this SIZE, such as 2MB. DIRECTORY
+//! is a cgroup without processes that has the controller. It must be below /sys/fs/cgroup, where cgroups-rs looks for
+//! cgroup v2.
 
 use std::error::Error;
 use std::io::Write;
@@ -22,10 +22,11 @@ const WAIT: &str = "read -r go && exec \"$@\" </dev/null";
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let (Some(size), Some(bytes)) = (arguments.next(), arguments.next()) else {
-        return Err("usage: cgroups_rs SIZE BYTES COMMAND [ARGUMENT...]".into());
+    let (Some(own), Some(size), Some(bytes)) = (arguments.next(), arguments.next(), arguments.next()) else {
+        return Err("usage: cgroups_rs DIRECTORY SIZE BYTES COMMAND [ARGUMENT...]".into());
     };
-    let supervisor = Supervisor::start().await?;
+    let own = Path::new(&own);
+    let supervisor = Supervisor::builder().cgroup(own).start().await?;
     let (reader, mut writer) = std::io::pipe()?;
     let mut command = Command::new("sh");
     command.args(["-c", WAIT, "sh"]).args(arguments).stdin(std::os::fd::OwnedFd::from(reader));
@@ -34,8 +35,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let leaf = job.cgroup().ok_or("the job has no cgroup: see pinfold doctor")?;
     // The leaf has the controller if both directories above give it to their children.
     let base = leaf.parent().ok_or("the leaf has no parent")?;
-    let own = base.parent().ok_or("the base has no parent")?;
-    let given = std::fs::read_to_string(own.join("cgroup.subtree_control"))?.split(' ').any(|known| known == "hugetlb");
+    let given =
+        std::fs::read_to_string(own.join("cgroup.subtree_control"))?.split_whitespace().any(|known| known == "hugetlb");
     for directory in [own, base] {
         set(directory, "+hugetlb")?;
     }
@@ -44,13 +45,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     hugetlb.set_limit_in_bytes(&size, bytes.parse()?)?;
     println!("{}: at most {} bytes of pages of {size}", leaf.display(), hugetlb.limit_in_bytes(&size)?);
 
-    let own = own.to_owned();
     writer.write_all(b"go\n")?;
     let report = job.wait().await?;
     // pinfold has removed the leaf. The base is removed with the supervisor; only the cgroup above stays.
     supervisor.close().await;
     if !given {
-        set(&own, "-hugetlb")?;
+        set(own, "-hugetlb")?;
     }
     std::process::exit(report.exit_code.into())
 }

@@ -251,6 +251,7 @@ fn dependencies() -> BTreeSet<String> {
     let names = manifest.lines().filter_map(|line| {
         if line.starts_with('[') {
             is_inside = line.ends_with("dependencies]");
+            return None;
         }
         line.split_once(" = ").filter(|_| is_inside).map(|(name, _)| name.to_owned())
     });

@@ -3,6 +3,8 @@
 mod doctor;
 mod duration;
 mod environment;
+mod exit;
+mod explain;
 mod getopt;
 mod init;
 mod limits;
@@ -12,11 +14,12 @@ mod pool;
 mod quote;
 mod report_sink;
 mod run;
+mod runtime;
 mod serve;
-mod session;
 mod signal_stream;
 mod signals;
 mod stdin;
+mod supervise;
 mod sweep;
 mod terminal;
 mod thread;
@@ -30,6 +33,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::path::Path;
 
+use exit::FAILED;
 use init::Flavour;
 
 use anyhow::Result;
@@ -37,12 +41,8 @@ use clap::{Parser, Subcommand};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, getrlimit};
 
-use crate::report::ProcessList;
 use crate::report::text::printable_message;
 use crate::{Guard, SupervisorBuilder};
-
-/// The exit code when pinfold itself failed, the same as that of timeout(1) and env(1).
-const FAILED: u8 = 125;
 
 /// Runs a command, and nothing that it started can outlive it.
 #[derive(Parser)]
@@ -180,18 +180,6 @@ fn subcommand(words: &[OsString]) -> u8 {
         print_message(&format!("{error:#}"));
         FAILED
     })
-}
-
-/// Returns the number of processes and the first few of them, for a message.
-fn processes(processes: &ProcessList) -> String {
-    const SHOWN: usize = 3;
-    let mut text = if processes.count == 1 { "1 process".to_owned() } else { format!("{} processes", processes.count) };
-    let shown: Vec<_> = processes.processes.iter().take(SHOWN).map(ToString::to_string).collect();
-    if !shown.is_empty() {
-        let more = if processes.count as usize > shown.len() { ", …" } else { "" };
-        text.push_str(&format!(" ({}{more})", shown.join(", ")));
-    }
-    text
 }
 
 /// Returns a supervisor with the settings of the environment, for the subcommands that have the options of another

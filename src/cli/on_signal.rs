@@ -9,19 +9,27 @@ use crate::Signal;
 pub enum Action {
     /// It sends the signal to the main process.
     Pass,
+    /// It sends another signal instead.
+    PassAs(Signal),
     /// It stops the job. If it is stopping the job already, it kills the job.
     Stop,
     Kill,
     Ignore,
+    /// It stops itself when the job has had time to stop.
+    SuspendLater,
+    /// It does what it does at the deadline.
+    Deadline,
+}
+
+/// Returns whether a program usually ends when it receives this signal.
+pub fn is_stop_request(signal: Signal) -> bool {
+    [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT].contains(&signal)
 }
 
 impl Action {
     /// Returns the action for a signal without an option.
     pub fn default_of(signal: Signal) -> Self {
-        match signal {
-            Signal::TERM | Signal::INT | Signal::HUP | Signal::QUIT => Self::Stop,
-            _ => Self::Pass,
-        }
+        if is_stop_request(signal) { Self::Stop } else { Self::Pass }
     }
 }
 

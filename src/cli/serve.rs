@@ -8,16 +8,17 @@ use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use serde_json::Value;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::duration;
 use super::pool::{JobLine, parse_workers};
-use super::session::{Descriptors, with_supervisor};
+use super::runtime::{Descriptors, with_supervisor};
 use super::signals::{Keys, Response, Rules};
+use super::supervise::Requests;
+use super::{duration, environment};
 use parent::{Parent, WatchedParent};
 use request::{Numbered, Request, Unreadable, requests};
 use writer::{EventWriter, Message};
@@ -80,8 +81,10 @@ pub fn run(args: &Args) -> Result<u8> {
     let guard = Guard::fork()?;
     // Two pipes for each job: standard output and standard error.
     let descriptors = Descriptors { workers: args.workers, each: 2, ready: (0, 0) };
-    let controllers = args.controllers.clone();
-    with_supervisor(guard, signals, args.cgroup.as_deref(), controllers, descriptors, async |supervisor, signals| {
+    descriptors.check()?;
+    let builder = environment::supervisor(args.cgroup.as_deref(), None)?;
+    let builder = builder.guard(guard).controllers(args.controllers.clone());
+    with_supervisor(builder, signals, async |supervisor, signals| {
         let pool = Pool::builder().workers(args.workers).queue(usize::MAX).start(supervisor)?;
         serve(args, &pool, signals, parent).await.map(|()| 0)
     })
@@ -113,8 +116,8 @@ async fn serve(args: &Args, pool: &Pool, signals: &SignalStream, parent: Parent)
     let (done, over) = unbounded_channel();
     let mut session = Session { args, pool, writer, known: HashMap::new(), done, over };
     let parent = parent.watch();
-    let mut caller =
-        Caller { signals, rules: Rules::new(Keys::ReachUs), writer: session.writer.clone(), parent, gone: None };
+    let signals = Requests { signals, rules: Rules::new(Keys::ReachUs) };
+    let mut caller = Caller { signals, writer: session.writer.clone(), parent, gone: None };
     session.writer.send(&Message::Hello { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION") });
     let handled = handle_requests(&mut session, &mut caller, &mut requests).await;
     pool.shutdown(Shutdown::Kill).await;
@@ -124,8 +127,7 @@ async fn serve(args: &Args, pool: &Pool, signals: &SignalStream, parent: Parent)
 
 /// The program that sends the requests, and the signals that pinfold receives.
 struct Caller<'a> {
-    signals: &'a SignalStream,
-    rules: Rules,
+    signals: Requests<'a>,
     writer: EventWriter,
     parent: WatchedParent,
     /// The error of the write after which nothing more can be written to the caller.
@@ -149,7 +151,7 @@ impl Caller<'_> {
         loop {
             tokio::select! {
                 biased;
-                received = self.signals.recv() => match self.rules.respond(received?, Instant::now()) {
+                request = self.signals.next() => match request?.0 {
                     Response::Stop(first) => return Ok(EndCause::Stop(first)),
                     Response::Kill => return Ok(EndCause::Kill),
                     _ => {}

@@ -22,15 +22,24 @@ pub enum Response {
     /// It stops the job. The job receives this signal first; with `None`, it receives the stop signal first.
     Stop(Option<Signal>),
     Kill,
-    /// It sends the signal to the main process.
+    /// It sends this signal to the job.
     PassOn(Signal),
     /// It sends the signal to the foreground process group of the job's own terminal, as that terminal's key would.
     Key(Signal),
-    /// It sends nothing, because the terminal has sent the signal to the job too. The number counts the interrupts
-    /// within the last two seconds; it is 0 for SIGHUP.
-    LeftToTheJob(usize),
+    /// It sends nothing, because the terminal has sent the signal to the job too. Otherwise the job would receive this
+    /// signal.
+    LeftToTheJob(Signal),
+    /// The same for a stop request. The number counts the interrupts within the last two seconds; it is 0 for SIGHUP.
+    Interrupt(Signal, usize),
     /// The terminal's stop signal has reached pinfold, but not the job: pinfold stops the job, then itself.
     Suspend,
+    /// pinfold stops itself when the job has had time to stop.
+    SuspendLater,
+    /// It does what it does at the deadline.
+    Deadline,
+    /// It ignores the signal, as the rules say.
+    Ignore,
+    /// The signal is no request: pinfold caused it, or it repeats a request, or it is the job's.
     Nothing,
 }
 
@@ -46,9 +55,13 @@ pub enum Keys {
 }
 
 /// The rules, and their state.
+#[derive(Clone)]
 pub struct Rules {
     pub keys: Keys,
+    /// The last one for a signal counts.
     on_signal: Vec<OnSignal>,
+    /// Without a rule for it, each signal is passed on. Otherwise some signals stop the job ([`Action::default_of`]).
+    passes_all: bool,
     /// The user has chosen the stop signal, so that a stop begins with no other signal.
     stop_signal_chosen: bool,
     own_pid: u32,
@@ -64,6 +77,7 @@ impl Rules {
         Self {
             keys,
             on_signal: Vec::new(),
+            passes_all: false,
             stop_signal_chosen: false,
             own_pid,
             leads_session: terminal::leads_session(),
@@ -77,6 +91,24 @@ impl Rules {
         Self { on_signal, stop_signal_chosen, ..self }
     }
 
+    /// Returns rules that pass on every signal except those of `on_signal`.
+    pub fn passing_all(keys: Keys, on_signal: Vec<OnSignal>) -> Self {
+        Self { on_signal, passes_all: true, ..Self::new(keys) }
+    }
+
+    /// Ignores this signal from now on.
+    pub fn ignore(&mut self, signal: Signal) {
+        self.on_signal.push(OnSignal { signal, action: Action::Ignore });
+    }
+
+    fn action(&self, signal: Signal) -> Action {
+        match self.on_signal.iter().rev().find(|rule| rule.signal == signal) {
+            Some(rule) => rule.action,
+            None if self.passes_all => Action::Pass,
+            None => Action::default_of(signal),
+        }
+    }
+
     /// Returns the response to a signal that pinfold received at the time `now`.
     pub fn respond(&mut self, received: Received, now: Instant) -> Response {
         let Received { signal, from_kernel, sender, .. } = received;
@@ -85,15 +117,13 @@ impl Rules {
         if sender == self.own_pid && !from_kernel && [libc::SIGPIPE, libc::SIGXFSZ].contains(&signal.number()) {
             return Response::Nothing;
         }
-        let action = self.on_signal.iter().rev().find(|rule| rule.signal == signal).map(|rule| rule.action);
-        let action = action.unwrap_or_else(|| Action::default_of(signal));
+        let action = self.action(signal);
         if received.is_from_terminal() && !(signal == Signal::HUP && self.leads_session) {
             match self.keys {
                 Keys::ReachTheJob => return self.left_to_the_job(signal, action, now),
                 Keys::ForItsTerminal if is_interrupt(signal) => {
                     return match self.left_to_the_job(signal, action, now) {
-                        Response::LeftToTheJob(_) => Response::Key(signal),
-                        Response::Nothing if action == Action::Pass => Response::Key(signal),
+                        Response::LeftToTheJob(_) | Response::Interrupt(..) => Response::Key(signal),
                         other => other,
                     };
                 }
@@ -105,7 +135,10 @@ impl Rules {
             Action::Stop => self.stop(received, now),
             Action::Kill => Response::Kill,
             Action::Pass => Response::PassOn(signal),
-            Action::Ignore => Response::Nothing,
+            Action::PassAs(other) => Response::PassOn(other),
+            Action::SuspendLater => Response::SuspendLater,
+            Action::Deadline => Response::Deadline,
+            Action::Ignore => Response::Ignore,
         }
     }
 
@@ -117,11 +150,17 @@ impl Rules {
                 self.interrupts.push(now);
                 match self.interrupts.len() {
                     PATIENCE_INTERRUPTS.. => Response::Kill,
-                    count => Response::LeftToTheJob(count),
+                    count => Response::Interrupt(signal, count),
                 }
             }
-            Action::Stop if signal == Signal::HUP => Response::LeftToTheJob(0),
-            _ => Response::Nothing,
+            Action::Stop if signal == Signal::HUP => Response::Interrupt(signal, 0),
+            Action::Stop | Action::Pass => Response::LeftToTheJob(signal),
+            Action::PassAs(other) => Response::LeftToTheJob(other),
+            Action::SuspendLater => Response::SuspendLater,
+            Action::Deadline => Response::Deadline,
+            // pinfold ignores the key. A main process that has left pinfold's group still receives it.
+            Action::Ignore if self.keys == Keys::ReachTheJob && !self.passes_all => Response::LeftToTheJob(signal),
+            Action::Ignore => Response::Nothing,
         }
     }
 
@@ -139,13 +178,6 @@ impl Rules {
         }
         let goes_first = !self.stop_signal_chosen && [Signal::INT, Signal::QUIT, Signal::HUP].contains(&signal);
         Response::Stop(goes_first.then_some(signal))
-    }
-
-    /// Forgets this request. The caller has found out that the signal was no request to pinfold.
-    pub fn forget(&mut self, received: Received) {
-        if self.last_request.is_some_and(|(last, _)| (last.signal, last.sender) == (received.signal, received.sender)) {
-            self.last_request = None;
-        }
     }
 }
 
@@ -201,7 +233,7 @@ mod tests {
     #[test]
     fn keys_go_to_the_job_and_three_within_two_seconds_kill() {
         for (keys, left) in [
-            (Keys::ReachTheJob, [1, 2].map(Response::LeftToTheJob)),
+            (Keys::ReachTheJob, [1, 2].map(|count| Response::Interrupt(Signal::INT, count))),
             (Keys::ForItsTerminal, [Response::Key(Signal::INT); 2]),
         ] {
             let mut rules = Rules::new(keys);
@@ -212,7 +244,8 @@ mod tests {
         }
         let mut rules = Rules::new(Keys::ReachTheJob);
         for name in ["TSTP", "WINCH", "CONT", "TTIN"] {
-            assert_eq!(rules.respond(key(name.parse().unwrap()), Instant::now()), Response::Nothing, "{name}");
+            let signal = name.parse().unwrap();
+            assert_eq!(rules.respond(key(signal), Instant::now()), Response::LeftToTheJob(signal));
         }
         assert_eq!(
             Rules::new(Keys::ReachUs).respond(key(Signal::INT), Instant::now()),
@@ -225,7 +258,7 @@ mod tests {
     #[test]
     fn a_hang_up_is_the_jobs_unless_it_reaches_the_leader_alone() {
         let mut rules = Rules { leads_session: false, ..Rules::new(Keys::ReachTheJob) };
-        assert_eq!(rules.respond(key(Signal::HUP), Instant::now()), Response::LeftToTheJob(0));
+        assert_eq!(rules.respond(key(Signal::HUP), Instant::now()), Response::Interrupt(Signal::HUP, 0));
         let mut rules = Rules { leads_session: true, ..Rules::new(Keys::ReachTheJob) };
         assert_eq!(rules.respond(key(Signal::HUP), Instant::now()), Response::Stop(Some(Signal::HUP)));
         let mut rules = Rules { leads_session: false, ..Rules::new(Keys::ForItsTerminal) };
@@ -242,14 +275,14 @@ mod tests {
             |options: &[&str], signal| rules(Keys::ReachTheJob, options).respond(from(signal, 7), Instant::now());
         assert_eq!(respond(&["HUP=pass"], Signal::HUP), Response::PassOn(Signal::HUP));
         assert_eq!(respond(&["int=kill"], Signal::INT), Response::Kill);
-        assert_eq!(respond(&["SIGTERM=ignore"], Signal::TERM), Response::Nothing);
+        assert_eq!(respond(&["SIGTERM=ignore"], Signal::TERM), Response::Ignore);
         // The last option for a signal counts. If a signal stops the job only because of the option, the stop begins
         // with the stop signal.
         assert_eq!(respond(&["TERM=ignore", "ALRM=stop", "15=pass"], Signal::TERM), Response::PassOn(Signal::TERM));
         assert_eq!(respond(&["ALRM=stop"], Signal::ALRM), Response::Stop(None));
         for (option, responses) in [
-            ("INT=ignore", [Response::Nothing, Response::Nothing]),
-            ("INT=pass", [Response::Nothing, Response::Key(Signal::INT)]),
+            ("INT=ignore", [Response::LeftToTheJob(Signal::INT), Response::Nothing]),
+            ("INT=pass", [Response::LeftToTheJob(Signal::INT), Response::Key(Signal::INT)]),
             ("INT=kill", [Response::Kill; 2]),
         ] {
             for (keys, response) in [Keys::ReachTheJob, Keys::ForItsTerminal].into_iter().zip(responses) {

@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use crate::report::text::printable;
 use crate::sweep::{Abandoned, Outcome, Sweep};
 
-use super::{duration, environment, print_message, processes, write};
+use super::explain::processes;
+use super::{duration, environment, print_message, write};
 
 /// End the processes and remove the cgroups of pinfolds that were killed together with their guards
 ///

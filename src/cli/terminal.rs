@@ -3,12 +3,9 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
 
+use crate::Job;
 use rustix::process::{Pid, getppid};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr, tcsetpgrp};
-
-use crate::Job;
-use crate::Signal;
-use crate::kernel::own_signals::Received;
 
 pub struct Terminal {
     pub tty: File,
@@ -110,11 +107,6 @@ fn group_of(pid: Option<Pid>) -> i32 {
 /// alone. It sends SIGHUP to the foreground process group only when the leader ends (credentials(7), setsid(2)).
 pub fn leads_session() -> bool {
     session_of(None) == std::process::id().cast_signed()
-}
-
-/// Returns whether the terminal has sent this signal to pinfold's whole process group, and not to this process alone.
-pub fn has_reached_our_group(received: Received) -> bool {
-    received.is_from_terminal() && !(received.signal == Signal::HUP && leads_session())
 }
 
 /// Returns whether the main process of a job has left pinfold's process group, in which it was started: for example,

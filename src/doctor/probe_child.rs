@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::{Errno, Result};
 
+use crate::guard::clone::{CLONE_INTO_CGROUP, CloneArgs};
 use crate::kernel::pidfd::Pidfd;
 use crate::kernel::poll;
 use crate::kernel::signal::Signal;
@@ -49,17 +50,6 @@ pub struct Child {
     reaped: bool,
 }
 
-/// `struct clone_args` (clone3(2)), with the cgroup field of Linux 5.7.
-#[repr(C)]
-#[derive(Default)]
-struct CloneArgs {
-    flags: u64,
-    pidfd: u64,
-    unused: [u64; 8],
-    cgroup: u64,
-}
-
-const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// `CLONE_ARGS_SIZE_VER0`: the size that Linux 5.3 supports.
 const FIRST_SIZE: usize = 64;
 

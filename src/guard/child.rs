@@ -94,7 +94,9 @@ const STAGES: [SpawnStage; 12] = [
 /// Runs in the new process. The plan and all that it points to must live until this process executes the command or
 /// ends. Nothing else may use the plan until then.
 pub unsafe extern "C" fn child(plan: *mut Plan) -> ! {
-    // SAFETY: see above; the outcome is made of atomics.
+    // SAFETY: the plan lives, and nothing else uses it, until this process executes the command or ends (the caller's
+    // obligation), so this reference is exclusive although the memory is shared. The guard reads the outcome meanwhile:
+    // it consists of atomics. The two system calls pass no memory.
     unsafe {
         let plan = &mut *plan;
         let outcome = &*plan.outcome;
@@ -123,7 +125,9 @@ unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32
             at = outcome.stage();
         }
     };
-    // SAFETY: every pointer in the plan is into the specification or the plan's own vectors.
+    // SAFETY: every pointer in the plan leads into the specification or into the plan's own vectors, which live as long
+    // as the plan, or is a constant. Each call is given the length of what it reads, and changes only this process: the
+    // descriptors of the guard are not shared with it (no CLONE_FILES).
     unsafe {
         enter(SpawnStage::ExecTimer);
         arm_exec_timer()?;
@@ -199,7 +203,7 @@ unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32
 /// # Safety
 /// As [`child`].
 unsafe fn die_with_the_guard(plan: &Plan) -> Result<(), i32> {
-    // SAFETY: an attribute of this process only.
+    // SAFETY: PR_SET_PDEATHSIG takes numbers and sets an attribute of this process only; getppid(2) takes nothing.
     unsafe {
         checked(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize, 0, 0, 0])?;
         if call(libc::SYS_getppid, []) as i32 == plan.guard { Ok(()) } else { Err(libc::ESRCH) }
@@ -214,7 +218,8 @@ unsafe fn die_with_the_guard(plan: &Plan) -> Result<(), i32> {
 unsafe fn set_oom_score(plan: &Plan) {
     let Some(value) = &plan.oom_score else { return };
     let flags = (libc::O_WRONLY | libc::O_CLOEXEC) as usize;
-    // SAFETY: a path and a value that outlive the calls. Without /proc the job keeps the guard's value.
+    // SAFETY: the path is a constant that ends with NUL; the value belongs to the plan and is passed with its length.
+    // The descriptor is closed where it was opened. Without /proc the job keeps the guard's value.
     unsafe {
         let path = oom_score::FILE.as_ptr() as usize;
         if let Ok(file) = checked(libc::SYS_openat, [libc::AT_FDCWD as usize, path, flags, 0]) {
@@ -248,7 +253,8 @@ unsafe fn set_limits(plan: &Plan) -> Result<(), i32> {
 unsafe fn become_user(plan: &Plan) -> Result<(), i32> {
     let Some((uid, gid, groups)) = &plan.user else { return Ok(()) };
     let (uid, gid) = (*uid as usize, *gid as usize);
-    // SAFETY: credentials are this process's own (credentials(7)); the list outlives the call.
+    // SAFETY: the list belongs to the plan and is passed with its length; the other calls take numbers. Credentials are
+    // an attribute of the calling thread for the kernel (credentials(7)), so the guard keeps its own.
     unsafe {
         checked(libc::SYS_setgroups, [groups.len(), groups.as_ptr() as usize])?;
         checked(libc::SYS_setresgid, [gid, gid, gid])?;
@@ -297,7 +303,8 @@ unsafe fn is_in_leaf(plan: &Plan) -> bool {
 unsafe fn execute(plan: &mut Plan) -> i32 {
     let mut denied = false;
     let mut last = libc::ENOENT;
-    // SAFETY: null-terminated arrays of strings, see Plan.
+    // SAFETY: `path` and the elements of both arrays are strings that end with NUL, and a null pointer ends each array
+    // ([`Plan`]). They live in the plan until execve(2) has copied them.
     let execve = |path: *const c_char, argv: *const *const c_char, env: *const *const c_char| unsafe {
         -call(libc::SYS_execve, [path as usize, argv as usize, env as usize]) as i32
     };
@@ -325,7 +332,8 @@ unsafe fn execute(plan: &mut Plan) -> i32 {
 /// # Safety
 /// As [`child`].
 unsafe fn arm_exec_timer() -> Result<(), i32> {
-    // SAFETY: both structures outlive the calls; all-zero is valid for them.
+    // SAFETY: both structures are plain data, for which all-zero is valid, have the kernel's layout, and outlive the
+    // calls. The timer belongs to this process: timers are not shared by CLONE_VM (timer_create(2)).
     unsafe {
         let mut event: libc::sigevent = std::mem::zeroed();
         event.sigev_notify = libc::SIGEV_SIGNAL;

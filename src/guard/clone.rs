@@ -19,7 +19,9 @@ const STACK_GUARD: usize = 64 * 1024;
 
 impl Stack {
     pub fn new() -> rustix::io::Result<Self> {
-        // SAFETY: a fresh private mapping; its lowest pages stay inaccessible.
+        // SAFETY: the kernel chooses the place of the mapping, so it replaces no other. `usable` and the size that
+        // becomes accessible are within it, and nothing refers to it yet. Its lowest pages stay inaccessible: an
+        // overflow of the stack ends the process instead of changing other memory.
         unsafe {
             let lowest = libc::mmap(
                 std::ptr::null_mut(),
@@ -47,7 +49,8 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made in `new`. A process that runs on it keeps it alive through its `Launch`.
+        // SAFETY: the mapping was made in `new` with this size, and only this value refers to it. While a process runs
+        // on it, the `Launch` of that process keeps this value.
         unsafe { libc::munmap(self.lowest.byte_sub(STACK_GUARD), STACK_GUARD + STACK_SIZE) };
     }
 }
@@ -55,21 +58,21 @@ impl Drop for Stack {
 /// `struct clone_args` of clone3(2), with the cgroup field of Linux 5.7.
 #[repr(C)]
 #[derive(Default)]
-struct CloneArgs {
-    flags: u64,
-    pidfd: u64,
-    child_tid: u64,
-    parent_tid: u64,
-    exit_signal: u64,
-    stack: u64,
-    stack_size: u64,
-    tls: u64,
-    set_tid: u64,
-    set_tid_size: u64,
-    cgroup: u64,
+pub(crate) struct CloneArgs {
+    pub flags: u64,
+    pub pidfd: u64,
+    pub child_tid: u64,
+    pub parent_tid: u64,
+    pub exit_signal: u64,
+    pub stack: u64,
+    pub stack_size: u64,
+    pub tls: u64,
+    pub set_tid: u64,
+    pub set_tid_size: u64,
+    pub cgroup: u64,
 }
 
-const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+pub(crate) const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const VFORK: u64 = (libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD) as u64;
 
@@ -91,7 +94,10 @@ pub struct Place {
 /// The same as for [`child`] applies to `plan`. Nothing else runs on `stack` until then.
 pub unsafe fn clone_main(place: Place, pidfd: &AtomicI32, stack: &Stack, plan: *mut Plan) -> isize {
     let parent = if place.of_parent { libc::CLONE_PARENT as u64 } else { 0 };
-    // SAFETY: the child runs `child` on its own stack and never returns here; the caller is suspended meanwhile.
+    // SAFETY: the child runs on `stack`, which nothing else uses, and never returns from `CHILD`. The caller's
+    // obligation covers the plan. Until the child executes the command or ends, this process is suspended
+    // (CLONE_VFORK), so the arguments outlive the call, and the kernel writes the descriptor into an atomic that both
+    // may access.
     unsafe {
         if place.join {
             // Linux 5.2 for CLONE_PIDFD. The guard has no signal handlers that would have to be cleared.
@@ -115,10 +121,10 @@ pub unsafe fn clone_main(place: Place, pidfd: &AtomicI32, stack: &Stack, plan: *
 /// The first function that a new process runs.
 pub type Entry = unsafe extern "C" fn(*mut libc::c_void) -> !;
 
-// SAFETY of the call: `clone_main` passes a pointer to a plan.
+/// Runs [`child`]. The argument is a `*mut Plan`.
 const CHILD: Entry = {
     unsafe extern "C" fn entry(plan: *mut libc::c_void) -> ! {
-        // SAFETY: the caller's obligation.
+        // SAFETY: only `clone_main` passes this function on, with the plan for which its caller has the obligation.
         unsafe { child(plan.cast()) }
     }
     entry
@@ -138,7 +144,9 @@ pub unsafe fn clone_beside(
 ) -> Result<i32, Errno> {
     const SHARED: i32 = libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_FS | libc::CLONE_SIGHAND;
     let flags = SHARED | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD;
-    // SAFETY: the caller's obligation.
+    // SAFETY: the new process gets `stack` for itself. `entry` is sound with `argument`, and stack, argument and
+    // `running`, to which the kernel writes, live until the process has ended: the caller's obligation. Descriptors,
+    // directory and signal actions are shared, and `entry` makes only system calls, which need no lock of this process.
     let result =
         unsafe { raw(libc::SYS_clone, [flags as usize, stack.top(), 0, running.as_ptr() as usize], argument, entry) };
     if result < 0 { Err(Errno::from_raw_os_error(-result as i32)) } else { Ok(result as i32) }
@@ -181,7 +189,7 @@ unsafe fn raw(number: libc::c_long, arguments: [usize; 4], argument: *mut libc::
 /// As above.
 ///
 /// # Safety
-/// As above.
+/// The arguments must give the new process a stack of its own.
 #[cfg(target_arch = "aarch64")]
 unsafe fn raw(number: libc::c_long, arguments: [usize; 4], argument: *mut libc::c_void, entry: Entry) -> isize {
     let result: isize;

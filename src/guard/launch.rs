@@ -309,7 +309,9 @@ impl Launch {
 /// # Safety
 /// `shared` points to a [`Shared`] that lives until this process has ended.
 unsafe extern "C" fn launch(shared: *mut libc::c_void) -> ! {
-    // SAFETY: see above. The calls set this process's own attributes; exit_group(2) does not return.
+    // SAFETY: `shared` is valid until this process has ended (the caller's obligation), and both processes access it
+    // only through atomics and the plan, which is not used by the guard meanwhile. The calls take numbers and set
+    // attributes of this process; exit_group(2) does not return.
     unsafe {
         let shared = &*shared.cast::<Shared>();
         let tied = checked(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize, 0, 0, 0]);

@@ -3,7 +3,7 @@
 
 mod child;
 mod clean_up;
-mod clone;
+pub(crate) mod clone;
 mod event_loop;
 pub(crate) mod identity;
 mod launch;

@@ -189,7 +189,8 @@ impl Search {
 unsafe extern "C" fn visit(object: *mut libc::dl_phdr_info, _size: libc::size_t, search: *mut c_void) -> c_int {
     // SAFETY: the loader passes one object with its program headers; `search` is the pointer that `run` has passed.
     let (object, search) = unsafe { (&*object, &mut *search.cast::<Search>()) };
-    // SAFETY: as above.
+    // SAFETY: the program headers are an array of `dlpi_phnum` elements in the object's memory, which stays mapped
+    // during the visit (dl_iterate_phdr(3)).
     let headers = unsafe { std::slice::from_raw_parts(object.dlpi_phdr, object.dlpi_phnum.into()) };
     if search.number == 0 {
         search.dynamic = headers.iter().any(|header| header.p_type == libc::PT_INTERP);

@@ -1,88 +1,49 @@
-//! The actor of one job. It waits for events, feeds them to the stop machine, performs the actions of the machine, and
-//! delivers the report.
+//! The actor of one job. It waits for what the stop machine waits for, gives it each event, and performs its actions.
 
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::process::Pid;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
-use super::Request;
-use super::config::JobConfig;
+use super::clock::Clock;
+use super::command::{Command, ProcessGroup};
+use super::completion::Completer;
 use super::main_exit::{MainExit, seen};
+use super::oom;
 use super::report_builder::ReportBuilder;
+use super::request::Request;
+use super::settle::Left;
 use super::spawn_request::SpawnRequest;
-use super::wait_until_empty::{sleep_until, wait_until_empty};
+use super::stop::{Event, Machine, Main, Phase, StopPolicy, Timer};
+use super::wait_until_empty::{open_watch, wait_until_empty};
 use crate::cgroup::usage::Seen;
-use crate::error::{Result, SpawnStage};
+use crate::error::{Error, Result, SpawnStage};
 use crate::guard::protocol::{FromGuard, JobId, Spent};
-use crate::job::completion::Completer;
-use crate::job::oom;
-use crate::job::settle::Left;
-use crate::job::stop::{Event, Machine, Phase};
 use crate::kernel::pidfd::Pidfd;
-use crate::kernel::scan::ScanLimits;
 use crate::kernel::signal::Signal;
 use crate::kernel::wake::Wake;
-use crate::report::Refusal;
 use crate::report::{ContainmentKind, Report, Usage};
 use crate::supervisor::Inner;
+use crate::supervisor::backend::NextContainment;
 use crate::supervisor::containment::JobContainment;
 use crate::supervisor::events::Log;
 use crate::supervisor::link::{Answer, Link};
-use crate::supervisor::queue::{Receiver, Sender};
+use crate::supervisor::queue::{Receiver, Sender, queue};
 use crate::supervisor::watchdog::ExpectedAnswer;
-
-/// Limits the scans that send a signal to every process of a job: at most 64 scans, within `time`. One scan is not
-/// always enough: in a chain in which each process ends when it receives the signal, each scan may find only the next
-/// process. More than 64 are of no use: a tree that has new processes in every scan does not end politely. The actor
-/// handles no other event during the scans.
-pub(super) fn scans(time: Duration) -> ScanLimits {
-    ScanLimits::new(64, time)
-}
-
-/// How long the scans may take that send a signal other than the stop signal.
-pub(super) const SIGNAL_TIME: Duration = Duration::from_secs(2);
-
-/// Everything that the actor of a job starts with.
-pub(super) struct Assignment {
-    pub supervisor: Arc<Inner>,
-    pub id: JobId,
-    pub link: Arc<Link>,
-    pub containment: JobContainment,
-    pub answers: Receiver<Answer>,
-    pub spawn_request: SpawnRequest,
-    pub config: JobConfig,
-    pub timeout: Option<Duration>,
-    /// The report as it is at the start of the job.
-    pub report: ReportBuilder,
-    pub inbox: Receiver<Request>,
-    pub stops: Sender<Signal>,
-    /// Why pinfold could not use a stronger containment.
-    pub refused: Vec<Refusal>,
-    pub events: Log,
-    pub memory: Arc<oom::Watch>,
-}
 
 pub(super) type Started = Result<(i32, Arc<Pidfd>)>;
 
 /// Starts the job and sends the result to `spawned`. Then runs the job to its end and completes `finished` with the
 /// report.
-pub(super) async fn run(
-    assignment: Box<Assignment>,
-    spawned: oneshot::Sender<Started>,
-    finished: Completer<Arc<Report>>,
-) {
-    let link = assignment.link.clone();
-    let id = assignment.id;
-    // The actor stays in one place from here on. It is small, because there may be thousands of them. Futures that are
-    // rarely waited for are on the heap, only while they are needed.
-    let mut actor = Box::new(Actor::new(*assignment));
-    match Box::pin(actor.spawn()).await {
+pub(super) async fn run(mut actor: Box<Actor>, spawned: oneshot::Sender<Started>, finished: Completer<Arc<Report>>) {
+    let (link, id) = (actor.link.clone(), actor.id);
+    // Futures that are rarely waited for are on the heap, only while they are needed: there may be thousands of actors.
+    match Box::pin(actor.start()).await {
         Err(error) => {
             Box::pin(actor.remove_leaf()).await;
             Box::pin(actor.dismiss_guard()).await;
@@ -107,44 +68,39 @@ pub(super) struct Actor {
     pub(super) link: Arc<Link>,
     pub(super) containment: JobContainment,
     pub(super) answers: Receiver<Answer>,
-    pub(super) guard_lost: bool,
+    /// The answer that the actor expects from the guard.
+    pub(super) expected: Option<ExpectedAnswer>,
     pub(super) spawn_request: SpawnRequest,
-    pub(super) config: JobConfig,
-    pub(super) inbox: Receiver<Request>,
-    pub(super) inbox_closed: bool,
-    pub(super) stops: Sender<Signal>,
+    // What the job needs of its command while it runs; a command takes more room (its arguments and environment).
+    pub(super) policy: StopPolicy,
+    pub(super) process_group: ProcessGroup,
+    pub(super) measure_pressure: bool,
+    pub(super) oom_group: bool,
+
+    inbox: Receiver<Request>,
+    stops: Sender<Signal>,
     pub(super) events: Log,
 
     pub(super) machine: Machine,
     pub(super) begun: Instant,
-    pub(super) deadline: Option<Instant>,
+    pub(super) clock: Clock,
     /// Sends SIGCONT to this process at the deadline, because the job may have stopped it.
     pub(super) wake: Wake,
-    pub(super) short_settle_over: Option<Instant>,
-    pub(super) settle_over: Option<Instant>,
     /// The processes that remained when the short part of the settle time was over, if some of them were finishing.
     pub(super) left: Left,
     /// The processes that have received a signal of this stop.
     pub(super) signalled: HashSet<Pid>,
-    pub(super) grace_over: Option<Instant>,
-    pub(super) bound_over: Option<Instant>,
-    /// Opened as soon as the actor needs to know whether the leaf is empty.
+    /// Opened as soon as the machine waits for the leaf to become empty.
     pub(super) watch: Option<AsyncFd<Arc<OwnedFd>>>,
-    pub(super) empty: bool,
-    /// Without a leaf: the guard has ended every process that it could end.
-    pub(super) swept: bool,
-    pub(super) childless: bool,
-    /// The actor has asked the guard to reap the main process.
-    pub(super) reap_requested: bool,
-    /// The answer that the actor expects from the guard.
-    pub(super) expected: Option<ExpectedAnswer>,
     /// Without a leaf: the CPU time of all processes that were reaped.
     pub(super) spent: Spent,
 
     pub(super) main: Option<(Pid, Arc<Pidfd>)>,
+    pub(super) main_exit: Option<MainExit>,
+    /// Why the command was not executed.
+    pub(super) failure: Option<Error>,
     /// A start that hangs before its exec: its process, and the step at which it hangs.
     pub(super) hanging: Option<(i32, SpawnStage)>,
-    pub(super) main_exit: Option<MainExit>,
     /// The usage of the job, if it is final already.
     pub(super) usage: Option<Box<Usage>>,
     pub(super) seen: Seen,
@@ -153,69 +109,68 @@ pub(super) struct Actor {
 }
 
 impl Actor {
-    fn new(assignment: Assignment) -> Self {
-        let Assignment {
-            supervisor,
-            id,
-            link,
-            containment,
-            answers,
-            spawn_request,
-            config,
-            timeout,
-            mut report,
-            inbox,
-            stops,
-            refused,
-            memory,
-            events,
-        } = assignment;
+    /// Creates the actor of a job, and the ends of its queues that the [`Job`](super::Job) has. From here on the actor
+    /// is responsible for the containment, and unregisters the job at the end.
+    pub fn new(
+        supervisor: Arc<Inner>,
+        command: &Command,
+        next: NextContainment,
+        spawn_request: SpawnRequest,
+        events: Log,
+    ) -> Result<(Box<Self>, Sender<Request>, Receiver<Signal>)> {
+        let NextContainment { link, containment, refused } = next;
+        let answers = link.listen(events.job())?;
+        let (requests, inbox) = queue();
+        let (stop_sender, stops) = queue();
         let begun = events.begun();
         // A time that the clock cannot represent means no deadline.
-        let deadline = timeout.and_then(|timeout| begun.checked_add(timeout));
+        let deadline = command.timeout.and_then(|timeout| begun.checked_add(timeout));
+        let mut clock = Clock::default();
+        clock.set(Timer::Deadline, deadline);
         let leaf = containment.leaf().map(|leaf| leaf.cgroup().path().display().to_string());
+        // Kernels before 6.4 do not apply the CPU mask of a cpuset to a process that is cloned into it (fixed by
+        // "cgroup/cpuset: Make cpuset_fork() handle CLONE_INTO_CGROUP properly"). They do apply it to a process that
+        // joins it.
+        let join = command.limits.cpuset.is_some();
+        let machine = Machine::new(&command.stop, leaf.is_some(), join, deadline.is_some());
+        let mut report = ReportBuilder::of(command);
         report.containment.kind =
             Some(if leaf.is_some() { ContainmentKind::Cgroup } else { ContainmentKind::Subreaper });
         report.containment.cgroup = leaf;
         report.containment.refused = refused;
-        Self {
+        let actor = Self {
             _supervisor: supervisor,
-            id,
+            id: events.job(),
             link,
             containment,
             answers,
-            guard_lost: false,
+            expected: None,
             spawn_request,
+            policy: command.stop,
+            process_group: command.process_group,
+            measure_pressure: command.measure_pressure,
+            oom_group: command.limits.oom_group,
             inbox,
-            inbox_closed: false,
-            stops,
+            stops: stop_sender,
             events,
-            machine: Machine::new(config.stop.leftovers, config.stop.signal_to),
+            machine,
             begun,
-            deadline,
+            clock,
             wake: Wake::at(deadline),
-            config,
-            short_settle_over: None,
-            settle_over: None,
             left: Left::default(),
             signalled: HashSet::new(),
-            grace_over: None,
-            bound_over: None,
             watch: None,
-            empty: false,
-            swept: false,
-            childless: false,
-            reap_requested: false,
-            expected: None,
             spent: Spent::default(),
             main: None,
-            hanging: None,
             main_exit: None,
+            failure: None,
+            hanging: None,
             usage: None,
             seen: Seen::default(),
-            memory,
+            memory: Arc::default(),
             report,
-        }
+        };
+        Ok((Box::new(actor), requests, stops))
     }
 
     pub(super) fn elapsed(&self) -> Option<f64> {
@@ -233,38 +188,106 @@ impl Actor {
             }
         }
         while self.machine.phase != Phase::Gone {
-            match self.next_event().await {
-                Incoming::Event(event) => Box::pin(self.handle(event)).await,
-                Incoming::Answer(message, _) => Box::pin(self.handle_message(message)).await,
-            }
+            self.step().await;
             self.report.publish(&self.events, self.machine.reason);
         }
     }
 
-    pub(super) async fn handle_message(&mut self, message: FromGuard) {
-        match message {
-            FromGuard::Exited { end, childless, max_rss_kib, spent, .. } => {
-                self.main_exit = None;
-                self.spent = spent;
-                self.seen.main_resident_peak = Some(max_rss_kib * 1024);
-                self.childless = childless;
-                self.report.phases.main_exited = self.elapsed();
-                self.report.main = Some(end);
-                self.empty = self.containment.leaf().map_or(childless, |leaf| leaf.populated() == Ok(false));
-                if self.containment.leaf().is_none() && !childless {
-                    // Only the guard knows when the last process of the job has ended.
-                    self.expect_answer();
+    pub(super) async fn step(&mut self) {
+        let event = self.next_event().await;
+        Box::pin(self.handle(event)).await;
+    }
+
+    pub(super) async fn handle(&mut self, event: Event) {
+        let mut event = Some(event);
+        while let Some(happened) = event.take() {
+            for action in self.machine.on(happened) {
+                event = self.perform(action).await.or(event);
+            }
+        }
+    }
+
+    /// Waits for the next event. Waits only for what can still happen.
+    async fn next_event(&mut self) -> Event {
+        let awaits_empty_leaf = self.machine.awaits_empty_leaf();
+        if awaits_empty_leaf && self.watch.is_none() {
+            self.watch = self.containment.leaf().and_then(open_watch);
+        }
+        loop {
+            tokio::select! {
+                biased;
+                answer = self.answers.recv(), if !self.machine.guard_lost => match answer {
+                    Some((message, pidfd)) => {
+                        if !matches!(message, FromGuard::Stopped { .. }) {
+                            self.expected = None;
+                        }
+                        if let Some(event) = self.receive(message, pidfd) {
+                            return event;
+                        }
+                    }
+                    None => {
+                        self.expected = None;
+                        return Event::GuardLost;
+                    }
+                },
+                request = self.inbox.recv(), if !self.machine.owner_gone => match request {
+                    Some(request) => if let Some(event) = self.perform_request(request) {
+                        return event;
+                    },
+                    None => return Event::OwnerGone,
+                },
+                () = seen(self.main_exit.as_ref()), if self.main_exit.is_some() => {
+                    self.main_exit = None;
+                    return Event::MainEnded;
                 }
-                self.handle(Event::MainExited { empty: self.empty }).await;
+                () = wait_until_empty(self.containment.leaf(), self.watch.as_ref(), self.machine.guard_lost),
+                    if awaits_empty_leaf => return Event::Emptied,
+                timer = self.clock.over() => return Event::Over(timer),
+            }
+        }
+    }
+
+    /// Records what the guard reports, and returns it as an event for the machine.
+    fn receive(&mut self, message: FromGuard, pidfd: Option<OwnedFd>) -> Option<Event> {
+        match message {
+            FromGuard::Spawned { pid, joined, .. } => {
+                let Some(pidfd) = pidfd else {
+                    // A guard sends one. The loss of the guard ends the process.
+                    self.link.hang_up();
+                    return None;
+                };
+                self.spawned(pid, joined, Pidfd::from(pidfd));
+                Some(Event::Spawned { signalled: self.report.stopped.count > 0 })
+            }
+            FromGuard::NotStarted { .. } => {
+                self.failed(SpawnStage::Clone, Errno::INTR);
+                Some(Event::NotStarted)
+            }
+            FromGuard::SpawnFailed { stage, errno, .. } => {
+                self.failed(stage, Errno::from_raw_os_error(errno));
+                Some(Event::StartFailed)
+            }
+            FromGuard::Hangs { pid, stage, .. } => {
+                self.hanging = Some((pid, stage));
+                Some(Event::Hangs)
             }
             FromGuard::Stopped { signal, .. } => {
                 // Sending fails if the `Job` was dropped; then no caller waits for stops.
                 let _ = Signal::from_number(signal).map(|signal| self.stops.send(signal));
+                None
+            }
+            FromGuard::Exited { end, childless, max_rss_kib, spent, .. } => {
+                self.main_exit = None;
+                self.spent = spent;
+                self.seen.main_resident_peak = Some(max_rss_kib * 1024);
+                self.report.phases.main_exited = self.elapsed();
+                self.report.main = Some(end);
+                let empty = self.containment.leaf().map_or(childless, |leaf| leaf.populated() == Ok(false));
+                Some(Event::MainExited { empty, childless })
             }
             FromGuard::Childless { spent, .. } => {
                 self.spent = spent;
-                self.childless = true;
-                self.handle(Event::Emptied).await;
+                Some(Event::Emptied)
             }
             FromGuard::Swept { emigrants, emigrant_count, survivors, survivor_count, unseen, .. } => {
                 self.report.emigrants.add_counted(emigrants, emigrant_count);
@@ -279,138 +302,41 @@ impl Actor {
                     };
                     self.note(&format!("processes that left the cgroup could not be looked for in /proc: {why}"));
                 }
-                if self.machine.phase == Phase::Killing {
-                    // Without a leaf the sweep was the kill, and the guard has done everything that it could.
-                    self.swept = true;
-                } else {
-                    self.handle(Event::Swept).await;
-                }
+                Some(Event::Swept { survivors: survivor_count > 0 })
             }
-            _ => {}
+            FromGuard::Ready { .. } | FromGuard::Moved { .. } => None,
         }
     }
 
-    /// Waits for the next event or answer. Waits only for what can still happen.
-    pub(super) async fn next_event(&mut self) -> Incoming {
-        let watching = matches!(self.machine.phase, Phase::Stopping | Phase::Killing) || self.machine.main_exited;
-        if watching && self.watch.is_none() && self.machine.phase != Phase::Draining {
-            self.watch = self.open_watch();
-        }
-        if self.swept && self.machine.phase == Phase::Killing {
-            if self.machine.main_exited {
-                return Incoming::Event(Event::Emptied);
+    /// Performs a request of a caller, or returns it as an event for the machine.
+    fn perform_request(&mut self, request: Request) -> Option<Event> {
+        match request {
+            Request::Stop(first) => {
+                return Some(Event::StopAsked { first: first.filter(|&signal| signal != self.policy.signal) });
             }
-            if self.main.is_none() && self.report.unkillable.count > 0 {
-                // No signal ends it: it hangs in its start.
-                return Incoming::Event(Event::BoundOver);
+            Request::Kill => return Some(Event::KillAsked),
+            Request::End(event) => return Some(event),
+            Request::SignalAll(signal) => self.signal_all(signal),
+            Request::SignalGroup(signal, sent) => {
+                self.signal_group(signal);
+                // The caller may have stopped waiting.
+                let _ = sent.send(());
             }
-        }
-        loop {
-            let timer = [
-                (self.deadline, Event::Deadline),
-                (self.short_settle_over, Event::ShortSettleOver { finishing: false }),
-                (self.settle_over, Event::SettleOver),
-                (self.grace_over, Event::GraceOver),
-                (self.bound_over, Event::BoundOver),
-            ]
-            .into_iter()
-            .filter_map(|(at, event)| Some((at?, event)))
-            .min_by_key(|(at, _)| *at);
-            tokio::select! {
-                biased;
-                answer = self.answers.recv(), if !self.guard_lost => match answer {
-                    Some((message, pidfd)) => {
-                        if !matches!(message, FromGuard::Stopped { .. }) {
-                            self.expected = None;
-                        }
-                        return Incoming::Answer(message, pidfd);
-                    }
-                    None => {
-                        self.expected = None;
-                        self.guard_lost = true;
-                        return Incoming::Event(Event::GuardLost);
-                    }
-                },
-                request = self.inbox.recv(), if !self.inbox_closed => match request {
-                    Some(Request::Stop(first)) => {
-                        self.machine.begin_with(first.filter(|signal| *signal != self.config.stop.signal));
-                        return Incoming::Event(Event::StopAsked);
-                    }
-                    Some(Request::Kill) => return Incoming::Event(Event::KillAsked),
-                    Some(Request::SignalAll(signal)) => {
-                        // Processes that have ended meanwhile, or that belong to another user, can't receive it.
-                        let _ = self.containment.with_reserve(|containment| containment.signal_all(&[signal], scans(SIGNAL_TIME), |_| {}));
-                    }
-                    Some(Request::SignalGroup(signal, sent)) => {
-                        self.signal_group(signal);
-                        // The caller may have stopped waiting.
-                        let _ = sent.send(());
-                    }
-                    Some(Request::End(event)) => return Incoming::Event(event),
-                    Some(Request::Processes(answer)) => {
-                        let _ = answer.send(self.list_processes());
-                    }
-                    Some(Request::Live(request)) => self.perform_live(request),
-                    Some(Request::Postpone(by)) => {
-                        self.deadline = self.deadline.and_then(|at| at.checked_add(by));
-                        if self.deadline.is_some() {
-                            self.wake = Wake::at(self.deadline);
-                        }
-                    }
-                    None => {
-                        self.inbox_closed = true;
-                        return Incoming::Event(Event::KillAsked);
-                    }
-                },
-                () = seen(self.main_exit.as_ref()), if self.main_exit.is_some() => self.look_ahead().await,
-                () = wait_until_empty(self.containment.leaf(), self.watch.as_ref(), self.guard_lost), if watching && !self.empty && (self.machine.main_exited || !self.reap_requested) => {
-                    if self.machine.main_exited {
-                        self.empty = true;
-                        return Incoming::Event(Event::Emptied);
-                    }
-                    self.request_reap().await;
-                }
-                event = sleep_until(timer) => {
-                    match event {
-                        Event::Deadline => self.deadline = None,
-                        Event::ShortSettleOver { .. } => {
-                            self.short_settle_over = None;
-                            return Incoming::Event(Event::ShortSettleOver { finishing: self.look_at_left() });
-                        }
-                        Event::SettleOver => self.settle_over = None,
-                        Event::GraceOver => self.grace_over = None,
-                        _ => self.bound_over = None,
-                    }
-                    return Incoming::Event(event);
+            Request::Processes(answer) => drop(answer.send(self.list_processes())),
+            Request::Usage(answer) => drop(answer.send(self.usage(true))),
+            Request::Freeze(answer) => self.freeze_and_answer(answer),
+            Request::Thaw => self.thaw(),
+            Request::Postpone(by) => {
+                if let Some(deadline) = self.clock.postpone(Timer::Deadline, by) {
+                    self.wake = Wake::at(Some(deadline));
                 }
             }
         }
+        None
     }
 
-    pub(super) async fn handle(&mut self, event: Event) {
-        let before = self.machine;
-        let (after, actions) = before.on(event);
-        self.machine = after;
-        if event == Event::BoundOver {
-            self.give_up(before.phase);
-        }
-        if after.phase != Phase::Settling && after.phase != before.phase {
-            (self.short_settle_over, self.settle_over) = (None, None);
-        }
-        if !self.empty {
-            match (before.phase, after.phase) {
-                (Phase::Running, Phase::Running) if matches!(event, Event::MainExited { .. }) => self.list_leftovers(),
-                (Phase::Settling, Phase::Stopping | Phase::Killing) => self.list_leftovers(),
-                _ => {}
-            }
-        }
-        for action in actions {
-            self.perform(*action).await;
-        }
+    /// Returns the main process while it can receive signals.
+    pub(super) fn living_main(&self) -> Option<&(Pid, Arc<Pidfd>)> {
+        self.main.as_ref().filter(|_| self.machine.main != Main::Exited)
     }
-}
-
-pub(super) enum Incoming {
-    Event(Event),
-    Answer(FromGuard, Option<OwnedFd>),
 }

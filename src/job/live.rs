@@ -1,4 +1,4 @@
-//! Requests to a running job: its usage, freeze and thaw.
+//! The usage of a running job, and freeze and thaw.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -10,7 +10,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
 use super::actor::Actor;
-use super::{Job, JobHandle, Request as JobRequest};
+use super::request::Request;
+use super::{Job, JobHandle};
 use crate::cgroup::directory::{State, state};
 use crate::error::{Error, Result};
 use crate::job::completion::Completion;
@@ -21,14 +22,6 @@ use crate::report::{MainEnd, Reason, Report, Usage};
 /// returns.
 const FREEZE_BOUND: Duration = Duration::from_secs(10);
 
-#[derive(Debug)]
-pub(super) enum Request {
-    Usage(oneshot::Sender<Usage>),
-    /// The actor answers when all processes are frozen.
-    Freeze(oneshot::Sender<Result<()>>),
-    Thaw,
-}
-
 /// Runs `task` until it is done or the report is complete.
 pub(super) async fn until_over(report: Completion<Arc<Report>>, task: impl Future<Output = ()>) {
     tokio::select! {
@@ -38,16 +31,13 @@ pub(super) async fn until_over(report: Completion<Arc<Report>>, task: impl Futur
 }
 
 impl Actor {
-    pub(super) fn perform_live(&mut self, request: Request) {
-        // The caller may have stopped waiting.
-        match request {
-            Request::Usage(answer) => drop(answer.send(self.usage(true))),
-            Request::Freeze(answer) => match self.freeze() {
-                // The task runs in the supervisor's runtime, whatever executor the caller uses.
-                Ok(events) => drop(tokio::spawn(answer_when_frozen(events, self.report.name.clone(), answer))),
-                Err(error) => drop(answer.send(Err(error))),
-            },
-            Request::Thaw => self.thaw(),
+    /// Freezes the job, and answers when all processes are frozen.
+    pub(super) fn freeze_and_answer(&self, answer: oneshot::Sender<Result<()>>) {
+        match self.freeze() {
+            // The task runs in the supervisor's runtime, whatever executor the caller uses.
+            Ok(events) => drop(tokio::spawn(answer_when_frozen(events, self.report.name.clone(), answer))),
+            // The caller may have stopped waiting.
+            Err(error) => drop(answer.send(Err(error))),
         }
     }
 
@@ -68,7 +58,7 @@ impl Actor {
         Ok(events)
     }
 
-    fn thaw(&self) {
+    pub(super) fn thaw(&self) {
         if let Some(leaf) = self.containment.leaf() {
             // If the leaf is gone, there is nothing to thaw.
             let _ = leaf.cgroup().write(c"cgroup.freeze", b"0");
@@ -99,7 +89,7 @@ impl Actor {
         let by_kill = matches!(self.report.main, Some(MainEnd::Signalled { signal: libc::SIGKILL, .. }));
         let main = self.main.as_ref().map(|(pid, _)| pid.as_raw_nonzero().get());
         let killed_main = by_kill && !self.report.killed && self.machine.reason == Reason::Exited;
-        let group = self.config.oom_group;
+        let group = self.oom_group;
         let (oom, main_was) = self.memory.conclude(leaf.cgroup(), &leaf.tail(), main, killed_main, group);
         self.report.oom = oom;
         if main_was {
@@ -169,7 +159,7 @@ impl Job {
 
     /// Thaws a frozen job. Returns immediately. Has no effect on a job that is not frozen.
     pub fn thaw(&self) {
-        self.requests.send(JobRequest::Live(Request::Thaw));
+        self.requests.send(Request::Thaw);
     }
 }
 
@@ -179,7 +169,7 @@ impl JobHandle {
     /// Cancel-safe.
     pub async fn usage(&self) -> Option<Usage> {
         let (answer, usage) = oneshot::channel();
-        self.ask(JobRequest::Live(Request::Usage(answer)));
+        self.ask(Request::Usage(answer));
         usage.await.ok()
     }
 
@@ -192,7 +182,7 @@ impl JobHandle {
     pub async fn freeze(&self) -> Result<()> {
         let failed = |errno| Error::system("freeze", format!("the job of process {}", self.pid), errno, "");
         let (answer, frozen) = oneshot::channel();
-        self.ask(JobRequest::Live(Request::Freeze(answer)));
+        self.ask(Request::Freeze(answer));
         let mut thaw = ThawOnDrop(Some(self));
         let frozen = frozen.await.map_err(|_| failed(Errno::SRCH))?;
         if frozen.is_ok() {
@@ -203,7 +193,7 @@ impl JobHandle {
 
     /// Thaws a frozen job, as [`Job::thaw`] does.
     pub fn thaw(&self) {
-        self.ask(JobRequest::Live(Request::Thaw));
+        self.ask(Request::Thaw);
     }
 }
 

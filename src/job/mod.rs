@@ -3,16 +3,19 @@
 mod actions;
 mod actor;
 pub(crate) mod caller;
+mod clean_up;
+mod clock;
 pub mod command;
 pub(crate) mod completion;
-mod config;
 mod handle;
 mod live;
 mod main_exit;
 pub(crate) mod oom;
 pub mod output;
 pub mod ready;
+mod remaining;
 pub(crate) mod report_builder;
+mod request;
 pub mod settle;
 mod spawn;
 mod spawn_request;
@@ -41,6 +44,7 @@ use crate::supervisor::driver::Driver;
 use crate::supervisor::events::{Events, Log};
 use crate::supervisor::queue::{Receiver, Sender};
 pub use handle::JobHandle;
+use request::Request;
 use streams::Streams;
 
 /// One command and every process descended from it. If it is dropped before the job has ended, pinfold kills the job.
@@ -72,23 +76,6 @@ impl Drop for Job {
             std::mem::forget(self.streams.take());
         }
     }
-}
-
-/// A request to the actor of a job.
-#[derive(Debug)]
-enum Request {
-    /// Holds the first signal of the stop, if it is not the stop signal of the command.
-    Stop(Option<Signal>),
-    Kill,
-    SignalAll(Signal),
-    /// The actor answers when it has sent the signal.
-    SignalGroup(Signal, oneshot::Sender<()>),
-    /// An end for a reason other than a request to stop or kill, such as the deadline.
-    End(Event),
-    Processes(oneshot::Sender<Vec<ProcessInfo>>),
-    Live(live::Request),
-    /// Postpones the deadline by this time, in which the job could not run.
-    Postpone(std::time::Duration),
 }
 
 impl Job {

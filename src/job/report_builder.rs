@@ -1,5 +1,5 @@
-//! A report while the job still runs. It has no usage figures: these take more room than everything else, and are known
-//! only at the end.
+//! A report while the job still runs. It has no usage figures, which are known only at the end: of the 1208 bytes of a
+//! [`Report`], they take 680 (x86-64), and there may be thousands of jobs.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,82 +1,78 @@
-//! Starts a job: sends the spawn request to the guard, and handles its answer.
+//! The start of a job: the spawn request to the guard, and its result.
 
 use std::sync::Arc;
 
 use rustix::io::Errno;
 use rustix::process::Pid;
 
-use super::actor::{Actor, Incoming, Started};
+use super::actor::{Actor, Started};
+use super::stop::{Action, Event, Phase};
 use crate::error::{Error, HangingStart, SpawnError, SpawnStage};
-use crate::guard::protocol::FromGuard;
-use crate::job::stop::{Event, Phase};
 use crate::kernel::pidfd::Pidfd;
-use crate::report::{Born, Reason};
+use crate::report::Born;
 
 impl Actor {
-    /// Sends the spawn request and waits for the answer. An exec can take long: a stop, a kill or the deadline
-    /// meanwhile kills the leaf.
-    pub(super) async fn spawn(&mut self) -> Started {
-        // Kernels before 6.4 do not apply the CPU mask of a cpuset to a process that is cloned into it (fixed by
-        // "cgroup/cpuset: Make cpuset_fork() handle CLONE_INTO_CGROUP properly"). They do apply it to a process that
-        // joins it.
-        let mut join = self.config.cpuset;
+    /// Asks the guard to start the command, and waits for the answer. An exec can take long: a stop, a kill or the
+    /// deadline meanwhile kills the leaf.
+    pub(super) async fn start(&mut self) -> Started {
+        if let Some(event) = self.perform(Action::Spawn).await {
+            self.handle(event).await;
+        }
         loop {
-            self.spawn_request.give(&self.link, self.id, self.containment.leaf(), join).await?;
-            self.expect_answer();
-            let answer = loop {
-                match self.next_event().await {
-                    Incoming::Answer(FromGuard::Hangs { pid, stage, .. }, _) => {
-                        self.hanging = Some((pid, stage));
-                        if self.machine.phase == Phase::Running {
-                            // SIGKILL has had no effect so far. From here on the wait has a bound.
-                            self.handle(Event::KillAsked).await;
-                            self.machine.reason = Reason::SpawnFailed;
-                        }
-                    }
-                    Incoming::Answer(message @ (FromGuard::Swept { .. } | FromGuard::Stopped { .. }), _) => {
-                        Box::pin(self.handle_message(message)).await;
-                    }
-                    Incoming::Answer(message, pidfd) => break (message, pidfd),
-                    Incoming::Event(Event::GuardLost) => return Err(Error::GuardLost),
-                    Incoming::Event(event) => self.handle(event).await,
-                }
-                if self.machine.phase == Phase::Gone {
-                    let (_, stage) = self.hanging.unwrap_or((0, SpawnStage::Exec));
-                    return Err(self.spawn_error(stage, Errno::TIMEDOUT));
-                }
-            };
-            match answer {
-                (FromGuard::Spawned { pid, joined, .. }, Some(pidfd)) => {
-                    self.report.phases.spawned = self.elapsed();
-                    let born = if joined { Born::Joined } else { Born::Cloned };
-                    self.report.containment.born = self.containment.leaf().map(|_| born);
-                    self.report.pid = Some(pid);
-                    self.spawn_request.close();
-                    self.reap_requested = false;
-                    self.report.publish(&self.events, self.machine.reason);
-                    let pidfd = Arc::new(Pidfd::from(pidfd));
-                    self.main = Pid::from_raw(pid).map(|pid| (pid, pidfd.clone()));
-                    // A stop or a kill before this answer may have found an empty leaf.
-                    match self.machine.phase {
-                        Phase::Stopping if self.report.stopped.count == 0 => {
-                            self.send_stop_signal();
-                            self.start_grace();
-                        }
-                        Phase::Killing => self.kill().await,
-                        _ => {}
-                    }
-                    return Ok((pid, pidfd));
-                }
-                // The process was killed before its first instruction, and not by pinfold: the kernel's kill-sequence
-                // bug.
-                (FromGuard::NotStarted { .. }, _) if self.machine.phase == Phase::Running && !join => join = true,
-                _ if self.machine.phase != Phase::Running => {
-                    return Err(Error::EndedEarly { program: self.program(), reason: self.machine.reason });
-                }
-                (FromGuard::SpawnFailed { stage, errno, .. }, _) => {
-                    return Err(self.spawn_error(stage, Errno::from_raw_os_error(errno)));
-                }
-                _ => return Err(self.spawn_error(SpawnStage::Clone, Errno::INTR)),
+            if let Some((pid, pidfd)) = &self.main {
+                let started = (pid.as_raw_nonzero().get(), pidfd.clone());
+                self.report.publish(&self.events, self.machine.reason);
+                return Ok(started);
+            }
+            if self.machine.phase == Phase::Gone {
+                return Err(self.start_error());
+            }
+            self.step().await;
+        }
+    }
+
+    pub(super) async fn request_spawn(&mut self) -> Option<Event> {
+        self.failure = None;
+        let requested = self.spawn_request.send(&self.link, self.id, self.containment.leaf(), self.machine.join).await;
+        match requested {
+            Ok(()) => {
+                self.expect_answer();
+                None
+            }
+            Err(error) => {
+                self.failure = Some(error);
+                Some(Event::StartFailed)
+            }
+        }
+    }
+
+    /// Records that the command has been executed.
+    pub(super) fn spawned(&mut self, pid: i32, joined: bool, pidfd: Pidfd) {
+        self.report.phases.spawned = self.elapsed();
+        let born = if joined { Born::Joined } else { Born::Cloned };
+        self.report.containment.born = self.containment.leaf().map(|_| born);
+        self.report.pid = Some(pid);
+        self.spawn_request.close();
+        self.main = Pid::from_raw(pid).map(|pid| (pid, Arc::new(pidfd)));
+    }
+
+    /// Records why the command was not executed.
+    pub(super) fn failed(&mut self, stage: SpawnStage, errno: Errno) {
+        self.failure = Some(if self.machine.phase == Phase::Running {
+            self.spawn_error(stage, errno)
+        } else {
+            Error::EndedEarly { program: self.program(), reason: self.machine.reason }
+        });
+    }
+
+    /// Returns the error of a start that is over.
+    fn start_error(&mut self) -> Error {
+        match self.failure.take() {
+            Some(error) => error,
+            None if self.machine.guard_lost => Error::GuardLost,
+            None => {
+                let (_, stage) = self.hanging.unwrap_or((0, SpawnStage::Exec));
+                self.spawn_error(stage, Errno::TIMEDOUT)
             }
         }
     }

@@ -21,7 +21,7 @@ use crate::kernel::signal::Signal;
 use crate::kernel::{inherited, oom_score, process};
 use crate::supervisor::link::Link;
 
-/// A spawn request, which can be sent more than once.
+/// A spawn request. It keeps the encoded specification and the descriptors, because it can be sent a second time.
 pub(super) struct SpawnRequest {
     spec: Place,
     owned: Vec<OwnedFd>,
@@ -198,7 +198,7 @@ impl SpawnRequest {
     }
 
     /// Sends the request.
-    pub async fn give(&mut self, link: &Link, job: JobId, leaf: Option<&Leaf>, join: bool) -> Result<()> {
+    pub async fn send(&mut self, link: &Link, job: JobId, leaf: Option<&Leaf>, join: bool) -> Result<()> {
         // The answer carries a descriptor. If pinfold could not receive it, it fails here, before the command runs.
         link.assure_room()?;
         let mut descriptors = Vec::with_capacity(2 + self.handed_down.len());

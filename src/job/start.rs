@@ -6,22 +6,20 @@ use std::time::Instant;
 
 use tokio::sync::{Mutex, oneshot};
 
+use super::actor::Actor;
 use super::caller::Caller;
 use super::command::Command;
 use super::completion::completion;
-use super::config::JobConfig;
 use super::output::Activity;
-use super::report_builder::ReportBuilder;
 use super::streams::Streams;
-use super::{Job, actor, live, oom, spawn_request, streams};
+use super::{Job, actor, live, spawn_request, streams};
 use crate::cgroup::apply as limits;
 use crate::error::{Error, Result};
 use crate::guard::protocol::JobId;
 use crate::kernel::maker::Maker;
 use crate::kernel::wake::Wake;
-use crate::supervisor::backend::{Backend, NextContainment};
+use crate::supervisor::backend::Backend;
 use crate::supervisor::events::Log;
-use crate::supervisor::queue::queue;
 use crate::supervisor::{Inner, REMOVED_AGAIN, Supervisor, start_sweep};
 
 impl Supervisor {
@@ -111,18 +109,15 @@ async fn start(
     let changed = caller.host.as_ref().map(|host| backend.changed(host)).unwrap_or_default();
     let mut spawn_request = spawn_request::SpawnRequest::new(command, caller, changed)?;
     let (pipes, terminal) = (std::mem::take(&mut spawn_request.pipes), spawn_request.terminal.take());
-    let (requests, inbox) = queue();
     let (spawned, started) = oneshot::channel();
-    let (stop_sender, stops) = queue();
     let (finished, report) = completion();
-    let NextContainment { link, containment, refused } = supervisor.next_containment(backend).await?;
+    let next = supervisor.next_containment(backend).await?;
     if let Some(host) = &caller.host {
-        link.host.check_rights(host)?;
+        next.link.host.check_rights(host)?;
     }
-    let memory = Arc::new(oom::Watch::default());
     // Dropping a leaf removes it.
-    let watched = limits::apply_to(containment.leaf(), &command.limits)?;
-    if let Some(leaf) = containment.leaf().filter(|_| command.user.is_some()) {
+    let watched = limits::apply_to(next.containment.leaf(), &command.limits)?;
+    if let Some(leaf) = next.containment.leaf().filter(|_| command.user.is_some()) {
         leaf.let_others_through();
     }
     let driver = supervisor.runtime.clone();
@@ -133,28 +128,12 @@ async fn start(
         let _entered = runtime.enter();
         Streams::new(command, pipes, terminal, &report, activity.as_ref().map(|(_, activity)| activity))?
     };
-    // From here on the actor is responsible for the job, and unregisters it at the end.
-    let answers = link.listen(id)?;
-    let cgroup = containment.leaf().map(|leaf| leaf.cgroup().path().to_owned());
-    let assignment = Box::new(actor::Assignment {
-        supervisor,
-        id,
-        link,
-        containment,
-        answers,
-        spawn_request,
-        config: JobConfig::of(command),
-        timeout: command.timeout,
-        report: ReportBuilder::of(command),
-        inbox,
-        stops: stop_sender,
-        refused,
-        events: events.clone(),
-        memory: memory.clone(),
-    });
+    let cgroup = next.containment.leaf().map(|leaf| leaf.cgroup().path().to_owned());
+    let (actor, requests, stops) = Actor::new(supervisor, command, next, spawn_request, events.clone())?;
+    let memory = actor.memory.clone();
     // The timer also runs during the start. Afterwards the idle watch owns it.
     let wake = Wake::at(command.idle_timeout.and_then(|timeout| Instant::now().checked_add(timeout)));
-    runtime.spawn(actor::run(assignment, spawned, finished));
+    runtime.spawn(actor::run(actor, spawned, finished));
     // Only this future keeps `requests` open. If it is dropped here, the job ends.
     match started.await {
         Ok(Ok((pid, main))) => {

@@ -1,80 +1,23 @@
-//! The stop policy: how pinfold ends a job. It is a pure state machine; [`crate::job`] feeds it events and performs its
-//! actions.
+//! The stop policy: how pinfold ends a job. It is a pure state machine, which owns all state of the policy: the actor
+//! of the job waits for what the machine waits for, gives it the event, and performs the actions that it returns.
 //!
 //! ```text
 //! Running ──▶ Settling ──▶ Stopping ──▶ Killing ──▶ Draining ──▶ Gone
 //! ```
 //!
-//! Each phase can be skipped. A job never returns to an earlier phase.
+//! Each phase can be skipped. A job never returns to an earlier phase. The whole policy is one table,
+//! [`Machine::on`]. `stop/model.rs` explores it together with a model of the processes and of the guard.
 
-use std::time::Duration;
+mod policy;
 
-use crate::job::settle;
 use crate::kernel::signal::Signal;
 use crate::report::Reason;
+pub(crate) use policy::StopPolicy;
+pub use policy::{Leftovers, SignalTo};
 
-/// The processes that receive the stop signal.
-///
-/// ```
-/// let mut command = pinfold::Command::new("make");
-/// command.stop_signal(pinfold::Signal::INT).signal_to(pinfold::SignalTo::Main);
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum SignalTo {
-    /// Every process of the job.
-    #[default]
-    All,
-    /// The main process only, as a shell's `kill` would.
-    Main,
-}
-
-/// What happens to processes that are still there when the main process has exited.
-///
-/// ```
-/// let mut command = pinfold::Command::new("make");
-/// command.leftovers(pinfold::Leftovers::Wait);
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Leftovers {
-    /// pinfold waits for the settle time ([`Command::settle`](crate::Command::settle)), in which they can end by
-    /// themselves. Then it stops them, and kills them after the grace period.
-    #[default]
-    Kill,
-    /// pinfold waits for them, without a settle time. The deadline applies to them too.
-    Wait,
-}
-
-/// How a job is stopped: the stop signal, a grace period, then kill.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct StopPolicy {
-    pub signal: Signal,
-    pub signal_to: SignalTo,
-    pub grace: Duration,
-    pub leftovers: Leftovers,
-    /// How long processes may take to end by themselves after the main process has exited.
-    pub settle: Duration,
-    /// How long to wait for processes after SIGKILL.
-    pub kill_bound: Duration,
-}
-
-impl Default for StopPolicy {
-    fn default() -> Self {
-        Self {
-            signal: Signal::TERM,
-            signal_to: SignalTo::All,
-            grace: Duration::from_secs(10),
-            leftovers: Leftovers::Kill,
-            settle: settle::DEFAULT,
-            kill_bound: Duration::from_secs(10),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Phase {
-    /// The main process runs, or pinfold waits for the processes that remain after it.
+    /// The main process runs or is being started, or pinfold waits for the processes that remain after it.
     Running,
     /// The main process has exited. The remaining processes have time to end by themselves.
     Settling,
@@ -82,165 +25,369 @@ pub(crate) enum Phase {
     Stopping,
     /// SIGKILL was sent.
     Killing,
-    /// The leaf is empty. The guard looks for emigrants.
+    /// No process is left that SIGKILL can end. The guard, or the supervisor in its place, looks for emigrants.
     Draining,
     /// The job is over.
     Gone,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
-    /// The main process has ended. `empty`: whether the leaf is empty too.
-    MainExited {
-        empty: bool,
-    },
-    /// No process is left in the leaf.
-    Emptied,
-    Deadline,
-    Idle,
-    StopAsked,
-    KillAsked,
-    /// The short part of the settle time is over. `finishing`: whether some remaining processes have all of it.
-    ShortSettleOver {
-        finishing: bool,
-    },
-    SettleOver,
-    GraceOver,
-    /// The time that processes have to end after SIGKILL is over.
-    BoundOver,
-    /// The guard has no descendant of the job left.
-    Swept,
-    GuardLost,
+/// What pinfold knows about the main process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Main {
+    /// The guard was asked to start it.
+    Starting,
+    /// SIGKILL does not end it before it has executed the command.
+    Hanging,
+    Running,
+    /// The supervisor has seen its end, and the guard has not reported it yet.
+    Ended,
+    /// The guard has reported its end, or there is no guard that could report it.
+    Exited,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
-    StartSettle,
-    /// Send the stop signal to the processes that are not finishing.
-    SignalOthers,
-    /// Send the stop signal.
-    Signal,
-    StartGrace,
-    /// Send SIGKILL to every process.
+/// The timers of a job. The actor knows their times (`Actor::time`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Timer {
+    /// The deadline of the command. It runs from the beginning.
+    Deadline,
+    /// The short part of the settle time.
+    ShortSettle,
+    Settle,
+    /// How long a stop waits for an exec in progress, so that the command itself receives the stop signal.
+    Exec,
+    Grace,
+    /// How long processes may take to end after SIGKILL.
     Kill,
-    StartBound,
-    /// Ask the guard to end the emigrants.
+    /// How long the search for emigrants may take.
     Sweep,
 }
 
-use Action::{Kill, Signal as SendSignal, SignalOthers, StartBound, StartGrace, StartSettle, Sweep};
+impl Timer {
+    pub const ALL: [Self; 7] =
+        [Self::Deadline, Self::ShortSettle, Self::Settle, Self::Exec, Self::Grace, Self::Kill, Self::Sweep];
+}
 
-const SETTLE: &[Action] = &[StartSettle];
-const STOP_OTHERS: &[Action] = &[SignalOthers];
-const STOP_REST: &[Action] = &[SendSignal];
-const STOP: &[Action] = &[SendSignal, StartGrace];
-const KILL: &[Action] = &[Kill, StartBound];
-const DRAIN: &[Action] = &[StartBound, Sweep];
-/// Requests to a lost guard, which it may not have completed.
-const KILL_AGAIN: &[Action] = &[Kill];
-const SWEEP_AGAIN: &[Action] = &[Sweep];
-const NOTHING: &[Action] = &[];
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Event {
+    /// The command has been executed. `signalled`: a process of the job has received the stop signal already.
+    Spawned {
+        signalled: bool,
+    },
+    /// The started process was killed before its first instruction.
+    NotStarted,
+    /// The start has failed, and no process is left of it.
+    StartFailed,
+    /// SIGKILL has not ended the process that is to execute the command.
+    Hangs,
+    /// The supervisor sees that the main process has ended.
+    MainEnded,
+    /// The guard has reaped the main process. `empty`: no process is left in the leaf. `childless`: the guard has no
+    /// descendant of the job left.
+    MainExited {
+        empty: bool,
+        childless: bool,
+    },
+    /// No process is left in the leaf; without a leaf, the guard has no descendant left.
+    Emptied,
+    /// Every descendant that SIGKILL can end has ended. `survivors`: there are others.
+    Swept {
+        survivors: bool,
+    },
+    GuardLost,
+    Deadline,
+    Idle,
+    /// A request to stop. `first`: the signal that replaces the stop signal until the main process has exited.
+    StopAsked {
+        first: Option<Signal>,
+    },
+    KillAsked,
+    /// The owner of the job has dropped it.
+    OwnerGone,
+    /// The answer to [`Action::Look`]. `finishing`: whether some remaining processes have the whole settle time.
+    Looked {
+        finishing: bool,
+    },
+    /// A timer is over.
+    Over(Timer),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Action {
+    /// Ask the guard to start the command.
+    Spawn,
+    /// Start a timer, or start it again.
+    Start(Timer),
+    Cancel(Timer),
+    /// Read the final figures while the guard reaps the main process, if no process is left in the leaf.
+    LookAhead,
+    /// Expect an answer of the guard: only the guard sees the end of the last process.
+    ExpectAnswer,
+    /// Ask the guard to reap the main process now.
+    AskReap,
+    /// Find out which of the remaining processes are finishing, and return [`Event::Looked`].
+    Look,
+    /// List the remaining processes as leftovers.
+    ListLeftovers,
+    /// List those that are not finishing.
+    ListOthers,
+    /// Send the stop signal, or the signal that replaces it.
+    Signal,
+    /// Send the stop signal to the processes that are not finishing.
+    SignalOthers,
+    /// Send the stop signal to all processes that the main process has left.
+    SignalRest,
+    /// Send SIGKILL to every process in the leaf, and to the main process.
+    Kill,
+    /// List the remaining processes as unkillable.
+    ListUnkillable,
+    /// Record that no process is left in the leaf that SIGKILL can end.
+    NoteEmpty,
+    /// Ask the guard to end the descendants that are left outside of the leaf.
+    AskSweep,
+    /// End them in this process, because the guard is lost, and return [`Event::Swept`].
+    EndOrphans,
+    /// Record that the guard did not answer in time.
+    NoteNoAnswer,
+}
 
 /// The state of the stop machine of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Machine {
     pub phase: Phase,
-    pub main_exited: bool,
+    pub main: Main,
     pub reason: Reason,
     /// The signal that the processes receive instead of the stop signal, until the main process has exited.
     pub first_signal: Option<Signal>,
+    /// The started process joins its leaf itself, instead of being cloned into it.
+    pub join: bool,
+    pub guard_lost: bool,
+    pub owner_gone: bool,
     /// The main process has exited since the stop began, and the other processes have not received the stop signal yet.
     rest_settles: bool,
+    reap_asked: bool,
+    /// The guard has no descendant of the job left.
+    childless: bool,
+    /// Every descendant that SIGKILL can end has ended, also outside of the leaf.
+    swept: bool,
+    /// The timers that run, one bit for each.
+    timers: u8,
+    has_leaf: bool,
     leftovers: Leftovers,
     signal_to: SignalTo,
 }
 
 impl Machine {
-    pub fn new(leftovers: Leftovers, signal_to: SignalTo) -> Self {
-        let (phase, reason) = (Phase::Running, Reason::Exited);
-        Self { phase, main_exited: false, reason, first_signal: None, rest_settles: false, leftovers, signal_to }
-    }
-
-    /// Sets the first signal of the next stop. A stop that has begun keeps its own.
-    pub fn begin_with(&mut self, signal: Option<Signal>) {
-        if self.phase == Phase::Running && !self.main_exited {
-            self.first_signal = signal;
+    /// Returns the state at the beginning. `join`: the started process joins its leaf itself. `deadline`: the timer of
+    /// the deadline runs.
+    pub fn new(policy: &StopPolicy, has_leaf: bool, join: bool, deadline: bool) -> Self {
+        Self {
+            phase: Phase::Running,
+            main: Main::Starting,
+            reason: Reason::Exited,
+            first_signal: None,
+            join,
+            guard_lost: false,
+            owner_gone: false,
+            rest_settles: false,
+            reap_asked: false,
+            childless: false,
+            swept: false,
+            timers: u8::from(deadline) << Timer::Deadline as u8,
+            has_leaf,
+            leftovers: policy.leftovers,
+            signal_to: policy.signal_to,
         }
     }
 
-    /// Returns the state after `event`, and the actions to perform.
+    /// Returns whether the machine waits for the leaf to become empty.
+    pub fn awaits_empty_leaf(&self) -> bool {
+        self.has_leaf
+            && self.phase < Phase::Draining
+            && match self.main {
+                Main::Starting | Main::Hanging => false,
+                Main::Running | Main::Ended => self.phase >= Phase::Stopping && !self.reap_asked,
+                Main::Exited => true,
+            }
+    }
+
+    pub fn runs(&self, timer: Timer) -> bool {
+        self.timers & 1 << timer as u8 != 0
+    }
+
+    /// Changes the state, and returns the actions to perform, in this order. An event that comes late or twice has no
+    /// effect.
     #[must_use]
-    pub fn on(mut self, event: Event) -> (Self, &'static [Action]) {
-        use Phase::{Draining, Gone, Killing, Running, Settling, Stopping};
-
-        if event == Event::GuardLost && self.phase != Gone {
-            // Without the guard, the exit status of the main process stays unknown. PDEATHSIG has ended the main
-            // process.
-            self.main_exited = true;
-            if self.phase == Running {
-                self.reason = Reason::GuardLost;
-            }
+    pub fn on(&mut self, event: Event) -> Vec<Action> {
+        if self.phase == Phase::Gone || matches!(event, Event::Over(timer) if !self.runs(timer)) {
+            return Vec::new();
         }
-        if let Event::MainExited { .. } = event {
-            self.main_exited = true;
+        let learned = self.learn(event);
+        let (next, transition) = self.row(event);
+        let mut actions = [learned, transition].concat();
+        if next != self.phase {
+            actions.extend(self.enter(next));
         }
-        let actions = match (self.phase, event) {
-            (Running | Settling | Stopping | Killing, Event::MainExited { empty: true }) => self.enter(Draining, DRAIN),
-            (Running | Settling | Stopping | Killing, Event::Emptied) if self.main_exited => {
-                self.enter(Draining, DRAIN)
+        // The timers follow the actions. A timer that does not run needs no cancellation.
+        actions.retain(|action| match *action {
+            Action::Start(timer) => {
+                self.timers |= 1 << timer as u8;
+                true
             }
-            (Running, Event::MainExited { empty: false }) => match self.leftovers {
-                Leftovers::Kill => self.enter(Settling, SETTLE),
-                Leftovers::Wait => NOTHING,
-            },
-            (Settling, Event::ShortSettleOver { finishing: true }) => STOP_OTHERS,
-            // The command has ended by itself, and that stays the reason.
-            (
-                Settling,
-                Event::ShortSettleOver { finishing: false }
-                | Event::SettleOver
-                | Event::Deadline
-                | Event::Idle
-                | Event::StopAsked,
-            ) => self.enter(Stopping, STOP),
-            // So far the remaining processes have received no signal, or a signal that they may ignore.
-            (Stopping, Event::MainExited { empty: false })
-                if self.first_signal.take().is_some() || self.signal_to == SignalTo::Main =>
-            {
-                self.rest_settles = true;
-                SETTLE
+            Action::Cancel(timer) => {
+                let runs = self.runs(timer);
+                self.timers &= !(1 << timer as u8);
+                runs
             }
-            (Stopping, Event::ShortSettleOver { finishing: true }) if self.rest_settles => STOP_OTHERS,
-            (Stopping, Event::ShortSettleOver { finishing: false } | Event::SettleOver) if self.rest_settles => {
-                self.rest_settles = false;
-                STOP_REST
-            }
-            (Running, Event::Deadline) => self.end(Reason::Deadline, Stopping, STOP),
-            (Running, Event::Idle) => self.end(Reason::Idle, Stopping, STOP),
-            (Running, Event::StopAsked) => self.end(Reason::Stopped, Stopping, STOP),
-            (Running, Event::KillAsked) => self.end(Reason::Killed, Killing, KILL),
-            (Settling, Event::KillAsked) => self.enter(Killing, KILL),
-            (Stopping, Event::StopAsked | Event::KillAsked | Event::GraceOver) => self.enter(Killing, KILL),
-            (Running | Settling | Stopping, Event::GuardLost) => self.enter(Killing, KILL),
-            // SIGKILL did not end the processes in the leaf. It may still end those outside.
-            (Killing, Event::BoundOver) => self.enter(Draining, DRAIN),
-            (Killing, Event::GuardLost) => KILL_AGAIN,
-            (Draining, Event::GuardLost) => SWEEP_AGAIN,
-            (Draining, Event::Swept | Event::BoundOver) => self.enter(Gone, NOTHING),
-            // The event comes late or twice, or has no effect in this phase.
-            _ => NOTHING,
-        };
-        (self, actions)
-    }
-
-    fn enter(&mut self, phase: Phase, actions: &'static [Action]) -> &'static [Action] {
-        self.phase = phase;
+            _ => true,
+        });
         actions
     }
 
-    fn end(&mut self, reason: Reason, phase: Phase, actions: &'static [Action]) -> &'static [Action] {
+    /// Records what an event shows in every phase.
+    fn learn(&mut self, event: Event) -> &'static [Action] {
+        match event {
+            Event::Spawned { .. } => (self.main, self.swept) = (Main::Running, false),
+            Event::Hangs if self.main == Main::Starting => self.main = Main::Hanging,
+            Event::MainEnded if self.main == Main::Running => {
+                self.main = Main::Ended;
+                return &[Action::LookAhead];
+            }
+            Event::MainExited { childless, .. } => {
+                (self.main, self.childless) = (Main::Exited, childless);
+                if !self.has_leaf && !childless {
+                    return &[Action::ExpectAnswer];
+                }
+            }
+            Event::Emptied => self.childless |= !self.has_leaf,
+            Event::Swept { .. } => self.swept = true,
+            // Without the guard, the exit status of the main process stays unknown. PDEATHSIG has ended the process.
+            Event::GuardLost => (self.main, self.guard_lost) = (Main::Exited, true),
+            Event::OwnerGone => self.owner_gone = true,
+            Event::Over(timer) => self.timers &= !(1 << timer as u8),
+            _ => {}
+        }
+        &[]
+    }
+
+    /// The table: the next phase, and the actions before those of [`Self::enter`].
+    fn row(&mut self, event: Event) -> (Phase, &'static [Action]) {
+        use Action::*;
+        use Event::*;
+        use Main::{Exited, Hanging, Starting};
+        use Phase::{Draining, Gone, Killing, Running, Settling, Stopping};
+
+        match (self.phase, event) {
+            // The start.
+            (Running, NotStarted) if !self.join => {
+                self.join = true;
+                (Running, &[Spawn])
+            }
+            (_, NotStarted | StartFailed) => (Gone, &[]),
+            (Running, Hangs) => self.end(Reason::SpawnFailed, Killing),
+            (Stopping, Spawned { signalled: false }) => (Stopping, &[Signal, Cancel(Timer::Exec), Start(Timer::Grace)]),
+            (Stopping, Spawned { signalled: true }) => (Stopping, &[Cancel(Timer::Exec), Start(Timer::Grace)]),
+            // The kill may have found an empty leaf.
+            (Killing | Draining, Spawned { .. }) => (self.phase, self.kill()),
+
+            // Processes end.
+            (Running | Settling | Stopping | Killing, MainExited { empty: true, .. }) => (Draining, &[]),
+            (Running | Settling | Stopping | Killing, Emptied) if self.main == Exited => (Draining, &[]),
+            (Stopping | Killing, Emptied) if self.has_leaf => {
+                self.reap_asked = true;
+                (self.phase, &[AskReap])
+            }
+            // Without a leaf, the sweep is the kill.
+            (Killing, MainExited { .. } | Swept { .. }) if self.swept && self.main == Exited => (Draining, &[]),
+            (Killing, Swept { survivors: true }) if matches!(self.main, Starting | Hanging) => (Draining, &[]),
+
+            // Processes remain after the main process. That the command has ended by itself stays the reason.
+            (Running, MainExited { .. }) if self.leftovers == Leftovers::Kill => (Settling, &[]),
+            (Running, MainExited { .. }) => (Running, &[ListLeftovers]),
+            (Settling, Over(Timer::ShortSettle)) => (Settling, &[Look]),
+            (Settling, Looked { finishing: true }) => (Settling, &[ListOthers, SignalOthers]),
+            (Settling, Looked { finishing: false } | Over(Timer::Settle | Timer::Deadline)) => {
+                (Stopping, &[ListLeftovers])
+            }
+            (Settling, Deadline | Idle | StopAsked { .. }) => (Stopping, &[ListLeftovers]),
+            (Settling, KillAsked | OwnerGone | GuardLost) => (Killing, &[ListLeftovers]),
+            // So far the remaining processes have received no signal, or a signal that they may ignore.
+            (Stopping, MainExited { .. }) if self.first_signal.take().is_some() || self.signal_to == SignalTo::Main => {
+                self.rest_settles = true;
+                (Stopping, &[Start(Timer::ShortSettle), Start(Timer::Settle)])
+            }
+            (Stopping, Over(Timer::ShortSettle)) => (Stopping, &[Look]),
+            (Stopping, Looked { finishing: true }) if self.rest_settles => (Stopping, &[SignalOthers]),
+            (Stopping, Looked { finishing: false } | Over(Timer::Settle)) if self.rest_settles => {
+                self.rest_settles = false;
+                (Stopping, &[Cancel(Timer::ShortSettle), Cancel(Timer::Settle), SignalRest])
+            }
+
+            // Something ends the job.
+            (Running, Deadline | Over(Timer::Deadline)) => self.end(Reason::Deadline, Stopping),
+            (Running, Idle) => self.end(Reason::Idle, Stopping),
+            (Running, StopAsked { first }) => {
+                self.first_signal = first.filter(|_| self.main != Exited);
+                self.end(Reason::Stopped, Stopping)
+            }
+            (Running, KillAsked | OwnerGone) => self.end(Reason::Killed, Killing),
+            (Running, GuardLost) => self.end(Reason::GuardLost, Killing),
+            (Stopping, StopAsked { .. } | KillAsked | OwnerGone | GuardLost) => (Killing, &[]),
+            (Stopping, Over(Timer::Exec | Timer::Grace)) => (Killing, &[]),
+
+            // SIGKILL was sent.
+            (Killing, GuardLost) => (Killing, self.kill()),
+            (Killing, Over(Timer::Kill)) if self.swept => (Draining, &[]),
+            (Killing, Over(Timer::Kill)) => {
+                // Without a leaf, the list has everything that is left.
+                self.swept = !self.has_leaf;
+                (Draining, &[ListUnkillable])
+            }
+            (Draining, GuardLost) => (Draining, &[EndOrphans]),
+            (Draining, Over(Timer::Sweep)) => (Gone, &[NoteNoAnswer]),
+            (Draining, Swept { .. }) => (Gone, &[]),
+
+            // The event has no effect in this phase.
+            _ => (self.phase, &[]),
+        }
+    }
+
+    fn end(&mut self, reason: Reason, next: Phase) -> (Phase, &'static [Action]) {
         self.reason = reason;
-        self.enter(phase, actions)
+        (next, &[])
+    }
+
+    /// Enters a phase: cancels the timers of the phases before it, and returns the actions with which it begins.
+    fn enter(&mut self, phase: Phase) -> Vec<Action> {
+        use Action::{AskSweep, Cancel, EndOrphans, NoteEmpty, Signal, Start};
+        let kept = if phase == Phase::Settling { Some(Timer::Deadline) } else { None };
+        let mut actions: Vec<_> = Timer::ALL.into_iter().filter(|&timer| Some(timer) != kept).map(Cancel).collect();
+        let starts = matches!(self.main, Main::Starting | Main::Hanging);
+        self.phase = phase;
+        actions.extend((phase == Phase::Killing).then_some(Start(Timer::Kill)));
+        actions.extend(match phase {
+            Phase::Running | Phase::Gone => &[],
+            Phase::Settling => &[Start(Timer::ShortSettle), Start(Timer::Settle)][..],
+            Phase::Stopping if starts => &[Signal, Start(Timer::Exec)],
+            Phase::Stopping => &[Signal, Start(Timer::Grace)],
+            Phase::Killing => self.kill(),
+            Phase::Draining if self.guard_lost && !self.swept => &[NoteEmpty, EndOrphans],
+            Phase::Draining if self.swept || self.childless => {
+                self.phase = Phase::Gone;
+                &[NoteEmpty]
+            }
+            Phase::Draining => &[NoteEmpty, Start(Timer::Sweep), AskSweep],
+        });
+        actions
+    }
+
+    /// Returns the actions that kill every process of the job. A guard that holds no leaf, or the supervisor in its
+    /// place, kills by a sweep.
+    fn kill(&self) -> &'static [Action] {
+        match (self.has_leaf, self.guard_lost) {
+            (true, _) => &[Action::Kill],
+            (false, false) => &[Action::Kill, Action::AskSweep],
+            (false, true) => &[Action::Kill, Action::EndOrphans],
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Waits until no process is left in a leaf, or until a time is reached.
+//! Waits until no process is left in a leaf.
 
 use std::future::pending;
 use std::os::fd::OwnedFd;
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::clock::sleep_until;
 use crate::cgroup::leaf::Leaf;
 
 /// How often pinfold looks at a leaf that it can't watch, because memory is short or because this user's watches are at
@@ -20,6 +21,11 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// does not report the removal. inotify(7) on the parent directory would report it, but takes a descriptor and one of
 /// the user's 128 instances, for a wait that is over in a moment.
 const REMOVAL_POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Opens a watch on the leaf. Returns `None` if the kernel refuses one; then pinfold looks at the leaf at intervals.
+pub(super) fn open_watch(leaf: &Leaf) -> Option<AsyncFd<Arc<OwnedFd>>> {
+    crate::supervisor::watch::watched_shared(leaf.events(), Interest::PRIORITY).ok()
+}
 
 /// Waits until no process is left in the leaf. Reads the file of the leaf first: a notification can be 10 ms late (the
 /// kernel spaces them), and the kernel does not repeat one for a state that is already reached. A lost guard removes
@@ -60,15 +66,5 @@ async fn leaf_emptied(leaf: &Leaf, watch: Option<&AsyncFd<Arc<OwnedFd>>>, guard_
             // Processes that this does not end are reported when the kill bound is over.
             () = sleep_until(leaf.cgroup().kill_again_at().map(|at| (at, ()))) => drop(leaf.kill_again()),
         }
-    }
-}
-
-pub(super) async fn sleep_until<T>(timer: Option<(Instant, T)>) -> T {
-    match timer {
-        Some((at, value)) => {
-            Box::pin(tokio::time::sleep_until(at.into())).await;
-            value
-        }
-        None => pending().await,
     }
 }

@@ -1,7 +1,8 @@
 //! The seccomp filters of a policy.
 //!
-//! The first filter is our own: it decides by the architecture and by the number alone. The second one is compiled by
-//! the crate `seccompiler`, which ignores the x32 numbers of x86-64, and knows one action for a filter.
+//! The first filter is our own, and decides by the architecture and by the number alone. The second one decides by the
+//! arguments; the crate `seccompiler` compiles it. The crate does not do the work of the first filter: it ignores the
+//! x32 numbers of x86-64, has one action for a filter, and compares the numbers one after the other.
 
 use std::collections::BTreeMap;
 
@@ -41,34 +42,60 @@ const TCP_ULP: u64 = 31;
 /// # Errors
 /// [`Error::Invalid`] if the filter can't be compiled; pinfold's tests show that it can.
 pub fn programs(sandbox: &Sandbox) -> Result<Vec<Program>> {
-    let second =
-        compile(rules(sandbox)).map_err(|error| Error::invalid("seccomp filter", "default", error.to_string()))?;
-    Ok(vec![first(), second])
+    let (always, sometimes): (Rules, Rules) = rules(sandbox).into_iter().partition(|(_, rules)| rules.is_empty());
+    let second = compile(sometimes).map_err(|error| Error::invalid("seccomp filter", "default", error.to_string()))?;
+    Ok(vec![first(always.into_keys()), second])
 }
 
+const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const GREATER: u32 = libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K;
+const AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
+
 /// Kills a process that makes a call of another architecture (`int 0x80` on x86-64). x32 calls, calls that are newer
-/// than this file, and clone3 return ENOSYS: callers use an older call instead.
+/// than this file, and clone3 return ENOSYS: callers use an older call instead. Forbidden calls return EPERM.
 ///
 /// clone3 can take a process out of its cgroup (CLONE_INTO_CGROUP), and a filter can't read its arguments, which are in
 /// memory.
-fn first() -> Program {
-    const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-    const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
-    const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    const GREATER: u32 = libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K;
-    [
+fn first(forbidden: impl Iterator<Item = i64>) -> Program {
+    let refuse = |errno: i32| ERRNO | errno as u32;
+    let mut calls: Vec<(u32, u32)> = forbidden.map(|call| (call as u32, refuse(libc::EPERM))).collect();
+    calls.push((libc::SYS_clone3 as u32, refuse(libc::ENOSYS)));
+    calls.sort_unstable();
+    let mut program = vec![
         Instruction::plain(LOAD, ARCH),
         Instruction::jump(EQUAL, ARCHITECTURE.0, 1, 0),
         Instruction::plain(RETURN, KILL_PROCESS),
         Instruction::plain(LOAD, NUMBER),
         // x32 numbers have bit 30 set.
-        Instruction::jump(GREATER, calls::HIGHEST, 2, 0),
-        Instruction::jump(EQUAL, libc::SYS_clone3 as u32, 1, 0),
-        Instruction::plain(RETURN, ALLOW),
-        Instruction::plain(RETURN, ERRNO | libc::ENOSYS as u32),
-    ]
-    .into_iter()
-    .collect()
+        Instruction::jump(GREATER, calls::HIGHEST, 0, 1),
+        Instruction::plain(RETURN, refuse(libc::ENOSYS)),
+    ];
+    search(&calls, &mut program);
+    program.into_iter().collect()
+}
+
+/// Appends a binary search for the number of a call among `calls`, which are sorted: a number and an action. When a
+/// filter is installed, the kernel runs it for every number (`seccomp_cache_prepare` in kernel/seccomp.c), so a chain of
+/// comparisons for sixty calls would take ten times as long to install.
+fn search(calls: &[(u32, u32)], program: &mut Vec<Instruction>) {
+    const CHAIN: usize = 3;
+    if calls.len() <= CHAIN {
+        for (call, action) in calls {
+            program.push(Instruction::jump(EQUAL, *call, 0, 1));
+            program.push(Instruction::plain(RETURN, *action));
+        }
+        program.push(Instruction::plain(RETURN, ALLOW));
+        return;
+    }
+    let (lower, upper) = calls.split_at(calls.len() / 2);
+    let jump = program.len();
+    program.push(Instruction::jump(AT_LEAST, upper[0].0, 0, 0));
+    search(lower, program);
+    let distance = program.len() - jump - 1;
+    program[jump].if_true = u8::try_from(distance).unwrap_or_default();
+    search(upper, program);
 }
 
 /// For each call the alternatives under which it is forbidden; none: always.
@@ -184,6 +211,34 @@ fn only_through_connect(sandbox: &Sandbox, rules: &mut Rules) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Runs a program of jumps and returns on a number.
+    fn action(program: &[Instruction], number: u32) -> u32 {
+        let mut at = 0;
+        loop {
+            let Instruction { code, if_true, if_false, constant } = program[at];
+            let is_true = match u32::from(code) {
+                RETURN => return constant,
+                EQUAL => number == constant,
+                AT_LEAST => number >= constant,
+                code => panic!("{code:#x}"),
+            };
+            at += 1 + usize::from(if is_true { if_true } else { if_false });
+        }
+    }
+
+    #[test]
+    fn the_search_finds_each_number_and_no_other() {
+        for count in 0..90 {
+            let calls: Vec<(u32, u32)> = (0..count).map(|index| (index * 5 + 3, index + 1)).collect();
+            let mut program = Vec::new();
+            search(&calls, &mut program);
+            for number in 0..500 {
+                let expected = calls.iter().find(|(call, _)| *call == number).map_or(ALLOW, |(_, action)| *action);
+                assert_eq!(action(&program, number), expected, "{number} among {count}");
+            }
+        }
+    }
 
     #[test]
     fn every_policy_compiles_to_programs_that_the_kernel_accepts() {

@@ -351,6 +351,35 @@ mod tests {
         assert!(message.contains("'leaf'") && message.contains("/sys/fs/cgroup"), "{message}");
     }
 
+    /// Prints what holds here: scripts collect these lines on several kernels.
+    #[test]
+    fn each_promise_of_each_policy_is_held_or_refused_here() {
+        let mut policies = [(); 5].map(|()| Sandbox::new());
+        let [_, ports, own, network, strict] = &mut policies;
+        ports.connect_tcp(443);
+        own.unix(Unix::Own);
+        network.network(Network::Own);
+        strict.strict();
+        let names = ["plain", "connect-tcp", "unix own", "network own", "strict"];
+        for (name, policy) in names.into_iter().zip(&mut policies) {
+            for promise in Promise::ALL {
+                policy.waive(promise);
+            }
+            for other_user in [false, true] {
+                let circumstances = Circumstances { other_user, ..Circumstances::default() };
+                for verdict in resolve(policy, Machine::get(), &circumstances).unwrap() {
+                    let state = match verdict.state {
+                        State::Held { by } => format!("held by {by}"),
+                        State::Waived { reason } => format!("refused: {reason}"),
+                        State::NotPromised { reason } => format!("not promised: {reason}"),
+                    };
+                    let user = if other_user { "another user" } else { "same user" };
+                    println!("PROMISE | {name} | {user} | {} | {state}", verdict.promise);
+                }
+            }
+        }
+    }
+
     #[test]
     fn names_are_read_back() {
         for promise in Promise::ALL {

@@ -190,6 +190,11 @@ impl Log {
         Self(Arc::new(Mutex::new(Inner { job, name, hub, begun, past, listeners, over })))
     }
 
+    /// Returns the number of the job.
+    pub fn job(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).job
+    }
+
     /// Returns when the spawn was requested.
     pub fn begun(&self) -> Instant {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).begun

@@ -2,20 +2,20 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::process::Child;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::io::fcntl_dupfd_cloexec;
 use rustix::net::{Shutdown, shutdown};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::orphans;
+use super::guard_start::answered;
+use super::{orphans, socket};
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::guard::protocol::{FromGuard, JobId, ToGuard};
-use crate::guard::{Guard, Origin, program, protocol};
+use crate::guard::{Guard, Origin, protocol};
 use crate::kernel::host::Host;
 use crate::kernel::maker::Maker;
 use crate::kernel::{pidfd, reap};
@@ -24,15 +24,8 @@ use crate::supervisor::queue::{Receiver, Sender, queue};
 use crate::supervisor::watchdog;
 use crate::supervisor::watchdog::{ExpectedAnswer, Watchdog};
 
-/// How long pinfold waits for a process (a guard that is to end, or the process that starts a guard) before it sends
-/// SIGCONT: the process may have been stopped.
+/// How long pinfold waits for a guard that is to end before it sends SIGCONT: the guard may have been stopped.
 const RESUMED: Duration = Duration::from_secs(1);
-
-/// How long a guard may take to report that it is ready.
-const START_BOUND: Duration = Duration::from_secs(10);
-
-/// How often a send to a full socket is tried again, if no descriptor is available to watch the socket.
-const BLIND: Duration = Duration::from_millis(5);
 
 /// A message from the guard to a job. The end of the channel means that the guard is lost.
 pub(crate) type Answer = (FromGuard, Option<OwnedFd>);
@@ -129,7 +122,7 @@ impl Link {
 
     /// Sends one message.
     pub async fn send(&self, message: &ToGuard, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
-        send(&self.socket, message, descriptors).await
+        socket::send(&self.socket, message, descriptors).await
     }
 
     /// Returns a queue of the guard's messages about `job` from now on.
@@ -265,126 +258,13 @@ impl Drop for Link {
     }
 }
 
-/// Continues the process that starts a guard: another job may have stopped it.
-fn resume(starter: Option<&Child>) {
-    if let Some(starter) = starter {
-        // A child of this process that is not reaped: the pid is its own.
-        let _ = rustix::process::kill_process(Pid::from_child(starter), rustix::process::Signal::CONT);
-    }
-}
-
-/// Waits until an executed guard reports that it is ready. Returns its pid, its pidfd and those of its outer guard.
-async fn answered(
-    socket: &AsyncFd<OwnedFd>,
-    buffer: &mut Vec<u8>,
-    starter: &mut Option<Child>,
-    program: &str,
-) -> Result<(Pid, OwnedFd, Option<Pid>, Option<OwnedFd>)> {
-    let failed = |what: &str| Error::GuardStart(format!("{program}: {what}"));
-    let received = {
-        let bound = Instant::now() + START_BOUND;
-        let mut receiving = std::pin::pin!(receive(socket, buffer));
-        loop {
-            match tokio::time::timeout(RESUMED, &mut receiving).await {
-                Ok(received) => break received,
-                Err(_) if Instant::now() >= bound => return Err(failed("it did not answer within 10 s")),
-                Err(_) => resume(starter.as_ref()),
-            }
-        }
-    };
-    let (message, descriptors) = match received {
-        Ok(Some(received)) => received,
-        Ok(None) => {
-            let status = match starter {
-                Some(starter) => status(starter).await,
-                None => None,
-            };
-            return Err(program::ended(program, status));
-        }
-        Err(errno) => {
-            let why = match protocol::refusal(buffer) {
-                Some(why) => format!("{why}; this library speaks version {} ({})", protocol::VERSION, program::ways()),
-                None => format!("cannot read its answer: {errno}"),
-            };
-            return Err(failed(&why));
-        }
-    };
-    if let Some(mut starter) = starter.take() {
-        // The guard is no longer its child, and it ends at once. wait fails with ECHILD if the host ignores SIGCHLD.
-        resume(Some(&starter));
-        let _ = starter.wait();
-    }
-    let mut descriptors = descriptors.into_iter();
-    match (message, descriptors.next()) {
-        (FromGuard::Ready { version: protocol::VERSION, pid, outer }, Some(pidfd)) => {
-            let pid = Pid::from_raw(pid).ok_or_else(|| failed("it has no pid"))?;
-            Ok((pid, pidfd, outer.and_then(Pid::from_raw), descriptors.next()))
-        }
-        _ => Err(failed("its answer is not that of a guard of this version")),
-    }
-}
-
-/// Returns the exit status of the process that was to start the guard; `None` if it does not end, or the host has
-/// reaped it.
-async fn status(starter: &mut Child) -> Option<std::process::ExitStatus> {
-    let pidfd = pidfd_open(Pid::from_child(starter), PidfdFlags::empty()).ok()?;
-    let pidfd = crate::supervisor::watch::watched(pidfd, Interest::READABLE).ok()?;
-    // The process closes its descriptors a moment before it has ended.
-    let _ = tokio::time::timeout(RESUMED, pidfd.readable()).await;
-    starter.try_wait().ok()?
-}
-
-async fn send(socket: &AsyncFd<OwnedFd>, message: &ToGuard, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
-    let failed = |errno| Error::system("sendmsg", "to the guard", errno, "");
-    let long = if let ToGuard::Spawn { spec: Some(spec), .. } = message { spec.len() } else { 0 };
-    let bytes = protocol::encode_long(message, 128 + long).map_err(failed)?;
-    // The socket is watched for room only while it is full. Otherwise each message that the guard takes makes room, and
-    // would wake this process needlessly.
-    let mut room: Option<AsyncFd<OwnedFd>> = None;
-    loop {
-        match protocol::send(socket, &bytes, descriptors) {
-            Ok(()) => return Ok(()),
-            Err(Errno::AGAIN) => {
-                if room.is_none() {
-                    let copy = fcntl_dupfd_cloexec(socket, 0);
-                    room = copy.ok().and_then(|copy| crate::supervisor::watch::watched(copy, Interest::WRITABLE).ok());
-                }
-                match &room {
-                    Some(room) => {
-                        let mut ready = room.writable().await.map_err(|_| Error::GuardLost)?;
-                        // The socket may have room by now. Only a later send that is refused proves that it is full.
-                        ready.clear_ready();
-                    }
-                    // No descriptor was available to watch the socket.
-                    None => tokio::time::sleep(BLIND).await,
-                }
-            }
-            Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => return Err(Error::GuardLost),
-            Err(errno) => return Err(failed(errno)),
-        }
-    }
-}
-
-async fn receive(
-    socket: &AsyncFd<OwnedFd>,
-    buffer: &mut Vec<u8>,
-) -> rustix::io::Result<Option<(FromGuard, Vec<OwnedFd>)>> {
-    loop {
-        let mut ready = socket.readable().await.map_err(|_| Errno::IO)?;
-        match protocol::receive(socket, buffer) {
-            Err(Errno::AGAIN) => ready.clear_ready(),
-            done => return done,
-        }
-    }
-}
-
 /// Routes the guard's messages to the jobs, until the guard is gone: its socket ends, or its pidfd reports its end (a
 /// forked copy of the guard would keep the socket open).
 async fn read(socket: Arc<AsyncFd<OwnedFd>>, pidfd: Arc<AsyncFd<OwnedFd>>, routes: Routes, mut buffer: Vec<u8>) {
     loop {
         let received = tokio::select! {
             biased;
-            received = receive(&socket, &mut buffer) => received,
+            received = socket::receive(&socket, &mut buffer) => received,
             _ = pidfd.readable() => Ok(None),
         };
         let mut routes = routes.lock().unwrap_or_else(PoisonError::into_inner);

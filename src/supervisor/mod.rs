@@ -6,10 +6,12 @@ pub(crate) mod containment;
 pub(crate) mod delegation;
 pub(crate) mod driver;
 pub mod events;
+mod guard_start;
 pub(crate) mod link;
 mod orphans;
 pub(crate) mod queue;
 mod scope;
+mod socket;
 pub(crate) mod start_sweep;
 pub mod sweep;
 #[cfg(feature = "cli")]

@@ -1,5 +1,7 @@
-//! An unbounded queue with one reader, which takes only as much memory as its content. A supervisor has several queues
-//! for each of thousands of jobs, and each queue of tokio's allocates a block of 32 places from the start.
+//! An unbounded queue with one reader, which takes only as much memory as its content. A supervisor may have thousands of
+//! jobs, each with three queues, which are empty nearly always. Each queue of tokio's (`mpsc::unbounded_channel`)
+//! allocates a block of 32 places from the start: for answers of the guard (88 bytes), requests (24) and stops (4) that
+//! is 3.7 KB for each job, more than twice its actor (1.5 KB, x86-64).
 
 use std::collections::VecDeque;
 use std::future::poll_fn;

@@ -2,16 +2,15 @@
 //! code, starts nothing and does not panic.
 
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::os::unix::ffi::OsStrExt;
 
+use crate::support::messages::Messages;
 use crate::support::{Canary, PINFOLD, Ran, Run, Scratch, has, needs};
 
-/// Runs `pinfold run ARGS` and asserts that it fails with a readable message.
-fn refused(run: Run, code: i32, said: &str) -> Ran {
-    let ran = run_without_panic(run).assert_code(code);
-    assert!(ran.stderr.starts_with("pinfold: ") || ran.stderr.starts_with("error: "), "{ran:#?}");
-    assert!(ran.stderr.contains(said), "{said:?} is not in {ran:#?}");
-    ran
+/// Asserts that this fails with 125, and adds its message.
+fn refused(messages: &mut Messages, cause: impl Display, run: Run) {
+    messages.add(cause, &run_without_panic(run).assert_code(125).stderr);
 }
 
 /// Runs it with backtraces enabled, and asserts that it prints none.
@@ -31,47 +30,48 @@ fn marking(mark: &Scratch) -> [String; 3] {
 
 #[test]
 fn invalid_options() {
-    let mark = Scratch::new("mark");
-    for (options, said) in [
-        (vec!["--stop-signal", "FOO"], "FOO"),
-        (vec!["--stop-signal", "0"], "1 to 64"),
-        (vec!["--stop-signal", "65"], "1 to 64"),
-        (vec!["--stop-signal", ""], "signal"),
-        (vec!["--stop-signal", "-1"], "-1"),
-        (vec!["--timeout", "-1"], "-1"),
-        (vec!["--timeout=-1"], "-1"),
-        (vec!["--timeout", ""], "write 1h30m"),
-        (vec!["--timeout", "soon"], "write 1h30m"),
-        (vec!["--timeout", "5 parsecs"], "parsecs"),
-        (vec!["--timeout", "99999999999999999999"], "write 1h30m"),
-        (vec!["--timeout", "99999999999999999999y"], "write 1h30m"),
-        (vec!["--timeout", "1e400"], "write 1h30m"),
-        (vec!["--grace", "NaN"], "write 1h30m"),
-        (vec!["--signal-to", "nobody"], "possible values: all, main"),
-        (vec!["--leftovers", "keep"], "possible values: kill, wait"),
-        (vec!["--require", "luck"], "possible values: cgroup"),
-        (vec!["--env-remove", ""], "KEY"),
-        (vec!["--env-remove", "A=B"], "KEY"),
-        (vec!["--timeout", "5M"], "month"),
-        (vec!["--grace", "1h5M"], "month"),
-        (vec!["--grace", "-1"], "negative"),
-        (vec!["--grace", "-1s"], "negative"),
-        (vec!["--grace=-1"], "negative"),
-        (vec!["--kill-bound", "-.5"], "negative"),
-        (vec!["--pids", "-5"], "negative"),
-        (vec!["--memory", "-1G"], "negative"),
-        (vec!["--max-output", "-1K"], "negative"),
-        (vec!["--env", "=value"], "KEY=VALUE"),
-        (vec!["--env", ""], "KEY=VALUE"),
-        (vec!["--no-such-option"], "--no-such-option"),
-        (vec!["--timout", "5s"], "'--timeout'"),
-        (vec!["-q", "-v"], "cannot be used with"),
-        (vec!["--timeout", "1s", "--timeout", "2s"], "multiple times"),
+    let (mark, mut messages) = (Scratch::new("mark"), Messages::default());
+    for options in [
+        vec!["--stop-signal", "FOO"],
+        vec!["--stop-signal", "0"],
+        vec!["--stop-signal", "65"],
+        vec!["--stop-signal", ""],
+        vec!["--stop-signal", "-1"],
+        vec!["--timeout", "-1"],
+        vec!["--timeout=-1"],
+        vec!["--timeout", ""],
+        vec!["--timeout", "soon"],
+        vec!["--timeout", "5 parsecs"],
+        vec!["--timeout", "99999999999999999999"],
+        vec!["--timeout", "99999999999999999999y"],
+        vec!["--timeout", "1e400"],
+        vec!["--grace", "NaN"],
+        vec!["--signal-to", "nobody"],
+        vec!["--leftovers", "keep"],
+        vec!["--require", "luck"],
+        vec!["--env-remove", ""],
+        vec!["--env-remove", "A=B"],
+        vec!["--timeout", "5M"],
+        vec!["--grace", "1h5M"],
+        vec!["--grace", "-1"],
+        vec!["--grace", "-1s"],
+        vec!["--grace=-1"],
+        vec!["--kill-bound", "-.5"],
+        vec!["--pids", "-5"],
+        vec!["--memory", "-1G"],
+        vec!["--max-output", "-1K"],
+        vec!["--env", "=value"],
+        vec!["--env", ""],
+        vec!["--no-such-option"],
+        vec!["--timout", "5s"],
+        vec!["-q", "-v"],
+        vec!["--timeout", "1s", "--timeout", "2s"],
     ] {
         let args = options.iter().map(ToString::to_string).chain(marking(&mark));
-        let ran = refused(Run::new(args), 125, said);
-        assert!(!mark.path().exists() && !ran.stderr.contains("'-- -1"), "{options:?}: {ran:#?}");
+        refused(&mut messages, options.join(" "), Run::new(args));
+        assert!(!mark.path().exists(), "{options:?}");
     }
+    insta::assert_snapshot!(messages);
 }
 
 /// A duration that is longer than any clock can hold means no deadline, and causes no overflow.
@@ -90,70 +90,68 @@ fn absurdly_long_durations() {
 
 #[test]
 fn no_command() {
-    refused(Run::new::<[&str; 0]>([]), 125, "COMMAND");
-    refused(Run::new(["--"]), 125, "COMMAND");
-    refused(Run::new(["--timeout", "1s", "--"]), 125, "COMMAND");
-    refused(Run::new(["--cwd", "", "true"]), 125, "--cwd");
+    let mut messages = Messages::default();
+    for words in [&[][..], &["--"], &["--timeout", "1s", "--"], &["--cwd", "", "true"]] {
+        refused(&mut messages, format!("run {}", words.join(" ")), Run::new(words));
+    }
+    insta::assert_snapshot!(messages);
 }
 
 #[test]
 #[requires(cgroup)]
 fn a_working_directory_that_cannot_be_entered() {
-    let mark = Scratch::new("mark");
-    for (cwd, said) in [
-        ("/no/such/directory", "'/no/such/directory'"),
-        ("/etc/passwd", "'/etc/passwd'"),
-        ("\u{1}", r"'\001'"),
-        ("no/such", "'no/such'"),
-    ] {
+    let (mark, mut messages) = (Scratch::new("mark"), Messages::default());
+    for cwd in ["/no/such/directory", "/etc/passwd", "\u{1}", "no/such"] {
         let args = ["--cwd".to_owned(), cwd.into()].into_iter().chain(marking(&mark));
-        let ran = refused(Run::new(args), 125, said);
-        assert!(ran.stderr.contains("working directory"), "{ran:#?}");
+        refused(&mut messages, format!("{cwd:?}"), Run::new(args));
         assert!(!mark.path().exists());
     }
+    insta::assert_snapshot!(messages);
 }
 
 #[test]
 fn a_report_that_cannot_be_written_is_found_before_the_command_runs() {
-    let mark = Scratch::new("mark");
+    let (mark, mut messages) = (Scratch::new("mark"), Messages::default());
     let directory = Scratch::directory("report-dir");
     let in_directory = directory.path().display().to_string();
-    for (place, said) in [
-        ("/no/such/directory/report", "/no/such/directory/report"),
-        (in_directory.as_str(), "report-dir"),
-        ("", "write a file name"),
-        ("fd:99", "descriptor 99"),
-        ("fd:1000000", "descriptor 1000000"),
-        ("fd:0", "descriptor 0"),
-        ("fd:1", "descriptor 1"),
-        ("fd:", "fd:3"),
-        ("fd:-1", "fd:3"),
-        ("fd:x", "fd:3"),
-        ("fd:99999999999999", "fd:3"),
+    for place in [
+        "/no/such/directory/report",
+        in_directory.as_str(),
+        "",
+        "fd:99",
+        "fd:1000000",
+        "fd:0",
+        "fd:1",
+        "fd:",
+        "fd:-1",
+        "fd:x",
+        "fd:99999999999999",
     ] {
         let words = [PINFOLD, "run", "--report", place].map(ToString::to_string).into_iter().chain(marking(&mark));
-        refused(Run::bare(words), 125, said);
+        refused(&mut messages, place, Run::bare(words));
         assert!(!mark.path().exists(), "{place}");
     }
     // The descriptor is open, but only for reading.
     let script = format!("exec 9</dev/null; exec {PINFOLD} run --report fd:9 touch {}", mark.path().display());
-    refused(Run::bare(["bash", "-c", &script]), 125, "not open for writing");
+    refused(&mut messages, "fd:9, open for reading", Run::bare(["bash", "-c", &script]));
     assert!(!mark.path().exists());
+    insta::assert_snapshot!(messages);
 }
 
 #[test]
 #[requires(cgroup)]
 fn a_report_that_cannot_be_written_in_the_end_fails_after_the_job() {
+    let mut messages = Messages::default();
     let full = [(r#"exec "$@""#, "/dev/full"), (r#"exec 9>/dev/full; exec "$@""#, "fd:9")];
     for (script, place) in full {
         let mark = Scratch::new("mark");
         let words = ["bash", "-c", script, "bash", PINFOLD, "run", "--report", place].map(ToString::to_string);
-        let ran = refused(Run::bare(words.into_iter().chain(marking(&mark))), 125, "No space left on device");
-        assert!(ran.stderr.contains("the job is over"), "{ran:#?}");
+        refused(&mut messages, place, Run::bare(words.into_iter().chain(marking(&mark))));
         assert_eq!(mark.text(), "ran\n");
     }
     let words = ["bash", "-c", r#"exec "$@" >/dev/full"#, "bash", PINFOLD, "run", "--report", "-", "true"];
-    refused(Run::bare(words), 125, "standard output: No space left on device");
+    refused(&mut messages, "a full standard output", Run::bare(words));
+    insta::assert_snapshot!(messages);
     // The reader has gone. pinfold does not die of SIGPIPE either; it exits with a code.
     let script = format!("{PINFOLD} run --report - true | exec true; exit ${{PIPESTATUS[0]}}");
     let ran = run_without_panic(Run::bare(["bash", "-c", &script]));
@@ -187,13 +185,14 @@ fn failures_with_closed_streams() {
 
 #[test]
 fn a_report_to_an_unwritable_standard_output() {
-    let mark = Scratch::new("mark");
+    let (mark, mut messages) = (Scratch::new("mark"), Messages::default());
     for stdout in [">&-", "1</dev/null"] {
         let script = format!(r#"exec {PINFOLD} run --report - -- "$@" {stdout}"#);
         let words = ["bash", "-c", &script, "bash"].map(ToString::to_string).into_iter().chain(marking(&mark));
-        refused(Run::bare(words), 125, "standard output");
+        refused(&mut messages, stdout, Run::bare(words));
         assert!(!mark.path().exists());
     }
+    insta::assert_snapshot!(messages);
 }
 
 #[test]
@@ -202,13 +201,16 @@ fn bytes_that_are_no_utf8() {
     let bad = OsStr::from_bytes(b"b\xffd");
     let with = |before: &str| OsStr::from_bytes(&[before.as_bytes(), bad.as_bytes()].concat()).to_owned();
 
-    let ran = refused(Run::new([bad]), 127, "b\u{fffd}d");
+    let mut messages = Messages::default();
+    let ran = run_without_panic(Run::new([bad])).assert_code(127);
     assert_eq!(ran.report["command"][0].as_str().unwrap_or("b\u{fffd}d"), "b\u{fffd}d");
-    refused(Run::new([OsStr::new("--cwd"), &with("/no/"), OsStr::new("true")]), 125, "/no/b\u{fffd}d");
-    refused(Run::new([OsStr::new("--timeout"), bad, OsStr::new("true")]), 125, "error: ");
-    refused(Run::new([OsStr::new("--stop-signal"), bad, OsStr::new("true")]), 125, "error: ");
-    refused(Run::new([OsStr::new("--signal-to"), bad, OsStr::new("true")]), 125, "error: ");
-    refused(Run::new([&*with("--no-such-"), OsStr::new("true")]), 125, "unexpected argument");
+    messages.add("COMMAND", &ran.stderr);
+    for (option, value) in [("--cwd", &*with("/no/")), ("--timeout", bad), ("--stop-signal", bad), ("--signal-to", bad)]
+    {
+        refused(&mut messages, option, Run::new([OsStr::new(option), value, OsStr::new("true")]));
+    }
+    refused(&mut messages, "an option", Run::new([&*with("--no-such-"), OsStr::new("true")]));
+    insta::assert_snapshot!(messages);
 
     let shell = "test \"$A\" = \"$(printf 'b\\377d')\" && test \"$B\" = \"$A\" && test \"$1\" = \"$A\"";
     let mut run = Run::new([OsStr::new("--env"), &with("B="), "sh".as_ref(), "-c".as_ref(), shell.as_ref()]);
@@ -229,17 +231,16 @@ fn bytes_that_are_no_utf8() {
 
 #[test]
 fn a_named_directory_that_is_no_cgroup() {
-    let mark = Scratch::new("mark");
-    for (place, said) in
-        [("/no/such/cgroup", "/no/such/cgroup"), ("/tmp", "cgroup2"), ("/etc/passwd", "/etc/passwd"), ("", "cgroup")]
-    {
+    let (mark, mut messages) = (Scratch::new("mark"), Messages::default());
+    for place in ["/no/such/cgroup", "/tmp", "/etc/passwd", ""] {
         let args = ["--cgroup".to_owned(), place.into()].into_iter().chain(marking(&mark));
-        refused(Run::new(args), 125, said);
+        refused(&mut messages, format!("--cgroup '{place}'"), Run::new(args));
         let mut run = Run::new(marking(&mark));
         run.command().env("PINFOLD_CGROUP", if place.is_empty() { "/no/such" } else { place });
-        refused(run, 125, if place.is_empty() { "/no/such" } else { said });
+        refused(&mut messages, format!("PINFOLD_CGROUP='{place}'"), run);
         assert!(!mark.path().exists());
     }
+    insta::assert_snapshot!(messages);
 }
 
 /// A failure affects no other process and leaves nothing: the warden counts the processes, and the canary process still
@@ -358,11 +359,12 @@ fn a_fifo_without_a_reader_is_refused() {
     let (fifo, mark) = (scratch.path().join("fifo"), scratch.path().join("mark"));
     rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, 0o600.into()).unwrap();
     let (fifo, job) = (fifo.to_str().unwrap(), format!("echo ran > {}", mark.display()));
+    let mut messages = Messages::default();
     for option in ["--report", "--tee"] {
-        let ran = Run::bare([PINFOLD, "run", option, fifo, "--", "sh", "-c", &job]).run().assert_code(125);
-        assert!(ran.stderr.contains(fifo) && ran.stderr.contains("FIFO that no process reads"), "{ran:#?}");
+        refused(&mut messages, option, Run::bare([PINFOLD, "run", option, fifo, "--", "sh", "-c", &job]));
         assert!(!mark.exists());
     }
+    insta::assert_snapshot!(messages);
     if !has(needs::cgroup()) {
         return;
     }

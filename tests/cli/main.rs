@@ -13,6 +13,7 @@ mod examples;
 mod exit_codes;
 mod filters;
 mod init;
+mod init_names;
 mod messages;
 mod pipes;
 mod readiness;

@@ -69,7 +69,6 @@ fn a_file_below_a_file_can_never_exist() {
         let job = supervisor.spawn(&piped("sleep 1000")).await.unwrap();
         let error = job.ready(&Readiness::file("/etc/passwd/a/b"), LONG).await.unwrap_err();
         assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
-        assert!(error.to_string().contains("/etc/passwd is not a directory"), "{error}");
         job.start_kill();
         job.wait().await.unwrap();
     });
@@ -77,7 +76,7 @@ fn a_file_below_a_file_can_never_exist() {
     let mark = Scratch::new("mark");
     let script = format!("echo ran > {}", mark.path().display());
     let ran = Run::new(["--ready", "file:/etc/passwd/a/b", "--", "sh", "-c", &script]).run().assert_code(125);
-    assert!(ran.stderr.contains("/etc/passwd is not a directory") && !mark.path().exists(), "{ran:#?}");
+    assert!(!mark.path().exists(), "{ran:#?}");
 }
 
 /// The job itself puts a file in the way: that is not reported as a timeout either.

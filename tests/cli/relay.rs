@@ -56,12 +56,8 @@ fn a_stop_ends_the_wait_for_a_reader_and_reports_the_loss() {
     // The first signal may come while pinfold still verifies that the job is gone. Then the second signal ends the
     // wait.
     wait_for(|| {
-        let ended = running.child.try_wait().unwrap().is_some();
-        if !ended {
-            running.signal(libc::SIGTERM);
-            std::thread::sleep(Duration::from_millis(150));
-        }
-        ended.then_some(())
+        running.signal(libc::SIGTERM);
+        running.ends_within(Duration::from_millis(150)).then_some(())
     });
     let ran = running.finish().assert_code(125);
     let why = "the end of the output was not forwarded: SIGTERM arrived while pinfold waited for the reader";

@@ -350,15 +350,11 @@ fn a_report_into_a_full_pipe_does_not_hang() {
     assert!(ran.stderr.contains("standard output") && ran.stderr.contains("does not read"), "{ran:#?}");
     drop(held);
     std::fs::remove_file(filled.path()).unwrap();
-    let (mut running, held) = start(&[]);
+    let (running, held) = start(&[]);
     // The first signal may come while the job runs.
     wait_for(|| {
-        let ended = running.child.try_wait().unwrap().is_some();
-        if !ended {
-            running.signal(libc::SIGTERM);
-            std::thread::sleep(std::time::Duration::from_millis(150));
-        }
-        ended.then_some(())
+        running.signal(libc::SIGTERM);
+        running.ends_within(std::time::Duration::from_millis(150)).then_some(())
     });
     let ran = running.finish().assert_code(125);
     assert!(ran.stderr.contains("SIGTERM arrived"), "{ran:#?}");

@@ -6,7 +6,7 @@ use pinfold::report::{MainEnd, Reason};
 use pinfold::{Command, Controller, Limits, Signal, Stdio, Supervisor};
 
 use crate::support::needs::need;
-use crate::support::{Scratch, has, host, program};
+use crate::support::{Scratch, has, host, program, wait_for};
 
 /// Returns the cgroup in which jobs can have controllers, if scripts/vm-test names one.
 fn builder_cgroup() -> Option<std::ffi::OsString> {
@@ -49,9 +49,7 @@ fn count(file: &Scratch) -> u64 {
 /// Waits until the count grows.
 async fn counts(file: &Scratch) {
     let before = count(file);
-    while count(file) <= before {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    wait_for(|| (count(file) > before).then_some(()));
 }
 
 #[test]
@@ -227,8 +225,8 @@ fn a_limit_without_its_controller() {
         let mut limits = Limits::default();
         limits.pids = Some(5);
         command.arg(mark.path()).limits(limits);
-        let error = supervisor.spawn(&command).await.err().map(|error| error.to_string()).unwrap_or_default();
-        assert!(error.contains("limit on processes") && error.contains("pids controller"), "{error}");
+        let error = supervisor.spawn(&command).await.unwrap_err();
+        assert!(matches!(error, pinfold::Error::Limit { .. }), "{error}");
         assert!(!mark.path().exists());
     });
 }

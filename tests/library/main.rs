@@ -7,6 +7,7 @@ extern crate pinfold_test_macros;
 mod support;
 
 mod embedding;
+mod events;
 mod guard_start;
 mod host;
 mod host_changes;

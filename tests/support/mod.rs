@@ -7,6 +7,7 @@ pub mod alone;
 pub mod escape;
 pub mod harness;
 pub mod host;
+pub mod messages;
 pub mod needs;
 pub mod own_cgroup;
 pub mod pool;

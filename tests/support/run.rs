@@ -5,6 +5,10 @@ use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{PINFOLD, Scratch, program, wait_for};
 
@@ -111,6 +115,14 @@ impl Running {
                 (exe == Path::new(PINFOLD)).then(|| pid.parse().unwrap())
             })
         })
+    }
+
+    /// Waits until it ends, but not longer than this.
+    pub fn ends_within(&self, time: Duration) -> bool {
+        let pid = Pid::from_raw(self.child.id() as i32).unwrap();
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        let time = Timespec::try_from(time).unwrap();
+        poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&time)).unwrap() == 1
     }
 
     /// Waits until it ends, and asserts that nothing is left: no process, no directory.

@@ -84,6 +84,31 @@ fn one_key_is_one_signal_under_the_other_commands() {
     shell.exit();
 }
 
+/// The key is typed before pinfold is executed. The signal waits, because it is blocked.
+#[test]
+#[requires(cgroup, program("python3"))]
+fn a_key_before_the_job_exists_reaches_the_job() {
+    let mut shell = shell();
+    let script = "import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+print('block' + 'ed', flush=True)
+sys.stdin.readline()
+os.execv(sys.argv[1], sys.argv[1:])";
+    let file = Scratch::new("keys.py");
+    std::fs::write(file.path(), script).unwrap();
+    // `timeout` ignores a signal that was blocked when it was started.
+    for command in ["run", "init"] {
+        shell.line(&format!("python3 {} $PINFOLD {command} $SIGNALS 2", file.path().display()));
+        shell.expect("blocked");
+        shell.send(CTRL_C);
+        shell.send("\n");
+        shell.expect("\nready");
+        let printed = shell.expect("ready> ");
+        assert_eq!(numbers(&printed), [2], "{command}: {printed}");
+    }
+    shell.exit();
+}
+
 /// The job's own terminal sends the signal, as if the key had been typed there.
 #[test]
 #[requires(cgroup)]

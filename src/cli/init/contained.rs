@@ -1,29 +1,34 @@
 //! `pinfold init` under another init: contains the command in the way of `pinfold run`.
 
-use anyhow::{Context, Result};
-
-use crate::cli::terminal::{Terminal, has_left_our_group, has_reached_our_group};
-use crate::cli::{run, supervisor_of_environment};
-use crate::kernel::inherited;
-use crate::kernel::own_signals::{self, Received, SignalQueue};
-use crate::report::MainEnd;
-use crate::{Command, Guard, Job, ProcessGroup, Signal};
+use crate::kernel::own_signals::SignalQueue;
+use crate::report::exit_code_of_signal;
+use crate::report::text::printable_os;
+use crate::{Command, Guard, ProcessGroup, Signal};
+use anyhow::Result;
 
 use super::inherited::Inherited;
 use super::session::GivenUp;
 use super::{Init, LEFTOVERS_GRACE};
+use crate::cli::exit::{EndsBy, Exit};
+use crate::cli::explain::explain_failures;
+use crate::cli::on_signal::{Action, OnSignal};
+use crate::cli::runtime::with_supervisor;
+use crate::cli::signals::{Keys, Rules};
+use crate::cli::supervise::{Event, Policy, Recipients, Start, Step, Supervision};
+use crate::cli::supervisor_of_environment;
+use crate::cli::terminal::Terminal;
 
 /// Runs the command and returns the exit code.
 pub fn run(init: &Init) -> Result<u8> {
     let mut signals = SignalQueue::block_all()?;
-    let inherited = Inherited::find();
+    let mut inherited = Inherited::find();
     if !inherited.is_empty() {
         signals = signals.queue_also([Signal::CHLD])?;
     }
     let (terminal, given_up) =
         if init.options.session { (None, GivenUp::terminal()) } else { (Terminal::open(), GivenUp::default()) };
     let guard = Guard::fork()?;
-    inherited::raise_own_limits();
+    crate::kernel::inherited::raise_own_limits();
     let [program, args @ ..] = init.options.command.as_slice() else { unreachable!("parsed with a command") };
     let mut command = Command::new(program);
     command.default_signals(init.reset_signals());
@@ -38,96 +43,80 @@ pub fn run(init: &Init) -> Result<u8> {
     } else {
         ProcessGroup::New
     });
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
-    let code =
-        runtime.block_on(supervise(init, guard, &command, signals, terminal.as_ref(), Own { inherited, given_up }));
+    // Some children may have ended before SIGCHLD was blocked.
+    reap(init, &mut inherited);
+    let builder = supervisor_of_environment(guard)?.one_job();
+    let ended = with_supervisor(builder, signals, async |supervisor, signals| -> crate::Result<_> {
+        let announce = |step| announce(init, step);
+        let policy = policy(init, terminal.as_ref(), given_up, &announce);
+        let mut supervision = Supervision::new(signals, rules(init, terminal.is_some()), policy);
+        let job = match supervision.start(supervisor.spawn(&command)).await? {
+            Start::Job(job) => job,
+            Start::GivenUp(signal) => return Ok(Err(signal)),
+        };
+        init.debug(|| format!("started {} as process {}", printable_os(program), job.pid()));
+        loop {
+            match supervision.next(Some(&job), std::future::pending::<()>()).await? {
+                Event::Ended(report) => return Ok(Ok(report)),
+                Event::Own(Signal::CHLD) => reap(init, &mut inherited),
+                // The kernel sends each of the others once.
+                Event::Own(signal) => supervision.policy.own.retain(|&own| own != signal),
+                _ => {}
+            }
+        }
+    });
     if let Some(terminal) = &terminal {
         terminal.restore(false);
     }
-    std::mem::forget(runtime);
-    code
-}
-
-/// Children and signals that belong to init itself and not to the command.
-struct Own {
-    inherited: Inherited,
-    given_up: GivenUp,
-}
-
-impl Own {
-    /// Reaps the inherited children that have ended.
-    fn reap(&mut self, init: &Init) {
-        for pid in self.inherited.reap() {
-            init.debug(|| format!("reaped process {}, a child from before the start of init", pid.as_raw_nonzero()));
+    let exit = match ended? {
+        Ok(report) => {
+            explain_failures(&report);
+            Exit::of(&report, EndsBy::None)
         }
-    }
-}
-
-async fn supervise(
-    init: &Init,
-    guard: Guard,
-    command: &Command,
-    signals: SignalQueue,
-    terminal: Option<&Terminal>,
-    mut own: Own,
-) -> Result<u8> {
-    // Some children may have ended before SIGCHLD was blocked.
-    own.reap(init);
-    let signals = signals.listen()?;
-    let supervisor = supervisor_of_environment(guard)?.one_job().start().await?;
-    // Signals that arrive meanwhile stay in the queue. The guard limits the time of an exec that hangs.
-    let job = supervisor.spawn(command).await?;
-    init.debug(|| {
-        format!("started {} as process {}", crate::report::text::printable_os(&init.options.command[0]), job.pid())
-    });
-    let shares_group = terminal.is_some();
-    let report = loop {
-        tokio::select! {
-            biased;
-            report = job.wait() => break report?,
-            stop = job.next_stop() => {
-                if let Some(terminal) = terminal.filter(|_| shares_group) {
-                    run::stopped(&job, stop, terminal);
-                }
-            }
-            received = signals.recv() => {
-                let received = received?;
-                if received.signal == Signal::CHLD {
-                    own.reap(init);
-                } else if !own.given_up.took(received.signal) {
-                    pass_on(init, &job, received, shares_group).await;
-                }
-            }
-        }
+        Err(signal) => Exit::Code(exit_code_of_signal(signal.number())),
     };
-    supervisor.close().await;
-    run::explain_failures(&report);
-    Ok(report.main.as_ref().map_or(report.exit_code, MainEnd::exit_code))
+    Ok(exit.code())
 }
 
-async fn pass_on(init: &Init, job: &Job, received: Received, shares_group: bool) {
-    if job.main_has_ended() {
-        // The command has ended, and its leftovers are being stopped. The sender wants them to end sooner.
-        if [Signal::TERM, Signal::INT, Signal::QUIT].contains(&received.signal) {
-            job.start_kill();
-        }
-        return;
+/// Every signal is passed on, as the options say.
+fn rules(init: &Init, shares_group: bool) -> Rules {
+    let action = |signal| match init.options.rewritten(signal) {
+        Some(other) if other == signal => Action::Pass,
+        Some(other) => Action::PassAs(other),
+        None => Action::Ignore,
+    };
+    let keys = if shares_group { Keys::ReachTheJob } else { Keys::ReachUs };
+    Rules::passing_all(keys, Signal::all().map(|signal| OnSignal { signal, action: action(signal) }).collect())
+}
+
+fn policy<'a>(
+    init: &Init,
+    terminal: Option<&'a Terminal>,
+    given_up: GivenUp,
+    announce: &'a dyn Fn(Step),
+) -> Policy<'a> {
+    let mut own = given_up.signals();
+    own.push(Signal::CHLD);
+    Policy {
+        terminal,
+        recipients: if init.options.to_group() { Recipients::Group } else { Recipients::Main },
+        stands_in_for_main: true,
+        stops_after: Signal::all().filter(|&signal| init.stops_with(signal)).collect(),
+        own,
+        announce,
+        ..Policy::default()
     }
-    // If the terminal sent the signal, the command has received it from the terminal too.
-    let by_the_terminal = has_reached_our_group(received) && !has_left_our_group(job);
-    if shares_group && (by_the_terminal || run::is_by_the_job(job, received).await) {
-        return;
+}
+
+fn announce(init: &Init, step: Step) {
+    if let Step::Send(Some(received), sent) = step {
+        init.debug_signal(received, sent);
     }
-    if let Some(signal) = init.translate(received.signal) {
-        if init.options.to_group() {
-            job.signal_group(signal).await;
-        } else {
-            // An error means that the command has just ended.
-            let _ = job.signal(signal);
-        }
-    }
-    if init.stops_with(received.signal) {
-        own_signals::suspend_by(Signal::STOP);
+}
+
+/// Reaps the inherited children that have ended.
+fn reap(init: &Init, inherited: &mut Inherited) {
+    for pid in inherited.reap() {
+        init.debug(|| format!("reaped process {}, a child from before the start of init", pid.as_raw_nonzero()));
     }
 }

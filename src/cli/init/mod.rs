@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{FAILED, write_patiently};
+use super::exit::FAILED;
+use super::write_patiently;
 use options::{Options, Parsed};
 
 use crate::{Error, Signal};
@@ -85,12 +86,17 @@ impl Init {
     /// Returns the signal that the command receives for `signal`, if any, and prints it with `-v`.
     fn translate(&self, signal: Signal) -> Option<Signal> {
         let to = self.options.rewritten(signal);
+        self.debug_signal(signal, to);
+        to
+    }
+
+    /// Prints with `-v` which signal the command receives for `signal`, if any.
+    fn debug_signal(&self, signal: Signal, to: Option<Signal>) {
         self.debug(|| match to {
             Some(to) if to == signal => format!("{signal} is passed on"),
             Some(to) => format!("{signal} is passed on as {to}"),
             None => format!("{signal} is not passed on"),
         });
-        to
     }
 
     /// Returns whether this signal stops this process too, after the command has received it.

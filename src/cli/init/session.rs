@@ -17,6 +17,11 @@ impl GivenUp {
         Self(if for_the_session { vec![Signal::HUP, Signal::CONT] } else { Vec::new() })
     }
 
+    /// Returns them.
+    pub fn signals(self) -> Vec<Signal> {
+        self.0
+    }
+
     /// Returns whether this signal is one of them, and removes it, because the kernel sends each of them once.
     pub fn took(&mut self, signal: Signal) -> bool {
         let at = self.0.iter().position(|&waiting| waiting == signal);

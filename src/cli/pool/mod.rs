@@ -19,13 +19,20 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::cli::signal_stream::SignalStream;
+use crate::kernel::own_signals::{self, SignalQueue};
+use crate::pool::{Outcome, Shutdown};
+use crate::report::Reason;
+use crate::{Guard, Pool, Signal, Stdio, Supervisor};
 use anyhow::{Context, Result, ensure};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::session::{Descriptors, with_supervisor};
+use super::exit::{Exit, FAILED, TIMED_OUT};
+use super::runtime::{Descriptors, with_supervisor};
 use super::signals::{Keys, Response, Rules};
-use super::{FAILED, print_message};
+use super::supervise::Requests;
+use super::{environment, print_message};
 pub use args::Args;
 use args::OutputArg;
 pub use args::parse_workers;
@@ -36,17 +43,8 @@ use output::{Ended, How, Notice, Printer};
 use progress::{Progress, Tally};
 use results::{DoneJobs, Results};
 
-use crate::cli::signal_stream::SignalStream;
-use crate::kernel::own_signals::{self, SignalQueue};
-use crate::pool::{Outcome, Shutdown};
-use crate::report::Reason;
-use crate::{Guard, Pool, Signal, Stdio, Supervisor};
-
 /// Some jobs did not succeed.
 const SOME_FAILED: u8 = 1;
-
-/// The deadline of the whole pool was reached.
-const DEADLINE: u8 = 124;
 
 /// The largest number of jobs that wait to be started. The files for their output are open already.
 const QUEUE: usize = 64;
@@ -79,7 +77,6 @@ pub fn run(args: &Args) -> Result<u8> {
     }
     // Until here a signal ends pinfold in the default way, because no job runs yet.
     let signals = SignalQueue::block_all()?;
-    let controllers = jobs.iter().flat_map(Job::controllers).collect();
     let workers = args.workers.min(jobs.len());
     let descriptors = match args.output {
         // Each running job needs two pipes, and two files for output that is too large for the memory. The outputs that
@@ -88,26 +85,13 @@ pub fn run(args: &Args) -> Result<u8> {
         OutputArg::Stream => Descriptors { workers, each: 2, ready: (0, 0) },
         OutputArg::Files(_) => Descriptors { workers, each: 0, ready: (2, QUEUE) },
     };
-    let cgroup = args.cgroup.as_deref();
-    let ended = with_supervisor(guard, signals, cgroup, controllers, descriptors, async |supervisor, signals| {
+    descriptors.check()?;
+    let builder = environment::supervisor(args.cgroup.as_deref(), None)?.guard(guard);
+    let builder = builder.controllers(jobs.iter().flat_map(Job::controllers));
+    let exit = with_supervisor(builder, signals, async |supervisor, signals| -> Result<Exit> {
         Ok(Run::new(args, &jobs, done, results, supervisor)?.run(signals).await)
     })?;
-    Ok(match ended {
-        End::Code(code) => code,
-        End::Signalled(signal) => {
-            if signal == Signal::INT {
-                // pinfold ends by SIGINT, so that a loop in the calling shell stops too. The call returns only where
-                // pinfold is PID 1.
-                own_signals::end_by(signal);
-            }
-            crate::report::exit_code_of_signal(signal.number())
-        }
-    })
-}
-
-enum End {
-    Code(u8),
-    Signalled(Signal),
+    Ok(exit.code())
 }
 
 /// A job that was submitted to the pool.
@@ -189,9 +173,10 @@ impl<'a> Run<'a> {
         })
     }
 
-    async fn run(mut self, signals: &SignalStream) -> End {
+    async fn run(mut self, signals: &SignalStream) -> Exit {
         // Signals from a terminal's keys, or to pinfold's process group, do not reach the jobs.
-        let mut rules = Rules::new(Keys::ReachUs).with(Vec::new(), self.args.stop_signal.is_some());
+        let rules = Rules::new(Keys::ReachUs).with(Vec::new(), self.args.stop_signal.is_some());
+        let mut requests = Requests { signals, rules };
         let mut outcomes = self.pool.outcomes();
         let (pool, printer) = (self.pool.clone(), self.printer.clone());
         let (args, jobs) = (self.args, std::mem::take(&mut self.jobs));
@@ -200,8 +185,8 @@ impl<'a> Run<'a> {
         loop {
             tokio::select! {
                 biased;
-                received = signals.recv() => match received {
-                    Ok(received) => self.answer(rules.respond(received, Instant::now()), received.signal),
+                request = requests.next() => match request {
+                    Ok((response, signal)) => self.answer(response, signal),
                     Err(error) => self.fail(&error.to_string()),
                 },
                 outcome = outcomes.next_outcome() => match outcome {
@@ -223,7 +208,7 @@ impl<'a> Run<'a> {
             }
         }
         drop(feeding);
-        self.finish(jobs.len() as u64, signals, rules).await
+        self.finish(jobs.len() as u64, requests).await
     }
 
     fn answer(&mut self, response: Response, signal: Signal) {
@@ -289,20 +274,21 @@ impl<'a> Run<'a> {
     }
 
     /// Waits until all output is printed. A signal ends the wait.
-    async fn finish(mut self, count: u64, signals: &SignalStream, mut rules: Rules) -> End {
+    async fn finish(mut self, count: u64, mut requests: Requests<'_>) -> Exit {
         // This closes the channel, so that the printing thread ends.
         self.printer = None;
         while self.notices.is_some() {
             tokio::select! {
                 biased;
                 notice = notice(&mut self.notices) => self.notice(notice),
-                received = signals.recv() => {
-                    let Ok(received) = received else { break };
-                    if matches!(rules.respond(received, Instant::now()), Response::Stop(_) | Response::Kill) {
-                        self.signalled = Some(received.signal);
+                request = requests.next() => match request {
+                    Ok((Response::Stop(_) | Response::Kill, signal)) => {
+                        self.signalled = Some(signal);
                         break;
                     }
-                }
+                    Ok(_) => {}
+                    Err(_) => break,
+                },
             }
         }
         let Tally { succeeded, failed, ended, never_started, .. } = self.tally;
@@ -314,11 +300,11 @@ impl<'a> Run<'a> {
         }
         let expired = self.args.deadline.is_some_and(|deadline| self.begun.elapsed() >= deadline);
         match self.signalled {
-            _ if self.failed => End::Code(FAILED),
-            Some(signal) => End::Signalled(signal),
-            None if succeeded == count && self.tally.failed_before == 0 => End::Code(0),
-            None if expired && (ended > 0 || self.tally.never_started > 0) => End::Code(DEADLINE),
-            None => End::Code(SOME_FAILED),
+            _ if self.failed => Exit::Code(FAILED),
+            Some(signal) => Exit::on_request(signal),
+            None if succeeded == count && self.tally.failed_before == 0 => Exit::Code(0),
+            None if expired && (ended > 0 || self.tally.never_started > 0) => Exit::Code(TIMED_OUT),
+            None => Exit::Code(SOME_FAILED),
         }
     }
 }

@@ -1,12 +1,11 @@
 //! Forwards the output of the command, where an option makes pinfold read it.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::cli::signal_stream::SignalStream;
-use crate::kernel::own_signals;
 use crate::output::Writer;
 use crate::{Job, Signal, Supervisor};
 use tokio::task::JoinHandle;
@@ -15,7 +14,7 @@ use super::args::Args;
 use super::outlet::{Outlet, Trouble};
 use super::pty_input::{Input, PtyInput};
 use super::relay::Relay;
-use crate::cli::signals::{Response, Rules};
+use crate::cli::supervise::{Supervision, sleep_until};
 use crate::cli::terminal::Terminal;
 
 /// How long pinfold waits for a reader that takes nothing, after a job that a time limit ended.
@@ -87,22 +86,20 @@ impl Forwarder {
         self.trouble.report(what);
     }
 
-    /// Handles a signal that is about pinfold's own terminal and not for the job. Returns whether it was such a signal.
-    pub fn takes(&mut self, job: &Job, signal: Signal) -> bool {
-        let Some(pty_input) = &mut self.pty_input else { return false };
-        match signal {
-            Signal::WINCH => pty_input.resize(job),
+    /// Handles a signal that is about pinfold's own terminal and not for the job.
+    pub fn terminal_signal(&mut self, job: &Job, signal: Signal) {
+        match (&mut self.pty_input, signal) {
+            (Some(pty_input), Signal::WINCH) => pty_input.resize(job),
             // pinfold was stopped, and the shell has changed the terminal's settings meanwhile.
-            Signal::CONT => pty_input.resume(job),
-            _ => return false,
+            (Some(pty_input), Signal::CONT) => pty_input.resume(job),
+            _ => {}
         }
-        true
     }
 
-    /// Waits until keys were typed on which pinfold itself has to act. Without `--pty` it waits forever.
-    pub async fn response(&mut self, job: &Job) -> (Response, Signal) {
+    /// Waits until typed keys request a kill. Without `--pty` it waits forever.
+    pub async fn typed_kill(&mut self, job: &Job) -> Signal {
         match &mut self.pty_input {
-            Some(pty_input) => pty_input.response(job).await,
+            Some(pty_input) => pty_input.typed_kill(job).await,
             None => std::future::pending().await,
         }
     }
@@ -110,55 +107,38 @@ impl Forwarder {
     /// Waits, after the end of the job, until all output is forwarded. A stop signal ends the wait. Where a time limit
     /// ended the job (`timed_out`), a reader that takes nothing for [`PATIENCE`] ends it too. Returns what is wrong
     /// with the output.
-    pub async fn finish(
-        &mut self,
-        timed_out: bool,
-        signals: &SignalStream,
-        rules: &mut Rules,
-        terminal: Option<&Terminal>,
-    ) -> Option<String> {
+    pub async fn finish(&mut self, timed_out: bool, supervision: &mut Supervision<'_>) -> Option<String> {
         // No job takes input any more. With its earlier settings, the terminal turns keys into signals again.
         if let Some(pty_input) = &mut self.pty_input {
             pty_input.leave();
         }
-        if let Err(why) = self.wait_for_copies(timed_out, signals, rules, terminal).await {
+        let stopped_time = supervision.stopped_time.clone();
+        let why = match supervision.finish(self.wait_for_copies(timed_out, &stopped_time)).await {
+            Ok(Ok(forwarded)) => forwarded.err(),
+            Ok(Err(signal)) => Some(format!("{signal} arrived while pinfold waited for the reader")),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(why) = why {
             self.trouble.report(format!("the end of the output was not forwarded: {why}"));
         }
         self.trouble.first()
     }
 
-    async fn wait_for_copies(
-        &mut self,
-        timed_out: bool,
-        signals: &SignalStream,
-        rules: &mut Rules,
-        terminal: Option<&Terminal>,
-    ) -> Result<(), String> {
-        let mut begun = Instant::now();
+    /// Waits until all output is forwarded. The time in which the terminal has stopped pinfold does not count.
+    async fn wait_for_copies(&mut self, timed_out: bool, stopped_time: &Cell<Duration>) -> Result<(), String> {
+        let (begun, before) = (Instant::now(), stopped_time.get());
         for mut copy in std::mem::take(&mut self.copies) {
             loop {
                 // When a reader of pinfold's output last took something.
                 let taken = self.writers.iter().map(|writer| writer.last_write()).max().unwrap_or(begun);
-                let until = timed_out.then(|| begun.max(taken) + PATIENCE);
+                let until = timed_out.then(|| begun.max(taken) + PATIENCE + (stopped_time.get() - before));
                 if until.is_some_and(|until| until <= Instant::now()) {
                     return Err(format!("its reader has taken nothing for {PATIENCE:?}"));
                 }
-                let received = tokio::select! {
+                tokio::select! {
                     biased;
                     _ = &mut copy => break,
-                    () = super::over(until) => continue,
-                    received = signals.recv() => received.map_err(|error| error.to_string())?,
-                };
-                match rules.respond(received, Instant::now()) {
-                    Response::Stop(_) | Response::Kill => {
-                        return Err(format!("{} arrived while pinfold waited for the reader", received.signal));
-                    }
-                    // Only pinfold stops: the job has ended.
-                    _ if received.signal == Signal::TSTP && terminal.is_some_and(|terminal| !terminal.orphaned) => {
-                        own_signals::suspend_by(received.signal);
-                        begun = Instant::now();
-                    }
-                    _ => {}
+                    () = sleep_until(until) => {}
                 }
             }
         }

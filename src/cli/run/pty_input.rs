@@ -114,9 +114,9 @@ impl PtyInput {
         let _ = self.resumed.send(());
     }
 
-    /// Waits until the typed input asks pinfold to kill the job: three interrupts within two seconds. The job has
-    /// received that input already.
-    pub async fn response(&mut self, job: &Job) -> (Response, Signal) {
+    /// Waits until the typed input requests a kill: three interrupts within two seconds. The job has received that input
+    /// already.
+    pub async fn typed_kill(&mut self, job: &Job) -> Signal {
         while let Some(piece) = self.typed.recv().await {
             if piece.is_empty() {
                 self.resume(job);
@@ -129,9 +129,8 @@ impl PtyInput {
                     key if key == quit => Signal::QUIT,
                     _ => continue,
                 };
-                let response = self.rules.respond(Received::new(signal, true, 0), Instant::now());
-                if response == Response::Kill {
-                    return (response, signal);
+                if self.rules.respond(Received::new(signal, true, 0), Instant::now()) == Response::Kill {
+                    return signal;
                 }
             }
         }

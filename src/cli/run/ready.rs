@@ -9,9 +9,10 @@ use crate::report::Reason;
 use crate::report::text::{printable, printable_path};
 use crate::{Error, Job, Readiness, Report};
 
-use super::exit_code::{TOO_LATE, Verdict};
+use super::ended::Verdict;
 use super::notify::Notify;
-use crate::cli::{FAILED, print_message};
+use crate::cli::exit::{FAILED, TIMED_OUT};
+use crate::cli::print_message;
 
 /// Parses the value of `--ready`.
 pub fn parse(text: &str) -> Result<Readiness, String> {
@@ -85,12 +86,12 @@ pub fn ready<'a>(
         let done = tokio::select! {
             biased;
             done = is_ready => done.map_err(|error| Verdict {
-                code: if matches!(error, Error::NotReady { .. }) { TOO_LATE } else { FAILED },
+                code: if matches!(error, Error::NotReady { .. }) { TIMED_OUT } else { FAILED },
                 why: error.to_string(),
             }),
             () = clock.over() => {
                 let why = format!("{} is not ready: {readiness} within {:?}", printable(job.name()), clock.timeout);
-                Err(Verdict { code: TOO_LATE, why })
+                Err(Verdict { code: TIMED_OUT, why })
             }
         };
         if let Some(notify) = notify {
@@ -116,7 +117,7 @@ pub async fn at_the_end(readiness: &Readiness, notify: Option<&Notify>, job: &Jo
     }
     let why = format!("{} ended before it was ready: {readiness}", report.name);
     print_message(&why);
-    Some(Verdict { code: if report.exit_code == 0 { TOO_LATE } else { report.exit_code }, why })
+    Some(Verdict { code: if report.exit_code == 0 { TIMED_OUT } else { report.exit_code }, why })
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! `--stats`: prints for people what the whole job used.
 
 use crate::Report;
-use crate::cli::print_message;
 use crate::report::Figure;
+
+use crate::cli::explain::size;
+use crate::cli::print_message;
 
 /// Prints one line for each kind of resource. It leaves out the figures that this machine does not provide.
 pub fn stats(report: &Report) {
@@ -44,34 +46,5 @@ fn line(name: &str, parts: [Option<String>; 3]) {
     let parts: Vec<_> = parts.into_iter().flatten().collect();
     if !parts.is_empty() {
         print_message(&format!("  {name:<7} {}", parts.join(", ")));
-    }
-}
-
-/// Formats a number of bytes for people, in units that are powers of 1024.
-pub fn size(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    let mut units = ["B", "KiB", "MiB", "GiB", "TiB"].into_iter();
-    let mut unit = units.next().unwrap_or_default();
-    for larger in units {
-        if value < 1024.0 {
-            break;
-        }
-        value /= 1024.0;
-        unit = larger;
-    }
-    if unit == "B" || value >= 100.0 { format!("{value:.0} {unit}") } else { format!("{value:.1} {unit}") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::size;
-
-    #[test]
-    fn sizes() {
-        for (bytes, text) in
-            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (64 << 20, "64.0 MiB"), (1 << 50, "1024 TiB")]
-        {
-            assert_eq!(size(bytes), text);
-        }
     }
 }

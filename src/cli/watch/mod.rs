@@ -12,17 +12,25 @@ mod watches;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::cli::signal_stream::SignalStream;
+use crate::report::{MainEnd, Reason};
+use crate::{Command, Error, Job, ProcessGroup, Report, Signal, Supervisor};
 use anyhow::{Context, Result, bail};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::Receiver;
 
-use super::run::{self, Prepared};
-use super::signals::{Keys, Response, Rules};
+use super::exit::Exit;
+use super::explain::explain_failures;
+use super::run::Prepared;
+use super::runtime::with_supervisor;
+use super::signals::{Keys, Rules};
+use super::supervise::{Event, Policy, Start, Supervision, sleep_until};
 use super::terminal::Terminal;
 use super::{print_message, supervisor_of_environment};
 pub use args::Args;
@@ -30,11 +38,6 @@ use args::{OnBusy, Stdin};
 use changes::Changes;
 use files::Files;
 use repeats::Repeats;
-
-use crate::cli::signal_stream::SignalStream;
-use crate::kernel::own_signals;
-use crate::report::{MainEnd, Reason};
-use crate::{Command, Error, Job, ProcessGroup, Report, Signal, Supervisor};
 
 /// A change that pinfold notices this soon after the end of a run can be a change by that run.
 const NOTICED: Duration = Duration::from_millis(200);
@@ -48,33 +51,32 @@ pub fn run(args: &Args, prepared: Prepared) -> Result<u8> {
     let files = Files::watch(&args.watch, &args.ext, &args.ignore)?;
     // This starts a thread. The guard must exist before that, because it is a fork of this process.
     let keys = if args.stdin == Stdin::Null { Some(keys::restarts()?) } else { None };
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
-    let ended = runtime.block_on(async {
-        let signals = signals.listen()?;
-        let supervisor = supervisor_of_environment(guard)?.start().await?;
-        let mut watch = Watch::new(args, files, terminal.as_ref());
-        let ended = watch.live(&supervisor, &signals, keys).await;
-        supervisor.close().await;
-        ended
+    let builder = supervisor_of_environment(guard)?;
+    let ended = with_supervisor(builder, signals, async |supervisor, signals| {
+        Watch::new(args, files, terminal.as_ref()).live(supervisor, signals, keys).await
     });
     if let Some(terminal) = &terminal {
         terminal.restore(true);
     }
-    let signal = ended?;
-    std::mem::forget(runtime);
-    if signal == Signal::INT {
-        // If a shell runs pinfold in a loop, this ends the loop too.
-        own_signals::end_by(Signal::INT);
-    }
-    Ok(crate::report::exit_code_of_signal(signal.number()))
+    Ok(Exit::on_request(ended?).code())
+}
+
+/// An event of `watch` itself.
+enum Own {
+    /// `r` and Enter were typed. `None` at the end of the input.
+    Restart(Option<()>),
+    /// Files have changed, or may have.
+    Changed(Result<Vec<PathBuf>>),
+    /// The burst of changes is over.
+    Settled,
 }
 
 struct Watch<'a> {
     args: &'a Args,
     files: Files,
     terminal: Option<&'a Terminal>,
-    rules: Rules,
+    /// Interrupts from the terminal do not end the watch, because the command reads from the terminal, as a debugger
+    /// does.
     interrupts_are_for_the_job: bool,
     command: Command,
     changes: Changes,
@@ -103,16 +105,11 @@ impl<'a> Watch<'a> {
             .stop_signal(args.stop_signal.unwrap_or(Signal::TERM))
             .grace(args.grace)
             .settle(args.settle);
-        let keys = if terminal.is_some() { Keys::ReachTheJob } else { Keys::ReachUs };
-        let rules = Rules::new(keys).with(Vec::new(), args.stop_signal.is_some());
-        // An interrupt from the terminal ends the watch too, except if the command reads from the terminal, as a
-        // debugger does.
         let for_the_job = args.stdin == Stdin::Inherit && terminal.is_some_and(|terminal| terminal.is_stdin);
         Self {
             args,
             files,
             terminal,
-            rules,
             interrupts_are_for_the_job: for_the_job,
             command,
             changes: Changes::default(),
@@ -136,9 +133,12 @@ impl<'a> Watch<'a> {
         #[allow(unsafe_code)]
         let events = unsafe { AsyncFd::register_with_interest(self.files.descriptor()?, Interest::READABLE) };
         let events = events.context("cannot wait for the events of inotify")?;
+        let rules = Rules::new(if self.terminal.is_some() { Keys::ReachTheJob } else { Keys::ReachUs });
+        let rules = rules.with(Vec::new(), self.args.stop_signal.is_some());
+        let policy = Policy { terminal: self.terminal, ..Policy::default() };
+        let mut supervision = Supervision::new(signals, rules, policy);
         let mut job: Option<(Job, Instant)> = None;
         let mut ending = None;
-        let mut kill_at = None;
         self.print_notes();
         self.changes.requested = !self.args.postpone;
         if self.args.postpone && !self.args.quiet {
@@ -150,47 +150,25 @@ impl<'a> Watch<'a> {
                     return Ok(signal);
                 }
                 if self.changes.are_there() && self.settled().is_some_and(|at| at <= Instant::now()) {
-                    job = self.start(supervisor).await?;
+                    match self.start(supervisor, &mut supervision).await? {
+                        Some(Start::Job(started)) => job = Some((started, Instant::now())),
+                        Some(Start::GivenUp(signal)) => return Ok(signal),
+                        None => {}
+                    }
                 }
             }
-            let start_at = if job.is_none() && self.changes.are_there() { self.settled() } else { None };
-            tokio::select! {
-                biased;
-                received = signals.recv() => {
-                    let received = received?;
-                    if let (Some((job, _)), Some(_)) = (&job, self.terminal)
-                        && run::is_by_the_job(job, received).await
-                    {
-                        continue;
-                    }
-                    match (self.rules.respond(received, Instant::now()), &job) {
-                        (Response::Stop(first), job) => {
-                            ending = Some(received.signal);
-                            match (first, job) {
-                                (Some(first), Some((job, _))) => job.start_stop_with(first),
-                                (None, Some((job, _))) => job.start_stop(),
-                                (_, None) => {}
-                            }
-                        }
-                        (Response::LeftToTheJob(1..), Some(_)) if self.interrupts_are_for_the_job => {}
-                        // The job has received the signal from the terminal. Its grace period starts now.
-                        (Response::LeftToTheJob(_), _) => {
-                            ending.get_or_insert(received.signal);
-                            kill_at = kill_at.or_else(|| Instant::now().checked_add(self.args.grace));
-                        }
-                        (Response::Kill, _) => {
-                            ending.get_or_insert(received.signal);
-                            job.iter().for_each(|(job, _)| job.start_kill());
-                        }
-                        (Response::PassOn(signal), Some((job, _))) => {
-                            // An error means that the command has just ended.
-                            let _ = job.signal(signal);
-                        }
-                        _ => {}
-                    }
+            let running = job.as_ref().map(|(job, _)| job);
+            let start_at = if running.is_none() && self.changes.are_there() { self.settled() } else { None };
+            let own = async {
+                tokio::select! {
+                    biased;
+                    request = restart(&mut keys) => Own::Restart(request),
+                    changed = changed(&events, &mut self.files) => Own::Changed(changed),
+                    () = sleep_until(start_at) => Own::Settled,
                 }
-                report = ended(&job) => {
-                    let report = report?;
+            };
+            match supervision.next(running, own).await? {
+                Event::Ended(report) => {
                     if self.args.on_busy == OnBusy::Ignore {
                         self.ignore_changes()?;
                     }
@@ -200,32 +178,21 @@ impl<'a> Watch<'a> {
                     }
                     self.ended(&report, after, ending.is_some())?;
                 }
-                stop = next_stop(&job) => {
-                    if let (Some((job, _)), Some(terminal)) = (&job, self.terminal) {
-                        run::stopped(job, stop, terminal);
-                    }
+                Event::Requested(signal) => _ = ending.get_or_insert(signal),
+                Event::Interrupted(Signal::INT | Signal::QUIT)
+                    if running.is_some() && self.interrupts_are_for_the_job => {}
+                // The job has received the signal from the terminal. Its grace period starts now.
+                Event::Interrupted(signal) => {
+                    ending.get_or_insert(signal);
+                    supervision.kill_in(self.args.grace);
                 }
-                request = restart(&mut keys) => match request {
-                    Some(()) => {
-                        self.changes.requested = true;
-                        self.stop(job.as_ref().map(|(job, _)| job));
-                    }
-                    None => keys = None,
-                },
-                ready = events.readable() => {
-                    let mut ready = ready.context("cannot wait for the events of inotify")?;
-                    // This is one read, and not a loop until the queue is empty, so that signals are handled between
-                    // reads.
-                    match self.files.read()? {
-                        None => ready.clear_ready(),
-                        Some(changed) => self.change(changed, job.as_ref().map(|(job, _)| job)),
-                    }
+                Event::Other(Own::Restart(Some(()))) => {
+                    self.changes.requested = true;
+                    self.stop(running);
                 }
-                () = run::over(start_at), if start_at.is_some() => {}
-                () = run::over(kill_at), if kill_at.is_some() => {
-                    kill_at = None;
-                    job.iter().for_each(|(job, _)| job.start_kill());
-                }
+                Event::Other(Own::Restart(None)) => keys = None,
+                Event::Other(Own::Changed(changed)) => self.change(changed?, running),
+                Event::Other(Own::Settled) | Event::Own(_) => {}
             }
         }
     }
@@ -280,7 +247,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Starts the next run. Returns `None` if the command can't be executed; it may be possible after the next change.
-    async fn start(&mut self, supervisor: &Supervisor) -> Result<Option<(Job, Instant)>> {
+    async fn start(&mut self, supervisor: &Supervisor, supervision: &mut Supervision<'_>) -> Result<Option<Start>> {
         let changes = std::mem::take(&mut self.changes);
         let mut stdout = std::io::stdout();
         if self.args.clear && stdout.is_terminal() {
@@ -302,8 +269,8 @@ impl<'a> Watch<'a> {
         self.began = Some(Instant::now());
         self.files.begin();
         self.stopping = false;
-        match supervisor.spawn(&self.command).await {
-            Ok(job) => Ok(Some((job, Instant::now()))),
+        match supervision.start(supervisor.spawn(&self.command)).await {
+            Ok(started) => Ok(Some(started)),
             Err(error @ Error::Spawn(_)) => {
                 print_message(&format!("{error}; waiting for a change"));
                 Ok(None)
@@ -327,7 +294,7 @@ impl<'a> Watch<'a> {
     }
 
     fn ended(&mut self, report: &Arc<Report>, after: Duration, ending: bool) -> Result<()> {
-        run::explain_failures(report);
+        explain_failures(report);
         if !report.is_gone() {
             bail!("could not end the last run, so pinfold does not start the next one");
         }
@@ -375,13 +342,6 @@ fn rounded(time: Duration) -> Duration {
     Duration::from_millis(if millis < 1000 { millis } else { millis / unit * unit })
 }
 
-async fn ended(job: &Option<(Job, Instant)>) -> Result<Arc<Report>> {
-    match job {
-        Some((job, _)) => Ok(job.wait().await?),
-        None => std::future::pending().await,
-    }
-}
-
 async fn restart(requests: &mut Option<Receiver<()>>) -> Option<()> {
     match requests {
         Some(requests) => requests.recv().await,
@@ -389,9 +349,14 @@ async fn restart(requests: &mut Option<Receiver<()>>) -> Option<()> {
     }
 }
 
-async fn next_stop(job: &Option<(Job, Instant)>) -> Signal {
-    match job {
-        Some((job, _)) => job.next_stop().await,
-        None => std::future::pending().await,
+/// Waits until files have changed. Cancel-safe. It reads once, and not until the queue is empty, so that signals are
+/// handled between reads.
+async fn changed(events: &AsyncFd<OwnedFd>, files: &mut Files) -> Result<Vec<PathBuf>> {
+    loop {
+        let mut ready = events.readable().await.context("cannot wait for the events of inotify")?;
+        match files.read()? {
+            None => ready.clear_ready(),
+            Some(changed) => return Ok(changed),
+        }
     }
 }

@@ -1,27 +1,58 @@
-//! An exhaustive exploration of the stop machine. It tries every order of events, and the death of the main process or
-//! of the guard at every step, together with a model of the surroundings (processes, timers, the guard). It uses the
-//! real functions of the machine.
+//! An exhaustive exploration of the stop machine. It tries every order of events on the real functions of the machine,
+//! together with a model of the surroundings: the processes, the guard and its answers, the owner of the job. The guard
+//! and the supervisor can die at every step. There is no limit on the depth: every path ends.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 
 use super::*;
 
 /// A model of the surroundings of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct World {
-    main_lives: bool,
-    /// The other processes of the job.
+    start: Start,
+    main: MainProcess,
+    /// The processes of the job besides the main process; with a leaf, those in the leaf.
     others: Others,
-    guard_lives: bool,
-    /// SIGKILL was sent, and has not taken effect yet.
-    kill_pending: bool,
-    /// The guard was asked to end the processes outside of the leaf.
-    sweep_pending: bool,
-    /// The kill bound was over while a process lived, so that the report names the process.
-    reported_unkillable: bool,
-    timers: Timers,
-    /// How many requests from outside can still come.
+    /// With a leaf: a process of the job that is not in it.
+    emigrant: bool,
+    /// SIGKILL was sent to the main process, and to the others, and has not taken effect yet.
+    main_killed: bool,
+    others_killed: bool,
+    guard: Guard,
+    /// What the guard has sent and the supervisor has not received yet, the oldest first.
+    answers: [Option<Answer>; 5],
+    /// The guard was asked to sweep.
+    sweeping: bool,
+    /// The guard has swept. It kills a command that is executed after that, and sends nothing more about the job.
+    swept: bool,
+    /// The report says that processes may be left.
+    reported: bool,
+    /// Main processes that have received the first signal of a stop.
+    first_signals: u8,
+    /// How many requests can still come.
     requests: u8,
+}
+
+/// What the command does when it is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Start {
+    others: Others,
+    emigrant: bool,
+    /// SIGKILL does not end the process before its exec.
+    hangs: bool,
+    /// The guard has received the request.
+    asked: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum MainProcess {
+    None,
+    /// Cloned, and not executed yet.
+    InExec,
+    Runs,
+    /// Ended, and not reaped yet.
+    Zombie,
+    Reaped,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,13 +63,23 @@ enum Others {
     Unkillable,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-struct Timers {
-    deadline: bool,
-    short_settle: bool,
-    settle: bool,
-    grace: bool,
-    bound: bool,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Guard {
+    Lives,
+    /// The supervisor has not noticed its end yet.
+    Dead,
+    Lost,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Answer {
+    Spawned,
+    NotStarted,
+    StartFailed,
+    Hangs,
+    Exited { childless: bool },
+    Childless,
+    Swept { survivors: bool },
 }
 
 type State = (Machine, World);
@@ -50,32 +91,70 @@ struct Step {
 }
 
 impl World {
+    fn main_lives(&self) -> bool {
+        matches!(self.main, MainProcess::InExec | MainProcess::Runs)
+    }
+
+    fn leaf_is_empty(&self) -> bool {
+        !self.main_lives() && self.others == Others::None
+    }
+
     fn is_empty(&self) -> bool {
-        !self.main_lives && self.others == Others::None
+        self.leaf_is_empty() && !self.emigrant
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        let free = self.answers.iter().position(Option::is_none).expect("room for an answer");
+        self.answers[free] = Some(answer);
+    }
+
+    /// The main process ends, and the guard sees it.
+    fn reap(&mut self) {
+        self.main = MainProcess::Reaped;
+        self.answer(Answer::Exited { childless: self.others == Others::None && !self.emigrant });
+    }
+
+    /// Everything outside of a leaf that SIGKILL can end ends. Returns whether something survives.
+    fn sweep(&mut self, has_leaf: bool) -> bool {
+        self.emigrant = false;
+        if has_leaf {
+            return false;
+        }
+        if self.others != Others::Unkillable {
+            self.others = Others::None;
+        }
+        !self.is_empty()
     }
 }
 
 /// Feeds the machine as the actor does, and performs the actions on the model.
-fn feed((machine, mut world): State, event: Event) -> State {
-    let before = machine.phase;
-    if event == Event::BoundOver && before == Phase::Killing && !world.is_empty() {
-        world.reported_unkillable = true;
-    }
-    let (mut machine, actions) = machine.on(event);
-    if machine.phase != before && machine.phase != Phase::Settling {
-        (world.timers.short_settle, world.timers.settle) = (false, false);
-    }
-    for action in actions {
-        match action {
-            Action::StartSettle => (world.timers.short_settle, world.timers.settle) = (true, true),
-            // The processes may ignore the signal.
-            Action::SignalOthers | Action::Signal => {}
-            Action::StartGrace => world.timers.grace = true,
-            Action::Kill => world.kill_pending = true,
-            Action::StartBound => (world.timers.grace, world.timers.bound) = (false, true),
-            Action::Sweep if world.guard_lives => world.sweep_pending = true,
-            // The supervisor has done the sweep itself.
-            Action::Sweep => machine = machine.on(Event::Swept).0,
+fn feed((mut machine, mut world): State, event: Event) -> State {
+    let mut next = Some(event);
+    while let Some(event) = next.take() {
+        let before = machine;
+        for action in machine.on(event) {
+            match action {
+                Action::Spawn if world.guard == Guard::Lives => world.start.asked = true,
+                Action::Spawn => next = Some(Event::StartFailed),
+                Action::Start(timer) => assert!(machine.runs(timer), "{timer:?} of {machine:?}"),
+                Action::Cancel(timer) => assert!(before.runs(timer), "{timer:?} of {before:?}"),
+                Action::Look => next = Some(Event::Looked { finishing: world.others == Others::Filter }),
+                Action::Signal if world.main_lives() => world.first_signals += 1,
+                Action::Kill => {
+                    world.main_killed |= world.main_lives() && machine.main != Main::Exited;
+                    world.others_killed |= machine.has_leaf;
+                }
+                Action::ListUnkillable => world.reported |= !world.leaf_is_empty(),
+                Action::NoteNoAnswer => world.reported = true,
+                Action::AskSweep => world.sweeping = world.guard == Guard::Lives,
+                Action::EndOrphans => {
+                    let survivors = world.sweep(machine.has_leaf);
+                    world.reported |= survivors;
+                    next = Some(Event::Swept { survivors });
+                }
+                // The processes may ignore signals. The other actions change nothing in the model.
+                _ => {}
+            }
         }
     }
     (machine, world)
@@ -83,6 +162,9 @@ fn feed((machine, mut world): State, event: Event) -> State {
 
 fn steps(state: State) -> Vec<Step> {
     let (machine, world) = state;
+    if machine.phase == Phase::Gone {
+        return Vec::new();
+    }
     let mut steps = Vec::new();
     let mut add = |certain: bool, change: &dyn Fn(&mut World), event: Option<Event>| {
         let (machine, mut world) = state;
@@ -90,147 +172,263 @@ fn steps(state: State) -> Vec<Step> {
         let state = event.map_or((machine, world), |event| feed((machine, world), event));
         steps.push(Step { certain, state });
     };
-    let killed = world.kill_pending;
+    if world.guard == Guard::Lives {
+        guards_steps(&machine, &world, &mut add);
+    }
     // Processes end by themselves, by a signal, or by the kill. An unkillable process never ends.
-    if world.main_lives {
-        let empty = world.others == Others::None;
-        if world.guard_lives {
-            add(killed, &|world| world.main_lives = false, Some(Event::MainExited { empty }));
-        }
+    if world.main == MainProcess::Runs {
+        add(world.main_killed, &|world| world.main = MainProcess::Zombie, None);
     }
-    let others_can_end = !matches!(world.others, Others::None | Others::Unkillable);
-    if others_can_end {
-        let event = (!world.main_lives && machine.main_exited).then_some(Event::Emptied);
-        // A filter whose input has no writer reads to the end, but may then do something else.
-        add(killed, &|world| world.others = Others::None, event);
+    if !matches!(world.others, Others::None | Others::Unkillable) {
+        add(world.others_killed, &|world| world.others = Others::None, None);
     }
-    let timers = world.timers;
-    if timers.deadline {
-        add(true, &|world| world.timers.deadline = false, Some(Event::Deadline));
+    if world.emigrant {
+        add(false, &|world| world.emigrant = false, None);
     }
-    if timers.short_settle {
-        let finishing = world.others == Others::Filter;
-        add(true, &|world| world.timers.short_settle = false, Some(Event::ShortSettleOver { finishing }));
-    }
-    if timers.settle {
-        add(true, &|world| world.timers.settle = false, Some(Event::SettleOver));
-    }
-    if timers.grace {
-        add(true, &|world| world.timers.grace = false, Some(Event::GraceOver));
-    }
-    if timers.bound {
-        add(true, &|world| world.timers.bound = false, Some(Event::BoundOver));
-    }
-    if world.sweep_pending && world.guard_lives {
-        add(false, &|world| world.sweep_pending = false, Some(Event::Swept));
-    }
-    if world.guard_lives {
-        let lose = |world: &mut World| {
-            // PDEATHSIG ends the main process.
-            (world.guard_lives, world.main_lives, world.sweep_pending) = (false, false, false);
+    // What the supervisor receives and sees.
+    if let Some(answer) = world.answers[0] {
+        let event = match answer {
+            Answer::Spawned => Event::Spawned { signalled: world.first_signals > 0 },
+            Answer::NotStarted => Event::NotStarted,
+            Answer::StartFailed => Event::StartFailed,
+            Answer::Hangs => Event::Hangs,
+            Answer::Exited { childless } => {
+                let empty = if machine.has_leaf { world.leaf_is_empty() } else { childless };
+                Event::MainExited { empty, childless }
+            }
+            Answer::Childless => Event::Emptied,
+            Answer::Swept { survivors } => Event::Swept { survivors },
         };
-        add(false, &lose, Some(Event::GuardLost));
+        let receive = |world: &mut World| {
+            world.reported |= matches!(answer, Answer::Hangs | Answer::Swept { survivors: true });
+            world.answers.rotate_left(1);
+            world.answers[4] = None;
+        };
+        add(true, &receive, Some(event));
+    } else if world.guard == Guard::Dead {
+        add(true, &|world| world.guard = Guard::Lost, Some(Event::GuardLost));
     }
-    if world.requests > 0 {
-        for event in [Event::StopAsked, Event::KillAsked, Event::Idle] {
-            add(false, &|world| world.requests -= 1, Some(event));
+    if machine.main == Main::Running && matches!(world.main, MainProcess::Zombie | MainProcess::Reaped) {
+        add(true, &|_| {}, Some(Event::MainEnded));
+    }
+    if machine.awaits_empty_leaf() && world.leaf_is_empty() {
+        add(true, &|_| {}, Some(Event::Emptied));
+    }
+    for timer in Timer::ALL.into_iter().filter(|&timer| machine.runs(timer)) {
+        add(true, &|_| {}, Some(Event::Over(timer)));
+    }
+    // Deaths.
+    if world.guard == Guard::Lives {
+        let die = |world: &mut World| {
+            (world.guard, world.sweeping, world.start.asked) = (Guard::Dead, false, false);
+            if world.main_lives() {
+                // PDEATHSIG.
+                world.main = MainProcess::Reaped;
+            }
+        };
+        add(false, &die, None);
+    }
+    // Requests, where the table has a row for them.
+    if world.requests > 0 && machine.phase <= Phase::Stopping {
+        let mut ask = |event| add(false, &|world| world.requests -= 1, Some(event));
+        ask(Event::StopAsked { first: None });
+        ask(Event::KillAsked);
+        if machine.phase == Phase::Running {
+            ask(Event::StopAsked { first: Some(Signal::INT) });
+            ask(Event::Idle);
         }
+        add(false, &|world| world.requests = 0, Some(Event::OwnerGone));
     }
     steps
 }
 
+/// What a living guard does by itself and on request.
+fn guards_steps(machine: &Machine, world: &World, add: &mut impl FnMut(bool, &dyn Fn(&mut World), Option<Event>)) {
+    if world.start.asked {
+        let clone = |world: &mut World| {
+            (world.start.asked, world.main) = (false, MainProcess::InExec);
+        };
+        add(true, &clone, None);
+        let fail = |world: &mut World| {
+            world.start.asked = false;
+            world.answer(Answer::StartFailed);
+        };
+        add(false, &fail, None);
+    }
+    if world.swept {
+        if world.main_lives() {
+            add(false, &|world| world.main = MainProcess::Reaped, None);
+        }
+        return;
+    }
+    if world.main == MainProcess::InExec {
+        let execute = |world: &mut World| {
+            (world.main, world.others, world.emigrant) = (MainProcess::Runs, world.start.others, world.start.emigrant);
+            world.answer(Answer::Spawned);
+        };
+        add(false, &execute, None);
+        let end = |world: &mut World| {
+            // The kernel's kill-sequence bug can end it too.
+            (world.main, world.main_killed, world.first_signals) = (MainProcess::None, false, 0);
+            world.answer(Answer::NotStarted);
+        };
+        if !world.start.hangs {
+            add(world.main_killed, &end, None);
+        } else if world.main_killed && machine.main == Main::Starting && !world.answers.contains(&Some(Answer::Hangs)) {
+            add(false, &|world| world.answer(Answer::Hangs), None);
+        }
+    }
+    if world.main == MainProcess::Zombie {
+        add(true, &World::reap, None);
+    }
+    // An `Exited` that was childless is the last message.
+    let reported = machine.childless
+        || world
+            .answers
+            .iter()
+            .flatten()
+            .any(|answer| matches!(answer, Answer::Childless | Answer::Exited { childless: true }));
+    if !machine.has_leaf && world.main == MainProcess::Reaped && world.is_empty() && !world.sweeping && !reported {
+        add(true, &|world| world.answer(Answer::Childless), None);
+    }
+    // The guard reads its messages in their order.
+    if world.sweeping && !world.start.asked {
+        let has_leaf = machine.has_leaf;
+        let sweep = |world: &mut World| {
+            (world.sweeping, world.swept) = (false, true);
+            if world.main == MainProcess::InExec && (has_leaf || world.start.hangs) {
+                world.answer(Answer::Hangs);
+            } else {
+                match world.main {
+                    // The report has it already.
+                    MainProcess::Runs if has_leaf && world.reported => {}
+                    MainProcess::InExec => {
+                        world.main = MainProcess::None;
+                        world.answer(Answer::NotStarted);
+                    }
+                    MainProcess::Runs | MainProcess::Zombie => {
+                        world.sweep(has_leaf);
+                        world.reap();
+                    }
+                    MainProcess::None | MainProcess::Reaped => {}
+                }
+            }
+            let survivors = world.sweep(has_leaf);
+            world.answer(Answer::Swept { survivors });
+        };
+        add(false, &sweep, None);
+    }
+}
+
 fn starts() -> Vec<State> {
     let mut starts = Vec::new();
-    for leftovers in [Leftovers::Kill, Leftovers::Wait] {
-        for signal_to in [SignalTo::All, SignalTo::Main] {
-            for others in [Others::None, Others::Daemon, Others::Filter, Others::Unkillable] {
-                for (deadline, first_signal) in [(false, None), (true, None), (true, Some(Signal::INT))] {
-                    let mut machine = Machine::new(leftovers, signal_to);
-                    machine.begin_with(first_signal);
-                    let world = World {
-                        main_lives: true,
-                        others,
-                        guard_lives: true,
-                        kill_pending: false,
-                        sweep_pending: false,
-                        reported_unkillable: false,
-                        timers: Timers { deadline, ..Timers::default() },
-                        requests: 3,
-                    };
-                    starts.push((machine, world));
-                }
+    let all_others = [Others::Daemon, Others::Filter, Others::Unkillable];
+    for (leftovers, signal_to) in
+        [(Leftovers::Kill, SignalTo::All), (Leftovers::Kill, SignalTo::Main), (Leftovers::Wait, SignalTo::All)]
+    {
+        // Processes can end at any time, so that this includes jobs without them.
+        for (has_leaf, emigrant) in [(true, true), (false, false)] {
+            for (others, hangs) in all_others.into_iter().map(|others| (others, false)).chain([(Others::None, true)]) {
+                let policy = StopPolicy { leftovers, signal_to, ..StopPolicy::default() };
+                let world = World {
+                    start: Start { others, emigrant, hangs, asked: true },
+                    main: MainProcess::None,
+                    others: Others::None,
+                    emigrant: false,
+                    main_killed: false,
+                    others_killed: false,
+                    guard: Guard::Lives,
+                    answers: [None; 5],
+                    sweeping: false,
+                    swept: false,
+                    reported: false,
+                    first_signals: 0,
+                    requests: 1,
+                };
+                starts.push((Machine::new(&policy, has_leaf, false, true), world));
             }
         }
     }
     starts
 }
 
-/// Returns every reachable state, with the states that follow it.
-fn explore() -> HashMap<State, Vec<Step>> {
-    let mut known = HashMap::new();
-    let mut open: VecDeque<State> = starts().into();
-    while let Some(state) = open.pop_front() {
-        if known.contains_key(&state) {
-            continue;
-        }
-        let next = steps(state);
-        open.extend(next.iter().map(|step| step.state));
-        known.insert(state, next);
-    }
-    known
+/// What one exploration has found.
+#[derive(Default)]
+struct Explored {
+    /// For each state: the number of paths to an end, and the length of the longest.
+    known: HashMap<State, (f64, u32)>,
+    /// The states of the path that is explored now.
+    path: HashSet<State>,
 }
 
-#[test]
-fn a_job_is_gone_only_when_it_is_empty_or_its_report_names_the_rest() {
-    let known = explore();
-    assert!(known.len() > 1000, "{} states", known.len());
-    for (machine, world) in known.keys() {
-        if machine.phase == Phase::Gone {
-            assert!(world.is_empty() || world.reported_unkillable, "{machine:?} {world:?}");
-        }
-        if machine.phase == Phase::Draining {
-            assert!(machine.main_exited || world.reported_unkillable, "{machine:?} {world:?}");
-        }
-    }
-}
-
-#[test]
-fn a_job_is_never_stuck() {
-    for ((machine, world), next) in explore() {
-        // In these states the machine waits for the processes by intention.
-        let waits = machine.phase == Phase::Running
-            && (world.main_lives || machine.leftovers == Leftovers::Wait && world.others != Others::None);
-        if machine.phase != Phase::Gone && !waits {
-            assert!(next.iter().any(|step| step.certain), "{machine:?} {world:?}");
-        }
-    }
-}
-
-#[test]
-fn phases_only_go_forward_and_every_path_ends() {
-    let known = explore();
-    for (state, next) in &known {
-        for step in next {
-            assert!(step.state.0.phase as u8 >= state.0.phase as u8, "{state:?} to {:?}", step.state);
-        }
-    }
-    // Every step uses something up (a process, a timer, the guard, a request, an answer), so no path returns to a
-    // state.
-    let (mut done, mut path): (HashSet<State>, HashSet<State>) = Default::default();
-    for start in starts() {
+impl Explored {
+    fn explore(&mut self, start: State) {
         let mut stack = vec![(start, false)];
         while let Some((state, is_left)) = stack.pop() {
+            if self.known.contains_key(&state) {
+                continue;
+            }
+            let next = steps(state);
             if is_left {
-                path.remove(&state);
-                done.insert(state);
-            } else if !done.contains(&state) {
-                assert!(path.insert(state), "a cycle at {state:?}");
-                stack.push((state, true));
-                for step in &known[&state] {
-                    assert!(!path.contains(&step.state), "a cycle: {state:?} to {:?}", step.state);
+                self.path.remove(&state);
+                // Here the supervisor can die, which ends the path: the guard does the rest. If the guard is dead too, the
+                // next start finds the leaf, and the outer guard ends what has no leaf.
+                let (mut paths, mut longest) = (1.0, 0);
+                for step in &next {
+                    let (further, length) = self.known[&step.state];
+                    paths += further;
+                    longest = longest.max(length + 1);
+                }
+                self.known.insert(state, (paths, longest));
+                continue;
+            }
+            check(state, &next);
+            assert!(self.path.insert(state), "a path returns to {state:?}");
+            stack.push((state, true));
+            for step in next {
+                assert!(!self.path.contains(&step.state), "a path returns: {state:?} to {:?}", step.state);
+                if !self.known.contains_key(&step.state) {
                     stack.push((step.state, false));
                 }
             }
         }
     }
+}
+
+/// Checks one state and the steps from it.
+fn check((machine, world): State, next: &[Step]) {
+    let state = (machine, world);
+    assert!(world.first_signals <= 1, "the main process receives the first signal of a stop again: {state:?}");
+    for step in next {
+        assert!(step.state.0.phase >= machine.phase, "back to an earlier phase: {state:?} to {:?}", step.state);
+    }
+    if machine.phase == Phase::Gone {
+        // The removal of the leaf waits for processes in it that were killed, or is reported as failed. Without a leaf,
+        // the guard is ended next, with what it still starts.
+        let is_empty = !world.main_lives()
+            && !world.emigrant
+            && !(world.start.asked && machine.has_leaf)
+            && (world.others == Others::None || machine.has_leaf && world.others_killed);
+        assert!(is_empty || world.reported, "gone while something lives: {state:?}");
+        assert!(Timer::ALL.into_iter().all(|timer| !machine.runs(timer)), "a timer runs on: {state:?}");
+        return;
+    }
+    // In these states the machine waits for processes, by intention.
+    let waits = machine.phase == Phase::Running
+        && (world.main_lives() || machine.leftovers == Leftovers::Wait && !world.is_empty());
+    assert!(waits || next.iter().any(|step| step.certain), "stuck: {state:?}");
+}
+
+#[test]
+fn every_path_ends_and_no_job_is_gone_while_something_lives() {
+    let mut explored = Explored::default();
+    let (mut paths, mut longest) = (0.0, 0);
+    for start in starts() {
+        explored.explore(start);
+        let (further, length) = explored.known[&start];
+        paths += further;
+        longest = longest.max(length);
+    }
+    println!("{} states, {paths:.1e} paths, the longest with {longest} steps", explored.known.len());
+    assert!(explored.known.len() > 100_000, "{} states", explored.known.len());
 }

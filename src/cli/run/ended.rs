@@ -1,21 +1,12 @@
-//! How a run ended, and the exit code for that.
+//! How a run ended.
 
 use std::sync::Arc;
 
-use crate::cli::FAILED;
 use crate::report::{MainEnd, Reason, exit_code_of_signal};
 use crate::{Command, Report, Signal};
 
 use super::args::Args;
-
-/// SIGKILL did not end every process of the job. This code takes precedence over all others.
-const UNKILLABLE: u8 = 122;
-
-/// `--fail-on-leftovers` found leftovers, and the command itself had succeeded.
-const LEFTOVERS: u8 = 123;
-
-/// The job was not ready in time.
-pub const TOO_LATE: u8 = 124;
+use crate::cli::exit::{self, EndsBy, Exit, FAILED};
 
 /// The result that an option of pinfold gives a job. It replaces the job's own exit code.
 pub struct Verdict {
@@ -89,29 +80,18 @@ impl Ended {
         report.reason == Reason::Exited && matches!(report.main, Some(MainEnd::Exited(_))) && !report.killed
     }
 
-    /// Returns whether pinfold has to end by SIGINT.
-    pub fn by_interrupt(&self) -> bool {
+    /// Returns how pinfold ends.
+    pub fn exit(&self, args: &Args) -> Exit {
         match self {
-            Self::NotStarted { .. } => false,
-            Self::Signalled { signal, .. } => *signal == Signal::INT,
-            Self::Report { report, interrupted } => match report.main {
-                // Only where the signal decided the exit code, and not a deadline or an option.
-                Some(MainEnd::Signalled { signal, .. })
-                    if report.unkillable.count == 0 && report.exit_code == exit_code_of_signal(signal) =>
-                {
-                    signal == Signal::INT.number() || *interrupted && report.reason == Reason::Stopped
-                }
-                _ => false,
-            },
-        }
-    }
-
-    pub fn exit_code(&self, args: &Args) -> u8 {
-        let report = self.report();
-        match self {
-            _ if report.unkillable.count > 0 => UNKILLABLE,
-            _ if report.exit_code == 0 && args.fail_on_leftovers && report.leftovers.count > 0 => LEFTOVERS,
-            _ => report.exit_code,
+            Self::Signalled { signal, .. } => Exit::on_request(*signal),
+            Self::NotStarted { report } => Exit::Code(report.exit_code),
+            Self::Report { report, .. } if report.unkillable.count > 0 => Exit::Code(exit::UNKILLABLE),
+            Self::Report { report, .. }
+                if report.exit_code == 0 && args.fail_on_leftovers && report.leftovers.count > 0 =>
+            {
+                Exit::Code(exit::LEFTOVERS)
+            }
+            Self::Report { report, interrupted } => Exit::of(report, EndsBy::Interrupt { requested: *interrupted }),
         }
     }
 }

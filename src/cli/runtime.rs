@@ -1,15 +1,10 @@
-//! The setup that `pinfold pool` and `pinfold serve` have in common.
-
-use std::path::Path;
-
-use anyhow::{Context, Result, bail};
+//! The runtime and the supervisor of a subcommand.
 
 use crate::cli::signal_stream::SignalStream;
-use crate::kernel::inherited;
 use crate::kernel::own_signals::SignalQueue;
-use crate::{Controller, Guard, Supervisor};
-
-use super::environment;
+use crate::{Error, Supervisor, SupervisorBuilder};
+use anyhow::bail;
+use rustix::io::Errno;
 
 /// The values that determine how many open descriptors a supervisor needs for its jobs.
 #[derive(Clone, Copy)]
@@ -39,8 +34,9 @@ impl Descriptors {
     }
 
     /// Checks that the limit on open files is large enough. Without this check, the error would appear only later, as
-    /// jobs that fail.
-    fn check(self, limit: Option<u64>) -> Result<()> {
+    /// jobs that fail. Raises pinfold's limit first, as far as the hard limit allows.
+    pub fn check(self) -> anyhow::Result<()> {
+        let limit = crate::kernel::inherited::raise_own_limits();
         let Some(limit) = limit.and_then(|limit| usize::try_from(limit).ok()) else { return Ok(()) };
         let open = std::fs::read_dir("/proc/self/fd").map_or(3, Iterator::count);
         let enough = |workers: &usize| open.saturating_add(self.needed(*workers)) <= limit;
@@ -57,29 +53,32 @@ impl Descriptors {
     }
 }
 
-/// Runs `host` with a supervisor for many jobs and with the signals that pinfold receives. Ends the jobs that `host`
-/// has left.
-pub fn with_supervisor<T>(
-    guard: Guard,
+/// Runs `host` in a runtime, with a supervisor and with the signals that pinfold receives. Ends the jobs that `host` has
+/// left.
+///
+/// # Errors
+/// Those of `host`, and those of the start of the supervisor.
+pub fn with_supervisor<T, E: From<Error>>(
+    builder: SupervisorBuilder,
     signals: SignalQueue,
-    cgroup: Option<&Path>,
-    controllers: Vec<Controller>,
-    descriptors: Descriptors,
-    host: impl AsyncFnOnce(&Supervisor, &SignalStream) -> Result<T>,
-) -> Result<T> {
-    descriptors.check(inherited::raise_own_limits())?;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
+    host: impl AsyncFnOnce(&Supervisor, &SignalStream) -> Result<T, E>,
+) -> Result<T, E> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Error::System {
+        operation: "start",
+        object: "the event loop".into(),
+        errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
+        advice: String::new(),
+    })?;
     let ended = runtime.block_on(async {
         let signals = signals.listen()?;
-        let builder = environment::supervisor(cgroup, None)?.guard(guard).controllers(controllers);
         let supervisor = builder.start().await?;
         let ended = host(&supervisor, &signals).await;
         supervisor.close().await;
         ended
     });
     // Dropping the runtime would wait for its threads, and a thread may still hang in a write to a reader that does not
-    // read. There is nothing else to clean up.
+    // read. There is nothing else to clean up, and the kernel frees everything faster when pinfold exits.
     std::mem::forget(runtime);
     ended
 }

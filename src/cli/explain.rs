@@ -1,20 +1,27 @@
 //! Messages for people about a job that is over.
 
-use crate::cli::{print_message, processes};
+use std::time::Duration;
+
 use crate::report::text::printable;
-use crate::report::{MainEnd, Reason, exit_code_of_signal};
+use crate::report::{MainEnd, ProcessList, Reason};
 use crate::{Report, Signal};
 
-use super::args::Args;
-use super::stats::size;
+use super::print_message;
+
+/// What a message says besides the report.
+pub struct Settings {
+    pub timeout: Option<Duration>,
+    pub idle_timeout: Option<Duration>,
+    pub quiet: bool,
+    pub verbose: bool,
+}
 
 /// Prints on standard error how the job ended.
-pub fn explain(args: &Args, report: &Report) {
+pub fn explain(report: &Report, settings: &Settings) {
     explain_failures(report);
-    if args.quiet {
-        return;
+    if !settings.quiet {
+        explain_end(report, settings);
     }
-    explain_end(args, report);
 }
 
 /// Prints which promises pinfold could not keep.
@@ -34,34 +41,29 @@ pub fn explain_failures(report: &Report) {
 /// `None` where another message reports the end (a deadline, the OOM killer), and for the signals about which a shell
 /// prints nothing either: SIGPIPE, and SIGINT, by which pinfold ends too.
 fn signal_that_ended(report: &Report) -> Option<String> {
-    let Some(MainEnd::Signalled { signal, core_dumped, .. }) = &report.main else { return None };
+    let main = report.main.as_ref()?;
+    let MainEnd::Signalled { signal, core_dumped, .. } = main else { return None };
     let is_known = matches!(report.reason, Reason::Oom | Reason::GuardLost);
     let is_quiet = [libc::SIGPIPE, libc::SIGINT].contains(signal);
-    if is_known || is_quiet || report.exit_code != exit_code_of_signal(*signal) {
+    if is_known || is_quiet || report.exit_code != main.exit_code() {
         return None;
     }
     let name = Signal::from_number(*signal)?;
     Some(format!("{} was ended by {name}{}", printable(&report.name), if *core_dumped { " (core dumped)" } else { "" }))
 }
 
-fn explain_end(args: &Args, report: &Report) {
+fn explain_end(report: &Report, settings: &Settings) {
     let name = printable(&report.name);
+    let how = if report.killed { "killed" } else { "stopped" };
+    let time = |limit: Option<Duration>| humantime::format_duration(limit.unwrap_or_default());
     if let Some(message) = signal_that_ended(report) {
         print_message(&message);
     }
     if report.reason == Reason::Deadline {
-        let timeout = args.timeout.unwrap_or_default();
-        let how = if report.killed { "killed" } else { "stopped" };
-        print_message(&format!("{} was {how} at its deadline of {}", name, humantime::format_duration(timeout)));
+        print_message(&format!("{name} was {how} at its deadline of {}", time(settings.timeout)));
     }
     if report.reason == Reason::Idle {
-        let timeout = args.streams.idle_timeout.unwrap_or_default();
-        let how = if report.killed { "killed" } else { "stopped" };
-        print_message(&format!(
-            "{} was {how}: it had written nothing for {}",
-            name,
-            humantime::format_duration(timeout)
-        ));
+        print_message(&format!("{name} was {how}: it had written nothing for {}", time(settings.idle_timeout)));
     }
     if let Some(oom) = &report.oom {
         let victims: Vec<_> =
@@ -89,12 +91,53 @@ fn explain_end(args: &Args, report: &Report) {
         let fate = if all_ended { "killed now" } else { "not all could be killed" };
         print_message(&format!("{} had left its cgroup, {fate}", processes(&report.emigrants)));
     }
-    if args.verbose {
+    if settings.verbose {
         print_message(&format!(
             "{:?}, {:?} in {}",
             report.reason,
             report.main,
             printable(report.containment.cgroup.as_deref().unwrap_or("no cgroup, held by the guard as subreaper"))
         ));
+    }
+}
+
+/// Returns the number of processes and the first few of them.
+pub fn processes(processes: &ProcessList) -> String {
+    const SHOWN: usize = 3;
+    let mut text = if processes.count == 1 { "1 process".to_owned() } else { format!("{} processes", processes.count) };
+    let shown: Vec<_> = processes.processes.iter().take(SHOWN).map(ToString::to_string).collect();
+    if !shown.is_empty() {
+        let more = if processes.count as usize > shown.len() { ", …" } else { "" };
+        text.push_str(&format!(" ({}{more})", shown.join(", ")));
+    }
+    text
+}
+
+/// Formats a number of bytes for people, in units that are powers of 1024.
+pub fn size(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    let mut units = ["B", "KiB", "MiB", "GiB", "TiB"].into_iter();
+    let mut unit = units.next().unwrap_or_default();
+    for larger in units {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = larger;
+    }
+    if unit == "B" || value >= 100.0 { format!("{value:.0} {unit}") } else { format!("{value:.1} {unit}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn sizes() {
+        for (bytes, text) in
+            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (64 << 20, "64.0 MiB"), (1 << 50, "1024 TiB")]
+        {
+            assert_eq!(size(bytes), text);
+        }
     }
 }

@@ -1,0 +1,410 @@
+//! The loop that supervises the job of `run`, `timeout`, `init` and `watch`. The commands differ in their [`Policy`] and
+//! in their [`Rules`], which are data:
+//!
+//! | what happens | `run` | `timeout` | `init` | `watch` |
+//! | --- | --- | --- | --- | --- |
+//! | TERM, INT, HUP or QUIT arrives | stop; the second one kills | sent to the group, once | passed on | as `run`; ends `watch` |
+//! | another signal arrives | passed on | sent to the group, once | passed on | passed on |
+//! | the terminal sent the signal to the job too | nothing; three interrupts kill | nothing | nothing | as `run`; ends `watch` |
+//! | a process of the job sent it | nothing | as any other | nothing | nothing |
+//! | a stop request, after the main process has ended | as before | kill | kill | as before |
+//! | the terminal stops the main process | pinfold stops too | pinfold stops if it received SIGTSTP | as `run` | as `run` |
+//! | time is over | the job has the deadline | the signal, then `--kill-after` | – | kill, `--grace` after Ctrl-C |
+//! | the command's own events | readiness, typed keys | – | inherited children | files, a request to restart |
+//!
+//! `pool` and `serve` supervise many jobs through a [`crate::Pool`]. They have the same rules, through [`Requests`].
+//! `init` as PID 1 has neither guard nor runtime, so it waits in `init/pid_one.rs`.
+
+mod policy;
+mod start;
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::cli::signal_stream::SignalStream;
+use crate::kernel::own_signals::{self, Received};
+use crate::kernel::wake::Wake;
+use crate::{Job, Report, Result, Signal};
+
+use super::on_signal::is_stop_request;
+use super::signals::{Keys, Response, Rules};
+use super::terminal;
+pub use policy::{Policy, Recipients, Step};
+pub use start::Start;
+use start::{Arrival, Phase};
+
+/// When the terminal sends its stop signal, the command has to stop before `timeout` does, so that it does not read what
+/// the user types for the shell. `timeout` waits this long for a command that does not stop.
+const STOP_PATIENCE: Duration = Duration::from_millis(100);
+
+/// A reason to return from the loop.
+pub enum Event<T> {
+    /// The job is over.
+    Ended(Arc<Report>),
+    /// A signal has requested a stop or a kill, which the loop has performed if there is a job.
+    Requested(Signal),
+    /// The terminal has sent a stop request to the job and to pinfold.
+    Interrupted(Signal),
+    /// One of [`Policy::own`] has arrived.
+    Own(Signal),
+    /// The other future is ready.
+    Other(T),
+}
+
+/// The signals that pinfold receives, with the responses of the rules.
+pub struct Requests<'a> {
+    pub signals: &'a SignalStream,
+    pub rules: Rules,
+}
+
+impl Requests<'_> {
+    /// Waits for the next signal, and returns it with the response to it. Cancel-safe.
+    ///
+    /// # Errors
+    /// The errno of read(2).
+    pub async fn next(&mut self) -> Result<(Response, Signal)> {
+        let received = self.signals.recv().await?;
+        Ok((self.rules.respond(received, Instant::now()), received.signal))
+    }
+}
+
+/// An action at a given time.
+#[derive(Clone, Copy)]
+enum Due {
+    /// pinfold sends the signal of the deadline.
+    Deadline,
+    Kill,
+}
+
+/// The state of the loop.
+pub struct Supervision<'a> {
+    requests: Requests<'a>,
+    pub policy: Policy<'a>,
+    /// The signals that arrived before the job existed.
+    early: VecDeque<Arrival>,
+    /// The job may stop pinfold, so the kernel continues it at this time ([`Wake`]).
+    due: Option<(Instant, Due, Wake)>,
+    /// When pinfold stops itself after a SIGTSTP.
+    suspend_at: Option<Instant>,
+    /// For how long the terminal had stopped the job.
+    pub stopped_time: Rc<Cell<Duration>>,
+    /// The first signal that requested a stop or a kill.
+    pub requested: Option<Signal>,
+    pub timed_out: bool,
+    /// pinfold has sent SIGKILL, to itself too ([`Recipients::OwnGroup`]).
+    pub killed: bool,
+}
+
+impl<'a> Supervision<'a> {
+    pub fn new(signals: &'a SignalStream, rules: Rules, policy: Policy<'a>) -> Self {
+        Self {
+            requests: Requests { signals, rules },
+            policy,
+            early: VecDeque::new(),
+            due: None,
+            suspend_at: None,
+            stopped_time: Rc::default(),
+            requested: None,
+            timed_out: false,
+            killed: false,
+        }
+    }
+
+    /// Sets the time of [`Policy::deadline_signal`].
+    pub fn set_deadline(&mut self, at: Option<Instant>) {
+        self.due = at.map(|at| (at, Due::Deadline, Wake::at(Some(at))));
+    }
+
+    /// Kills the job after this time, except if an earlier call has set a time.
+    pub fn kill_in(&mut self, time: Duration) {
+        if let (None, Some(at)) = (&self.due, Instant::now().checked_add(time)) {
+            self.due = Some((at, Due::Kill, Wake::at(Some(at))));
+        }
+    }
+
+    /// Waits for the next event that the command has to handle. Until then, it does with the job what the rules and the
+    /// policy say. `other` is a future of the command; when this function returns, it has been dropped.
+    ///
+    /// # Errors
+    /// [`crate::Error::GuardLost`], and the errno of read(2).
+    pub async fn next<T>(&mut self, job: Option<&Job>, other: impl Future<Output = T>) -> Result<Event<T>> {
+        let mut other = std::pin::pin!(other);
+        loop {
+            let due = self.due.as_ref().map(|(at, ..)| *at);
+            let arrival = match self.early.pop_front() {
+                Some(early) => early,
+                None => tokio::select! {
+                    biased;
+                    report = ended(job) => return Ok(Event::Ended(report?)),
+                    (job, signal) = main_stopped(job) => {
+                        self.main_stopped(job, signal);
+                        continue;
+                    }
+                    received = self.requests.signals.recv() => {
+                        Arrival { received: received?, at: Instant::now(), phase: Phase::Running }
+                    }
+                    () = sleep_until(self.suspend_at) => {
+                        self.suspend_at = None;
+                        own_signals::suspend_by(Signal::TSTP);
+                        continue;
+                    }
+                    () = sleep_until(due) => {
+                        self.time_is_over(job).await;
+                        continue;
+                    }
+                    done = &mut other => return Ok(Event::Other(done)),
+                },
+            };
+            if let Some(event) = self.handle(job, arrival).await {
+                return Ok(event);
+            }
+        }
+    }
+
+    /// Waits until the job is over. [`Policy::own`] must be empty.
+    ///
+    /// # Errors
+    /// Those of [`next`](Self::next).
+    pub async fn wait(&mut self, job: &Job) -> Result<Arc<Report>> {
+        loop {
+            if let Event::Ended(report) = self.next(Some(job), std::future::pending::<()>()).await? {
+                return Ok(report);
+            }
+        }
+    }
+
+    /// Waits, after the end of the job, for a future of the command. A request to stop or to kill ends the wait.
+    ///
+    /// # Errors
+    /// The signal of that request.
+    pub async fn finish<T>(&mut self, rest: impl Future<Output = T>) -> Result<std::result::Result<T, Signal>> {
+        let mut rest = std::pin::pin!(rest);
+        loop {
+            let (response, signal) = tokio::select! {
+                biased;
+                done = &mut rest => return Ok(Ok(done)),
+                request = self.requests.next() => request?,
+            };
+            match response {
+                Response::Stop(_) | Response::Kill => return Ok(Err(signal)),
+                _ if signal == Signal::TSTP && self.policy.terminal.is_some_and(|terminal| !terminal.orphaned) => {
+                    self.suspend_by(signal);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Kills the job because of typed keys.
+    pub fn kill(&mut self, job: &Job, signal: Signal) {
+        (self.policy.announce)(Step::Kill(signal));
+        job.start_kill();
+    }
+
+    async fn handle<T>(&mut self, job: Option<&Job>, arrival: Arrival) -> Option<Event<T>> {
+        let Arrival { received, at, phase } = arrival;
+        let signal = received.signal;
+        if self.policy.own.contains(&signal) {
+            return Some(Event::Own(signal));
+        }
+        if let Some(job) = job {
+            if self.policy.stands_in_for_main && job.main_has_ended() {
+                // The remaining processes are being ended. The sender wants that to be sooner.
+                if is_stop_request(signal) {
+                    job.start_kill();
+                }
+                return None;
+            }
+            let shares_group = self.requests.rules.keys == Keys::ReachTheJob;
+            if shares_group && !self.policy.obeys_the_job && is_by_the_job(job, received).await {
+                return None;
+            }
+        }
+        let response = self.requests.rules.respond(received, at);
+        let announce = self.policy.announce;
+        match response {
+            Response::Stop(first) => {
+                announce(Step::Stop(signal));
+                self.requested.get_or_insert(signal);
+                match (job, first) {
+                    (Some(job), Some(first)) => job.start_stop_with(first),
+                    (Some(job), None) => job.start_stop(),
+                    (None, _) => {}
+                }
+                return Some(Event::Requested(signal));
+            }
+            Response::Kill => {
+                announce(Step::Kill(signal));
+                self.requested.get_or_insert(signal);
+                job.inspect(|job| job.start_kill());
+                return Some(Event::Requested(signal));
+            }
+            Response::PassOn(sent) => self.send(job, Some(signal), Some(sent)).await,
+            Response::LeftToTheJob(sent) | Response::Interrupt(sent, _) => {
+                if let Response::Interrupt(_, count @ 1..) = response {
+                    announce(Step::Interrupt(signal, count));
+                }
+                match job {
+                    // Without pinfold, the main process would have received the signal.
+                    Some(job) if phase.missed(job) => {
+                        self.send(Some(job), Some(signal), Some(sent)).await;
+                    }
+                    _ => self.start_kill_after(),
+                }
+                if let Response::Interrupt(..) = response {
+                    return Some(Event::Interrupted(signal));
+                }
+            }
+            // A job that is over has no terminal, so an error is ignored.
+            Response::Key(signal) => drop(job.map(|job| job.signal_pty(signal))),
+            Response::Suspend => self.suspend_with_job(job, signal).await,
+            Response::SuspendLater if self.is_orphaned() => {}
+            Response::SuspendLater => self.suspend_at = Some(Instant::now() + STOP_PATIENCE),
+            Response::Deadline => self.deadline(job).await,
+            Response::Ignore => {
+                announce(Step::Send(Some(signal), None));
+                self.stop_after(signal);
+            }
+            Response::Nothing => {}
+        }
+        None
+    }
+
+    /// Sends a signal to the job.
+    async fn send(&mut self, job: Option<&Job>, received: Option<Signal>, signal: Option<Signal>) {
+        let Some(job) = job else { return };
+        self.start_kill_after();
+        (self.policy.announce)(Step::Send(received, signal));
+        match (self.policy.recipients, signal) {
+            // An error means that the main process has just ended.
+            (Recipients::Main, signal) => drop(signal.map(|signal| job.signal(signal))),
+            (Recipients::OwnGroup, Some(Signal::KILL)) => {
+                self.killed = true;
+                job.start_kill();
+            }
+            (_, signal) => {
+                if let Some(signal) = signal {
+                    job.signal_group(signal).await;
+                }
+                if self.policy.recipients == Recipients::OwnGroup {
+                    self.also_received(job, signal).await;
+                }
+            }
+        }
+        received.inspect(|&received| self.stop_after(received));
+    }
+
+    /// Does what the signal does to pinfold, as if pinfold were in the process group of the job.
+    async fn also_received(&mut self, job: &Job, signal: Option<Signal>) {
+        signal.inspect(|&signal| self.requests.rules.ignore(signal));
+        if signal == Some(Signal::STOP) {
+            own_signals::suspend_by(Signal::STOP);
+        }
+        if signal != Some(Signal::CONT) {
+            job.signal_group(Signal::CONT).await;
+        }
+    }
+
+    fn stop_after(&self, received: Signal) {
+        if self.policy.stops_after.contains(&received) {
+            own_signals::suspend_by(Signal::STOP);
+        }
+    }
+
+    fn start_kill_after(&mut self) {
+        if let Some(kill_after) = self.policy.kill_after.take() {
+            self.policy.deadline_signal = Some(Signal::KILL);
+            self.set_deadline(Instant::now().checked_add(kill_after));
+        }
+    }
+
+    async fn time_is_over(&mut self, job: Option<&Job>) {
+        match self.due.take() {
+            Some((_, Due::Kill, _)) => drop(job.map(Job::start_kill)),
+            // The remaining processes are being ended already.
+            _ if job.is_some_and(Job::main_has_ended) => {}
+            _ => self.deadline(job).await,
+        }
+    }
+
+    async fn deadline(&mut self, job: Option<&Job>) {
+        self.timed_out = true;
+        self.due = None;
+        self.send(job, None, self.policy.deadline_signal).await;
+    }
+
+    /// Handles a stop of the main process. If job control stopped it, pinfold stops too, so that the shell takes over.
+    /// If no shell would continue pinfold (an orphaned process group), pinfold undoes the stop: without the guard, the
+    /// kernel would have ignored it.
+    fn main_stopped(&mut self, job: &Job, signal: Signal) {
+        let by_job_control = [Signal::TSTP, Signal::TTIN, Signal::TTOU].contains(&signal);
+        if !by_job_control || self.requests.rules.keys != Keys::ReachTheJob {
+            return;
+        }
+        if self.is_orphaned() {
+            job.signal_all(Signal::CONT);
+        } else if self.policy.stops_with_main {
+            job.postpone_deadline(self.suspend_by(signal));
+        } else if self.suspend_at.take().is_some() {
+            self.suspend_by(Signal::TSTP);
+        }
+    }
+
+    /// Stops the job, its clocks and then pinfold, because the terminal stops pinfold's process group and the job is
+    /// not in that group.
+    async fn suspend_with_job(&mut self, job: Option<&Job>, signal: Signal) {
+        let Some(job) = job.filter(|_| !self.is_orphaned()) else { return };
+        let since = Instant::now();
+        job.signal_all(Signal::STOP);
+        // A job handles its requests in order: when this call returns, the signal has been sent.
+        job.processes().await;
+        self.suspend_by(signal);
+        job.signal_all(Signal::CONT);
+        job.postpone_deadline(since.elapsed());
+    }
+
+    /// Stops pinfold by the signal. Returns how long it was stopped.
+    fn suspend_by(&self, signal: Signal) -> Duration {
+        let since = Instant::now();
+        own_signals::suspend_by(signal);
+        let time = since.elapsed();
+        self.stopped_time.set(self.stopped_time.get() + time);
+        time
+    }
+
+    fn is_orphaned(&self) -> bool {
+        self.policy.terminal.map_or_else(terminal::is_orphaned, |terminal| terminal.orphaned)
+    }
+}
+
+/// Returns whether a process of the job sent the signal.
+async fn is_by_the_job(job: &Job, received: Received) -> bool {
+    let Ok(sender) = i32::try_from(received.sender) else { return false };
+    let by_a_process = !received.from_kernel && sender != 0;
+    by_a_process && (sender == job.pid() || job.processes().await.iter().any(|process| process.pid == sender))
+}
+
+async fn ended(job: Option<&Job>) -> Result<Arc<Report>> {
+    match job {
+        Some(job) => job.wait().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn main_stopped(job: Option<&Job>) -> (&Job, Signal) {
+    match job {
+        Some(job) => (job, job.next_stop().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until the given time; forever if that is `None`.
+pub async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,71 @@
+//! What differs between the commands that supervise one job, as data.
+
+use std::time::Duration;
+
+use crate::Signal;
+
+use crate::cli::terminal::Terminal;
+
+/// What differs between the commands, besides the [`Rules`](crate::cli::signals::Rules).
+pub struct Policy<'a> {
+    /// The controlling terminal, if the command has opened it.
+    pub terminal: Option<&'a Terminal>,
+    pub recipients: Recipients,
+    /// A signal of a process of the job is handled as any other. Otherwise it is taken for one that the process sent to
+    /// its group, as `kill 0` does, if the job is in pinfold's group: then the job has it already.
+    pub obeys_the_job: bool,
+    /// Without a main process to which a signal could be passed on (it is not executed yet, or has ended), a stop
+    /// request is meant for pinfold: pinfold gives up the start, or kills the remaining processes.
+    pub stands_in_for_main: bool,
+    /// pinfold stops when the terminal has stopped the main process. Otherwise only after a SIGTSTP of its own.
+    pub stops_with_main: bool,
+    /// pinfold stops itself by SIGSTOP after it has passed on one of these signals.
+    pub stops_after: Vec<Signal>,
+    /// Signals for the command itself, which returns from the loop: [`Event::Own`](super::Event::Own).
+    pub own: Vec<Signal>,
+    /// The signal at the deadline ([`Supervision::set_deadline`](super::Supervision::set_deadline)); `None` for a signal that does not exist.
+    pub deadline_signal: Option<Signal>,
+    /// The time from the first signal that the job receives until SIGKILL.
+    pub kill_after: Option<Duration>,
+    /// Is called before each step, for a message.
+    pub announce: &'a dyn Fn(Step),
+}
+
+impl Default for Policy<'_> {
+    fn default() -> Self {
+        Self {
+            terminal: None,
+            recipients: Recipients::Main,
+            obeys_the_job: false,
+            stands_in_for_main: false,
+            stops_with_main: true,
+            stops_after: Vec::new(),
+            own: Vec::new(),
+            deadline_signal: None,
+            kill_after: None,
+            announce: &|_| {},
+        }
+    }
+}
+
+/// Which processes receive a signal that pinfold passes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Recipients {
+    Main,
+    /// The main process, and the processes of the job in its process group.
+    Group,
+    /// The same, as if pinfold were in that group too, as the timeout(1) of coreutils is: SIGKILL ends pinfold, SIGSTOP
+    /// stops it, and it ignores each other signal that it has sent. SIGCONT follows each signal.
+    OwnGroup,
+}
+
+/// A step about which a command may print a message.
+#[derive(Clone, Copy)]
+pub enum Step {
+    Stop(Signal),
+    Kill(Signal),
+    /// The terminal has interrupted the job. The number counts the interrupts within the last two seconds.
+    Interrupt(Signal, usize),
+    /// The job receives `sent`, or no signal. The first signal is the one that pinfold received, if it received one.
+    Send(Option<Signal>, Option<Signal>),
+}

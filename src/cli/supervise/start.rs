@@ -1,0 +1,124 @@
+//! The start of the job, and the signals that arrive before the command has been executed.
+
+use std::time::{Duration, Instant};
+
+use crate::kernel::own_signals::Received;
+use crate::{Job, Result, Signal};
+
+use super::{Supervision, sleep_until};
+use crate::cli::on_signal::is_stop_request;
+use crate::cli::signals::{Response, Rules};
+use crate::cli::terminal::has_left_our_group;
+
+/// How long a stop waits until the command has been executed, so that the command receives the stop signal. An exec can
+/// take long.
+const EXEC_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The result of the start of a job.
+pub enum Start {
+    Job(Job),
+    /// pinfold has given up the start, because of a signal, or by SIGKILL at the deadline. No job runs.
+    GivenUp(Signal),
+}
+
+/// A received signal.
+pub(super) struct Arrival {
+    pub(super) received: Received,
+    pub(super) at: Instant,
+    pub(super) phase: Phase,
+}
+
+/// When a signal arrived.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The job did not exist, so the terminal did not send the signal to it.
+    BeforeTheJob,
+    /// The main process may have been in pinfold's process group already, or not.
+    Starting,
+    Running,
+}
+
+impl Phase {
+    /// Returns whether the main process has not received the signal that the terminal sent to pinfold's group.
+    pub(super) fn missed(self, job: &Job) -> bool {
+        match self {
+            Self::BeforeTheJob => true,
+            // Not known, and a second signal could be one too many.
+            Self::Starting => false,
+            Self::Running => has_left_our_group(job),
+        }
+    }
+}
+
+impl Supervision<'_> {
+    /// Starts the job. Signals that arrive before the command has been executed are handled after that. After a stop
+    /// request, pinfold waits for that for at most [`EXEC_PATIENCE`]. After a second one, it starts no job.
+    ///
+    /// # Errors
+    /// Those of `spawn`, and the errno of read(2).
+    pub async fn start(&mut self, spawn: impl Future<Output = Result<Job>>) -> Result<Start> {
+        // This copy only serves to find out how long to wait. The signals are handled later.
+        let mut rules = self.requests.rules.clone();
+        let mut give_up = None;
+        while let Some(received) = self.requests.signals.try_recv()? {
+            if self.arrived_early(&mut rules, &mut give_up, received, Phase::BeforeTheJob) {
+                return Ok(Start::GivenUp(received.signal));
+            }
+        }
+        let mut spawn = std::pin::pin!(spawn);
+        loop {
+            let due = self.due.as_ref().map(|(at, ..)| *at);
+            tokio::select! {
+                biased;
+                spawned = &mut spawn => return spawned.map(Start::Job),
+                received = self.requests.signals.recv() => {
+                    let received = received?;
+                    if self.arrived_early(&mut rules, &mut give_up, received, Phase::Starting) {
+                        // The future is dropped, which ends the part of the job that exists already.
+                        return Ok(Start::GivenUp(received.signal));
+                    }
+                }
+                () = sleep_until(due), if give_up.is_none() => {
+                    self.timed_out = true;
+                    give_up = Some((Instant::now() + EXEC_PATIENCE, Signal::KILL));
+                }
+                signal = patience(give_up) => return Ok(Start::GivenUp(signal)),
+            }
+        }
+    }
+
+    /// Keeps a signal until the job exists. Returns whether the start ends now.
+    fn arrived_early(
+        &mut self,
+        rules: &mut Rules,
+        give_up: &mut Option<(Instant, Signal)>,
+        received: Received,
+        phase: Phase,
+    ) -> bool {
+        let (signal, at) = (received.signal, Instant::now());
+        self.early.push_back(Arrival { received, at, phase });
+        if self.policy.own.contains(&signal) {
+            return false;
+        }
+        let response = rules.respond(received, at);
+        self.timed_out |= response == Response::Deadline;
+        if match response {
+            Response::Stop(_) | Response::Deadline => true,
+            Response::PassOn(_) => self.policy.stands_in_for_main && is_stop_request(signal),
+            _ => false,
+        } {
+            give_up.get_or_insert((at + EXEC_PATIENCE, signal));
+        }
+        response == Response::Kill
+    }
+}
+
+async fn patience(give_up: Option<(Instant, Signal)>) -> Signal {
+    match give_up {
+        Some((at, signal)) => {
+            sleep_until(Some(at)).await;
+            signal
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,50 @@
+//! The timers of a job: when each of those that run is over.
+
+use std::future::pending;
+use std::time::{Duration, Instant};
+
+use crate::job::stop::Timer;
+
+#[derive(Default)]
+pub(super) struct Clock([Option<Instant>; Timer::ALL.len()]);
+
+impl Clock {
+    /// Starts a timer, or starts it again. A time that the clock cannot represent never ends.
+    pub fn start(&mut self, timer: Timer, time: Duration) {
+        self.set(timer, Instant::now().checked_add(time));
+    }
+
+    pub fn set(&mut self, timer: Timer, end: Option<Instant>) {
+        self.0[timer as usize] = end;
+    }
+
+    pub fn cancel(&mut self, timer: Timer) {
+        self.0[timer as usize] = None;
+    }
+
+    /// Postpones the end of a timer, if it runs, and returns the end.
+    pub fn postpone(&mut self, timer: Timer, by: Duration) -> Option<Instant> {
+        let end = &mut self.0[timer as usize];
+        *end = end.and_then(|end| end.checked_add(by));
+        *end
+    }
+
+    /// Waits until a timer is over. Cancel-safe.
+    pub async fn over(&mut self) -> Timer {
+        let running = Timer::ALL.into_iter().zip(self.0).filter_map(|(timer, end)| Some((end?, timer)));
+        let timer = sleep_until(running.min_by_key(|(end, _)| *end)).await;
+        self.cancel(timer);
+        timer
+    }
+}
+
+pub(super) async fn sleep_until<T>(timer: Option<(Instant, T)>) -> T {
+    match timer {
+        Some((at, value)) => {
+            // On the heap: the future would otherwise take up space in the actor all its life.
+            Box::pin(tokio::time::sleep_until(at.into())).await;
+            value
+        }
+        None => pending().await,
+    }
+}

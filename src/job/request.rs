@@ -1,0 +1,30 @@
+//! What callers ask of a running job.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::stop::Event;
+use crate::error::Result;
+use crate::kernel::signal::Signal;
+use crate::report::{ProcessInfo, Usage};
+
+/// A request to the actor of a job.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// Holds the first signal of the stop, if it is not the stop signal of the command.
+    Stop(Option<Signal>),
+    Kill,
+    SignalAll(Signal),
+    /// The actor answers when it has sent the signal.
+    SignalGroup(Signal, oneshot::Sender<()>),
+    /// An end for a reason other than a request to stop or kill, such as the deadline.
+    End(Event),
+    Processes(oneshot::Sender<Vec<ProcessInfo>>),
+    Usage(oneshot::Sender<Usage>),
+    /// The actor answers when all processes are frozen.
+    Freeze(oneshot::Sender<Result<()>>),
+    Thaw,
+    /// Postpones the deadline by this time, in which the job could not run.
+    Postpone(Duration),
+}
