@@ -82,9 +82,9 @@ async fn run(words: Vec<std::ffi::OsString>, code: Vec<u8>) -> Result<serde_json
         command.user(nobody);
     }
     let verdict = match supervisor.spawn(&command).await {
-        Ok(job) => {
+        Ok(mut job) => {
             let output = job.wait_with_output().await?;
-            let report = &output.report;
+            let report = &output.status;
             serde_json::json!({
                 "reason": report.reason, "exit_code": report.exit_code, "limits": enforced,
                 "stdout": output.stdout.text(), "stderr": output.stderr.text(),

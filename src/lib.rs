@@ -21,7 +21,7 @@
 //!         let supervisor = Supervisor::start().await?;
 //!         let mut command = Command::new("sh");
 //!         command.args(["-c", "setsid sleep 999 & exit 3"]).timeout(Duration::from_secs(60));
-//!         let mut job = supervisor.spawn(&command).await?;
+//!         let job = command.spawn(&supervisor).await?;
 //!         let report = job.wait().await?;
 //!
 //!         assert_eq!(report.exit_code, 3);
@@ -151,7 +151,7 @@ mod supervisor;
 pub use cgroup::limits::{Controller, IoMax, Limits};
 pub use error::{Error, HangingStart, Result, SpawnError, SpawnStage};
 pub use guard::{Guard, init};
-pub use job::command::{Command, ProcessGroup, Stdio};
+pub use job::command::{Command, ProcessGroup, Spawner, Stdio};
 pub use job::ready::Readiness;
 pub use job::stop::{Leftovers, SignalTo};
 pub use job::{Job, JobHandle, output};

@@ -10,8 +10,8 @@ use super::actor::Actor;
 use super::caller::Caller;
 use super::command::Command;
 use super::completion::completion;
+use super::handle::Shared;
 use super::output::Activity;
-use super::streams::Streams;
 use super::{Job, actor, live, spawn_request, streams};
 use crate::cgroup::apply as limits;
 use crate::error::{Error, Result};
@@ -126,7 +126,7 @@ async fn start(
     let activity = command.idle_timeout.map(|timeout| (timeout, Arc::new(Activity::new())));
     let streams = {
         let _entered = runtime.enter();
-        Streams::new(command, pipes, terminal, &report, activity.as_ref().map(|(_, activity)| activity))?
+        streams::make(command, pipes, terminal, &report, activity.as_ref().map(|(_, activity)| activity))?
     };
     let cgroup = next.containment.leaf().map(|leaf| leaf.cgroup().path().to_owned());
     let (actor, requests, stops) = Actor::new(supervisor, command, next, spawn_request, events.clone())?;
@@ -144,19 +144,18 @@ async fn start(
                 runtime.spawn(live::until_over(report.clone(), memory.run(leaf, (pid, main.clone()), events.clone())));
             }
             let name = command.display_name();
+            let streams::Streams { stdin, stdout, stderr, searches, piped } = streams;
+            let shared = Shared { number: id, pid, main, name, cgroup, report, events, searches, runtime };
             Ok(Job {
-                id,
-                pid,
-                main,
+                stdin,
+                stdout,
+                stderr,
+                piped,
+                shared: Arc::new(shared),
                 requests,
-                report,
                 stops: Mutex::new(stops),
-                name,
-                cgroup,
-                streams,
-                events,
-                driver,
                 maker: Maker::here(),
+                _driver: driver,
             })
         }
         Ok(Err(error)) => Err(error),

@@ -24,7 +24,7 @@ pub(super) async fn run(pool: &Shared, id: u64, mut task: Box<Task>, mut asked: 
         *attempts += 1;
         let attempt = *attempts;
         // Boxed, so that the memory that only the start needs is free afterwards: thousands of tasks may run.
-        let job = match Box::pin(start(pool, &task.command, &mut asked)).await {
+        let mut job = match Box::pin(start(pool, &task.command, &mut asked)).await {
             Ok(job) => job,
             Err(report) => {
                 let cancelled = is_ended_by(&asked, report.reason);
@@ -32,16 +32,16 @@ pub(super) async fn run(pool: &Shared, id: u64, mut task: Box<Task>, mut asked: 
             }
         };
         if let Some(on_spawn) = &task.on_spawn
-            && let Err(panic) = catch_unwind(AssertUnwindSafe(|| on_spawn(&job, attempt))).map_err(message_of)
+            && let Err(panic) = catch_unwind(AssertUnwindSafe(|| on_spawn(&mut job, attempt))).map_err(message_of)
         {
             let report = Box::pin(kill_after(&job, &panic)).await;
             return Outcome::not_run(id, report, attempt, false);
         }
         // After the last attempt the task is dropped here, and with it the streams that the caller gave to it.
         let again = (attempt <= task.retries).then_some(task);
-        let ended = hold(pool, &job, &mut asked).await;
+        let ended = hold(pool, &mut job, &mut asked).await;
         let (report, stdout, stderr) = match ended {
-            Ok(Output { report, stdout, stderr }) => (report, stdout, stderr),
+            Ok(Output { status, stdout, stderr }) => (status, stdout, stderr),
             Err(error) => {
                 let report = failed(&Command::new(job.name()), &error);
                 let cancelled = is_ended_by(&asked, report.reason);
@@ -91,8 +91,7 @@ fn is_ended_by(asked: &Asked, reason: Reason) -> bool {
 /// Kills the job after a panic of `on_spawn`: this callback may not have completed the setup of the job, so the job
 /// must not continue.
 async fn kill_after(job: &Job, panic: &str) -> Report {
-    job.start_kill();
-    let report = match job.wait().await {
+    let report = match job.kill().await {
         Ok(report) => Report::clone(&report),
         Err(error) => failed(&Command::new(job.name()), &error),
     };
@@ -124,7 +123,8 @@ pub(super) fn failed(command: &Command, error: &Error) -> Report {
 }
 
 /// Waits for the job, and ends it when this is requested.
-async fn hold(pool: &Shared, job: &Job, asked: &mut Asked) -> Result<Output, Error> {
+async fn hold(pool: &Shared, job: &mut Job, asked: &mut Asked) -> Result<Output, Error> {
+    let handle = job.handle();
     let mut ended = std::pin::pin!(wait(job));
     let mut done = Ending::NotYet;
     loop {
@@ -132,14 +132,14 @@ async fn hold(pool: &Shared, job: &Job, asked: &mut Asked) -> Result<Output, Err
         if next > done {
             match next {
                 Ending::NotYet => {}
-                Ending::Deadline => job.stop_at_deadline(),
+                Ending::Deadline => handle.stop_at_deadline(),
                 // If the job is already being stopped because of the deadline, a second stop would kill it.
                 Ending::Stop if done == Ending::NotYet => match pool.first_signal() {
-                    Some(signal) => job.start_stop_with(signal),
-                    None => job.start_stop(),
+                    Some(signal) => handle.start_stop_with(signal),
+                    None => handle.start_stop(),
                 },
                 Ending::Stop => {}
-                Ending::Kill => job.start_kill(),
+                Ending::Kill => handle.start_kill(),
             }
             done = next;
         }
@@ -152,7 +152,7 @@ async fn hold(pool: &Shared, job: &Job, asked: &mut Asked) -> Result<Output, Err
 }
 
 /// Waits for the job and its output. An output that can't be read or copied is lost; pinfold then stops the job.
-async fn wait(job: &Job) -> Result<Output, Error> {
+async fn wait(job: &mut Job) -> Result<Output, Error> {
     match job.wait_with_output().await {
         Err(error @ Error::System { .. }) => Box::pin(stop_unread(job, error)).await,
         done => done,
@@ -160,12 +160,11 @@ async fn wait(job: &Job) -> Result<Output, Error> {
 }
 
 async fn stop_unread(job: &Job, error: Error) -> Result<Output, Error> {
-    job.start_stop();
-    Ok(unread(&*job.wait().await?, &error))
+    Ok(unread(&*job.stop().await?, &error))
 }
 
 fn unread(report: &Report, error: &Error) -> Output {
     let report = Report { error: Some(error.to_string()), ..report.clone() };
     let (stdout, stderr) = Default::default();
-    Output { report: Arc::new(report), stdout, stderr }
+    Output { status: Arc::new(report), stdout, stderr }
 }

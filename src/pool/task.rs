@@ -11,7 +11,7 @@ use crate::report::Report;
 /// The longest pause between two attempts.
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
-type OnSpawn = Arc<dyn Fn(&Job, u32) + Send + Sync>;
+type OnSpawn = Arc<dyn Fn(&mut Job, u32) + Send + Sync>;
 
 /// A command, and the settings with which a pool runs it. It can be made from a [`Command`].
 ///
@@ -54,7 +54,7 @@ impl Task {
     /// Sets a callback. The pool calls it for each attempt when the command has been executed, with the job and the
     /// number of the attempt, which starts with 1. The callback can, for example, take the job's streams before the
     /// pool reads them. It must not block. If it panics, the job is killed and the task fails.
-    pub fn on_spawn(mut self, call: impl Fn(&Job, u32) + Send + Sync + 'static) -> Self {
+    pub fn on_spawn(mut self, call: impl Fn(&mut Job, u32) + Send + Sync + 'static) -> Self {
         self.on_spawn = Some(Arc::new(call));
         self
     }

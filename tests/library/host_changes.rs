@@ -19,9 +19,9 @@ fn runtime() -> tokio::runtime::Runtime {
 
 /// Returns what a job prints, or why it was not started.
 async fn said(supervisor: &Supervisor, command: &mut Command) -> pinfold::Result<String> {
-    let job = supervisor.spawn(command.stdin(Stdio::bytes("")).stdout(Stdio::piped())).await?;
+    let mut job = supervisor.spawn(command.stdin(Stdio::bytes("")).stdout(Stdio::piped())).await?;
     let output = job.wait_with_output().await?;
-    assert_eq!(output.report.exit_code, 0);
+    assert_eq!(output.status.exit_code, 0);
     Ok(output.stdout.text())
 }
 

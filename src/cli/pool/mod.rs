@@ -357,7 +357,7 @@ async fn feed<'a>(
         });
         let (reader, by_line, tag) = (collector.clone(), args.output == OutputArg::Stream, args.tag);
         let task = task.on_spawn(move |job, _| {
-            for (number, stream) in [job.take_stdout(), job.take_stderr()].into_iter().enumerate() {
+            for (number, stream) in [job.stdout.take(), job.stderr.take()].into_iter().enumerate() {
                 match stream {
                     Some(stream) if by_line => reader.follow(stream, number, tag.then(|| job.name())),
                     Some(stream) => reader.gather(stream, number),
