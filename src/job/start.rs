@@ -106,12 +106,15 @@ async fn start(
     caller: &Caller,
 ) -> Result<Job> {
     command.limits.check()?;
-    let mut spawn_request = spawn_request::SpawnRequest::new(command, caller, backend.changed(&caller.host))?;
+    let changed = caller.host.as_ref().map(|host| backend.changed(host)).unwrap_or_default();
+    let mut spawn_request = spawn_request::SpawnRequest::new(command, caller, changed)?;
     let (pipes, terminal) = (std::mem::take(&mut spawn_request.pipes), spawn_request.terminal.take());
     let (spawned, started) = oneshot::channel();
     let (finished, report) = completion();
     let next = supervisor.next_containment(backend).await?;
-    next.link.host.check_rights(&caller.host)?;
+    if let Some(host) = &caller.host {
+        next.link.host.check_rights(host)?;
+    }
     // Dropping a leaf removes it.
     let watched = limits::apply_to(next.containment.leaf(), &command.limits)?;
     if let Some(leaf) = next.containment.leaf().filter(|_| command.user.is_some()) {
