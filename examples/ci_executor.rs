@@ -74,14 +74,14 @@ async fn step(
 ) -> Result<bool, Box<dyn Error>> {
     command.name(name).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.timeout(Duration::from_secs(1200)).idle_timeout(Duration::from_secs(300));
-    let job = supervisor.spawn(&command).await?;
+    let mut job = supervisor.spawn(&command).await?;
     let button: JobHandle = job.handle();
     let watching = tokio::spawn(async move {
         if cancelled.wait_for(|cancelled| *cancelled).await.is_ok() {
             button.start_stop();
         }
     });
-    let (out, err) = (job.take_stdout().ok_or("piped")?, job.take_stderr().ok_or("piped")?);
+    let (out, err) = (job.stdout.take().ok_or("piped")?, job.stderr.take().ok_or("piped")?);
     let (report, ..) = tokio::join!(job.wait(), log(name, out), log(name, err));
     watching.abort();
     let report: &Report = &*report?;

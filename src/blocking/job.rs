@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Driver, Events, InputStream, Lines, OutputStream};
+use super::{Driver, Events, InputStream, OutputStream};
 use crate::error::Result;
 use crate::job::output::Output;
 use crate::job::ready::Readiness;
@@ -13,13 +13,28 @@ use crate::report::{ProcessInfo, Report, Usage};
 /// A job, as [`crate::Job`]. If it is dropped before it has ended, it is killed.
 #[derive(Debug)]
 pub struct Job {
+    /// The piped standard input of the job, or the input of its terminal; see [`crate::Job::stdin`].
+    pub stdin: Option<InputStream>,
+    /// The piped standard output of the job, or everything that it writes to its terminal; see [`crate::Job::stdout`].
+    pub stdout: Option<OutputStream>,
+    /// The piped standard error of the job; see [`crate::Job::stderr`].
+    pub stderr: Option<OutputStream>,
     inner: crate::job::Job,
     driver: Driver,
 }
 
 impl Job {
-    pub(super) fn new(inner: crate::job::Job, driver: &Driver) -> Self {
-        Self { inner, driver: driver.clone() }
+    pub(super) fn new(mut inner: crate::job::Job, driver: &Driver) -> Self {
+        let stdin = inner.stdin.take().map(|stream| InputStream::new(stream, driver));
+        let [stdout, stderr] = [inner.stdout.take(), inner.stderr.take()]
+            .map(|stream| stream.map(|stream| OutputStream::new(stream, driver)));
+        Self { stdin, stdout, stderr, inner, driver: driver.clone() }
+    }
+
+    /// Returns the process id of the main process, or `None` if the main process has ended; see [`crate::Job::id`].
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.inner.id()
     }
 
     /// Returns the job's number among the jobs of its supervisor. Numbers start with 1, in the order of the spawns.
@@ -52,9 +67,9 @@ impl Job {
     ///     command.arg("999");
     ///     let job = supervisor.spawn(&command)?;
     ///     let button = job.handle();
-    ///     let pressed = std::thread::spawn(move || button.start_stop());
+    ///     let pressed = std::thread::spawn(move || button.stop());
     ///     assert_eq!(job.wait()?.reason, Reason::Stopped);
-    ///     pressed.join().map_err(|_| "the thread has panicked")?;
+    ///     pressed.join().map_err(|_| "the thread has panicked")??;
     ///     supervisor.close();
     ///     Ok(())
     /// }
@@ -115,19 +130,35 @@ impl Job {
         self.inner.pid()
     }
 
-    /// Stops the job; see [`crate::Job::start_stop`]. Does not wait.
+    /// Begins to stop the job; see [`crate::Job::start_stop`]. Does not wait.
     pub fn start_stop(&self) {
         self.inner.start_stop();
     }
 
-    /// Stops the job, with this signal as the first one; see [`crate::Job::start_stop_with`]. Does not wait.
+    /// Begins to stop the job, with this signal as the first one; see [`crate::Job::start_stop_with`]. Does not wait.
     pub fn start_stop_with(&self, signal: Signal) {
         self.inner.start_stop_with(signal);
     }
 
-    /// Kills the job. Does not wait.
+    /// Begins to kill the job. Does not wait.
     pub fn start_kill(&self) {
         self.inner.start_kill();
+    }
+
+    /// Stops the job and waits until it is over; see [`crate::Job::stop`].
+    ///
+    /// # Errors
+    /// As [`crate::Job::wait`].
+    pub fn stop(&self) -> Result<Arc<Report>> {
+        self.driver.wait(self.inner.stop())
+    }
+
+    /// Kills the job and waits until nothing of it is left.
+    ///
+    /// # Errors
+    /// As [`crate::Job::wait`].
+    pub fn kill(&self) -> Result<Arc<Report>> {
+        self.driver.wait(self.inner.kill())
     }
 
     /// Sends a signal to the main process.
@@ -146,6 +177,14 @@ impl Job {
         self.driver.wait(self.inner.wait())
     }
 
+    /// Returns the report if the job is over, and `None` if it is not. Does not wait.
+    ///
+    /// # Errors
+    /// As [`crate::Job::wait`].
+    pub fn try_wait(&self) -> Result<Option<Arc<Report>>> {
+        self.inner.try_wait()
+    }
+
     /// Waits as [`wait`](Self::wait) does, but at most for this time; returns `None` if the job has not ended by then.
     ///
     /// # Errors
@@ -158,16 +197,32 @@ impl Job {
     ///
     /// # Errors
     /// As [`crate::Job::wait_with_output`].
-    pub fn wait_with_output(&self) -> Result<Output> {
+    pub fn wait_with_output(&mut self) -> Result<Output> {
+        drop(self.stdin.take());
+        // They stay there, with what was captured of them, for the next call.
+        self.return_streams();
         self.driver.wait(self.inner.wait_with_output())
+    }
+
+    fn return_streams(&mut self) {
+        for (own, inner) in [(&mut self.stdout, &mut self.inner.stdout), (&mut self.stderr, &mut self.inner.stderr)] {
+            if let Some(stream) = own.take() {
+                *inner = Some(stream.into_inner());
+            }
+        }
     }
 
     /// Waits until the job is ready.
     ///
     /// # Errors
     /// As [`crate::Job::ready`].
-    pub fn ready(&self, readiness: &Readiness, timeout: Duration) -> Result<()> {
-        self.driver.wait(self.inner.ready(readiness, timeout))
+    pub fn ready(&mut self, readiness: &Readiness, timeout: Duration) -> Result<()> {
+        self.return_streams();
+        let done = self.driver.wait(self.inner.ready(readiness, timeout));
+        for (own, inner) in [(&mut self.stdout, &mut self.inner.stdout), (&mut self.stderr, &mut self.inner.stderr)] {
+            *own = inner.take().map(|stream| OutputStream::new(stream, &self.driver));
+        }
+        done
     }
 
     /// Returns the processes of the job as they are now.
@@ -210,37 +265,6 @@ impl Job {
     pub fn events(&self) -> Events {
         Events::new(self.inner.events(), &self.driver)
     }
-
-    /// Returns the piped standard input of the job; only the first call returns it.
-    #[must_use]
-    pub fn take_stdin(&self) -> Option<InputStream> {
-        Some(InputStream::new(self.inner.take_stdin()?, &self.driver))
-    }
-
-    /// Returns the piped standard output of the job; only the first call returns it. After
-    /// [`Command::stderr_to_stdout`](crate::Command::stderr_to_stdout) it includes the standard error.
-    #[must_use]
-    pub fn take_stdout(&self) -> Option<OutputStream> {
-        Some(OutputStream::new(self.inner.take_stdout()?, &self.driver))
-    }
-
-    /// Returns the piped standard error of the job; only the first call returns it.
-    #[must_use]
-    pub fn take_stderr(&self) -> Option<OutputStream> {
-        Some(OutputStream::new(self.inner.take_stderr()?, &self.driver))
-    }
-
-    /// Returns the lines of the job's piped standard output; only the first call returns them.
-    #[must_use]
-    pub fn take_stdout_lines(&self) -> Option<Lines> {
-        self.take_stdout().map(OutputStream::lines)
-    }
-
-    /// Returns the lines of the job's piped standard error; only the first call returns them.
-    #[must_use]
-    pub fn take_stderr_lines(&self) -> Option<Lines> {
-        self.take_stderr().map(OutputStream::lines)
-    }
 }
 
 /// Acts on a job that another part of the program owns, as [`crate::JobHandle`] does. Cheap to clone.
@@ -256,19 +280,101 @@ pub struct JobHandle {
 }
 
 impl JobHandle {
-    /// Stops the job. Does not wait.
+    /// Returns the process id of the main process, or `None` if the main process has ended; see [`crate::Job::id`].
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.inner.id()
+    }
+
+    /// Returns the process id that the main process has or had; see [`crate::Job::pid`].
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.inner.pid()
+    }
+
+    /// Returns the job's number among the jobs of its supervisor.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.inner.number()
+    }
+
+    /// Returns the name of the job; see [`crate::Job::name`].
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    /// Returns the directory of the job's cgroup; see [`crate::Job::cgroup`].
+    #[must_use]
+    pub fn cgroup(&self) -> Option<&std::path::Path> {
+        self.inner.cgroup()
+    }
+
+    /// Returns the events of the job, from its start on.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        Events::new(self.inner.events(), &self.driver)
+    }
+
+    /// Returns whether the main process has ended. Other processes of the job may still run.
+    #[must_use]
+    pub fn main_has_ended(&self) -> bool {
+        self.inner.main_has_ended()
+    }
+
+    /// Waits until nothing of the job is left.
+    ///
+    /// # Errors
+    /// As [`crate::Job::wait`].
+    pub fn wait(&self) -> Result<Arc<Report>> {
+        self.driver.wait(self.inner.wait())
+    }
+
+    /// Returns the report if the job is over, and `None` if it is not. Does not wait.
+    ///
+    /// # Errors
+    /// As [`crate::Job::wait`].
+    pub fn try_wait(&self) -> Result<Option<Arc<Report>>> {
+        self.inner.try_wait()
+    }
+
+    /// Waits until the job is ready; see [`crate::JobHandle::ready`].
+    ///
+    /// # Errors
+    /// As [`crate::JobHandle::ready`].
+    pub fn ready(&self, readiness: &Readiness, timeout: Duration) -> Result<()> {
+        self.driver.wait(self.inner.ready(readiness, timeout))
+    }
+
+    /// Begins to stop the job; see [`crate::Job::start_stop`]. Does not wait.
     pub fn start_stop(&self) {
         self.inner.start_stop();
     }
 
-    /// Stops the job, with this signal as the first one; see [`crate::Job::start_stop_with`]. Does not wait.
+    /// Begins to stop the job, with this signal as the first one; see [`crate::Job::start_stop_with`]. Does not wait.
     pub fn start_stop_with(&self, signal: Signal) {
         self.inner.start_stop_with(signal);
     }
 
-    /// Kills the job. Does not wait.
+    /// Begins to kill the job. Does not wait.
     pub fn start_kill(&self) {
         self.inner.start_kill();
+    }
+
+    /// Stops the job and waits until it is over; see [`crate::Job::stop`].
+    ///
+    /// # Errors
+    /// As [`crate::Job::wait`].
+    pub fn stop(&self) -> Result<Arc<Report>> {
+        self.driver.wait(self.inner.stop())
+    }
+
+    /// Kills the job and waits until nothing of it is left.
+    ///
+    /// # Errors
+    /// As [`crate::Job::wait`].
+    pub fn kill(&self) -> Result<Arc<Report>> {
+        self.driver.wait(self.inner.kill())
     }
 
     /// Sends a signal to the main process.

@@ -8,8 +8,8 @@
 //!     let Ok(supervisor) = blocking::Supervisor::start() else { return Ok(()) }; // No cgroup here.
 //!     let mut command = Command::new("sh");
 //!     command.args(["-c", "echo one; echo two; setsid sleep 999 & exit 3"]).stdout(Stdio::piped());
-//!     let job = supervisor.spawn(&command)?;
-//!     for line in job.take_stdout_lines().ok_or("it is piped")? {
+//!     let mut job = command.spawn(&supervisor)?;
+//!     for line in job.stdout.take().ok_or("it is piped")?.lines() {
 //!         println!("{}", line?.text());
 //!     }
 //!     let report = job.wait()?;
@@ -25,10 +25,13 @@ mod job;
 mod pool;
 mod streams;
 
+use std::sync::Arc;
+
 use crate::cgroup::limits::Controller;
 use crate::error::Result;
-use crate::job::command::Command;
-use crate::report::ContainmentKind;
+use crate::job::command::{Command, Sealed, Spawner};
+use crate::job::output::Output;
+use crate::report::{ContainmentKind, Report};
 use crate::supervisor::driver::Driver;
 
 pub use job::{Job, JobHandle};
@@ -97,5 +100,25 @@ impl Supervisor {
     /// Gives up this clone. The close of the last clone ends all jobs; see [`crate::Supervisor::close`].
     pub fn close(self) {
         self.driver.wait(self.inner.close());
+    }
+}
+
+impl Sealed for Supervisor {}
+
+impl Spawner for Supervisor {
+    type Spawn = Result<Job>;
+    type Status = Result<Arc<Report>>;
+    type Output = Result<Output>;
+
+    fn spawn_command(&self, command: &Command) -> Self::Spawn {
+        self.spawn(command)
+    }
+
+    fn status_of(&self, command: &Command) -> Self::Status {
+        self.driver.wait(self.inner.status_of(command))
+    }
+
+    fn output_of(&self, command: &Command) -> Self::Output {
+        self.driver.wait(self.inner.output_of(command))
     }
 }

@@ -62,6 +62,10 @@ impl OutputStream {
         Self { inner, driver: driver.clone() }
     }
 
+    pub(super) fn into_inner(self) -> output::OutputStream {
+        self.inner
+    }
+
     /// Returns the lines of the output.
     #[must_use]
     pub fn lines(self) -> Lines {

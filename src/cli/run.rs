@@ -149,7 +149,7 @@ async fn supervise(
         }
         supervisor.spawn(command).await
     };
-    let job = match supervision.start(spawn).await? {
+    let mut job = match supervision.start(spawn).await? {
         Start::Job(job) => job,
         Start::GivenUp(signal) => return Ok(Ended::signalled(args, command, signal)),
     };
@@ -159,11 +159,12 @@ async fn supervise(
     if let Err(error) = args.streams.empty_tee() {
         forwarder.report_trouble(error.to_string());
     }
+    let handle = job.handle();
     let stopped_time = supervision.stopped_time.clone();
     let clock = || Clock { timeout: *ready_timeout, stopped_time: &stopped_time };
     let ready = ready.as_ref();
-    let mut readiness = ready.map(|ready| Box::pin(ready::ready(ready, clock(), notify.as_ref(), &job)));
-    forwarder.start(args, &job, supervisor, terminal).await?;
+    let mut readiness = ready.map(|ready| Box::pin(ready::ready(ready, clock(), notify.as_ref(), &handle)));
+    forwarder.start(args, &mut job, supervisor, terminal).await?;
     let mut not_ready = None;
     let report = loop {
         let own = async {
@@ -188,7 +189,7 @@ async fn supervise(
     let trouble = forwarder.finish(timed_out, &mut supervision).await;
     // The job has ended before it was known to be ready.
     if let (Some(_), Some(by)) = (&readiness, ready) {
-        not_ready = ready::at_the_end(by, notify.as_ref(), &job, &report).await;
+        not_ready = ready::at_the_end(by, notify.as_ref(), &handle, &report).await;
     }
     Ok(Ended::over(report, supervision.requested == Some(Signal::INT), not_ready, trouble))
 }

@@ -327,10 +327,10 @@ impl Session<'_> {
         let followers = Arc::new(Mutex::new(Vec::new()));
         let (now, writer, name) = (running.clone(), self.writer.clone(), Arc::<str>::from(id.as_str()));
         let following = followers.clone();
-        let task = line.task(command, 0, Duration::ZERO).on_spawn(move |job: &Job, attempt| {
+        let task = line.task(command, 0, Duration::ZERO).on_spawn(move |job: &mut Job, attempt| {
             *now.lock().unwrap_or_else(PoisonError::into_inner) = Some(job.handle());
             let mut following = following.lock().unwrap_or_else(PoisonError::into_inner);
-            for (stream, what) in [(job.take_stdout(), "stdout"), (job.take_stderr(), "stderr")] {
+            for (stream, what) in [(job.stdout.take(), "stdout"), (job.stderr.take(), "stderr")] {
                 if let Some(stream) = stream {
                     following.push(tokio::spawn(writer.clone().follow(name.clone(), stream, what)));
                 }

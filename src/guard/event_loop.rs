@@ -36,6 +36,8 @@ pub fn run(socket: OwnedFd, outer: Option<OwnedFd>) -> Result<()> {
     let mut guard = Guard::new(socket, outer)?;
     let served = guard.serve();
     guard.clean_up();
+    // This process ends now. The kernel then closes and unmaps everything at once, faster than one call for each.
+    std::mem::forget(guard);
     served
 }
 
@@ -209,10 +211,10 @@ impl Guard {
                 self.descriptors.entry(job).or_default().append(&mut descriptors);
                 Ok(())
             }
-            ToGuard::Spawn { job, leaf, join, spec } => {
+            ToGuard::Spawn { job, leaf, join, spec, oom_score } => {
                 let mut all = self.descriptors.remove(&job).unwrap_or_default();
                 all.append(&mut descriptors);
-                self.order(job, leaf, join, spec.map(serde_bytes::ByteBuf::into_vec), all)
+                self.order(job, leaf, join, spec.map(serde_bytes::ByteBuf::into_vec), oom_score, all)
             }
             ToGuard::Reap => self.reap_on_demand(),
             ToGuard::Sweep { job, bound_ms, given_up } => {

@@ -117,9 +117,9 @@ impl Guard {
     /// Where a supervisor needs further guards (one for each job without a cgroup), it executes this same program for
     /// them. It does not use the environment variable `PINFOLD_GUARD` then.
     ///
-    /// The call also lowers this process's `oom_score_adj`, and so the guard's, where that is permitted
-    /// (CAP_SYS_RESOURCE). Jobs get the previous value. From the deadline of a job until the job has ended, the kernel
-    /// sends this process SIGCONT, in case the job has stopped it.
+    /// The guard lowers its own `oom_score_adj`, and this process does the same after it has requested its first job,
+    /// where that is permitted (CAP_SYS_RESOURCE). Jobs get the previous value. From the deadline of a job until the
+    /// job has ended, the kernel sends this process SIGCONT, in case the job has stopped it.
     ///
     /// # Errors
     /// Returns [`Error::System`] with `EBUSY` if this process has a second thread, or with the errno of socketpair(2)
@@ -132,7 +132,6 @@ impl Guard {
         let (ours, theirs) = pair()?;
         // If this process had children of its own, it could not distinguish orphans of these from orphans of the jobs.
         let inherits = !has_children && rustix::process::set_child_subreaper(Some(rustix::process::getpid())).is_ok();
-        oom_score::protect();
         match fork::fork_single_threaded() {
             Ok(fork::Fork::Child) => {
                 drop(ours);
@@ -221,6 +220,14 @@ impl Drop for Origin {
                 }
             }
         }
+    }
+}
+
+/// Lowers this process's `oom_score_adj`, as the guard has lowered its own, if this process has forked a guard. The
+/// value of a library's host is never changed otherwise.
+pub(crate) fn protect_from_oom_killer() {
+    if OWN_PROGRAM_ONLY.load(Ordering::Relaxed) {
+        oom_score::protect();
     }
 }
 

@@ -54,6 +54,8 @@ pub enum ToGuard {
         join: bool,
         /// The specification, if it is short.
         spec: Option<serde_bytes::ByteBuf>,
+        /// The job's `oom_score_adj`, if the supervisor has changed its own, which the guard may have inherited.
+        oom_score: Option<i32>,
     },
     /// Asks the guard to restore these settings of a terminal when the supervisor is gone. Descriptor: the terminal.
     Terminal { settings: Settings },

@@ -57,6 +57,8 @@ pub struct Ordered {
     /// `cgroup.procs` of the leaf, for a child that joins it.
     procs: Option<OwnedFd>,
     copies: Vec<OwnedFd>,
+    /// The job's `oom_score_adj`, if it is not the one that the guard has recorded.
+    oom_score: Option<i32>,
     /// The job receives this signal when the supervisor is gone; known once the plan has been made.
     pub death_signal: Option<i32>,
 }
@@ -67,6 +69,7 @@ impl Ordered {
         leaf_tail: Option<String>,
         join: bool,
         spec: Option<Vec<u8>>,
+        oom_score: Option<i32>,
         mut descriptors: Vec<OwnedFd>,
     ) -> Result<Self, Failure> {
         let failed = |errno| Failure::new(SpawnStage::Specification, errno);
@@ -79,7 +82,7 @@ impl Ordered {
         if descriptors.len() < leaves {
             return Err(failed(Errno::INVAL));
         }
-        Ok(Self { bytes, leaf_tail, descriptors, join, procs: None, copies: Vec::new(), death_signal: None })
+        Ok(Self { bytes, leaf_tail, descriptors, join, procs: None, copies: Vec::new(), oom_score, death_signal: None })
     }
 
     fn spec(&self) -> Result<Spec<'_>, Failure> {
@@ -171,7 +174,7 @@ impl Ordered {
             outcome: null(),
             rlimits: spec.rlimits,
             nice: spec.nice,
-            oom_score: oom_score::of_jobs(),
+            oom_score: self.oom_score.or_else(oom_score::of_jobs).map(|value| value.to_string()),
             host: spec.host,
             user: spec.user,
         };

@@ -28,13 +28,14 @@ impl Guard {
         leaf_tail: Option<String>,
         join: bool,
         spec: Option<Vec<u8>>,
+        oom_score: Option<i32>,
         descriptors: Vec<OwnedFd>,
     ) -> Result<()> {
         if job == SECOND {
             // Not for the first job: a supervisor with a single job would pay for this without a benefit.
             scheduling::shorten();
         }
-        match Ordered::new(leaf_tail, join || self.always_join, spec, descriptors) {
+        match Ordered::new(leaf_tail, join || self.always_join, spec, oom_score, descriptors) {
             Ok(ordered) => self.start(job, ordered, false).map(drop),
             Err(failure) => self.send_failure(job, failure),
         }

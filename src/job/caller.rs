@@ -13,7 +13,9 @@ use crate::kernel::{descriptor, inherited};
 
 /// The caller of a spawn.
 pub(crate) struct Caller {
-    pub host: Host,
+    /// The caller's rights and settings. `None` in a program that only supervises: it has changed neither since it forked
+    /// its guard.
+    pub host: Option<Host>,
     /// The standard descriptors that the command inherits; `None` for one that is closed.
     pub streams: [Option<Given>; 3],
     /// The other descriptors that the command inherits, with their numbers.
@@ -60,7 +62,8 @@ impl Caller {
                 }
             }
         }
-        Ok(Self { host: Host::now(), streams, descriptors })
+        let host = (!inherited::only_supervises()).then(Host::now);
+        Ok(Self { host, streams, descriptors })
     }
 }
 

@@ -48,6 +48,11 @@ impl<T: Clone + Send + Sync + 'static> Completion<T> {
         let value = self.0.clone();
         Box::pin(async move { value.wait().await.clone() })
     }
+
+    /// Returns the outcome if it is known: the value, or `None` if the completer was dropped without a value.
+    pub fn try_wait(&self) -> Option<Option<T>> {
+        self.0.get().cloned()
+    }
 }
 
 #[cfg(test)]
@@ -62,12 +67,14 @@ mod tests {
     fn early_and_late_waiters_receive_the_value() {
         run(async {
             let (completer, completion) = completion();
+            assert_eq!(completion.try_wait(), None);
             let complete = async {
                 tokio::task::yield_now().await;
                 completer.complete(7);
             };
             assert_eq!(tokio::join!(completion.wait(), completion.wait(), complete), (Some(7), Some(7), ()));
             assert_eq!(completion.clone().wait().await, Some(7));
+            assert_eq!(completion.try_wait(), Some(Some(7)));
         });
     }
 
@@ -81,6 +88,7 @@ mod tests {
             };
             assert_eq!(tokio::join!(completion.wait(), lose).0, None);
             assert_eq!(completion.wait().await, None);
+            assert_eq!(completion.try_wait(), Some(None));
         });
     }
 }

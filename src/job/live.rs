@@ -180,7 +180,7 @@ impl JobHandle {
     /// # Errors
     /// The same as for [`Job::freeze`].
     pub async fn freeze(&self) -> Result<()> {
-        let failed = |errno| Error::system("freeze", format!("the job of process {}", self.pid), errno, "");
+        let failed = |errno| Error::system("freeze", format!("the job of process {}", self.pid()), errno, "");
         let (answer, frozen) = oneshot::channel();
         self.ask(Request::Freeze(answer));
         let mut thaw = ThawOnDrop(Some(self));

@@ -25,29 +25,50 @@ mod streams;
 mod terminal;
 mod wait_until_empty;
 
-use std::path::{Path, PathBuf};
-use std::pin::Pin;
+use std::path::Path;
 use std::sync::Arc;
-use std::task::Poll;
 
 use tokio::sync::{Mutex, oneshot};
 
-use crate::error::{Error, Result};
-use crate::guard::protocol::JobId;
-use crate::job::completion::Completion;
-use crate::job::stop::Event;
+use crate::error::Result;
+use crate::job::output::{InputStream, OutputStream};
 use crate::kernel::maker::Maker;
-use crate::kernel::pidfd::Pidfd;
 use crate::kernel::signal::Signal;
 use crate::report::{ProcessInfo, Report};
 use crate::supervisor::driver::Driver;
-use crate::supervisor::events::{Events, Log};
+use crate::supervisor::events::Events;
 use crate::supervisor::queue::{Receiver, Sender};
 pub use handle::JobHandle;
+use handle::Shared;
 use request::Request;
-use streams::Streams;
+use streams::Piped;
 
 /// One command and every process descended from it. If it is dropped before the job has ended, pinfold kills the job.
+///
+/// The names are those of [`tokio::process::Child`](https://docs.rs/tokio/latest/tokio/process/struct.Child.html), but
+/// each of them acts on the whole job.
+///
+/// ```rust,standalone_crate
+/// use pinfold::{Command, Stdio, Supervisor};
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+///     runtime.block_on(async {
+///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
+///         let mut job = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn(&supervisor).await?;
+///         let mut stdin = job.stdin.take().ok_or("it is piped")?;
+///         stdin.write_all(b"a line").await?;
+///         drop(stdin); // Ends the input.
+///         let mut text = String::new();
+///         job.stdout.take().ok_or("it is piped")?.read_to_string(&mut text).await?;
+///         assert_eq!(text, "a line");
+///         assert!(job.wait().await?.success());
+///         supervisor.close().await;
+///         Ok(())
+///     })
+/// }
+/// ```
 ///
 /// ```
 /// fn is_for_any_thread<T: Send + Sync + 'static>() {}
@@ -55,61 +76,66 @@ use streams::Streams;
 /// ```
 #[derive(Debug)]
 pub struct Job {
-    id: JobId,
-    pid: i32,
-    main: Arc<Pidfd>,
+    /// The stream to the job's piped standard input or to its terminal. `None` if standard input is not
+    /// [`Stdio::piped`](crate::Stdio::piped).
+    pub stdin: Option<InputStream>,
+    /// The stream of the job's piped standard output, or of everything that it writes to its terminal. `None` if
+    /// standard output is not [`Stdio::piped`](crate::Stdio::piped).
+    pub stdout: Option<OutputStream>,
+    /// The stream of the job's piped standard error. `None` if it is not [`Stdio::piped`](crate::Stdio::piped), and
+    /// after [`Command::stderr_to_stdout`](crate::Command::stderr_to_stdout), because standard output then contains it.
+    pub stderr: Option<OutputStream>,
+    /// `None` if nothing is piped.
+    piped: Option<Box<Piped>>,
+    shared: Arc<Shared>,
     requests: Sender<Request>,
-    report: Completion<Arc<Report>>,
     stops: Mutex<Receiver<Signal>>,
-    name: String,
-    cgroup: Option<PathBuf>,
-    streams: Option<Box<Streams>>,
-    events: Log,
-    driver: Driver,
     maker: Maker,
+    /// Keeps pinfold's own runtime, if the supervisor has one.
+    _driver: Driver,
 }
 
 impl Drop for Job {
     fn drop(&mut self) {
         self.maker.keep_elsewhere(&self.requests);
         if self.maker.is_elsewhere() {
-            std::mem::forget(self.streams.take());
+            std::mem::forget((self.stdin.take(), self.stdout.take(), self.stderr.take(), self.piped.take()));
         }
     }
 }
 
 impl Job {
+    /// Returns the process id of the main process, or `None` if the main process has ended: the kernel may give the
+    /// number to another process then.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.shared.id()
+    }
+
+    /// Returns the process id that the main process has or had, also after its end: the number in the report and in the
+    /// events.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.shared.pid
+    }
+
     /// Returns the number of the job among the jobs of its supervisor, from 1 in the order of the spawns.
     #[must_use]
     pub fn number(&self) -> u64 {
-        self.id
+        self.shared.number
     }
 
-    /// Returns the process id of the main process.
-    #[must_use]
-    pub fn pid(&self) -> i32 {
-        self.pid
-    }
-
-    /// Stops the job: pinfold sends the stop signal and SIGCONT (a stopped process does not act on the stop signal
-    /// before SIGCONT), waits for the grace period, and kills the remaining processes. A second stop kills at once.
-    /// Returns immediately; [`wait`](Self::wait) returns when the job is over.
-    ///
-    /// ```
-    /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
-    /// job.start_stop();
-    /// let report = job.wait().await?; // Shortly after the end of the grace period at the latest.
-    /// println!("{:?}", report.reason);
-    /// # Ok(())
-    /// # }
-    /// ```
+    /// Begins to stop the job, and returns immediately: pinfold sends the stop signal and SIGCONT (a stopped process
+    /// does not act on the stop signal before SIGCONT), waits for the grace period, and kills the remaining processes.
+    /// A second stop kills at once. [`wait`](Self::wait) returns when the job is over.
     pub fn start_stop(&self) {
         // A job that has ended ignores requests.
         self.requests.send(Request::Stop(None));
     }
 
-    /// Stops the job as [`start_stop`](Self::start_stop) does, but sends `signal` first, instead of the stop signal. Use it in a
-    /// supervisor that forwards the signal that it received, so that the job's handlers for SIGINT or SIGHUP run.
+    /// Begins to stop the job as [`start_stop`](Self::start_stop) does, but sends `signal` first, instead of the stop
+    /// signal. Use it in a supervisor that forwards the signal that it received, so that the job's handlers for SIGINT
+    /// or SIGHUP run.
     ///
     /// When the main process has ended, the remaining processes receive the stop signal too, because a shell starts its
     /// background processes with SIGINT and SIGQUIT ignored. If the job is being stopped already, this is a second
@@ -126,10 +152,41 @@ impl Job {
         self.requests.send(Request::Stop(Some(signal)));
     }
 
-    /// Kills the job at once, through `cgroup.kill` (Linux 5.14) or, on older kernels, by SIGKILL through pidfds.
-    /// Returns immediately, as [`start_stop`](Self::start_stop) does.
+    /// Begins to kill the job, and returns immediately: through `cgroup.kill` (Linux 5.14) or, on older kernels, by
+    /// SIGKILL through pidfds.
     pub fn start_kill(&self) {
         self.requests.send(Request::Kill);
+    }
+
+    /// Stops the job as [`start_stop`](Self::start_stop) does, and waits until it is over: shortly after the end of the
+    /// grace period at the latest.
+    ///
+    /// Cancel-safe: the stop goes on if the future is dropped. Before its first poll nothing happens.
+    ///
+    /// ```
+    /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+    /// let report = job.stop().await?;
+    /// println!("{:?}, {} processes received the stop signal", report.reason, report.stopped.count);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The same as for [`wait`](Self::wait).
+    pub async fn stop(&self) -> Result<Arc<Report>> {
+        self.start_stop();
+        self.wait().await
+    }
+
+    /// Kills the job as [`start_kill`](Self::start_kill) does, and waits until no process of it is left.
+    ///
+    /// Cancel-safe: the kill goes on if the future is dropped. Before its first poll nothing happens.
+    ///
+    /// # Errors
+    /// The same as for [`wait`](Self::wait).
+    pub async fn kill(&self) -> Result<Arc<Report>> {
+        self.start_kill();
+        self.wait().await
     }
 
     /// Sends a signal to the main process, through its pidfd (pidfd_send_signal(2), Linux 5.1).
@@ -144,13 +201,13 @@ impl Job {
     /// # Errors
     /// `ESRCH` if the main process has ended, `EPERM` if it belongs to another user by now.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        self.handle().signal(signal)
+        self.shared.signal(signal)
     }
 
     /// Returns whether the main process has ended. Other processes of the job may still run.
     #[must_use]
     pub fn main_has_ended(&self) -> bool {
-        self.main.has_ended()
+        self.shared.main.has_ended()
     }
 
     /// Sends a signal to every process of the job.
@@ -173,7 +230,7 @@ impl Job {
     /// Returns the name of the job: the name that the caller set, or the file name of the program.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.shared.name
     }
 
     /// Returns the directory of the job's cgroup (its leaf); `None` if the job is held without a cgroup.
@@ -193,12 +250,7 @@ impl Job {
     /// ```
     #[must_use]
     pub fn cgroup(&self) -> Option<&Path> {
-        self.cgroup.as_deref()
-    }
-
-    /// Stops the job because a deadline that was set elsewhere is reached.
-    pub(crate) fn stop_at_deadline(&self) {
-        self.requests.send(Request::End(Event::Deadline));
+        self.shared.cgroup.as_deref()
     }
 
     /// Returns the current processes of the job; an empty list if the job is over.
@@ -214,14 +266,13 @@ impl Job {
     ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
     ///         let mut command = Command::new("sh");
     ///         command.args(["-c", "setsid sleep 999 & echo ready; wait"]).stdout(Stdio::piped());
-    ///         let job = supervisor.spawn(&command).await?;
+    ///         let mut job = supervisor.spawn(&command).await?;
     ///         job.ready(&Readiness::stdout_line("ready"), std::time::Duration::from_secs(60)).await?;
     ///         for process in job.processes().await {
     ///             println!("{process}");
     ///         }
     ///         assert_eq!(job.processes().await.len(), 2);
-    ///         job.start_kill();
-    ///         job.wait().await?;
+    ///         job.kill().await?;
     ///         supervisor.close().await;
     ///         Ok(())
     ///     })
@@ -256,7 +307,7 @@ impl Job {
     /// ```
     #[must_use]
     pub fn events(&self) -> Events {
-        self.events.listen()
+        self.shared.events.listen()
     }
 
     /// Waits until a signal stops the main process (SIGSTOP, or SIGTSTP, SIGTTIN, SIGTTOU from the terminal), and
@@ -273,22 +324,10 @@ impl Job {
     /// Postpones the deadline and the end of the [`idle_timeout`](crate::Command::idle_timeout) by a time in which the
     /// job could not run.
     pub fn postpone_deadline(&self, by: std::time::Duration) {
-        if let Some(streams) = &self.streams {
-            streams.postpone_idle(by);
+        if let Some(piped) = &self.piped {
+            piped.postpone_idle(by);
         }
         self.requests.send(Request::Postpone(by));
-    }
-
-    /// Waits for a future that needs the supervisor's runtime, in any executor. Returns [`Error::GuardLost`] if the
-    /// runtime has been shut down.
-    async fn in_runtime<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
-        let mut report = self.report.wait();
-        let mut future = std::pin::pin!(self.driver.inside(future));
-        std::future::poll_fn(|context| match Pin::new(&mut report).poll(context) {
-            Poll::Ready(None) => Poll::Ready(Err(Error::GuardLost)),
-            _ => future.as_mut().poll(context),
-        })
-        .await
     }
 
     /// Waits until no process of the job is left, or until pinfold has given up on the remaining processes, which the
@@ -307,6 +346,14 @@ impl Job {
     /// # Errors
     /// [`Error::GuardLost`] if the runtime of the supervisor has been shut down.
     pub async fn wait(&self) -> Result<Arc<Report>> {
-        self.report.wait().await.ok_or(Error::GuardLost)
+        self.shared.wait().await
+    }
+
+    /// Returns the report if the job is over, and `None` if it is not. Does not wait.
+    ///
+    /// # Errors
+    /// The same as for [`wait`](Self::wait).
+    pub fn try_wait(&self) -> Result<Option<Arc<Report>>> {
+        self.shared.try_wait()
     }
 }

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use self::port::Endpoint;
 use super::Job;
+use super::handle::Shared;
+use super::output::OutputStream;
 use super::streams::{Decided, LineSearch};
 use crate::error::{Error, Result};
 use crate::report::text::{printable_bytes, printable_path};
@@ -153,7 +155,7 @@ impl Job {
     /// Waits until the job is ready, at most for `timeout`.
     ///
     /// A search for a line begins with this call, also before the future is polled, and with the first byte of the
-    /// output that the caller has not read. Where the caller has taken the stream ([`take_stdout`](Self::take_stdout)),
+    /// output that the caller has not read. Where the caller has taken the stream (`job.stdout.take()`),
     /// pinfold searches what the caller reads. Otherwise pinfold reads the stream, and keeps what it has read for the
     /// caller, at most 4 MiB.
     ///
@@ -176,7 +178,7 @@ impl Job {
     ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
     ///         let mut command = Command::new("sh");
     ///         command.args(["-c", "echo starting; echo listening; sleep 999"]).stdout(Stdio::piped());
-    ///         let job = supervisor.spawn(&command).await?;
+    ///         let mut job = supervisor.spawn(&command).await?;
     ///         job.ready(&Readiness::stdout_line("listening"), Duration::from_secs(60)).await?;
     ///         job.start_stop();
     ///         assert_eq!(job.wait_with_output().await?.stdout.text(), "starting\nlistening\n");
@@ -186,14 +188,32 @@ impl Job {
     /// }
     /// ```
     pub fn ready<'a>(
-        &'a self,
+        &'a mut self,
         readiness: &'a Readiness,
         timeout: Duration,
     ) -> impl Future<Output = Result<()>> + Send + 'a {
-        let searches = match (&readiness.0, &self.streams) {
-            (By::Line(line_of, part), Some(streams)) => streams.search(*line_of, part),
-            _ => Vec::new(),
-        };
+        self.shared.ready(readiness, timeout, [self.stdout.as_mut(), self.stderr.as_mut()])
+    }
+}
+
+impl Shared {
+    /// Waits until the job is ready, in any executor. `streams` are the outputs that the caller has not taken.
+    pub fn ready<'a>(
+        &'a self,
+        readiness: &'a Readiness,
+        timeout: Duration,
+        streams: [Option<&'a mut OutputStream>; 2],
+    ) -> impl Future<Output = Result<()>> + Send + 'a {
+        let mut searches = Vec::new();
+        if let By::Line(line_of, part) = &readiness.0 {
+            for (number, (piped, stream)) in self.searches.iter().zip(streams).enumerate() {
+                if let Some(piped) = piped
+                    && line_of.includes(number)
+                {
+                    searches.push(LineSearch { stream, found: piped.start(part) });
+                }
+            }
+        }
         self.in_runtime(self.wait_until_ready(readiness, searches, timeout))
     }
 

@@ -10,6 +10,7 @@ use serde_bytes::{ByteBuf, Bytes};
 
 use crate::cgroup::leaf::Leaf;
 use crate::error::{Error, Result, short_of_descriptors};
+use crate::guard;
 use crate::guard::protocol::{self, JobId, MAX_DESCRIPTORS, SHORT_SPEC, Spec, ToGuard};
 use crate::job::caller::{Caller, Given};
 use crate::job::command::{Block, Command, ProcessGroup, Source};
@@ -17,7 +18,7 @@ use crate::job::settle::{Channel, channel_of};
 use crate::kernel::host::Changed;
 use crate::kernel::rlimit::NOFILE;
 use crate::kernel::signal::Signal;
-use crate::kernel::{inherited, process};
+use crate::kernel::{inherited, oom_score, process};
 use crate::supervisor::link::Link;
 
 /// A spawn request. It keeps the encoded specification and the descriptors, because it can be sent a second time.
@@ -216,8 +217,10 @@ impl SpawnRequest {
         for chunk in first {
             link.send(&ToGuard::Descriptors { job }, chunk).await?;
         }
-        let message = ToGuard::Spawn { job, leaf: leaf.map(Leaf::tail), join, spec };
+        let message = ToGuard::Spawn { job, leaf: leaf.map(Leaf::tail), join, spec, oom_score: oom_score::of_jobs() };
         let sent = link.send(&message, last).await;
+        // Not before: the guard already works on the first job meanwhile.
+        guard::protect_from_oom_killer();
         if let ToGuard::Spawn { spec: Some(bytes), .. } = message {
             self.spec = Place::Message(bytes);
         }

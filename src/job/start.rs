@@ -10,8 +10,8 @@ use super::actor::Actor;
 use super::caller::Caller;
 use super::command::Command;
 use super::completion::completion;
+use super::handle::Shared;
 use super::output::Activity;
-use super::streams::Streams;
 use super::{Job, actor, live, spawn_request, streams};
 use crate::cgroup::apply as limits;
 use crate::error::{Error, Result};
@@ -106,12 +106,15 @@ async fn start(
     caller: &Caller,
 ) -> Result<Job> {
     command.limits.check()?;
-    let mut spawn_request = spawn_request::SpawnRequest::new(command, caller, backend.changed(&caller.host))?;
+    let changed = caller.host.as_ref().map(|host| backend.changed(host)).unwrap_or_default();
+    let mut spawn_request = spawn_request::SpawnRequest::new(command, caller, changed)?;
     let (pipes, terminal) = (std::mem::take(&mut spawn_request.pipes), spawn_request.terminal.take());
     let (spawned, started) = oneshot::channel();
     let (finished, report) = completion();
     let next = supervisor.next_containment(backend).await?;
-    next.link.host.check_rights(&caller.host)?;
+    if let Some(host) = &caller.host {
+        next.link.host.check_rights(host)?;
+    }
     // Dropping a leaf removes it.
     let watched = limits::apply_to(next.containment.leaf(), &command.limits)?;
     if let Some(leaf) = next.containment.leaf().filter(|_| command.user.is_some()) {
@@ -123,7 +126,7 @@ async fn start(
     let activity = command.idle_timeout.map(|timeout| (timeout, Arc::new(Activity::new())));
     let streams = {
         let _entered = runtime.enter();
-        Streams::new(command, pipes, terminal, &report, activity.as_ref().map(|(_, activity)| activity))?
+        streams::make(command, pipes, terminal, &report, activity.as_ref().map(|(_, activity)| activity))?
     };
     let cgroup = next.containment.leaf().map(|leaf| leaf.cgroup().path().to_owned());
     let (actor, requests, stops) = Actor::new(supervisor, command, next, spawn_request, events.clone())?;
@@ -141,19 +144,18 @@ async fn start(
                 runtime.spawn(live::until_over(report.clone(), memory.run(leaf, (pid, main.clone()), events.clone())));
             }
             let name = command.display_name();
+            let streams::Streams { stdin, stdout, stderr, searches, piped } = streams;
+            let shared = Shared { number: id, pid, main, name, cgroup, report, events, searches, runtime };
             Ok(Job {
-                id,
-                pid,
-                main,
+                stdin,
+                stdout,
+                stderr,
+                piped,
+                shared: Arc::new(shared),
                 requests,
-                report,
                 stops: Mutex::new(stops),
-                name,
-                cgroup,
-                streams,
-                events,
-                driver,
                 maker: Maker::here(),
+                _driver: driver,
             })
         }
         Ok(Err(error)) => Err(error),

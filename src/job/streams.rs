@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::termios::SpecialCodeIndex;
 use tokio::io::Interest;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 
 use super::terminal::Side;
 use super::{Job, Request};
@@ -17,7 +17,6 @@ use crate::job::completion::Completion;
 use crate::job::output::{
     Activity, Captured, Channel, Found, InputStream, Output, OutputStream, Searches, Taps, Writer,
 };
-use crate::job::ready::LineOf;
 use crate::job::stop::Event;
 use crate::kernel::signal::Signal;
 use crate::kernel::wake::Wake;
@@ -27,113 +26,99 @@ use crate::supervisor::queue::WeakSender;
 /// How many bytes pinfold keeps, while it searches for a line, for a reader that has not taken the stream.
 const MAX_KEPT: usize = 4 * 1024 * 1024;
 
-/// The supervisor's ends of a job's pipes.
-#[derive(Debug)]
+/// The supervisor's ends of a job's pipes, or its side of the job's terminal.
+#[derive(Debug, Default)]
 pub(super) struct Streams {
-    stdin: Mutex<Option<InputStream>>,
-    outputs: [Mutex<Slot>; 2],
+    pub stdin: Option<InputStream>,
+    pub stdout: Option<OutputStream>,
+    pub stderr: Option<OutputStream>,
     /// The searches in each output that is piped.
-    searches: [Option<Searches>; 2],
+    pub searches: [Option<Searches>; 2],
+    pub piped: Option<Box<Piped>>,
+}
+
+/// What a job with pipes or a terminal keeps besides its streams.
+#[derive(Debug)]
+pub(super) struct Piped {
+    /// What [`Job::wait_with_output`] has read so far.
+    captured: [Captured; 2],
     terminal: Option<Side>,
     activity: Option<Arc<Activity>>,
 }
 
-#[derive(Debug)]
-struct Slot {
-    stream: Option<OutputStream>,
-    captured: Captured,
-}
-
-impl Streams {
-    /// Makes the supervisor's ends. Returns `None` if the job has no pipes and no terminal. Call it in the context of
-    /// the supervisor's runtime.
-    pub fn new(
-        command: &Command,
-        pipes: [Option<OwnedFd>; 3],
-        terminal: Option<OwnedFd>,
-        report: &Completion<Arc<Report>>,
-        activity: Option<&Arc<Activity>>,
-    ) -> Result<Option<Box<Self>>> {
-        if terminal.is_none() && pipes.iter().all(Option::is_none) {
-            return Ok(None);
+/// Makes the supervisor's ends. Call it in the context of the supervisor's runtime.
+pub(super) fn make(
+    command: &Command,
+    pipes: [Option<OwnedFd>; 3],
+    terminal: Option<OwnedFd>,
+    report: &Completion<Arc<Report>>,
+    activity: Option<&Arc<Activity>>,
+) -> Result<Streams> {
+    if terminal.is_none() && pipes.iter().all(Option::is_none) {
+        return Ok(Streams::default());
+    }
+    let failed = |error: std::io::Error| {
+        let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        Error::system("watch", "the job's pipes", errno, "see ulimit -n")
+    };
+    let pipe =
+        |pipe: Option<OwnedFd>, interest| pipe.map(|pipe| Channel::pipe(pipe, interest)).transpose().map_err(failed);
+    let [stdin, stdout, stderr] = pipes;
+    let terminal = terminal.map(Channel::terminal).transpose().map_err(failed)?;
+    let (stdin, stdout, stderr) = match &terminal {
+        Some(terminal) => (Some(terminal.clone()), Some(terminal.clone()), None),
+        None => {
+            (pipe(stdin, Interest::WRITABLE)?, pipe(stdout, Interest::READABLE)?, pipe(stderr, Interest::READABLE)?)
         }
-        let failed = |error: std::io::Error| {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            Error::system("watch", "the job's pipes", errno, "see ulimit -n")
-        };
-        let pipe = |pipe: Option<OwnedFd>, interest| {
-            pipe.map(|pipe| Channel::pipe(pipe, interest)).transpose().map_err(failed)
-        };
-        let [stdin, stdout, stderr] = pipes;
-        let terminal = terminal.map(Channel::terminal).transpose().map_err(failed)?;
-        let (stdin, stdout, stderr) = match &terminal {
-            Some(terminal) => (Some(terminal.clone()), Some(terminal.clone()), None),
-            None => {
-                (pipe(stdin, Interest::WRITABLE)?, pipe(stdout, Interest::READABLE)?, pipe(stderr, Interest::READABLE)?)
-            }
-        };
-        let searches = [&stdout, &stderr].map(|channel| channel.as_ref().map(|_| Searches::default()));
-        let slot = |channel: Option<Channel>, number: usize| {
-            let tee = command.tees[number].clone().map(Writer::for_copy).transpose()?;
-            let searches = searches[number].clone().unwrap_or_default();
-            let taps = Taps { activity: activity.cloned(), tee, searches };
-            let stream = channel.map(|channel| OutputStream::new(channel, report, taps));
-            Ok(Mutex::new(Slot { stream, captured: Captured::new(command.capture) }))
-        };
-        Ok(Some(Box::new(Self {
-            stdin: Mutex::new(stdin.map(|channel| InputStream::new(channel, report))),
-            outputs: [slot(stdout, 0)?, slot(stderr, 1)?],
-            searches,
+    };
+    let searches = [&stdout, &stderr].map(|channel| channel.as_ref().map(|_| Searches::default()));
+    let output = |channel: Option<Channel>, number: usize| {
+        let Some(channel) = channel else { return Ok(None) };
+        let tee = command.tees[number].clone().map(Writer::for_copy).transpose()?;
+        let searches = searches[number].clone().unwrap_or_default();
+        let taps = Taps { activity: activity.cloned(), tee, searches };
+        Ok(Some(OutputStream::new(channel, report, taps)))
+    };
+    Ok(Streams {
+        stdin: stdin.map(|channel| InputStream::new(channel, report)),
+        stdout: output(stdout, 0)?,
+        stderr: output(stderr, 1)?,
+        searches,
+        piped: Some(Box::new(Piped {
+            captured: [Captured::new(command.capture), Captured::new(command.capture)],
             terminal: terminal
                 .map(|terminal| Side { fd: Arc::downgrade(terminal.fd()), _kept: terminal.kept().clone() }),
             activity: activity.cloned(),
-        })))
-    }
+        })),
+    })
 }
 
-impl Streams {
+impl Piped {
     /// Postpones the idle timeout by a time in which the job could not run.
     pub fn postpone_idle(&self, by: Duration) {
         if let Some(activity) = &self.activity {
             activity.postpone(by);
         }
     }
+}
 
-    /// Returns whether there is an output to read, or captured output.
-    fn are_any(&self) -> bool {
-        let any =
-            |slot: &Mutex<Slot>| slot.try_lock().is_ok_and(|slot| slot.stream.is_none() && slot.captured.total() == 0);
-        !self.outputs.iter().all(any)
+/// Reads the stream to its end, and returns what was captured of it, here and by earlier calls.
+async fn read_out(stream: Option<&mut OutputStream>, captured: &mut Captured) -> Result<Captured> {
+    if let Some(stream) = stream {
+        while stream.read_piece(|piece| captured.push(piece)).await.map_err(|error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            Error::system("read", "the job's output", errno, error.to_string())
+        })? > 0
+        {}
     }
-
-    async fn read_out(&self, number: usize) -> Result<Captured> {
-        let mut slot = self.outputs[number].lock().await;
-        let Slot { stream, captured } = &mut *slot;
-        if let Some(stream) = stream {
-            while stream.read_piece(|piece| captured.push(piece)).await.map_err(|error| {
-                let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-                Error::system("read", "the job's output", errno, error.to_string())
-            })? > 0
-            {}
-        }
-        Ok(captured.clone())
-    }
-
-    /// Starts to search for a line in each of these outputs that is piped.
-    pub fn search(&self, line_of: LineOf, part: &[u8]) -> Vec<LineSearch<'_>> {
-        let piped = self.searches.iter().enumerate().filter(|(number, _)| line_of.includes(*number));
-        let start = |(number, searches): (usize, &Option<Searches>)| {
-            let found = searches.as_ref()?.start(part);
-            Some(LineSearch { output: &self.outputs[number], found })
-        };
-        piped.filter_map(start).collect()
-    }
+    Ok(captured.clone())
 }
 
 /// The search for a line in one output.
 pub(super) struct LineSearch<'a> {
-    output: &'a Mutex<Slot>,
-    found: watch::Receiver<Found>,
+    /// The stream, unless the caller has taken it and reads it.
+    pub stream: Option<&'a mut OutputStream>,
+    pub found: watch::Receiver<Found>,
 }
 
 /// Why no other output needs to be searched.
@@ -154,9 +139,8 @@ impl LineSearch<'_> {
         if result == Found::Line { Err(Decided::Found) } else { Ok(()) }
     }
 
-    async fn read(&self) -> std::result::Result<Found, String> {
-        let mut slot = self.output.lock().await;
-        let Some(stream) = &mut slot.stream else { return std::future::pending().await };
+    async fn read(self) -> std::result::Result<Found, String> {
+        let Some(stream) = self.stream else { return std::future::pending().await };
         loop {
             let kept = stream.look_ahead().await.map_err(|error| format!("cannot read its output: {error}"))?;
             match *self.found.borrow() {
@@ -237,62 +221,8 @@ impl Job {
 
     fn terminal(&self) -> Result<&Side> {
         let advice = "it was started without Command::pty";
-        let terminal = self.streams.as_ref().and_then(|streams| streams.terminal.as_ref());
-        terminal.ok_or_else(|| Error::invalid("terminal", self.name.clone(), advice))
-    }
-
-    /// Returns the stream to the job's piped standard input or to its terminal. Returns it once; `None` after that, or
-    /// if standard input is not [`Stdio::piped`](crate::Stdio::piped).
-    ///
-    /// ```
-    /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
-    /// use tokio::io::AsyncWriteExt;
-    ///
-    /// let mut stdin = job.take_stdin().ok_or("it is piped")?;
-    /// stdin.write_all(b"a line\n").await?;
-    /// drop(stdin); // Ends the input.
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn take_stdin(&self) -> Option<InputStream> {
-        self.streams.as_ref()?.stdin.try_lock().ok()?.take()
-    }
-
-    /// Returns the stream of the job's piped standard output, or of everything that it writes to its terminal. Returns
-    /// it once; `None` after that, if standard output is not [`Stdio::piped`](crate::Stdio::piped), or while
-    /// [`wait_with_output`](Self::wait_with_output) or [`ready`](Self::ready) reads it.
-    ///
-    /// ```rust,standalone_crate
-    /// use pinfold::{Command, Stdio, Supervisor};
-    ///
-    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    ///     runtime.block_on(async {
-    ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
-    ///         let mut command = Command::new("sh");
-    ///         command.args(["-c", "echo one; echo two"]).stdout(Stdio::piped());
-    ///         let job = supervisor.spawn(&command).await?;
-    ///         let mut lines = job.take_stdout().ok_or("it is piped")?.lines();
-    ///         while let Some(line) = lines.next_line().await? {
-    ///             println!("{:?} {}", line.at, line.text());
-    ///         }
-    ///         assert!(job.wait().await?.success());
-    ///         supervisor.close().await;
-    ///         Ok(())
-    ///     })
-    /// }
-    /// ```
-    #[must_use]
-    pub fn take_stdout(&self) -> Option<OutputStream> {
-        self.streams.as_ref()?.outputs[0].try_lock().ok()?.stream.take()
-    }
-
-    /// The same as [`take_stdout`](Self::take_stdout) for standard error. Returns `None` after
-    /// [`Command::stderr_to_stdout`](crate::Command::stderr_to_stdout), because standard output then contains it.
-    #[must_use]
-    pub fn take_stderr(&self) -> Option<OutputStream> {
-        self.streams.as_ref()?.outputs[1].try_lock().ok()?.stream.take()
+        let terminal = self.piped.as_ref().and_then(|piped| piped.terminal.as_ref());
+        terminal.ok_or_else(|| Error::invalid("terminal", self.name(), advice))
     }
 
     /// Closes the piped standard input and reads the piped outputs, unless the caller took them. Waits until no process
@@ -318,27 +248,27 @@ impl Job {
     ///         command.stdout(Stdio::piped()).stderr(Stdio::piped());
     ///         let output = supervisor.spawn(&command).await?.wait_with_output().await?;
     ///         assert_eq!((output.stdout.text().as_str(), output.stderr.text().as_str()), ("given", "oops\n"));
-    ///         assert_eq!(output.report.exit_code, 3);
+    ///         assert_eq!(output.status.exit_code, 3);
     ///         supervisor.close().await;
     ///         Ok(())
     ///     })
     /// }
     /// ```
-    pub async fn wait_with_output(&self) -> Result<Output> {
-        drop(self.take_stdin());
-        match self.streams.as_ref().filter(|streams| streams.are_any()) {
-            Some(streams) => Box::pin(self.wait_and_read(streams)).await,
+    pub async fn wait_with_output(&mut self) -> Result<Output> {
+        drop(self.stdin.take());
+        match self.piped.as_deref_mut() {
+            Some(Piped { captured: [out, err], .. }) => {
+                // If one stream were no longer read, the job would wait for its reader, and this wait would not end.
+                let (stdout, stderr) = (read_out(self.stdout.as_mut(), out), read_out(self.stderr.as_mut(), err));
+                let joined = Box::pin(async { tokio::try_join!(stdout, stderr, self.shared.wait()) });
+                let (stdout, stderr, status) = joined.await?;
+                Ok(Output { status, stdout, stderr })
+            }
             None => {
-                let report = self.wait().await?;
+                let status = self.wait().await?;
                 let (stdout, stderr) = Default::default();
-                Ok(Output { report, stdout, stderr })
+                Ok(Output { status, stdout, stderr })
             }
         }
-    }
-
-    async fn wait_and_read(&self, streams: &Streams) -> Result<Output> {
-        // If one stream were no longer read, the job would wait for its reader, and this wait would not end.
-        let (stdout, stderr, report) = tokio::try_join!(streams.read_out(0), streams.read_out(1), self.wait())?;
-        Ok(Output { report, stdout, stderr })
     }
 }

@@ -4,9 +4,9 @@
 //! may lower its own value (CAP_SYS_RESOURCE), the supervisor or the guard does so, and jobs get the caller's value.
 //! Otherwise jobs get a value that is [`RAISED`] above the caller's.
 
-use std::fs::File;
-use std::io::{Read, Write};
 use std::sync::OnceLock;
+
+use rustix::fs::{Mode, OFlags};
 
 /// The kernel's file for the process that opens it.
 pub(crate) const FILE: &std::ffi::CStr = c"/proc/self/oom_score_adj";
@@ -26,20 +26,20 @@ const RAISED: i32 = 300;
 /// The value that jobs get; `None` if they inherit the right value from the guard.
 static JOBS: OnceLock<Option<i32>> = OnceLock::new();
 
-/// Lowers the value of this process, if that is allowed. The guards that it forks inherit the value.
+/// Lowers the value of this process, if that is allowed.
 pub(crate) fn protect() {
     JOBS.get_or_init(|| {
-        let mut file = File::options().read(true).write(true).open(FILE.to_str().unwrap_or_default()).ok()?;
-        let mut text = String::new();
-        file.read_to_string(&mut text).ok()?;
-        let callers = text.trim().parse().ok()?;
-        jobs(callers, || file.write_all(LOWEST.to_string().as_bytes()).is_ok())
+        let file = rustix::fs::open(FILE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        let mut text = [0; 16];
+        let length = rustix::io::read(&file, &mut text).ok()?;
+        let callers = std::str::from_utf8(&text[..length]).ok()?.trim().parse().ok()?;
+        jobs(callers, || rustix::io::write(&file, LOWEST.to_string().as_bytes()).is_ok())
     });
 }
 
-/// Returns the value that this process gives to jobs, as text.
-pub(crate) fn of_jobs() -> Option<String> {
-    JOBS.get().copied().flatten().map(|value| value.to_string())
+/// Returns the value that jobs get; `None` if they inherit the right value.
+pub(crate) fn of_jobs() -> Option<i32> {
+    JOBS.get().copied().flatten()
 }
 
 /// Returns the value for jobs, from the caller's value. `lower` lowers the value of this process and returns whether

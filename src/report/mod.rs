@@ -7,6 +7,9 @@ mod refusal;
 pub(crate) mod text;
 mod usage;
 
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
 use serde::{Deserialize, Serialize};
 
 pub use oom::{Oom, OomVictim};
@@ -222,6 +225,44 @@ impl Report {
     #[must_use]
     pub fn success(&self) -> bool {
         self.reason == Reason::Exited && self.exit_code == 0
+    }
+
+    /// Returns the exit code of the main process; `None` if a signal ended it, or if its end is not known. In contrast
+    /// to [`exit_code`](Self::exit_code), it does not depend on why the job ended.
+    #[must_use]
+    pub fn code(&self) -> Option<i32> {
+        match self.main {
+            Some(MainEnd::Exited(code)) => Some(code),
+            _ => None,
+        }
+    }
+
+    /// Returns the number of the signal that ended the main process; `None` if it exited, or if its end is not known.
+    #[must_use]
+    pub fn signal(&self) -> Option<i32> {
+        match self.main {
+            Some(MainEnd::Signalled { signal, .. }) => Some(signal),
+            _ => None,
+        }
+    }
+
+    /// Returns the exit status of the main process, in the form of the standard library; `None` if its end is not known
+    /// (no process was started, or the guard was killed).
+    ///
+    /// ```
+    /// use pinfold::{Command, Error, Report};
+    /// let report = Report::of_failed_spawn(&Command::new("make"), &Error::GuardLost);
+    /// assert_eq!((report.exit_status(), report.code(), report.signal()), (None, None, None));
+    /// ```
+    #[must_use]
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        /// The bit for a core dump in a wait status (wait(2), WCOREDUMP).
+        const CORE_DUMPED: i32 = 0x80;
+        let status = match self.main.as_ref()? {
+            MainEnd::Exited(code) => (code & 0xff) << 8,
+            MainEnd::Signalled { signal, core_dumped, .. } => signal | if *core_dumped { CORE_DUMPED } else { 0 },
+        };
+        Some(ExitStatus::from_raw(status))
     }
 
     /// Returns whether nothing of the job is left: no process and no directory.

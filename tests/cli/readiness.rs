@@ -16,7 +16,7 @@ const LONG: Duration = Duration::from_secs(60);
 #[requires(cgroup)]
 fn by_a_line_a_port_or_a_file() {
     with_supervisor(async |supervisor| {
-        let job = supervisor.spawn(&piped("echo starting; echo 'listening on 7'; sleep 1000")).await.unwrap();
+        let mut job = supervisor.spawn(&piped("echo starting; echo 'listening on 7'; sleep 1000")).await.unwrap();
         job.ready(&Readiness::stdout_line("listening"), LONG).await.unwrap();
         // The output after the line can be read, and also the output that was read to find the line.
         job.start_stop();
@@ -24,10 +24,10 @@ fn by_a_line_a_port_or_a_file() {
 
         // The job never gets ready: it ends, or the time is over.
         let never = Readiness::stdout_line("listening");
-        let job = supervisor.spawn(&piped("echo starting")).await.unwrap();
+        let mut job = supervisor.spawn(&piped("echo starting")).await.unwrap();
         let error = job.ready(&never, LONG).await.unwrap_err().to_string();
         assert!(error.contains("'listening'") && error.contains("the job is over"), "{error}");
-        let job = supervisor.spawn(&piped("sleep 1000")).await.unwrap();
+        let mut job = supervisor.spawn(&piped("sleep 1000")).await.unwrap();
         for readiness in [never, Readiness::port(([127, 0, 0, 1], 1)), Readiness::file("/no/such")] {
             let error = job.ready(&readiness, Duration::from_millis(50)).await.unwrap_err();
             assert!(matches!(error, Error::NotReady { .. }) && error.to_string().contains("50ms"), "{error}");
@@ -40,7 +40,7 @@ fn by_a_line_a_port_or_a_file() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
-        let job = supervisor.spawn(&piped("sleep 1000")).await.unwrap();
+        let mut job = supervisor.spawn(&piped("sleep 1000")).await.unwrap();
         let port = Readiness::port(address);
         let (ready, _listener) = tokio::join!(job.ready(&port, LONG), async {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -55,7 +55,7 @@ fn by_a_line_a_port_or_a_file() {
             "cd {}; sleep 0.1; mkdir a; sleep 0.1; mkdir a/b; sleep 0.1; : > a/b/file",
             scratch.path().display()
         );
-        let job = supervisor.spawn(&piped(&format!("{script}; sleep 1000"))).await.unwrap();
+        let mut job = supervisor.spawn(&piped(&format!("{script}; sleep 1000"))).await.unwrap();
         job.ready(&Readiness::file(&path), LONG).await.unwrap();
         assert!(path.exists());
     });
@@ -66,7 +66,7 @@ fn by_a_line_a_port_or_a_file() {
 #[requires(cgroup)]
 fn a_file_below_a_file_can_never_exist() {
     with_supervisor(async |supervisor| {
-        let job = supervisor.spawn(&piped("sleep 1000")).await.unwrap();
+        let mut job = supervisor.spawn(&piped("sleep 1000")).await.unwrap();
         let error = job.ready(&Readiness::file("/etc/passwd/a/b"), LONG).await.unwrap_err();
         assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
         job.start_kill();
@@ -221,8 +221,8 @@ fn a_line_counts_when_it_is_complete() {
         for (script, is_ready) in table {
             let timeout = if is_ready { LONG } else { Duration::from_millis(300) };
             for is_taken in [false, true] {
-                let job = supervisor.spawn(&piped(&format!("{script}; exec sleep 1000"))).await.unwrap();
-                let streams = if is_taken { [job.take_stdout(), job.take_stderr()] } else { [None, None] };
+                let mut job = supervisor.spawn(&piped(&format!("{script}; exec sleep 1000"))).await.unwrap();
+                let streams = if is_taken { [job.stdout.take(), job.stderr.take()] } else { [None, None] };
                 let readiness = Readiness::line("up");
                 let ready = job.ready(&readiness, timeout);
                 let reading: Vec<_> = streams
@@ -249,10 +249,10 @@ fn a_line_counts_when_it_is_complete() {
             }
         }
         // A line cannot contain a newline, and an output that is not piped has no lines.
-        let job = supervisor.spawn(&piped("exec sleep 1000")).await.unwrap();
+        let mut job = supervisor.spawn(&piped("exec sleep 1000")).await.unwrap();
         let error = job.ready(&Readiness::line("a\nb"), LONG).await.unwrap_err();
         assert!(matches!(error, Error::Invalid { .. }), "{error}");
-        let job = supervisor.spawn(Command::new("sleep").arg("1000")).await.unwrap();
+        let mut job = supervisor.spawn(Command::new("sleep").arg("1000")).await.unwrap();
         let error = job.ready(&Readiness::line("a"), LONG).await.unwrap_err();
         assert!(matches!(error, Error::Invalid { .. }), "{error}");
     });
@@ -263,9 +263,10 @@ fn a_line_counts_when_it_is_complete() {
 #[requires(cgroup)]
 fn several_searches_in_one_output() {
     with_supervisor(async |supervisor| {
-        let job = supervisor.spawn(&piped("echo one; echo two; exec sleep 1000")).await.unwrap();
+        let mut job = supervisor.spawn(&piped("echo one; echo two; exec sleep 1000")).await.unwrap();
         let (one, two) = (Readiness::stdout_line("one"), Readiness::stdout_line("two"));
-        let (both, other) = tokio::join!(job.ready(&two, LONG), job.ready(&one, LONG));
+        let handle = job.handle();
+        let (both, other) = tokio::join!(job.ready(&two, LONG), handle.ready(&one, LONG));
         both.and(other).unwrap();
         job.ready(&Readiness::line("wo"), LONG).await.unwrap();
         job.start_stop();

@@ -80,14 +80,14 @@ fn without_a_runtime() {
     let mut command = Command::new("sh");
     command.args(["-c", "echo ready >&2; read line; echo $line; kill -STOP $$; sleep 1000"]);
     command.name("talker").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let job = supervisor.spawn(&command).unwrap();
+    let mut job = supervisor.spawn(&command).unwrap();
     assert_eq!((job.number(), job.name(), job.main_has_ended()), (1, "talker", false));
-    let mut errors = job.take_stderr_lines().unwrap().max_line(1000);
+    let mut errors = job.stderr.take().unwrap().lines().max_line(1000);
     assert_eq!(errors.next().unwrap().unwrap().text(), "ready");
     assert!(job.next_stop(Duration::ZERO).is_none());
-    job.take_stdin().unwrap().write_all(b"hello\n").unwrap();
+    job.stdin.take().unwrap().write_all(b"hello\n").unwrap();
     let mut said = [0; 6];
-    job.take_stdout().unwrap().read_exact(&mut said).unwrap();
+    job.stdout.take().unwrap().read_exact(&mut said).unwrap();
     assert_eq!(&said, b"hello\n");
     assert_eq!(job.next_stop(Duration::from_secs(60)), Some(Signal::STOP));
     let handle = job.handle();
@@ -139,7 +139,7 @@ async fn every_call(supervisor: Supervisor) {
     let mut command = Command::new("sh");
     command.args(["-c", "echo one; : > \"$0\"; read line; echo two; kill -STOP $$; read line"]).arg(file.path());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).timeout(long);
-    let job = supervisor.spawn(&command).await.unwrap();
+    let mut job = supervisor.spawn(&command).await.unwrap();
     job.ready(&Readiness::stdout_line("one"), long).await.unwrap();
     job.ready(&Readiness::file(file.path()), long).await.unwrap();
     job.ready(&Readiness::port(port.local_addr().unwrap()), long).await.unwrap();
@@ -154,13 +154,13 @@ async fn every_call(supervisor: Supervisor) {
         drop(smol::future::poll_once(job.freeze()).await);
     }
     assert_eq!(job.processes().await.len(), 1);
-    let mut stdin = job.take_stdin().unwrap();
+    let mut stdin = job.stdin.take().unwrap();
     tokio::io::AsyncWriteExt::write_all(&mut stdin, b"line\n").await.unwrap();
     assert_eq!(job.next_stop().await, Signal::STOP);
     job.signal_group(Signal::CONT).await;
     drop(stdin);
     let output = job.wait_with_output().await.unwrap();
-    assert_eq!((output.stdout.text().as_str(), output.report.reason), ("one\ntwo\n", Reason::Exited));
+    assert_eq!((output.stdout.text().as_str(), output.status.reason), ("one\ntwo\n", Reason::Exited));
     assert!(job.wait().await.unwrap().is_gone() && job.usage().await.is_ok());
     assert!(matches!(job.freeze().await, Err(Error::System { .. })));
 
@@ -180,7 +180,7 @@ async fn supervisor_has_cgroup(job: &pinfold::Job) -> bool {
             job.thaw();
             true
         }
-        Err(error) => !matches!(error, Error::System { errno: rustix::io::Errno::OPNOTSUPP, .. }),
+        Err(error) => error.io_error().map(std::io::Error::kind) != Some(std::io::ErrorKind::Unsupported),
     }
 }
 
@@ -218,7 +218,7 @@ fn a_supervisor_is_closed_outside_of_its_runtime() {
 #[requires(cgroup)]
 fn a_runtime_that_was_shut_down_panics_in_no_call() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (supervisor, job) = runtime.block_on(async {
+    let (supervisor, mut job) = runtime.block_on(async {
         let supervisor = Supervisor::start().await.unwrap();
         let job = supervisor.spawn(&sleeping()).await.unwrap();
         (supervisor, job)
@@ -228,7 +228,12 @@ fn a_runtime_that_was_shut_down_panics_in_no_call() {
         let file = Readiness::file("/no/such/file");
         assert!(matches!(job.ready(&file, Duration::from_secs(60)).await, Err(Error::GuardLost)));
         assert!(matches!(job.freeze().await, Err(Error::System { .. })));
-        assert!(matches!(job.wait().await, Err(Error::GuardLost)));
+        let handle = job.handle();
+        assert!(matches!(handle.ready(&file, Duration::from_secs(60)).await, Err(Error::GuardLost)));
+        for lost in [job.wait().await, job.stop().await, handle.kill().await, handle.wait().await] {
+            assert!(matches!(lost, Err(Error::GuardLost)));
+        }
+        assert!(matches!(job.try_wait(), Err(Error::GuardLost)) && matches!(handle.try_wait(), Err(Error::GuardLost)));
         assert!(matches!(supervisor.spawn(&sleeping()).await, Err(Error::GuardLost)));
         supervisor.close().await;
     });
@@ -269,15 +274,19 @@ fn a_forked_copy_that_drops_everything_changes_nothing() {
         let supervisor = blocking::Supervisor::start().unwrap();
         let mut terminal = Command::new("cat");
         terminal.pty(pinfold::Pty::new(24, 80));
-        let job = supervisor.spawn(&answering()).unwrap();
-        let with_terminal = supervisor.spawn(&terminal).unwrap();
+        let mut job = supervisor.spawn(&answering()).unwrap();
+        let mut with_terminal = supervisor.spawn(&terminal).unwrap();
         let pool = supervisor.pool(Pool::builder().workers(1)).unwrap();
         let task = pool.submit(sleeping()).unwrap();
-        let (stdin, stdout) = (job.take_stdin().unwrap(), job.take_stdout().unwrap());
-        let (keys, screen) = (with_terminal.take_stdin().unwrap(), with_terminal.take_stdout().unwrap());
+        let (stdin, stdout) = (job.stdin.take().unwrap(), job.stdout.take().unwrap());
+        let (keys, screen) = (with_terminal.stdin.take().unwrap(), with_terminal.stdout.take().unwrap());
+        let handle = job.handle();
         let mut everything = Some((supervisor, job, with_terminal, pool, stdin, stdout, keys, screen));
         for _ in 0..3 {
-            in_a_copy(|| drop(everything.take()));
+            in_a_copy(|| {
+                assert_eq!(handle.id(), u32::try_from(handle.pid()).ok());
+                drop((handle.clone(), everything.take()));
+            });
             in_a_copy(|| {
                 let (supervisor, ..) = everything.take().unwrap();
                 // The copy cannot use the supervisor.
@@ -303,8 +312,7 @@ fn a_forked_copy_that_drops_everything_changes_nothing() {
         pool.start_shutdown(Shutdown::Stop);
         assert_eq!(task.wait().report.reason, Reason::Stopped);
         drop((keys, screen));
-        with_terminal.start_kill();
-        with_terminal.wait().unwrap();
+        with_terminal.kill().unwrap();
         supervisor.close();
         return println!("nothing has changed");
     }

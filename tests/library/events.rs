@@ -17,7 +17,7 @@ fn every_listener_receives_all_events() {
     with_supervisor(async |supervisor| {
         let mut command = piped("trap '' TERM; echo ready; sleep 1000 & wait; sleep 1000");
         command.grace(Duration::from_millis(100));
-        let job = supervisor.spawn(&command).await.unwrap();
+        let mut job = supervisor.spawn(&command).await.unwrap();
         let mut early = job.events();
         job.ready(&Readiness::stdout_line("ready"), LONG).await.unwrap();
         job.start_stop();

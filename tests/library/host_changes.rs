@@ -19,9 +19,9 @@ fn runtime() -> tokio::runtime::Runtime {
 
 /// Returns what a job prints, or why it was not started.
 async fn said(supervisor: &Supervisor, command: &mut Command) -> pinfold::Result<String> {
-    let job = supervisor.spawn(command.stdin(Stdio::bytes("")).stdout(Stdio::piped())).await?;
+    let mut job = supervisor.spawn(command.stdin(Stdio::bytes("")).stdout(Stdio::piped())).await?;
     let output = job.wait_with_output().await?;
-    assert_eq!(output.report.exit_code, 0);
+    assert_eq!(output.status.exit_code, 0);
     Ok(output.stdout.text())
 }
 
@@ -69,7 +69,7 @@ fn a_host_that_gave_up_rights_starts_no_job_with_the_old_ones() {
                     assert!(after != before || matches!(how, "effective user" | "capabilities"));
                     println!("the job has the new rights");
                 }
-                Err(Error::HostChanged { what }) => {
+                Err(Error::HostChanged { what, .. }) => {
                     println!("refused: {what}");
                     if how == "user" {
                         // A new supervisor starts jobs again.
@@ -150,8 +150,7 @@ fn what_a_host_changes_later_reaches_later_jobs() {
             }
             // The settings of the command take precedence.
             let mut command = shell("cut -d ' ' -f 19 /proc/self/stat");
-            let mut limits = pinfold::Limits::default();
-            limits.nice = Some(9);
+            let limits = pinfold::Limits::new().nice(9);
             command.limits(limits);
             assert_eq!(said(&supervisor, &mut command).await.unwrap(), "9\n");
             supervisor.close().await;

@@ -24,7 +24,7 @@ fn both_streams_and_the_report() {
         for _ in 0..2 {
             let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
             assert_eq!((output.stdout.text(), output.stderr.text()), ("given".into(), "error\n".into()));
-            assert_eq!((output.report.exit_code, output.report.reason), (3, Reason::Exited));
+            assert_eq!((output.status.exit_code, output.status.reason), (3, Reason::Exited));
         }
     });
 }
@@ -35,12 +35,12 @@ fn both_streams_and_the_report() {
 #[requires(cgroup)]
 fn a_closed_stream_is_not_the_end_of_the_job() {
     with_supervisor(async |supervisor| {
-        let job = supervisor.spawn(&piped("echo last; exec >&- 2>&-; read forever < /dev/zero")).await.unwrap();
+        let mut job = supervisor.spawn(&piped("echo last; exec >&- 2>&-; read forever < /dev/zero")).await.unwrap();
         let mut text = String::new();
-        job.take_stdout().unwrap().read_to_string(&mut text).await.unwrap();
+        job.stdout.take().unwrap().read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "last\n");
         assert!(!job.processes().await.is_empty());
-        assert!(job.take_stdout().is_none());
+        assert!(job.stdout.take().is_none());
         job.start_kill();
         assert_eq!(job.wait().await.unwrap().reason, Reason::Killed);
         assert!(job.processes().await.is_empty());
@@ -60,7 +60,7 @@ fn a_held_pipe_does_not_delay_the_return_and_loses_nothing() {
         }
         let mut command = piped(script);
         command.arg(ready.to_str().unwrap());
-        let job = supervisor.spawn(&command).await.unwrap();
+        let mut job = supervisor.spawn(&command).await.unwrap();
         let pid = job.pid();
         let held = tokio::task::spawn_blocking(move || {
             assert_eq!(std::fs::read_to_string(ready).unwrap(), "ready\n");
@@ -101,7 +101,7 @@ fn what_is_kept_is_bounded() {
 #[requires(cgroup)]
 fn a_dropped_wait_loses_no_output() {
     with_supervisor(async |supervisor| {
-        let job = supervisor.spawn(&piped("seq 20000; sleep 0.1; seq 20001 40000")).await.unwrap();
+        let mut job = supervisor.spawn(&piped("seq 20000; sleep 0.1; seq 20001 40000")).await.unwrap();
         let output = loop {
             if let Ok(output) = tokio::time::timeout(Duration::from_millis(1), job.wait_with_output()).await {
                 break output.unwrap();
@@ -117,8 +117,8 @@ fn a_dropped_wait_loses_no_output() {
 fn lines_and_their_times() {
     with_supervisor(async |supervisor| {
         let before = SystemTime::now();
-        let job = supervisor.spawn(&piped(r"printf 'one\n\ntwo\377\nlast'")).await.unwrap();
-        let mut lines = job.take_stdout().unwrap().lines();
+        let mut job = supervisor.spawn(&piped(r"printf 'one\n\ntwo\377\nlast'")).await.unwrap();
+        let mut lines = job.stdout.take().unwrap().lines();
         let mut seen = Vec::new();
         while let Some(line) = lines.next_line().await.unwrap() {
             assert!(line.at >= before && line.at <= SystemTime::now());
@@ -130,8 +130,8 @@ fn lines_and_their_times() {
 
         // Output without a newline arrives in pieces. None is lost, and pinfold holds no more of it than the maximum
         // length of a line.
-        let job = supervisor.spawn(&piped("head -c 5000000 /dev/zero")).await.unwrap();
-        let mut lines = job.take_stdout().unwrap().lines().max_line(100_000);
+        let mut job = supervisor.spawn(&piped("head -c 5000000 /dev/zero")).await.unwrap();
+        let mut lines = job.stdout.take().unwrap().lines().max_line(100_000);
         let mut total = 0;
         while let Some(line) = lines.next_line().await.unwrap() {
             assert!(line.bytes.len() <= 100_000 && !line.complete);
@@ -141,8 +141,8 @@ fn lines_and_their_times() {
 
         // The length limit also applies where the newline arrives at once, and does not depend on how the output was
         // split into reads.
-        let job = supervisor.spawn(&piped(r"printf 'abc\nabcdefgh\n\nabcd'")).await.unwrap();
-        let mut lines = job.take_stdout().unwrap().lines().max_line(3);
+        let mut job = supervisor.spawn(&piped(r"printf 'abc\nabcdefgh\n\nabcd'")).await.unwrap();
+        let mut lines = job.stdout.take().unwrap().lines().max_line(3);
         let mut seen = Vec::new();
         while let Some(line) = lines.next_line().await.unwrap() {
             seen.push((line.text().into_owned(), line.complete));
@@ -159,8 +159,8 @@ fn standard_input_as_a_stream() {
     with_supervisor(async |supervisor| {
         let mut command = piped("cat");
         command.stdin(Stdio::piped());
-        let job = supervisor.spawn(&command).await.unwrap();
-        let mut stdin = job.take_stdin().unwrap();
+        let mut job = supervisor.spawn(&command).await.unwrap();
+        let mut stdin = job.stdin.take().unwrap();
         let bytes = vec![b'x'; 1_000_000];
         let write = async {
             stdin.write_all(&bytes).await.unwrap();
@@ -170,8 +170,8 @@ fn standard_input_as_a_stream() {
         assert_eq!(output.unwrap().stdout.total(), 1_000_000);
 
         // The job ends without reading its input: no hang.
-        let job = supervisor.spawn(command.arg("").stdout(Stdio::null())).await.unwrap();
-        let mut stdin = job.take_stdin().unwrap();
+        let mut job = supervisor.spawn(command.arg("").stdout(Stdio::null())).await.unwrap();
+        let mut stdin = job.stdin.take().unwrap();
         job.start_kill();
         let error = tokio::time::timeout(LONG, stdin.write_all(&bytes)).await.unwrap().unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
@@ -196,15 +196,15 @@ fn an_idle_timeout() {
         let mut command = piped("echo once; sleep 1000");
         command.idle_timeout(Duration::from_millis(300));
         let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
-        assert_eq!((output.report.reason, output.report.exit_code), (Reason::Idle, 124));
+        assert_eq!((output.status.reason, output.status.exit_code), (Reason::Idle, 124));
         assert_eq!(output.stdout.text(), "once\n");
-        assert!(output.report.phases.stopping.unwrap() >= 0.3);
+        assert!(output.status.phases.stopping.unwrap() >= 0.3);
 
         // A job that writes in time is left alone, here for four times the timeout in all.
         let mut command = piped("for i in 1 2 3 4 5 6 7 8; do sleep 0.25; echo $i >&2; done");
         command.idle_timeout(Duration::from_secs(1));
         let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
-        assert_eq!((output.report.reason, output.stderr.total()), (Reason::Exited, 16));
+        assert_eq!((output.status.reason, output.stderr.total()), (Reason::Exited, 16));
 
         // The job has no output that could be watched.
         let mut command = Command::new("true");
@@ -231,7 +231,7 @@ fn a_tee() {
 
         // A file that accepts no data causes one error, and the output is still complete.
         command.tee_stdout(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
-        let job = supervisor.spawn(&command).await.unwrap();
+        let mut job = supervisor.spawn(&command).await.unwrap();
         let error = job.wait_with_output().await.unwrap_err().to_string();
         assert!(error.contains("cannot also write the output"), "{error}");
         assert_eq!(job.wait_with_output().await.unwrap().stdout.text(), "one\ntwo\n");
@@ -250,7 +250,7 @@ fn a_tee_that_fails_does_not_delay_the_job() {
         let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let mut command = piped("head -c 1000000 /dev/zero; head -c 1000000 /dev/zero >&2; exit 3");
         command.tee_stdout(full()).tee_stderr(full());
-        let job = supervisor.spawn(&command).await.unwrap();
+        let mut job = supervisor.spawn(&command).await.unwrap();
         for _ in 0..2 {
             let failed = tokio::time::timeout(LONG, job.wait_with_output()).await.expect("it is reported at once");
             assert!(matches!(failed, Err(Error::System { .. })), "{failed:?}");
@@ -258,7 +258,7 @@ fn a_tee_that_fails_does_not_delay_the_job() {
         // One error for each stream; none of the output is lost.
         let output = job.wait_with_output().await.unwrap();
         assert_eq!((output.stdout.total(), output.stderr.total()), (1_000_000, 1_000_000));
-        assert_eq!(output.report.exit_code, 3);
+        assert_eq!(output.status.exit_code, 3);
     });
 }
 
@@ -292,7 +292,7 @@ fn send_and_sync() {
     both::<pinfold::output::Lines>();
     both::<pinfold::output::Output>();
     // The futures are Send too, because hosts spawn them.
-    let check = |supervisor: &Supervisor, job: &pinfold::Job, command: &Command, readiness: &Readiness| {
+    let check = |supervisor: &Supervisor, job: &mut pinfold::Job, command: &Command, readiness: &Readiness| {
         future(&supervisor.spawn(command));
         future(&job.wait());
         future(&job.wait_with_output());
@@ -323,8 +323,8 @@ fn stderr_to_stdout_keeps_the_order_of_the_writes() {
         let mut command = crate::support::host::shell(SCRIPT);
         command.stderr_to_stdout(true).stderr(Stdio::piped());
         command.stdout(Stdio::piped()).tee_stdout(copy.try_clone().unwrap());
-        let job = supervisor.spawn(&command).await.unwrap();
-        assert!(job.take_stderr().is_none());
+        let mut job = supervisor.spawn(&command).await.unwrap();
+        assert!(job.stderr.take().is_none());
         let output = job.wait_with_output().await.unwrap();
         assert_eq!((output.stdout.text(), output.stderr.total()), (expected.clone(), 0));
         assert_eq!(read_back(copy), expected);

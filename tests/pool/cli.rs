@@ -298,3 +298,25 @@ fn a_stop_of_the_pool_begins_with_the_received_signal() {
     let main = stopped_by(libc::SIGTERM, &["--signal-to", "main"], true);
     assert!(main.starts_with("main TERM,main ends,"), "{main}");
 }
+
+/// pinfold lowers its own `oom_score_adj` where it may (CAP_SYS_RESOURCE), and starts further guards after that. No job
+/// inherits the lowered value: the kernel would end everything else first.
+#[test]
+#[requires(root)]
+fn no_job_inherits_pinfolds_value_for_the_oom_killer() {
+    let own: i32 = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap().trim().parse().unwrap();
+    // The second form hides the cgroups.
+    let hidden = r#"unshare --mount sh -c 'mount -t tmpfs none /sys/fs/cgroup; exec "$@"' sh "$@""#;
+    for form in [r#""$@""#, hidden] {
+        for workers in ["-j1", "-j3"] {
+            let script = format!("yes /proc/self/oom_score_adj | head -n 4 | {form}");
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &script, "sh", PINFOLD, "pool", workers, "cat"]).env_remove("PINFOLD_CGROUP");
+            let output = shell.output().unwrap();
+            let text = String::from_utf8(output.stdout).unwrap();
+            let values: Vec<i32> = text.lines().map(|line| line.parse().unwrap()).collect();
+            assert_eq!(values.len(), 4, "{form} {workers} {text}");
+            assert!(values.iter().all(|value| *value >= own && *value == values[0]), "{form} {workers} {values:?}");
+        }
+    }
+}

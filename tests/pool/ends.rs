@@ -45,7 +45,7 @@ impl Careful {
         let (sender, lines) = oneshot::channel();
         let sender = Mutex::new(Some(sender));
         let task = Task::new(command).on_spawn(move |job, _| {
-            let lines = job.take_stdout().unwrap().lines();
+            let lines = job.stdout.take().unwrap().lines();
             assert!(sender.lock().unwrap().take().unwrap().send(lines).is_ok());
         });
         let handle = pool.submit(task).await.unwrap();

@@ -102,7 +102,7 @@ fn a_second_cancel_kills() {
         let (said, ready) = tokio::sync::oneshot::channel();
         let said = Mutex::new(Some(said));
         let task = Task::new(command).on_spawn(move |job, _| {
-            let lines = job.take_stdout().unwrap().lines();
+            let lines = job.stdout.take().unwrap().lines();
             said.lock().unwrap().take().unwrap().send(lines).unwrap();
         });
         let handle = pool.submit(task).await.unwrap();
@@ -327,7 +327,7 @@ fn many_sleeping_jobs_are_cancelled() {
         // The last one runs when all have been started.
         let mut ready = shell("echo ready; exec sleep 1000");
         ready.stdout(Stdio::piped());
-        let job = supervisor.spawn(&ready).await.unwrap();
+        let mut job = supervisor.spawn(&ready).await.unwrap();
         job.ready(&Readiness::stdout_line("ready"), LONG).await.unwrap();
         let resident = |pid: &str| {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();

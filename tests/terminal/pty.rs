@@ -229,18 +229,19 @@ fn shell(script: &str) -> pinfold::Command {
 #[requires(cgroup)]
 fn the_librarys_terminal() {
     with_supervisor(async |supervisor| {
-        let job = supervisor.spawn(&shell("trap 'stty size' WINCH; stty size; read one; cat; exit 3")).await.unwrap();
+        let mut job =
+            supervisor.spawn(&shell("trap 'stty size' WINCH; stty size; read one; cat; exit 3")).await.unwrap();
         job.ready(&Readiness::stdout_line("10 20"), LONG).await.unwrap();
         assert_eq!(job.pty_signal_keys().unwrap(), [Some(3), Some(28)]);
-        let mut stdin = job.take_stdin().unwrap();
+        let mut stdin = job.stdin.take().unwrap();
         job.resize_pty(7, 9).unwrap();
         // The trap runs when the read has returned; the end-of-file character ends the input.
         stdin.write_all(b"one\ntwo\nthree").await.unwrap();
         drop(stdin);
         let output = tokio::time::timeout(LONG, job.wait_with_output()).await.unwrap().unwrap();
         assert_eq!(output.stdout.text(), "10 20\r\n7 9\r\ntwo\r\nthree");
-        assert_eq!((output.report.exit_code, output.stderr.total()), (3, 0));
-        assert!(job.resize_pty(1, 1).is_ok() || job.take_stdout().is_none());
+        assert_eq!((output.status.exit_code, output.stderr.total()), (3, 0));
+        assert!(job.resize_pty(1, 1).is_ok() || job.stdout.take().is_none());
 
         // Nothing is typed: the input ends at once.
         let output = supervisor.spawn(&shell("cat; seq 100000")).await.unwrap().wait_with_output().await.unwrap();
@@ -252,11 +253,11 @@ fn the_librarys_terminal() {
         let mut idle = shell("echo once; sleep 999");
         idle.idle_timeout(Duration::from_millis(300));
         let output = supervisor.spawn(&idle).await.unwrap().wait_with_output().await.unwrap();
-        assert_eq!((output.report.reason, output.stdout.text().as_str()), (Reason::Idle, "once\r\n"));
+        assert_eq!((output.status.reason, output.stdout.text().as_str()), (Reason::Idle, "once\r\n"));
 
         // When both sides are dropped, the terminal hangs up.
-        let job = supervisor.spawn(&shell("sleep 999")).await.unwrap();
-        drop((job.take_stdin(), job.take_stdout()));
+        let mut job = supervisor.spawn(&shell("sleep 999")).await.unwrap();
+        drop((job.stdin.take(), job.stdout.take()));
         let report = tokio::time::timeout(LONG, job.wait()).await.unwrap().unwrap();
         assert_eq!((report.exit_code, report.reason), (128 + 1, Reason::Exited));
         assert!(job.resize_pty(1, 1).is_err());
@@ -275,8 +276,8 @@ fn the_librarys_terminal() {
 #[requires(cgroup)]
 fn a_process_outside_that_holds_the_terminal_does_not_delay_the_return() {
     with_supervisor(async |supervisor| {
-        let job = supervisor.spawn(&shell("tty; read go; seq 1000")).await.unwrap();
-        let mut stdout = job.take_stdout().unwrap();
+        let mut job = supervisor.spawn(&shell("tty; read go; seq 1000")).await.unwrap();
+        let mut stdout = job.stdout.take().unwrap();
         let mut name = Vec::new();
         while !name.ends_with(b"\n") {
             name.push(stdout.read_u8().await.unwrap());
@@ -285,7 +286,7 @@ fn a_process_outside_that_holds_the_terminal_does_not_delay_the_return() {
         // O_NOCTTY: the terminal must not become the controlling terminal of this process.
         let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC;
         let held = rustix::fs::open(name.trim(), flags, rustix::fs::Mode::empty()).unwrap();
-        job.take_stdin().unwrap().write_all(b"\n").await.unwrap();
+        job.stdin.take().unwrap().write_all(b"\n").await.unwrap();
         let mut rest = String::new();
         tokio::time::timeout(LONG, stdout.read_to_string(&mut rest)).await.unwrap().unwrap();
         assert!(rest.ends_with("999\r\n1000\r\n") && rest.lines().count() == 1000, "{rest}");

@@ -36,7 +36,7 @@ fn stop_with_sends_that_signal_first() {
         ] {
             let mut command = Command::new("python3");
             command.args(["-c", PYTHON]).stdout(Stdio::piped()).grace(LONG);
-            let job = supervisor.spawn(&command).await.unwrap();
+            let mut job = supervisor.spawn(&command).await.unwrap();
             job.ready(&Readiness::stdout_line("ready"), LONG).await.unwrap();
             match signal {
                 // One of the signals goes through a second handle.
@@ -45,7 +45,7 @@ fn stop_with_sends_that_signal_first() {
             }
             let output = job.wait_with_output().await.unwrap();
             assert_eq!(output.stdout.text(), printed);
-            let report = &output.report;
+            let report = &output.status;
             assert_eq!((report.exit_code, report.reason, report.killed), (code, Reason::Stopped, false));
         }
     });
@@ -63,7 +63,7 @@ fn processes_that_ignore_the_first_signal_receive_the_stop_signal_next() {
         ] {
             let mut command = Command::new("sh");
             command.args(["-c", script]).stdout(Stdio::piped()).grace(LONG);
-            let job = supervisor.spawn(&command).await.unwrap();
+            let mut job = supervisor.spawn(&command).await.unwrap();
             job.ready(&Readiness::stdout_line("ready"), LONG).await.unwrap();
             job.start_stop_with(signal);
             let report = job.wait().await.unwrap();
@@ -80,7 +80,7 @@ fn a_second_stop_kills_whatever_its_signal() {
         let mut command = Command::new("sh");
         let script = "trap 'echo one' INT; trap '' TERM; echo ready; while :; do sleep 0.1; done";
         command.args(["-c", script]).stdout(Stdio::piped()).grace(LONG);
-        let job = supervisor.spawn(&command).await.unwrap();
+        let mut job = supervisor.spawn(&command).await.unwrap();
         job.ready(&Readiness::stdout_line("ready"), LONG).await.unwrap();
         job.start_stop_with(Signal::INT);
         job.ready(&Readiness::stdout_line("one"), LONG).await.unwrap();
@@ -99,7 +99,7 @@ fn the_blocking_api_does_the_same() {
     for by_handle in [false, true] {
         let mut command = Command::new("sh");
         command.args(["-c", "trap 'exit 5' INT; echo ready; while :; do sleep 0.1; done"]).stdout(Stdio::piped());
-        let job = supervisor.spawn(&command).unwrap();
+        let mut job = supervisor.spawn(&command).unwrap();
         job.ready(&Readiness::stdout_line("ready"), LONG).unwrap();
         if by_handle {
             job.handle().start_stop_with(Signal::INT)

@@ -201,7 +201,7 @@ impl<'a> Run<'a> {
                 notice = notice(&mut self.notices) => self.notice(notice),
                 fed = fed(&mut feeding) => {
                     if let Err(error) = fed {
-                        self.fail(&format!("{error:#}"));
+                        self.fail(&crate::cli::message_of(&error));
                     }
                     pool.start_shutdown(Shutdown::Drain);
                 }
@@ -263,7 +263,7 @@ impl<'a> Run<'a> {
         }
         let record = if self.records { results::line(job, outcome) } else { Ok(None) };
         let record = record.unwrap_or_else(|error| {
-            self.fail(&format!("{error:#}"));
+            self.fail(&crate::cli::message_of(&error));
             None
         });
         let print = !(self.args.finished_only && outcome.cancelled);
@@ -357,7 +357,7 @@ async fn feed<'a>(
         });
         let (reader, by_line, tag) = (collector.clone(), args.output == OutputArg::Stream, args.tag);
         let task = task.on_spawn(move |job, _| {
-            for (number, stream) in [job.take_stdout(), job.take_stderr()].into_iter().enumerate() {
+            for (number, stream) in [job.stdout.take(), job.stderr.take()].into_iter().enumerate() {
                 match stream {
                     Some(stream) if by_line => reader.follow(stream, number, tag.then(|| job.name())),
                     Some(stream) => reader.gather(stream, number),

@@ -63,7 +63,7 @@ impl Forwarder {
     pub async fn start(
         &mut self,
         args: &Args,
-        job: &Job,
+        job: &mut Job,
         supervisor: &Supervisor,
         terminal: Option<&Terminal>,
     ) -> crate::Result<()> {
@@ -71,7 +71,7 @@ impl Forwarder {
             self.pty_input = Some(PtyInput::start(job, supervisor, terminal, input).await?);
         }
         let feeding = self.pty_input.as_ref().and_then(|pty_input| pty_input.feeding.clone());
-        let streams = [job.take_stdout(), job.take_stderr()].into_iter().flatten();
+        let streams = [job.stdout.take(), job.stderr.take()].into_iter().flatten();
         let is_copied = args.streams.tee.is_some();
         for (stream, outlet) in streams.zip(std::mem::take(&mut self.outlets)) {
             let (trouble, feeding, limit) = (self.trouble.clone(), feeding.clone(), args.streams.max_output);

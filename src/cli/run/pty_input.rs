@@ -46,7 +46,7 @@ impl PtyInput {
     /// Forwards standard input to the job's terminal, and makes pinfold's own terminal raw, so that all keys reach the
     /// job's terminal.
     pub async fn start(
-        job: &Job,
+        job: &mut Job,
         supervisor: &Supervisor,
         terminal: Option<&Terminal>,
         Input { pieces, resumed }: Input,
@@ -68,7 +68,7 @@ impl PtyInput {
         }
         pty_input.enter();
         pty_input.resize(job);
-        if let Some(input) = job.take_stdin() {
+        if let Some(input) = job.stdin.take() {
             let typed = is_stdin.then_some(sender);
             // This starts the thread that reads.
             let _ = pty_input.resumed.send(());

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::report::Reason;
 use crate::report::text::{printable, printable_path};
-use crate::{Error, Job, Readiness, Report};
+use crate::{Error, JobHandle, Readiness, Report};
 
 use super::ended::Verdict;
 use super::notify::Notify;
@@ -79,7 +79,7 @@ pub fn ready<'a>(
     readiness: &'a Readiness,
     clock: Clock<'a>,
     notify: Option<&'a Notify>,
-    job: &'a Job,
+    job: &'a JobHandle,
 ) -> impl Future<Output = Result<(), Verdict>> + 'a {
     let is_ready = job.ready(readiness, Duration::MAX);
     async move {
@@ -106,7 +106,12 @@ pub fn ready<'a>(
 
 /// Decides, after the end of a job and of its output, whether the job was ready, where that was not known before. A job
 /// that ended by itself with 0 and was never ready has failed.
-pub async fn at_the_end(readiness: &Readiness, notify: Option<&Notify>, job: &Job, report: &Report) -> Option<Verdict> {
+pub async fn at_the_end(
+    readiness: &Readiness,
+    notify: Option<&Notify>,
+    job: &JobHandle,
+    report: &Report,
+) -> Option<Verdict> {
     // The file may have been created just before the end. A port no longer accepts connections.
     let was_ready = job.ready(readiness, Duration::ZERO).await.is_ok();
     if let Some(notify) = notify {

@@ -1,5 +1,7 @@
 //! The command to run: a builder of plain data.
 
+mod from_std;
+mod run;
 mod signals;
 mod stop;
 mod streams;
@@ -18,6 +20,8 @@ use crate::job::stop::StopPolicy;
 use crate::kernel::pty::Pty;
 use crate::kernel::signal::Signal;
 use crate::kernel::user::User;
+pub(crate) use run::Sealed;
+pub use run::Spawner;
 pub(crate) use streams::Source;
 pub use streams::Stdio;
 pub(crate) use strings::Block;

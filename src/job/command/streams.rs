@@ -48,9 +48,9 @@ impl Stdio {
         Self(Source::Null)
     }
 
-    /// A pipe to the supervisor. [`Job::take_stdin`](crate::Job::take_stdin),
-    /// [`take_stdout`](crate::Job::take_stdout) and [`take_stderr`](crate::Job::take_stderr) return the other end. A
-    /// pipe holds 64 KiB (pipe(7)). When it is full, the job waits until the supervisor reads.
+    /// A pipe to the supervisor, whose end is [`Job::stdin`](crate::Job::stdin), [`stdout`](crate::Job::stdout) or
+    /// [`stderr`](crate::Job::stderr). A pipe holds 64 KiB (pipe(7)). When it is full, the job waits until the
+    /// supervisor reads.
     #[must_use]
     pub const fn piped() -> Self {
         Self(Source::Piped)
@@ -99,8 +99,8 @@ impl Command {
     /// pipe, but not the order between them.
     ///
     /// The setting of [`stderr`](Self::stderr) then has no effect. If standard output is [`Stdio::piped`], then
-    /// [`Job::take_stdout`](crate::Job::take_stdout), [`Output::stdout`](crate::job::output::Output::stdout) and
-    /// [`tee_stdout`](Self::tee_stdout) contain both, and [`Job::take_stderr`](crate::Job::take_stderr) returns `None`.
+    /// [`Job::stdout`](crate::Job::stdout), [`Output::stdout`](crate::job::output::Output::stdout) and
+    /// [`tee_stdout`](Self::tee_stdout) contain both, and [`Job::stderr`](crate::Job::stderr) returns `None`.
     /// A job with a terminal ([`pty`](Self::pty)) already has a single output.
     /// [`are_one_output`](crate::job::output::are_one_output) returns whether two descriptors of the caller are one
     /// output.
@@ -126,8 +126,8 @@ impl Command {
     /// Gives the job a pseudoterminal as standard input, output and error, and as the controlling terminal of a new
     /// session. Do not set the streams ([`stdout`](Self::stdout), …) then.
     ///
-    /// [`Job::take_stdout`](crate::Job::take_stdout) returns everything that is written to the terminal, with the line
-    /// ends of terminals (`\r\n`). [`Job::take_stdin`](crate::Job::take_stdin) takes what is typed on it. When both are
+    /// [`Job::stdout`](crate::Job::stdout) returns everything that is written to the terminal, with the line
+    /// ends of terminals (`\r\n`). [`Job::stdin`](crate::Job::stdin) takes what is typed on it. When both are
     /// dropped before the end of the output, the terminal hangs up. [`Job::resize_pty`](crate::Job::resize_pty) changes
     /// its size.
     ///

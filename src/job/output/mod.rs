@@ -22,12 +22,13 @@ use std::sync::Arc;
 
 use crate::report::Report;
 
-/// The report of a job that is over, and its captured output.
+/// The report of a job that is over, and its captured output, as [`std::process::Output`]: `status` is the report of
+/// the whole job, and has the methods of [`ExitStatus`](std::process::ExitStatus).
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Output {
     /// How the job ended.
-    pub report: Arc<Report>,
+    pub status: Arc<Report>,
     /// The standard output of the job, which includes standard error after
     /// [`Command::stderr_to_stdout`](crate::Command::stderr_to_stdout). Empty if it was not piped, or was taken.
     pub stdout: Captured,

@@ -124,7 +124,7 @@ fn not_copied(error: &io::Error) -> io::Error {
 /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
 /// use tokio::io::AsyncReadExt;
 ///
-/// let mut stdout = job.take_stdout().ok_or("it is piped")?;
+/// let mut stdout = job.stdout.take().ok_or("it is piped")?;
 /// let mut bytes = Vec::new();
 /// stdout.read_to_end(&mut bytes).await?; // Until the job is over, even if another process holds the pipe.
 /// # Ok(())
@@ -281,7 +281,7 @@ impl std::fmt::Debug for OutputStream {
 /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
 /// use tokio::io::AsyncWriteExt;
 ///
-/// let mut stdin = job.take_stdin().ok_or("it is piped")?;
+/// let mut stdin = job.stdin.take().ok_or("it is piped")?;
 /// if let Err(error) = stdin.write_all(&[b'x'; 1_000_000]).await {
 ///     assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe); // No process reads it any more.
 /// }
