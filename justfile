@@ -5,7 +5,7 @@ _list:
 
 # Build the command: target/debug/pinfold
 build:
-    cargo build
+    cargo build --features full
 
 # All tests, or those of one test binary, or of one file: just test cli filters::
 test name="" filter="":

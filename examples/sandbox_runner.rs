@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pinfold::output::CaptureLimit;
-use pinfold::{Command, Controller, Limits, Size, Stdio, Supervisor, User};
+use pinfold::{Command, Controller, Limits, Stdio, Supervisor, User};
 
 const MEMORY: u64 = 256 << 20;
 const PROCESSES: u64 = 64;
@@ -45,18 +45,20 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Starts a supervisor with the kernel's cgroup controllers if they are available. Otherwise the limits apply to each
 /// process separately, and the verdict says so.
 async fn supervisor() -> Result<(Supervisor, Limits, &'static str), pinfold::Error> {
-    let mut limits = Limits::default();
     // Files of at most 16 MiB, no core dumps, at most 64 open files.
-    limits.rlimits = vec!["fsize=16777216".parse()?, "core=0".parse()?, "nofile=64".parse()?];
+    let mut limits = Limits::new();
+    for limit in ["fsize=16777216", "core=0", "nofile=64"] {
+        limits = limits.rlimit(limit.parse()?);
+    }
     let builder = Supervisor::builder().controllers([Controller::Memory, Controller::Pids]);
     match builder.start().await {
         Ok(supervisor) => {
-            (limits.memory, limits.pids) = (Some(Size::Bytes(MEMORY)), Some(PROCESSES));
+            limits = limits.memory(MEMORY).pids(PROCESSES);
             Ok((supervisor, limits, "memory and processes of the whole job"))
         }
         Err(_) => {
-            limits.rlimits.push(format!("as={}", 4 * MEMORY).parse()?);
-            limits.rlimits.push(format!("cpu={}", TIME.as_secs()).parse()?);
+            limits = limits.rlimit(format!("as={}", 4 * MEMORY).parse()?);
+            limits = limits.rlimit(format!("cpu={}", TIME.as_secs()).parse()?);
             Ok((Supervisor::start().await?, limits, "address space and CPU time of each process"))
         }
     }

@@ -17,23 +17,28 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// assert!(matches!(error, Error::Invalid { .. }) && error.exit_code() == 125);
 /// println!("pinfold: {error}");
 /// ```
+///
+/// The message is complete: it contains the error of the system call, which [`source`](std::error::Error::source) also
+/// returns.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The kernel refused an operation.
-    #[error("{operation} {}: {errno}{}", printable(object), hint(advice))]
+    #[error("{operation} {}: {source}{}", printable(object), hint(advice))]
+    #[non_exhaustive]
     System {
         /// The system call, or its purpose.
         operation: &'static str,
         /// The object of the operation, for example a file.
         object: String,
-        /// The error code that the kernel returned.
-        errno: Errno,
+        /// The error that the kernel returned; [`raw_os_error`](std::io::Error::raw_os_error) is the errno.
+        source: std::io::Error,
         /// Advice for the user; empty if pinfold has no advice.
         advice: String,
     },
     /// An argument that is not valid.
     #[error("{what} '{}' is not valid: {}", printable(value), printable(advice))]
+    #[non_exhaustive]
     Invalid {
         /// Which argument.
         what: &'static str,
@@ -42,17 +47,18 @@ pub enum Error {
         /// Which values are valid.
         advice: String,
     },
-    /// No cgroup is available here.
-    #[error("no cgroup can hold the job:{}", refusals(.0))]
-    NoCgroup(Vec<Refusal>),
-    /// Nothing can hold a job here.
-    #[error("nothing here can hold the job:{}", refusals(.0))]
-    NoContainment(Vec<Refusal>),
-    /// pinfold can see no cgroup v2 here in which it could look.
-    #[error("there is no cgroup v2 to look in:{}", refusals(.0))]
-    NoCgroupSeen(Vec<Refusal>),
+    /// Nothing that is available here can hold the job.
+    #[error("{}:{}", .kind.message(), crate::error::refusals(.refusals))]
+    #[non_exhaustive]
+    Containment {
+        /// What is missing.
+        kind: ContainmentErrorKind,
+        /// Everything that was tried, and why it can't be used.
+        refusals: Vec<Refusal>,
+    },
     /// A limit that pinfold can't enforce here. pinfold started nothing.
     #[error("cannot enforce the {limit}: {}{}", printable(reason), hint(advice))]
+    #[non_exhaustive]
     Limit {
         /// Which limit.
         limit: &'static str,
@@ -61,25 +67,18 @@ pub enum Error {
         /// Advice for the user; empty if pinfold has no advice.
         advice: String,
     },
-    /// None of the cgroups that are available here can enforce the limits.
-    #[error("no cgroup here can enforce the limits, which need its controllers {controllers}:{}", crate::error::refusals(.refusals))]
-    NoControllers {
-        /// The controllers that the limits need.
-        controllers: String,
-        /// Each cgroup that was tried, and why it can't enforce them.
-        refusals: Vec<Refusal>,
-    },
     /// The command could not be started.
-    #[error("{}", .0)]
+    #[error(transparent)]
     Spawn(SpawnError),
     /// The command could not be started, and SIGKILL did not end the process of its start.
-    #[error("{}", .0)]
+    #[error(transparent)]
     Hangs(Box<HangingStart>),
     /// pinfold found no guard program, or the guard program did not answer.
     #[error("the guard did not start: {}", printable(.0))]
     GuardStart(String),
     /// The job was ended before its command had been executed.
     #[error("{} was ended before it had been executed ({})", printable(program), ended_by(.reason))]
+    #[non_exhaustive]
     EndedEarly {
         /// The command's name, as the caller gave it.
         program: String,
@@ -88,6 +87,7 @@ pub enum Error {
     },
     /// A job did not get ready ([`Job::ready`](crate::Job::ready)).
     #[error("{} did not get ready: {}", printable(program), printable(why))]
+    #[non_exhaustive]
     NotReady {
         /// The job's name.
         program: String,
@@ -105,6 +105,7 @@ pub enum Error {
          have the old rights: {what} (start another supervisor after the change; to run one job as another user, keep \
          the rights and use Command::user)"
     )]
+    #[non_exhaustive]
     HostChanged {
         /// Which rights have changed, with the old and the new value.
         what: String,
@@ -121,11 +122,43 @@ impl Error {
         errno: Errno,
         advice: impl Into<String>,
     ) -> Self {
-        Self::System { operation, object: object.into(), errno, advice: advice.into() }
+        Self::System { operation, object: object.into(), source: errno.into(), advice: advice.into() }
     }
 
     pub(crate) fn invalid(what: &'static str, value: impl Into<String>, advice: impl Into<String>) -> Self {
         Self::Invalid { what, value: value.into(), advice: advice.into() }
+    }
+
+    pub(crate) fn containment(kind: ContainmentErrorKind, refusals: Vec<Refusal>) -> Self {
+        Self::Containment { kind, refusals }
+    }
+
+    /// Returns the error of the system call that failed, if one did.
+    ///
+    /// ```
+    /// # async fn example(supervisor: &pinfold::Supervisor) {
+    /// use std::io::ErrorKind;
+    /// if let Err(error) = supervisor.spawn(&pinfold::Command::new("no-such-program")).await {
+    ///     assert_eq!(error.io_error().map(|error| error.kind()), Some(ErrorKind::NotFound));
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn io_error(&self) -> Option<&std::io::Error> {
+        match self {
+            Self::System { source, .. } => Some(source),
+            Self::Spawn(error) => Some(&error.source),
+            Self::Hangs(start) => Some(&start.error.source),
+            _ => None,
+        }
+    }
+
+    /// Returns the errno of a failed operation.
+    pub(crate) fn system_errno(&self) -> Option<Errno> {
+        match self {
+            Self::System { source, .. } => Errno::from_io_error(source),
+            _ => None,
+        }
     }
 
     /// Returns the exit code of a command-line program for this error: 127 if the command was not found, 126 if it was
@@ -134,13 +167,40 @@ impl Error {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Spawn(SpawnError { stage: SpawnStage::Exec, errno, .. }) => match *errno {
+            Self::Spawn(error) if error.stage == SpawnStage::Exec => match error.errno() {
                 Errno::NOENT => 127,
                 _ => 126,
             },
             Self::EndedEarly { reason: crate::report::Reason::Deadline, .. } => 124,
             Self::Hangs(_) => 122,
             _ => 125,
+        }
+    }
+}
+
+/// What is missing, so that nothing here can hold a job ([`Error::Containment`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ContainmentErrorKind {
+    /// A cgroup was requested, and none is available.
+    NoCgroup,
+    /// Neither a cgroup nor a guard as subreaper can hold a job.
+    NoContainment,
+    /// There is no cgroup v2 in which a [`Sweep`](crate::sweep::Sweep) could look.
+    NoCgroupToSearch,
+    /// No available cgroup has the controllers that were requested, or that the limits need. The text lists them.
+    NoControllers(String),
+}
+
+impl ContainmentErrorKind {
+    fn message(&self) -> String {
+        match self {
+            Self::NoCgroup => "no cgroup can hold the job".into(),
+            Self::NoContainment => "nothing here can hold the job".into(),
+            Self::NoCgroupToSearch => "there is no cgroup v2 to look in".into(),
+            Self::NoControllers(controllers) => {
+                format!("no cgroup here can enforce the limits, which need its controllers {controllers}")
+            }
         }
     }
 }
@@ -186,13 +246,13 @@ pub enum SpawnStage {
 }
 
 /// A command that could not be started.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub struct SpawnError {
     /// The step that failed.
     pub stage: SpawnStage,
-    /// The error code that the kernel returned.
-    pub errno: Errno,
+    /// The error that the kernel returned; [`raw_os_error`](std::io::Error::raw_os_error) is the errno.
+    pub source: std::io::Error,
     /// The command's name, as the caller gave it.
     pub program: String,
     /// The directory for the command to run in, if the caller gave one.
@@ -200,25 +260,29 @@ pub struct SpawnError {
 }
 
 impl SpawnError {
+    pub(crate) fn errno(&self) -> Errno {
+        Errno::from_io_error(&self.source).unwrap_or(Errno::IO)
+    }
+
     /// Returns whether the cgroup refused the process, so that the start could work without a cgroup.
     pub(crate) fn is_about_the_cgroup(&self) -> bool {
-        let refused = matches!(self.errno, Errno::ACCESS | Errno::PERM | Errno::BUSY | Errno::OPNOTSUPP);
+        let refused = matches!(self.errno(), Errno::ACCESS | Errno::PERM | Errno::BUSY | Errno::OPNOTSUPP);
         refused && matches!(self.stage, SpawnStage::Clone | SpawnStage::JoinCgroup)
     }
 
     /// Returns whether the job's cgroup was removed before a process was in it (clone(2), `ENODEV`; a write to its
     /// files, `ENOENT`).
     pub(crate) fn is_about_a_removed_cgroup(&self) -> bool {
-        let removed = matches!(self.errno, Errno::NODEV | Errno::NOENT);
+        let removed = matches!(self.errno(), Errno::NODEV | Errno::NOENT);
         removed && matches!(self.stage, SpawnStage::Clone | SpawnStage::JoinCgroup)
     }
 
     /// Returns the failed step in words, and advice for the user.
     fn words(&self) -> (String, &'static str) {
-        let Self { stage, errno, program, cwd } = self;
+        let Self { stage, program, cwd, .. } = self;
         let program = printable(program);
         let cwd = cwd.as_deref().map(printable);
-        match (stage, *errno) {
+        match (stage, self.errno()) {
             (SpawnStage::Exec, Errno::NOENT) => (
                 format!("execute '{program}'"),
                 "check the name and PATH; for a script, the interpreter of its first line",
@@ -306,7 +370,7 @@ impl SpawnError {
 
 /// A start that does not finish: one of its steps hangs in the kernel, for example on a file system that does not
 /// answer.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub struct HangingStart {
     /// The step that hangs, and the command.
@@ -342,7 +406,19 @@ impl std::fmt::Display for HangingStart {
 impl std::fmt::Display for SpawnError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (doing, advice) = self.words();
-        write!(f, "cannot {doing}: {}{}", self.errno, hint(advice))
+        write!(f, "cannot {doing}: {}{}", self.source, hint(advice))
+    }
+}
+
+impl std::error::Error for SpawnError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+impl std::error::Error for HangingStart {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error.source)
     }
 }
 
@@ -363,4 +439,38 @@ fn hint(advice: &str) -> String {
 
 fn refusals(refusals: &[Refusal]) -> String {
     refusals.iter().map(|refusal| format!("\n  {refusal}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn an_error_crosses_threads_and_has_its_source() {
+        fn crosses_threads<T: std::error::Error + Send + Sync + 'static>() {}
+        crosses_threads::<Error>();
+        crosses_threads::<SpawnError>();
+        crosses_threads::<HangingStart>();
+
+        let errno = |error: &Error| {
+            let source = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
+            assert_eq!(source.map(std::io::Error::raw_os_error), error.io_error().map(std::io::Error::raw_os_error));
+            source.and_then(std::io::Error::raw_os_error)
+        };
+        assert_eq!(errno(&Error::system("open", "x", Errno::ACCESS, "")), Some(libc::EACCES));
+        let error =
+            || SpawnError { stage: SpawnStage::Exec, source: Errno::NOENT.into(), program: "x".into(), cwd: None };
+        assert_eq!(errno(&Error::Spawn(error())), Some(libc::ENOENT));
+        assert_eq!(Error::Spawn(error()).exit_code(), 127);
+        let hangs = HangingStart {
+            error: error(),
+            reason: crate::report::Reason::Deadline,
+            unkillable: ProcessList::default(),
+            not_removed: Vec::new(),
+        };
+        assert_eq!(errno(&Error::Hangs(Box::new(hangs))), Some(libc::ENOENT));
+        assert_eq!(errno(&Error::GuardLost), None);
+    }
 }

@@ -33,35 +33,49 @@
 //! }
 //! ```
 //!
+//! # How to embed it
+//!
+//! The parent of the jobs is not your program but the *guard*: a small process with one thread, which ends all jobs
+//! when your program is gone, however it ended. [`Supervisor::start`] starts it. What you do for that depends on your
+//! program:
+//!
+//! | your program | what you do |
+//! | --- | --- |
+//! | has a `main`, also one of `#[tokio::main]`, or is a test that `cargo test` runs | nothing: the guard is your program, executed again, and never reaches `main` |
+//! | is a shared library (`cdylib`), such as a module of Python or Node | nothing if the host is dynamically linked; otherwise [`SupervisorBuilder::guard_program_bytes`] |
+//! | runs in a tokio runtime | enable its I/O and time drivers; one thread is enough |
+//! | has another executor, such as smol | nothing: [`Supervisor::start`] starts a thread with a runtime of its own |
+//! | has no executor | use [`blocking`], which has the same names |
+//! | runs setuid or with file capabilities | nothing, or [`SupervisorBuilder::guard_program`]: neither variables nor `PATH` are used |
+//!
+//! The library changes nothing in your program: it sets no subreaper flag, does not handle SIGCHLD, installs no signal
+//! handler, and reaps only its own children. Call [`Supervisor::close`] at the end, so that no guard is left when your
+//! program ends.
+//!
 //! # The guard
 //!
-//! The parent of the jobs is not your program but the *guard*: a small process with one thread, a child subreaper
-//! (`PR_SET_CHILD_SUBREAPER`, Linux 3.4). The guard ends all jobs when your program is gone, however it ended. When the
-//! guard is killed, the library in your program ends the jobs. So the library changes nothing in the host program: it
-//! sets no subreaper flag, does not handle SIGCHLD, installs no signal handler, and reaps only its own children.
+//! The guard is a child subreaper (`PR_SET_CHILD_SUBREAPER`, Linux 3.4). When the guard is killed, the library in your
+//! program ends the jobs. [`Supervisor::start`] never forks a program that may have threads. It executes the first of
+//! these programs that is available:
 //!
-//! [`Supervisor::start`] executes a guard program; it never forks a program that may have threads. It takes the first
-//! of these programs that is available:
-//!
-//! 1. the program that you give to [`SupervisorBuilder::guard_program`] or [`SupervisorBuilder::guard_program_bytes`];
+//! 1. the program that you give to [`SupervisorBuilder::guard_program`] or
+//!    [`SupervisorBuilder::guard_program_bytes`];
 //! 2. the program that the environment variable `PINFOLD_GUARD` names;
-//! 3. your program, executed again. You need not call anything for that: a constructor of the library (in
-//!    `.init_array`) runs before `main`, and the guard never reaches `main`. So it works in a `main` made by
-//!    `#[tokio::main]`, and in a test that `cargo test` runs;
-//! 4. where this library is part of a shared library, for example of an extension module of Python or Node: the same
-//!    program, which loads that shared library first (`LD_PRELOAD`, ld.so(8));
+//! 3. your program. A constructor of the library (in `.init_array`) runs before `main` and becomes the guard;
+//! 4. where this library is part of a shared library: the same program, which loads that shared library first
+//!    (`LD_PRELOAD`, ld.so(8)). The path of the shared library must have no space or colon;
 //! 5. the command `pinfold` from `PATH`.
 //!
 //! In a set-user-ID program, or in a program with file capabilities, the library uses neither the environment variable
 //! nor `PATH` nor `LD_PRELOAD` (AT_SECURE, getauxval(3)).
 //!
-//! An extension module needs nothing more where its host is dynamically linked and the module's path has no space or
-//! colon. An extension module that has to work everywhere, also in a root directory without the dynamic loader,
-//! contains a guard: build the `pinfold` command statically (`--target x86_64-unknown-linux-musl`), and pass its bytes
-//! to [`SupervisorBuilder::guard_program_bytes`].
+//! An extension module that has to work everywhere, also in a root directory without the dynamic loader, contains a
+//! guard: build the `pinfold` command statically (`--target x86_64-unknown-linux-musl`), and pass its bytes to
+//! [`SupervisorBuilder::guard_program_bytes`].
 //!
 //! If no guard starts, the error is [`Error::GuardStart`], which contains the cause and what you can do. A program
-//! without threads can also fork the guard at its very start with [`Guard::fork`], and give it to [`SupervisorBuilder::guard`].
+//! without threads can also fork the guard at its very start with [`Guard::fork`], and give it to
+//! [`SupervisorBuilder::guard`].
 //!
 //! # What a job inherits
 //!
@@ -110,9 +124,6 @@
 //! - A cgroup v2 in which your program can make a directory. Otherwise the guard holds its one job as a child
 //!   subreaper, and the report contains the reason ([`report::Containment`]); this needs `/proc`.
 //!   [`SupervisorBuilder::containment`] requires one of the two.
-//! - Inside a tokio runtime: its I/O and time drivers must be enabled; one thread is enough. Outside a tokio runtime
-//!   (smol, another executor, or no executor with [`blocking`]), [`SupervisorBuilder::start`] starts a thread with a runtime of
-//!   its own, and everything works in any executor.
 //!
 //! # Processes that fork
 //!
@@ -121,12 +132,12 @@
 //!
 //! # Features
 //!
-//! - `cli` (on by default): the `pinfold` command. If you use the library only, set `default-features = false`; then
-//!   clap and anyhow are not dependencies.
-//! - `watch` (on by default, enables `cli`): `pinfold watch`, with the dependencies notify and ignore.
-//! - `systemd` (on by default): a scope from systemd, where the own cgroup of your program can't hold or limit jobs.
-//!   Depends on zbus.
+//! None is on by default: `cargo add pinfold` gives the library alone.
+//!
+//! - `systemd`: a scope from systemd, where the own cgroup of your program can't hold or limit jobs. Depends on zbus.
 //! - `schema`: `schemars::JsonSchema` for [`Report`].
+//! - `full`: the `pinfold` command with all of its parts (`cargo install pinfold --features full`). `cli` is the command
+//!   without `systemd` and `watch`; `watch` is `pinfold watch`.
 
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
@@ -149,7 +160,7 @@ mod subreaper;
 mod supervisor;
 
 pub use cgroup::limits::{Controller, IoMax, Limits};
-pub use error::{Error, HangingStart, Result, SpawnError, SpawnStage};
+pub use error::{ContainmentErrorKind, Error, HangingStart, Result, SpawnError, SpawnStage};
 pub use guard::{Guard, init};
 pub use job::command::{Command, ProcessGroup, Spawner, Stdio};
 pub use job::ready::Readiness;

@@ -11,10 +11,8 @@ use crate::kernel::size::Size;
 /// A cgroup v2 controller (the kernel's `admin-guide/cgroup-v2.rst`).
 ///
 /// ```
-/// use pinfold::{Controller, Limits, Size};
-/// let mut limits = Limits::default();
-/// limits.memory = Some(Size::Bytes(512 << 20));
-/// assert_eq!(limits.controllers(), [Controller::Memory]);
+/// use pinfold::{Controller, Limits};
+/// assert_eq!(Limits::new().memory(512 << 20).controllers(), [Controller::Memory]);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
@@ -111,45 +109,108 @@ impl std::str::FromStr for IoMax {
 /// The limits protect against careless jobs. A job that runs as the owner of its cgroup could remove them.
 ///
 /// ```
-/// let mut limits = pinfold::Limits::default();
-/// limits.memory = Some("512M".parse()?);
-/// limits.pids = Some(100);
-/// limits.cpus = Some(1.5);
+/// use pinfold::{Limits, Size};
+/// let limits = Limits::new().memory("512M".parse::<Size>()?).pids(100).cpus(1.5);
 /// # Ok::<(), pinfold::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
-#[non_exhaustive]
+#[must_use]
 pub struct Limits {
-    /// Memory, including the page cache. Beyond this limit, the kernel reclaims memory, then its OOM killer ends
-    /// processes of the job (`memory.max`).
-    pub memory: Option<Size>,
-    /// Memory beyond which the kernel slows the job down and reclaims memory from it (`memory.high`).
-    pub memory_high: Option<Size>,
-    /// Swap (`memory.swap.max`). If [`memory`](Self::memory) is set and this is not, the job gets no swap: with swap,
-    /// it could exceed the memory limit and slow down the machine.
-    pub swap: Option<Size>,
-    /// The number of processes and threads at the same time. A fork beyond it fails with `EAGAIN` (`pids.max`).
-    pub pids: Option<u64>,
-    /// CPU time per second, in CPUs: 0.5 is half of one CPU. At least 0.01 (`cpu.max`, in periods of 100 ms).
-    pub cpus: Option<f64>,
-    /// The share of CPU time among sibling cgroups if CPU time is short: 1 to 10000, 100 by default (`cpu.weight`).
-    pub cpu_weight: Option<u64>,
-    /// The share of I/O, with the values of [`cpu_weight`](Self::cpu_weight) (`io.weight`).
-    pub io_weight: Option<u64>,
-    /// Limits on block devices (`io.max`).
-    pub io_max: Vec<IoMax>,
-    /// The CPUs to run on, for example `0-3,7` (`cpuset.cpus`).
-    pub cpuset: Option<String>,
-    /// Whether the kernel kills the whole job, and not only one of its processes, when memory runs out
-    /// (`memory.oom.group`, Linux 4.19).
-    pub oom_group: bool,
-    /// Resource limits, which are set before the user is changed.
-    pub rlimits: Vec<Rlimit>,
-    /// Niceness, from -20 (highest priority, for root) to 19 (setpriority(2)).
-    pub nice: Option<i32>,
+    pub(crate) memory: Option<Size>,
+    pub(crate) memory_high: Option<Size>,
+    pub(crate) swap: Option<Size>,
+    pub(crate) pids: Option<u64>,
+    pub(crate) cpus: Option<f64>,
+    pub(crate) cpu_weight: Option<u64>,
+    pub(crate) io_weight: Option<u64>,
+    pub(crate) io_max: Vec<IoMax>,
+    pub(crate) cpuset: Option<String>,
+    pub(crate) oom_group: bool,
+    pub(crate) rlimits: Vec<Rlimit>,
+    pub(crate) nice: Option<i32>,
 }
 
 impl Limits {
+    /// Returns no limits.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Limits the memory, including the page cache. Beyond this limit, the kernel reclaims memory, then its OOM killer ends
+    /// processes of the job (`memory.max`).
+    pub fn memory(mut self, size: impl Into<Size>) -> Self {
+        self.memory = Some(size.into());
+        self
+    }
+
+    /// Sets the memory beyond which the kernel slows the job down and reclaims memory from it (`memory.high`).
+    pub fn memory_high(mut self, size: impl Into<Size>) -> Self {
+        self.memory_high = Some(size.into());
+        self
+    }
+
+    /// Limits the swap (`memory.swap.max`). With a [`memory`](Self::memory) limit and without this one, the job gets no swap:
+    /// with swap, it could exceed the memory limit and slow down the machine.
+    pub fn swap(mut self, size: impl Into<Size>) -> Self {
+        self.swap = Some(size.into());
+        self
+    }
+
+    /// Limits the number of processes and threads at the same time. A fork beyond it fails with `EAGAIN` (`pids.max`).
+    pub fn pids(mut self, count: u64) -> Self {
+        self.pids = Some(count);
+        self
+    }
+
+    /// Limits the CPU time per second, in CPUs: 0.5 is half of one CPU. At least 0.01 (`cpu.max`, in periods of 100 ms).
+    pub fn cpus(mut self, cpus: f64) -> Self {
+        self.cpus = Some(cpus);
+        self
+    }
+
+    /// Sets the share of CPU time among sibling cgroups if CPU time is short: 1 to 10000, 100 by default (`cpu.weight`).
+    pub fn cpu_weight(mut self, weight: u64) -> Self {
+        self.cpu_weight = Some(weight);
+        self
+    }
+
+    /// Sets the share of I/O, with the values of [`cpu_weight`](Self::cpu_weight) (`io.weight`).
+    pub fn io_weight(mut self, weight: u64) -> Self {
+        self.io_weight = Some(weight);
+        self
+    }
+
+    /// Adds a limit on a block device (`io.max`).
+    pub fn io_max(mut self, limit: IoMax) -> Self {
+        self.io_max.push(limit);
+        self
+    }
+
+    /// Sets the CPUs to run on, for example `0-3,7` (`cpuset.cpus`).
+    pub fn cpuset(mut self, cpus: impl Into<String>) -> Self {
+        self.cpuset = Some(cpus.into());
+        self
+    }
+
+    /// Sets whether the kernel kills the whole job, and not only one of its processes, when memory runs out
+    /// (`memory.oom.group`, Linux 4.19).
+    pub fn oom_group(mut self, whole_job: bool) -> Self {
+        self.oom_group = whole_job;
+        self
+    }
+
+    /// Adds a resource limit. Resource limits are set before the user is changed.
+    pub fn rlimit(mut self, limit: Rlimit) -> Self {
+        self.rlimits.push(limit);
+        self
+    }
+
+    /// Sets the niceness, from -20 (highest priority, for root) to 19 (setpriority(2)).
+    pub fn nice(mut self, niceness: i32) -> Self {
+        self.nice = Some(niceness);
+        self
+    }
+
     /// Returns the controllers that the limits need, for [`SupervisorBuilder::controllers`](crate::SupervisorBuilder::controllers).
     #[must_use]
     pub fn controllers(&self) -> Vec<Controller> {

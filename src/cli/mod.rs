@@ -177,9 +177,21 @@ fn subcommand(words: &[OsString]) -> u8 {
         Subcommands::Timeout { words } => Ok(timeout::main("pinfold timeout".as_ref(), &words)),
     };
     ended.unwrap_or_else(|error| {
-        print_message(&format!("{error:#}"));
+        print_message(&message_of(&error));
         FAILED
     })
+}
+
+/// Returns the message of an error with all its causes. The message of [`crate::Error`] contains its cause already.
+fn message_of(error: &anyhow::Error) -> String {
+    let mut parts = Vec::new();
+    for cause in error.chain() {
+        parts.push(cause.to_string());
+        if cause.is::<crate::Error>() {
+            break;
+        }
+    }
+    parts.join(": ")
 }
 
 /// Returns a supervisor with the settings of the environment, for the subcommands that have the options of another

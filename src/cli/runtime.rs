@@ -4,7 +4,6 @@ use crate::cli::signal_stream::SignalStream;
 use crate::kernel::own_signals::SignalQueue;
 use crate::{Error, Supervisor, SupervisorBuilder};
 use anyhow::bail;
-use rustix::io::Errno;
 
 /// The values that determine how many open descriptors a supervisor needs for its jobs.
 #[derive(Clone, Copy)]
@@ -64,10 +63,10 @@ pub fn with_supervisor<T, E: From<Error>>(
     host: impl AsyncFnOnce(&Supervisor, &SignalStream) -> Result<T, E>,
 ) -> Result<T, E> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Error::System {
+    let runtime = runtime.map_err(|source| Error::System {
         operation: "start",
         object: "the event loop".into(),
-        errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
+        source,
         advice: String::new(),
     })?;
     let ended = runtime.block_on(async {

@@ -3,17 +3,15 @@
 
 use std::thread::{Builder, JoinHandle};
 
-use rustix::io::Errno;
-
 /// Starts a thread that the caller does not have to wait for. `purpose` is for the error message.
 ///
 /// # Errors
 /// `EAGAIN` at such a limit, or if there is not enough memory (pthread_create(3)).
 pub(crate) fn start(purpose: &str, work: impl FnOnce() + Send + 'static) -> crate::Result<JoinHandle<()>> {
-    Builder::new().spawn(work).map_err(|error| crate::Error::System {
+    Builder::new().spawn(work).map_err(|source| crate::Error::System {
         operation: "start a thread",
         object: purpose.into(),
-        errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
+        source,
         advice: "see ulimit -u, pids.max and ulimit -v".into(),
     })
 }

@@ -130,7 +130,7 @@ impl Report {
             Error::Hangs(start) => start.reason,
             _ => Reason::SpawnFailed,
         };
-        if let Error::NoCgroup(refusals) | Error::NoContainment(refusals) = error {
+        if let Error::Containment { refusals, .. } = error {
             report.containment.refused.clone_from(refusals);
         }
         if let Error::Hangs(start) = error {

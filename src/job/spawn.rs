@@ -78,7 +78,7 @@ impl Actor {
     }
 
     fn spawn_error(&self, stage: SpawnStage, errno: Errno) -> Error {
-        Error::Spawn(SpawnError { stage, errno, program: self.program(), cwd: self.report.cwd.clone() })
+        Error::Spawn(SpawnError { stage, source: errno.into(), program: self.program(), cwd: self.report.cwd.clone() })
     }
 
     /// Returns the error of a start whose process SIGKILL did not end, with the remaining processes of the job.

@@ -15,6 +15,12 @@ pub enum Size {
     Max,
 }
 
+impl From<u64> for Size {
+    fn from(bytes: u64) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
 impl std::str::FromStr for Size {
     type Err = Error;
 

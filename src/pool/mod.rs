@@ -47,7 +47,7 @@ use crate::supervisor::Supervisor;
 
 pub use completed::{Completed, Handle, Outcomes};
 pub use state::Status;
-pub use task::{Outcome, Task};
+pub use task::{Attempt, Outcome, SlowTask, Task};
 
 use state::{Ending, Shared};
 
@@ -83,12 +83,26 @@ pub struct PoolBuilder {
     deadline: Option<Duration>,
     timeout: Option<Duration>,
     fail_fast: bool,
+    on_slow: Option<OnSlow>,
+}
+
+/// What a pool calls for slow tasks, and after how long.
+#[derive(Clone)]
+struct OnSlow {
+    after: Duration,
+    call: Arc<dyn Fn(&SlowTask) + Send + Sync>,
+}
+
+impl std::fmt::Debug for OnSlow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OnSlow").field("after", &self.after).finish_non_exhaustive()
+    }
 }
 
 impl Default for PoolBuilder {
     fn default() -> Self {
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { workers, queue: 1000, deadline: None, timeout: None, fail_fast: false }
+        Self { workers, queue: 1000, deadline: None, timeout: None, fail_fast: false, on_slow: None }
     }
 }
 
@@ -123,6 +137,22 @@ impl PoolBuilder {
     /// Sets whether the pool cancels waiting tasks and stops running ones when a task has failed (after its retries).
     pub fn fail_fast(mut self, fail_fast: bool) -> Self {
         self.fail_fast = fail_fast;
+        self
+    }
+
+    /// Sets a callback for slow tasks. The pool calls it when an attempt has been running for the time `after`, and again
+    /// each time that this time has passed. It must not block. If it panics, the job is killed and the task fails.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let builder = pinfold::Pool::builder().on_slow(Duration::from_secs(30), |task| {
+    ///     eprintln!("slow: {} runs for {} s", task.name, task.running.as_secs());
+    /// });
+    /// # drop(builder);
+    /// ```
+    pub fn on_slow(mut self, after: Duration, call: impl Fn(&SlowTask) + Send + Sync + 'static) -> Self {
+        // A clock with a period of zero does not exist.
+        self.on_slow = Some(OnSlow { after: after.max(Duration::from_millis(1)), call: Arc::new(call) });
         self
     }
 

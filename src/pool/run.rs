@@ -5,8 +5,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::{Instant, Interval, interval_at};
+
+use super::OnSlow;
 use super::state::{Asked, Ending, Shared};
-use super::task::{Outcome, Task};
+use super::task::{Attempt, Data, Outcome, SlowTask, Task};
 use crate::error::Error;
 use crate::job::Job;
 use crate::job::caller::Caller;
@@ -16,10 +19,24 @@ use crate::report::{Reason, Report};
 
 /// Runs a task and returns its outcome. `attempts` counts the starts, so that the caller knows their number even if
 /// this future panics or is dropped.
-pub(super) async fn run(pool: &Shared, id: u64, mut task: Box<Task>, mut asked: Asked, attempts: &mut u32) -> Outcome {
+pub(super) async fn run(pool: &Shared, id: u64, mut task: Box<Task>, asked: Asked, attempts: &mut u32) -> Outcome {
     if task.command.timeout.is_none() {
         task.command.timeout = pool.timeout;
     }
+    let (data, mut earlier) = (task.data.clone(), Vec::new());
+    let last = run_attempts(pool, id, task, asked, attempts, &mut earlier).await;
+    Outcome { data, earlier, ..last }
+}
+
+/// Does the same, and returns the outcome of the last attempt.
+async fn run_attempts(
+    pool: &Shared,
+    id: u64,
+    mut task: Box<Task>,
+    mut asked: Asked,
+    attempts: &mut u32,
+    earlier: &mut Vec<Attempt>,
+) -> Outcome {
     loop {
         *attempts += 1;
         let attempt = *attempts;
@@ -37,9 +54,10 @@ pub(super) async fn run(pool: &Shared, id: u64, mut task: Box<Task>, mut asked: 
             let report = Box::pin(kill_after(&job, &panic)).await;
             return Outcome::not_run(id, report, attempt, false);
         }
+        let notice = SlowNotice::new(pool, id, &job, attempt, task.data.clone());
         // After the last attempt the task is dropped here, and with it the streams that the caller gave to it.
         let again = (attempt <= task.retries).then_some(task);
-        let ended = hold(pool, &mut job, &mut asked).await;
+        let ended = hold(pool, &mut job, &mut asked, notice).await;
         let (report, stdout, stderr) = match ended {
             Ok(Output { status, stdout, stderr }) => (status, stdout, stderr),
             Err(error) => {
@@ -49,7 +67,8 @@ pub(super) async fn run(pool: &Shared, id: u64, mut task: Box<Task>, mut asked: 
             }
         };
         let cancelled = is_ended_by(&asked, report.reason);
-        let outcome = Outcome { id, report, attempts: attempt, cancelled, stdout, stderr };
+        let (earlier_ones, data) = Default::default();
+        let outcome = Outcome { id, report, attempts: attempt, cancelled, stdout, stderr, earlier: earlier_ones, data };
         task = match again {
             Some(task) if !outcome.success() && asked.now() == Ending::NotYet => task,
             _ => return outcome,
@@ -57,6 +76,8 @@ pub(super) async fn run(pool: &Shared, id: u64, mut task: Box<Task>, mut asked: 
         if Box::pin(is_cancelled(task.pause(attempt), &mut asked)).await {
             return Outcome { cancelled: true, ..outcome };
         }
+        let Outcome { report, stdout, stderr, .. } = outcome;
+        earlier.push(Attempt { report, stdout, stderr });
     }
 }
 
@@ -123,7 +144,12 @@ pub(super) fn failed(command: &Command, error: &Error) -> Report {
 }
 
 /// Waits for the job, and ends it when this is requested.
-async fn hold(pool: &Shared, job: &mut Job, asked: &mut Asked) -> Result<Output, Error> {
+async fn hold(
+    pool: &Shared,
+    job: &mut Job,
+    asked: &mut Asked,
+    mut slow: Option<SlowNotice<'_>>,
+) -> Result<Output, Error> {
     let handle = job.handle();
     let mut ended = std::pin::pin!(wait(job));
     let mut done = Ending::NotYet;
@@ -147,8 +173,35 @@ async fn hold(pool: &Shared, job: &mut Job, asked: &mut Asked) -> Result<Output,
             biased;
             ended = &mut ended => return ended,
             _ = asked.next() => {}
+            () = next_notice(&mut slow) => {}
         }
     }
+}
+
+/// The notices that one attempt is slow.
+struct SlowNotice<'a> {
+    on_slow: &'a OnSlow,
+    task: SlowTask,
+    begun: Instant,
+    clock: Interval,
+}
+
+impl<'a> SlowNotice<'a> {
+    /// Returns `None` if the pool has no hook for slow tasks.
+    fn new(pool: &'a Shared, id: u64, job: &Job, attempt: u32, data: Option<Data>) -> Option<Self> {
+        let on_slow = pool.on_slow.as_ref()?;
+        let task = SlowTask { id, name: job.name().to_owned(), attempt, running: Duration::ZERO, data };
+        let begun = Instant::now();
+        Some(Self { on_slow, task, begun, clock: interval_at(begun + on_slow.after, on_slow.after) })
+    }
+}
+
+/// Gives the next notice. Never returns if there is none. Cancel-safe.
+async fn next_notice(slow: &mut Option<SlowNotice<'_>>) {
+    let Some(slow) = slow else { return std::future::pending().await };
+    slow.clock.tick().await;
+    slow.task.running = slow.begun.elapsed();
+    (slow.on_slow.call)(&slow.task);
 }
 
 /// Waits for the job and its output. An output that can't be read or copied is lost; pinfold then stops the job.

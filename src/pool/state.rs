@@ -11,8 +11,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::AbortHandle;
 
 use super::completed::{Handle, Slot};
-use super::task::{Outcome, Task};
-use super::{PoolBuilder, run};
+use super::task::{Data, Outcome, Task};
+use super::{OnSlow, PoolBuilder, run};
 use crate::error::{Error, Result};
 use crate::job::command::Command;
 use crate::kernel::signal::Signal;
@@ -59,6 +59,7 @@ pub(super) struct Shared {
     /// The free places in the queue.
     pub room: Arc<Semaphore>,
     pub timeout: Option<Duration>,
+    pub on_slow: Option<OnSlow>,
     workers: usize,
     fail_fast: bool,
     state: Mutex<State>,
@@ -104,6 +105,7 @@ impl Shared {
             supervisor,
             room: Arc::new(Semaphore::new(builder.queue)),
             timeout: builder.timeout,
+            on_slow: builder.on_slow.clone(),
             workers: builder.workers,
             fail_fast: builder.fail_fast,
             state: Mutex::default(),
@@ -142,7 +144,8 @@ impl Shared {
         while let Some((entry, requests)) = self.next_to_start() {
             let Entry { id, task, slot, _room } = entry;
             let (name, pool, slot) = (task.command.display_name(), self.clone(), Some(slot));
-            let mut held = Held { pool, id, name, slot, attempts: 0, begun: false };
+            let data = task.data.clone();
+            let mut held = Held { pool, id, name, data, slot, attempts: 0, begun: false };
             self.supervisor.inner.runtime.handle.spawn(async move {
                 held.begun = true;
                 let asked = Asked { requests, now: Ending::NotYet };
@@ -261,7 +264,8 @@ impl Shared {
         state.failed += 1;
         drop(state);
         let report = Report::of_cancelled(&entry.task.command);
-        self.publish(Outcome::not_run(entry.id, report, 0, true), &entry.slot);
+        let outcome = Outcome { data: entry.task.data, ..Outcome::not_run(entry.id, report, 0, true) };
+        self.publish(outcome, &entry.slot);
     }
 
     /// Returns the first signal of a stop of the pool.
@@ -285,6 +289,7 @@ struct Held {
     pool: Arc<Shared>,
     id: u64,
     name: String,
+    data: Option<Data>,
     /// None if the task already has its outcome.
     slot: Option<Arc<Slot>>,
     attempts: u32,
@@ -308,7 +313,8 @@ impl Drop for Held {
         let why =
             if panicked { "the code that held the job panicked" } else { "the runtime of the pool was shut down" };
         report.error = Some(why.into());
-        let outcome = Outcome::not_run(self.id, report, self.attempts, false);
+        let data = self.data.take();
+        let outcome = Outcome { data, ..Outcome::not_run(self.id, report, self.attempts, false) };
         if panicked { self.pool.finish(outcome, &slot) } else { self.pool.abandon(outcome, &slot) }
     }
 }

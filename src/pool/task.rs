@@ -1,5 +1,6 @@
 //! The tasks that a pool runs, and their outcomes.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,9 @@ use crate::report::Report;
 
 /// The longest pause between two attempts.
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
+
+/// The value of the caller that a task carries.
+pub(super) type Data = Arc<dyn Any + Send + Sync>;
 
 type OnSpawn = Arc<dyn Fn(&mut Job, u32) + Send + Sync>;
 
@@ -28,12 +32,13 @@ pub struct Task {
     pub(super) retries: u32,
     backoff: Duration,
     pub(super) on_spawn: Option<OnSpawn>,
+    pub(super) data: Option<Data>,
 }
 
 impl Task {
     /// Makes a task with priority 0 and without retries.
     pub fn new(command: Command) -> Self {
-        Self { command, priority: 0, retries: 0, backoff: Duration::ZERO, on_spawn: None }
+        Self { command, priority: 0, retries: 0, backoff: Duration::ZERO, on_spawn: None, data: None }
     }
 
     /// Sets the priority. The pool starts tasks of a higher priority first.
@@ -59,6 +64,22 @@ impl Task {
         self
     }
 
+    /// Sets a value that comes back with the outcome ([`Outcome::data`]) and with the notice of a slow task
+    /// ([`SlowTask::data`]): for example the test that the command runs.
+    ///
+    /// ```
+    /// # async fn example(pool: &pinfold::Pool) -> pinfold::Result<()> {
+    /// use pinfold::pool::Task;
+    /// let handle = pool.submit(Task::new(pinfold::Command::new("true")).data("the first")).await?;
+    /// assert_eq!(handle.wait().await.data::<&str>(), Some(&"the first"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn data<T: Any + Send + Sync>(mut self, data: T) -> Self {
+        self.data = Some(Arc::new(data));
+        self
+    }
+
     /// Returns the pause after this attempt.
     pub(super) fn pause(&self, attempt: u32) -> Duration {
         self.backoff.saturating_mul(2_u32.saturating_pow(attempt.saturating_sub(1))).min(MAX_BACKOFF)
@@ -73,7 +94,7 @@ impl From<Command> for Task {
 
 impl std::fmt::Debug for Task {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { command, priority, retries, backoff, on_spawn: _ } = self;
+        let Self { command, priority, retries, backoff, on_spawn: _, data: _ } = self;
         f.debug_struct("Task")
             .field("command", command)
             .field("priority", priority)
@@ -101,9 +122,53 @@ pub struct Outcome {
     pub stdout: Captured,
     /// The captured part of its piped standard error.
     pub stderr: Captured,
+    /// The attempts before the last one, in their order: each has failed.
+    pub earlier: Vec<Attempt>,
+    pub(super) data: Option<Data>,
+}
+
+/// One run of a task's command ([`Outcome::earlier`]).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Attempt {
+    /// How it ended.
+    pub report: Arc<Report>,
+    /// The captured part of its piped standard output.
+    pub stdout: Captured,
+    /// The captured part of its piped standard error.
+    pub stderr: Captured,
+}
+
+/// A task that runs for a long time ([`PoolBuilder::on_slow`](super::PoolBuilder::on_slow)).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SlowTask {
+    /// The task's number ([`Handle::id`](super::Handle::id)).
+    pub id: u64,
+    /// The name of its command.
+    pub name: String,
+    /// The number of the attempt that runs; the first is 1.
+    pub attempt: u32,
+    /// How long this attempt has been running.
+    pub running: Duration,
+    pub(super) data: Option<Data>,
+}
+
+impl SlowTask {
+    /// Returns the value that [`Task::data`] has set, if it has this type.
+    #[must_use]
+    pub fn data<T: Any>(&self) -> Option<&T> {
+        self.data.as_ref()?.downcast_ref()
+    }
 }
 
 impl Outcome {
+    /// Returns the value that [`Task::data`] has set, if it has this type.
+    #[must_use]
+    pub fn data<T: Any>(&self) -> Option<&T> {
+        self.data.as_ref()?.downcast_ref()
+    }
+
     /// Returns whether the command ended by itself with exit code 0.
     #[must_use]
     pub fn success(&self) -> bool {
@@ -113,7 +178,7 @@ impl Outcome {
     /// Makes an outcome without output.
     pub(super) fn not_run(id: u64, report: Report, attempts: u32, cancelled: bool) -> Self {
         let (stdout, stderr) = Default::default();
-        Self { id, report: Arc::new(report), attempts, cancelled, stdout, stderr }
+        Self { id, report: Arc::new(report), attempts, cancelled, stdout, stderr, earlier: Vec::new(), data: None }
     }
 }
 

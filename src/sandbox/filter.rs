@@ -144,7 +144,8 @@ fn rules(sandbox: &Sandbox) -> Rules {
     let of_clone = calls::NAMESPACES.into_iter().filter(|bit| *bit != calls::NEW_TIME);
     rules.insert(libc::SYS_clone, of_clone.map(namespace).collect());
     // The kernel reads the low 32 bits of the request, and so does this filter.
-    let requests = [libc::TIOCSTI, libc::TIOCLINUX].map(|request| vec![(1, Eq, request)]);
+    #[allow(clippy::unnecessary_cast)] // The types differ between C libraries.
+    let requests = [libc::TIOCSTI, libc::TIOCLINUX].map(|request| vec![(1, Eq, request as u64)]);
     rules.insert(libc::SYS_ioctl, requests.to_vec());
     sockets(sandbox, &mut rules);
     rules

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::cgroup::base::Base;
 use crate::cgroup::sweep;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::guard::protocol::ToGuard;
 use crate::guard::{Guard, Program};
 use crate::kernel::host::{Changed, Host};
@@ -135,7 +135,11 @@ impl Backend {
                 let leaf = loop {
                     let used = base.now();
                     match if one_job { used.as_leaf() } else { used.make_leaf() } {
-                        Err(Error::System { errno: Errno::NOENT | Errno::NODEV, .. }) if tries > 0 => tries -= 1,
+                        Err(error)
+                            if tries > 0 && matches!(error.system_errno(), Some(Errno::NOENT | Errno::NODEV)) =>
+                        {
+                            tries -= 1
+                        }
                         made => break made?,
                     }
                     if used.cgroup().is_gone() {

@@ -11,7 +11,7 @@ use super::{Inner, STARTS, Supervisor};
 use crate::cgroup;
 use crate::cgroup::base::Base;
 use crate::cgroup::limits::Controller;
-use crate::error::{Error, Result};
+use crate::error::{ContainmentErrorKind, Error, Result};
 use crate::guard::protocol::ToGuard;
 use crate::guard::{self, Embedded, Guard, Program};
 use crate::kernel::maker::Maker;
@@ -121,9 +121,8 @@ impl SupervisorBuilder {
     ///
     /// # Errors
     /// - [`Error::GuardStart`];
-    /// - [`Error::NoCgroup`] if a cgroup was requested and none is available;
-    /// - [`Error::NoControllers`] if no available cgroup has the controllers;
-    /// - [`Error::NoContainment`] if nothing can hold a job, with every reason;
+    /// - [`Error::Containment`] if a cgroup was requested and none is available, if no available cgroup has the
+    ///   controllers, or if nothing can hold a job, with every reason;
     /// - the errno of a refused call.
     pub async fn start(self) -> Result<Supervisor> {
         match Driver::current() {
@@ -143,12 +142,12 @@ impl SupervisorBuilder {
             _ => match self.in_cgroup().await? {
                 Ok(backend) => backend,
                 Err((refusals, _)) if limited => {
-                    return Err(Error::NoControllers {
-                        controllers: crate::cgroup::delegation::names(&self.controllers),
-                        refusals,
-                    });
+                    let names = crate::cgroup::delegation::names(&self.controllers);
+                    return Err(Error::containment(ContainmentErrorKind::NoControllers(names), refusals));
                 }
-                Err((refused, _)) if cgroup_only => return Err(Error::NoCgroup(refused)),
+                Err((refused, _)) if cgroup_only => {
+                    return Err(Error::containment(ContainmentErrorKind::NoCgroup, refused));
+                }
                 Err((refused, link)) => self.without_cgroup(refused, link).await?,
             },
         };
@@ -175,7 +174,9 @@ impl SupervisorBuilder {
     async fn in_cgroup(&mut self) -> Result<std::result::Result<Backend, (Vec<Refusal>, Option<Arc<Link>>)>> {
         // The place comes first: without a cgroup, and without a way to get one, no process has to be started.
         let found = match cgroup::place(self.cgroup.as_deref()) {
-            Err(refused) if self.cgroup.is_some() => return Err(Error::NoCgroup(refused)),
+            Err(refused) if self.cgroup.is_some() => {
+                return Err(Error::containment(ContainmentErrorKind::NoCgroup, refused));
+            }
             found => found,
         };
         let guard = match self.guard.take() {
@@ -197,8 +198,8 @@ impl SupervisorBuilder {
                 }
                 Ok(Ok(Backend::Cgroup { link, base: Remade::new(base), grant, jobs: 0.into() }))
             }
-            Err(Error::System { operation, object, errno, advice }) if self.cgroup.is_none() => {
-                Ok(Err((vec![Refusal::new(object, format!("{operation}: {errno}"), advice)], Some(link))))
+            Err(Error::System { operation, object, source, advice }) if self.cgroup.is_none() => {
+                Ok(Err((vec![Refusal::new(object, format!("{operation}: {source}"), advice)], Some(link))))
             }
             Err(error) => Err(error),
         }
@@ -207,7 +208,7 @@ impl SupervisorBuilder {
     async fn without_cgroup(&mut self, mut refused: Vec<Refusal>, link: Option<Arc<Link>>) -> Result<Backend> {
         if let Err(refusal) = cgroup::subreaper() {
             refused.push(refusal);
-            return Err(Error::NoContainment(refused));
+            return Err(Error::containment(ContainmentErrorKind::NoContainment, refused));
         }
         let link = match self.guard.take() {
             Some(guard) => Some(Arc::new(Link::connect(guard).await?)),

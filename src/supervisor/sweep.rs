@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup;
 use crate::cgroup::directory::{Cgroup, populated};
 use crate::cgroup::{base, lock, sweep};
-use crate::error::{Error, Result};
+use crate::error::{ContainmentErrorKind, Error, Result};
 use crate::report::ProcessInfo;
 use crate::report::ProcessList;
 
@@ -162,10 +162,11 @@ impl Sweep {
     /// and kills them one by one.
     ///
     /// # Errors
-    /// [`Error::NoCgroupSeen`] if there is no cgroup v2 to search. A base that could not be removed is not an error but
+    /// [`Error::Containment`] if there is no cgroup v2 to search. A base that could not be removed is not an error but
     /// an [`Outcome::Failed`].
     pub fn run(&self) -> Result<Swept> {
-        let top = cgroup::visible(self.cgroup.as_deref()).map_err(Error::NoCgroupSeen)?;
+        let top = cgroup::visible(self.cgroup.as_deref())
+            .map_err(|refusals| Error::containment(ContainmentErrorKind::NoCgroupToSearch, refusals))?;
         let mut swept = Swept {
             version: VERSION,
             cgroup: top.path().display().to_string(),

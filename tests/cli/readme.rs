@@ -9,7 +9,7 @@ const CRATE: &str = include_str!("../../src/lib.rs");
 fn it_begins_with_two_commands() {
     let commands: Vec<&str> = block(README, "sh").lines().collect();
     let [run, test] = commands.as_slice() else { panic!("{commands:#?}") };
-    assert!(run.starts_with("cargo run --release -- run "), "{run}");
+    assert!(run.starts_with("cargo run --release --features full -- run "), "{run}");
     // `.ci/run` looks for this word too.
     assert!(test.starts_with("cargo test "), "{test}");
 }

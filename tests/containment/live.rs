@@ -179,9 +179,10 @@ fn shares_by_weight() {
     with_controllers(wanted, async |supervisor| {
         let mut jobs = Vec::new();
         for number in 0..50 {
-            let mut limits = Limits::default();
-            limits.cpu_weight = Some(if number % 2 == 0 { 100 } else { 300 });
-            limits.cpuset = cpuset.then(|| "0".into());
+            let mut limits = Limits::new().cpu_weight(if number % 2 == 0 { 100 } else { 300 });
+            if cpuset {
+                limits = limits.cpuset("0");
+            }
             let mut command = Command::new(program("use"));
             command.args(["burn", "600"]).stdin(Stdio::null()).limits(limits);
             jobs.push(supervisor.spawn(&command).await.unwrap());
@@ -222,8 +223,7 @@ fn a_limit_without_its_controller() {
     with_controllers(&[], async |supervisor| {
         let mark = Scratch::new("mark");
         let mut command = Command::new("touch");
-        let mut limits = Limits::default();
-        limits.pids = Some(5);
+        let limits = Limits::new().pids(5);
         command.arg(mark.path()).limits(limits);
         let error = supervisor.spawn(&command).await.unwrap_err();
         assert!(matches!(error, pinfold::Error::Limit { .. }), "{error}");

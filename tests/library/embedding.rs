@@ -180,7 +180,7 @@ async fn supervisor_has_cgroup(job: &pinfold::Job) -> bool {
             job.thaw();
             true
         }
-        Err(error) => !matches!(error, Error::System { errno: rustix::io::Errno::OPNOTSUPP, .. }),
+        Err(error) => error.io_error().map(std::io::Error::kind) != Some(std::io::ErrorKind::Unsupported),
     }
 }
 

@@ -69,7 +69,7 @@ fn a_host_that_gave_up_rights_starts_no_job_with_the_old_ones() {
                     assert!(after != before || matches!(how, "effective user" | "capabilities"));
                     println!("the job has the new rights");
                 }
-                Err(Error::HostChanged { what }) => {
+                Err(Error::HostChanged { what, .. }) => {
                     println!("refused: {what}");
                     if how == "user" {
                         // A new supervisor starts jobs again.
@@ -150,8 +150,7 @@ fn what_a_host_changes_later_reaches_later_jobs() {
             }
             // The settings of the command take precedence.
             let mut command = shell("cut -d ' ' -f 19 /proc/self/stat");
-            let mut limits = pinfold::Limits::default();
-            limits.nice = Some(9);
+            let limits = pinfold::Limits::new().nice(9);
             command.limits(limits);
             assert_eq!(said(&supervisor, &mut command).await.unwrap(), "9\n");
             supervisor.close().await;

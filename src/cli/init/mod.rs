@@ -52,7 +52,7 @@ pub fn main(name: &'static str, flavour: Flavour, words: &[OsString]) -> u8 {
     match ended {
         Ok(code) => init.options.remapped(code),
         Err(error) => {
-            say(name, &format!("{error:#}"));
+            say(name, &crate::cli::message_of(&error));
             error.downcast_ref::<Error>().map_or(FAILED, Error::exit_code)
         }
     }

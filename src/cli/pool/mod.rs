@@ -201,7 +201,7 @@ impl<'a> Run<'a> {
                 notice = notice(&mut self.notices) => self.notice(notice),
                 fed = fed(&mut feeding) => {
                     if let Err(error) = fed {
-                        self.fail(&format!("{error:#}"));
+                        self.fail(&crate::cli::message_of(&error));
                     }
                     pool.start_shutdown(Shutdown::Drain);
                 }
@@ -263,7 +263,7 @@ impl<'a> Run<'a> {
         }
         let record = if self.records { results::line(job, outcome) } else { Ok(None) };
         let record = record.unwrap_or_else(|error| {
-            self.fail(&format!("{error:#}"));
+            self.fail(&crate::cli::message_of(&error));
             None
         });
         let print = !(self.args.finished_only && outcome.cancelled);

@@ -94,7 +94,7 @@ impl Recorder {
             && let Err(error) = open.append(record)
         {
             *results = None;
-            let _ = self.notices.send(Notice::Failed(format!("{error:#}")));
+            let _ = self.notices.send(Notice::Failed(crate::cli::message_of(&error)));
         }
     }
 }

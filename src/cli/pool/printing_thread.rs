@@ -136,7 +136,7 @@ impl PrintingThread {
         let mut put_off = PutOff { at: self.spooled, streams: [0; 2], record: 0 };
         let spool = match &mut self.spool {
             Some(spool) => spool,
-            none => none.insert(nameless().map_err(|error| io::Error::other(format!("{error:#}")))?),
+            none => none.insert(nameless().map_err(|error| io::Error::other(crate::cli::message_of(&error)))?),
         };
         let mut whole = true;
         for (Part { file, memory, lost }, length) in output.parts.into_iter().zip(&mut put_off.streams) {

@@ -101,7 +101,7 @@ impl Spilled {
             Some(file) => file,
             none => match nameless() {
                 Ok(file) => none.insert(file),
-                Err(error) => return self.failed = Some(format!("{error:#}")),
+                Err(error) => return self.failed = Some(crate::cli::message_of(&error)),
             },
         };
         if let Err(error) = file.write_all(bytes) {

@@ -50,7 +50,7 @@ impl Prepared {
         allocated.map(drop).map_err(|errno| crate::Error::System {
             operation: "take",
             object: format!("{DESCRIPTORS} descriptors"),
-            errno,
+            source: errno.into(),
             advice: format!(
                 "the hard limit on open files is {}: close some open files, or see ulimit -Hn",
                 limit.unwrap_or_default()

@@ -151,7 +151,7 @@ pub fn not_opened(path: &Path, error: &std::io::Error) -> crate::Error {
     crate::Error::System {
         operation: "open",
         object: format!("{}, for the output", path.display()),
-        errno: errno.unwrap_or(Errno::NXIO),
+        source: errno.unwrap_or(Errno::NXIO).into(),
         // An error without an errno is about a FIFO, and has its own message.
         advice: errno.map_or_else(|| error.to_string(), |_| String::new()),
     }

@@ -44,7 +44,7 @@ pub fn main(name: &OsStr, words: &[OsString]) -> u8 {
         }
     };
     timeout(name, &options).unwrap_or_else(|error| {
-        say(name, format!("{error:#}").as_bytes());
+        say(name, crate::cli::message_of(&error).as_bytes());
         FAILED
     })
 }
@@ -118,11 +118,11 @@ fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
     });
     match ended {
         Ok(exit) => Ok(exit.code()),
-        Err(Error::Spawn(SpawnError { stage: SpawnStage::Exec, errno, .. })) => {
-            let error = without_number(&errno.into());
+        Err(Error::Spawn(SpawnError { stage: SpawnStage::Exec, source, .. })) => {
+            let error = without_number(&source);
             let quoted = quote(program.as_bytes());
             say(name, &[b"failed to run command ", quoted.as_slice(), b": ", error.as_bytes()].concat());
-            Ok(if errno == rustix::io::Errno::NOENT { 127 } else { 126 })
+            Ok(if source.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 })
         }
         Err(error) => Err(error.into()),
     }
