@@ -3,12 +3,12 @@
 //!
 //!     cargo run --example test_runner -- [--jobs N] [--timeout SECONDS] [--retries N] PROGRAM...
 //!
-//! The runner prints the output of each test that has failed. It exits with 0 if all tests have passed. If Ctrl-C ends
+//! The runner prints the output of each attempt that has failed, and a line for each test that runs for long. It exits with 0 if all tests have passed. If Ctrl-C ends
 //! the runner, pinfold ends all tests, and no process is left.
 
 use std::error::Error;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pinfold::output::CaptureLimit;
 use pinfold::pool::{Outcome, Shutdown, Task};
@@ -46,58 +46,49 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
 }
 
 async fn run(options: &Options) -> Result<usize, Box<dyn Error>> {
-    let begun = Instant::now();
     let supervisor = Supervisor::start().await?;
-    let pool = Pool::builder().workers(options.jobs).timeout(options.timeout).start(&supervisor)?;
+    let pool = Pool::builder().workers(options.jobs).queue(options.programs.len()).timeout(options.timeout);
+    let pool =
+        pool.on_slow(options.timeout / 2, |task| println!("{:>13} [{:>7.3?}] {}", "SLOW", task.running, task.name));
+    let pool = pool.start(&supervisor)?;
     let mut outcomes = pool.outcomes();
-    let submit = async {
-        for program in &options.programs {
-            let mut command = Command::new(program);
-            command.name(program).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-            command.capture(CaptureLimit::ends(8 * 1024, 56 * 1024)).grace(Duration::from_secs(2));
-            pool.submit(Task::new(command).retries(options.retries, Duration::ZERO)).await?;
-        }
-        pool.start_shutdown(Shutdown::Drain);
-        pinfold::Result::Ok(())
-    };
-    let collect = async {
-        let mut failed = 0;
-        while let Some(outcome) = outcomes.next_outcome().await {
-            failed += usize::from(!print(&outcome));
-        }
-        failed
-    };
-    let (submitted, failed) = tokio::join!(submit, collect);
-    submitted?;
-    pool.shutdown(Shutdown::Drain).await;
+    for program in &options.programs {
+        let mut command = Command::new(program);
+        command.name(program).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.capture(CaptureLimit::ends(8 * 1024, 56 * 1024)).grace(Duration::from_secs(2));
+        pool.submit(Task::new(command).retries(options.retries, Duration::ZERO)).await?;
+    }
+    pool.start_shutdown(Shutdown::Drain);
+    let mut failed = 0;
+    while let Some(outcome) = outcomes.next_outcome().await {
+        failed += usize::from(!print(&outcome));
+    }
     supervisor.close().await;
-    println!("{} passed, {failed} failed, in {:.1} s", options.programs.len() - failed, begun.elapsed().as_secs_f64());
+    println!("{} passed, {failed} failed", options.programs.len() - failed);
     Ok(failed)
 }
 
-/// Prints a line for a test, and its output if it has failed. Returns whether it has passed.
+/// Prints a line for a test, and the output of its failed attempts. Returns whether it has passed.
 fn print(outcome: &Outcome) -> bool {
     let report = &outcome.report;
     let verdict = match (report.reason, &report.main) {
-        (Reason::Exited, Some(MainEnd::Exited(0))) if report.leftovers.count > 0 => "LEAKED",
-        (Reason::Exited, Some(MainEnd::Exited(0))) if outcome.attempts > 1 => "FLAKY",
-        (Reason::Exited, Some(MainEnd::Exited(0))) => "PASS",
+        _ if outcome.success() && report.leftovers.count > 0 => "LEAKED",
+        _ if outcome.success() && outcome.attempts > 1 => "FLAKY",
+        _ if outcome.success() => "PASS",
         (Reason::Deadline, _) => "TIMEOUT",
         (Reason::Oom, _) => "OUT OF MEMORY",
         (_, Some(MainEnd::Signalled { .. })) => "CRASHED",
         _ => "FAIL",
     };
-    let seconds = report.phases.gone.unwrap_or_default();
-    println!("{verdict:>13} [{seconds:>7.3} s] {}", report.name);
+    println!("{verdict:>13} [{:>7.3} s] {}", report.phases.gone.unwrap_or_default(), report.name);
     for leftover in &report.leftovers.processes {
         println!("              left behind, and ended by pinfold: {leftover}");
     }
     let passed = matches!(verdict, "PASS" | "FLAKY");
+    let mut outputs: Vec<_> = outcome.earlier.iter().map(|one| one.stdout.text() + &one.stderr.text()).collect();
     if !passed {
-        let error = report.error.clone().unwrap_or_default();
-        for line in [outcome.stdout.text(), outcome.stderr.text(), error].concat().lines() {
-            println!("              | {line}");
-        }
+        outputs.push(outcome.stdout.text() + &outcome.stderr.text() + report.error.as_deref().unwrap_or_default());
     }
+    outputs.iter().flat_map(|output| output.lines()).for_each(|line| println!("              | {line}"));
     passed
 }

@@ -31,10 +31,10 @@ use crate::{Job, Report, Result, Signal};
 
 use super::on_signal::is_stop_request;
 use super::signals::{Keys, Response, Rules};
-use super::terminal;
+use super::terminal::{self, has_left_our_group};
 pub use policy::{Policy, Recipients, Step};
+use start::Arrival;
 pub use start::Start;
-use start::{Arrival, Phase};
 
 /// When the terminal sends its stop signal, the command has to stop before `timeout` does, so that it does not read what
 /// the user types for the shell. `timeout` waits this long for a command that does not stop.
@@ -144,7 +144,7 @@ impl<'a> Supervision<'a> {
                         continue;
                     }
                     received = self.requests.signals.recv() => {
-                        Arrival { received: received?, at: Instant::now(), phase: Phase::Running }
+                        Arrival { received: received?, at: Instant::now(), before_the_job: false }
                     }
                     () = sleep_until(self.suspend_at) => {
                         self.suspend_at = None;
@@ -205,7 +205,7 @@ impl<'a> Supervision<'a> {
     }
 
     async fn handle<T>(&mut self, job: Option<&Job>, arrival: Arrival) -> Option<Event<T>> {
-        let Arrival { received, at, phase } = arrival;
+        let Arrival { received, at, before_the_job } = arrival;
         let signal = received.signal;
         if self.policy.own.contains(&signal) {
             return Some(Event::Own(signal));
@@ -249,7 +249,7 @@ impl<'a> Supervision<'a> {
                 }
                 match job {
                     // Without pinfold, the main process would have received the signal.
-                    Some(job) if phase.missed(job) => {
+                    Some(job) if before_the_job || has_left_our_group(job) => {
                         self.send(Some(job), Some(signal), Some(sent)).await;
                     }
                     _ => self.start_kill_after(),

@@ -244,6 +244,7 @@ fn in_a_copy(act: impl FnOnce()) {
     // SAFETY: the copy has this thread only. It takes no lock that another thread can hold; if it did, the alarm would
     // end it.
     match unsafe { libc::fork() } {
+        // SAFETY: `alarm` and `_exit` read no memory.
         0 => unsafe {
             libc::alarm(60);
             act();

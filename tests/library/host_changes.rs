@@ -117,8 +117,9 @@ fn what_a_host_changes_later_reaches_later_jobs() {
             let mut before = alone();
             assert_eq!(said(&supervisor, &mut shell(script)).await.unwrap(), before);
             type Change = (&'static str, fn() -> i32);
+            // SAFETY: each call changes this process only, and reads memory that outlives the call.
+            #[allow(clippy::undocumented_unsafe_blocks)] // One comment for all of them.
             let changes: [Change; 6] = [
-                // SAFETY: each call changes this process only, and reads memory that outlives the call.
                 ("umask", || {
                     unsafe { libc::umask(0o27) };
                     0

@@ -8,7 +8,6 @@ use crate::{Job, Result, Signal};
 use super::{Supervision, sleep_until};
 use crate::cli::on_signal::is_stop_request;
 use crate::cli::signals::{Response, Rules};
-use crate::cli::terminal::has_left_our_group;
 
 /// How long a stop waits until the command has been executed, so that the command receives the stop signal. An exec can
 /// take long.
@@ -25,29 +24,8 @@ pub enum Start {
 pub(super) struct Arrival {
     pub(super) received: Received,
     pub(super) at: Instant,
-    pub(super) phase: Phase,
-}
-
-/// When a signal arrived.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
     /// The job did not exist, so the terminal did not send the signal to it.
-    BeforeTheJob,
-    /// The main process may have been in pinfold's process group already, or not.
-    Starting,
-    Running,
-}
-
-impl Phase {
-    /// Returns whether the main process has not received the signal that the terminal sent to pinfold's group.
-    pub(super) fn missed(self, job: &Job) -> bool {
-        match self {
-            Self::BeforeTheJob => true,
-            // Not known, and a second signal could be one too many.
-            Self::Starting => false,
-            Self::Running => has_left_our_group(job),
-        }
-    }
+    pub(super) before_the_job: bool,
 }
 
 impl Supervision<'_> {
@@ -61,7 +39,7 @@ impl Supervision<'_> {
         let mut rules = self.requests.rules.clone();
         let mut give_up = None;
         while let Some(received) = self.requests.signals.try_recv()? {
-            if self.arrived_early(&mut rules, &mut give_up, received, Phase::BeforeTheJob) {
+            if self.arrived_early(&mut rules, &mut give_up, received, true) {
                 return Ok(Start::GivenUp(received.signal));
             }
         }
@@ -73,7 +51,7 @@ impl Supervision<'_> {
                 spawned = &mut spawn => return spawned.map(Start::Job),
                 received = self.requests.signals.recv() => {
                     let received = received?;
-                    if self.arrived_early(&mut rules, &mut give_up, received, Phase::Starting) {
+                    if self.arrived_early(&mut rules, &mut give_up, received, false) {
                         // The future is dropped, which ends the part of the job that exists already.
                         return Ok(Start::GivenUp(received.signal));
                     }
@@ -93,10 +71,10 @@ impl Supervision<'_> {
         rules: &mut Rules,
         give_up: &mut Option<(Instant, Signal)>,
         received: Received,
-        phase: Phase,
+        before_the_job: bool,
     ) -> bool {
         let (signal, at) = (received.signal, Instant::now());
-        self.early.push_back(Arrival { received, at, phase });
+        self.early.push_back(Arrival { received, at, before_the_job });
         if self.policy.own.contains(&signal) {
             return false;
         }

@@ -39,7 +39,7 @@ impl Line {
 /// of output that has no newline.
 ///
 /// ```
-/// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn example(job: &mut pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
 /// let mut lines = job.stdout.take().ok_or("it is piped")?.lines().max_line(4096);
 /// while let Some(line) = lines.next_line().await? {
 ///     println!("{}{}", line.text(), if line.complete { "" } else { " …" });

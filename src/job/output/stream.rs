@@ -121,7 +121,7 @@ fn not_copied(error: &io::Error) -> io::Error {
 /// in any runtime.
 ///
 /// ```
-/// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn example(job: &mut pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
 /// use tokio::io::AsyncReadExt;
 ///
 /// let mut stdout = job.stdout.take().ok_or("it is piped")?;
@@ -278,7 +278,7 @@ impl std::fmt::Debug for OutputStream {
 /// [`BrokenPipe`](io::ErrorKind::BrokenPipe). The host program must ignore SIGPIPE, as Rust's runtime does.
 ///
 /// ```
-/// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn example(job: &mut pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
 /// use tokio::io::AsyncWriteExt;
 ///
 /// let mut stdin = job.stdin.take().ok_or("it is piped")?;
