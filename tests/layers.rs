@@ -253,7 +253,8 @@ fn dependencies() -> BTreeSet<String> {
             is_inside = line.ends_with("dependencies]");
             return None;
         }
-        line.split_once(" = ").filter(|_| is_inside).map(|(name, _)| name.to_owned())
+        // The tests depend on this crate itself, with its features.
+        line.split_once(" = ").filter(|(name, _)| is_inside && *name != "pinfold").map(|(name, _)| name.to_owned())
     });
     names.collect()
 }
