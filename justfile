@@ -20,6 +20,10 @@ lint:
     cargo fmt --check
     cargo clippy --all-targets --all-features -- -D warnings
 
+# What has changed in the public interface since docs/public-api.txt; `just api --update` accepts it
+api *arguments:
+    scripts/public-api {{ arguments }}
+
 # 2,000 runs of filters: no output may be lost
 filters rounds="32":
     scripts/filters {{ rounds }}
