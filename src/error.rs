@@ -189,7 +189,7 @@ impl Error {
     }
 }
 
-/// What is missing, so that nothing here can hold a job ([`Error::Containment`]).
+/// The kinds of [`Error::Containment`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ContainmentErrorKind {

@@ -196,7 +196,7 @@ impl<'a> SlowNotice<'a> {
     }
 }
 
-/// Gives the next notice. Never returns if there is none. Cancel-safe.
+/// Gives the next notice. Never returns if the pool has no hook for slow tasks. Cancel-safe.
 async fn next_notice(slow: &mut Option<SlowNotice<'_>>) {
     let Some(slow) = slow else { return std::future::pending().await };
     slow.clock.tick().await;

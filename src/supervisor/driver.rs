@@ -1,7 +1,6 @@
 //! The tokio runtime that a supervisor runs in: the caller's, or one of pinfold's own, in a thread.
 
 use std::io;
-use std::pin::pin;
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -91,8 +90,9 @@ impl Driver {
 
     /// Waits for the future in the current task, in any executor. The runtime reports the events that the future waits
     /// for.
+    #[cfg(feature = "cli")]
     pub async fn inside<T>(&self, future: impl Future<Output = T>) -> T {
-        let mut future = pin!(future);
+        let mut future = std::pin::pin!(future);
         std::future::poll_fn(|context| {
             let _entered = self.handle.enter();
             future.as_mut().poll(context)

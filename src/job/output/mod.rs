@@ -11,7 +11,9 @@ mod writer;
 pub(crate) use channel::{Channel, Kept};
 pub(crate) use search::{Found, Searches};
 pub(crate) use stream::{Activity, Taps};
-pub(crate) use writer::{Writer, write_all};
+pub(crate) use writer::Writer;
+#[cfg(feature = "cli")]
+pub(crate) use writer::write_all;
 
 pub use crate::kernel::same_file::are_one_output;
 pub use capture::{CaptureLimit, Captured};

@@ -32,6 +32,7 @@ const PIECE: usize = 64 * 1024;
 ///
 /// # Errors
 /// Those of write(2), except `EINTR` and `EAGAIN`; for example `EPIPE` if no process can read from the pipe any more.
+#[cfg(feature = "cli")]
 pub(crate) fn write_all(out: impl AsFd, bytes: &[u8]) -> io::Result<()> {
     write(out.as_fd(), bytes).map_err(Into::into)
 }
@@ -112,6 +113,7 @@ impl Writer {
     ///
     /// # Errors
     /// `EAGAIN` if no thread can be started. `purpose` is for the message.
+    #[cfg(feature = "cli")]
     pub fn start(file: OwnedFd, purpose: &str) -> Result<Self> {
         Self::new(Arc::new(file), false, purpose)
     }
@@ -176,6 +178,7 @@ impl Writer {
     ///
     /// # Errors
     /// The error of the first write that failed.
+    #[cfg(feature = "cli")]
     pub async fn ready(&self) -> io::Result<()> {
         poll_fn(|context| self.poll_ready(context)).await
     }
@@ -211,6 +214,7 @@ impl Writer {
     /// Waits until a write has failed, and returns its error.
     ///
     /// Cancel-safe.
+    #[cfg(feature = "cli")]
     pub async fn failed(&self) -> io::Error {
         poll_fn(|context| {
             let mut state = self.shared.lock();
@@ -225,6 +229,7 @@ impl Writer {
 
     /// Returns when the last write succeeded, or when the writer was started.
     #[must_use]
+    #[cfg(feature = "cli")]
     pub fn last_write(&self) -> Instant {
         self.shared.lock().last_write
     }
