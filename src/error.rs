@@ -3,7 +3,7 @@
 use rustix::io::Errno;
 
 use crate::report::text::printable;
-use crate::report::{NotRemoved, ProcessList, Refusal};
+use crate::report::{NotRemoved, ProcessList, Promise, Refusal};
 
 /// The library's result.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -65,6 +65,17 @@ pub enum Error {
         /// Why pinfold can't enforce it.
         reason: String,
         /// Advice for the user; empty if pinfold has no advice.
+        advice: String,
+    },
+    /// A promise of the sandbox that nothing here holds. pinfold started nothing.
+    #[error("cannot hold the promise '{promise}' of the sandbox: {}{}", printable(reason), hint(advice))]
+    #[non_exhaustive]
+    Promise {
+        /// Which promise.
+        promise: Promise,
+        /// Why nothing here holds it.
+        reason: String,
+        /// What you can do, and how to go without the promise.
         advice: String,
     },
     /// The command could not be started.
@@ -227,6 +238,8 @@ pub enum SpawnStage {
     JoinCgroup,
     /// The process gets its process group.
     ProcessGroup,
+    /// The process makes the namespaces and mounts of its sandbox.
+    Namespaces,
     /// The process enters its working directory.
     WorkingDirectory,
     /// The process gets its descriptors.
@@ -237,6 +250,12 @@ pub enum SpawnStage {
     Limits,
     /// The process changes to the user that it has to run as.
     User,
+    /// The process gives up its capabilities, for its sandbox.
+    Privileges,
+    /// The process applies the Landlock rules of its sandbox.
+    Landlock,
+    /// The process installs the seccomp filters of its sandbox.
+    Seccomp,
     /// The process sets the timer that limits the duration of exec.
     ExecTimer,
     /// The process requests the signal that ends it when the guard dies.
@@ -352,6 +371,23 @@ impl SpawnError {
             }
             (SpawnStage::User, _) => {
                 (format!("change the user for '{program}'"), "only root in its user namespace can")
+            }
+            (SpawnStage::Namespaces, Errno::NOSPC) => (
+                format!("make the namespaces of the sandbox for '{program}'"),
+                "a limit is reached: see /proc/sys/user/max_user_namespaces and its neighbours",
+            ),
+            (SpawnStage::Namespaces, _) => (
+                format!("make the namespaces and mounts of the sandbox for '{program}'"),
+                "pinfold doctor shows whether they work here",
+            ),
+            (SpawnStage::Privileges, _) => (format!("drop the privileges of '{program}'"), ""),
+            (SpawnStage::Landlock, Errno::TOOBIG) => (
+                format!("apply the Landlock rules to '{program}'"),
+                "pinfold itself runs under 16 layers of Landlock rules, the most that the kernel allows",
+            ),
+            (SpawnStage::Landlock, _) => (format!("apply the Landlock rules to '{program}'"), ""),
+            (SpawnStage::Seccomp, _) => {
+                (format!("install the seccomp filters for '{program}'"), "a filter may forbid the next one")
             }
             (SpawnStage::ExecTimer, _) => (format!("set a timer for the start of '{program}'"), "see ulimit -i"),
             (SpawnStage::DeathSignal, _) => {

@@ -155,7 +155,7 @@ mod job;
 mod kernel;
 pub mod pool;
 pub mod report;
-mod sandbox;
+pub mod sandbox;
 mod subreaper;
 mod supervisor;
 
@@ -173,4 +173,5 @@ pub use kernel::size::Size;
 pub use kernel::user::User;
 pub use pool::Pool;
 pub use report::Report;
+pub use sandbox::Sandbox;
 pub use supervisor::{Supervisor, SupervisorBuilder, events, sweep};

@@ -15,6 +15,7 @@ mod quote;
 mod report_sink;
 mod run;
 mod runtime;
+mod sandbox;
 mod serve;
 mod signal_stream;
 mod signals;
@@ -55,6 +56,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Subcommands {
     Run(Box<run::Args>),
+    /// Run a command that may touch only what you grant; the same as `pinfold run --sandbox`
+    Sandbox(Box<run::Args>),
     Pool(pool::Args),
     Serve(serve::Args),
     Sweep(sweep::Args),
@@ -88,11 +91,21 @@ struct RunCli {
 #[derive(Subcommand)]
 enum RunSubcommand {
     Run(Box<run::Args>),
+    /// Run a command that may touch only what you grant; the same as `pinfold run --sandbox`.
+    Sandbox(Box<run::Args>),
 }
 
 fn parse(words: &[OsString]) -> clap::error::Result<Subcommands> {
     if words.get(1).is_some_and(|word| word == "run") {
-        let RunSubcommand::Run(args) = RunCli::try_parse_from(words)?.command;
+        let (RunSubcommand::Run(args) | RunSubcommand::Sandbox(args)) = RunCli::try_parse_from(words)?.command;
+        return Ok(Subcommands::Run(args));
+    }
+    if let [program, word, rest @ ..] = words
+        && word == "sandbox"
+    {
+        let on = [program.clone(), word.clone(), "--sandbox".into()];
+        let words = on.iter().chain(rest);
+        let (RunSubcommand::Run(args) | RunSubcommand::Sandbox(args)) = RunCli::try_parse_from(words)?.command;
         return Ok(Subcommands::Run(args));
     }
     Ok(Cli::try_parse_from(words)?.command)
@@ -127,6 +140,9 @@ pub fn main(words: &[OsString]) -> ! {
     std::process::exit(subcommand(words).into())
 }
 
+/// The subcommands that start their guard before they parse their arguments.
+const STARTS_EARLY: [&str; 3] = ["run", "sandbox", "watch"];
+
 /// Checks that the limit on the stack is large enough. A process that exceeds this limit receives SIGSEGV, without an
 /// explanation (getrlimit(2), RLIMIT_STACK).
 ///
@@ -139,7 +155,7 @@ fn enough_stack(words: &[OsString]) -> Result<(), String> {
     let word = words.get(1).and_then(|word| word.to_str()).unwrap_or_default();
     // These subcommands start their guard first, because the jobs inherit the guard's limit. Then they raise their own
     // limit as far as the hard limit allows.
-    let raises = ["run", "watch"].contains(&word);
+    let raises = STARTS_EARLY.contains(&word);
     match if raises { limit.maximum } else { limit.current } {
         Some(bytes) if bytes < NEEDED => Err(format!(
             "the limit on the stack is {} KiB, but pinfold needs {} KiB: raise it (ulimit -s)",
@@ -157,13 +173,16 @@ fn subcommand(words: &[OsString]) -> u8 {
     }
     // The guard starts while pinfold parses the arguments. The fork comes first, so that it does not have to copy the
     // memory that parsing fills.
-    let prepared = (words.get(1).is_some_and(|word| word == "run" || word == "watch")).then(run::Prepared::new);
+    let early = words.get(1).is_some_and(|word| STARTS_EARLY.iter().any(|early| word == early));
+    let prepared = early.then(run::Prepared::new);
     let command = match parse(words) {
         Ok(command) => command,
         Err(error) => return usage::print(error, words),
     };
     let ended = match command {
-        Subcommands::Run(args) => run::run(*args, prepared.unwrap_or_else(run::Prepared::new)),
+        Subcommands::Run(args) | Subcommands::Sandbox(args) => {
+            run::run(*args, prepared.unwrap_or_else(run::Prepared::new))
+        }
         Subcommands::Pool(args) => pool::run(&args),
         Subcommands::Serve(args) => serve::run(&args),
         Subcommands::Sweep(args) => sweep::run(&args),

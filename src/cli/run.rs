@@ -57,12 +57,13 @@ fn run_and_report(args: &mut Args, prepared: crate::Result<Prepared>) -> Result<
     // The terminal sends its signals to the foreground process group, so the job has to be in pinfold's group.
     let terminal = prepared.as_ref().ok().and_then(|prepared| prepared.terminal.as_ref());
     let mut command = args.to_command(terminal.is_some() && !args.streams.pty);
+    let sandboxed = args.sandbox.to_sandbox().map(|sandbox| drop(sandbox.map(|sandbox| command.sandbox(sandbox))));
     if sink.is_some() || args.stats {
         command.measure_pressure();
     }
     // pinfold checks the limits before it looks for a way to enforce them, and before it creates a file.
     let checked = args.limits.to_limits().check();
-    let applied = notify.and(checked).and_then(|()| args.streams.apply(&mut command, terminal));
+    let applied = notify.and(checked).and(sandboxed).and_then(|()| args.streams.apply(&mut command, terminal));
     if let Some(sink) = &mut sink {
         // This error is not written to the report either, because the report would overwrite the file of --tee.
         args.streams.check_report(sink)?;
@@ -132,6 +133,8 @@ async fn supervise(
 ) -> crate::Result<Ended> {
     let StreamArgs { pty, ready, ready_timeout, notify, .. } = &args.streams;
     let keys = match terminal {
+        // The job has a session of its own, without a terminal.
+        Some(_) if args.sandbox.is_on() && !*pty => Keys::ReachUs,
         Some(_) if *pty => Keys::ForItsTerminal,
         Some(_) => Keys::ReachTheJob,
         None => Keys::ReachUs,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::report::Refusal;
+use crate::report::{PromiseReport, Refusal};
 
 /// The facts about the machine, as this process sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +42,8 @@ pub struct Facts {
     pub proc: Proc,
     /// Limits on the resources that a job may use.
     pub limits: Limits,
+    /// What would hold each promise of a strict sandbox; empty in the facts of older versions.
+    pub sandbox: Vec<PromiseReport>,
 }
 
 /// The result of an operation that was tested.

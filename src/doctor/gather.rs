@@ -15,6 +15,7 @@ use crate::cgroup::{directory, lock};
 use crate::doctor::probe;
 use crate::kernel::{mount, rlimit};
 use crate::report::ProcessInfo;
+use crate::sandbox::prepare::promises_here;
 
 /// The inode number of the machine's own cgroup namespace (`PROC_CGROUP_INIT_INO`, include/linux/proc_ns.h).
 const MACHINES_CGROUP_NAMESPACE: u64 = 0xEFFF_FFFB;
@@ -57,6 +58,7 @@ impl Facts {
             containers: containers(),
             proc: proc(mountinfo.as_deref().unwrap_or_default()),
             limits: limits(),
+            sandbox: promises_here(),
         }
     }
 }

@@ -19,6 +19,7 @@ mod gather;
 mod kernel;
 mod probe;
 mod probe_child;
+mod sandbox;
 mod surroundings;
 mod text;
 mod verdict;
@@ -82,6 +83,7 @@ pub enum Section {
     Container,
     Proc,
     Limits,
+    Sandbox,
 }
 
 /// Whether a finding is good for jobs.
@@ -117,6 +119,7 @@ impl Examination {
         kernel::judge(&facts, &mut findings);
         cgroup::judge(&facts, &mut findings);
         surroundings::judge(&facts, &mut findings);
+        sandbox::judge(&facts, &mut findings);
         Self { version: VERSION, verdict: Verdict::of(&facts), findings, facts }
     }
 

@@ -57,5 +57,6 @@ fn title(section: Section) -> &'static str {
         Section::Container => "Container",
         Section::Proc => "/proc",
         Section::Limits => "Limits",
+        Section::Sandbox => "Sandbox",
     }
 }

@@ -16,9 +16,11 @@ use super::identity::Variable;
 use super::protocol::{NEW_SESSION, NEW_SESSION_ON_TERMINAL, NEW_TERMINAL};
 use crate::error::SpawnStage;
 use crate::kernel::host::Changed;
+use crate::kernel::landlock;
 use crate::kernel::oom_score;
 use crate::kernel::syscall::{call, checked};
 use crate::kernel::{pidfd, signal_set};
+use crate::sandbox::apply::{self, Confinement};
 
 /// A start that has not reached the exec within this time is ended.
 pub const EXEC_BOUND: Duration = Duration::from_secs(10);
@@ -30,6 +32,10 @@ pub struct Plan {
     pub process_group: Option<i32>,
     /// The leaf's id, and the end of the line in `/proc/self/cgroup` that names it.
     pub leaf: Option<(u64, *const [u8])>,
+    /// What the process applies as its sandbox.
+    pub sandbox: Option<Confinement>,
+    /// The sandbox's Landlock ruleset; -1 without one. No descriptor is moved to its number.
+    pub ruleset: RawFd,
     pub cwd_descriptor: RawFd,
     pub cwd: *const c_char,
     /// (descriptor here, number in the job), in an order that overwrites no descriptor before it has been moved.
@@ -73,18 +79,22 @@ impl Outcome {
 }
 
 /// In the order in which the child takes these steps.
-const STAGES: [SpawnStage; 12] = [
+const STAGES: [SpawnStage; 16] = [
     SpawnStage::Clone,
     SpawnStage::ExecTimer,
     SpawnStage::DeathSignal,
     SpawnStage::JoinCgroup,
     SpawnStage::Proof,
     SpawnStage::ProcessGroup,
+    SpawnStage::Namespaces,
     SpawnStage::WorkingDirectory,
     SpawnStage::Descriptors,
     SpawnStage::Terminal,
     SpawnStage::Limits,
     SpawnStage::User,
+    SpawnStage::Privileges,
+    SpawnStage::Landlock,
+    SpawnStage::Seccomp,
     SpawnStage::Exec,
 ];
 
@@ -147,6 +157,14 @@ unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32
             Some(group) => checked(libc::SYS_setpgid, [0, group as usize])?,
             None => 0,
         };
+        enter(SpawnStage::Namespaces);
+        // Before the namespaces, in which /proc can be read-only.
+        set_oom_score(plan);
+        if let Some(sandbox) = &plan.sandbox {
+            // Before the change of user, because root needs its capabilities for it; before the working directory,
+            // because the mounts can cover it.
+            sandbox.enter(plan.ruleset)?;
+        }
         enter(SpawnStage::WorkingDirectory);
         if plan.cwd_descriptor >= 0 {
             checked(libc::SYS_fchdir, [plan.cwd_descriptor as usize])?;
@@ -177,7 +195,6 @@ unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32
             _ => {}
         }
         enter(SpawnStage::Limits);
-        set_oom_score(plan);
         plan.host.apply()?;
         set_limits(plan)?;
         enter(SpawnStage::User);
@@ -186,14 +203,29 @@ unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32
             // The kernel has cleared the death signal with the change of credentials (prctl(2)).
             die_with_the_guard(plan)?;
         }
+        if plan.sandbox.is_some() {
+            enter(SpawnStage::Privileges);
+            apply::drop_privileges()?;
+            // A new user namespace can clear the death signal too.
+            die_with_the_guard(plan)?;
+            enter(SpawnStage::Landlock);
+            if plan.ruleset >= 0 {
+                landlock::restrict_self(plan.ruleset)?;
+            }
+        }
         for signal in 1..=signal_set::SIGNAL_MAX {
             if plan.ignored & signal_set::bit(signal) != 0 {
                 signal_set::set_ignored(signal, true);
             }
         }
         plan.identities.iter_mut().for_each(Variable::write);
-        enter(SpawnStage::Exec);
         signal_set::set_signal_mask(plan.blocked);
+        if let Some(sandbox) = &plan.sandbox {
+            enter(SpawnStage::Seccomp);
+            // Last, because the filters forbid calls of the steps before.
+            sandbox.filter()?;
+        }
+        enter(SpawnStage::Exec);
         Err(execute(plan))
     }
 }

@@ -19,9 +19,10 @@ use super::terminal::Settings;
 use crate::error::{SpawnStage, short_of_descriptors};
 use crate::kernel::host::Changed;
 use crate::report::{MainEnd, ProcessInfo};
+use crate::sandbox::apply::Confinement;
 
 /// Incremented with every change of the messages. A guard of another version refuses to serve.
-pub const VERSION: u32 = 10;
+pub const VERSION: u32 = 11;
 
 /// One job of one supervisor.
 pub type JobId = u64;
@@ -144,6 +145,9 @@ pub struct Spec<'a> {
     /// The directory to change to after that.
     #[serde(borrow)]
     pub cwd: Option<&'a Bytes>,
+    /// What the child applies as its sandbox. The Landlock ruleset, if there is one, is the next descriptor.
+    pub sandbox: Option<Confinement>,
+    pub has_ruleset: bool,
     /// The numbers that the remaining descriptors get in the job.
     pub targets: Vec<i32>,
     /// Signals to block and to ignore, as bit masks.

@@ -130,13 +130,19 @@ impl Ordered {
             [cwd, rest @ ..] if spec.has_cwd_descriptor => (cwd.as_raw_fd(), rest),
             all => (-1, all),
         };
+        let (ruleset, descriptors) = match descriptors {
+            [ruleset, rest @ ..] if spec.has_ruleset => (Some(ruleset), rest),
+            all => (None, all),
+        };
         let relative = spec.cwd.is_none_or(|path| !path.starts_with(b"/"));
         if !spec.has_cwd_descriptor && relative && access(c".", Access::EXEC_OK).is_ok() {
             // The supervisor has no permission to enter its own directory, and the guard is not in that directory: it
             // has left a directory that it was able to enter.
             return Err(Failure::new(SpawnStage::WorkingDirectory, Errno::ACCESS));
         }
-        let (copies, moves) = moves(&spec.targets, descriptors)?;
+        let (mut copies, moves) = moves(&spec.targets, descriptors)?;
+        let ruleset = ruleset.map_or(Ok(-1), |ruleset| beside(&spec.targets, ruleset.as_raw_fd(), &mut copies));
+        let ruleset = ruleset.map_err(|errno| Failure::new(SpawnStage::Descriptors, errno))?;
         let death_signal = spec.death_signal;
 
         let mut argv = vec![null()];
@@ -159,6 +165,8 @@ impl Ordered {
             process_group: spec.process_group,
             leaf,
             cwd_descriptor,
+            sandbox: spec.sandbox,
+            ruleset,
             cwd: match spec.cwd {
                 Some(path) => pointers(&[path])?[0],
                 None => null(),
@@ -228,20 +236,21 @@ fn moves(targets: &[RawFd], descriptors: &[OwnedFd]) -> Result<(Vec<OwnedFd>, Ve
     }
     let sources: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let mut copies = Vec::new();
-    let moves = in_order(&sources, targets, |number| {
-        let mut at_least = 0;
-        loop {
-            // SAFETY: one of the descriptors, which are open.
-            let copy = fcntl_dupfd_cloexec(unsafe { BorrowedFd::borrow_raw(number) }, at_least)?;
-            let number = copy.as_raw_fd();
-            copies.push(copy);
-            if !targets.contains(&number) {
-                return Ok(number);
-            }
-            at_least = number + 1;
-        }
-    });
+    let moves = in_order(&sources, targets, |number| beside(targets, number, &mut copies));
     moves.map(|moves| (copies, moves)).map_err(|errno| Failure::new(SpawnStage::Descriptors, errno))
+}
+
+/// Returns the number of the descriptor, or of a copy of it, that is not among the targets.
+fn beside(targets: &[RawFd], mut number: RawFd, copies: &mut Vec<OwnedFd>) -> rustix::io::Result<RawFd> {
+    let mut at_least = 0;
+    while targets.contains(&number) {
+        // SAFETY: one of the descriptors or of the copies, which are open.
+        let copy = fcntl_dupfd_cloexec(unsafe { BorrowedFd::borrow_raw(number) }, at_least)?;
+        number = copy.as_raw_fd();
+        copies.push(copy);
+        at_least = number + 1;
+    }
+    Ok(number)
 }
 
 /// Computes the moves from distinct sources to distinct targets. `copy` duplicates a source to a number that is neither

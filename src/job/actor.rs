@@ -115,7 +115,7 @@ impl Actor {
         supervisor: Arc<Inner>,
         command: &Command,
         next: NextContainment,
-        spawn_request: SpawnRequest,
+        mut spawn_request: SpawnRequest,
         events: Log,
     ) -> Result<(Box<Self>, Sender<Request>, Receiver<Signal>)> {
         let NextContainment { link, containment, refused } = next;
@@ -138,6 +138,7 @@ impl Actor {
             Some(if leaf.is_some() { ContainmentKind::Cgroup } else { ContainmentKind::Subreaper });
         report.containment.cgroup = leaf;
         report.containment.refused = refused;
+        report.sandbox = spawn_request.sandbox.take();
         let actor = Self {
             _supervisor: supervisor,
             id: events.job(),
@@ -147,7 +148,7 @@ impl Actor {
             expected: None,
             spawn_request,
             policy: command.stop,
-            process_group: command.process_group,
+            process_group: command.effective_process_group(),
             measure_pressure: command.measure_pressure,
             oom_group: command.limits.oom_group,
             inbox,

@@ -55,7 +55,15 @@ impl Caller {
             }
         }
         let mut descriptors = Vec::new();
-        if command.inherit_descriptors {
+        if let Some(sandbox) = &command.sandbox {
+            for number in sandbox.descriptors() {
+                let given = handed_down(number).map_err(failed)?.ok_or_else(|| {
+                    let advice = "it must be open, without the close-on-exec flag";
+                    Error::invalid("descriptor to inherit", number.to_string(), advice)
+                })?;
+                descriptors.push((number, given));
+            }
+        } else if command.inherit_descriptors {
             for number in inherited::fd_numbers() {
                 if let Some(given) = handed_down(number).map_err(failed)? {
                     descriptors.push((number, given));

@@ -5,7 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::Error;
 use crate::job::command::Command;
-use crate::report::{Containment, MainEnd, NotRemoved, Oom, Phases, ProcessList, Reason, Report, Usage, VERSION};
+use crate::report::{
+    Containment, MainEnd, NotRemoved, Oom, Phases, ProcessList, Reason, Report, SandboxReport, Usage, VERSION,
+};
 use crate::supervisor::events::{EventKind, Log};
 
 /// The fields of [`Report`].
@@ -15,6 +17,7 @@ pub(crate) struct ReportBuilder {
     pub cwd: Option<String>,
     pub pid: Option<i32>,
     pub containment: Containment,
+    pub sandbox: Option<Box<SandboxReport>>,
     pub main: Option<MainEnd>,
     pub reason: Reason,
     pub error: Option<String>,
@@ -38,6 +41,7 @@ impl ReportBuilder {
             cwd: command.display_cwd(),
             pid: None,
             containment: Containment { kind: None, cgroup: None, born: None, refused: Vec::new() },
+            sandbox: None,
             main: None,
             reason: Reason::Exited,
             error: None,
@@ -73,7 +77,7 @@ impl ReportBuilder {
 
     pub fn finish(self, usage: Usage, exit_code: u8) -> Report {
         let Self { name, command, cwd, pid, containment, main, reason, error, killed, phases, .. } = self;
-        let Self { oom, leftovers, stopped, emigrants, unkillable, not_removed, .. } = self;
+        let Self { sandbox, oom, leftovers, stopped, emigrants, unkillable, not_removed, .. } = self;
         Report {
             version: VERSION,
             name,
@@ -81,6 +85,7 @@ impl ReportBuilder {
             cwd,
             pid,
             containment,
+            sandbox: sandbox.map(|sandbox| *sandbox),
             main,
             reason,
             error,

@@ -19,6 +19,9 @@ use crate::kernel::host::Changed;
 use crate::kernel::rlimit::NOFILE;
 use crate::kernel::signal::Signal;
 use crate::kernel::{inherited, oom_score, process};
+use crate::report::SandboxReport;
+use crate::sandbox::machine::Machine;
+use crate::sandbox::prepare::{Prepared, Users, prepare};
 use crate::supervisor::link::Link;
 
 /// A spawn request. It keeps the encoded specification and the descriptors, because it can be sent a second time.
@@ -33,6 +36,8 @@ pub(super) struct SpawnRequest {
     pub terminal: Option<OwnedFd>,
     /// The job's standard input, if it is a pipe or a socket.
     pub input: Option<Channel>,
+    /// The sandbox, for the report.
+    pub sandbox: Option<Box<SandboxReport>>,
 }
 
 /// How the specification is sent: in the message itself, or in a memfd.
@@ -61,14 +66,19 @@ impl HandedDown {
 impl SpawnRequest {
     pub fn new(command: &Command, caller: &Caller, host: Changed) -> Result<Self> {
         command.check_streams()?;
-        let strings = command.strings()?;
+        let mut strings = command.strings()?;
+        let mut sandbox = prepared(command)?;
         let mut pipes = [None, None, None];
         let mut owned = Vec::new();
         let mut handed_down = Vec::new();
         let mut targets = Vec::new();
 
         // If this user may not enter its own working directory again, the guard has stayed in it.
-        let has_cwd_descriptor =
+        let has_cwd_descriptor = if sandbox.as_ref().is_some_and(Prepared::has_mounts) {
+            // A descriptor would lead to the mounts of the host.
+            strings.cwd = Some(absolute(strings.cwd)?);
+            false
+        } else {
             match openat(CWD, c".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
                 Ok(cwd) => {
                     handed_down.push(HandedDown::Owned(owned.len()));
@@ -79,7 +89,15 @@ impl SpawnRequest {
                 Err(errno) => {
                     return Err(Error::system("open", "the working directory", errno, short_of_descriptors(errno)));
                 }
-            };
+            }
+        };
+        let ruleset = sandbox.as_mut().and_then(|sandbox| sandbox.ruleset.take());
+        let has_ruleset = ruleset.is_some();
+        if let Some(ruleset) = ruleset {
+            handed_down.push(HandedDown::Owned(owned.len()));
+            owned.push(ruleset);
+        }
+        let (confinement, report) = sandbox.map(|sandbox| (sandbox.confinement, Box::new(sandbox.report))).unzip();
         let mut input = None;
         let mut terminal = None;
         if let Some(pty) = &command.pty {
@@ -160,10 +178,12 @@ impl SpawnRequest {
             candidates: bytes(&strings.candidates),
             has_cwd_descriptor,
             cwd: strings.cwd.as_deref().map(Bytes::new),
+            sandbox: confinement,
+            has_ruleset,
             targets,
             blocked: signals.blocked & !command.unblocked_signals,
             ignored: signals.ignored & !command.default_signals,
-            process_group: match command.process_group {
+            process_group: match command.effective_process_group() {
                 _ if command.pty.is_some() => Some(protocol::NEW_TERMINAL),
                 ProcessGroup::New => Some(0),
                 ProcessGroup::NewSession => Some(protocol::NEW_SESSION),
@@ -186,7 +206,7 @@ impl SpawnRequest {
         } else {
             Place::Memfd(in_memfd(c"pinfold-spec", &bytes).map_err(failed)?)
         };
-        Ok(Self { spec, owned, handed_down, pipes, terminal, input })
+        Ok(Self { spec, owned, handed_down, pipes, terminal, input, sandbox: report })
     }
 
     /// Closes the request, which will not be sent again. After that, only the job has its ends of its pipes, and a
@@ -226,6 +246,24 @@ impl SpawnRequest {
         }
         sent
     }
+}
+
+/// Returns the sandbox of the job, ready for it.
+fn prepared(command: &Command) -> Result<Option<Prepared>> {
+    let Some(sandbox) = &command.sandbox else { return Ok(None) };
+    let users = Users::of(command.user.as_ref().map(|user| (user.uid, user.gid)));
+    prepare(sandbox, Machine::get(), users, None).map(Some)
+}
+
+/// Returns the path without a relative beginning. Both paths end with NUL.
+fn absolute(path: Option<Vec<u8>>) -> Result<Vec<u8>> {
+    let path = path.unwrap_or_else(|| vec![0]);
+    if path.starts_with(b"/") {
+        return Ok(path);
+    }
+    let own = rustix::process::getcwd(Vec::new())
+        .map_err(|errno| Error::system("getcwd", "of this process", errno, "set a working directory for the job"))?;
+    Ok([own.as_bytes(), b"/", &path].concat())
 }
 
 /// Returns the resource limits of the job. The limit on open files is the caller's, also if pinfold has raised its own

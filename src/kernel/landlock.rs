@@ -6,8 +6,6 @@
 //! that it does not know (`EINVAL`, landlock_create_ruleset(2)).
 
 #![allow(unsafe_code)]
-// Until the guard's child applies rulesets.
-#![allow(dead_code)]
 
 use std::os::fd::{OwnedFd, RawFd};
 

@@ -2,8 +2,6 @@
 //! checks of a program, and the call that installs one.
 
 #![allow(unsafe_code)]
-// Until the guard's child installs filters.
-#![allow(dead_code)]
 
 use rustix::io::{Errno, Result};
 use serde::{Deserialize, Serialize};

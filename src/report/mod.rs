@@ -4,6 +4,7 @@ mod oom;
 mod process;
 mod reason;
 mod refusal;
+mod sandbox;
 pub(crate) mod text;
 mod usage;
 
@@ -16,6 +17,7 @@ pub use oom::{Oom, OomVictim};
 pub use process::ProcessInfo;
 pub use reason::Reason;
 pub use refusal::Refusal;
+pub use sandbox::{Profile, Promise, PromiseReport, PromiseState, SandboxReport};
 pub use usage::{Figure, Usage};
 
 /// The version of the report's format. It increases when a field changes its meaning or is removed, but not when a
@@ -50,6 +52,9 @@ pub struct Report {
     pub pid: Option<i32>,
     /// The containment of the job.
     pub containment: Containment,
+    /// The sandbox of the job; null if it had none.
+    #[serde(default)]
+    pub sandbox: Option<SandboxReport>,
     /// How the main process ended; null where pinfold does not know it (no process, or the guard was killed).
     pub main: Option<MainEnd>,
     /// Why the job ended.

@@ -6,9 +6,10 @@
 //! 1. [`Confinement::enter`]: the namespaces and mounts, and the bounding set. Before the change of the user, since
 //!    root needs its capabilities for that; before the working directory, since mounts can cover it.
 //! 2. The change of the user, the exec timer, the death signal.
-//! 3. [`Confinement::restrict`]: no more capabilities, `no_new_privs`, no core dumps, Landlock.
-//! 4. The signal mask.
-//! 5. [`Confinement::filter`]: the seccomp filters, last: they forbid calls of the steps before.
+//! 3. [`drop_privileges`]: no more capabilities, `no_new_privs`, no core dumps.
+//! 4. Landlock.
+//! 5. The signal mask.
+//! 6. [`Confinement::filter`]: the seccomp filters, last: they forbid calls of the steps before.
 //!
 //! It never changes the `dumpable` flag, which belongs to the memory that is shared with the guard.
 
@@ -33,68 +34,42 @@ pub struct Confinement {
     pub filters: Vec<Program>,
 }
 
-/// A step of the child.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// The action with this index.
-    Action(usize),
-    BoundingSet,
-    Capabilities,
-    NoNewPrivileges,
-    CoreDumps,
-    Landlock,
-    /// The filter with this index.
-    Filter(usize),
-}
-
-/// The step that failed, and its errno.
-pub type Failure = (Step, i32);
-
 impl Confinement {
     /// Enters the namespaces, makes the mounts, and empties the capability bounding set. `ruleset` is -1 for a
     /// sandbox without a ruleset.
     ///
     /// # Safety
     /// For a process between clone and exec only: it changes the process for ever. The confinement must live until then.
-    pub unsafe fn enter(&self, ruleset: RawFd) -> Result<(), Failure> {
+    pub unsafe fn enter(&self, ruleset: RawFd) -> Result<(), i32> {
         // SAFETY: the caller's obligation.
         unsafe {
-            for (index, action) in self.actions.iter().enumerate() {
-                act(action, ruleset).map_err(|errno| (Step::Action(index), errno))?;
+            for action in &self.actions {
+                act(action, ruleset)?;
             }
-            empty_bounding_set().map_err(|errno| (Step::BoundingSet, errno))
+            empty_bounding_set()
         }
-    }
-
-    /// Drops the capabilities, sets `no_new_privs`, turns core dumps off, and applies the ruleset. `ruleset` is -1 for
-    /// a sandbox without a ruleset.
-    ///
-    /// # Safety
-    /// As [`enter`](Self::enter).
-    pub unsafe fn restrict(&self, ruleset: RawFd) -> Result<(), Failure> {
-        // SAFETY: the caller's obligation; every call changes only this process.
-        unsafe {
-            drop_capabilities().map_err(|errno| (Step::Capabilities, errno))?;
-            checked(libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS as usize, 1, 0, 0, 0])
-                .map_err(|errno| (Step::NoNewPrivileges, errno))?;
-            no_core_dumps().map_err(|errno| (Step::CoreDumps, errno))?;
-            if ruleset >= 0 {
-                landlock::restrict_self(ruleset).map_err(|errno| (Step::Landlock, errno))?;
-            }
-        }
-        Ok(())
     }
 
     /// Installs the seccomp filters.
     ///
     /// # Safety
     /// As [`enter`](Self::enter).
-    pub unsafe fn filter(&self) -> Result<(), Failure> {
-        for (index, filter) in self.filters.iter().enumerate() {
-            // SAFETY: `no_new_privs` is set; the caller's obligation.
-            unsafe { filter.install() }.map_err(|errno| (Step::Filter(index), errno))?;
-        }
-        Ok(())
+    pub unsafe fn filter(&self) -> Result<(), i32> {
+        // SAFETY: `no_new_privs` is set; the caller's obligation.
+        self.filters.iter().try_for_each(|filter| unsafe { filter.install() })
+    }
+}
+
+/// Drops the capabilities, sets `no_new_privs`, and turns core dumps off.
+///
+/// # Safety
+/// As [`Confinement::enter`].
+pub unsafe fn drop_privileges() -> Result<(), i32> {
+    // SAFETY: the caller's obligation; every call changes only this process.
+    unsafe {
+        drop_capabilities()?;
+        checked(libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS as usize, 1, 0, 0, 0])?;
+        no_core_dumps()
     }
 }
 

@@ -5,11 +5,12 @@
 use std::ffi::{c_int, c_void};
 use std::sync::OnceLock;
 
+use landlock::RulesetError;
 use rustix::io::Errno;
 
 use super::apply;
 use super::mounts::{self, Action};
-use crate::kernel::landlock::{self, Handled};
+use crate::kernel::landlock::{self as rulesets, Handled};
 use crate::kernel::{seccomp, short_child};
 
 /// Whether something works here, or why not.
@@ -47,15 +48,15 @@ impl Machine {
     }
 
     fn probe() -> Self {
-        let landlock_abi = landlock::reported_abi();
+        let landlock_abi = rulesets::reported_abi();
         let create = |handled: Handled, what: &str, version: &str| match landlock_abi {
             Err(Errno::NOSYS) => Err(format!("the kernel has no Landlock ({what} need Linux {version})")),
             Err(Errno::OPNOTSUPP) => Err("Landlock is off: add it to the kernel's parameter lsm=".into()),
             Err(errno) => Err(format!("Landlock can't be used here: {errno}")),
-            Ok(abi) => handled
-                .create()
-                .map(drop)
-                .map_err(|error| format!("Landlock {abi} of this kernel has no {what} (Linux {version}): {error}")),
+            Ok(abi) => handled.create().map(drop).map_err(|error| match error {
+                RulesetError::CreateRuleset(error) => format!("Landlock can't be used here: {error}"),
+                _ => format!("Landlock {abi} of this kernel has no {what}, which need Linux {version}"),
+            }),
         };
         let filters = seccomp::probe(&[seccomp::KILL_PROCESS, seccomp::ERRNO]);
         Self {
@@ -63,8 +64,8 @@ impl Machine {
             files_but_truncate: create(Handled::files_but_truncate(), "rules for files", "5.19"),
             devices: create(Handled::devices(), "rules for devices", "6.10"),
             ports: create(Handled::ports(), "rules for TCP ports", "6.7"),
-            signals: create(Handled::signals(), "scope for signals", "6.12"),
-            abstract_sockets: create(Handled::abstract_sockets(), "scope for abstract sockets", "6.12"),
+            signals: create(Handled::signals(), "scopes for signals", "6.12"),
+            abstract_sockets: create(Handled::abstract_sockets(), "scopes for abstract sockets", "6.12"),
             unix_paths: create(Handled::unix_paths(), "rules for Unix sockets", "7.1"),
             seccomp: filters.map_err(seccomp::reason),
             mounts: attempt(&mounts::probe_of_mounts()),

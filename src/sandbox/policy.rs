@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::promise::Promise;
 use crate::error::{Error, Result};
+use crate::report::Promise;
 
 /// What a job may touch. By default: the system's programs and libraries for reading, no network, no socket of another
 /// process, no process outside.
@@ -16,6 +16,8 @@ use crate::error::{Error, Result};
 /// Each method states what the job may do, or what it may not. pinfold chooses the mechanism. Where no mechanism of
 /// this machine holds a promise, pinfold starts nothing and the error names the promise, unless the promise is
 /// [waived](Self::waive).
+///
+/// docs/sandbox.md says what each promise means, and what is not promised.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sandbox {
@@ -179,6 +181,11 @@ impl Sandbox {
     pub(crate) fn passes(&self, key: &OsStr) -> bool {
         const ALWAYS: [&str; 7] = ["PATH", "HOME", "LANG", "LC_ALL", "TERM", "TZ", "USER"];
         ALWAYS.iter().any(|name| key == *name) || self.env.iter().any(|name| key == name.as_str())
+    }
+
+    /// Returns the descriptors that the job gets besides its standard streams.
+    pub(crate) fn descriptors(&self) -> BTreeSet<RawFd> {
+        self.inherit_fd.iter().copied().filter(|number| *number > 2).collect()
     }
 
     /// Returns whether rules about TCP ports apply.

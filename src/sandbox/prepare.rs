@@ -8,11 +8,12 @@ use super::filter;
 use super::machine::Machine;
 use super::mounts::{self, Ids, View};
 use super::policy::Sandbox;
-use super::promise::{Circumstances, Verdict, resolve};
+use super::promise::{Circumstances, resolve};
 use super::rules;
 use crate::error::{Error, Result};
 use crate::kernel::mount;
 use crate::kernel::seccomp::Program;
+use crate::report::{Profile, Promise, PromiseReport, SandboxReport};
 
 /// A sandbox that is ready for any number of jobs.
 #[derive(Debug)]
@@ -21,12 +22,7 @@ pub struct Prepared {
     pub confinement: Confinement,
     /// The Landlock ruleset; `None` if the kernel has no Landlock, and the promises that need it are waived.
     pub ruleset: Option<OwnedFd>,
-    /// What became of each promise, for the report.
-    pub verdicts: Vec<Verdict>,
-    /// The number of Landlock's ABI, for the report.
-    pub landlock_abi: Option<i32>,
-    /// A hash of the filters, for the report.
-    pub filter_hash: String,
+    pub report: SandboxReport,
 }
 
 impl Prepared {
@@ -50,10 +46,10 @@ pub struct Users {
 }
 
 impl Users {
-    /// A job of the caller's own user.
-    pub fn same() -> Self {
-        let own = Ids { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
-        Self { caller: own, job: own }
+    /// The user and the group of the job, or those of this process.
+    pub fn of(job: Option<(u32, u32)>) -> Self {
+        let caller = Ids { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+        Self { caller, job: job.map_or(caller, |(uid, gid)| Ids { uid, gid }) }
     }
 
     fn are_different(self) -> bool {
@@ -65,19 +61,19 @@ impl Users {
 ///
 /// # Errors
 /// [`Error::Invalid`] for a value that makes no sense, a path that can't be opened, or a file that is no filter;
-/// [`Error::Limit`] for a promise that nothing holds here. Nothing has been started.
+/// [`Error::Promise`] for a promise that nothing holds here. Nothing has been started.
 pub fn prepare(sandbox: &Sandbox, machine: &Machine, users: Users, tmp: Option<&Path>) -> Result<Prepared> {
     sandbox.validate()?;
     if users.job.uid == 0 {
         return Err(Error::invalid(
-            "sandbox",
-            "for root",
-            "root is above its rules: run the job as another user (--user)",
+            "user of the job in a sandbox",
+            "root",
+            "root is above the rules of a sandbox: run the job as another user (--user NAME)",
         ));
     }
     let writable = canonical("path to write", &sandbox.write)?;
     let circumstances = circumstances(&writable, users.are_different());
-    let verdicts = resolve(sandbox, machine, &circumstances)?;
+    let promises = resolve(sandbox, machine, &circumstances)?;
     let mut filters = filter::programs(sandbox)?;
     filters.extend(sandbox.seccomp.as_deref().map(read_filter).transpose()?);
     let view = View {
@@ -92,10 +88,26 @@ pub fn prepare(sandbox: &Sandbox, machine: &Machine, users: Users, tmp: Option<&
     Ok(Prepared {
         confinement: Confinement { actions: mounts::calls(&view, own_network, ids), filters: filters.clone() },
         ruleset: rules::ruleset(sandbox, machine, tmp)?,
-        verdicts,
-        landlock_abi: machine.landlock_abi,
-        filter_hash: hash(&filters),
+        report: SandboxReport {
+            profile: if sandbox.strict { Profile::Strict } else { Profile::Default },
+            landlock_abi: machine.landlock_abi,
+            promises,
+            filter_hash: hash(&filters),
+        },
     })
+}
+
+/// Returns what would hold each promise of a strict sandbox here. A job of root is one of another user.
+pub fn promises_here() -> Vec<PromiseReport> {
+    let mut sandbox = Sandbox::new();
+    sandbox.strict();
+    for promise in Promise::ALL {
+        sandbox.waive(promise);
+    }
+    let other_user = rustix::process::geteuid().is_root();
+    let circumstances = Circumstances { other_user, ..Circumstances::default() };
+    // With all promises waived, none is refused.
+    resolve(&sandbox, Machine::get(), &circumstances).unwrap_or_default()
 }
 
 /// Returns the paths without symbolic links, as the mount table has them.

@@ -1,73 +1,12 @@
 //! The promises of a sandbox, and which mechanism holds each one here.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
-
-use serde::{Deserialize, Serialize};
 
 use super::machine::{Machine, Support};
 use super::policy::{Network, Sandbox, Unix};
 use crate::error::{Error, Result};
-
-/// A thing that a job in a sandbox can't do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Promise {
-    /// It gains no privileges: not through set-user-ID programs, file capabilities or a user namespace.
-    Privileges,
-    /// It makes none of the system calls that administer the kernel or open a way around the other promises:
-    /// namespaces, mounts, BPF, io_uring, keyrings, System V IPC, calls of other architectures, …
-    Kernel,
-    /// It can't signal, trace, read the memory of, or limit a process outside.
-    Processes,
-    /// It can't leave its cgroup or change the limits of it.
-    Leaf,
-    /// It can't read, write or execute files outside of the granted paths.
-    Files,
-    /// It can't change the mode, owner, times or extended attributes of files outside of the paths to write.
-    Metadata,
-    /// It has no network, except what the policy grants.
-    Network,
-    /// It can't connect to Unix sockets of other processes, except those that the policy grants.
-    Unix,
-}
-
-impl Promise {
-    /// All promises, in the order in which they are reported.
-    pub const ALL: [Self; 8] = [
-        Self::Privileges,
-        Self::Kernel,
-        Self::Processes,
-        Self::Leaf,
-        Self::Files,
-        Self::Metadata,
-        Self::Network,
-        Self::Unix,
-    ];
-
-    /// Returns the word for it in options, in JSON and in messages.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Privileges => "privileges",
-            Self::Kernel => "kernel",
-            Self::Processes => "processes",
-            Self::Leaf => "leaf",
-            Self::Files => "files",
-            Self::Metadata => "metadata",
-            Self::Network => "network",
-            Self::Unix => "unix",
-        }
-    }
-}
-
-impl fmt::Display for Promise {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+use crate::report::{Promise, PromiseReport, PromiseState};
 
 impl FromStr for Promise {
     type Err = Error;
@@ -78,38 +17,6 @@ impl FromStr for Promise {
             Error::invalid("promise", text, format!("the promises are {names}"))
         })
     }
-}
-
-/// What became of a promise.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Verdict {
-    /// The promise.
-    pub promise: Promise,
-    /// Whether it holds.
-    #[serde(flatten)]
-    pub state: State,
-}
-
-/// Whether a promise holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "state")]
-#[non_exhaustive]
-pub enum State {
-    /// It holds.
-    Held {
-        /// The mechanisms that hold it.
-        by: String,
-    },
-    /// It does not hold, and the policy goes without it.
-    Waived {
-        /// Why nothing here holds it.
-        reason: String,
-    },
-    /// The policy does not ask for it.
-    NotPromised {
-        /// Which part of the policy would.
-        reason: String,
-    },
 }
 
 /// What the verdicts depend on besides the policy and the machine.
@@ -144,38 +51,24 @@ fn needs(support: &Support, advice: &str) -> std::result::Result<(), Missing> {
 /// Decides for each promise whether it holds, and by what.
 ///
 /// # Errors
-/// [`Error::Limit`] if nothing holds a promise that the policy makes and does not waive: it names the promise, the
+/// [`Error::Promise`] if nothing holds a promise that the policy makes and does not waive: it names the promise, the
 /// reason, and what helps.
-pub fn resolve(sandbox: &Sandbox, machine: &Machine, circumstances: &Circumstances) -> Result<Vec<Verdict>> {
+pub fn resolve(sandbox: &Sandbox, machine: &Machine, circumstances: &Circumstances) -> Result<Vec<PromiseReport>> {
     let mut verdicts = Vec::new();
     for promise in Promise::ALL {
         let state = match holds(promise, sandbox, machine, circumstances) {
-            None => State::NotPromised { reason: not_asked(promise).into() },
-            Some(Ok(by)) => State::Held { by },
-            Some(Err(missing)) if sandbox.waive.contains(&promise) => State::Waived { reason: missing.reason },
+            None => PromiseState::NotPromised { reason: not_asked(promise).into() },
+            Some(Ok(by)) => PromiseState::Held { by },
+            Some(Err(missing)) if sandbox.waive.contains(&promise) => PromiseState::Waived { reason: missing.reason },
             Some(Err(Missing { reason, advice })) => {
                 let waive = format!("to go without this promise: --waive {promise}");
                 let advice = if advice.is_empty() { waive } else { format!("{advice}; {waive}") };
-                return Err(Error::Limit { limit: words(promise), reason, advice });
+                return Err(Error::Promise { promise, reason, advice });
             }
         };
-        verdicts.push(Verdict { promise, state });
+        verdicts.push(PromiseReport { promise, state });
     }
     Ok(verdicts)
-}
-
-/// Returns the promise for the error message.
-fn words(promise: Promise) -> &'static str {
-    match promise {
-        Promise::Privileges => "promise 'privileges' of the sandbox",
-        Promise::Kernel => "promise 'kernel' of the sandbox",
-        Promise::Processes => "promise 'processes' of the sandbox",
-        Promise::Leaf => "promise 'leaf' of the sandbox",
-        Promise::Files => "promise 'files' of the sandbox",
-        Promise::Metadata => "promise 'metadata' of the sandbox",
-        Promise::Network => "promise 'network' of the sandbox",
-        Promise::Unix => "promise 'unix' of the sandbox",
-    }
 }
 
 fn not_asked(promise: Promise) -> &'static str {
@@ -258,7 +151,7 @@ fn unix(sandbox: &Sandbox, machine: &Machine) -> Holds {
 mod tests {
     use super::*;
 
-    fn state(sandbox: &Sandbox, machine: &Machine, circumstances: &Circumstances, promise: Promise) -> State {
+    fn state(sandbox: &Sandbox, machine: &Machine, circumstances: &Circumstances, promise: Promise) -> PromiseState {
         let verdicts = resolve(sandbox, machine, circumstances).unwrap();
         verdicts.into_iter().find(|verdict| verdict.promise == promise).unwrap().state
     }
@@ -271,10 +164,10 @@ mod tests {
     fn everything_holds_where_the_kernel_has_everything() {
         let (machine, none) = (Machine::complete(), Circumstances::default());
         let verdicts = resolve(Sandbox::new().strict().unix(Unix::Own), &machine, &none).unwrap();
-        assert!(verdicts.iter().all(|verdict| matches!(verdict.state, State::Held { .. })), "{verdicts:?}");
+        assert!(verdicts.iter().all(|verdict| matches!(verdict.state, PromiseState::Held { .. })), "{verdicts:?}");
         assert_eq!(verdicts.iter().map(|verdict| verdict.promise).collect::<Vec<_>>(), Promise::ALL);
         let plain = Sandbox::new();
-        assert!(matches!(state(&plain, &machine, &none, Promise::Metadata), State::NotPromised { .. }));
+        assert!(matches!(state(&plain, &machine, &none, Promise::Metadata), PromiseState::NotPromised { .. }));
     }
 
     #[test]
@@ -317,7 +210,7 @@ mod tests {
             }
             for promise in promises {
                 let state = state(&sandbox, &machine, &none, *promise);
-                assert!(matches!(&state, State::Waived { reason } if reason.contains("REASON")), "{state:?}");
+                assert!(matches!(&state, PromiseState::Waived { reason } if reason.contains("REASON")), "{state:?}");
             }
         }
     }
@@ -328,7 +221,7 @@ mod tests {
         machine.signals = Err("older than 6.12".into());
         let other = Circumstances { other_user: true, ..Circumstances::default() };
         let state = state(&Sandbox::new(), &machine, &other, Promise::Processes);
-        assert!(matches!(state, State::Held { by } if by.contains("another user id")));
+        assert!(matches!(state, PromiseState::Held { by } if by.contains("another user id")));
         assert!(refused(&Sandbox::new(), &machine, &Circumstances::default()).contains("--user"));
     }
 
@@ -336,7 +229,7 @@ mod tests {
     fn a_waiver_of_what_holds_changes_nothing() {
         let (machine, none) = (Machine::complete(), Circumstances::default());
         let state = state(Sandbox::new().waive(Promise::Files), &machine, &none, Promise::Files);
-        assert!(matches!(state, State::Held { .. }));
+        assert!(matches!(state, PromiseState::Held { .. }));
     }
 
     #[test]
@@ -369,9 +262,9 @@ mod tests {
                 let circumstances = Circumstances { other_user, ..Circumstances::default() };
                 for verdict in resolve(policy, Machine::get(), &circumstances).unwrap() {
                     let state = match verdict.state {
-                        State::Held { by } => format!("held by {by}"),
-                        State::Waived { reason } => format!("refused: {reason}"),
-                        State::NotPromised { reason } => format!("not promised: {reason}"),
+                        PromiseState::Held { by } => format!("held by {by}"),
+                        PromiseState::Waived { reason } => format!("refused: {reason}"),
+                        PromiseState::NotPromised { reason } => format!("not promised: {reason}"),
                     };
                     let user = if other_user { "another user" } else { "same user" };
                     println!("PROMISE | {name} | {user} | {} | {state}", verdict.promise);

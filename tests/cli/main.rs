@@ -24,6 +24,7 @@ mod report;
 mod run;
 mod run_output;
 mod runner;
+mod sandbox;
 mod serve;
 mod serve_ends;
 mod served;

@@ -10,7 +10,7 @@ use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use crate::cli::duration;
 use crate::cli::limits::LimitArgs;
 use crate::pool::Task;
-use crate::{Command, Controller, Stdio};
+use crate::{Command, Controller, Sandbox, Stdio};
 
 /// A job in JSON.
 #[derive(Deserialize)]
@@ -36,6 +36,8 @@ pub struct JobLine {
     retries: Option<u32>,
     #[serde(default)]
     limits: LimitArgs,
+    #[serde(default)]
+    sandbox: Option<Sandbox>,
 }
 
 /// Where standard error goes.
@@ -97,6 +99,9 @@ impl JobLine {
             command.timeout(timeout);
         }
         command.limits(self.limits.to_limits());
+        if let Some(sandbox) = &self.sandbox {
+            command.sandbox(sandbox.clone());
+        }
         command.stdin(self.stdin.clone().unwrap_or(Stdio::null()));
         command
     }

@@ -12,6 +12,7 @@ use crate::cli::duration;
 use crate::cli::limits::LimitArgs;
 use crate::cli::on_signal::OnSignal;
 use crate::cli::report_sink::{self, Destination};
+use crate::cli::sandbox::SandboxArgs;
 use crate::report::ContainmentKind;
 use crate::report::text::printable_os;
 use crate::{Command, Leftovers, ProcessGroup, Signal, SignalTo, User};
@@ -125,6 +126,9 @@ pub struct Args {
 
     #[command(flatten)]
     pub streams: StreamArgs,
+
+    #[command(flatten)]
+    pub sandbox: SandboxArgs,
 
     // Must come last: its heading applies to all options that follow.
     #[command(flatten)]

@@ -20,6 +20,7 @@ use crate::job::stop::StopPolicy;
 use crate::kernel::pty::Pty;
 use crate::kernel::signal::Signal;
 use crate::kernel::user::User;
+use crate::sandbox::Sandbox;
 pub(crate) use run::Sealed;
 pub use run::Spawner;
 pub(crate) use streams::Source;
@@ -79,6 +80,7 @@ pub struct Command {
     pub(crate) stop: StopPolicy,
     pub(crate) limits: Limits,
     pub(crate) user: Option<User>,
+    pub(crate) sandbox: Option<Arc<Sandbox>>,
     pub(crate) measure_pressure: bool,
 }
 
@@ -109,6 +111,7 @@ impl Command {
             stop: StopPolicy::default(),
             limits: Limits::default(),
             user: None,
+            sandbox: None,
             measure_pressure: false,
         }
     }
@@ -244,6 +247,29 @@ impl Command {
     pub fn user(&mut self, user: User) -> &mut Self {
         self.user = Some(user);
         self
+    }
+
+    /// Restricts what the job may touch. Without this, the job may do what the supervisor may.
+    ///
+    /// The job also has a session of its own, no core dumps, only the environment variables of
+    /// [`Sandbox::env`] and those that were set here, and no descriptors except its standard streams and those of
+    /// [`Sandbox::inherit_fd`]. Root must run the job as another [`user`](Self::user).
+    ///
+    /// ```
+    /// use pinfold::{Command, Sandbox};
+    /// let mut sandbox = Sandbox::new();
+    /// sandbox.read("/srv/data").connect_tcp(443);
+    /// let mut command = Command::new("python3");
+    /// command.args(["-c", "print(2 + 2)"]).sandbox(sandbox);
+    /// ```
+    pub fn sandbox(&mut self, sandbox: Sandbox) -> &mut Self {
+        self.sandbox = Some(Arc::new(sandbox));
+        self
+    }
+
+    /// Returns the process group that the main process gets, unless it has a terminal of its own.
+    pub(crate) fn effective_process_group(&self) -> ProcessGroup {
+        if self.sandbox.is_some() { ProcessGroup::NewSession } else { self.process_group }
     }
 
     pub(crate) fn display_name(&self) -> String {

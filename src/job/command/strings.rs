@@ -22,6 +22,7 @@ impl Command {
     /// ```
     pub fn check(&self) -> Result<()> {
         self.check_streams()?;
+        self.sandbox.as_ref().map_or(Ok(()), |sandbox| sandbox.validate())?;
         self.check_words()
     }
 
@@ -67,7 +68,8 @@ impl Command {
         let mut push = |key: &OsString, value: &OsString| block.push(&[key.as_bytes(), b"=", value.as_bytes()]);
         let users = self.user.iter().filter(|_| !self.clear_env).flat_map(|user| &user.environment);
         let users: Vec<_> = users.filter(|(key, _)| !self.env.contains_key(key)).collect();
-        for (key, value) in inherited.into_iter().flatten() {
+        let passes = |key: &OsString| self.sandbox.as_ref().is_none_or(|sandbox| sandbox.passes(key));
+        for (key, value) in inherited.into_iter().flatten().filter(|(key, _)| passes(key)) {
             if !self.env.contains_key(&key) && !users.iter().any(|(known, _)| *known == key) {
                 push(&key, &value);
             }

@@ -15,11 +15,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::super::apply::{Confinement, Failure, Step};
+use super::super::apply::{Confinement, drop_privileges};
 use super::super::machine::Machine;
 use super::super::mounts::Ids;
 use super::super::policy::Sandbox;
 use super::super::prepare::{Prepared, Users, prepare};
+use crate::kernel::landlock;
 use crate::kernel::short_child;
 use crate::kernel::syscall::{call, checked};
 
@@ -205,7 +206,7 @@ pub struct Ran {
     pub code: Option<i32>,
     pub signal: Option<i32>,
     /// The step of the sandbox that failed, with its errno.
-    pub failed: Option<Failure>,
+    pub failed: Option<i32>,
 }
 
 impl Ran {
@@ -231,7 +232,7 @@ struct Launch {
     argv: *const *const c_char,
     env: *const *const c_char,
     /// In memory that the child shares.
-    failed: *mut Option<Failure>,
+    failed: *mut Option<i32>,
 }
 
 /// A run of a program.
@@ -275,7 +276,7 @@ impl<'a> Run<'a> {
             strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
         };
         let (argv, env) = (pointers(&self.words), pointers(&self.env));
-        let failed = SharedFailure::new();
+        let failed = Sharedi32::new();
         let mut launch = Launch {
             confinement: prepared.as_ref().map_or(&raw const empty, |prepared| &raw const prepared.confinement),
             ruleset: prepared.as_ref().and_then(|prepared| prepared.ruleset.as_ref()).map_or(-1, AsRawFd::as_raw_fd),
@@ -320,9 +321,9 @@ impl<'a> Run<'a> {
 }
 
 /// Memory that a forked child shares with this process.
-struct SharedFailure(*mut Option<Failure>);
+struct Sharedi32(*mut Option<i32>);
 
-impl SharedFailure {
+impl Sharedi32 {
     fn new() -> Self {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a fresh mapping, large enough and aligned for the value.
@@ -330,19 +331,19 @@ impl SharedFailure {
             let page =
                 libc::mmap(std::ptr::null_mut(), 4096, protection, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1, 0);
             assert_ne!(page, libc::MAP_FAILED);
-            let failed = page.cast::<Option<Failure>>();
+            let failed = page.cast::<Option<i32>>();
             failed.write(None);
             Self(failed)
         }
     }
 
-    fn get(&self) -> Option<Failure> {
+    fn get(&self) -> Option<i32> {
         // SAFETY: the child that wrote it has ended.
         unsafe { *self.0 }
     }
 }
 
-impl Drop for SharedFailure {
+impl Drop for Sharedi32 {
     fn drop(&mut self) {
         // SAFETY: mapped in `new`, and not used any more.
         unsafe { libc::munmap(self.0.cast(), 4096) };
@@ -373,7 +374,11 @@ extern "C" fn confined(argument: *mut c_void) -> c_int {
             become_user(launch);
         }
         call(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize, 0, 0, 0]);
-        done = done.and_then(|()| confinement.restrict(launch.ruleset)).and_then(|()| {
+        done = done.and_then(|()| drop_privileges());
+        if launch.ruleset >= 0 {
+            done = done.and_then(|()| landlock::restrict_self(launch.ruleset));
+        }
+        done = done.and_then(|()| {
             let none = 0_u64;
             let arguments = [libc::SIG_SETMASK as usize, &raw const none as usize, 0, size_of::<u64>()];
             call(libc::SYS_rt_sigprocmask, arguments);
@@ -419,7 +424,7 @@ unsafe fn execute(launch: &Launch) -> c_int {
         call(libc::SYS_close_range, [3, u32::MAX as usize, libc::CLOSE_RANGE_CLOEXEC as usize]);
         let program = *launch.argv as usize;
         let errno = checked(libc::SYS_execve, [program, launch.argv as usize, launch.env as usize]).unwrap_err();
-        *launch.failed = Some((Step::Filter(usize::MAX), errno));
+        *launch.failed = Some(errno);
         126
     }
 }

@@ -1,0 +1,22 @@
+//! The findings about the promises of a sandbox.
+
+use super::facts::Facts;
+use super::{Finding, Section};
+use crate::report::PromiseState;
+
+pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
+    for one in &facts.sandbox {
+        let promise = one.promise;
+        let id = format!("sandbox_{promise}");
+        findings.push(match &one.state {
+            PromiseState::Held { by } => Finding::good(&id, Section::Sandbox, format!("{promise}: held by {by}")),
+            PromiseState::Waived { reason } => {
+                Finding::bad(&id, Section::Sandbox, format!("{promise}: nothing here holds it: {reason}"))
+                    .advise(format!("pinfold run --sandbox --waive {promise} goes without this promise"))
+            }
+            PromiseState::NotPromised { reason } => {
+                Finding::note(&id, Section::Sandbox, format!("{promise}: {reason}"))
+            }
+        });
+    }
+}
