@@ -57,7 +57,11 @@ fn run_and_report(args: &mut Args, prepared: crate::Result<Prepared>) -> Result<
     // The terminal sends its signals to the foreground process group, so the job has to be in pinfold's group.
     let terminal = prepared.as_ref().ok().and_then(|prepared| prepared.terminal.as_ref());
     let mut command = args.to_command(terminal.is_some() && !args.streams.pty);
-    let sandboxed = args.sandbox.to_sandbox().map(|sandbox| drop(sandbox.map(|sandbox| command.sandbox(sandbox))));
+    let sandboxed = args.sandbox.to_sandbox().map(|sandbox| {
+        if let Some(sandbox) = sandbox {
+            command.sandbox(sandbox);
+        }
+    });
     if sink.is_some() || args.stats {
         command.measure_pressure();
     }

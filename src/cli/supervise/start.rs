@@ -15,7 +15,7 @@ const EXEC_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The result of the start of a job.
 pub enum Start {
-    Job(Job),
+    Job(Box<Job>),
     /// pinfold has given up the start, because of a signal, or by SIGKILL at the deadline. No job runs.
     GivenUp(Signal),
 }
@@ -48,7 +48,7 @@ impl Supervision<'_> {
             let due = self.due.as_ref().map(|(at, ..)| *at);
             tokio::select! {
                 biased;
-                spawned = &mut spawn => return spawned.map(Start::Job),
+                spawned = &mut spawn => return spawned.map(|job| Start::Job(Box::new(job))),
                 received = self.requests.signals.recv() => {
                     let received = received?;
                     if self.arrived_early(&mut rules, &mut give_up, received, false) {

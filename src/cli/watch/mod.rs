@@ -151,7 +151,7 @@ impl<'a> Watch<'a> {
                 }
                 if self.changes.are_there() && self.settled().is_some_and(|at| at <= Instant::now()) {
                     match self.start(supervisor, &mut supervision).await? {
-                        Some(Start::Job(started)) => job = Some((started, Instant::now())),
+                        Some(Start::Job(started)) => job = Some((*started, Instant::now())),
                         Some(Start::GivenUp(signal)) => return Ok(signal),
                         None => {}
                     }
