@@ -24,7 +24,7 @@ use super::explain::{Settings, explain};
 use super::report_sink::Sink;
 use super::runtime::with_supervisor;
 use super::signals::{Keys, PATIENCE_INTERRUPTS, Rules};
-use super::supervise::{Event, Policy, Start, Step, Supervision};
+use super::supervise::{Event, Policy, Step, Supervision};
 use super::terminal::Terminal;
 use super::write::Patience;
 use super::{environment, print_message};
@@ -157,8 +157,8 @@ async fn supervise(
         supervisor.spawn(command).await
     };
     let mut job = match supervision.start(spawn).await? {
-        Start::Job(job) => job,
-        Start::GivenUp(signal) => return Ok(Ended::signalled(args, command, signal)),
+        Ok(job) => job,
+        Err(signal) => return Ok(Ended::signalled(args, command, signal)),
     };
     if args.verbose {
         print_message(&format!("started {} as process {}", printable_os(&args.command[0]), job.pid()));

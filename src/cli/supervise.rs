@@ -34,7 +34,6 @@ use super::signals::{Keys, Response, Rules};
 use super::terminal::{self, has_left_our_group};
 pub use policy::{Policy, Recipients, Step};
 use start::Arrival;
-pub use start::Start;
 
 /// When the terminal sends its stop signal, the command has to stop before `timeout` does, so that it does not read what
 /// the user types for the shell. `timeout` waits this long for a command that does not stop.

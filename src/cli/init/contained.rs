@@ -14,7 +14,7 @@ use crate::cli::explain::explain_failures;
 use crate::cli::on_signal::{Action, OnSignal};
 use crate::cli::runtime::with_supervisor;
 use crate::cli::signals::{Keys, Rules};
-use crate::cli::supervise::{Event, Policy, Recipients, Start, Step, Supervision};
+use crate::cli::supervise::{Event, Policy, Recipients, Step, Supervision};
 use crate::cli::supervisor_of_environment;
 use crate::cli::terminal::Terminal;
 
@@ -51,8 +51,8 @@ pub fn run(init: &Init) -> Result<u8> {
         let policy = policy(init, terminal.as_ref(), given_up, &announce);
         let mut supervision = Supervision::new(signals, rules(init, terminal.is_some()), policy);
         let job = match supervision.start(supervisor.spawn(&command)).await? {
-            Start::Job(job) => job,
-            Start::GivenUp(signal) => return Ok(Err(signal)),
+            Ok(job) => job,
+            Err(signal) => return Ok(Err(signal)),
         };
         init.debug(|| format!("started {} as process {}", printable_os(program), job.pid()));
         loop {

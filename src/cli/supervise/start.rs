@@ -13,13 +13,6 @@ use crate::cli::signals::{Response, Rules};
 /// take long.
 const EXEC_PATIENCE: Duration = Duration::from_secs(1);
 
-/// The result of the start of a job.
-pub enum Start {
-    Job(Box<Job>),
-    /// pinfold has given up the start, because of a signal, or by SIGKILL at the deadline. No job runs.
-    GivenUp(Signal),
-}
-
 /// A received signal.
 pub(super) struct Arrival {
     pub(super) received: Received,
@@ -31,16 +24,20 @@ pub(super) struct Arrival {
 impl Supervision<'_> {
     /// Starts the job. Signals that arrive before the command has been executed are handled after that. After a stop
     /// request, pinfold waits for that for at most [`EXEC_PATIENCE`]. After a second one, it starts no job.
+    /// Returns the signal because of which pinfold has given up the start: SIGKILL at the deadline. No job runs then.
     ///
     /// # Errors
     /// Those of `spawn`, and the errno of read(2).
-    pub async fn start(&mut self, spawn: impl Future<Output = Result<Job>>) -> Result<Start> {
+    pub async fn start(
+        &mut self,
+        spawn: impl Future<Output = Result<Job>>,
+    ) -> Result<std::result::Result<Job, Signal>> {
         // This copy only serves to find out how long to wait. The signals are handled later.
         let mut rules = self.requests.rules.clone();
         let mut give_up = None;
         while let Some(received) = self.requests.signals.try_recv()? {
             if self.arrived_early(&mut rules, &mut give_up, received, true) {
-                return Ok(Start::GivenUp(received.signal));
+                return Ok(Err(received.signal));
             }
         }
         let mut spawn = std::pin::pin!(spawn);
@@ -48,19 +45,19 @@ impl Supervision<'_> {
             let due = self.due.as_ref().map(|(at, ..)| *at);
             tokio::select! {
                 biased;
-                spawned = &mut spawn => return spawned.map(|job| Start::Job(Box::new(job))),
+                spawned = &mut spawn => return spawned.map(Ok),
                 received = self.requests.signals.recv() => {
                     let received = received?;
                     if self.arrived_early(&mut rules, &mut give_up, received, false) {
                         // The future is dropped, which ends the part of the job that exists already.
-                        return Ok(Start::GivenUp(received.signal));
+                        return Ok(Err(received.signal));
                     }
                 }
                 () = sleep_until(due), if give_up.is_none() => {
                     self.timed_out = true;
                     give_up = Some((Instant::now() + EXEC_PATIENCE, Signal::KILL));
                 }
-                signal = patience(give_up) => return Ok(Start::GivenUp(signal)),
+                signal = patience(give_up) => return Ok(Err(signal)),
             }
         }
     }

@@ -20,7 +20,7 @@ use super::on_signal::{Action, OnSignal};
 use super::quote::quote;
 use super::runtime::with_supervisor;
 use super::signals::{Keys, Rules};
-use super::supervise::{Policy, Recipients, Start, Step, Supervision};
+use super::supervise::{Policy, Recipients, Step, Supervision};
 use super::{supervisor_of_environment, write_patiently};
 use operands::signal_name;
 use options::{Options, Parsed};
@@ -106,9 +106,9 @@ fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
         let mut supervision = Supervision::new(signals, rules(chosen), policy(options, &announce));
         supervision.set_deadline(deadline);
         let report = match supervision.start(supervisor.spawn(&command)).await? {
-            Start::Job(job) => supervision.wait(&job).await?,
-            Start::GivenUp(_) if supervision.timed_out && !options.preserve_status => return Ok(Exit::Code(TIMED_OUT)),
-            Start::GivenUp(signal) => return Ok(Exit::Code(exit_code_of_signal(signal.number()))),
+            Ok(job) => supervision.wait(&job).await?,
+            Err(_) if supervision.timed_out && !options.preserve_status => return Ok(Exit::Code(TIMED_OUT)),
+            Err(signal) => return Ok(Exit::Code(exit_code_of_signal(signal.number()))),
         };
         explain_failures(&report);
         if matches!(&report.main, Some(MainEnd::Signalled { core_dumped: true, .. })) && !supervision.killed {

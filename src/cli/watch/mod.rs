@@ -30,7 +30,7 @@ use super::explain::explain_failures;
 use super::run::Prepared;
 use super::runtime::with_supervisor;
 use super::signals::{Keys, Rules};
-use super::supervise::{Event, Policy, Start, Supervision, sleep_until};
+use super::supervise::{Event, Policy, Supervision, sleep_until};
 use super::terminal::Terminal;
 use super::{print_message, supervisor_of_environment};
 pub use args::Args;
@@ -151,8 +151,8 @@ impl<'a> Watch<'a> {
                 }
                 if self.changes.are_there() && self.settled().is_some_and(|at| at <= Instant::now()) {
                     match self.start(supervisor, &mut supervision).await? {
-                        Some(Start::Job(started)) => job = Some((*started, Instant::now())),
-                        Some(Start::GivenUp(signal)) => return Ok(signal),
+                        Some(Ok(started)) => job = Some((started, Instant::now())),
+                        Some(Err(signal)) => return Ok(signal),
                         None => {}
                     }
                 }
@@ -247,7 +247,11 @@ impl<'a> Watch<'a> {
     }
 
     /// Starts the next run. Returns `None` if the command can't be executed; it may be possible after the next change.
-    async fn start(&mut self, supervisor: &Supervisor, supervision: &mut Supervision<'_>) -> Result<Option<Start>> {
+    async fn start(
+        &mut self,
+        supervisor: &Supervisor,
+        supervision: &mut Supervision<'_>,
+    ) -> Result<Option<std::result::Result<Job, Signal>>> {
         let changes = std::mem::take(&mut self.changes);
         let mut stdout = std::io::stdout();
         if self.args.clear && stdout.is_terminal() {
