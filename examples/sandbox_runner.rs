@@ -1,13 +1,14 @@
 //! A runner for code that you did not write, for example code of a language model. It reads a program from standard
-//! input, runs it with tight limits, and prints the result as JSON.
+//! input, runs it in a sandbox with tight limits, and prints the result as JSON.
 //!
 //!     cargo run --example sandbox_runner -- [INTERPRETER ARG...]
 //!
 //! The interpreter reads the program from its standard input; the default is `python3 -`.
 //!
-//! The runner limits a *careless* program: its time, memory, processes and output. No process of the program is left
-//! afterwards. It does not limit what a hostile program can read and send. For that, run it inside of namespaces, as
-//! another user, with seccomp.
+//! The runner limits the program's time, memory, processes and output, and no process of the program is left
+//! afterwards. The program can read the system's programs and libraries, and write its own directory. It has no other
+//! files and no network, and can't signal the runner (docs/sandbox.md). Where the kernel can't hold that, the runner
+//! starts nothing and prints the reason.
 
 use std::error::Error;
 use std::io::Read;
@@ -15,7 +16,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pinfold::output::CaptureLimit;
-use pinfold::{Command, Controller, Limits, Stdio, Supervisor, User};
+use pinfold::{Command, Controller, Limits, Sandbox, Stdio, Supervisor, User};
 
 const MEMORY: u64 = 256 << 20;
 const PROCESSES: u64 = 64;
@@ -70,14 +71,21 @@ async fn run(words: Vec<std::ffi::OsString>, code: Vec<u8>) -> Result<serde_json
     std::fs::create_dir(&workspace.0)?;
     let mut words = words.into_iter();
     let mut command = Command::new(words.next().unwrap_or_default());
-    command.args(words).current_dir(&workspace.0).env_clear().env("PATH", "/usr/bin:/bin").env("HOME", &workspace.0);
+    let mut sandbox = Sandbox::new();
+    sandbox.write(&workspace.0);
+    command
+        .args(words)
+        .current_dir(&workspace.0)
+        .env("PATH", "/usr/bin:/bin")
+        .env("HOME", &workspace.0)
+        .sandbox(sandbox);
     command
         .stdin(Stdio::bytes(code))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .capture(CaptureLimit::ends(4096, 4096));
     command.timeout(TIME).grace(Duration::from_millis(500)).limits(limits);
-    // If this runs as root, the program runs as a user that owns no other files.
+    // If this runs as root, the program runs as another user: root is above the rules of a sandbox.
     if let Ok(nobody) = User::look_up("nobody")
         && std::os::unix::fs::chown(&workspace.0, Some(65534), Some(65534)).is_ok()
     {

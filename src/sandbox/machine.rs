@@ -34,14 +34,15 @@ pub struct Machine {
     /// Sockets at a path.
     pub unix_paths: Support,
     pub seccomp: Support,
-    /// A mount namespace of the job, with a tree that is read-only.
-    pub mounts: Support,
-    /// A network namespace of the job.
-    pub network: Support,
+    /// See [`Self::mounts`].
+    mounts: OnceLock<Support>,
+    /// See [`Self::network`].
+    network: OnceLock<Support>,
 }
 
 impl Machine {
-    /// Returns what works for this process. Tried once.
+    /// Returns what works for this process. Each mechanism is tried once. The namespaces are tried when a policy asks
+    /// for them, because they take longer than all the rest.
     pub fn get() -> &'static Self {
         static MACHINE: OnceLock<Machine> = OnceLock::new();
         MACHINE.get_or_init(Self::probe)
@@ -68,10 +69,27 @@ impl Machine {
             abstract_sockets: create(Handled::abstract_sockets(), "scopes for abstract sockets", "6.12"),
             unix_paths: create(Handled::unix_paths(), "rules for Unix sockets", "7.1"),
             seccomp: filters.map_err(seccomp::reason),
-            mounts: attempt(&mounts::probe_of_mounts()),
-            network: attempt(&mounts::probe_of_network()),
+            mounts: OnceLock::new(),
+            network: OnceLock::new(),
             landlock_abi: landlock_abi.ok(),
         }
+    }
+
+    /// Returns whether the job can have a mount namespace, with a tree that is read-only.
+    pub fn mounts(&self) -> &Support {
+        self.mounts.get_or_init(|| attempt(&mounts::probe_of_mounts()))
+    }
+
+    /// Returns whether the job can have a network namespace.
+    pub fn network(&self) -> &Support {
+        self.network.get_or_init(|| attempt(&mounts::probe_of_network()))
+    }
+
+    /// Returns the same machine with other mounts or another network.
+    #[cfg(test)]
+    pub fn lack(mut self, mounts: Support, network: Support) -> Self {
+        (self.mounts, self.network) = (mounts.into(), network.into());
+        self
     }
 
     /// A machine on which everything works.
@@ -87,8 +105,8 @@ impl Machine {
             abstract_sockets: Ok(()),
             unix_paths: Ok(()),
             seccomp: Ok(()),
-            mounts: Ok(()),
-            network: Ok(()),
+            mounts: Ok(()).into(),
+            network: Ok(()).into(),
         }
     }
 }
@@ -139,7 +157,7 @@ mod tests {
     fn this_machine_is_described() {
         let machine = Machine::get();
         println!("{machine:#?}");
-        let reasons = [&machine.files, &machine.signals, &machine.unix_paths, &machine.mounts, &machine.network];
+        let reasons = [&machine.files, &machine.signals, &machine.unix_paths, machine.mounts(), machine.network()];
         assert!(reasons.into_iter().all(|support| support.as_ref().err().is_none_or(|reason| reason.len() > 10)));
         // What needs a later kernel never works without what an earlier one has.
         assert!(machine.files.is_err() || machine.files_but_truncate.is_ok());

@@ -77,12 +77,12 @@ pub fn prepare(sandbox: &Sandbox, machine: &Machine, users: Users, tmp: Option<&
     let mut filters = filter::programs(sandbox)?;
     filters.extend(sandbox.seccomp.as_deref().map(read_filter).transpose()?);
     let view = View {
-        read_only: sandbox.strict && machine.mounts.is_ok(),
+        read_only: sandbox.strict && machine.mounts().is_ok(),
         writable,
         hidden: hidden(sandbox, machine)?,
         tmpfs: tmpfs(sandbox, machine, tmp, users)?,
     };
-    let own_network = sandbox.network == super::policy::Network::Own && machine.network.is_ok();
+    let own_network = sandbox.network == super::policy::Network::Own && machine.network().is_ok();
     // Root needs no user namespace, and changes the user afterwards.
     let ids = (!users.are_different()).then_some(users.job);
     Ok(Prepared {
@@ -119,6 +119,9 @@ fn canonical(what: &'static str, paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
 }
 
 fn circumstances(writable: &[PathBuf], other_user: bool) -> Circumstances {
+    if writable.is_empty() {
+        return Circumstances { other_user, ..Circumstances::default() };
+    }
     let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
     let contained = |kinds: &[&str]| {
         let points = mount::points_of(&table, kinds);
@@ -148,13 +151,13 @@ fn read_filter(file: &Path) -> Result<Program> {
 /// Returns the paths to hide.
 fn hidden(sandbox: &Sandbox, machine: &Machine) -> Result<Vec<PathBuf>> {
     let paths = canonical("path to deny", &sandbox.deny)?;
-    match (paths.first(), &machine.mounts) {
-        (Some(path), Err(reason)) => {
-            let advice = format!("it needs a mount namespace: {reason}; grant smaller paths instead");
-            Err(Error::invalid("path to deny", path.to_string_lossy(), advice))
-        }
-        _ => Ok(paths),
+    if let Some(path) = paths.first()
+        && let Err(reason) = machine.mounts()
+    {
+        let advice = format!("it needs a mount namespace: {reason}; grant smaller paths instead");
+        return Err(Error::invalid("path to deny", path.to_string_lossy(), advice));
     }
+    Ok(paths)
 }
 
 /// Returns the file system for temporary files, where it is mounted for the job.
@@ -168,7 +171,7 @@ fn tmpfs(
     if tmp.is_some() && wanted.size.is_none() {
         return Ok(None);
     }
-    if let Err(reason) = &machine.mounts {
+    if let Err(reason) = machine.mounts() {
         let advice = format!("it needs a mount namespace: {reason}; or give no size");
         return Err(Error::invalid(
             "private tmp",
@@ -214,8 +217,7 @@ mod tests {
         assert!(message(Sandbox::new().seccomp("/etc/passwd"), &machine).contains("it is no BPF program"));
         assert!(message(Sandbox::new().seccomp("/no/filter"), &machine).contains("No such file"));
         assert!(message(Sandbox::new().connect_tcp(0), &machine).contains("1 to 65535"));
-        let mut without = Machine::complete();
-        without.mounts = Err("REASON".into());
+        let without = Machine::complete().lack(Err("REASON".into()), Ok(()));
         let denied = message(Sandbox::new().deny("/etc"), &without);
         assert!(denied.contains("path to deny '/etc'") && denied.contains("REASON"), "{denied}");
         assert!(message(Sandbox::new().private_tmp(Some(1 << 20)), &without).contains("mount namespace"));

@@ -88,10 +88,10 @@ fn holds(promise: Promise, sandbox: &Sandbox, machine: &Machine, circumstances: 
         Promise::Leaf => leaf(sandbox, machine, circumstances),
         Promise::Files => needs(&machine.files, "").map(|()| "Landlock".into()),
         Promise::Metadata if !sandbox.strict => return None,
-        Promise::Metadata => needs(&machine.mounts, "").map(|()| "read-only mounts in a namespace of the job".into()),
+        Promise::Metadata => needs(machine.mounts(), "").map(|()| "read-only mounts in a namespace of the job".into()),
         Promise::Network => match sandbox.network {
             Network::Host => return None,
-            Network::Own => needs(&machine.network, "").map(|()| "network namespace of the job, seccomp".into()),
+            Network::Own => needs(machine.network(), "").map(|()| "network namespace of the job, seccomp".into()),
             Network::None if !sandbox.has_ports() => needs(&machine.seccomp, "").map(|()| "seccomp".into()),
             Network::None => needs(&machine.seccomp, "")
                 .and_then(|()| needs(&machine.ports, "grant no single ports, or use '--network own'"))
@@ -129,7 +129,7 @@ fn leaf(sandbox: &Sandbox, machine: &Machine, circumstances: &Circumstances) -> 
         Ok(()) => Ok("Landlock, seccomp".into()),
         Err(_) if machine.files_but_truncate.is_ok() => Ok("Landlock, seccomp".into()),
         Err(_) if circumstances.other_user => Ok("another user id than the supervisor's, seccomp".into()),
-        Err(_) if sandbox.strict && machine.mounts.is_ok() => Ok("read-only mounts, seccomp".into()),
+        Err(_) if sandbox.strict && machine.mounts().is_ok() => Ok("read-only mounts, seccomp".into()),
         Err(reason) => missing(reason, "as root, run the job as another user: --user NAME"),
     }
 }
@@ -192,8 +192,8 @@ mod tests {
             (&own, lacking(|machine| &mut machine.abstract_sockets), &[Promise::Leaf, Promise::Unix]),
             (&own, lacking(|machine| &mut machine.unix_paths), &[Promise::Leaf, Promise::Unix]),
             (&ports, lacking(|machine| &mut machine.ports), &[Promise::Network]),
-            (&strict, lacking(|machine| &mut machine.mounts), &[Promise::Metadata]),
-            (&network, lacking(|machine| &mut machine.network), &[Promise::Network]),
+            (&strict, Machine::complete().lack(Err("REASON".into()), Ok(())), &[Promise::Metadata]),
+            (&network, Machine::complete().lack(Ok(()), Err("REASON".into())), &[Promise::Network]),
             (
                 &ports,
                 lacking(|machine| &mut machine.seccomp),

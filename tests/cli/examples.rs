@@ -134,7 +134,7 @@ fn the_test_runner_distinguishes_passing_from_leaking() {
 }
 
 #[test]
-#[requires(cgroup, program("python3"))]
+#[requires(sandbox, cgroup, program("python3"))]
 fn the_sandbox_runner_bounds_what_it_runs() {
     let run = |code: &str| -> serde_json::Value {
         let mut run = Run::bare([example("sandbox_runner")]);
@@ -154,6 +154,12 @@ fn the_sandbox_runner_bounds_what_it_runs() {
     assert!(time.1 && verdict["stdout"].as_str().unwrap().len() < 10_000, "{time:?}");
     let verdict = run("import subprocess; subprocess.Popen(['setsid', 'sleep', '4321']); print('bye')");
     assert_eq!((&verdict["leftovers"], &verdict["nothing_left"]), (&1.into(), &true.into()), "{verdict}");
+    for forbidden in
+        ["open('/proc/self/status')", "import socket; socket.socket()", "import os; os.kill(os.getppid(), 9)"]
+    {
+        let verdict = run(forbidden);
+        assert!(verdict["stderr"].as_str().unwrap().contains("PermissionError"), "{verdict}");
+    }
     let verdict = run("open('big', 'wb').write(b'x' * (64 << 20))");
     assert!(verdict["exit_code"] != 0, "{verdict}");
 }

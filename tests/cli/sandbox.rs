@@ -62,7 +62,7 @@ fn text(path: &Path) -> &str {
 }
 
 #[test]
-#[requires(other_users)]
+#[requires(other_users, sandbox)]
 fn a_file_is_read_only_where_it_is_granted() {
     let (directory, file) = secret();
     for way in ways() {
@@ -79,7 +79,7 @@ fn a_file_is_read_only_where_it_is_granted() {
 }
 
 #[test]
-#[requires(other_users)]
+#[requires(other_users, sandbox)]
 fn guard_and_supervisor_are_out_of_reach() {
     const ATTEMPTS: &str = "kill_kill kill_stop kill_group tkill_kill tgkill_kill queue_kill pidfd_kill trace_attach \
                             trace_seize memory_file vm_read vm_write descriptor limit_cpu limit_files";
@@ -99,7 +99,7 @@ fn guard_and_supervisor_are_out_of_reach() {
 }
 
 #[test]
-#[requires(other_users, program("python3"))]
+#[requires(other_users, sandbox, program("python3"))]
 fn there_is_no_network_but_what_is_granted() {
     let listen = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(); \
                   socket.create_connection(s.getsockname()); print('connected')";
@@ -115,7 +115,7 @@ fn there_is_no_network_but_what_is_granted() {
 }
 
 #[test]
-#[requires(other_users, program("python3"), program("gcc"), program("git"))]
+#[requires(other_users, sandbox, program("python3"), program("gcc"), program("git"))]
 fn ordinary_programs_work() {
     let (directory, _) = secret();
     let place = text(directory.path());
@@ -132,7 +132,7 @@ fn ordinary_programs_work() {
 }
 
 #[test]
-#[requires(other_users)]
+#[requires(other_users, sandbox)]
 fn environment_and_descriptors_are_clean() {
     let (_directory, file) = secret();
     let setup = format!("export SECRET=1 KEPT=2; exec 7<{file} 8<{file}");
@@ -144,7 +144,7 @@ fn environment_and_descriptors_are_clean() {
 }
 
 #[test]
-#[requires(other_users, user_namespaces)]
+#[requires(other_users, sandbox, user_namespaces)]
 fn a_strict_sandbox_protects_modes_and_hides_paths() {
     let (directory, file) = secret();
     let place = text(directory.path());
@@ -164,7 +164,29 @@ fn a_strict_sandbox_protects_modes_and_hides_paths() {
 }
 
 #[test]
-#[requires(other_users)]
+#[requires(other_users, sandbox)]
+fn a_filter_of_the_caller_forbids_more() {
+    // struct sock_filter: load the number of the call; if it is uname(2), return EPERM; else allow.
+    let program: [(u16, u8, u8, u32); 4] = [
+        (0x20, 0, 0, 0),
+        (0x15, 0, 1, libc::SYS_uname as u32),
+        (0x06, 0, 0, 0x0005_0000 | libc::EPERM as u32),
+        (0x06, 0, 0, 0x7fff_0000),
+    ];
+    let instruction = |(code, if_true, if_false, constant): (u16, u8, u8, u32)| {
+        [&code.to_ne_bytes()[..], &[if_true, if_false], &constant.to_ne_bytes()].concat()
+    };
+    let (_directory, file) = secret();
+    std::fs::write(&file, program.map(instruction).concat()).unwrap();
+    for way in ways() {
+        way.run(":", &["--seccomp", "default"], &["uname"]).assert_code(0);
+        let ran = way.run(":", &["--seccomp", &file], &["uname"]).assert_code(1);
+        assert!(ran.stderr.contains("Operation not permitted"), "{way:?} {ran:#?}");
+    }
+}
+
+#[test]
+#[requires(other_users, sandbox)]
 fn refusals_name_the_fix_and_start_nothing() {
     let (directory, file) = secret();
     let (mark, place) = (directory.path().join("mark"), text(directory.path()));
@@ -194,7 +216,7 @@ fn refusals_name_the_fix_and_start_nothing() {
 }
 
 #[test]
-#[requires(other_users)]
+#[requires(other_users, sandbox)]
 fn the_report_says_what_held_each_promise() {
     let run = |options: &[&str]| {
         let words = ["--sandbox", "--user", "65534"].iter().chain(options).chain(&["true"]).copied();
@@ -219,7 +241,7 @@ fn the_report_says_what_held_each_promise() {
 }
 
 #[test]
-#[requires(other_users)]
+#[requires(other_users, sandbox)]
 fn jobs_of_a_pool_have_sandboxes() {
     let (directory, file) = secret();
     let script = format!(
@@ -236,7 +258,7 @@ END"#,
 
 /// The commands of the section in README.md print what it shows.
 #[test]
-#[requires(other_users, program("python3"))]
+#[requires(other_users, sandbox, program("python3"))]
 fn the_example_of_the_readme_runs() {
     let readme = include_str!("../../README.md");
     let section = readme.split("\n## Sandbox\n").nth(1).unwrap();

@@ -351,3 +351,30 @@ fn streams() {
         assert_eq!(line(&errors).await, "error");
     });
 }
+
+/// The guard program of a host applies the sandbox too, and the host gets the reason of a refusal.
+#[test]
+#[requires(cgroup, other_users, sandbox)]
+fn a_sandbox_of_the_library() {
+    let nobody = pinfold::User::look_up("65534").unwrap();
+    let secret = crate::support::Scratch::new("secret");
+    std::fs::write(secret.path(), "a secret").unwrap();
+    let command = |sandbox: &pinfold::Sandbox| {
+        let mut command = crate::support::host::piped(&format!("cat {}; sleep 1000 & true", secret.path().display()));
+        command.sandbox(sandbox.clone()).user(nobody.clone());
+        command
+    };
+    crate::support::host::with_supervisor(async |supervisor| {
+        let mut sandbox = pinfold::Sandbox::new();
+        let denied = supervisor.spawn(&command(&sandbox)).await.unwrap().wait_with_output().await.unwrap();
+        assert!(denied.stdout.text().is_empty() && denied.stderr.text().contains("Permission denied"), "{denied:#?}");
+        let granted = command(sandbox.read(secret.path()));
+        let granted = supervisor.spawn(&granted).await.unwrap().wait_with_output().await.unwrap();
+        assert_eq!((granted.stdout.text().as_str(), granted.status.leftovers.count), ("a secret", 1), "{granted:#?}");
+        assert!(granted.status.is_gone() && granted.status.sandbox.is_some());
+        let refused = supervisor.spawn(&command(sandbox.write("/no/such"))).await.unwrap_err();
+        assert!(refused.to_string().contains("path to write '/no/such'"), "{refused}");
+        let as_root = supervisor.spawn(pinfold::Command::new("true").sandbox(sandbox.clone())).await.unwrap_err();
+        assert!(as_root.to_string().contains("--user"), "{as_root}");
+    });
+}

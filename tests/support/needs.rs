@@ -58,6 +58,21 @@ pub fn other_users() -> Need {
     need("reach", reached, "no other user can reach the build directory")
 }
 
+/// A sandbox for the jobs of an ordinary user.
+pub fn sandbox() -> Need {
+    let user: &[&str] = match root() {
+        Ok(()) => &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"],
+        Err(_) => &["env"],
+    };
+    let run = [PINFOLD, "run", "--sandbox", "--", "true"];
+    let ran = Command::new(user[0]).args(&user[1..]).args(run).output();
+    let reason = |ran: &std::process::Output| String::from_utf8_lossy(&ran.stderr).into_owned();
+    let ran = ran
+        .map_err(|error| error.to_string())
+        .and_then(|ran| ran.status.success().then_some(()).ok_or_else(|| reason(&ran)));
+    need("sandbox", ran.is_ok(), &ran.err().unwrap_or_default())
+}
+
 /// PID namespaces. As root.
 pub fn namespaces() -> Need {
     root()?;

@@ -141,7 +141,7 @@ fn an_inherited_descriptor_gives_what_it_was_opened_for() {
 
 #[test]
 fn a_strict_sandbox_keeps_metadata_outside_as_it_is() {
-    if Machine::get().mounts.is_err() {
+    if Machine::get().mounts().is_err() {
         eprintln!("SKIPPED: needs a mount namespace");
         return;
     }
@@ -164,7 +164,7 @@ fn a_strict_sandbox_keeps_metadata_outside_as_it_is() {
 
 #[test]
 fn a_denied_path_below_a_granted_one_is_hidden() {
-    if Machine::get().mounts.is_err() {
+    if Machine::get().mounts().is_err() {
         eprintln!("SKIPPED: needs a mount namespace");
         return;
     }
@@ -193,7 +193,7 @@ fn a_denied_path_below_a_granted_one_is_hidden() {
 
 #[test]
 fn a_private_tmp_is_empty_limited_and_gone_afterwards() {
-    if Machine::get().mounts.is_err() {
+    if Machine::get().mounts().is_err() {
         eprintln!("SKIPPED: needs a mount namespace");
         return;
     }

@@ -131,7 +131,7 @@ fn a_granted_port_to_listen_on_works() {
 
 #[test]
 fn a_network_of_its_own_has_a_loopback_device_and_nothing_else() {
-    if Machine::get().network.is_err() {
+    if Machine::get().network().is_err() {
         eprintln!("SKIPPED: needs a network namespace");
         return;
     }
