@@ -68,20 +68,20 @@ pub struct LimitArgs {
 
 impl LimitArgs {
     pub fn to_limits(&self) -> Limits {
-        let mut limits = Limits::default();
-        limits.memory = self.memory;
-        limits.memory_high = self.memory_high;
-        limits.swap = self.swap;
-        limits.oom_group = self.oom_group;
-        limits.pids = self.pids;
-        limits.cpus = self.cpus;
-        limits.cpu_weight = self.cpu_weight;
-        limits.cpuset = self.cpuset.clone();
-        limits.io_weight = self.io_weight;
-        limits.io_max = self.io_max.clone();
-        limits.rlimits = self.rlimit.clone();
-        limits.nice = self.nice;
-        limits
+        Limits {
+            memory: self.memory,
+            memory_high: self.memory_high,
+            swap: self.swap,
+            oom_group: self.oom_group,
+            pids: self.pids,
+            cpus: self.cpus,
+            cpu_weight: self.cpu_weight,
+            cpuset: self.cpuset.clone(),
+            io_weight: self.io_weight,
+            io_max: self.io_max.clone(),
+            rlimits: self.rlimit.clone(),
+            nice: self.nice,
+        }
     }
 }
 
