@@ -235,10 +235,11 @@ impl Job {
 
     /// Returns the directory of the job's cgroup (its leaf); `None` if the job is held without a cgroup.
     ///
-    /// For settings that [`Limits`](crate::Limits) does not have, such as those of the controllers hugetlb and rdma, and
-    /// for other programs that read or limit a cgroup. The directory exists until the job is over. pinfold enables only
-    /// the controllers that its own limits need: the caller enables others in `cgroup.subtree_control` of the two
-    /// directories above (the kernel's admin-guide/cgroup-v2.rst, "Enabling and Disabling").
+    /// Use it for settings that [`Limits`](crate::Limits) does not have, such as those of the controllers hugetlb and
+    /// rdma, or give it to another program that reads or limits a cgroup. The directory exists until the job is over.
+    /// pinfold enables only the controllers that its own limits need. The caller can enable others, in
+    /// `cgroup.subtree_control` of the two directories above (the kernel's admin-guide/cgroup-v2.rst, "Enabling and
+    /// Disabling").
     ///
     /// ```
     /// # fn example(job: &pinfold::Job) -> std::io::Result<()> {
@@ -321,8 +322,8 @@ impl Job {
         }
     }
 
-    /// Postpones the deadline and the end of the [`idle_timeout`](crate::Command::idle_timeout) by a time in which the
-    /// job could not run.
+    /// Postpones the deadline and the end of the [`idle_timeout`](crate::Command::idle_timeout) by this time, for
+    /// example by a time in which the job could not run.
     pub fn postpone_deadline(&self, by: std::time::Duration) {
         if let Some(piped) = &self.piped {
             piped.postpone_idle(by);
