@@ -1,7 +1,7 @@
 //! Writes limits to a leaf and reads each one back: a limit that the kernel did not accept is an error.
 //!
 //! The files are opened through the leaf's descriptor. The crate cgroups-rs is not used: its version 0.5.1 opens by
-//! path and with `O_CREAT` (the error for a file that this kernel lacks is then "permission denied" instead of "no such
+//! path and with `O_CREAT` (if the kernel lacks a file, the error is then "permission denied" instead of "no such
 //! file"), writes `io.bfq.weight` instead of `io.weight`, does not support `memory.oom.group`, and depends on 114
 //! crates, among them zbus with a second runtime, for a few writes.
 
@@ -18,7 +18,8 @@ use crate::kernel::size::Size;
 /// The period of `cpu.max`, in microseconds: the kernel's default.
 const PERIOD: f64 = 100_000.0;
 
-/// Writes the limits to the leaf of a new job. Returns the leaf, opened once more, if its memory can be watched.
+/// Writes the limits to the leaf of a new job. If pinfold can watch the job's memory, returns the leaf, opened once
+/// more.
 pub(crate) fn apply_to(leaf: Option<&Leaf>, limits: &Limits) -> Result<Option<Cgroup>> {
     let Some(leaf) = leaf else {
         return match limits.controllers().first() {
@@ -45,7 +46,7 @@ fn apply(limits: &Limits, leaf: &Cgroup, controllers: &str) -> Result<()> {
         set(leaf, Controller::Memory, c"memory.max", &memory(size))?;
     }
     match limits.swap.or(limits.memory.map(|_| Size::Bytes(0))) {
-        // The kernel does not count swap, and the machine has no swap.
+        // The kernel does not count swap; the machine has no swap, so the limit holds anyway.
         Some(_) if machine_swap() == 0 && leaf.read(c"memory.swap.max") == Err(Errno::NOENT) => {}
         Some(size) => set(leaf, Controller::Memory, c"memory.swap.max", &bytes(size.bytes_of(machine_swap())))?,
         None => {}

@@ -1,7 +1,8 @@
 //! The base: the directory under which a supervisor makes its leaves, `pinfold-<pid>-<random>` in its own cgroup.
 //!
-//! Supervisor and guard each hold a shared lock on the base, so a process that gets the exclusive lock knows that both
-//! are gone. A lock of flock(2) works on cgroup2 and across PID namespaces, and ends when its holder ends.
+//! The supervisor and the guard each hold a shared lock on the base, so a process that gets the exclusive lock knows
+//! that both are gone. A flock(2) lock works on cgroup2 and across PID namespaces, and the kernel releases it when the
+//! process that holds it ends.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,7 +20,8 @@ use crate::cgroup::removal::{NotRemoved, Removal};
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::kernel::maker::Maker;
 
-/// The name under which a guard is started, and which `ps` shows. The guard holds a lock on its base.
+/// The process name of a guard, which `ps` shows. From this name, pinfold recognizes a guard among the processes that
+/// have a base open.
 pub(crate) const GUARD_NAME: &str = "pinfold-guard";
 
 /// The first part of a base's name. The supervisor's pid, a hyphen and 16 hexadecimal digits follow.
@@ -29,8 +31,8 @@ pub(crate) const PREFIX: &str = "pinfold-";
 /// in use.
 const MODE: u32 = 0o700;
 
-/// The mode of a base with a job of another user: that job can read its own limits in its leaf, but cannot open the
-/// base.
+/// The mode of a base that has a job of another user. That user can then reach the leaf and read its limits, but cannot
+/// open the base.
 const MODE_FOR_OTHERS: u32 = 0o711;
 
 /// The number of descriptors that are kept in reserve: one each for a cgroup below the leaf, its list of processes, one
@@ -52,7 +54,7 @@ pub(crate) struct Base {
     given: Mutex<Vec<Controller>>,
     /// Whether a job of another user has been started in it.
     for_others: AtomicBool,
-    /// The controllers that its leaves have; read once.
+    /// The controllers that its leaves have. They are read from the kernel once.
     controllers: OnceLock<String>,
     /// Descriptors that are closed when the end of a job needs some, so that this work does not fail if the limit on
     /// open files has been reached meanwhile.
@@ -74,7 +76,8 @@ impl Base {
     where
         F: Future<Output = Result<()>>,
     {
-        // A sweeper may take the new directory for an abandoned one before it is locked. Then another name is tried.
+        // A sweep may take the new directory for an abandoned base before it is locked. Then the next iteration tries
+        // another name.
         for _ in 0..16 {
             let name = fresh_name(PREFIX)?;
             announce(name.clone()).await?;
@@ -152,7 +155,7 @@ impl Base {
         let name = format!("job-{number}");
         let made = self.cgroup.make(&name).and_then(|cgroup| Ok((cgroup.events()?, cgroup)));
         let (events, cgroup) = made.map_err(|errno| {
-            // For the case that the directory was made but could not be opened.
+            // The directory may have been made although it could not be opened.
             let _ = self.cgroup.remove(&name);
             refused(&self.cgroup, &name, errno)
         })?;
@@ -168,14 +171,14 @@ impl Base {
         self.controllers.get_or_init(|| leaf.read(c"cgroup.controllers").unwrap_or_default())
     }
 
-    /// Does `work` after releasing [`RESERVE`] descriptors for it. Other threads of this process may take some of them.
+    /// Releases [`RESERVE`] descriptors, then does `work`, which can use them. Other threads of this process may take
+    /// some of them.
     pub fn with_reserve<T>(&self, work: impl FnOnce() -> T) -> T {
-        // The reserve is closed before the work and made again after it. The lock is not held during the work, which
-        // may take long.
+        // The lock is not held during the work, because the work may take long.
         drop(std::mem::take(&mut *self.lock_reserve()));
         let done = work();
         let mut reserve = self.lock_reserve();
-        // If not all descriptors can be made again, a smaller reserve is kept.
+        // If not all descriptors can be opened again, the reserve is smaller from now on.
         while reserve.len() < RESERVE
             && let Ok(copy) = fcntl_dupfd_cloexec(&self.cgroup, 0)
         {
@@ -188,7 +191,7 @@ impl Base {
         self.reserve.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the controllers of its leaves, or of itself if it holds the one job.
+    /// Returns the controllers of its leaves, or, if the base itself is the leaf, those of the base.
     pub fn controllers(&self, is_the_leaf: bool) -> Vec<Controller> {
         let file = if is_the_leaf { c"cgroup.controllers" } else { c"cgroup.subtree_control" };
         let list = self.cgroup.read(file).unwrap_or_default();
@@ -227,7 +230,7 @@ impl Base {
     /// Lets a job of another user reach its own leaf below this base.
     pub fn let_others_through(&self) {
         if !self.for_others.swap(true, Ordering::Relaxed) {
-            // If this is refused, the job cannot read its limits, but is contained all the same.
+            // An error is ignored: the job then cannot read its limits, but its containment does not depend on this.
             let _ = fchmod(&self.cgroup, Mode::from_raw_mode(MODE_FOR_OTHERS));
         }
     }

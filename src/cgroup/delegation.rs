@@ -1,5 +1,5 @@
-//! Undoes the delegation of controllers to the children of a cgroup. The supervisor delegates them
-//! (`supervisor::delegation`); the supervisor or the guard, whichever lives longer, takes them back.
+//! Undoes the delegation of controllers to the children of a cgroup. The supervisor delegates the controllers
+//! (`supervisor::delegation`). The supervisor or the guard, whichever lives longer, undoes this.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -11,12 +11,11 @@ use crate::cgroup::directory::Cgroup;
 use crate::cgroup::limits::Controller;
 use crate::kernel::poll;
 
-/// The first part of the name of a leaf for supervisor or guard themselves. The rest of the name is as in the name of a
-/// base. This prefix differs from that of a base, so no sweeper takes the leaf for a base.
+/// The first part of the name of a leaf that contains the supervisor or the guard itself. The rest of the name is as in
+/// the name of a base. This prefix differs from that of a base, so that no sweep takes the leaf for a base.
 pub(crate) const PREFIX: &str = "pinfold-own-";
 
-/// The changes that are to be undone. Supervisor and guard both know them; the process that outlives the other undoes
-/// them.
+/// The changes to undo. The supervisor and the guard both know them; the process that lives longer undoes them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Undo {
     /// The leaf that supervisor or guard has moved to.
@@ -26,8 +25,8 @@ pub(crate) struct Undo {
 }
 
 impl Undo {
-    /// Takes the controllers back, moves the processes in the own leaf up again, and removes that leaf. No process may
-    /// be left in other leaves. A second call has no further effect.
+    /// Takes the controllers back, moves the supervisor or the guard from its own leaf back to the cgroup above, and
+    /// removes that leaf. Other leaves must contain no process. A second call has no further effect.
     pub fn undo(&self, place: &Cgroup) {
         for controller in &self.given {
             let _ = place.write(c"cgroup.subtree_control", format!("-{controller}").as_bytes());
@@ -46,8 +45,8 @@ impl Undo {
 pub(crate) fn take_back(place: &Cgroup, undo: &Undo, supervisor: Option<BorrowedFd<'_>>) {
     let free = || exclusive_lock(place);
     let lock = free().or_else(|| {
-        // Either a supervisor that is just ending still holds its lock, which is waited for, or the jobs of another
-        // pinfold still need the controllers.
+        // A supervisor that is just ending may still hold its lock; this function waits for that. Or the jobs of
+        // another pinfold still need the controllers.
         const MOMENT: Duration = Duration::from_millis(50);
         let supervisor = supervisor.map(|pidfd| PollFd::from_borrowed_fd(pidfd, PollFlags::IN));
         let ended = supervisor.is_none_or(|pidfd| poll::wait(&mut [pidfd], Some(MOMENT)).unwrap_or(false));
@@ -94,10 +93,10 @@ pub(crate) fn names(controllers: &[Controller]) -> String {
     controllers.iter().map(|controller| controller.name()).collect::<Vec<_>>().join(", ")
 }
 
-/// Removes the cgroup `name` if it is an own leaf that contains no process any more.
+/// Removes the cgroup `name` if it is such a leaf of a supervisor or guard and contains no process any more.
 pub(crate) fn remove_abandoned(place: &Cgroup, name: &str) {
     if name.strip_prefix(PREFIX).is_some() {
-        // A leaf that is in use is busy and stays.
+        // If a process is still in the leaf, the kernel refuses this with EBUSY, and the leaf stays.
         let _ = place.remove_empty(name);
     }
 }

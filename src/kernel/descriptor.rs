@@ -1,4 +1,4 @@
-//! Descriptors by number: those that this process inherited, and those that it passes on at exec.
+//! Operations on descriptors by their number: those that this process inherited, and those that stay open at exec.
 
 #![allow(unsafe_code)]
 
@@ -9,7 +9,8 @@ use rustix::io::Result;
 use crate::kernel::syscall::check;
 
 /// Closes every descriptor except the standard ones and `kept`, which becomes number 3 (close_range(2), Linux 5.9; one
-/// by one before that). Only for a process that drops no owner of a descriptor any more: a guard that has just started.
+/// by one before that). Only for a guard that has just started: such a process never drops a value that owns one of the
+/// closed descriptors.
 pub fn keep_only(kept: OwnedFd) -> Result<OwnedFd> {
     // SAFETY: the owners of the descriptors from 3 on are never dropped in this process.
     unsafe {

@@ -6,11 +6,11 @@ use rustix::io::{Errno, Result};
 
 use crate::kernel::syscall::check;
 
-/// The process in which [`fork_single_threaded`] has returned.
+/// Which of the two processes [`fork_single_threaded`] has returned in.
 pub enum Fork {
     /// The new process.
     Child,
-    /// The caller, with the new process's id.
+    /// The calling process; the value is the id of the new process.
     Parent(rustix::process::Pid),
 }
 

@@ -1,5 +1,6 @@
 //! The state that a job should inherit from its host, the program that uses the library: its rights, and other settings
-//! that exec keeps. The guard has this state as it was when the guard was started; the host can change its own later.
+//! that exec keeps. The guard has the host's state from the time when the guard was started; the host can change its
+//! own state later.
 
 #![allow(unsafe_code)]
 
@@ -18,8 +19,8 @@ pub(crate) struct Host {
     settings: Option<Settings>,
 }
 
-/// Rights (credentials(7), capabilities(7)), and the root directory: with another root directory, a path names another
-/// file.
+/// Rights (credentials(7), capabilities(7)), and the root directory. The root directory belongs here because it decides
+/// which file a path names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Credentials {
     /// Real, effective, saved.
@@ -31,7 +32,7 @@ struct Credentials {
     root: Option<(u64, u64)>,
 }
 
-/// The settings that are not rights. A job gets those that the host has changed.
+/// The settings that are not rights. The guard applies to a job those that the host has changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Settings {
     umask: Option<u32>,
@@ -65,8 +66,8 @@ impl Host {
         Self { credentials: Credentials::now(), settings: None }
     }
 
-    /// Refuses a caller whose rights differ from those of the guard (`self`): the job would have other rights than the
-    /// caller.
+    /// Refuses a caller whose rights differ from those of the guard (`self`), because the job would get the guard's
+    /// rights instead of the caller's.
     pub fn check_rights(&self, caller: &Self) -> Result<()> {
         match self.credentials.difference(&caller.credentials) {
             None => Ok(()),
@@ -92,8 +93,8 @@ impl Host {
 impl Credentials {
     fn now() -> Self {
         let (mut users, mut groups) = ([0; 3], [0; 3]);
-        // SAFETY: three integers each, which outlive the calls (getresuid(2), getresgid(2)). Direct system calls: a C
-        // library that caches ids would not notice that a thread has changed its own.
+        // SAFETY: each call writes three integers, which outlive it (getresuid(2), getresgid(2)). These are direct
+        // system calls, because a C library that caches ids would not notice that a thread has changed its own ids.
         unsafe {
             let [real, effective, saved] = &mut users;
             libc::syscall(libc::SYS_getresuid, &raw mut *real, &raw mut *effective, &raw mut *saved);

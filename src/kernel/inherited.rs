@@ -94,7 +94,7 @@ pub(crate) fn was_closed(number: i32) -> bool {
 }
 
 /// Opens `/dev/null` on closed standard descriptors, so that no other file gets their numbers. Rust's runtime does the
-/// same; this function is for programs without it.
+/// same; this function is for programs without Rust's runtime.
 pub(crate) fn fill_closed_stdio() {
     for number in (0..3).filter(|&number| was_closed(number)) {
         if !descriptor::is_open(number)
@@ -108,7 +108,7 @@ pub(crate) fn fill_closed_stdio() {
 
 /// Returns the numbers, 3 and higher, under which this process may have open descriptors, in ascending order.
 pub(crate) fn fd_numbers() -> Vec<i32> {
-    /// If all numbers are below this one, which is usual, it is faster to try each number than to list the directory.
+    /// Usually all numbers are below this one. Then it is faster to try each number than to list the directory.
     const USUAL: i32 = 256;
     // The size of the directory is the number of open descriptors: proc_pid_fd(5), since Linux 6.2; 0 before that.
     if let Ok(directory) = rustix::fs::stat(c"/proc/self/fd")
@@ -138,7 +138,7 @@ pub(crate) fn fd_numbers() -> Vec<i32> {
 /// Another thread may close the number and open another file under it at any moment. A file with the close-on-exec flag
 /// is never copied for a job.
 pub(crate) fn copy_of_handed_down(number: i32) -> rustix::io::Result<Option<OwnedFd>> {
-    /// A number whose file changes at each try is in use by another thread, and is not passed to the job.
+    /// If the file under this number changes at each try, another thread uses the number, and the job does not get it.
     const TRIES: usize = 10;
     for _ in 0..TRIES {
         if !descriptor::stays_open_at_exec(number) {
@@ -198,9 +198,9 @@ pub(crate) fn copy_of_stream(number: i32) -> rustix::io::Result<Option<OwnedFd>>
     }
 }
 
-/// Returns the resources (getrlimit(2)) whose current limits apply to each job that starts later. These are all
-/// resources except open files, whose limit is sent with each job, and those that [`raise_own_limits`] has changed for
-/// this process alone.
+/// Returns the resources (getrlimit(2)) whose current limits in this process apply to each job that starts later. Two
+/// kinds are left out: open files, because that limit is sent with each job, and the resources that
+/// [`raise_own_limits`] has changed for this process alone.
 pub(crate) fn followed_limits() -> impl Iterator<Item = u32> {
     /// `RLIM_NLIMITS` (include/uapi/asm-generic/resource.h).
     const ALL: u32 = 16;

@@ -1,9 +1,9 @@
 //! Landlock (landlock(7), `Documentation/userspace-api/landlock.rst`): rulesets as descriptors, and the call that
 //! applies one.
 //!
-//! The number of the ABI is only for the report: some kernels of vendors have backports, and report a number that does
-//! not fit. Whether the kernel has a right is found out by the creation of a ruleset with it: the kernel refuses bits
-//! that it does not know (`EINVAL`, landlock_create_ruleset(2)).
+//! The ABI version is only for the report: some vendors' kernels have backports, so their version does not show which
+//! rights they support. To find out whether the kernel supports a right, pinfold creates a ruleset with it: the kernel
+//! refuses bits that it does not know (`EINVAL`, landlock_create_ruleset(2)).
 
 #![allow(unsafe_code)]
 
@@ -17,7 +17,7 @@ use rustix::io::{Errno, Result};
 
 use super::syscall::{checked, last_errno};
 
-/// `landlock_create_ruleset`: the crate `libc` has the number only for some targets.
+/// The system call `landlock_create_ruleset`. The crate `libc` defines its number only for some targets.
 const CREATE_RULESET: libc::c_long = 444;
 /// `landlock_add_rule`.
 const ADD_RULE: libc::c_long = 445;
@@ -39,7 +39,7 @@ pub struct Handled {
 }
 
 impl Handled {
-    /// Rights on files and directories, as Linux 6.2 has them (ABI 3, the first with `truncate`).
+    /// Rights on files and directories in Linux 6.2 (ABI 3, the first version with `truncate`).
     pub fn files() -> Self {
         Self { files: AccessFs::from_all(ABI::V3), ..Self::default() }
     }
@@ -54,7 +54,7 @@ impl Handled {
         Self { files: AccessFs::IoctlDev.into(), ..Self::default() }
     }
 
-    /// Connections to sockets at a path that were made outside (ABI 9, Linux 7.1).
+    /// Connections to sockets at a path, if a process outside of the sandbox made the socket (ABI 9, Linux 7.1).
     pub fn unix_paths() -> Self {
         Self { files: AccessFs::ResolveUnix.into(), ..Self::default() }
     }
@@ -64,12 +64,12 @@ impl Handled {
         Self { ports: AccessNet::BindTcp | AccessNet::ConnectTcp, ..Self::default() }
     }
 
-    /// Signals to processes outside (ABI 6, Linux 6.12).
+    /// Signals to processes outside of the sandbox (ABI 6, Linux 6.12).
     pub fn signals() -> Self {
         Self { scopes: Scope::Signal.into(), ..Self::default() }
     }
 
-    /// Connections to abstract sockets that were made outside (ABI 6, Linux 6.12).
+    /// Connections to abstract sockets, if a process outside of the sandbox made the socket (ABI 6, Linux 6.12).
     pub fn abstract_sockets() -> Self {
         Self { scopes: Scope::AbstractUnixSocket.into(), ..Self::default() }
     }
@@ -108,15 +108,16 @@ pub fn reported_abi() -> Result<i32> {
     if version < 0 { Err(last_errno()) } else { Ok(version as i32) }
 }
 
-/// Takes the descriptor out of a ruleset.
+/// Returns the descriptor of a ruleset.
 ///
 /// # Errors
-/// `EINVAL` if the ruleset has none; a ruleset that [`Handled::create`] returned has one.
+/// `EINVAL` if the ruleset has no descriptor. A ruleset that [`Handled::create`] returned always has one.
 pub fn descriptor(ruleset: RulesetCreated) -> Result<OwnedFd> {
     Option::<OwnedFd>::from(ruleset).ok_or(Errno::INVAL)
 }
 
-/// Restricts the calling thread by a ruleset, for ever. Between clone and exec: makes one system call.
+/// Restricts the calling thread permanently by a ruleset. May be called between clone and exec, because it only makes
+/// one system call.
 ///
 /// # Safety
 /// The caller wants the restriction. The thread must have `no_new_privs`, or CAP_SYS_ADMIN.
@@ -132,7 +133,8 @@ struct PathBeneath {
     parent: i32,
 }
 
-/// Grants rights below the directory `parent` in a ruleset. Between clone and exec: makes one system call.
+/// Grants rights below the directory `parent` in a ruleset. May be called between clone and exec, because it only makes
+/// one system call.
 ///
 /// # Safety
 /// Makes one system call (landlock_add_rule(2)), which reads memory of this function.

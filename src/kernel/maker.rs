@@ -1,9 +1,9 @@
-//! Records which process made a value that has effects outside of the process when it is dropped: it ends processes,
-//! removes directories or takes part in a runtime.
+//! Records which process made a value, for values whose drop has effects outside of the process: the drop ends
+//! processes, removes directories or takes part in a runtime.
 //!
-//! A forked process has copies of all such values, and of the descriptors (fork(2)). A copy that shuts down the socket
-//! to the guard, or leaves the epoll instance of the runtime, would affect the original. Therefore a drop in another
-//! process does nothing.
+//! A forked process has copies of all such values and of their descriptors (fork(2)). If it dropped a copy, it would
+//! shut down the socket to the guard, or remove descriptors from the runtime's epoll instance, which both processes
+//! share. Therefore a drop in another process does nothing.
 
 use rustix::process::{Pid, getpid};
 
@@ -22,7 +22,7 @@ impl Maker {
         self.0 != getpid()
     }
 
-    /// In a forked copy, prevents `shared` from ever being dropped, whatever the number of its clones.
+    /// In a forked copy of the process, prevents that `shared` is ever dropped, however many clones it has.
     pub fn keep_elsewhere<T: Clone>(self, shared: &T) {
         if self.is_elsewhere() {
             std::mem::forget(shared.clone());

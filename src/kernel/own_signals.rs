@@ -1,5 +1,5 @@
-//! The signals of the `pinfold` command itself: a queue of those that it receives, and how it ends or suspends itself by
-//! one.
+//! The signals of the `pinfold` command itself: a queue of the signals that it receives, and functions with which it
+//! ends or suspends itself by a signal.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -29,10 +29,9 @@ impl Received {
         Self { signal, from_kernel, sender }
     }
 
-    /// Returns whether the terminal sent the signal to its foreground process group, or only to the leader of its
-    /// session (SIGHUP). That is so if the kernel sent the signal, and if it is one of the signals that a terminal
-    /// sends. The kernel also sends SIGALRM for a timer (setitimer(2)), which exec keeps, but that signal reaches one
-    /// process only.
+    /// Returns whether the terminal sent the signal: to its foreground process group, or, for SIGHUP, only to the
+    /// leader of its session. It did if the kernel is the sender and a terminal can send this signal. The kernel is the
+    /// sender of SIGALRM too (setitimer(2); exec keeps the timer), but that signal reaches one process only.
     #[must_use]
     pub fn is_from_terminal(&self) -> bool {
         let sent = [
@@ -69,7 +68,7 @@ impl SignalQueue {
     pub fn block_all() -> Result<Self> {
         // The kernel queues a blocked signal even if it is ignored, so ignored signals are left out here.
         let queued = signal_set::ALL_SIGNALS & !signal_set::bit(libc::SIGCHLD) & !inherited::signals().ignored;
-        // Before the mask is set: if this fails, the mask stays as it was.
+        // This comes before the change of the mask, so that an error leaves the mask as it was.
         let fd = signal_set::signalfd(queued)
             .map_err(|errno| Error::system("signalfd", "all signals", errno, short_of_descriptors(errno)))?;
         signal_set::set_signal_mask(signal_set::ALL_SIGNALS);
@@ -90,7 +89,7 @@ impl SignalQueue {
         Ok(Self { fd, queued })
     }
 
-    /// Waits up to `patience` for the next signal, without a limit if that is `None`. Returns `None` if no signal came
+    /// Waits for the next signal, up to `patience`; `None` waits without a limit. Returns `None` if no signal came
     /// within that time.
     ///
     /// # Errors
@@ -135,7 +134,7 @@ pub fn was_blocked(signal: Signal) -> bool {
 /// Returns only if the signal's default action does not end the process.
 pub fn end_by(signal: Signal) {
     signal_set::set_ignored(signal.number(), false);
-    // Sent while the signal is blocked: if the same signal is already pending, it is still delivered only once.
+    // The signal is still blocked here, so if the same signal is already pending, the kernel delivers it only once.
     signal_set::raise(signal.number());
     signal_set::set_signal_mask(signal_set::ALL_SIGNALS & !signal_set::bit(signal.number()));
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, Timespec, poll};
 use rustix::io::{Errno, Result};
 
-/// Waits until one of `fds` is ready, at most for `time`, and without a limit if that is `None`. Returns whether one is
+/// Waits until one of `fds` is ready, for at most `time`; `None` waits without a limit. Returns whether one of them is
 /// ready. A signal does not end the wait.
 ///
 /// # Errors

@@ -25,7 +25,8 @@ impl ProcessList {
         }
     }
 
-    /// Does the same as [`Self::add`] until `bound`. After that time it only counts the process.
+    /// Does the same as [`Self::add`] before the time `bound`. After that time it only counts the process, because a
+    /// description takes time.
     pub(crate) fn add_until(&mut self, bound: Instant, pid: Pid) {
         if Instant::now() < bound {
             self.add(pid);
@@ -44,7 +45,7 @@ impl ProcessList {
         }
     }
 
-    /// Adds `count` processes that were counted elsewhere; `described` describes some of them.
+    /// Adds `count` processes that another process has counted; `described` describes some of them.
     pub(crate) fn add_counted(&mut self, described: Vec<ProcessInfo>, count: u64) {
         self.count += count;
         self.processes.extend(described);
@@ -145,7 +146,7 @@ pub(crate) fn proc_is_own() -> rustix::io::Result<()> {
     if same { Ok(()) } else { Err(Errno::SRCH) }
 }
 
-/// Returns whether no process has `pid`, or the process has ended. If this cannot be found out, returns `false`.
+/// Returns whether no process has `pid`, or the process has ended. Returns `false` if it cannot find out.
 fn has_ended(pid: Pid) -> bool {
     match Pidfd::open(pid) {
         Ok(pidfd) => pidfd.has_ended(),
@@ -167,8 +168,8 @@ fn split_stat(stat: &[u8]) -> Option<(String, Vec<&[u8]>)> {
 const EXITING: u64 = 4;
 
 /// Returns whether a process is about to end, from the flags in its `/proc/PID/stat`. Such a process has left its
-/// cgroup, but may still wait: the first process of a PID namespace waits for the others. A zombie's flags describe
-/// only its first thread, so the result is `false` for a zombie.
+/// cgroup, but can still exist for some time: the first process of a PID namespace waits for the end of the others. A
+/// zombie's flags describe only its first thread, so the result is `false` for a zombie.
 pub(crate) fn is_exiting(stat: &[u8]) -> bool {
     let Some((_, fields)) = split_stat(stat) else { return false };
     let flags = fields.get(6).and_then(|flags| parse::<u64>(flags)).unwrap_or(0);

@@ -70,7 +70,8 @@ impl Pty {
         let master = openpt(flags).map_err(failed)?;
         fcntl_setfl(&master, fcntl_getfl(&master).map_err(failed)? | OFlags::NONBLOCK).map_err(failed)?;
         unlockpt(&master).map_err(failed)?;
-        // Opened through the master and not by name: this devpts may be mounted elsewhere (TIOCGPTPEER, Linux 4.13).
+        // The job's side is opened through the master and not by name, because the name may belong to another devpts
+        // mount (TIOCGPTPEER, Linux 4.13).
         let slave = ioctl_tiocgptpeer(&master, flags).map_err(failed)?;
         tcsetwinsize(&slave, self.size).map_err(failed)?;
         let mut settings = match &self.settings {
@@ -82,7 +83,7 @@ impl Pty {
         }
         tcsetattr(&slave, OptionalActions::Now, &settings).map_err(failed)?;
         if let Some(user) = user {
-            // Programs of the job also open the terminal by its name, as that user.
+            // The job's user gets the terminal because programs of the job also open it by its name.
             fchown(&slave, Some(Uid::from_raw(user.uid)), None).map_err(failed)?;
         }
         Ok((master, slave))

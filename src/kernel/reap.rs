@@ -31,7 +31,8 @@ pub enum Reap {
     NoChildren,
 }
 
-/// Reaps one child of any kind that has ended, without waiting (`__WALL`: clone children send no SIGCHLD).
+/// Reaps one child that has ended, without waiting. `__WALL` includes children that send no SIGCHLD when they end
+/// (clone(2)).
 ///
 /// The raw system call has a fifth argument, the resource usage, that libc's wrapper lacks (waitid(2), "C
 /// library/kernel differences").
@@ -82,7 +83,7 @@ pub fn reap() -> Result<Reap> {
 /// Returns whether this process has any child.
 ///
 /// # Errors
-/// As [`reap`]. After an error it is not known whether there is a child.
+/// The same as for [`reap`]. After an error, the caller does not know whether there is a child.
 pub fn has_children() -> Result<bool> {
     let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
@@ -107,7 +108,7 @@ pub fn reap_one(pid: rustix::process::Pid) -> bool {
 /// 5.4).
 pub fn reap_held(pidfd: std::os::fd::BorrowedFd<'_>) {
     use rustix::process::{WaitId, WaitIdOptions, waitid};
-    // ECHILD: it is no child of this process, or it has been reaped.
+    // ECHILD means that it is not a child of this process, or that it has been reaped.
     let _ = waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
 }
 

@@ -1,6 +1,7 @@
 //! Resource limits, which apply to each process (getrlimit(2)).
 //!
-//! Through libc: rustix's `getrlimit` does not expect the call to fail, and a seccomp profile can refuse it.
+//! The calls go through libc, because rustix's `getrlimit` does not expect the call to fail, and a seccomp profile can
+//! refuse it.
 
 #![allow(unsafe_code)]
 
@@ -96,8 +97,8 @@ pub(crate) fn raise_limit(resource: impl Into<i64>, wanted: u64) {
     }
 }
 
-/// Raises the limit on open files, which is also the limit on their numbers: jobs may use numbers beyond the limit that
-/// this process inherited.
+/// Raises the limit on open files. This limit also bounds the numbers of descriptors, and jobs may use numbers above
+/// the limit that this process inherited.
 pub(crate) fn raise_open_files_limit() {
     // The usual value of fs.nr_open, beyond which no process may raise the limit (proc_sys_fs(5)).
     const NR_OPEN: u64 = 1 << 20;

@@ -1,4 +1,5 @@
-//! Finds out whether two descriptors are one output: all writes to them arrive in one place, one after the other.
+//! Finds out whether two descriptors are one output: all writes to both arrive in the same place, in the order of the
+//! writes.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
@@ -7,14 +8,14 @@ use rustix::io::Errno;
 
 use crate::kernel::descriptor;
 
-/// Returns whether writes to `one` and to `other` arrive in one place, in the order of the writes. That is so if
+/// Returns whether writes to `one` and to `other` arrive in the same place, in the order of the writes. They do if
 ///
 /// - both are the same open file (`>f 2>&1`; kcmp(2), `KCMP_FILE`),
 /// - both are the same pipe, socket or terminal, even if it was opened twice: these have no offset,
 /// - both append to the same regular file (`>>f 2>>f`): the kernel moves each write to the end (open(2), `O_APPEND`).
 ///
-/// Two descriptors that were opened separately (`>f 2>f`) have an offset each, and overwrite each other's data: they
-/// are two outputs.
+/// If a file was opened twice without appending (`>f 2>f`), each descriptor has its own offset, and they overwrite each
+/// other's data. These are two outputs.
 ///
 /// A program that forwards the output of a job to its own standard streams calls this function before it calls
 /// [`Command::stderr_to_stdout`](crate::Command::stderr_to_stdout). The function does not block and changes nothing. It

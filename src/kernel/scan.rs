@@ -11,7 +11,7 @@ use rustix::process::Pid;
 use crate::kernel::pidfd::Pidfd;
 use crate::kernel::signal::Signal;
 
-/// The time since the first pass during which passes are repeated, even if the least number of them has been made.
+/// Passes continue for this time after the first pass, even if the minimum number of passes has been reached.
 const TIME: Duration = Duration::from_millis(20);
 
 /// Limits on the number of passes and on their time. Fewer passes are made if one of them finds no new process.
@@ -25,8 +25,8 @@ pub(crate) struct ScanLimits {
 }
 
 impl ScanLimits {
-    /// Returns limits that allow `least` passes, and more within the first 20 ms; with 0, no pass is made. After `time`
-    /// the work ends, even in the middle of a pass.
+    /// Returns limits that allow `least` passes, and more within the first 20 ms. If `least` is 0, no pass is made.
+    /// After `time` the passes end, even in the middle of one.
     pub fn new(least: u32, time: Duration) -> Self {
         Self { least, bound: Instant::now() + time }
     }
@@ -36,7 +36,7 @@ impl ScanLimits {
         Self { bound: self.bound.min(Instant::now() + time), ..self }
     }
 
-    /// Returns the same limits with another least number of passes.
+    /// Returns the same limits with another minimum number of passes.
     pub fn at_least(self, least: u32) -> Self {
         Self { least, ..self }
     }
@@ -110,7 +110,8 @@ impl<'a, K: Eq + Hash> Signalling<'a, K> {
 }
 
 /// Makes passes until one of them returns `false`, which means that it found no new process. Returns whether that
-/// happened within the limits: a job that forks faster than pinfold can send signals can only be killed.
+/// happened within the limits. It does not happen if a job forks faster than pinfold can send signals: such a job can
+/// only be killed.
 fn until_no_new_process(scans: ScanLimits, mut pass: impl FnMut() -> Result<bool>) -> Result<bool> {
     let begun = Instant::now();
     let mut made = 0;

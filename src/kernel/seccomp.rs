@@ -17,7 +17,7 @@ const MAX_INSTRUCTIONS: usize = 4096;
 /// The size of `struct seccomp_data`, which a program reads.
 const DATA: u32 = 64;
 
-/// `BPF_MEMWORDS`: the words of memory that a program has.
+/// `BPF_MEMWORDS`: the number of memory words that a program has.
 const MEMORY: u32 = 16;
 
 const SET_MODE_FILTER: usize = 1;
@@ -45,7 +45,7 @@ pub struct Instruction {
 }
 
 impl Instruction {
-    /// An instruction that jumps nowhere.
+    /// An instruction that does not jump.
     pub const fn plain(code: u32, constant: u32) -> Self {
         Self { code: code as u16, if_true: 0, if_false: 0, constant }
     }
@@ -78,7 +78,7 @@ impl Program {
     /// not written.
     ///
     /// # Errors
-    /// What is wrong with the program.
+    /// A description of what is wrong with the program.
     pub fn from_bytes(bytes: &[u8]) -> std::result::Result<Self, String> {
         let (instructions, rest) = bytes.as_chunks::<INSTRUCTION>();
         if !rest.is_empty() {
@@ -103,7 +103,8 @@ impl Program {
         self.0.len() / INSTRUCTION
     }
 
-    /// Installs the program as a filter of the calling thread, for ever. Between clone and exec: makes one system call.
+    /// Installs the program permanently as a filter of the calling thread. May be called between clone and exec,
+    /// because it only makes one system call.
     ///
     /// # Errors
     /// The errno.
@@ -177,11 +178,11 @@ fn check(
     }
 }
 
-/// Checks that the kernel has seccomp filters with these actions (SECCOMP_GET_ACTION_AVAIL, Linux 4.14).
+/// Checks that the kernel supports seccomp filters with these actions (SECCOMP_GET_ACTION_AVAIL, Linux 4.14).
 ///
 /// # Errors
-/// `ENOSYS` or `EINVAL` without seccomp, or the errno of the filter that this process runs under; `EOPNOTSUPP` without
-/// the action.
+/// `ENOSYS` or `EINVAL` if the kernel lacks seccomp filters; `EOPNOTSUPP` if it lacks one of the actions. If this
+/// process itself runs under a filter that refuses the call: the errno of that filter.
 pub fn probe(actions: &[u32]) -> Result<()> {
     for action in actions {
         // SAFETY: the call only reads the number.
@@ -193,7 +194,7 @@ pub fn probe(actions: &[u32]) -> Result<()> {
     Ok(())
 }
 
-/// Returns the words for an errno of [`probe`].
+/// Returns a message for an errno of [`probe`].
 pub fn reason(errno: Errno) -> String {
     match errno {
         Errno::NOSYS | Errno::INVAL => "the kernel has no seccomp filters (CONFIG_SECCOMP_FILTER)".into(),

@@ -1,5 +1,5 @@
-//! A child that shares the memory of its maker and lives for a few system calls: for attempts that would change the
-//! maker itself.
+//! A child process that shares the memory of this process and lives for a few system calls. It tries system calls that
+//! would change this process itself.
 
 #![allow(unsafe_code)]
 
@@ -10,14 +10,14 @@ use rustix::io::{Errno, Result};
 use super::signal_set::{ALL_SIGNALS, set_signal_mask, signal_mask};
 use super::syscall::last_errno;
 
-/// The stack of the child. It makes a few system calls.
+/// The size of the child's stack. The child only makes a few system calls, so it needs little.
 const STACK_SIZE: usize = 32 * 1024;
 
-/// What the child runs. Its result becomes the exit code of the child.
+/// The function that the child runs. Its result becomes the exit code of the child.
 pub type Entry = extern "C" fn(*mut c_void) -> c_int;
 
-/// Runs `entry` in a child process, waits until the child has ended or has executed a program, and waits for its end.
-/// Returns the wait status (wait(2)).
+/// Runs `entry` in a child process, and waits until the child (or the program that it executes) has ended. Returns the
+/// wait status (wait(2)).
 ///
 /// The host program does not notice the child: the kernel sends no SIGCHLD for it, and only a wait with `__WALL` or
 /// `__WCLONE` finds it. The calling thread is suspended until the child ends or executes a program (CLONE_VFORK in
@@ -34,7 +34,7 @@ pub unsafe fn run(entry: Entry, argument: *mut c_void) -> Result<c_int> {
     // 16 bytes: the alignment of a stack on x86-64 and aarch64.
     let mut stack = vec![0_u128; STACK_SIZE / size_of::<u128>()];
     let mask = signal_mask();
-    // A signal handler of the host would run in the child, on the memory of the host.
+    // If signals were not blocked, a signal handler of the host could run in the child, on the memory of the host.
     set_signal_mask(ALL_SIGNALS);
     // SAFETY: the child runs `entry` on a stack of its own, and this thread is suspended meanwhile; the rest is the
     // caller's obligation. The exit signal is 0.
@@ -47,7 +47,8 @@ pub unsafe fn run(entry: Entry, argument: *mut c_void) -> Result<c_int> {
         return Err(errno);
     }
     let mut status = 0;
-    // SAFETY: waits for the child that was just made. Nothing else reaps it, see above.
+    // SAFETY: waits for the child that was just made. No other code reaps it, because only a wait with `__WALL` or
+    // `__WCLONE` finds it.
     while unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) } == -1 {
         match last_errno() {
             Errno::INTR => {}

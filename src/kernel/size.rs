@@ -1,4 +1,4 @@
-//! An amount of memory in the notation that people use.
+//! An amount of memory in the usual notation: `512M`, `50%`.
 
 use crate::error::{Error, Result};
 

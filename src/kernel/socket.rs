@@ -9,8 +9,8 @@ use rustix::io::Result;
 use crate::kernel::syscall::check;
 
 /// Prevents the kernel from choosing `port` as the local port of the socket (`IP_LOCAL_PORT_RANGE` in ip(7), Linux 6.3;
-/// also for IPv6). The kernel chooses local ports from `first` to `last` only, so a `port` outside of that range needs
-/// nothing.
+/// also for IPv6). The kernel chooses local ports from `first` to `last` only, so for a `port` outside of that range
+/// there is nothing to do.
 pub fn leave_out_local_port(socket: impl AsFd, port: u16, (first, last): (u16, u16)) -> Result<()> {
     /// include/uapi/linux/in.h.
     const IP_LOCAL_PORT_RANGE: libc::c_int = 51;

@@ -1,4 +1,4 @@
-//! Another user to run a command as. The user is looked up before any process is started.
+//! The user that a command runs as. pinfold looks the user up before it starts any process.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -46,7 +46,8 @@ impl User {
         let gid =
             group.map(|group| id(group).ok_or_else(|| bad("the colon must be followed by the number of a group")));
         let gid = gid.transpose()?;
-        // A name with one of these is in no line of a database, or getent(1) would take it for an option.
+        // The user databases contain no name with one of these characters, and getent(1) would take a name with a
+        // leading hyphen for an option.
         if user.is_empty() || user.starts_with('-') || user.contains(['\0', '\n', '/']) {
             return Err(bad("there is no such user: see getent passwd"));
         }

@@ -1,7 +1,7 @@
 //! Continues a stopped supervisor at a deadline. A job that may signal its supervisor can stop it (`kill -STOP -1`),
 //! and a stopped supervisor does not notice a deadline. Therefore a POSIX timer makes the kernel send SIGCONT at the
-//! deadline: SIGCONT continues a process even if all its threads are stopped (signal(7)), and the timer causes no
-//! wake-up before. The signal repeats while the job exists, because the job can stop its supervisor again.
+//! deadline. SIGCONT continues a process even if all its threads are stopped (signal(7)). The timer does not wake the
+//! process before the deadline. The signal repeats while the job exists, because the job can stop its supervisor again.
 //!
 //! This is done only in a program that does nothing except supervise ([`Guard::fork`](crate::Guard::fork)). A program
 //! that uses the library receives no signal from this module.
@@ -134,7 +134,7 @@ impl Wakes {
 pub(crate) fn renew() {
     let mut wakes = lock();
     let soon = Instant::now().checked_add(AGAIN);
-    // If a time is due already, the signals continue after `AGAIN`.
+    // If a time has already passed, the next signal comes after `AGAIN`.
     if let (Some(soon), Some(&first)) = (soon, wakes.due.first())
         && first.0 < soon
     {

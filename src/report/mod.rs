@@ -96,14 +96,14 @@ pub struct Report {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Containment {
-    /// What held the job; null if the command was not started, so that there was nothing to hold.
+    /// What held the job; null if the command was not started.
     pub kind: Option<ContainmentKind>,
-    /// The directory of the job's cgroup, which is removed by now; null if the job had no cgroup.
+    /// The directory of the job's cgroup, which pinfold has removed since; null if the job had no cgroup.
     pub cgroup: Option<String>,
     /// How the main process came into the cgroup; null if the command was not started.
     pub born: Option<Born>,
-    /// Why pinfold did not use a stronger containment; empty for a cgroup. If no containment was possible: everything
-    /// that pinfold tried.
+    /// Why pinfold did not use a stronger containment; empty for a cgroup. If no containment was possible, this lists
+    /// everything that pinfold tried.
     pub refused: Vec<Refusal>,
 }
 
@@ -154,8 +154,8 @@ pub enum MainEnd {
 }
 
 impl MainEnd {
-    /// Returns the exit code that a shell reports for this end: the process's own, or that of its
-    /// [signal](exit_code_of_signal).
+    /// Returns the exit code that a shell reports for this process: its own exit code, or [128 plus the
+    /// number](exit_code_of_signal) of the signal that ended it.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -165,8 +165,8 @@ impl MainEnd {
     }
 }
 
-/// Returns the exit code that stands for the end by a signal: 128 plus its number, as in POSIX shells (2.8.2 Exit
-/// Status for Commands), `timeout` and `env`.
+/// Returns the exit code for a process that a signal ended: 128 plus the number of the signal, as in POSIX shells
+/// (2.8.2 Exit Status for Commands), `timeout` and `env`.
 ///
 /// ```
 /// assert_eq!(pinfold::report::exit_code_of_signal(pinfold::Signal::TERM.number()), 143);
@@ -181,8 +181,8 @@ pub fn exit_code_of_signal(number: i32) -> u8 {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Phases {
-    /// When the spawn was requested (or, if it failed, when it failed), in seconds since 1970-01-01 UTC. The times of
-    /// the other phases are relative to this time.
+    /// When the caller requested the spawn, in seconds since 1970-01-01 UTC; if the spawn failed, when it failed. The
+    /// times of the other phases are relative to this time.
     pub ordered_at: f64,
     /// Seconds from `ordered_at` until the command was executed.
     pub spawned: Option<f64>,
@@ -232,8 +232,8 @@ impl Report {
         self.reason == Reason::Exited && self.exit_code == 0
     }
 
-    /// Returns the exit code of the main process; `None` if a signal ended it, or if its end is not known. In contrast
-    /// to [`exit_code`](Self::exit_code), it does not depend on why the job ended.
+    /// Returns the exit code of the main process; `None` if a signal ended the process, or if pinfold does not know how
+    /// it ended. Unlike [`exit_code`](Self::exit_code), this does not depend on why the job ended.
     #[must_use]
     pub fn code(&self) -> Option<i32> {
         match self.main {
@@ -242,7 +242,8 @@ impl Report {
         }
     }
 
-    /// Returns the number of the signal that ended the main process; `None` if it exited, or if its end is not known.
+    /// Returns the number of the signal that ended the main process; `None` if the process exited, or if pinfold does
+    /// not know how it ended.
     #[must_use]
     pub fn signal(&self) -> Option<i32> {
         match self.main {
@@ -251,8 +252,8 @@ impl Report {
         }
     }
 
-    /// Returns the exit status of the main process, in the form of the standard library; `None` if its end is not known
-    /// (no process was started, or the guard was killed).
+    /// Returns the exit status of the main process, in the form of the standard library; `None` if pinfold does not
+    /// know how it ended (no process was started, or the guard was killed).
     ///
     /// ```
     /// use pinfold::{Command, Error, Report};
@@ -283,9 +284,9 @@ impl Report {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Returns the exit code for a job: 124 at the deadline and the idle timeout; 125 if the job was cancelled;
-    /// otherwise the exit code of the main process, or 128 plus the number of the signal that ended it; 125 if its end
-    /// is not known.
+    /// Returns the exit code for a job: 124 if the deadline or the idle timeout was reached; 125 if the job was
+    /// cancelled; otherwise the exit code of the main process, or 128 plus the number of the signal that ended it; 125
+    /// if pinfold does not know how the main process ended.
     pub(crate) fn exit_code_of(reason: Reason, main: Option<&MainEnd>) -> u8 {
         match (reason, main) {
             (Reason::Deadline | Reason::Idle, _) => 124,

@@ -7,11 +7,12 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Oom {
-    /// How many processes: `oom_kill` of the leaf's `memory.events` (the kernel's admin-guide/cgroup-v2.rst).
+    /// The number of these processes: `oom_kill` in the leaf's `memory.events` (the kernel's
+    /// admin-guide/cgroup-v2.rst).
     pub kills: u64,
     /// The processes that the kernel's log names. If there are many, the kernel omits some of them.
     pub victims: Vec<OomVictim>,
-    /// The source of the victims, or the reason why they are not known.
+    /// Where pinfold found the victims, or why it does not know them.
     pub source: String,
 }
 
@@ -20,7 +21,7 @@ pub struct Oom {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct OomVictim {
-    /// Its process id in the machine's first PID namespace.
+    /// Its process id in the machine's initial PID namespace.
     pub pid: i32,
     /// Its name, as in `/proc/PID/comm`.
     pub name: String,

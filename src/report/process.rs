@@ -23,14 +23,14 @@ pub struct ProcessInfo {
     /// Seconds since its start, with a resolution of a hundredth of a second: `starttime` of `/proc/PID/stat`
     /// (proc_pid_stat(5)), compared with CLOCK_BOOTTIME. 0 if `/proc` does not show this process.
     pub age_seconds: f64,
-    /// The kernel function that it waits in (`/proc/PID/wchan`); only for processes that pinfold could not end, and
-    /// only if the kernel reports it. Null otherwise.
+    /// The kernel function in which the process waits (`/proc/PID/wchan`). Null for processes that pinfold could end,
+    /// and if the kernel does not report it.
     // Serialized even if it is None: the guard's messages are positional.
     #[serde(default)]
     pub wchan: Option<String>,
-    /// The user that it runs as: its effective user id, from `/proc/PID/status` (proc_pid_status(5)); only for
-    /// processes that pinfold could not end, null for others. Without root's rights, pinfold can't send signals to the
-    /// processes of another user (kill(2)).
+    /// The effective user id of the process, from `/proc/PID/status` (proc_pid_status(5)). Null for processes that
+    /// pinfold could end. If pinfold does not run as root, it can't send signals to the processes of another user
+    /// (kill(2)).
     #[serde(default)]
     pub user: Option<u32>,
 }

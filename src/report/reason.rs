@@ -10,11 +10,12 @@ use serde::{Deserialize, Serialize};
 pub enum Reason {
     /// The main process ended by itself.
     Exited,
-    /// The kernel's OOM killer ended the main process ([`Report::oom`](crate::Report::oom)). Where pinfold can't read
-    /// the kernel's log, it also reports this reason if the OOM killer ended another process of the job and,
+    /// The kernel's OOM killer ended the main process ([`Report::oom`](crate::Report::oom)). If pinfold can't read the
+    /// kernel's log, it also reports this reason in another case: the OOM killer ended another process of the job, and
     /// immediately after that, a program sent SIGKILL to the main process.
     Oom,
     /// The deadline was reached.
+    #[doc(alias = "timeout", alias = "timed_out")]
     Deadline,
     /// The idle timeout was reached: the job wrote no output for that time.
     Idle,

@@ -1,4 +1,4 @@
-//! A containment that this machine does not offer.
+//! Why pinfold can't use one way to hold jobs on this machine.
 
 use std::fmt;
 
@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use super::text::printable;
 
-/// A way to hold jobs that this machine does not offer, and why.
+/// One way to hold jobs that pinfold can't use on this machine, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Refusal {
-    /// What was tried.
+    /// What pinfold tried.
     pub tried: String,
-    /// Why it can't be used.
+    /// Why pinfold can't use it.
     pub reason: String,
     /// Advice for the user.
     pub advice: String,

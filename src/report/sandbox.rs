@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The sandbox of a job: each promise, and what held it.
+/// The sandbox of a job: each promise, and the mechanism that held it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
@@ -13,7 +13,7 @@ pub struct SandboxReport {
     pub profile: Profile,
     /// The version of Landlock's ABI that the kernel reports; null if the kernel has no Landlock.
     pub landlock_abi: Option<i32>,
-    /// What became of each promise.
+    /// Whether each promise held, and by which mechanism.
     pub promises: Vec<PromiseReport>,
     /// A hash of the seccomp filters: equal filters have equal hashes.
     pub filter_hash: String,
@@ -31,7 +31,7 @@ pub enum Profile {
     Strict,
 }
 
-/// A thing that a job in a sandbox can't do.
+/// Something that a job in a sandbox can't do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
@@ -42,9 +42,9 @@ pub enum Promise {
     /// It makes none of the system calls that administer the kernel or open a way around the other promises:
     /// namespaces, mounts, BPF, io_uring, keyrings, System V IPC, calls of other architectures, …
     Kernel,
-    /// It can't signal, trace, read the memory of, or limit a process outside.
+    /// It can't send signals to a process outside of the job, trace it, read its memory, or set its limits.
     Processes,
-    /// It can't leave its cgroup or change the limits of it.
+    /// It can't leave its cgroup or change the limits of the cgroup.
     Leaf,
     /// It can't read, write or execute files outside of the granted paths.
     Files,
@@ -69,7 +69,7 @@ impl Promise {
         Self::Unix,
     ];
 
-    /// Returns the word for it in options, in JSON and in messages.
+    /// Returns the name of the promise in options, in JSON and in messages.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -91,7 +91,7 @@ impl fmt::Display for Promise {
     }
 }
 
-/// What became of a promise.
+/// Whether a promise held, and by which mechanism.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
@@ -113,14 +113,14 @@ pub enum PromiseState {
         /// The mechanisms that hold it.
         by: String,
     },
-    /// It does not hold, and the policy goes without it.
+    /// It does not hold, and the policy waives it.
     Waived {
-        /// Why nothing here holds it.
+        /// Why no mechanism of this machine holds it.
         reason: String,
     },
     /// The policy does not ask for it.
     NotPromised {
-        /// Which part of the policy would.
+        /// Which part of the policy would ask for it.
         reason: String,
     },
 }

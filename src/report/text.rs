@@ -41,8 +41,8 @@ pub fn printable_path(path: &Path) -> Cow<'_, str> {
 }
 
 /// Returns a whole message in a form that is safe for a terminal. A newline stays only if two spaces follow it, as in
-/// the lists of pinfold's messages; every other newline is escaped. pinfold applies [`printable`] to the values of a
-/// message before; this function protects against values for which that was forgotten.
+/// the lists of pinfold's messages; every other newline is escaped. The code that makes a message applies [`printable`]
+/// to each value in it; this function is a second protection, in case that code has missed a value.
 #[must_use]
 #[cfg(feature = "cli")]
 pub fn printable_message(message: &str) -> Cow<'_, str> {
@@ -78,9 +78,8 @@ fn escape(bytes: &[u8]) -> String {
     escaped
 }
 
-/// Returns whether a terminal does anything other than display this character. This is the case for Unicode's control
-/// characters (C0, DEL, and C1, where U+009B starts an escape sequence), for line separators, and for direction marks
-/// (Unicode Standard Annex 9).
+/// Returns whether a terminal acts on this character instead of displaying it: Unicode's control characters (C0, DEL,
+/// and C1, where U+009B starts an escape sequence), line separators, and direction marks (Unicode Standard Annex 9).
 fn acts(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

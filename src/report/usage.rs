@@ -45,19 +45,20 @@ pub struct Usage {
     pub cpu_user_microseconds: Figure,
     /// CPU time in the kernel, in microseconds: `system_usec` of `cpu.stat`.
     pub cpu_system_microseconds: Figure,
-    /// Memory in use when this was read, including page cache, in bytes: `memory.current` (memory controller).
+    /// Memory in use when pinfold read this file, including page cache, in bytes: `memory.current` (memory controller).
     pub memory_current_bytes: Figure,
     /// Highest memory use, in bytes: `memory.peak` (memory controller, Linux 5.19). On older kernels: the highest
     /// `memory.current` that pinfold read when a limit was reached and at the end of the job; the source then mentions
     /// this.
     pub memory_peak_bytes: Figure,
-    /// Largest resident set of the main process, or of a process that it waited for, in bytes (getrusage(2)).
+    /// Largest resident set of the main process, or of a child that the main process waited for, in bytes
+    /// (getrusage(2)).
     pub main_resident_peak_bytes: Figure,
-    /// Swap in use when this was read, in bytes: `memory.swap.current` (memory controller).
+    /// Swap in use when pinfold read this file, in bytes: `memory.swap.current` (memory controller).
     pub swap_current_bytes: Figure,
     /// Highest swap use, in bytes: `memory.swap.peak` (memory controller, Linux 6.5).
     pub swap_peak_bytes: Figure,
-    /// Processes and threads when this was read: `pids.current` (pids controller).
+    /// Processes and threads when pinfold read this file: `pids.current` (pids controller).
     pub processes_current: Figure,
     /// Highest number of processes and threads at the same time: `pids.peak` (pids controller, Linux 6.6).
     pub processes_peak: Figure,

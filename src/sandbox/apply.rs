@@ -1,5 +1,5 @@
-//! The child applies a prepared sandbox with this code, between clone and exec. The child shares the guard's memory, only makes system
-//! calls, and allocates nothing.
+//! The child applies a prepared sandbox with this code, between clone and exec. The child shares the guard's memory,
+//! only makes system calls, and allocates nothing.
 //!
 //! The order, among the child's other steps:
 //!
