@@ -120,8 +120,9 @@
 //! # Requirements
 //!
 //! - Linux 5.7 (`CLONE_INTO_CGROUP`, clone(2)); `cgroup.kill` is used from 5.14 on (cgroups(7) names the files,
-//!   the kernel's `admin-guide/cgroup-v2.rst` describes them). Tested on 5.10, 6.1, 6.12 and 6.18.
-//! - A cgroup v2 in which your program can make a directory. Otherwise the guard holds its one job as a child
+//!   the kernel's `admin-guide/cgroup-v2.rst` describes them). Tested on 5.10, 6.1, 6.12, 6.18 and 7.2.
+//! - A cgroup v2 in which your program can make a directory. A user other than root often has one only from systemd,
+//!   which pinfold asks with the feature `systemd`. Without a cgroup, the guard holds its one job as a child
 //!   subreaper, and the report contains the reason ([`report::Containment`]); this needs `/proc`.
 //!   [`SupervisorBuilder::containment`] requires one of the two.
 //!

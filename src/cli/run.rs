@@ -137,9 +137,8 @@ async fn supervise(
 ) -> crate::Result<Ended> {
     let StreamArgs { pty, ready, ready_timeout, notify, .. } = &args.streams;
     let keys = match terminal {
-        // The job has a session of its own, without a terminal.
-        Some(_) if args.sandbox.is_on() && !*pty => Keys::ReachUs,
         Some(_) if *pty => Keys::ForItsTerminal,
+        Some(_) if args.sandbox.is_on() => Keys::ForItsSession,
         Some(_) => Keys::ReachTheJob,
         None => Keys::ReachUs,
     };

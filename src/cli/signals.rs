@@ -50,6 +50,8 @@ pub enum Keys {
     ReachTheJob,
     /// pinfold only. The job has a terminal of its own, and the keys are for that terminal.
     ForItsTerminal,
+    /// pinfold only. The job has a session of its own, without a terminal.
+    ForItsSession,
     /// pinfold only. The signals are requests to the subcommand, which manages many jobs.
     ReachUs,
 }
@@ -127,8 +129,10 @@ impl Rules {
                         other => other,
                     };
                 }
-                Keys::ForItsTerminal if signal == Signal::TSTP && action == Action::Pass => return Response::Suspend,
-                Keys::ForItsTerminal | Keys::ReachUs => {}
+                Keys::ForItsTerminal | Keys::ForItsSession if signal == Signal::TSTP && action == Action::Pass => {
+                    return Response::Suspend;
+                }
+                Keys::ForItsTerminal | Keys::ForItsSession | Keys::ReachUs => {}
             }
         }
         match action {

@@ -1,4 +1,5 @@
-//! Code that runs before `main`: it records what this process received from the kernel, and starts the guard.
+//! Code that runs before `main` of the host: it records what this process received from the kernel, and becomes the
+//! guard where this process was started as one.
 //!
 //! The C library calls the functions of `.init_array` before it calls `main`. It calls those of a shared library when
 //! it loads the library (System V ABI, "Initialization and Termination Functions"). Our function runs before most

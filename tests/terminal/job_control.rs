@@ -270,3 +270,26 @@ fn a_hang_up_of_the_terminal_stops_the_job() {
     assert!(!status.success());
     assert!(ended.text().contains("\"not_removed\":[]"), "{}", ended.text());
 }
+
+/// The job of a sandbox is in a session of its own, which the terminal's keys do not reach.
+#[test]
+#[requires(cgroup, other_users, sandbox)]
+fn keys_reach_a_sandbox_through_pinfold() {
+    let mut shell = Pty::shell();
+    shell.line("$PINFOLD sandbox --user 65534 -- sh -c 'echo up; exec cat'");
+    shell.expect("\nup");
+    shell.send("one\n");
+    shell.expect("one\r\none\r\n");
+    shell.send(CTRL_Z);
+    shell.expect("Stopped");
+    shell.expect("ready> ");
+    shell.line("fg");
+    shell.expect("exec cat'\r\n");
+    shell.send("two\n");
+    shell.expect("two\r\ntwo\r\n");
+    shell.send(CTRL_C);
+    shell.expect("ready> ");
+    shell.line("echo code=$?");
+    shell.expect("code=130");
+    shell.exit();
+}
