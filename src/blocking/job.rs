@@ -169,7 +169,7 @@ impl Job {
         self.inner.signal(signal)
     }
 
-    /// Waits until nothing of the job is left. Does not close a piped standard input, as [`crate::Job::wait`].
+    /// Waits until nothing of the job is left. Like [`crate::Job::wait`], this does not close a piped standard input.
     ///
     /// # Errors
     /// As [`crate::Job::wait`].
