@@ -117,7 +117,7 @@ impl Base {
             }
         }
         Err(Error::system(
-            "lock a cgroup below",
+            "lock a new cgroup in",
             parent.path().display().to_string(),
             Errno::AGAIN,
             "another program removes it again and again",
@@ -210,7 +210,7 @@ impl Base {
                     "delegate a controller to the jobs of",
                     self.cgroup.path().display().to_string(),
                     errno,
-                    format!("this failed for the {controller} controller"),
+                    format!("the controller is {controller}"),
                 )
             })?;
         }

@@ -29,7 +29,7 @@ const DEATH_SIGNAL_GRACE: Duration = Duration::from_millis(500);
 const DEATH_SIGNAL_SCANS: (u32, Duration) = (3, Duration::from_millis(200));
 
 /// The pause between two checks of a cgroup that the supervisor may remove at the same time.
-const REMOVED_UNSEEN: Duration = Duration::from_millis(10);
+const RECHECK_PAUSE: Duration = Duration::from_millis(10);
 
 /// The time limit if the remaining processes are known to survive SIGKILL.
 const GIVEN_UP: Duration = Duration::from_millis(200);
@@ -138,7 +138,7 @@ impl Guard {
             }
             // A supervisor that is still alive also removes the directory. The kernel then drops a pending
             // notification, so the guard checks again after a pause.
-            let removed_unseen = Instant::now() + REMOVED_UNSEEN;
+            let removed_unseen = Instant::now() + RECHECK_PAUSE;
             let again = cgroup.kill_again_at().unwrap_or(removed_unseen);
             let _ = self.wait(Some(bound.min(again).min(removed_unseen)));
             let _ = self.reap_quietly(|_| {});

@@ -68,7 +68,7 @@ pub fn prepare(sandbox: &Sandbox, machine: &Machine, users: Users, tmp: Option<&
         return Err(Error::invalid(
             "user of the job in a sandbox",
             "root",
-            "root is above the rules of a sandbox: run the job as another user (--user NAME)",
+            "a sandbox cannot restrict root: run the job as another user (--user NAME)",
         ));
     }
     let writable = canonical("path to write", &sandbox.write)?;

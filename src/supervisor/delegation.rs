@@ -27,7 +27,7 @@ use crate::supervisor::link::Link;
 const LOCK_BOUND: Duration = Duration::from_secs(1);
 
 /// Stands for the supervisor itself in messages of the guard that concern no job. No job has this id.
-pub(crate) const SUPERVISORS: JobId = 0;
+pub(crate) const NO_JOB: JobId = 0;
 
 /// Controllers that were given and have to be taken back.
 #[derive(Debug)]
@@ -153,10 +153,10 @@ impl Grant {
                 Err(errno) => return Ok(Err((format!("make the cgroup {name}"), errno))),
             };
             if inside.contains(&guard) {
-                let mut answers = link.listen(SUPERVISORS)?;
+                let mut answers = link.listen(NO_JOB)?;
                 link.send(&ToGuard::Move, &[own.as_fd()]).await?;
                 let answer = answers.recv().await;
-                link.forget(SUPERVISORS);
+                link.forget(NO_JOB);
                 match answer {
                     Some((FromGuard::Moved { errno: 0 }, _)) => {}
                     Some((FromGuard::Moved { errno }, _)) => {

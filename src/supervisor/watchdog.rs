@@ -20,7 +20,7 @@ use crate::error::{Error, Result, short_of_descriptors};
 use crate::kernel::pidfd;
 
 /// How long an answer may take before the guard receives SIGCONT.
-const PATIENCE: Duration = Duration::from_secs(1);
+const ANSWER_BOUND: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct Watchdog {
@@ -63,7 +63,7 @@ impl Watchdog {
         let before = *expected;
         *expected = change(before);
         let time = match (before, *expected) {
-            (0, 1..) => PATIENCE,
+            (0, 1..) => ANSWER_BOUND,
             (1.., 0) => Duration::ZERO,
             _ => return,
         };
