@@ -48,8 +48,9 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
 async fn run(options: &Options) -> Result<usize, Box<dyn Error>> {
     let supervisor = Supervisor::start().await?;
     let pool = Pool::builder().workers(options.jobs).queue(options.programs.len()).timeout(options.timeout);
-    let pool =
-        pool.on_slow(options.timeout / 2, |task| println!("{:>13} [{:>7.3?}] {}", "SLOW", task.running, task.name));
+    let pool = pool.on_slow(options.timeout / 2, |task| {
+        println!("{:>13} [{:>7.3} s] {}", "SLOW", task.running.as_secs_f64(), task.name)
+    });
     let pool = pool.start(&supervisor)?;
     let mut outcomes = pool.outcomes();
     for program in &options.programs {

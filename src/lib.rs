@@ -1,9 +1,9 @@
 //! A process supervisor for Linux: runs commands, and **nothing that they started can outlive them**.
 //!
 //! A [`Command`] says what to run. A [`Supervisor`] starts it as a [`Job`]: one process and every process descended
-//! from it. A cgroup v2 of its own holds the job, or its guard where there is no cgroup. pinfold ends the whole job
-//! when the main process exits, when a deadline is reached, when a stop is requested, and also when your program is
-//! killed with SIGKILL. A [`Report`] describes how the job ended.
+//! from it. A cgroup v2 of its own holds the job. If no cgroup is available, a guard process of its own holds it.
+//! pinfold ends the whole job when the main process exits, when a deadline is reached, when a stop is requested, and
+//! also when your program is killed with SIGKILL. A [`Report`] describes how the job ended.
 //!
 //! # Example
 //!
@@ -36,8 +36,8 @@
 //! # How to embed it
 //!
 //! The parent of the jobs is not your program but the *guard*: a small process with one thread, which ends all jobs
-//! when your program is gone, however it ended. [`Supervisor::start`] starts it. What you do for that depends on your
-//! program:
+//! when your program is gone, for whatever reason it ended. [`Supervisor::start`] starts it. What you do for that
+//! depends on your program:
 //!
 //! | your program | what you do |
 //! | --- | --- |
@@ -120,8 +120,9 @@
 //! # Requirements
 //!
 //! - Linux 5.7 (`CLONE_INTO_CGROUP`, clone(2)); `cgroup.kill` is used from 5.14 on (cgroups(7) names the files,
-//!   the kernel's `admin-guide/cgroup-v2.rst` describes them). Tested on 5.10, 6.1, 6.12 and 6.18.
-//! - A cgroup v2 in which your program can make a directory. Otherwise the guard holds its one job as a child
+//!   the kernel's `admin-guide/cgroup-v2.rst` describes them). Tested on 5.10, 6.1, 6.12, 6.18 and 7.2.
+//! - A cgroup v2 in which your program can make a directory. A user other than root often has one only from systemd,
+//!   which pinfold asks with the feature `systemd`. Without a cgroup, the guard holds its one job as a child
 //!   subreaper, and the report contains the reason ([`report::Containment`]); this needs `/proc`.
 //!   [`SupervisorBuilder::containment`] requires one of the two.
 //!

@@ -16,21 +16,22 @@ use crate::kernel::wake::Wake;
 use crate::subreaper::descendants::Descendants;
 use crate::supervisor::containment::JobContainment;
 
-/// Limits of the time for sending the stop signal and SIGCONT, which is otherwise the grace period.
+/// The least and the greatest time for sending the stop signal and SIGCONT. Between these two, it is the grace period.
 const MIN_STOP_SIGNAL_TIME: Duration = Duration::from_millis(250);
 const MAX_STOP_SIGNAL_TIME: Duration = Duration::from_secs(10);
 
 /// How long the scans may take that send a signal other than the stop signal.
 const SIGNAL_TIME: Duration = Duration::from_secs(2);
 
-/// How long pinfold reads the details of processes that are to receive a signal or that remained, and that run on
-/// meanwhile. Processes after that are only counted.
+/// How long pinfold may read the details of processes, which continue to run meanwhile. It only counts the processes
+/// that it did not reach in this time.
 pub(super) const DESCRIBE_TIME: Duration = Duration::from_millis(500);
 
 /// How long the answer of the guard may take, in addition to the time that the guard has for its work.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// How long a stop waits for an exec in progress: the command can't use a longer grace period before it.
+/// How long a stop waits for an exec in progress. The command can handle the stop signal only after its exec, so the
+/// whole grace period would be too long.
 const EXEC_GRACE: Duration = Duration::from_secs(1);
 
 /// Limits the scans that send a signal to every process of a job: at most 64 scans, within `time`. One scan is not
@@ -42,7 +43,7 @@ fn scans(time: Duration) -> ScanLimits {
 }
 
 impl Actor {
-    /// Performs one action. Returns the event that it results in, if it results in one at once.
+    /// Performs one action. Returns the resulting event, if there is one at once.
     pub(super) async fn perform(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::Spawn => return self.request_spawn().await,
@@ -88,7 +89,7 @@ impl Actor {
     fn time(&self, timer: Timer) -> Duration {
         let policy = &self.policy;
         match timer {
-            // It runs from the beginning, and is never started again.
+            // No action starts this timer: it runs from the beginning.
             Timer::Deadline => Duration::MAX,
             Timer::ShortSettle => settle::short(policy.settle),
             Timer::Settle => policy.settle,
@@ -105,14 +106,14 @@ impl Actor {
         let signal = self.machine.first_signal.unwrap_or(self.policy.signal);
         let main = self.living_main().cloned();
         let mut main_found = false;
-        // Among leftovers there is no main process to send the signal to.
+        // If the main process has ended, only leftovers remain, and all of them receive the signal.
         let all = self.policy.signal_to == SignalTo::All || main.is_none();
         // Processes that have not received the signal when the grace period is over are killed.
         let time = self.policy.grace.clamp(MIN_STOP_SIGNAL_TIME, MAX_STOP_SIGNAL_TIME);
         let scans = if all { scans(time) } else { ScanLimits::new(0, Duration::ZERO) };
         let (stopped, described) = (&mut self.report.stopped, Instant::now() + DESCRIBE_TIME.min(time / 2));
-        // Some processes may have received a signal of this stop before: another signal, or the stop signal as
-        // processes that were not finishing.
+        // Some processes may already have received a signal of this stop: its first signal, or the stop signal, because
+        // they were not finishing.
         let signalled = &mut self.signalled;
         let sent = self.containment.with_reserve(|containment| {
             // Processes that the scans miss are killed when the grace period is over. SIGCONT follows because a stopped
@@ -138,8 +139,8 @@ impl Actor {
         }
     }
 
-    /// Stops the processes that are not finishing. A process that was started since is a descendant of a finishing one,
-    /// or is found when the settle time is over.
+    /// Stops the processes that are not finishing. A process that has started since then either descends from a
+    /// finishing process, or pinfold finds it when the settle time is over.
     fn stop_others(&mut self) {
         if self.left.others.is_empty() {
             return;
@@ -185,7 +186,7 @@ impl Actor {
         let _ = self.containment.signal_those(&[signal], scans(SIGNAL_TIME), wanted, |_| {});
     }
 
-    /// Sends SIGKILL. The processes that this does not end are listed when the kill bound is over.
+    /// Sends SIGKILL. When the kill bound is over, the actor lists the processes that this did not end.
     fn kill(&self) {
         match &self.containment {
             JobContainment::Leaf(leaf) => drop(leaf.kill()),
@@ -193,7 +194,7 @@ impl Actor {
             JobContainment::Guard(link) if self.main.is_none() && !self.machine.guard_lost => {
                 let _ = Descendants::of(link.pid).kill_all(|_| {});
             }
-            // The sweep of the guard, or of this process in its place, kills.
+            // The sweep is the kill here: the guard performs it, or this process if the guard is lost.
             JobContainment::Guard(_) => {}
         }
         if let Some((_, pidfd)) = self.living_main() {

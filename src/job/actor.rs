@@ -1,4 +1,5 @@
-//! The actor of one job. It waits for what the stop machine waits for, gives it each event, and performs its actions.
+//! The actor of one job. It waits for the events that the stop machine expects, passes them to the machine, and
+//! performs the actions that the machine returns.
 
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
@@ -42,7 +43,8 @@ pub(super) type Started = Result<(i32, Arc<Pidfd>)>;
 /// report.
 pub(super) async fn run(mut actor: Box<Actor>, spawned: oneshot::Sender<Started>, finished: Completer<Arc<Report>>) {
     let (link, id) = (actor.link.clone(), actor.id);
-    // Futures that are rarely waited for are on the heap, only while they are needed: there may be thousands of actors.
+    // Futures that are rarely needed are on the heap, and only while they are needed, because there may be thousands of
+    // actors.
     match Box::pin(actor.start()).await {
         Err(error) => {
             Box::pin(actor.remove_leaf()).await;
@@ -71,7 +73,8 @@ pub(super) struct Actor {
     /// The answer that the actor expects from the guard.
     pub(super) expected: Option<ExpectedAnswer>,
     pub(super) spawn_request: SpawnRequest,
-    // What the job needs of its command while it runs; a command takes more room (its arguments and environment).
+    // The settings of the command that a running job needs. The actor does not keep the whole command: its arguments
+    // and environment take memory.
     pub(super) policy: StopPolicy,
     pub(super) process_group: ProcessGroup,
     pub(super) measure_pressure: bool,
@@ -90,7 +93,7 @@ pub(super) struct Actor {
     pub(super) left: Left,
     /// The processes that have received a signal of this stop.
     pub(super) signalled: HashSet<Pid>,
-    /// Opened as soon as the machine waits for the leaf to become empty.
+    /// The watch on the leaf. It is opened when the machine begins to wait for the leaf to become empty.
     pub(super) watch: Option<AsyncFd<Arc<OwnedFd>>>,
     /// Without a leaf: the CPU time of all processes that were reaped.
     pub(super) spent: Spent,
@@ -253,7 +256,7 @@ impl Actor {
         match message {
             FromGuard::Spawned { pid, joined, .. } => {
                 let Some(pidfd) = pidfd else {
-                    // A guard sends one. The loss of the guard ends the process.
+                    // Every guard sends a pidfd. If one does not, the guard counts as lost, which ends the process.
                     self.link.hang_up();
                     return None;
                 };
@@ -297,11 +300,11 @@ impl Actor {
                 if unseen != 0 {
                     let why = match Errno::from_raw_os_error(unseen) {
                         Errno::SRCH => {
-                            "it shows another PID namespace (unshare --mount-proc mounts one of this)".into()
+                            "it shows another PID namespace (unshare --mount-proc mounts a /proc for this one)".into()
                         }
                         errno => errno.to_string(),
                     };
-                    self.note(&format!("processes that left the cgroup could not be looked for in /proc: {why}"));
+                    self.note(&format!("pinfold could not search /proc for processes that left the cgroup: {why}"));
                 }
                 Some(Event::Swept { survivors: survivor_count > 0 })
             }

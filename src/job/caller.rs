@@ -25,7 +25,8 @@ pub(crate) struct Caller {
 /// A descriptor of the caller that the job receives.
 #[derive(Clone)]
 pub(crate) enum Given {
-    /// A copy, because another thread may close the number and open another file under it.
+    /// A copy of the descriptor, because another thread may close the descriptor and open another file under its
+    /// number.
     Copy(Arc<OwnedFd>),
     /// The descriptor itself, in a program that never closes the descriptors that it inherited. Such a program may have
     /// no free descriptors for copies.

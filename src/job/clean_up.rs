@@ -1,4 +1,5 @@
-//! The end of a job: what a lost guard has left, the leaf, the guard, and the last figures of the report.
+//! The clean-up at the end of a job: ends the processes that a lost guard has left, removes the leaf, ends the guard,
+//! and completes the report.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,8 +29,8 @@ impl Actor {
     fn clear_up(&mut self) {
         self.usage = Some(Box::new(self.usage(self.measure_pressure)));
         if let JobContainment::Leaf(leaf) = &mut self.containment
-            // The memory controller's files are still needed: only the exit status shows whether the OOM killer killed
-            // the main process.
+            // The memory controller's files are needed until the guard reports the exit status, which shows whether
+            // SIGKILL ended the main process. Only then can pinfold decide whether the OOM killer did that.
             && !leaf.has_controller("memory")
         {
             // If the leaf can't be removed yet, the actor tries again when the job is over.
@@ -67,7 +68,8 @@ impl Actor {
             let JobContainment::Leaf(leaf) = &mut self.containment else { return };
             match leaf.remove() {
                 Ok(true) => return,
-                // The job has made many cgroups. Deadlines, signals and other jobs have their turn in between.
+                // The job has made many cgroups. The actor removes them in steps, so that deadlines, signals and other
+                // jobs do not have to wait.
                 Ok(false) => tokio::task::yield_now().await,
                 // A process has entered the leaf again, or (from Linux 6.19 on) the kernel has not finished the removal
                 // of its last process.

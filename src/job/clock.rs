@@ -1,4 +1,4 @@
-//! The timers of a job: when each of those that run is over.
+//! The timers of a job: the time at which each running timer ends.
 
 use std::future::pending;
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ impl Clock {
         *end
     }
 
-    /// Waits until a timer is over. Cancel-safe.
+    /// Waits until a timer ends, and returns that timer. Cancel-safe.
     pub async fn over(&mut self) -> Timer {
         let running = Timer::ALL.into_iter().zip(self.0).filter_map(|(timer, end)| Some((end?, timer)));
         let timer = sleep_until(running.min_by_key(|(end, _)| *end)).await;

@@ -1,4 +1,5 @@
-//! The end of a job, for all who wait for it: tokio's [`SetOnce`], which is set even if the actor ends without a report.
+//! Announces the end of a job to every task that waits for it. This is tokio's [`SetOnce`], which is set even if the
+//! actor ends without a report.
 
 use std::pin::Pin;
 use std::sync::Arc;

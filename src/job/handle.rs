@@ -22,7 +22,7 @@ use crate::report::{ProcessInfo, Report};
 use crate::supervisor::events::{Events, Log};
 use crate::supervisor::queue::WeakSender;
 
-/// What a job and its handles know about the job.
+/// The state that a job and its handles share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub number: JobId,
@@ -168,8 +168,8 @@ impl JobHandle {
         self.shared.try_wait()
     }
 
-    /// Waits until the job is ready, at most for `timeout`, as [`Job::ready`] does. It searches for a line in what the
-    /// owner of the job or of its streams reads; it does not read itself.
+    /// Waits until the job is ready, at most for `timeout`, as [`Job::ready`] does. The handle does not read the output
+    /// itself: it searches for a line in the output that the owner of the job or of its streams reads.
     ///
     /// Cancel-safe: another call for the same readiness continues the search.
     ///

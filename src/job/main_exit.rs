@@ -17,8 +17,8 @@ impl MainExit {
         crate::supervisor::watch::watched_pidfd(main.clone()).ok().map(Self)
     }
 
-    /// Waits until the process has ended, whether or not it has been reaped (pidfd_open(2): from then on its descriptor
-    /// is readable).
+    /// Waits until the process has ended: from then on its pidfd is readable, whether or not the process has been
+    /// reaped (pidfd_open(2)).
     pub async fn seen(&self) {
         if self.0.readable().await.is_err() {
             // The runtime is being shut down.

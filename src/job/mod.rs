@@ -46,7 +46,13 @@ use streams::Piped;
 /// One command and every process descended from it. If it is dropped before the job has ended, pinfold kills the job.
 ///
 /// The names are those of [`tokio::process::Child`](https://docs.rs/tokio/latest/tokio/process/struct.Child.html), but
-/// each of them acts on the whole job.
+/// each of them acts on the whole job. Other differences:
+///
+/// - A dropped job is always killed; there is no `kill_on_drop`.
+/// - [`wait`](Self::wait), [`stop`](Self::stop) and [`kill`](Self::kill) take `&self` and return a [`Report`], which has
+///   the methods of [`ExitStatus`](std::process::ExitStatus).
+/// - [`wait`](Self::wait) does not close [`stdin`](Self::stdin). [`wait_with_output`](Self::wait_with_output) does.
+/// - [`start_kill`](Self::start_kill) can't fail, so it returns nothing.
 ///
 /// ```rust,standalone_crate
 /// use pinfold::{Command, Stdio, Supervisor};
@@ -74,6 +80,7 @@ use streams::Piped;
 /// fn is_for_any_thread<T: Send + Sync + 'static>() {}
 /// is_for_any_thread::<pinfold::Job>();
 /// ```
+#[doc(alias = "Child", alias = "kill_on_drop")]
 #[derive(Debug)]
 pub struct Job {
     /// The stream to the job's piped standard input or to its terminal. `None` if standard input is not
@@ -235,10 +242,11 @@ impl Job {
 
     /// Returns the directory of the job's cgroup (its leaf); `None` if the job is held without a cgroup.
     ///
-    /// For settings that [`Limits`](crate::Limits) does not have, such as those of the controllers hugetlb and rdma, and
-    /// for other programs that read or limit a cgroup. The directory exists until the job is over. pinfold enables only
-    /// the controllers that its own limits need: the caller enables others in `cgroup.subtree_control` of the two
-    /// directories above (the kernel's admin-guide/cgroup-v2.rst, "Enabling and Disabling").
+    /// Use it for settings that [`Limits`](crate::Limits) does not have, such as those of the controllers hugetlb and
+    /// rdma, or give it to another program that reads or limits a cgroup. The directory exists until the job is over.
+    /// pinfold enables only the controllers that its own limits need. The caller can enable others, in
+    /// `cgroup.subtree_control` of the two directories above (the kernel's admin-guide/cgroup-v2.rst, "Enabling and
+    /// Disabling").
     ///
     /// ```
     /// # fn example(job: &pinfold::Job) -> std::io::Result<()> {
@@ -321,8 +329,8 @@ impl Job {
         }
     }
 
-    /// Postpones the deadline and the end of the [`idle_timeout`](crate::Command::idle_timeout) by a time in which the
-    /// job could not run.
+    /// Postpones the deadline and the end of the [`idle_timeout`](crate::Command::idle_timeout) by this time, for
+    /// example by a time in which the job could not run.
     pub fn postpone_deadline(&self, by: std::time::Duration) {
         if let Some(piped) = &self.piped {
             piped.postpone_idle(by);
@@ -331,7 +339,8 @@ impl Job {
     }
 
     /// Waits until no process of the job is left, or until pinfold has given up on the remaining processes, which the
-    /// report then names.
+    /// report then names. Does not close a piped standard input: drop [`stdin`](Self::stdin) before, if the job reads its
+    /// input to the end.
     ///
     /// Cancel-safe: dropping the future does not affect the job, and the caller can call this again.
     ///
@@ -344,7 +353,7 @@ impl Job {
     /// ```
     ///
     /// # Errors
-    /// [`Error::GuardLost`] if the runtime of the supervisor has been shut down.
+    /// [`Error::GuardLost`](crate::Error::GuardLost) if the runtime of the supervisor has been shut down.
     pub async fn wait(&self) -> Result<Arc<Report>> {
         self.shared.wait().await
     }

@@ -98,7 +98,7 @@ impl Watch {
             Err(error) => (Vec::new(), format!("/dev/kmsg can't be read: {error}")),
         };
         let named = in_first_pid_namespace() && victims.iter().any(|victim| Some(victim.pid) == main);
-        // The log names all victims, so that it alone decides.
+        // The log names all victims, so the log alone decides.
         let others = in_first_pid_namespace() && victims.len() as u64 >= kills;
         let seen = kills > self.others.load(Ordering::Relaxed);
         let main_was = killed_main && (group || named || !others && seen);

@@ -97,7 +97,8 @@ impl Readiness {
     }
 
     /// The job is ready when a process accepts connections at this TCP address. pinfold tries to connect every 20 ms.
-    /// It can't see which process accepts: [`Readiness::check_before_start`] finds a port that another program holds.
+    /// pinfold can't see which process accepts them. Call [`Readiness::check_before_start`] first: it returns an error
+    /// if another program holds the port.
     #[must_use]
     pub fn port(address: impl Into<SocketAddr>) -> Self {
         Self(By::Port(Endpoint::Address(address.into())))
@@ -116,8 +117,8 @@ impl Readiness {
         Self(By::Port(Endpoint::Host(host.into(), port)))
     }
 
-    /// Checks whether another program holds the port already. Call it before the job is started: pinfold would take the
-    /// other program for the job. Dropping the future leaves nothing behind.
+    /// Checks whether another program holds the port already. Call this before you start the job. Otherwise pinfold
+    /// would mistake the other program for the job. Dropping the future leaves nothing behind.
     ///
     /// # Errors
     /// [`Error::Invalid`] if a process accepts connections at the port now.
@@ -154,19 +155,19 @@ impl std::fmt::Display for Readiness {
 impl Job {
     /// Waits until the job is ready, at most for `timeout`.
     ///
-    /// A search for a line begins with this call, also before the future is polled, and with the first byte of the
-    /// output that the caller has not read. Where the caller has taken the stream (`job.stdout.take()`),
-    /// pinfold searches what the caller reads. Otherwise pinfold reads the stream, and keeps what it has read for the
-    /// caller, at most 4 MiB.
+    /// A search for a line begins with this call, before the future is polled. It begins at the first byte of the
+    /// output that the caller has not read. Where the caller has taken the stream (`job.stdout.take()`), pinfold
+    /// searches what the caller reads. Otherwise pinfold reads the stream, and keeps what it has read for the caller,
+    /// at most 4 MiB.
     ///
     /// Cancel-safe: output that was read here is kept for the next reader of the stream, and another call for the same
     /// readiness continues the search.
     ///
     /// # Errors
-    /// [`Error::NotReady`] if the job is over or the time is over, if its output can't be read, or if pinfold has kept
-    /// 4 MiB; the job goes on.
-    /// [`Error::Invalid`] if the output is not piped, if the line contains a newline, or if a parent of the file is not
-    /// a directory. [`Error::System`] if its directory can't be watched, for example without the permission to read it.
+    /// [`Error::NotReady`] if the job ends or the time is over, if the output of the job can't be read, or if pinfold
+    /// has kept 4 MiB. This error does not end the job. [`Error::Invalid`] if the output is not piped, if the line
+    /// contains a newline, or if a parent of the file is not a directory. [`Error::System`] if its directory can't be
+    /// watched, for example without the permission to read it.
     ///
     /// ```rust,standalone_crate
     /// use std::time::Duration;
@@ -242,7 +243,7 @@ impl Shared {
                     match tokio::try_join!(run(searches.next()), run(searches.next())) {
                         Err(Decided::Found) => Ok(()),
                         Err(Decided::Failed(why)) => Err(not_ready(&format!(", and {why}"))),
-                        // No output is left to search. The job may go on without it.
+                        // The outputs have ended without the line. The job may continue to run.
                         Ok(_) => {
                             self.wait().await?;
                             Err(not_ready(", and the job is over"))
@@ -260,7 +261,8 @@ impl Shared {
         tokio::select! {
             biased;
             done = is_ready => done,
-            // A job that is over has closed its streams; its earlier output still counts.
+            // Not for a line: the output that the job wrote before its end still counts, and the searches end with the
+            // output.
             _ = self.wait(), if !is_line => Err(not_ready(", and the job is over")),
             () = tokio::time::sleep(timeout) => Err(not_ready(&format!(" within {timeout:?}"))),
         }

@@ -16,7 +16,7 @@ impl Actor {
         pids.into_iter().filter_map(ProcessInfo::of_living).collect()
     }
 
-    /// Looks whether any of the remaining processes is finishing, when the short part of the settle time is over.
+    /// Finds out which of the remaining processes are finishing, when the short part of the settle time is over.
     pub(super) fn look_at_left(&mut self) -> Event {
         let input = self.spawn_request.input;
         let left = self.containment.with_reserve(|containment| Left::look(&containment.processes().0, input));
@@ -72,7 +72,7 @@ impl Actor {
         self.name_unkillable();
     }
 
-    /// Gives the unkillable processes their command lines. Call it when they are listed in the report.
+    /// Adds their command lines to the unkillable processes in the report. Call this after they have been listed.
     pub(super) fn name_unkillable(&mut self) {
         let now = self.elapsed().unwrap_or_default();
         self.report.name_unkillable(now);

@@ -1,4 +1,4 @@
-//! What callers ask of a running job.
+//! The requests that callers send to a running job.
 
 use std::time::Duration;
 

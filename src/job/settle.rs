@@ -3,7 +3,8 @@
 //!
 //! A filter, such as `tee log` in `exec > >(tee log)` or the resource tracker of Python's multiprocessing, ends by
 //! itself as soon as it has read its input to the end. A signal before that loses the lines that the filter has not
-//! written yet. All other processes have a short part of the settle time, so that a daemon does not delay the return.
+//! written yet. All other processes have only a short part of the settle time, so that a daemon does not delay the end
+//! of the job.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};

@@ -12,8 +12,8 @@ use crate::kernel::pidfd::Pidfd;
 use crate::report::Born;
 
 impl Actor {
-    /// Asks the guard to start the command, and waits for the answer. An exec can take long: a stop, a kill or the
-    /// deadline meanwhile kills the leaf.
+    /// Asks the guard to start the command, and waits for the answer. An exec can take long. A stop, a kill or the
+    /// deadline in that time kills the processes in the leaf.
     pub(super) async fn start(&mut self) -> Started {
         if let Some(event) = self.perform(Action::Spawn).await {
             self.handle(event).await;

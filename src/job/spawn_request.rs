@@ -73,9 +73,10 @@ impl SpawnRequest {
         let mut handed_down = Vec::new();
         let mut targets = Vec::new();
 
-        // If this user may not enter its own working directory again, the guard has stayed in it.
+        // pinfold may not be able to open its own working directory. Then the job starts in that of the guard, which is
+        // the same.
         let has_cwd_descriptor = if sandbox.as_ref().is_some_and(Prepared::has_mounts) {
-            // A descriptor would lead to the mounts of the host.
+            // A descriptor of the directory would lead to the mounts outside of the sandbox.
             strings.cwd = Some(absolute(strings.cwd)?);
             false
         } else {
@@ -219,7 +220,8 @@ impl SpawnRequest {
 
     /// Sends the request.
     pub async fn send(&mut self, link: &Link, job: JobId, leaf: Option<&Leaf>, join: bool) -> Result<()> {
-        // The answer carries a descriptor. If pinfold could not receive it, it fails here, before the command runs.
+        // The answer contains a descriptor. If pinfold has no room to receive it, the spawn fails here, before the
+        // command runs.
         link.assure_room()?;
         let mut descriptors = Vec::with_capacity(2 + self.handed_down.len());
         descriptors.extend(leaf.map(|leaf| leaf.cgroup().as_fd()));
@@ -239,7 +241,7 @@ impl SpawnRequest {
         }
         let message = ToGuard::Spawn { job, leaf: leaf.map(Leaf::tail), join, spec, oom_score: oom_score::of_jobs() };
         let sent = link.send(&message, last).await;
-        // Not before: the guard already works on the first job meanwhile.
+        // This comes after the send, so that the guard already starts the first job meanwhile.
         guard::protect_from_oom_killer();
         if let ToGuard::Spawn { spec: Some(bytes), .. } = message {
             self.spec = Place::Message(bytes);
@@ -248,14 +250,14 @@ impl SpawnRequest {
     }
 }
 
-/// Returns the sandbox of the job, ready for it.
+/// Prepares the sandbox of the job.
 fn prepared(command: &Command) -> Result<Option<Prepared>> {
     let Some(sandbox) = &command.sandbox else { return Ok(None) };
     let users = Users::of(command.user.as_ref().map(|user| (user.uid, user.gid)));
     prepare(sandbox, Machine::get(), users, None).map(Some)
 }
 
-/// Returns the path without a relative beginning. Both paths end with NUL.
+/// Returns the absolute path. Both paths end with NUL.
 fn absolute(path: Option<Vec<u8>>) -> Result<Vec<u8>> {
     let path = path.unwrap_or_else(|| vec![0]);
     if path.starts_with(b"/") {

@@ -25,12 +25,12 @@ use crate::supervisor::{Inner, REMOVED_AGAIN, Supervisor, start_sweep};
 impl Supervisor {
     /// Starts a job, and returns when the command has been executed. Dropping this future ends the job.
     ///
-    /// The call itself decides what the job inherits from the caller, not the first poll of the future; see [the front
-    /// page](crate#what-a-job-inherits).
+    /// The job inherits what the caller has at the time of this call, not at the first poll of the future; see [the
+    /// front page](crate#what-a-job-inherits).
     ///
     /// You can call it from any thread and any runtime. The job runs in the runtime that the supervisor was started in,
     /// even if the caller's runtime ends. A few dozen jobs start at the same time; other starts wait for their turn. A
-    /// future that is held and not polled does not take a turn from others.
+    /// future that the caller keeps but does not poll does not delay others.
     ///
     /// ```
     /// # async fn example(supervisor: &pinfold::Supervisor) -> Result<(), Box<dyn std::error::Error>> {
@@ -54,7 +54,8 @@ impl Supervisor {
         async move {
             let caller = caller?;
             let runtime = supervisor.inner.runtime.clone();
-            // The start runs in its own task: a future that is held and not polled would keep its turn from others.
+            // The start runs in its own task. Otherwise a future that the caller keeps but does not poll would delay
+            // others.
             let starting = async move { supervisor.spawn_here(&command, caller).await };
             runtime.run(starting).await.unwrap_or(Err(Error::GuardLost))
         }
@@ -88,8 +89,8 @@ impl Supervisor {
             started = start(self.inner.clone(), &self.inner.backend(), id, command, &caller).await;
         }
         if first && let Backend::Cgroup { base, .. } = &*self.inner.backend() {
-            // The sweep begins when the command runs already, so that the command does not wait for the cleanup of what
-            // other supervisors left. It runs in its own task.
+            // The sweep begins only when the command runs, in a task of its own. So the command does not wait until
+            // pinfold has removed what other supervisors left.
             let sweep = start_sweep::sweep(base.now().parent().clone());
             let mut sweeping = self.inner.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
             sweeping.spawn_on(sweep, &self.inner.runtime.handle);
@@ -131,7 +132,7 @@ async fn start(
     let cgroup = next.containment.leaf().map(|leaf| leaf.cgroup().path().to_owned());
     let (actor, requests, stops) = Actor::new(supervisor, command, next, spawn_request, events.clone())?;
     let memory = actor.memory.clone();
-    // The timer also runs during the start. Afterwards the idle watch owns it.
+    // The timer already runs during the start. Then the task that watches for idleness owns it.
     let wake = Wake::at(command.idle_timeout.and_then(|timeout| Instant::now().checked_add(timeout)));
     runtime.spawn(actor::run(actor, spawned, finished));
     // Only this future keeps `requests` open. If it is dropped here, the job ends.

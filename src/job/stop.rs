@@ -1,5 +1,5 @@
-//! The stop policy: how pinfold ends a job. It is a pure state machine, which owns all state of the policy: the actor
-//! of the job waits for what the machine waits for, gives it the event, and performs the actions that it returns.
+//! The stop policy: how pinfold ends a job. It is a pure state machine, which owns all state of the policy. The actor
+//! of the job waits for events, passes each to the machine, and performs the actions that the machine returns.
 //!
 //! ```text
 //! Running ──▶ Settling ──▶ Stopping ──▶ Killing ──▶ Draining ──▶ Gone
@@ -25,7 +25,8 @@ pub(crate) enum Phase {
     Stopping,
     /// SIGKILL was sent.
     Killing,
-    /// No process is left that SIGKILL can end. The guard, or the supervisor in its place, looks for emigrants.
+    /// SIGKILL has ended every process that it can end. The guard, or the supervisor in its place, searches for
+    /// emigrants.
     Draining,
     /// The job is over.
     Gone,
@@ -89,7 +90,7 @@ pub(crate) enum Event {
     },
     /// No process is left in the leaf; without a leaf, the guard has no descendant left.
     Emptied,
-    /// Every descendant that SIGKILL can end has ended. `survivors`: there are others.
+    /// Every descendant that SIGKILL can end has ended. `survivors`: other descendants are left.
     Swept {
         survivors: bool,
     },
@@ -140,7 +141,7 @@ pub(crate) enum Action {
     Kill,
     /// List the remaining processes as unkillable.
     ListUnkillable,
-    /// Record that no process is left in the leaf that SIGKILL can end.
+    /// Record that SIGKILL has ended every process in the leaf that it can end.
     NoteEmpty,
     /// Ask the guard to end the descendants that are left outside of the leaf.
     AskSweep,
@@ -243,7 +244,7 @@ impl Machine {
         actions
     }
 
-    /// Records what an event shows in every phase.
+    /// Records the facts that an event shows, whatever the phase is.
     fn learn(&mut self, event: Event) -> &'static [Action] {
         match event {
             Event::Spawned { .. } => (self.main, self.swept) = (Main::Running, false),
@@ -286,7 +287,7 @@ impl Machine {
             (Running, Hangs) => self.end(Reason::SpawnFailed, Killing),
             (Stopping, Spawned { signalled: false }) => (Stopping, &[Signal, Cancel(Timer::Exec), Start(Timer::Grace)]),
             (Stopping, Spawned { signalled: true }) => (Stopping, &[Cancel(Timer::Exec), Start(Timer::Grace)]),
-            // The kill may have found an empty leaf.
+            // The earlier kill may have come before the process was in the leaf.
             (Killing | Draining, Spawned { .. }) => (self.phase, self.kill()),
 
             // Processes end.
@@ -300,7 +301,7 @@ impl Machine {
             (Killing, MainExited { .. } | Swept { .. }) if self.swept && self.main == Exited => (Draining, &[]),
             (Killing, Swept { survivors: true }) if matches!(self.main, Starting | Hanging) => (Draining, &[]),
 
-            // Processes remain after the main process. That the command has ended by itself stays the reason.
+            // Processes remain after the main process. The reason stays that the command ended by itself.
             (Running, MainExited { .. }) if self.leftovers == Leftovers::Kill => (Settling, &[]),
             (Running, MainExited { .. }) => (Running, &[ListLeftovers]),
             (Settling, Over(Timer::ShortSettle)) => (Settling, &[Look]),

@@ -45,7 +45,7 @@ async fn leaf_emptied(leaf: &Leaf, watch: Option<&AsyncFd<Arc<OwnedFd>>>, guard_
         let watch = match (leaf.populated(), watch) {
             (Ok(false), _) => return,
             (Ok(true), Some(watch)) => watch,
-            // There is no other event to wait for either.
+            // Without a watch, or if the leaf can't be read, no event reports the change, so pinfold looks again later.
             _ => {
                 tokio::time::sleep(POLL_INTERVAL).await;
                 if leaf.cgroup().kill_again_at().is_some_and(|at| at <= Instant::now()) {

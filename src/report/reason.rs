@@ -15,6 +15,7 @@ pub enum Reason {
     /// immediately after that, a program sent SIGKILL to the main process.
     Oom,
     /// The deadline was reached.
+    #[doc(alias = "timeout", alias = "timed_out")]
     Deadline,
     /// The idle timeout was reached: the job wrote no output for that time.
     Idle,

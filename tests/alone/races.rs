@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pinfold::report::{MainEnd, Reason};
-use pinfold::{Command, Job, Leftovers, Report, Signal, Stdio, Supervisor};
+use pinfold::{Command, Error, Job, Leftovers, Report, Signal, Stdio, Supervisor};
 
 use crate::support::random::{Random, setting};
 use crate::support::{Canary, PINFOLD, program};
@@ -100,6 +100,8 @@ struct Plan {
     wait_for_leftovers: bool,
     timeout: Option<u64>,
     requests: Vec<(u64, Request)>,
+    /// The start took longer than the timeout.
+    too_late: bool,
 }
 
 impl Plan {
@@ -123,6 +125,7 @@ impl Plan {
             // A process that waits, or is stopped by SIGSTOP, also ends.
             timeout: Some(5_000 + random.below(200_000)),
             requests,
+            too_late: false,
         }
     }
 
@@ -167,7 +170,7 @@ fn requests_ends_and_close_in_any_order() {
                         check(&plan, &report, closed_early, &context);
                         leaves.push(report.containment.cgroup.clone().unwrap());
                     }
-                    None => assert!(closed_early || plan.asks(Request::Drop), "no report: {context}"),
+                    None => assert!(closed_early || plan.too_late || plan.asks(Request::Drop), "no report: {context}"),
                 }
             }
             if let Some(supervisor) = supervisor {
@@ -210,11 +213,15 @@ fn act(
     async move {
         let job = tokio::time::timeout(BOUND, spawn).await;
         drop(command);
-        // An error is only possible where the supervisor was closed, or where it ended before the job began. The caller
-        // checks which.
-        let Ok(job) = job.unwrap_or_else(|_| panic!("spawn did not return: {context}")) else {
-            assert_ended_soon(&said, begun, &context).await;
-            return (plan, begun.elapsed(), None);
+        // An error is only possible where the supervisor was closed, or where the deadline came before the job began. The
+        // caller checks which.
+        let job = match job.unwrap_or_else(|_| panic!("spawn did not return: {context}")) {
+            Ok(job) => job,
+            Err(error) => {
+                assert_ended_soon(&said, begun, &context).await;
+                let deadline = matches!(error, Error::EndedEarly { reason: Reason::Deadline, .. });
+                return (Plan { too_late: deadline, ..plan }, begun.elapsed(), None);
+            }
         };
         let job = perform(job, &plan).await;
         let report = match job {

@@ -123,7 +123,8 @@ fn the_test_runner_distinguishes_passing_from_leaking() {
     };
     let ran = run(&all).assert_code(1);
     let verdict = |name: &str| {
-        let line = ran.stdout.lines().find(|line| line.ends_with(name)).unwrap_or_else(|| panic!("{name}: {ran:#?}"));
+        // The warnings about slow tests come before the verdict.
+        let line = ran.stdout.lines().rfind(|line| line.ends_with(name)).unwrap_or_else(|| panic!("{name}: {ran:#?}"));
         line.split('[').next().unwrap().trim().to_owned()
     };
     let verdicts = ["/good", "/bad", "/slow", "/leaky", "/crash", "/flaky"].map(verdict);

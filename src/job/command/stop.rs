@@ -7,7 +7,8 @@ use crate::job::stop::{Leftovers, SignalTo};
 use crate::kernel::signal::Signal;
 
 impl Command {
-    /// Sets the deadline: pinfold stops the job this long after its spawn was requested. None by default.
+    /// Sets the deadline: pinfold stops the job this long after its spawn was requested. None by default. The
+    /// report then has the reason [`Deadline`](crate::report::Reason::Deadline) and the exit code 124.
     pub fn timeout(&mut self, timeout: Duration) -> &mut Self {
         self.timeout = Some(timeout);
         self

@@ -26,7 +26,7 @@ impl Command {
         self.check_words()
     }
 
-    /// Checks the strings that were set here. Inherited strings are valid, because they were in an environment before.
+    /// Checks the strings that were set here. Inherited strings are valid, because they come from an environment.
     fn check_words(&self) -> Result<()> {
         let wrong = |key: &&OsString| key.is_empty() || key.as_bytes().contains(&b'=');
         if let Some(key) = self.env.keys().find(wrong) {

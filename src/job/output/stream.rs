@@ -53,8 +53,7 @@ impl Activity {
         Self { begun: Instant::now(), last_ms: AtomicU64::new(0), channels: Mutex::default() }
     }
 
-    /// Returns whether the supervisor has not read all of the job's output yet. Then the supervisor is idle, and not
-    /// the job.
+    /// Returns whether some output of the job is unread. Then the supervisor is idle, and not the job.
     pub fn is_unread(&self) -> bool {
         let channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
         channels.iter().any(WeakChannel::is_unread)
@@ -78,7 +77,7 @@ impl Activity {
     }
 }
 
-/// What else receives each piece that is read.
+/// The other receivers of each piece that is read.
 #[derive(Debug, Default)]
 pub(crate) struct Taps {
     pub activity: Option<Arc<Activity>>,
@@ -88,7 +87,7 @@ pub(crate) struct Taps {
 
 impl Taps {
     /// Waits until there is space for the next piece; at the end, until the copy is complete. Returns the error of a
-    /// failed copy once. Without the copy, the output can be read on.
+    /// failed copy once. After that, the output can still be read, without the copy.
     fn poll_ready(&mut self, context: &Context<'_>, is_at_end: bool) -> Poll<io::Result<()>> {
         let Some(tee) = &self.tee else { return Poll::Ready(Ok(())) };
         let polled = if is_at_end { tee.poll_flush(context) } else { tee.poll_ready(context) };

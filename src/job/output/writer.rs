@@ -80,7 +80,7 @@ struct State {
     last_write: Instant,
     /// No more pieces come.
     is_over: bool,
-    /// They wait for space, until all is written, and for a failure.
+    /// The tasks that wait: for space, for the end of all writes, and for a failure.
     for_space: Vec<Waker>,
     for_end: Vec<Waker>,
     for_failure: Vec<Waker>,
@@ -262,7 +262,7 @@ fn run(shared: &Shared, file: &OwnedFd) {
             }
             state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        // Where nothing waits, the end of the last line has not arrived, and may take long to arrive.
+        // If no piece waits, the rest of the last line has not arrived yet, and may arrive much later.
         let is_all = state.waiting.is_empty();
         if held.is_empty() {
             std::mem::swap(&mut held, &mut state.waiting);

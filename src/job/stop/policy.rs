@@ -1,4 +1,4 @@
-//! What a command asks for about its stop.
+//! The settings of a command for how its job is stopped.
 
 use std::time::Duration;
 
