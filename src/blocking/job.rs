@@ -199,7 +199,7 @@ impl Job {
     /// As [`crate::Job::wait_with_output`].
     pub fn wait_with_output(&mut self) -> Result<Output> {
         drop(self.stdin.take());
-        // They stay there, with what was captured of them, for the next call.
+        // The streams stay in the inner job, with what was captured of them, for the next call.
         self.return_streams();
         self.driver.wait(self.inner.wait_with_output())
     }

@@ -8,7 +8,7 @@ use crate::{Report, Signal};
 
 use super::print_message;
 
-/// What a message says besides the report.
+/// The facts for the messages that the report does not contain.
 pub struct Settings {
     pub timeout: Option<Duration>,
     pub idle_timeout: Option<Duration>,

@@ -101,8 +101,8 @@ impl Sink {
         Ok(Self { place, name })
     }
 
-    /// Returns whether the destination and `other` are the same file. If both are written from the beginning of one
-    /// file, at most one of the two texts survives.
+    /// Returns whether the destination and `other` are the same file. Two writers that both begin at the start of one
+    /// file overwrite each other's text.
     pub fn is(&self, other: &File) -> bool {
         match &self.place {
             Place::Stream(file) | Place::File(file, _) | Place::Emptied(file) => {
@@ -131,7 +131,7 @@ impl Sink {
             return Ok(());
         }
         file.set_len(0).map_err(failed)?;
-        // Not a copy: there may be no descriptor left.
+        // This does not copy the descriptor, because no descriptor may be free.
         if let Place::File(file, _) = std::mem::replace(&mut self.place, Place::Removed(PathBuf::new(), None)) {
             self.place = Place::Emptied(file);
         }

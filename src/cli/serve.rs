@@ -167,8 +167,8 @@ impl Caller<'_> {
 }
 
 /// Handles requests until there are no more, or until a signal asks pinfold to kill. The caller of this function then
-/// kills all jobs. Where a signal requested a stop, it waits for the end of the jobs, also where standard input or the
-/// parent process ends meanwhile.
+/// kills all jobs. If a signal requested a stop, this function waits for the end of the jobs, even if standard input or
+/// the parent process ends meanwhile.
 async fn handle_requests(
     session: &mut Session<'_>,
     caller: &mut Caller<'_>,
@@ -205,7 +205,7 @@ async fn handle_requests(
 /// Waits, after the end of all jobs, until the caller has read the rest of the events, for at most [`PATIENCE`].
 ///
 /// # Errors
-/// Where some events could not be delivered, and the caller has not closed its end.
+/// If some events could not be delivered, although the caller has not closed its end.
 async fn deliver_the_rest(session: &mut Session<'_>, caller: &mut Caller<'_>) -> Result<()> {
     let delivered = async {
         while !session.known.is_empty()

@@ -37,7 +37,7 @@ pub enum Response {
     SuspendLater,
     /// It does what it does at the deadline.
     Deadline,
-    /// It ignores the signal, as the rules say.
+    /// It ignores the signal, because the rules say so.
     Ignore,
     /// The signal is no request: pinfold caused it, or it repeats a request, or it is the job's.
     Nothing,
@@ -64,7 +64,7 @@ pub struct Rules {
     on_signal: Vec<OnSignal>,
     /// Without a rule for it, each signal is passed on. Otherwise some signals stop the job ([`Action::default_of`]).
     passes_all: bool,
-    /// The user has chosen the stop signal, so that a stop begins with no other signal.
+    /// The user has chosen the stop signal, so every stop begins with that signal.
     stop_signal_chosen: bool,
     own_pid: u32,
     /// pinfold leads its session, so that the terminal sends SIGHUP to pinfold alone.

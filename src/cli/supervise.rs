@@ -82,7 +82,7 @@ enum Due {
 pub struct Supervision<'a> {
     requests: Requests<'a>,
     pub policy: Policy<'a>,
-    /// The signals that arrived before the job existed.
+    /// The signals that arrived before there was a job.
     early: VecDeque<Arrival>,
     /// The job may stop pinfold, so the kernel continues it at this time ([`Wake`]).
     due: Option<(Instant, Due, Wake)>,
@@ -124,7 +124,7 @@ impl<'a> Supervision<'a> {
         }
     }
 
-    /// Waits for the next event that the command has to handle. Until then, it does with the job what the rules and the
+    /// Waits for the next event that the command has to handle. Until then, it treats the job as the rules and the
     /// policy say. `other` is a future of the command; when this function returns, it has been dropped.
     ///
     /// # Errors
@@ -211,7 +211,7 @@ impl<'a> Supervision<'a> {
         }
         if let Some(job) = job {
             if self.policy.stands_in_for_main && job.main_has_ended() {
-                // The remaining processes are being ended. The sender wants that to be sooner.
+                // pinfold is ending the remaining processes already. The sender wants them to end sooner.
                 if is_stop_request(signal) {
                     job.start_kill();
                 }
@@ -247,7 +247,7 @@ impl<'a> Supervision<'a> {
                     announce(Step::Interrupt(signal, count));
                 }
                 match job {
-                    // Without pinfold, the main process would have received the signal.
+                    // Without pinfold, this signal would have gone to the main process.
                     Some(job) if before_the_job || has_left_our_group(job) => {
                         self.send(Some(job), Some(signal), Some(sent)).await;
                     }

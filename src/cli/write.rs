@@ -28,7 +28,7 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
 }
 
-/// How long a write waits for a reader that does not read.
+/// How long a write waits while its reader does not read.
 #[derive(Clone, Copy)]
 pub enum Patience {
     /// Until pinfold receives SIGTERM, SIGINT, SIGHUP or SIGQUIT. The caller must have blocked these signals.

@@ -1,5 +1,5 @@
-//! Tests what the kernel allows, by doing it: with child processes that do nothing, in a cgroup that is made for the
-//! test and removed immediately afterwards.
+//! Tests what the kernel allows: starts child processes that do nothing, in a cgroup that is made for the test and
+//! removed immediately afterwards.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -57,9 +57,9 @@ pub(crate) fn pidfds() -> (Tried, Tried, Tried) {
     }
 }
 
-/// Tests whether the kernel supports `CLONE_INTO_CGROUP` if there is no cgroup to test it with: calls clone3 with a
-/// directory that is not a cgroup, so that no process is made. EBADF means that the kernel supports it; EINVAL or E2BIG
-/// that it does not.
+/// Tests whether the kernel supports `CLONE_INTO_CGROUP`, where there is no cgroup in which a process could be started.
+/// Calls clone3 with a directory that is not a cgroup, so that no process is made. EBADF means that the kernel supports
+/// it; EINVAL or E2BIG that it does not.
 pub(crate) fn knows_clone_into_cgroup() -> Tried {
     let Ok(root) = open("/", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) else {
         return Tried::untried("/ can't be opened");

@@ -43,7 +43,7 @@ impl Verdict {
     pub(super) fn of(facts: &Facts) -> Self {
         let mut refused = facts.place.refused.clone();
         let place = facts.place.directory.clone();
-        // Without a cgroup, a job can only be started if the failure was about the cgroup.
+        // A job can be started without a cgroup only if the failure was about the cgroup.
         let mut is_about_the_cgroup = true;
         if let (Some(place), Some(scratch)) = (&place, &facts.scratch)
             && let Some((refusal, about)) = refusal(place, scratch)
@@ -64,7 +64,7 @@ impl Verdict {
         } else if asked_for {
             (Containment::Nothing, "the requested cgroup can't be used")
         } else if scope {
-            // No stronger containment is missing then.
+            // A scope gives the strongest containment, so there is no stronger one to report.
             refused.clear();
             (Containment::Cgroup, "pinfold's own cgroup can't be used; pinfold asks systemd for a scope")
         } else if !is_about_the_cgroup {

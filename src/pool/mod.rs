@@ -151,7 +151,7 @@ impl PoolBuilder {
     /// # drop(builder);
     /// ```
     pub fn on_slow(mut self, after: Duration, call: impl Fn(&SlowTask) + Send + Sync + 'static) -> Self {
-        // A clock with a period of zero does not exist.
+        // tokio's interval panics if its period is zero.
         self.on_slow = Some(OnSlow { after: after.max(Duration::from_millis(1)), call: Arc::new(call) });
         self
     }
@@ -257,9 +257,9 @@ impl Pool {
         }
     }
 
-    /// Returns the outcomes of these tasks in the order in which they arrive. After `timeout`, those of the tasks that
-    /// wait are cancelled and those that run are stopped with [`Reason::Deadline`](crate::report::Reason::Deadline):
-    /// all outcomes are there a grace period later.
+    /// Returns the outcomes of these tasks in the order in which they arrive. After `timeout`, the pool cancels those
+    /// of the tasks that wait, and stops those that run, with [`Reason::Deadline`](crate::report::Reason::Deadline). So
+    /// all outcomes arrive at most a grace period after the timeout.
     #[must_use]
     pub fn as_completed(&self, handles: &[Handle], timeout: Option<Duration>) -> Completed {
         // The timeout uses the clock of the runtime that the jobs run in, also if the caller is in another runtime or

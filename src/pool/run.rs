@@ -28,7 +28,7 @@ pub(super) async fn run(pool: &Shared, id: u64, mut task: Box<Task>, asked: Aske
     Outcome { data, earlier, ..last }
 }
 
-/// Does the same, and returns the outcome of the last attempt.
+/// Runs the attempts, adds all except the last one to `earlier`, and returns the outcome of the last one.
 async fn run_attempts(
     pool: &Shared,
     id: u64,
@@ -40,7 +40,7 @@ async fn run_attempts(
     loop {
         *attempts += 1;
         let attempt = *attempts;
-        // Boxed, so that the memory that only the start needs is free afterwards: thousands of tasks may run.
+        // Boxed, so that the memory of the start is free after the start: thousands of tasks may run.
         let mut job = match Box::pin(start(pool, &task.command, &mut asked)).await {
             Ok(job) => job,
             Err(report) => {
@@ -55,7 +55,7 @@ async fn run_attempts(
             return Outcome::not_run(id, report, attempt, false);
         }
         let notice = SlowNotice::new(pool, id, &job, attempt, task.data.clone());
-        // After the last attempt the task is dropped here, and with it the streams that the caller gave to it.
+        // Before the last attempt, this drops the task, and with it the streams that the caller gave to it.
         let again = (attempt <= task.retries).then_some(task);
         let ended = hold(pool, &mut job, &mut asked, notice).await;
         let (report, stdout, stderr) = match ended {
@@ -143,7 +143,7 @@ pub(super) fn failed(command: &Command, error: &Error) -> Report {
     Report { reason, ..report }
 }
 
-/// Waits for the job, and ends it when this is requested.
+/// Waits for the job, and ends it if a request says so.
 async fn hold(
     pool: &Shared,
     job: &mut Job,
@@ -178,7 +178,7 @@ async fn hold(
     }
 }
 
-/// The notices that one attempt is slow.
+/// The calls of [`OnSlow`](super::OnSlow) for one attempt.
 struct SlowNotice<'a> {
     on_slow: &'a OnSlow,
     task: SlowTask,

@@ -71,7 +71,7 @@ pub(super) struct Shared {
 struct State {
     next_id: u64,
     closed: bool,
-    /// How all tasks of the pool are being ended.
+    /// How the pool ends all of its tasks.
     ending: Ending,
     /// The first signal of that stop, if it is not the stop signal of each command.
     first_signal: Option<Signal>,
@@ -87,7 +87,8 @@ struct State {
 #[derive(Debug)]
 struct Running {
     requests: Sender<Ending>,
-    /// Whether this single task was cancelled: the next cancellation kills it. A stop of the whole pool does not count.
+    /// Whether this single task was cancelled: the next cancellation kills it. A stop of the whole pool does not count
+    /// as a cancellation.
     cancelled: bool,
 }
 
@@ -290,7 +291,7 @@ struct Held {
     id: u64,
     name: String,
     data: Option<Data>,
-    /// None if the task already has its outcome.
+    /// `None` if the task already has its outcome.
     slot: Option<Arc<Slot>>,
     attempts: u32,
     /// Whether the runtime has started to run the future.

@@ -56,9 +56,9 @@ impl Task {
         self
     }
 
-    /// Sets a callback. The pool calls it for each attempt when the command has been executed, with the job and the
-    /// number of the attempt, which starts with 1. The callback can, for example, take the job's streams before the
-    /// pool reads them. It must not block. If it panics, the job is killed and the task fails.
+    /// Sets a callback. In each attempt, the pool calls it when the command has been executed. Its arguments are the
+    /// job and the number of the attempt, which starts with 1. The callback can, for example, take the job's streams
+    /// before the pool reads them. It must not block. If it panics, the job is killed and the task fails.
     pub fn on_spawn(mut self, call: impl Fn(&mut Job, u32) + Send + Sync + 'static) -> Self {
         self.on_spawn = Some(Arc::new(call));
         self

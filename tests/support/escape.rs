@@ -13,7 +13,7 @@ pub enum By {
     Stop,
     /// By SIGKILL, when the grace period is over.
     Kill,
-    /// By either: it is random which processes receive the stop signal.
+    /// By either of the two: the timing decides which processes receive the stop signal.
     Luck,
 }
 
@@ -25,7 +25,8 @@ pub struct Escape {
     shape_at: usize,
     by: By,
     by_without_cgroup: By,
-    /// The number of processes that are neither in the job's cgroup nor emigrants: they have made their own cgroup.
+    /// The number of processes that have made their own cgroup below the job's: they are neither in the job's cgroup
+    /// nor emigrants.
     elsewhere: u64,
     /// How many processes report that they have escaped.
     pub in_place: RangeInclusive<usize>,
@@ -69,7 +70,7 @@ impl Escape {
         self
     }
 
-    /// Another program runs the whole program.
+    /// Runs the whole command under another program.
     pub fn under<const N: usize>(mut self, words: [&str; N]) -> Self {
         self.words.splice(0..0, words.map(Into::into));
         self.shape_at += N;
@@ -160,7 +161,7 @@ impl Escape {
         assert_eq!(ran.report["not_removed"], serde_json::json!([]), "{ran:#?}");
     }
 
-    /// The main process stays until the deadline.
+    /// Runs the escape with a main process that stays until the deadline.
     pub fn ended_by_the_deadline(&self, containment: &str) {
         let escape = self.held_by(containment);
         // If the machine was too busy for the escape to happen in time, the test repeats it with more time.
@@ -171,7 +172,7 @@ impl Escape {
         assert_eq!(ran.report["leftovers"]["count"], 0, "{ran:#?}");
     }
 
-    /// The main process exits with 0.
+    /// Runs the escape with a main process that exits with 0.
     pub fn left_behind(&self, containment: &str) {
         let escape = self.held_by(containment);
         let ran = escape.run(containment, "exit", "1m").assert_code(0);

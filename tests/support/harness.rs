@@ -34,14 +34,14 @@ inventory::collect!(Test);
 pub struct Lack {
     /// The name in `PINFOLD_REQUIRE`.
     pub name: String,
-    /// Why it is missing. Of several lines, only a failure shows more than the first one.
+    /// Why it is missing. Only a failure prints all lines; an ignored test prints the first one.
     pub reason: String,
 }
 
 /// The first argument of the process that runs one test, whose name follows.
 pub const ONE: &str = "--run-one-test";
 
-/// What begins the last line of a test of which a part cannot run here.
+/// The beginning of the last line of a test, if a part of the test cannot run here.
 const SKIPPED: &str = "SKIPPED ";
 
 /// The exit code of that test, as in GNU automake.
@@ -89,7 +89,7 @@ fn run(threads: Option<usize>) -> ExitCode {
     arguments.test_threads = threads.or(arguments.test_threads).or_else(from_environment);
     let (list, nocapture) = (arguments.list, arguments.nocapture);
     let trials = tests.into_iter().map(|test| {
-        // A runner of tests asks for the list, and then does not run what is ignored.
+        // A test runner asks for this list, and does not run the tests that are ignored in it.
         let ignored =
             test.ignored.is_some() || list && arguments.ignored && test.missing().is_ok_and(|lack| lack.is_some());
         let trial = Trial::ignorable_test(test.name(), move || match test.missing()? {
@@ -178,7 +178,7 @@ impl Test {
     }
 }
 
-/// What to print below the output of a failed test: nothing after a panic, which has a message of its own.
+/// Returns what to print below the output of a failed test: nothing after a panic, which has a message of its own.
 fn ending(status: ExitStatus) -> String {
     match status.signal() {
         Some(signal) => format!("the process of the test was ended by signal {signal}"),
@@ -211,7 +211,7 @@ pub fn running() -> &'static str {
     RUNNING.get().copied().unwrap_or_default()
 }
 
-/// The first thing that a part of the running test needed in vain.
+/// The first thing that a part of the running test needed and that this machine lacks.
 static SKIPPED_PART: Mutex<Option<Lack>> = Mutex::new(None);
 
 /// Returns whether a part of the running test can run here. If not, the whole test is reported as ignored at its end,

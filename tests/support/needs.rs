@@ -11,7 +11,7 @@ use super::harness::Lack;
 /// What `#[requires]` expects of a function.
 pub type Need = Result<(), Lack>;
 
-/// Returns an error with the reason unless it is present. The name is that in `PINFOLD_REQUIRE`.
+/// Returns an error with the reason if the thing is not present. `name` is its name in `PINFOLD_REQUIRE`.
 pub fn need(name: &str, present: bool, reason: &str) -> Need {
     if present { Ok(()) } else { Err(Lack { name: name.to_owned(), reason: reason.trim().to_owned() }) }
 }
@@ -73,14 +73,14 @@ pub fn sandbox() -> Need {
     need("sandbox", ran.is_ok(), &ran.err().unwrap_or_default())
 }
 
-/// PID namespaces. As root.
+/// PID namespaces. The tests also need root for them.
 pub fn namespaces() -> Need {
     root()?;
     let made = Command::new("unshare").args(["--pid", "--fork", "--mount-proc", "true"]).output();
     need("namespaces", made.is_ok_and(|made| made.status.success()), "no PID namespace can be made here")
 }
 
-/// A FUSE device, and mount namespaces. As root.
+/// A FUSE device, and mount namespaces. The tests also need root for them.
 pub fn fuse() -> Need {
     root()?;
     program("unshare")?;

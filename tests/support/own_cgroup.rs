@@ -35,8 +35,8 @@ impl OwnCgroup {
         delegated
     }
 
-    /// Allows directories that are left in it: another program than pinfold makes some, or processes that the test
-    /// itself ends.
+    /// Allows directories to be left in it, where a program other than pinfold makes them, or where the test itself
+    /// ends the processes.
     pub fn littered(mut self) -> Self {
         self.litter = true;
         self
@@ -76,7 +76,7 @@ fn remove(directory: &Path) {
         };
     }
     directories(directory).iter().for_each(|path| remove(path));
-    // A process that is already missing from the count can keep the directory busy for a moment.
+    // A process that `cgroup.procs` no longer lists can keep the directory busy for a moment.
     wait_for(|| match std::fs::remove_dir(directory) {
         Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => None,
         done => Some(done),

@@ -1,4 +1,4 @@
-//! A generator that prints its seed, so that a round can be repeated (xorshift64*, Vigna 2016).
+//! A random number generator that prints its seed, so that you can repeat a run (xorshift64*, Vigna 2016).
 
 pub struct Random(u64);
 

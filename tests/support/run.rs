@@ -43,8 +43,7 @@ impl Run {
         run
     }
 
-    /// The same from a shell script, in which `"$@"` is the call of pinfold, so that the script can prepare the
-    /// environment of pinfold.
+    /// The same from a shell script, which can prepare the environment of pinfold. `"$@"` in it is the call of pinfold.
     pub fn in_shell<I: IntoIterator<Item: AsRef<std::ffi::OsStr>>>(script: &str, args: I) -> Self {
         let mut run = Self::bare(["bash", "-c", script, "bash", PINFOLD, "run", "--report"]);
         run.command.arg(run.report.path()).args(args);

@@ -16,8 +16,8 @@ pub const DEBOUNCE: &str = "400ms";
 /// Within this time a further restart would have happened.
 const QUIET: Duration = Duration::from_millis(700);
 
-/// Tests that change one file three times in a second look like a command that does so. Another test covers this
-/// report.
+/// The report about a command that writes what it watches. Some tests change one file three times in a second, which
+/// looks like that. Another test covers this report.
 pub const REPEATS: &str = "never end";
 
 /// `pinfold watch` on a directory, and what it and its command print.
@@ -72,7 +72,7 @@ impl Watched {
         line.strip_prefix("pinfold: ").expect(&line).to_owned()
     }
 
-    /// Asserts that no more output comes, for as long as it would take to come.
+    /// Asserts that no more output comes, within the time in which it would come.
     pub fn assert_quiet(&self) {
         assert_eq!(self.stdout.recv_timeout(QUIET), Err(RecvTimeoutError::Timeout));
         assert_eq!(self.stderr.try_iter().find(|line| !line.contains(REPEATS)), None);

@@ -83,7 +83,7 @@ impl Init {
         }
     }
 
-    /// Returns the signal that the command receives for `signal`, if any, and prints it with `-v`.
+    /// Returns the signal that the command receives for `signal`, if it receives one. With `-v`, this also prints it.
     fn translate(&self, signal: Signal) -> Option<Signal> {
         let to = self.options.rewritten(signal);
         self.debug_signal(signal, to);

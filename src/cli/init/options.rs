@@ -81,7 +81,7 @@ pub fn parse(flavour: Flavour, words: &[OsString], variable: impl Fn(&str) -> Op
             'S' => options.session = true,
             'v' => options.verbose = true,
             'w' => options.warn = true,
-            // Nothing to do: if this process is not PID 1, its guard is a subreaper anyway.
+            // There is nothing to do: if this process is not PID 1, its guard is a subreaper in any case.
             's' => {}
             'e' => match value.parse() {
                 Ok(code) => options.remap.push(code),

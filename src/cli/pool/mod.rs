@@ -336,7 +336,7 @@ async fn feed<'a>(
     submitted: &RefCell<HashMap<u64, Submitted<'a>>>,
 ) -> Result<()> {
     let Some(printer) = printer else { return Ok(()) };
-    // Opened once, and not for each job.
+    // pinfold opens it once, and not for each job.
     let null = Stdio::from(File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?);
     for job in jobs {
         let room = match args.output {

@@ -122,7 +122,7 @@ impl PrintingThread {
                 self.put_off.insert(number, put_off);
             }
             Err(error) => {
-                // pinfold cuts the file off, so that the next output begins where this one began.
+                // pinfold truncates the file, so that the next output begins where this one began.
                 if let Some(spool) = &mut self.spool {
                     let _ = spool.set_len(self.spooled);
                 }
@@ -155,7 +155,7 @@ impl PrintingThread {
     }
 
     fn print_put_off(&mut self, number: u64) -> io::Result<()> {
-        // A missing output could not be stored, and that was reported.
+        // An output that is missing here could not be stored. pinfold has reported that.
         let Some(PutOff { at, streams, record }) = self.put_off.remove(&number) else { return Ok(()) };
         let Some(mut spool) = self.spool.take() else { return Ok(()) };
         spool.seek(SeekFrom::Start(at))?;

@@ -25,7 +25,7 @@ struct Line<'a> {
     line: usize,
     /// It identifies the job in every run.
     key: &'a str,
-    /// It ended as it would have ended outside of a pool: it was started, it was not cancelled, and the guard was not
+    /// The job ended by itself or at its own limits: it was started, the pool did not cancel it, and the guard was not
     /// lost. `--resume` skips it.
     done: bool,
     /// It ended by itself, with exit code 0.

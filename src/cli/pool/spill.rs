@@ -21,7 +21,7 @@ enum Order {
         bytes: Vec<u8>,
         _room: OwnedSemaphorePermit,
     },
-    /// Report when everything before this order is written.
+    /// Reports when everything before this order is written.
     Mark(oneshot::Sender<()>),
 }
 

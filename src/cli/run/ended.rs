@@ -28,9 +28,8 @@ pub enum Ended {
 }
 
 impl Ended {
-    /// Makes the result of a job that is over. It adds to the report two facts that the report does not contain yet:
-    /// that the job was not ready, and what was wrong with the output. Trouble with the output turns a success into a
-    /// failure.
+    /// Makes the result of a job that is over. It adds two facts to the report: that the job was not ready, and that
+    /// output was lost. Lost output turns a success into a failure.
     pub fn over(
         mut report: Arc<Report>,
         interrupted: bool,

@@ -81,7 +81,7 @@ impl Forwarder {
         Ok(())
     }
 
-    /// Reports a problem with a destination of the output.
+    /// Reports that output could not be written to one of its destinations.
     pub fn report_trouble(&self, what: String) {
         self.trouble.report(what);
     }

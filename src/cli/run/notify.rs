@@ -39,8 +39,8 @@ enum Place {
 }
 
 impl Notify {
-    /// Takes a descriptor before the job exists, which would inherit it. A file is opened only when there is something
-    /// to write.
+    /// Takes over a descriptor. Call this before the job exists, because the job would inherit the descriptor. A file
+    /// is opened only when there is something to write.
     ///
     /// # Errors
     /// For a descriptor that is not open for writing, or that the caller did not hand to pinfold.
@@ -104,7 +104,7 @@ impl Notify {
         }
     }
 
-    /// Ends the notification after the run: sends "failed" where nothing was sent before, and waits one second for a
+    /// Ends the notification after the run: sends "failed" if nothing was sent before, and waits one second for a
     /// reader.
     pub fn finish(&self) {
         self.send(false);

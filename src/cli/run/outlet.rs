@@ -47,7 +47,7 @@ pub struct Outlet {
     pipe: Option<AsyncFd<OwnedFd>>,
 }
 
-/// Why an outlet takes no more.
+/// Why an outlet accepts no more output.
 pub enum Refused {
     /// Its reader has closed it, as `head` does. No output is lost: the reader wanted no more.
     ByItsReader,

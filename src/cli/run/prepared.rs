@@ -24,8 +24,8 @@ pub struct Prepared {
 
 impl Prepared {
     pub fn new() -> crate::Result<Self> {
-        // From here on no signal may end pinfold. The state of the terminal can be found out only before the guard
-        // exists.
+        // From here on no signal may end pinfold. Read the state of the terminal before the guard exists, because the
+        // guard changes whether the process group is orphaned.
         let signals = SignalQueue::block_all()?;
         let terminal = Terminal::open();
         let guard = Guard::fork()?;

@@ -1,4 +1,4 @@
-//! The check whether the job is ready (`--ready`).
+//! Checks whether the job is ready (`--ready`).
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -46,7 +46,7 @@ fn port(text: &str) -> Result<Readiness, String> {
     .ok_or_else(|| "write a port like 8080, or 192.0.2.1:8080, [::1]:8080, localhost:8080".into())
 }
 
-/// Checks that the file can come to exist. It cannot where one of its parents exists and is not a directory.
+/// Checks that the file can be created later. It can't if one of its parents exists and is not a directory.
 fn possible(path: &Path) -> Result<(), String> {
     let file = path.ancestors().skip(1).find(|above| above.metadata().is_ok_and(|metadata| !metadata.is_dir()));
     file.map_or(Ok(()), |file| Err(format!("{} is not a directory", printable_path(file))))
@@ -104,8 +104,8 @@ pub fn ready<'a>(
     }
 }
 
-/// Decides, after the end of a job and of its output, whether the job was ready, where that was not known before. A job
-/// that ended by itself with 0 and was never ready has failed.
+/// Decides after the end of a job and of its output whether the job was ready, if that was not known before. A job that
+/// ended by itself with 0 and was never ready has failed.
 pub async fn at_the_end(
     readiness: &Readiness,
     notify: Option<&Notify>,

@@ -81,7 +81,7 @@ impl Relay {
         let _ = self.close().await;
     }
 
-    /// Hands a piece to the outlet. Where the outlet takes no more, [`refused`](Self::refused) returns next.
+    /// Hands a piece to the outlet. If the outlet accepts no more output, the next [`refused`](Self::refused) returns.
     async fn forward(&self, piece: &[u8]) {
         if let Some(outlet) = &self.outlet {
             outlet.send(piece).await;

@@ -11,11 +11,12 @@ pub struct Policy<'a> {
     /// The controlling terminal, if the command has opened it.
     pub terminal: Option<&'a Terminal>,
     pub recipients: Recipients,
-    /// A signal of a process of the job is handled as any other. Otherwise it is taken for one that the process sent to
-    /// its group, as `kill 0` does, if the job is in pinfold's group: then the job has it already.
+    /// pinfold handles a signal from a process of the job as any other signal. Otherwise, if the job is in pinfold's
+    /// group, pinfold assumes that the process sent the signal to its group, as `kill 0` does, so the job has received
+    /// it already.
     pub obeys_the_job: bool,
-    /// Without a main process to which a signal could be passed on (it is not executed yet, or has ended), a stop
-    /// request is meant for pinfold: pinfold gives up the start, or kills the remaining processes.
+    /// If no main process can receive a signal (it is not executed yet, or has ended), a stop request is for pinfold:
+    /// pinfold gives up the start, or kills the remaining processes.
     pub stands_in_for_main: bool,
     /// pinfold stops when the terminal has stopped the main process. Otherwise only after a SIGTSTP of its own.
     pub stops_with_main: bool,

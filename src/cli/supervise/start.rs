@@ -32,7 +32,7 @@ impl Supervision<'_> {
         &mut self,
         spawn: impl Future<Output = Result<Job>>,
     ) -> Result<std::result::Result<Job, Signal>> {
-        // This copy only serves to find out how long to wait. The signals are handled later.
+        // This copy of the rules only determines how long to wait. The signals are handled later.
         let mut rules = self.requests.rules.clone();
         let mut give_up = None;
         while let Some(received) = self.requests.signals.try_recv()? {

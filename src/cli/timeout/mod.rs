@@ -128,7 +128,7 @@ fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
     }
 }
 
-/// The signals that timeout handles in another way than to send them to the command.
+/// Returns the rules: the signals that timeout does not simply send to the command.
 fn rules(chosen: Option<Signal>) -> Rules {
     // coreutils' timeout ignores SIGTTIN and SIGTTOU; the default action of the others is to do nothing.
     let harmless = [Signal::TTIN, Signal::TTOU, Signal::CHLD, Signal::CONT, Signal::URG, Signal::WINCH];

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::Signal;
 
-/// Parses a duration: a number in the format of strtod(3), and a unit. Returns `Some(None)` for no time limit: 0
-/// switches the timeout off, and a duration that is too long for a clock has no end. Returns `None` if the text is no
+/// Parses a duration: a number in the format of strtod(3), and a unit. Returns `Some(None)` for no time limit: for 0,
+/// which switches the timeout off, and for a duration that is too long for a clock. Returns `None` if the text is not a
 /// duration.
 pub fn duration(text: &[u8]) -> Option<Option<Duration>> {
     let text = CString::new(text).ok()?;

@@ -127,7 +127,7 @@ impl Files {
                     self.stale = true;
                     changed.extend(self.roots.iter().filter_map(|root| root.directory().map(Path::to_owned)));
                 }
-                // The path may be unchanged but refer to another directory.
+                // The same path may now refer to another directory.
                 Event::Step => self.stale = true,
                 Event::Entry { path, mask } => {
                     // The file may have been replaced by a link.
@@ -221,7 +221,7 @@ impl Files {
             let routes: Vec<Route> = self.roots.iter().map(|root| Route::of(&root.given)).collect();
             let steps = routes.iter().flat_map(|route| &route.steps).map(PathBuf::as_path);
             self.watches.set_steps(steps, routes.iter().filter_map(Route::missing));
-            // A step may have changed before pinfold watched it. Then the route is another one now.
+            // A step may have changed before pinfold watched it. Then the path leads another way now.
             let moved = self.roots.iter().zip(&routes).any(|(root, route)| Route::of(&root.given) != *route);
             if moved && attempt < ATTEMPTS {
                 continue;

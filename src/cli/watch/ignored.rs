@@ -142,7 +142,7 @@ impl Ignored {
         &self.by_directory[directory]
     }
 
-    /// Takes note that the entry `path` of a directory has changed. Returns whether the rules may have changed by that.
+    /// Records that the entry `path` of a directory has changed. Returns whether this may have changed the rules.
     pub fn learn(&mut self, path: &Path) -> bool {
         let Some(name) = path.file_name().filter(|_| path.starts_with(&self.root)) else { return false };
         if RULES.iter().any(|rules| name == *rules) {
