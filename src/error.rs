@@ -47,13 +47,13 @@ pub enum Error {
         /// Which values are valid.
         advice: String,
     },
-    /// Nothing that is available here can hold the job.
+    /// No containment that is available on this machine can hold the job.
     #[error("{}:{}", .kind.message(), crate::error::refusals(.refusals))]
     #[non_exhaustive]
     Containment {
         /// What is missing.
         kind: ContainmentErrorKind,
-        /// Everything that was tried, and why it can't be used.
+        /// Everything that pinfold tried, and why it can't use it.
         refusals: Vec<Refusal>,
     },
     /// A limit that pinfold can't enforce here. pinfold started nothing.
@@ -67,33 +67,33 @@ pub enum Error {
         /// Advice for the user; empty if pinfold has no advice.
         advice: String,
     },
-    /// A promise of the sandbox that nothing here holds. pinfold started nothing.
+    /// A promise of the sandbox that no mechanism of this machine can hold. pinfold started nothing.
     #[error("cannot hold the promise '{promise}' of the sandbox: {}{}", printable(reason), hint(advice))]
     #[non_exhaustive]
     Promise {
         /// Which promise.
         promise: Promise,
-        /// Why nothing here holds it.
+        /// Why no mechanism of this machine can hold it.
         reason: String,
-        /// What you can do, and how to go without the promise.
+        /// What you can do instead, and how to waive the promise.
         advice: String,
     },
     /// The command could not be started.
     #[error(transparent)]
     Spawn(SpawnError),
-    /// The command could not be started, and SIGKILL did not end the process of its start.
+    /// The command could not be started, and SIGKILL did not end the process in which pinfold tried to start it.
     #[error(transparent)]
     Hangs(Box<HangingStart>),
     /// pinfold found no guard program, or the guard program did not answer.
     #[error("the guard did not start: {}", printable(.0))]
     GuardStart(String),
-    /// The job was ended before its command had been executed.
+    /// pinfold ended the job before it had executed the command.
     #[error("{} was ended before it had been executed ({})", printable(program), ended_by(.reason))]
     #[non_exhaustive]
     EndedEarly {
         /// The command's name, as the caller gave it.
         program: String,
-        /// What ended it.
+        /// Why pinfold ended it.
         reason: crate::report::Reason,
     },
     /// A job did not get ready ([`Job::ready`](crate::Job::ready)).
@@ -110,7 +110,8 @@ pub enum Error {
         "the pool takes no more tasks: it was shut down or stopped, a task failed with fail-fast, or its deadline is over"
     )]
     PoolClosed,
-    /// This process has other rights than at the start of its guard, and a job would have the rights of the guard.
+    /// The rights of this process have changed since the start of its guard. A job would still get the old rights,
+    /// because the guard starts it.
     #[error(
         "no job was started: the rights of this process have changed since its supervisor was started, and the job would \
          have the old rights: {what} (start another supervisor after the change; to run one job as another user, keep \
@@ -172,9 +173,10 @@ impl Error {
         }
     }
 
-    /// Returns the exit code of a command-line program for this error: 127 if the command was not found, 126 if it was
-    /// found but can't be executed, 124 if its deadline ended it before it was executed, 122 if SIGKILL did not end its
-    /// start, and 125 otherwise. 124 to 127 are those of timeout(1) and env(1).
+    /// Returns the exit code with which a command-line program reports this error: 127 if the command was not found,
+    /// 126 if it was found but can't be executed, 124 if the deadline came before the command was executed, 122 if
+    /// SIGKILL did not end the process in which pinfold tried to start the command, and 125 otherwise. 124 to 127 are
+    /// the codes of timeout(1) and env(1).
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -232,11 +234,11 @@ pub enum SpawnStage {
     Specification,
     /// The guard makes the process, inside its cgroup.
     Clone,
-    /// pinfold checks that the process was born in its cgroup; it was not.
+    /// pinfold checks that the process was made inside its cgroup.
     Proof,
-    /// The process joins the cgroup by itself, where the kernel's clone can't put it there.
+    /// The process joins the cgroup by itself, if the kernel could not make it there (`CLONE_INTO_CGROUP`).
     JoinCgroup,
-    /// The process gets its process group.
+    /// The process joins or makes its process group.
     ProcessGroup,
     /// The process makes the namespaces and mounts of its sandbox.
     Namespaces,
@@ -246,7 +248,7 @@ pub enum SpawnStage {
     Descriptors,
     /// The process gets its controlling terminal.
     Terminal,
-    /// The limits of the process are set.
+    /// The process sets its limits.
     Limits,
     /// The process changes to the user that it has to run as.
     User,
@@ -283,7 +285,7 @@ impl SpawnError {
         Errno::from_io_error(&self.source).unwrap_or(Errno::IO)
     }
 
-    /// Returns whether the cgroup refused the process, so that the start could work without a cgroup.
+    /// Returns whether the cgroup caused the failure. In that case, a start without a cgroup could work.
     pub(crate) fn is_about_the_cgroup(&self) -> bool {
         let refused = matches!(self.errno(), Errno::ACCESS | Errno::PERM | Errno::BUSY | Errno::OPNOTSUPP);
         refused && matches!(self.stage, SpawnStage::Clone | SpawnStage::JoinCgroup)
@@ -404,8 +406,8 @@ impl SpawnError {
     }
 }
 
-/// A start that does not finish: one of its steps hangs in the kernel, for example on a file system that does not
-/// answer.
+/// A start that does not finish, because one of its steps hangs in the kernel, for example on a file system that does
+/// not respond.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct HangingStart {
@@ -458,7 +460,7 @@ impl std::error::Error for HangingStart {
     }
 }
 
-/// Returns the advice for a limit on open files, or on their size, that was reached.
+/// Returns the advice for an error that means that a limit on open files, or on their size, was reached.
 pub(crate) fn short_of_descriptors(errno: Errno) -> &'static str {
     match errno {
         Errno::MFILE => "too few descriptors are left: close some, or see ulimit -Hn",

@@ -1,9 +1,9 @@
 //! A process supervisor for Linux: runs commands, and **nothing that they started can outlive them**.
 //!
 //! A [`Command`] says what to run. A [`Supervisor`] starts it as a [`Job`]: one process and every process descended
-//! from it. A cgroup v2 of its own holds the job, or its guard where there is no cgroup. pinfold ends the whole job
-//! when the main process exits, when a deadline is reached, when a stop is requested, and also when your program is
-//! killed with SIGKILL. A [`Report`] describes how the job ended.
+//! from it. A cgroup v2 of its own holds the job. If no cgroup is available, a guard process of its own holds it.
+//! pinfold ends the whole job when the main process exits, when a deadline is reached, when a stop is requested, and
+//! also when your program is killed with SIGKILL. A [`Report`] describes how the job ended.
 //!
 //! # Example
 //!
@@ -36,8 +36,8 @@
 //! # How to embed it
 //!
 //! The parent of the jobs is not your program but the *guard*: a small process with one thread, which ends all jobs
-//! when your program is gone, however it ended. [`Supervisor::start`] starts it. What you do for that depends on your
-//! program:
+//! when your program is gone, for whatever reason it ended. [`Supervisor::start`] starts it. What you do for that
+//! depends on your program:
 //!
 //! | your program | what you do |
 //! | --- | --- |

@@ -148,8 +148,8 @@ impl Base {
         }
     }
 
-    /// Makes a cgroup for a leaf. Each leaf has a new name: on some kernels, a cgroup that was killed before kills
-    /// every process that is cloned into it later.
+    /// Makes a cgroup for a leaf. Each leaf has a new name, because some kernels kill every process that is cloned into
+    /// a cgroup that was killed before (Linux 6.14 to 7.2).
     fn make_spare(&self) -> Result<Spare> {
         let number = self.next_leaf.fetch_add(1, Ordering::Relaxed);
         let name = format!("job-{number}");

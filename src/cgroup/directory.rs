@@ -27,7 +27,7 @@ pub(crate) struct Cgroup {
     path: PathBuf,
     /// Whether pinfold made the cgroup. If so, pinfold may restore its modes.
     pub(super) is_ours: bool,
-    /// Set by the first kill.
+    /// When to kill the cgroup again, and how; set by the first kill.
     pub(super) again: Mutex<Option<Again>>,
 }
 
@@ -47,7 +47,7 @@ impl Cgroup {
         Ok(Self::new(open_in(self.dir.as_fd(), name, DIRECTORY)?, self.path.join(name)))
     }
 
-    /// Opens the same cgroup once more.
+    /// Opens the same cgroup again, with another descriptor.
     pub fn again(&self) -> Result<Self> {
         let again = self.despite_modes(|| open_in(self.dir.as_fd(), c".", DIRECTORY))?;
         Ok(Self { is_ours: self.is_ours, ..Self::new(again, self.path.clone()) })
@@ -64,7 +64,8 @@ impl Cgroup {
         self.open(name).map(Self::into_ours)
     }
 
-    /// Returns whether its directory has been removed. Its files are gone then.
+    /// Returns whether its directory has been removed. An open descriptor then still refers to the directory, but its
+    /// files are gone.
     pub fn is_gone(&self) -> bool {
         accessat(&self.dir, c"cgroup.events", Access::EXISTS, AtFlags::empty()) == Err(Errno::NOENT)
     }
@@ -86,8 +87,8 @@ impl Cgroup {
         })
     }
 
-    /// Returns the processes that are now in this cgroup and below, as far as they could be found, and the first error
-    /// of the search.
+    /// Returns the processes that are now in this cgroup and below, and the first error of the search. After an error,
+    /// some processes may be missing.
     pub fn processes(&self) -> (Vec<Pid>, Result<()>) {
         let (mut all, mut seen) = (Vec::new(), HashSet::new());
         let walked = self.walk(&mut |dir| {
@@ -103,7 +104,7 @@ impl Cgroup {
         Ok(text.lines().map(|line| Pid::from_raw(line.parse().ok()?)).collect())
     }
 
-    /// Returns the names of the cgroups directly below that are UTF-8, as the names of pinfold's cgroups are.
+    /// Returns those names of the cgroups directly below that are UTF-8. The names of pinfold's own cgroups always are.
     pub fn children(&self) -> Result<Vec<String>> {
         Ok(self.names()?.into_iter().filter_map(|name| name.into_string().ok()).collect())
     }
@@ -154,8 +155,7 @@ impl Cgroup {
                 Vec::new().into_iter()
             }
         };
-        // Only one descriptor is open at a time, whatever the depth and number of the job's cgroups: `..` leads up
-        // again.
+        // Only one descriptor is open at a time, however deep and many the job's cgroups are: `..` leads up again.
         let mut below = None;
         let mut names = look(self.dir.as_fd());
         let mut above = Vec::new();
@@ -222,7 +222,8 @@ pub(crate) fn state(events: impl AsFd) -> Result<State> {
 pub(super) fn open_in(dir: BorrowedFd<'_>, name: impl Arg + Copy, flags: OFlags) -> Result<OwnedFd> {
     // RESOLVE_NO_XDEV, openat2(2), Linux 5.6; bind mounts of the same file system count.
     match openat2(dir, name, flags, Mode::empty(), ResolveFlags::NO_XDEV) {
-        // A container's seccomp profile may not know the call. Then at least other file systems are not opened.
+        // A container's seccomp profile may not know the call. Then the check below at least refuses other file
+        // systems.
         Err(Errno::NOSYS | Errno::PERM) => {
             let opened = openat(dir, name, flags, Mode::empty())?;
             if fstat(&opened)?.st_dev == fstat(dir)?.st_dev { Ok(opened) } else { Err(Errno::XDEV) }
@@ -263,7 +264,7 @@ fn read_whole(dir: BorrowedFd<'_>, file: &CStr) -> Result<String> {
 pub(super) fn processes(dir: BorrowedFd<'_>) -> Result<Vec<Pid>> {
     match read_whole(dir, c"cgroup.procs") {
         Ok(text) => Ok(text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect()),
-        // This is a threaded cgroup that the job made. Its processes are listed in the domain cgroup above it.
+        // This is a threaded cgroup that the job made. The domain cgroup above it lists its processes.
         Err(Errno::OPNOTSUPP) => Ok(Vec::new()),
         Err(errno) => Err(errno),
     }

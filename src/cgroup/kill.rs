@@ -17,21 +17,21 @@ use crate::kernel::signal::Signal;
 /// How long one pass over the list of processes may take.
 const ONE_PASS: Duration = Duration::from_secs(1);
 
-/// The time from the first kill to the first scan for processes that are left. By then an ordinary job has ended.
+/// The time from the first kill to the first scan for remaining processes. An ordinary job has ended by then.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 
 /// The same time on a kernel without `cgroup.kill`, where each process is killed separately. Such a kill can miss a
 /// process that was just started.
 const PAUSE_ONE_BY_ONE: Duration = Duration::from_millis(10);
 
-/// The pause doubles with each scan, up to this.
+/// The longest pause between two scans. The pause doubles with each scan.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// The least ratio of a pause to the duration of the scan before it, so that scans leave CPU time to the processes that
-/// are ending.
+/// The minimum ratio of a pause to the duration of the scan before it. Without such pauses, the scans would take CPU
+/// time from the processes that are ending.
 const PAUSE_PER_SCAN: u32 = 4;
 
-/// The next time to kill a cgroup that was killed before and may still contain processes.
+/// When to kill a cgroup again that was killed before and may still contain processes.
 #[derive(Debug)]
 pub(super) struct Again {
     at: Instant,
@@ -65,17 +65,16 @@ impl Cgroup {
         killed
     }
 
-    /// Returns the time at which the processes that are left are to be killed again; `None` before the first
-    /// [`Cgroup::kill`].
+    /// Returns the time at which to kill the remaining processes again; `None` before the first [`Cgroup::kill`].
     pub fn kill_again_at(&self) -> Option<Instant> {
         self.again.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|again| again.at)
     }
 
-    /// Kills the cgroup again, and sends SIGKILL to each process that is left through its pidfd.
+    /// Kills the cgroup again, and sends SIGKILL to each remaining process through its pidfd.
     ///
     /// # Errors
-    /// As [`Cgroup::kill`]; or the first error that prevented a process from being found. The other processes have
-    /// received the signal.
+    /// The same as for [`Cgroup::kill`], or the first error that hid a process from the search. The other processes
+    /// have received the signal.
     pub fn kill_again(&self) -> Result<()> {
         let begun = Instant::now();
         let killed = self.kill();
@@ -90,7 +89,7 @@ impl Cgroup {
         killed.and(listed)
     }
 
-    /// Sends SIGKILL to each process that the cgroup and those below it list now.
+    /// Sends SIGKILL to each process that is now listed in this cgroup or in a cgroup below it.
     fn kill_listed(&self) -> Result<()> {
         let scans = ScanLimits::new(1, ONE_PASS);
         self.signal_new(&mut Signalling::new(&[Signal::KILL], scans, &|_| true, &mut |_| {})).map(drop)

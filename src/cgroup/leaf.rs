@@ -13,9 +13,9 @@ use super::removal::{NotRemoved, Removal};
 /// How long one step of a removal may delay other work.
 pub(crate) const STEP: Duration = Duration::from_millis(2);
 
-/// The cgroup of one job. The files that are needed to watch it are open from the start, and a descriptor is kept in
-/// reserve to kill it: a limit on open files that is reached later cannot prevent the kill. If a leaf is dropped before
-/// it is removed, its processes are killed; the guard removes the leaf if that is not possible at once.
+/// The cgroup of one job. The files that pinfold watches are open from the start, and a descriptor is reserved for the
+/// kill. So the kill works even if the limit on open files is reached later. If a leaf is dropped before it is removed,
+/// its processes are killed; the guard removes the leaf if that is not possible at once.
 #[derive(Debug)]
 pub(crate) struct Leaf {
     cgroup: Cgroup,
@@ -92,7 +92,8 @@ impl Leaf {
         self.events.clone()
     }
 
-    /// Returns its path from the base on. No other cgroup of the machine has a path with this end.
+    /// Returns the last part of its path, from the base on. No other cgroup of the machine has a path that ends like
+    /// this.
     pub fn tail(&self) -> String {
         let base = self.base.cgroup().path().file_name().unwrap_or_default().to_string_lossy();
         match &self.name {
@@ -127,7 +128,7 @@ impl Leaf {
 impl Drop for Leaf {
     fn drop(&mut self) {
         if !self.removed && !self.base.is_elsewhere() {
-            // The guard ends processes that cannot be killed here, when the supervisor is gone.
+            // If this kill fails, the guard ends the processes after the end of the supervisor.
             let _ = self.kill();
             let _ = self.remove_until(None);
         }

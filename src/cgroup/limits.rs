@@ -55,7 +55,8 @@ impl std::fmt::Display for Controller {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct IoMax {
-    /// The device: its file (`/dev/sda`), `MAJOR:MINOR`, or any path, which means the disk that contains it.
+    /// The device: its file (`/dev/sda`), its number (`MAJOR:MINOR`), or any path, for the disk that contains this
+    /// path.
     pub device: String,
     /// Bytes read per second.
     pub rbps: Option<u64>,
@@ -136,8 +137,8 @@ impl Limits {
         Self::default()
     }
 
-    /// Limits the memory, including the page cache. Beyond this limit, the kernel reclaims memory, then its OOM killer ends
-    /// processes of the job (`memory.max`).
+    /// Limits the memory, including the page cache (`memory.max`). At this limit, the kernel first reclaims memory of
+    /// the job. If that is not enough, its OOM killer ends processes of the job.
     pub fn memory(mut self, size: impl Into<Size>) -> Self {
         self.memory = Some(size.into());
         self
@@ -168,13 +169,14 @@ impl Limits {
         self
     }
 
-    /// Sets the share of CPU time among sibling cgroups if CPU time is short: 1 to 10000, 100 by default (`cpu.weight`).
+    /// Sets the weight of the job when jobs compete for CPU time: 1 to 10000, 100 by default (`cpu.weight`).
     pub fn cpu_weight(mut self, weight: u64) -> Self {
         self.cpu_weight = Some(weight);
         self
     }
 
-    /// Sets the share of I/O, with the values of [`cpu_weight`](Self::cpu_weight) (`io.weight`).
+    /// Sets the weight of the job when jobs compete for I/O, with the same values as [`cpu_weight`](Self::cpu_weight)
+    /// (`io.weight`).
     pub fn io_weight(mut self, weight: u64) -> Self {
         self.io_weight = Some(weight);
         self
@@ -186,7 +188,7 @@ impl Limits {
         self
     }
 
-    /// Sets the CPUs to run on, for example `0-3,7` (`cpuset.cpus`).
+    /// Sets the CPUs that the job may use, for example `0-3,7` (`cpuset.cpus`).
     pub fn cpuset(mut self, cpus: impl Into<String>) -> Self {
         self.cpuset = Some(cpus.into());
         self

@@ -1,5 +1,5 @@
-//! Finds bases that are locked although neither a guard nor the supervisor holds the lock: any process that may open a
-//! directory can lock it.
+//! Finds bases that another program has locked: neither the supervisor nor a guard has them open. Any process that may
+//! open a directory can lock it.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::directory::Cgroup;
 use super::sweep::claim;
 use crate::kernel::process;
 
-/// The processes that have a base open, as far as `/proc` shows them, by the name of the base.
+/// The processes that have a base open, grouped by the name of the base. Processes that `/proc` hides are missing.
 #[derive(Debug, Default)]
 pub(crate) struct Open(HashMap<String, Vec<Holder>>);
 

@@ -55,7 +55,7 @@ pub(crate) fn visible(wanted: Option<&Path>) -> Result<Cgroup, Vec<Refusal>> {
     }
 }
 
-/// Checks whether the guard can hold a job as its subreaper. For that, it must be able to find its descendants.
+/// Checks whether the guard can hold a job as its subreaper. For this, `/proc` must show the guard's descendants.
 pub(crate) fn subreaper() -> Result<(), Refusal> {
     let refuse = |reason: String, advice: &str| Refusal::new("the guard as subreaper", reason, advice);
     let own = std::fs::read_link("/proc/self").map_err(|error| {
@@ -79,7 +79,7 @@ fn own_cgroup_at_usual_place(open: Open) -> Option<Cgroup> {
     let own = mount::own_path(&read_file("/proc/self/cgroup").ok()?)?;
     let below = own.strip_prefix("/").ok()?;
     USUAL_MOUNTS.iter().find_map(|mount| {
-        // A path that is joined with an empty one would end with a slash.
+        // Joining an empty path would add a slash at the end.
         let path = if below.as_os_str().is_empty() { mount.into() } else { Path::new(mount).join(below) };
         let cgroup = open(&path).ok()?;
         (cgroup.id().ok()? == id).then_some(cgroup)
@@ -133,8 +133,8 @@ fn own_cgroup(open: Open) -> Result<Cgroup, Vec<Refusal>> {
     Err(refusals)
 }
 
-/// Reads a whole file of /proc. The buffer is large from the start, because the kernel makes the text again for each
-/// read.
+/// Reads a whole file of /proc. The buffer is large from the start, because each further read would make the kernel
+/// produce the text again.
 pub(crate) fn read_file(file: &str) -> std::io::Result<Vec<u8>> {
     let mut text = Vec::with_capacity(16 * 1024);
     std::io::Read::read_to_end(&mut std::fs::File::open(file)?, &mut text)?;

@@ -14,7 +14,8 @@ use super::directory::{Cgroup, children, open_in};
 const FILES: [&CStr; 5] = [c"cgroup.procs", c"cgroup.events", c"cgroup.kill", c"cgroup.freeze", c"cgroup.controllers"];
 
 impl Cgroup {
-    /// Does `work`. If a mode forbids it and pinfold made the cgroup, restores the modes and does `work` once more.
+    /// Does `work`. If that fails because of a mode, and pinfold made the cgroup, restores the modes and does `work`
+    /// again.
     pub(super) fn despite_modes<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
         match work() {
             Err(Errno::ACCESS) if self.is_ours && restore(self.as_fd()).is_ok() => work(),
@@ -47,7 +48,8 @@ fn restore(top: BorrowedFd<'_>) -> Result<()> {
             let opened = restore_entry(dir, &name, Mode::RWXU)
                 .and_then(|()| open_in(dir, &name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC))
                 .and_then(|child| Ok((restore_one(child.as_fd())?, child)));
-            // A directory that is gone or belongs to another user is skipped: the work that follows reports it.
+            // If a directory is gone or belongs to another user, it is skipped here. The work that follows fails there
+            // and returns the error.
             if let Ok((children, child)) = opened {
                 above.push(std::mem::replace(&mut names, children.into_iter()));
                 below = Some(child);
@@ -92,7 +94,7 @@ fn restore_entry(dir: BorrowedFd<'_>, name: &CStr, wanted: Mode) -> Result<()> {
     }
 }
 
-/// Returns the mode with the bits of `wanted` added; `None` if it already has them.
+/// Returns the mode with the bits of `wanted` added; `None` if the mode already has all of these bits.
 fn with(stat: &Stat, wanted: Mode) -> Option<Mode> {
     let mode = Mode::from_raw_mode(stat.st_mode);
     (!mode.contains(wanted)).then(|| mode | wanted)

@@ -14,8 +14,8 @@ use super::directory::{Cgroup, DIRECTORY, children, open_in};
 /// The path of the cgroup that could not be removed, and the reason.
 pub(crate) type NotRemoved = (PathBuf, Errno);
 
-/// The highest number of listings of one directory. A limit is needed because another program may make cgroups in it
-/// meanwhile.
+/// How often one directory is listed at most. Without a limit, the removal might never end while another program makes
+/// cgroups in the directory.
 const LISTINGS: u32 = 3;
 
 /// The removal of one cgroup. Each cgroup below it is listed once. A cgroup with no other cgroup below it is removed by
@@ -23,8 +23,8 @@ const LISTINGS: u32 = 3;
 #[derive(Debug)]
 pub(crate) struct Removal {
     name: CString,
-    /// The directory that is being emptied, which is that of the last level. Only this one descriptor is open, however
-    /// deep the job has nested its cgroups.
+    /// The directory of the last level: the removal is now removing the cgroups in it. Only this one descriptor is
+    /// open, however deep the job has nested its cgroups.
     dir: Option<OwnedFd>,
     levels: Vec<Level>,
 }
@@ -33,7 +33,7 @@ pub(crate) struct Removal {
 #[derive(Debug)]
 struct Level {
     name: CString,
-    /// The cgroups directly below that are still to be removed.
+    /// The cgroups directly below that the removal has not removed yet.
     rest: Vec<CString>,
     listings: u32,
 }
@@ -48,8 +48,8 @@ impl Cgroup {
     /// Removes the cgroup `name` below this one and all cgroups below it, deepest first. They must contain no process.
     ///
     /// # Errors
-    /// `BUSY` if a process is left in it; from Linux 6.19 on also for a moment after the last process has ended. `XDEV`
-    /// if a file system is mounted on one of the cgroups; the path in the error names that cgroup.
+    /// `BUSY` if a process is still in one of them; from Linux 6.19 on also for a moment after the last process has
+    /// ended. `XDEV` if a file system is mounted on one of the cgroups; the path in the error names that cgroup.
     pub fn remove(&self, name: &str) -> std::result::Result<(), NotRemoved> {
         self.removal(name)?.step(self, None).map(drop)
     }
@@ -57,8 +57,8 @@ impl Cgroup {
 
 impl Removal {
     /// Continues the removal from `parent`, up to the time `until` if it is given. Returns whether the removal is
-    /// complete. After an error the caller can begin a new removal. Another process may remove the same cgroups (guard
-    /// and supervisor both do at the end), so a cgroup that is already gone counts as removed.
+    /// complete. After an error the caller can begin a new removal. A cgroup that is already gone counts as removed,
+    /// because the guard and the supervisor can both remove the same cgroups at the end.
     pub fn step(&mut self, parent: &Cgroup, until: Option<Instant>) -> std::result::Result<bool, NotRemoved> {
         match self.go_on(parent, until) {
             // The job may have changed the modes of its cgroups.

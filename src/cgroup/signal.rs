@@ -17,12 +17,13 @@ const UNFROZEN: Duration = Duration::from_millis(250);
 impl Cgroup {
     /// Sends the `signals` to every process in this cgroup and below for which `wanted` returns true, in the order of
     /// the lists, until a pass finds no new process. Calls `found` once for each process, before it sends the signals.
-    /// Returns whether such a pass was reached within `scans`: a job that forks faster than pinfold can send signals
-    /// can only be killed.
+    /// Returns whether such a pass was reached within the limits `scans`. If a job forks faster than pinfold can send
+    /// signals, it is not reached, and the job can only be killed.
     ///
-    /// Only the job is hit: pinfold opens a pidfd, then reads the list again, and sends the signals through the pidfd
-    /// only if the list still has the pid. If the pid was reused in between, sending fails with `ESRCH`, and the next
-    /// pass handles the new process. The number of open pidfds is limited so that four free descriptors are enough.
+    /// No process outside of the job receives a signal: pinfold opens a pidfd, then reads the list again, and sends the
+    /// signals through the pidfd only if the list still has the pid. If the pid was reused in between, sending fails
+    /// with `ESRCH`, and the next pass handles the new process. The number of open pidfds is limited so that four free
+    /// descriptors are enough.
     pub fn signal_those(
         &self,
         signals: &[Signal],
@@ -51,8 +52,8 @@ impl Cgroup {
         done.and_then(|done| thawed.map(|()| done))
     }
 
-    /// Makes one pass of [`Cgroup::signal_those`]. Returns whether it found a new process, or was over before its end. A
-    /// process that may not be signalled is left to `cgroup.kill`.
+    /// Makes one pass of [`Cgroup::signal_those`]. Returns whether it found a new process, or stopped early because the
+    /// time was over. If pinfold may not send signals to a process, only `cgroup.kill` can end it.
     pub(super) fn signal_new(&self, signalling: &mut Signalling<'_, Pid>) -> Result<bool> {
         let mut found_new = false;
         self.walk(&mut |dir| {
@@ -75,8 +76,8 @@ impl Cgroup {
     }
 }
 
-/// Removes processes from the front of `pids` and opens them. If descriptors run out, two are released again: one for
-/// the list that confirms the processes, and one to read a file about a process.
+/// Removes processes from the front of `pids` and opens them. If descriptors run out, it releases two: one to read the
+/// list that confirms the processes, and one to read a file about a process.
 fn open_some(pids: &mut VecDeque<Pid>) -> Result<Vec<(Pid, Pidfd)>> {
     const MOST: usize = 64;
     let mut opened = Vec::new();
@@ -94,7 +95,7 @@ fn open_some(pids: &mut VecDeque<Pid>) -> Result<Vec<(Pid, Pidfd)>> {
                 opened.drain(keep..).rev().for_each(|(pid, _)| pids.push_front(pid));
                 break;
             }
-            // The process has ended, or a thread now has its number.
+            // The process has ended, or the number now belongs to a thread.
             Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => {}
             Err(errno) => return Err(errno),
         }

@@ -1,4 +1,5 @@
-//! Finds bases whose supervisor and guard are both gone, by their lock; kills the processes in them, and removes them.
+//! Finds abandoned bases: a free lock shows that supervisor and guard are both gone. Kills the processes in them, and
+//! removes them.
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -11,17 +12,17 @@ use rustix::io::{Errno, Result};
 use crate::cgroup::directory::{Cgroup, populated};
 use crate::kernel::poll;
 
-/// How long the start of a supervisor waits for processes that it has killed in abandoned bases. The time is for all
-/// bases together.
+/// How long the start of a supervisor waits for processes that it has killed in abandoned bases. This is the total time
+/// for all bases.
 pub(crate) const BOUND: Duration = Duration::from_millis(200);
 
-/// The pause between two attempts to remove a busy directory. From Linux 6.19 on, the last process can already be
-/// missing from the count in `cgroup.events` while it still keeps the directory busy, and no event reports the end of
-/// that.
+/// The pause between two attempts to remove a busy directory. From Linux 6.19 on, `cgroup.events` can report that no
+/// process is left while the last process still keeps the directory busy, and no event reports when the directory is
+/// free.
 const BUSY_AGAIN: Duration = Duration::from_millis(1);
 
-/// Opens and locks the base `name` in `parent` if it is abandoned. Returns `None` if it is in use. The lock lasts while
-/// the returned directory is open, so two sweepers never work on the same base.
+/// Opens and locks the base `name` in `parent` if it is abandoned. Returns `None` if it is in use. The lock lasts as
+/// long as the returned directory is open, so two sweeps never work on the same base.
 ///
 /// Supervisor and guard each hold a shared lock on their base (flock(2)). A process that gets the exclusive lock
 /// therefore knows that both are gone, whatever their PID namespace was; an attempt to get it does not disturb the
@@ -40,7 +41,7 @@ pub(crate) fn claim(parent: &Cgroup, name: &str) -> Result<Option<Cgroup>> {
 /// `bound`.
 pub(crate) fn end(cgroup: &Cgroup, bound: Duration) -> Result<()> {
     let events = cgroup.events()?;
-    // A time that the clock cannot represent means that there is no bound.
+    // If the clock cannot represent the time, there is no bound.
     let until = Instant::now().checked_add(bound);
     if populated(&events)? {
         cgroup.kill()?;
@@ -53,7 +54,7 @@ pub(crate) fn end(cgroup: &Cgroup, bound: Duration) -> Result<()> {
         let again = cgroup.kill_again_at().unwrap_or_else(Instant::now).saturating_duration_since(Instant::now());
         wait(&[PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)], left.min(again));
         if cgroup.kill_again_at().is_none_or(|at| at <= Instant::now()) && populated(&events)? {
-            // Errors are ignored here: after the bound, the caller reports the processes that are left.
+            // Errors are ignored here, because the caller reports the remaining processes after the bound.
             let _ = cgroup.kill_again();
         }
     }

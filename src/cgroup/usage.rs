@@ -7,12 +7,12 @@ use rustix::io::{Errno, Result};
 use crate::cgroup::directory::Cgroup;
 use crate::report::{Figure, Usage};
 
-/// Figures that come from other sources than the leaf's files.
+/// Figures that pinfold measured itself, because the leaf's files may not have them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Seen {
     /// The main process's largest resident set, in bytes.
     pub main_resident_peak: Option<u64>,
-    /// The highest memory use that was read when an event came, in bytes.
+    /// The highest memory use that pinfold read when an event came, in bytes.
     pub memory_highest: Option<u64>,
 }
 
@@ -47,7 +47,7 @@ impl Usage {
         (usage, short)
     }
 
-    /// Returns a usage whose figures `figure` gets from their sources.
+    /// Returns a usage. `figure` reads each figure from its source.
     fn with(mut figure: impl FnMut(&Source) -> Figure) -> Self {
         let mut from = |controller, file, key, since| figure(&Source { controller, file, key, since });
         Self {

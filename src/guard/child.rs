@@ -2,8 +2,8 @@
 //! calls, and allocates nothing. It records in that memory the step that it is at, and the error that occurred.
 //!
 //! Any step can take forever: a directory or a program can be on a file system that does not respond, or a process of
-//! the job's user can send SIGSTOP after the credentials have changed. So the timer and the death signal come first,
-//! and the guard does not wait for the child (see [`super::launch`]).
+//! the job's user can send SIGSTOP after the credentials have changed. So the child first sets the timer and the death
+//! signal, and the guard does not wait for the child (see [`super::launch`]).
 
 #![allow(unsafe_code)]
 
@@ -22,7 +22,7 @@ use crate::kernel::syscall::{call, checked};
 use crate::kernel::{pidfd, signal_set};
 use crate::sandbox::apply::{self, Confinement};
 
-/// A start that has not reached the exec within this time is ended.
+/// If the child has not executed the command within this time, it is killed.
 pub const EXEC_BOUND: Duration = Duration::from_secs(10);
 
 /// Everything that the child needs, prepared before the child exists.
@@ -30,15 +30,17 @@ pub struct Plan {
     pub guard: i32,
     pub cgroup_procs: RawFd,
     pub process_group: Option<i32>,
-    /// The leaf's id, and the end of the line in `/proc/self/cgroup` that names it.
+    /// The leaf's id, and the text with which the line in `/proc/self/cgroup` ends if the process is in the leaf.
     pub leaf: Option<(u64, *const [u8])>,
-    /// What the process applies as its sandbox.
+    /// The sandbox that the process applies to itself.
     pub sandbox: Option<Confinement>,
-    /// The sandbox's Landlock ruleset; -1 without one. No descriptor is moved to its number.
+    /// The descriptor of the sandbox's Landlock ruleset; -1 without a ruleset. No other descriptor is moved to this
+    /// number.
     pub ruleset: RawFd,
     pub cwd_descriptor: RawFd,
     pub cwd: *const c_char,
-    /// (descriptor here, number in the job), in an order that overwrites no descriptor before it has been moved.
+    /// Pairs of (number in the guard, number in the job). In this order, no move overwrites a descriptor that has not
+    /// been moved yet.
     pub descriptors: Vec<(RawFd, RawFd)>,
     /// Standard descriptors to leave closed.
     pub closed: Vec<RawFd>,
@@ -54,15 +56,15 @@ pub struct Plan {
     pub blocked: u64,
     pub ignored: u64,
     pub candidates: Vec<*const c_char>,
-    /// A free slot, the arguments, null. For a script without `#!`, the slot holds `/bin/sh`.
+    /// A free slot, then the arguments, then null. For a script without `#!`, the slot gets `/bin/sh`.
     pub argv: Vec<*const c_char>,
     pub env: Vec<*const c_char>,
-    /// The variables in `env` whose value becomes the process's identity.
+    /// The variables in `env` whose value the process replaces with its own identity (see `identity.rs`).
     pub identities: Vec<Variable>,
     pub outcome: *const Outcome,
 }
 
-/// The child's report, in memory that the guard reads at the same time.
+/// The child's progress, in memory that the guard reads at the same time.
 #[derive(Default)]
 pub struct Outcome {
     pub started: AtomicBool,
@@ -78,7 +80,7 @@ impl Outcome {
     }
 }
 
-/// In the order in which the child takes these steps.
+/// The steps, in the order in which the child takes them.
 const STAGES: [SpawnStage; 16] = [
     SpawnStage::Clone,
     SpawnStage::ExecTimer,
@@ -98,7 +100,7 @@ const STAGES: [SpawnStage; 16] = [
     SpawnStage::Exec,
 ];
 
-/// Everything that the child runs before the command. Never returns.
+/// Runs in the child until the command is executed. Never returns.
 ///
 /// # Safety
 /// Runs in the new process. The plan and all that it points to must live until this process executes the command or
@@ -111,7 +113,8 @@ pub unsafe extern "C" fn child(plan: *mut Plan) -> ! {
         let plan = &mut *plan;
         let outcome = &*plan.outcome;
         outcome.pid.store(call(libc::SYS_getpid, []) as i32, Ordering::Release);
-        // This store comes first: if a process is killed before this line, the cause is the kernel's kill-sequence bug.
+        // This store comes first: if a process is killed before this line, the guard concludes that the kernel's
+        // kill-sequence bug is the cause.
         outcome.started.store(true, Ordering::Release);
         if let Err(errno) = prepare_and_exec(plan, outcome) {
             outcome.errno.store(errno, Ordering::Release);
@@ -174,7 +177,7 @@ unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32
         }
         enter(SpawnStage::Descriptors);
         for &(source, target) in &plan.descriptors {
-            // dup3 refuses two equal numbers. Here only the close-on-exec flag has to be cleared (dup(2)).
+            // dup3 refuses two equal numbers. In this case, it is enough to clear the close-on-exec flag (dup(2)).
             if source == target {
                 checked(libc::SYS_fcntl, [source as usize, libc::F_SETFD as usize, 0])?;
             } else {
@@ -222,7 +225,7 @@ unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32
         signal_set::set_signal_mask(plan.blocked);
         if let Some(sandbox) = &plan.sandbox {
             enter(SpawnStage::Seccomp);
-            // Last, because the filters forbid calls of the steps before.
+            // The filters come last, because they forbid system calls that the earlier steps make.
             sandbox.filter()?;
         }
         enter(SpawnStage::Exec);
@@ -242,8 +245,9 @@ unsafe fn die_with_the_guard(plan: &Plan) -> Result<(), i32> {
     }
 }
 
-/// Sets the value for the OOM killer, before the change of user: only root may set any value. The kernel also sets the
-/// value of other processes that share the memory, but not for a vfork child (`__set_oom_adj` in fs/proc/base.c).
+/// Sets the value for the OOM killer. This comes before the change of user, because only root may set every value. The
+/// kernel also sets the value of other processes that share the memory, but not for a vfork child (`__set_oom_adj` in
+/// fs/proc/base.c).
 ///
 /// # Safety
 /// As [`child`].
@@ -251,7 +255,7 @@ unsafe fn set_oom_score(plan: &Plan) {
     let Some(value) = &plan.oom_score else { return };
     let flags = (libc::O_WRONLY | libc::O_CLOEXEC) as usize;
     // SAFETY: the path is a constant that ends with NUL; the value belongs to the plan and is passed with its length.
-    // The descriptor is closed where it was opened. Without /proc the job keeps the guard's value.
+    // The descriptor is closed where it was opened. If /proc is not mounted, the job keeps the guard's value.
     unsafe {
         let path = oom_score::FILE.as_ptr() as usize;
         if let Ok(file) = checked(libc::SYS_openat, [libc::AT_FDCWD as usize, path, flags, 0]) {
@@ -295,8 +299,9 @@ unsafe fn become_user(plan: &Plan) -> Result<(), i32> {
     Ok(())
 }
 
-/// Returns whether this process is in its leaf: by the cgroup's id if the kernel reports it (6.13), else by
-/// `/proc/self/cgroup`. If neither can be read, the success of the clone or of the write must suffice.
+/// Returns whether this process is in its leaf. Compares the cgroup's id if the kernel reports it (6.13), otherwise
+/// reads `/proc/self/cgroup`. If neither can be read, the result is true, because the clone or the write to
+/// `cgroup.procs` has succeeded.
 ///
 /// # Safety
 /// As [`child`].
@@ -328,7 +333,7 @@ unsafe fn is_in_leaf(plan: &Plan) -> bool {
     }
 }
 
-/// Tries each candidate as execvp(3) does. Returns the most informative errno.
+/// Tries to execute each path, as execvp(3) does. Returns the most informative errno.
 ///
 /// # Safety
 /// As [`child`].

@@ -20,17 +20,18 @@ use crate::kernel::{reap, signal_set};
 use crate::subreaper::children;
 use crate::subreaper::descendants::Descendants;
 
-/// How long the jobs have after their death signals before the guard kills them: within the second of promise 2.
+/// How long the jobs have after their death signals before the guard kills them. It is short, because all processes
+/// must be gone one second after the end of the supervisor (promise 2 of DESIGN.md).
 const DEATH_SIGNAL_GRACE: Duration = Duration::from_millis(500);
 
 /// The minimum number of scans for new processes while death signals are sent, and the time limit for all scans
 /// together.
 const DEATH_SIGNAL_SCANS: (u32, Duration) = (3, Duration::from_millis(200));
 
-/// How often the guard checks a cgroup that the supervisor may remove at the same time.
+/// The pause between two checks of a cgroup that the supervisor may remove at the same time.
 const REMOVED_UNSEEN: Duration = Duration::from_millis(10);
 
-/// The time for all other processes, if there are processes that SIGKILL does not end.
+/// The time limit if the remaining processes are known to survive SIGKILL.
 const GIVEN_UP: Duration = Duration::from_millis(200);
 
 /// A base that exists, or that a dead supervisor was about to make.
@@ -44,7 +45,8 @@ pub(super) struct PlannedBase {
 impl Guard {
     /// Ends every job after the end of the supervisor, waits until all are empty, and removes the directories.
     pub(super) fn clean_up(&mut self) {
-        // The supervisor may have announced these before its end, and the guard may not have read them yet.
+        // The guard may not have read all messages that the supervisor sent before its end. These four are still
+        // needed.
         while let Ok(Some((message, descriptors))) = protocol::receive::<ToGuard>(&self.socket, &mut self.buffer) {
             if matches!(
                 message,
@@ -58,12 +60,12 @@ impl Guard {
         if let Some(supervisor) = &self.supervisor {
             let _ = epoll::delete(&self.epoll, supervisor);
         }
-        // For jobs that were given up, nothing is left to do. Other jobs get the full time.
+        // The short time limit applies only if every job was given up. Otherwise the jobs get the full time.
         self.given_up &= self.jobs.is_empty();
         self.send_death_signals();
         let bound = Instant::now() + if self.given_up { GIVEN_UP } else { KILL_BOUND };
         if let Some(base) = self.base.take()
-            // At a regular end the base is empty or already gone.
+            // If the supervisor ended regularly, the base is empty or already gone.
             && !matches!(base.parent.remove_empty(&base.name), Ok(()) | Err(Errno::NOENT))
         {
             self.empty(&base, bound);
@@ -77,7 +79,7 @@ impl Guard {
             }
         }
         self.end_descendants(bound);
-        // A process that SIGKILL did not end may still run with the memory of its launch.
+        // A process that SIGKILL did not end may still use the memory of its launch, so this memory is not freed.
         std::mem::forget(std::mem::take(&mut self.launches));
         if let Some(terminal) = self.terminal.take() {
             terminal.restore();
@@ -87,7 +89,7 @@ impl Guard {
         }
     }
 
-    /// Sends the last signal to the jobs that have asked for one, and gives them a moment to end.
+    /// Sends the death signal to each job that was configured with one, and gives these jobs a moment to end.
     fn send_death_signals(&mut self) {
         let living = self.jobs.values().filter(|job| !job.reaped);
         let receivers: Vec<_> =
@@ -95,7 +97,7 @@ impl Guard {
         let alone = self.jobs.len() == 1;
         let patience = Instant::now() + DEATH_SIGNAL_GRACE;
         for (job, signal) in &receivers {
-            // Orphans are direct children of the guard. With a single job, all of them belong to that job.
+            // Orphans are direct children of the guard. If there is only one job, all of them belong to it.
             let is_ours = |child: Pid| alone || child.as_raw_nonzero().get() == job.pid;
             let all = Descendants::of_some(getpid(), &is_ours);
             let (least, time) = DEATH_SIGNAL_SCANS;
@@ -108,7 +110,8 @@ impl Guard {
         }
     }
 
-    /// Moves the guard out of the way of the jobs: into a leaf of its own, beside the base.
+    /// Moves the guard into a leaf of its own, beside the base: the parent cgroup can enable controllers only while no
+    /// process is in it.
     pub(super) fn move_to(&mut self, leaf: OwnedFd) -> rustix::io::Result<()> {
         let leaf = Cgroup::new(leaf, "the guard's leaf".into());
         let errno = leaf.write(c"cgroup.procs", b"0").err().map_or(0, Errno::raw_os_error);
@@ -133,7 +136,8 @@ impl Guard {
             if cgroup.kill_again_at().is_none_or(|at| at <= Instant::now()) {
                 let _ = cgroup.kill_again();
             }
-            // A supervisor that is still alive removes the directory too. Then the kernel drops a pending notification.
+            // A supervisor that is still alive also removes the directory. The kernel then drops a pending
+            // notification, so the guard checks again after a pause.
             let removed_unseen = Instant::now() + REMOVED_UNSEEN;
             let again = cgroup.kill_again_at().unwrap_or(removed_unseen);
             let _ = self.wait(Some(bound.min(again).min(removed_unseen)));
@@ -156,7 +160,7 @@ impl Guard {
         }
     }
 
-    /// Reaps without a message to the supervisor. Returns `true` if no living child is left.
+    /// Reaps children without reporting them to the supervisor. Returns `true` if no living child is left.
     fn reap_quietly(&self, mut reaped: impl FnMut(i32)) -> bool {
         while matches!(signal_set::read_signal(self.children.as_fd()), Ok(Some(_))) {}
         loop {
@@ -164,7 +168,7 @@ impl Guard {
                 Ok(Reap::Child(child)) => reaped(child.pid),
                 Ok(Reap::NoneEnded) => return false,
                 Ok(Reap::NoChildren) => return true,
-                // The kernel refuses waitid: the state of each child in the list is read instead.
+                // A seccomp filter refuses waitid, so the guard reads the state of each child instead.
                 Err(_) => return children::all_children_have_ended(),
             }
         }

@@ -1,5 +1,6 @@
-//! The clone call: clone3(2) directly into the leaf, or the older clone(2) for a child that joins its leaf. In inline
-//! assembly, since a new process must not return on its maker's stack.
+//! The clone call: clone3(2) makes a process directly in the leaf; the older clone(2) makes a child that joins its leaf
+//! by itself. The calls are in inline assembly, because the new process must not return on the stack of the process
+//! that made it.
 
 #![allow(unsafe_code)]
 
@@ -76,12 +77,12 @@ pub(crate) const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const VFORK: u64 = (libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD) as u64;
 
-/// Where a main process is made, and as a child of which process.
+/// In which cgroup a main process is made, and as a child of which process.
 #[derive(Clone, Copy)]
 pub struct Place {
     /// The leaf's directory; clone3 makes the process in it.
     pub leaf: Option<i32>,
-    /// The older clone is used, and the child joins its leaf.
+    /// The older clone makes the process, and the process joins its leaf by itself.
     pub join: bool,
     /// The process becomes a child of the caller's parent (CLONE_PARENT).
     pub of_parent: bool,
@@ -130,7 +131,7 @@ const CHILD: Entry = {
     entry
 };
 
-/// Makes a process that shares the guard's memory and descriptors. The guard continues to run beside it. When the
+/// Makes a process that shares the guard's memory and descriptors. The guard is not suspended meanwhile. When the
 /// process has ended, the kernel sets `running` to 0 and wakes one waiter on it (CLONE_CHILD_CLEARTID).
 ///
 /// # Safety
@@ -186,7 +187,7 @@ unsafe fn raw(number: libc::c_long, arguments: [usize; 4], argument: *mut libc::
     result
 }
 
-/// As above.
+/// The same as for x86-64.
 ///
 /// # Safety
 /// The arguments must give the new process a stack of its own.

@@ -1,4 +1,5 @@
-//! The guard's event loop: messages, ended children, the supervisor's end. One thread, one epoll.
+//! The guard's event loop. One thread waits with one epoll instance for messages, for children that end, and for the
+//! end of the supervisor.
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
@@ -36,7 +37,8 @@ pub fn run(socket: OwnedFd, outer: Option<OwnedFd>) -> Result<()> {
     let mut guard = Guard::new(socket, outer)?;
     let served = guard.serve();
     guard.clean_up();
-    // This process ends now. The kernel then closes and unmaps everything at once, faster than one call for each.
+    // This process ends now. No destructor runs, because the kernel closes and unmaps everything at once, which is
+    // faster than one call for each object.
     std::mem::forget(guard);
     served
 }
@@ -48,7 +50,7 @@ pub(super) struct Guard {
     pub(super) supervisor: Option<OwnedFd>,
     pub(super) outer: Option<OwnedFd>,
     pub(super) base: Option<PlannedBase>,
-    /// The directory whose controllers the supervisor gives to the cgroups below, and how to undo that.
+    /// The cgroup whose controllers the supervisor delegates to the cgroups below, and how to undo that.
     pub(super) giving: Option<(Cgroup, Undo)>,
     pub(super) terminal: Option<Kept>,
     /// Descriptors that arrived before the `Spawn` message that they belong to.
@@ -59,17 +61,19 @@ pub(super) struct Guard {
     pub(super) waiting_for_room: bool,
     /// The stacks for the next start; `None` while a running start uses them.
     pub(super) stacks: Option<Stacks>,
-    /// Starts whose command has not been executed yet, and which the guard no longer blocks on.
+    /// Starts whose command has not been executed yet. The guard no longer waits for them, but does other work.
     pub(super) launches: Vec<Launch>,
     pub(super) buffer: Vec<u8>,
-    /// Set when a clone into a cgroup has shown the kill-sequence bug or was refused.
+    /// Set if the kernel refuses to clone into a cgroup, or if such a clone has shown the kill-sequence bug
+    /// ([`FromGuard::NotStarted`]).
     pub(super) always_join: bool,
-    /// The last spawn whose process was killed before its first instruction: by that bug, or by a kill of the leaf.
+    /// The job whose process was killed most recently before its first instruction. The cause was this bug, or a kill
+    /// of the leaf.
     pub(super) not_started: Option<JobId>,
     pub(super) reap_schedule: ReapSchedule,
-    /// Whether the last scan found no children at all.
+    /// Whether the guard had no children at all when it looked last.
     pub(super) childless: bool,
-    /// Some processes do not end on SIGKILL, and nothing more can be done about them.
+    /// SIGKILL does not end the remaining processes, so the guard does not wait for them.
     pub(super) given_up: bool,
     /// CPU time of the children that have been reaped.
     pub(super) spent: Spent,
@@ -148,8 +152,8 @@ impl Guard {
         }
     }
 
-    /// Handles messages, up to and including one spawn: a spawn takes long, and before the next one the guard has to
-    /// report the processes that have ended meanwhile. Returns `false` when the supervisor is gone.
+    /// Handles messages, up to and including one spawn. A spawn takes long, so the guard reports processes that have
+    /// ended meanwhile before it handles the next one. Returns `false` when the supervisor is gone.
     fn receive(&mut self) -> Result<bool> {
         let mut spawned = false;
         while !spawned {
@@ -182,7 +186,7 @@ impl Guard {
                     pidfds.push(rustix::io::fcntl_dupfd_cloexec(outer, 0)?);
                 }
                 let pid = getpid().as_raw_nonzero().get();
-                // The guard's parent is the outer guard, as long as that lives.
+                // As long as the outer guard lives, it is the guard's parent.
                 let outer = self.outer.as_ref().and_then(|_| getppid()).map(|outer| outer.as_raw_nonzero().get());
                 self.send(&FromGuard::Ready { version: protocol::VERSION, pid, outer }, pidfds)
             }
@@ -254,7 +258,7 @@ impl Guard {
         self.flush()
     }
 
-    /// Sends as much as the socket accepts now. The rest follows when the socket has room.
+    /// Sends as many messages as the socket accepts now. The others follow when the socket has room.
     fn flush(&mut self) -> Result<()> {
         let waiting = loop {
             let Some((bytes, descriptors)) = self.outbox.front() else { break false };
@@ -262,7 +266,7 @@ impl Guard {
             match protocol::send(&self.socket, bytes, &descriptors) {
                 Ok(()) => drop(self.outbox.pop_front()),
                 Err(Errno::AGAIN) => break true,
-                // The supervisor is gone; the end of the socket will show it.
+                // The supervisor is gone. The guard notices this when it reads the end of the socket.
                 Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => drop(self.outbox.pop_front()),
                 Err(errno) => return Err(errno),
             }

@@ -1,7 +1,7 @@
-//! Environment variables that hold the identity of the process that reads them: passed sockets (`LISTEN_PID`,
+//! Environment variables that hold the identity of the process for which they are set: passed sockets (`LISTEN_PID`,
 //! sd_listen_fds(3)), the watchdog (`WATCHDOG_PID`, sd_watchdog_enabled(3)), and `SYSTEMD_EXEC_PID` (systemd.exec(5)).
-//! systemd sets them for the process that it executes. If that process is the supervisor, the command receives its own
-//! identity instead.
+//! systemd sets them for the process that it executes. If they name the supervisor, pinfold replaces the value with the
+//! identity of the command's process, so that the command accepts them.
 
 #![allow(unsafe_code)]
 
@@ -27,11 +27,11 @@ const VARIABLES: [(&[u8], Identity); 4] = [
     (b"SYSTEMD_EXEC_PID", Identity::Pid),
 ];
 
-/// Bytes for the longest number and its NUL.
+/// Room for the longest number and its NUL, in bytes.
 const ROOM: usize = 21;
 
-/// Returns the positions of the variables in this environment (each `NAME=value` and NUL) that hold the identity of
-/// this process, without those for which `except` returns true.
+/// Returns the positions of the variables that hold the identity of this process. Each element of the environment is
+/// `NAME=value` and NUL. Variables for which `except` returns true are left out.
 pub fn of_this_process<'a>(
     environment: impl Iterator<Item = &'a [u8]>,
     except: impl Fn(&[u8]) -> bool,
@@ -53,7 +53,7 @@ fn own(identity: Identity) -> Option<u64> {
     }
 }
 
-/// One variable, with room for another value.
+/// One variable, with room for a longer value.
 pub struct Variable {
     text: Vec<u8>,
     value_at: usize,

@@ -17,7 +17,7 @@ use crate::kernel::pidfd::Pidfd;
 use crate::kernel::reap::Reaped;
 use crate::kernel::signal::Signal;
 
-/// Job ids start at 1.
+/// The id of the second job: ids start at 1.
 const SECOND: JobId = 2;
 
 impl Guard {
@@ -66,8 +66,8 @@ impl Guard {
         Ok(None)
     }
 
-    /// Handles a reaped child. Returns whether it belongs to a running start. If the start is over, a main process that
-    /// has ended is added to `ended`.
+    /// Handles a reaped child. Returns whether it belongs to a running start. If this start is over now and its main
+    /// process has ended, adds the main process to `ended`.
     pub(super) fn reaped_of_a_start(&mut self, reaped: Reaped, ended: &mut Vec<(JobId, Reaped)>) -> Result<bool> {
         let Some(at) = self.launches.iter_mut().position(|launch| launch.reaped(reaped)) else { return Ok(false) };
         let launch = &self.launches[at];
@@ -86,12 +86,12 @@ impl Guard {
         Ok(true)
     }
 
-    /// Answers for a start that is over. Returns the main process, if it has ended since and was reaped.
+    /// Sends the answer for a start that is over. Returns the main process, if it has already ended and was reaped.
     fn finish_start(&mut self, mut launch: Launch) -> Result<Option<(JobId, Reaped)>> {
         let (job, joined, ended) = (launch.job, launch.joins(), launch.ended.take());
         let (launched, mut ordered, stacks) = launch.result(ended.is_some());
         self.stacks = Some(stacks);
-        // A job that has been swept meanwhile has received its answer.
+        // If the job has been swept meanwhile, the supervisor already has its answer.
         let awaited = self.jobs.contains_key(&job);
         match launched {
             Launched::Executed { pidfd, .. } if !awaited => {
@@ -100,8 +100,8 @@ impl Guard {
             }
             _ if !awaited => Ok(None),
             Launched::Executed { pid, pidfd } => {
-                // The supervisor has not killed the job, has requested it again, and this time it runs. So the
-                // kill-sequence bug was the cause.
+                // The last start of this job failed with NotStarted. The supervisor has not killed the job, but
+                // requested it again, and this time it runs. So the kill-sequence bug was the cause.
                 self.always_join |= joined && self.not_started == Some(job);
                 if let Some(job) = self.jobs.get_mut(&job) {
                     job.pid = pid;
@@ -109,8 +109,8 @@ impl Guard {
                 self.send(&FromGuard::Spawned { job, pid, joined }, vec![pidfd])?;
                 Ok(ended.map(|reaped| (job, reaped)))
             }
-            // The kernel refuses the call itself here (an old kernel, a container's seccomp profile). From now on the
-            // guard does not try it again.
+            // The kernel (an old one) or a container's seccomp profile refuses the call itself, so the guard does not
+            // try it again.
             Launched::Refused => {
                 self.always_join = true;
                 ordered.join = true;
@@ -133,8 +133,8 @@ impl Guard {
         }
     }
 
-    /// Kills starts that have not reached their exec in time, and informs the supervisor of those that SIGKILL does not
-    /// end.
+    /// Kills the main process of each start that has not reached its exec in time. If SIGKILL does not end it, informs
+    /// the supervisor.
     pub(super) fn remind_starts(&mut self) -> Result<()> {
         if self.launches.is_empty() {
             return Ok(());

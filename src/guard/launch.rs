@@ -1,11 +1,11 @@
 //! The start of one main process. The guard does not wait for it longer than [`PATIENCE`].
 //!
-//! The process that makes a main process is its *maker*. The kernel suspends the maker until the main process executes
-//! the command (CLONE_VFORK). This has two benefits: the kernel copies no page tables, and the OOM killer spares the
-//! child, whose end would take the guard with it (`oom_badness` in mm/oom_kill.c). But a child that does not reach its
-//! exec would keep its maker suspended, in state D even after SIGKILL. So the maker is not the guard but a *launcher*:
-//! a process that lives for this one call, with the guard's memory and descriptors. With CLONE_PARENT, the main process
-//! is a child of the guard nevertheless.
+//! The kernel suspends the process that makes a main process until the main process executes the command (CLONE_VFORK).
+//! This has two benefits: the kernel copies no page tables, and the OOM killer spares the child. (To kill a child that
+//! shares the guard's memory would also kill the guard; `oom_badness` in mm/oom_kill.c.) But a child that does not
+//! reach its exec would keep the process that made it suspended, in state D even after SIGKILL. So the guard does not
+//! make the main process itself. A *launcher* does this: a process that shares the guard's memory and descriptors and
+//! lives for this one call. With CLONE_PARENT, the main process is nevertheless a child of the guard.
 
 #![allow(unsafe_code)]
 
@@ -28,11 +28,12 @@ use crate::kernel::pidfd::Pidfd;
 use crate::kernel::reap::Reaped;
 use crate::kernel::syscall::{call, checked};
 
-/// How long the guard waits for an exec before it goes on with its other work.
+/// How long the guard waits for an exec before it continues with its other work.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// The steps for a start that is not over, and when they are due. A launcher that another process of its user has
-/// stopped would not notice the exec.
+/// If a start is not over, the guard takes these steps, each of them this long after the begin of the start. The first
+/// step sends SIGCONT, because another process of the same user may have stopped the launcher, and a stopped launcher
+/// does not notice the exec.
 const STEPS: [(Duration, Step); 4] = [
     (Duration::from_secs(1), Step::Continue),
     // After the main process's own timer.
@@ -54,8 +55,8 @@ enum Step {
 /// The launcher has not written a result.
 const NONE: isize = isize::MIN;
 
-/// What guard, launcher and main process share. It stays in one place until the launcher has ended and the main process
-/// has ended or executed the command.
+/// The memory that guard, launcher and main process share. It is not moved or freed until the launcher has ended and
+/// the main process has ended or executed the command.
 struct Shared {
     /// 1 while the launcher runs.
     running: AtomicU32,
@@ -71,8 +72,8 @@ struct Shared {
 }
 
 impl Shared {
-    /// Returns the pidfd that the kernel has made (CLONE_PIDFD). The kernel writes the number before the last checks of
-    /// the clone: a clone that is refused leaves a number that is not an open descriptor.
+    /// Returns the pidfd that the kernel has made (CLONE_PIDFD). The kernel writes the number before its last checks,
+    /// so if it then refuses the clone, the number is not that of an open descriptor.
     fn pidfd(&self) -> Option<i32> {
         let made = self.outcome.pid.load(Ordering::Acquire) != 0 || self.result.load(Ordering::Acquire) > 0;
         Some(self.pidfd.load(Ordering::Acquire)).filter(|&pidfd| made && pidfd >= 0)
@@ -88,13 +89,13 @@ impl Stacks {
     }
 }
 
-/// A running start. It must not be dropped before it is over: both processes run with its memory.
+/// A running start. It must not be dropped before it is over, because the launcher and the main process use its memory.
 pub(super) struct Launch {
     pub job: JobId,
     shared: Rc<Shared>,
-    /// `None` if the guard itself had to be the maker, or after the launcher has ended.
+    /// `None` if the guard itself had to make the main process, or after the launcher has ended.
     launcher: Option<i32>,
-    /// The main process, if it was reaped before the launcher.
+    /// The end of the main process, if it was reaped before the launcher.
     pub ended: Option<Reaped>,
     begun: Instant,
     /// How many of [`STEPS`] have been done.
@@ -111,14 +112,14 @@ pub(super) enum Launched {
     NotStarted,
     /// The kernel refuses the call itself, whatever its target.
     Refused,
-    /// There was room for the launcher and for no other process (`ulimit -u`, pids.max).
+    /// The limit on processes (`ulimit -u`, pids.max) allowed the launcher, but not the main process.
     NoRoomBesideLauncher,
     Failed(Failure),
 }
 
 impl Launch {
-    /// Starts the main process, with a launcher. Without one, if there is no room for one more process, or if
-    /// `without_launcher` is set.
+    /// Starts the main process through a launcher. The guard itself makes the main process if `without_launcher` is
+    /// set, or if a limit on processes does not allow a launcher.
     pub fn new(job: JobId, mut ordered: Ordered, stacks: Stacks, without_launcher: bool) -> Result<Self, Failure> {
         let place = Place { leaf: ordered.leaf(), join: ordered.join, of_parent: true };
         let mut shared = Rc::new(Shared {
@@ -146,8 +147,8 @@ impl Launch {
         };
         let launcher = match made {
             Ok(pid) => Some(pid),
-            // A limit on processes is reached (ulimit -u, pids.max). If the guard itself is the maker, one process less
-            // is needed.
+            // A limit on processes is reached (ulimit -u, pids.max). If the guard itself makes the main process, the
+            // start needs one process less.
             Err(_) => {
                 if let Some(shared) = Rc::get_mut(&mut shared) {
                     shared.place.of_parent = false;
@@ -159,7 +160,8 @@ impl Launch {
         Ok(Self { job, shared, launcher, ended: None, begun, steps: 0 })
     }
 
-    /// Waits for the end of the launcher, for a moment at most. Returns whether it has ended; then it has been reaped.
+    /// Waits for the end of the launcher, for a short time at most. Returns whether it has ended. If so, it has also
+    /// been reaped.
     pub fn wait(&mut self) -> bool {
         let until = self.begun + PATIENCE;
         let Some(launcher) = self.launcher else { return true };
@@ -203,7 +205,7 @@ impl Launch {
         self.shared.place.join
     }
 
-    /// Records that a child of the guard has been reaped. Returns whether the child belongs to this start.
+    /// Records that the guard has reaped a child. Returns whether the child belongs to this start.
     pub fn reaped(&mut self, reaped: Reaped) -> bool {
         if self.launcher == Some(reaped.pid) {
             self.launcher = None;
@@ -248,15 +250,15 @@ impl Launch {
         step == Step::Inform
     }
 
-    /// Continues a launcher that may have been stopped.
+    /// Continues the launcher, which another process may have stopped.
     pub fn resume(&self) {
         if let Some(launcher) = self.launcher.and_then(Pid::from_raw) {
-            // The launcher is a child of the guard and has not been reaped: the pid is its own.
+            // The launcher is a child of the guard and has not been reaped, so no other process has its pid.
             let _ = kill_process(launcher, rustix::process::Signal::CONT);
         }
     }
 
-    /// Returns the result. The start must be over. `reaped`: the main process has ended and was reaped.
+    /// Returns the result. The start must be over. `reaped` says that the main process has ended and was reaped.
     pub fn result(self, reaped: bool) -> (Launched, Ordered, Stacks) {
         let Self { shared, begun, .. } = self;
         let result = shared.result.load(Ordering::Acquire);
@@ -304,7 +306,7 @@ impl Launch {
     }
 }
 
-/// What the launcher runs.
+/// The function that the launcher runs.
 ///
 /// # Safety
 /// `shared` points to a [`Shared`] that lives until this process has ended.

@@ -1,5 +1,5 @@
 //! The guard: the small single-threaded process that is parent and subreaper of the jobs. It outlives the supervisor
-//! just long enough to clean up. This module starts it; [`event_loop`] is what it runs.
+//! just long enough to clean up. This module starts it; [`event_loop`] has the code that it then runs.
 
 mod child;
 mod clean_up;
@@ -39,25 +39,27 @@ pub(crate) use program::{Embedded, Program};
 
 pub(crate) use crate::cgroup::base::GUARD_NAME as NAME;
 
-/// How long the guard waits for processes to end after it has sent them SIGKILL, when its supervisor is gone.
+/// How long a guard whose supervisor is gone waits for the end of processes to which it has sent SIGKILL.
 pub(crate) const KILL_BOUND: Duration = Duration::from_secs(10);
 
-/// This process has forked a guard. Further guards execute this same program, whatever program the environment names.
+/// This process has forked a guard. Further guards then execute this same program, even if the environment variable
+/// names another one.
 static OWN_PROGRAM_ONLY: AtomicBool = AtomicBool::new(false);
 
-/// A call is not required: each program that contains this library is a guard program, since the guard starts before
-/// `main`. The function stays for programs that call it. It also records the signal mask and the ignored signals at the
-/// start of `main`, and jobs receive these.
+/// You do not need to call this function: in each program that contains this library, the guard starts before `main`.
+/// The function remains for programs that already call it. It also records the signal mask and the ignored signals, so
+/// that jobs inherit those from the time of this call.
 pub fn init() {
     init_with(std::env::args_os());
 }
 
 /// Does the same as [`init`], for programs without Rust's runtime, where [`std::env::args_os`] may not know the
-/// arguments. Pass all arguments, including the program's own name. Such a program needs the call for one thing: it
-/// opens `/dev/null` on standard descriptors that are closed, as Rust's runtime does before `main`. In jobs these
+/// arguments. Pass all arguments, including the program's own name. Such a program needs the call for one reason: the
+/// call opens `/dev/null` on standard descriptors that are closed, as Rust's runtime does before `main`. In jobs these
 /// descriptors are still closed.
 ///
-/// Where the C library passes no arguments to constructors (musl) and `/proc` is not mounted, the guard starts here.
+/// If the C library passes no arguments to constructors (musl) and `/proc` is not mounted, the guard starts in this
+/// function and not before `main`.
 pub(crate) fn init_with(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) {
     inherited::fill_closed_stdio();
     inherited::signals();
@@ -108,18 +110,18 @@ pub(crate) enum Origin {
 }
 
 impl Guard {
-    /// Forks the guard from this process. This is the fastest way, for a program that does nothing else, at its very
-    /// start. The guard is then a child of this process; it is reaped when the [`Supervisor`](crate::Supervisor) is
-    /// closed or dropped. This process becomes a child subreaper (PR_SET_CHILD_SUBREAPER(2const)), unless it has
-    /// children already: if the guard is killed, processes that have left their cgroup, or have none, become children
-    /// of this process, which ends them.
+    /// Forks the guard from this process. This is the fastest way to start a guard. It is for programs that only
+    /// supervise, and must be called before the program starts threads. The guard is then a child of this process; it
+    /// is reaped when the [`Supervisor`](crate::Supervisor) is closed or dropped. This process becomes a child
+    /// subreaper (PR_SET_CHILD_SUBREAPER(2const)), unless it has children already: if the guard is killed, processes
+    /// that have left their cgroup, or have none, become children of this process, which ends them.
     ///
     /// Where a supervisor needs further guards (one for each job without a cgroup), it executes this same program for
     /// them. It does not use the environment variable `PINFOLD_GUARD` then.
     ///
     /// The guard lowers its own `oom_score_adj`, and this process does the same after it has requested its first job,
     /// where that is permitted (CAP_SYS_RESOURCE). Jobs get the previous value. From the deadline of a job until the
-    /// job has ended, the kernel sends this process SIGCONT, in case the job has stopped it.
+    /// end of the job, the kernel repeatedly sends SIGCONT to this process, because the job may have stopped it.
     ///
     /// # Errors
     /// Returns [`Error::System`] with `EBUSY` if this process has a second thread, or with the errno of socketpair(2)
@@ -130,20 +132,20 @@ impl Guard {
         OWN_PROGRAM_ONLY.store(true, Ordering::Relaxed);
         let host = Host::rights_now();
         let (ours, theirs) = pair()?;
-        // If this process had children of its own, it could not distinguish orphans of these from orphans of the jobs.
+        // If this process has other children, it cannot distinguish their orphans from orphans of the jobs.
         let inherits = !has_children && rustix::process::set_child_subreaper(Some(rustix::process::getpid())).is_ok();
         match fork::fork_single_threaded() {
             Ok(fork::Fork::Child) => {
                 drop(ours);
-                // A job may have stopped the guard at the time when the supervisor is killed. SIGCONT lets the guard
-                // continue, and it ends the job. If the supervisor is gone already, the guard sees that on its socket.
+                // A job may have stopped the guard before the supervisor is killed. This SIGCONT continues the guard,
+                // which then ends the job. If the supervisor is gone already, the guard sees that on its socket.
                 let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::CONT));
                 run(theirs, false)
             }
             Ok(fork::Fork::Parent(pid)) => {
                 wake::allow();
-                // The guard does the same. After the first of the two calls, a signal to this process's group no longer
-                // reaches the guard.
+                // The guard makes the same call. The first of the two calls ensures that a signal to this process's
+                // group no longer reaches the guard.
                 if process::own_process_group().is_some() {
                     let _ = rustix::process::setpgid(Some(pid), Some(pid));
                 }
@@ -191,8 +193,8 @@ impl Guard {
         can_wait()?;
         let host = Host::now();
         let (ours, theirs) = pair()?;
-        // The first message is sent before the program runs. A program that is not a guard program, and would start
-        // itself again and again, finds the message there and stops.
+        // The first message is sent before the program runs. A program that is not a guard program might start itself
+        // again and again; if it contains this library, it finds the message and stops.
         protocol::greet(&ours, true)?;
         let child = program.execute(theirs, nested)?;
         Ok(Self {
@@ -204,16 +206,17 @@ impl Guard {
     }
 }
 
-/// The socket has been closed before. After the drop nothing of the guard may remain, not even a zombie.
+/// The socket is already closed. After this drop, no process of the guard may remain, not even a zombie.
 impl Drop for Origin {
     fn drop(&mut self) {
         match self {
             Self::Forked { pid, .. } => {
-                // The guard has no work left, or first ends the processes that remain.
+                // The guard ends now; before that, it ends the remaining processes.
                 let _ = rustix::process::waitpid(Some(*pid), rustix::process::WaitOptions::empty());
             }
             Self::Executed { starter, .. } => {
-                // Only a process that has not answered still exists here. It may not be a guard at all.
+                // The starter still exists here only if it has not answered. It may not be a guard at all, so it is
+                // killed.
                 if let Some(mut child) = starter.take() {
                     let _ = child.kill();
                     let _ = child.wait();
@@ -231,13 +234,13 @@ pub(crate) fn protect_from_oom_killer() {
     }
 }
 
-/// Checks that a guard program can be found, and returns the error if not.
+/// Checks that a guard program can be found. Returns an error otherwise.
 pub(crate) fn assure_program(program: Option<&Program>) -> Result<()> {
     program::find(program).map(drop)
 }
 
-/// Returns whether this process has children, or an error if the kernel refuses to answer. The guard inherits a seccomp
-/// filter, and with such a filter it could never know that a job is empty.
+/// Returns whether this process has children, or an error if the kernel refuses to answer. The guard inherits the
+/// seccomp filters of this process. If one of them refuses waitid, the guard could never know that a job is empty.
 fn can_wait() -> Result<bool> {
     let advice =
         "a seccomp filter refuses the call: allow waitid in it (a unit's SystemCallFilter=, a container's profile)";
@@ -249,8 +252,8 @@ fn pair() -> Result<(OwnedFd, OwnedFd)> {
         .map_err(|errno| Error::system("socketpair", "to the guard", errno, short_of_descriptors(errno)))
 }
 
-/// Runs a guard that was executed. Its socket is its standard input. It forks and its parent ends, so that the host has
-/// no child that the host did not start.
+/// Runs in a guard that was executed, whose socket is its standard input. It forks, and the parent ends. So the host
+/// has no long-lived child that the host did not start.
 fn run_executed(nested: bool) -> ! {
     let socket = match rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3) {
         Ok(socket) => socket,
@@ -280,12 +283,12 @@ fn run(socket: OwnedFd, nested: bool) -> ! {
     std::mem::forget(copy);
     match if nested { outer::run(socket) } else { event_loop::run(socket, None) } {
         Ok(()) => fork::exit_now(0),
-        // The supervisor sees the end of the socket.
+        // The supervisor notices the end of the guard because the socket is closed.
         Err(_) => fork::exit_now(125),
     }
 }
 
-/// Reports to the supervisor what a guard could not do at its start, and ends this process.
+/// Reports to the supervisor which step of its start failed, and ends this process.
 fn fail(socket: impl AsFd, operation: &str, errno: Errno) -> ! {
     protocol::refuse(socket, &format!("it cannot {operation}: {errno}"));
     fork::exit_now(125)

@@ -25,13 +25,13 @@ pub(super) fn run(socket: OwnedFd) -> Result<()> {
             if getppid() != Some(pid) {
                 return Err(Errno::SRCH);
             }
-            // So that no signal to a process group reaches both guards.
+            // Each guard has its own process group, so that no signal to a group reaches both.
             setpgid(None, None)?;
             set_child_subreaper(Some(getpid()))?;
             event_loop::run(socket, Some(outer))
         }
         fork::Fork::Parent(guard) => {
-            // The end of this socket must mean the end of the guard alone.
+            // The outer guard closes its copy of the socket, so that the socket ends when the guard ends.
             drop(socket);
             drop(outer);
             outlive(guard)
@@ -56,7 +56,7 @@ fn outlive(guard: Pid) -> Result<()> {
                 }
                 Ok(Reap::NoneEnded) => break false,
                 Ok(Reap::NoChildren) => return Ok(()),
-                // The kernel refuses waitid: the state of each child in the list is read instead.
+                // A seccomp filter refuses waitid, so the outer guard reads the state of each child instead.
                 Err(_) if children::all_children_have_ended() => return Ok(()),
                 Err(_) => break held.as_ref().is_some_and(Pidfd::has_ended),
             }

@@ -1,4 +1,4 @@
-//! The guard program: which program is executed, how, and the real cause when that fails.
+//! The guard program: which program is executed and how, and the cause if that fails.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -20,14 +20,14 @@ use crate::guard::startup::Home;
 /// The environment variable that names the guard program of a library host.
 const VARIABLE: &str = "PINFOLD_GUARD";
 
-/// The link itself, not its target: it still works after the file was replaced by a new version.
+/// The link itself is executed, not its target, because it still works after a new version has replaced the file.
 const OWN: &str = "/proc/self/exe";
 
 /// The beginning of the argument that asks a program to be a guard. It is an option, so a program that is not a guard
 /// program refuses it.
 const ARGUMENT: &str = "--pinfold-guard=";
 
-/// The end of that argument, if it asks for an outer guard around the guard.
+/// The suffix of this argument that asks for an outer guard around the guard.
 const NESTED: &str = ",nested";
 
 /// A guard program that the host has chosen.
@@ -86,7 +86,7 @@ pub(super) struct Executable {
     path: PathBuf,
     /// The name for messages.
     pub name: String,
-    /// The library that the program loads first, which makes the program a guard.
+    /// The shared library that the program loads first (LD_PRELOAD). Its constructor turns the process into a guard.
     preload: Option<PathBuf>,
     _kept: Option<Arc<OwnedFd>>,
 }
@@ -237,7 +237,7 @@ pub(super) fn find(program: Option<&Program>) -> Result<Executable> {
 }
 
 /// Checks whether the program can load this library before it runs (LD_PRELOAD, ld.so(8)), and returns the reason if it
-/// cannot. A loader that does not load the library would call the program's `main`.
+/// cannot. If the loader did not load the library, the program's `main` would run instead of a guard.
 fn can_preload(library: &Path, has_loader: bool) -> std::result::Result<(), &'static str> {
     if !has_loader {
         return Err("which this program can't load first: it is statically linked, or a set-user-ID program");
@@ -271,8 +271,8 @@ pub(super) fn asked(last: &[u8]) -> Option<Asked> {
     })
 }
 
-/// Returns the error for an executed guard that is gone, derived from the status of the process that was to start it.
-/// `status` is `None` while this process still runs.
+/// Returns the error for an executed guard that is gone. `status` is the exit status of the process that should have
+/// started it; `None` while that process still runs.
 pub(crate) fn ended(name: &str, status: Option<ExitStatus>) -> Error {
     let (what, likely) = match status {
         None => ("has closed its standard input".to_owned(), "it is not a guard program"),

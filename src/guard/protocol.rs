@@ -1,6 +1,6 @@
 //! The protocol between supervisor and guard: small messages over a SOCK_SEQPACKET socket pair, with descriptors
-//! attached (SCM_RIGHTS, unix(7)). The specification of a command travels in a memfd, since a message of about 200 KB
-//! or more fails. A short specification travels in the message, which is measurably faster.
+//! attached (SCM_RIGHTS, unix(7)). pinfold sends the specification of a command in a memfd, because the kernel refuses
+//! messages of about 200 KB or more. It sends a short specification in the message itself, which is measurably faster.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -30,18 +30,18 @@ pub type JobId = u64;
 /// Messages from the supervisor.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToGuard {
-    /// The first message. Descriptor: a pidfd of the supervisor. A supervisor that has forked its guard knows the
-    /// answer already and continues without one (`answer` is false): the socket keeps its messages until the guard
-    /// reads them.
+    /// The first message. Descriptor: a pidfd of the supervisor. A supervisor that has forked its guard needs no answer
+    /// (`answer` is false). It continues at once: the socket keeps its messages until the guard reads them.
     Hello { version: u32, answer: bool },
     /// The supervisor is about to make a base of this name. Descriptor: the directory that will contain it.
     Base { name: String },
-    /// The supervisor is about to give the controllers `given` to the cgroups below a directory, and to make a leaf of
-    /// the name `own` for itself there. Descriptor: the directory.
+    /// The supervisor is about to delegate the controllers `given` to the cgroups below a directory, and to make a leaf
+    /// named `own` there, for itself. Descriptor: the directory.
     Giving { own: Option<String>, given: Vec<String> },
     /// Asks the guard to move into a cgroup. Descriptor: the cgroup's directory.
     Move,
-    /// The base has been made and locked. Descriptor: its directory. Supervisor and guard share the lock from now on.
+    /// The base has been made and locked. Descriptor: its directory. The descriptor has the supervisor's lock on the
+    /// base, so supervisor and guard share this lock from now on.
     BaseMade,
     /// Descriptors for the `Spawn` of this job, which follows later.
     Descriptors { job: JobId },
@@ -51,16 +51,18 @@ pub enum ToGuard {
         job: JobId,
         /// The leaf's path from the base on. Without a leaf, the guard itself holds the job, and has no other job.
         leaf: Option<String>,
-        /// The process joins its leaf itself, before it executes the command, instead of being cloned into it.
+        /// The process is not cloned into its leaf, but joins the leaf itself before it executes the command.
         join: bool,
         /// The specification, if it is short.
         spec: Option<serde_bytes::ByteBuf>,
-        /// The job's `oom_score_adj`, if the supervisor has changed its own, which the guard may have inherited.
+        /// The job's `oom_score_adj`. Needed if the supervisor has changed its own value, because the guard may have
+        /// inherited the changed one.
         oom_score: Option<i32>,
     },
     /// Asks the guard to restore these settings of a terminal when the supervisor is gone. Descriptor: the terminal.
     Terminal { settings: Settings },
-    /// A leaf is empty: the guard reaps all ended children now, even while many processes end at once.
+    /// A leaf is empty. The guard reaps all ended children now, and does not postpone this even if very many processes
+    /// end.
     Reap,
     /// The job's leaf is empty: the guard ends the job's other descendants within this time. If the job has no leaf, it
     /// ends the whole job. With `given_up`, the leaf contains processes that SIGKILL does not end; the guard does not
@@ -76,13 +78,15 @@ pub enum FromGuard {
     Ready { version: u32, pid: i32, outer: Option<i32> },
     /// The command has been executed. Descriptor: a pidfd of the main process.
     Spawned { job: JobId, pid: i32, joined: bool },
-    /// The process was killed before its first instruction: it was hit by the kill sequence of another cgroup (Linux
-    /// 6.14 to 7.2).
+    /// The process was killed before its first instruction by the kernel's kill-sequence bug (Linux 6.14 to 7.2): the
+    /// kernel kills a process that is cloned from one cgroup into another if one of the two was ever killed
+    /// (`cgroup.kill`).
     NotStarted { job: JobId },
     /// The spawn failed; no process is left of it.
     SpawnFailed { job: JobId, stage: SpawnStage, errno: i32 },
-    /// The command has not been executed yet; its process is at this step. The guard sends this when the job is swept,
-    /// or when SIGKILL did not end the process in time. One of the messages above follows when the start is over.
+    /// The command has not been executed yet; its process is at this step. The guard sends this if it sweeps a job that
+    /// is still being started, or if SIGKILL did not end the process in time. When the start is over, one of the
+    /// messages above follows.
     Hangs { job: JobId, pid: i32, stage: SpawnStage },
     /// The guard has moved (`errno` is 0), or the reason why it has not.
     Moved { errno: i32 },
@@ -93,15 +97,13 @@ pub enum FromGuard {
         job: JobId,
         end: MainEnd,
         max_rss_kib: u64,
-        /// The guard has no children left but the main processes of other jobs. So no descendant of this job is left
-        /// either.
+        /// The only children of the guard are main processes of other jobs, so no descendant of this job is left.
         childless: bool,
         spent: Spent,
     },
     /// For a job without a leaf: the guard has no children left.
     Childless { job: JobId, spent: Spent },
-    /// No descendant of the job is left, except `survivors`. The counts are complete even where the lists are
-    /// shortened.
+    /// No descendant of the job is left, except `survivors`. The counts are complete even if the lists are shortened.
     Swept {
         job: JobId,
         emigrants: Vec<ProcessInfo>,
@@ -113,7 +115,7 @@ pub enum FromGuard {
     },
 }
 
-/// CPU time of the children that the guard has reaped, including the children that these had waited for.
+/// CPU time of the children that the guard has reaped, and of the processes that these children had waited for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spent {
     pub cpu_user_us: u64,
@@ -137,7 +139,7 @@ pub struct Spec<'a> {
     pub env: Vec<&'a Bytes>,
     /// The positions of environment variables whose value the started process replaces with its own identity.
     pub identities: Vec<(usize, Identity)>,
-    /// The paths to try, in order (the search through PATH).
+    /// The paths at which the program may be, in the order of PATH.
     #[serde(borrow)]
     pub candidates: Vec<&'a Bytes>,
     /// The first of the descriptors is the initial working directory.
@@ -145,7 +147,7 @@ pub struct Spec<'a> {
     /// The directory to change to after that.
     #[serde(borrow)]
     pub cwd: Option<&'a Bytes>,
-    /// What the child applies as its sandbox. The Landlock ruleset, if there is one, is the next descriptor.
+    /// The sandbox that the child applies to itself. If it has a Landlock ruleset, that is the next descriptor.
     pub sandbox: Option<Confinement>,
     pub has_ruleset: bool,
     /// The numbers that the remaining descriptors get in the job.
@@ -161,13 +163,13 @@ pub struct Spec<'a> {
     pub nice: Option<i32>,
     /// The user, group and supplementary groups to change to.
     pub user: Option<(u32, u32, Vec<u32>)>,
-    /// Attributes of the host that have changed since the guard was started.
+    /// The settings that the host has changed since the guard was started.
     pub host: Changed,
     /// The signal that the job receives when the supervisor is gone, before it is killed.
     pub death_signal: Option<i32>,
 }
 
-/// Used in place of a process group: the process gets a session of its own.
+/// A value for `Spec::process_group`: the process gets a session of its own.
 pub const NEW_SESSION: i32 = -1;
 
 /// As [`NEW_SESSION`], with standard input as the controlling terminal.
@@ -248,9 +250,9 @@ pub fn receive<M: for<'a> Deserialize<'a>>(
     Ok(Some((message, descriptors)))
 }
 
-/// The beginning of a message from a process that cannot be the guard. It is the same in every version of the protocol:
-/// an encoded message begins with the number of its variant, and no version has a variant with the number of this
-/// letter.
+/// The beginning of a message from a process that cannot be the guard. It is the same in every version of the protocol.
+/// It cannot be confused with an encoded message, because that begins with the number of its variant, and no version
+/// has as many variants as the number of this letter.
 const REFUSAL: &str = "pinfold-guard: ";
 
 /// Reports to the supervisor why this process can't be its guard.
@@ -273,7 +275,7 @@ pub(crate) fn greet(socket: impl AsFd, answer: bool) -> crate::error::Result<()>
         .map_err(|errno| crate::error::Error::system("pidfd_open", "this process", errno, pidfd_advice(errno)))?;
     let hello = ToGuard::Hello { version: VERSION, answer };
     match encode(&hello).and_then(|hello| send(socket, &hello, &[own.as_fd()])) {
-        // The end of the socket comes next and shows that the guard is gone.
+        // The next read finds the end of the socket and shows that the guard is gone.
         Ok(()) | Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Ok(()),
         Err(errno) => Err(crate::error::Error::system("sendmsg", "to the guard", errno, "")),
     }

@@ -1,9 +1,10 @@
-//! The schedule for reaping orphans: at once, but at intervals while very many processes end (a mass death). Each scan
-//! for ended children walks through all living children, under a lock that ending processes need.
+//! The schedule for reaping orphans. The guard normally reaps an orphan at once. While very many processes end (a mass
+//! death), it reaps at intervals, because each scan for ended children walks through all living children, under a lock
+//! that ending processes need.
 
 use std::time::{Duration, Instant};
 
-/// This many orphans that end within [`WINDOW`], or between two scans, are a mass death.
+/// It is a mass death if this many orphans end within [`WINDOW`], or between two scans.
 const CROWD: u32 = 64;
 const WINDOW: Duration = Duration::from_millis(20);
 
@@ -12,7 +13,7 @@ const SHORTEST: Duration = Duration::from_millis(2);
 const LONGEST: Duration = Duration::from_millis(32);
 
 pub(super) struct ReapSchedule {
-    /// The time from which on `orphans` have been counted.
+    /// The time since which the ended orphans are counted.
     since: Instant,
     orphans: u32,
     pause: Duration,
@@ -29,8 +30,8 @@ impl ReapSchedule {
         self.due
     }
 
-    /// Records that a child has ended. Returns whether it is reaped later, with others. `awaited`: the supervisor waits
-    /// for the last child.
+    /// Records that a child has ended. Returns whether it will be reaped later, together with others. `awaited` says
+    /// that the supervisor waits for the last child, so the delay must be short.
     pub fn puts_off(&mut self, now: Instant, awaited: bool) -> bool {
         if now.duration_since(self.since) > WINDOW && self.due.is_none() {
             (self.since, self.orphans) = (now, 0);

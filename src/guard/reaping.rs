@@ -22,8 +22,8 @@ impl Guard {
                 // Each end triggers another step of the sweep.
                 return signal_set::read_signal(self.children.as_fd()).map(drop);
             }
-            // The signal stays pending: until it is read, no further SIGCHLD wakes the guard (signal(7), standard
-            // signals).
+            // SIGCHLD is not read here, so it stays pending, and no further SIGCHLD wakes the guard meanwhile
+            // (signal(7), standard signals).
             return self.listen_for_children(false);
         }
         self.reap()
@@ -46,7 +46,7 @@ impl Guard {
         if self.reap_schedule.due().is_some() {
             self.listen_for_children(true)?;
         }
-        // At most one signal is pending: SIGCHLD does not queue.
+        // One read is enough, because at most one SIGCHLD is pending (standard signals do not queue).
         signal_set::read_signal(self.children.as_fd())?;
         let mut orphans = 0;
         let mut ended: Vec<(JobId, Reaped)> = Vec::new();
@@ -76,7 +76,7 @@ impl Guard {
         self.reap_schedule.looked(Instant::now(), orphans);
         while !childless && let Some((pid, signal)) = reap::next_stopped() {
             if let Some(launch) = self.launches.iter().find(|launch| launch.launcher() == Some(pid)) {
-                // A job can stop the launcher of the next job.
+                // A process of another job has stopped the launcher.
                 launch.resume();
                 continue;
             }
@@ -112,9 +112,9 @@ impl Guard {
         Ok(())
     }
 
-    /// Returns whether all children of the guard are main processes. Descendants of a job whose main process has been
-    /// reaped descend from a child of the guard that is not a main process ([`Sweep::step_outside`](sweep::Sweep)). If
-    /// there is no such child, no search is needed.
+    /// Returns whether all children of the guard are main processes. If so, a job whose main process has been reaped
+    /// has no descendant left: such a descendant would descend from a child of the guard that is not a main process
+    /// ([`Sweep::step_outside`](sweep::Sweep)). Then no search is needed.
     fn has_main_processes_only(&self) -> bool {
         let living = self.jobs.values().filter(|job| !job.reaped).count();
         living > 0 && children::own_children().is_ok_and(|children| children.len() == living)

@@ -1,6 +1,6 @@
 //! Shortens the guard's CPU slice, so that the guard runs sooner. The guard works a few microseconds for each job, and
-//! the supervisor waits for that. Behind a process that may run for some milliseconds (perhaps a job that the guard has
-//! just started), this work would be delayed by the same time.
+//! the supervisor waits for that. If another process (perhaps a job that the guard has just started) may use the CPU
+//! for some milliseconds first, this work is delayed by these milliseconds.
 //!
 //! EEVDF, the kernel's scheduler, runs a task with a shorter slice sooner, without giving it more CPU time in total
 //! (`sched_setattr(2)`, `sched_runtime` of a task that is neither real-time nor deadline: Linux 6.12,
@@ -10,7 +10,7 @@
 
 use std::mem::size_of;
 
-/// In nanoseconds; the minimum that the kernel accepts.
+/// The slice in nanoseconds: the minimum that the kernel accepts.
 const SHORT: u64 = 100_000;
 
 const SCHED_OTHER: u32 = 0;
@@ -30,9 +30,9 @@ struct Attributes {
     period: u64,
 }
 
-/// Requests the shorter slice. Jobs do not inherit it: SCHED_FLAG_RESET_ON_FORK resets the slice at a fork. It would
-/// also reset a niceness below 0, so a guard with such a niceness stays as it is. A guard whose caller has chosen other
-/// scheduling attributes also stays as it is.
+/// Requests the shorter slice. Jobs do not inherit it: SCHED_FLAG_RESET_ON_FORK resets the slice at a fork. This flag
+/// would also reset a niceness below 0, so a guard with such a niceness keeps its slice. A guard whose caller has
+/// chosen other scheduling attributes also keeps its slice.
 pub(super) fn shorten() {
     let (Some(own), Some(usual)) = (read(0), read(1)) else { return };
     // An older kernel does not report a slice.

@@ -46,20 +46,20 @@ impl Failure {
 
 /// One spawn request. Its plan points into this structure. The descriptors stay open until the child has its copies.
 pub struct Ordered {
-    /// The specification.
+    /// The encoded specification.
     bytes: Vec<u8>,
-    /// The last two parts of the leaf's path. Without them, the child is made in the guard's cgroup.
+    /// The last two parts of the leaf's path. `None` if the child is made in the guard's cgroup.
     leaf_tail: Option<String>,
-    /// The leaf comes first, if there is one.
+    /// The descriptors of the request. The first one is the leaf, if the job has a leaf.
     descriptors: Vec<OwnedFd>,
     /// The child joins the leaf itself, instead of being cloned into it.
     pub join: bool,
     /// `cgroup.procs` of the leaf, for a child that joins it.
     procs: Option<OwnedFd>,
     copies: Vec<OwnedFd>,
-    /// The job's `oom_score_adj`, if it is not the one that the guard has recorded.
+    /// The job's `oom_score_adj`, if it differs from the value that the guard has recorded.
     oom_score: Option<i32>,
-    /// The job receives this signal when the supervisor is gone; known once the plan has been made.
+    /// The signal that the job receives when the supervisor is gone. Set when the plan is made.
     pub death_signal: Option<i32>,
 }
 
@@ -136,8 +136,8 @@ impl Ordered {
         };
         let relative = spec.cwd.is_none_or(|path| !path.starts_with(b"/"));
         if !spec.has_cwd_descriptor && relative && access(c".", Access::EXEC_OK).is_ok() {
-            // The supervisor has no permission to enter its own directory, and the guard is not in that directory: it
-            // has left a directory that it was able to enter.
+            // The supervisor has no permission to enter its own working directory, and the guard is no longer in it (at
+            // its start, the guard could enter its directory and left it). So the child cannot get there.
             return Err(Failure::new(SpawnStage::WorkingDirectory, Errno::ACCESS));
         }
         let (mut copies, moves) = moves(&spec.targets, descriptors)?;
@@ -225,11 +225,11 @@ fn pointers(strings: &[&serde_bytes::Bytes]) -> Result<Vec<*const c_char>, Failu
         .collect()
 }
 
-/// (descriptor's number here, number in the job).
+/// Pairs of (number in the guard, number in the job).
 type Move = (RawFd, RawFd);
 
-/// Returns the moves that bring each descriptor to its target, in an order that overwrites no descriptor before it has
-/// been moved, and the copies that this requires: one for each cycle.
+/// Returns the moves that bring each descriptor to its target number, and the copies that they need: one for each
+/// cycle. In this order, no move overwrites a descriptor that has not been moved yet.
 fn moves(targets: &[RawFd], descriptors: &[OwnedFd]) -> Result<(Vec<OwnedFd>, Vec<Move>), Failure> {
     if targets.len() != descriptors.len() {
         return Err(Failure::new(SpawnStage::Specification, Errno::INVAL));
@@ -240,7 +240,7 @@ fn moves(targets: &[RawFd], descriptors: &[OwnedFd]) -> Result<(Vec<OwnedFd>, Ve
     moves.map(|moves| (copies, moves)).map_err(|errno| Failure::new(SpawnStage::Descriptors, errno))
 }
 
-/// Returns the number of the descriptor, or of a copy of it, that is not among the targets.
+/// Returns a number for the descriptor that is not among the targets: its own, or that of a copy.
 fn beside(targets: &[RawFd], mut number: RawFd, copies: &mut Vec<OwnedFd>) -> rustix::io::Result<RawFd> {
     let mut at_least = 0;
     while targets.contains(&number) {
@@ -274,7 +274,7 @@ fn in_order(
             let Some(source) = from.remove(&target) else { continue };
             moves.push((source, target));
             to.remove(&source);
-            // Its number can be overwritten now.
+            // The descriptor has been moved, so another one can get its number now.
             free.push(source);
         }
         // The remaining moves form cycles.

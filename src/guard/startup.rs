@@ -17,7 +17,7 @@ use rustix::net::{AddressFamily, SocketType, sockopt};
 use crate::guard;
 use crate::kernel::{descriptor, inherited};
 
-/// The start of the environment that the kernel provided, where the constructor saw it.
+/// The address of the environment that the kernel provided, as the constructor found it.
 static ENVIRONMENT: AtomicPtr<c_char> = AtomicPtr::new(std::ptr::null_mut());
 
 /// The constructor has run.
@@ -29,7 +29,7 @@ static UNDECIDED: AtomicBool = AtomicBool::new(false);
 /// Standard input is a guard's socket, and no argument asks this process to be a guard.
 static NOT_ASKED: AtomicBool = AtomicBool::new(false);
 
-/// glibc passes the arguments of `main`. musl passes nothing, and `words` is not read there.
+/// glibc passes the arguments of `main` to a constructor. musl passes nothing, so `words` is not read there.
 extern "C" fn before_main(count: c_int, words: *const *const c_char, environment: *const *const c_char) {
     if cfg!(miri) {
         return;
@@ -38,7 +38,7 @@ extern "C" fn before_main(count: c_int, words: *const *const c_char, environment
     RAN.store(true, Ordering::Relaxed);
     let environment = first_variable(environment);
     ENVIRONMENT.store(environment.cast_mut(), Ordering::Relaxed);
-    // Almost every process that is not a guard needs no more than this one system call.
+    // Almost every process that is not a guard returns after this one system call.
     if !has_guard_socket() {
         return;
     }
@@ -123,7 +123,7 @@ pub(crate) fn has_guards_stdin() -> bool {
 }
 
 /// Overwrites the environment that the kernel shows of this process (`/proc/PID/environ`, proc_pid_environ(5)). Only
-/// for a guard: some engines end processes in whose environment they find a certain variable.
+/// for a guard. Reason: some CI engines end each process that has a certain variable in its environment.
 #[allow(unsafe_code)]
 pub(crate) fn clear_environment() {
     /// MAX_ARG_STRLEN and the kernel's other limits allow no larger environment (execve(2), "Limits on size").
@@ -133,7 +133,8 @@ pub(crate) fn clear_environment() {
     let end = unsafe { libc::getauxval(libc::AT_EXECFN) } as usize;
     let length = end.wrapping_sub(first as usize);
     // The kernel writes the arguments, the environment and the name of the executed file in this order and without gaps
-    // (fs/exec.c, fs/binfmt_elf.c). If the first variable has been moved elsewhere since, the distance is too large.
+    // (fs/exec.c, fs/binfmt_elf.c). If the first variable has been moved to other memory since, the distance is too
+    // large, and nothing is overwritten.
     if first.is_null() || length > MOST {
         return;
     }
@@ -145,7 +146,7 @@ pub(crate) fn clear_environment() {
 /// Where this library is.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Home {
-    /// In the program that this process executes: that is a guard program.
+    /// In the program that this process executes, which is therefore a guard program.
     Program,
     /// In a shared library. `dynamic`: the program has a dynamic loader, which can load the library first.
     Library { path: PathBuf, dynamic: bool },
@@ -155,7 +156,8 @@ pub(crate) enum Home {
 
 /// Returns where this library is in this process.
 pub(crate) fn home() -> Home {
-    // This read makes a linker that takes only referenced objects from an archive include the constructor.
+    // A linker takes only referenced objects from an archive; this read is the reference that makes it include the
+    // constructor.
     let constructor = std::hint::black_box(&constructor::CONSTRUCTOR);
     if !RAN.load(Ordering::Relaxed) {
         return Home::NoConstructor;

@@ -1,4 +1,4 @@
-//! Ends descendants of the guard: those that are in no leaf (emigrants), or all of them.
+//! Ends descendants of the guard: either those that are in no leaf (emigrants), or all of them.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use crate::subreaper::descendants::{Descendants, IsOurs};
 use crate::subreaper::relay;
 use crate::subreaper::relay::Seen;
 
-/// How many processes are described at most: the descriptions have to fit into a message.
+/// The highest number of processes that are described, because the descriptions have to fit into one message.
 pub(super) const MAX_DESCRIBED: usize = 16;
 
 /// Ends the emigrants of one job, in steps. Between steps the guard continues with its other work.
@@ -34,8 +34,9 @@ pub(super) struct Sweep {
 }
 
 /// Raises the guard's priority above that of the processes to be ended, where that is permitted (root, or RLIMIT_NICE).
-/// Before Linux 6.6, a fork storm of 200 processes leaves a guard of the same priority one hundredth of two CPUs, and
-/// the guard never finishes. Use it only in a guard that starts no more jobs, since these would inherit the priority.
+/// Before Linux 6.6, a guard of the same priority gets only one hundredth of two CPUs during a fork storm of 200
+/// processes, and never finishes. Use it only in a guard that starts no more jobs, since these would inherit the
+/// priority.
 pub(super) fn raise_priority() {
     let _ = rustix::process::setpriority_process(None, -20);
 }
@@ -93,10 +94,11 @@ impl Sweep {
 
     /// Kills the processes that are in no leaf.
     ///
-    /// When the leaf is empty, every other process that the job started descends from a direct child of the guard that
-    /// is not a main process: all processes between them have ended, and the guard is their subreaper
-    /// (PR_SET_CHILD_SUBREAPER(2const)). A child that has ended but is not reaped yet counts as left: its own children
-    /// become children of the guard when it ends, and its SIGCHLD triggers the next step.
+    /// When the leaf is empty, each remaining process of the job descends from a direct child of the guard that is not
+    /// a main process. The reason: its ancestors in the leaf have ended, and the guard is the subreaper, so their
+    /// orphans have become children of the guard (PR_SET_CHILD_SUBREAPER(2const)). A child that has ended but is not
+    /// reaped yet counts as left: its own children become children of the guard when it ends, and its SIGCHLD triggers
+    /// the next step.
     fn step_outside(&mut self, jobs: &HashMap<JobId, Job>, base: Option<&str>, launchers: &[i32]) -> Option<Found> {
         let own_start = jobs.get(&self.job).map_or(0, |job| job.started_ticks);
         let own: Vec<&Job> = jobs.get(&self.job).into_iter().collect();
@@ -104,8 +106,9 @@ impl Sweep {
         let mut left = Vec::new();
         let children = match children::own_children() {
             Ok(children) => children,
-            // An empty leaf does not prove that no process has left it. Without another job, a remaining child belongs
-            // to this job: it ends by itself, which triggers the next step, or counts as left at the bound.
+            // An empty leaf does not prove that no process has left it, and the children cannot be listed. If there is
+            // no other job, the remaining child belongs to this job. If it ends, that triggers the next step; otherwise
+            // it counts as left at the bound.
             Err(errno) => {
                 let is_left = others.is_empty() && !self.given_up;
                 if is_left && Instant::now() < self.bound {
@@ -135,9 +138,9 @@ impl Sweep {
             if pidfd.has_ended() {
                 continue;
             }
-            // A process that is ending may no longer count for its leaf before its end is visible. It is not an
-            // emigrant, but the sweep waits for it. It receives SIGKILL too: the exiting flag describes only its first
-            // thread, and other threads may live on.
+            // A process that is exiting has already left its leaf, although its end is not visible yet. It is not an
+            // emigrant, but the sweep waits for it. It receives SIGKILL too, because the exiting flag describes only
+            // its first thread, and other threads may continue to run.
             if !process::is_exiting(&stat)
                 && !in_a_leaf_of(&own, pid, base)
                 && self.seen.insert(pid)
@@ -145,7 +148,7 @@ impl Sweep {
             {
                 self.emigrants.extend(ProcessInfo::of_living(name).map(ProcessInfo::shortened));
             }
-            // The process is a child of the guard: its pid stays its own until the guard reaps it.
+            // The process is a child of the guard, so no other process gets its pid until the guard reaps it.
             let _ = pidfd.send(Signal::KILL);
         }
         if !left.is_empty() && Instant::now() < self.bound {
@@ -154,7 +157,7 @@ impl Sweep {
         Some(self.found(&left, None))
     }
 
-    /// Returns the result of the last step. `left`: the processes that are left.
+    /// Returns the result of the last step. `left` contains the remaining processes.
     fn found(&mut self, left: &[i32], unseen: Option<Errno>) -> Found {
         // The command line is not read again, but may already be known.
         let named = |mut process: ProcessInfo| {
@@ -180,7 +183,7 @@ impl Sweep {
 pub(crate) struct SweepAll<'a> {
     of: Descendants<'a>,
     seen: Seen,
-    /// When all processes are scanned again; `None` before the first step.
+    /// When to scan all processes again; `None` before the first step.
     anew: Option<Instant>,
     pause: Duration,
     /// The last scan found a new process.
@@ -250,7 +253,7 @@ impl<'a> SweepAll<'a> {
         if self.chasing { Some(Instant::now()) } else { self.anew }
     }
 
-    /// Records that a child has been reaped: its pid may belong to another process now.
+    /// Records that a child has been reaped. From now on, its pid may belong to another process.
     pub fn reaped(&mut self, pid: i32) {
         if let Some(pid) = Pid::from_raw(pid) {
             self.seen.remove(pid);

@@ -1,4 +1,5 @@
-//! A terminal whose settings the supervisor has changed for a while: the guard restores it when the supervisor can't.
+//! A terminal whose settings the supervisor has changed temporarily. If the supervisor is killed, the guard restores
+//! them.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -20,7 +21,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads the current settings. Only the command does.
+    /// Reads the current settings. Only the `pinfold` command does this, not the library.
     #[cfg_attr(not(feature = "cli"), allow(dead_code))]
     #[allow(unsafe_code)]
     pub fn of(terminal: impl AsFd) -> Result<Self> {

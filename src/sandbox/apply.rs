@@ -1,17 +1,19 @@
-//! The child applies a prepared sandbox with this code, between clone and exec. The child shares the guard's memory,
-//! only makes system calls, and allocates nothing.
+//! The code with which the child applies a prepared sandbox, between clone and exec. The child shares the guard's
+//! memory, only makes system calls, and allocates nothing.
 //!
 //! The order, among the child's other steps:
 //!
-//! 1. [`Confinement::enter`]: the namespaces and mounts, and the bounding set. Before the change of the user, since
-//!    root needs its capabilities for that; before the working directory, since mounts can cover it.
+//! 1. [`Confinement::enter`]: the namespaces and mounts, and the bounding set. This comes before the change of the
+//!    user, because root needs its capabilities for it, and before the working directory, because mounts can cover
+//!    that.
 //! 2. The change of the user, the exec timer, the death signal.
-//! 3. [`drop_privileges`]: no more capabilities, `no_new_privs`, no core dumps.
+//! 3. [`drop_privileges`]: the child gives up its capabilities, sets `no_new_privs`, and turns core dumps off.
 //! 4. Landlock.
 //! 5. The signal mask.
-//! 6. [`Confinement::filter`]: the seccomp filters, last: they forbid calls of the steps before.
+//! 6. [`Confinement::filter`]: the seccomp filters. They come last, because they forbid system calls that the earlier
+//!    steps make.
 //!
-//! It never changes the `dumpable` flag, which belongs to the memory that is shared with the guard.
+//! The child never changes the `dumpable` flag, because this flag belongs to the memory that it shares with the guard.
 
 #![allow(unsafe_code)]
 
@@ -25,12 +27,14 @@ use crate::kernel::landlock;
 use crate::kernel::seccomp::Program;
 use crate::kernel::syscall::{call, checked};
 
-/// A prepared sandbox. Plain bytes, which travel to the guard; the ruleset travels as a descriptor beside it.
+/// A prepared sandbox. It is plain data, so that the supervisor can send it to the guard; the ruleset is sent as a
+/// descriptor.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confinement {
     /// The namespaces and mounts.
     pub actions: Vec<Action>,
-    /// In the order in which they are installed. The kernel runs all of them for each call, and the strictest wins.
+    /// The seccomp filters, in the order in which they are installed. The kernel runs all of them for each system call,
+    /// and the strictest result wins.
     pub filters: Vec<Program>,
 }
 
@@ -39,7 +43,8 @@ impl Confinement {
     /// sandbox without a ruleset.
     ///
     /// # Safety
-    /// For a process between clone and exec only: it changes the process for ever. The confinement must live until then.
+    /// Only for a process between clone and exec, because the changes are permanent. The confinement must live until
+    /// the exec.
     pub unsafe fn enter(&self, ruleset: RawFd) -> Result<(), i32> {
         // SAFETY: the caller's obligation.
         unsafe {
@@ -173,8 +178,8 @@ unsafe fn turn_loopback_on() -> Result<(), i32> {
     }
 }
 
-/// Empties the capability bounding set, where this process may: then no program file gives a capability
-/// (capabilities(7)). A process that may not has `no_new_privs` for that.
+/// Empties the capability bounding set, if this process has permission: then no program file can add a capability
+/// (capabilities(7)). Without permission, `no_new_privs` has the same effect.
 ///
 /// # Safety
 /// As [`Confinement::enter`].
@@ -194,7 +199,7 @@ unsafe fn empty_bounding_set() -> Result<(), i32> {
 /// `_LINUX_CAPABILITY_VERSION_3` (capget(2)).
 const CAPABILITIES: u32 = 0x2008_0522;
 
-/// Gives up all capabilities of this process, also those that a program would inherit.
+/// Gives up all capabilities of this process, including those that an executed program would inherit.
 ///
 /// # Safety
 /// As [`Confinement::enter`].
@@ -207,8 +212,8 @@ unsafe fn drop_capabilities() -> Result<(), i32> {
     unsafe { checked(libc::SYS_capset, [header.as_ptr() as usize, none.as_ptr() as usize]) }.map(drop)
 }
 
-/// Turns core dumps off. A limit of 1 byte does it also where the kernel passes dumps to a program: for that one it
-/// ignores a limit of 0 (core(5), `do_coredump` in fs/coredump.c).
+/// Turns core dumps off. The limit is 1 byte and not 0, because the kernel ignores a limit of 0 if it passes core dumps
+/// to a program (core(5), `do_coredump` in fs/coredump.c).
 ///
 /// # Safety
 /// As [`Confinement::enter`].

@@ -2,12 +2,12 @@
 
 use libc::c_long;
 
-/// The highest number of a call that this file was written for: `file_setattr` of Linux 6.17. The kernel's later calls
-/// return ENOSYS, as on an older kernel, until they have been reviewed. New calls have the same number on all
-/// architectures since Linux 5.1.
+/// The highest system call number that this file covers: `file_setattr` of Linux 6.17. Newer calls return ENOSYS, as on
+/// an older kernel, until they have been reviewed here. New calls have the same number on all architectures since Linux
+/// 5.1.
 pub const HIGHEST: u32 = 469;
 
-/// Calls that libc has no name for on each target.
+/// Calls that libc does not name on all targets.
 mod new {
     pub const MOUNT_SETATTR: super::c_long = 442;
     pub const QUOTACTL_FD: super::c_long = 443;
@@ -15,7 +15,7 @@ mod new {
     pub const OPEN_TREE_ATTR: super::c_long = 467;
 }
 
-/// The calls return EPERM.
+/// System calls that return EPERM in a sandbox.
 pub const FORBIDDEN: &[c_long] = &[
     // Namespaces. `clone` and `unshare` depend on their flags, see `super::filter`.
     libc::SYS_setns,
@@ -94,8 +94,9 @@ pub const FORBIDDEN_HERE: &[c_long] = &[libc::SYS_iopl, libc::SYS_ioperm, libc::
 #[cfg(not(target_arch = "x86_64"))]
 pub const FORBIDDEN_HERE: &[c_long] = &[];
 
-/// The calls have the id of a process as their first argument, and 0 for the caller (`int`: the kernel reads the low 32
-/// bits). They return EPERM for every other process, also for a thread of the caller: a filter does not know ids.
+/// System calls whose first argument is a process id, where 0 is the caller (an `int`: the kernel reads the low 32
+/// bits). With any other value they return EPERM, even for a thread of the caller, because a filter does not know the
+/// caller's ids.
 pub const OF_A_PROCESS: [c_long; 5] = [
     libc::SYS_prlimit64,
     libc::SYS_sched_setaffinity,

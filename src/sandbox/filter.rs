@@ -1,8 +1,9 @@
 //! The seccomp filters of a policy.
 //!
-//! The first filter is our own, and decides by the architecture and by the number alone. The second one decides by the
-//! arguments; the crate `seccompiler` compiles it. The crate does not do the work of the first filter: it ignores the
-//! x32 numbers of x86-64, has one action for a filter, and compares the numbers one after the other.
+//! The first filter is pinfold's own. It looks only at the architecture and the number of a system call. The second one
+//! looks at the arguments; the crate `seccompiler` compiles it. This crate is not suitable for the first filter: it
+//! ignores the x32 numbers of x86-64, has only one action for each filter, and compares the numbers one after the
+//! other.
 
 use std::collections::BTreeMap;
 
@@ -33,14 +34,15 @@ const SOCK_PACKET: i32 = 10;
 /// The types of sockets that are neither SOCK_STREAM nor SOCK_SEQPACKET.
 const WITHOUT_CONNECTION: [i32; 5] = [libc::SOCK_DGRAM, libc::SOCK_RAW, libc::SOCK_RDM, libc::SOCK_DCCP, SOCK_PACKET];
 const MSG_FASTOPEN: u64 = libc::MSG_FASTOPEN as u64;
-/// Replaces the protocol of a TCP socket (`TCP_ULP` in include/uapi/linux/tcp.h), also by one that Landlock does not
-/// know.
+/// The socket option that replaces the protocol of a TCP socket (`TCP_ULP` in include/uapi/linux/tcp.h). Landlock does
+/// not check every such protocol.
 const TCP_ULP: u64 = 31;
 
 /// Returns pinfold's own filters for the policy, in the order in which they are installed.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the filter can't be compiled; pinfold's tests show that it can.
+/// [`Error::Invalid`] if the filter can't be compiled. This should never happen: pinfold's tests compile the filter of
+/// every policy.
 pub fn programs(sandbox: &Sandbox) -> Result<Vec<Program>> {
     let (always, sometimes): (Rules, Rules) = rules(sandbox).into_iter().partition(|(_, rules)| rules.is_empty());
     let second = compile(sometimes).map_err(|error| Error::invalid("seccomp filter", "default", error.to_string()))?;
@@ -56,8 +58,8 @@ const AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
 /// Kills a process that makes a call of another architecture (`int 0x80` on x86-64). x32 calls, calls that are newer
 /// than this file, and clone3 return ENOSYS: callers use an older call instead. Forbidden calls return EPERM.
 ///
-/// clone3 can take a process out of its cgroup (CLONE_INTO_CGROUP), and a filter can't read its arguments, which are in
-/// memory.
+/// clone3 could make a process in another cgroup (CLONE_INTO_CGROUP). A filter can't check this, because the arguments
+/// of clone3 are in memory.
 fn first(forbidden: impl Iterator<Item = i64>) -> Program {
     let refuse = |errno: i32| ERRNO | errno as u32;
     let mut calls: Vec<(u32, u32)> = forbidden.map(|call| (call as u32, refuse(libc::EPERM))).collect();
@@ -76,9 +78,9 @@ fn first(forbidden: impl Iterator<Item = i64>) -> Program {
     program.into_iter().collect()
 }
 
-/// Appends a binary search for the number of a call among `calls`, which are sorted: a number and an action. When a
-/// filter is installed, the kernel runs it for every number (`seccomp_cache_prepare` in kernel/seccomp.c), so a chain of
-/// comparisons for sixty calls would take ten times as long to install.
+/// Appends a binary search for a system call's number in `calls`, a sorted list of numbers and actions. Reason: when a
+/// filter is installed, the kernel runs it for every number (`seccomp_cache_prepare` in kernel/seccomp.c). With a chain
+/// of comparisons for sixty calls, this would take ten times as long.
 fn search(calls: &[(u32, u32)], program: &mut Vec<Instruction>) {
     const CHAIN: usize = 3;
     if calls.len() <= CHAIN {
@@ -98,7 +100,8 @@ fn search(calls: &[(u32, u32)], program: &mut Vec<Instruction>) {
     search(upper, program);
 }
 
-/// For each call the alternatives under which it is forbidden; none: always.
+/// For each system call, the conditions under which it is forbidden. One of them is enough. A call with an empty list
+/// is always forbidden.
 type Rules = BTreeMap<i64, Vec<Vec<(u8, SeccompCmpOp, u64)>>>;
 
 fn compile(rules: Rules) -> std::result::Result<Program, seccompiler::BackendError> {
@@ -133,8 +136,8 @@ fn rules(sandbox: &Sandbox) -> Rules {
     for call in calls::OF_A_PROCESS {
         rules.insert(call, vec![vec![(0, Ne, 0)]]);
     }
-    // The first argument is the kind of the second one: a process, a process group (0: the caller's, which only the job
-    // has) or a user.
+    // The first argument says what the second one is: a process, a process group (0 is the caller's own group, to which
+    // only processes of the job belong) or a user.
     rules.insert(libc::SYS_setpriority, vec![vec![(1, Ne, 0)], vec![(0, Eq, libc::PRIO_USER as u64)]]);
     /// `IOPRIO_WHO_USER` (ioprio_set(2)).
     const IOPRIO_WHO_USER: u64 = 3;
@@ -166,7 +169,8 @@ fn sockets(sandbox: &Sandbox, rules: &mut Rules) {
         Network::None if !sandbox.has_ports() => {}
         Network::None => {
             allowed.extend(INTERNET);
-            // Only TCP: Landlock's rules for ports know no other protocol, and MPTCP and SCTP are streams too.
+            // Of the stream protocols, only TCP is allowed: Landlock's rules for ports do not check the others (MPTCP,
+            // SCTP).
             for family in INTERNET {
                 let kinds = WITHOUT_CONNECTION.into_iter().chain([libc::SOCK_SEQPACKET]);
                 alternatives.extend(kinds.map(|kind| vec![(0, Eq, family), of_type(kind)]));
@@ -176,7 +180,7 @@ fn sockets(sandbox: &Sandbox, rules: &mut Rules) {
         }
         Network::Own | Network::Host => {
             allowed.extend(INTERNET);
-            // getaddrinfo(3) asks for the addresses of this machine.
+            // getaddrinfo(3) uses netlink to get the addresses of this machine.
             allowed.push(NETLINK);
             alternatives.push(vec![(0, Eq, NETLINK), (2, Ne, libc::NETLINK_ROUTE as u64)]);
         }
@@ -196,7 +200,7 @@ fn sockets(sandbox: &Sandbox, rules: &mut Rules) {
     rules.insert(libc::SYS_socketpair, pairs);
 }
 
-/// Forbids what opens a TCP connection, or a port, without a check by Landlock.
+/// Forbids the system calls that open a TCP connection or a port without a check by Landlock.
 fn only_through_connect(sandbox: &Sandbox, rules: &mut Rules) {
     let fast_open = |flags: u8| vec![vec![(flags, MaskedEq(MSG_FASTOPEN), MSG_FASTOPEN)]];
     rules.insert(libc::SYS_sendto, fast_open(3));

@@ -1,4 +1,5 @@
-//! What the kernel offers here for a sandbox. Each mechanism is tried: no version and no number decides.
+//! Which sandbox mechanisms work on this machine. pinfold tries each mechanism, because kernel and ABI versions are not
+//! reliable (vendors backport).
 
 #![allow(unsafe_code)]
 
@@ -19,7 +20,7 @@ pub type Support = Result<(), String>;
 /// The mechanisms of this machine.
 #[derive(Clone, Debug)]
 pub struct Machine {
-    /// The number that the kernel reports, for the report only.
+    /// The version of Landlock's ABI that the kernel reports. It is only for the report.
     pub landlock_abi: Option<i32>,
     /// Landlock's rights on files, with truncate(2).
     pub files: Support,
@@ -31,7 +32,7 @@ pub struct Machine {
     pub ports: Support,
     pub signals: Support,
     pub abstract_sockets: Support,
-    /// Sockets at a path.
+    /// Connections to sockets at a path.
     pub unix_paths: Support,
     pub seccomp: Support,
     /// See [`Self::mounts`].
@@ -41,8 +42,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Returns what works for this process. Each mechanism is tried once. The namespaces are tried when a policy asks
-    /// for them, because they take longer than all the rest.
+    /// Returns what works for this process. Each mechanism is tried once. Namespaces are tried only when a policy needs
+    /// them, because this takes longer than all other tries together.
     pub fn get() -> &'static Self {
         static MACHINE: OnceLock<Machine> = OnceLock::new();
         MACHINE.get_or_init(Self::probe)
@@ -75,7 +76,7 @@ impl Machine {
         }
     }
 
-    /// Returns whether the job can have a mount namespace, with a tree that is read-only.
+    /// Returns whether the job can have a mount namespace with read-only mounts.
     pub fn mounts(&self) -> &Support {
         self.mounts.get_or_init(|| attempt(&mounts::probe_of_mounts()))
     }
@@ -111,7 +112,7 @@ impl Machine {
     }
 }
 
-/// The attempt of a list of calls, in the memory that the child shares.
+/// An attempt to make a list of system calls, in memory that parent and child share.
 struct Attempt<'a> {
     actions: &'a [Action],
     done: usize,
@@ -159,7 +160,7 @@ mod tests {
         println!("{machine:#?}");
         let reasons = [&machine.files, &machine.signals, &machine.unix_paths, machine.mounts(), machine.network()];
         assert!(reasons.into_iter().all(|support| support.as_ref().err().is_none_or(|reason| reason.len() > 10)));
-        // What needs a later kernel never works without what an earlier one has.
+        // `files` needs a newer kernel than `files_but_truncate`.
         assert!(machine.files.is_err() || machine.files_but_truncate.is_ok());
     }
 }

@@ -1,13 +1,13 @@
 //! What a job may touch: the policy as plain data, from a builder or from JSON.
 
-// The way of the data:
+// The steps from the policy to the sandbox:
 //
 // 1. `policy::Sandbox` says what the job may touch.
-// 2. `machine::Machine` says what the kernel offers here. Each mechanism is tried, never derived from a version.
-// 3. `promise::resolve` decides for each promise what holds it, or refuses the job.
+// 2. `machine::Machine` says which mechanisms work here. pinfold tries each one, and never derives this from a version.
+// 3. `promise::resolve` chooses the mechanism that holds each promise, or refuses the job.
 // 4. `prepare::prepare` opens the paths and makes the ruleset, the filters and the list of namespace calls. This
-//    happens in the supervisor, so that paths resolve as the caller's.
-// 5. `apply` is what the child does with them between clone and exec.
+//    happens in the supervisor, so that paths are resolved with the caller's rights.
+// 5. The child applies them between clone and exec (`apply`).
 
 pub(crate) mod apply;
 mod calls;

@@ -1,4 +1,4 @@
-//! The namespaces and mounts of a job, as a list of calls that the supervisor makes up and the child executes.
+//! The namespaces and mounts of a job: a list of system calls that the supervisor prepares and the child makes.
 
 use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
@@ -7,31 +7,31 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-/// A step that the child takes. Every string is ready for the kernel.
+/// One system call of the child. Every string already ends with NUL, as the kernel requires.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
     /// unshare(2) with these flags.
     Unshare(u32),
     /// Writes a map of user or group ids (user_namespaces(7)).
     WriteMap { file: CString, text: Vec<u8> },
-    /// Mounts no longer spread to or from the host (MS_PRIVATE, mount_namespaces(7)).
+    /// Stops mount events between this namespace and the host (MS_PRIVATE, mount_namespaces(7)).
     Private,
-    /// Mounts what is at the path, with all mounts below, once more at the same place.
+    /// Bind-mounts the path onto itself, with all mounts below it. Its flags can then be changed separately.
     Bind(CString),
     /// Makes all mounts from the path on read-only, or writable (mount_setattr(2), Linux 5.12).
     ReadOnly { path: CString, read_only: bool },
-    /// Mounts an empty file system in memory. `rights` are those that the ruleset grants below it.
+    /// Mounts an empty tmpfs. `rights` are those that the ruleset grants below it.
     Tmpfs { path: CString, options: CString, rights: u64 },
     /// Covers a directory with an empty one that cannot be read.
     HideDirectory(CString),
     /// Covers a file with /dev/null.
     HideFile(CString),
-    /// Turns the loopback device on.
+    /// Turns on the loopback device.
     Loopback,
 }
 
 impl Action {
-    /// Returns the words for it in an error message.
+    /// Returns the description of the step for an error message.
     pub fn words(&self) -> String {
         let path = |path: &CStr| path.to_string_lossy().into_owned();
         match self {
@@ -49,7 +49,7 @@ impl Action {
     }
 }
 
-/// Returns advice for an action that failed, with a space before it; empty without advice.
+/// Returns advice for a step that failed, with a space before it; empty if there is no advice.
 pub fn hint(action: &Action, errno: Errno) -> &'static str {
     match (action, errno) {
         (Action::Unshare(_), Errno::NOSPC) => " (see /proc/sys/user/max_user_namespaces)",
@@ -65,17 +65,17 @@ pub fn hint(action: &Action, errno: Errno) -> &'static str {
     }
 }
 
-/// The user of a job that is not made by root. Its ids stay the same in its user namespace.
+/// The ids of a job whose supervisor does not run as root. They stay the same in the job's user namespace.
 #[derive(Clone, Copy, Debug)]
 pub struct Ids {
     pub uid: u32,
     pub gid: u32,
 }
 
-/// What a job sees of the file system.
+/// The file system as the job sees it.
 #[derive(Clone, Debug, Default)]
 pub struct View {
-    /// Everything but the paths to write is read-only.
+    /// Whether everything except the paths to write is read-only.
     pub read_only: bool,
     /// Absolute paths, without symbolic links.
     pub writable: Vec<PathBuf>,
@@ -134,7 +134,7 @@ pub fn calls(view: &View, own_network: bool, ids: Option<Ids>) -> Vec<Action> {
         let options = CString::new(options.as_str()).unwrap_or_default();
         calls.push(Action::Tmpfs { path: c_string(path), options, rights: *rights });
     }
-    // Last, so that nothing mounted later is above them.
+    // These come last, so that no later mount covers them.
     for path in &view.hidden {
         let target = c_string(path);
         calls.push(if path.is_dir() { Action::HideDirectory(target) } else { Action::HideFile(target) });

@@ -10,12 +10,13 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::report::Promise;
 
-/// What a job may touch. By default: the system's programs and libraries for reading, no network, no socket of another
-/// process, no process outside.
+/// What a job may access. By default, a job may read and execute the system's programs and libraries. It has no
+/// network, can't connect to sockets of other processes, and can't send signals to processes outside of the job or
+/// trace them.
 ///
-/// Each method states what the job may do, or what it may not. pinfold chooses the mechanism. Where no mechanism of
-/// this machine holds a promise, pinfold starts nothing and the error names the promise, unless the promise is
-/// [waived](Self::waive).
+/// Each method states what the job may or may not do, and pinfold chooses the mechanism. If no mechanism of this
+/// machine can hold a promise, pinfold starts nothing, and the error names the promise. You can [waive](Self::waive)
+/// such a promise.
 ///
 /// docs/sandbox.md says what each promise means, and what is not promised.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,14 +84,14 @@ impl Sandbox {
         Self::default()
     }
 
-    /// Also promises that the job changes no file's mode, times, owner or extended attributes outside of the paths to
-    /// [write](Self::write). This needs a mount namespace.
+    /// Also promises that outside of the paths to [write](Self::write), the job can't change the mode, times, owner or
+    /// extended attributes of files. This needs a mount namespace.
     pub fn strict(&mut self) -> &mut Self {
         self.strict = true;
         self
     }
 
-    /// Grants to read a file, or all files below a directory, and to execute them. The path must exist.
+    /// Lets the job read and execute a file, or all files below a directory. The path must exist.
     pub fn read(&mut self, path: impl Into<PathBuf>) -> &mut Self {
         self.read.push(path.into());
         self
@@ -102,8 +103,8 @@ impl Sandbox {
         self
     }
 
-    /// Grants to read, write and execute a file, or to do everything but make devices below a directory. The path must
-    /// exist.
+    /// Lets the job read, write and execute a file, or do everything below a directory except making devices. The path
+    /// must exist.
     pub fn write(&mut self, path: impl Into<PathBuf>) -> &mut Self {
         self.write.push(path.into());
         self
@@ -127,13 +128,13 @@ impl Sandbox {
         self
     }
 
-    /// Grants TCP connections to this port, on any host.
+    /// Lets the job make TCP connections to this port, on any host.
     pub fn connect_tcp(&mut self, port: u16) -> &mut Self {
         self.connect_tcp.push(port);
         self
     }
 
-    /// Grants to listen on this TCP port. Port 0 stands for the ports from which the kernel chooses.
+    /// Lets the job listen on this TCP port. 0 lets the kernel choose the port.
     pub fn listen_tcp(&mut self, port: u16) -> &mut Self {
         self.listen_tcp.push(port);
         self
@@ -152,7 +153,7 @@ impl Sandbox {
     }
 
     /// Adds the seccomp filter in this file to pinfold's own: a classic BPF program, as `seccomp_export_bpf(3)` writes
-    /// it. It can forbid more, and allows nothing that pinfold's filter forbids.
+    /// it. It can forbid more system calls, but can't allow a call that pinfold's filter forbids.
     pub fn seccomp(&mut self, file: impl Into<PathBuf>) -> &mut Self {
         self.seccomp = Some(file.into());
         self
@@ -171,7 +172,7 @@ impl Sandbox {
         self
     }
 
-    /// Goes without this promise where nothing here holds it. The report records that.
+    /// Starts the job without this promise if no mechanism of this machine can hold it. The report then says so.
     pub fn waive(&mut self, promise: Promise) -> &mut Self {
         self.waive.insert(promise);
         self
@@ -188,12 +189,12 @@ impl Sandbox {
         self.inherit_fd.iter().copied().filter(|number| *number > 2).collect()
     }
 
-    /// Returns whether rules about TCP ports apply.
+    /// Returns whether the policy has rules about TCP ports.
     pub(super) fn has_ports(&self) -> bool {
         !self.connect_tcp.is_empty() || !self.listen_tcp.is_empty()
     }
 
-    /// Checks what can be checked without a look at the machine.
+    /// Checks the values, as far as this does not depend on the machine.
     ///
     /// # Errors
     /// [`Error::Invalid`], which names the value and what is valid.

@@ -26,14 +26,14 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Returns whether the child must enter its working directory by path: a descriptor of it would lead to the mounts
-    /// of the host.
+    /// Returns whether the sandbox has mounts of its own. The child must then enter its working directory by path,
+    /// because a descriptor would lead to the mounts of the host.
     pub fn has_mounts(&self) -> bool {
         self.confinement.actions.contains(&mounts::Action::Private)
     }
 }
 
-/// Where temporary files of the job go in a mount namespace.
+/// The paths for temporary files, if the job has a mount namespace.
 const TMP: &str = "/tmp";
 
 /// The users of a sandbox.
@@ -60,8 +60,8 @@ impl Users {
 /// Prepares the sandbox. `tmp` is a directory of the job's own, for a private tmp without a mount namespace.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a value that makes no sense, a path that can't be opened, or a file that is no filter;
-/// [`Error::Promise`] for a promise that nothing holds here. Nothing has been started.
+/// [`Error::Invalid`] for an invalid value, a path that can't be opened, or a file that is not a filter;
+/// [`Error::Promise`] for a promise that no mechanism of this machine can hold. No process has been started.
 pub fn prepare(sandbox: &Sandbox, machine: &Machine, users: Users, tmp: Option<&Path>) -> Result<Prepared> {
     sandbox.validate()?;
     if users.job.uid == 0 {
@@ -83,7 +83,7 @@ pub fn prepare(sandbox: &Sandbox, machine: &Machine, users: Users, tmp: Option<&
         tmpfs: tmpfs(sandbox, machine, tmp, users)?,
     };
     let own_network = sandbox.network == super::policy::Network::Own && machine.network().is_ok();
-    // Root needs no user namespace, and changes the user afterwards.
+    // Root needs no user namespace, because it has the capabilities. Its child changes the user afterwards.
     let ids = (!users.are_different()).then_some(users.job);
     Ok(Prepared {
         confinement: Confinement { actions: mounts::calls(&view, own_network, ids), filters: filters.clone() },
@@ -97,7 +97,8 @@ pub fn prepare(sandbox: &Sandbox, machine: &Machine, users: Users, tmp: Option<&
     })
 }
 
-/// Returns what would hold each promise of a strict sandbox here. A job of root is one of another user.
+/// Returns which mechanism would hold each promise of a strict sandbox on this machine. If this process is root, it
+/// assumes that the job runs as another user.
 pub fn promises_here() -> Vec<PromiseReport> {
     let mut sandbox = Sandbox::new();
     sandbox.strict();
@@ -106,11 +107,11 @@ pub fn promises_here() -> Vec<PromiseReport> {
     }
     let other_user = rustix::process::geteuid().is_root();
     let circumstances = Circumstances { other_user, ..Circumstances::default() };
-    // With all promises waived, none is refused.
+    // All promises are waived, so none is refused.
     resolve(&sandbox, Machine::get(), &circumstances).unwrap_or_default()
 }
 
-/// Returns the paths without symbolic links, as the mount table has them.
+/// Returns the paths with all symbolic links resolved, because the mount table contains such paths.
 fn canonical(what: &'static str, paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let canonical = |path: &PathBuf| {
         path.canonicalize().map_err(|error| Error::invalid(what, path.to_string_lossy(), error.to_string()))

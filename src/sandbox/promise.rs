@@ -19,7 +19,7 @@ impl FromStr for Promise {
     }
 }
 
-/// What the verdicts depend on besides the policy and the machine.
+/// Other facts on which it depends whether a promise holds, besides the policy and the machine.
 #[derive(Clone, Debug, Default)]
 pub struct Circumstances {
     /// The job runs with another user id than the supervisor.
@@ -30,10 +30,10 @@ pub struct Circumstances {
     pub writable_proc: Option<(PathBuf, PathBuf)>,
 }
 
-/// A promise that nothing holds here.
+/// A promise that no mechanism of this machine can hold.
 struct Missing {
     reason: String,
-    /// What helps, other than to waive the promise.
+    /// Advice, other than to waive the promise.
     advice: String,
 }
 
@@ -51,8 +51,8 @@ fn needs(support: &Support, advice: &str) -> std::result::Result<(), Missing> {
 /// Decides for each promise whether it holds, and by what.
 ///
 /// # Errors
-/// [`Error::Promise`] if nothing holds a promise that the policy makes and does not waive: it names the promise, the
-/// reason, and what helps.
+/// [`Error::Promise`] if no mechanism can hold a promise that the policy makes and does not waive. It names the
+/// promise, the reason, and advice.
 pub fn resolve(sandbox: &Sandbox, machine: &Machine, circumstances: &Circumstances) -> Result<Vec<PromiseReport>> {
     let mut verdicts = Vec::new();
     for promise in Promise::ALL {
@@ -109,7 +109,7 @@ fn processes(machine: &Machine, circumstances: &Circumstances) -> Holds {
     }
     match &machine.signals {
         Ok(()) => Ok("Landlock, seccomp".into()),
-        // Jobs of one user can still signal each other, so the words say what holds.
+        // Jobs of the same user can still send signals to each other, so the text names the mechanism.
         Err(_) if circumstances.other_user => Ok("another user id than the supervisor's, seccomp".into()),
         Err(reason) => missing(reason, "as root, run the job as another user: --user NAME"),
     }

@@ -15,7 +15,8 @@ use super::policy::{Network, Sandbox, Unix};
 use crate::error::{Error, Result};
 use crate::kernel::landlock::{Handled, descriptor};
 
-/// What every job may read and execute, unless the policy says otherwise. Paths that do not exist are left out.
+/// The paths that every job may read and execute, unless the policy says otherwise. Paths that do not exist are
+/// ignored.
 const SYSTEM: [&str; 26] = [
     "/usr",
     "/bin",
@@ -24,7 +25,7 @@ const SYSTEM: [&str; 26] = [
     "/lib32",
     "/lib64",
     "/libx32",
-    // Where NixOS and Guix keep all programs.
+    // NixOS and Guix keep all programs here.
     "/nix/store",
     "/gnu/store",
     "/etc/alternatives",
@@ -52,11 +53,13 @@ const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random"
 /// An opened path with the rights that are granted on it.
 type Grant = (OwnedFd, BitFlags<AccessFs>);
 
-/// Returns the rights on files that the ruleset takes away; none if nothing here can.
+/// Returns the rights on files that the ruleset takes away; an empty set if this kernel's Landlock can't take them
+/// away.
 fn handled_files(sandbox: &Sandbox, machine: &Machine) -> Handled {
     let mut handled = match (&machine.files, &machine.files_but_truncate) {
         (Ok(()), _) => Handled::files(),
-        // The promise is waived. The ruleset still takes away all other rights.
+        // The kernel can't restrict truncate(2) and the promise is waived. The ruleset still takes away all other
+        // rights.
         (Err(_), Ok(())) => Handled::files_but_truncate(),
         _ => return Handled::default(),
     };
@@ -84,8 +87,8 @@ pub fn handled(sandbox: &Sandbox, machine: &Machine) -> Handled {
     handled
 }
 
-/// Makes the ruleset; `None` if the kernel has nothing of what it would contain. Each path is opened as the caller's.
-/// `tmp` is a path to write besides those of the policy.
+/// Makes the ruleset; `None` if the kernel supports nothing that it would contain. Each path is opened with the
+/// caller's rights. `tmp` is one more path to write, besides those of the policy.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a path that can't be opened; [`Error::System`] if the kernel refuses the ruleset.
@@ -127,7 +130,7 @@ fn grants(sandbox: &Sandbox, tmp: Option<&Path>) -> Result<Vec<Grant>> {
     let system: &[&str] = if sandbox.no_system { &[] } else { &SYSTEM };
     for path in system.iter().map(Path::new).chain(sandbox.read_if_exists.iter().map(PathBuf::as_path)) {
         match granted(path, reading) {
-            // A path that this user can't reach is none that the job could.
+            // If this user can't reach the path, the job can't reach it either, so it needs no rule.
             Err((_, Errno::NOENT | Errno::NOTDIR | Errno::ACCESS)) => {}
             other => grants.push(other.map_err(|(path, errno)| unusable("path to read", path, errno))?),
         }
@@ -155,18 +158,18 @@ fn grants(sandbox: &Sandbox, tmp: Option<&Path>) -> Result<Vec<Grant>> {
     Ok(grants)
 }
 
-/// Returns everything but what makes devices, and connections to sockets of other processes.
+/// Returns all rights except to make devices and to connect to sockets of other processes.
 pub fn writing() -> BitFlags<AccessFs> {
     AccessFs::from_all(ABI::V3) & !(AccessFs::MakeChar | AccessFs::MakeBlock)
 }
 
-/// Opens a path and returns it with those of the rights that its kind of file can have.
+/// Opens a path, and returns it with those rights that apply to this kind of file.
 fn granted(path: &Path, rights: BitFlags<AccessFs>) -> std::result::Result<Grant, (&Path, Errno)> {
     let file = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| (path, errno))?;
     let kind = FileType::from_raw_mode(fstat(file.as_fd()).map_err(|errno| (path, errno))?.st_mode);
     let rights = match kind {
         FileType::Directory => rights,
-        // ioctl(2) belongs to the use of a device that was named.
+        // If the policy names a device, the job needs ioctl(2) to use it.
         FileType::CharacterDevice | FileType::BlockDevice if rights.contains(AccessFs::Truncate) => {
             rights & AccessFs::from_file(ABI::V9) | AccessFs::IoctlDev
         }

@@ -26,8 +26,8 @@ pub(crate) fn all_children_have_ended() -> bool {
 
 /// Returns the direct children of all threads of a process: from `/proc/PID/task/TID/children` if the kernel has it
 /// (CONFIG_PROC_CHILDREN), otherwise by a search through `/proc`. Some children may be missing while children start and
-/// end (proc_pid_task(5)). The youngest child comes first: of processes that each start a child and end, it is the one
-/// that is alive.
+/// end (proc_pid_task(5)). The youngest child comes first: in a chain of processes that each start a child and end,
+/// only the youngest is alive.
 ///
 /// # Errors
 /// `ENOENT` if the process is gone or `/proc` does not show it; any other errno of reading its list.
@@ -56,8 +56,8 @@ pub(crate) fn children(parent: Pid) -> Result<Vec<Pid>> {
     Ok(all)
 }
 
-/// Adds the children that one thread has started. Uses as few calls as possible, because some children live no longer
-/// than these calls take.
+/// Adds the children that one thread has started. Uses as few system calls as possible, because some children end
+/// before a slower function could list them.
 fn read_children(thread: &str, all: &mut Vec<Pid>) -> Result<()> {
     let file = open(format!("{thread}/children"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let (mut buffer, mut pid) = ([0; 4096], 0_i32);

@@ -1,10 +1,11 @@
 //! The descendants of a process, found through `/proc` and signalled through pidfds. This is the containment without a
 //! cgroup.
 //!
-//! Only the job is hit: a process counts as found if its parent in `/proc/PID/stat` is a process that was found before,
-//! and that was still alive after that file was read. A descendant of a subreaper stays its descendant
-//! (PR_SET_CHILD_SUBREAPER(2const)), so a process that was found once belongs to the job as long as it lives. Signals
-//! are sent through its pidfd, which was opened before the check.
+//! No process outside of the job receives a signal. pinfold accepts a process as a descendant only if its parent in
+//! `/proc/PID/stat` is a process that pinfold found before, and if that parent was still alive after pinfold had read
+//! the file. A descendant of a subreaper stays its descendant (PR_SET_CHILD_SUBREAPER(2const)), so a process that was
+//! found once belongs to the job as long as it lives. pinfold opens the pidfd before this check, and sends the signals
+//! through it.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -23,26 +24,26 @@ use crate::subreaper::found::{Found, Identity};
 /// limit on open files.
 const BATCH: usize = 64;
 
-/// The number of descriptors that are reserved for reading about the held processes if descriptors run out.
+/// If descriptors run out while processes are held open, this many are released, to read files about these processes.
 const ROOM: usize = 4;
 
-/// The least number of passes that stop all processes of a storm before the kill. A storm has at least [`STORM`] living
-/// processes that fork all the time. A stopped process still counts toward the user's limit on processes and uses no
-/// CPU time, so a storm that has reached that limit is stopped within a few passes. If its processes were killed
-/// instead, each would be replaced at once.
+/// The minimum number of passes that stop (SIGSTOP) the processes of a storm before the kill. A storm is at least
+/// [`STORM`] living processes that fork all the time. A stopped process still counts toward the user's limit on
+/// processes and uses no CPU time, so a storm that has reached that limit is stopped within a few passes. If its
+/// processes were killed instead, each would be replaced at once.
 ///
-/// A few processes that each start a child and end cannot be stopped in this way, whatever the number of passes. They
-/// are killed by [`relay`](super::relay).
+/// A few processes that each start a child and end cannot be stopped in this way, however many passes are made.
+/// [`relay`](super::relay) kills such processes.
 const STOPS: u32 = 10;
 /// The longest time for all these passes.
 const STOPPING: Duration = Duration::from_secs(5);
 /// The least number of living processes that counts as a storm.
 const STORM: usize = 32;
 
-/// The highest number of searches for the processes that exist now. All limits on these searches are needed because a
-/// storm would otherwise keep them going for ever.
+/// The highest number of searches for the processes that exist now. Without limits, a storm would keep these searches
+/// going for ever.
 const LOOKS: usize = 4;
-/// No further search is begun after this time.
+/// After this time, no further search begins.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// The longest time for all searches.
 const LOOKING: Duration = Duration::from_secs(2);
@@ -56,7 +57,7 @@ struct Progress {
     ended: HashSet<Identity>,
 }
 
-/// Returns whether a child of the root belongs to the job. Needed if not every child of the root does.
+/// Returns whether a child of the root belongs to the job. Used where the root also has other children.
 pub(crate) type IsOurs<'a> = &'a (dyn Fn(Pid) -> bool + Sync);
 
 /// The descendants of one process, without the process itself.
@@ -92,7 +93,8 @@ impl<'a> Descendants<'a> {
                 },
                 &mut |_| {},
             );
-            // While processes end, others can be missing from the lists. Two searches with the same result are enough.
+            // While processes end, other processes can be missing from the lists. So the search is repeated until two
+            // searches have the same result.
             let now = Instant::now();
             if now >= bound {
                 return (all, walked.and(Err(Errno::TIMEDOUT)));
@@ -108,7 +110,7 @@ impl<'a> Descendants<'a> {
 
     /// Sends the `signals` to each process for which `wanted` returns true, as soon as it is found, until a pass finds
     /// no new process. Calls `found` once for each process, before it sends the signals. Returns whether such a pass
-    /// was reached within `scans`.
+    /// was reached within the limits `scans`.
     pub fn signal_those(
         &self,
         signals: &[Signal],
@@ -121,9 +123,9 @@ impl<'a> Descendants<'a> {
         signalling.until_no_new_process(|signalling| self.signal_new(signalling, &mut progress))
     }
 
-    /// Makes one pass of [`Self::signal_those`]. Returns whether there was a new process, or may have been one that the
-    /// pass missed: when a process ends, its children get another parent, and a list of children is not consistent
-    /// while some of them are reaped.
+    /// Makes one pass of [`Self::signal_those`]. Returns whether the pass found a new process or may have missed one.
+    /// It can miss one because the children of a process that ends get another parent, and because a list of children
+    /// is not consistent while some of them are reaped.
     fn signal_new(&self, signalling: &mut Signalling<'_, Identity>, progress: &mut Progress) -> Result<bool> {
         let Progress { present, ended } = progress;
         let (mut found_new, mut found_ended, mut now_present) = (false, false, HashSet::new());
@@ -136,16 +138,17 @@ impl<'a> Descendants<'a> {
         };
         let mut leave = |process: &Found| found_ended |= process.has_ended() && ended.insert(process.identity());
         let lost = self.walk(&mut enter, &mut leave)?;
-        // Includes processes that had already ended: a list that is read while they are reaped can miss as many others.
+        // This includes processes that had already ended: a list that is read while these are reaped can miss as many
+        // others.
         let vanished = !present.is_subset(&now_present);
         *present = now_present;
         Ok(found_new || found_ended || lost || vanished)
     }
 
-    /// Sends SIGKILL to all of them. First it stops all processes, until a pass finds no new one, so that none is
-    /// started meanwhile. Then it kills the deepest processes first: if the end of a parent orphans a stopped process
-    /// group, the kernel continues that group (setpgid(2)), and its processes could fork. Calls `killed` for each
-    /// process to which the signal could be sent.
+    /// Sends SIGKILL to all descendants. First it stops them (SIGSTOP), until a pass finds no new process, so that no
+    /// process starts another one meanwhile. Then it kills them, the deepest ones first. In another order, the end of a
+    /// parent could orphan a stopped process group; the kernel continues such a group (setpgid(2)), and its processes
+    /// could fork. Calls `killed` for each process to which the signal could be sent.
     pub fn kill_all(&self, mut killed: impl FnMut(Pid)) -> Result<()> {
         let stopped = self.stop_all();
         let done = self.walk(&mut |_| true, &mut |process| {

@@ -1,4 +1,4 @@
-//! A process that was found among the descendants, and was confirmed to be one.
+//! A process that is confirmed to be a descendant.
 
 use rustix::io::{Errno, Result};
 use rustix::process::Pid;
@@ -8,13 +8,14 @@ use crate::kernel::process;
 use crate::kernel::signal::Signal;
 use crate::subreaper::children::children;
 
-/// A process and the clock tick of its start. No two processes have both in common.
+/// A process and the clock tick of its start. Together they identify a process: no two processes have both the same pid
+/// and the same start.
 pub(super) type Identity = (Pid, u64);
 
 /// A process that was found, referred to by its pidfd.
 pub(super) struct Found {
     pub(super) pid: Pid,
-    /// `None` for the root: the caller makes sure that its pid is not reused.
+    /// `None` for the root; the caller ensures that the root's pid is not reused.
     pub(super) pidfd: Option<Pidfd>,
     started: u64,
     /// Whether the process is a child of this process. Its pid is then not reused until it is reaped.
@@ -27,7 +28,7 @@ impl Found {
         Self { pid, pidfd: None, started: 0, is_own: false }
     }
 
-    /// Returns a child of this process, which must not be reaped meanwhile.
+    /// Returns a child of this process. No other code may reap this child meanwhile.
     pub(super) fn own_child(pid: Pid, pidfd: Pidfd) -> Self {
         Self { pid, pidfd: Some(pidfd), started: 0, is_own: true }
     }
@@ -36,7 +37,7 @@ impl Found {
     pub(super) fn child_of(parent: &Self, pid: Pid) -> Result<Option<Self>> {
         let pidfd = match Pidfd::open(pid) {
             Ok(pidfd) => pidfd,
-            // The process is gone, or a thread now has its number.
+            // The process is gone, or the number now belongs to a thread.
             Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(errno),
         };

@@ -1,5 +1,5 @@
 //! Kills descendants that form a relay: each process starts a child and ends, again and again. pinfold can only kill
-//! them by being faster than they are.
+//! them if it is faster than they are.
 //!
 //! To stop all processes before the kill, pinfold would have to check each one first, and by then its child has
 //! replaced it. A process cannot fork any more when a SIGKILL is pending for it (fork(2) handles a pending signal
@@ -20,7 +20,7 @@ use crate::subreaper::found::Found;
 /// process, their subreaper, when their parents end.
 const HELD: usize = 64;
 
-/// The children of this process that need no further handling until they are reaped.
+/// The children of this process that are already handled. They leave this set when they are reaped.
 #[derive(Default)]
 pub(crate) struct Seen {
     /// SIGKILL has been sent to them.
@@ -75,7 +75,8 @@ fn kill_family(child: Found) -> Result<()> {
             if held.len() < HELD
                 && let Some(found) = Found::child_of(&parent, pid)?
             {
-                // A process that may not be signalled is recorded as refused when it becomes a child of this process.
+                // If this process may not send signals to a process, that process is recorded as refused later, when it
+                // becomes a child of this process.
                 let _ = found.kill();
                 held.push(found);
             }

@@ -21,9 +21,9 @@ pub(crate) enum Backend {
     Cgroup {
         link: Arc<Link>,
         base: Remade,
-        /// Controllers that were given for the jobs' limits; taken back last.
+        /// The controllers that were delegated for the jobs' limits. They are taken back last.
         grant: Option<Grant>,
-        /// The number of jobs for which a start was requested so far.
+        /// How many jobs the caller has requested so far.
         jobs: AtomicU64,
     },
     Subreaper(SubreaperBackend),
@@ -37,10 +37,10 @@ pub(crate) struct NextContainment {
     pub refused: Vec<Refusal>,
 }
 
-/// How often a leaf is made again after something has removed it at once.
+/// How often a leaf is made again if another program removes it at once.
 const TRIES: u32 = 16;
 
-/// A base that is made again if something has removed it: some programs regard an empty directory as garbage.
+/// A base that is made again if another program has removed it: some programs remove empty cgroups.
 #[derive(Debug)]
 pub(crate) struct Remade {
     now: Mutex<Arc<Base>>,
@@ -56,7 +56,7 @@ impl Remade {
         self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Makes another base in place of `used`, unless another job's start has done so.
+    /// Makes another base in place of `used`, unless the start of another job has already done this.
     async fn remake(&self, used: &Arc<Base>, link: &Link) -> Result<()> {
         let _turn = self.turn.lock().await;
         if !Arc::ptr_eq(used, &self.now()) {
@@ -107,8 +107,8 @@ impl Backend {
         }
     }
 
-    /// Returns the attributes of the host that have changed since the start of the guard that starts the next job.
-    /// Returns no changes if the job gets a guard of its own.
+    /// Returns the settings that the host has changed since the start of the guard that starts the next job. Returns no
+    /// changes if the job gets a new guard of its own, because that guard has the current settings.
     pub fn changed(&self, caller: &Host) -> Changed {
         match self {
             Self::Cgroup { link, .. } => link.host.changed(caller),
@@ -177,13 +177,14 @@ impl Backend {
         match self {
             Self::Cgroup { link, base, .. } => {
                 self.release();
-                // Supervisor and guard both remove the base, in either order: neither has to wait for the other. If
-                // jobs are left, the guard ends them first.
+                // Supervisor and guard both remove the base. The order does not matter, so neither waits for the other.
+                // If jobs are left, the guard ends them first.
                 link.hang_up();
                 let base = base.now();
                 let _ = base.remove();
                 if !link.gone().await {
-                    // The guard did not end; it may have been stopped. It was killed, so this process does its work.
+                    // The guard did not end, perhaps because a job had stopped it, and was killed. So this process does
+                    // the guard's work.
                     let _ = sweep::end(base.cgroup(), sweep::BOUND);
                 }
                 let _ = base.remove();

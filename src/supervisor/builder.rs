@@ -58,14 +58,14 @@ impl SupervisorBuilder {
     }
 
     /// Executes this program as the guard: the `pinfold` command of this version, or another program that contains this
-    /// library. For the host's own program, this setting is not required.
+    /// library. You do not need this setting to use your own program as the guard.
     pub fn guard_program(mut self, program: impl Into<PathBuf>) -> Self {
         self.guard_program = Some(Program::Path(program.into()));
         self
     }
 
-    /// Executes a program from memory, with these bytes as its file: a guard that is embedded, for example in an
-    /// extension module. Link it statically, so that it works in each root directory. Needs `/proc`.
+    /// Executes a guard program that is embedded in your program, for example in an extension module: `program` is the
+    /// content of its file. Link it statically, so that it works in every root directory. Needs `/proc`.
     ///
     /// ```no_run
     /// # #[cfg(any())]
@@ -88,12 +88,13 @@ impl SupervisorBuilder {
     }
 
     /// Makes these controllers available for the jobs: those that their limits need
-    /// ([`Limits::controllers`](crate::Limits::controllers)), and those that a report needs to show all of their
-    /// usage. No containment but a cgroup is accepted then.
+    /// ([`Limits::controllers`](crate::Limits::controllers)), and those that a report needs to show all of their usage.
+    /// With this setting, pinfold accepts only a cgroup as containment.
     ///
-    /// If the supervisor's own cgroup does not give a controller to its children, and only this process and its guard
-    /// are in it, both move to a new cgroup below it ("no internal processes"), until [`Supervisor::close`]. Otherwise
-    /// pinfold asks systemd for a scope (feature `systemd`), which only the guard enters.
+    /// If the supervisor's own cgroup has not enabled a controller for its children, and only this process and its
+    /// guard are in it, both move to a new cgroup below it until [`Supervisor::close`]. (The kernel's rule is "no
+    /// internal processes".) Otherwise pinfold asks systemd for a scope (feature `systemd`), which only the guard
+    /// enters.
     pub fn controllers(mut self, controllers: impl IntoIterator<Item = Controller>) -> Self {
         self.controllers.extend(controllers);
         self.controllers.sort_unstable();
@@ -172,7 +173,7 @@ impl SupervisorBuilder {
     /// Makes a base and starts its guard. Otherwise returns the reasons why that is not possible, and the guard if it
     /// was started.
     async fn in_cgroup(&mut self) -> Result<std::result::Result<Backend, (Vec<Refusal>, Option<Arc<Link>>)>> {
-        // The place comes first: without a cgroup, and without a way to get one, no process has to be started.
+        // pinfold looks for a cgroup first. If no cgroup is available, it does not start a guard in vain.
         let found = match cgroup::place(self.cgroup.as_deref()) {
             Err(refused) if self.cgroup.is_some() => {
                 return Err(Error::containment(ContainmentErrorKind::NoCgroup, refused));
@@ -214,11 +215,11 @@ impl SupervisorBuilder {
             Some(guard) => Some(Arc::new(Link::connect(guard).await?)),
             None => link,
         };
-        // Only a guard whose orphans this process inherits is used. Otherwise each job gets a guard with an outer guard
-        // around it.
+        // A guard that the caller has forked is used only if this process inherits its orphans. Otherwise each job gets
+        // a guard with an outer guard around it.
         let link = link.filter(|link| link.is_inherited_by_us());
         if link.is_none() {
-            // Reports a missing guard program now, and not at the first job.
+            // If no guard program can be found, the start fails now, and not at the first job.
             guard::assure_program(self.guard_program.as_ref())?;
         }
         Ok(Backend::Subreaper(SubreaperBackend::new(link, refused)))

@@ -26,7 +26,7 @@ impl JobContainment {
         }
     }
 
-    /// Returns the current processes of the job that could be found, and the first error that occurred.
+    /// Returns the processes of the job that it could find, and the first error of the search.
     pub fn processes(&self) -> (Vec<Pid>, Result<()>) {
         match self {
             Self::Leaf(leaf) => leaf.cgroup().processes(),
@@ -35,7 +35,7 @@ impl JobContainment {
     }
 
     /// Sends the `signals`, one after another, to every process until a scan finds no new process. `found` receives
-    /// each process once, before its signals. Returns whether such a scan came within the limits `scans`.
+    /// each process once, before its signals. Returns whether such a scan was reached within the limits `scans`.
     pub fn signal_all(&self, signals: &[Signal], scans: ScanLimits, found: impl FnMut(Pid)) -> Result<bool> {
         self.signal_those(signals, scans, |_| true, found)
     }
@@ -54,7 +54,7 @@ impl JobContainment {
         }
     }
 
-    /// Lets all processes run again that a freeze has stopped.
+    /// Thaws the job, so that processes that were frozen run again.
     pub fn thaw(&self) -> Result<()> {
         match self {
             Self::Leaf(leaf) => leaf.cgroup().thaw(),

@@ -1,9 +1,10 @@
-//! Controllers for the leaves. A cgroup gives its controllers to its children through `cgroup.subtree_control`. It can
-//! do this only while no process is in it ("no internal processes", the kernel's admin-guide/cgroup-v2.rst).
+//! Delegates controllers to the leaves. A cgroup gives its children a controller if the controller is enabled in its
+//! `cgroup.subtree_control`. This is possible only while no process is in the cgroup itself ("no internal processes",
+//! the kernel's admin-guide/cgroup-v2.rst).
 //!
-//! pinfold writes only to the cgroup that contains its bases, never to one above it, and only if no process but
-//! supervisor and guard is in it: these two move to a leaf of their own beside the base. At the end everything is
-//! undone in the opposite order, so that the same works again in the same cgroup.
+//! pinfold writes only to the cgroup that contains its bases, never to one above it, and only if this cgroup contains
+//! no other process than supervisor and guard. Each of these two moves to a leaf of its own beside the base. At the
+//! end, pinfold undoes all changes in the opposite order, so that the next pinfold finds the cgroup as it was.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,10 +22,11 @@ use crate::guard::protocol::{FromGuard, JobId, ToGuard};
 use crate::report::Refusal;
 use crate::supervisor::link::Link;
 
-/// How long another pinfold may take to undo its changes. After that, the start continues without the lock.
+/// How long the start waits for the lock while another pinfold undoes its changes. After that, it continues without the
+/// lock.
 const LOCK_BOUND: Duration = Duration::from_secs(1);
 
-/// A number that no job has: it routes the guard's answers that concern the supervisor.
+/// Stands for the supervisor itself in messages of the guard that concern no job. No job has this id.
 pub(crate) const SUPERVISORS: JobId = 0;
 
 /// Controllers that were given and have to be taken back.
@@ -32,11 +34,12 @@ pub(crate) const SUPERVISORS: JobId = 0;
 pub(crate) struct Grant {
     place: Arc<Cgroup>,
     undo: Undo,
-    /// The shared lock shows that these controllers are in use, whichever process gave them.
+    /// The shared lock shows that these controllers are in use, even if another process has enabled them.
     lock: Mutex<Option<OwnedFd>>,
 }
 
-/// [`Result`] with an error ends the start; an error of this type is only the reason why a place is refused.
+/// An error of this type does not end the start (unlike one of [`Result`]). It is only the reason why a place is
+/// refused.
 type Given<T, E> = std::result::Result<T, E>;
 
 impl Grant {
@@ -49,7 +52,7 @@ impl Grant {
 impl Drop for Grant {
     fn drop(&mut self) {
         self.release();
-        // The guard has done this, unless it was killed.
+        // The guard has already done this, unless it was killed.
         if let Some(_lock) = exclusive_lock(&self.place) {
             self.undo.undo(&self.place);
         }
@@ -125,7 +128,7 @@ pub(crate) async fn give(
     if !inside.is_empty() {
         undo.own = Some(crate::cgroup::base::fresh_name(PREFIX)?);
     }
-    // From here on the guard undoes the changes if this process is killed.
+    // From here on, the guard undoes the changes if this process is killed.
     link.send(&ToGuard::Giving { own: undo.own.clone(), given: undo.given.clone() }, &[place.as_fd()]).await?;
     let grant = Grant { place: place.clone(), undo, lock: lock.into() };
     match grant.give(&inside, guard, link).await? {
@@ -180,10 +183,10 @@ impl Grant {
     }
 }
 
-/// Takes the shared lock. Another pinfold may hold the exclusive lock, for the moment in which it takes its controllers
-/// back. flock(2) itself is the only event that reports the release, and it blocks until then, so it runs in a thread
-/// of its own. A blocking thread of tokio's is not suitable: a runtime waits for those when it is shut down, and an
-/// unrelated process with read permission can hold a lock on the file forever.
+/// Takes the shared lock. Another pinfold holds the exclusive lock for a moment, while it takes its controllers back.
+/// Only a blocking flock(2) reports the release of a lock, so it runs in a thread of its own. A blocking thread of
+/// tokio is not suitable: a runtime waits for such threads when it is shut down, and an unrelated process with read
+/// permission can hold a lock on the file forever.
 async fn shared_lock(place: &Cgroup, bound: Duration) -> Option<OwnedFd> {
     let file = lock_file(place)?;
     match flock(&file, FlockOperation::NonBlockingLockShared) {
@@ -193,7 +196,7 @@ async fn shared_lock(place: &Cgroup, bound: Duration) -> Option<OwnedFd> {
     }
     let (sender, locked) = tokio::sync::oneshot::channel();
     let wait = move || {
-        // A signal that the host handles may be delivered to this thread.
+        // A signal that the host handles may interrupt this thread, so the call is repeated.
         let done = loop {
             match flock(&file, FlockOperation::LockShared) {
                 Err(Errno::INTR) => {}
@@ -207,8 +210,9 @@ async fn shared_lock(place: &Cgroup, bound: Duration) -> Option<OwnedFd> {
     tokio::time::timeout(bound, locked).await.ok()?.ok()?
 }
 
-/// Returns the cgroup to make bases in, whose leaves will have the controllers `wanted`: the one that was `found`, or a
-/// scope of systemd's, unless the user has `named` a cgroup. Otherwise returns the reasons why none is available.
+/// Returns a cgroup to make bases in, whose leaves will have the controllers `wanted`: the cgroup that was `found`, or
+/// else a scope from systemd. If the user has `named` a cgroup, systemd is not asked. If no cgroup is available,
+/// returns the reasons.
 pub(crate) async fn choose_place(
     found: Given<Cgroup, Vec<Refusal>>,
     named: bool,

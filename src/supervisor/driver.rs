@@ -33,9 +33,10 @@ impl Drop for Alive {
             return std::mem::forget((end, thread));
         }
         drop(end);
-        // The thread itself may drop this value, with a closure that the runtime held. It must not wait for itself.
+        // The thread itself may drop this value, because the runtime may hold a closure that contains it. The thread
+        // must not wait for itself.
         if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
-            // The thread has nothing left to wait for.
+            // Nothing keeps the thread running any more, so this wait is short.
             let _ = thread.join();
         }
     }
@@ -64,8 +65,8 @@ impl Driver {
         Ok(Self { handle, alive: Some(Arc::new(alive)) })
     }
 
-    /// Returns whether possibly no thread drives the runtime now: it has no threads of its own, and the caller is in no
-    /// runtime.
+    /// Returns whether it is possible that no thread drives the runtime now: it has no threads of its own, and the
+    /// caller is not in a runtime.
     pub fn may_stand_still(&self) -> bool {
         let no_threads = self.handle.runtime_flavor() == RuntimeFlavor::CurrentThread && self.alive.is_none();
         no_threads && Handle::try_current().is_err()

@@ -1,4 +1,4 @@
-//! The events of jobs, at the time when they happen.
+//! The events of jobs, published when they happen.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -77,7 +77,7 @@ pub enum EventKind {
     /// out of memory.
     #[non_exhaustive]
     OutOfMemory {
-        /// How many at that time. The report has the final number ([`Report::oom`](crate::Report::oom)).
+        /// How many processes so far. The report has the final number ([`Report::oom`](crate::Report::oom)).
         kills: u64,
     },
     /// No process of the job runs any more.
@@ -221,7 +221,7 @@ impl Log {
 
     /// Publishes the events that have happened and were not published before, in the order of their times.
     pub fn publish<const N: usize>(&self, mut reached: [(Option<f64>, EventKind); N]) {
-        // The sort is stable: leftovers can be found at the moment when the main process ends.
+        // The sort must be stable, because leftovers can be found at the same moment at which the main process ends.
         reached.sort_by(|(a, _), (b, _)| a.unwrap_or(f64::MAX).total_cmp(&b.unwrap_or(f64::MAX)));
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (seconds, kind) in reached {

@@ -13,7 +13,8 @@ use crate::error::{Error, Result};
 use crate::guard::protocol::FromGuard;
 use crate::guard::{program, protocol};
 
-/// How long pinfold waits for the process that starts a guard before it sends SIGCONT: another job may have stopped it.
+/// pinfold waits this long for the process that starts a guard. Then it sends SIGCONT, because another job may have
+/// stopped that process.
 const RESUMED: Duration = Duration::from_secs(1);
 
 /// How long a guard may take to report that it is ready.
@@ -22,12 +23,13 @@ const START_BOUND: Duration = Duration::from_secs(10);
 /// Continues the process that starts a guard: another job may have stopped it.
 fn resume(starter: Option<&Child>) {
     if let Some(starter) = starter {
-        // A child of this process that is not reaped: the pid is its own.
+        // It is a child of this process and has not been reaped, so no other process has its pid.
         let _ = rustix::process::kill_process(Pid::from_child(starter), rustix::process::Signal::CONT);
     }
 }
 
-/// Waits until an executed guard reports that it is ready. Returns its pid, its pidfd and those of its outer guard.
+/// Waits until an executed guard reports that it is ready. Returns the pid and the pidfd of the guard, and those of its
+/// outer guard.
 pub(super) async fn answered(
     socket: &AsyncFd<OwnedFd>,
     buffer: &mut Vec<u8>,
@@ -78,12 +80,12 @@ pub(super) async fn answered(
     }
 }
 
-/// Returns the exit status of the process that was to start the guard; `None` if it does not end, or the host has
-/// reaped it.
+/// Returns the exit status of the process that should have started the guard; `None` if it does not end, or if the host
+/// has reaped it.
 async fn status(starter: &mut Child) -> Option<std::process::ExitStatus> {
     let pidfd = pidfd_open(Pid::from_child(starter), PidfdFlags::empty()).ok()?;
     let pidfd = crate::supervisor::watch::watched(pidfd, Interest::READABLE).ok()?;
-    // The process closes its descriptors a moment before it has ended.
+    // A process that ends closes its descriptors a moment before it can be reaped.
     let _ = tokio::time::timeout(RESUMED, pidfd.readable()).await;
     starter.try_wait().ok()?
 }

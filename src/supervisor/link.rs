@@ -24,7 +24,7 @@ use crate::supervisor::queue::{Receiver, Sender, queue};
 use crate::supervisor::watchdog;
 use crate::supervisor::watchdog::{ExpectedAnswer, Watchdog};
 
-/// How long pinfold waits for a guard that is to end before it sends SIGCONT: the guard may have been stopped.
+/// pinfold waits this long for the end of a guard. Then it sends SIGCONT, because a job may have stopped the guard.
 const RESUMED: Duration = Duration::from_secs(1);
 
 /// A message from the guard to a job. The end of the channel means that the guard is lost.
@@ -39,7 +39,7 @@ enum Inheritor {
     Us,
     /// The outer guard, which ends the orphans and then itself.
     Outer(AsyncFd<OwnedFd>),
-    /// An unrelated process.
+    /// A process that pinfold does not control.
     Other,
 }
 
@@ -53,7 +53,7 @@ pub(crate) struct Link {
     watchdog: Arc<Watchdog>,
     /// The pid of the guard itself.
     pub pid: Pid,
-    /// The process that ends what a killed guard leaves without a cgroup.
+    /// The process that inherits the orphans if the guard is killed.
     inheritor: Inheritor,
     origin: Mutex<Option<Origin>>,
     /// The attributes of this process when the guard was started.
@@ -141,8 +141,8 @@ impl Link {
         }
     }
 
-    /// Records that the guard owes an answer, until the returned value is dropped. Meanwhile the watchdog continues a
-    /// stopped guard.
+    /// Records that the guard has to answer, until the returned value is dropped. If the answer is late, the watchdog
+    /// sends SIGCONT to the guard.
     pub fn expect_answer(&self) -> ExpectedAnswer {
         self.watchdog.expect_answer()
     }
@@ -162,8 +162,8 @@ impl Link {
     /// has for its own work, and returns `false` then.
     pub async fn gone(&self) -> bool {
         let by_itself = self.ended().await;
-        // The reader task still has to read the end of the socket. Until then it holds the socket open, and jobs have
-        // not been informed.
+        // The reader task has not yet read the end of the socket. Until then, it keeps the socket open, and the jobs do
+        // not know of the end.
         let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
         let ended = async {
             if let Some(reader) = reader {
@@ -171,7 +171,7 @@ impl Link {
             }
             self.watchdog.end().await;
         };
-        // Perhaps no thread drives the link's runtime now, so this wait is bounded.
+        // This wait is bounded, because it is possible that no thread drives the link's runtime now.
         let _ = tokio::time::timeout(RESUMED, ended).await;
         by_itself
     }
@@ -187,7 +187,7 @@ impl Link {
         if !by_itself {
             let _ = pidfd::send_signal(self.pidfd.as_fd(), libc::SIGKILL);
             if tokio::time::timeout(Duration::from_secs(1), pidfd.readable()).await.is_err() {
-                // SIGKILL does not end it (state D): a wait for it might never return.
+                // SIGKILL has not ended the guard (state D), so a wait for its end might never return.
                 std::mem::forget(self.origin.lock().unwrap_or_else(PoisonError::into_inner).take());
                 return false;
             }
@@ -202,7 +202,7 @@ impl Link {
         by_itself
     }
 
-    /// Returns whether this process inherits what a killed guard leaves.
+    /// Returns whether this process inherits the orphans of a killed guard.
     pub fn is_inherited_by_us(&self) -> bool {
         matches!(self.inheritor, Inheritor::Us)
     }
@@ -223,7 +223,7 @@ impl Link {
                     .map_err(|_| "the guard was killed, and /proc does not show whether any of its descendants is left")
             }
             Inheritor::Outer(outer) => {
-                // The outer guard has this time, and a moment more to end itself.
+                // The outer guard has this time to end the orphans, and a moment more to end itself.
                 let bound = bound.checked_add(Duration::from_secs(1)).unwrap_or(bound);
                 match tokio::time::timeout_at(bound.into(), outer.readable()).await {
                     Ok(_) => Ok(Vec::new()),
@@ -235,8 +235,8 @@ impl Link {
     }
 }
 
-/// Returns a copy that the current runtime watches; the link may belong to another runtime. Returns `None` if no
-/// descriptor is available.
+/// Returns a copy of the pidfd that the current runtime watches, because the link may belong to another runtime.
+/// Returns `None` if no descriptor is available.
 fn watched_here(pidfd: &AsyncFd<OwnedFd>) -> Option<AsyncFd<OwnedFd>> {
     crate::supervisor::watch::watched(fcntl_dupfd_cloexec(pidfd, 0).ok()?, Interest::READABLE).ok()
 }
@@ -269,8 +269,7 @@ async fn read(socket: Arc<AsyncFd<OwnedFd>>, pidfd: Arc<AsyncFd<OwnedFd>>, route
         };
         let mut routes = routes.lock().unwrap_or_else(PoisonError::into_inner);
         let Ok(Some((message, mut descriptors))) = received else {
-            // The connection also ends after a message that cannot be decoded: the shutdown makes the guard end all
-            // jobs.
+            // If a message cannot be decoded, the connection ends too. The shutdown then makes the guard end all jobs.
             let _ = shutdown(socket.get_ref(), Shutdown::Both);
             *routes = None;
             return;
@@ -288,7 +287,7 @@ async fn read(socket: Arc<AsyncFd<OwnedFd>>, pidfd: Arc<AsyncFd<OwnedFd>>, route
             | FromGuard::Swept { job, .. } => *job,
         };
         if let Some(route) = routes.as_ref().and_then(|routes| routes.get(&job)) {
-            // A job that no longer listens has ended.
+            // If the job no longer listens, it has ended, so the error is ignored.
             let _ = route.send((message, descriptors.pop()));
         }
     }

@@ -1,4 +1,4 @@
-//! The host's side: it chooses the containment, starts the guard, and starts jobs.
+//! The supervisor, which runs in the host's process: it chooses the containment, starts the guard, and starts jobs.
 
 pub(crate) mod backend;
 mod builder;
@@ -40,11 +40,12 @@ pub use builder::SupervisorBuilder;
 /// How many jobs are being started at the same time.
 const STARTS: usize = 32;
 
-/// Starts jobs and is responsible for them: when the supervisor is gone, however its process ends, its jobs are ended.
+/// Starts jobs and ensures that they end: if the supervisor's process ends, for whatever reason, its jobs are ended
+/// too.
 ///
-/// A supervisor belongs to the tokio runtime in which it was started. If it was started outside of any, it has its own
-/// runtime, in a thread. Clones are the same supervisor, with the same jobs; only the [`close`](Self::close) of the last
-/// clone ends it. A runtime of the flavor `current_thread` must be driven
+/// A supervisor belongs to the tokio runtime in which it was started. If it was started outside of any runtime, it runs
+/// its own runtime in a thread. Clones refer to the same supervisor, with the same jobs; only the
+/// [`close`](Self::close) of the last clone ends it. A runtime of the flavor `current_thread` must be driven
 /// (`block_on`) while you wait for its jobs: otherwise only the guard acts for them. A supervisor belongs to one
 /// process. In a forked copy of the process (fork(2)) it starts no jobs, and dropping or closing it does nothing.
 ///
@@ -55,7 +56,8 @@ const STARTS: usize = 32;
 #[derive(Clone, Debug)]
 pub struct Supervisor {
     pub(crate) inner: Arc<Inner>,
-    /// Counts the clones of the callers. `None` in the clones that pinfold makes for itself, which do not count.
+    /// Counts the clones that callers have. `None` in clones that pinfold makes for itself, so that `close` does not
+    /// wait for these.
     clones: Option<Arc<()>>,
 }
 
@@ -78,14 +80,14 @@ pub(crate) struct Inner {
     /// The supervisor starts only one job.
     one_job: bool,
     had_its_job: AtomicBool,
-    /// The removal of what other supervisors have left; the first job starts it.
+    /// The task that removes abandoned bases of other supervisors. The first job starts it.
     pub(crate) sweeping: Mutex<JoinSet<()>>,
-    /// No containment but a cgroup is accepted.
+    /// Only a cgroup is accepted as containment.
     cgroup_only: bool,
     guard_program: Option<Program>,
 }
 
-/// How often a job is started again after something has removed its empty cgroup.
+/// How often a job is started again if another program removes its empty cgroup.
 pub(crate) const REMOVED_AGAIN: u32 = 16;
 
 impl Inner {
@@ -115,7 +117,7 @@ impl Inner {
         backend.next_containment(self.one_job, self.guard_program.as_ref()).await
     }
 
-    /// Returns whether something has removed the job's empty cgroup before the job was in it. Then the caller starts
+    /// Returns whether another program has removed the job's cgroup while it was still empty. If so, the caller starts
     /// the job in another cgroup.
     pub(crate) fn is_removed(&self, error: &Error) -> bool {
         let Error::Spawn(error) = error else { return false };
@@ -126,8 +128,8 @@ impl Inner {
         is_removed
     }
 
-    /// Switches to containment without a cgroup: the base could be made, but no process can be put into it. Returns
-    /// whether the backend is now another one than `used`. Another job's start may have made the switch already.
+    /// Switches to containment without a cgroup, because the base could be made, but no process can be put into it.
+    /// Returns whether the backend is now another one than `used`; the start of another job may already have switched.
     pub(crate) fn give_cgroup_up(&self, used: &Arc<Backend>, error: &Error) -> bool {
         if !Arc::ptr_eq(used, &self.backend()) {
             return true;
@@ -140,7 +142,7 @@ impl Inner {
         let Backend::Cgroup { link, base, jobs, .. } = &**backend else { return false };
         let base = base.now();
         let refusal = Refusal::new(base.parent().path().display().to_string(), error.to_string(), "see pinfold doctor");
-        // A guard that holds a job without a cgroup must not have another job.
+        // A guard that holds a job without a cgroup must have no other job, so a new guard is needed.
         let alone = jobs.load(Ordering::Relaxed) == 1;
         if alone {
             let _ = base.remove();
@@ -169,9 +171,9 @@ impl Supervisor {
         SupervisorBuilder::default()
     }
 
-    /// Returns what holds the jobs that are started from now on. It changes at most once, from a cgroup to the guard, if
-    /// the kernel lets no process into the cgroups that pinfold makes. The report of a job says what held this job, and
-    /// why nothing stronger did ([`report::Containment`](crate::report::Containment)).
+    /// Returns what holds the jobs that are started from now on. It changes at most once, from a cgroup to the guard,
+    /// if the kernel lets no process into the cgroups that pinfold makes. The report of a job says what held this job,
+    /// and why pinfold did not use a stronger containment ([`report::Containment`](crate::report::Containment)).
     ///
     /// ```
     /// # async fn example() -> pinfold::Result<()> {
@@ -236,13 +238,13 @@ impl Supervisor {
         self.inner.hub.listen()
     }
 
-    /// Gives up this clone. The close of the last clone ends all jobs and pools of the supervisor, waits until nothing of
-    /// them and no guard is left, and removes the base. While another clone exists, this method returns at once and ends
-    /// nothing: all jobs go on, also those that were started through this clone.
+    /// Gives up this clone. When the last clone is closed, this method ends all jobs and pools of the supervisor, waits
+    /// until no process of them and no guard is left, and removes the base. While another clone exists, this method
+    /// returns at once and ends nothing: all jobs go on, also those that were started through this clone.
     ///
     /// [`Job`](crate::Job), [`JobHandle`](crate::JobHandle) and [`Pool`](crate::Pool) are not clones of the supervisor:
-    /// the last close ends their jobs. A clone that is only dropped ends nothing, too; if no clone is left, the
-    /// supervisor ends with its last job.
+    /// the last close ends their jobs. Dropping a clone without closing it ends no job. If no clone is left, the
+    /// supervisor ends when its last job ends.
     ///
     /// If this future is dropped, the guard does the rest: it ends the processes that still run and removes the base.
     ///
@@ -254,7 +256,7 @@ impl Supervisor {
     /// # }
     /// ```
     pub async fn close(mut self) {
-        // Exactly one of the clones is the last one, also if several are closed at the same time.
+        // `Arc::into_inner` finds exactly one last clone, even if several are closed at the same time.
         let is_last = self.clones.take().is_none_or(|clones| Arc::into_inner(clones).is_some());
         if !is_last || self.inner.maker.is_elsewhere() {
             return;
@@ -262,15 +264,15 @@ impl Supervisor {
         let backend = self.inner.backend();
         backend.hang_up();
         let mut sweeping = std::mem::take(&mut *self.inner.sweeping.lock().unwrap_or_else(PoisonError::into_inner));
-        // If the runtime belongs to the caller, perhaps no thread drives it now. It is used nevertheless if no other
-        // thread can be started.
+        // If the runtime belongs to the caller, it is possible that no thread drives it now, so another one is started.
+        // If that fails, the caller's runtime is used nevertheless.
         let other = if self.inner.runtime.may_stand_still() { Driver::start().ok() } else { None };
         if other.is_none() {
-            // The sweep is bounded, and ends early only with its runtime.
+            // The sweep has a time limit. It ends earlier only if its runtime is shut down.
             while sweeping.join_next().await.is_some() {}
         }
         let runtime = other.unwrap_or_else(|| self.inner.runtime.clone());
-        // A runtime that was shut down does not wait: the guard does the rest.
+        // If the runtime was shut down, this method does not wait, and the guard does the rest.
         let _ = runtime.run(async move { backend.close().await }).await;
     }
 }

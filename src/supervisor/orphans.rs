@@ -1,4 +1,4 @@
-//! Ends what a killed guard leaves, if its supervisor is the next subreaper.
+//! Ends the orphans of a killed guard, if this supervisor's process is the next subreaper and so inherits them.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
@@ -13,7 +13,7 @@ use crate::kernel::pidfd::Pidfd;
 use crate::kernel::reap;
 use crate::subreaper::descendants::Descendants;
 
-/// How many processes are waited for at the same time, each with a descriptor.
+/// The highest number of processes that this code waits for at the same time. Each of them needs a descriptor.
 const WATCHED: usize = 64;
 
 /// The guards of this process, and their outer guards.
@@ -46,7 +46,7 @@ impl Drop for Known {
 /// the bound. `found` receives each process that exists at the beginning.
 ///
 /// # Errors
-/// The reason why it is not known at the bound whether any process is left.
+/// The reason, if it is not known at the bound whether any process is left.
 pub(super) async fn end(bound: Instant, found: impl FnMut(Pid)) -> Result<Vec<Pid>> {
     let is_ours = |pid| !KNOWN.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid);
     Descendants::of_some(getpid(), &is_ours).processes().0.into_iter().for_each(found);
@@ -83,7 +83,7 @@ pub(super) async fn end(bound: Instant, found: impl FnMut(Pid)) -> Result<Vec<Pi
 /// Waits for the end of a child.
 async fn ended(pid: Pid) {
     let Ok(pidfd) = Pidfd::open(pid) else { return };
-    // Without a descriptor to watch it, the process is checked again when another one has ended.
+    // If no descriptor is available to watch this process, it is checked again when another one has ended.
     match crate::supervisor::watch::watched(OwnedFd::from(pidfd), Interest::READABLE) {
         Ok(watched) => drop(watched.readable().await),
         Err(_) => std::future::pending().await,

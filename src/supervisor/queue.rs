@@ -1,7 +1,7 @@
-//! An unbounded queue with one reader, which takes only as much memory as its content. A supervisor may have thousands of
-//! jobs, each with three queues, which are empty nearly always. Each queue of tokio's (`mpsc::unbounded_channel`)
-//! allocates a block of 32 places from the start: for answers of the guard (88 bytes), requests (24) and stops (4) that
-//! is 3.7 KB for each job, more than twice its actor (1.5 KB, x86-64).
+//! An unbounded queue with one reader. It uses only as much memory as its content needs. A supervisor may have
+//! thousands of jobs, and each job has three queues, which are nearly always empty. tokio's queue
+//! (`mpsc::unbounded_channel`) always allocates a block of 32 places. With answers of the guard (88 bytes), requests
+//! (24) and stops (4), that would be 3.7 KB for each job, more than twice the size of its actor (1.5 KB, x86-64).
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -54,7 +54,7 @@ impl<T> Sender<T> {
         true
     }
 
-    /// Returns a sender that does not keep the reader waiting.
+    /// Returns a weak sender. The reader does not wait for values if only weak senders exist.
     pub fn downgrade(&self) -> WeakSender<T> {
         WeakSender(Arc::downgrade(&self.0))
     }
@@ -121,7 +121,7 @@ impl<T> Receiver<T> {
         let mut inner = self.0.lock();
         if let Some(value) = inner.waiting.pop_front() {
             if inner.waiting.is_empty() {
-                // Frees the memory that a burst has taken.
+                // Frees the memory that many values at the same time have needed.
                 inner.waiting = VecDeque::new();
             }
             return Poll::Ready(Some(value));

@@ -22,7 +22,8 @@ pub(super) async fn make(_link: &Link) -> Result<Cgroup, Refusal> {
 pub(super) async fn make(link: &Link) -> Result<Cgroup, Refusal> {
     use std::time::Duration;
 
-    /// A machine that is booting can be slow to answer. A bus that never answers must not block the start.
+    /// A machine that is booting can be slow to answer, so this is long. It is bounded, because a bus that never
+    /// answers must not block the start.
     const BOUND: Duration = Duration::from_secs(10);
 
     let refuse = |(reason, advice): (String, &str)| Refusal::new(TRIED, reason, advice);
@@ -102,7 +103,7 @@ mod bus {
         let failed = |error: zbus::Error| (format!("it was refused: {error}"), "see journalctl; or use --cgroup DIR");
         let connection = connect().await?;
         let manager = ManagerProxy::new(&connection).await.map_err(failed)?;
-        // Subscribed before the call: the systemd job may end at once.
+        // pinfold subscribes before the call, because the systemd job may end at once.
         manager.subscribe().await.map_err(failed)?;
         let mut ended = manager.receive_job_removed().await.map_err(failed)?;
         let pid = guard.as_raw_nonzero().get();

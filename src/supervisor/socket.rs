@@ -1,4 +1,4 @@
-//! The supervisor's end of the socket to a guard: sends and receives one message, and waits where the socket is full or
+//! The supervisor's end of the socket to a guard: sends and receives one message, and waits while the socket is full or
 //! empty.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::guard::protocol;
 use crate::guard::protocol::{FromGuard, ToGuard};
 
-/// How often a send to a full socket is tried again, if no descriptor is available to watch the socket.
+/// The pause between two tries to send to a full socket, if no descriptor is available to watch the socket.
 const BLIND: Duration = Duration::from_millis(5);
 
 /// Sends one message.
@@ -20,8 +20,8 @@ pub(super) async fn send(socket: &AsyncFd<OwnedFd>, message: &ToGuard, descripto
     let failed = |errno| Error::system("sendmsg", "to the guard", errno, "");
     let long = if let ToGuard::Spawn { spec: Some(spec), .. } = message { spec.len() } else { 0 };
     let bytes = protocol::encode_long(message, 128 + long).map_err(failed)?;
-    // The socket is watched for room only while it is full. Otherwise each message that the guard takes makes room, and
-    // would wake this process needlessly.
+    // The socket is watched only while it is full. Otherwise, this process would wake up needlessly each time the guard
+    // reads a message and so makes room.
     let mut room: Option<AsyncFd<OwnedFd>> = None;
     loop {
         match protocol::send(socket, &bytes, descriptors) {

@@ -1,4 +1,5 @@
-//! The sweep that runs beside the start of the first job: abandoned bases in the same place are ended and removed.
+//! The sweep that runs at the same time as the start of the first job: it ends and removes abandoned bases in the same
+//! cgroup.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,11 +15,11 @@ use crate::cgroup::{base, delegation};
 /// How long a start removes cgroups. The next start removes the rest.
 const REMOVING: Duration = Duration::from_secs(2);
 
-/// Removes abandoned bases in `place`, and ends the processes in them. Costs one fstat if there are no cgroups below.
-/// Other tasks get their turn every few milliseconds.
+/// Removes abandoned bases in `place`, and ends the processes in them. If there are no cgroups below, this costs one
+/// fstat. It yields to other tasks every few milliseconds.
 ///
-/// Bases that this user has no permission to change are left to their owner. If the future is dropped, the next sweep
-/// does the rest.
+/// It skips bases that this user has no permission to change; their owner has to remove them. If the future is dropped,
+/// the next sweep does the rest.
 pub(crate) async fn sweep(place: Arc<Cgroup>) {
     let (killing, removing) = (Instant::now() + BOUND, Instant::now() + REMOVING);
     for name in place.children().unwrap_or_default() {

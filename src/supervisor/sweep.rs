@@ -1,8 +1,8 @@
-//! Finds, ends and removes what remains of pinfolds whose supervisor and guard were both killed.
+//! Finds, ends and removes the processes and cgroups of pinfolds whose supervisor and guard were both killed.
 //!
 //! If a supervisor is killed, its guard cleans up, and vice versa. If both are killed within 50 ms, their processes and
-//! cgroups remain. Each start of a [`Supervisor`](crate::Supervisor) removes such remains directly in the cgroup that
-//! it uses. [`Sweep`] also searches the cgroups below, and reports what it found.
+//! cgroups can remain. Each start of a [`Supervisor`](crate::Supervisor) ends and removes those that are directly in
+//! the cgroup that it uses. [`Sweep`] also searches the cgroups below that, and reports what it found.
 //!
 //! ```no_run
 //! use pinfold::sweep::{Outcome, Sweep};
@@ -55,8 +55,8 @@ pub struct Swept {
     pub cgroup: String,
     /// Whether this was a dry run.
     pub dry_run: bool,
-    /// The abandoned bases, in the state in which they were found. An abandoned base inside of another one counts as a
-    /// part of that.
+    /// The abandoned bases, in the state in which they were found. An abandoned base inside of another abandoned base
+    /// counts as a part of the outer one.
     pub abandoned: Vec<Abandoned>,
     /// Bases that could not be swept: they are locked like those of a living supervisor, but no guard holds the lock.
     #[serde(default)]
@@ -72,7 +72,7 @@ pub struct Swept {
 pub struct Locked {
     /// Its directory.
     pub path: String,
-    /// The processes that have the directory open. The lock is released when none of them has it open any more.
+    /// The processes that have the directory open. The lock is released when the last of them closes it.
     pub holders: ProcessList,
 }
 
@@ -130,25 +130,26 @@ impl Default for Sweep {
 }
 
 impl Sweep {
-    /// Searches this process's own cgroup and the cgroups below, and removes abandoned bases; each takes 10 s at most.
+    /// Returns the default settings: the sweep searches this process's own cgroup and the cgroups below, and removes
+    /// abandoned bases. The kill of each base takes 10 s at most.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Searches this cgroup v2 directory and the cgroups below.
+    /// Sets the cgroup v2 directory to search, together with the cgroups below it.
     pub fn cgroup(mut self, directory: impl Into<PathBuf>) -> Self {
         self.cgroup = Some(directory.into());
         self
     }
 
-    /// Only searches. A supervisor that is making its base at this moment may have to try a second time; nothing else
-    /// changes.
+    /// Sets whether the sweep only searches. Such a sweep changes nothing. Its only effect: a supervisor that is making
+    /// its base at the same moment may have to try a second time.
     pub fn dry_run(mut self, dry_run: bool) -> Self {
         self.dry_run = dry_run;
         self
     }
 
-    /// How long the kill of each base may take before it counts as failed.
+    /// Sets how long the kill of each base may take before it counts as failed.
     pub fn kill_bound(mut self, bound: Duration) -> Self {
         self.bound = bound;
         self
@@ -190,8 +191,8 @@ impl Sweep {
                         swept.abandoned.push(self.end(cgroup, name, base));
                         continue;
                     }
-                    // Usually the base of a living supervisor. A pinfold inside of one of its jobs may be dead, so the
-                    // search continues below.
+                    // This is usually the base of a living supervisor. One of its jobs may contain a pinfold that is
+                    // dead, so the search continues below.
                     Ok(None) => locked.push((cgroup.path().join(name), name.to_owned())),
                     Err(Errno::NOENT | Errno::NODEV) => continue,
                     Err(errno) => {
@@ -220,7 +221,7 @@ impl Sweep {
     /// Ends an abandoned base; in a dry run only describes it.
     fn end(&self, parent: &Cgroup, name: &str, base: Cgroup) -> Abandoned {
         if self.dry_run {
-            // The lock is released at once: a supervisor that is making this base now needs it.
+            // The lock is released at once, because a supervisor that is just making this base needs it.
             let _ = flock(&base, FlockOperation::NonBlockingUnlock);
         }
         let pids = base.processes().0;

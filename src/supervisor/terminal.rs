@@ -1,4 +1,4 @@
-//! The settings of the terminal that the `pinfold` command changes for its job: the guards restore them.
+//! Lets the guards restore the terminal settings that the `pinfold` command changes for its job.
 
 use std::os::fd::AsFd;
 

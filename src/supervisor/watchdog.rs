@@ -1,8 +1,8 @@
-//! Continues a stopped guard. If a guard does not answer for a long time, the job may have stopped it (SIGSTOP), and
-//! whatever waits for the answer would hang. The watchdog then sends SIGCONT.
+//! Continues a stopped guard. If a guard does not answer for a long time, a job may have stopped it (SIGSTOP), and the
+//! code that waits for the answer would hang. So the watchdog then sends SIGCONT.
 //!
-//! The clock is a timerfd(2): setting it is one short system call. Setting a tokio timer would wake the runtime each
-//! time, although the answer usually arrives long before the timer expires.
+//! The watchdog uses a timerfd(2), because setting it is one short system call. Setting a tokio timer would wake the
+//! runtime each time, although the answer usually arrives long before the timer expires.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,13 +43,13 @@ impl Watchdog {
         Ok(Self { timer, expected: Mutex::new(0), looking: Mutex::new(Some(looking)) })
     }
 
-    /// Records that the guard owes an answer, until the returned value is dropped.
+    /// Records that the guard has to answer, until the returned value is dropped.
     pub fn expect_answer(self: &Arc<Self>) -> ExpectedAnswer {
         self.count(|expected| expected + 1);
         ExpectedAnswer(self.clone())
     }
 
-    /// Waits until the watchdog's task holds no descriptor any more; called when the guard is gone.
+    /// Waits until the watchdog's task has closed its descriptors. Called when the guard is gone.
     pub async fn end(&self) {
         let looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(looking) = looking {
@@ -82,7 +82,7 @@ impl Drop for Watchdog {
     }
 }
 
-/// An answer that the guard owes.
+/// An answer that the guard has not sent yet.
 #[derive(Debug)]
 pub(crate) struct ExpectedAnswer(Arc<Watchdog>);
 
@@ -105,6 +105,6 @@ async fn look_after(guard: Arc<AsyncFd<OwnedFd>>, timer: Arc<AsyncFd<OwnedFd>>) 
 
 /// Continues a guard that may have been stopped. For a guard that is only busy, the signal is harmless.
 pub(super) fn resume(guard: impl AsFd) {
-    // An error means that the guard is gone, which is reported elsewhere.
+    // An error means that the guard is gone. Other code notices and reports this.
     let _ = pidfd::send_signal(guard.as_fd(), libc::SIGCONT);
 }
