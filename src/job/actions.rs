@@ -49,13 +49,13 @@ impl Actor {
             Action::Spawn => return self.request_spawn().await,
             Action::Start(timer) => self.clock.start(timer, self.time(timer)),
             Action::Cancel(timer) => self.clock.cancel(timer),
-            Action::LookAhead => self.look_ahead().await,
+            Action::CleanUpEarly => self.clean_up_early().await,
             Action::ExpectAnswer => self.expect_answer(),
             Action::AskReap => {
                 // If the message can't be sent, the guard is lost, and an event reports that.
                 let _ = self.link.send(&ToGuard::Reap, &[]).await;
             }
-            Action::Look => return Some(self.look_at_left()),
+            Action::Inspect => return Some(self.inspect_remaining()),
             Action::ListLeftovers => self.list_leftovers(),
             Action::ListOthers => self.list_others(),
             Action::Signal | Action::SignalRest => {
@@ -91,7 +91,7 @@ impl Actor {
         match timer {
             // No action starts this timer: it runs from the beginning.
             Timer::Deadline => Duration::MAX,
-            Timer::ShortSettle => settle::short(policy.settle),
+            Timer::ShortSettle => settle::short_part(policy.settle),
             Timer::Settle => policy.settle,
             Timer::Exec => policy.grace.min(EXEC_GRACE),
             Timer::Grace => policy.grace,
@@ -142,12 +142,12 @@ impl Actor {
     /// Stops the processes that are not finishing. A process that has started since then either descends from a
     /// finishing process, or pinfold finds it when the settle time is over.
     fn stop_others(&mut self) {
-        if self.left.others.is_empty() {
+        if self.remaining.others.is_empty() {
             return;
         }
         let bound = Instant::now() + DESCRIBE_TIME;
         self.report.phases.stopping = self.report.phases.stopping.or(self.elapsed());
-        let (signals, others) = ([self.policy.signal, Signal::CONT], &self.left.others);
+        let (signals, others) = ([self.policy.signal, Signal::CONT], &self.remaining.others);
         let stopped = &mut self.report.stopped;
         let sent = self.containment.with_reserve(|containment| {
             containment.signal_those(

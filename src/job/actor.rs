@@ -18,7 +18,7 @@ use super::main_exit::{MainExit, seen};
 use super::oom;
 use super::report_builder::ReportBuilder;
 use super::request::Request;
-use super::settle::Left;
+use super::settle::Remaining;
 use super::spawn_request::SpawnRequest;
 use super::stop::{Event, Machine, Main, Phase, StopPolicy, Timer};
 use super::wait_until_empty::{open_watch, wait_until_empty};
@@ -90,7 +90,7 @@ pub(super) struct Actor {
     /// Sends SIGCONT to this process at the deadline, because the job may have stopped it.
     pub(super) wake: Wake,
     /// The processes that remained when the short part of the settle time was over, if some of them were finishing.
-    pub(super) left: Left,
+    pub(super) remaining: Remaining,
     /// The processes that have received a signal of this stop.
     pub(super) signalled: HashSet<Pid>,
     /// The watch on the leaf. It is opened when the machine begins to wait for the leaf to become empty.
@@ -161,7 +161,7 @@ impl Actor {
             begun,
             clock,
             wake: Wake::at(deadline),
-            left: Left::default(),
+            remaining: Remaining::default(),
             signalled: HashSet::new(),
             watch: None,
             spent: Spent::default(),

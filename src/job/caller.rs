@@ -17,27 +17,27 @@ pub(crate) struct Caller {
     /// its guard.
     pub host: Option<Host>,
     /// The standard descriptors that the command inherits; `None` for one that is closed.
-    pub streams: [Option<Given>; 3],
+    pub streams: [Option<InheritedFd>; 3],
     /// The other descriptors that the command inherits, with their numbers.
-    pub descriptors: Vec<(i32, Given)>,
+    pub descriptors: Vec<(i32, InheritedFd)>,
 }
 
 /// A descriptor of the caller that the job receives.
 #[derive(Clone)]
-pub(crate) enum Given {
+pub(crate) enum InheritedFd {
     /// A copy of the descriptor, because another thread may close the descriptor and open another file under its
     /// number.
     Copy(Arc<OwnedFd>),
     /// The descriptor itself, in a program that never closes the descriptors that it inherited. Such a program may have
     /// no free descriptors for copies.
-    Kept(BorrowedFd<'static>),
+    Borrowed(BorrowedFd<'static>),
 }
 
-impl AsFd for Given {
+impl AsFd for InheritedFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Copy(copy) => copy.as_fd(),
-            Self::Kept(descriptor) => *descriptor,
+            Self::Borrowed(descriptor) => *descriptor,
         }
     }
 }
@@ -76,24 +76,24 @@ impl Caller {
     }
 }
 
-fn stream(number: i32) -> rustix::io::Result<Option<Given>> {
+fn stream(number: i32) -> rustix::io::Result<Option<InheritedFd>> {
     if inherited::only_supervises() {
-        return Ok(descriptor::is_open(number).then(|| kept(number)));
+        return Ok(descriptor::is_open(number).then(|| borrow(number)));
     }
-    Ok(inherited::copy_of_stream(number)?.map(|copy| Given::Copy(Arc::new(copy))))
+    Ok(inherited::copy_of_stream(number)?.map(|copy| InheritedFd::Copy(Arc::new(copy))))
 }
 
-fn handed_down(number: i32) -> rustix::io::Result<Option<Given>> {
+fn handed_down(number: i32) -> rustix::io::Result<Option<InheritedFd>> {
     if inherited::only_supervises() {
-        return Ok(descriptor::stays_open_at_exec(number).then(|| kept(number)));
+        return Ok(descriptor::stays_open_at_exec(number).then(|| borrow(number)));
     }
-    Ok(inherited::copy_of_handed_down(number)?.map(|copy| Given::Copy(Arc::new(copy))))
+    Ok(inherited::copy_of_handed_down(number)?.map(|copy| InheritedFd::Copy(Arc::new(copy))))
 }
 
 /// Borrows an inherited descriptor in a program that does nothing except supervise.
 #[allow(unsafe_code)]
-fn kept(number: i32) -> Given {
+fn borrow(number: i32) -> InheritedFd {
     // SAFETY: the descriptor is open, and such a program keeps its inherited descriptors open
     // ([`inherited::raise_own_limits`]).
-    Given::Kept(unsafe { BorrowedFd::borrow_raw(number) })
+    InheritedFd::Borrowed(unsafe { BorrowedFd::borrow_raw(number) })
 }

@@ -15,9 +15,9 @@ use crate::supervisor::containment::JobContainment;
 
 impl Actor {
     /// Reads the final usage of the job and removes its leaf, if no process is left in the leaf.
-    pub(super) async fn look_ahead(&mut self) {
+    pub(super) async fn clean_up_early(&mut self) {
         if self.containment.leaf().is_some_and(|leaf| leaf.populated() == Ok(false)) {
-            self.clear_up();
+            self.read_usage_and_remove_leaf();
             // The guard has usually reported the exit status by now.
             tokio::task::yield_now().await;
         }
@@ -26,7 +26,7 @@ impl Actor {
         }
     }
 
-    fn clear_up(&mut self) {
+    fn read_usage_and_remove_leaf(&mut self) {
         self.usage = Some(Box::new(self.usage(self.measure_pressure)));
         if let JobContainment::Leaf(leaf) = &mut self.containment
             // The memory controller's files are needed until the guard reports the exit status, which shows whether
@@ -115,7 +115,7 @@ impl Actor {
         };
         // The guard may have reported this after the usage was read.
         usage.main_resident_peak_bytes = Figure::resident_peak(self.seen.main_resident_peak);
-        self.conclude_memory();
+        self.record_oom_kills();
         self.remove_leaf().await;
         self.dismiss_guard().await;
         self.report.phases.gone = self.elapsed();

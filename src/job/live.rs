@@ -84,7 +84,7 @@ impl Actor {
     }
 
     /// Records in the report which processes the OOM killer killed, and whether that ended the job.
-    pub(super) fn conclude_memory(&mut self) {
+    pub(super) fn record_oom_kills(&mut self) {
         let Some(leaf) = self.containment.leaf().filter(|leaf| leaf.has_controller("memory")) else { return };
         let by_kill = matches!(self.report.main, Some(MainEnd::Signalled { signal: libc::SIGKILL, .. }));
         let main = self.main.as_ref().map(|(pid, _)| pid.as_raw_nonzero().get());

@@ -24,24 +24,24 @@ use crate::report::text::{printable_bytes, printable_path};
 /// let by = Readiness::file("/run/server.pid");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Readiness(pub(crate) By);
+pub struct Readiness(pub(crate) Condition);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum By {
-    Line(LineOf, Vec<u8>),
+pub(crate) enum Condition {
+    Line(LineSource, Vec<u8>),
     Port(Endpoint),
     File(PathBuf),
 }
 
 /// The outputs whose lines count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LineOf {
+pub(crate) enum LineSource {
     Stdout,
     Stderr,
     Both,
 }
 
-impl LineOf {
+impl LineSource {
     /// Returns whether lines of standard output (0) or of standard error (1) count.
     pub fn includes(self, number: usize) -> bool {
         match self {
@@ -52,7 +52,7 @@ impl LineOf {
     }
 }
 
-impl std::fmt::Display for LineOf {
+impl std::fmt::Display for LineSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Stdout => "standard output",
@@ -75,25 +75,25 @@ impl Readiness {
     /// The caller can still read all of the output.
     #[must_use]
     pub fn line(part: impl Into<Vec<u8>>) -> Self {
-        Self(By::Line(LineOf::Both, part.into()))
+        Self(Condition::Line(LineSource::Both, part.into()))
     }
 
     /// The same as [`line`](Self::line) for standard output only.
     #[must_use]
     pub fn stdout_line(part: impl Into<Vec<u8>>) -> Self {
-        Self(By::Line(LineOf::Stdout, part.into()))
+        Self(Condition::Line(LineSource::Stdout, part.into()))
     }
 
     /// The same as [`line`](Self::line) for standard error only.
     #[must_use]
     pub fn stderr_line(part: impl Into<Vec<u8>>) -> Self {
-        Self(By::Line(LineOf::Stderr, part.into()))
+        Self(Condition::Line(LineSource::Stderr, part.into()))
     }
 
     /// Returns whether the job's output has to be piped for this.
     #[must_use]
     pub fn needs_output(&self) -> bool {
-        matches!(self.0, By::Line(..))
+        matches!(self.0, Condition::Line(..))
     }
 
     /// The job is ready when a process accepts connections at this TCP address. pinfold tries to connect every 20 ms.
@@ -101,20 +101,20 @@ impl Readiness {
     /// if another program holds the port.
     #[must_use]
     pub fn port(address: impl Into<SocketAddr>) -> Self {
-        Self(By::Port(Endpoint::Address(address.into())))
+        Self(Condition::Port(Endpoint::Address(address.into())))
     }
 
     /// The same as [`port`](Self::port) for a port of this machine, at 127.0.0.1 or at ::1.
     #[must_use]
     pub fn local_port(port: u16) -> Self {
-        Self(By::Port(Endpoint::Local(port)))
+        Self(Condition::Port(Endpoint::Local(port)))
     }
 
     /// The same as [`port`](Self::port) for a host name, at any of its addresses. pinfold looks up the name again every
     /// second.
     #[must_use]
     pub fn host_port(host: impl Into<String>, port: u16) -> Self {
-        Self(By::Port(Endpoint::Host(host.into(), port)))
+        Self(Condition::Port(Endpoint::Host(host.into(), port)))
     }
 
     /// Checks whether another program holds the port already. Call this before you start the job. Otherwise pinfold
@@ -123,7 +123,7 @@ impl Readiness {
     /// # Errors
     /// [`Error::Invalid`] if a process accepts connections at the port now.
     pub async fn check_before_start(&self) -> Result<()> {
-        let By::Port(endpoint) = &self.0 else { return Ok(()) };
+        let Condition::Port(endpoint) = &self.0 else { return Ok(()) };
         match endpoint.listener().await {
             Some(address) => Err(Error::invalid(
                 "readiness by the port",
@@ -138,16 +138,16 @@ impl Readiness {
     /// parent directory that exists.
     #[must_use]
     pub fn file(path: impl Into<PathBuf>) -> Self {
-        Self(By::File(path.into()))
+        Self(Condition::File(path.into()))
     }
 }
 
 impl std::fmt::Display for Readiness {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.0 {
-            By::Line(line_of, part) => write!(f, "no line of {line_of} contained '{}'", printable_bytes(part)),
-            By::Port(endpoint) => write!(f, "no process listens on {endpoint}"),
-            By::File(path) => write!(f, "there is no {}", printable_path(path)),
+            Condition::Line(source, part) => write!(f, "no line of {source} contained '{}'", printable_bytes(part)),
+            Condition::Port(endpoint) => write!(f, "no process listens on {endpoint}"),
+            Condition::File(path) => write!(f, "there is no {}", printable_path(path)),
         }
     }
 }
@@ -206,10 +206,10 @@ impl Shared {
         streams: [Option<&'a mut OutputStream>; 2],
     ) -> impl Future<Output = Result<()>> + Send + 'a {
         let mut searches = Vec::new();
-        if let By::Line(line_of, part) = &readiness.0 {
+        if let Condition::Line(source, part) = &readiness.0 {
             for (number, (piped, stream)) in self.searches.iter().zip(streams).enumerate() {
                 if let Some(piped) = piped
-                    && line_of.includes(number)
+                    && source.includes(number)
                 {
                     searches.push(LineSearch { stream, found: piped.start(part) });
                 }
@@ -228,13 +228,13 @@ impl Shared {
         let not_ready = |why: &str| Error::NotReady { program: self.name.clone(), why: format!("{readiness}{why}") };
         let is_ready = async {
             match &readiness.0 {
-                By::Line(_, part) if part.contains(&b'\n') => {
+                Condition::Line(_, part) if part.contains(&b'\n') => {
                     Err(Error::invalid("readiness by a line", printable_bytes(part), "a line contains no newline"))
                 }
-                By::Line(line_of, _) if searches.is_empty() => {
-                    Err(Error::invalid("readiness by a line of", line_of.to_string(), "it is not piped"))
+                Condition::Line(source, _) if searches.is_empty() => {
+                    Err(Error::invalid("readiness by a line of", source.to_string(), "it is not piped"))
                 }
-                By::Line(..) => {
+                Condition::Line(..) => {
                     let mut searches = searches.into_iter();
                     let run = async |search: Option<LineSearch<'_>>| match search {
                         Some(search) => search.run().await,
@@ -250,14 +250,14 @@ impl Shared {
                         }
                     }
                 }
-                By::Port(endpoint) => {
+                Condition::Port(endpoint) => {
                     port::port(endpoint).await;
                     Ok(())
                 }
-                By::File(path) => file::file(path).await,
+                Condition::File(path) => file::file(path).await,
             }
         };
-        let is_line = matches!(readiness.0, By::Line(..));
+        let is_line = matches!(readiness.0, Condition::Line(..));
         tokio::select! {
             biased;
             done = is_ready => done,

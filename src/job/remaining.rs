@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::actions::DESCRIBE_TIME;
 use super::actor::Actor;
-use super::settle::Left;
+use super::settle::Remaining;
 use super::stop::Event;
 use crate::report::ProcessInfo;
 use crate::supervisor::containment::JobContainment;
@@ -17,30 +17,30 @@ impl Actor {
     }
 
     /// Finds out which of the remaining processes are finishing, when the short part of the settle time is over.
-    pub(super) fn look_at_left(&mut self) -> Event {
+    pub(super) fn inspect_remaining(&mut self) -> Event {
         let input = self.spawn_request.input;
-        let left = self.containment.with_reserve(|containment| Left::look(&containment.processes().0, input));
+        let left = self.containment.with_reserve(|containment| Remaining::inspect(&containment.processes().0, input));
         let finishing = !left.finishing.is_empty();
         if finishing {
-            self.left = left;
+            self.remaining = left;
         }
-        Event::Looked { finishing }
+        Event::Inspected { finishing }
     }
 
     /// Lists the processes that are not finishing as leftovers.
     pub(super) fn list_others(&mut self) {
-        if self.left.others.is_empty() {
+        if self.remaining.others.is_empty() {
             return;
         }
         self.report.phases.settled = self.elapsed();
         let bound = Instant::now() + DESCRIBE_TIME;
-        self.left.others.iter().for_each(|&pid| self.report.leftovers.add_until(bound, pid));
+        self.remaining.others.iter().for_each(|&pid| self.report.leftovers.add_until(bound, pid));
     }
 
     /// Lists the remaining processes as leftovers, except those that are listed already.
     pub(super) fn list_leftovers(&mut self) {
         self.report.phases.settled = self.report.phases.settled.or(self.elapsed());
-        let (leftovers, listed_before) = (&mut self.report.leftovers, &self.left.others);
+        let (leftovers, listed_before) = (&mut self.report.leftovers, &self.remaining.others);
         let listed = self.containment.with_reserve(|containment| {
             let (processes, listed) = containment.processes();
             let bound = Instant::now() + DESCRIBE_TIME;

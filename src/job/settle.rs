@@ -22,7 +22,7 @@ pub const DEFAULT: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Returns the part of the settle time for a process that is not a filter: a tenth, between 0.1 and 0.25 s.
-pub fn short(settle: Duration) -> Duration {
+pub fn short_part(settle: Duration) -> Duration {
     const LEAST: Duration = Duration::from_millis(100);
     const MOST: Duration = Duration::from_millis(250);
     (settle / 10).clamp(LEAST, MOST).min(settle)
@@ -40,7 +40,7 @@ pub fn channel_of(stat: &Stat) -> Option<Channel> {
 
 /// The remaining processes of a job, in two groups.
 #[derive(Debug, Default, PartialEq)]
-pub struct Left {
+pub struct Remaining {
     /// Filters, processes that run on a CPU right now (on a machine under load, such a process may be about to end),
     /// and the descendants of both. A filter reads a pipe that was made inside the job: as its standard input (a pipe
     /// or a socket), or by another descriptor if no process of the job can write to that pipe any more.
@@ -85,13 +85,13 @@ impl Channels {
     }
 }
 
-impl Left {
+impl Remaining {
     /// Inspects the descriptors and the state of each process.
     ///
     /// `job_input` is the standard input of the job. A process that reads this pipe, or another pipe that the
     /// supervisor has open too, reads from outside of the job. The end of such an input says nothing about the job. A
     /// process that this user may not inspect counts as a filter.
-    pub fn look(pids: &[Pid], job_input: Option<Channel>) -> Self {
+    pub fn inspect(pids: &[Pid], job_input: Option<Channel>) -> Self {
         let filters = filters(pids, job_input);
         let stat_of = |pid: Pid| std::fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok();
         let is_running =
@@ -171,7 +171,7 @@ mod tests {
             let parent = parents.iter().find(|(child, _)| *child == pid.as_raw_nonzero().get())?.1;
             Pid::from_raw(parent)
         };
-        let left = Left::sort(&pids(all), |pid| filters.contains(&pid), parent_of);
+        let left = Remaining::sort(&pids(all), |pid| filters.contains(&pid), parent_of);
         let numbers = |set: HashSet<Pid>| {
             let mut numbers: Vec<i32> = set.into_iter().map(|pid| pid.as_raw_nonzero().get()).collect();
             numbers.sort_unstable();
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn the_short_part() {
         let millis = Duration::from_millis;
-        assert_eq!(short(DEFAULT), millis(200));
-        assert_eq!([millis(0), millis(50), millis(500), millis(60_000)].map(short), [0, 50, 100, 250].map(millis));
+        assert_eq!(short_part(DEFAULT), millis(200));
+        assert_eq!([millis(0), millis(50), millis(500), millis(60_000)].map(short_part), [0, 50, 100, 250].map(millis));
     }
 }

@@ -12,7 +12,7 @@ use crate::cgroup::leaf::Leaf;
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::guard;
 use crate::guard::protocol::{self, JobId, MAX_DESCRIPTORS, SHORT_SPEC, Spec, ToGuard};
-use crate::job::caller::{Caller, Given};
+use crate::job::caller::{Caller, InheritedFd};
 use crate::job::command::{Block, Command, ProcessGroup, Source};
 use crate::job::settle::{Channel, channel_of};
 use crate::kernel::host::Changed;
@@ -29,7 +29,7 @@ pub(super) struct SpawnRequest {
     spec: Place,
     owned: Vec<OwnedFd>,
     /// The descriptors for the guard, in the order of the specification: the working directory first, if there is one.
-    handed_down: Vec<HandedDown>,
+    fds_for_guard: Vec<FdForGuard>,
     /// The supervisor's ends of the pipes.
     pub pipes: [Option<OwnedFd>; 3],
     /// The supervisor's side of the job's terminal.
@@ -47,13 +47,13 @@ enum Place {
 }
 
 #[derive(Clone)]
-enum HandedDown {
+enum FdForGuard {
     Owned(usize),
     Shared(std::sync::Arc<OwnedFd>),
-    Callers(Given),
+    Callers(InheritedFd),
 }
 
-impl HandedDown {
+impl FdForGuard {
     fn borrow<'a>(&'a self, owned: &'a [OwnedFd]) -> BorrowedFd<'a> {
         match self {
             Self::Owned(index) => owned[*index].as_fd(),
@@ -70,7 +70,7 @@ impl SpawnRequest {
         let mut sandbox = prepared(command)?;
         let mut pipes = [None, None, None];
         let mut owned = Vec::new();
-        let mut handed_down = Vec::new();
+        let mut fds_for_guard = Vec::new();
         let mut targets = Vec::new();
 
         // pinfold may not be able to open its own working directory. Then the job starts in that of the guard, which is
@@ -82,7 +82,7 @@ impl SpawnRequest {
         } else {
             match openat(CWD, c".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
                 Ok(cwd) => {
-                    handed_down.push(HandedDown::Owned(owned.len()));
+                    fds_for_guard.push(FdForGuard::Owned(owned.len()));
                     owned.push(cwd);
                     true
                 }
@@ -95,7 +95,7 @@ impl SpawnRequest {
         let ruleset = sandbox.as_mut().and_then(|sandbox| sandbox.ruleset.take());
         let has_ruleset = ruleset.is_some();
         if let Some(ruleset) = ruleset {
-            handed_down.push(HandedDown::Owned(owned.len()));
+            fds_for_guard.push(FdForGuard::Owned(owned.len()));
             owned.push(ruleset);
         }
         let (confinement, report) = sandbox.map(|sandbox| (sandbox.confinement, Box::new(sandbox.report))).unzip();
@@ -106,7 +106,7 @@ impl SpawnRequest {
             terminal = Some(ours);
             for number in 0..3 {
                 targets.push(number);
-                handed_down.push(HandedDown::Owned(owned.len()));
+                fds_for_guard.push(FdForGuard::Owned(owned.len()));
             }
             owned.push(theirs);
         }
@@ -118,23 +118,23 @@ impl SpawnRequest {
                 // Standard output is the last entry so far, unless the caller has no standard output for the job to
                 // inherit.
                 if targets.last() == Some(&1)
-                    && let Some(stdout) = handed_down.last().cloned()
+                    && let Some(stdout) = fds_for_guard.last().cloned()
                 {
                     targets.push(number);
-                    handed_down.push(stdout);
+                    fds_for_guard.push(stdout);
                 }
                 break;
             }
             let descriptor = match source {
                 Source::Inherit => match &caller.streams[number as usize] {
-                    Some(descriptor) => HandedDown::Callers(descriptor.clone()),
+                    Some(descriptor) => FdForGuard::Callers(descriptor.clone()),
                     None => continue,
                 },
                 Source::Null => {
                     let null = open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
                         .map_err(|errno| Error::system("open", "/dev/null", errno, short_of_descriptors(errno)))?;
                     owned.push(null);
-                    HandedDown::Owned(owned.len() - 1)
+                    FdForGuard::Owned(owned.len() - 1)
                 }
                 Source::Piped => {
                     let (read, write) = pipe_with(PipeFlags::CLOEXEC)
@@ -142,9 +142,9 @@ impl SpawnRequest {
                     let (ours, theirs) = if number == 0 { (write, read) } else { (read, write) };
                     pipes[number as usize] = Some(ours);
                     owned.push(theirs);
-                    HandedDown::Owned(owned.len() - 1)
+                    FdForGuard::Owned(owned.len() - 1)
                 }
-                Source::Descriptor(descriptor) => HandedDown::Shared(descriptor.clone()),
+                Source::Descriptor(descriptor) => FdForGuard::Shared(descriptor.clone()),
                 Source::Bytes(bytes) => {
                     let file = in_memfd(c"pinfold-stdin", bytes)
                         .and_then(|file| rustix::fs::seek(&file, SeekFrom::Start(0)).map(|_| file))
@@ -152,18 +152,18 @@ impl SpawnRequest {
                             Error::system("write", "the job's standard input", errno, short_of_descriptors(errno))
                         })?;
                     owned.push(file);
-                    HandedDown::Owned(owned.len() - 1)
+                    FdForGuard::Owned(owned.len() - 1)
                 }
             };
             if number == 0 {
                 input = rustix::fs::fstat(descriptor.borrow(&owned)).ok().and_then(|stat| channel_of(&stat));
             }
             targets.push(number);
-            handed_down.push(descriptor);
+            fds_for_guard.push(descriptor);
         }
         for (number, descriptor) in &caller.descriptors {
             targets.push(*number);
-            handed_down.push(HandedDown::Callers(descriptor.clone()));
+            fds_for_guard.push(FdForGuard::Callers(descriptor.clone()));
         }
 
         let signals = inherited::signals();
@@ -207,13 +207,13 @@ impl SpawnRequest {
         } else {
             Place::Memfd(in_memfd(c"pinfold-spec", &bytes).map_err(failed)?)
         };
-        Ok(Self { spec, owned, handed_down, pipes, terminal, input, sandbox: report })
+        Ok(Self { spec, owned, fds_for_guard, pipes, terminal, input, sandbox: report })
     }
 
     /// Closes the request, which will not be sent again. After that, only the job has its ends of its pipes, and a
     /// running job keeps no copy of its environment.
     pub fn close(&mut self) {
-        self.handed_down = Vec::new();
+        self.fds_for_guard = Vec::new();
         self.owned = Vec::new();
         self.spec = Place::Message(ByteBuf::new());
     }
@@ -223,7 +223,7 @@ impl SpawnRequest {
         // The answer contains a descriptor. If pinfold has no room to receive it, the spawn fails here, before the
         // command runs.
         link.assure_room()?;
-        let mut descriptors = Vec::with_capacity(2 + self.handed_down.len());
+        let mut descriptors = Vec::with_capacity(2 + self.fds_for_guard.len());
         descriptors.extend(leaf.map(|leaf| leaf.cgroup().as_fd()));
         // The bytes are moved, not copied: they come back from the message below.
         let spec = match &mut self.spec {
@@ -233,7 +233,7 @@ impl SpawnRequest {
                 None
             }
         };
-        descriptors.extend(self.handed_down.iter().map(|descriptor| descriptor.borrow(&self.owned)));
+        descriptors.extend(self.fds_for_guard.iter().map(|descriptor| descriptor.borrow(&self.owned)));
         let chunks: Vec<_> = descriptors.chunks(MAX_DESCRIPTORS).collect();
         let (last, first) = chunks.split_last().map_or((&[][..], &[][..]), |(last, first)| (*last, first));
         for chunk in first {

@@ -104,8 +104,8 @@ pub(crate) enum Event {
     KillAsked,
     /// The owner of the job has dropped it.
     OwnerGone,
-    /// The answer to [`Action::Look`]. `finishing`: whether some remaining processes have the whole settle time.
-    Looked {
+    /// The answer to [`Action::Inspect`]. `finishing`: whether some remaining processes have the whole settle time.
+    Inspected {
         finishing: bool,
     },
     /// A timer is over.
@@ -120,13 +120,13 @@ pub(crate) enum Action {
     Start(Timer),
     Cancel(Timer),
     /// Read the final figures while the guard reaps the main process, if no process is left in the leaf.
-    LookAhead,
+    CleanUpEarly,
     /// Expect an answer of the guard: only the guard sees the end of the last process.
     ExpectAnswer,
     /// Ask the guard to reap the main process now.
     AskReap,
-    /// Find out which of the remaining processes are finishing, and return [`Event::Looked`].
-    Look,
+    /// Find out which of the remaining processes are finishing, and return [`Event::Inspected`].
+    Inspect,
     /// List the remaining processes as leftovers.
     ListLeftovers,
     /// List those that are not finishing.
@@ -251,7 +251,7 @@ impl Machine {
             Event::Hangs if self.main == Main::Starting => self.main = Main::Hanging,
             Event::MainEnded if self.main == Main::Running => {
                 self.main = Main::Ended;
-                return &[Action::LookAhead];
+                return &[Action::CleanUpEarly];
             }
             Event::MainExited { childless, .. } => {
                 (self.main, self.childless) = (Main::Exited, childless);
@@ -304,9 +304,9 @@ impl Machine {
             // Processes remain after the main process. The reason stays that the command ended by itself.
             (Running, MainExited { .. }) if self.leftovers == Leftovers::Kill => (Settling, &[]),
             (Running, MainExited { .. }) => (Running, &[ListLeftovers]),
-            (Settling, Over(Timer::ShortSettle)) => (Settling, &[Look]),
-            (Settling, Looked { finishing: true }) => (Settling, &[ListOthers, SignalOthers]),
-            (Settling, Looked { finishing: false } | Over(Timer::Settle | Timer::Deadline)) => {
+            (Settling, Over(Timer::ShortSettle)) => (Settling, &[Inspect]),
+            (Settling, Inspected { finishing: true }) => (Settling, &[ListOthers, SignalOthers]),
+            (Settling, Inspected { finishing: false } | Over(Timer::Settle | Timer::Deadline)) => {
                 (Stopping, &[ListLeftovers])
             }
             (Settling, Deadline | Idle | StopAsked { .. }) => (Stopping, &[ListLeftovers]),
@@ -316,9 +316,9 @@ impl Machine {
                 self.rest_settles = true;
                 (Stopping, &[Start(Timer::ShortSettle), Start(Timer::Settle)])
             }
-            (Stopping, Over(Timer::ShortSettle)) => (Stopping, &[Look]),
-            (Stopping, Looked { finishing: true }) if self.rest_settles => (Stopping, &[SignalOthers]),
-            (Stopping, Looked { finishing: false } | Over(Timer::Settle)) if self.rest_settles => {
+            (Stopping, Over(Timer::ShortSettle)) => (Stopping, &[Inspect]),
+            (Stopping, Inspected { finishing: true }) if self.rest_settles => (Stopping, &[SignalOthers]),
+            (Stopping, Inspected { finishing: false } | Over(Timer::Settle)) if self.rest_settles => {
                 self.rest_settles = false;
                 (Stopping, &[Cancel(Timer::ShortSettle), Cancel(Timer::Settle), SignalRest])
             }

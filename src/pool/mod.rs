@@ -172,7 +172,7 @@ impl PoolBuilder {
                 }
             };
             let watch = runtime.spawn(watch);
-            shared.keep(watch.abort_handle());
+            shared.keep_deadline(watch.abort_handle());
         }
         Ok(Pool { owner: Arc::new(Owner(shared, Maker::here())) })
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Interval, interval_at};
 
 use super::OnSlow;
-use super::state::{Asked, Ending, Shared};
+use super::state::{EndRequests, Ending, Shared};
 use super::task::{Attempt, Data, Outcome, SlowTask, Task};
 use crate::error::Error;
 use crate::job::Job;
@@ -19,12 +19,18 @@ use crate::report::{Reason, Report};
 
 /// Runs a task and returns its outcome. `attempts` counts the starts, so that the caller knows their number even if
 /// this future panics or is dropped.
-pub(super) async fn run(pool: &Shared, id: u64, mut task: Box<Task>, asked: Asked, attempts: &mut u32) -> Outcome {
+pub(super) async fn run(
+    pool: &Shared,
+    id: u64,
+    mut task: Box<Task>,
+    end_requests: EndRequests,
+    attempts: &mut u32,
+) -> Outcome {
     if task.command.timeout.is_none() {
         task.command.timeout = pool.timeout;
     }
     let (data, mut earlier) = (task.data.clone(), Vec::new());
-    let last = run_attempts(pool, id, task, asked, attempts, &mut earlier).await;
+    let last = run_attempts(pool, id, task, end_requests, attempts, &mut earlier).await;
     Outcome { data, earlier, ..last }
 }
 
@@ -33,7 +39,7 @@ async fn run_attempts(
     pool: &Shared,
     id: u64,
     mut task: Box<Task>,
-    mut asked: Asked,
+    mut end_requests: EndRequests,
     attempts: &mut u32,
     earlier: &mut Vec<Attempt>,
 ) -> Outcome {
@@ -41,10 +47,10 @@ async fn run_attempts(
         *attempts += 1;
         let attempt = *attempts;
         // Boxed, so that the memory of the start is free after the start: thousands of tasks may run.
-        let mut job = match Box::pin(start(pool, &task.command, &mut asked)).await {
+        let mut job = match Box::pin(start(pool, &task.command, &mut end_requests)).await {
             Ok(job) => job,
             Err(report) => {
-                let cancelled = is_ended_by(&asked, report.reason);
+                let cancelled = is_ended_by(&end_requests, report.reason);
                 return Outcome::not_run(id, *report, attempt, cancelled);
             }
         };
@@ -57,23 +63,23 @@ async fn run_attempts(
         let notice = SlowNotice::new(pool, id, &job, attempt, task.data.clone());
         // Before the last attempt, this drops the task, and with it the streams that the caller gave to it.
         let again = (attempt <= task.retries).then_some(task);
-        let ended = hold(pool, &mut job, &mut asked, notice).await;
+        let ended = wait_or_end(pool, &mut job, &mut end_requests, notice).await;
         let (report, stdout, stderr) = match ended {
             Ok(Output { status, stdout, stderr }) => (status, stdout, stderr),
             Err(error) => {
                 let report = failed(&Command::new(job.name()), &error);
-                let cancelled = is_ended_by(&asked, report.reason);
+                let cancelled = is_ended_by(&end_requests, report.reason);
                 return Outcome::not_run(id, report, attempt, cancelled);
             }
         };
-        let cancelled = is_ended_by(&asked, report.reason);
+        let cancelled = is_ended_by(&end_requests, report.reason);
         let (earlier_ones, data) = Default::default();
         let outcome = Outcome { id, report, attempts: attempt, cancelled, stdout, stderr, earlier: earlier_ones, data };
         task = match again {
-            Some(task) if !outcome.success() && asked.now() == Ending::NotYet => task,
+            Some(task) if !outcome.success() && end_requests.now() == Ending::NotYet => task,
             _ => return outcome,
         };
-        if Box::pin(is_cancelled(task.pause(attempt), &mut asked)).await {
+        if Box::pin(is_cancelled(task.pause(attempt), &mut end_requests)).await {
             return Outcome { cancelled: true, ..outcome };
         }
         let Outcome { report, stdout, stderr, .. } = outcome;
@@ -83,7 +89,7 @@ async fn run_attempts(
 
 /// Starts the job of a task. Only a kill interrupts the start. For a stop, the start finishes first, and the job
 /// receives its stop signal a moment later.
-async fn start(pool: &Shared, command: &Command, asked: &mut Asked) -> Result<Box<Job>, Box<Report>> {
+async fn start(pool: &Shared, command: &Command, end_requests: &mut EndRequests) -> Result<Box<Job>, Box<Report>> {
     let spawn = async { pool.supervisor.spawn_here(command, Caller::of(command)?).await };
     tokio::select! {
         biased;
@@ -91,22 +97,22 @@ async fn start(pool: &Shared, command: &Command, asked: &mut Asked) -> Result<Bo
             Ok(job) => Ok(Box::new(job)),
             Err(error) => Err(Box::new(failed(command, &error))),
         },
-        () = asked.reached(Ending::Kill) => Err(Box::new(killed(command))),
+        () = end_requests.reached(Ending::Kill) => Err(Box::new(killed(command))),
     }
 }
 
 /// Waits before the next attempt; returns whether the task is cancelled, so that there is no next attempt.
-async fn is_cancelled(pause: Duration, asked: &mut Asked) -> bool {
+async fn is_cancelled(pause: Duration, end_requests: &mut EndRequests) -> bool {
     tokio::select! {
         biased;
-        () = asked.reached(Ending::Deadline) => true,
+        () = end_requests.reached(Ending::Deadline) => true,
         () = tokio::time::sleep(pause) => false,
     }
 }
 
 /// Returns whether a request ended the job, and not the job itself, the OOM killer, or the loss of the guard.
-fn is_ended_by(asked: &Asked, reason: Reason) -> bool {
-    asked.now() != Ending::NotYet && matches!(reason, Reason::Deadline | Reason::Stopped | Reason::Killed)
+fn is_ended_by(end_requests: &EndRequests, reason: Reason) -> bool {
+    end_requests.now() != Ending::NotYet && matches!(reason, Reason::Deadline | Reason::Stopped | Reason::Killed)
 }
 
 /// Kills the job after a panic of `on_spawn`: this callback may not have completed the setup of the job, so the job
@@ -144,17 +150,17 @@ pub(super) fn failed(command: &Command, error: &Error) -> Report {
 }
 
 /// Waits for the job, and ends it if a request says so.
-async fn hold(
+async fn wait_or_end(
     pool: &Shared,
     job: &mut Job,
-    asked: &mut Asked,
+    end_requests: &mut EndRequests,
     mut slow: Option<SlowNotice<'_>>,
 ) -> Result<Output, Error> {
     let handle = job.handle();
     let mut ended = std::pin::pin!(wait(job));
     let mut done = Ending::NotYet;
     loop {
-        let next = asked.now();
+        let next = end_requests.now();
         if next > done {
             match next {
                 Ending::NotYet => {}
@@ -172,7 +178,7 @@ async fn hold(
         tokio::select! {
             biased;
             ended = &mut ended => return ended,
-            _ = asked.next() => {}
+            _ = end_requests.next() => {}
             () = next_notice(&mut slow) => {}
         }
     }

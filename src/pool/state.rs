@@ -119,7 +119,7 @@ impl Shared {
     }
 
     /// Stores the tokio task of the deadline, so that it is aborted together with the pool.
-    pub fn keep(&self, deadline: AbortHandle) {
+    pub fn keep_deadline(&self, deadline: AbortHandle) {
         self.lock().deadline = Some(deadline);
     }
 
@@ -146,12 +146,12 @@ impl Shared {
             let Entry { id, task, slot, _room } = entry;
             let (name, pool, slot) = (task.command.display_name(), self.clone(), Some(slot));
             let data = task.data.clone();
-            let mut held = Held { pool, id, name, data, slot, attempts: 0, begun: false };
+            let mut unfinished = Unfinished { pool, id, name, data, slot, attempts: 0, begun: false };
             self.supervisor.inner.runtime.handle.spawn(async move {
-                held.begun = true;
-                let asked = Asked { requests, now: Ending::NotYet };
-                let outcome = run::run(&held.pool, id, task, asked, &mut held.attempts).await;
-                held.finish(outcome);
+                unfinished.begun = true;
+                let end_requests = EndRequests { requests, now: Ending::NotYet };
+                let outcome = run::run(&unfinished.pool, id, task, end_requests, &mut unfinished.attempts).await;
+                unfinished.finish(outcome);
             });
         }
     }
@@ -286,7 +286,7 @@ impl Shared {
 }
 
 /// Makes sure that a task gets an outcome, even if the future that runs it panics or is dropped with its runtime.
-struct Held {
+struct Unfinished {
     pool: Arc<Shared>,
     id: u64,
     name: String,
@@ -298,7 +298,7 @@ struct Held {
     begun: bool,
 }
 
-impl Held {
+impl Unfinished {
     fn finish(&mut self, outcome: Outcome) {
         if let Some(slot) = self.slot.take() {
             self.pool.finish(outcome, &slot);
@@ -306,7 +306,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for Unfinished {
     fn drop(&mut self) {
         let Some(slot) = self.slot.take() else { return };
         let mut report = run::failed(&Command::new(&self.name), &Error::GuardLost);
@@ -321,12 +321,12 @@ impl Drop for Held {
 }
 
 /// The requests to end a running task.
-pub(super) struct Asked {
+pub(super) struct EndRequests {
     requests: Receiver<Ending>,
     now: Ending,
 }
 
-impl Asked {
+impl EndRequests {
     /// Waits for the next request, and returns the strongest one so far. Cancel-safe.
     pub async fn next(&mut self) -> Ending {
         match self.requests.recv().await {

@@ -190,13 +190,13 @@ fn in_a_bare_container() {
         mount --rbind /usr $R/usr; mount --bind $TESTS $R/tests; mount --bind $BIN $R/bin_of_ours
         for at in usr tests bin_of_ours; do mount -o remount,bind,ro $R/$at; done
         mount -o remount,ro $R
-        exec chroot $R /tests/sandbox /bin_of_ours/pinfold init -v -- /bin/sh -c '
+        exec chroot $R /tests/strict_container /bin_of_ours/pinfold init -v -- /bin/sh -c '
             test ! -e /proc/self && test ! -e /dev/null && ! (: > /x) 2>&- || exit 9
             /usr/bin/setsid -f /usr/bin/sleep 1000 || exit 8
             trap "exit 42" HUP; kill -HUP 1; while :; do sleep 0.02; done'"#;
-    let sandbox = program("sandbox");
+    let container = program("strict_container");
     let mut run = Run::bare(["unshare", "--pid", "--fork", "--mount", "bash", "-c", script]);
-    run.command().env("R", root.path()).env("TESTS", sandbox.parent().unwrap());
+    run.command().env("R", root.path()).env("TESTS", container.parent().unwrap());
     run.command().env("BIN", std::path::Path::new(PINFOLD).parent().unwrap());
     let ran = run.run().assert_code(42);
     assert!(ran.stderr.contains("SIGHUP is passed on"), "{ran:#?}");

@@ -88,7 +88,6 @@ fn a_file_is_read_only_where_it_is_granted() {
 fn guard_and_supervisor_are_out_of_reach() {
     const ATTEMPTS: &str = "kill_kill kill_stop kill_group tkill_kill tgkill_kill queue_kill pidfd_kill trace_attach \
                             trace_seize memory_file vm_read vm_write descriptor limit_cpu limit_files";
-    std::fs::create_dir_all(Path::new(env!("CARGO_TARGET_TMPDIR")).join("sandbox")).unwrap();
     let attack = program("sandbox/processes");
     let script = format!(
         "for pid in $PPID $SUPERVISOR; do for attempt in {ATTEMPTS}; do echo $attempt $({} $attempt $pid); done; done\n\

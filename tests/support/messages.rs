@@ -12,8 +12,8 @@ pub struct Messages(String);
 impl Messages {
     pub fn add(&mut self, cause: impl Display, message: &str) {
         let cause = cause.to_string();
-        let indented: String = usual(message).lines().map(|line| format!("    {line}\n")).collect();
-        write!(self.0, "{}\n{indented}", usual(&cause)).unwrap();
+        let indented: String = normalised(message).lines().map(|line| format!("    {line}\n")).collect();
+        write!(self.0, "{}\n{indented}", normalised(&cause)).unwrap();
     }
 }
 
@@ -25,7 +25,7 @@ impl Display for Messages {
 
 /// Replaces what differs from one run or machine to another: the paths of this project and of scratch files, numbers of
 /// processes, and times.
-fn usual(text: &str) -> String {
+fn normalised(text: &str) -> String {
     let own = format!("-{}-", std::process::id());
     let text = text.replace(PINFOLD, "pinfold").replace(TMP, "TMP").replace(PROJECT, "PROJECT").replace(&own, "-");
     let words = text.split_inclusive(char::is_whitespace).map(|word| {

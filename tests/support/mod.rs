@@ -42,12 +42,12 @@ pub const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
 pub fn program(name: &str) -> PathBuf {
     static BUILT: OnceLock<std::sync::Mutex<std::collections::HashSet<String>>> = OnceLock::new();
     let source = format!("{PROJECT}/tests/programs/{name}.c");
-    let target = PathBuf::from(format!("{TMP}/{name}"));
+    let target = PathBuf::from(format!("{TMP}/{}", name.replace('/', "-")));
     let mut built = BUILT.get_or_init(Default::default).lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     // A program that is newer than all sources does not need to be built again.
     if built.insert(name.to_owned()) && !is_fresh(&target) {
         // Other test binaries build it too. The atomic rename ensures that none of them executes an incomplete program.
-        let fresh = format!("{TMP}/{name}.{}", std::process::id());
+        let fresh = format!("{}.{}", target.display(), std::process::id());
         let done = Command::new("cc")
             .args(["-O1", "-Wall", "-Wextra", "-static", "-pthread", "-o", &fresh, &source])
             .status()

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 
 use crate::Signal;
-use crate::job::settle::{self, Left};
+use crate::job::settle::{self, Remaining};
 use crate::kernel::own_signals::SignalQueue;
 use crate::kernel::pidfd::Pidfd;
 
@@ -26,10 +26,10 @@ const EVERY_PROCESS: i32 = -1;
 
 /// Runs the command and returns the exit code.
 pub fn run(init: &Init) -> Result<u8> {
-    let given = Given::read();
+    let inherited = InheritedState::read();
     let signals = SignalQueue::block_all()?.queue_also(Signal::all())?;
     let mut given_up = if init.options.session { GivenUp::terminal() } else { GivenUp::default() };
-    let main = match spawn(init, given) {
+    let main = match spawn(init, inherited) {
         Ok(main) => main,
         Err(error) => {
             let program = crate::report::text::printable_os(&init.options.command[0]);
@@ -43,7 +43,7 @@ pub fn run(init: &Init) -> Result<u8> {
             break code;
         }
         let Some(received) = signals.next(None)? else { continue };
-        if received.signal == Signal::CHLD || given_up.took(received.signal) {
+        if received.signal == Signal::CHLD || given_up.remove(received.signal) {
             continue;
         }
         if let Some(signal) = init.translate(received.signal) {
@@ -95,12 +95,12 @@ fn exit_code(status: WaitStatus) -> u8 {
 /// namespace and those that this process may not signal.
 fn end_leftovers(init: &Init, signals: &SignalQueue) -> Result<()> {
     let start = Instant::now();
-    match wait_for_all(signals, start + settle::short(settle::DEFAULT))? {
+    match wait_for_all(signals, start + settle::short_part(settle::DEFAULT))? {
         Waited::Empty => return Ok(()),
         Waited::StopRequested => {}
         Waited::TimeOver => {
             let input = rustix::fs::fstat(std::io::stdin()).ok().and_then(|stat| settle::channel_of(&stat));
-            let left = Left::look(&other_processes(), input);
+            let left = Remaining::inspect(&other_processes(), input);
             if !left.finishing.is_empty() {
                 init.debug(|| "waiting for filters that the command has left".into());
                 left.others.iter().for_each(|&pid| terminate(pid));
@@ -173,12 +173,12 @@ fn kill(pid: i32, signal: Signal) {
 
 /// The settings that the command inherits from this process: the signal mask, and whether SIGPIPE is ignored.
 #[derive(Clone, Copy)]
-struct Given {
+struct InheritedState {
     mask: libc::sigset_t,
     ignores_pipe: bool,
 }
 
-impl Given {
+impl InheritedState {
     fn read() -> Self {
         // SAFETY: both structures are valid when zeroed, and the calls only write to them.
         unsafe {
@@ -195,12 +195,12 @@ impl Given {
 
 /// Starts the command in a session of its own, or in a process group of its own, which becomes the foreground group if
 /// there is a terminal. Returns its pid.
-fn spawn(init: &Init, mut given: Given) -> std::io::Result<i32> {
+fn spawn(init: &Init, mut inherited: InheritedState) -> std::io::Result<i32> {
     let session = init.options.session;
     let reset = init.options.reset_signals;
     if reset {
         // SAFETY: the set is valid, and the call only writes to it.
-        unsafe { libc::sigemptyset(&mut given.mask) };
+        unsafe { libc::sigemptyset(&mut inherited.mask) };
     }
     let mut command = Command::new(&init.options.command[0]);
     command.args(&init.options.command[1..]);
@@ -240,7 +240,7 @@ fn spawn(init: &Init, mut given: Given) -> std::io::Result<i32> {
                     libc::unsetenv(c"LISTEN_PIDFDID".as_ptr());
                 }
             }
-            if given.ignores_pipe {
+            if inherited.ignores_pipe {
                 libc::signal(libc::SIGPIPE, libc::SIG_IGN);
             }
             for signal in 1..=31 {
@@ -248,7 +248,7 @@ fn spawn(init: &Init, mut given: Given) -> std::io::Result<i32> {
                     libc::signal(signal, libc::SIG_DFL);
                 }
             }
-            libc::pthread_sigmask(libc::SIG_SETMASK, &given.mask, std::ptr::null_mut());
+            libc::pthread_sigmask(libc::SIG_SETMASK, &inherited.mask, std::ptr::null_mut());
             Ok(())
         });
     }

@@ -23,7 +23,7 @@ impl GivenUp {
     }
 
     /// Returns whether this signal is one of them, and removes it, because the kernel sends each of them once.
-    pub fn took(&mut self, signal: Signal) -> bool {
+    pub fn remove(&mut self, signal: Signal) -> bool {
         let at = self.0.iter().position(|&waiting| waiting == signal);
         at.map(|at| self.0.remove(at)).is_some()
     }

@@ -17,8 +17,8 @@ const EVENTS: [Event; 14] = [
     Event::Over(Timer::Kill),
     Event::Swept { survivors: false },
     Event::GuardLost,
-    Event::Looked { finishing: false },
-    Event::Looked { finishing: true },
+    Event::Inspected { finishing: false },
+    Event::Inspected { finishing: true },
     Event::Over(Timer::Settle),
 ];
 
@@ -93,8 +93,8 @@ fn the_actions_of_each_phase() {
     let mut settling = start;
     let left = Event::MainExited { empty: false, childless: false };
     assert_eq!(settling.on(left), [Start(Timer::ShortSettle), Start(Timer::Settle)]);
-    assert_eq!(settling.on(Event::Over(Timer::ShortSettle)), [Look]);
-    assert_eq!(settling.on(Event::Looked { finishing: true }), [ListOthers, SignalOthers]);
+    assert_eq!(settling.on(Event::Over(Timer::ShortSettle)), [Inspect]);
+    assert_eq!(settling.on(Event::Inspected { finishing: true }), [ListOthers, SignalOthers]);
     let stop = [ListLeftovers, cancel_deadline, Signal, Start(Timer::Grace)];
     assert_eq!(settling.on(Event::Over(Timer::Settle)), stop);
     assert_eq!(settling.reason, Reason::Exited);
@@ -187,8 +187,8 @@ fn a_stop_of_the_main_process_alone_lets_the_others_settle_and_stops_them_then()
         (Phase::Stopping, &[Start(Timer::ShortSettle), Start(Timer::Settle)][..])
     );
     for (event, expected) in [
-        (Event::Looked { finishing: true }, &[SignalOthers][..]),
-        (Event::Looked { finishing: false }, &[Cancel(Timer::ShortSettle), Cancel(Timer::Settle), SignalRest]),
+        (Event::Inspected { finishing: true }, &[SignalOthers][..]),
+        (Event::Inspected { finishing: false }, &[Cancel(Timer::ShortSettle), Cancel(Timer::Settle), SignalRest]),
         (Event::Over(Timer::Settle), &[Cancel(Timer::ShortSettle), SignalRest]),
     ] {
         let mut after = settling;

@@ -101,7 +101,8 @@ impl Item {
 fn calls(requirements: TokenStream) -> String {
     let mut calls = String::new();
     let mut called = true;
-    for token in requirements.into_iter().chain([TokenTree::Punct(proc_macro::Punct::new(',', proc_macro::Spacing::Alone))])
+    for token in
+        requirements.into_iter().chain([TokenTree::Punct(proc_macro::Punct::new(',', proc_macro::Spacing::Alone))])
     {
         match &token {
             TokenTree::Punct(punct) if punct.as_char() == ',' => {

@@ -134,7 +134,7 @@ fn feed((mut machine, mut world): State, event: Event) -> State {
                 Action::Spawn => next = Some(Event::StartFailed),
                 Action::Start(timer) => assert!(machine.runs(timer), "{timer:?} of {machine:?}"),
                 Action::Cancel(timer) => assert!(before.runs(timer), "{timer:?} of {before:?}"),
-                Action::Look => next = Some(Event::Looked { finishing: world.others == Others::Filter }),
+                Action::Inspect => next = Some(Event::Inspected { finishing: world.others == Others::Filter }),
                 Action::Signal if world.main_lives() => world.first_signals += 1,
                 Action::Kill => {
                     world.main_killed |= world.main_lives() && machine.main != Main::Exited;

@@ -1,4 +1,4 @@
-/* Runs a command under a seccomp filter as strict as those of containers: sandbox COMMAND [ARG...]. Calls newer than
+/* Runs a command under a seccomp filter as strict as those of containers: strict_container COMMAND [ARG...]. Calls newer than
  * clone(2) fail as not implemented (clone3, openat2, pidfd_open…), and calls that a container does not need are
  * refused. */
 #define _GNU_SOURCE
