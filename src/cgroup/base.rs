@@ -202,7 +202,7 @@ impl Base {
     }
 
     /// Delegates these controllers to its leaves. No process may run in the base itself.
-    pub fn give(&self, controllers: &[Controller]) -> Result<()> {
+    pub fn delegate(&self, controllers: &[Controller]) -> Result<()> {
         self.given.lock().unwrap_or_else(PoisonError::into_inner).extend(controllers);
         for controller in controllers {
             self.cgroup.write(c"cgroup.subtree_control", format!("+{controller}").as_bytes()).map_err(|errno| {
@@ -223,7 +223,7 @@ impl Base {
     }
 
     /// Returns the controllers that were delegated to its leaves.
-    pub fn given(&self) -> Vec<Controller> {
+    pub fn delegated(&self) -> Vec<Controller> {
         self.given.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
