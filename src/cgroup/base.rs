@@ -70,8 +70,8 @@ struct Spare {
 }
 
 impl Base {
-    /// Makes a base in `parent`. `announce` sends each name to the guard before a directory of that name exists, so
-    /// that the guard knows of the directory whenever the supervisor dies.
+    /// Makes a base in `parent`. `announce` sends each name to the guard before a directory of that name exists. So the
+    /// guard can remove the directory even if the supervisor is killed at any moment.
     pub async fn make<F>(parent: Arc<Cgroup>, announce: impl Fn(String) -> F) -> Result<Arc<Self>>
     where
         F: Future<Output = Result<()>>,

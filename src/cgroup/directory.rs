@@ -121,7 +121,7 @@ impl Cgroup {
         self.despite_modes(|| open_in(self.dir.as_fd(), c"cgroup.events", OFlags::RDONLY | OFlags::CLOEXEC))
     }
 
-    /// Returns the text of one of its files, whatever the length.
+    /// Returns the text of one of its files, of any length.
     pub fn read_whole(&self, file: &CStr) -> Result<String> {
         self.despite_modes(|| read_whole(self.dir.as_fd(), file))
     }

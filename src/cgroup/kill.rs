@@ -1,9 +1,9 @@
 //! Sends SIGKILL to every process of a cgroup, and again to the processes that the first kill did not end.
 //!
 //! `cgroup.kill` sends SIGKILL to the first thread of each process (`__cgroup_kill`, kernel/cgroup/cgroup.c, Linux
-//! 5.14). If that thread has exited and another one lives, the signal is lost: no other thread takes it from the dead
-//! thread (`complete_signal`, kernel/signal.c). A signal through a pidfd goes to the whole process, so any living
-//! thread takes it.
+//! 5.14). If that thread has exited and another one still runs, the signal is lost: it stays with the thread that has
+//! exited (`complete_signal`, kernel/signal.c). A signal through a pidfd is sent to the whole process, so any of its
+//! living threads receives it.
 
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -41,8 +41,8 @@ pub(super) struct Again {
 }
 
 impl Cgroup {
-    /// Sends SIGKILL to every process in this cgroup and below, whatever user it runs as; a process cannot escape by
-    /// forking (`cgroup.kill`, Linux 5.14).
+    /// Sends SIGKILL to every process in this cgroup and below, including processes of other users. A process cannot
+    /// escape by forking (`cgroup.kill`, Linux 5.14).
     ///
     /// This does not end a process whose first thread has exited: while processes are left, call [`Cgroup::kill_again`]
     /// at the time that [`Cgroup::kill_again_at`] returns.

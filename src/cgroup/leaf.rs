@@ -106,7 +106,7 @@ impl Leaf {
     /// gone. If it is not, call this again after other work.
     ///
     /// # Errors
-    /// As [`Cgroup::remove`].
+    /// The same as for [`Cgroup::remove`].
     pub fn remove(&mut self) -> std::result::Result<bool, NotRemoved> {
         self.remove_until(Some(Instant::now() + STEP))
     }

@@ -25,9 +25,9 @@ const BUSY_RETRY_PAUSE: Duration = Duration::from_millis(1);
 /// long as the returned directory is open, so two sweeps never work on the same base.
 ///
 /// Supervisor and guard each hold a shared lock on their base (flock(2)). A process that gets the exclusive lock
-/// therefore knows that both are gone, whatever their PID namespace was; an attempt to get it does not disturb the
-/// shared locks. If this function claims a base that its supervisor has just made and not locked yet, that supervisor
-/// notices it and tries another name.
+/// therefore knows that both are gone, even if they were in another PID namespace. An attempt to get this lock does not
+/// disturb the shared locks. If this function claims a base that its supervisor has just made and not locked yet, that
+/// supervisor notices it and tries another name.
 pub(crate) fn claim(parent: &Cgroup, name: &str) -> Result<Option<Cgroup>> {
     let cgroup = parent.open(name)?;
     match flock(&cgroup, FlockOperation::NonBlockingLockExclusive) {

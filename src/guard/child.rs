@@ -128,7 +128,7 @@ pub unsafe extern "C" fn child(plan: *mut Plan) -> ! {
 /// Prepares the process and executes the command. Returns only with the errno of the step that failed.
 ///
 /// # Safety
-/// As [`child`]. Makes only system calls, on memory that the plan points to.
+/// The same as for [`child`]. Makes only system calls, on memory that the plan points to.
 unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32> {
     let mut at = SpawnStage::Clone;
     let mut enter = |stage: SpawnStage| {
@@ -236,7 +236,7 @@ unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32
 /// Makes the kernel send SIGKILL to this process when the guard ends. Returns an error if the guard has ended already.
 ///
 /// # Safety
-/// As [`child`].
+/// The same as for [`child`].
 unsafe fn die_with_the_guard(plan: &Plan) -> Result<(), i32> {
     // SAFETY: PR_SET_PDEATHSIG takes numbers and sets an attribute of this process only; getppid(2) takes nothing.
     unsafe {
@@ -250,7 +250,7 @@ unsafe fn die_with_the_guard(plan: &Plan) -> Result<(), i32> {
 /// fs/proc/base.c).
 ///
 /// # Safety
-/// As [`child`].
+/// The same as for [`child`].
 unsafe fn set_oom_score(plan: &Plan) {
     let Some(value) = &plan.oom_score else { return };
     let flags = (libc::O_WRONLY | libc::O_CLOEXEC) as usize;
@@ -268,7 +268,7 @@ unsafe fn set_oom_score(plan: &Plan) {
 /// Sets resource limits and niceness.
 ///
 /// # Safety
-/// As [`child`].
+/// The same as for [`child`].
 unsafe fn set_limits(plan: &Plan) -> Result<(), i32> {
     for &(resource, rlim_cur, rlim_max) in &plan.rlimits {
         let limit = libc::rlimit64 { rlim_cur, rlim_max };
@@ -285,7 +285,7 @@ unsafe fn set_limits(plan: &Plan) -> Result<(), i32> {
 /// Changes to the requested user. The groups come first, since only root may set them.
 ///
 /// # Safety
-/// As [`child`].
+/// The same as for [`child`].
 unsafe fn become_user(plan: &Plan) -> Result<(), i32> {
     let Some((uid, gid, groups)) = &plan.user else { return Ok(()) };
     let (uid, gid) = (*uid as usize, *gid as usize);
@@ -304,7 +304,7 @@ unsafe fn become_user(plan: &Plan) -> Result<(), i32> {
 /// `cgroup.procs` has succeeded.
 ///
 /// # Safety
-/// As [`child`].
+/// The same as for [`child`].
 unsafe fn is_in_leaf(plan: &Plan) -> bool {
     let Some((leaf_id, leaf_tail)) = plan.leaf else { return true };
     // SAFETY: descriptors and memory of this process; the tail is a string that the guard keeps.
@@ -336,7 +336,7 @@ unsafe fn is_in_leaf(plan: &Plan) -> bool {
 /// Tries to execute each path, as execvp(3) does. Returns the most informative errno.
 ///
 /// # Safety
-/// As [`child`].
+/// The same as for [`child`].
 unsafe fn execute(plan: &mut Plan) -> i32 {
     let mut denied = false;
     let mut last = libc::ENOENT;
@@ -367,7 +367,7 @@ unsafe fn execute(plan: &mut Plan) -> i32 {
 /// POSIX timers (execve(2)). The guard applies the same bound; this timer also works while the guard is stopped.
 ///
 /// # Safety
-/// As [`child`].
+/// The same as for [`child`].
 unsafe fn arm_exec_timer() -> Result<(), i32> {
     // SAFETY: both structures are plain data, for which all-zero is valid, have the kernel's layout, and outlive the
     // calls. The timer belongs to this process: timers are not shared by CLONE_VM (timer_create(2)).

@@ -32,7 +32,8 @@ pub(super) const BASE: u64 = 3;
 
 /// Serves the supervisor until it is gone, then ends and removes whatever is left.
 ///
-/// With an `outer` guard (its pidfd), also stops serving when the outer guard is gone.
+/// `outer` is the pidfd of the outer guard, if there is one. The guard then also stops serving when the outer guard is
+/// gone.
 pub fn run(socket: OwnedFd, outer: Option<OwnedFd>) -> Result<()> {
     let mut guard = Guard::new(socket, outer)?;
     let served = guard.serve();

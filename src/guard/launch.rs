@@ -110,7 +110,7 @@ pub(super) enum Launched {
     },
     /// The process was killed before its first instruction.
     NotStarted,
-    /// The kernel refuses the call itself, whatever its target.
+    /// The kernel refuses the call itself, not only this cgroup as its target.
     Refused,
     /// The limit on processes (`ulimit -u`, pids.max) allowed the launcher, but not the main process.
     NoRoomBesideLauncher,

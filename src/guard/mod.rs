@@ -172,9 +172,9 @@ impl Guard {
     /// In a set-user-ID program, or one with file capabilities, neither the variable nor `PATH` is used (AT_SECURE,
     /// getauxval(3)).
     ///
-    /// For root, an outer guard is added around the guard. If the guard is killed, the outer guard ends the processes
-    /// that remain: processes of root can leave their cgroup, those of other users cannot (cgroups(7), "Delegation
-    /// containment").
+    /// If this process runs as root, it also starts an outer guard around the guard. If the guard is killed, the outer
+    /// guard ends the remaining processes. This is needed because processes of root can leave their cgroup; those of
+    /// other users cannot (cgroups(7), "Delegation containment").
     ///
     /// # Errors
     /// Returns [`Error::GuardStart`] if none of these programs can be executed.

@@ -101,7 +101,7 @@ pub enum FromGuard {
         childless: bool,
         spent: Spent,
     },
-    /// For a job without a leaf: the guard has no children left.
+    /// The guard has no children left. Sent only for a job without a leaf.
     Childless { job: JobId, spent: Spent },
     /// No descendant of the job is left, except `survivors`. The counts are complete even if the lists are shortened.
     Swept {
@@ -172,10 +172,11 @@ pub struct Spec<'a> {
 /// A value for `Spec::process_group`: the process gets a session of its own.
 pub const NEW_SESSION: i32 = -1;
 
-/// As [`NEW_SESSION`], with standard input as the controlling terminal.
+/// The same as [`NEW_SESSION`], with standard input as the controlling terminal.
 pub const NEW_TERMINAL: i32 = -2;
 
-/// As [`NEW_TERMINAL`] if standard input is a terminal that belongs to no session, else as [`NEW_SESSION`].
+/// The same as [`NEW_TERMINAL`] if standard input is a terminal that belongs to no session; otherwise the same as
+/// [`NEW_SESSION`].
 pub const NEW_SESSION_ON_TERMINAL: i32 = -3;
 
 /// Specifications up to this length travel in the message.

@@ -114,7 +114,7 @@ impl Guard {
 
     /// Returns whether all children of the guard are main processes. If so, a job whose main process has been reaped
     /// has no descendant left: such a descendant would descend from a child of the guard that is not a main process
-    /// ([`Sweep::step_outside`](sweep::Sweep)). Then no search is needed.
+    /// ([`Sweep::step_outside`](super::sweep::Sweep)). Then no search is needed.
     fn has_main_processes_only(&self) -> bool {
         let living = self.jobs.values().filter(|job| !job.reaped).count();
         living > 0 && children::own_children().is_ok_and(|children| children.len() == living)

@@ -148,7 +148,7 @@ pub(crate) fn clear_environment() {
 pub(crate) enum Home {
     /// In the program that this process executes, which is therefore a guard program.
     Program,
-    /// In a shared library. `dynamic`: the program has a dynamic loader, which can load the library first.
+    /// In a shared library. `dynamic` says that the program has a dynamic loader, which can load the library first.
     Library { path: PathBuf, dynamic: bool },
     /// The constructor did not run.
     NoConstructor,

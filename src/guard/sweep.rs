@@ -216,7 +216,7 @@ impl<'a> SweepAll<'a> {
     /// Returns the direct children.
     ///
     /// # Errors
-    /// As [`Descendants::children`].
+    /// The same as for [`Descendants::children`].
     pub fn children(&self) -> Result<Vec<Pid>> {
         self.of.children()
     }

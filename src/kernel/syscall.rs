@@ -71,7 +71,7 @@ pub unsafe fn call<const N: usize>(number: libc::c_long, arguments: [usize; N]) 
 /// Makes a system call, as [`call`] does, and returns an error as its errno.
 ///
 /// # Safety
-/// As [`call`].
+/// The same as for [`call`].
 pub unsafe fn checked<const N: usize>(number: libc::c_long, arguments: [usize; N]) -> std::result::Result<usize, i32> {
     // SAFETY: the caller's obligation.
     match unsafe { call(number, arguments) } {

@@ -32,8 +32,8 @@ impl User {
     /// Looks up `NAME`, `UID`, `NAME:GID` or `UID:GID`. A user id that is in no user database has no supplementary
     /// groups, and needs a group id.
     ///
-    /// This function runs getent(1), which reads all user databases, whatever C library this program is linked to.
-    /// Without getent, it reads /etc/passwd and /etc/group.
+    /// This function runs getent(1), because getent reads all user databases, even if this program is linked to a C
+    /// library that can't. If getent is not installed, it reads /etc/passwd and /etc/group.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the user does not exist.

@@ -58,7 +58,7 @@ impl Confinement {
     /// Installs the seccomp filters.
     ///
     /// # Safety
-    /// As [`enter`](Self::enter).
+    /// The same as for [`enter`](Self::enter).
     pub unsafe fn filter(&self) -> Result<(), i32> {
         // SAFETY: `no_new_privs` is set; the caller's obligation.
         self.filters.iter().try_for_each(|filter| unsafe { filter.install() })
@@ -68,7 +68,7 @@ impl Confinement {
 /// Drops the capabilities, sets `no_new_privs`, and turns core dumps off.
 ///
 /// # Safety
-/// As [`Confinement::enter`].
+/// The same as for [`Confinement::enter`].
 pub unsafe fn drop_privileges() -> Result<(), i32> {
     // SAFETY: the caller's obligation; every call changes only this process.
     unsafe {
@@ -81,7 +81,7 @@ pub unsafe fn drop_privileges() -> Result<(), i32> {
 /// Takes one step of the namespaces and mounts.
 ///
 /// # Safety
-/// As [`Confinement::enter`].
+/// The same as for [`Confinement::enter`].
 pub unsafe fn act(action: &Action, ruleset: RawFd) -> Result<(), i32> {
     // SAFETY: every pointer is to a string of the action, which outlives the call; the calls change only this process
     // and its namespaces.
@@ -114,7 +114,7 @@ pub unsafe fn act(action: &Action, ruleset: RawFd) -> Result<(), i32> {
 }
 
 /// # Safety
-/// As [`Confinement::enter`].
+/// The same as for [`Confinement::enter`].
 unsafe fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: libc::c_ulong, data: &CStr) -> Result<(), i32> {
     let [source, target, kind, data] = [source, target, kind, data].map(|text| text.as_ptr() as usize);
     // SAFETY: the strings outlive the call (mount(2)).
@@ -132,7 +132,7 @@ struct MountAttributes {
 }
 
 /// # Safety
-/// As [`Confinement::enter`].
+/// The same as for [`Confinement::enter`].
 unsafe fn set_read_only(path: &CStr, read_only: bool) -> Result<(), i32> {
     /// The same number on all architectures.
     const MOUNT_SETATTR: libc::c_long = 442;
@@ -149,7 +149,7 @@ unsafe fn set_read_only(path: &CStr, read_only: bool) -> Result<(), i32> {
 /// Writes a file of /proc in one call, as maps of ids require.
 ///
 /// # Safety
-/// As [`Confinement::enter`].
+/// The same as for [`Confinement::enter`].
 unsafe fn write(file: &CStr, text: &[u8]) -> Result<(), i32> {
     let flags = (libc::O_WRONLY | libc::O_CLOEXEC) as usize;
     // SAFETY: the path and the text outlive the calls.
@@ -162,7 +162,7 @@ unsafe fn write(file: &CStr, text: &[u8]) -> Result<(), i32> {
 }
 
 /// # Safety
-/// As [`Confinement::enter`].
+/// The same as for [`Confinement::enter`].
 unsafe fn turn_loopback_on() -> Result<(), i32> {
     // SAFETY: `ifreq` is made of integers and arrays, so all-zero is valid; it outlives the calls (netdevice(7)).
     unsafe {
@@ -182,7 +182,7 @@ unsafe fn turn_loopback_on() -> Result<(), i32> {
 /// (capabilities(7)). Without permission, `no_new_privs` has the same effect.
 ///
 /// # Safety
-/// As [`Confinement::enter`].
+/// The same as for [`Confinement::enter`].
 unsafe fn empty_bounding_set() -> Result<(), i32> {
     for capability in 0..64 {
         // SAFETY: an attribute of this process only (PR_CAPBSET_DROP in prctl(2)).
@@ -202,7 +202,7 @@ const CAPABILITIES: u32 = 0x2008_0522;
 /// Gives up all capabilities of this process, including those that an executed program would inherit.
 ///
 /// # Safety
-/// As [`Confinement::enter`].
+/// The same as for [`Confinement::enter`].
 unsafe fn drop_capabilities() -> Result<(), i32> {
     let header = [CAPABILITIES, 0];
     // Effective, permitted and inheritable, in two halves.
@@ -216,7 +216,7 @@ unsafe fn drop_capabilities() -> Result<(), i32> {
 /// to a program (core(5), `do_coredump` in fs/coredump.c).
 ///
 /// # Safety
-/// As [`Confinement::enter`].
+/// The same as for [`Confinement::enter`].
 unsafe fn no_core_dumps() -> Result<(), i32> {
     let set = |size: u64| {
         let limit = libc::rlimit64 { rlim_cur: size, rlim_max: size };

@@ -167,7 +167,7 @@ impl Hub {
     }
 }
 
-/// The events of a job so far, and the listeners. A job has only a few events, whatever it does.
+/// The events of a job so far, and the listeners. The list stays short, because no job has more than a few events.
 #[derive(Clone, Debug)]
 pub(crate) struct Log(Arc<Mutex<Inner>>);
 

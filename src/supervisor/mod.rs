@@ -240,7 +240,7 @@ impl Supervisor {
 
     /// Gives up this clone. When the last clone is closed, this method ends all jobs and pools of the supervisor, waits
     /// until no process of them and no guard is left, and removes the base. While another clone exists, this method
-    /// returns at once and ends nothing: all jobs go on, also those that were started through this clone.
+    /// returns at once and ends no job, not even those that were started through this clone.
     ///
     /// [`Job`](crate::Job), [`JobHandle`](crate::JobHandle) and [`Pool`](crate::Pool) are not clones of the supervisor:
     /// the last close ends their jobs. Dropping a clone without closing it ends no job. If no clone is left, the

@@ -12,7 +12,7 @@ use crate::cgroup::leaf::STEP;
 use crate::cgroup::sweep::{BOUND, claim};
 use crate::cgroup::{base, delegation};
 
-/// How long a start removes cgroups. The next start removes the rest.
+/// How long one start may spend on removing cgroups. The next start removes the remaining ones.
 const REMOVAL_TIME: Duration = Duration::from_secs(2);
 
 /// Removes abandoned bases in `place`, and ends the processes in them. If there are no cgroups below, this costs one
