@@ -351,7 +351,7 @@ impl SpawnError {
             ),
             (SpawnStage::Clone, _) => (format!("make a process for '{program}'"), ""),
             (SpawnStage::Proof, _) => (
-                format!("prove that '{program}' was born in its cgroup"),
+                format!("check that '{program}' was started in its cgroup"),
                 "it was ended before it ran; please report this kernel version",
             ),
             (SpawnStage::JoinCgroup, _) => (format!("put '{program}' into its cgroup"), ""),
@@ -376,7 +376,7 @@ impl SpawnError {
             }
             (SpawnStage::Namespaces, Errno::NOSPC) => (
                 format!("make the namespaces of the sandbox for '{program}'"),
-                "a limit is reached: see /proc/sys/user/max_user_namespaces and its neighbours",
+                "a limit is reached: see the files max_*_namespaces in /proc/sys/user",
             ),
             (SpawnStage::Namespaces, _) => (
                 format!("make the namespaces and mounts of the sandbox for '{program}'"),
@@ -388,14 +388,15 @@ impl SpawnError {
                 "pinfold itself runs under 16 layers of Landlock rules, the most that the kernel allows",
             ),
             (SpawnStage::Landlock, _) => (format!("apply the Landlock rules to '{program}'"), ""),
-            (SpawnStage::Seccomp, _) => {
-                (format!("install the seccomp filters for '{program}'"), "a filter may forbid the next one")
-            }
+            (SpawnStage::Seccomp, _) => (
+                format!("install the seccomp filters for '{program}'"),
+                "a filter that is already installed may forbid it",
+            ),
             (SpawnStage::ExecTimer, _) => (format!("set a timer for the start of '{program}'"), "see ulimit -i"),
             (SpawnStage::DeathSignal, _) => {
                 (format!("make '{program}' end with its guard"), "the guard was already gone")
             }
-            (SpawnStage::Specification, _) => (format!("read what to start for '{program}'"), ""),
+            (SpawnStage::Specification, _) => (format!("read the request to start '{program}'"), ""),
         }
     }
 
@@ -464,7 +465,7 @@ impl std::error::Error for HangingStart {
 pub(crate) fn short_of_descriptors(errno: Errno) -> &'static str {
     match errno {
         Errno::MFILE => "too few descriptors are left: close some, or see ulimit -Hn",
-        Errno::NFILE => "the machine has no open file left: see /proc/sys/fs/file-max",
+        Errno::NFILE => "the machine's limit on open files is reached: see /proc/sys/fs/file-max",
         // RLIMIT_FSIZE limits the size of the files of memfd_create(2) too.
         Errno::FBIG => "the limit on the size of files (ulimit -f) is too low for the arguments and the environment",
         _ => "",

@@ -62,38 +62,39 @@
 //!    [`SupervisorBuilder::guard_program_bytes`];
 //! 2. the program that the environment variable `PINFOLD_GUARD` names;
 //! 3. your program. A constructor of the library (in `.init_array`) runs before `main` and becomes the guard;
-//! 4. where this library is part of a shared library: the same program, which loads that shared library first
+//! 4. if this library is part of a shared library: your program, which then loads that shared library first
 //!    (`LD_PRELOAD`, ld.so(8)). The path of the shared library must have no space or colon;
 //! 5. the command `pinfold` from `PATH`.
 //!
 //! In a set-user-ID program, or in a program with file capabilities, the library uses neither the environment variable
 //! nor `PATH` nor `LD_PRELOAD` (AT_SECURE, getauxval(3)).
 //!
-//! An extension module that has to work everywhere, also in a root directory without the dynamic loader, contains a
-//! guard: build the `pinfold` command statically (`--target x86_64-unknown-linux-musl`), and pass its bytes to
-//! [`SupervisorBuilder::guard_program_bytes`].
+//! An extension module that has to work everywhere, even in a root directory without the dynamic loader, must contain a
+//! guard program. Build the `pinfold` command statically (`--target x86_64-unknown-linux-musl`), embed it in your
+//! module, and pass its bytes to [`SupervisorBuilder::guard_program_bytes`].
 //!
-//! If no guard starts, the error is [`Error::GuardStart`], which contains the cause and what you can do. A program
-//! without threads can also fork the guard at its very start with [`Guard::fork`], and give it to
+//! If no guard starts, the error is [`Error::GuardStart`], which contains the cause and what you can do. A program can
+//! also fork the guard itself with [`Guard::fork`], before it starts any thread, and pass it to
 //! [`SupervisorBuilder::guard`].
 //!
 //! # What a job inherits
 //!
-//! From the thread that calls [`Supervisor::spawn`], at the time of the call, as with fork and exec: the environment,
-//! the working directory, the umask, the niceness, the CPU affinity, `no_new_privs`, the resource limits, and the
-//! descriptors that the [`Command`] inherits.
+//! As with fork and exec, a job inherits from the thread that calls [`Supervisor::spawn`], at the time of the call: the
+//! environment, the working directory, the umask, the niceness, the CPU affinity, `no_new_privs`, the resource limits,
+//! and the descriptors that the [`Command`] inherits.
 //!
-//! From the guard, because the guard starts the job: the OOM score adjustment (`/proc/self/oom_score_adj`), the
-//! scheduling policy and the I/O priority, the capability bounding set, the securebits, seccomp filters and Landlock
-//! rules, the keyrings, and the namespaces. These are as they were when the *supervisor* was started; later changes in
-//! your program do not affect them. The signal mask and the ignored signals are those from the start of the program.
+//! It inherits from the guard, because the guard starts the job: the OOM score adjustment (`/proc/self/oom_score_adj`),
+//! the scheduling policy and the I/O priority, the capability bounding set, the securebits, seccomp filters and
+//! Landlock rules, the keyrings, and the namespaces. These are as they were when the *supervisor* was started; later
+//! changes in your program do not affect them. The signal mask and the ignored signals are those from the start of the
+//! program.
 //!
 //! A guard that was forked ([`Guard::fork`]) gives the jobs the state that your program had at the fork, except for the
 //! environment, the working directory, the descriptors and the limit on open files.
 //!
-//! A job never has other rights than its caller: where the user, group or supplementary ids, the capabilities or the
-//! root directory differ from those of the guard, the spawn fails with [`Error::HostChanged`]. A program that gives up
-//! rights does so before it starts its supervisor, or starts another supervisor afterwards.
+//! A job must not get other rights than its caller has. If the caller's user, group or supplementary ids, capabilities
+//! or root directory differ from those of the guard, the spawn fails with [`Error::HostChanged`]. So if your program
+//! gives up rights, let it do so before it starts its supervisor, or start another supervisor afterwards.
 //!
 //! # What a report contains
 //!
@@ -133,9 +134,10 @@
 //!
 //! # Features
 //!
-//! None is on by default: `cargo add pinfold` gives the library alone.
+//! No feature is on by default: `cargo add pinfold` adds the library alone.
 //!
-//! - `systemd`: a scope from systemd, where the own cgroup of your program can't hold or limit jobs. Depends on zbus.
+//! - `systemd`: if your program's own cgroup can't hold or limit jobs, pinfold asks systemd for another one (a scope).
+//!   Depends on zbus.
 //! - `schema`: `schemars::JsonSchema` for [`Report`].
 //! - `full`: the `pinfold` command with all of its parts (`cargo install pinfold --features full`). `cli` is the command
 //!   without `systemd` and `watch`; `watch` is `pinfold watch`.

@@ -117,7 +117,7 @@ impl Base {
             }
         }
         Err(Error::system(
-            "lock a cgroup below",
+            "lock a new cgroup in",
             parent.path().display().to_string(),
             Errno::AGAIN,
             "another program removes it again and again",
@@ -202,7 +202,7 @@ impl Base {
     }
 
     /// Delegates these controllers to its leaves. No process may run in the base itself.
-    pub fn give(&self, controllers: &[Controller]) -> Result<()> {
+    pub fn delegate(&self, controllers: &[Controller]) -> Result<()> {
         self.given.lock().unwrap_or_else(PoisonError::into_inner).extend(controllers);
         for controller in controllers {
             self.cgroup.write(c"cgroup.subtree_control", format!("+{controller}").as_bytes()).map_err(|errno| {
@@ -210,7 +210,7 @@ impl Base {
                     "delegate a controller to the jobs of",
                     self.cgroup.path().display().to_string(),
                     errno,
-                    format!("this failed for the {controller} controller"),
+                    format!("the controller is {controller}"),
                 )
             })?;
         }
@@ -223,7 +223,7 @@ impl Base {
     }
 
     /// Returns the controllers that were delegated to its leaves.
-    pub fn given(&self) -> Vec<Controller> {
+    pub fn delegated(&self) -> Vec<Controller> {
         self.given.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

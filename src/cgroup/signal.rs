@@ -12,7 +12,7 @@ use crate::kernel::scan::{ScanLimits, Signalling};
 use crate::kernel::signal::Signal;
 
 /// How long signals are sent to a running job before it is frozen. Only a job that forks all the time needs longer.
-const UNFROZEN: Duration = Duration::from_millis(250);
+const TIME_BEFORE_FREEZE: Duration = Duration::from_millis(250);
 
 impl Cgroup {
     /// Sends the `signals` to every process in this cgroup and below for which `wanted` returns true, in the order of
@@ -36,7 +36,7 @@ impl Cgroup {
             signalling.limit(scans);
             signalling.until_no_new_process(|signalling| self.signal_new(signalling))
         };
-        if signal_all(scans.within(UNFROZEN))? {
+        if signal_all(scans.within(TIME_BEFORE_FREEZE))? {
             return Ok(true);
         }
         // The job forks faster than pinfold can send signals, or leaves too little CPU time to pinfold. No process is

@@ -19,7 +19,7 @@ pub(crate) const BOUND: Duration = Duration::from_millis(200);
 /// The pause between two attempts to remove a busy directory. From Linux 6.19 on, `cgroup.events` can report that no
 /// process is left while the last process still keeps the directory busy, and no event reports when the directory is
 /// free.
-const BUSY_AGAIN: Duration = Duration::from_millis(1);
+const BUSY_RETRY_PAUSE: Duration = Duration::from_millis(1);
 
 /// Opens and locks the base `name` in `parent` if it is abandoned. Returns `None` if it is in use. The lock lasts as
 /// long as the returned directory is open, so two sweeps never work on the same base.
@@ -66,7 +66,7 @@ pub(crate) fn remove(parent: &Cgroup, name: &str, bound: Duration) -> std::resul
     let until = Instant::now().checked_add(bound);
     loop {
         match parent.remove(name) {
-            Err((_, Errno::BUSY)) if until.is_none_or(|until| Instant::now() < until) => wait(&[], BUSY_AGAIN),
+            Err((_, Errno::BUSY)) if until.is_none_or(|until| Instant::now() < until) => wait(&[], BUSY_RETRY_PAUSE),
             done => return done,
         }
     }

@@ -41,7 +41,7 @@ impl Usage {
         usage.main_resident_peak_bytes = Figure::resident_peak(seen.main_resident_peak);
         if let (None, Some(current)) = (usage.memory_peak_bytes.value, usage.memory_current_bytes.value) {
             let highest = current.max(seen.memory_highest.unwrap_or(0));
-            usage.memory_peak_bytes = Figure::known(highest, "the highest memory.current that was seen");
+            usage.memory_peak_bytes = Figure::known(highest, "the highest memory.current that pinfold read");
         }
         let short = files.texts.iter().any(|(_, text)| matches!(text, Err(Errno::MFILE | Errno::NFILE)));
         (usage, short)

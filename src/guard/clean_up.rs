@@ -29,10 +29,10 @@ const DEATH_SIGNAL_GRACE: Duration = Duration::from_millis(500);
 const DEATH_SIGNAL_SCANS: (u32, Duration) = (3, Duration::from_millis(200));
 
 /// The pause between two checks of a cgroup that the supervisor may remove at the same time.
-const REMOVED_UNSEEN: Duration = Duration::from_millis(10);
+const RECHECK_PAUSE: Duration = Duration::from_millis(10);
 
 /// The time limit if the remaining processes are known to survive SIGKILL.
-const GIVEN_UP: Duration = Duration::from_millis(200);
+const GIVEN_UP_BOUND: Duration = Duration::from_millis(200);
 
 /// A base that exists, or that a dead supervisor was about to make.
 pub(super) struct PlannedBase {
@@ -63,17 +63,17 @@ impl Guard {
         // The short time limit applies only if every job was given up. Otherwise the jobs get the full time.
         self.given_up &= self.jobs.is_empty();
         self.send_death_signals();
-        let bound = Instant::now() + if self.given_up { GIVEN_UP } else { KILL_BOUND };
+        let bound = Instant::now() + if self.given_up { GIVEN_UP_BOUND } else { KILL_BOUND };
         if let Some(base) = self.base.take()
             // If the supervisor ended regularly, the base is empty or already gone.
             && !matches!(base.parent.remove_empty(&base.name), Ok(()) | Err(Errno::NOENT))
         {
-            self.empty(&base, bound);
+            self.kill_base(&base, bound);
             // A job may have made many cgroups. The guard ends the processes before it removes these.
             self.end_descendants(bound);
             while base.parent.remove(&base.name).is_err_and(|(_, errno)| errno == Errno::BUSY) && Instant::now() < bound
             {
-                self.empty(&base, bound);
+                self.kill_base(&base, bound);
                 // From Linux 6.19 on, the cgroup may still count as busy for a moment after "populated 0".
                 let _ = self.wait(Some(bound.min(Instant::now() + Duration::from_millis(1))));
             }
@@ -119,7 +119,7 @@ impl Guard {
     }
 
     /// Kills all processes in the base and waits until none runs there.
-    fn empty(&mut self, base: &PlannedBase, bound: Instant) {
+    fn kill_base(&mut self, base: &PlannedBase, bound: Instant) {
         let Ok(cgroup) = base.parent.open(&base.name).map(Cgroup::into_ours) else { return };
         let watch = cgroup.events();
         if watch.as_ref().is_ok_and(|watch| populated(watch) == Ok(false)) {
@@ -138,7 +138,7 @@ impl Guard {
             }
             // A supervisor that is still alive also removes the directory. The kernel then drops a pending
             // notification, so the guard checks again after a pause.
-            let removed_unseen = Instant::now() + REMOVED_UNSEEN;
+            let removed_unseen = Instant::now() + RECHECK_PAUSE;
             let again = cgroup.kill_again_at().unwrap_or(removed_unseen);
             let _ = self.wait(Some(bound.min(again).min(removed_unseen)));
             let _ = self.reap_quietly(|_| {});

@@ -136,7 +136,7 @@ impl Guard {
             if self.reap_schedule.due().is_some_and(|due| due <= Instant::now()) {
                 self.reap()?;
             }
-            self.remind_starts()?;
+            self.perform_due_steps()?;
             self.sweep()?;
         }
     }
@@ -218,7 +218,7 @@ impl Guard {
             ToGuard::Spawn { job, leaf, join, spec, oom_score } => {
                 let mut all = self.descriptors.remove(&job).unwrap_or_default();
                 all.append(&mut descriptors);
-                self.order(job, leaf, join, spec.map(serde_bytes::ByteBuf::into_vec), oom_score, all)
+                self.handle_spawn(job, leaf, join, spec.map(serde_bytes::ByteBuf::into_vec), oom_score, all)
             }
             ToGuard::Reap => self.reap_on_demand(),
             ToGuard::Sweep { job, bound_ms, given_up } => {

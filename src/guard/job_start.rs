@@ -10,7 +10,7 @@ use super::event_loop::Guard;
 use super::launch::{Launch, Launched, Stacks};
 use super::protocol::{FromGuard, JobId};
 use super::scheduling;
-use super::spawn::{Failure, Job, Ordered};
+use super::spawn::{Failure, Job, SpawnRequest};
 use super::sweep;
 use crate::error::SpawnStage;
 use crate::kernel::pidfd::Pidfd;
@@ -22,7 +22,7 @@ const SECOND: JobId = 2;
 
 impl Guard {
     /// Starts a job. The answer to the supervisor may follow later.
-    pub(super) fn order(
+    pub(super) fn handle_spawn(
         &mut self,
         job: JobId,
         leaf_tail: Option<String>,
@@ -35,22 +35,22 @@ impl Guard {
             // Not for the first job: a supervisor with a single job would pay for this without a benefit.
             scheduling::shorten();
         }
-        match Ordered::new(leaf_tail, join || self.always_join, spec, oom_score, descriptors) {
-            Ok(ordered) => self.start(job, ordered, false).map(drop),
+        match SpawnRequest::new(leaf_tail, join || self.always_join, spec, oom_score, descriptors) {
+            Ok(request) => self.start(job, request, false).map(drop),
             Err(failure) => self.send_failure(job, failure),
         }
     }
 
-    fn start(&mut self, job: JobId, ordered: Ordered, without_launcher: bool) -> Result<Option<(JobId, Reaped)>> {
+    fn start(&mut self, job: JobId, request: SpawnRequest, without_launcher: bool) -> Result<Option<(JobId, Reaped)>> {
         let started_ticks = sweep::ticks_since_boot();
-        let leaf = ordered.leaf_name();
-        let alone = !ordered.has_leaf();
+        let leaf = request.leaf_name();
+        let alone = !request.has_leaf();
         let stacks = match self.stacks.take() {
             Some(stacks) => Ok(stacks),
             None => Stacks::new(),
         };
         let launch = stacks.map_err(|errno| Failure::new(SpawnStage::Clone, errno));
-        let mut launch = match launch.and_then(|stacks| Launch::new(job, ordered, stacks, without_launcher)) {
+        let mut launch = match launch.and_then(|stacks| Launch::new(job, request, stacks, without_launcher)) {
             Ok(launch) => launch,
             Err(failure) => return self.send_failure(job, failure).map(|()| None),
         };
@@ -89,7 +89,7 @@ impl Guard {
     /// Sends the answer for a start that is over. Returns the main process, if it has already ended and was reaped.
     fn finish_start(&mut self, mut launch: Launch) -> Result<Option<(JobId, Reaped)>> {
         let (job, joined, ended) = (launch.job, launch.joins(), launch.ended.take());
-        let (launched, mut ordered, stacks) = launch.result(ended.is_some());
+        let (launched, mut request, stacks) = launch.result(ended.is_some());
         self.stacks = Some(stacks);
         // If the job has been swept meanwhile, the supervisor already has its answer.
         let awaited = self.jobs.contains_key(&job);
@@ -113,13 +113,13 @@ impl Guard {
             // try it again.
             Launched::Refused => {
                 self.always_join = true;
-                ordered.join = true;
+                request.join = true;
                 self.jobs.remove(&job);
-                self.start(job, ordered, false)
+                self.start(job, request, false)
             }
             Launched::NoRoomBesideLauncher => {
                 self.jobs.remove(&job);
-                self.start(job, ordered, true)
+                self.start(job, request, true)
             }
             Launched::NotStarted => {
                 self.jobs.remove(&job);
@@ -135,12 +135,12 @@ impl Guard {
 
     /// Kills the main process of each start that has not reached its exec in time. If SIGKILL does not end it, informs
     /// the supervisor.
-    pub(super) fn remind_starts(&mut self) -> Result<()> {
+    pub(super) fn perform_due_steps(&mut self) -> Result<()> {
         if self.launches.is_empty() {
             return Ok(());
         }
         let now = Instant::now();
-        let hanging = self.launches.iter_mut().filter_map(|launch| launch.remind(now).then_some(launch.job));
+        let hanging = self.launches.iter_mut().filter_map(|launch| launch.perform_due_step(now).then_some(launch.job));
         for job in hanging.collect::<Vec<_>>() {
             self.name_hanging_start(job)?;
         }

@@ -1,4 +1,4 @@
-//! The start of one main process. The guard does not wait for it longer than [`PATIENCE`].
+//! The start of one main process. The guard does not wait for it longer than [`EXEC_WAIT`].
 //!
 //! The kernel suspends the process that makes a main process until the main process executes the command (CLONE_VFORK).
 //! This has two benefits: the kernel copies no page tables, and the OOM killer spares the child. (To kill a child that
@@ -21,7 +21,7 @@ use rustix::process::{Pid, getpid, kill_process};
 use super::child::{EXEC_BOUND, Outcome, Plan};
 use super::clone::{Place, Stack, clone_beside, clone_main};
 use super::protocol::JobId;
-use super::spawn::{Failure, Ordered, reap};
+use super::spawn::{Failure, SpawnRequest, reap};
 use crate::error::SpawnStage;
 use crate::kernel::pidfd;
 use crate::kernel::pidfd::Pidfd;
@@ -29,7 +29,7 @@ use crate::kernel::reap::Reaped;
 use crate::kernel::syscall::{call, checked};
 
 /// How long the guard waits for an exec before it continues with its other work.
-const PATIENCE: Duration = Duration::from_millis(20);
+const EXEC_WAIT: Duration = Duration::from_millis(20);
 
 /// If a start is not over, the guard takes these steps, each of them this long after the begin of the start. The first
 /// step sends SIGCONT, because another process of the same user may have stopped the launcher, and a stopped launcher
@@ -68,7 +68,7 @@ struct Shared {
     plan: UnsafeCell<Plan>,
     stacks: Stacks,
     /// Owns everything that the plan points into.
-    ordered: Ordered,
+    request: SpawnRequest,
 }
 
 impl Shared {
@@ -120,8 +120,8 @@ pub(super) enum Launched {
 impl Launch {
     /// Starts the main process through a launcher. The guard itself makes the main process if `without_launcher` is
     /// set, or if a limit on processes does not allow a launcher.
-    pub fn new(job: JobId, mut ordered: Ordered, stacks: Stacks, without_launcher: bool) -> Result<Self, Failure> {
-        let place = Place { leaf: ordered.leaf(), join: ordered.join, of_parent: true };
+    pub fn new(job: JobId, mut request: SpawnRequest, stacks: Stacks, without_launcher: bool) -> Result<Self, Failure> {
+        let place = Place { leaf: request.leaf(), join: request.join, of_parent: true };
         let mut shared = Rc::new(Shared {
             running: AtomicU32::new(1),
             guard: getpid().as_raw_nonzero().get() as usize,
@@ -129,9 +129,9 @@ impl Launch {
             pidfd: AtomicI32::new(-1),
             result: AtomicIsize::new(NONE),
             outcome: Outcome::default(),
-            plan: UnsafeCell::new(ordered.plan()?),
+            plan: UnsafeCell::new(request.plan()?),
             stacks,
-            ordered,
+            request,
         });
         let begun = Instant::now();
         let outcome = &raw const shared.outcome;
@@ -163,7 +163,7 @@ impl Launch {
     /// Waits for the end of the launcher, for a short time at most. Returns whether it has ended. If so, it has also
     /// been reaped.
     pub fn wait(&mut self) -> bool {
-        let until = self.begun + PATIENCE;
+        let until = self.begun + EXEC_WAIT;
         let Some(launcher) = self.launcher else { return true };
         while self.shared.running.load(Ordering::Acquire) != 0 {
             let left = until.saturating_duration_since(Instant::now());
@@ -197,7 +197,7 @@ impl Launch {
     }
 
     pub fn death_signal(&self) -> Option<i32> {
-        self.shared.ordered.death_signal
+        self.shared.request.death_signal
     }
 
     /// Returns whether the main process joins its leaf itself.
@@ -225,13 +225,13 @@ impl Launch {
         self.launcher.is_none() && (has_result || self.pid().is_none() || self.ended.is_some())
     }
 
-    /// Returns when [`Self::remind`] is due.
+    /// Returns when the next of [`STEPS`] is due.
     pub fn due(&self) -> Option<Instant> {
         STEPS.get(self.steps).map(|(after, _)| self.begun + *after)
     }
 
     /// Performs the step that is due. Returns `true` once, when SIGKILL has not ended the main process.
-    pub fn remind(&mut self, now: Instant) -> bool {
+    pub fn perform_due_step(&mut self, now: Instant) -> bool {
         if self.due().is_none_or(|due| now < due) {
             return false;
         }
@@ -259,7 +259,7 @@ impl Launch {
     }
 
     /// Returns the result. The start must be over. `reaped` says that the main process has ended and was reaped.
-    pub fn result(self, reaped: bool) -> (Launched, Ordered, Stacks) {
+    pub fn result(self, reaped: bool) -> (Launched, SpawnRequest, Stacks) {
         let Self { shared, begun, .. } = self;
         let result = shared.result.load(Ordering::Acquire);
         // SAFETY: the guard owns the descriptor, and this function is called once.
@@ -300,7 +300,7 @@ impl Launch {
         };
         // This is the only reference left.
         match Rc::try_unwrap(shared) {
-            Ok(shared) => (launched, shared.ordered, shared.stacks),
+            Ok(shared) => (launched, shared.request, shared.stacks),
             Err(_) => unreachable!("a launch is held once"),
         }
     }

@@ -68,7 +68,7 @@ pub(crate) fn init_with(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) 
 }
 
 /// Becomes the guard, if this process was started to be one.
-pub(crate) fn become_asked(last: &[u8]) {
+pub(crate) fn become_guard_if_asked(last: &[u8]) {
     match program::asked(last) {
         None => {}
         Some(program::Asked::Guard { nested }) => run_executed(nested),
@@ -80,7 +80,7 @@ pub(crate) fn become_asked(last: &[u8]) {
 }
 
 /// Returns whether the next message on this socket is a supervisor's first message.
-pub(crate) fn is_greeted(socket: impl AsFd) -> bool {
+pub(crate) fn has_first_message(socket: impl AsFd) -> bool {
     let hello = protocol::encode(&protocol::ToGuard::Hello { version: protocol::VERSION, answer: true });
     let mut start = [0; 16];
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;

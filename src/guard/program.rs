@@ -243,7 +243,7 @@ fn can_preload(library: &Path, has_loader: bool) -> std::result::Result<(), &'st
         return Err("which this program can't load first: it is statically linked, or a set-user-ID program");
     }
     if library.as_os_str().as_bytes().iter().any(|byte| matches!(byte, b':' | b' ' | b'\t' | b'\n')) {
-        return Err("whose path has a space or a colon in it, which LD_PRELOAD takes for a separator");
+        return Err("whose path has a space or a colon, which is a separator in LD_PRELOAD");
     }
     if !library.is_absolute() || access(library, Access::READ_OK).is_err() {
         return Err("which is no longer there under that path");

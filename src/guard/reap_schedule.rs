@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 /// It is a mass death if this many orphans end within [`WINDOW`], or between two scans.
-const CROWD: u32 = 64;
+const MASS_DEATH: u32 = 64;
 const WINDOW: Duration = Duration::from_millis(20);
 
 /// The interval between two scans. It doubles each time, unless the supervisor waits for the last process.
@@ -32,11 +32,11 @@ impl ReapSchedule {
 
     /// Records that a child has ended. Returns whether it will be reaped later, together with others. `awaited` says
     /// that the supervisor waits for the last child, so the delay must be short.
-    pub fn puts_off(&mut self, now: Instant, awaited: bool) -> bool {
+    pub fn postpones(&mut self, now: Instant, awaited: bool) -> bool {
         if now.duration_since(self.since) > WINDOW && self.due.is_none() {
             (self.since, self.orphans) = (now, 0);
         }
-        if self.orphans >= CROWD {
+        if self.orphans >= MASS_DEATH {
             let pause = if awaited { SHORTEST } else { self.pause };
             self.due.get_or_insert(now + pause);
         }
@@ -44,12 +44,12 @@ impl ReapSchedule {
     }
 
     /// Records that a scan has found this number of ended orphans.
-    pub fn looked(&mut self, now: Instant, orphans: u32) {
+    pub fn scan_done(&mut self, now: Instant, orphans: u32) {
         if self.due.take().is_none() {
             self.orphans += orphans;
             return;
         }
-        self.pause = if orphans >= CROWD { (self.pause * 2).min(LONGEST) } else { SHORTEST };
+        self.pause = if orphans >= MASS_DEATH { (self.pause * 2).min(LONGEST) } else { SHORTEST };
         (self.since, self.orphans) = (now, orphans);
     }
 

@@ -17,7 +17,7 @@ use crate::subreaper::children;
 
 impl Guard {
     pub(super) fn child_ended(&mut self) -> Result<()> {
-        if self.reap_schedule.puts_off(Instant::now(), !self.sweeps.is_empty()) {
+        if self.reap_schedule.postpones(Instant::now(), !self.sweeps.is_empty()) {
             if !self.sweeps.is_empty() {
                 // Each end triggers another step of the sweep.
                 return signal_set::read_signal(self.children.as_fd()).map(drop);
@@ -73,7 +73,7 @@ impl Guard {
             }
         };
         self.childless = childless;
-        self.reap_schedule.looked(Instant::now(), orphans);
+        self.reap_schedule.scan_done(Instant::now(), orphans);
         while !childless && let Some((pid, signal)) = reap::next_stopped() {
             if let Some(launch) = self.launches.iter().find(|launch| launch.launcher() == Some(pid)) {
                 // A process of another job has stopped the launcher.

@@ -44,8 +44,9 @@ impl Failure {
     }
 }
 
-/// One spawn request. Its plan points into this structure. The descriptors stay open until the child has its copies.
-pub struct Ordered {
+/// A spawn request that the guard has received. Its plan points into this structure. The descriptors stay open until
+/// the child has its copies.
+pub struct SpawnRequest {
     /// The encoded specification.
     bytes: Vec<u8>,
     /// The last two parts of the leaf's path. `None` if the child is made in the guard's cgroup.
@@ -63,7 +64,7 @@ pub struct Ordered {
     pub death_signal: Option<i32>,
 }
 
-impl Ordered {
+impl SpawnRequest {
     /// Creates a request with the specification in `spec`, or in the descriptor that follows the leaf.
     pub fn new(
         leaf_tail: Option<String>,

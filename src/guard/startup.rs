@@ -43,14 +43,14 @@ extern "C" fn before_main(count: c_int, words: *const *const c_char, environment
         return;
     }
     match last_argument(count, words) {
-        Some(last) => become_asked(&last),
+        Some(last) => become_guard_if_asked(&last),
         None => UNDECIDED.store(true, Ordering::Relaxed),
     }
 }
 
 /// Starts as a guard if this argument asks for it; returns if not.
-fn become_asked(last: &[u8]) {
-    guard::become_asked(last);
+fn become_guard_if_asked(last: &[u8]) {
+    guard::become_guard_if_asked(last);
     NOT_ASKED.store(true, Ordering::Relaxed);
 }
 
@@ -59,7 +59,7 @@ pub(crate) fn decide(last: Option<&OsStr>) {
     if UNDECIDED.swap(false, Ordering::Relaxed)
         && let Some(last) = last
     {
-        become_asked(last.as_bytes());
+        become_guard_if_asked(last.as_bytes());
     }
 }
 
@@ -119,7 +119,7 @@ fn has_guard_socket() -> bool {
 /// Returns whether a supervisor expects this process to be its guard, although its arguments do not ask for a guard.
 /// Such a program would start itself again and again.
 pub(crate) fn has_guards_stdin() -> bool {
-    NOT_ASKED.load(Ordering::Relaxed) && has_guard_socket() && guard::is_greeted(std::io::stdin())
+    NOT_ASKED.load(Ordering::Relaxed) && has_guard_socket() && guard::has_first_message(std::io::stdin())
 }
 
 /// Overwrites the environment that the kernel shows of this process (`/proc/PID/environ`, proc_pid_environ(5)). Only

@@ -163,20 +163,20 @@ fn is_handed_down_under(copy: BorrowedFd<'_>, number: i32) -> bool {
     if descriptor::are_one_open_file(copy.as_raw_fd(), number) == Ok(false) {
         return false;
     }
-    match (Shown::of(number), Shown::of(copy.as_raw_fd())) {
+    match (FdInfo::of(number), FdInfo::of(copy.as_raw_fd())) {
         (Some(there), Some(copy)) => !there.is_closed_at_exec && there.file == copy.file,
         _ => descriptor::stays_open_at_exec(number),
     }
 }
 
 /// Properties of a descriptor that the kernel shows, all read at the same moment (proc_pid_fdinfo(5)).
-struct Shown {
+struct FdInfo {
     is_closed_at_exec: bool,
     /// The mount and the inode; the latter since Linux 5.14.
     file: [Option<u64>; 2],
 }
 
-impl Shown {
+impl FdInfo {
     fn of(number: i32) -> Option<Self> {
         let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).ok()?;
         let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);

@@ -43,8 +43,7 @@ impl User {
             Some((user, group)) => (user, Some(group)),
             None => (text, None),
         };
-        let gid =
-            group.map(|group| id(group).ok_or_else(|| bad("the colon must be followed by the number of a group")));
+        let gid = group.map(|group| id(group).ok_or_else(|| bad("after the colon, give a group id (a number)")));
         let gid = gid.transpose()?;
         // The user databases contain no name with one of these characters, and getent(1) would take a name with a
         // leading hyphen for an option.

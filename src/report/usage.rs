@@ -30,8 +30,10 @@ impl Figure {
     }
 
     pub(crate) fn resident_peak(bytes: Option<u64>) -> Self {
-        bytes
-            .map_or_else(|| Self::unknown("the main process was not seen to end"), |bytes| Self::known(bytes, "rusage"))
+        bytes.map_or_else(
+            || Self::unknown("it is not known how the main process ended"),
+            |bytes| Self::known(bytes, "rusage"),
+        )
     }
 }
 

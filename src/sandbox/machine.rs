@@ -88,7 +88,7 @@ impl Machine {
 
     /// Returns the same machine with other mounts or another network.
     #[cfg(test)]
-    pub fn lack(mut self, mounts: Support, network: Support) -> Self {
+    pub fn with_namespaces(mut self, mounts: Support, network: Support) -> Self {
         (self.mounts, self.network) = (mounts.into(), network.into());
         self
     }

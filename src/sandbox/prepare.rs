@@ -68,7 +68,7 @@ pub fn prepare(sandbox: &Sandbox, machine: &Machine, users: Users, tmp: Option<&
         return Err(Error::invalid(
             "user of the job in a sandbox",
             "root",
-            "root is above the rules of a sandbox: run the job as another user (--user NAME)",
+            "a sandbox cannot restrict root: run the job as another user (--user NAME)",
         ));
     }
     let writable = canonical("path to write", &sandbox.write)?;
@@ -218,7 +218,7 @@ mod tests {
         assert!(message(Sandbox::new().seccomp("/etc/passwd"), &machine).contains("it is no BPF program"));
         assert!(message(Sandbox::new().seccomp("/no/filter"), &machine).contains("No such file"));
         assert!(message(Sandbox::new().connect_tcp(0), &machine).contains("1 to 65535"));
-        let without = Machine::complete().lack(Err("REASON".into()), Ok(()));
+        let without = Machine::complete().with_namespaces(Err("REASON".into()), Ok(()));
         let denied = message(Sandbox::new().deny("/etc"), &without);
         assert!(denied.contains("path to deny '/etc'") && denied.contains("REASON"), "{denied}");
         assert!(message(Sandbox::new().private_tmp(Some(1 << 20)), &without).contains("mount namespace"));

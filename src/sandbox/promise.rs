@@ -192,8 +192,8 @@ mod tests {
             (&own, lacking(|machine| &mut machine.abstract_sockets), &[Promise::Leaf, Promise::Unix]),
             (&own, lacking(|machine| &mut machine.unix_paths), &[Promise::Leaf, Promise::Unix]),
             (&ports, lacking(|machine| &mut machine.ports), &[Promise::Network]),
-            (&strict, Machine::complete().lack(Err("REASON".into()), Ok(())), &[Promise::Metadata]),
-            (&network, Machine::complete().lack(Ok(()), Err("REASON".into())), &[Promise::Network]),
+            (&strict, Machine::complete().with_namespaces(Err("REASON".into()), Ok(())), &[Promise::Metadata]),
+            (&network, Machine::complete().with_namespaces(Ok(()), Err("REASON".into())), &[Promise::Network]),
             (
                 &ports,
                 lacking(|machine| &mut machine.seccomp),

@@ -22,10 +22,10 @@ use crate::subreaper::found::{Found, Identity};
 
 /// The highest number of children of one process that are held open at a time, so that wide trees do not reach the
 /// limit on open files.
-const BATCH: usize = 64;
+const MAX_HELD: usize = 64;
 
 /// If descriptors run out while processes are held open, this many are released, to read files about these processes.
-const ROOM: usize = 4;
+const RESERVED_FDS: usize = 4;
 
 /// The minimum number of passes that stop (SIGSTOP) the processes of a storm before the kill. A storm is at least
 /// [`STORM`] living processes that fork all the time. A stopped process still counts toward the user's limit on
@@ -34,19 +34,19 @@ const ROOM: usize = 4;
 ///
 /// A few processes that each start a child and end cannot be stopped in this way, however many passes are made.
 /// [`relay`](super::relay) kills such processes.
-const STOPS: u32 = 10;
+const MIN_STOP_PASSES: u32 = 10;
 /// The longest time for all these passes.
-const STOPPING: Duration = Duration::from_secs(5);
+const STOP_BOUND: Duration = Duration::from_secs(5);
 /// The least number of living processes that counts as a storm.
 const STORM: usize = 32;
 
 /// The highest number of searches for the processes that exist now. Without limits, a storm would keep these searches
 /// going for ever.
-const LOOKS: usize = 4;
+const MAX_SEARCHES: usize = 4;
 /// After this time, no further search begins.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+const NEW_SEARCH_WITHIN: Duration = Duration::from_millis(500);
 /// The longest time for all searches.
-const LOOKING: Duration = Duration::from_secs(2);
+const SEARCH_BOUND: Duration = Duration::from_secs(2);
 
 /// The state that is kept between passes.
 #[derive(Default)]
@@ -83,8 +83,8 @@ impl<'a> Descendants<'a> {
     /// opened, its descendants are left out, and an error gives the reason.
     pub fn processes(&self) -> (Vec<Pid>, Result<()>) {
         let mut before = None;
-        let (again, bound) = (Instant::now() + LOOK_AGAIN, Instant::now() + LOOKING);
-        for _ in 0..LOOKS {
+        let (again, bound) = (Instant::now() + NEW_SEARCH_WITHIN, Instant::now() + SEARCH_BOUND);
+        for _ in 0..MAX_SEARCHES {
             let mut all = Vec::new();
             let walked = self.walk(
                 &mut |found| {
@@ -160,14 +160,14 @@ impl<'a> Descendants<'a> {
     }
 
     fn stop_all(&self) -> Result<bool> {
-        let (scans, mut ignore) = (ScanLimits::new(1, STOPPING), |_| {});
+        let (scans, mut ignore) = (ScanLimits::new(1, STOP_BOUND), |_| {});
         let (mut progress, mut signalling) =
             (Progress::default(), Signalling::new(&[Signal::STOP], scans, &|_| true, &mut ignore));
         let stopped = signalling.until_no_new_process(|signalling| self.signal_new(signalling, &mut progress))?;
         if stopped || progress.present.difference(&progress.ended).count() < STORM {
             return Ok(stopped);
         }
-        signalling.limit(scans.at_least(STOPS));
+        signalling.limit(scans.at_least(MIN_STOP_PASSES));
         signalling.until_no_new_process(|signalling| self.signal_new(signalling, &mut progress))
     }
 
@@ -216,10 +216,10 @@ impl<'a> Descendants<'a> {
                 break;
             }
             if room.is_empty() {
-                room = (0..ROOM).filter_map(|_| Pidfd::open(self.root).ok()).collect();
+                room = (0..RESERVED_FDS).filter_map(|_| Pidfd::open(self.root).ok()).collect();
             }
             let mut handled = 0;
-            while held.len() < BATCH
+            while held.len() < MAX_HELD
                 && let Some(&pid) = rest.get(handled)
             {
                 match Found::child_of(process, pid) {

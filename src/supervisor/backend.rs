@@ -20,7 +20,7 @@ use rustix::io::Errno;
 pub(crate) enum Backend {
     Cgroup {
         link: Arc<Link>,
-        base: Remade,
+        base: RecreatedBase,
         /// The controllers that were delegated for the jobs' limits. They are taken back last.
         grant: Option<Grant>,
         /// How many jobs the caller has requested so far.
@@ -42,12 +42,12 @@ const TRIES: u32 = 16;
 
 /// A base that is made again if another program has removed it: some programs remove empty cgroups.
 #[derive(Debug)]
-pub(crate) struct Remade {
+pub(crate) struct RecreatedBase {
     now: Mutex<Arc<Base>>,
     turn: tokio::sync::Mutex<()>,
 }
 
-impl Remade {
+impl RecreatedBase {
     pub fn new(base: Arc<Base>) -> Self {
         Self { now: Mutex::new(base), turn: tokio::sync::Mutex::default() }
     }
@@ -66,7 +66,7 @@ impl Remade {
         let announce = async |name| link.send(&ToGuard::Base { name }, &[place.as_fd()]).await;
         let base = Base::make(place.clone(), announce).await?;
         link.send(&ToGuard::BaseMade, &[base.as_fd()]).await?;
-        base.give(&used.given())?;
+        base.delegate(&used.delegated())?;
         *self.now.lock().unwrap_or_else(PoisonError::into_inner) = base;
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::guard::{self, Embedded, Guard, Program};
 use crate::kernel::maker::Maker;
 use crate::report::ContainmentKind;
 use crate::report::Refusal;
-use crate::supervisor::backend::Remade;
+use crate::supervisor::backend::RecreatedBase;
 use crate::supervisor::backend::{Backend, SubreaperBackend};
 use crate::supervisor::delegation;
 use crate::supervisor::driver::Driver;
@@ -195,9 +195,9 @@ impl SupervisorBuilder {
             Ok(base) => {
                 link.send(&ToGuard::BaseMade, &[base.as_fd()]).await?;
                 if !self.one_job {
-                    base.give(&self.controllers)?;
+                    base.delegate(&self.controllers)?;
                 }
-                Ok(Ok(Backend::Cgroup { link, base: Remade::new(base), grant, jobs: 0.into() }))
+                Ok(Ok(Backend::Cgroup { link, base: RecreatedBase::new(base), grant, jobs: 0.into() }))
             }
             Err(Error::System { operation, object, source, advice }) if self.cgroup.is_none() => {
                 Ok(Err((vec![Refusal::new(object, format!("{operation}: {source}"), advice)], Some(link))))

@@ -27,7 +27,7 @@ use crate::supervisor::link::Link;
 const LOCK_BOUND: Duration = Duration::from_secs(1);
 
 /// Stands for the supervisor itself in messages of the guard that concern no job. No job has this id.
-pub(crate) const SUPERVISORS: JobId = 0;
+pub(crate) const NO_JOB: JobId = 0;
 
 /// Controllers that were given and have to be taken back.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ pub(crate) struct Grant {
 
 /// An error of this type does not end the start (unlike one of [`Result`]). It is only the reason why a place is
 /// refused.
-type Given<T, E> = std::result::Result<T, E>;
+type PlaceResult<T, E> = std::result::Result<T, E>;
 
 impl Grant {
     /// Allows the guard to take the controllers back; called when the jobs are over.
@@ -69,7 +69,7 @@ pub(crate) async fn give(
     place: &Arc<Cgroup>,
     wanted: &[Controller],
     link: &Link,
-) -> Result<Given<Option<Grant>, Refusal>> {
+) -> Result<PlaceResult<Option<Grant>, Refusal>> {
     let refuse =
         |reason: String, advice: String| Ok(Err(Refusal::new(place.path().display().to_string(), reason, advice)));
     let list = |file| place.read(file).unwrap_or_default();
@@ -146,17 +146,17 @@ impl Grant {
         inside: &[Option<Pid>],
         guard: Option<Pid>,
         link: &Link,
-    ) -> Result<Given<(), (String, Errno)>> {
+    ) -> Result<PlaceResult<(), (String, Errno)>> {
         if let Some(name) = &self.undo.own {
             let own = match self.place.make(name) {
                 Ok(own) => own,
                 Err(errno) => return Ok(Err((format!("make the cgroup {name}"), errno))),
             };
             if inside.contains(&guard) {
-                let mut answers = link.listen(SUPERVISORS)?;
+                let mut answers = link.listen(NO_JOB)?;
                 link.send(&ToGuard::Move, &[own.as_fd()]).await?;
                 let answer = answers.recv().await;
-                link.forget(SUPERVISORS);
+                link.forget(NO_JOB);
                 match answer {
                     Some((FromGuard::Moved { errno: 0 }, _)) => {}
                     Some((FromGuard::Moved { errno }, _)) => {
@@ -214,11 +214,11 @@ async fn shared_lock(place: &Cgroup, bound: Duration) -> Option<OwnedFd> {
 /// else a scope from systemd. If the user has `named` a cgroup, systemd is not asked. If no cgroup is available,
 /// returns the reasons.
 pub(crate) async fn choose_place(
-    found: Given<Cgroup, Vec<Refusal>>,
+    found: PlaceResult<Cgroup, Vec<Refusal>>,
     named: bool,
     wanted: &[Controller],
     link: &Link,
-) -> Result<Given<(Arc<Cgroup>, Option<Grant>), Vec<Refusal>>> {
+) -> Result<PlaceResult<(Arc<Cgroup>, Option<Grant>), Vec<Refusal>>> {
     let mut refusals = Vec::new();
     match found {
         Ok(place) => {

@@ -67,7 +67,7 @@ impl Driver {
 
     /// Returns whether it is possible that no thread drives the runtime now: it has no threads of its own, and the
     /// caller is not in a runtime.
-    pub fn may_stand_still(&self) -> bool {
+    pub fn may_be_undriven(&self) -> bool {
         let no_threads = self.handle.runtime_flavor() == RuntimeFlavor::CurrentThread && self.alive.is_none();
         no_threads && Handle::try_current().is_err()
     }

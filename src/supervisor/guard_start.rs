@@ -15,7 +15,7 @@ use crate::guard::{program, protocol};
 
 /// pinfold waits this long for the process that starts a guard. Then it sends SIGCONT, because another job may have
 /// stopped that process.
-const RESUMED: Duration = Duration::from_secs(1);
+const RESUME_AFTER: Duration = Duration::from_secs(1);
 
 /// How long a guard may take to report that it is ready.
 const START_BOUND: Duration = Duration::from_secs(10);
@@ -41,7 +41,7 @@ pub(super) async fn answered(
         let bound = Instant::now() + START_BOUND;
         let mut receiving = std::pin::pin!(receive(socket, buffer));
         loop {
-            match tokio::time::timeout(RESUMED, &mut receiving).await {
+            match tokio::time::timeout(RESUME_AFTER, &mut receiving).await {
                 Ok(received) => break received,
                 Err(_) if Instant::now() >= bound => return Err(failed("it did not answer within 10 s")),
                 Err(_) => resume(starter.as_ref()),
@@ -86,6 +86,6 @@ async fn status(starter: &mut Child) -> Option<std::process::ExitStatus> {
     let pidfd = pidfd_open(Pid::from_child(starter), PidfdFlags::empty()).ok()?;
     let pidfd = crate::supervisor::watch::watched(pidfd, Interest::READABLE).ok()?;
     // A process that ends closes its descriptors a moment before it can be reaped.
-    let _ = tokio::time::timeout(RESUMED, pidfd.readable()).await;
+    let _ = tokio::time::timeout(RESUME_AFTER, pidfd.readable()).await;
     starter.try_wait().ok()?
 }

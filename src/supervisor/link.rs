@@ -19,13 +19,13 @@ use crate::guard::{Guard, Origin, protocol};
 use crate::kernel::host::Host;
 use crate::kernel::maker::Maker;
 use crate::kernel::{pidfd, reap};
-use crate::supervisor::delegation::SUPERVISORS;
+use crate::supervisor::delegation::NO_JOB;
 use crate::supervisor::queue::{Receiver, Sender, queue};
 use crate::supervisor::watchdog;
 use crate::supervisor::watchdog::{ExpectedAnswer, Watchdog};
 
 /// pinfold waits this long for the end of a guard. Then it sends SIGCONT, because a job may have stopped the guard.
-const RESUMED: Duration = Duration::from_secs(1);
+const RESUME_AFTER: Duration = Duration::from_secs(1);
 
 /// A message from the guard to a job. The end of the channel means that the guard is lost.
 pub(crate) type Answer = (FromGuard, Option<OwnedFd>);
@@ -172,7 +172,7 @@ impl Link {
             self.watchdog.end().await;
         };
         // This wait is bounded, because it is possible that no thread drives the link's runtime now.
-        let _ = tokio::time::timeout(RESUMED, ended).await;
+        let _ = tokio::time::timeout(RESUME_AFTER, ended).await;
         by_itself
     }
 
@@ -180,7 +180,7 @@ impl Link {
         let bound = crate::guard::KILL_BOUND + Duration::from_secs(1);
         let copy = watched_here(&self.pidfd);
         let pidfd = copy.as_ref().unwrap_or(&self.pidfd);
-        if tokio::time::timeout(RESUMED, pidfd.readable()).await.is_err() {
+        if tokio::time::timeout(RESUME_AFTER, pidfd.readable()).await.is_err() {
             watchdog::resume(pidfd);
         }
         let by_itself = tokio::time::timeout(bound, pidfd.readable()).await.is_ok();
@@ -276,7 +276,7 @@ async fn read(socket: Arc<AsyncFd<OwnedFd>>, pidfd: Arc<AsyncFd<OwnedFd>>, route
         };
         let job = match &message {
             FromGuard::Ready { .. } => continue,
-            FromGuard::Moved { .. } => SUPERVISORS,
+            FromGuard::Moved { .. } => NO_JOB,
             FromGuard::Spawned { job, .. }
             | FromGuard::NotStarted { job }
             | FromGuard::SpawnFailed { job, .. }

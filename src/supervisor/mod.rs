@@ -266,7 +266,7 @@ impl Supervisor {
         let mut sweeping = std::mem::take(&mut *self.inner.sweeping.lock().unwrap_or_else(PoisonError::into_inner));
         // If the runtime belongs to the caller, it is possible that no thread drives it now, so another one is started.
         // If that fails, the caller's runtime is used nevertheless.
-        let other = if self.inner.runtime.may_stand_still() { Driver::start().ok() } else { None };
+        let other = if self.inner.runtime.may_be_undriven() { Driver::start().ok() } else { None };
         if other.is_none() {
             // The sweep has a time limit. It ends earlier only if its runtime is shut down.
             while sweeping.join_next().await.is_some() {}

@@ -14,7 +14,7 @@ use crate::kernel::reap;
 use crate::subreaper::descendants::Descendants;
 
 /// The highest number of processes that this code waits for at the same time. Each of them needs a descriptor.
-const WATCHED: usize = 64;
+const MAX_WATCHED: usize = 64;
 
 /// The guards of this process, and their outer guards.
 static KNOWN: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
@@ -70,7 +70,7 @@ pub(super) async fn end(bound: Instant, found: impl FnMut(Pid)) -> Result<Vec<Pi
         }
         all.step();
         let mut ending = tokio::task::JoinSet::new();
-        for &pid in left.iter().take(WATCHED) {
+        for &pid in left.iter().take(MAX_WATCHED) {
             ending.spawn(ended(pid));
         }
         let until = all.again().map_or(bound, |again| again.min(bound));

@@ -44,7 +44,7 @@ fn of_process(pid: rustix::process::Pid) -> Result<Cgroup, Refusal> {
     let own = mount::own_path(&read(format!("/proc/{pid}/cgroup"))?);
     let mounts = mount::cgroup2_mounts(&read("/proc/self/mountinfo".into())?);
     let path = own.and_then(|own| mounts.iter().rev().find_map(|mount| mount::directory(mount, &own)));
-    let path = path.ok_or_else(|| refuse("no mount shows its cgroup".into()))?;
+    let path = path.ok_or_else(|| refuse("no cgroup2 mount here contains its cgroup".into()))?;
     crate::cgroup::open_cgroup(&path)
 }
 

@@ -13,7 +13,7 @@ use crate::guard::protocol;
 use crate::guard::protocol::{FromGuard, ToGuard};
 
 /// The pause between two tries to send to a full socket, if no descriptor is available to watch the socket.
-const BLIND: Duration = Duration::from_millis(5);
+const RETRY_PAUSE: Duration = Duration::from_millis(5);
 
 /// Sends one message.
 pub(super) async fn send(socket: &AsyncFd<OwnedFd>, message: &ToGuard, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
@@ -38,7 +38,7 @@ pub(super) async fn send(socket: &AsyncFd<OwnedFd>, message: &ToGuard, descripto
                         ready.clear_ready();
                     }
                     // No descriptor was available to watch the socket.
-                    None => tokio::time::sleep(BLIND).await,
+                    None => tokio::time::sleep(RETRY_PAUSE).await,
                 }
             }
             Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => return Err(Error::GuardLost),

@@ -13,7 +13,7 @@ use crate::cgroup::sweep::{BOUND, claim};
 use crate::cgroup::{base, delegation};
 
 /// How long a start removes cgroups. The next start removes the rest.
-const REMOVING: Duration = Duration::from_secs(2);
+const REMOVAL_TIME: Duration = Duration::from_secs(2);
 
 /// Removes abandoned bases in `place`, and ends the processes in them. If there are no cgroups below, this costs one
 /// fstat. It yields to other tasks every few milliseconds.
@@ -21,13 +21,13 @@ const REMOVING: Duration = Duration::from_secs(2);
 /// It skips bases that this user has no permission to change; their owner has to remove them. If the future is dropped,
 /// the next sweep does the rest.
 pub(crate) async fn sweep(place: Arc<Cgroup>) {
-    let (killing, removing) = (Instant::now() + BOUND, Instant::now() + REMOVING);
+    let (killing, removing) = (Instant::now() + BOUND, Instant::now() + REMOVAL_TIME);
     for name in place.children().unwrap_or_default() {
         if !base::is_name(&name) {
             delegation::remove_abandoned(&place, &name);
         } else if let Ok(Some(cgroup)) = claim(&place, &name) {
             // The lock is held until the directory is gone.
-            emptied(&cgroup, killing).await;
+            kill_and_wait(&cgroup, killing).await;
             let mut removal = None;
             // If the directory is still busy, the next start tries again.
             while Instant::now() < removing
@@ -41,7 +41,7 @@ pub(crate) async fn sweep(place: Arc<Cgroup>) {
 }
 
 /// Kills the processes in the cgroup and waits until none runs there, until `bound` at most.
-async fn emptied(cgroup: &Cgroup, bound: Instant) {
+async fn kill_and_wait(cgroup: &Cgroup, bound: Instant) {
     let Ok(events) = cgroup.events() else { return };
     if populated(&events) == Ok(false) || cgroup.kill().is_err() {
         return;

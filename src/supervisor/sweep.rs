@@ -235,7 +235,7 @@ impl Sweep {
         let outcome = if self.dry_run {
             Outcome::Found
         } else if pids.contains(&getpid()) {
-            refuse("this very process runs in it", "run the sweep from outside of it")
+            refuse("this process itself runs in it", "run the sweep from outside of it")
         } else if populated && pids.is_empty() && !has_kill(&base) {
             refuse(
                 "its processes are in another PID namespace, and this kernel has no cgroup.kill (Linux 5.14)",

@@ -20,14 +20,14 @@ use crate::error::{Error, Result, short_of_descriptors};
 use crate::kernel::pidfd;
 
 /// How long an answer may take before the guard receives SIGCONT.
-const PATIENCE: Duration = Duration::from_secs(1);
+const ANSWER_BOUND: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     timer: Arc<AsyncFd<OwnedFd>>,
     /// The number of expected answers. The timer runs while there are any.
     expected: Mutex<usize>,
-    looking: Mutex<Option<JoinHandle<()>>>,
+    task: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Watchdog {
@@ -39,8 +39,8 @@ impl Watchdog {
         let timer = crate::supervisor::watch::watched(timer, Interest::READABLE)
             .map_err(|error| failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
         let timer = Arc::new(timer);
-        let looking = tokio::spawn(look_after(guard, timer.clone()));
-        Ok(Self { timer, expected: Mutex::new(0), looking: Mutex::new(Some(looking)) })
+        let task = tokio::spawn(resume_when_late(guard, timer.clone()));
+        Ok(Self { timer, expected: Mutex::new(0), task: Mutex::new(Some(task)) })
     }
 
     /// Records that the guard has to answer, until the returned value is dropped.
@@ -51,10 +51,10 @@ impl Watchdog {
 
     /// Waits until the watchdog's task has closed its descriptors. Called when the guard is gone.
     pub async fn end(&self) {
-        let looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(looking) = looking {
-            looking.abort();
-            let _ = looking.await;
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task {
+            task.abort();
+            let _ = task.await;
         }
     }
 
@@ -63,7 +63,7 @@ impl Watchdog {
         let before = *expected;
         *expected = change(before);
         let time = match (before, *expected) {
-            (0, 1..) => PATIENCE,
+            (0, 1..) => ANSWER_BOUND,
             (1.., 0) => Duration::ZERO,
             _ => return,
         };
@@ -76,8 +76,8 @@ impl Watchdog {
 
 impl Drop for Watchdog {
     fn drop(&mut self) {
-        if let Some(looking) = self.looking.get_mut().unwrap_or_else(PoisonError::into_inner) {
-            looking.abort();
+        if let Some(task) = self.task.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            task.abort();
         }
     }
 }
@@ -92,7 +92,7 @@ impl Drop for ExpectedAnswer {
     }
 }
 
-async fn look_after(guard: Arc<AsyncFd<OwnedFd>>, timer: Arc<AsyncFd<OwnedFd>>) {
+async fn resume_when_late(guard: Arc<AsyncFd<OwnedFd>>, timer: Arc<AsyncFd<OwnedFd>>) {
     while let Ok(mut ready) = timer.readable().await {
         // The read returns the number of expirations (timerfd_create(2)). It fails if the timer was set again meanwhile
         // and has not expired.

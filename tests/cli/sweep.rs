@@ -336,7 +336,7 @@ fn it_does_not_end_itself() {
     let swept = shell.wait_with_output().unwrap();
     assert_eq!(swept.status.code(), Some(1), "{swept:#?}");
     assert!(
-        text(&swept.stderr).contains("this very process runs in it (run the sweep from outside of it)"),
+        text(&swept.stderr).contains("this process itself runs in it (run the sweep from outside of it)"),
         "{swept:#?}"
     );
     assert!(left.is_whole());
