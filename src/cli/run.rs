@@ -121,7 +121,7 @@ fn run_job(args: &Args, command: &Command, prepared: Prepared) -> crate::Result<
 }
 
 /// An event of `run` itself.
-enum Own {
+enum RunEvent {
     /// The job is ready, or will never be.
     Readiness(Result<(), ended::Verdict>),
     /// Typed keys have requested a kill.
@@ -146,7 +146,7 @@ async fn supervise(
     // These are about pinfold's own terminal.
     let own = if *pty { vec![Signal::WINCH, Signal::CONT] } else { Vec::new() };
     let announce = |step| announce(args, step);
-    let policy = Policy { terminal, own, announce: &announce, ..Policy::default() };
+    let policy = Policy { terminal, own_signals: own, announce: &announce, ..Policy::default() };
     let mut supervision = Supervision::new(signals, rules, policy);
     let mut forwarder = Forwarder::new(args)?;
     let spawn = async {
@@ -176,19 +176,19 @@ async fn supervise(
         let own = async {
             tokio::select! {
                 biased;
-                done = once(&mut readiness) => Own::Readiness(done),
-                signal = forwarder.typed_kill(&job) => Own::Typed(signal),
+                done = once(&mut readiness) => RunEvent::Readiness(done),
+                signal = forwarder.typed_kill(&job) => RunEvent::Typed(signal),
             }
         };
         match supervision.next(Some(&job), own).await? {
             Event::Ended(report) => break report,
-            Event::Other(Own::Readiness(Err(verdict))) => {
+            Event::Other(RunEvent::Readiness(Err(verdict))) => {
                 not_ready = Some(verdict);
                 job.start_stop();
             }
-            Event::Other(Own::Typed(signal)) => supervision.kill(&job, signal),
-            Event::Own(signal) => forwarder.terminal_signal(&job, signal),
-            Event::Other(Own::Readiness(Ok(()))) | Event::Requested(_) | Event::Interrupted(_) => {}
+            Event::Other(RunEvent::Typed(signal)) => supervision.kill(&job, signal),
+            Event::OwnSignal(signal) => forwarder.terminal_signal(&job, signal),
+            Event::Other(RunEvent::Readiness(Ok(()))) | Event::Requested(_) | Event::Interrupted(_) => {}
         }
     };
     let timed_out = not_ready.is_some() || matches!(report.reason, Reason::Deadline | Reason::Idle);

@@ -29,7 +29,7 @@ pub struct SandboxArgs {
     #[arg(long, value_name = "PATH", requires = "profile")]
     read: Vec<PathBuf>,
 
-    /// The same if the path exists (repeatable)
+    /// Like --read, but it is no error if the path does not exist (repeatable)
     #[arg(long, value_name = "PATH", requires = "profile")]
     read_if_exists: Vec<PathBuf>,
 
@@ -41,7 +41,7 @@ pub struct SandboxArgs {
     #[arg(long, requires = "profile")]
     no_system: bool,
 
-    /// Hide a path below one that is readable; needs a mount namespace (repeatable)
+    /// Hide a path that lies below a readable one; needs a mount namespace (repeatable)
     #[arg(long, value_name = "PATH", requires = "profile")]
     deny: Vec<PathBuf>,
 
@@ -57,8 +57,8 @@ pub struct SandboxArgs {
     #[arg(long, value_name = "PORT", requires = "profile")]
     listen_tcp: Vec<u16>,
 
-    /// The Unix sockets of the job: none, those that it makes itself (own), or also the one at a path (repeatable)
-    /// [default: none]
+    /// The Unix sockets that the job may use: none, those that it makes itself (own), or also the one at this path
+    /// (repeatable) [default: none]
     #[arg(long, value_name = "none|own|PATH", requires = "profile")]
     unix: Vec<PathBuf>,
 
@@ -66,7 +66,7 @@ pub struct SandboxArgs {
     #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true, requires = "profile", value_parser = parse_bytes)]
     private_tmp: Option<Option<u64>>,
 
-    /// Add the seccomp filter in this file to pinfold's own, a compiled BPF program (repeatable: the last one counts)
+    /// Add the seccomp filter in this file (a compiled BPF program) to pinfold's own (repeatable: the last one counts)
     #[arg(long, value_name = "default|FILE", requires = "profile", overrides_with = "seccomp")]
     seccomp: Option<PathBuf>,
 
@@ -74,7 +74,7 @@ pub struct SandboxArgs {
     #[arg(long, value_name = "N", requires = "profile")]
     inherit_fd: Vec<RawFd>,
 
-    /// Start the job although nothing here holds this promise (repeatable)
+    /// Start the job even if nothing on this machine holds this promise (repeatable)
     #[arg(long, value_name = "PROMISE", requires = "profile", value_parser = parse_promise)]
     waive: Vec<Promise>,
 }

@@ -54,8 +54,8 @@ pub struct Args {
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', value_parser = parse_controller)]
     controllers: Vec<Controller>,
 
-    /// How long filters such as `> >(tee log)` may take to finish after the command has exited; other processes a tenth
-    /// of it
+    /// How long filters such as `> >(tee log)` may take to finish after the command has exited; other processes may
+    /// take a tenth of it
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration::parse)]
     settle: Duration,
 

@@ -47,8 +47,8 @@ pub enum Event<T> {
     Requested(Signal),
     /// The terminal has sent a stop request to the job and to pinfold.
     Interrupted(Signal),
-    /// One of [`Policy::own`] has arrived.
-    Own(Signal),
+    /// One of [`Policy::own_signals`] has arrived.
+    OwnSignal(Signal),
     /// The other future is ready.
     Other(T),
 }
@@ -163,7 +163,7 @@ impl<'a> Supervision<'a> {
         }
     }
 
-    /// Waits until the job is over. [`Policy::own`] must be empty.
+    /// Waits until the job is over. [`Policy::own_signals`] must be empty.
     ///
     /// # Errors
     /// Those of [`next`](Self::next).
@@ -206,11 +206,11 @@ impl<'a> Supervision<'a> {
     async fn handle<T>(&mut self, job: Option<&Job>, arrival: Arrival) -> Option<Event<T>> {
         let Arrival { received, at, before_the_job } = arrival;
         let signal = received.signal;
-        if self.policy.own.contains(&signal) {
-            return Some(Event::Own(signal));
+        if self.policy.own_signals.contains(&signal) {
+            return Some(Event::OwnSignal(signal));
         }
         if let Some(job) = job {
-            if self.policy.stands_in_for_main && job.main_has_ended() {
+            if self.policy.acts_without_main && job.main_has_ended() {
                 // pinfold is ending the remaining processes already. The sender wants them to end sooner.
                 if is_stop_request(signal) {
                     job.start_kill();
@@ -218,7 +218,7 @@ impl<'a> Supervision<'a> {
                 return None;
             }
             let shares_group = self.requests.rules.keys == Keys::ReachTheJob;
-            if shares_group && !self.policy.obeys_the_job && is_by_the_job(job, received).await {
+            if shares_group && !self.policy.accepts_job_signals && is_by_the_job(job, received).await {
                 return None;
             }
         }

@@ -87,8 +87,8 @@ fn has_scopes(facts: &Facts) -> bool {
     cfg!(feature = "systemd") && facts.systemd.booted && manager.reachable
 }
 
-/// Returns why pinfold can't use a cgroup that it can open, with the words of the error of `pinfold run`, and whether a
-/// job could be started without this cgroup. Returns `None` if the cgroup can be used.
+/// Returns why pinfold can't use this cgroup, although it can open it, in the words of the error of `pinfold run`. The
+/// second value is whether a job could be started without this cgroup. Returns `None` if the cgroup can be used.
 pub(super) fn refusal(place: &str, scratch: &Scratch) -> Option<(Refusal, bool)> {
     match (&scratch.made, &scratch.cloned, &scratch.joined) {
         (Tried::Refused(errno), ..) => {

@@ -127,7 +127,7 @@ impl Pty {
     }
 
     /// Returns whether this text is printed within a moment. If it is, it is consumed as by `expect`.
-    pub fn has_come(&mut self, text: &str) -> bool {
+    pub fn is_printed_soon(&mut self, text: &str) -> bool {
         while let Ok(bytes) = self.output.recv_timeout(Duration::from_millis(100)) {
             let text = String::from_utf8_lossy(&bytes);
             self.unmatched.push_str(&text);

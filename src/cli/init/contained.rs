@@ -58,9 +58,9 @@ pub fn run(init: &Init) -> Result<u8> {
         loop {
             match supervision.next(Some(&job), std::future::pending::<()>()).await? {
                 Event::Ended(report) => return Ok(Ok(report)),
-                Event::Own(Signal::CHLD) => reap(init, &mut inherited),
+                Event::OwnSignal(Signal::CHLD) => reap(init, &mut inherited),
                 // The kernel sends each of the others once.
-                Event::Own(signal) => supervision.policy.own.retain(|&own| own != signal),
+                Event::OwnSignal(signal) => supervision.policy.own_signals.retain(|&own| own != signal),
                 _ => {}
             }
         }
@@ -100,9 +100,9 @@ fn policy<'a>(
     Policy {
         terminal,
         recipients: if init.options.to_group() { Recipients::Group } else { Recipients::Main },
-        stands_in_for_main: true,
+        acts_without_main: true,
         stops_after: Signal::all().filter(|&signal| init.stops_with(signal)).collect(),
-        own,
+        own_signals: own,
         announce,
         ..Policy::default()
     }

@@ -19,10 +19,11 @@ use super::progress::Progress;
 use super::results::Results;
 use super::spill::Spill;
 
-/// The longest line of a stream that is printed whole. In a longer one, lines of other jobs may come between its parts.
+/// The longest line that is printed as one piece. pinfold may print lines of other jobs between the parts of a longer
+/// line.
 pub const MAX_LINE: usize = 64 * 1024;
 
-/// The number of lines that may wait to be printed, or of whole outputs of jobs, without those of the running jobs.
+/// How many pieces may wait to be printed: lines, or the whole outputs of jobs that have ended.
 const WAITING: usize = 64;
 
 /// About how many bytes of output of all jobs together are kept in memory.

@@ -36,7 +36,7 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
     pub grace: Duration,
 
-    /// How long to wait after SIGKILL; processes that are still there are then named, and the exit code is 122
+    /// How long to wait after SIGKILL; then pinfold names the processes that are still there, and the exit code is 122
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
     pub kill_bound: Duration,
 
@@ -57,8 +57,8 @@ pub struct Args {
     #[arg(long, value_name = "WHAT", default_value = "kill")]
     pub leftovers: LeftoversArg,
 
-    /// How long filters such as `> >(tee log)` may take to finish after the command has exited; other processes a tenth
-    /// of it
+    /// How long filters such as `> >(tee log)` may take to finish after the command has exited; other processes may
+    /// take a tenth of it
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration::parse)]
     pub settle: Duration,
 
@@ -94,7 +94,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE|-|fd:N", value_parser = FromBytes(report_sink::parse))]
     pub report: Option<Destination>,
 
-    /// Print on standard error what the whole job used
+    /// Print the resources that the whole job used, on standard error
     #[arg(long)]
     pub stats: bool,
 

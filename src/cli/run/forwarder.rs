@@ -104,9 +104,9 @@ impl Forwarder {
         }
     }
 
-    /// Waits, after the end of the job, until all output is forwarded. A stop signal ends the wait. Where a time limit
-    /// ended the job (`timed_out`), a reader that takes nothing for [`PATIENCE`] ends it too. Returns what is wrong
-    /// with the output.
+    /// Waits, after the end of the job, until all output is forwarded. A stop signal ends the wait. If a time limit
+    /// ended the job (`timed_out`), the wait also ends when a reader takes nothing for [`PATIENCE`]. Returns a
+    /// description of the output that was lost.
     pub async fn finish(&mut self, timed_out: bool, supervision: &mut Supervision<'_>) -> Option<String> {
         // No job takes input any more. With its earlier settings, the terminal turns keys into signals again.
         if let Some(pty_input) = &mut self.pty_input {

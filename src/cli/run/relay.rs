@@ -39,9 +39,9 @@ impl Relay {
                     // fails, as without pinfold.
                     _ if self.is_copied => {
                         read_available(&mut stream, &mut piece).await;
-                        return self.let_go(stream).await;
+                        return self.close_stream(stream).await;
                     }
-                    _ => return self.let_go(stream).await,
+                    _ => return self.close_stream(stream).await,
                 },
                 length = stream.read(&mut piece) => length,
             };
@@ -55,7 +55,7 @@ impl Relay {
                     self.is_copied = false;
                     self.trouble.report(error.to_string());
                     if self.outlet.is_none() {
-                        return self.let_go(stream).await;
+                        return self.close_stream(stream).await;
                     }
                     continue;
                 }
@@ -107,7 +107,7 @@ impl Relay {
 
     /// Closes the stream, so that the next write of the command fails with SIGPIPE or EPIPE, and waits until the file of
     /// `--tee` is complete.
-    async fn let_go(self, stream: OutputStream) {
+    async fn close_stream(self, stream: OutputStream) {
         let closed = stream.close();
         if let Some(feeding) = &self.feeding {
             feeding.abort();

@@ -24,7 +24,7 @@ const USUAL_SIZE: (u16, u16) = (24, 80);
 #[derive(clap::Args)]
 #[command(next_help_heading = "Output")]
 pub struct StreamArgs {
-    /// Give the command a terminal of its own, so that it writes as for a person; pinfold forwards what it writes
+    /// Give the command a terminal of its own, so that it writes as it does for a person; pinfold forwards its output
     ///
     /// The command has a session of its own. Where pinfold has a terminal, the command's terminal has the same size and
     /// settings, and receives all keys: the command decides what Ctrl-C does. Three Ctrl-C within two seconds kill the

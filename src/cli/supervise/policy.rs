@@ -14,16 +14,16 @@ pub struct Policy<'a> {
     /// pinfold handles a signal from a process of the job as any other signal. Otherwise, if the job is in pinfold's
     /// group, pinfold assumes that the process sent the signal to its group, as `kill 0` does, so the job has received
     /// it already.
-    pub obeys_the_job: bool,
+    pub accepts_job_signals: bool,
     /// If no main process can receive a signal (it is not executed yet, or has ended), a stop request is for pinfold:
     /// pinfold gives up the start, or kills the remaining processes.
-    pub stands_in_for_main: bool,
+    pub acts_without_main: bool,
     /// pinfold stops when the terminal has stopped the main process. Otherwise only after a SIGTSTP of its own.
     pub stops_with_main: bool,
     /// pinfold stops itself by SIGSTOP after it has passed on one of these signals.
     pub stops_after: Vec<Signal>,
-    /// Signals for the command itself, which returns from the loop: [`Event::Own`](super::Event::Own).
-    pub own: Vec<Signal>,
+    /// Signals for the command itself, which returns from the loop: [`Event::OwnSignal`](super::Event::OwnSignal).
+    pub own_signals: Vec<Signal>,
     /// The signal at the deadline ([`Supervision::set_deadline`](super::Supervision::set_deadline)); `None` for a signal that does not exist.
     pub deadline_signal: Option<Signal>,
     /// The time from the first signal that the job receives until SIGKILL.
@@ -37,11 +37,11 @@ impl Default for Policy<'_> {
         Self {
             terminal: None,
             recipients: Recipients::Main,
-            obeys_the_job: false,
-            stands_in_for_main: false,
+            accepts_job_signals: false,
+            acts_without_main: false,
             stops_with_main: true,
             stops_after: Vec::new(),
-            own: Vec::new(),
+            own_signals: Vec::new(),
             deadline_signal: None,
             kill_after: None,
             announce: &|_| {},

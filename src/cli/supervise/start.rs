@@ -72,14 +72,14 @@ impl Supervision<'_> {
     ) -> bool {
         let (signal, at) = (received.signal, Instant::now());
         self.early.push_back(Arrival { received, at, before_the_job });
-        if self.policy.own.contains(&signal) {
+        if self.policy.own_signals.contains(&signal) {
             return false;
         }
         let response = rules.respond(received, at);
         self.timed_out |= response == Response::Deadline;
         if match response {
             Response::Stop(_) | Response::Deadline => true,
-            Response::PassOn(_) => self.policy.stands_in_for_main && is_stop_request(signal),
+            Response::PassOn(_) => self.policy.acts_without_main && is_stop_request(signal),
             _ => false,
         } {
             give_up.get_or_insert((at + EXEC_PATIENCE, signal));

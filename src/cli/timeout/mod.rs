@@ -145,8 +145,8 @@ fn rules(chosen: Option<Signal>) -> Rules {
 fn policy<'a>(options: &Options, announce: &'a dyn Fn(Step)) -> Policy<'a> {
     Policy {
         recipients: if options.foreground { Recipients::Main } else { Recipients::OwnGroup },
-        obeys_the_job: true,
-        stands_in_for_main: true,
+        accepts_job_signals: true,
+        acts_without_main: true,
         stops_with_main: false,
         // The number 0 stands for no signal.
         deadline_signal: Signal::from_number(options.signal),

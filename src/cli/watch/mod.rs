@@ -62,7 +62,7 @@ pub fn run(args: &Args, prepared: Prepared) -> Result<u8> {
 }
 
 /// An event of `watch` itself.
-enum Own {
+enum WatchEvent {
     /// `r` and Enter were typed. `None` at the end of the input.
     Restart(Option<()>),
     /// Files have changed, or may have.
@@ -162,9 +162,9 @@ impl<'a> Watch<'a> {
             let own = async {
                 tokio::select! {
                     biased;
-                    request = restart(&mut keys) => Own::Restart(request),
-                    changed = changed(&events, &mut self.files) => Own::Changed(changed),
-                    () = sleep_until(start_at) => Own::Settled,
+                    request = restart(&mut keys) => WatchEvent::Restart(request),
+                    changed = changed(&events, &mut self.files) => WatchEvent::Changed(changed),
+                    () = sleep_until(start_at) => WatchEvent::Settled,
                 }
             };
             match supervision.next(running, own).await? {
@@ -186,13 +186,13 @@ impl<'a> Watch<'a> {
                     ending.get_or_insert(signal);
                     supervision.kill_in(self.args.grace);
                 }
-                Event::Other(Own::Restart(Some(()))) => {
+                Event::Other(WatchEvent::Restart(Some(()))) => {
                     self.changes.requested = true;
                     self.stop(running);
                 }
-                Event::Other(Own::Restart(None)) => keys = None,
-                Event::Other(Own::Changed(changed)) => self.change(changed?, running),
-                Event::Other(Own::Settled) | Event::Own(_) => {}
+                Event::Other(WatchEvent::Restart(None)) => keys = None,
+                Event::Other(WatchEvent::Changed(changed)) => self.change(changed?, running),
+                Event::Other(WatchEvent::Settled) | Event::OwnSignal(_) => {}
             }
         }
     }

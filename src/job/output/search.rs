@@ -73,7 +73,7 @@ impl Searches {
         }
     }
 
-    /// Keeps a piece that the searches have seen already for the reader. Returns how many bytes are kept.
+    /// Keeps a piece for the reader. The searches have seen it already. Returns how many bytes are kept.
     pub fn keep(&self, piece: &[u8]) -> usize {
         let mut state = self.lock();
         state.ahead.extend(piece);

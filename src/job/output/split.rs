@@ -78,9 +78,9 @@ fn piece_length(piece: &[u8]) -> usize {
     if needed > back && back < max { max - back } else { max }
 }
 
-/// Returns the length of the complete lines that `bytes` begins with and that fit into `at_once` bytes. A line longer
-/// than that is cut anyway, so a part of it is returned: up to its end, but at most `more` bytes more. Returns `None`
-/// where there is only the beginning of a line.
+/// Returns the length of the complete lines that `bytes` begins with and that fit into `at_once` bytes. If the first
+/// line does not fit, returns the length of the line, but at most `at_once` and `more` bytes: such a line is cut
+/// anyway. Returns `None` if `bytes` contains only the beginning of a line.
 pub(crate) fn whole_lines(bytes: &[u8], at_once: usize, more: usize) -> Option<usize> {
     let (first, rest) = bytes.split_at(bytes.len().min(at_once));
     if let Some(at) = memrchr(b'\n', first) {

@@ -15,7 +15,7 @@ fn starts() -> Vec<State> {
     for (leftovers, signal_to) in
         [(Leftovers::Kill, SignalTo::All), (Leftovers::Kill, SignalTo::Main), (Leftovers::Wait, SignalTo::All)]
     {
-        // Processes can end at any time, so that this includes jobs without them.
+        // In the model, processes can end at any time. So a job without other processes is included.
         for (has_leaf, emigrant) in [(true, true), (false, false)] {
             for (others, hangs) in all_others.into_iter().map(|others| (others, false)).chain([(Others::None, true)]) {
                 let policy = StopPolicy { leftovers, signal_to, ..StopPolicy::default() };
@@ -92,8 +92,8 @@ fn check((machine, world): State, next: &[Step]) {
         assert!(step.state.0.phase >= machine.phase, "back to an earlier phase: {state:?} to {:?}", step.state);
     }
     if machine.phase == Phase::Gone {
-        // The removal of the leaf waits for processes in it that were killed, or is reported as failed. Without a leaf,
-        // the guard is ended next, with what it still starts.
+        // The removal of the leaf waits for the killed processes in it, or the report says that it failed. Without a
+        // leaf, the actor ends the guard next, together with everything that the guard still starts.
         let others_left = world.others != Others::None && !(machine.has_leaf && world.others_killed);
         let start_left = world.start.asked && machine.has_leaf;
         let something_lives = world.main_lives() || world.emigrant || others_left || start_left;

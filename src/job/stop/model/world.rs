@@ -277,7 +277,7 @@ fn guards_steps(machine: &Machine, world: &World, add: &mut impl FnMut(bool, &dy
     if world.main == MainProcess::Zombie {
         add(true, &World::reap, None);
     }
-    // An `Exited` that was childless is the last message.
+    // After an `Exited` with `childless`, the guard sends no further message.
     let reported = machine.childless
         || world
             .answers
@@ -287,7 +287,7 @@ fn guards_steps(machine: &Machine, world: &World, add: &mut impl FnMut(bool, &dy
     if !machine.has_leaf && world.main == MainProcess::Reaped && world.is_empty() && !world.sweeping && !reported {
         add(true, &|world| world.answer(Answer::Childless), None);
     }
-    // The guard reads its messages in their order.
+    // The guard reads its messages in order, so it sweeps only after it has read the start request.
     if world.sweeping && !world.start.asked {
         let has_leaf = machine.has_leaf;
         let sweep = |world: &mut World| {
@@ -296,7 +296,7 @@ fn guards_steps(machine: &Machine, world: &World, add: &mut impl FnMut(bool, &dy
                 world.answer(Answer::Hangs);
             } else {
                 match world.main {
-                    // The report has it already.
+                    // The report names this process already.
                     MainProcess::Runs if has_leaf && world.reported => {}
                     MainProcess::InExec => {
                         world.main = MainProcess::None;
