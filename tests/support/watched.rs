@@ -16,8 +16,8 @@ pub const DEBOUNCE: &str = "400ms";
 /// Within this time a further restart would have happened.
 const QUIET: Duration = Duration::from_millis(700);
 
-/// The report about a command that writes what it watches. Some tests change one file three times in a second, which
-/// looks like that. Another test covers this report.
+/// A part of the message about a command that writes what it watches. The functions here skip that message: some tests
+/// change one file three times in a second, as such a command does. Another test covers the message.
 pub const REPEATS: &str = "never end";
 
 /// `pinfold watch` on a directory, and what it and its command print.

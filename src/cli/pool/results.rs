@@ -1,6 +1,6 @@
 //! The results file: a line of JSON for each job. pinfold appends it in one write, when the job has ended and its
-//! output has been written. So a job that the file marks as done has lost no output. When pinfold is killed, at most
-//! the line that pinfold was just writing is lost.
+//! output has been written. So a job that the file marks as done has lost no output. If pinfold is killed, the file may
+//! lack at most the line that pinfold was writing.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};

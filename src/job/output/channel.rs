@@ -12,8 +12,8 @@ use tokio::io::{Interest, ReadBuf};
 
 use crate::kernel::maker::Maker;
 
-/// At most this much is read from a terminal whose job is over. The kernel buffers less than that, so if there is more,
-/// a process outside of the job is still writing.
+/// pinfold reads at most this much from a terminal whose job is over. The kernel buffers less than that. If there is
+/// more, a process outside of the job is still writing.
 const TERMINAL_HOLDS: usize = 1024 * 1024;
 
 /// One end of a pipe or terminal. A terminal may have two, one for each direction; it hangs up when both are dropped.
