@@ -37,10 +37,10 @@ use std::path::Path;
 use exit::FAILED;
 use init::Flavour;
 
+use crate::kernel::rlimit;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Resource, getrlimit};
 
 use crate::report::text::printable_message;
 use crate::{Guard, SupervisorBuilder};
@@ -151,13 +151,14 @@ const STARTS_EARLY: [&str; 3] = ["run", "sandbox", "watch"];
 fn enough_stack(words: &[OsString]) -> Result<(), String> {
     /// The frames of a release build are much smaller.
     const NEEDED: u64 = if cfg!(debug_assertions) { 512 << 10 } else { 256 << 10 };
-    let limit = getrlimit(Resource::Stack);
+    // A seccomp profile may refuse to show the limit.
+    let Some((soft, hard)) = rlimit::limit(libc::RLIMIT_STACK) else { return Ok(()) };
     let word = words.get(1).and_then(|word| word.to_str()).unwrap_or_default();
     // These subcommands start their guard first, because the jobs inherit the guard's limit. Then they raise their own
     // limit as far as the hard limit allows.
     let raises = STARTS_EARLY.contains(&word);
-    match if raises { limit.maximum } else { limit.current } {
-        Some(bytes) if bytes < NEEDED => Err(format!(
+    match if raises { hard } else { soft } {
+        bytes if bytes < NEEDED => Err(format!(
             "the limit on the stack is {} KiB, but pinfold needs {} KiB: raise it (ulimit -s)",
             bytes >> 10,
             NEEDED >> 10

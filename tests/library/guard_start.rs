@@ -163,7 +163,12 @@ fn each_failure_has_its_true_cause() {
         std::fs::set_permissions(interpreter.path(), PermissionsExt::from_mode(mode)).unwrap();
         of(cause, interpreter.path());
     }
-    insta::assert_snapshot!(messages);
+    // The version of the protocol changes more often than the message.
+    let text = messages.to_string();
+    let mut parts = text.split("speaks version ");
+    let first = parts.next().unwrap_or_default().to_owned();
+    let text = parts.fold(first, |text, part| text + "speaks version N" + part.trim_start_matches(char::is_numeric));
+    insta::assert_snapshot!(text);
     let children = std::fs::read_to_string("/proc/thread-self/children").unwrap();
     assert_eq!(children, "", "each process that was started has been reaped");
 }
