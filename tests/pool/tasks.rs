@@ -389,7 +389,7 @@ fn an_outcome_keeps_the_data_and_each_failed_attempt() {
 #[requires(cgroup)]
 fn only_slow_tasks_are_announced() {
     with_supervisor(async |supervisor| {
-        let seen: Arc<Mutex<Vec<(u64, u32, Option<u8>)>>> = Arc::default();
+        let seen = Arc::new(Mutex::new(Vec::new()));
         let (record, slow) = (seen.clone(), Arc::new(tokio::sync::Notify::new()));
         let notify = slow.clone();
         let pool = Pool::builder().workers(2).on_slow(Duration::from_millis(300), move |task| {
