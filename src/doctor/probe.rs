@@ -20,8 +20,8 @@ use crate::kernel::{pidfd, poll};
 /// The bound for each step. Within this time a child that does nothing ends, and a kill or a freeze takes effect.
 const BOUND: Duration = Duration::from_secs(2);
 
-impl From<Result<()>> for Tried {
-    fn from(done: Result<()>) -> Self {
+impl Tried {
+    fn of(done: Result<()>) -> Self {
         match done {
             Ok(()) => Self::Works,
             Err(errno) => Self::Refused(errno.raw_os_error()),
@@ -36,7 +36,7 @@ pub(crate) fn clone3_and_waitid() -> (Tried, Tried) {
         Err(errno) => (Tried::Refused(errno.raw_os_error()), start(Way::Clone, Task::Exit)),
     };
     let waitid = match child {
-        Ok(child) => child.wait(BOUND).1.into(),
+        Ok(child) => Tried::of(child.wait(BOUND).1),
         Err(errno) => Tried::untried(format!("no process can be made: {errno}")),
     };
     (clone3, waitid)
@@ -46,8 +46,8 @@ pub(crate) fn clone3_and_waitid() -> (Tried, Tried) {
 pub(crate) fn pidfds() -> (Tried, Tried, Tried) {
     match Pidfd::open(getpid()) {
         Ok(own) => {
-            let sent = pidfd::send_signal(own.as_fd(), 0).into();
-            let info = own.cgroup_id().map(drop).ok_or(Errno::NOTTY).into();
+            let sent = Tried::of(pidfd::send_signal(own.as_fd(), 0));
+            let info = Tried::of(own.cgroup_id().map(drop).ok_or(Errno::NOTTY));
             (Tried::Works, sent, info)
         }
         Err(errno) => {
@@ -79,7 +79,7 @@ pub(crate) fn scratch(place: &Cgroup) -> Scratch {
             test_all(&cgroup, &mut scratch);
             let removed = crate::cgroup::sweep::end(&cgroup, BOUND)
                 .and_then(|()| crate::cgroup::sweep::remove(place, &name, BOUND).map_err(|(_, errno)| errno));
-            scratch.removed = removed.into();
+            scratch.removed = Tried::of(removed);
         }
         Err(errno) => scratch.made = Tried::Refused(errno.raw_os_error()),
     }
@@ -113,7 +113,7 @@ fn test_all(cgroup: &Cgroup, results: &mut Scratch) {
     results.controllers = controllers.split_ascii_whitespace().map(str::to_owned).collect();
 
     let cloned = start(Way::Into(cgroup.as_fd()), Task::Exit);
-    results.cloned = cloned.as_ref().map(drop).map_err(|&errno| errno).into();
+    results.cloned = Tried::of(cloned.as_ref().map(drop).map_err(|&errno| errno));
     let clone_ended = cloned.ok().and_then(|child| child.wait(BOUND).0);
     let procs = openat(cgroup, c"cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
     results.joined = match &procs {
@@ -136,8 +136,8 @@ fn test_all(cgroup: &Cgroup, results: &mut Scratch) {
     if let Way::Join(_) = way {
         wait_until_populated(cgroup);
     }
-    results.frozen = freeze(cgroup).into();
-    results.killed = kill(cgroup, &child).into();
+    results.frozen = Tried::of(freeze(cgroup));
+    results.killed = Tried::of(kill(cgroup, &child));
     let _ = child.wait(BOUND);
 
     results.kills_the_newborn = match way {
