@@ -9,6 +9,7 @@ mod support;
 mod cli;
 mod ends;
 mod input;
+mod outcomes;
 mod output;
 mod results;
 mod tasks;
