@@ -84,7 +84,8 @@ fn a_victim_lives_on() {
         for attempt in ["kill_kill", "kill_stop", "kill_group", "pidfd_kill", "owner_signal", "trace_seize"] {
             let run = Run::new([program.to_str().unwrap(), attempt, &victim.pid()]);
             run.within(&sandbox, user).run();
-            assert_eq!(victim.state(), 'S', "{attempt} as {user:?}");
+            // A victim that has just been started may still run.
+            assert!(matches!(victim.state(), 'R' | 'S'), "{attempt} as {user:?}: {}", victim.state());
         }
     }
     for user in super::harness::users() {
@@ -97,5 +98,9 @@ fn a_victim_lives_on() {
     // Without a sandbox, even the signal through the owner of a pipe arrives.
     let victim = Victim::new();
     Run::new([program.to_str().unwrap(), "owner_signal", &victim.pid()]).run();
-    assert_ne!(victim.state(), 'S');
+    let begun = std::time::Instant::now();
+    while matches!(victim.state(), 'R' | 'S') {
+        assert!(begun.elapsed().as_secs() < 20, "the signal did not arrive");
+        std::thread::yield_now();
+    }
 }
