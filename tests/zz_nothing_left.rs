@@ -9,6 +9,7 @@ extern crate pinfold_test_macros;
 
 mod support;
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -230,9 +231,12 @@ fn own_cgroup() -> Option<PathBuf> {
 /// names of their sources.
 fn files(directory: &Path, since: Start) -> Vec<String> {
     let names = |directory: &Path| std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let programs: Vec<_> = names(&Path::new(PROJECT).join("tests/programs"))
-        .filter_map(|source| Some(source.path().file_stem()?.to_owned()))
-        .collect();
+    let sources = Path::new(PROJECT).join("tests/programs");
+    let mut programs: Vec<_> =
+        names(&sources).filter_map(|source| Some(source.path().file_stem()?.to_owned())).collect();
+    // The unit tests of the sandbox compile these too, under names of their own.
+    let attacks = names(&sources.join("sandbox")).filter_map(|source| Some(source.path().file_stem()?.to_owned()));
+    programs.extend(attacks.map(|name| [OsStr::new("sandbox-"), &name].into_iter().collect()));
     names(directory)
         .filter(|entry| !programs.contains(&entry.file_name()))
         .filter(|entry| changed(entry) >= since.time)

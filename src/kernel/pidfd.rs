@@ -15,18 +15,6 @@ use crate::kernel::signal::Signal;
 use crate::kernel::syscall::check;
 
 /// A process, referred to by its pidfd.
-///
-/// ```
-/// use pinfold::Signal;
-/// use pinfold::pidfd::Pidfd;
-/// let mut child = std::process::Command::new("sleep").arg("999").spawn()?;
-/// let held = Pidfd::open(rustix::process::Pid::from_child(&child))?;
-/// assert!(!held.has_ended());
-/// held.send(Signal::KILL)?;
-/// child.wait()?;
-/// assert!(held.has_ended() && held.send(Signal::KILL).is_err());
-/// # Ok::<(), std::io::Error>(())
-/// ```
 #[derive(Debug)]
 pub struct Pidfd(OwnedFd);
 
@@ -114,3 +102,18 @@ const PIDFD_INFO_CGROUPID: u64 = 1 << 2;
 
 /// `_IOWR(0xFF, 11, struct pidfd_info)`.
 pub(crate) const PIDFD_GET_INFO: libc::c_ulong = (3 << 30) | (64 << 16) | (0xFF << 8) | 11;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pidfd_refers_to_the_process_until_after_its_end() {
+        let mut child = std::process::Command::new("sleep").arg("999").spawn().unwrap();
+        let held = Pidfd::open(Pid::from_child(&child)).unwrap();
+        assert!(!held.has_ended());
+        held.send(Signal::KILL).unwrap();
+        child.wait().unwrap();
+        assert!(held.has_ended() && held.send(Signal::KILL).is_err());
+    }
+}

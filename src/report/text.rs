@@ -11,12 +11,6 @@ use std::path::Path;
 ///
 /// So a message that contains text from outside stays one line, and no other program can add a line that looks like a
 /// message of pinfold.
-///
-/// ```
-/// use pinfold::text::printable;
-/// assert_eq!(printable("a file\u{1b}[2J\npinfold: all good"), r"a file\033[2J\npinfold: all good");
-/// assert_eq!(printable("größe 1"), "größe 1");
-/// ```
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
     if text.chars().any(acts) { Cow::Owned(escape(text.as_bytes())) } else { Cow::Borrowed(text) }
@@ -93,6 +87,8 @@ mod tests {
     fn characters_that_act_on_a_terminal_are_escaped() {
         for (text, shown) in [
             ("plain ‘text’ 日本", "plain ‘text’ 日本"),
+            ("größe 1", "größe 1"),
+            ("a file\u{1b}[2J\npinfold: all good", r"a file\033[2J\npinfold: all good"),
             ("a\nb\r\tc", r"a\nb\r\tc"),
             ("\u{1b}[31m\u{7}\u{7f}", r"\033[31m\007\177"),
             ("\u{9b}2J", r"\302\2332J"),

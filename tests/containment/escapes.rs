@@ -96,7 +96,7 @@ fn a_thread_that_outlives_its_leader(containment: &str) {
 #[each_containment]
 fn a_fork_storm(containment: &str) {
     // One storm at a time: the limit on processes counts all processes of the user.
-    let lock = std::fs::File::create(Path::new(env!("CARGO_TARGET_TMPDIR")).join("fork-storm")).unwrap();
+    let lock = std::fs::File::open(env!("CARGO_TARGET_TMPDIR")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let mut storm = escape("escape_kin", "storm").by(By::Kill);
     (storm.in_place, storm.leftovers) = (1..=usize::MAX, 1..=u64::MAX);
