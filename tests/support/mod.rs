@@ -187,7 +187,12 @@ pub fn slowness() -> f64 {
 
 /// Prints a measured value, also for tests that pass.
 pub fn measured(what: &str) {
-    let _ = writeln!(std::io::stderr(), "MEASURED {}: {what}", harness::running());
+    print_line(&format!("MEASURED {}: {what}", harness::running()));
+}
+
+/// Prints a line on standard error in one write, so that the lines of tests that run at the same time stay whole.
+pub fn print_line(line: &str) {
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Returns the directory of this process's own cgroup v2.
