@@ -15,7 +15,7 @@ use crate::guard::protocol::{self, JobId, MAX_DESCRIPTORS, SHORT_SPEC, Spec, ToG
 use crate::job::caller::{Caller, InheritedFd};
 use crate::job::command::{Block, Command, ProcessGroup, Source};
 use crate::job::settle::{Channel, channel_of};
-use crate::kernel::host::Changed;
+use crate::kernel::host::ChangedSettings;
 use crate::kernel::rlimit::NOFILE;
 use crate::kernel::signal::Signal;
 use crate::kernel::{inherited, oom_score, process};
@@ -64,7 +64,7 @@ impl FdForGuard {
 }
 
 impl SpawnRequest {
-    pub fn new(command: &Command, caller: &Caller, host: Changed) -> Result<Self> {
+    pub fn new(command: &Command, caller: &Caller, host: ChangedSettings) -> Result<Self> {
         command.check_streams()?;
         let mut strings = command.strings()?;
         let mut sandbox = prepared(command)?;

@@ -15,7 +15,7 @@ pub enum Fork {
 }
 
 /// Forks this process (fork(2)). Fails with `EBUSY` if this process has more than one thread: the child would have only
-/// the calling thread, and locks of the other threads would stay locked for ever.
+/// the calling thread, and locks of the other threads would stay locked forever.
 pub fn fork_single_threaded() -> Result<Fork> {
     // SAFETY: the call changes nothing in a process with one thread, and fails with EINVAL in any other (unshare(2)).
     let is_single_threaded = match check(libc::c_long::from(unsafe { libc::unshare(libc::CLONE_THREAD) })) {

@@ -2,12 +2,12 @@
 
 #[cfg(feature = "cli")]
 pub(crate) mod adopt;
+pub(crate) mod creator;
 pub(crate) mod descriptor;
 pub(crate) mod fork;
 pub(crate) mod host;
 pub(crate) mod inherited;
 pub(crate) mod landlock;
-pub(crate) mod maker;
 pub(crate) mod mount;
 pub(crate) mod oom_score;
 #[cfg(feature = "cli")]
