@@ -188,6 +188,7 @@ impl Backend {
                     let _ = sweep::end(base.cgroup(), sweep::BOUND);
                 }
                 let _ = base.remove();
+                link.remove_private_tmps().await;
             }
             Self::Subreaper(guards) => {
                 let ready = guards.ready.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -196,6 +197,7 @@ impl Backend {
                 links.iter().for_each(|link| link.hang_up());
                 for link in links {
                     link.gone().await;
+                    link.remove_private_tmps().await;
                 }
             }
         }
