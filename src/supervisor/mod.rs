@@ -16,6 +16,7 @@ pub(crate) mod start_sweep;
 pub mod sweep;
 #[cfg(feature = "cli")]
 mod terminal;
+pub(crate) mod tmp_base;
 pub(crate) mod watch;
 pub(crate) mod watchdog;
 
