@@ -184,9 +184,9 @@ async fn supervise(
             Event::Ended(report) => break report,
             Event::Other(RunEvent::Readiness(Err(verdict))) => {
                 not_ready = Some(verdict);
-                job.start_stop();
+                job.start_stop()?;
             }
-            Event::Other(RunEvent::Typed(signal)) => supervision.kill(&job, signal),
+            Event::Other(RunEvent::Typed(signal)) => supervision.kill(&job, signal)?,
             Event::OwnSignal(signal) => forwarder.terminal_signal(&job, signal),
             Event::Other(RunEvent::Readiness(Ok(()))) | Event::Requested(_) | Event::Interrupted(_) => {}
         }

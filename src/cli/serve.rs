@@ -294,8 +294,7 @@ impl Session<'_> {
             }
             Request::Thaw { id } => job(&id)?.running()?.thaw(),
             Request::Usage { id } => {
-                let usage = job(&id)?.running()?.usage().await;
-                let usage = &usage.ok_or("the job has ended: its report contains the usage")?;
+                let usage = &job(&id)?.running()?.usage().await.map_err(|error| error.to_string())?;
                 self.writer.send(&Message::Usage { request: number, id: &id, usage });
             }
         }

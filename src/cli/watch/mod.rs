@@ -242,7 +242,8 @@ impl<'a> Watch<'a> {
             && !self.stopping
         {
             self.stopping = true;
-            job.start_stop();
+            // Supervision::next returns the error too.
+            let _ = job.start_stop();
         }
     }
 
