@@ -13,6 +13,7 @@ mod main_exit;
 pub(crate) mod oom;
 pub mod output;
 pub mod ready;
+mod record;
 mod remaining;
 pub(crate) mod report_builder;
 mod request;
