@@ -16,7 +16,6 @@ pub(crate) mod machine;
 mod mounts;
 mod policy;
 pub(crate) mod prepare;
-pub(crate) mod private_tmp;
 mod promise;
 mod rules;
 #[cfg(test)]
