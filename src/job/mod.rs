@@ -14,6 +14,7 @@ pub(crate) mod oom;
 pub mod output;
 mod private_tmp;
 pub mod ready;
+mod record;
 mod remaining;
 pub(crate) mod report_builder;
 mod request;

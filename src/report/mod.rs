@@ -1,5 +1,6 @@
 //! The report, which describes how a job ended: one type for the library and for `--report`.
 
+mod description;
 mod oom;
 mod process;
 mod reason;
@@ -13,6 +14,7 @@ use std::process::ExitStatus;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use description::{Description, SupervisorKind, VERSION as DESCRIPTION_VERSION};
 pub use oom::{Oom, OomVictim};
 pub use process::ProcessInfo;
 pub use reason::Reason;
