@@ -266,7 +266,7 @@ fn stop_directly(job: &Job) -> rustix::io::Result<()> {
 
 fn kill_directly(job: &Job) -> rustix::io::Result<()> {
     match &job.containment {
-        Containment::Leaf(leaf) => sweep::end(leaf, job.kill_bound()),
+        Containment::Leaf(leaf) => sweep::kill_and_wait(leaf, job.kill_bound()),
         Containment::Guard(guard) => {
             let Some(held) = open_guard(*guard)? else { return Ok(()) };
             let until = Instant::now() + job.kill_bound();

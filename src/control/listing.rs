@@ -6,7 +6,7 @@ use rustix::process::Pid;
 use serde::Serialize;
 
 use super::find::{Containment, Job, Supervisor};
-use crate::cgroup::usage::Seen;
+use crate::cgroup::usage::Measured;
 use crate::kernel::process;
 use crate::report::{ContainmentKind, Figure, SupervisorKind, Usage};
 
@@ -121,7 +121,7 @@ impl JobEntry {
         let (usage, cpu, memory) = match &job.containment {
             Containment::Leaf(leaf) => {
                 let controllers = leaf.read(c"cgroup.controllers").unwrap_or_default();
-                let (usage, _) = Usage::read(leaf, &controllers, Seen::default(), with_usage);
+                let (usage, _) = Usage::read(leaf, &controllers, Measured::default(), with_usage);
                 let cpu = match (usage.cpu_user_microseconds.value, usage.cpu_system_microseconds.value) {
                     (Some(user), Some(system)) => Figure::known(user + system, "cpu.stat"),
                     _ => usage.cpu_user_microseconds.clone(),

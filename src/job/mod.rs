@@ -12,6 +12,7 @@ mod live;
 mod main_exit;
 pub(crate) mod oom;
 pub mod output;
+mod private_tmp;
 pub mod ready;
 mod record;
 mod remaining;

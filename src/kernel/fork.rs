@@ -1,4 +1,4 @@
-//! A copy of this process (fork(2)), and the end of one (_exit(2)).
+//! Forks this process (fork(2)), and ends it without clean-up (_exit(2)).
 
 #![allow(unsafe_code)]
 

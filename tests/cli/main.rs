@@ -18,6 +18,7 @@ mod init;
 mod init_names;
 mod messages;
 mod pipes;
+mod private_tmp;
 mod readiness;
 mod readme;
 mod real_programs;
