@@ -10,7 +10,7 @@ use super::actor::Actor;
 use super::caller::Caller;
 use super::command::Command;
 use super::completion::completion;
-use super::handle::Shared;
+use super::handle::{JobHandle, Shared};
 use super::output::Activity;
 use super::{Job, actor, live, private_tmp, spawn_request, streams};
 use crate::cgroup::apply as limits;
@@ -36,7 +36,7 @@ impl Supervisor {
     /// # async fn example(supervisor: &pinfold::Supervisor) -> Result<(), Box<dyn std::error::Error>> {
     /// let mut command = pinfold::Command::new("make");
     /// command.arg("check").timeout(std::time::Duration::from_secs(600));
-    /// let job = supervisor.spawn(&command).await?;
+    /// let mut job = supervisor.spawn(&command).await?;
     /// println!("process {} runs", job.pid());
     /// assert!(job.wait().await?.is_gone());
     /// # Ok(())
@@ -166,7 +166,7 @@ async fn start(
                 stdout,
                 stderr,
                 piped,
-                shared: Arc::new(shared),
+                handle: JobHandle::new(shared, requests.downgrade()),
                 requests,
                 stops: Mutex::new(stops),
                 creator: Creator::current_process(),

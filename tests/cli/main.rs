@@ -7,6 +7,8 @@ extern crate pinfold_test_macros;
 mod support;
 
 mod bad_input;
+mod control;
+mod control_races;
 mod differential;
 mod doctor;
 mod examples;
