@@ -217,7 +217,7 @@ impl<'a> Supervision<'a> {
                 }
                 return None;
             }
-            let shares_group = self.requests.rules.keys == Keys::ReachTheJob;
+            let shares_group = self.requests.rules.keys == Keys::ReachJob;
             if shares_group && !self.policy.accepts_job_signals && is_by_the_job(job, received).await {
                 return None;
             }
@@ -242,7 +242,7 @@ impl<'a> Supervision<'a> {
                 return Some(Event::Requested(signal));
             }
             Response::PassOn(sent) => self.send(job, Some(signal), Some(sent)).await,
-            Response::LeftToTheJob(sent) | Response::Interrupt(sent, _) => {
+            Response::LeftToJob(sent) | Response::Interrupt(sent, _) => {
                 if let Response::Interrupt(_, count @ 1..) = response {
                     announce(Step::Interrupt(signal, count));
                 }
@@ -340,7 +340,7 @@ impl<'a> Supervision<'a> {
     /// kernel would have ignored it.
     fn main_stopped(&mut self, job: &Job, signal: Signal) {
         let by_job_control = [Signal::TSTP, Signal::TTIN, Signal::TTOU].contains(&signal);
-        if !by_job_control || self.requests.rules.keys != Keys::ReachTheJob {
+        if !by_job_control || self.requests.rules.keys != Keys::ReachJob {
             return;
         }
         if self.is_orphaned() {

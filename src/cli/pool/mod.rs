@@ -175,7 +175,7 @@ impl<'a> Run<'a> {
 
     async fn run(mut self, signals: &SignalStream) -> Exit {
         // Signals from a terminal's keys, or to pinfold's process group, do not reach the jobs.
-        let rules = Rules::new(Keys::ReachUs).with(Vec::new(), self.args.stop_signal.is_some());
+        let rules = Rules::new(Keys::ReachPinfold).with(Vec::new(), self.args.stop_signal.is_some());
         let mut requests = Requests { signals, rules };
         let mut outcomes = self.pool.outcomes();
         let (pool, printer) = (self.pool.clone(), self.printer.clone());

@@ -22,8 +22,8 @@ pub enum Parent {
 }
 
 impl Parent {
-    /// Opens a pidfd of the parent. Call it first: where the parent has ended before, another process has adopted
-    /// pinfold, and would be taken for the parent.
+    /// Opens a pidfd of the parent. Call it first: if the parent has ended before this call, another process has become
+    /// pinfold's parent, and pinfold would mistake it for the one that started pinfold.
     ///
     /// # Errors
     /// The errno of pidfd_open(2).

@@ -133,7 +133,7 @@ impl<'a> Watch<'a> {
         #[allow(unsafe_code)]
         let events = unsafe { AsyncFd::register_with_interest(self.files.descriptor()?, Interest::READABLE) };
         let events = events.context("cannot wait for the events of inotify")?;
-        let rules = Rules::new(if self.terminal.is_some() { Keys::ReachTheJob } else { Keys::ReachUs });
+        let rules = Rules::new(if self.terminal.is_some() { Keys::ReachJob } else { Keys::ReachPinfold });
         let rules = rules.with(Vec::new(), self.args.stop_signal.is_some());
         let policy = Policy { terminal: self.terminal, ..Policy::default() };
         let mut supervision = Supervision::new(signals, rules, policy);

@@ -25,8 +25,9 @@ use std::sync::Arc;
 use crate::report::Report;
 
 /// The report of a job that is over, and its captured output, as [`std::process::Output`]: `status` is the report of
-/// the whole job, and has the methods of [`ExitStatus`](std::process::ExitStatus). The outputs are not `Vec<u8>`, because
-/// their middle may have been dropped: [`Captured::to_bytes`] and [`Captured::text`] return them.
+/// the whole job, and has the methods of [`ExitStatus`](std::process::ExitStatus). The outputs are not `Vec<u8>`,
+/// because their middle may have been dropped: [`Captured::to_bytes`] and [`Captured::text`] return the bytes that were
+/// kept.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Output {
