@@ -229,7 +229,7 @@ impl Actor {
         if self.link.send(&sweep, &[]).await.is_err() {
             // If the message can't be sent, the guard is lost, and an event reports that. A guard that still runs ends
             // the processes when the connection closes.
-            self.link.hang_up();
+            self.link.disconnect();
         }
     }
 }

@@ -22,7 +22,7 @@ use super::settle::Remaining;
 use super::spawn_request::SpawnRequest;
 use super::stop::{Event, Machine, Main, Phase, StopPolicy, Timer};
 use super::wait_until_empty::{open_watch, wait_until_empty};
-use crate::cgroup::usage::Seen;
+use crate::cgroup::usage::Measured;
 use crate::error::{Error, Result, SpawnStage};
 use crate::guard::protocol::{FromGuard, JobId, Spent};
 use crate::kernel::pidfd::Pidfd;
@@ -107,7 +107,7 @@ pub(super) struct Actor {
     pub(super) hanging: Option<(i32, SpawnStage)>,
     /// The usage of the job, if it is final already.
     pub(super) usage: Option<Box<Usage>>,
-    pub(super) seen: Seen,
+    pub(super) seen: Measured,
     pub(super) memory: Arc<oom::Watch>,
     pub(super) report: ReportBuilder,
 }
@@ -171,7 +171,7 @@ impl Actor {
             failure: None,
             hanging: None,
             usage: None,
-            seen: Seen::default(),
+            seen: Measured::default(),
             memory: Arc::default(),
             report,
         };
@@ -189,7 +189,7 @@ impl Actor {
         if self.answers.is_empty() {
             self.main_exit = self.main.as_ref().and_then(|(_, pidfd)| MainExit::of(pidfd));
             if let Some(leaf) = self.containment.leaf() {
-                leaf.make_next();
+                leaf.prepare_next();
             }
         }
         while self.machine.phase != Phase::Gone {
@@ -259,7 +259,7 @@ impl Actor {
                 let Some(pidfd) = pidfd else {
                     // Every guard sends a pidfd. If a message has none, pinfold treats the guard as lost, and the end
                     // of the guard ends the process.
-                    self.link.hang_up();
+                    self.link.disconnect();
                     return None;
                 };
                 self.spawned(pid, joined, Pidfd::from(pidfd));

@@ -89,7 +89,7 @@ fn inheritable(number: i32) -> rustix::io::Result<Option<InheritedFd>> {
     if inherited::only_supervises() {
         return Ok(descriptor::stays_open_at_exec(number).then(|| borrow(number)));
     }
-    Ok(inherited::copy_of_handed_down(number)?.map(|copy| InheritedFd::Copy(Arc::new(copy))))
+    Ok(inherited::copy_of_inheritable(number)?.map(|copy| InheritedFd::Copy(Arc::new(copy))))
 }
 
 /// Borrows an inherited descriptor in a program that does nothing except supervise.

@@ -223,7 +223,7 @@ impl SpawnRequest {
     pub async fn send(&mut self, link: &Link, job: JobId, leaf: Option<&Leaf>, join: bool) -> Result<()> {
         // The answer contains a descriptor. If pinfold has no room to receive it, the spawn fails here, before the
         // command runs.
-        link.assure_room()?;
+        link.check_free_descriptor()?;
         let mut descriptors = Vec::with_capacity(2 + self.fds_for_guard.len());
         descriptors.extend(leaf.map(|leaf| leaf.cgroup().as_fd()));
         // The bytes are moved, not copied: they come back from the message below.

@@ -1,4 +1,4 @@
-//! A copy of this process (fork(2)), and the end of one (_exit(2)).
+//! Forks this process (fork(2)), and ends it without clean-up (_exit(2)).
 
 #![allow(unsafe_code)]
 
@@ -18,13 +18,13 @@ pub enum Fork {
 /// the calling thread, and locks of the other threads would stay locked for ever.
 pub fn fork_single_threaded() -> Result<Fork> {
     // SAFETY: the call changes nothing in a process with one thread, and fails with EINVAL in any other (unshare(2)).
-    let alone = match check(libc::c_long::from(unsafe { libc::unshare(libc::CLONE_THREAD) })) {
+    let is_single_threaded = match check(libc::c_long::from(unsafe { libc::unshare(libc::CLONE_THREAD) })) {
         Ok(_) => true,
         Err(Errno::INVAL) => false,
-        // A container's seccomp profile refuses the call.
+        // A container's seccomp profile may refuse the call. Then `/proc` shows the number of threads.
         Err(_) => std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1),
     };
-    if !alone {
+    if !is_single_threaded {
         return Err(Errno::BUSY);
     }
     // SAFETY: this process has one thread, so the child is a complete copy.

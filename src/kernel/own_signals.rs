@@ -75,8 +75,8 @@ impl SignalQueue {
         Ok(Self { fd, queued })
     }
 
-    /// Queues these signals too: [`block_all`] leaves out SIGCHLD, and the signals that were ignored when the program
-    /// was started.
+    /// Queues further signals: [`block_all`] leaves out SIGCHLD, and the signals that were ignored when the program was
+    /// started.
     ///
     /// [`block_all`]: Self::block_all
     ///
@@ -89,14 +89,14 @@ impl SignalQueue {
         Ok(Self { fd, queued })
     }
 
-    /// Waits for the next signal, up to `patience`; `None` waits without a limit. Returns `None` if no signal came
+    /// Waits for the next signal, up to `timeout`; `None` waits without a limit. Returns `None` if no signal came
     /// within that time.
     ///
     /// # Errors
     /// The errno of poll(2) or read(2).
-    pub fn next(&self, patience: Option<Duration>) -> Result<Option<Received>> {
+    pub fn next(&self, timeout: Option<Duration>) -> Result<Option<Received>> {
         let failed = |errno| Error::system("read", "the signal queue", errno, "");
-        let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
             if let Some(info) = signal_set::read_signal(self.fd.as_fd()).map_err(failed)?
                 && let Some(received) = received(&info)
@@ -114,7 +114,8 @@ impl SignalQueue {
 pub(crate) fn received(info: &libc::signalfd_siginfo) -> Option<Received> {
     let signal = Signal::from_number(info.ssi_signo as i32)?;
     if signal == Signal::CONT && info.ssi_code == libc::SI_TIMER {
-        // pinfold's own timer ([`wake`]) sent it. It has already continued this process, so it is not reported.
+        // pinfold's own timer ([`wake`]) sent this signal. The signal has already continued this process, so it is not
+        // reported.
         wake::renew();
         return None;
     }

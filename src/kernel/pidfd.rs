@@ -43,7 +43,7 @@ impl Pidfd {
     /// Returns the id of the cgroup that contains the process (the inode number of its directory), if the kernel
     /// reports it (`PIDFD_GET_INFO`, Linux 6.13).
     pub(crate) fn cgroup_id(&self) -> Option<u64> {
-        let mut info = PidfdInfo::asking_for_cgroup();
+        let mut info = PidfdInfo::requesting_cgroup_id();
         // SAFETY: the structure has 64 bytes, the size in the request number; older kernels return ENOTTY or EINVAL.
         let done = unsafe { libc::ioctl(self.0.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
         if done == 0 { info.cgroup_id() } else { None }
@@ -88,7 +88,7 @@ pub(crate) struct PidfdInfo {
 
 impl PidfdInfo {
     /// Returns a structure that requests the cgroup's id from the kernel.
-    pub fn asking_for_cgroup() -> Self {
+    pub fn requesting_cgroup_id() -> Self {
         Self { mask: PIDFD_INFO_CGROUPID, cgroup_id: 0, ids: [0; 12] }
     }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct SandboxReport {
-    /// Which promises the caller asked for.
+    /// Which promises the caller requested.
     pub profile: Profile,
     /// The version of Landlock's ABI that the kernel reports; null if the kernel has no Landlock.
     pub landlock_abi: Option<i32>,

@@ -43,8 +43,8 @@ pub struct Sweep {
     bound: Duration,
 }
 
-/// The result of a sweep: what was found, and what happened to it. The first format is version 1; fields may be added
-/// to it.
+/// The result of a sweep: what was found, and what happened to it. Later versions of pinfold may add fields to version
+/// 1 of this format.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
@@ -142,8 +142,8 @@ impl Sweep {
         self
     }
 
-    /// Sets whether the sweep only searches. Such a sweep changes nothing. Its only effect: a supervisor that is making
-    /// its base at the same moment may have to try a second time.
+    /// Sets whether the sweep only searches. Such a sweep changes nothing. It has one effect: a supervisor that is
+    /// making its base at the same moment may have to try a second time.
     pub fn dry_run(mut self, dry_run: bool) -> Self {
         self.dry_run = dry_run;
         self
@@ -191,8 +191,8 @@ impl Sweep {
                         swept.abandoned.push(self.end(cgroup, name, base));
                         continue;
                     }
-                    // This is usually the base of a living supervisor. One of its jobs may contain a pinfold that is
-                    // dead, so the search continues below.
+                    // This is usually the base of a living supervisor. One of its jobs may contain the base of a
+                    // pinfold that was killed, so the search continues below.
                     Ok(None) => locked.push((cgroup.path().join(name), name.to_owned())),
                     Err(Errno::NOENT | Errno::NODEV) => continue,
                     Err(errno) => {
@@ -208,10 +208,10 @@ impl Sweep {
         }
         let open = if locked.is_empty() { lock::Open::default() } else { lock::Open::now() };
         for (path, name) in locked {
-            let strangers = open.strangers(&name);
-            if !strangers.is_empty() {
+            let foreign_holders = open.foreign_holders(&name);
+            if !foreign_holders.is_empty() {
                 let mut holders = ProcessList::default();
-                strangers.into_iter().for_each(|pid| holders.add(pid));
+                foreign_holders.into_iter().for_each(|pid| holders.add(pid));
                 swept.locked.push(Locked { path: path.display().to_string(), holders });
             }
         }
@@ -251,7 +251,7 @@ impl Sweep {
     }
 
     fn remove(&self, parent: &Cgroup, name: &str, base: &Cgroup) -> std::result::Result<(), (String, Errno)> {
-        match sweep::end(base, self.bound) {
+        match sweep::kill_and_wait(base, self.bound) {
             Ok(()) | Err(Errno::NOENT | Errno::NODEV) => {}
             Err(Errno::BUSY) => {
                 return Err((format!("end the processes in it within {} s", self.bound.as_secs_f64()), Errno::BUSY));
