@@ -119,7 +119,7 @@ impl Job {
         self.shared.id()
     }
 
-    /// Returns the process id that the main process has or had, also after its end: the number in the report and in the
+    /// Returns the process id that the main process has or had, even after its end: the number in the report and in the
     /// events.
     #[must_use]
     pub fn pid(&self) -> i32 {

@@ -133,7 +133,7 @@ impl Forwarder {
                 let taken = self.writers.iter().map(|writer| writer.last_write()).max().unwrap_or(begun);
                 let until = timed_out.then(|| begun.max(taken) + READER_TIMEOUT + (stopped_time.get() - before));
                 if until.is_some_and(|until| until <= Instant::now()) {
-                    return Err(format!("its reader has taken nothing for {READER_TIMEOUT:?}"));
+                    return Err(format!("its reader has read nothing for {READER_TIMEOUT:?}"));
                 }
                 tokio::select! {
                     biased;
