@@ -27,7 +27,7 @@ pub enum Response {
     /// It sends the signal to the foreground process group of the job's own terminal, as that terminal's key would.
     Key(Signal),
     /// It sends nothing, because the terminal has sent the signal to the job too. If the job has not received it after
-    /// all, it receives this signal.
+    /// all, pinfold sends this signal to the job.
     LeftToJob(Signal),
     /// The same for a stop request. The number counts the interrupts within the last two seconds; it is 0 for SIGHUP.
     Interrupt(Signal, usize),

@@ -168,7 +168,8 @@ fn all_reaped() -> Result<bool> {
 
 fn kill(pid: i32, signal: Signal) {
     // An error means that there is no such process, or that this user may not signal it. In both cases there is nothing
-    // to do. SAFETY: kill(2) has no pointer arguments.
+    // to do.
+    // SAFETY: kill(2) has no pointer arguments.
     let _ = unsafe { libc::kill(pid, signal.number()) };
 }
 

@@ -23,7 +23,7 @@ use super::spill::Spill;
 /// line.
 pub const MAX_LINE: usize = 64 * 1024;
 
-/// PrintOptions many pieces may wait to be printed: lines, or the whole outputs of jobs that have ended.
+/// How many pieces may wait to be printed: lines, or the whole outputs of jobs that have ended.
 const MAX_WAITING: usize = 64;
 
 /// About how many bytes of output of all jobs together are kept in memory.
@@ -120,10 +120,10 @@ struct Turns {
     early: BTreeMap<u64, bool>,
 }
 
-/// PrintOptions the output is printed.
+/// How the output is printed.
 pub struct PrintOptions {
     pub keep_order: bool,
-    /// PrintOptions many jobs have an output at the same time; `None` where lines are printed as soon as they are read.
+    /// How many jobs have an output at the same time; `None` where lines are printed as soon as they are read.
     pub at_once: Option<usize>,
 }
 

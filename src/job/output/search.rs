@@ -219,8 +219,8 @@ mod tests {
             searches.push(text);
             searches.end(is_end);
             assert_eq!(*found.borrow(), expected);
-            // A later search for the same part has the same result. A search for another part finds nothing, because
-            // the output is over.
+            // A later search for the same part has the same result. A search for another part finds nothing, because it
+            // begins after the output that was read.
             assert_eq!(*searches.start(b"up").borrow(), expected);
             assert_eq!(*searches.start(b"u").borrow(), Found::Nothing);
         }
