@@ -125,10 +125,10 @@ async fn stops(supervisor: &Supervisor, cgroup: &Cgroup) {
     let forest = program("benches/programs/forest.c");
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let job = grown(supervisor, &forest, 0).await;
+        let mut job = grown(supervisor, &forest, 0).await;
         tokio::time::sleep(AGE).await;
         let begun = Instant::now();
-        job.start_stop();
+        job.start_stop().unwrap();
         let report = job.wait().await.unwrap();
         ours.push(milliseconds(begun));
         assert!(report.is_gone() && !report.killed);
@@ -162,9 +162,9 @@ async fn kills(supervisor: &Supervisor, cgroup: &Cgroup) {
     for (size, rounds) in [(1000, 20), (5000, 8)] {
         let (mut ours, mut bare, mut reaped) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..rounds {
-            let job = grown(supervisor, &forest, size).await;
+            let mut job = grown(supervisor, &forest, size).await;
             let begun = Instant::now();
-            job.start_kill();
+            job.start_kill().unwrap();
             let report = job.wait().await.unwrap();
             ours.push(milliseconds(begun));
             assert!(report.is_gone() && report.killed);

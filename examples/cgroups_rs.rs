@@ -30,7 +30,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (reader, mut writer) = std::io::pipe()?;
     let mut command = Command::new("sh");
     command.args(["-c", WAIT, "sh"]).args(arguments).stdin(std::os::fd::OwnedFd::from(reader));
-    let job = supervisor.spawn(&command).await?;
+    let mut job = supervisor.spawn(&command).await?;
 
     let leaf = job.cgroup().ok_or("the job has no cgroup: see pinfold doctor")?;
     // The leaf has the controller if both directories above it enable the controller for their children.

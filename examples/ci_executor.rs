@@ -78,17 +78,17 @@ async fn step(
     let button: JobHandle = job.handle();
     let watching = tokio::spawn(async move {
         if cancelled.wait_for(|cancelled| *cancelled).await.is_ok() {
-            button.start_stop();
+            button.start_stop().unwrap();
         }
     });
     let (out, err) = (job.stdout.take().ok_or("piped")?, job.stderr.take().ok_or("piped")?);
     let (report, ..) = tokio::join!(job.wait(), log(name, out), log(name, err));
     watching.abort();
     let report: &Report = &*report?;
-    for leftover in &report.leftovers.processes {
+    for leftover in &report.leftovers {
         println!("[{name}] left behind, and ended by pinfold: {}", leftover.command_line);
     }
-    let passed = report.success() && report.leftovers.count == 0;
+    let passed = report.success() && report.leftovers.is_empty();
     let how = match report.reason {
         _ if passed => "passed".to_owned(),
         Reason::Exited => format!("failed, exit code {}", report.exit_code),

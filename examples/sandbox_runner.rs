@@ -97,10 +97,10 @@ async fn run(words: Vec<std::ffi::OsString>, code: Vec<u8>) -> Result<serde_json
             let report = &output.status;
             serde_json::json!({
                 "reason": report.reason, "exit_code": report.exit_code, "limits": enforced,
-                "stdout": output.stdout.text(), "stderr": output.stderr.text(),
-                "left_out_bytes": output.stdout.dropped() + output.stderr.dropped(),
+                "stdout": String::from_utf8_lossy(&output.stdout), "stderr": String::from_utf8_lossy(&output.stderr),
+                "left_out_bytes": output.stdout_dropped + output.stderr_dropped,
                 "seconds": report.phases.gone, "cpu_user_microseconds": report.usage.cpu_user_microseconds.value,
-                "leftovers": report.leftovers.count, "nothing_left": report.is_gone(),
+                "leftovers": report.leftovers.len(), "nothing_left": report.is_gone(),
             })
         }
         Err(error) => serde_json::json!({ "reason": "spawn_failed", "error": error.to_string() }),

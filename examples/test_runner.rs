@@ -73,7 +73,7 @@ async fn run(options: &Options) -> Result<usize, Box<dyn Error>> {
 fn print(outcome: &Outcome) -> bool {
     let report = &outcome.report;
     let verdict = match (report.reason, &report.main) {
-        _ if outcome.success() && report.leftovers.count > 0 => "LEAKED",
+        _ if outcome.success() && !report.leftovers.is_empty() => "LEAKED",
         _ if outcome.success() && outcome.attempts > 1 => "FLAKY",
         _ if outcome.success() => "PASS",
         (Reason::Deadline, _) => "TIMEOUT",
@@ -82,7 +82,7 @@ fn print(outcome: &Outcome) -> bool {
         _ => "FAIL",
     };
     println!("{verdict:>13} [{:>7.3} s] {}", report.phases.gone.unwrap_or_default(), report.name);
-    for leftover in &report.leftovers.processes {
+    for leftover in &report.leftovers {
         println!("              left behind, and ended by pinfold: {leftover}");
     }
     let passed = matches!(verdict, "PASS" | "FLAKY");

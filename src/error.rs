@@ -194,6 +194,18 @@ impl Error {
     }
 }
 
+/// For functions that return [`std::io::Result`], as those of [`std::process`] do. The kind is that of
+/// [`io_error`](Error::io_error), and the error itself is the source.
+impl From<Error> for std::io::Error {
+    fn from(error: Error) -> Self {
+        let kind = match &error {
+            Error::Invalid { .. } => std::io::ErrorKind::InvalidInput,
+            _ => error.io_error().map_or(std::io::ErrorKind::Other, std::io::Error::kind),
+        };
+        Self::new(kind, error)
+    }
+}
+
 /// The kinds of [`Error::Containment`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -281,5 +293,10 @@ mod tests {
         };
         assert_eq!(errno(&Error::Hangs(Box::new(hangs))), Some(libc::ENOENT));
         assert_eq!(errno(&Error::GuardLost), None);
+
+        let kind = |error: Error| std::io::Error::from(error).kind();
+        assert_eq!(kind(Error::Spawn(SpawnError { stage: SpawnStage::Exec, ..error() })), std::io::ErrorKind::NotFound);
+        assert_eq!(kind(Error::invalid("name", "", "")), std::io::ErrorKind::InvalidInput);
+        assert_eq!(kind(Error::GuardLost), std::io::ErrorKind::Other);
     }
 }

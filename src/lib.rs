@@ -21,11 +21,11 @@
 //!         let supervisor = Supervisor::start().await?;
 //!         let mut command = Command::new("sh");
 //!         command.args(["-c", "setsid sleep 999 & exit 3"]).timeout(Duration::from_secs(60));
-//!         let job = command.spawn(&supervisor).await?;
+//!         let mut job = command.spawn(&supervisor).await?;
 //!         let report = job.wait().await?;
 //!
 //!         assert_eq!(report.exit_code, 3);
-//!         assert_eq!(report.leftovers.count, 1); // Found after the exit of the shell, and ended.
+//!         assert_eq!(report.leftovers.len(), 1); // Found after the exit of the shell, and ended.
 //!         assert!(report.is_gone()); // No process and no cgroup of the job is left.
 //!         supervisor.close().await;
 //!         Ok(())
@@ -151,6 +151,8 @@ mod cgroup;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+#[cfg(feature = "cli")]
+mod control;
 pub mod doctor;
 mod error;
 mod guard;

@@ -13,7 +13,7 @@
 //!         println!("{}", line?.text());
 //!     }
 //!     let report = job.wait()?;
-//!     assert_eq!((report.exit_code, report.leftovers.count), (3, 1));
+//!     assert_eq!((report.exit_code, report.leftovers.len()), (3, 1));
 //!     supervisor.close();
 //!     Ok(())
 //! }

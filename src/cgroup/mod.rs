@@ -3,6 +3,7 @@
 pub(crate) mod apply;
 pub(crate) mod base;
 pub(crate) mod delegation;
+mod description;
 pub(crate) mod directory;
 mod kill;
 pub(crate) mod leaf;
@@ -153,7 +154,7 @@ pub(crate) fn open_cgroup(path: &Path) -> Result<Cgroup, Refusal> {
     }
 }
 
-fn open_visible(path: &Path) -> Result<Cgroup, Refusal> {
+pub(crate) fn open_visible(path: &Path) -> Result<Cgroup, Refusal> {
     let refuse = |reason: String, advice: &str| Refusal::new(path.display().to_string(), reason, advice);
     let dir = open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
         let advice = match short_of_descriptors(errno) {

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::cli::signal_stream::SignalStream;
 use crate::report::Reason;
+use crate::report::SupervisorKind;
 use crate::report::text::printable_os;
 use crate::{Command, Signal, Supervisor};
 use anyhow::{Context, Result};
@@ -28,9 +29,7 @@ use super::supervise::{Event, Policy, Step, Supervision};
 use super::terminal::Terminal;
 use super::write::WriteTimeout;
 use super::{environment, print_message};
-#[cfg(feature = "watch")]
-pub use args::parse_signal;
-pub use args::{Args, ContainmentArg, SignalToArg};
+pub use args::{Args, ContainmentArg, SignalToArg, parse_signal, parse_user, variables};
 use ended::Ended;
 use forwarder::Forwarder;
 pub use prepared::Prepared;
@@ -110,8 +109,10 @@ fn report_timeout(args: &Args, begun: Instant) -> WriteTimeout {
 fn run_job(args: &Args, command: &Command, prepared: Prepared) -> crate::Result<Ended> {
     let Prepared { signals, terminal, guard, .. } = prepared;
     let builder = environment::supervisor(args.cgroup.as_deref(), args.containment())?;
-    let builder = builder.guard(guard).one_job().controllers(args.limits.to_limits().controllers());
+    let builder =
+        builder.guard(guard).one_job().kind(SupervisorKind::Run).controllers(args.limits.to_limits().controllers());
     let ended = with_supervisor(builder, signals, async |supervisor, signals| {
+        args.parent.apply()?;
         supervise(args, supervisor, command, signals, terminal.as_ref()).await
     });
     if let Some(terminal) = &terminal {
@@ -184,9 +185,9 @@ async fn supervise(
             Event::Ended(report) => break report,
             Event::Other(RunEvent::Readiness(Err(exit_override))) => {
                 not_ready = Some(exit_override);
-                job.start_stop();
+                job.start_stop()?;
             }
-            Event::Other(RunEvent::Typed(signal)) => supervision.kill(&job, signal),
+            Event::Other(RunEvent::Typed(signal)) => supervision.kill(&job, signal)?,
             Event::OwnSignal(signal) => forwarder.terminal_signal(&job, signal),
             Event::Other(RunEvent::Readiness(Ok(()))) | Event::Requested(_) | Event::Interrupted(_) => {}
         }

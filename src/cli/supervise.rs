@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use crate::cli::signal_stream::SignalStream;
 use crate::kernel::own_signals::{self, Received};
 use crate::kernel::wake::Wake;
-use crate::{Job, Report, Result, Signal};
+use crate::{Job, JobHandle, Report, Result, Signal};
 
 use super::on_signal::is_stop_request;
 use super::signals::{Keys, Response, Rules};
@@ -151,13 +151,13 @@ impl<'a> Supervision<'a> {
                         continue;
                     }
                     () = sleep_until(due) => {
-                        self.handle_due(job).await;
+                        self.handle_due(job).await?;
                         continue;
                     }
                     done = &mut other => return Ok(Event::Other(done)),
                 },
             };
-            if let Some(event) = self.handle(job, arrival).await {
+            if let Some(event) = self.handle(job, arrival).await? {
                 return Ok(event);
             }
         }
@@ -198,28 +198,31 @@ impl<'a> Supervision<'a> {
     }
 
     /// Kills the job because of typed keys.
-    pub fn kill(&mut self, job: &Job, signal: Signal) {
+    ///
+    /// # Errors
+    /// [`crate::Error::GuardLost`].
+    pub fn kill(&mut self, job: &Job, signal: Signal) -> Result<()> {
         (self.policy.announce)(Step::Kill(signal));
-        job.start_kill();
+        job.start_kill()
     }
 
-    async fn handle<T>(&mut self, job: Option<&Job>, arrival: Arrival) -> Option<Event<T>> {
+    async fn handle<T>(&mut self, job: Option<&Job>, arrival: Arrival) -> Result<Option<Event<T>>> {
         let Arrival { received, at, before_the_job } = arrival;
         let signal = received.signal;
         if self.policy.own_signals.contains(&signal) {
-            return Some(Event::OwnSignal(signal));
+            return Ok(Some(Event::OwnSignal(signal)));
         }
         if let Some(job) = job {
             if self.policy.acts_without_main && job.main_has_ended() {
                 // pinfold is ending the remaining processes already. The sender wants them to end sooner.
                 if is_stop_request(signal) {
-                    job.start_kill();
+                    job.start_kill()?;
                 }
-                return None;
+                return Ok(None);
             }
             let shares_group = self.requests.rules.keys == Keys::ReachJob;
             if shares_group && !self.policy.accepts_job_signals && is_from_job(job, received).await {
-                return None;
+                return Ok(None);
             }
         }
         let response = self.requests.rules.respond(received, at);
@@ -229,19 +232,19 @@ impl<'a> Supervision<'a> {
                 announce(Step::Stop(signal));
                 self.requested.get_or_insert(signal);
                 match (job, first) {
-                    (Some(job), Some(first)) => job.start_stop_with(first),
-                    (Some(job), None) => job.start_stop(),
+                    (Some(job), Some(first)) => job.start_stop_with(first)?,
+                    (Some(job), None) => job.start_stop()?,
                     (None, _) => {}
                 }
-                return Some(Event::Requested(signal));
+                return Ok(Some(Event::Requested(signal)));
             }
             Response::Kill => {
                 announce(Step::Kill(signal));
                 self.requested.get_or_insert(signal);
-                job.inspect(|job| job.start_kill());
-                return Some(Event::Requested(signal));
+                job.map_or(Ok(()), |job| job.start_kill())?;
+                return Ok(Some(Event::Requested(signal)));
             }
-            Response::PassOn(sent) => self.send(job, Some(signal), Some(sent)).await,
+            Response::PassOn(sent) => self.send(job, Some(signal), Some(sent)).await?,
             Response::LeftToJob(sent) | Response::Interrupt(sent, _) => {
                 if let Response::Interrupt(_, count @ 1..) = response {
                     announce(Step::Interrupt(signal, count));
@@ -249,12 +252,12 @@ impl<'a> Supervision<'a> {
                 match job {
                     // Without pinfold, the main process would have received this signal.
                     Some(job) if before_the_job || has_left_our_group(job) => {
-                        self.send(Some(job), Some(signal), Some(sent)).await;
+                        self.send(Some(job), Some(signal), Some(sent)).await?;
                     }
                     _ => self.start_kill_after(),
                 }
                 if let Response::Interrupt(..) = response {
-                    return Some(Event::Interrupted(signal));
+                    return Ok(Some(Event::Interrupted(signal)));
                 }
             }
             // A job that is over has no terminal, so an error is ignored.
@@ -262,19 +265,19 @@ impl<'a> Supervision<'a> {
             Response::Suspend => self.suspend_with_job(job, signal).await,
             Response::SuspendLater if self.is_orphaned() => {}
             Response::SuspendLater => self.suspend_at = Some(Instant::now() + STOP_TIMEOUT),
-            Response::Deadline => self.deadline(job).await,
+            Response::Deadline => self.deadline(job).await?,
             Response::Ignore => {
                 announce(Step::Send(Some(signal), None));
                 self.stop_after(signal);
             }
             Response::Nothing => {}
         }
-        None
+        Ok(None)
     }
 
     /// Sends a signal to the job.
-    async fn send(&mut self, job: Option<&Job>, received: Option<Signal>, signal: Option<Signal>) {
-        let Some(job) = job else { return };
+    async fn send(&mut self, job: Option<&Job>, received: Option<Signal>, signal: Option<Signal>) -> Result<()> {
+        let Some(job) = job else { return Ok(()) };
         self.start_kill_after();
         (self.policy.announce)(Step::Send(received, signal));
         match (self.policy.recipients, signal) {
@@ -282,7 +285,7 @@ impl<'a> Supervision<'a> {
             (Recipients::Main, signal) => drop(signal.map(|signal| job.signal(signal))),
             (Recipients::OwnGroup, Some(Signal::KILL)) => {
                 self.killed = true;
-                job.start_kill();
+                job.start_kill()?;
             }
             (_, signal) => {
                 if let Some(signal) = signal {
@@ -294,6 +297,7 @@ impl<'a> Supervision<'a> {
             }
         }
         received.inspect(|&received| self.stop_after(received));
+        Ok(())
     }
 
     /// Lets the signal act on pinfold too, as if pinfold were in the process group of the job.
@@ -320,19 +324,19 @@ impl<'a> Supervision<'a> {
         }
     }
 
-    async fn handle_due(&mut self, job: Option<&Job>) {
+    async fn handle_due(&mut self, job: Option<&Job>) -> Result<()> {
         match self.due.take() {
-            Some((_, Due::Kill, _)) => drop(job.map(Job::start_kill)),
+            Some((_, Due::Kill, _)) => job.map_or(Ok(()), |job| job.start_kill()),
             // The remaining processes are being ended already.
-            _ if job.is_some_and(Job::main_has_ended) => {}
+            _ if job.is_some_and(|job| job.main_has_ended()) => Ok(()),
             _ => self.deadline(job).await,
         }
     }
 
-    async fn deadline(&mut self, job: Option<&Job>) {
+    async fn deadline(&mut self, job: Option<&Job>) -> Result<()> {
         self.timed_out = true;
         self.due = None;
-        self.send(job, None, self.policy.deadline_signal).await;
+        self.send(job, None, self.policy.deadline_signal).await
     }
 
     /// Handles a stop of the main process. If job control stopped it, pinfold stops too, so that the shell takes over.
@@ -388,7 +392,7 @@ async fn is_from_job(job: &Job, received: Received) -> bool {
 
 async fn ended(job: Option<&Job>) -> Result<Arc<Report>> {
     match job {
-        Some(job) => job.wait().await,
+        Some(job) => JobHandle::wait(job).await,
         None => std::future::pending().await,
     }
 }

@@ -37,6 +37,8 @@ pub struct Plan {
     /// The descriptor of the sandbox's Landlock ruleset; -1 without a ruleset. No other descriptor is moved to this
     /// number.
     pub ruleset: RawFd,
+    /// The socket that receives a descriptor of the job's private tmp, or -1. The same holds for its number.
+    pub tmp_socket: RawFd,
     pub cwd_descriptor: RawFd,
     pub cwd: *const c_char,
     /// Pairs of (number in the guard, number in the job). In this order, no move overwrites a descriptor that has not
@@ -166,7 +168,7 @@ unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32
         if let Some(sandbox) = &plan.sandbox {
             // This comes before the change of user, because a process of root needs its capabilities to make the
             // namespaces, and before the working directory, because the mounts can cover that directory.
-            sandbox.enter(plan.ruleset)?;
+            sandbox.enter(plan.ruleset, plan.tmp_socket)?;
         }
         enter(SpawnStage::WorkingDirectory);
         if plan.cwd_descriptor >= 0 {

@@ -17,6 +17,7 @@ use crate::kernel::reap::Reap;
 use crate::kernel::scan::ScanLimits;
 use crate::kernel::signal::Signal;
 use crate::kernel::{reap, signal_set};
+use crate::sandbox::private_tmp;
 use crate::subreaper::children;
 use crate::subreaper::descendants::Descendants;
 
@@ -42,14 +43,27 @@ pub(super) struct PlannedBase {
     pub(super) _directory: Option<OwnedFd>,
 }
 
+/// The directory for private tmps that exists, or that a dead supervisor was about to make.
+pub(super) struct PlannedTmpBase {
+    pub(super) parent: OwnedFd,
+    pub(super) name: String,
+    /// Holds the shared lock on it.
+    pub(super) _directory: Option<OwnedFd>,
+}
+
 impl Guard {
     /// Ends every job after the end of the supervisor, waits until all are empty, and removes the directories.
     pub(super) fn clean_up(&mut self) {
-        // The guard may not have read all messages that the supervisor sent before its end. It still needs these four.
+        // The guard may not have read all messages that the supervisor sent before its end. It still needs these.
         while let Ok(Some((message, descriptors))) = protocol::receive::<ToGuard>(&self.socket, &mut self.buffer) {
             if matches!(
                 message,
-                ToGuard::Base { .. } | ToGuard::BaseMade | ToGuard::Delegating { .. } | ToGuard::Terminal { .. }
+                ToGuard::Base { .. }
+                    | ToGuard::BaseMade
+                    | ToGuard::TmpBase { .. }
+                    | ToGuard::TmpBaseMade
+                    | ToGuard::Delegating { .. }
+                    | ToGuard::Terminal { .. }
             ) {
                 let _ = self.handle(message, descriptors);
             }
@@ -85,6 +99,10 @@ impl Guard {
         }
         if let Some((parent, undo)) = self.delegation.take() {
             delegation::undo_if_unused(&parent, &undo, self.supervisor.as_ref().map(AsFd::as_fd));
+        }
+        if let Some(base) = self.tmp_base.take() {
+            // This comes last, because it can take long. No process is left that could make files in it. If the removal fails, the next sweep tries it again.
+            let _ = private_tmp::remove(base.parent.as_fd(), &base.name);
         }
     }
 

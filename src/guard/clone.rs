@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicI32, AtomicU32};
 use rustix::io::Errno;
 
 use super::child::{Plan, child};
+pub(crate) use crate::kernel::fork::{CLONE_INTO_CGROUP, CloneArgs};
 
 /// A stack for one process that shares the guard's memory.
 pub struct Stack {
@@ -56,24 +57,6 @@ impl Drop for Stack {
     }
 }
 
-/// `struct clone_args` of clone3(2), with the cgroup field of Linux 5.7.
-#[repr(C)]
-#[derive(Default)]
-pub(crate) struct CloneArgs {
-    pub flags: u64,
-    pub pidfd: u64,
-    pub child_tid: u64,
-    pub parent_tid: u64,
-    pub exit_signal: u64,
-    pub stack: u64,
-    pub stack_size: u64,
-    pub tls: u64,
-    pub set_tid: u64,
-    pub set_tid_size: u64,
-    pub cgroup: u64,
-}
-
-pub(crate) const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const VFORK: u64 = (libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD) as u64;
 

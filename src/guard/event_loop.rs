@@ -10,7 +10,7 @@ use rustix::io::{Errno, Result};
 use rustix::process::{PidfdFlags, getpid, getppid, pidfd_open};
 
 use super::KILL_BOUND;
-use super::clean_up::PlannedBase;
+use super::clean_up::{PlannedBase, PlannedTmpBase};
 use super::launch::{Launch, Stacks};
 use super::protocol::{self, FromGuard, JobId, Spent, ToGuard};
 use super::reap_schedule::ReapSchedule;
@@ -51,6 +51,8 @@ pub(super) struct Guard {
     pub(super) supervisor: Option<OwnedFd>,
     pub(super) outer: Option<OwnedFd>,
     pub(super) base: Option<PlannedBase>,
+    /// The directory for the private tmps of the jobs.
+    pub(super) tmp_base: Option<PlannedTmpBase>,
     /// The cgroup whose controllers the supervisor has enabled for the cgroups below, and how to undo that.
     pub(super) delegation: Option<(Cgroup, Undo)>,
     pub(super) terminal: Option<SavedTerminal>,
@@ -96,6 +98,7 @@ impl Guard {
             children,
             supervisor: None,
             base: None,
+            tmp_base: None,
             delegation: None,
             terminal: None,
             descriptors: HashMap::new(),
@@ -208,6 +211,17 @@ impl Guard {
             ToGuard::Move => self.move_to(descriptors.pop().ok_or(Errno::BADF)?),
             ToGuard::BaseMade => {
                 if let Some(base) = &mut self.base {
+                    base._directory = descriptors.pop();
+                }
+                Ok(())
+            }
+            ToGuard::TmpBase { name } => {
+                let parent = descriptors.pop().ok_or(Errno::BADF)?;
+                self.tmp_base = Some(PlannedTmpBase { parent, name, _directory: None });
+                Ok(())
+            }
+            ToGuard::TmpBaseMade => {
+                if let Some(base) = &mut self.tmp_base {
                     base._directory = descriptors.pop();
                 }
                 Ok(())

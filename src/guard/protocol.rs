@@ -23,7 +23,7 @@ use crate::report::{MainEnd, ProcessInfo};
 use crate::sandbox::apply::Confinement;
 
 /// Incremented with every change of the messages. A guard of another version refuses to serve.
-pub const VERSION: u32 = 11;
+pub const VERSION: u32 = 12;
 
 /// One job of one supervisor.
 pub type JobId = u64;
@@ -44,6 +44,12 @@ pub enum ToGuard {
     /// The base has been made and locked. Descriptor: its directory. The descriptor has the supervisor's lock on the
     /// base, so supervisor and guard share this lock from now on.
     BaseMade,
+    /// The supervisor is about to make the directory `name` for the private tmps of its jobs. Descriptor: the directory
+    /// that will contain it.
+    TmpBase { name: String },
+    /// The directory for private tmps has been made and locked. Descriptor: the directory, with the lock that supervisor
+    /// and guard share.
+    TmpBaseMade,
     /// Descriptors for the `Spawn` of this job, which follows later.
     Descriptors { job: JobId },
     /// Asks the guard to start a job. Descriptors: the leaf, if there is one, then the specification if it is not in
@@ -151,6 +157,8 @@ pub struct Spec<'a> {
     /// The sandbox that the child applies to itself. If it has a Landlock ruleset, that is the next descriptor.
     pub sandbox: Option<Confinement>,
     pub has_ruleset: bool,
+    /// The next descriptor is the socket that receives a descriptor of the private tmp.
+    pub has_tmp_socket: bool,
     /// The numbers that the remaining descriptors get in the job.
     pub targets: Vec<i32>,
     /// Signals to block and to ignore, as bit masks.

@@ -136,6 +136,10 @@ impl SpawnRequest {
             [ruleset, rest @ ..] if spec.has_ruleset => (Some(ruleset), rest),
             all => (None, all),
         };
+        let (tmp_socket, descriptors) = match descriptors {
+            [socket, rest @ ..] if spec.has_tmp_socket => (Some(socket), rest),
+            all => (None, all),
+        };
         let relative = spec.cwd.is_none_or(|path| !path.starts_with(b"/"));
         if !spec.has_cwd_descriptor && relative && access(c".", Access::EXEC_OK).is_ok() {
             // The supervisor has no permission to enter its own working directory, and the guard is no longer in that
@@ -144,9 +148,12 @@ impl SpawnRequest {
             return Err(Failure::new(SpawnStage::WorkingDirectory, Errno::ACCESS));
         }
         let (mut copies, moves) = moves(&spec.targets, descriptors)?;
-        let ruleset =
-            ruleset.map_or(Ok(-1), |ruleset| number_outside_of(&spec.targets, ruleset.as_raw_fd(), &mut copies));
-        let ruleset = ruleset.map_err(|errno| Failure::new(SpawnStage::Descriptors, errno))?;
+        let mut own_number = |descriptor: Option<&OwnedFd>| match descriptor {
+            Some(descriptor) => number_outside_of(&spec.targets, descriptor.as_raw_fd(), &mut copies)
+                .map_err(|errno| Failure::new(SpawnStage::Descriptors, errno)),
+            None => Ok(-1),
+        };
+        let (ruleset, tmp_socket) = (own_number(ruleset)?, own_number(tmp_socket)?);
         let death_signal = spec.death_signal;
 
         let mut argv = vec![null()];
@@ -171,6 +178,7 @@ impl SpawnRequest {
             cwd_descriptor,
             sandbox: spec.sandbox,
             ruleset,
+            tmp_socket,
             cwd: match spec.cwd {
                 Some(path) => pointers(&[path])?[0],
                 None => null(),

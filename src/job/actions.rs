@@ -63,6 +63,7 @@ impl Actor {
                 self.link.resume();
                 self.wake = Wake::soon();
                 self.report.phases.stopping = self.report.phases.stopping.or(self.elapsed());
+                self.recorded.stop(&self.containment);
                 self.send_stop_signal();
             }
             Action::SignalOthers => self.stop_others(),
@@ -70,6 +71,7 @@ impl Actor {
                 self.link.resume();
                 self.wake = Wake::soon();
                 self.report.phases.killing = self.report.phases.killing.or(self.elapsed());
+                self.recorded.stop(&self.containment);
                 self.report.killed = true;
                 self.kill();
             }

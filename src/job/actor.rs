@@ -16,6 +16,8 @@ use super::command::{Command, ProcessGroup};
 use super::completion::Completer;
 use super::main_exit::{MainExit, wait_for_exit};
 use super::oom;
+use super::private_tmp::PrivateTmp;
+use super::record::{Recorded, describe};
 use super::report_builder::ReportBuilder;
 use super::request::Request;
 use super::settle::Remaining;
@@ -48,6 +50,7 @@ pub(super) async fn run(mut actor: Box<Actor>, spawned: oneshot::Sender<Started>
     match Box::pin(actor.start()).await {
         Err(error) => {
             Box::pin(actor.remove_leaf()).await;
+            Box::pin(actor.remove_private_tmp()).await;
             Box::pin(actor.dismiss_guard()).await;
             let error = if actor.report.unkillable.count > 0 { actor.hanging_start(error) } else { error };
             // The caller may have stopped waiting.
@@ -73,12 +76,14 @@ pub(super) struct Actor {
     /// The answer that the actor expects from the guard.
     pub(super) expected: Option<ExpectedAnswer>,
     pub(super) spawn_request: SpawnRequest,
+    pub(super) private_tmp: Option<Box<PrivateTmp>>,
     // The settings of the command that a running job needs. The actor does not keep the whole command: its arguments
     // and environment take memory.
     pub(super) policy: StopPolicy,
     pub(super) process_group: ProcessGroup,
     pub(super) measure_pressure: bool,
     pub(super) oom_group: bool,
+    pub(super) recorded: Recorded,
 
     inbox: Receiver<Request>,
     /// Sends each signal that stops the main process (such as SIGTSTP) to the `Job`.
@@ -143,6 +148,8 @@ impl Actor {
         report.containment.cgroup = leaf;
         report.containment.refused = refused;
         report.sandbox = spawn_request.sandbox.take();
+        let private_tmp = spawn_request.private_tmp.take();
+        let recorded = Recorded::new(describe(&supervisor, command, &report.command, &link));
         let actor = Self {
             _supervisor: supervisor,
             id: events.job(),
@@ -151,10 +158,12 @@ impl Actor {
             answers,
             expected: None,
             spawn_request,
+            private_tmp,
             policy: command.stop,
             process_group: command.effective_process_group(),
             measure_pressure: command.measure_pressure,
             oom_group: command.limits.oom_group,
+            recorded,
             inbox,
             stops: stop_sender,
             events,

@@ -117,6 +117,8 @@ impl Actor {
         usage.main_resident_peak_bytes = Figure::resident_peak(self.seen.main_resident_peak);
         self.record_oom_kills();
         self.remove_leaf().await;
+        // While the guard still runs: if this process is killed now, the guard removes the private tmp.
+        self.remove_private_tmp().await;
         self.dismiss_guard().await;
         self.report.phases.gone = self.elapsed();
         if self.report.reason != Reason::Oom {

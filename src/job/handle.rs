@@ -9,7 +9,9 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::{Job, Request};
+#[cfg(doc)]
+use super::Job;
+use super::Request;
 use crate::error::{Error, Result};
 use crate::guard::protocol::JobId;
 use crate::job::completion::Completion;
@@ -73,8 +75,9 @@ impl Shared {
     }
 }
 
-/// A handle to a job that another object owns, such as a pool ([`Job::handle`]). It does not keep the job alive. It is
-/// cheap to clone.
+/// A handle to a job that a [`Job`] owns, here or in a pool. It does not keep the job alive. It is cheap to clone.
+///
+/// [`Job::handle`] returns it, and a [`Job`] dereferences to it.
 ///
 /// ```
 /// let (sender, _handles) = std::sync::mpsc::channel::<pinfold::JobHandle>();
@@ -89,56 +92,81 @@ pub struct JobHandle {
     requests: WeakSender<Request>,
 }
 
-impl Job {
-    /// Returns a handle to the job.
-    ///
-    /// ```
-    /// use pinfold::JobHandle;
-    /// # async fn example(job: pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
-    /// let handle: JobHandle = job.handle();
-    /// let stopped = tokio::spawn(async move { handle.stop().await });
-    /// job.wait().await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn handle(&self) -> JobHandle {
-        JobHandle { shared: self.shared.clone(), requests: self.requests.downgrade() }
-    }
-}
-
 impl JobHandle {
-    /// Returns the process id of the main process, or `None` if the main process has ended, as [`Job::id`] does.
+    pub(super) fn new(shared: Shared, requests: WeakSender<Request>) -> Self {
+        Self { shared: Arc::new(shared), requests }
+    }
+
+    /// Returns the process id of the main process, or `None` if the main process has ended: the kernel may give the
+    /// number to another process then.
     #[must_use]
     pub fn id(&self) -> Option<u32> {
         self.shared.id()
     }
 
-    /// Returns the process id that the main process has or had, as [`Job::pid`] does.
+    /// Returns the process id that the main process has or had, also after its end: the number in the report and in the
+    /// events.
     #[must_use]
     pub fn pid(&self) -> i32 {
         self.shared.pid
     }
 
-    /// Returns the number of the job among the jobs of its supervisor, as [`Job::number`] does.
+    /// Returns the number of the job among the jobs of its supervisor, from 1 in the order of the spawns.
     #[must_use]
     pub fn number(&self) -> u64 {
         self.shared.number
     }
 
-    /// Returns the name of the job, as [`Job::name`] does.
+    /// Returns the name of the job: the name that the caller set, or the file name of the program.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.shared.name
     }
 
-    /// Returns the directory of the job's cgroup, as [`Job::cgroup`] does.
+    /// Returns the directory of the job's cgroup (its leaf); `None` if the job is held without a cgroup.
+    ///
+    /// Use it for settings that [`Limits`](crate::Limits) does not have, such as those of the controllers hugetlb and
+    /// rdma, or give it to another program that reads or limits a cgroup. The directory exists until the job is over.
+    /// pinfold enables only the controllers that its own limits need. The caller can enable others, in
+    /// `cgroup.subtree_control` of the two directories above (the kernel's admin-guide/cgroup-v2.rst, "Enabling and
+    /// Disabling").
+    ///
+    /// ```
+    /// # fn example(job: &pinfold::Job) -> std::io::Result<()> {
+    /// if let Some(cgroup) = job.cgroup() {
+    ///     println!("{}", std::fs::read_to_string(cgroup.join("cgroup.stat"))?);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn cgroup(&self) -> Option<&Path> {
         self.shared.cgroup.as_deref()
     }
 
-    /// Returns the events of the job from its start on, as [`Job::events`] does.
+    /// Returns the events of the job. They begin with its start, even if this is called later.
+    ///
+    /// ```rust,standalone_crate
+    /// use pinfold::events::EventKind;
+    /// use pinfold::{Command, Supervisor};
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    ///     runtime.block_on(async {
+    ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
+    ///         let job = supervisor.spawn(&Command::new("true")).await?;
+    ///         let mut events = job.events();
+    ///         while let Some(event) = events.next_event().await {
+    ///             match event.kind {
+    ///                 EventKind::Spawned { pid, .. } => println!("{:.3} s: process {pid}", event.seconds),
+    ///                 kind => println!("{:.3} s: {kind:?}", event.seconds),
+    ///             }
+    ///         }
+    ///         supervisor.close().await;
+    ///         Ok(())
+    ///     })
+    /// }
+    /// ```
     #[must_use]
     pub fn events(&self) -> Events {
         self.shared.events.listen()
@@ -150,7 +178,7 @@ impl JobHandle {
         self.shared.main.has_ended()
     }
 
-    /// Waits until the job is over, as [`Job::wait`] does.
+    /// Waits until the job is over, as [`Job::wait`] does, but leaves the piped standard input to its owner.
     ///
     /// Cancel-safe: dropping the future does not affect the job.
     ///
@@ -160,7 +188,7 @@ impl JobHandle {
         self.shared.wait().await
     }
 
-    /// Returns the report if the job is over, as [`Job::try_wait`] does.
+    /// Returns the report if the job is over, and `None` if it is not. Does not wait.
     ///
     /// # Errors
     /// The same as for [`Job::wait`].
@@ -183,40 +211,67 @@ impl JobHandle {
         self.shared.ready(readiness, timeout, [None, None])
     }
 
-    /// Begins to stop the job, as [`Job::start_stop`] does.
-    pub fn start_stop(&self) {
-        self.ask(Request::Stop(None));
+    /// Begins to stop the job, and returns immediately: pinfold sends the stop signal and SIGCONT (a stopped process
+    /// does not act on the stop signal before SIGCONT), waits for the grace period, and kills the remaining processes.
+    /// A second stop kills at once. [`wait`](Self::wait) returns when the job is over. A job that is over ignores the
+    /// request.
+    ///
+    /// # Errors
+    /// [`Error::GuardLost`] if the runtime of the supervisor has been shut down.
+    pub fn start_stop(&self) -> Result<()> {
+        self.request(Request::Stop(None))
     }
 
-    /// Begins to stop the job and sends this signal first, as [`Job::start_stop_with`] does.
-    pub fn start_stop_with(&self, signal: Signal) {
-        self.ask(Request::Stop(Some(signal)));
+    /// Begins to stop the job as [`start_stop`](Self::start_stop) does, but sends `signal` first, instead of the stop
+    /// signal. Use it in a supervisor that forwards the signal that it received, so that the job's handlers for SIGINT
+    /// or SIGHUP run.
+    ///
+    /// When the main process has ended, the remaining processes receive the stop signal too, because a shell starts its
+    /// background processes with SIGINT and SIGQUIT ignored. If the job is being stopped already, this is a second
+    /// stop, which kills.
+    ///
+    /// ```
+    /// # async fn example(mut job: pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+    /// job.start_stop_with(pinfold::Signal::INT)?; // Python raises KeyboardInterrupt.
+    /// let report = job.wait().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The same as for [`start_stop`](Self::start_stop).
+    pub fn start_stop_with(&self, signal: Signal) -> Result<()> {
+        self.request(Request::Stop(Some(signal)))
     }
 
-    /// Begins to kill the job, as [`Job::start_kill`] does.
-    pub fn start_kill(&self) {
-        self.ask(Request::Kill);
+    /// Begins to kill the job, and returns immediately: through `cgroup.kill` (Linux 5.14) or, on older kernels, by
+    /// SIGKILL through pidfds. A job that is over ignores the request.
+    ///
+    /// # Errors
+    /// The same as for [`start_stop`](Self::start_stop).
+    pub fn start_kill(&self) -> Result<()> {
+        self.request(Request::Kill)
     }
 
-    /// Stops the job and waits until it is over, as [`Job::stop`] does.
+    /// Stops the job as [`start_stop`](Self::start_stop) does, and waits until it is over.
     ///
     /// Cancel-safe: the stop goes on if the future is dropped. Before its first poll nothing happens.
     ///
     /// # Errors
     /// The same as for [`Job::wait`].
     pub async fn stop(&self) -> Result<Arc<Report>> {
-        self.start_stop();
+        self.start_stop()?;
         self.wait().await
     }
 
-    /// Kills the job and waits until it is over, as [`Job::kill`] does.
+    /// Kills the job as [`start_kill`](Self::start_kill) does, and waits until it is over.
     ///
     /// Cancel-safe: the kill goes on if the future is dropped. Before its first poll nothing happens.
     ///
     /// # Errors
     /// The same as for [`Job::wait`].
     pub async fn kill(&self) -> Result<Arc<Report>> {
-        self.start_kill();
+        self.start_kill()?;
         self.wait().await
     }
 
@@ -225,10 +280,17 @@ impl JobHandle {
         self.ask(Request::End(Event::Deadline));
     }
 
-    /// Sends a signal to the main process.
+    /// Sends a signal to the main process, through its pidfd (pidfd_send_signal(2), Linux 5.1).
+    ///
+    /// ```
+    /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+    /// job.signal(pinfold::Signal::HUP)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// The same as for [`Job::signal`].
+    /// `ESRCH` if the main process has ended, `EPERM` if it belongs to another user by now.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         self.shared.signal(signal)
     }
@@ -241,10 +303,38 @@ impl JobHandle {
     /// Returns the current processes of the job; an empty list if the job is over.
     ///
     /// Cancel-safe.
+    ///
+    /// ```rust,standalone_crate
+    /// use pinfold::{Command, Readiness, Stdio, Supervisor};
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    ///     runtime.block_on(async {
+    ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
+    ///         let mut command = Command::new("sh");
+    ///         command.args(["-c", "setsid sleep 999 & echo ready; wait"]).stdout(Stdio::piped());
+    ///         let mut job = supervisor.spawn(&command).await?;
+    ///         job.ready(&Readiness::stdout_line("ready"), std::time::Duration::from_secs(60)).await?;
+    ///         for process in job.processes().await {
+    ///             println!("{process}");
+    ///         }
+    ///         assert_eq!(job.processes().await.len(), 2);
+    ///         job.kill().await?;
+    ///         supervisor.close().await;
+    ///         Ok(())
+    ///     })
+    /// }
+    /// ```
     pub async fn processes(&self) -> Vec<ProcessInfo> {
         let (sender, answer) = oneshot::channel();
         self.ask(Request::Processes(sender));
         answer.await.unwrap_or_default()
+    }
+
+    /// Sends a request, and returns an error if no actor can perform it and the job has no report.
+    fn request(&self, request: Request) -> Result<()> {
+        self.ask(request);
+        self.shared.try_wait().map(drop)
     }
 
     pub(super) fn ask(&self, request: Request) {

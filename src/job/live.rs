@@ -9,9 +9,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
+use super::JobHandle;
 use super::actor::Actor;
 use super::request::Request;
-use super::{Job, JobHandle};
 use crate::cgroup::directory::{State, state};
 use crate::error::{Error, Result};
 use crate::job::completion::Completion;
@@ -109,8 +109,8 @@ impl Drop for ThawOnDrop<'_> {
     }
 }
 
-impl Job {
-    /// Returns what the whole job uses now, including its ended processes. If the job has ended, returns what it used.
+impl JobHandle {
+    /// Returns what the whole job uses now, including its ended processes. If the job is over, returns what it used.
     ///
     /// Cancel-safe.
     ///
@@ -128,10 +128,12 @@ impl Job {
     /// # Errors
     /// [`Error::GuardLost`] if the runtime of the supervisor has been shut down.
     pub async fn usage(&self) -> Result<Usage> {
-        match self.handle().usage().await {
-            Some(usage) => Ok(usage),
+        let (answer, usage) = oneshot::channel();
+        self.ask(Request::Usage(answer));
+        match usage.await {
+            Ok(usage) => Ok(usage),
             // The job has ended meanwhile.
-            None => Ok(self.wait().await?.usage.clone()),
+            Err(_) => Ok(self.wait().await?.usage.clone()),
         }
     }
 
@@ -154,32 +156,6 @@ impl Job {
     /// `ESRCH` if the job is ending or has ended, `ETIMEDOUT` if a process did not freeze within 10 s (state D); in
     /// this case the job continues to run. `EOPNOTSUPP` without a cgroup.
     pub async fn freeze(&self) -> Result<()> {
-        self.handle().freeze().await
-    }
-
-    /// Thaws a frozen job. Returns immediately. Has no effect on a job that is not frozen.
-    pub fn thaw(&self) {
-        self.requests.send(Request::Thaw);
-    }
-}
-
-impl JobHandle {
-    /// Returns what the whole job uses now, or `None` if the job is over.
-    ///
-    /// Cancel-safe.
-    pub async fn usage(&self) -> Option<Usage> {
-        let (answer, usage) = oneshot::channel();
-        self.ask(Request::Usage(answer));
-        usage.await.ok()
-    }
-
-    /// Freezes every process of the job, as [`Job::freeze`] does.
-    ///
-    /// Dropping the future before it is ready thaws the job again.
-    ///
-    /// # Errors
-    /// The same as for [`Job::freeze`].
-    pub async fn freeze(&self) -> Result<()> {
         let failed = |errno| Error::system("freeze", format!("the job of process {}", self.pid()), errno, "");
         let (answer, frozen) = oneshot::channel();
         self.ask(Request::Freeze(answer));
@@ -191,7 +167,7 @@ impl JobHandle {
         frozen
     }
 
-    /// Thaws a frozen job, as [`Job::thaw`] does.
+    /// Thaws a frozen job. Returns immediately. Has no effect on a job that is not frozen.
     pub fn thaw(&self) {
         self.ask(Request::Thaw);
     }

@@ -12,7 +12,9 @@ mod live;
 mod main_exit;
 pub(crate) mod oom;
 pub mod output;
+mod private_tmp;
 pub mod ready;
+mod record;
 mod remaining;
 pub(crate) mod report_builder;
 mod request;
@@ -25,7 +27,7 @@ mod streams;
 mod terminal;
 mod wait_until_empty;
 
-use std::path::Path;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, oneshot};
@@ -34,25 +36,29 @@ use crate::error::Result;
 use crate::job::output::{InputStream, OutputStream};
 use crate::kernel::maker::Maker;
 use crate::kernel::signal::Signal;
-use crate::report::{ProcessInfo, Report};
+use crate::report::Report;
 use crate::supervisor::driver::Driver;
-use crate::supervisor::events::Events;
 use crate::supervisor::queue::{Receiver, Sender};
 pub use handle::JobHandle;
-use handle::Shared;
 use request::Request;
 use streams::Piped;
 
 /// One command and every process descended from it. If it is dropped before the job has ended, pinfold kills the job.
 ///
-/// The names are those of [`tokio::process::Child`](https://docs.rs/tokio/latest/tokio/process/struct.Child.html), but
-/// each of them acts on the whole job. Other differences:
+/// A `Job` is the owner of a job, and dereferences to the [`JobHandle`], which has all methods that do not need the
+/// owner. The names are those of
+/// [`tokio::process::Child`](https://docs.rs/tokio/latest/tokio/process/struct.Child.html), but each of them acts on the
+/// whole job. Other differences:
 ///
 /// - A dropped job is always killed; there is no `kill_on_drop`.
-/// - [`wait`](Self::wait), [`stop`](Self::stop) and [`kill`](Self::kill) take `&self` and return a [`Report`], which has
-///   the methods of [`ExitStatus`](std::process::ExitStatus).
-/// - [`wait`](Self::wait) does not close [`stdin`](Self::stdin). [`wait_with_output`](Self::wait_with_output) does.
-/// - [`start_kill`](Self::start_kill) can't fail, so it returns nothing.
+/// - [`wait`](Self::wait), [`kill`](Self::kill) and [`try_wait`](JobHandle::try_wait) return a [`Report`], which has the
+///   methods of [`ExitStatus`](std::process::ExitStatus).
+/// - [`kill`](Self::kill) and [`start_kill`](JobHandle::start_kill) succeed if the job is over.
+/// - [`start_kill`](JobHandle::start_kill) and [`try_wait`](JobHandle::try_wait) take `&self`: they change nothing in the
+///   owner.
+/// - [`wait_with_output`](Self::wait_with_output) takes `&mut self`, so that the job survives an error and a timeout of
+///   the caller.
+/// - The errors are [`Error`](crate::Error), which converts to [`std::io::Error`].
 ///
 /// ```rust,standalone_crate
 /// use pinfold::{Command, Stdio, Supervisor};
@@ -94,7 +100,8 @@ pub struct Job {
     pub stderr: Option<OutputStream>,
     /// `None` if nothing is piped.
     piped: Option<Box<Piped>>,
-    shared: Arc<Shared>,
+    handle: JobHandle,
+    /// The only strong sender. When it is dropped, the actor kills the job.
     requests: Sender<Request>,
     stops: Mutex<Receiver<Signal>>,
     maker: Maker,
@@ -111,115 +118,86 @@ impl Drop for Job {
     }
 }
 
+/// As a guard of the standard library, such as [`MutexGuard`](std::sync::MutexGuard), dereferences to what it guards.
+impl Deref for Job {
+    type Target = JobHandle;
+
+    fn deref(&self) -> &JobHandle {
+        &self.handle
+    }
+}
+
 impl Job {
-    /// Returns the process id of the main process, or `None` if the main process has ended: the kernel may give the
-    /// number to another process then.
-    #[must_use]
-    pub fn id(&self) -> Option<u32> {
-        self.shared.id()
-    }
-
-    /// Returns the process id that the main process has or had, even after its end: the number in the report and in the
-    /// events.
-    #[must_use]
-    pub fn pid(&self) -> i32 {
-        self.shared.pid
-    }
-
-    /// Returns the number of the job among the jobs of its supervisor, from 1 in the order of the spawns.
-    #[must_use]
-    pub fn number(&self) -> u64 {
-        self.shared.number
-    }
-
-    /// Begins to stop the job, and returns immediately: pinfold sends the stop signal and SIGCONT (a stopped process
-    /// does not act on the stop signal before SIGCONT), waits for the grace period, and kills the remaining processes.
-    /// A second stop kills at once. [`wait`](Self::wait) returns when the job is over.
-    pub fn start_stop(&self) {
-        // A job that has ended ignores requests.
-        self.requests.send(Request::Stop(None));
-    }
-
-    /// Begins to stop the job as [`start_stop`](Self::start_stop) does, but sends `signal` first, instead of the stop
-    /// signal. Use it in a supervisor that forwards the signal that it received, so that the job's handlers for SIGINT
-    /// or SIGHUP run.
-    ///
-    /// When the main process has ended, the remaining processes receive the stop signal too, because a shell starts its
-    /// background processes with SIGINT and SIGQUIT ignored. If the job is being stopped already, this is a second
-    /// stop, which kills.
+    /// Returns a handle to the job, which does not keep the job alive.
     ///
     /// ```
-    /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
-    /// job.start_stop_with(pinfold::Signal::INT); // Python raises KeyboardInterrupt.
-    /// let report = job.wait().await?;
+    /// use pinfold::JobHandle;
+    /// # async fn example(mut job: pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+    /// let handle: JobHandle = job.handle();
+    /// let stopped = tokio::spawn(async move { handle.stop().await });
+    /// job.wait().await?;
     /// # Ok(())
     /// # }
     /// ```
-    pub fn start_stop_with(&self, signal: Signal) {
-        self.requests.send(Request::Stop(Some(signal)));
+    #[must_use]
+    pub fn handle(&self) -> JobHandle {
+        self.handle.clone()
     }
 
-    /// Begins to kill the job, and returns immediately: through `cgroup.kill` (Linux 5.14) or, on older kernels, by
-    /// SIGKILL through pidfds.
-    pub fn start_kill(&self) {
-        self.requests.send(Request::Kill);
+    /// Closes the piped standard input, unless the caller took it: otherwise a job that reads its input to the end would
+    /// wait for more of it. Then waits until no process of the job is left, or until pinfold has given up on the
+    /// remaining processes, which the report then names.
+    ///
+    /// Does not read the output: a job that writes more than a pipe holds (64 KiB, pipe(7)) waits for a reader. Read
+    /// [`stdout`](Self::stdout) at the same time, or call [`wait_with_output`](Self::wait_with_output).
+    ///
+    /// Cancel-safe: dropping the future does not affect the job, except that its standard input is closed, and the
+    /// caller can call this again.
+    ///
+    /// ```
+    /// # async fn example(mut job: pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+    /// let report = job.wait().await?;
+    /// println!("{}: exit code {}, {} left behind", report.name, report.exit_code, report.leftovers.len());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::GuardLost`](crate::Error::GuardLost) if the runtime of the supervisor has been shut down.
+    pub async fn wait(&mut self) -> Result<Arc<Report>> {
+        drop(self.stdin.take());
+        self.handle.wait().await
     }
 
-    /// Stops the job as [`start_stop`](Self::start_stop) does, and waits until it is over: shortly after the end of the
-    /// grace period at the latest.
+    /// Stops the job as [`start_stop`](JobHandle::start_stop) does, and waits as [`wait`](Self::wait) does: until shortly
+    /// after the end of the grace period at the latest.
     ///
     /// Cancel-safe: the stop goes on if the future is dropped. Before its first poll nothing happens.
     ///
     /// ```
-    /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn example(mut job: pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
     /// let report = job.stop().await?;
-    /// println!("{:?}, {} processes received the stop signal", report.reason, report.stopped.count);
+    /// println!("{:?}, {} processes received the stop signal", report.reason, report.stopped.len());
     /// # Ok(())
     /// # }
     /// ```
     ///
     /// # Errors
     /// The same as for [`wait`](Self::wait).
-    pub async fn stop(&self) -> Result<Arc<Report>> {
-        self.start_stop();
+    pub async fn stop(&mut self) -> Result<Arc<Report>> {
+        self.start_stop()?;
         self.wait().await
     }
 
-    /// Kills the job as [`start_kill`](Self::start_kill) does, and waits until no process of it is left.
+    /// Kills the job as [`start_kill`](JobHandle::start_kill) does, and waits as [`wait`](Self::wait) does.
     ///
     /// Cancel-safe: the kill goes on if the future is dropped. Before its first poll nothing happens.
     ///
     /// # Errors
     /// The same as for [`wait`](Self::wait).
-    pub async fn kill(&self) -> Result<Arc<Report>> {
-        self.start_kill();
+    pub async fn kill(&mut self) -> Result<Arc<Report>> {
+        self.start_kill()?;
         self.wait().await
-    }
-
-    /// Sends a signal to the main process, through its pidfd (pidfd_send_signal(2), Linux 5.1).
-    ///
-    /// ```
-    /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
-    /// job.signal(pinfold::Signal::HUP)?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// `ESRCH` if the main process has ended, `EPERM` if it belongs to another user by now.
-    pub fn signal(&self, signal: Signal) -> Result<()> {
-        self.shared.signal(signal)
-    }
-
-    /// Returns whether the main process has ended. Other processes of the job may still run.
-    #[must_use]
-    pub fn main_has_ended(&self) -> bool {
-        self.shared.main.has_ended()
-    }
-
-    /// Sends a signal to every process of the job.
-    pub fn signal_all(&self, signal: Signal) {
-        self.requests.send(Request::SignalAll(signal));
     }
 
     /// Sends a signal to the main process, then to every other process of the job in the process group that the main
@@ -232,90 +210,6 @@ impl Job {
         // A job that has ended ignores requests, and drops those that it had received.
         self.requests.send(Request::SignalGroup(signal, sent));
         let _ = done.await;
-    }
-
-    /// Returns the name of the job: the name that the caller set, or the file name of the program.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.shared.name
-    }
-
-    /// Returns the directory of the job's cgroup (its leaf); `None` if the job is held without a cgroup.
-    ///
-    /// Use it for settings that [`Limits`](crate::Limits) does not have, such as those of the controllers hugetlb and
-    /// rdma, or give it to another program that reads or limits a cgroup. The directory exists until the job is over.
-    /// pinfold enables only the controllers that its own limits need. The caller can enable others, in
-    /// `cgroup.subtree_control` of the two directories above (the kernel's admin-guide/cgroup-v2.rst, "Enabling and
-    /// Disabling").
-    ///
-    /// ```
-    /// # fn example(job: &pinfold::Job) -> std::io::Result<()> {
-    /// if let Some(cgroup) = job.cgroup() {
-    ///     println!("{}", std::fs::read_to_string(cgroup.join("cgroup.stat"))?);
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn cgroup(&self) -> Option<&Path> {
-        self.shared.cgroup.as_deref()
-    }
-
-    /// Returns the current processes of the job; an empty list if the job is over.
-    ///
-    /// Cancel-safe.
-    ///
-    /// ```rust,standalone_crate
-    /// use pinfold::{Command, Readiness, Stdio, Supervisor};
-    ///
-    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    ///     runtime.block_on(async {
-    ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
-    ///         let mut command = Command::new("sh");
-    ///         command.args(["-c", "setsid sleep 999 & echo ready; wait"]).stdout(Stdio::piped());
-    ///         let mut job = supervisor.spawn(&command).await?;
-    ///         job.ready(&Readiness::stdout_line("ready"), std::time::Duration::from_secs(60)).await?;
-    ///         for process in job.processes().await {
-    ///             println!("{process}");
-    ///         }
-    ///         assert_eq!(job.processes().await.len(), 2);
-    ///         job.kill().await?;
-    ///         supervisor.close().await;
-    ///         Ok(())
-    ///     })
-    /// }
-    /// ```
-    pub async fn processes(&self) -> Vec<ProcessInfo> {
-        self.handle().processes().await
-    }
-
-    /// Returns the events of the job. They begin with its start, even if this is called later.
-    ///
-    /// ```rust,standalone_crate
-    /// use pinfold::events::EventKind;
-    /// use pinfold::{Command, Supervisor};
-    ///
-    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    ///     runtime.block_on(async {
-    ///         let Ok(supervisor) = Supervisor::start().await else { return Ok(()) }; // No cgroup here.
-    ///         let job = supervisor.spawn(&Command::new("true")).await?;
-    ///         let mut events = job.events();
-    ///         while let Some(event) = events.next_event().await {
-    ///             match event.kind {
-    ///                 EventKind::Spawned { pid, .. } => println!("{:.3} s: process {pid}", event.seconds),
-    ///                 kind => println!("{:.3} s: {kind:?}", event.seconds),
-    ///             }
-    ///         }
-    ///         supervisor.close().await;
-    ///         Ok(())
-    ///     })
-    /// }
-    /// ```
-    #[must_use]
-    pub fn events(&self) -> Events {
-        self.shared.events.listen()
     }
 
     /// Waits until a signal stops the main process (SIGSTOP, or SIGTSTP, SIGTTIN, SIGTTOU from the terminal), and
@@ -336,33 +230,5 @@ impl Job {
             piped.postpone_idle(by);
         }
         self.requests.send(Request::Postpone(by));
-    }
-
-    /// Waits until no process of the job is left, or until pinfold has given up on the remaining processes, which the
-    /// report then names. Does not close a piped standard input: drop [`stdin`](Self::stdin) before, if the job reads its
-    /// input to the end.
-    ///
-    /// Cancel-safe: dropping the future does not affect the job, and the caller can call this again.
-    ///
-    /// ```
-    /// # async fn example(job: &pinfold::Job) -> Result<(), Box<dyn std::error::Error>> {
-    /// let report = job.wait().await?;
-    /// println!("{}: exit code {}, {} left behind", report.name, report.exit_code, report.leftovers.count);
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// [`Error::GuardLost`](crate::Error::GuardLost) if the runtime of the supervisor has been shut down.
-    pub async fn wait(&self) -> Result<Arc<Report>> {
-        self.shared.wait().await
-    }
-
-    /// Returns the report if the job is over, and `None` if it is not. Does not wait.
-    ///
-    /// # Errors
-    /// The same as for [`wait`](Self::wait).
-    pub fn try_wait(&self) -> Result<Option<Arc<Report>>> {
-        self.shared.try_wait()
     }
 }

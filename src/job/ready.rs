@@ -182,8 +182,8 @@ impl Job {
     ///         command.args(["-c", "echo starting; echo listening; sleep 999"]).stdout(Stdio::piped());
     ///         let mut job = supervisor.spawn(&command).await?;
     ///         job.ready(&Readiness::stdout_line("listening"), Duration::from_secs(60)).await?;
-    ///         job.start_stop();
-    ///         assert_eq!(job.wait_with_output().await?.stdout.text(), "starting\nlistening\n");
+    ///         job.start_stop()?;
+    ///         assert_eq!(job.wait_with_output().await?.stdout, b"starting\nlistening\n");
     ///         supervisor.close().await;
     ///         Ok(())
     ///     })
@@ -194,7 +194,7 @@ impl Job {
         readiness: &'a Readiness,
         timeout: Duration,
     ) -> impl Future<Output = Result<()>> + Send + 'a {
-        self.shared.ready(readiness, timeout, [self.stdout.as_mut(), self.stderr.as_mut()])
+        self.handle.shared.ready(readiness, timeout, [self.stdout.as_mut(), self.stderr.as_mut()])
     }
 }
 

@@ -10,9 +10,9 @@ use super::actor::Actor;
 use super::caller::Caller;
 use super::command::Command;
 use super::completion::completion;
-use super::handle::Shared;
+use super::handle::{JobHandle, Shared};
 use super::output::Activity;
-use super::{Job, actor, live, spawn_request, streams};
+use super::{Job, actor, live, private_tmp, spawn_request, streams};
 use crate::cgroup::apply as limits;
 use crate::error::{Error, Result};
 use crate::guard::protocol::JobId;
@@ -20,7 +20,7 @@ use crate::kernel::maker::Maker;
 use crate::kernel::wake::Wake;
 use crate::supervisor::backend::Backend;
 use crate::supervisor::events::Log;
-use crate::supervisor::{Inner, MAX_RESTARTS_AFTER_REMOVAL, Supervisor, start_sweep};
+use crate::supervisor::{Inner, MAX_RESTARTS_AFTER_REMOVAL, Supervisor, start_sweep, tmp_base};
 
 impl Supervisor {
     /// Starts a job, and returns when the command has been executed. Dropping this future ends the job.
@@ -36,7 +36,7 @@ impl Supervisor {
     /// # async fn example(supervisor: &pinfold::Supervisor) -> Result<(), Box<dyn std::error::Error>> {
     /// let mut command = pinfold::Command::new("make");
     /// command.arg("check").timeout(std::time::Duration::from_secs(600));
-    /// let job = supervisor.spawn(&command).await?;
+    /// let mut job = supervisor.spawn(&command).await?;
     /// println!("process {} runs", job.pid());
     /// assert!(job.wait().await?.is_gone());
     /// # Ok(())
@@ -108,11 +108,25 @@ async fn start(
 ) -> Result<Job> {
     command.limits.check()?;
     let changed = caller.host.as_ref().map(|host| backend.changed(host)).unwrap_or_default();
-    let mut spawn_request = spawn_request::SpawnRequest::new(command, caller, changed)?;
+    let mut early = None;
+    let mut tmp = None;
+    if private_tmp::needs_directory(command) {
+        let next = supervisor.next_containment(backend).await?;
+        let (made, is_first) = next.link.make_private_tmp(private_tmp::users(command)).await?;
+        if is_first {
+            let mut sweeping = supervisor.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
+            sweeping.spawn_on(tmp_base::sweep(), &supervisor.runtime.handle);
+        }
+        (early, tmp) = (Some(next), Some(made));
+    }
+    let mut spawn_request = spawn_request::SpawnRequest::new(command, caller, changed, tmp)?;
     let (pipes, terminal) = (std::mem::take(&mut spawn_request.pipes), spawn_request.terminal.take());
     let (spawned, started) = oneshot::channel();
     let (finished, report) = completion();
-    let next = supervisor.next_containment(backend).await?;
+    let next = match early {
+        Some(next) => next,
+        None => supervisor.next_containment(backend).await?,
+    };
     if let Some(host) = &caller.host {
         next.link.host.check_credentials(host)?;
     }
@@ -152,7 +166,7 @@ async fn start(
                 stdout,
                 stderr,
                 piped,
-                shared: Arc::new(shared),
+                handle: JobHandle::new(shared, requests.downgrade()),
                 requests,
                 stops: Mutex::new(stops),
                 maker: Maker::here(),

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::job::command::Command;
 use crate::job::completion::Completion;
 use crate::job::output::{
-    Activity, Captured, Channel, Found, InputStream, Output, OutputStream, Searches, Taps, Writer,
+    Activity, CaptureLimit, Captured, Channel, Found, InputStream, Output, OutputStream, Searches, Taps, Writer,
 };
 use crate::job::stop::Event;
 use crate::kernel::signal::Signal;
@@ -71,6 +71,7 @@ pub(super) fn make(
             (pipe(stdin, Interest::WRITABLE)?, pipe(stdout, Interest::READABLE)?, pipe(stderr, Interest::READABLE)?)
         }
     };
+    let limit = command.capture.unwrap_or(CaptureLimit::unlimited());
     let searches = [&stdout, &stderr].map(|channel| channel.as_ref().map(|_| Searches::default()));
     let output = |channel: Option<Channel>, number: usize| {
         let Some(channel) = channel else { return Ok(None) };
@@ -85,7 +86,7 @@ pub(super) fn make(
         stderr: output(stderr, 1)?,
         searches,
         piped: Some(Box::new(Piped {
-            captured: [Captured::new(command.capture), Captured::new(command.capture)],
+            captured: [Captured::new(limit), Captured::new(limit)],
             terminal: terminal
                 .map(|terminal| WeakTerminal { fd: Arc::downgrade(terminal.fd()), _kept: terminal.kept().clone() }),
             activity: activity.cloned(),
@@ -102,8 +103,8 @@ impl Piped {
     }
 }
 
-/// Reads the stream to its end, and returns what was captured of it, here and by earlier calls.
-async fn read_to_end(stream: Option<&mut OutputStream>, captured: &mut Captured) -> Result<Captured> {
+/// Reads the stream to its end.
+async fn read_to_end(stream: Option<&mut OutputStream>, captured: &mut Captured) -> Result<()> {
     if let Some(stream) = stream {
         while stream.read_piece(|piece| captured.push(piece)).await.map_err(|error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
@@ -111,7 +112,7 @@ async fn read_to_end(stream: Option<&mut OutputStream>, captured: &mut Captured)
         })? > 0
         {}
     }
-    Ok(captured.clone())
+    Ok(())
 }
 
 /// The search for a line in one output.
@@ -227,9 +228,10 @@ impl Job {
 
     /// Closes the piped standard input and reads the piped outputs, unless the caller took them. Waits until no process
     /// of the job is left. Does not wait for a process outside of the job that still holds the pipes. Keeps only as
-    /// much of each stream as [`Command::capture`](crate::Command::capture) allows.
+    /// much of each stream as [`Command::capture`](crate::Command::capture) allows: everything if the caller set no limit.
     ///
-    /// Cancel-safe: captured output is kept for the next call, which returns it with the rest.
+    /// Cancel-safe: captured output is kept for the next call, which returns it with the rest. A call after one that
+    /// succeeded returns no output.
     ///
     /// # Errors
     /// The same as for [`wait`](Self::wait), and [`Error::System`] if a pipe can't be read or the file of
@@ -247,7 +249,7 @@ impl Job {
     ///         command.args(["-c", "cat; echo oops >&2; exit 3"]).stdin(Stdio::bytes("given"));
     ///         command.stdout(Stdio::piped()).stderr(Stdio::piped());
     ///         let output = supervisor.spawn(&command).await?.wait_with_output().await?;
-    ///         assert_eq!((output.stdout.text().as_str(), output.stderr.text().as_str()), ("given", "oops\n"));
+    ///         assert_eq!((output.stdout.as_slice(), output.stderr.as_slice()), (&b"given"[..], &b"oops\n"[..]));
     ///         assert_eq!(output.status.exit_code, 3);
     ///         supervisor.close().await;
     ///         Ok(())
@@ -255,21 +257,23 @@ impl Job {
     /// }
     /// ```
     pub async fn wait_with_output(&mut self) -> Result<Output> {
+        let (status, [stdout, stderr]) = self.wait_and_capture().await?;
+        let (stdout_dropped, stderr_dropped) = (stdout.dropped(), stderr.dropped());
+        Ok(Output { status, stdout: stdout.into_bytes(), stderr: stderr.into_bytes(), stdout_dropped, stderr_dropped })
+    }
+
+    /// As [`wait_with_output`](Self::wait_with_output), which says more about errors and cancellation.
+    pub(crate) async fn wait_and_capture(&mut self) -> Result<(Arc<Report>, [Captured; 2])> {
         drop(self.stdin.take());
         match self.piped.as_deref_mut() {
             Some(Piped { captured: [out, err], .. }) => {
                 // All streams are read at the same time: otherwise the job could block on a full pipe, and this wait
                 // would not end.
                 let (stdout, stderr) = (read_to_end(self.stdout.as_mut(), out), read_to_end(self.stderr.as_mut(), err));
-                let joined = Box::pin(async { tokio::try_join!(stdout, stderr, self.shared.wait()) });
-                let (stdout, stderr, status) = joined.await?;
-                Ok(Output { status, stdout, stderr })
+                let ((), (), status) = Box::pin(async { tokio::try_join!(stdout, stderr, self.handle.wait()) }).await?;
+                Ok((status, [std::mem::take(out), std::mem::take(err)]))
             }
-            None => {
-                let status = self.wait().await?;
-                let (stdout, stderr) = Default::default();
-                Ok(Output { status, stdout, stderr })
-            }
+            None => Ok((self.wait().await?, Default::default())),
         }
     }
 }

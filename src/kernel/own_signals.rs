@@ -20,13 +20,15 @@ pub struct Received {
     pub from_kernel: bool,
     /// The process that sent the signal; 0 if it is not known.
     pub sender: u32,
+    /// The value that came with the signal (sigqueue(3)).
+    pub value: Option<i32>,
 }
 
 impl Received {
     /// Returns a received signal.
     #[must_use]
     pub const fn new(signal: Signal, from_kernel: bool, sender: u32) -> Self {
-        Self { signal, from_kernel, sender }
+        Self { signal, from_kernel, sender, value: None }
     }
 
     /// Returns whether the terminal sent the signal: to its foreground process group, or, for SIGHUP, only to the
@@ -119,7 +121,8 @@ pub(crate) fn received(info: &libc::signalfd_siginfo) -> Option<Received> {
         wake::renew();
         return None;
     }
-    Some(Received { signal, from_kernel: info.ssi_code == libc::SI_KERNEL, sender: info.ssi_pid })
+    let value = (info.ssi_code == libc::SI_QUEUE).then_some(info.ssi_int);
+    Some(Received { signal, from_kernel: info.ssi_code == libc::SI_KERNEL, sender: info.ssi_pid, value })
 }
 
 /// Returns whether this program was started with `signal` blocked, so that it would not have received the signal. (This

@@ -30,6 +30,40 @@ impl Pidfd {
         send_signal(self.0.as_fd(), signal.number())
     }
 
+    /// Sends `signal` with a value (as sigqueue(3) does), which the receiver reads from a signalfd. The errors are those
+    /// of [`Self::send`].
+    #[cfg(feature = "cli")]
+    pub(crate) fn send_with(&self, signal: Signal, value: i32) -> Result<()> {
+        /// The part of the kernel's `siginfo_t` that a queued signal has (include/uapi/asm-generic/siginfo.h).
+        #[repr(C)]
+        struct Queued {
+            signo: i32,
+            errno: i32,
+            code: i32,
+            _to_the_union: i32,
+            pid: i32,
+            uid: u32,
+            value: usize,
+            _rest: [u64; 12],
+        }
+        let info = Queued {
+            signo: signal.number(),
+            errno: 0,
+            code: libc::SI_QUEUE,
+            _to_the_union: 0,
+            pid: rustix::process::getpid().as_raw_nonzero().get(),
+            uid: rustix::process::getuid().as_raw(),
+            value: value as usize,
+            _rest: [0; 12],
+        };
+        const { assert!(size_of::<Queued>() == size_of::<libc::siginfo_t>()) };
+        // SAFETY: the kernel reads a `siginfo_t` from `info`, which has its size and layout and outlives the call.
+        check(unsafe {
+            libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal.number(), &raw const info, 0)
+        })
+        .map(drop)
+    }
+
     /// Sends the signals one after another, up to the first that fails.
     pub(crate) fn send_each(&self, signals: &[Signal]) -> Result<()> {
         signals.iter().try_for_each(|&signal| self.send(signal))

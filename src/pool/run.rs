@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::job::Job;
 use crate::job::caller::Caller;
 use crate::job::command::Command;
-use crate::job::output::Output;
+use crate::job::output::Captured;
 use crate::report::{Reason, Report};
 
 /// Runs a task and returns its outcome. `attempts` counts the starts, so that the caller knows their number even if
@@ -29,6 +29,8 @@ pub(super) async fn run(
     if task.command.timeout.is_none() {
         task.command.timeout = pool.timeout;
     }
+    // A pool keeps the outputs of many jobs.
+    task.command.capture.get_or_insert_default();
     let (data, mut earlier) = (task.data.clone(), Vec::new());
     let last = run_attempts(pool, id, task, end_requests, attempts, &mut earlier).await;
     Outcome { data, earlier, ..last }
@@ -57,7 +59,7 @@ async fn run_attempts(
         if let Some(on_spawn) = &task.on_spawn
             && let Err(panic) = catch_unwind(AssertUnwindSafe(|| on_spawn(&mut job, attempt))).map_err(message_of)
         {
-            let report = Box::pin(kill_after(&job, &panic)).await;
+            let report = Box::pin(kill_after(&mut job, &panic)).await;
             return Outcome::not_run(id, report, attempt, false);
         }
         let notice = SlowNotice::new(pool, id, &job, attempt, task.data.clone());
@@ -65,7 +67,7 @@ async fn run_attempts(
         let again = (attempt <= task.retries).then_some(task);
         let ended = wait_or_end(pool, &mut job, &mut end_requests, notice).await;
         let (report, stdout, stderr) = match ended {
-            Ok(Output { status, stdout, stderr }) => (status, stdout, stderr),
+            Ok((report, [stdout, stderr])) => (report, stdout, stderr),
             Err(error) => {
                 let report = failed(&Command::new(job.name()), &error);
                 let cancelled = is_ended_by(&end_requests, report.reason);
@@ -117,7 +119,7 @@ fn is_ended_by(end_requests: &EndRequests, reason: Reason) -> bool {
 
 /// Kills the job after a panic of `on_spawn`: this callback may not have completed the setup of the job, so the job
 /// must not continue.
-async fn kill_after(job: &Job, panic: &str) -> Report {
+async fn kill_after(job: &mut Job, panic: &str) -> Report {
     let report = match job.kill().await {
         Ok(report) => Report::clone(&report),
         Err(error) => failed(&Command::new(job.name()), &error),
@@ -155,7 +157,7 @@ async fn wait_or_end(
     job: &mut Job,
     end_requests: &mut EndRequests,
     mut slow: Option<SlowNotice<'_>>,
-) -> Result<Output, Error> {
+) -> Result<(Arc<Report>, [Captured; 2]), Error> {
     let handle = job.handle();
     let mut ended = std::pin::pin!(wait(job));
     let mut done = Ending::NotYet;
@@ -167,11 +169,11 @@ async fn wait_or_end(
                 Ending::Deadline => handle.stop_at_deadline(),
                 // If the job is already being stopped because of the deadline, a second stop would kill it.
                 Ending::Stop if done == Ending::NotYet => match pool.first_signal() {
-                    Some(signal) => handle.start_stop_with(signal),
-                    None => handle.start_stop(),
+                    Some(signal) => handle.start_stop_with(signal)?,
+                    None => handle.start_stop()?,
                 },
                 Ending::Stop => {}
-                Ending::Kill => handle.start_kill(),
+                Ending::Kill => handle.start_kill()?,
             }
             done = next;
         }
@@ -211,19 +213,14 @@ async fn next_notice(slow: &mut Option<SlowNotice<'_>>) {
 }
 
 /// Waits for the job and its output. An output that can't be read or copied is lost; pinfold then stops the job.
-async fn wait(job: &mut Job) -> Result<Output, Error> {
-    match job.wait_with_output().await {
+async fn wait(job: &mut Job) -> Result<(Arc<Report>, [Captured; 2]), Error> {
+    match job.wait_and_capture().await {
         Err(error @ Error::System { .. }) => Box::pin(stop_unread(job, error)).await,
         done => done,
     }
 }
 
-async fn stop_unread(job: &Job, error: Error) -> Result<Output, Error> {
-    Ok(unread(&*job.stop().await?, &error))
-}
-
-fn unread(report: &Report, error: &Error) -> Output {
-    let report = Report { error: Some(error.to_string()), ..report.clone() };
-    let (stdout, stderr) = Default::default();
-    Output { status: Arc::new(report), stdout, stderr }
+async fn stop_unread(job: &mut Job, error: Error) -> Result<(Arc<Report>, [Captured; 2]), Error> {
+    let report = Report::clone(&*job.stop().await?);
+    Ok((Arc::new(Report { error: Some(error.to_string()), ..report }), Default::default()))
 }

@@ -1,5 +1,6 @@
 //! The report, which describes how a job ended: one type for the library and for `--report`.
 
+mod description;
 mod oom;
 mod process;
 mod reason;
@@ -13,6 +14,7 @@ use std::process::ExitStatus;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use description::{Description, SupervisorKind, VERSION as DESCRIPTION_VERSION};
 pub use oom::{Oom, OomVictim};
 pub use process::ProcessInfo;
 pub use reason::Reason;
@@ -211,6 +213,35 @@ pub struct ProcessList {
     pub count: u64,
     /// At most 256 of these processes, in their state when pinfold found them.
     pub processes: Vec<ProcessInfo>,
+}
+
+impl ProcessList {
+    /// Returns how many processes there were: [`count`](Self::count).
+    #[must_use]
+    pub fn len(&self) -> usize {
+        usize::try_from(self.count).unwrap_or(usize::MAX)
+    }
+
+    /// Returns whether there was no process.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Iterates over the processes that are described: fewer than [`len`](Self::len) if there were more than 256 of
+    /// them.
+    pub fn iter(&self) -> std::slice::Iter<'_, ProcessInfo> {
+        self.processes.iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a ProcessList {
+    type Item = &'a ProcessInfo;
+    type IntoIter = std::slice::Iter<'a, ProcessInfo>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
 }
 
 /// A directory that pinfold could not remove.

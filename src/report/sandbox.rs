@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::Figure;
+
 /// The sandbox of a job: each promise, and the mechanism that held it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -17,6 +19,10 @@ pub struct SandboxReport {
     pub promises: Vec<PromiseReport>,
     /// A hash of the seccomp filters: equal filters have equal hashes.
     pub filter_hash: String,
+    /// The bytes that the files of the private tmp had allocated when the job had ended; null if the job had no private
+    /// tmp.
+    #[serde(default)]
+    pub private_tmp_bytes: Option<Figure>,
 }
 
 /// Which promises a sandbox makes.

@@ -189,6 +189,7 @@ impl Backend {
                     let _ = sweep::kill_and_wait(base.cgroup(), sweep::BOUND);
                 }
                 let _ = base.remove();
+                link.remove_private_tmps().await;
             }
             Self::Subreaper(guards) => {
                 let ready = guards.ready.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -197,6 +198,7 @@ impl Backend {
                 links.iter().for_each(|link| link.disconnect());
                 for link in links {
                     link.gone().await;
+                    link.remove_private_tmps().await;
                 }
             }
         }

@@ -16,7 +16,7 @@ use crate::guard::protocol::ToGuard;
 use crate::guard::{self, Embedded, Guard, Program};
 use crate::kernel::maker::Maker;
 use crate::report::ContainmentKind;
-use crate::report::Refusal;
+use crate::report::{Refusal, SupervisorKind};
 use crate::supervisor::backend::RecreatedBase;
 use crate::supervisor::backend::{Backend, SubreaperBackend};
 use crate::supervisor::delegation;
@@ -32,6 +32,7 @@ pub struct SupervisorBuilder {
     guard: Option<Guard>,
     guard_program: Option<Program>,
     one_job: bool,
+    kind: SupervisorKind,
     controllers: Vec<Controller>,
 }
 
@@ -84,6 +85,13 @@ impl SupervisorBuilder {
     #[cfg(feature = "cli")]
     pub(crate) fn one_job(mut self) -> Self {
         self.one_job = true;
+        self
+    }
+
+    /// Records which command of pinfold the supervisor belongs to.
+    #[cfg(feature = "cli")]
+    pub(crate) fn kind(mut self, kind: SupervisorKind) -> Self {
+        self.kind = kind;
         self
     }
 
@@ -161,6 +169,7 @@ impl SupervisorBuilder {
                 hub: Arc::default(),
                 start_permits: Semaphore::new(MAX_STARTS),
                 one_job: self.one_job,
+                kind: self.kind,
                 had_its_job: AtomicBool::new(false),
                 sweeping: Mutex::default(),
                 cgroup_only: cgroup_only && self.containment != Some(ContainmentKind::Subreaper),

@@ -21,6 +21,7 @@ use crate::kernel::maker::Maker;
 use crate::kernel::{pidfd, reap};
 use crate::supervisor::delegation::NO_JOB;
 use crate::supervisor::queue::{Receiver, Sender, queue};
+use crate::supervisor::tmp_base::OnceTmpBase;
 use crate::supervisor::watchdog;
 use crate::supervisor::watchdog::{ExpectedAnswer, Watchdog};
 
@@ -62,6 +63,7 @@ pub(crate) struct Link {
     /// The guard's processes, which belong to no job.
     _registered: orphans::RegisteredGuards,
     reader: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    pub(super) tmp_base: OnceTmpBase,
 }
 
 impl Link {
@@ -110,6 +112,7 @@ impl Link {
             maker,
             _registered: orphans::RegisteredGuards::new(known),
             reader: Mutex::new(Some(reader)),
+            tmp_base: OnceTmpBase::default(),
         })
     }
 

@@ -16,6 +16,7 @@ pub(crate) mod start_sweep;
 pub mod sweep;
 #[cfg(feature = "cli")]
 mod terminal;
+pub(crate) mod tmp_base;
 pub(crate) mod watch;
 pub(crate) mod watchdog;
 
@@ -31,7 +32,7 @@ use crate::cgroup::limits::Controller;
 use crate::error::{Error, Result};
 use crate::guard::Program;
 use crate::kernel::maker::Maker;
-use crate::report::{ContainmentKind, Refusal};
+use crate::report::{ContainmentKind, Refusal, SupervisorKind};
 use crate::supervisor::backend::{Backend, NextContainment, SubreaperBackend};
 use crate::supervisor::driver::Driver;
 use crate::supervisor::events::{Hub, JobEvents};
@@ -80,6 +81,7 @@ pub(crate) struct Inner {
     pub(crate) start_permits: Semaphore,
     /// The supervisor starts only one job.
     one_job: bool,
+    pub(crate) kind: SupervisorKind,
     had_its_job: AtomicBool,
     /// The task that removes abandoned bases of other supervisors. The first job starts it.
     pub(crate) sweeping: Mutex<JoinSet<()>>,

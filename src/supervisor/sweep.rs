@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use rustix::fs::{Access, AtFlags, FlockOperation, accessat, flock, fstat};
 use rustix::io::Errno;
-use rustix::process::getpid;
+use rustix::process::{geteuid, getpid};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup;
@@ -30,6 +30,7 @@ use crate::cgroup::{base, lock, sweep};
 use crate::error::{ContainmentErrorKind, Error, Result};
 use crate::report::ProcessInfo;
 use crate::report::ProcessList;
+use crate::sandbox::private_tmp::Parent;
 
 /// The version of the format of [`Swept`].
 pub const VERSION: u32 = 1;
@@ -55,7 +56,7 @@ pub struct Swept {
     pub cgroup: String,
     /// Whether this was a dry run.
     pub dry_run: bool,
-    /// The abandoned bases, in the state in which they were found. An abandoned base inside of another abandoned base
+    /// The abandoned bases and private tmps, in the state in which they were found. An abandoned base inside of another abandoned base
     /// counts as a part of the outer one.
     pub abandoned: Vec<Abandoned>,
     /// Bases that could not be swept: they are locked like those of a living supervisor, but no guard holds the lock.
@@ -76,7 +77,8 @@ pub struct Locked {
     pub holders: ProcessList,
 }
 
-/// The base of a supervisor that is gone, and whose guard is gone too.
+/// The base of a supervisor that is gone, and whose guard is gone too; or the directory for the private tmps of its
+/// jobs ([`Sandbox::private_tmp`](crate::Sandbox::private_tmp)).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
@@ -206,6 +208,7 @@ impl Sweep {
                 Err(errno) => swept.not_searched(&cgroup.path().join(&name), errno),
             }
         }
+        swept.abandoned.extend(self.end_private_tmps());
         let open = if locked.is_empty() { lock::Open::default() } else { lock::Open::now() };
         for (path, name) in locked {
             let foreign_holders = open.foreign_holders(&name);
@@ -216,6 +219,31 @@ impl Sweep {
             }
         }
         Ok(swept)
+    }
+
+    /// Removes abandoned private tmps; in a dry run only finds them.
+    fn end_private_tmps(&self) -> Vec<Abandoned> {
+        let mut all = Vec::new();
+        for parent in Parent::all() {
+            for name in parent.candidates().into_iter().flatten().flatten() {
+                let Some(found) = parent.claim(&name) else { continue };
+                let outcome = match if self.dry_run { None } else { Some(found.remove(&parent)) } {
+                    None => Outcome::Found,
+                    Some(Ok(())) => Outcome::Removed,
+                    Some(Err(errno)) => {
+                        Outcome::Failed { error: format!("cannot remove it: {errno}"), advice: String::new() }
+                    }
+                };
+                all.push(Abandoned {
+                    path: found.path(&parent).display().to_string(),
+                    owner: geteuid().as_raw(),
+                    populated: false,
+                    processes: ProcessList::default(),
+                    outcome,
+                });
+            }
+        }
+        all
     }
 
     /// Ends an abandoned base; in a dry run only describes it.

@@ -63,12 +63,12 @@ fn a_tree_that_forks_all_the_time_is_killed() {
         let supervisor = Supervisor::builder().guard_program(PINFOLD).start().await.unwrap();
         for round in 0..rounds {
             let (command, mut said) = race(&["storm".into()]);
-            let job = supervisor.spawn(&command).await.unwrap();
+            let mut job = supervisor.spawn(&command).await.unwrap();
             drop(command);
             said.read_exact(&mut [0; 6]).unwrap();
             pass(random.below(3_000)).await;
             let begun = Instant::now();
-            job.start_kill();
+            job.start_kill().unwrap();
             let report = job.wait().await.unwrap();
             longest = longest.max(begun.elapsed());
             let context = format!("round {round}");
@@ -225,7 +225,7 @@ fn act(
         };
         let job = perform(job, &plan).await;
         let report = match job {
-            Some(job) => {
+            Some(mut job) => {
                 let report = tokio::time::timeout(BOUND, job.wait()).await;
                 let report = report.unwrap_or_else(|_| panic!("wait did not return: {context}")).unwrap();
                 assert_ended(&said, &context);
@@ -245,8 +245,8 @@ async fn perform(job: Job, plan: &Plan) -> Option<Job> {
     for (micros, request) in &plan.requests {
         pass(*micros).await;
         match request {
-            Request::Stop => job.start_stop(),
-            Request::Kill => job.start_kill(),
+            Request::Stop => job.start_stop().unwrap(),
+            Request::Kill => job.start_kill().unwrap(),
             Request::Signal(number) => {
                 // The job may have ended already.
                 let _ = job.signal(Signal::from_number(*number).unwrap());

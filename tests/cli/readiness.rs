@@ -19,8 +19,8 @@ fn by_a_line_a_port_or_a_file() {
         let mut job = supervisor.spawn(&piped("echo starting; echo 'listening on 7'; sleep 1000")).await.unwrap();
         job.ready(&Readiness::stdout_line("listening"), LONG).await.unwrap();
         // The output after the line can be read, and also the output that was read to find the line.
-        job.start_stop();
-        assert_eq!(job.wait_with_output().await.unwrap().stdout.text(), "starting\nlistening on 7\n");
+        job.start_stop().unwrap();
+        assert_eq!(job.wait_with_output().await.unwrap().stdout, b"starting\nlistening on 7\n");
 
         // The job never gets ready: it ends, or the time is over.
         let never = Readiness::stdout_line("listening");
@@ -32,7 +32,7 @@ fn by_a_line_a_port_or_a_file() {
             let error = job.ready(&readiness, Duration::from_millis(50)).await.unwrap_err();
             assert!(matches!(error, Error::NotReady { .. }) && error.to_string().contains("50ms"), "{error}");
         }
-        job.start_kill();
+        job.start_kill().unwrap();
         let error = job.ready(&Readiness::port(([127, 0, 0, 1], 1)), LONG).await.unwrap_err().to_string();
         assert!(error.contains("is over"), "{error}");
 
@@ -69,7 +69,7 @@ fn a_file_below_a_file_can_never_exist() {
         let mut job = supervisor.spawn(&piped("sleep 1000")).await.unwrap();
         let error = job.ready(&Readiness::file("/etc/passwd/a/b"), LONG).await.unwrap_err();
         assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
-        job.start_kill();
+        job.start_kill().unwrap();
         job.wait().await.unwrap();
     });
     // The error comes before anything is started.
@@ -241,7 +241,7 @@ fn a_line_counts_when_it_is_complete() {
                     job.ready(&only[0], Duration::ZERO).await.unwrap();
                     job.ready(&only[1], Duration::from_millis(50)).await.unwrap_err();
                 }
-                job.start_kill();
+                job.start_kill().unwrap();
                 job.wait().await.unwrap();
                 for reading in reading {
                     reading.await.unwrap().unwrap();
@@ -269,8 +269,8 @@ fn several_searches_in_one_output() {
         let (both, other) = tokio::join!(job.ready(&two, LONG), handle.ready(&one, LONG));
         both.and(other).unwrap();
         job.ready(&Readiness::line("wo"), LONG).await.unwrap();
-        job.start_stop();
-        assert_eq!(job.wait_with_output().await.unwrap().stdout.text(), "one\ntwo\n");
+        job.start_stop().unwrap();
+        assert_eq!(job.wait_with_output().await.unwrap().stdout, b"one\ntwo\n");
     });
 }
 

@@ -28,6 +28,9 @@ fn a_signal_leaves_the_grace_period() {
     served.send(&job);
     served.send(&shell("b", "exit 0"));
     served.events_until("output");
+    // The answer comes after the earlier lines: pinfold has read both jobs.
+    served.send(&json!({"op": "processes", "id": "a"}));
+    served.events_until("processes");
     served.running.signal(libc::SIGTERM);
     // The job that waits for its turn is never started.
     let done = served.events_until("done").pop().unwrap();

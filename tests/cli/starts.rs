@@ -61,13 +61,13 @@ fn a_user_that_stops_its_own_jobs_delays_no_other_user() {
             let starts = (0..5).map(|_| {
                 let (supervisor, theirs) = (supervisor.clone(), theirs.clone());
                 tokio::spawn(async move {
-                    if let Ok(job) = supervisor.spawn(&theirs).await {
+                    if let Ok(mut job) = supervisor.spawn(&theirs).await {
                         assert!(job.wait().await.unwrap().is_gone());
                     }
                 })
             });
             let starts: Vec<_> = starts.collect();
-            let ours = supervisor.spawn(&Command::new("true")).await.unwrap();
+            let mut ours = supervisor.spawn(&Command::new("true")).await.unwrap();
             assert_eq!(ours.wait().await.unwrap().exit_code, 0);
             let elapsed = begun.elapsed();
             assert!(elapsed < Duration::from_secs(1).mul_f64(slowness()), "{elapsed:?}");

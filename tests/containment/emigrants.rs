@@ -47,10 +47,10 @@ impl Emigration {
     }
 
     /// Ends the job and returns the emigrants that ended with it.
-    async fn end(self) -> Vec<i32> {
+    async fn end(mut self) -> Vec<i32> {
         drop(self.give);
         let report = self.job.wait().await.unwrap();
-        assert_eq!((report.exit_code, report.leftovers.count, report.is_gone()), (0, 0, true), "{report:#?}");
+        assert_eq!((report.exit_code, report.leftovers.len(), report.is_gone()), (0, 0, true), "{report:#?}");
         let listed: Vec<_> = report.emigrants.processes.iter().map(|process| process.pid).collect();
         assert_eq!(report.emigrants.count, listed.len() as u64, "{report:#?}");
         listed

@@ -82,7 +82,7 @@ fn usage_lies_between_two_readings() {
         let file = Scratch::new("judged");
         let mut command = Command::new(program("use"));
         command.args(["count", file.path().to_str().unwrap()]);
-        let job = supervisor.spawn(&command).await.unwrap();
+        let mut job = supervisor.spawn(&command).await.unwrap();
         let cgroup = seen(job.cgroup().unwrap());
         let memory: &MemController = cgroup.controller_of().unwrap();
         let pids: &PidController = cgroup.controller_of().unwrap();
@@ -113,7 +113,7 @@ fn usage_lies_between_two_readings() {
         let cpus = std::thread::available_parallelism().unwrap().get();
         let advance = 64 * rustix::param::page_size() * cpus;
         assert!(judged.abs_diff(current) <= advance as u64, "{current} bytes, and {judged}");
-        job.start_kill();
+        job.start_kill().unwrap();
         assert!(job.wait().await.unwrap().is_gone() && !job.cgroup().unwrap().exists());
     });
 }

@@ -58,7 +58,7 @@ async fn counts(file: &Scratch) {
 #[test]
 #[requires(cgroup)]
 fn a_job_stands_still_and_goes_on() {
-    with_counting_job(async |job, file| {
+    with_counting_job(async |mut job, file| {
         job.freeze().await.unwrap();
         let (used, counted) = (job.usage().await.unwrap(), count(file));
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -79,7 +79,7 @@ fn a_job_stands_still_and_goes_on() {
         counts(file).await;
 
         job.freeze().await.unwrap();
-        job.start_kill();
+        job.start_kill().unwrap();
         let report = job.wait().await.unwrap();
         assert_eq!(report.reason, Reason::Killed);
         assert!(report.is_gone() && report.unkillable.count == 0);
@@ -99,14 +99,14 @@ fn a_frozen_job_is_stopped() {
         let (reader, writer) = std::io::pipe().unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", script]).stdout(std::os::fd::OwnedFd::from(writer)).grace(Duration::from_secs(60));
-        let job = supervisor.spawn(&command).await.unwrap();
+        let mut job = supervisor.spawn(&command).await.unwrap();
         let mut first = [0; 6];
         tokio::task::spawn_blocking(move || std::io::Read::read_exact(&mut &reader, &mut first))
             .await
             .unwrap()
             .unwrap();
         job.freeze().await.unwrap();
-        job.start_stop();
+        job.start_stop().unwrap();
         let report = job.wait().await.unwrap();
         assert_eq!((report.main.clone(), report.killed), (Some(MainEnd::Exited(5)), false));
     });
@@ -126,7 +126,7 @@ fn a_frozen_job_dies_with_its_supervisor() {
 #[test]
 #[requires(cgroup)]
 fn a_handle_freezes_too() {
-    with_counting_job(async |job, file| {
+    with_counting_job(async |mut job, file| {
         let handle = job.handle();
         handle.freeze().await.unwrap();
         let counted = count(file);
@@ -135,9 +135,9 @@ fn a_handle_freezes_too() {
         handle.thaw();
         counts(file).await;
         assert!(handle.usage().await.unwrap().cpu_user_microseconds.value.is_some());
-        job.start_kill();
+        job.start_kill().unwrap();
         job.wait().await.unwrap();
-        assert!(handle.freeze().await.is_err() && handle.usage().await.is_none());
+        assert!(handle.freeze().await.is_err() && handle.usage().await.is_ok());
     });
 }
 
@@ -146,13 +146,13 @@ fn a_handle_freezes_too() {
 fn usage_while_it_runs() {
     with_controllers(&[], async |supervisor| {
         let mut command = Command::new(program("use"));
-        let job = supervisor.spawn(command.args(["burn", "60"])).await.unwrap();
+        let mut job = supervisor.spawn(command.args(["burn", "60"])).await.unwrap();
         let used = async || job.usage().await.unwrap().cpu_user_microseconds.value.unwrap();
         let first = used().await;
         while used().await < first + 100_000 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        job.start_kill();
+        job.start_kill().unwrap();
         assert!(job.wait().await.unwrap().usage.cpu_user_microseconds.value.unwrap() >= first + 100_000);
     });
 }
@@ -211,9 +211,9 @@ fn shares_by_weight() {
         crate::support::measured(&format!("shares of {ratio:.2} to 1 for weights of 300 to 100"));
         assert!((3.0 * 0.85..=3.0 * 1.15).contains(&ratio), "{ratio}, of {spent:?}");
         for job in &jobs {
-            job.start_kill();
+            job.start_kill().unwrap();
         }
-        for job in &jobs {
+        for job in &mut jobs {
             assert!(job.wait().await.unwrap().is_gone());
         }
     });

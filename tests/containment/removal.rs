@@ -75,7 +75,7 @@ fn other_jobs_and_timers_are_handled_meanwhile() {
         let ended = Scratch::new("ended");
         let script = litter(&format!("{}; date +%s.%N >{}", shapes()[0].1, ended.path().display()));
         let job = async {
-            let job = supervisor.spawn(&shell(&script)).await.unwrap();
+            let mut job = supervisor.spawn(&shell(&script)).await.unwrap();
             job.wait().await.unwrap()
         };
         let report = tokio::select! {
@@ -169,7 +169,7 @@ fn a_job_starts_after_its_empty_cgroup_or_the_base_was_removed() {
     in_place(&place, async |supervisor| {
         // Long enough that the cgroup for the next job is made meanwhile.
         let run = async |round: &str| {
-            let job =
+            let mut job =
                 supervisor.spawn(&shell("sleep 0.2; exit 7")).await.unwrap_or_else(|error| panic!("{round}: {error}"));
             assert_eq!(job.wait().await.unwrap().exit_code, 7, "{round}");
         };
@@ -186,11 +186,11 @@ fn a_job_starts_after_its_empty_cgroup_or_the_base_was_removed() {
         run("only the spare cgroup removed").await;
         assert!(base.exists());
         // A running job keeps its base, and the next job starts there too.
-        let living = supervisor.spawn(&shell("exec sleep 995")).await.unwrap();
+        let mut living = supervisor.spawn(&shell("exec sleep 995")).await.unwrap();
         directories(&place.path).iter().for_each(|base| remove_empty(base));
         run("beside another job").await;
         assert_eq!(place.directories(), 1);
-        living.start_kill();
+        living.start_kill().unwrap();
         living.wait().await.unwrap();
     });
 }
@@ -230,7 +230,8 @@ fn jobs_start_beside_a_cleaner() {
         in_place(&place, async |supervisor| {
             for round in 0..40 {
                 left.store(REMOVALS, Ordering::Relaxed);
-                let job = supervisor.spawn(&shell("exit 7")).await.unwrap_or_else(|error| panic!("{round}: {error}"));
+                let mut job =
+                    supervisor.spawn(&shell("exit 7")).await.unwrap_or_else(|error| panic!("{round}: {error}"));
                 assert_eq!(job.wait().await.unwrap().exit_code, 7, "{round}");
             }
         });
@@ -291,10 +292,10 @@ fn a_base_that_is_locked_and_has_no_guard_is_named_by_sweep_and_doctor() {
         said("doctor");
         // A live base is listed by neither.
         in_place(&place, async |supervisor| {
-            let job = supervisor.spawn(&shell("exec sleep 995")).await.unwrap();
+            let mut job = supervisor.spawn(&shell("exec sleep 995")).await.unwrap();
             let swept = pinfold::sweep::Sweep::new().cgroup(&place.path).dry_run(true).run().unwrap();
             assert_eq!((swept.locked.len(), swept.locked[0].path.as_str()), (1, base.to_str().unwrap()), "{swept:#?}");
-            job.start_kill();
+            job.start_kill().unwrap();
             job.wait().await.unwrap();
         });
         drop(locker.stdin.take());

@@ -31,7 +31,7 @@ fn jobs_have_the_usual_slice() {
             // The data of the reader itself, and of the guard.
             command.args(["-c", "cat /proc/self/sched; echo; cat /proc/$PPID/sched"]).stdout(Stdio::piped());
             let output = supervisor.spawn(&command).await.unwrap().wait_with_output().await.unwrap();
-            let text = output.stdout.text();
+            let text = String::from_utf8_lossy(&output.stdout);
             let (job, guard) = text.split_once("\n\n").unwrap();
             let values = |key| (scheduling(job, key), scheduling(&own, key));
             for key in ["se.slice", "policy", "prio"] {

@@ -262,18 +262,18 @@ mod library {
     fn a_guard_for_each_job() {
         runtime().block_on(async {
             let supervisor = supervisor().await;
-            let (first, first_pipe) = ready(&supervisor).await;
-            let (second, second_pipe) = ready(&supervisor).await;
+            let (mut first, first_pipe) = ready(&supervisor).await;
+            let (mut second, second_pipe) = ready(&supervisor).await;
             assert_ne!(parent_of(first.pid()), parent_of(second.pid()));
-            first.start_kill();
+            first.start_kill().unwrap();
             assert_gone(&first.wait().await.unwrap());
             assert_ended(first_pipe).await;
-            second.start_stop();
+            second.start_stop().unwrap();
             let report = second.wait().await.unwrap();
             assert_gone(&report);
             assert_eq!((report.reason, report.killed), (Reason::Stopped, true));
             assert_ended(second_pipe).await;
-            let job = supervisor.spawn(pinfold::Command::new("sh").args(["-c", "exit 7"])).await.unwrap();
+            let mut job = supervisor.spawn(pinfold::Command::new("sh").args(["-c", "exit 7"])).await.unwrap();
             let report = job.wait().await.unwrap();
             assert_eq!((&report.main, report.exit_code), (&Some(MainEnd::Exited(7)), 7));
             supervisor.close().await;
@@ -286,7 +286,7 @@ mod library {
         for outer in [false, true] {
             runtime().block_on(async {
                 let supervisor = supervisor().await;
-                let (job, pipe) = ready(&supervisor).await;
+                let (mut job, pipe) = ready(&supervisor).await;
                 let mut guard = parent_of(job.pid());
                 if outer {
                     guard = parent_of(guard);

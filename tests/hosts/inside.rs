@@ -78,7 +78,7 @@ pub fn big() {
     for in_own_runtime in [true, false] {
         let (command, mut talker) = talker();
         let (spawned, job) = tokio::sync::oneshot::channel();
-        let (supervisor, job) = runtime.block_on(async {
+        let (supervisor, mut job) = runtime.block_on(async {
             let supervisor = Supervisor::start().await.unwrap();
             let handle = tokio::runtime::Handle::current();
             let clone = supervisor.clone();
@@ -144,9 +144,9 @@ pub fn many_supervisors() {
         running.push(runtime.spawn(async move {
             let supervisor = Supervisor::start().await.unwrap();
             let script = format!("sleep 1000 & exit {code}");
-            let job = supervisor.spawn(Command::new("sh").args(["-c", &script])).await.unwrap();
+            let mut job = supervisor.spawn(Command::new("sh").args(["-c", &script])).await.unwrap();
             let report = job.wait().await.unwrap();
-            assert_eq!((report.exit_code, report.leftovers.count), (code, 1));
+            assert_eq!((report.exit_code, report.leftovers.len()), (code, 1));
             assert!(report.is_gone());
             (supervisor, job)
         }));
@@ -158,12 +158,12 @@ pub fn many_supervisors() {
         }
         // Each supervisor has its own guard, so that the end of one affects no other.
         let (last, _) = supervisors.pop().unwrap();
-        let job = last.spawn(Command::new("sleep").arg("1000")).await.unwrap();
+        let mut job = last.spawn(Command::new("sleep").arg("1000")).await.unwrap();
         for (supervisor, job) in supervisors {
             drop(job);
             supervisor.close().await;
         }
-        job.start_stop();
+        job.start_stop().unwrap();
         assert_eq!(job.wait().await.unwrap().reason, Reason::Stopped);
         last.close().await;
     });
@@ -178,7 +178,7 @@ pub fn process_group() {
         let supervisor = Supervisor::start().await.unwrap();
         for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGKILL] {
             let script = format!("kill -{signal} 0; sleep 1000");
-            let job = supervisor.spawn(Command::new("sh").args(["-c", &script])).await.unwrap();
+            let mut job = supervisor.spawn(Command::new("sh").args(["-c", &script])).await.unwrap();
             let report = job.wait().await.unwrap();
             assert_eq!((report.reason, i32::from(report.exit_code)), (Reason::Exited, 128 + signal));
         }
@@ -192,7 +192,7 @@ pub fn killed_guard() {
     runtime.block_on(async {
         let supervisor = Supervisor::start().await.unwrap();
         let (command, said) = tree();
-        let job = supervisor.spawn(&command).await.unwrap();
+        let mut job = supervisor.spawn(&command).await.unwrap();
         drop(command);
         let mut said = BufReader::new(said);
         said.read_line(&mut String::new()).unwrap();
@@ -221,12 +221,12 @@ pub fn killed_guard_beside_another() {
         let supervisor = Supervisor::builder().containment(ContainmentKind::Subreaper).guard(guard);
         let supervisor = supervisor.start().await.unwrap();
         let (command, said) = tree();
-        let first = supervisor.spawn(&command).await.unwrap();
+        let mut first = supervisor.spawn(&command).await.unwrap();
         drop(command);
         let mut said = BufReader::new(said);
         said.read_line(&mut String::new()).unwrap();
         let (command, mut talker) = talker();
-        let second = supervisor.spawn(&command).await.unwrap();
+        let mut second = supervisor.spawn(&command).await.unwrap();
         drop(command);
         kill(guard_of(&first));
         let report = first.wait().await.unwrap();
@@ -256,7 +256,7 @@ pub fn waits_with_a_job() {
     runtime().block_on(async {
         let supervisor = Supervisor::start().await.unwrap();
         // The job prints "ready" in place of the host.
-        let job = supervisor.spawn(&Command::new(program("tree"))).await.unwrap();
+        let mut job = supervisor.spawn(&Command::new(program("tree"))).await.unwrap();
         job.wait().await.unwrap();
     });
 }
@@ -281,7 +281,7 @@ pub fn forks_itself() {
     runtime().block_on(async {
         let supervisor = Supervisor::start().await.unwrap();
         let (command, said) = tree();
-        let job = supervisor.spawn(&command).await.unwrap();
+        let mut job = supervisor.spawn(&command).await.unwrap();
         BufReader::new(said).read_line(&mut String::new()).unwrap();
         println!("copy {}", copy());
         job.wait().await.unwrap();
@@ -305,7 +305,7 @@ pub fn closes_with_jobs() {
             }
             let begun = Instant::now();
             supervisor.close().await;
-            for (job, mut said) in running {
+            for (mut job, mut said) in running {
                 let report = job.wait().await.unwrap();
                 assert!(report.is_gone(), "{report:#?}");
                 assert_eq!(said.read_line(&mut String::new()).unwrap(), 0, "no process of the job holds the pipe");
@@ -320,7 +320,7 @@ pub fn closes_with_a_copy() {
     runtime().block_on(async {
         let supervisor = Supervisor::start().await.unwrap();
         let (command, said) = tree();
-        let job = supervisor.spawn(&command).await.unwrap();
+        let mut job = supervisor.spawn(&command).await.unwrap();
         BufReader::new(&said).read_line(&mut String::new()).unwrap();
         let guard = guard_of(&job);
         let copy = copy();

@@ -78,7 +78,7 @@ pub fn left_alone() {
         let (command, mut talker) = talker();
         runtime.block_on(async {
             let supervisor = Supervisor::start().await.unwrap();
-            let job = supervisor.spawn(&command).await.unwrap();
+            let mut job = supervisor.spawn(&command).await.unwrap();
             let guard = guard_of(&job);
             assert_eq!(
                 std::fs::read_link(format!("/proc/{guard}/exe")).unwrap(),
@@ -122,7 +122,7 @@ pub fn left_alone_with_unusual_signals() {
     let (command, mut talker) = talker();
     runtime.block_on(async {
         let supervisor = Supervisor::start().await.unwrap();
-        let job = supervisor.spawn(&command).await.unwrap();
+        let mut job = supervisor.spawn(&command).await.unwrap();
         talker.assert_answers();
         assert_eq!(State::now(), state);
         drop(talker);

@@ -32,12 +32,12 @@ fn spawns_that_are_not_polled_block_no_other_spawn() {
             assert!(spawn.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         }
         let spawned = tokio::time::timeout(Duration::from_secs(60), supervisor.spawn(&Command::new("true"))).await;
-        let job = spawned.expect("the spawn completes").unwrap();
+        let mut job = spawned.expect("the spawn completes").unwrap();
         assert!(job.wait().await.unwrap().success());
         // The other spawns have completed in the meantime, and their jobs are available when their futures are polled
         // again.
-        let last = held.pop().unwrap().await.unwrap();
-        last.start_kill();
+        let mut last = held.pop().unwrap().await.unwrap();
+        last.start_kill().unwrap();
         assert_eq!(last.wait().await.unwrap().reason, Reason::Killed);
         // The other jobs end when their futures are dropped.
         drop(held);
@@ -92,13 +92,17 @@ fn without_a_runtime() {
     assert_eq!(job.next_stop(Duration::from_secs(60)), Some(Signal::STOP));
     let handle = job.handle();
     assert_eq!(handle.processes().len(), job.processes().len());
-    assert!(handle.usage().is_some() && job.pty_signal_keys().is_err());
+    assert!(handle.usage().is_ok() && job.pty_signal_keys().is_err());
     handle.freeze().unwrap();
     handle.thaw();
     job.postpone_deadline(Duration::from_secs(1));
     job.signal_group(Signal::KILL);
     assert_eq!(job.wait().unwrap().exit_code, 128 + 9);
-    assert!(handle.usage().is_none() && job.main_has_ended());
+    assert!(handle.usage().unwrap().cpu_user_microseconds.value.is_some() && job.main_has_ended());
+
+    // A wait closes the standard input, so cat ends.
+    let mut cat = Command::new("cat").stdin(Stdio::piped()).spawn(&supervisor).unwrap();
+    assert!(cat.wait_timeout(Duration::from_secs(60)).unwrap().is_some_and(|report| report.success()));
 
     let pool = supervisor.pool(Pool::builder().workers(1).queue(1)).unwrap();
     let outcomes = pool.outcomes();
@@ -160,7 +164,7 @@ async fn every_call(supervisor: Supervisor) {
     job.signal_group(Signal::CONT).await;
     drop(stdin);
     let output = job.wait_with_output().await.unwrap();
-    assert_eq!((output.stdout.text().as_str(), output.status.reason), ("one\ntwo\n", Reason::Exited));
+    assert_eq!((output.stdout.as_slice(), output.status.reason), (&b"one\ntwo\n"[..], Reason::Exited));
     assert!(job.wait().await.unwrap().is_gone() && job.usage().await.is_ok());
     assert!(matches!(job.freeze().await, Err(Error::System { .. })));
 
@@ -206,7 +210,7 @@ fn a_supervisor_is_closed_outside_of_its_runtime() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for kind in [ContainmentKind::Cgroup, ContainmentKind::Subreaper] {
         let supervisor = runtime.block_on(Supervisor::builder().containment(kind).start()).unwrap();
-        let job = runtime.block_on(supervisor.spawn(&sleeping())).unwrap();
+        let mut job = runtime.block_on(supervisor.spawn(&sleeping())).unwrap();
         block_on(supervisor.close());
         assert!(!std::path::Path::new(&format!("/proc/{}", job.pid())).exists());
         assert!(runtime.block_on(job.wait()).unwrap().is_gone());
@@ -295,7 +299,8 @@ fn a_forked_copy_that_drops_everything_changes_nothing() {
                 supervisor.close();
             });
         }
-        let (supervisor, job, with_terminal, pool, mut stdin, mut stdout, mut keys, mut screen) = everything.unwrap();
+        let (supervisor, mut job, mut with_terminal, pool, mut stdin, mut stdout, mut keys, mut screen) =
+            everything.unwrap();
         let mut said = [0; 6];
         stdin.write_all(b"again\n").unwrap();
         stdout.read_exact(&mut said).unwrap();
@@ -338,12 +343,12 @@ fn a_forked_copy_that_drops_its_runtime_changes_nothing() {
         });
         everything.replace((supervisor, job, runtime));
         in_a_copy(|| drop(everything.take()));
-        let (supervisor, job, runtime) = everything.unwrap();
+        let (supervisor, mut job, runtime) = everything.unwrap();
         // SAFETY: signal 0 changes nothing.
         assert_eq!(unsafe { (libc::kill(guard, 0), libc::kill(job.pid(), 0)) }, (0, 0));
         runtime.block_on(async {
             assert!(!job.main_has_ended());
-            job.start_stop();
+            job.start_stop().unwrap();
             let report = job.wait().await.unwrap();
             assert!(report.reason == Reason::Stopped && report.is_gone(), "{report:#?}");
             supervisor.close().await;

@@ -20,7 +20,7 @@ fn every_listener_receives_all_events() {
         let mut job = supervisor.spawn(&command).await.unwrap();
         let mut early = job.events();
         job.ready(&Readiness::stdout_line("ready"), LONG).await.unwrap();
-        job.start_stop();
+        job.start_stop().unwrap();
         let mut received = Vec::new();
         while let Some(event) = early.next_event().await {
             received.push(event);
@@ -47,7 +47,7 @@ fn every_listener_receives_all_events() {
         }
         assert_eq!(late.next_event().await, None);
 
-        let job = supervisor.spawn(&piped("sleep 1000 & exit 0")).await.unwrap();
+        let mut job = supervisor.spawn(&piped("sleep 1000 & exit 0")).await.unwrap();
         job.wait().await.unwrap();
         let mut events = job.events();
         let mut kinds = Vec::new();
@@ -66,7 +66,7 @@ fn a_supervisors_events() {
     with_supervisor(async |supervisor| {
         let mut events = supervisor.events();
         let pool = pinfold::Pool::builder().workers(2).start(supervisor).unwrap();
-        let job = supervisor.spawn(Command::new("true").name("alone")).await.unwrap();
+        let mut job = supervisor.spawn(Command::new("true").name("alone")).await.unwrap();
         let outcomes = pool.map([piped("exit 1"), piped("sleep 100 & exit 0")]).await.unwrap();
         let report = job.wait().await.unwrap();
         assert_eq!((outcomes.len(), job.number()), (2, 1));

@@ -20,7 +20,7 @@ async fn run_job(builder: SupervisorBuilder) -> pinfold::Result<(u8, PathBuf, Ve
     let (release, input) = std::io::pipe().map(|(reader, writer)| (writer, reader)).unwrap();
     let mut command = Command::new("/bin/sh");
     command.args(["-c", "read line; exit 7"]).stdin(std::os::fd::OwnedFd::from(input));
-    let job = supervisor.spawn(&command).await?;
+    let mut job = supervisor.spawn(&command).await?;
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", job.pid())).unwrap();
     let guard: i32 = stat.rsplit(") ").next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
     let program = std::fs::read_link(format!("/proc/{guard}/exe")).unwrap();

@@ -22,7 +22,7 @@ async fn said(supervisor: &Supervisor, command: &mut Command) -> pinfold::Result
     let mut job = supervisor.spawn(command.stdin(Stdio::bytes("")).stdout(Stdio::piped())).await?;
     let output = job.wait_with_output().await?;
     assert_eq!(output.status.exit_code, 0);
-    Ok(output.stdout.text())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 const NOBODY: u32 = 65534;
@@ -184,9 +184,10 @@ fn a_descriptor_that_exec_closes_reaches_no_job() {
         command.inherit_descriptors(true).stdin(Stdio::null()).stdout(Stdio::piped());
         runtime().block_on(async {
             let supervisor = Supervisor::start().await.unwrap();
-            let output = async |spawn: std::pin::Pin<
-                Box<dyn Future<Output = pinfold::Result<pinfold::Job>> + Send>,
-            >| { spawn.await.unwrap().wait_with_output().await.unwrap().stdout.text() };
+            let output =
+                async |spawn: std::pin::Pin<Box<dyn Future<Output = pinfold::Result<pinfold::Job>> + Send>>| {
+                    String::from_utf8(spawn.await.unwrap().wait_with_output().await.unwrap().stdout).unwrap()
+                };
             // The descriptors at the time of the call count, not those at the time when the future is polled.
             put(&shared_file, 0);
             let spawn = Box::pin(supervisor.spawn(&command));

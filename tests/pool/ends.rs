@@ -261,7 +261,7 @@ fn a_runtime_that_is_shut_down_leaves_no_call_waiting() {
 #[requires(cgroup)]
 fn a_lost_guard_is_a_failure_for_fail_fast() {
     with_supervisor(async |supervisor| {
-        let job = supervisor.spawn(&shell("sleep 100")).await.unwrap();
+        let mut job = supervisor.spawn(&shell("sleep 100")).await.unwrap();
         let status = std::fs::read_to_string(format!("/proc/{}/status", job.pid())).unwrap();
         let guard: i32 = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap();
         // SAFETY: signals the guard of this test's supervisor, which lives as long as its job.

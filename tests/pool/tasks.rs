@@ -342,7 +342,7 @@ fn many_sleeping_jobs_are_cancelled() {
             assert_eq!(outcome.report.reason, Reason::Stopped);
         }
         eprintln!("{many} jobs: all of them cancelled and proven empty after {:?}", begun.elapsed());
-        job.start_kill();
+        job.start_kill().unwrap();
         job.wait().await.unwrap();
     });
 }

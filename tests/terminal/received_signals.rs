@@ -43,8 +43,9 @@ fn stop_with_sends_that_signal_first() {
                 Signal::HUP => job.handle().start_stop_with(signal),
                 _ => job.start_stop_with(signal),
             }
+            .unwrap();
             let output = job.wait_with_output().await.unwrap();
-            assert_eq!(output.stdout.text(), printed);
+            assert_eq!(String::from_utf8_lossy(&output.stdout), printed);
             let report = &output.status;
             assert_eq!((report.exit_code, report.reason, report.killed), (code, Reason::Stopped, false));
         }
@@ -65,7 +66,7 @@ fn processes_that_ignore_the_first_signal_receive_the_stop_signal_next() {
             command.args(["-c", script]).stdout(Stdio::piped()).grace(LONG);
             let mut job = supervisor.spawn(&command).await.unwrap();
             job.ready(&Readiness::stdout_line("ready"), LONG).await.unwrap();
-            job.start_stop_with(signal);
+            job.start_stop_with(signal).unwrap();
             let report = job.wait().await.unwrap();
             assert_eq!(i32::from(report.exit_code), 128 + signal.number(), "{report:#?}");
             assert_eq!((report.killed, report.stopped.count), (false, 2), "{report:#?}");
@@ -82,9 +83,9 @@ fn a_second_stop_kills_whatever_its_signal() {
         command.args(["-c", script]).stdout(Stdio::piped()).grace(LONG);
         let mut job = supervisor.spawn(&command).await.unwrap();
         job.ready(&Readiness::stdout_line("ready"), LONG).await.unwrap();
-        job.start_stop_with(Signal::INT);
+        job.start_stop_with(Signal::INT).unwrap();
         job.ready(&Readiness::stdout_line("one"), LONG).await.unwrap();
-        job.start_stop_with(Signal::TERM);
+        job.start_stop_with(Signal::TERM).unwrap();
         let report = job.wait().await.unwrap();
         assert_eq!((report.killed, report.exit_code), (true, 137), "{report:#?}");
     });
@@ -101,11 +102,8 @@ fn the_blocking_api_does_the_same() {
         command.args(["-c", "trap 'exit 5' INT; echo ready; while :; do sleep 0.1; done"]).stdout(Stdio::piped());
         let mut job = supervisor.spawn(&command).unwrap();
         job.ready(&Readiness::stdout_line("ready"), LONG).unwrap();
-        if by_handle {
-            job.handle().start_stop_with(Signal::INT)
-        } else {
-            job.start_stop_with(Signal::INT)
-        }
+        let sent = if by_handle { job.handle().start_stop_with(Signal::INT) } else { job.start_stop_with(Signal::INT) };
+        sent.unwrap();
         assert_eq!(job.wait().unwrap().exit_code, 5);
     }
     supervisor.close();

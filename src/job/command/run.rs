@@ -101,8 +101,8 @@ impl Command {
     }
 
     /// Runs the command as a job, waits until the job is over, and returns its report and its output. By default,
-    /// standard output and standard error are piped, and standard input is `/dev/null`. [`capture`](Self::capture) sets
-    /// how much of the output is kept.
+    /// standard output and standard error are piped, and standard input is `/dev/null`. The output is
+    /// complete, unless [`capture`](Self::capture) limits it: the job determines how much memory it takes.
     ///
     /// Dropping the future kills the job.
     ///
@@ -110,7 +110,7 @@ impl Command {
     /// # async fn example(supervisor: &pinfold::Supervisor) -> Result<(), Box<dyn std::error::Error>> {
     /// let output = pinfold::Command::new("uname").arg("-r").output(supervisor).await?;
     /// assert!(output.status.success());
-    /// println!("{}", output.stdout.text());
+    /// println!("{}", String::from_utf8_lossy(&output.stdout));
     /// # Ok(())
     /// # }
     /// ```

@@ -114,7 +114,7 @@ impl Command {
     ///     let mut command = Command::new("sh");
     ///     command.args(["-c", "echo one; echo two >&2; echo three"]).stdout(Stdio::piped()).stderr_to_stdout(true);
     ///     let output = supervisor.spawn(&command)?.wait_with_output()?;
-    ///     assert_eq!(output.stdout.text(), "one\ntwo\nthree\n");
+    ///     assert_eq!(output.stdout, b"one\ntwo\nthree\n");
     ///     Ok(())
     /// }
     /// ```
@@ -141,7 +141,7 @@ impl Command {
     ///         let mut command = Command::new("sh");
     ///         command.args(["-c", "stty size; test -t 1 && tty"]).pty(Pty::new(50, 132));
     ///         let output = supervisor.spawn(&command).await?.wait_with_output().await?;
-    ///         assert!(output.stdout.text().starts_with("50 132\r\n/dev/pts/"));
+    ///         assert!(output.stdout.starts_with(b"50 132\r\n/dev/pts/"));
     ///         supervisor.close().await;
     ///         Ok(())
     ///     })
@@ -170,10 +170,11 @@ impl Command {
         self
     }
 
-    /// Sets how much [`Job::wait_with_output`](crate::Job::wait_with_output) keeps of each stream: by default the first
-    /// and the last 512 KiB.
+    /// Sets how much pinfold keeps of each stream: [`Command::output`](crate::Command::output) and
+    /// [`Job::wait_with_output`](crate::Job::wait_with_output), which by default keep everything, as the standard library
+    /// does, and a [`Pool`](crate::Pool), which by default keeps the first and the last 512 KiB.
     pub fn capture(&mut self, limit: CaptureLimit) -> &mut Self {
-        self.capture = limit;
+        self.capture = Some(limit);
         self
     }
 

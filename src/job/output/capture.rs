@@ -93,6 +93,13 @@ impl Captured {
         [&self.first, front, back].concat()
     }
 
+    /// As [`to_bytes`](Self::to_bytes), without a copy of a stream of which only the beginning is kept.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        let mut bytes = self.first;
+        bytes.extend(self.last);
+        bytes
+    }
+
     /// Returns the kept bytes as text for people: invalid UTF-8 is replaced, and a line states how many bytes were left
     /// out.
     #[must_use]

@@ -24,10 +24,11 @@ use std::sync::Arc;
 
 use crate::report::Report;
 
-/// The report of a job that is over, and its captured output, as [`std::process::Output`]: `status` is the report of
-/// the whole job, and has the methods of [`ExitStatus`](std::process::ExitStatus). The outputs are not `Vec<u8>`,
-/// because their middle may have been dropped: [`Captured::to_bytes`] and [`Captured::text`] return the bytes that were
-/// kept.
+/// The report of a job that is over, and its output, as [`std::process::Output`]: `status` is the report of the whole
+/// job, and has the methods of [`ExitStatus`](std::process::ExitStatus).
+///
+/// The output is complete, unless the caller has set a limit ([`Command::capture`](crate::Command::capture)): then the
+/// middle of a stream may have been dropped, and the number of dropped bytes is here too.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Output {
@@ -35,7 +36,11 @@ pub struct Output {
     pub status: Arc<Report>,
     /// The standard output of the job, which includes standard error after
     /// [`Command::stderr_to_stdout`](crate::Command::stderr_to_stdout). Empty if it was not piped, or was taken.
-    pub stdout: Captured,
+    pub stdout: Vec<u8>,
     /// The standard error of the job. Empty if it was not piped, or was taken.
-    pub stderr: Captured,
+    pub stderr: Vec<u8>,
+    /// How many bytes of standard output were dropped because of the limit. 0 if there is no limit.
+    pub stdout_dropped: u64,
+    /// How many bytes of standard error were dropped because of the limit.
+    pub stderr_dropped: u64,
 }

@@ -45,7 +45,7 @@ pub extern "C" fn confined(argument: *mut c_void) -> c_int {
         let confinement = &*launch.confinement;
         streams(launch);
         call(libc::SYS_setsid, []);
-        let mut done = confinement.enter(launch.ruleset);
+        let mut done = confinement.enter(launch.ruleset, -1);
         if launch.user == As::RootForAnother {
             become_user(launch);
         }
