@@ -262,7 +262,7 @@ impl Job {
         Ok(Output { status, stdout: stdout.into_bytes(), stderr: stderr.into_bytes(), stdout_dropped, stderr_dropped })
     }
 
-    /// As [`wait_with_output`](Self::wait_with_output), which says more about errors and cancellation.
+    /// Does the work of [`wait_with_output`](Self::wait_with_output), with the same errors and cancellation safety.
     pub(crate) async fn wait_and_capture(&mut self) -> Result<(Arc<Report>, [Captured; 2])> {
         drop(self.stdin.take());
         match self.piped.as_deref_mut() {

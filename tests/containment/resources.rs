@@ -310,7 +310,7 @@ fn invalid_limits() {
         (["--io-weight", "10001"], "from 1 to 10000"),
         (["--io-max", "/dev/no-such-device:rbps=1M"], "no-such-device"),
         (["--io-max", "/dev/null:rbps=1M"], "/dev/null"),
-        (["--io-max", "4095:1:rbps=1M"], "no block device"),
+        (["--io-max", "4095:1:rbps=1M"], "neither a block device"),
         (["--io-max", "/dev/sda"], "rbps"),
         (["--rlimit", "files=1"], "nofile"),
         (["--rlimit", "nofile=9:1"], "above"),

@@ -105,7 +105,7 @@ fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
     let deadline = options.deadline.and_then(|deadline| Instant::now().checked_add(deadline));
     let ended = with_supervisor(builder, signals, async |supervisor, signals| {
         if options.die_with_parent {
-            Parent::open(None)?.stop_with_it()?;
+            Parent::open(None)?.stop_with_parent()?;
         }
         let announce = |step| announce(name, options, step);
         let mut supervision = Supervision::new(signals, rules(chosen), policy(options, &announce));

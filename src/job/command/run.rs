@@ -101,8 +101,8 @@ impl Command {
     }
 
     /// Runs the command as a job, waits until the job is over, and returns its report and its output. By default,
-    /// standard output and standard error are piped, and standard input is `/dev/null`. The output is
-    /// complete, unless [`capture`](Self::capture) limits it: the job determines how much memory it takes.
+    /// standard output and standard error are piped, and standard input is `/dev/null`. The output is complete, so that
+    /// the job determines how much memory it takes, unless [`capture`](Self::capture) sets a limit.
     ///
     /// Dropping the future kills the job.
     ///

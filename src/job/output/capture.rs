@@ -93,7 +93,7 @@ impl Captured {
         [&self.first, front, back].concat()
     }
 
-    /// As [`to_bytes`](Self::to_bytes), without a copy of a stream of which only the beginning is kept.
+    /// The same as [`to_bytes`](Self::to_bytes), but without a copy if only the beginning of the stream is kept.
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         let mut bytes = self.first;
         bytes.extend(self.last);
