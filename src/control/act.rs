@@ -2,7 +2,6 @@
 //! confirmed after its pidfd was opened: the supervisor has its base open or has recorded the job in its memory, and a
 //! process of a job is in its leaf or descends from its guard.
 
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -11,32 +10,24 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 
 use super::Request;
-use super::find::{Containment, Job, Supervisor, supervisor_of_guard};
+use super::find::{Containment, Job, Supervisor};
+use super::job::{freeze_leaf, open_guard};
 use super::target::Target;
 use crate::cgroup::base;
-use crate::cgroup::directory::{Cgroup, state};
 use crate::cgroup::sweep;
 use crate::error::Error;
 use crate::kernel::pidfd::Pidfd;
 use crate::kernel::poll;
-use crate::kernel::scan::ScanLimits;
 use crate::kernel::signal::Signal;
-use crate::report::{Description, ProcessList};
+use crate::report::ProcessList;
 use crate::subreaper::descendants::Descendants;
 use crate::subreaper::description;
 
-/// How long a supervisor may take in addition to the time that the job has: for its report, its output, its exit.
+/// How long a supervisor may take after the time of the job itself: for its report, its output and its exit.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a supervisor may take to obey a kill request. Then the processes of the job are killed directly.
 const KILL_PATIENCE: Duration = Duration::from_secs(1);
-
-/// The times of a job that its supervisor has not recorded.
-const DEFAULT_GRACE: Duration = Duration::from_secs(10);
-const DEFAULT_KILL_BOUND: Duration = Duration::from_secs(10);
-
-/// The longest time for the signals of one request.
-const SIGNAL_TIME: Duration = Duration::from_secs(2);
 
 /// How a stop or a kill ended.
 #[derive(Debug)]
@@ -47,12 +38,13 @@ pub(crate) enum Outcome {
     Left(ProcessList),
 }
 
-/// Stops a job, or all jobs of a supervisor, and waits until no process of them is left. A command of pinfold stops its
-/// jobs itself, with its own settings. If the supervisor is a program that uses the library, or the target is one of
-/// several jobs, this process sends the stop signal and, after the grace period, SIGKILL.
+/// Stops a job, or all jobs of a supervisor, and waits until none of their processes is left. If the supervisor is a
+/// command of pinfold, it receives a request and stops the jobs with its own settings. If the supervisor is a program
+/// that uses the library, or if the target is one of several jobs, this process sends the stop signal and, after the
+/// grace period, SIGKILL.
 ///
 /// # Errors
-/// If the supervisor or a process may not be signalled, or if the supervisor does not respond.
+/// If the kernel does not allow a signal to the supervisor or to a process, or if the supervisor does not respond.
 pub(crate) fn stop(target: Target<'_>) -> Result<Outcome> {
     match supervisor_for_requests(target) {
         Some(supervisor) => {
@@ -68,7 +60,7 @@ pub(crate) fn stop(target: Target<'_>) -> Result<Outcome> {
     }
 }
 
-/// Kills a job, or all jobs of a supervisor, and waits until no process of them is left.
+/// Kills a job, or all jobs of a supervisor, and waits until none of their processes is left.
 ///
 /// # Errors
 /// Those of [`stop`].
@@ -106,7 +98,7 @@ pub(crate) fn freeze(target: Target<'_>, freeze: bool) -> Result<()> {
     for job in target.jobs() {
         let Containment::Leaf(leaf) = &job.containment else {
             bail!(
-                "cannot freeze or thaw {}: it has no cgroup (pinfold signal --all STOP, or CONT, works)",
+                "cannot freeze or thaw {}: it has no cgroup (use pinfold signal --all STOP, and CONT)",
                 target.describe()
             );
         };
@@ -129,7 +121,7 @@ pub(crate) fn wait(target: Target<'_>, time: Option<Duration>) -> Result<bool> {
     let until = time.and_then(|time| Instant::now().checked_add(time));
     let left = || until.map(|until| until.saturating_duration_since(Instant::now()));
     let failed = |errno| Error::system("wait for", target.describe(), errno, "");
-    // A supervisor that is gone is waited for through its jobs.
+    // If the supervisor is gone, its jobs may still run.
     if let Some(supervisor) = supervisor_for_requests(target)
         && let Ok(Some(pidfd)) = open(supervisor)
     {
@@ -143,7 +135,7 @@ pub(crate) fn wait(target: Target<'_>, time: Option<Duration>) -> Result<bool> {
     Ok(true)
 }
 
-/// Returns the supervisor, if it is a command of pinfold and a request to it concerns nothing but the target.
+/// Returns the supervisor if it is a command of pinfold and if a request to it affects only the target.
 fn supervisor_for_requests(target: Target<'_>) -> Option<&Supervisor> {
     let supervisor = target.supervisor();
     let kind = supervisor.kind()?;
@@ -171,7 +163,7 @@ fn open(supervisor: &Supervisor) -> Result<Option<Pidfd>> {
     };
     match confirmed {
         true => Ok(Some(pidfd)),
-        // It has ended, or has closed its supervisor meanwhile.
+        // The process has ended, or its supervisor has.
         false if pidfd.has_ended() || !supervisor.has_jobs_left() => Ok(None),
         false => Err(anyhow!(
             "process {} cannot be confirmed as the supervisor: /proc does not show its descriptors",
@@ -270,7 +262,7 @@ fn kill_directly(job: &Job) -> rustix::io::Result<()> {
         Containment::Guard(guard) => {
             let Some(held) = open_guard(*guard)? else { return Ok(()) };
             let until = Instant::now() + job.kill_bound();
-            // The processes that were started meanwhile, and the guard's work after their end, take a moment.
+            // New processes may have been started meanwhile, and the guard needs a moment after the end of the last one.
             const PAUSE: Duration = Duration::from_millis(10);
             while !held.has_ended() && Instant::now() < until {
                 let descendants = Descendants::of(*guard);
@@ -285,118 +277,8 @@ fn kill_directly(job: &Job) -> rustix::io::Result<()> {
     }
 }
 
-/// Opens a guard and confirms that it is one. Returns `None` if it has ended.
-fn open_guard(guard: Pid) -> rustix::io::Result<Option<Pidfd>> {
-    let pidfd = match Pidfd::open(guard) {
-        Ok(pidfd) => pidfd,
-        Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
-        Err(errno) => return Err(errno),
-    };
-    let is_guard = supervisor_of_guard(guard).is_some()
-        && std::fs::read_to_string(format!("/proc/{}/comm", guard.as_raw_nonzero()))
-            .is_ok_and(|name| name.trim_end() == base::GUARD_NAME);
-    Ok((is_guard && !pidfd.has_ended()).then_some(pidfd))
-}
-
-fn freeze_leaf(leaf: &Cgroup) -> rustix::io::Result<()> {
-    const BOUND: Duration = Duration::from_secs(10);
-    let events = leaf.events()?;
-    leaf.write(c"cgroup.freeze", b"1")?;
-    let until = Instant::now() + BOUND;
-    loop {
-        let now = state(&events)?;
-        let left = until.saturating_duration_since(Instant::now());
-        if now.frozen || !now.populated {
-            return Ok(());
-        }
-        if left.is_zero() {
-            return Err(Errno::TIMEDOUT);
-        }
-        poll::wait(&mut [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)], Some(left))?;
-    }
-}
-
 impl Supervisor {
     fn has_jobs_left(&self) -> bool {
         self.jobs.iter().any(Job::has_processes)
     }
-}
-
-impl Job {
-    fn known<T>(&self, value: impl FnOnce(&Description) -> T, default: T) -> T {
-        self.description.as_ref().map_or(default, value)
-    }
-
-    fn grace(&self) -> Duration {
-        self.known(|known| seconds(known.grace), DEFAULT_GRACE)
-    }
-
-    fn kill_bound(&self) -> Duration {
-        self.known(|known| seconds(known.kill_bound), DEFAULT_KILL_BOUND)
-    }
-
-    fn has_processes(&self) -> bool {
-        match &self.containment {
-            Containment::Leaf(leaf) => leaf.events().and_then(state).is_ok_and(|state| state.populated),
-            Containment::Guard(guard) => !self.processes().is_empty() && matches!(open_guard(*guard), Ok(Some(_))),
-        }
-    }
-
-    /// Waits until it has no process, for at most `time`. Returns whether it has none.
-    fn wait(&self, time: Option<Duration>) -> rustix::io::Result<bool> {
-        match &self.containment {
-            Containment::Leaf(leaf) => {
-                let until = time.and_then(|time| Instant::now().checked_add(time));
-                let events = match leaf.events() {
-                    Err(Errno::NODEV | Errno::NOENT) => return Ok(true),
-                    events => events?,
-                };
-                while state(&events)?.populated {
-                    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-                    if left.is_some_and(|left| left.is_zero()) {
-                        return Ok(false);
-                    }
-                    poll::wait(&mut [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)], left)?;
-                }
-                Ok(true)
-            }
-            Containment::Guard(guard) => match open_guard(*guard)? {
-                Some(guard) => poll::wait(&mut [PollFd::new(&guard, PollFlags::IN)], time),
-                None => Ok(true),
-            },
-        }
-    }
-
-    /// Sends the signals to the main process, if it is still in the job.
-    fn signal_main(&self, signals: &[Signal]) -> rustix::io::Result<()> {
-        let main = self.main.ok_or(Errno::SRCH)?;
-        let mut found = false;
-        self.signal_those(signals, |pid| pid == main, |_| found = true)?;
-        if found { Ok(()) } else { Err(Errno::SRCH) }
-    }
-
-    fn signal_all(&self, signals: &[Signal], wanted: impl Fn(Pid) -> bool) -> rustix::io::Result<()> {
-        self.signal_those(signals, wanted, |_| {})
-    }
-
-    fn signal_those(
-        &self,
-        signals: &[Signal],
-        wanted: impl Fn(Pid) -> bool,
-        found: impl FnMut(Pid),
-    ) -> rustix::io::Result<()> {
-        let scans = ScanLimits::new(64, SIGNAL_TIME);
-        match &self.containment {
-            Containment::Leaf(leaf) => leaf.signal_those(signals, scans, wanted, found).map(drop),
-            Containment::Guard(guard) => match open_guard(*guard)? {
-                // The pidfd is held until the signals have been sent.
-                Some(_held) => Descendants::of(*guard).signal_those(signals, scans, wanted, found).map(drop),
-                None => Err(Errno::SRCH),
-            },
-        }
-    }
-}
-
-fn seconds(seconds: f64) -> Duration {
-    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
