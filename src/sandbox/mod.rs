@@ -17,6 +17,7 @@ mod mounts;
 mod policy;
 pub(crate) mod prepare;
 pub(crate) mod private_tmp;
+mod program;
 mod promise;
 mod rules;
 #[cfg(test)]

@@ -87,7 +87,7 @@ pub fn prepare(sandbox: &Sandbox, machine: &Machine, users: Users, tmp: Option<&
     let writable = canonical("path to write", &sandbox.write)?;
     let circumstances = circumstances(&writable, users.are_different());
     let promises = resolve(sandbox, machine, &circumstances)?;
-    let mut filters = filter::programs(sandbox)?;
+    let mut filters = vec![filter::program(sandbox)];
     filters.extend(sandbox.seccomp.as_deref().map(read_filter).transpose()?);
     let view = View {
         read_only: sandbox.strict && machine.mounts().is_ok(),

@@ -3,17 +3,14 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, RulesetCreated,
-    RulesetCreatedAttr, RulesetError,
-};
+use landlock::{ABI, Access, AccessFs, AccessNet, BitFlags};
 use rustix::fs::{FileType, Mode, OFlags, fstat, open};
 use rustix::io::Errno;
 
 use super::machine::Machine;
 use super::policy::{Network, Sandbox, Unix};
 use crate::error::{Error, Result, short_of_descriptors};
-use crate::kernel::landlock::{Handled, descriptor};
+use crate::kernel::landlock::{Handled, allow_path, allow_port};
 
 /// The paths that every job may read and execute, unless the policy says otherwise. Paths that do not exist are
 /// ignored.
@@ -105,29 +102,24 @@ pub fn ruleset(sandbox: &Sandbox, machine: &Machine, tmp: Option<BorrowedFd<'_>>
     if handled == Handled::default() {
         return Ok(None);
     }
-    let made = make(handled, grants, sandbox);
-    let ruleset = made.map_err(|error| Error::invalid("sandbox", "Landlock ruleset", error.to_string()))?;
-    let descriptor = descriptor(ruleset);
-    descriptor.map(Some).map_err(|errno| Error::system("landlock_create_ruleset", "for the job", errno, ""))
-}
-
-fn make(handled: Handled, grants: Vec<Grant>, sandbox: &Sandbox) -> std::result::Result<RulesetCreated, RulesetError> {
-    let mut ruleset = handled.create()?.set_compatibility(CompatLevel::HardRequirement);
+    let refused = |errno| Error::system("landlock_create_ruleset", "for the job", errno, short_of_descriptors(errno));
+    let ruleset = handled.create().map_err(refused)?;
     for (path, rights) in grants {
         let rights = rights & handled.files;
         if !rights.is_empty() {
-            ruleset = ruleset.add_rule(PathBeneath::new(path, rights))?;
+            allow_path(ruleset.as_fd(), path.as_fd(), rights)
+                .map_err(|errno| Error::system("landlock_add_rule", "for a path", errno, ""))?;
         }
     }
     if !handled.ports.is_empty() {
-        for port in &sandbox.connect_tcp {
-            ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
-        }
-        for port in &sandbox.listen_tcp {
-            ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::BindTcp))?;
+        let connect = sandbox.connect_tcp.iter().map(|port| (port, AccessNet::ConnectTcp));
+        let listen = sandbox.listen_tcp.iter().map(|port| (port, AccessNet::BindTcp));
+        for (port, right) in connect.chain(listen) {
+            allow_port(ruleset.as_fd(), *port, right.into())
+                .map_err(|errno| Error::system("landlock_add_rule", format!("for port {port}"), errno, ""))?;
         }
     }
-    Ok(ruleset)
+    Ok(Some(ruleset))
 }
 
 /// Opens all granted paths.
