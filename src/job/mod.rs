@@ -34,7 +34,7 @@ use tokio::sync::{Mutex, oneshot};
 
 use crate::error::Result;
 use crate::job::output::{InputStream, OutputStream};
-use crate::kernel::maker::Maker;
+use crate::kernel::creator::Creator;
 use crate::kernel::signal::Signal;
 use crate::report::Report;
 use crate::supervisor::driver::Driver;
@@ -104,21 +104,22 @@ pub struct Job {
     /// The only strong sender. When it is dropped, the actor kills the job.
     requests: Sender<Request>,
     stops: Mutex<Receiver<Signal>>,
-    maker: Maker,
+    creator: Creator,
     /// Keeps pinfold's own runtime, if the supervisor has one.
     _driver: Driver,
 }
 
 impl Drop for Job {
     fn drop(&mut self) {
-        self.maker.keep_elsewhere(&self.requests);
-        if self.maker.is_elsewhere() {
+        self.creator.leak_in_forked_copy(&self.requests);
+        if self.creator.is_another_process() {
             std::mem::forget((self.stdin.take(), self.stdout.take(), self.stderr.take(), self.piped.take()));
         }
     }
 }
 
-/// As a guard of the standard library, such as [`MutexGuard`](std::sync::MutexGuard), dereferences to what it guards.
+/// A job dereferences to its handle, as a [`MutexGuard`](std::sync::MutexGuard) dereferences to the value that it
+/// protects.
 impl Deref for Job {
     type Target = JobHandle;
 
