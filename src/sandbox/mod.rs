@@ -10,6 +10,7 @@
 // 5. The child applies them between clone and exec (`apply`).
 
 pub(crate) mod apply;
+pub(crate) mod cache;
 mod calls;
 mod filter;
 pub(crate) mod machine;
@@ -20,6 +21,7 @@ pub(crate) mod private_tmp;
 mod program;
 mod promise;
 mod rules;
+pub(crate) mod spelling;
 #[cfg(test)]
 mod tests;
 

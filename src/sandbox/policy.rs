@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::spelling::Spelling;
 use crate::error::{Error, Result};
 use crate::report::Promise;
 
@@ -39,6 +40,9 @@ pub struct Sandbox {
     pub(super) inherit_fd: Vec<RawFd>,
     pub(super) env: Vec<String>,
     pub(super) waive: BTreeSet<Promise>,
+    /// How messages name the parts of the policy.
+    #[serde(skip, default = "Spelling::json")]
+    pub(super) spelling: Spelling,
 }
 
 /// The network of a job.
@@ -178,6 +182,12 @@ impl Sandbox {
     pub fn waive(&mut self, promise: Promise) -> &mut Self {
         self.waive.insert(promise);
         self
+    }
+
+    /// Makes messages name the options of the command.
+    #[cfg(feature = "cli")]
+    pub(crate) fn from_options(&mut self) {
+        self.spelling = Spelling::Options;
     }
 
     /// Returns whether the job gets this environment variable of the caller.

@@ -76,7 +76,8 @@ mod tests {
     #[test]
     fn each_author_reads_its_own_words() {
         let of = |spelling: Spelling| {
-            let parts = [spelling.part("read_if_exists"), spelling.word("network", "own"), spelling.waive(Promise::Files)];
+            let parts =
+                [spelling.part("read_if_exists"), spelling.word("network", "own"), spelling.waive(Promise::Files)];
             [&parts[..], &[spelling.user().to_owned()]].concat()
         };
         assert_eq!(of(Spelling::Options), ["--read-if-exists", "--network own", "--waive files", "--user NAME"]);

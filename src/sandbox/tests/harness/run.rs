@@ -14,6 +14,7 @@ use super::launch::{Launch, bare, confined};
 use super::users::{As, is_root, job_ids};
 use crate::kernel::short_child;
 use crate::sandbox::apply::Confinement;
+use crate::sandbox::cache::Cache;
 use crate::sandbox::machine::Machine;
 use crate::sandbox::mounts::Ids;
 use crate::sandbox::policy::Sandbox;
@@ -70,7 +71,7 @@ impl<'a> Run<'a> {
         let sandbox = self.sandbox?;
         let caller = if self.user == As::Ordinary { job_ids() } else { Ids { uid: 0, gid: 0 } };
         let users = Users { caller, job: job_ids() };
-        Some(prepare(sandbox, Machine::get(), users, None).unwrap())
+        Some(prepare(sandbox, Machine::get(), users, None, &Cache::default()).unwrap())
     }
 
     pub fn run(self) -> Ran {
