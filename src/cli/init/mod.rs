@@ -2,6 +2,7 @@
 //! command under another init.
 
 mod contained;
+mod delegate;
 mod inherited;
 mod options;
 mod pid_one;
@@ -45,7 +46,8 @@ pub fn main(name: &'static str, flavour: Flavour, words: &[OsString]) -> u8 {
         }
     };
     let init = Init { name, options };
-    let ended = init.watch_parent().and_then(|()| match std::process::id() {
+    let delegated = if init.options.delegate { delegate::delegate(&init) } else { Ok(()) };
+    let ended = delegated.and_then(|()| init.watch_parent()).and_then(|()| match std::process::id() {
         1 => pid_one::run(&init),
         _ => contained::run(&init),
     });

@@ -25,6 +25,8 @@ pub struct Options {
     pub remap: Vec<u8>,
     /// The signal that this process receives when its parent ends.
     pub parent_death: Option<Signal>,
+    /// Moves the processes of the container to a leaf and enables the controllers for jobs.
+    pub delegate: bool,
     pub verbose: bool,
     pub warn: bool,
     /// The command and its arguments: at least one word.
@@ -47,6 +49,7 @@ const LONG: &[LongOption] = &[
     LongOption { name: "single-child", takes_value: false, id: 'c' },
     LongOption { name: "rewrite", takes_value: true, id: 'r' },
     LongOption { name: "setsid", takes_value: false, id: 'S' },
+    LongOption { name: "delegate", takes_value: false, id: 'D' },
 ];
 
 pub fn parse(flavour: Flavour, words: &[OsString], variable: impl Fn(&str) -> Option<OsString>) -> Parsed {
@@ -59,6 +62,7 @@ pub fn parse(flavour: Flavour, words: &[OsString], variable: impl Fn(&str) -> Op
         reset_signals: flavour == Flavour::DumbInit,
         remap: Vec::new(),
         parent_death: None,
+        delegate: false,
         verbose: match flavour {
             Flavour::DumbInit => is("DUMB_INIT_DEBUG", "1"),
             // tini's default level is 1: errors and warnings.
@@ -80,6 +84,7 @@ pub fn parse(flavour: Flavour, words: &[OsString], variable: impl Fn(&str) -> Op
             'c' => options.session = false,
             'S' => options.session = true,
             'v' => options.verbose = true,
+            'D' => options.delegate = true,
             'w' => options.warn = true,
             // No effect: if this process is not PID 1, its guard is a subreaper in any case.
             's' => {}
@@ -163,6 +168,8 @@ another init, it contains COMMAND in the same way as `pinfold run`.
                           SIGTTOU still stop {name} too)
   -e CODE                 exit with 0 if COMMAND exits with CODE (repeatable)
   -p SIGNAL               receive SIGNAL when the parent process ends
+      --delegate          as PID 1 of a container whose cgroup is writable: move its processes to a leaf
+                          and enable the controllers, so that `pinfold run --memory …` works everywhere in the container
   -v, --verbose           print what {name} does
   -w                      as PID 1, print each orphaned process that {name} reaps
   -s                      accepted without effect: {name} always reaps orphaned processes
