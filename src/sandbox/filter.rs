@@ -24,6 +24,7 @@ pub fn program(sandbox: &Sandbox) -> Program {
     compile(&rules(sandbox), libc::SYS_clone3, calls::HIGHEST)
 }
 
+#[allow(clippy::unnecessary_cast)] // The types differ between C libraries.
 fn rules(sandbox: &Sandbox) -> Rules {
     let mut rules = Rules::new();
     for call in calls::FORBIDDEN.iter().chain(calls::FORBIDDEN_HERE) {
@@ -41,7 +42,6 @@ fn rules(sandbox: &Sandbox) -> Rules {
     rules.insert(libc::SYS_unshare, vec![vec![(0, Test::AnyBit(calls::NAMESPACES))]]);
     rules.insert(libc::SYS_clone, vec![vec![(0, Test::AnyBit(calls::NAMESPACES & !calls::NEW_TIME))]]);
     // The kernel reads the low 32 bits of the request, and so does this filter.
-    #[allow(clippy::unnecessary_cast)] // The types differ between C libraries.
     let requests = [libc::TIOCSTI, libc::TIOCLINUX].map(|request| vec![(1, Test::Is(request as u32))]);
     rules.insert(libc::SYS_ioctl, requests.to_vec());
     sockets(sandbox, &mut rules);

@@ -186,7 +186,7 @@ impl Sandbox {
 
     /// Makes messages name the options of the command.
     #[cfg(feature = "cli")]
-    pub(crate) fn from_options(&mut self) {
+    pub(crate) fn name_options(&mut self) {
         self.spelling = Spelling::Options;
     }
 

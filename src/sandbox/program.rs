@@ -198,7 +198,7 @@ mod tests {
                             .collect(),
                     };
                     let with = |list: &Vec<_>| {
-                        tests.iter().map(|test| [&list[..], &[test.clone()]].concat()).collect::<Vec<_>>()
+                        tests.iter().map(|test| [&list[..], std::slice::from_ref(test)].concat()).collect::<Vec<_>>()
                     };
                     lists.iter().flat_map(with).collect()
                 })

@@ -85,12 +85,14 @@ pub fn handled(sandbox: &Sandbox, machine: &Machine) -> Handled {
     handled
 }
 
+/// A path with the device and inode number to which it led; `None` for a path that may be missing, and was.
+type Found = (PathBuf, Option<(u64, u64)>);
+
 /// A ruleset, and the files and directories to which its paths led when it was made.
 #[derive(Clone, Debug)]
 pub struct Ruleset {
     descriptor: Arc<OwnedFd>,
-    /// Each path with its device and inode number; `None` for a path that may be missing, and was.
-    paths: Arc<[(PathBuf, Option<(u64, u64)>)]>,
+    paths: Arc<[Found]>,
 }
 
 impl Ruleset {
@@ -141,7 +143,7 @@ pub fn ruleset(sandbox: &Sandbox, machine: &Machine, tmp: Option<BorrowedFd<'_>>
 #[derive(Default)]
 struct Grants {
     opened: Vec<Grant>,
-    paths: Vec<(PathBuf, Option<(u64, u64)>)>,
+    paths: Vec<Found>,
 }
 
 impl Grants {
