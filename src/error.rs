@@ -99,8 +99,8 @@ pub enum Error {
         /// Why pinfold ended it.
         reason: crate::report::Reason,
     },
-    /// A job did not get ready ([`Job::ready`](crate::Job::ready)).
-    #[error("{} did not get ready: {}", printable(program), printable(why))]
+    /// A job did not become ready ([`Job::ready`](crate::Job::ready)).
+    #[error("{} did not become ready: {}", printable(program), printable(why))]
     #[non_exhaustive]
     NotReady {
         /// The job's name.
@@ -126,7 +126,7 @@ pub enum Error {
         what: String,
     },
     /// The guard is gone. Its jobs have been ended.
-    #[error("the guard process is gone (was it killed?); its jobs have been ended")]
+    #[error("the guard process is gone, perhaps because it was killed; its jobs have been ended")]
     GuardLost,
 }
 
@@ -241,11 +241,12 @@ fn ended_by(reason: &crate::report::Reason) -> &'static str {
     }
 }
 
-/// Returns the advice for an error that means that a limit on open files, or on their size, was reached.
+/// Returns the advice for an errno that means that a limit on open files, or on their size, has been reached; empty for
+/// any other errno.
 pub(crate) fn short_of_descriptors(errno: Errno) -> &'static str {
     match errno {
         Errno::MFILE => "too few descriptors are left: close some, or see ulimit -Hn",
-        Errno::NFILE => "the machine's limit on open files is reached: see /proc/sys/fs/file-max",
+        Errno::NFILE => "the machine's limit on open files has been reached: see /proc/sys/fs/file-max",
         // RLIMIT_FSIZE limits the size of the files of memfd_create(2) too.
         Errno::FBIG => "the limit on the size of files (ulimit -f) is too low for the arguments and the environment",
         _ => "",

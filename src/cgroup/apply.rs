@@ -1,9 +1,7 @@
 //! Writes limits to a leaf and reads each one back: a limit that the kernel did not accept is an error.
 //!
-//! The files are opened through the leaf's descriptor. The crate cgroups-rs is not used: its version 0.5.1 opens by
-//! path and with `O_CREAT` (if the kernel lacks a file, the error is then "permission denied" instead of "no such
-//! file"), writes `io.bfq.weight` instead of `io.weight`, does not support `memory.oom.group`, and depends on 114
-//! crates, among them zbus with a second runtime, for a few writes.
+//! pinfold opens the files through the leaf's descriptor. docs/dependencies.md gives the reasons why it does not use
+//! the crate cgroups-rs for this.
 
 use std::ffi::CStr;
 
@@ -18,8 +16,8 @@ use crate::kernel::size::Size;
 /// The period of `cpu.max`, in microseconds: the kernel's default.
 const PERIOD: f64 = 100_000.0;
 
-/// Writes the limits to the leaf of a new job. If pinfold can watch the job's memory, returns the leaf, opened once
-/// more.
+/// Writes the limits to the leaf of a new job. If the leaf has the memory controller, returns the leaf, opened again,
+/// so that pinfold can watch the job's memory.
 pub(crate) fn apply_to(leaf: Option<&Leaf>, limits: &Limits) -> Result<Option<Cgroup>> {
     let Some(leaf) = leaf else {
         return match limits.controllers().first() {
@@ -30,7 +28,7 @@ pub(crate) fn apply_to(leaf: Option<&Leaf>, limits: &Limits) -> Result<Option<Cg
         };
     };
     apply(limits, leaf.cgroup(), leaf.controllers())?;
-    Ok(leaf.has_controller("memory").then(|| leaf.cgroup().again().ok()).flatten())
+    Ok(leaf.has_controller("memory").then(|| leaf.cgroup().reopen().ok()).flatten())
 }
 
 /// Writes the limits to `leaf`, whose controllers are `controllers`, before anything runs in it.
@@ -102,7 +100,7 @@ fn write(leaf: &Cgroup, controller: Controller, file: &CStr, value: &str) -> Res
             (Errno::NOENT, "memory.swap.max") => {
                 "this kernel does not count swap: boot with swapaccount=1, switch swap off, or use --swap max"
             }
-            (Errno::NOENT, _) => "this kernel does not have it",
+            (Errno::NOENT, _) => "this kernel does not have this file",
             (Errno::NODEV, _) => "the device does not support such limits",
             _ => "",
         };
@@ -167,5 +165,5 @@ fn set_cpus(leaf: &Cgroup, list: &str) -> Result<()> {
         Ok(effective) => format!("of the CPUs {list}, this cgroup may use only {}", effective.trim()),
         Err(errno) => format!("cpuset.cpus.effective cannot be read: {errno}"),
     };
-    Err(refused(Controller::Cpuset, reason, "list only CPUs that it may use"))
+    Err(refused(Controller::Cpuset, reason, "list only CPUs that this cgroup may use"))
 }

@@ -33,7 +33,7 @@ const MODE: u32 = 0o700;
 
 /// The mode of a base that has a job of another user. That user can then reach the leaf and read its limits, but cannot
 /// open the base.
-const MODE_FOR_OTHERS: u32 = 0o711;
+const MODE_WITH_OTHER_USERS: u32 = 0o711;
 
 /// The number of descriptors that are kept in reserve: one each for a cgroup below the leaf, its list of processes, one
 /// of these processes, and a file in `/proc` about it.
@@ -47,13 +47,13 @@ pub(crate) struct Base {
     parent: Arc<Cgroup>,
     name: String,
     next_leaf: AtomicU64,
-    /// The next leaf, if it was made ahead, so that no job waits for it.
+    /// The next leaf, if it was made in advance, so that the next job does not wait for it.
     spare: Mutex<Option<Spare>>,
     removed: AtomicBool,
     /// The controllers that were delegated to its leaves.
-    given: Mutex<Vec<Controller>>,
+    delegated: Mutex<Vec<Controller>>,
     /// Whether a job of another user has been started in it.
-    for_others: AtomicBool,
+    has_other_users: AtomicBool,
     /// The controllers that its leaves have. They are read from the kernel once.
     controllers: OnceLock<String>,
     /// Descriptors that are closed when the end of a job needs some, so that this work does not fail if the limit on
@@ -104,8 +104,8 @@ impl Base {
                 next_leaf: 1.into(),
                 spare: Mutex::default(),
                 removed: false.into(),
-                given: Mutex::default(),
-                for_others: AtomicBool::new(false),
+                delegated: Mutex::default(),
+                has_other_users: AtomicBool::new(false),
                 controllers: OnceLock::new(),
                 reserve: Mutex::new(reserve),
             };
@@ -127,11 +127,11 @@ impl Base {
     /// Returns the base itself as a leaf, for a supervisor that only ever has one job. This saves making and removing
     /// one directory.
     pub fn as_leaf(self: &Arc<Self>) -> Result<Leaf> {
-        let leaf = self.cgroup.again().and_then(|cgroup| Ok(Leaf::new(cgroup.events()?, cgroup, self.clone(), None)));
+        let leaf = self.cgroup.reopen().and_then(|cgroup| Ok(Leaf::new(cgroup.events()?, cgroup, self.clone(), None)));
         leaf.map_err(|errno| refused(&self.parent, &self.name, errno))
     }
 
-    /// Makes a leaf, or takes the one that was made ahead.
+    /// Makes a leaf, or takes the one that was made in advance.
     pub fn make_leaf(self: &Arc<Self>) -> Result<Leaf> {
         // A program that removes empty directories may have removed the spare leaf.
         let spare = self.lock_spare().take().filter(|spare| !spare.cgroup.is_gone());
@@ -141,7 +141,7 @@ impl Base {
 
     /// Makes the next leaf, so that the next job need not wait for it. An error is ignored here: [`Self::make_leaf`]
     /// tries again and returns its error.
-    pub fn make_leaf_ahead(&self) {
+    pub fn prepare_next_leaf(&self) {
         let mut spare = self.lock_spare();
         if spare.is_none() {
             *spare = self.make_spare().ok();
@@ -171,8 +171,8 @@ impl Base {
         self.controllers.get_or_init(|| leaf.read(c"cgroup.controllers").unwrap_or_default())
     }
 
-    /// Releases [`RESERVE`] descriptors, then does `work`, which can use them. Other threads of this process may take
-    /// some of them.
+    /// Releases [`RESERVE`] descriptors, then calls `work`, which can use them. Other threads of this process may take
+    /// some of these descriptors.
     pub fn with_reserve<T>(&self, work: impl FnOnce() -> T) -> T {
         // The lock is not held during the work, because the work may take long.
         drop(std::mem::take(&mut *self.lock_reserve()));
@@ -203,7 +203,7 @@ impl Base {
 
     /// Delegates these controllers to its leaves. No process may run in the base itself.
     pub fn delegate(&self, controllers: &[Controller]) -> Result<()> {
-        self.given.lock().unwrap_or_else(PoisonError::into_inner).extend(controllers);
+        self.delegated.lock().unwrap_or_else(PoisonError::into_inner).extend(controllers);
         for controller in controllers {
             self.cgroup.write(c"cgroup.subtree_control", format!("+{controller}").as_bytes()).map_err(|errno| {
                 Error::system(
@@ -224,14 +224,14 @@ impl Base {
 
     /// Returns the controllers that were delegated to its leaves.
     pub fn delegated(&self) -> Vec<Controller> {
-        self.given.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.delegated.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Lets a job of another user reach its own leaf below this base.
-    pub fn let_others_through(&self) {
-        if !self.for_others.swap(true, Ordering::Relaxed) {
+    pub fn allow_other_users(&self) {
+        if !self.has_other_users.swap(true, Ordering::Relaxed) {
             // An error is ignored: the job then cannot read its limits, but its containment does not depend on this.
-            let _ = fchmod(&self.cgroup, Mode::from_raw_mode(MODE_FOR_OTHERS));
+            let _ = fchmod(&self.cgroup, Mode::from_raw_mode(MODE_WITH_OTHER_USERS));
         }
     }
 
@@ -284,7 +284,8 @@ pub(crate) fn step(
 impl Drop for Base {
     fn drop(&mut self) {
         if !*self.removed.get_mut() && !self.is_elsewhere() {
-            // If a process still runs in it, the guard ends it; if the guard has been killed, the next sweep does.
+            // If a process still runs in the base, the guard ends that process; if the guard has been killed, the next
+            // sweep does.
             let _ = self.remove();
         }
     }
@@ -337,7 +338,7 @@ pub(crate) fn advice(errno: Errno) -> &'static str {
         Errno::ROFS => {
             "the cgroup file system is mounted read-only: ask for a writable one (a private cgroup namespace)"
         }
-        Errno::AGAIN => "cgroup.max.descendants or cgroup.max.depth of a directory above is reached",
+        Errno::AGAIN => "the limit cgroup.max.descendants or cgroup.max.depth of a directory above is reached",
         Errno::NOENT => "the directory is gone",
         errno => short_of_descriptors(errno),
     }

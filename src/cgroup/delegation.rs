@@ -15,20 +15,21 @@ use crate::kernel::poll;
 /// the name of a base. This prefix differs from that of a base, so that no sweep takes the leaf for a base.
 pub(crate) const PREFIX: &str = "pinfold-own-";
 
-/// The changes to undo. The supervisor and the guard both know them; the process that lives longer undoes them.
+/// The changes to undo. The supervisor and the guard both know these changes; the process that lives longer undoes
+/// them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Undo {
-    /// The leaf that supervisor or guard has moved to.
+    /// The name of the leaf that the supervisor or the guard has moved to.
     pub own: Option<String>,
     /// The controllers that were not delegated before.
-    pub given: Vec<String>,
+    pub delegated: Vec<String>,
 }
 
 impl Undo {
-    /// Takes the controllers back, moves the supervisor or the guard from its own leaf back to the cgroup above, and
-    /// removes that leaf. Other leaves must contain no process. A second call has no further effect.
+    /// Disables the controllers for the child cgroups, moves the supervisor or the guard from its own leaf back to the
+    /// cgroup above, and removes that leaf. Other leaves must contain no process. A second call has no further effect.
     pub fn undo(&self, place: &Cgroup) {
-        for controller in &self.given {
+        for controller in &self.delegated {
             let _ = place.write(c"cgroup.subtree_control", format!("-{controller}").as_bytes());
         }
         let Some(name) = &self.own else { return };
@@ -41,12 +42,13 @@ impl Undo {
     }
 }
 
-/// Undoes the delegation when all jobs, leaves and the base of the guard are gone. `supervisor` is a pidfd.
-pub(crate) fn take_back(place: &Cgroup, undo: &Undo, supervisor: Option<BorrowedFd<'_>>) {
+/// Undoes the delegation, unless another pinfold still uses it. Call this function when all jobs, leaves and the base
+/// of the guard are gone. `supervisor` is a pidfd.
+pub(crate) fn undo_if_unused(place: &Cgroup, undo: &Undo, supervisor: Option<BorrowedFd<'_>>) {
     let free = || exclusive_lock(place);
     let lock = free().or_else(|| {
-        // A supervisor that is just ending may still hold its lock; this function waits for that. Or the jobs of
-        // another pinfold still need the controllers.
+        // A supervisor that is ending may still hold its lock: this function waits a moment for its end. Otherwise
+        // another pinfold holds a lock, because its jobs still need the controllers.
         const MOMENT: Duration = Duration::from_millis(50);
         let supervisor = supervisor.map(|pidfd| PollFd::from_borrowed_fd(pidfd, PollFlags::IN));
         let ended = supervisor.is_none_or(|pidfd| poll::wait(&mut [pidfd], Some(MOMENT)).unwrap_or(false));
@@ -93,7 +95,8 @@ pub(crate) fn names(controllers: &[Controller]) -> String {
     controllers.iter().map(|controller| controller.name()).collect::<Vec<_>>().join(", ")
 }
 
-/// Removes the cgroup `name` if it is such a leaf of a supervisor or guard and contains no process any more.
+/// Removes the cgroup `name` if its name is that of a leaf for a supervisor or guard itself ([`PREFIX`]), and if it
+/// contains no process any more.
 pub(crate) fn remove_abandoned(place: &Cgroup, name: &str) {
     if name.strip_prefix(PREFIX).is_some() {
         // If a process is still in the leaf, the kernel refuses this with EBUSY, and the leaf stays.

@@ -15,7 +15,7 @@ use rustix::io::{Errno, Result};
 use rustix::path::Arg;
 use rustix::process::Pid;
 
-use crate::cgroup::kill::Again;
+use crate::cgroup::kill::KillSchedule;
 
 pub(super) const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
@@ -28,12 +28,12 @@ pub(crate) struct Cgroup {
     /// Whether pinfold made the cgroup. If so, pinfold may restore its modes.
     pub(super) is_ours: bool,
     /// When to kill the cgroup again, and how; set by the first kill.
-    pub(super) again: Mutex<Option<Again>>,
+    pub(super) kill_schedule: Mutex<Option<KillSchedule>>,
 }
 
 impl Cgroup {
     pub fn new(dir: OwnedFd, path: PathBuf) -> Self {
-        Self { dir, path, is_ours: false, again: Mutex::new(None) }
+        Self { dir, path, is_ours: false, kill_schedule: Mutex::new(None) }
     }
 
     /// Marks the cgroup as one that pinfold made.
@@ -48,7 +48,7 @@ impl Cgroup {
     }
 
     /// Opens the same cgroup again, with another descriptor.
-    pub fn again(&self) -> Result<Self> {
+    pub fn reopen(&self) -> Result<Self> {
         let again = self.despite_modes(|| open_in(self.dir.as_fd(), c".", DIRECTORY))?;
         Ok(Self { is_ours: self.is_ours, ..Self::new(again, self.path.clone()) })
     }
@@ -104,7 +104,8 @@ impl Cgroup {
         Ok(text.lines().map(|line| Pid::from_raw(line.parse().ok()?)).collect())
     }
 
-    /// Returns those names of the cgroups directly below that are UTF-8. The names of pinfold's own cgroups always are.
+    /// Returns the names of the cgroups directly below, except names that are not UTF-8. The names of pinfold's own
+    /// cgroups are always UTF-8.
     pub fn children(&self) -> Result<Vec<String>> {
         Ok(self.names()?.into_iter().filter_map(|name| name.into_string().ok()).collect())
     }
@@ -270,8 +271,8 @@ pub(super) fn processes(dir: BorrowedFd<'_>) -> Result<Vec<Pid>> {
     }
 }
 
-/// Returns the names of the cgroups directly below `dir`. Most cgroups have none below; the link count shows that
-/// without a listing (kernfs counts subdirectories).
+/// Returns the names of the cgroups directly below `dir`. Most cgroups have no children. The link count shows this
+/// without a listing, because kernfs counts subdirectories.
 pub(super) fn children(dir: BorrowedFd<'_>) -> Result<Vec<CString>> {
     if fstat(dir)?.st_nlink <= 2 {
         return Ok(Vec::new());

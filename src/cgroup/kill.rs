@@ -31,9 +31,9 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// time from the processes that are ending.
 const PAUSE_PER_SCAN: u32 = 4;
 
-/// When to kill a cgroup again that was killed before and may still contain processes.
+/// When and how to kill a cgroup again that was killed before and may still contain processes.
 #[derive(Debug)]
-pub(super) struct Again {
+pub(super) struct KillSchedule {
     at: Instant,
     pause: Duration,
     /// The kernel has no `cgroup.kill`, or refused it.
@@ -57,17 +57,17 @@ impl Cgroup {
             Err(_) => (self.kill_each(), true),
             done => (done, false),
         };
-        let mut again = self.again.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut again = self.kill_schedule.lock().unwrap_or_else(PoisonError::into_inner);
         if again.is_none() {
             let pause = if one_by_one { PAUSE_ONE_BY_ONE } else { FIRST_PAUSE };
-            *again = Some(Again { at: Instant::now() + pause, pause, one_by_one });
+            *again = Some(KillSchedule { at: Instant::now() + pause, pause, one_by_one });
         }
         killed
     }
 
     /// Returns the time at which to kill the remaining processes again; `None` before the first [`Cgroup::kill`].
     pub fn kill_again_at(&self) -> Option<Instant> {
-        self.again.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|again| again.at)
+        self.kill_schedule.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|again| again.at)
     }
 
     /// Kills the cgroup again, and sends SIGKILL to each remaining process through its pidfd.
@@ -79,9 +79,9 @@ impl Cgroup {
         let begun = Instant::now();
         let killed = self.kill();
         let one_by_one =
-            self.again.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|a| a.one_by_one);
+            self.kill_schedule.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|a| a.one_by_one);
         let listed = if one_by_one { Ok(()) } else { self.kill_listed() };
-        if let Some(again) = self.again.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+        if let Some(again) = self.kill_schedule.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
             let now = Instant::now();
             again.pause = (again.pause * 2).max((now - begun) * PAUSE_PER_SCAN).min(LONGEST_PAUSE);
             again.at = now + again.pause;

@@ -34,11 +34,11 @@ impl Leaf {
         Self { events: Arc::new(events), cgroup, base, name, removed: false, removal: None }
     }
 
-    /// Makes the leaf of the next job ahead.
-    pub fn make_next(&self) {
+    /// Makes the leaf of the next job in advance.
+    pub fn prepare_next(&self) {
         // If the base itself is the leaf, there is no next job.
         if self.name.is_some() {
-            self.base.make_leaf_ahead();
+            self.base.prepare_next_leaf();
         }
     }
 
@@ -62,7 +62,7 @@ impl Leaf {
         }
     }
 
-    /// Does `work` after releasing the descriptors that are reserved for the end of a job.
+    /// Calls `work` after releasing the descriptors that are reserved for the end of a job.
     pub fn with_reserve<T>(&self, work: impl FnOnce() -> T) -> T {
         self.base.with_reserve(work)
     }
@@ -78,8 +78,8 @@ impl Leaf {
     }
 
     /// Lets a job of another user reach this leaf.
-    pub fn let_others_through(&self) {
-        self.base.let_others_through();
+    pub fn allow_other_users(&self) {
+        self.base.allow_other_users();
     }
 
     /// Returns whether any process runs in it.

@@ -235,7 +235,7 @@ impl Limits {
     /// [`Error::Invalid`] with the first invalid value.
     pub fn check(&self) -> Result<()> {
         let page = rustix::param::page_size() as u64;
-        for (what, size) in [("memory limit", self.memory), ("limit memory-high", self.memory_high)] {
+        for (what, size) in [("memory limit", self.memory), ("memory-high limit", self.memory_high)] {
             if let Some(bytes) = size.and_then(|size| size.bytes_of(machine_memory()))
                 && bytes < page
             {
@@ -248,7 +248,7 @@ impl Limits {
         {
             return Err(Error::invalid("limit on processes", pids.to_string(), "it must be from 1 to 4194304"));
         }
-        // The kernel's least quota is 1 ms in a period.
+        // The kernel's minimum quota is 1 ms in a period (`min_cfs_quota_period`, kernel/sched/core.c).
         if let Some(cpus) = self.cpus
             && !(0.01..=10_000.0).contains(&cpus)
         {
@@ -278,13 +278,13 @@ impl Limits {
 
 /// Returns the CPUs of a list like `0-3,7`, the kernel's notation; `None` if the text is not such a list.
 pub(crate) fn cpus_of(list: &str) -> Option<std::collections::BTreeSet<u32>> {
-    const MOST: u32 = 65_536;
+    const MAX_CPUS: u32 = 65_536;
     let mut cpus = std::collections::BTreeSet::new();
     for range in list.trim().split(',') {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
         let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
         let (first, last): (u32, u32) = (plain(first)?, plain(last)?);
-        if first > last || last >= MOST {
+        if first > last || last >= MAX_CPUS {
             return None;
         }
         cpus.extend(first..=last);
@@ -314,8 +314,9 @@ pub(crate) fn device_of(device: &str) -> Result<String> {
     let number = match numbers {
         Some(_) => device.to_owned(),
         None => {
-            let stat = rustix::fs::stat(device)
-                .map_err(|errno: Errno| bad(&format!("{errno}; name a file of /dev, MAJOR:MINOR or a path on it")))?;
+            let stat = rustix::fs::stat(device).map_err(|errno: Errno| {
+                bad(&format!("{errno}; give a block device of /dev, its MAJOR:MINOR, or a path on it"))
+            })?;
             let is_device = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::BlockDevice;
             let number = if is_device { stat.st_rdev } else { stat.st_dev };
             format!("{}:{}", rustix::fs::major(number), rustix::fs::minor(number))
@@ -323,7 +324,7 @@ pub(crate) fn device_of(device: &str) -> Result<String> {
     };
     let known = Path::new("/sys/dev/block").join(&number);
     if !known.exists() {
-        return Err(bad("it is no block device and no path on one: see lsblk"));
+        return Err(bad("it is neither a block device nor a path on one: see lsblk"));
     }
     if !known.join("partition").exists() {
         return Ok(number);

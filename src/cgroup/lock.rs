@@ -1,5 +1,5 @@
-//! Finds bases that another program has locked: neither the supervisor nor a guard has them open. Any process that may
-//! open a directory can lock it.
+//! Finds bases that an unrelated program has locked: neither the base's supervisor nor a guard has the base open. Any
+//! process that may open a directory can lock it.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -50,7 +50,7 @@ impl Open {
     /// Returns the processes that have the locked base `name` open, if none of them is a guard or the supervisor of
     /// this base. Otherwise the list is empty. It is also empty if the processes are not visible, for example in
     /// another PID namespace.
-    pub fn strangers(&self, name: &str) -> Vec<Pid> {
+    pub fn foreign_holders(&self, name: &str) -> Vec<Pid> {
         let holders = self.0.get(name).map(Vec::as_slice).unwrap_or_default();
         let is_own = |holder: &Holder| holder.is_guard || base::supervisor_of(name) == Some(holder.pid);
         if holders.iter().any(is_own) { Vec::new() } else { holders.iter().map(|holder| holder.pid).collect() }
@@ -66,6 +66,6 @@ pub(crate) fn without_guard(place: &Cgroup) -> Vec<(String, Vec<Pid>)> {
     }
     let open = Open::now();
     let path = |name: &str| Path::new(place.path()).join(name).display().to_string();
-    let with_strangers = locked.into_iter().map(|name| (path(&name), open.strangers(&name)));
-    with_strangers.filter(|(_, strangers)| !strangers.is_empty()).collect()
+    let with_holders = locked.into_iter().map(|name| (path(&name), open.foreign_holders(&name)));
+    with_holders.filter(|(_, foreign_holders)| !foreign_holders.is_empty()).collect()
 }

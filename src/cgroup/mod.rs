@@ -3,6 +3,7 @@
 pub(crate) mod apply;
 pub(crate) mod base;
 pub(crate) mod delegation;
+mod description;
 pub(crate) mod directory;
 mod kill;
 pub(crate) mod leaf;
@@ -47,7 +48,7 @@ pub(crate) fn place(wanted: Option<&Path>) -> Result<Cgroup, Vec<Refusal>> {
     }
 }
 
-/// Returns the same cgroup as [`place`], even if no base can be made in it. For a caller that only reads it.
+/// Returns the same cgroup as [`place`], even if no base can be made in it. For a caller that only reads that cgroup.
 pub(crate) fn visible(wanted: Option<&Path>) -> Result<Cgroup, Vec<Refusal>> {
     match wanted {
         Some(path) => open_visible(path).map_err(|refusal| vec![refusal]),
@@ -59,12 +60,12 @@ pub(crate) fn visible(wanted: Option<&Path>) -> Result<Cgroup, Vec<Refusal>> {
 pub(crate) fn subreaper() -> Result<(), Refusal> {
     let refuse = |reason: String, advice: &str| Refusal::new("the guard as subreaper", reason, advice);
     let own = std::fs::read_link("/proc/self").map_err(|error| {
-        refuse(format!("cannot read /proc/self: {error}"), "mount /proc: descendants are found there")
+        refuse(format!("cannot read /proc/self: {error}"), "mount /proc: pinfold finds descendants there")
     })?;
     if own.to_str() == Some(&rustix::process::getpid().as_raw_nonzero().to_string()) {
         return Ok(());
     }
-    Err(refuse("/proc shows another PID namespace".into(), "mount one of this namespace: unshare --mount-proc"))
+    Err(refuse("/proc shows another PID namespace".into(), "mount the /proc of this namespace: unshare --mount-proc"))
 }
 
 /// The usual mount points of cgroup2: on pure v2 hosts, then on hybrid hosts.
@@ -153,7 +154,7 @@ pub(crate) fn open_cgroup(path: &Path) -> Result<Cgroup, Refusal> {
     }
 }
 
-fn open_visible(path: &Path) -> Result<Cgroup, Refusal> {
+pub(crate) fn open_visible(path: &Path) -> Result<Cgroup, Refusal> {
     let refuse = |reason: String, advice: &str| Refusal::new(path.display().to_string(), reason, advice);
     let dir = open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
         let advice = match short_of_descriptors(errno) {

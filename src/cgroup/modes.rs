@@ -14,7 +14,7 @@ use super::directory::{Cgroup, children, open_in};
 const FILES: [&CStr; 5] = [c"cgroup.procs", c"cgroup.events", c"cgroup.kill", c"cgroup.freeze", c"cgroup.controllers"];
 
 impl Cgroup {
-    /// Does `work`. If that fails because of a mode, and pinfold made the cgroup, restores the modes and does `work`
+    /// Calls `work`. If it fails because of a mode, and pinfold made the cgroup, restores the modes and calls `work`
     /// again.
     pub(super) fn despite_modes<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
         match work() {

@@ -23,8 +23,8 @@ const LISTINGS: u32 = 3;
 #[derive(Debug)]
 pub(crate) struct Removal {
     name: CString,
-    /// The directory of the last level: the removal is now removing the cgroups in it. Only this one descriptor is
-    /// open, however deep the job has nested its cgroups.
+    /// The directory of the last level, whose cgroups are now being removed. Only this one descriptor is open, however
+    /// deep the job has nested its cgroups.
     dir: Option<OwnedFd>,
     levels: Vec<Level>,
 }

@@ -15,10 +15,10 @@ use crate::kernel::signal::Signal;
 const TIME_BEFORE_FREEZE: Duration = Duration::from_millis(250);
 
 impl Cgroup {
-    /// Sends the `signals` to every process in this cgroup and below for which `wanted` returns true, in the order of
-    /// the lists, until a pass finds no new process. Calls `found` once for each process, before it sends the signals.
-    /// Returns whether such a pass was reached within the limits `scans`. If a job forks faster than pinfold can send
-    /// signals, it is not reached, and the job can only be killed.
+    /// Sends the `signals` to every process in this cgroup and below for which `wanted` returns true, in the order in
+    /// which the kernel lists them, until a pass finds no new process. Calls `found` once for each process, before it
+    /// sends the signals. Returns whether there was such a pass within the limits `scans`. Otherwise the job forks
+    /// faster than pinfold can send signals, and can only be killed.
     ///
     /// No process outside of the job receives a signal: pinfold opens a pidfd, then reads the list again, and sends the
     /// signals through the pidfd only if the list still has the pid. If the pid was reused in between, sending fails
@@ -41,7 +41,7 @@ impl Cgroup {
         }
         // The job forks faster than pinfold can send signals, or leaves too little CPU time to pinfold. No process is
         // started while the cgroup is frozen. If it is frozen already, pinfold must not thaw it afterwards.
-        if scans.are_none()
+        if scans.allow_no_pass()
             || self.read(c"cgroup.freeze").is_ok_and(|is| is.starts_with('1'))
             || self.write(c"cgroup.freeze", b"1").is_err()
         {

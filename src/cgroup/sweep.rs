@@ -1,5 +1,5 @@
-//! Finds abandoned bases: a free lock shows that supervisor and guard are both gone. Kills the processes in them, and
-//! removes them.
+//! Finds abandoned bases: a free lock shows that the supervisor and the guard of a base are both gone. Kills the
+//! processes in these bases, and removes the bases.
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -39,7 +39,7 @@ pub(crate) fn claim(parent: &Cgroup, name: &str) -> Result<Option<Cgroup>> {
 
 /// Kills the processes in the cgroup and waits until none is left. Fails with `BUSY` if a process is left after
 /// `bound`.
-pub(crate) fn end(cgroup: &Cgroup, bound: Duration) -> Result<()> {
+pub(crate) fn kill_and_wait(cgroup: &Cgroup, bound: Duration) -> Result<()> {
     let events = cgroup.events()?;
     // If the clock cannot represent the time, there is no bound.
     let until = Instant::now().checked_add(bound);

@@ -9,7 +9,7 @@ use crate::report::{Figure, Usage};
 
 /// Figures that pinfold measured itself, because the leaf's files may not have them.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Seen {
+pub(crate) struct Measured {
     /// The main process's largest resident set, in bytes.
     pub main_resident_peak: Option<u64>,
     /// The highest memory use that pinfold read when an event came, in bytes.
@@ -23,7 +23,7 @@ impl Usage {
     }
 
     /// Returns the usage of a job without a cgroup: that of the processes that the guard has reaped.
-    pub(crate) fn of_reaped(cpu_user: u64, cpu_system: u64, seen: Seen) -> Self {
+    pub(crate) fn of_reaped(cpu_user: u64, cpu_system: u64, seen: Measured) -> Self {
         let source = "rusage of the processes that the guard has reaped, and of those that these had waited for";
         Self {
             cpu_user_microseconds: Figure::known(cpu_user, source),
@@ -35,7 +35,7 @@ impl Usage {
 
     /// Reads the usage from the files of `leaf`. `controllers` are those that the leaf has; the files of other
     /// controllers do not exist. Also returns whether a file could not be read because descriptors ran out.
-    pub(crate) fn read(leaf: &Cgroup, controllers: &str, seen: Seen, with_pressure: bool) -> (Self, bool) {
+    pub(crate) fn read(leaf: &Cgroup, controllers: &str, seen: Measured, with_pressure: bool) -> (Self, bool) {
         let mut files = Files { leaf, controllers, with_pressure, texts: Vec::new() };
         let mut usage = Self::with(|source| files.figure(source));
         usage.main_resident_peak_bytes = Figure::resident_peak(seen.main_resident_peak);
@@ -154,7 +154,10 @@ impl Files<'_> {
             Key::Sum(key) => Some(sum_of(text, key)),
             Key::Pressure => text.lines().find(|line| line.starts_with("some ")).map(|line| sum_of(line, "total")),
         };
-        value.map_or_else(|| Figure::unknown(format!("{name} does not have it")), |value| Figure::known(value, &name))
+        value.map_or_else(
+            || Figure::unknown(format!("{name} does not contain this value")),
+            |value| Figure::known(value, &name),
+        )
     }
 }
 

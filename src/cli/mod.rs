@@ -1,5 +1,6 @@
 //! The command line: its types, and one file for each subcommand.
 
+mod control;
 mod doctor;
 mod duration;
 mod environment;
@@ -10,6 +11,7 @@ mod init;
 mod limits;
 mod on_signal;
 mod open_output;
+mod parent;
 mod pool;
 mod quote;
 mod report_sink;
@@ -60,6 +62,15 @@ enum Subcommands {
     Sandbox(Box<run::Args>),
     Pool(pool::Args),
     Serve(serve::Args),
+    Ps(control::ps::Args),
+    Stats(control::stats::Args),
+    Stop(control::StopArgs),
+    Kill(control::KillArgs),
+    Signal(control::SignalArgs),
+    Freeze(control::FreezeArgs),
+    Thaw(control::ThawArgs),
+    Wait(control::WaitArgs),
+    Exec(control::exec::Args),
     Sweep(sweep::Args),
     Doctor(doctor::Args),
     #[cfg(feature = "watch")]
@@ -186,6 +197,15 @@ fn subcommand(words: &[OsString]) -> u8 {
         }
         Subcommands::Pool(args) => pool::run(&args),
         Subcommands::Serve(args) => serve::run(&args),
+        Subcommands::Ps(args) => control::ps::run(&args),
+        Subcommands::Stats(args) => control::stats::run(&args),
+        Subcommands::Stop(args) => control::stop(&args),
+        Subcommands::Kill(args) => control::kill(&args),
+        Subcommands::Signal(args) => control::signal(&args),
+        Subcommands::Freeze(args) => control::freeze(&args),
+        Subcommands::Thaw(args) => control::thaw(&args),
+        Subcommands::Wait(args) => control::wait(&args),
+        Subcommands::Exec(args) => control::exec::run(&args),
         Subcommands::Sweep(args) => sweep::run(&args),
         Subcommands::Doctor(args) => doctor::run(&args),
         #[cfg(feature = "watch")]

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::cli::signal_stream::SignalStream;
 use crate::report::Reason;
+use crate::report::SupervisorKind;
 use crate::report::text::printable_os;
 use crate::{Command, Signal, Supervisor};
 use anyhow::{Context, Result};
@@ -28,9 +29,7 @@ use super::supervise::{Event, Policy, Step, Supervision};
 use super::terminal::Terminal;
 use super::write::Patience;
 use super::{environment, print_message};
-#[cfg(feature = "watch")]
-pub use args::parse_signal;
-pub use args::{Args, ContainmentArg, SignalToArg};
+pub use args::{Args, ContainmentArg, SignalToArg, parse_signal, parse_user, variables};
 use ended::Ended;
 use forwarder::Forwarder;
 pub use prepared::Prepared;
@@ -110,8 +109,10 @@ fn patience(args: &Args, begun: Instant) -> Patience {
 fn run_job(args: &Args, command: &Command, prepared: Prepared) -> crate::Result<Ended> {
     let Prepared { signals, terminal, guard, .. } = prepared;
     let builder = environment::supervisor(args.cgroup.as_deref(), args.containment())?;
-    let builder = builder.guard(guard).one_job().controllers(args.limits.to_limits().controllers());
+    let builder =
+        builder.guard(guard).one_job().kind(SupervisorKind::Run).controllers(args.limits.to_limits().controllers());
     let ended = with_supervisor(builder, signals, async |supervisor, signals| {
+        args.parent.apply()?;
         supervise(args, supervisor, command, signals, terminal.as_ref()).await
     });
     if let Some(terminal) = &terminal {

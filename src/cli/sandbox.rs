@@ -62,7 +62,8 @@ pub struct SandboxArgs {
     #[arg(long, value_name = "none|own|PATH", requires = "profile")]
     unix: Vec<PathBuf>,
 
-    /// Give the job a /tmp of its own, in memory, of at most this size; needs a mount namespace
+    /// Give the job a directory of its own for temporary files, in TMPDIR, and remove it at the end; a size needs a mount
+    /// namespace
     #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true, requires = "profile", value_parser = parse_bytes)]
     private_tmp: Option<Option<u64>>,
 

@@ -1,6 +1,5 @@
 //! `pinfold serve`: the pool for programs in other languages, as JSON lines (`docs/serve.md`).
 
-mod parent;
 mod request;
 mod writer;
 
@@ -14,12 +13,12 @@ use anyhow::{Result, bail, ensure};
 use serde_json::Value;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::parent::{Parent, WatchedParent};
 use super::pool::{JobLine, parse_workers};
 use super::runtime::{Descriptors, with_supervisor};
 use super::signals::{Keys, Response, Rules};
 use super::supervise::Requests;
 use super::{duration, environment};
-use parent::{Parent, WatchedParent};
 use request::{Numbered, Request, Unreadable, requests};
 use writer::{EventWriter, Message};
 
@@ -27,6 +26,7 @@ use crate::cli::signal_stream::SignalStream;
 use crate::kernel::inherited;
 use crate::kernel::own_signals::SignalQueue;
 use crate::pool::{Handle, Shutdown};
+use crate::report::SupervisorKind;
 use crate::{Controller, Guard, Job, JobHandle, Pool, Signal, Stdio};
 
 /// The version of the protocol. It is raised when the meaning of a message changes or a message is removed.
@@ -71,7 +71,7 @@ pub struct Args {
 
 /// Serves requests until standard input or the parent process ends.
 pub fn run(args: &Args) -> Result<u8> {
-    let parent = Parent::open()?;
+    let parent = Parent::open(None)?;
     ensure!(
         args.stdio,
         "write --stdio: pinfold reads requests from standard input and writes events to standard output"
@@ -83,7 +83,7 @@ pub fn run(args: &Args) -> Result<u8> {
     let descriptors = Descriptors { workers: args.workers, each: 2, ready: (0, 0) };
     descriptors.check()?;
     let builder = environment::supervisor(args.cgroup.as_deref(), None)?;
-    let builder = builder.guard(guard).controllers(args.controllers.clone());
+    let builder = builder.guard(guard).kind(SupervisorKind::Serve).controllers(args.controllers.clone());
     with_supervisor(builder, signals, async |supervisor, signals| {
         let pool = Pool::builder().workers(args.workers).queue(usize::MAX).start(supervisor)?;
         serve(args, &pool, signals, parent).await.map(|()| 0)

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::Signal;
+use crate::control::Request;
 use crate::kernel::own_signals::Received;
 
 use super::on_signal::{Action, OnSignal};
@@ -118,6 +119,11 @@ impl Rules {
         // (RLIMIT_FSIZE). Any other signal with pinfold's pid as the sender was sent before exec.
         if sender == self.own_pid && !from_kernel && [libc::SIGPIPE, libc::SIGXFSZ].contains(&signal.number()) {
             return Response::Nothing;
+        }
+        match received.value.and_then(Request::of_value) {
+            Some(Request::Stop) => return Response::Stop(None),
+            Some(Request::Kill) => return Response::Kill,
+            None => {}
         }
         let action = self.action(signal);
         if received.is_from_terminal() && !(signal == Signal::HUP && self.leads_session) {

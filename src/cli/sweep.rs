@@ -13,8 +13,8 @@ use super::{duration, environment, print_message, write};
 
 /// End the processes and remove the cgroups of pinfolds that were killed together with their guards
 ///
-/// Looks in this process's own cgroup and below. Does not affect a pinfold that is running, in any PID namespace, and
-/// does not change directories that pinfold did not make.
+/// Looks in this process's own cgroup and below, and in $TMPDIR and /tmp for the private tmps of sandboxes. Does not
+/// affect a pinfold that is running, in any PID namespace, and does not change directories that pinfold did not make.
 ///
 /// Exit code: 0 when nothing is left, or with --dry-run; 1 when something could not be removed; 125 when pinfold itself
 /// failed.

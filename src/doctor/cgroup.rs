@@ -6,7 +6,7 @@ use crate::cgroup::{NO_CGROUP2, NO_PROC, NOT_DELEGATED, READ_ONLY};
 
 const SECTION: Section = Section::Cgroup;
 
-pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
+pub(super) fn add_findings(facts: &Facts, findings: &mut Vec<Finding>) {
     findings.push(mounts(facts));
     if let Some(mount) = read_only(facts) {
         let text = format!("the cgroup2 file system at {} is mounted read-only", mount.point);
@@ -67,7 +67,7 @@ fn read_only(facts: &Facts) -> Option<&Mount> {
 }
 
 fn own(cgroup: &Cgroup, facts: &Facts, findings: &mut Vec<Finding>) {
-    let whose = if facts.place.asked_for { "the requested cgroup" } else { "own cgroup" };
+    let whose = if facts.place.requested { "the requested cgroup" } else { "own cgroup" };
     let text = format!("{whose}: {}, of user {}, mode {:03o}", cgroup.directory, cgroup.owner, cgroup.mode);
     findings.push(if cgroup.writable {
         Finding::good("own", SECTION, text)
@@ -152,11 +152,11 @@ fn controllers(cgroup: &Cgroup, facts: &Facts, findings: &mut Vec<Finding>) {
     let text = format!("controllers: {}", list(&cgroup.controllers));
     if useful(&cgroup.controllers) {
         findings.push(Finding::good("controllers", SECTION, text));
-        let given = format!("controllers of its children: {}", list(&cgroup.given_on));
-        findings.push(if useful(&cgroup.given_on) {
-            Finding::good("given_on", SECTION, given)
+        let enabled = format!("controllers of its children: {}", list(&cgroup.subtree_control));
+        findings.push(if useful(&cgroup.subtree_control) {
+            Finding::good("subtree_control", SECTION, enabled)
         } else {
-            Finding::note("given_on", SECTION, format!("{given} (cgroup.subtree_control)")).advise(unneeded)
+            Finding::note("subtree_control", SECTION, format!("{enabled} (cgroup.subtree_control)")).advise(unneeded)
         });
     } else {
         let v1: Vec<_> = facts

@@ -101,8 +101,7 @@ pub struct Mounts {
     pub v2: Vec<Mount>,
     /// The controllers (and named hierarchies) of cgroup v1 that are mounted here.
     pub v1: Vec<String>,
-    /// Whether this process is in a cgroup namespace of its own and not in the machine's; null if pinfold does not know
-    /// it.
+    /// Whether this process is in a cgroup namespace of its own, and not in the machine's; null if this is not known.
     pub namespaced: Option<bool>,
 }
 
@@ -147,14 +146,14 @@ pub struct Cgroup {
     /// Its controllers (`cgroup.controllers`).
     pub controllers: Vec<String>,
     /// The controllers that its children have (`cgroup.subtree_control`).
-    pub given_on: Vec<String>,
+    pub subtree_control: Vec<String>,
     /// Whether it has the file `memory.swap.max`; null if it does not have `memory.max` either, because it has no
     /// memory controller or is the root cgroup.
     pub swap: Option<bool>,
     /// How many processes of this PID namespace are in this cgroup itself, not in a cgroup below it; this includes
     /// pinfold's own process.
     pub processes: u64,
-    /// Limits of this cgroup and of the cgroups above it, each with the lowest value that is visible:
+    /// Limits that apply to this cgroup, each with the lowest visible value in this cgroup and those above it:
     /// `cgroup.max.descendants`, `cgroup.max.depth`, `pids.max`.
     pub limits: BTreeMap<String, u64>,
 }
@@ -176,7 +175,7 @@ pub struct Ancestor {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Place {
     /// Whether the user requested this directory; then pinfold uses no other one.
-    pub asked_for: bool,
+    pub requested: bool,
     /// The directory; null if pinfold found none.
     pub directory: Option<String>,
     /// If pinfold found no directory: the ones that it tried, and why it can't use them.
@@ -192,7 +191,7 @@ pub struct Scratch {
     pub made: Tried,
     /// Starting a process directly in the cgroup (`CLONE_INTO_CGROUP`).
     pub cloned: Tried,
-    /// Starting a process that joins the cgroup: it writes its own id into `cgroup.procs`.
+    /// Starting a process that joins the cgroup by writing its own id into `cgroup.procs`.
     pub joined: Tried,
     /// Freezing and thawing the cgroup (`cgroup.freeze`, Linux 5.2).
     pub frozen: Tried,
@@ -202,7 +201,7 @@ pub struct Scratch {
     pub removed: Tried,
     /// Whether the kernel kills a process that is started directly in a cgroup that was killed before (a bug of Linux
     /// 6.14 and later, fixed in 7.3); null if this could not be tested.
-    pub kills_the_newborn: Option<bool>,
+    pub kill_sequence_bug: Option<bool>,
     /// The controllers of the cgroup (`cgroup.controllers`), which a job has without any further step.
     pub controllers: Vec<String>,
 }

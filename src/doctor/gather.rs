@@ -47,7 +47,7 @@ impl Facts {
             mounts: mounts(&mountinfo),
             cgroup: containment::visible(cgroup).ok().map(|there| describe(&there, cgroup.is_none())),
             place: Place {
-                asked_for: cgroup.is_some(),
+                requested: cgroup.is_some(),
                 directory: place.as_ref().ok().map(|place| place.path().display().to_string()),
                 refused: place.err().unwrap_or_default(),
             },
@@ -125,7 +125,7 @@ fn describe(there: &directory::Cgroup, own: bool) -> Cgroup {
         marked_delegated: marked("user.delegate") || marked("trusted.delegate"),
         kind: there.read(c"cgroup.type").ok().map(|text| text.trim().to_owned()),
         controllers: words(c"cgroup.controllers"),
-        given_on: words(c"cgroup.subtree_control"),
+        subtree_control: words(c"cgroup.subtree_control"),
         swap: there.read(c"memory.max").ok().map(|_| there.read(c"memory.swap.max").is_ok()),
         processes: there.read_whole(c"cgroup.procs").map_or(0, |text| text.lines().count() as u64),
         limits: cgroup_limits(path),
@@ -228,7 +228,7 @@ fn containers() -> Vec<Container> {
             add(named(&name), file);
         }
     }
-    // Only root can read this.
+    // Only root can read this file.
     let init = std::fs::read("/proc/1/environ").unwrap_or_default();
     for variable in init.split(|&byte| byte == 0) {
         if let Some(name) = variable.strip_prefix(b"container=").and_then(|name| std::str::from_utf8(name).ok())

@@ -6,7 +6,7 @@ use super::{Finding, Section, words};
 /// The oldest kernel version that a job can run on.
 pub(super) const OLDEST: (u32, u32) = (5, 7);
 
-pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
+pub(super) fn add_findings(facts: &Facts, findings: &mut Vec<Finding>) {
     let version = version(&facts.kernel);
     let name = format!("Linux {} ({})", facts.kernel, facts.machine);
     findings.push(match version {
@@ -16,7 +16,8 @@ pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
         Some(_) => Finding::good("kernel", Section::Kernel, name),
         None => Finding::note("kernel", Section::Kernel, format!("{name}: pinfold does not understand this version")),
     });
-    let joins = "not needed: jobs are started with clone(2), and join their cgroup before they execute";
+    let joins =
+        "not needed: pinfold starts jobs with clone(2), and they join their cgroup before they execute the command";
     let needed = "needed: without it pinfold can't run";
     let calls = &facts.calls;
     let scratch = facts.scratch.as_ref();
@@ -32,13 +33,13 @@ pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
         ("clone_into_cgroup", "CLONE_INTO_CGROUP", calls.clone_into_cgroup.clone(), (5, 7), joins),
         ("pidfd_open", "pidfd_open", calls.pidfd_open.clone(), (5, 3), needed),
         ("pidfd_send_signal", "pidfd_send_signal", calls.pidfd_send_signal.clone(), (5, 1), needed),
-        ("waitid_pidfd", "waitid(P_PIDFD)", calls.waitid_pidfd.clone(), (5, 4), "not needed by jobs"),
+        ("waitid_pidfd", "waitid(P_PIDFD)", calls.waitid_pidfd.clone(), (5, 4), "not needed to run jobs"),
         (
             "pidfd_get_info",
             "PIDFD_GET_INFO",
             calls.pidfd_get_info.clone(),
             (6, 13),
-            "not needed: which cgroup a process is in is read from /proc",
+            "not needed: pinfold reads from /proc which cgroup a process is in",
         ),
         ("cgroup_freeze", "cgroup.freeze", tried(|scratch| &scratch.frozen), (5, 2), "needed before Linux 5.14"),
         (
@@ -46,7 +47,7 @@ pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
             "cgroup.kill",
             tried(|scratch| &scratch.killed),
             (5, 14),
-            "not needed: jobs are frozen, and their processes killed one by one",
+            "not needed: pinfold freezes jobs, and kills their processes one by one",
         ),
     ] {
         findings.push(match tried {
@@ -70,7 +71,7 @@ pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
             }
         });
     }
-    findings.extend(bug(version, scratch.and_then(|scratch| scratch.kills_the_newborn)));
+    findings.extend(bug(version, scratch.and_then(|scratch| scratch.kill_sequence_bug)));
 }
 
 /// Reports the bug in the kill sequence of cgroups: a process that is cloned into a cgroup starts with the kill

@@ -1,4 +1,4 @@
-//! Examines what this machine allows: which containment a job would get, why, and what you can do to get a stronger
+//! Examines what this machine allows: which containment a job would get and why, and what you can do to get a stronger
 //! one.
 //!
 //! [`Facts::gather`] gathers the [`Facts`] once. The [`Examination`] and its text are pure functions of the facts, so
@@ -37,8 +37,8 @@ pub use verdict::{Containment, Verdict};
 /// The version of [`Examination`]'s format.
 pub const VERSION: u32 = 1;
 
-/// The facts, the findings that follow from them, and the verdict. The first format is version 1; later releases may
-/// add fields to it.
+/// The facts, the findings that follow from them, and the verdict. Later versions of pinfold may add fields to version
+/// 1 of this format.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
@@ -103,9 +103,9 @@ pub enum Mark {
 /// Examines this machine. If `cgroup` is given, it is used in place of this process's own cgroup, as with
 /// [`SupervisorBuilder::cgroup`](crate::SupervisorBuilder::cgroup).
 ///
-/// The examination leaves nothing changed. It makes a cgroup where the cgroup of a job would be made, starts processes
-/// in it that do nothing, and removes it again. It connects to the sockets of systemd, but sends nothing. It never
-/// fails: the findings report what it could not find out.
+/// The examination leaves nothing changed. It makes a cgroup where pinfold would make the cgroup of a job, starts
+/// processes in it that do nothing, and removes the cgroup again. It connects to the sockets of systemd, but sends
+/// nothing. It never fails: the findings report what it could not find out.
 #[must_use]
 pub fn examine(cgroup: Option<&Path>) -> Examination {
     Examination::of(Facts::gather(cgroup))
@@ -116,10 +116,10 @@ impl Examination {
     #[must_use]
     pub fn of(facts: Facts) -> Self {
         let mut findings = Vec::new();
-        kernel::judge(&facts, &mut findings);
-        cgroup::judge(&facts, &mut findings);
-        surroundings::judge(&facts, &mut findings);
-        sandbox::judge(&facts, &mut findings);
+        kernel::add_findings(&facts, &mut findings);
+        cgroup::add_findings(&facts, &mut findings);
+        surroundings::add_findings(&facts, &mut findings);
+        sandbox::add_findings(&facts, &mut findings);
         Self { version: VERSION, verdict: Verdict::of(&facts), findings, facts }
     }
 

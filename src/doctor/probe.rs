@@ -11,7 +11,7 @@ use rustix::process::getpid;
 
 use crate::cgroup::base;
 use crate::cgroup::directory::Cgroup;
-use crate::doctor::probe_child::{Child, End, Task, Way, start};
+use crate::doctor::probe_child::{Child, End, StartMethod, Task, start};
 use crate::doctor::{Scratch, Tried};
 use crate::kernel::pidfd::Pidfd;
 use crate::kernel::signal::Signal;
@@ -31,9 +31,9 @@ impl Tried {
 
 /// Tests `clone3`, and then `waitid(P_PIDFD)` on the child that `clone3` made, or `clone` if `clone3` fails.
 pub(crate) fn clone3_and_waitid() -> (Tried, Tried) {
-    let (clone3, child) = match start(Way::Clone3, Task::Exit) {
+    let (clone3, child) = match start(StartMethod::Clone3, Task::Exit) {
         Ok(child) => (Tried::Works, Ok(child)),
-        Err(errno) => (Tried::Refused(errno.raw_os_error()), start(Way::Clone, Task::Exit)),
+        Err(errno) => (Tried::Refused(errno.raw_os_error()), start(StartMethod::Clone, Task::Exit)),
     };
     let waitid = match child {
         Ok(child) => Tried::of(child.wait(BOUND).1),
@@ -64,7 +64,7 @@ pub(crate) fn knows_clone_into_cgroup() -> Tried {
     let Ok(root) = open("/", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) else {
         return Tried::untried("/ can't be opened");
     };
-    match start(Way::Into(root.as_fd()), Task::Exit) {
+    match start(StartMethod::Into(root.as_fd()), Task::Exit) {
         Ok(_) | Err(Errno::BADF) => Tried::untried("no cgroup can be made here, but the kernel supports it"),
         Err(errno) => Tried::Refused(errno.raw_os_error()),
     }
@@ -77,7 +77,7 @@ pub(crate) fn scratch(place: &Cgroup) -> Scratch {
         Ok((name, cgroup)) => {
             scratch.made = Tried::Works;
             test_all(&cgroup, &mut scratch);
-            let removed = crate::cgroup::sweep::end(&cgroup, BOUND)
+            let removed = crate::cgroup::sweep::kill_and_wait(&cgroup, BOUND)
                 .and_then(|()| crate::cgroup::sweep::remove(place, &name, BOUND).map_err(|(_, errno)| errno));
             scratch.removed = Tried::of(removed);
         }
@@ -112,12 +112,12 @@ fn test_all(cgroup: &Cgroup, results: &mut Scratch) {
     let controllers = cgroup.read(c"cgroup.controllers").unwrap_or_default();
     results.controllers = controllers.split_ascii_whitespace().map(str::to_owned).collect();
 
-    let cloned = start(Way::Into(cgroup.as_fd()), Task::Exit);
+    let cloned = start(StartMethod::Into(cgroup.as_fd()), Task::Exit);
     results.cloned = Tried::of(cloned.as_ref().map(drop).map_err(|&errno| errno));
     let clone_ended = cloned.ok().and_then(|child| child.wait(BOUND).0);
     let procs = openat(cgroup, c"cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
     results.joined = match &procs {
-        Ok(procs) => match start(Way::Join(procs.as_fd()), Task::Exit).map(|child| child.wait(BOUND).0) {
+        Ok(procs) => match start(StartMethod::Join(procs.as_fd()), Task::Exit).map(|child| child.wait(BOUND).0) {
             Ok(Some(End::Exited(0))) => Tried::Works,
             Ok(Some(End::Exited(errno))) => Tried::Refused(errno),
             Ok(_) => Tried::Refused(Errno::TIMEDOUT.raw_os_error()),
@@ -127,24 +127,24 @@ fn test_all(cgroup: &Cgroup, results: &mut Scratch) {
     };
 
     let killed_at_birth = clone_ended == Some(End::Signalled(Signal::KILL.number()));
-    let way = match &procs {
-        _ if results.cloned == Tried::Works && !killed_at_birth => Way::Into(cgroup.as_fd()),
-        Ok(procs) if results.joined == Tried::Works => Way::Join(procs.as_fd()),
+    let method = match &procs {
+        _ if results.cloned == Tried::Works && !killed_at_birth => StartMethod::Into(cgroup.as_fd()),
+        Ok(procs) if results.joined == Tried::Works => StartMethod::Join(procs.as_fd()),
         _ => return,
     };
-    let Ok(child) = start(way, Task::Wait) else { return };
-    if let Way::Join(_) = way {
+    let Ok(child) = start(method, Task::Wait) else { return };
+    if let StartMethod::Join(_) = method {
         wait_until_populated(cgroup);
     }
     results.frozen = Tried::of(freeze(cgroup));
     results.killed = Tried::of(kill(cgroup, &child));
     let _ = child.wait(BOUND);
 
-    results.kills_the_newborn = match way {
+    results.kill_sequence_bug = match method {
         _ if killed_at_birth => Some(true),
         // The cgroup was killed before this point. A process that is now cloned into it must nevertheless stay alive.
-        Way::Into(_) if results.killed == Tried::Works => {
-            let child = start(Way::Into(cgroup.as_fd()), Task::Exit).ok();
+        StartMethod::Into(_) if results.killed == Tried::Works => {
+            let child = start(StartMethod::Into(cgroup.as_fd()), Task::Exit).ok();
             child.and_then(|child| child.wait(BOUND).0).map(|end| end != End::Exited(0))
         }
         _ => None,

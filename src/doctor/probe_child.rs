@@ -15,7 +15,7 @@ use crate::kernel::signal::Signal;
 
 /// How the child is started.
 #[derive(Clone, Copy)]
-pub enum Way<'a> {
+pub enum StartMethod<'a> {
     /// clone(2).
     Clone,
     /// clone3(2).
@@ -53,7 +53,7 @@ pub struct Child {
 /// `CLONE_ARGS_SIZE_VER0`: the size that Linux 5.3 supports.
 const FIRST_SIZE: usize = 64;
 
-pub fn start(way: Way<'_>, task: Task) -> Result<Child> {
+pub fn start(method: StartMethod<'_>, task: Task) -> Result<Child> {
     let mut pidfd = -1_i32;
     // SAFETY: no memory is shared with the child (no CLONE_VM). The child calls only `run`, which makes system calls
     // that need no lock of another thread. `pidfd` and the arguments outlive the calls. No flag makes the kernel use
@@ -68,17 +68,17 @@ pub fn start(way: Way<'_>, task: Task) -> Result<Child> {
             };
             libc::syscall(libc::SYS_clone3, &raw const args, size)
         };
-        match way {
-            Way::Clone3 => clone3(0, 0, FIRST_SIZE),
-            Way::Into(cgroup) => clone3(CLONE_INTO_CGROUP, cgroup.as_raw_fd() as u64, size_of::<CloneArgs>()),
-            Way::Clone | Way::Join(_) => {
+        match method {
+            StartMethod::Clone3 => clone3(0, 0, FIRST_SIZE),
+            StartMethod::Into(cgroup) => clone3(CLONE_INTO_CGROUP, cgroup.as_raw_fd() as u64, size_of::<CloneArgs>()),
+            StartMethod::Clone | StartMethod::Join(_) => {
                 libc::syscall(libc::SYS_clone, libc::CLONE_PIDFD as usize, 0_usize, &raw mut pidfd, 0_usize, 0_usize)
             }
         }
     };
     match pid {
         -1 => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),
-        0 => run(way, task),
+        0 => run(method, task),
         _ => {
             // SAFETY: the kernel has just made this descriptor (CLONE_PIDFD), and nothing else owns it.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
@@ -88,19 +88,19 @@ pub fn start(way: Way<'_>, task: Task) -> Result<Child> {
 }
 
 /// Runs in the child and does not return.
-fn run(way: Way<'_>, task: Task) -> ! {
-    const PATIENCE: libc::timespec = libc::timespec { tv_sec: 5, tv_nsec: 0 };
+fn run(method: StartMethod<'_>, task: Task) -> ! {
+    const WAIT_BOUND: libc::timespec = libc::timespec { tv_sec: 5, tv_nsec: 0 };
     let mut code = 0;
     // SAFETY: plain system calls with constants; the child has its own copy of the address space.
     unsafe {
         libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL as usize, 0_usize, 0_usize, 0_usize);
-        if let Way::Join(procs) = way
+        if let StartMethod::Join(procs) = method
             && libc::syscall(libc::SYS_write, procs.as_raw_fd(), c"0".as_ptr(), 1_usize) != 1
         {
             code = *libc::__errno_location();
         }
         if code == 0 && task == Task::Wait {
-            let time = PATIENCE;
+            let time = WAIT_BOUND;
             libc::syscall(
                 libc::SYS_ppoll,
                 std::ptr::null::<libc::pollfd>(),

@@ -4,7 +4,7 @@ use super::facts::Facts;
 use super::{Finding, Section};
 use crate::report::PromiseState;
 
-pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
+pub(super) fn add_findings(facts: &Facts, findings: &mut Vec<Finding>) {
     for one in &facts.sandbox {
         let promise = one.promise;
         let id = format!("sandbox_{promise}");
@@ -12,7 +12,7 @@ pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
             PromiseState::Held { by } => Finding::good(&id, Section::Sandbox, format!("{promise}: held by {by}")),
             PromiseState::Waived { reason } => {
                 Finding::bad(&id, Section::Sandbox, format!("{promise}: nothing here holds it: {reason}"))
-                    .advise(format!("pinfold run --sandbox --waive {promise} goes without this promise"))
+                    .advise(format!("pinfold run --sandbox --waive {promise} runs without this promise"))
             }
             PromiseState::NotPromised { reason } => {
                 Finding::note(&id, Section::Sandbox, format!("{promise}: {reason}"))

@@ -7,7 +7,7 @@ use crate::cgroup::NO_PROC;
 /// With a lower limit on open files, only a few jobs can run at the same time: each job uses about ten descriptors.
 const FEW_FILES: u64 = 256;
 
-pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
+pub(super) fn add_findings(facts: &Facts, findings: &mut Vec<Finding>) {
     let has_cgroup = Verdict::of(facts).containment == Containment::Cgroup;
     systemd(facts, has_cgroup, findings);
     containers(facts, findings);
@@ -22,8 +22,9 @@ fn systemd(facts: &Facts, has_cgroup: bool, findings: &mut Vec<Finding>) {
         return;
     }
     let root = facts.user == 0;
-    let run =
-        |user: &str| format!("systemd-run{user} --scope -p Delegate=yes -- pinfold run -- COMMAND gets a cgroup of it");
+    let run = |user: &str| {
+        format!("systemd-run{user} --scope -p Delegate=yes -- pinfold run -- COMMAND uses a cgroup of this manager")
+    };
     let mut add = |id: &str, name: &str, manager: &Manager, advice: Option<String>| {
         let socket = manager.socket.as_deref().map(|socket| format!(" ({socket})")).unwrap_or_default();
         let mut finding = if manager.reachable {

@@ -17,7 +17,7 @@ use crate::report::Refusal;
 pub enum Containment {
     /// A cgroup v2 for each job.
     Cgroup,
-    /// A guard for each job. All orphaned processes of the job become its children.
+    /// A guard for each job. All orphaned processes of a job become children of its guard.
     Subreaper,
     /// It can't hold jobs.
     Nothing,
@@ -52,16 +52,16 @@ impl Verdict {
             is_about_the_cgroup = about;
         }
         let usable = place.is_some() && refused.is_empty();
-        let scope = !usable && !facts.place.asked_for && is_about_the_cgroup && has_scopes(facts);
+        let scope = !usable && !facts.place.requested && is_about_the_cgroup && has_scopes(facts);
         let needed = [&facts.calls.pidfd_open, &facts.calls.pidfd_send_signal];
-        let asked_for = facts.place.asked_for;
+        let requested = facts.place.requested;
         let (containment, why) = if kernel::version(&facts.kernel).is_some_and(|version| version < kernel::OLDEST) {
             (Containment::Nothing, "Linux 5.7 or later is needed")
         } else if needed.into_iter().any(|tried| matches!(tried, Tried::Refused(_))) {
             (Containment::Nothing, "pidfds, which pinfold needs to hold processes, do not work here")
         } else if usable {
             (Containment::Cgroup, "a cgroup can be made and a process started in it")
-        } else if asked_for {
+        } else if requested {
             (Containment::Nothing, "the requested cgroup can't be used")
         } else if scope {
             // A scope gives the strongest containment, so there is no stronger one to report.

@@ -15,7 +15,7 @@ pub enum SpawnStage {
     /// The guard makes the process, inside its cgroup.
     Clone,
     /// pinfold checks that the process was made inside its cgroup.
-    Proof,
+    CgroupCheck,
     /// The process joins the cgroup by itself, if the kernel could not make it there (`CLONE_INTO_CGROUP`).
     JoinCgroup,
     /// The process joins or makes its process group.
@@ -100,14 +100,13 @@ impl SpawnError {
                 "the arguments and the environment together are too large; pass data in a file",
             ),
             (SpawnStage::Exec, Errno::TIMEDOUT) => {
-                let advice =
-                    "the file system of the program does not answer, or a process of its user has stopped the start";
+                let advice = "the file system of the program does not respond, or a process of its user has stopped the starting process";
                 (format!("execute '{program}'"), advice)
             }
             (SpawnStage::Exec, _) => (format!("execute '{program}'"), ""),
             (SpawnStage::WorkingDirectory, Errno::TIMEDOUT) => (
                 format!("enter the working directory '{}' for '{program}'", cwd.as_deref().unwrap_or(".")),
-                "the file system of the directory does not answer",
+                "the file system of the directory does not respond",
             ),
             (SpawnStage::WorkingDirectory, _) => (
                 format!("enter the working directory '{}' for '{program}'", cwd.as_deref().unwrap_or(".")),
@@ -130,7 +129,7 @@ impl SpawnError {
                 "its controllers are enabled for its children, so it can't hold processes (no internal processes)",
             ),
             (SpawnStage::Clone, _) => (format!("make a process for '{program}'"), ""),
-            (SpawnStage::Proof, _) => (
+            (SpawnStage::CgroupCheck, _) => (
                 format!("check that '{program}' was started in its cgroup"),
                 "it was ended before it ran; please report this kernel version",
             ),
@@ -148,11 +147,12 @@ impl SpawnError {
                 (format!("set the limits of '{program}'"), "only root may raise a hard limit or lower the niceness")
             }
             (SpawnStage::Limits, _) => (format!("set the limits of '{program}'"), ""),
-            (SpawnStage::User, Errno::TIMEDOUT) => {
-                (format!("change the user for '{program}'"), "a process of that user may have stopped the start")
-            }
+            (SpawnStage::User, Errno::TIMEDOUT) => (
+                format!("change the user for '{program}'"),
+                "a process of that user may have stopped the starting process",
+            ),
             (SpawnStage::User, _) => {
-                (format!("change the user for '{program}'"), "only root in its user namespace can")
+                (format!("change the user for '{program}'"), "only root in its user namespace can change it")
             }
             (SpawnStage::Namespaces, Errno::NOSPC) => (
                 format!("make the namespaces of the sandbox for '{program}'"),

@@ -1,5 +1,5 @@
 //! The code that the child runs between the clone and the exec. The child shares the guard's memory, only makes system
-//! calls, and allocates nothing. It records in that memory the step that it is at, and the error that occurred.
+//! calls, and allocates nothing. It records there its current step and the error that occurred.
 //!
 //! Any step can take forever: a directory or a program can be on a file system that does not respond, or a process of
 //! the job's user can send SIGSTOP after the credentials have changed. So the child first sets the timer and the death
@@ -37,6 +37,8 @@ pub struct Plan {
     /// The descriptor of the sandbox's Landlock ruleset; -1 without a ruleset. No other descriptor is moved to this
     /// number.
     pub ruleset: RawFd,
+    /// The socket that receives a descriptor of the job's private tmp, or -1. The same holds for its number.
+    pub tmp_socket: RawFd,
     pub cwd_descriptor: RawFd,
     pub cwd: *const c_char,
     /// Pairs of (number in the guard, number in the job). In this order, no move overwrites a descriptor that has not
@@ -49,7 +51,7 @@ pub struct Plan {
     pub nice: Option<i32>,
     /// The value for [`oom_score::FILE`], as text.
     pub oom_score: Option<String>,
-    /// Attributes of the host that have changed since the guard was started.
+    /// The settings that the host has changed since the guard was started.
     pub host: Changed,
     /// The user, group and supplementary groups to change to.
     pub user: Option<(u32, u32, Vec<u32>)>,
@@ -86,7 +88,7 @@ const STAGES: [SpawnStage; 16] = [
     SpawnStage::ExecTimer,
     SpawnStage::DeathSignal,
     SpawnStage::JoinCgroup,
-    SpawnStage::Proof,
+    SpawnStage::CgroupCheck,
     SpawnStage::ProcessGroup,
     SpawnStage::Namespaces,
     SpawnStage::WorkingDirectory,
@@ -150,7 +152,7 @@ unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32
         if plan.cgroup_procs >= 0 {
             checked(libc::SYS_write, [plan.cgroup_procs as usize, c"0".as_ptr() as usize, 1])?;
         }
-        enter(SpawnStage::Proof);
+        enter(SpawnStage::CgroupCheck);
         if !is_in_leaf(plan) {
             return Err(libc::ESRCH);
         }
@@ -161,12 +163,12 @@ unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32
             None => 0,
         };
         enter(SpawnStage::Namespaces);
-        // Before the namespaces, in which /proc can be read-only.
+        // This comes before the namespaces, because /proc can be read-only in them.
         set_oom_score(plan);
         if let Some(sandbox) = &plan.sandbox {
-            // Before the change of user, because root needs its capabilities for it; before the working directory,
-            // because the mounts can cover it.
-            sandbox.enter(plan.ruleset)?;
+            // This comes before the change of user, because a process of root needs its capabilities to make the
+            // namespaces, and before the working directory, because the mounts can cover that directory.
+            sandbox.enter(plan.ruleset, plan.tmp_socket)?;
         }
         enter(SpawnStage::WorkingDirectory);
         if plan.cwd_descriptor >= 0 {
@@ -191,7 +193,8 @@ unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32
         // The leader of a session without a terminal acquires one with this call (ioctl_tty(2), TIOCSCTTY).
         match plan.process_group {
             Some(NEW_TERMINAL) => checked(libc::SYS_ioctl, [0, libc::TIOCSCTTY as usize, 0]).map(drop)?,
-            // If standard input is no terminal, or another session has it, the session stays without a terminal.
+            // If standard input is not a terminal, or is the terminal of another session, the session stays without a
+            // terminal.
             Some(NEW_SESSION_ON_TERMINAL) => {
                 call(libc::SYS_ioctl, [0, libc::TIOCSCTTY as usize, 0]);
             }
@@ -276,7 +279,7 @@ unsafe fn set_limits(plan: &Plan) -> Result<(), i32> {
         unsafe { checked(libc::SYS_prlimit64, [0, resource as usize, &raw const limit as usize, 0]) }?;
     }
     if let Some(nice) = plan.nice {
-        // SAFETY: the number 0 names this process.
+        // SAFETY: the number 0 refers to this process.
         unsafe { checked(libc::SYS_setpriority, [libc::PRIO_PROCESS as usize, 0, nice as usize]) }?;
     }
     Ok(())
@@ -310,10 +313,10 @@ unsafe fn is_in_leaf(plan: &Plan) -> bool {
     // SAFETY: descriptors and memory of this process; the tail is a string that the guard keeps.
     unsafe {
         if let Ok(own) = checked(libc::SYS_pidfd_open, [call(libc::SYS_getpid, []) as usize, 0]) {
-            let mut info = pidfd::PidfdInfo::asking_for_cgroup();
-            let asked = checked(libc::SYS_ioctl, [own, pidfd::PIDFD_GET_INFO as usize, &raw mut info as usize]);
+            let mut info = pidfd::PidfdInfo::requesting_cgroup_id();
+            let result = checked(libc::SYS_ioctl, [own, pidfd::PIDFD_GET_INFO as usize, &raw mut info as usize]);
             call(libc::SYS_close, [own]);
-            if let Some(id) = asked.ok().and_then(|_| info.cgroup_id()) {
+            if let Some(id) = result.ok().and_then(|_| info.cgroup_id()) {
                 return id == leaf_id;
             }
         }
@@ -364,7 +367,8 @@ unsafe fn execute(plan: &mut Plan) -> i32 {
 }
 
 /// Arms a timer that sends SIGKILL to this process after [`EXEC_BOUND`], even if the process is stopped. exec deletes
-/// POSIX timers (execve(2)). The guard applies the same bound; this timer also works while the guard is stopped.
+/// POSIX timers (execve(2)). The guard enforces the same time limit, but this timer also works while the guard is
+/// stopped.
 ///
 /// # Safety
 /// The same as for [`child`].
@@ -379,7 +383,8 @@ unsafe fn arm_exec_timer() -> Result<(), i32> {
         let clock = libc::CLOCK_MONOTONIC as usize;
         match checked(libc::SYS_timer_create, [clock, &raw mut event as usize, &raw mut timer as usize]) {
             Ok(_) => {}
-            // The user's queued signals are at their limit (RLIMIT_SIGPENDING). The guard's own bound applies.
+            // The limit on the user's queued signals has been reached (RLIMIT_SIGPENDING). The guard enforces the time
+            // limit.
             Err(libc::EAGAIN) => return Ok(()),
             Err(errno) => return Err(errno),
         }

@@ -1,4 +1,4 @@
-//! The guard's last work, when the supervisor is gone: it ends the remaining processes and removes the cgroups.
+//! The guard cleans up when the supervisor is gone: it ends the remaining processes and removes the cgroups.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -17,11 +17,12 @@ use crate::kernel::reap::Reap;
 use crate::kernel::scan::ScanLimits;
 use crate::kernel::signal::Signal;
 use crate::kernel::{reap, signal_set};
+use crate::sandbox::private_tmp;
 use crate::subreaper::children;
 use crate::subreaper::descendants::Descendants;
 
-/// How long the jobs have after their death signals before the guard kills them. It is short, because all processes
-/// must be gone one second after the end of the supervisor (promise 2 of DESIGN.md).
+/// The time between the death signal of a job and its kill. It is short, because all processes must be gone one second
+/// after the end of the supervisor (README.md, "Promises").
 const DEATH_SIGNAL_GRACE: Duration = Duration::from_millis(500);
 
 /// The minimum number of scans for new processes while death signals are sent, and the time limit for all scans
@@ -42,15 +43,27 @@ pub(super) struct PlannedBase {
     pub(super) _directory: Option<OwnedFd>,
 }
 
+/// The directory for private tmps that exists, or that a dead supervisor was about to make.
+pub(super) struct PlannedTmpBase {
+    pub(super) parent: OwnedFd,
+    pub(super) name: String,
+    /// Holds the shared lock on it.
+    pub(super) _directory: Option<OwnedFd>,
+}
+
 impl Guard {
     /// Ends every job after the end of the supervisor, waits until all are empty, and removes the directories.
     pub(super) fn clean_up(&mut self) {
-        // The guard may not have read all messages that the supervisor sent before its end. These four are still
-        // needed.
+        // The guard may not have read all messages that the supervisor sent before its end. It still needs these.
         while let Ok(Some((message, descriptors))) = protocol::receive::<ToGuard>(&self.socket, &mut self.buffer) {
             if matches!(
                 message,
-                ToGuard::Base { .. } | ToGuard::BaseMade | ToGuard::Giving { .. } | ToGuard::Terminal { .. }
+                ToGuard::Base { .. }
+                    | ToGuard::BaseMade
+                    | ToGuard::TmpBase { .. }
+                    | ToGuard::TmpBaseMade
+                    | ToGuard::Delegating { .. }
+                    | ToGuard::Terminal { .. }
             ) {
                 let _ = self.handle(message, descriptors);
             }
@@ -69,7 +82,7 @@ impl Guard {
             && !matches!(base.parent.remove_empty(&base.name), Ok(()) | Err(Errno::NOENT))
         {
             self.kill_base(&base, bound);
-            // A job may have made many cgroups. The guard ends the processes before it removes these.
+            // A job may have made many cgroups. The guard ends all processes before it removes the cgroups.
             self.end_descendants(bound);
             while base.parent.remove(&base.name).is_err_and(|(_, errno)| errno == Errno::BUSY) && Instant::now() < bound
             {
@@ -84,8 +97,12 @@ impl Guard {
         if let Some(terminal) = self.terminal.take() {
             terminal.restore();
         }
-        if let Some((place, undo)) = self.giving.take() {
-            delegation::take_back(&place, &undo, self.supervisor.as_ref().map(AsFd::as_fd));
+        if let Some((parent, undo)) = self.delegation.take() {
+            delegation::undo_if_unused(&parent, &undo, self.supervisor.as_ref().map(AsFd::as_fd));
+        }
+        if let Some(base) = self.tmp_base.take() {
+            // This comes last, because it can take long. No process is left that could make files in it. If the removal fails, the next sweep tries it again.
+            let _ = private_tmp::remove(base.parent.as_fd(), &base.name);
         }
     }
 
@@ -94,19 +111,19 @@ impl Guard {
         let living = self.jobs.values().filter(|job| !job.reaped);
         let receivers: Vec<_> =
             living.filter_map(|job| Some((job, job.death_signal.and_then(Signal::from_number)?))).collect();
-        let alone = self.jobs.len() == 1;
-        let patience = Instant::now() + DEATH_SIGNAL_GRACE;
+        let has_one_job = self.jobs.len() == 1;
+        let deadline = Instant::now() + DEATH_SIGNAL_GRACE;
         for (job, signal) in &receivers {
             // Orphans are direct children of the guard. If there is only one job, all of them belong to it.
-            let is_ours = |child: Pid| alone || child.as_raw_nonzero().get() == job.pid;
+            let is_ours = |child: Pid| has_one_job || child.as_raw_nonzero().get() == job.pid;
             let all = Descendants::of_some(getpid(), &is_ours);
             let (least, time) = DEATH_SIGNAL_SCANS;
-            let left = patience.saturating_duration_since(Instant::now());
+            let left = deadline.saturating_duration_since(Instant::now());
             let _ =
                 all.signal_those(&[*signal, Signal::CONT], ScanLimits::new(least, time.min(left)), |_| true, |_| {});
         }
-        while !receivers.is_empty() && Instant::now() < patience && !self.reap_quietly(|_| {}) {
-            let _ = self.wait(Some(patience));
+        while !receivers.is_empty() && Instant::now() < deadline && !self.reap_quietly(|_| {}) {
+            let _ = self.wait(Some(deadline));
         }
     }
 
@@ -138,9 +155,9 @@ impl Guard {
             }
             // A supervisor that is still alive also removes the directory. The kernel then drops a pending
             // notification, so the guard checks again after a pause.
-            let removed_unseen = Instant::now() + RECHECK_PAUSE;
-            let again = cgroup.kill_again_at().unwrap_or(removed_unseen);
-            let _ = self.wait(Some(bound.min(again).min(removed_unseen)));
+            let recheck = Instant::now() + RECHECK_PAUSE;
+            let again = cgroup.kill_again_at().unwrap_or(recheck);
+            let _ = self.wait(Some(bound.min(again).min(recheck)));
             let _ = self.reap_quietly(|_| {});
         }
         let _ = epoll::delete(&self.epoll, &watch);
@@ -156,7 +173,7 @@ impl Guard {
             if self.given_up {
                 return;
             }
-            let _ = self.wait(Some(all.again().map_or(bound, |again| again.min(bound))));
+            let _ = self.wait(Some(all.next_step_at().map_or(bound, |again| again.min(bound))));
         }
     }
 

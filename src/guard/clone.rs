@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicI32, AtomicU32};
 use rustix::io::Errno;
 
 use super::child::{Plan, child};
+pub(crate) use crate::kernel::fork::{CLONE_INTO_CGROUP, CloneArgs};
 
 /// A stack for one process that shares the guard's memory.
 pub struct Stack {
@@ -56,36 +57,18 @@ impl Drop for Stack {
     }
 }
 
-/// `struct clone_args` of clone3(2), with the cgroup field of Linux 5.7.
-#[repr(C)]
-#[derive(Default)]
-pub(crate) struct CloneArgs {
-    pub flags: u64,
-    pub pidfd: u64,
-    pub child_tid: u64,
-    pub parent_tid: u64,
-    pub exit_signal: u64,
-    pub stack: u64,
-    pub stack_size: u64,
-    pub tls: u64,
-    pub set_tid: u64,
-    pub set_tid_size: u64,
-    pub cgroup: u64,
-}
-
-pub(crate) const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const VFORK: u64 = (libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD) as u64;
 
-/// In which cgroup a main process is made, and as a child of which process.
+/// The cgroup and the parent of a new main process.
 #[derive(Clone, Copy)]
-pub struct Place {
+pub struct CloneTarget {
     /// The leaf's directory; clone3 makes the process in it.
     pub leaf: Option<i32>,
     /// The older clone makes the process, and the process joins its leaf by itself.
     pub join: bool,
     /// The process becomes a child of the caller's parent (CLONE_PARENT).
-    pub of_parent: bool,
+    pub as_sibling: bool,
 }
 
 /// Makes a main process. The caller is suspended until the process executes the command or ends (CLONE_VFORK). Returns
@@ -93,26 +76,26 @@ pub struct Place {
 ///
 /// # Safety
 /// The same as for [`child`] applies to `plan`. Nothing else runs on `stack` until then.
-pub unsafe fn clone_main(place: Place, pidfd: &AtomicI32, stack: &Stack, plan: *mut Plan) -> isize {
-    let parent = if place.of_parent { libc::CLONE_PARENT as u64 } else { 0 };
+pub unsafe fn clone_main(target: CloneTarget, pidfd: &AtomicI32, stack: &Stack, plan: *mut Plan) -> isize {
+    let parent = if target.as_sibling { libc::CLONE_PARENT as u64 } else { 0 };
     // SAFETY: the child runs on `stack`, which nothing else uses, and never returns from `CHILD`. The caller's
     // obligation covers the plan. Until the child executes the command or ends, this process is suspended
     // (CLONE_VFORK), so the arguments outlive the call, and the kernel writes the descriptor into an atomic that both
     // may access.
     unsafe {
-        if place.join {
+        if target.join {
             // Linux 5.2 for CLONE_PIDFD. The guard has no signal handlers that would have to be cleared.
             let flags = VFORK | parent | libc::SIGCHLD as u64;
             return raw(libc::SYS_clone, [flags as usize, stack.top(), pidfd.as_ptr() as usize, 0], plan.cast(), CHILD);
         }
         let mut args = CloneArgs {
-            flags: VFORK | parent | CLONE_CLEAR_SIGHAND | place.leaf.map_or(0, |_| CLONE_INTO_CGROUP),
+            flags: VFORK | parent | CLONE_CLEAR_SIGHAND | target.leaf.map_or(0, |_| CLONE_INTO_CGROUP),
             pidfd: pidfd.as_ptr() as u64,
             // With CLONE_PARENT the caller's own exit signal applies, and none may be given (clone(2)).
-            exit_signal: if place.of_parent { 0 } else { libc::SIGCHLD as u64 },
+            exit_signal: if target.as_sibling { 0 } else { libc::SIGCHLD as u64 },
             stack: stack.lowest as u64,
             stack_size: STACK_SIZE as u64,
-            cgroup: place.leaf.map_or(0, |leaf| leaf as u64),
+            cgroup: target.leaf.map_or(0, |leaf| leaf as u64),
             ..CloneArgs::default()
         };
         raw(libc::SYS_clone3, [&raw mut args as usize, size_of::<CloneArgs>(), 0, 0], plan.cast(), CHILD)
@@ -153,8 +136,8 @@ pub unsafe fn clone_beside(
     if result < 0 { Err(Errno::from_raw_os_error(-result as i32)) } else { Ok(result as i32) }
 }
 
-/// Makes the system call, and in the new process calls `entry`: the new process must not run on the caller's stack. The
-/// `arguments` are the first three and `child_tid` of clone(2).
+/// Makes the system call, and in the new process calls `entry`: the new process must not run on the caller's stack.
+/// `arguments` are the first three arguments of clone(2), and its `child_tid`.
 ///
 /// # Safety
 /// The arguments must give the new process a stack of its own.
@@ -187,7 +170,7 @@ unsafe fn raw(number: libc::c_long, arguments: [usize; 4], argument: *mut libc::
     result
 }
 
-/// The same as for x86-64.
+/// Does the same as the function for x86-64.
 ///
 /// # Safety
 /// The arguments must give the new process a stack of its own.

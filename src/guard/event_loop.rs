@@ -10,13 +10,13 @@ use rustix::io::{Errno, Result};
 use rustix::process::{PidfdFlags, getpid, getppid, pidfd_open};
 
 use super::KILL_BOUND;
-use super::clean_up::PlannedBase;
+use super::clean_up::{PlannedBase, PlannedTmpBase};
 use super::launch::{Launch, Stacks};
 use super::protocol::{self, FromGuard, JobId, Spent, ToGuard};
 use super::reap_schedule::ReapSchedule;
 use super::spawn::Job;
 use super::sweep;
-use super::terminal::Kept;
+use super::terminal::SavedTerminal;
 use crate::cgroup::delegation::Undo;
 use crate::cgroup::directory::Cgroup;
 use crate::kernel::{poll, signal_set};
@@ -30,7 +30,7 @@ const SUPERVISOR: u64 = 1;
 pub(super) const CHILDREN: u64 = 2;
 pub(super) const BASE: u64 = 3;
 
-/// Serves the supervisor until it is gone, then ends and removes whatever is left.
+/// Serves the supervisor until it is gone, then ends the remaining processes and removes the cgroups.
 ///
 /// `outer` is the pidfd of the outer guard, if there is one. The guard then also stops serving when the outer guard is
 /// gone.
@@ -51,9 +51,11 @@ pub(super) struct Guard {
     pub(super) supervisor: Option<OwnedFd>,
     pub(super) outer: Option<OwnedFd>,
     pub(super) base: Option<PlannedBase>,
-    /// The cgroup whose controllers the supervisor delegates to the cgroups below, and how to undo that.
-    pub(super) giving: Option<(Cgroup, Undo)>,
-    pub(super) terminal: Option<Kept>,
+    /// The directory for the private tmps of the jobs.
+    pub(super) tmp_base: Option<PlannedTmpBase>,
+    /// The cgroup whose controllers the supervisor has enabled for the cgroups below, and how to undo that.
+    pub(super) delegation: Option<(Cgroup, Undo)>,
+    pub(super) terminal: Option<SavedTerminal>,
     /// Descriptors that arrived before the `Spawn` message that they belong to.
     pub(super) descriptors: HashMap<JobId, Vec<OwnedFd>>,
     pub(super) jobs: HashMap<JobId, Job>,
@@ -65,16 +67,16 @@ pub(super) struct Guard {
     /// Starts whose command has not been executed yet. The guard no longer waits for them, but does other work.
     pub(super) launches: Vec<Launch>,
     pub(super) buffer: Vec<u8>,
-    /// Set if the kernel refuses to clone into a cgroup, or if such a clone has shown the kill-sequence bug
-    /// ([`FromGuard::NotStarted`]).
+    /// Whether all processes join their leaf by themselves: set if the kernel refuses to clone into a cgroup, or if
+    /// such a clone has shown the kill-sequence bug ([`FromGuard::NotStarted`]).
     pub(super) always_join: bool,
     /// The job whose process was killed most recently before its first instruction. The cause was this bug, or a kill
     /// of the leaf.
     pub(super) not_started: Option<JobId>,
     pub(super) reap_schedule: ReapSchedule,
-    /// Whether the guard had no children at all when it looked last.
+    /// Whether the guard had no children at all at its last check.
     pub(super) childless: bool,
-    /// SIGKILL does not end the remaining processes, so the guard does not wait for them.
+    /// Whether SIGKILL does not end the remaining processes. If so, the guard does not wait for them.
     pub(super) given_up: bool,
     /// CPU time of the children that have been reaped.
     pub(super) spent: Spent,
@@ -96,7 +98,8 @@ impl Guard {
             children,
             supervisor: None,
             base: None,
-            giving: None,
+            tmp_base: None,
+            delegation: None,
             terminal: None,
             descriptors: HashMap::new(),
             jobs: HashMap::new(),
@@ -117,7 +120,7 @@ impl Guard {
 
     fn serve(&mut self) -> Result<()> {
         loop {
-            let again = self.sweeps.iter().filter_map(|sweep| sweep.all.as_ref()?.again());
+            let again = self.sweeps.iter().filter_map(|sweep| sweep.all.as_ref()?.next_step_at());
             let starts = self.launches.iter().filter_map(Launch::due);
             let bounds = self.sweeps.iter().map(|sweep| sweep.bound).chain(again).chain(starts);
             let bound = bounds.chain(self.reap_schedule.due()).min();
@@ -196,18 +199,29 @@ impl Guard {
                 self.base = Some(PlannedBase { parent, name, _directory: None });
                 Ok(())
             }
-            ToGuard::Giving { own, given } => {
-                let place = Cgroup::new(descriptors.pop().ok_or(Errno::BADF)?, "the base's parent".into());
-                self.giving = Some((place, Undo { own, given }));
+            ToGuard::Delegating { own, delegated } => {
+                let parent = Cgroup::new(descriptors.pop().ok_or(Errno::BADF)?, "the base's parent".into());
+                self.delegation = Some((parent, Undo { own, delegated }));
                 Ok(())
             }
             ToGuard::Terminal { settings } => {
-                self.terminal = descriptors.pop().map(|terminal| Kept::new(terminal, settings));
+                self.terminal = descriptors.pop().map(|terminal| SavedTerminal::new(terminal, settings));
                 Ok(())
             }
             ToGuard::Move => self.move_to(descriptors.pop().ok_or(Errno::BADF)?),
             ToGuard::BaseMade => {
                 if let Some(base) = &mut self.base {
+                    base._directory = descriptors.pop();
+                }
+                Ok(())
+            }
+            ToGuard::TmpBase { name } => {
+                let parent = descriptors.pop().ok_or(Errno::BADF)?;
+                self.tmp_base = Some(PlannedTmpBase { parent, name, _directory: None });
+                Ok(())
+            }
+            ToGuard::TmpBaseMade => {
+                if let Some(base) = &mut self.tmp_base {
                     base._directory = descriptors.pop();
                 }
                 Ok(())
@@ -224,11 +238,11 @@ impl Guard {
             ToGuard::Reap => self.reap_on_demand(),
             ToGuard::Sweep { job, bound_ms, given_up } => {
                 self.given_up |= given_up;
-                self.name_hanging_start(job)?;
+                self.report_hanging_start(job)?;
                 let now = Instant::now();
                 let bound = now.checked_add(Duration::from_millis(bound_ms)).unwrap_or(now + KILL_BOUND);
-                let alone = self.jobs.get(&job).is_some_and(|job| job.alone);
-                self.sweeps.push(sweep::Sweep::new(job, bound, alone, given_up));
+                let has_no_leaf = self.jobs.get(&job).is_some_and(|job| job.has_no_leaf);
+                self.sweeps.push(sweep::Sweep::new(job, bound, has_no_leaf, given_up));
                 self.reap_on_demand()
             }
         }

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_variables_of_this_process_and_each_in_its_place() {
+    fn variables_of_this_process_are_found_and_replaced() {
         let own_pid = std::process::id();
         let id = own(Identity::PidfdId).unwrap();
         let entries: Vec<Vec<u8>> = [

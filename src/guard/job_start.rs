@@ -1,5 +1,5 @@
-//! The guard's part in the start of jobs: it starts each job, waits for it for a moment, and answers when the start is
-//! over.
+//! The guard's part in the start of jobs: it begins the start of each job, waits a moment for it, and answers when the
+//! start is over.
 
 use std::os::fd::OwnedFd;
 use std::time::Instant;
@@ -44,7 +44,7 @@ impl Guard {
     fn start(&mut self, job: JobId, request: SpawnRequest, without_launcher: bool) -> Result<Option<(JobId, Reaped)>> {
         let started_ticks = sweep::ticks_since_boot();
         let leaf = request.leaf_name();
-        let alone = !request.has_leaf();
+        let has_no_leaf = !request.has_leaf();
         let stacks = match self.stacks.take() {
             Some(stacks) => Ok(stacks),
             None => Stacks::new(),
@@ -58,7 +58,7 @@ impl Guard {
         let pid = launch.pid().unwrap_or_default();
         let death_signal = launch.death_signal();
         self.childless = false;
-        self.jobs.insert(job, Job { pid, reaped: false, started_ticks, leaf, alone, death_signal });
+        self.jobs.insert(job, Job { pid, reaped: false, started_ticks, leaf, has_no_leaf, death_signal });
         if over && launch.is_over() {
             return self.finish_start(launch);
         }
@@ -117,7 +117,7 @@ impl Guard {
                 self.jobs.remove(&job);
                 self.start(job, request, false)
             }
-            Launched::NoRoomBesideLauncher => {
+            Launched::ProcessLimitReached => {
                 self.jobs.remove(&job);
                 self.start(job, request, true)
             }
@@ -133,8 +133,8 @@ impl Guard {
         }
     }
 
-    /// Kills the main process of each start that has not reached its exec in time. If SIGKILL does not end it, informs
-    /// the supervisor.
+    /// Kills the main process of each start that has not reached its exec in time. If SIGKILL does not end that
+    /// process, informs the supervisor.
     pub(super) fn perform_due_steps(&mut self) -> Result<()> {
         if self.launches.is_empty() {
             return Ok(());
@@ -142,13 +142,13 @@ impl Guard {
         let now = Instant::now();
         let hanging = self.launches.iter_mut().filter_map(|launch| launch.perform_due_step(now).then_some(launch.job));
         for job in hanging.collect::<Vec<_>>() {
-            self.name_hanging_start(job)?;
+            self.report_hanging_start(job)?;
         }
         Ok(())
     }
 
-    /// Informs the supervisor of the step that a start is at.
-    pub(super) fn name_hanging_start(&mut self, job: JobId) -> Result<()> {
+    /// Reports to the supervisor at which step a start hangs.
+    pub(super) fn report_hanging_start(&mut self, job: JobId) -> Result<()> {
         let Some(launch) = self.launches.iter().find(|launch| launch.job == job) else { return Ok(()) };
         let hangs = FromGuard::Hangs { job, pid: launch.pid().unwrap_or_default(), stage: launch.stage() };
         self.send(&hangs, Vec::new())

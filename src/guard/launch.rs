@@ -1,7 +1,7 @@
 //! The start of one main process. The guard does not wait for it longer than [`EXEC_WAIT`].
 //!
 //! The kernel suspends the process that makes a main process until the main process executes the command (CLONE_VFORK).
-//! This has two benefits: the kernel copies no page tables, and the OOM killer spares the child. (To kill a child that
+//! This has two benefits: the kernel copies no page tables, and the OOM killer spares the child. (Killing a child that
 //! shares the guard's memory would also kill the guard; `oom_badness` in mm/oom_kill.c.) But a child that does not
 //! reach its exec would keep the process that made it suspended, in state D even after SIGKILL. So the guard does not
 //! make the main process itself. A *launcher* does this: a process that shares the guard's memory and descriptors and
@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, getpid, kill_process};
 
 use super::child::{EXEC_BOUND, Outcome, Plan};
-use super::clone::{Place, Stack, clone_beside, clone_main};
+use super::clone::{CloneTarget, Stack, clone_beside, clone_main};
 use super::protocol::JobId;
 use super::spawn::{Failure, SpawnRequest, reap};
 use crate::error::SpawnStage;
@@ -31,9 +31,9 @@ use crate::kernel::syscall::{call, checked};
 /// How long the guard waits for an exec before it continues with its other work.
 const EXEC_WAIT: Duration = Duration::from_millis(20);
 
-/// If a start is not over, the guard takes these steps, each of them this long after the begin of the start. The first
-/// step sends SIGCONT, because another process of the same user may have stopped the launcher, and a stopped launcher
-/// does not notice the exec.
+/// The steps that the guard takes if a start is not over, each with its time after the beginning of the start. The
+/// first step sends SIGCONT, because another process of the same user may have stopped the launcher, and a stopped
+/// launcher does not notice the exec.
 const STEPS: [(Duration, Step); 4] = [
     (Duration::from_secs(1), Step::Continue),
     // After the main process's own timer.
@@ -48,12 +48,12 @@ enum Step {
     Continue,
     /// Kill the main process.
     Kill,
-    /// Inform the supervisor that SIGKILL did not end it.
+    /// Inform the supervisor that SIGKILL did not end the main process.
     Inform,
 }
 
-/// The launcher has not written a result.
-const NONE: isize = isize::MIN;
+/// The value of a result that the launcher has not written yet.
+const NO_RESULT: isize = isize::MIN;
 
 /// The memory that guard, launcher and main process share. It is not moved or freed until the launcher has ended and
 /// the main process has ended or executed the command.
@@ -61,7 +61,7 @@ struct Shared {
     /// 1 while the launcher runs.
     running: AtomicU32,
     guard: usize,
-    place: Place,
+    target: CloneTarget,
     pidfd: AtomicI32,
     result: AtomicIsize,
     outcome: Outcome,
@@ -113,7 +113,7 @@ pub(super) enum Launched {
     /// The kernel refuses the call itself, not only this cgroup as its target.
     Refused,
     /// The limit on processes (`ulimit -u`, pids.max) allowed the launcher, but not the main process.
-    NoRoomBesideLauncher,
+    ProcessLimitReached,
     Failed(Failure),
 }
 
@@ -121,13 +121,13 @@ impl Launch {
     /// Starts the main process through a launcher. The guard itself makes the main process if `without_launcher` is
     /// set, or if a limit on processes does not allow a launcher.
     pub fn new(job: JobId, mut request: SpawnRequest, stacks: Stacks, without_launcher: bool) -> Result<Self, Failure> {
-        let place = Place { leaf: request.leaf(), join: request.join, of_parent: true };
+        let target = CloneTarget { leaf: request.leaf(), join: request.join, as_sibling: true };
         let mut shared = Rc::new(Shared {
             running: AtomicU32::new(1),
             guard: getpid().as_raw_nonzero().get() as usize,
-            place,
+            target,
             pidfd: AtomicI32::new(-1),
-            result: AtomicIsize::new(NONE),
+            result: AtomicIsize::new(NO_RESULT),
             outcome: Outcome::default(),
             plan: UnsafeCell::new(request.plan()?),
             stacks,
@@ -147,13 +147,13 @@ impl Launch {
         };
         let launcher = match made {
             Ok(pid) => Some(pid),
-            // A limit on processes is reached (ulimit -u, pids.max). If the guard itself makes the main process, the
-            // start needs one process less.
+            // A limit on processes has been reached (ulimit -u, pids.max). If the guard itself makes the main process,
+            // the start needs one process fewer.
             Err(_) => {
                 if let Some(shared) = Rc::get_mut(&mut shared) {
-                    shared.place.of_parent = false;
+                    shared.target.as_sibling = false;
                 }
-                make(&shared);
+                make_main_process(&shared);
                 None
             }
         };
@@ -202,7 +202,7 @@ impl Launch {
 
     /// Returns whether the main process joins its leaf itself.
     pub fn joins(&self) -> bool {
-        self.shared.place.join
+        self.shared.target.join
     }
 
     /// Records that the guard has reaped a child. Returns whether the child belongs to this start.
@@ -221,7 +221,7 @@ impl Launch {
     /// Returns whether the start is over: the launcher has ended. If the launcher was killed, the main process must
     /// have ended too.
     pub fn is_over(&self) -> bool {
-        let has_result = self.shared.result.load(Ordering::Acquire) != NONE;
+        let has_result = self.shared.result.load(Ordering::Acquire) != NO_RESULT;
         self.launcher.is_none() && (has_result || self.pid().is_none() || self.ended.is_some())
     }
 
@@ -269,10 +269,10 @@ impl Launch {
         let errno = outcome.errno.load(Ordering::Acquire);
         let started = outcome.started.load(Ordering::Acquire);
         let launched = match (result, pidfd) {
-            (NONE, _) | (0.., None) => Launched::NotStarted,
+            (NO_RESULT, _) | (0.., None) => Launched::NotStarted,
             (..0, _) => match Errno::from_raw_os_error(-result as i32) {
-                Errno::NOSYS | Errno::PERM | Errno::INVAL | Errno::TOOBIG if !shared.place.join => Launched::Refused,
-                Errno::AGAIN if shared.place.of_parent => Launched::NoRoomBesideLauncher,
+                Errno::NOSYS | Errno::PERM | Errno::INVAL | Errno::TOOBIG if !shared.target.join => Launched::Refused,
+                Errno::AGAIN if shared.target.as_sibling => Launched::ProcessLimitReached,
                 errno => Launched::Failed(Failure::new(SpawnStage::Clone, errno)),
             },
             (pid, Some(pidfd)) => {
@@ -298,10 +298,10 @@ impl Launch {
                 }
             }
         };
-        // This is the only reference left.
+        // This is the only reference to the shared memory.
         match Rc::try_unwrap(shared) {
             Ok(shared) => (launched, shared.request, shared.stacks),
-            Err(_) => unreachable!("a launch is held once"),
+            Err(_) => unreachable!("another reference to this launch exists"),
         }
     }
 }
@@ -318,15 +318,15 @@ unsafe extern "C" fn launch(shared: *mut libc::c_void) -> ! {
         let shared = &*shared.cast::<Shared>();
         let tied = checked(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize, 0, 0, 0]);
         if tied.is_ok() && call(libc::SYS_getppid, []) as usize == shared.guard {
-            make(shared);
+            make_main_process(shared);
         }
         call(libc::SYS_exit_group, [0]);
         std::hint::unreachable_unchecked()
     }
 }
 
-fn make(shared: &Shared) {
+fn make_main_process(shared: &Shared) {
     // SAFETY: only the main process uses the plan and the stack until it has executed the command or ended.
-    let result = unsafe { clone_main(shared.place, &shared.pidfd, &shared.stacks.1, shared.plan.get()) };
+    let result = unsafe { clone_main(shared.target, &shared.pidfd, &shared.stacks.1, shared.plan.get()) };
     shared.result.store(result, Ordering::Release);
 }

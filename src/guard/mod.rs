@@ -42,13 +42,13 @@ pub(crate) use crate::cgroup::base::GUARD_NAME as NAME;
 /// How long a guard whose supervisor is gone waits for the end of processes to which it has sent SIGKILL.
 pub(crate) const KILL_BOUND: Duration = Duration::from_secs(10);
 
-/// This process has forked a guard. Further guards then execute this same program, even if the environment variable
-/// names another one.
+/// Whether this process has forked a guard. If so, further guards execute this same program, even if the environment
+/// variable names another one.
 static OWN_PROGRAM_ONLY: AtomicBool = AtomicBool::new(false);
 
-/// You do not need to call this function: in each program that contains this library, the guard starts before `main`.
-/// The function remains for programs that already call it. It also records the signal mask and the ignored signals, so
-/// that jobs inherit those from the time of this call.
+/// You do not need to call this function: if a program that contains this library is executed as a guard, the guard
+/// starts before `main`. The function remains for programs that already call it. It also records the signal mask and
+/// the ignored signals, so that jobs inherit the ones from the time of this call.
 pub fn init() {
     init_with(std::env::args_os());
 }
@@ -67,12 +67,12 @@ pub(crate) fn init_with(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) 
     startup::decide(last.as_ref().map(AsRef::as_ref));
 }
 
-/// Becomes the guard, if this process was started to be one.
-pub(crate) fn become_guard_if_asked(last: &[u8]) {
-    match program::asked(last) {
+/// Becomes the guard, if the last argument requests it.
+pub(crate) fn become_guard_if_requested(last: &[u8]) {
+    match program::requested(last) {
         None => {}
-        Some(program::Asked::Guard { nested }) => run_executed(nested),
-        Some(program::Asked::OtherVersion) => {
+        Some(program::Request::Guard { nested }) => run_executed(nested),
+        Some(program::Request::OtherVersion) => {
             protocol::refuse(std::io::stdin(), &format!("it speaks version {} of the protocol", protocol::VERSION));
             fork::exit_now(125)
         }
@@ -105,7 +105,8 @@ pub(crate) enum Origin {
     /// A child of this process, to be reaped when it has ended. If this process `inherits`, it also becomes the parent
     /// of the guard's orphans.
     Forked { pid: Pid, inherits: bool },
-    /// The guard's parent, which ends as soon as the guard runs. The guard itself is not a child of the host.
+    /// A guard program was executed. `starter` is its process: the guard's parent, which ends as soon as the guard
+    /// runs. The guard itself is not a child of the host.
     Executed { starter: Option<Child>, program: String },
 }
 
@@ -130,7 +131,7 @@ impl Guard {
         inherited::signals();
         let has_children = can_wait()?;
         OWN_PROGRAM_ONLY.store(true, Ordering::Relaxed);
-        let host = Host::rights_now();
+        let host = Host::credentials_now();
         let (ours, theirs) = pair()?;
         // If this process has other children, it cannot distinguish their orphans from orphans of the jobs.
         let inherits = !has_children && rustix::process::set_child_subreaper(Some(rustix::process::getpid())).is_ok();
@@ -206,12 +207,13 @@ impl Guard {
     }
 }
 
-/// The socket is already closed. After this drop, no process of the guard may remain, not even a zombie.
+/// Waits for the guard. The socket is already closed, so the guard ends. After this drop, no process of the guard may
+/// remain, not even a zombie.
 impl Drop for Origin {
     fn drop(&mut self) {
         match self {
             Self::Forked { pid, .. } => {
-                // The guard ends now; before that, it ends the remaining processes.
+                // The guard ends the remaining processes, and then itself.
                 let _ = rustix::process::waitpid(Some(*pid), rustix::process::WaitOptions::empty());
             }
             Self::Executed { starter, .. } => {
@@ -235,7 +237,7 @@ pub(crate) fn protect_from_oom_killer() {
 }
 
 /// Checks that a guard program can be found. Returns an error otherwise.
-pub(crate) fn assure_program(program: Option<&Program>) -> Result<()> {
+pub(crate) fn check_program(program: Option<&Program>) -> Result<()> {
     program::find(program).map(drop)
 }
 

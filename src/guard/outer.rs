@@ -1,6 +1,6 @@
 //! The outer guard: parent and subreaper of the guard, where no cgroup holds the job. If the guard is killed, its
-//! descendants become children of the outer guard, which ends them. If the outer guard is killed, the guard sees that
-//! and ends them.
+//! descendants become children of the outer guard, which ends them. If the outer guard is killed, the guard notices
+//! this and ends its descendants itself.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -64,7 +64,7 @@ fn outlive(guard: Pid) -> Result<()> {
         if guard_ended && bound.is_none() {
             raise_priority();
             bound = Some(Instant::now() + KILL_BOUND);
-            // Reaps the children that remain.
+            // The next iteration reaps the remaining children.
             continue;
         }
         if let Some(bound) = bound {
@@ -73,7 +73,7 @@ fn outlive(guard: Pid) -> Result<()> {
             }
             all.step();
         }
-        let bound = bound.map(|bound| all.again().map_or(bound, |again| again.min(bound)));
+        let bound = bound.map(|bound| all.next_step_at().map_or(bound, |again| again.min(bound)));
         let left = bound.map(|bound| bound.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)));
         poll::wait(&mut [PollFd::from_borrowed_fd(children.as_fd(), PollFlags::IN)], left)?;
         signal_set::read_signal(children.as_fd())?;

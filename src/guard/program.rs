@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use super::{NAME, OWN_PROGRAM_ONLY, protocol};
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::guard::startup;
-use crate::guard::startup::Home;
+use crate::guard::startup::LibraryLocation;
 
 /// The environment variable that names the guard program of a library host.
 const VARIABLE: &str = "PINFOLD_GUARD";
@@ -23,11 +23,11 @@ const VARIABLE: &str = "PINFOLD_GUARD";
 /// The link itself is executed, not its target, because it still works after a new version has replaced the file.
 const OWN: &str = "/proc/self/exe";
 
-/// The beginning of the argument that asks a program to be a guard. It is an option, so a program that is not a guard
-/// program refuses it.
+/// The beginning of the argument with which pinfold starts a program as a guard. The argument is an option, so a
+/// program that is not a guard program refuses it.
 const ARGUMENT: &str = "--pinfold-guard=";
 
-/// The suffix of this argument that asks for an outer guard around the guard.
+/// The suffix of this argument if an outer guard is to run around the guard.
 const NESTED: &str = ",nested";
 
 /// A guard program that the host has chosen.
@@ -131,12 +131,12 @@ impl Executable {
         }
         command.spawn().map_err(|error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            Error::GuardStart(format!("cannot execute {}: {errno}{}", self.name, self.why(errno)))
+            Error::GuardStart(format!("cannot execute {}: {errno}{}", self.name, self.reason(errno)))
         })
     }
 
     /// Returns the reason why an exec failed, and what the user can do about it.
-    fn why(&self, errno: Errno) -> String {
+    fn reason(&self, errno: Errno) -> String {
         let is_there = || access(&self.path, Access::EXISTS).is_ok();
         match errno {
             Errno::NOENT if self.path.starts_with("/proc") && !is_there() => no_proc(),
@@ -147,9 +147,11 @@ impl Executable {
             ),
             Errno::ACCESS => format!(
                 " (it is a directory, not executable for this user, or on a file system mounted noexec; {})",
-                ways()
+                ways_to_provide()
             ),
-            Errno::PERM | Errno::NOEXEC | Errno::NOENT | Errno::NOTDIR | Errno::LOOP => format!(" ({})", ways()),
+            Errno::PERM | Errno::NOEXEC | Errno::NOENT | Errno::NOTDIR | Errno::LOOP => {
+                format!(" ({})", ways_to_provide())
+            }
             Errno::AGAIN => " (a limit on processes is reached: see ulimit -u and pids.max)".into(),
             errno => match short_of_descriptors(errno) {
                 "" => String::new(),
@@ -163,7 +165,7 @@ const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
 
 fn no_proc() -> String {
     let reason = if access("/proc/version", Access::EXISTS).is_ok() {
-        "/proc belongs to another PID namespace: mount one of this namespace, as unshare --mount-proc does"
+        "/proc belongs to another PID namespace: mount the /proc of this namespace, as unshare --mount-proc does"
     } else {
         "/proc is not mounted: mount it"
     };
@@ -171,7 +173,7 @@ fn no_proc() -> String {
 }
 
 /// Returns the ways to provide a guard program, for messages.
-pub(crate) fn ways() -> String {
+pub(crate) fn ways_to_provide() -> String {
     format!(
         "install the pinfold command of this version in PATH, name a guard program in {VARIABLE} or with \
          SupervisorBuilder::guard_program, or embed one with SupervisorBuilder::guard_program_bytes"
@@ -210,16 +212,16 @@ pub(super) fn find(program: Option<&Program>) -> Result<Executable> {
     {
         return Ok(Executable::new(program, &format!("named by {VARIABLE}")));
     }
-    let why_not_own = match startup::home() {
-        Home::Program => return Ok(Executable::own()),
-        Home::Library { path, dynamic } => match can_preload(&path, dynamic && trusts_environment) {
+    let why_not_own = match startup::library_location() {
+        LibraryLocation::Program => return Ok(Executable::own()),
+        LibraryLocation::Library { path, dynamic } => match can_preload(&path, dynamic && trusts_environment) {
             Ok(()) => {
                 let name = format!("{}, with {} loaded first", Executable::own().name, path.display());
                 return Ok(Executable { preload: Some(path), name, ..Executable::own() });
             }
             Err(why) => format!("pinfold is in the library {}, {why}", path.display()),
         },
-        Home::NoConstructor => "the functions of this program's .init_array did not run".to_owned(),
+        LibraryLocation::NoConstructor => "the functions of this program's .init_array did not run".to_owned(),
     };
     let path = if trusts_environment { std::env::var_os("PATH").unwrap_or_default() } else { OsString::new() };
     std::env::split_paths(&path)
@@ -232,7 +234,10 @@ pub(super) fn find(program: Option<&Program>) -> Result<Executable> {
             } else {
                 "the environment of a set-user-ID program is not used"
             };
-            Error::GuardStart(format!("no guard program was found: {why_not_own}; {environment} ({})", ways()))
+            Error::GuardStart(format!(
+                "no guard program was found: {why_not_own}; {environment} ({})",
+                ways_to_provide()
+            ))
         })
 }
 
@@ -252,22 +257,22 @@ fn can_preload(library: &Path, has_loader: bool) -> std::result::Result<(), &'st
 }
 
 /// The request in the last argument.
-pub(super) enum Asked {
+pub(super) enum Request {
     /// A guard, with or without an outer guard.
     Guard { nested: bool },
     /// A guard for a supervisor that speaks another version of the protocol.
     OtherVersion,
 }
 
-pub(super) fn asked(last: &[u8]) -> Option<Asked> {
+pub(super) fn requested(last: &[u8]) -> Option<Request> {
     let rest = last.strip_prefix(ARGUMENT.as_bytes())?;
     let (version, nested) = match rest.strip_suffix(NESTED.as_bytes()) {
         Some(version) => (version, true),
         None => (rest, false),
     };
     Some(match OsStr::from_bytes(version).to_str().and_then(|version| version.parse().ok()) {
-        Some(protocol::VERSION) => Asked::Guard { nested },
-        _ => Asked::OtherVersion,
+        Some(protocol::VERSION) => Request::Guard { nested },
+        _ => Request::OtherVersion,
     })
 }
 
@@ -292,7 +297,7 @@ pub(crate) fn ended(name: &str, status: Option<ExitStatus>) -> Error {
             (None, signal) => (format!("was ended by signal {}", signal.unwrap_or(0)), "please report this"),
         },
     };
-    Error::GuardStart(format!("{name} {what} before it answered: {likely} ({})", ways()))
+    Error::GuardStart(format!("{name} {what} before it answered: {likely} ({})", ways_to_provide()))
 }
 
 #[cfg(test)]
@@ -300,15 +305,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_own_version_is_asked_for() {
+    fn a_guard_of_another_version_is_not_started() {
         let version = protocol::VERSION;
-        let ask = |text: &str| asked(text.as_bytes());
-        assert!(matches!(ask(&format!("{ARGUMENT}{version}")), Some(Asked::Guard { nested: false })));
-        assert!(matches!(ask(&format!("{ARGUMENT}{version}{NESTED}")), Some(Asked::Guard { nested: true })));
+        let ask = |text: &str| requested(text.as_bytes());
+        assert!(matches!(ask(&format!("{ARGUMENT}{version}")), Some(Request::Guard { nested: false })));
+        assert!(matches!(ask(&format!("{ARGUMENT}{version}{NESTED}")), Some(Request::Guard { nested: true })));
         for other in
             [format!("{ARGUMENT}{}", version + 1), ARGUMENT.to_owned(), format!("{ARGUMENT}{version}0{NESTED}")]
         {
-            assert!(matches!(ask(&other), Some(Asked::OtherVersion)), "{other}");
+            assert!(matches!(ask(&other), Some(Request::OtherVersion)), "{other}");
         }
         for none in ["", "run", "--pinfold-guard", "pinfold-guard"] {
             assert!(ask(none).is_none(), "{none}");

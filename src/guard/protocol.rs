@@ -1,6 +1,7 @@
 //! The protocol between supervisor and guard: small messages over a SOCK_SEQPACKET socket pair, with descriptors
-//! attached (SCM_RIGHTS, unix(7)). pinfold sends the specification of a command in a memfd, because the kernel refuses
-//! messages of about 200 KB or more. It sends a short specification in the message itself, which is measurably faster.
+//! attached (SCM_RIGHTS, unix(7)). pinfold sends a long specification of a command in a memfd, because the kernel
+//! limits the size of a message (net.core.wmem_default, socket(7): about 200 KB). It sends a short specification in the
+//! message itself, which saves the system calls for the memfd.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -22,7 +23,7 @@ use crate::report::{MainEnd, ProcessInfo};
 use crate::sandbox::apply::Confinement;
 
 /// Incremented with every change of the messages. A guard of another version refuses to serve.
-pub const VERSION: u32 = 11;
+pub const VERSION: u32 = 12;
 
 /// One job of one supervisor.
 pub type JobId = u64;
@@ -35,14 +36,20 @@ pub enum ToGuard {
     Hello { version: u32, answer: bool },
     /// The supervisor is about to make a base of this name. Descriptor: the directory that will contain it.
     Base { name: String },
-    /// The supervisor is about to delegate the controllers `given` to the cgroups below a directory, and to make a leaf
-    /// named `own` there, for itself. Descriptor: the directory.
-    Giving { own: Option<String>, given: Vec<String> },
+    /// The supervisor is about to enable the controllers `delegated` for the cgroups below a directory, and to make a
+    /// leaf named `own` there, for itself. Descriptor: the directory.
+    Delegating { own: Option<String>, delegated: Vec<String> },
     /// Asks the guard to move into a cgroup. Descriptor: the cgroup's directory.
     Move,
     /// The base has been made and locked. Descriptor: its directory. The descriptor has the supervisor's lock on the
     /// base, so supervisor and guard share this lock from now on.
     BaseMade,
+    /// The supervisor is about to make the directory `name` for the private tmps of its jobs. Descriptor: the directory
+    /// that will contain it.
+    TmpBase { name: String },
+    /// The directory for private tmps has been made and locked. Descriptor: the directory, with the lock that supervisor
+    /// and guard share.
+    TmpBaseMade,
     /// Descriptors for the `Spawn` of this job, which follows later.
     Descriptors { job: JobId },
     /// Asks the guard to start a job. Descriptors: the leaf, if there is one, then the specification if it is not in
@@ -82,7 +89,7 @@ pub enum FromGuard {
     /// kernel kills a process that is cloned from one cgroup into another if one of the two was ever killed
     /// (`cgroup.kill`).
     NotStarted { job: JobId },
-    /// The spawn failed; no process is left of it.
+    /// The spawn failed, and no process of it is left.
     SpawnFailed { job: JobId, stage: SpawnStage, errno: i32 },
     /// The command has not been executed yet; its process is at this step. The guard sends this if it sweeps a job that
     /// is still being started, or if SIGKILL did not end the process in time. When the start is over, one of the
@@ -150,6 +157,8 @@ pub struct Spec<'a> {
     /// The sandbox that the child applies to itself. If it has a Landlock ruleset, that is the next descriptor.
     pub sandbox: Option<Confinement>,
     pub has_ruleset: bool,
+    /// The next descriptor is the socket that receives a descriptor of the private tmp.
+    pub has_tmp_socket: bool,
     /// The numbers that the remaining descriptors get in the job.
     pub targets: Vec<i32>,
     /// Signals to block and to ignore, as bit masks.
@@ -252,8 +261,8 @@ pub fn receive<M: for<'a> Deserialize<'a>>(
 }
 
 /// The beginning of a message from a process that cannot be the guard. It is the same in every version of the protocol.
-/// It cannot be confused with an encoded message, because that begins with the number of its variant, and no version
-/// has as many variants as the number of this letter.
+/// It cannot be confused with an encoded message: that begins with the number of its variant, and no version has as
+/// many variants as the number of the letter `p` (112).
 const REFUSAL: &str = "pinfold-guard: ";
 
 /// Reports to the supervisor why this process can't be its guard.
@@ -297,7 +306,7 @@ mod tests {
 
     /// The encoding is positional: if one side leaves out a field, the other side reads the next field in its place.
     #[test]
-    fn lists_of_processes_go_through() {
+    fn lists_of_processes_are_decoded_as_they_were_encoded() {
         let without = ProcessInfo::read(rustix::process::getpid()).unwrap();
         let mut with = without.clone();
         (with.wchan, with.user) = (Some("do_wait".into()), Some(1000));

@@ -104,7 +104,7 @@ impl Guard {
         }
         if childless
             && self.sweeps.is_empty()
-            && let Some((&job, _)) = self.jobs.iter().find(|(_, job)| job.alone && job.reaped)
+            && let Some((&job, _)) = self.jobs.iter().find(|(_, job)| job.has_no_leaf && job.reaped)
         {
             self.jobs.remove(&job);
             self.send(&FromGuard::Childless { job, spent: self.spent }, Vec::new())?;

@@ -35,7 +35,7 @@ struct Attributes {
 /// chosen other scheduling attributes also keeps its slice.
 pub(super) fn shorten() {
     let (Some(own), Some(usual)) = (read(0), read(1)) else { return };
-    // An older kernel does not report a slice.
+    // The process with pid 1 shows the usual attributes. An older kernel does not report a slice.
     if own.policy != SCHED_OTHER
         || own.flags != 0
         || own.nice < 0

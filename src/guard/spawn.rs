@@ -26,12 +26,12 @@ pub(super) struct Job {
     /// The name of its leaf; `None` if the base itself is the leaf.
     pub leaf: Option<String>,
     /// The job has no leaf: the guard itself holds it.
-    pub alone: bool,
+    pub has_no_leaf: bool,
     /// The signal that the job receives when the supervisor is gone.
     pub death_signal: Option<i32>,
 }
 
-/// Why there is no process.
+/// Why a main process could not be started.
 #[derive(Debug, Clone, Copy)]
 pub struct Failure {
     pub stage: SpawnStage,
@@ -49,7 +49,8 @@ impl Failure {
 pub struct SpawnRequest {
     /// The encoded specification.
     bytes: Vec<u8>,
-    /// The last two parts of the leaf's path. `None` if the child is made in the guard's cgroup.
+    /// The leaf's path from the base on: `/BASE/LEAF`, or `/BASE` if the base is the leaf. `None` if the child is made
+    /// in the guard's cgroup.
     leaf_tail: Option<String>,
     /// The descriptors of the request. The first one is the leaf, if the job has a leaf.
     descriptors: Vec<OwnedFd>,
@@ -120,7 +121,7 @@ impl SpawnRequest {
         }
         let leaf = match (self.directory(), &self.leaf_tail) {
             (Some(leaf), Some(tail)) => {
-                let id = rustix::fs::fstat(leaf).map_err(|errno| Failure::new(SpawnStage::Proof, errno))?.st_ino;
+                let id = rustix::fs::fstat(leaf).map_err(|errno| Failure::new(SpawnStage::CgroupCheck, errno))?.st_ino;
                 Some((id, std::ptr::from_ref(tail.as_bytes())))
             }
             _ => None,
@@ -135,15 +136,24 @@ impl SpawnRequest {
             [ruleset, rest @ ..] if spec.has_ruleset => (Some(ruleset), rest),
             all => (None, all),
         };
+        let (tmp_socket, descriptors) = match descriptors {
+            [socket, rest @ ..] if spec.has_tmp_socket => (Some(socket), rest),
+            all => (None, all),
+        };
         let relative = spec.cwd.is_none_or(|path| !path.starts_with(b"/"));
         if !spec.has_cwd_descriptor && relative && access(c".", Access::EXEC_OK).is_ok() {
-            // The supervisor has no permission to enter its own working directory, and the guard is no longer in it (at
-            // its start, the guard could enter its directory and left it). So the child cannot get there.
+            // The supervisor has no permission to enter its own working directory, and the guard is no longer in that
+            // directory: at its start, the guard had the permission and left it. So the child cannot enter the
+            // directory.
             return Err(Failure::new(SpawnStage::WorkingDirectory, Errno::ACCESS));
         }
         let (mut copies, moves) = moves(&spec.targets, descriptors)?;
-        let ruleset = ruleset.map_or(Ok(-1), |ruleset| beside(&spec.targets, ruleset.as_raw_fd(), &mut copies));
-        let ruleset = ruleset.map_err(|errno| Failure::new(SpawnStage::Descriptors, errno))?;
+        let mut own_number = |descriptor: Option<&OwnedFd>| match descriptor {
+            Some(descriptor) => number_outside_of(&spec.targets, descriptor.as_raw_fd(), &mut copies)
+                .map_err(|errno| Failure::new(SpawnStage::Descriptors, errno)),
+            None => Ok(-1),
+        };
+        let (ruleset, tmp_socket) = (own_number(ruleset)?, own_number(tmp_socket)?);
         let death_signal = spec.death_signal;
 
         let mut argv = vec![null()];
@@ -168,6 +178,7 @@ impl SpawnRequest {
             cwd_descriptor,
             sandbox: spec.sandbox,
             ruleset,
+            tmp_socket,
             cwd: match spec.cwd {
                 Some(path) => pointers(&[path])?[0],
                 None => null(),
@@ -194,7 +205,7 @@ impl SpawnRequest {
 
 /// Reaps a child of the guard that has ended or has reported that it is about to.
 pub fn reap(pid: i32) {
-    // SAFETY: waits for our own child; no status is asked for.
+    // SAFETY: waits for our own child; the status is not requested.
     while unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::__WALL) } == -1
         && Errno::from_io_error(&std::io::Error::last_os_error()) == Some(Errno::INTR)
     {}
@@ -237,12 +248,12 @@ fn moves(targets: &[RawFd], descriptors: &[OwnedFd]) -> Result<(Vec<OwnedFd>, Ve
     }
     let sources: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let mut copies = Vec::new();
-    let moves = in_order(&sources, targets, |number| beside(targets, number, &mut copies));
+    let moves = ordered_moves(&sources, targets, |number| number_outside_of(targets, number, &mut copies));
     moves.map(|moves| (copies, moves)).map_err(|errno| Failure::new(SpawnStage::Descriptors, errno))
 }
 
 /// Returns a number for the descriptor that is not among the targets: its own, or that of a copy.
-fn beside(targets: &[RawFd], mut number: RawFd, copies: &mut Vec<OwnedFd>) -> rustix::io::Result<RawFd> {
+fn number_outside_of(targets: &[RawFd], mut number: RawFd, copies: &mut Vec<OwnedFd>) -> rustix::io::Result<RawFd> {
     let mut at_least = 0;
     while targets.contains(&number) {
         // SAFETY: one of the descriptors or of the copies, which are open.
@@ -256,7 +267,7 @@ fn beside(targets: &[RawFd], mut number: RawFd, copies: &mut Vec<OwnedFd>) -> ru
 
 /// Computes the moves from distinct sources to distinct targets. `copy` duplicates a source to a number that is neither
 /// a source nor a target.
-fn in_order(
+fn ordered_moves(
     sources: &[RawFd],
     targets: &[RawFd],
     mut copy: impl FnMut(RawFd) -> rustix::io::Result<RawFd>,
@@ -306,7 +317,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_descriptor_comes_to_its_target(
+        fn every_descriptor_reaches_its_target(
             sources in prop::collection::hash_set(3..40_i32, 0..30),
             targets in Just((0..40_i32).collect::<Vec<_>>()).prop_shuffle(),
         ) {
@@ -315,7 +326,7 @@ mod tests {
             // At first, each number holds its own descriptor.
             let mut table: HashMap<RawFd, RawFd> = sources.iter().map(|&number| (number, number)).collect();
             let mut copies = Vec::new();
-            let moves = in_order(&sources, targets, |number| {
+            let moves = ordered_moves(&sources, targets, |number| {
                 copies.push((1000 + number, number));
                 Ok(1000 + number)
             });
@@ -335,7 +346,7 @@ mod tests {
     fn a_shift_takes_no_copy() {
         let sources: Vec<RawFd> = (5..1005).collect();
         let targets: Vec<RawFd> = (20..1020).collect();
-        let moves = in_order(&sources, &targets, |number| panic!("a copy of {number}")).unwrap();
+        let moves = ordered_moves(&sources, &targets, |number| panic!("a copy of {number}")).unwrap();
         assert_eq!((moves.len(), moves.contains(&(5, 20))), (1000, true));
     }
 }

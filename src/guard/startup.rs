@@ -23,14 +23,15 @@ static ENVIRONMENT: AtomicPtr<c_char> = AtomicPtr::new(std::ptr::null_mut());
 /// The constructor has run.
 static RAN: AtomicBool = AtomicBool::new(false);
 
-/// Standard input is a guard's socket, and the constructor could not read the arguments: `init_with` receives them.
+/// Standard input is a guard's socket, and the constructor could not read the arguments. `init_with` receives the
+/// arguments and decides.
 static UNDECIDED: AtomicBool = AtomicBool::new(false);
 
 /// Standard input is a guard's socket, and no argument asks this process to be a guard.
-static NOT_ASKED: AtomicBool = AtomicBool::new(false);
+static NOT_REQUESTED: AtomicBool = AtomicBool::new(false);
 
-/// glibc passes the arguments of `main` to a constructor. musl passes nothing, so `words` is not read there.
-extern "C" fn before_main(count: c_int, words: *const *const c_char, environment: *const *const c_char) {
+/// glibc passes the arguments of `main` to a constructor. musl passes nothing, so these arguments are not read there.
+extern "C" fn before_main(argc: c_int, argv: *const *const c_char, environment: *const *const c_char) {
     if cfg!(miri) {
         return;
     }
@@ -42,16 +43,16 @@ extern "C" fn before_main(count: c_int, words: *const *const c_char, environment
     if !has_guard_socket() {
         return;
     }
-    match last_argument(count, words) {
-        Some(last) => become_guard_if_asked(&last),
+    match last_argument(argc, argv) {
+        Some(last) => become_guard_if_requested(&last),
         None => UNDECIDED.store(true, Ordering::Relaxed),
     }
 }
 
 /// Starts as a guard if this argument asks for it; returns if not.
-fn become_guard_if_asked(last: &[u8]) {
-    guard::become_guard_if_asked(last);
-    NOT_ASKED.store(true, Ordering::Relaxed);
+fn become_guard_if_requested(last: &[u8]) {
+    guard::become_guard_if_requested(last);
+    NOT_REQUESTED.store(true, Ordering::Relaxed);
 }
 
 /// Does what the constructor could not do: starts as a guard if these arguments ask for it.
@@ -59,7 +60,7 @@ pub(crate) fn decide(last: Option<&OsStr>) {
     if UNDECIDED.swap(false, Ordering::Relaxed)
         && let Some(last) = last
     {
-        become_guard_if_asked(last.as_bytes());
+        become_guard_if_requested(last.as_bytes());
     }
 }
 
@@ -79,15 +80,15 @@ mod constructor {
 
 /// Returns the last argument, as bytes without NUL; `None` if it is not known.
 #[allow(unsafe_code)]
-fn last_argument(count: c_int, words: *const *const c_char) -> Option<Vec<u8>> {
+fn last_argument(argc: c_int, argv: *const *const c_char) -> Option<Vec<u8>> {
     if cfg!(target_env = "gnu") {
-        let last = usize::try_from(count).ok()?.checked_sub(1)?;
-        // SAFETY: glibc passes `count` pointers to strings that end with NUL, here and for a library that is loaded
+        let last = usize::try_from(argc).ok()?.checked_sub(1)?;
+        // SAFETY: glibc passes `argc` pointers to strings that end with NUL, here and for a library that is loaded
         // later (elf/dl-init.c).
-        return Some(unsafe { CStr::from_ptr(*words.add(last)) }.to_bytes().to_owned());
+        return Some(unsafe { CStr::from_ptr(*argv.add(last)) }.to_bytes().to_owned());
     }
-    let words = std::fs::read("/proc/self/cmdline").ok()?;
-    Some(words.strip_suffix(b"\0")?.rsplit(|&byte| byte == 0).next()?.to_owned())
+    let arguments = std::fs::read("/proc/self/cmdline").ok()?;
+    Some(arguments.strip_suffix(b"\0")?.rsplit(|&byte| byte == 0).next()?.to_owned())
 }
 
 /// Returns a pointer to the text of the first environment variable.
@@ -119,7 +120,7 @@ fn has_guard_socket() -> bool {
 /// Returns whether a supervisor expects this process to be its guard, although its arguments do not ask for a guard.
 /// Such a program would start itself again and again.
 pub(crate) fn has_guards_stdin() -> bool {
-    NOT_ASKED.load(Ordering::Relaxed) && has_guard_socket() && guard::has_first_message(std::io::stdin())
+    NOT_REQUESTED.load(Ordering::Relaxed) && has_guard_socket() && guard::has_first_message(std::io::stdin())
 }
 
 /// Overwrites the environment that the kernel shows of this process (`/proc/PID/environ`, proc_pid_environ(5)). Only
@@ -127,7 +128,7 @@ pub(crate) fn has_guards_stdin() -> bool {
 #[allow(unsafe_code)]
 pub(crate) fn clear_environment() {
     /// MAX_ARG_STRLEN and the kernel's other limits allow no larger environment (execve(2), "Limits on size").
-    const MOST: usize = 6 << 20;
+    const MAX_SIZE: usize = 6 << 20;
     let first = ENVIRONMENT.load(Ordering::Relaxed);
     // SAFETY: getauxval(3) has no obligations.
     let end = unsafe { libc::getauxval(libc::AT_EXECFN) } as usize;
@@ -135,7 +136,7 @@ pub(crate) fn clear_environment() {
     // The kernel writes the arguments, the environment and the name of the executed file in this order and without gaps
     // (fs/exec.c, fs/binfmt_elf.c). If the first variable has been moved to other memory since, the distance is too
     // large, and nothing is overwritten.
-    if first.is_null() || length > MOST {
+    if first.is_null() || length > MAX_SIZE {
         return;
     }
     // SAFETY: this memory is the process's initial stack, which stays mapped. The guard has one thread and reads no
@@ -145,7 +146,7 @@ pub(crate) fn clear_environment() {
 
 /// Where this library is.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Home {
+pub(crate) enum LibraryLocation {
     /// In the program that this process executes, which is therefore a guard program.
     Program,
     /// In a shared library. `dynamic` says that the program has a dynamic loader, which can load the library first.
@@ -155,23 +156,23 @@ pub(crate) enum Home {
 }
 
 /// Returns where this library is in this process.
-pub(crate) fn home() -> Home {
+pub(crate) fn library_location() -> LibraryLocation {
     // A linker takes only referenced objects from an archive; this read is the reference that makes it include the
     // constructor.
     let constructor = std::hint::black_box(&constructor::CONSTRUCTOR);
     if !RAN.load(Ordering::Relaxed) {
-        return Home::NoConstructor;
+        return LibraryLocation::NoConstructor;
     }
     let mut search = Search { address: *constructor as usize, number: 0, dynamic: false, found: None };
     search.run();
     match search.found {
-        Some((0, _)) => Home::Program,
-        Some((_, path)) => Home::Library { path, dynamic: search.dynamic },
-        None => Home::NoConstructor,
+        Some((0, _)) => LibraryLocation::Program,
+        Some((_, path)) => LibraryLocation::Library { path, dynamic: search.dynamic },
+        None => LibraryLocation::NoConstructor,
     }
 }
 
-/// Searches the object that contains an address (dl_iterate_phdr(3): the first object is the main program).
+/// Searches for the object that contains an address (dl_iterate_phdr(3): the first object is the main program).
 struct Search {
     address: usize,
     number: usize,

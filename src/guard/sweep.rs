@@ -33,9 +33,9 @@ pub(super) struct Sweep {
     pub all: Option<SweepAll<'static>>,
 }
 
-/// Raises the guard's priority above that of the processes to be ended, where that is permitted (root, or RLIMIT_NICE).
-/// Before Linux 6.6, a guard of the same priority gets only one hundredth of two CPUs during a fork storm of 200
-/// processes, and never finishes. Use it only in a guard that starts no more jobs, since these would inherit the
+/// Raises the guard's priority above that of the processes that it is to end, where that is permitted (root, or
+/// RLIMIT_NICE). Before Linux 6.6, a guard of the same priority gets only one hundredth of two CPUs during a fork storm
+/// of 200 processes, and never finishes. Use it only in a guard that starts no more jobs, since these would inherit the
 /// priority.
 pub(super) fn raise_priority() {
     let _ = rustix::process::setpriority_process(None, -20);
@@ -181,10 +181,10 @@ impl Sweep {
 /// Ends all descendants of this process, in steps. The first step sends SIGKILL to all. The later steps send it to each
 /// child that was not seen before.
 pub(crate) struct SweepAll<'a> {
-    of: Descendants<'a>,
+    descendants: Descendants<'a>,
     seen: Seen,
     /// When to scan all processes again; `None` before the first step.
-    anew: Option<Instant>,
+    rescan_at: Option<Instant>,
     pause: Duration,
     /// The last scan found a new process.
     chasing: bool,
@@ -209,8 +209,8 @@ impl<'a> SweepAll<'a> {
         Self::new(Descendants::of_some(getpid(), is_ours))
     }
 
-    fn new(of: Descendants<'a>) -> Self {
-        Self { of, seen: Seen::default(), anew: None, pause: FIRST_PAUSE, chasing: false }
+    fn new(descendants: Descendants<'a>) -> Self {
+        Self { descendants, seen: Seen::default(), rescan_at: None, pause: FIRST_PAUSE, chasing: false }
     }
 
     /// Returns the direct children.
@@ -218,28 +218,28 @@ impl<'a> SweepAll<'a> {
     /// # Errors
     /// The same as for [`Descendants::children`].
     pub fn children(&self) -> Result<Vec<Pid>> {
-        self.of.children()
+        self.descendants.children()
     }
 
     /// Kills new processes. All earlier processes have been killed and are about to end.
     pub fn step(&mut self) {
         let now = Instant::now();
-        match self.anew {
-            Some(anew) if now < anew => {}
+        match self.rescan_at {
+            Some(rescan_at) if now < rescan_at => {}
             Some(_) => {
                 self.seen.clear();
-                self.anew = now.checked_add(self.pause);
+                self.rescan_at = now.checked_add(self.pause);
                 self.pause = self.pause.saturating_mul(2);
             }
             None => {
                 // The chase below finds processes that this call misses.
                 let killed = &mut self.seen.killed;
-                let _ = self.of.kill_all(|pid| _ = killed.insert(pid));
-                self.anew = now.checked_add(self.pause);
+                let _ = self.descendants.kill_all(|pid| _ = killed.insert(pid));
+                self.rescan_at = now.checked_add(self.pause);
             }
         }
         self.chasing = loop {
-            match relay::pass(&self.of, &mut self.seen) {
+            match relay::pass(&self.descendants, &mut self.seen) {
                 Ok(false) if now.elapsed() < CHASE => {}
                 Ok(found_none) => break !found_none,
                 Err(_) => break false,
@@ -249,8 +249,8 @@ impl<'a> SweepAll<'a> {
 
     /// Returns when the next step is due if no child ends before. While a chase goes on, it is due as soon as ended
     /// children have been reaped.
-    pub fn again(&self) -> Option<Instant> {
-        if self.chasing { Some(Instant::now()) } else { self.anew }
+    pub fn next_step_at(&self) -> Option<Instant> {
+        if self.chasing { Some(Instant::now()) } else { self.rescan_at }
     }
 
     /// Records that a child has been reaped. From now on, its pid may belong to another process.

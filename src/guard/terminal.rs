@@ -14,7 +14,7 @@ use crate::kernel::{process, syscall};
 pub struct Settings {
     modes: [u32; 4],
     line: u8,
-    keys: Vec<u8>,
+    control_characters: Vec<u8>,
     speeds: [u32; 2],
     /// The supervisor's process group; `None` if it is from outside of the supervisor's PID namespace.
     group: Option<i32>,
@@ -36,20 +36,20 @@ impl Settings {
         Ok(Self {
             modes: [now.c_iflag, now.c_oflag, now.c_cflag, now.c_lflag],
             line: now.c_line,
-            keys: now.c_cc.to_vec(),
+            control_characters: now.c_cc.to_vec(),
             speeds: [now.c_ispeed, now.c_ospeed],
             group: process::own_process_group(),
         })
     }
 }
 
-/// A terminal to be restored.
-pub struct Kept {
+/// A terminal whose settings are to be restored.
+pub struct SavedTerminal {
     terminal: OwnedFd,
     settings: Settings,
 }
 
-impl Kept {
+impl SavedTerminal {
     pub fn new(terminal: OwnedFd, settings: Settings) -> Self {
         Self { terminal, settings }
     }
@@ -59,7 +59,7 @@ impl Kept {
     /// blocks this signal.
     #[allow(unsafe_code)]
     pub fn restore(&self) {
-        let Settings { modes, line, keys, speeds, group } = &self.settings;
+        let Settings { modes, line, control_characters, speeds, group } = &self.settings;
         // SAFETY: tcgetpgrp(3) has no obligations.
         let foreground = unsafe { libc::tcgetpgrp(self.terminal.as_raw_fd()) };
         if group.is_none_or(|group| group != foreground) {
@@ -70,7 +70,7 @@ impl Kept {
             let mut settings: libc::termios2 = std::mem::zeroed();
             [settings.c_iflag, settings.c_oflag, settings.c_cflag, settings.c_lflag] = *modes;
             settings.c_line = *line;
-            settings.c_cc.iter_mut().zip(keys).for_each(|(to, from)| *to = *from);
+            settings.c_cc.iter_mut().zip(control_characters).for_each(|(to, from)| *to = *from);
             [settings.c_ispeed, settings.c_ospeed] = *speeds;
             // A terminal that has hung up needs no settings: an error is ignored.
             libc::ioctl(self.terminal.as_raw_fd(), libc::TCSETS2, &raw const settings);

@@ -62,6 +62,7 @@ impl Actor {
                 self.link.resume();
                 self.wake = Wake::soon();
                 self.report.phases.stopping = self.report.phases.stopping.or(self.elapsed());
+                self.recorded.stop(&self.containment);
                 self.send_stop_signal();
             }
             Action::SignalOthers => self.stop_others(),
@@ -69,6 +70,7 @@ impl Actor {
                 self.link.resume();
                 self.wake = Wake::soon();
                 self.report.phases.killing = self.report.phases.killing.or(self.elapsed());
+                self.recorded.stop(&self.containment);
                 self.report.killed = true;
                 self.kill();
             }
@@ -224,7 +226,7 @@ impl Actor {
         if self.link.send(&sweep, &[]).await.is_err() {
             // If the message can't be sent, the guard is lost, and an event reports that. A guard that still runs ends
             // the processes when the connection closes.
-            self.link.hang_up();
+            self.link.disconnect();
         }
     }
 }

@@ -16,13 +16,15 @@ use super::command::{Command, ProcessGroup};
 use super::completion::Completer;
 use super::main_exit::{MainExit, seen};
 use super::oom;
+use super::private_tmp::PrivateTmp;
+use super::record::{Recorded, describe};
 use super::report_builder::ReportBuilder;
 use super::request::Request;
 use super::settle::Remaining;
 use super::spawn_request::SpawnRequest;
 use super::stop::{Event, Machine, Main, Phase, StopPolicy, Timer};
 use super::wait_until_empty::{open_watch, wait_until_empty};
-use crate::cgroup::usage::Seen;
+use crate::cgroup::usage::Measured;
 use crate::error::{Error, Result, SpawnStage};
 use crate::guard::protocol::{FromGuard, JobId, Spent};
 use crate::kernel::pidfd::Pidfd;
@@ -48,6 +50,7 @@ pub(super) async fn run(mut actor: Box<Actor>, spawned: oneshot::Sender<Started>
     match Box::pin(actor.start()).await {
         Err(error) => {
             Box::pin(actor.remove_leaf()).await;
+            Box::pin(actor.remove_private_tmp()).await;
             Box::pin(actor.dismiss_guard()).await;
             let error = if actor.report.unkillable.count > 0 { actor.hangs(error) } else { error };
             // The caller may have stopped waiting.
@@ -73,12 +76,14 @@ pub(super) struct Actor {
     /// The answer that the actor expects from the guard.
     pub(super) expected: Option<ExpectedAnswer>,
     pub(super) spawn_request: SpawnRequest,
+    pub(super) private_tmp: Option<Box<PrivateTmp>>,
     // The settings of the command that a running job needs. The actor does not keep the whole command: its arguments
     // and environment take memory.
     pub(super) policy: StopPolicy,
     pub(super) process_group: ProcessGroup,
     pub(super) measure_pressure: bool,
     pub(super) oom_group: bool,
+    pub(super) recorded: Recorded,
 
     inbox: Receiver<Request>,
     stops: Sender<Signal>,
@@ -106,7 +111,7 @@ pub(super) struct Actor {
     pub(super) hanging: Option<(i32, SpawnStage)>,
     /// The usage of the job, if it is final already.
     pub(super) usage: Option<Box<Usage>>,
-    pub(super) seen: Seen,
+    pub(super) seen: Measured,
     pub(super) memory: Arc<oom::Watch>,
     pub(super) report: ReportBuilder,
 }
@@ -142,6 +147,8 @@ impl Actor {
         report.containment.cgroup = leaf;
         report.containment.refused = refused;
         report.sandbox = spawn_request.sandbox.take();
+        let private_tmp = spawn_request.private_tmp.take();
+        let recorded = Recorded::new(describe(&supervisor, command, &report.command, &link));
         let actor = Self {
             _supervisor: supervisor,
             id: events.job(),
@@ -150,10 +157,12 @@ impl Actor {
             answers,
             expected: None,
             spawn_request,
+            private_tmp,
             policy: command.stop,
             process_group: command.effective_process_group(),
             measure_pressure: command.measure_pressure,
             oom_group: command.limits.oom_group,
+            recorded,
             inbox,
             stops: stop_sender,
             events,
@@ -170,7 +179,7 @@ impl Actor {
             failure: None,
             hanging: None,
             usage: None,
-            seen: Seen::default(),
+            seen: Measured::default(),
             memory: Arc::default(),
             report,
         };
@@ -188,7 +197,7 @@ impl Actor {
         if self.answers.is_empty() {
             self.main_exit = self.main.as_ref().and_then(|(_, pidfd)| MainExit::of(pidfd));
             if let Some(leaf) = self.containment.leaf() {
-                leaf.make_next();
+                leaf.prepare_next();
             }
         }
         while self.machine.phase != Phase::Gone {
@@ -257,7 +266,7 @@ impl Actor {
             FromGuard::Spawned { pid, joined, .. } => {
                 let Some(pidfd) = pidfd else {
                     // Every guard sends a pidfd. If one does not, the guard counts as lost, which ends the process.
-                    self.link.hang_up();
+                    self.link.disconnect();
                     return None;
                 };
                 self.spawned(pid, joined, Pidfd::from(pidfd));

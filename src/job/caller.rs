@@ -58,7 +58,7 @@ impl Caller {
         let mut descriptors = Vec::new();
         if let Some(sandbox) = &command.sandbox {
             for number in sandbox.descriptors() {
-                let given = handed_down(number).map_err(failed)?.ok_or_else(|| {
+                let given = inheritable(number).map_err(failed)?.ok_or_else(|| {
                     let advice = "it must be open, without the close-on-exec flag";
                     Error::invalid("descriptor to inherit", number.to_string(), advice)
                 })?;
@@ -66,7 +66,7 @@ impl Caller {
             }
         } else if command.inherit_descriptors {
             for number in inherited::fd_numbers() {
-                if let Some(given) = handed_down(number).map_err(failed)? {
+                if let Some(given) = inheritable(number).map_err(failed)? {
                     descriptors.push((number, given));
                 }
             }
@@ -83,11 +83,11 @@ fn stream(number: i32) -> rustix::io::Result<Option<InheritedFd>> {
     Ok(inherited::copy_of_stream(number)?.map(|copy| InheritedFd::Copy(Arc::new(copy))))
 }
 
-fn handed_down(number: i32) -> rustix::io::Result<Option<InheritedFd>> {
+fn inheritable(number: i32) -> rustix::io::Result<Option<InheritedFd>> {
     if inherited::only_supervises() {
         return Ok(descriptor::stays_open_at_exec(number).then(|| borrow(number)));
     }
-    Ok(inherited::copy_of_handed_down(number)?.map(|copy| InheritedFd::Copy(Arc::new(copy))))
+    Ok(inherited::copy_of_inheritable(number)?.map(|copy| InheritedFd::Copy(Arc::new(copy))))
 }
 
 /// Borrows an inherited descriptor in a program that does nothing except supervise.

@@ -50,7 +50,7 @@ impl Actor {
                 emigrants.add(pid);
             }
         };
-        match self.link.orphans_ended(bound, found).await {
+        match self.link.wait_for_orphans(bound, found).await {
             Ok(left) => {
                 for pid in left {
                     self.report.unkillable.add_unkillable(pid);
@@ -99,7 +99,7 @@ impl Actor {
     /// Ends the guard of a job without a leaf: that guard has only this job.
     pub(super) async fn dismiss_guard(&mut self) {
         if self.containment.leaf().is_none() {
-            self.link.hang_up();
+            self.link.disconnect();
             // If the guard was lost before the command was started, the processes that it had started were reparented
             // to the next subreaper.
             if !self.link.gone().await || self.machine.guard_lost {
@@ -117,6 +117,8 @@ impl Actor {
         usage.main_resident_peak_bytes = Figure::resident_peak(self.seen.main_resident_peak);
         self.record_oom_kills();
         self.remove_leaf().await;
+        // While the guard still runs: if this process is killed now, the guard removes the private tmp.
+        self.remove_private_tmp().await;
         self.dismiss_guard().await;
         self.report.phases.gone = self.elapsed();
         if self.report.reason != Reason::Oom {

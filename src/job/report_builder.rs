@@ -46,7 +46,7 @@ impl ReportBuilder {
             reason: Reason::Exited,
             error: None,
             killed: false,
-            phases: Phases { ordered_at: now.as_secs_f64(), ..Phases::default() },
+            phases: Phases { requested_at: now.as_secs_f64(), ..Phases::default() },
             oom: None,
             leftovers: ProcessList::default(),
             stopped: ProcessList::default(),
@@ -103,7 +103,7 @@ impl ReportBuilder {
     }
 
     /// Gives each unkillable process the command line that it had before the kill, because a process that hangs in the
-    /// kernel does not show its own. `now` is in seconds since `ordered_at`.
+    /// kernel does not show its own. `now` is in seconds since `requested_at`.
     pub(crate) fn name_unkillable(&mut self, now: f64) {
         // Another process may have had the same pid before. The start times show that.
         const SAME: f64 = 0.5;

@@ -36,6 +36,8 @@ impl Actor {
         let requested = self.spawn_request.send(&self.link, self.id, self.containment.leaf(), self.machine.join).await;
         match requested {
             Ok(()) => {
+                // The guard starts the command meanwhile.
+                self.recorded.start(&self.containment);
                 self.expect_answer();
                 None
             }
@@ -54,6 +56,7 @@ impl Actor {
         self.report.pid = Some(pid);
         self.spawn_request.close();
         self.main = Pid::from_raw(pid).map(|pid| (pid, Arc::new(pidfd)));
+        Pid::from_raw(pid).inspect(|&pid| self.recorded.main(&self.containment, pid));
     }
 
     /// Records why the command was not executed.

@@ -2,12 +2,14 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SeekFrom, memfd_create, open, openat};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde_bytes::{ByteBuf, Bytes};
 
+use super::private_tmp::{self, PrivateTmp};
 use crate::cgroup::leaf::Leaf;
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::guard;
@@ -21,7 +23,8 @@ use crate::kernel::signal::Signal;
 use crate::kernel::{inherited, oom_score, process};
 use crate::report::SandboxReport;
 use crate::sandbox::machine::Machine;
-use crate::sandbox::prepare::{Prepared, Users, prepare};
+use crate::sandbox::prepare::{Prepared, TMP, prepare};
+use crate::sandbox::private_tmp::PrivateTmpDir;
 use crate::supervisor::link::Link;
 
 /// A spawn request. It keeps the encoded specification and the descriptors, because it can be sent a second time.
@@ -36,6 +39,8 @@ pub(super) struct SpawnRequest {
     pub terminal: Option<OwnedFd>,
     /// The job's standard input, if it is a pipe or a socket.
     pub input: Option<Channel>,
+    /// The private tmp of the job's sandbox.
+    pub private_tmp: Option<Box<PrivateTmp>>,
     /// The sandbox, for the report.
     pub sandbox: Option<Box<SandboxReport>>,
 }
@@ -64,10 +69,13 @@ impl FdForGuard {
 }
 
 impl SpawnRequest {
-    pub fn new(command: &Command, caller: &Caller, host: Changed) -> Result<Self> {
+    /// Prepares the request. `tmp` is the private tmp of the job if it is a directory of the host.
+    pub fn new(command: &Command, caller: &Caller, host: Changed, tmp: Option<PrivateTmpDir>) -> Result<Self> {
         command.check_streams()?;
-        let mut strings = command.strings()?;
-        let mut sandbox = prepared(command)?;
+        let mut sandbox = prepared(command, tmp.as_ref())?;
+        let has_mounted_tmp = sandbox.as_ref().is_some_and(Prepared::has_mounted_tmp);
+        let mounted = has_mounted_tmp.then_some(Path::new(TMP));
+        let mut strings = command.strings(tmp.as_ref().map(PrivateTmpDir::path).or(mounted))?;
         let mut pipes = [None, None, None];
         let mut owned = Vec::new();
         let mut fds_for_guard = Vec::new();
@@ -98,6 +106,15 @@ impl SpawnRequest {
             fds_for_guard.push(FdForGuard::Owned(owned.len()));
             owned.push(ruleset);
         }
+        let private_tmp = if has_mounted_tmp {
+            let (ours, theirs) = private_tmp::socket()?;
+            fds_for_guard.push(FdForGuard::Owned(owned.len()));
+            owned.push(theirs);
+            Some(PrivateTmp::Mounted(ours))
+        } else {
+            tmp.map(PrivateTmp::Directory)
+        };
+        let private_tmp = private_tmp.map(Box::new);
         let (confinement, report) = sandbox.map(|sandbox| (sandbox.confinement, Box::new(sandbox.report))).unzip();
         let mut input = None;
         let mut terminal = None;
@@ -181,6 +198,7 @@ impl SpawnRequest {
             cwd: strings.cwd.as_deref().map(Bytes::new),
             sandbox: confinement,
             has_ruleset,
+            has_tmp_socket: has_mounted_tmp,
             targets,
             blocked: signals.blocked & !command.unblocked_signals,
             ignored: signals.ignored & !command.default_signals,
@@ -207,7 +225,7 @@ impl SpawnRequest {
         } else {
             Place::Memfd(in_memfd(c"pinfold-spec", &bytes).map_err(failed)?)
         };
-        Ok(Self { spec, owned, fds_for_guard, pipes, terminal, input, sandbox: report })
+        Ok(Self { spec, owned, fds_for_guard, pipes, terminal, input, private_tmp, sandbox: report })
     }
 
     /// Closes the request, which will not be sent again. After that, only the job has its ends of its pipes, and a
@@ -222,7 +240,7 @@ impl SpawnRequest {
     pub async fn send(&mut self, link: &Link, job: JobId, leaf: Option<&Leaf>, join: bool) -> Result<()> {
         // The answer contains a descriptor. If pinfold has no room to receive it, the spawn fails here, before the
         // command runs.
-        link.assure_room()?;
+        link.check_free_descriptor()?;
         let mut descriptors = Vec::with_capacity(2 + self.fds_for_guard.len());
         descriptors.extend(leaf.map(|leaf| leaf.cgroup().as_fd()));
         // The bytes are moved, not copied: they come back from the message below.
@@ -251,10 +269,9 @@ impl SpawnRequest {
 }
 
 /// Prepares the sandbox of the job.
-fn prepared(command: &Command) -> Result<Option<Prepared>> {
+fn prepared(command: &Command, tmp: Option<&PrivateTmpDir>) -> Result<Option<Prepared>> {
     let Some(sandbox) = &command.sandbox else { return Ok(None) };
-    let users = Users::of(command.user.as_ref().map(|user| (user.uid, user.gid)));
-    prepare(sandbox, Machine::get(), users, None).map(Some)
+    prepare(sandbox, Machine::get(), private_tmp::users(command), tmp).map(Some)
 }
 
 /// Returns the absolute path. Both paths end with NUL.

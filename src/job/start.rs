@@ -12,7 +12,7 @@ use super::command::Command;
 use super::completion::completion;
 use super::handle::{JobHandle, Shared};
 use super::output::Activity;
-use super::{Job, actor, live, spawn_request, streams};
+use super::{Job, actor, live, private_tmp, spawn_request, streams};
 use crate::cgroup::apply as limits;
 use crate::error::{Error, Result};
 use crate::guard::protocol::JobId;
@@ -20,7 +20,7 @@ use crate::kernel::maker::Maker;
 use crate::kernel::wake::Wake;
 use crate::supervisor::backend::Backend;
 use crate::supervisor::events::Log;
-use crate::supervisor::{Inner, REMOVED_AGAIN, Supervisor, start_sweep};
+use crate::supervisor::{Inner, MAX_RESTARTS_AFTER_REMOVAL, Supervisor, start_sweep, tmp_base};
 
 impl Supervisor {
     /// Starts a job, and returns when the command has been executed. Dropping this future ends the job.
@@ -64,7 +64,7 @@ impl Supervisor {
     /// Starts a job from a task of the supervisor's runtime, which is polled whenever it is ready.
     pub(crate) async fn spawn_here(&self, command: &Command, caller: Caller) -> Result<Job> {
         // The semaphore is never closed.
-        let turn = self.inner.turns.acquire().await;
+        let turn = self.inner.start_permits.acquire().await;
         let started = Box::pin(self.start_job(command, caller)).await;
         drop(turn);
         started
@@ -75,7 +75,7 @@ impl Supervisor {
         let first = id == 1;
         let backend = self.inner.backend();
         let mut started = start(self.inner.clone(), &backend, id, command, &caller).await;
-        for _ in 0..REMOVED_AGAIN {
+        for _ in 0..MAX_RESTARTS_AFTER_REMOVAL {
             if !started.as_ref().is_err_and(|error| self.inner.is_removed(error)) {
                 break;
             }
@@ -83,7 +83,7 @@ impl Supervisor {
             started = start(self.inner.clone(), &backend, id, command, &caller).await;
         }
         if let Err(error) = &started
-            && self.inner.give_cgroup_up(&backend, error)
+            && self.inner.fall_back_to_subreaper(&backend, error)
         {
             id = self.inner.next_job.fetch_add(1, Ordering::Relaxed);
             started = start(self.inner.clone(), &self.inner.backend(), id, command, &caller).await;
@@ -108,18 +108,32 @@ async fn start(
 ) -> Result<Job> {
     command.limits.check()?;
     let changed = caller.host.as_ref().map(|host| backend.changed(host)).unwrap_or_default();
-    let mut spawn_request = spawn_request::SpawnRequest::new(command, caller, changed)?;
+    let mut early = None;
+    let mut tmp = None;
+    if private_tmp::needs_directory(command) {
+        let next = supervisor.next_containment(backend).await?;
+        let (made, is_first) = next.link.make_private_tmp(private_tmp::users(command)).await?;
+        if is_first {
+            let mut sweeping = supervisor.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
+            sweeping.spawn_on(tmp_base::sweep(), &supervisor.runtime.handle);
+        }
+        (early, tmp) = (Some(next), Some(made));
+    }
+    let mut spawn_request = spawn_request::SpawnRequest::new(command, caller, changed, tmp)?;
     let (pipes, terminal) = (std::mem::take(&mut spawn_request.pipes), spawn_request.terminal.take());
     let (spawned, started) = oneshot::channel();
     let (finished, report) = completion();
-    let next = supervisor.next_containment(backend).await?;
+    let next = match early {
+        Some(next) => next,
+        None => supervisor.next_containment(backend).await?,
+    };
     if let Some(host) = &caller.host {
-        next.link.host.check_rights(host)?;
+        next.link.host.check_credentials(host)?;
     }
     // Dropping a leaf removes it.
     let watched = limits::apply_to(next.containment.leaf(), &command.limits)?;
     if let Some(leaf) = next.containment.leaf().filter(|_| command.user.is_some()) {
-        leaf.let_others_through();
+        leaf.allow_other_users();
     }
     let driver = supervisor.runtime.clone();
     let runtime = driver.handle.clone();

@@ -35,8 +35,8 @@ pub(crate) fn adopt(number: i32) -> Result<OwnedFd> {
         return Err(Error::system("take", format!("descriptor {number}"), Errno::BUSY, "it was taken before"));
     }
     taken.push(number);
-    // SAFETY: the descriptor is open. Exec kept it open for this process, and only this function adopts such a number,
-    // once.
+    // SAFETY: the descriptor is open, because exec kept it open for this process. Only this function takes ownership of
+    // such a number, and only once.
     let taken = unsafe { OwnedFd::from_raw_fd(number) };
     rustix::io::fcntl_setfd(&taken, FdFlags::CLOEXEC).map_err(failed)?;
     Ok(taken)

@@ -1,4 +1,5 @@
-//! Operations on descriptors by their number: those that this process inherited, and those that stay open at exec.
+//! Operations on descriptors by number: for descriptors that this process inherited, and for those that exec keeps
+//! open.
 
 #![allow(unsafe_code)]
 
@@ -28,7 +29,7 @@ pub fn keep_only(kept: OwnedFd) -> Result<OwnedFd> {
 }
 
 /// Makes `source` available as descriptor `target`, which exec keeps open (dup2(2)). `target` is 0, 1 or 2: no value in
-/// this program owns these.
+/// this program owns one of these descriptors.
 pub fn dup_to_stdio(source: BorrowedFd<'_>, target: i32) -> Result<()> {
     debug_assert!((0..3).contains(&target));
     // SAFETY: the standard descriptors are owned by no `OwnedFd`.
@@ -60,9 +61,9 @@ pub fn copy(number: RawFd) -> Result<OwnedFd> {
     }
 }
 
-/// Returns whether both descriptors refer to one open file (kcmp(2)). Fails with `ENOSYS` if the kernel lacks the call,
-/// and with `ENOSYS` or `EPERM` if a seccomp filter refuses it.
-pub fn are_one_open_file(one: RawFd, other: RawFd) -> Result<bool> {
+/// Returns whether both descriptors refer to the same open file description (open(2), kcmp(2)). Fails with `ENOSYS` if
+/// the kernel lacks the call, and with `ENOSYS` or `EPERM` if a seccomp filter refuses it.
+pub fn share_open_file_description(one: RawFd, other: RawFd) -> Result<bool> {
     /// `KCMP_FILE` (include/uapi/linux/kcmp.h).
     const FILE: libc::c_int = 0;
     let own = rustix::process::getpid().as_raw_nonzero().get();

@@ -1,6 +1,6 @@
-//! The state that a job should inherit from its host, the program that uses the library: its rights, and other settings
-//! that exec keeps. The guard has the host's state from the time when the guard was started; the host can change its
-//! own state later.
+//! The state that a job should inherit from its host, the program that uses the library: its credentials, and other
+//! settings that exec keeps. The guard has the host's state from the time when the guard was started; the host can
+//! change its own state later.
 
 #![allow(unsafe_code)]
 
@@ -19,8 +19,8 @@ pub(crate) struct Host {
     settings: Option<Settings>,
 }
 
-/// Rights (credentials(7), capabilities(7)), and the root directory. The root directory belongs here because it decides
-/// which file a path names.
+/// Credentials (credentials(7)), capabilities (capabilities(7)), and the root directory. The root directory belongs
+/// here because it decides which file a path names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Credentials {
     /// Real, effective, saved.
@@ -32,7 +32,7 @@ struct Credentials {
     root: Option<(u64, u64)>,
 }
 
-/// The settings that are not rights. The guard applies to a job those that the host has changed.
+/// Settings that are not credentials. The guard applies to each job the settings that the host has changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Settings {
     umask: Option<u32>,
@@ -58,17 +58,18 @@ pub(crate) struct Changed {
 impl Host {
     /// Reads the current state.
     pub fn now() -> Self {
-        Self { settings: Some(Settings::now()), ..Self::rights_now() }
+        Self { settings: Some(Settings::now()), ..Self::credentials_now() }
     }
 
-    /// Reads the current rights only: for a guard that is forked by a program that does nothing except supervise.
-    pub fn rights_now() -> Self {
+    /// Reads only the current credentials. This is enough for a guard that was forked by a program that does nothing
+    /// except supervise.
+    pub fn credentials_now() -> Self {
         Self { credentials: Credentials::now(), settings: None }
     }
 
-    /// Refuses a caller whose rights differ from those of the guard (`self`), because the job would get the guard's
-    /// rights instead of the caller's.
-    pub fn check_rights(&self, caller: &Self) -> Result<()> {
+    /// Refuses a caller whose credentials differ from those of the guard (`self`), because the job would get the
+    /// guard's credentials instead of the caller's.
+    pub fn check_credentials(&self, caller: &Self) -> Result<()> {
         match self.credentials.difference(&caller.credentials) {
             None => Ok(()),
             Some(what) => Err(Error::HostChanged { what }),
@@ -193,8 +194,9 @@ fn umask() -> Option<u32> {
 }
 
 impl Changed {
-    /// Applies the settings to this process, which is a job's process before it executes the command. A setting that
-    /// the kernel refuses to this process stays as it is. Only `no_new_privs` is an error then: the errno is returned.
+    /// Applies the settings to this process, which is a job's process before it executes the command. If the kernel
+    /// refuses a setting, that setting stays as it is. Only a refused `no_new_privs` is an error; its errno is
+    /// returned.
     ///
     /// # Safety
     /// Runs in a process that shares the guard's memory, including its `errno`: only direct system calls are allowed.
@@ -227,10 +229,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_change_is_found_and_only_that() {
+    fn only_changed_settings_are_found() {
         let before = Host::now();
         assert_eq!(before.changed(&Host::now()), Changed::default());
-        before.check_rights(&Host::now()).unwrap();
+        before.check_credentials(&Host::now()).unwrap();
         let settings = before.settings.clone().unwrap();
         assert!(settings.umask.is_some() && settings.nice.is_some() && settings.rlimits.len() > 10, "{settings:?}");
         assert!(settings.affinity.iter().any(|&byte| byte != 0));
@@ -243,6 +245,6 @@ mod tests {
         let mut lower = settings.clone();
         lower.rlimits[3].1 = 1;
         assert_eq!(before.changed(&with(lower.clone())).rlimits, [lower.rlimits[3]]);
-        assert_eq!(Host::rights_now().changed(&nicer), Changed::default());
+        assert_eq!(Host::credentials_now().changed(&nicer), Changed::default());
     }
 }

@@ -1,8 +1,8 @@
 //! The state that this process inherited from its caller, so that the job gets it unchanged: the signal mask, the
 //! ignored signals, the open descriptors, the limit on open files.
 //!
-//! Before `main`, Rust's runtime ignores SIGPIPE and opens `/dev/null` on closed standard descriptors. A constructor
-//! that runs before the runtime therefore reads the inherited state of both.
+//! Before `main`, Rust's runtime ignores SIGPIPE and opens `/dev/null` on closed standard descriptors. Therefore a
+//! constructor that runs before the runtime reads the inherited state of SIGPIPE and of these descriptors.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
@@ -57,9 +57,9 @@ pub(crate) fn signals() -> Signals {
 
 static OPEN_FILES: OnceLock<Option<(u64, u64)>> = OnceLock::new();
 
-/// Raises this process's own limits on open files and on its stack, so that low limits inherited from the caller do not
-/// hinder its work. The soft limit is raised up to the hard limit, and the hard limit too if this process may raise it
-/// (CAP_SYS_RESOURCE, getrlimit(2)). Jobs still get the caller's limit on open files.
+/// Raises this process's own limits on open files and on its stack, so that low limits that it inherited from the
+/// caller do not hinder its work. The soft limit is raised up to the hard limit, and the hard limit too if this process
+/// may raise it (CAP_SYS_RESOURCE, getrlimit(2)). Jobs still get the caller's limit on open files.
 ///
 /// For programs that do nothing except supervise, such as the `pinfold` command, and that keep their inherited
 /// descriptors open: jobs then get those descriptors themselves, not copies. Call this function after
@@ -67,7 +67,7 @@ static OPEN_FILES: OnceLock<Option<(u64, u64)>> = OnceLock::new();
 /// as it is now, or `None` if a seccomp profile does not let this process read it.
 #[cfg(feature = "cli")]
 pub(crate) fn raise_own_limits() -> Option<u64> {
-    /// The default of Linux.
+    /// The default limit on the stack (`_STK_LIM`, include/uapi/linux/resource.h).
     const STACK: u64 = 8 << 20;
     OPEN_FILES.get_or_init(|| rlimit::limit(libc::RLIMIT_NOFILE));
     rlimit::raise_open_files_limit();
@@ -135,9 +135,9 @@ pub(crate) fn fd_numbers() -> Vec<i32> {
 /// Returns a copy of the descriptor `number` if exec keeps it open; `None` if it is closed or has the close-on-exec
 /// flag.
 ///
-/// Another thread may close the number and open another file under it at any moment. A file with the close-on-exec flag
-/// is never copied for a job.
-pub(crate) fn copy_of_handed_down(number: i32) -> rustix::io::Result<Option<OwnedFd>> {
+/// Another thread may close this descriptor and open another file under its number at any moment. A job never gets a
+/// file that has the close-on-exec flag.
+pub(crate) fn copy_of_inheritable(number: i32) -> rustix::io::Result<Option<OwnedFd>> {
     /// If the file under this number changes at each try, another thread uses the number, and the job does not get it.
     const TRIES: usize = 10;
     for _ in 0..TRIES {
@@ -148,19 +148,19 @@ pub(crate) fn copy_of_handed_down(number: i32) -> rustix::io::Result<Option<Owne
             Err(Errno::BADF) => return Ok(None),
             copy => copy?,
         };
-        if is_handed_down_under(copy.as_fd(), number) {
+        if is_still_inheritable(copy.as_fd(), number) {
             return Ok(Some(copy));
         }
     }
     Ok(None)
 }
 
-/// Returns whether `number` still refers to the open file of `copy` and has no close-on-exec flag. If it does not,
-/// another thread opened the copied file under this number between the check and the copy.
-fn is_handed_down_under(copy: BorrowedFd<'_>, number: i32) -> bool {
+/// Returns whether `number` still refers to the open file description of `copy` and has no close-on-exec flag. If it
+/// does not, another thread opened the copied file under this number between the check and the copy.
+fn is_still_inheritable(copy: BorrowedFd<'_>, number: i32) -> bool {
     // For files without an inode of their own (eventfd(2), epoll(7)), only kcmp(2) shows the difference. Containers may
     // refuse this call.
-    if descriptor::are_one_open_file(copy.as_raw_fd(), number) == Ok(false) {
+    if descriptor::share_open_file_description(copy.as_raw_fd(), number) == Ok(false) {
         return false;
     }
     match (FdInfo::of(number), FdInfo::of(copy.as_raw_fd())) {
@@ -189,8 +189,8 @@ impl FdInfo {
     }
 }
 
-/// Returns a copy of a standard descriptor; `None` if it is closed. Its close-on-exec flag is ignored, because the
-/// command asks for this descriptor.
+/// Returns a copy of a standard descriptor; `None` if it is closed. Its close-on-exec flag is ignored, because a job
+/// inherits its standard streams by number (`Stdio::Inherit`).
 pub(crate) fn copy_of_stream(number: i32) -> rustix::io::Result<Option<OwnedFd>> {
     match descriptor::copy(number) {
         Err(Errno::BADF) => Ok(None),

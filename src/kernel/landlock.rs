@@ -1,9 +1,9 @@
 //! Landlock (landlock(7), `Documentation/userspace-api/landlock.rst`): rulesets as descriptors, and the call that
 //! applies one.
 //!
-//! The ABI version is only for the report: some vendors' kernels have backports, so their version does not show which
-//! rights they support. To find out whether the kernel supports a right, pinfold creates a ruleset with it: the kernel
-//! refuses bits that it does not know (`EINVAL`, landlock_create_ruleset(2)).
+//! pinfold uses the ABI version only for the report: some vendors' kernels have backports, so their version does not
+//! show which rights they support. To find out whether the kernel supports a right, pinfold creates a ruleset with it:
+//! the kernel refuses bits that it does not know (`EINVAL`, landlock_create_ruleset(2)).
 
 #![allow(unsafe_code)]
 
@@ -120,7 +120,8 @@ pub fn descriptor(ruleset: RulesetCreated) -> Result<OwnedFd> {
 /// one system call.
 ///
 /// # Safety
-/// The caller wants the restriction. The thread must have `no_new_privs`, or CAP_SYS_ADMIN.
+/// The restriction cannot be removed again, so it must be wanted for the rest of the thread's life. The thread must
+/// have `no_new_privs`, or CAP_SYS_ADMIN.
 pub unsafe fn restrict_self(ruleset: RawFd) -> std::result::Result<(), i32> {
     // SAFETY: the call changes only the credentials of this thread (landlock_restrict_self(2)).
     unsafe { checked(RESTRICT_SELF, [ruleset as usize, 0]) }.map(drop)
@@ -137,7 +138,7 @@ struct PathBeneath {
 /// one system call.
 ///
 /// # Safety
-/// Makes one system call (landlock_add_rule(2)), which reads memory of this function.
+/// `ruleset` and `parent` must be descriptors that are open in the calling process.
 pub unsafe fn allow_beneath(ruleset: RawFd, parent: RawFd, allowed: u64) -> std::result::Result<(), i32> {
     let rule = PathBeneath { allowed, parent };
     // SAFETY: the structure has the kernel's layout (include/uapi/linux/landlock.h) and outlives the call.

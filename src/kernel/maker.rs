@@ -1,5 +1,5 @@
-//! Records which process made a value, for values whose drop has effects outside of the process: the drop ends
-//! processes, removes directories or takes part in a runtime.
+//! Records which process made a value, for values whose drop has effects outside of this process: it ends processes,
+//! removes directories, or changes the epoll instance of a runtime.
 //!
 //! A forked process has copies of all such values and of their descriptors (fork(2)). If it dropped a copy, it would
 //! shut down the socket to the guard, or remove descriptors from the runtime's epoll instance, which both processes
@@ -12,7 +12,7 @@ use rustix::process::{Pid, getpid};
 pub(crate) struct Maker(Pid);
 
 impl Maker {
-    /// Returns this process.
+    /// Returns this process as the maker.
     pub fn here() -> Self {
         Self(getpid())
     }
@@ -22,7 +22,7 @@ impl Maker {
         self.0 != getpid()
     }
 
-    /// In a forked copy of the process, prevents that `shared` is ever dropped, however many clones it has.
+    /// In a forked copy of the process, leaks one clone of `shared`, so that its value is never dropped there.
     pub fn keep_elsewhere<T: Clone>(self, shared: &T) {
         if self.is_elsewhere() {
             std::mem::forget(shared.clone());

@@ -7,6 +7,8 @@ pub(crate) mod fork;
 pub(crate) mod host;
 pub(crate) mod inherited;
 pub(crate) mod landlock;
+#[cfg(feature = "cli")]
+pub(crate) mod locks;
 pub(crate) mod maker;
 pub(crate) mod mount;
 pub(crate) mod oom_score;

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn own_path_is_the_line_of_v2() {
+    fn own_path_is_read_from_the_v2_line() {
         assert_eq!(own_path(b"4:memory:/m\n0::/user.slice/a:b\n"), Some("/user.slice/a:b".into()));
         assert_eq!(own_path(b"4:memory:/m\n"), None);
     }

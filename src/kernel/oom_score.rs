@@ -19,8 +19,9 @@ const LOWEST: i32 = -999;
 
 const HIGHEST: i32 = 1000;
 
-/// How far the value of jobs is raised, in thousandths of the available memory. In a container with 16 MB, pinfold uses
-/// 3 MB and a small process some hundred KB; with this value the small process still ranks above pinfold.
+/// How far the value of jobs is raised, in thousandths of the available memory. In a container with 16 MB of memory,
+/// pinfold uses 3 MB and a small process a few hundred KB; with this value, the OOM killer still chooses the small
+/// process before pinfold.
 const RAISED: i32 = 300;
 
 /// The value that jobs get; `None` if they inherit the right value from the guard.
@@ -33,7 +34,7 @@ pub(crate) fn protect() {
         let mut text = [0; 16];
         let length = rustix::io::read(&file, &mut text).ok()?;
         let callers = std::str::from_utf8(&text[..length]).ok()?.trim().parse().ok()?;
-        jobs(callers, || rustix::io::write(&file, LOWEST.to_string().as_bytes()).is_ok())
+        value_for_jobs(callers, || rustix::io::write(&file, LOWEST.to_string().as_bytes()).is_ok())
     });
 }
 
@@ -44,7 +45,7 @@ pub(crate) fn of_jobs() -> Option<i32> {
 
 /// Returns the value for jobs, from the caller's value. `lower` lowers the value of this process and returns whether
 /// that was allowed.
-fn jobs(callers: i32, lower: impl FnOnce() -> bool) -> Option<i32> {
+fn value_for_jobs(callers: i32, lower: impl FnOnce() -> bool) -> Option<i32> {
     match callers {
         ..=NEVER => None,
         _ if lower() => Some(callers),
@@ -57,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_caller_has_set_counts() {
+    fn the_value_of_jobs_depends_on_that_of_the_caller() {
         for (callers, when_lowered, otherwise) in [
             (-1000, None, None),
             (-500, Some(-500), Some(-200)),
@@ -66,7 +67,11 @@ mod tests {
             (900, Some(900), Some(1000)),
             (1000, Some(1000), None),
         ] {
-            assert_eq!((jobs(callers, || true), jobs(callers, || false)), (when_lowered, otherwise), "{callers}");
+            assert_eq!(
+                (value_for_jobs(callers, || true), value_for_jobs(callers, || false)),
+                (when_lowered, otherwise),
+                "{callers}"
+            );
         }
     }
 }

@@ -20,13 +20,15 @@ pub struct Received {
     pub from_kernel: bool,
     /// The process that sent the signal; 0 if it is not known.
     pub sender: u32,
+    /// The value that came with the signal (sigqueue(3)).
+    pub value: Option<i32>,
 }
 
 impl Received {
     /// Returns a received signal.
     #[must_use]
     pub const fn new(signal: Signal, from_kernel: bool, sender: u32) -> Self {
-        Self { signal, from_kernel, sender }
+        Self { signal, from_kernel, sender, value: None }
     }
 
     /// Returns whether the terminal sent the signal: to its foreground process group, or, for SIGHUP, only to the
@@ -75,8 +77,8 @@ impl SignalQueue {
         Ok(Self { fd, queued })
     }
 
-    /// Queues these signals too: [`block_all`] leaves out SIGCHLD, and the signals that were ignored when the program
-    /// was started.
+    /// Queues further signals: [`block_all`] leaves out SIGCHLD, and the signals that were ignored when the program was
+    /// started.
     ///
     /// [`block_all`]: Self::block_all
     ///
@@ -89,14 +91,14 @@ impl SignalQueue {
         Ok(Self { fd, queued })
     }
 
-    /// Waits for the next signal, up to `patience`; `None` waits without a limit. Returns `None` if no signal came
+    /// Waits for the next signal, up to `timeout`; `None` waits without a limit. Returns `None` if no signal came
     /// within that time.
     ///
     /// # Errors
     /// The errno of poll(2) or read(2).
-    pub fn next(&self, patience: Option<Duration>) -> Result<Option<Received>> {
+    pub fn next(&self, timeout: Option<Duration>) -> Result<Option<Received>> {
         let failed = |errno| Error::system("read", "the signal queue", errno, "");
-        let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
             if let Some(info) = signal_set::read_signal(self.fd.as_fd()).map_err(failed)?
                 && let Some(received) = received(&info)
@@ -114,11 +116,13 @@ impl SignalQueue {
 pub(crate) fn received(info: &libc::signalfd_siginfo) -> Option<Received> {
     let signal = Signal::from_number(info.ssi_signo as i32)?;
     if signal == Signal::CONT && info.ssi_code == libc::SI_TIMER {
-        // pinfold's own timer ([`wake`]) sent it. It has already continued this process, so it is not reported.
+        // pinfold's own timer ([`wake`]) sent this signal. The signal has already continued this process, so it is not
+        // reported.
         wake::renew();
         return None;
     }
-    Some(Received { signal, from_kernel: info.ssi_code == libc::SI_KERNEL, sender: info.ssi_pid })
+    let value = (info.ssi_code == libc::SI_QUEUE).then_some(info.ssi_int);
+    Some(Received { signal, from_kernel: info.ssi_code == libc::SI_KERNEL, sender: info.ssi_pid, value })
 }
 
 /// Returns whether this program was started with `signal` blocked, so that it would not have received the signal. (This

@@ -30,6 +30,40 @@ impl Pidfd {
         send_signal(self.0.as_fd(), signal.number())
     }
 
+    /// Sends `signal` with a value (as sigqueue(3) does), which the receiver reads from a signalfd. The errors are those
+    /// of [`Self::send`].
+    #[cfg(feature = "cli")]
+    pub(crate) fn send_with(&self, signal: Signal, value: i32) -> Result<()> {
+        /// The part of the kernel's `siginfo_t` that a queued signal has (include/uapi/asm-generic/siginfo.h).
+        #[repr(C)]
+        struct Queued {
+            signo: i32,
+            errno: i32,
+            code: i32,
+            _to_the_union: i32,
+            pid: i32,
+            uid: u32,
+            value: usize,
+            _rest: [u64; 12],
+        }
+        let info = Queued {
+            signo: signal.number(),
+            errno: 0,
+            code: libc::SI_QUEUE,
+            _to_the_union: 0,
+            pid: rustix::process::getpid().as_raw_nonzero().get(),
+            uid: rustix::process::getuid().as_raw(),
+            value: value as usize,
+            _rest: [0; 12],
+        };
+        const { assert!(size_of::<Queued>() == size_of::<libc::siginfo_t>()) };
+        // SAFETY: the kernel reads a `siginfo_t` from `info`, which has its size and layout and outlives the call.
+        check(unsafe {
+            libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal.number(), &raw const info, 0)
+        })
+        .map(drop)
+    }
+
     /// Sends the signals one after another, up to the first that fails.
     pub(crate) fn send_each(&self, signals: &[Signal]) -> Result<()> {
         signals.iter().try_for_each(|&signal| self.send(signal))
@@ -43,7 +77,7 @@ impl Pidfd {
     /// Returns the id of the cgroup that contains the process (the inode number of its directory), if the kernel
     /// reports it (`PIDFD_GET_INFO`, Linux 6.13).
     pub(crate) fn cgroup_id(&self) -> Option<u64> {
-        let mut info = PidfdInfo::asking_for_cgroup();
+        let mut info = PidfdInfo::requesting_cgroup_id();
         // SAFETY: the structure has 64 bytes, the size in the request number; older kernels return ENOTTY or EINVAL.
         let done = unsafe { libc::ioctl(self.0.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
         if done == 0 { info.cgroup_id() } else { None }
@@ -88,7 +122,7 @@ pub(crate) struct PidfdInfo {
 
 impl PidfdInfo {
     /// Returns a structure that requests the cgroup's id from the kernel.
-    pub fn asking_for_cgroup() -> Self {
+    pub fn requesting_cgroup_id() -> Self {
         Self { mask: PIDFD_INFO_CGROUPID, cgroup_id: 0, ids: [0; 12] }
     }
 

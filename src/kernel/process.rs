@@ -186,6 +186,14 @@ pub(crate) fn parent(stat: &[u8]) -> Option<i32> {
     parse(split_stat(stat)?.1.get(1)?)
 }
 
+/// Returns the CPU time of a process and of the children that it has waited for, in clock ticks, from its
+/// `/proc/PID/stat` (the fields utime, stime, cutime and cstime).
+#[cfg(feature = "cli")]
+pub(crate) fn cpu_ticks(stat: &[u8]) -> Option<u64> {
+    let (_, fields) = split_stat(stat)?;
+    fields.get(11..15)?.iter().map(|field| parse::<u64>(field)).sum()
+}
+
 /// Returns the start time of a process in clock ticks since boot, from its `/proc/PID/stat`.
 pub(crate) fn start_ticks(stat: &[u8]) -> Option<u64> {
     parse(split_stat(stat)?.1.get(19)?)

@@ -40,7 +40,7 @@ impl Pty {
     /// Returns a pseudoterminal with the current size and settings of `terminal`.
     ///
     /// # Errors
-    /// `ENOTTY` if `terminal` is not a terminal.
+    /// [`Error::System`] with `ENOTTY` if `terminal` is not a terminal.
     pub fn like(terminal: impl AsFd) -> Result<Self> {
         let failed = |errno| Error::system("read", "the settings of the terminal", errno, "");
         let size = tcgetwinsize(&terminal).map_err(failed)?;
@@ -83,7 +83,7 @@ impl Pty {
         }
         tcsetattr(&slave, OptionalActions::Now, &settings).map_err(failed)?;
         if let Some(user) = user {
-            // The job's user gets the terminal because programs of the job also open it by its name.
+            // The job's user becomes the owner of the terminal, because programs of the job also open it by its name.
             fchown(&slave, Some(Uid::from_raw(user.uid)), None).map_err(failed)?;
         }
         Ok((master, slave))

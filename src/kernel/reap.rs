@@ -106,7 +106,7 @@ pub fn reap_one(pid: rustix::process::Pid) -> bool {
 
 /// Reaps the process of this pidfd if it is a child of this process and has ended (waitid(2) with `P_PIDFD`, Linux
 /// 5.4).
-pub fn reap_held(pidfd: std::os::fd::BorrowedFd<'_>) {
+pub fn reap_by_pidfd(pidfd: std::os::fd::BorrowedFd<'_>) {
     use rustix::process::{WaitId, WaitIdOptions, waitid};
     // ECHILD means that it is not a child of this process, or that it has been reaped.
     let _ = waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);

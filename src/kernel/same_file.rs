@@ -10,7 +10,7 @@ use crate::kernel::descriptor;
 
 /// Returns whether writes to `one` and to `other` arrive in the same place, in the order of the writes. They do if
 ///
-/// - both are the same open file (`>f 2>&1`; kcmp(2), `KCMP_FILE`),
+/// - both refer to the same open file description (`>f 2>&1`; kcmp(2), `KCMP_FILE`),
 /// - both are the same pipe, socket or terminal, even if it was opened twice: these have no offset,
 /// - both append to the same regular file (`>>f 2>>f`): the kernel moves each write to the end (open(2), `O_APPEND`).
 ///
@@ -42,7 +42,7 @@ pub fn are_one_output(one: impl AsFd, other: impl AsFd) -> bool {
     }
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Fifo | FileType::Socket | FileType::CharacterDevice => true,
-        _ => appends(one) && appends(other) || are_one_open_file(one, other),
+        _ => appends(one) && appends(other) || share_open_file_description(one, other),
     }
 }
 
@@ -56,36 +56,35 @@ fn is_controlling_terminal(fd: BorrowedFd<'_>, stat: &Stat) -> bool {
     /// `/dev/ptmx` (the kernel's Documentation/admin-guide/devices.txt).
     const MULTIPLEXER: (u32, u32) = (5, 2);
     let device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
-    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
-        && device != MULTIPLEXER
-        && kernel::has_session(fd)
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && device != MULTIPLEXER && sys::has_session(fd)
 }
 
-/// Returns whether both descriptors, which this process owns, refer to one open file.
-fn are_one_open_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+/// Returns whether both descriptors refer to the same open file description. This process must own both.
+fn share_open_file_description(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     // Containers refuse kcmp(2) without CAP_SYS_PTRACE, and a kernel may be built without it.
-    descriptor::are_one_open_file(one.as_raw_fd(), other.as_raw_fd())
+    descriptor::share_open_file_description(one.as_raw_fd(), other.as_raw_fd())
         .or_else(|_| share_an_owner(one, other))
         .unwrap_or(false)
 }
 
-/// Does the same as [`are_one_open_file`] without kcmp(2). Each open file has one owner of the signal SIGIO (fcntl(2),
-/// `F_SETOWN_EX`): an owner that is set through one descriptor is visible through the other. A regular file never sends
-/// this signal, and this function restores the previous owner.
+/// Does the same as [`share_open_file_description`] without kcmp(2). Each open file description has one process that
+/// receives its signal SIGIO, the owner (fcntl(2), `F_SETOWN_EX`): an owner that is set through one descriptor is
+/// visible through the other. The kernel never sends this signal for a regular file, and this function restores the
+/// previous owner.
 fn share_an_owner(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<bool, Errno> {
-    let own = kernel::Owner::this_thread();
-    let before = kernel::owner(one)?;
-    if kernel::owner(other)? != before || before == own {
+    let own = sys::Owner::this_thread();
+    let before = sys::owner(one)?;
+    if sys::owner(other)? != before || before == own {
         return Ok(false);
     }
-    kernel::set_owner(one, own)?;
-    let seen = kernel::owner(other);
-    kernel::set_owner(one, before)?;
+    sys::set_owner(one, own)?;
+    let seen = sys::owner(other);
+    sys::set_owner(one, before)?;
     Ok(seen? == own)
 }
 
 #[allow(unsafe_code)]
-mod kernel {
+mod sys {
     use std::os::fd::{AsRawFd, BorrowedFd};
 
     use rustix::io::Errno;
@@ -165,9 +164,9 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         assert_eq!(share_an_owner(one.as_fd(), twin.as_fd()), Ok(true));
         assert_eq!(share_an_owner(one.as_fd(), other.as_fd()), Ok(false));
-        assert_eq!(kernel::owner(one.as_fd()), Ok(kernel::Owner::default()));
-        if let Ok(same) = descriptor::are_one_open_file(one.as_raw_fd(), twin.as_raw_fd()) {
-            assert!(same && descriptor::are_one_open_file(one.as_raw_fd(), other.as_raw_fd()) == Ok(false));
+        assert_eq!(sys::owner(one.as_fd()), Ok(sys::Owner::default()));
+        if let Ok(same) = descriptor::share_open_file_description(one.as_raw_fd(), twin.as_raw_fd()) {
+            assert!(same && descriptor::share_open_file_description(one.as_raw_fd(), other.as_raw_fd()) == Ok(false));
         }
     }
 

@@ -16,43 +16,43 @@ const TIME: Duration = Duration::from_millis(20);
 
 /// Limits on the number of passes and on their time. Fewer passes are made if one of them finds no new process.
 ///
-/// A time limit is needed: 200 processes that fork all the time leave each other process a hundredth of two CPUs, and
-/// eight passes took 80 s there.
+/// A time limit is needed: while 200 processes fork all the time, each other process gets a hundredth of two CPUs, and
+/// eight passes took 80 s.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ScanLimits {
-    least: u32,
-    bound: Instant,
+    min_passes: u32,
+    deadline: Instant,
 }
 
 impl ScanLimits {
-    /// Returns limits that allow `least` passes, and more within the first 20 ms. If `least` is 0, no pass is made.
-    /// After `time` the passes end, even in the middle of one.
-    pub fn new(least: u32, time: Duration) -> Self {
-        Self { least, bound: Instant::now() + time }
+    /// Returns limits that allow `min_passes` passes, and more within the first 20 ms. If `min_passes` is 0, no pass is
+    /// made. After `time` the passes end, even in the middle of one.
+    pub fn new(min_passes: u32, time: Duration) -> Self {
+        Self { min_passes, deadline: Instant::now() + time }
     }
 
     /// Returns the same limits, with at most `time` from now on.
     pub fn within(self, time: Duration) -> Self {
-        Self { bound: self.bound.min(Instant::now() + time), ..self }
+        Self { deadline: self.deadline.min(Instant::now() + time), ..self }
     }
 
     /// Returns the same limits with another minimum number of passes.
-    pub fn at_least(self, least: u32) -> Self {
-        Self { least, ..self }
+    pub fn at_least(self, min_passes: u32) -> Self {
+        Self { min_passes, ..self }
     }
 
     /// Returns whether no pass is allowed.
-    pub fn are_none(self) -> bool {
-        self.least == 0
+    pub fn allow_no_pass(self) -> bool {
+        self.min_passes == 0
     }
 
     /// Returns whether the time is over.
-    pub fn are_over(self) -> bool {
-        Instant::now() >= self.bound
+    pub fn have_expired(self) -> bool {
+        Instant::now() >= self.deadline
     }
 }
 
-/// Signals that each process of a job receives once. `K` distinguishes the processes that the passes find.
+/// Sends signals to the processes of a job, to each process once. `K` identifies a process that a pass finds.
 pub(crate) struct Signalling<'a, K> {
     signals: &'a [Signal],
     scans: ScanLimits,
@@ -62,8 +62,8 @@ pub(crate) struct Signalling<'a, K> {
 }
 
 impl<'a, K: Eq + Hash> Signalling<'a, K> {
-    /// Returns the `signals` for the processes for which `wanted` returns true, of which none has received them yet.
-    /// `found` is called once for each process, before it receives them.
+    /// Prepares to send `signals` to the processes for which `wanted` returns true. None of these has received them
+    /// yet. `found` is called once for each process, before it receives the signals.
     pub fn new(
         signals: &'a [Signal],
         scans: ScanLimits,
@@ -85,7 +85,7 @@ impl<'a, K: Eq + Hash> Signalling<'a, K> {
 
     /// Returns whether the time is over, so that the pass is to end.
     pub fn is_over(&self) -> bool {
-        self.scans.are_over()
+        self.scans.have_expired()
     }
 
     /// Returns whether this process has received the signals.
@@ -115,7 +115,7 @@ impl<'a, K: Eq + Hash> Signalling<'a, K> {
 fn until_no_new_process(scans: ScanLimits, mut pass: impl FnMut() -> Result<bool>) -> Result<bool> {
     let begun = Instant::now();
     let mut made = 0;
-    while (made < scans.least || scans.least > 0 && begun.elapsed() < TIME) && !scans.are_over() {
+    while (made < scans.min_passes || scans.min_passes > 0 && begun.elapsed() < TIME) && !scans.have_expired() {
         if !pass()? {
             return Ok(true);
         }

@@ -110,7 +110,8 @@ impl Program {
     /// The errno.
     ///
     /// # Safety
-    /// The caller wants the restriction. The thread must have `no_new_privs`, or CAP_SYS_ADMIN.
+    /// The filter cannot be removed again, so it must be wanted for the rest of the thread's life. The thread must have
+    /// `no_new_privs`, or CAP_SYS_ADMIN.
     pub unsafe fn install(&self) -> std::result::Result<(), i32> {
         let program = SockFprog { length: self.instructions() as u16, instructions: self.0.as_ptr() };
         // SAFETY: the structure has the kernel's layout, and it and the program outlive the call. The kernel copies the

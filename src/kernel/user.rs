@@ -29,6 +29,23 @@ pub struct User {
 }
 
 impl User {
+    /// Makes this process run as the user, with its groups (setgroups(2), setresgid(2), setresuid(2)). The process must
+    /// have one thread: each call changes the calling thread only.
+    ///
+    /// # Errors
+    /// `EPERM` if this process is not privileged.
+    #[cfg(feature = "cli")]
+    #[allow(unsafe_code)]
+    pub(crate) fn apply(&self) -> rustix::io::Result<()> {
+        use crate::kernel::syscall::check;
+        // SAFETY: `groups` is valid for its length, and the other calls take numbers.
+        unsafe {
+            check(libc::syscall(libc::SYS_setgroups, self.groups.len(), self.groups.as_ptr()))?;
+            check(libc::syscall(libc::SYS_setresgid, self.gid, self.gid, self.gid))?;
+            check(libc::syscall(libc::SYS_setresuid, self.uid, self.uid, self.uid)).map(drop)
+        }
+    }
+
     /// Looks up `NAME`, `UID`, `NAME:GID` or `UID:GID`. A user id that is in no user database has no supplementary
     /// groups, and needs a group id.
     ///

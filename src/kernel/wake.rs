@@ -3,8 +3,8 @@
 //! deadline. SIGCONT continues a process even if all its threads are stopped (signal(7)). The timer does not wake the
 //! process before the deadline. The signal repeats while the job exists, because the job can stop its supervisor again.
 //!
-//! This is done only in a program that does nothing except supervise ([`Guard::fork`](crate::Guard::fork)). A program
-//! that uses the library receives no signal from this module.
+//! This module has an effect only in a program that does nothing except supervise
+//! ([`Guard::fork`](crate::Guard::fork)). A program that uses the library receives no signal from this module.
 
 #![allow(unsafe_code)]
 

@@ -1,5 +1,6 @@
 //! The report, which describes how a job ended: one type for the library and for `--report`.
 
+mod description;
 mod oom;
 mod process;
 mod reason;
@@ -13,6 +14,7 @@ use std::process::ExitStatus;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use description::{Description, SupervisorKind, VERSION as DESCRIPTION_VERSION};
 pub use oom::{Oom, OomVictim};
 pub use process::ProcessInfo;
 pub use reason::Reason;
@@ -100,7 +102,7 @@ pub struct Containment {
     pub kind: Option<ContainmentKind>,
     /// The directory of the job's cgroup, which pinfold has removed since; null if the job had no cgroup.
     pub cgroup: Option<String>,
-    /// How the main process came into the cgroup; null if the command was not started.
+    /// How the main process came to be in the cgroup; null if the command was not started.
     pub born: Option<Born>,
     /// Why pinfold did not use a stronger containment; empty for a cgroup. If no containment was possible, this lists
     /// everything that pinfold tried.
@@ -120,7 +122,7 @@ pub enum ContainmentKind {
     Subreaper,
 }
 
-/// How the main process came into its cgroup.
+/// How the main process came to be in its cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
@@ -183,22 +185,22 @@ pub fn exit_code_of_signal(number: i32) -> u8 {
 pub struct Phases {
     /// When the caller requested the spawn, in seconds since 1970-01-01 UTC; if the spawn failed, when it failed. The
     /// times of the other phases are relative to this time.
-    pub ordered_at: f64,
-    /// Seconds from `ordered_at` until the command was executed.
+    pub requested_at: f64,
+    /// Seconds from `requested_at` until the command was executed.
     pub spawned: Option<f64>,
-    /// Seconds from `ordered_at` until the main process was reaped.
+    /// Seconds from `requested_at` until the main process was reaped.
     pub main_exited: Option<f64>,
-    /// Seconds from `ordered_at` until pinfold found the leftovers: at the end of the settle time, or immediately if
+    /// Seconds from `requested_at` until pinfold found the leftovers: at the end of the settle time, or immediately if
     /// pinfold waits for leftovers.
     #[serde(default)]
     pub settled: Option<f64>,
-    /// Seconds from `ordered_at` until pinfold sent the stop signal.
+    /// Seconds from `requested_at` until pinfold sent the stop signal.
     pub stopping: Option<f64>,
-    /// Seconds from `ordered_at` until pinfold sent SIGKILL.
+    /// Seconds from `requested_at` until pinfold sent SIGKILL.
     pub killing: Option<f64>,
-    /// Seconds from `ordered_at` until no process was left in the cgroup.
+    /// Seconds from `requested_at` until no process was left in the cgroup.
     pub empty: Option<f64>,
-    /// Seconds from `ordered_at` until no process was left and the cgroup was removed.
+    /// Seconds from `requested_at` until no process was left and the cgroup was removed.
     pub gone: Option<f64>,
 }
 

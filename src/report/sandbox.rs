@@ -4,12 +4,14 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::Figure;
+
 /// The sandbox of a job: each promise, and the mechanism that held it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct SandboxReport {
-    /// Which promises the caller asked for.
+    /// Which promises the caller requested.
     pub profile: Profile,
     /// The version of Landlock's ABI that the kernel reports; null if the kernel has no Landlock.
     pub landlock_abi: Option<i32>,
@@ -17,6 +19,10 @@ pub struct SandboxReport {
     pub promises: Vec<PromiseReport>,
     /// A hash of the seccomp filters: equal filters have equal hashes.
     pub filter_hash: String,
+    /// The bytes that the files of the private tmp had allocated when the job had ended; null if the job had no private
+    /// tmp.
+    #[serde(default)]
+    pub private_tmp_bytes: Option<Figure>,
 }
 
 /// Which promises a sandbox makes.

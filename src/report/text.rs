@@ -1,4 +1,4 @@
-//! Text from outside (names, arguments, paths, the output of a job) in messages for people.
+//! Text that pinfold did not write (names, arguments, paths, the output of a job), in messages for people.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -13,7 +13,7 @@ use std::path::Path;
 /// message of pinfold.
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
-    if text.chars().any(acts) { Cow::Owned(escape(text.as_bytes())) } else { Cow::Borrowed(text) }
+    if text.chars().any(acts_on_terminal) { Cow::Owned(escape(text.as_bytes())) } else { Cow::Borrowed(text) }
 }
 
 /// Does the same as [`printable`] for bytes. Bytes that are not valid UTF-8 are written in octal, for example `\377`.
@@ -36,11 +36,11 @@ pub fn printable_path(path: &Path) -> Cow<'_, str> {
 
 /// Returns a whole message in a form that is safe for a terminal. A newline stays only if two spaces follow it, as in
 /// the lists of pinfold's messages; every other newline is escaped. The code that makes a message applies [`printable`]
-/// to each value in it; this function is a second protection, in case that code has missed a value.
+/// to each value in it. This function is a second safeguard for values that this code missed.
 #[must_use]
 #[cfg(feature = "cli")]
 pub fn printable_message(message: &str) -> Cow<'_, str> {
-    if !message.chars().any(acts) {
+    if !message.chars().any(acts_on_terminal) {
         return Cow::Borrowed(message);
     }
     let mut lines = message.split('\n');
@@ -63,7 +63,7 @@ fn escape(bytes: &[u8]) -> String {
                 '\n' => escaped.push_str("\\n"),
                 '\r' => escaped.push_str("\\r"),
                 '\t' => escaped.push_str("\\t"),
-                _ if acts(character) => octal(character.encode_utf8(&mut [0; 4]).as_bytes(), &mut escaped),
+                _ if acts_on_terminal(character) => octal(character.encode_utf8(&mut [0; 4]).as_bytes(), &mut escaped),
                 _ => escaped.push(character),
             }
         }
@@ -74,7 +74,7 @@ fn escape(bytes: &[u8]) -> String {
 
 /// Returns whether a terminal acts on this character instead of displaying it: Unicode's control characters (C0, DEL,
 /// and C1, where U+009B starts an escape sequence), line separators, and direction marks (Unicode Standard Annex 9).
-fn acts(character: char) -> bool {
+fn acts_on_terminal(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -110,7 +110,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn the_result_has_no_character_that_acts(bytes: Vec<u8>) {
-            assert!(!printable_bytes(&bytes).chars().any(acts));
+            assert!(!printable_bytes(&bytes).chars().any(acts_on_terminal));
         }
     }
 }

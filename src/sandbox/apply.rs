@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use super::mounts::Action;
 use crate::kernel::landlock;
 use crate::kernel::seccomp::Program;
+use crate::kernel::socket::send_descriptor;
 use crate::kernel::syscall::{call, checked};
 
 /// A prepared sandbox. It is plain data, so that the supervisor can send it to the guard; the ruleset is sent as a
@@ -40,16 +41,16 @@ pub struct Confinement {
 
 impl Confinement {
     /// Enters the namespaces, makes the mounts, and empties the capability bounding set. `ruleset` is -1 for a
-    /// sandbox without a ruleset.
+    /// sandbox without a ruleset. `tmp_socket` is the socket that a descriptor of the private tmp is sent to, or -1.
     ///
     /// # Safety
     /// Only for a process between clone and exec, because the changes are permanent. The confinement must live until
     /// the exec.
-    pub unsafe fn enter(&self, ruleset: RawFd) -> Result<(), i32> {
+    pub unsafe fn enter(&self, ruleset: RawFd, tmp_socket: RawFd) -> Result<(), i32> {
         // SAFETY: the caller's obligation.
         unsafe {
             for action in &self.actions {
-                act(action, ruleset)?;
+                act(action, ruleset, tmp_socket)?;
             }
             empty_bounding_set()
         }
@@ -82,7 +83,7 @@ pub unsafe fn drop_privileges() -> Result<(), i32> {
 ///
 /// # Safety
 /// The same as for [`Confinement::enter`].
-pub unsafe fn act(action: &Action, ruleset: RawFd) -> Result<(), i32> {
+pub unsafe fn act(action: &Action, ruleset: RawFd, tmp_socket: RawFd) -> Result<(), i32> {
     // SAFETY: every pointer is to a string of the action, which outlives the call; the calls change only this process
     // and its namespaces.
     unsafe {
@@ -94,12 +95,16 @@ pub unsafe fn act(action: &Action, ruleset: RawFd) -> Result<(), i32> {
             Action::ReadOnly { path, read_only } => set_read_only(path, *read_only),
             Action::Tmpfs { path, options, rights } => {
                 mount(c"tmpfs", path, c"tmpfs", libc::MS_NOSUID | libc::MS_NODEV, options)?;
-                if ruleset < 0 {
-                    return Ok(());
-                }
                 let flags = (libc::O_PATH | libc::O_CLOEXEC) as usize;
                 let root = checked(libc::SYS_openat, [libc::AT_FDCWD as usize, path.as_ptr() as usize, flags, 0])?;
-                let done = landlock::allow_beneath(ruleset, root as RawFd, *rights);
+                let mut done = Ok(());
+                if ruleset >= 0 {
+                    done = landlock::allow_beneath(ruleset, root as RawFd, *rights);
+                }
+                if tmp_socket >= 0 {
+                    // If this fails, the report has no size of the private tmp.
+                    let _ = send_descriptor(tmp_socket, root as RawFd);
+                }
                 call(libc::SYS_close, [root]);
                 done
             }

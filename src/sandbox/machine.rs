@@ -126,7 +126,7 @@ fn attempt(actions: &[Action]) -> Support {
         let attempt = unsafe { &mut *argument.cast::<Attempt<'_>>() };
         for action in attempt.actions {
             // SAFETY: this process is a child that exits now.
-            if let Err(errno) = unsafe { apply::act(action, -1) } {
+            if let Err(errno) = unsafe { apply::act(action, -1, -1) } {
                 attempt.errno = errno;
                 return 1;
             }

@@ -16,6 +16,7 @@ pub(crate) mod machine;
 mod mounts;
 mod policy;
 pub(crate) mod prepare;
+pub(crate) mod private_tmp;
 mod promise;
 mod rules;
 #[cfg(test)]

@@ -20,7 +20,8 @@ pub enum Action {
     Bind(CString),
     /// Makes all mounts from the path on read-only, or writable (mount_setattr(2), Linux 5.12).
     ReadOnly { path: CString, read_only: bool },
-    /// Mounts an empty tmpfs. `rights` are those that the ruleset grants below it.
+    /// Mounts an empty tmpfs, and sends a descriptor of it to the supervisor. `rights` are those that the ruleset
+    /// grants below it.
     Tmpfs { path: CString, options: CString, rights: u64 },
     /// Covers a directory with an empty one that cannot be read.
     HideDirectory(CString),

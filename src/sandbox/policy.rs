@@ -146,7 +146,9 @@ impl Sandbox {
         self
     }
 
-    /// Gives the job a directory of its own for temporary files, of at most this size in bytes.
+    /// Gives the job a directory of its own for temporary files, of at most this size in bytes, and sets `TMPDIR` to it.
+    /// It is removed when the job has ended. In a mount namespace, it is `/tmp`, in memory. Without a mount namespace, it
+    /// is below `TMPDIR` of this process, or below `/tmp` if the job has another user. A size needs a mount namespace.
     pub fn private_tmp(&mut self, size: Option<u64>) -> &mut Self {
         self.private_tmp = Some(PrivateTmp { size });
         self

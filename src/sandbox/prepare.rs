@@ -1,6 +1,6 @@
 //! Prepares a sandbox in the supervisor: everything that the child only has to apply.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::apply::Confinement;
@@ -8,6 +8,7 @@ use super::filter;
 use super::machine::Machine;
 use super::mounts::{self, Ids, View};
 use super::policy::Sandbox;
+use super::private_tmp::PrivateTmpDir;
 use super::promise::{Circumstances, resolve};
 use super::rules;
 use crate::error::{Error, Result};
@@ -31,10 +32,15 @@ impl Prepared {
     pub fn has_mounts(&self) -> bool {
         self.confinement.actions.contains(&mounts::Action::Private)
     }
+
+    /// Returns whether the job has its private tmp in a mount of its own.
+    pub fn has_mounted_tmp(&self) -> bool {
+        self.confinement.actions.iter().any(|action| matches!(action, mounts::Action::Tmpfs { .. }))
+    }
 }
 
-/// The paths for temporary files, if the job has a mount namespace.
-const TMP: &str = "/tmp";
+/// The path of the private tmp, if the job has a mount namespace.
+pub const TMP: &str = "/tmp";
 
 /// The users of a sandbox.
 #[derive(Clone, Copy, Debug)]
@@ -52,17 +58,24 @@ impl Users {
         Self { caller, job: job.map_or(caller, |(uid, gid)| Ids { uid, gid }) }
     }
 
-    fn are_different(self) -> bool {
+    /// Returns whether the job has another user than the supervisor.
+    pub fn are_different(self) -> bool {
         self.caller.uid != self.job.uid
     }
 }
 
-/// Prepares the sandbox. `tmp` is a directory of the job's own, for a private tmp without a mount namespace.
+/// Returns whether the private tmp of the policy needs a directory of the host, because there are no mount namespaces.
+pub fn needs_tmp_directory(sandbox: &Sandbox, machine: &Machine) -> bool {
+    sandbox.private_tmp.is_some_and(|tmp| tmp.size.is_none()) && machine.mounts().is_err()
+}
+
+/// Prepares the sandbox. `tmp` is a directory of the job's own, for a private tmp without a mount namespace
+/// ([`needs_tmp_directory`]).
 ///
 /// # Errors
 /// [`Error::Invalid`] for an invalid value, a path that can't be opened, or a file that is not a filter;
 /// [`Error::Promise`] for a promise that no mechanism of this machine can hold. No process has been started.
-pub fn prepare(sandbox: &Sandbox, machine: &Machine, users: Users, tmp: Option<&Path>) -> Result<Prepared> {
+pub fn prepare(sandbox: &Sandbox, machine: &Machine, users: Users, tmp: Option<&PrivateTmpDir>) -> Result<Prepared> {
     sandbox.validate()?;
     if users.job.uid == 0 {
         return Err(Error::invalid(
@@ -80,19 +93,20 @@ pub fn prepare(sandbox: &Sandbox, machine: &Machine, users: Users, tmp: Option<&
         read_only: sandbox.strict && machine.mounts().is_ok(),
         writable,
         hidden: hidden(sandbox, machine)?,
-        tmpfs: tmpfs(sandbox, machine, tmp, users)?,
+        tmpfs: if tmp.is_some() { None } else { tmpfs(sandbox, machine, users)? },
     };
     let own_network = sandbox.network == super::policy::Network::Own && machine.network().is_ok();
     // Root needs no user namespace, because it has the capabilities. Its child changes the user afterwards.
     let ids = (!users.are_different()).then_some(users.job);
     Ok(Prepared {
         confinement: Confinement { actions: mounts::calls(&view, own_network, ids), filters: filters.clone() },
-        ruleset: rules::ruleset(sandbox, machine, tmp)?,
+        ruleset: rules::ruleset(sandbox, machine, tmp.map(AsFd::as_fd))?,
         report: SandboxReport {
             profile: if sandbox.strict { Profile::Strict } else { Profile::Default },
             landlock_abi: machine.landlock_abi,
             promises,
             filter_hash: hash(&filters),
+            private_tmp_bytes: None,
         },
     })
 }
@@ -162,23 +176,15 @@ fn hidden(sandbox: &Sandbox, machine: &Machine) -> Result<Vec<PathBuf>> {
 }
 
 /// Returns the file system for temporary files, where it is mounted for the job.
-fn tmpfs(
-    sandbox: &Sandbox,
-    machine: &Machine,
-    tmp: Option<&Path>,
-    users: Users,
-) -> Result<Option<(PathBuf, String, u64)>> {
+fn tmpfs(sandbox: &Sandbox, machine: &Machine, users: Users) -> Result<Option<(PathBuf, String, u64)>> {
     let Some(wanted) = sandbox.private_tmp else { return Ok(None) };
-    if tmp.is_some() && wanted.size.is_none() {
-        return Ok(None);
-    }
     if let Err(reason) = machine.mounts() {
-        let advice = format!("it needs a mount namespace: {reason}; or give no size");
-        return Err(Error::invalid(
-            "private tmp",
-            wanted.size.map_or_else(String::new, |size| size.to_string()),
-            advice,
-        ));
+        let size = wanted.size.map_or_else(String::new, |size| size.to_string());
+        let advice = format!(
+            "only a mount namespace can limit the size: {reason}; give no size, and set TMPDIR to a file system of that \
+             size, or use a disk quota"
+        );
+        return Err(Error::invalid("size of the private tmp", size, advice));
     }
     let mut options = String::from("mode=0700");
     if let Some(size) = wanted.size {

@@ -1,6 +1,6 @@
 //! The Landlock ruleset of a policy.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use landlock::{
@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::machine::Machine;
 use super::policy::{Network, Sandbox, Unix};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, short_of_descriptors};
 use crate::kernel::landlock::{Handled, descriptor};
 
 /// The paths that every job may read and execute, unless the policy says otherwise. Paths that do not exist are
@@ -88,12 +88,19 @@ pub fn handled(sandbox: &Sandbox, machine: &Machine) -> Handled {
 }
 
 /// Makes the ruleset; `None` if the kernel supports nothing that it would contain. Each path is opened with the
-/// caller's rights. `tmp` is one more path to write, besides those of the policy.
+/// caller's rights. `tmp` is one more directory to write to, besides those of the policy.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a path that can't be opened; [`Error::System`] if the kernel refuses the ruleset.
-pub fn ruleset(sandbox: &Sandbox, machine: &Machine, tmp: Option<&Path>) -> Result<Option<OwnedFd>> {
-    let grants = grants(sandbox, tmp)?;
+pub fn ruleset(sandbox: &Sandbox, machine: &Machine, tmp: Option<BorrowedFd<'_>>) -> Result<Option<OwnedFd>> {
+    let mut grants = grants(sandbox)?;
+    if let Some(tmp) = tmp {
+        let copy = tmp.try_clone_to_owned().map_err(|error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            Error::system("duplicate", "the descriptor of the private tmp", errno, short_of_descriptors(errno))
+        });
+        grants.push((copy?, writing()));
+    }
     let handled = handled(sandbox, machine);
     if handled == Handled::default() {
         return Ok(None);
@@ -124,7 +131,7 @@ fn make(handled: Handled, grants: Vec<Grant>, sandbox: &Sandbox) -> std::result:
 }
 
 /// Opens all granted paths.
-fn grants(sandbox: &Sandbox, tmp: Option<&Path>) -> Result<Vec<Grant>> {
+fn grants(sandbox: &Sandbox) -> Result<Vec<Grant>> {
     let reading = AccessFs::from_read(ABI::V1);
     let mut grants = Vec::new();
     let system: &[&str] = if sandbox.no_system { &[] } else { &SYSTEM };
@@ -146,7 +153,7 @@ fn grants(sandbox: &Sandbox, tmp: Option<&Path>) -> Result<Vec<Grant>> {
     for path in &sandbox.read {
         grants.push(granted(path, reading).map_err(|(path, errno)| unusable("path to read", path, errno))?);
     }
-    for path in sandbox.write.iter().map(PathBuf::as_path).chain(tmp) {
+    for path in &sandbox.write {
         grants.push(granted(path, writing()).map_err(|(path, errno)| unusable("path to write", path, errno))?);
     }
     if let Unix::Paths(paths) = &sandbox.unix {

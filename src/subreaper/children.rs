@@ -36,8 +36,8 @@ pub(crate) fn children(parent: Pid) -> Result<Vec<Pid>> {
     let threads = format!("/proc/{parent}/task");
     let mut all = Vec::new();
     // The link count includes `.`, `..` and one link for each thread.
-    let one = rustix::fs::stat(&*threads)?.st_nlink == 3;
-    if one && read_children(&format!("{threads}/{parent}"), &mut all).is_ok() {
+    let has_one_thread = rustix::fs::stat(&*threads)?.st_nlink == 3;
+    if has_one_thread && read_children(&format!("{threads}/{parent}"), &mut all).is_ok() {
         all.reverse();
         return Ok(all);
     }
@@ -46,7 +46,7 @@ pub(crate) fn children(parent: Pid) -> Result<Vec<Pid>> {
     for thread in std::fs::read_dir(threads).map_err(errno)? {
         let thread = thread.map_err(errno)?.path();
         match read_children(&thread.to_string_lossy(), &mut all) {
-            // Either the thread has just ended, or the kernel does not have this file.
+            // The thread still exists, so the kernel does not have the file `children`.
             Err(Errno::NOENT) if thread.join("stat").exists() => return by_parent(parent),
             Ok(()) | Err(Errno::NOENT | Errno::SRCH) => {}
             Err(errno) => return Err(errno),

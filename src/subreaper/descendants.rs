@@ -37,7 +37,7 @@ const RESERVED_FDS: usize = 4;
 const MIN_STOP_PASSES: u32 = 10;
 /// The longest time for all these passes.
 const STOP_BOUND: Duration = Duration::from_secs(5);
-/// The least number of living processes that counts as a storm.
+/// The minimum number of living processes in a storm.
 const STORM: usize = 32;
 
 /// The highest number of searches for the processes that exist now. Without limits, a storm would keep these searches
@@ -190,7 +190,7 @@ impl<'a> Descendants<'a> {
     /// when the walk reached them, or `enter` ended the walk.
     fn walk(&self, enter: &mut dyn FnMut(&Found) -> bool, leave: &mut dyn FnMut(&Found)) -> Result<bool> {
         let (mut refused, mut lost) = (Ok(()), false);
-        let mut room = Vec::new();
+        let mut reserved_fds = Vec::new();
         let root = Found::root(self.root);
         // Each level has the process, its children that are held open, and the children that are still to be opened.
         let mut path = vec![(root, Vec::<Found>::new(), self.children()?)];
@@ -215,8 +215,8 @@ impl<'a> Descendants<'a> {
                 }
                 break;
             }
-            if room.is_empty() {
-                room = (0..RESERVED_FDS).filter_map(|_| Pidfd::open(self.root).ok()).collect();
+            if reserved_fds.is_empty() {
+                reserved_fds = (0..RESERVED_FDS).filter_map(|_| Pidfd::open(self.root).ok()).collect();
             }
             let mut handled = 0;
             while held.len() < MAX_HELD
@@ -230,8 +230,8 @@ impl<'a> Descendants<'a> {
                         held.push(child);
                     }
                     Ok(None) => lost = true,
-                    Err(_) if !room.is_empty() => {
-                        room.clear();
+                    Err(_) if !reserved_fds.is_empty() => {
+                        reserved_fds.clear();
                         if !held.is_empty() {
                             // The remaining children follow when the held ones have been released.
                             break;

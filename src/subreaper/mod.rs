@@ -3,5 +3,6 @@
 
 pub(crate) mod children;
 pub(crate) mod descendants;
+pub(crate) mod description;
 mod found;
 pub(crate) mod relay;

@@ -1,5 +1,5 @@
-//! Kills descendants that form a relay: each process starts a child and ends, again and again. pinfold can only kill
-//! them if it is faster than they are.
+//! Kills descendants that form a relay: each process starts a child and then ends, and so does the child. pinfold can
+//! kill such processes only if it is faster than they are.
 //!
 //! To stop all processes before the kill, pinfold would have to check each one first, and by then its child has
 //! replaced it. A process cannot fork any more when a SIGKILL is pending for it (fork(2) handles a pending signal
@@ -18,7 +18,7 @@ use crate::subreaper::found::Found;
 
 /// The highest number of descendants of one child that are held open at a time. The others become children of this
 /// process, their subreaper, when their parents end.
-const HELD: usize = 64;
+const MAX_HELD: usize = 64;
 
 /// The children of this process that are already handled. They leave this set when they are reaped.
 #[derive(Default)]
@@ -49,9 +49,9 @@ impl Seen {
 /// new one.
 ///
 /// No other code may reap children of this process meanwhile, so that the pid of a child is not reused.
-pub(crate) fn pass(of: &Descendants<'_>, seen: &mut Seen) -> Result<bool> {
+pub(crate) fn pass(descendants: &Descendants<'_>, seen: &mut Seen) -> Result<bool> {
     let mut none_new = true;
-    for pid in of.children()? {
+    for pid in descendants.children()? {
         if seen.contains(pid) {
             continue;
         }
@@ -61,18 +61,18 @@ pub(crate) fn pass(of: &Descendants<'_>, seen: &mut Seen) -> Result<bool> {
             Err(Errno::PERM) => seen.refused.insert(pid),
             _ => seen.killed.insert(pid),
         };
-        kill_family(child)?;
+        kill_descendants(child)?;
     }
     Ok(none_new)
 }
 
 /// Kills the descendants of `child`.
-fn kill_family(child: Found) -> Result<()> {
+fn kill_descendants(child: Found) -> Result<()> {
     let mut held = vec![child];
     while let Some(parent) = held.pop() {
         // If the parent has ended, its children have become children of this process.
         for pid in children(parent.pid).unwrap_or_default() {
-            if held.len() < HELD
+            if held.len() < MAX_HELD
                 && let Some(found) = Found::child_of(&parent, pid)?
             {
                 // If this process may not send signals to a process, that process is recorded as refused later, when it

@@ -1,4 +1,5 @@
-//! How a supervisor holds its jobs: a base with one guard for all of them, or one guard for each job.
+//! How a supervisor holds its jobs: in a base, with one guard for all jobs, or without a cgroup, with one guard for
+//! each job.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +22,7 @@ pub(crate) enum Backend {
     Cgroup {
         link: Arc<Link>,
         base: RecreatedBase,
-        /// The controllers that were delegated for the jobs' limits. They are taken back last.
+        /// The controllers that were delegated for the jobs' limits. They are disabled again last.
         grant: Option<Grant>,
         /// How many jobs the caller has requested so far.
         jobs: AtomicU64,
@@ -44,12 +45,12 @@ const TRIES: u32 = 16;
 #[derive(Debug)]
 pub(crate) struct RecreatedBase {
     now: Mutex<Arc<Base>>,
-    turn: tokio::sync::Mutex<()>,
+    recreating: tokio::sync::Mutex<()>,
 }
 
 impl RecreatedBase {
     pub fn new(base: Arc<Base>) -> Self {
-        Self { now: Mutex::new(base), turn: tokio::sync::Mutex::default() }
+        Self { now: Mutex::new(base), recreating: tokio::sync::Mutex::default() }
     }
 
     pub fn now(&self) -> Arc<Base> {
@@ -57,8 +58,8 @@ impl RecreatedBase {
     }
 
     /// Makes another base in place of `used`, unless the start of another job has already done this.
-    async fn remake(&self, used: &Arc<Base>, link: &Link) -> Result<()> {
-        let _turn = self.turn.lock().await;
+    async fn recreate(&self, used: &Arc<Base>, link: &Link) -> Result<()> {
+        let _recreating = self.recreating.lock().await;
         if !Arc::ptr_eq(used, &self.now()) {
             return Ok(());
         }
@@ -99,9 +100,9 @@ impl Backend {
     pub fn links(&self) -> Vec<Arc<Link>> {
         match self {
             Self::Cgroup { link, .. } => vec![link.clone()],
-            Self::Subreaper(without) => {
-                let ready = without.ready.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                let links = without.links.lock().unwrap_or_else(PoisonError::into_inner);
+            Self::Subreaper(guards) => {
+                let ready = guards.ready.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let links = guards.links.lock().unwrap_or_else(PoisonError::into_inner);
                 ready.into_iter().chain(links.iter().filter_map(Weak::upgrade)).collect()
             }
         }
@@ -112,14 +113,14 @@ impl Backend {
     pub fn changed(&self, caller: &Host) -> Changed {
         match self {
             Self::Cgroup { link, .. } => link.host.changed(caller),
-            Self::Subreaper(without) => {
-                let ready = without.ready.lock().unwrap_or_else(PoisonError::into_inner);
+            Self::Subreaper(guards) => {
+                let ready = guards.ready.lock().unwrap_or_else(PoisonError::into_inner);
                 ready.as_ref().map(|link| link.host.changed(caller)).unwrap_or_default()
             }
         }
     }
 
-    /// Allows the guard to take back the controllers.
+    /// Allows the guard to disable the controllers again.
     fn release(&self) {
         if let Self::Cgroup { grant: Some(grant), .. } = self {
             grant.release();
@@ -143,7 +144,7 @@ impl Backend {
                         made => break made?,
                     }
                     if used.cgroup().is_gone() {
-                        base.remake(&used, link).await?;
+                        base.recreate(&used, link).await?;
                     }
                 };
                 Ok(NextContainment { link: link.clone(), containment: JobContainment::Leaf(leaf), refused: Vec::new() })
@@ -167,9 +168,9 @@ impl Backend {
     }
 
     /// Makes the guards end all processes that still run.
-    pub fn hang_up(&self) {
+    pub fn disconnect(&self) {
         self.release();
-        self.links().iter().for_each(|link| link.hang_up());
+        self.links().iter().for_each(|link| link.disconnect());
     }
 
     /// Ends all processes that still run, waits until the guards are gone, and removes the base.
@@ -179,23 +180,25 @@ impl Backend {
                 self.release();
                 // Supervisor and guard both remove the base. The order does not matter, so neither waits for the other.
                 // If jobs are left, the guard ends them first.
-                link.hang_up();
+                link.disconnect();
                 let base = base.now();
                 let _ = base.remove();
                 if !link.gone().await {
                     // The guard did not end, perhaps because a job had stopped it, and was killed. So this process does
                     // the guard's work.
-                    let _ = sweep::end(base.cgroup(), sweep::BOUND);
+                    let _ = sweep::kill_and_wait(base.cgroup(), sweep::BOUND);
                 }
                 let _ = base.remove();
+                link.remove_private_tmps().await;
             }
             Self::Subreaper(guards) => {
                 let ready = guards.ready.lock().unwrap_or_else(PoisonError::into_inner).take();
                 let links = std::mem::take(&mut *guards.links.lock().unwrap_or_else(PoisonError::into_inner));
                 let links: Vec<_> = links.iter().filter_map(Weak::upgrade).chain(ready).collect();
-                links.iter().for_each(|link| link.hang_up());
+                links.iter().for_each(|link| link.disconnect());
                 for link in links {
                     link.gone().await;
+                    link.remove_private_tmps().await;
                 }
             }
         }

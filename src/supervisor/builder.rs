@@ -1,4 +1,4 @@
-//! The start of a supervisor: its settings, the choice of the containment, the guard.
+//! Starts a supervisor: its settings, the choice of the containment, and the guard.
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::Semaphore;
 
-use super::{Inner, STARTS, Supervisor};
+use super::{Inner, MAX_STARTS, Supervisor};
 use crate::cgroup;
 use crate::cgroup::base::Base;
 use crate::cgroup::limits::Controller;
@@ -16,7 +16,7 @@ use crate::guard::protocol::ToGuard;
 use crate::guard::{self, Embedded, Guard, Program};
 use crate::kernel::maker::Maker;
 use crate::report::ContainmentKind;
-use crate::report::Refusal;
+use crate::report::{Refusal, SupervisorKind};
 use crate::supervisor::backend::RecreatedBase;
 use crate::supervisor::backend::{Backend, SubreaperBackend};
 use crate::supervisor::delegation;
@@ -32,6 +32,7 @@ pub struct SupervisorBuilder {
     guard: Option<Guard>,
     guard_program: Option<Program>,
     one_job: bool,
+    kind: SupervisorKind,
     controllers: Vec<Controller>,
 }
 
@@ -87,6 +88,13 @@ impl SupervisorBuilder {
         self
     }
 
+    /// Records which command of pinfold the supervisor belongs to.
+    #[cfg(feature = "cli")]
+    pub(crate) fn kind(mut self, kind: SupervisorKind) -> Self {
+        self.kind = kind;
+        self
+    }
+
     /// Makes these controllers available for the jobs: those that their limits need
     /// ([`Limits::controllers`](crate::Limits::controllers)), and those that a report needs to show all of their usage.
     /// With this setting, pinfold accepts only a cgroup as containment.
@@ -124,7 +132,7 @@ impl SupervisorBuilder {
     /// - [`Error::GuardStart`];
     /// - [`Error::Containment`] if a cgroup was requested and none is available, if no available cgroup has the
     ///   controllers, or if nothing can hold a job, with every reason;
-    /// - the errno of a refused call.
+    /// - [`Error::System`] if the kernel refuses a call.
     pub async fn start(self) -> Result<Supervisor> {
         match Driver::current() {
             Some(runtime) => self.start_in(runtime).await,
@@ -159,8 +167,9 @@ impl SupervisorBuilder {
                 runtime,
                 next_job: AtomicU64::new(1),
                 hub: Arc::default(),
-                turns: Semaphore::new(STARTS),
+                start_permits: Semaphore::new(MAX_STARTS),
                 one_job: self.one_job,
+                kind: self.kind,
                 had_its_job: AtomicBool::new(false),
                 sweeping: Mutex::default(),
                 cgroup_only: cgroup_only && self.containment != Some(ContainmentKind::Subreaper),
@@ -170,8 +179,7 @@ impl SupervisorBuilder {
         })
     }
 
-    /// Makes a base and starts its guard. Otherwise returns the reasons why that is not possible, and the guard if it
-    /// was started.
+    /// Starts a guard and makes a base. If no base is possible, returns the reasons, and the guard if it was started.
     async fn in_cgroup(&mut self) -> Result<std::result::Result<Backend, (Vec<Refusal>, Option<Arc<Link>>)>> {
         // pinfold looks for a cgroup first. If no cgroup is available, it does not start a guard in vain.
         let found = match cgroup::place(self.cgroup.as_deref()) {
@@ -220,7 +228,7 @@ impl SupervisorBuilder {
         let link = link.filter(|link| link.is_inherited_by_us());
         if link.is_none() {
             // If no guard program can be found, the start fails now, and not at the first job.
-            guard::assure_program(self.guard_program.as_ref())?;
+            guard::check_program(self.guard_program.as_ref())?;
         }
         Ok(Backend::Subreaper(SubreaperBackend::new(link, refused)))
     }

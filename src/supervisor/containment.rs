@@ -26,7 +26,7 @@ impl JobContainment {
         }
     }
 
-    /// Returns the processes of the job that it could find, and the first error of the search.
+    /// Returns the processes of the job that the search found, and the first error of the search.
     pub fn processes(&self) -> (Vec<Pid>, Result<()>) {
         match self {
             Self::Leaf(leaf) => leaf.cgroup().processes(),
@@ -35,7 +35,7 @@ impl JobContainment {
     }
 
     /// Sends the `signals`, one after another, to every process until a scan finds no new process. `found` receives
-    /// each process once, before its signals. Returns whether such a scan was reached within the limits `scans`.
+    /// each process once, before its signals. Returns whether there was such a scan within the limits `scans`.
     pub fn signal_all(&self, signals: &[Signal], scans: ScanLimits, found: impl FnMut(Pid)) -> Result<bool> {
         self.signal_those(signals, scans, |_| true, found)
     }
@@ -62,7 +62,7 @@ impl JobContainment {
         }
     }
 
-    /// Calls `work` with the descriptors that are reserved for the end of a job.
+    /// Calls `work` after releasing the descriptors that are reserved for the end of a job.
     pub fn with_reserve<T>(&self, work: impl FnOnce(&Self) -> T) -> T {
         match self {
             Self::Leaf(leaf) => leaf.with_reserve(|| work(self)),

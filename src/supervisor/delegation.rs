@@ -1,6 +1,6 @@
 //! Delegates controllers to the leaves. A cgroup gives its children a controller if the controller is enabled in its
-//! `cgroup.subtree_control`. This is possible only while no process is in the cgroup itself ("no internal processes",
-//! the kernel's admin-guide/cgroup-v2.rst).
+//! `cgroup.subtree_control`. The kernel enables it only while no process is in the cgroup itself ("no internal
+//! processes", the kernel's admin-guide/cgroup-v2.rst).
 //!
 //! pinfold writes only to the cgroup that contains its bases, never to one above it, and only if this cgroup contains
 //! no other process than supervisor and guard. Each of these two moves to a leaf of its own beside the base. At the
@@ -29,21 +29,22 @@ const LOCK_BOUND: Duration = Duration::from_secs(1);
 /// Stands for the supervisor itself in messages of the guard that concern no job. No job has this id.
 pub(crate) const NO_JOB: JobId = 0;
 
-/// Controllers that were given and have to be taken back.
+/// Controllers that pinfold enabled, and how to disable them again.
 #[derive(Debug)]
 pub(crate) struct Grant {
     place: Arc<Cgroup>,
     undo: Undo,
-    /// The shared lock shows that these controllers are in use, even if another process has enabled them.
+    /// The shared lock. It shows other pinfolds that these controllers are in use, even if another process enabled
+    /// them.
     lock: Mutex<Option<OwnedFd>>,
 }
 
-/// An error of this type does not end the start (unlike one of [`Result`]). It is only the reason why a place is
-/// refused.
-type PlaceResult<T, E> = std::result::Result<T, E>;
+/// A result whose error does not end the start, unlike an error of [`Result`]. Such an error is only the reason why
+/// pinfold does not use a cgroup.
+type Attempt<T, E> = std::result::Result<T, E>;
 
 impl Grant {
-    /// Allows the guard to take the controllers back; called when the jobs are over.
+    /// Allows the guard to disable the controllers again. Called when the jobs are over.
     pub fn release(&self) {
         drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
@@ -61,15 +62,15 @@ impl Drop for Grant {
 
 /// Ensures that the cgroups made in `place` have the controllers `wanted`.
 ///
-/// Returns the reason if this place can't give them. Then all changes have been undone.
+/// If `place` cannot give them to its children, undoes all changes and returns the reason.
 ///
 /// # Errors
 /// The errors that end the start.
-pub(crate) async fn give(
+pub(crate) async fn delegate(
     place: &Arc<Cgroup>,
     wanted: &[Controller],
     link: &Link,
-) -> Result<PlaceResult<Option<Grant>, Refusal>> {
+) -> Result<Attempt<Option<Grant>, Refusal>> {
     let refuse =
         |reason: String, advice: String| Ok(Err(Refusal::new(place.path().display().to_string(), reason, advice)));
     let list = |file| place.read(file).unwrap_or_default();
@@ -124,14 +125,16 @@ pub(crate) async fn give(
         );
     }
 
-    let mut undo = Undo { own: None, given: missing.iter().map(|controller| controller.name().to_owned()).collect() };
+    let mut undo =
+        Undo { own: None, delegated: missing.iter().map(|controller| controller.name().to_owned()).collect() };
     if !inside.is_empty() {
         undo.own = Some(crate::cgroup::base::fresh_name(PREFIX)?);
     }
     // From here on, the guard undoes the changes if this process is killed.
-    link.send(&ToGuard::Giving { own: undo.own.clone(), given: undo.given.clone() }, &[place.as_fd()]).await?;
+    link.send(&ToGuard::Delegating { own: undo.own.clone(), delegated: undo.delegated.clone() }, &[place.as_fd()])
+        .await?;
     let grant = Grant { place: place.clone(), undo, lock: lock.into() };
-    match grant.give(&inside, guard, link).await? {
+    match grant.apply(&inside, guard, link).await? {
         Ok(()) => Ok(Ok(Some(grant))),
         Err((doing, errno)) => {
             drop(grant);
@@ -141,12 +144,13 @@ pub(crate) async fn give(
 }
 
 impl Grant {
-    async fn give(
+    /// Moves the guard and this process into a leaf of their own if necessary, and enables the controllers.
+    async fn apply(
         &self,
         inside: &[Option<Pid>],
         guard: Option<Pid>,
         link: &Link,
-    ) -> Result<PlaceResult<(), (String, Errno)>> {
+    ) -> Result<Attempt<(), (String, Errno)>> {
         if let Some(name) = &self.undo.own {
             let own = match self.place.make(name) {
                 Ok(own) => own,
@@ -174,7 +178,7 @@ impl Grant {
                 return Ok(Err(("move to a leaf of its own".into(), errno)));
             }
         }
-        for controller in &self.undo.given {
+        for controller in &self.undo.delegated {
             if let Err(errno) = self.place.write(c"cgroup.subtree_control", format!("+{controller}").as_bytes()) {
                 return Ok(Err((format!("give the {controller} controller to its children"), errno)));
             }
@@ -183,9 +187,9 @@ impl Grant {
     }
 }
 
-/// Takes the shared lock. Another pinfold holds the exclusive lock for a moment, while it takes its controllers back.
-/// Only a blocking flock(2) reports the release of a lock, so it runs in a thread of its own. A blocking thread of
-/// tokio is not suitable: a runtime waits for such threads when it is shut down, and an unrelated process with read
+/// Takes the shared lock. Another pinfold holds the exclusive lock for a moment, while it disables its controllers
+/// again. Only a blocking flock(2) reports the release of a lock, so it runs in a thread of its own. A blocking thread
+/// of tokio is not suitable: a runtime waits for such threads when it is shut down, and an unrelated process with read
 /// permission can hold a lock on the file forever.
 async fn shared_lock(place: &Cgroup, bound: Duration) -> Option<OwnedFd> {
     let file = lock_file(place)?;
@@ -210,20 +214,20 @@ async fn shared_lock(place: &Cgroup, bound: Duration) -> Option<OwnedFd> {
     tokio::time::timeout(bound, locked).await.ok()?.ok()?
 }
 
-/// Returns a cgroup to make bases in, whose leaves will have the controllers `wanted`: the cgroup that was `found`, or
-/// else a scope from systemd. If the user has `named` a cgroup, systemd is not asked. If no cgroup is available,
-/// returns the reasons.
+/// Returns a cgroup in which to make bases, and whose leaves will have the controllers `wanted`: the cgroup `found`, or
+/// else a scope from systemd. If the user has `named` a cgroup, pinfold does not ask systemd. If no cgroup is
+/// available, returns the reasons.
 pub(crate) async fn choose_place(
-    found: PlaceResult<Cgroup, Vec<Refusal>>,
+    found: Attempt<Cgroup, Vec<Refusal>>,
     named: bool,
     wanted: &[Controller],
     link: &Link,
-) -> Result<PlaceResult<(Arc<Cgroup>, Option<Grant>), Vec<Refusal>>> {
+) -> Result<Attempt<(Arc<Cgroup>, Option<Grant>), Vec<Refusal>>> {
     let mut refusals = Vec::new();
     match found {
         Ok(place) => {
             let place = Arc::new(place);
-            match give(&place, wanted, link).await? {
+            match delegate(&place, wanted, link).await? {
                 Ok(grant) => return Ok(Ok((place, grant))),
                 Err(refusal) => refusals.push(refusal),
             }
@@ -235,7 +239,7 @@ pub(crate) async fn choose_place(
         match super::scope::make(link).await {
             Ok(scope) => {
                 let scope = Arc::new(scope);
-                match give(&scope, wanted, link).await? {
+                match delegate(&scope, wanted, link).await? {
                     Ok(grant) => return Ok(Ok((scope, grant))),
                     Err(refusal) => refusals.push(refusal),
                 }
@@ -254,9 +258,9 @@ mod tests {
     use super::*;
 
     /// A directory with a file that can be locked like a cgroup's.
-    struct Place(Cgroup);
+    struct LockedDirectory(Cgroup);
 
-    impl Place {
+    impl LockedDirectory {
         fn new(label: &str) -> Self {
             let path = std::env::temp_dir().join(format!("pinfold-{label}-{}", std::process::id()));
             std::fs::create_dir(&path).unwrap();
@@ -265,7 +269,7 @@ mod tests {
         }
     }
 
-    impl Drop for Place {
+    impl Drop for LockedDirectory {
         fn drop(&mut self) {
             std::fs::remove_dir_all(self.0.path()).unwrap();
         }
@@ -277,7 +281,7 @@ mod tests {
 
     #[test]
     fn the_shared_lock_comes_with_the_end_of_the_exclusive_one() {
-        let place = Place::new("lock");
+        let place = LockedDirectory::new("lock");
         let exclusive = exclusive_lock(&place.0).unwrap();
         run(async {
             let mut waiting = std::pin::pin!(shared_lock(&place.0, Duration::from_secs(60)));
@@ -294,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_lock_that_is_never_released_does_not_delay_the_start() {
-        let place = Place::new("locked");
+        let place = LockedDirectory::new("locked");
         let exclusive = exclusive_lock(&place.0).unwrap();
         assert!(run(shared_lock(&place.0, Duration::ZERO)).is_none());
         // The waiting thread gets the lock in the end and releases it again: no process is locked out forever.

@@ -43,7 +43,7 @@ impl Drop for Alive {
 }
 
 impl Driver {
-    /// Returns the caller's runtime; `None` outside of any.
+    /// Returns the caller's runtime; `None` outside of a runtime.
     pub fn current() -> Option<Self> {
         Handle::try_current().ok().map(|handle| Self { handle, alive: None })
     }
@@ -89,8 +89,8 @@ impl Driver {
         self.handle.block_on(future)
     }
 
-    /// Waits for the future in the current task, in any executor. The runtime reports the events that the future waits
-    /// for.
+    /// Waits for the future in the current task, in any executor. This runtime drives the timers and descriptors that
+    /// the future waits for.
     #[cfg(feature = "cli")]
     pub async fn inside<T>(&self, future: impl Future<Output = T>) -> T {
         let mut future = std::pin::pin!(future);

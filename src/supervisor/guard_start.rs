@@ -1,4 +1,4 @@
-//! The start of a guard that was executed: waits until it is ready.
+//! Waits until a guard that was executed is ready.
 
 use std::os::fd::OwnedFd;
 use std::process::Child;
@@ -30,7 +30,7 @@ fn resume(starter: Option<&Child>) {
 
 /// Waits until an executed guard reports that it is ready. Returns the pid and the pidfd of the guard, and those of its
 /// outer guard.
-pub(super) async fn answered(
+pub(super) async fn wait_until_ready(
     socket: &AsyncFd<OwnedFd>,
     buffer: &mut Vec<u8>,
     starter: &mut Option<Child>,
@@ -59,14 +59,17 @@ pub(super) async fn answered(
         }
         Err(errno) => {
             let why = match protocol::refusal(buffer) {
-                Some(why) => format!("{why}; this library speaks version {} ({})", protocol::VERSION, program::ways()),
+                Some(why) => {
+                    format!("{why}; this library speaks version {} ({})", protocol::VERSION, program::ways_to_provide())
+                }
                 None => format!("cannot read its answer: {errno}"),
             };
             return Err(failed(&why));
         }
     };
     if let Some(mut starter) = starter.take() {
-        // The guard is no longer its child, and it ends at once. wait fails with ECHILD if the host ignores SIGCHLD.
+        // The guard is no longer a child of the starter, and the starter ends at once. wait fails with ECHILD if the
+        // host ignores SIGCHLD.
         resume(Some(&starter));
         let _ = starter.wait();
     }

@@ -11,7 +11,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::guard_start::answered;
+use super::guard_start::wait_until_ready;
 use super::{orphans, socket};
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::guard::protocol::{FromGuard, JobId, ToGuard};
@@ -21,6 +21,7 @@ use crate::kernel::maker::Maker;
 use crate::kernel::{pidfd, reap};
 use crate::supervisor::delegation::NO_JOB;
 use crate::supervisor::queue::{Receiver, Sender, queue};
+use crate::supervisor::tmp_base::OnceTmpBase;
 use crate::supervisor::watchdog;
 use crate::supervisor::watchdog::{ExpectedAnswer, Watchdog};
 
@@ -37,13 +38,13 @@ type Routes = Arc<Mutex<Option<HashMap<JobId, Sender<Answer>>>>>;
 enum Inheritor {
     /// This process.
     Us,
-    /// The outer guard, which ends the orphans and then itself.
+    /// The outer guard, which ends the orphans and then exits.
     Outer(AsyncFd<OwnedFd>),
     /// A process that pinfold does not control.
     Other,
 }
 
-/// A guard that is ready.
+/// The connection to a guard that is ready.
 #[derive(Debug)]
 pub(crate) struct Link {
     socket: Arc<AsyncFd<OwnedFd>>,
@@ -60,8 +61,9 @@ pub(crate) struct Link {
     pub host: Host,
     maker: Maker,
     /// The guard's processes, which belong to no job.
-    _known: orphans::Known,
+    _registered: orphans::RegisteredGuards,
     reader: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    pub(super) tmp_base: OnceTmpBase,
 }
 
 impl Link {
@@ -82,7 +84,7 @@ impl Link {
                 (*pid, pidfd, if *inherits { Inheritor::Us } else { Inheritor::Other })
             }
             Origin::Executed { starter, program } => {
-                let (pid, pidfd, outer_pid, outer) = answered(&socket, &mut buffer, starter, program).await?;
+                let (pid, pidfd, outer_pid, outer) = wait_until_ready(&socket, &mut buffer, starter, program).await?;
                 known.extend(outer_pid);
                 let inheritor = match outer {
                     Some(outer) => {
@@ -108,13 +110,14 @@ impl Link {
             origin: Mutex::new(Some(origin)),
             host,
             maker,
-            _known: orphans::Known::new(known),
+            _registered: orphans::RegisteredGuards::new(known),
             reader: Mutex::new(Some(reader)),
+            tmp_base: OnceTmpBase::default(),
         })
     }
 
     /// Checks that this process has room for a descriptor that the guard sends.
-    pub fn assure_room(&self) -> Result<()> {
+    pub fn check_free_descriptor(&self) -> Result<()> {
         fcntl_dupfd_cloexec(&*self.pidfd, 0).map(drop).map_err(|errno| {
             Error::system("keep a descriptor free", "for the main process", errno, short_of_descriptors(errno))
         })
@@ -141,8 +144,8 @@ impl Link {
         }
     }
 
-    /// Records that the guard has to answer, until the returned value is dropped. If the answer is late, the watchdog
-    /// sends SIGCONT to the guard.
+    /// Records that an answer of the guard is expected, until the returned value is dropped. If the answer is late, the
+    /// watchdog sends SIGCONT to the guard.
     pub fn expect_answer(&self) -> ExpectedAnswer {
         self.watchdog.expect_answer()
     }
@@ -152,14 +155,14 @@ impl Link {
         watchdog::resume(&*self.pidfd);
     }
 
-    /// Closes the connection to the guard, which then ends all that is left.
-    pub fn hang_up(&self) {
+    /// Closes the connection to the guard, which then ends the remaining processes.
+    pub fn disconnect(&self) {
         // shutdown(2) also works if a forked copy of this process holds the socket open.
         let _ = shutdown(self.socket.get_ref(), Shutdown::Both);
     }
 
-    /// Waits until the guard is gone, after [`Self::hang_up`]. Kills a guard that does not end within the time that it
-    /// has for its own work, and returns `false` then.
+    /// Waits until the guard is gone, after [`Self::disconnect`]. If the guard does not end within the time that it may
+    /// take for its own work, kills the guard and returns `false`.
     pub async fn gone(&self) -> bool {
         let by_itself = self.ended().await;
         // The reader task has not yet read the end of the socket. Until then, it keeps the socket open, and the jobs do
@@ -193,11 +196,11 @@ impl Link {
             }
         }
         drop(self.origin.lock().unwrap_or_else(PoisonError::into_inner).take());
-        reap::reap_held(self.pidfd.as_fd());
+        reap::reap_by_pidfd(self.pidfd.as_fd());
         if let Inheritor::Outer(outer) = &self.inheritor {
             let copy = watched_here(outer);
             let _ = tokio::time::timeout(bound, copy.as_ref().unwrap_or(outer).readable()).await;
-            reap::reap_held(outer.as_fd());
+            reap::reap_by_pidfd(outer.as_fd());
         }
         by_itself
     }
@@ -209,12 +212,12 @@ impl Link {
 
     /// Waits until all orphans of a killed guard have ended. `found` receives those that become children of this
     /// process. Returns the processes that are left, or an error if these cannot be determined.
-    pub async fn orphans_ended(
+    pub async fn wait_for_orphans(
         &self,
         bound: Instant,
         found: impl FnMut(Pid),
     ) -> std::result::Result<Vec<Pid>, &'static str> {
-        // After `hang_up` the guard may still run, and then it ends its descendants itself.
+        // After `disconnect` the guard may still run, and then it ends its descendants itself.
         let _ = tokio::time::timeout_at(bound.into(), self.pidfd.readable()).await;
         match &self.inheritor {
             Inheritor::Us => {
@@ -223,7 +226,7 @@ impl Link {
                     .map_err(|_| "the guard was killed, and /proc does not show whether any of its descendants is left")
             }
             Inheritor::Outer(outer) => {
-                // The outer guard has this time to end the orphans, and a moment more to end itself.
+                // The outer guard has this time to end the orphans, and one second more to exit.
                 let bound = bound.checked_add(Duration::from_secs(1)).unwrap_or(bound);
                 match tokio::time::timeout_at(bound.into(), outer.readable()).await {
                     Ok(_) => Ok(Vec::new()),
@@ -251,7 +254,7 @@ impl Drop for Link {
             std::mem::forget(self.origin.get_mut().unwrap_or_else(PoisonError::into_inner).take());
             return;
         }
-        self.hang_up();
+        self.disconnect();
         if let Some(reader) = self.reader.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             reader.abort();
         }

@@ -16,6 +16,7 @@ pub(crate) mod start_sweep;
 pub mod sweep;
 #[cfg(feature = "cli")]
 mod terminal;
+pub(crate) mod tmp_base;
 pub(crate) mod watch;
 pub(crate) mod watchdog;
 
@@ -31,14 +32,14 @@ use crate::cgroup::limits::Controller;
 use crate::error::{Error, Result};
 use crate::guard::Program;
 use crate::kernel::maker::Maker;
-use crate::report::{ContainmentKind, Refusal};
+use crate::report::{ContainmentKind, Refusal, SupervisorKind};
 use crate::supervisor::backend::{Backend, NextContainment, SubreaperBackend};
 use crate::supervisor::driver::Driver;
 use crate::supervisor::events::{Hub, JobEvents};
 pub use builder::SupervisorBuilder;
 
-/// How many jobs are being started at the same time.
-const STARTS: usize = 32;
+/// The highest number of jobs that are started at the same time.
+const MAX_STARTS: usize = 32;
 
 /// Starts jobs and ensures that they end: if the supervisor's process ends, for whatever reason, its jobs are ended
 /// too.
@@ -46,8 +47,9 @@ const STARTS: usize = 32;
 /// A supervisor belongs to the tokio runtime in which it was started. If it was started outside of any runtime, it runs
 /// its own runtime in a thread. Clones refer to the same supervisor, with the same jobs; only the
 /// [`close`](Self::close) of the last clone ends it. A runtime of the flavor `current_thread` must be driven
-/// (`block_on`) while you wait for its jobs: otherwise only the guard acts for them. A supervisor belongs to one
-/// process. In a forked copy of the process (fork(2)) it starts no jobs, and dropping or closing it does nothing.
+/// (`block_on`) while you wait for its jobs: while it is not driven, only the guard works, which ends the jobs if this
+/// process ends. A supervisor belongs to one process. In a forked copy of the process (fork(2)) it starts no jobs, and
+/// dropping or closing it does nothing.
 ///
 /// ```
 /// fn is_for_any_thread<T: Clone + Send + Sync + 'static>() {}
@@ -76,9 +78,10 @@ pub(crate) struct Inner {
     pub hub: Arc<Hub>,
     /// Limits concurrent starts. A start needs memory, above all for the environment, and thousands of starts should
     /// not hold that at the same time. The guard starts jobs one after another anyway.
-    pub(crate) turns: Semaphore,
+    pub(crate) start_permits: Semaphore,
     /// The supervisor starts only one job.
     one_job: bool,
+    pub(crate) kind: SupervisorKind,
     had_its_job: AtomicBool,
     /// The task that removes abandoned bases of other supervisors. The first job starts it.
     pub(crate) sweeping: Mutex<JoinSet<()>>,
@@ -87,8 +90,8 @@ pub(crate) struct Inner {
     guard_program: Option<Program>,
 }
 
-/// How often a job is started again if another program removes its empty cgroup.
-pub(crate) const REMOVED_AGAIN: u32 = 16;
+/// The highest number of times that a job is started again because another program removed its empty cgroup.
+pub(crate) const MAX_RESTARTS_AFTER_REMOVAL: u32 = 16;
 
 impl Inner {
     /// Returns an error in a forked copy of the process: the original still uses the socket to the guard, and the copy
@@ -128,9 +131,9 @@ impl Inner {
         is_removed
     }
 
-    /// Switches to containment without a cgroup, because the base could be made, but no process can be put into it.
-    /// Returns whether the backend is now another one than `used`; the start of another job may already have switched.
-    pub(crate) fn give_cgroup_up(&self, used: &Arc<Backend>, error: &Error) -> bool {
+    /// Switches to containment without a cgroup, if the base could be made, but no process can be put into it. Returns
+    /// whether the backend is no longer `used`: the start of another job may already have switched.
+    pub(crate) fn fall_back_to_subreaper(&self, used: &Arc<Backend>, error: &Error) -> bool {
         if !Arc::ptr_eq(used, &self.backend()) {
             return true;
         }
@@ -210,7 +213,7 @@ impl Supervisor {
     }
 
     /// Returns the events of all jobs from now on, including those that a pool starts. Events that are not read take
-    /// memory: some hundred bytes each.
+    /// memory: a few hundred bytes each.
     ///
     /// ```rust,standalone_crate
     /// use pinfold::events::EventKind;
@@ -262,7 +265,7 @@ impl Supervisor {
             return;
         }
         let backend = self.inner.backend();
-        backend.hang_up();
+        backend.disconnect();
         let mut sweeping = std::mem::take(&mut *self.inner.sweeping.lock().unwrap_or_else(PoisonError::into_inner));
         // If the runtime belongs to the caller, it is possible that no thread drives it now, so another one is started.
         // If that fails, the caller's runtime is used nevertheless.

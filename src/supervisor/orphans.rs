@@ -17,22 +17,22 @@ use crate::subreaper::descendants::Descendants;
 const MAX_WATCHED: usize = 64;
 
 /// The guards of this process, and their outer guards.
-static KNOWN: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+static GUARDS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
 /// Registers guards: neither they nor their descendants are orphans of another guard.
 #[derive(Debug)]
-pub(super) struct Known(Vec<Pid>);
+pub(super) struct RegisteredGuards(Vec<Pid>);
 
-impl Known {
+impl RegisteredGuards {
     pub fn new(guards: Vec<Pid>) -> Self {
-        KNOWN.lock().unwrap_or_else(PoisonError::into_inner).extend(&guards);
+        GUARDS.lock().unwrap_or_else(PoisonError::into_inner).extend(&guards);
         Self(guards)
     }
 }
 
-impl Drop for Known {
+impl Drop for RegisteredGuards {
     fn drop(&mut self) {
-        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = GUARDS.lock().unwrap_or_else(PoisonError::into_inner);
         for guard in &self.0 {
             // Only one entry is removed: if a pid was reused meanwhile, the other entry stays.
             if let Some(at) = known.iter().position(|known| known == guard) {
@@ -48,7 +48,7 @@ impl Drop for Known {
 /// # Errors
 /// The reason, if it is not known at the bound whether any process is left.
 pub(super) async fn end(bound: Instant, found: impl FnMut(Pid)) -> Result<Vec<Pid>> {
-    let is_ours = |pid| !KNOWN.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid);
+    let is_ours = |pid| !GUARDS.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid);
     Descendants::of_some(getpid(), &is_ours).processes().0.into_iter().for_each(found);
     let mut all = SweepAll::of_some(&is_ours);
     loop {
@@ -73,7 +73,7 @@ pub(super) async fn end(bound: Instant, found: impl FnMut(Pid)) -> Result<Vec<Pi
         for &pid in left.iter().take(MAX_WATCHED) {
             ending.spawn(ended(pid));
         }
-        let until = all.again().map_or(bound, |again| again.min(bound));
+        let until = all.next_step_at().map_or(bound, |again| again.min(bound));
         tokio::task::yield_now().await;
         // The end of one process is enough: the next round finds all others that have ended.
         let _ = tokio::time::timeout_at(until.into(), ending.join_next()).await;

@@ -13,7 +13,7 @@ use crate::cgroup::sweep::{BOUND, claim};
 use crate::cgroup::{base, delegation};
 
 /// How long one start may spend on removing cgroups. The next start removes the remaining ones.
-const REMOVAL_TIME: Duration = Duration::from_secs(2);
+pub(super) const REMOVAL_TIME: Duration = Duration::from_secs(2);
 
 /// Removes abandoned bases in `place`, and ends the processes in them. If there are no cgroups below, this costs one
 /// fstat. It yields to other tasks every few milliseconds.

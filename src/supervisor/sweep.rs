@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use rustix::fs::{Access, AtFlags, FlockOperation, accessat, flock, fstat};
 use rustix::io::Errno;
-use rustix::process::getpid;
+use rustix::process::{geteuid, getpid};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup;
@@ -30,6 +30,7 @@ use crate::cgroup::{base, lock, sweep};
 use crate::error::{ContainmentErrorKind, Error, Result};
 use crate::report::ProcessInfo;
 use crate::report::ProcessList;
+use crate::sandbox::private_tmp::Parent;
 
 /// The version of the format of [`Swept`].
 pub const VERSION: u32 = 1;
@@ -43,8 +44,8 @@ pub struct Sweep {
     bound: Duration,
 }
 
-/// The result of a sweep: what was found, and what happened to it. The first format is version 1; fields may be added
-/// to it.
+/// The result of a sweep: what was found, and what happened to it. Later versions of pinfold may add fields to version
+/// 1 of this format.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
@@ -55,7 +56,7 @@ pub struct Swept {
     pub cgroup: String,
     /// Whether this was a dry run.
     pub dry_run: bool,
-    /// The abandoned bases, in the state in which they were found. An abandoned base inside of another abandoned base
+    /// The abandoned bases and private tmps, in the state in which they were found. An abandoned base inside of another abandoned base
     /// counts as a part of the outer one.
     pub abandoned: Vec<Abandoned>,
     /// Bases that could not be swept: they are locked like those of a living supervisor, but no guard holds the lock.
@@ -76,7 +77,8 @@ pub struct Locked {
     pub holders: ProcessList,
 }
 
-/// The base of a supervisor that is gone, and whose guard is gone too.
+/// The base of a supervisor that is gone, and whose guard is gone too; or the directory for the private tmps of its
+/// jobs ([`Sandbox::private_tmp`](crate::Sandbox::private_tmp)).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
@@ -142,8 +144,8 @@ impl Sweep {
         self
     }
 
-    /// Sets whether the sweep only searches. Such a sweep changes nothing. Its only effect: a supervisor that is making
-    /// its base at the same moment may have to try a second time.
+    /// Sets whether the sweep only searches. Such a sweep changes nothing. It has one effect: a supervisor that is
+    /// making its base at the same moment may have to try a second time.
     pub fn dry_run(mut self, dry_run: bool) -> Self {
         self.dry_run = dry_run;
         self
@@ -191,8 +193,8 @@ impl Sweep {
                         swept.abandoned.push(self.end(cgroup, name, base));
                         continue;
                     }
-                    // This is usually the base of a living supervisor. One of its jobs may contain a pinfold that is
-                    // dead, so the search continues below.
+                    // This is usually the base of a living supervisor. One of its jobs may contain the base of a
+                    // pinfold that was killed, so the search continues below.
                     Ok(None) => locked.push((cgroup.path().join(name), name.to_owned())),
                     Err(Errno::NOENT | Errno::NODEV) => continue,
                     Err(errno) => {
@@ -206,16 +208,42 @@ impl Sweep {
                 Err(errno) => swept.not_searched(&cgroup.path().join(&name), errno),
             }
         }
+        swept.abandoned.extend(self.end_private_tmps());
         let open = if locked.is_empty() { lock::Open::default() } else { lock::Open::now() };
         for (path, name) in locked {
-            let strangers = open.strangers(&name);
-            if !strangers.is_empty() {
+            let foreign_holders = open.foreign_holders(&name);
+            if !foreign_holders.is_empty() {
                 let mut holders = ProcessList::default();
-                strangers.into_iter().for_each(|pid| holders.add(pid));
+                foreign_holders.into_iter().for_each(|pid| holders.add(pid));
                 swept.locked.push(Locked { path: path.display().to_string(), holders });
             }
         }
         Ok(swept)
+    }
+
+    /// Removes abandoned private tmps; in a dry run only finds them.
+    fn end_private_tmps(&self) -> Vec<Abandoned> {
+        let mut all = Vec::new();
+        for parent in Parent::all() {
+            for name in parent.candidates().into_iter().flatten().flatten() {
+                let Some(found) = parent.claim(&name) else { continue };
+                let outcome = match if self.dry_run { None } else { Some(found.remove(&parent)) } {
+                    None => Outcome::Found,
+                    Some(Ok(())) => Outcome::Removed,
+                    Some(Err(errno)) => {
+                        Outcome::Failed { error: format!("cannot remove it: {errno}"), advice: String::new() }
+                    }
+                };
+                all.push(Abandoned {
+                    path: found.path(&parent).display().to_string(),
+                    owner: geteuid().as_raw(),
+                    populated: false,
+                    processes: ProcessList::default(),
+                    outcome,
+                });
+            }
+        }
+        all
     }
 
     /// Ends an abandoned base; in a dry run only describes it.
@@ -251,7 +279,7 @@ impl Sweep {
     }
 
     fn remove(&self, parent: &Cgroup, name: &str, base: &Cgroup) -> std::result::Result<(), (String, Errno)> {
-        match sweep::end(base, self.bound) {
+        match sweep::kill_and_wait(base, self.bound) {
             Ok(()) | Err(Errno::NOENT | Errno::NODEV) => {}
             Err(Errno::BUSY) => {
                 return Err((format!("end the processes in it within {} s", self.bound.as_secs_f64()), Errno::BUSY));

@@ -43,7 +43,7 @@ impl Watchdog {
         Ok(Self { timer, expected: Mutex::new(0), task: Mutex::new(Some(task)) })
     }
 
-    /// Records that the guard has to answer, until the returned value is dropped.
+    /// Records that an answer of the guard is expected, until the returned value is dropped.
     pub fn expect_answer(self: &Arc<Self>) -> ExpectedAnswer {
         self.count(|expected| expected + 1);
         ExpectedAnswer(self.clone())

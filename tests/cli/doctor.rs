@@ -69,7 +69,7 @@ fn lines_that_differ_from_a_real_machine() {
         facts.scratch.as_mut().unwrap().cloned = errno(libc::ENOSYS);
     });
     add("no pidfd", &good, &|facts| facts.calls.pidfd_open = errno(libc::ENOSYS));
-    add("a fixed kernel", &good, &|facts| facts.scratch.as_mut().unwrap().kills_the_newborn = Some(false));
+    add("a fixed kernel", &good, &|facts| facts.scratch.as_mut().unwrap().kill_sequence_bug = Some(false));
     add("cgroup.procs not delegated", &good, &|facts| {
         facts.user = 1000;
         facts.cgroup.as_mut().unwrap().procs_writable = false;
@@ -77,7 +77,7 @@ fn lines_that_differ_from_a_real_machine() {
     });
     add("--cgroup from elsewhere", &good, &|facts| {
         facts.user = 1000;
-        facts.place.asked_for = true;
+        facts.place.requested = true;
         facts.cgroup.as_mut().unwrap().ancestor =
             Some(Ancestor { directory: "/sys/fs/cgroup".into(), procs_writable: false });
         facts.scratch.as_mut().unwrap().cloned = errno(libc::EACCES);
@@ -92,7 +92,7 @@ fn lines_that_differ_from_a_real_machine() {
     });
     add("no more processes", &good, &|facts| facts.scratch.as_mut().unwrap().cloned = errno(libc::EAGAIN));
     add("controllers given on", &good, &|facts| {
-        facts.cgroup.as_mut().unwrap().given_on = vec!["memory".into(), "pids".into()];
+        facts.cgroup.as_mut().unwrap().subtree_control = vec!["memory".into(), "pids".into()];
     });
     add("no swap accounting", &good, &|facts| facts.cgroup.as_mut().unwrap().swap = Some(false));
     add("a trial that is left", &good, &|facts| facts.scratch.as_mut().unwrap().removed = errno(libc::EBUSY));

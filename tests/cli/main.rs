@@ -7,6 +7,8 @@ extern crate pinfold_test_macros;
 mod support;
 
 mod bad_input;
+mod control;
+mod control_races;
 mod differential;
 mod doctor;
 mod examples;
@@ -16,6 +18,7 @@ mod init;
 mod init_names;
 mod messages;
 mod pipes;
+mod private_tmp;
 mod readiness;
 mod readme;
 mod real_programs;

@@ -106,7 +106,7 @@ fn success() {
     assert!(at("spawned") <= at("main_exited") && at("main_exited") <= at("empty") && at("empty") <= at("gone"));
     assert!(phases["stopping"].is_null() && phases["killing"].is_null());
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
-    assert!((now - 60.0..=now).contains(&at("ordered_at")));
+    assert!((now - 60.0..=now).contains(&at("requested_at")));
 }
 
 #[test]

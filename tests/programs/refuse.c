@@ -2,7 +2,7 @@
  *
  *   refuse CALL ERRNO COMMAND [ARG...]
  *
- * CALL is `clone3`; `pidfd_open`; `waitid`; or `reaping-waitid`, which is waitid without the calls with WNOWAIT. */
+ * CALL is `clone3`; `pidfd_open`; `unshare`; `waitid`; or `reaping-waitid`, which is waitid without the calls with WNOWAIT. */
 #define _GNU_SOURCE
 #include <linux/audit.h>
 #include <linux/filter.h>
@@ -26,7 +26,10 @@ int main(int argc, char **argv)
 {
     if (argc < 4)
         return 98;
-    int call = !strcmp(argv[1], "clone3") ? SYS_clone3 : !strcmp(argv[1], "pidfd_open") ? SYS_pidfd_open : SYS_waitid;
+    int call = !strcmp(argv[1], "clone3")       ? SYS_clone3
+               : !strcmp(argv[1], "pidfd_open") ? SYS_pidfd_open
+               : !strcmp(argv[1], "unshare")    ? SYS_unshare
+                                                : SYS_waitid;
     /* The fourth argument of waitid contains the options; for other calls no bit of it is checked. */
     unsigned spared = !strcmp(argv[1], "reaping-waitid") ? WNOWAIT : 0;
     struct sock_filter rules[] = {

@@ -9,7 +9,7 @@
 //! - `--exact NAME --nocapture` with the name of one test runs it in this process, as cargo-nextest and
 //!   [`super::alone`] do.
 
-use std::io::{Read, Seek, Write};
+use std::io::{Read, Seek};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitCode, ExitStatus};
 use std::sync::{Mutex, OnceLock};
@@ -165,7 +165,7 @@ impl Test {
         captured.read_to_end(&mut output).unwrap();
         let output = String::from_utf8_lossy(&output);
         for line in output.lines().filter(|line| line.starts_with("MEASURED ")) {
-            let _ = writeln!(std::io::stderr(), "{line}");
+            super::print_line(line);
         }
         match status.code() {
             Some(0) => Ok(Completion::Completed),

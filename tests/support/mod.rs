@@ -45,7 +45,7 @@ pub fn program(name: &str) -> PathBuf {
     let target = PathBuf::from(format!("{TMP}/{}", name.replace('/', "-")));
     let mut built = BUILT.get_or_init(Default::default).lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     // A program that is newer than all sources does not need to be built again.
-    if built.insert(name.to_owned()) && !is_fresh(&target) {
+    if built.insert(name.to_owned()) && !is_fresh(&target, &source) {
         // Other test binaries build it too. The atomic rename ensures that none of them executes an incomplete program.
         let fresh = format!("{}.{}", target.display(), std::process::id());
         let done = Command::new("cc")
@@ -58,9 +58,9 @@ pub fn program(name: &str) -> PathBuf {
     target
 }
 
-fn is_fresh(target: &Path) -> bool {
+fn is_fresh(target: &Path, source: &str) -> bool {
     let changed = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
-    let sources = std::fs::read_dir(format!("{PROJECT}/tests/programs")).unwrap();
+    let sources = std::fs::read_dir(Path::new(source).parent().unwrap()).unwrap();
     let newest = sources.filter_map(|source| changed(&source.unwrap().path())).max();
     changed(target).is_some_and(|built| newest.is_some_and(|newest| built > newest))
 }
@@ -187,7 +187,12 @@ pub fn slowness() -> f64 {
 
 /// Prints a measured value, also for tests that pass.
 pub fn measured(what: &str) {
-    let _ = writeln!(std::io::stderr(), "MEASURED {}: {what}", harness::running());
+    print_line(&format!("MEASURED {}: {what}", harness::running()));
+}
+
+/// Prints a line on standard error in one write, so that the lines of tests that run at the same time stay whole.
+pub fn print_line(line: &str) {
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Returns the directory of this process's own cgroup v2.

@@ -1,6 +1,7 @@
 //! `pinfold init` under another init: contains the command in the way of `pinfold run`.
 
 use crate::kernel::own_signals::SignalQueue;
+use crate::report::SupervisorKind;
 use crate::report::exit_code_of_signal;
 use crate::report::text::printable_os;
 use crate::{Command, Guard, ProcessGroup, Signal};
@@ -45,7 +46,7 @@ pub fn run(init: &Init) -> Result<u8> {
     });
     // Some children may have ended before SIGCHLD was blocked.
     reap(init, &mut inherited);
-    let builder = supervisor_of_environment(guard)?.one_job();
+    let builder = supervisor_of_environment(guard)?.one_job().kind(SupervisorKind::Init);
     let ended = with_supervisor(builder, signals, async |supervisor, signals| -> crate::Result<_> {
         let announce = |step| announce(init, step);
         let policy = policy(init, terminal.as_ref(), given_up, &announce);

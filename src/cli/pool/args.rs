@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::Signal;
 use crate::cli::duration;
+use crate::cli::parent::DieWithParent;
 use crate::cli::run::{SignalToArg, parse_signal};
 
 use super::job_line::StderrArg;
@@ -68,6 +69,9 @@ pub struct Args {
     /// Which processes of a job receive the stop signal
     #[arg(long, value_name = "WHICH", default_value = "all")]
     pub signal_to: SignalToArg,
+
+    #[command(flatten)]
+    pub parent: DieWithParent,
 
     /// When a job has failed, start no more jobs and stop the running ones
     #[arg(long)]

@@ -23,6 +23,7 @@ use crate::cli::signal_stream::SignalStream;
 use crate::kernel::own_signals::{self, SignalQueue};
 use crate::pool::{Outcome, Shutdown};
 use crate::report::Reason;
+use crate::report::SupervisorKind;
 use crate::{Guard, Pool, Signal, Stdio, Supervisor};
 use anyhow::{Context, Result, ensure};
 use tokio::sync::OwnedSemaphorePermit;
@@ -86,9 +87,10 @@ pub fn run(args: &Args) -> Result<u8> {
         OutputArg::Files(_) => Descriptors { workers, each: 0, ready: (2, QUEUE) },
     };
     descriptors.check()?;
-    let builder = environment::supervisor(args.cgroup.as_deref(), None)?.guard(guard);
+    let builder = environment::supervisor(args.cgroup.as_deref(), None)?.guard(guard).kind(SupervisorKind::Pool);
     let builder = builder.controllers(jobs.iter().flat_map(Job::controllers));
     let exit = with_supervisor(builder, signals, async |supervisor, signals| -> Result<Exit> {
+        args.parent.apply()?;
         Ok(Run::new(args, &jobs, done, results, supervisor)?.run(signals).await)
     })?;
     Ok(exit.code())

@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use crate::cli::duration;
 use crate::cli::limits::LimitArgs;
 use crate::cli::on_signal::OnSignal;
+use crate::cli::parent::DieWithParent;
 use crate::cli::report_sink::{self, Destination};
 use crate::cli::sandbox::SandboxArgs;
 use crate::report::ContainmentKind;
@@ -125,6 +126,9 @@ pub struct Args {
     pub command: Vec<OsString>,
 
     #[command(flatten)]
+    pub parent: DieWithParent,
+
+    #[command(flatten)]
     pub streams: StreamArgs,
 
     #[command(flatten)]
@@ -207,11 +211,16 @@ pub fn parse_signal(text: &str) -> Result<Signal, String> {
     text.parse().map_err(|error: crate::Error| error.to_string())
 }
 
-fn parse_user(text: &str) -> Result<User, String> {
+pub fn parse_user(text: &str) -> Result<User, String> {
     User::look_up(text).map_err(|error| match error {
         crate::Error::Invalid { advice, .. } => advice,
         error => error.to_string(),
     })
+}
+
+/// Returns the parser of `--env`.
+pub fn variables() -> impl clap::builder::TypedValueParser<Value = (OsString, Option<OsString>)> {
+    FromBytes(parse_variable)
 }
 
 /// Parses `KEY=VALUE` or `KEY`, as bytes, because an environment consists of bytes. For `KEY` alone it returns no

@@ -9,7 +9,9 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
+use crate::cli::parent::Parent;
 use crate::kernel::own_signals::{self, SignalQueue};
+use crate::report::SupervisorKind;
 use crate::report::{MainEnd, exit_code_of_signal};
 use crate::{Command, Error, Guard, ProcessGroup, Report, Signal, SpawnError, SpawnStage};
 use anyhow::Result;
@@ -99,9 +101,12 @@ fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
         command.supervisor_death_signal(signal);
     }
 
-    let builder = supervisor_of_environment(guard)?.one_job();
+    let builder = supervisor_of_environment(guard)?.one_job().kind(SupervisorKind::Timeout);
     let deadline = options.deadline.and_then(|deadline| Instant::now().checked_add(deadline));
     let ended = with_supervisor(builder, signals, async |supervisor, signals| {
+        if options.die_with_parent {
+            Parent::open(None)?.stop_with_it()?;
+        }
         let announce = |step| announce(name, options, step);
         let mut supervision = Supervision::new(signals, rules(chosen), policy(options, &announce));
         supervision.set_deadline(deadline);

@@ -14,6 +14,8 @@ pub struct Options {
     pub foreground: bool,
     pub preserve_status: bool,
     pub verbose: bool,
+    /// An option that timeout(1) does not have.
+    pub die_with_parent: bool,
     pub kill_after: Option<Duration>,
     /// The number of the signal, 0 for none.
     pub signal: i32,
@@ -37,6 +39,7 @@ const LONG: &[Long] = &[
     Long { name: "preserve-status", takes_value: false, id: 'p' },
     Long { name: "signal", takes_value: true, id: 's' },
     Long { name: "verbose", takes_value: false, id: 'v' },
+    Long { name: "die-with-parent", takes_value: false, id: 'd' },
     Long { name: "help", takes_value: false, id: 'H' },
     Long { name: "version", takes_value: false, id: 'V' },
 ];
@@ -46,6 +49,7 @@ pub fn parse(words: &[OsString]) -> Parsed {
         foreground: false,
         preserve_status: false,
         verbose: false,
+        die_with_parent: false,
         kill_after: None,
         signal: libc::SIGTERM,
         deadline: None,
@@ -62,6 +66,7 @@ pub fn parse(words: &[OsString]) -> Parsed {
             'f' => options.foreground = true,
             'p' => options.preserve_status = true,
             'v' => options.verbose = true,
+            'd' => options.die_with_parent = true,
             'k' => match operands::duration(value.as_bytes()) {
                 Some(duration) => options.kill_after = duration,
                 None => return invalid_interval(&value),
@@ -106,6 +111,7 @@ Run COMMAND, and stop it if it is still running after DURATION. When COMMAND has
   -p, --preserve-status       exit with the status of COMMAND, even if COMMAND timed out
   -s, --signal=SIGNAL         the signal to send on timeout, a name or a number; TERM by default
   -v, --verbose               print each signal that {name} sends, on standard error
+      --die-with-parent       stop COMMAND when the process that started {name} has ended
       --help                  print this help
       --version               print the version
 

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cli::signal_stream::SignalStream;
+use crate::report::SupervisorKind;
 use crate::report::{MainEnd, Reason};
 use crate::{Command, Error, Job, ProcessGroup, Report, Signal, Supervisor};
 use anyhow::{Context, Result, bail};
@@ -51,7 +52,7 @@ pub fn run(args: &Args, prepared: Prepared) -> Result<u8> {
     let files = Files::watch(&args.watch, &args.ext, &args.ignore)?;
     // This starts a thread. The guard must exist before that, because it is a fork of this process.
     let keys = if args.stdin == Stdin::Null { Some(keys::restarts()?) } else { None };
-    let builder = supervisor_of_environment(guard)?;
+    let builder = supervisor_of_environment(guard)?.kind(SupervisorKind::Watch);
     let ended = with_supervisor(builder, signals, async |supervisor, signals| {
         Watch::new(args, files, terminal.as_ref()).live(supervisor, signals, keys).await
     });

@@ -2,11 +2,15 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::guard::identity;
 use crate::guard::identity::Identity;
 use crate::job::command::Command;
+
+/// The directory for temporary files.
+const TMPDIR: &str = "TMPDIR";
 
 impl Command {
     /// Checks whether the command is valid, as far as that is known without starting it: no NUL bytes, valid names of
@@ -46,10 +50,11 @@ impl Command {
         Err(Error::invalid(what, shown, "it contains a NUL byte, which cannot be passed to a program"))
     }
 
-    /// Returns the arguments, the environment and the paths to try, in the form that execve takes.
-    pub(crate) fn strings(&self) -> Result<Strings> {
+    /// Returns the arguments, the environment and the paths to try, in the form that execve takes. `tmp` is the private
+    /// tmp of the job: TMPDIR gets this value.
+    pub(crate) fn strings(&self, tmp: Option<&Path>) -> Result<Strings> {
         self.check_words()?;
-        let env = self.environment();
+        let env = self.environment(tmp);
         let mut argv = Block::default();
         std::iter::once(self.arg0.as_ref().unwrap_or(&self.program))
             .chain(&self.args)
@@ -61,11 +66,15 @@ impl Command {
     }
 
     /// Returns the inherited variables in their order, with the changes of this command, then the new ones.
-    fn environment(&self) -> Block {
+    fn environment(&self, tmp: Option<&Path>) -> Block {
         let inherited = (!self.clear_env).then(std::env::vars_os);
         let mut block =
             Block::with_room_for(inherited.as_ref().map_or(0, |known| known.size_hint().0) + self.env.len());
-        let mut push = |key: &OsString, value: &OsString| block.push(&[key.as_bytes(), b"=", value.as_bytes()]);
+        let mut push = |key: &OsString, value: &OsString| {
+            if tmp.is_none() || key != TMPDIR {
+                block.push(&[key.as_bytes(), b"=", value.as_bytes()]);
+            }
+        };
         let users = self.user.iter().filter(|_| !self.clear_env).flat_map(|user| &user.environment);
         let users: Vec<_> = users.filter(|(key, _)| !self.env.contains_key(key)).collect();
         let passes = |key: &OsString| self.sandbox.as_ref().is_none_or(|sandbox| sandbox.passes(key));
@@ -79,6 +88,9 @@ impl Command {
             .iter()
             .filter_map(|(key, value)| Some((key, value.as_ref()?)))
             .for_each(|(key, value)| push(key, value));
+        if let Some(tmp) = tmp {
+            block.push(&[TMPDIR.as_bytes(), b"=", tmp.as_os_str().as_bytes()]);
+        }
         block
     }
 
@@ -174,18 +186,18 @@ mod tests {
     fn nul_bytes_are_refused() {
         let mut command = Command::new("true");
         command.arg("a\0b");
-        let error = command.strings().err().unwrap().to_string();
+        let error = command.strings(None).err().unwrap().to_string();
         assert!(error.contains("argument 'a\\0b'") && error.contains("NUL"), "{error}");
         assert_eq!(command.check().unwrap_err().to_string(), error);
         for (key, value) in [("A=B", "c"), ("", "c"), ("A\0", "c"), ("A", "\0")] {
             let mut command = Command::new("true");
             command.env(key, value);
-            assert!(command.strings().is_err() && command.check().is_err(), "{key:?} {value:?}");
+            assert!(command.strings(None).is_err() && command.check().is_err(), "{key:?} {value:?}");
         }
         let mut elsewhere = Command::new("a");
         elsewhere.current_dir("/\0");
         for wrong in [Command::new("a\0"), elsewhere] {
-            assert!(wrong.strings().is_err() && wrong.check().is_err());
+            assert!(wrong.strings(None).is_err() && wrong.check().is_err());
         }
     }
 }

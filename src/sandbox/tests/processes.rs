@@ -29,6 +29,7 @@ fn a_process_outside_cannot_be_signalled_traced_read_or_limited() {
         ("environ_file", EACCES, Works),
         ("oom_score", EACCES, Works),
         ("their_root", EACCES, NotTried),
+        ("their_directory", EACCES, traces),
         ("vm_read", EPERM, traces),
         ("vm_write", EPERM, traces),
         ("descriptor", EPERM, traces),

@@ -47,15 +47,25 @@ ATTEMPT(environ_file) { return open_of("environ", O_RDONLY); }
 ATTEMPT(oom_score) { return open_of("oom_score_adj", O_WRONLY); }
 ATTEMPT(their_root) { return open_of("root/etc/shadow-of-nothing/..", O_RDONLY | O_DIRECTORY) < 0 && errno == ENOENT ? 0 : -1; }
 
+ATTEMPT(their_directory) { return open_of("cwd/.", O_RDONLY | O_DIRECTORY); }
+
 static char byte;
 static struct iovec local = {&byte, 1}, remote = {&byte, 1};
 ATTEMPT(vm_read) { return process_vm_readv(number(0), &local, 1, &remote, 1, 0) < 0 && errno != EFAULT ? -1 : 0; }
 ATTEMPT(vm_write) { return process_vm_writev(number(0), &local, 1, &remote, 1, 0) < 0 && errno != EFAULT ? -1 : 0; }
 
+/* Any descriptor: the guard's connection to its supervisor is one of them. */
 ATTEMPT(descriptor)
 {
-    int fd = syscall(SYS_pidfd_open, number(0), 0);
-    return fd < 0 ? -1 : syscall(SYS_pidfd_getfd, fd, 0, 0);
+    int fd = syscall(SYS_pidfd_open, number(0), 0), denied = 0;
+    for (int target = 0; fd >= 0 && target < 64; target++) {
+        if (syscall(SYS_pidfd_getfd, fd, target, 0) >= 0)
+            return 0;
+        if (errno != EBADF)
+            denied = errno;
+    }
+    errno = denied;
+    return -1;
 }
 
 ATTEMPT(advise)
@@ -152,7 +162,7 @@ ATTEMPT(self_affinity)
 
 MAIN(NAMED(kill_kill), NAMED(kill_stop), NAMED(kill_group), NAMED(continue_all), NAMED(tkill_kill), NAMED(tgkill_kill),
      NAMED(queue_kill), NAMED(pidfd_kill), NAMED(owner_signal), NAMED(trace_attach), NAMED(trace_seize),
-     NAMED(memory_file), NAMED(environ_file), NAMED(oom_score), NAMED(their_root), NAMED(vm_read), NAMED(vm_write),
+     NAMED(memory_file), NAMED(environ_file), NAMED(oom_score), NAMED(their_root), NAMED(their_directory), NAMED(vm_read), NAMED(vm_write),
      NAMED(descriptor), NAMED(advise), NAMED(compare), NAMED(limit_cpu), NAMED(limit_files), NAMED(limit_read),
      NAMED(limit_high_bits), NAMED(nice_process), NAMED(nice_group), NAMED(nice_user), NAMED(io_priority),
      NAMED(io_priority_user), NAMED(schedule_idle), NAMED(schedule_param), NAMED(schedule_attr), NAMED(affinity),

@@ -83,12 +83,14 @@ static struct sockaddr_un at(const char *path, int is_abstract)
 ATTEMPT(unix_connect)
 {
     struct sockaddr_un to = at(args[0], 0);
-    return connect(socket(AF_UNIX, SOCK_STREAM, 0), (void *)&to, sizeof to);
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    return fd < 0 ? -1 : connect(fd, (void *)&to, sizeof to);
 }
 ATTEMPT(abstract_connect)
 {
     struct sockaddr_un to = at(args[0], 1);
-    return connect(socket(AF_UNIX, SOCK_STREAM, 0), (void *)&to, sizeof(sa_family_t) + 1 + strlen(args[0]));
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    return fd < 0 ? -1 : connect(fd, (void *)&to, sizeof(sa_family_t) + 1 + strlen(args[0]));
 }
 static long through_pair(int type)
 {

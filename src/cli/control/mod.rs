@@ -1,0 +1,176 @@
+//! `pinfold ps`, `stats`, `stop`, `kill`, `signal`, `freeze`, `thaw`, `wait` and `exec`: they find the jobs of other
+//! pinfolds and control them.
+
+pub mod exec;
+pub mod ps;
+pub mod stats;
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::Signal;
+use crate::control::act::{self, Outcome};
+use crate::control::find::{self, Supervisor};
+use crate::control::target::{self, Target};
+
+use super::exit::{TIMED_OUT, UNKILLABLE};
+use super::explain::processes;
+use super::run::parse_signal;
+use super::{duration, print_message};
+
+/// Stop jobs: the stop signal, then SIGKILL after the grace period, as `run` does when it receives SIGTERM
+///
+/// Returns when no process of the jobs is left. The settings are those of the job (--stop-signal, --grace).
+///
+/// Exit code: 0; 122 when a process could not be ended; 125 when a job was not found or may not be stopped.
+#[derive(clap::Args)]
+pub struct StopArgs {
+    #[command(flatten)]
+    targets: Targets,
+}
+
+/// Kill jobs at once
+///
+/// Returns when no process of the jobs is left.
+///
+/// Exit code: 0; 122 when a process could not be ended; 125 when a job was not found or may not be killed.
+#[derive(clap::Args)]
+pub struct KillArgs {
+    #[command(flatten)]
+    targets: Targets,
+}
+
+/// Send a signal to the main process of jobs
+///
+/// Exit code: 0; 125 when a job was not found or may not be signalled.
+#[derive(clap::Args)]
+pub struct SignalArgs {
+    /// Send it to every process of the jobs
+    #[arg(long)]
+    all: bool,
+
+    /// The signal: a name like HUP, or a number
+    #[arg(value_parser = parse_signal)]
+    signal: Signal,
+
+    #[command(flatten)]
+    targets: Targets,
+}
+
+/// Freeze jobs: their processes use no CPU time until they are thawed
+///
+/// Needs a cgroup. The time limits of the jobs go on. A frozen job can be stopped and killed.
+#[derive(clap::Args)]
+pub struct FreezeArgs {
+    #[command(flatten)]
+    targets: Targets,
+}
+
+/// Thaw frozen jobs
+#[derive(clap::Args)]
+pub struct ThawArgs {
+    #[command(flatten)]
+    targets: Targets,
+}
+
+/// Wait until no process of jobs is left
+///
+/// Exit code: 0; 124 when --timeout is over; 125 when a job was not found.
+#[derive(clap::Args)]
+pub struct WaitArgs {
+    /// Wait for at most this time
+    #[arg(long, short, value_name = "DURATION", value_parser = duration::limit)]
+    timeout: Option<Duration>,
+
+    #[command(flatten)]
+    targets: Targets,
+}
+
+#[derive(clap::Args)]
+struct Targets {
+    /// The name of a job, or the pid of a pinfold or of any process of a job
+    #[arg(required = true, value_name = "NAME|PID")]
+    targets: Vec<String>,
+}
+
+impl Targets {
+    /// Finds all of them, and then calls `act` for each. So nothing happens where one of them is not found. After an
+    /// error of `act`, the others have their turn.
+    fn each(&self, mut act: impl FnMut(Target<'_>) -> Result<u8>) -> Result<u8> {
+        let all = find::all()?;
+        let found = self.targets.iter().map(|word| target::find(word, &all)).collect::<Result<Vec<_>>>()?;
+        let mut code = 0;
+        let mut failed = Ok(());
+        for target in found {
+            match act(target) {
+                Ok(this) => code = code.max(this),
+                Err(error) => failed = failed.and(Err(error)),
+            }
+        }
+        failed.map(|()| code)
+    }
+}
+
+fn code_of(target: Target<'_>, outcome: &Outcome) -> u8 {
+    match outcome {
+        Outcome::Gone => 0,
+        Outcome::Left(left) => {
+            print_message(&format!("could not end {} of {}", processes(left), target.describe()));
+            UNKILLABLE
+        }
+    }
+}
+
+pub fn stop(args: &StopArgs) -> Result<u8> {
+    args.targets.each(|target| Ok(code_of(target, &act::stop(target)?)))
+}
+
+pub fn kill(args: &KillArgs) -> Result<u8> {
+    args.targets.each(|target| Ok(code_of(target, &act::kill(target)?)))
+}
+
+pub fn signal(args: &SignalArgs) -> Result<u8> {
+    args.targets.each(|target| act::signal(target, args.signal, args.all).map(|()| 0))
+}
+
+pub fn freeze(args: &FreezeArgs) -> Result<u8> {
+    args.targets.each(|target| act::freeze(target, true).map(|()| 0))
+}
+
+pub fn thaw(args: &ThawArgs) -> Result<u8> {
+    args.targets.each(|target| act::freeze(target, false).map(|()| 0))
+}
+
+pub fn wait(args: &WaitArgs) -> Result<u8> {
+    let limit = args.timeout.filter(|timeout| *timeout < Duration::MAX);
+    args.targets.each(|target| Ok(if act::wait(target, limit)? { 0 } else { TIMED_OUT }))
+}
+
+/// Returns the supervisors of this user, or of all users.
+fn supervisors(all_users: bool) -> Result<Vec<Supervisor>> {
+    let own = rustix::process::geteuid().as_raw();
+    let mut all = find::all()?;
+    all.retain(|supervisor| all_users || supervisor.owner == own);
+    Ok(all)
+}
+
+/// Returns the rows as lines with aligned columns. The last column is not padded.
+fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<_> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .enumerate()
+            .map(|(at, (cell, &width))| if at + 1 == columns { cell.clone() } else { format!("{cell:width$}") });
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}

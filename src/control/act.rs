@@ -1,0 +1,402 @@
+//! Stops, kills, signals, freezes and awaits the jobs of other supervisors. A signal reaches only a process that is
+//! confirmed after its pidfd was opened: the supervisor has its base open or has recorded the job in its memory, and a
+//! process of a job is in its leaf or descends from its guard.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+use super::Request;
+use super::find::{Containment, Job, Supervisor, supervisor_of_guard};
+use super::target::Target;
+use crate::cgroup::base;
+use crate::cgroup::directory::{Cgroup, state};
+use crate::cgroup::sweep;
+use crate::error::Error;
+use crate::kernel::pidfd::Pidfd;
+use crate::kernel::poll;
+use crate::kernel::scan::ScanLimits;
+use crate::kernel::signal::Signal;
+use crate::report::{Description, ProcessList};
+use crate::subreaper::descendants::Descendants;
+use crate::subreaper::description;
+
+/// How long a supervisor may take in addition to the time that the job has: for its report, its output, its exit.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a supervisor may take to obey a kill request. Then the processes of the job are killed directly.
+const KILL_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The times of a job that its supervisor has not recorded.
+const DEFAULT_GRACE: Duration = Duration::from_secs(10);
+const DEFAULT_KILL_BOUND: Duration = Duration::from_secs(10);
+
+/// The longest time for the signals of one request.
+const SIGNAL_TIME: Duration = Duration::from_secs(2);
+
+/// How a stop or a kill ended.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// No process of the job is left.
+    Gone,
+    /// These processes did not end within the time.
+    Left(ProcessList),
+}
+
+/// Stops a job, or all jobs of a supervisor, and waits until no process of them is left. A command of pinfold stops its
+/// jobs itself, with its own settings. If the supervisor is a program that uses the library, or the target is one of
+/// several jobs, this process sends the stop signal and, after the grace period, SIGKILL.
+///
+/// # Errors
+/// If the supervisor or a process may not be signalled, or if the supervisor does not respond.
+pub(crate) fn stop(target: Target<'_>) -> Result<Outcome> {
+    match supervisor_for_requests(target) {
+        Some(supervisor) => {
+            let Some(pidfd) = request(supervisor, Request::Stop)? else { return Ok(Outcome::Gone) };
+            let times = target.jobs().into_iter().map(|job| job.grace() + job.kill_bound()).max();
+            let bound = times.unwrap_or_default() + PATIENCE;
+            if !has_ended_within(&pidfd, Some(bound))? {
+                return Err(no_response(supervisor, bound).into());
+            }
+            Ok(left(target))
+        }
+        None => each(target, stop_directly),
+    }
+}
+
+/// Kills a job, or all jobs of a supervisor, and waits until no process of them is left.
+///
+/// # Errors
+/// Those of [`stop`].
+pub(crate) fn kill(target: Target<'_>) -> Result<Outcome> {
+    if let Some(supervisor) = supervisor_for_requests(target) {
+        let Some(pidfd) = request(supervisor, Request::Kill)? else { return Ok(Outcome::Gone) };
+        if has_ended_within(&pidfd, Some(KILL_PATIENCE))? {
+            return Ok(left(target));
+        }
+        // The supervisor may be stopped, or it waits for something.
+        let killed = each(target, kill_directly)?;
+        let _ = has_ended_within(&pidfd, Some(PATIENCE))?;
+        return Ok(killed);
+    }
+    each(target, kill_directly)
+}
+
+/// Sends a signal to the main process of each job of the target, or with `to_all` to each of their processes.
+///
+/// # Errors
+/// If no process could be signalled.
+pub(crate) fn signal(target: Target<'_>, signal: Signal, to_all: bool) -> Result<()> {
+    for job in target.jobs() {
+        let sent = if to_all { job.signal_all(&[signal], |_| true) } else { job.signal_main(&[signal]) };
+        sent.map_err(|errno| Error::system("send a signal to", target.describe(), errno, advice(errno)))?;
+    }
+    Ok(())
+}
+
+/// Freezes the jobs, or thaws them, and waits until that is done (`cgroup.freeze`, Linux 5.2).
+///
+/// # Errors
+/// For a job without a cgroup, if the kernel refuses, or if the processes are not frozen within 10 s.
+pub(crate) fn freeze(target: Target<'_>, freeze: bool) -> Result<()> {
+    for job in target.jobs() {
+        let Containment::Leaf(leaf) = &job.containment else {
+            bail!(
+                "cannot freeze or thaw {}: it has no cgroup (pinfold signal --all STOP, or CONT, works)",
+                target.describe()
+            );
+        };
+        let operation = if freeze { "freeze" } else { "thaw" };
+        let failed = |errno| Error::system(operation, target.describe(), errno, advice(errno));
+        let done = if freeze { freeze_leaf(leaf) } else { leaf.thaw() };
+        match done {
+            Err(Errno::NODEV | Errno::NOENT) => {}
+            done => done.map_err(failed)?,
+        }
+    }
+    Ok(())
+}
+
+/// Waits until no process of the target is left, for at most `time`. Returns whether none is left.
+///
+/// # Errors
+/// The errno of poll(2) or of reading the cgroup.
+pub(crate) fn wait(target: Target<'_>, time: Option<Duration>) -> Result<bool> {
+    let until = time.and_then(|time| Instant::now().checked_add(time));
+    let left = || until.map(|until| until.saturating_duration_since(Instant::now()));
+    let failed = |errno| Error::system("wait for", target.describe(), errno, "");
+    // A supervisor that is gone is waited for through its jobs.
+    if let Some(supervisor) = supervisor_for_requests(target)
+        && let Ok(Some(pidfd)) = open(supervisor)
+    {
+        return has_ended_within(&pidfd, time);
+    }
+    for job in target.jobs() {
+        if !job.wait(left()).map_err(failed)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Returns the supervisor, if it is a command of pinfold and a request to it concerns nothing but the target.
+fn supervisor_for_requests(target: Target<'_>) -> Option<&Supervisor> {
+    let supervisor = target.supervisor();
+    let kind = supervisor.kind()?;
+    let whole = matches!(target, Target::Supervisor(_)) || kind.has_one_job();
+    (whole && kind.takes_requests() && supervisor.pid.is_some()).then_some(supervisor)
+}
+
+/// Opens the supervisor and confirms that it is the one that was found. Returns `None` if it has ended.
+fn open(supervisor: &Supervisor) -> Result<Option<Pidfd>> {
+    let Some(pid) = supervisor.pid else { return Ok(None) };
+    let pidfd = match Pidfd::open(pid) {
+        Ok(pidfd) => pidfd,
+        Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
+        Err(errno) => {
+            let object = format!("process {}", pid.as_raw_nonzero());
+            return Err(Error::system("open the supervisor", object, errno, "").into());
+        }
+    };
+    let confirmed = match &supervisor.base {
+        Some(base) => has_open(pid, base.file_name().unwrap_or_default()),
+        None => {
+            let guards: Vec<_> = supervisor.jobs.iter().filter_map(|job| job.description.as_ref()).collect();
+            description::of(pid).iter().any(|found| guards.iter().any(|known| known.guard == found.description.guard))
+        }
+    };
+    match confirmed {
+        true => Ok(Some(pidfd)),
+        // It has ended, or has closed its supervisor meanwhile.
+        false if pidfd.has_ended() || !supervisor.has_jobs_left() => Ok(None),
+        false => Err(anyhow!(
+            "process {} cannot be confirmed as the supervisor: /proc does not show its descriptors",
+            pid.as_raw_nonzero()
+        )),
+    }
+}
+
+/// Returns whether the process has a file of this name open. No two bases have the same name.
+fn has_open(pid: Pid, name: &std::ffi::OsStr) -> bool {
+    debug_assert!(name.to_str().is_some_and(base::is_name));
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero()));
+    let mut links =
+        descriptors.into_iter().flatten().flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    links.any(|link| link.file_name() == Some(name))
+}
+
+/// Sends the request to the supervisor. Returns `None` if it has ended.
+fn request(supervisor: &Supervisor, request: Request) -> Result<Option<Pidfd>> {
+    let Some(pidfd) = open(supervisor)? else { return Ok(None) };
+    match pidfd.send_with(Request::SIGNAL, request.value()) {
+        Ok(()) => Ok(Some(pidfd)),
+        Err(Errno::SRCH) => Ok(None),
+        Err(errno) => {
+            let pid = supervisor.pid.map_or(0, |pid| pid.as_raw_nonzero().get());
+            Err(Error::system("send a request to", format!("the supervisor, process {pid}"), errno, advice(errno))
+                .into())
+        }
+    }
+}
+
+fn has_ended_within(pidfd: &Pidfd, time: Option<Duration>) -> Result<bool> {
+    poll::wait(&mut [PollFd::new(pidfd, PollFlags::IN)], time).context("cannot wait for the supervisor")
+}
+
+fn no_response(supervisor: &Supervisor, bound: Duration) -> Error {
+    let pid = supervisor.pid.map_or(0, |pid| pid.as_raw_nonzero().get());
+    Error::system(
+        "stop the jobs of",
+        format!("process {pid}"),
+        Errno::TIMEDOUT,
+        format!("it has not ended within {} s; pinfold kill ends the processes directly", bound.as_secs()),
+    )
+}
+
+fn advice(errno: Errno) -> &'static str {
+    match errno {
+        Errno::PERM | Errno::ACCESS => "it belongs to another user: run this as that user, or as root",
+        Errno::SRCH => "it has ended",
+        _ => "",
+    }
+}
+
+/// Acts on each job of the target.
+fn each(target: Target<'_>, act: fn(&Job) -> rustix::io::Result<()>) -> Result<Outcome> {
+    for job in target.jobs() {
+        match act(job) {
+            Ok(()) | Err(Errno::BUSY | Errno::SRCH | Errno::NODEV | Errno::NOENT) => {}
+            Err(errno) => return Err(Error::system("end", target.describe(), errno, advice(errno)).into()),
+        }
+    }
+    Ok(left(target))
+}
+
+/// Returns the processes that are left.
+fn left(target: Target<'_>) -> Outcome {
+    let mut list = ProcessList::default();
+    for job in target.jobs() {
+        if job.has_processes() {
+            job.processes().into_iter().for_each(|pid| list.add_unkillable(pid));
+        }
+    }
+    if list.count == 0 { Outcome::Gone } else { Outcome::Left(list) }
+}
+
+fn stop_directly(job: &Job) -> rustix::io::Result<()> {
+    let known = job.description.as_ref();
+    let signal = known.and_then(|known| Signal::from_number(known.stop_signal)).unwrap_or(Signal::TERM);
+    let signals = [signal, Signal::CONT];
+    let sent = if known.is_some_and(|known| known.signal_to_main) && job.main.is_some() {
+        job.signal_main(&signals)
+    } else {
+        job.signal_all(&signals, |_| true)
+    };
+    if let Containment::Leaf(leaf) = &job.containment {
+        let _ = leaf.describe_stop();
+        leaf.thaw()?;
+    }
+    sent?;
+    if job.wait(Some(job.grace()))? { Ok(()) } else { kill_directly(job) }
+}
+
+fn kill_directly(job: &Job) -> rustix::io::Result<()> {
+    match &job.containment {
+        Containment::Leaf(leaf) => sweep::kill_and_wait(leaf, job.kill_bound()),
+        Containment::Guard(guard) => {
+            let Some(held) = open_guard(*guard)? else { return Ok(()) };
+            let until = Instant::now() + job.kill_bound();
+            // The processes that were started meanwhile, and the guard's work after their end, take a moment.
+            const PAUSE: Duration = Duration::from_millis(10);
+            while !held.has_ended() && Instant::now() < until {
+                let descendants = Descendants::of(*guard);
+                descendants.kill_all(|_| {})?;
+                let ended = poll::wait(&mut [PollFd::new(&held, PollFlags::IN)], Some(PAUSE))?;
+                if ended || descendants.children()?.is_empty() {
+                    return Ok(());
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Opens a guard and confirms that it is one. Returns `None` if it has ended.
+fn open_guard(guard: Pid) -> rustix::io::Result<Option<Pidfd>> {
+    let pidfd = match Pidfd::open(guard) {
+        Ok(pidfd) => pidfd,
+        Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(errno),
+    };
+    let is_guard = supervisor_of_guard(guard).is_some()
+        && std::fs::read_to_string(format!("/proc/{}/comm", guard.as_raw_nonzero()))
+            .is_ok_and(|name| name.trim_end() == base::GUARD_NAME);
+    Ok((is_guard && !pidfd.has_ended()).then_some(pidfd))
+}
+
+fn freeze_leaf(leaf: &Cgroup) -> rustix::io::Result<()> {
+    const BOUND: Duration = Duration::from_secs(10);
+    let events = leaf.events()?;
+    leaf.write(c"cgroup.freeze", b"1")?;
+    let until = Instant::now() + BOUND;
+    loop {
+        let now = state(&events)?;
+        let left = until.saturating_duration_since(Instant::now());
+        if now.frozen || !now.populated {
+            return Ok(());
+        }
+        if left.is_zero() {
+            return Err(Errno::TIMEDOUT);
+        }
+        poll::wait(&mut [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)], Some(left))?;
+    }
+}
+
+impl Supervisor {
+    fn has_jobs_left(&self) -> bool {
+        self.jobs.iter().any(Job::has_processes)
+    }
+}
+
+impl Job {
+    fn known<T>(&self, value: impl FnOnce(&Description) -> T, default: T) -> T {
+        self.description.as_ref().map_or(default, value)
+    }
+
+    fn grace(&self) -> Duration {
+        self.known(|known| seconds(known.grace), DEFAULT_GRACE)
+    }
+
+    fn kill_bound(&self) -> Duration {
+        self.known(|known| seconds(known.kill_bound), DEFAULT_KILL_BOUND)
+    }
+
+    fn has_processes(&self) -> bool {
+        match &self.containment {
+            Containment::Leaf(leaf) => leaf.events().and_then(state).is_ok_and(|state| state.populated),
+            Containment::Guard(guard) => !self.processes().is_empty() && matches!(open_guard(*guard), Ok(Some(_))),
+        }
+    }
+
+    /// Waits until it has no process, for at most `time`. Returns whether it has none.
+    fn wait(&self, time: Option<Duration>) -> rustix::io::Result<bool> {
+        match &self.containment {
+            Containment::Leaf(leaf) => {
+                let until = time.and_then(|time| Instant::now().checked_add(time));
+                let events = match leaf.events() {
+                    Err(Errno::NODEV | Errno::NOENT) => return Ok(true),
+                    events => events?,
+                };
+                while state(&events)?.populated {
+                    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+                    if left.is_some_and(|left| left.is_zero()) {
+                        return Ok(false);
+                    }
+                    poll::wait(&mut [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)], left)?;
+                }
+                Ok(true)
+            }
+            Containment::Guard(guard) => match open_guard(*guard)? {
+                Some(guard) => poll::wait(&mut [PollFd::new(&guard, PollFlags::IN)], time),
+                None => Ok(true),
+            },
+        }
+    }
+
+    /// Sends the signals to the main process, if it is still in the job.
+    fn signal_main(&self, signals: &[Signal]) -> rustix::io::Result<()> {
+        let main = self.main.ok_or(Errno::SRCH)?;
+        let mut found = false;
+        self.signal_those(signals, |pid| pid == main, |_| found = true)?;
+        if found { Ok(()) } else { Err(Errno::SRCH) }
+    }
+
+    fn signal_all(&self, signals: &[Signal], wanted: impl Fn(Pid) -> bool) -> rustix::io::Result<()> {
+        self.signal_those(signals, wanted, |_| {})
+    }
+
+    fn signal_those(
+        &self,
+        signals: &[Signal],
+        wanted: impl Fn(Pid) -> bool,
+        found: impl FnMut(Pid),
+    ) -> rustix::io::Result<()> {
+        let scans = ScanLimits::new(64, SIGNAL_TIME);
+        match &self.containment {
+            Containment::Leaf(leaf) => leaf.signal_those(signals, scans, wanted, found).map(drop),
+            Containment::Guard(guard) => match open_guard(*guard)? {
+                // The pidfd is held until the signals have been sent.
+                Some(_held) => Descendants::of(*guard).signal_those(signals, scans, wanted, found).map(drop),
+                None => Err(Errno::SRCH),
+            },
+        }
+    }
+}
+
+fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+}

@@ -1,0 +1,183 @@
+//! Runs one more command inside of a running job: it is born in the job's leaf, has the job's limits, and ends with the
+//! job. pinfold neither guards it nor cleans up after it: what it leaves is a part of the job.
+
+use std::ffi::{CString, OsString};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+
+use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{WaitId, WaitIdOptions, geteuid, waitid};
+
+use super::find::{Containment, Job};
+use super::target::Target;
+use crate::error::Error;
+use crate::kernel::own_signals::{SignalQueue, suspend_by};
+use crate::kernel::pidfd::Pidfd;
+use crate::kernel::signal::Signal;
+use crate::kernel::user::User;
+use crate::kernel::{fork, inherited, signal_set};
+
+/// A command for a running job.
+#[derive(Debug)]
+pub(crate) struct Command {
+    pub words: Vec<OsString>,
+    pub cwd: Option<PathBuf>,
+    /// Variables to set, in addition to those of this process.
+    pub env: Vec<(OsString, OsString)>,
+    pub user: Option<User>,
+}
+
+/// Runs the command in the job of the target, and returns how it ended. This process must have one thread. Signals that
+/// this process receives go to the command. If a signal ends this process, the command goes on as a part of the job.
+///
+/// # Errors
+/// If the job has no cgroup, has a sandbox, or has ended; or if the command cannot be executed: then the error is an
+/// [`Errno`] with a context.
+pub(crate) fn exec(target: Target<'_>, command: &Command) -> Result<ExitStatus> {
+    let job = only_job(target)?;
+    let Containment::Leaf(leaf) = &job.containment else {
+        bail!("cannot run a command in {}: it has no cgroup, so the command could outlive it", target.describe());
+    };
+    if job.description.as_ref().is_some_and(|known| known.sandboxed) {
+        bail!("cannot run a command in {}: the job has a sandbox, and the command would have none", target.describe());
+    }
+    check_user(target, job, command)?;
+    let words: Vec<_> =
+        command.words.iter().map(|word| CString::new(word.clone().into_vec())).collect::<Result<_, _>>()?;
+    let mask = inherited::signals().blocked;
+    let signals = SignalQueue::block_all()?;
+    // The child reports an error through this pipe, which exec closes.
+    let (failed, fails) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let child = match fork::fork_into(leaf.as_fd()) {
+        Ok(Some(child)) => child,
+        Ok(None) => {
+            let (step, errno) = become_command(command, &words, mask);
+            let _ = rustix::io::write(&fails, &[step as u8, errno.raw_os_error() as u8]);
+            fork::exit_now(127)
+        }
+        Err(Errno::NODEV | Errno::NOENT) => bail!("{} has ended", target.describe()),
+        Err(errno) => {
+            let advice = match errno {
+                Errno::ACCESS | Errno::PERM => "this user may not put a process into the job's cgroup",
+                Errno::BUSY => {
+                    "the job has delegated controllers to cgroups of its own, so its own cgroup can hold no process"
+                }
+                _ => "",
+            };
+            return Err(Error::system("start a process in", leaf.path().display().to_string(), errno, advice).into());
+        }
+    };
+    drop(fails);
+    let mut failure = [0_u8; 2];
+    if matches!(rustix::io::retry_on_intr(|| rustix::io::read(&failed, &mut failure)), Ok(2)) {
+        let _ = end_of(&child);
+        let errno = Errno::from_raw_os_error(i32::from(failure[1]));
+        return Err(step_error(failure[0], command, errno));
+    }
+    wait_for(&child, &signals)
+}
+
+fn only_job<'a>(target: Target<'a>) -> Result<&'a Job> {
+    match target.jobs().as_slice() {
+        [job] => Ok(job),
+        jobs => bail!("{} are {} jobs: name one of them", target.describe(), jobs.len()),
+    }
+}
+
+/// Checks that the command gets no other rights than the job has, unless the caller requests that.
+fn check_user(target: Target<'_>, job: &Job, command: &Command) -> Result<()> {
+    let Some(main) = job.main.filter(|_| command.user.is_none()) else { return Ok(()) };
+    let Ok(metadata) = std::fs::metadata(format!("/proc/{}", main.as_raw_nonzero())) else { return Ok(()) };
+    if metadata.uid() != geteuid().as_raw() {
+        bail!("{} runs as user {}: add --user {} (or --user 0)", target.describe(), metadata.uid(), metadata.uid());
+    }
+    Ok(())
+}
+
+/// The steps of the child that can fail.
+#[derive(Clone, Copy)]
+enum Step {
+    User = 1,
+    Directory = 2,
+    Exec = 3,
+}
+
+/// Executes the command in the child. Returns only after an error.
+fn become_command(command: &Command, words: &[CString], mask: u64) -> (Step, Errno) {
+    if let Some(user) = &command.user {
+        if let Err(errno) = user.apply() {
+            return (Step::User, errno);
+        }
+        for (key, value) in &user.environment {
+            if let Err(errno) = fork::set_variable(key, value) {
+                return (Step::User, errno);
+            }
+        }
+    }
+    if let Some(cwd) = &command.cwd
+        && let Err(errno) = rustix::process::chdir(cwd)
+    {
+        return (Step::Directory, errno);
+    }
+    for (key, value) in &command.env {
+        if let Err(errno) = fork::set_variable(key, value) {
+            return (Step::Exec, errno);
+        }
+    }
+    signal_set::set_signal_mask(mask);
+    (Step::Exec, fork::exec(words))
+}
+
+fn step_error(step: u8, command: &Command, errno: Errno) -> anyhow::Error {
+    let program = crate::report::text::printable_os(&command.words[0]).into_owned();
+    let what = match step {
+        1 => "cannot change to the user".to_owned(),
+        2 => format!("cannot enter the directory {}", command.cwd.clone().unwrap_or_default().display()),
+        _ => format!("cannot execute {program}"),
+    };
+    anyhow::Error::new(errno).context(what)
+}
+
+/// Waits for the end of the child, and passes signals on to it.
+fn wait_for(child: &Pidfd, signals: &SignalQueue) -> Result<ExitStatus> {
+    loop {
+        let mut fds = [PollFd::new(child, PollFlags::IN), PollFd::new(&signals.fd, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno).context("cannot wait for the command"),
+        }
+        if !fds[0].revents().is_empty() {
+            return end_of(child);
+        }
+        while let Some(received) = signals.next(Some(std::time::Duration::ZERO))? {
+            // The command is in this process group and has received what the terminal sent.
+            if received.is_from_terminal() {
+                if received.signal == Signal::TSTP {
+                    suspend_by(Signal::TSTP);
+                }
+                continue;
+            }
+            match child.send(received.signal) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(errno) => return Err(errno).context("cannot pass a signal on to the command"),
+            }
+        }
+    }
+}
+
+fn end_of(child: &Pidfd) -> Result<ExitStatus> {
+    let Some(status) = waitid(WaitId::PidFd(child.as_fd()), WaitIdOptions::EXITED)? else {
+        bail!("the kernel did not say how the command ended")
+    };
+    // The form of wait(2): the exit code is the second byte, and the signal is in the first one.
+    Ok(ExitStatus::from_raw(match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => code << 8,
+        (None, signal) => signal.unwrap_or(0),
+    }))
+}

@@ -1,0 +1,119 @@
+//! Which job or supervisor a person means: by name, or by the pid of a process.
+
+use anyhow::{Result, bail};
+use rustix::process::{Pid, geteuid};
+
+use super::find::{Containment, Job, Supervisor};
+use crate::report::text::printable;
+use crate::subreaper::descendants::Descendants;
+
+/// A job, or a supervisor with all of its jobs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Target<'a> {
+    Job(&'a Supervisor, &'a Job),
+    Supervisor(&'a Supervisor),
+}
+
+impl<'a> Target<'a> {
+    pub fn supervisor(self) -> &'a Supervisor {
+        match self {
+            Self::Job(supervisor, _) | Self::Supervisor(supervisor) => supervisor,
+        }
+    }
+
+    /// Returns the jobs that it consists of.
+    pub fn jobs(self) -> Vec<&'a Job> {
+        match self {
+            Self::Job(_, job) => vec![job],
+            Self::Supervisor(supervisor) => supervisor.jobs.iter().collect(),
+        }
+    }
+
+    /// Returns a text that distinguishes it from others, for messages.
+    pub fn describe(self) -> String {
+        let supervisor = self.supervisor();
+        let of = supervisor.pid.map_or_else(String::new, |pid| format!(" of process {}", pid.as_raw_nonzero()));
+        match self {
+            Self::Job(_, job) => {
+                let command = job.description.as_ref().map(|known| known.command.join(" ")).unwrap_or_default();
+                let main = job.main.map_or_else(String::new, |pid| format!(", process {}", pid.as_raw_nonzero()));
+                format!("job {}{of}{main}: {}", printable(job.name()), printable(&command))
+            }
+            Self::Supervisor(_) => format!("the jobs{of}: {}", printable(&supervisor.command_line())),
+        }
+    }
+}
+
+/// Returns what `word` names among the supervisors `all`. A word that consists of digits is a pid: that of a
+/// supervisor, or of any process of a job. Any other word is the name of a job.
+///
+/// # Errors
+/// If nothing or more than one job has the name, or if it belongs to another user and this user is not root.
+pub(crate) fn find<'a>(word: &str, all: &'a [Supervisor]) -> Result<Target<'a>> {
+    let found = match word.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => word.parse().ok().and_then(Pid::from_raw).and_then(|pid| by_pid(pid, all)).into_iter().collect(),
+        false => by_name(word, all),
+    };
+    let target = match found.as_slice() {
+        [target] => *target,
+        [] => bail!("no running job is named '{}' (pinfold ps lists the jobs)", printable(word)),
+        several => {
+            let candidates: Vec<_> = several.iter().map(|target| target.describe()).collect();
+            bail!(
+                "{} jobs are named '{}': name one by the pid of a process instead: {}",
+                candidates.len(),
+                printable(word),
+                candidates.join("; ")
+            );
+        }
+    };
+    let (owner, own) = (target.supervisor().owner, geteuid());
+    if owner != own.as_raw() && !own.is_root() {
+        bail!("{} belongs to user {owner}: run this as that user, or as root", target.describe());
+    }
+    Ok(target)
+}
+
+fn by_name<'a>(name: &str, all: &'a [Supervisor]) -> Vec<Target<'a>> {
+    let jobs = all.iter().flat_map(|supervisor| supervisor.jobs.iter().map(move |job| Target::Job(supervisor, job)));
+    let mut found: Vec<_> = jobs.filter(|target| target.jobs().iter().any(|job| job.name() == name)).collect();
+    // A name of a job of this user is not ambiguous because another user has a job of the same name.
+    let own = geteuid().as_raw();
+    if found.iter().any(|target| target.supervisor().owner == own) {
+        found.retain(|target| target.supervisor().owner == own);
+    }
+    found
+}
+
+fn by_pid(pid: Pid, all: &[Supervisor]) -> Option<Target<'_>> {
+    for supervisor in all {
+        if supervisor.pid == Some(pid) {
+            let one_job = supervisor.kind().is_some_and(|kind| kind.has_one_job());
+            return Some(match supervisor.jobs.as_slice() {
+                [job] if one_job => Target::Job(supervisor, job),
+                _ => Target::Supervisor(supervisor),
+            });
+        }
+    }
+    // A job can contain a supervisor with jobs of its own: the innermost job contains the fewest processes.
+    let mut found: Option<(usize, Target<'_>)> = None;
+    for supervisor in all {
+        for job in &supervisor.jobs {
+            let processes = job.processes();
+            if processes.contains(&pid) && found.is_none_or(|(count, _)| processes.len() < count) {
+                found = Some((processes.len(), Target::Job(supervisor, job)));
+            }
+        }
+    }
+    found.map(|(_, target)| target)
+}
+
+impl Job {
+    /// Returns its processes, as far as they are visible here.
+    pub fn processes(&self) -> Vec<Pid> {
+        match &self.containment {
+            Containment::Leaf(leaf) => leaf.processes().0,
+            Containment::Guard(guard) => Descendants::of(*guard).processes().0,
+        }
+    }
+}

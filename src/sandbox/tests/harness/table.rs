@@ -1,0 +1,68 @@
+//! Tables of attempts.
+
+use std::os::unix::fs::MetadataExt;
+
+use super::build::program;
+use super::run::Run;
+use super::users::users;
+use super::victim::Victim;
+use crate::sandbox::policy::Sandbox;
+
+/// In place of something that lives as long as an attempt.
+pub struct Nothing;
+
+/// A value that lives as long as an attempt.
+pub trait Kept {}
+
+impl Kept for Nothing {}
+impl Kept for Victim {}
+
+/// Makes attempts of one program in a sandbox and without one. Each row: the attempt, what it prints in the sandbox, and
+/// whether it works without.
+pub struct Table<'a> {
+    pub program: &'a str,
+    pub sandbox: Sandbox,
+    pub rows: &'a [(&'a str, &'a str, Outside)],
+}
+
+/// The result of an attempt without a sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outside {
+    /// It works, and so its failure in a sandbox is due to the sandbox.
+    Works,
+    /// It depends on the machine, or would do harm.
+    NotTried,
+}
+
+impl Table<'_> {
+    /// Runs all rows, with arguments that `arguments` makes for each run. Returns what was different than expected.
+    pub fn differences(mut self, arguments: impl Fn() -> (Vec<String>, Box<dyn Kept>)) -> Vec<String> {
+        let program = program(self.program);
+        assert!(program.metadata().unwrap().mode() & 0o005 == 0o005);
+        self.sandbox.read(&program);
+        let mut differences = Vec::new();
+        let words = |attempt: &str, arguments: Vec<String>| {
+            let program = program.to_str().unwrap().to_owned();
+            [program, attempt.to_owned()].into_iter().chain(arguments).collect::<Vec<_>>()
+        };
+        for (attempt, expected, outside) in self.rows {
+            if *outside == Outside::Works {
+                let (arguments, _kept) = arguments();
+                let line = Run::new(words(attempt, arguments)).run().line();
+                if line != "allowed" {
+                    differences.push(format!("{attempt} without a sandbox: {line}"));
+                }
+            }
+            for (user, vfork) in users().into_iter().flat_map(|user| [(user, true), (user, false)]) {
+                let (arguments, _kept) = arguments();
+                let mut run = Run::new(words(attempt, arguments)).within(&self.sandbox, user);
+                run.vfork = vfork;
+                let line = run.run().line();
+                if line != *expected {
+                    differences.push(format!("{attempt} as {user:?}, vfork {vfork}: {line}, expected {expected}"));
+                }
+            }
+        }
+        differences
+    }
+}
