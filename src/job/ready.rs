@@ -91,8 +91,8 @@ impl Readiness {
     }
 
     /// Returns whether the job's output has to be piped for this.
-    #[must_use]
-    pub fn needs_output(&self) -> bool {
+    #[cfg(feature = "cli")]
+    pub(crate) fn needs_output(&self) -> bool {
         matches!(self.0, Condition::Line(..))
     }
 

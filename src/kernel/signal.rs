@@ -77,7 +77,8 @@ impl Signal {
     }
 
     /// Returns all signals, in ascending order.
-    pub fn all() -> impl Iterator<Item = Self> {
+    #[cfg(feature = "cli")]
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
         (1..=signal_set::SIGNAL_MAX).map(Self)
     }
 

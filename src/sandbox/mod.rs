@@ -22,4 +22,4 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-pub use policy::{Network, PrivateTmp, Sandbox, Unix};
+pub use policy::{Network, Sandbox, Unix};
