@@ -225,9 +225,9 @@ impl ContainmentErrorKind {
         match self {
             Self::NoCgroup => "no cgroup can hold the job".into(),
             Self::NoContainment => "nothing here can hold the job".into(),
-            Self::NoCgroupToSearch => "there is no cgroup v2 to look in".into(),
+            Self::NoCgroupToSearch => "there is no cgroup v2 to search".into(),
             Self::NoControllers(controllers) => {
-                format!("no cgroup here can enforce the limits, which need its controllers {controllers}")
+                format!("no cgroup here has the controllers that the limits need ({controllers})")
             }
         }
     }

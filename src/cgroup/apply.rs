@@ -35,7 +35,7 @@ pub(crate) fn apply_to(leaf: Option<&Leaf>, limits: &Limits) -> Result<Option<Cg
 fn apply(limits: &Limits, leaf: &Cgroup, controllers: &str) -> Result<()> {
     for controller in limits.controllers() {
         if !controllers.split_ascii_whitespace().any(|known| known == controller.name()) {
-            let reason = format!("its cgroup does not have the {controller} controller");
+            let reason = format!("the job's cgroup does not have the {controller} controller");
             return Err(refused(controller, reason, "request the controller when the supervisor is started"));
         }
     }

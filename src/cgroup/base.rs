@@ -18,7 +18,7 @@ use crate::cgroup::leaf::Leaf;
 use crate::cgroup::limits::Controller;
 use crate::cgroup::removal::{NotRemoved, Removal};
 use crate::error::{Error, Result, short_of_descriptors};
-use crate::kernel::maker::Maker;
+use crate::kernel::creator::Creator;
 
 /// The process name of a guard, which `ps` shows. From this name, pinfold recognizes a guard among the processes that
 /// have a base open.
@@ -42,7 +42,7 @@ const RESERVE: usize = 4;
 /// The directory of one supervisor's leaves.
 #[derive(Debug)]
 pub(crate) struct Base {
-    maker: Maker,
+    creator: Creator,
     cgroup: Cgroup,
     parent: Arc<Cgroup>,
     name: String,
@@ -97,7 +97,7 @@ impl Base {
                 }
             };
             let base = Self {
-                maker: Maker::here(),
+                creator: Creator::current_process(),
                 cgroup,
                 parent: parent.clone(),
                 name,
@@ -218,8 +218,8 @@ impl Base {
     }
 
     /// Returns whether this process is a forked copy of the one that made the base.
-    pub fn is_elsewhere(&self) -> bool {
-        self.maker.is_elsewhere()
+    pub fn is_forked_copy(&self) -> bool {
+        self.creator.is_another_process()
     }
 
     /// Returns the controllers that were delegated to its leaves.
@@ -283,7 +283,7 @@ pub(crate) fn step(
 
 impl Drop for Base {
     fn drop(&mut self) {
-        if !*self.removed.get_mut() && !self.is_elsewhere() {
+        if !*self.removed.get_mut() && !self.is_forked_copy() {
             // If a process still runs in the base, the guard ends that process; if the guard has been killed, the next
             // sweep does.
             let _ = self.remove();

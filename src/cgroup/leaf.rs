@@ -127,7 +127,7 @@ impl Leaf {
 
 impl Drop for Leaf {
     fn drop(&mut self) {
-        if !self.removed && !self.base.is_elsewhere() {
+        if !self.removed && !self.base.is_forked_copy() {
             // If this kill fails, the guard ends the processes after the end of the supervisor.
             let _ = self.kill();
             let _ = self.remove_until(None);

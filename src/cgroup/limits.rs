@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn other_values() {
+    fn io_limits_resource_limits_and_cpu_lists() {
         let io: IoMax = "8:0:rbps=10M,wiops=5".parse().unwrap();
         assert_eq!((io.device.as_str(), io.rbps, io.wiops, io.wbps), ("8:0", Some(10 << 20), Some(5), None));
         for text in ["", "8:0", "/dev/sda", "/dev/sda:", ":rbps=1", "a:rbps=0", "a:rbps=1,rbps=2", "a:x=1", "a:rbps=1%"]

@@ -14,9 +14,9 @@ use super::directory::{Cgroup, DIRECTORY, children, open_in};
 /// The path of the cgroup that could not be removed, and the reason.
 pub(crate) type NotRemoved = (PathBuf, Errno);
 
-/// How often one directory is listed at most. Without a limit, the removal might never end while another program makes
-/// cgroups in the directory.
-const LISTINGS: u32 = 3;
+/// The highest number of times that one directory is listed. Without a limit, the removal might never end while another
+/// program makes cgroups in the directory.
+const MAX_LISTINGS: u32 = 3;
 
 /// The removal of one cgroup. Each cgroup below it is listed once. A cgroup with no other cgroup below it is removed by
 /// one call.
@@ -108,7 +108,7 @@ impl Removal {
                 Err(errno @ (Errno::BUSY | Errno::NOTEMPTY)) => {
                     level.rest = list(dir.as_fd())?;
                     level.listings += 1;
-                    if level.rest.is_empty() || level.listings > LISTINGS {
+                    if level.rest.is_empty() || level.listings > MAX_LISTINGS {
                         return Err(errno);
                     }
                     continue;

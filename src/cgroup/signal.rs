@@ -79,9 +79,9 @@ impl Cgroup {
 /// Removes processes from the front of `pids` and opens them. If descriptors run out, it releases two: one to read the
 /// list that confirms the processes, and one to read a file about a process.
 fn open_some(pids: &mut VecDeque<Pid>) -> Result<Vec<(Pid, Pidfd)>> {
-    const MOST: usize = 64;
+    const MAX_OPEN: usize = 64;
     let mut opened = Vec::new();
-    while opened.len() < MOST
+    while opened.len() < MAX_OPEN
         && let Some(pid) = pids.pop_front()
     {
         match Pidfd::open(pid) {

@@ -22,7 +22,7 @@ impl Usage {
         Self::with(|_| Figure::unknown(reason))
     }
 
-    /// Returns the usage of a job without a cgroup: that of the processes that the guard has reaped.
+    /// Returns the usage of a job without a cgroup, which is the usage of the processes that the guard has reaped.
     pub(crate) fn of_reaped(cpu_user: u64, cpu_system: u64, seen: Measured) -> Self {
         let source = "rusage of the processes that the guard has reaped, and of those that these had waited for";
         Self {

@@ -84,8 +84,8 @@ fn mounts(mountinfo: &std::io::Result<Vec<u8>>) -> Mounts {
     }
 }
 
-/// Returns the controllers of the v1 hierarchies, and the names of those hierarchies that have no controller. mountinfo
-/// lists them among the options of the file system; the other options in that list are skipped (cgroups(7)).
+/// Returns the controllers of the v1 hierarchies, and the names of hierarchies without a controller. mountinfo lists
+/// them among the options of the file system; the other options in that list are skipped (cgroups(7)).
 fn v1_controllers(mountinfo: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (_, after) in mountinfo.lines().filter_map(|line| line.split_once(" - ")) {
@@ -169,8 +169,8 @@ fn number(path: &Path) -> Option<u64> {
 }
 
 /// Tests whether the managers of systemd can be reached: connects to a socket of each, and closes the connection. Each
-/// manager listens on a private socket in its runtime directory. Only root may use that of the system manager; other
-/// users connect to the system bus instead.
+/// manager listens on a private socket in its runtime directory. Only root may use the socket of the system manager;
+/// for another user, this function connects to the system bus instead.
 fn systemd() -> Systemd {
     let booted = Path::new("/run/systemd/system").is_dir();
     let root = geteuid().is_root();

@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::identity::Variable;
 use super::protocol::{NEW_SESSION, NEW_SESSION_ON_TERMINAL, NEW_TERMINAL};
 use crate::error::SpawnStage;
-use crate::kernel::host::Changed;
+use crate::kernel::host::ChangedSettings;
 use crate::kernel::landlock;
 use crate::kernel::oom_score;
 use crate::kernel::syscall::{call, checked};
@@ -52,7 +52,7 @@ pub struct Plan {
     /// The value for [`oom_score::FILE`], as text.
     pub oom_score: Option<String>,
     /// The settings that the host has changed since the guard was started.
-    pub host: Changed,
+    pub host: ChangedSettings,
     /// The user, group and supplementary groups to change to.
     pub user: Option<(u32, u32, Vec<u32>)>,
     pub blocked: u64,

@@ -18,7 +18,7 @@ use crate::kernel::reap::Reaped;
 use crate::kernel::signal::Signal;
 
 /// The id of the second job: ids start at 1.
-const SECOND: JobId = 2;
+const SECOND_JOB: JobId = 2;
 
 impl Guard {
     /// Starts a job. The answer to the supervisor may follow later.
@@ -31,7 +31,7 @@ impl Guard {
         oom_score: Option<i32>,
         descriptors: Vec<OwnedFd>,
     ) -> Result<()> {
-        if job == SECOND {
+        if job == SECOND_JOB {
             // Not for the first job: a supervisor with a single job would pay for this without a benefit.
             scheduling::shorten();
         }

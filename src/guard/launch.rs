@@ -73,7 +73,7 @@ struct Shared {
 
 impl Shared {
     /// Returns the pidfd that the kernel has made (CLONE_PIDFD). The kernel writes the number before its last checks,
-    /// so if it then refuses the clone, the number is not that of an open descriptor.
+    /// so if it then refuses the clone, no descriptor with this number is open.
     fn pidfd(&self) -> Option<i32> {
         let made = self.outcome.pid.load(Ordering::Acquire) != 0 || self.result.load(Ordering::Acquire) > 0;
         Some(self.pidfd.load(Ordering::Acquire)).filter(|&pidfd| made && pidfd >= 0)

@@ -31,8 +31,8 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair}
 use rustix::process::Pid;
 
 use crate::error::{Error, Result, short_of_descriptors};
-use crate::kernel::host::Host;
-use crate::kernel::maker::Maker;
+use crate::kernel::creator::Creator;
+use crate::kernel::host::HostState;
 use crate::kernel::oom_score;
 use crate::kernel::{descriptor, fork, inherited, process, reap, rlimit, signal_set, wake};
 pub(crate) use program::{Embedded, Program};
@@ -96,8 +96,8 @@ pub struct Guard {
     pub(crate) socket: OwnedFd,
     pub(crate) origin: Origin,
     /// The attributes of this process when the guard was started.
-    pub(crate) host: Host,
-    pub(crate) maker: Maker,
+    pub(crate) host: HostState,
+    pub(crate) creator: Creator,
 }
 
 #[derive(Debug)]
@@ -131,7 +131,7 @@ impl Guard {
         inherited::signals();
         let has_children = can_wait()?;
         OWN_PROGRAM_ONLY.store(true, Ordering::Relaxed);
-        let host = Host::credentials_now();
+        let host = HostState::credentials_now();
         let (ours, theirs) = pair()?;
         // If this process has other children, it cannot distinguish their orphans from orphans of the jobs.
         let inherits = !has_children && rustix::process::set_child_subreaper(Some(rustix::process::getpid())).is_ok();
@@ -150,7 +150,12 @@ impl Guard {
                 if process::own_process_group().is_some() {
                     let _ = rustix::process::setpgid(Some(pid), Some(pid));
                 }
-                Ok(Self { socket: ours, origin: Origin::Forked { pid, inherits }, host, maker: Maker::here() })
+                Ok(Self {
+                    socket: ours,
+                    origin: Origin::Forked { pid, inherits },
+                    host,
+                    creator: Creator::current_process(),
+                })
             }
             Err(Errno::BUSY) => Err(Error::system(
                 "fork",
@@ -192,7 +197,7 @@ impl Guard {
         inherited::signals();
         let program = program::find(program)?;
         can_wait()?;
-        let host = Host::now();
+        let host = HostState::now();
         let (ours, theirs) = pair()?;
         // The first message is sent before the program runs. A program that is not a guard program might start itself
         // again and again; if it contains this library, it finds the message and stops.
@@ -202,7 +207,7 @@ impl Guard {
             socket: ours,
             origin: Origin::Executed { starter: Some(child), program: program.name },
             host,
-            maker: Maker::here(),
+            creator: Creator::current_process(),
         })
     }
 }

@@ -18,7 +18,7 @@ use serde_bytes::Bytes;
 use super::identity::Identity;
 use super::terminal::Settings;
 use crate::error::{SpawnStage, short_of_descriptors};
-use crate::kernel::host::Changed;
+use crate::kernel::host::ChangedSettings;
 use crate::report::{MainEnd, ProcessInfo};
 use crate::sandbox::apply::Confinement;
 
@@ -173,7 +173,7 @@ pub struct Spec<'a> {
     /// The user, group and supplementary groups to change to.
     pub user: Option<(u32, u32, Vec<u32>)>,
     /// The settings that the host has changed since the guard was started.
-    pub host: Changed,
+    pub host: ChangedSettings,
     /// The signal that the job receives when the supervisor is gone, before it is killed.
     pub death_signal: Option<i32>,
 }

@@ -252,7 +252,7 @@ fn moves(targets: &[RawFd], descriptors: &[OwnedFd]) -> Result<(Vec<OwnedFd>, Ve
     moves.map(|moves| (copies, moves)).map_err(|errno| Failure::new(SpawnStage::Descriptors, errno))
 }
 
-/// Returns a number for the descriptor that is not among the targets: its own, or that of a copy.
+/// Returns a number for the descriptor that is not among the targets: its own number, or the number of a copy.
 fn number_outside_of(targets: &[RawFd], mut number: RawFd, copies: &mut Vec<OwnedFd>) -> rustix::io::Result<RawFd> {
     let mut at_least = 0;
     while targets.contains(&number) {

@@ -8,14 +8,14 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::job::command::{Command, Source};
-use crate::kernel::host::Host;
+use crate::kernel::host::HostState;
 use crate::kernel::{descriptor, inherited};
 
 /// The caller of a spawn.
 pub(crate) struct Caller {
     /// The caller's rights and settings. `None` in a program that only supervises: it has changed neither since it forked
     /// its guard.
-    pub host: Option<Host>,
+    pub host: Option<HostState>,
     /// The standard descriptors that the command inherits; `None` for one that is closed.
     pub streams: [Option<InheritedFd>; 3],
     /// The other descriptors that the command inherits, with their numbers.
@@ -71,7 +71,7 @@ impl Caller {
                 }
             }
         }
-        let host = (!inherited::only_supervises()).then(Host::now);
+        let host = (!inherited::only_supervises()).then(HostState::now);
         Ok(Self { host, streams, descriptors })
     }
 }

@@ -34,7 +34,7 @@ use tokio::sync::{Mutex, oneshot};
 
 use crate::error::Result;
 use crate::job::output::{InputStream, OutputStream};
-use crate::kernel::maker::Maker;
+use crate::kernel::creator::Creator;
 use crate::kernel::signal::Signal;
 use crate::report::Report;
 use crate::supervisor::driver::Driver;
@@ -104,15 +104,15 @@ pub struct Job {
     /// The only strong sender. When it is dropped, the actor kills the job.
     requests: Sender<Request>,
     stops: Mutex<Receiver<Signal>>,
-    maker: Maker,
+    creator: Creator,
     /// Keeps pinfold's own runtime, if the supervisor has one.
     _driver: Driver,
 }
 
 impl Drop for Job {
     fn drop(&mut self) {
-        self.maker.keep_elsewhere(&self.requests);
-        if self.maker.is_elsewhere() {
+        self.creator.leak_in_forked_copy(&self.requests);
+        if self.creator.is_another_process() {
             std::mem::forget((self.stdin.take(), self.stdout.take(), self.stderr.take(), self.piped.take()));
         }
     }
@@ -205,7 +205,6 @@ impl Job {
     /// -- -PGID`, but no process outside of the job receives the signal. Returns when the signals have been sent.
     ///
     /// Cancel-safe: pinfold sends the signals even if the future is dropped.
-    #[cfg(feature = "cli")]
     pub(crate) async fn signal_group(&self, signal: Signal) {
         let (sent, done) = oneshot::channel();
         // A job that has ended ignores requests, and drops those that it had received.
@@ -217,7 +216,6 @@ impl Job {
     /// returns that signal. Never returns if the job has ended.
     ///
     /// Cancel-safe: a stop that happens while no call waits is kept for the next call.
-    #[cfg(feature = "cli")]
     pub(crate) async fn next_stop(&self) -> Signal {
         match self.stops.lock().await.recv().await {
             Some(signal) => signal,
@@ -227,7 +225,6 @@ impl Job {
 
     /// Postpones the deadline and the end of the [`idle_timeout`](crate::Command::idle_timeout) by this time, for
     /// example by a time in which the job could not run.
-    #[cfg(feature = "cli")]
     pub(crate) fn postpone_deadline(&self, by: std::time::Duration) {
         if let Some(piped) = &self.piped {
             piped.postpone_idle(by);

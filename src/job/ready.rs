@@ -91,7 +91,6 @@ impl Readiness {
     }
 
     /// Returns whether the job's output has to be piped for this.
-    #[cfg(feature = "cli")]
     pub(crate) fn needs_output(&self) -> bool {
         matches!(self.0, Condition::Line(..))
     }

@@ -17,7 +17,7 @@ use crate::guard::protocol::{self, JobId, MAX_DESCRIPTORS, SHORT_SPEC, Spec, ToG
 use crate::job::caller::{Caller, InheritedFd};
 use crate::job::command::{Block, Command, ProcessGroup, Source};
 use crate::job::settle::{Channel, channel_of};
-use crate::kernel::host::Changed;
+use crate::kernel::host::ChangedSettings;
 use crate::kernel::rlimit::NOFILE;
 use crate::kernel::signal::Signal;
 use crate::kernel::{inherited, oom_score, process};
@@ -70,7 +70,7 @@ impl FdForGuard {
 
 impl SpawnRequest {
     /// Prepares the request. `tmp` is the private tmp of the job if it is a directory of the host.
-    pub fn new(command: &Command, caller: &Caller, host: Changed, tmp: Option<PrivateTmpDir>) -> Result<Self> {
+    pub fn new(command: &Command, caller: &Caller, host: ChangedSettings, tmp: Option<PrivateTmpDir>) -> Result<Self> {
         command.check_streams()?;
         let mut sandbox = prepared(command, tmp.as_ref())?;
         let has_mounted_tmp = sandbox.as_ref().is_some_and(Prepared::has_mounted_tmp);

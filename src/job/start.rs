@@ -16,7 +16,7 @@ use super::{Job, actor, live, private_tmp, spawn_request, streams};
 use crate::cgroup::apply as limits;
 use crate::error::{Error, Result};
 use crate::guard::protocol::JobId;
-use crate::kernel::maker::Maker;
+use crate::kernel::creator::Creator;
 use crate::kernel::wake::Wake;
 use crate::supervisor::backend::Backend;
 use crate::supervisor::events::Log;
@@ -169,7 +169,7 @@ async fn start(
                 handle: JobHandle::new(shared, requests.downgrade()),
                 requests,
                 stops: Mutex::new(stops),
-                maker: Maker::here(),
+                creator: Creator::current_process(),
                 _driver: driver,
             })
         }

@@ -203,7 +203,6 @@ impl Job {
     ///
     /// # Errors
     /// [`Error::Invalid`] if the job has no terminal.
-    #[cfg(feature = "cli")]
     pub(crate) fn pty_signal_keys(&self) -> Result<[Option<u8>; 2]> {
         let terminal = self.terminal()?;
         Ok([SpecialCodeIndex::VINTR, SpecialCodeIndex::VQUIT].map(|key| terminal.signal_key(key)))
@@ -215,7 +214,6 @@ impl Job {
     ///
     /// # Errors
     /// [`Error::Invalid`] if the job has no terminal; `EINVAL` for another signal; `EIO` if the terminal was hung up.
-    #[cfg(feature = "cli")]
     pub(crate) fn signal_pty(&self, signal: Signal) -> Result<()> {
         let terminal = self.terminal()?;
         let sent = terminal.signal(signal.number());

@@ -33,7 +33,7 @@ pub enum Fork {
 }
 
 /// Forks this process (fork(2)). Fails with `EBUSY` if this process has more than one thread: the child would have only
-/// the calling thread, and locks of the other threads would stay locked for ever.
+/// the calling thread, and locks of the other threads would stay locked forever.
 pub fn fork_single_threaded() -> Result<Fork> {
     if !has_one_thread() {
         return Err(Errno::BUSY);

@@ -14,7 +14,7 @@ use crate::kernel::{inherited, rlimit};
 
 /// The state of the calling thread, and the state that all threads of the process share.
 #[derive(Clone, Debug)]
-pub(crate) struct Host {
+pub(crate) struct HostState {
     credentials: Credentials,
     settings: Option<Settings>,
 }
@@ -47,7 +47,7 @@ type Limit = (u32, u64, u64);
 
 /// The settings that a host has changed since its guard was started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Changed {
+pub(crate) struct ChangedSettings {
     pub umask: Option<u32>,
     pub nice: Option<i32>,
     pub affinity: Option<Vec<u8>>,
@@ -55,7 +55,7 @@ pub(crate) struct Changed {
     pub rlimits: Vec<Limit>,
 }
 
-impl Host {
+impl HostState {
     /// Reads the current state.
     pub fn now() -> Self {
         Self { settings: Some(Settings::now()), ..Self::credentials_now() }
@@ -77,16 +77,16 @@ impl Host {
     }
 
     /// Returns the settings of the caller that differ from those of the guard (`self`).
-    pub fn changed(&self, caller: &Self) -> Changed {
+    pub fn changed(&self, caller: &Self) -> ChangedSettings {
         match (&self.settings, &caller.settings) {
-            (Some(before), Some(now)) if before != now => Changed {
+            (Some(before), Some(now)) if before != now => ChangedSettings {
                 umask: now.umask.filter(|_| now.umask != before.umask),
                 nice: now.nice.filter(|_| now.nice != before.nice),
                 affinity: Some(&now.affinity).filter(|_| now.affinity != before.affinity).cloned(),
                 no_new_privs: now.no_new_privs && !before.no_new_privs,
                 rlimits: now.rlimits.iter().filter(|limit| !before.rlimits.contains(limit)).copied().collect(),
             },
-            _ => Changed::default(),
+            _ => ChangedSettings::default(),
         }
     }
 }
@@ -193,7 +193,7 @@ fn umask() -> Option<u32> {
     u32::from_str_radix(std::str::from_utf8(line).ok()?, 8).ok()
 }
 
-impl Changed {
+impl ChangedSettings {
     /// Applies the settings to this process, which is a job's process before it executes the command. If the kernel
     /// refuses a setting, that setting stays as it is. Only a refused `no_new_privs` is an error; its errno is
     /// returned.
@@ -230,21 +230,21 @@ mod tests {
 
     #[test]
     fn only_changed_settings_are_found() {
-        let before = Host::now();
-        assert_eq!(before.changed(&Host::now()), Changed::default());
-        before.check_credentials(&Host::now()).unwrap();
+        let before = HostState::now();
+        assert_eq!(before.changed(&HostState::now()), ChangedSettings::default());
+        before.check_credentials(&HostState::now()).unwrap();
         let settings = before.settings.clone().unwrap();
         assert!(settings.umask.is_some() && settings.nice.is_some() && settings.rlimits.len() > 10, "{settings:?}");
         assert!(settings.affinity.iter().any(|&byte| byte != 0));
-        let with = |settings| Host { settings: Some(settings), ..before.clone() };
+        let with = |settings| HostState { settings: Some(settings), ..before.clone() };
         let nicer = with(Settings { nice: settings.nice.map(|nice| nice + 1), ..settings.clone() });
         assert_eq!(
             before.changed(&nicer),
-            Changed { nice: nicer.settings.as_ref().unwrap().nice, ..Changed::default() }
+            ChangedSettings { nice: nicer.settings.as_ref().unwrap().nice, ..ChangedSettings::default() }
         );
         let mut lower = settings.clone();
         lower.rlimits[3].1 = 1;
         assert_eq!(before.changed(&with(lower.clone())).rlimits, [lower.rlimits[3]]);
-        assert_eq!(Host::credentials_now().changed(&nicer), Changed::default());
+        assert_eq!(HostState::credentials_now().changed(&nicer), ChangedSettings::default());
     }
 }

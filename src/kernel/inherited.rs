@@ -139,8 +139,8 @@ pub(crate) fn fd_numbers() -> Vec<i32> {
 /// file that has the close-on-exec flag.
 pub(crate) fn copy_of_inheritable(number: i32) -> rustix::io::Result<Option<OwnedFd>> {
     /// If the file under this number changes at each try, another thread uses the number, and the job does not get it.
-    const TRIES: usize = 10;
-    for _ in 0..TRIES {
+    const MAX_TRIES: usize = 10;
+    for _ in 0..MAX_TRIES {
         if !descriptor::stays_open_at_exec(number) {
             return Ok(None);
         }
@@ -172,7 +172,7 @@ fn is_still_inheritable(copy: BorrowedFd<'_>, number: i32) -> bool {
 /// Properties of a descriptor that the kernel shows, all read at the same moment (proc_pid_fdinfo(5)).
 struct FdInfo {
     is_closed_at_exec: bool,
-    /// The mount and the inode; the latter since Linux 5.14.
+    /// The mount (`mnt_id`) and the inode (`ino`, Linux 5.14).
     file: [Option<u64>; 2],
 }
 

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "cli")]
 pub(crate) mod adopt;
+pub(crate) mod creator;
 pub(crate) mod descriptor;
 pub(crate) mod fork;
 pub(crate) mod host;
@@ -9,7 +10,6 @@ pub(crate) mod inherited;
 pub(crate) mod landlock;
 #[cfg(feature = "cli")]
 pub(crate) mod locks;
-pub(crate) mod maker;
 pub(crate) mod mount;
 pub(crate) mod oom_score;
 #[cfg(feature = "cli")]

@@ -12,12 +12,12 @@ use crate::report::{ProcessInfo, ProcessList};
 
 impl ProcessList {
     /// The highest number of processes that a list describes.
-    const DESCRIBED: usize = 256;
+    const MAX_DESCRIBED: usize = 256;
 
-    /// Counts a process that still runs, and describes it as far as possible. A process beyond [`Self::DESCRIBED`] is
+    /// Counts a process that still runs, and describes it as far as possible. A process beyond [`Self::MAX_DESCRIBED`] is
     /// only counted.
     pub(crate) fn add(&mut self, pid: Pid) {
-        if self.processes.len() >= Self::DESCRIBED {
+        if self.processes.len() >= Self::MAX_DESCRIBED {
             self.count += 1;
         } else if let Some(process) = ProcessInfo::of_living(pid) {
             self.count += 1;
@@ -37,7 +37,7 @@ impl ProcessList {
 
     /// Does the same as [`Self::add`] for a process that SIGKILL did not end.
     pub(crate) fn add_unkillable(&mut self, pid: Pid) {
-        if self.processes.len() >= Self::DESCRIBED {
+        if self.processes.len() >= Self::MAX_DESCRIBED {
             self.count += 1;
         } else if let Some(process) = ProcessInfo::of_living_unkillable(pid) {
             self.count += 1;
@@ -137,9 +137,8 @@ fn effective_user(status: &str) -> Option<u32> {
     status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
-/// Checks that the process ids in `/proc` are those of this process's PID namespace. Fails with `ESRCH` if they are
-/// not, or with the errno of reading `/proc/self`. The `/proc` of another namespace shows other processes under the
-/// same numbers.
+/// Checks that `/proc` belongs to this process's PID namespace: the `/proc` of another namespace shows other processes
+/// under the same numbers. Fails with `ESRCH` if it does not, or with the errno of reading `/proc/self`.
 pub(crate) fn proc_is_own() -> rustix::io::Result<()> {
     let own = std::fs::read_link("/proc/self").map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
     let same = own.to_str().and_then(|own| own.parse().ok()) == Some(rustix::process::getpid().as_raw_nonzero().get());

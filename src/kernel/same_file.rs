@@ -8,7 +8,8 @@ use rustix::io::Errno;
 
 use crate::kernel::descriptor;
 
-/// Returns whether writes to `one` and to `other` arrive in the same place, in the order of the writes. They do if
+/// Returns whether writes to `one` and to `other` arrive in the same place, in the order of the writes. This is so in
+/// three cases:
 ///
 /// - both refer to the same open file description (`>f 2>&1`; kcmp(2), `KCMP_FILE`),
 /// - both are the same pipe, socket or terminal, even if it was opened twice: these have no offset,
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn one_open_file_is_one_output_and_two_are_two() {
+    fn two_descriptors_of_one_open_file_are_one_output() {
         let path = scratch("two");
         let one = File::create(&path).unwrap();
         let (twin, other) = (one.try_clone().unwrap(), File::options().write(true).open(&path).unwrap());

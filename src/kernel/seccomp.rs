@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_program_is_refused_with_the_reason() {
+    fn an_invalid_program_is_refused_with_the_reason() {
         assert!(Program::from_bytes(b"").unwrap_err().contains("0 instructions"));
         assert!(Program::from_bytes(b"#!/bin/sh\n").unwrap_err().contains("multiple of 8"));
         assert!(Program::from_bytes(b"{\"main\": {\"a\": 1}}      ").unwrap_err().contains("no operation"));
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_has_filters_or_says_why_not() {
+    fn the_probe_succeeds_or_gives_a_reason() {
         match probe(&[KILL_PROCESS, ERRNO]) {
             Ok(()) => assert!(probe(&[0x1234_0000]).is_err()),
             Err(errno) => assert!(!reason(errno).is_empty()),

@@ -77,7 +77,6 @@ impl Signal {
     }
 
     /// Returns all signals, in ascending order.
-    #[cfg(feature = "cli")]
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         (1..=signal_set::SIGNAL_MAX).map(Self)
     }

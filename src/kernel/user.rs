@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn databases() {
+    fn entries_of_the_user_databases() {
         let passwd = b"root:x:0:0:root:/root:/bin/sh\n7:x:9:9::/:\nu:x:7:5::/home/u:\nbroken:x:1\n";
         assert_eq!(
             entry(passwd, "u").map(|entry| (entry.uid, entry.gid, entry.home)),

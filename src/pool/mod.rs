@@ -41,7 +41,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use crate::error::{Error, Result};
-use crate::kernel::maker::Maker;
+use crate::kernel::creator::Creator;
 use crate::kernel::signal::Signal;
 use crate::supervisor::Supervisor;
 
@@ -174,7 +174,7 @@ impl PoolBuilder {
             let watch = runtime.spawn(watch);
             shared.keep_deadline(watch.abort_handle());
         }
-        Ok(Pool { owner: Arc::new(Owner(shared, Maker::here())) })
+        Ok(Pool { owner: Arc::new(Owner(shared, Creator::current_process())) })
     }
 }
 
@@ -192,12 +192,12 @@ pub struct Pool {
 }
 
 #[derive(Debug)]
-struct Owner(Arc<Shared>, Maker);
+struct Owner(Arc<Shared>, Creator);
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        if self.1.is_elsewhere() {
-            return self.1.keep_elsewhere(&self.0);
+        if self.1.is_another_process() {
+            return self.1.leak_in_forked_copy(&self.0);
         }
         self.0.end(Ending::Kill, None);
     }

@@ -123,9 +123,9 @@ pub enum PromiseState {
         /// Why no mechanism of this machine holds it.
         reason: String,
     },
-    /// The policy does not ask for it.
+    /// The policy does not request it.
     NotPromised {
-        /// Which part of the policy would ask for it.
+        /// Which part of the policy would request it.
         reason: String,
     },
 }

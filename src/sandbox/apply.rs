@@ -174,8 +174,8 @@ unsafe fn turn_loopback_on() -> Result<(), i32> {
         let kind = (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC) as usize;
         let socket = checked(libc::SYS_socket, [libc::AF_INET as usize, kind, 0])?;
         let mut request: libc::ifreq = std::mem::zeroed();
-        request.ifr_name[0] = b'l'.cast_signed();
-        request.ifr_name[1] = b'o'.cast_signed();
+        request.ifr_name[0] = b'l' as libc::c_char;
+        request.ifr_name[1] = b'o' as libc::c_char;
         request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
         let done = checked(libc::SYS_ioctl, [socket, libc::SIOCSIFFLAGS as usize, &raw const request as usize]);
         call(libc::SYS_close, [socket]);

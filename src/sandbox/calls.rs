@@ -9,6 +9,11 @@ pub const HIGHEST: u32 = 469;
 
 /// Calls that libc does not name on all targets.
 mod new {
+    #[cfg(target_arch = "x86_64")]
+    pub const KEXEC_FILE_LOAD: super::c_long = 320;
+    /// The number in the table that new architectures share (include/uapi/asm-generic/unistd.h).
+    #[cfg(not(target_arch = "x86_64"))]
+    pub const KEXEC_FILE_LOAD: super::c_long = 294;
     pub const MOUNT_SETATTR: super::c_long = 442;
     pub const QUOTACTL_FD: super::c_long = 443;
     pub const LSM_SET_SELF_ATTR: super::c_long = 460;
@@ -63,7 +68,7 @@ pub const FORBIDDEN: &[c_long] = &[
     libc::SYS_mq_unlink,
     // The machine.
     libc::SYS_kexec_load,
-    libc::SYS_kexec_file_load,
+    new::KEXEC_FILE_LOAD,
     libc::SYS_init_module,
     libc::SYS_finit_module,
     libc::SYS_delete_module,

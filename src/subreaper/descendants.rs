@@ -41,7 +41,7 @@ const STOP_BOUND: Duration = Duration::from_secs(5);
 const STORM: usize = 32;
 
 /// The highest number of searches for the processes that exist now. Without limits, a storm would keep these searches
-/// going for ever.
+/// going forever.
 const MAX_SEARCHES: usize = 4;
 /// After this time, no further search begins.
 const NEW_SEARCH_WITHIN: Duration = Duration::from_millis(500);
@@ -109,8 +109,8 @@ impl<'a> Descendants<'a> {
     }
 
     /// Sends the `signals` to each process for which `wanted` returns true, as soon as it is found, until a pass finds
-    /// no new process. Calls `found` once for each process, before it sends the signals. Returns whether such a pass
-    /// was reached within the limits `scans`.
+    /// no new process. Calls `found` once for each process, before it sends the signals. Returns whether there was such
+    /// a pass within the limits `scans`.
     pub fn signal_those(
         &self,
         signals: &[Signal],
@@ -138,8 +138,8 @@ impl<'a> Descendants<'a> {
         };
         let mut leave = |process: &Found| found_ended |= process.has_ended() && ended.insert(process.identity());
         let lost = self.walk(&mut enter, &mut leave)?;
-        // This includes processes that had already ended: a list that is read while these are reaped can miss as many
-        // others.
+        // Processes that had already ended count too: while they are reaped, a list of children can miss as many other
+        // processes.
         let vanished = !present.is_subset(&now_present);
         *present = now_present;
         Ok(found_new || found_ended || lost || vanished)

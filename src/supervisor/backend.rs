@@ -10,7 +10,7 @@ use crate::cgroup::sweep;
 use crate::error::Result;
 use crate::guard::protocol::ToGuard;
 use crate::guard::{Guard, Program};
-use crate::kernel::host::{Changed, Host};
+use crate::kernel::host::{ChangedSettings, HostState};
 use crate::report::Refusal;
 use crate::supervisor::containment::JobContainment;
 use crate::supervisor::delegation::Grant;
@@ -22,7 +22,7 @@ pub(crate) enum Backend {
     Cgroup {
         link: Arc<Link>,
         base: RecreatedBase,
-        /// The controllers that were delegated for the jobs' limits. They are disabled again last.
+        /// The controllers that were delegated for the jobs' limits. At the end, pinfold disables them last.
         grant: Option<Grant>,
         /// How many jobs the caller has requested so far.
         jobs: AtomicU64,
@@ -38,8 +38,8 @@ pub(crate) struct NextContainment {
     pub refused: Vec<Refusal>,
 }
 
-/// How often a leaf is made again if another program removes it at once.
-const TRIES: u32 = 16;
+/// The highest number of times that a leaf is made again because another program removed it at once.
+const MAX_TRIES: u32 = 16;
 
 /// A base that is made again if another program has removed it: some programs remove empty cgroups.
 #[derive(Debug)]
@@ -110,7 +110,7 @@ impl Backend {
 
     /// Returns the settings that the host has changed since the start of the guard that starts the next job. Returns no
     /// changes if the job gets a new guard of its own, because that guard has the current settings.
-    pub fn changed(&self, caller: &Host) -> Changed {
+    pub fn changed(&self, caller: &HostState) -> ChangedSettings {
         match self {
             Self::Cgroup { link, .. } => link.host.changed(caller),
             Self::Subreaper(guards) => {
@@ -132,7 +132,7 @@ impl Backend {
         match self {
             Self::Cgroup { link, base, jobs, .. } => {
                 jobs.fetch_add(1, Ordering::Relaxed);
-                let mut tries = TRIES;
+                let mut tries = MAX_TRIES;
                 let leaf = loop {
                     let used = base.now();
                     match if one_job { used.as_leaf() } else { used.make_leaf() } {

@@ -14,7 +14,7 @@ use crate::cgroup::limits::Controller;
 use crate::error::{ContainmentErrorKind, Error, Result};
 use crate::guard::protocol::ToGuard;
 use crate::guard::{self, Embedded, Guard, Program};
-use crate::kernel::maker::Maker;
+use crate::kernel::creator::Creator;
 use crate::report::ContainmentKind;
 use crate::report::{Refusal, SupervisorKind};
 use crate::supervisor::backend::RecreatedBase;
@@ -162,7 +162,7 @@ impl SupervisorBuilder {
         };
         Ok(Supervisor {
             inner: Arc::new(Inner {
-                maker: Maker::here(),
+                creator: Creator::current_process(),
                 backend: Mutex::new(Arc::new(backend)),
                 runtime,
                 next_job: AtomicU64::new(1),

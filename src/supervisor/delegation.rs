@@ -62,7 +62,7 @@ impl Drop for Grant {
 
 /// Ensures that the cgroups made in `place` have the controllers `wanted`.
 ///
-/// If `place` cannot give them to its children, undoes all changes and returns the reason.
+/// If `place` cannot give these controllers to its children, undoes all changes and returns the reason.
 ///
 /// # Errors
 /// The errors that end the start.
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shared_lock_comes_with_the_end_of_the_exclusive_one() {
+    fn the_shared_lock_is_granted_when_the_exclusive_lock_is_released() {
         let place = LockedDirectory::new("lock");
         let exclusive = exclusive_lock(&place.0).unwrap();
         run(async {

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::error::{Error, Result};
-use crate::kernel::maker::Maker;
+use crate::kernel::creator::Creator;
 
 /// A runtime. If it is pinfold's own, its thread ends with the last clone.
 #[derive(Clone, Debug)]
@@ -22,13 +22,13 @@ pub(crate) struct Driver {
 struct Alive {
     end: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
-    maker: Maker,
+    creator: Creator,
 }
 
 impl Drop for Alive {
     fn drop(&mut self) {
         let (end, thread) = (self.end.take(), self.thread.take());
-        if self.maker.is_elsewhere() {
+        if self.creator.is_another_process() {
             // A forked copy does not have this thread (fork(2)).
             return std::mem::forget((end, thread));
         }
@@ -61,7 +61,7 @@ impl Driver {
             .name("pinfold".into())
             .spawn(move || drop(runtime.block_on(over)))
             .map_err(failed)?;
-        let alive = Alive { end: Some(alive), thread: Some(thread), maker: Maker::here() };
+        let alive = Alive { end: Some(alive), thread: Some(thread), creator: Creator::current_process() };
         Ok(Self { handle, alive: Some(Arc::new(alive)) })
     }
 

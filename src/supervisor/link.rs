@@ -16,8 +16,8 @@ use super::{orphans, socket};
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::guard::protocol::{FromGuard, JobId, ToGuard};
 use crate::guard::{Guard, Origin, protocol};
-use crate::kernel::host::Host;
-use crate::kernel::maker::Maker;
+use crate::kernel::creator::Creator;
+use crate::kernel::host::HostState;
 use crate::kernel::{pidfd, reap};
 use crate::supervisor::delegation::NO_JOB;
 use crate::supervisor::queue::{Receiver, Sender, queue};
@@ -58,8 +58,8 @@ pub(crate) struct Link {
     inheritor: Inheritor,
     origin: Mutex<Option<Origin>>,
     /// The attributes of this process when the guard was started.
-    pub host: Host,
-    maker: Maker,
+    pub host: HostState,
+    creator: Creator,
     /// The guard's processes, which belong to no job.
     _registered: orphans::RegisteredGuards,
     reader: Mutex<Option<tokio::task::JoinHandle<()>>>,
@@ -69,7 +69,7 @@ pub(crate) struct Link {
 impl Link {
     /// Watches the guard. If the guard was executed, waits until it is ready.
     pub async fn connect(guard: Guard) -> Result<Self> {
-        let Guard { socket, mut origin, host, maker } = guard;
+        let Guard { socket, mut origin, host, creator } = guard;
         let io = |error: std::io::Error| Error::GuardStart(format!("cannot watch its socket: {error}"));
         let socket = Arc::new(crate::supervisor::watch::watched(socket, Interest::READABLE).map_err(io)?);
         if matches!(origin, Origin::Forked { .. }) {
@@ -109,7 +109,7 @@ impl Link {
             inheritor,
             origin: Mutex::new(Some(origin)),
             host,
-            maker,
+            creator,
             _registered: orphans::RegisteredGuards::new(known),
             reader: Mutex::new(Some(reader)),
             tmp_base: OnceTmpBase::default(),
@@ -246,10 +246,10 @@ fn watched_here(pidfd: &AsyncFd<OwnedFd>) -> Option<AsyncFd<OwnedFd>> {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        if self.maker.is_elsewhere() {
-            self.maker.keep_elsewhere(&self.socket);
-            self.maker.keep_elsewhere(&self.pidfd);
-            self.maker.keep_elsewhere(&self.watchdog);
+        if self.creator.is_another_process() {
+            self.creator.leak_in_forked_copy(&self.socket);
+            self.creator.leak_in_forked_copy(&self.pidfd);
+            self.creator.leak_in_forked_copy(&self.watchdog);
             std::mem::forget(std::mem::replace(&mut self.inheritor, Inheritor::Other));
             std::mem::forget(self.origin.get_mut().unwrap_or_else(PoisonError::into_inner).take());
             return;

@@ -31,7 +31,7 @@ use crate::cgroup;
 use crate::cgroup::limits::Controller;
 use crate::error::{Error, Result};
 use crate::guard::Program;
-use crate::kernel::maker::Maker;
+use crate::kernel::creator::Creator;
 use crate::report::{ContainmentKind, Refusal, SupervisorKind};
 use crate::supervisor::backend::{Backend, NextContainment, SubreaperBackend};
 use crate::supervisor::driver::Driver;
@@ -47,7 +47,7 @@ const MAX_STARTS: usize = 32;
 /// A supervisor belongs to the tokio runtime in which it was started. If it was started outside of any runtime, it runs
 /// its own runtime in a thread. Clones refer to the same supervisor, with the same jobs; only the
 /// [`close`](Self::close) of the last clone ends it. A runtime of the flavor `current_thread` must be driven
-/// (`block_on`) while you wait for its jobs: while it is not driven, only the guard works, which ends the jobs if this
+/// (`block_on`) while you wait for its jobs. While no thread drives it, only the guard works: it ends the jobs if this
 /// process ends. A supervisor belongs to one process. In a forked copy of the process (fork(2)) it starts no jobs, and
 /// dropping or closing it does nothing.
 ///
@@ -65,13 +65,13 @@ pub struct Supervisor {
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
-        self.inner.maker.keep_elsewhere(&self.inner);
+        self.inner.creator.leak_in_forked_copy(&self.inner);
     }
 }
 
 #[derive(Debug)]
 pub(crate) struct Inner {
-    maker: Maker,
+    creator: Creator,
     backend: Mutex<Arc<Backend>>,
     pub runtime: Driver,
     pub(crate) next_job: AtomicU64,
@@ -97,7 +97,7 @@ impl Inner {
     /// Returns an error in a forked copy of the process: the original still uses the socket to the guard, and the copy
     /// has none of the runtime's threads.
     pub(crate) fn check_process(&self) -> Result<()> {
-        if self.maker.is_elsewhere() {
+        if self.creator.is_another_process() {
             let advice = "a forked copy of this process has to start a supervisor of its own";
             return Err(Error::invalid("process", getpid().as_raw_nonzero().to_string(), advice));
         }
@@ -197,7 +197,7 @@ impl Supervisor {
     }
 
     /// Returns the controllers that the cgroups of the jobs have: those that were requested with
-    /// [`SupervisorBuilder::controllers`], and those that were there already. They can enforce [`Limits`](crate::Limits)
+    /// [`SupervisorBuilder::controllers`], and those that were already enabled. They enforce [`Limits`](crate::Limits)
     /// and measure [`Usage`](crate::report::Usage). Empty without a cgroup.
     #[must_use]
     pub fn controllers(&self) -> Vec<Controller> {
@@ -261,7 +261,7 @@ impl Supervisor {
     pub async fn close(mut self) {
         // `Arc::into_inner` finds exactly one last clone, even if several are closed at the same time.
         let is_last = self.clones.take().is_none_or(|clones| Arc::into_inner(clones).is_some());
-        if !is_last || self.inner.maker.is_elsewhere() {
+        if !is_last || self.inner.creator.is_another_process() {
             return;
         }
         let backend = self.inner.backend();

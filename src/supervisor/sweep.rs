@@ -144,7 +144,7 @@ impl Sweep {
         self
     }
 
-    /// Sets whether the sweep only searches. Such a sweep changes nothing. It has one effect: a supervisor that is
+    /// Sets whether the sweep only searches. Such a sweep changes nothing, with one exception: a supervisor that is
     /// making its base at the same moment may have to try a second time.
     pub fn dry_run(mut self, dry_run: bool) -> Self {
         self.dry_run = dry_run;

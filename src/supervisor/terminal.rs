@@ -16,7 +16,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// `ENOTTY` if the descriptor is not a terminal; [`Error::GuardLost`].
-    pub(crate) async fn keep_terminal(&self, terminal: impl AsFd) -> Result<()> {
+    pub(crate) async fn restore_terminal_at_exit(&self, terminal: impl AsFd) -> Result<()> {
         let failed = |errno| Error::system("read", "the settings of the terminal", errno, "");
         let settings = Settings::of(&terminal).map_err(failed)?;
         self.inner.check_process()?;

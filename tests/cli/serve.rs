@@ -84,6 +84,24 @@ fn freeze_thaw_and_usage() {
 }
 
 #[test]
+#[requires(other_users, sandbox)]
+fn a_job_of_another_user_in_a_sandbox() {
+    let mut served = Served::start(&[]);
+    let mut job = shell("a", "id -u; ls / >/dev/null && echo seen");
+    job["job"]["user"] = "65534:65534".into();
+    job["job"]["sandbox"] = json!({});
+    served.send(&job);
+    let events = served.events_until("done");
+    let lines: Vec<_> = events.iter().filter(|event| event["stream"] == "stdout").map(|event| &event["line"]).collect();
+    assert_eq!(lines, ["65534"]);
+    job["job"]["user"] = "no-such-user".into();
+    served.send(&job);
+    let error = served.next_event();
+    assert!(error["message"].as_str().unwrap().contains("no-such-user"), "{error}");
+    served.close();
+}
+
+#[test]
 #[requires(cgroup)]
 fn limits_of_jobs() {
     let mut served = Served::start(&[]);

@@ -13,6 +13,7 @@ mod outcomes;
 mod output;
 mod results;
 mod tasks;
+mod users;
 
 fn main() -> std::process::ExitCode {
     support::harness::main()

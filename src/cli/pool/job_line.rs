@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -10,7 +11,7 @@ use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use crate::cli::duration;
 use crate::cli::limits::LimitArgs;
 use crate::pool::Task;
-use crate::{Command, Controller, Sandbox, Stdio};
+use crate::{Command, Controller, Sandbox, Stdio, User};
 
 /// A job in JSON.
 #[derive(Deserialize)]
@@ -38,6 +39,8 @@ pub struct JobLine {
     limits: LimitArgs,
     #[serde(default)]
     sandbox: Option<Sandbox>,
+    #[serde(default, deserialize_with = "deserialize_user")]
+    user: Option<User>,
 }
 
 /// Where standard error goes.
@@ -102,6 +105,9 @@ impl JobLine {
         if let Some(sandbox) = &self.sandbox {
             command.sandbox(sandbox.clone());
         }
+        if let Some(user) = &self.user {
+            command.user(user.clone());
+        }
         command.stdin(self.stdin.clone().unwrap_or(Stdio::null()));
         command
     }
@@ -115,6 +121,19 @@ impl JobLine {
 /// Reads a text, which may be long. It is stored once, also where several commands are made of it.
 fn deserialize_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Stdio>, D::Error> {
     Ok(Option::<String>::deserialize(deserializer)?.map(Stdio::bytes))
+}
+
+/// Looks a user up. Each name is looked up once, because the lookup runs a program.
+fn deserialize_user<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<User>, D::Error> {
+    static KNOWN: Mutex<BTreeMap<String, User>> = Mutex::new(BTreeMap::new());
+    let Some(name) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(user) = known.get(&name) {
+        return Ok(Some(user.clone()));
+    }
+    let user = User::look_up(&name).map_err(D::Error::custom)?;
+    known.insert(name, user.clone());
+    Ok(Some(user))
 }
 
 /// Reads a number of seconds, or a text in the format of `--timeout`.

@@ -64,7 +64,7 @@ impl PtyInput {
         };
         if let Some(tty) = pty_input.tty.as_ref().filter(|_| is_stdin) {
             // The guard restores the settings if pinfold is killed.
-            supervisor.keep_terminal(tty).await?;
+            supervisor.restore_terminal_at_exit(tty).await?;
         }
         pty_input.enter();
         pty_input.resize(job);

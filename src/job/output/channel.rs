@@ -10,7 +10,7 @@ use rustix::io::{Errno, ioctl_fionread};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, ReadBuf};
 
-use crate::kernel::maker::Maker;
+use crate::kernel::creator::Creator;
 
 /// pinfold reads at most this much from a terminal whose job is over. The kernel buffers less than that. If there is
 /// more, a process outside of the job is still writing.
@@ -23,13 +23,13 @@ pub(crate) struct Channel {
     pub is_terminal: bool,
     /// A second reference to the terminal.
     kept: Kept,
-    maker: Maker,
+    creator: Creator,
 }
 
 impl Drop for Channel {
     fn drop(&mut self) {
-        self.maker.keep_elsewhere(&self.fd);
-        self.maker.keep_elsewhere(&self.kept);
+        self.creator.leak_in_forked_copy(&self.fd);
+        self.creator.leak_in_forked_copy(&self.kept);
     }
 }
 
@@ -59,7 +59,7 @@ impl Channel {
             fd: Arc::new(crate::supervisor::watch::watched(pipe, interest)?),
             is_terminal: false,
             kept: Kept::default(),
-            maker: Maker::here(),
+            creator: Creator::current_process(),
         })
     }
 
@@ -68,7 +68,7 @@ impl Channel {
     pub fn terminal(master: OwnedFd) -> io::Result<Self> {
         let fd = Arc::new(crate::supervisor::watch::watched(master, Interest::READABLE | Interest::WRITABLE)?);
         let kept = Arc::new(Mutex::new(Some(fd.clone())));
-        Ok(Self { fd, is_terminal: true, kept, maker: Maker::here() })
+        Ok(Self { fd, is_terminal: true, kept, creator: Creator::current_process() })
     }
 
     pub fn kept(&self) -> &Kept {
@@ -76,13 +76,13 @@ impl Channel {
     }
 
     /// Returns whether this is a copy in a forked process.
-    pub fn is_elsewhere(&self) -> bool {
-        self.maker.is_elsewhere()
+    pub fn is_forked_copy(&self) -> bool {
+        self.creator.is_another_process()
     }
 
     /// Lets the terminal hang up: its reader stopped before the end.
     pub fn let_go(&self) {
-        if self.is_elsewhere() {
+        if self.is_forked_copy() {
             return;
         }
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -340,7 +340,8 @@ impl AsyncWrite for InputStream {
 
 impl Drop for InputStream {
     fn drop(&mut self) {
-        if let Some(channel) = self.channel.as_ref().filter(|channel| channel.is_terminal && !channel.is_elsewhere()) {
+        if let Some(channel) = self.channel.as_ref().filter(|channel| channel.is_terminal && !channel.is_forked_copy())
+        {
             channel.write_now(&end_of_input(&**channel.fd(), self.in_line));
         }
     }

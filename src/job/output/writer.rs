@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::job::output::split::whole_lines;
-use crate::kernel::maker::Maker;
+use crate::kernel::creator::Creator;
 
 /// The number of bytes that may wait for the thread. When there are more, the caller waits.
 const MAX_WAITING: usize = 128 * 1024;
@@ -61,7 +61,7 @@ pub(crate) struct Writer {
     shared: Arc<Shared>,
     /// A regular file to which the caller writes itself.
     direct: Option<Arc<OwnedFd>>,
-    maker: Maker,
+    creator: Creator,
 }
 
 #[derive(Debug)]
@@ -138,7 +138,7 @@ impl Writer {
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         if is_direct {
-            return Ok(Self { shared, direct: Some(file), maker: Maker::here() });
+            return Ok(Self { shared, direct: Some(file), creator: Creator::current_process() });
         }
         let thread = shared.clone();
         let started = std::thread::Builder::new().name("pinfold-writer".into()).spawn(move || run(&thread, &file));
@@ -146,7 +146,7 @@ impl Writer {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             Error::system("start a thread", purpose, errno, "see ulimit -u, pids.max and ulimit -v")
         })?;
-        Ok(Self { shared, direct: None, maker: Maker::here() })
+        Ok(Self { shared, direct: None, creator: Creator::current_process() })
     }
 
     /// Adds a piece, without waiting. After a failure, the piece is dropped.
@@ -239,7 +239,7 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         // A forked copy of the process has no thread, which may have held the lock at the fork.
-        if !self.maker.is_elsewhere() {
+        if !self.creator.is_another_process() {
             self.shared.lock().is_over = true;
             self.shared.changed.notify_one();
         }

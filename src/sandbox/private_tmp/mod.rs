@@ -23,7 +23,7 @@ use rustix::process::geteuid;
 use super::mounts::Ids;
 use crate::cgroup::base::{PREFIX, fresh_name, is_name};
 use crate::error::{Error, Result, short_of_descriptors};
-use crate::kernel::maker::Maker;
+use crate::kernel::creator::Creator;
 pub(crate) use removal::Removal;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -37,7 +37,7 @@ const MODE_FOR_OTHERS: Mode = Mode::RWXU.union(Mode::XGRP).union(Mode::XOTH);
 /// The directory that contains the private tmps of the jobs of one guard.
 #[derive(Debug)]
 pub(crate) struct TmpBase {
-    maker: Maker,
+    creator: Creator,
     parent: Parent,
     name: String,
     dir: OwnedFd,
@@ -156,7 +156,7 @@ impl TmpBase {
             };
             let locked = flock(&dir, FlockOperation::NonBlockingLockShared).is_ok();
             if locked && is_same(&parent, &name, &dir) {
-                return Ok(Self { maker: Maker::here(), parent, name, dir, next: 1.into() });
+                return Ok(Self { creator: Creator::current_process(), parent, name, dir, next: 1.into() });
             }
         }
         Err(refused(&parent.path, Errno::AGAIN))
@@ -204,7 +204,7 @@ impl AsFd for TmpBase {
 
 impl Drop for TmpBase {
     fn drop(&mut self) {
-        if !self.maker.is_elsewhere() {
+        if !self.creator.is_another_process() {
             // If this fails, the guard tries it too, and then the next sweep.
             let _ = self.remove();
         }
@@ -255,7 +255,7 @@ impl AsFd for PrivateTmpDir {
 
 impl Drop for PrivateTmpDir {
     fn drop(&mut self) {
-        if !self.base.maker.is_elsewhere()
+        if !self.base.creator.is_another_process()
             && !self.is_removed_if_empty()
             && let Ok(mut removal) = self.removal()
         {

@@ -44,6 +44,8 @@ pub enum Target {
     GrantedPort,
     /// A socket of a process outside, in the place of docker.sock.
     Socket,
+    /// The same for datagrams: the kernel checks the type of a socket before Landlock's rule.
+    DatagramSocket,
     AbstractSocket,
 }
 
@@ -321,7 +323,7 @@ table! {
     "unix" "sockets" {
         unix_connect Socket EACCES works "docker.sock (a stand-in)"
         abstract_connect AbstractSocket EPERM works "an abstract Unix socket"
-        pair_datagram Socket EACCES untried "a pair of datagram sockets, then sendto a path"
+        pair_datagram DatagramSocket EACCES untried "a pair of datagram sockets, then sendto a path"
     }
     "controls" "sockets" {
         self_unix Own ALLOWED works "a Unix server and its client"

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
 use std::path::Path;
 
 use super::attack_tables::{ALWAYS, Attack, GROUPS, PORTS, STRICT, Target, UNIX};
@@ -20,6 +20,7 @@ struct Stage {
     /// A port of this machine that the job may not use, and one that it may use.
     ports: [std::net::TcpListener; 2],
     _sockets: [UnixListener; 2],
+    _datagrams: UnixDatagram,
     name: String,
     /// Those of the programs that make the attempts.
     programs: Vec<String>,
@@ -35,12 +36,13 @@ impl Stage {
         let name = format!("pinfold-sandbox-attacks-{}", std::process::id());
         let abstract_name = SocketAddr::from_abstract_name(&name).unwrap();
         let sockets = [UnixListener::bind(place.join("docker.sock")), UnixListener::bind_addr(&abstract_name)];
+        let datagrams = UnixDatagram::bind(place.join("datagrams")).unwrap();
         let copy = place.join("set-user-id");
         std::fs::copy(program("sandbox/privileges"), &copy).unwrap();
         for name in ["secret", "readable/file"] {
             std::fs::write(place.join(name), "a secret").unwrap();
         }
-        for name in ["secret", "readable/file", "out", "readable", "docker.sock"] {
+        for name in ["secret", "readable/file", "out", "readable", "docker.sock", "datagrams"] {
             std::fs::set_permissions(place.join(name), std::fs::Permissions::from_mode(0o777)).unwrap();
             std::os::unix::fs::chown(place.join(name), Some(USER), Some(USER)).unwrap();
         }
@@ -49,6 +51,7 @@ impl Stage {
             directory,
             ports: [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap()),
             _sockets: sockets.map(Result::unwrap),
+            _datagrams: datagrams,
             name,
             programs: ["files", "kernel", "privileges", "processes", "sockets"]
                 .map(|name| program(&format!("sandbox/{name}")).to_str().unwrap().to_owned())
@@ -94,6 +97,7 @@ impl Stage {
                 Target::Port => line("", program, &self.port(0)),
                 Target::GrantedPort => line("", program, &self.port(1)),
                 Target::Socket => line("", program, &self.at("docker.sock")),
+                Target::DatagramSocket => line("", program, &self.at("datagrams")),
                 Target::AbstractSocket => line("", program, &self.name),
             }
         }
@@ -253,5 +257,6 @@ const OTHERS: &str = "
 | writes to cgroup.procs, cgroup.kill, memory.max and others of the leaf, the base and a sibling | `sandbox::leaf::no_file_of_a_cgroup_can_be_written` |
 | a directory of a cgroup opened with O_PATH, and clone3 with CLONE_INTO_CGROUP: leaf, base, parent, sibling | `sandbox::leaf::no_process_starts_in_another_cgroup` |
 | one job of a pool against another one | `sandbox::siblings::a_job_of_a_pool_cannot_reach_another_one` |
+| `systemd-run --user`, the sockets of systemd and D-Bus, memory.max and pids.max of a user's leaf | `scripts/sandbox-systemd`, in a virtual machine |
 | file capabilities | `sandbox::tests::kernel::set_user_id_and_file_capabilities_do_nothing` |
 ";

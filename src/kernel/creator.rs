@@ -9,22 +9,22 @@ use rustix::process::{Pid, getpid};
 
 /// The process that made a value.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Maker(Pid);
+pub(crate) struct Creator(Pid);
 
-impl Maker {
-    /// Returns this process as the maker.
-    pub fn here() -> Self {
+impl Creator {
+    /// Returns this process as the creator.
+    pub fn current_process() -> Self {
         Self(getpid())
     }
 
-    /// Returns whether this process is a forked copy of the maker.
-    pub fn is_elsewhere(self) -> bool {
+    /// Returns whether the creator is another process. This process is then a forked copy of it.
+    pub fn is_another_process(self) -> bool {
         self.0 != getpid()
     }
 
     /// In a forked copy of the process, leaks one clone of `shared`, so that its value is never dropped there.
-    pub fn keep_elsewhere<T: Clone>(self, shared: &T) {
-        if self.is_elsewhere() {
+    pub fn leak_in_forked_copy<T: Clone>(self, shared: &T) {
+        if self.is_another_process() {
             std::mem::forget(shared.clone());
         }
     }
