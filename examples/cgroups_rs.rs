@@ -1,10 +1,10 @@
-//! Sets a limit that pinfold does not have on a job: the crate cgroups-rs writes a setting of the controller hugetlb into
-//! the job's cgroup.
+//! Limits the huge pages of a job. pinfold has no such limit, so the crate cgroups-rs writes it into the job's cgroup
+//! (controller hugetlb).
 //!
 //!     cargo run --example cgroups_rs -- DIRECTORY SIZE BYTES COMMAND [ARGUMENT...]
 //!
-//! COMMAND starts when the limit holds: it may then use at most BYTES of huge pages of this SIZE, such as 2MB. DIRECTORY
-//! is a cgroup without processes that has the controller. It must be below /sys/fs/cgroup, where cgroups-rs looks for
+//! COMMAND starts when the limit holds: it may use at most BYTES of huge pages of this SIZE, such as 2MB. DIRECTORY is
+//! a cgroup without processes that has the controller. It must be below /sys/fs/cgroup, where cgroups-rs looks for
 //! cgroup v2.
 
 use std::error::Error;
@@ -33,7 +33,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut job = supervisor.spawn(&command).await?;
 
     let leaf = job.cgroup().ok_or("the job has no cgroup: see pinfold doctor")?;
-    // The leaf has the controller if both directories above give it to their children.
+    // The leaf has the controller if both directories above it enable the controller for their children.
     let base = leaf.parent().ok_or("the leaf has no parent")?;
     let given =
         std::fs::read_to_string(own.join("cgroup.subtree_control"))?.split_whitespace().any(|known| known == "hugetlb");
@@ -47,7 +47,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     writer.write_all(b"go\n")?;
     let report = job.wait().await?;
-    // pinfold has removed the leaf. The base is removed with the supervisor; only the cgroup above stays.
+    // pinfold has removed the leaf. The supervisor removes the base. Only the cgroup above remains.
     supervisor.close().await;
     if !given {
         set(own, "-hugetlb")?;

@@ -85,7 +85,7 @@ async fn run(words: Vec<std::ffi::OsString>, code: Vec<u8>) -> Result<serde_json
         .stderr(Stdio::piped())
         .capture(CaptureLimit::ends(4096, 4096));
     command.timeout(TIME).grace(Duration::from_millis(500)).limits(limits);
-    // If this runs as root, the program runs as another user: root is above the rules of a sandbox.
+    // If the runner is root, the program runs as another user, because a sandbox cannot restrict root.
     if let Ok(nobody) = User::look_up("nobody")
         && std::os::unix::fs::chown(&workspace.0, Some(65534), Some(65534)).is_ok()
     {

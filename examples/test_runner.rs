@@ -3,8 +3,8 @@
 //!
 //!     cargo run --example test_runner -- [--jobs N] [--timeout SECONDS] [--retries N] PROGRAM...
 //!
-//! The runner prints the output of each attempt that has failed, and a line for each test that runs for long. It exits
-//! with 0 if all tests have passed. If Ctrl-C ends the runner, pinfold ends all tests, and no process is left.
+//! The runner prints the output of each attempt that has failed, and a line for each test that is slow. It exits with 0
+//! if all tests have passed. If Ctrl-C ends the runner, pinfold ends all tests, and no process is left.
 
 use std::error::Error;
 use std::process::ExitCode;

@@ -1,9 +1,9 @@
 //! A process supervisor for Linux: runs commands, and **nothing that they started can outlive them**.
 //!
 //! A [`Command`] says what to run. A [`Supervisor`] starts it as a [`Job`]: one process and every process descended
-//! from it. A cgroup v2 of its own holds the job. If no cgroup is available, a guard process of its own holds it.
-//! pinfold ends the whole job when the main process exits, when a deadline is reached, when a stop is requested, and
-//! also when your program is killed with SIGKILL. A [`Report`] describes how the job ended.
+//! from it. Each job has a cgroup v2 of its own, or, if no cgroup is available, a guard process of its own. pinfold
+//! ends the whole job when the main process exits, when a deadline is reached, when a stop is requested, and also when
+//! your program is killed with SIGKILL. A [`Report`] describes how the job ended.
 //!
 //! # Example
 //!
@@ -69,7 +69,7 @@
 //! In a set-user-ID program, or in a program with file capabilities, the library uses neither the environment variable
 //! nor `PATH` nor `LD_PRELOAD` (AT_SECURE, getauxval(3)).
 //!
-//! An extension module that has to work everywhere, even in a root directory without the dynamic loader, must contain a
+//! An extension module that has to work everywhere, even in a root directory without a dynamic loader, must contain a
 //! guard program. Build the `pinfold` command statically (`--target x86_64-unknown-linux-musl`), embed it in your
 //! module, and pass its bytes to [`SupervisorBuilder::guard_program_bytes`].
 //!
@@ -85,7 +85,7 @@
 //!
 //! It inherits from the guard, because the guard starts the job: the OOM score adjustment (`/proc/self/oom_score_adj`),
 //! the scheduling policy and the I/O priority, the capability bounding set, the securebits, seccomp filters and
-//! Landlock rules, the keyrings, and the namespaces. These are as they were when the *supervisor* was started; later
+//! Landlock rules, the keyrings, and the namespaces. Their values are those at the start of the *supervisor*; later
 //! changes in your program do not affect them. The signal mask and the ignored signals are those from the start of the
 //! program.
 //!
@@ -93,8 +93,8 @@
 //! environment, the working directory, the descriptors and the limit on open files.
 //!
 //! A job must not get other rights than its caller has. If the caller's user, group or supplementary ids, capabilities
-//! or root directory differ from those of the guard, the spawn fails with [`Error::HostChanged`]. So if your program
-//! gives up rights, let it do so before it starts its supervisor, or start another supervisor afterwards.
+//! or root directory differ from those of the guard, the spawn fails with [`Error::HostChanged`]. So a program that
+//! gives up rights should do that before it starts its supervisor, or start another supervisor afterwards.
 //!
 //! # What a report contains
 //!

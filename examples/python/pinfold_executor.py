@@ -59,7 +59,7 @@ class PinfoldFuture(Future):
         self.report = None
 
     def cancel(self):
-        """Ends the work and waits until none of its processes is left. Returns False if the work was done before."""
+        """Ends the work and waits until none of its processes is left. Returns False if the work was already done."""
         if self.done():
             return self.cancelled()
         self._cancel_job()

@@ -14,7 +14,7 @@ use crate::report::{ProcessInfo, Report, Usage};
 /// A job, as [`crate::Job`]. If it is dropped before it has ended, it is killed. It dereferences to its [`JobHandle`].
 ///
 /// [`kill`](Self::kill) waits until the job is over, as [`tokio::process::Child::kill`] does, while
-/// [`std::process::Child::kill`] does not wait: that is [`start_kill`](JobHandle::start_kill).
+/// [`std::process::Child::kill`] does not wait. [`start_kill`](JobHandle::start_kill) does not wait either.
 ///
 /// [`tokio::process::Child::kill`]: https://docs.rs/tokio/latest/tokio/process/struct.Child.html#method.kill
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub struct Job {
     handle: JobHandle,
 }
 
-/// As [`crate::Job`] does.
+/// A job dereferences to its handle, as [`crate::Job`] does.
 impl Deref for Job {
     type Target = JobHandle;
 
@@ -75,7 +75,7 @@ impl Job {
     /// [`crate::Job::wait`].
     ///
     /// # Errors
-    /// As [`crate::Job::wait`].
+    /// The same as for [`crate::Job::wait`].
     pub fn wait(&mut self) -> Result<Arc<Report>> {
         drop(self.stdin.take());
         self.handle.wait()
@@ -84,7 +84,7 @@ impl Job {
     /// Waits as [`wait`](Self::wait) does, but at most for this time; returns `None` if the job has not ended by then.
     ///
     /// # Errors
-    /// As [`wait`](Self::wait).
+    /// The same as for [`wait`](Self::wait).
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<Arc<Report>>> {
         drop(self.stdin.take());
         self.handle.wait_timeout(timeout)
@@ -93,7 +93,7 @@ impl Job {
     /// Waits as [`wait`](Self::wait) does, and reads the piped outputs that the caller has not taken.
     ///
     /// # Errors
-    /// As [`crate::Job::wait_with_output`].
+    /// The same as for [`crate::Job::wait_with_output`].
     pub fn wait_with_output(&mut self) -> Result<Output> {
         drop(self.stdin.take());
         // The streams stay in the inner job, with what was captured of them, for the next call.
@@ -112,7 +112,7 @@ impl Job {
     /// Stops the job and waits as [`wait`](Self::wait) does; see [`crate::Job::stop`].
     ///
     /// # Errors
-    /// As [`crate::Job::wait`].
+    /// The same as for [`crate::Job::wait`].
     pub fn stop(&mut self) -> Result<Arc<Report>> {
         self.start_stop()?;
         self.wait()
@@ -121,7 +121,7 @@ impl Job {
     /// Kills the job and waits as [`wait`](Self::wait) does.
     ///
     /// # Errors
-    /// As [`crate::Job::wait`].
+    /// The same as for [`crate::Job::wait`].
     pub fn kill(&mut self) -> Result<Arc<Report>> {
         self.start_kill()?;
         self.wait()
@@ -130,7 +130,7 @@ impl Job {
     /// Waits until the job is ready.
     ///
     /// # Errors
-    /// As [`crate::Job::ready`].
+    /// The same as for [`crate::Job::ready`].
     pub fn ready(&mut self, readiness: &Readiness, timeout: Duration) -> Result<()> {
         self.return_streams();
         let driver = &self.handle.driver;
@@ -144,7 +144,7 @@ impl Job {
     /// Changes the size of the job's terminal; see [`crate::Job::resize_pty`].
     ///
     /// # Errors
-    /// As [`crate::Job::resize_pty`].
+    /// The same as for [`crate::Job::resize_pty`].
     pub fn resize_pty(&self, rows: u16, columns: u16) -> Result<()> {
         self.inner.resize_pty(rows, columns)
     }
@@ -208,7 +208,7 @@ impl JobHandle {
     /// Waits until nothing of the job is left.
     ///
     /// # Errors
-    /// As [`crate::Job::wait`].
+    /// The same as for [`crate::Job::wait`].
     pub fn wait(&self) -> Result<Arc<Report>> {
         self.driver.wait(self.inner.wait())
     }
@@ -216,7 +216,7 @@ impl JobHandle {
     /// Waits as [`wait`](Self::wait) does, but at most for this time; returns `None` if the job has not ended by then.
     ///
     /// # Errors
-    /// As [`wait`](Self::wait).
+    /// The same as for [`wait`](Self::wait).
     pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<Arc<Report>>> {
         self.driver.wait(async { tokio::time::timeout(timeout, self.inner.wait()).await.ok().transpose() })
     }
@@ -224,7 +224,7 @@ impl JobHandle {
     /// Returns the report if the job is over, and `None` if it is not. Does not wait.
     ///
     /// # Errors
-    /// As [`crate::Job::wait`].
+    /// The same as for [`crate::Job::wait`].
     pub fn try_wait(&self) -> Result<Option<Arc<Report>>> {
         self.inner.try_wait()
     }
@@ -232,7 +232,7 @@ impl JobHandle {
     /// Waits until the job is ready; see [`crate::JobHandle::ready`].
     ///
     /// # Errors
-    /// As [`crate::JobHandle::ready`].
+    /// The same as for [`crate::JobHandle::ready`].
     pub fn ready(&self, readiness: &Readiness, timeout: Duration) -> Result<()> {
         self.driver.wait(self.inner.ready(readiness, timeout))
     }
@@ -240,7 +240,7 @@ impl JobHandle {
     /// Begins to stop the job; see [`crate::JobHandle::start_stop`]. Does not wait.
     ///
     /// # Errors
-    /// As [`crate::JobHandle::start_stop`].
+    /// The same as for [`crate::JobHandle::start_stop`].
     pub fn start_stop(&self) -> Result<()> {
         self.inner.start_stop()
     }
@@ -248,7 +248,7 @@ impl JobHandle {
     /// Begins to stop the job, with this signal as the first one; see [`crate::JobHandle::start_stop_with`]. Does not wait.
     ///
     /// # Errors
-    /// As [`crate::JobHandle::start_stop`].
+    /// The same as for [`crate::JobHandle::start_stop`].
     pub fn start_stop_with(&self, signal: Signal) -> Result<()> {
         self.inner.start_stop_with(signal)
     }
@@ -256,7 +256,7 @@ impl JobHandle {
     /// Begins to kill the job. Does not wait.
     ///
     /// # Errors
-    /// As [`crate::JobHandle::start_stop`].
+    /// The same as for [`crate::JobHandle::start_stop`].
     pub fn start_kill(&self) -> Result<()> {
         self.inner.start_kill()
     }
@@ -264,7 +264,7 @@ impl JobHandle {
     /// Stops the job and waits until it is over; see [`crate::Job::stop`].
     ///
     /// # Errors
-    /// As [`crate::Job::wait`].
+    /// The same as for [`crate::Job::wait`].
     pub fn stop(&self) -> Result<Arc<Report>> {
         self.driver.wait(self.inner.stop())
     }
@@ -272,7 +272,7 @@ impl JobHandle {
     /// Kills the job and waits until nothing of it is left.
     ///
     /// # Errors
-    /// As [`crate::Job::wait`].
+    /// The same as for [`crate::Job::wait`].
     pub fn kill(&self) -> Result<Arc<Report>> {
         self.driver.wait(self.inner.kill())
     }
@@ -280,7 +280,7 @@ impl JobHandle {
     /// Sends a signal to the main process.
     ///
     /// # Errors
-    /// As [`crate::JobHandle::signal`].
+    /// The same as for [`crate::JobHandle::signal`].
     pub fn signal(&self, signal: Signal) -> Result<()> {
         self.inner.signal(signal)
     }
@@ -299,7 +299,7 @@ impl JobHandle {
     /// Returns what the whole job uses now; after its end, what it has used.
     ///
     /// # Errors
-    /// As [`crate::JobHandle::usage`].
+    /// The same as for [`crate::JobHandle::usage`].
     pub fn usage(&self) -> Result<Usage> {
         self.driver.wait(self.inner.usage())
     }
@@ -307,7 +307,7 @@ impl JobHandle {
     /// Freezes every process of the job; see [`crate::JobHandle::freeze`].
     ///
     /// # Errors
-    /// As [`crate::JobHandle::freeze`].
+    /// The same as for [`crate::JobHandle::freeze`].
     pub fn freeze(&self) -> Result<()> {
         self.driver.wait(self.inner.freeze())
     }

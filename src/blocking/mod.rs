@@ -50,7 +50,7 @@ impl Supervisor {
     /// Starts a supervisor with the default settings.
     ///
     /// # Errors
-    /// As [`crate::Supervisor::start`]; [`Error::System`](crate::Error::System) if no thread can be started.
+    /// The same as for [`crate::Supervisor::start`]; [`Error::System`](crate::Error::System) if no thread can be started.
     pub fn start() -> Result<Self> {
         Self::start_with(crate::supervisor::Supervisor::builder())
     }
@@ -63,7 +63,7 @@ impl Supervisor {
     /// ```
     ///
     /// # Errors
-    /// As [`start`](Self::start).
+    /// The same as for [`start`](Self::start).
     pub fn start_with(builder: crate::supervisor::SupervisorBuilder) -> Result<Self> {
         let driver = Driver::start()?;
         let inner = driver.wait(builder.start())?;
@@ -73,7 +73,7 @@ impl Supervisor {
     /// Starts a job; returns when the command has been executed.
     ///
     /// # Errors
-    /// As [`crate::Supervisor::spawn`].
+    /// The same as for [`crate::Supervisor::spawn`].
     pub fn spawn(&self, command: &Command) -> Result<Job> {
         let inner = self.driver.wait(self.inner.spawn(command))?;
         Ok(Job::new(inner, &self.driver))

@@ -11,7 +11,7 @@ impl Supervisor {
     /// Starts a pool with these settings.
     ///
     /// # Errors
-    /// As [`crate::pool::PoolBuilder::start`].
+    /// The same as for [`crate::pool::PoolBuilder::start`].
     pub fn pool(&self, builder: crate::pool::PoolBuilder) -> Result<Pool> {
         Ok(Pool { inner: builder.start(&self.inner)?, driver: self.driver.clone() })
     }
@@ -29,7 +29,7 @@ impl Pool {
     /// Submits a task; waits while the queue is full.
     ///
     /// # Errors
-    /// As [`crate::Pool::submit`].
+    /// The same as for [`crate::Pool::submit`].
     pub fn submit(&self, task: impl Into<Task>) -> Result<Handle> {
         let inner = self.driver.wait(self.inner.submit(task))?;
         Ok(Handle { inner, driver: self.driver.clone() })
@@ -38,7 +38,7 @@ impl Pool {
     /// Submits a task as [`submit`](Self::submit) does, but does not wait: returns `None` if the queue is full.
     ///
     /// # Errors
-    /// As [`crate::Pool::submit`].
+    /// The same as for [`crate::Pool::submit`].
     pub fn try_submit(&self, task: impl Into<Task>) -> Result<Option<Handle>> {
         let submitted = self.inner.try_submit(task)?;
         Ok(submitted.map(|inner| Handle { inner, driver: self.driver.clone() }))
@@ -72,7 +72,7 @@ impl Pool {
     /// Runs all of these tasks, and returns their outcomes in the order of the tasks.
     ///
     /// # Errors
-    /// As [`crate::Pool::map`].
+    /// The same as for [`crate::Pool::map`].
     ///
     /// ```rust,standalone_crate
     /// use pinfold::pool::Shutdown;

@@ -5,6 +5,7 @@ pub(crate) mod base;
 pub(crate) mod delegation;
 mod description;
 pub(crate) mod directory;
+pub(crate) mod init_leaf;
 mod kill;
 pub(crate) mod leaf;
 pub(crate) mod limits;
@@ -40,11 +41,16 @@ pub(crate) const READ_ONLY: &str = "ask for a writable cgroup file system (Docke
 /// The magic number of a cgroup2 file system (statfs(2)).
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 
-/// Returns the cgroup to make bases in: `wanted` if it is given, otherwise this process's own cgroup.
+/// Returns the cgroup to make bases in: `wanted` if it is given, otherwise this process's own cgroup. If that is the leaf
+/// of `pinfold init --delegate`, returns the cgroup above, which has the controllers for the jobs.
 pub(crate) fn place(wanted: Option<&Path>) -> Result<Cgroup, Vec<Refusal>> {
-    match wanted {
-        Some(path) => open_cgroup(path).map_err(|refusal| vec![refusal]),
-        None => own_cgroup(open_cgroup),
+    if let Some(path) = wanted {
+        return open_cgroup(path).map_err(|refusal| vec![refusal]);
+    }
+    let own = own_cgroup(open_cgroup)?;
+    match own.path().parent().filter(|_| own.path().file_name() == Some(init_leaf::NAME.as_ref())) {
+        Some(above) => Ok(open_cgroup(above).unwrap_or(own)),
+        None => Ok(own),
     }
 }
 

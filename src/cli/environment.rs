@@ -25,7 +25,7 @@ pub fn cgroup(option: Option<&Path>) -> Option<PathBuf> {
     option.map(Path::to_owned).or_else(|| variable(CGROUP).map(PathBuf::from))
 }
 
-/// Returns the containment of the option, or else that of the environment; `None` if the choice is left to pinfold.
+/// Returns the containment of the option, or else that of the environment; `None` if pinfold chooses.
 ///
 /// # Errors
 /// [`Error::Invalid`], with the name and the value of the variable.

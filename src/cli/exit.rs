@@ -20,17 +20,17 @@ pub const UNKILLABLE: u8 = 122;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     Code(u8),
-    /// By a signal, so that the caller sees that. The exit code is 128 plus its number where the signal cannot end
-    /// pinfold, because pinfold is PID 1.
+    /// By a signal, so that the caller sees the signal in pinfold's wait status. If the signal cannot end pinfold,
+    /// because pinfold is PID 1, pinfold exits with 128 plus the number of the signal.
     Signal(Signal),
 }
 
-/// The signals of a command by which pinfold ends too.
+/// If one of these signals ended the command, pinfold ends by a signal too.
 #[derive(Clone, Copy)]
 pub enum EndsBy {
     None,
-    /// SIGINT, so that a loop in the calling shell stops too. Also if the command ended by another signal after an
-    /// interrupt had requested the stop.
+    /// SIGINT, so that a loop in the calling shell stops too. With `requested` (an interrupt requested the stop), any
+    /// signal: pinfold then ends by SIGINT.
     Interrupt {
         requested: bool,
     },
@@ -42,7 +42,7 @@ impl Exit {
     /// Returns how pinfold ends for a job that is over.
     pub fn of(report: &Report, ends_by: EndsBy) -> Self {
         let signal = match &report.main {
-            // Only where the signal decided the exit code, and not a deadline or an option.
+            // Only if the signal decided the exit code, and not a deadline or an option.
             Some(main @ MainEnd::Signalled { signal, .. }) if report.exit_code == main.exit_code() => {
                 Signal::from_number(*signal)
             }
@@ -69,7 +69,7 @@ impl Exit {
         match self {
             Self::Code(code) => code,
             Self::Signal(signal) => {
-                // The core dump is that of the command.
+                // pinfold itself must not dump core: the useful core dump is that of the command.
                 let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
                 crate::kernel::own_signals::end_by(signal);
                 exit_code_of_signal(signal.number())

@@ -24,7 +24,7 @@ pub fn explain(report: &Report, settings: &Settings) {
     }
 }
 
-/// Prints which promises pinfold could not keep.
+/// Prints what pinfold could not end or remove, and whether the guard was killed.
 pub fn explain_failures(report: &Report) {
     if report.unkillable.count > 0 {
         print_message(&format!("could not end {}", processes(&report.unkillable)));
@@ -37,9 +37,9 @@ pub fn explain_failures(report: &Report) {
     }
 }
 
-/// Returns a message about the signal that ended the command, where only the exit code shows that signal. Returns
-/// `None` where another message reports the end (a deadline, the OOM killer), and for the signals about which a shell
-/// prints nothing either: SIGPIPE, and SIGINT, by which pinfold ends too.
+/// Returns a message about the signal that ended the command. Returns `None` if another message already reports the end
+/// (a deadline, the OOM killer). Also returns `None` for SIGPIPE and SIGINT, about which a shell prints nothing either;
+/// after SIGINT, pinfold itself ends by SIGINT.
 fn signal_that_ended(report: &Report) -> Option<String> {
     let main = report.main.as_ref()?;
     let MainEnd::Signalled { signal, core_dumped, .. } = main else { return None };

@@ -1,5 +1,4 @@
-//! Parses options in the way of getopt_long(3), with the same messages, for the subcommands that replace other
-//! programs.
+//! Parses options as getopt_long(3) does, with the same messages, for the subcommands that replace other programs.
 //!
 //! Options end at the first operand or at `--`. A long option may be abbreviated as long as the abbreviation is unique.
 
@@ -7,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 /// A long option, and the character that identifies it. Several names may have the same character.
-pub struct Long {
+pub struct LongOption {
     pub name: &'static str,
     pub takes_value: bool,
     pub id: char,
@@ -16,7 +15,7 @@ pub struct Long {
 /// A parser for the options of a program. `short` has the format of getopt(3): `k:v` stands for `-k VALUE` and `-v`.
 pub struct Parser<'a> {
     short: &'static str,
-    long: &'static [Long],
+    long: &'static [LongOption],
     words: &'a [OsString],
     /// The rest of a word of short options, such as `v` after `-k` in `-kv`.
     cluster: &'a [u8],
@@ -26,7 +25,7 @@ pub struct Parser<'a> {
 pub type Found = (char, Option<OsString>);
 
 impl<'a> Parser<'a> {
-    pub fn new(short: &'static str, long: &'static [Long], words: &'a [OsString]) -> Self {
+    pub fn new(short: &'static str, long: &'static [LongOption], words: &'a [OsString]) -> Self {
         Self { short, long, words, cluster: &[] }
     }
 
@@ -93,9 +92,9 @@ impl<'a> Parser<'a> {
         let option = match exact {
             Some(option) => option,
             None => {
-                let begun: Vec<_> =
+                let matching: Vec<_> =
                     self.long.iter().filter(|option| option.name.as_bytes().starts_with(name)).collect();
-                match begun.as_slice() {
+                match matching.as_slice() {
                     [] => return Err([b"unrecognized option '--", text, b"'"].concat()),
                     [first, rest @ ..] if rest.iter().all(|option| option.id == first.id) => *first,
                     several => {
@@ -121,10 +120,10 @@ impl<'a> Parser<'a> {
 mod tests {
     use super::*;
 
-    const LONG: &[Long] = &[
-        Long { name: "signal", takes_value: true, id: 's' },
-        Long { name: "verbose", takes_value: false, id: 'v' },
-        Long { name: "version", takes_value: false, id: 'V' },
+    const LONG: &[LongOption] = &[
+        LongOption { name: "signal", takes_value: true, id: 's' },
+        LongOption { name: "verbose", takes_value: false, id: 'v' },
+        LongOption { name: "version", takes_value: false, id: 'V' },
     ];
 
     /// Returns each option as its letter and value, and then the error message or the operands.

@@ -76,7 +76,7 @@ enum Subcommands {
     #[cfg(feature = "watch")]
     Watch(watch::Args),
     /// Run a command with a time limit, with all options of timeout(1), and end everything that it started
-    // `stand_in` reads the arguments in the way of coreutils, before clap does.
+    // `drop_in_replacement` parses the arguments as coreutils does, before clap sees them.
     #[command(disable_help_flag = true)]
     Timeout {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -124,7 +124,7 @@ fn parse(words: &[OsString]) -> clap::error::Result<Subcommands> {
 
 /// Runs the subcommands that replace another program. The user calls them through a link with the name of that program,
 /// or as `pinfold NAME`. Returns the exit code, or `None` if the arguments call no such subcommand.
-fn stand_in(words: &[OsString]) -> Option<u8> {
+fn drop_in_replacement(words: &[OsString]) -> Option<u8> {
     let name = words.first()?;
     match Path::new(name).file_name().and_then(OsStr::to_str) {
         Some("timeout") => return Some(timeout::main(name, &words[1..])),
@@ -147,7 +147,8 @@ pub fn main(words: &[OsString]) -> ! {
         eprintln!("pinfold: {message}");
         std::process::exit(FAILED.into());
     }
-    // `exit` flushes standard output. Rust's runtime, which flushes it elsewhere, does not run here.
+    // `exit` flushes standard output. In other programs Rust's runtime does that after `main`, but it does not run
+    // here.
     std::process::exit(subcommand(words).into())
 }
 
@@ -160,7 +161,7 @@ const STARTS_EARLY: [&str; 3] = ["run", "sandbox", "watch"];
 /// # Errors
 /// A message with the limit and what pinfold needs.
 fn enough_stack(words: &[OsString]) -> Result<(), String> {
-    /// The frames of a release build are much smaller.
+    /// A debug build needs much more stack.
     const NEEDED: u64 = if cfg!(debug_assertions) { 512 << 10 } else { 256 << 10 };
     // A seccomp profile may refuse to show the limit.
     let Some((soft, hard)) = rlimit::limit(libc::RLIMIT_STACK) else { return Ok(()) };
@@ -180,7 +181,7 @@ fn enough_stack(words: &[OsString]) -> Result<(), String> {
 
 /// Runs the subcommand that `words` name, and returns the exit code.
 fn subcommand(words: &[OsString]) -> u8 {
-    if let Some(code) = stand_in(words) {
+    if let Some(code) = drop_in_replacement(words) {
         return code;
     }
     // The guard starts while pinfold parses the arguments. The fork comes first, so that it does not have to copy the
@@ -234,7 +235,7 @@ fn message_of(error: &anyhow::Error) -> String {
     parts.join(": ")
 }
 
-/// Returns a supervisor with the settings of the environment, for the subcommands that have the options of another
+/// Returns a builder with the settings of the environment, for the subcommands that have the options of another
 /// program.
 fn supervisor_of_environment(guard: Guard) -> Result<SupervisorBuilder> {
     Ok(environment::supervisor(None, None)?.guard(guard))
@@ -243,18 +244,18 @@ fn supervisor_of_environment(guard: Guard) -> Result<SupervisorBuilder> {
 /// Prints one line on standard error. Escapes control characters in `message`, so that no text from outside controls
 /// the terminal or adds another line.
 fn print_message(message: &str) {
-    write_patiently(format!("pinfold: {}\n", printable_message(message)).as_bytes());
+    write_to_stderr(format!("pinfold: {}\n", printable_message(message)).as_bytes());
 }
 
-/// Writes to standard error. Gives up if standard error is closed, or if it has been full for a second (a job has
-/// filled it, and no process reads from it).
-fn write_patiently(bytes: &[u8]) {
-    const PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+/// Writes to standard error. Gives up if standard error is closed, or if it has been full for a second, because a job
+/// has filled it and no process reads from it.
+fn write_to_stderr(bytes: &[u8]) {
+    const TIMEOUT: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
     // A pipe that is ready for writing accepts this many bytes without blocking (pipe(7)).
     const PIPE_BUF: usize = 4096;
     let mut stderr = std::io::stderr();
     for part in bytes.chunks(PIPE_BUF) {
-        let ready = poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(&PATIENCE));
+        let ready = poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(&TIMEOUT));
         if !matches!(ready, Ok(1)) || stderr.write_all(part).is_err() {
             return;
         }

@@ -15,9 +15,9 @@ pub enum Action {
     Stop,
     Kill,
     Ignore,
-    /// It stops itself when the job has had time to stop.
+    /// It stops itself after the job has had time to stop.
     SuspendLater,
-    /// It does what it does at the deadline.
+    /// It acts as at the deadline.
     Deadline,
 }
 

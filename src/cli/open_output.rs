@@ -11,13 +11,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 /// How long to wait for the reader of a FIFO. A shell starts the writer and the reader at about the same time.
-const PATIENCE: Duration = Duration::from_secs(1);
+const READER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The maximum number of symbolic links that the kernel follows (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
 /// What a path refers to.
-pub enum Named {
+pub enum Target {
     /// A descriptor of this process: `/dev/stdout`, `/dev/fd/3`. Opening such a path again would write from the
     /// beginning of a file in which the descriptor may already be further on.
     Descriptor(i32),
@@ -28,30 +28,30 @@ pub enum Named {
 }
 
 /// Follows symbolic links and returns what the path refers to. Opens nothing.
-pub fn named(path: &Path) -> Named {
+pub fn resolve(path: &Path) -> Target {
     let own: Vec<_> = ["/proc/self/fd", "/proc/thread-self/fd"].iter().flat_map(std::fs::canonicalize).collect();
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
         let parent = match path.parent() {
             Some(parent) if parent == Path::new("") => Path::new("."),
             Some(parent) => parent,
-            None => return Named::File(path),
+            None => return Target::File(path),
         };
-        let Ok(directory) = parent.canonicalize() else { return Named::File(path) };
+        let Ok(directory) = parent.canonicalize() else { return Target::File(path) };
         if own.contains(&directory) {
             let number = path.file_name().and_then(|name| name.to_str()?.parse().ok());
-            return number.map_or(Named::Other, Named::Descriptor);
+            return number.map_or(Target::Other, Target::Descriptor);
         }
-        let Ok(target) = path.read_link() else { return Named::File(path) };
+        let Ok(target) = path.read_link() else { return Target::File(path) };
         if directory.starts_with("/proc") {
-            return Named::Other;
+            return Target::Other;
         }
         path = directory.join(target);
     }
-    Named::Other
+    Target::Other
 }
 
-/// Opens a file for writing, and creates it if it does not exist. An existing content stays. The file is non-blocking,
+/// Opens a file for writing, and creates it if it does not exist. Existing content is kept. The file is non-blocking,
 /// so that a write to a FIFO or a device may fail with `EAGAIN` ([`write`](super::write) waits until there is space).
 ///
 /// # Errors
@@ -76,7 +76,7 @@ pub fn is_fifo(path: &Path) -> bool {
 
 /// Opens a FIFO as soon as it has a reader: tries again whenever a process opens it (`IN_OPEN`, inotify(7)).
 fn wait_for_reader(path: &Path, options: &OpenOptions) -> io::Result<File> {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + READER_TIMEOUT;
     let mut inotify = Inotify::init()?;
     inotify.watches().add(path, WatchMask::OPEN)?;
     loop {
@@ -90,7 +90,7 @@ fn wait_for_reader(path: &Path, options: &OpenOptions) -> io::Result<File> {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        // The queue of events may be empty, which is an error here.
+        // The queue of events may be empty. `read_events` returns an error then.
         let _ = inotify.read_events(&mut [0; 1024]);
     }
 }
@@ -100,8 +100,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_descriptor_by_any_name_and_a_file_by_a_link() {
-        let directory = std::env::temp_dir().join(format!("pinfold-named-{}", std::process::id()));
+    fn paths_of_descriptors_and_links() {
+        let directory = std::env::temp_dir().join(format!("pinfold-resolve-{}", std::process::id()));
         std::fs::create_dir(&directory).unwrap();
         let link = |name: &str, target: &str| {
             let link = directory.join(name);
@@ -110,15 +110,15 @@ mod tests {
         };
         let out = link("out", "/dev/stdout");
         let (near, far, round) = (link("near", "far"), link("far", "file"), link("round", "round"));
-        let results = [out, near, far, round].map(|path| named(&path));
+        let results = [out, near, far, round].map(|path| resolve(&path));
         std::fs::remove_dir_all(&directory).unwrap();
-        assert!(matches!(results[0], Named::Descriptor(1)));
-        let in_directory = |result: &Named| matches!(result, Named::File(path) if path.ends_with("file"));
-        assert!(in_directory(&results[1]) && in_directory(&results[2]) && matches!(results[3], Named::Other));
+        assert!(matches!(results[0], Target::Descriptor(1)));
+        let in_directory = |result: &Target| matches!(result, Target::File(path) if path.ends_with("file"));
+        assert!(in_directory(&results[1]) && in_directory(&results[2]) && matches!(results[3], Target::Other));
         for (name, number) in [("/dev/fd/7", 7), ("/proc/self/fd/0", 0), ("/proc/thread-self/fd/2", 2)] {
-            assert!(matches!(named(Path::new(name)), Named::Descriptor(found) if found == number), "{name}");
+            assert!(matches!(resolve(Path::new(name)), Target::Descriptor(found) if found == number), "{name}");
         }
-        assert!(matches!(named(Path::new("/dev/null")), Named::File(_)));
-        assert!(matches!(named(Path::new("file")), Named::File(_)));
+        assert!(matches!(resolve(Path::new("/dev/null")), Target::File(_)));
+        assert!(matches!(resolve(Path::new("file")), Target::File(_)));
     }
 }

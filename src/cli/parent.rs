@@ -23,9 +23,9 @@ pub enum Parent {
 }
 
 impl Parent {
-    /// Opens a pidfd of the parent. Call it first: where the parent has ended before, another process has adopted
-    /// pinfold, and would be taken for the parent. `expected` is the pid of the parent, if the caller knows it: then no
-    /// other process is taken for it.
+    /// Opens a pidfd of the parent. Call this first: if the parent has ended before this call, another process has
+    /// become pinfold's parent, and pinfold would mistake it for the one that started pinfold. `expected` is the pid of
+    /// the parent, if the caller knows it, which prevents this mistake.
     ///
     /// # Errors
     /// The errno of pidfd_open(2).
@@ -52,7 +52,7 @@ impl Parent {
     ///
     /// # Errors
     /// If the parent is not visible, so that its end would not be noticed; or the errno of pidfd_open(2).
-    pub fn stop_with_it(self) -> Result<()> {
+    pub fn stop_with_parent(self) -> Result<()> {
         let own = Pidfd::open(getpid())
             .map_err(|errno| Error::system("open", "a pidfd of this process", errno, short_of_descriptors(errno)))?;
         let stop = move || {
@@ -117,16 +117,16 @@ impl WatchedParent {
 /// The option `--die-with-parent`, which several subcommands have.
 #[derive(clap::Args)]
 pub struct DieWithParent {
-    /// Stop when the process that started pinfold has ended, as after SIGTERM. With the pid of that process, also when
-    /// it ended before pinfold looked
+    /// Stop, as after SIGTERM, when the process that started pinfold has ended; with the pid of that process, even if it
+    /// ended before pinfold could watch it
     #[arg(long, value_name = "PID", num_args = 0..=1, require_equals = true, value_parser = parse_pid)]
     die_with_parent: Option<Option<Pid>>,
 }
 
 impl DieWithParent {
-    /// Starts to watch the parent, if the option was given. The errors are those of [`Parent::stop_with_it`].
+    /// Starts to watch the parent, if the option was given. The errors are those of [`Parent::stop_with_parent`].
     pub fn apply(&self) -> Result<()> {
-        self.die_with_parent.map_or(Ok(()), |expected| Parent::open(expected)?.stop_with_it())
+        self.die_with_parent.map_or(Ok(()), |expected| Parent::open(expected)?.stop_with_parent())
     }
 }
 

@@ -1,5 +1,5 @@
-//! Quotes words for messages in the way of GNU programs: ‘word’ if the locale's character set is UTF-8, otherwise
-//! 'word'. Characters that are not printable become escape sequences of C.
+//! Quotes words for messages as GNU programs do: ‘word’ if the locale's character set is UTF-8, otherwise 'word'.
+//! Characters that are not printable become escape sequences of C.
 
 #[cfg(not(target_env = "musl"))]
 use std::ffi::CStr;

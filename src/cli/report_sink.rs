@@ -14,8 +14,8 @@ use crate::Report;
 use crate::kernel::adopt::adopt;
 use crate::kernel::inherited;
 
-use super::open_output::{self, Named};
-use super::write::{Patience, write_within};
+use super::open_output::{self, Target};
+use super::write::{WriteTimeout, write_within};
 
 /// `FILE`, `-` for standard output, or `fd:N` for a descriptor that pinfold has inherited.
 #[derive(Clone, Debug)]
@@ -36,11 +36,11 @@ pub fn parse(text: &std::ffi::OsStr) -> Result<Destination, String> {
             Ok(number) if number >= 0 => Ok(Destination::Descriptor(number)),
             _ => Err("write the number of a descriptor after fd:, as in fd:3".into()),
         },
-        _ => Ok(match open_output::named(Path::new(text)) {
-            Named::Descriptor(1) => Destination::Stdout,
-            Named::Descriptor(2) => Destination::Stderr,
-            Named::Descriptor(number) => Destination::Descriptor(number),
-            Named::File(_) | Named::Other => Destination::File(text.into()),
+        _ => Ok(match open_output::resolve(Path::new(text)) {
+            Target::Descriptor(1) => Destination::Stdout,
+            Target::Descriptor(2) => Destination::Stderr,
+            Target::Descriptor(number) => Destination::Descriptor(number),
+            Target::File(_) | Target::Other => Destination::File(text.into()),
         }),
     }
 }
@@ -83,15 +83,15 @@ impl Sink {
                 let is_new = path.symlink_metadata().is_err();
                 let file = open_output::open(&path).with_context(|| format!("cannot write the report to {name}"))?;
                 let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
-                let place = match open_output::named(&path) {
-                    Named::File(path) if regular && is_new => {
+                let place = match open_output::resolve(&path) {
+                    Target::File(path) if regular && is_new => {
                         // While the command runs there is no file. A file that appears is a whole report.
                         match std::fs::remove_file(&path) {
                             Ok(()) => Place::Removed(path, None),
                             Err(_) => Place::Emptied(file),
                         }
                     }
-                    Named::File(path) if regular => Place::File(file, path),
+                    Target::File(path) if regular => Place::File(file, path),
                     _ if regular => Place::File(file, PathBuf::new()),
                     _ => Place::Stream(file),
                 };
@@ -103,7 +103,7 @@ impl Sink {
 
     /// Returns whether the destination and `other` are the same file. Two writers that both begin at the start of one
     /// file overwrite each other's text.
-    pub fn is(&self, other: &File) -> bool {
+    pub fn is_same_file(&self, other: &File) -> bool {
         match &self.place {
             Place::Stream(file) | Place::File(file, _) | Place::Emptied(file) => {
                 are_same(file.metadata(), other.metadata())
@@ -112,9 +112,9 @@ impl Sink {
         }
     }
 
-    /// Removes the report of an earlier run: if pinfold is killed, there must be no report of another run. If a new
-    /// file could not take the place of the old one with the same properties (the directory is not writable, another
-    /// user owns the file, the file has a second name), this truncates the file instead.
+    /// Removes the report of an earlier run, so that no such report remains if pinfold is killed. Truncates the file
+    /// instead, if a new file could not replace it with the same properties: the directory is not writable, another
+    /// user owns the file, or the file has several hard links.
     ///
     /// # Errors
     /// Those of ftruncate(2).
@@ -131,7 +131,7 @@ impl Sink {
             return Ok(());
         }
         file.set_len(0).map_err(failed)?;
-        // This does not copy the descriptor, because no descriptor may be free.
+        // The descriptor is moved and not duplicated, because there may be no free descriptor.
         if let Place::File(file, _) = std::mem::replace(&mut self.place, Place::Removed(PathBuf::new(), None)) {
             self.place = Place::Emptied(file);
         }
@@ -143,16 +143,16 @@ impl Sink {
     ///
     /// # Errors
     /// A message with the destination that could not be written, and the reason.
-    pub fn write(self, report: &Report, patience: Patience) -> Result<()> {
+    pub fn write(self, report: &Report, timeout: WriteTimeout) -> Result<()> {
         let line = format!("{}\n", report.to_json());
         let bytes = line.as_bytes();
         let done = match self.place {
-            Place::Stream(file) => write_within(file, bytes, patience),
+            Place::Stream(file) => write_within(file, bytes, timeout),
             Place::File(file, _) | Place::Emptied(file) => write_in_place(&file, bytes),
             Place::Removed(path, before) => match replace(&path, bytes, before.as_ref()) {
                 // pinfold cannot create another file in this directory, or the directory was renamed.
-                Err(Unplaced::NotMade) => open_output::open(&path).and_then(|file| write_in_place(&file, bytes)),
-                Err(Unplaced::NotWritten(error)) => Err(error),
+                Err(ReplaceError::NotCreated) => open_output::open(&path).and_then(|file| write_in_place(&file, bytes)),
+                Err(ReplaceError::NotWritten(error)) => Err(error),
                 Ok(()) => Ok(()),
             },
         };
@@ -177,18 +177,22 @@ fn write_in_place(mut file: &File, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)
 }
 
-enum Unplaced {
-    NotMade,
+enum ReplaceError {
+    NotCreated,
     NotWritten(io::Error),
 }
 
 /// Writes a new file in the directory of `path`, with the mode and the owner of the old file (`before`), and renames it
 /// to `path`.
-fn replace(path: &Path, bytes: &[u8], before: Option<&Metadata>) -> Result<(), Unplaced> {
+fn replace(path: &Path, bytes: &[u8], before: Option<&Metadata>) -> Result<(), ReplaceError> {
     let beside = path.with_file_name(format!(".pinfold-report-{}", std::process::id()));
     let mode = before.map_or(0o666, |before| before.mode() & 0o7777);
-    let mut file =
-        OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside).map_err(|_| Unplaced::NotMade)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&beside)
+        .map_err(|_| ReplaceError::NotCreated)?;
     let written = file.write_all(bytes).and_then(|()| match before {
         Some(before) => {
             // The new file cannot have the old group if this user is not a member of that group. chown(2) clears some
@@ -199,8 +203,8 @@ fn replace(path: &Path, bytes: &[u8], before: Option<&Metadata>) -> Result<(), U
         None => Ok(()),
     });
     written
-        .map_err(Unplaced::NotWritten)
-        .and_then(|()| std::fs::rename(&beside, path).map_err(|_| Unplaced::NotMade))
+        .map_err(ReplaceError::NotWritten)
+        .and_then(|()| std::fs::rename(&beside, path).map_err(|_| ReplaceError::NotCreated))
         .inspect_err(|_| {
             let _ = std::fs::remove_file(&beside);
         })

@@ -24,25 +24,25 @@ use anyhow::{Context, Result};
 use super::explain::{Settings, explain};
 use super::report_sink::Sink;
 use super::runtime::with_supervisor;
-use super::signals::{Keys, PATIENCE_INTERRUPTS, Rules};
+use super::signals::{KILL_INTERRUPTS, Keys, Rules};
 use super::supervise::{Event, Policy, Step, Supervision};
 use super::terminal::Terminal;
-use super::write::Patience;
+use super::write::WriteTimeout;
 use super::{environment, print_message};
 pub use args::{Args, ContainmentArg, SignalToArg, parse_signal, parse_user, variables};
 use ended::Ended;
 use forwarder::Forwarder;
 pub use prepared::Prepared;
-use ready::Clock;
+use ready::ReadyTimeout;
 use streams::StreamArgs;
 
-/// pinfold waits at least this long for the reader of the report, also after the job's deadline.
-const REPORT_PATIENCE: Duration = Duration::from_secs(1);
+/// pinfold waits at least this long for the reader of the report, even after the job's deadline.
+const MIN_REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs the command and returns the exit code.
 pub fn run(mut args: Args, prepared: crate::Result<Prepared>) -> Result<u8> {
     let ended = run_and_report(&mut args, prepared);
-    // Also after an error: the reader of --ready-notify must not wait forever.
+    // This also happens after an error: the reader of --ready-notify must not wait forever.
     if let Some(notify) = &args.streams.notify {
         notify.finish();
     }
@@ -68,7 +68,7 @@ fn run_and_report(args: &mut Args, prepared: crate::Result<Prepared>) -> Result<
     let checked = args.limits.to_limits().check();
     let applied = notify.and(checked).and(sandboxed).and_then(|()| args.streams.apply(&mut command, terminal));
     if let Some(sink) = &mut sink {
-        // This error is not written to the report either, because the report would overwrite the file of --tee.
+        // This error does not go into a report, because the report would overwrite the file of --tee.
         args.streams.check_report(sink)?;
         sink.remove_old()?;
     }
@@ -92,16 +92,16 @@ fn run_and_report(args: &mut Args, prepared: crate::Result<Prepared>) -> Result<
         Ended::Signalled { .. } => {}
     }
     if let Some(sink) = sink {
-        sink.write(ended.report(), patience(args, begun))?;
+        sink.write(ended.report(), report_timeout(args, begun))?;
     }
     Ok(ended)
 }
 
-/// Returns how long pinfold waits for the reader of the report. A time limit of the job bounds the whole run.
-fn patience(args: &Args, begun: Instant) -> Patience {
+/// Returns how long pinfold waits for the reader of the report. A time limit of the job is a limit of the whole run.
+fn report_timeout(args: &Args, begun: Instant) -> WriteTimeout {
     let limit = args.timeout.into_iter().chain(args.streams.idle_timeout).min();
-    limit.map_or(Patience::UntilSignal, |limit| {
-        Patience::AtMost(limit.saturating_sub(begun.elapsed()).max(REPORT_PATIENCE))
+    limit.map_or(WriteTimeout::UntilSignal, |limit| {
+        WriteTimeout::AtMost(limit.saturating_sub(begun.elapsed()).max(MIN_REPORT_TIMEOUT))
     })
 }
 
@@ -124,7 +124,7 @@ fn run_job(args: &Args, command: &Command, prepared: Prepared) -> crate::Result<
 /// An event of `run` itself.
 enum RunEvent {
     /// The job is ready, or will never be.
-    Readiness(Result<(), ended::Verdict>),
+    Readiness(Result<(), ended::ExitOverride>),
     /// Typed keys have requested a kill.
     Typed(Signal),
 }
@@ -138,13 +138,13 @@ async fn supervise(
 ) -> crate::Result<Ended> {
     let StreamArgs { pty, ready, ready_timeout, notify, .. } = &args.streams;
     let keys = match terminal {
-        Some(_) if *pty => Keys::ForItsTerminal,
-        Some(_) if args.sandbox.is_on() => Keys::ForItsSession,
-        Some(_) => Keys::ReachTheJob,
-        None => Keys::ReachUs,
+        Some(_) if *pty => Keys::ForJobTerminal,
+        Some(_) if args.sandbox.is_on() => Keys::ForJobSession,
+        Some(_) => Keys::ReachJob,
+        None => Keys::ReachPinfold,
     };
     let rules = Rules::new(keys).with(args.on_signal.clone(), args.stop_signal.is_some());
-    // These are about pinfold's own terminal.
+    // These signals concern pinfold's own terminal.
     let own = if *pty { vec![Signal::WINCH, Signal::CONT] } else { Vec::new() };
     let announce = |step| announce(args, step);
     let policy = Policy { terminal, own_signals: own, announce: &announce, ..Policy::default() };
@@ -164,13 +164,13 @@ async fn supervise(
         print_message(&format!("started {} as process {}", printable_os(&args.command[0]), job.pid()));
     }
     if let Err(error) = args.streams.empty_tee() {
-        forwarder.report_trouble(error.to_string());
+        forwarder.report_loss(error.to_string());
     }
     let handle = job.handle();
     let stopped_time = supervision.stopped_time.clone();
-    let clock = || Clock { timeout: *ready_timeout, stopped_time: &stopped_time };
+    let ready_timer = || ReadyTimeout { timeout: *ready_timeout, stopped_time: &stopped_time };
     let ready = ready.as_ref();
-    let mut readiness = ready.map(|ready| Box::pin(ready::ready(ready, clock(), notify.as_ref(), &handle)));
+    let mut readiness = ready.map(|ready| Box::pin(ready::ready(ready, ready_timer(), notify.as_ref(), &handle)));
     forwarder.start(args, &mut job, supervisor, terminal).await?;
     let mut not_ready = None;
     let report = loop {
@@ -183,8 +183,8 @@ async fn supervise(
         };
         match supervision.next(Some(&job), own).await? {
             Event::Ended(report) => break report,
-            Event::Other(RunEvent::Readiness(Err(verdict))) => {
-                not_ready = Some(verdict);
+            Event::Other(RunEvent::Readiness(Err(exit_override))) => {
+                not_ready = Some(exit_override);
                 job.start_stop()?;
             }
             Event::Other(RunEvent::Typed(signal)) => supervision.kill(&job, signal)?,
@@ -193,15 +193,15 @@ async fn supervise(
         }
     };
     let timed_out = not_ready.is_some() || matches!(report.reason, Reason::Deadline | Reason::Idle);
-    let trouble = forwarder.finish(timed_out, &mut supervision).await;
+    let loss = forwarder.finish(timed_out, &mut supervision).await;
     // The job has ended before it was known to be ready.
     if let (Some(_), Some(by)) = (&readiness, ready) {
         not_ready = ready::at_the_end(by, notify.as_ref(), &handle, &report).await;
     }
-    Ok(Ended::over(report, supervision.requested == Some(Signal::INT), not_ready, trouble))
+    Ok(Ended::over(report, supervision.requested == Some(Signal::INT), not_ready, loss))
 }
 
-/// Waits for the future, and then removes it. Waits forever where there is no future any more.
+/// Waits for the future, and then removes it. Waits forever after the future was removed.
 async fn once<F: Future + Unpin>(waiting: &mut Option<F>) -> F::Output {
     let Some(future) = waiting else { return std::future::pending().await };
     let done = future.await;
@@ -215,9 +215,9 @@ fn announce(args: &Args, step: Step) {
         _ if !args.verbose => {}
         Step::Stop(signal) => print_message(&format!("{signal}: stopping")),
         Step::Kill(signal) => print_message(&format!("{signal}: killing")),
-        Step::Interrupt(signal, count) => print_message(&format!(
-            "{signal} from the terminal: {count} of the {PATIENCE_INTERRUPTS} that kill the job"
-        )),
+        Step::Interrupt(signal, count) => {
+            print_message(&format!("{signal} from the terminal: {count} of the {KILL_INTERRUPTS} that kill the job"))
+        }
         Step::Send(..) => {}
     }
 }

@@ -9,27 +9,28 @@ use anyhow::bail;
 #[derive(Clone, Copy)]
 pub struct Descriptors {
     pub workers: usize,
-    /// The number of descriptors for each running job, in addition to those that contain it ([`HOLD`](Self::HOLD)).
+    /// The number of descriptors for each running job, in addition to those of its containment
+    /// ([`CONTAINMENT`](Self::CONTAINMENT)).
     pub each: usize,
     /// The number of descriptors for each job that is ready to start, and the maximum number of such jobs.
     pub ready: (usize, usize),
 }
 
 impl Descriptors {
-    /// The descriptors that contain a job: its leaf, the events of the leaf, the leaf once more at the end, and the
+    /// The descriptors of a job's containment: its leaf, the events of the leaf, the leaf once more at the end, and the
     /// main process.
-    const HOLD: usize = 4;
+    const CONTAINMENT: usize = 4;
     /// The maximum number of jobs that start at the same time, and the number of descriptors for the guard for each of
     /// them.
     const STARTS: (usize, usize) = (32, 4);
     /// The descriptors of the runtime, the guard and the base, and a reserve for the end of a job.
-    const BESIDES: usize = 32;
+    const FIXED: usize = 32;
 
     fn needed(self, workers: usize) -> usize {
         let started = workers.min(Self::STARTS.0).saturating_mul(Self::STARTS.1);
         let ready = workers.min(self.ready.1).saturating_mul(self.ready.0);
-        let running = workers.saturating_mul(Self::HOLD + self.each);
-        [Self::BESIDES, started, ready].into_iter().fold(running, usize::saturating_add)
+        let running = workers.saturating_mul(Self::CONTAINMENT + self.each);
+        [Self::FIXED, started, ready].into_iter().fold(running, usize::saturating_add)
     }
 
     /// Checks that the limit on open files is large enough. Without this check, the error would appear only later, as

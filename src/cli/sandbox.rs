@@ -186,7 +186,7 @@ impl SandboxArgs {
             _ => Err(crate::Error::Invalid {
                 what: "value of --unix",
                 value: "none".into(),
-                advice: "another --unix grants sockets; for a socket in the directory 'none', write ./none".into(),
+                advice: "it contradicts another --unix; for a socket with the path 'none', write ./none".into(),
             }),
         }
     }

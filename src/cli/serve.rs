@@ -19,7 +19,7 @@ use super::runtime::{Descriptors, with_supervisor};
 use super::signals::{Keys, Response, Rules};
 use super::supervise::Requests;
 use super::{duration, environment};
-use request::{Numbered, Request, Unreadable, requests};
+use request::{InvalidRequest, NumberedLine, Request, requests};
 use writer::{EventWriter, Message};
 
 use crate::cli::signal_stream::SignalStream;
@@ -33,7 +33,7 @@ use crate::{Controller, Guard, Job, JobHandle, Pool, Signal, Stdio};
 const PROTOCOL: u32 = 1;
 
 /// How long pinfold waits for a caller that reads slowly, after all jobs have ended.
-const PATIENCE: Duration = Duration::from_secs(5);
+const READER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Run jobs for a program in another language, with JSON lines on standard input and standard output.
 ///
@@ -97,13 +97,13 @@ fn parse_controller(text: &str) -> Result<Controller, String> {
 }
 
 /// A job that is not done.
-struct Known {
+struct ActiveJob {
     handle: Handle,
-    /// Its current attempt.
+    /// The running attempt.
     running: Arc<Mutex<Option<JobHandle>>>,
 }
 
-impl Known {
+impl ActiveJob {
     fn running(&self) -> Result<JobHandle, String> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.clone().ok_or_else(|| "it has not been started".into())
@@ -114,9 +114,9 @@ async fn serve(args: &Args, pool: &Pool, signals: &SignalStream, parent: Parent)
     let mut requests = requests()?;
     let writer = EventWriter::start()?;
     let (done, over) = unbounded_channel();
-    let mut session = Session { args, pool, writer, known: HashMap::new(), done, over };
+    let mut session = Session { args, pool, writer, active: HashMap::new(), done, over };
     let parent = parent.watch();
-    let signals = Requests { signals, rules: Rules::new(Keys::ReachUs) };
+    let signals = Requests { signals, rules: Rules::new(Keys::ReachPinfold) };
     let mut caller = Caller { signals, writer: session.writer.clone(), parent, gone: None };
     session.writer.send(&Message::Hello { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION") });
     let handled = handle_requests(&mut session, &mut caller, &mut requests).await;
@@ -172,7 +172,7 @@ impl Caller<'_> {
 async fn handle_requests(
     session: &mut Session<'_>,
     caller: &mut Caller<'_>,
-    requests: &mut Receiver<Numbered>,
+    requests: &mut Receiver<NumberedLine>,
 ) -> Result<()> {
     let (mut stopping, mut connected) = (false, !matches!(caller.parent, WatchedParent::Ended));
     if !connected {
@@ -189,7 +189,7 @@ async fn handle_requests(
                 EndCause::Kill => return Ok(()),
                 EndCause::Gone => connected = false,
             },
-            Some(id) = session.over.recv() => drop(session.known.remove(&id)),
+            Some(id) = session.over.recv() => drop(session.active.remove(&id)),
             () = session.pool.shutdown(Shutdown::Stop), if stopping => return Ok(()),
             line = requests.recv(), if connected => match line {
                 Some(line) => session.handle_line(&line).await,
@@ -202,16 +202,16 @@ async fn handle_requests(
     }
 }
 
-/// Waits, after the end of all jobs, until the caller has read the rest of the events, for at most [`PATIENCE`].
+/// Waits, after the end of all jobs, until the caller has read the rest of the events, for at most [`READER_TIMEOUT`].
 ///
 /// # Errors
 /// If some events could not be delivered, although the caller has not closed its end.
 async fn deliver_the_rest(session: &mut Session<'_>, caller: &mut Caller<'_>) -> Result<()> {
     let delivered = async {
-        while !session.known.is_empty()
+        while !session.active.is_empty()
             && let Some(id) = session.over.recv().await
         {
-            session.known.remove(&id);
+            session.active.remove(&id);
         }
         session.writer.all_written().await;
     };
@@ -223,7 +223,7 @@ async fn deliver_the_rest(session: &mut Session<'_>, caller: &mut Caller<'_>) ->
         tokio::select! {
             biased;
             () = delivered => return Ok(()),
-            () = tokio::time::sleep(PATIENCE) => {}
+            () = tokio::time::sleep(READER_TIMEOUT) => {}
             // A signal ends the wait.
             _ = caller.next_end_cause() => {}
         }
@@ -243,7 +243,7 @@ struct Session<'a> {
     args: &'a Args,
     pool: &'a Pool,
     writer: EventWriter,
-    known: HashMap<String, Known>,
+    active: HashMap<String, ActiveJob>,
     /// Receives the id of each job whose `done` has been sent to the writer.
     done: UnboundedSender<String>,
     /// The other end of `done`.
@@ -251,23 +251,23 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    async fn handle_line(&mut self, line: &Numbered) {
+    async fn handle_line(&mut self, line: &NumberedLine) {
         let answered = match line.parse() {
             None => return,
             Some(Ok(request)) => {
                 let id = Value::from(request.id());
-                self.act(line.number, request).await.map_err(|message| Unreadable { id, message })
+                self.act(line.number, request).await.map_err(|message| InvalidRequest { id, message })
             }
-            Some(Err(unreadable)) => Err(unreadable),
+            Some(Err(invalid)) => Err(invalid),
         };
-        if let Err(Unreadable { id, message }) = answered {
+        if let Err(InvalidRequest { id, message }) = answered {
             self.writer.send(&Message::Error { request: line.number, id: &id, message: &message });
         }
     }
 
     /// Executes the request with this number.
     async fn act(&mut self, number: u64, request: Request) -> Result<(), String> {
-        let job = |id: &str| self.known.get(id).ok_or_else(|| "no such job exists, or the job is done".to_owned());
+        let job = |id: &str| self.active.get(id).ok_or_else(|| "no such job exists, or the job is done".to_owned());
         match request {
             Request::Submit { id, job } => return self.submit(number, id, &job).await,
             Request::Cancel { id } => job(&id)?.handle.cancel(),
@@ -302,7 +302,7 @@ impl Session<'_> {
     }
 
     async fn submit(&mut self, number: u64, id: String, line: &JobLine) -> Result<(), String> {
-        if self.known.contains_key(&id) {
+        if self.active.contains_key(&id) {
             return Err(
                 "another job has this id and is not done: that job continues, and this one is not started".into()
             );
@@ -342,7 +342,7 @@ impl Session<'_> {
             }));
         });
         let handle = self.pool.submit(task).await.map_err(|error| error.to_string())?;
-        self.known.insert(id.clone(), Known { handle: handle.clone(), running });
+        self.active.insert(id.clone(), ActiveJob { handle: handle.clone(), running });
         let (writer, done) = (self.writer.clone(), self.done.clone());
         tokio::spawn(async move {
             let outcome = handle.wait().await;

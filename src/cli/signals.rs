@@ -9,9 +9,9 @@ use crate::kernel::own_signals::Received;
 use super::on_signal::{Action, OnSignal};
 use super::terminal;
 
-/// Three interrupts from the terminal within this time kill the job.
-const PATIENCE: Duration = Duration::from_secs(2);
-pub const PATIENCE_INTERRUPTS: usize = 3;
+/// This number of interrupts from the terminal kills the job, if they come within [`INTERRUPT_WINDOW`].
+pub const KILL_INTERRUPTS: usize = 3;
+const INTERRUPT_WINDOW: Duration = Duration::from_secs(2);
 
 /// Two equal signals from the same sender within this time are one request. timeout(1) and others send a signal to the
 /// process and then to its group.
@@ -27,20 +27,20 @@ pub enum Response {
     PassOn(Signal),
     /// It sends the signal to the foreground process group of the job's own terminal, as that terminal's key would.
     Key(Signal),
-    /// It sends nothing, because the terminal has sent the signal to the job too. Otherwise the job would receive this
-    /// signal.
-    LeftToTheJob(Signal),
+    /// It sends nothing, because the terminal has sent the signal to the job too. If the job has not received it after
+    /// all, pinfold sends this signal to the job.
+    LeftToJob(Signal),
     /// The same for a stop request. The number counts the interrupts within the last two seconds; it is 0 for SIGHUP.
     Interrupt(Signal, usize),
     /// The terminal's stop signal has reached pinfold, but not the job: pinfold stops the job, then itself.
     Suspend,
     /// pinfold stops itself when the job has had time to stop.
     SuspendLater,
-    /// It does what it does at the deadline.
+    /// It acts as at the deadline.
     Deadline,
     /// It ignores the signal, because the rules say so.
     Ignore,
-    /// The signal is no request: pinfold caused it, or it repeats a request, or it is the job's.
+    /// pinfold does nothing: it caused the signal itself, or the signal repeats a request, or a key is to be ignored.
     Nothing,
 }
 
@@ -48,13 +48,13 @@ pub enum Response {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keys {
     /// pinfold and the job, which is in pinfold's process group.
-    ReachTheJob,
+    ReachJob,
     /// pinfold only. The job has a terminal of its own, and the keys are for that terminal.
-    ForItsTerminal,
+    ForJobTerminal,
     /// pinfold only. The job has a session of its own, without a terminal.
-    ForItsSession,
+    ForJobSession,
     /// pinfold only. The signals are requests to the subcommand, which manages many jobs.
-    ReachUs,
+    ReachPinfold,
 }
 
 /// The rules, and their state.
@@ -63,7 +63,8 @@ pub struct Rules {
     pub keys: Keys,
     /// The last one for a signal counts.
     on_signal: Vec<OnSignal>,
-    /// Without a rule for it, each signal is passed on. Otherwise some signals stop the job ([`Action::default_of`]).
+    /// A signal without a rule is passed on. If this is `false`, some of these signals stop the job
+    /// ([`Action::default_of`]).
     passes_all: bool,
     /// The user has chosen the stop signal, so every stop begins with that signal.
     stop_signal_chosen: bool,
@@ -128,17 +129,17 @@ impl Rules {
         let action = self.action(signal);
         if received.is_from_terminal() && !(signal == Signal::HUP && self.leads_session) {
             match self.keys {
-                Keys::ReachTheJob => return self.left_to_the_job(signal, action, now),
-                Keys::ForItsTerminal if is_interrupt(signal) => {
+                Keys::ReachJob => return self.left_to_the_job(signal, action, now),
+                Keys::ForJobTerminal if is_interrupt(signal) => {
                     return match self.left_to_the_job(signal, action, now) {
-                        Response::LeftToTheJob(_) | Response::Interrupt(..) => Response::Key(signal),
+                        Response::LeftToJob(_) | Response::Interrupt(..) => Response::Key(signal),
                         other => other,
                     };
                 }
-                Keys::ForItsTerminal | Keys::ForItsSession if signal == Signal::TSTP && action == Action::Pass => {
+                Keys::ForJobTerminal | Keys::ForJobSession if signal == Signal::TSTP && action == Action::Pass => {
                     return Response::Suspend;
                 }
-                Keys::ForItsTerminal | Keys::ForItsSession | Keys::ReachUs => {}
+                Keys::ForJobTerminal | Keys::ForJobSession | Keys::ReachPinfold => {}
             }
         }
         match action {
@@ -156,20 +157,20 @@ impl Rules {
         match action {
             Action::Kill => Response::Kill,
             Action::Stop if is_interrupt(signal) => {
-                self.interrupts.retain(|at| now.duration_since(*at) < PATIENCE);
+                self.interrupts.retain(|at| now.duration_since(*at) < INTERRUPT_WINDOW);
                 self.interrupts.push(now);
                 match self.interrupts.len() {
-                    PATIENCE_INTERRUPTS.. => Response::Kill,
+                    KILL_INTERRUPTS.. => Response::Kill,
                     count => Response::Interrupt(signal, count),
                 }
             }
             Action::Stop if signal == Signal::HUP => Response::Interrupt(signal, 0),
-            Action::Stop | Action::Pass => Response::LeftToTheJob(signal),
-            Action::PassAs(other) => Response::LeftToTheJob(other),
+            Action::Stop | Action::Pass => Response::LeftToJob(signal),
+            Action::PassAs(other) => Response::LeftToJob(other),
             Action::SuspendLater => Response::SuspendLater,
             Action::Deadline => Response::Deadline,
             // pinfold ignores the key. A main process that has left pinfold's group still receives it.
-            Action::Ignore if self.keys == Keys::ReachTheJob && !self.passes_all => Response::LeftToTheJob(signal),
+            Action::Ignore if self.keys == Keys::ReachJob && !self.passes_all => Response::LeftToJob(signal),
             Action::Ignore => Response::Nothing,
         }
     }
@@ -209,13 +210,13 @@ mod tests {
 
     #[test]
     fn the_second_request_kills() {
-        let mut rules = Rules::new(Keys::ReachUs);
+        let mut rules = Rules::new(Keys::ReachPinfold);
         let start = Instant::now();
         assert_eq!(rules.respond(from(Signal::TERM, 7), start), Response::Stop(None));
         assert_eq!(rules.respond(from(Signal::TERM, 7), start + Duration::from_millis(20)), Response::Nothing);
         assert_eq!(rules.respond(from(Signal::HUP, 7), start + Duration::from_millis(30)), Response::Kill);
 
-        let mut rules = Rules::new(Keys::ReachUs);
+        let mut rules = Rules::new(Keys::ReachPinfold);
         let every_20_ms = |count: u64| start + Duration::from_millis(20 * count);
         let responses: Vec<_> = (0..6).map(|count| rules.respond(from(Signal::TERM, 7), every_20_ms(count))).collect();
         assert_eq!(
@@ -232,10 +233,10 @@ mod tests {
             (Signal::QUIT, Some(Signal::QUIT)),
             (Signal::TERM, None),
         ] {
-            for keys in [Keys::ReachTheJob, Keys::ForItsTerminal, Keys::ReachUs] {
+            for keys in [Keys::ReachJob, Keys::ForJobTerminal, Keys::ReachPinfold] {
                 assert_eq!(Rules::new(keys).respond(from(signal, 7), Instant::now()), Response::Stop(first));
             }
-            let mut chosen = Rules::new(Keys::ReachUs).with(Vec::new(), true);
+            let mut chosen = Rules::new(Keys::ReachPinfold).with(Vec::new(), true);
             assert_eq!(chosen.respond(from(signal, 7), Instant::now()), Response::Stop(None));
         }
     }
@@ -243,8 +244,8 @@ mod tests {
     #[test]
     fn keys_go_to_the_job_and_three_within_two_seconds_kill() {
         for (keys, left) in [
-            (Keys::ReachTheJob, [1, 2].map(|count| Response::Interrupt(Signal::INT, count))),
-            (Keys::ForItsTerminal, [Response::Key(Signal::INT); 2]),
+            (Keys::ReachJob, [1, 2].map(|count| Response::Interrupt(Signal::INT, count))),
+            (Keys::ForJobTerminal, [Response::Key(Signal::INT); 2]),
         ] {
             let mut rules = Rules::new(keys);
             let start = Instant::now();
@@ -252,13 +253,13 @@ mod tests {
                 assert_eq!(rules.respond(key(Signal::INT), start + Duration::from_secs(seconds)), response);
             }
         }
-        let mut rules = Rules::new(Keys::ReachTheJob);
+        let mut rules = Rules::new(Keys::ReachJob);
         for name in ["TSTP", "WINCH", "CONT", "TTIN"] {
             let signal = name.parse().unwrap();
-            assert_eq!(rules.respond(key(signal), Instant::now()), Response::LeftToTheJob(signal));
+            assert_eq!(rules.respond(key(signal), Instant::now()), Response::LeftToJob(signal));
         }
         assert_eq!(
-            Rules::new(Keys::ReachUs).respond(key(Signal::INT), Instant::now()),
+            Rules::new(Keys::ReachPinfold).respond(key(Signal::INT), Instant::now()),
             Response::Stop(Some(Signal::INT))
         );
     }
@@ -266,12 +267,12 @@ mod tests {
     /// A hang-up of the terminal sends SIGHUP to the leader of the session alone. Any other process receives that
     /// SIGHUP together with its process group.
     #[test]
-    fn a_hang_up_is_the_jobs_unless_it_reaches_the_leader_alone() {
-        let mut rules = Rules { leads_session: false, ..Rules::new(Keys::ReachTheJob) };
+    fn a_hangup_is_left_to_the_job_unless_only_the_leader_receives_it() {
+        let mut rules = Rules { leads_session: false, ..Rules::new(Keys::ReachJob) };
         assert_eq!(rules.respond(key(Signal::HUP), Instant::now()), Response::Interrupt(Signal::HUP, 0));
-        let mut rules = Rules { leads_session: true, ..Rules::new(Keys::ReachTheJob) };
+        let mut rules = Rules { leads_session: true, ..Rules::new(Keys::ReachJob) };
         assert_eq!(rules.respond(key(Signal::HUP), Instant::now()), Response::Stop(Some(Signal::HUP)));
-        let mut rules = Rules { leads_session: false, ..Rules::new(Keys::ForItsTerminal) };
+        let mut rules = Rules { leads_session: false, ..Rules::new(Keys::ForJobTerminal) };
         assert_eq!(rules.respond(key(Signal::HUP), Instant::now()), Response::Stop(Some(Signal::HUP)));
     }
 
@@ -282,7 +283,7 @@ mod tests {
             Rules::new(keys).with(options, false)
         };
         let respond =
-            |options: &[&str], signal| rules(Keys::ReachTheJob, options).respond(from(signal, 7), Instant::now());
+            |options: &[&str], signal| rules(Keys::ReachJob, options).respond(from(signal, 7), Instant::now());
         assert_eq!(respond(&["HUP=pass"], Signal::HUP), Response::PassOn(Signal::HUP));
         assert_eq!(respond(&["int=kill"], Signal::INT), Response::Kill);
         assert_eq!(respond(&["SIGTERM=ignore"], Signal::TERM), Response::Ignore);
@@ -291,11 +292,11 @@ mod tests {
         assert_eq!(respond(&["TERM=ignore", "ALRM=stop", "15=pass"], Signal::TERM), Response::PassOn(Signal::TERM));
         assert_eq!(respond(&["ALRM=stop"], Signal::ALRM), Response::Stop(None));
         for (option, responses) in [
-            ("INT=ignore", [Response::LeftToTheJob(Signal::INT), Response::Nothing]),
-            ("INT=pass", [Response::LeftToTheJob(Signal::INT), Response::Key(Signal::INT)]),
+            ("INT=ignore", [Response::LeftToJob(Signal::INT), Response::Nothing]),
+            ("INT=pass", [Response::LeftToJob(Signal::INT), Response::Key(Signal::INT)]),
             ("INT=kill", [Response::Kill; 2]),
         ] {
-            for (keys, response) in [Keys::ReachTheJob, Keys::ForItsTerminal].into_iter().zip(responses) {
+            for (keys, response) in [Keys::ReachJob, Keys::ForJobTerminal].into_iter().zip(responses) {
                 let mut rules = rules(keys, &[option]);
                 let last = (0..4).map(|_| rules.respond(key(Signal::INT), Instant::now())).last();
                 assert_eq!(last, Some(response), "{option} {keys:?}");
@@ -305,7 +306,7 @@ mod tests {
 
     #[test]
     fn everything_else_is_passed_on() {
-        let mut rules = Rules::new(Keys::ReachTheJob);
+        let mut rules = Rules::new(Keys::ReachJob);
         for number in (1..=64).filter(|number| ![1, 2, 3, 9, 15, 19].contains(number)) {
             let signal = Signal::from_number(number).unwrap();
             assert_eq!(rules.respond(from(signal, 7), Instant::now()), Response::PassOn(signal));

@@ -6,7 +6,7 @@ use std::io::{BufRead, Read, Result, stdin};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, read};
 
-/// Standard input without a buffer. A read waits until there is input, also if standard input is non-blocking.
+/// Standard input without a buffer. A read waits until there is input, even if standard input is non-blocking.
 pub struct StandardInput;
 
 impl Read for StandardInput {
@@ -44,18 +44,18 @@ pub enum Line {
 /// # Errors
 /// The errno of read(2).
 pub fn read_line(input: &mut impl BufRead, end: u8, max: usize, line: &mut Vec<u8>) -> Result<Line> {
-    let begun = line.len();
+    let start = line.len();
     loop {
-        let there = input.fill_buf()?;
-        if there.is_empty() {
-            return Ok(if line.len() == begun { Line::End } else { Line::Whole });
+        let available = input.fill_buf()?;
+        if available.is_empty() {
+            return Ok(if line.len() == start { Line::End } else { Line::Whole });
         }
-        let found = there.iter().position(|&byte| byte == end);
-        let length = found.unwrap_or(there.len());
-        if line.len() - begun + length > max {
+        let found = available.iter().position(|&byte| byte == end);
+        let length = found.unwrap_or(available.len());
+        if line.len() - start + length > max {
             return Ok(Line::TooLong);
         }
-        line.extend_from_slice(&there[..length]);
+        line.extend_from_slice(&available[..length]);
         input.consume(length + usize::from(found.is_some()));
         if found.is_some() {
             return Ok(Line::Whole);

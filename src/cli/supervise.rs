@@ -1,5 +1,5 @@
-//! The loop that supervises the job of `run`, `timeout`, `init` and `watch`. The commands differ in their [`Policy`] and
-//! in their [`Rules`], which are data:
+//! The loop that supervises the job of `run`, `timeout`, `init` and `watch`. These subcommands differ in their
+//! [`Policy`] and in their [`Rules`], which are data:
 //!
 //! | what happens | `run` | `timeout` | `init` | `watch` |
 //! | --- | --- | --- | --- | --- |
@@ -9,8 +9,8 @@
 //! | a process of the job sent it | nothing | as any other | nothing | nothing |
 //! | a stop request, after the main process has ended | as before | kill | kill | as before |
 //! | the terminal stops the main process | pinfold stops too | pinfold stops if it received SIGTSTP | as `run` | as `run` |
-//! | time is over | the job has the deadline | the signal, then `--kill-after` | – | kill, `--grace` after Ctrl-C |
-//! | the command's own events | readiness, typed keys | – | inherited children | files, a request to restart |
+//! | a time limit is reached | the job has the deadline | the signal, then `--kill-after` | – | kill, `--grace` after Ctrl-C |
+//! | the subcommand's own events | readiness, typed keys | – | inherited children | files, a request to restart |
 //!
 //! `pool` and `serve` supervise many jobs through a [`crate::Pool`]. They have the same rules, through [`Requests`].
 //! `init` as PID 1 has neither guard nor runtime, so it waits in `init/pid_one.rs`.
@@ -121,8 +121,8 @@ impl<'a> Supervision<'a> {
         }
     }
 
-    /// Waits for the next event that the command has to handle. Until then, it treats the job as the rules and the
-    /// policy say. `other` is a future of the command; when this function returns, it has been dropped.
+    /// Waits for the next event that the subcommand has to handle. Until then, it treats the job as the rules and the
+    /// policy say. `other` is a future of the subcommand, which is dropped before this function returns.
     ///
     /// # Errors
     /// [`crate::Error::GuardLost`], and the errno of read(2).
@@ -148,7 +148,7 @@ impl<'a> Supervision<'a> {
                         continue;
                     }
                     () = sleep_until(due) => {
-                        self.time_is_over(job).await?;
+                        self.handle_due(job).await?;
                         continue;
                     }
                     done = &mut other => return Ok(Event::Other(done)),
@@ -172,7 +172,7 @@ impl<'a> Supervision<'a> {
         }
     }
 
-    /// Waits, after the end of the job, for a future of the command. A request to stop or to kill ends the wait.
+    /// Waits, after the end of the job, for a future of the subcommand. A request to stop or to kill ends the wait.
     ///
     /// # Errors
     /// The signal of that request.
@@ -217,8 +217,8 @@ impl<'a> Supervision<'a> {
                 }
                 return Ok(None);
             }
-            let shares_group = self.requests.rules.keys == Keys::ReachTheJob;
-            if shares_group && !self.policy.accepts_job_signals && is_by_the_job(job, received).await {
+            let shares_group = self.requests.rules.keys == Keys::ReachJob;
+            if shares_group && !self.policy.accepts_job_signals && is_from_job(job, received).await {
                 return Ok(None);
             }
         }
@@ -242,12 +242,12 @@ impl<'a> Supervision<'a> {
                 return Ok(Some(Event::Requested(signal)));
             }
             Response::PassOn(sent) => self.send(job, Some(signal), Some(sent)).await?,
-            Response::LeftToTheJob(sent) | Response::Interrupt(sent, _) => {
+            Response::LeftToJob(sent) | Response::Interrupt(sent, _) => {
                 if let Response::Interrupt(_, count @ 1..) = response {
                     announce(Step::Interrupt(signal, count));
                 }
                 match job {
-                    // Without pinfold, this signal would have gone to the main process.
+                    // Without pinfold, the main process would have received this signal.
                     Some(job) if before_the_job || has_left_our_group(job) => {
                         self.send(Some(job), Some(signal), Some(sent)).await?;
                     }
@@ -261,7 +261,7 @@ impl<'a> Supervision<'a> {
             Response::Key(signal) => drop(job.map(|job| job.signal_pty(signal))),
             Response::Suspend => self.suspend_with_job(job, signal).await,
             Response::SuspendLater if self.is_orphaned() => {}
-            Response::SuspendLater => self.suspend_at = Some(Instant::now() + suspend::PATIENCE),
+            Response::SuspendLater => self.suspend_at = Some(Instant::now() + suspend::STOP_TIMEOUT),
             Response::Deadline => self.deadline(job).await?,
             Response::Ignore => {
                 announce(Step::Send(Some(signal), None));
@@ -289,7 +289,7 @@ impl<'a> Supervision<'a> {
                     job.signal_group(signal).await;
                 }
                 if self.policy.recipients == Recipients::OwnGroup {
-                    self.also_received(job, signal).await;
+                    self.receive_too(job, signal).await;
                 }
             }
         }
@@ -297,8 +297,8 @@ impl<'a> Supervision<'a> {
         Ok(())
     }
 
-    /// Does what the signal does to pinfold, as if pinfold were in the process group of the job.
-    async fn also_received(&mut self, job: &Job, signal: Option<Signal>) {
+    /// Lets the signal act on pinfold too, as if pinfold were in the process group of the job.
+    async fn receive_too(&mut self, job: &Job, signal: Option<Signal>) {
         signal.inspect(|&signal| self.requests.rules.ignore(signal));
         if signal == Some(Signal::STOP) {
             own_signals::suspend_by(Signal::STOP);
@@ -321,7 +321,7 @@ impl<'a> Supervision<'a> {
         }
     }
 
-    async fn time_is_over(&mut self, job: Option<&Job>) -> Result<()> {
+    async fn handle_due(&mut self, job: Option<&Job>) -> Result<()> {
         match self.due.take() {
             Some((_, Due::Kill, _)) => job.map_or(Ok(()), |job| job.start_kill()),
             // The remaining processes are being ended already.
@@ -338,7 +338,7 @@ impl<'a> Supervision<'a> {
 }
 
 /// Returns whether a process of the job sent the signal.
-async fn is_by_the_job(job: &Job, received: Received) -> bool {
+async fn is_from_job(job: &Job, received: Received) -> bool {
     let Ok(sender) = i32::try_from(received.sender) else { return false };
     let by_a_process = !received.from_kernel && sender != 0;
     by_a_process && (sender == job.pid() || job.processes().await.iter().any(|process| process.pid == sender))

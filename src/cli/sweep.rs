@@ -11,10 +11,11 @@ use crate::sweep::{Abandoned, Outcome, Sweep};
 use super::explain::processes;
 use super::{duration, environment, print_message, write};
 
-/// End the processes and remove the cgroups of pinfolds that were killed together with their guards
+/// End the processes and remove the cgroups that are left if pinfold was killed together with its guard
 ///
 /// Looks in this process's own cgroup and below, and in $TMPDIR and /tmp for the private tmps of sandboxes. Does not
-/// affect a pinfold that is running, in any PID namespace, and does not change directories that pinfold did not make.
+/// affect a running pinfold, in whatever PID namespace it is, and does not change directories that pinfold did not
+/// make.
 ///
 /// Exit code: 0 when nothing is left, or with --dry-run; 1 when something could not be removed; 125 when pinfold itself
 /// failed.

@@ -8,7 +8,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::report::text::{printable, printable_message, printable_os};
 
-use super::{FAILED, print_message, write, write_patiently};
+use super::{FAILED, print_message, write, write_to_stderr};
 
 /// Prints why clap does not accept `words`, or the requested help or version. Control characters in text from the
 /// command line are escaped. Returns the exit code.
@@ -17,8 +17,8 @@ pub fn print(error: clap::Error, words: &[OsString]) -> u8 {
         return print_help(&error);
     }
     match explain(error, words) {
-        Explained::AsItIs(error) => drop(error.print()),
-        Explained::Text(text) => write_patiently(text.as_bytes()),
+        Explained::Unchanged(error) => drop(error.print()),
+        Explained::Text(text) => write_to_stderr(text.as_bytes()),
     }
     FAILED
 }
@@ -41,7 +41,7 @@ fn print_help(error: &clap::Error) -> u8 {
 enum Explained {
     /// clap's own message, which contains no control characters. clap prints it in colour if the terminal supports
     /// that.
-    AsItIs(clap::Error),
+    Unchanged(clap::Error),
     /// A text in which control characters are escaped.
     Text(String),
 }
@@ -51,7 +51,7 @@ fn explain(mut error: clap::Error, words: &[OsString]) -> Explained {
         && let Some(word) = options(words).iter().find(|word| word.to_str().is_none())
     {
         let word = printable_os(word);
-        return Explained::Text(format!("error: the argument '{word}' is not valid UTF-8, which its option needs\n"));
+        return Explained::Text(format!("error: the argument '{word}' is not valid UTF-8, which the option needs\n"));
     }
     if error.kind() == ErrorKind::UnknownArgument
         && let Some(text) = negative(&error, words)
@@ -60,13 +60,13 @@ fn explain(mut error: clap::Error, words: &[OsString]) -> Explained {
     }
     let plain = |error: &clap::Error| error.render().to_string();
     if plain(&error).lines().all(|line| printable(line) == line) && !has_newline(&error) {
-        return Explained::AsItIs(error);
+        return Explained::Unchanged(error);
     }
-    let hostile: Vec<_> = error.context().map(|(kind, value)| (kind, quoted(value))).collect();
-    for (kind, value) in hostile {
+    let escaped: Vec<_> = error.context().map(|(kind, value)| (kind, quoted(value))).collect();
+    for (kind, value) in escaped {
         match value {
             Some(value) => drop(error.insert(kind, value)),
-            // A tip that repeats the text.
+            // A suggestion may repeat the text.
             None if kind == ContextKind::Suggested => drop(error.remove(kind)),
             None => {}
         }

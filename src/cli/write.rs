@@ -30,20 +30,20 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
 
 /// How long a write waits while its reader does not read.
 #[derive(Clone, Copy)]
-pub enum Patience {
+pub enum WriteTimeout {
     /// Until pinfold receives SIGTERM, SIGINT, SIGHUP or SIGQUIT. The caller must have blocked these signals.
     UntilSignal,
     /// Until pinfold receives one of these signals, or until this time is over.
     AtMost(Duration),
 }
 
-/// Writes all bytes, and waits no longer than `patience`. This is for the time after a job, to which the job's own time
+/// Writes all bytes, and waits no longer than `timeout`. This is for the time after a job, to which the job's own time
 /// limits do not apply.
 ///
 /// # Errors
 /// Those of [`write_all`]; `TimedOut` or `Interrupted`, with their own messages, if the wait is over. Some of the bytes
 /// may have been written in that case.
-pub(crate) fn write_within(out: File, mut bytes: &[u8], patience: Patience) -> io::Result<()> {
+pub(crate) fn write_within(out: File, mut bytes: &[u8], timeout: WriteTimeout) -> io::Result<()> {
     // A pipe that is ready accepts this many bytes without blocking (pipe(7)). A regular file is always ready
     // (poll(2)).
     const PIPE_BUF: usize = 4096;
@@ -72,9 +72,9 @@ pub(crate) fn write_within(out: File, mut bytes: &[u8], patience: Patience) -> i
         }
     })
     .map_err(io::Error::other)?;
-    let result = match patience {
-        Patience::UntilSignal => results.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        Patience::AtMost(time) => results.recv_timeout(time),
+    let result = match timeout {
+        WriteTimeout::UntilSignal => results.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        WriteTimeout::AtMost(time) => results.recv_timeout(time),
     };
     match result {
         Ok(Ok(written)) => written,

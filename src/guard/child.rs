@@ -37,7 +37,8 @@ pub struct Plan {
     /// The descriptor of the sandbox's Landlock ruleset; -1 without a ruleset. No other descriptor is moved to this
     /// number.
     pub ruleset: RawFd,
-    /// The socket that receives a descriptor of the job's private tmp, or -1. The same holds for its number.
+    /// The socket that receives a descriptor of the job's private tmp; -1 without one. No other descriptor is moved to
+    /// this number.
     pub tmp_socket: RawFd,
     pub cwd_descriptor: RawFd,
     pub cwd: *const c_char,

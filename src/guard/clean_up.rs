@@ -35,7 +35,7 @@ const RECHECK_PAUSE: Duration = Duration::from_millis(10);
 /// The time limit if the remaining processes are known to survive SIGKILL.
 const GIVEN_UP_BOUND: Duration = Duration::from_millis(200);
 
-/// A base that exists, or that a dead supervisor was about to make.
+/// A base that exists, or that a supervisor that has ended was about to make.
 pub(super) struct PlannedBase {
     pub(super) parent: Cgroup,
     pub(super) name: String,
@@ -43,11 +43,11 @@ pub(super) struct PlannedBase {
     pub(super) _directory: Option<OwnedFd>,
 }
 
-/// The directory for private tmps that exists, or that a dead supervisor was about to make.
+/// The directory for the private tmps of jobs. It exists, or a supervisor that has ended was about to make it.
 pub(super) struct PlannedTmpBase {
     pub(super) parent: OwnedFd,
     pub(super) name: String,
-    /// Holds the shared lock on it.
+    /// Holds the shared lock on the directory.
     pub(super) _directory: Option<OwnedFd>,
 }
 
@@ -101,7 +101,8 @@ impl Guard {
             delegation::undo_if_unused(&parent, &undo, self.supervisor.as_ref().map(AsFd::as_fd));
         }
         if let Some(base) = self.tmp_base.take() {
-            // This comes last, because it can take long. No process is left that could make files in it. If the removal fails, the next sweep tries it again.
+            // The guard removes this directory last, because that can take long, and because no process is left now
+            // that could make files in it. If the removal fails, the next sweep tries again.
             let _ = private_tmp::remove(base.parent.as_fd(), &base.name);
         }
     }

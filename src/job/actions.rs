@@ -16,11 +16,12 @@ use crate::kernel::wake::Wake;
 use crate::subreaper::descendants::Descendants;
 use crate::supervisor::containment::JobContainment;
 
-/// The least and the greatest time for sending the stop signal and SIGCONT. Between these two, it is the grace period.
+/// How long the scans of a stop may take, which send the stop signal and SIGCONT: as long as the grace period, but at
+/// least and at most these times.
 const MIN_STOP_SIGNAL_TIME: Duration = Duration::from_millis(250);
 const MAX_STOP_SIGNAL_TIME: Duration = Duration::from_secs(10);
 
-/// How long the scans may take that send a signal other than the stop signal.
+/// How long the scans of other signals may take, and those of a stop that leaves finishing processes alone.
 const SIGNAL_TIME: Duration = Duration::from_secs(2);
 
 /// How long pinfold may read the details of processes, which continue to run meanwhile. It only counts the processes
@@ -28,7 +29,7 @@ const SIGNAL_TIME: Duration = Duration::from_secs(2);
 pub(super) const DESCRIBE_TIME: Duration = Duration::from_millis(500);
 
 /// How long the answer of the guard may take, in addition to the time that the guard has for its work.
-const ANSWER: Duration = Duration::from_secs(1);
+const ANSWER_TIME: Duration = Duration::from_secs(1);
 
 /// How long a stop waits for an exec in progress. The command can handle the stop signal only after its exec, so the
 /// whole grace period would be too long.
@@ -36,14 +37,14 @@ const EXEC_GRACE: Duration = Duration::from_secs(1);
 
 /// Limits the scans that send a signal to every process of a job: at most 64 scans, within `time`. One scan is not
 /// always enough: in a chain in which each process ends when it receives the signal, each scan may find only the next
-/// process. More than 64 are of no use: a tree that has new processes in every scan does not end politely. The actor
-/// handles no other event during the scans.
+/// process. More than 64 scans would not help: a tree that has new processes in every scan does not end by a signal.
+/// The actor handles no other event during the scans.
 fn scans(time: Duration) -> ScanLimits {
     ScanLimits::new(64, time)
 }
 
 impl Actor {
-    /// Performs one action. Returns the resulting event, if there is one at once.
+    /// Performs one action. Returns the event that results from it, if the result is known immediately.
     pub(super) async fn perform(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::Spawn => return self.request_spawn().await,
@@ -99,7 +100,7 @@ impl Actor {
             Timer::Grace => policy.grace,
             Timer::Kill if self.containment.leaf().is_some() => policy.kill_bound,
             // The guard has the kill bound for its work, and a moment more for its answer.
-            Timer::Kill | Timer::Sweep => policy.kill_bound.saturating_add(ANSWER),
+            Timer::Kill | Timer::Sweep => policy.kill_bound.saturating_add(ANSWER_TIME),
         }
     }
 
@@ -110,16 +111,14 @@ impl Actor {
         let mut main_found = false;
         // If the main process has ended, only leftovers remain, and all of them receive the signal.
         let all = self.policy.signal_to == SignalTo::All || main.is_none();
-        // Processes that have not received the signal when the grace period is over are killed.
+        // Processes that the scans miss in this time are killed when the grace period is over.
         let time = self.policy.grace.clamp(MIN_STOP_SIGNAL_TIME, MAX_STOP_SIGNAL_TIME);
         let scans = if all { scans(time) } else { ScanLimits::new(0, Duration::ZERO) };
         let (stopped, described) = (&mut self.report.stopped, Instant::now() + DESCRIBE_TIME.min(time / 2));
-        // Some processes may already have received a signal of this stop: its first signal, or the stop signal, because
-        // they were not finishing.
+        // Some processes are already in the report: they have received the first signal of this stop, or the stop
+        // signal because they were not finishing.
         let signalled = &mut self.signalled;
         let sent = self.containment.with_reserve(|containment| {
-            // Processes that the scans miss are killed when the grace period is over. SIGCONT follows because a stopped
-            // process does not act on the stop signal.
             let sent = containment.signal_all(&[signal, Signal::CONT], scans, |pid| {
                 main_found |= main.as_ref().is_some_and(|(main, _)| *main == pid);
                 if signalled.insert(pid) {
@@ -141,8 +140,9 @@ impl Actor {
         }
     }
 
-    /// Stops the processes that are not finishing. A process that has started since then either descends from a
-    /// finishing process, or pinfold finds it when the settle time is over.
+    /// Sends the stop signal to the processes that are not finishing. A process that was started after the list of
+    /// these processes was made either descends from a finishing process, or pinfold finds it when the settle time is
+    /// over.
     fn stop_others(&mut self) {
         if self.remaining.others.is_empty() {
             return;
@@ -150,13 +150,17 @@ impl Actor {
         let bound = Instant::now() + DESCRIBE_TIME;
         self.report.phases.stopping = self.report.phases.stopping.or(self.elapsed());
         let (signals, others) = ([self.policy.signal, Signal::CONT], &self.remaining.others);
-        let stopped = &mut self.report.stopped;
+        let (stopped, signalled) = (&mut self.report.stopped, &mut self.signalled);
         let sent = self.containment.with_reserve(|containment| {
             containment.signal_those(
                 &signals,
                 scans(SIGNAL_TIME),
                 |pid| others.contains(&pid),
-                |pid| stopped.add_until(bound, pid),
+                |pid| {
+                    if signalled.insert(pid) {
+                        stopped.add_until(bound, pid);
+                    }
+                },
             )
         });
         if let Err(errno) = sent {
@@ -165,7 +169,7 @@ impl Actor {
     }
 
     pub(super) fn signal_all(&self, signal: Signal) {
-        // Processes that have ended meanwhile, or that belong to another user, can't receive it.
+        // The signal can't reach processes that have ended meanwhile, or that belong to another user.
         let _ =
             self.containment.with_reserve(|containment| containment.signal_all(&[signal], scans(SIGNAL_TIME), |_| {}));
     }
@@ -188,11 +192,12 @@ impl Actor {
         let _ = self.containment.signal_those(&[signal], scans(SIGNAL_TIME), wanted, |_| {});
     }
 
-    /// Sends SIGKILL. When the kill bound is over, the actor lists the processes that this did not end.
+    /// Sends SIGKILL. When the kill bound is over, the actor lists the processes that SIGKILL did not end.
     fn kill(&self) {
         match &self.containment {
             JobContainment::Leaf(leaf) => drop(leaf.kill()),
-            // If the guard could not create another process to start the job, the guard itself waits for the exec.
+            // If the guard could not create a launcher for this job, the guard itself waits for the exec and can't
+            // perform a sweep. So the supervisor kills the guard's descendants.
             JobContainment::Guard(link) if self.main.is_none() && !self.machine.guard_lost => {
                 let _ = Descendants::of(link.pid).kill_all(|_| {});
             }

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::clock::Clock;
 use super::command::{Command, ProcessGroup};
 use super::completion::Completer;
-use super::main_exit::{MainExit, seen};
+use super::main_exit::{MainExit, wait_for_exit};
 use super::oom;
 use super::private_tmp::PrivateTmp;
 use super::record::{Recorded, describe};
@@ -52,7 +52,7 @@ pub(super) async fn run(mut actor: Box<Actor>, spawned: oneshot::Sender<Started>
             Box::pin(actor.remove_leaf()).await;
             Box::pin(actor.remove_private_tmp()).await;
             Box::pin(actor.dismiss_guard()).await;
-            let error = if actor.report.unkillable.count > 0 { actor.hangs(error) } else { error };
+            let error = if actor.report.unkillable.count > 0 { actor.hanging_start(error) } else { error };
             // The caller may have stopped waiting.
             let _ = spawned.send(Err(error));
         }
@@ -86,6 +86,7 @@ pub(super) struct Actor {
     pub(super) recorded: Recorded,
 
     inbox: Receiver<Request>,
+    /// Sends each signal that stops the main process (such as SIGTSTP) to the `Job`.
     stops: Sender<Signal>,
     pub(super) events: Log,
 
@@ -220,7 +221,7 @@ impl Actor {
         }
     }
 
-    /// Waits for the next event. Waits only for what can still happen.
+    /// Waits for the next event, among those that can still happen.
     async fn next_event(&mut self) -> Event {
         let awaits_empty_leaf = self.machine.awaits_empty_leaf();
         if awaits_empty_leaf && self.watch.is_none() {
@@ -249,13 +250,13 @@ impl Actor {
                     },
                     None => return Event::OwnerGone,
                 },
-                () = seen(self.main_exit.as_ref()), if self.main_exit.is_some() => {
+                () = wait_for_exit(self.main_exit.as_ref()), if self.main_exit.is_some() => {
                     self.main_exit = None;
                     return Event::MainEnded;
                 }
                 () = wait_until_empty(self.containment.leaf(), self.watch.as_ref(), self.machine.guard_lost),
                     if awaits_empty_leaf => return Event::Emptied,
-                timer = self.clock.over() => return Event::Over(timer),
+                timer = self.clock.expired() => return Event::Expired(timer),
             }
         }
     }
@@ -265,7 +266,8 @@ impl Actor {
         match message {
             FromGuard::Spawned { pid, joined, .. } => {
                 let Some(pidfd) = pidfd else {
-                    // Every guard sends a pidfd. If one does not, the guard counts as lost, which ends the process.
+                    // Every guard sends a pidfd. If a message has none, pinfold treats the guard as lost, and the end
+                    // of the guard ends the process.
                     self.link.disconnect();
                     return None;
                 };
@@ -285,7 +287,7 @@ impl Actor {
                 Some(Event::Hangs)
             }
             FromGuard::Stopped { signal, .. } => {
-                // Sending fails if the `Job` was dropped; then no caller waits for stops.
+                // Sending fails if the `Job` was dropped: no caller waits for stops any more.
                 let _ = Signal::from_number(signal).map(|signal| self.stops.send(signal));
                 None
             }

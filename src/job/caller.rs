@@ -13,8 +13,8 @@ use crate::kernel::{descriptor, inherited};
 
 /// The caller of a spawn.
 pub(crate) struct Caller {
-    /// The caller's rights and settings. `None` in a program that only supervises: it has changed neither since it forked
-    /// its guard.
+    /// The caller's rights and settings. `None` in a program that only supervises, because such a program has changed
+    /// neither since it forked its guard.
     pub host: Option<HostState>,
     /// The standard descriptors that the command inherits; `None` for one that is closed.
     pub streams: [Option<InheritedFd>; 3],
@@ -58,16 +58,16 @@ impl Caller {
         let mut descriptors = Vec::new();
         if let Some(sandbox) = &command.sandbox {
             for number in sandbox.descriptors() {
-                let given = inheritable(number).map_err(failed)?.ok_or_else(|| {
+                let fd = inheritable(number).map_err(failed)?.ok_or_else(|| {
                     let advice = "it must be open, without the close-on-exec flag";
                     Error::invalid("descriptor to inherit", number.to_string(), advice)
                 })?;
-                descriptors.push((number, given));
+                descriptors.push((number, fd));
             }
         } else if command.inherit_descriptors {
             for number in inherited::fd_numbers() {
-                if let Some(given) = inheritable(number).map_err(failed)? {
-                    descriptors.push((number, given));
+                if let Some(fd) = inheritable(number).map_err(failed)? {
+                    descriptors.push((number, fd));
                 }
             }
         }
@@ -76,6 +76,7 @@ impl Caller {
     }
 }
 
+/// Returns the standard descriptor with this number, if it is open.
 fn stream(number: i32) -> rustix::io::Result<Option<InheritedFd>> {
     if inherited::only_supervises() {
         return Ok(descriptor::is_open(number).then(|| borrow(number)));
@@ -83,6 +84,7 @@ fn stream(number: i32) -> rustix::io::Result<Option<InheritedFd>> {
     Ok(inherited::copy_of_stream(number)?.map(|copy| InheritedFd::Copy(Arc::new(copy))))
 }
 
+/// Returns the descriptor with this number if the command inherits it (it is open, and stays open at exec).
 fn inheritable(number: i32) -> rustix::io::Result<Option<InheritedFd>> {
     if inherited::only_supervises() {
         return Ok(descriptor::stays_open_at_exec(number).then(|| borrow(number)));

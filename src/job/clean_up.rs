@@ -71,8 +71,8 @@ impl Actor {
                 // The job has made many cgroups. The actor removes them in steps, so that deadlines, signals and other
                 // jobs do not have to wait.
                 Ok(false) => tokio::task::yield_now().await,
-                // A process has entered the leaf again, or (from Linux 6.19 on) the kernel has not finished the removal
-                // of its last process.
+                // A process has entered the leaf again, or (from Linux 6.19 on, "cgroup: Defer task cgroup unlink until
+                // after the task is done switching out") the kernel has not yet removed its last process.
                 Err((_, Errno::BUSY))
                     if bound.is_some_and(|bound| Instant::now() < bound) && self.report.unkillable.count == 0 =>
                 {
@@ -113,7 +113,7 @@ impl Actor {
             Some(usage) => *usage,
             None => self.usage(self.measure_pressure),
         };
-        // The guard may have reported this after the usage was read.
+        // The guard may have reported this figure after the usage was read.
         usage.main_resident_peak_bytes = Figure::resident_peak(self.seen.main_resident_peak);
         self.record_oom_kills();
         self.remove_leaf().await;

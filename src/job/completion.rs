@@ -1,5 +1,5 @@
-//! Announces the end of a job to every task that waits for it. This is tokio's [`SetOnce`], which is set even if the
-//! actor ends without a report.
+//! Announces the end of a job to every task that waits for it. This is tokio's [`SetOnce`]; it is also set if the actor
+//! ends without a report.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ impl<T> Completer<T> {
 
 impl<T> Drop for Completer<T> {
     fn drop(&mut self) {
-        // Fails if the value is set.
+        // Fails if the value was set before.
         let _ = self.0.set(None);
     }
 }

@@ -104,7 +104,7 @@ impl JobHandle {
         self.shared.id()
     }
 
-    /// Returns the process id that the main process has or had, also after its end: the number in the report and in the
+    /// Returns the process id that the main process has or had, even after its end: the number in the report and in the
     /// events.
     #[must_use]
     pub fn pid(&self) -> i32 {

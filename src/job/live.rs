@@ -138,8 +138,8 @@ impl JobHandle {
     }
 
     /// Freezes every process of the job, and returns when all are frozen (`frozen 1` in `cgroup.events`, Linux 5.2).
-    /// Processes are not notified and can't prevent it; SIGKILL still ends them. The deadline's clock goes on. A stop
-    /// thaws the job, so that its processes can react to the stop signal.
+    /// The processes are not notified and can't prevent the freeze; SIGKILL still ends them. The time until the
+    /// deadline continues to run. A stop thaws the job, so that its processes can react to the stop signal.
     ///
     /// Dropping the future before it is ready thaws the job again.
     ///
@@ -153,8 +153,8 @@ impl JobHandle {
     /// ```
     ///
     /// # Errors
-    /// `ESRCH` if the job is ending or has ended, `ETIMEDOUT` if a process did not freeze within 10 s (state D); then
-    /// the job runs on. `EOPNOTSUPP` without a cgroup.
+    /// `ESRCH` if the job is ending or has ended, `ETIMEDOUT` if a process did not freeze within 10 s (state D); in
+    /// this case the job continues to run. `EOPNOTSUPP` without a cgroup.
     pub async fn freeze(&self) -> Result<()> {
         let failed = |errno| Error::system("freeze", format!("the job of process {}", self.pid()), errno, "");
         let (answer, frozen) = oneshot::channel();

@@ -1,5 +1,5 @@
-//! The exit of the main process. The supervisor sees it at the same time as the guard, before the guard has reaped the
-//! process and reported its exit status.
+//! The exit of the main process. The supervisor notices it through the pidfd, before the guard has reaped the process
+//! and reported its exit status.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ impl MainExit {
 
     /// Waits until the process has ended: from then on its pidfd is readable, whether or not the process has been
     /// reaped (pidfd_open(2)).
-    pub async fn seen(&self) {
+    pub async fn wait(&self) {
         if self.0.readable().await.is_err() {
             // The runtime is being shut down.
             pending().await
@@ -27,9 +27,9 @@ impl MainExit {
     }
 }
 
-pub(super) async fn seen(main_exit: Option<&MainExit>) {
+pub(super) async fn wait_for_exit(main_exit: Option<&MainExit>) {
     match main_exit {
-        Some(main_exit) => Box::pin(main_exit.seen()).await,
+        Some(main_exit) => Box::pin(main_exit.wait()).await,
         None => pending().await,
     }
 }

@@ -118,7 +118,8 @@ impl Drop for Job {
     }
 }
 
-/// As a guard of the standard library, such as [`MutexGuard`](std::sync::MutexGuard), dereferences to what it guards.
+/// A job dereferences to its handle, as a [`MutexGuard`](std::sync::MutexGuard) dereferences to the value that it
+/// protects.
 impl Deref for Job {
     type Target = JobHandle;
 

@@ -1,6 +1,6 @@
-//! Finds out whether the kernel's OOM killer has ended a job. `memory.events` of its cgroup counts the processes that
-//! were killed, but does not name them. A main process that ended by SIGKILL may have been killed by another process,
-//! or by itself, after the OOM killer had killed one of its children.
+//! Finds out whether the kernel's OOM killer has ended a job. The file `memory.events` of the job's cgroup counts the
+//! killed processes, but does not name them. A main process that ended by SIGKILL may have been killed by another
+//! process, or by itself, after the OOM killer had killed one of its children.
 //!
 //! The kernel's log names the victims, if this user may read it. Otherwise pinfold looks at the main process as soon as
 //! the count rises: if no SIGKILL is pending for it then, the victim was another process.
@@ -23,12 +23,12 @@ use crate::kernel::{process, signal_set};
 use crate::report::{Oom, OomVictim};
 use crate::supervisor::events::Log;
 
-/// How long after the count has risen pinfold looks at the main process, unless the main process ends first. The kernel
-/// counts, and notifies, just before it sends SIGKILL (`__oom_kill_process`, mm/oom_kill.c). Only the kernel's log,
-/// which few users may read, shows that SIGKILL was sent to another process.
-const SIGNALLED: Duration = Duration::from_millis(1);
+/// pinfold looks at the main process this long after the count has risen, or as soon as the main process has ended. The
+/// kernel counts and notifies just before it sends SIGKILL (`__oom_kill_process`, mm/oom_kill.c). Only the kernel's
+/// log, which few users may read, shows that SIGKILL was sent to another process.
+const SIGKILL_DELAY: Duration = Duration::from_millis(1);
 
-/// The observations of the watch while the job runs.
+/// What pinfold has observed while the job runs.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     /// The count of killed processes when pinfold last saw that the main process was not one of them.
@@ -64,7 +64,7 @@ impl Watch {
                 log.out_of_memory(kills);
             }
             if kills > self.others.load(Ordering::Relaxed) {
-                let ended = has_ended_within(SIGNALLED, &main.1).await;
+                let ended = has_ended_within(SIGKILL_DELAY, &main.1).await;
                 let Some(kills) = read_kills(&events) else { return };
                 // The pid can't be reused while the main process has not ended, so pinfold checks that once more after
                 // `is_dying`.
@@ -79,7 +79,7 @@ impl Watch {
         }
     }
 
-    /// Returns what the OOM killer did, when the job is over, and whether the main process was one of the victims.
+    /// Returns, for a job that is over, what the OOM killer did, and whether the main process was one of its victims.
     /// `killed_main`: the main process ended by a SIGKILL that pinfold did not send.
     pub fn conclude(
         &self,
@@ -97,9 +97,9 @@ impl Watch {
             Ok(victims) => (victims, "/dev/kmsg".to_owned()),
             Err(error) => (Vec::new(), format!("/dev/kmsg can't be read: {error}")),
         };
-        let named = in_first_pid_namespace() && victims.iter().any(|victim| Some(victim.pid) == main);
-        // The log names all victims, so the log alone decides.
-        let others = in_first_pid_namespace() && victims.len() as u64 >= kills;
+        let named = in_initial_pid_namespace() && victims.iter().any(|victim| Some(victim.pid) == main);
+        // If the log names all victims, the log alone decides.
+        let others = in_initial_pid_namespace() && victims.len() as u64 >= kills;
         let seen = kills > self.others.load(Ordering::Relaxed);
         let main_was = killed_main && (group || named || !others && seen);
         (Some(Oom { kills, victims, source }), main_was)
@@ -140,7 +140,7 @@ fn is_dying(pid: i32) -> bool {
 
 /// Returns whether this process is in the initial PID namespace, whose process ids the kernel's log uses. The number is
 /// PROC_PID_INIT_INO (include/linux/proc_ns.h).
-fn in_first_pid_namespace() -> bool {
+fn in_initial_pid_namespace() -> bool {
     std::fs::metadata("/proc/self/ns/pid").is_ok_and(|namespace| namespace.ino() == 0xEFFF_FFFC)
 }
 

@@ -19,9 +19,9 @@ use crate::report::text::{printable_bytes, printable_path};
 ///
 /// ```
 /// use pinfold::Readiness;
-/// let by = Readiness::line("listening on");
-/// let by = Readiness::local_port(8080);
-/// let by = Readiness::file("/run/server.pid");
+/// let readiness = Readiness::line("listening on");
+/// let readiness = Readiness::local_port(8080);
+/// let readiness = Readiness::file("/run/server.pid");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Readiness(pub(crate) Condition);
@@ -63,14 +63,14 @@ impl std::fmt::Display for LineSource {
 }
 
 impl Readiness {
-    /// The job is ready when a line of its piped output contains `part`: of standard output or of standard error, or of
-    /// its terminal. The same as `--ready line:` of the command.
+    /// The job is ready when a line of its piped standard output or standard error, or of its terminal, contains
+    /// `part`. This is `--ready line:` of the command.
     ///
     /// - A line counts when it is complete: when its newline has been read, or the end of the output. A carriage return
-    ///   does not end a line, and belongs to it.
-    /// - `part` can be anywhere in the line. Bytes are compared, so upper and lower case differ, and neither needs to
-    ///   be UTF-8.
-    /// - A line can have any length, and parts of it can come from different processes of the job, also after exec.
+    ///   does not end a line; it is part of the line.
+    /// - `part` can be anywhere in the line. Bytes are compared: upper and lower case differ, and neither `part` nor
+    ///   the line has to be UTF-8.
+    /// - A line can have any length, and different processes of the job can write parts of it.
     ///
     /// The caller can still read all of the output.
     #[must_use]
@@ -90,7 +90,7 @@ impl Readiness {
         Self(Condition::Line(LineSource::Stderr, part.into()))
     }
 
-    /// Returns whether the job's output has to be piped for this.
+    /// Returns whether this condition needs the job's piped output.
     pub(crate) fn needs_output(&self) -> bool {
         matches!(self.0, Condition::Line(..))
     }
@@ -116,11 +116,11 @@ impl Readiness {
         Self(Condition::Port(Endpoint::Host(host.into(), port)))
     }
 
-    /// Checks whether another program holds the port already. Call this before you start the job. Otherwise pinfold
-    /// would mistake the other program for the job. Dropping the future leaves nothing behind.
+    /// Checks whether another program already accepts connections at the port. Call this before you start the job.
+    /// Otherwise pinfold would mistake the other program for the job. Dropping the future leaves nothing behind.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if a process accepts connections at the port now.
+    /// [`Error::Invalid`] if a process already accepts connections at the port.
     pub async fn check_before_start(&self) -> Result<()> {
         let Condition::Port(endpoint) = &self.0 else { return Ok(()) };
         match endpoint.listener().await {
@@ -141,6 +141,7 @@ impl Readiness {
     }
 }
 
+/// Describes the condition as one that is not met, for the message of an error: "no process listens on 127.0.0.1:80".
 impl std::fmt::Display for Readiness {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.0 {
@@ -165,8 +166,8 @@ impl Job {
     /// # Errors
     /// [`Error::NotReady`] if the job ends or the time is over, if the output of the job can't be read, or if pinfold
     /// has kept 4 MiB. This error does not end the job. [`Error::Invalid`] if the output is not piped, if the line
-    /// contains a newline, or if a parent of the file is not a directory. [`Error::System`] if its directory can't be
-    /// watched, for example without the permission to read it.
+    /// contains a newline, or if a parent of the file is not a directory. [`Error::System`] if the directory of the
+    /// file can't be watched, for example without the permission to read it.
     ///
     /// ```rust,standalone_crate
     /// use std::time::Duration;
@@ -217,7 +218,7 @@ impl Shared {
         self.in_runtime(self.wait_until_ready(readiness, searches, timeout))
     }
 
-    /// Waits until the job is ready. It needs the runtime's clock and sockets, so call it in the runtime.
+    /// Waits until the job is ready. This uses the runtime's clock and sockets, so call it in the runtime.
     async fn wait_until_ready(
         &self,
         readiness: &Readiness,
@@ -250,18 +251,18 @@ impl Shared {
                     }
                 }
                 Condition::Port(endpoint) => {
-                    port::port(endpoint).await;
+                    port::wait_for_listener(endpoint).await;
                     Ok(())
                 }
-                Condition::File(path) => file::file(path).await,
+                Condition::File(path) => file::wait_for_file(path).await,
             }
         };
         let is_line = matches!(readiness.0, Condition::Line(..));
         tokio::select! {
             biased;
             done = is_ready => done,
-            // Not for a line: the output that the job wrote before its end still counts, and the searches end with the
-            // output.
+            // The end of the job does not end a search for a line: output that was written before still counts, and the
+            // search ends with the output.
             _ = self.wait(), if !is_line => Err(not_ready(", and the job is over")),
             () = tokio::time::sleep(timeout) => Err(not_ready(&format!(" within {timeout:?}"))),
         }

@@ -1,5 +1,5 @@
-//! Records what `pinfold ps` shows of a job: at its cgroup, or in a memfd of the supervisor. The record is not needed to
-//! supervise the job, so an error is ignored: `pinfold ps` then shows less.
+//! Records what `pinfold ps` shows of a job: in extended attributes of its cgroup, or in a memfd of the supervisor.
+//! pinfold does not need the record to supervise the job, so it ignores errors: `pinfold ps` then shows less.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -72,7 +72,8 @@ impl Actor {
         self.name_unkillable();
     }
 
-    /// Adds their command lines to the unkillable processes in the report. Call this after they have been listed.
+    /// Adds the command lines of the unkillable processes to the report. Call this after the processes have been
+    /// listed.
     pub(super) fn name_unkillable(&mut self) {
         let now = self.elapsed().unwrap_or_default();
         self.report.name_unkillable(now);

@@ -1,5 +1,5 @@
-//! A report while the job still runs. It has no usage figures, which are known only at the end: of the 1208 bytes of a
-//! [`Report`], they take 680 (x86-64), and there may be thousands of jobs.
+//! The report of a job that still runs. It has no usage figures: they are known only at the end, they are more than
+//! half of the size of a [`Report`], and there may be thousands of jobs.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -60,7 +60,7 @@ impl ReportBuilder {
     pub fn publish(&self, events: &Log, reason: Reason) {
         let phases = &self.phases;
         let leftovers = phases.settled.filter(|_| self.leftovers.count > 0);
-        // In a job that was over at once, OOM kills are seen only at the end.
+        // If a job ends quickly, pinfold finds OOM kills only at the end.
         let kills = self.oom.as_ref().map_or(0, |oom| oom.kills);
         let oom = phases.empty.filter(|_| kills > 0);
         events.publish([
@@ -105,7 +105,7 @@ impl ReportBuilder {
     /// Gives each unkillable process the command line that it had before the kill, because a process that hangs in the
     /// kernel does not show its own. `now` is in seconds since `requested_at`.
     pub(crate) fn name_unkillable(&mut self, now: f64) {
-        // Another process may have had the same pid before. The start times show that.
+        // Another process may have had the same pid before; then the start times differ by more than this, in seconds.
         const SAME: f64 = 0.5;
         let Self { stopped, leftovers, phases, pid, command, unkillable, .. } = self;
         let known = [(stopped, phases.stopping), (leftovers, phases.settled)];
@@ -125,8 +125,8 @@ impl ReportBuilder {
 }
 
 impl Report {
-    /// Returns the report of a command that could not be started. It has the error as text. Its reason is what ended
-    /// the start before the exec, otherwise [`Reason::SpawnFailed`].
+    /// Returns the report of a command that could not be started. It contains the text of the error. Its reason is that
+    /// of the stop that ended the start before the exec; otherwise it is [`Reason::SpawnFailed`].
     #[must_use]
     pub fn of_failed_spawn(command: &Command, error: &Error) -> Self {
         let mut report = ReportBuilder::of(command);

@@ -12,13 +12,13 @@ use crate::report::{ProcessInfo, Usage};
 /// A request to the actor of a job.
 #[derive(Debug)]
 pub(super) enum Request {
-    /// Holds the first signal of the stop, if it is not the stop signal of the command.
+    /// A stop, with its first signal if that is not the stop signal of the command.
     Stop(Option<Signal>),
     Kill,
     SignalAll(Signal),
     /// The actor answers when it has sent the signal.
     SignalGroup(Signal, oneshot::Sender<()>),
-    /// An end for a reason other than a request to stop or kill, such as the deadline.
+    /// The job has to end for a reason other than a stop or a kill by the caller, such as the idle timeout.
     End(Event),
     Processes(oneshot::Sender<Vec<ProcessInfo>>),
     Usage(oneshot::Sender<Usage>),

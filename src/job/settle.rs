@@ -1,5 +1,5 @@
-//! The settle time: how long the processes that remain after the exit of the main process have to end by themselves,
-//! and which of them have all of that time.
+//! The settle time: how much time the processes that remain after the exit of the main process have to end by
+//! themselves, and which of them have all of it.
 //!
 //! A filter, such as `tee log` in `exec > >(tee log)` or the resource tracker of Python's multiprocessing, ends by
 //! itself as soon as it has read its input to the end. A signal before that loses the lines that the filter has not
@@ -19,20 +19,20 @@ pub const DEFAULT: Duration = Duration::from_secs(2);
 
 /// How long the inspection of the processes may take. Processes that it did not reach count as filters, so that no
 /// output is lost.
-const LOOK: Duration = Duration::from_millis(50);
+const INSPECTION_TIME: Duration = Duration::from_millis(50);
 
-/// Returns the part of the settle time for a process that is not a filter: a tenth, between 0.1 and 0.25 s.
+/// Returns the part of the settle time that every process has: a tenth, between 0.1 and 0.25 s.
 pub fn short_part(settle: Duration) -> Duration {
-    const LEAST: Duration = Duration::from_millis(100);
-    const MOST: Duration = Duration::from_millis(250);
-    (settle / 10).clamp(LEAST, MOST).min(settle)
+    const MIN: Duration = Duration::from_millis(100);
+    const MAX: Duration = Duration::from_millis(250);
+    (settle / 10).clamp(MIN, MAX).min(settle)
 }
 
-/// A pipe or a socket, identified by its device and inode number.
-pub type Channel = (u64, u64);
+/// The device and inode number that identify a pipe or a socket.
+pub type PipeId = (u64, u64);
 
-/// Returns the pipe or socket that a descriptor refers to, or `None` for any other file.
-pub fn channel_of(stat: &Stat) -> Option<Channel> {
+/// Returns the identity of a pipe or socket, or `None` for any other file.
+pub fn pipe_id(stat: &Stat) -> Option<PipeId> {
     let kind = FileType::from_raw_mode(stat.st_mode);
     #[allow(clippy::unnecessary_cast)] // The types differ between architectures.
     matches!(kind, FileType::Fifo | FileType::Socket).then_some((stat.st_dev as u64, stat.st_ino as u64))
@@ -49,16 +49,16 @@ pub struct Remaining {
     pub others: HashSet<Pid>,
 }
 
-/// The pipes and sockets that a process has open.
+/// The open pipes and sockets of a process.
 #[derive(Debug, Default)]
-struct Channels {
-    input: Option<Channel>,
+struct OpenPipes {
+    input: Option<PipeId>,
     /// Pipes that it can read and not write, except its standard input.
-    read: Vec<Channel>,
-    written: HashSet<Channel>,
+    read: Vec<PipeId>,
+    written: HashSet<PipeId>,
 }
 
-impl Channels {
+impl OpenPipes {
     /// Reads `/proc/PID/fd`, whose links have the mode of their descriptor (proc_pid_fd(5)).
     fn of(process: &str) -> std::io::Result<Self> {
         let mut channels = Self::default();
@@ -66,7 +66,7 @@ impl Channels {
             let entry = entry?;
             // The process may close a descriptor meanwhile.
             let (Ok(link), Ok(stat)) = (entry.metadata(), rustix::fs::stat(entry.path())) else { continue };
-            let Some(channel) = channel_of(&stat) else { continue };
+            let Some(channel) = pipe_id(&stat) else { continue };
             let mode = std::os::unix::fs::MetadataExt::mode(&link);
             if entry.file_name() == "0" {
                 channels.input = Some(channel);
@@ -80,7 +80,7 @@ impl Channels {
         Ok(channels)
     }
 
-    fn all(&self) -> impl Iterator<Item = Channel> {
+    fn all(&self) -> impl Iterator<Item = PipeId> {
         self.input.into_iter().chain(self.read.iter().copied()).chain(self.written.iter().copied())
     }
 }
@@ -91,7 +91,7 @@ impl Remaining {
     /// `job_input` is the standard input of the job. A process that reads this pipe, or another pipe that the
     /// supervisor has open too, reads from outside of the job. The end of such an input says nothing about the job. A
     /// process that this user may not inspect counts as a filter.
-    pub fn inspect(pids: &[Pid], job_input: Option<Channel>) -> Self {
+    pub fn inspect(pids: &[Pid], job_input: Option<PipeId>) -> Self {
         let filters = filters(pids, job_input);
         let stat_of = |pid: Pid| std::fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok();
         let is_running =
@@ -130,9 +130,9 @@ impl Remaining {
 }
 
 /// Returns the processes that read a pipe of the job, and those that could not be inspected.
-fn filters(pids: &[Pid], job_input: Option<Channel>) -> HashSet<Pid> {
-    let until = Instant::now() + LOOK;
-    let outside: HashSet<Channel> = Channels::of("self").iter().flat_map(Channels::all).chain(job_input).collect();
+fn filters(pids: &[Pid], job_input: Option<PipeId>) -> HashSet<Pid> {
+    let until = Instant::now() + INSPECTION_TIME;
+    let outside: HashSet<PipeId> = OpenPipes::of("self").iter().flat_map(OpenPipes::all).chain(job_input).collect();
     let mut filters = HashSet::new();
     let mut known = Vec::new();
     for &pid in pids {
@@ -140,15 +140,15 @@ fn filters(pids: &[Pid], job_input: Option<Channel>) -> HashSet<Pid> {
             filters.insert(pid);
             continue;
         }
-        match Channels::of(&pid.as_raw_nonzero().to_string()) {
+        match OpenPipes::of(&pid.as_raw_nonzero().to_string()) {
             Ok(channels) => known.push((pid, channels)),
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => _ = filters.insert(pid),
             // The process has ended.
             Err(_) => {}
         }
     }
-    let written: HashSet<Channel> = known.iter().flat_map(|(_, channels)| channels.written.iter().copied()).collect();
-    let inside = |channel: &Channel| !outside.contains(channel);
+    let written: HashSet<PipeId> = known.iter().flat_map(|(_, channels)| channels.written.iter().copied()).collect();
+    let inside = |channel: &PipeId| !outside.contains(channel);
     filters.extend(known.iter().filter_map(|(pid, channels)| {
         let reads = channels.input.iter().any(inside)
             || channels.read.iter().any(|channel| inside(channel) && !written.contains(channel));
@@ -217,7 +217,7 @@ mod tests {
             (start(&format!("exec 7<> <(true); {ready}"), Stdio::null()), false),
         ];
         let outside = start(ready, read_end());
-        let job_input = channel_of(&rustix::fs::stat(format!("/proc/{}/fd/0", outside.1)).unwrap());
+        let job_input = pipe_id(&rustix::fs::stat(format!("/proc/{}/fd/0", outside.1)).unwrap());
         assert!(job_input.is_some());
         let pids: Vec<Pid> = cases.iter().map(|((_, pid), _)| *pid).chain([outside.1]).collect();
         let filters = filters(&pids, job_input);

@@ -68,7 +68,7 @@ impl Actor {
         });
     }
 
-    /// Returns the error of a start that is over.
+    /// Returns the error of a start that has failed.
     fn start_error(&mut self) -> Error {
         match self.failure.take() {
             Some(error) => error,
@@ -84,8 +84,8 @@ impl Actor {
         Error::Spawn(SpawnError { stage, source: errno.into(), program: self.program(), cwd: self.report.cwd.clone() })
     }
 
-    /// Returns the error of a start whose process SIGKILL did not end, with the remaining processes of the job.
-    pub(super) fn hangs(&self, error: Error) -> Error {
+    /// Returns the error with the remaining processes of the job, for a start whose process SIGKILL did not end.
+    pub(super) fn hanging_start(&self, error: Error) -> Error {
         let Error::Spawn(error) = error else { return error };
         let mut unkillable = self.report.unkillable.clone();
         if let Some((pid, _)) = self.hanging

@@ -15,8 +15,8 @@ use crate::error::{Error, Result, short_of_descriptors};
 use crate::guard;
 use crate::guard::protocol::{self, JobId, MAX_DESCRIPTORS, SHORT_SPEC, Spec, ToGuard};
 use crate::job::caller::{Caller, InheritedFd};
-use crate::job::command::{Block, Command, ProcessGroup, Source};
-use crate::job::settle::{Channel, channel_of};
+use crate::job::command::{CStrings, Command, ProcessGroup, Source};
+use crate::job::settle::{PipeId, pipe_id};
 use crate::kernel::host::ChangedSettings;
 use crate::kernel::rlimit::NOFILE;
 use crate::kernel::signal::Signal;
@@ -27,9 +27,10 @@ use crate::sandbox::prepare::{Prepared, TMP, prepare};
 use crate::sandbox::private_tmp::PrivateTmpDir;
 use crate::supervisor::link::Link;
 
-/// A spawn request. It keeps the encoded specification and the descriptors, because it can be sent a second time.
+/// A spawn request. It keeps the encoded specification and the descriptors, because pinfold may have to send the
+/// request a second time.
 pub(super) struct SpawnRequest {
-    spec: Place,
+    spec: EncodedSpec,
     owned: Vec<OwnedFd>,
     /// The descriptors for the guard, in the order of the specification: the working directory first, if there is one.
     fds_for_guard: Vec<FdForGuard>,
@@ -38,7 +39,7 @@ pub(super) struct SpawnRequest {
     /// The supervisor's side of the job's terminal.
     pub terminal: Option<OwnedFd>,
     /// The job's standard input, if it is a pipe or a socket.
-    pub input: Option<Channel>,
+    pub input: Option<PipeId>,
     /// The private tmp of the job's sandbox.
     pub private_tmp: Option<Box<PrivateTmp>>,
     /// The sandbox, for the report.
@@ -46,7 +47,7 @@ pub(super) struct SpawnRequest {
 }
 
 /// How the specification is sent: in the message itself, or in a memfd.
-enum Place {
+enum EncodedSpec {
     Message(ByteBuf),
     Memfd(OwnedFd),
 }
@@ -55,7 +56,7 @@ enum Place {
 enum FdForGuard {
     Owned(usize),
     Shared(std::sync::Arc<OwnedFd>),
-    Callers(InheritedFd),
+    Inherited(InheritedFd),
 }
 
 impl FdForGuard {
@@ -63,7 +64,7 @@ impl FdForGuard {
         match self {
             Self::Owned(index) => owned[*index].as_fd(),
             Self::Shared(descriptor) => descriptor.as_fd(),
-            Self::Callers(descriptor) => descriptor.as_fd(),
+            Self::Inherited(descriptor) => descriptor.as_fd(),
         }
     }
 }
@@ -81,8 +82,8 @@ impl SpawnRequest {
         let mut fds_for_guard = Vec::new();
         let mut targets = Vec::new();
 
-        // pinfold may not be able to open its own working directory. Then the job starts in that of the guard, which is
-        // the same.
+        // If pinfold has no permission to enter its own working directory, the guard has kept the same directory
+        // (`apply_rules` in guard/mod.rs), and the job starts there.
         let has_cwd_descriptor = if sandbox.as_ref().is_some_and(Prepared::has_mounts) {
             // A descriptor of the directory would lead to the mounts outside of the sandbox.
             strings.cwd = Some(absolute(strings.cwd)?);
@@ -144,7 +145,7 @@ impl SpawnRequest {
             }
             let descriptor = match source {
                 Source::Inherit => match &caller.streams[number as usize] {
-                    Some(descriptor) => FdForGuard::Callers(descriptor.clone()),
+                    Some(descriptor) => FdForGuard::Inherited(descriptor.clone()),
                     None => continue,
                 },
                 Source::Null => {
@@ -173,18 +174,18 @@ impl SpawnRequest {
                 }
             };
             if number == 0 {
-                input = rustix::fs::fstat(descriptor.borrow(&owned)).ok().and_then(|stat| channel_of(&stat));
+                input = rustix::fs::fstat(descriptor.borrow(&owned)).ok().and_then(|stat| pipe_id(&stat));
             }
             targets.push(number);
             fds_for_guard.push(descriptor);
         }
         for (number, descriptor) in &caller.descriptors {
             targets.push(*number);
-            fds_for_guard.push(FdForGuard::Callers(descriptor.clone()));
+            fds_for_guard.push(FdForGuard::Inherited(descriptor.clone()));
         }
 
         let signals = inherited::signals();
-        fn bytes(strings: &Block) -> Vec<&Bytes> {
+        fn bytes(strings: &CStrings) -> Vec<&Bytes> {
             strings.iter().map(Bytes::new).collect()
         }
         let spec = Spec {
@@ -215,25 +216,25 @@ impl SpawnRequest {
             user: command.user.as_ref().map(|user| (user.uid, user.gid, user.groups.clone())),
             death_signal: command.supervisor_death_signal.map(Signal::number),
         };
-        let failed = |errno| Error::system("write down", "what to execute", errno, short_of_descriptors(errno));
+        let failed = |errno| Error::system("encode", "the command", errno, short_of_descriptors(errno));
         let texts = [&strings.argv, &strings.env, &strings.candidates];
-        // Each text is encoded with its length.
+        // Each string is encoded with its length.
         let length = texts.iter().map(|texts| texts.len() + 3 * texts.count()).sum::<usize>() + 256;
         let bytes = protocol::encode_long(&spec, length).map_err(failed)?;
         let spec = if bytes.len() <= SHORT_SPEC {
-            Place::Message(bytes.into())
+            EncodedSpec::Message(bytes.into())
         } else {
-            Place::Memfd(in_memfd(c"pinfold-spec", &bytes).map_err(failed)?)
+            EncodedSpec::Memfd(in_memfd(c"pinfold-spec", &bytes).map_err(failed)?)
         };
         Ok(Self { spec, owned, fds_for_guard, pipes, terminal, input, private_tmp, sandbox: report })
     }
 
-    /// Closes the request, which will not be sent again. After that, only the job has its ends of its pipes, and a
-    /// running job keeps no copy of its environment.
+    /// Closes the request, which will not be sent again. After that, only the job holds its ends of the pipes, and
+    /// pinfold keeps no copy of the environment of a running job.
     pub fn close(&mut self) {
         self.fds_for_guard = Vec::new();
         self.owned = Vec::new();
-        self.spec = Place::Message(ByteBuf::new());
+        self.spec = EncodedSpec::Message(ByteBuf::new());
     }
 
     /// Sends the request.
@@ -245,8 +246,8 @@ impl SpawnRequest {
         descriptors.extend(leaf.map(|leaf| leaf.cgroup().as_fd()));
         // The bytes are moved, not copied: they come back from the message below.
         let spec = match &mut self.spec {
-            Place::Message(bytes) => Some(std::mem::take(bytes)),
-            Place::Memfd(memfd) => {
+            EncodedSpec::Message(bytes) => Some(std::mem::take(bytes)),
+            EncodedSpec::Memfd(memfd) => {
                 descriptors.push(OwnedFd::as_fd(memfd));
                 None
             }
@@ -259,10 +260,10 @@ impl SpawnRequest {
         }
         let message = ToGuard::Spawn { job, leaf: leaf.map(Leaf::tail), join, spec, oom_score: oom_score::of_jobs() };
         let sent = link.send(&message, last).await;
-        // This comes after the send, so that the guard already starts the first job meanwhile.
+        // pinfold does this after the send, while the guard already starts the first job.
         guard::protect_from_oom_killer();
         if let ToGuard::Spawn { spec: Some(bytes), .. } = message {
-            self.spec = Place::Message(bytes);
+            self.spec = EncodedSpec::Message(bytes);
         }
         sent
     }
@@ -274,7 +275,7 @@ fn prepared(command: &Command, tmp: Option<&PrivateTmpDir>) -> Result<Option<Pre
     prepare(sandbox, Machine::get(), private_tmp::users(command), tmp).map(Some)
 }
 
-/// Returns the absolute path. Both paths end with NUL.
+/// Returns `path` as an absolute path. Both end with NUL.
 fn absolute(path: Option<Vec<u8>>) -> Result<Vec<u8>> {
     let path = path.unwrap_or_else(|| vec![0]);
     if path.starts_with(b"/") {
@@ -285,8 +286,8 @@ fn absolute(path: Option<Vec<u8>>) -> Result<Vec<u8>> {
     Ok([own.as_bytes(), b"/", &path].concat())
 }
 
-/// Returns the resource limits of the job. The limit on open files is the caller's, also if pinfold has raised its own
-/// (if the caller's is not known, the guard's limit applies). Then come the limits that the command asks for.
+/// Returns the resource limits of the job. The limit on open files is the caller's, even if pinfold has raised its own
+/// (if the caller's limit is not known, the guard's applies). The limits that the command sets follow.
 fn rlimits(command: &Command) -> Vec<(u32, u64, u64)> {
     let own = inherited::open_files_limit().map(|(soft, hard)| (NOFILE, soft, hard));
     let asked = command.limits.rlimits.iter().map(|limit| (limit.resource, limit.soft, limit.hard));

@@ -29,8 +29,8 @@ impl Supervisor {
     /// front page](crate#what-a-job-inherits).
     ///
     /// You can call it from any thread and any runtime. The job runs in the runtime that the supervisor was started in,
-    /// even if the caller's runtime ends. A few dozen jobs start at the same time; other starts wait for their turn. A
-    /// future that the caller keeps but does not poll does not delay others.
+    /// even if the caller's runtime ends. At most a few dozen jobs start at the same time; further starts wait. A
+    /// future that the caller keeps but does not poll does not delay other starts.
     ///
     /// ```
     /// # async fn example(supervisor: &pinfold::Supervisor) -> Result<(), Box<dyn std::error::Error>> {
@@ -49,13 +49,13 @@ impl Supervisor {
     /// the guard; [`Error::GuardLost`] if the guard is gone; or the errno of a system call that failed.
     pub fn spawn(&self, command: &Command) -> impl Future<Output = Result<Job>> + Send + use<> {
         let (supervisor, command) = (self.uncounted(), command.clone());
-        // At the call, not when the future is polled.
+        // This happens at the call, not when the future is polled.
         let caller = self.inner.check_process().and_then(|()| Caller::of(&command));
         async move {
             let caller = caller?;
             let runtime = supervisor.inner.runtime.clone();
             // The start runs in its own task. Otherwise a future that the caller keeps but does not poll would delay
-            // others.
+            // other starts.
             let starting = async move { supervisor.spawn_here(&command, caller).await };
             runtime.run(starting).await.unwrap_or(Err(Error::GuardLost))
         }
@@ -89,8 +89,8 @@ impl Supervisor {
             started = start(self.inner.clone(), &self.inner.backend(), id, command, &caller).await;
         }
         if first && let Backend::Cgroup { base, .. } = &*self.inner.backend() {
-            // The sweep begins only when the command runs, in a task of its own. So the command does not wait until
-            // pinfold has removed what other supervisors left.
+            // The sweep begins only after the start, in a task of its own, so that the command does not wait until
+            // pinfold has removed the cgroups that other supervisors have left.
             let sweep = start_sweep::sweep(base.now().parent().clone());
             let mut sweeping = self.inner.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
             sweeping.spawn_on(sweep, &self.inner.runtime.handle);
@@ -146,7 +146,7 @@ async fn start(
     let cgroup = next.containment.leaf().map(|leaf| leaf.cgroup().path().to_owned());
     let (actor, requests, stops) = Actor::new(supervisor, command, next, spawn_request, events.clone())?;
     let memory = actor.memory.clone();
-    // The timer already runs during the start. Then the task that watches for idleness owns it.
+    // The timer already runs during the start. Afterwards the task that watches for idleness owns it.
     let wake = Wake::at(command.idle_timeout.and_then(|timeout| Instant::now().checked_add(timeout)));
     runtime.spawn(actor::run(actor, spawned, finished));
     // Only this future keeps `requests` open. If it is dropped here, the job ends.

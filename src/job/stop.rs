@@ -5,8 +5,8 @@
 //! Running ──▶ Settling ──▶ Stopping ──▶ Killing ──▶ Draining ──▶ Gone
 //! ```
 //!
-//! Each phase can be skipped. A job never returns to an earlier phase. The whole policy is one table,
-//! [`Machine::on`]. `stop/model.rs` explores it together with a model of the processes and of the guard.
+//! Each phase can be skipped. A job never returns to an earlier phase. The whole policy is one table, `Machine::row`.
+//! `stop/model.rs` explores it together with a model of the processes and of the guard.
 
 mod policy;
 
@@ -37,10 +37,10 @@ pub(crate) enum Phase {
 pub(crate) enum Main {
     /// The guard was asked to start it.
     Starting,
-    /// SIGKILL does not end it before it has executed the command.
+    /// It has not executed the command yet, and SIGKILL does not end it.
     Hanging,
     Running,
-    /// The supervisor has seen its end, and the guard has not reported it yet.
+    /// The supervisor has noticed its end, and the guard has not reported it yet.
     Ended,
     /// The guard has reported its end, or there is no guard that could report it.
     Exited,
@@ -108,8 +108,8 @@ pub(crate) enum Event {
     Inspected {
         finishing: bool,
     },
-    /// A timer is over.
-    Over(Timer),
+    /// A timer has expired.
+    Expired(Timer),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -129,13 +129,13 @@ pub(crate) enum Action {
     Inspect,
     /// List the remaining processes as leftovers.
     ListLeftovers,
-    /// List those that are not finishing.
+    /// List the remaining processes that are not finishing as leftovers.
     ListOthers,
     /// Send the stop signal, or the signal that replaces it.
     Signal,
     /// Send the stop signal to the processes that are not finishing.
     SignalOthers,
-    /// Send the stop signal to all processes that the main process has left.
+    /// Send the stop signal to all processes that remain after the main process.
     SignalRest,
     /// Send SIGKILL to every process in the leaf, and to the main process.
     Kill,
@@ -145,7 +145,7 @@ pub(crate) enum Action {
     NoteEmpty,
     /// Ask the guard to end the descendants that are left outside of the leaf.
     AskSweep,
-    /// End them in this process, because the guard is lost, and return [`Event::Swept`].
+    /// End these descendants in the supervisor, because the guard is lost, and return [`Event::Swept`].
     EndOrphans,
     /// Record that the guard did not answer in time.
     NoteNoAnswer,
@@ -219,7 +219,7 @@ impl Machine {
     /// effect.
     #[must_use]
     pub fn on(&mut self, event: Event) -> Vec<Action> {
-        if self.phase == Phase::Gone || matches!(event, Event::Over(timer) if !self.runs(timer)) {
+        if self.phase == Phase::Gone || matches!(event, Event::Expired(timer) if !self.runs(timer)) {
             return Vec::new();
         }
         let learned = self.learn(event);
@@ -264,7 +264,7 @@ impl Machine {
             // Without the guard, the exit status of the main process stays unknown. PDEATHSIG has ended the process.
             Event::GuardLost => (self.main, self.guard_lost) = (Main::Exited, true),
             Event::OwnerGone => self.owner_gone = true,
-            Event::Over(timer) => self.timers &= !(1 << timer as u8),
+            Event::Expired(timer) => self.timers &= !(1 << timer as u8),
             _ => {}
         }
         &[]
@@ -301,12 +301,12 @@ impl Machine {
             (Killing, MainExited { .. } | Swept { .. }) if self.swept && self.main == Exited => (Draining, &[]),
             (Killing, Swept { survivors: true }) if matches!(self.main, Starting | Hanging) => (Draining, &[]),
 
-            // Processes remain after the main process. The reason stays that the command ended by itself.
+            // Processes remain after the main process. The reason stays `Exited`: the command ended by itself.
             (Running, MainExited { .. }) if self.leftovers == Leftovers::Kill => (Settling, &[]),
             (Running, MainExited { .. }) => (Running, &[ListLeftovers]),
-            (Settling, Over(Timer::ShortSettle)) => (Settling, &[Inspect]),
+            (Settling, Expired(Timer::ShortSettle)) => (Settling, &[Inspect]),
             (Settling, Inspected { finishing: true }) => (Settling, &[ListOthers, SignalOthers]),
-            (Settling, Inspected { finishing: false } | Over(Timer::Settle | Timer::Deadline)) => {
+            (Settling, Inspected { finishing: false } | Expired(Timer::Settle | Timer::Deadline)) => {
                 (Stopping, &[ListLeftovers])
             }
             (Settling, Deadline | Idle | StopAsked { .. }) => (Stopping, &[ListLeftovers]),
@@ -316,15 +316,15 @@ impl Machine {
                 self.rest_settles = true;
                 (Stopping, &[Start(Timer::ShortSettle), Start(Timer::Settle)])
             }
-            (Stopping, Over(Timer::ShortSettle)) => (Stopping, &[Inspect]),
+            (Stopping, Expired(Timer::ShortSettle)) => (Stopping, &[Inspect]),
             (Stopping, Inspected { finishing: true }) if self.rest_settles => (Stopping, &[SignalOthers]),
-            (Stopping, Inspected { finishing: false } | Over(Timer::Settle)) if self.rest_settles => {
+            (Stopping, Inspected { finishing: false } | Expired(Timer::Settle)) if self.rest_settles => {
                 self.rest_settles = false;
                 (Stopping, &[Cancel(Timer::ShortSettle), Cancel(Timer::Settle), SignalRest])
             }
 
             // Something ends the job.
-            (Running, Deadline | Over(Timer::Deadline)) => self.end(Reason::Deadline, Stopping),
+            (Running, Deadline | Expired(Timer::Deadline)) => self.end(Reason::Deadline, Stopping),
             (Running, Idle) => self.end(Reason::Idle, Stopping),
             (Running, StopAsked { first }) => {
                 self.first_signal = first.filter(|_| self.main != Exited);
@@ -333,18 +333,18 @@ impl Machine {
             (Running, KillAsked | OwnerGone) => self.end(Reason::Killed, Killing),
             (Running, GuardLost) => self.end(Reason::GuardLost, Killing),
             (Stopping, StopAsked { .. } | KillAsked | OwnerGone | GuardLost) => (Killing, &[]),
-            (Stopping, Over(Timer::Exec | Timer::Grace)) => (Killing, &[]),
+            (Stopping, Expired(Timer::Exec | Timer::Grace)) => (Killing, &[]),
 
             // SIGKILL was sent.
             (Killing, GuardLost) => (Killing, self.kill()),
-            (Killing, Over(Timer::Kill)) if self.swept => (Draining, &[]),
-            (Killing, Over(Timer::Kill)) => {
-                // Without a leaf, the list has everything that is left.
+            (Killing, Expired(Timer::Kill)) if self.swept => (Draining, &[]),
+            (Killing, Expired(Timer::Kill)) => {
+                // Without a leaf, the list contains every process that is left.
                 self.swept = !self.has_leaf;
                 (Draining, &[ListUnkillable])
             }
             (Draining, GuardLost) => (Draining, &[EndOrphans]),
-            (Draining, Over(Timer::Sweep)) => (Gone, &[NoteNoAnswer]),
+            (Draining, Expired(Timer::Sweep)) => (Gone, &[NoteNoAnswer]),
             (Draining, Swept { .. }) => (Gone, &[]),
 
             // The event has no effect in this phase.
@@ -381,8 +381,8 @@ impl Machine {
         actions
     }
 
-    /// Returns the actions that kill every process of the job. A guard that holds no leaf, or the supervisor in its
-    /// place, kills by a sweep.
+    /// Returns the actions that kill every process of the job. Without a leaf, a sweep by the guard kills, or by the
+    /// supervisor if the guard is lost.
     fn kill(&self) -> &'static [Action] {
         match (self.has_leaf, self.guard_lost) {
             (true, _) => &[Action::Kill],

@@ -9,7 +9,7 @@ use rustix::termios::SpecialCodeIndex;
 use tokio::io::Interest;
 use tokio::sync::watch;
 
-use super::terminal::Side;
+use super::terminal::WeakTerminal;
 use super::{Job, Request};
 use crate::error::{Error, Result};
 use crate::job::command::Command;
@@ -37,12 +37,12 @@ pub(super) struct Streams {
     pub piped: Option<Box<Piped>>,
 }
 
-/// What a job with pipes or a terminal keeps besides its streams.
+/// The state of a job with pipes or a terminal, in addition to its streams.
 #[derive(Debug)]
 pub(super) struct Piped {
     /// What [`Job::wait_with_output`] has read so far.
     captured: [Captured; 2],
-    terminal: Option<Side>,
+    terminal: Option<WeakTerminal>,
     activity: Option<Arc<Activity>>,
 }
 
@@ -88,7 +88,7 @@ pub(super) fn make(
         piped: Some(Box::new(Piped {
             captured: [Captured::new(limit), Captured::new(limit)],
             terminal: terminal
-                .map(|terminal| Side { fd: Arc::downgrade(terminal.fd()), _kept: terminal.kept().clone() }),
+                .map(|terminal| WeakTerminal { fd: Arc::downgrade(terminal.fd()), _kept: terminal.kept().clone() }),
             activity: activity.cloned(),
         })),
     })
@@ -104,7 +104,7 @@ impl Piped {
 }
 
 /// Reads the stream to its end.
-async fn read_out(stream: Option<&mut OutputStream>, captured: &mut Captured) -> Result<()> {
+async fn read_to_end(stream: Option<&mut OutputStream>, captured: &mut Captured) -> Result<()> {
     if let Some(stream) = stream {
         while stream.read_piece(|piece| captured.push(piece)).await.map_err(|error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
@@ -129,7 +129,7 @@ pub(super) enum Decided {
 }
 
 impl LineSearch<'_> {
-    /// Searches until the end of the output. Where no reader has taken the stream, this reads it.
+    /// Searches until the end of the output. If the caller has not taken the stream, this function reads it.
     pub async fn run(self) -> std::result::Result<(), Decided> {
         let mut found = self.found.clone();
         let result = tokio::select! {
@@ -143,7 +143,7 @@ impl LineSearch<'_> {
     async fn read(self) -> std::result::Result<Found, String> {
         let Some(stream) = self.stream else { return std::future::pending().await };
         loop {
-            let kept = stream.look_ahead().await.map_err(|error| format!("cannot read its output: {error}"))?;
+            let kept = stream.look_ahead().await.map_err(|error| format!("pinfold cannot read its output: {error}"))?;
             match *self.found.borrow() {
                 Found::NotYet if kept.is_some_and(|kept| kept < MAX_KEPT) => {}
                 Found::NotYet => return Err(format!("the job has written {MAX_KEPT} bytes")),
@@ -199,7 +199,7 @@ impl Job {
     }
 
     /// Returns the character that sends SIGINT when it is typed on the job's terminal (usually Ctrl-C), and the one
-    /// that sends SIGQUIT. Each is `None` while the job reads it as a key, as editors do.
+    /// that sends SIGQUIT. A character is `None` while the job reads it as an ordinary key, as editors do.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the job has no terminal.
@@ -209,8 +209,8 @@ impl Job {
     }
 
     /// Sends SIGINT, SIGQUIT or SIGTSTP to the foreground process group of the job's terminal, as the key for it does.
-    /// This works even while the job reads that character as a key (ioctl TIOCSIG of a pseudoterminal's master, Linux
-    /// 2.6.37).
+    /// This works even while the job reads that character as an ordinary key (TIOCSIG on the master side,
+    /// drivers/tty/pty.c).
     ///
     /// # Errors
     /// [`Error::Invalid`] if the job has no terminal; `EINVAL` for another signal; `EIO` if the terminal was hung up.
@@ -220,7 +220,7 @@ impl Job {
         sent.map_err(|errno| Error::system("send", format!("{signal} to the job's terminal"), errno, ""))
     }
 
-    fn terminal(&self) -> Result<&Side> {
+    fn terminal(&self) -> Result<&WeakTerminal> {
         let advice = "it was started without Command::pty";
         let terminal = self.piped.as_ref().and_then(|piped| piped.terminal.as_ref());
         terminal.ok_or_else(|| Error::invalid("terminal", self.name(), advice))
@@ -262,13 +262,14 @@ impl Job {
         Ok(Output { status, stdout: stdout.into_bytes(), stderr: stderr.into_bytes(), stdout_dropped, stderr_dropped })
     }
 
-    /// As [`wait_with_output`](Self::wait_with_output), which says more about errors and cancellation.
+    /// Does the work of [`wait_with_output`](Self::wait_with_output), with the same errors and cancellation safety.
     pub(crate) async fn wait_and_capture(&mut self) -> Result<(Arc<Report>, [Captured; 2])> {
         drop(self.stdin.take());
         match self.piped.as_deref_mut() {
             Some(Piped { captured: [out, err], .. }) => {
-                // If one stream were no longer read, the job would wait for its reader, and this wait would not end.
-                let (stdout, stderr) = (read_out(self.stdout.as_mut(), out), read_out(self.stderr.as_mut(), err));
+                // All streams are read at the same time: otherwise the job could block on a full pipe, and this wait
+                // would not end.
+                let (stdout, stderr) = (read_to_end(self.stdout.as_mut(), out), read_to_end(self.stderr.as_mut(), err));
                 let ((), (), status) = Box::pin(async { tokio::try_join!(stdout, stderr, self.handle.wait()) }).await?;
                 Ok((status, [std::mem::take(out), std::mem::take(err)]))
             }

@@ -12,12 +12,12 @@ use crate::kernel::syscall;
 
 /// A weak reference to the supervisor's side of a job's terminal. It does not keep the terminal open.
 #[derive(Debug)]
-pub(crate) struct Side {
+pub(crate) struct WeakTerminal {
     pub fd: Weak<AsyncFd<OwnedFd>>,
     pub _kept: Kept,
 }
 
-impl Side {
+impl WeakTerminal {
     pub fn resize(&self, rows: u16, columns: u16) -> rustix::io::Result<()> {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         tcsetwinsize(&*self.open()?, size)

@@ -28,14 +28,14 @@ pub(super) fn open_watch(leaf: &Leaf) -> Option<AsyncFd<Arc<OwnedFd>>> {
 }
 
 /// Waits until no process is left in the leaf. Reads the file of the leaf first: a notification can be 10 ms late (the
-/// kernel spaces them), and the kernel does not repeat one for a state that is already reached. A lost guard removes
-/// the directory too, unless it was killed.
+/// kernel leaves 10 ms between two of them), and the kernel does not repeat a notification for a state that is already
+/// reached. A lost guard removes the directory too, unless it was killed.
 pub(super) async fn wait_until_empty(leaf: Option<&Leaf>, watch: Option<&AsyncFd<Arc<OwnedFd>>>, guard_lost: bool) {
     match leaf {
-        // On the heap: the future would otherwise take up space in the actor all its life, but is needed only at the
-        // end.
+        // On the heap: otherwise the future would take up space in the actor all the time, although it is needed only
+        // at the end.
         Some(leaf) => Box::pin(leaf_emptied(leaf, watch, guard_lost)).await,
-        // The guard reports it.
+        // Without a leaf, the guard reports that the job is empty.
         None => pending().await,
     }
 }

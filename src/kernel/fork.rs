@@ -80,7 +80,7 @@ fn has_one_thread() -> bool {
     match check(libc::c_long::from(unsafe { libc::unshare(libc::CLONE_THREAD) })) {
         Ok(_) => true,
         Err(Errno::INVAL) => false,
-        // A container's seccomp profile refuses the call.
+        // A container's seccomp profile may refuse the call. Then `/proc` shows the number of threads.
         Err(_) => std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1),
     }
 }

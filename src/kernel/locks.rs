@@ -7,8 +7,8 @@ use rustix::process::Pid;
 /// The processes that have locked files, grouped by the inode number of the file. Only locks that were made in this PID
 /// namespace or in one below it are listed.
 ///
-/// A lock belongs to an open file, which other processes may share. The list names the process that has made the lock,
-/// even if that process has ended.
+/// A lock belongs to an open file description, which other processes may share (flock(2)). The list names the process
+/// that has made the lock, even if that process has ended.
 #[derive(Debug, Default)]
 pub(crate) struct Flocks(HashMap<u64, Vec<Pid>>);
 
@@ -26,7 +26,7 @@ impl Flocks {
         let mut all = HashMap::<_, Vec<_>>::new();
         for line in text.lines() {
             let mut fields = line.split_ascii_whitespace().skip(1);
-            // A line with `->` is a process that waits for a lock.
+            // A line with `->` stands for a process that waits for a lock.
             if fields.next() != Some("FLOCK") {
                 continue;
             }

@@ -247,7 +247,7 @@ impl Pool {
     /// ```
     ///
     /// # Errors
-    /// As [`submit`](Self::submit).
+    /// The same as for [`submit`](Self::submit).
     pub fn try_submit(&self, task: impl Into<Task>) -> Result<Option<Handle>> {
         use tokio::sync::TryAcquireError;
         match self.owner.0.room.clone().try_acquire_owned() {
@@ -262,7 +262,7 @@ impl Pool {
     /// all outcomes arrive at most a grace period after the timeout.
     #[must_use]
     pub fn as_completed(&self, handles: &[Handle], timeout: Option<Duration>) -> Completed {
-        // The timeout uses the clock of the runtime that the jobs run in, also if the caller is in another runtime or
+        // The timeout uses the clock of the runtime that the jobs run in, even if the caller is in another runtime or
         // in none.
         let _entered = self.owner.0.supervisor.inner.runtime.handle.enter();
         Completed::new(handles, timeout)
@@ -303,7 +303,7 @@ impl Pool {
     /// Dropping the future cancels all of these tasks.
     ///
     /// # Errors
-    /// As [`submit`](Self::submit); the tasks that were submitted before the error are then cancelled.
+    /// The same as for [`submit`](Self::submit); the tasks that were submitted before the error are then cancelled.
     ///
     /// ```rust,standalone_crate
     /// use pinfold::{Command, Pool, Stdio, Supervisor};

@@ -124,7 +124,7 @@ async fn kill_after(job: &mut Job, panic: &str) -> Report {
         Ok(report) => Report::clone(&report),
         Err(error) => failed(&Command::new(job.name()), &error),
     };
-    // Also if the command had already ended successfully.
+    // This applies even if the command had already ended successfully.
     Report { reason: Reason::Killed, exit_code: 125, error: Some(format!("on_spawn panicked: {panic}")), ..report }
 }
 

@@ -47,7 +47,7 @@ impl Task {
         self
     }
 
-    /// Sets how often, at most, the pool runs the task again after a failure. A deadline of the job counts as a
+    /// Sets how many times, at most, the pool runs the task again after a failure. A deadline of the job counts as a
     /// failure. A task that could not be started, or that was cancelled, is not run again. The task keeps its worker
     /// between the attempts. The first pause is `backoff`; each further one is twice as long, but at most a minute.
     pub fn retries(mut self, retries: u32, backoff: Duration) -> Self {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use rustix::process::{Pid, getpid};
+use rustix::process::{Pid, getpid, getppid};
 
 use crate::cgroup::delegation::{PREFIX, Undo, controller_advice, exclusive_lock, lock_file, names};
 use crate::cgroup::directory::Cgroup;
@@ -121,7 +121,7 @@ pub(crate) async fn delegate(
                 "it can't give the {names} controller to its children while other processes are in it ({}{more})",
                 named.join(", ")
             ),
-            "run pinfold alone in a cgroup: systemd-run --scope -p Delegate=yes (with --user for users), a service with Delegate=yes, or --cgroup DIR".into(),
+            advice_where_others_run(others.as_slice()),
         );
     }
 
@@ -141,6 +141,25 @@ pub(crate) async fn delegate(
             refuse(format!("cannot {doing}: {errno}"), "have it delegated: systemd's Delegate=yes, or chown the directory, its cgroup.procs and cgroup.subtree_control".into())
         }
     }
+}
+
+/// Returns each way that works on this machine if other processes are in the cgroup.
+fn advice_where_others_run(others: &[&Option<Pid>]) -> String {
+    let mut ways = Vec::new();
+    if others.iter().all(|&&pid| pid.is_some() && pid == getppid()) {
+        ways.push("replace the calling process: exec pinfold …");
+    }
+    // sd_booted(3).
+    if std::path::Path::new("/run/systemd/system").is_dir() {
+        ways.push(
+            "run pinfold in a scope: systemd-run --scope -p Delegate=yes (with --user for users), or in a service with \
+             Delegate=yes",
+        );
+    } else {
+        ways.push("in a container, start its first process with: pinfold init --delegate -- CMD");
+    }
+    ways.push("name a cgroup without processes: --cgroup DIR");
+    ways.join("; or ")
 }
 
 impl Grant {

@@ -28,7 +28,7 @@ impl Link {
         let mut base = self.tmp_base.0.lock().await;
         if let Some(base) = &*base {
             match base.make_private_tmp(users.job) {
-                // Another program has removed the directory: some remove what is old.
+                // Another program has removed the directory: some programs remove old files from /tmp.
                 Err(error) if error.system_errno() == Some(Errno::NOENT) => {}
                 made => return made.map(|tmp| (tmp, false)),
             }

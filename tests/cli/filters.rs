@@ -194,6 +194,16 @@ fn a_daemon_gets_a_short_part_of_the_settle_time() {
     }
 }
 
+/// A process that ignores the stop signal receives it twice if a filter is left: first because the process is not a
+/// filter, and again when the settle time is over.
+#[test]
+#[requires(program("bash"))]
+fn a_process_that_receives_the_stop_signal_twice_is_reported_once() {
+    let script = "trap '' TERM; sleep 999 & trap - TERM; sleep 999 | sleep 999 &";
+    let ran = leaving(&["--settle", "1s", "--grace", "200ms"], script);
+    assert_eq!((&ran.report["stopped"]["count"], &ran.report["killed"]), (&3.into(), &true.into()), "{ran:#?}");
+}
+
 #[test]
 fn a_process_that_still_has_the_input_of_the_job_is_no_filter() {
     // The pipe to pinfold's own standard input stays open.

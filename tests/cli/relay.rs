@@ -35,7 +35,7 @@ fn a_reader_that_takes_nothing_is_given_up_after_a_deadline_and_reported() {
     let script = r#"{ "$@"; echo "code $?" >&2; } | { sleep 2.5; wc -c; }"#;
     let options = ["-t", "500ms", "--grace", "0", "--tee", "/dev/null", "--", "yes"];
     let ran = Run::in_shell(script, options).run().assert_code(0);
-    let lost = "pinfold: the end of the output was not forwarded: its reader has taken nothing for 1s\n";
+    let lost = "pinfold: the end of the output was not forwarded: its reader has read nothing for 1s\n";
     assert!(ran.stderr.contains(lost) && ran.stderr.contains("code 124\n"), "{ran:#?}");
     assert!(ran.report["error"].as_str().unwrap().starts_with("the end of the output"), "{ran:#?}");
     assert_eq!((&ran.report["exit_code"], &ran.report["reason"]), (&124.into(), &"deadline".into()));

@@ -10,6 +10,7 @@ mod absence;
 mod emigrants;
 mod escapes;
 mod fallback;
+mod init_delegate;
 mod injected;
 mod judge;
 mod limited_jobs;

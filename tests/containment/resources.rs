@@ -21,12 +21,12 @@ pub(super) fn controller(name: &str) -> Need {
 }
 
 /// Returns an empty cgroup with controllers, in which others can be made: scripts/vm-test names one.
-fn delegated() -> Need {
+pub(super) fn delegated() -> Need {
     let reason = "PINFOLD_TEST_CGROUP names no cgroup that gives controllers, as scripts/vm-test sets it up";
     need("delegated", std::env::var_os(DELEGATED).is_some(), reason)
 }
 
-const DELEGATED: &str = "PINFOLD_TEST_CGROUP";
+pub(super) const DELEGATED: &str = "PINFOLD_TEST_CGROUP";
 
 fn used(mode: &[&str]) -> Vec<String> {
     let program = program("use").display().to_string();
@@ -310,7 +310,7 @@ fn invalid_limits() {
         (["--io-weight", "10001"], "from 1 to 10000"),
         (["--io-max", "/dev/no-such-device:rbps=1M"], "no-such-device"),
         (["--io-max", "/dev/null:rbps=1M"], "/dev/null"),
-        (["--io-max", "4095:1:rbps=1M"], "no block device"),
+        (["--io-max", "4095:1:rbps=1M"], "neither a block device"),
         (["--io-max", "/dev/sda"], "rbps"),
         (["--rlimit", "files=1"], "nofile"),
         (["--rlimit", "nofile=9:1"], "above"),

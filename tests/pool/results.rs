@@ -148,7 +148,7 @@ fn a_torn_last_line_is_repaired() {
     resume.insert(0, "--resume");
     let ran = pool(&resume, "a\nb\nc\nd\n").assert_code(0);
     assert_eq!(ran.stdout, "c\nd\n");
-    assert!(ran.stderr.contains("was torn") && ran.stderr.contains("2 left out"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("was incomplete") && ran.stderr.contains("2 left out"), "{}", ran.stderr);
     assert_eq!(lines(results.path()).len(), 4);
     // The same job twice counts as two jobs.
     let ran = pool(&resume, "a\na\nb\n").assert_code(0);
@@ -180,7 +180,7 @@ fn another_file_is_left_as_it_is() {
     // The shortest possible part of a line.
     std::fs::write(results.path(), &ours[..1]).unwrap();
     let ran = pool(&args, text(mark.path())).assert_code(0);
-    assert!(ran.stderr.contains("was torn: its 1 bytes"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("was incomplete: pinfold has removed its 1 bytes"), "{}", ran.stderr);
     assert!(mark.path().exists() && lines(results.path()).len() == 1);
 }
 

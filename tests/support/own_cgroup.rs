@@ -18,9 +18,14 @@ impl OwnCgroup {
 
     /// Returns `None` where this user may not make one.
     pub fn try_new() -> Option<Self> {
+        Self::below(&own_cgroup())
+    }
+
+    /// The same in another cgroup.
+    pub fn below(above: &Path) -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = own_cgroup().join(format!("pinfold_test-{}-{number}", std::process::id()));
+        let path = above.join(format!("pinfold_test-{}-{number}", std::process::id()));
         // Where no cgroup file system is mounted, the path is not absolute.
         let made = path.is_absolute() && std::fs::create_dir(&path).is_ok();
         made.then(|| Self { path, litter: false })

@@ -1,5 +1,5 @@
 //! `pinfold ps`, `stats`, `stop`, `kill`, `signal`, `freeze`, `thaw`, `wait` and `exec`: they find the jobs of other
-//! pinfolds and control them.
+//! pinfold processes and control them.
 
 pub mod exec;
 pub mod ps;
@@ -46,7 +46,7 @@ pub struct KillArgs {
 /// Exit code: 0; 125 when a job was not found or may not be signalled.
 #[derive(clap::Args)]
 pub struct SignalArgs {
-    /// Send it to every process of the jobs
+    /// Send the signal to every process of the jobs
     #[arg(long)]
     all: bool,
 
@@ -60,7 +60,7 @@ pub struct SignalArgs {
 
 /// Freeze jobs: their processes use no CPU time until they are thawed
 ///
-/// Needs a cgroup. The time limits of the jobs go on. A frozen job can be stopped and killed.
+/// Needs a cgroup. The time limits of the jobs continue to run. A frozen job can be stopped and killed.
 #[derive(clap::Args)]
 pub struct FreezeArgs {
     #[command(flatten)]
@@ -95,8 +95,8 @@ struct Targets {
 }
 
 impl Targets {
-    /// Finds all of them, and then calls `act` for each. So nothing happens where one of them is not found. After an
-    /// error of `act`, the others have their turn.
+    /// Finds all targets, and then calls `act` for each. If a target is not found, nothing happens to any of them.
+    /// After an error of `act`, continues with the next target.
     fn each(&self, mut act: impl FnMut(Target<'_>) -> Result<u8>) -> Result<u8> {
         let all = find::all()?;
         let found = self.targets.iter().map(|word| target::find(word, &all)).collect::<Result<Vec<_>>>()?;

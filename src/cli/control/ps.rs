@@ -34,7 +34,7 @@ pub fn run(args: &Args) -> Result<u8> {
     Ok(0)
 }
 
-/// Returns the command as a shell would read it.
+/// Returns the command in the syntax of a shell.
 fn words(command: &[String]) -> String {
     let is_plain =
         |word: &str| !word.is_empty() && word.chars().all(|c| c.is_alphanumeric() || "%+,-./:=@_…".contains(c));

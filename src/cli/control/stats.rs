@@ -21,7 +21,7 @@ use super::{supervisors, table};
 /// the kernel counts it (PSI).
 #[derive(clap::Args)]
 pub struct Args {
-    /// Print the figures again and again, until a signal ends this
+    /// Print the figures again and again, until a signal ends pinfold
     #[arg(long, short)]
     watch: bool,
 

@@ -1,4 +1,4 @@
-//! `pinfold init` under another init: contains the command in the way of `pinfold run`.
+//! `pinfold init` under another init: contains the command as `pinfold run` does.
 
 use crate::kernel::own_signals::SignalQueue;
 use crate::report::SupervisorKind;
@@ -8,7 +8,7 @@ use crate::{Command, Guard, ProcessGroup, Signal};
 use anyhow::Result;
 
 use super::inherited::Inherited;
-use super::session::GivenUp;
+use super::session::HangupSignals;
 use super::{Init, LEFTOVERS_GRACE};
 use crate::cli::exit::{EndsBy, Exit};
 use crate::cli::explain::explain_failures;
@@ -26,8 +26,11 @@ pub fn run(init: &Init) -> Result<u8> {
     if !inherited.is_empty() {
         signals = signals.queue_also([Signal::CHLD])?;
     }
-    let (terminal, given_up) =
-        if init.options.session { (None, GivenUp::terminal()) } else { (Terminal::open(), GivenUp::default()) };
+    let (terminal, hangup_signals) = if init.options.session {
+        (None, HangupSignals::give_up_terminal())
+    } else {
+        (Terminal::open(), HangupSignals::default())
+    };
     let guard = Guard::fork()?;
     crate::kernel::inherited::raise_own_limits();
     let [program, args @ ..] = init.options.command.as_slice() else { unreachable!("parsed with a command") };
@@ -49,7 +52,7 @@ pub fn run(init: &Init) -> Result<u8> {
     let builder = supervisor_of_environment(guard)?.one_job().kind(SupervisorKind::Init);
     let ended = with_supervisor(builder, signals, async |supervisor, signals| -> crate::Result<_> {
         let announce = |step| announce(init, step);
-        let policy = policy(init, terminal.as_ref(), given_up, &announce);
+        let policy = policy(init, terminal.as_ref(), hangup_signals, &announce);
         let mut supervision = Supervision::new(signals, rules(init, terminal.is_some()), policy);
         let job = match supervision.start(supervisor.spawn(&command)).await? {
             Ok(job) => job,
@@ -60,7 +63,7 @@ pub fn run(init: &Init) -> Result<u8> {
             match supervision.next(Some(&job), std::future::pending::<()>()).await? {
                 Event::Ended(report) => return Ok(Ok(report)),
                 Event::OwnSignal(Signal::CHLD) => reap(init, &mut inherited),
-                // The kernel sends each of the others once.
+                // The kernel sends each signal for the terminal that init gave up (SIGHUP, SIGCONT) once.
                 Event::OwnSignal(signal) => supervision.policy.own_signals.retain(|&own| own != signal),
                 _ => {}
             }
@@ -79,24 +82,24 @@ pub fn run(init: &Init) -> Result<u8> {
     Ok(exit.code())
 }
 
-/// Every signal is passed on, as the options say.
+/// Returns rules that pass every signal on, as the options say.
 fn rules(init: &Init, shares_group: bool) -> Rules {
     let action = |signal| match init.options.rewritten(signal) {
         Some(other) if other == signal => Action::Pass,
         Some(other) => Action::PassAs(other),
         None => Action::Ignore,
     };
-    let keys = if shares_group { Keys::ReachTheJob } else { Keys::ReachUs };
+    let keys = if shares_group { Keys::ReachJob } else { Keys::ReachPinfold };
     Rules::passing_all(keys, Signal::all().map(|signal| OnSignal { signal, action: action(signal) }).collect())
 }
 
 fn policy<'a>(
     init: &Init,
     terminal: Option<&'a Terminal>,
-    given_up: GivenUp,
+    hangup_signals: HangupSignals,
     announce: &'a dyn Fn(Step),
 ) -> Policy<'a> {
-    let mut own = given_up.signals();
+    let mut own = hangup_signals.signals();
     own.push(Signal::CHLD);
     Policy {
         terminal,

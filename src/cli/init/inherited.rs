@@ -29,7 +29,7 @@ impl Inherited {
         self.0.is_empty()
     }
 
-    /// Reaps those that have ended, and returns them.
+    /// Reaps the children that have ended, and returns their process ids.
     pub fn reap(&mut self) -> Vec<Pid> {
         let ended = |pid: &Pid| {
             // A child that is not reaped keeps its pid, so that the pid cannot belong to another process.

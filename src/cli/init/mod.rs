@@ -1,7 +1,8 @@
-//! `pinfold init`, also by the names `tini` and `dumb-init`: runs as the first process of a container, or contains a
+//! `pinfold init`, also under the names `tini` and `dumb-init`: runs as the first process of a container, or contains a
 //! command under another init.
 
 mod contained;
+mod delegate;
 mod inherited;
 mod options;
 mod pid_one;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::exit::FAILED;
-use super::write_patiently;
+use super::write_to_stderr;
 use options::{Options, Parsed};
 
 use crate::{Error, Signal};
@@ -23,7 +24,7 @@ use crate::{Error, Signal};
 /// that stops a container waits for ten seconds or less.
 const LEFTOVERS_GRACE: Duration = Duration::from_secs(1);
 
-/// The name under which the user called the program.
+/// The name under which the user called pinfold.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Flavour {
     Pinfold,
@@ -31,7 +32,7 @@ pub enum Flavour {
     DumbInit,
 }
 
-/// Runs `init WORDS` and returns the exit code. `name` is the program's name in messages.
+/// Runs `init` with these arguments and returns the exit code. `name` is the program's name in messages.
 pub fn main(name: &'static str, flavour: Flavour, words: &[OsString]) -> u8 {
     let options = match options::parse(flavour, words, |name| std::env::var_os(name)) {
         Parsed::Run(options) => options,
@@ -39,20 +40,21 @@ pub fn main(name: &'static str, flavour: Flavour, words: &[OsString]) -> u8 {
         Parsed::Version => return print(concat!("pinfold init ", env!("CARGO_PKG_VERSION"), "\n")),
         Parsed::Licence => return print(include_str!("../../../LICENSE-MIT")),
         Parsed::Wrong(message) => {
-            say(name, &format!("{message}; try '{name} -h'"));
+            print_as(name, &format!("{message}; try '{name} -h'"));
             // The exit code of each of these programs for invalid arguments.
             return if flavour == Flavour::Pinfold { FAILED } else { 1 };
         }
     };
     let init = Init { name, options };
-    let ended = init.watch_parent().and_then(|()| match std::process::id() {
+    let delegated = if init.options.delegate { delegate::delegate(&init) } else { Ok(()) };
+    let ended = delegated.and_then(|()| init.watch_parent()).and_then(|()| match std::process::id() {
         1 => pid_one::run(&init),
         _ => contained::run(&init),
     });
     match ended {
         Ok(code) => init.options.remapped(code),
         Err(error) => {
-            say(name, &crate::cli::message_of(&error));
+            print_as(name, &crate::cli::message_of(&error));
             error.downcast_ref::<Error>().map_or(FAILED, Error::exit_code)
         }
     }
@@ -66,8 +68,8 @@ fn print(text: &str) -> u8 {
     }
 }
 
-fn say(name: &str, message: &str) {
-    write_patiently(format!("{name}: {}\n", crate::report::text::printable_message(message)).as_bytes());
+fn print_as(name: &str, message: &str) {
+    write_to_stderr(format!("{name}: {}\n", crate::report::text::printable_message(message)).as_bytes());
 }
 
 /// The name and the options, which both modes use: PID 1, and the supervisor of a command.
@@ -79,11 +81,11 @@ struct Init {
 impl Init {
     fn debug(&self, message: impl FnOnce() -> String) {
         if self.options.verbose {
-            say(self.name, &message());
+            print_as(self.name, &message());
         }
     }
 
-    /// Returns the signal that the command receives for `signal`, if it receives one. With `-v`, this also prints it.
+    /// Returns the signal that the command receives for `signal`, if any. With `-v`, also prints that signal.
     fn translate(&self, signal: Signal) -> Option<Signal> {
         let to = self.options.rewritten(signal);
         self.debug_signal(signal, to);
@@ -106,7 +108,7 @@ impl Init {
 
     /// Returns the signals for which the command starts with the default action.
     fn reset_signals(&self) -> impl Iterator<Item = Signal> {
-        // dumb-init itself does not change real-time signals.
+        // The original dumb-init does not change real-time signals either.
         Signal::all().filter(|signal| self.options.reset_signals && signal.number() <= 31)
     }
 

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use crate::Signal;
-use crate::cli::getopt::{Long, Parser};
+use crate::cli::getopt::{LongOption, Parser};
 
 use super::Flavour;
 
@@ -18,13 +18,15 @@ pub struct Options {
     pub rewrite: Vec<(Signal, Option<Signal>)>,
     /// SIGTSTP, SIGTTIN and SIGTTOU stop this process too, after init has sent them to the command.
     pub suspend: bool,
-    /// The command starts with the default action for each signal and with no signal blocked, also if this process
+    /// The command starts with the default action for each signal and with no signal blocked, even if this process
     /// started with ignored or blocked signals.
     pub reset_signals: bool,
     /// Exit codes that become 0.
     pub remap: Vec<u8>,
     /// The signal that this process receives when its parent ends.
     pub parent_death: Option<Signal>,
+    /// Moves the processes of the container to a leaf and enables the controllers for jobs.
+    pub delegate: bool,
     pub verbose: bool,
     pub warn: bool,
     /// The command and its arguments: at least one word.
@@ -40,13 +42,14 @@ pub enum Parsed {
 }
 
 const SHORT: &str = "hvVwsglce:p:r:";
-const LONG: &[Long] = &[
-    Long { name: "help", takes_value: false, id: 'h' },
-    Long { name: "version", takes_value: false, id: 'V' },
-    Long { name: "verbose", takes_value: false, id: 'v' },
-    Long { name: "single-child", takes_value: false, id: 'c' },
-    Long { name: "rewrite", takes_value: true, id: 'r' },
-    Long { name: "setsid", takes_value: false, id: 'S' },
+const LONG: &[LongOption] = &[
+    LongOption { name: "help", takes_value: false, id: 'h' },
+    LongOption { name: "version", takes_value: false, id: 'V' },
+    LongOption { name: "verbose", takes_value: false, id: 'v' },
+    LongOption { name: "single-child", takes_value: false, id: 'c' },
+    LongOption { name: "rewrite", takes_value: true, id: 'r' },
+    LongOption { name: "setsid", takes_value: false, id: 'S' },
+    LongOption { name: "delegate", takes_value: false, id: 'D' },
 ];
 
 pub fn parse(flavour: Flavour, words: &[OsString], variable: impl Fn(&str) -> Option<OsString>) -> Parsed {
@@ -59,6 +62,7 @@ pub fn parse(flavour: Flavour, words: &[OsString], variable: impl Fn(&str) -> Op
         reset_signals: flavour == Flavour::DumbInit,
         remap: Vec::new(),
         parent_death: None,
+        delegate: false,
         verbose: match flavour {
             Flavour::DumbInit => is("DUMB_INIT_DEBUG", "1"),
             // tini's default level is 1: errors and warnings.
@@ -80,8 +84,9 @@ pub fn parse(flavour: Flavour, words: &[OsString], variable: impl Fn(&str) -> Op
             'c' => options.session = false,
             'S' => options.session = true,
             'v' => options.verbose = true,
+            'D' => options.delegate = true,
             'w' => options.warn = true,
-            // There is nothing to do: if this process is not PID 1, its guard is a subreaper in any case.
+            // No effect: if this process is not PID 1, its guard is a subreaper in any case.
             's' => {}
             'e' => match value.parse() {
                 Ok(code) => options.remap.push(code),
@@ -151,8 +156,8 @@ pub fn help(name: &str) -> String {
         "\
 Usage: {name} [OPTION]... COMMAND [ARG]...
 Run COMMAND, pass signals on to it, reap orphaned processes, and exit with the exit code of COMMAND. When COMMAND ends,
-{name} ends all processes that COMMAND has started. {name} is for the first process of a container;
-under another init, it contains COMMAND in the same way as `pinfold run`.
+{name} ends all processes that COMMAND has started. Run {name} as the first process of a container. Under
+another init, it contains COMMAND in the same way as `pinfold run`.
 
   -g                      pass signals on to the process group of COMMAND
   -r, --rewrite S:R       when {name} receives the signal S, send R to COMMAND, as in 15:3; 0 sends none
@@ -163,6 +168,8 @@ under another init, it contains COMMAND in the same way as `pinfold run`.
                           SIGTTOU still stop {name} too)
   -e CODE                 exit with 0 if COMMAND exits with CODE (repeatable)
   -p SIGNAL               receive SIGNAL when the parent process ends
+      --delegate          as PID 1 of a container whose cgroup is writable: move its processes to a leaf
+                          and enable the controllers, so that `pinfold run --memory …` works everywhere in the container
   -v, --verbose           print what {name} does
   -w                      as PID 1, print each orphaned process that {name} reaps
   -s                      accepted without effect: {name} always reaps orphaned processes

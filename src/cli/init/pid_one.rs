@@ -18,8 +18,8 @@ use crate::job::settle::{self, Remaining};
 use crate::kernel::own_signals::SignalQueue;
 use crate::kernel::pidfd::Pidfd;
 
-use super::session::GivenUp;
-use super::{Init, LEFTOVERS_GRACE, say};
+use super::session::HangupSignals;
+use super::{Init, LEFTOVERS_GRACE, print_as};
 
 /// As the pid for kill(2): all processes of the namespace except the caller, if the caller is PID 1.
 const EVERY_PROCESS: i32 = -1;
@@ -28,12 +28,13 @@ const EVERY_PROCESS: i32 = -1;
 pub fn run(init: &Init) -> Result<u8> {
     let inherited = InheritedState::read();
     let signals = SignalQueue::block_all()?.queue_also(Signal::all())?;
-    let mut given_up = if init.options.session { GivenUp::terminal() } else { GivenUp::default() };
+    let mut hangup_signals =
+        if init.options.session { HangupSignals::give_up_terminal() } else { HangupSignals::default() };
     let main = match spawn(init, inherited) {
         Ok(main) => main,
         Err(error) => {
             let program = crate::report::text::printable_os(&init.options.command[0]);
-            say(init.name, &format!("cannot execute '{program}': {error}"));
+            print_as(init.name, &format!("cannot execute '{program}': {error}"));
             return Ok(if error.raw_os_error() == Some(libc::ENOENT) { 127 } else { 126 });
         }
     };
@@ -43,16 +44,16 @@ pub fn run(init: &Init) -> Result<u8> {
             break code;
         }
         let Some(received) = signals.next(None)? else { continue };
-        if received.signal == Signal::CHLD || given_up.remove(received.signal) {
+        if received.signal == Signal::CHLD || hangup_signals.remove(received.signal) {
             continue;
         }
         if let Some(signal) = init.translate(received.signal) {
-            // The command has not been reaped, so that this pid can belong to no other process.
+            // The command has not been reaped, so this pid cannot belong to another process.
             kill(if init.options.to_group() { -main } else { main }, signal);
         }
         if init.stops_with(received.signal) {
-            // The kernel discards this signal if this process is the first of its namespace: only a process of an outer
-            // namespace can stop that one.
+            // dumb-init sends this signal too. The kernel discards it, because only a process of an outer PID namespace
+            // can stop PID 1 (pid_namespaces(7)).
             kill(1, Signal::STOP);
         }
     };
@@ -68,7 +69,7 @@ fn reap(init: &Init, main: i32) -> Result<Option<u8>> {
             code = Some(exit_code(status));
             init.debug(|| format!("the command has ended with {}", exit_code(status)));
         } else if init.options.warn || init.options.verbose {
-            say(init.name, &format!("reaped the orphan {}", pid.as_raw_nonzero()));
+            print_as(init.name, &format!("reaped the orphan {}", pid.as_raw_nonzero()));
         }
     }
     Ok(code)
@@ -91,7 +92,7 @@ fn exit_code(status: WaitStatus) -> u8 {
 }
 
 /// Ends the processes that the command has left: waits for the settle time, sends SIGTERM, and waits for a grace
-/// period. When PID 1 ends, the kernel kills the remaining processes, also those whose parent is outside of the
+/// period. When PID 1 ends, the kernel kills the remaining processes, including those whose parent is outside of the
 /// namespace and those that this process may not signal.
 fn end_leftovers(init: &Init, signals: &SignalQueue) -> Result<()> {
     let start = Instant::now();
@@ -99,7 +100,7 @@ fn end_leftovers(init: &Init, signals: &SignalQueue) -> Result<()> {
         Waited::Empty => return Ok(()),
         Waited::StopRequested => {}
         Waited::TimeOver => {
-            let input = rustix::fs::fstat(std::io::stdin()).ok().and_then(|stat| settle::channel_of(&stat));
+            let input = rustix::fs::fstat(std::io::stdin()).ok().and_then(|stat| settle::pipe_id(&stat));
             let left = Remaining::inspect(&other_processes(), input);
             if !left.finishing.is_empty() {
                 init.debug(|| "waiting for filters that the command has left".into());
@@ -123,7 +124,7 @@ fn other_processes() -> Vec<Pid> {
     numbers.filter(|&number| number != 1).filter_map(Pid::from_raw).collect()
 }
 
-/// Sends SIGTERM to one process. All processes of this namespace belong to the command, so this is correct also if the
+/// Sends SIGTERM to one process. All processes of this namespace belong to the command, so this is correct even if the
 /// pid belongs to another process by now.
 fn terminate(pid: Pid) {
     if let Ok(process) = Pidfd::open(pid) {
@@ -166,8 +167,9 @@ fn all_reaped() -> Result<bool> {
 }
 
 fn kill(pid: i32, signal: Signal) {
-    // An error means that there is no such process, or that this user may not signal it. Neither can be helped here.
-    // SAFETY: kill(2) has no memory obligations.
+    // An error means that there is no such process, or that this user may not signal it. In both cases there is nothing
+    // to do.
+    // SAFETY: kill(2) has no pointer arguments.
     let _ = unsafe { libc::kill(pid, signal.number()) };
 }
 
@@ -186,7 +188,7 @@ impl InheritedState {
             libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), &mut mask);
             let mut pipe: libc::sigaction = std::mem::zeroed();
             libc::sigaction(libc::SIGPIPE, std::ptr::null(), &mut pipe);
-            // On other targets, Rust's runtime has set SIGPIPE to be ignored.
+            // On other targets, Rust's runtime runs before `main` and makes the process ignore SIGPIPE.
             let ignores_pipe = cfg!(target_env = "gnu") && pipe.sa_sigaction == libc::SIG_IGN;
             Self { mask, ignores_pipe }
         }

@@ -10,8 +10,9 @@ use rustix::io::Errno;
 
 use crate::Stdio;
 
-/// Creates DIR/NUMBER.out and DIR/NUMBER.err for the streams of a job; only the first where the streams are merged.
-pub fn named(directory: &Path, number: usize, merged: bool) -> Result<(Stdio, Stdio)> {
+/// Creates DIR/NUMBER.out and DIR/NUMBER.err for the streams of a job. If the streams are merged, creates only the
+/// first.
+pub fn create_named(directory: &Path, number: usize, merged: bool) -> Result<(Stdio, Stdio)> {
     let file = |suffix: &str| -> Result<Stdio> {
         let path = directory.join(format!("{number}.{suffix}"));
         let file = File::create(&path)
@@ -23,7 +24,7 @@ pub fn named(directory: &Path, number: usize, merged: bool) -> Result<(Stdio, St
 
 /// Creates a file without a name in the directory for temporary files (`TMPDIR`), so that an output may be larger than
 /// the memory. Writes append to it.
-pub fn nameless() -> Result<File> {
+pub fn create_unnamed() -> Result<File> {
     let directory = std::env::temp_dir();
     let failed = || {
         format!(
@@ -48,7 +49,7 @@ pub fn nameless() -> Result<File> {
 }
 
 /// Returns the message for a failed write to such a file.
-pub fn lost(error: &std::io::Error) -> String {
+pub fn store_error(error: &std::io::Error) -> String {
     let directory = std::env::temp_dir();
     format!(
         "cannot store it in {}: {error}; make room there, or set TMPDIR to another directory",

@@ -65,7 +65,8 @@ pub struct Collector {
     printer: Arc<Printer>,
     /// The job's line in the input.
     line: usize,
-    /// The reader of an attempt locks it, so that the next attempt's output comes after that of this one.
+    /// The reader of an attempt locks its part, so that the output of the next attempt comes after that of this
+    /// attempt.
     parts: [tokio::sync::Mutex<Part>; 2],
     state: Mutex<State>,
 }
@@ -146,7 +147,7 @@ impl Collector {
     }
 
     fn print(&self, ended: Ended) {
-        // No reader is left that could have locked them.
+        // No reader is left that could have locked the parts.
         let take = |part: &tokio::sync::Mutex<Part>| part.try_lock().map(|mut part| std::mem::take(&mut *part));
         let parts = self.parts.each_ref().map(|part| take(part).unwrap_or_default());
         self.printer.print(parts, ended);

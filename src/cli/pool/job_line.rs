@@ -54,7 +54,8 @@ pub enum StderrArg {
 }
 
 impl JobLine {
-    /// Returns whether its standard error goes to its standard output. `default` applies where the job does not say it.
+    /// Returns whether the job's standard error goes to its standard output. `default` applies if the job does not
+    /// specify this.
     pub fn merges_stderr(&self, default: bool) -> bool {
         self.stderr.map_or(default, |stderr| stderr == StderrArg::Merged)
     }
@@ -118,7 +119,7 @@ impl JobLine {
     }
 }
 
-/// Reads a text, which may be long. It is stored once, also where several commands are made of it.
+/// Reads a text, which may be long. It is stored once, even if several commands are made from it.
 fn deserialize_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Stdio>, D::Error> {
     Ok(Option::<String>::deserialize(deserializer)?.map(Stdio::bytes))
 }

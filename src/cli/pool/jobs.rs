@@ -17,13 +17,13 @@ use super::job_line::{JobLine, explain};
 use super::{input, template};
 
 /// The number of mistakes that the message lists. Further mistakes are only counted.
-const SHOWN: usize = 50;
+const MAX_SHOWN: usize = 50;
 
 /// One job.
 pub struct Job {
     /// Its line in the input, counted from 1.
     pub line: usize,
-    /// It identifies the job in every run, also where the job is on another line of the input.
+    /// It identifies the job in every run, even if the job moves to another line of the input.
     pub key: String,
     source: Source,
 }
@@ -37,7 +37,7 @@ enum Source {
 /// Reads all jobs.
 ///
 /// # Errors
-/// Where the input cannot be read, or lines are not valid jobs. The message lists these lines with their numbers.
+/// If the input cannot be read, or if lines are not valid jobs. The message lists these lines with their numbers.
 pub fn read(args: &Args) -> Result<Vec<Job>> {
     let separator = if args.null { 0 } else { b'\n' };
     let is_json = args.command.is_empty() && !args.shell;
@@ -55,11 +55,11 @@ pub fn read(args: &Args) -> Result<Vec<Job>> {
         return Ok(jobs);
     }
     let mut message = format!("{} of the jobs in {origin} are invalid; no job was started:", mistakes.len());
-    for (line, mistake) in mistakes.iter().take(SHOWN) {
+    for (line, mistake) in mistakes.iter().take(MAX_SHOWN) {
         message.push_str(&format!("\n  line {line}: {}", crate::report::text::printable(mistake)));
     }
-    if mistakes.len() > SHOWN {
-        message.push_str(&format!("\n  and {} more", mistakes.len() - SHOWN));
+    if mistakes.len() > MAX_SHOWN {
+        message.push_str(&format!("\n  and {} more", mistakes.len() - MAX_SHOWN));
     }
     bail!(message)
 }
@@ -67,7 +67,7 @@ pub fn read(args: &Args) -> Result<Vec<Job>> {
 fn parse(args: &Args, text: &[u8]) -> (Vec<Job>, Vec<(usize, String)>) {
     let (mut jobs, mut mistakes) = (Vec::new(), Vec::new());
     let mut seen: HashMap<u64, u64> = HashMap::new();
-    let command = args.command.iter().fold(SEED, |hash, word| fnv(fnv(hash, word.as_bytes()), b"\0"));
+    let command = args.command.iter().fold(FNV_OFFSET_BASIS, |hash, word| fnv(fnv(hash, word.as_bytes()), b"\0"));
     let separator = if args.null { 0 } else { b'\n' };
     for (line, bytes) in (1..).zip(text.split(|&byte| byte == separator)) {
         let blank = if args.command.is_empty() { bytes.trim_ascii().is_empty() } else { bytes.is_empty() };
@@ -124,7 +124,7 @@ impl Job {
                 let mut words = args.command.iter();
                 command = Command::new(words.next().map(template).unwrap_or_default());
                 command.args(words.map(template)).name(argument.to_string_lossy());
-                if !args.command.iter().any(|word| template::holds_place(word)) {
+                if !args.command.iter().any(|word| template::has_placeholder(word)) {
                     command.arg(argument);
                 }
             }
@@ -164,7 +164,7 @@ impl Job {
     }
 }
 
-const SEED: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
 
 /// Returns the FNV-1a hash, which is the same in every version of pinfold.
 fn fnv(hash: u64, bytes: &[u8]) -> u64 {

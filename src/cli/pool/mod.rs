@@ -40,7 +40,7 @@ pub use args::parse_workers;
 use gather::Collector;
 pub use job_line::{JobLine, explain};
 use jobs::Job;
-use output::{Ended, How, Notice, Printer};
+use output::{Ended, Notice, PrintOptions, Printer};
 use progress::{Progress, Tally};
 use results::{DoneJobs, Results};
 
@@ -76,7 +76,7 @@ pub fn run(args: &Args) -> Result<u8> {
         std::fs::create_dir_all(directory)
             .with_context(|| format!("cannot create {}", crate::report::text::printable_path(directory)))?;
     }
-    // Until here a signal ends pinfold in the default way, because no job runs yet.
+    // Until now a signal has its default action and ends pinfold, because no job runs yet.
     let signals = SignalQueue::block_all()?;
     let workers = args.workers.min(jobs.len());
     let descriptors = match args.output {
@@ -152,14 +152,14 @@ impl<'a> Run<'a> {
             })
             .collect();
         let progress = Progress::new(left.len() as u64, args.quiet);
-        // Each submitted job occupies a place for its output.
+        // The output of each submitted job occupies a place.
         let at_once = match args.output {
             OutputArg::Group => Some(workers.saturating_add(queue)),
             OutputArg::Stream => None,
             OutputArg::Files(_) => Some(0),
         };
-        let (how, records) = (How { keep_order: args.keep_order, at_once }, results.is_some());
-        let (printer, notices) = Printer::start(&how, results, progress.clone())?;
+        let (options, records) = (PrintOptions { keep_order: args.keep_order, at_once }, results.is_some());
+        let (printer, notices) = Printer::start(&options, results, progress.clone())?;
         Ok(Self {
             args,
             tally,
@@ -177,7 +177,7 @@ impl<'a> Run<'a> {
 
     async fn run(mut self, signals: &SignalStream) -> Exit {
         // Signals from a terminal's keys, or to pinfold's process group, do not reach the jobs.
-        let rules = Rules::new(Keys::ReachUs).with(Vec::new(), self.args.stop_signal.is_some());
+        let rules = Rules::new(Keys::ReachPinfold).with(Vec::new(), self.args.stop_signal.is_some());
         let mut requests = Requests { signals, rules };
         let mut outcomes = self.pool.outcomes();
         let (pool, printer) = (self.pool.clone(), self.printer.clone());
@@ -188,7 +188,7 @@ impl<'a> Run<'a> {
             tokio::select! {
                 biased;
                 request = requests.next() => match request {
-                    Ok((response, signal)) => self.answer(response, signal),
+                    Ok((response, signal)) => self.handle(response, signal),
                     Err(error) => self.fail(&error.to_string()),
                 },
                 outcome = outcomes.next_outcome() => match outcome {
@@ -213,7 +213,7 @@ impl<'a> Run<'a> {
         self.finish(jobs.len() as u64, requests).await
     }
 
-    fn answer(&mut self, response: Response, signal: Signal) {
+    fn handle(&mut self, response: Response, signal: Signal) {
         match response {
             Response::Stop(first) => {
                 self.signalled = Some(signal);
@@ -259,7 +259,7 @@ impl<'a> Run<'a> {
         };
         *counter += 1;
         self.tally.remains += u64::from(!outcome.report.is_gone());
-        // Where the reader of the output is gone, pinfold does not report the jobs that it stopped for that reason.
+        // If the reader of the output is gone, pinfold does not report the jobs that it stopped for that reason.
         if self.signalled != Some(Signal::PIPE) || !outcome.cancelled {
             self.progress.ended(job, outcome, self.pool.status());
         }
@@ -338,7 +338,7 @@ async fn feed<'a>(
     submitted: &RefCell<HashMap<u64, Submitted<'a>>>,
 ) -> Result<()> {
     let Some(printer) = printer else { return Ok(()) };
-    // pinfold opens it once, and not for each job.
+    // pinfold opens /dev/null once, and not for each job.
     let null = Stdio::from(File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?);
     for job in jobs {
         let room = match args.output {
@@ -348,7 +348,7 @@ async fn feed<'a>(
         let collector = Collector::new(printer.clone(), job.line);
         let merged = job.merges_stderr(args);
         let (stdout, stderr) = match &args.output {
-            OutputArg::Files(directory) => files::named(directory, job.line, merged)?,
+            OutputArg::Files(directory) => files::create_named(directory, job.line, merged)?,
             _ => (Stdio::piped(), Stdio::piped()),
         };
         let task = job.task(args, |command| {

@@ -24,7 +24,7 @@ use super::spill::Spill;
 pub const MAX_LINE: usize = 64 * 1024;
 
 /// How many pieces may wait to be printed: lines, or the whole outputs of jobs that have ended.
-const WAITING: usize = 64;
+const MAX_WAITING: usize = 64;
 
 /// About how many bytes of output of all jobs together are kept in memory.
 const MEMORY: usize = 16 * 1024 * 1024;
@@ -44,12 +44,12 @@ pub struct Output {
 /// A task for the printing thread.
 pub enum Piece {
     Print(Output),
-    /// Keep the output until [`Piece::PrintPutOff`].
-    PutOff {
+    /// Keep the output until [`Piece::PrintDeferred`].
+    Defer {
         number: u64,
         output: Output,
     },
-    PrintPutOff {
+    PrintDeferred {
         number: u64,
     },
     Line {
@@ -121,7 +121,7 @@ struct Turns {
 }
 
 /// How the output is printed.
-pub struct How {
+pub struct PrintOptions {
     pub keep_order: bool,
     /// How many jobs have an output at the same time; `None` where lines are printed as soon as they are read.
     pub at_once: Option<usize>,
@@ -129,12 +129,16 @@ pub struct How {
 
 impl Printer {
     /// Starts the printing thread. The receiver gets [`Notice::Finished`] when that thread has ended.
-    pub fn start(how: &How, results: Option<Results>, progress: Progress) -> Result<(Self, UnboundedReceiver<Notice>)> {
+    pub fn start(
+        options: &PrintOptions,
+        results: Option<Results>,
+        progress: Progress,
+    ) -> Result<(Self, UnboundedReceiver<Notice>)> {
         let (pieces, receiver) = unbounded_channel();
         let (notices, noticed) = unbounded_channel();
         // Waiting outputs hold memory and files, so no more may wait than jobs write at the same time.
-        let at_once = how.at_once.unwrap_or(0);
-        let waiting = if at_once > 0 { WAITING.min(at_once) } else { WAITING };
+        let at_once = options.at_once.unwrap_or(0);
+        let waiting = if at_once > 0 { MAX_WAITING.min(at_once) } else { MAX_WAITING };
         let places = at_once.saturating_add(waiting).min(Semaphore::MAX_PERMITS);
         let recorder = Arc::new(Recorder { results: Mutex::new(results), notices: notices.clone() });
         let (thread_recorder, thread_notices) = (recorder.clone(), notices.clone());
@@ -152,11 +156,11 @@ impl Printer {
             pieces,
             notices,
             room: Arc::new(Semaphore::new(places)),
-            turns: how.keep_order.then(|| Mutex::new(Turns { next: 1, early: BTreeMap::new() })),
+            turns: options.keep_order.then(|| Mutex::new(Turns { next: 1, early: BTreeMap::new() })),
             recorder,
             spill: Spill::default(),
             memory_each: (MEMORY / places.max(1)).clamp(MEMORY_EACH.0, MEMORY_EACH.1),
-            by_line: how.at_once.is_none(),
+            by_line: options.at_once.is_none(),
         };
         Ok((printer, noticed))
     }
@@ -190,7 +194,7 @@ impl Printer {
                 // The line is written now, before the job's turn: the job has no output that could be lost.
                 self.print_now(output, true);
             } else {
-                self.send(Piece::PutOff { number, output });
+                self.send(Piece::Defer { number, output });
             }
             turns.early.insert(number, !empty);
             return;
@@ -201,7 +205,7 @@ impl Printer {
             && let Some(has_output) = turns.early.remove(&next)
         {
             if has_output {
-                self.send(Piece::PrintPutOff { number: next });
+                self.send(Piece::PrintDeferred { number: next });
             }
             turns.next += 1;
         }
@@ -231,7 +235,8 @@ impl Printer {
         while let Some(line) = lines.next_line().await? {
             let mut bytes = Vec::new();
             let mut next = Some(line);
-            // Lines that are available already go with it: this is faster for a job that prints much.
+            // Further lines that are already available are printed together with it, which is faster for a job that
+            // prints much.
             while let Some(line) = next {
                 if begins {
                     bytes.extend_from_slice(tag);

@@ -11,11 +11,11 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use crate::cli::write::write_all;
 use crate::kernel::inherited;
 
-use super::files::{lost, nameless};
+use super::files::{create_unnamed, store_error};
 use super::gather::Part;
 use super::output::{MAX_LINE, Notice, Output, Piece, Recorder};
 use super::progress::Progress;
-use super::spill::copy as append;
+use super::spill::append_file;
 
 /// The state of the printing thread.
 pub struct PrintingThread {
@@ -25,7 +25,7 @@ pub struct PrintingThread {
     notices: UnboundedSender<Notice>,
     /// The outputs of jobs that ended before their turn. All are in one file, because the next jobs need the
     /// descriptors and the memory.
-    put_off: BTreeMap<u64, PutOff>,
+    deferred: BTreeMap<u64, Deferred>,
     spool: Option<File>,
     spooled: u64,
     /// The buffer for copies.
@@ -34,7 +34,7 @@ pub struct PrintingThread {
 
 /// The position of an output in the spool file, and the lengths of its streams and of its line for the results file,
 /// which follow one another.
-struct PutOff {
+struct Deferred {
     at: u64,
     streams: [u64; 2],
     record: u64,
@@ -50,7 +50,7 @@ impl PrintingThread {
             progress,
             recorder,
             notices,
-            put_off: BTreeMap::new(),
+            deferred: BTreeMap::new(),
             spool: None,
             spooled: 0,
             piece: vec![0; MAX_LINE],
@@ -60,7 +60,7 @@ impl PrintingThread {
     /// Prints all pieces until the channel closes.
     ///
     /// # Errors
-    /// The error of the first write that fails, also `EPIPE`. Then nothing more is printed, and a job that was not
+    /// The error of the first write that fails, including `EPIPE`. Then nothing more is printed, and a job that was not
     /// printed is not recorded.
     pub fn print_all(mut self, mut pieces: UnboundedReceiver<Piece>) -> io::Result<()> {
         while let Some(piece) = pieces.blocking_recv() {
@@ -70,8 +70,8 @@ impl PrintingThread {
                     drop(room);
                 }
                 Piece::Print(output) => self.print(output)?,
-                Piece::PutOff { number, output } => self.put_off(number, output),
-                Piece::PrintPutOff { number } => self.print_put_off(number)?,
+                Piece::Defer { number, output } => self.defer(number, output),
+                Piece::PrintDeferred { number } => self.print_deferred(number)?,
             }
         }
         Ok(())
@@ -83,7 +83,7 @@ impl PrintingThread {
             let name = ["output", "error"][stream];
             return Err(io::Error::other(format!("standard {name} is closed")));
         }
-        self.progress.aside(|| write_all(&self.streams[stream], bytes))
+        self.progress.suspend(|| write_all(&self.streams[stream], bytes))
     }
 
     fn print(&mut self, mut output: Output) -> io::Result<()> {
@@ -115,33 +115,33 @@ impl PrintingThread {
         }
     }
 
-    fn put_off(&mut self, number: u64, output: Output) {
+    fn defer(&mut self, number: u64, output: Output) {
         match self.spool(output) {
-            Ok(put_off) => {
-                self.spooled = put_off.at + put_off.streams.iter().sum::<u64>() + put_off.record;
-                self.put_off.insert(number, put_off);
+            Ok(deferred) => {
+                self.spooled = deferred.at + deferred.streams.iter().sum::<u64>() + deferred.record;
+                self.deferred.insert(number, deferred);
             }
             Err(error) => {
                 // pinfold truncates the file, so that the next output begins where this one began.
                 if let Some(spool) = &mut self.spool {
                     let _ = spool.set_len(self.spooled);
                 }
-                let message = format!("a part of a job's output is lost: {}", lost(&error));
+                let message = format!("a part of a job's output is lost: {}", store_error(&error));
                 let _ = self.notices.send(Notice::Failed(message));
             }
         }
     }
 
-    fn spool(&mut self, output: Output) -> io::Result<PutOff> {
-        let mut put_off = PutOff { at: self.spooled, streams: [0; 2], record: 0 };
+    fn spool(&mut self, output: Output) -> io::Result<Deferred> {
+        let mut deferred = Deferred { at: self.spooled, streams: [0; 2], record: 0 };
         let spool = match &mut self.spool {
             Some(spool) => spool,
-            none => none.insert(nameless().map_err(|error| io::Error::other(crate::cli::message_of(&error)))?),
+            none => none.insert(create_unnamed().map_err(|error| io::Error::other(crate::cli::message_of(&error)))?),
         };
         let mut whole = true;
-        for (Part { file, memory, lost }, length) in output.parts.into_iter().zip(&mut put_off.streams) {
+        for (Part { file, memory, lost }, length) in output.parts.into_iter().zip(&mut deferred.streams) {
             if let Some(mut file) = file {
-                *length = append(&mut file, spool)?;
+                *length = append_file(&mut file, spool)?;
             }
             spool.write_all(&memory)?;
             *length += memory.len() as u64;
@@ -149,14 +149,14 @@ impl PrintingThread {
         }
         if let Some(record) = output.record.filter(|_| whole) {
             spool.write_all(&record)?;
-            put_off.record = record.len() as u64;
+            deferred.record = record.len() as u64;
         }
-        Ok(put_off)
+        Ok(deferred)
     }
 
-    fn print_put_off(&mut self, number: u64) -> io::Result<()> {
+    fn print_deferred(&mut self, number: u64) -> io::Result<()> {
         // An output that is missing here could not be stored. pinfold has reported that.
-        let Some(PutOff { at, streams, record }) = self.put_off.remove(&number) else { return Ok(()) };
+        let Some(Deferred { at, streams, record }) = self.deferred.remove(&number) else { return Ok(()) };
         let Some(mut spool) = self.spool.take() else { return Ok(()) };
         spool.seek(SeekFrom::Start(at))?;
         for (stream, length) in streams.into_iter().enumerate() {
@@ -167,7 +167,7 @@ impl PrintingThread {
             (&mut spool).take(record).read_to_end(&mut line)?;
             self.recorder.record(Some(&line));
         }
-        if self.put_off.is_empty() {
+        if self.deferred.is_empty() {
             spool.set_len(0)?;
             self.spooled = 0;
         }

@@ -1,4 +1,4 @@
-//! Messages for people while the pool runs, and at its end.
+//! Messages for the user while the pool runs, and at its end.
 
 use std::io::IsTerminal;
 use std::time::Instant;
@@ -48,7 +48,7 @@ impl Progress {
     }
 
     /// Runs `write`, which writes to the terminal. The progress is hidden meanwhile.
-    pub fn aside<T>(&self, write: impl FnOnce() -> T) -> T {
+    pub fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
         if self.bar.is_hidden() { write() } else { self.bar.suspend(write) }
     }
 
@@ -62,7 +62,7 @@ impl Progress {
                 1 => String::new(),
                 attempts => format!(", {attempts} attempts"),
             };
-            self.aside(|| {
+            self.suspend(|| {
                 print_message(&format!(
                     "line {}, {}: {}{attempts}",
                     job.line,
@@ -78,7 +78,7 @@ impl Progress {
     }
 
     pub fn print(&self, message: &str) {
-        self.aside(|| print_message(message));
+        self.suspend(|| print_message(message));
     }
 
     /// Removes the progress from the terminal.

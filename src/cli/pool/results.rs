@@ -83,7 +83,7 @@ impl Results {
         if torn > 0 {
             file.set_len(whole).with_context(|| format!("cannot repair the last line of {shown}"))?;
             print_message(&format!(
-                "the last line of {shown} was torn: its {torn} bytes were cut off, and its job runs again"
+                "the last line of {shown} was incomplete: pinfold has removed its {torn} bytes, and its job runs again"
             ));
         }
         file.seek(SeekFrom::End(0)).with_context(failed)?;
@@ -114,7 +114,7 @@ pub fn line(job: &Job, outcome: &Outcome) -> Result<Option<Vec<u8>>> {
 }
 
 /// Returns whether these bytes can be the beginning of a [`Line`]. An empty slice can be one.
-fn begins_as_ours(torn: &[u8]) -> bool {
+fn can_be_line_prefix(torn: &[u8]) -> bool {
     const LINE: &[u8] = b"{\"line\":";
     const KEY: &[u8] = b",\"key\":\"";
     let Some(rest) = torn.strip_prefix(LINE) else { return LINE.starts_with(torn) };
@@ -131,7 +131,7 @@ fn read(reader: &mut impl BufRead) -> Result<(DoneJobs, u64)> {
         line.clear();
         reader.read_until(b'\n', &mut line)?;
         if line.last() != Some(&b'\n') {
-            if !begins_as_ours(&line) {
+            if !can_be_line_prefix(&line) {
                 bail!(
                     "its last line, {number}, was not written by pinfold pool: is it another file? It has not been changed"
                 );
@@ -180,7 +180,7 @@ mod tests {
         let report = Report::of_failed_spawn(&crate::Command::new("a"), &crate::Error::GuardLost);
         let line = Line { line: 120, key: "k", done: false, success: false, attempts: 1, report: &report };
         let line = serde_json::to_vec(&line).unwrap();
-        assert!((0..=line.len()).all(|length| begins_as_ours(&line[..length])));
+        assert!((0..=line.len()).all(|length| can_be_line_prefix(&line[..length])));
         for other in [
             "precious notes",
             "{",
@@ -192,7 +192,7 @@ mod tests {
             "\0",
             " {",
         ] {
-            assert_eq!(begins_as_ours(other.as_bytes()), line.starts_with(other.as_bytes()), "{other}");
+            assert_eq!(can_be_line_prefix(other.as_bytes()), line.starts_with(other.as_bytes()), "{other}");
         }
     }
 }

@@ -10,19 +10,19 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::cli::thread;
 
-use super::files::{lost, nameless};
+use super::files::{create_unnamed, store_error};
 
 /// The largest number of pieces that wait for the disk.
-const WAITING: usize = 32;
+const MAX_WAITING: usize = 32;
 
-enum Order {
+enum Request {
     Write {
         file: Arc<Mutex<Spilled>>,
         bytes: Vec<u8>,
         _room: OwnedSemaphorePermit,
     },
-    /// Reports when everything before this order is written.
-    Mark(oneshot::Sender<()>),
+    /// Reports when everything before this request is written.
+    Flush(oneshot::Sender<()>),
 }
 
 /// The part of an output that is on the disk.
@@ -34,34 +34,34 @@ pub struct Spilled {
 
 /// The thread that writes to the disk. It starts with the first piece.
 pub struct Spill {
-    orders: OnceLock<UnboundedSender<Order>>,
+    requests: OnceLock<UnboundedSender<Request>>,
     room: Arc<Semaphore>,
 }
 
 impl Default for Spill {
     fn default() -> Self {
-        Self { orders: OnceLock::new(), room: Arc::new(Semaphore::new(WAITING)) }
+        Self { requests: OnceLock::new(), room: Arc::new(Semaphore::new(MAX_WAITING)) }
     }
 }
 
 impl Spill {
-    fn orders(&self) -> Result<&UnboundedSender<Order>, String> {
-        if let Some(orders) = self.orders.get() {
-            return Ok(orders);
+    fn requests(&self) -> Result<&UnboundedSender<Request>, String> {
+        if let Some(requests) = self.requests.get() {
+            return Ok(requests);
         }
         let (sender, mut receiver) = unbounded_channel();
         let work = move || {
-            while let Some(order) = receiver.blocking_recv() {
-                match order {
-                    Order::Write { file, bytes, _room } => {
+            while let Some(request) = receiver.blocking_recv() {
+                match request {
+                    Request::Write { file, bytes, _room } => {
                         file.lock().unwrap_or_else(PoisonError::into_inner).write(&bytes);
                     }
-                    Order::Mark(reached) => drop(reached.send(())),
+                    Request::Flush(flushed) => drop(flushed.send(())),
                 }
             }
         };
         thread::start("to move output to the disk", work).map_err(|error| error.to_string())?;
-        Ok(self.orders.get_or_init(|| sender))
+        Ok(self.requests.get_or_init(|| sender))
     }
 
     /// Appends these bytes. It waits while too many pieces wait for the disk.
@@ -69,13 +69,13 @@ impl Spill {
     /// # Errors
     /// Why this output, or an earlier piece of it, could not be written.
     pub async fn append(&self, file: &Arc<Mutex<Spilled>>, bytes: Vec<u8>) -> Result<(), String> {
-        let orders = self.orders()?;
+        let requests = self.requests()?;
         let room = self.room.clone().acquire_owned().await.map_err(|error| error.to_string())?;
         if let Some(failed) = &file.lock().unwrap_or_else(PoisonError::into_inner).failed {
             return Err(failed.clone());
         }
-        let order = Order::Write { file: file.clone(), bytes, _room: room };
-        orders.send(order).map_err(|_| "the thread that writes to the disk has ended".to_owned())
+        let request = Request::Write { file: file.clone(), bytes, _room: room };
+        requests.send(request).map_err(|_| "the thread that writes to the disk has ended".to_owned())
     }
 
     /// Waits until the whole output is written, and returns its file.
@@ -83,10 +83,10 @@ impl Spill {
     /// # Errors
     /// Why a part of it could not be written.
     pub async fn finish(&self, file: Arc<Mutex<Spilled>>) -> Result<Option<File>, String> {
-        let (mark, reached) = oneshot::channel();
+        let (flush, flushed) = oneshot::channel();
         let ended = |_| "the thread that writes to the disk has ended".to_owned();
-        self.orders()?.send(Order::Mark(mark)).map_err(|_| ended(()))?;
-        reached.await.map_err(|_| ended(()))?;
+        self.requests()?.send(Request::Flush(flush)).map_err(|_| ended(()))?;
+        flushed.await.map_err(|_| ended(()))?;
         let Spilled { file, failed } = &mut *file.lock().unwrap_or_else(PoisonError::into_inner);
         failed.take().map_or(Ok(file.take()), Err)
     }
@@ -99,19 +99,19 @@ impl Spilled {
         }
         let file = match &mut self.file {
             Some(file) => file,
-            none => match nameless() {
+            none => match create_unnamed() {
                 Ok(file) => none.insert(file),
                 Err(error) => return self.failed = Some(crate::cli::message_of(&error)),
             },
         };
         if let Err(error) = file.write_all(bytes) {
-            self.failed = Some(lost(&error));
+            self.failed = Some(store_error(&error));
         }
     }
 }
 
 /// Appends the whole content of a file to another file.
-pub fn copy(from: &mut File, to: &mut File) -> io::Result<u64> {
+pub fn append_file(from: &mut File, to: &mut File) -> io::Result<u64> {
     use std::io::Seek;
     from.rewind()?;
     io::copy(from, to)

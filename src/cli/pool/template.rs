@@ -7,16 +7,16 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 const RAW: &[u8] = b"{}";
 const QUOTED: &[u8] = b"{q}";
 
-/// Returns whether the word contains a place for the line.
-pub fn holds_place(word: &OsStr) -> bool {
+/// Returns whether the word contains a placeholder for the line.
+pub fn has_placeholder(word: &OsStr) -> bool {
     contains(word, RAW) || contains(word, QUOTED)
 }
 
-fn contains(word: &OsStr, place: &[u8]) -> bool {
-    word.as_bytes().windows(place.len()).any(|part| part == place)
+fn contains(word: &OsStr, placeholder: &[u8]) -> bool {
+    word.as_bytes().windows(placeholder.len()).any(|part| part == placeholder)
 }
 
-/// Replaces every place in a word with the line.
+/// Replaces every placeholder in a word with the line.
 pub fn replace(word: &OsStr, line: &OsStr) -> OsString {
     let (mut rest, mut replaced) = (word.as_bytes(), Vec::new());
     while let Some(&byte) = rest.first() {
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places() {
+    fn placeholders() {
         let replaced = |word: &str, line: &str| replace(word.as_ref(), line.as_ref());
         assert_eq!(replaced("{}", "x{}{q}"), "x{}{q}");
         assert_eq!(replaced("a{}{}b{", "x{}"), "ax{}x{}b{");
@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(replaced("<{q}{}>", "a b"), "<'a b'a b>");
         assert_eq!(replaced("{q}", ""), "''");
         assert_eq!(replaced("{q}", "it's"), r"'it'\''s'");
-        assert!(holds_place("a{q}".as_ref()) && holds_place("{}".as_ref()) && !holds_place("{ }".as_ref()));
+        assert!(has_placeholder("a{q}".as_ref()) && has_placeholder("{}".as_ref()) && !has_placeholder("{ }".as_ref()));
     }
 
     #[test]

@@ -8,8 +8,8 @@ use crate::{Command, Report, Signal};
 use super::args::Args;
 use crate::cli::exit::{self, EndsBy, Exit, FAILED};
 
-/// The result that an option of pinfold gives a job. It replaces the job's own exit code.
-pub struct Verdict {
+/// An exit code that replaces that of the job, because of an option of pinfold, and the reason.
+pub struct ExitOverride {
     pub code: u8,
     pub why: String,
 }
@@ -33,22 +33,23 @@ impl Ended {
     pub fn over(
         mut report: Arc<Report>,
         interrupted: bool,
-        not_ready: Option<Verdict>,
-        trouble: Option<String>,
+        not_ready: Option<ExitOverride>,
+        loss: Option<String>,
     ) -> Self {
         let interrupted = interrupted && not_ready.is_none();
-        // Output was lost, so an exit code of 0 is not kept; a stopped job may have ended with 0 too. SIGPIPE is not
-        // kept either: pinfold closed the pipe because it could not forward the output, so the command did not end by
-        // itself.
+        // If output was lost, pinfold fails, also if the job ended with 0 (after a stop too). An end by SIGPIPE is
+        // replaced as well: pinfold closed the pipe because it could not forward the output, so the command did not end
+        // by itself.
         let by_pipe = matches!(report.main, Some(MainEnd::Signalled { signal: libc::SIGPIPE, .. }));
         let by_us = report.exit_code == 0 || by_pipe && report.exit_code == exit_code_of_signal(libc::SIGPIPE);
         let code = if by_us { FAILED } else { report.exit_code };
-        let trouble = trouble.map(|why| Verdict { code, why });
-        let verdicts: Vec<_> = [not_ready, trouble].into_iter().flatten().collect();
-        if let Some(first) = verdicts.first() {
+        let loss = loss.map(|why| ExitOverride { code, why });
+        let overrides: Vec<_> = [not_ready, loss].into_iter().flatten().collect();
+        if let Some(first) = overrides.first() {
             let changed = Arc::make_mut(&mut report);
             changed.exit_code = first.code;
-            let whys = changed.error.take().into_iter().chain(verdicts.into_iter().map(|verdict| verdict.why));
+            let whys =
+                changed.error.take().into_iter().chain(overrides.into_iter().map(|exit_override| exit_override.why));
             changed.error = Some(whys.collect::<Vec<_>>().join("; "));
         }
         Self::Report { report, interrupted }
@@ -72,8 +73,8 @@ impl Ended {
         report
     }
 
-    /// Returns whether the command ended by itself. Then the terminal has the settings that the command wanted to
-    /// leave.
+    /// Returns whether the command ended by itself. Then pinfold leaves the terminal's settings as the command left
+    /// them.
     pub fn by_itself(&self) -> bool {
         let Self::Report { report, .. } = self else { return false };
         report.reason == Reason::Exited && matches!(report.main, Some(MainEnd::Exited(_))) && !report.killed

@@ -11,14 +11,14 @@ use crate::{Job, Signal, Supervisor};
 use tokio::task::JoinHandle;
 
 use super::args::Args;
-use super::outlet::{Outlet, Trouble};
+use super::outlet::{Outlet, OutputLoss};
 use super::pty_input::{Input, PtyInput};
 use super::relay::Relay;
 use crate::cli::supervise::{Supervision, sleep_until};
 use crate::cli::terminal::Terminal;
 
-/// How long pinfold waits for a reader that takes nothing, after a job that a time limit ended.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long pinfold waits for a reader that reads nothing, after a time limit has ended the job.
+const READER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Forwards data between the command and pinfold's standard streams.
 pub struct Forwarder {
@@ -29,7 +29,7 @@ pub struct Forwarder {
     copies: Vec<JoinHandle<()>>,
     pty_input: Option<PtyInput>,
     writers: Vec<Arc<Writer>>,
-    trouble: Trouble,
+    loss: OutputLoss,
 }
 
 impl Forwarder {
@@ -41,7 +41,7 @@ impl Forwarder {
             copies: Vec::new(),
             pty_input: None,
             writers: Vec::new(),
-            trouble: Trouble::none(),
+            loss: OutputLoss::none(),
         };
         if !args.streams.relays() {
             return Ok(forwarder);
@@ -74,19 +74,19 @@ impl Forwarder {
         let streams = [job.stdout.take(), job.stderr.take()].into_iter().flatten();
         let is_copied = args.streams.tee.is_some();
         for (stream, outlet) in streams.zip(std::mem::take(&mut self.outlets)) {
-            let (trouble, feeding, limit) = (self.trouble.clone(), feeding.clone(), args.streams.max_output);
-            let relay = Relay { outlet: Some(outlet), is_copied, limit, trouble, feeding };
+            let (loss, feeding, limit) = (self.loss.clone(), feeding.clone(), args.streams.max_output);
+            let relay = Relay { outlet: Some(outlet), is_copied, limit, loss, feeding };
             self.copies.push(tokio::spawn(relay.run(stream)));
         }
         Ok(())
     }
 
     /// Reports that output could not be written to one of its destinations.
-    pub fn report_trouble(&self, what: String) {
-        self.trouble.report(what);
+    pub fn report_loss(&self, what: String) {
+        self.loss.report(what);
     }
 
-    /// Handles a signal that is about pinfold's own terminal and not for the job.
+    /// Handles a signal that concerns pinfold's own terminal, and not the job.
     pub fn terminal_signal(&mut self, job: &Job, signal: Signal) {
         match (&mut self.pty_input, signal) {
             (Some(pty_input), Signal::WINCH) => pty_input.resize(job),
@@ -105,12 +105,12 @@ impl Forwarder {
     }
 
     /// Waits, after the end of the job, until all output is forwarded. A stop signal ends the wait. If a time limit
-    /// ended the job (`timed_out`), the wait also ends when a reader takes nothing for [`PATIENCE`]. Returns a
+    /// ended the job (`timed_out`), the wait also ends when a reader has read nothing for [`READER_TIMEOUT`]. Returns a
     /// description of the output that was lost.
     pub async fn finish(&mut self, timed_out: bool, supervision: &mut Supervision<'_>) -> Option<String> {
-        // No job takes input any more. With its earlier settings, the terminal turns keys into signals again.
+        // The job takes no more input. With its earlier settings, the terminal turns keys into signals again.
         if let Some(pty_input) = &mut self.pty_input {
-            pty_input.leave();
+            pty_input.leave_raw_mode();
         }
         let stopped_time = supervision.stopped_time.clone();
         let why = match supervision.finish(self.wait_for_copies(timed_out, &stopped_time)).await {
@@ -119,21 +119,21 @@ impl Forwarder {
             Err(error) => Some(error.to_string()),
         };
         if let Some(why) = why {
-            self.trouble.report(format!("the end of the output was not forwarded: {why}"));
+            self.loss.report(format!("the end of the output was not forwarded: {why}"));
         }
-        self.trouble.first()
+        self.loss.first()
     }
 
-    /// Waits until all output is forwarded. The time in which the terminal has stopped pinfold does not count.
+    /// Waits until all output is forwarded. The time during which the terminal has stopped pinfold does not count.
     async fn wait_for_copies(&mut self, timed_out: bool, stopped_time: &Cell<Duration>) -> Result<(), String> {
         let (begun, before) = (Instant::now(), stopped_time.get());
         for mut copy in std::mem::take(&mut self.copies) {
             loop {
-                // When a reader of pinfold's output last took something.
+                // When a reader of pinfold's output last read something.
                 let taken = self.writers.iter().map(|writer| writer.last_write()).max().unwrap_or(begun);
-                let until = timed_out.then(|| begun.max(taken) + PATIENCE + (stopped_time.get() - before));
+                let until = timed_out.then(|| begun.max(taken) + READER_TIMEOUT + (stopped_time.get() - before));
                 if until.is_some_and(|until| until <= Instant::now()) {
-                    return Err(format!("its reader has taken nothing for {PATIENCE:?}"));
+                    return Err(format!("its reader has read nothing for {READER_TIMEOUT:?}"));
                 }
                 tokio::select! {
                     biased;
@@ -146,11 +146,11 @@ impl Forwarder {
     }
 }
 
-/// Restores the terminal's settings, also after an error.
+/// Restores the terminal's settings, even after an error.
 impl Drop for Forwarder {
     fn drop(&mut self) {
         if let Some(pty_input) = &mut self.pty_input {
-            pty_input.leave();
+            pty_input.leave_raw_mode();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `--ready-notify`: its reader receives the line "ready", or "failed" where the job will never be ready.
+//! `--ready-notify`: pinfold writes the line "ready", or "failed" if the job will never be ready.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -14,7 +14,7 @@ use crate::kernel::adopt::adopt;
 
 /// How long pinfold waits, after the run, for a reader that has not taken the line yet. A shell starts both programs at
 /// about the same time, so the reader may start later than pinfold.
-const PATIENCE: Duration = Duration::from_secs(1);
+const READER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The destination of the line, and whether the line was sent.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Notify {
     }
 
     /// Returns whether the destination is this same file.
-    pub fn is(&self, other: &File) -> bool {
+    pub fn is_same_file(&self, other: &File) -> bool {
         match &*self.state.lock().unwrap_or_else(PoisonError::into_inner) {
             State::Waiting(Place::File(path)) => are_same(path.metadata(), other.metadata()),
             State::Waiting(Place::Descriptor(file)) => are_same(file.metadata(), other.metadata()),
@@ -72,7 +72,7 @@ impl Notify {
         }
     }
 
-    /// Empties a regular file, so that a reader does not take the "ready" of an earlier run for that of this run.
+    /// Empties a regular file, so that a reader does not mistake the "ready" of an earlier run for that of this run.
     ///
     /// # Errors
     /// The error of open(2) or ftruncate(2). A file that does not exist is not an error.
@@ -110,12 +110,12 @@ impl Notify {
         self.send(false);
         let state = std::mem::replace(&mut *self.state.lock().unwrap_or_else(PoisonError::into_inner), State::Over);
         let State::Sent(done) = state else { return };
-        match done.recv_timeout(PATIENCE) {
+        match done.recv_timeout(READER_TIMEOUT) {
             Ok(Ok(())) | Err(RecvTimeoutError::Disconnected) => {}
             Ok(Err(error)) => {
                 print_message(&format!("cannot write to {}, so its reader may wait forever: {error}", self.name))
             }
-            Err(RecvTimeoutError::Timeout) => print_message(&format!("nothing reads {}", self.name)),
+            Err(RecvTimeoutError::Timeout) => print_message(&format!("no process reads {}", self.name)),
         }
     }
 }

@@ -14,11 +14,11 @@ use tokio::sync::watch;
 
 use crate::cli::print_message;
 
-/// A message that says which output was lost and why. It keeps the first loss only.
+/// The first loss of output: a message with the output that was lost, and the reason.
 #[derive(Clone)]
-pub struct Trouble(watch::Sender<Option<String>>);
+pub struct OutputLoss(watch::Sender<Option<String>>);
 
-impl Trouble {
+impl OutputLoss {
     pub fn none() -> Self {
         Self(watch::Sender::new(None))
     }
@@ -51,7 +51,7 @@ pub struct Outlet {
 pub enum Refused {
     /// Its reader has closed it, as `head` does. No output is lost: the reader wanted no more.
     ByItsReader,
-    /// A write failed. All output that the command writes from now on is lost. Contains the message for the person.
+    /// A write failed. All output that the command writes from now on is lost. Contains the message for the user.
     By(String),
 }
 
@@ -61,8 +61,8 @@ impl Outlet {
     /// # Errors
     /// `EMFILE` where no descriptor is available for a copy of the stream, `EAGAIN` where no thread can be started.
     pub fn new(number: i32, outer: BorrowedFd<'_>) -> crate::Result<Self> {
-        // A stream that was closed at the start is now /dev/null, to which every write succeeds. A descriptor for
-        // reading refuses them.
+        // A stream that was closed at the start is now /dev/null, to which every write succeeds. A read-only descriptor
+        // of /dev/null refuses every write.
         let outer = if inherited::was_closed(number) {
             File::open("/dev/null").map(OwnedFd::from)
         } else {
@@ -72,7 +72,7 @@ impl Outlet {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             crate::Error::system("copy", "a standard stream", errno, "see ulimit -n")
         })?;
-        // Where pinfold cannot watch the pipe, the next write finds that its reader is gone.
+        // If pinfold cannot watch the pipe, only the next write shows that the pipe has no reader.
         let pipe = is_unnamed_pipe(&outer).then(|| outer.try_clone().ok().and_then(watched)).flatten();
         let writer = Writer::start(outer, "to forward the output")?;
         Ok(Self { number, writer: Arc::new(writer), pipe })

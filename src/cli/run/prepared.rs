@@ -44,11 +44,11 @@ impl Prepared {
         if limit.is_none_or(|limit| limit >= PLENTY) {
             return Ok(());
         }
-        let null = File::open("/").map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
+        let root = File::open("/").map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
         let allocated: Result<Vec<_>, _> =
-            null.and_then(|null| (1..DESCRIPTORS).map(|_| fcntl_dupfd_cloexec(&null, 0)).collect());
+            root.and_then(|root| (1..DESCRIPTORS).map(|_| fcntl_dupfd_cloexec(&root, 0)).collect());
         allocated.map(drop).map_err(|errno| crate::Error::System {
-            operation: "take",
+            operation: "open",
             object: format!("{DESCRIPTORS} descriptors"),
             source: errno.into(),
             advice: format!(

@@ -19,19 +19,20 @@ use crate::kernel::own_signals::Received;
 use crate::output::InputStream;
 use crate::{Job, Signal, Supervisor};
 
+/// The largest number of bytes in one read.
 const PIECE: usize = 4096;
 
 /// How often pinfold checks whether it is in the foreground again. A shell's `fg` sends SIGCONT only to a stopped
 /// program, and pinfold keeps running in the background.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const FOREGROUND_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The number of pieces of input that may wait for the command.
-const WAITING: usize = 4;
+const MAX_WAITING: usize = 4;
 
 pub struct PtyInput {
     /// The controlling terminal, where there is one.
     tty: Option<File>,
-    /// It is standard input, so a person types on it.
+    /// The controlling terminal is standard input, so the user types on it.
     is_stdin: bool,
     /// The terminal's settings before pinfold made it raw.
     settings: Option<Termios>,
@@ -57,7 +58,7 @@ impl PtyInput {
             tty: terminal.and_then(|terminal| terminal.tty.try_clone().ok()),
             is_stdin,
             settings: None,
-            rules: Rules::new(signals::Keys::ReachTheJob),
+            rules: Rules::new(signals::Keys::ReachJob),
             typed,
             resumed,
             feeding: None,
@@ -66,7 +67,7 @@ impl PtyInput {
             // The guard restores the settings if pinfold is killed.
             supervisor.restore_terminal_at_exit(tty).await?;
         }
-        pty_input.enter();
+        pty_input.enter_raw_mode();
         pty_input.resize(job);
         if let Some(input) = job.stdin.take() {
             let typed = is_stdin.then_some(sender);
@@ -77,13 +78,13 @@ impl PtyInput {
         Ok(pty_input)
     }
 
-    /// Returns the terminal, where pinfold is in its foreground group now. In the background, the terminal belongs to a
+    /// Returns the terminal if pinfold is in its foreground process group now. Otherwise the terminal belongs to a
     /// shell.
     fn own(&self) -> Option<&File> {
         self.tty.as_ref().filter(|tty| self.is_stdin && Terminal::is_ours(tty))
     }
 
-    fn enter(&mut self) {
+    fn enter_raw_mode(&mut self) {
         let Some(tty) = self.own() else { return };
         let Some(settings) = self.settings.clone().or_else(|| tcgetattr(tty).ok()) else { return };
         let mut raw = settings.clone();
@@ -94,7 +95,7 @@ impl PtyInput {
     }
 
     /// Restores the terminal's earlier settings.
-    pub fn leave(&mut self) {
+    pub fn leave_raw_mode(&mut self) {
         if let (Some(tty), Some(settings)) = (self.own(), &self.settings) {
             let _ = tcsetattr(tty, OptionalActions::Now, settings);
         }
@@ -109,7 +110,7 @@ impl PtyInput {
     }
 
     pub fn resume(&mut self, job: &Job) {
-        self.enter();
+        self.enter_raw_mode();
         self.resize(job);
         let _ = self.resumed.send(());
     }
@@ -157,7 +158,7 @@ async fn feed(
     // The terminal stays open for the output of the job.
 }
 
-/// Standard input. A thread reads it, from the first message on `resumed` on.
+/// Standard input. A thread reads it, and starts with the first message on `resumed`.
 pub struct Input {
     pieces: mpsc::Receiver<Vec<u8>>,
     resumed: std_mpsc::Sender<()>,
@@ -166,9 +167,9 @@ pub struct Input {
 impl Input {
     pub fn new() -> crate::Result<Self> {
         let (resumed, resumptions) = std_mpsc::channel();
-        let (sender, pieces) = mpsc::channel(WAITING);
+        let (sender, pieces) = mpsc::channel(MAX_WAITING);
         thread::start("to read standard input", move || {
-            // The sender is dropped where no job was started; then nothing is read.
+            // If no job was started, the sender is dropped, and the thread reads nothing.
             if resumptions.recv().is_ok() {
                 read(&sender, &resumptions);
             }
@@ -194,7 +195,7 @@ fn read(sender: &mpsc::Sender<Vec<u8>>, resumptions: &std_mpsc::Receiver<()>) {
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => drop(poll(&mut [PollFd::new(&stdin, PollFlags::IN)], None)),
             Err(Errno::IO) => {
-                if resumptions.recv_timeout(LOOK_EVERY) == Err(std_mpsc::RecvTimeoutError::Disconnected) {
+                if resumptions.recv_timeout(FOREGROUND_POLL_INTERVAL) == Err(std_mpsc::RecvTimeoutError::Disconnected) {
                     return;
                 }
                 if Terminal::is_ours(&stdin) && sender.blocking_send(Vec::new()).is_err() {

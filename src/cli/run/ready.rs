@@ -9,7 +9,7 @@ use crate::report::Reason;
 use crate::report::text::{printable, printable_path};
 use crate::{Error, JobHandle, Readiness, Report};
 
-use super::ended::Verdict;
+use super::ended::ExitOverride;
 use super::notify::Notify;
 use crate::cli::exit::{FAILED, TIMED_OUT};
 use crate::cli::print_message;
@@ -21,7 +21,7 @@ pub fn parse(text: &str) -> Result<Readiness, String> {
         ("line", part) if part.contains('\n') => Err("TEXT cannot contain a newline".into()),
         ("line", part) if !part.is_empty() => Ok(Readiness::line(part)),
         ("file", path) if !path.is_empty() => {
-            possible(Path::new(path))?;
+            check_parents(Path::new(path))?;
             Ok(Readiness::file(path))
         }
         ("port", text) => port(text),
@@ -46,22 +46,22 @@ fn port(text: &str) -> Result<Readiness, String> {
     .ok_or_else(|| "write a port like 8080, or 192.0.2.1:8080, [::1]:8080, localhost:8080".into())
 }
 
-/// Checks that the file can be created later. It can't if one of its parents exists and is not a directory.
-fn possible(path: &Path) -> Result<(), String> {
+/// Checks that the file can be created later: no parent of it may be a file.
+fn check_parents(path: &Path) -> Result<(), String> {
     let file = path.ancestors().skip(1).find(|above| above.metadata().is_ok_and(|metadata| !metadata.is_dir()));
     file.map_or(Ok(()), |file| Err(format!("{} is not a directory", printable_path(file))))
 }
 
-/// The time in which a job must become ready. The time in which the terminal had stopped the job does not count.
-pub struct Clock<'a> {
+/// The time in which a job must become ready. The time during which the terminal has stopped the job does not count.
+pub struct ReadyTimeout<'a> {
     pub timeout: Duration,
     pub stopped_time: &'a Cell<Duration>,
 }
 
-impl Clock<'_> {
-    async fn over(&self) {
+impl ReadyTimeout<'_> {
+    async fn expired(&self) {
         let begun = Instant::now();
-        // A time beyond the range of the clock never ends.
+        // A time that the clock cannot represent never ends.
         while let Some(at) = self.timeout.checked_add(self.stopped_time.get()).and_then(|time| begun.checked_add(time))
         {
             if at <= Instant::now() {
@@ -77,28 +77,28 @@ impl Clock<'_> {
 /// output is forwarded: a search for a line begins with this call.
 pub fn ready<'a>(
     readiness: &'a Readiness,
-    clock: Clock<'a>,
+    ready_timer: ReadyTimeout<'a>,
     notify: Option<&'a Notify>,
     job: &'a JobHandle,
-) -> impl Future<Output = Result<(), Verdict>> + 'a {
+) -> impl Future<Output = Result<(), ExitOverride>> + 'a {
     let is_ready = job.ready(readiness, Duration::MAX);
     async move {
         let done = tokio::select! {
             biased;
-            done = is_ready => done.map_err(|error| Verdict {
+            done = is_ready => done.map_err(|error| ExitOverride {
                 code: if matches!(error, Error::NotReady { .. }) { TIMED_OUT } else { FAILED },
                 why: error.to_string(),
             }),
-            () = clock.over() => {
-                let why = format!("{} is not ready: {readiness} within {:?}", printable(job.name()), clock.timeout);
-                Err(Verdict { code: TIMED_OUT, why })
+            () = ready_timer.expired() => {
+                let why = format!("{} is not ready: {readiness} within {:?}", printable(job.name()), ready_timer.timeout);
+                Err(ExitOverride { code: TIMED_OUT, why })
             }
         };
         if let Some(notify) = notify {
             notify.send(done.is_ok());
         }
-        if let Err(verdict) = &done {
-            print_message(&verdict.why);
+        if let Err(exit_override) = &done {
+            print_message(&exit_override.why);
         }
         done
     }
@@ -111,7 +111,7 @@ pub async fn at_the_end(
     notify: Option<&Notify>,
     job: &JobHandle,
     report: &Report,
-) -> Option<Verdict> {
+) -> Option<ExitOverride> {
     // The file may have been created just before the end. A port no longer accepts connections.
     let was_ready = job.ready(readiness, Duration::ZERO).await.is_ok();
     if let Some(notify) = notify {
@@ -122,7 +122,7 @@ pub async fn at_the_end(
     }
     let why = format!("{} ended before it was ready: {readiness}", report.name);
     print_message(&why);
-    Some(Verdict { code: if report.exit_code == 0 { TIMED_OUT } else { report.exit_code }, why })
+    Some(ExitOverride { code: if report.exit_code == 0 { TIMED_OUT } else { report.exit_code }, why })
 }
 
 #[cfg(test)]

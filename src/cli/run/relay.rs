@@ -5,10 +5,10 @@ use tokio::task::AbortHandle;
 
 use crate::output::{CaptureLimit, Captured, OutputStream};
 
-use super::outlet::{Outlet, Refused, Trouble};
+use super::outlet::{Outlet, OutputLoss, Refused};
 
 /// The capacity of a pipe (pipe(7)), which is also the number of bytes in one read.
-const PIPE_HOLDS: usize = 64 * 1024;
+const PIPE_CAPACITY: usize = 64 * 1024;
 
 /// Forwards one stream.
 pub struct Relay {
@@ -16,7 +16,7 @@ pub struct Relay {
     /// The stream is also read for the file of `--tee`.
     pub is_copied: bool,
     pub limit: Option<usize>,
-    pub trouble: Trouble,
+    pub loss: OutputLoss,
     /// The task that feeds the job's terminal. It ends when pinfold closes this stream: a terminal whose output has no
     /// reader hangs up.
     pub feeding: Option<AbortHandle>,
@@ -25,7 +25,7 @@ pub struct Relay {
 impl Relay {
     /// Forwards until the stream is at its end, or until no destination takes any more.
     pub async fn run(mut self, mut stream: OutputStream) {
-        let mut piece = vec![0; PIPE_HOLDS];
+        let mut piece = vec![0; PIPE_CAPACITY];
         let mut first = self.limit.map_or(usize::MAX, |limit| limit / 2);
         let mut rest = self.limit.map(|limit| Captured::new(CaptureLimit::ends(0, limit - limit / 2)));
         let mut failed = false;
@@ -35,8 +35,8 @@ impl Relay {
                 () = self.refused() => match self.close().await {
                     // The file of --tee still receives all of the output.
                     Err(Refused::By(_)) if self.is_copied => continue,
-                    // The output that the command has written already goes into the file. The next write of the command
-                    // fails, as without pinfold.
+                    // The output that is in the pipe now still goes into the file. The next write of the command fails,
+                    // as without pinfold.
                     _ if self.is_copied => {
                         read_available(&mut stream, &mut piece).await;
                         return self.close_stream(stream).await;
@@ -53,14 +53,14 @@ impl Relay {
                 Err(error) if !failed => {
                     failed = true;
                     self.is_copied = false;
-                    self.trouble.report(error.to_string());
+                    self.loss.report(error.to_string());
                     if self.outlet.is_none() {
                         return self.close_stream(stream).await;
                     }
                     continue;
                 }
                 Err(error) => {
-                    self.trouble.report(format!("cannot read the output: {error}"));
+                    self.loss.report(format!("cannot read the output: {error}"));
                     break;
                 }
             };
@@ -100,7 +100,7 @@ impl Relay {
         let Some(outlet) = self.outlet.take() else { return Ok(()) };
         let closed = outlet.close().await;
         if let Err(Refused::By(message)) = &closed {
-            self.trouble.report(message.clone());
+            self.loss.report(message.clone());
         }
         closed
     }
@@ -113,7 +113,7 @@ impl Relay {
             feeding.abort();
         }
         if let Err(error) = closed.await {
-            self.trouble.report(error.to_string());
+            self.loss.report(error.to_string());
         }
     }
 }
@@ -122,7 +122,7 @@ impl Relay {
 /// capacity of a pipe, so that a command that continues to write soon gets an error.
 async fn read_available(stream: &mut OutputStream, piece: &mut [u8]) {
     let mut read = 0;
-    while read < PIPE_HOLDS {
+    while read < PIPE_CAPACITY {
         let length = tokio::select! {
             biased;
             length = stream.read(piece) => length.unwrap_or(0),

@@ -18,13 +18,13 @@ use crate::cli::terminal::Terminal;
 use crate::cli::{duration, open_output};
 
 /// The size of the command's terminal where pinfold itself has no terminal: rows and columns.
-const USUAL_SIZE: (u16, u16) = (24, 80);
+const DEFAULT_SIZE: (u16, u16) = (24, 80);
 
 /// The output of the command
 #[derive(clap::Args)]
 #[command(next_help_heading = "Output")]
 pub struct StreamArgs {
-    /// Give the command a terminal of its own, so that it writes as it does for a person; pinfold forwards its output
+    /// Give the command a terminal of its own, so that it writes as it does on a terminal; pinfold forwards its output
     ///
     /// The command has a session of its own. Where pinfold has a terminal, the command's terminal has the same size and
     /// settings, and receives all keys: the command decides what Ctrl-C does. Three Ctrl-C within two seconds kill the
@@ -40,8 +40,8 @@ pub struct StreamArgs {
     #[arg(long, value_name = "FILE")]
     pub tee: Option<PathBuf>,
 
-    /// Forward at most this much of each stream: one half from its beginning, at once, and one half from its end, when
-    /// it ends
+    /// Forward at most this much of each stream: half of it from the beginning, at once, and half from the end, when the
+    /// stream ends
     ///
     /// pinfold leaves out the part between them. Standard output and standard error count as one stream where they are
     /// the same (2>&1, or a terminal).
@@ -87,8 +87,8 @@ impl StreamArgs {
         self.pty || self.is_merged
     }
 
-    /// Opens the destination of `--ready-notify`. Call it first: its reader must get a line also where a later step
-    /// fails.
+    /// Opens the destination of `--ready-notify`. Call this before all other steps: the reader must receive a line even
+    /// if a later step fails.
     pub fn open_notify(&mut self) -> crate::Result<()> {
         self.notify = self.ready_notify.take().map(Notify::open).transpose()?;
         Ok(())
@@ -111,7 +111,7 @@ impl StreamArgs {
             let failed = |error| not_opened(path, &error);
             // The open does not empty the file. pinfold empties it only when the job exists.
             let file = open_output::open(path).map_err(failed)?;
-            if self.notify.as_ref().is_some_and(|notify| notify.is(&file)) {
+            if self.notify.as_ref().is_some_and(|notify| notify.is_same_file(&file)) {
                 // Not even "failed" may be written there: it would overwrite the file.
                 self.notify = None;
                 return Err(is_also(path, "--ready-notify"));
@@ -128,7 +128,7 @@ impl StreamArgs {
     /// Refuses a report that goes to the file of `--tee`: at the end it would overwrite the output.
     pub fn check_report(&self, report: &Sink) -> crate::Result<()> {
         match (&self.tee_file, &self.tee) {
-            (Some(file), Some(path)) if report.is(file) => Err(is_also(path, "--report")),
+            (Some(file), Some(path)) if report.is_same_file(file) => Err(is_also(path, "--report")),
             _ => Ok(()),
         }
     }
@@ -157,11 +157,11 @@ pub fn not_opened(path: &Path, error: &std::io::Error) -> crate::Error {
     }
 }
 
-/// Returns a terminal with the size and settings of pinfold's own, if there is one. Where standard input is not a
-/// terminal, no person types, and the new terminal does not echo its input.
+/// Returns a terminal with the size and settings of pinfold's own, if there is one. If standard input is not a
+/// terminal, no user types, so the new terminal does not echo its input.
 fn pty(terminal: Option<&Terminal>) -> Pty {
     let like_ours = terminal.and_then(|terminal| Pty::like(&terminal.tty).ok());
-    let pty = like_ours.unwrap_or_else(|| Pty::new(USUAL_SIZE.0, USUAL_SIZE.1));
+    let pty = like_ours.unwrap_or_else(|| Pty::new(DEFAULT_SIZE.0, DEFAULT_SIZE.1));
     if terminal.is_some_and(|terminal| terminal.is_stdin) { pty } else { pty.echo(false) }
 }
 

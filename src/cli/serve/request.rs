@@ -42,22 +42,22 @@ impl Request {
 }
 
 /// A request that is invalid: its id as the caller sent it, or null where even the id cannot be read, and the reason.
-pub struct Unreadable {
+pub struct InvalidRequest {
     pub id: Value,
     pub message: String,
 }
 
 /// A line of the input with its number, counted from 1. Answers contain this number.
-pub struct Numbered {
+pub struct NumberedLine {
     pub number: u64,
     pub line: Vec<u8>,
     /// The line was longer than [`MAX_LINE`], and `line` is only its beginning.
     pub too_long: bool,
 }
 
-impl Numbered {
+impl NumberedLine {
     /// Parses the request. Returns `None` for a blank line.
-    pub fn parse(&self) -> Option<Result<Request, Unreadable>> {
+    pub fn parse(&self) -> Option<Result<Request, InvalidRequest>> {
         if self.line.trim_ascii().is_empty() && !self.too_long {
             return None;
         }
@@ -66,12 +66,12 @@ impl Numbered {
         } else {
             serde_json::from_slice(&self.line).map_err(|error| explain(&self.line, &error))
         };
-        Some(parsed.map_err(|message| Unreadable { id: id_of(&self.line), message }))
+        Some(parsed.map_err(|message| InvalidRequest { id: id_of(&self.line), message }))
     }
 }
 
-/// Returns the id of an invalid request, also where the line is not valid JSON. Returns null where no id comes before
-/// the mistake.
+/// Returns the id of an invalid request, even if the line is not valid JSON. Returns null if there is no id before the
+/// mistake.
 fn id_of(line: &[u8]) -> Value {
     let mut id = Value::Null;
     let _ = FindId(&mut id).deserialize(&mut serde_json::Deserializer::from_slice(line));
@@ -110,7 +110,7 @@ impl<'de> Visitor<'de> for FindId<'_> {
 }
 
 /// Starts a thread that reads the requests.
-pub fn requests() -> Result<Receiver<Numbered>> {
+pub fn requests() -> Result<Receiver<NumberedLine>> {
     let (sender, requests) = tokio::sync::mpsc::channel(16);
     thread::start("to read the requests", move || {
         let mut stdin = BufReader::new(StandardInput);
@@ -127,7 +127,7 @@ pub fn requests() -> Result<Receiver<Numbered>> {
                 line.truncate(BEGINNING);
                 line.shrink_to_fit();
             }
-            if sender.blocking_send(Numbered { number, line, too_long }).is_err() {
+            if sender.blocking_send(NumberedLine { number, line, too_long }).is_err() {
                 return;
             }
             if too_long && stdin.skip_until(b'\n').is_err() {
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_id_is_found_beside_any_mistake() {
+    fn the_id_is_found_despite_a_mistake() {
         for (line, id) in [
             (r#"{"op":"dance","id":"a"}"#, json!("a")),
             (r#"{"id":"a","job":{"command":["x"],"timeout":NaN}}"#, json!("a")),
@@ -164,7 +164,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_line_panics(line: Vec<u8>) {
-            let _ = Numbered { number: 1, line, too_long: false }.parse();
+            let _ = NumberedLine { number: 1, line, too_long: false }.parse();
         }
     }
 }

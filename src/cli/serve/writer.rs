@@ -103,7 +103,7 @@ impl EventWriter {
     pub async fn follow(self, id: Arc<str>, stream: OutputStream, name: &'static str) {
         let mut lines = stream.lines().max_line(MAX_LINE);
         while let Ok(Some(line)) = lines.next_line().await {
-            // An error ends pinfold. Until then the job can write on.
+            // A write error ends pinfold. Until then, the job must not block, so the error is ignored here.
             let _ = self.0.ready().await;
             let complete = line.complete;
             self.send(&match std::str::from_utf8(&line.bytes) {

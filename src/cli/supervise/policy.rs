@@ -1,4 +1,4 @@
-//! What differs between the commands that supervise one job, as data.
+//! The differences between the subcommands that supervise one job, as data.
 
 use std::time::Duration;
 
@@ -6,9 +6,9 @@ use crate::Signal;
 
 use crate::cli::terminal::Terminal;
 
-/// What differs between the commands, besides the [`Rules`](crate::cli::signals::Rules).
+/// The differences between the subcommands, in addition to the [`Rules`](crate::cli::signals::Rules).
 pub struct Policy<'a> {
-    /// The controlling terminal, if the command has opened it.
+    /// The controlling terminal, if the subcommand has opened it.
     pub terminal: Option<&'a Terminal>,
     pub recipients: Recipients,
     /// pinfold handles a signal from a process of the job as any other signal. Otherwise, if the job is in pinfold's
@@ -18,17 +18,19 @@ pub struct Policy<'a> {
     /// If no main process can receive a signal (it is not executed yet, or has ended), a stop request is for pinfold:
     /// pinfold gives up the start, or kills the remaining processes.
     pub acts_without_main: bool,
-    /// pinfold stops when the terminal has stopped the main process. Otherwise only after a SIGTSTP of its own.
+    /// pinfold stops itself when the terminal has stopped the main process. If this is `false`, pinfold stops only
+    /// after it has received SIGTSTP itself.
     pub stops_with_main: bool,
     /// pinfold stops itself by SIGSTOP after it has passed on one of these signals.
     pub stops_after: Vec<Signal>,
-    /// Signals for the command itself, which returns from the loop: [`Event::OwnSignal`](super::Event::OwnSignal).
+    /// Signals for the subcommand itself. The loop returns them: [`Event::OwnSignal`](super::Event::OwnSignal).
     pub own_signals: Vec<Signal>,
-    /// The signal at the deadline ([`Supervision::set_deadline`](super::Supervision::set_deadline)); `None` for a signal that does not exist.
+    /// The signal at the deadline ([`Supervision::set_deadline`](super::Supervision::set_deadline)); `None` if the user
+    /// chose a number that is not a signal.
     pub deadline_signal: Option<Signal>,
     /// The time from the first signal that the job receives until SIGKILL.
     pub kill_after: Option<Duration>,
-    /// Is called before each step, for a message.
+    /// The loop calls this function before each step, for a message.
     pub announce: &'a dyn Fn(Step),
 }
 
@@ -60,7 +62,7 @@ pub enum Recipients {
     OwnGroup,
 }
 
-/// A step about which a command may print a message.
+/// A step about which a subcommand may print a message.
 #[derive(Clone, Copy)]
 pub enum Step {
     Stop(Signal),

@@ -11,7 +11,7 @@ use crate::cli::signals::{Response, Rules};
 
 /// How long a stop waits until the command has been executed, so that the command receives the stop signal. An exec can
 /// take long.
-const EXEC_PATIENCE: Duration = Duration::from_secs(1);
+const EXEC_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A received signal.
 pub(super) struct Arrival {
@@ -22,9 +22,9 @@ pub(super) struct Arrival {
 }
 
 impl Supervision<'_> {
-    /// Starts the job. Signals that arrive before the command has been executed are handled after that. After a stop
-    /// request, pinfold waits for that for at most [`EXEC_PATIENCE`]. After a second one, it starts no job.
-    /// Returns the signal because of which pinfold has given up the start: SIGKILL at the deadline. No job runs then.
+    /// Starts the job. Signals that arrive before the command has been executed are handled afterwards. After a stop
+    /// request, pinfold waits at most [`EXEC_TIMEOUT`] for the exec; after a second one, it gives up the start at once.
+    /// Then no job runs, and this returns the signal that made pinfold give up (at the deadline: SIGKILL).
     ///
     /// # Errors
     /// Those of `spawn`, and the errno of read(2).
@@ -55,9 +55,9 @@ impl Supervision<'_> {
                 }
                 () = sleep_until(due), if give_up.is_none() => {
                     self.timed_out = true;
-                    give_up = Some((Instant::now() + EXEC_PATIENCE, Signal::KILL));
+                    give_up = Some((Instant::now() + EXEC_TIMEOUT, Signal::KILL));
                 }
-                signal = patience(give_up) => return Ok(Err(signal)),
+                signal = give_up_time(give_up) => return Ok(Err(signal)),
             }
         }
     }
@@ -82,13 +82,13 @@ impl Supervision<'_> {
             Response::PassOn(_) => self.policy.acts_without_main && is_stop_request(signal),
             _ => false,
         } {
-            give_up.get_or_insert((at + EXEC_PATIENCE, signal));
+            give_up.get_or_insert((at + EXEC_TIMEOUT, signal));
         }
         response == Response::Kill
     }
 }
 
-async fn patience(give_up: Option<(Instant, Signal)>) -> Signal {
+async fn give_up_time(give_up: Option<(Instant, Signal)>) -> Signal {
     match give_up {
         Some((at, signal)) => {
             sleep_until(Some(at)).await;

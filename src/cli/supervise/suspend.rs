@@ -8,9 +8,9 @@ use crate::cli::terminal;
 use crate::kernel::own_signals;
 use crate::{Job, Signal};
 
-/// When the terminal sends its stop signal, the command has to stop before `timeout` does, so that it does not read what
-/// the user types for the shell. `timeout` waits this long for a command that does not stop.
-pub(super) const PATIENCE: Duration = Duration::from_millis(100);
+/// How long `timeout` waits until the command has stopped, after the terminal has sent its stop signal. The command has
+/// to stop first, so that it does not read what the user types for the shell.
+pub(super) const STOP_TIMEOUT: Duration = Duration::from_millis(100);
 
 impl Supervision<'_> {
     /// Handles a stop of the main process. If job control stopped it, pinfold stops too, so that the shell takes over.
@@ -18,7 +18,7 @@ impl Supervision<'_> {
     /// kernel would have ignored it.
     pub(super) fn main_stopped(&mut self, job: &Job, signal: Signal) {
         let by_job_control = [Signal::TSTP, Signal::TTIN, Signal::TTOU].contains(&signal);
-        if !by_job_control || self.requests.rules.keys != Keys::ReachTheJob {
+        if !by_job_control || self.requests.rules.keys != Keys::ReachJob {
             return;
         }
         if self.is_orphaned() {

@@ -1,4 +1,4 @@
-//! `pinfold timeout`, also by the name `timeout`: works as timeout(1) of coreutils, and also ends every process that
+//! `pinfold timeout`, also under the name `timeout`: works as timeout(1) of coreutils, and also ends every process that
 //! the command has started.
 
 mod operands;
@@ -23,7 +23,7 @@ use super::quote::quote;
 use super::runtime::with_supervisor;
 use super::signals::{Keys, Rules};
 use super::supervise::{Policy, Recipients, Step, Supervision};
-use super::{supervisor_of_environment, write_patiently};
+use super::{supervisor_of_environment, write_to_stderr};
 use operands::signal_name;
 use options::{Options, Parsed};
 
@@ -31,7 +31,7 @@ use options::{Options, Parsed};
 /// waits for the command and not for these processes.
 const LEFTOVERS_GRACE: Duration = Duration::from_secs(1);
 
-/// Runs `timeout WORDS` and returns the exit code. `name` is the program's name in messages.
+/// Runs `timeout` with these arguments and returns the exit code. `name` is the program's name in messages.
 pub fn main(name: &OsStr, words: &[OsString]) -> u8 {
     let options = match options::parse(words) {
         Parsed::Run(options) => options,
@@ -39,14 +39,14 @@ pub fn main(name: &OsStr, words: &[OsString]) -> u8 {
         Parsed::Version => return print(name, concat!("timeout (pinfold) ", env!("CARGO_PKG_VERSION"), "\n")),
         Parsed::Wrong(message) => {
             if let Some(message) = message {
-                say(name, &message);
+                print_as(name, &message);
             }
-            write_patiently(&[b"Try '", name.as_bytes(), b" --help' for more information.\n"].concat());
+            write_to_stderr(&[b"Try '", name.as_bytes(), b" --help' for more information.\n"].concat());
             return FAILED;
         }
     };
     timeout(name, &options).unwrap_or_else(|error| {
-        say(name, crate::cli::message_of(&error).as_bytes());
+        print_as(name, crate::cli::message_of(&error).as_bytes());
         FAILED
     })
 }
@@ -58,7 +58,7 @@ fn print(name: &OsStr, text: &str) -> u8 {
         false => stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()),
     };
     let Err(error) = written else { return 0 };
-    say(name, format!("write error: {}", without_number(&error)).as_bytes());
+    print_as(name, format!("write error: {}", without_number(&error)).as_bytes());
     FAILED
 }
 
@@ -68,8 +68,8 @@ fn without_number(error: &std::io::Error) -> String {
     error.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
-fn say(name: &OsStr, message: &[u8]) {
-    write_patiently(&[name.as_bytes(), b": ", message, b"\n"].concat());
+fn print_as(name: &OsStr, message: &[u8]) {
+    write_to_stderr(&[name.as_bytes(), b": ", message, b"\n"].concat());
 }
 
 fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
@@ -91,8 +91,8 @@ fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
         .args(args)
         .inherit_descriptors(true)
         .process_group(ProcessGroup::Supervisors)
-        // coreutils' timeout does the same: if SIGCHLD was blocked, a shell that waits for its children would wait for
-        // ever.
+        // coreutils' timeout does the same: if SIGCHLD stayed blocked, a shell that waits for its children would wait
+        // forever.
         .unblocked_signals([Signal::ALRM, Signal::CHLD])
         .default_signals(chosen.into_iter().chain([Signal::ALRM, Signal::CHLD, Signal::TTIN, Signal::TTOU]))
         .grace(LEFTOVERS_GRACE);
@@ -105,7 +105,7 @@ fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
     let deadline = options.deadline.and_then(|deadline| Instant::now().checked_add(deadline));
     let ended = with_supervisor(builder, signals, async |supervisor, signals| {
         if options.die_with_parent {
-            Parent::open(None)?.stop_with_it()?;
+            Parent::open(None)?.stop_with_parent()?;
         }
         let announce = |step| announce(name, options, step);
         let mut supervision = Supervision::new(signals, rules(chosen), policy(options, &announce));
@@ -117,7 +117,7 @@ fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
         };
         explain_failures(&report);
         if matches!(&report.main, Some(MainEnd::Signalled { core_dumped: true, .. })) && !supervision.killed {
-            say(name, b"the monitored command dumped core");
+            print_as(name, b"the monitored command dumped core");
         }
         Ok(exit(options, &report, &supervision))
     });
@@ -126,7 +126,7 @@ fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
         Err(Error::Spawn(SpawnError { stage: SpawnStage::Exec, source, .. })) => {
             let error = without_number(&source);
             let quoted = quote(program.as_bytes());
-            say(name, &[b"failed to run command ", quoted.as_slice(), b": ", error.as_bytes()].concat());
+            print_as(name, &[b"failed to run command ", quoted.as_slice(), b": ", error.as_bytes()].concat());
             Ok(if source.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 })
         }
         Err(error) => Err(error.into()),
@@ -144,7 +144,7 @@ fn rules(chosen: Option<Signal>) -> Rules {
     let rules = rules.chain(chosen.map(|signal| (signal, Action::Pass)));
     let rules = rules.chain(blocked.map(|signal| (signal, Action::Ignore)));
     let rules = rules.chain([(Signal::ALRM, Action::Deadline)]);
-    Rules::passing_all(Keys::ReachTheJob, rules.map(|(signal, action)| OnSignal { signal, action }).collect())
+    Rules::passing_all(Keys::ReachJob, rules.map(|(signal, action)| OnSignal { signal, action }).collect())
 }
 
 fn policy<'a>(options: &Options, announce: &'a dyn Fn(Step)) -> Policy<'a> {
@@ -169,7 +169,7 @@ fn announce(name: &OsStr, options: &Options, step: Step) {
     };
     if options.verbose {
         let sending = format!("sending signal {} to command ", signal_name(number));
-        say(name, &[sending.as_bytes(), &quote(options.command[0].as_bytes())].concat());
+        print_as(name, &[sending.as_bytes(), &quote(options.command[0].as_bytes())].concat());
     }
 }
 

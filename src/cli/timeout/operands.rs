@@ -1,4 +1,4 @@
-//! Parses durations and signals in the way of coreutils' timeout(1).
+//! Parses durations and signals as coreutils' timeout(1) does.
 
 use std::ffi::{CStr, CString};
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub fn duration(text: &[u8]) -> Option<Option<Duration>> {
         b"d" => value * 86_400.0,
         _ => return None,
     };
-    // A negative duration is invalid, also if its value is so close to 0 that no floating-point number can hold it.
+    // A negative duration is invalid, even if its value is so close to 0 that no floating-point number can hold it.
     if seconds.is_nan() || seconds < 0.0 || (underflow && seconds.is_sign_negative()) {
         return None;
     }

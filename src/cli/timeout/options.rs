@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
-use crate::cli::getopt::{Long, Parser};
+use crate::cli::getopt::{LongOption, Parser};
 use crate::cli::quote::quote;
 
 use super::operands;
@@ -33,15 +33,15 @@ pub enum Parsed {
 }
 
 const SHORT: &str = "fk:ps:v";
-const LONG: &[Long] = &[
-    Long { name: "foreground", takes_value: false, id: 'f' },
-    Long { name: "kill-after", takes_value: true, id: 'k' },
-    Long { name: "preserve-status", takes_value: false, id: 'p' },
-    Long { name: "signal", takes_value: true, id: 's' },
-    Long { name: "verbose", takes_value: false, id: 'v' },
-    Long { name: "die-with-parent", takes_value: false, id: 'd' },
-    Long { name: "help", takes_value: false, id: 'H' },
-    Long { name: "version", takes_value: false, id: 'V' },
+const LONG: &[LongOption] = &[
+    LongOption { name: "foreground", takes_value: false, id: 'f' },
+    LongOption { name: "kill-after", takes_value: true, id: 'k' },
+    LongOption { name: "preserve-status", takes_value: false, id: 'p' },
+    LongOption { name: "signal", takes_value: true, id: 's' },
+    LongOption { name: "verbose", takes_value: false, id: 'v' },
+    LongOption { name: "die-with-parent", takes_value: false, id: 'd' },
+    LongOption { name: "help", takes_value: false, id: 'H' },
+    LongOption { name: "version", takes_value: false, id: 'V' },
 ];
 
 pub fn parse(words: &[OsString]) -> Parsed {
@@ -106,7 +106,7 @@ Run COMMAND, and stop it if it is still running after DURATION. When COMMAND has
 {name} also ends every process that COMMAND has started.
 
   -f, --foreground            leave COMMAND in the caller's process group, so that it can use the terminal; send the
-                              signal to COMMAND alone, and end the processes that it has started after its end
+                              signal to COMMAND alone; when COMMAND has ended, end the processes that it has started
   -k, --kill-after=DURATION   send KILL if COMMAND is still running this long after the first signal
   -p, --preserve-status       exit with the status of COMMAND, even if COMMAND timed out
   -s, --signal=SIGNAL         the signal to send on timeout, a name or a number; TERM by default

@@ -22,7 +22,7 @@ pub struct Args {
     #[arg(long = "watch", short, value_name = "PATH", default_value = ".")]
     pub watch: Vec<PathBuf>,
 
-    /// Watch only files with these extensions: rs,toml
+    /// Watch only files with these extensions, such as rs,toml
     #[arg(long, value_name = "EXT,…", value_delimiter = ',', value_parser = extensions::parse)]
     pub ext: Vec<Extension>,
 
@@ -50,7 +50,7 @@ pub struct Args {
     #[arg(long, short)]
     pub postpone: bool,
 
-    /// The stop signal: a name like INT, or a number [default: TERM; INT, HUP or QUIT if pinfold received that]
+    /// The stop signal: a name like INT, or a number [default: TERM, or INT, HUP or QUIT where pinfold received that]
     #[arg(long, value_name = "SIGNAL", value_parser = run::parse_signal)]
     pub stop_signal: Option<Signal>,
 

@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The maximum delay of a restart by a burst of changes.
-const LONGEST_BURST: Duration = Duration::from_secs(3);
+/// How long a burst of changes can delay a restart.
+const MAX_BURST: Duration = Duration::from_secs(3);
 
 /// The number of changed files that are kept in order. pinfold prints one of them.
-const SHOWN: usize = 64;
+const MAX_SHOWN: usize = 64;
 
 /// The files that have changed since the start of the last run.
 #[derive(Default)]
@@ -29,14 +29,14 @@ impl Changes {
         self.first.get_or_insert(now);
         self.latest = Some(now);
         for path in paths {
-            if self.shown.len() < SHOWN && !self.paths.contains(&path) {
+            if self.shown.len() < MAX_SHOWN && !self.paths.contains(&path) {
                 self.shown.push(path.clone());
             }
             self.paths.insert(path);
         }
     }
 
-    pub fn are_there(&self) -> bool {
+    pub fn is_pending(&self) -> bool {
         self.requested || self.latest.is_some()
     }
 
@@ -44,7 +44,7 @@ impl Changes {
     pub fn settled(&self, debounce: Duration) -> Option<Instant> {
         match (self.first, self.latest) {
             (Some(first), Some(latest)) if !self.requested => {
-                let longest = first.checked_add(LONGEST_BURST.max(debounce))?;
+                let longest = first.checked_add(MAX_BURST.max(debounce))?;
                 Some(latest.checked_add(debounce)?.min(longest))
             }
             _ => Some(Instant::now()),
@@ -81,16 +81,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_and_the_same_again() {
+    fn many_changes_and_repeated_changes() {
         let mut changes = Changes::default();
-        assert!(!changes.are_there());
+        assert!(!changes.is_pending());
         // Editors and builds can change a whole tree. This must take seconds and not hours.
         for _ in 0..2 {
             for number in 0..200_000 {
                 changes.add(vec![format!("/no/such/{number}").into()]);
             }
         }
-        assert!(changes.are_there());
+        assert!(changes.is_pending());
         assert_eq!(changes.describe(), "/no/such/0 changed, and 199999 more");
         // The message names a file that exists, if there is one.
         let mut changes = Changes::default();

@@ -1,4 +1,4 @@
-//! The watched files, and the decision which of the kernel's events are changes.
+//! Watches files, and decides which of the kernel's events are changes.
 //!
 //! Each directory has a watch of its own, so that an ignored directory needs none.
 
@@ -18,14 +18,14 @@ use super::route::{End, Route};
 use super::watches::{Event, Watches};
 
 /// The maximum number of messages about directories that cannot be watched.
-const REPORTED: usize = 8;
+const MAX_REPORTED: usize = 8;
 
 /// The maximum number of such directories that pinfold remembers, to watch them when their permissions change.
-const REMEMBERED: usize = 1024;
+const MAX_REMEMBERED: usize = 1024;
 
-/// The maximum number of further attempts to follow the routes if a route changes at the same time. A later change is
-/// an event.
-const ATTEMPTS: usize = 10;
+/// The maximum number of further attempts to follow the routes, if a route changes at the same time. A change after the
+/// last attempt is an event.
+const MAX_ATTEMPTS: usize = 10;
 
 pub struct Files {
     watches: Watches,
@@ -182,8 +182,8 @@ impl Files {
             return Ok(());
         }
         // A new mode, owner or link count is no change, and neither is opening a file for writing without writing. But
-        // `touch` and writing through mmap(2) are changes, although the kernel reports the same events for them
-        // (inotify(7)). The modification time makes the difference.
+        // `touch` and writing through mmap(2) are changes. The kernel reports the same events for all of these
+        // (inotify(7)), so the modification time decides.
         let written = appears || mask.intersects(EventMask::MODIFY | EventMask::DELETE | EventMask::MOVED_FROM);
         if (written || self.is_newer(path)) && (0..self.roots.len()).any(|root| self.matters(root, path, false)) {
             changed.push(path.to_owned());
@@ -223,7 +223,7 @@ impl Files {
             self.watches.set_steps(steps, routes.iter().filter_map(Route::missing));
             // A step may have changed before pinfold watched it. Then the path leads another way now.
             let moved = self.roots.iter().zip(&routes).any(|(root, route)| Route::of(&root.given) != *route);
-            if moved && attempt < ATTEMPTS {
+            if moved && attempt < MAX_ATTEMPTS {
                 continue;
             }
             for (root, route) in self.roots.iter_mut().zip(routes) {
@@ -323,10 +323,10 @@ impl Files {
         if first && (is_root || !refused) {
             return Err(explain(error, directory));
         }
-        let is_new = self.unwatched.len() < REMEMBERED && self.unwatched.insert(directory.to_owned());
-        if is_new && self.reported < REPORTED {
+        let is_new = self.unwatched.len() < MAX_REMEMBERED && self.unwatched.insert(directory.to_owned());
+        if is_new && self.reported < MAX_REPORTED {
             self.reported += 1;
-            let more = if self.reported == REPORTED { "; pinfold does not report further directories" } else { "" };
+            let more = if self.reported == MAX_REPORTED { "; pinfold does not report further directories" } else { "" };
             self.notes.push(format!("{:#}; pinfold ignores changes in it{more}", explain(error, directory)));
         }
         Ok(())

@@ -49,7 +49,7 @@ pub struct Ignored {
 }
 
 /// The inode, the size and the time of a file: a file that was written or replaced has another version. For `.git` all
-/// of these are 0.
+/// four values are 0.
 type Version = (u64, u64, i64, i64);
 
 impl Ignored {
@@ -247,7 +247,7 @@ mod tests {
         std::fs::remove_dir_all(&root).unwrap();
     }
 
-    /// This is so in a work tree and in a submodule.
+    /// In a work tree and in a submodule, `.git` is a file.
     #[test]
     fn dot_git_is_a_file() {
         let root = std::env::temp_dir().join(format!("pinfold-git-file-{}", std::process::id()));

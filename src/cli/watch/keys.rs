@@ -10,8 +10,7 @@ use crate::cli::thread;
 /// Starts to read standard input, and returns the channel of the requests to restart. The channel closes when standard
 /// input ends.
 ///
-/// The channel holds one request. A request that arrives before the receiver has taken the last one has no further
-/// effect.
+/// The channel holds one request. A request that arrives before the receiver has taken the previous one has no effect.
 pub fn restarts() -> Result<Receiver<()>> {
     let (sender, requests) = channel(1);
     thread::start("to read standard input", move || {

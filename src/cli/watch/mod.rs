@@ -43,7 +43,7 @@ use repeats::Repeats;
 /// A change that pinfold notices this soon after the end of a run can be a change by that run.
 const NOTICED: Duration = Duration::from_millis(200);
 
-/// The maximum number of reads at the end of a run, so that the end is handled also if files change all the time.
+/// The maximum number of reads at the end of a run, so that pinfold handles the end even if files change all the time.
 const READS_AT_THE_END: usize = 64;
 
 /// Runs `pinfold watch` until a signal ends it, and returns the exit code.
@@ -54,7 +54,7 @@ pub fn run(args: &Args, prepared: Prepared) -> Result<u8> {
     let keys = if args.stdin == Stdin::Null { Some(keys::restarts()?) } else { None };
     let builder = supervisor_of_environment(guard)?.kind(SupervisorKind::Watch);
     let ended = with_supervisor(builder, signals, async |supervisor, signals| {
-        Watch::new(args, files, terminal.as_ref()).live(supervisor, signals, keys).await
+        Watch::new(args, files, terminal.as_ref()).run(supervisor, signals, keys).await
     });
     if let Some(terminal) = &terminal {
         terminal.restore(true);
@@ -64,7 +64,7 @@ pub fn run(args: &Args, prepared: Prepared) -> Result<u8> {
 
 /// An event of `watch` itself.
 enum WatchEvent {
-    /// `r` and Enter were typed. `None` at the end of the input.
+    /// The user has typed `r` and Enter. `None` at the end of the input.
     Restart(Option<()>),
     /// Files have changed, or may have.
     Changed(Result<Vec<PathBuf>>),
@@ -124,7 +124,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Runs until a signal ends it, and returns that signal.
-    async fn live(
+    async fn run(
         &mut self,
         supervisor: &Supervisor,
         signals: &SignalStream,
@@ -134,7 +134,7 @@ impl<'a> Watch<'a> {
         #[allow(unsafe_code)]
         let events = unsafe { AsyncFd::register_with_interest(self.files.descriptor()?, Interest::READABLE) };
         let events = events.context("cannot wait for the events of inotify")?;
-        let rules = Rules::new(if self.terminal.is_some() { Keys::ReachTheJob } else { Keys::ReachUs });
+        let rules = Rules::new(if self.terminal.is_some() { Keys::ReachJob } else { Keys::ReachPinfold });
         let rules = rules.with(Vec::new(), self.args.stop_signal.is_some());
         let policy = Policy { terminal: self.terminal, ..Policy::default() };
         let mut supervision = Supervision::new(signals, rules, policy);
@@ -150,7 +150,7 @@ impl<'a> Watch<'a> {
                 if let Some(signal) = ending {
                     return Ok(signal);
                 }
-                if self.changes.are_there() && self.settled().is_some_and(|at| at <= Instant::now()) {
+                if self.changes.is_pending() && self.settled().is_some_and(|at| at <= Instant::now()) {
                     match self.start(supervisor, &mut supervision).await? {
                         Some(Ok(started)) => job = Some((started, Instant::now())),
                         Some(Err(signal)) => return Ok(signal),
@@ -159,7 +159,7 @@ impl<'a> Watch<'a> {
                 }
             }
             let running = job.as_ref().map(|(job, _)| job);
-            let start_at = if running.is_none() && self.changes.are_there() { self.settled() } else { None };
+            let start_at = if running.is_none() && self.changes.is_pending() { self.settled() } else { None };
             let own = async {
                 tokio::select! {
                     biased;
@@ -310,7 +310,7 @@ impl<'a> Watch<'a> {
             // A debugger that pinfold has stopped may have left the terminal without echo.
             terminal.restore(true);
         }
-        if !ending && !self.args.quiet && !self.changes.are_there() {
+        if !ending && !self.args.quiet && !self.changes.is_pending() {
             let missing: Vec<_> = self.files.missing().map(changes::name).collect();
             let missing =
                 if missing.is_empty() { String::new() } else { format!(" ({} is missing)", missing.join(", ")) };

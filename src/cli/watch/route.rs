@@ -8,7 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Component, Path, PathBuf};
 
 /// The maximum number of links that the kernel follows in one path (path_resolution(7)).
-const LINKS: usize = 40;
+const MAX_LINKS: usize = 40;
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Route {
@@ -50,7 +50,7 @@ impl Route {
             };
             if metadata.is_symlink() {
                 links += 1;
-                let Some(target) = std::fs::read_link(&next).ok().filter(|_| links <= LINKS) else {
+                let Some(target) = std::fs::read_link(&next).ok().filter(|_| links <= MAX_LINKS) else {
                     return Self { steps, end: End::Missing { directory: at, name: part } };
                 };
                 steps.push(next);

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 
 /// One `read` returns at most this many bytes: a few hundred events, so that a signal does not wait long for its turn.
-const BUFFER: usize = 16 * 1024;
+const BUFFER_SIZE: usize = 16 * 1024;
 
 /// Several parts of this program may watch one inode. With this mask, a new watch adds its events to those of the
 /// others.
@@ -65,7 +65,7 @@ impl Watches {
             descriptors: BTreeMap::new(),
             steps: HashSet::new(),
             awaited: HashMap::new(),
-            buffer: vec![0; BUFFER].into(),
+            buffer: vec![0; BUFFER_SIZE].into(),
         })
     }
 

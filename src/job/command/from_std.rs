@@ -1,16 +1,16 @@
-//! Takes a command over from the standard library.
+//! Converts a command of the standard library.
 
 use crate::job::command::Command;
 
-/// Takes over the program, the arguments, the changes of the environment and the working directory: everything that
-/// [`std::process::Command`] shows. It does not show the rest, which is therefore not taken over:
+/// Copies everything that [`std::process::Command`] shows: the program, the arguments, the changes of the environment
+/// and the working directory. It does not show the following, so this conversion can't copy it:
 ///
 /// - [`env_clear`](std::process::Command::env_clear): the job inherits the environment. If it must not, call
 ///   [`Command::env_clear`] and set the variables again.
 /// - the streams: they are inherited, unless you set them again.
 /// - what [`CommandExt`](std::os::unix::process::CommandExt) sets: `arg0`, `uid`, `gid`, `process_group`, `pre_exec`.
 ///
-/// A `tokio::process::Command` can be taken over through its `as_std`.
+/// To convert a `tokio::process::Command`, use its `as_std`.
 ///
 /// ```
 /// let mut from = std::process::Command::new("make");
@@ -37,7 +37,7 @@ impl From<&std::process::Command> for Command {
     }
 }
 
-/// Takes over what [`std::process::Command`] shows of itself, as the conversion of a reference does.
+/// The same as the conversion of a reference.
 impl From<std::process::Command> for Command {
     fn from(from: std::process::Command) -> Self {
         Self::from(&from)

@@ -25,7 +25,7 @@ pub(crate) use run::Sealed;
 pub use run::Spawner;
 pub(crate) use streams::Source;
 pub use streams::Stdio;
-pub(crate) use strings::Block;
+pub(crate) use strings::CStrings;
 
 /// The process group of the job's main process.
 ///
@@ -44,8 +44,8 @@ pub enum ProcessGroup {
     /// As [`NewSession`](Self::NewSession), with standard input as the controlling terminal, if standard input is a
     /// terminal that belongs to no session (TIOCSCTTY in ioctl_tty(2)). Otherwise it is the same as `NewSession`.
     NewSessionOnTerminal,
-    /// The process group of the supervisor. For programs with a controlling terminal, so that its keys (such as Ctrl-C)
-    /// reach the job.
+    /// The process group of the supervisor. For programs with a controlling terminal, so that the signals of its keys
+    /// (such as Ctrl-C) reach the job.
     Supervisors,
 }
 
@@ -86,7 +86,7 @@ pub struct Command {
 
 impl Command {
     /// Returns a command without arguments. pinfold searches for a `program` without a slash in the `PATH` that the job
-    /// will have, as execvp(3) does. A relative path with a slash starts at the job's working directory.
+    /// will have, as execvp(3) does. A relative path with a slash is relative to the job's working directory.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         Self {
             program: program.as_ref().into(),
@@ -128,7 +128,7 @@ impl Command {
         self
     }
 
-    /// Sets the argument with number 0, which is the program by default. It does not change which program is executed.
+    /// Sets `argv[0]`, which is the program by default. This does not change which program is executed.
     pub fn arg0(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
         self.arg0 = Some(arg.as_ref().into());
         self
@@ -175,14 +175,14 @@ impl Command {
         self
     }
 
-    /// Sets the working directory of the job. The default is the supervisor's at the time of the spawn, and a relative
-    /// path starts there.
+    /// Sets the working directory of the job. The default is the working directory of the supervisor at the time of the
+    /// spawn. A relative path is relative to it.
     pub fn current_dir(&mut self, directory: impl AsRef<Path>) -> &mut Self {
         self.current_dir = Some(directory.as_ref().into());
         self
     }
 
-    /// Returns the program, as it was given to [`new`](Self::new).
+    /// Returns the program that was passed to [`new`](Self::new).
     #[must_use]
     pub fn get_program(&self) -> &OsStr {
         &self.program
@@ -212,7 +212,7 @@ impl Command {
     }
 
     /// Lets the job also inherit every other descriptor of the supervisor that has no close-on-exec flag, under the
-    /// same number, as exec does (a make job server, sockets from a service manager). Off by default.
+    /// same number, as exec does: for example a make jobserver, or sockets from a service manager. Off by default.
     ///
     /// The descriptors are selected and copied when [`Supervisor::spawn`](crate::Supervisor::spawn) is called. The job
     /// receives the copies, so that it does not matter what other threads do with the numbers meanwhile. Each copy
@@ -249,9 +249,9 @@ impl Command {
         self
     }
 
-    /// Restricts what the job may touch. Without this, the job may do what the supervisor may.
+    /// Restricts what the job may touch. Without a sandbox, the job may do everything that the supervisor may do.
     ///
-    /// The job also has a session of its own, no core dumps, only the environment variables of
+    /// The job also has a session of its own, and writes no core dumps. It has only the environment variables of
     /// [`Sandbox::env`] and those that were set here, and no descriptors except its standard streams and those of
     /// [`Sandbox::inherit_fd`]. Root must run the job as another [`user`](Self::user).
     ///

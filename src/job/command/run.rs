@@ -10,15 +10,15 @@ use crate::job::output::Output;
 use crate::report::Report;
 use crate::supervisor::Supervisor;
 
-/// A type that runs a [`Command`]: a [`Supervisor`], whose answers are futures, or a
-/// [`blocking::Supervisor`](crate::blocking::Supervisor), which blocks until it has the answer. No other type can
+/// A type that runs a [`Command`]: a [`Supervisor`], which returns futures, or a
+/// [`blocking::Supervisor`](crate::blocking::Supervisor), which blocks until it has the result. No other type can
 /// implement this trait.
 pub trait Spawner: Sealed {
-    /// The answer of [`Command::spawn`].
+    /// The result of [`Command::spawn`].
     type Spawn;
-    /// The answer of [`Command::status`].
+    /// The result of [`Command::status`].
     type Status;
-    /// The answer of [`Command::output`].
+    /// The result of [`Command::output`].
     type Output;
 
     #[doc(hidden)]
@@ -34,15 +34,15 @@ pub trait Spawner: Sealed {
 /// Makes [`Spawner`] a trait that only this library implements.
 pub trait Sealed {}
 
-/// A future for any thread, which holds what it needs.
-type Answer<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
+/// A future that borrows nothing and can move between threads.
+type BoxFuture<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
 impl Sealed for Supervisor {}
 
 impl Spawner for Supervisor {
-    type Spawn = Answer<Job>;
-    type Status = Answer<Arc<Report>>;
-    type Output = Answer<Output>;
+    type Spawn = BoxFuture<Job>;
+    type Status = BoxFuture<Arc<Report>>;
+    type Output = BoxFuture<Output>;
 
     fn spawn_command(&self, command: &Command) -> Self::Spawn {
         Box::pin(self.spawn(command))
@@ -101,8 +101,8 @@ impl Command {
     }
 
     /// Runs the command as a job, waits until the job is over, and returns its report and its output. By default,
-    /// standard output and standard error are piped, and standard input is `/dev/null`. The output is
-    /// complete, unless [`capture`](Self::capture) limits it: the job determines how much memory it takes.
+    /// standard output and standard error are piped, and standard input is `/dev/null`. The output is complete, so that
+    /// the job determines how much memory it takes, unless [`capture`](Self::capture) sets a limit.
     ///
     /// Dropping the future kills the job.
     ///

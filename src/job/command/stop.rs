@@ -7,8 +7,8 @@ use crate::job::stop::{Leftovers, SignalTo};
 use crate::kernel::signal::Signal;
 
 impl Command {
-    /// Sets the deadline: pinfold stops the job this long after its spawn was requested. None by default. The
-    /// report then has the reason [`Deadline`](crate::report::Reason::Deadline) and the exit code 124.
+    /// Sets the deadline: pinfold stops the job this long after its spawn was requested, and the report then has the
+    /// reason [`Deadline`](crate::report::Reason::Deadline) and the exit code 124. There is no deadline by default.
     pub fn timeout(&mut self, timeout: Duration) -> &mut Self {
         self.timeout = Some(timeout);
         self
@@ -26,7 +26,7 @@ impl Command {
         self
     }
 
-    /// Sets which processes receive the stop signal. Every process by default.
+    /// Sets which processes receive the stop signal: by default every process.
     pub fn signal_to(&mut self, to: SignalTo) -> &mut Self {
         self.stop.signal_to = to;
         self
@@ -35,13 +35,14 @@ impl Command {
     /// Sets the settle time: how long processes may take to end by themselves after the main process has exited. 2 s by
     /// default.
     ///
-    /// A filter has all of it: a process whose standard input is a pipe or a socket made inside the job, such as the
-    /// `tee` of `exec > >(tee log)`, or that reads another pipe which no process of the job can write to any more. A
-    /// filter ends when it has read everything. A process that runs on a CPU at that moment (state R or D) has all of
-    /// it too, since it may be about to end. Any other process has a tenth of it, at least 0.1 s and at most 0.25 s
-    /// (never more than the settle time). Processes that remain after that are leftovers, and pinfold stops them. A job
-    /// without leftovers loses no time. With a settle time of zero, pinfold stops them at once. [`Leftovers::Wait`]
-    /// does not use the settle time.
+    /// A filter has all of this time. A filter is a process whose standard input is a pipe or a socket that was made
+    /// inside the job, such as the `tee` of `exec > >(tee log)`, or a process that reads another pipe to which no
+    /// process of the job can write any more. A filter ends when it has read everything. Any other process has a tenth
+    /// of the time: at least 0.1 s and at most 0.25 s, but never more than the settle time. If it runs on a CPU (state
+    /// R or D) when its time is over, it has the rest of the settle time too, because it may be about to end. Processes
+    /// that remain after their time are leftovers, and pinfold stops them. A job without leftovers loses no time. With
+    /// a settle time of zero, pinfold stops all remaining processes at once. [`Leftovers::Wait`] does not use the
+    /// settle time.
     ///
     /// ```
     /// let mut command = pinfold::Command::new("bash");

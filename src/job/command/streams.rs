@@ -9,8 +9,8 @@ use crate::job::command::Command;
 use crate::job::output::CaptureLimit;
 use crate::kernel::pty::Pty;
 
-/// Where a standard stream of the job goes, as [`std::process::Stdio`]. Unlike std's it can be cloned: each job of a
-/// command gets the same stream.
+/// Where a standard stream of the job goes, as [`std::process::Stdio`]. Unlike that type, it can be cloned: each job of
+/// a command gets the same stream.
 ///
 /// ```
 /// use pinfold::{Command, Stdio};
@@ -19,7 +19,7 @@ use crate::kernel::pty::Pty;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
-/// Everything that is an [`OwnedFd`] becomes a `Stdio`: a file, one end of a pipe, a socket, the
+/// Everything that can become an [`OwnedFd`] can become a `Stdio`: a file, one end of a pipe, a socket, the
 /// [`ChildStdout`](std::process::ChildStdout) of another process.
 #[derive(Clone, Debug)]
 pub struct Stdio(pub(crate) Source);
@@ -48,9 +48,9 @@ impl Stdio {
         Self(Source::Null)
     }
 
-    /// A pipe to the supervisor, whose end is [`Job::stdin`](crate::Job::stdin), [`stdout`](crate::Job::stdout) or
-    /// [`stderr`](crate::Job::stderr). A pipe holds 64 KiB (pipe(7)). When it is full, the job waits until the
-    /// supervisor reads.
+    /// A pipe to the supervisor. The supervisor's end is [`Job::stdin`](crate::Job::stdin),
+    /// [`stdout`](crate::Job::stdout) or [`stderr`](crate::Job::stderr). A pipe holds 64 KiB (pipe(7)). When it is
+    /// full, the job waits until the supervisor reads.
     #[must_use]
     pub const fn piped() -> Self {
         Self(Source::Piped)
@@ -100,8 +100,8 @@ impl Command {
     ///
     /// The setting of [`stderr`](Self::stderr) then has no effect. If standard output is [`Stdio::piped`], then
     /// [`Job::stdout`](crate::Job::stdout), [`Output::stdout`](crate::job::output::Output::stdout) and
-    /// [`tee_stdout`](Self::tee_stdout) contain both, and [`Job::stderr`](crate::Job::stderr) returns `None`.
-    /// A job with a terminal ([`pty`](Self::pty)) already has a single output.
+    /// [`tee_stdout`](Self::tee_stdout) contain both, and [`Job::stderr`](crate::Job::stderr) returns `None`. A job
+    /// with a terminal ([`pty`](Self::pty)) already has a single output.
     ///
     /// ```rust,standalone_crate
     /// use pinfold::{Command, Stdio, blocking};
@@ -124,10 +124,10 @@ impl Command {
     /// Gives the job a pseudoterminal as standard input, output and error, and as the controlling terminal of a new
     /// session. Do not set the streams ([`stdout`](Self::stdout), …) then.
     ///
-    /// [`Job::stdout`](crate::Job::stdout) returns everything that is written to the terminal, with the line
-    /// ends of terminals (`\r\n`). [`Job::stdin`](crate::Job::stdin) takes what is typed on it. When both are
-    /// dropped before the end of the output, the terminal hangs up. [`Job::resize_pty`](crate::Job::resize_pty) changes
-    /// its size.
+    /// [`Job::stdout`](crate::Job::stdout) returns everything that is written to the terminal, with the line ends of
+    /// terminals (`\r\n`). [`Job::stdin`](crate::Job::stdin) is its keyboard: bytes that are written to it are the
+    /// terminal's input. When both are dropped before the end of the output, the terminal hangs up.
+    /// [`Job::resize_pty`](crate::Job::resize_pty) changes its size.
     ///
     /// ```rust,standalone_crate
     /// use pinfold::{Command, Pty, Supervisor};

@@ -27,11 +27,12 @@ impl Command {
     pub fn check(&self) -> Result<()> {
         self.check_streams()?;
         self.sandbox.as_ref().map_or(Ok(()), |sandbox| sandbox.validate())?;
-        self.check_words()
+        self.check_strings()
     }
 
-    /// Checks the strings that were set here. Inherited strings are valid, because they come from an environment.
-    fn check_words(&self) -> Result<()> {
+    /// Checks the strings that were set here. Inherited variables are valid, because they are already in an
+    /// environment.
+    fn check_strings(&self) -> Result<()> {
         let wrong = |key: &&OsString| key.is_empty() || key.as_bytes().contains(&b'=');
         if let Some(key) = self.env.keys().find(wrong) {
             let advice = "its name must not be empty or contain '='";
@@ -51,25 +52,26 @@ impl Command {
     }
 
     /// Returns the arguments, the environment and the paths to try, in the form that execve takes. `tmp` is the private
-    /// tmp of the job: TMPDIR gets this value.
-    pub(crate) fn strings(&self, tmp: Option<&Path>) -> Result<Strings> {
-        self.check_words()?;
+    /// tmp of the job, which becomes the value of TMPDIR.
+    pub(crate) fn strings(&self, tmp: Option<&Path>) -> Result<ExecStrings> {
+        self.check_strings()?;
         let env = self.environment(tmp);
-        let mut argv = Block::default();
+        let mut argv = CStrings::default();
         std::iter::once(self.arg0.as_ref().unwrap_or(&self.program))
             .chain(&self.args)
             .for_each(|arg| argv.push(&[arg.as_bytes()]));
         let path = env.iter().find_map(|entry| entry.strip_prefix(b"PATH=")?.split_last());
         let candidates = self.candidates(path.map(|(_nul, path)| path));
         let cwd = self.current_dir.as_ref().map(|cwd| [cwd.as_os_str().as_bytes(), b"\0"].concat());
-        Ok(Strings { argv, env, candidates, cwd })
+        Ok(ExecStrings { argv, env, candidates, cwd })
     }
 
-    /// Returns the inherited variables in their order, with the changes of this command, then the new ones.
-    fn environment(&self, tmp: Option<&Path>) -> Block {
+    /// Returns the environment of the job: the inherited variables in their order, with the changes of this command,
+    /// then the new variables.
+    fn environment(&self, tmp: Option<&Path>) -> CStrings {
         let inherited = (!self.clear_env).then(std::env::vars_os);
         let mut block =
-            Block::with_room_for(inherited.as_ref().map_or(0, |known| known.size_hint().0) + self.env.len());
+            CStrings::with_capacity(inherited.as_ref().map_or(0, |known| known.size_hint().0) + self.env.len());
         let mut push = |key: &OsString, value: &OsString| {
             if tmp.is_none() || key != TMPDIR {
                 block.push(&[key.as_bytes(), b"=", value.as_bytes()]);
@@ -94,9 +96,9 @@ impl Command {
         block
     }
 
-    /// Returns the inherited variables that hold the identity of this process, by their positions. A variable that was
-    /// set here stays as it is.
-    pub(crate) fn identities(&self, environment: &Block) -> Vec<(usize, Identity)> {
+    /// Returns the positions of the inherited variables that hold the identity of this process, such as LISTEN_PID. A
+    /// variable that was set here is not among them.
+    pub(crate) fn identities(&self, environment: &CStrings) -> Vec<(usize, Identity)> {
         let set = |entry: &[u8]| {
             let name = entry.split(|&byte| byte == b'=').next().unwrap_or_default();
             self.env.contains_key(OsStr::from_bytes(name))
@@ -104,14 +106,14 @@ impl Command {
         identity::of_this_process(environment.iter(), set)
     }
 
-    fn candidates(&self, path: Option<&[u8]>) -> Block {
+    fn candidates(&self, path: Option<&[u8]>) -> CStrings {
         let program = self.program.as_bytes();
-        let mut candidates = Block::default();
+        let mut candidates = CStrings::default();
         if program.is_empty() || program.contains(&b'/') {
             candidates.push(&[program]);
             return candidates;
         }
-        // execvp(3): an empty entry is the working directory; without PATH glibc takes /bin and /usr/bin.
+        // execvp(3): an empty entry is the working directory; without PATH, glibc searches /bin and /usr/bin.
         for directory in path.unwrap_or(b"/bin:/usr/bin").split(|&byte| byte == b':') {
             candidates.push(&[if directory.is_empty() { b"." } else { directory }, b"/", program]);
         }
@@ -120,27 +122,28 @@ impl Command {
 }
 
 /// The input of execve.
-pub(crate) struct Strings {
-    pub argv: Block,
-    pub env: Block,
-    pub candidates: Block,
+pub(crate) struct ExecStrings {
+    pub argv: CStrings,
+    pub env: CStrings,
+    pub candidates: CStrings,
     /// With its final NUL byte.
     pub cwd: Option<Vec<u8>>,
 }
 
-/// Texts in one buffer, each with its final NUL byte. This takes one allocation instead of one for each text.
+/// C strings in one buffer, each with its final NUL byte. One buffer needs one allocation, instead of one for each
+/// string.
 #[derive(Default)]
-pub(crate) struct Block {
+pub(crate) struct CStrings {
     bytes: Vec<u8>,
     ends: Vec<usize>,
 }
 
-impl Block {
-    /// Returns an empty block with room for this many texts, so that it need not grow repeatedly.
-    fn with_room_for(texts: usize) -> Self {
-        /// The length of a usual text.
+impl CStrings {
+    /// Returns an empty list with room for this many strings, so that it does not have to grow repeatedly.
+    fn with_capacity(strings: usize) -> Self {
+        /// The length of a typical string.
         const BYTES: usize = 48;
-        Self { bytes: Vec::with_capacity(texts * BYTES), ends: Vec::with_capacity(texts) }
+        Self { bytes: Vec::with_capacity(strings * BYTES), ends: Vec::with_capacity(strings) }
     }
 
     /// Returns the total length in bytes.
@@ -148,7 +151,7 @@ impl Block {
         self.bytes.len()
     }
 
-    /// Adds a text that consists of these parts.
+    /// Adds a string that consists of these parts.
     fn push(&mut self, parts: &[&[u8]]) {
         parts.iter().for_each(|part| self.bytes.extend_from_slice(part));
         self.bytes.push(0);
@@ -159,7 +162,7 @@ impl Block {
         self.ends.len()
     }
 
-    /// Returns the texts, each with its final NUL byte.
+    /// Returns the strings, each with its final NUL byte.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         let begins = std::iter::once(0).chain(self.ends.iter().copied());
         begins.zip(&self.ends).map(|(begin, &end)| &self.bytes[begin..end])

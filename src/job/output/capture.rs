@@ -64,13 +64,13 @@ impl Captured {
         self.last.extend(rest);
     }
 
-    /// Returns how many bytes were written.
+    /// Returns the number of bytes that were added.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.total
     }
 
-    /// Returns how many of them were not kept: those between the beginning and the end.
+    /// Returns how many of these bytes were dropped: those between the beginning and the end.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.total - (self.first.len() + self.last.len()) as u64
@@ -83,7 +83,7 @@ impl Captured {
         [&self.first, front, back].concat()
     }
 
-    /// As [`to_bytes`](Self::to_bytes), without a copy of a stream of which only the beginning is kept.
+    /// The same as [`to_bytes`](Self::to_bytes), but without a copy if only the beginning of the stream is kept.
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         let mut bytes = self.first;
         bytes.extend(self.last);

@@ -12,9 +12,9 @@ use tokio::io::{Interest, ReadBuf};
 
 use crate::kernel::creator::Creator;
 
-/// pinfold reads at most this much from a terminal whose job is over. The kernel buffers less than that. If there is
-/// more, a process outside of the job is still writing.
-const TERMINAL_HOLDS: usize = 1024 * 1024;
+/// pinfold reads at most this much from a terminal whose job is over. The kernel buffers less than that (8 KiB,
+/// `pty_common_install` in drivers/tty/pty.c). If there is more, a process outside of the job is still writing.
+const MAX_TERMINAL_OUTPUT: usize = 1024 * 1024;
 
 /// One end of a pipe or terminal. A terminal may have two, one for each direction; it hangs up when both are dropped.
 #[derive(Clone, Debug)]
@@ -33,8 +33,8 @@ impl Drop for Channel {
     }
 }
 
-/// Keeps a terminal from hanging up. A program may close all of its descriptors of the terminal just before it exits,
-/// and SIGHUP must not end it then. So dropping a stream that was read to its end does not hang up the terminal.
+/// Keeps a terminal from hanging up when a stream that was read to its end is dropped. The end of the output is not the
+/// end of the job: a process may close the terminal just before it exits, and SIGHUP must not end it in between.
 pub(crate) type Kept = Arc<Mutex<Option<Arc<AsyncFd<OwnedFd>>>>>;
 
 /// A weak reference to a channel. It does not keep the channel open.
@@ -63,7 +63,7 @@ impl Channel {
         })
     }
 
-    /// Makes a channel of the supervisor's side of a pseudoterminal, which does not block. Call it in the context of a
+    /// Makes a channel of the supervisor's side of a pseudoterminal, which is non-blocking. Call it in the context of a
     /// runtime.
     pub fn terminal(master: OwnedFd) -> io::Result<Self> {
         let fd = Arc::new(crate::supervisor::watch::watched(master, Interest::READABLE | Interest::WRITABLE)?);
@@ -80,8 +80,8 @@ impl Channel {
         self.creator.is_another_process()
     }
 
-    /// Lets the terminal hang up: its reader stopped before the end.
-    pub fn let_go(&self) {
+    /// Lets the terminal hang up, because its reader has stopped before the end.
+    pub fn allow_hangup(&self) {
         if self.is_forked_copy() {
             return;
         }
@@ -92,7 +92,7 @@ impl Channel {
         &self.fd
     }
 
-    /// Reads the available bytes, and waits until there is at least one. A read of no bytes is the end.
+    /// Waits until there is at least one byte, and reads the available bytes. A read of no bytes is the end.
     pub fn poll_read(&self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             let mut ready = ready!(self.fd.poll_read_ready(context))?;
@@ -121,7 +121,7 @@ impl Channel {
     /// Returns how many bytes there may be to read after the job is over.
     pub fn left(&self) -> usize {
         if self.is_terminal {
-            return TERMINAL_HOLDS;
+            return MAX_TERMINAL_OUTPUT;
         }
         usize::try_from(ioctl_fionread(&*self.fd).unwrap_or(0)).unwrap_or(0)
     }
@@ -158,7 +158,7 @@ impl Channel {
     }
 }
 
-/// Reads into the free part of the buffer, which need not be initialised first.
+/// Reads into the free part of the buffer, which does not have to be initialised.
 #[allow(unsafe_code)]
 fn read(fd: &AsyncFd<OwnedFd>, buffer: &mut ReadBuf<'_>) -> rustix::io::Result<usize> {
     // SAFETY: read(2) writes to these bytes only, and leaves none uninitialised that was initialised.

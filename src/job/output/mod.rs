@@ -29,7 +29,7 @@ use crate::report::Report;
 /// job, and has the methods of [`ExitStatus`](std::process::ExitStatus).
 ///
 /// The output is complete, unless the caller has set a limit ([`Command::capture`](crate::Command::capture)): then the
-/// middle of a stream may have been dropped, and the number of dropped bytes is here too.
+/// middle of a stream may have been dropped, and the output contains the number of dropped bytes.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Output {

@@ -44,8 +44,8 @@ impl Searches {
         let mut search = Search::new(part);
         let receiver = search.found.subscribe();
         let (front, back) = state.ahead.as_slices();
-        search.look(front);
-        search.look(back);
+        search.push(front);
+        search.push(back);
         if state.is_over {
             search.end();
         }
@@ -53,9 +53,9 @@ impl Searches {
         receiver
     }
 
-    /// Gives all searches the next piece of the output.
-    pub fn look(&self, piece: &[u8]) {
-        self.lock().list.iter_mut().for_each(|search| search.look(piece));
+    /// Adds the next piece of the output to all searches.
+    pub fn push(&self, piece: &[u8]) {
+        self.lock().list.iter_mut().for_each(|search| search.push(piece));
     }
 
     /// Ends all searches. The rest of the output counts as a line if the output is at its end (`is_end`).
@@ -113,7 +113,7 @@ impl Search {
         Self { finder, tail: Vec::new(), is_in_line: false, found: watch::Sender::new(Found::NotYet) }
     }
 
-    fn look(&mut self, piece: &[u8]) {
+    fn push(&mut self, piece: &[u8]) {
         if piece.is_empty() || *self.found.borrow() != Found::NotYet {
             return;
         }
@@ -128,7 +128,7 @@ impl Search {
         }
     }
 
-    /// Returns the end of the first occurrence of the part in the piece, where the part may begin in the tail.
+    /// Returns the end of the first occurrence of the part in the piece. The occurrence may begin in the tail.
     fn find(&mut self, piece: &[u8]) -> Option<usize> {
         let length = self.finder.needle().len();
         let overlap = length.saturating_sub(1);
@@ -165,17 +165,17 @@ impl Search {
 mod tests {
     use super::*;
 
-    /// Returns after how many bytes the search has found the line, in pieces of `size`.
+    /// Returns after how many bytes, in pieces of `size`, the search has found the line.
     fn found_at(text: &[u8], part: &[u8], size: usize) -> Option<usize> {
         let mut search = Search::new(part);
         let found = text.chunks(size).position(|piece| {
-            search.look(piece);
+            search.push(piece);
             *search.found.borrow() == Found::Line
         });
         found.map(|at| ((at + 1) * size).min(text.len()))
     }
 
-    /// What counts as a line that contains the part: the same for the library and the command, which use this search.
+    /// Which lines contain the part. The library and the command share this search, so the rule is the same in both.
     #[test]
     fn a_line_that_contains_the_part() {
         let long = [vec![b'x'; 3_000_000], b"up\n".to_vec()].concat();
@@ -216,10 +216,11 @@ mod tests {
         ] {
             let searches = Searches::default();
             let found = searches.start(b"up");
-            searches.look(text);
+            searches.push(text);
             searches.end(is_end);
             assert_eq!(*found.borrow(), expected);
-            // A later search for the same part has the same result; the reader has received the output of another one.
+            // A later search for the same part has the same result. A search for another part finds nothing, because it
+            // begins after the output that was read.
             assert_eq!(*searches.start(b"up").borrow(), expected);
             assert_eq!(*searches.start(b"u").borrow(), Found::Nothing);
         }
@@ -231,7 +232,7 @@ mod tests {
         assert_eq!(searches.keep(b"one\ntw"), 6);
         assert_eq!(*searches.start(b"one").borrow(), Found::Line);
         let two = searches.start(b"two");
-        searches.look(b"o\n");
+        searches.push(b"o\n");
         assert_eq!(searches.keep(b"o\n"), 8);
         assert_eq!(*two.borrow(), Found::Line);
         let mut read = Vec::new();

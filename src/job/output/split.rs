@@ -7,7 +7,7 @@ use memchr::{memchr, memrchr};
 /// Divides output into lines of a bounded length, in whatever pieces it arrives.
 #[derive(Debug)]
 pub(crate) struct Splitter {
-    /// Bytes that were not returned yet begin at `start`. There is no newline before `searched`.
+    /// The bytes from `start` on have not been returned yet. They contain no newline before `searched`.
     held: Vec<u8>,
     start: usize,
     searched: usize,
@@ -79,8 +79,8 @@ fn piece_length(piece: &[u8]) -> usize {
 }
 
 /// Returns the length of the complete lines that `bytes` begins with and that fit into `at_once` bytes. If the first
-/// line does not fit, returns the length of the line, but at most `at_once` and `more` bytes: such a line is cut
-/// anyway. Returns `None` if `bytes` contains only the beginning of a line.
+/// line does not fit, returns the length of the line, but at most the sum of `at_once` and `more`: a longer line is
+/// divided. Returns `None` if `bytes` contains only the beginning of a line.
 pub(crate) fn whole_lines(bytes: &[u8], at_once: usize, more: usize) -> Option<usize> {
     let (first, rest) = bytes.split_at(bytes.len().min(at_once));
     if let Some(at) = memrchr(b'\n', first) {

@@ -63,7 +63,7 @@ impl Activity {
         self.last_ms.store(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Postpones the idle timeout by a time that does not count.
+    /// Postpones the idle timeout by a time that does not count as idle.
     pub fn postpone(&self, by: Duration) {
         let last = self.last_ms.load(Ordering::Relaxed);
         let later = last.saturating_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX));
@@ -104,7 +104,7 @@ impl Taps {
         if let Some(tee) = &self.tee {
             tee.push(piece);
         }
-        self.searches.look(piece);
+        self.searches.push(piece);
     }
 }
 
@@ -113,8 +113,8 @@ fn not_copied(error: &io::Error) -> io::Error {
 }
 
 /// The output of a job: its piped standard output or standard error, or its terminal. Reading ends when every process
-/// of the job has closed the stream, or when the job is over. Everything that was written until then is read, and the
-/// stream does not wait for more.
+/// of the job has closed the stream, or when the job is over. The stream returns everything that was written until
+/// then, and does not wait for more.
 ///
 /// An [`AsyncRead`], which is cancel-safe like that of a pipe. [`lines`](Self::lines) returns its lines. It can be used
 /// in any runtime.
@@ -156,8 +156,8 @@ impl OutputStream {
         Lines::new(self)
     }
 
-    /// Stops reading: the next write of the job fails with `EPIPE`, or its terminal hangs up. Waits until the files of
-    /// [`tee_stdout`](crate::Command::tee_stdout) and `tee_stderr` have everything that was read.
+    /// Stops reading: the next write of the job fails with `EPIPE`, or its terminal hangs up. Waits until the file of
+    /// [`tee_stdout`](crate::Command::tee_stdout) or `tee_stderr` contains everything that was read.
     ///
     /// # Errors
     /// The error of a write to the file.
@@ -254,7 +254,7 @@ impl AsyncRead for OutputStream {
 impl Drop for OutputStream {
     fn drop(&mut self) {
         if !self.ended {
-            self.channel.let_go();
+            self.channel.allow_hangup();
             self.taps.searches.end(false);
         }
     }
@@ -270,8 +270,8 @@ impl std::fmt::Debug for OutputStream {
 }
 
 /// The input of a job: its piped standard input, or its terminal. Dropping or shutting down the stream ends the input.
-/// On a terminal in line mode, this writes the end-of-file character, which has no effect on a program that reads
-/// single keys.
+/// On a terminal in line mode, the stream then writes the end-of-file character, which has no effect on a program that
+/// reads single keys.
 ///
 /// An [`AsyncWrite`]. When the job is over, or no process of it reads any more, a write fails with
 /// [`BrokenPipe`](io::ErrorKind::BrokenPipe). The host program must ignore SIGPIPE, as Rust's runtime does.

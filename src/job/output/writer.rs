@@ -24,7 +24,8 @@ const MAX_WAITING: usize = 128 * 1024;
 /// pipe(7)).
 const PIPE_BUF: usize = 4096;
 
-/// The number of bytes in one write to something else, and of a line that is too long for an atomic write.
+/// The size of one write to anything but a pipe. To complete a line that does not fit, a write may be longer by this
+/// size.
 const PIECE: usize = 64 * 1024;
 
 /// Writes all bytes. Waits while the destination is full, whether it is blocking or not, without a time limit. It never
@@ -40,7 +41,8 @@ pub(crate) fn write_all(out: impl AsFd, bytes: &[u8]) -> io::Result<()> {
 fn write(out: BorrowedFd<'_>, mut bytes: &[u8]) -> rustix::io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(out, bytes) {
-            // write(2) does not return 0 for a file type that pinfold writes to. A loop would not end.
+            // write(2) does not return 0 for a file type that pinfold writes to. Without this error, the loop would not
+            // end.
             Ok(0) => return Err(Errno::IO),
             Ok(length) => bytes = &bytes[length..],
             Err(Errno::INTR) => {}
@@ -55,7 +57,7 @@ fn write(out: BorrowedFd<'_>, mut bytes: &[u8]) -> rustix::io::Result<()> {
 }
 
 /// Writes pieces to a descriptor in their order. Complete lines are written in one write where possible, because other
-/// programs may write to the same place, and their lines must not come into the middle of these lines.
+/// programs may write to the same place, and their output must not divide these lines.
 #[derive(Debug)]
 pub(crate) struct Writer {
     shared: Arc<Shared>,
@@ -118,8 +120,8 @@ impl Writer {
         Self::new(Arc::new(file), false, purpose)
     }
 
-    /// The same as [`start`](Self::start), but to a regular file, where writes do not block, it writes without a thread.
-    /// Lines can be divided between two writes then.
+    /// The same as [`start`](Self::start), but writes to a regular file without a thread, because such writes do not
+    /// block. A line may then be divided between two writes.
     pub fn for_copy(file: Arc<OwnedFd>) -> Result<Self> {
         let is_regular = fstat(&file).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file());
         Self::new(file, is_regular, "to copy the output")
@@ -238,7 +240,7 @@ impl Writer {
 /// Pieces that were added before the drop are still written, if possible.
 impl Drop for Writer {
     fn drop(&mut self) {
-        // A forked copy of the process has no thread, which may have held the lock at the fork.
+        // In a forked copy of the process the thread does not exist, but it may have held the lock at the fork.
         if !self.creator.is_another_process() {
             self.shared.lock().is_over = true;
             self.shared.changed.notify_one();
@@ -250,7 +252,7 @@ impl Drop for Writer {
 fn run(shared: &Shared, file: &OwnedFd) {
     let is_pipe = fstat(file).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_fifo());
     let at_once = if is_pipe { PIPE_BUF } else { PIECE };
-    // Always begins at the beginning of a line.
+    // Always begins with the beginning of a line.
     let mut held = Vec::new();
     loop {
         let mut state = shared.lock();
@@ -345,7 +347,7 @@ mod tests {
                 }
             };
             assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
-            // Every later call reports it too.
+            // Every later call returns the error too.
             let errors = [writer.ready().await.unwrap_err(), writer.failed().await, writer.flush().await.unwrap_err()];
             assert!(errors.iter().all(|error| error.kind() == io::ErrorKind::BrokenPipe), "{errors:?}");
         });

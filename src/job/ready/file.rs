@@ -1,4 +1,4 @@
-//! Readiness by a file: it exists.
+//! Readiness by a file: the job is ready when the file exists.
 
 use std::ffi::OsStr;
 use std::io::ErrorKind;
@@ -11,11 +11,12 @@ use tokio::io::Interest;
 
 use crate::error::{Error, Result};
 
-/// Returns when the file exists.
+/// Waits until the file exists.
 ///
 /// # Errors
-/// [`Error::Invalid`] if a parent of the file is not a directory, [`Error::System`] if its directory can't be watched.
-pub(super) async fn file(path: &Path) -> Result<()> {
+/// [`Error::Invalid`] if a parent of the file is not a directory, [`Error::System`] if the directory of the file can't
+/// be watched.
+pub(super) async fn wait_for_file(path: &Path) -> Result<()> {
     let failed = |error: std::io::Error| match error.kind() {
         ErrorKind::NotADirectory => {
             let above = path.ancestors().skip(1).find(|above| above.exists()).unwrap_or(path);

@@ -1,4 +1,4 @@
-//! Readiness by a port: a process accepts connections there.
+//! Readiness by a port: the job is ready when a process accepts connections there.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -10,15 +10,15 @@ use crate::report::text::printable;
 /// How often pinfold tries a port. The kernel has no notification for a process that starts to listen. (sock_diag(7)
 /// has groups for sockets that are destroyed, include/uapi/linux/sock_diag.h, and none for sockets that start to
 /// listen.)
-const TRY_EVERY: Duration = Duration::from_millis(20);
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How often pinfold tries the addresses of a name before it looks up the name again.
-const TRIES_OF_A_NAME: u32 = 50;
+const TRIES_PER_LOOKUP: u32 = 50;
 
-/// How long pinfold waits for one address. The kernel itself would wait for minutes.
+/// How long pinfold waits for one address. The kernel itself would wait for two minutes (`tcp_syn_retries`, tcp(7)).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// An address at which a process accepts connections.
+/// Where a process accepts connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Endpoint {
     Address(SocketAddr),
@@ -47,7 +47,7 @@ impl Endpoint {
     }
 
     /// Returns whether the addresses can change: a name may get an address only after the job has started.
-    fn is_name(&self) -> bool {
+    fn can_change(&self) -> bool {
         matches!(self, Self::Host(..))
     }
 }
@@ -62,17 +62,17 @@ impl std::fmt::Display for Endpoint {
     }
 }
 
-/// Returns when a process accepts connections at the endpoint.
-pub(super) async fn port(endpoint: &Endpoint) {
+/// Waits until a process accepts connections at the endpoint.
+pub(super) async fn wait_for_listener(endpoint: &Endpoint) {
     let ephemeral = ephemeral_ports();
     loop {
         let addresses = endpoint.addresses().await;
-        let tries = if endpoint.is_name() { TRIES_OF_A_NAME } else { u32::MAX };
+        let tries = if endpoint.can_change() { TRIES_PER_LOOKUP } else { u32::MAX };
         for _ in 0..tries {
             if listener(&addresses, ephemeral).await.is_some() {
                 return;
             }
-            tokio::time::sleep(TRY_EVERY).await;
+            tokio::time::sleep(RETRY_INTERVAL).await;
         }
     }
 }
@@ -114,11 +114,11 @@ async fn accepts(address: SocketAddr, ephemeral: (u16, u16)) -> std::io::Result<
 const V4_ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const V6_ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
-/// Returns the first and the last port that the kernel assigns to connections (ip(7), `ip_local_port_range`). If that
-/// can't be read, returns the usual range.
+/// Returns the first and the last port that the kernel assigns to connections (ip(7), `ip_local_port_range`). If the
+/// file can't be read, returns the default range.
 fn ephemeral_ports() -> (u16, u16) {
-    const USUAL: (u16, u16) = (32768, 60999);
+    const DEFAULT: (u16, u16) = (32768, 60999);
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let mut ports = range.split_ascii_whitespace().map_while(|port| port.parse().ok());
-    ports.next().zip(ports.next()).unwrap_or(USUAL)
+    ports.next().zip(ports.next()).unwrap_or(DEFAULT)
 }

@@ -53,12 +53,12 @@ struct Explored {
 impl Explored {
     fn explore(&mut self, start: State) {
         let mut stack = vec![(start, false)];
-        while let Some((state, is_left)) = stack.pop() {
+        while let Some((state, is_done)) = stack.pop() {
             if self.known.contains_key(&state) {
                 continue;
             }
             let next = steps(state);
-            if is_left {
+            if is_done {
                 self.path.remove(&state);
                 // Here the supervisor can die, which ends the path: the guard does the rest. If the guard is dead too, the
                 // next start finds the leaf, and the outer guard ends what has no leaf.

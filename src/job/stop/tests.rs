@@ -1,4 +1,4 @@
-//! The transition table of the stop machine, and orders of events that matter.
+//! The transition table of the stop machine, and the important orders of events.
 
 use proptest::prelude::*;
 
@@ -9,17 +9,17 @@ const EVENTS: [Event; 14] = [
     Event::MainExited { empty: true, childless: true },
     Event::MainExited { empty: false, childless: false },
     Event::Emptied,
-    Event::Over(Timer::Deadline),
+    Event::Expired(Timer::Deadline),
     Event::Idle,
     Event::StopAsked { first: None },
     Event::KillAsked,
-    Event::Over(Timer::Grace),
-    Event::Over(Timer::Kill),
+    Event::Expired(Timer::Grace),
+    Event::Expired(Timer::Kill),
     Event::Swept { survivors: false },
     Event::GuardLost,
     Event::Inspected { finishing: false },
     Event::Inspected { finishing: true },
-    Event::Over(Timer::Settle),
+    Event::Expired(Timer::Settle),
 ];
 
 fn machine(leftovers: Leftovers, signal_to: SignalTo) -> Machine {
@@ -93,10 +93,10 @@ fn the_actions_of_each_phase() {
     let mut settling = start;
     let left = Event::MainExited { empty: false, childless: false };
     assert_eq!(settling.on(left), [Start(Timer::ShortSettle), Start(Timer::Settle)]);
-    assert_eq!(settling.on(Event::Over(Timer::ShortSettle)), [Inspect]);
+    assert_eq!(settling.on(Event::Expired(Timer::ShortSettle)), [Inspect]);
     assert_eq!(settling.on(Event::Inspected { finishing: true }), [ListOthers, SignalOthers]);
     let stop = [ListLeftovers, cancel_deadline, Signal, Start(Timer::Grace)];
-    assert_eq!(settling.on(Event::Over(Timer::Settle)), stop);
+    assert_eq!(settling.on(Event::Expired(Timer::Settle)), stop);
     assert_eq!(settling.reason, Reason::Exited);
 
     let mut waiting = machine(Leftovers::Wait, SignalTo::All);
@@ -144,13 +144,13 @@ fn a_command_that_is_executed_during_a_stop_has_the_whole_grace_period() {
         assert_eq!(machine.on(Event::Spawned { signalled }), expected);
     }
     let mut machine = after(starting(), &[Event::StopAsked { first: None }]);
-    assert_eq!(machine.on(Event::Over(Timer::Exec)), [Start(Timer::Kill), Kill]);
+    assert_eq!(machine.on(Event::Expired(Timer::Exec)), [Start(Timer::Kill), Kill]);
 }
 
 #[test]
 fn a_command_that_is_executed_after_the_kill_is_killed_too() {
     let killing = after(starting(), &[Event::KillAsked]);
-    for mut machine in [killing, after(killing, &[Event::Hangs, Event::Over(Timer::Kill)])] {
+    for mut machine in [killing, after(killing, &[Event::Hangs, Event::Expired(Timer::Kill)])] {
         assert!(machine.phase >= Phase::Killing);
         assert_eq!(machine.on(Event::Spawned { signalled: false }), [Kill]);
     }
@@ -163,8 +163,8 @@ fn a_start_that_hangs_is_killed() {
     assert_eq!(machine.reason, Reason::SpawnFailed);
     let expected = [ListUnkillable, Cancel(Timer::Kill), NoteEmpty, Start(Timer::Sweep), AskSweep];
     let expected: Vec<_> = expected.into_iter().filter(|action| *action != Cancel(Timer::Kill)).collect();
-    assert_eq!(machine.on(Event::Over(Timer::Kill)), expected);
-    assert_eq!(machine.on(Event::Over(Timer::Sweep)), [NoteNoAnswer]);
+    assert_eq!(machine.on(Event::Expired(Timer::Kill)), expected);
+    assert_eq!(machine.on(Event::Expired(Timer::Sweep)), [NoteNoAnswer]);
     assert_eq!(machine.phase, Phase::Gone);
 }
 
@@ -178,7 +178,7 @@ fn a_guard_that_is_lost_during_the_start_leaves_no_emigrant() {
 }
 
 #[test]
-fn a_stop_of_the_main_process_alone_lets_the_others_settle_and_stops_them_then() {
+fn a_stop_of_the_main_process_alone_stops_the_others_after_their_settle_time() {
     let stopping = after(machine(Leftovers::Kill, SignalTo::Main), &[Event::StopAsked { first: None }]);
     let mut settling = stopping;
     let actions = settling.on(Event::MainExited { empty: false, childless: false });
@@ -189,7 +189,7 @@ fn a_stop_of_the_main_process_alone_lets_the_others_settle_and_stops_them_then()
     for (event, expected) in [
         (Event::Inspected { finishing: true }, &[SignalOthers][..]),
         (Event::Inspected { finishing: false }, &[Cancel(Timer::ShortSettle), Cancel(Timer::Settle), SignalRest]),
-        (Event::Over(Timer::Settle), &[Cancel(Timer::ShortSettle), SignalRest]),
+        (Event::Expired(Timer::Settle), &[Cancel(Timer::ShortSettle), SignalRest]),
     ] {
         let mut after = settling;
         assert_eq!(after.on(event), expected);
@@ -198,7 +198,7 @@ fn a_stop_of_the_main_process_alone_lets_the_others_settle_and_stops_them_then()
 }
 
 #[test]
-fn a_stop_that_began_with_another_signal_goes_on_with_the_stop_signal_when_the_main_process_has_exited() {
+fn a_stop_with_another_first_signal_sends_the_stop_signal_after_the_main_process_has_exited() {
     let ask = |signal| Event::StopAsked { first: Some(signal) };
     let left = Event::MainExited { empty: false, childless: false };
     let mut stopping = after(machine(Leftovers::Kill, SignalTo::All), &[ask(super::Signal::INT)]);
@@ -221,7 +221,7 @@ fn the_first_reason_stays() {
     assert_eq!(run(&[left, stop, stop]), Reason::Exited);
     assert_eq!(run(&[left, Event::GuardLost]), Reason::Exited);
     assert_eq!(run(&[Event::Deadline, Event::KillAsked]), Reason::Deadline);
-    assert_eq!(run(&[stop, Event::Over(Timer::Grace)]), Reason::Stopped);
+    assert_eq!(run(&[stop, Event::Expired(Timer::Grace)]), Reason::Stopped);
     assert_eq!(run(&[Event::KillAsked, Event::Deadline]), Reason::Killed);
     assert_eq!(run(&[Event::OwnerGone, stop]), Reason::Killed);
     assert_eq!(run(&[Event::GuardLost, stop]), Reason::GuardLost);
@@ -229,7 +229,7 @@ fn the_first_reason_stays() {
 }
 
 proptest! {
-    /// For every order of events, also of those that cannot come: phases only go forward, and the machine ends within
+    /// For every order of events, even of events that cannot occur: phases only go forward, and the machine ends within
     /// its bounds.
     #[test]
     fn every_order_ends(order in prop::collection::vec(0..EVENTS.len(), 0..40), wait: bool) {
@@ -238,11 +238,11 @@ proptest! {
             let before = machine;
             let actions = machine.on(event);
             prop_assert!(machine.phase >= before.phase);
-            // The kill comes at the entry of the phase, and again when the guard that was asked for it is lost.
+            // The machine kills when it enters the phase, and again when the guard is lost.
             let begins = before.phase != Phase::Killing || event == Event::GuardLost;
             prop_assert_eq!(actions.contains(&Kill), machine.phase == Phase::Killing && begins);
         }
-        for event in [Event::KillAsked, Event::Over(Timer::Kill), Event::Over(Timer::Sweep)] {
+        for event in [Event::KillAsked, Event::Expired(Timer::Kill), Event::Expired(Timer::Sweep)] {
             let _ = machine.on(event);
         }
         if machine.phase == Phase::Draining {

@@ -201,7 +201,7 @@ fn own_unix_sockets_do_not_open_others() {
 }
 
 /// The kernel must have Landlock's rules for TCP ports.
-fn tcp_ports() -> crate::support::needs::Need {
+pub fn tcp_ports() -> crate::support::needs::Need {
     supports("tcp-ports", &["--connect-tcp", "443"])
 }
 
@@ -258,5 +258,7 @@ const OTHERS: &str = "
 | a directory of a cgroup opened with O_PATH, and clone3 with CLONE_INTO_CGROUP: leaf, base, parent, sibling | `sandbox::leaf::no_process_starts_in_another_cgroup` |
 | one job of a pool against another one | `sandbox::siblings::a_job_of_a_pool_cannot_reach_another_one` |
 | `systemd-run --user`, the sockets of systemd and D-Bus, memory.max and pids.max of a user's leaf | `scripts/sandbox-systemd`, in a virtual machine |
+| in the private tmp, a directory that becomes a symbolic link while pinfold removes it | `sandbox::tmp_attacks::the_removal_cannot_be_steered_outside` |
+| a million files and directories of mode 0 in the private tmp | `sandbox::tmp_attacks::any_number_of_files_is_removed` |
 | file capabilities | `sandbox::tests::kernel::set_user_id_and_file_capabilities_do_nothing` |
 ";

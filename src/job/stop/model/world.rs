@@ -23,7 +23,7 @@ pub(super) struct World {
     pub swept: bool,
     /// The report says that processes may be left.
     pub reported: bool,
-    /// Main processes that have received the first signal of a stop.
+    /// How many main processes have received the first signal of a stop.
     pub first_signals: u8,
     /// How many requests can still come.
     pub requests: u8,
@@ -110,7 +110,7 @@ impl World {
         self.answer(Answer::Exited { childless: self.others == Others::None && !self.emigrant });
     }
 
-    /// Everything outside of a leaf that SIGKILL can end ends. Returns whether something survives.
+    /// Ends every process outside of a leaf that SIGKILL can end. Returns whether something survives.
     fn sweep(&mut self, has_leaf: bool) -> bool {
         self.emigrant = false;
         if has_leaf {
@@ -181,7 +181,7 @@ pub(super) fn steps(state: State) -> Vec<Step> {
     if world.emigrant {
         add(false, &|world| world.emigrant = false, None);
     }
-    // What the supervisor receives and sees.
+    // What the supervisor receives and notices.
     if let Some(answer) = world.answers[0] {
         let event = match answer {
             Answer::Spawned => Event::Spawned { signalled: world.first_signals > 0 },
@@ -211,7 +211,7 @@ pub(super) fn steps(state: State) -> Vec<Step> {
         add(true, &|_| {}, Some(Event::Emptied));
     }
     for timer in Timer::ALL.into_iter().filter(|&timer| machine.runs(timer)) {
-        add(true, &|_| {}, Some(Event::Over(timer)));
+        add(true, &|_| {}, Some(Event::Expired(timer)));
     }
     // Deaths.
     if world.guard == Guard::Lives {
