@@ -1,5 +1,6 @@
 //! The report, which describes how a job ended: one type for the library and for `--report`.
 
+mod denial;
 mod description;
 mod oom;
 mod process;
@@ -14,6 +15,7 @@ use std::process::ExitStatus;
 
 use serde::{Deserialize, Serialize};
 
+pub use denial::{Denial, DenialKind};
 pub(crate) use description::{Description, SupervisorKind, VERSION as DESCRIPTION_VERSION};
 pub use oom::{Oom, OomVictim};
 pub use process::ProcessInfo;

@@ -11,6 +11,7 @@
 
 pub(crate) mod apply;
 mod calls;
+pub(crate) mod denials;
 mod filter;
 pub(crate) mod machine;
 mod mounts;
