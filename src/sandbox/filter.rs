@@ -2,6 +2,7 @@
 
 use super::calls;
 use super::policy::{Network, Sandbox, Unix};
+pub use super::program::ARCHITECTURE;
 use super::program::{Rules, Test, compile};
 use crate::kernel::seccomp::Program;
 

@@ -12,6 +12,7 @@
 pub(crate) mod apply;
 pub(crate) mod cache;
 mod calls;
+pub(crate) mod denials;
 mod filter;
 pub(crate) mod machine;
 mod mounts;
@@ -25,4 +26,4 @@ pub(crate) mod spelling;
 #[cfg(test)]
 mod tests;
 
-pub use policy::{Network, PrivateTmp, Sandbox, Unix};
+pub use policy::{Network, Sandbox, Unix};

@@ -1,11 +1,12 @@
 //! Prepares a sandbox in the supervisor: everything that the child only has to apply.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::apply::Confinement;
 use super::cache::Cache;
+use super::denials::Explainer;
 use super::machine::Machine;
 use super::mounts::{self, Ids, View};
 use super::policy::Sandbox;
@@ -25,6 +26,8 @@ pub struct Prepared {
     /// The Landlock ruleset; `None` if the kernel has no Landlock, and the promises that need it are waived.
     pub ruleset: Option<Arc<OwnedFd>>,
     pub report: SandboxReport,
+    /// Explains what the sandbox refuses, if the policy asks for it.
+    pub explainer: Option<Arc<Explainer>>,
 }
 
 impl Prepared {
@@ -96,27 +99,36 @@ pub fn prepare(
     let promises = resolve(sandbox, machine, &circumstances)?;
     let (filter, ruleset) = cache.parts(sandbox, machine, tmp)?;
     let mut filters = vec![filter];
-    filters.extend(sandbox.seccomp.as_deref().map(read_filter).transpose()?);
-    let filter_hash = hash(&filters);
+    let added = sandbox.seccomp.as_deref().map(read_filter).transpose()?;
+    filters.extend(added.clone());
     let view = View {
         read_only: sandbox.strict && machine.mounts().is_ok(),
         writable,
         hidden: hidden(sandbox, machine)?,
         tmpfs: if tmp.is_some() { None } else { tmpfs(sandbox, machine, users)? },
     };
+    let explainer = explainer(sandbox, machine, &view, tmp)?;
+    let listener = explainer.as_ref().map(|explainer| explainer.program());
+    let filter_hash = hash(&filters);
+    if listener.is_some() {
+        filters = added.into_iter().collect();
+    }
     let own_network = sandbox.network == super::policy::Network::Own && machine.network().is_ok();
     // Root needs no user namespace, because it has the capabilities. Its child changes the user afterwards.
     let ids = (!users.are_different()).then_some(users.job);
     Ok(Prepared {
-        confinement: Confinement { actions: mounts::calls(&view, own_network, ids), filters },
+        confinement: Confinement { actions: mounts::calls(&view, own_network, ids), filters, listener },
         ruleset,
         report: SandboxReport {
             profile: if sandbox.strict { Profile::Strict } else { Profile::Default },
             landlock_abi: machine.landlock_abi,
             promises,
             filter_hash,
+            denials: None,
+            denials_left_out: 0,
             private_tmp_bytes: None,
         },
+        explainer,
     })
 }
 
@@ -132,6 +144,22 @@ pub fn promises_here() -> Vec<PromiseReport> {
     let circumstances = Circumstances { other_user, ..Circumstances::default() };
     // All promises are waived, so none is refused.
     resolve(&sandbox, Machine::get(), &circumstances).unwrap_or_default()
+}
+
+fn explainer(
+    sandbox: &Sandbox,
+    machine: &Machine,
+    view: &View,
+    tmp: Option<&PrivateTmpDir>,
+) -> Result<Option<Arc<Explainer>>> {
+    if !sandbox.explain_denials {
+        return Ok(None);
+    }
+    if let Err(reason) = machine.listener() {
+        return Err(Error::invalid("option of the sandbox", "explain-denials", reason.clone()));
+    }
+    Explainer::new(sandbox, machine, view, rules::places(sandbox, tmp.map(AsFd::as_fd))?)
+        .map(|explainer| Some(Arc::new(explainer)))
 }
 
 /// Returns the paths with all symbolic links resolved, because the mount table contains such paths.

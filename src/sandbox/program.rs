@@ -12,10 +12,10 @@ use crate::kernel::seccomp::{ALLOW, ERRNO, Instruction, KILL_PROCESS, Program};
 
 /// `AUDIT_ARCH_X86_64` (include/uapi/linux/audit.h).
 #[cfg(target_arch = "x86_64")]
-const ARCHITECTURE: u32 = 0xc000_003e;
+pub const ARCHITECTURE: u32 = 0xc000_003e;
 /// `AUDIT_ARCH_AARCH64`.
 #[cfg(target_arch = "aarch64")]
-const ARCHITECTURE: u32 = 0xc000_00b7;
+pub const ARCHITECTURE: u32 = 0xc000_00b7;
 
 /// Offsets in `struct seccomp_data`.
 const NUMBER: u32 = 0;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use landlock::{ABI, Access, AccessFs, AccessNet, BitFlags};
-use rustix::fs::{FileType, Mode, OFlags, fstat, open, stat};
+use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, open, stat};
 use rustix::io::Errno;
 
 use super::machine::Machine;
@@ -15,7 +15,7 @@ use crate::kernel::landlock::{Handled, allow_path, allow_port};
 
 /// The paths that every job may read and execute, unless the policy says otherwise. Paths that do not exist are
 /// ignored.
-const SYSTEM: [&str; 26] = [
+const SYSTEM: [&str; 27] = [
     "/usr",
     "/bin",
     "/sbin",
@@ -35,6 +35,7 @@ const SYSTEM: [&str; 26] = [
     "/etc/ld.so.conf",
     "/etc/ld.so.conf.d",
     "/etc/ld.so.preload",
+    "/etc/locale.alias",
     "/etc/localtime",
     "/etc/nsswitch.conf",
     "/etc/passwd",
@@ -50,6 +51,9 @@ const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random"
 
 /// An opened path with the rights that are granted on it.
 type Grant = (OwnedFd, BitFlags<AccessFs>);
+
+/// The device and the inode number of a granted file or directory, with the rights on it.
+pub type Place = ((u64, u64), BitFlags<AccessFs>);
 
 /// Returns the rights on files that the ruleset takes away; an empty set if this kernel's Landlock can't take them
 /// away.
@@ -103,7 +107,7 @@ impl Ruleset {
     /// Returns whether each path still leads to the same file. The ruleset keeps these files in the kernel's memory
     /// (`get_inode_object` in security/landlock/fs.c), so no other file has got their inode numbers.
     pub fn is_current(&self) -> bool {
-        self.paths.iter().all(|(path, id)| stat(path).ok().map(|stat| (stat.st_dev, stat.st_ino)) == *id)
+        self.paths.iter().all(|(path, id)| stat(path).ok().as_ref().map(id_of) == *id)
     }
 }
 
@@ -137,6 +141,12 @@ pub fn ruleset(sandbox: &Sandbox, machine: &Machine, tmp: Option<BorrowedFd<'_>>
         }
     }
     Ok(Some(Ruleset { descriptor: Arc::new(ruleset), paths: grants.paths.into() }))
+}
+
+/// Returns device and inode number.
+#[allow(clippy::unnecessary_cast)] // The types differ between architectures.
+fn id_of(stat: &Stat) -> (u64, u64) {
+    (stat.st_dev as u64, stat.st_ino as u64)
 }
 
 /// All granted paths.
@@ -210,9 +220,24 @@ impl Grants {
             _ => rights & AccessFs::from_file(ABI::V9),
         };
         self.opened.push((file, rights));
-        self.paths.push((path.to_owned(), Some((stat.st_dev, stat.st_ino))));
+        self.paths.push((path.to_owned(), Some(id_of(&stat))));
         Ok(())
     }
+}
+
+/// Returns the granted files and directories, to work out what the ruleset refuses.
+///
+/// # Errors
+/// [`Error::Invalid`] for a path that can't be opened.
+pub fn places(sandbox: &Sandbox, tmp: Option<BorrowedFd<'_>>) -> Result<Vec<Place>> {
+    let place = |file: BorrowedFd<'_>, rights| {
+        let stat = fstat(file).map_err(|errno| Error::system("stat", "a granted path", errno, ""))?;
+        Ok((id_of(&stat), rights))
+    };
+    let granted = Grants::of(sandbox)?;
+    let granted =
+        granted.opened.iter().map(|(file, rights)| (file.as_fd(), *rights)).chain(tmp.map(|tmp| (tmp, writing())));
+    granted.map(|(file, rights)| place(file, rights)).collect()
 }
 
 /// Returns all rights except to make devices and to connect to sockets of other processes.
