@@ -1,6 +1,7 @@
 //! The command line: its types, and one file for each subcommand.
 
 mod control;
+mod denials;
 mod doctor;
 mod duration;
 mod environment;

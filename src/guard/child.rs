@@ -37,6 +37,8 @@ pub struct Plan {
     /// The descriptor of the sandbox's Landlock ruleset; -1 without a ruleset. No other descriptor is moved to this
     /// number.
     pub ruleset: RawFd,
+    /// The same for the socket over which the process sends the listener of its filter.
+    pub listener: RawFd,
     /// The socket that receives a descriptor of the job's private tmp; -1 without one. No other descriptor is moved to
     /// this number.
     pub tmp_socket: RawFd,
@@ -230,7 +232,7 @@ unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32
         if let Some(sandbox) = &plan.sandbox {
             enter(SpawnStage::Seccomp);
             // The filters come last, because they forbid system calls that the earlier steps make.
-            sandbox.filter()?;
+            sandbox.filter(plan.listener)?;
         }
         enter(SpawnStage::Exec);
         Err(execute(plan))

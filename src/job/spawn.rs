@@ -84,7 +84,9 @@ impl Actor {
     }
 
     fn spawn_error(&self, stage: SpawnStage, errno: Errno) -> Error {
-        Error::Spawn(SpawnError { stage, source: errno.into(), program: self.program(), cwd: self.report.cwd.clone() })
+        let denials = self.explanation.as_ref().map_or_else(Vec::new, |explanation| explanation.so_far().denials);
+        let (program, cwd) = (self.program(), self.report.cwd.clone());
+        Error::Spawn(SpawnError { stage, source: errno.into(), program, cwd, denials })
     }
 
     /// Returns the error with the remaining processes of the job, for a start whose process SIGKILL did not end.
