@@ -291,6 +291,15 @@ mod tests {
     }
 
     #[test]
+    fn the_schema_of_serve_has_the_same_keys() {
+        let schema: serde_json::Value = serde_json::from_str(include_str!("../../docs/serve.schema.json")).unwrap();
+        let keys =
+            |value: &serde_json::Value| -> BTreeSet<String> { value.as_object().unwrap().keys().cloned().collect() };
+        let policy = serde_json::to_value(Sandbox::new()).unwrap();
+        assert_eq!(keys(&schema["$defs"]["sandbox"]["properties"]), keys(&policy));
+    }
+
+    #[test]
     fn json_that_is_wrong_is_refused_with_the_reason() {
         for (json, part) in [
             (r#"{"connect_tcp": [70000]}"#, "70000 is no TCP port"),
