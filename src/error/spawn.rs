@@ -183,8 +183,7 @@ impl SpawnError {
     }
 
     /// Returns advice for the user; empty if pinfold has no advice.
-    #[must_use]
-    pub fn advice(&self) -> &'static str {
+    pub(crate) fn advice(&self) -> &'static str {
         self.words().1
     }
 }

@@ -26,7 +26,7 @@ pub use usage::{Figure, Usage};
 
 /// The version of the report's format. It increases when a field changes its meaning or is removed, but not when a
 /// field is added.
-pub const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 /// What pinfold reports about a finished job. All times are in seconds.
 ///
@@ -158,8 +158,8 @@ pub enum MainEnd {
 }
 
 impl MainEnd {
-    /// Returns the exit code that a shell reports for this process: its own exit code, or [128 plus the
-    /// number](exit_code_of_signal) of the signal that ended it.
+    /// Returns the exit code that a shell reports for this process: its own exit code, or 128 plus the
+    /// number of the signal that ended it.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -171,12 +171,7 @@ impl MainEnd {
 
 /// Returns the exit code for a process that a signal ended: 128 plus the number of the signal, as in POSIX shells
 /// (2.8.2 Exit Status for Commands), `timeout` and `env`.
-///
-/// ```
-/// assert_eq!(pinfold::report::exit_code_of_signal(pinfold::Signal::TERM.number()), 143);
-/// ```
-#[must_use]
-pub fn exit_code_of_signal(number: i32) -> u8 {
+pub(crate) fn exit_code_of_signal(number: i32) -> u8 {
     u8::try_from(128 + number).unwrap_or(u8::MAX)
 }
 

@@ -72,7 +72,7 @@ pub enum Promise {
 
 impl Promise {
     /// All promises, in the order in which they are reported.
-    pub const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Privileges,
         Self::Kernel,
         Self::Processes,
@@ -84,8 +84,7 @@ impl Promise {
     ];
 
     /// Returns the name of the promise in options, in JSON and in messages.
-    #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Privileges => "privileges",
             Self::Kernel => "kernel",

@@ -23,4 +23,4 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-pub use policy::{Network, PrivateTmp, Sandbox, Unix};
+pub use policy::{Network, Sandbox, Unix};

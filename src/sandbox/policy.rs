@@ -73,7 +73,7 @@ pub enum Unix {
 /// Temporary files of the job's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct PrivateTmp {
+pub(crate) struct PrivateTmp {
     /// The largest size of all files together, in bytes. This needs a mount namespace.
     pub size: Option<u64>,
 }
