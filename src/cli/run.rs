@@ -11,6 +11,7 @@ mod ready;
 mod relay;
 mod stats;
 mod streams;
+mod usual;
 
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,7 @@ use forwarder::Forwarder;
 pub use prepared::Prepared;
 use ready::ReadyTimeout;
 use streams::StreamArgs;
+pub use usual::parse as parse_usual;
 
 /// pinfold waits at least this long for the reader of the report, even after the job's deadline.
 const MIN_REPORT_TIMEOUT: Duration = Duration::from_secs(1);

@@ -323,6 +323,19 @@ unsafe fn is_in_leaf(plan: &Plan) -> bool {
                 return id == leaf_id;
             }
         }
+        is_in_leaf_by_name(leaf_tail)
+    }
+}
+
+/// Returns whether a line of `/proc/self/cgroup` ends with this text. It is a function of its own, because it needs
+/// more of the stack than all other steps together, and each page of the stack that is touched takes time.
+///
+/// # Safety
+/// The same as for [`child`]. `leaf_tail` is valid.
+#[inline(never)]
+unsafe fn is_in_leaf_by_name(leaf_tail: *const [u8]) -> bool {
+    // SAFETY: memory of this process, passed with its length; the tail is a string that the guard keeps.
+    unsafe {
         let path = c"/proc/self/cgroup".as_ptr() as usize;
         let flags = (libc::O_RDONLY | libc::O_CLOEXEC) as usize;
         let Ok(file) = checked(libc::SYS_openat, [libc::AT_FDCWD as usize, path, flags, 0]) else { return true };

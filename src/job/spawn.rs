@@ -8,6 +8,7 @@ use rustix::process::Pid;
 use super::actor::{Actor, Started};
 use super::stop::{Action, Event, Phase};
 use crate::error::{Error, HangingStart, SpawnError, SpawnStage};
+use crate::guard;
 use crate::kernel::pidfd::Pidfd;
 use crate::report::Born;
 
@@ -51,6 +52,8 @@ impl Actor {
     /// Records that the command has been executed.
     pub(super) fn spawned(&mut self, pid: i32, joined: bool, pidfd: Pidfd) {
         self.report.phases.spawned = self.elapsed();
+        // Only now, so that the first command does not wait for this.
+        guard::protect_from_oom_killer();
         let born = if joined { Born::Joined } else { Born::Cloned };
         self.report.containment.born = self.containment.leaf().map(|_| born);
         self.report.pid = Some(pid);

@@ -13,7 +13,6 @@ use serde_bytes::{ByteBuf, Bytes};
 use super::private_tmp::{self, PrivateTmp};
 use crate::cgroup::leaf::Leaf;
 use crate::error::{Error, Result, short_of_descriptors};
-use crate::guard;
 use crate::guard::protocol::{self, JobId, MAX_DESCRIPTORS, SHORT_SPEC, Spec, ToGuard};
 use crate::job::caller::{Caller, InheritedFd};
 use crate::job::command::{CStrings, Command, ProcessGroup, Source};
@@ -288,8 +287,6 @@ impl SpawnRequest {
         }
         let message = ToGuard::Spawn { job, leaf: leaf.map(Leaf::tail), join, spec, oom_score: oom_score::of_jobs() };
         let sent = link.send(&message, last).await;
-        // pinfold does this after the send, while the guard already starts the first job.
-        guard::protect_from_oom_killer();
         if let ToGuard::Spawn { spec: Some(bytes), .. } = message {
             self.spec = EncodedSpec::Message(bytes);
         }

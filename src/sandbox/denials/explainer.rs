@@ -173,7 +173,8 @@ fn is_own(operation: Operation, arguments: &[u64; 6]) -> bool {
 
 /// Returns whether a request of ptrace(2) begins to trace another process.
 fn attaches(request: u64) -> bool {
-    [u64::from(libc::PTRACE_ATTACH), u64::from(libc::PTRACE_SEIZE)].contains(&(request & 0xffff_ffff))
+    // The type of these constants depends on the C library.
+    [libc::PTRACE_ATTACH as u64, libc::PTRACE_SEIZE as u64].contains(&(request & 0xffff_ffff))
 }
 
 fn open_flags(call: FileCall<'_>, flags: OpenFlags) -> Option<i32> {
