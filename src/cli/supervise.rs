@@ -36,10 +36,6 @@ use super::terminal::has_left_our_group;
 pub use policy::{Policy, Recipients, Step};
 use start::Arrival;
 
-/// How long `timeout` waits until the command has stopped, after the terminal has sent its stop signal. The command has
-/// to stop first, so that it does not read what the user types for the shell.
-const STOP_TIMEOUT: Duration = Duration::from_millis(100);
-
 /// A reason to return from the loop.
 pub enum Event<T> {
     /// The job is over.
@@ -265,7 +261,7 @@ impl<'a> Supervision<'a> {
             Response::Key(signal) => drop(job.map(|job| job.signal_pty(signal))),
             Response::Suspend => self.suspend_with_job(job, signal).await,
             Response::SuspendLater if self.is_orphaned() => {}
-            Response::SuspendLater => self.suspend_at = Some(Instant::now() + STOP_TIMEOUT),
+            Response::SuspendLater => self.suspend_at = Some(Instant::now() + suspend::STOP_TIMEOUT),
             Response::Deadline => self.deadline(job).await?,
             Response::Ignore => {
                 announce(Step::Send(Some(signal), None));

@@ -2,6 +2,7 @@
 //! confirmed after its pidfd was opened: the supervisor has its base open or has recorded the job in its memory, and a
 //! process of a job is in its leaf or descends from its guard.
 
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -11,9 +12,10 @@ use rustix::process::Pid;
 
 use super::Request;
 use super::find::{Containment, Job, Supervisor};
-use super::job::{freeze_leaf, open_guard};
+use super::job::open_guard;
 use super::target::Target;
 use crate::cgroup::base;
+use crate::cgroup::directory::{Cgroup, state};
 use crate::cgroup::sweep;
 use crate::error::Error;
 use crate::kernel::pidfd::Pidfd;
@@ -274,6 +276,24 @@ fn kill_directly(job: &Job) -> rustix::io::Result<()> {
             }
             Ok(())
         }
+    }
+}
+
+fn freeze_leaf(leaf: &Cgroup) -> rustix::io::Result<()> {
+    const BOUND: Duration = Duration::from_secs(10);
+    let events = leaf.events()?;
+    leaf.write(c"cgroup.freeze", b"1")?;
+    let until = Instant::now() + BOUND;
+    loop {
+        let now = state(&events)?;
+        let left = until.saturating_duration_since(Instant::now());
+        if now.frozen || !now.populated {
+            return Ok(());
+        }
+        if left.is_zero() {
+            return Err(Errno::TIMEDOUT);
+        }
+        poll::wait(&mut [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)], Some(left))?;
     }
 }
 

@@ -1,5 +1,4 @@
-//! One job of another supervisor: which processes it has, and signals to them, through the job's leaf or its guard. A
-//! process is confirmed to be in the job after its pidfd was opened.
+//! One job of another supervisor: its processes, its times, its end, and signals to it.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -10,7 +9,7 @@ use rustix::process::Pid;
 
 use super::find::{Containment, Job, supervisor_of_guard};
 use crate::cgroup::base;
-use crate::cgroup::directory::{Cgroup, state};
+use crate::cgroup::directory::state;
 use crate::kernel::pidfd::Pidfd;
 use crate::kernel::poll;
 use crate::kernel::scan::ScanLimits;
@@ -38,15 +37,15 @@ impl Job {
         self.description.as_ref().map_or(default, value)
     }
 
-    pub fn grace(&self) -> Duration {
+    pub(super) fn grace(&self) -> Duration {
         self.known(|known| seconds(known.grace), DEFAULT_GRACE)
     }
 
-    pub fn kill_bound(&self) -> Duration {
+    pub(super) fn kill_bound(&self) -> Duration {
         self.known(|known| seconds(known.kill_bound), DEFAULT_KILL_BOUND)
     }
 
-    pub fn has_processes(&self) -> bool {
+    pub(super) fn has_processes(&self) -> bool {
         match &self.containment {
             Containment::Leaf(leaf) => leaf.events().and_then(state).is_ok_and(|state| state.populated),
             Containment::Guard(guard) => !self.processes().is_empty() && matches!(open_guard(*guard), Ok(Some(_))),
@@ -54,7 +53,7 @@ impl Job {
     }
 
     /// Waits until it has no process, for at most `time`. Returns whether it has none.
-    pub fn wait(&self, time: Option<Duration>) -> rustix::io::Result<bool> {
+    pub(super) fn wait(&self, time: Option<Duration>) -> rustix::io::Result<bool> {
         match &self.containment {
             Containment::Leaf(leaf) => {
                 let until = time.and_then(|time| Instant::now().checked_add(time));
@@ -79,14 +78,14 @@ impl Job {
     }
 
     /// Sends the signals to the main process, if it is still in the job.
-    pub fn signal_main(&self, signals: &[Signal]) -> rustix::io::Result<()> {
+    pub(super) fn signal_main(&self, signals: &[Signal]) -> rustix::io::Result<()> {
         let main = self.main.ok_or(Errno::SRCH)?;
         let mut found = false;
         self.signal_those(signals, |pid| pid == main, |_| found = true)?;
         if found { Ok(()) } else { Err(Errno::SRCH) }
     }
 
-    pub fn signal_all(&self, signals: &[Signal], wanted: impl Fn(Pid) -> bool) -> rustix::io::Result<()> {
+    pub(super) fn signal_all(&self, signals: &[Signal], wanted: impl Fn(Pid) -> bool) -> rustix::io::Result<()> {
         self.signal_those(signals, wanted, |_| {})
     }
 
@@ -108,6 +107,10 @@ impl Job {
     }
 }
 
+fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+}
+
 /// Opens a guard and confirms that it is one. Returns `None` if it has ended.
 pub(super) fn open_guard(guard: Pid) -> rustix::io::Result<Option<Pidfd>> {
     let pidfd = match Pidfd::open(guard) {
@@ -119,26 +122,4 @@ pub(super) fn open_guard(guard: Pid) -> rustix::io::Result<Option<Pidfd>> {
         && std::fs::read_to_string(format!("/proc/{}/comm", guard.as_raw_nonzero()))
             .is_ok_and(|name| name.trim_end() == base::GUARD_NAME);
     Ok((is_guard && !pidfd.has_ended()).then_some(pidfd))
-}
-
-pub(super) fn freeze_leaf(leaf: &Cgroup) -> rustix::io::Result<()> {
-    const BOUND: Duration = Duration::from_secs(10);
-    let events = leaf.events()?;
-    leaf.write(c"cgroup.freeze", b"1")?;
-    let until = Instant::now() + BOUND;
-    loop {
-        let now = state(&events)?;
-        let left = until.saturating_duration_since(Instant::now());
-        if now.frozen || !now.populated {
-            return Ok(());
-        }
-        if left.is_zero() {
-            return Err(Errno::TIMEDOUT);
-        }
-        poll::wait(&mut [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)], Some(left))?;
-    }
-}
-
-fn seconds(seconds: f64) -> Duration {
-    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }

@@ -4,7 +4,7 @@ use rustix::io::Errno;
 
 use super::hint;
 use crate::report::text::printable;
-use crate::report::{NotRemoved, ProcessList};
+use crate::report::{Denial, DenialKind, NotRemoved, ProcessList};
 
 /// The step in which the start of a command failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -58,6 +58,8 @@ pub struct SpawnError {
     pub program: String,
     /// The directory for the command to run in, if the caller gave one.
     pub cwd: Option<String>,
+    /// What the sandbox refused to the process; empty unless the policy asks for it.
+    pub denials: Vec<Denial>,
 }
 
 impl SpawnError {
@@ -98,6 +100,10 @@ impl SpawnError {
             (SpawnStage::Exec, Errno::TOOBIG) => (
                 format!("execute '{program}'"),
                 "the arguments and the environment together are too large; pass data in a file",
+            ),
+            (SpawnStage::Exec, Errno::PERM) => (
+                format!("execute '{program}'"),
+                "it has file capabilities that a sandbox forbids (see getcap), or a security module refuses it",
             ),
             (SpawnStage::Exec, Errno::TIMEDOUT) => {
                 let advice = "the file system of the program does not respond, or a process of its user has stopped the starting process";
@@ -181,8 +187,7 @@ impl SpawnError {
     }
 
     /// Returns advice for the user; empty if pinfold has no advice.
-    #[must_use]
-    pub fn advice(&self) -> &'static str {
+    pub(crate) fn advice(&self) -> &'static str {
         self.words().1
     }
 }
@@ -225,7 +230,11 @@ impl std::fmt::Display for HangingStart {
 impl std::fmt::Display for SpawnError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (doing, advice) = self.words();
-        write!(f, "cannot {doing}: {}{}", self.source, hint(advice))
+        // The process has only tried to execute the command, at each place in PATH.
+        match self.denials.iter().find(|denial| denial.kind == DenialKind::Execute) {
+            Some(denial) => write!(f, "cannot {doing}: {} (the sandbox refused: {denial})", self.source),
+            None => write!(f, "cannot {doing}: {}{}", self.source, hint(advice)),
+        }
     }
 }
 

@@ -10,8 +10,8 @@
 use std::ffi::c_char;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::time::Duration;
 
+use super::exec::{arm_exec_timer, execute};
 use super::identity::Variable;
 use super::protocol::{NEW_SESSION, NEW_SESSION_ON_TERMINAL, NEW_TERMINAL};
 use crate::error::SpawnStage;
@@ -21,9 +21,6 @@ use crate::kernel::oom_score;
 use crate::kernel::syscall::{call, checked};
 use crate::kernel::{pidfd, signal_set};
 use crate::sandbox::apply::{self, Confinement};
-
-/// If the child has not executed the command within this time, it is killed.
-pub const EXEC_BOUND: Duration = Duration::from_secs(10);
 
 /// Everything that the child needs, prepared before the child exists.
 pub struct Plan {
@@ -37,6 +34,8 @@ pub struct Plan {
     /// The descriptor of the sandbox's Landlock ruleset; -1 without a ruleset. No other descriptor is moved to this
     /// number.
     pub ruleset: RawFd,
+    /// The same for the socket over which the process sends the listener of its filter.
+    pub listener: RawFd,
     /// The socket that receives a descriptor of the job's private tmp; -1 without one. No other descriptor is moved to
     /// this number.
     pub tmp_socket: RawFd,
@@ -230,7 +229,7 @@ unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32
         if let Some(sandbox) = &plan.sandbox {
             enter(SpawnStage::Seccomp);
             // The filters come last, because they forbid system calls that the earlier steps make.
-            sandbox.filter()?;
+            sandbox.filter(plan.listener)?;
         }
         enter(SpawnStage::Exec);
         Err(execute(plan))
@@ -321,6 +320,19 @@ unsafe fn is_in_leaf(plan: &Plan) -> bool {
                 return id == leaf_id;
             }
         }
+        is_in_leaf_by_name(leaf_tail)
+    }
+}
+
+/// Returns whether a line of `/proc/self/cgroup` ends with this text. It is a function of its own, because it needs
+/// more of the stack than all other steps together, and each page of the stack that is touched takes time.
+///
+/// # Safety
+/// The same as for [`child`]. `leaf_tail` is valid.
+#[inline(never)]
+unsafe fn is_in_leaf_by_name(leaf_tail: *const [u8]) -> bool {
+    // SAFETY: memory of this process, passed with its length; the tail is a string that the guard keeps.
+    unsafe {
         let path = c"/proc/self/cgroup".as_ptr() as usize;
         let flags = (libc::O_RDONLY | libc::O_CLOEXEC) as usize;
         let Ok(file) = checked(libc::SYS_openat, [libc::AT_FDCWD as usize, path, flags, 0]) else { return true };
@@ -334,63 +346,5 @@ unsafe fn is_in_leaf(plan: &Plan) -> bool {
         call(libc::SYS_close, [file]);
         let mut lines = text[..length].split(|&byte| byte == b'\n');
         lines.any(|line| line.starts_with(b"0::") && line.ends_with(&*leaf_tail))
-    }
-}
-
-/// Tries to execute each path, as execvp(3) does. Returns the most informative errno.
-///
-/// # Safety
-/// The same as for [`child`].
-unsafe fn execute(plan: &mut Plan) -> i32 {
-    let mut denied = false;
-    let mut last = libc::ENOENT;
-    // SAFETY: `path` and the elements of both arrays are strings that end with NUL, and a null pointer ends each array
-    // ([`Plan`]). They live in the plan until execve(2) has copied them.
-    let execve = |path: *const c_char, argv: *const *const c_char, env: *const *const c_char| unsafe {
-        -call(libc::SYS_execve, [path as usize, argv as usize, env as usize]) as i32
-    };
-    for &path in &plan.candidates {
-        last = execve(path, plan.argv[1..].as_ptr(), plan.env.as_ptr());
-        if last == libc::ENOEXEC {
-            // A script without `#!`.
-            plan.argv[0] = c"/bin/sh".as_ptr();
-            plan.argv[1] = path;
-            execve(c"/bin/sh".as_ptr(), plan.argv.as_ptr(), plan.env.as_ptr());
-            return last;
-        }
-        match last {
-            libc::EACCES => denied = true,
-            libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT => {}
-            _ => return last,
-        }
-    }
-    if denied { libc::EACCES } else { last }
-}
-
-/// Arms a timer that sends SIGKILL to this process after [`EXEC_BOUND`], even if the process is stopped. exec deletes
-/// POSIX timers (execve(2)). The guard enforces the same time limit, but this timer also works while the guard is
-/// stopped.
-///
-/// # Safety
-/// The same as for [`child`].
-unsafe fn arm_exec_timer() -> Result<(), i32> {
-    // SAFETY: both structures are plain data, for which all-zero is valid, have the kernel's layout, and outlive the
-    // calls. The timer belongs to this process: timers are not shared by CLONE_VM (timer_create(2)).
-    unsafe {
-        let mut event: libc::sigevent = std::mem::zeroed();
-        event.sigev_notify = libc::SIGEV_SIGNAL;
-        event.sigev_signo = libc::SIGKILL;
-        let mut timer = 0_i32;
-        let clock = libc::CLOCK_MONOTONIC as usize;
-        match checked(libc::SYS_timer_create, [clock, &raw mut event as usize, &raw mut timer as usize]) {
-            Ok(_) => {}
-            // The limit on the user's queued signals has been reached (RLIMIT_SIGPENDING). The guard enforces the time
-            // limit.
-            Err(libc::EAGAIN) => return Ok(()),
-            Err(errno) => return Err(errno),
-        }
-        let mut bound: libc::itimerspec = std::mem::zeroed();
-        bound.it_value.tv_sec = EXEC_BOUND.as_secs().cast_signed();
-        checked(libc::SYS_timer_settime, [timer as usize, 0, &raw const bound as usize, 0]).map(drop)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SeekFrom, open, openat};
 use rustix::io::Errno;
@@ -11,7 +12,6 @@ use serde_bytes::{ByteBuf, Bytes};
 use super::private_tmp::{self, PrivateTmp};
 use crate::cgroup::leaf::Leaf;
 use crate::error::{Error, Result, short_of_descriptors};
-use crate::guard;
 use crate::guard::protocol::{self, JobId, MAX_DESCRIPTORS, SHORT_SPEC, Spec, ToGuard};
 use crate::job::caller::{Caller, InheritedFd};
 use crate::job::command::{CStrings, Command, ProcessGroup, Source};
@@ -21,6 +21,8 @@ use crate::kernel::rlimit::NOFILE;
 use crate::kernel::signal::Signal;
 use crate::kernel::{inherited, memfd, oom_score, process};
 use crate::report::SandboxReport;
+use crate::sandbox::cache::Cache;
+use crate::sandbox::denials::{self, Explainer, Explanation, Members};
 use crate::sandbox::machine::Machine;
 use crate::sandbox::prepare::{Prepared, TMP, prepare};
 use crate::sandbox::private_tmp::PrivateTmpDir;
@@ -43,6 +45,8 @@ pub(super) struct SpawnRequest {
     pub private_tmp: Option<Box<PrivateTmp>>,
     /// The sandbox, for the report.
     pub sandbox: Option<Box<SandboxReport>>,
+    /// What explains the refusals of the sandbox, and the socket over which it gets the listener.
+    explainer: Option<(Arc<Explainer>, OwnedFd)>,
 }
 
 /// How the specification is sent: in the message itself, or in a memfd.
@@ -70,9 +74,15 @@ impl FdForGuard {
 
 impl SpawnRequest {
     /// Prepares the request. `tmp` is the private tmp of the job if it is a directory of the host.
-    pub fn new(command: &Command, caller: &Caller, host: ChangedSettings, tmp: Option<PrivateTmpDir>) -> Result<Self> {
+    pub fn new(
+        command: &Command,
+        caller: &Caller,
+        host: ChangedSettings,
+        tmp: Option<PrivateTmpDir>,
+        sandboxes: &Cache,
+    ) -> Result<Self> {
         command.check_streams()?;
-        let mut sandbox = prepared(command, tmp.as_ref())?;
+        let mut sandbox = prepared(command, tmp.as_ref(), sandboxes)?;
         let has_mounted_tmp = sandbox.as_ref().is_some_and(Prepared::has_mounted_tmp);
         let mounted = has_mounted_tmp.then_some(Path::new(TMP));
         let mut strings = command.strings(tmp.as_ref().map(PrivateTmpDir::path).or(mounted))?;
@@ -103,8 +113,14 @@ impl SpawnRequest {
         let ruleset = sandbox.as_mut().and_then(|sandbox| sandbox.ruleset.take());
         let has_ruleset = ruleset.is_some();
         if let Some(ruleset) = ruleset {
+            fds_for_guard.push(FdForGuard::Shared(ruleset));
+        }
+        let mut explainer = None;
+        if let Some(explains) = sandbox.as_mut().and_then(|sandbox| sandbox.explainer.take()) {
+            let (ours, theirs) = denials::channel()?;
             fds_for_guard.push(FdForGuard::Owned(owned.len()));
-            owned.push(ruleset);
+            owned.push(theirs);
+            explainer = Some((explains, ours));
         }
         let private_tmp = if has_mounted_tmp {
             let (ours, theirs) = private_tmp::socket()?;
@@ -198,6 +214,7 @@ impl SpawnRequest {
             cwd: strings.cwd.as_deref().map(Bytes::new),
             sandbox: confinement,
             has_ruleset,
+            has_listener: explainer.is_some(),
             has_tmp_socket: has_mounted_tmp,
             targets,
             blocked: signals.blocked & !command.unblocked_signals,
@@ -225,7 +242,17 @@ impl SpawnRequest {
         } else {
             EncodedSpec::Memfd(memfd::containing(c"pinfold-spec", MemfdFlags::CLOEXEC, &bytes).map_err(failed)?)
         };
-        Ok(Self { spec, owned, fds_for_guard, pipes, terminal, input, private_tmp, sandbox: report })
+        Ok(Self { spec, owned, fds_for_guard, pipes, terminal, input, private_tmp, sandbox: report, explainer })
+    }
+
+    /// Starts the thread that explains what the sandbox refuses, if the policy asks for it.
+    pub fn explain(&mut self, link: &Link, has_leaf: bool) -> Result<Option<Explanation>> {
+        let members = match has_leaf {
+            true => Members::OfCgroup,
+            false => Members::DescendantsOf(link.pid.as_raw_nonzero().get()),
+        };
+        let explain = |(explainer, socket)| Explanation::start(explainer, socket, members);
+        self.explainer.take().map(explain).transpose()
     }
 
     /// Closes the request, which will not be sent again. After that, only the job holds its ends of the pipes, and
@@ -259,8 +286,6 @@ impl SpawnRequest {
         }
         let message = ToGuard::Spawn { job, leaf: leaf.map(Leaf::tail), join, spec, oom_score: oom_score::of_jobs() };
         let sent = link.send(&message, last).await;
-        // pinfold does this after the send, while the guard already starts the first job.
-        guard::protect_from_oom_killer();
         if let ToGuard::Spawn { spec: Some(bytes), .. } = message {
             self.spec = EncodedSpec::Message(bytes);
         }
@@ -269,9 +294,9 @@ impl SpawnRequest {
 }
 
 /// Prepares the sandbox of the job.
-fn prepared(command: &Command, tmp: Option<&PrivateTmpDir>) -> Result<Option<Prepared>> {
+fn prepared(command: &Command, tmp: Option<&PrivateTmpDir>, sandboxes: &Cache) -> Result<Option<Prepared>> {
     let Some(sandbox) = &command.sandbox else { return Ok(None) };
-    prepare(sandbox, Machine::get(), private_tmp::users(command), tmp).map(Some)
+    prepare(sandbox, Machine::get(), private_tmp::users(command), tmp, sandboxes).map(Some)
 }
 
 /// Returns `path` as an absolute path. Both end with NUL.

@@ -6,13 +6,12 @@
 use std::ffi::{c_int, c_void};
 use std::sync::OnceLock;
 
-use landlock::RulesetError;
 use rustix::io::Errno;
 
 use super::apply;
 use super::mounts::{self, Action};
 use crate::kernel::landlock::{self as rulesets, Handled};
-use crate::kernel::{seccomp, short_child};
+use crate::kernel::{seccomp, seccomp_notify, short_child};
 
 /// Whether something works here, or why not.
 pub type Support = Result<(), String>;
@@ -39,6 +38,8 @@ pub struct Machine {
     mounts: OnceLock<Support>,
     /// See [`Self::network`].
     network: OnceLock<Support>,
+    /// See [`Self::listener`].
+    listener: OnceLock<Support>,
 }
 
 impl Machine {
@@ -51,13 +52,17 @@ impl Machine {
 
     fn probe() -> Self {
         let landlock_abi = rulesets::reported_abi();
+        let supported = most_rights();
         let create = |handled: Handled, what: &str, version: &str| match landlock_abi {
             Err(Errno::NOSYS) => Err(format!("the kernel has no Landlock ({what} need Linux {version})")),
             Err(Errno::OPNOTSUPP) => Err("Landlock is off: add it to the kernel's parameter lsm=".into()),
             Err(errno) => Err(format!("Landlock can't be used here: {errno}")),
-            Ok(abi) => handled.create().map(drop).map_err(|error| match error {
-                RulesetError::CreateRuleset(error) => format!("Landlock can't be used here: {error}"),
-                _ => format!("Landlock {abi} of this kernel has no {what}, which need Linux {version}"),
+            Ok(_) if handled.is_within(supported) => Ok(()),
+            Ok(abi) => handled.create().map(drop).map_err(|errno| match errno {
+                Errno::INVAL | Errno::TOOBIG => {
+                    format!("Landlock {abi} of this kernel has no {what}, which need Linux {version}")
+                }
+                errno => format!("Landlock can't be used here: {errno}"),
             }),
         };
         let filters = seccomp::probe(&[seccomp::KILL_PROCESS, seccomp::ERRNO]);
@@ -72,6 +77,7 @@ impl Machine {
             seccomp: filters.map_err(seccomp::reason),
             mounts: OnceLock::new(),
             network: OnceLock::new(),
+            listener: OnceLock::new(),
             landlock_abi: landlock_abi.ok(),
         }
     }
@@ -84,6 +90,20 @@ impl Machine {
     /// Returns whether the job can have a network namespace.
     pub fn network(&self) -> &Support {
         self.network.get_or_init(|| attempt(&mounts::probe_of_network()))
+    }
+
+    /// Returns whether a filter of the job can have a listener, which explains what the sandbox refuses.
+    pub fn listener(&self) -> &Support {
+        self.listener.get_or_init(|| {
+            seccomp::probe(&[seccomp_notify::USER_NOTIF]).map_err(|errno| match errno {
+                Errno::OPNOTSUPP => "the kernel has no listeners of seccomp filters, which need Linux 5.0".into(),
+                errno => seccomp::reason(errno),
+            })?;
+            seccomp_notify::probe().map_err(|errno| match errno {
+                Errno::BUSY => "pinfold itself runs under a seccomp filter with a listener".into(),
+                errno => format!("a seccomp filter with a listener can't be installed here: {errno}"),
+            })
+        })
     }
 
     /// Returns the same machine with other mounts or another network.
@@ -108,8 +128,18 @@ impl Machine {
             seccomp: Ok(()),
             mounts: Ok(()).into(),
             network: Ok(()).into(),
+            listener: Ok(()).into(),
         }
     }
+}
+
+/// Returns many rights that the kernel supports together, found with one or two attempts. Rights that are not among them
+/// need attempts of their own.
+fn most_rights() -> Handled {
+    let old = [Handled::files(), Handled::devices(), Handled::ports(), Handled::signals(), Handled::abstract_sockets()];
+    let old = old.into_iter().fold(Handled::default(), Handled::and);
+    let all = [old.and(Handled::unix_paths()), old];
+    all.into_iter().find(|handled| handled.create().is_ok()).unwrap_or_default()
 }
 
 /// An attempt to make a list of system calls, in memory that parent and child share.

@@ -10,16 +10,20 @@
 // 5. The child applies them between clone and exec (`apply`).
 
 pub(crate) mod apply;
+pub(crate) mod cache;
 mod calls;
+pub(crate) mod denials;
 mod filter;
 pub(crate) mod machine;
 mod mounts;
 mod policy;
 pub(crate) mod prepare;
 pub(crate) mod private_tmp;
+mod program;
 mod promise;
 mod rules;
+pub(crate) mod spelling;
 #[cfg(test)]
 mod tests;
 
-pub use policy::{Network, PrivateTmp, Sandbox, Unix};
+pub use policy::{Network, Sandbox, Unix};

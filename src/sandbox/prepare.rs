@@ -2,9 +2,11 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::apply::Confinement;
-use super::filter;
+use super::cache::Cache;
+use super::denials::Explainer;
 use super::machine::Machine;
 use super::mounts::{self, Ids, View};
 use super::policy::Sandbox;
@@ -22,8 +24,10 @@ pub struct Prepared {
     /// What the child applies.
     pub confinement: Confinement,
     /// The Landlock ruleset; `None` if the kernel has no Landlock, and the promises that need it are waived.
-    pub ruleset: Option<OwnedFd>,
+    pub ruleset: Option<Arc<OwnedFd>>,
     pub report: SandboxReport,
+    /// Explains what the sandbox refuses, if the policy asks for it.
+    pub explainer: Option<Arc<Explainer>>,
 }
 
 impl Prepared {
@@ -75,39 +79,56 @@ pub fn needs_tmp_directory(sandbox: &Sandbox, machine: &Machine) -> bool {
 /// # Errors
 /// [`Error::Invalid`] for an invalid value, a path that can't be opened, or a file that is not a filter;
 /// [`Error::Promise`] for a promise that no mechanism of this machine can hold. No process has been started.
-pub fn prepare(sandbox: &Sandbox, machine: &Machine, users: Users, tmp: Option<&PrivateTmpDir>) -> Result<Prepared> {
+pub fn prepare(
+    sandbox: &Sandbox,
+    machine: &Machine,
+    users: Users,
+    tmp: Option<&PrivateTmpDir>,
+    cache: &Cache,
+) -> Result<Prepared> {
     sandbox.validate()?;
     if users.job.uid == 0 {
         return Err(Error::invalid(
             "user of the job in a sandbox",
             "root",
-            "a sandbox cannot restrict root: run the job as another user (--user NAME)",
+            format!("a sandbox cannot restrict root: run the job as another user ({})", sandbox.spelling.user()),
         ));
     }
     let writable = canonical("path to write", &sandbox.write)?;
     let circumstances = circumstances(&writable, users.are_different());
     let promises = resolve(sandbox, machine, &circumstances)?;
-    let mut filters = filter::programs(sandbox)?;
-    filters.extend(sandbox.seccomp.as_deref().map(read_filter).transpose()?);
+    let (filter, ruleset) = cache.parts(sandbox, machine, tmp)?;
+    let mut filters = vec![filter];
+    let added = sandbox.seccomp.as_deref().map(read_filter).transpose()?;
+    filters.extend(added.clone());
     let view = View {
         read_only: sandbox.strict && machine.mounts().is_ok(),
         writable,
         hidden: hidden(sandbox, machine)?,
         tmpfs: if tmp.is_some() { None } else { tmpfs(sandbox, machine, users)? },
     };
+    let explainer = explainer(sandbox, machine, &view, tmp)?;
+    let listener = explainer.as_ref().map(|explainer| explainer.program());
+    let filter_hash = hash(&filters);
+    if listener.is_some() {
+        filters = added.into_iter().collect();
+    }
     let own_network = sandbox.network == super::policy::Network::Own && machine.network().is_ok();
     // Root needs no user namespace, because it has the capabilities. Its child changes the user afterwards.
     let ids = (!users.are_different()).then_some(users.job);
     Ok(Prepared {
-        confinement: Confinement { actions: mounts::calls(&view, own_network, ids), filters: filters.clone() },
-        ruleset: rules::ruleset(sandbox, machine, tmp.map(AsFd::as_fd))?,
+        confinement: Confinement { actions: mounts::calls(&view, own_network, ids), filters, listener },
+        ruleset,
         report: SandboxReport {
             profile: if sandbox.strict { Profile::Strict } else { Profile::Default },
             landlock_abi: machine.landlock_abi,
             promises,
-            filter_hash: hash(&filters),
+            filter_hash,
+            denials: None,
+            denials_left_out: 0,
             private_tmp_bytes: None,
         },
+        explainer,
     })
 }
 
@@ -123,6 +144,22 @@ pub fn promises_here() -> Vec<PromiseReport> {
     let circumstances = Circumstances { other_user, ..Circumstances::default() };
     // All promises are waived, so none is refused.
     resolve(&sandbox, Machine::get(), &circumstances).unwrap_or_default()
+}
+
+fn explainer(
+    sandbox: &Sandbox,
+    machine: &Machine,
+    view: &View,
+    tmp: Option<&PrivateTmpDir>,
+) -> Result<Option<Arc<Explainer>>> {
+    if !sandbox.explain_denials {
+        return Ok(None);
+    }
+    if let Err(reason) = machine.listener() {
+        return Err(Error::invalid("option of the sandbox", "explain-denials", reason.clone()));
+    }
+    Explainer::new(sandbox, machine, view, rules::places(sandbox, tmp.map(AsFd::as_fd))?)
+        .map(|explainer| Some(Arc::new(explainer)))
 }
 
 /// Returns the paths with all symbolic links resolved, because the mount table contains such paths.
@@ -214,7 +251,7 @@ mod tests {
     const USERS: Users = Users { caller: NOBODY, job: NOBODY };
 
     fn message(sandbox: &Sandbox, machine: &Machine) -> String {
-        prepare(sandbox, machine, USERS, None).unwrap_err().to_string()
+        prepare(sandbox, machine, USERS, None, &Cache::default()).unwrap_err().to_string()
     }
 
     #[test]
@@ -234,8 +271,9 @@ mod tests {
     fn root_is_refused() {
         let root = Ids { uid: 0, gid: 0 };
         let users = Users { caller: root, job: root };
-        let error = prepare(&Sandbox::new(), &Machine::complete(), users, None).unwrap_err().to_string();
-        assert!(error.contains("--user"), "{error}");
+        let error =
+            prepare(&Sandbox::new(), &Machine::complete(), users, None, &Cache::default()).unwrap_err().to_string();
+        assert!(error.contains("Command::user"), "{error}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
@@ -17,6 +18,7 @@ use crate::guard::{self, Embedded, Guard, Program};
 use crate::kernel::creator::Creator;
 use crate::report::ContainmentKind;
 use crate::report::{Refusal, SupervisorKind};
+use crate::sandbox::cache::Cache;
 use crate::supervisor::backend::RecreatedBase;
 use crate::supervisor::backend::{Backend, SubreaperBackend};
 use crate::supervisor::delegation;
@@ -136,11 +138,15 @@ impl SupervisorBuilder {
     pub async fn start(self) -> Result<Supervisor> {
         match Driver::current() {
             Some(runtime) => self.start_in(runtime).await,
-            None => {
-                let own = Driver::start()?;
-                own.clone().run(self.start_in(own)).await.unwrap_or(Err(Error::GuardLost))
-            }
+            None => self.start_in_own(Driver::start()?).await,
         }
+    }
+
+    /// Starts the supervisor in a runtime of pinfold's own. The future is on the heap, so that [`Self::start`] does not
+    /// need room for it on the stack inside of the caller's runtime.
+    #[inline(never)]
+    fn start_in_own(self, own: Driver) -> Pin<Box<dyn Future<Output = Result<Supervisor>> + Send>> {
+        Box::pin(async move { own.clone().run(self.start_in(own)).await.unwrap_or(Err(Error::GuardLost)) })
     }
 
     async fn start_in(mut self, runtime: Driver) -> Result<Supervisor> {
@@ -174,6 +180,7 @@ impl SupervisorBuilder {
                 sweeping: Mutex::default(),
                 cgroup_only: cgroup_only && self.containment != Some(ContainmentKind::Subreaper),
                 guard_program: self.guard_program,
+                sandboxes: Cache::default(),
             }),
             clones: Some(Arc::default()),
         })
@@ -201,8 +208,9 @@ impl SupervisorBuilder {
         let announce = async |name| link.send(&ToGuard::Base { name }, &[place.as_fd()]).await;
         match Base::make(place.clone(), announce).await {
             Ok(base) => {
-                link.send(&ToGuard::BaseMade, &[base.as_fd()]).await?;
+                // A supervisor with a single job sends this with the job, so that the guard wakes up once for both.
                 if !self.one_job {
+                    link.send(&ToGuard::BaseMade, &[base.as_fd()]).await?;
                     base.delegate(&self.controllers)?;
                 }
                 Ok(Ok(Backend::Cgroup { link, base: RecreatedBase::new(base), grant, jobs: 0.into() }))

@@ -16,24 +16,24 @@ use serde_json::Value;
 use crate::support::own_cgroup::OwnCgroup;
 use crate::support::{PINFOLD, Ran, Run, Scratch, program};
 
-const USER: u32 = 65534;
+pub(super) const USER: u32 = 65534;
 
 /// How the job is run.
 #[derive(Clone, Copy, Debug)]
-struct Way {
+pub(super) struct Way {
     /// Root runs the job as another user; otherwise an ordinary user runs it.
-    as_root: bool,
-    containment: &'static str,
+    pub(super) as_root: bool,
+    pub(super) containment: &'static str,
 }
 
-fn ways() -> [Way; 4] {
+pub(super) fn ways() -> [Way; 4] {
     [(true, "cgroup"), (true, "subreaper"), (false, "cgroup"), (false, "subreaper")]
         .map(|(as_root, containment)| Way { as_root, containment })
 }
 
 impl Way {
     /// Runs a sandbox from a shell whose pid becomes pinfold's. Asserts that nothing is left.
-    fn run(self, setup: &str, options: &[&str], command: &[&str]) -> Ran {
+    pub(super) fn run(self, setup: &str, options: &[&str], command: &[&str]) -> Ran {
         self.run_with(&[&["--sandbox"], options].concat(), setup, command)
     }
 
@@ -64,7 +64,7 @@ impl Way {
 }
 
 /// A directory that everyone may use, with a file in it.
-fn secret() -> (Scratch, String) {
+pub(super) fn secret() -> (Scratch, String) {
     let directory = Scratch::directory("secret");
     let file = directory.path().join("file");
     std::fs::write(&file, "a secret\n").unwrap();
@@ -75,7 +75,7 @@ fn secret() -> (Scratch, String) {
     (directory, file)
 }
 
-fn text(path: &Path) -> &str {
+pub(super) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 

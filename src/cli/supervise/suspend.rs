@@ -1,4 +1,4 @@
-//! Job control of the terminal: pinfold stops and continues together with the job, so that a shell sees one program.
+//! Job control: the terminal stops the main process, pinfold, or both.
 
 use std::time::{Duration, Instant};
 
@@ -7,6 +7,10 @@ use crate::cli::signals::Keys;
 use crate::cli::terminal;
 use crate::kernel::own_signals;
 use crate::{Job, Signal};
+
+/// How long `timeout` waits until the command has stopped, after the terminal has sent its stop signal. The command has
+/// to stop first, so that it does not read what the user types for the shell.
+pub(super) const STOP_TIMEOUT: Duration = Duration::from_millis(100);
 
 impl Supervision<'_> {
     /// Handles a stop of the main process. If job control stopped it, pinfold stops too, so that the shell takes over.
