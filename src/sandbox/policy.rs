@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::spelling::Spelling;
 use crate::error::{Error, Result};
 use crate::report::Promise;
 
@@ -40,6 +41,9 @@ pub struct Sandbox {
     pub(super) env: Vec<String>,
     pub(super) waive: BTreeSet<Promise>,
     pub(super) explain_denials: bool,
+    /// How messages name the parts of the policy.
+    #[serde(skip, default = "Spelling::json")]
+    pub(super) spelling: Spelling,
 }
 
 /// The network of a job.
@@ -190,6 +194,12 @@ impl Sandbox {
     pub fn explain_denials(&mut self, explain: bool) -> &mut Self {
         self.explain_denials = explain;
         self
+    }
+
+    /// Makes messages name the options of the command.
+    #[cfg(feature = "cli")]
+    pub(crate) fn name_options(&mut self) {
+        self.spelling = Spelling::Options;
     }
 
     /// Returns whether the job gets this environment variable of the caller.

@@ -65,7 +65,7 @@ impl Explainer {
         let mounted = mounted.map(|(path, _, rights)| (path.clone(), BitFlags::from_bits_truncate(*rights)));
         let (connect, listen) = (sandbox.connect_tcp.clone(), sandbox.listen_tcp.clone());
         Ok(Self {
-            filters: filter::programs(sandbox)?,
+            filters: vec![filter::program(sandbox)],
             calls: watched(view.read_only).map(|(number, name, what)| (number as i32, (name, what))).collect(),
             files: FileRules { handled: handled.files, grants, mounted },
             sockets: SocketRules { ports: handled.ports, connect, listen, scopes: handled.scopes },
@@ -80,7 +80,7 @@ impl Explainer {
     pub fn program(&self) -> Program {
         let mut numbers: Vec<u32> = self.calls.keys().map(|number| number.cast_unsigned()).collect();
         numbers.sort_unstable();
-        program::program(filter::ARCHITECTURE.0, &numbers, &self.filters)
+        program::program(filter::ARCHITECTURE, &numbers, &self.filters)
     }
 
     /// Returns the answer to a call, which depends on nothing but its number and its arguments.
