@@ -15,58 +15,47 @@ use pinfold::pool::{Outcome, Shutdown, Task};
 use pinfold::report::{MainEnd, Reason};
 use pinfold::{Command, Pool, Stdio, Supervisor};
 
-struct Options {
-    jobs: usize,
-    timeout: Duration,
-    retries: u32,
-    programs: Vec<String>,
-}
-
-fn options() -> Result<Options, Box<dyn Error>> {
-    let jobs = std::thread::available_parallelism()?.get();
-    let mut options = Options { jobs, timeout: Duration::from_secs(60), retries: 0, programs: Vec::new() };
-    let mut args = std::env::args().skip(1);
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<ExitCode, Box<dyn Error>> {
+    let (mut jobs, mut timeout, mut retries) = (std::thread::available_parallelism()?.get(), 60.0, 0);
+    let (mut programs, mut args) = (Vec::new(), std::env::args().skip(1));
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or(format!("{arg} needs a value"));
         match arg.as_str() {
-            "--jobs" => options.jobs = value()?.parse()?,
-            "--timeout" => options.timeout = Duration::try_from_secs_f64(value()?.parse()?)?,
-            "--retries" => options.retries = value()?.parse()?,
-            _ => options.programs.push(arg),
+            "--jobs" => jobs = value()?.parse()?,
+            "--timeout" => timeout = value()?.parse()?,
+            "--retries" => retries = value()?.parse()?,
+            _ => programs.push(arg),
         }
     }
-    Ok(options)
-}
-
-fn main() -> Result<ExitCode, Box<dyn Error>> {
-    let options = options()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let failed = runtime.block_on(run(&options))?;
-    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-async fn run(options: &Options) -> Result<usize, Box<dyn Error>> {
+    let timeout = Duration::try_from_secs_f64(timeout)?;
     let supervisor = Supervisor::start().await?;
-    let pool = Pool::builder().workers(options.jobs).queue(options.programs.len()).timeout(options.timeout);
-    let pool = pool.on_slow(options.timeout / 2, |task| {
-        println!("{:>13} [{:>7.3} s] {}", "SLOW", task.running.as_secs_f64(), task.name)
-    });
+    let pool = Pool::builder().workers(jobs).queue(programs.len()).timeout(timeout);
+    let pool = pool.on_slow(timeout / 2, |task| line("SLOW", task.running.as_secs_f64(), &task.name));
     let pool = pool.start(&supervisor)?;
     let mut outcomes = pool.outcomes();
-    for program in &options.programs {
+    for (number, program) in programs.iter().enumerate() {
         let mut command = Command::new(program);
         command.name(program).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.capture(CaptureLimit::ends(8 * 1024, 56 * 1024)).grace(Duration::from_secs(2));
-        pool.submit(Task::new(command).retries(options.retries, Duration::ZERO)).await?;
+        pool.submit(Task::new(command).retries(retries, Duration::ZERO).data(number)).await?;
     }
     pool.start_shutdown(Shutdown::Drain);
-    let mut failed = 0;
+    let mut failed = Vec::new();
     while let Some(outcome) = outcomes.next_outcome().await {
-        failed += usize::from(!print(&outcome));
+        if !print(&outcome) {
+            failed.extend(outcome.data::<usize>());
+        }
     }
     supervisor.close().await;
-    println!("{} passed, {failed} failed", options.programs.len() - failed);
-    Ok(failed)
+    failed.sort_unstable(); // In the order of the arguments, not of the ends.
+    failed.iter().for_each(|&number: &usize| println!("failed: {}", programs[number]));
+    println!("{} passed, {} failed", programs.len() - failed.len(), failed.len());
+    Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn line(verdict: &str, seconds: f64, name: &str) {
+    println!("{verdict:>13} [{seconds:>7.3} s] {name}");
 }
 
 /// Prints a line for a test, and the output of its failed attempts. Returns whether it has passed.
@@ -81,7 +70,7 @@ fn print(outcome: &Outcome) -> bool {
         (_, Some(MainEnd::Signalled { .. })) => "CRASHED",
         _ => "FAIL",
     };
-    println!("{verdict:>13} [{:>7.3} s] {}", report.phases.gone.unwrap_or_default(), report.name);
+    line(verdict, report.phases.gone.unwrap_or_default(), &report.name);
     for leftover in &report.leftovers {
         println!("              left behind, and ended by pinfold: {leftover}");
     }

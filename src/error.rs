@@ -281,8 +281,13 @@ mod tests {
             source.and_then(std::io::Error::raw_os_error)
         };
         assert_eq!(errno(&Error::system("open", "x", Errno::ACCESS, "")), Some(libc::EACCES));
-        let error =
-            || SpawnError { stage: SpawnStage::Exec, source: Errno::NOENT.into(), program: "x".into(), cwd: None };
+        let error = || SpawnError {
+            stage: SpawnStage::Exec,
+            source: Errno::NOENT.into(),
+            program: "x".into(),
+            cwd: None,
+            denials: Vec::new(),
+        };
         assert_eq!(errno(&Error::Spawn(error())), Some(libc::ENOENT));
         assert_eq!(Error::Spawn(error()).exit_code(), 127);
         let hangs = HangingStart {

@@ -141,40 +141,6 @@ impl Job {
         done
     }
 
-    /// Sends a signal to the processes that `kill -- -PGID` would reach; see [`crate::Job::signal_group`].
-    pub fn signal_group(&self, signal: Signal) {
-        self.handle.driver.wait(self.inner.signal_group(signal));
-    }
-
-    /// Waits until a signal suspends the main process, at most for this time, and returns the signal; see
-    /// [`crate::Job::next_stop`].
-    #[must_use]
-    pub fn next_stop(&self, timeout: Duration) -> Option<Signal> {
-        self.handle.driver.wait(async { tokio::time::timeout(timeout, self.inner.next_stop()).await.ok() })
-    }
-
-    /// Postpones the deadline by this time, for example by a time in which the job could not run. Does not wait.
-    pub fn postpone_deadline(&self, by: Duration) {
-        self.inner.postpone_deadline(by);
-    }
-
-    /// Returns the characters that send SIGINT and SIGQUIT when they are typed on the job's terminal; see
-    /// [`crate::Job::pty_signal_keys`].
-    ///
-    /// # Errors
-    /// The same as for [`crate::Job::pty_signal_keys`].
-    pub fn pty_signal_keys(&self) -> Result<[Option<u8>; 2]> {
-        self.inner.pty_signal_keys()
-    }
-
-    /// Sends a signal to the foreground process group of the job's terminal; see [`crate::Job::signal_pty`].
-    ///
-    /// # Errors
-    /// The same as for [`crate::Job::signal_pty`].
-    pub fn signal_pty(&self, signal: Signal) -> Result<()> {
-        self.inner.signal_pty(signal)
-    }
-
     /// Changes the size of the job's terminal; see [`crate::Job::resize_pty`].
     ///
     /// # Errors

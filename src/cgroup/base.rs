@@ -240,6 +240,10 @@ impl Base {
         &self.parent
     }
 
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     pub fn cgroup(&self) -> &Cgroup {
         &self.cgroup
     }

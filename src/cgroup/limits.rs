@@ -33,8 +33,7 @@ impl Controller {
     pub(crate) const ALL: [Self; 5] = [Self::Cpu, Self::Cpuset, Self::Io, Self::Memory, Self::Pids];
 
     /// Returns the name of the controller in `cgroup.controllers`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
             Self::Cpuset => "cpuset",
@@ -233,7 +232,7 @@ impl Limits {
     ///
     /// # Errors
     /// [`Error::Invalid`] with the first invalid value.
-    pub fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let page = rustix::param::page_size() as u64;
         for (what, size) in [("memory limit", self.memory), ("memory-high limit", self.memory_high)] {
             if let Some(bytes) = size.and_then(|size| size.bytes_of(machine_memory()))

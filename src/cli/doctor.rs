@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use crate::doctor::{Containment, Examination, Facts};
+use crate::doctor::{Containment, examine_for};
 
 use super::{environment, write};
 
@@ -33,8 +33,7 @@ const NO_CGROUP: u8 = 1;
 /// Examines the machine, prints the result, and returns the exit code.
 pub fn run(args: &Args) -> Result<u8> {
     let containment = environment::containment(None)?;
-    let facts = Facts::gather(environment::cgroup(args.cgroup.as_deref()).as_deref());
-    let examination = Examination::of(Facts { containment, ..facts });
+    let examination = examine_for(environment::cgroup(args.cgroup.as_deref()).as_deref(), containment);
     let text = if args.json { examination.to_json() + "\n" } else { examination.to_text() };
     // println! would panic if standard output is a pipe that no process reads.
     write::print(&text).context("cannot write to standard output")?;

@@ -1,6 +1,7 @@
 //! The command line: its types, and one file for each subcommand.
 
 mod control;
+mod denials;
 mod doctor;
 mod duration;
 mod environment;
@@ -106,6 +107,7 @@ enum RunSubcommand {
     Sandbox(Box<run::Args>),
 }
 
+#[inline(never)]
 fn parse(words: &[OsString]) -> clap::error::Result<Subcommands> {
     if words.get(1).is_some_and(|word| word == "run") {
         let (RunSubcommand::Run(args) | RunSubcommand::Sandbox(args)) = RunCli::try_parse_from(words)?.command;
@@ -124,6 +126,7 @@ fn parse(words: &[OsString]) -> clap::error::Result<Subcommands> {
 
 /// Runs the subcommands that replace another program. The user calls them through a link with the name of that program,
 /// or as `pinfold NAME`. Returns the exit code, or `None` if the arguments call no such subcommand.
+#[inline(never)]
 fn drop_in_replacement(words: &[OsString]) -> Option<u8> {
     let name = words.first()?;
     match Path::new(name).file_name().and_then(OsStr::to_str) {
@@ -188,11 +191,23 @@ fn subcommand(words: &[OsString]) -> u8 {
     // memory that parsing fills.
     let early = words.get(1).is_some_and(|word| STARTS_EARLY.iter().any(|early| word == early));
     let prepared = early.then(run::Prepared::new);
-    let command = match parse(words) {
-        Ok(command) => command,
-        Err(error) => return usage::print(error, words),
-    };
-    let ended = match command {
+    // The usual `run` comes first and alone: the functions for the rest need much more of the stack, and each page of it
+    // that is touched takes time.
+    if let [_, word, rest @ ..] = words
+        && word == "run"
+        && let Some(args) = run::parse_usual(rest)
+    {
+        return code_of(run::run(args, prepared.unwrap_or_else(run::Prepared::new)));
+    }
+    match parse(words) {
+        Ok(command) => code_of(run_parsed(command, prepared)),
+        Err(error) => usage::print(error, words),
+    }
+}
+
+#[inline(never)]
+fn run_parsed(command: Subcommands, prepared: Option<crate::Result<run::Prepared>>) -> Result<u8> {
+    match command {
         Subcommands::Run(args) | Subcommands::Sandbox(args) => {
             run::run(*args, prepared.unwrap_or_else(run::Prepared::new))
         }
@@ -216,7 +231,11 @@ fn subcommand(words: &[OsString]) -> u8 {
         }
         Subcommands::Init { words } => Ok(init::main("pinfold init", Flavour::Pinfold, &words)),
         Subcommands::Timeout { words } => Ok(timeout::main("pinfold timeout".as_ref(), &words)),
-    };
+    }
+}
+
+/// Returns the exit code of a subcommand. Prints its error.
+fn code_of(ended: Result<u8>) -> u8 {
     ended.unwrap_or_else(|error| {
         print_message(&message_of(&error));
         FAILED

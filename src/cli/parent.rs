@@ -115,7 +115,7 @@ impl WatchedParent {
 }
 
 /// The option `--die-with-parent`, which several subcommands have.
-#[derive(clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub struct DieWithParent {
     /// Stop, as after SIGTERM, when the process that started pinfold has ended; with the pid of that process, even if it
     /// ended before pinfold could watch it

@@ -11,6 +11,7 @@ mod ready;
 mod relay;
 mod stats;
 mod streams;
+mod usual;
 
 use std::time::{Duration, Instant};
 
@@ -28,13 +29,14 @@ use super::signals::{KILL_INTERRUPTS, Keys, Rules};
 use super::supervise::{Event, Policy, Step, Supervision};
 use super::terminal::Terminal;
 use super::write::WriteTimeout;
-use super::{environment, print_message};
+use super::{denials, environment, print_message};
 pub use args::{Args, ContainmentArg, SignalToArg, parse_signal, parse_user, variables};
 use ended::Ended;
 use forwarder::Forwarder;
 pub use prepared::Prepared;
 use ready::ReadyTimeout;
 use streams::StreamArgs;
+pub use usual::parse as parse_usual;
 
 /// pinfold waits at least this long for the reader of the report, even after the job's deadline.
 const MIN_REPORT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -84,11 +86,20 @@ fn run_and_report(args: &mut Args, prepared: crate::Result<Prepared>) -> Result<
         Ended::Report { report, .. } => {
             let (timeout, idle_timeout) = (args.timeout, args.streams.idle_timeout);
             explain(report, &Settings { timeout, idle_timeout, quiet: args.quiet, verbose: args.verbose });
+            if !args.quiet {
+                denials::explain(report);
+            }
             if args.stats {
                 stats::stats(report);
             }
         }
-        Ended::NotStarted { report } => print_message(report.error.as_deref().unwrap_or_default()),
+        Ended::NotStarted { report } => {
+            print_message(report.error.as_deref().unwrap_or_default());
+            // The command exists, but can't be executed.
+            if report.exit_code == 126 && args.sandbox.is_on() && !args.sandbox.explain_denials && !args.quiet {
+                denials::hint();
+            }
+        }
         Ended::Signalled { .. } => {}
     }
     if let Some(sink) = sink {

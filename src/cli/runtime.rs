@@ -58,6 +58,9 @@ impl Descriptors {
 ///
 /// # Errors
 /// Those of `host`, and those of the start of the supervisor.
+// Its future takes much of the stack. No page of this part may be in use when a subcommand forks its guard, because both
+// processes would have to copy it.
+#[inline(never)]
 pub fn with_supervisor<T, E: From<Error>>(
     builder: SupervisorBuilder,
     signals: SignalQueue,
@@ -70,13 +73,16 @@ pub fn with_supervisor<T, E: From<Error>>(
         source,
         advice: String::new(),
     })?;
-    let ended = runtime.block_on(async {
+    // Pinned here, so that the runtime does not move it to another part of the stack.
+    let running = std::pin::pin!(async {
         let signals = signals.listen()?;
         let supervisor = builder.start().await?;
         let ended = host(&supervisor, &signals).await;
-        supervisor.close().await;
+        supervisor.close_at_exit().await;
+        std::mem::forget(signals);
         ended
     });
+    let ended = runtime.block_on(running);
     // Dropping the runtime would wait for its threads, and a thread may still hang in a write to a reader that does not
     // read. There is nothing else to clean up, and the kernel frees everything faster when pinfold exits.
     std::mem::forget(runtime);

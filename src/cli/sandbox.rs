@@ -75,6 +75,10 @@ pub struct SandboxArgs {
     #[arg(long, value_name = "N", requires = "profile")]
     inherit_fd: Vec<RawFd>,
 
+    /// List at the end what the sandbox refused, with the options that would grant it; also in the report. Slower
+    #[arg(long, requires = "profile")]
+    pub explain_denials: bool,
+
     /// Start the job even if nothing on this machine holds this promise (repeatable)
     #[arg(long, value_name = "PROMISE", requires = "profile", value_parser = parse_promise)]
     waive: Vec<Promise>,
@@ -151,6 +155,9 @@ impl SandboxArgs {
         }
         for number in &self.inherit_fd {
             sandbox.inherit_fd(*number);
+        }
+        if self.explain_denials {
+            sandbox.explain_denials(true);
         }
         for promise in &self.waive {
             sandbox.waive(*promise);

@@ -17,6 +17,7 @@
 
 mod policy;
 mod start;
+mod suspend;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -31,13 +32,9 @@ use crate::{Job, JobHandle, Report, Result, Signal};
 
 use super::on_signal::is_stop_request;
 use super::signals::{Keys, Response, Rules};
-use super::terminal::{self, has_left_our_group};
+use super::terminal::has_left_our_group;
 pub use policy::{Policy, Recipients, Step};
 use start::Arrival;
-
-/// How long `timeout` waits until the command has stopped, after the terminal has sent its stop signal. The command has
-/// to stop first, so that it does not read what the user types for the shell.
-const STOP_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// A reason to return from the loop.
 pub enum Event<T> {
@@ -264,7 +261,7 @@ impl<'a> Supervision<'a> {
             Response::Key(signal) => drop(job.map(|job| job.signal_pty(signal))),
             Response::Suspend => self.suspend_with_job(job, signal).await,
             Response::SuspendLater if self.is_orphaned() => {}
-            Response::SuspendLater => self.suspend_at = Some(Instant::now() + STOP_TIMEOUT),
+            Response::SuspendLater => self.suspend_at = Some(Instant::now() + suspend::STOP_TIMEOUT),
             Response::Deadline => self.deadline(job).await?,
             Response::Ignore => {
                 announce(Step::Send(Some(signal), None));
@@ -337,53 +334,6 @@ impl<'a> Supervision<'a> {
         self.timed_out = true;
         self.due = None;
         self.send(job, None, self.policy.deadline_signal).await
-    }
-
-    /// Handles a stop of the main process. If job control stopped it, pinfold stops too, so that the shell takes over.
-    /// If no shell would continue pinfold (an orphaned process group), pinfold undoes the stop: without the guard, the
-    /// kernel would have ignored it. That includes CI engines and services, which have no terminal. If the job has a
-    /// session of its own, the kernel decides.
-    fn main_stopped(&mut self, job: &Job, signal: Signal) {
-        let by_job_control = [Signal::TSTP, Signal::TTIN, Signal::TTOU].contains(&signal);
-        let keys = self.requests.rules.keys;
-        if !by_job_control || ![Keys::ReachJob, Keys::ReachPinfold].contains(&keys) {
-            return;
-        }
-        if self.is_orphaned() {
-            job.signal_all(Signal::CONT);
-        } else if keys == Keys::ReachPinfold {
-            // Without a terminal pinfold keeps running, for its deadline and for requests.
-        } else if self.policy.stops_with_main {
-            job.postpone_deadline(self.suspend_by(signal));
-        } else if self.suspend_at.take().is_some() {
-            self.suspend_by(Signal::TSTP);
-        }
-    }
-
-    /// Stops the job, its clocks and then pinfold, because the terminal stops pinfold's process group and the job is
-    /// not in that group.
-    async fn suspend_with_job(&mut self, job: Option<&Job>, signal: Signal) {
-        let Some(job) = job.filter(|_| !self.is_orphaned()) else { return };
-        let since = Instant::now();
-        job.signal_all(Signal::STOP);
-        // A job handles its requests in order: when this call returns, the signal has been sent.
-        job.processes().await;
-        self.suspend_by(signal);
-        job.signal_all(Signal::CONT);
-        job.postpone_deadline(since.elapsed());
-    }
-
-    /// Stops pinfold by the signal. Returns how long it was stopped.
-    fn suspend_by(&self, signal: Signal) -> Duration {
-        let since = Instant::now();
-        own_signals::suspend_by(signal);
-        let time = since.elapsed();
-        self.stopped_time.set(self.stopped_time.get() + time);
-        time
-    }
-
-    fn is_orphaned(&self) -> bool {
-        self.policy.terminal.map_or_else(terminal::is_orphaned, |terminal| terminal.orphaned)
     }
 }
 

@@ -11,7 +11,8 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 
 use super::Request;
-use super::find::{Containment, Job, Supervisor, supervisor_of_guard};
+use super::find::{Containment, Job, Supervisor};
+use super::job::open_guard;
 use super::target::Target;
 use crate::cgroup::base;
 use crate::cgroup::directory::{Cgroup, state};
@@ -19,9 +20,8 @@ use crate::cgroup::sweep;
 use crate::error::Error;
 use crate::kernel::pidfd::Pidfd;
 use crate::kernel::poll;
-use crate::kernel::scan::ScanLimits;
 use crate::kernel::signal::Signal;
-use crate::report::{Description, ProcessList};
+use crate::report::ProcessList;
 use crate::subreaper::descendants::Descendants;
 use crate::subreaper::description;
 
@@ -30,13 +30,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a supervisor may take to obey a kill request. Then the processes of the job are killed directly.
 const KILL_PATIENCE: Duration = Duration::from_secs(1);
-
-/// The times of a job that its supervisor has not recorded.
-const DEFAULT_GRACE: Duration = Duration::from_secs(10);
-const DEFAULT_KILL_BOUND: Duration = Duration::from_secs(10);
-
-/// The longest time for the signals of one request.
-const SIGNAL_TIME: Duration = Duration::from_secs(2);
 
 /// How a stop or a kill ended.
 #[derive(Debug)]
@@ -285,19 +278,6 @@ fn kill_directly(job: &Job) -> rustix::io::Result<()> {
     }
 }
 
-/// Opens a guard and confirms that it is one. Returns `None` if it has ended.
-fn open_guard(guard: Pid) -> rustix::io::Result<Option<Pidfd>> {
-    let pidfd = match Pidfd::open(guard) {
-        Ok(pidfd) => pidfd,
-        Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
-        Err(errno) => return Err(errno),
-    };
-    let is_guard = supervisor_of_guard(guard).is_some()
-        && std::fs::read_to_string(format!("/proc/{}/comm", guard.as_raw_nonzero()))
-            .is_ok_and(|name| name.trim_end() == base::GUARD_NAME);
-    Ok((is_guard && !pidfd.has_ended()).then_some(pidfd))
-}
-
 fn freeze_leaf(leaf: &Cgroup) -> rustix::io::Result<()> {
     const BOUND: Duration = Duration::from_secs(10);
     let events = leaf.events()?;
@@ -320,83 +300,4 @@ impl Supervisor {
     fn has_jobs_left(&self) -> bool {
         self.jobs.iter().any(Job::has_processes)
     }
-}
-
-impl Job {
-    fn known<T>(&self, value: impl FnOnce(&Description) -> T, default: T) -> T {
-        self.description.as_ref().map_or(default, value)
-    }
-
-    fn grace(&self) -> Duration {
-        self.known(|known| seconds(known.grace), DEFAULT_GRACE)
-    }
-
-    fn kill_bound(&self) -> Duration {
-        self.known(|known| seconds(known.kill_bound), DEFAULT_KILL_BOUND)
-    }
-
-    fn has_processes(&self) -> bool {
-        match &self.containment {
-            Containment::Leaf(leaf) => leaf.events().and_then(state).is_ok_and(|state| state.populated),
-            Containment::Guard(guard) => !self.processes().is_empty() && matches!(open_guard(*guard), Ok(Some(_))),
-        }
-    }
-
-    /// Waits until it has no process, for at most `time`. Returns whether it has none.
-    fn wait(&self, time: Option<Duration>) -> rustix::io::Result<bool> {
-        match &self.containment {
-            Containment::Leaf(leaf) => {
-                let until = time.and_then(|time| Instant::now().checked_add(time));
-                let events = match leaf.events() {
-                    Err(Errno::NODEV | Errno::NOENT) => return Ok(true),
-                    events => events?,
-                };
-                while state(&events)?.populated {
-                    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-                    if left.is_some_and(|left| left.is_zero()) {
-                        return Ok(false);
-                    }
-                    poll::wait(&mut [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)], left)?;
-                }
-                Ok(true)
-            }
-            Containment::Guard(guard) => match open_guard(*guard)? {
-                Some(guard) => poll::wait(&mut [PollFd::new(&guard, PollFlags::IN)], time),
-                None => Ok(true),
-            },
-        }
-    }
-
-    /// Sends the signals to the main process, if it is still in the job.
-    fn signal_main(&self, signals: &[Signal]) -> rustix::io::Result<()> {
-        let main = self.main.ok_or(Errno::SRCH)?;
-        let mut found = false;
-        self.signal_those(signals, |pid| pid == main, |_| found = true)?;
-        if found { Ok(()) } else { Err(Errno::SRCH) }
-    }
-
-    fn signal_all(&self, signals: &[Signal], wanted: impl Fn(Pid) -> bool) -> rustix::io::Result<()> {
-        self.signal_those(signals, wanted, |_| {})
-    }
-
-    fn signal_those(
-        &self,
-        signals: &[Signal],
-        wanted: impl Fn(Pid) -> bool,
-        found: impl FnMut(Pid),
-    ) -> rustix::io::Result<()> {
-        let scans = ScanLimits::new(64, SIGNAL_TIME);
-        match &self.containment {
-            Containment::Leaf(leaf) => leaf.signal_those(signals, scans, wanted, found).map(drop),
-            Containment::Guard(guard) => match open_guard(*guard)? {
-                // The pidfd is held until the signals have been sent.
-                Some(_held) => Descendants::of(*guard).signal_those(signals, scans, wanted, found).map(drop),
-                None => Err(Errno::SRCH),
-            },
-        }
-    }
-}
-
-fn seconds(seconds: f64) -> Duration {
-    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }

@@ -7,6 +7,7 @@
 pub(crate) mod act;
 pub(crate) mod exec;
 pub(crate) mod find;
+mod job;
 pub(crate) mod listing;
 pub(crate) mod target;
 

@@ -3,9 +3,8 @@
 use anyhow::{Result, bail};
 use rustix::process::{Pid, geteuid};
 
-use super::find::{Containment, Job, Supervisor};
+use super::find::{Job, Supervisor};
 use crate::report::text::printable;
-use crate::subreaper::descendants::Descendants;
 
 /// A job, or a supervisor with all of its jobs.
 #[derive(Clone, Copy, Debug)]
@@ -106,14 +105,4 @@ fn by_pid(pid: Pid, all: &[Supervisor]) -> Option<Target<'_>> {
         }
     }
     found.map(|(_, target)| target)
-}
-
-impl Job {
-    /// Returns its processes, as far as they are visible here.
-    pub fn processes(&self) -> Vec<Pid> {
-        match &self.containment {
-            Containment::Leaf(leaf) => leaf.processes().0,
-            Containment::Guard(guard) => Descendants::of(*guard).processes().0,
-        }
-    }
 }

@@ -47,6 +47,9 @@ pub struct Facts {
     pub limits: Limits,
     /// What would hold each promise of a strict sandbox; empty in the facts of older versions.
     pub sandbox: Vec<PromiseReport>,
+    /// Why pinfold can't explain what a sandbox refuses (`--explain-denials`); null if it can.
+    #[serde(default)]
+    pub denials_refused: Option<String>,
 }
 
 /// The result of an operation that was tested.

@@ -15,6 +15,7 @@ use crate::cgroup::{directory, lock};
 use crate::doctor::probe;
 use crate::kernel::{mount, rlimit};
 use crate::report::ProcessInfo;
+use crate::sandbox::machine::Machine;
 use crate::sandbox::prepare::promises_here;
 
 /// The inode number of the machine's own cgroup namespace (`PROC_CGROUP_INIT_INO`, include/linux/proc_ns.h).
@@ -60,6 +61,7 @@ impl Facts {
             proc: proc(mountinfo.as_deref().unwrap_or_default()),
             limits: limits(),
             sandbox: promises_here(),
+            denials_refused: Machine::get().listener().clone().err(),
         }
     }
 }

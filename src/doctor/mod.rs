@@ -1,8 +1,7 @@
 //! Examines what this machine allows: which containment a job would get and why, and what you can do to get a stronger
 //! one.
 //!
-//! [`Facts::gather`] gathers the [`Facts`] once. The [`Examination`] and its text are pure functions of the facts, so
-//! that the facts of one machine can be examined on another.
+//! [`examine`] gathers the facts about the machine once. The [`Examination`] and its text follow from them.
 //!
 //! ```
 //! use pinfold::doctor::{Containment, examine};
@@ -21,6 +20,8 @@ mod probe;
 mod probe_child;
 mod sandbox;
 mod surroundings;
+#[cfg(test)]
+mod tests;
 mod text;
 mod verdict;
 
@@ -28,10 +29,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub use facts::{
-    Ancestor, Calls, Cgroup, Container, ContainerKind, Facts, Limits, Manager, Mount, Mounts, Place, Proc, Scratch,
-    Systemd, Tried,
-};
+use crate::report::ContainmentKind;
+use facts::Facts;
 pub use verdict::{Containment, Verdict};
 
 /// The version of [`Examination`]'s format.
@@ -43,14 +42,14 @@ pub const VERSION: u32 = 1;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Examination {
-    /// [`VERSION`].
+    /// The version of this format: 1.
     pub version: u32,
     /// What `pinfold run` would do here.
     pub verdict: Verdict,
     /// The findings, in the order in which they are printed.
     pub findings: Vec<Finding>,
     /// The facts from which the verdict and the findings follow.
-    pub facts: Facts,
+    facts: Facts,
 }
 
 /// One statement about the machine.
@@ -108,13 +107,17 @@ pub enum Mark {
 /// nothing. It never fails: the findings report what it could not find out.
 #[must_use]
 pub fn examine(cgroup: Option<&Path>) -> Examination {
-    Examination::of(Facts::gather(cgroup))
+    examine_for(cgroup, None)
+}
+
+/// The same as [`examine`], where only this containment is allowed.
+pub(crate) fn examine_for(cgroup: Option<&Path>, containment: Option<ContainmentKind>) -> Examination {
+    Examination::of(Facts { containment, ..Facts::gather(cgroup) })
 }
 
 impl Examination {
-    /// Draws the conclusions from these facts.
-    #[must_use]
-    pub fn of(facts: Facts) -> Self {
+    /// Draws the conclusions from these facts, which may be those of another machine.
+    fn of(facts: Facts) -> Self {
         let mut findings = Vec::new();
         kernel::add_findings(&facts, &mut findings);
         cgroup::add_findings(&facts, &mut findings);

@@ -11,8 +11,8 @@ use rustix::process::getpid;
 
 use crate::cgroup::base;
 use crate::cgroup::directory::Cgroup;
+use crate::doctor::facts::{Scratch, Tried};
 use crate::doctor::probe_child::{Child, End, StartMethod, Task, start};
-use crate::doctor::{Scratch, Tried};
 use crate::kernel::pidfd::Pidfd;
 use crate::kernel::signal::Signal;
 use crate::kernel::{pidfd, poll};

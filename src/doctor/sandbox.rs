@@ -19,4 +19,12 @@ pub(super) fn add_findings(facts: &Facts, findings: &mut Vec<Finding>) {
             }
         });
     }
+    // The facts of older versions have no promises and nothing about refusals.
+    if !facts.sandbox.is_empty() {
+        let id = "sandbox_explain_denials";
+        findings.push(match &facts.denials_refused {
+            None => Finding::good(id, Section::Sandbox, "--explain-denials works: a listener of the seccomp filter"),
+            Some(reason) => Finding::note(id, Section::Sandbox, format!("--explain-denials does not work: {reason}")),
+        });
+    }
 }

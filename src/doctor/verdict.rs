@@ -137,7 +137,7 @@ fn is_refused_call(errno: i32) -> bool {
 
 fn spawn_refusal(place: &str, stage: SpawnStage, errno: i32) -> (Refusal, bool) {
     let errno = Errno::from_raw_os_error(errno);
-    let error = SpawnError { stage, source: errno.into(), program: "a process".into(), cwd: None };
+    let error = SpawnError { stage, source: errno.into(), program: "a process".into(), cwd: None, denials: Vec::new() };
     let (text, advice) = (error.to_string(), error.advice());
     let reason = text.strip_suffix(&format!(" ({advice})")).unwrap_or(&text);
     (Refusal::new(place, reason, advice), error.is_about_the_cgroup())

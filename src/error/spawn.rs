@@ -4,7 +4,7 @@ use rustix::io::Errno;
 
 use super::hint;
 use crate::report::text::printable;
-use crate::report::{NotRemoved, ProcessList};
+use crate::report::{Denial, DenialKind, NotRemoved, ProcessList};
 
 /// The step in which the start of a command failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -58,6 +58,8 @@ pub struct SpawnError {
     pub program: String,
     /// The directory for the command to run in, if the caller gave one.
     pub cwd: Option<String>,
+    /// What the sandbox refused to the process; empty unless the policy asks for it.
+    pub denials: Vec<Denial>,
 }
 
 impl SpawnError {
@@ -181,8 +183,7 @@ impl SpawnError {
     }
 
     /// Returns advice for the user; empty if pinfold has no advice.
-    #[must_use]
-    pub fn advice(&self) -> &'static str {
+    pub(crate) fn advice(&self) -> &'static str {
         self.words().1
     }
 }
@@ -225,7 +226,11 @@ impl std::fmt::Display for HangingStart {
 impl std::fmt::Display for SpawnError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (doing, advice) = self.words();
-        write!(f, "cannot {doing}: {}{}", self.source, hint(advice))
+        // The process has only tried to execute the command, at each place in PATH.
+        match self.denials.iter().find(|denial| denial.kind == DenialKind::Execute) {
+            Some(denial) => write!(f, "cannot {doing}: {} (the sandbox refused: {denial})", self.source),
+            None => write!(f, "cannot {doing}: {}{}", self.source, hint(advice)),
+        }
     }
 }
 

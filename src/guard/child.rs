@@ -37,6 +37,8 @@ pub struct Plan {
     /// The descriptor of the sandbox's Landlock ruleset; -1 without a ruleset. No other descriptor is moved to this
     /// number.
     pub ruleset: RawFd,
+    /// The same for the socket over which the process sends the listener of its filter.
+    pub listener: RawFd,
     /// The socket that receives a descriptor of the job's private tmp; -1 without one. No other descriptor is moved to
     /// this number.
     pub tmp_socket: RawFd,
@@ -230,7 +232,7 @@ unsafe fn prepare_and_exec(plan: &mut Plan, outcome: &Outcome) -> Result<(), i32
         if let Some(sandbox) = &plan.sandbox {
             enter(SpawnStage::Seccomp);
             // The filters come last, because they forbid system calls that the earlier steps make.
-            sandbox.filter()?;
+            sandbox.filter(plan.listener)?;
         }
         enter(SpawnStage::Exec);
         Err(execute(plan))
@@ -321,6 +323,19 @@ unsafe fn is_in_leaf(plan: &Plan) -> bool {
                 return id == leaf_id;
             }
         }
+        is_in_leaf_by_name(leaf_tail)
+    }
+}
+
+/// Returns whether a line of `/proc/self/cgroup` ends with this text. It is a function of its own, because it needs
+/// more of the stack than all other steps together, and each page of the stack that is touched takes time.
+///
+/// # Safety
+/// The same as for [`child`]. `leaf_tail` is valid.
+#[inline(never)]
+unsafe fn is_in_leaf_by_name(leaf_tail: *const [u8]) -> bool {
+    // SAFETY: memory of this process, passed with its length; the tail is a string that the guard keeps.
+    unsafe {
         let path = c"/proc/self/cgroup".as_ptr() as usize;
         let flags = (libc::O_RDONLY | libc::O_CLOEXEC) as usize;
         let Ok(file) = checked(libc::SYS_openat, [libc::AT_FDCWD as usize, path, flags, 0]) else { return true };

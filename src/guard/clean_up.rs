@@ -68,6 +68,34 @@ impl Guard {
                 let _ = self.handle(message, descriptors);
             }
         }
+        if !self.has_nothing_left() {
+            self.end_everything();
+        }
+        if let Some(terminal) = self.terminal.take() {
+            terminal.restore();
+        }
+        if let Some((parent, undo)) = self.delegation.take() {
+            delegation::undo_if_unused(&parent, &undo, self.supervisor.as_ref().map(AsFd::as_fd));
+        }
+        if let Some(base) = self.tmp_base.take() {
+            // The guard removes this directory last, because that can take long, and because no process is left now
+            // that could make files in it. If the removal fails, the next sweep tries again.
+            let _ = private_tmp::remove(base.parent.as_fd(), &base.name);
+        }
+    }
+
+    /// Returns whether the guard has no child, and so no descendant, and the base is removed. This is usual if the
+    /// supervisor ended regularly.
+    fn has_nothing_left(&self) -> bool {
+        self.reap_quietly(|_| {})
+            && self
+                .base
+                .as_ref()
+                .is_none_or(|base| matches!(base.parent.remove_empty(&base.name), Ok(()) | Err(Errno::NOENT)))
+    }
+
+    /// Ends every process that is left, and removes the base.
+    fn end_everything(&mut self) {
         let _ = self.listen_for_children(true);
         let _ = epoll::delete(&self.epoll, &self.socket);
         if let Some(supervisor) = &self.supervisor {
@@ -94,17 +122,6 @@ impl Guard {
         self.end_descendants(bound);
         // A process that SIGKILL did not end may still use the memory of its launch, so this memory is not freed.
         std::mem::forget(std::mem::take(&mut self.launches));
-        if let Some(terminal) = self.terminal.take() {
-            terminal.restore();
-        }
-        if let Some((parent, undo)) = self.delegation.take() {
-            delegation::undo_if_unused(&parent, &undo, self.supervisor.as_ref().map(AsFd::as_fd));
-        }
-        if let Some(base) = self.tmp_base.take() {
-            // The guard removes this directory last, because that can take long, and because no process is left now
-            // that could make files in it. If the removal fails, the next sweep tries again.
-            let _ = private_tmp::remove(base.parent.as_fd(), &base.name);
-        }
     }
 
     /// Sends the death signal to each job that was configured with one, and gives these jobs a moment to end.

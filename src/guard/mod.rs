@@ -120,7 +120,7 @@ impl Guard {
     /// Where a supervisor needs further guards (one for each job without a cgroup), it executes this same program for
     /// them. It does not use the environment variable `PINFOLD_GUARD` then.
     ///
-    /// The guard lowers its own `oom_score_adj`, and this process does the same after it has requested its first job,
+    /// The guard lowers its own `oom_score_adj`, and this process does the same when its first job has been started,
     /// where that is permitted (CAP_SYS_RESOURCE). Jobs get the previous value. From the deadline of a job until the
     /// end of the job, the kernel repeatedly sends SIGCONT to this process, because the job may have stopped it.
     ///

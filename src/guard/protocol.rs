@@ -157,6 +157,8 @@ pub struct Spec<'a> {
     /// The sandbox that the child applies to itself. If it has a Landlock ruleset, that is the next descriptor.
     pub sandbox: Option<Confinement>,
     pub has_ruleset: bool,
+    /// The next descriptor is a socket, over which the child sends the listener of its filter.
+    pub has_listener: bool,
     /// The next descriptor is the socket that receives a descriptor of the private tmp.
     pub has_tmp_socket: bool,
     /// The numbers that the remaining descriptors get in the job.

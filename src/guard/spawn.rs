@@ -136,6 +136,10 @@ impl SpawnRequest {
             [ruleset, rest @ ..] if spec.has_ruleset => (Some(ruleset), rest),
             all => (None, all),
         };
+        let (listener, descriptors) = match descriptors {
+            [listener, rest @ ..] if spec.has_listener => (Some(listener), rest),
+            all => (None, all),
+        };
         let (tmp_socket, descriptors) = match descriptors {
             [socket, rest @ ..] if spec.has_tmp_socket => (Some(socket), rest),
             all => (None, all),
@@ -148,12 +152,13 @@ impl SpawnRequest {
             return Err(Failure::new(SpawnStage::WorkingDirectory, Errno::ACCESS));
         }
         let (mut copies, moves) = moves(&spec.targets, descriptors)?;
-        let mut own_number = |descriptor: Option<&OwnedFd>| match descriptor {
+        let own_number = |descriptor: Option<&OwnedFd>| match descriptor {
             Some(descriptor) => number_outside_of(&spec.targets, descriptor.as_raw_fd(), &mut copies)
                 .map_err(|errno| Failure::new(SpawnStage::Descriptors, errno)),
             None => Ok(-1),
         };
-        let (ruleset, tmp_socket) = (own_number(ruleset)?, own_number(tmp_socket)?);
+        let [ruleset, listener, tmp_socket] = [ruleset, listener, tmp_socket].map(own_number);
+        let (ruleset, listener, tmp_socket) = (ruleset?, listener?, tmp_socket?);
         let death_signal = spec.death_signal;
 
         let mut argv = vec![null()];
@@ -178,6 +183,7 @@ impl SpawnRequest {
             cwd_descriptor,
             sandbox: spec.sandbox,
             ruleset,
+            listener,
             tmp_socket,
             cwd: match spec.cwd {
                 Some(path) => pointers(&[path])?[0],

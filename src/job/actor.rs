@@ -31,6 +31,7 @@ use crate::kernel::pidfd::Pidfd;
 use crate::kernel::signal::Signal;
 use crate::kernel::wake::Wake;
 use crate::report::{ContainmentKind, Report, Usage};
+use crate::sandbox::denials::Explanation;
 use crate::supervisor::Inner;
 use crate::supervisor::backend::NextContainment;
 use crate::supervisor::containment::JobContainment;
@@ -114,6 +115,8 @@ pub(super) struct Actor {
     pub(super) usage: Option<Box<Usage>>,
     pub(super) seen: Measured,
     pub(super) memory: Arc<oom::Watch>,
+    /// Explains what the sandbox refuses.
+    pub(super) explanation: Option<Explanation>,
     pub(super) report: ReportBuilder,
 }
 
@@ -128,6 +131,7 @@ impl Actor {
         events: Log,
     ) -> Result<(Box<Self>, Sender<Request>, Receiver<Signal>)> {
         let NextContainment { link, containment, refused } = next;
+        let explanation = spawn_request.explain(&link, containment.leaf().is_some())?;
         let answers = link.listen(events.job())?;
         let (requests, inbox) = queue();
         let (stop_sender, stops) = queue();
@@ -182,6 +186,7 @@ impl Actor {
             usage: None,
             seen: Measured::default(),
             memory: Arc::default(),
+            explanation,
             report,
         };
         Ok((Box::new(actor), requests, stops))

@@ -108,6 +108,19 @@ impl Actor {
         }
     }
 
+    /// Records what the sandbox has refused. The job is over, so this is complete.
+    fn record_denials(&mut self) {
+        let (Some(explanation), Some(sandbox)) = (self.explanation.take(), &mut self.report.sandbox) else { return };
+        let record = explanation.so_far();
+        sandbox.denials = Some(record.denials);
+        sandbox.denials_left_out = record.left_out;
+        if let Some(why) = record.trouble {
+            let why =
+                format!("pinfold could not look at all calls of the job, so sandbox.denials can be incomplete: {why}");
+            self.note(&why);
+        }
+    }
+
     pub(super) async fn finish(mut self: Box<Self>) -> Arc<Report> {
         let mut usage = match self.usage.take() {
             Some(usage) => *usage,
@@ -116,6 +129,7 @@ impl Actor {
         // The guard may have reported this figure after the usage was read.
         usage.main_resident_peak_bytes = Figure::resident_peak(self.seen.main_resident_peak);
         self.record_oom_kills();
+        self.record_denials();
         self.remove_leaf().await;
         // While the guard still runs: if this process is killed now, the guard removes the private tmp.
         self.remove_private_tmp().await;

@@ -206,7 +206,7 @@ impl Job {
     /// -- -PGID`, but no process outside of the job receives the signal. Returns when the signals have been sent.
     ///
     /// Cancel-safe: pinfold sends the signals even if the future is dropped.
-    pub async fn signal_group(&self, signal: Signal) {
+    pub(crate) async fn signal_group(&self, signal: Signal) {
         let (sent, done) = oneshot::channel();
         // A job that has ended ignores requests, and drops those that it had received.
         self.requests.send(Request::SignalGroup(signal, sent));
@@ -217,7 +217,7 @@ impl Job {
     /// returns that signal. Never returns if the job has ended.
     ///
     /// Cancel-safe: a stop that happens while no call waits is kept for the next call.
-    pub async fn next_stop(&self) -> Signal {
+    pub(crate) async fn next_stop(&self) -> Signal {
         match self.stops.lock().await.recv().await {
             Some(signal) => signal,
             None => std::future::pending().await,
@@ -226,7 +226,7 @@ impl Job {
 
     /// Postpones the deadline and the end of the [`idle_timeout`](crate::Command::idle_timeout) by this time, for
     /// example by a time in which the job could not run.
-    pub fn postpone_deadline(&self, by: std::time::Duration) {
+    pub(crate) fn postpone_deadline(&self, by: std::time::Duration) {
         if let Some(piped) = &self.piped {
             piped.postpone_idle(by);
         }

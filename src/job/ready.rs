@@ -91,8 +91,7 @@ impl Readiness {
     }
 
     /// Returns whether this condition needs the job's piped output.
-    #[must_use]
-    pub fn needs_output(&self) -> bool {
+    pub(crate) fn needs_output(&self) -> bool {
         matches!(self.0, Condition::Line(..))
     }
 

@@ -8,6 +8,7 @@ use rustix::process::Pid;
 use super::actor::{Actor, Started};
 use super::stop::{Action, Event, Phase};
 use crate::error::{Error, HangingStart, SpawnError, SpawnStage};
+use crate::guard;
 use crate::kernel::pidfd::Pidfd;
 use crate::report::Born;
 
@@ -51,6 +52,8 @@ impl Actor {
     /// Records that the command has been executed.
     pub(super) fn spawned(&mut self, pid: i32, joined: bool, pidfd: Pidfd) {
         self.report.phases.spawned = self.elapsed();
+        // Only now, so that the first command does not wait for this.
+        guard::protect_from_oom_killer();
         let born = if joined { Born::Joined } else { Born::Cloned };
         self.report.containment.born = self.containment.leaf().map(|_| born);
         self.report.pid = Some(pid);
@@ -81,7 +84,9 @@ impl Actor {
     }
 
     fn spawn_error(&self, stage: SpawnStage, errno: Errno) -> Error {
-        Error::Spawn(SpawnError { stage, source: errno.into(), program: self.program(), cwd: self.report.cwd.clone() })
+        let denials = self.explanation.as_ref().map_or_else(Vec::new, |explanation| explanation.so_far().denials);
+        let (program, cwd) = (self.program(), self.report.cwd.clone());
+        Error::Spawn(SpawnError { stage, source: errno.into(), program, cwd, denials })
     }
 
     /// Returns the error with the remaining processes of the job, for a start whose process SIGKILL did not end.

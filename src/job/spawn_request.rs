@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SeekFrom, memfd_create, open, openat};
 use rustix::io::Errno;
@@ -12,7 +13,6 @@ use serde_bytes::{ByteBuf, Bytes};
 use super::private_tmp::{self, PrivateTmp};
 use crate::cgroup::leaf::Leaf;
 use crate::error::{Error, Result, short_of_descriptors};
-use crate::guard;
 use crate::guard::protocol::{self, JobId, MAX_DESCRIPTORS, SHORT_SPEC, Spec, ToGuard};
 use crate::job::caller::{Caller, InheritedFd};
 use crate::job::command::{CStrings, Command, ProcessGroup, Source};
@@ -22,6 +22,7 @@ use crate::kernel::rlimit::NOFILE;
 use crate::kernel::signal::Signal;
 use crate::kernel::{inherited, oom_score, process};
 use crate::report::SandboxReport;
+use crate::sandbox::denials::{self, Explainer, Explanation, Members};
 use crate::sandbox::machine::Machine;
 use crate::sandbox::prepare::{Prepared, TMP, prepare};
 use crate::sandbox::private_tmp::PrivateTmpDir;
@@ -44,6 +45,8 @@ pub(super) struct SpawnRequest {
     pub private_tmp: Option<Box<PrivateTmp>>,
     /// The sandbox, for the report.
     pub sandbox: Option<Box<SandboxReport>>,
+    /// What explains the refusals of the sandbox, and the socket over which it gets the listener.
+    explainer: Option<(Arc<Explainer>, OwnedFd)>,
 }
 
 /// How the specification is sent: in the message itself, or in a memfd.
@@ -106,6 +109,13 @@ impl SpawnRequest {
         if let Some(ruleset) = ruleset {
             fds_for_guard.push(FdForGuard::Owned(owned.len()));
             owned.push(ruleset);
+        }
+        let mut explainer = None;
+        if let Some(explains) = sandbox.as_mut().and_then(|sandbox| sandbox.explainer.take()) {
+            let (ours, theirs) = denials::channel()?;
+            fds_for_guard.push(FdForGuard::Owned(owned.len()));
+            owned.push(theirs);
+            explainer = Some((explains, ours));
         }
         let private_tmp = if has_mounted_tmp {
             let (ours, theirs) = private_tmp::socket()?;
@@ -199,6 +209,7 @@ impl SpawnRequest {
             cwd: strings.cwd.as_deref().map(Bytes::new),
             sandbox: confinement,
             has_ruleset,
+            has_listener: explainer.is_some(),
             has_tmp_socket: has_mounted_tmp,
             targets,
             blocked: signals.blocked & !command.unblocked_signals,
@@ -226,7 +237,17 @@ impl SpawnRequest {
         } else {
             EncodedSpec::Memfd(in_memfd(c"pinfold-spec", &bytes).map_err(failed)?)
         };
-        Ok(Self { spec, owned, fds_for_guard, pipes, terminal, input, private_tmp, sandbox: report })
+        Ok(Self { spec, owned, fds_for_guard, pipes, terminal, input, private_tmp, sandbox: report, explainer })
+    }
+
+    /// Starts the thread that explains what the sandbox refuses, if the policy asks for it.
+    pub fn explain(&mut self, link: &Link, has_leaf: bool) -> Result<Option<Explanation>> {
+        let members = match has_leaf {
+            true => Members::OfCgroup,
+            false => Members::DescendantsOf(link.pid.as_raw_nonzero().get()),
+        };
+        let explain = |(explainer, socket)| Explanation::start(explainer, socket, members);
+        self.explainer.take().map(explain).transpose()
     }
 
     /// Closes the request, which will not be sent again. After that, only the job holds its ends of the pipes, and
@@ -260,8 +281,6 @@ impl SpawnRequest {
         }
         let message = ToGuard::Spawn { job, leaf: leaf.map(Leaf::tail), join, spec, oom_score: oom_score::of_jobs() };
         let sent = link.send(&message, last).await;
-        // pinfold does this after the send, while the guard already starts the first job.
-        guard::protect_from_oom_killer();
         if let ToGuard::Spawn { spec: Some(bytes), .. } = message {
             self.spec = EncodedSpec::Message(bytes);
         }

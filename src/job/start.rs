@@ -91,7 +91,8 @@ impl Supervisor {
         if first && let Backend::Cgroup { base, .. } = &*self.inner.backend() {
             // The sweep begins only after the start, in a task of its own, so that the command does not wait until
             // pinfold has removed the cgroups that other supervisors have left.
-            let sweep = start_sweep::sweep(base.now().parent().clone());
+            let base = base.now();
+            let sweep = start_sweep::sweep(base.parent().clone(), base.name().to_owned());
             let mut sweeping = self.inner.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
             sweeping.spawn_on(sweep, &self.inner.runtime.handle);
         }

@@ -203,7 +203,7 @@ impl Job {
     ///
     /// # Errors
     /// [`Error::Invalid`] if the job has no terminal.
-    pub fn pty_signal_keys(&self) -> Result<[Option<u8>; 2]> {
+    pub(crate) fn pty_signal_keys(&self) -> Result<[Option<u8>; 2]> {
         let terminal = self.terminal()?;
         Ok([SpecialCodeIndex::VINTR, SpecialCodeIndex::VQUIT].map(|key| terminal.signal_key(key)))
     }
@@ -214,7 +214,7 @@ impl Job {
     ///
     /// # Errors
     /// [`Error::Invalid`] if the job has no terminal; `EINVAL` for another signal; `EIO` if the terminal was hung up.
-    pub fn signal_pty(&self, signal: Signal) -> Result<()> {
+    pub(crate) fn signal_pty(&self, signal: Signal) -> Result<()> {
         let terminal = self.terminal()?;
         let sent = terminal.signal(signal.number());
         sent.map_err(|errno| Error::system("send", format!("{signal} to the job's terminal"), errno, ""))

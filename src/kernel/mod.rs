@@ -10,6 +10,7 @@ pub(crate) mod inherited;
 pub(crate) mod landlock;
 #[cfg(feature = "cli")]
 pub(crate) mod locks;
+pub(crate) mod memory;
 pub(crate) mod mount;
 pub(crate) mod oom_score;
 #[cfg(feature = "cli")]
@@ -23,6 +24,8 @@ pub(crate) mod rlimit;
 pub(crate) mod same_file;
 pub(crate) mod scan;
 pub(crate) mod seccomp;
+pub(crate) mod seccomp_notify;
+pub(crate) mod seccomp_run;
 pub(crate) mod short_child;
 pub(crate) mod signal;
 pub(crate) mod signal_set;

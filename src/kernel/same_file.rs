@@ -21,16 +21,6 @@ use crate::kernel::descriptor;
 /// A program that forwards the output of a job to its own standard streams calls this function before it calls
 /// [`Command::stderr_to_stdout`](crate::Command::stderr_to_stdout). The function does not block and changes nothing. It
 /// returns `false` if it cannot find out.
-///
-/// ```
-/// use std::fs::File;
-/// use pinfold::output::are_one_output;
-///
-/// let (reader, writer) = std::io::pipe()?;
-/// assert!(are_one_output(&writer, &writer.try_clone()?));
-/// assert!(!are_one_output(&writer, File::open("/dev/null")?));
-/// # Ok::<(), std::io::Error>(())
-/// ```
 pub fn are_one_output(one: impl AsFd, other: impl AsFd) -> bool {
     let (one, other) = (one.as_fd(), other.as_fd());
     if one.as_raw_fd() == other.as_raw_fd() {

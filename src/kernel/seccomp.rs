@@ -103,6 +103,11 @@ impl Program {
         self.0.len() / INSTRUCTION
     }
 
+    /// Returns the instructions one after the other.
+    pub fn iter(&self) -> impl Iterator<Item = Instruction> {
+        self.0.as_chunks::<INSTRUCTION>().0.iter().map(Instruction::read)
+    }
+
     /// Installs the program permanently as a filter of the calling thread. May be called between clone and exec,
     /// because it only makes one system call.
     ///
@@ -113,10 +118,22 @@ impl Program {
     /// The filter cannot be removed again, so it must be wanted for the rest of the thread's life. The thread must have
     /// `no_new_privs`, or CAP_SYS_ADMIN.
     pub unsafe fn install(&self) -> std::result::Result<(), i32> {
+        // SAFETY: the caller's obligation.
+        unsafe { self.install_with(0) }.map(drop)
+    }
+
+    /// Does the same with flags of seccomp(2). Returns the descriptor of the listener, if a flag asks for one.
+    ///
+    /// # Errors
+    /// The errno.
+    ///
+    /// # Safety
+    /// The same as for [`install`](Self::install).
+    pub unsafe fn install_with(&self, flags: usize) -> std::result::Result<usize, i32> {
         let program = SockFprog { length: self.instructions() as u16, instructions: self.0.as_ptr() };
         // SAFETY: the structure has the kernel's layout, and it and the program outlive the call. The kernel copies the
         // program, so its alignment does not matter.
-        unsafe { checked(libc::SYS_seccomp, [SET_MODE_FILTER, 0, &raw const program as usize]) }.map(drop)
+        unsafe { checked(libc::SYS_seccomp, [SET_MODE_FILTER, flags, &raw const program as usize]) }
     }
 }
 

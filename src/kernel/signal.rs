@@ -77,7 +77,7 @@ impl Signal {
     }
 
     /// Returns all signals, in ascending order.
-    pub fn all() -> impl Iterator<Item = Self> {
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
         (1..=signal_set::SIGNAL_MAX).map(Self)
     }
 

@@ -1,5 +1,6 @@
 //! The report, which describes how a job ended: one type for the library and for `--report`.
 
+mod denial;
 mod description;
 mod oom;
 mod process;
@@ -14,6 +15,7 @@ use std::process::ExitStatus;
 
 use serde::{Deserialize, Serialize};
 
+pub use denial::{Denial, DenialKind};
 pub(crate) use description::{Description, SupervisorKind, VERSION as DESCRIPTION_VERSION};
 pub use oom::{Oom, OomVictim};
 pub use process::ProcessInfo;
@@ -24,7 +26,7 @@ pub use usage::{Figure, Usage};
 
 /// The version of the report's format. It increases when a field changes its meaning or is removed, but not when a
 /// field is added.
-pub const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 /// What pinfold reports about a finished job. All times are in seconds.
 ///
@@ -156,8 +158,8 @@ pub enum MainEnd {
 }
 
 impl MainEnd {
-    /// Returns the exit code that a shell reports for this process: its own exit code, or [128 plus the
-    /// number](exit_code_of_signal) of the signal that ended it.
+    /// Returns the exit code that a shell reports for this process: its own exit code, or 128 plus the
+    /// number of the signal that ended it.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -169,12 +171,7 @@ impl MainEnd {
 
 /// Returns the exit code for a process that a signal ended: 128 plus the number of the signal, as in POSIX shells
 /// (2.8.2 Exit Status for Commands), `timeout` and `env`.
-///
-/// ```
-/// assert_eq!(pinfold::report::exit_code_of_signal(pinfold::Signal::TERM.number()), 143);
-/// ```
-#[must_use]
-pub fn exit_code_of_signal(number: i32) -> u8 {
+pub(crate) fn exit_code_of_signal(number: i32) -> u8 {
     u8::try_from(128 + number).unwrap_or(u8::MAX)
 }
 

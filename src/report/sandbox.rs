@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::Figure;
+use super::denial::Denial;
 
 /// The sandbox of a job: each promise, and the mechanism that held it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +20,13 @@ pub struct SandboxReport {
     pub promises: Vec<PromiseReport>,
     /// A hash of the seccomp filters: equal filters have equal hashes.
     pub filter_hash: String,
+    /// What the sandbox refused to the job, in the order in which it first happened; at most 100 entries. Null unless
+    /// the policy asks for it ([`Sandbox::explain_denials`](crate::Sandbox::explain_denials)).
+    #[serde(default)]
+    pub denials: Option<Vec<Denial>>,
+    /// The number of refused calls that `denials` does not contain, because the list is full.
+    #[serde(default)]
+    pub denials_left_out: u64,
     /// The bytes that the files of the private tmp had allocated when the job had ended; null if the job had no private
     /// tmp.
     #[serde(default)]
@@ -64,7 +72,7 @@ pub enum Promise {
 
 impl Promise {
     /// All promises, in the order in which they are reported.
-    pub const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Privileges,
         Self::Kernel,
         Self::Processes,
@@ -76,8 +84,7 @@ impl Promise {
     ];
 
     /// Returns the name of the promise in options, in JSON and in messages.
-    #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Privileges => "privileges",
             Self::Kernel => "kernel",

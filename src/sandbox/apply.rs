@@ -37,6 +37,8 @@ pub struct Confinement {
     /// The seccomp filters, in the order in which they are installed. The kernel runs all of them for each system call,
     /// and the strictest result wins.
     pub filters: Vec<Program>,
+    /// The filter that takes the place of pinfold's own, if pinfold explains what the sandbox refuses.
+    pub listener: Option<Program>,
 }
 
 impl Confinement {
@@ -56,11 +58,16 @@ impl Confinement {
         }
     }
 
-    /// Installs the seccomp filters.
+    /// Installs the seccomp filters. `socket` is where the listener is sent, if there is one.
     ///
     /// # Safety
     /// The same as for [`enter`](Self::enter).
-    pub unsafe fn filter(&self) -> Result<(), i32> {
+    pub unsafe fn filter(&self, socket: RawFd) -> Result<(), i32> {
+        if let Some(program) = &self.listener {
+            // From here on, the calls that the listener answers wait for it. No step but exec makes one.
+            // SAFETY: `no_new_privs` is set; the supervisor is the owner of the listener, which this process does not use.
+            unsafe { send_descriptor(socket, program.install_with_listener()? as RawFd)? };
+        }
         // SAFETY: `no_new_privs` is set; the caller's obligation.
         self.filters.iter().try_for_each(|filter| unsafe { filter.install() })
     }

@@ -18,10 +18,10 @@ use crate::kernel::seccomp::{ALLOW, ERRNO, Instruction, KILL_PROCESS, Program};
 
 /// `AUDIT_ARCH_X86_64` (include/uapi/linux/audit.h).
 #[cfg(target_arch = "x86_64")]
-const ARCHITECTURE: (u32, TargetArch) = (0xc000_003e, TargetArch::x86_64);
+pub const ARCHITECTURE: (u32, TargetArch) = (0xc000_003e, TargetArch::x86_64);
 /// `AUDIT_ARCH_AARCH64`.
 #[cfg(target_arch = "aarch64")]
-const ARCHITECTURE: (u32, TargetArch) = (0xc000_00b7, TargetArch::aarch64);
+pub const ARCHITECTURE: (u32, TargetArch) = (0xc000_00b7, TargetArch::aarch64);
 
 /// Offsets in `struct seccomp_data`.
 const NUMBER: u32 = 0;

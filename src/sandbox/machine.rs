@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::apply;
 use super::mounts::{self, Action};
 use crate::kernel::landlock::{self as rulesets, Handled};
-use crate::kernel::{seccomp, short_child};
+use crate::kernel::{seccomp, seccomp_notify, short_child};
 
 /// Whether something works here, or why not.
 pub type Support = Result<(), String>;
@@ -39,6 +39,8 @@ pub struct Machine {
     mounts: OnceLock<Support>,
     /// See [`Self::network`].
     network: OnceLock<Support>,
+    /// See [`Self::listener`].
+    listener: OnceLock<Support>,
 }
 
 impl Machine {
@@ -72,6 +74,7 @@ impl Machine {
             seccomp: filters.map_err(seccomp::reason),
             mounts: OnceLock::new(),
             network: OnceLock::new(),
+            listener: OnceLock::new(),
             landlock_abi: landlock_abi.ok(),
         }
     }
@@ -84,6 +87,20 @@ impl Machine {
     /// Returns whether the job can have a network namespace.
     pub fn network(&self) -> &Support {
         self.network.get_or_init(|| attempt(&mounts::probe_of_network()))
+    }
+
+    /// Returns whether a filter of the job can have a listener, which explains what the sandbox refuses.
+    pub fn listener(&self) -> &Support {
+        self.listener.get_or_init(|| {
+            seccomp::probe(&[seccomp_notify::USER_NOTIF]).map_err(|errno| match errno {
+                Errno::OPNOTSUPP => "the kernel has no listeners of seccomp filters, which need Linux 5.0".into(),
+                errno => seccomp::reason(errno),
+            })?;
+            seccomp_notify::probe().map_err(|errno| match errno {
+                Errno::BUSY => "pinfold itself runs under a seccomp filter with a listener".into(),
+                errno => format!("a seccomp filter with a listener can't be installed here: {errno}"),
+            })
+        })
     }
 
     /// Returns the same machine with other mounts or another network.
@@ -108,6 +125,7 @@ impl Machine {
             seccomp: Ok(()),
             mounts: Ok(()).into(),
             network: Ok(()).into(),
+            listener: Ok(()).into(),
         }
     }
 }

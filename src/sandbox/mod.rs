@@ -11,6 +11,7 @@
 
 pub(crate) mod apply;
 mod calls;
+pub(crate) mod denials;
 mod filter;
 pub(crate) mod machine;
 mod mounts;
@@ -22,4 +23,4 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-pub use policy::{Network, PrivateTmp, Sandbox, Unix};
+pub use policy::{Network, Sandbox, Unix};

@@ -2,8 +2,10 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::apply::Confinement;
+use super::denials::Explainer;
 use super::filter;
 use super::machine::Machine;
 use super::mounts::{self, Ids, View};
@@ -24,6 +26,8 @@ pub struct Prepared {
     /// The Landlock ruleset; `None` if the kernel has no Landlock, and the promises that need it are waived.
     pub ruleset: Option<OwnedFd>,
     pub report: SandboxReport,
+    /// Explains what the sandbox refuses, if the policy asks for it.
+    pub explainer: Option<Arc<Explainer>>,
 }
 
 impl Prepared {
@@ -88,26 +92,36 @@ pub fn prepare(sandbox: &Sandbox, machine: &Machine, users: Users, tmp: Option<&
     let circumstances = circumstances(&writable, users.are_different());
     let promises = resolve(sandbox, machine, &circumstances)?;
     let mut filters = filter::programs(sandbox)?;
-    filters.extend(sandbox.seccomp.as_deref().map(read_filter).transpose()?);
+    let added = sandbox.seccomp.as_deref().map(read_filter).transpose()?;
+    filters.extend(added.clone());
     let view = View {
         read_only: sandbox.strict && machine.mounts().is_ok(),
         writable,
         hidden: hidden(sandbox, machine)?,
         tmpfs: if tmp.is_some() { None } else { tmpfs(sandbox, machine, users)? },
     };
+    let explainer = explainer(sandbox, machine, &view, tmp)?;
+    let listener = explainer.as_ref().map(|explainer| explainer.program());
+    let filter_hash = hash(&filters);
+    if listener.is_some() {
+        filters = added.into_iter().collect();
+    }
     let own_network = sandbox.network == super::policy::Network::Own && machine.network().is_ok();
     // Root needs no user namespace, because it has the capabilities. Its child changes the user afterwards.
     let ids = (!users.are_different()).then_some(users.job);
     Ok(Prepared {
-        confinement: Confinement { actions: mounts::calls(&view, own_network, ids), filters: filters.clone() },
+        confinement: Confinement { actions: mounts::calls(&view, own_network, ids), filters, listener },
         ruleset: rules::ruleset(sandbox, machine, tmp.map(AsFd::as_fd))?,
         report: SandboxReport {
             profile: if sandbox.strict { Profile::Strict } else { Profile::Default },
             landlock_abi: machine.landlock_abi,
             promises,
-            filter_hash: hash(&filters),
+            filter_hash,
+            denials: None,
+            denials_left_out: 0,
             private_tmp_bytes: None,
         },
+        explainer,
     })
 }
 
@@ -123,6 +137,22 @@ pub fn promises_here() -> Vec<PromiseReport> {
     let circumstances = Circumstances { other_user, ..Circumstances::default() };
     // All promises are waived, so none is refused.
     resolve(&sandbox, Machine::get(), &circumstances).unwrap_or_default()
+}
+
+fn explainer(
+    sandbox: &Sandbox,
+    machine: &Machine,
+    view: &View,
+    tmp: Option<&PrivateTmpDir>,
+) -> Result<Option<Arc<Explainer>>> {
+    if !sandbox.explain_denials {
+        return Ok(None);
+    }
+    if let Err(reason) = machine.listener() {
+        return Err(Error::invalid("option of the sandbox", "explain-denials", reason.clone()));
+    }
+    Explainer::new(sandbox, machine, view, rules::places(sandbox, tmp.map(AsFd::as_fd))?)
+        .map(|explainer| Some(Arc::new(explainer)))
 }
 
 /// Returns the paths with all symbolic links resolved, because the mount table contains such paths.

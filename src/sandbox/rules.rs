@@ -17,7 +17,7 @@ use crate::kernel::landlock::{Handled, descriptor};
 
 /// The paths that every job may read and execute, unless the policy says otherwise. Paths that do not exist are
 /// ignored.
-const SYSTEM: [&str; 26] = [
+const SYSTEM: [&str; 27] = [
     "/usr",
     "/bin",
     "/sbin",
@@ -37,6 +37,7 @@ const SYSTEM: [&str; 26] = [
     "/etc/ld.so.conf",
     "/etc/ld.so.conf.d",
     "/etc/ld.so.preload",
+    "/etc/locale.alias",
     "/etc/localtime",
     "/etc/nsswitch.conf",
     "/etc/passwd",
@@ -52,6 +53,9 @@ const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random"
 
 /// An opened path with the rights that are granted on it.
 type Grant = (OwnedFd, BitFlags<AccessFs>);
+
+/// The device and the inode number of a granted file or directory, with the rights on it.
+pub type Place = ((u64, u64), BitFlags<AccessFs>);
 
 /// Returns the rights on files that the ruleset takes away; an empty set if this kernel's Landlock can't take them
 /// away.
@@ -163,6 +167,21 @@ fn grants(sandbox: &Sandbox) -> Result<Vec<Grant>> {
         }
     }
     Ok(grants)
+}
+
+/// Returns the granted files and directories, to work out what the ruleset refuses.
+///
+/// # Errors
+/// [`Error::Invalid`] for a path that can't be opened.
+#[allow(clippy::unnecessary_cast)] // The types differ between architectures.
+pub fn places(sandbox: &Sandbox, tmp: Option<BorrowedFd<'_>>) -> Result<Vec<Place>> {
+    let place = |file: BorrowedFd<'_>, rights| {
+        let stat = fstat(file).map_err(|errno| Error::system("stat", "a granted path", errno, ""))?;
+        Ok(((stat.st_dev as u64, stat.st_ino as u64), rights))
+    };
+    let granted = grants(sandbox)?;
+    let granted = granted.iter().map(|(file, rights)| (file.as_fd(), *rights)).chain(tmp.map(|tmp| (tmp, writing())));
+    granted.map(|(file, rights)| place(file, rights)).collect()
 }
 
 /// Returns all rights except to make devices and to connect to sockets of other processes.

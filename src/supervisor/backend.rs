@@ -147,6 +147,9 @@ impl Backend {
                         base.recreate(&used, link).await?;
                     }
                 };
+                if one_job {
+                    link.send(&ToGuard::BaseMade, &[base.now().as_fd()]).await?;
+                }
                 Ok(NextContainment { link: link.clone(), containment: JobContainment::Leaf(leaf), refused: Vec::new() })
             }
             Self::Subreaper(guards) => {
@@ -171,6 +174,20 @@ impl Backend {
     pub fn disconnect(&self) {
         self.release();
         self.links().iter().for_each(|link| link.disconnect());
+    }
+
+    /// Does the same as [`Self::close`] if there is no job, but blocks this thread, and leaves all descriptors open.
+    /// Returns `false` if this is not possible (a grant has to be dropped), or takes longer than usual.
+    #[cfg(feature = "cli")]
+    pub async fn close_at_once(&self) -> bool {
+        let Self::Cgroup { link, base, grant: None, .. } = self else { return false };
+        link.disconnect();
+        let _ = base.now().remove();
+        if !link.gone_at_once() || base.now().remove().is_err() {
+            return false;
+        }
+        link.remove_private_tmps().await;
+        true
     }
 
     /// Ends all processes that still run, waits until the guards are gone, and removes the base.

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
@@ -136,11 +137,15 @@ impl SupervisorBuilder {
     pub async fn start(self) -> Result<Supervisor> {
         match Driver::current() {
             Some(runtime) => self.start_in(runtime).await,
-            None => {
-                let own = Driver::start()?;
-                own.clone().run(self.start_in(own)).await.unwrap_or(Err(Error::GuardLost))
-            }
+            None => self.start_in_own(Driver::start()?).await,
         }
+    }
+
+    /// Starts the supervisor in a runtime of pinfold's own. The future is on the heap, so that [`Self::start`] does not
+    /// need room for it on the stack inside of the caller's runtime.
+    #[inline(never)]
+    fn start_in_own(self, own: Driver) -> Pin<Box<dyn Future<Output = Result<Supervisor>> + Send>> {
+        Box::pin(async move { own.clone().run(self.start_in(own)).await.unwrap_or(Err(Error::GuardLost)) })
     }
 
     async fn start_in(mut self, runtime: Driver) -> Result<Supervisor> {
@@ -201,8 +206,9 @@ impl SupervisorBuilder {
         let announce = async |name| link.send(&ToGuard::Base { name }, &[place.as_fd()]).await;
         match Base::make(place.clone(), announce).await {
             Ok(base) => {
-                link.send(&ToGuard::BaseMade, &[base.as_fd()]).await?;
+                // A supervisor with a single job sends this with the job, so that the guard wakes up once for both.
                 if !self.one_job {
+                    link.send(&ToGuard::BaseMade, &[base.as_fd()]).await?;
                     base.delegate(&self.controllers)?;
                 }
                 Ok(Ok(Backend::Cgroup { link, base: RecreatedBase::new(base), grant, jobs: 0.into() }))

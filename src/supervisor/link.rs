@@ -5,6 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "cli")]
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::net::{Shutdown, shutdown};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -18,6 +20,8 @@ use crate::guard::protocol::{FromGuard, JobId, ToGuard};
 use crate::guard::{Guard, Origin, protocol};
 use crate::kernel::creator::Creator;
 use crate::kernel::host::HostState;
+#[cfg(feature = "cli")]
+use crate::kernel::poll;
 use crate::kernel::{pidfd, reap};
 use crate::supervisor::delegation::NO_JOB;
 use crate::supervisor::queue::{Receiver, Sender, queue};
@@ -72,9 +76,7 @@ impl Link {
         let Guard { socket, mut origin, host, creator } = guard;
         let io = |error: std::io::Error| Error::GuardStart(format!("cannot watch its socket: {error}"));
         let socket = Arc::new(crate::supervisor::watch::watched(socket, Interest::READABLE).map_err(io)?);
-        if matches!(origin, Origin::Forked { .. }) {
-            protocol::greet(&*socket, false)?;
-        }
+        let is_forked = matches!(origin, Origin::Forked { .. });
         let mut buffer = Vec::new();
         let mut known = Vec::new();
         let (pid, pidfd, inheritor) = match &mut origin {
@@ -98,6 +100,10 @@ impl Link {
         let pidfd = Arc::new(crate::supervisor::watch::watched(pidfd, Interest::READABLE).map_err(io)?);
         known.push(pid);
         let watchdog = Arc::new(Watchdog::new(pidfd.clone())?);
+        if is_forked {
+            // As late as possible: more messages follow soon, and the guard then wakes up once for all of them.
+            protocol::greet(&*socket, false)?;
+        }
         let routes: Routes = Arc::new(Mutex::new(Some(HashMap::new())));
         let reader = tokio::spawn(read(socket.clone(), pidfd.clone(), routes.clone(), buffer));
         Ok(Self {
@@ -177,6 +183,22 @@ impl Link {
         // This wait is bounded, because it is possible that no thread drives the link's runtime now.
         let _ = tokio::time::timeout(RESUME_AFTER, ended).await;
         by_itself
+    }
+
+    /// Waits until the guard is gone, as [`Self::gone`] does, but blocks this thread, and leaves every descriptor open.
+    /// Returns `false` if the guard was not forked from this process, or does not end soon.
+    #[cfg(feature = "cli")]
+    pub fn gone_at_once(&self) -> bool {
+        let mut origin = self.origin.lock().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(*origin, Some(Origin::Forked { .. })) {
+            return false;
+        }
+        let mut pidfd = [PollFd::new(self.pidfd.get_ref(), PollFlags::IN)];
+        let has_ended = poll::wait(&mut pidfd, Some(RESUME_AFTER)).unwrap_or(false);
+        if has_ended {
+            drop(origin.take());
+        }
+        has_ended
     }
 
     async fn ended(&self) -> bool {

@@ -278,4 +278,21 @@ impl Supervisor {
         // If the runtime was shut down, this method does not wait, and the guard does the rest.
         let _ = runtime.run(async move { backend.close().await }).await;
     }
+
+    /// Does the same as [`close`](Self::close), for a process that ends now. If no job is left, it closes no descriptor:
+    /// the kernel closes all of them at once, which is faster.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn close_at_exit(self) {
+        let backend = self.inner.backend();
+        // A job that has not ended keeps the supervisor, and needs the runtime.
+        if Arc::strong_count(&self.inner) == 1 {
+            backend.disconnect();
+            let mut sweeping = std::mem::take(&mut *self.inner.sweeping.lock().unwrap_or_else(PoisonError::into_inner));
+            while sweeping.join_next().await.is_some() {}
+            if backend.close_at_once().await {
+                return std::mem::forget((self, backend));
+            }
+        }
+        self.close().await;
+    }
 }

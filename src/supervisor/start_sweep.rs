@@ -18,11 +18,14 @@ pub(super) const REMOVAL_TIME: Duration = Duration::from_secs(2);
 /// Removes abandoned bases in `place`, and ends the processes in them. If there are no cgroups below, this costs one
 /// fstat. It yields to other tasks every few milliseconds.
 ///
-/// It skips bases that this user has no permission to change; their owner has to remove them. If the future is dropped,
-/// the next sweep does the rest.
-pub(crate) async fn sweep(place: Arc<Cgroup>) {
+/// It skips the supervisor's own base, which has the name `own`, and bases that this user has no permission to change;
+/// their owner has to remove them. If the future is dropped, the next sweep does the rest.
+pub(crate) async fn sweep(place: Arc<Cgroup>, own: String) {
     let (killing, removing) = (Instant::now() + BOUND, Instant::now() + REMOVAL_TIME);
     for name in place.children().unwrap_or_default() {
+        if name == own || !name.starts_with(base::PREFIX) {
+            continue;
+        }
         if !base::is_name(&name) {
             delegation::remove_abandoned(&place, &name);
         } else if let Ok(Some(cgroup)) = claim(&place, &name) {

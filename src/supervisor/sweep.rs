@@ -33,7 +33,7 @@ use crate::report::ProcessList;
 use crate::sandbox::private_tmp::Parent;
 
 /// The version of the format of [`Swept`].
-pub const VERSION: u32 = 1;
+const VERSION: u32 = 1;
 
 /// The settings for a search for abandoned bases.
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ pub struct Sweep {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Swept {
-    /// [`VERSION`].
+    /// The version of this format: 1.
     pub version: u32,
     /// The directory of the cgroup that was searched, with all cgroups below.
     pub cgroup: String,

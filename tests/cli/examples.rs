@@ -124,7 +124,11 @@ fn the_test_runner_distinguishes_passing_from_leaking() {
     let ran = run(&all).assert_code(1);
     let verdict = |name: &str| {
         // The warnings about slow tests come before the verdict.
-        let line = ran.stdout.lines().rfind(|line| line.ends_with(name)).unwrap_or_else(|| panic!("{name}: {ran:#?}"));
+        let line = ran
+            .stdout
+            .lines()
+            .rfind(|line| line.contains('[') && line.ends_with(name))
+            .unwrap_or_else(|| panic!("{name}: {ran:#?}"));
         line.split('[').next().unwrap().trim().to_owned()
     };
     let verdicts = ["/good", "/bad", "/slow", "/leaky", "/crash", "/flaky"].map(verdict);

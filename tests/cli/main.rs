@@ -9,6 +9,7 @@ mod support;
 mod bad_input;
 mod control;
 mod control_races;
+mod denials;
 mod differential;
 mod doctor;
 mod examples;

@@ -6,6 +6,7 @@ mod attacks;
 mod leaf;
 mod programs;
 mod siblings;
+mod tmp_attacks;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -15,24 +16,24 @@ use serde_json::Value;
 use crate::support::own_cgroup::OwnCgroup;
 use crate::support::{PINFOLD, Ran, Run, Scratch, program};
 
-const USER: u32 = 65534;
+pub(super) const USER: u32 = 65534;
 
 /// How the job is run.
 #[derive(Clone, Copy, Debug)]
-struct Way {
+pub(super) struct Way {
     /// Root runs the job as another user; otherwise an ordinary user runs it.
-    as_root: bool,
-    containment: &'static str,
+    pub(super) as_root: bool,
+    pub(super) containment: &'static str,
 }
 
-fn ways() -> [Way; 4] {
+pub(super) fn ways() -> [Way; 4] {
     [(true, "cgroup"), (true, "subreaper"), (false, "cgroup"), (false, "subreaper")]
         .map(|(as_root, containment)| Way { as_root, containment })
 }
 
 impl Way {
     /// Runs a sandbox from a shell whose pid becomes pinfold's. Asserts that nothing is left.
-    fn run(self, setup: &str, options: &[&str], command: &[&str]) -> Ran {
+    pub(super) fn run(self, setup: &str, options: &[&str], command: &[&str]) -> Ran {
         self.run_with(&[&["--sandbox"], options].concat(), setup, command)
     }
 
@@ -63,7 +64,7 @@ impl Way {
 }
 
 /// A directory that everyone may use, with a file in it.
-fn secret() -> (Scratch, String) {
+pub(super) fn secret() -> (Scratch, String) {
     let directory = Scratch::directory("secret");
     let file = directory.path().join("file");
     std::fs::write(&file, "a secret\n").unwrap();
@@ -74,7 +75,7 @@ fn secret() -> (Scratch, String) {
     (directory, file)
 }
 
-fn text(path: &Path) -> &str {
+pub(super) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
@@ -227,6 +228,28 @@ fn refusals_name_the_fix_and_start_nothing() {
         assert!(parts.iter().all(|part| ran.stderr.contains(part)), "{options:?} {ran:#?}");
         assert!(!mark.exists(), "{options:?}");
     }
+    // A mount namespace is needed, and refused.
+    let refuse = crate::support::program("refuse");
+    let words =
+        [text(&refuse), "unshare", "1", PINFOLD, "sandbox", "--user", "65534", "--write", place, "--deny", &file];
+    let ran = Run::bare([&words[..], &["--", "sh", "-c", &start]].concat()).run().assert_code(125);
+    for part in [&format!("path to deny '{file}'"), "mount namespace", "grant smaller paths"] {
+        assert!(ran.stderr.contains(part), "{ran:#?}");
+    }
+    assert!(!mark.exists(), "{ran:#?}");
+    // The same in JSON: the pool starts none of its jobs.
+    for (sandbox, parts) in [
+        (r#"{"connect_tcp": [70000]}"#, ["70000", "65535"]),
+        (r#"{"read": ["/no/such"]}"#, ["/no/such", "does not exist"]),
+        (r#"{"reed": ["/usr"]}"#, ["reed", "read"]),
+        (r#"{"waive": ["luck"]}"#, ["luck", "privileges"]),
+    ] {
+        let job = format!(r#"{{"command": ["sh", "-c", "{start}"], "sandbox": {sandbox}}}"#);
+        let script = format!("cd /; echo '{job}' | setpriv --reuid {USER} --regid {USER} --clear-groups \"$@\"");
+        let ran = Run::bare(["bash", "-c", &script, "bash", PINFOLD, "pool"]).run();
+        assert!(ran.code != 0 && parts.iter().all(|part| ran.stderr.contains(part)), "{sandbox} {ran:#?}");
+        assert!(!mark.exists(), "{sandbox}");
+    }
     let ran = Run::bare([PINFOLD, "run", "--read", "/usr", "--", "true"]).run().assert_code(125);
     assert!(ran.stderr.contains("--sandbox"), "{ran:#?}");
 }
@@ -282,6 +305,11 @@ fn the_examples_of_the_documentation_run() {
     for text in [readme, include_str!("../../docs/sandbox.md")] {
         let (directory, _) = secret();
         for example in text.split("```console\n").skip(1).map(|rest| rest.split("```").next().unwrap()) {
+            if example.contains("npm")
+                && (crate::support::needs::program("npm").is_err() || attacks::tcp_ports().is_err())
+            {
+                continue;
+            }
             let mut printed = String::new();
             for command in example.lines().filter_map(|line| line.strip_prefix("$ ")) {
                 let place = directory.path().display();

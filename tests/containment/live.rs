@@ -23,7 +23,7 @@ pub(super) fn with_controllers(controllers: &[Controller], host: impl AsyncFnOnc
     match host::with(builder, host) {
         Err(error) if named.is_none() && !controllers.is_empty() => {
             for controller in controllers {
-                has(need(controller.name(), false, &error.to_string()));
+                has(need(&controller.to_string(), false, &error.to_string()));
             }
         }
         done => done.unwrap(),

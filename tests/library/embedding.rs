@@ -84,19 +84,16 @@ fn without_a_runtime() {
     assert_eq!((job.number(), job.name(), job.main_has_ended()), (1, "talker", false));
     let mut errors = job.stderr.take().unwrap().lines().max_line(1000);
     assert_eq!(errors.next().unwrap().unwrap().text(), "ready");
-    assert!(job.next_stop(Duration::ZERO).is_none());
     job.stdin.take().unwrap().write_all(b"hello\n").unwrap();
     let mut said = [0; 6];
     job.stdout.take().unwrap().read_exact(&mut said).unwrap();
     assert_eq!(&said, b"hello\n");
-    assert_eq!(job.next_stop(Duration::from_secs(60)), Some(Signal::STOP));
     let handle = job.handle();
     assert_eq!(handle.processes().len(), job.processes().len());
-    assert!(handle.usage().is_ok() && job.pty_signal_keys().is_err());
+    assert!(handle.usage().is_ok() && job.resize_pty(1, 1).is_err());
     handle.freeze().unwrap();
     handle.thaw();
-    job.postpone_deadline(Duration::from_secs(1));
-    job.signal_group(Signal::KILL);
+    job.signal(Signal::KILL).unwrap();
     assert_eq!(job.wait().unwrap().exit_code, 128 + 9);
     assert!(handle.usage().unwrap().cpu_user_microseconds.value.is_some() && job.main_has_ended());
 
@@ -141,7 +138,7 @@ async fn every_call(supervisor: Supervisor) {
     let file = crate::support::Scratch::new("ready");
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut command = Command::new("sh");
-    command.args(["-c", "echo one; : > \"$0\"; read line; echo two; kill -STOP $$; read line"]).arg(file.path());
+    command.args(["-c", "echo one; : > \"$0\"; read line; echo two"]).arg(file.path());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).timeout(long);
     let mut job = supervisor.spawn(&command).await.unwrap();
     job.ready(&Readiness::stdout_line("one"), long).await.unwrap();
@@ -160,8 +157,6 @@ async fn every_call(supervisor: Supervisor) {
     assert_eq!(job.processes().await.len(), 1);
     let mut stdin = job.stdin.take().unwrap();
     tokio::io::AsyncWriteExt::write_all(&mut stdin, b"line\n").await.unwrap();
-    assert_eq!(job.next_stop().await, Signal::STOP);
-    job.signal_group(Signal::CONT).await;
     drop(stdin);
     let output = job.wait_with_output().await.unwrap();
     assert_eq!((output.stdout.as_slice(), output.status.reason), (&b"one\ntwo\n"[..], Reason::Exited));

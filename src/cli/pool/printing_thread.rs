@@ -17,7 +17,8 @@ use super::output::{MAX_LINE, Notice, Output, Piece, Recorder};
 use super::progress::Progress;
 use super::spill::append_file;
 
-/// The state of the printing thread.
+/// The state of the printing thread. It is a thread, because a write to standard output blocks as long as its reader
+/// wants, and because the outputs must keep their order, which tokio's blocking pool does not promise.
 pub struct PrintingThread {
     streams: [File; 2],
     progress: Progress,

@@ -32,7 +32,8 @@ pub struct Spilled {
     failed: Option<String>,
 }
 
-/// The thread that writes to the disk. It starts with the first piece.
+/// The thread that writes to the disk. It starts with the first piece. The printing thread can't do this too: while the
+/// reader of standard output reads nothing, the outputs still have to go to the disk.
 pub struct Spill {
     requests: OnceLock<UnboundedSender<Request>>,
     room: Arc<Semaphore>,

@@ -27,7 +27,7 @@ use super::streams::StreamArgs;
 /// Exit code: the command's own; 128+N when signal N ended it; 124 at the deadline; 123 for --fail-on-leftovers; 122
 /// when a process could not be ended, whatever else happened; 125 when pinfold itself failed; 126 when the command
 /// can't be executed; 127 when it was not found.
-#[derive(clap::Args)]
+#[derive(Debug, clap::Args)]
 pub struct Args {
     /// Stop the job after this time: 1h30m, 2.5s, 500ms, or plain seconds; 0 is no limit
     #[arg(long, short, value_name = "DURATION", value_parser = duration::limit)]
@@ -139,7 +139,7 @@ pub struct Args {
     pub limits: LimitArgs,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum SignalToArg {
     /// Every process of the job
     All,
@@ -156,7 +156,7 @@ impl From<SignalToArg> for SignalTo {
     }
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum LeftoversArg {
     /// Stop them, then kill them
     Kill,
@@ -164,7 +164,7 @@ pub enum LeftoversArg {
     Wait,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ContainmentArg {
     /// The strongest containment that this machine offers; the report names it
     Auto,
@@ -185,7 +185,7 @@ impl ContainmentArg {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum RequireArg {
     /// A cgroup of its own
     Cgroup,
@@ -241,6 +241,39 @@ fn parse_name(text: &OsStr) -> Result<OsString, String> {
 }
 
 impl Args {
+    /// Returns the arguments without any option and without a command: every option has its default.
+    pub(super) fn without_options() -> Self {
+        Self {
+            timeout: None,
+            grace: Duration::from_secs(10),
+            kill_bound: Duration::from_secs(10),
+            stop_signal: None,
+            on_signal: Vec::new(),
+            signal_to: SignalToArg::All,
+            leftovers: LeftoversArg::Kill,
+            settle: Duration::from_secs(2),
+            fail_on_leftovers: false,
+            cwd: None,
+            env: Vec::new(),
+            env_remove: Vec::new(),
+            clear_env: false,
+            user: None,
+            name: None,
+            report: None,
+            stats: false,
+            containment: None,
+            require: None,
+            cgroup: None,
+            quiet: false,
+            verbose: false,
+            command: Vec::new(),
+            parent: DieWithParent::default(),
+            streams: StreamArgs::default(),
+            sandbox: SandboxArgs::default(),
+            limits: LimitArgs::default(),
+        }
+    }
+
     /// Returns the containment that the options name, if they name one.
     pub fn containment(&self) -> Option<ContainmentArg> {
         self.require.map(|RequireArg::Cgroup| ContainmentArg::Cgroup).or(self.containment)

@@ -21,7 +21,7 @@ use crate::cli::{duration, open_output};
 const DEFAULT_SIZE: (u16, u16) = (24, 80);
 
 /// The output of the command
-#[derive(clap::Args)]
+#[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Output")]
 pub struct StreamArgs {
     /// Give the command a terminal of its own, so that it writes as it does on a terminal; pinfold forwards its output
@@ -72,6 +72,24 @@ pub struct StreamArgs {
     /// Standard output and standard error of pinfold, and so of the command, are the same output (`2>&1`).
     #[arg(skip)]
     is_merged: bool,
+}
+
+impl Default for StreamArgs {
+    /// Returns the defaults of the options.
+    fn default() -> Self {
+        Self {
+            pty: false,
+            idle_timeout: None,
+            tee: None,
+            max_output: None,
+            ready: None,
+            ready_timeout: Duration::from_secs(60),
+            ready_notify: None,
+            notify: None,
+            tee_file: None,
+            is_merged: false,
+        }
+    }
 }
 
 impl StreamArgs {

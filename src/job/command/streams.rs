@@ -102,8 +102,6 @@ impl Command {
     /// [`Job::stdout`](crate::Job::stdout), [`Output::stdout`](crate::job::output::Output::stdout) and
     /// [`tee_stdout`](Self::tee_stdout) contain both, and [`Job::stderr`](crate::Job::stderr) returns `None`. A job
     /// with a terminal ([`pty`](Self::pty)) already has a single output.
-    /// [`are_one_output`](crate::job::output::are_one_output) returns whether two descriptors of the caller refer to
-    /// the same output.
     ///
     /// ```rust,standalone_crate
     /// use pinfold::{Command, Stdio, blocking};

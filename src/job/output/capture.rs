@@ -38,15 +38,6 @@ impl Default for CaptureLimit {
 }
 
 /// The kept part of a stream, and the number of bytes that were dropped.
-///
-/// ```
-/// use pinfold::output::{CaptureLimit, Captured};
-/// let mut captured = Captured::new(CaptureLimit::ends(3, 4));
-/// captured.push(b"one two three");
-/// assert_eq!((captured.total(), captured.dropped()), (13, 6));
-/// assert_eq!(captured.to_bytes(), b"onehree");
-/// assert_eq!(captured.text(), "one\n[... 6 bytes left out ...]\nhree");
-/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Captured {
     limit: CaptureLimit,
@@ -57,13 +48,12 @@ pub struct Captured {
 
 impl Captured {
     /// Returns an empty capture.
-    #[must_use]
-    pub fn new(limit: CaptureLimit) -> Self {
+    pub(crate) fn new(limit: CaptureLimit) -> Self {
         Self { limit, ..Self::default() }
     }
 
     /// Adds the next bytes of the stream.
-    pub fn push(&mut self, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.total += bytes.len() as u64;
         let room = self.limit.first.saturating_sub(self.first.len());
         let (first, rest) = bytes.split_at(room.min(bytes.len()));
@@ -140,6 +130,15 @@ mod tests {
             prop_assert_eq!(captured.total(), all.len() as u64);
             prop_assert_eq!(captured.dropped(), (rest.len() - tail.len()) as u64);
         }
+    }
+
+    #[test]
+    fn the_text_says_how_much_is_missing() {
+        let mut captured = Captured::new(CaptureLimit::ends(3, 4));
+        captured.push(b"one two three");
+        assert_eq!((captured.total(), captured.dropped()), (13, 6));
+        assert_eq!(captured.text(), "one\n[... 6 bytes left out ...]\nhree");
+        assert_eq!(captured.into_bytes(), b"onehree");
     }
 
     #[test]

@@ -15,7 +15,8 @@ pub(crate) use writer::Writer;
 #[cfg(feature = "cli")]
 pub(crate) use writer::write_all;
 
-pub use crate::kernel::same_file::are_one_output;
+#[cfg(feature = "cli")]
+pub(crate) use crate::kernel::same_file::are_one_output;
 pub use capture::{CaptureLimit, Captured};
 pub use lines::{Line, Lines};
 pub use stream::{InputStream, OutputStream};

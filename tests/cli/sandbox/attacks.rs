@@ -134,10 +134,11 @@ impl Stage {
         granted.extend(self.programs.iter().chain([&copy]).flat_map(|path| ["--read", path]));
         granted.extend(options);
         let setup = format!("exec <{}", self.at("readable/file"));
-        for way in ways() {
-            let ran = way.run(&setup, &granted, &["sh", "-c", &script]).assert_code(3);
+        for (way, explain) in ways().into_iter().flat_map(|way| [(way, false), (way, true)]) {
+            let explained: &[&str] = if explain { &["--explain-denials"] } else { &[] };
+            let ran = way.run(&setup, &[&granted[..], explained].concat(), &["sh", "-c", &script]).assert_code(3);
             let differences = self.differences(attacks, way, &ran.stdout);
-            assert!(differences.is_empty(), "{differences:#?} {}", ran.stderr);
+            assert!(differences.is_empty(), "explained {explain}: {differences:#?} {}", ran.stderr);
             assert!(ran.stderr.contains("left 1 process"), "{way:?} {ran:#?}");
         }
         assert_eq!(std::fs::read_to_string(self.at("secret")).unwrap(), "a secret");
@@ -201,7 +202,7 @@ fn own_unix_sockets_do_not_open_others() {
 }
 
 /// The kernel must have Landlock's rules for TCP ports.
-fn tcp_ports() -> crate::support::needs::Need {
+pub fn tcp_ports() -> crate::support::needs::Need {
     supports("tcp-ports", &["--connect-tcp", "443"])
 }
 
@@ -222,8 +223,9 @@ fn supports(name: &str, options: &[&str]) -> crate::support::needs::Need {
 fn the_page_about_the_attacks_is_up_to_date() {
     let mut page = String::from(
         "# Attacks on the sandbox\n\nThe tests in `tests/cli/sandbox/` make these attempts in a job of `pinfold run --sandbox`, as an ordinary user and as root with\n\
-         `--user`, in a cgroup and with the subreaper. `PINFOLD_WRITE_DOCS=1 cargo test --all-features --test cli sandbox::attacks`\n\
-         writes this page. *Answer* is what the kernel returns in the sandbox. *Works without*: the same attempt succeeds for an\n\
+         `--user`, in a cgroup and with the subreaper, without and with `--explain-denials`. This command writes the page:\n\
+         `PINFOLD_WRITE_DOCS=1 cargo test --all-features --test cli sandbox::attacks`.\n\
+         *Answer* is what the kernel returns in the sandbox. *Works without*: the same attempt succeeds for an\n\
          ordinary user without a sandbox; a dash: it depends on the machine, needs privileges, or would do harm. After the attempts,\n\
          each job leaves a daemon behind, and pinfold must end it.\n",
     );
@@ -258,5 +260,7 @@ const OTHERS: &str = "
 | a directory of a cgroup opened with O_PATH, and clone3 with CLONE_INTO_CGROUP: leaf, base, parent, sibling | `sandbox::leaf::no_process_starts_in_another_cgroup` |
 | one job of a pool against another one | `sandbox::siblings::a_job_of_a_pool_cannot_reach_another_one` |
 | `systemd-run --user`, the sockets of systemd and D-Bus, memory.max and pids.max of a user's leaf | `scripts/sandbox-systemd`, in a virtual machine |
+| in the private tmp, a directory that becomes a symbolic link while pinfold removes it | `sandbox::tmp_attacks::the_removal_cannot_be_steered_outside` |
+| a million files and directories of mode 0 in the private tmp | `sandbox::tmp_attacks::any_number_of_files_is_removed` |
 | file capabilities | `sandbox::tests::kernel::set_user_id_and_file_capabilities_do_nothing` |
 ";

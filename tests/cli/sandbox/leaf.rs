@@ -28,7 +28,7 @@ fn run_in_leaf(script: &str, options: &[&str], as_root: bool) -> Ran {
 }
 
 /// Returns where cgroup v2 is mounted.
-fn mount() -> &'static Path {
+pub fn mount() -> &'static Path {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
     let mount = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|fields| fields[2] == "cgroup2");
     Path::new(Box::leak(mount.unwrap()[1].to_owned().into_boxed_str()))

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{USER, secret, text, ways};
 use crate::support::own_cgroup::OwnCgroup;
-use crate::support::{PINFOLD, Run, Scratch};
+use crate::support::{PINFOLD, PROJECT, Run, Scratch};
 
 #[test]
 #[requires(other_users, sandbox, namespaces, program("cargo"), program("cc"))]
@@ -132,4 +132,26 @@ fn a_judge_runs_a_hundred_submissions() {
         let left = report["leftovers"]["count"].as_u64().unwrap_or_default();
         assert_eq!(left > 0, name.starts_with("daemon"), "{report:#}");
     }
+}
+
+/// The recipe for Python: jobs of `pinfold serve`.
+#[test]
+#[requires(other_users, sandbox, program("python3"))]
+fn python_runs_code_through_serve() {
+    let example = format!("{PROJECT}/examples/python/sandboxed.py");
+    let codes = ["print(6 * 7)", "import socket; socket.socket()", "open('/proc/self/status')", "while True: pass"];
+    let mut words = vec!["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env"];
+    let pinfold = format!("PINFOLD={PINFOLD}");
+    words.extend([&pinfold, "/usr/bin/python3", &example]);
+    words.extend(codes);
+    let mut run = Run::bare(words);
+    run.command().current_dir("/");
+    let ran = run.run().assert_code(0);
+    let results: Vec<Value> = ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let result = |code: &str| results.iter().find(|result| result["code"] == code).unwrap();
+    assert_eq!(result(codes[0])["stdout"], "42\n", "{ran:#?}");
+    for code in &codes[1..3] {
+        assert!(result(code)["stderr"].as_str().unwrap().contains("PermissionError"), "{ran:#?}");
+    }
+    assert_eq!(result(codes[3])["report"]["reason"], "deadline", "{ran:#?}");
 }

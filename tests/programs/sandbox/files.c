@@ -71,6 +71,26 @@ ATTEMPT(change_times) { return utimes(args[0], NULL); }
 ATTEMPT(change_owner) { return chown(args[0], -1, getgid()); }
 ATTEMPT(change_attribute) { return setxattr(args[0], "user.pinfold", "x", 1, 0); }
 ATTEMPT(copy_to_outside) { return rename(args[1], args[0]); }
+/* Makes so many files in the working directory. */
+ATTEMPT(make_files)
+{
+    for (int count = number(0); count > 0; count--) {
+        snprintf(text, sizeof text, "%d", count);
+        int fd = open(text, O_CREAT | O_EXCL | O_WRONLY, 0600);
+        if (fd < 0 || close(fd))
+            return -1;
+    }
+    return 0;
+}
+/* Exchanges two names again and again, until the directory in the third argument is gone. */
+ATTEMPT(exchange_for_ever)
+{
+    puts("ready");
+    fflush(stdout);
+    for (long count = 0; count % 64 || !access(args[2], F_OK); count++)
+        renameat2(AT_FDCWD, args[0], AT_FDCWD, args[1], RENAME_EXCHANGE);
+    return 0;
+}
 
 ATTEMPT(self_write)
 {
@@ -103,5 +123,5 @@ MAIN(NAMED(read_file), NAMED(write_file), NAMED(append_file), NAMED(run_file), N
      NAMED(truncate_by_path), NAMED(create), NAMED(create_temporary), NAMED(make_directory), NAMED(remove_file),
      NAMED(remove_directory), NAMED(make_fifo), NAMED(make_null), NAMED(make_block), NAMED(reopen_for_writing),
      NAMED(inherited_truncate), NAMED(leaked_descriptor), NAMED(change_mode), NAMED(change_times),
-     NAMED(change_owner), NAMED(change_attribute), NAMED(copy_to_outside), NAMED(self_write), NAMED(self_move),
+     NAMED(change_owner), NAMED(change_attribute), NAMED(copy_to_outside), NAMED(make_files), NAMED(exchange_for_ever), NAMED(self_write), NAMED(self_move),
      NAMED(self_null), NAMED(self_library))

@@ -57,7 +57,7 @@ ATTEMPT(vm_write) { return process_vm_writev(number(0), &local, 1, &remote, 1, 0
 /* Any descriptor: the guard's connection to its supervisor is one of them. */
 ATTEMPT(descriptor)
 {
-    int fd = syscall(SYS_pidfd_open, number(0), 0), denied = 0;
+    int fd = syscall(SYS_pidfd_open, number(0), 0), denied = errno;
     for (int target = 0; fd >= 0 && target < 64; target++) {
         if (syscall(SYS_pidfd_getfd, fd, target, 0) >= 0)
             return 0;

@@ -39,6 +39,13 @@ static long connected(int fd)
     return fd < 0 ? -1 : connect(fd, (void *)&to, sizeof to);
 }
 ATTEMPT(tcp_connect) { return connected(socket(AF_INET, SOCK_STREAM, 0)); }
+ATTEMPT(mptcp_connect) { return connected(socket(AF_INET, SOCK_STREAM, MPTCP)); }
+ATTEMPT(udp_send)
+{
+    struct sockaddr_in to = local(number(0));
+    int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    return fd < 0 ? -1 : sendto(fd, "x", 1, 0, (void *)&to, sizeof to);
+}
 ATTEMPT(tcp_connect_later)
 {
     int fd = socket(AF_INET, SOCK_STREAM, 0), on = 1;
@@ -138,7 +145,7 @@ ATTEMPT(self_tcp)
 
 MAIN(NAMED(tcp), NAMED(tcp6), NAMED(udp), NAMED(udp6), NAMED(ping), NAMED(raw), NAMED(mptcp), NAMED(sctp),
      NAMED(sctp_packets), NAMED(smc), NAMED(netlink), NAMED(netlink_events), NAMED(packets), NAMED(vsock), NAMED(crypto),
-     NAMED(tcp_high_bits), NAMED(tcp_connect), NAMED(tcp_connect_later), NAMED(fast_open_sendto),
+     NAMED(tcp_high_bits), NAMED(tcp_connect), NAMED(tcp_connect_later), NAMED(mptcp_connect), NAMED(udp_send), NAMED(fast_open_sendto),
      NAMED(fast_open_sendmsg), NAMED(fast_open_sendmmsg), NAMED(tcp_bind), NAMED(listen_without_bind),
      NAMED(other_protocol), NAMED(unix_socket), NAMED(unix_connect), NAMED(abstract_connect), NAMED(pair_datagram),
      NAMED(pair_raw), NAMED(self_pair), NAMED(self_pair_packets), NAMED(self_unix), NAMED(self_tcp))

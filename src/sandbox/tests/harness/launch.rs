@@ -15,6 +15,8 @@ use crate::sandbox::mounts::Ids;
 pub struct Launch {
     pub confinement: *const Confinement,
     pub ruleset: RawFd,
+    /// The socket for the listener; -1 without one.
+    pub listener: RawFd,
     pub user: As,
     pub ids: Option<Ids>,
     pub stdin: RawFd,
@@ -58,7 +60,7 @@ pub extern "C" fn confined(argument: *mut c_void) -> c_int {
             let none = 0_u64;
             let arguments = [libc::SIG_SETMASK as usize, &raw const none as usize, 0, size_of::<u64>()];
             call(libc::SYS_rt_sigprocmask, arguments);
-            confinement.filter()
+            confinement.filter(launch.listener)
         });
         if let Err(failed) = done {
             *launch.failed = Some(failed);

@@ -14,6 +14,7 @@ use super::launch::{Launch, bare, confined};
 use super::users::{As, is_root, job_ids};
 use crate::kernel::short_child;
 use crate::sandbox::apply::Confinement;
+use crate::sandbox::denials::{self, Explanation, Members, Record};
 use crate::sandbox::machine::Machine;
 use crate::sandbox::mounts::Ids;
 use crate::sandbox::policy::Sandbox;
@@ -28,6 +29,7 @@ pub struct Ran {
     pub signal: Option<i32>,
     /// The step of the sandbox that failed, with its errno.
     pub failed: Option<i32>,
+    pub refused: Record,
 }
 
 impl Ran {
@@ -46,6 +48,8 @@ pub struct Run<'a> {
     pub sandbox: Option<&'a Sandbox>,
     pub user: As,
     pub vfork: bool,
+    /// pinfold explains what the sandbox refuses.
+    pub explain: bool,
     pub words: Vec<CString>,
     pub env: Vec<CString>,
     pub cwd: CString,
@@ -57,7 +61,8 @@ impl<'a> Run<'a> {
         let words = words.into_iter().map(|word| CString::new(word.as_ref().as_bytes()).unwrap()).collect();
         let env = ["PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/nonexistent", "LC_ALL=C.UTF-8"];
         let env = env.map(|entry| CString::new(entry).unwrap()).to_vec();
-        Self { sandbox: None, user: As::Ordinary, vfork: true, words, env, cwd: c"/".to_owned(), stdin: None }
+        let cwd = c"/".to_owned();
+        Self { sandbox: None, user: As::Ordinary, vfork: true, explain: false, words, env, cwd, stdin: None }
     }
 
     pub fn within(mut self, sandbox: &'a Sandbox, user: As) -> Self {
@@ -70,7 +75,9 @@ impl<'a> Run<'a> {
         let sandbox = self.sandbox?;
         let caller = if self.user == As::Ordinary { job_ids() } else { Ids { uid: 0, gid: 0 } };
         let users = Users { caller, job: job_ids() };
-        Some(prepare(sandbox, Machine::get(), users, None).unwrap())
+        let mut sandbox = sandbox.clone();
+        sandbox.explain_denials(self.explain);
+        Some(prepare(&sandbox, Machine::get(), users, None).unwrap())
     }
 
     pub fn run(self) -> Ran {
@@ -83,9 +90,17 @@ impl<'a> Run<'a> {
         };
         let (argv, env) = (pointers(&self.words), pointers(&self.env));
         let failed = Sharedi32::new();
+        let explainer = prepared.as_ref().and_then(|prepared| prepared.explainer.clone());
+        let explain = |explainer| {
+            let (ours, theirs) = denials::channel().unwrap();
+            // No process except the caller itself counts as a part of the job.
+            (Explanation::start(explainer, ours, Members::DescendantsOf(i32::MAX)).unwrap(), theirs)
+        };
+        let (explanation, listener) = explainer.map(explain).unzip();
         let mut launch = Launch {
             confinement: prepared.as_ref().map_or(&raw const empty, |prepared| &raw const prepared.confinement),
             ruleset: prepared.as_ref().and_then(|prepared| prepared.ruleset.as_ref()).map_or(-1, AsRawFd::as_raw_fd),
+            listener: listener.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             user: self.user,
             ids: is_root().then(job_ids),
             stdin: stdin.as_raw_fd(),
@@ -122,6 +137,7 @@ impl<'a> Run<'a> {
             code: libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)),
             signal: libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status)),
             failed: failed.get(),
+            refused: explanation.map(|explanation| explanation.so_far()).unwrap_or_default(),
         }
     }
 }

@@ -1,0 +1,125 @@
+//! One job of another supervisor: its processes, its times, its end, and signals to it.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+use super::find::{Containment, Job, supervisor_of_guard};
+use crate::cgroup::base;
+use crate::cgroup::directory::state;
+use crate::kernel::pidfd::Pidfd;
+use crate::kernel::poll;
+use crate::kernel::scan::ScanLimits;
+use crate::kernel::signal::Signal;
+use crate::report::Description;
+use crate::subreaper::descendants::Descendants;
+
+/// The times of a job that its supervisor has not recorded.
+const DEFAULT_GRACE: Duration = Duration::from_secs(10);
+const DEFAULT_KILL_BOUND: Duration = Duration::from_secs(10);
+
+/// The longest time for the signals of one request.
+const SIGNAL_TIME: Duration = Duration::from_secs(2);
+
+impl Job {
+    /// Returns its processes, as far as they are visible here.
+    pub fn processes(&self) -> Vec<Pid> {
+        match &self.containment {
+            Containment::Leaf(leaf) => leaf.processes().0,
+            Containment::Guard(guard) => Descendants::of(*guard).processes().0,
+        }
+    }
+
+    fn known<T>(&self, value: impl FnOnce(&Description) -> T, default: T) -> T {
+        self.description.as_ref().map_or(default, value)
+    }
+
+    pub(super) fn grace(&self) -> Duration {
+        self.known(|known| seconds(known.grace), DEFAULT_GRACE)
+    }
+
+    pub(super) fn kill_bound(&self) -> Duration {
+        self.known(|known| seconds(known.kill_bound), DEFAULT_KILL_BOUND)
+    }
+
+    pub(super) fn has_processes(&self) -> bool {
+        match &self.containment {
+            Containment::Leaf(leaf) => leaf.events().and_then(state).is_ok_and(|state| state.populated),
+            Containment::Guard(guard) => !self.processes().is_empty() && matches!(open_guard(*guard), Ok(Some(_))),
+        }
+    }
+
+    /// Waits until it has no process, for at most `time`. Returns whether it has none.
+    pub(super) fn wait(&self, time: Option<Duration>) -> rustix::io::Result<bool> {
+        match &self.containment {
+            Containment::Leaf(leaf) => {
+                let until = time.and_then(|time| Instant::now().checked_add(time));
+                let events = match leaf.events() {
+                    Err(Errno::NODEV | Errno::NOENT) => return Ok(true),
+                    events => events?,
+                };
+                while state(&events)?.populated {
+                    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+                    if left.is_some_and(|left| left.is_zero()) {
+                        return Ok(false);
+                    }
+                    poll::wait(&mut [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)], left)?;
+                }
+                Ok(true)
+            }
+            Containment::Guard(guard) => match open_guard(*guard)? {
+                Some(guard) => poll::wait(&mut [PollFd::new(&guard, PollFlags::IN)], time),
+                None => Ok(true),
+            },
+        }
+    }
+
+    /// Sends the signals to the main process, if it is still in the job.
+    pub(super) fn signal_main(&self, signals: &[Signal]) -> rustix::io::Result<()> {
+        let main = self.main.ok_or(Errno::SRCH)?;
+        let mut found = false;
+        self.signal_those(signals, |pid| pid == main, |_| found = true)?;
+        if found { Ok(()) } else { Err(Errno::SRCH) }
+    }
+
+    pub(super) fn signal_all(&self, signals: &[Signal], wanted: impl Fn(Pid) -> bool) -> rustix::io::Result<()> {
+        self.signal_those(signals, wanted, |_| {})
+    }
+
+    fn signal_those(
+        &self,
+        signals: &[Signal],
+        wanted: impl Fn(Pid) -> bool,
+        found: impl FnMut(Pid),
+    ) -> rustix::io::Result<()> {
+        let scans = ScanLimits::new(64, SIGNAL_TIME);
+        match &self.containment {
+            Containment::Leaf(leaf) => leaf.signal_those(signals, scans, wanted, found).map(drop),
+            Containment::Guard(guard) => match open_guard(*guard)? {
+                // The pidfd is held until the signals have been sent.
+                Some(_held) => Descendants::of(*guard).signal_those(signals, scans, wanted, found).map(drop),
+                None => Err(Errno::SRCH),
+            },
+        }
+    }
+}
+
+fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+}
+
+/// Opens a guard and confirms that it is one. Returns `None` if it has ended.
+pub(super) fn open_guard(guard: Pid) -> rustix::io::Result<Option<Pidfd>> {
+    let pidfd = match Pidfd::open(guard) {
+        Ok(pidfd) => pidfd,
+        Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(errno),
+    };
+    let is_guard = supervisor_of_guard(guard).is_some()
+        && std::fs::read_to_string(format!("/proc/{}/comm", guard.as_raw_nonzero()))
+            .is_ok_and(|name| name.trim_end() == base::GUARD_NAME);
+    Ok((is_guard && !pidfd.has_ended()).then_some(pidfd))
+}

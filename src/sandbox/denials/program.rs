@@ -1,0 +1,125 @@
+//! The seccomp filter of a sandbox that explains its refusals.
+//!
+//! A filter that returns an errno ends the call before any listener learns of it (`SECCOMP_RET_ERRNO` has a higher
+//! precedence than `SECCOMP_RET_USER_NOTIF`, seccomp(2)). So the kernel gets one program in place of pinfold's own
+//! filters. Where these return EPERM, it asks the listener, which answers with what the filters return. The calls in
+//! [`super::calls`] also go to the listener, which lets the kernel go on with them. All other results are unchanged. If
+//! pinfold is gone, each of these calls fails with ENOSYS, so nothing becomes possible.
+//!
+//! The listener runs the original filters on the numbers that the kernel has copied from the registers of the caller.
+//! The kernel makes a call with the same numbers, so the caller can't change them between check and use.
+
+use crate::kernel::seccomp::{ALLOW, ERRNO, Instruction, Program};
+use crate::kernel::seccomp_notify::{Answer, USER_NOTIF};
+use crate::kernel::seccomp_run::{Data, strictest};
+
+const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const JUMP: u32 = libc::BPF_JMP | libc::BPF_JA;
+
+/// Offsets in `struct seccomp_data`.
+const NUMBER: u32 = 0;
+const ARCH: u32 = 4;
+
+const EPERM: u32 = ERRNO | libc::EPERM as u32;
+
+/// Returns the program. `watched` are the numbers of at most 200 calls, so that each jump fits into a byte.
+pub fn program(architecture: u32, watched: &[u32], filters: &[Program]) -> Program {
+    let count = watched.len() as u8;
+    let mut program = vec![
+        Instruction::plain(LOAD, ARCH),
+        // Calls of other architectures go to the filters.
+        Instruction::jump(EQUAL, architecture, 0, count + 3),
+        Instruction::plain(LOAD, NUMBER),
+    ];
+    program.extend(watched.iter().zip(0..).map(|(call, index)| Instruction::jump(EQUAL, *call, count - index, 0)));
+    program.push(Instruction::plain(JUMP, 1));
+    program.push(Instruction::plain(RETURN, USER_NOTIF));
+    for (index, filter) in filters.iter().enumerate() {
+        let (is_last, length) = (index + 1 == filters.len(), filter.instructions());
+        program.extend(filter.iter().zip(1..).map(|(instruction, next)| {
+            match (u32::from(instruction.code), instruction.constant) {
+                (RETURN, EPERM) => Instruction::plain(RETURN, USER_NOTIF),
+                // The next filter follows this one.
+                (RETURN, ALLOW) if !is_last => Instruction::plain(JUMP, (length - next) as u32),
+                _ => instruction,
+            }
+        }));
+    }
+    program.into_iter().collect()
+}
+
+/// Returns the answer for a call: what the filters would have done with it.
+pub fn answer(filters: &[Program], data: &Data) -> Answer {
+    match strictest(filters, data) {
+        ALLOW => Answer::Continue,
+        result if result & !0xffff == ERRNO => Answer::Fail((result & 0xffff) as i32),
+        // The program asks only where the filters allow or return EPERM.
+        _ => Answer::Fail(libc::EPERM),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::super::filter::{self, ARCHITECTURE};
+    use super::super::super::policy::{Network, Sandbox, Unix};
+    use super::*;
+
+    fn policies() -> Vec<Vec<Program>> {
+        let mut policies = [(); 4].map(|()| Sandbox::new());
+        let [_, ports, host, own] = &mut policies;
+        ports.connect_tcp(443);
+        host.network(Network::Host);
+        own.listen_tcp(80).unix(Unix::Own);
+        policies.iter().map(|policy| filter::programs(policy).unwrap()).collect()
+    }
+
+    fn watched() -> Vec<u32> {
+        super::super::calls::watched(true).map(|(number, ..)| number as u32).collect()
+    }
+
+    /// Numbers that filters compare with, and others.
+    fn number() -> impl Strategy<Value = u64> {
+        prop_oneof![0..70_u64, any::<u64>(), (0..64_u32).prop_map(|bit| 1 << bit), Just(0x5412), Just(0x541c)]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+        #[test]
+        fn kernel_and_listener_together_do_what_the_filters_do(
+            number in prop_oneof![9 => 0..480_i32, 1 => any::<i32>()],
+            foreign in prop::bool::weighted(0.05),
+            arguments in prop::array::uniform6(number()),
+            policy in 0..4_usize,
+        ) {
+            static POLICIES: std::sync::OnceLock<Vec<Vec<Program>>> = std::sync::OnceLock::new();
+            let filters = &POLICIES.get_or_init(policies)[policy];
+            let architecture = if foreign { 0x4000_0003 } else { ARCHITECTURE.0 };
+            let data = Data { number, architecture, instruction_pointer: 0, arguments };
+            let expected = strictest(filters, &data);
+            let combined = program(ARCHITECTURE.0, &watched(), filters);
+            let (result, asked) = match combined.run(&data) {
+                USER_NOTIF => match answer(filters, &data) {
+                    Answer::Continue => (ALLOW, true),
+                    Answer::Fail(errno) => (ERRNO | errno as u32, true),
+                },
+                result => (result, false),
+            };
+            prop_assert_eq!(result, expected);
+            let is_watched = !foreign && watched().contains(&number.cast_unsigned());
+            prop_assert_eq!(asked, is_watched || expected == EPERM);
+        }
+    }
+
+    #[test]
+    fn the_kernel_accepts_the_program() {
+        for filters in policies() {
+            let program = program(ARCHITECTURE.0, &watched(), &filters);
+            assert_eq!(Program::from_bytes(program.bytes()).unwrap(), program);
+        }
+    }
+}
