@@ -8,7 +8,7 @@ use libc::c_long;
 pub const HIGHEST: u32 = 469;
 
 /// Calls that libc does not name on all targets.
-mod new {
+pub mod new {
     #[cfg(target_arch = "x86_64")]
     pub const KEXEC_FILE_LOAD: super::c_long = 320;
     /// The number in the table that new architectures share (include/uapi/asm-generic/unistd.h).
