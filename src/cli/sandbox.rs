@@ -129,6 +129,7 @@ impl SandboxArgs {
     pub fn to_sandbox(&self) -> crate::Result<Option<Sandbox>> {
         let Some(profile) = self.profile else { return Ok(None) };
         let mut sandbox = Sandbox::new();
+        sandbox.name_options();
         if profile == ProfileArg::Strict {
             sandbox.strict();
         }

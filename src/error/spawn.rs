@@ -101,6 +101,10 @@ impl SpawnError {
                 format!("execute '{program}'"),
                 "the arguments and the environment together are too large; pass data in a file",
             ),
+            (SpawnStage::Exec, Errno::PERM) => (
+                format!("execute '{program}'"),
+                "it has file capabilities that a sandbox forbids (see getcap), or a security module refuses it",
+            ),
             (SpawnStage::Exec, Errno::TIMEDOUT) => {
                 let advice = "the file system of the program does not respond, or a process of its user has stopped the starting process";
                 (format!("execute '{program}'"), advice)

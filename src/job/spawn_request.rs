@@ -22,6 +22,7 @@ use crate::kernel::rlimit::NOFILE;
 use crate::kernel::signal::Signal;
 use crate::kernel::{inherited, oom_score, process};
 use crate::report::SandboxReport;
+use crate::sandbox::cache::Cache;
 use crate::sandbox::denials::{self, Explainer, Explanation, Members};
 use crate::sandbox::machine::Machine;
 use crate::sandbox::prepare::{Prepared, TMP, prepare};
@@ -74,9 +75,15 @@ impl FdForGuard {
 
 impl SpawnRequest {
     /// Prepares the request. `tmp` is the private tmp of the job if it is a directory of the host.
-    pub fn new(command: &Command, caller: &Caller, host: ChangedSettings, tmp: Option<PrivateTmpDir>) -> Result<Self> {
+    pub fn new(
+        command: &Command,
+        caller: &Caller,
+        host: ChangedSettings,
+        tmp: Option<PrivateTmpDir>,
+        sandboxes: &Cache,
+    ) -> Result<Self> {
         command.check_streams()?;
-        let mut sandbox = prepared(command, tmp.as_ref())?;
+        let mut sandbox = prepared(command, tmp.as_ref(), sandboxes)?;
         let has_mounted_tmp = sandbox.as_ref().is_some_and(Prepared::has_mounted_tmp);
         let mounted = has_mounted_tmp.then_some(Path::new(TMP));
         let mut strings = command.strings(tmp.as_ref().map(PrivateTmpDir::path).or(mounted))?;
@@ -107,8 +114,7 @@ impl SpawnRequest {
         let ruleset = sandbox.as_mut().and_then(|sandbox| sandbox.ruleset.take());
         let has_ruleset = ruleset.is_some();
         if let Some(ruleset) = ruleset {
-            fds_for_guard.push(FdForGuard::Owned(owned.len()));
-            owned.push(ruleset);
+            fds_for_guard.push(FdForGuard::Shared(ruleset));
         }
         let mut explainer = None;
         if let Some(explains) = sandbox.as_mut().and_then(|sandbox| sandbox.explainer.take()) {
@@ -289,9 +295,9 @@ impl SpawnRequest {
 }
 
 /// Prepares the sandbox of the job.
-fn prepared(command: &Command, tmp: Option<&PrivateTmpDir>) -> Result<Option<Prepared>> {
+fn prepared(command: &Command, tmp: Option<&PrivateTmpDir>, sandboxes: &Cache) -> Result<Option<Prepared>> {
     let Some(sandbox) = &command.sandbox else { return Ok(None) };
-    prepare(sandbox, Machine::get(), private_tmp::users(command), tmp).map(Some)
+    prepare(sandbox, Machine::get(), private_tmp::users(command), tmp, sandboxes).map(Some)
 }
 
 /// Returns `path` as an absolute path. Both end with NUL.

@@ -120,7 +120,7 @@ async fn start(
         }
         (early, tmp) = (Some(next), Some(made));
     }
-    let mut spawn_request = spawn_request::SpawnRequest::new(command, caller, changed, tmp)?;
+    let mut spawn_request = spawn_request::SpawnRequest::new(command, caller, changed, tmp, &supervisor.sandboxes)?;
     let (pipes, terminal) = (std::mem::take(&mut spawn_request.pipes), spawn_request.terminal.take());
     let (spawned, started) = oneshot::channel();
     let (finished, report) = completion();

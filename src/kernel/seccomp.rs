@@ -60,7 +60,7 @@ impl Instruction {
         [a, b, self.if_true, self.if_false, c, d, e, f]
     }
 
-    fn read(bytes: &[u8; INSTRUCTION]) -> Self {
+    pub fn read(bytes: &[u8; INSTRUCTION]) -> Self {
         let [a, b, if_true, if_false, c, d, e, f] = *bytes;
         Self { code: u16::from_ne_bytes([a, b]), if_true, if_false, constant: u32::from_ne_bytes([c, d, e, f]) }
     }

@@ -6,7 +6,6 @@
 use std::ffi::{c_int, c_void};
 use std::sync::OnceLock;
 
-use landlock::RulesetError;
 use rustix::io::Errno;
 
 use super::apply;
@@ -53,13 +52,17 @@ impl Machine {
 
     fn probe() -> Self {
         let landlock_abi = rulesets::reported_abi();
+        let supported = most_rights();
         let create = |handled: Handled, what: &str, version: &str| match landlock_abi {
             Err(Errno::NOSYS) => Err(format!("the kernel has no Landlock ({what} need Linux {version})")),
             Err(Errno::OPNOTSUPP) => Err("Landlock is off: add it to the kernel's parameter lsm=".into()),
             Err(errno) => Err(format!("Landlock can't be used here: {errno}")),
-            Ok(abi) => handled.create().map(drop).map_err(|error| match error {
-                RulesetError::CreateRuleset(error) => format!("Landlock can't be used here: {error}"),
-                _ => format!("Landlock {abi} of this kernel has no {what}, which need Linux {version}"),
+            Ok(_) if handled.is_within(supported) => Ok(()),
+            Ok(abi) => handled.create().map(drop).map_err(|errno| match errno {
+                Errno::INVAL | Errno::TOOBIG => {
+                    format!("Landlock {abi} of this kernel has no {what}, which need Linux {version}")
+                }
+                errno => format!("Landlock can't be used here: {errno}"),
             }),
         };
         let filters = seccomp::probe(&[seccomp::KILL_PROCESS, seccomp::ERRNO]);
@@ -128,6 +131,15 @@ impl Machine {
             listener: Ok(()).into(),
         }
     }
+}
+
+/// Returns many rights that the kernel supports together, found with one or two attempts. Rights that are not among them
+/// need attempts of their own.
+fn most_rights() -> Handled {
+    let old = [Handled::files(), Handled::devices(), Handled::ports(), Handled::signals(), Handled::abstract_sockets()];
+    let old = old.into_iter().fold(Handled::default(), Handled::and);
+    let all = [old.and(Handled::unix_paths()), old];
+    all.into_iter().find(|handled| handled.create().is_ok()).unwrap_or_default()
 }
 
 /// An attempt to make a list of system calls, in memory that parent and child share.

@@ -10,6 +10,7 @@
 // 5. The child applies them between clone and exec (`apply`).
 
 pub(crate) mod apply;
+pub(crate) mod cache;
 mod calls;
 pub(crate) mod denials;
 mod filter;
@@ -18,8 +19,10 @@ mod mounts;
 mod policy;
 pub(crate) mod prepare;
 pub(crate) mod private_tmp;
+mod program;
 mod promise;
 mod rules;
+pub(crate) mod spelling;
 #[cfg(test)]
 mod tests;
 

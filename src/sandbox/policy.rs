@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::spelling::Spelling;
 use crate::error::{Error, Result};
 use crate::report::Promise;
 
@@ -40,6 +41,9 @@ pub struct Sandbox {
     pub(super) env: Vec<String>,
     pub(super) waive: BTreeSet<Promise>,
     pub(super) explain_denials: bool,
+    /// How messages name the parts of the policy.
+    #[serde(skip, default = "Spelling::json")]
+    pub(super) spelling: Spelling,
 }
 
 /// The network of a job.
@@ -183,13 +187,19 @@ impl Sandbox {
 
     /// Makes the report list what the sandbox refused to the job, with the options that would grant it
     /// ([`SandboxReport::denials`](crate::report::SandboxReport::denials)). Nothing more is allowed with this than
-    /// without it. Each call that the sandbox could refuse takes some ten microseconds longer.
+    /// without it. Each call that the sandbox could refuse takes up to about 0.1 ms longer.
     ///
     /// A thread of pinfold answers the kernel's questions about these calls (seccomp_unotify(2), Linux 5.5). It serves a
     /// job that has no such listener yet, and a program of the job can't have one either.
     pub fn explain_denials(&mut self, explain: bool) -> &mut Self {
         self.explain_denials = explain;
         self
+    }
+
+    /// Makes messages name the options of the command.
+    #[cfg(feature = "cli")]
+    pub(crate) fn name_options(&mut self) {
+        self.spelling = Spelling::Options;
     }
 
     /// Returns whether the job gets this environment variable of the caller.
@@ -288,6 +298,15 @@ mod tests {
         assert_eq!(serde_json::from_str::<Sandbox>("{}").unwrap(), Sandbox::new());
         let paths = serde_json::from_str::<Sandbox>(r#"{"unix": {"paths": ["/run/x"]}, "network": "host"}"#).unwrap();
         assert_eq!(paths.unix, Unix::Paths(vec!["/run/x".into()]));
+    }
+
+    #[test]
+    fn the_schema_of_serve_has_the_same_keys() {
+        let schema: serde_json::Value = serde_json::from_str(include_str!("../../docs/serve.schema.json")).unwrap();
+        let keys =
+            |value: &serde_json::Value| -> BTreeSet<String> { value.as_object().unwrap().keys().cloned().collect() };
+        let policy = serde_json::to_value(Sandbox::new()).unwrap();
+        assert_eq!(keys(&schema["$defs"]["sandbox"]["properties"]), keys(&policy));
     }
 
     #[test]

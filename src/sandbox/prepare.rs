@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::apply::Confinement;
+use super::cache::Cache;
 use super::denials::Explainer;
-use super::filter;
 use super::machine::Machine;
 use super::mounts::{self, Ids, View};
 use super::policy::Sandbox;
@@ -24,7 +24,7 @@ pub struct Prepared {
     /// What the child applies.
     pub confinement: Confinement,
     /// The Landlock ruleset; `None` if the kernel has no Landlock, and the promises that need it are waived.
-    pub ruleset: Option<OwnedFd>,
+    pub ruleset: Option<Arc<OwnedFd>>,
     pub report: SandboxReport,
     /// Explains what the sandbox refuses, if the policy asks for it.
     pub explainer: Option<Arc<Explainer>>,
@@ -79,19 +79,26 @@ pub fn needs_tmp_directory(sandbox: &Sandbox, machine: &Machine) -> bool {
 /// # Errors
 /// [`Error::Invalid`] for an invalid value, a path that can't be opened, or a file that is not a filter;
 /// [`Error::Promise`] for a promise that no mechanism of this machine can hold. No process has been started.
-pub fn prepare(sandbox: &Sandbox, machine: &Machine, users: Users, tmp: Option<&PrivateTmpDir>) -> Result<Prepared> {
+pub fn prepare(
+    sandbox: &Sandbox,
+    machine: &Machine,
+    users: Users,
+    tmp: Option<&PrivateTmpDir>,
+    cache: &Cache,
+) -> Result<Prepared> {
     sandbox.validate()?;
     if users.job.uid == 0 {
         return Err(Error::invalid(
             "user of the job in a sandbox",
             "root",
-            "a sandbox cannot restrict root: run the job as another user (--user NAME)",
+            format!("a sandbox cannot restrict root: run the job as another user ({})", sandbox.spelling.user()),
         ));
     }
     let writable = canonical("path to write", &sandbox.write)?;
     let circumstances = circumstances(&writable, users.are_different());
     let promises = resolve(sandbox, machine, &circumstances)?;
-    let mut filters = filter::programs(sandbox)?;
+    let (filter, ruleset) = cache.parts(sandbox, machine, tmp)?;
+    let mut filters = vec![filter];
     let added = sandbox.seccomp.as_deref().map(read_filter).transpose()?;
     filters.extend(added.clone());
     let view = View {
@@ -111,7 +118,7 @@ pub fn prepare(sandbox: &Sandbox, machine: &Machine, users: Users, tmp: Option<&
     let ids = (!users.are_different()).then_some(users.job);
     Ok(Prepared {
         confinement: Confinement { actions: mounts::calls(&view, own_network, ids), filters, listener },
-        ruleset: rules::ruleset(sandbox, machine, tmp.map(AsFd::as_fd))?,
+        ruleset,
         report: SandboxReport {
             profile: if sandbox.strict { Profile::Strict } else { Profile::Default },
             landlock_abi: machine.landlock_abi,
@@ -244,7 +251,7 @@ mod tests {
     const USERS: Users = Users { caller: NOBODY, job: NOBODY };
 
     fn message(sandbox: &Sandbox, machine: &Machine) -> String {
-        prepare(sandbox, machine, USERS, None).unwrap_err().to_string()
+        prepare(sandbox, machine, USERS, None, &Cache::default()).unwrap_err().to_string()
     }
 
     #[test]
@@ -264,8 +271,9 @@ mod tests {
     fn root_is_refused() {
         let root = Ids { uid: 0, gid: 0 };
         let users = Users { caller: root, job: root };
-        let error = prepare(&Sandbox::new(), &Machine::complete(), users, None).unwrap_err().to_string();
-        assert!(error.contains("--user"), "{error}");
+        let error =
+            prepare(&Sandbox::new(), &Machine::complete(), users, None, &Cache::default()).unwrap_err().to_string();
+        assert!(error.contains("Command::user"), "{error}");
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub fn resolve(sandbox: &Sandbox, machine: &Machine, circumstances: &Circumstanc
             Some(Ok(by)) => PromiseState::Held { by },
             Some(Err(missing)) if sandbox.waive.contains(&promise) => PromiseState::Waived { reason: missing.reason },
             Some(Err(Missing { reason, advice })) => {
-                let waive = format!("to go without this promise: --waive {promise}");
+                let waive = format!("to go without this promise: {}", sandbox.spelling.waive(promise));
                 let advice = if advice.is_empty() { waive } else { format!("{advice}; {waive}") };
                 return Err(Error::Promise { promise, reason, advice });
             }
@@ -84,7 +84,7 @@ fn holds(promise: Promise, sandbox: &Sandbox, machine: &Machine, circumstances: 
         // no_new_privs exists since Linux 3.5, and every process may drop its capabilities.
         Promise::Privileges => Ok("no_new_privs, no capabilities".into()),
         Promise::Kernel => needs(&machine.seccomp, "").map(|()| "seccomp".into()),
-        Promise::Processes => processes(machine, circumstances),
+        Promise::Processes => processes(sandbox, machine, circumstances),
         Promise::Leaf => leaf(sandbox, machine, circumstances),
         Promise::Files => needs(&machine.files, "").map(|()| "Landlock".into()),
         Promise::Metadata if !sandbox.strict => return None,
@@ -94,14 +94,17 @@ fn holds(promise: Promise, sandbox: &Sandbox, machine: &Machine, circumstances: 
             Network::Own => needs(machine.network(), "").map(|()| "network namespace of the job, seccomp".into()),
             Network::None if !sandbox.has_ports() => needs(&machine.seccomp, "").map(|()| "seccomp".into()),
             Network::None => needs(&machine.seccomp, "")
-                .and_then(|()| needs(&machine.ports, "grant no single ports, or use '--network own'"))
+                .and_then(|()| {
+                    let own = sandbox.spelling.word("network", "own");
+                    needs(&machine.ports, &format!("grant no single ports, or use {own}"))
+                })
                 .map(|()| "Landlock, seccomp".into()),
         },
         Promise::Unix => unix(sandbox, machine),
     })
 }
 
-fn processes(machine: &Machine, circumstances: &Circumstances) -> Holds {
+fn processes(sandbox: &Sandbox, machine: &Machine, circumstances: &Circumstances) -> Holds {
     needs(&machine.seccomp, "")?;
     if let Some((path, mount)) = &circumstances.writable_proc {
         let reason = format!("the path to write {} contains {}", path.display(), mount.display());
@@ -111,8 +114,12 @@ fn processes(machine: &Machine, circumstances: &Circumstances) -> Holds {
         Ok(()) => Ok("Landlock, seccomp".into()),
         // Jobs of the same user can still send signals to each other, so the text names the mechanism.
         Err(_) if circumstances.other_user => Ok("another user id than the supervisor's, seccomp".into()),
-        Err(reason) => missing(reason, "as root, run the job as another user: --user NAME"),
+        Err(reason) => missing(reason, another_user(sandbox)),
     }
+}
+
+fn another_user(sandbox: &Sandbox) -> String {
+    format!("as root, run the job as another user: {}", sandbox.spelling.user())
 }
 
 fn leaf(sandbox: &Sandbox, machine: &Machine, circumstances: &Circumstances) -> Holds {
@@ -130,7 +137,7 @@ fn leaf(sandbox: &Sandbox, machine: &Machine, circumstances: &Circumstances) -> 
         Err(_) if machine.files_but_truncate.is_ok() => Ok("Landlock, seccomp".into()),
         Err(_) if circumstances.other_user => Ok("another user id than the supervisor's, seccomp".into()),
         Err(_) if sandbox.strict && machine.mounts().is_ok() => Ok("read-only mounts, seccomp".into()),
-        Err(reason) => missing(reason, "as root, run the job as another user: --user NAME"),
+        Err(reason) => missing(reason, another_user(sandbox)),
     }
 }
 
@@ -139,9 +146,9 @@ fn unix(sandbox: &Sandbox, machine: &Machine) -> Holds {
     match sandbox.unix {
         Unix::None => Ok("seccomp".into()),
         Unix::Own | Unix::Paths(_) => {
-            let advice = "grant no Unix sockets: --unix none";
-            needs(&machine.unix_paths, advice)?;
-            needs(&machine.abstract_sockets, advice)?;
+            let advice = format!("grant no Unix sockets: {}", sandbox.spelling.word("unix", "none"));
+            needs(&machine.unix_paths, &advice)?;
+            needs(&machine.abstract_sockets, &advice)?;
             Ok("Landlock, seccomp".into())
         }
     }
@@ -205,7 +212,10 @@ mod tests {
             for promise in promises {
                 let message = refused(&sandbox, &machine, &none);
                 assert!(message.contains(&format!("promise '{promise}' of the sandbox")), "{message}");
-                assert!(message.contains("REASON") && message.contains(&format!("--waive {promise}")), "{message}");
+                assert!(
+                    message.contains("REASON") && message.contains(&format!("Sandbox::waive(Promise::{promise:?})")),
+                    "{message}"
+                );
                 sandbox.waive(*promise);
             }
             for promise in promises {
@@ -222,7 +232,7 @@ mod tests {
         let other = Circumstances { other_user: true, ..Circumstances::default() };
         let state = state(&Sandbox::new(), &machine, &other, Promise::Processes);
         assert!(matches!(state, PromiseState::Held { by } if by.contains("another user id")));
-        assert!(refused(&Sandbox::new(), &machine, &Circumstances::default()).contains("--user"));
+        assert!(refused(&Sandbox::new(), &machine, &Circumstances::default()).contains("Command::user"));
     }
 
     #[test]

@@ -2,18 +2,16 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, RulesetCreated,
-    RulesetCreatedAttr, RulesetError,
-};
-use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+use landlock::{ABI, Access, AccessFs, AccessNet, BitFlags};
+use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, open, stat};
 use rustix::io::Errno;
 
 use super::machine::Machine;
 use super::policy::{Network, Sandbox, Unix};
 use crate::error::{Error, Result, short_of_descriptors};
-use crate::kernel::landlock::{Handled, descriptor};
+use crate::kernel::landlock::{Handled, allow_path, allow_port};
 
 /// The paths that every job may read and execute, unless the policy says otherwise. Paths that do not exist are
 /// ignored.
@@ -91,96 +89,154 @@ pub fn handled(sandbox: &Sandbox, machine: &Machine) -> Handled {
     handled
 }
 
+/// A path with the device and inode number to which it led; `None` for a path that may be missing, and was.
+type Found = (PathBuf, Option<(u64, u64)>);
+
+/// A ruleset, and the files and directories to which its paths led when it was made.
+#[derive(Clone, Debug)]
+pub struct Ruleset {
+    descriptor: Arc<OwnedFd>,
+    paths: Arc<[Found]>,
+}
+
+impl Ruleset {
+    pub fn descriptor(&self) -> Arc<OwnedFd> {
+        self.descriptor.clone()
+    }
+
+    /// Returns whether each path still leads to the same file. The ruleset keeps these files in the kernel's memory
+    /// (`get_inode_object` in security/landlock/fs.c), so no other file has got their inode numbers.
+    pub fn is_current(&self) -> bool {
+        self.paths.iter().all(|(path, id)| stat(path).ok().as_ref().map(id_of) == *id)
+    }
+}
+
 /// Makes the ruleset; `None` if the kernel supports nothing that it would contain. Each path is opened with the
 /// caller's rights. `tmp` is one more directory to write to, besides those of the policy.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a path that can't be opened; [`Error::System`] if the kernel refuses the ruleset.
-pub fn ruleset(sandbox: &Sandbox, machine: &Machine, tmp: Option<BorrowedFd<'_>>) -> Result<Option<OwnedFd>> {
-    let mut grants = grants(sandbox)?;
-    if let Some(tmp) = tmp {
-        let copy = tmp.try_clone_to_owned().map_err(|error| {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            Error::system("duplicate", "the descriptor of the private tmp", errno, short_of_descriptors(errno))
-        });
-        grants.push((copy?, writing()));
-    }
+pub fn ruleset(sandbox: &Sandbox, machine: &Machine, tmp: Option<BorrowedFd<'_>>) -> Result<Option<Ruleset>> {
+    let grants = Grants::of(sandbox)?;
     let handled = handled(sandbox, machine);
     if handled == Handled::default() {
         return Ok(None);
     }
-    let made = make(handled, grants, sandbox);
-    let ruleset = made.map_err(|error| Error::invalid("sandbox", "Landlock ruleset", error.to_string()))?;
-    let descriptor = descriptor(ruleset);
-    descriptor.map(Some).map_err(|errno| Error::system("landlock_create_ruleset", "for the job", errno, ""))
-}
-
-fn make(handled: Handled, grants: Vec<Grant>, sandbox: &Sandbox) -> std::result::Result<RulesetCreated, RulesetError> {
-    let mut ruleset = handled.create()?.set_compatibility(CompatLevel::HardRequirement);
-    for (path, rights) in grants {
+    let refused = |errno| Error::system("landlock_create_ruleset", "for the job", errno, short_of_descriptors(errno));
+    let ruleset = handled.create().map_err(refused)?;
+    let opened = grants.opened.iter().map(|(path, rights)| (path.as_fd(), *rights));
+    for (path, rights) in opened.chain(tmp.map(|tmp| (tmp, writing()))) {
         let rights = rights & handled.files;
         if !rights.is_empty() {
-            ruleset = ruleset.add_rule(PathBeneath::new(path, rights))?;
+            allow_path(ruleset.as_fd(), path, rights)
+                .map_err(|errno| Error::system("landlock_add_rule", "for a path", errno, ""))?;
         }
     }
     if !handled.ports.is_empty() {
-        for port in &sandbox.connect_tcp {
-            ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
-        }
-        for port in &sandbox.listen_tcp {
-            ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::BindTcp))?;
+        let connect = sandbox.connect_tcp.iter().map(|port| (port, AccessNet::ConnectTcp));
+        let listen = sandbox.listen_tcp.iter().map(|port| (port, AccessNet::BindTcp));
+        for (port, right) in connect.chain(listen) {
+            allow_port(ruleset.as_fd(), *port, right.into())
+                .map_err(|errno| Error::system("landlock_add_rule", format!("for port {port}"), errno, ""))?;
         }
     }
-    Ok(ruleset)
+    Ok(Some(Ruleset { descriptor: Arc::new(ruleset), paths: grants.paths.into() }))
 }
 
-/// Opens all granted paths.
-fn grants(sandbox: &Sandbox) -> Result<Vec<Grant>> {
-    let reading = AccessFs::from_read(ABI::V1);
-    let mut grants = Vec::new();
-    let system: &[&str] = if sandbox.no_system { &[] } else { &SYSTEM };
-    for path in system.iter().map(Path::new).chain(sandbox.read_if_exists.iter().map(PathBuf::as_path)) {
-        match granted(path, reading) {
-            // If this user can't reach the path, the job can't reach it either, so it needs no rule.
-            Err((_, Errno::NOENT | Errno::NOTDIR | Errno::ACCESS)) => {}
-            other => grants.push(other.map_err(|(path, errno)| unusable("path to read", path, errno))?),
-        }
-    }
-    if !sandbox.no_system {
-        for path in DEVICES.map(Path::new) {
-            match granted(path, reading | AccessFs::WriteFile) {
-                Err((_, Errno::NOENT | Errno::NOTDIR | Errno::ACCESS)) => {}
-                other => grants.push(other.map_err(|(path, errno)| unusable("device", path, errno))?),
+/// Returns device and inode number.
+#[allow(clippy::unnecessary_cast)] // The types differ between architectures.
+fn id_of(stat: &Stat) -> (u64, u64) {
+    (stat.st_dev as u64, stat.st_ino as u64)
+}
+
+/// All granted paths.
+#[derive(Default)]
+struct Grants {
+    opened: Vec<Grant>,
+    paths: Vec<Found>,
+}
+
+impl Grants {
+    /// Opens all granted paths.
+    fn of(sandbox: &Sandbox) -> Result<Self> {
+        let reading = AccessFs::from_read(ABI::V1);
+        let mut grants = Self::default();
+        if !sandbox.no_system {
+            for path in SYSTEM.map(Path::new) {
+                grants.add_if_exists("path to read", path, reading, sandbox)?;
+            }
+            for path in DEVICES.map(Path::new) {
+                grants.add_if_exists("device", path, reading | AccessFs::WriteFile, sandbox)?;
             }
         }
+        for path in &sandbox.read_if_exists {
+            grants.add_if_exists("path to read", path, reading, sandbox)?;
+        }
+        for path in &sandbox.read {
+            grants.add("path to read", path, reading, sandbox)?;
+        }
+        for path in &sandbox.write {
+            grants.add("path to write", path, writing(), sandbox)?;
+        }
+        if let Unix::Paths(paths) = &sandbox.unix {
+            for path in paths {
+                grants.add("Unix socket", path, AccessFs::ResolveUnix.into(), sandbox)?;
+            }
+        }
+        Ok(grants)
     }
-    for path in &sandbox.read {
-        grants.push(granted(path, reading).map_err(|(path, errno)| unusable("path to read", path, errno))?);
+
+    fn add(&mut self, what: &'static str, path: &Path, rights: BitFlags<AccessFs>, sandbox: &Sandbox) -> Result<()> {
+        self.try_add(path, rights).map_err(|errno| unusable(what, path, errno, sandbox))
     }
-    for path in &sandbox.write {
-        grants.push(granted(path, writing()).map_err(|(path, errno)| unusable("path to write", path, errno))?);
-    }
-    if let Unix::Paths(paths) = &sandbox.unix {
-        for path in paths {
-            let rights = AccessFs::ResolveUnix.into();
-            grants.push(granted(path, rights).map_err(|(path, errno)| unusable("Unix socket", path, errno))?);
+
+    fn add_if_exists(
+        &mut self,
+        what: &'static str,
+        path: &Path,
+        rights: BitFlags<AccessFs>,
+        sandbox: &Sandbox,
+    ) -> Result<()> {
+        match self.try_add(path, rights) {
+            // If this user can't reach the path, the job can't reach it either, so it needs no rule.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => {
+                self.paths.push((path.to_owned(), None));
+                Ok(())
+            }
+            other => other.map_err(|errno| unusable(what, path, errno, sandbox)),
         }
     }
-    Ok(grants)
+
+    /// Opens a path, and grants those rights that apply to this kind of file.
+    fn try_add(&mut self, path: &Path, rights: BitFlags<AccessFs>) -> rustix::io::Result<()> {
+        let file = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let stat = fstat(&file)?;
+        let rights = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => rights,
+            // If the policy names a device, the job needs ioctl(2) to use it.
+            FileType::CharacterDevice | FileType::BlockDevice if rights.contains(AccessFs::Truncate) => {
+                rights & AccessFs::from_file(ABI::V9) | AccessFs::IoctlDev
+            }
+            _ => rights & AccessFs::from_file(ABI::V9),
+        };
+        self.opened.push((file, rights));
+        self.paths.push((path.to_owned(), Some(id_of(&stat))));
+        Ok(())
+    }
 }
 
 /// Returns the granted files and directories, to work out what the ruleset refuses.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a path that can't be opened.
-#[allow(clippy::unnecessary_cast)] // The types differ between architectures.
 pub fn places(sandbox: &Sandbox, tmp: Option<BorrowedFd<'_>>) -> Result<Vec<Place>> {
     let place = |file: BorrowedFd<'_>, rights| {
         let stat = fstat(file).map_err(|errno| Error::system("stat", "a granted path", errno, ""))?;
-        Ok(((stat.st_dev as u64, stat.st_ino as u64), rights))
+        Ok((id_of(&stat), rights))
     };
-    let granted = grants(sandbox)?;
-    let granted = granted.iter().map(|(file, rights)| (file.as_fd(), *rights)).chain(tmp.map(|tmp| (tmp, writing())));
+    let granted = Grants::of(sandbox)?;
+    let granted =
+        granted.opened.iter().map(|(file, rights)| (file.as_fd(), *rights)).chain(tmp.map(|tmp| (tmp, writing())));
     granted.map(|(file, rights)| place(file, rights)).collect()
 }
 
@@ -189,26 +245,13 @@ pub fn writing() -> BitFlags<AccessFs> {
     AccessFs::from_all(ABI::V3) & !(AccessFs::MakeChar | AccessFs::MakeBlock)
 }
 
-/// Opens a path, and returns it with those rights that apply to this kind of file.
-fn granted(path: &Path, rights: BitFlags<AccessFs>) -> std::result::Result<Grant, (&Path, Errno)> {
-    let file = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| (path, errno))?;
-    let kind = FileType::from_raw_mode(fstat(file.as_fd()).map_err(|errno| (path, errno))?.st_mode);
-    let rights = match kind {
-        FileType::Directory => rights,
-        // If the policy names a device, the job needs ioctl(2) to use it.
-        FileType::CharacterDevice | FileType::BlockDevice if rights.contains(AccessFs::Truncate) => {
-            rights & AccessFs::from_file(ABI::V9) | AccessFs::IoctlDev
-        }
-        _ => rights & AccessFs::from_file(ABI::V9),
-    };
-    Ok((file, rights))
-}
-
-fn unusable(what: &'static str, path: &Path, errno: Errno) -> Error {
+fn unusable(what: &'static str, path: &Path, errno: Errno, sandbox: &Sandbox) -> Error {
     let advice = match errno {
-        Errno::NOENT if what == "path to read" => "it does not exist; for a path that may be missing: read_if_exists",
-        Errno::NOENT => "it does not exist",
-        Errno::ACCESS => "this user can't reach it",
+        Errno::NOENT if what == "path to read" => {
+            format!("it does not exist; for a path that may be missing: {}", sandbox.spelling.part("read_if_exists"))
+        }
+        Errno::NOENT => "it does not exist".into(),
+        Errno::ACCESS => "this user can't reach it".into(),
         _ => return Error::system("open", path.to_string_lossy(), errno, what),
     };
     Error::invalid(what, path.to_string_lossy(), advice)
@@ -223,7 +266,7 @@ mod tests {
         let machine = Machine::get();
         let message = |sandbox: &Sandbox| ruleset(sandbox, machine, None).unwrap_err().to_string();
         assert!(message(Sandbox::new().read("/no/such/path")).contains("path to read '/no/such/path' is not valid"));
-        assert!(message(Sandbox::new().read("/no/such/path")).contains("does not exist"));
+        assert!(message(Sandbox::new().read("/no/such/path")).contains("Sandbox::read_if_exists"));
         assert!(message(Sandbox::new().write("/dev/null/x")).contains("/dev/null/x"));
         assert!(message(Sandbox::new().unix(Unix::Paths(vec!["/no/socket".into()]))).contains("Unix socket"));
         ruleset(Sandbox::new().read_if_exists("/no/such/path"), machine, None).unwrap();

@@ -18,6 +18,7 @@ use crate::guard::{self, Embedded, Guard, Program};
 use crate::kernel::creator::Creator;
 use crate::report::ContainmentKind;
 use crate::report::{Refusal, SupervisorKind};
+use crate::sandbox::cache::Cache;
 use crate::supervisor::backend::RecreatedBase;
 use crate::supervisor::backend::{Backend, SubreaperBackend};
 use crate::supervisor::delegation;
@@ -179,6 +180,7 @@ impl SupervisorBuilder {
                 sweeping: Mutex::default(),
                 cgroup_only: cgroup_only && self.containment != Some(ContainmentKind::Subreaper),
                 guard_program: self.guard_program,
+                sandboxes: Cache::default(),
             }),
             clones: Some(Arc::default()),
         })

@@ -33,6 +33,7 @@ use crate::error::{Error, Result};
 use crate::guard::Program;
 use crate::kernel::creator::Creator;
 use crate::report::{ContainmentKind, Refusal, SupervisorKind};
+use crate::sandbox::cache::Cache;
 use crate::supervisor::backend::{Backend, NextContainment, SubreaperBackend};
 use crate::supervisor::driver::Driver;
 use crate::supervisor::events::{Hub, JobEvents};
@@ -88,6 +89,8 @@ pub(crate) struct Inner {
     /// Only a cgroup is accepted as containment.
     cgroup_only: bool,
     guard_program: Option<Program>,
+    /// What the sandboxes of equal policies share.
+    pub(crate) sandboxes: Cache,
 }
 
 /// The highest number of times that a job is started again because another program removed its empty cgroup.

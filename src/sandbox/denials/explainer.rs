@@ -65,7 +65,7 @@ impl Explainer {
         let mounted = mounted.map(|(path, _, rights)| (path.clone(), BitFlags::from_bits_truncate(*rights)));
         let (connect, listen) = (sandbox.connect_tcp.clone(), sandbox.listen_tcp.clone());
         Ok(Self {
-            filters: filter::programs(sandbox)?,
+            filters: vec![filter::program(sandbox)],
             calls: watched(view.read_only).map(|(number, name, what)| (number as i32, (name, what))).collect(),
             files: FileRules { handled: handled.files, grants, mounted },
             sockets: SocketRules { ports: handled.ports, connect, listen, scopes: handled.scopes },
@@ -80,7 +80,7 @@ impl Explainer {
     pub fn program(&self) -> Program {
         let mut numbers: Vec<u32> = self.calls.keys().map(|number| number.cast_unsigned()).collect();
         numbers.sort_unstable();
-        program::program(filter::ARCHITECTURE.0, &numbers, &self.filters)
+        program::program(filter::ARCHITECTURE, &numbers, &self.filters)
     }
 
     /// Returns the answer to a call, which depends on nothing but its number and its arguments.
@@ -173,7 +173,8 @@ fn is_own(operation: Operation, arguments: &[u64; 6]) -> bool {
 
 /// Returns whether a request of ptrace(2) begins to trace another process.
 fn attaches(request: u64) -> bool {
-    [u64::from(libc::PTRACE_ATTACH), u64::from(libc::PTRACE_SEIZE)].contains(&(request & 0xffff_ffff))
+    // The type of these constants depends on the C library.
+    [libc::PTRACE_ATTACH as u64, libc::PTRACE_SEIZE as u64].contains(&(request & 0xffff_ffff))
 }
 
 fn open_flags(call: FileCall<'_>, flags: OpenFlags) -> Option<i32> {

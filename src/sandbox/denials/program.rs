@@ -74,7 +74,7 @@ mod tests {
         ports.connect_tcp(443);
         host.network(Network::Host);
         own.listen_tcp(80).unix(Unix::Own);
-        policies.iter().map(|policy| filter::programs(policy).unwrap()).collect()
+        policies.iter().map(|policy| vec![filter::program(policy)]).collect()
     }
 
     fn watched() -> Vec<u32> {
@@ -98,10 +98,10 @@ mod tests {
         ) {
             static POLICIES: std::sync::OnceLock<Vec<Vec<Program>>> = std::sync::OnceLock::new();
             let filters = &POLICIES.get_or_init(policies)[policy];
-            let architecture = if foreign { 0x4000_0003 } else { ARCHITECTURE.0 };
+            let architecture = if foreign { 0x4000_0003 } else { ARCHITECTURE };
             let data = Data { number, architecture, instruction_pointer: 0, arguments };
             let expected = strictest(filters, &data);
-            let combined = program(ARCHITECTURE.0, &watched(), filters);
+            let combined = program(ARCHITECTURE, &watched(), filters);
             let (result, asked) = match combined.run(&data) {
                 USER_NOTIF => match answer(filters, &data) {
                     Answer::Continue => (ALLOW, true),
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn the_kernel_accepts_the_program() {
         for filters in policies() {
-            let program = program(ARCHITECTURE.0, &watched(), &filters);
+            let program = program(ARCHITECTURE, &watched(), &filters);
             assert_eq!(Program::from_bytes(program.bytes()).unwrap(), program);
         }
     }

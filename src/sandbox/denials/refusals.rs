@@ -19,7 +19,7 @@ impl Alternatives {
         let with = |option, change: fn(&mut Sandbox)| {
             let mut sandbox = sandbox.clone();
             change(&mut sandbox);
-            Some((option, filter::programs(&sandbox).ok()?))
+            Some((option, vec![filter::program(&sandbox)]))
         };
         let port = |option, change: fn(&mut Sandbox)| match sandbox.network {
             Network::None => with(option, change),
@@ -94,7 +94,7 @@ fn name(number: c_long) -> String {
         semctl => libc::SYS_semctl, shmget => libc::SYS_shmget, shmat => libc::SYS_shmat,
         shmdt => libc::SYS_shmdt, shmctl => libc::SYS_shmctl, mq_open => libc::SYS_mq_open,
         mq_unlink => libc::SYS_mq_unlink, kexec_load => libc::SYS_kexec_load,
-        kexec_file_load => libc::SYS_kexec_file_load, init_module => libc::SYS_init_module,
+        kexec_file_load => super::super::calls::new::KEXEC_FILE_LOAD, init_module => libc::SYS_init_module,
         finit_module => libc::SYS_finit_module, delete_module => libc::SYS_delete_module,
         reboot => libc::SYS_reboot, swapon => libc::SYS_swapon, swapoff => libc::SYS_swapoff,
         sethostname => libc::SYS_sethostname, setdomainname => libc::SYS_setdomainname, acct => libc::SYS_acct,
@@ -123,9 +123,9 @@ mod tests {
     use super::*;
 
     fn denied(sandbox: &Sandbox, number: c_long, arguments: [u64; 6]) -> Denial {
-        let architecture = filter::ARCHITECTURE.0;
+        let architecture = filter::ARCHITECTURE;
         let data = Data { number: number as i32, architecture, arguments, ..Data::default() };
-        assert_ne!(strictest(&filter::programs(sandbox).unwrap(), &data), ALLOW);
+        assert_ne!(strictest(&[filter::program(sandbox)], &data), ALLOW);
         Alternatives::new(sandbox).denial(&data)
     }
 

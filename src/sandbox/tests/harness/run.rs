@@ -14,6 +14,7 @@ use super::launch::{Launch, bare, confined};
 use super::users::{As, is_root, job_ids};
 use crate::kernel::short_child;
 use crate::sandbox::apply::Confinement;
+use crate::sandbox::cache::Cache;
 use crate::sandbox::denials::{self, Explanation, Members, Record};
 use crate::sandbox::machine::Machine;
 use crate::sandbox::mounts::Ids;
@@ -77,7 +78,7 @@ impl<'a> Run<'a> {
         let users = Users { caller, job: job_ids() };
         let mut sandbox = sandbox.clone();
         sandbox.explain_denials(self.explain);
-        Some(prepare(&sandbox, Machine::get(), users, None).unwrap())
+        Some(prepare(&sandbox, Machine::get(), users, None, &Cache::default()).unwrap())
     }
 
     pub fn run(self) -> Ran {
