@@ -13,7 +13,7 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use criterion::Criterion;
-use pinfold::{Command, Job, Supervisor};
+use pinfold::{Command, Job, Sandbox, Supervisor, User};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{WaitOptions, getpid, set_child_subreaper, wait};
 use support::{Cgroup, Worker, compare, median, program};
@@ -39,6 +39,8 @@ fn main() {
     let own = |work| Worker::own(work, 0);
     let ways = || [Worker::bare(&cgroup), own("pinfold"), own("std::process"), own("tokio::process")];
     compare("spawn + wait + proven empty + removed", ways, 8, 6, 50);
+    let ways = || [own("pinfold as a user"), own("pinfold in a sandbox")];
+    compare("a job in a sandbox, and the same job without one", ways, 8, 6, 50);
     let sizes = || [10, 512, 2048].map(|megabytes| Worker::own("pinfold", megabytes));
     compare("the same in hosts of these sizes", sizes, 4, 10, 50);
 
@@ -62,6 +64,12 @@ fn be_worker(work: &str, program: &str) {
             support::serve(|jobs| runtime.block_on(pinfold_jobs(&supervisor, program, jobs)));
             runtime.block_on(supervisor.close());
         }
+        "pinfold as a user" | "pinfold in a sandbox" => {
+            let supervisor = runtime.block_on(Supervisor::start()).unwrap();
+            let command = as_user(program, work == "pinfold in a sandbox");
+            support::serve(|jobs| runtime.block_on(jobs_of(&supervisor, &command, jobs)));
+            runtime.block_on(supervisor.close());
+        }
         "std::process" => support::serve(|jobs| std_jobs(program, jobs)),
         "tokio::process" => support::serve(|jobs| runtime.block_on(tokio_jobs(program, jobs))),
         _ => panic!("no such work: {work}"),
@@ -69,11 +77,28 @@ fn be_worker(work: &str, program: &str) {
 }
 
 async fn pinfold_jobs(supervisor: &Supervisor, program: &str, jobs: u64) {
-    let command = Command::new(program);
+    jobs_of(supervisor, &Command::new(program), jobs).await;
+}
+
+async fn jobs_of(supervisor: &Supervisor, command: &Command, jobs: u64) {
     for _ in 0..jobs {
-        let report = supervisor.spawn(&command).await.unwrap().wait().await.unwrap();
+        let report = supervisor.spawn(command).await.unwrap().wait().await.unwrap();
         assert!(report.exit_code == 0 && report.is_gone());
     }
+}
+
+/// A sandbox cannot restrict root, so root's jobs have another user, with and without a sandbox.
+fn as_user(program: &str, in_a_sandbox: bool) -> Command {
+    let mut command = Command::new(program);
+    if in_a_sandbox {
+        let mut sandbox = Sandbox::new();
+        sandbox.read(program);
+        command.sandbox(sandbox);
+    }
+    if rustix::process::geteuid().is_root() {
+        command.user(User::look_up("65534:65534").unwrap());
+    }
+    command
 }
 
 fn std_jobs(program: &str, jobs: u64) {

@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use crate::doctor::{Containment, examine};
+use crate::doctor::{Containment, examine_for};
 
 use super::{environment, write};
 
 /// Print which containment a job gets on this machine, why, and what to do for a stronger one
+///
+/// PINFOLD_CONTAINMENT applies as to `run`.
 ///
 /// Changes nothing on the machine: pinfold only makes a cgroup in its own cgroup, tests it, and removes it.
 ///
@@ -30,7 +32,8 @@ const NO_CGROUP: u8 = 1;
 
 /// Examines the machine, prints the result, and returns the exit code.
 pub fn run(args: &Args) -> Result<u8> {
-    let examination = examine(environment::cgroup(args.cgroup.as_deref()).as_deref());
+    let containment = environment::containment(None)?;
+    let examination = examine_for(environment::cgroup(args.cgroup.as_deref()).as_deref(), containment);
     let text = if args.json { examination.to_json() + "\n" } else { examination.to_text() };
     // println! would panic if standard output is a pipe that no process reads.
     write::print(&text).context("cannot write to standard output")?;

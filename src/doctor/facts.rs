@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::report::{PromiseReport, Refusal};
+use crate::report::{ContainmentKind, PromiseReport, Refusal};
 
 /// The facts about the machine, as this process sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +34,9 @@ pub struct Facts {
     pub scratch: Option<Scratch>,
     /// Why the guard can't hold a job as its subreaper, without a cgroup; null if it can.
     pub subreaper: Option<Refusal>,
+    /// The only containment that is allowed; null if pinfold chooses. [`Facts::gather`] does not set it; `pinfold doctor`
+    /// sets it to that of `PINFOLD_CONTAINMENT`.
+    pub containment: Option<ContainmentKind>,
     /// The service manager.
     pub systemd: Systemd,
     /// The container managers of which pinfold found signs, the innermost first.

@@ -55,6 +55,7 @@ impl Facts {
             locked,
             scratch,
             subreaper: containment::subreaper().err(),
+            containment: None,
             systemd: systemd(),
             containers: containers(),
             proc: proc(mountinfo.as_deref().unwrap_or_default()),

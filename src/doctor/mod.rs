@@ -29,6 +29,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::report::ContainmentKind;
 use facts::Facts;
 pub use verdict::{Containment, Verdict};
 
@@ -106,7 +107,12 @@ pub enum Mark {
 /// nothing. It never fails: the findings report what it could not find out.
 #[must_use]
 pub fn examine(cgroup: Option<&Path>) -> Examination {
-    Examination::of(Facts::gather(cgroup))
+    examine_for(cgroup, None)
+}
+
+/// The same as [`examine`], where only this containment is allowed.
+pub(crate) fn examine_for(cgroup: Option<&Path>, containment: Option<ContainmentKind>) -> Examination {
+    Examination::of(Facts { containment, ..Facts::gather(cgroup) })
 }
 
 impl Examination {

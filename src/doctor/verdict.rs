@@ -3,11 +3,11 @@
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::facts::{Facts, Scratch, Tried};
+use super::facts::{Facts, Place, Scratch, Systemd, Tried};
 use super::{kernel, words};
 use crate::cgroup::base;
 use crate::error::{SpawnError, SpawnStage};
-use crate::report::Refusal;
+use crate::report::{ContainmentKind, Refusal};
 
 /// How `pinfold run` can hold jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,30 @@ pub struct Verdict {
 
 impl Verdict {
     pub(super) fn of(facts: &Facts) -> Self {
+        match facts.containment {
+            Some(ContainmentKind::Subreaper) => {
+                // pinfold does not look for a cgroup, and ignores a requested one.
+                let (place, systemd) = (Place::default(), Systemd::default());
+                let mut verdict = Self::strongest(&Facts { place, systemd, scratch: None, ..facts.clone() });
+                if verdict.containment == Containment::Subreaper {
+                    verdict.why = "PINFOLD_CONTAINMENT requests it".into();
+                }
+                verdict
+            }
+            Some(ContainmentKind::Cgroup) => match Self::strongest(facts) {
+                verdict if verdict.containment == Containment::Subreaper => Self {
+                    containment: Containment::Nothing,
+                    why: "no cgroup is available, and PINFOLD_CONTAINMENT allows nothing else".into(),
+                    ..verdict
+                },
+                verdict => verdict,
+            },
+            None => Self::strongest(facts),
+        }
+    }
+
+    /// Returns what `pinfold run` would do if it could choose.
+    fn strongest(facts: &Facts) -> Self {
         let mut refused = facts.place.refused.clone();
         let place = facts.place.directory.clone();
         // A job can be started without a cgroup only if the failure was about the cgroup.

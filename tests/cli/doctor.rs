@@ -197,6 +197,42 @@ fn it_is_true_for_a_user_with_a_delegated_cgroup() {
     assert_eq!(whole, (Containment::Cgroup, [good, good, good], 65534));
 }
 
+/// The variable that restricts `pinfold run` restricts the answer too.
+#[test]
+fn it_is_true_with_a_requested_containment() {
+    let examination = assert_true(&["env", "PINFOLD_CONTAINMENT=subreaper"]);
+    assert_eq!((examination.verdict.containment, examination.verdict.cgroup.as_ref()), (Containment::Subreaper, None));
+    assert!(examination.to_text().contains("uses: subreaper (PINFOLD_CONTAINMENT requests it)"));
+    // pinfold ignores a requested cgroup then.
+    let ignored = assert_true(&["env", "PINFOLD_CONTAINMENT=Subreaper", "PINFOLD_CGROUP=/no/such"]);
+    assert_eq!(ignored.verdict, examination.verdict);
+    let impossible = assert_true(&["env", "PINFOLD_CONTAINMENT=cgroup", "PINFOLD_CGROUP=/no/such"]);
+    assert_eq!(impossible.verdict.containment, Containment::Nothing);
+    if has(needs::cgroup()) {
+        let cgroup = assert_true(&["env", "PINFOLD_CONTAINMENT=cgroup"]);
+        assert_eq!(cgroup.verdict.containment, Containment::Cgroup);
+    }
+    let unset = assert_true(&["env", "PINFOLD_CONTAINMENT=", "PINFOLD_CGROUP="]);
+    assert!(facts(&unset)["containment"].is_null());
+    assert_eq!(assert_true(&["env", "PINFOLD_CONTAINMENT=auto"]).verdict, unset.verdict);
+    for invalid in ["luck", "cgroup2", " "] {
+        let refused = doctor(&["env", &format!("PINFOLD_CONTAINMENT={invalid}")], &[]);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!((refused.status.code(), refused.stdout.len()), (Some(125), 0), "{refused:#?}");
+        assert!(said.contains("PINFOLD_CONTAINMENT") && said.contains(&format!("'{invalid}'")), "{said}");
+    }
+}
+
+/// Where there is no cgroup, and no other containment is allowed.
+#[test]
+#[requires(root, program("unshare"))]
+fn it_is_true_without_the_only_containment_that_is_allowed() {
+    let script = "umount -l /sys/fs/cgroup && PINFOLD_CONTAINMENT=cgroup exec \"$@\"";
+    let examination = assert_true(&["unshare", "--mount", "sh", "-c", script, "sh"]);
+    assert_eq!(examination.verdict.containment, Containment::Nothing);
+    assert!(examination.verdict.why.contains("PINFOLD_CONTAINMENT"), "{:#?}", examination.verdict);
+}
+
 /// As under the seccomp profiles of older container managers.
 #[test]
 #[requires(cgroup)]

@@ -250,6 +250,29 @@ fn a_stop_of_a_stopped_job() {
     }
 }
 
+/// Without a shell that has job control, the kernel ignores a stop by job control (setpgid(2), "orphaned process
+/// group"). The job's process group is not orphaned, because the guard is its parent: pinfold continues the job.
+#[test]
+#[requires(cgroup)]
+fn a_stop_by_job_control_has_no_effect_where_no_shell_would_continue_it() {
+    let ways = [
+        &[][..],
+        &[crate::support::PINFOLD, "run", "-q", "--"],
+        &[crate::support::PINFOLD, "run", "-q", "--containment", "subreaper", "--"],
+        &[crate::support::PINFOLD, "init", "--"],
+        &[crate::support::PINFOLD, "timeout", "1h"],
+    ];
+    for way in ways {
+        for signal in ["TSTP", "TTIN", "TTOU"] {
+            let script = format!("kill -{signal} $$; echo on; exit 3");
+            let words = [&["setsid", "-w"], way, &["sh", "-c", &script]].concat();
+            let mut run = Run::bare(words);
+            run.command().stdin(std::process::Stdio::null());
+            assert_eq!(run.run().assert_code(3).stdout, "on\n", "{way:?} {signal}");
+        }
+    }
+}
+
 /// The signal comes before the job, with it, or when it has just ended: the exit code is that of the command or of the
 /// signal, and no other.
 #[test]

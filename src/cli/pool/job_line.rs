@@ -148,7 +148,8 @@ fn deserialize_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Op
     match Option::<Value>::deserialize(deserializer)? {
         None => Ok(None),
         Some(Value::Seconds(0.0)) => Ok(Some(Duration::MAX)),
-        Some(Value::Seconds(seconds)) => Duration::try_from_secs_f64(seconds).map(Some).map_err(D::Error::custom),
+        Some(Value::Seconds(seconds)) if seconds < 0.0 => duration::limit("-1").map(Some).map_err(D::Error::custom),
+        Some(Value::Seconds(seconds)) => Ok(Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))),
         Some(Value::Text(text)) => duration::limit(&text).map(Some).map_err(D::Error::custom),
     }
 }

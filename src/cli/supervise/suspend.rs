@@ -15,14 +15,18 @@ pub(super) const STOP_TIMEOUT: Duration = Duration::from_millis(100);
 impl Supervision<'_> {
     /// Handles a stop of the main process. If job control stopped it, pinfold stops too, so that the shell takes over.
     /// If no shell would continue pinfold (an orphaned process group), pinfold undoes the stop: without the guard, the
-    /// kernel would have ignored it.
+    /// kernel would have ignored it. That includes CI engines and services, which have no terminal. If the job has a
+    /// session of its own, the kernel decides.
     pub(super) fn main_stopped(&mut self, job: &Job, signal: Signal) {
         let by_job_control = [Signal::TSTP, Signal::TTIN, Signal::TTOU].contains(&signal);
-        if !by_job_control || self.requests.rules.keys != Keys::ReachJob {
+        let keys = self.requests.rules.keys;
+        if !by_job_control || ![Keys::ReachJob, Keys::ReachPinfold].contains(&keys) {
             return;
         }
         if self.is_orphaned() {
             job.signal_all(Signal::CONT);
+        } else if keys == Keys::ReachPinfold {
+            // Without a terminal pinfold keeps running, for its deadline and for requests.
         } else if self.policy.stops_with_main {
             job.postpone_deadline(self.suspend_by(signal));
         } else if self.suspend_at.take().is_some() {

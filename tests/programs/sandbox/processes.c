@@ -106,7 +106,8 @@ ATTEMPT(schedule_idle) { return sched_setscheduler(number(0), SCHED_IDLE, &(stru
 ATTEMPT(schedule_param) { return sched_setparam(number(0), &(struct sched_param){0}); }
 ATTEMPT(schedule_attr)
 {
-    uint32_t attr[12] = {48, SCHED_BATCH};
+    /* With its own niceness: only root may lower that of a process. */
+    uint32_t attr[12] = {48, SCHED_BATCH, 0, 0, getpriority(PRIO_PROCESS, 0)};
     return syscall(SYS_sched_setattr, number(0), attr, 0);
 }
 ATTEMPT(affinity)
