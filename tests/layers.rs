@@ -184,7 +184,7 @@ fn no_room_imports_one_above_it() {
         }
     }
     for ((from, to), count) in &arrows {
-        println!("{} -> {} ({count} files)", LAYERS[*from], LAYERS[*to]);
+        println!("{} -> {} (files: {count})", LAYERS[*from], LAYERS[*to]);
     }
     let rooms =
         files().iter().map(|(_, room)| room.clone()).filter(|room| layer(room).is_some()).collect::<BTreeSet<_>>();
@@ -221,6 +221,28 @@ fn the_root_shows_these_rooms_only() {
     let rooms: BTreeSet<String> = files().into_iter().map(|(_, room)| room).collect();
     let known: BTreeSet<String> = LAYERS.iter().chain(&["lib", "main"]).map(|room| (*room).to_owned()).collect();
     assert_eq!(rooms, known);
+}
+
+/// A file is one concept. One that needs more lines has two.
+#[test]
+fn no_file_has_more_than_400_lines() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut open: Vec<_> = ["src", "tests", "examples", "benches"].map(|name| root.join(name)).into();
+    let mut long = Vec::new();
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let lines = std::fs::read_to_string(&path).unwrap().lines().count();
+                if lines > 400 {
+                    long.push((path, lines));
+                }
+            }
+        }
+    }
+    assert!(long.is_empty(), "{long:#?}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! The description of a job at its cgroup: extended attributes in the "user." namespace, which cgroup2 has since Linux
-//! 5.7 ("kernfs: Add option to enable user xattrs"). They vanish with the directory. Only the owner of the directory
-//! can set them (xattr(7)).
+//! The description of a job in extended attributes of its cgroup: in the namespace "user.", which cgroup2 has since Linux
+//! 5.7 ("kernfs: Add option to enable user xattrs"). The attributes vanish with the directory. Only the owner of the
+//! directory can set them (xattr(7)).
 
 use std::ffi::CStr;
 

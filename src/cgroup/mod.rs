@@ -5,6 +5,7 @@ pub(crate) mod base;
 pub(crate) mod delegation;
 mod description;
 pub(crate) mod directory;
+#[cfg(feature = "cli")]
 pub(crate) mod init_leaf;
 mod kill;
 pub(crate) mod leaf;
@@ -38,6 +39,9 @@ pub(crate) const NOT_DELEGATED: &str =
 pub(crate) const READ_ONLY: &str = "ask for a writable cgroup file system (Docker: --cgroupns=private --security-opt writable-cgroups=true; \
      Podman: --cgroupns=private --security-opt unmask=/sys/fs/cgroup; both: --privileged)";
 
+/// The name of the leaf in which `pinfold init --delegate` puts all processes of a container.
+pub(crate) const INIT_LEAF: &str = "pinfold-init";
+
 /// The magic number of a cgroup2 file system (statfs(2)).
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 
@@ -48,7 +52,7 @@ pub(crate) fn place(wanted: Option<&Path>) -> Result<Cgroup, Vec<Refusal>> {
         return open_cgroup(path).map_err(|refusal| vec![refusal]);
     }
     let own = own_cgroup(open_cgroup)?;
-    match own.path().parent().filter(|_| own.path().file_name() == Some(init_leaf::NAME.as_ref())) {
+    match own.path().parent().filter(|_| own.path().file_name() == Some(INIT_LEAF.as_ref())) {
         Some(above) => Ok(open_cgroup(above).unwrap_or(own)),
         None => Ok(own),
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::report::text::printable;
+use crate::report::text::{counted, printable};
 use crate::report::{MainEnd, ProcessList, Reason};
 use crate::{Report, Signal};
 
@@ -72,9 +72,10 @@ fn explain_end(report: &Report, settings: &Settings) {
         let peak =
             report.usage.memory_peak_bytes.value.map_or_else(String::new, |bytes| format!(" at {}", size(bytes)));
         if report.reason == Reason::Oom {
-            print_message(&format!("{} ran out of memory{peak} and was killed{victims}", report.name));
+            print_message(&format!("{name} ran out of memory{peak} and was killed{victims}"));
         } else {
-            print_message(&format!("{} ran out of memory{peak}: {} of its processes killed{victims}", name, oom.kills));
+            let killed = counted(usize::try_from(oom.kills).unwrap_or(usize::MAX), "process");
+            print_message(&format!("{name} ran out of memory{peak}: the kernel killed {killed}{victims}"));
         }
     }
     if report.leftovers.count > 0 {
@@ -92,19 +93,41 @@ fn explain_end(report: &Report, settings: &Settings) {
         print_message(&format!("{} had left its cgroup, {fate}", processes(&report.emigrants)));
     }
     if settings.verbose {
-        print_message(&format!(
-            "{:?}, {:?} in {}",
-            report.reason,
-            report.main,
-            printable(report.containment.cgroup.as_deref().unwrap_or("no cgroup, held by the guard as subreaper"))
-        ));
+        print_message(&format!("{name} {} ({})", end(report), place(report)));
+    }
+}
+
+/// Returns how the main process ended, and why.
+fn end(report: &Report) -> String {
+    let how = match &report.main {
+        Some(MainEnd::Exited(code)) => format!("exited with code {code}"),
+        Some(MainEnd::Signalled { name, .. }) => format!("was ended by {name}"),
+        None => "ended, and pinfold does not know how".to_owned(),
+    };
+    let why = match report.reason {
+        Reason::Oom => " because it ran out of memory",
+        Reason::Deadline => " at its deadline",
+        Reason::Idle => " at its idle timeout",
+        Reason::Stopped => " after a stop request",
+        Reason::Killed => " after a kill request",
+        Reason::GuardLost => " after its guard was killed",
+        Reason::Exited | Reason::SpawnFailed | Reason::Cancelled => "",
+    };
+    how + why
+}
+
+/// Returns what held the job.
+fn place(report: &Report) -> String {
+    match &report.containment.cgroup {
+        Some(cgroup) => format!("cgroup {}", printable(cgroup)),
+        None => "no cgroup: the guard held it as subreaper".to_owned(),
     }
 }
 
 /// Returns the number of processes and the first few of them.
 pub fn processes(processes: &ProcessList) -> String {
     const SHOWN: usize = 3;
-    let mut text = if processes.count == 1 { "1 process".to_owned() } else { format!("{} processes", processes.count) };
+    let mut text = counted(processes.len(), "process");
     let shown: Vec<_> = processes.processes.iter().take(SHOWN).map(ToString::to_string).collect();
     if !shown.is_empty() {
         let more = if processes.count as usize > shown.len() { ", …" } else { "" };

@@ -49,7 +49,7 @@ impl Descriptors {
             Some(possible) => format!("it is enough for -j {possible}; raise it for more"),
             None => "raise it".to_owned(),
         };
-        bail!("{workers} jobs at a time need {needed} open files, but the limit is {limit} (ulimit -Hn): {advice}")
+        bail!("-j {workers} needs {needed} open files, but the limit is {limit} (ulimit -Hn): {advice}")
     }
 }
 

@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> Result<u8> {
             let holders = processes(&base.holders);
             print_message(&format!(
                 "{}: it is locked and has no guard: {holders} (end the process that holds the lock, then sweep again)",
-                base.path
+                printable(&base.path)
             ));
         }
         for left in &swept.not_searched {

@@ -25,7 +25,7 @@ use crate::report::ProcessList;
 use crate::subreaper::descendants::Descendants;
 use crate::subreaper::description;
 
-/// How long a supervisor may take in addition to the time that the job has: for its report, its output, its exit.
+/// How long a supervisor may take after the time of the job itself: for its report, its output and its exit.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a supervisor may take to obey a kill request. Then the processes of the job are killed directly.
@@ -40,12 +40,13 @@ pub(crate) enum Outcome {
     Left(ProcessList),
 }
 
-/// Stops a job, or all jobs of a supervisor, and waits until no process of them is left. A command of pinfold stops its
-/// jobs itself, with its own settings. If the supervisor is a program that uses the library, or the target is one of
-/// several jobs, this process sends the stop signal and, after the grace period, SIGKILL.
+/// Stops a job, or all jobs of a supervisor, and waits until none of their processes is left. If the supervisor is a
+/// command of pinfold, it receives a request and stops the jobs with its own settings. If the supervisor is a program
+/// that uses the library, or if the target is one of several jobs, this process sends the stop signal and, after the
+/// grace period, SIGKILL.
 ///
 /// # Errors
-/// If the supervisor or a process may not be signalled, or if the supervisor does not respond.
+/// If the kernel does not allow a signal to the supervisor or to a process, or if the supervisor does not respond.
 pub(crate) fn stop(target: Target<'_>) -> Result<Outcome> {
     match supervisor_for_requests(target) {
         Some(supervisor) => {
@@ -61,7 +62,7 @@ pub(crate) fn stop(target: Target<'_>) -> Result<Outcome> {
     }
 }
 
-/// Kills a job, or all jobs of a supervisor, and waits until no process of them is left.
+/// Kills a job, or all jobs of a supervisor, and waits until none of their processes is left.
 ///
 /// # Errors
 /// Those of [`stop`].
@@ -99,7 +100,7 @@ pub(crate) fn freeze(target: Target<'_>, freeze: bool) -> Result<()> {
     for job in target.jobs() {
         let Containment::Leaf(leaf) = &job.containment else {
             bail!(
-                "cannot freeze or thaw {}: it has no cgroup (pinfold signal --all STOP, or CONT, works)",
+                "cannot freeze or thaw {}: it has no cgroup (use pinfold signal --all STOP, and CONT)",
                 target.describe()
             );
         };
@@ -122,7 +123,7 @@ pub(crate) fn wait(target: Target<'_>, time: Option<Duration>) -> Result<bool> {
     let until = time.and_then(|time| Instant::now().checked_add(time));
     let left = || until.map(|until| until.saturating_duration_since(Instant::now()));
     let failed = |errno| Error::system("wait for", target.describe(), errno, "");
-    // A supervisor that is gone is waited for through its jobs.
+    // If the supervisor is gone, its jobs may still run.
     if let Some(supervisor) = supervisor_for_requests(target)
         && let Ok(Some(pidfd)) = open(supervisor)
     {
@@ -136,7 +137,7 @@ pub(crate) fn wait(target: Target<'_>, time: Option<Duration>) -> Result<bool> {
     Ok(true)
 }
 
-/// Returns the supervisor, if it is a command of pinfold and a request to it concerns nothing but the target.
+/// Returns the supervisor if it is a command of pinfold and if a request to it affects only the target.
 fn supervisor_for_requests(target: Target<'_>) -> Option<&Supervisor> {
     let supervisor = target.supervisor();
     let kind = supervisor.kind()?;
@@ -164,7 +165,7 @@ fn open(supervisor: &Supervisor) -> Result<Option<Pidfd>> {
     };
     match confirmed {
         true => Ok(Some(pidfd)),
-        // It has ended, or has closed its supervisor meanwhile.
+        // The process has ended, or its supervisor has.
         false if pidfd.has_ended() || !supervisor.has_jobs_left() => Ok(None),
         false => Err(anyhow!(
             "process {} cannot be confirmed as the supervisor: /proc does not show its descriptors",
@@ -263,7 +264,7 @@ fn kill_directly(job: &Job) -> rustix::io::Result<()> {
         Containment::Guard(guard) => {
             let Some(held) = open_guard(*guard)? else { return Ok(()) };
             let until = Instant::now() + job.kill_bound();
-            // The processes that were started meanwhile, and the guard's work after their end, take a moment.
+            // New processes may have been started meanwhile, and the guard needs a moment after the end of the last one.
             const PAUSE: Duration = Duration::from_millis(10);
             while !held.has_ended() && Instant::now() < until {
                 let descendants = Descendants::of(*guard);

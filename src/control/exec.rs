@@ -1,12 +1,12 @@
 //! Runs one more command inside of a running job: it is born in the job's leaf, has the job's limits, and ends with the
-//! job. pinfold neither guards it nor cleans up after it: what it leaves is a part of the job.
+//! job. It has no guard of its own: the processes that it leaves are a part of the job.
 
 use std::ffi::{CString, OsString};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
 use anyhow::{Context, Result, bail};
@@ -22,6 +22,7 @@ use crate::kernel::pidfd::Pidfd;
 use crate::kernel::signal::Signal;
 use crate::kernel::user::User;
 use crate::kernel::{fork, inherited, signal_set};
+use crate::report::text::{printable_os, printable_path};
 
 /// A command for a running job.
 #[derive(Debug)]
@@ -41,6 +42,7 @@ pub(crate) struct Command {
 /// [`Errno`] with a context.
 pub(crate) fn exec(target: Target<'_>, command: &Command) -> Result<ExitStatus> {
     let job = only_job(target)?;
+    let target = Target::Job(target.supervisor(), job);
     let Containment::Leaf(leaf) = &job.containment else {
         bail!("cannot run a command in {}: it has no cgroup, so the command could outlive it", target.describe());
     };
@@ -86,7 +88,8 @@ pub(crate) fn exec(target: Target<'_>, command: &Command) -> Result<ExitStatus> 
 fn only_job<'a>(target: Target<'a>) -> Result<&'a Job> {
     match target.jobs().as_slice() {
         [job] => Ok(job),
-        jobs => bail!("{} are {} jobs: name one of them", target.describe(), jobs.len()),
+        [] => bail!("{}: none runs now", target.describe()),
+        jobs => bail!("{}: there are {}, name one of them", target.describe(), jobs.len()),
     }
 }
 
@@ -135,10 +138,10 @@ fn become_command(command: &Command, words: &[CString], mask: u64) -> (Step, Err
 }
 
 fn step_error(step: u8, command: &Command, errno: Errno) -> anyhow::Error {
-    let program = crate::report::text::printable_os(&command.words[0]).into_owned();
+    let program = printable_os(&command.words[0]);
     let what = match step {
         1 => "cannot change to the user".to_owned(),
-        2 => format!("cannot enter the directory {}", command.cwd.clone().unwrap_or_default().display()),
+        2 => format!("cannot enter the directory {}", printable_path(command.cwd.as_deref().unwrap_or(Path::new(".")))),
         _ => format!("cannot execute {program}"),
     };
     anyhow::Error::new(errno).context(what)

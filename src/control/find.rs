@@ -20,7 +20,8 @@ use crate::kernel::{mount, process};
 use crate::report::{ContainmentKind, Description, SupervisorKind};
 use crate::subreaper::description;
 
-/// A base without a lock that is younger than this may be one that its supervisor is just making.
+/// A supervisor makes its base first and locks it then. So a base that has no lock is not abandoned if it is younger than
+/// this.
 const BEING_MADE: Duration = Duration::from_secs(2);
 
 /// One supervisor.
@@ -40,8 +41,8 @@ pub(crate) struct Supervisor {
 /// One job.
 #[derive(Debug)]
 pub(crate) struct Job {
-    /// `None` if the supervisor has not recorded it: the job is just starting, or the supervisor is a pinfold that does
-    /// not record its jobs.
+    /// `None` if the supervisor has not recorded it: the job is starting, or the supervisor has an earlier version of
+    /// pinfold, which does not record its jobs.
     pub description: Option<Description>,
     /// The main process. `None` until the command has been executed, and for a supervisor in another PID namespace.
     pub main: Option<Pid>,
@@ -192,7 +193,7 @@ fn is_old(changed: u64) -> bool {
         .is_some_and(|age| age > BEING_MADE)
 }
 
-/// Returns whether no process has locked the base. The kernel releases the lock of this function with its descriptor.
+/// Returns whether no process has locked the base. To find out, this function locks the base for a moment.
 fn is_abandoned(parent: &Cgroup, name: &str) -> bool {
     matches!(claim(parent, name), Ok(Some(_)))
 }

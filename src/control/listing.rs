@@ -26,7 +26,7 @@ pub(crate) struct Listing {
 pub(crate) struct SupervisorEntry {
     /// Its pid here; null if it is not visible or gone.
     pub pid: Option<i32>,
-    /// Its kind; null if it has no job that says so.
+    /// Its kind, from the record of a job; null if there is no record.
     pub kind: Option<SupervisorKind>,
     /// Its command line; empty if it is not visible or gone.
     pub command_line: String,

@@ -1,8 +1,8 @@
-//! Finds the jobs that other pinfolds supervise, and controls them. There is no daemon: a job's cgroup, or the memory of
-//! its supervisor, says what the job is ([`Description`](crate::report::Description)), and the rest comes from the
-//! cgroup and from `/proc`.
+//! Finds the jobs of other supervisors, and controls them. There is no daemon: a job's cgroup, or the memory of its
+//! supervisor, contains a record of what the job is ([`Description`](crate::report::Description)). The other facts come
+//! from the cgroup and from `/proc`.
 //!
-//! Everything here blocks, and nothing needs a runtime.
+//! The functions here block. They need no runtime.
 
 pub(crate) mod act;
 pub(crate) mod exec;
@@ -13,8 +13,9 @@ pub(crate) mod target;
 
 use crate::kernel::signal::Signal;
 
-/// A request to a supervisor, as the value of a signal. It is not subject to the rules that the supervisor has for the
-/// signal itself, such as `--on-signal TERM=pass`. A pinfold of an earlier version takes it for the signal.
+/// A request to a supervisor: a signal with a value (`si_value`, sigqueue(3)). The supervisor's rules for the signal
+/// itself, such as `--on-signal TERM=pass`, do not apply to it. An earlier version of pinfold ignores the value, and
+/// handles the signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
     Stop,

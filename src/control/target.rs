@@ -1,4 +1,4 @@
-//! Which job or supervisor a person means: by name, or by the pid of a process.
+//! Finds the job or the supervisor that a word of the command line names: a name, or the pid of a process.
 
 use anyhow::{Result, bail};
 use rustix::process::{Pid, geteuid};
@@ -31,14 +31,18 @@ impl<'a> Target<'a> {
     /// Returns a text that distinguishes it from others, for messages.
     pub fn describe(self) -> String {
         let supervisor = self.supervisor();
-        let of = supervisor.pid.map_or_else(String::new, |pid| format!(" of process {}", pid.as_raw_nonzero()));
+        let number = |what: &str, pid: Option<Pid>| pid.map(|pid| format!("{what} {}", pid.as_raw_nonzero()));
         match self {
             Self::Job(_, job) => {
-                let command = job.description.as_ref().map(|known| known.command.join(" ")).unwrap_or_default();
-                let main = job.main.map_or_else(String::new, |pid| format!(", process {}", pid.as_raw_nonzero()));
-                format!("job {}{of}{main}: {}", printable(job.name()), printable(&command))
+                let command = job.description.as_ref().map(|known| printable(&known.command.join(" ")).into_owned());
+                let facts = [number("process", job.main), number("supervisor", supervisor.pid), command];
+                let facts: Vec<_> = facts.into_iter().flatten().collect();
+                format!("job {} ({})", printable(job.name()), facts.join(", "))
             }
-            Self::Supervisor(_) => format!("the jobs{of}: {}", printable(&supervisor.command_line())),
+            Self::Supervisor(_) => {
+                let of = number(" of process", supervisor.pid).unwrap_or_default();
+                format!("the jobs{of} ({})", printable(&supervisor.command_line()))
+            }
         }
     }
 }
@@ -47,14 +51,16 @@ impl<'a> Target<'a> {
 /// supervisor, or of any process of a job. Any other word is the name of a job.
 ///
 /// # Errors
-/// If nothing or more than one job has the name, or if it belongs to another user and this user is not root.
+/// If no job or more than one job has the name, or if the job belongs to another user and this user is not root.
 pub(crate) fn find<'a>(word: &str, all: &'a [Supervisor]) -> Result<Target<'a>> {
-    let found = match word.bytes().all(|byte| byte.is_ascii_digit()) {
+    let is_pid = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
+    let found = match is_pid {
         true => word.parse().ok().and_then(Pid::from_raw).and_then(|pid| by_pid(pid, all)).into_iter().collect(),
         false => by_name(word, all),
     };
     let target = match found.as_slice() {
         [target] => *target,
+        [] if is_pid => bail!("process {word} is neither a pinfold nor in a running job (pinfold ps lists the jobs)"),
         [] => bail!("no running job is named '{}' (pinfold ps lists the jobs)", printable(word)),
         several => {
             let candidates: Vec<_> = several.iter().map(|target| target.describe()).collect();
@@ -68,7 +74,7 @@ pub(crate) fn find<'a>(word: &str, all: &'a [Supervisor]) -> Result<Target<'a>> 
     };
     let (owner, own) = (target.supervisor().owner, geteuid());
     if owner != own.as_raw() && !own.is_root() {
-        bail!("{} belongs to user {owner}: run this as that user, or as root", target.describe());
+        bail!("user {owner} owns {}: run this as that user, or as root", target.describe());
     }
     Ok(target)
 }
@@ -76,7 +82,7 @@ pub(crate) fn find<'a>(word: &str, all: &'a [Supervisor]) -> Result<Target<'a>> 
 fn by_name<'a>(name: &str, all: &'a [Supervisor]) -> Vec<Target<'a>> {
     let jobs = all.iter().flat_map(|supervisor| supervisor.jobs.iter().map(move |job| Target::Job(supervisor, job)));
     let mut found: Vec<_> = jobs.filter(|target| target.jobs().iter().any(|job| job.name() == name)).collect();
-    // A name of a job of this user is not ambiguous because another user has a job of the same name.
+    // A job of another user does not make the name of a job of this user ambiguous.
     let own = geteuid().as_raw();
     if found.iter().any(|target| target.supervisor().owner == own) {
         found.retain(|target| target.supervisor().owner == own);

@@ -18,8 +18,9 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::process::{Pid, getpid, kill_process};
 
-use super::child::{EXEC_BOUND, Outcome, Plan};
+use super::child::{Outcome, Plan};
 use super::clone::{CloneTarget, Stack, clone_beside, clone_main};
+use super::exec::EXEC_BOUND;
 use super::protocol::JobId;
 use super::spawn::{Failure, SpawnRequest, reap};
 use crate::error::SpawnStage;

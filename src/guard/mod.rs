@@ -5,6 +5,7 @@ mod child;
 mod clean_up;
 pub(crate) mod clone;
 mod event_loop;
+mod exec;
 pub(crate) mod identity;
 mod job_start;
 mod launch;

@@ -1,6 +1,6 @@
 //! The guard program: which program is executed and how, and the cause if that fails.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -9,16 +9,20 @@ use std::process::{Child, ExitStatus, Stdio};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
-use rustix::fs::{Access, MemfdFlags, SealFlags, access, fcntl_add_seals, memfd_create};
+use rustix::fs::{Access, MemfdFlags, SealFlags, access, fcntl_add_seals};
 use rustix::io::Errno;
 
 use super::{NAME, OWN_PROGRAM_ONLY, protocol};
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::guard::startup;
 use crate::guard::startup::LibraryLocation;
+use crate::kernel::memfd;
 
 /// The environment variable that names the guard program of a library host.
 const VARIABLE: &str = "PINFOLD_GUARD";
+
+/// The name of the memfd with an embedded guard program.
+const FILE_NAME: &CStr = c"pinfold-guard";
 
 /// The link itself is executed, not its target, because it still works after a new version has replaced the file.
 const OWN: &str = "/proc/self/exe";
@@ -69,12 +73,8 @@ impl Embedded {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         // MFD_EXEC came with Linux 6.3. Older kernels refuse the flag, and make every memfd executable
         // (memfd_create(2)).
-        let memfd = memfd_create(NAME, flags | MemfdFlags::EXEC).or_else(|_| memfd_create(NAME, flags))?;
-        let mut left = self.bytes;
-        while !left.is_empty() {
-            let written = rustix::io::write(&memfd, left)?;
-            left = &left[written..];
-        }
+        let make = |flags| memfd::containing(FILE_NAME, flags, self.bytes);
+        let memfd = make(flags | MemfdFlags::EXEC).or_else(|_| make(flags))?;
         fcntl_add_seals(&memfd, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         Ok(memfd)
     }

@@ -50,6 +50,10 @@ use streams::Piped;
 /// [`tokio::process::Child`](https://docs.rs/tokio/latest/tokio/process/struct.Child.html), but each of them acts on the
 /// whole job. Other differences:
 ///
+/// - A job needs a [`Supervisor`](crate::Supervisor), so [`Command::spawn`](crate::Command::spawn), `status` and `output`
+///   take one, and `spawn` is awaited too.
+/// - The streams are [`Stdio`](crate::Stdio), which has the constructors of [`std::process::Stdio`]. The standard
+///   library does not show what is in its own type, so that one can't be converted.
 /// - A dropped job is always killed; there is no `kill_on_drop`.
 /// - [`wait`](Self::wait), [`kill`](Self::kill) and [`try_wait`](JobHandle::try_wait) return a [`Report`], which has the
 ///   methods of [`ExitStatus`](std::process::ExitStatus).

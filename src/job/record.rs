@@ -1,5 +1,5 @@
 //! Records what `pinfold ps` shows of a job: in extended attributes of its cgroup, or in a memfd of the supervisor.
-//! pinfold does not need the record to supervise the job, so it ignores errors: `pinfold ps` then shows less.
+//! Supervision does not need this record. So pinfold ignores errors here, and `pinfold ps` shows less.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,11 +1,10 @@
 //! The spawn request to the guard: the specification of the process, and the descriptors for it.
 
-use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SeekFrom, memfd_create, open, openat};
+use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SeekFrom, open, openat};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde_bytes::{ByteBuf, Bytes};
@@ -20,7 +19,7 @@ use crate::job::settle::{PipeId, pipe_id};
 use crate::kernel::host::ChangedSettings;
 use crate::kernel::rlimit::NOFILE;
 use crate::kernel::signal::Signal;
-use crate::kernel::{inherited, oom_score, process};
+use crate::kernel::{inherited, memfd, oom_score, process};
 use crate::report::SandboxReport;
 use crate::sandbox::cache::Cache;
 use crate::sandbox::denials::{self, Explainer, Explanation, Members};
@@ -180,7 +179,7 @@ impl SpawnRequest {
                 }
                 Source::Descriptor(descriptor) => FdForGuard::Shared(descriptor.clone()),
                 Source::Bytes(bytes) => {
-                    let file = in_memfd(c"pinfold-stdin", bytes)
+                    let file = memfd::containing(c"pinfold-stdin", MemfdFlags::CLOEXEC, bytes)
                         .and_then(|file| rustix::fs::seek(&file, SeekFrom::Start(0)).map(|_| file))
                         .map_err(|errno| {
                             Error::system("write", "the job's standard input", errno, short_of_descriptors(errno))
@@ -241,7 +240,7 @@ impl SpawnRequest {
         let spec = if bytes.len() <= SHORT_SPEC {
             EncodedSpec::Message(bytes.into())
         } else {
-            EncodedSpec::Memfd(in_memfd(c"pinfold-spec", &bytes).map_err(failed)?)
+            EncodedSpec::Memfd(memfd::containing(c"pinfold-spec", MemfdFlags::CLOEXEC, &bytes).map_err(failed)?)
         };
         Ok(Self { spec, owned, fds_for_guard, pipes, terminal, input, private_tmp, sandbox: report, explainer })
     }
@@ -317,13 +316,4 @@ fn rlimits(command: &Command) -> Vec<(u32, u64, u64)> {
     let own = inherited::open_files_limit().map(|(soft, hard)| (NOFILE, soft, hard));
     let asked = command.limits.rlimits.iter().map(|limit| (limit.resource, limit.soft, limit.hard));
     own.into_iter().chain(asked).collect()
-}
-
-fn in_memfd(name: &CStr, mut bytes: &[u8]) -> rustix::io::Result<OwnedFd> {
-    let memfd = memfd_create(name, MemfdFlags::CLOEXEC)?;
-    while !bytes.is_empty() {
-        let written = rustix::io::write(&memfd, bytes)?;
-        bytes = &bytes[written..];
-    }
-    Ok(memfd)
 }

@@ -10,6 +10,7 @@ pub(crate) mod inherited;
 pub(crate) mod landlock;
 #[cfg(feature = "cli")]
 pub(crate) mod locks;
+pub(crate) mod memfd;
 pub(crate) mod memory;
 pub(crate) mod mount;
 pub(crate) mod oom_score;

@@ -1,5 +1,6 @@
-//! What pinfold records about a running job, so that another pinfold can find the job and control it. The record is at
-//! the job's cgroup, or without a cgroup in the memory of its supervisor, and it vanishes with these.
+//! What pinfold records about a running job, so that another pinfold process can find the job and control it. The record
+//! is in extended attributes of the job's cgroup, or without a cgroup in the memory of its supervisor. It vanishes with
+//! them.
 
 use serde::{Deserialize, Serialize};
 

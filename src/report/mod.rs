@@ -10,6 +10,7 @@ mod sandbox;
 pub(crate) mod text;
 mod usage;
 
+use std::fmt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
@@ -322,5 +323,35 @@ impl Report {
             (_, Some(end)) => end.exit_code(),
             (_, None) => 125,
         }
+    }
+}
+
+/// Writes the exit status of the main process as [`ExitStatus`] does, for example `exit status: 1` or
+/// `signal: 15 (SIGTERM)`. If the job did not end by itself, the reason is before that.
+///
+/// ```
+/// use pinfold::{Command, Error, Report};
+/// let report = Report::of_failed_spawn(&Command::new("make"), &Error::GuardLost);
+/// assert!(report.to_string().starts_with("not started: the guard process is gone"));
+/// ```
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let status = match (self.exit_status(), &self.error) {
+            (Some(status), _) => status.to_string(),
+            (None, Some(error)) => text::printable_message(error).into_owned(),
+            (None, None) => "unknown exit status".to_owned(),
+        };
+        let reason = match self.reason {
+            Reason::Exited => return f.write_str(&status),
+            Reason::Oom => "out of memory",
+            Reason::Deadline => "deadline reached",
+            Reason::Idle => "idle timeout reached",
+            Reason::Stopped => "stopped",
+            Reason::Killed => "killed",
+            Reason::GuardLost => "guard lost",
+            Reason::SpawnFailed => "not started",
+            Reason::Cancelled => "cancelled",
+        };
+        write!(f, "{reason}: {status}")
     }
 }

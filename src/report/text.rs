@@ -34,11 +34,22 @@ pub fn printable_path(path: &Path) -> Cow<'_, str> {
     printable_os(path.as_os_str())
 }
 
+/// Returns a number with its noun, for example `1 process` and `2 processes`.
+#[must_use]
+#[cfg(feature = "cli")]
+pub fn counted(count: usize, noun: &str) -> String {
+    let ending = match (count, noun.ends_with("ss")) {
+        (1, _) => "",
+        (_, true) => "es",
+        (_, false) => "s",
+    };
+    format!("{count} {noun}{ending}")
+}
+
 /// Returns a whole message in a form that is safe for a terminal. A newline stays only if two spaces follow it, as in
 /// the lists of pinfold's messages; every other newline is escaped. The code that makes a message applies [`printable`]
 /// to each value in it. This function is a second safeguard for values that this code missed.
 #[must_use]
-#[cfg(feature = "cli")]
 pub fn printable_message(message: &str) -> Cow<'_, str> {
     if !message.chars().any(acts_on_terminal) {
         return Cow::Borrowed(message);

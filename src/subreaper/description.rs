@@ -5,16 +5,18 @@
 //! [`Description`]. A reader never sees a part of a change, because each change writes the letter last, and the letter
 //! is one byte.
 
+use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::io::{Errno, Result, pwrite, write};
+use rustix::fs::MemfdFlags;
+use rustix::io::{Result, pwrite};
 use rustix::process::Pid;
 
+use crate::kernel::memfd;
 use crate::report::Description;
 
 /// The name of the memfd. `/proc/PID/fd` shows it as `/memfd:pinfold-job (deleted)`.
-const NAME: &str = "pinfold-job";
+const NAME: &CStr = c"pinfold-job";
 #[cfg(feature = "cli")]
 const LINK: &str = "/memfd:pinfold-job (deleted)";
 
@@ -30,10 +32,8 @@ pub(crate) struct Described(OwnedFd);
 impl Described {
     /// Records a job that is about to start.
     pub fn new(description: &Description) -> Result<Self> {
-        let file = memfd_create(NAME, MemfdFlags::CLOEXEC)?;
         let text = format!("{}{:PID_WIDTH$}\n{}", char::from(STARTING), "", description.to_json());
-        let written = write(&file, text.as_bytes())?;
-        if written == text.len() { Ok(Self(file)) } else { Err(Errno::NOSPC) }
+        memfd::containing(NAME, MemfdFlags::CLOEXEC, text.as_bytes()).map(Self)
     }
 
     /// Records the pid of the main process.

@@ -1,5 +1,5 @@
 //! Jobs are found and controlled from another pinfold: `ps`, `stats`, `stop`, `kill`, `signal`, `freeze`, `thaw`, `wait`,
-//! `exec`, and `--die-with-parent`.
+//! `exec`.
 
 use std::process::{Command, Output, Stdio};
 
@@ -80,7 +80,7 @@ fn cgroup() -> Need {
 }
 
 /// Calls the test with each containment of this machine.
-fn each_containment(test: impl Fn(&str)) {
+pub fn each_containment(test: impl Fn(&str)) {
     if crate::support::has(cgroup()) {
         test("cgroup");
     }
@@ -128,7 +128,7 @@ fn a_stop_is_that_of_run_and_returns_when_the_job_is_gone() {
             let pids = [job.entry()["pid"].clone(), job.running.pinfold_pid().into()];
             assert_eq!(code(&job.does(&["stop"])), 0);
             for pid in pids {
-                assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "{pid} is left");
+                assert!(has_ended(&pid), "{pid} is left");
             }
             assert_eq!(job.finish().assert_code(143).report["reason"], "stopped");
         }
@@ -380,62 +380,4 @@ fn jobs_of_other_users_are_shown_to_root_and_refused_to_others() {
     assert!(!text(&listed.stdout).contains(&job.name), "{listed:?}");
     assert_eq!(code(&job.does(&["stop"])), 0);
     job.finish().assert_code(143);
-}
-
-/// A shell starts pinfold and ends; the process that it leaves must end too.
-#[test]
-fn with_die_with_parent_the_job_ends_with_the_process_that_started_pinfold() {
-    each_containment(|containment| {
-        let jobs = Scratch::new("jobs");
-        std::fs::write(jobs.path(), "echo up; sleep 999\n").unwrap();
-        let jobs = jobs.path().display();
-        let pinfold = [
-            format!("run --containment {containment} --die-with-parent -- sh -c 'echo up; sleep 999'"),
-            format!("run --containment {containment} --die-with-parent=$$ -- sh -c 'echo up; sleep 999'"),
-            format!("pool --shell --die-with-parent --output stream --jobs {jobs}"),
-            "timeout --die-with-parent 999 sh -c 'echo up; sleep 999'".to_owned(),
-        ];
-        for call in pinfold {
-            let mut shell = Command::new("sh")
-                .args(["-c", &format!("{PINFOLD} {call} & wait")])
-                .env("PINFOLD_CONTAINMENT", containment)
-                .stdin(Stdio::null())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
-            let mut output = std::io::BufReader::new(shell.stdout.take().unwrap());
-            let mut line = String::new();
-            std::io::BufRead::read_line(&mut output, &mut line).unwrap();
-            assert_eq!(line, "up\n", "{call}");
-            shell.kill().unwrap();
-            shell.wait().unwrap();
-            // The end of the output: no process of the job and no pinfold has it open any more.
-            line.clear();
-            std::io::Read::read_to_string(&mut output, &mut line).unwrap();
-            assert_eq!(line, "", "{call}");
-        }
-        // The parent had ended before.
-        let ran = Run::new(["--containment", containment, "--die-with-parent=1", "--", "sleep", "999"]).run();
-        assert!(ran.code > 128 || ran.code == 125, "{ran:#?}");
-    });
-}
-
-/// The guard has the name of a pinfold, and no environment by which an engine could find and kill it.
-#[test]
-fn the_guard_shows_no_environment() {
-    let mut run = Run::new(["--", "sh", "-c", "echo up; sleep 999"]);
-    run.command().env("RUNNER_TRACKING_ID", "x".repeat(300));
-    let mut running = run.start();
-    assert_eq!(running.line(), "up");
-    let pid = running.pinfold_pid();
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    let guards: Vec<_> = children
-        .split_whitespace()
-        .filter(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap().trim() == "pinfold-guard")
-        .collect();
-    assert_eq!(guards.len(), 1);
-    let environment = std::fs::read(format!("/proc/{}/environ", guards[0])).unwrap();
-    assert!(!text(&environment).contains("RUNNER_TRACKING_ID"), "{environment:?}");
-    assert_eq!(code(&pinfold(["stop", &pid.to_string()])), 0);
-    running.finish().assert_code(143);
 }

@@ -18,6 +18,7 @@ mod filters;
 mod init;
 mod init_names;
 mod messages;
+mod parent;
 mod pipes;
 mod private_tmp;
 mod readiness;

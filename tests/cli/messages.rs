@@ -6,8 +6,9 @@ use std::process::Stdio;
 
 use crate::support::{PINFOLD, Run, Scratch, has, needs};
 
-/// It clears the screen, starts a new line, forges a message of pinfold, and reverses the text direction of the rest.
-const HOSTILE: &str = "x\u{1b}[2J\r\npinfold: all good\u{9b}1m\u{202e}\u{7f}";
+/// It clears the screen, starts a new line, forges a message of pinfold, and reverses the text direction of the rest. The
+/// new line begins with spaces, as the further lines of a message do, which only the quoting of each value escapes.
+const HOSTILE: &str = "x\u{1b}[2J\r\n  pinfold: all good\u{9b}1m\u{202e}\u{7f}";
 
 fn assert_harmless(text: &str, what: &str) {
     // `timeout` quotes as coreutils does, which does not escape direction marks.
@@ -34,6 +35,12 @@ fn assert_quoted<S: AsRef<std::ffi::OsStr>>(words: &[S], environment: &[(&str, &
 #[test]
 fn words_of_the_command_line_are_quoted() {
     let with = |before: &str| format!("{before}{HOSTILE}");
+    // A sandbox cannot restrict root.
+    let user: &[&str] = if rustix::process::geteuid().is_root() { &["--user", "nobody"] } else { &[] };
+    let sandboxed = |option: &str| {
+        let words = [&["sandbox"], user, &[option]].concat();
+        words.into_iter().map(str::to_owned).chain([with("/no/such/"), "true".to_owned()]).collect()
+    };
     for words in [
         vec![HOSTILE.to_owned()],
         vec![format!("run\u{7}{HOSTILE}"), "true".into()],
@@ -60,6 +67,19 @@ fn words_of_the_command_line_are_quoted() {
         vec!["sweep".into(), "--cgroup".into(), with("/no/such/")],
         vec!["sweep".into(), HOSTILE.into()],
         vec!["doctor".into(), "--cgroup".into(), with("/no/such/")],
+        sandboxed("--read"),
+        sandboxed("--write"),
+        sandboxed("--seccomp"),
+        vec!["sandbox".into(), "--waive".into(), HOSTILE.into(), "true".into()],
+        vec!["stop".into(), HOSTILE.into()],
+        vec!["kill".into(), HOSTILE.into()],
+        vec!["signal".into(), HOSTILE.into(), "x".into()],
+        vec!["signal".into(), "TERM".into(), HOSTILE.into()],
+        vec!["freeze".into(), HOSTILE.into()],
+        vec!["wait".into(), HOSTILE.into()],
+        vec!["wait".into(), "--timeout".into(), HOSTILE.into(), "x".into()],
+        vec!["stats".into(), HOSTILE.into()],
+        vec!["exec".into(), HOSTILE.into(), "true".into()],
         vec!["init".into(), "-p".into(), HOSTILE.into(), "--".into(), "true".into()],
         #[cfg(feature = "watch")]
         vec!["watch".into(), "-w".into(), with("/no/such/"), "--".into(), "true".into()],
@@ -112,6 +132,30 @@ fn jobs_of_a_pool_are_quoted() {
     assert_quoted(&["pool"], &[], &format!("{job}\n"));
     let job = serde_json::json!({"command": [HOSTILE]}).to_string();
     assert_quoted(&["pool"], &[], &format!("{job}\n"));
+}
+
+/// The jobs of other pinfolds can have any name.
+#[test]
+#[requires(cgroup)]
+fn jobs_that_another_pinfold_runs_are_quoted() {
+    let jobs = [(); 2].map(|()| {
+        let mut job = Run::new(["--name", HOSTILE, "--", "sh", "-c", "echo up; read line", HOSTILE]);
+        job.command().stdin(Stdio::piped());
+        let mut job = job.start();
+        assert_eq!(job.line(), "up");
+        job
+    });
+    assert_quoted(&["ps"], &[], "");
+    assert_quoted(&["stats"], &[], "");
+    // Two jobs have the name.
+    assert_quoted(&["stop", HOSTILE], &[], "");
+    let pid = jobs[0].pinfold_pid().to_string();
+    assert_quoted(&["exec", &pid, HOSTILE], &[], "");
+    assert_quoted(&["exec", "--cwd", HOSTILE, &pid, "true"], &[], "");
+    for mut job in jobs {
+        drop(job.child.stdin.take());
+        job.finish();
+    }
 }
 
 /// The message contains the value, although its encoding is unknown.

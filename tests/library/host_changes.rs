@@ -100,6 +100,26 @@ fn a_host_that_gave_up_rights_starts_no_job_with_the_old_ones() {
     }
 }
 
+/// A write beyond RLIMIT_FSIZE ends a process by SIGXFSZ, also a write to a file in memory (setrlimit(2)).
+#[test]
+fn a_low_limit_on_file_sizes_does_not_end_the_host() {
+    if case().is_some() {
+        let limit = libc::rlimit { rlim_cur: 16, rlim_max: 16 };
+        // SAFETY: the structure outlives the call, which changes this process only.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &limit) }, 0);
+        runtime().block_on(async {
+            let supervisor = Supervisor::builder().containment(ContainmentKind::Subreaper).start().await.unwrap();
+            let report = Command::new("true").status(&supervisor).await.unwrap();
+            let error = Command::new("true").arg("x".repeat(100_000)).status(&supervisor).await.unwrap_err();
+            println!("{report}; {error}");
+            supervisor.close().await;
+        });
+        return;
+    }
+    let out = alone("limited", |_| {});
+    assert!(out.contains("exit status: 0; ") && out.contains("ulimit -f"), "{out}");
+}
+
 /// A job also gets the changed value of every attribute that fork and exec inherit, although its supervisor was started
 /// before.
 #[test]

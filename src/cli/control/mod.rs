@@ -17,7 +17,7 @@ use crate::control::target::{self, Target};
 use super::exit::{TIMED_OUT, UNKILLABLE};
 use super::explain::processes;
 use super::run::parse_signal;
-use super::{duration, print_message};
+use super::{duration, message_of, print_message};
 
 /// Stop jobs: the stop signal, then SIGKILL after the grace period, as `run` does when it receives SIGTERM
 ///
@@ -96,7 +96,7 @@ struct Targets {
 
 impl Targets {
     /// Finds all targets, and then calls `act` for each. If a target is not found, nothing happens to any of them.
-    /// After an error of `act`, continues with the next target.
+    /// After an error of `act`, continues with the next target; prints all errors except the last one, which it returns.
     fn each(&self, mut act: impl FnMut(Target<'_>) -> Result<u8>) -> Result<u8> {
         let all = find::all()?;
         let found = self.targets.iter().map(|word| target::find(word, &all)).collect::<Result<Vec<_>>>()?;
@@ -105,7 +105,11 @@ impl Targets {
         for target in found {
             match act(target) {
                 Ok(this) => code = code.max(this),
-                Err(error) => failed = failed.and(Err(error)),
+                Err(error) => {
+                    if let Err(earlier) = std::mem::replace(&mut failed, Err(error)) {
+                        print_message(&message_of(&earlier));
+                    }
+                }
             }
         }
         failed.map(|()| code)

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::cli::stdin::{MAX_LINE, StandardInput};
 use crate::pool::Task;
+use crate::report::text::{counted, printable, printable_path};
 use crate::{Command, Controller, Stdio};
 
 use super::args::Args;
@@ -44,7 +45,7 @@ pub fn read(args: &Args) -> Result<Vec<Job>> {
     let max = if is_json { MAX_LINE } else { input::MAX_ARGUMENT };
     let (text, origin) = match &args.jobs {
         Some(path) => {
-            let origin = crate::report::text::printable_path(path).into_owned();
+            let origin = printable_path(path).into_owned();
             let file = File::open(path).with_context(|| format!("cannot read the jobs from {origin}"))?;
             (input::read(file, &origin, separator, max)?, origin)
         }
@@ -54,9 +55,9 @@ pub fn read(args: &Args) -> Result<Vec<Job>> {
     if mistakes.is_empty() {
         return Ok(jobs);
     }
-    let mut message = format!("{} of the jobs in {origin} are invalid; no job was started:", mistakes.len());
+    let mut message = format!("{origin} contains {}; no job was started:", counted(mistakes.len(), "invalid job"));
     for (line, mistake) in mistakes.iter().take(MAX_SHOWN) {
-        message.push_str(&format!("\n  line {line}: {}", crate::report::text::printable(mistake)));
+        message.push_str(&format!("\n  line {line}: {}", printable(mistake)));
     }
     if mistakes.len() > MAX_SHOWN {
         message.push_str(&format!("\n  and {} more", mistakes.len() - MAX_SHOWN));

@@ -22,8 +22,8 @@ use std::time::Instant;
 use crate::cli::signal_stream::SignalStream;
 use crate::kernel::own_signals::{self, SignalQueue};
 use crate::pool::{Outcome, Shutdown};
-use crate::report::Reason;
-use crate::report::SupervisorKind;
+use crate::report::text::counted;
+use crate::report::{Reason, SupervisorKind};
 use crate::{Guard, Pool, Signal, Stdio, Supervisor};
 use anyhow::{Context, Result, ensure};
 use tokio::sync::OwnedSemaphorePermit;
@@ -217,8 +217,8 @@ impl<'a> Run<'a> {
         match response {
             Response::Stop(first) => {
                 self.signalled = Some(signal);
-                let running = self.pool.status().running;
-                self.progress.print(&format!("{signal}: stopping {running} jobs; a second signal kills them"));
+                let running = counted(self.pool.status().running, "job");
+                self.progress.print(&format!("{signal}: stopping {running}; a second signal kills at once"));
                 self.pool.start_shutdown(first.map_or(Shutdown::Stop, Shutdown::StopWith));
             }
             Response::Kill => {

@@ -83,7 +83,7 @@ impl Results {
         if torn > 0 {
             file.set_len(whole).with_context(|| format!("cannot repair the last line of {shown}"))?;
             print_message(&format!(
-                "the last line of {shown} was incomplete: pinfold has removed its {torn} bytes, and its job runs again"
+                "the last line of {shown} was incomplete: pinfold has removed it, and its job runs again"
             ));
         }
         file.seek(SeekFrom::End(0)).with_context(failed)?;

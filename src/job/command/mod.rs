@@ -49,7 +49,8 @@ pub enum ProcessGroup {
     Supervisors,
 }
 
-/// A command, with the settings for its job: streams, limits, and how it is stopped.
+/// A command, with the settings for its job: streams, limits, and how it is stopped. It has the names of
+/// [`std::process::Command`]; [`Job`](crate::Job) lists the differences from `tokio::process`.
 ///
 /// ```
 /// use std::time::Duration;

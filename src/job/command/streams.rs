@@ -10,7 +10,8 @@ use crate::job::output::CaptureLimit;
 use crate::kernel::pty::Pty;
 
 /// Where a standard stream of the job goes, as [`std::process::Stdio`]. Unlike that type, it can be cloned: each job of
-/// a command gets the same stream.
+/// a command gets the same stream. A value of that type can't be converted, because the standard library does not show
+/// what is in it.
 ///
 /// ```
 /// use pinfold::{Command, Stdio};

@@ -2,9 +2,10 @@
 //!
 //! The directory `pinfold-<pid>-<random>` below `$TMPDIR` or `/tmp` contains the private tmps of all jobs of one guard.
 //! Supervisor and guard each hold a shared lock on it, as on a base ([`crate::cgroup::base`]). No job can make files in
-//! it. Whichever of the two outlives the other removes it. If both are killed, the next supervisor that makes such a
-//! directory in the same place does, or `pinfold sweep`.
+//! it. The supervisor removes it, or the guard if the supervisor was killed. If both are killed, the next supervisor that
+//! makes such a directory in the same place removes it, or `pinfold sweep` does.
 
+mod directory;
 mod removal;
 
 use std::ffi::CString;
@@ -205,7 +206,7 @@ impl AsFd for TmpBase {
 impl Drop for TmpBase {
     fn drop(&mut self) {
         if !self.creator.is_another_process() {
-            // If this fails, the guard tries it too, and then the next sweep.
+            // If this fails, the guard tries again, and after it the next sweep.
             let _ = self.remove();
         }
     }
@@ -233,7 +234,7 @@ impl PrivateTmpDir {
     /// Begins its removal.
     ///
     /// # Errors
-    /// `EMFILE` and the like.
+    /// The errno of fcntl(2), for example `EMFILE`.
     pub fn removal(&self) -> rustix::io::Result<Removal> {
         let place = rustix::io::fcntl_dupfd_cloexec(&self.base.dir, 0)?;
         // Names of this process and this job, beside the numbers of the private tmps.

@@ -4,23 +4,19 @@
 //! never uses a path with more than one part. A directory that is not empty is first moved to the top, beside the
 //! private tmp. So only two directories are open at a time, however deep the tree is, and no `..` is ever used.
 
-#![allow(unsafe_code)]
-
 use std::collections::VecDeque;
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, chmodat, fchmod, fstat,
-    openat, openat2, renameat, statat, statx, unlinkat,
-};
+use rustix::fs::{AtFlags, Dir, FileType, renameat, statat, unlinkat};
 use rustix::io::{Errno, Result};
 
-use crate::kernel::syscall::check;
+use super::directory::{open_directory, remove_directory};
 
-/// How often one directory is listed at most. A second listing is needed where a file system leaves entries out while
-/// other entries are removed. Without a limit, the removal might never end while a process makes files there.
+/// How many times a directory is listed at most. A file system can omit entries from a listing while other entries are
+/// removed, so one listing is not always enough. Without a limit, a process that makes files there could keep the
+/// removal from ending.
 const LISTINGS: u32 = 16;
 
 /// The bytes in one block of `st_blocks` (stat(3type)).
@@ -215,70 +211,13 @@ impl Removal {
     }
 }
 
-/// Removes an empty directory; one that is gone counts as removed.
-fn remove_directory(dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
-    match unlinkat(dir, name, AtFlags::REMOVEDIR) {
-        Err(Errno::NOENT) => Ok(()),
-        done => done,
-    }
-}
-
-/// Opens the directory `name` in `dir`, and restores its mode so that its entries can be removed.
-///
-/// # Errors
-/// `XDEV` if a file system is mounted on it; `NOTDIR` or `LOOP` if it is no directory.
-fn open_directory(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
-    let opened = match open_one_level(dir, name, OFlags::RDONLY) {
-        Err(Errno::ACCESS) => {
-            restore_mode(open_one_level(dir, name, OFlags::PATH)?.as_fd())?;
-            open_one_level(dir, name, OFlags::RDONLY)?
-        }
-        opened => opened?,
-    };
-    if fstat(&opened)?.st_mode & Mode::RWXU.bits() != Mode::RWXU.bits() {
-        fchmod(&opened, Mode::RWXU)?;
-    }
-    Ok(opened)
-}
-
-fn open_one_level(dir: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> Result<OwnedFd> {
-    let flags = flags | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    match openat2(dir, name, flags, Mode::empty(), resolve) {
-        // A container's old seccomp profile does not know the call.
-        Err(Errno::NOSYS | Errno::PERM) => {}
-        opened => return opened,
-    }
-    let opened = openat(dir, name, flags, Mode::empty())?;
-    // Linux 5.8 (statx(2)). The name has one part, so the other flags change nothing.
-    let stat = statx(&opened, c"", AtFlags::EMPTY_PATH, StatxFlags::empty())?;
-    if stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) { Err(Errno::XDEV) } else { Ok(opened) }
-}
-
-/// Gives the owner all rights on a directory that was opened with O_PATH. fchmod(2) refuses such a descriptor.
-fn restore_mode(dir: BorrowedFd<'_>) -> Result<()> {
-    /// The same number on all architectures (Linux 6.6). The crate `libc` does not define it for all targets.
-    const FCHMODAT2: libc::c_long = 452;
-    // The link in /proc leads to the open directory itself, not to a path.
-    let link = format!("/proc/self/fd/{}", dir.as_raw_fd());
-    match chmodat(CWD, link, Mode::RWXU, AtFlags::empty()) {
-        // /proc is not mounted.
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => {
-            let (mode, flags) = (Mode::RWXU.bits(), libc::AT_EMPTY_PATH);
-            // SAFETY: the string ends with NUL, and the descriptor is open; the call changes no memory.
-            check(unsafe { libc::syscall(FCHMODAT2, dir.as_raw_fd(), c"".as_ptr(), mode, flags) }).map(drop)
-        }
-        done => done,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::path::{Path, PathBuf};
     use std::time::Duration;
 
-    use rustix::fs::mkdirat;
+    use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 
     use super::*;
 
