@@ -11,13 +11,14 @@ mod support;
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::support::needs::{Need, need};
-use crate::support::{Canary, PINFOLD, PROJECT, Scratch, program, wait_for};
+use crate::support::{Canary, PINFOLD, PROJECT, Scratch, program};
 use rustix::fs::{FlockOperation, flock};
 
 /// The directory in which tests write, and in which their programs are built.
@@ -47,6 +48,7 @@ fn nothing_is_left_by_the_tests_before_this_one() {
     // Promise 2 allows one second after a SIGKILL. A directory is checked one second after it was first seen.
     find();
     std::thread::sleep(LOCKED_BY + Duration::from_millis(100));
+    // Guards that this test does not know may still be removing something, so it looks again.
     let end = Instant::now() + Duration::from_secs(3);
     let mut found = find();
     while !found.is_empty() && Instant::now() < end {
@@ -62,9 +64,12 @@ fn a_process_would_be_found() {
     let planted = directory.path().join("planted");
     std::fs::hard_link(program("warden"), &planted).unwrap();
     let mut process =
-        Command::new(&planted).args(["/dev/null", "cat"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        Command::new(&planted).args(["/dev/null", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let find = || processes(&[directory.path()], suite_start());
-    wait_for(|| (find().len() == 1).then_some(()));
+    // The child of the planted program is a process of that program too, until it has executed `cat`.
+    process.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+    process.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    assert_eq!(find().len(), 1);
     // Also when the file of the program has been replaced, as cargo does.
     std::fs::remove_file(&planted).unwrap();
     assert!(find()[0].starts_with(&format!("process {} ", process.id())), "{:?}", find());
@@ -94,6 +99,7 @@ fn a_cgroup_would_be_found() {
     // While a process holds its lock, the base is in use, whatever its age.
     let lock = File::open(&planted).unwrap();
     flock(&lock, FlockOperation::LockShared).unwrap();
+    // The age of the directory counts.
     std::thread::sleep(LOCKED_BY + Duration::from_millis(100));
     let in_use = find();
     drop(lock);

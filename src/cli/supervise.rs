@@ -144,7 +144,7 @@ impl<'a> Supervision<'a> {
                     }
                     () = sleep_until(self.suspend_at) => {
                         self.suspend_at = None;
-                        own_signals::suspend_by(Signal::TSTP);
+                        self.suspend_late(job).await;
                         continue;
                     }
                     () = sleep_until(due) => {

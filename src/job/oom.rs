@@ -127,13 +127,10 @@ fn read_kills(events: &AsyncFd<OwnedFd>) -> Option<u64> {
 
 /// Returns whether SIGKILL is pending for a process, or the process is exiting.
 fn is_dying(pid: i32) -> bool {
-    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
-    let (status, stat) = (read("status"), read("stat"));
-    let pending = ["SigPnd:", "ShdPnd:"].iter().any(|field| {
-        let mask = status.lines().find_map(|line| line.strip_prefix(field));
-        mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-            .is_none_or(|mask| mask & signal_set::bit(libc::SIGKILL) != 0)
+    let pending = ["SigPnd", "ShdPnd"].iter().any(|name| {
+        process::signals_in_status(pid, name).is_none_or(|mask| mask & signal_set::bit(libc::SIGKILL) != 0)
     });
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // State Z shows only that the first thread has exited, so the caller also asks the pidfd.
     pending || process::is_exiting(stat.as_bytes())
 }

@@ -237,6 +237,15 @@ pub(crate) fn process_group_of(pid: rustix::process::Pid) -> i32 {
     unsafe { libc::getpgid(pid.as_raw_nonzero().get()) }
 }
 
+/// Returns a set of signals of a process as a bit mask, by its name in `/proc/PID/status`: for example `ShdPnd`, the
+/// signals that are pending for the process, or `SigBlk`, those that its first thread blocks (proc_pid_status(5)).
+/// Returns `None` if the process does not exist.
+pub(crate) fn signals_in_status(pid: i32, name: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let mask = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
+}
+
 /// Sets the name that `ps -o comm` shows, of at most 15 bytes (PR_SET_NAME, prctl(2)).
 pub(crate) fn set_name(name: &str) {
     let mut bytes = [0_u8; 16];

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::support::{Run, Running, wait_for};
 
-/// No wake-up may happen during this time. The test has to wait in real time, because it checks that something does not
-/// happen.
+/// No wake-up may happen during this time. The test has to wait in real time, because no event shows that a process will
+/// not be woken.
 const WINDOW: Duration = Duration::from_secs(2);
 
 #[test]
@@ -21,7 +21,8 @@ fn a_job_that_sleeps_wakes_no_process() {
         let supervisor = job.pinfold_pid();
         (supervisor, guard_of(supervisor))
     });
-    // Waits until supervisor and guard are at rest: asleep for a moment without a context switch.
+    // Waits until supervisor and guard are at rest: asleep for a moment without a context switch. The kernel gives no
+    // event for that.
     for pid in watched.into_iter().flat_map(|(supervisor, guard)| [supervisor, guard]) {
         wait_for(|| {
             let before = switches(pid);

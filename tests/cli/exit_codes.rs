@@ -46,7 +46,8 @@ fn a_command_that_a_signal_ended_is_reported_in_one_line() {
         let script = format!(r#"ulimit -c {limit} 2>/dev/null; exec "$@""#);
         let options = ["--cwd", cwd, "--name", "the test", "--", "sh", "-c", "kill -SEGV $$"];
         let ran = Run::in_shell(&script, options).run().assert_code(139);
-        assert!(ran.stderr.starts_with("pinfold: the test ") && ran.stderr.contains("SIGSEGV"), "{ran:#?}");
+        ran.assert_names("the test");
+        ran.assert_names("SIGSEGV");
         assert_eq!(ran.stderr.lines().count(), 1, "{ran:#?}");
         let dumped = ran.report["main"]["signalled"]["core_dumped"] == true;
         assert_eq!(ran.stderr.contains("core dumped"), dumped, "{ran:#?}");
@@ -92,7 +93,8 @@ fn a_deadline_is_124() {
     let canary = Canary::new();
     let ran = Run::new(["--timeout", "200ms", "sleep", "1000"]).run().assert_code(124);
     assert_eq!(ran.report["reason"], "deadline");
-    assert_eq!(ran.stderr, "pinfold: sleep was stopped at its deadline of 200ms\n");
+    ran.assert_names("sleep");
+    ran.assert_names("200ms");
     // The deadline can come at any stage of the start: a process that is born after the stop signal was sent receives
     // it too.
     for timeout in ["1us", "200us", "500us", "1ms", "2ms", "3ms", "4ms", "6ms", "8ms"] {
@@ -128,7 +130,7 @@ fn what_cannot_be_executed_is_126() {
     let plain = plain.to_str().unwrap();
     for command in ["/", ".", plain, "/etc/passwd/below-a-file"] {
         let ran = Run::new(["--", command]).run().assert_code(126);
-        assert!(ran.stderr.starts_with(&format!("pinfold: cannot execute '{command}': ")), "{ran:#?}");
+        assert!(ran.reported_error().contains(&format!("'{command}'")), "{ran:#?}");
     }
     // The file is in PATH but is not executable: the exit code is that of shells.
     let mut run = Run::new(["--", "plain"]);
@@ -145,8 +147,7 @@ fn what_is_not_found_is_127() {
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
     for command in ["no-such-command-anywhere", "/no/such/path", "./no-such-file", script.to_str().unwrap(), ""] {
         let ran = Run::new(["--", command]).run().assert_code(127);
-        assert!(ran.stderr.starts_with(&format!("pinfold: cannot execute '{command}': ")), "{ran:#?}");
-        assert!(ran.stderr.contains("interpreter"), "{ran:#?}");
+        assert!(ran.reported_error().contains(&format!("'{command}'")), "{ran:#?}");
     }
 }
 
@@ -183,6 +184,5 @@ fn arguments_too_large_for_exec_are_126() {
     let fixed = path.len() + 2 * crate::support::PINFOLD.len() + 2 * crate::support::PROJECT.len() + 300;
     let room = 1024 * 1024 / 4 - SLACK - fixed;
     run.command().args(std::iter::repeat_n("a".repeat(999), room / 1008)).arg("b".repeat(room % 1008));
-    let ran = run.run().assert_code(126);
-    assert!(ran.stderr.contains("too large"), "{ran:#?}");
+    assert_eq!(run.run().assert_code(126).report["reason"], "spawn_failed");
 }

@@ -9,8 +9,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::support::events::wait_in;
 use crate::support::watched::Watched;
-use crate::support::{PINFOLD, Run, Scratch, has, needs, wait_for};
+use crate::support::{PINFOLD, Run, Scratch, has, needs};
 
 /// Scripts for bash, which write the lines 1 to 20 and `verdict` to `out`, through filters that need some time for
 /// that.
@@ -162,7 +163,7 @@ fn without_pinfold() {
             assert!(timeout.unwrap().success());
             let out = directory.path().join("out");
             let written = || std::fs::read_to_string(&out).is_ok_and(|written| written == expected());
-            wait_for(|| written().then_some(()));
+            wait_in(directory.path(), || written().then_some(()));
         }
     }
     println!("coreutils' timeout, without a bound on the wait: {} runs, 0 lost output", rounds() * (FILTERS.len() - 1));

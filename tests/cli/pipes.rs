@@ -119,7 +119,8 @@ fn input_reaches_the_job() {
 fn the_guard_holds_no_pipe() {
     // The main process closes its output and continues to run: the reader must not have to wait for it.
     let go_on = Scratch::new("go-on");
-    let script = format!("echo said; exec >&- 2>&-; while ! test -e {}; do sleep 0.05; done", go_on.path().display());
+    rustix::fs::mkfifoat(rustix::fs::CWD, go_on.path(), 0o600.into()).unwrap();
+    let script = format!("echo said; exec >&- 2>&-; read -r line <{}", go_on.path().display());
     let mut running = Run::in_shell(r#"exec "$@" 2>/dev/null"#, ["sh", "-c", &script]).start();
     assert_eq!(running.line(), "said");
     let pinfold = running.pinfold_pid();
@@ -135,7 +136,7 @@ fn the_guard_holds_no_pipe() {
         let held = held.filter_map(|entry| std::fs::read_link(entry.path()).ok());
         (!held.into_iter().any(|target| target.to_string_lossy().starts_with("pipe:"))).then_some(())
     });
-    std::fs::write(go_on.path(), "").unwrap();
+    std::fs::write(go_on.path(), "go\n").unwrap();
     let mut rest = String::new();
     running.child.stdout.as_mut().unwrap().read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "");

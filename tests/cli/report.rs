@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::support::events::{Process, wait_for_file};
 use crate::support::{PINFOLD, PROJECT, Ran, Run, Scratch, wait_for};
 
 fn committed() -> Value {
@@ -135,15 +136,15 @@ fn deadline_leftovers_and_signals() {
 #[test]
 #[requires(cgroup)]
 fn a_command_that_could_not_be_started() {
-    for (words, code, said) in [
-        (vec!["no-such-command", "with", "arguments"], 127, "cannot execute 'no-such-command'"),
-        (vec!["/"], 126, "cannot execute '/'"),
-        (vec!["--cwd", "/no/such", "true"], 125, "cannot enter the working directory '/no/such'"),
+    for (words, code, named) in [
+        (vec!["no-such-command", "with", "arguments"], 127, "'no-such-command'"),
+        (vec!["/"], 126, "'/'"),
+        (vec!["--cwd", "/no/such", "true"], 125, "'/no/such'"),
     ] {
         let ran = valid(Run::new(&words)).assert_code(code);
         assert_eq!(ran.report["reason"], "spawn_failed");
         let error = ran.report["error"].as_str().unwrap();
-        assert!(error.starts_with(said), "{ran:#?}");
+        assert!(error.contains(named), "{ran:#?}");
         assert_eq!(ran.stderr, format!("pinfold: {error}\n"));
         assert_eq!((&ran.report["pid"], &ran.report["main"]), (&Value::Null, &Value::Null));
         // No containment was set up.
@@ -154,19 +155,19 @@ fn a_command_that_could_not_be_started() {
 /// Every failure to start is in the report, once the report's file is open.
 #[test]
 fn a_command_that_was_not_tried_is_in_the_report() {
-    let failed = |run: Run, said: &str| {
+    let failed = |run: Run, named: &str| {
         let ran = valid(run).assert_code(125);
         assert_eq!(ran.report["reason"], "spawn_failed");
         let error = ran.report["error"].as_str().unwrap();
-        assert!(error.contains(said), "{ran:#?}");
+        assert!(error.contains(named), "{ran:#?}");
         assert_eq!(ran.stderr, format!("pinfold: {error}\n"));
         assert_eq!((&ran.report["pid"], &ran.report["containment"]["kind"]), (&Value::Null, &Value::Null));
         ran
     };
-    let ran = failed(Run::new(["--cgroup", "/tmp", "true"]), "/tmp: it is not on a cgroup2 file system");
+    let ran = failed(Run::new(["--cgroup", "/tmp", "true"]), "/tmp");
     let refused = ran.report["containment"]["refused"].as_array().unwrap();
     assert_eq!((refused.len(), &refused[0]["tried"]), (1, &json!("/tmp")), "{ran:#?}");
-    failed(Run::new(["--env", "A=1", "--cgroup", "/no/such", "true"]), "/no/such: cannot open it");
+    failed(Run::new(["--env", "A=1", "--cgroup", "/no/such", "true"]), "/no/such");
 }
 
 /// Two signals that were pending before pinfold itself started: the second one kills.
@@ -189,8 +190,7 @@ os.execv(sys.argv[1], sys.argv[1:])" "$@""#
         let ran = valid(Run::in_shell(&waiting(signals), ["sh", "-c", &job])).assert_code(code);
         assert!(!mark.path().exists(), "{ran:#?}");
         assert_eq!((&ran.report["reason"], ran.stderr.as_str()), (&json!("stopped"), ""));
-        let error = format!("sh was ended before it had been executed (a stop): {name}");
-        assert_eq!(ran.report["error"], error.as_str());
+        assert!(ran.report["error"].as_str().unwrap().contains(name), "{ran:#?}");
     }
 }
 
@@ -256,9 +256,10 @@ fn no_old_report_is_there_while_a_job_runs() {
         let mut pid = String::new();
         std::io::BufReader::new(pinfold.stdout.take().unwrap()).read_line(&mut pid).unwrap();
         assert_eq!(std::fs::read_to_string(place).unwrap_or_default(), "", "{}", place.display());
+        let end = Process::of(pid.trim().parse().unwrap());
         pinfold.kill().unwrap();
         pinfold.wait().unwrap();
-        wait_for(|| (!Path::new(&format!("/proc/{}", pid.trim())).exists()).then_some(()));
+        end.wait_for_end();
         assert_eq!(std::fs::read_to_string(place).unwrap_or_default(), "", "{}", place.display());
     }
 }
@@ -342,12 +343,12 @@ fn a_report_into_a_full_pipe_does_not_hang() {
         let words = [PINFOLD, "run", "--report", "-"].iter().chain(options).copied();
         let mut running = Run::bare(words.chain(["--", "sh", "-c", &fill])).start();
         let held = running.child.stdout.take();
-        wait_for(|| filled.path().exists().then_some(()));
+        wait_for_file(filled.path());
         (running, held)
     };
     let (running, held) = start(&["-t", "1s"]);
     let ran = running.finish().assert_code(125);
-    assert!(ran.stderr.contains("standard output") && ran.stderr.contains("does not read"), "{ran:#?}");
+    assert_eq!(ran.stderr.lines().count(), 1, "{ran:#?}");
     drop(held);
     std::fs::remove_file(filled.path()).unwrap();
     let (running, held) = start(&[]);
@@ -357,6 +358,6 @@ fn a_report_into_a_full_pipe_does_not_hang() {
         running.ends_within(std::time::Duration::from_millis(150)).then_some(())
     });
     let ran = running.finish().assert_code(125);
-    assert!(ran.stderr.contains("SIGTERM arrived"), "{ran:#?}");
+    ran.assert_names("SIGTERM");
     drop(held);
 }

@@ -1,10 +1,10 @@
 //! `pinfold run`, from the outside: its input and its output.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 
-use crate::support::{Canary, PINFOLD, Run, wait_for};
+use crate::support::{Canary, PINFOLD, Run};
 
 #[test]
 #[requires(cgroup)]
@@ -100,9 +100,12 @@ connection.sendall(os.environ.get('LISTEN_FDNAMES', '').encode() + b' served\\n'
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = Command::new("systemd-socket-activate");
         command.args(["-l", &format!("127.0.0.1:{port}"), "--fdname=web", PINFOLD]).args(words);
-        command.args(["python3", "-c", SERVER]).stdin(Stdio::null()).stderr(Stdio::null());
+        command.args(["python3", "-c", SERVER]).stdin(Stdio::null()).stderr(Stdio::piped());
         let mut activating = command.spawn().unwrap();
-        let mut connection = wait_for(|| TcpStream::connect(("127.0.0.1", port)).ok());
+        let mut messages = BufReader::new(activating.stderr.take().unwrap());
+        // It prints its first message when it listens.
+        assert_ne!(messages.read_line(&mut String::new()).unwrap(), 0);
+        let mut connection = TcpStream::connect(("127.0.0.1", port)).unwrap();
         connection.write_all(b"hello\n").unwrap();
         let mut answer = String::new();
         // The connection is reset after the answer, because the server reads nothing.

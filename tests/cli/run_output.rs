@@ -54,7 +54,7 @@ fn a_tee_and_a_bound() {
     assert!(ran.stderr.contains("/no/such/file") && ran.stdout.is_empty(), "{}", ran.stderr);
     assert_eq!(ran.report["reason"], "spawn_failed");
     let ran = sh(&["--tee", "/dev/full"], "echo out").assert_code(125);
-    assert!(ran.stdout == "out\n" && ran.stderr.contains("cannot also write the output"), "{ran:#?}");
+    assert!(ran.stdout == "out\n" && ran.reported_error().contains("No space left on device"), "{ran:#?}");
 }
 
 /// A process holds the pipe and none reads it: the deadline still ends the job.
@@ -104,9 +104,10 @@ fn readiness() {
     sh(&["--ready", &what, "--ready-notify", notified_name], &script).assert_code(0);
 
     let ran = sh(&["--ready", "file:/no/such", "--ready-timeout", "200ms"], "sleep 999").assert_code(124);
-    assert!(ran.stderr.contains("there is no /no/such within 200ms"), "{}", ran.stderr);
+    ran.assert_names("/no/such");
+    ran.assert_names("200ms");
     let ran = sh(&["--ready", "line:never", "--ready-timeout", "200ms"], "sleep 999").assert_code(124);
-    assert!(ran.stderr.contains("'never'"), "{}", ran.stderr);
+    ran.assert_names("'never'");
     let ran = sh(&["--ready", "nonsense"], "true").assert_code(125);
-    assert!(ran.stderr.contains("line:TEXT"), "{}", ran.stderr);
+    ran.assert_names("line:TEXT");
 }

@@ -3,7 +3,8 @@
 
 use std::process::{Command, Stdio};
 
-use crate::support::{Canary, PINFOLD, Run, Scratch, wait_for};
+use crate::support::events::wait_for_file;
+use crate::support::{Canary, PINFOLD, Run, Scratch};
 
 /// The variable through which the leaking test receives the name of the file for the daemon's pid.
 const PID_FILE: &str = "PINFOLD_LEAK";
@@ -17,7 +18,7 @@ fn leaks_a_daemon() {
     let mut shell = Command::new("sh");
     shell.args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     assert!(shell.status().unwrap().success());
-    wait_for(|| std::path::Path::new(&file).exists().then_some(()));
+    wait_for_file(std::path::Path::new(&file));
 }
 
 /// A test that cannot run is reported as ignored, with the reason, and as failed where `PINFOLD_REQUIRE` promises that

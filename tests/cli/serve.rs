@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::json;
 
 use super::served::{Served, shell};
+use crate::support::messages::Messages;
 use crate::support::needs::{Need, need};
 use crate::support::{PINFOLD, PROJECT, Run, has};
 
@@ -121,7 +122,8 @@ fn limits_of_jobs() {
     run.command().stdin(Stdio::null());
     let ran = run.run();
     if ran.code != 0 {
-        assert!(ran.code == 125 && ran.stderr.contains("pids"), "{ran:#?}");
+        ran.assert_names("pids");
+        let ran = ran.assert_code(125);
         has(need("pids", false, &ran.stderr));
         return;
     }
@@ -136,24 +138,26 @@ fn limits_of_jobs() {
 #[requires(cgroup)]
 fn invalid_requests_affect_no_other_request() {
     let mut served = Served::start(&[]);
-    for (text, said) in [
-        ("nonsense", "expected"),
-        ("{}", "op"),
-        (r#"{"op": "dance", "id": "a"}"#, "dance"),
-        (r#"{"op": "submit", "id": "a", "job": {"command": []}}"#, "empty"),
-        (r#"{"op": "submit", "id": "a", "job": {"command": ["a"], "shell": true}}"#, "shell"),
-        (r#"{"op": "submit", "id": "a", "job": {"command": ["a\u0000"]}}"#, "NUL"),
-        (r#"{"op": "submit", "id": "a", "job": {"command": ["a"], "limits": {"memory": "much"}}}"#, "much"),
-        (r#"{"op": "submit", "id": "a", "job": {"command": ["a"], "limits": {"memroy": 1}}}"#, "memroy"),
-        (r#"{"op": "freeze", "id": "a"}"#, "no such job"),
-        (r#"{"op": "cancel", "id": "a"}"#, "no such job"),
-        (r#"{"op": "signal", "id": "a", "signal": "NONE"}"#, "NONE"),
+    let mut messages = Messages::default();
+    for text in [
+        "nonsense",
+        "{}",
+        r#"{"op": "dance", "id": "a"}"#,
+        r#"{"op": "submit", "id": "a", "job": {"command": []}}"#,
+        r#"{"op": "submit", "id": "a", "job": {"command": ["a"], "shell": true}}"#,
+        r#"{"op": "submit", "id": "a", "job": {"command": ["a\u0000"]}}"#,
+        r#"{"op": "submit", "id": "a", "job": {"command": ["a"], "limits": {"memory": "much"}}}"#,
+        r#"{"op": "submit", "id": "a", "job": {"command": ["a"], "limits": {"memroy": 1}}}"#,
+        r#"{"op": "freeze", "id": "a"}"#,
+        r#"{"op": "cancel", "id": "a"}"#,
+        r#"{"op": "signal", "id": "a", "signal": "NONE"}"#,
     ] {
         served.send_text(text);
         let error = served.next_event();
-        let message = error["message"].as_str().unwrap_or_default();
-        assert!(error["event"] == "error" && message.contains(said), "{text}: {error}");
+        assert_eq!(error["event"], "error", "{text}: {error}");
+        messages.add(text, error["message"].as_str().unwrap());
     }
+    insta::assert_snapshot!(messages);
     served.send(&shell("a", "exit 0"));
     assert_eq!(served.events_until("done").pop().unwrap()["success"], true);
     served.close();

@@ -4,11 +4,11 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, kill_process, pidfd_open};
+use rustix::process::{Pid, kill_process};
 
+use crate::support::events::Process;
 use crate::support::pty::Pty;
-use crate::support::{Canary, PINFOLD, Run, Scratch, named_timeout, path_with, program};
+use crate::support::{Canary, PINFOLD, Run, Scratch, named_timeout, path_with, program, wait_for};
 
 /// Processes that escape from coreutils' timeout: in a session of their own, by a double fork, and left by a command
 /// that has ended.
@@ -74,16 +74,13 @@ fn a_killed_timeout(containment: &str) {
         let (timeout, shell) = if command(one) == b"timeout\n" { (one, other) } else { (other, one) };
         let guard = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", timeout.as_raw_nonzero()));
         let guard = Pid::from_raw(guard.unwrap().trim().parse().unwrap()).unwrap();
-        // The guard ends last.
-        let ends = [shell, guard].map(|pid| pidfd_open(pid, PidfdFlags::empty()).unwrap());
+        // The kernel may still be ending the killed process itself when its guard has done all its work.
+        let ends = [timeout, shell, guard].map(|pid| Process::of(pid.as_raw_nonzero().get()));
         kill_process(timeout, rustix::process::Signal::KILL).unwrap();
         if heeds {
             assert_eq!(running.line(), "told", "{containment}");
         }
-        let patience = Timespec { tv_sec: 20, tv_nsec: 0 };
-        for end in &ends {
-            assert_eq!(poll(&mut [PollFd::new(end, PollFlags::IN)], Some(&patience)).unwrap(), 1);
-        }
+        ends.iter().for_each(Process::wait_for_end);
         running.child.stdin.as_mut().unwrap().write_all(b"end\n").unwrap();
         running.finish().assert_code(0);
     }
@@ -134,6 +131,10 @@ fn job_control() {
         shell.send("\x1a");
         shell.expect("Stopped");
         shell.expect("ready> ");
+        if path != path_with(&by_name) {
+            // coreutils' timeout stops at once. Until the command has stopped too, it reads what is typed for the shell.
+            wait_until_all_are_stopped_below(shell.pid());
+        }
         shell.line("fg");
         shell.expect("timeout 30 sh");
         shell.send("on\n");
@@ -144,11 +145,43 @@ fn job_control() {
         command.args(["30", "sh", "-c", "echo up; read line; echo got $line"]).env("PATH", &path);
         let mut pty = Pty::start(command);
         pty.expect("up");
-        pty.send("\x1a");
+        pty.suspend_key();
         pty.send("on\n");
         pty.expect("got on");
         assert!(pty.wait().success());
     }
+}
+
+/// Waits until the descendants of a process are stopped. The kernel reports a stop to the parent only.
+fn wait_until_all_are_stopped_below(ancestor: u32) {
+    let read = |pid: &str, file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    wait_for(|| {
+        let mut processes = vec![ancestor.to_string()];
+        while let Some(pid) = processes.pop() {
+            let children = read(&pid, &format!("task/{pid}/children"));
+            if children.split_whitespace().any(|child| !read(child, "status").contains("\nState:\tT")) {
+                return None;
+            }
+            processes.extend(children.split_whitespace().map(str::to_owned));
+        }
+        Some(())
+    });
+}
+
+/// Waits until each `timeout` among these processes sleeps. Before coreutils' timeout waits for its command, a signal
+/// ends it and is not forwarded. The kernel gives no event when a process begins to sleep.
+fn wait_until_each_timeout_waits(first: u32) {
+    wait_for(|| {
+        let mut processes = vec![first.to_string()];
+        while let Some(pid) = processes.pop() {
+            let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            if read("comm") == "timeout\n" && !read("status").contains("\nState:\tS") {
+                return None;
+            }
+            processes.extend(read(&format!("task/{pid}/children")).split_whitespace().map(str::to_owned));
+        }
+        Some(())
+    });
 }
 
 /// A timeout inside a timeout makes its own process group, which the terminal does not reach.
@@ -171,6 +204,7 @@ fn keys_reach_a_command_that_has_left_the_group() {
         command.args(&words[1..]).args(["bash", "-c", script]);
         let mut pty = Pty::start(command);
         pty.expect("up");
+        wait_until_each_timeout_waits(pty.pid());
         pty.send("\x03");
         pty.expect("interrupted");
         assert_eq!(pty.wait().code(), Some(5), "{words:?}");

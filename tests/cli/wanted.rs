@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::support::{Run, Scratch, wait_for};
+use crate::support::{Run, Scratch};
 
 /// Runs `ssh-add -l` as a job: it exits with 1 if the agent answers that it has no keys, and with 2 if there is no
 /// agent.
@@ -30,8 +30,9 @@ fn an_agent_for_several_jobs_has_a_pinfold_of_its_own() {
     // Started outside: it outlives the jobs, but not its own pinfold.
     let mut agent = Run::new(["--name", "agent", "--", "ssh-agent", "-D", "-a"]);
     agent.command().arg(&socket);
-    let agent = agent.start();
-    wait_for(|| socket.exists().then_some(()));
+    let mut agent = agent.start();
+    // The agent prints this line when its socket accepts connections.
+    assert!(agent.line().starts_with("SSH_AUTH_SOCK="));
     for _ in 0..2 {
         let ran = asks_the_agent(&socket).run().assert_code(1);
         assert_eq!(ran.report["leftovers"]["count"], 0, "{ran:#?}");

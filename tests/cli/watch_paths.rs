@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 
+use crate::support::messages::Messages;
 use crate::support::watched::{REPEATS, Watched, shell};
 use crate::support::{PublicCopy, Run, Scratch, has, needs};
 
@@ -105,6 +106,7 @@ fn a_watched_directory_that_is_removed_and_made_again() {
     ] {
         shell(at, &format!("PINFOLD={pid}; {action}"));
         watcher.assert_restart(action);
+        // One action can cause several restarts, and no event shows which is the last one.
         while let Ok(line) = watcher.stdout.recv_timeout(std::time::Duration::from_millis(300)) {
             assert_eq!(line, "up", "{action}");
         }
@@ -137,6 +139,7 @@ fn directories_are_found_again_after_a_queue_overflow() {
     shell(at, "rm -r a; mkdir -p a/b; mv c d; mkdir c");
     send("-CONT");
     watcher.assert_restart("the overflow");
+    // No event shows which restart is the last one.
     while let Ok(line) = watcher.stdout.recv_timeout(std::time::Duration::from_millis(500)) {
         assert_eq!(line, "up");
     }
@@ -281,12 +284,12 @@ fn looking_and_permissions_and_files_of_editors_are_no_change() {
 #[test]
 #[requires(cgroup)]
 fn extensions_as_people_write_them() {
-    for (wrong, said) in
-        [("--ext=", "extension"), ("--ext=r?", "extension"), ("--ext=rs,{a}", "extension"), ("--ignore=#x", "comment")]
-    {
+    let mut messages = Messages::default();
+    for wrong in ["--ext=", "--ext=r?", "--ext=rs,{a}", "--ignore=#x"] {
         let ran = Run::bare([crate::support::PINFOLD, "watch", wrong, "--", "true"]).run().assert_code(125);
-        assert!(ran.stderr.contains(said), "{wrong}: {ran:#?}");
+        messages.add(wrong, &ran.stderr);
     }
+    insta::assert_snapshot!(messages);
     let scratch = Scratch::directory("extensions");
     let at = scratch.path();
     for written in ["rs", ".rs", "*.rs", "RS", "toml, rs"] {
@@ -344,5 +347,6 @@ fn a_dangling_link_is_refused_at_the_start() {
     let mut run = Run::bare([crate::support::PINFOLD, "watch", "-w", "link", "--", "true"]);
     run.command().current_dir(scratch.path());
     let ran = run.run().assert_code(125);
-    assert!(ran.stderr.contains("cannot watch link: No such file"), "{ran:#?}");
+    ran.assert_names("link");
+    ran.assert_names("No such file or directory");
 }

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::support::events::{wait_in, wait_until_empty};
 use crate::support::host::{shell, with_supervisor};
 use crate::support::own_cgroup::OwnCgroup;
 use crate::support::{PINFOLD, Run, Scratch};
@@ -104,15 +105,15 @@ fn a_deadline_does_not_wait_for_the_sweep_at_the_start() {
     abandon();
     let report = Scratch::new("report");
     let mut run = Run::bare([PINFOLD, "run", "--cgroup"]);
-    run.command().arg(&place.path).arg("--report").arg(report.path());
-    run.command().args(["--timeout", "30ms", "--grace", "0", "--", "sleep", "998"]);
-    run.run().assert_code(124);
+    run.command().arg(&place.path).arg("--report").arg(report.path()).args(["--timeout", "30ms", "--"]);
+    let looks = "trap '[ -e \"$1\" ] && echo before; exit 3' TERM; sleep 998 & wait";
+    run.command().args(["sh", "-c", looks, "sh"]).arg(&base);
+    let ran = run.run().assert_code(124);
     let reported: serde_json::Value = serde_json::from_str(&report.text()).unwrap();
     let stopping = reported["phases"]["stopping"].as_f64().unwrap();
-    let alone = by_rmdir();
-    crate::support::measured(&format!("a deadline of 0.03 s came at {stopping:.3} s; rmdir alone takes {alone:.3} s"));
+    crate::support::measured(&format!("a deadline of 0.03 s came at {stopping:.3} s, while the sweep ran"));
     assert!(!Path::new(&base).exists(), "the sweep did not remove it");
-    assert!(stopping < 0.03 + alone / 2.0, "the deadline of 0.03 s came at {stopping} s, rmdir alone takes {alone} s");
+    assert_eq!(ran.stdout, "before\n", "the deadline of 0.03 s came at {stopping} s, after the sweep");
 }
 
 #[test]
@@ -130,12 +131,9 @@ fn processes_are_ended_before_the_cgroups_of_a_killed_supervisor_are_removed() {
     let base = base.map(|entry| entry.path()).find(|path| path.to_string_lossy().contains(&prefix)).unwrap();
     pinfold.kill().unwrap();
     let begun = Instant::now();
-    crate::support::wait_for(|| {
-        let events = std::fs::read_to_string(base.join("cgroup.events"));
-        events.map_or(true, |text| text.contains("populated 0")).then_some(())
-    });
+    wait_until_empty(&base);
     let ended = begun.elapsed().as_secs_f64();
-    crate::support::wait_for(|| (!base.exists()).then_some(()));
+    wait_in(base.parent().unwrap(), || (!base.exists()).then_some(()));
     crate::support::measured(&format!(
         "processes ended after {ended:.3} s, {MANY} cgroups removed after {:?}",
         begun.elapsed()

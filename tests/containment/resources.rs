@@ -57,7 +57,6 @@ fn a_job_that_runs_out_of_memory() {
     assert!(ran.report["oom"]["kills"].as_u64().unwrap() >= 1, "{ran:#?}");
     let peak = figure(&ran, "memory_peak_bytes");
     assert!((60 * MIB..=64 * MIB).contains(&peak), "{peak} in {ran:#?}");
-    assert!(ran.stderr.contains("ran out of memory at "), "{ran:#?}");
     crate::support::measured(&format!("ended after {:.1} s, at {} KiB", ran.elapsed.as_secs_f64(), peak / 1024));
     if ran.report["oom"]["source"] == "/dev/kmsg" {
         assert_eq!(ran.report["oom"]["victims"][0]["name"], "use", "{ran:#?}");
@@ -114,7 +113,6 @@ fn somebody_else_ran_out_of_memory() {
     // Without the kernel's log, pinfold cannot distinguish the two where one follows the other at once.
     if ran.report["oom"]["source"] == "/dev/kmsg" {
         assert_eq!(ran.report["reason"], "exited", "{ran:#?}");
-        assert!(ran.stderr.contains("1 of its processes killed"), "{ran:#?}");
     }
     // With a pause between the two, pinfold can distinguish them.
     let script = r#""$0" hog 1000000000 & wait $!; sleep 0.5; kill -9 $$"#;
@@ -165,7 +163,7 @@ fn one_cpu_of_several() {
     let ran = Run::new(["--cpuset", "0", "--", "grep", "Cpus_allowed_list", "/proc/self/status"]).run().assert_code(0);
     assert_eq!(ran.stdout.split_whitespace().last(), Some("0"), "{ran:#?}");
     let ran = Run::new(["--cpuset", "0,4000", "--", "true"]).run().assert_code(125);
-    assert!(ran.stderr.contains("list of CPUs"), "{ran:#?}");
+    ran.assert_names("4000");
 }
 
 /// Usage covers the whole job, and not only the children for which the main process has waited.
@@ -276,54 +274,57 @@ fn empty(cgroup: &std::path::Path) -> bool {
     !below && read("cgroup.procs").is_empty() && read("cgroup.subtree_control").trim().is_empty()
 }
 
+fn no_memory_controller() -> Need {
+    need("no memory controller", controller("memory").is_err(), "this machine has one, and the other tests use it")
+}
+
 #[test]
+#[requires(no_memory_controller)]
 fn what_cannot_be_enforced_is_refused() {
     let mark = Scratch::new("mark");
-    let present = std::process::Command::new(PINFOLD).args(["run", "--memory", "max", "true"]).status().unwrap();
-    if present.success() {
-        return; // The other tests cover this case.
-    }
     let words = ["--memory", "64M", "--", "touch"].map(Into::into).into_iter().chain([mark.path().into()]);
     let ran = Run::new(words.collect::<Vec<std::ffi::OsString>>()).run().assert_code(125);
-    assert!(ran.stderr.contains("memory") && ran.stderr.contains("(") && !mark.path().exists(), "{ran:#?}");
+    ran.assert_names("memory");
+    assert!(!mark.path().exists(), "{ran:#?}");
 }
 
 #[test]
 fn invalid_limits() {
     let mark = Scratch::new("mark");
-    for (options, said) in [
-        (["--memory", "10"], "below a page"),
-        (["--memory", "5Q"], "512M"),
-        (["--memory", "-1"], "-1"),
-        (["--memory", ""], "512M"),
-        (["--memory", "101%"], "50%"),
-        (["--memory-high", "x"], "512M"),
-        (["--swap", "1..5G"], "512M"),
-        (["--pids", "0"], "from 1"),
-        (["--pids", "-1"], "-1"),
-        (["--pids", "many"], "many"),
-        (["--cpus", "-1"], "from 0.01"),
-        (["--cpus", "0"], "from 0.01"),
-        (["--cpus", "NaN"], "from 0.01"),
-        (["--cpu-weight", "0"], "from 1 to 10000"),
-        (["--cpuset", "a-b"], "0-3,7"),
-        (["--io-weight", "10001"], "from 1 to 10000"),
-        (["--io-max", "/dev/no-such-device:rbps=1M"], "no-such-device"),
-        (["--io-max", "/dev/null:rbps=1M"], "/dev/null"),
-        (["--io-max", "4095:1:rbps=1M"], "neither a block device"),
-        (["--io-max", "/dev/sda"], "rbps"),
-        (["--rlimit", "files=1"], "nofile"),
-        (["--rlimit", "nofile=9:1"], "above"),
-        (["--nice", "20"], "-20 to 19"),
-        (["--user", "no-such-user"], "no such user"),
-        (["--user", "3999999999"], "UID:GID"),
+    for options in [
+        ["--memory", "10"],
+        ["--memory", "5Q"],
+        ["--memory", "-1"],
+        ["--memory", ""],
+        ["--memory", "101%"],
+        ["--memory-high", "x"],
+        ["--swap", "1..5G"],
+        ["--pids", "0"],
+        ["--pids", "-1"],
+        ["--pids", "many"],
+        ["--cpus", "-1"],
+        ["--cpus", "0"],
+        ["--cpus", "NaN"],
+        ["--cpu-weight", "0"],
+        ["--cpuset", "a-b"],
+        ["--io-weight", "10001"],
+        ["--io-max", "/dev/no-such-device:rbps=1M"],
+        ["--io-max", "/dev/null:rbps=1M"],
+        ["--io-max", "4095:1:rbps=1M"],
+        ["--io-max", "/dev/sda"],
+        ["--rlimit", "files=1"],
+        ["--rlimit", "nofile=9:1"],
+        ["--nice", "20"],
+        ["--user", "no-such-user"],
+        ["--user", "3999999999"],
     ] {
         let words = options.map(String::from).into_iter();
         let words = words.chain(["--".into(), "touch".into(), mark.path().display().to_string()]);
         let mut run = Run::new(words);
         run.command().env("RUST_BACKTRACE", "1");
         let ran = run.run().assert_code(125);
-        assert!(ran.stderr.contains(said), "{said:?} is not in {ran:#?}");
+        // A device is named without what is limited.
+        ran.assert_names(format!("'{}'", options[1].split(":rbps").next().unwrap()));
         assert!(!ran.stderr.contains("panicked") && !mark.path().exists(), "{ran:#?}");
     }
 }
@@ -338,7 +339,7 @@ fn resource_limits_and_niceness() {
     if ran.code == 0 {
         assert_eq!(ran.stdout, "100\n200\n0\n1024\n7\n", "{ran:#?}");
     } else {
-        assert!(ran.code == 125 && ran.stderr.contains("only root may raise a hard limit"), "{ran:#?}");
+        ran.assert_code(125).assert_names("nofile");
     }
 }
 

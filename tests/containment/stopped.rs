@@ -66,10 +66,7 @@ fn a_sigstop_from_outside() {
         let pinfold = rustix::process::Pid::from_raw(running.pinfold_pid()).unwrap();
         let send = |signal| rustix::process::kill_process(pinfold, signal).unwrap();
         send(rustix::process::Signal::STOP);
-        crate::support::wait_for(|| {
-            let stat = std::fs::read_to_string(format!("/proc/{}/stat", pinfold.as_raw_nonzero())).ok()?;
-            stat.contains(") T ").then_some(())
-        });
+        crate::support::wait_until_stopped(pinfold.as_raw_nonzero().get());
         if options.is_empty() {
             drop(running.child.stdin.take());
             send(rustix::process::Signal::CONT);
@@ -86,13 +83,13 @@ fn a_killed_supervisor_of_a_stopped_guard() {
     for containment in ["cgroup", "subreaper"] {
         let cgroup = OwnCgroup::of(KILLED);
         let user = format!("setpriv --reuid {KILLED} --regid {KILLED} --clear-groups");
-        let script = format!(
-            r#"{}; {user} "$@" & wait $!; while pgrep -r R,S,D,T -U {KILLED} >/dev/null; do sleep 0.05; done"#,
-            cgroup.enter()
-        );
+        // The shell waits for the test, so that the warden checks only after everything has ended.
+        let script = format!(r#"{}; {user} "$@" & read -r line"#, cgroup.enter());
         let job = r#"echo up; kill -STOP -1; exec sleep 999"#;
         let words = [PINFOLD, "run", "--containment", containment, "--", "bash", "-c", job];
-        let mut running = Run::bare(["bash", "-c", &script, "bash"].iter().chain(&words)).start();
+        let mut run = Run::bare(["bash", "-c", &script, "bash"].iter().chain(&words));
+        run.command().stdin(Stdio::piped());
+        let mut running = run.start();
         assert_eq!(running.line(), "up");
         let user_processes = || {
             let processes = std::process::Command::new("pgrep")
@@ -114,7 +111,8 @@ fn a_killed_supervisor_of_a_stopped_guard() {
         rustix::process::kill_process(rustix::process::Pid::from_raw(pinfold).unwrap(), rustix::process::Signal::KILL)
             .unwrap();
         crate::support::wait_for(|| user_processes().is_empty().then_some(()));
-        let ran = running.finish().assert_code(0);
+        drop(running.child.stdin.take());
+        let ran = running.finish().assert_code(1);
         assert_eq!((ran.survivors.as_str(), cgroup.directories()), ("", 0));
     }
 }

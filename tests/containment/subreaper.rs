@@ -54,7 +54,8 @@ fn it_is_chosen_where_there_is_no_cgroup() {
         // With --require cgroup, the missing cgroup is an error.
         let words = ["unshare", "--mount", "sh", "-c", &script, "sh", PINFOLD, "run", "--require", "cgroup", "true"];
         let ran = Run::bare(words).run().assert_code(125);
-        assert!(ran.stderr.starts_with("pinfold: no cgroup can hold the job:\n"), "{ran:#?}");
+        // The message lists each attempt in a line of its own.
+        assert!(ran.stderr.lines().count() > 1, "{ran:#?}");
     }
 }
 
@@ -66,7 +67,7 @@ fn it_needs_proc() {
     let script = "mount -t tmpfs none /proc\nexec \"$@\"";
     let words = ["unshare", "--mount", "sh", "-c", script, "sh", PINFOLD, "run", "--containment", "subreaper", "touch"];
     let ran = Run::bare(words.map(Into::into).into_iter().chain([started.path().to_owned()])).run().assert_code(125);
-    assert!(ran.stderr.contains("mount /proc"), "{ran:#?}");
+    ran.assert_names("/proc");
     assert!(!started.path().exists());
 }
 
@@ -108,8 +109,8 @@ fn processes_of_another_user_are_reported() {
     // The report shows the executed command line, not only the name in brackets.
     assert!(line.ends_with("/become-root"), "{reported:#}");
     assert_eq!(reported["unkillable"]["processes"][0]["user"], 0, "{reported:#}");
-    assert!(ran.stderr.contains("could not end 1 process ("), "{ran:#?}");
-    assert!(ran.stderr.contains("/become-root of user 0)"), "{ran:#?}");
+    ran.assert_names("/become-root");
+    ran.assert_names(reported["unkillable"]["processes"][0]["pid"].to_string());
 }
 
 /// An ordinary user's fork storm under a limit ends at the first attempt; `PINFOLD_STORMS` repeats it.
@@ -148,9 +149,12 @@ fn relays() {
             let mut run = Run::new(["--containment", "subreaper", "--timeout", "100ms", "--grace", "0"]);
             run.command().arg(program("escape_kin")).args(["stay", mode]);
             let ran = run.run().assert_code(124);
-            let at = |phase: &str| ran.report["phases"][phase].as_f64().unwrap();
-            longest = longest.max(at("gone") - at("killing"));
-            assert!(at("gone") - at("killing") < 1.0 * crate::support::slowness(), "{mode}: {ran:#?}");
+            let at = |phase: &str| ran.report["phases"][phase].as_f64();
+            // A relay has ended before SIGKILL if its last process received SIGTERM before it could start the next one.
+            let begun = at("killing").or(at("stopping")).expect("pinfold stopped the job");
+            let time = at("gone").expect("the job is gone") - begun;
+            longest = longest.max(time);
+            assert!(time < 1.0 * crate::support::slowness(), "{mode}: {ran:#?}");
             assert_eq!(ran.report["unkillable"]["count"], 0, "{mode}: {ran:#?}");
         }
         println!("{mode}: {rounds} times, ended within {:.1} ms", longest * 1e3);

@@ -55,8 +55,10 @@ fn a_pool_from_outside_of_its_runtime() {
         let handles = [pool.submit(sleeping()).await.unwrap(), pool.submit(Command::new("true")).await.unwrap()];
         (supervisor, pool, handles)
     });
-    let mut completed = pool.as_completed(&handles, Some(Duration::from_millis(200)));
+    // Before the runtime runs again, so that no task has ended yet.
     let mut outcomes = pool.outcomes();
+    assert!(runtime.block_on(handles[1].wait()).success());
+    let mut completed = pool.as_completed(&handles, Some(Duration::from_millis(200)));
     let third = pool.try_submit(Command::new("true")).unwrap().expect("there is room");
     runtime.block_on(async {
         let first = completed.next_outcome().await.unwrap();
@@ -165,6 +167,7 @@ async fn every_call(supervisor: Supervisor) {
 
     let pool = Pool::builder().workers(1).deadline(long).start(&supervisor).unwrap();
     let handles = [pool.submit(Command::new("true")).await.unwrap(), pool.submit(sleeping()).await.unwrap()];
+    assert!(handles[0].wait().await.success());
     let mut completed = pool.as_completed(&handles, Some(Duration::from_millis(100)));
     assert!(completed.next_outcome().await.unwrap().success());
     assert_eq!(completed.next_outcome().await.unwrap().report.reason, Reason::Deadline);

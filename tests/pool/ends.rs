@@ -13,8 +13,9 @@ use pinfold::{Error, Stdio, Supervisor};
 use rustix::fs::{CWD, mkfifoat};
 use tokio::sync::oneshot;
 
+use crate::support::events::Process;
 use crate::support::host::{shell, with_supervisor};
-use crate::support::{PINFOLD, Scratch, wait_for};
+use crate::support::{PINFOLD, Scratch};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -132,14 +133,14 @@ fn fail_fast_leaves_the_grace_period() {
     with_supervisor(async |supervisor| {
         let pool = Pool::builder().workers(6).fail_fast(true).start(supervisor).unwrap();
         let careful = Careful::start(&pool).await;
-        let (go, pids) = (Scratch::new("go"), Arc::new(Mutex::new(Vec::new())));
+        let (go, ends) = (Scratch::new("go"), Arc::new(Mutex::new(Vec::new())));
         let mut failing = Vec::new();
         for _ in 0..5 {
             let script = format!("until [ -e {} ]; do sleep 0.01; done; exit 7", go.path().display());
-            let (pids, (sender, started)) = (pids.clone(), oneshot::channel());
+            let (ends, (sender, started)) = (ends.clone(), oneshot::channel());
             let sender = Mutex::new(Some(sender));
             let task = Task::new(shell(&script)).on_spawn(move |job, _| {
-                pids.lock().unwrap().push(job.pid());
+                ends.lock().unwrap().push(Process::of(job.pid()));
                 sender.lock().unwrap().take().unwrap().send(()).unwrap();
             });
             failing.push(pool.submit(task).await.unwrap());
@@ -148,8 +149,7 @@ fn fail_fast_leaves_the_grace_period() {
         File::create(go.path()).unwrap();
         // All of them have failed before the pool is notified of the first failure: the pool runs in this thread, which
         // is busy.
-        let pids = pids.lock().unwrap().clone();
-        wait_for(|| (!pids.iter().any(|&pid| is_there(pid))).then_some(()));
+        ends.lock().unwrap().iter().for_each(Process::wait_for_end);
         for handle in &failing {
             let outcome = handle.wait().await;
             assert_eq!((outcome.report.exit_code, outcome.cancelled), (7, false), "{outcome:#?}");
@@ -228,6 +228,7 @@ fn a_runtime_that_is_shut_down_leaves_no_call_waiting() {
         }
         (pool, Pool::builder().start(&supervisor).unwrap(), handles, started.await.unwrap())
     });
+    let end = Process::of(pid);
     drop(runtime);
     let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let all = async {
@@ -253,7 +254,7 @@ fn a_runtime_that_is_shut_down_leaves_no_call_waiting() {
     };
     other.block_on(async { tokio::time::timeout(LONG, all).await.expect("it hangs") });
     // The guard ends the jobs that it holds.
-    wait_for(|| (!is_there(pid)).then_some(()));
+    end.wait_for_end();
 }
 
 /// The loss of the guard counts as a failure, and not as a cancel.

@@ -35,8 +35,8 @@ fn bad_lines_are_all_found_before_anything_starts() {
     }
     assert_eq!(ran.stderr.matches("\n  line ").count(), bad.len(), "{}", ran.stderr);
     assert!(!scratch.path().exists());
-    for (args, said) in [
-        (["-j", "0"].as_slice(), "at least 1"),
+    for (args, named) in [
+        (["-j", "0"].as_slice(), "--workers"),
         (&["--output", "files="], "files=DIR"),
         (&["--keep-order", "--output", "stream"], "--keep-order"),
         (&["--tag"], "--tag"),
@@ -45,7 +45,7 @@ fn bad_lines_are_all_found_before_anything_starts() {
         (&["--results", "/no/such/file"], "/no/such/file"),
     ] {
         let ran = pool(args, "{\"command\": [\"true\"]}\n").assert_code(125);
-        assert!(ran.stderr.contains(said), "{args:?}: {}", ran.stderr);
+        ran.assert_names(named);
     }
 }
 
@@ -72,7 +72,8 @@ fn a_quoted_line_never_runs_as_code() {
         let cd = format!("cd {}; {script}", text(directory.path()));
         let ran = pool(&["--keep-order", "--", "bash", "-c", &cd], &jobs).assert_code(0);
         assert_eq!(ran.stdout, jobs, "{script}");
-        assert!(!ran.stderr.contains("as code"), "{}", ran.stderr);
+        // There is no warning.
+        assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
         assert!(!directory.path().join("ran").exists(), "{script}");
     }
     for (command, warns) in [
@@ -120,8 +121,8 @@ fn an_endless_input_is_refused() {
     ] {
         // If pinfold does not refuse it, it fails at this limit.
         let script = format!("{input} | (ulimit -v 2000000; exec {PINFOLD} pool {args})");
+        // A failed allocation would abort pinfold, with another exit code.
         let ran = Run::bare(["bash", "-c", &script]).run().assert_code(125);
-        let refused = ran.stderr.contains("too long") || ran.stderr.contains("more than");
-        assert!(refused, "{script}: {}", ran.stderr);
+        assert!(ran.stderr.starts_with("pinfold: "), "{script}: {}", ran.stderr);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 
+use crate::support::events::wait_in;
 use crate::support::pool::{pool, start, text};
 use crate::support::{PINFOLD, Run, Scratch, program, wait_for};
 
@@ -41,7 +42,7 @@ fn output_monsters() {
         // 10 of each 16 bytes are digits.
         assert!(text.abs_diff(monster / 16 * 10) <= 10, "{mode}: {text}");
         assert_eq!(invalid, 2, "{mode}");
-        assert!(ran.stderr.contains("5 succeeded, 0 failed"), "{}", ran.stderr);
+        ran.assert_counts(5, 0);
         assert!(peak < 48 * 1024, "{mode}: {peak} KiB resident");
         eprintln!("{mode}: {monster} bytes twice, at most {peak} KiB resident");
     }
@@ -187,12 +188,18 @@ fn output_that_finds_no_room_on_the_disk_fails_the_pool() {
     let read_only = format!("mount -t tmpfs -o ro tmpfs {path} && TMPDIR={path} exec \"$@\"");
     let calls = [(full.as_str(), "No space left"), (none, "/no/such/directory"), (&read_only, "Read-only file system")];
     for (script, said) in calls {
-        // One output is too large for the memory, and small outputs wait for an earlier one.
-        let waits = "echo {}; [ {} != 1 ] || sleep 0.3; seq 1 3000";
+        // One output is too large for the memory, and small outputs wait for an earlier one: the first job ends only when
+        // the last one has written.
+        let last = Scratch::new("last");
+        rustix::fs::mkfifoat(rustix::fs::CWD, last.path(), 0o600.into()).unwrap();
+        let waits = format!(
+            "echo {{}}; [ {{}} != 1 ] || read -r line <{fifo}; seq 1 3000; [ {{}} != 8 ] || echo >{fifo}",
+            fifo = text(last.path())
+        );
         let large = "seq 1 {}00000 || true";
         for (args, jobs) in [
             (["-j", "1", "--", "sh", "-c", large].as_slice(), "1\n".to_owned()),
-            (&["-j", "2", "--keep-order", "--", "sh", "-c", waits], (1..9).map(|job| format!("{job}\n")).collect()),
+            (&["-j", "2", "--keep-order", "--", "sh", "-c", &waits], (1..9).map(|job| format!("{job}\n")).collect()),
         ] {
             let results = Scratch::new("lost");
             let args = [&["--results", text(results.path())], args].concat();
@@ -217,7 +224,7 @@ fn a_halt_prints_finished_jobs_only() {
         let mut out = std::io::BufReader::new(running.child.stdout.take().unwrap());
         std::io::BufRead::read_line(&mut out, &mut first).unwrap();
         assert_eq!(first, "begins 1\n");
-        wait_for(|| ["2", "3", "4"].iter().all(|job| ready.path().join(job).exists()).then_some(()));
+        wait_in(ready.path(), || ["2", "3", "4"].iter().all(|job| ready.path().join(job).exists()).then_some(()));
         running.signal(libc::SIGTERM);
         let mut rest = String::new();
         out.read_to_string(&mut rest).unwrap();

@@ -5,6 +5,7 @@
 
 pub mod alone;
 pub mod escape;
+pub mod events;
 pub mod harness;
 pub mod host;
 pub mod messages;
@@ -166,8 +167,9 @@ pub fn assert_same_without_pinfold(setup: &str, prefix: &str, suffix: &str) -> S
     with
 }
 
-/// Polls a state outside pinfold that gives no event, for up to 20 s. Only observations of the tests themselves need
-/// it.
+/// Polls a state outside pinfold of which the kernel gives no event, for up to 20 s: the children of a process, its
+/// state, its program and its descriptors in /proc, the number of bytes in a pipe. For everything else there is
+/// [`events`].
 pub fn wait_for<T>(mut seen: impl FnMut() -> Option<T>) -> T {
     let begun = std::time::Instant::now();
     loop {
@@ -177,6 +179,14 @@ pub fn wait_for<T>(mut seen: impl FnMut() -> Option<T>) -> T {
         assert!(begun.elapsed().as_secs() < 20, "waited 20 s in vain");
         std::thread::yield_now();
     }
+}
+
+/// Waits until a signal has stopped the process. The kernel reports that only to its parent (waitpid(2), WUNTRACED).
+pub fn wait_until_stopped(pid: i32) {
+    wait_for(|| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit(") ").next()?.starts_with('T').then_some(())
+    });
 }
 
 /// Returns how many times slower than usual this machine is. It is above 1 on emulated machines, where bounds on time

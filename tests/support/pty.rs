@@ -87,6 +87,13 @@ impl Pty {
         self.master.write_all(keys.as_bytes()).unwrap();
     }
 
+    /// Types Ctrl-Z where it stops nothing, and waits for its echo. The terminal discards its output when it handles this
+    /// key (NOFLSH in termios(3)), and writes the echo afterwards. Output that is printed before the echo can be lost.
+    pub fn suspend_key(&mut self) {
+        self.send("\x1a");
+        self.expect("^Z");
+    }
+
     /// Changes the terminal's size, as a window does.
     pub fn resize(&self, rows: u16, columns: u16) {
         let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
@@ -126,7 +133,8 @@ impl Pty {
         }
     }
 
-    /// Returns whether this text is printed within a moment. If it is, it is consumed as by `expect`.
+    /// Returns whether this text is printed within a moment. If it is, it is consumed as by `expect`. This is for keys
+    /// that have to be typed again until they take effect: no event shows that one had none.
     pub fn is_printed_soon(&mut self, text: &str) -> bool {
         while let Ok(bytes) = self.output.recv_timeout(Duration::from_millis(100)) {
             let text = String::from_utf8_lossy(&bytes);

@@ -177,6 +177,28 @@ impl Ran {
         self
     }
 
+    /// Asserts that the messages name this: a path, an option, a number, a signal, an error of the kernel. The sentences
+    /// around it are the subject of snapshots only ([`super::messages`]).
+    #[track_caller]
+    pub fn assert_names(&self, what: impl AsRef<str>) {
+        let what = what.as_ref();
+        assert!(self.stderr.contains(what), "{what:?} is not named in {self:#?}");
+    }
+
+    /// Returns the error in the report, and asserts that pinfold has printed it as well.
+    #[track_caller]
+    pub fn reported_error(&self) -> &str {
+        let error = self.report["error"].as_str().unwrap_or_else(|| panic!("no error is reported: {self:#?}"));
+        self.assert_names(error);
+        error
+    }
+
+    /// Asserts these numbers in the last line of `pinfold pool`.
+    #[track_caller]
+    pub fn assert_counts(&self, succeeded: usize, failed: usize) {
+        self.assert_names(format!("{succeeded} succeeded, {failed} failed"));
+    }
+
     /// Returns the command lines of one of the report's process lists, one in a line.
     pub fn listed(&self, list: &str) -> String {
         let mut lines = String::new();

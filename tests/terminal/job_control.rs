@@ -145,7 +145,7 @@ fn the_suspend_key_is_harmless_where_pinfold_leads_the_session() {
     let mut pty = Pty::start(command);
     pty.expect("up");
     for word in ["one", "two"] {
-        pty.send(CTRL_Z);
+        pty.suspend_key();
         pty.send(&format!("{word}\n"));
         // The echo comes first, then the job's own output.
         pty.expect(word);

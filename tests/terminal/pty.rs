@@ -262,7 +262,7 @@ fn the_librarys_terminal() {
         let error = supervisor.spawn(both.stdout(pinfold::Stdio::piped())).await.unwrap_err();
         assert!(matches!(error, pinfold::Error::Invalid { .. }), "{error}");
         let mut job = supervisor.spawn(&pinfold::Command::new("true")).await.unwrap();
-        assert!(job.resize_pty(1, 1).unwrap_err().to_string().contains("Command::pty"));
+        assert!(job.resize_pty(1, 1).is_err());
         job.wait().await.unwrap();
     });
 }

@@ -179,7 +179,7 @@ fn a_signal_does_what_its_option_says() {
 
     let mut running = printing(&["-v", "--on-signal", "INT=kill"], 0);
     // Before pinfold has started the job, the signal ends pinfold itself.
-    assert!(running.error_line().contains("started"));
+    assert_ne!(running.error_line(), "");
     running.signal(libc::SIGINT);
     assert_eq!(running.finish().assert_code(137).report["killed"], true);
 
@@ -233,17 +233,8 @@ os.execv(sys.argv[2], sys.argv[2:])";
 fn a_stop_of_a_stopped_job() {
     for signal in [libc::SIGINT, libc::SIGTERM] {
         let mut running =
-            detached(&["--grace", "1h", "sh", "-c", "trap 'echo handled; exit 6' INT TERM; echo ready; kill -STOP $$"]);
-        assert_eq!(running.line(), "ready");
-        let pinfold = running.pinfold_pid();
-        let job = crate::support::wait_for(|| {
-            let list = std::process::Command::new("pgrep").args(["-f", "kill -STOP .*"]).output().ok()?;
-            String::from_utf8_lossy(&list.stdout).lines().find_map(|pid| {
-                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-                (stat.contains("(sh) T")).then(|| pid.to_owned())
-            })
-        });
-        assert!(!job.is_empty() && pinfold > 0);
+            detached(&["--grace", "1h", "sh", "-c", "trap 'echo handled; exit 6' INT TERM; echo $$; kill -STOP $$"]);
+        crate::support::wait_until_stopped(running.line().parse().unwrap());
         running.signal(signal);
         let ran = running.finish().assert_code(6);
         assert_eq!(ran.stdout, "handled\n");

@@ -5,12 +5,16 @@ use std::time::{Duration, Instant};
 use super::Supervision;
 use crate::cli::signals::Keys;
 use crate::cli::terminal;
-use crate::kernel::own_signals;
+use crate::kernel::{own_signals, process, signal_set};
 use crate::{Job, Signal};
 
 /// How long `timeout` waits until the command has stopped, after the terminal has sent its stop signal. The command has
 /// to stop first, so that it does not read what the user types for the shell.
 pub(super) const STOP_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// How much longer pinfold waits for processes that have a stop signal but have not run since, because the machine is
+/// busy. A process in an uninterruptible system call (state D) does not stop before the call returns.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Supervision<'_> {
     /// Handles a stop of the main process. If job control stopped it, pinfold stops too, so that the shell takes over.
@@ -40,11 +44,25 @@ impl Supervision<'_> {
         let Some(job) = job.filter(|_| !self.is_orphaned()) else { return };
         let since = Instant::now();
         job.signal_all(Signal::STOP);
-        // A job handles its requests in order: when this call returns, the signal has been sent.
-        job.processes().await;
+        wait_until_stopped(job).await;
         self.suspend_by(signal);
         job.signal_all(Signal::CONT);
         job.postpone_deadline(since.elapsed());
+    }
+
+    /// Stops pinfold after a SIGTSTP that the main process received too. The main process has had [`STOP_TIMEOUT`] to
+    /// stop, and has not stopped: it handles, ignores or blocks the signal, or it has not run since.
+    pub(super) async fn suspend_late(&mut self, job: Option<&Job>) {
+        if let Some(job) = job {
+            let has = |name| {
+                let mask = process::signals_in_status(job.pid(), name).unwrap_or(0);
+                mask & signal_set::bit(libc::SIGTSTP) != 0
+            };
+            if has("ShdPnd") && !has("SigBlk") {
+                let _ = tokio::time::timeout(BUSY_TIMEOUT, job.next_stop()).await;
+            }
+        }
+        self.suspend_by(Signal::TSTP);
     }
 
     /// Stops pinfold by the signal. Returns how long it was stopped.
@@ -58,5 +76,24 @@ impl Supervision<'_> {
 
     pub(super) fn is_orphaned(&self) -> bool {
         self.policy.terminal.map_or_else(terminal::is_orphaned, |terminal| terminal.orphaned)
+    }
+}
+
+/// Waits until no process of a job that has been sent SIGSTOP can read what the user types from now on for the shell.
+///
+/// A process that waits in a read of the terminal stops only when the scheduler runs it again. If there is input by
+/// then, the read returns that input before the process stops (`n_tty_read` in drivers/tty/n_tty.c, Linux 6.18). A frozen
+/// process has left its system calls, so pinfold freezes the job for a moment. Without a freezer (no cgroup, or before
+/// Linux 5.2), pinfold waits for the main process only.
+async fn wait_until_stopped(job: &Job) {
+    match tokio::time::timeout(BUSY_TIMEOUT, job.freeze()).await {
+        Ok(Ok(())) => {
+            job.thaw();
+            // A job handles its requests in order: when this call returns, the job is thawed.
+            job.processes().await;
+        }
+        Ok(Err(_)) => drop(tokio::time::timeout(STOP_TIMEOUT, job.next_stop()).await),
+        // Dropping the future has requested the thaw.
+        Err(_) => drop(job.processes().await),
     }
 }
