@@ -153,8 +153,6 @@ mod cgroup;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
-#[cfg(feature = "cli")]
-mod control;
 pub mod doctor;
 mod error;
 mod guard;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// From the bottom to the top. A room may import the rooms before it.
-const LAYERS: [&str; 14] = [
+const LAYERS: [&str; 13] = [
     "report",
     "error",
     "kernel",
@@ -18,7 +18,6 @@ const LAYERS: [&str; 14] = [
     "supervisor",
     "job",
     "pool",
-    "control",
     "doctor",
     "blocking",
     "cli",

@@ -9,6 +9,7 @@ mod exit;
 mod explain;
 mod getopt;
 mod init;
+mod jobs;
 mod limits;
 mod on_signal;
 mod open_output;

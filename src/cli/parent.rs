@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use rustix::process::{Pid, getpid, getppid};
 
-use crate::control::Request;
+use crate::cli::jobs::Request;
 use crate::error::{Error, Result, short_of_descriptors};
 use crate::kernel::pidfd::Pidfd;
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::Signal;
-use crate::control::Request;
+use crate::cli::jobs::Request;
 use crate::kernel::own_signals::Received;
 
 use super::on_signal::{Action, OnSignal};

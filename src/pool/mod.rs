@@ -61,7 +61,7 @@ pub enum Shutdown {
     /// requested again.
     Stop,
     /// Does the same as `Stop`, but the jobs that run receive this signal first
-    /// ([`Job::start_stop_with`](crate::Job::start_stop_with)), so that their handlers for it run: for a program that
+    /// ([`start_stop_with`](crate::JobHandle::start_stop_with)), so that their handlers for it run: for a program that
     /// forwards the SIGINT or SIGHUP that it has received.
     StopWith(Signal),
     /// Cancels waiting tasks and kills running ones.

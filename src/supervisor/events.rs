@@ -111,9 +111,9 @@ impl Stream for Events {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct JobEvent {
-    /// The job: [`Job::id`](crate::Job::id).
+    /// The job: [`Job::id`](crate::JobHandle::id).
     pub job: u64,
-    /// Its name: [`Job::name`](crate::Job::name).
+    /// Its name: [`Job::name`](crate::JobHandle::name).
     pub name: String,
     /// What happened to it.
     pub event: Event,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use rustix::io::Errno;
 
-use crate::control::{exec, find, target};
+use crate::cli::jobs::{exec, find, target};
 use crate::report::exit_code_of_signal;
 use crate::report::text::printable_os;
 use crate::{Signal, User};

@@ -10,9 +10,9 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::Signal;
-use crate::control::act::{self, Outcome};
-use crate::control::find::{self, Supervisor};
-use crate::control::target::{self, Target};
+use crate::cli::jobs::act::{self, Outcome};
+use crate::cli::jobs::find::{self, Supervisor};
+use crate::cli::jobs::target::{self, Target};
 
 use super::exit::{TIMED_OUT, UNKILLABLE};
 use super::explain::processes;

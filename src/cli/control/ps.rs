@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::control::listing::{JobEntry, Listing, State, SupervisorEntry};
+use crate::cli::jobs::listing::{JobEntry, Listing, State, SupervisorEntry};
 use crate::report::SupervisorKind;
 use crate::report::text::printable;
 

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::control::find::Supervisor;
-use crate::control::listing::{JobEntry, Listing};
-use crate::control::target;
+use crate::cli::jobs::find::Supervisor;
+use crate::cli::jobs::listing::{JobEntry, Listing};
+use crate::cli::jobs::target;
 use crate::report::text::printable;
 
 use super::super::explain::size;

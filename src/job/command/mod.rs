@@ -231,7 +231,7 @@ impl Command {
 
     /// Adds to the report how long the job waited for CPU, memory and I/O (PSI). pinfold then reads three more files
     /// when the job has ended, which takes about a twentieth of the time of the shortest job.
-    /// [`Job::usage`](crate::Job::usage) always includes these figures.
+    /// [`Job::usage`](crate::JobHandle::usage) always includes these figures.
     pub fn measure_pressure(&mut self) -> &mut Self {
         self.measure_pressure = true;
         self
