@@ -224,3 +224,14 @@ fn as_a_subcommand_it_says_so() {
     assert!(help.0 == Some(0) && help.1.starts_with("Usage: pinfold timeout ") && help.2.is_empty(), "{help:?}");
     assert_eq!(said(&["--version", "--bad"]).1, format!("timeout (pinfold) {}\n", env!("CARGO_PKG_VERSION")));
 }
+
+/// In a PID namespace, the caller's process group can be from outside, and a process of it can be stopped. The end of
+/// `pinfold timeout` then makes the kernel send no SIGHUP to that group.
+#[test]
+#[requires(root, program("unshare"))]
+fn a_group_from_outside_of_the_namespace_receives_no_hangup() {
+    let script = "trap 'echo hangup' HUP; sleep 99 & kill -STOP $!; \"$0\" timeout 9 true; echo $?; kill -KILL $!";
+    let words = ["setsid", "-w", "unshare", "--pid", "--fork", "--mount-proc", "bash", "-c", script, PINFOLD];
+    let ran = Run::bare(words).run().assert_code(0);
+    assert_eq!(ran.stdout, "0\n", "{ran:#?}");
+}

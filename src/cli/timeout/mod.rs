@@ -74,6 +74,13 @@ fn print_as(name: &OsStr, message: &[u8]) {
 
 fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
     let signals = SignalQueue::block_all()?;
+    // Before the guard exists: if the caller's process group is from outside of this PID namespace, the guard would stay
+    // in it. With its parent in another group, the end of the guard could orphan the caller's group, and if a process of
+    // that group is stopped, the kernel then sends SIGHUP to all of them (setpgid(2), "orphaned process group").
+    if !options.foreground {
+        // This fails with EPERM for the leader of a session, which already leads its process group.
+        let _ = rustix::process::setpgid(None, None);
+    }
     let guard = Guard::fork()?;
     crate::kernel::inherited::raise_own_limits();
     let chosen = Signal::from_number(options.signal);
@@ -81,10 +88,6 @@ fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
     // ignored, and timeout does not send them to the command.
     let signals =
         signals.queue_also([Signal::ALRM].into_iter().chain(chosen.filter(|&signal| signal != Signal::CHLD)))?;
-    if !options.foreground {
-        // This fails with EPERM for the leader of a session, which already leads its process group.
-        let _ = rustix::process::setpgid(None, None);
-    }
     let [program, args @ ..] = options.command.as_slice() else { unreachable!("parsed with a command") };
     let mut command = Command::new(program);
     command
