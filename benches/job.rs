@@ -39,6 +39,8 @@ fn main() {
     let own = |work| Worker::own(work, 0);
     let ways = || [Worker::bare(&cgroup), own("pinfold"), own("std::process"), own("tokio::process")];
     compare("spawn + wait + proven empty + removed", ways, 8, 6, 50);
+    let ways = || [own("pinfold without a settle time"), own("pinfold")];
+    compare("a job without leftovers, and its settle time", ways, 8, 6, 50);
     let ways = || [own("pinfold as a user"), own("pinfold in a sandbox")];
     compare("a job in a sandbox, and the same job without one", ways, 8, 6, 50);
     let sizes = || [10, 512, 2048].map(|megabytes| Worker::own("pinfold", megabytes));
@@ -62,6 +64,13 @@ fn be_worker(work: &str, program: &str) {
         "pinfold" => {
             let supervisor = runtime.block_on(Supervisor::start()).unwrap();
             support::serve(|jobs| runtime.block_on(pinfold_jobs(&supervisor, program, jobs)));
+            runtime.block_on(supervisor.close());
+        }
+        "pinfold without a settle time" => {
+            let supervisor = runtime.block_on(Supervisor::start()).unwrap();
+            let mut command = Command::new(program);
+            command.settle(Duration::ZERO);
+            support::serve(|jobs| runtime.block_on(jobs_of(&supervisor, &command, jobs)));
             runtime.block_on(supervisor.close());
         }
         "pinfold as a user" | "pinfold in a sandbox" => {
