@@ -386,6 +386,6 @@ fn a_sandbox_of_the_library() {
         let refused = supervisor.spawn(&command(sandbox.write("/no/such"))).await.unwrap_err();
         assert!(refused.to_string().contains("'/no/such'"), "{refused}");
         let as_root = supervisor.spawn(pinfold::Command::new("true").sandbox(sandbox.clone())).await.unwrap_err();
-        assert!(as_root.to_string().contains("--user"), "{as_root}");
+        assert!(as_root.to_string().contains("Command::user"), "{as_root}");
     });
 }

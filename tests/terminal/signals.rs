@@ -276,7 +276,7 @@ fn leftovers() {
 
 /// The messages, without the directory at their end, which differs from one run to another.
 fn without_cgroup(messages: &str) -> &str {
-    messages.split_once(" in /").expect("the cgroup").0
+    messages.split_once(" (cgroup /").expect("the cgroup").0
 }
 
 #[test]
