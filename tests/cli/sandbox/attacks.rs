@@ -177,7 +177,7 @@ fn only_the_granted_port_is_open() {
     let stage = Stage::new();
     stage.assert_answers(PORTS, &["--connect-tcp", &stage.port(1)]);
     stage.assert_controls(PORTS);
-    // No connection was queued that the job was told it could not make.
+    // No connection was queued although the job received an error for it.
     let other = &stage.ports[0];
     other.set_nonblocking(true).unwrap();
     let controls = PORTS.iter().filter(|attack| attack.works_without && attack.target == Target::Port).count();
