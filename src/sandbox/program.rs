@@ -50,14 +50,16 @@ pub enum Test {
 
 /// For each system call, the conditions under which it is forbidden: all tests of one of the lists hold. Each test has
 /// the number of its argument, from 0 on. A call with no lists is always forbidden.
-pub type Rules = BTreeMap<i64, Vec<Vec<(u8, Test)>>>;
+pub type Rules = BTreeMap<i64, Lists>;
+
+type Lists = Vec<Vec<(u8, Test)>>;
 
 /// Compiles the rules. A process that makes a call of another architecture (`int 0x80` on x86-64) is killed. x32 calls
 /// and calls above `highest` return ENOSYS, and so does `unknown`: callers use an older call instead. Forbidden calls
 /// return EPERM.
 pub fn compile(rules: &Rules, unknown: i64, highest: u32) -> Program {
     let mut program = Reversed::default();
-    let mut compiled: Vec<(&Vec<Vec<(u8, Test)>>, Target)> = Vec::new();
+    let mut compiled: Vec<(&Lists, Target)> = Vec::new();
     let mut calls = BTreeMap::from([(unknown as u32, ENOSYS)]);
     for (call, lists) in rules {
         let target = match compiled.iter().find(|(others, _)| *others == lists) {
@@ -75,7 +77,7 @@ pub fn compile(rules: &Rules, unknown: i64, highest: u32) -> Program {
             _ => ranges.push(Range { first: call, last: call, target }),
         }
     }
-    let known = program.search(&ranges, 0);
+    let known = program.search(&ranges, 0, highest);
     // x32 numbers have bit 30 set.
     program.jump(GREATER, highest, ENOSYS, known);
     let same_architecture = program.push(Instruction::plain(LOAD, NUMBER));
@@ -145,15 +147,18 @@ impl Reversed {
         }
     }
 
-    /// Writes a search for a system call's number in the sorted ranges. The number is at least `least`.
-    fn search(&mut self, ranges: &[Range], least: u32) -> Target {
+    /// Writes a search for a system call's number in the sorted ranges. The number is from `least` to `most`. The kernel
+    /// runs the search once for each number, so each comparison halves the numbers, and not the ranges.
+    fn search(&mut self, ranges: &[Range], least: u32, most: u32) -> Target {
         /// Up to this number of ranges, one comparison after another is shorter.
-        const CHAIN: usize = 5;
+        const CHAIN: usize = 4;
         if ranges.len() > CHAIN {
-            let (lower, upper) = ranges.split_at(ranges.len() / 2);
+            let middle = least.midpoint(most);
+            let half = (1..ranges.len()).min_by_key(|half| ranges[*half].first.abs_diff(middle)).unwrap_or(1);
+            let (lower, upper) = ranges.split_at(half);
             let first = upper[0].first;
-            let above = self.search(upper, first);
-            let below = self.search(lower, least);
+            let above = self.search(upper, first, most);
+            let below = self.search(lower, least, first - 1);
             return self.jump(AT_LEAST, first, above, below);
         }
         ranges.iter().enumerate().rfold(ALLOWED, |next, (index, range)| {
