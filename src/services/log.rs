@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::report::text::printable_path;
 use files::Current;
 pub(crate) use files::LogFiles;
-pub(crate) use follow::Follower;
+pub(crate) use follow::{Followed, Follower};
 pub(crate) use tail::tail;
 
 /// A line that has more bytes than this and no end yet is written in pieces, each as a line of its own.

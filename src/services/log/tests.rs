@@ -142,6 +142,7 @@ fn another_pinfold_is_refused_and_a_cut_line_is_ended() {
 fn full_after(size: u64) -> File {
     let file = File::from(memfd_create("full", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap());
     file.set_len(size).unwrap();
+    io::Seek::seek(&mut &file, io::SeekFrom::End(0)).unwrap();
     fcntl_add_seals(&file, SealFlags::GROW).unwrap();
     file
 }
