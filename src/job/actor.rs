@@ -31,7 +31,7 @@ use crate::kernel::pidfd::Pidfd;
 use crate::kernel::signal::Signal;
 use crate::kernel::wake::Wake;
 use crate::report::{ContainmentKind, Report, Usage};
-use crate::sandbox::denials::Explanation;
+use crate::sandbox::denials::DenialListener;
 use crate::supervisor::Inner;
 use crate::supervisor::backend::NextContainment;
 use crate::supervisor::containment::JobContainment;
@@ -116,7 +116,7 @@ pub(super) struct Actor {
     pub(super) seen: Measured,
     pub(super) memory: Arc<oom::Watch>,
     /// Explains what the sandbox refuses.
-    pub(super) explanation: Option<Explanation>,
+    pub(super) denial_listener: Option<DenialListener>,
     pub(super) report: ReportBuilder,
 }
 
@@ -131,7 +131,7 @@ impl Actor {
         events: Log,
     ) -> Result<(Box<Self>, Sender<Request>, Receiver<Signal>)> {
         let NextContainment { link, containment, refused } = next;
-        let explanation = spawn_request.explain(&link, containment.leaf().is_some())?;
+        let denial_listener = spawn_request.explain(&link, containment.leaf().is_some())?;
         let answers = link.listen(events.job())?;
         let (requests, inbox) = queue();
         let (stop_sender, stops) = queue();
@@ -186,7 +186,7 @@ impl Actor {
             usage: None,
             seen: Measured::default(),
             memory: Arc::default(),
-            explanation,
+            denial_listener,
             report,
         };
         Ok((Box::new(actor), requests, stops))

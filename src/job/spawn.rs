@@ -84,7 +84,8 @@ impl Actor {
     }
 
     fn spawn_error(&self, stage: SpawnStage, errno: Errno) -> Error {
-        let denials = self.explanation.as_ref().map_or_else(Vec::new, |explanation| explanation.so_far().denials);
+        let denials =
+            self.denial_listener.as_ref().map_or_else(Vec::new, |denial_listener| denial_listener.record().denials);
         let (program, cwd) = (self.program(), self.report.cwd.clone());
         Error::Spawn(SpawnError { stage, source: errno.into(), program, cwd, denials })
     }
