@@ -1,0 +1,1 @@
+//! Services: jobs that are kept running, with readiness, dependencies and restarts.
