@@ -17,7 +17,7 @@ use super::completion::Completer;
 use super::main_exit::{MainExit, wait_for_exit};
 use super::oom;
 use super::private_tmp::PrivateTmp;
-use super::record::{Recorded, describe};
+use super::record::{JobRecord, describe};
 use super::report_builder::ReportBuilder;
 use super::request::Request;
 use super::settle::Remaining;
@@ -84,7 +84,7 @@ pub(super) struct Actor {
     pub(super) process_group: ProcessGroup,
     pub(super) measure_pressure: bool,
     pub(super) oom_group: bool,
-    pub(super) recorded: Recorded,
+    pub(super) record: JobRecord,
 
     inbox: Receiver<Request>,
     /// Sends each signal that stops the main process (such as SIGTSTP) to the `Job`.
@@ -153,7 +153,7 @@ impl Actor {
         report.containment.refused = refused;
         report.sandbox = spawn_request.sandbox.take();
         let private_tmp = spawn_request.private_tmp.take();
-        let recorded = Recorded::new(describe(&supervisor, command, &report.command, &link));
+        let record = JobRecord::new(describe(&supervisor, command, &report.command, &link));
         let actor = Self {
             _supervisor: supervisor,
             id: events.job(),
@@ -167,7 +167,7 @@ impl Actor {
             process_group: command.effective_process_group(),
             measure_pressure: command.measure_pressure,
             oom_group: command.limits.oom_group,
-            recorded,
+            record,
             inbox,
             stops: stop_sender,
             events,

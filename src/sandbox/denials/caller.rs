@@ -51,6 +51,7 @@ impl Credentials {
 /// The caller of a system call, which waits for the answer.
 #[derive(Debug)]
 pub struct Caller {
+    /// The id of the calling thread.
     pub tid: u32,
     /// The pid, once it has been read.
     pid: OnceCell<u32>,
@@ -141,8 +142,8 @@ impl Caller {
         text.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()
     }
 
-    /// Returns whether the caller may look up names in a directory. For a caller that has the same user as pinfold, this
-    /// is always `true`: pinfold's own look-up fails where the caller's look-up would fail.
+    /// Returns whether the caller may look up names in a directory. For a caller that has the same user as pinfold,
+    /// this is always `true`: pinfold's own look-up fails where the caller's look-up would fail.
     pub fn may_search(&self, directory: &Object) -> bool {
         self.credentials.same_user || self.credentials.allowed_by_mode(directory, Access::EXEC_OK)
     }

@@ -5,8 +5,8 @@ use libc::c_long;
 /// The arguments of a call that name a path. Arguments are numbered from 0 on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PathArguments {
-    /// The argument with the descriptor of the directory at which a relative path begins; `None` if the call has no such
-    /// argument, and a relative path begins at the working directory.
+    /// The argument with the descriptor of the directory at which a relative path begins; `None` if the call has no
+    /// such argument, and a relative path begins at the working directory.
     pub directory: Option<u8>,
     /// The argument with the path.
     pub path: u8,

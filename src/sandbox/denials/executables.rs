@@ -1,5 +1,5 @@
-//! Finds out whether Landlock refuses execve(2): the kernel opens the file that the call names, and also the interpreter of
-//! a script and the dynamic linker.
+//! Finds out whether Landlock refuses execve(2). The kernel opens the file that the call names, and also the
+//! interpreter of a script and the dynamic linker.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -28,8 +28,8 @@ pub fn denial(rules: &FileRules, call: Call<'_>, at: PathArguments) -> Option<De
     None
 }
 
-/// Returns the path of the program with which the kernel executes a file: the interpreter after `#!` in the first line of a
-/// script, or the dynamic linker. Returns `None` if the file needs no such program.
+/// Returns the path of the program with which the kernel executes a file: the interpreter after `#!` in the first line
+/// of a script, or the dynamic linker. Returns `None` if the file needs no such program.
 fn interpreter_of(object: &Object) -> Option<Vec<u8>> {
     if object.kind() != FileType::RegularFile {
         return None;

@@ -28,7 +28,7 @@ use crate::report::Denial;
 /// A policy in the form that is needed to explain its denials. Any number of jobs can share it.
 #[derive(Debug)]
 pub struct Explainer {
-    /// The filters that the job would have without an explanation.
+    /// The filters that the job would have without `--explain-denials`.
     filters: Vec<Program>,
     /// The calls that pinfold inspects, by their number.
     calls: HashMap<i32, (&'static str, Operation)>,
@@ -61,7 +61,7 @@ impl Explainer {
     ///
     /// # Errors
     /// [`crate::Error::Invalid`] if a filter can't be compiled.
-    pub fn new(sandbox: &Sandbox, machine: &Machine, view: &View, grants: Vec<rules::Place>) -> Result<Self> {
+    pub fn new(sandbox: &Sandbox, machine: &Machine, view: &View, grants: Vec<rules::GrantedFile>) -> Result<Self> {
         let handled = rules::handled(sandbox, machine);
         let mounted = view.tmpfs.as_ref();
         let mounted = mounted.map(|(path, _, rights)| (path.clone(), BitFlags::from_bits_truncate(*rights)));
@@ -90,8 +90,8 @@ impl Explainer {
         notify_filter::answer(&self.filters, &notification.data)
     }
 
-    /// Returns the denial if the sandbox refuses the call: pinfold's filter, with `answer`, or Landlock. Returns `None` if
-    /// the sandbox does not refuse it.
+    /// Returns the denial if the sandbox refuses the call. `answer` shows whether pinfold's own filters refuse it;
+    /// otherwise Landlock or a read-only mount can refuse it. Returns `None` if the sandbox allows the call.
     ///
     /// # Errors
     /// The errno if pinfold can't inspect the caller.
@@ -111,7 +111,7 @@ impl Explainer {
             return Ok(None);
         }
         if notification.thread == 0 {
-            // The caller is in a PID namespace that pinfold does not see.
+            // The thread is not visible in pinfold's PID namespace, so pinfold can't inspect it.
             return Err(Errno::SRCH);
         }
         let caller = Caller::new(notification.thread, self.is_strict, state.credentials.clone())?;

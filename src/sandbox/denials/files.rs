@@ -50,7 +50,8 @@ impl Call<'_> {
 /// The methods that return a [`Denial`] return `None` if the sandbox allows the call, or if the call would also fail
 /// without a sandbox.
 impl FileRules {
-    /// Returns the rights among `wanted` that the rules do not grant. `directories` are those from the root to `object`.
+    /// Returns the rights among `wanted` that the rules do not grant. `directories` are those from the root to
+    /// `object`.
     fn missing_rights(
         &self,
         caller: &Caller,

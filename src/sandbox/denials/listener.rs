@@ -15,8 +15,8 @@ use crate::kernel::seccomp_notify::{Answer, Listener};
 use crate::kernel::socket::receive_descriptor;
 use crate::kernel::{poll, signal_set};
 
-/// A thread that answers the notifications about one job, and records the job's denials. The thread ends when this value
-/// is dropped, or when no process has the filter any more.
+/// A thread that answers the notifications about one job, and records the job's denials. The thread ends when this
+/// value is dropped, or when no process has the filter any more.
 #[derive(Debug)]
 pub struct DenialListener {
     record: Arc<Mutex<Record>>,
@@ -27,7 +27,7 @@ pub struct DenialListener {
 /// descriptor from which the notifications are read (the listener of its filter, seccomp_unotify(2)).
 ///
 /// # Errors
-/// [`Error::System`].
+/// [`Error::System`] if the sockets can't be created.
 pub fn channel() -> Result<(OwnedFd, OwnedFd)> {
     let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
     pair.map_err(|errno| Error::system("socketpair", "for --explain-denials", errno, short_of_descriptors(errno)))
@@ -67,7 +67,7 @@ impl Drop for DenialListener {
     }
 }
 
-/// What the thread owns.
+/// The state of the thread.
 struct Worker {
     explainer: Arc<Explainer>,
     state: JobState,

@@ -1,5 +1,5 @@
-//! Looks up a path as the kernel does it for the caller of a system call: from the caller's root or working directory, in
-//! the caller's mounts, and through all symbolic links.
+//! Looks up a path as the kernel does it for the caller of a system call: from the caller's root or working directory,
+//! in the caller's mounts, and through all symbolic links.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -62,9 +62,10 @@ pub struct Found {
     pub directories: Vec<Identity>,
     /// The directory that contains the last name of the path.
     pub parent: Object,
-    /// The last name. Empty for a path without one, such as `/` or `..`; then the parent is the object itself.
+    /// The last name of the path. It is empty for a path such as `/` or `..`; in this case, `parent` is the object
+    /// itself.
     pub name: Vec<u8>,
-    /// The object with this name; `None` if no object has it.
+    /// The object with this name; `None` if the directory has no such name.
     pub object: Option<Object>,
 }
 

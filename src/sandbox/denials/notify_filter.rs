@@ -1,16 +1,16 @@
 //! The seccomp filter of a sandbox that explains its denials. It notifies the listener, which is a thread of pinfold.
 //!
 //! If one filter returns an errno for a call and another one asks for a notification, the kernel does not notify the
-//! listener (`SECCOMP_RET_ERRNO` has a higher precedence than `SECCOMP_RET_USER_NOTIF`, seccomp(2)). So the job does not
-//! get pinfold's original filters, but one program in place of them:
+//! listener (`SECCOMP_RET_ERRNO` has a higher precedence than `SECCOMP_RET_USER_NOTIF`, seccomp(2)). So the job does
+//! not get pinfold's original filters, but one program in place of them:
 //!
 //! - For the calls in [`super::calls`], and for each call for which the original filters return EPERM, the program
 //!   notifies the listener.
 //! - For every other call, the program returns what the original filters return.
 //!
 //! The listener runs the original filters and answers with their result: it lets the kernel continue the call, or makes
-//! the call fail with their errno. If pinfold is gone, each call with a notification fails with ENOSYS. So the job can never do
-//! more than with the original filters.
+//! the call fail with their errno. If pinfold is gone, each call with a notification fails with ENOSYS. So the job can
+//! never do more than with the original filters.
 //!
 //! The caller can't change the number and the arguments between check and use: the kernel has copied them from the
 //! caller's registers, the listener checks this copy, and the kernel continues the call with the same values.
@@ -30,8 +30,8 @@ const ARCH: u32 = 4;
 
 const EPERM: u32 = ERRNO | libc::EPERM as u32;
 
-/// Compiles the program. `watched` are the numbers of the calls that always cause a notification: at most 200, so that the
-/// distance of each jump fits into a byte.
+/// Compiles the program. `watched` are the numbers of the calls that always cause a notification: at most 200, so that
+/// the distance of each jump fits into a byte.
 pub fn compile(architecture: u32, watched: &[u32], filters: &[Program]) -> Program {
     let count = watched.len() as u8;
     let mut program = vec![

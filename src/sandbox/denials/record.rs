@@ -18,7 +18,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// Adds a denial: counts it if an equal one is in the list.
+    /// Adds a denial. If an equal one is already in the list, only its count increases.
     pub fn add(&mut self, denial: Denial) {
         let same = |known: &&mut Denial| {
             known.kind == denial.kind && known.object == denial.object && known.call == denial.call

@@ -71,8 +71,8 @@ impl Address {
     }
 }
 
-/// Checks connect(2) with this address. Returns `None` if the sandbox allows the call, or if it would also fail without a
-/// sandbox.
+/// Checks connect(2) with this address. Returns `None` if the sandbox allows the call, or if it would also fail without
+/// a sandbox.
 pub fn connect(
     rules: &SocketRules,
     files: &FileRules,

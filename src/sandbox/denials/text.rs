@@ -7,8 +7,8 @@ pub fn to_text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Returns an option with a path as its value, quoted for a shell. In place of a path below /proc/PID, the option grants
-/// all of /proc, because the next run of the job has other pids.
+/// Returns an option with a path as its value, quoted for a shell. In place of a path below /proc/PID, the option
+/// grants all of /proc, because the next run of the job has other pids.
 pub fn path_option(option: &str, path: &[u8]) -> String {
     let is_of_a_process = path.strip_prefix(b"/proc/").is_some_and(|rest| rest.first().is_some_and(u8::is_ascii_digit));
     let path = if is_of_a_process { "/proc".into() } else { to_text(path) };
