@@ -62,7 +62,7 @@ pub(crate) fn identify_senders(socket: impl AsFd) -> Result<()> {
 /// Receives one datagram, without waiting. Closes the descriptors that were sent with it.
 ///
 /// # Errors
-/// `EAGAIN` if there is none, or another errno of recvmsg(2).
+/// `EAGAIN` if no datagram has arrived, or another errno of recvmsg(2).
 pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Datagram> {
     /// cmsg(3): control messages are aligned as their header.
     #[repr(align(8))]

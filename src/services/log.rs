@@ -84,8 +84,8 @@ impl Log {
 impl LogSource {
     /// Adds a piece of the output. Lines are written when they are complete.
     ///
-    /// After a failed write, pinfold tries again with each piece. What it could not write is lost, and the file says so
-    /// when there is space again. A line is written completely or not at all.
+    /// After a failed write, pinfold tries again with each piece. The bytes that it could not write are lost. The
+    /// file says so when there is space again. A line is written completely or not at all.
     pub fn push(&mut self, piece: &[u8]) -> Option<LogEvent> {
         let Some(end) = memrchr(b'\n', piece) else {
             self.held.extend_from_slice(piece);

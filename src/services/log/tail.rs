@@ -14,7 +14,7 @@ const BLOCK: u64 = 64 * 1024;
 /// How often the files are opened again because pinfold has renamed them meanwhile.
 const ATTEMPTS: u32 = 20;
 
-/// Returns the last `count` lines of the log, in their order, with their newlines. Without a log, there are none.
+/// Returns the last `count` lines of the log, in their order, with their newlines. Without a log, the result is empty.
 ///
 /// # Errors
 /// The errno of open(2) or read(2).
