@@ -1,30 +1,22 @@
-//! The limit options of `pinfold run`. A job in JSON has the same limits, with the same names and values.
-
-use std::str::FromStr;
-
-use serde::{Deserialize, Deserializer, de};
+//! The limit options of `pinfold run`. A job in JSON has the same limits, with the same names and values
+//! (`cgroup/limits_form.rs`).
 
 use crate::{Error, IoMax, Limits, Rlimit, Size};
 
 /// What the job may use
-// In JSON: `{"memory": "512M", "pids": 100, "cpus": 1.5, "rlimit": ["nofile=1024"], …}`
-#[derive(Debug, Default, clap::Args, Deserialize)]
+#[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Limits")]
-#[serde(default, deny_unknown_fields)]
 pub struct LimitArgs {
     /// Memory of the whole job: 512M, 1.5G, 50%; beyond it the OOM killer ends processes of the job
     #[arg(long, value_name = "SIZE", value_parser = parse::<Size>)]
-    #[serde(deserialize_with = "size")]
     memory: Option<Size>,
 
     /// Memory beyond which the job is slowed down
     #[arg(long, value_name = "SIZE", value_parser = parse::<Size>)]
-    #[serde(deserialize_with = "size")]
     memory_high: Option<Size>,
 
     /// Swap of the whole job, or max [default with --memory: 0]
     #[arg(long, value_name = "SIZE", value_parser = parse::<Size>)]
-    #[serde(deserialize_with = "size")]
     swap: Option<Size>,
 
     /// When memory runs out, kill the whole job, not one process
@@ -53,12 +45,10 @@ pub struct LimitArgs {
 
     /// Limit the use of a disk, such as /dev/sda:rbps=10M,wiops=100 (repeatable)
     #[arg(long, value_name = "DEV:KEY=N", value_parser = parse::<IoMax>)]
-    #[serde(deserialize_with = "all")]
     io_max: Vec<IoMax>,
 
     /// Resource limit of each process, such as nofile=1024:4096 (repeatable; same names as in prlimit)
     #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = parse::<Rlimit>)]
-    #[serde(deserialize_with = "all")]
     rlimit: Vec<Rlimit>,
 
     /// Niceness, -20 to 19
@@ -91,47 +81,4 @@ fn parse<T: std::str::FromStr<Err = Error>>(text: &str) -> Result<T, String> {
         Error::Invalid { advice, .. } => advice,
         error => error.to_string(),
     })
-}
-
-/// Deserializes a size: a number of bytes, or a text in the format of the option.
-fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Size>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "an amount: bytes, or a text like \"512M\"")]
-    enum Amount {
-        Bytes(u64),
-        Text(String),
-    }
-    match Option::<Amount>::deserialize(deserializer)? {
-        None => Ok(None),
-        Some(Amount::Bytes(bytes)) => Ok(Some(Size::Bytes(bytes))),
-        Some(Amount::Text(text)) => text.parse().map(Some).map_err(de::Error::custom),
-    }
-}
-
-/// Deserializes a list of texts in the format of a repeatable option.
-fn all<'de, D: Deserializer<'de>, T: FromStr<Err = Error>>(deserializer: D) -> Result<Vec<T>, D::Error> {
-    let texts = Vec::<String>::deserialize(deserializer)?;
-    texts.iter().map(|text| text.parse().map_err(de::Error::custom)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(json: &str) -> Result<Limits, String> {
-        let limits = serde_json::from_str::<LimitArgs>(json).map_err(|error| error.to_string())?.to_limits();
-        limits.check().map_err(|error| error.to_string())?;
-        Ok(limits)
-    }
-
-    #[test]
-    fn json_accepts_the_values_of_the_options() {
-        let limits =
-            read(r#"{"memory": "64M", "swap": 0, "pids": 10, "cpus": 0.5, "rlimit": ["nofile=10:20"]}"#).unwrap();
-        assert_eq!((limits.memory, limits.swap), (Some(Size::Bytes(64 << 20)), Some(Size::Bytes(0))));
-        assert_eq!((limits.pids, limits.cpus, limits.rlimits.len()), (Some(10), Some(0.5), 1));
-        for wrong in [r#"{"memory": "much"}"#, r#"{"memroy": 1}"#, r#"{"cpus": -1}"#, r#"{"rlimit": ["x=1"]}"#, "[]x"] {
-            assert!(read(wrong).is_err(), "{wrong}");
-        }
-    }
 }

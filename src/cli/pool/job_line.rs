@@ -9,9 +9,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 
 use crate::cli::duration;
-use crate::cli::limits::LimitArgs;
 use crate::pool::Task;
-use crate::{Command, Controller, Sandbox, Stdio, User};
+use crate::{Command, Controller, Limits, Sandbox, Stdio, User};
 
 /// A job in JSON.
 #[derive(Deserialize)]
@@ -36,7 +35,7 @@ pub struct JobLine {
     #[serde(default)]
     retries: Option<u32>,
     #[serde(default)]
-    limits: LimitArgs,
+    limits: Limits,
     #[serde(default)]
     sandbox: Option<Sandbox>,
     #[serde(default, deserialize_with = "deserialize_user")]
@@ -73,13 +72,13 @@ impl JobLine {
         match self.command.first() {
             None => Err("its command is empty".into()),
             Some(program) if program.is_empty() => Err("the name of its program is empty".into()),
-            Some(_) => self.limits.to_limits().check().map_err(|error| error.to_string()),
+            Some(_) => self.limits.check().map_err(|error| error.to_string()),
         }
     }
 
     /// Returns the controllers that its limits need.
     pub fn controllers(&self) -> Vec<Controller> {
-        self.limits.to_limits().controllers()
+        self.limits.controllers()
     }
 
     /// Returns the command. Its standard output and standard error are those of the supervisor.
@@ -102,7 +101,7 @@ impl JobLine {
         if let Some(timeout) = self.timeout {
             command.timeout(timeout);
         }
-        command.limits(self.limits.to_limits());
+        command.limits(self.limits.clone());
         if let Some(sandbox) = &self.sandbox {
             command.sandbox(sandbox.clone());
         }
