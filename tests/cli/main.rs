@@ -33,6 +33,8 @@ mod sandbox;
 mod serve;
 mod serve_ends;
 mod served;
+#[cfg(feature = "services")]
+mod services;
 mod size;
 mod starts;
 mod sweep;
