@@ -1,6 +1,6 @@
-//! What pinfold records about a running job, so that another pinfold process can find the job and control it. The record
-//! is in extended attributes of the job's cgroup, or without a cgroup in the memory of its supervisor. It vanishes with
-//! them.
+//! What pinfold records about a running job, so that another pinfold process can find the job and control it. The
+//! record is in extended attributes of the job's cgroup, or without a cgroup in the memory of its supervisor. It
+//! vanishes with them.
 
 use serde::{Deserialize, Serialize};
 
@@ -52,7 +52,7 @@ impl SupervisorKind {
 /// The record of one running job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Description {
-    /// [`VERSION`].
+    /// The version of the format: [`VERSION`].
     pub version: u32,
     /// The name that the caller gave to the job; otherwise the file name of the program.
     pub name: String,
