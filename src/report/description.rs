@@ -9,6 +9,7 @@ pub(crate) const VERSION: u32 = 1;
 
 /// The program that supervises a job. It determines what a signal to the supervisor does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum SupervisorKind {
     Run,
