@@ -10,7 +10,6 @@ pub(crate) mod init_leaf;
 mod kill;
 pub(crate) mod leaf;
 pub(crate) mod limits;
-mod limits_form;
 pub(crate) mod lock;
 mod modes;
 pub(crate) mod removal;

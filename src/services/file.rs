@@ -1,6 +1,7 @@
 //! The file that describes services: `pinfold.toml`, or a Procfile.
 
 mod fields;
+mod limits;
 mod read;
 mod ready;
 

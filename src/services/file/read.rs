@@ -86,10 +86,7 @@ fn service(source: &Source<'_>, field: Field<'_>) -> Result<Service> {
         command.env(key, value);
     }
     if let Some(limits) = fields.take("limits") {
-        let place = limits.place.clone();
-        let limits: crate::Limits = limits.read()?;
-        limits.check().map_err(|error| place.error(error.to_string()))?;
-        command.limits(limits);
+        command.limits(super::limits::limits(limits)?);
     }
     if let Some(sandbox) = fields.read("sandbox")? {
         command.sandbox(sandbox);
