@@ -28,7 +28,8 @@ use crate::subreaper::description;
 /// How long a supervisor may take after the time of the job itself: for its report, its output and its exit.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a supervisor may take to obey a kill request. Then the processes of the job are killed directly.
+/// How long a supervisor may take to obey a kill request, and how long its guard may take after the end of the
+/// supervisor (README.md, "Promises"). Then the processes of the job are killed directly.
 const KILL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How a stop or a kill ended.
@@ -50,13 +51,13 @@ pub(crate) enum Outcome {
 pub(crate) fn stop(target: Target<'_>) -> Result<Outcome> {
     match supervisor_for_requests(target) {
         Some(supervisor) => {
-            let Some(pidfd) = request(supervisor, Request::Stop)? else { return Ok(Outcome::Gone) };
+            let Some(pidfd) = request(supervisor, Request::Stop)? else { return after_the_supervisor(target) };
             let times = target.jobs().into_iter().map(|job| job.grace() + job.kill_bound()).max();
             let bound = times.unwrap_or_default() + PATIENCE;
             if !has_ended_within(&pidfd, Some(bound))? {
                 return Err(no_response(supervisor, bound).into());
             }
-            Ok(left(target))
+            after_the_supervisor(target)
         }
         None => each(target, stop_directly),
     }
@@ -68,9 +69,9 @@ pub(crate) fn stop(target: Target<'_>) -> Result<Outcome> {
 /// Those of [`stop`].
 pub(crate) fn kill(target: Target<'_>) -> Result<Outcome> {
     if let Some(supervisor) = supervisor_for_requests(target) {
-        let Some(pidfd) = request(supervisor, Request::Kill)? else { return Ok(Outcome::Gone) };
+        let Some(pidfd) = request(supervisor, Request::Kill)? else { return after_the_supervisor(target) };
         if has_ended_within(&pidfd, Some(KILL_PATIENCE))? {
-            return Ok(left(target));
+            return after_the_supervisor(target);
         }
         // The supervisor may be stopped, or it waits for something.
         let killed = each(target, kill_directly)?;
@@ -123,11 +124,12 @@ pub(crate) fn wait(target: Target<'_>, time: Option<Duration>) -> Result<bool> {
     let until = time.and_then(|time| Instant::now().checked_add(time));
     let left = || until.map(|until| until.saturating_duration_since(Instant::now()));
     let failed = |errno| Error::system("wait for", target.describe(), errno, "");
-    // If the supervisor is gone, its jobs may still run.
+    // The jobs may still run when the supervisor is gone: its guard ends them.
     if let Some(supervisor) = supervisor_for_requests(target)
         && let Ok(Some(pidfd)) = open(supervisor)
+        && !has_ended_within(&pidfd, time)?
     {
-        return has_ended_within(&pidfd, time);
+        return Ok(false);
     }
     for job in target.jobs() {
         if !job.wait(left()).map_err(failed)? {
@@ -165,8 +167,8 @@ fn open(supervisor: &Supervisor) -> Result<Option<Pidfd>> {
     };
     match confirmed {
         true => Ok(Some(pidfd)),
-        // The process has ended, or its supervisor has.
-        false if pidfd.has_ended() || !supervisor.has_jobs_left() => Ok(None),
+        // A process that ends closes its descriptors first.
+        false if !supervisor.has_jobs_left() || has_ended_within(&pidfd, Some(KILL_PATIENCE))? => Ok(None),
         false => Err(anyhow!(
             "process {} cannot be confirmed as the supervisor: /proc does not show its descriptors",
             pid.as_raw_nonzero()
@@ -219,6 +221,18 @@ fn advice(errno: Errno) -> &'static str {
     }
 }
 
+/// Waits until no process of the target is left after the end of its supervisor. A supervisor that returns has ended
+/// its jobs. If it was killed, its guard ends them; if the guard was killed too, this function does.
+fn after_the_supervisor(target: Target<'_>) -> Result<Outcome> {
+    each(target, |job| {
+        if job.wait(Some(KILL_PATIENCE))? {
+            return Ok(());
+        }
+        // The supervisor may have waited for the whole time already.
+        kill_within(job, job.kill_bound().min(PATIENCE))
+    })
+}
+
 /// Acts on each job of the target.
 fn each(target: Target<'_>, act: fn(&Job) -> rustix::io::Result<()>) -> Result<Outcome> {
     for job in target.jobs() {
@@ -259,14 +273,18 @@ fn stop_directly(job: &Job) -> rustix::io::Result<()> {
 }
 
 fn kill_directly(job: &Job) -> rustix::io::Result<()> {
+    kill_within(job, job.kill_bound())
+}
+
+fn kill_within(job: &Job, bound: Duration) -> rustix::io::Result<()> {
     match &job.containment {
-        Containment::Leaf(leaf) => sweep::kill_and_wait(leaf, job.kill_bound()),
+        Containment::Leaf(leaf) => sweep::kill_and_wait(leaf, bound),
         Containment::Guard(guard) => {
             let Some(held) = open_guard(*guard)? else { return Ok(()) };
-            let until = Instant::now() + job.kill_bound();
+            let until = Instant::now().checked_add(bound);
             // New processes may have been started meanwhile, and the guard needs a moment after the end of the last one.
             const PAUSE: Duration = Duration::from_millis(10);
-            while !held.has_ended() && Instant::now() < until {
+            while !held.has_ended() && until.is_none_or(|until| Instant::now() < until) {
                 let descendants = Descendants::of(*guard);
                 descendants.kill_all(|_| {})?;
                 let ended = poll::wait(&mut [PollFd::new(&held, PollFlags::IN)], Some(PAUSE))?;

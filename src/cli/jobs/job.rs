@@ -1,15 +1,17 @@
 //! One job of another supervisor: its processes, its times, its end, and signals to it.
 
-use std::os::fd::AsFd;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
+use rustix::fs::inotify;
 use rustix::io::Errno;
 use rustix::process::Pid;
 
 use super::find::{Containment, Job, supervisor_of_guard};
 use crate::cgroup::base;
-use crate::cgroup::directory::state;
+use crate::cgroup::directory::{Cgroup, state};
 use crate::kernel::pidfd::Pidfd;
 use crate::kernel::poll;
 use crate::kernel::scan::ScanLimits;
@@ -20,6 +22,10 @@ use crate::subreaper::descendants::Descendants;
 /// The times of a job that its supervisor has not recorded.
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 const DEFAULT_KILL_BOUND: Duration = Duration::from_secs(10);
+
+/// How often this process looks at a job whose end it cannot watch, because this user has no inotify instance left
+/// (fs.inotify.max_user_instances).
+const RECHECK: Duration = Duration::from_secs(1);
 
 /// The longest time for the signals of one request.
 const SIGNAL_TIME: Duration = Duration::from_secs(2);
@@ -61,12 +67,17 @@ impl Job {
                     Err(Errno::NODEV | Errno::NOENT) => return Ok(true),
                     events => events?,
                 };
+                let removals = watch_removals(leaf).ok();
                 while state(&events)?.populated {
                     let left = until.map(|until| until.saturating_duration_since(Instant::now()));
                     if left.is_some_and(|left| left.is_zero()) {
                         return Ok(false);
                     }
-                    poll::wait(&mut [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)], left)?;
+                    let mut watched = vec![PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)];
+                    watched.extend(removals.as_ref().map(|removals| PollFd::new(removals, PollFlags::IN)));
+                    let left = if removals.is_some() { left } else { Some(left.unwrap_or(RECHECK).min(RECHECK)) };
+                    poll::wait(&mut watched, left)?;
+                    removals.as_ref().map_or(Ok(()), read_all)?;
                 }
                 Ok(true)
             }
@@ -103,6 +114,30 @@ impl Job {
                 Some(_held) => Descendants::of(*guard).signal_those(signals, scans, wanted, found).map(drop),
                 None => Err(Errno::SRCH),
             },
+        }
+    }
+}
+
+/// Returns a descriptor that is readable when a cgroup beside this one, or this one, has been removed. The
+/// `cgroup.events` of a cgroup does not report its removal, and the removal cancels a notification that the kernel has
+/// delayed: there are 10 ms between two of them (CGROUP_FILE_NOTIFY_MIN_INTV, kernel/cgroup/cgroup.c).
+fn watch_removals(cgroup: &Cgroup) -> rustix::io::Result<OwnedFd> {
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+    // A watch of the cgroup itself would report nothing while it is open here (IN_DELETE_SELF, inotify(7)).
+    let parent = format!("/proc/self/fd/{}/..", cgroup.as_fd().as_raw_fd());
+    inotify::add_watch(&watch, parent, inotify::WatchFlags::DELETE | inotify::WatchFlags::ONLYDIR)?;
+    Ok(watch)
+}
+
+/// Reads all events, so that the descriptor is not readable until the next one.
+fn read_all(watch: &OwnedFd) -> rustix::io::Result<()> {
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut events = inotify::Reader::new(watch, &mut buffer);
+    loop {
+        match events.next() {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(()),
+            Err(errno) => return Err(errno),
         }
     }
 }
