@@ -17,7 +17,7 @@ use super::completion::Completer;
 use super::main_exit::{MainExit, wait_for_exit};
 use super::oom;
 use super::private_tmp::PrivateTmp;
-use super::record::{Recorded, describe};
+use super::record::{JobRecord, describe};
 use super::report_builder::ReportBuilder;
 use super::request::Request;
 use super::settle::Remaining;
@@ -31,7 +31,7 @@ use crate::kernel::pidfd::Pidfd;
 use crate::kernel::signal::Signal;
 use crate::kernel::wake::Wake;
 use crate::report::{ContainmentKind, Report, Usage};
-use crate::sandbox::denials::Explanation;
+use crate::sandbox::denials::DenialListener;
 use crate::supervisor::Inner;
 use crate::supervisor::backend::NextContainment;
 use crate::supervisor::containment::JobContainment;
@@ -84,7 +84,7 @@ pub(super) struct Actor {
     pub(super) process_group: ProcessGroup,
     pub(super) measure_pressure: bool,
     pub(super) oom_group: bool,
-    pub(super) recorded: Recorded,
+    pub(super) record: JobRecord,
 
     inbox: Receiver<Request>,
     /// Sends each signal that stops the main process (such as SIGTSTP) to the `Job`.
@@ -116,7 +116,7 @@ pub(super) struct Actor {
     pub(super) seen: Measured,
     pub(super) memory: Arc<oom::Watch>,
     /// Explains what the sandbox refuses.
-    pub(super) explanation: Option<Explanation>,
+    pub(super) denial_listener: Option<DenialListener>,
     pub(super) report: ReportBuilder,
 }
 
@@ -131,7 +131,7 @@ impl Actor {
         events: Log,
     ) -> Result<(Box<Self>, Sender<Request>, Receiver<Signal>)> {
         let NextContainment { link, containment, refused } = next;
-        let explanation = spawn_request.explain(&link, containment.leaf().is_some())?;
+        let denial_listener = spawn_request.explain(&link, containment.leaf().is_some())?;
         let answers = link.listen(events.job())?;
         let (requests, inbox) = queue();
         let (stop_sender, stops) = queue();
@@ -153,7 +153,7 @@ impl Actor {
         report.containment.refused = refused;
         report.sandbox = spawn_request.sandbox.take();
         let private_tmp = spawn_request.private_tmp.take();
-        let recorded = Recorded::new(describe(&supervisor, command, &report.command, &link));
+        let record = JobRecord::new(describe(&supervisor, command, &report.command, &link));
         let actor = Self {
             _supervisor: supervisor,
             id: events.job(),
@@ -167,7 +167,7 @@ impl Actor {
             process_group: command.effective_process_group(),
             measure_pressure: command.measure_pressure,
             oom_group: command.limits.oom_group,
-            recorded,
+            record,
             inbox,
             stops: stop_sender,
             events,
@@ -186,7 +186,7 @@ impl Actor {
             usage: None,
             seen: Measured::default(),
             memory: Arc::default(),
-            explanation,
+            denial_listener,
             report,
         };
         Ok((Box::new(actor), requests, stops))

@@ -17,9 +17,9 @@ use super::super::{message_of, print_message};
 
 /// Run one more command inside of a running job
 ///
-/// The command is started in the job's cgroup: it has the limits of the job, and it ends with the job at the latest.
-/// Processes that it leaves are a part of the job. It has the standard streams, the environment and the working
-/// directory of this call. Needs a job with a cgroup and without a sandbox.
+/// The command starts in the job's cgroup: the limits of the job apply to it, and it ends with the job at the latest.
+/// Processes that it leaves belong to the job. It has the standard streams, the environment and the working directory
+/// of `pinfold exec`. The job must have a cgroup and no sandbox.
 ///
 /// Exit code: the command's own; 128+N when signal N ended it; 125 when pinfold itself failed; 126 when the command
 /// can't be executed; 127 when it was not found.
@@ -33,11 +33,11 @@ pub struct Args {
     #[arg(long, short, value_name = "KEY=VALUE", value_parser = variables())]
     env: Vec<(OsString, Option<OsString>)>,
 
-    /// Run the command as this user, with its groups: a name or a number; for root only
+    /// Run the command as this user, with the groups of the user: a name or a number; only root can use this option
     #[arg(long, value_name = "NAME|UID[:GID]", value_parser = parse_user)]
     user: Option<User>,
 
-    /// The name of the job, or the pid of its pinfold or of any of its processes
+    /// The name of the job, or the pid of any process of the job, or the pid of the pinfold process that supervises it
     #[arg(value_name = "NAME|PID")]
     target: String,
 
