@@ -150,7 +150,8 @@ fn supervisor_for_requests(target: Target<'_>) -> Option<&Supervisor> {
     (whole && kind.takes_requests() && supervisor.pid.is_some()).then_some(supervisor)
 }
 
-/// Opens the supervisor and confirms that it is the one that was found. Returns `None` if it has ended.
+/// Opens a pidfd of the supervisor, and confirms that the process is the supervisor. Returns `None` if the supervisor
+/// has ended.
 fn open(supervisor: &Supervisor) -> Result<Option<Pidfd>> {
     let Some(pid) = supervisor.pid else { return Ok(None) };
     let pidfd = match Pidfd::open(pid) {
