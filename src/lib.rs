@@ -138,9 +138,10 @@
 //!
 //! - `systemd`: if your program's own cgroup can't hold or limit jobs, pinfold asks systemd for another one (a scope).
 //!   Depends on zbus.
+//! - `services`: [`services`], for jobs that are kept running. Depends on toml.
 //! - `schema`: `schemars::JsonSchema` for [`Report`].
 //! - `full`: the `pinfold` command with all of its parts (`cargo install pinfold --features full`). `cli` is the command
-//!   without `systemd` and `watch`; `watch` is `pinfold watch`.
+//!   without `services`, `systemd` and `watch`; `watch` is `pinfold watch`.
 
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
@@ -161,6 +162,8 @@ mod kernel;
 pub mod pool;
 pub mod report;
 pub mod sandbox;
+#[cfg(feature = "services")]
+pub mod services;
 mod subreaper;
 mod supervisor;
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// From the bottom to the top. A room may import the rooms before it.
-const LAYERS: [&str; 13] = [
+const LAYERS: [&str; 14] = [
     "report",
     "error",
     "kernel",
@@ -18,6 +18,7 @@ const LAYERS: [&str; 13] = [
     "supervisor",
     "job",
     "pool",
+    "services",
     "doctor",
     "blocking",
     "cli",

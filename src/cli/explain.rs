@@ -1,4 +1,4 @@
-//! Messages for people about a job that is over.
+//! Messages on standard error about how a job ended.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::{Report, Signal};
 
 use super::print_message;
 
-/// The facts for the messages that the report does not contain.
+/// The settings that the messages need. The report does not contain them.
 pub struct Settings {
     pub timeout: Option<Duration>,
     pub idle_timeout: Option<Duration>,
@@ -37,9 +37,24 @@ pub fn explain_failures(report: &Report) {
     }
 }
 
+/// Returns a message about filters that pinfold ended before they had finished, if there were any. `timeout` and `init`
+/// print no message about other leftovers.
+pub fn unfinished_filters(report: &Report) -> Option<String> {
+    report.unfinished_filters.then(|| leftovers(report))
+}
+
+fn leftovers(report: &Report) -> String {
+    let outcome = match (report.killed, report.phases.stopping) {
+        (true, _) => "killed now",
+        (false, Some(_)) => "ended now",
+        (false, None) => "waited for",
+    };
+    format!("{} left {} behind, {outcome}", printable(&report.name), processes(&report.leftovers))
+}
+
 /// Returns a message about the signal that ended the command. Returns `None` if another message already reports the end
-/// (a deadline, the OOM killer). Also returns `None` for SIGPIPE and SIGINT, about which a shell prints nothing either;
-/// after SIGINT, pinfold itself ends by SIGINT.
+/// (a deadline, the OOM killer). Also returns `None` for SIGPIPE and SIGINT, because a shell prints nothing about these
+/// signals either. (After SIGINT, pinfold itself ends by SIGINT.)
 fn signal_that_ended(report: &Report) -> Option<String> {
     let main = report.main.as_ref()?;
     let MainEnd::Signalled { signal, core_dumped, .. } = main else { return None };
@@ -79,26 +94,21 @@ fn explain_end(report: &Report, settings: &Settings) {
         }
     }
     if report.leftovers.count > 0 {
-        let fate = match (report.killed, report.phases.stopping) {
-            (true, _) => "killed now",
-            (false, Some(_)) => "ended now",
-            (false, None) => "waited for",
-        };
-        print_message(&format!("{} left {} behind, {fate}", name, processes(&report.leftovers)));
+        print_message(&leftovers(report));
     }
     if report.emigrants.count > 0 {
-        let lives = |pid| report.unkillable.processes.iter().any(|process| process.pid == pid);
-        let all_ended = !report.emigrants.processes.iter().any(|emigrant| lives(emigrant.pid));
-        let fate = if all_ended { "killed now" } else { "not all could be killed" };
-        print_message(&format!("{} had left its cgroup, {fate}", processes(&report.emigrants)));
+        let is_unkillable = |pid| report.unkillable.processes.iter().any(|process| process.pid == pid);
+        let all_ended = !report.emigrants.processes.iter().any(|emigrant| is_unkillable(emigrant.pid));
+        let outcome = if all_ended { "killed now" } else { "not all could be killed" };
+        print_message(&format!("{} had left its cgroup, {outcome}", processes(&report.emigrants)));
     }
     if settings.verbose {
-        print_message(&format!("{name} {} ({})", end(report), place(report)));
+        print_message(&format!("{name} {} ({})", how_it_ended(report), containment(report)));
     }
 }
 
 /// Returns how the main process ended, and why.
-fn end(report: &Report) -> String {
+fn how_it_ended(report: &Report) -> String {
     let how = match &report.main {
         Some(MainEnd::Exited(code)) => format!("exited with code {code}"),
         Some(MainEnd::Signalled { name, .. }) => format!("was ended by {name}"),
@@ -116,8 +126,8 @@ fn end(report: &Report) -> String {
     how + why
 }
 
-/// Returns what held the job.
-fn place(report: &Report) -> String {
+/// Returns the containment that held the job.
+fn containment(report: &Report) -> String {
     match &report.containment.cgroup {
         Some(cgroup) => format!("cgroup {}", printable(cgroup)),
         None => "no cgroup: the guard held it as subreaper".to_owned(),

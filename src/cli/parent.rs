@@ -1,6 +1,6 @@
 //! The process that started pinfold: when it ends, `pinfold serve` ends all jobs, and so do other subcommands with
-//! `--die-with-parent`. For `serve`, watching standard input is not enough: other processes, such as the workers of the
-//! parent, may keep the pipe open that is pinfold's standard input.
+//! `--die-with-parent`. For `serve`, watching for the end of standard input is not enough: other processes, such as the
+//! workers of the parent, may have the other end of this pipe open.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -47,8 +47,8 @@ impl Parent {
         }
     }
 
-    /// Requests a stop of pinfold's jobs when the parent ends: pinfold sends the request to itself. Call it in the context
-    /// of a runtime, when the signals of pinfold are queued.
+    /// Requests a stop of pinfold's jobs when the parent ends: pinfold sends the request to itself. Call it in the
+    /// context of a runtime, when the signals of pinfold are queued.
     ///
     /// # Errors
     /// If the parent is not visible, so that its end would not be noticed; or the errno of pidfd_open(2).
@@ -117,8 +117,8 @@ impl WatchedParent {
 /// The option `--die-with-parent`, which several subcommands have.
 #[derive(Debug, Default, clap::Args)]
 pub struct DieWithParent {
-    /// Stop, as after SIGTERM, when the process that started pinfold has ended; with the pid of that process, even if it
-    /// ended before pinfold could watch it
+    /// Stop, as after SIGTERM, when the process that started pinfold has ended. With the PID of that process, pinfold
+    /// also detects an end before it could start to watch
     #[arg(long, value_name = "PID", num_args = 0..=1, require_equals = true, value_parser = parse_pid)]
     die_with_parent: Option<Option<Pid>>,
 }

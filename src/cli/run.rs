@@ -87,7 +87,7 @@ fn run_and_report(args: &mut Args, prepared: crate::Result<Prepared>) -> Result<
             let (timeout, idle_timeout) = (args.timeout, args.streams.idle_timeout);
             explain(report, &Settings { timeout, idle_timeout, quiet: args.quiet, verbose: args.verbose });
             if !args.quiet {
-                denials::explain(report);
+                denials::print_denials(report);
             }
             if args.stats {
                 stats::stats(report);
@@ -97,7 +97,7 @@ fn run_and_report(args: &mut Args, prepared: crate::Result<Prepared>) -> Result<
             print_message(report.error.as_deref().unwrap_or_default());
             // The command exists, but can't be executed.
             if report.exit_code == 126 && args.sandbox.is_on() && !args.sandbox.explain_denials && !args.quiet {
-                denials::hint();
+                denials::print_hint();
             }
         }
         Ended::Signalled { .. } => {}

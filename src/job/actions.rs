@@ -63,7 +63,7 @@ impl Actor {
                 self.link.resume();
                 self.wake = Wake::soon();
                 self.report.phases.stopping = self.report.phases.stopping.or(self.elapsed());
-                self.recorded.stop(&self.containment);
+                self.record.record_stop(&self.containment);
                 self.send_stop_signal();
             }
             Action::SignalOthers => self.stop_others(),
@@ -71,7 +71,7 @@ impl Actor {
                 self.link.resume();
                 self.wake = Wake::soon();
                 self.report.phases.killing = self.report.phases.killing.or(self.elapsed());
-                self.recorded.stop(&self.containment);
+                self.record.record_stop(&self.containment);
                 self.report.killed = true;
                 self.kill();
             }

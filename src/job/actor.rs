@@ -17,7 +17,7 @@ use super::completion::Completer;
 use super::main_exit::{MainExit, wait_for_exit};
 use super::oom;
 use super::private_tmp::PrivateTmp;
-use super::record::{Recorded, describe};
+use super::record::{JobRecord, describe};
 use super::report_builder::ReportBuilder;
 use super::request::Request;
 use super::settle::Remaining;
@@ -31,7 +31,7 @@ use crate::kernel::pidfd::Pidfd;
 use crate::kernel::signal::Signal;
 use crate::kernel::wake::Wake;
 use crate::report::{ContainmentKind, Report, Usage};
-use crate::sandbox::denials::Explanation;
+use crate::sandbox::denials::DenialListener;
 use crate::supervisor::Inner;
 use crate::supervisor::backend::NextContainment;
 use crate::supervisor::containment::JobContainment;
@@ -85,7 +85,7 @@ pub(super) struct Actor {
     pub(super) process_group: ProcessGroup,
     pub(super) measure_pressure: bool,
     pub(super) oom_group: bool,
-    pub(super) recorded: Recorded,
+    pub(super) record: JobRecord,
     /// Makes the sandbox available to `pinfold exec`.
     pub(super) membership: Option<Registered>,
 
@@ -119,7 +119,7 @@ pub(super) struct Actor {
     pub(super) seen: Measured,
     pub(super) memory: Arc<oom::Watch>,
     /// Explains what the sandbox refuses.
-    pub(super) explanation: Option<Explanation>,
+    pub(super) denial_listener: Option<DenialListener>,
     pub(super) report: ReportBuilder,
 }
 
@@ -134,7 +134,7 @@ impl Actor {
         events: Log,
     ) -> Result<(Box<Self>, Sender<Request>, Receiver<Signal>)> {
         let NextContainment { link, containment, refused } = next;
-        let explanation = spawn_request.explain(&link, containment.leaf().is_some())?;
+        let denial_listener = spawn_request.explain(&link, containment.leaf().is_some())?;
         let answers = link.listen(events.job())?;
         let (requests, inbox) = queue();
         let (stop_sender, stops) = queue();
@@ -160,7 +160,7 @@ impl Actor {
             let id = rustix::fs::fstat(leaf.cgroup()).ok()?.st_ino;
             Some(supervisor.memberships.add(leaf.base_name(), id, member, &supervisor.runtime.handle))
         });
-        let recorded = Recorded::new(describe(&supervisor, command, &report.command, &link));
+        let record = JobRecord::new(describe(&supervisor, command, &report.command, &link));
         let actor = Self {
             _supervisor: supervisor,
             id: events.job(),
@@ -174,7 +174,7 @@ impl Actor {
             process_group: command.effective_process_group(),
             measure_pressure: command.measure_pressure,
             oom_group: command.limits.oom_group,
-            recorded,
+            record,
             membership,
             inbox,
             stops: stop_sender,
@@ -194,7 +194,7 @@ impl Actor {
             usage: None,
             seen: Measured::default(),
             memory: Arc::default(),
-            explanation,
+            denial_listener,
             report,
         };
         Ok((Box::new(actor), requests, stops))

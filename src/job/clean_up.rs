@@ -110,13 +110,15 @@ impl Actor {
 
     /// Records what the sandbox has refused. The job is over, so this is complete.
     fn record_denials(&mut self) {
-        let (Some(explanation), Some(sandbox)) = (self.explanation.take(), &mut self.report.sandbox) else { return };
-        let record = explanation.so_far();
+        let (Some(denial_listener), Some(sandbox)) = (self.denial_listener.take(), &mut self.report.sandbox) else {
+            return;
+        };
+        let record = denial_listener.record();
         sandbox.denials = Some(record.denials);
         sandbox.denials_left_out = record.left_out;
-        if let Some(why) = record.trouble {
+        if let Some(why) = record.error {
             let why =
-                format!("pinfold could not look at all calls of the job, so sandbox.denials can be incomplete: {why}");
+                format!("pinfold could not inspect all calls of the job, so sandbox.denials can be incomplete: {why}");
             self.note(&why);
         }
     }

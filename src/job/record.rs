@@ -1,5 +1,6 @@
-//! Records what `pinfold ps` shows of a job: in extended attributes of its cgroup, or in a memfd of the supervisor.
-//! Supervision does not need this record. So pinfold ignores errors here, and `pinfold ps` shows less.
+//! Records the facts about a job that `pinfold ps` shows: in extended attributes of the job's cgroup, or in a memfd of
+//! the supervisor. Supervision does not need this record, so the functions here ignore errors. After an error, `pinfold
+//! ps` shows fewer facts.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,17 +9,18 @@ use rustix::process::{Pid, getpid};
 use super::command::Command;
 use super::stop::SignalTo;
 use crate::report::{DESCRIPTION_VERSION, Description};
-use crate::subreaper::description::Described;
+use crate::subreaper::description::MemfdRecord;
 use crate::supervisor::Inner;
 use crate::supervisor::containment::JobContainment;
 use crate::supervisor::link::Link;
 
 /// The record of one job.
-pub(super) struct Recorded {
-    /// The description, until it is recorded.
+pub(super) struct JobRecord {
+    /// The description; `None` after it has been recorded.
     description: Option<Box<Description>>,
     /// The record of a job without a cgroup.
-    memory: Option<Described>,
+    memory: Option<MemfdRecord>,
+    /// Whether the record already says that the job is being stopped.
     stopping: bool,
 }
 
@@ -40,37 +42,37 @@ pub(super) fn describe(supervisor: &Inner, command: &Command, words: &[String], 
     }
 }
 
-impl Recorded {
+impl JobRecord {
     pub fn new(description: Description) -> Self {
         Self { description: Some(Box::new(description)), memory: None, stopping: false }
     }
 
     /// Records that the job starts.
-    pub fn start(&mut self, containment: &JobContainment) {
+    pub fn record_start(&mut self, containment: &JobContainment) {
         let Some(description) = self.description.take() else { return };
         match containment.leaf() {
             Some(leaf) => drop(leaf.cgroup().describe(&description)),
-            None => self.memory = Described::new(&description).ok(),
+            None => self.memory = MemfdRecord::new(&description).ok(),
         }
     }
 
     /// Records the main process.
-    pub fn main(&self, containment: &JobContainment, pid: Pid) {
+    pub fn record_main(&self, containment: &JobContainment, pid: Pid) {
         let _ = match (containment.leaf(), &self.memory) {
             (Some(leaf), _) => leaf.cgroup().describe_main(pid),
-            (None, Some(memory)) => memory.main(pid),
+            (None, Some(memory)) => memory.record_main(pid),
             (None, None) => Ok(()),
         };
     }
 
     /// Records that the job is being stopped.
-    pub fn stop(&mut self, containment: &JobContainment) {
+    pub fn record_stop(&mut self, containment: &JobContainment) {
         if std::mem::replace(&mut self.stopping, true) {
             return;
         }
         let _ = match (containment.leaf(), &self.memory) {
             (Some(leaf), _) => leaf.cgroup().describe_stop(),
-            (None, Some(memory)) => memory.stop(),
+            (None, Some(memory)) => memory.record_stop(),
             (None, None) => Ok(()),
         };
     }

@@ -38,7 +38,7 @@ impl Actor {
         match requested {
             Ok(()) => {
                 // The guard starts the command meanwhile.
-                self.recorded.start(&self.containment);
+                self.record.record_start(&self.containment);
                 self.expect_answer();
                 None
             }
@@ -62,7 +62,7 @@ impl Actor {
         if let (Some(membership), Some((_, main))) = (&self.membership, &self.main) {
             membership.started(main.clone());
         }
-        Pid::from_raw(pid).inspect(|&pid| self.recorded.main(&self.containment, pid));
+        Pid::from_raw(pid).inspect(|&pid| self.record.record_main(&self.containment, pid));
     }
 
     /// Records why the command was not executed.
@@ -87,7 +87,8 @@ impl Actor {
     }
 
     fn spawn_error(&self, stage: SpawnStage, errno: Errno) -> Error {
-        let denials = self.explanation.as_ref().map_or_else(Vec::new, |explanation| explanation.so_far().denials);
+        let denials =
+            self.denial_listener.as_ref().map_or_else(Vec::new, |denial_listener| denial_listener.record().denials);
         let (program, cwd) = (self.program(), self.report.cwd.clone());
         Error::Spawn(SpawnError { stage, source: errno.into(), program, cwd, denials })
     }

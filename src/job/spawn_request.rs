@@ -22,7 +22,7 @@ use crate::kernel::signal::Signal;
 use crate::kernel::{inherited, memfd, oom_score, process};
 use crate::report::{Promise, PromiseState, SandboxReport};
 use crate::sandbox::cache::Cache;
-use crate::sandbox::denials::{self, Explainer, Explanation, Members};
+use crate::sandbox::denials::{self, DenialListener, Explainer, Members};
 use crate::sandbox::machine::Machine;
 use crate::sandbox::prepare::{Prepared, TMP, prepare};
 use crate::sandbox::private_tmp::PrivateTmpDir;
@@ -48,7 +48,7 @@ pub(super) struct SpawnRequest {
     pub sandbox: Option<Box<SandboxReport>>,
     /// The same sandbox, for `pinfold exec`.
     pub member: Option<Member>,
-    /// What explains the refusals of the sandbox, and the socket over which it gets the listener.
+    /// The explainer of the sandbox's denials, and the socket on which its thread receives the listener's descriptor.
     explainer: Option<(Arc<Explainer>, OwnedFd)>,
 }
 
@@ -85,6 +85,7 @@ impl SpawnRequest {
         sandboxes: &Cache,
     ) -> Result<Self> {
         command.check_streams()?;
+        command.check_passed()?;
         let mut sandbox = prepared(command, tmp.as_ref(), sandboxes)?;
         let has_mounted_tmp = sandbox.as_ref().is_some_and(Prepared::has_mounted_tmp);
         let mounted = has_mounted_tmp.then_some(Path::new(TMP));
@@ -207,9 +208,14 @@ impl SpawnRequest {
             targets.push(number);
             fds_for_guard.push(descriptor);
         }
-        for (number, descriptor) in &caller.descriptors {
+        for (number, descriptor) in caller.descriptors.iter().filter(|(number, _)| !command.passed.contains_key(number))
+        {
             targets.push(*number);
             fds_for_guard.push(FdForGuard::Inherited(descriptor.clone()));
+        }
+        for (number, descriptor) in &command.passed {
+            targets.push(*number);
+            fds_for_guard.push(FdForGuard::Shared(descriptor.clone()));
         }
 
         let signals = inherited::signals();
@@ -219,9 +225,7 @@ impl SpawnRequest {
         let spec = Spec {
             argv: bytes(&strings.argv),
             env: bytes(&strings.env),
-            // The variables that hold this process's identity, such as LISTEN_PID, are adjusted only if the job also
-            // inherits the passed sockets.
-            identities: if command.inherit_descriptors { command.identities(&strings.env) } else { Vec::new() },
+            identities: command.identities(&strings.env),
             candidates: bytes(&strings.candidates),
             has_cwd_descriptor,
             cwd: strings.cwd.as_deref().map(Bytes::new),
@@ -258,13 +262,13 @@ impl SpawnRequest {
         Ok(Self { spec, owned, fds_for_guard, pipes, terminal, input, private_tmp, sandbox: report, member, explainer })
     }
 
-    /// Starts the thread that explains what the sandbox refuses, if the policy asks for it.
-    pub fn explain(&mut self, link: &Link, has_leaf: bool) -> Result<Option<Explanation>> {
+    /// Starts the thread that records the sandbox's denials, if the policy requests explanations.
+    pub fn explain(&mut self, link: &Link, has_leaf: bool) -> Result<Option<DenialListener>> {
         let members = match has_leaf {
             true => Members::OfCgroup,
             false => Members::DescendantsOf(link.pid.as_raw_nonzero().get()),
         };
-        let explain = |(explainer, socket)| Explanation::start(explainer, socket, members);
+        let explain = |(explainer, socket)| DenialListener::start(explainer, socket, members);
         self.explainer.take().map(explain).transpose()
     }
 

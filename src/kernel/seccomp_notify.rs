@@ -88,7 +88,7 @@ impl Program {
     }
 }
 
-/// Tries whether a process of this one can have a filter with a listener.
+/// Checks in a child process whether a filter with a listener can be installed.
 ///
 /// # Errors
 /// The errno. `EBUSY` if this thread already has a filter with a listener, which its children inherit.
@@ -116,7 +116,8 @@ pub fn probe() -> Result<()> {
 #[derive(Debug)]
 pub struct Listener {
     descriptor: OwnedFd,
-    /// Memory for a notification, as long as the kernel's structure, in 8 bytes each.
+    /// The buffer for a notification. It is as large as the kernel's structure, which can be larger than
+    /// [`Notification`].
     buffer: Vec<u64>,
 }
 
@@ -142,7 +143,7 @@ impl Listener {
     /// # Errors
     /// `ENOENT` if the caller has ended or was interrupted meanwhile.
     pub fn receive(&mut self) -> Result<Notification> {
-        // The kernel demands zeros.
+        // The kernel requires that the buffer contains only zeros.
         self.buffer.fill(0);
         // SAFETY: the buffer is at least as large as the kernel's structure, and aligned for it.
         let done = unsafe { libc::ioctl(self.descriptor.as_raw_fd(), RECV as _, self.buffer.as_mut_ptr()) };
@@ -169,7 +170,7 @@ impl Listener {
     /// Answers a call.
     ///
     /// # Errors
-    /// `ENOENT` if the caller no longer waits; then it makes the call again, or has ended.
+    /// `ENOENT` if the caller no longer waits: it has ended, or a signal has interrupted it.
     pub fn answer(&self, id: u64, answer: Answer) -> Result<()> {
         let mut response = match answer {
             Answer::Continue => Response { id, value: 0, error: 0, flags: CONTINUE },

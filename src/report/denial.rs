@@ -60,7 +60,7 @@ pub enum DenialKind {
 }
 
 impl Denial {
-    /// Creates the description of a call that was refused once.
+    /// Creates the denial of one call.
     pub(crate) fn new(kind: DenialKind, object: impl Into<String>, call: &str, granted_by: Vec<String>) -> Self {
         Self { kind, object: object.into(), call: call.into(), count: 1, granted_by }
     }

@@ -12,8 +12,9 @@ use super::rules::{self, Ruleset};
 use crate::error::Result;
 use crate::kernel::seccomp::Program;
 
-/// The number of policies that are kept. A ruleset keeps the granted files and directories in the kernel's memory.
-const KEPT: usize = 8;
+/// The maximum number of policies in the cache. The limit saves memory of the kernel: a ruleset keeps the inodes of
+/// all granted files and directories in memory.
+const MAX_POLICIES: usize = 8;
 
 /// The filters and rulesets of the policies that were used last.
 #[derive(Debug, Default)]
@@ -27,8 +28,8 @@ struct Entry {
 }
 
 impl Cache {
-    /// Returns pinfold's own filter and the ruleset for the policy. A ruleset that is kept is used again only if each of
-    /// its paths still leads to the same file.
+    /// Returns pinfold's own filter and the ruleset for the policy. A ruleset in the cache is used again only if each
+    /// of its paths still leads to the same file.
     ///
     /// # Errors
     /// The same as for [`rules::ruleset`].
@@ -48,7 +49,7 @@ impl Cache {
             ruleset: None,
         });
         let kept = entry.ruleset.take().filter(|ruleset| is_shared && ruleset.is_current());
-        // After an error, the policy is not kept.
+        // After an error, the policy does not enter the cache.
         let ruleset = match kept {
             Some(kept) => Some(kept),
             None => rules::ruleset(sandbox, machine, tmp.map(AsFd::as_fd))?,
@@ -56,7 +57,7 @@ impl Cache {
         let parts = (entry.filter.clone(), ruleset.as_ref().map(Ruleset::descriptor));
         entry.ruleset = ruleset.filter(|_| is_shared);
         entries.push_front(entry);
-        entries.truncate(KEPT);
+        entries.truncate(MAX_POLICIES);
         Ok(parts)
     }
 }
@@ -90,7 +91,7 @@ mod tests {
         let second = parts(&sandbox);
         assert_ne!(second.1.as_ref().map(AsRawFd::as_raw_fd), first.1.as_ref().map(AsRawFd::as_raw_fd));
         assert_eq!(number(&sandbox), second.1.as_ref().map(AsRawFd::as_raw_fd));
-        // The path of another policy is another ruleset, and an error keeps nothing.
+        // Another policy has another ruleset. After an error, nothing enters the cache.
         std::fs::remove_file(&path).unwrap();
         assert!(cache.parts(&sandbox, machine, None).is_err());
         assert_ne!(number(&Sandbox::new()), second.1.as_ref().map(AsRawFd::as_raw_fd));

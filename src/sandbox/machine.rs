@@ -1,5 +1,5 @@
-//! Which sandbox mechanisms work on this machine. pinfold tries each mechanism, because kernel and ABI versions are not
-//! reliable (vendors backport).
+//! Which sandbox mechanisms work on this machine. pinfold tries each mechanism, because the version of a kernel or an
+//! ABI does not show what works: vendors add mechanisms of newer kernels to older ones.
 
 #![allow(unsafe_code)]
 
@@ -34,11 +34,11 @@ pub struct Machine {
     /// Connections to sockets at a path.
     pub unix_paths: Support,
     pub seccomp: Support,
-    /// See [`Self::mounts`].
+    /// The result of [`Self::mounts`], after the first call.
     mounts: OnceLock<Support>,
-    /// See [`Self::network`].
+    /// The result of [`Self::network`], after the first call.
     network: OnceLock<Support>,
-    /// See [`Self::listener`].
+    /// The result of [`Self::listener`], after the first call.
     listener: OnceLock<Support>,
 }
 
@@ -52,7 +52,7 @@ impl Machine {
 
     fn probe() -> Self {
         let landlock_abi = rulesets::reported_abi();
-        let supported = most_rights();
+        let supported = largest_supported_set();
         let create = |handled: Handled, what: &str, version: &str| match landlock_abi {
             Err(Errno::NOSYS) => Err(format!("the kernel has no Landlock ({what} need Linux {version})")),
             Err(Errno::OPNOTSUPP) => Err("Landlock is off: add it to the kernel's parameter lsm=".into()),
@@ -133,9 +133,9 @@ impl Machine {
     }
 }
 
-/// Returns many rights that the kernel supports together, found with one or two attempts. Rights that are not among them
-/// need attempts of their own.
-fn most_rights() -> Handled {
+/// Tries two sets of rights, first the larger one. Returns the first set of which the kernel supports all rights, or an
+/// empty set. This saves time: only the rights outside of the returned set must be tried one by one.
+fn largest_supported_set() -> Handled {
     let old = [Handled::files(), Handled::devices(), Handled::ports(), Handled::signals(), Handled::abstract_sockets()];
     let old = old.into_iter().fold(Handled::default(), Handled::and);
     let all = [old.and(Handled::unix_paths()), old];
@@ -169,7 +169,7 @@ fn attempt(actions: &[Action]) -> Support {
     let status = unsafe { short_child::run(entry, (&raw mut attempt).cast()) };
     let failed = attempt.actions.get(attempt.done);
     match (status, failed) {
-        (Err(errno), _) => Err(format!("no process can be made to try it: {errno}")),
+        (Err(errno), _) => Err(format!("the process that tries it can't be started: {errno}")),
         (Ok(0), None) => Ok(()),
         (Ok(_), Some(action)) => {
             let errno = Errno::from_raw_os_error(attempt.errno);

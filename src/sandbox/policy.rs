@@ -21,6 +21,7 @@ use crate::report::Promise;
 ///
 /// docs/sandbox.md says what each promise means, and what is not promised.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "sandbox"))]
 #[serde(default, deny_unknown_fields)]
 pub struct Sandbox {
     pub(super) strict: bool,
@@ -31,8 +32,10 @@ pub struct Sandbox {
     pub(super) deny: Vec<PathBuf>,
     pub(super) network: Network,
     #[serde(deserialize_with = "ports")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<u16>"))]
     pub(super) connect_tcp: Vec<u16>,
     #[serde(deserialize_with = "ports")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<u16>"))]
     pub(super) listen_tcp: Vec<u16>,
     pub(super) unix: Unix,
     pub(super) private_tmp: Option<PrivateTmp>,
@@ -48,6 +51,7 @@ pub struct Sandbox {
 
 /// The network of a job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Network {
@@ -62,6 +66,7 @@ pub enum Network {
 
 /// The Unix sockets of a job.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Unix {
@@ -76,6 +81,7 @@ pub enum Unix {
 
 /// Temporary files of the job's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct PrivateTmp {
     /// The largest size of all files together, in bytes. This needs a mount namespace.
@@ -151,9 +157,10 @@ impl Sandbox {
         self
     }
 
-    /// Gives the job a directory of its own for temporary files, of at most this size in bytes, and sets `TMPDIR` to it.
-    /// It is removed when the job has ended. In a mount namespace, it is `/tmp`, in memory. Without a mount namespace, it
-    /// is below `TMPDIR` of this process, or below `/tmp` if the job has another user. A size needs a mount namespace.
+    /// Gives the job a directory of its own for temporary files, of at most this size in bytes, and sets `TMPDIR` to
+    /// it. It is removed when the job has ended. In a mount namespace, it is `/tmp`, in memory. Without a mount
+    /// namespace, it is below `TMPDIR` of this process, or below `/tmp` if the job has another user. A size needs a
+    /// mount namespace.
     pub fn private_tmp(&mut self, size: Option<u64>) -> &mut Self {
         self.private_tmp = Some(PrivateTmp { size });
         self
@@ -186,11 +193,12 @@ impl Sandbox {
     }
 
     /// Makes the report list what the sandbox refused to the job, with the options that would grant it
-    /// ([`SandboxReport::denials`](crate::report::SandboxReport::denials)). Nothing more is allowed with this than
-    /// without it. Each call that the sandbox could refuse takes up to about 0.1 ms longer.
+    /// ([`SandboxReport::denials`](crate::report::SandboxReport::denials)). The job can't do more
+    /// with this than without it. Each call that the sandbox could refuse takes up to about 0.1 ms longer.
     ///
-    /// A thread of pinfold answers the kernel's questions about these calls (seccomp_unotify(2), Linux 5.5). It serves a
-    /// job that has no such listener yet, and a program of the job can't have one either.
+    /// The kernel notifies a thread of pinfold of these calls (seccomp_unotify(2), Linux 5.5). A process can have only
+    /// one such listener. So this does not work if pinfold itself already runs under one, and a program of the job
+    /// can't install one.
     pub fn explain_denials(&mut self, explain: bool) -> &mut Self {
         self.explain_denials = explain;
         self

@@ -29,7 +29,7 @@ pub struct Prepared {
     pub report: SandboxReport,
     /// What another process needs to enter the sandbox. The job's user, tmp and resource limits are not in it yet.
     pub membership: Membership,
-    /// Explains what the sandbox refuses, if the policy asks for it.
+    /// The explainer of denials, if the policy requests one.
     pub explainer: Option<Arc<Explainer>>,
 }
 
@@ -52,14 +52,14 @@ pub const TMP: &str = "/tmp";
 /// The users of a sandbox.
 #[derive(Clone, Copy, Debug)]
 pub struct Users {
-    /// The supervisor's.
+    /// The user of the supervisor.
     pub caller: Ids,
-    /// The job's.
+    /// The user of the job.
     pub job: Ids,
 }
 
 impl Users {
-    /// The user and the group of the job, or those of this process.
+    /// Returns the users. If `job` is `None`, the job has the user and the group of this process.
     pub fn of(job: Option<(u32, u32)>) -> Self {
         let caller = Ids { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
         Self { caller, job: job.map_or(caller, |(uid, gid)| Ids { uid, gid }) }
@@ -165,7 +165,7 @@ fn explainer(
     if let Err(reason) = machine.listener() {
         return Err(Error::invalid("option of the sandbox", "explain-denials", reason.clone()));
     }
-    Explainer::new(sandbox, machine, view, rules::places(sandbox, tmp.map(AsFd::as_fd))?)
+    Explainer::new(sandbox, machine, view, rules::granted_files(sandbox, tmp.map(AsFd::as_fd))?)
         .map(|explainer| Some(Arc::new(explainer)))
 }
 

@@ -4,7 +4,7 @@
 //! checks and compiles each one, and runs it once for each number of a system call (`seccomp_cache_prepare` in
 //! kernel/seccomp.c). So there is one short program: it finds a system call by binary search, treats calls with
 //! neighbouring numbers and the same result as one, and has each result and each list of tests only once. The crate
-//! `seccompiler` would not do: it ignores the x32 numbers of x86-64, has only one action for each program, compares the
+//! `seccompiler` is not suitable: it ignores the x32 numbers of x86-64, has only one action for each program, compares the
 //! numbers one after another, and its programs are several times as long. A test compares the results with those of that
 //! crate.
 

@@ -19,10 +19,10 @@ impl FromStr for Promise {
     }
 }
 
-/// Other facts on which it depends whether a promise holds, besides the policy and the machine.
+/// The facts that decide whether a promise holds, in addition to the policy and the machine.
 #[derive(Clone, Debug, Default)]
 pub struct Circumstances {
-    /// The job runs with another user id than the supervisor.
+    /// Whether the job runs with another user id than the supervisor.
     pub other_user: bool,
     /// A path to write, and the mount of a cgroup file system that it contains.
     pub writable_cgroups: Option<(PathBuf, PathBuf)>,

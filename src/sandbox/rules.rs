@@ -53,7 +53,7 @@ const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random"
 type Grant = (OwnedFd, BitFlags<AccessFs>);
 
 /// The device and the inode number of a granted file or directory, with the rights on it.
-pub type Place = ((u64, u64), BitFlags<AccessFs>);
+pub type GrantedFile = ((u64, u64), BitFlags<AccessFs>);
 
 /// Returns the rights on files that the ruleset takes away; an empty set if this kernel's Landlock can't take them
 /// away.
@@ -225,11 +225,11 @@ impl Grants {
     }
 }
 
-/// Returns the granted files and directories, to work out what the ruleset refuses.
+/// Returns the granted files and directories, for the explanation of denials.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a path that can't be opened.
-pub fn places(sandbox: &Sandbox, tmp: Option<BorrowedFd<'_>>) -> Result<Vec<Place>> {
+pub fn granted_files(sandbox: &Sandbox, tmp: Option<BorrowedFd<'_>>) -> Result<Vec<GrantedFile>> {
     let place = |file: BorrowedFd<'_>, rights| {
         let stat = fstat(file).map_err(|errno| Error::system("stat", "a granted path", errno, ""))?;
         Ok((id_of(&stat), rights))
@@ -240,7 +240,7 @@ pub fn places(sandbox: &Sandbox, tmp: Option<BorrowedFd<'_>>) -> Result<Vec<Plac
     granted.map(|(file, rights)| place(file, rights)).collect()
 }
 
-/// Returns all rights except to make devices and to connect to sockets of other processes.
+/// Returns all rights, except the rights to make devices and to connect to sockets of other processes.
 pub fn writing() -> BitFlags<AccessFs> {
     AccessFs::from_all(ABI::V3) & !(AccessFs::MakeChar | AccessFs::MakeBlock)
 }

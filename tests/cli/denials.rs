@@ -1,4 +1,5 @@
-//! `--explain-denials`: each refusal of a sandbox is named, with the option that would grant it, and nothing else is.
+//! `--explain-denials`: pinfold names each call that a sandbox refuses, with the option that would grant it, and no
+//! other call.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -9,15 +10,15 @@ use super::sandbox::{USER, Way, secret, text, ways};
 use crate::support::own_cgroup::OwnCgroup;
 use crate::support::{PINFOLD, Ran, Run, Scratch};
 
-/// Runs a command in a sandbox that explains its refusals. Returns those that are not about files of the machine, which
-/// the command's program, libraries and interpreter try on some machines.
+/// Runs a command in a sandbox that explains its denials, and returns the denials. Leaves out denied reads of other
+/// files than the secret one: which files the libraries and the interpreter of the command try depends on the machine.
 fn denials(way: Way, options: &[&str], command: &[&str]) -> (Ran, Vec<Value>) {
     let (ran, mut denials) = all_denials(way, options, command);
     denials.retain(|denial| denial["kind"] != "read" || denial["object"].as_str().unwrap().contains("/secret-"));
     (ran, denials)
 }
 
-/// Returns all refusals.
+/// Does the same, and returns all denials.
 fn all_denials(way: Way, options: &[&str], command: &[&str]) -> (Ran, Vec<Value>) {
     let directory = Scratch::directory("denials");
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
@@ -29,7 +30,7 @@ fn all_denials(way: Way, options: &[&str], command: &[&str]) -> (Ran, Vec<Value>
     (ran, denials)
 }
 
-/// The kind, the object and the options of each refusal.
+/// Returns the kind, the object and the options of each denial.
 fn named(denials: &[Value]) -> Vec<(&str, &str, Vec<&str>)> {
     fn one(denial: &Value) -> (&str, &str, Vec<&str>) {
         let options = denial["granted_by"].as_array().unwrap().iter().map(|option| option.as_str().unwrap());
@@ -38,7 +39,7 @@ fn named(denials: &[Value]) -> Vec<(&str, &str, Vec<&str>)> {
     denials.iter().map(one).collect()
 }
 
-/// Makes the attempts of Python's standard library, and prints the errno of each one.
+/// A Python program that makes one call of each kind that a sandbox can refuse, and prints the errno of each call.
 const ATTEMPTS: &str = r"
 import ctypes, os, socket, subprocess, sys
 place, supervisor = sys.argv[1], int(os.environ['SUPERVISOR'])
@@ -78,7 +79,7 @@ attempt(os.kill, supervisor, 0)
 attempt(trace, supervisor)
 ";
 
-/// Makes what the attempts use. The file in it has the mode 666.
+/// Makes the other files and directories that [`ATTEMPTS`] uses, beside the secret file, which has the mode 666.
 fn prepare(place: &Path) {
     let mode = |name: &str, mode| {
         std::fs::set_permissions(place.join(name), std::fs::Permissions::from_mode(mode)).unwrap();
@@ -93,7 +94,7 @@ fn prepare(place: &Path) {
 
 #[test]
 #[requires(other_users, sandbox, program("python3"))]
-fn each_kind_of_refusal_is_named() {
+fn each_kind_of_denial_is_named() {
     let (directory, file) = secret();
     let place = text(directory.path());
     prepare(directory.path());
@@ -126,11 +127,12 @@ fn each_kind_of_refusal_is_named() {
     for way in ways() {
         let (ran, denials) = denials(way, &[], &["python3", "-c", ATTEMPTS, place]);
         let ran = ran.assert_code(0);
-        // EACCES for files, EPERM for the rest; then what fails anyway.
+        // EACCES for files, EPERM for the other calls, and then the errors of the calls that fail without a sandbox
+        // too.
         let errors = ["13"; 15].iter().chain(&["1"; 4]).chain(&["2", "13", "17", "2", "1", "1"]).copied();
         assert_eq!(ran.stdout.lines().collect::<Vec<_>>(), errors.collect::<Vec<_>>(), "{way:?} {ran:#?}");
         let named = named(&denials);
-        // The supervisor of another user is out of reach without a sandbox too.
+        // A job cannot send a signal to a supervisor of another user without a sandbox either.
         let processes: Vec<_> = named.iter().skip(files).map(|(kind, ..)| *kind).collect();
         let is_own: &[&str] = if way.as_root { &[] } else { &["signal", "trace"] };
         assert_eq!(processes, is_own, "{way:?}");
@@ -144,7 +146,7 @@ fn each_kind_of_refusal_is_named() {
 
 #[test]
 #[requires(other_users, sandbox)]
-fn the_option_that_a_refusal_names_grants_it() {
+fn the_option_that_a_denial_names_grants_it() {
     let (directory, file) = secret();
     let script = format!("cat {file} && echo x >{}/new", directory.path().display());
     for way in ways() {
@@ -193,10 +195,11 @@ attempt('bind', 8083)
     }
 }
 
-/// The kernel confirms each refusal of a file that ordinary programs meet: a second program can't read it either.
+/// Runs ordinary programs. For each file that pinfold reports as denied, a second program checks that the kernel indeed
+/// refuses to open it.
 #[test]
 #[requires(other_users, sandbox, program("python3"), program("gcc"), program("git"))]
-fn ordinary_programs_have_no_refusals_that_are_none() {
+fn ordinary_programs_cause_no_false_denials() {
     let (directory, _) = secret();
     let place = text(directory.path());
     let build = "echo 'int main(void) { return 7; }' >a.c && gcc -o a.out a.c && { ./a.out; test $? = 7; } && rm a.*";
@@ -248,14 +251,18 @@ for number in range(150):
     let (ran, denials) = denials(ways()[2], &[], &["python3", "-c", script, &file]);
     let ran = ran.assert_code(0);
     assert_eq!((&denials[0]["object"], &denials[0]["count"]), (&json!(file), &json!(8000)));
-    // At most 100 different refusals are listed, and 20 of them are printed.
+    // The report lists at most 100 different denials, and pinfold prints 20 of them.
     assert!((97..=100).contains(&denials.len()), "{}", denials.len());
     assert_eq!(ran.stderr.lines().count(), 21, "{}", ran.stderr);
-    assert!(ran.stderr.contains(" more calls; a report (--report) lists 100 of them"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains(" more calls; the report (--report) lists up to 100 different denials"),
+        "{}",
+        ran.stderr
+    );
 }
 
-/// A job that makes refused calls all the time ends as every job does, also when it is frozen meanwhile, and when the
-/// process that answers its calls is killed.
+/// A job whose threads make refused calls without a pause ends as any other job does. This is also true if the job is
+/// frozen for a moment, or if pinfold, which answers the calls, is killed.
 #[test]
 #[requires(other_users, sandbox, program("python3"))]
 fn a_job_that_floods_ends() {
@@ -325,7 +332,7 @@ fn a_command_that_the_sandbox_refuses_is_named() {
 
 #[test]
 #[requires(other_users, sandbox)]
-fn jobs_of_a_pool_have_their_refusals_in_the_results() {
+fn the_results_of_a_pool_have_the_denials_of_each_job() {
     let (directory, file) = secret();
     let results = directory.path().join("results");
     let script = format!(
@@ -345,7 +352,7 @@ END"#
 
 #[test]
 #[requires(other_users, sandbox, user_namespaces)]
-fn a_strict_sandbox_explains_refused_changes_of_attributes() {
+fn a_strict_sandbox_explains_denied_changes_of_attributes() {
     let (directory, file) = secret();
     std::os::unix::fs::chown(&file, Some(USER), Some(USER)).unwrap();
     for way in ways() {

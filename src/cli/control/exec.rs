@@ -17,9 +17,9 @@ use super::super::{message_of, print_message};
 
 /// Run one more command inside of a running job
 ///
-/// The command is started in the job's cgroup: it has the limits of the job, and it ends with the job at the latest.
-/// Processes that it leaves are a part of the job. It has the standard streams, the environment and the working
-/// directory of this call. In a job with a sandbox it has the same sandbox, and a clean environment. Needs a job with a
+/// The command starts in the job's cgroup: the limits of the job apply to it, and it ends with the job at the latest.
+/// Processes that it leaves belong to the job. It has the standard streams, the environment and the working directory
+/// of `pinfold exec`. In a job with a sandbox, it has the same sandbox, and a clean environment. The job must have a
 /// cgroup.
 ///
 /// Exit code: the command's own; 128+N when signal N ended it; 125 when pinfold itself failed; 126 when the command
@@ -34,11 +34,11 @@ pub struct Args {
     #[arg(long, short, value_name = "KEY[=VALUE]", value_parser = variables())]
     env: Vec<(OsString, Option<OsString>)>,
 
-    /// Run the command as this user, with its groups: a name or a number; for root only
+    /// Run the command as this user, with the groups of the user: a name or a number; only root can use this option
     #[arg(long, value_name = "NAME|UID[:GID]", value_parser = parse_user)]
     user: Option<User>,
 
-    /// The name of the job, or the pid of its pinfold or of any of its processes
+    /// The name of the job, or the pid of any process of the job, or the pid of the pinfold process that supervises it
     #[arg(value_name = "NAME|PID")]
     target: String,
 

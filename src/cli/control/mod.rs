@@ -1,5 +1,5 @@
-//! `pinfold ps`, `stats`, `stop`, `kill`, `signal`, `freeze`, `thaw`, `wait` and `exec`: they find the jobs of other
-//! pinfold processes and control them.
+//! The commands that find and control the jobs of other pinfold processes: `pinfold ps`, `stats`, `stop`, `kill`,
+//! `signal`, `freeze`, `thaw`, `wait` and `exec`.
 
 pub mod exec;
 pub mod ps;
@@ -21,7 +21,8 @@ use super::{duration, message_of, print_message};
 
 /// Stop jobs: the stop signal, then SIGKILL after the grace period, as `run` does when it receives SIGTERM
 ///
-/// Returns when no process of the jobs is left. The settings are those of the job (--stop-signal, --grace).
+/// Returns when no process of the jobs is left. Each job has its own stop signal and grace period (--stop-signal,
+/// --grace of the command that started it).
 ///
 /// Exit code: 0; 122 when a process could not be ended; 125 when a job was not found or may not be stopped.
 #[derive(clap::Args)]
@@ -60,7 +61,7 @@ pub struct SignalArgs {
 
 /// Freeze jobs: their processes use no CPU time until they are thawed
 ///
-/// Needs a cgroup. The time limits of the jobs continue to run. A frozen job can be stopped and killed.
+/// The jobs must have cgroups. The time limits of the jobs continue to run. A frozen job can be stopped and killed.
 #[derive(clap::Args)]
 pub struct FreezeArgs {
     #[command(flatten)]
@@ -76,7 +77,7 @@ pub struct ThawArgs {
 
 /// Wait until no process of jobs is left
 ///
-/// Exit code: 0; 124 when --timeout is over; 125 when a job was not found.
+/// Exit code: 0; 124 when processes are left at the end of --timeout; 125 when a job was not found.
 #[derive(clap::Args)]
 pub struct WaitArgs {
     /// Wait for at most this time
@@ -89,49 +90,51 @@ pub struct WaitArgs {
 
 #[derive(clap::Args)]
 struct Targets {
-    /// The name of a job, or the pid of a pinfold or of any process of a job
+    /// The name of a job, or the pid of any process of a job, or the pid of a pinfold process for all of its jobs
     #[arg(required = true, value_name = "NAME|PID")]
     targets: Vec<String>,
 }
 
 impl Targets {
-    /// Finds all targets, and then calls `act` for each. If a target is not found, nothing happens to any of them.
-    /// After an error of `act`, continues with the next target; prints all errors except the last one, which it returns.
+    /// Finds all targets, and then calls `act` for each. If a target is not found, returns an error and does not call
+    /// `act`. After an error of `act`, continues with the next target. Returns the last error, and prints the earlier
+    /// ones.
     fn each(&self, mut act: impl FnMut(Target<'_>) -> Result<u8>) -> Result<u8> {
         let all = find::all()?;
         let found = self.targets.iter().map(|word| target::find(word, &all)).collect::<Result<Vec<_>>>()?;
         let mut code = 0;
-        let mut failed = Ok(());
+        let mut result = Ok(());
         for target in found {
             match act(target) {
                 Ok(this) => code = code.max(this),
                 Err(error) => {
-                    if let Err(earlier) = std::mem::replace(&mut failed, Err(error)) {
+                    if let Err(earlier) = std::mem::replace(&mut result, Err(error)) {
                         print_message(&message_of(&earlier));
                     }
                 }
             }
         }
-        failed.map(|()| code)
+        result.map(|()| code)
     }
 }
 
-fn code_of(target: Target<'_>, outcome: &Outcome) -> u8 {
+/// Returns the exit code. Prints the processes that could not be ended.
+fn exit_code(target: Target<'_>, outcome: &Outcome) -> u8 {
     match outcome {
         Outcome::Gone => 0,
-        Outcome::Left(left) => {
-            print_message(&format!("could not end {} of {}", processes(left), target.describe()));
+        Outcome::Remaining(remaining) => {
+            print_message(&format!("could not end {} of {}", processes(remaining), target.describe()));
             UNKILLABLE
         }
     }
 }
 
 pub fn stop(args: &StopArgs) -> Result<u8> {
-    args.targets.each(|target| Ok(code_of(target, &act::stop(target)?)))
+    args.targets.each(|target| Ok(exit_code(target, &act::stop(target)?)))
 }
 
 pub fn kill(args: &KillArgs) -> Result<u8> {
-    args.targets.each(|target| Ok(code_of(target, &act::kill(target)?)))
+    args.targets.each(|target| Ok(exit_code(target, &act::kill(target)?)))
 }
 
 pub fn signal(args: &SignalArgs) -> Result<u8> {

@@ -12,13 +12,14 @@ use super::super::explain::size;
 use super::super::write;
 use super::{supervisors, table};
 
-/// List the running jobs of all pinfolds of this user
+/// List the running jobs of all pinfold processes of this user
 ///
-/// A pinfold with several jobs (pool, serve, or a program that uses the library) has a line of its own above its jobs.
-/// "abandoned" means that a pinfold and its guard were both killed: `pinfold sweep` removes what they left.
+/// A process that supervises several jobs (pool, serve, or a program that uses the library) has a line of its own above
+/// its jobs. "abandoned" means that this process and its guard were both killed: `pinfold sweep` ends and removes what
+/// they left.
 #[derive(clap::Args)]
 pub struct Args {
-    /// List the jobs of all users; other users' jobs are described only for root
+    /// List the jobs of all users; only root sees the details of other users' jobs
     #[arg(long, short)]
     all_users: bool,
 
@@ -35,7 +36,7 @@ pub fn run(args: &Args) -> Result<u8> {
 }
 
 /// Returns the command in the syntax of a shell.
-fn words(command: &[String]) -> String {
+fn shell_quoted(command: &[String]) -> String {
     let is_plain =
         |word: &str| !word.is_empty() && word.chars().all(|c| c.is_alphanumeric() || "%+,-./:=@_…".contains(c));
     let quoted = command
@@ -48,16 +49,16 @@ fn text(listing: &Listing, all_users: bool) -> String {
     let head = ["NAME", "PID", "STATE", "AGE", "PROCESSES", "CPU", "MEMORY", "COMMAND"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for supervisor in &listing.supervisors {
-        let one = supervisor.kind.is_some_and(SupervisorKind::has_one_job);
-        if !one {
+        let has_one_job = supervisor.kind.is_some_and(SupervisorKind::has_one_job);
+        if !has_one_job {
             rows.push(supervisor_row(supervisor));
         }
-        rows.extend(supervisor.jobs.iter().map(|job| job_row(job, if one { "" } else { "  " })));
+        rows.extend(supervisor.jobs.iter().map(|job| job_row(job, if has_one_job { "" } else { "  " })));
     }
     if all_users {
         let owners = listing.supervisors.iter().flat_map(|supervisor| {
-            let one = supervisor.kind.is_some_and(SupervisorKind::has_one_job);
-            std::iter::repeat_n(supervisor.owner, supervisor.jobs.len() + usize::from(!one))
+            let has_one_job = supervisor.kind.is_some_and(SupervisorKind::has_one_job);
+            std::iter::repeat_n(supervisor.owner, supervisor.jobs.len() + usize::from(!has_one_job))
         });
         let cells: Vec<_> = std::iter::once("USER".to_owned()).chain(owners.map(|owner| owner.to_string())).collect();
         rows.iter_mut().zip(cells).for_each(|(row, cell)| row.insert(1, cell));
@@ -93,6 +94,6 @@ fn job_row(job: &JobEntry, indent: &str) -> Vec<String> {
         job.processes.to_string(),
         job.cpu_microseconds.value.map_or_else(|| "-".into(), |time| format!("{:.1} s", time as f64 / 1e6)),
         job.memory_bytes.value.map_or_else(|| "-".into(), size),
-        words(&job.command),
+        shell_quoted(&job.command),
     ]
 }

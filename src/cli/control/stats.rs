@@ -17,19 +17,19 @@ use super::{supervisors, table};
 /// Print the resources that running jobs use
 ///
 /// CPU is the share of one CPU in the last interval; without --watch it is the average since the start of the job.
-/// "pressure" is the share of the time in which a process of the job waited for the CPU, for memory or for I/O, where
-/// the kernel counts it (PSI).
+/// "pressure" is the share of the time in which a process of the job waited for the CPU, for memory or for I/O. It is
+/// only printed if the kernel counts it (PSI).
 #[derive(clap::Args)]
 pub struct Args {
-    /// Print the figures again and again, until a signal ends pinfold
+    /// Print the figures repeatedly, until a signal ends pinfold
     #[arg(long, short)]
     watch: bool,
 
-    /// The time between two lines of figures
+    /// The time between two outputs of --watch
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration::parse)]
     interval: Duration,
 
-    /// The jobs of all users; other users' figures are visible only to root
+    /// Include the jobs of all users; only root sees the figures of other users
     #[arg(long, short)]
     all_users: bool,
 
@@ -37,7 +37,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
 
-    /// Only these jobs: the name of a job, or the pid of a pinfold or of any process of a job
+    /// Only these jobs: the name of a job, or the pid of any process of a job, or the pid of a pinfold process
     #[arg(value_name = "NAME|PID")]
     targets: Vec<String>,
 }
@@ -50,10 +50,10 @@ pub fn run(args: &Args) -> Result<u8> {
         let now = Instant::now();
         let mut listing = Listing::of(&found, true);
         if !args.targets.is_empty() {
-            keep(&mut listing, &found, &args.targets)?;
+            keep_only(&mut listing, &found, &args.targets)?;
         }
         let text = if args.json { listing.to_json() + "\n" } else { text(&listing, before.as_ref(), now) };
-        // The screen is cleared from the cursor on, so that no flicker is seen.
+        // The new text overwrites the old one, and only the rest of the screen is cleared. Otherwise it would flicker.
         let text = if clears { format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")) } else { text };
         write::print(&text).context("cannot write to standard output")?;
         if !args.watch {
@@ -64,8 +64,8 @@ pub fn run(args: &Args) -> Result<u8> {
     }
 }
 
-/// Removes all other jobs from the listing.
-fn keep(listing: &mut Listing, found: &[Supervisor], targets: &[String]) -> Result<()> {
+/// Removes all jobs from the listing except those of the targets.
+fn keep_only(listing: &mut Listing, found: &[Supervisor], targets: &[String]) -> Result<()> {
     let mut wanted = Vec::new();
     for word in targets {
         wanted.extend(target::find(word, found)?.jobs().into_iter().map(std::ptr::from_ref));
@@ -96,7 +96,7 @@ fn row(job: &JobEntry, earlier: Option<(f64, &JobEntry)>) -> Vec<String> {
     let usage = |job: &JobEntry, figure: fn(&crate::report::Usage) -> &crate::report::Figure| {
         job.usage.as_ref().and_then(|usage| figure(usage).value)
     };
-    // The share of the time, of a figure in microseconds.
+    // Formats the growth of a figure in microseconds as a share of the elapsed time.
     let share = |now: Option<u64>, then: Option<u64>| {
         let (time, then) = match earlier {
             Some((time, _)) => (time, then),

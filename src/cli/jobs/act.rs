@@ -1,6 +1,8 @@
-//! Stops, kills, signals, freezes and awaits the jobs of other supervisors. A signal reaches only a process that is
-//! confirmed after its pidfd was opened: the supervisor has its base open or has recorded the job in its memory, and a
-//! process of a job is in its leaf or descends from its guard.
+//! Stops, kills, signals, freezes and awaits the jobs of other supervisors.
+//!
+//! Before pinfold sends a signal to a process, it opens a pidfd of the process, and then confirms that it is the right
+//! process. A supervisor is confirmed if it has its base open, or if its memory contains the record of the job. A
+//! process of a job is confirmed if it is in the job's leaf, or if it is a descendant of the job's guard.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -25,19 +27,21 @@ use crate::report::ProcessList;
 use crate::subreaper::descendants::Descendants;
 use crate::subreaper::description;
 
-/// How long a supervisor may take after the time of the job itself: for its report, its output and its exit.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a supervisor may take to write its report and its output and to exit, in addition to the grace period and
+/// the kill bound of its jobs.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a supervisor may take to obey a kill request. Then the processes of the job are killed directly.
-const KILL_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a supervisor may take after a kill request, and how long its guard may take after the end of the supervisor
+/// (README.md, "Promises"). After that, this process itself kills the processes of the job.
+const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How a stop or a kill ended.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     /// No process of the job is left.
     Gone,
-    /// These processes did not end within the time.
-    Left(ProcessList),
+    /// These processes did not end in time.
+    Remaining(ProcessList),
 }
 
 /// Stops a job, or all jobs of a supervisor, and waits until none of their processes is left. If the supervisor is a
@@ -50,40 +54,40 @@ pub(crate) enum Outcome {
 pub(crate) fn stop(target: Target<'_>) -> Result<Outcome> {
     match supervisor_for_requests(target) {
         Some(supervisor) => {
-            let Some(pidfd) = request(supervisor, Request::Stop)? else { return Ok(Outcome::Gone) };
+            let Some(pidfd) = request(supervisor, Request::Stop)? else { return after_the_supervisor(target) };
             let times = target.jobs().into_iter().map(|job| job.grace() + job.kill_bound()).max();
-            let bound = times.unwrap_or_default() + PATIENCE;
+            let bound = times.unwrap_or_default() + EXIT_TIMEOUT;
             if !has_ended_within(&pidfd, Some(bound))? {
                 return Err(no_response(supervisor, bound).into());
             }
-            Ok(left(target))
+            after_the_supervisor(target)
         }
-        None => each(target, stop_directly),
+        None => for_each_job(target, stop_directly),
     }
 }
 
 /// Kills a job, or all jobs of a supervisor, and waits until none of their processes is left.
 ///
 /// # Errors
-/// Those of [`stop`].
+/// The same as for [`stop`].
 pub(crate) fn kill(target: Target<'_>) -> Result<Outcome> {
     if let Some(supervisor) = supervisor_for_requests(target) {
-        let Some(pidfd) = request(supervisor, Request::Kill)? else { return Ok(Outcome::Gone) };
-        if has_ended_within(&pidfd, Some(KILL_PATIENCE))? {
-            return Ok(left(target));
+        let Some(pidfd) = request(supervisor, Request::Kill)? else { return after_the_supervisor(target) };
+        if has_ended_within(&pidfd, Some(KILL_TIMEOUT))? {
+            return after_the_supervisor(target);
         }
-        // The supervisor may be stopped, or it waits for something.
-        let killed = each(target, kill_directly)?;
-        let _ = has_ended_within(&pidfd, Some(PATIENCE))?;
+        // The supervisor does not respond: it may be stopped (SIGSTOP).
+        let killed = for_each_job(target, kill_directly)?;
+        let _ = has_ended_within(&pidfd, Some(EXIT_TIMEOUT))?;
         return Ok(killed);
     }
-    each(target, kill_directly)
+    for_each_job(target, kill_directly)
 }
 
 /// Sends a signal to the main process of each job of the target, or with `to_all` to each of their processes.
 ///
 /// # Errors
-/// If no process could be signalled.
+/// If the signal could not be sent to the processes of a job.
 pub(crate) fn signal(target: Target<'_>, signal: Signal, to_all: bool) -> Result<()> {
     for job in target.jobs() {
         let sent = if to_all { job.signal_all(&[signal], |_| true) } else { job.signal_main(&[signal]) };
@@ -100,7 +104,7 @@ pub(crate) fn freeze(target: Target<'_>, freeze: bool) -> Result<()> {
     for job in target.jobs() {
         let Containment::Leaf(leaf) = &job.containment else {
             bail!(
-                "cannot freeze or thaw {}: it has no cgroup (use pinfold signal --all STOP, and CONT)",
+                "cannot freeze or thaw {}: it has no cgroup (instead, use pinfold signal --all STOP and CONT)",
                 target.describe()
             );
         };
@@ -121,16 +125,17 @@ pub(crate) fn freeze(target: Target<'_>, freeze: bool) -> Result<()> {
 /// The errno of poll(2) or of reading the cgroup.
 pub(crate) fn wait(target: Target<'_>, time: Option<Duration>) -> Result<bool> {
     let until = time.and_then(|time| Instant::now().checked_add(time));
-    let left = || until.map(|until| until.saturating_duration_since(Instant::now()));
+    let remaining_time = || until.map(|until| until.saturating_duration_since(Instant::now()));
     let failed = |errno| Error::system("wait for", target.describe(), errno, "");
-    // If the supervisor is gone, its jobs may still run.
+    // The jobs may still run when the supervisor is gone: its guard ends them.
     if let Some(supervisor) = supervisor_for_requests(target)
         && let Ok(Some(pidfd)) = open(supervisor)
+        && !has_ended_within(&pidfd, time)?
     {
-        return has_ended_within(&pidfd, time);
+        return Ok(false);
     }
     for job in target.jobs() {
-        if !job.wait(left()).map_err(failed)? {
+        if !job.wait(remaining_time()).map_err(failed)? {
             return Ok(false);
         }
     }
@@ -145,7 +150,8 @@ fn supervisor_for_requests(target: Target<'_>) -> Option<&Supervisor> {
     (whole && kind.takes_requests() && supervisor.pid.is_some()).then_some(supervisor)
 }
 
-/// Opens the supervisor and confirms that it is the one that was found. Returns `None` if it has ended.
+/// Opens a pidfd of the supervisor, and confirms that the process is the supervisor. Returns `None` if the supervisor
+/// has ended.
 fn open(supervisor: &Supervisor) -> Result<Option<Pidfd>> {
     let Some(pid) = supervisor.pid else { return Ok(None) };
     let pidfd = match Pidfd::open(pid) {
@@ -153,11 +159,11 @@ fn open(supervisor: &Supervisor) -> Result<Option<Pidfd>> {
         Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
         Err(errno) => {
             let object = format!("process {}", pid.as_raw_nonzero());
-            return Err(Error::system("open the supervisor", object, errno, "").into());
+            return Err(Error::system("open a pidfd of the supervisor,", object, errno, "").into());
         }
     };
     let confirmed = match &supervisor.base {
-        Some(base) => has_open(pid, base.file_name().unwrap_or_default()),
+        Some(base) => has_file_open(pid, base.file_name().unwrap_or_default()),
         None => {
             let guards: Vec<_> = supervisor.jobs.iter().filter_map(|job| job.description.as_ref()).collect();
             description::of(pid).iter().any(|found| guards.iter().any(|known| known.guard == found.description.guard))
@@ -165,8 +171,9 @@ fn open(supervisor: &Supervisor) -> Result<Option<Pidfd>> {
     };
     match confirmed {
         true => Ok(Some(pidfd)),
-        // The process has ended, or its supervisor has.
-        false if pidfd.has_ended() || !supervisor.has_jobs_left() => Ok(None),
+        // The supervisor has ended, and this pid may be that of another process by now. Or it is about to end: a process
+        // that exits closes its descriptors first.
+        false if !supervisor.has_jobs_left() || has_ended_within(&pidfd, Some(KILL_TIMEOUT))? => Ok(None),
         false => Err(anyhow!(
             "process {} cannot be confirmed as the supervisor: /proc does not show its descriptors",
             pid.as_raw_nonzero()
@@ -174,8 +181,9 @@ fn open(supervisor: &Supervisor) -> Result<Option<Pidfd>> {
     }
 }
 
-/// Returns whether the process has a file of this name open. No two bases have the same name.
-fn has_open(pid: Pid, name: &std::ffi::OsStr) -> bool {
+/// Returns whether the process has a file or directory with this name open. The name is enough to recognize a base,
+/// because no two bases have the same name.
+fn has_file_open(pid: Pid, name: &std::ffi::OsStr) -> bool {
     debug_assert!(name.to_str().is_some_and(base::is_name));
     let descriptors = std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero()));
     let mut links =
@@ -219,33 +227,47 @@ fn advice(errno: Errno) -> &'static str {
     }
 }
 
-/// Acts on each job of the target.
-fn each(target: Target<'_>, act: fn(&Job) -> rustix::io::Result<()>) -> Result<Outcome> {
+/// Waits until no process of the target is left after the end of its supervisor. A supervisor that exits has ended its
+/// jobs. If it was killed, its guard ends them; if the guard was killed too, this function does.
+fn after_the_supervisor(target: Target<'_>) -> Result<Outcome> {
+    for_each_job(target, |job| {
+        if job.wait(Some(KILL_TIMEOUT))? {
+            return Ok(());
+        }
+        // The supervisor may have waited for the whole kill bound already.
+        kill_within(job, job.kill_bound().min(EXIT_TIMEOUT))
+    })
+}
+
+/// Calls `act` for each job of the target. Returns which processes remain.
+fn for_each_job(target: Target<'_>, act: fn(&Job) -> rustix::io::Result<()>) -> Result<Outcome> {
     for job in target.jobs() {
         match act(job) {
             Ok(()) | Err(Errno::BUSY | Errno::SRCH | Errno::NODEV | Errno::NOENT) => {}
             Err(errno) => return Err(Error::system("end", target.describe(), errno, advice(errno)).into()),
         }
     }
-    Ok(left(target))
+    Ok(outcome(target))
 }
 
-/// Returns the processes that are left.
-fn left(target: Target<'_>) -> Outcome {
+/// Returns which processes of the target remain.
+fn outcome(target: Target<'_>) -> Outcome {
     let mut list = ProcessList::default();
     for job in target.jobs() {
         if job.has_processes() {
             job.processes().into_iter().for_each(|pid| list.add_unkillable(pid));
         }
     }
-    if list.count == 0 { Outcome::Gone } else { Outcome::Left(list) }
+    if list.count == 0 { Outcome::Gone } else { Outcome::Remaining(list) }
 }
 
+/// Stops a job with signals from this process, and not with a request to its supervisor. Waits until no process is
+/// left.
 fn stop_directly(job: &Job) -> rustix::io::Result<()> {
-    let known = job.description.as_ref();
-    let signal = known.and_then(|known| Signal::from_number(known.stop_signal)).unwrap_or(Signal::TERM);
+    let description = job.description.as_ref();
+    let signal = description.and_then(|found| Signal::from_number(found.stop_signal)).unwrap_or(Signal::TERM);
     let signals = [signal, Signal::CONT];
-    let sent = if known.is_some_and(|known| known.signal_to_main) && job.main.is_some() {
+    let sent = if description.is_some_and(|found| found.signal_to_main) && job.main.is_some() {
         job.signal_main(&signals)
     } else {
         job.signal_all(&signals, |_| true)
@@ -258,18 +280,25 @@ fn stop_directly(job: &Job) -> rustix::io::Result<()> {
     if job.wait(Some(job.grace()))? { Ok(()) } else { kill_directly(job) }
 }
 
+/// Kills a job with signals from this process. Waits for the end of its processes, for at most the kill bound of the
+/// job.
 fn kill_directly(job: &Job) -> rustix::io::Result<()> {
+    kill_within(job, job.kill_bound())
+}
+
+fn kill_within(job: &Job, bound: Duration) -> rustix::io::Result<()> {
     match &job.containment {
-        Containment::Leaf(leaf) => sweep::kill_and_wait(leaf, job.kill_bound()),
+        Containment::Leaf(leaf) => sweep::kill_and_wait(leaf, bound),
         Containment::Guard(guard) => {
-            let Some(held) = open_guard(*guard)? else { return Ok(()) };
-            let until = Instant::now() + job.kill_bound();
-            // New processes may have been started meanwhile, and the guard needs a moment after the end of the last one.
+            let Some(pidfd) = open_guard(*guard)? else { return Ok(()) };
+            let until = Instant::now().checked_add(bound);
+            // The job may start new processes meanwhile, so each iteration kills again. After the last process has
+            // ended, the guard needs a moment to exit.
             const PAUSE: Duration = Duration::from_millis(10);
-            while !held.has_ended() && Instant::now() < until {
+            while !pidfd.has_ended() && until.is_none_or(|until| Instant::now() < until) {
                 let descendants = Descendants::of(*guard);
                 descendants.kill_all(|_| {})?;
-                let ended = poll::wait(&mut [PollFd::new(&held, PollFlags::IN)], Some(PAUSE))?;
+                let ended = poll::wait(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(PAUSE))?;
                 if ended || descendants.children()?.is_empty() {
                     return Ok(());
                 }
@@ -286,14 +315,14 @@ fn freeze_leaf(leaf: &Cgroup) -> rustix::io::Result<()> {
     let until = Instant::now() + BOUND;
     loop {
         let now = state(&events)?;
-        let left = until.saturating_duration_since(Instant::now());
+        let remaining = until.saturating_duration_since(Instant::now());
         if now.frozen || !now.populated {
             return Ok(());
         }
-        if left.is_zero() {
+        if remaining.is_zero() {
             return Err(Errno::TIMEDOUT);
         }
-        poll::wait(&mut [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)], Some(left))?;
+        poll::wait(&mut [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)], Some(remaining))?;
     }
 }
 

@@ -1,5 +1,6 @@
-//! Runs one more command inside of a running job: it is born in the job's leaf, has the job's limits and sandbox, and
-//! ends with the job. It has no guard of its own: the processes that it leaves are a part of the job.
+//! Runs one more command inside of a running job. The command starts in the job's leaf. So the job's limits apply to
+//! the command and to all processes that it starts, and these processes end with the job at the latest. If the job has a
+//! sandbox, the command has the same sandbox.
 
 use std::ffi::{CString, OsString};
 use std::os::fd::AsFd;
@@ -35,12 +36,13 @@ pub(crate) struct Command {
     pub user: Option<User>,
 }
 
-/// Runs the command in the job of the target, and returns how it ended. This process must have one thread. Signals that
-/// this process receives go to the command. If a signal ends this process, the command goes on as a part of the job.
+/// Runs the command in the job of the target, and returns how the command ended. This process must have one thread. It
+/// passes the signals that it receives on to the command. If this process is killed, the command continues as a part of
+/// the job.
 ///
 /// # Errors
-/// If the job has no cgroup, has a sandbox that this process can't enter, or has ended; or if the command cannot be
-/// executed: then the error is an [`Errno`] with a context.
+/// If the job has no cgroup, has a sandbox that this process can't enter, or has ended. If the command cannot be
+/// executed, the error is an [`Errno`] with a context.
 pub(crate) fn exec(target: Target<'_>, command: &Command) -> Result<ExitStatus> {
     let job = only_job(target)?;
     let target = Target::Job(target.supervisor(), job);
@@ -59,13 +61,13 @@ pub(crate) fn exec(target: Target<'_>, command: &Command) -> Result<ExitStatus> 
         command.words.iter().map(|word| CString::new(word.clone().into_vec())).collect::<Result<_, _>>()?;
     let mask = inherited::signals().blocked;
     let signals = SignalQueue::block_all()?;
-    // The child reports an error through this pipe, which exec closes.
-    let (failed, fails) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    // The child writes an error to this pipe. A successful exec closes the pipe.
+    let (error_reader, error_writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let child = match fork::fork_into(leaf.as_fd()) {
         Ok(Some(child)) => child,
         Ok(None) => {
-            let failure = become_command(command, sandbox.as_ref(), cwd.as_deref(), &words, mask);
-            let _ = rustix::io::write(&fails, &failure.bytes());
+            let failure = exec_in_child(command, sandbox.as_ref(), cwd.as_deref(), &words, mask);
+            let _ = rustix::io::write(&error_writer, &failure.bytes());
             fork::exit_now(127)
         }
         Err(Errno::NODEV | Errno::NOENT) => bail!("{} has ended", target.describe()),
@@ -73,17 +75,17 @@ pub(crate) fn exec(target: Target<'_>, command: &Command) -> Result<ExitStatus> 
             let advice = match errno {
                 Errno::ACCESS | Errno::PERM => "this user may not put a process into the job's cgroup",
                 Errno::BUSY => {
-                    "the job has delegated controllers to cgroups of its own, so its own cgroup can hold no process"
+                    "the job has delegated controllers to cgroups of its own, so its own cgroup cannot contain processes"
                 }
                 _ => "",
             };
             return Err(Error::system("start a process in", leaf.path().display().to_string(), errno, advice).into());
         }
     };
-    drop(fails);
+    drop(error_writer);
     let mut failure = [0_u8; 256];
-    if let Ok(length @ 2..) = rustix::io::retry_on_intr(|| rustix::io::read(&failed, &mut failure)) {
-        let _ = end_of(&child);
+    if let Ok(length @ 2..) = rustix::io::retry_on_intr(|| rustix::io::read(&error_reader, &mut failure)) {
+        let _ = exit_status(&child);
         return Err(step_error(&failure[..length], command));
     }
     wait_for(&child, &signals, sandbox.is_some())
@@ -92,12 +94,12 @@ pub(crate) fn exec(target: Target<'_>, command: &Command) -> Result<ExitStatus> 
 fn only_job<'a>(target: Target<'a>) -> Result<&'a Job> {
     match target.jobs().as_slice() {
         [job] => Ok(job),
-        [] => bail!("{}: none runs now", target.describe()),
-        jobs => bail!("{}: there are {}, name one of them", target.describe(), jobs.len()),
+        [] => bail!("{}: no job is running", target.describe()),
+        jobs => bail!("{}: there are {} jobs; give the name of one of them", target.describe(), jobs.len()),
     }
 }
 
-/// Checks that the command gets no other rights than the job has, unless the caller requests that.
+/// Checks that the command has the same user as the job, unless the caller names a user.
 fn check_user(target: Target<'_>, job: &Job, command: &Command) -> Result<()> {
     let Some(main) = job.main.filter(|_| command.user.is_none()) else { return Ok(()) };
     let Ok(metadata) = std::fs::metadata(format!("/proc/{}", main.as_raw_nonzero())) else { return Ok(()) };
@@ -139,7 +141,7 @@ impl Failure {
 }
 
 /// Executes the command in the child. Returns only after an error.
-fn become_command(
+fn exec_in_child(
     command: &Command,
     sandbox: Option<&JobSandbox>,
     cwd: Option<&Path>,
@@ -209,7 +211,7 @@ fn wait_for(child: &Pidfd, signals: &SignalQueue, own_session: bool) -> Result<E
             Err(errno) => return Err(errno).context("cannot wait for the command"),
         }
         if !fds[0].revents().is_empty() {
-            return end_of(child);
+            return exit_status(child);
         }
         while let Some(received) = signals.next(Some(std::time::Duration::ZERO))? {
             let send = |signal| match child.send(signal) {
@@ -226,7 +228,7 @@ fn wait_for(child: &Pidfd, signals: &SignalQueue, own_session: bool) -> Result<E
                     send(Signal::CONT)?;
                 }
                 (true, true) => send(received.signal)?,
-                // The command is in this process group and has received what the terminal sent.
+                // The terminal has sent this signal to the command too, which is in the same process group.
                 (true, false) if received.signal == Signal::TSTP => suspend_by(Signal::TSTP),
                 (true, false) => {}
             }
@@ -234,11 +236,12 @@ fn wait_for(child: &Pidfd, signals: &SignalQueue, own_session: bool) -> Result<E
     }
 }
 
-fn end_of(child: &Pidfd) -> Result<ExitStatus> {
+/// Returns how the child ended, and reaps it.
+fn exit_status(child: &Pidfd) -> Result<ExitStatus> {
     let Some(status) = waitid(WaitId::PidFd(child.as_fd()), WaitIdOptions::EXITED)? else {
-        bail!("the kernel did not say how the command ended")
+        bail!("the kernel did not report how the command ended")
     };
-    // The form of wait(2): the exit code is the second byte, and the signal is in the first one.
+    // The encoding of wait(2): bits 8 to 15 are the exit code, and the lower bits are the signal.
     Ok(ExitStatus::from_raw(match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => code << 8,
         (None, signal) => signal.unwrap_or(0),

@@ -1,5 +1,5 @@
-//! Finds the supervisors on this machine and their jobs: with a cgroup through their bases, without one through their
-//! guards.
+//! Finds the supervisors on this machine and their jobs. Supervisors with cgroups are found by their bases, and
+//! supervisors without a cgroup by their guards.
 
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
@@ -20,20 +20,20 @@ use crate::kernel::{mount, process};
 use crate::report::{ContainmentKind, Description, SupervisorKind};
 use crate::subreaper::description;
 
-/// A supervisor makes its base first and locks it then. So a base that has no lock is not abandoned if it is younger than
-/// this.
-const BEING_MADE: Duration = Duration::from_secs(2);
+/// The minimum age of an abandoned base. A supervisor first makes its base and then locks it, so a younger base without
+/// a lock may belong to a supervisor that is starting.
+const MIN_ABANDONED_AGE: Duration = Duration::from_secs(2);
 
 /// One supervisor.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
-    /// Its pid here. `None` if it is not visible or gone.
+    /// Its pid in this PID namespace. `None` if it is not visible here, or if it has ended.
     pub pid: Option<Pid>,
     /// The user id of its owner.
     pub owner: u32,
     /// Its base; `None` without a cgroup. Another user's base cannot be opened, and then only its path is known.
     pub base: Option<PathBuf>,
-    /// Supervisor and guard are gone.
+    /// Whether both the supervisor and the guard have ended.
     pub abandoned: bool,
     pub jobs: Vec<Job>,
 }
@@ -46,14 +46,14 @@ pub(crate) struct Job {
     pub description: Option<Description>,
     /// The main process. `None` until the command has been executed, and for a supervisor in another PID namespace.
     pub main: Option<Pid>,
-    /// The command has been executed.
+    /// Whether the command has been executed.
     pub started: bool,
     pub stopping: bool,
     pub frozen: bool,
     pub containment: Containment,
 }
 
-/// What holds a job.
+/// The containment of a job.
 #[derive(Debug)]
 pub(crate) enum Containment {
     Leaf(Cgroup),
@@ -62,7 +62,7 @@ pub(crate) enum Containment {
 }
 
 impl Supervisor {
-    /// Returns the kind of the supervisor, if one of its jobs says it.
+    /// Returns the kind of the supervisor, if the record of a job contains it.
     pub fn kind(&self) -> Option<SupervisorKind> {
         self.jobs.iter().find_map(|job| job.description.as_ref()).map(|description| description.kind)
     }
@@ -78,7 +78,7 @@ impl Supervisor {
 }
 
 impl Job {
-    /// Returns its name, for a person. A job that its supervisor has not recorded has none.
+    /// Returns its name, for messages. The name is empty if the supervisor has not recorded the job.
     pub fn name(&self) -> &str {
         self.description.as_ref().map(|description| description.name.as_str()).unwrap_or_default()
     }
@@ -107,7 +107,9 @@ pub(crate) fn all() -> Result<Vec<Supervisor>> {
 fn trees() -> Vec<Cgroup> {
     let mounts = read_file("/proc/self/mountinfo").map(|text| mount::cgroup2_mounts(&text)).unwrap_or_default();
     let mut trees = Vec::<Cgroup>::new();
-    // A mount of the whole tree shows more than a bind mount of a part of it. The last mount at a point is visible.
+    // Of several mounts of one tree, the loop takes the first one. So the list begins with mounts of the whole tree,
+    // which show more than bind mounts of a part. Among equal ones, the latest comes first, because it can hide earlier
+    // ones.
     let mut mounts: Vec<_> = mounts.into_iter().rev().collect();
     mounts.sort_by_key(|mount| mount.root.components().count());
     for mount in mounts {
@@ -131,7 +133,7 @@ fn search(tree: Cgroup, found: &mut dyn FnMut(&Cgroup, &str)) {
         if let Some(name) = name.to_str().filter(|name| base::is_name(name)) {
             found(cgroup, name);
         }
-        // A job of a base may be a pinfold with a base of its own.
+        // The command of a job may be pinfold, which has a base of its own below the job's leaf.
         if let Ok(below) = cgroup.open(&name) {
             open.push((below.names().unwrap_or_default(), below));
         }
@@ -164,12 +166,12 @@ fn with_base(parent: &Cgroup, name: &str, locks: &Flocks) -> Option<Supervisor> 
         Err(base) => {
             let names = base.children().unwrap_or_default();
             let leaves = names.iter().filter(|name| name.starts_with("job-")).filter_map(|name| base.open(name).ok());
-            // The supervisor makes the next leaf ahead; that leaf is empty.
+            // The supervisor makes the leaf of the next job in advance. That leaf contains no job, and is left out.
             leaves.filter_map(|leaf| job(leaf).ok()).collect()
         }
     };
     for job in &mut jobs {
-        // In another PID namespace, the recorded pids are those of other processes.
+        // If the supervisor is in another PID namespace, the recorded pids do not name the same processes here.
         if pid.zip(job.description.as_ref()).is_some_and(|(pid, known)| pid.as_raw_nonzero().get() != known.supervisor)
         {
             job.main = None;
@@ -178,7 +180,8 @@ fn with_base(parent: &Cgroup, name: &str, locks: &Flocks) -> Option<Supervisor> 
     Some(Supervisor { pid, owner: stat.st_uid, base: Some(path), abandoned, jobs })
 }
 
-/// Returns the process that has locked a base, while it lives.
+/// Returns the pid of the supervisor that has locked a base, if it is still running. The guard has locked the base too;
+/// it is recognized by its process name.
 fn locked_by(locks: &Flocks, inode: u64) -> Option<Pid> {
     locks.of(inode).iter().copied().find(|&pid| {
         let path = format!("/proc/{}", pid.as_raw_nonzero());
@@ -190,7 +193,7 @@ fn is_old(changed: u64) -> bool {
     SystemTime::UNIX_EPOCH
         .checked_add(Duration::from_secs(changed))
         .and_then(|changed| SystemTime::now().duration_since(changed).ok())
-        .is_some_and(|age| age > BEING_MADE)
+        .is_some_and(|age| age > MIN_ABANDONED_AGE)
 }
 
 /// Returns whether no process has locked the base. To find out, this function locks the base for a moment.
@@ -198,7 +201,7 @@ fn is_abandoned(parent: &Cgroup, name: &str) -> bool {
     matches!(claim(parent, name), Ok(Some(_)))
 }
 
-/// Returns the job that the cgroup holds. Returns the cgroup again if it holds no job.
+/// Returns the job that is in the cgroup. Gives the cgroup back as the error if no job is in it.
 fn job(cgroup: Cgroup) -> std::result::Result<Job, Cgroup> {
     let description = cgroup.description();
     let Ok(state) = cgroup.events().and_then(state) else { return Err(cgroup) };
@@ -257,7 +260,8 @@ fn name_of(pid: Pid) -> Option<String> {
     Some(name.trim_end().to_owned())
 }
 
-/// Returns the first ancestor of a guard that is not a guard. A job without a cgroup can have two nested guards.
+/// Returns the supervisor of a guard. A job without a cgroup can have two nested guards, so this is the first ancestor
+/// with another process name.
 pub(super) fn supervisor_of_guard(guard: Pid) -> Option<Pid> {
     let mut pid = guard;
     for _ in 0..4 {

@@ -15,33 +15,36 @@ pub(crate) const VERSION: u32 = 1;
 
 /// The jobs that run now.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub(crate) struct Listing {
-    /// [`VERSION`].
+    /// The version of the format. It increases when a field changes its meaning or is removed.
     pub version: u32,
     pub supervisors: Vec<SupervisorEntry>,
 }
 
 /// One supervisor.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub(crate) struct SupervisorEntry {
-    /// Its pid here; null if it is not visible or gone.
+    /// Its pid in this PID namespace; null if it is not visible here, or if it has ended.
     pub pid: Option<i32>,
     /// Its kind, from the record of a job; null if there is no record.
     pub kind: Option<SupervisorKind>,
-    /// Its command line; empty if it is not visible or gone.
+    /// Its command line; empty if it is not visible, or if the supervisor has ended.
     pub command_line: String,
     /// The user id of its owner.
     pub owner: u32,
     pub containment: ContainmentKind,
     /// The directory of its base; null without a cgroup.
     pub cgroup: Option<String>,
-    /// Whether supervisor and guard are both gone. `pinfold sweep` removes what they left.
+    /// Whether the supervisor and its guard have both ended. `pinfold sweep` removes what they left.
     pub abandoned: bool,
     pub jobs: Vec<JobEntry>,
 }
 
 /// The state of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum State {
     /// The command has not been executed yet.
@@ -50,12 +53,13 @@ pub(crate) enum State {
     /// pinfold is ending the job.
     Stopping,
     Frozen,
-    /// The supervisor and its guard are gone.
+    /// The supervisor and its guard have both ended.
     Abandoned,
 }
 
 /// One job.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub(crate) struct JobEntry {
     pub name: String,
     /// The pid of the main process; null until the command has been executed, and in another PID namespace.
@@ -64,22 +68,22 @@ pub(crate) struct JobEntry {
     pub command: Vec<String>,
     /// The directory of its leaf; null without a cgroup.
     pub cgroup: Option<String>,
-    /// The time since pinfold has started the job.
+    /// The time since pinfold started the job, in seconds.
     pub age_seconds: f64,
     /// The number of processes that are visible here.
     pub processes: usize,
-    /// The CPU time of the job until now, including processes that have ended where a cgroup counts it.
+    /// The CPU time of the job until now. With a cgroup, this includes the processes that have ended.
     pub cpu_microseconds: Figure,
-    /// The memory of the job.
+    /// The memory that the job uses now.
     pub memory_bytes: Figure,
     pub sandboxed: bool,
-    /// All figures; only in the output of `pinfold stats`.
+    /// All resources that the job has used; only in the output of `pinfold stats`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
 }
 
 impl Listing {
-    /// Describes the supervisors. With `with_usage`, each job has all figures that its cgroup has.
+    /// Describes the supervisors and their jobs. With `with_usage`, it reads all figures of each job's cgroup.
     pub fn of(supervisors: &[Supervisor], with_usage: bool) -> Self {
         let supervisors = supervisors.iter().map(|supervisor| SupervisorEntry::of(supervisor, with_usage));
         Self { version: VERSION, supervisors: supervisors.collect() }
@@ -134,7 +138,7 @@ impl JobEntry {
             }
             Containment::Guard(_) => {
                 let cpu = Figure::known(cpu_time(&processes), "/proc/PID/stat of the processes that run now");
-                (Usage::unknown("without a cgroup this is not counted"), cpu, resident(&processes))
+                (Usage::unknown("the kernel counts this only for a cgroup"), cpu, resident(&processes))
             }
         };
         Self {

@@ -1,8 +1,8 @@
-//! Finds the jobs of other supervisors, and controls them. There is no daemon: a job's cgroup, or the memory of its
-//! supervisor, contains a record of what the job is ([`Description`](crate::report::Description)). The other facts come
+//! Finds the jobs of other supervisors, and controls them. There is no daemon. A record in a job's cgroup, or in the
+//! memory of its supervisor, describes the job ([`Description`](crate::report::Description)). Everything else is read
 //! from the cgroup and from `/proc`.
 //!
-//! The functions here block. They need no runtime.
+//! The functions here block, and do not need a tokio runtime.
 
 pub(crate) mod act;
 pub(crate) mod exec;

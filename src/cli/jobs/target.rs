@@ -1,4 +1,5 @@
-//! Finds the job or the supervisor that a word of the command line names: a name, or the pid of a process.
+//! Finds the job or the supervisor to which an argument of the command line refers. The argument is the name of a job,
+//! or a pid.
 
 use anyhow::{Result, bail};
 use rustix::process::{Pid, geteuid};
@@ -20,7 +21,7 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// Returns the jobs that it consists of.
+    /// Returns the jobs of the target.
     pub fn jobs(self) -> Vec<&'a Job> {
         match self {
             Self::Job(_, job) => vec![job],
@@ -28,7 +29,7 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// Returns a text that distinguishes it from others, for messages.
+    /// Returns a description for messages, with pids that distinguish the target from others.
     pub fn describe(self) -> String {
         let supervisor = self.supervisor();
         let number = |what: &str, pid: Option<Pid>| pid.map(|pid| format!("{what} {}", pid.as_raw_nonzero()));
@@ -47,8 +48,8 @@ impl<'a> Target<'a> {
     }
 }
 
-/// Returns what `word` names among the supervisors `all`. A word that consists of digits is a pid: that of a
-/// supervisor, or of any process of a job. Any other word is the name of a job.
+/// Finds the target to which `word` refers, among the supervisors `all`. A word that consists of digits is the pid of a
+/// supervisor or of any process of a job. Any other word is the name of a job.
 ///
 /// # Errors
 /// If no job or more than one job has the name, or if the job belongs to another user and this user is not root.
@@ -60,12 +61,14 @@ pub(crate) fn find<'a>(word: &str, all: &'a [Supervisor]) -> Result<Target<'a>> 
     };
     let target = match found.as_slice() {
         [target] => *target,
-        [] if is_pid => bail!("process {word} is neither a pinfold nor in a running job (pinfold ps lists the jobs)"),
+        [] if is_pid => {
+            bail!("process {word} is not a pinfold process and not in a running job (pinfold ps lists the jobs)")
+        }
         [] => bail!("no running job is named '{}' (pinfold ps lists the jobs)", printable(word)),
         several => {
             let candidates: Vec<_> = several.iter().map(|target| target.describe()).collect();
             bail!(
-                "{} jobs are named '{}': name one by the pid of a process instead: {}",
+                "{} jobs are named '{}': give the pid of a process of one of them instead: {}",
                 candidates.len(),
                 printable(word),
                 candidates.join("; ")
@@ -82,7 +85,7 @@ pub(crate) fn find<'a>(word: &str, all: &'a [Supervisor]) -> Result<Target<'a>> 
 fn by_name<'a>(name: &str, all: &'a [Supervisor]) -> Vec<Target<'a>> {
     let jobs = all.iter().flat_map(|supervisor| supervisor.jobs.iter().map(move |job| Target::Job(supervisor, job)));
     let mut found: Vec<_> = jobs.filter(|target| target.jobs().iter().any(|job| job.name() == name)).collect();
-    // A job of another user does not make the name of a job of this user ambiguous.
+    // If jobs of several users have the name, it refers to the job of this user.
     let own = geteuid().as_raw();
     if found.iter().any(|target| target.supervisor().owner == own) {
         found.retain(|target| target.supervisor().owner == own);
@@ -100,7 +103,8 @@ fn by_pid(pid: Pid, all: &[Supervisor]) -> Option<Target<'_>> {
             });
         }
     }
-    // A job can contain a supervisor with jobs of its own: the innermost job contains the fewest processes.
+    // If a job contains a supervisor with jobs of its own, the process is in several jobs. This chooses the innermost
+    // one, which has the fewest processes.
     let mut found: Option<(usize, Target<'_>)> = None;
     for supervisor in all {
         for job in &supervisor.jobs {

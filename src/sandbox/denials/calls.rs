@@ -1,68 +1,73 @@
-//! The system calls that pinfold looks at to explain refusals, and what each one does.
+//! The system calls that pinfold inspects to find denials, and the effect of each one.
 
 use libc::c_long;
 
-/// Where a call has a path: the argument with the descriptor of a directory, if it has one, and the argument with the
-/// path.
+/// The arguments of a call that name a path. Arguments are numbered from 0 on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct At {
+pub struct PathArguments {
+    /// The argument with the descriptor of the directory at which a relative path begins; `None` if the call has no
+    /// such argument, and a relative path begins at the working directory.
     pub directory: Option<u8>,
+    /// The argument with the path.
     pub path: u8,
 }
 
-/// A path that begins at the working directory.
-const fn path(path: u8) -> At {
-    At { directory: None, path }
+/// The path argument of a call such as open(2), which has no directory argument.
+const fn path(path: u8) -> PathArguments {
+    PathArguments { directory: None, path }
 }
 
-/// A path that begins at a directory.
-const fn at(directory: u8) -> At {
-    At { directory: Some(directory), path: directory + 1 }
+/// The path arguments of a call such as openat(2): the directory, and the path directly after it.
+const fn at(directory: u8) -> PathArguments {
+    PathArguments { directory: Some(directory), path: directory + 1 }
 }
 
-/// Where the flags of an open are.
+/// Where a call that opens a file has its flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenFlags {
+    /// In this argument.
     Argument(u8),
-    /// In the structure that this argument points to (openat2(2)).
+    /// In the `struct open_how` to which this argument points (openat2(2)).
     How(u8),
     /// The call is creat(2).
     Creat,
 }
 
-/// The effect of a call.
+/// The effect of a call. A `u8` is the position of an argument, from 0 on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
-    Open(At, OpenFlags),
-    Execute(At),
-    Truncate(At),
-    MakeDirectory(At),
-    /// The argument with the mode, whose upper bits are the kind of file (mknod(2)).
-    MakeNode(At, u8),
-    MakeSymlink(At),
-    /// The argument with the flags, if there is one (unlinkat(2)).
-    Remove(At, Option<u8>),
-    RemoveDirectory(At),
-    /// The argument with the flags, if there is one (renameat2(2)).
-    Rename(At, At, Option<u8>),
-    Link(At, At),
+    Open(PathArguments, OpenFlags),
+    Execute(PathArguments),
+    Truncate(PathArguments),
+    MakeDirectory(PathArguments),
+    /// The path and the mode. The upper bits of the mode are the kind of file (mknod(2)).
+    MakeNode(PathArguments, u8),
+    MakeSymlink(PathArguments),
+    /// The path, and the flags if the call has flags (unlinkat(2)).
+    Remove(PathArguments, Option<u8>),
+    RemoveDirectory(PathArguments),
+    /// The old path, the new path, and the flags if the call has flags (renameat2(2)).
+    Rename(PathArguments, PathArguments, Option<u8>),
+    /// The existing path and the new path (linkat(2)).
+    Link(PathArguments, PathArguments),
     /// Changes mode, owner, times or extended attributes.
-    Attributes(At),
+    Attributes(PathArguments),
     Connect,
     Bind,
-    /// The argument with the process, and the one with the signal.
-    Signal(u8, u8),
-    /// The argument with the descriptor of a process.
-    SignalDescriptor(u8),
+    /// Sends a signal to the process or thread with this id.
+    Signal(u8),
+    /// Sends a signal to the process of this pidfd.
+    SignalPidfd(u8),
     /// ptrace(2).
     Trace,
-    /// The argument with the process whose memory or descriptors the call uses.
+    /// Uses the memory or the descriptors of the process with this id.
     Inspect(u8),
-    /// The argument with the descriptor of a process.
-    InspectDescriptor(u8),
+    /// Uses the memory or the descriptors of the process of this pidfd.
+    InspectPidfd(u8),
 }
 
-/// Returns the calls, each with its name.
+/// Returns the calls that pinfold inspects, with their names and effects. `strict` adds those that only the promise
+/// `metadata` restricts.
 pub fn watched(strict: bool) -> impl Iterator<Item = (c_long, &'static str, Operation)> {
     let attributes: &[_] = if strict { &ATTRIBUTES } else { &[] };
     let attributes_here: &[_] = if strict { ATTRIBUTES_HERE } else { &[] };
@@ -86,18 +91,18 @@ const WATCHED: [Entry; 28] = [
     (libc::SYS_linkat, "linkat", Operation::Link(at(0), at(2))),
     (libc::SYS_connect, "connect", Operation::Connect),
     (libc::SYS_bind, "bind", Operation::Bind),
-    (libc::SYS_kill, "kill", Operation::Signal(0, 1)),
-    (libc::SYS_tkill, "tkill", Operation::Signal(0, 1)),
-    (libc::SYS_tgkill, "tgkill", Operation::Signal(1, 2)),
-    (libc::SYS_rt_sigqueueinfo, "rt_sigqueueinfo", Operation::Signal(0, 1)),
-    (libc::SYS_rt_tgsigqueueinfo, "rt_tgsigqueueinfo", Operation::Signal(1, 2)),
-    (libc::SYS_pidfd_send_signal, "pidfd_send_signal", Operation::SignalDescriptor(0)),
+    (libc::SYS_kill, "kill", Operation::Signal(0)),
+    (libc::SYS_tkill, "tkill", Operation::Signal(0)),
+    (libc::SYS_tgkill, "tgkill", Operation::Signal(1)),
+    (libc::SYS_rt_sigqueueinfo, "rt_sigqueueinfo", Operation::Signal(0)),
+    (libc::SYS_rt_tgsigqueueinfo, "rt_tgsigqueueinfo", Operation::Signal(1)),
+    (libc::SYS_pidfd_send_signal, "pidfd_send_signal", Operation::SignalPidfd(0)),
     (libc::SYS_ptrace, "ptrace", Operation::Trace),
     (libc::SYS_process_vm_readv, "process_vm_readv", Operation::Inspect(0)),
     (libc::SYS_process_vm_writev, "process_vm_writev", Operation::Inspect(0)),
     (libc::SYS_kcmp, "kcmp", Operation::Inspect(1)),
-    (libc::SYS_pidfd_getfd, "pidfd_getfd", Operation::InspectDescriptor(0)),
-    (libc::SYS_process_madvise, "process_madvise", Operation::InspectDescriptor(0)),
+    (libc::SYS_pidfd_getfd, "pidfd_getfd", Operation::InspectPidfd(0)),
+    (libc::SYS_process_madvise, "process_madvise", Operation::InspectPidfd(0)),
     (libc::SYS_get_robust_list, "get_robust_list", Operation::Inspect(0)),
     (libc::SYS_move_pages, "move_pages", Operation::Inspect(0)),
 ];
@@ -133,6 +138,7 @@ const ATTRIBUTES: [Entry; 8] = [
     (libc::SYS_lremovexattr, "lremovexattr", Operation::Attributes(path(0))),
 ];
 
+/// Such calls that only x86-64 has.
 #[cfg(target_arch = "x86_64")]
 const ATTRIBUTES_HERE: &[Entry] = &[
     (libc::SYS_chmod, "chmod", Operation::Attributes(path(0))),

@@ -1,4 +1,4 @@
-//! Which call on a file the Landlock rules of a policy refuse (landlock(7); security/landlock/fs.c in the kernel).
+//! Finds out whether Landlock refuses a call on a file (landlock(7); security/landlock/fs.c in the kernel).
 
 use std::path::PathBuf;
 
@@ -6,9 +6,9 @@ use landlock::{AccessFs, BitFlags, make_bitflags};
 use rustix::fs::{Access, FileType};
 
 use super::caller::Caller;
-use super::calls::At;
+use super::calls::PathArguments;
 use super::lookup::{Found, Identity, Object, find};
-use super::text::{path_option, shown};
+use super::text::{path_option, to_text};
 use crate::report::{Denial, DenialKind};
 
 /// The rules of a policy about files.
@@ -16,37 +16,43 @@ use crate::report::{Denial, DenialKind};
 pub struct FileRules {
     /// The rights that the ruleset takes away, except where a rule grants them.
     pub handled: BitFlags<AccessFs>,
+    /// The granted files and directories, with the rights on each.
     pub grants: Vec<(Identity, BitFlags<AccessFs>)>,
-    /// A file system that the job mounts, and the rights in it.
+    /// The mount point of the file system that the job mounts, if it mounts one, and the rights below it.
     pub mounted: Option<(PathBuf, BitFlags<AccessFs>)>,
 }
 
-/// A call on files, for the description of its refusal.
+/// A system call that waits for the answer.
 #[derive(Clone, Copy)]
-pub struct FileCall<'a> {
+pub struct Call<'a> {
     pub caller: &'a Caller,
     pub name: &'a str,
     pub arguments: &'a [u64; 6],
 }
 
-impl FileCall<'_> {
-    pub fn find(&self, at: At, follow: bool) -> Option<Found> {
+impl Call<'_> {
+    /// Looks up the path of the call. Returns `None` if the look-up fails.
+    pub fn find(&self, at: PathArguments, follow: bool) -> Option<Found> {
         find(self.caller, at, self.arguments, follow).ok()
     }
 
-    /// Returns a path as text. The caller's own directory in /proc gets the name that is the same for all processes.
-    fn object(&self, path: &[u8]) -> String {
-        let own = || format!("/proc/{}/", self.caller.process());
+    /// Returns a path as text for the report. `/proc/self` replaces the caller's own directory in /proc, so that equal
+    /// denials of several processes are counted together.
+    fn displayed(&self, path: &[u8]) -> String {
+        let own = || format!("/proc/{}/", self.caller.pid());
         match path.starts_with(b"/proc/").then(|| path.strip_prefix(own().as_bytes())).flatten() {
-            Some(rest) => format!("/proc/self/{}", shown(rest)),
-            None => shown(path),
+            Some(rest) => format!("/proc/self/{}", to_text(rest)),
+            None => to_text(path),
         }
     }
 }
 
+/// The methods that return a [`Denial`] return `None` if the sandbox allows the call, or if the call would also fail
+/// without a sandbox.
 impl FileRules {
-    /// Returns the rights among `wanted` that the rules do not grant. `object` is inside of `directories`.
-    fn missing(
+    /// Returns the rights among `wanted` that the rules do not grant. `directories` are those from the root to
+    /// `object`.
+    fn missing_rights(
         &self,
         caller: &Caller,
         directories: &[Identity],
@@ -74,13 +80,13 @@ impl FileRules {
         missing
     }
 
-    /// Returns whether the rules grant these rights on what was found.
+    /// Returns whether the rules grant these rights on the result of a look-up.
     pub fn allow(&self, caller: &Caller, found: &Found, rights: BitFlags<AccessFs>) -> bool {
-        self.missing(caller, &found.directories, found.object.as_ref(), rights).is_empty()
+        self.missing_rights(caller, &found.directories, found.object.as_ref(), rights).is_empty()
     }
 
-    /// open(2) with these flags.
-    pub fn open(&self, call: FileCall<'_>, at: At, flags: i32) -> Option<Denial> {
+    /// Checks open(2) with these flags.
+    pub fn open(&self, call: Call<'_>, at: PathArguments, flags: i32) -> Option<Denial> {
         let caller = call.caller;
         let has = |flag: i32| flags & flag == flag;
         let is_exclusive = has(libc::O_CREAT | libc::O_EXCL);
@@ -96,156 +102,156 @@ impl FileRules {
         };
         let mut wanted = BitFlags::<AccessFs>::empty();
         let Some(object) = &found.object else {
-            if !has(libc::O_CREAT) || !caller.may_change(&found.parent) {
+            if !has(libc::O_CREAT) || !caller.may_change_entries(&found.parent) {
                 return None;
             }
             wanted |= AccessFs::MakeReg;
-            wanted |= access(reads, writes);
-            let missing = self.missing(caller, &found.directories, None, wanted);
-            return (!missing.is_empty()).then(|| self.created(call, &found));
+            wanted |= rights_to_access(reads, writes);
+            let missing = self.missing_rights(caller, &found.directories, None, wanted);
+            return (!missing.is_empty()).then(|| creation_denial(call, &found));
         };
         if is_exclusive {
             return None;
         }
-        let makes_unnamed = has(libc::O_TMPFILE);
+        let makes_unnamed_file = has(libc::O_TMPFILE);
         match object.kind() {
-            FileType::Directory if makes_unnamed => wanted |= access(reads, writes),
+            FileType::Directory if makes_unnamed_file => wanted |= rights_to_access(reads, writes),
             FileType::Directory if writes || has(libc::O_CREAT) => return None,
             FileType::Directory => wanted |= AccessFs::ReadDir,
             FileType::Symlink | FileType::Socket => return None,
             _ if has(libc::O_DIRECTORY) => return None,
             kind => {
-                wanted |= access(reads, writes);
+                wanted |= rights_to_access(reads, writes);
                 if has(libc::O_TRUNC) && kind == FileType::RegularFile {
                     wanted |= AccessFs::Truncate;
                 }
             }
         }
-        let is_allowed = match makes_unnamed {
-            true => caller.may_change(object),
+        let is_allowed_without_sandbox = match makes_unnamed_file {
+            true => caller.may_change_entries(object),
             false => [(reads, Access::READ_OK), (writes || wanted.contains(AccessFs::Truncate), Access::WRITE_OK)]
                 .into_iter()
-                .all(|(needs, access)| !needs || caller.may(object, access)),
+                .all(|(needs, access)| !needs || caller.may_access(object, access)),
         };
-        let missing = self.missing(caller, &found.directories, Some(object), wanted);
-        if !is_allowed || missing.is_empty() {
+        let missing = self.missing_rights(caller, &found.directories, Some(object), wanted);
+        if !is_allowed_without_sandbox || missing.is_empty() {
             return None;
         }
-        let changes = !(missing & make_bitflags!(AccessFs::{WriteFile | Truncate})).is_empty() || makes_unnamed;
+        let changes = !(missing & make_bitflags!(AccessFs::{WriteFile | Truncate})).is_empty() || makes_unnamed_file;
         let path = found.path()?;
         let (kind, option) = if changes { (DenialKind::Write, "--write") } else { (DenialKind::Read, "--read") };
-        Some(Denial::new(kind, call.object(&path), call.name, vec![path_option(option, &path)]))
+        Some(Denial::new(kind, call.displayed(&path), call.name, vec![path_option(option, &path)]))
     }
 
-    /// execve(2): the program, or the program that is needed to run it.
-    pub fn execute(&self, call: FileCall<'_>, found: &Found) -> Option<Denial> {
+    /// Checks the execution of one program by execve(2).
+    pub fn execute(&self, call: Call<'_>, found: &Found) -> Option<Denial> {
         let object = found.object.as_ref().filter(|object| call.caller.may_execute(object))?;
-        let missing = self.missing(call.caller, &found.directories, Some(object), AccessFs::Execute.into());
+        let missing = self.missing_rights(call.caller, &found.directories, Some(object), AccessFs::Execute.into());
         if missing.is_empty() {
             return None;
         }
         let path = found.path()?;
-        Some(Denial::new(DenialKind::Execute, call.object(&path), call.name, vec![path_option("--read", &path)]))
+        Some(Denial::new(DenialKind::Execute, call.displayed(&path), call.name, vec![path_option("--read", &path)]))
     }
 
-    pub fn truncate(&self, call: FileCall<'_>, at: At) -> Option<Denial> {
+    /// Checks truncate(2).
+    pub fn truncate(&self, call: Call<'_>, at: PathArguments) -> Option<Denial> {
         let found = call.find(at, true)?;
         let object = found.object.as_ref().filter(|object| object.kind() == FileType::RegularFile)?;
-        let missing = self.missing(call.caller, &found.directories, Some(object), AccessFs::Truncate.into());
-        if missing.is_empty() || !call.caller.may(object, Access::WRITE_OK) {
+        let missing = self.missing_rights(call.caller, &found.directories, Some(object), AccessFs::Truncate.into());
+        if missing.is_empty() || !call.caller.may_access(object, Access::WRITE_OK) {
             return None;
         }
         let path = found.path()?;
-        Some(Denial::new(DenialKind::Write, call.object(&path), call.name, vec![path_option("--write", &path)]))
+        Some(Denial::new(DenialKind::Write, call.displayed(&path), call.name, vec![path_option("--write", &path)]))
     }
 
-    /// Makes something new at a path.
-    pub fn make(&self, call: FileCall<'_>, at: At, right: AccessFs) -> Option<Denial> {
+    /// Checks a call that makes a new file, such as mkdir(2). Landlock requires `right` for it.
+    pub fn make(&self, call: Call<'_>, at: PathArguments, right: AccessFs) -> Option<Denial> {
         let found = call.find(at, false)?;
-        self.make_found(call, &found, right.into())
+        self.make_at(call, &found, right.into())
     }
 
-    /// The same for a path that has been looked up.
-    pub fn make_found(&self, call: FileCall<'_>, found: &Found, right: BitFlags<AccessFs>) -> Option<Denial> {
+    /// Does the same as [`make`](Self::make) for a path that has been looked up.
+    pub fn make_at(&self, call: Call<'_>, found: &Found, right: BitFlags<AccessFs>) -> Option<Denial> {
         if found.object.is_some() {
             return None;
         }
-        let missing = self.missing(call.caller, &found.directories, None, right);
-        (!missing.is_empty() && call.caller.may_change(&found.parent)).then(|| self.created(call, found))
+        let missing = self.missing_rights(call.caller, &found.directories, None, right);
+        (!missing.is_empty() && call.caller.may_change_entries(&found.parent)).then(|| creation_denial(call, found))
     }
 
-    fn created(&self, call: FileCall<'_>, found: &Found) -> Denial {
-        let grants = found.parent.path().map(|parent| path_option("--write", &parent));
-        let path = found.path().unwrap_or_else(|| found.name.clone());
-        Denial::new(DenialKind::Create, call.object(&path), call.name, grants.into_iter().collect())
-    }
-
-    pub fn remove(&self, call: FileCall<'_>, at: At, directory: bool) -> Option<Denial> {
+    /// Checks rmdir(2) if `directory` is true, otherwise unlink(2).
+    pub fn remove(&self, call: Call<'_>, at: PathArguments, directory: bool) -> Option<Denial> {
         let found = call.find(at, false)?;
         let (parent, object) = (&found.parent, found.object.as_ref()?);
         if found.name.is_empty() || (object.kind() == FileType::Directory) != directory {
             return None;
         }
-        let missing = self.missing(call.caller, &found.directories, None, removal(object));
+        let missing = self.missing_rights(call.caller, &found.directories, None, right_to_remove(object));
         if missing.is_empty() || !call.caller.may_remove(parent, object) {
             return None;
         }
         let grant = path_option("--write", &parent.path()?);
-        Some(Denial::new(DenialKind::Remove, call.object(&found.path()?), call.name, vec![grant]))
+        Some(Denial::new(DenialKind::Remove, call.displayed(&found.path()?), call.name, vec![grant]))
     }
 
-    /// rename(2).
-    pub fn rename(&self, call: FileCall<'_>, from: At, to: At, flags: u32) -> Option<Denial> {
+    /// Checks renameat2(2) with these flags.
+    pub fn rename(&self, call: Call<'_>, from: PathArguments, to: PathArguments, flags: u32) -> Option<Denial> {
         let caller = call.caller;
         let (from, to) = (call.find(from, false)?, call.find(to, false)?);
         let (source, target) = (&from.parent, &to.parent);
         let object = from.object.as_ref()?;
         let exchanges = flags & libc::RENAME_EXCHANGE != 0;
-        let is_refused_anyway = match &to.object {
+        let fails_without_sandbox = match &to.object {
             Some(_) if flags & libc::RENAME_NOREPLACE != 0 => true,
             Some(replaced) => !caller.may_remove(target, replaced),
-            None => exchanges || !caller.may_change(target),
+            None => exchanges || !caller.may_change_entries(target),
         };
-        if is_refused_anyway || !caller.may_remove(source, object) {
+        if fails_without_sandbox || !caller.may_remove(source, object) {
             return None;
         }
-        let refer = refer(source, target);
-        let (mut of_source, mut of_target) = (removal(object) | refer, creation(object) | refer);
+        let refer = right_to_refer(source, target);
+        let mut needed_in_source = right_to_remove(object) | refer;
+        let mut needed_in_target = refer | right_to_make(object.kind());
         if let Some(replaced) = &to.object {
-            of_target |= removal(replaced);
+            needed_in_target |= right_to_remove(replaced);
             if exchanges {
-                of_source |= creation(replaced);
+                needed_in_source |= right_to_make(replaced.kind());
             }
         }
-        self.moved(call, [(&from, of_source), (&to, of_target)])
+        self.move_denial(call, [(&from, needed_in_source), (&to, needed_in_target)])
     }
 
-    pub fn link(&self, call: FileCall<'_>, from: At, to: At) -> Option<Denial> {
+    /// Checks link(2).
+    pub fn link(&self, call: Call<'_>, from: PathArguments, to: PathArguments) -> Option<Denial> {
         let (from, to) = (call.find(from, false)?, call.find(to, false)?);
         let (source, target) = (&from.parent, &to.parent);
         let object = from.object.as_ref().filter(|object| object.kind() != FileType::Directory)?;
-        if to.object.is_some() || !call.caller.may_change(target) {
+        if to.object.is_some() || !call.caller.may_change_entries(target) {
             return None;
         }
-        let refer = refer(source, target);
-        self.moved(call, [(&from, refer), (&to, creation(object) | refer)])
+        let refer = right_to_refer(source, target);
+        self.move_denial(call, [(&from, refer), (&to, refer | right_to_make(object.kind()))])
     }
 
-    /// Returns the refusal of a move between two directories.
-    fn moved(&self, call: FileCall<'_>, sides: [(&Found, BitFlags<AccessFs>); 2]) -> Option<Denial> {
-        let is_missing =
-            |(found, wanted): &(&Found, _)| !self.missing(call.caller, &found.directories, None, *wanted).is_empty();
+    /// Returns the denial if the rules do not grant the rights that a rename or a link needs in its two directories.
+    fn move_denial(&self, call: Call<'_>, sides: [(&Found, BitFlags<AccessFs>); 2]) -> Option<Denial> {
+        let is_missing = |(found, wanted): &(&Found, _)| {
+            !self.missing_rights(call.caller, &found.directories, None, *wanted).is_empty()
+        };
         let refused: Vec<&Found> = sides.into_iter().filter(is_missing).map(|(found, _)| found).collect();
         let path = refused.first()?.path()?;
         let parents: Vec<_> = refused.iter().filter_map(|found| found.parent.path()).collect();
         let mut options: Vec<_> = parents.iter().map(|parent| path_option("--write", parent)).collect();
         options.dedup();
-        // Both are needed.
-        Some(Denial::new(DenialKind::Rename, call.object(&path), call.name, vec![options.join(" ")]))
+        // The job needs all of these options, so they are one entry of the list.
+        Some(Denial::new(DenialKind::Rename, call.displayed(&path), call.name, vec![options.join(" ")]))
     }
 
-    /// A change of mode, owner, times or extended attributes, which only read-only mounts refuse.
-    pub fn attributes(&self, call: FileCall<'_>, at: At) -> Option<Denial> {
+    /// Checks a change of mode, owner, times or extended attributes. Landlock does not restrict such a change; only a
+    /// read-only mount refuses it.
+    pub fn attributes(&self, call: Call<'_>, at: PathArguments) -> Option<Denial> {
         let found = call.find(at, true)?;
         let object = found.object.as_ref()?;
         let is_read_only = rustix::fs::fstatvfs(&object.file)
@@ -254,27 +260,29 @@ impl FileRules {
             return None;
         }
         let path = found.path()?;
-        Some(Denial::new(DenialKind::Attributes, call.object(&path), call.name, vec![path_option("--write", &path)]))
+        Some(Denial::new(DenialKind::Attributes, call.displayed(&path), call.name, vec![path_option("--write", &path)]))
     }
 }
 
-fn access(reads: bool, writes: bool) -> BitFlags<AccessFs> {
+fn creation_denial(call: Call<'_>, found: &Found) -> Denial {
+    let grants = found.parent.path().map(|parent| path_option("--write", &parent));
+    let path = found.path().unwrap_or_else(|| found.name.clone());
+    Denial::new(DenialKind::Create, call.displayed(&path), call.name, grants.into_iter().collect())
+}
+
+/// Returns the rights that open(2) needs to read, to write, or both.
+fn rights_to_access(reads: bool, writes: bool) -> BitFlags<AccessFs> {
     let right = |needed: bool, right: AccessFs| if needed { right.into() } else { BitFlags::empty() };
     right(reads, AccessFs::ReadFile) | right(writes, AccessFs::WriteFile)
 }
 
-/// The right to remove an object from its directory.
-fn removal(object: &Object) -> BitFlags<AccessFs> {
+/// Returns the right that is needed to remove an object from its directory.
+fn right_to_remove(object: &Object) -> BitFlags<AccessFs> {
     if object.kind() == FileType::Directory { AccessFs::RemoveDir.into() } else { AccessFs::RemoveFile.into() }
 }
 
-/// The right to make an object of this kind in a directory.
-fn creation(object: &Object) -> BitFlags<AccessFs> {
-    made(object.kind()).into()
-}
-
-/// Returns the right that is needed to make a file of this kind.
-pub fn made(kind: FileType) -> AccessFs {
+/// Returns the right that is needed to make a file of this kind in a directory.
+pub fn right_to_make(kind: FileType) -> AccessFs {
     match kind {
         FileType::Directory => AccessFs::MakeDir,
         FileType::Symlink => AccessFs::MakeSym,
@@ -286,7 +294,7 @@ pub fn made(kind: FileType) -> AccessFs {
     }
 }
 
-/// The right to move a file from one directory to another one.
-fn refer(source: &Object, target: &Object) -> BitFlags<AccessFs> {
+/// Returns the right that is needed to move or link a file from one directory to another; none if they are the same.
+fn right_to_refer(source: &Object, target: &Object) -> BitFlags<AccessFs> {
     if source.identity() == target.identity() { BitFlags::empty() } else { AccessFs::Refer.into() }
 }

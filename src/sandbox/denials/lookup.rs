@@ -1,5 +1,5 @@
-//! Looks a path up as the kernel would do it for the caller of a system call: from its root or working directory, in its
-//! mounts, with all symbolic links.
+//! Looks up a path as the kernel does it for the caller of a system call: from the caller's root or working directory,
+//! in the caller's mounts, and through all symbolic links.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -8,21 +8,22 @@ use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, fstatfs, openat, readlinka
 use rustix::io::{Errno, Result};
 
 use super::caller::Caller;
-use super::calls::At;
+use super::calls::PathArguments;
 
 /// The device and the inode number of a file.
 pub type Identity = (u64, u64);
 
-/// The most directories below each other. A job can make any number of them.
+/// The maximum depth of a directory. The limit bounds the time of a look-up, because a job can nest directories to any
+/// depth.
 const MAX_DEPTH: usize = 2048;
-/// The most symbolic links in one path (`MAXSYMLINKS` in include/linux/namei.h).
+/// The maximum number of symbolic links in one look-up (`MAXSYMLINKS` in include/linux/namei.h).
 const MAX_LINKS: u32 = 40;
-/// The root directory of a proc file system (`PROC_ROOT_INO` in include/linux/proc_fs.h).
-const PROC_ROOT: u64 = 1;
-/// `PROC_SUPER_MAGIC` (include/uapi/linux/magic.h).
-const PROC: i64 = 0x9fa0;
+/// The inode number of the root directory of a proc file system (`PROC_ROOT_INO` in include/linux/proc_fs.h).
+const PROC_ROOT_INO: u64 = 1;
+/// The type of a proc file system (include/uapi/linux/magic.h).
+const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
-/// A file that was opened only as a place (O_PATH).
+/// A file that was opened with O_PATH (open(2)).
 #[derive(Debug)]
 pub struct Object {
     pub file: OwnedFd,
@@ -45,12 +46,12 @@ impl Object {
     }
 
     fn is_on_proc(&self) -> bool {
-        fstatfs(&self.file).is_ok_and(|statfs| i128::from(statfs.f_type) == i128::from(PROC))
+        fstatfs(&self.file).is_ok_and(|statfs| i128::from(statfs.f_type) == i128::from(PROC_SUPER_MAGIC))
     }
 
-    /// Returns the absolute path; `None` if the file has none.
+    /// Returns the absolute path; `None` if the file has no path (a pipe, a socket).
     pub fn path(&self) -> Option<Vec<u8>> {
-        text(self.file.as_fd()).filter(|path| path.starts_with(b"/"))
+        proc_path(self.file.as_fd()).filter(|path| path.starts_with(b"/"))
     }
 }
 
@@ -61,9 +62,10 @@ pub struct Found {
     pub directories: Vec<Identity>,
     /// The directory that contains the last name of the path.
     pub parent: Object,
-    /// The last name. Empty for a path without one, such as `/` or `..`; then the parent is the object itself.
+    /// The last name of the path. It is empty for a path such as `/` or `..`; in this case, `parent` is the object
+    /// itself.
     pub name: Vec<u8>,
-    /// The object with this name; `None` if no object has it.
+    /// The object with this name; `None` if the directory has no such name.
     pub object: Option<Object>,
 }
 
@@ -82,18 +84,18 @@ impl Found {
     }
 }
 
-/// Looks a path up.
+/// Looks up the path in the arguments of a call. `follow` is whether the call follows a symbolic link at the end of the
+/// path.
 ///
 /// # Errors
-/// The errno with which the call itself fails, before the sandbox is asked; or that of a look-up that is not possible
-/// for pinfold.
-pub fn find(caller: &Caller, at: At, arguments: &[u64; 6], follow: bool) -> Result<Found> {
+/// The errno with which the call also fails without a sandbox, or the errno if pinfold can't look up the path.
+pub fn find(caller: &Caller, at: PathArguments, arguments: &[u64; 6], follow: bool) -> Result<Found> {
     let path = caller.string(arguments[usize::from(at.path)])?;
     let directory = at.directory.map_or(libc::AT_FDCWD, |index| arguments[usize::from(index)] as i32);
     find_from(caller, directory, &path, follow)
 }
 
-/// Looks a path up that begins at this descriptor of the caller.
+/// Looks up a path. A relative path begins at the caller's descriptor `directory`.
 ///
 /// # Errors
 /// The same as for [`find`].
@@ -103,70 +105,72 @@ pub fn find_from(caller: &Caller, directory: i32, path: &[u8], follow: bool) -> 
     }
     let is_absolute = path.starts_with(b"/");
     let current = Object::new(if is_absolute { caller.root()? } else { caller.directory(directory)? })?;
-    let directories = if is_absolute { vec![current.identity()] } else { climb(&current)? };
-    Walk { caller, directories, current, names: names(path), links: 0 }.finish(follow, path.ends_with(b"/"))
+    let directories = if is_absolute { vec![current.identity()] } else { ancestors(&current)? };
+    Walk { caller, directories, current, rest: components(path), links: 0 }.run(follow, path.ends_with(b"/"))
 }
 
-fn names(path: &[u8]) -> VecDeque<Vec<u8>> {
+/// Returns the names in a path, without empty ones and `.`.
+fn components(path: &[u8]) -> VecDeque<Vec<u8>> {
     let names = path.split(|&byte| byte == b'/').filter(|name| !name.is_empty() && *name != b".");
     names.map(<[u8]>::to_vec).collect()
 }
 
-/// Returns the directories from the root to this one.
-fn climb(directory: &Object) -> Result<Vec<Identity>> {
+/// Returns the directories from the root to this one, including this one.
+fn ancestors(directory: &Object) -> Result<Vec<Identity>> {
     let mut directories = vec![directory.identity()];
     let mut last: Option<Object> = None;
     while directories.len() < MAX_DEPTH {
-        let below = last.as_ref().unwrap_or(directory);
-        let above = Object::new(place(below.file.as_fd(), b"..")?)?;
-        if above.identity() == below.identity() {
+        let child = last.as_ref().unwrap_or(directory);
+        let parent = Object::new(open_path(child.file.as_fd(), b"..")?)?;
+        if parent.identity() == child.identity() {
             directories.reverse();
             return Ok(directories);
         }
-        directories.push(above.identity());
-        last = Some(above);
+        directories.push(parent.identity());
+        last = Some(parent);
     }
     Err(Errno::NAMETOOLONG)
 }
 
-/// Opens a name in a directory as a place. Does not follow a link, except for `..` across mounts.
-fn place(directory: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
+/// Opens the file `name` in a directory with O_PATH. Does not follow a symbolic link.
+fn open_path(directory: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
     openat(directory, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Returns what `/proc` shows as the path of a descriptor of this process.
-fn text(file: BorrowedFd<'_>) -> Option<Vec<u8>> {
+/// Returns the path that `/proc` shows for a descriptor of this process.
+fn proc_path(file: BorrowedFd<'_>) -> Option<Vec<u8>> {
     use std::os::fd::AsRawFd;
     let link = format!("/proc/self/fd/{}", file.as_raw_fd());
     readlinkat(rustix::fs::CWD, link, Vec::new()).ok().map(std::ffi::CString::into_bytes)
 }
 
-/// A look-up that is under way.
+/// A look-up in progress.
 struct Walk<'a> {
     caller: &'a Caller,
     /// The directories from the root to the current one.
     directories: Vec<Identity>,
     current: Object,
     /// The names that are still to be looked up.
-    names: VecDeque<Vec<u8>>,
+    rest: VecDeque<Vec<u8>>,
+    /// The number of symbolic links that were followed.
     links: u32,
 }
 
 impl Walk<'_> {
-    fn finish(mut self, follow: bool, ends_with_slash: bool) -> Result<Found> {
-        while let Some(name) = self.names.pop_front() {
+    fn run(mut self, follow: bool, ends_with_slash: bool) -> Result<Found> {
+        while let Some(name) = self.rest.pop_front() {
             if !self.caller.may_search(&self.current) {
                 return Err(Errno::ACCESS);
             }
             if name == b".." {
                 if self.directories.len() > 1 {
                     self.directories.pop();
-                    self.current = Object::new(place(self.current.file.as_fd(), b"..")?)?;
+                    self.current = Object::new(open_path(self.current.file.as_fd(), b"..")?)?;
                 }
                 continue;
             }
-            let is_last = self.names.is_empty();
-            let object = match place(self.current.file.as_fd(), &name) {
+            let is_last = self.rest.is_empty();
+            let object = match open_path(self.current.file.as_fd(), &name) {
                 Ok(file) => Object::new(file)?,
                 Err(Errno::NOENT) if is_last => return Ok(self.found(name, None)),
                 Err(errno) => return Err(errno),
@@ -192,7 +196,7 @@ impl Walk<'_> {
                 _ => return Err(Errno::NOTDIR),
             }
         }
-        // The path ends with the root, `..`, or a link to one of these.
+        // The path has no last name: it is `/`, ends with `..`, or ends with a symbolic link to a directory.
         let itself = Object::new(self.current.file.try_clone().map_err(|_| Errno::MFILE)?)?;
         Ok(self.found(Vec::new(), Some(itself)))
     }
@@ -201,24 +205,26 @@ impl Walk<'_> {
         Found { directories: self.directories, parent: self.current, name, object }
     }
 
-    /// Continues with the target of a symbolic link. Returns the result if it is known at once.
+    /// Continues the look-up at the target of a symbolic link. Returns the result if the link ends the look-up.
     fn follow(&mut self, link: &Object, name: &[u8], is_last: bool) -> Result<Option<Found>> {
         if link.is_on_proc() {
-            let is_root = self.current.identity().1 == PROC_ROOT;
+            let is_root = self.current.identity().1 == PROC_ROOT_INO;
             match name {
-                // These depend on the process that follows them.
+                // The target of these links depends on the process that follows them: here it is the caller.
                 b"self" if is_root => {
-                    self.names.push_front(self.caller.process().to_string().into_bytes());
+                    self.rest.push_front(self.caller.pid().to_string().into_bytes());
                     return Ok(None);
                 }
                 b"thread-self" if is_root => {
-                    let path = format!("{}/task/{}", self.caller.process(), self.caller.thread);
-                    path.rsplit('/').for_each(|name| self.names.push_front(name.as_bytes().to_vec()));
+                    let path = format!("{}/task/{}", self.caller.pid(), self.caller.tid);
+                    path.rsplit('/').for_each(|name| self.rest.push_front(name.as_bytes().to_vec()));
                     return Ok(None);
                 }
+                // These are ordinary links.
                 b"mounts" | b"net" => {}
-                // The other links of /proc lead to an open file, and their text need not be a path to it.
-                _ => return self.jump(name, is_last),
+                // The others are magic links (symlink(7)): the kernel goes to the file itself, and not to the path in
+                // the text of the link.
+                _ => return self.follow_magic_link(name, is_last),
             }
         }
         let target = readlinkat(&link.file, c"", Vec::new())?.into_bytes();
@@ -226,23 +232,23 @@ impl Walk<'_> {
             self.current = Object::new(self.caller.root()?)?;
             self.directories.truncate(1);
         }
-        names(&target).into_iter().rev().for_each(|name| self.names.push_front(name));
+        components(&target).into_iter().rev().for_each(|name| self.rest.push_front(name));
         Ok(None)
     }
 
-    /// Goes to the file to which a link of /proc leads.
-    fn jump(&mut self, name: &[u8], is_last: bool) -> Result<Option<Found>> {
+    /// Continues the look-up at the file of a magic link. Returns the result if the link ends the look-up.
+    fn follow_magic_link(&mut self, name: &[u8], is_last: bool) -> Result<Option<Found>> {
         let file = openat(&self.current.file, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         let object = Object::new(file)?;
         if object.kind() == FileType::Directory {
-            self.directories = climb(&object)?;
+            self.directories = ancestors(&object)?;
             self.current = object;
             return Ok(None);
         }
         if !is_last {
             return Err(Errno::NOTDIR);
         }
-        // The path of the open file shows in which directory it is. A pipe or a socket has none.
+        // The path shows the directory that contains the file. A pipe or a socket has no path.
         let path = object.path().ok_or(Errno::XDEV)?;
         let mut found = find_from(self.caller, libc::AT_FDCWD, &path, false)?;
         if found.object.as_ref().is_none_or(|found| found.identity() != object.identity()) {
@@ -267,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_looked_up_as_the_kernel_does_it() {
+    fn paths_are_looked_up_as_in_the_kernel() {
         let directory = std::env::temp_dir().join(format!("pinfold-lookup-{}", std::process::id()));
         std::fs::create_dir_all(directory.join("a/b")).unwrap();
         std::fs::write(directory.join("a/file"), "").unwrap();

@@ -1,26 +1,29 @@
 //! Explains what a sandbox refuses: which path, port, process or system call, and which option would grant it.
 //!
-//! The kernel asks pinfold about each call that Landlock or a filter can refuse (see `program`). A thread of pinfold
-//! (`listener`) looks at the arguments and works out what the kernel will do; for most calls it lets the kernel go on,
-//! with all of the kernel's own checks. A call that would fail without a sandbox too, such as an open of a file that does
-//! not exist, is no refusal.
+//! A *denial* is a system call that fails only because of the sandbox. A call that would also fail without a sandbox,
+//! such as an open of a file that does not exist, is no denial.
+//!
+//! The kernel notifies pinfold of each call that Landlock or a filter can refuse (`notify_filter`). A thread of pinfold
+//! (`listener`) reads the arguments of the call and predicts whether the kernel will refuse it. It then lets the kernel
+//! continue the call, with all of the kernel's own checks. Only a call that pinfold's own filter forbids gets its error
+//! from this thread.
 
 mod caller;
 mod calls;
+mod executables;
 mod explainer;
 mod files;
+mod filter_denials;
 mod listener;
 mod lookup;
+mod notify_filter;
 mod processes;
-mod program;
-mod programs;
 mod record;
-mod refusals;
 mod sockets;
 mod text;
 
 pub use explainer::Explainer;
-pub use listener::{Explanation, channel};
+pub use listener::{DenialListener, channel};
 pub use processes::Members;
 #[cfg(test)]
 pub use record::Record;

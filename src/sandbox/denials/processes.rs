@@ -1,16 +1,16 @@
-//! Which signals and traces Landlock refuses: those to a process outside of the job (`hook_task_kill` and
-//! `hook_ptrace_access_check` in security/landlock/task.c).
+//! Finds out whether Landlock refuses a signal or a trace. It does so if the other process is outside of the job
+//! (`hook_task_kill` and `hook_ptrace_access_check` in security/landlock/task.c).
 
-use super::caller::{Caller, read};
-use super::text::shown;
+use super::caller::{Caller, read_proc};
+use super::text::to_text;
 use crate::report::{Denial, DenialKind};
 
-/// Which processes belong to the job of a caller.
+/// How to find the processes that belong to the job of a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Members {
-    /// Those in the cgroup of the caller: a job in a sandbox can't leave its cgroup.
+    /// They are in the cgroup of the caller or below it, because a job in a sandbox can't leave its cgroup.
     OfCgroup,
-    /// The descendants of this process, the guard of this one job.
+    /// They are the descendants of the process with this pid: the guard, which has only this job.
     DescendantsOf(i32),
 }
 
@@ -19,18 +19,18 @@ impl Members {
     fn include(self, caller: &Caller, id: i32) -> bool {
         match self {
             Self::OfCgroup => {
-                let own = cgroup(&caller.thread.to_string());
-                let other = cgroup(&id.to_string());
+                let own = cgroup_of(&caller.tid.to_string());
+                let other = cgroup_of(&id.to_string());
                 own.zip(other).is_some_and(|(own, other)| {
                     other.strip_prefix(own.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
                 })
             }
             Self::DescendantsOf(guard) => {
                 // The parents can change during the walk, so the walk has a bound.
-                const LONGEST: u32 = 10_000;
+                const MAX_STEPS: u32 = 10_000;
                 let mut id = id;
-                for _ in 0..LONGEST {
-                    match parent(id) {
+                for _ in 0..MAX_STEPS {
+                    match parent_of(id) {
                         Some(parent) if parent == guard => return true,
                         Some(parent @ 1..) => id = parent,
                         _ => return false,
@@ -42,50 +42,55 @@ impl Members {
     }
 }
 
-/// Returns the path of the cgroup v2.
-fn cgroup(id: &str) -> Option<String> {
-    let text = read(&format!("/proc/{id}/cgroup")).ok()?;
+/// Returns the path of the cgroup v2 in which a process or a thread is (proc_pid_cgroup(5)).
+fn cgroup_of(id: &str) -> Option<String> {
+    let text = read_proc(&format!("/proc/{id}/cgroup")).ok()?;
     text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
 }
 
-fn field(id: i32, key: &str) -> Option<String> {
-    let status = read(&format!("/proc/{id}/status")).ok()?;
+/// Returns the value of a line of `/proc/PID/status`.
+fn status_field(id: i32, key: &str) -> Option<String> {
+    let status = read_proc(&format!("/proc/{id}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix(key)).map(|value| value.trim().to_owned())
 }
 
-fn parent(id: i32) -> Option<i32> {
-    field(id, "PPid:")?.parse().ok()
+fn parent_of(id: i32) -> Option<i32> {
+    status_field(id, "PPid:")?.parse().ok()
 }
 
-/// Returns the refusal of a signal to the process with this number (kill(2)).
+/// Returns the denial if Landlock refuses a signal from the caller to `id`, which is a pid or a thread id. A negative
+/// `id` is a process group (kill(2)); the result is then that for the leader of the group.
 pub fn signal(caller: &Caller, members: Members, id: i32, call: &str) -> Option<Denial> {
     // 0 is the caller's own process group; -1 is every process that the caller may send signals to.
     let id = if id < -1 { id.checked_neg()? } else { id };
-    if id <= 0 || id.cast_unsigned() == caller.process() || id.cast_unsigned() == caller.thread {
+    if id <= 0 || id.cast_unsigned() == caller.pid() || id.cast_unsigned() == caller.tid {
         return None;
     }
-    // `kill_ok_by_cred` in kernel/signal.c: the real or the saved user of the other process.
-    let users = field(id, "Uid:")?;
+    // The kernel requires that the caller's user is the real or the saved user of the other process
+    // (`kill_ok_by_cred` in kernel/signal.c).
+    let users = status_field(id, "Uid:")?;
     let mut users = users.split_whitespace();
     let uid = caller.credentials.uid.to_string();
-    let is_allowed = [users.next(), users.nth(1)].contains(&Some(uid.as_str()));
-    (is_allowed && !members.include(caller, id)).then(|| denial(DenialKind::Signal, id, call))
+    let is_allowed_without_sandbox = [users.next(), users.nth(1)].contains(&Some(uid.as_str()));
+    (is_allowed_without_sandbox && !members.include(caller, id)).then(|| denial(DenialKind::Signal, id, call))
 }
 
-/// Returns the refusal of a trace of the process with this number (ptrace(2)), or of an access to its memory.
+/// Returns the denial if Landlock refuses that the caller traces the process `id` (ptrace(2)), or uses its memory or
+/// descriptors.
 pub fn trace(caller: &Caller, members: Members, id: i32, call: &str) -> Option<Denial> {
-    if id <= 0 || id.cast_unsigned() == caller.process() || id.cast_unsigned() == caller.thread {
+    if id <= 0 || id.cast_unsigned() == caller.pid() || id.cast_unsigned() == caller.tid {
         return None;
     }
-    // `__ptrace_may_access` in kernel/ptrace.c: all users of the other process.
-    let users = field(id, "Uid:")?;
+    // The kernel requires that the caller's user is the real, the effective and the saved user of the other process
+    // (`__ptrace_may_access` in kernel/ptrace.c).
+    let users = status_field(id, "Uid:")?;
     let uid = caller.credentials.uid.to_string();
-    let is_allowed = users.split_whitespace().take(3).all(|user| user == uid);
-    (is_allowed && !members.include(caller, id)).then(|| denial(DenialKind::Trace, id, call))
+    let is_allowed_without_sandbox = users.split_whitespace().take(3).all(|user| user == uid);
+    (is_allowed_without_sandbox && !members.include(caller, id)).then(|| denial(DenialKind::Trace, id, call))
 }
 
 fn denial(kind: DenialKind, id: i32, call: &str) -> Denial {
-    let name = field(id, "Name:").map_or_else(String::new, |name| format!(" ({})", shown(name.as_bytes())));
+    let name = status_field(id, "Name:").map_or_else(String::new, |name| format!(" ({})", to_text(name.as_bytes())));
     Denial::new(kind, format!("process {id}{name}"), call, Vec::new())
 }
 
@@ -94,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_members_of_a_job_are_known() {
+    fn only_a_process_outside_of_the_job_is_denied() {
         let own = std::process::id();
         let caller = Caller::new(own, false, None).unwrap();
         let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();

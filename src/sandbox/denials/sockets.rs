@@ -1,4 +1,4 @@
-//! Which connections and addresses Landlock refuses (security/landlock/net.c and fs.c in the kernel).
+//! Finds out whether Landlock refuses connect(2) or bind(2) (security/landlock/net.c, fs.c and task.c in the kernel).
 
 use std::collections::HashSet;
 use std::ffi::CStr;
@@ -7,9 +7,9 @@ use landlock::{AccessFs, AccessNet, BitFlags, Scope};
 use rustix::fs::{Access, FileType};
 
 use super::caller::Caller;
-use super::files::{FileCall, FileRules};
+use super::files::{Call, FileRules};
 use super::lookup::find_from;
-use super::text::{path_option, shown};
+use super::text::{path_option, to_text};
 use crate::report::{Denial, DenialKind};
 
 /// The rules of a policy about sockets.
@@ -17,18 +17,20 @@ use crate::report::{Denial, DenialKind};
 pub struct SocketRules {
     /// The rights on TCP ports that the ruleset takes away.
     pub ports: BitFlags<AccessNet>,
+    /// The granted ports for connect(2).
     pub connect: Vec<u16>,
+    /// The granted ports for bind(2).
     pub listen: Vec<u16>,
-    /// [`Scope::AbstractUnixSocket`] if it is restricted.
+    /// Contains [`Scope::AbstractUnixSocket`] if the ruleset restricts connections to abstract sockets.
     pub scopes: BitFlags<Scope>,
 }
 
-/// The Unix sockets that a job has bound, by their address. The rules allow these.
+/// The addresses of the Unix sockets that a job has bound. Landlock lets a job connect to its own sockets.
 #[derive(Debug, Default)]
-pub struct Bound(HashSet<Vec<u8>>);
+pub struct BoundSockets(HashSet<Vec<u8>>);
 
-impl Bound {
-    /// The most addresses that are kept. With more of them, all sockets count as the job's own.
+impl BoundSockets {
+    /// The maximum number of addresses that are remembered. Once it is reached, every socket counts as the job's own.
     const MAX: usize = 1000;
 
     fn add(&mut self, address: Vec<u8>) {
@@ -42,18 +44,18 @@ impl Bound {
     }
 }
 
-/// An address (ip(7), ipv6(7), unix(7)).
+/// The part of a socket address that Landlock checks (ip(7), ipv6(7), unix(7)).
 #[derive(Debug, PartialEq, Eq)]
 enum Address {
     Port(u16),
     Path(Vec<u8>),
-    /// With the leading NUL.
+    /// The name in the abstract namespace, with the leading NUL.
     Abstract(Vec<u8>),
     Other,
 }
 
 impl Address {
-    fn of(bytes: &[u8]) -> Self {
+    fn parse(bytes: &[u8]) -> Self {
         let Some((family, rest)) = bytes.split_first_chunk::<2>() else { return Self::Other };
         match i32::from(u16::from_ne_bytes(*family)) {
             libc::AF_INET | libc::AF_INET6 => match rest.first_chunk::<2>() {
@@ -69,24 +71,25 @@ impl Address {
     }
 }
 
-/// connect(2) with this address.
+/// Checks connect(2) with this address. Returns `None` if the sandbox allows the call, or if it would also fail without
+/// a sandbox.
 pub fn connect(
     rules: &SocketRules,
     files: &FileRules,
-    bound: &Bound,
-    call: FileCall<'_>,
+    bound: &BoundSockets,
+    call: Call<'_>,
     address: &[u8],
 ) -> Option<Denial> {
-    match Address::of(address) {
+    match Address::parse(address) {
         Address::Port(port) => {
             let is_refused = rules.ports.contains(AccessNet::ConnectTcp) && !rules.connect.contains(&port);
-            is_refused.then(|| of_port(DenialKind::Connect, port, call.name, "--connect-tcp"))
+            is_refused.then(|| port_denial(DenialKind::Connect, port, call.name, "--connect-tcp"))
         }
         Address::Abstract(name) => {
             let is_refused = rules.scopes.contains(Scope::AbstractUnixSocket)
                 && !bound.includes(&name)
-                && exists(call.caller, &name).unwrap_or(false);
-            let object = format!("the abstract Unix socket {}", shown(&name[1..]));
+                && abstract_socket_exists(call.caller, &name).unwrap_or(false);
+            let object = format!("the abstract Unix socket {}", to_text(&name[1..]));
             is_refused.then(|| Denial::new(DenialKind::Connect, object, call.name, Vec::new()))
         }
         Address::Path(path) => {
@@ -95,27 +98,27 @@ pub fn connect(
             let path = found.path()?;
             let is_refused = !bound.includes(&path)
                 && !files.allow(call.caller, &found, AccessFs::ResolveUnix.into())
-                && call.caller.may(object, Access::WRITE_OK);
+                && call.caller.may_access(object, Access::WRITE_OK);
             let grant = path_option("--unix", &path);
-            let object = format!("the Unix socket {}", shown(&path));
+            let object = format!("the Unix socket {}", to_text(&path));
             is_refused.then(|| Denial::new(DenialKind::Connect, object, call.name, vec![grant]))
         }
         Address::Other => None,
     }
 }
 
-/// bind(2) with this address.
+/// Checks bind(2) with this address, as [`connect`] does. Remembers the address in `bound` if the call is allowed.
 pub fn bind(
     rules: &SocketRules,
     files: &FileRules,
-    bound: &mut Bound,
-    call: FileCall<'_>,
+    bound: &mut BoundSockets,
+    call: Call<'_>,
     address: &[u8],
 ) -> Option<Denial> {
-    match Address::of(address) {
+    match Address::parse(address) {
         Address::Port(port) => {
             let is_refused = rules.ports.contains(AccessNet::BindTcp) && !rules.listen.contains(&port);
-            is_refused.then(|| of_port(DenialKind::Listen, port, call.name, "--listen-tcp"))
+            is_refused.then(|| port_denial(DenialKind::Listen, port, call.name, "--listen-tcp"))
         }
         Address::Abstract(name) => {
             bound.add(name);
@@ -123,7 +126,7 @@ pub fn bind(
         }
         Address::Path(path) => {
             let found = find_from(call.caller, libc::AT_FDCWD, &path, false).ok()?;
-            let denial = files.make_found(call, &found, AccessFs::MakeSock.into());
+            let denial = files.make_at(call, &found, AccessFs::MakeSock.into());
             if denial.is_none() {
                 found.path().into_iter().for_each(|path| bound.add(path));
             }
@@ -133,9 +136,9 @@ pub fn bind(
     }
 }
 
-fn of_port(kind: DenialKind, port: u16, call: &str, option: &str) -> Denial {
+fn port_denial(kind: DenialKind, port: u16, call: &str, option: &str) -> Denial {
     let grants = match (kind, port) {
-        // The policy has no port 0 to connect to.
+        // No option grants a connection to port 0.
         (DenialKind::Connect, 0) => Vec::new(),
         _ => vec![format!("{option} {port}")],
     };
@@ -143,11 +146,11 @@ fn of_port(kind: DenialKind, port: u16, call: &str, option: &str) -> Denial {
 }
 
 /// Returns whether the network namespace of the caller has a socket with this abstract address (proc_net(5)).
-fn exists(caller: &Caller, name: &[u8]) -> Option<bool> {
-    let table = std::fs::read(format!("/proc/{}/net/unix", caller.thread)).ok()?;
+fn abstract_socket_exists(caller: &Caller, name: &[u8]) -> Option<bool> {
+    let table = std::fs::read(format!("/proc/{}/net/unix", caller.tid)).ok()?;
     // The table shows each NUL as `@`.
-    let shown: Vec<u8> = name.iter().map(|&byte| if byte == 0 { b'@' } else { byte }).collect();
-    Some(table.split(|&byte| byte == b'\n').any(|line| line.ends_with(&[b" ", shown.as_slice()].concat())))
+    let listed: Vec<u8> = name.iter().map(|&byte| if byte == 0 { b'@' } else { byte }).collect();
+    Some(table.split(|&byte| byte == b'\n').any(|line| line.ends_with(&[b" ", listed.as_slice()].concat())))
 }
 
 #[cfg(test)]
@@ -155,15 +158,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_read() {
+    fn addresses_are_parsed() {
         let family = |family: i32| (family as u16).to_ne_bytes().to_vec();
-        let address = |kind, rest: &[u8]| Address::of(&[family(kind), rest.to_vec()].concat());
+        let address = |kind, rest: &[u8]| Address::parse(&[family(kind), rest.to_vec()].concat());
         assert_eq!(address(libc::AF_INET, &[1, 187, 0, 0]), Address::Port(443));
         assert_eq!(address(libc::AF_INET6, &[0, 80]), Address::Port(80));
         assert_eq!(address(libc::AF_UNIX, b"/run/x\0\0"), Address::Path(b"/run/x".to_vec()));
         assert_eq!(address(libc::AF_UNIX, b"\0name"), Address::Abstract(b"\0name".to_vec()));
         assert_eq!(address(libc::AF_UNIX, b""), Address::Other);
         assert_eq!(address(libc::AF_UNSPEC, b"abcd"), Address::Other);
-        assert_eq!(Address::of(b"x"), Address::Other);
+        assert_eq!(Address::parse(b"x"), Address::Other);
     }
 }

@@ -1,17 +1,17 @@
-//! The texts of refusals: objects, options, and names of constants.
+//! The texts in a denial: the object, the options, and the names of constants.
 
 use crate::kernel::seccomp_run::Data;
 
-/// Returns bytes of the job as text; invalid UTF-8 is replaced.
-pub fn shown(bytes: &[u8]) -> String {
+/// Returns bytes as text. Invalid UTF-8 is replaced.
+pub fn to_text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Returns an option with a path as its value, as a person types it in a shell. The directories of processes in /proc
-/// have other names in each job, so the option names /proc itself.
+/// Returns an option with a path as its value, quoted for a shell. In place of a path below /proc/PID, the option
+/// grants all of /proc, because the next run of the job has other pids.
 pub fn path_option(option: &str, path: &[u8]) -> String {
     let is_of_a_process = path.strip_prefix(b"/proc/").is_some_and(|rest| rest.first().is_some_and(u8::is_ascii_digit));
-    let path = if is_of_a_process { "/proc".into() } else { shown(path) };
+    let path = if is_of_a_process { "/proc".into() } else { to_text(path) };
     let is_plain = |character: char| character.is_alphanumeric() || "/._-+,:=@%".contains(character);
     if path.chars().all(is_plain) && !path.starts_with('-') {
         format!("{option} {path}")
@@ -20,13 +20,13 @@ pub fn path_option(option: &str, path: &[u8]) -> String {
     }
 }
 
-/// Returns the name of a value in a list, or its number.
+/// Returns the name that `names` gives to a value; the value as a number if it has no name there.
 fn name(value: u64, names: &[(i32, &str)]) -> String {
     let named = names.iter().find(|(number, _)| u64::from(number.cast_unsigned()) == value);
     named.map_or_else(|| value.to_string(), |(_, name)| (*name).to_owned())
 }
 
-/// Returns the family and the type of a socket (socket(2)).
+/// Returns the family and the type of a socket (socket(2)), and also its protocol if it is unusual.
 pub fn socket(data: &Data) -> String {
     const FAMILIES: [(i32, &str); 14] = [
         (libc::AF_UNIX, "AF_UNIX"),
@@ -67,7 +67,7 @@ pub fn socket(data: &Data) -> String {
     format!("{}, {}{}", name(family, &FAMILIES), name(kind & 0xf, &TYPES), protocol.unwrap_or_default())
 }
 
-/// Returns the namespaces in the flags of clone(2) or unshare(2).
+/// Returns the names of the namespace flags among the flags of clone(2) or unshare(2).
 pub fn namespaces(flags: u64) -> String {
     const NAMES: [(i32, &str); 8] = [
         (libc::CLONE_NEWCGROUP, "CLONE_NEWCGROUP"),
@@ -83,8 +83,8 @@ pub fn namespaces(flags: u64) -> String {
     set.collect::<Vec<_>>().join("|")
 }
 
-/// Returns the request of ioctl(2).
-pub fn request(request: u64) -> String {
+/// Returns the name of a request of ioctl(2).
+pub fn ioctl_request(request: u64) -> String {
     #[allow(clippy::unnecessary_cast)] // The types differ between C libraries.
     let names = [(libc::TIOCSTI as i32, "TIOCSTI"), (libc::TIOCLINUX as i32, "TIOCLINUX")];
     name(request & 0xffff_ffff, &names)
@@ -115,6 +115,6 @@ mod tests {
         assert_eq!(socket(&data([2, 1, 262, 0, 0, 0])), "AF_INET, SOCK_STREAM, IPPROTO_MPTCP");
         assert_eq!(socket(&data([99, 7, 1, 0, 0, 0])), "99, 7");
         assert_eq!(namespaces(0x1002_0000), "CLONE_NEWNS|CLONE_NEWUSER");
-        assert_eq!(request(0x5412 | 1 << 32), "TIOCSTI");
+        assert_eq!(ioctl_request(0x5412 | 1 << 32), "TIOCSTI");
     }
 }

@@ -1,6 +1,6 @@
-//! Attempts of a job against everything that a sandbox protects. All of them run in one job, in each [`Way`], and leave a
-//! daemon behind: each answer must be the expected one, and the job must be gone afterwards. docs/sandbox-attacks.md is
-//! made from the tables.
+//! Attempts of a job against everything that a sandbox protects. For each [`Way`], one job makes all attempts and then
+//! leaves a daemon behind. The test checks that each answer is the expected one, and that no process of the job is
+//! left. It also writes docs/sandbox-attacks.md from the tables.
 
 use std::fmt::Write as _;
 use std::os::linux::net::SocketAddrExt;
@@ -12,17 +12,17 @@ use super::attack_tables::{ALWAYS, Attack, GROUPS, PORTS, STRICT, Target, UNIX};
 use super::{USER, Way, secret, text, ways};
 use crate::support::{PROJECT, Scratch, program};
 
-/// The things at which the attempts are aimed.
+/// The targets of the attempts.
 struct Stage {
-    /// A directory that belongs to the user of the job, with "secret" in it, "readable/file", and "out", which the job may
-    /// write.
+    /// A directory that belongs to the user of the job. It contains "secret", "readable/file" and "out". The job may only
+    /// write to "out".
     directory: Scratch,
     /// A port of this machine that the job may not use, and one that it may use.
     ports: [std::net::TcpListener; 2],
     _sockets: [UnixListener; 2],
     _datagrams: UnixDatagram,
     name: String,
-    /// Those of the programs that make the attempts.
+    /// The paths of the programs that make the attempts.
     programs: Vec<String>,
 }
 
@@ -124,8 +124,8 @@ impl Stage {
         differences
     }
 
-    /// Makes the attempts in each way, and asserts that the answers are the expected ones and that the daemon that the job
-    /// leaves behind is ended. [`super::Way::run`] asserts that no process and no cgroup is left.
+    /// Makes the attempts in each way. Asserts that the answers are the expected ones, and that pinfold ends the daemon
+    /// that the job leaves behind. [`super::Way::run`] asserts that no process and no cgroup is left.
     fn assert_answers(&self, attacks: &[Attack], options: &[&str]) {
         let script = self.script(attacks) + "setsid sleep 1000 & exit 3";
         let (out, readable) = (self.at("out"), self.at("readable"));
@@ -145,8 +145,8 @@ impl Stage {
         assert_eq!(std::fs::read_to_string(self.at("readable/file")).unwrap(), "a secret");
     }
 
-    /// Makes those attempts that work without a sandbox without one, as an ordinary user: if they failed there too, their
-    /// failure in a sandbox would show nothing.
+    /// Makes the attempts without a sandbox, as an ordinary user, and asserts that those with `works_without` succeed.
+    /// If they failed there too, their failure in a sandbox would prove nothing.
     fn assert_controls(&self, attacks: &[Attack]) {
         let controls: Vec<Attack> = attacks.iter().filter(|attack| attack.works_without).copied().collect();
         let way = Way { as_root: false, containment: "subreaper" };
@@ -177,7 +177,7 @@ fn only_the_granted_port_is_open() {
     let stage = Stage::new();
     stage.assert_answers(PORTS, &["--connect-tcp", &stage.port(1)]);
     stage.assert_controls(PORTS);
-    // No connection was queued although the job received an error for it.
+    // An attempt that received an error has made no connection either.
     let other = &stage.ports[0];
     other.set_nonblocking(true).unwrap();
     let controls = PORTS.iter().filter(|attack| attack.works_without && attack.target == Target::Port).count();
@@ -225,9 +225,9 @@ fn the_page_about_the_attacks_is_up_to_date() {
         "# Attacks on the sandbox\n\nThe tests in `tests/cli/sandbox/` make these attempts in a job of `pinfold run --sandbox`, as an ordinary user and as root with\n\
          `--user`, in a cgroup and with the subreaper, without and with `--explain-denials`. This command writes the page:\n\
          `PINFOLD_WRITE_DOCS=1 cargo test --all-features --test cli sandbox::attacks`.\n\
-         *Answer* is what the kernel returns in the sandbox. *Works without*: the same attempt succeeds for an\n\
-         ordinary user without a sandbox; a dash: it depends on the machine, needs privileges, or would do harm. After the attempts,\n\
-         each job leaves a daemon behind, and pinfold must end it.\n",
+         *Answer* is what the kernel returns in the sandbox. *Works without* has \"yes\" if the same attempt succeeds for an ordinary user\n\
+         without a sandbox. A dash means that the attempt depends on the machine, needs privileges, or would do harm. After the attempts,\n\
+         each job leaves a daemon behind, and the test checks that pinfold ends it.\n",
     );
     let all: Vec<_> = [ALWAYS, PORTS, STRICT, UNIX].concat();
     for (title, group) in GROUPS {
@@ -248,7 +248,7 @@ fn the_page_about_the_attacks_is_up_to_date() {
     assert_eq!(std::fs::read_to_string(path).unwrap(), page, "PINFOLD_WRITE_DOCS=1 writes the page");
 }
 
-/// Attacks that are more than one attempt, each with its test.
+/// The part of the page about attacks that need a test of their own.
 const OTHERS: &str = "
 ## Attacks with tests of their own
 

@@ -1,4 +1,4 @@
-//! Runs a program in a prepared sandbox, as the guard's child will: fork or vfork, the steps of [`apply`], execve.
+//! Runs a program in a prepared sandbox as the guard's child does: fork or vfork, the steps of [`apply`], execve.
 //!
 //! [`apply`]: crate::sandbox::apply
 
@@ -15,7 +15,7 @@ use super::users::{As, is_root, job_ids};
 use crate::kernel::short_child;
 use crate::sandbox::apply::Confinement;
 use crate::sandbox::cache::Cache;
-use crate::sandbox::denials::{self, Explanation, Members, Record};
+use crate::sandbox::denials::{self, DenialListener, Members, Record};
 use crate::sandbox::machine::Machine;
 use crate::sandbox::mounts::Ids;
 use crate::sandbox::policy::Sandbox;
@@ -49,7 +49,7 @@ pub struct Run<'a> {
     pub sandbox: Option<&'a Sandbox>,
     pub user: As,
     pub vfork: bool,
-    /// pinfold explains what the sandbox refuses.
+    /// Whether the sandbox explains its denials.
     pub explain: bool,
     pub words: Vec<CString>,
     pub env: Vec<CString>,
@@ -95,9 +95,9 @@ impl<'a> Run<'a> {
         let explain = |explainer| {
             let (ours, theirs) = denials::channel().unwrap();
             // No process except the caller itself counts as a part of the job.
-            (Explanation::start(explainer, ours, Members::DescendantsOf(i32::MAX)).unwrap(), theirs)
+            (DenialListener::start(explainer, ours, Members::DescendantsOf(i32::MAX)).unwrap(), theirs)
         };
-        let (explanation, listener) = explainer.map(explain).unzip();
+        let (denial_listener, listener) = explainer.map(explain).unzip();
         let mut launch = Launch {
             confinement: prepared.as_ref().map_or(&raw const empty, |prepared| &raw const prepared.confinement),
             ruleset: prepared.as_ref().and_then(|prepared| prepared.ruleset.as_ref()).map_or(-1, AsRawFd::as_raw_fd),
@@ -138,7 +138,7 @@ impl<'a> Run<'a> {
             code: libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)),
             signal: libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status)),
             failed: failed.get(),
-            refused: explanation.map(|explanation| explanation.so_far()).unwrap_or_default(),
+            refused: denial_listener.map(|denial_listener| denial_listener.record()).unwrap_or_default(),
         }
     }
 }

@@ -1,43 +1,44 @@
-//! The descriptions of system calls that pinfold's own filter refuses.
+//! Describes the system calls that pinfold's own filters refuse, and the options that would allow them.
 
 use libc::c_long;
 
 use super::super::filter;
 use super::super::policy::{Network, Sandbox, Unix};
-use super::text::{namespaces, request, socket};
+use super::text::{ioctl_request, namespaces, socket};
 use crate::kernel::seccomp::{ALLOW, Program};
 use crate::kernel::seccomp_run::{Data, strictest};
 use crate::report::{Denial, DenialKind};
 
-/// Policies that would allow more: an option, and the filters with it.
+/// Options that grant more than the policy, each with the filters of the policy with this option.
 #[derive(Debug)]
 pub struct Alternatives(Vec<(&'static str, Vec<Program>)>);
 
 impl Alternatives {
-    /// Compiles the filters of the policies that grant one thing more than this one.
+    /// Compiles the filters of the policy with each of these options.
     pub fn new(sandbox: &Sandbox) -> Self {
-        let with = |option, change: fn(&mut Sandbox)| {
+        let with_option = |option, change: fn(&mut Sandbox)| {
             let mut sandbox = sandbox.clone();
             change(&mut sandbox);
             Some((option, vec![filter::program(&sandbox)]))
         };
-        let port = |option, change: fn(&mut Sandbox)| match sandbox.network {
-            Network::None => with(option, change),
+        // Ports can only be granted if the job has no other network.
+        let with_port = |option, change: fn(&mut Sandbox)| match sandbox.network {
+            Network::None => with_option(option, change),
             _ => None,
         };
         let all = [
-            port("--connect-tcp PORT", |sandbox| {
+            with_port("--connect-tcp PORT", |sandbox| {
                 sandbox.connect_tcp(1);
             }),
-            port("--listen-tcp PORT", |sandbox| {
+            with_port("--listen-tcp PORT", |sandbox| {
                 sandbox.listen_tcp(1);
             }),
-            with("--network host", |sandbox| {
+            with_option("--network host", |sandbox| {
                 sandbox.network(Network::Host);
                 sandbox.connect_tcp.clear();
                 sandbox.listen_tcp.clear();
             }),
-            with("--unix own", |sandbox| {
+            with_option("--unix own", |sandbox| {
                 sandbox.unix(Unix::Own);
             }),
         ];
@@ -45,12 +46,12 @@ impl Alternatives {
     }
 
     /// Returns the options that would allow a call.
-    fn allowing(&self, data: &Data) -> Vec<String> {
-        let allow = |(_, filters): &&(&str, Vec<Program>)| strictest(filters, data) == ALLOW;
-        self.0.iter().filter(allow).map(|(option, _)| (*option).to_owned()).collect()
+    fn options_that_allow(&self, data: &Data) -> Vec<String> {
+        let allows = |(_, filters): &&(&str, Vec<Program>)| strictest(filters, data) == ALLOW;
+        self.0.iter().filter(allows).map(|(option, _)| (*option).to_owned()).collect()
     }
 
-    /// Returns the description of a call that the filters refuse.
+    /// Returns the denial for a call that the filters refuse.
     pub fn denial(&self, data: &Data) -> Denial {
         let number = c_long::from(data.number);
         let [first, second, ..] = data.arguments;
@@ -62,13 +63,13 @@ impl Alternatives {
                 (DenialKind::Connect, "a TCP port with MSG_FASTOPEN".into())
             }
             libc::SYS_unshare | libc::SYS_clone => (DenialKind::Call, namespaces(first)),
-            libc::SYS_ioctl => (DenialKind::Call, request(second)),
+            libc::SYS_ioctl => (DenialKind::Call, ioctl_request(second)),
             libc::SYS_setsockopt => (DenialKind::Call, "TCP_ULP".into()),
             libc::SYS_setpriority | libc::SYS_ioprio_set => (DenialKind::Call, process(second)),
             number if super::super::calls::OF_A_PROCESS.contains(&number) => (DenialKind::Call, process(first)),
             _ => (DenialKind::Call, String::new()),
         };
-        Denial::new(kind, object, &name(number), self.allowing(data))
+        Denial::new(kind, object, &name_of(number), self.options_that_allow(data))
     }
 }
 
@@ -78,7 +79,7 @@ macro_rules! named {
 }
 
 /// Returns the name of a call that the filter can refuse; its number if the name is not known.
-fn name(number: c_long) -> String {
+fn name_of(number: c_long) -> String {
     let known = named![
         setns => libc::SYS_setns, mount => libc::SYS_mount, umount2 => libc::SYS_umount2,
         pivot_root => libc::SYS_pivot_root, chroot => libc::SYS_chroot, open_tree => libc::SYS_open_tree,
@@ -110,10 +111,10 @@ fn name(number: c_long) -> String {
         sendmsg => libc::SYS_sendmsg, sendmmsg => libc::SYS_sendmmsg, setsockopt => libc::SYS_setsockopt,
     ];
     #[cfg(target_arch = "x86_64")]
-    let here = named![iopl => libc::SYS_iopl, ioperm => libc::SYS_ioperm, uselib => libc::SYS_uselib];
+    let of_x86_64 = named![iopl => libc::SYS_iopl, ioperm => libc::SYS_ioperm, uselib => libc::SYS_uselib];
     #[cfg(not(target_arch = "x86_64"))]
-    let here: [(&str, c_long); 0] = [];
-    let found = known.iter().chain(&here).find(|(_, known)| *known == number);
+    let of_x86_64: [(&str, c_long); 0] = [];
+    let found = known.iter().chain(&of_x86_64).find(|(_, known)| *known == number);
     found.map_or_else(|| format!("system call {number}"), |(name, _)| (*name).to_owned())
 }
 
@@ -132,7 +133,7 @@ mod tests {
     #[test]
     fn each_call_that_the_filter_refuses_has_a_name() {
         let all = calls::FORBIDDEN.iter().chain(calls::FORBIDDEN_HERE).chain(&calls::OF_A_PROCESS);
-        assert_eq!(all.filter(|call| name(**call).starts_with("system call")).count(), 0);
+        assert_eq!(all.filter(|call| name_of(**call).starts_with("system call")).count(), 0);
     }
 
     #[test]

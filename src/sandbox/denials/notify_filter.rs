@@ -1,13 +1,19 @@
-//! The seccomp filter of a sandbox that explains its refusals.
+//! The seccomp filter of a sandbox that explains its denials. It notifies the listener, which is a thread of pinfold.
 //!
-//! A filter that returns an errno ends the call before any listener learns of it (`SECCOMP_RET_ERRNO` has a higher
-//! precedence than `SECCOMP_RET_USER_NOTIF`, seccomp(2)). So the kernel gets one program in place of pinfold's own
-//! filters. Where these return EPERM, it asks the listener, which answers with what the filters return. The calls in
-//! [`super::calls`] also go to the listener, which lets the kernel go on with them. All other results are unchanged. If
-//! pinfold is gone, each of these calls fails with ENOSYS, so nothing becomes possible.
+//! If one filter returns an errno for a call and another one asks for a notification, the kernel does not notify the
+//! listener (`SECCOMP_RET_ERRNO` has a higher precedence than `SECCOMP_RET_USER_NOTIF`, seccomp(2)). So the job does
+//! not get pinfold's original filters, but one program in place of them:
 //!
-//! The listener runs the original filters on the numbers that the kernel has copied from the registers of the caller.
-//! The kernel makes a call with the same numbers, so the caller can't change them between check and use.
+//! - For the calls in [`super::calls`], and for each call for which the original filters return EPERM, the program
+//!   notifies the listener.
+//! - For every other call, the program returns what the original filters return.
+//!
+//! The listener runs the original filters and answers with their result: it lets the kernel continue the call, or makes
+//! the call fail with their errno. If pinfold is gone, each call with a notification fails with ENOSYS. So the job can
+//! never do more than with the original filters.
+//!
+//! The caller can't change the number and the arguments between check and use: the kernel has copied them from the
+//! caller's registers, the listener checks this copy, and the kernel continues the call with the same values.
 
 use crate::kernel::seccomp::{ALLOW, ERRNO, Instruction, Program};
 use crate::kernel::seccomp_notify::{Answer, USER_NOTIF};
@@ -24,12 +30,13 @@ const ARCH: u32 = 4;
 
 const EPERM: u32 = ERRNO | libc::EPERM as u32;
 
-/// Returns the program. `watched` are the numbers of at most 200 calls, so that each jump fits into a byte.
-pub fn program(architecture: u32, watched: &[u32], filters: &[Program]) -> Program {
+/// Compiles the program. `watched` are the numbers of the calls that always cause a notification: at most 200, so that
+/// the distance of each jump fits into a byte.
+pub fn compile(architecture: u32, watched: &[u32], filters: &[Program]) -> Program {
     let count = watched.len() as u8;
     let mut program = vec![
         Instruction::plain(LOAD, ARCH),
-        // Calls of other architectures go to the filters.
+        // The original filters decide about calls of other architectures.
         Instruction::jump(EQUAL, architecture, 0, count + 3),
         Instruction::plain(LOAD, NUMBER),
     ];
@@ -41,7 +48,7 @@ pub fn program(architecture: u32, watched: &[u32], filters: &[Program]) -> Progr
         program.extend(filter.iter().zip(1..).map(|(instruction, next)| {
             match (u32::from(instruction.code), instruction.constant) {
                 (RETURN, EPERM) => Instruction::plain(RETURN, USER_NOTIF),
-                // The next filter follows this one.
+                // A call that this filter allows continues with the next filter.
                 (RETURN, ALLOW) if !is_last => Instruction::plain(JUMP, (length - next) as u32),
                 _ => instruction,
             }
@@ -50,12 +57,12 @@ pub fn program(architecture: u32, watched: &[u32], filters: &[Program]) -> Progr
     program.into_iter().collect()
 }
 
-/// Returns the answer for a call: what the filters would have done with it.
+/// Returns the listener's answer to a notification: the result of the original filters.
 pub fn answer(filters: &[Program], data: &Data) -> Answer {
     match strictest(filters, data) {
         ALLOW => Answer::Continue,
         result if result & !0xffff == ERRNO => Answer::Fail((result & 0xffff) as i32),
-        // The program asks only where the filters allow or return EPERM.
+        // The program does not notify the listener of calls with any other result.
         _ => Answer::Fail(libc::EPERM),
     }
 }
@@ -81,7 +88,7 @@ mod tests {
         super::super::calls::watched(true).map(|(number, ..)| number as u32).collect()
     }
 
-    /// Numbers that filters compare with, and others.
+    /// Values of arguments: those that the filters compare with, and random ones.
     fn number() -> impl Strategy<Value = u64> {
         prop_oneof![0..70_u64, any::<u64>(), (0..64_u32).prop_map(|bit| 1 << bit), Just(0x5412), Just(0x541c)]
     }
@@ -90,7 +97,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(20_000))]
 
         #[test]
-        fn kernel_and_listener_together_do_what_the_filters_do(
+        fn program_and_listener_have_the_result_of_the_original_filters(
             number in prop_oneof![9 => 0..480_i32, 1 => any::<i32>()],
             foreign in prop::bool::weighted(0.05),
             arguments in prop::array::uniform6(number()),
@@ -101,8 +108,8 @@ mod tests {
             let architecture = if foreign { 0x4000_0003 } else { ARCHITECTURE };
             let data = Data { number, architecture, instruction_pointer: 0, arguments };
             let expected = strictest(filters, &data);
-            let combined = program(ARCHITECTURE, &watched(), filters);
-            let (result, asked) = match combined.run(&data) {
+            let combined = compile(ARCHITECTURE, &watched(), filters);
+            let (result, is_notified) = match combined.run(&data) {
                 USER_NOTIF => match answer(filters, &data) {
                     Answer::Continue => (ALLOW, true),
                     Answer::Fail(errno) => (ERRNO | errno as u32, true),
@@ -111,14 +118,14 @@ mod tests {
             };
             prop_assert_eq!(result, expected);
             let is_watched = !foreign && watched().contains(&number.cast_unsigned());
-            prop_assert_eq!(asked, is_watched || expected == EPERM);
+            prop_assert_eq!(is_notified, is_watched || expected == EPERM);
         }
     }
 
     #[test]
     fn the_kernel_accepts_the_program() {
         for filters in policies() {
-            let program = program(ARCHITECTURE, &watched(), &filters);
+            let program = compile(ARCHITECTURE, &watched(), &filters);
             assert_eq!(Program::from_bytes(program.bytes()).unwrap(), program);
         }
     }
