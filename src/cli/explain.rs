@@ -38,8 +38,8 @@ pub fn explain_failures(report: &Report) {
 }
 
 /// Returns a message about the signal that ended the command. Returns `None` if another message already reports the end
-/// (a deadline, the OOM killer). Also returns `None` for SIGPIPE and SIGINT, about which a shell prints nothing either;
-/// after SIGINT, pinfold itself ends by SIGINT.
+/// (a deadline, the OOM killer). Also returns `None` for SIGPIPE and SIGINT, because a shell prints nothing about these
+/// signals either. (After SIGINT, pinfold itself ends by SIGINT.)
 fn signal_that_ended(report: &Report) -> Option<String> {
     let main = report.main.as_ref()?;
     let MainEnd::Signalled { signal, core_dumped, .. } = main else { return None };

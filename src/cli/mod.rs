@@ -20,6 +20,8 @@ mod report_sink;
 mod run;
 mod runtime;
 mod sandbox;
+#[cfg(all(test, feature = "schema"))]
+mod schema;
 mod serve;
 mod signal_stream;
 mod signals;

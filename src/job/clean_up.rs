@@ -118,7 +118,7 @@ impl Actor {
         sandbox.denials_left_out = record.left_out;
         if let Some(why) = record.error {
             let why =
-                format!("pinfold could not look at all calls of the job, so sandbox.denials can be incomplete: {why}");
+                format!("pinfold could not inspect all calls of the job, so sandbox.denials can be incomplete: {why}");
             self.note(&why);
         }
     }

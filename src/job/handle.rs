@@ -29,6 +29,8 @@ use crate::supervisor::queue::WeakSender;
 pub(super) struct Shared {
     pub number: JobId,
     pub pid: i32,
+    /// The guard that started the job. Without a cgroup it has no other job.
+    pub guard: i32,
     pub main: Arc<Pidfd>,
     pub name: String,
     pub cgroup: Option<PathBuf>,
@@ -142,6 +144,12 @@ impl JobHandle {
     #[must_use]
     pub fn cgroup(&self) -> Option<&Path> {
         self.shared.cgroup.as_deref()
+    }
+
+    /// Returns the pid of the guard that started the job. Without a cgroup, the guard has only this job.
+    #[cfg(feature = "services")]
+    pub(crate) fn guard(&self) -> i32 {
+        self.shared.guard
     }
 
     /// Returns the events of the job. They begin with its start, even if this is called later.

@@ -1,7 +1,7 @@
 //! Detects that a job is ready: a line of its output says so, it listens on a port, or it has created a file.
 
 mod file;
-mod port;
+pub(crate) mod port;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

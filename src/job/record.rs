@@ -9,7 +9,7 @@ use rustix::process::{Pid, getpid};
 use super::command::Command;
 use super::stop::SignalTo;
 use crate::report::{DESCRIPTION_VERSION, Description};
-use crate::subreaper::description::Described;
+use crate::subreaper::description::MemfdRecord;
 use crate::supervisor::Inner;
 use crate::supervisor::containment::JobContainment;
 use crate::supervisor::link::Link;
@@ -19,7 +19,7 @@ pub(super) struct JobRecord {
     /// The description; `None` after it has been recorded.
     description: Option<Box<Description>>,
     /// The record of a job without a cgroup.
-    memory: Option<Described>,
+    memory: Option<MemfdRecord>,
     /// Whether the record already says that the job is being stopped.
     stopping: bool,
 }
@@ -52,7 +52,7 @@ impl JobRecord {
         let Some(description) = self.description.take() else { return };
         match containment.leaf() {
             Some(leaf) => drop(leaf.cgroup().describe(&description)),
-            None => self.memory = Described::new(&description).ok(),
+            None => self.memory = MemfdRecord::new(&description).ok(),
         }
     }
 
@@ -60,7 +60,7 @@ impl JobRecord {
     pub fn record_main(&self, containment: &JobContainment, pid: Pid) {
         let _ = match (containment.leaf(), &self.memory) {
             (Some(leaf), _) => leaf.cgroup().describe_main(pid),
-            (None, Some(memory)) => memory.main(pid),
+            (None, Some(memory)) => memory.record_main(pid),
             (None, None) => Ok(()),
         };
     }
@@ -72,7 +72,7 @@ impl JobRecord {
         }
         let _ = match (containment.leaf(), &self.memory) {
             (Some(leaf), _) => leaf.cgroup().describe_stop(),
-            (None, Some(memory)) => memory.stop(),
+            (None, Some(memory)) => memory.record_stop(),
             (None, None) => Ok(()),
         };
     }

@@ -82,6 +82,7 @@ impl SpawnRequest {
         sandboxes: &Cache,
     ) -> Result<Self> {
         command.check_streams()?;
+        command.check_passed()?;
         let mut sandbox = prepared(command, tmp.as_ref(), sandboxes)?;
         let has_mounted_tmp = sandbox.as_ref().is_some_and(Prepared::has_mounted_tmp);
         let mounted = has_mounted_tmp.then_some(Path::new(TMP));
@@ -194,9 +195,14 @@ impl SpawnRequest {
             targets.push(number);
             fds_for_guard.push(descriptor);
         }
-        for (number, descriptor) in &caller.descriptors {
+        for (number, descriptor) in caller.descriptors.iter().filter(|(number, _)| !command.passed.contains_key(number))
+        {
             targets.push(*number);
             fds_for_guard.push(FdForGuard::Inherited(descriptor.clone()));
+        }
+        for (number, descriptor) in &command.passed {
+            targets.push(*number);
+            fds_for_guard.push(FdForGuard::Shared(descriptor.clone()));
         }
 
         let signals = inherited::signals();
@@ -206,9 +212,7 @@ impl SpawnRequest {
         let spec = Spec {
             argv: bytes(&strings.argv),
             env: bytes(&strings.env),
-            // The variables that hold this process's identity, such as LISTEN_PID, are adjusted only if the job also
-            // inherits the passed sockets.
-            identities: if command.inherit_descriptors { command.identities(&strings.env) } else { Vec::new() },
+            identities: command.identities(&strings.env),
             candidates: bytes(&strings.candidates),
             has_cwd_descriptor,
             cwd: strings.cwd.as_deref().map(Bytes::new),

@@ -145,6 +145,7 @@ async fn start(
         streams::make(command, pipes, terminal, &report, activity.as_ref().map(|(_, activity)| activity))?
     };
     let cgroup = next.containment.leaf().map(|leaf| leaf.cgroup().path().to_owned());
+    let guard = next.link.pid.as_raw_nonzero().get();
     let (actor, requests, stops) = Actor::new(supervisor, command, next, spawn_request, events.clone())?;
     let memory = actor.memory.clone();
     // The timer already runs during the start. Afterwards the task that watches for idleness owns it.
@@ -161,7 +162,7 @@ async fn start(
             }
             let name = command.display_name();
             let streams::Streams { stdin, stdout, stderr, searches, piped } = streams;
-            let shared = Shared { number: id, pid, main, name, cgroup, report, events, searches, runtime };
+            let shared = Shared { number: id, pid, guard, main, name, cgroup, report, events, searches, runtime };
             Ok(Job {
                 stdin,
                 stdout,

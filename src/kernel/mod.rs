@@ -27,6 +27,8 @@ pub(crate) mod scan;
 pub(crate) mod seccomp;
 pub(crate) mod seccomp_notify;
 pub(crate) mod seccomp_run;
+#[cfg(feature = "services")]
+pub(crate) mod sender;
 pub(crate) mod short_child;
 pub(crate) mod signal;
 pub(crate) mod signal_set;

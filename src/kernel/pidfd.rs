@@ -77,7 +77,18 @@ impl Pidfd {
     /// Returns the id of the cgroup that contains the process (the inode number of its directory), if the kernel
     /// reports it (`PIDFD_GET_INFO`, Linux 6.13).
     pub(crate) fn cgroup_id(&self) -> Option<u64> {
+        self.info(PidfdInfo::requesting_cgroup_id())
+    }
+
+    /// Does the same as [`cgroup_id`](Self::cgroup_id), also for a process that has been reaped (Linux 6.15).
+    #[cfg(feature = "services")]
+    pub(crate) fn last_cgroup_id(&self) -> Option<u64> {
         let mut info = PidfdInfo::requesting_cgroup_id();
+        info.mask |= PIDFD_INFO_EXIT;
+        self.info(info)
+    }
+
+    fn info(&self, mut info: PidfdInfo) -> Option<u64> {
         // SAFETY: the structure has 64 bytes, the size in the request number; older kernels return ENOTTY or EINVAL.
         let done = unsafe { libc::ioctl(self.0.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
         if done == 0 { info.cgroup_id() } else { None }
@@ -133,6 +144,10 @@ impl PidfdInfo {
 }
 
 const PIDFD_INFO_CGROUPID: u64 = 1 << 2;
+
+/// Requests what the kernel keeps of a process that has been reaped, which includes its cgroup (Linux 6.15).
+#[cfg(feature = "services")]
+const PIDFD_INFO_EXIT: u64 = 1 << 3;
 
 /// `_IOWR(0xFF, 11, struct pidfd_info)`.
 pub(crate) const PIDFD_GET_INFO: libc::c_ulong = (3 << 30) | (64 << 16) | (0xFF << 8) | 11;

@@ -2,7 +2,7 @@
 
 use super::seccomp::{Instruction, KILL_PROCESS, Program};
 
-/// What a filter sees of a system call: `struct seccomp_data` (include/uapi/linux/seccomp.h).
+/// The data about a system call that a filter can read: `struct seccomp_data` (include/uapi/linux/seccomp.h).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Data {

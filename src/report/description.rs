@@ -1,6 +1,6 @@
-//! What pinfold records about a running job, so that another pinfold process can find the job and control it. The record
-//! is in extended attributes of the job's cgroup, or without a cgroup in the memory of its supervisor. It vanishes with
-//! them.
+//! What pinfold records about a running job, so that another pinfold process can find the job and control it. The
+//! record is in extended attributes of the job's cgroup, or without a cgroup in the memory of its supervisor. It
+//! vanishes with them.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +9,7 @@ pub(crate) const VERSION: u32 = 1;
 
 /// The program that supervises a job. It determines what a signal to the supervisor does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum SupervisorKind {
     Run,
@@ -52,7 +53,7 @@ impl SupervisorKind {
 /// The record of one running job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Description {
-    /// [`VERSION`].
+    /// The version of the format: [`VERSION`].
     pub version: u32,
     /// The name that the caller gave to the job; otherwise the file name of the program.
     pub name: String,

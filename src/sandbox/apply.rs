@@ -4,8 +4,8 @@
 //! The order, among the child's other steps:
 //!
 //! 1. [`Confinement::enter`]: the namespaces and mounts, and the bounding set. This comes before the change of the
-//!    user, because root needs its capabilities for it, and before the working directory, because mounts can cover
-//!    that.
+//!    user, because root needs its capabilities for it, and before the change of the working directory, because
+//!    mounts can cover that directory.
 //! 2. The change of the user, the exec timer, the death signal.
 //! 3. [`drop_privileges`]: the child gives up its capabilities, sets `no_new_privs`, and turns core dumps off.
 //! 4. Landlock.
@@ -42,8 +42,8 @@ pub struct Confinement {
 }
 
 impl Confinement {
-    /// Enters the namespaces, makes the mounts, and empties the capability bounding set. `ruleset` is -1 for a
-    /// sandbox without a ruleset. `tmp_socket` is the socket that a descriptor of the private tmp is sent to, or -1.
+    /// Enters the namespaces, makes the mounts, and empties the capability bounding set. `ruleset` is -1 for a sandbox
+    /// without a ruleset. `tmp_socket` is the socket over which the child sends a descriptor of the private tmp, or -1.
     ///
     /// # Safety
     /// Only for a process between clone and exec, because the changes are permanent. The confinement must live until
@@ -58,14 +58,16 @@ impl Confinement {
         }
     }
 
-    /// Installs the seccomp filters. `socket` is where the listener is sent, if there is one.
+    /// Installs the seccomp filters. If a filter has a listener, the child sends the listener's descriptor over
+    /// `socket`.
     ///
     /// # Safety
     /// The same as for [`enter`](Self::enter).
     pub unsafe fn filter(&self, socket: RawFd) -> Result<(), i32> {
         if let Some(program) = &self.listener {
-            // From here on, the calls that the listener answers wait for it. No step but exec makes one.
-            // SAFETY: `no_new_privs` is set; the supervisor is the owner of the listener, which this process does not use.
+            // After this, each call that causes a notification waits for the answer of the listener. Of the remaining
+            // steps, only exec makes such a call. SAFETY: `no_new_privs` is set; the supervisor is the owner of the
+            // listener, which this process does not use.
             unsafe { send_descriptor(socket, program.install_with_listener()? as RawFd)? };
         }
         // SAFETY: `no_new_privs` is set; the caller's obligation.
@@ -200,7 +202,7 @@ unsafe fn empty_bounding_set() -> Result<(), i32> {
         // SAFETY: an attribute of this process only (PR_CAPBSET_DROP in prctl(2)).
         match unsafe { checked(libc::SYS_prctl, [libc::PR_CAPBSET_DROP as usize, capability, 0, 0, 0]) } {
             Ok(_) => {}
-            // No such capability, or no CAP_SETPCAP.
+            // The kernel does not have this capability, or the process does not have CAP_SETPCAP.
             Err(libc::EINVAL | libc::EPERM) => break,
             Err(errno) => return Err(errno),
         }
@@ -217,7 +219,7 @@ const CAPABILITIES: u32 = 0x2008_0522;
 /// The same as for [`Confinement::enter`].
 unsafe fn drop_capabilities() -> Result<(), i32> {
     let header = [CAPABILITIES, 0];
-    // Effective, permitted and inheritable, in two halves.
+    // The effective, permitted and inheritable sets: first their lower halves, then the upper ones (capset(2)).
     let none = [0_u32; 6];
     // SAFETY: attributes of this process only; the arrays have the kernel's layout and outlive the call. Without
     // inheritable capabilities there are no ambient ones.

@@ -12,8 +12,8 @@ use super::rules::{self, Ruleset};
 use crate::error::Result;
 use crate::kernel::seccomp::Program;
 
-/// The maximum number of policies in the cache. The limit saves kernel memory, because a ruleset keeps the inodes of
-/// all granted files and directories there.
+/// The maximum number of policies in the cache. The limit saves memory of the kernel: a ruleset keeps the inodes of
+/// all granted files and directories in memory.
 const MAX_POLICIES: usize = 8;
 
 /// The filters and rulesets of the policies that were used last.

@@ -133,8 +133,8 @@ impl Machine {
     }
 }
 
-/// Returns the largest of two sets of rights that the kernel supports; an empty set if it supports neither. This saves
-/// time: only a right outside of the returned set has to be tried alone.
+/// Tries two sets of rights, first the larger one. Returns the first set of which the kernel supports all rights, or an
+/// empty set. This saves time: only the rights outside of the returned set must be tried one by one.
 fn largest_supported_set() -> Handled {
     let old = [Handled::files(), Handled::devices(), Handled::ports(), Handled::signals(), Handled::abstract_sockets()];
     let old = old.into_iter().fold(Handled::default(), Handled::and);

@@ -2,9 +2,9 @@
 //!
 //! The time that the kernel needs to install a program depends on the number of programs and on their lengths: it
 //! checks and compiles each one, and runs it once for each number of a system call (`seccomp_cache_prepare` in
-//! kernel/seccomp.c). So there is one program, which finds a system call by binary search. The crate `seccompiler` would
-//! not do: it ignores the x32 numbers of x86-64, has only one action for each program, compares the numbers one after
-//! another, and its programs are about three times as long. A test compares the results with those of that crate.
+//! kernel/seccomp.c). So there is one program, which finds a system call by binary search. The crate `seccompiler` is
+//! not suitable: it ignores the x32 numbers of x86-64, has only one action for each program, compares the numbers one
+//! after another, and its programs are about three times as long. A test compares the results with those of that crate.
 
 use std::collections::BTreeMap;
 
@@ -92,7 +92,8 @@ fn refuse(errno: i32) -> Instruction {
     Instruction::plain(RETURN, ERRNO | errno as u32)
 }
 
-/// Appends a binary search for a system call's number in `calls`, a sorted list of numbers and what follows for each.
+/// Appends a binary search for the number of a system call. `calls` is a sorted list of numbers, each with the
+/// instruction that runs for this number.
 fn search(calls: &[(u32, Instruction)], program: &mut Vec<Instruction>) {
     const CHAIN: usize = 3;
     if calls.len() <= CHAIN {
@@ -179,13 +180,14 @@ mod tests {
         instructions.iter().map(Instruction::read).collect()
     }
 
-    /// Compiles the same rules with the crate `seccompiler`. It knows neither the highest number nor ENOSYS.
+    /// Compiles the same rules with the crate `seccompiler`, which supports neither a highest number nor ENOSYS.
     fn independent(rules: &Rules) -> Vec<Instruction> {
         let condition =
             |argument, operation, value: u32| SeccompCondition::new(argument, Dword, operation, value.into()).unwrap();
         let rules = rules.iter().map(|(call, lists)| {
             let lists = lists.iter().flat_map(|list| {
-                // For each list the same lists, with one more test.
+                // That crate has no test for "any of these bits". So such a test becomes several lists, one for each
+                // bit.
                 list.iter().fold(vec![Vec::new()], |lists, (argument, test)| {
                     let tests: Vec<_> = match *test {
                         Test::Is(value) => vec![condition(*argument, Eq, value)],
@@ -229,7 +231,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_program_does_what_an_independent_compiler_makes_of_the_rules(
+        fn the_program_has_the_results_of_an_independent_compiler(
             rules in prop::collection::btree_map(
                 0..90_i64,
                 prop::collection::vec(prop::collection::vec((0..6_u8, test()), 1..4), 0..5),

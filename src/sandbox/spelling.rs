@@ -2,7 +2,8 @@
 
 use crate::report::Promise;
 
-/// The way in which a policy was written. All values are equal, because the policy is the same.
+/// The form in which the author wrote a policy. Two spellings always compare as equal: policies in different forms can
+/// be the same policy.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) enum Spelling {
     /// Options of the command.

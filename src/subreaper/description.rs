@@ -25,11 +25,11 @@ const RUNNING: u8 = b'r';
 const STOPPING: u8 = b's';
 const PID_WIDTH: usize = 10;
 
-/// The supervisor's end of a description.
+/// The record of one job, in a memfd of this process.
 #[derive(Debug)]
-pub(crate) struct Described(OwnedFd);
+pub(crate) struct MemfdRecord(OwnedFd);
 
-impl Described {
+impl MemfdRecord {
     /// Records a job that is about to start.
     pub fn new(description: &Description) -> Result<Self> {
         let text = format!("{}{:PID_WIDTH$}\n{}", char::from(STARTING), "", description.to_json());
@@ -37,13 +37,13 @@ impl Described {
     }
 
     /// Records the pid of the main process.
-    pub fn main(&self, pid: Pid) -> Result<()> {
+    pub fn record_main(&self, pid: Pid) -> Result<()> {
         pwrite(&self.0, format!("{:PID_WIDTH$}", pid.as_raw_nonzero()).as_bytes(), 1)?;
         pwrite(&self.0, &[RUNNING], 0).map(drop)
     }
 
     /// Records that pinfold is stopping the job.
-    pub fn stop(&self) -> Result<()> {
+    pub fn record_stop(&self) -> Result<()> {
         pwrite(&self.0, &[STOPPING], 0).map(drop)
     }
 }
@@ -103,15 +103,15 @@ mod tests {
             sandboxed: false,
         };
         let find = || of(own).into_iter().find(|found| found.description == description);
-        let described = Described::new(&description).unwrap();
+        let record = MemfdRecord::new(&description).unwrap();
         let found = find().unwrap();
         assert_eq!((found.main, found.stopping), (None, false));
-        described.main(own).unwrap();
+        record.record_main(own).unwrap();
         assert_eq!(find().unwrap().main, Some(own));
-        described.stop().unwrap();
+        record.record_stop().unwrap();
         let found = find().unwrap();
         assert_eq!((found.main, found.stopping), (Some(own), true));
-        drop(described);
+        drop(record);
         assert!(find().is_none());
     }
 }

@@ -1,17 +1,18 @@
-//! Jobs are found and controlled from another pinfold: `ps`, `stats`, `stop`, `kill`, `signal`, `freeze`, `thaw`, `wait`,
+//! Another pinfold process finds and controls jobs: `ps`, `stats`, `stop`, `kill`, `signal`, `freeze`, `thaw`, `wait`,
 //! `exec`.
 
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+use super::report::assert_matches;
 use crate::support::needs::Need;
 use crate::support::{PINFOLD, Ran, Run, Running, Scratch, pool, wait_for};
 
 /// A command that starts a process, prints `up`, and waits.
 const WAITS: &str = "sleep 999 & echo up; wait";
 
-/// The same, and ignores the stop signal.
+/// The same command, but it ignores the stop signal.
 const IGNORES_TERM: &str = "trap '' TERM; sleep 999 & echo up; wait; sleep 999";
 
 /// A running job with a name that no other job has.
@@ -34,12 +35,12 @@ impl Job {
         Self { name: name.to_owned(), running }
     }
 
-    /// Its entry in `ps --json`.
+    /// Returns the job's entry in the output of `ps --json`.
     fn entry(&self) -> Value {
         entries().into_iter().find(|job| job["name"] == *self.name).unwrap()
     }
 
-    /// Runs a subcommand with its name.
+    /// Runs a subcommand on this job, by its name.
     fn does(&self, words: &[&str]) -> Output {
         pinfold(words.iter().chain(&[self.name.as_str()]))
     }
@@ -61,16 +62,16 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
-/// The supervisors in `ps --json`.
+/// Returns the supervisors in the output of `ps --json`.
 fn supervisors() -> Vec<Value> {
     let output = pinfold(["ps", "--json", "--all-users"]);
     assert_eq!((code(&output), text(&output.stderr)), (0, ""));
     let listing: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(listing["version"], 1);
+    assert_matches("ps", &listing);
     listing["supervisors"].as_array().unwrap().clone()
 }
 
-/// The jobs of all supervisors.
+/// Returns the jobs of all supervisors.
 fn entries() -> Vec<Value> {
     supervisors().iter().flat_map(|supervisor| supervisor["jobs"].as_array().unwrap().clone()).collect()
 }
@@ -88,7 +89,7 @@ pub fn each_containment(test: impl Fn(&str)) {
 }
 
 #[test]
-fn a_running_job_is_listed_with_what_it_is_and_uses() {
+fn a_running_job_is_listed_with_its_description_and_usage() {
     each_containment(|containment| {
         let job = Job::start(containment, &[], WAITS);
         let entry = job.entry();
@@ -108,6 +109,7 @@ fn a_running_job_is_listed_with_what_it_is_and_uses() {
         assert!(line.contains(&pid.to_string()) && line.contains("running"), "{line}");
         let stats = pinfold(["stats", "--json", &job.name]);
         let stats: Value = serde_json::from_slice(&stats.stdout).unwrap();
+        assert_matches("ps", &stats);
         let jobs = stats["supervisors"].as_array().unwrap().iter().flat_map(|found| found["jobs"].as_array().unwrap());
         let names: Vec<_> = jobs.clone().map(|job| &job["name"]).collect();
         assert_eq!(names, [job.name.as_str()]);
@@ -121,7 +123,7 @@ fn a_running_job_is_listed_with_what_it_is_and_uses() {
 }
 
 #[test]
-fn a_stop_is_that_of_run_and_returns_when_the_job_is_gone() {
+fn stop_has_the_settings_of_run_and_returns_when_the_job_is_gone() {
     each_containment(|containment| {
         for options in [&[][..], &["--on-signal", "TERM=ignore"], &["--on-signal", "TERM=pass"]] {
             let job = Job::start(containment, options, WAITS);
@@ -145,7 +147,7 @@ fn a_kill_does_not_wait_for_the_grace_period() {
         let job = Job::start(containment, &["--grace", "999s"], IGNORES_TERM);
         assert_eq!(code(&job.does(&["kill"])), 0);
         assert_eq!(job.finish().assert_code(137).report["killed"], true);
-        // The supervisor is stopped and cannot obey.
+        // The supervisor is stopped, so it does not handle the request.
         let job = Job::start(containment, &["--grace", "999s"], IGNORES_TERM);
         let (supervisor, main) = (job.running.pinfold_pid(), job.entry()["pid"].clone());
         signal(supervisor, libc::SIGSTOP);
@@ -333,7 +335,7 @@ fn exec_is_refused_without_a_cgroup() {
 }
 
 #[test]
-fn one_job_of_a_pool_is_stopped_and_the_pool_goes_on() {
+fn one_job_of_a_pool_is_stopped_and_the_pool_continues() {
     let name = Scratch::new("pool").path().file_name().unwrap().to_str().unwrap().to_owned();
     let job = |number| format!("{{\"command\": [\"sh\", \"-c\", \"{WAITS}\"], \"name\": \"{name}-{number}\"}}\n");
     let mut running = pool::start(&["-j", "2", "--output", "stream"], &format!("{}{}", job(1), job(2)));
@@ -351,7 +353,7 @@ fn one_job_of_a_pool_is_stopped_and_the_pool_goes_on() {
 }
 
 #[test]
-fn stand_ins_are_stopped_too() {
+fn jobs_of_timeout_and_init_are_stopped_too() {
     for words in [&["timeout", "999", "sh", "-c", WAITS][..], &["init", "--", "sh", "-c", WAITS]] {
         let mut running = Run::bare([PINFOLD].iter().chain(words)).start();
         assert_eq!(running.line(), "up");

@@ -9,8 +9,8 @@ use serde_json::Value;
 use crate::support::random::{Random, setting};
 use crate::support::{Canary, PINFOLD, Run, Scratch};
 
-/// Shells start jobs that end by themselves, and `ps` lists them meanwhile. Each listing is right: it can be read, no
-/// job is in it twice, and each job is one of these.
+/// Shells start jobs that end by themselves, and meanwhile `ps` lists them. Each listing is valid JSON, contains no job
+/// twice, and contains no other job.
 #[test]
 fn listings_are_right_while_jobs_start_and_end() {
     let rounds = setting("PINFOLD_PS_ROUNDS", 60);
@@ -54,8 +54,8 @@ fn listings_are_right_while_jobs_start_and_end() {
     steady.finish().assert_code(143);
 }
 
-/// Requests meet the end of the job, each other, and the death of the supervisor. Each request comes back, the job is
-/// gone afterwards, and no other process has received a signal.
+/// Requests race with each other, with the end of the job, and with SIGKILL to the supervisor. Each request returns, no
+/// process of the job is left afterwards, and no other process has received a signal.
 #[test]
 fn requests_race_with_the_end_of_the_job_and_of_its_supervisor() {
     let rounds = setting("PINFOLD_CONTROL_ROUNDS", 40);
@@ -65,7 +65,7 @@ fn requests_race_with_the_end_of_the_job_and_of_its_supervisor() {
         let name = Scratch::new("race").path().file_name().unwrap().to_str().unwrap().to_owned();
         let containment = ["auto", "subreaper"][random.below(2) as usize];
         let life = format!("0.{:03}", random.below(60));
-        // A half of the jobs ends by itself; the others ignore SIGTERM or not.
+        // Half of the jobs end by themselves. Of the others, some ignore SIGTERM.
         let script = match random.below(4) {
             0 => format!("trap '' TERM; echo up; sleep {life}; sleep 999"),
             1 => "echo up; sleep 999 & wait".to_owned(),
@@ -102,8 +102,8 @@ fn requests_race_with_the_end_of_the_job_and_of_its_supervisor() {
             assert!(matches!(output.status.code(), Some(0 | 125)), "{context}: {output:?}");
         }
         assert!(matches!(last.status.code(), Some(0 | 125)), "{context}");
-        // The end of the output: no process of the job is left. Only the guard's work after the death of the supervisor
-        // may end after the requests.
+        // The end of the output shows that no process of the job is left. If the supervisor was killed, the guard ends
+        // the job, which may be after the requests have returned.
         line.clear();
         output.read_to_string(&mut line).unwrap();
         let status = pinfold.wait().unwrap();

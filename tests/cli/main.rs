@@ -32,6 +32,8 @@ mod runner;
 mod sandbox;
 mod serve;
 mod serve_ends;
+mod serve_many;
+mod serve_streams;
 mod served;
 mod size;
 mod starts;

@@ -32,18 +32,19 @@ fn with_die_with_parent_the_job_ends_with_the_process_that_started_pinfold() {
             assert_eq!(line, "up\n", "{call}");
             shell.kill().unwrap();
             shell.wait().unwrap();
-            // The end of the output: no process of the job and no pinfold has it open any more.
+            // The output ends when no process of the job and no pinfold process has it open any more.
             line.clear();
             std::io::Read::read_to_string(&mut output, &mut line).unwrap();
             assert_eq!(line, "", "{call}");
         }
-        // The parent had ended before.
+        // The parent does not have this pid, as if the parent had ended before pinfold started.
         let ran = Run::new(["--containment", containment, "--die-with-parent=1", "--", "sleep", "999"]).run();
         assert!(ran.code > 128 || ran.code == 125, "{ran:#?}");
     });
 }
 
-/// The guard has the name of a pinfold, and no environment by which an engine could find and kill it.
+/// The guard has a process name of pinfold, and an empty environment. So an engine that looks for a variable in the
+/// environment of processes does not find and kill it.
 #[test]
 fn the_guard_shows_no_environment() {
     let mut run = Run::new(["--", "sh", "-c", "echo up; sleep 999"]);

@@ -12,6 +12,7 @@ mod guard_start;
 mod host;
 mod host_changes;
 mod output;
+mod passed;
 mod process_names;
 
 fn main() -> std::process::ExitCode {

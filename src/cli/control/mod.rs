@@ -61,7 +61,7 @@ pub struct SignalArgs {
 
 /// Freeze jobs: their processes use no CPU time until they are thawed
 ///
-/// Needs a cgroup. The time limits of the jobs continue to run. A frozen job can be stopped and killed.
+/// The jobs must have cgroups. The time limits of the jobs continue to run. A frozen job can be stopped and killed.
 #[derive(clap::Args)]
 pub struct FreezeArgs {
     #[command(flatten)]

@@ -19,7 +19,7 @@ use super::{supervisors, table};
 /// they left.
 #[derive(clap::Args)]
 pub struct Args {
-    /// List the jobs of all users; other users' jobs are described only for root
+    /// List the jobs of all users; only root sees the details of other users' jobs
     #[arg(long, short)]
     all_users: bool,
 

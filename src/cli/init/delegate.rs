@@ -8,8 +8,8 @@ use crate::error::{ContainmentErrorKind, Error};
 
 use super::Init;
 
-/// Moves all processes of the container's own cgroup to a leaf, and enables the controllers for its other children,
-/// which contain the jobs.
+/// Moves all processes of the container's own cgroup to a leaf below it. Then enables the controllers for all cgroups
+/// below it, in which the jobs run.
 ///
 /// # Errors
 /// If this process is not PID 1, or if the cgroup is not writable.

@@ -68,7 +68,7 @@ pub(crate) fn stop(target: Target<'_>) -> Result<Outcome> {
 /// Kills a job, or all jobs of a supervisor, and waits until none of their processes is left.
 ///
 /// # Errors
-/// Those of [`stop`].
+/// The same as for [`stop`].
 pub(crate) fn kill(target: Target<'_>) -> Result<Outcome> {
     if let Some(supervisor) = supervisor_for_requests(target) {
         let Some(pidfd) = request(supervisor, Request::Kill)? else { return Ok(Outcome::Gone) };
@@ -86,7 +86,7 @@ pub(crate) fn kill(target: Target<'_>) -> Result<Outcome> {
 /// Sends a signal to the main process of each job of the target, or with `to_all` to each of their processes.
 ///
 /// # Errors
-/// If no process could be signalled.
+/// If the signal could not be sent to the processes of a job.
 pub(crate) fn signal(target: Target<'_>, signal: Signal, to_all: bool) -> Result<()> {
     for job in target.jobs() {
         let sent = if to_all { job.signal_all(&[signal], |_| true) } else { job.signal_main(&[signal]) };
@@ -103,7 +103,7 @@ pub(crate) fn freeze(target: Target<'_>, freeze: bool) -> Result<()> {
     for job in target.jobs() {
         let Containment::Leaf(leaf) = &job.containment else {
             bail!(
-                "cannot freeze or thaw {}: it has no cgroup (pinfold signal --all STOP stops its processes, and CONT continues them)",
+                "cannot freeze or thaw {}: it has no cgroup (instead, use pinfold signal --all STOP and CONT)",
                 target.describe()
             );
         };
@@ -156,7 +156,7 @@ fn open(supervisor: &Supervisor) -> Result<Option<Pidfd>> {
         Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
         Err(errno) => {
             let object = format!("process {}", pid.as_raw_nonzero());
-            return Err(Error::system("open the supervisor", object, errno, "").into());
+            return Err(Error::system("open a pidfd of the supervisor,", object, errno, "").into());
         }
     };
     let confirmed = match &supervisor.base {
@@ -245,7 +245,8 @@ fn outcome(target: Target<'_>) -> Outcome {
     if list.count == 0 { Outcome::Gone } else { Outcome::Remaining(list) }
 }
 
-/// Stops a job without its supervisor.
+/// Stops a job with signals from this process, and not with a request to its supervisor. Waits until no process is
+/// left.
 fn stop_directly(job: &Job) -> rustix::io::Result<()> {
     let description = job.description.as_ref();
     let signal = description.and_then(|found| Signal::from_number(found.stop_signal)).unwrap_or(Signal::TERM);
@@ -263,7 +264,8 @@ fn stop_directly(job: &Job) -> rustix::io::Result<()> {
     if job.wait(Some(job.grace()))? { Ok(()) } else { kill_directly(job) }
 }
 
-/// Kills a job without its supervisor. Waits for the end of its processes, for at most its kill bound.
+/// Kills a job with signals from this process. Waits for the end of its processes, for at most the kill bound of the
+/// job.
 fn kill_directly(job: &Job) -> rustix::io::Result<()> {
     match &job.containment {
         Containment::Leaf(leaf) => sweep::kill_and_wait(leaf, job.kill_bound()),

@@ -55,7 +55,7 @@ pub(crate) fn exec(target: Target<'_>, command: &Command) -> Result<ExitStatus> 
         command.words.iter().map(|word| CString::new(word.clone().into_vec())).collect::<Result<_, _>>()?;
     let mask = inherited::signals().blocked;
     let signals = SignalQueue::block_all()?;
-    // The child writes an error to this pipe. If the exec succeeds, it closes the pipe.
+    // The child writes an error to this pipe. A successful exec closes the pipe.
     let (error_reader, error_writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let child = match fork::fork_into(leaf.as_fd()) {
         Ok(Some(child)) => child,
@@ -160,7 +160,7 @@ fn wait_for(child: &Pidfd, signals: &SignalQueue) -> Result<ExitStatus> {
             return exit_status(child);
         }
         while let Some(received) = signals.next(Some(std::time::Duration::ZERO))? {
-            // The command is in this process group and has received what the terminal sent.
+            // The terminal has sent this signal to the command too, which is in the same process group.
             if received.is_from_terminal() {
                 if received.signal == Signal::TSTP {
                     suspend_by(Signal::TSTP);

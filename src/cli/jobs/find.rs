@@ -53,7 +53,7 @@ pub(crate) struct Job {
     pub containment: Containment,
 }
 
-/// What holds a job.
+/// The containment of a job.
 #[derive(Debug)]
 pub(crate) enum Containment {
     Leaf(Cgroup),
@@ -107,7 +107,9 @@ pub(crate) fn all() -> Result<Vec<Supervisor>> {
 fn trees() -> Vec<Cgroup> {
     let mounts = read_file("/proc/self/mountinfo").map(|text| mount::cgroup2_mounts(&text)).unwrap_or_default();
     let mut trees = Vec::<Cgroup>::new();
-    // A mount of the whole tree shows more than a bind mount of a part of it. The last mount at a point is visible.
+    // Of several mounts of one tree, the loop takes the first one. So the list begins with mounts of the whole tree,
+    // which show more than bind mounts of a part. Among equal ones, the latest comes first, because it can hide earlier
+    // ones.
     let mut mounts: Vec<_> = mounts.into_iter().rev().collect();
     mounts.sort_by_key(|mount| mount.root.components().count());
     for mount in mounts {
@@ -178,7 +180,8 @@ fn with_base(parent: &Cgroup, name: &str, locks: &Flocks) -> Option<Supervisor> 
     Some(Supervisor { pid, owner: stat.st_uid, base: Some(path), abandoned, jobs })
 }
 
-/// Returns the supervisor that has locked a base, if it is still running. A base is locked by its guard too.
+/// Returns the pid of the supervisor that has locked a base, if it is still running. The guard has locked the base too;
+/// it is recognized by its process name.
 fn locked_by(locks: &Flocks, inode: u64) -> Option<Pid> {
     locks.of(inode).iter().copied().find(|&pid| {
         let path = format!("/proc/{}", pid.as_raw_nonzero());
@@ -257,7 +260,8 @@ fn name_of(pid: Pid) -> Option<String> {
     Some(name.trim_end().to_owned())
 }
 
-/// Returns the first ancestor of a guard that is not a guard. A job without a cgroup can have two nested guards.
+/// Returns the supervisor of a guard. A job without a cgroup can have two nested guards, so this is the first ancestor
+/// with another process name.
 pub(super) fn supervisor_of_guard(guard: Pid) -> Option<Pid> {
     let mut pid = guard;
     for _ in 0..4 {

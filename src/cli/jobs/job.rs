@@ -1,4 +1,4 @@
-//! One job of another supervisor: its processes, its times, its end, and signals to it.
+//! Methods of a job of another supervisor: they list its processes, wait for its end, and send signals to it.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ const DEFAULT_KILL_BOUND: Duration = Duration::from_secs(10);
 const SIGNAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Job {
-    /// Returns its processes, as far as they are visible here.
+    /// Returns the processes of the job that are visible in this PID namespace.
     pub fn processes(&self) -> Vec<Pid> {
         match &self.containment {
             Containment::Leaf(leaf) => leaf.processes().0,

@@ -79,12 +79,13 @@ impl Supervision<'_> {
     }
 }
 
-/// Waits until no process of a job that has been sent SIGSTOP can read what the user types from now on for the shell.
+/// Call this after the job has received SIGSTOP. Waits until no process of the job can read what the user types next,
+/// which is input for the shell.
 ///
 /// A process that waits in a read of the terminal stops only when the scheduler runs it again. If there is input by
-/// then, the read returns that input before the process stops (`n_tty_read` in drivers/tty/n_tty.c, Linux 6.18). A frozen
-/// process has left its system calls, so pinfold freezes the job for a moment. Without a freezer (no cgroup, or before
-/// Linux 5.2), pinfold waits for the main process only.
+/// then, the read returns that input before the process stops (`n_tty_read` in drivers/tty/n_tty.c, Linux 6.18). A
+/// frozen process has left its system calls, so pinfold freezes the job for a moment. Without a freezer (no cgroup, or
+/// before Linux 5.2), pinfold waits for the main process only.
 async fn wait_until_stopped(job: &Job) {
     match tokio::time::timeout(BUSY_TIMEOUT, job.freeze()).await {
         Ok(Ok(())) => {

@@ -1,15 +1,16 @@
 //! The command to run: a builder of plain data.
 
 mod from_std;
+mod passed;
 mod run;
 mod signals;
 mod stop;
 mod streams;
 mod strings;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,6 +65,10 @@ pub struct Command {
     args: Vec<OsString>,
     clear_env: bool,
     env: BTreeMap<OsString, Option<OsString>>,
+    /// The variables of `env` that hold the pid of the main process.
+    pid_variables: BTreeSet<OsString>,
+    /// The descriptors that the job gets under these numbers.
+    pub(crate) passed: BTreeMap<RawFd, Arc<OwnedFd>>,
     current_dir: Option<PathBuf>,
     name: Option<String>,
     pub(crate) stdio: [Option<Stdio>; 3],
@@ -95,6 +100,8 @@ impl Command {
             args: Vec::new(),
             clear_env: false,
             env: BTreeMap::new(),
+            pid_variables: BTreeSet::new(),
+            passed: BTreeMap::new(),
             current_dir: None,
             name: None,
             stdio: Default::default(),
@@ -138,6 +145,7 @@ impl Command {
     /// Sets an environment variable for the job.
     pub fn env(&mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> &mut Self {
         self.env.insert(key.as_ref().into(), Some(value.as_ref().into()));
+        self.pid_variables.remove(key.as_ref());
         self
     }
 
@@ -148,13 +156,15 @@ impl Command {
         K: AsRef<OsStr>,
         V: AsRef<OsStr>,
     {
-        let variables = variables.into_iter();
-        self.env.extend(variables.map(|(key, value)| (key.as_ref().into(), Some(value.as_ref().into()))));
+        for (key, value) in variables {
+            self.env(key, value);
+        }
         self
     }
 
     /// Removes an environment variable, whether it is inherited or was set here before.
     pub fn env_remove(&mut self, key: impl AsRef<OsStr>) -> &mut Self {
+        self.pid_variables.remove(key.as_ref());
         if self.clear_env {
             self.env.remove(key.as_ref());
         } else {
@@ -173,6 +183,7 @@ impl Command {
     pub fn env_clear(&mut self) -> &mut Self {
         self.clear_env = true;
         self.env.clear();
+        self.pid_variables.clear();
         self
     }
 

@@ -1,7 +1,7 @@
 //! The input of execve: arguments, environment and the paths to try. Also checks that a command is valid.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -26,6 +26,7 @@ impl Command {
     /// ```
     pub fn check(&self) -> Result<()> {
         self.check_streams()?;
+        self.check_passed()?;
         self.sandbox.as_ref().map_or(Ok(()), |sandbox| sandbox.validate())?;
         self.check_strings()
     }
@@ -96,14 +97,22 @@ impl Command {
         block
     }
 
-    /// Returns the positions of the inherited variables that hold the identity of this process, such as LISTEN_PID. A
-    /// variable that was set here is not among them.
+    /// Returns the positions of the variables that get the identity of the job's main process: those of
+    /// [`env_pid`](Self::env_pid), and inherited ones that hold the identity of this process, such as LISTEN_PID.
+    ///
+    /// Inherited variables are left out if the job does not inherit the passed sockets too, or if they were set here.
     pub(crate) fn identities(&self, environment: &CStrings) -> Vec<(usize, Identity)> {
-        let set = |entry: &[u8]| {
-            let name = entry.split(|&byte| byte == b'=').next().unwrap_or_default();
-            self.env.contains_key(OsStr::from_bytes(name))
-        };
-        identity::of_this_process(environment.iter(), set)
+        let name =
+            |entry: &[u8]| OsString::from_vec(entry.split(|&byte| byte == b'=').next().unwrap_or_default().into());
+        let mut identities = Vec::new();
+        if self.inherit_descriptors {
+            identities = identity::of_this_process(environment.iter(), |entry| self.env.contains_key(&name(entry)));
+        }
+        if !self.pid_variables.is_empty() {
+            let own = environment.iter().enumerate().filter(|(_, entry)| self.pid_variables.contains(&name(entry)));
+            identities.extend(own.map(|(place, _)| (place, Identity::Pid)));
+        }
+        identities
     }
 
     fn candidates(&self, path: Option<&[u8]>) -> CStrings {

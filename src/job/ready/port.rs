@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::report::text::printable;
 
@@ -34,7 +34,7 @@ fn local(port: u16) -> Vec<SocketAddr> {
 
 impl Endpoint {
     /// Returns all addresses of the endpoint; an empty list if the name has none now.
-    async fn addresses(&self) -> Vec<SocketAddr> {
+    pub(crate) async fn addresses(&self) -> Vec<SocketAddr> {
         match self {
             Self::Address(address) => vec![*address],
             // Both addresses always count (RFC 6761, 6.3), even if /etc/hosts gives localhost only one of them.
@@ -95,20 +95,31 @@ async fn listener(addresses: &[SocketAddr], ephemeral: (u16, u16)) -> Option<Soc
     None
 }
 
-/// Returns whether a process accepts connections at the address. The local port of our own socket must not be this
-/// port, for two reasons. The server could not bind the port meanwhile. And two ends that connect to each other at the
-/// same time form a connection, even if both are the same socket (RFC 9293, 3.5, "simultaneous open").
+/// Returns whether a process accepts connections at the address.
 async fn accepts(address: SocketAddr, ephemeral: (u16, u16)) -> std::io::Result<bool> {
+    connect_from_other_port(address, ephemeral).await.map(|stream| stream.is_some())
+}
+
+/// Connects to the address, without a time limit of its own. Returns `None` if only this process itself is there.
+#[cfg(feature = "services")]
+pub(crate) async fn connect(address: SocketAddr) -> std::io::Result<Option<TcpStream>> {
+    connect_from_other_port(address, ephemeral_ports()).await
+}
+
+/// Connects to the address. The local port of our own socket must not be this port, for two reasons. The server could
+/// not bind the port meanwhile. And two ends that connect to each other at the same time form a connection, even if
+/// both are the same socket (RFC 9293, 3.5, "simultaneous open").
+async fn connect_from_other_port(address: SocketAddr, ephemeral: (u16, u16)) -> std::io::Result<Option<TcpStream>> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     if crate::kernel::socket::leave_out_local_port(&socket, address.port(), ephemeral).is_err() {
         // Before Linux 6.3, the socket takes any free port, and pinfold checks which one it is.
         socket.bind(SocketAddr::new(if address.is_ipv4() { V4_ANY } else { V6_ANY }, 0))?;
         if socket.local_addr()?.port() == address.port() {
-            return Ok(false);
+            return Ok(None);
         }
     }
     let stream = socket.connect(address).await?;
-    Ok(stream.local_addr()? != stream.peer_addr()?)
+    Ok((stream.local_addr()? != stream.peer_addr()?).then_some(stream))
 }
 
 const V4_ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);

@@ -33,7 +33,7 @@ pub enum OpenFlags {
     Creat,
 }
 
-/// The effect of a call. Each number is that of an argument.
+/// The effect of a call. A `u8` is the position of an argument, from 0 on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     Open(PathArguments, OpenFlags),
@@ -138,6 +138,7 @@ const ATTRIBUTES: [Entry; 8] = [
     (libc::SYS_lremovexattr, "lremovexattr", Operation::Attributes(path(0))),
 ];
 
+/// Such calls that only x86-64 has.
 #[cfg(target_arch = "x86_64")]
 const ATTRIBUTES_HERE: &[Entry] = &[
     (libc::SYS_chmod, "chmod", Operation::Attributes(path(0))),

@@ -16,14 +16,14 @@ pub struct Alternatives(Vec<(&'static str, Vec<Program>)>);
 impl Alternatives {
     /// Compiles the filters of the policy with each of these options.
     pub fn new(sandbox: &Sandbox) -> Self {
-        let with = |option, change: fn(&mut Sandbox)| {
+        let with_option = |option, change: fn(&mut Sandbox)| {
             let mut sandbox = sandbox.clone();
             change(&mut sandbox);
             Some((option, vec![filter::program(&sandbox)]))
         };
         // Ports can only be granted if the job has no other network.
         let with_port = |option, change: fn(&mut Sandbox)| match sandbox.network {
-            Network::None => with(option, change),
+            Network::None => with_option(option, change),
             _ => None,
         };
         let all = [
@@ -33,12 +33,12 @@ impl Alternatives {
             with_port("--listen-tcp PORT", |sandbox| {
                 sandbox.listen_tcp(1);
             }),
-            with("--network host", |sandbox| {
+            with_option("--network host", |sandbox| {
                 sandbox.network(Network::Host);
                 sandbox.connect_tcp.clear();
                 sandbox.listen_tcp.clear();
             }),
-            with("--unix own", |sandbox| {
+            with_option("--unix own", |sandbox| {
                 sandbox.unix(Unix::Own);
             }),
         ];

@@ -62,7 +62,7 @@ pub fn answer(filters: &[Program], data: &Data) -> Answer {
     match strictest(filters, data) {
         ALLOW => Answer::Continue,
         result if result & !0xffff == ERRNO => Answer::Fail((result & 0xffff) as i32),
-        // The listener is notified of no call for which the filters have any other result.
+        // The program does not notify the listener of calls with any other result.
         _ => Answer::Fail(libc::EPERM),
     }
 }

@@ -58,8 +58,8 @@ fn parent_of(id: i32) -> Option<i32> {
     status_field(id, "PPid:")?.parse().ok()
 }
 
-/// Returns the denial if Landlock refuses a signal from the caller to `id`: a pid, a thread id, or as for kill(2) the
-/// negative of a process group id. The result is for the leader of the group.
+/// Returns the denial if Landlock refuses a signal from the caller to `id`, which is a pid or a thread id. A negative
+/// `id` is a process group (kill(2)); the result is then that for the leader of the group.
 pub fn signal(caller: &Caller, members: Members, id: i32, call: &str) -> Option<Denial> {
     // 0 is the caller's own process group; -1 is every process that the caller may send signals to.
     let id = if id < -1 { id.checked_neg()? } else { id };

@@ -26,7 +26,7 @@ fn name(value: u64, names: &[(i32, &str)]) -> String {
     named.map_or_else(|| value.to_string(), |(_, name)| (*name).to_owned())
 }
 
-/// Returns the family, the type and, for an unusual one, the protocol of a socket (socket(2)).
+/// Returns the family and the type of a socket (socket(2)), and also its protocol if it is unusual.
 pub fn socket(data: &Data) -> String {
     const FAMILIES: [(i32, &str); 14] = [
         (libc::AF_UNIX, "AF_UNIX"),

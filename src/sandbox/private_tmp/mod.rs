@@ -2,8 +2,8 @@
 //!
 //! The directory `pinfold-<pid>-<random>` below `$TMPDIR` or `/tmp` contains the private tmps of all jobs of one guard.
 //! Supervisor and guard each hold a shared lock on it, as on a base ([`crate::cgroup::base`]). No job can make files in
-//! it. The supervisor removes it, or the guard if the supervisor was killed. If both are killed, the next supervisor that
-//! makes such a directory in the same place removes it, or `pinfold sweep` does.
+//! it. The supervisor removes it, or the guard if the supervisor was killed. If both are killed, the next supervisor
+//! that makes such a directory in the same place removes it, or `pinfold sweep` does.
 
 mod directory;
 mod removal;
@@ -237,7 +237,8 @@ impl PrivateTmpDir {
     /// The errno of fcntl(2), for example `EMFILE`.
     pub fn removal(&self) -> rustix::io::Result<Removal> {
         let place = rustix::io::fcntl_dupfd_cloexec(&self.base.dir, 0)?;
-        // Names of this process and this job, beside the numbers of the private tmps.
+        // The prefix contains the pid and the number of the job, so that no other removal uses the same names. A
+        // private tmp itself has only a number as its name.
         let prefix = format!("{}-{}-", std::process::id(), self.name);
         Ok(Removal::new(place, CString::new(self.name.as_str()), prefix))
     }

@@ -46,10 +46,10 @@ struct Listing {
     failed: Option<Errno>,
 }
 
-/// What became of an entry.
+/// The result of removing an entry.
 enum Entry {
     Gone,
-    /// It can be moved when other directories have been removed.
+    /// It is a directory that can't be moved yet: first, other directories must be removed.
     Later,
 }
 
@@ -75,7 +75,7 @@ impl Removal {
         }
     }
 
-    /// Returns how many bytes the files had allocated that have been removed. A file with several names counts once.
+    /// Returns how many bytes were allocated to the removed files. A file with several names counts once.
     ///
     /// # Errors
     /// The first directory that could not be removed, by its name in the place, and the reason.
@@ -106,7 +106,7 @@ impl Removal {
     fn open_one(&self, name: &CStr) -> Result<Option<Dir>> {
         match remove_directory(self.place.as_fd(), name) {
             Err(Errno::NOTEMPTY | Errno::EXIST) => {}
-            // Nothing but directories is expected here.
+            // Normally there are only directories here.
             Err(Errno::NOTDIR) => return unlinkat(&self.place, name, AtFlags::empty()).map(|()| None),
             done => return done.map(|()| None),
         }
@@ -195,7 +195,7 @@ impl Removal {
             (fresh, moved) = self.move_once(dir, name)?;
         }
         while matches!(moved, Err(Errno::NOTEMPTY | Errno::EXIST)) {
-            // A removal that did not end has used this name, in a process with the same pid.
+            // The name is in use: an earlier process with the same pid was killed during its removal.
             (fresh, moved) = self.move_once(dir, name)?;
         }
         match moved {

@@ -11,8 +11,8 @@ const EACCES: &str = "denied EACCES";
 const EROFS: &str = "denied EROFS";
 const ALLOWED: &str = "allowed";
 
-/// Makes the attempts on a file that the job may not use. `fresh` makes the arguments from a directory of the attempt's
-/// own, in which "out" is the only thing that the job may write.
+/// Makes the attempts on a file that the job may not use. Each attempt has a directory of its own, and the job may only
+/// write to "out" in this directory. `fresh` makes the arguments of an attempt from the directory.
 fn differences(
     sandbox: &Sandbox,
     rows: &[(&str, &str, Outside)],

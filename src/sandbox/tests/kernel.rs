@@ -1,4 +1,4 @@
-//! Attempts to use calls that open a way around the sandbox, and to gain privileges.
+//! Attempts to use calls that bypass the sandbox, and to gain privileges.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;

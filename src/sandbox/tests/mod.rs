@@ -1,5 +1,5 @@
-//! Attacks on prepared sandboxes, by programs in `tests/programs/sandbox/`. Each test makes the same attempts without a
-//! sandbox first: an attempt that fails there too shows nothing.
+//! Attacks on prepared sandboxes, by programs in `tests/programs/sandbox/`. Each test first makes the same attempts
+//! without a sandbox. If an attempt fails there too, its failure in the sandbox proves nothing.
 
 mod files;
 mod harness;

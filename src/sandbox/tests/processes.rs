@@ -10,7 +10,7 @@ const ALLOWED: &str = "allowed";
 
 #[test]
 fn a_process_outside_cannot_be_signalled_traced_read_or_limited() {
-    // Yama's scope 1 and above refuses to trace any process but a child.
+    // With Yama's ptrace_scope 1 or higher, a process can only trace its own children, also without a sandbox.
     let traces = match std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope") {
         Ok(scope) if scope.trim() != "0" => NotTried,
         _ => Works,
@@ -96,7 +96,7 @@ fn a_victim_lives_on() {
         assert_eq!(run.within(&sandbox, user).run().line(), ALLOWED);
         assert_eq!(victim.state(), 'T', "kill(-1) as {user:?}");
     }
-    // Without a sandbox, even the signal through the owner of a pipe arrives.
+    // Without a sandbox, even a signal that a pipe sends to its owner (F_SETOWN) arrives.
     let victim = Victim::new();
     Run::new([program.to_str().unwrap(), "owner_signal", &victim.pid()]).run();
     let begun = std::time::Instant::now();

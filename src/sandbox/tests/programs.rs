@@ -1,4 +1,4 @@
-//! Programs that people run must work in a sandbox.
+//! Ordinary programs work in a sandbox.
 
 use super::super::policy::Sandbox;
 use super::harness::{As, Run, Scratch, users};

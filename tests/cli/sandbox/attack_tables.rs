@@ -13,7 +13,7 @@ pub struct Attack {
     pub works_without: bool,
 }
 
-/// At what an attempt is aimed.
+/// The target of an attempt, which determines its arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     Nothing,
@@ -38,13 +38,14 @@ pub enum Target {
     OwnFile,
     /// A directory that is not granted.
     Directory,
-    /// A port at which a process outside listens.
+    /// A port on which a process outside of the job listens.
     Port,
     /// The same with a port that is granted.
     GrantedPort,
-    /// A socket of a process outside, in the place of docker.sock.
+    /// A socket of a process outside of the job, as docker.sock is.
     Socket,
-    /// The same for datagrams: the kernel checks the type of a socket before Landlock's rule.
+    /// The same for datagrams. It is another socket, because the kernel checks the type of a socket before Landlock's
+    /// rule.
     DatagramSocket,
     AbstractSocket,
 }
@@ -54,8 +55,8 @@ impl Attack {
         let other_user = as_root && matches!(self.target, Target::Guard | Target::GuardAndSupervisor);
         // The kernel may check the user before Landlock.
         let denied = ["denied EPERM", "denied EACCES"];
-        // Where the process group of these tests is from outside of their PID namespace (its number here is 0), the guard
-        // stays in it, so that no group has the guard's pid.
+        // If the process group of these tests was made outside of their PID namespace, its number here is 0. The guard
+        // then stays in this group, so no group has the guard's pid as its number.
         let no_such_group = self.attempt == "kill_group" && answer == "denied ESRCH" && own_process_group() == "0";
         answer == self.answer
             || no_such_group

@@ -14,8 +14,8 @@ use crate::support::{PROJECT, Scratch, program};
 
 /// The targets of the attempts.
 struct Stage {
-    /// A directory that belongs to the user of the job, with "secret" in it, "readable/file", and "out", which the job
-    /// may write.
+    /// A directory that belongs to the user of the job. It contains "secret", "readable/file" and "out". The job may only
+    /// write to "out".
     directory: Scratch,
     /// A port of this machine that the job may not use, and one that it may use.
     ports: [std::net::TcpListener; 2],
@@ -124,8 +124,8 @@ impl Stage {
         differences
     }
 
-    /// Makes the attempts in each way, and asserts that the answers are the expected ones and that the daemon that the
-    /// job leaves behind is ended. [`super::Way::run`] asserts that no process and no cgroup is left.
+    /// Makes the attempts in each way. Asserts that the answers are the expected ones, and that pinfold ends the daemon
+    /// that the job leaves behind. [`super::Way::run`] asserts that no process and no cgroup is left.
     fn assert_answers(&self, attacks: &[Attack], options: &[&str]) {
         let script = self.script(attacks) + "setsid sleep 1000 & exit 3";
         let (out, readable) = (self.at("out"), self.at("readable"));
@@ -145,8 +145,8 @@ impl Stage {
         assert_eq!(std::fs::read_to_string(self.at("readable/file")).unwrap(), "a secret");
     }
 
-    /// Makes those attempts that work without a sandbox without one, as an ordinary user: if they failed there too,
-    /// their failure in a sandbox would show nothing.
+    /// Makes the attempts without a sandbox, as an ordinary user, and asserts that those with `works_without` succeed.
+    /// If they failed there too, their failure in a sandbox would prove nothing.
     fn assert_controls(&self, attacks: &[Attack]) {
         let controls: Vec<Attack> = attacks.iter().filter(|attack| attack.works_without).copied().collect();
         let way = Way { as_root: false, containment: "subreaper" };
@@ -177,7 +177,7 @@ fn only_the_granted_port_is_open() {
     let stage = Stage::new();
     stage.assert_answers(PORTS, &["--connect-tcp", &stage.port(1)]);
     stage.assert_controls(PORTS);
-    // No connection was queued although the job received an error for it.
+    // An attempt that received an error has made no connection either.
     let other = &stage.ports[0];
     other.set_nonblocking(true).unwrap();
     let controls = PORTS.iter().filter(|attack| attack.works_without && attack.target == Target::Port).count();
@@ -248,7 +248,7 @@ fn the_page_about_the_attacks_is_up_to_date() {
     assert_eq!(std::fs::read_to_string(path).unwrap(), page, "PINFOLD_WRITE_DOCS=1 writes the page");
 }
 
-/// Attacks that are more than one attempt, each with its test.
+/// The part of the page about attacks that need a test of their own.
 const OTHERS: &str = "
 ## Attacks with tests of their own
 

@@ -1,5 +1,5 @@
-//! Attempts of a job to leave its cgroup or to change its limits. An ordinary user owns the files of its leaf, so that only
-//! the sandbox protects them.
+//! Attempts of a job to leave its cgroup or to change its limits. An ordinary user owns the files of its leaf, so that
+//! only the sandbox protects them.
 
 use std::path::Path;
 
@@ -34,7 +34,8 @@ pub fn mount() -> &'static Path {
     Path::new(Box::leak(mount.unwrap()[1].to_owned().into_boxed_str()))
 }
 
-/// Opening such a file for writing is what the kernel checks; the attempt changes nothing.
+/// The test only opens the files for writing, and changes nothing: the kernel checks the permission when a file is
+/// opened.
 #[test]
 #[requires(other_users, sandbox)]
 fn no_file_of_a_cgroup_can_be_written() {
@@ -57,7 +58,7 @@ fn no_file_of_a_cgroup_can_be_written() {
     for expected in ["leaf/cgroup.procs", "base/cgroup.procs", "sibling/cgroup.procs", "leaf/cgroup.threads", "made"] {
         assert!(without.stdout.lines().any(|line| line == expected), "{expected}: {without:#?}");
     }
-    // A leaf has these files where its controllers are enabled, or on newer kernels.
+    // Some of these files exist only if a controller of the leaf is enabled, or only on newer kernels.
     for name in ["cgroup.kill", "cgroup.freeze", "memory.max", "pids.max", "cpu.max"] {
         let exists = own_cgroup().join(name).exists() && name.starts_with("cgroup.");
         assert!(!exists || without.stdout.contains(&format!("leaf/{name}\n")), "{name}: {without:#?}");
@@ -68,7 +69,7 @@ fn no_file_of_a_cgroup_can_be_written() {
     }
 }
 
-/// Landlock does not check O_PATH, and not the cgroup of clone3.
+/// Landlock does not check opens with O_PATH, and does not check the cgroup in the arguments of clone3.
 #[test]
 #[requires(other_users, sandbox)]
 fn no_process_starts_in_another_cgroup() {

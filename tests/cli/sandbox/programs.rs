@@ -15,8 +15,8 @@ fn cargo_builds_offline() {
     let place = text(directory.path());
     let output = std::process::Command::new("rustc").args(["--print", "sysroot"]).output().unwrap();
     let toolchain = String::from_utf8(output.stdout).unwrap();
-    // The other user may not reach the toolchain at its own place, and cargo reads configuration in every directory above
-    // that of the crate. So both are in a mount namespace of the test.
+    // The user of the job may have no access to the directory of the toolchain, and cargo reads the configuration in
+    // every directory above that of the crate. So the test mounts both elsewhere, in a mount namespace of its own.
     let setup = format!(
         "mount --bind {place} /mnt && mount --bind {} /mnt/toolchain && cd /mnt/crate && rm -rf target home",
         toolchain.trim_end()
@@ -87,8 +87,8 @@ fn stop_signals_arrive() {
     }
 }
 
-/// A judge: submissions of strangers side by side, each with a deadline and without network; with a limit on memory where
-/// this machine has the controller.
+/// A judge of a programming contest runs submissions at the same time, each with a deadline and without network. If
+/// this machine has the memory controller, each has a memory limit too.
 #[test]
 #[requires(other_users, sandbox, program("python3"))]
 fn a_judge_runs_a_hundred_submissions() {

@@ -30,7 +30,7 @@ const ATTEMPTS: [&str; 20] = [
     "affinity",
 ];
 
-/// Those of them that work without a sandbox and do no harm to the victim.
+/// The attempts that work without a sandbox and do not harm the victim.
 const HARMLESS: [&str; 4] = ["environ_file", "limit_cpu", "nice_process", "affinity"];
 
 /// The user of the pool.
@@ -44,7 +44,8 @@ enum By {
     User,
 }
 
-/// Runs a victim and its attacker in a pool. Returns what the attacker printed, and asserts that the victim ended by itself.
+/// Runs a victim and its attacker in a pool. Returns what the attacker printed, and asserts that the victim ended by
+/// itself.
 fn pool(attempts: &[&str], in_sandbox: bool, by: By) -> Ran {
     let (directory, _) = secret();
     let place = text(directory.path());

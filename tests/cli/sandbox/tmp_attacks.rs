@@ -1,4 +1,5 @@
-//! Attacks on the removal of a private tmp, in each [`Way`]. `tests/cli/private_tmp.rs` has the other tests of it.
+//! Attacks on the removal of a private tmp, in each [`Way`]. The other tests of the private tmp are in
+//! `tests/cli/private_tmp.rs`.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
@@ -16,8 +17,8 @@ fn with_directory(way: Way, cgroup: &OwnCgroup, options: &[&str], script: &str) 
     way.prepare(cgroup, &[text(&refuse), "unshare", "1"], &options, "unset TMPDIR", &["sh", "-c", script])
 }
 
-/// While pinfold removes the private tmp, an accomplice outside of the job exchanges a directory in it for a symbolic link
-/// that points outside. Nothing that is there may be removed.
+/// While pinfold removes the private tmp, a process outside of the job replaces a directory in it by a symbolic link to
+/// a directory outside. pinfold removes nothing in the directory outside.
 #[test]
 #[requires(other_users, sandbox)]
 fn the_removal_cannot_be_steered_outside() {
@@ -61,7 +62,7 @@ fn the_removal_cannot_be_steered_outside() {
     }
 }
 
-/// `PINFOLD_TEST_FILES=1000000` makes a million.
+/// With `PINFOLD_TEST_FILES=1000000`, the test makes a million files.
 #[test]
 #[requires(other_users, sandbox)]
 fn any_number_of_files_is_removed() {

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
-/// In the environment of tests whose programs are built already.
+/// The environment variable that says that the programs are already built.
 pub const BUILT: &str = "PINFOLD_TEST_PROGRAMS_ARE_BUILT";
 
-/// Builds `tests/programs/sandbox/NAME.c`, once in a run of the tests.
+/// Builds `tests/programs/sandbox/NAME.c`, if this run of the tests has not built it yet.
 pub fn program(name: &str) -> PathBuf {
     static BUILDING: Mutex<Vec<String>> = Mutex::new(Vec::new());
     let mut built = BUILDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

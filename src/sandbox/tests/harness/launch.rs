@@ -11,7 +11,7 @@ use crate::kernel::syscall::{call, checked};
 use crate::sandbox::apply::{Confinement, drop_privileges};
 use crate::sandbox::mounts::Ids;
 
-/// Everything that the child uses.
+/// The data that the child uses. It only contains pointers and integers, so that the child allocates nothing.
 pub struct Launch {
     pub confinement: *const Confinement,
     pub ruleset: RawFd,
@@ -24,11 +24,11 @@ pub struct Launch {
     pub cwd: *const c_char,
     pub argv: *const *const c_char,
     pub env: *const *const c_char,
-    /// In memory that the child shares.
+    /// Where the child writes the errno of a failed step: in memory that it shares with the test.
     pub failed: *mut Option<i32>,
 }
 
-/// The child without a sandbox.
+/// Executes the program without a sandbox.
 pub extern "C" fn bare(argument: *mut c_void) -> c_int {
     // SAFETY: as in `confined`.
     unsafe {
@@ -39,7 +39,7 @@ pub extern "C" fn bare(argument: *mut c_void) -> c_int {
     }
 }
 
-/// The child of a sandbox: the order of the steps is that of the guard's child.
+/// Executes the program in a sandbox. The steps have the same order as in the guard's child.
 pub extern "C" fn confined(argument: *mut c_void) -> c_int {
     // SAFETY: the argument points to a launch that outlives this process, which makes only system calls.
     unsafe {
@@ -94,11 +94,12 @@ unsafe fn execute(launch: &Launch) -> c_int {
     // SAFETY: arrays of strings that end with null, and a string.
     unsafe {
         call(libc::SYS_chdir, [launch.cwd as usize]);
-        // A mask that the maker set for the time of the start.
+        // Unblocks the signals that the test has blocked during the start.
         let none = 0_u64;
         let arguments = [libc::SIG_SETMASK as usize, &raw const none as usize, 0, size_of::<u64>()];
         call(libc::SYS_rt_sigprocmask, arguments);
-        // Descriptors of the maker of the tests. The guard has none that a job could inherit.
+        // The test process may have inherited descriptors. A guard has none that a job could inherit, so the program of
+        // the test must not get them either.
         call(libc::SYS_close_range, [3, u32::MAX as usize, libc::CLOSE_RANGE_CLOEXEC as usize]);
         let program = *launch.argv as usize;
         let errno = checked(libc::SYS_execve, [program, launch.argv as usize, launch.env as usize]).unwrap_err();

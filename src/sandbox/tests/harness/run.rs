@@ -1,4 +1,4 @@
-//! Runs a program in a prepared sandbox, as the guard's child will: fork or vfork, the steps of [`apply`], execve.
+//! Runs a program in a prepared sandbox as the guard's child does: fork or vfork, the steps of [`apply`], execve.
 //!
 //! [`apply`]: crate::sandbox::apply
 
@@ -49,7 +49,7 @@ pub struct Run<'a> {
     pub sandbox: Option<&'a Sandbox>,
     pub user: As,
     pub vfork: bool,
-    /// pinfold explains what the sandbox refuses.
+    /// Whether the sandbox explains its denials.
     pub explain: bool,
     pub words: Vec<CString>,
     pub env: Vec<CString>,

@@ -8,7 +8,7 @@ use super::users::users;
 use super::victim::Victim;
 use crate::sandbox::policy::Sandbox;
 
-/// In place of something that lives as long as an attempt.
+/// For attempts that need no such value.
 pub struct Nothing;
 
 /// A value that lives as long as an attempt.
@@ -17,8 +17,8 @@ pub trait Kept {}
 impl Kept for Nothing {}
 impl Kept for Victim {}
 
-/// Makes attempts of one program in a sandbox and without one. Each row: the attempt, what it prints in the sandbox, and
-/// whether it works without.
+/// Makes attempts of one program in a sandbox and without one. A row contains the attempt, its output in the sandbox,
+/// and its result without a sandbox.
 pub struct Table<'a> {
     pub program: &'a str,
     pub sandbox: Sandbox,
@@ -28,14 +28,14 @@ pub struct Table<'a> {
 /// The result of an attempt without a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outside {
-    /// It works, and so its failure in a sandbox is due to the sandbox.
+    /// The attempt succeeds. So its failure in a sandbox is caused by the sandbox.
     Works,
-    /// It depends on the machine, or would do harm.
+    /// The test does not make the attempt, because the result depends on the machine, or because it would do harm.
     NotTried,
 }
 
 impl Table<'_> {
-    /// Runs all rows, with arguments that `arguments` makes for each run. Returns what was different than expected.
+    /// Runs all rows. `arguments` makes the arguments for each run. Returns a line for each unexpected result.
     pub fn differences(mut self, arguments: impl Fn() -> (Vec<String>, Box<dyn Kept>)) -> Vec<String> {
         let program = program(self.program);
         assert!(program.metadata().unwrap().mode() & 0o005 == 0o005);
@@ -63,8 +63,8 @@ impl Table<'_> {
                 if line != *expected {
                     differences.push(format!("{attempt} {way}: {line}, expected {expected}"));
                 }
-                // An attempt that works without a sandbox fails because of the sandbox, which must be explained. One of
-                // them looks at an attribute of the process, so that no call fails.
+                // If an attempt works without a sandbox, its failure is a denial, which pinfold must explain. The
+                // exception is an attempt that only reads an attribute of the process: there, no call fails.
                 let is_refused = ["denied EPERM", "denied EACCES", "denied EXDEV"].contains(&line.as_str())
                     && *attempt != "has_new_privileges";
                 if explain && *outside == Outside::Works && is_refused && ran.refused.denials.is_empty() {

@@ -1,4 +1,4 @@
-//! The users that make sandboxes, and those of the jobs.
+//! The users of the supervisor and of the job in the tests.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -9,22 +9,23 @@ use crate::sandbox::mounts::Ids;
 /// The user of the jobs, if the tests run as root.
 pub const NOBODY: u32 = 65534;
 
-/// Which user makes the sandbox, and which one the job is.
+/// The user that prepares the sandbox, and the user of the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum As {
-    /// An ordinary user has a job in a sandbox.
+    /// Both are the same ordinary user.
     Ordinary,
-    /// Root has a job of another user in a sandbox.
+    /// Root prepares the sandbox, and the job has another user.
     RootForAnother,
 }
 
-/// Returns the cases that can be tested here. Tests that run as root run once more as an ordinary user, see
-/// [`again_as_an_ordinary_user`].
+/// Returns the cases that this process can test. If it is root, [`again_as_an_ordinary_user`] runs the tests again
+/// for the other case.
 pub fn users() -> Vec<As> {
     if is_root() { vec![As::RootForAnother] } else { vec![As::Ordinary] }
 }
 
-/// A process that was root once could not have user namespaces of its own: the kernel gives its files in /proc to root.
+/// Runs all tests of the sandbox again in a new process of an ordinary user. The exec of a program is necessary: if a
+/// process only changes its user, its files in /proc still belong to root, and it can't make user namespaces.
 #[test]
 fn again_as_an_ordinary_user() {
     if !is_root() {

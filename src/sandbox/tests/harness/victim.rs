@@ -24,7 +24,7 @@ impl Victim {
         self.0.id().to_string()
     }
 
-    /// Stops it, and waits until it has stopped.
+    /// Stops the process with SIGSTOP, and waits until it has stopped.
     pub fn stop(&self) {
         let pid = self.0.id() as libc::pid_t;
         // SAFETY: signals and waits for our own child, which stays a child.
