@@ -35,6 +35,8 @@ mod serve_ends;
 mod serve_many;
 mod serve_streams;
 mod served;
+#[cfg(feature = "services")]
+mod services;
 mod size;
 mod starts;
 mod sweep;
