@@ -9,22 +9,26 @@ use crate::{Error, IoMax, Limits, Rlimit, Size};
 /// What the job may use
 // In JSON: `{"memory": "512M", "pids": 100, "cpus": 1.5, "rlimit": ["nofile=1024"], …}`
 #[derive(Debug, Default, clap::Args, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "limits"))]
 #[command(next_help_heading = "Limits")]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitArgs {
     /// Memory of the whole job: 512M, 1.5G, 50%; beyond it the OOM killer ends processes of the job
     #[arg(long, value_name = "SIZE", value_parser = parse::<Size>)]
     #[serde(deserialize_with = "size")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Amount>"))]
     memory: Option<Size>,
 
     /// Memory beyond which the job is slowed down
     #[arg(long, value_name = "SIZE", value_parser = parse::<Size>)]
     #[serde(deserialize_with = "size")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Amount>"))]
     memory_high: Option<Size>,
 
     /// Swap of the whole job, or max [default with --memory: 0]
     #[arg(long, value_name = "SIZE", value_parser = parse::<Size>)]
     #[serde(deserialize_with = "size")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Amount>"))]
     swap: Option<Size>,
 
     /// When memory runs out, kill the whole job, not one process
@@ -54,11 +58,13 @@ pub struct LimitArgs {
     /// Limit the use of a disk, such as /dev/sda:rbps=10M,wiops=100 (repeatable)
     #[arg(long, value_name = "DEV:KEY=N", value_parser = parse::<IoMax>)]
     #[serde(deserialize_with = "all")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>"))]
     io_max: Vec<IoMax>,
 
     /// Resource limit of each process, such as nofile=1024:4096 (repeatable; same names as in prlimit)
     #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = parse::<Rlimit>)]
     #[serde(deserialize_with = "all")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>"))]
     rlimit: Vec<Rlimit>,
 
     /// Niceness, -20 to 19
@@ -93,14 +99,17 @@ fn parse<T: std::str::FromStr<Err = Error>>(text: &str) -> Result<T, String> {
     })
 }
 
+/// A number of bytes, or a text like `512M`.
+#[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "amount"))]
+#[serde(untagged, expecting = "an amount: bytes, or a text like \"512M\"")]
+enum Amount {
+    Bytes(u64),
+    Text(String),
+}
+
 /// Deserializes a size: a number of bytes, or a text in the format of the option.
 fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Size>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "an amount: bytes, or a text like \"512M\"")]
-    enum Amount {
-        Bytes(u64),
-        Text(String),
-    }
     match Option::<Amount>::deserialize(deserializer)? {
         None => Ok(None),
         Some(Amount::Bytes(bytes)) => Ok(Some(Size::Bytes(bytes))),

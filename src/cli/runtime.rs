@@ -33,12 +33,20 @@ impl Descriptors {
         [Self::FIXED, started, ready].into_iter().fold(running, usize::saturating_add)
     }
 
+    /// Raises pinfold's limit on open files as far as the hard limit allows, and returns how many workers it is enough
+    /// for: at least one, and at most `workers`.
+    pub fn possible(self) -> usize {
+        let Some(limit) = raised_limit() else { return self.workers.min(MOST) };
+        let open = open_descriptors();
+        let enough = |workers: &usize| open.saturating_add(self.needed(*workers)) <= limit;
+        (1..limit.min(self.workers).min(MOST)).rev().find(enough).unwrap_or(1)
+    }
+
     /// Checks that the limit on open files is large enough. Without this check, the error would appear only later, as
     /// jobs that fail. Raises pinfold's limit first, as far as the hard limit allows.
     pub fn check(self) -> anyhow::Result<()> {
-        let limit = crate::kernel::inherited::raise_own_limits();
-        let Some(limit) = limit.and_then(|limit| usize::try_from(limit).ok()) else { return Ok(()) };
-        let open = std::fs::read_dir("/proc/self/fd").map_or(3, Iterator::count);
+        let Some(limit) = raised_limit() else { return Ok(()) };
+        let open = open_descriptors();
         let enough = |workers: &usize| open.saturating_add(self.needed(*workers)) <= limit;
         let workers = self.workers;
         if enough(&workers) {
@@ -51,6 +59,17 @@ impl Descriptors {
         };
         bail!("-j {workers} needs {needed} open files, but the limit is {limit} (ulimit -Hn): {advice}")
     }
+}
+
+/// The largest number of workers that pinfold chooses by itself.
+const MOST: usize = 100_000;
+
+fn raised_limit() -> Option<usize> {
+    crate::kernel::inherited::raise_own_limits().and_then(|limit| usize::try_from(limit).ok())
+}
+
+fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").map_or(3, Iterator::count)
 }
 
 /// Runs `host` in a runtime, with a supervisor and with the signals that pinfold receives. Ends the jobs that `host` has

@@ -24,7 +24,7 @@ mod spawn_request;
 mod start;
 pub mod stop;
 mod streams;
-mod terminal;
+pub(crate) mod terminal;
 mod wait_until_empty;
 
 use std::ops::Deref;

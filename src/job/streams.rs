@@ -220,6 +220,12 @@ impl Job {
         sent.map_err(|errno| Error::system("send", format!("{signal} to the job's terminal"), errno, ""))
     }
 
+    /// Returns a reference to the job's terminal, with which the caller can resize it while another owner has the job.
+    #[cfg(feature = "cli")]
+    pub(crate) fn weak_terminal(&self) -> Option<WeakTerminal> {
+        self.piped.as_ref()?.terminal.clone()
+    }
+
     fn terminal(&self) -> Result<&WeakTerminal> {
         let advice = "it was started without Command::pty";
         let terminal = self.piped.as_ref().and_then(|piped| piped.terminal.as_ref());

@@ -11,7 +11,7 @@ use super::output::Kept;
 use crate::kernel::syscall;
 
 /// A weak reference to the supervisor's side of a job's terminal. It does not keep the terminal open.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct WeakTerminal {
     pub fd: Weak<AsyncFd<OwnedFd>>,
     pub _kept: Kept,

@@ -85,6 +85,12 @@ impl Handle {
         self.end(Ending::Stop);
     }
 
+    /// Cancels the task as [`cancel`](Self::cancel) does, and kills its job at once.
+    #[cfg(feature = "cli")]
+    pub(crate) fn kill(&self) {
+        self.end(Ending::Kill);
+    }
+
     pub(super) fn end(&self, ending: Ending) {
         if let Some(pool) = self.pool.upgrade() {
             pool.end_one(self.id, self.priority, ending);

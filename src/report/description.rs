@@ -9,6 +9,7 @@ pub(crate) const VERSION: u32 = 1;
 
 /// The program that supervises a job. It determines what a signal to the supervisor does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum SupervisorKind {
     Run,
@@ -17,6 +18,7 @@ pub(crate) enum SupervisorKind {
     Watch,
     Pool,
     Serve,
+    Up,
     /// A program that uses the library; also a kind that a newer pinfold has added.
     #[default]
     #[serde(other)]
@@ -34,6 +36,7 @@ impl SupervisorKind {
             Self::Watch => "watch",
             Self::Pool => "pool",
             Self::Serve => "serve",
+            Self::Up => "up",
             Self::Library => "library",
         }
     }

@@ -21,6 +21,7 @@ use crate::report::Promise;
 ///
 /// docs/sandbox.md says what each promise means, and what is not promised.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "sandbox"))]
 #[serde(default, deny_unknown_fields)]
 pub struct Sandbox {
     pub(super) strict: bool,
@@ -31,8 +32,10 @@ pub struct Sandbox {
     pub(super) deny: Vec<PathBuf>,
     pub(super) network: Network,
     #[serde(deserialize_with = "ports")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<u16>"))]
     pub(super) connect_tcp: Vec<u16>,
     #[serde(deserialize_with = "ports")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<u16>"))]
     pub(super) listen_tcp: Vec<u16>,
     pub(super) unix: Unix,
     pub(super) private_tmp: Option<PrivateTmp>,
@@ -48,6 +51,7 @@ pub struct Sandbox {
 
 /// The network of a job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Network {
@@ -62,6 +66,7 @@ pub enum Network {
 
 /// The Unix sockets of a job.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Unix {
@@ -76,6 +81,7 @@ pub enum Unix {
 
 /// Temporary files of the job's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct PrivateTmp {
     /// The largest size of all files together, in bytes. This needs a mount namespace.

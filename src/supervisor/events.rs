@@ -13,6 +13,7 @@ use crate::supervisor::queue::{Receiver, Sender, queue};
 
 /// An event in the life of a job.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Event {
     /// The time: seconds after the spawn was requested, as in [`Phases`](crate::report::Phases).
@@ -40,6 +41,7 @@ pub struct Event {
 /// # }
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum EventKind {

@@ -5,6 +5,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+use super::report::assert_matches;
 use crate::support::needs::Need;
 use crate::support::{PINFOLD, Ran, Run, Running, Scratch, pool, wait_for};
 
@@ -66,7 +67,7 @@ fn supervisors() -> Vec<Value> {
     let output = pinfold(["ps", "--json", "--all-users"]);
     assert_eq!((code(&output), text(&output.stderr)), (0, ""));
     let listing: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(listing["version"], 1);
+    assert_matches("ps", &listing);
     listing["supervisors"].as_array().unwrap().clone()
 }
 
@@ -108,6 +109,7 @@ fn a_running_job_is_listed_with_its_description_and_usage() {
         assert!(line.contains(&pid.to_string()) && line.contains("running"), "{line}");
         let stats = pinfold(["stats", "--json", &job.name]);
         let stats: Value = serde_json::from_slice(&stats.stdout).unwrap();
+        assert_matches("ps", &stats);
         let jobs = stats["supervisors"].as_array().unwrap().iter().flat_map(|found| found["jobs"].as_array().unwrap());
         let names: Vec<_> = jobs.clone().map(|job| &job["name"]).collect();
         assert_eq!(names, [job.name.as_str()]);

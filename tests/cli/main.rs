@@ -32,7 +32,11 @@ mod runner;
 mod sandbox;
 mod serve;
 mod serve_ends;
+mod serve_many;
+mod serve_streams;
 mod served;
+#[cfg(feature = "services")]
+mod services;
 mod size;
 mod starts;
 mod sweep;

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use crate::support::events::{Process, wait_for_file};
 use crate::support::{PINFOLD, PROJECT, Ran, Run, Scratch, wait_for};
 
-fn committed() -> Value {
-    let path = format!("{PROJECT}/docs/report.schema.json");
+fn committed(name: &str) -> Value {
+    let path = format!("{PROJECT}/docs/{name}.schema.json");
     serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap()
 }
 
@@ -37,11 +37,16 @@ fn closed(mut schema: Value) -> Value {
 }
 
 fn assert_valid(report: &Value) {
-    for schema in [committed(), closed(committed())] {
+    assert_matches("report", report);
+}
+
+/// Asserts that a value matches `docs/NAME.schema.json`, and that the schema has all of its fields.
+pub fn assert_matches(name: &str, value: &Value) {
+    for schema in [committed(name), closed(committed(name))] {
         let validator = jsonschema::validator_for(&schema).unwrap();
         let errors: Vec<_> =
-            validator.iter_errors(report).map(|error| format!("{}: {error}", error.instance_path())).collect();
-        assert!(errors.is_empty(), "{errors:#?} in {report:#}");
+            validator.iter_errors(value).map(|error| format!("{}: {error}", error.instance_path())).collect();
+        assert!(errors.is_empty(), "{errors:#?} in {value:#}");
     }
 }
 
@@ -74,7 +79,7 @@ fn the_committed_schema_is_the_generated_one() {
 #[test]
 #[requires(cgroup)]
 fn the_schema_takes_new_fields_and_no_missing_or_wrong_ones() {
-    let validator = jsonschema::validator_for(&committed()).unwrap();
+    let validator = jsonschema::validator_for(&committed("report")).unwrap();
     let report = valid(Run::new(["true"])).report;
     let changed = |change: &dyn Fn(&mut Value)| {
         let mut changed = report.clone();

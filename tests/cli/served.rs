@@ -11,6 +11,8 @@ use crate::support::{PINFOLD, PROJECT, Run, Running};
 pub struct Served {
     pub running: Running,
     pub stdin: Option<std::process::ChildStdin>,
+    /// The first event.
+    pub hello: Value,
     schema: jsonschema::Validator,
 }
 
@@ -22,8 +24,10 @@ impl Served {
         let stdin = running.child.stdin.take();
         let schema = std::fs::read_to_string(format!("{PROJECT}/docs/serve.schema.json")).unwrap();
         let schema: Value = serde_json::from_str(&schema).unwrap();
-        let mut served = Self { running, stdin, schema: jsonschema::validator_for(&schema).unwrap() };
-        assert_eq!(served.next_event()["event"], "hello");
+        let schema = jsonschema::validator_for(&schema).unwrap();
+        let mut served = Self { running, stdin, hello: Value::Null, schema };
+        served.hello = served.next_event();
+        assert_eq!(served.hello["event"], "hello");
         served
     }
 

@@ -15,14 +15,16 @@ pub(crate) const VERSION: u32 = 1;
 
 /// The jobs that run now.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub(crate) struct Listing {
-    /// The version of the format: [`VERSION`].
+    /// The version of the format. It increases when a field changes its meaning or is removed.
     pub version: u32,
     pub supervisors: Vec<SupervisorEntry>,
 }
 
 /// One supervisor.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub(crate) struct SupervisorEntry {
     /// Its pid in this PID namespace; null if it is not visible here, or if it has ended.
     pub pid: Option<i32>,
@@ -42,6 +44,7 @@ pub(crate) struct SupervisorEntry {
 
 /// The state of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum State {
     /// The command has not been executed yet.
@@ -56,6 +59,7 @@ pub(crate) enum State {
 
 /// One job.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub(crate) struct JobEntry {
     pub name: String,
     /// The pid of the main process; null until the command has been executed, and in another PID namespace.

@@ -16,7 +16,8 @@ use super::job_line::StderrArg;
 /// pinfold reads all jobs from standard input (or --jobs) before it starts the first one. Without a COMMAND, each line
 /// is a job in JSON: {"command": ["cc", "-c", "a.c"], "name": "a", "cwd": "src", "env": {"KEY": "value", "UNSET":
 /// null}, "timeout": "1m", "stdin": "text", "priority": 5, "retries": 2, "limits": {"memory": "512M", "pids": 100}};
-/// only "command" is required. Root can set a "user" for the job. "stderr" is "merged" or "separate". The limits have the same names and values as the
+/// only "command" is required. Root can set a "user" for the job. "stderr" is "merged" or "separate". "clear_env",
+/// "grace" and "stop_signal" are like the options of pinfold run. The limits have the same names and values as the
 /// options of pinfold run (memory_high for --memory-high). With --shell each line is a script for sh. With a COMMAND,
 /// each line is an argument of it: the line replaces every {} in the command, or is its last argument. In a script of
 /// sh -c, write {q} instead: pinfold replaces it with the line, quoted as one word. With {}, the shell would run a line

@@ -11,40 +11,64 @@ use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use crate::cli::duration;
 use crate::cli::limits::LimitArgs;
 use crate::pool::Task;
-use crate::{Command, Controller, Sandbox, Stdio, User};
+use crate::{Command, Controller, Sandbox, Signal, Stdio, User};
 
 /// A job in JSON.
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "job"))]
 #[serde(deny_unknown_fields)]
 pub struct JobLine {
+    /// The program and its arguments.
     #[serde(deserialize_with = "deserialize_command")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     command: Vec<String>,
     #[serde(default)]
     name: Option<String>,
     #[serde(default)]
     cwd: Option<PathBuf>,
+    /// Environment variables; null removes one.
     #[serde(default)]
     env: BTreeMap<String, Option<String>>,
+    /// Stops the job after this time.
     #[serde(default, deserialize_with = "deserialize_duration")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Time>"))]
     timeout: Option<Duration>,
+    /// What the job reads from its standard input. Without it, the input is empty.
     #[serde(default, deserialize_with = "deserialize_bytes")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     stdin: Option<Stdio>,
     #[serde(default)]
     stderr: Option<StderrArg>,
+    /// Jobs with a higher one start first.
     #[serde(default)]
     priority: i32,
+    /// How many times, at most, pinfold runs the job again after it has failed.
     #[serde(default)]
     retries: Option<u32>,
     #[serde(default)]
     limits: LimitArgs,
     #[serde(default)]
     sandbox: Option<Sandbox>,
+    /// The user that the job runs as: `NAME`, `UID`, `NAME:GID` or `UID:GID`. Only root can do this.
     #[serde(default, deserialize_with = "deserialize_user")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     user: Option<User>,
+    /// Starts the job with an empty environment; `env` still adds variables.
+    #[serde(default)]
+    clear_env: bool,
+    /// Kills the job this long after the stop signal.
+    #[serde(default, deserialize_with = "deserialize_grace")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Time>"))]
+    grace: Option<Duration>,
+    /// The signal that stops the job: a name or a number.
+    #[serde(default, deserialize_with = "deserialize_signal")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+    stop_signal: Option<Signal>,
 }
 
 /// Where standard error goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum StderrArg {
     /// To standard output, as one stream: the output of the job keeps its order
@@ -63,6 +87,21 @@ impl JobLine {
     /// Returns whether the job specifies its standard input.
     pub fn has_stdin(&self) -> bool {
         self.stdin.is_some()
+    }
+
+    /// Returns how many times, at most, the job is run again.
+    pub fn retries(&self) -> u32 {
+        self.retries.unwrap_or(0)
+    }
+
+    /// Sets how the job is stopped, where it says so.
+    pub fn set_stop(&self, command: &mut Command) {
+        if let Some(grace) = self.grace {
+            command.grace(grace);
+        }
+        if let Some(signal) = self.stop_signal {
+            command.stop_signal(signal);
+        }
     }
 
     /// Checks what [`Command::check`] does not check.
@@ -87,6 +126,9 @@ impl JobLine {
         let mut words = self.command.iter();
         let mut command = Command::new(words.next().cloned().unwrap_or_default());
         command.args(words.cloned());
+        if self.clear_env {
+            command.env_clear();
+        }
         for (key, value) in &self.env {
             match value {
                 Some(value) => command.env(key, value),
@@ -137,21 +179,40 @@ fn deserialize_user<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option
     Ok(Some(user))
 }
 
-/// Reads a number of seconds, or a text in the format of `--timeout`.
+/// A duration: a number of seconds, or a text like `1m30s`.
+#[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "time"))]
+#[serde(untagged, expecting = "a duration: seconds, or a text like \"1m30s\"")]
+enum Time {
+    Seconds(#[cfg_attr(feature = "schema", schemars(range(min = 0)))] f64),
+    Text(String),
+}
+
+impl Time {
+    fn parse(self) -> Result<Duration, String> {
+        match self {
+            Self::Seconds(seconds) if seconds < 0.0 => duration::parse("-1"),
+            Self::Seconds(seconds) => Ok(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)),
+            Self::Text(text) => duration::parse(&text),
+        }
+    }
+}
+
+/// Reads a time after which pinfold kills.
+fn deserialize_grace<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    Option::<Time>::deserialize(deserializer)?.map(Time::parse).transpose().map_err(D::Error::custom)
+}
+
+/// Reads a limit on time. 0 is no limit, as with `--timeout`.
 fn deserialize_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "a duration: seconds, or a text like \"1m30s\"")]
-    enum Value {
-        Seconds(f64),
-        Text(String),
-    }
-    match Option::<Value>::deserialize(deserializer)? {
-        None => Ok(None),
-        Some(Value::Seconds(0.0)) => Ok(Some(Duration::MAX)),
-        Some(Value::Seconds(seconds)) if seconds < 0.0 => duration::limit("-1").map(Some).map_err(D::Error::custom),
-        Some(Value::Seconds(seconds)) => Ok(Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))),
-        Some(Value::Text(text)) => duration::limit(&text).map(Some).map_err(D::Error::custom),
-    }
+    let limit = deserialize_grace(deserializer)?;
+    Ok(limit.map(|limit| if limit.is_zero() { Duration::MAX } else { limit }))
+}
+
+/// Reads the name or the number of a signal.
+fn deserialize_signal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Signal>, D::Error> {
+    let signal = Option::<String>::deserialize(deserializer)?;
+    signal.map(|signal| signal.parse().map_err(D::Error::custom)).transpose()
 }
 
 /// Reads a list of words. Where the value is a text, the error says what to write instead.
@@ -195,5 +256,35 @@ pub fn explain(line: &[u8], error: &serde_json::Error) -> String {
         let part = line[from..to].escape_ascii();
         return format!("byte {} is not UTF-8, in \"{part}\": JSON must be UTF-8", at + 1);
     }
-    error.to_string().replace(" at line 1 column", " at column")
+    let message = error.to_string().replace(" at line 1 column", " at column");
+    match nearest(&message) {
+        Some(known) => format!("did you mean `{known}`? {message}"),
+        None => message,
+    }
+}
+
+/// Returns the known name that an unknown one is most similar to. `message` is the message of serde, which quotes the
+/// unknown name first and then the known ones: unknown field `memroy`, expected one of `memory`, `pids`.
+fn nearest(message: &str) -> Option<&str> {
+    let unknown = ["unknown field `", "unknown variant `"].into_iter().any(|start| message.starts_with(start));
+    let mut names = message.split('`').skip(1).step_by(2);
+    let wrong = names.next().filter(|_| unknown)?;
+    let distance = |name: &&str| strsim::damerau_levenshtein(wrong, name);
+    let known = names.min_by_key(distance)?;
+    // Farther than that, it is another word.
+    (distance(&known) <= (wrong.len() / 3).max(1)).then_some(known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_name() {
+        for (unknown, known) in [("memroy", Some("memory")), ("pid", Some("pids")), ("pids", None), ("shell", None)] {
+            let json = format!(r#"{{"command": ["a"], "limits": {{"{unknown}": 1}}}}"#);
+            let message = serde_json::from_str::<JobLine>(&json).err().map(|error| error.to_string());
+            assert_eq!(message.as_deref().and_then(nearest), known, "{message:?}");
+        }
+    }
 }

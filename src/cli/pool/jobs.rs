@@ -137,6 +137,9 @@ impl Job {
         if let Some(signal) = args.stop_signal {
             command.stop_signal(signal);
         }
+        if let Source::Json(line) = &self.source {
+            line.set_stop(&mut command);
+        }
         if args.results.is_some() {
             command.measure_pressure();
         }

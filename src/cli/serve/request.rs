@@ -1,170 +1,221 @@
 //! The requests of the caller. Each is one line of JSON.
 
-use std::io::{BufRead, BufReader};
-
-use anyhow::Result;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
-use tokio::sync::mpsc::Receiver;
 
-use crate::cli::pool::{JobLine, explain};
-use crate::cli::stdin::{Line, MAX_LINE, StandardInput, read_line};
-use crate::cli::thread;
-
-/// The number of bytes that pinfold searches for the id, in a line that is too long.
-const BEGINNING: usize = 64 * 1024;
+use crate::cli::pool::JobLine;
 
 /// A request of the caller.
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "request"))]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
-    Submit { id: String, job: Box<JobLine> },
-    Cancel { id: String },
-    Signal { id: String, signal: String },
+    /// Runs a job, or queues it until a worker is free.
+    Submit(Box<Submit>),
+    /// Cancels a job. A waiting job is never started; a running job is stopped, and killed after its grace period.
+    Cancel {
+        id: String,
+        /// Kill it at once. A second cancel does this too.
+        #[serde(default)]
+        kill: bool,
+    },
+    /// Sends a signal to a running job.
+    Signal {
+        id: String,
+        /// A name or a number, such as `INT` or `10`.
+        signal: String,
+        #[serde(default)]
+        to: SignalTo,
+    },
+    /// Requests the list of the processes of a running job.
     Processes { id: String },
+    /// Freezes every process of a running job.
     Freeze { id: String },
+    /// Lets the processes of a frozen job continue.
     Thaw { id: String },
+    /// Requests the resources that a running job has used.
     Usage { id: String },
+    /// Writes to the standard input of a job that was submitted with `"stdin": "stream"`.
+    Stdin(Chunk),
+    /// Closes a stream of a job: its standard input after everything that was written to it, or an output, which
+    /// pinfold then reads no more.
+    Close { id: String, stream: StreamName },
+    /// Allows pinfold to send so many more bytes of an output.
+    Credit {
+        id: String,
+        stream: OutputName,
+        #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
+        bytes: u64,
+    },
+    /// Changes the size of a job's terminal.
+    Resize { id: String, rows: u16, columns: u16 },
+}
+
+/// A job, and how the caller wants to talk about it.
+#[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "submit"))]
+#[serde(deny_unknown_fields)]
+pub struct Submit {
+    /// The caller chooses it, a different one for each job.
+    pub id: String,
+    pub job: JobLine,
+    /// `stream`: the job's standard input comes in `stdin` requests.
+    #[serde(default)]
+    pub stdin: Option<StdinMode>,
+    #[serde(default)]
+    pub output: Output,
+    /// How many bytes of each output pinfold may send before the first `credit`. Without it there is no limit.
+    #[serde(default)]
+    pub credit: Option<u64>,
+    /// Gives the job a terminal of this size.
+    #[serde(default)]
+    pub pty: Option<PtySize>,
+    /// Anything; `done` contains it.
+    #[serde(default)]
+    pub data: Option<Value>,
+}
+
+/// Where the standard input of a job comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum StdinMode {
+    Stream,
+}
+
+/// How the output of a job arrives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum OutputMode {
+    /// Line by line, in the events `output` and `output_bytes`.
+    #[default]
+    Lines,
+    /// Piece by piece as the job writes it, in the event `data`, and `eof` at its end.
+    Data,
+    /// Not at all: the job writes to `/dev/null`.
+    None,
+}
+
+/// How both outputs of a job arrive, or each of them.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "output"))]
+#[serde(
+    untagged,
+    deny_unknown_fields,
+    expecting = "\"output\" is \"lines\", \"data\", \"none\", or an object with \"stdout\" and \"stderr\""
+)]
+pub enum Output {
+    Both(OutputMode),
+    Each {
+        #[serde(default)]
+        stdout: OutputMode,
+        #[serde(default)]
+        stderr: OutputMode,
+    },
+}
+
+impl Default for Output {
+    fn default() -> Self {
+        Self::Both(OutputMode::Lines)
+    }
+}
+
+impl Output {
+    pub fn of(self, stream: OutputName) -> OutputMode {
+        match (self, stream) {
+            (Self::Both(mode), _) => mode,
+            (Self::Each { stdout, .. }, OutputName::Stdout) => stdout,
+            (Self::Each { stderr, .. }, OutputName::Stderr) => stderr,
+        }
+    }
+}
+
+/// The size and settings of a terminal.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "pty"))]
+#[serde(deny_unknown_fields)]
+pub struct PtySize {
+    pub rows: u16,
+    pub columns: u16,
+    /// Whether the terminal echoes its input. By default it does.
+    #[serde(default)]
+    pub echo: Option<bool>,
+}
+
+/// The processes that a signal is sent to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum SignalTo {
+    /// The main process.
+    #[default]
+    Main,
+    /// Every process of the job.
+    All,
+}
+
+/// A standard stream of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum StreamName {
+    Stdin,
+    Stdout,
+    Stderr,
+}
+
+/// An output of a job. For a job with a terminal, `stdout` is everything that it writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "stream"))]
+#[serde(rename_all = "snake_case")]
+pub enum OutputName {
+    Stdout,
+    Stderr,
+}
+
+/// A piece of a job's standard input: `text`, or bytes in base64 (RFC 4648, section 4).
+#[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "chunk"))]
+#[serde(deny_unknown_fields)]
+pub struct Chunk {
+    pub id: String,
+    #[serde(default)]
+    text: Option<String>,
+    #[serde(default)]
+    base64: Option<String>,
+}
+
+impl Chunk {
+    /// Returns the bytes.
+    ///
+    /// # Errors
+    /// Neither or both fields are given, or the base64 is not valid.
+    pub fn bytes(&mut self) -> Result<Vec<u8>, String> {
+        match (self.text.take(), self.base64.take()) {
+            (Some(text), None) => Ok(text.into_bytes()),
+            (None, Some(text)) => STANDARD.decode(text).map_err(|error| format!("base64 is not valid: {error}")),
+            _ => Err("write one of \"text\" and \"base64\"".into()),
+        }
+    }
 }
 
 impl Request {
     pub fn id(&self) -> &str {
-        let (Self::Submit { id, .. }
-        | Self::Cancel { id }
-        | Self::Signal { id, .. }
-        | Self::Processes { id }
-        | Self::Freeze { id }
-        | Self::Thaw { id }
-        | Self::Usage { id }) = self;
-        id
-    }
-}
-
-/// A request that is invalid: its id as the caller sent it, or null where even the id cannot be read, and the reason.
-pub struct InvalidRequest {
-    pub id: Value,
-    pub message: String,
-}
-
-/// A line of the input with its number, counted from 1. Answers contain this number.
-pub struct NumberedLine {
-    pub number: u64,
-    pub line: Vec<u8>,
-    /// The line was longer than [`MAX_LINE`], and `line` is only its beginning.
-    pub too_long: bool,
-}
-
-impl NumberedLine {
-    /// Parses the request. Returns `None` for a blank line.
-    pub fn parse(&self) -> Option<Result<Request, InvalidRequest>> {
-        if self.line.trim_ascii().is_empty() && !self.too_long {
-            return None;
-        }
-        let parsed = if self.too_long {
-            Err(format!("the request is too long: a line may have at most {MAX_LINE} bytes"))
-        } else {
-            serde_json::from_slice(&self.line).map_err(|error| explain(&self.line, &error))
-        };
-        Some(parsed.map_err(|message| InvalidRequest { id: id_of(&self.line), message }))
-    }
-}
-
-/// Returns the id of an invalid request, even if the line is not valid JSON. Returns null if there is no id before the
-/// mistake.
-fn id_of(line: &[u8]) -> Value {
-    let mut id = Value::Null;
-    let _ = FindId(&mut id).deserialize(&mut serde_json::Deserializer::from_slice(line));
-    id
-}
-
-struct FindId<'a>(&'a mut Value);
-
-impl<'de> DeserializeSeed<'de> for FindId<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for FindId<'_> {
-    type Value = ();
-
-    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("an object")
-    }
-
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
-        while let Some(key) = map.next_key::<String>()? {
-            if key != "id" {
-                map.next_value::<IgnoredAny>()?;
-                continue;
-            }
-            if let id @ (Value::String(_) | Value::Number(_)) = map.next_value()? {
-                *self.0 = id;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Starts a thread that reads the requests.
-pub fn requests() -> Result<Receiver<NumberedLine>> {
-    let (sender, requests) = tokio::sync::mpsc::channel(16);
-    thread::start("to read the requests", move || {
-        let mut stdin = BufReader::new(StandardInput);
-        for number in 1.. {
-            let mut line = Vec::new();
-            let read = read_line(&mut stdin, b'\n', MAX_LINE, &mut line);
-            let too_long = match read {
-                Ok(Line::Whole) => false,
-                Ok(Line::TooLong) => true,
-                Ok(Line::End) | Err(_) => return,
-            };
-            if too_long {
-                // The rest is dropped: pinfold searches only the beginning for the id.
-                line.truncate(BEGINNING);
-                line.shrink_to_fit();
-            }
-            if sender.blocking_send(NumberedLine { number, line, too_long }).is_err() {
-                return;
-            }
-            if too_long && stdin.skip_until(b'\n').is_err() {
-                return;
-            }
-        }
-    })?;
-    Ok(requests)
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn the_id_is_found_despite_a_mistake() {
-        for (line, id) in [
-            (r#"{"op":"dance","id":"a"}"#, json!("a")),
-            (r#"{"id":"a","job":{"command":["x"],"timeout":NaN}}"#, json!("a")),
-            (r#"{"op":"submit","id":"a","job":{"#, json!("a")),
-            (r#"{"op":"cancel","id":7}"#, json!(7)),
-            (r#"{"op":"cancel","id":["a"]}"#, json!(null)),
-            (r#"{"job":{"id":"b"}}"#, json!(null)),
-            (r#"{"job":NaN,"id":"a"}"#, json!(null)),
-            (r#"["id","a"]"#, json!(null)),
-            ("", json!(null)),
-        ] {
-            assert_eq!(id_of(line.as_bytes()), id, "{line}");
-        }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn no_line_panics(line: Vec<u8>) {
-            let _ = NumberedLine { number: 1, line, too_long: false }.parse();
+        match self {
+            Self::Submit(submit) => &submit.id,
+            Self::Stdin(chunk) => &chunk.id,
+            Self::Cancel { id, .. }
+            | Self::Signal { id, .. }
+            | Self::Processes { id }
+            | Self::Freeze { id }
+            | Self::Thaw { id }
+            | Self::Usage { id }
+            | Self::Close { id, .. }
+            | Self::Credit { id, .. }
+            | Self::Resize { id, .. } => id,
         }
     }
 }

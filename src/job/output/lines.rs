@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use futures_core::Stream;
 
 use crate::job::output::split::Splitter;
-use crate::job::output::stream::OutputStream;
+use crate::job::output::stream::{OutputStream, PIECE};
 
 /// A longer line is returned in pieces.
 const MAX_LINE: usize = 1024 * 1024;
@@ -86,7 +86,7 @@ impl Lines {
             if self.is_at_end {
                 return Poll::Ready(Ok(None));
             }
-            let length = ready!(self.stream.poll_piece(context, &mut |piece| self.splitter.push(piece)))?;
+            let length = ready!(self.stream.poll_piece(context, PIECE, &mut |piece| self.splitter.push(piece)))?;
             self.is_at_end = length == 0;
             self.read_at = SystemTime::now();
         }

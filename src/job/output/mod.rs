@@ -10,6 +10,8 @@ mod writer;
 
 pub(crate) use channel::{Channel, Kept};
 pub(crate) use search::{Found, Searches};
+#[cfg(feature = "services")]
+pub(crate) use split::Splitter;
 pub(crate) use stream::{Activity, Taps};
 pub(crate) use writer::Writer;
 #[cfg(feature = "cli")]

@@ -23,7 +23,7 @@ use crate::report::Report;
 
 /// How many bytes are read at a time, and how many pieces are read before other tasks have their turn. tokio itself limits
 /// its tasks (tokio::task::coop), other runtimes do not.
-const PIECE: usize = 16 * 1024;
+pub(super) const PIECE: usize = 16 * 1024;
 const PIECES: u8 = 16;
 
 /// Waits for the end of a job, on behalf of a stream.
@@ -188,12 +188,19 @@ impl OutputStream {
     ///
     /// Cancel-safe.
     pub(crate) async fn read_piece(&mut self, mut take: impl FnMut(&[u8])) -> io::Result<usize> {
-        std::future::poll_fn(|context| self.poll_piece(context, &mut take)).await
+        std::future::poll_fn(|context| self.poll_piece(context, PIECE, &mut take)).await
+    }
+
+    /// Does the same, and reads at most `max` bytes. `max` is at least 1.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn read_at_most(&mut self, max: usize, mut take: impl FnMut(&[u8])) -> io::Result<usize> {
+        std::future::poll_fn(|context| self.poll_piece(context, max, &mut take)).await
     }
 
     pub(crate) fn poll_piece(
         &mut self,
         context: &mut Context<'_>,
+        max: usize,
         take: &mut impl FnMut(&[u8]),
     ) -> Poll<io::Result<usize>> {
         if self.pieces == PIECES {
@@ -202,7 +209,7 @@ impl OutputStream {
             return Poll::Pending;
         }
         let mut space = [MaybeUninit::uninit(); PIECE];
-        let mut buffer = ReadBuf::uninit(&mut space);
+        let mut buffer = ReadBuf::uninit(&mut space[..max.min(PIECE)]);
         let polled = Pin::new(&mut *self).poll_read(context, &mut buffer);
         self.pieces = if polled.is_pending() { 0 } else { self.pieces + 1 };
         ready!(polled)?;
