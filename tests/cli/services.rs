@@ -160,7 +160,7 @@ fn a_killed_up_leaves_nothing_and_blocks_nothing() {
 /// The service binds a port without SO_REUSEADDR, and a daemon of it keeps the socket open. Each restart ends both before
 /// the next start.
 #[test]
-#[requires(cgroup, python3)]
+#[requires(cgroup, program("python3"))]
 fn restarts_have_one_instance() {
     let rounds: u64 = std::env::var("PINFOLD_RESTARTS").map_or(50, |rounds| rounds.parse().unwrap());
     let script = "\
@@ -357,7 +357,7 @@ fn an_address_in_use_is_reported_before_the_start() {
 
 /// Services as people write them: a shell script, python's server, and npm where it is installed.
 #[test]
-#[requires(cgroup, python3)]
+#[requires(cgroup, program("python3"))]
 fn common_programs_as_services() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut text = format!(
