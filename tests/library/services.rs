@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pinfold::services::{
-    Condition, Failure, Ready, Restart, Service, ServiceEventKind, ServiceEvents, Services, State,
+    Condition, Failure, LogFile, Ready, Restart, Service, ServiceEventKind, ServiceEvents, Services, State,
 };
 use pinfold::{Command, Readiness, Signal};
 
@@ -193,7 +193,7 @@ fn all_output_arrives() {
     let scratch = crate::support::Scratch::directory("service-output");
     with_supervisor(async |supervisor| {
         let log = scratch.path().join("log");
-        let one = service("one", "i=0; while [ $i -lt 5000 ]; do i=$((i + 1)); echo $i; done").log(&log, 1 << 20, 3);
+        let one = service("one", "i=0; while [ $i -lt 5000 ]; do i=$((i + 1)); echo $i; done").log(LogFile::new(&log));
         let services = Services::builder().service(one).build(supervisor).unwrap();
         let mut output = services.output();
         services.start_all();

@@ -16,7 +16,7 @@ import resource
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Optional
 
 from ._binary import find_pinfold
@@ -24,6 +24,9 @@ from ._errors import PinfoldError, Report, RequestError, ServeEnded
 
 Request = dict[str, Any]
 Message = dict[str, Any]
+
+NEEDED = frozenset({"cancel_kill", "close", "credit", "error_code", "job_settings", "output", "stdin"})
+"""What pinfold must be able to do, of the capabilities in its first message."""
 
 CREDIT = 1 << 20
 """How many bytes of an output pinfold sends before the program has taken them."""
@@ -55,6 +58,8 @@ class Job:
         self._serve = serve
         self._listener = listener
         self._stopping = False
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[], None]] = []
         self.id = name
         self.spec = spec
         self.pid: Optional[int] = None
@@ -76,11 +81,7 @@ class Job:
     def kill(self) -> None:
         """Kills every process of the job."""
         if not self.ended.is_set():
-            if "cancel_kill" in self._serve.capabilities:
-                self._serve.send({"op": "cancel", "id": self.id, "kill": True})
-            else:
-                self.stop()
-                self._serve.send({"op": "cancel", "id": self.id})
+            self._serve.send({"op": "cancel", "id": self.id, "kill": True})
 
     def signal(self, number: int) -> None:
         """Sends a signal to the main process."""
@@ -122,10 +123,6 @@ class Job:
         elif event == "error":
             if message.get("code") == "stdin_closed":
                 self._listener.input_closed()
-        elif event == "output":
-            self._listener.output(message["stream"], message["line"].encode() + b"\n" * message["complete"])
-        elif event == "output_bytes":
-            self._listener.output(message["stream"], bytes(message["bytes"]) + b"\n" * message["complete"])
         elif event == "job" and message["what"]["event"] == "spawned":
             self.pid = message["what"]["pid"]
             self.started.set()
@@ -142,6 +139,18 @@ class Job:
         self.ended.set()
         self.started.set()
         self._listener.ended()
+        with self._lock:
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+    def when_ended(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` when the job has ended, in a thread of the connection, where it must not block."""
+        with self._lock:
+            if not self.ended.is_set():
+                self._callbacks.append(callback)
+                return
+        callback()
 
 
 class Serve:
@@ -172,8 +181,7 @@ class Serve:
         self._submits: dict[int, Request] = {}
         self._over = False
         self._ready = threading.Event()
-        self.capabilities: frozenset[str] = frozenset()
-        """What this pinfold can do, from its first message."""
+        self._missing: frozenset[str] = NEEDED
         self._threads = [
             threading.Thread(target=target, name=f"pinfold-{target.__name__.strip('_')}", daemon=True)
             for target in (self._write, self._read)
@@ -183,8 +191,11 @@ class Serve:
         self._ready.wait()
         if self._over:
             raise PinfoldError(f"{command[0]} serve ended with code {self._process.wait()} before its first message")
+        if self._missing:
+            self.close()
+            raise PinfoldError(f"{command[0]} is too old for this package: it lacks {', '.join(sorted(self._missing))}")
 
-    def submit(self, spec: dict[str, Any], listener: Optional[Listener] = None, **options: Any) -> Job:
+    def submit(self, spec: dict[str, Any], listener: Listener, **options: Any) -> Job:
         """Runs a job. `spec` is the `job` of the protocol, and `env`, if given, the whole environment as strings.
 
         `options` are the other fields of `submit`, such as `output`. Each output may have CREDIT bytes that
@@ -192,12 +203,10 @@ class Serve:
         """
         options.setdefault("output", "data")
         options.setdefault("credit", CREDIT)
-        if "output" not in self.capabilities:
-            options = {}
         spec = dict(spec)
         if "env" in spec:
             spec["env"] = self._environment_changes(spec["env"])
-        job = Job(self, str(next(self._ids)), spec, listener or Listener())
+        job = Job(self, str(next(self._ids)), spec, listener)
         job._listener.job = job
         self._jobs[job.id] = job
         try:
@@ -263,6 +272,9 @@ class Serve:
         try:
             for line in io.BufferedReader(self._process.stdout, 1 << 16):
                 self._handle(json.loads(line))
+        except BaseException:
+            self._process.kill()  # Nothing reads its messages any more, so its jobs must end.
+            raise
         finally:
             self._over = True
             self._ready.set()
@@ -277,7 +289,7 @@ class Serve:
     def _handle(self, message: Message) -> None:
         event = message["event"]
         if event == "hello":
-            self.capabilities = frozenset(message.get("capabilities", ()))
+            self._missing = NEEDED.difference(message.get("capabilities", ()))
             self._ready.set()
             return
         if event == "error":
