@@ -38,6 +38,10 @@ mod serve_streams;
 mod served;
 #[cfg(feature = "services")]
 mod services;
+#[cfg(feature = "services")]
+mod services_parts;
+#[cfg(feature = "services")]
+mod services_real;
 mod size;
 mod starts;
 mod sweep;
