@@ -332,13 +332,6 @@ impl Service {
                 self.name
             )));
         }
-        if self.has_notify() && self.command.sandbox.is_some() {
-            return Err(self.error(format!(
-                "{} has a sandbox, in which it can't reach NOTIFY_SOCKET: use another condition for readiness, and neither \
-                 notify nor watchdog",
-                self.name
-            )));
-        }
         self.command.check().map_err(|error| self.error(error.to_string()))
     }
 }
