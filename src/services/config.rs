@@ -1,4 +1,4 @@
-//! What a service is: plain data, with a builder.
+//! A service as plain data, with a builder.
 
 use std::sync::Arc;
 use std::time::Duration;
