@@ -12,7 +12,6 @@ import itertools
 import json
 import os
 import queue
-import resource
 import subprocess
 import sys
 import threading
@@ -97,7 +96,7 @@ class Job:
 
     def credit(self, stream: str, count: int) -> None:
         """Lets pinfold send so many more bytes of an output."""
-        if not self.ended.is_set():
+        if count > 0 and not self.ended.is_set():
             self._serve.send({"op": "credit", "id": self.id, "stream": stream, "bytes": count})
 
     @property
@@ -123,13 +122,22 @@ class Job:
         elif event == "error":
             if message.get("code") == "stdin_closed":
                 self._listener.input_closed()
-        elif event == "job" and message["what"]["event"] == "spawned":
-            self.pid = message["what"]["pid"]
-            self.started.set()
+        elif event == "job":
+            self._handle_progress(message["what"])
         elif event == "done":
             self.report = message["report"]
             self.cancelled = message["cancelled"]
             self._end()
+
+    def _handle_progress(self, what: dict[str, Any]) -> None:
+        if what["event"] == "spawned":
+            self.pid = what["pid"]
+            self.started.set()
+        elif what["event"] == "empty":
+            # No process is left, so only what the pipes hold (1 MiB at most by default, pipe(7)) can follow. `done`
+            # comes after that, and must not wait for a program that does not read.
+            for stream in ("stdout", "stderr"):
+                self.credit(stream, CREDIT)
 
     def _fail(self, error: PinfoldError) -> None:
         self.error = error
@@ -157,11 +165,9 @@ class Serve:
     """A running `pinfold serve`. Its methods do not block, and may be called in any thread and signal handler."""
 
     def __init__(self) -> None:
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        # A job needs at most 10 descriptors of pinfold. Further jobs wait until one of these has ended.
-        workers = 1000 if hard == resource.RLIM_INFINITY else max(1, min(1000, (hard - 300) // 10))
         self._environment = dict(os.environb)
-        command = [find_pinfold(), "serve", "--stdio", "-j", str(workers)]
+        # As many jobs at a time as the limit on open files allows. Further jobs wait until one of these has ended.
+        command = [find_pinfold(), "serve", "--stdio", "-j", "max"]
         if _controllers:
             command += ["--controllers", ",".join(_controllers)]
         # A session of its own: Ctrl-C on the terminal reaches this program, which decides what happens to its jobs.
