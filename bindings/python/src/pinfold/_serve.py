@@ -46,6 +46,9 @@ class Listener:
     def input_closed(self) -> None:
         """Nothing reads the job's standard input any more."""
 
+    def message(self, message: Message) -> None:
+        """Each event of the job, before the other methods."""
+
     def ended(self) -> None:
         """No process of the job is left, or it was never started. All its output has been delivered."""
 
@@ -64,6 +67,7 @@ class Job:
         self.pid: Optional[int] = None
         self.report: Optional[Report] = None
         self.cancelled = False
+        self.flow_control = False
         self.error: Optional[PinfoldError] = None
         """Why there is no report: the request was refused, or pinfold ended."""
         self.started = threading.Event()
@@ -113,6 +117,7 @@ class Job:
 
     def _handle(self, message: Message) -> None:
         event = message["event"]
+        self._listener.message(message)
         if event == "data":
             text = message.get("text")
             data = base64.b64decode(message["base64"]) if text is None else text.encode()
@@ -136,7 +141,7 @@ class Job:
         elif what["event"] == "empty":
             # No process is left, so only what the pipes hold (1 MiB at most by default, pipe(7)) can follow. `done`
             # comes after that, and must not wait for a program that does not read.
-            for stream in ("stdout", "stderr"):
+            for stream in ("stdout", "stderr") if self.flow_control else ():
                 self.credit(stream, CREDIT)
 
     def _fail(self, error: PinfoldError) -> None:
@@ -202,17 +207,12 @@ class Serve:
             raise PinfoldError(f"{command[0]} is too old for this package: it lacks {', '.join(sorted(self._missing))}")
 
     def submit(self, spec: dict[str, Any], listener: Listener, **options: Any) -> Job:
-        """Runs a job. `spec` is the `job` of the protocol, and `env`, if given, the whole environment as strings.
-
-        `options` are the other fields of `submit`, such as `output`. Each output may have CREDIT bytes that
-        `Job.credit` has not allowed.
-        """
-        options.setdefault("output", "data")
-        options.setdefault("credit", CREDIT)
-        spec = dict(spec)
-        if "env" in spec:
-            spec["env"] = self._environment_changes(spec["env"])
+        """Runs a job. `spec` is the `job` of the protocol, and `options` are the other fields of `submit`."""
+        options = {"output": "data", "credit": CREDIT, **options}
+        if options["output"] != "data":
+            del options["credit"]
         job = Job(self, str(next(self._ids)), spec, listener)
+        job.flow_control = "credit" in options
         job._listener.job = job
         self._jobs[job.id] = job
         try:
@@ -224,7 +224,8 @@ class Serve:
             self._fail_all("pinfold serve has ended")
         return job
 
-    def _environment_changes(self, env: dict[str, str]) -> dict[str, Optional[str]]:
+    def environment(self, env: dict[str, str]) -> dict[str, Optional[str]]:
+        """Returns the `env` of a job that has exactly this environment: the changes of that of pinfold."""
         changes: dict[str, Optional[str]] = {}
         for key in self._environment:
             name = os.fsdecode(key)
