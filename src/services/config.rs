@@ -1,6 +1,5 @@
-//! What a service is: plain data, with a builder.
+//! A service as plain data, with a builder.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use crate::cgroup::limits::Controller;
 use crate::error::{Error, Result};
 use crate::job::command::Command;
 use crate::services::listen::Listen;
-use crate::services::log::LogFiles;
+use crate::services::log::LogFile;
 use crate::services::machine::ReadyBy;
 use crate::services::ready_by::Ready;
 
@@ -42,7 +41,7 @@ pub struct Service {
     pub(super) listen: Vec<Listen>,
     pub(super) notify: bool,
     pub(super) watchdog: Option<Duration>,
-    pub(super) log: Option<LogFiles>,
+    pub(super) log: Option<LogFile>,
     pub(super) ready: Option<Ready>,
     pub(super) ready_timeout: Duration,
     /// Where a file describes it.
@@ -260,11 +259,17 @@ impl Service {
         self
     }
 
-    /// Appends the output of the service to this file. When the next line would make the file larger than `max_size`
-    /// bytes, the file is renamed to `PATH.1`, and the older ones to `PATH.2` and so on, up to `keep` files.
-    pub fn log(mut self, path: impl Into<PathBuf>, max_size: u64, keep: u32) -> Self {
-        self.log = Some(LogFiles { path: path.into(), max_size, keep, with_time: false });
+    /// Appends the output of the service to this file. While the file can't be written, for example because the disk is
+    /// full, output is lost, and a [`Note`](crate::services::ServiceEventKind::Note) and a line in the log say so.
+    pub fn log(mut self, log: LogFile) -> Self {
+        self.log = Some(log);
         self
+    }
+
+    /// Returns the log file.
+    #[must_use]
+    pub fn log_file(&self) -> Option<&LogFile> {
+        self.log.as_ref()
     }
 
     pub(super) fn has_notify(&self) -> bool {

@@ -83,7 +83,6 @@ impl ServiceFile {
     }
 
     /// Returns the services, in the order of the file.
-    #[must_use]
     pub fn services(&self) -> &[Service] {
         &self.services
     }

@@ -13,11 +13,9 @@ mod events;
 mod file;
 mod graph;
 mod listen;
-#[allow(dead_code, unused_imports)] // Nothing follows the files of a log yet.
 mod log;
 mod machine;
 mod notices;
-#[allow(dead_code)] // No service has a socket with a file yet.
 mod notify;
 mod output;
 mod procfile;
@@ -31,6 +29,7 @@ pub use config::{Condition, Restart, RestartPolicy, Service};
 pub use events::{ServiceEvent, ServiceEventKind, ServiceEvents, ServiceStatus};
 pub use file::ServiceFile;
 pub use listen::Listen;
+pub use log::{FollowedLog, LogFile, LogFollower};
 pub use machine::{Failure, State};
 pub use output::{Follow, OutputLine, OutputLines};
 pub use ready_by::Ready;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::error::Result;
@@ -19,6 +19,10 @@ pub(super) struct Notices {
     watchdog: Option<Duration>,
     /// The service has sent `READY=1`.
     pub ready: Notify,
+    /// The service is ready by another condition, so its watchdog begins.
+    pub begun: Notify,
+    /// Until when the start may take, as the service requested.
+    pub extended: watch::Sender<Option<Instant>>,
 }
 
 impl Notices {
@@ -32,20 +36,31 @@ impl Notices {
         }
         let socket = NotifySocket::new()?;
         socket.pass_to(command, service.watchdog);
-        Ok(Some(Self { socket, watchdog: service.watchdog, ready: Notify::new() }))
+        Ok(Some(Self {
+            socket,
+            watchdog: service.watchdog,
+            ready: Notify::new(),
+            begun: Notify::new(),
+            extended: watch::Sender::new(None),
+        }))
     }
 
     /// Handles messages. Returns when the job is over.
     pub async fn handle(&self, shared: &std::sync::Arc<Shared>, service: usize, job: &JobHandle) {
         let members = Members::of(job);
         let mut watchdog = self.watchdog;
-        let mut alive = Instant::now();
+        // The watchdog begins when the service is ready (WatchdogSec= in systemd.service(5)).
+        let mut alive: Option<Instant> = None;
         loop {
-            let expires = watchdog.and_then(|time| alive.checked_add(time));
+            let expires = watchdog.zip(alive).and_then(|(time, alive)| alive.checked_add(time));
             let notices = tokio::select! {
                 biased;
                 notices = self.socket.next(&members) => notices,
                 _ = job.wait() => return,
+                () = self.begun.notified() => {
+                    alive.get_or_insert_with(Instant::now);
+                    continue;
+                }
                 () = sleep_until(expires) => Ok(vec![Notice::WatchdogTrigger]),
             };
             let notices = match notices {
@@ -57,9 +72,14 @@ impl Notices {
             };
             for notice in notices {
                 match notice {
-                    Notice::Ready => self.ready.notify_one(),
-                    Notice::Alive => alive = Instant::now(),
-                    Notice::WatchdogInterval(time) => (watchdog, alive) = (Some(time), Instant::now()),
+                    Notice::Ready => {
+                        alive = Some(Instant::now());
+                        self.ready.notify_one();
+                    }
+                    Notice::Alive => alive = alive.map(|_| Instant::now()),
+                    Notice::WatchdogInterval(time) => {
+                        (watchdog, alive) = (Some(time), alive.map(|_| Instant::now()));
+                    }
                     Notice::WatchdogTrigger => {
                         let why = match watchdog {
                             Some(time) if expires.is_some_and(|at| at <= Instant::now()) => {
@@ -77,8 +97,10 @@ impl Notices {
                         let error = std::io::Error::from_raw_os_error(number);
                         shared.note(service, format!("it reports an error: {error}"));
                     }
-                    // The time for readiness is that of the configuration.
-                    Notice::ExtendTimeout(_) => {}
+                    Notice::ExtendTimeout(time) => {
+                        let until = Instant::now().checked_add(time);
+                        self.extended.send_modify(|extended| *extended = (*extended).max(until));
+                    }
                     Notice::Refused(why) => shared.note(service, why),
                 }
             }

@@ -3,11 +3,15 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::error::{Error, Result};
 use crate::job::JobHandle;
 use crate::job::command::Command;
+use crate::job::ready::port::Endpoint;
 use crate::job::ready::{Condition, Readiness};
 use crate::services::listen::port_holder;
+use crate::services::notices::Notices;
 use crate::services::ready::{CommandCheck, HttpCheck};
 use crate::supervisor::Supervisor;
 
@@ -45,8 +49,8 @@ impl From<Readiness> for Ready {
 pub(super) struct Checked<'a> {
     pub job: &'a JobHandle,
     pub supervisor: &'a Supervisor,
-    /// The service has sent `READY=1`.
-    pub notified: &'a tokio::sync::Notify,
+    /// The messages of the service. `None` if it has no socket for them.
+    pub notices: Option<&'a Notices>,
     pub timeout: Duration,
 }
 
@@ -78,20 +82,36 @@ impl Ready {
         matches!(self.0, Kind::Notify)
     }
 
+    /// Checks whether another process holds the port that the service will have, before anything starts.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], which names the process if it can be found.
+    pub(super) fn check_port(&self) -> Result<()> {
+        let addresses = self.endpoint().map(Endpoint::fixed_addresses).unwrap_or_default();
+        match addresses.into_iter().find_map(|address| Some((address, port_holder(address)?))) {
+            Some((address, holder)) => Err(taken(address, &holder)),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns where the service will listen, if that makes it ready.
+    fn endpoint(&self) -> Option<&Endpoint> {
+        match &self.0 {
+            Kind::Job(Readiness(Condition::Port(endpoint))) => Some(endpoint),
+            Kind::Http(check) => Some(check.endpoint()),
+            Kind::Job(_) | Kind::Command(_) | Kind::Notify => None,
+        }
+    }
+
     /// Checks whether another program would be mistaken for the service.
     ///
     /// # Errors
     /// [`Error::Invalid`] if a program already accepts connections at the port.
     pub(super) async fn check_before_start(&self) -> Result<()> {
-        let endpoint = match &self.0 {
-            Kind::Job(Readiness(Condition::Port(endpoint))) => endpoint,
-            Kind::Http(check) => check.endpoint(),
-            Kind::Job(_) | Kind::Command(_) | Kind::Notify => return Ok(()),
-        };
+        let Some(endpoint) = self.endpoint() else { return Ok(()) };
         let Some(address) = endpoint.listener().await else { return Ok(()) };
         let holder = port_holder(address).unwrap_or_else(|| "another program".into());
-        let advice = format!("{holder} listens there before the service has started: end it, or use another port");
-        Err(Error::invalid("readiness by the port", address.to_string(), advice))
+        Err(taken(address, &holder))
     }
 
     /// Waits until the service is ready. A search for a line begins with this call.
@@ -102,7 +122,7 @@ impl Ready {
         &'a self,
         checked: Checked<'a>,
     ) -> std::pin::Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>> {
-        let Checked { job, supervisor, notified, timeout } = checked;
+        let Checked { job, supervisor, notices, timeout } = checked;
         if let Kind::Job(readiness) = &self.0 {
             return Box::pin(job.ready(readiness, timeout));
         }
@@ -115,19 +135,28 @@ impl Ready {
                     Kind::Command(check) => check.wait(supervisor, keep).await?,
                     Kind::Notify | Kind::Job(_) => {
                         keep("it has not sent READY=1".into());
-                        notified.notified().await;
+                        match notices {
+                            Some(notices) => notices.ready.notified().await,
+                            None => std::future::pending().await,
+                        }
                     }
                 }
                 Ok(())
             };
-            bounded(job, timeout, &last, check).await
+            bounded(job, over(timeout, notices), timeout, &last, check).await
         })
     }
+}
+
+fn taken(address: std::net::SocketAddr, holder: &str) -> Error {
+    let advice = format!("{holder} listens there before the service has started: end it, or use another port");
+    Error::invalid("readiness by the port", address.to_string(), advice)
 }
 
 /// Waits for the check, at most until the job is over or the time is.
 async fn bounded(
     job: &JobHandle,
+    over: impl Future<Output = ()>,
     timeout: Duration,
     last: &Mutex<String>,
     check: impl Future<Output = Result<()>>,
@@ -141,6 +170,18 @@ async fn bounded(
         biased;
         done = check => done,
         _ = job.wait() => Err(not_ready(", and the job is over")),
-        () = tokio::time::sleep(timeout) => Err(not_ready(&format!(" within {timeout:?}"))),
+        () = over => Err(not_ready(&format!(" within {timeout:?}"))),
+    }
+}
+
+/// Waits until the time for readiness is over, or until the later time that the service requested
+/// (`EXTEND_TIMEOUT_USEC`).
+async fn over(timeout: Duration, notices: Option<&Notices>) {
+    tokio::time::sleep(timeout).await;
+    // Each pass waits for a time that the service requested meanwhile.
+    while let Some(until) =
+        notices.and_then(|notices| *notices.extended.borrow()).filter(|until| *until > Instant::now())
+    {
+        tokio::time::sleep_until(until).await;
     }
 }

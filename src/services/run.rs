@@ -3,14 +3,12 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tokio::sync::Notify;
-
 use crate::error::{Error, Result};
-use crate::job::Job;
 use crate::job::caller::Caller;
 use crate::job::command::{Command, Stdio};
 use crate::job::output::{Line, OutputStream, Splitter};
 use crate::job::stop::Leftovers;
+use crate::job::{Job, JobHandle};
 use crate::report::{MainEnd, Reason, Report};
 use crate::services::config::Service;
 use crate::services::log::{Log, LogEvent, LogSource};
@@ -88,17 +86,19 @@ impl Instance {
         // A stop waits for the end of the start, and the job receives its stop signal a moment later.
         let mut job = shared.supervisor.spawn_here(&command, caller).await?;
         let (handle, events, stdout) = (job.handle(), job.events(), job.stdout.take());
-        let never = Notify::new();
-        let notified = notices.as_ref().map_or(&never, |notices| &notices.ready);
         let (supervisor, timeout) = (&shared.supervisor, service.ready_timeout);
-        let checked = Checked { job: &handle, supervisor, notified, timeout };
+        let checked = Checked { job: &handle, supervisor, notices: notices.as_ref(), timeout };
         // The search for a line begins here, before the output is read.
         let ready = service.ready.as_ref().map(|ready| ready.wait(checked));
         shared.spawned(number, job.pid());
         let waiting = async {
-            let Some(ready) = ready else { return };
+            let begin_watchdog = || notices.as_ref().map_or((), |notices| notices.begun.notify_one());
+            let Some(ready) = ready else { return begin_watchdog() };
             match ready.await {
-                Ok(()) => shared.handle(number, Event::BecameReady, None),
+                Ok(()) => {
+                    shared.handle(number, Event::BecameReady, None);
+                    begin_watchdog();
+                }
                 // The end of the job is an event of its own.
                 Err(_) if !matches!(handle.try_wait(), Ok(None)) => {}
                 Err(error) => shared.handle(number, Event::NotReady, Some(reason(&error))),
@@ -153,7 +153,7 @@ impl Instance {
 
     /// Returns whether the processes that are left after the main process are the service: the main process has exited
     /// with 0, as the first process of a daemon does (daemon(7)).
-    async fn stays(&self, end: &Option<MainEnd>, handle: &crate::JobHandle) -> bool {
+    async fn stays(&self, end: &Option<MainEnd>, handle: &JobHandle) -> bool {
         if self.shared.services[self.service].one_shot {
             return true; // The job ends them by itself.
         }

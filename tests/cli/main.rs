@@ -37,6 +37,10 @@ mod serve_streams;
 mod served;
 #[cfg(feature = "services")]
 mod services;
+#[cfg(feature = "services")]
+mod services_parts;
+#[cfg(feature = "services")]
+mod services_real;
 mod size;
 mod starts;
 mod sweep;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 use super::file::{Operands, file_or_default};
+use super::log_files;
 use super::message::{Answer, Request};
 use super::socket::connect;
 use crate::cli::print_message;
@@ -42,7 +43,9 @@ pub struct RestartArgs {
 
 /// Print the output of services that pinfold up runs
 ///
-/// Exit code: 0; 125 when the services are not up.
+/// If they are not up, prints the last lines of their log files (the key `log`).
+///
+/// Exit code: 0; 125 when the services are not up and have no log file.
 #[derive(clap::Args)]
 pub struct LogsArgs {
     /// Continue with the lines that come, until the services are stopped
@@ -82,7 +85,10 @@ pub fn restart(args: &RestartArgs) -> Result<u8> {
 
 pub fn logs(args: &LogsArgs) -> Result<u8> {
     let (file, names) = args.operands.resolve()?;
-    let mut client = Client::connect(&file)?;
+    let mut client = match Client::connect(&file) {
+        Err(error) if !args.follow => return log_files::print(&file, &names, args.lines, error).map(|()| 0),
+        client => client?,
+    };
     let shown = if names.is_empty() { client.services.clone() } else { names.clone() };
     let width = shown.iter().map(String::len).max().unwrap_or(0);
     client.send(&Request::Logs { names, lines: args.lines, follow: args.follow })?;

@@ -3,6 +3,7 @@
 mod client;
 mod control;
 mod file;
+mod log_files;
 mod message;
 mod printer;
 mod session;

@@ -19,7 +19,7 @@ use crate::services::config::{Condition, Dependency, Restart, RestartPolicy, Ser
 use crate::services::env_file;
 use crate::services::graph::did_you_mean;
 use crate::services::listen::Listen;
-use crate::services::log::LogFiles;
+use crate::services::log::LogFile;
 
 /// The keys of a service.
 const KEYS: [&str; 19] = [
@@ -166,10 +166,10 @@ fn listen(source: &Source<'_>, field: Option<Field<'_>>) -> Result<Vec<Listen>> 
 }
 
 /// Reads the log file: a path, or a table.
-fn log(field: Field<'_>) -> Result<LogFiles> {
+fn log(field: Field<'_>) -> Result<LogFile> {
     let source = field.source;
     let place = field.place.clone();
-    let mut files = LogFiles { path: PathBuf::new(), max_size: 10 << 20, keep: 5, with_time: false };
+    let mut files = LogFile::new(PathBuf::new());
     let mut table = match field.table() {
         Ok(table) => table,
         Err(field) => {
