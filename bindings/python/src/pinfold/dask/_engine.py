@@ -139,7 +139,7 @@ class Engine:
         active.future.add_done_callback(lambda future: self._on_future(name, active, future))
 
     def _cancel(self, name: str) -> bool:
-        """Cancels a job. Returns False if there is none."""
+        """Cancels a job. Returns False if no such job exists."""
         with self._lock:
             active = self._jobs.get(name)
             if active is None:
