@@ -37,6 +37,21 @@ pub fn explain_failures(report: &Report) {
     }
 }
 
+/// Returns a message about filters that pinfold ended before they had finished, if there were any. `timeout` and `init`
+/// print no message about other leftovers.
+pub fn unfinished_filters(report: &Report) -> Option<String> {
+    report.unfinished_filters.then(|| leftovers(report))
+}
+
+fn leftovers(report: &Report) -> String {
+    let outcome = match (report.killed, report.phases.stopping) {
+        (true, _) => "killed now",
+        (false, Some(_)) => "ended now",
+        (false, None) => "waited for",
+    };
+    format!("{} left {} behind, {outcome}", printable(&report.name), processes(&report.leftovers))
+}
+
 /// Returns a message about the signal that ended the command. Returns `None` if another message already reports the end
 /// (a deadline, the OOM killer). Also returns `None` for SIGPIPE and SIGINT, because a shell prints nothing about these
 /// signals either. (After SIGINT, pinfold itself ends by SIGINT.)
@@ -79,12 +94,7 @@ fn explain_end(report: &Report, settings: &Settings) {
         }
     }
     if report.leftovers.count > 0 {
-        let outcome = match (report.killed, report.phases.stopping) {
-            (true, _) => "killed now",
-            (false, Some(_)) => "ended now",
-            (false, None) => "waited for",
-        };
-        print_message(&format!("{} left {} behind, {outcome}", name, processes(&report.leftovers)));
+        print_message(&leftovers(report));
     }
     if report.emigrants.count > 0 {
         let is_unkillable = |pid| report.unkillable.processes.iter().any(|process| process.pid == pid);

@@ -41,6 +41,7 @@ impl Actor {
     pub(super) fn list_leftovers(&mut self) {
         self.report.phases.settled = self.report.phases.settled.or(self.elapsed());
         let (leftovers, listed_before) = (&mut self.report.leftovers, &self.remaining.others);
+        let count_before = leftovers.count;
         let listed = self.containment.with_reserve(|containment| {
             let (processes, listed) = containment.processes();
             let bound = Instant::now() + DESCRIBE_TIME;
@@ -49,6 +50,8 @@ impl Actor {
             }
             listed
         });
+        self.report.unfinished_filters =
+            !self.remaining.finishing.is_empty() && self.report.leftovers.count > count_before;
         if let Err(errno) = listed {
             self.note(&format!("not every leftover could be listed: {errno}"));
         }

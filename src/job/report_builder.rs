@@ -25,6 +25,7 @@ pub(crate) struct ReportBuilder {
     pub phases: Phases,
     pub oom: Option<Oom>,
     pub leftovers: ProcessList,
+    pub unfinished_filters: bool,
     pub stopped: ProcessList,
     pub emigrants: ProcessList,
     pub unkillable: ProcessList,
@@ -49,6 +50,7 @@ impl ReportBuilder {
             phases: Phases { requested_at: now.as_secs_f64(), ..Phases::default() },
             oom: None,
             leftovers: ProcessList::default(),
+            unfinished_filters: false,
             stopped: ProcessList::default(),
             emigrants: ProcessList::default(),
             unkillable: ProcessList::default(),
@@ -77,7 +79,8 @@ impl ReportBuilder {
 
     pub fn finish(self, usage: Usage, exit_code: u8) -> Report {
         let Self { name, command, cwd, pid, containment, main, reason, error, killed, phases, .. } = self;
-        let Self { sandbox, oom, leftovers, stopped, emigrants, unkillable, not_removed, .. } = self;
+        let Self { sandbox, oom, leftovers, unfinished_filters, stopped, emigrants, unkillable, not_removed, .. } =
+            self;
         Report {
             version: VERSION,
             name,
@@ -95,6 +98,7 @@ impl ReportBuilder {
             usage,
             oom,
             leftovers,
+            unfinished_filters,
             stopped,
             emigrants,
             unkillable,

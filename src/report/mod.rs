@@ -85,6 +85,9 @@ pub struct Report {
     /// ended them. If pinfold was configured to wait for leftovers: the processes that still existed when the main
     /// process had exited.
     pub leftovers: ProcessList,
+    /// Whether filters that the settle time was for are among the leftovers. Their output may be incomplete.
+    #[serde(skip)]
+    pub(crate) unfinished_filters: bool,
     /// Processes that received the stop signal, including the main process.
     pub stopped: ProcessList,
     /// Processes that had left the job's cgroup; pinfold ended them.

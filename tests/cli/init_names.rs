@@ -1,6 +1,7 @@
 //! `pinfold init` under the names tini and dumb-init: it does what these programs do, and differs where they do.
 
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::process::Command;
 
 use super::init::{NAMESPACE, OURS, child_of, path_of, send, state_of};
@@ -159,23 +160,21 @@ fn children_from_before_exec_are_reaped() {
         .chain(peers.map(|peer| (peer.to_owned(), "auto")))
         .collect();
     for (init, mode) in init {
-        // One child has ended before, one ends while the command starts or later, and one outlives the command.
+        // One child has ended before, the others end while the command starts or later.
         let script = format!(
-            "true & sleep 0.3 & sleep 0.6 & echo $$; mkfifo $D/end; exec 3<>$D/end; exec {init} sh -c 'echo up; read line <&3'"
+            "true & echo $!; sleep 0.3 & echo $!; sleep 0.6 & echo $!; mkfifo $D/end; exec 3<>$D/end; exec {init} sh -c 'echo up; read line <&3'"
         );
         let scratch = Scratch::directory("fifo");
         let mut run = Run::bare(["bash", "-c", &script]);
         run.command().env("D", scratch.path()).env("PINFOLD_CONTAINMENT", mode);
         let mut running = run.start();
-        let pid: u32 = running.line().parse().unwrap();
+        let children = [(); 3].map(|()| running.line().parse::<u32>().unwrap());
         assert_eq!(running.line(), "up");
-        wait_for(|| {
-            let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-            let comm = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            let left =
-                children.split_whitespace().filter(|pid| ["true\n", "sleep\n", "bash\n"].contains(&comm(pid).as_str()));
-            (left.count() == 0).then_some(())
-        });
+        // A child that has ended stays in /proc until its parent has reaped it. The list of all children in /proc is no
+        // proof: while a child is reaped, it can lack another one (proc_tid_children(5)).
+        for pid in children {
+            wait_for(|| (!Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
+        }
         std::fs::write(scratch.path().join("end"), "end\n").unwrap();
         running.finish().assert_code(0);
     }

@@ -9,7 +9,8 @@ use crate::support::watched::{REPEATS, Watched, shell};
 use crate::support::{PublicCopy, Run, Scratch, has, needs};
 
 const UP: [&str; 3] = ["sh", "-c", "echo up; exec sleep 1000"];
-const OPTIONS: [&str; 2] = ["--debounce", "50ms"];
+/// The debounce time is long enough for one command of the shell that is interrupted between two changes of one file.
+const OPTIONS: [&str; 2] = ["--debounce", "200ms"];
 
 /// Volumes of Kubernetes, the link `current` of a deployment, and a link that `-w` names.
 #[test]
@@ -57,7 +58,14 @@ fn a_link_that_is_switched_is_a_change() {
         assert_eq!(watcher.out(), "up");
         for action in actions {
             shell(at, action);
-            watcher.assert_one_restart(&format!("{watched}: {action}"));
+            let context = format!("{watched}: {action}");
+            if action.contains(';') {
+                // On a busy machine, more than the debounce time can pass between two commands of the shell.
+                watcher.assert_restart(&context);
+                watcher.skip_restarts(&context);
+            } else {
+                watcher.assert_one_restart(&context);
+            }
         }
         watcher.end();
     }
@@ -106,13 +114,9 @@ fn a_watched_directory_that_is_removed_and_made_again() {
     ] {
         shell(at, &format!("PINFOLD={pid}; {action}"));
         watcher.assert_restart(action);
-        // One action can cause several restarts, and no event shows which is the last one.
-        while let Ok(line) = watcher.stdout.recv_timeout(std::time::Duration::from_millis(300)) {
-            assert_eq!(line, "up", "{action}");
-        }
+        watcher.skip_restarts(action);
     }
     // The directory that was moved away is not watched any more.
-    while watcher.stderr.try_recv().is_ok() {}
     shell(at, "echo 1 >elsewhere/child/c");
     watcher.assert_quiet();
     watcher.end();
@@ -139,11 +143,7 @@ fn directories_are_found_again_after_a_queue_overflow() {
     shell(at, "rm -r a; mkdir -p a/b; mv c d; mkdir c");
     send("-CONT");
     watcher.assert_restart("the overflow");
-    // No event shows which restart is the last one.
-    while let Ok(line) = watcher.stdout.recv_timeout(std::time::Duration::from_millis(500)) {
-        assert_eq!(line, "up");
-    }
-    while watcher.stderr.try_recv().is_ok() {}
+    watcher.skip_restarts("the overflow");
     for action in ["echo 1 >a/b/x", "echo 1 >c/x", "echo 1 >d/x"] {
         shell(at, action);
         let said = watcher.assert_one_restart(action);
@@ -169,7 +169,7 @@ fn an_unreadable_directory_does_not_end_the_watch() {
         copy.path(),
         "watch",
         "--debounce",
-        "50ms",
+        "200ms",
         "--",
     ];
     let mut run = Run::bare([&words[..], &UP].concat());

@@ -15,12 +15,23 @@ use tokio::sync::oneshot;
 
 use crate::support::events::Process;
 use crate::support::host::{shell, with_supervisor};
-use crate::support::{PINFOLD, Scratch};
+use crate::support::{PINFOLD, Scratch, wait_for};
 
 const LONG: Duration = Duration::from_secs(60);
 
 fn is_there(pid: i32) -> bool {
     std::path::Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// Returns the parent of a main process.
+fn guard_of(pid: i32) -> i32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap()
+}
+
+/// Returns whether the process waits for an event.
+fn sleeps(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap().contains("\nState:\tS")
 }
 
 /// A job that cleans up when it receives the stop signal, until the test lets it continue.
@@ -134,22 +145,24 @@ fn fail_fast_leaves_the_grace_period() {
         let pool = Pool::builder().workers(6).fail_fast(true).start(supervisor).unwrap();
         let careful = Careful::start(&pool).await;
         let (go, ends) = (Scratch::new("go"), Arc::new(Mutex::new(Vec::new())));
-        let mut failing = Vec::new();
+        let (mut failing, mut pids) = (Vec::new(), Vec::new());
         for _ in 0..5 {
             let script = format!("until [ -e {} ]; do sleep 0.01; done; exit 7", go.path().display());
             let (ends, (sender, started)) = (ends.clone(), oneshot::channel());
             let sender = Mutex::new(Some(sender));
             let task = Task::new(shell(&script)).on_spawn(move |job, _| {
                 ends.lock().unwrap().push(Process::of(job.pid()));
-                sender.lock().unwrap().take().unwrap().send(()).unwrap();
+                sender.lock().unwrap().take().unwrap().send(job.pid()).unwrap();
             });
             failing.push(pool.submit(task).await.unwrap());
-            started.await.unwrap();
+            pids.push(started.await.unwrap());
         }
+        let guard = guard_of(pids[0]);
         File::create(go.path()).unwrap();
         // All of them have failed before the pool is notified of the first failure: the pool runs in this thread, which
-        // is busy.
+        // is busy. The guard has reported each exit when it has reaped all of these processes and sleeps again.
         ends.lock().unwrap().iter().for_each(Process::wait_for_end);
+        wait_for(|| (pids.iter().all(|&pid| !is_there(pid)) && sleeps(guard)).then_some(()));
         for handle in &failing {
             let outcome = handle.wait().await;
             assert_eq!((outcome.report.exit_code, outcome.cancelled), (7, false), "{outcome:#?}");
@@ -263,8 +276,7 @@ fn a_runtime_that_is_shut_down_leaves_no_call_waiting() {
 fn a_lost_guard_is_a_failure_for_fail_fast() {
     with_supervisor(async |supervisor| {
         let mut job = supervisor.spawn(&shell("sleep 100")).await.unwrap();
-        let status = std::fs::read_to_string(format!("/proc/{}/status", job.pid())).unwrap();
-        let guard: i32 = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap();
+        let guard = guard_of(job.pid());
         // SAFETY: signals the guard of this test's supervisor, which lives as long as its job.
         #[allow(unsafe_code)]
         let killed = unsafe { libc::kill(guard, libc::SIGKILL) };

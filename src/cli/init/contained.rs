@@ -9,9 +9,9 @@ use anyhow::Result;
 
 use super::inherited::Inherited;
 use super::session::HangupSignals;
-use super::{Init, LEFTOVERS_GRACE};
+use super::{Init, LEFTOVERS_GRACE, print_as};
 use crate::cli::exit::{EndsBy, Exit};
-use crate::cli::explain::explain_failures;
+use crate::cli::explain::{explain_failures, unfinished_filters};
 use crate::cli::on_signal::{Action, OnSignal};
 use crate::cli::runtime::with_supervisor;
 use crate::cli::signals::{Keys, Rules};
@@ -75,6 +75,9 @@ pub fn run(init: &Init) -> Result<u8> {
     let exit = match ended? {
         Ok(report) => {
             explain_failures(&report);
+            if let Some(message) = unfinished_filters(&report) {
+                print_as(init.name, &message);
+            }
             Exit::of(&report, EndsBy::None)
         }
         Err(signal) => Exit::Code(exit_code_of_signal(signal.number())),

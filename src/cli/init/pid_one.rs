@@ -6,6 +6,7 @@
 use std::ffi::CString;
 use std::io::Error;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
@@ -14,9 +15,12 @@ use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 
 use crate::Signal;
+use crate::cli::explain::processes;
 use crate::job::settle::{self, Remaining};
 use crate::kernel::own_signals::SignalQueue;
 use crate::kernel::pidfd::Pidfd;
+use crate::report::ProcessList;
+use crate::report::text::printable_os;
 
 use super::session::HangupSignals;
 use super::{Init, LEFTOVERS_GRACE, print_as};
@@ -33,12 +37,12 @@ pub fn run(init: &Init) -> Result<u8> {
     let main = match spawn(init, inherited) {
         Ok(main) => main,
         Err(error) => {
-            let program = crate::report::text::printable_os(&init.options.command[0]);
+            let program = printable_os(&init.options.command[0]);
             print_as(init.name, &format!("cannot execute '{program}': {error}"));
             return Ok(if error.raw_os_error() == Some(libc::ENOENT) { 127 } else { 126 });
         }
     };
-    init.debug(|| format!("started {} as process {main}", crate::report::text::printable_os(&init.options.command[0])));
+    init.debug(|| format!("started {} as process {main}", printable_os(&init.options.command[0])));
     let code = loop {
         if let Some(code) = reap(init, main)? {
             break code;
@@ -108,6 +112,7 @@ fn end_leftovers(init: &Init, signals: &SignalQueue) -> Result<()> {
                 if matches!(wait_for_all(signals, start + settle::DEFAULT)?, Waited::Empty) {
                     return Ok(());
                 }
+                report_unfinished(init);
             }
         }
     }
@@ -115,6 +120,17 @@ fn end_leftovers(init: &Init, signals: &SignalQueue) -> Result<()> {
     kill(EVERY_PROCESS, Signal::TERM);
     kill(EVERY_PROCESS, Signal::CONT);
     wait_for_all(signals, Instant::now() + LEFTOVERS_GRACE).map(drop)
+}
+
+/// Reports the filters that are about to be ended: their output may be incomplete.
+fn report_unfinished(init: &Init) {
+    let mut left = ProcessList::default();
+    other_processes().into_iter().for_each(|pid| left.add(pid));
+    if !left.is_empty() {
+        let program = Path::new(&init.options.command[0]);
+        let name = printable_os(program.file_name().unwrap_or(program.as_os_str()));
+        print_as(init.name, &format!("{name} left {} behind, ended now", processes(&left)));
+    }
 }
 
 /// Returns all processes of this namespace except this one, according to `/proc`.

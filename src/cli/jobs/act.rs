@@ -31,7 +31,8 @@ use crate::subreaper::description;
 /// the kill bound of its jobs.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a supervisor may take after a kill request. After that, this process itself kills the processes of the job.
+/// How long a supervisor may take after a kill request, and how long its guard may take after the end of the supervisor
+/// (README.md, "Promises"). After that, this process itself kills the processes of the job.
 const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How a stop or a kill ended.
@@ -53,13 +54,13 @@ pub(crate) enum Outcome {
 pub(crate) fn stop(target: Target<'_>) -> Result<Outcome> {
     match supervisor_for_requests(target) {
         Some(supervisor) => {
-            let Some(pidfd) = request(supervisor, Request::Stop)? else { return Ok(Outcome::Gone) };
+            let Some(pidfd) = request(supervisor, Request::Stop)? else { return after_the_supervisor(target) };
             let times = target.jobs().into_iter().map(|job| job.grace() + job.kill_bound()).max();
             let bound = times.unwrap_or_default() + EXIT_TIMEOUT;
             if !has_ended_within(&pidfd, Some(bound))? {
                 return Err(no_response(supervisor, bound).into());
             }
-            Ok(outcome(target))
+            after_the_supervisor(target)
         }
         None => for_each_job(target, stop_directly),
     }
@@ -71,9 +72,9 @@ pub(crate) fn stop(target: Target<'_>) -> Result<Outcome> {
 /// The same as for [`stop`].
 pub(crate) fn kill(target: Target<'_>) -> Result<Outcome> {
     if let Some(supervisor) = supervisor_for_requests(target) {
-        let Some(pidfd) = request(supervisor, Request::Kill)? else { return Ok(Outcome::Gone) };
+        let Some(pidfd) = request(supervisor, Request::Kill)? else { return after_the_supervisor(target) };
         if has_ended_within(&pidfd, Some(KILL_TIMEOUT))? {
-            return Ok(outcome(target));
+            return after_the_supervisor(target);
         }
         // The supervisor does not respond: it may be stopped (SIGSTOP).
         let killed = for_each_job(target, kill_directly)?;
@@ -126,11 +127,12 @@ pub(crate) fn wait(target: Target<'_>, time: Option<Duration>) -> Result<bool> {
     let until = time.and_then(|time| Instant::now().checked_add(time));
     let remaining_time = || until.map(|until| until.saturating_duration_since(Instant::now()));
     let failed = |errno| Error::system("wait for", target.describe(), errno, "");
-    // If the supervisor is gone, its jobs may still run.
+    // The jobs may still run when the supervisor is gone: its guard ends them.
     if let Some(supervisor) = supervisor_for_requests(target)
         && let Ok(Some(pidfd)) = open(supervisor)
+        && !has_ended_within(&pidfd, time)?
     {
-        return has_ended_within(&pidfd, time);
+        return Ok(false);
     }
     for job in target.jobs() {
         if !job.wait(remaining_time()).map_err(failed)? {
@@ -169,8 +171,9 @@ fn open(supervisor: &Supervisor) -> Result<Option<Pidfd>> {
     };
     match confirmed {
         true => Ok(Some(pidfd)),
-        // The supervisor has ended, and this pid may be that of another process by now.
-        false if pidfd.has_ended() || !supervisor.has_jobs_left() => Ok(None),
+        // The supervisor has ended, and this pid may be that of another process by now. Or it is about to end: a process
+        // that exits closes its descriptors first.
+        false if !supervisor.has_jobs_left() || has_ended_within(&pidfd, Some(KILL_TIMEOUT))? => Ok(None),
         false => Err(anyhow!(
             "process {} cannot be confirmed as the supervisor: /proc does not show its descriptors",
             pid.as_raw_nonzero()
@@ -224,6 +227,18 @@ fn advice(errno: Errno) -> &'static str {
     }
 }
 
+/// Waits until no process of the target is left after the end of its supervisor. A supervisor that exits has ended its
+/// jobs. If it was killed, its guard ends them; if the guard was killed too, this function does.
+fn after_the_supervisor(target: Target<'_>) -> Result<Outcome> {
+    for_each_job(target, |job| {
+        if job.wait(Some(KILL_TIMEOUT))? {
+            return Ok(());
+        }
+        // The supervisor may have waited for the whole kill bound already.
+        kill_within(job, job.kill_bound().min(EXIT_TIMEOUT))
+    })
+}
+
 /// Calls `act` for each job of the target. Returns which processes remain.
 fn for_each_job(target: Target<'_>, act: fn(&Job) -> rustix::io::Result<()>) -> Result<Outcome> {
     for job in target.jobs() {
@@ -268,15 +283,19 @@ fn stop_directly(job: &Job) -> rustix::io::Result<()> {
 /// Kills a job with signals from this process. Waits for the end of its processes, for at most the kill bound of the
 /// job.
 fn kill_directly(job: &Job) -> rustix::io::Result<()> {
+    kill_within(job, job.kill_bound())
+}
+
+fn kill_within(job: &Job, bound: Duration) -> rustix::io::Result<()> {
     match &job.containment {
-        Containment::Leaf(leaf) => sweep::kill_and_wait(leaf, job.kill_bound()),
+        Containment::Leaf(leaf) => sweep::kill_and_wait(leaf, bound),
         Containment::Guard(guard) => {
             let Some(pidfd) = open_guard(*guard)? else { return Ok(()) };
-            let until = Instant::now() + job.kill_bound();
+            let until = Instant::now().checked_add(bound);
             // The job may start new processes meanwhile, so each iteration kills again. After the last process has
             // ended, the guard needs a moment to exit.
             const PAUSE: Duration = Duration::from_millis(10);
-            while !pidfd.has_ended() && Instant::now() < until {
+            while !pidfd.has_ended() && until.is_none_or(|until| Instant::now() < until) {
                 let descendants = Descendants::of(*guard);
                 descendants.kill_all(|_| {})?;
                 let ended = poll::wait(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(PAUSE))?;

@@ -1,15 +1,17 @@
 //! Methods of a job of another supervisor: they list its processes, wait for its end, and send signals to it.
 
-use std::os::fd::AsFd;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
+use rustix::fs::inotify;
 use rustix::io::Errno;
 use rustix::process::Pid;
 
 use super::find::{Containment, Job, supervisor_of_guard};
 use crate::cgroup::base;
-use crate::cgroup::directory::state;
+use crate::cgroup::directory::{Cgroup, state};
 use crate::kernel::pidfd::Pidfd;
 use crate::kernel::poll;
 use crate::kernel::scan::ScanLimits;
@@ -20,6 +22,10 @@ use crate::subreaper::descendants::Descendants;
 /// The grace period and the kill bound of a job that its supervisor has not recorded: the default values of pinfold.
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 const DEFAULT_KILL_BOUND: Duration = Duration::from_secs(10);
+
+/// How often this process looks at a job whose end it cannot watch, because this user has no inotify instance left
+/// (fs.inotify.max_user_instances).
+const RECHECK: Duration = Duration::from_secs(1);
 
 /// How long it may take to send a signal to all processes of a job, if the job keeps starting new ones.
 const SIGNAL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -62,12 +68,19 @@ impl Job {
                     Err(Errno::NODEV | Errno::NOENT) => return Ok(true),
                     events => events?,
                 };
+                let removals = watch_removals(leaf).ok();
                 while state(&events)?.populated {
-                    let remaining = until.map(|until| until.saturating_duration_since(Instant::now()));
+                    let mut remaining = until.map(|until| until.saturating_duration_since(Instant::now()));
                     if remaining.is_some_and(|remaining| remaining.is_zero()) {
                         return Ok(false);
                     }
-                    poll::wait(&mut [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)], remaining)?;
+                    let mut watched = vec![PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)];
+                    match &removals {
+                        Some(removals) => watched.push(PollFd::new(removals, PollFlags::IN)),
+                        None => remaining = Some(remaining.unwrap_or(RECHECK).min(RECHECK)),
+                    }
+                    poll::wait(&mut watched, remaining)?;
+                    removals.as_ref().map_or(Ok(()), discard_events)?;
                 }
                 Ok(true)
             }
@@ -106,6 +119,30 @@ impl Job {
                 Some(_pidfd) => Descendants::of(*guard).signal_those(signals, scans, wanted, found).map(drop),
                 None => Err(Errno::SRCH),
             },
+        }
+    }
+}
+
+/// Returns a descriptor that is readable when this cgroup, or one beside it, has been removed. The `cgroup.events` of a
+/// cgroup does not report its removal. The removal also cancels a notification that the kernel has delayed, to leave
+/// 10 ms between two of them (CGROUP_FILE_NOTIFY_MIN_INTV and `cgroup_rm_file`, kernel/cgroup/cgroup.c).
+fn watch_removals(cgroup: &Cgroup) -> rustix::io::Result<OwnedFd> {
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+    // A watch of the cgroup itself (IN_DELETE_SELF, inotify(7)) would report nothing while the cgroup is open here.
+    let parent = format!("/proc/self/fd/{}/..", cgroup.as_fd().as_raw_fd());
+    inotify::add_watch(&watch, parent, inotify::WatchFlags::DELETE | inotify::WatchFlags::ONLYDIR)?;
+    Ok(watch)
+}
+
+/// Reads all events, so that the descriptor is not readable until the next one.
+fn discard_events(watch: &OwnedFd) -> rustix::io::Result<()> {
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut events = inotify::Reader::new(watch, &mut buffer);
+    loop {
+        match events.next() {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(()),
+            Err(errno) => return Err(errno),
         }
     }
 }

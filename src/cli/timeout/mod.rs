@@ -17,7 +17,7 @@ use crate::{Command, Error, Guard, ProcessGroup, Report, Signal, SpawnError, Spa
 use anyhow::Result;
 
 use super::exit::{EndsBy, Exit, FAILED, TIMED_OUT};
-use super::explain::explain_failures;
+use super::explain::{explain_failures, unfinished_filters};
 use super::on_signal::{Action, OnSignal};
 use super::quote::quote;
 use super::runtime::with_supervisor;
@@ -119,6 +119,9 @@ fn timeout(name: &OsStr, options: &Options) -> Result<u8> {
             Err(signal) => return Ok(Exit::Code(exit_code_of_signal(signal.number()))),
         };
         explain_failures(&report);
+        if let Some(message) = unfinished_filters(&report) {
+            print_as(name, message.as_bytes());
+        }
         if matches!(&report.main, Some(MainEnd::Signalled { core_dumped: true, .. })) && !supervision.killed {
             print_as(name, b"the monitored command dumped core");
         }

@@ -14,7 +14,7 @@ pub(crate) use channel::{Channel, Kept};
 #[cfg(feature = "cli")]
 pub(crate) use runs::LineRuns;
 pub(crate) use search::{Found, Searches};
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "cli", feature = "services"))]
 pub(crate) use split::Splitter;
 pub(crate) use stream::{Activity, Taps};
 pub(crate) use writer::Writer;
