@@ -50,6 +50,15 @@ pub enum Error {
         /// Which values are valid.
         advice: String,
     },
+    /// The description of services is not valid, in a file or in the program. Nothing was started.
+    #[error("{}: {}", printable(place), printable(message))]
+    #[non_exhaustive]
+    Config {
+        /// The file and the line, or the service.
+        place: String,
+        /// What is wrong, and what to write instead.
+        message: String,
+    },
     /// No containment that is available on this machine can hold the job.
     #[error("{}:{}", .kind.message(), crate::error::refusals(.refusals))]
     #[non_exhaustive]

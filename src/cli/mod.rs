@@ -31,6 +31,8 @@ mod sweep;
 mod terminal;
 mod thread;
 mod timeout;
+#[cfg(feature = "services")]
+mod up;
 mod usage;
 #[cfg(feature = "watch")]
 mod watch;
@@ -66,6 +68,14 @@ enum Subcommands {
     Sandbox(Box<run::Args>),
     Pool(pool::Args),
     Serve(serve::Args),
+    #[cfg(feature = "services")]
+    Up(up::Args),
+    #[cfg(feature = "services")]
+    Down(up::DownArgs),
+    #[cfg(feature = "services")]
+    Restart(up::RestartArgs),
+    #[cfg(feature = "services")]
+    Logs(up::LogsArgs),
     Ps(control::ps::Args),
     Stats(control::stats::Args),
     Stop(control::StopArgs),
@@ -216,6 +226,14 @@ fn run_parsed(command: Subcommands, prepared: Option<crate::Result<run::Prepared
         }
         Subcommands::Pool(args) => pool::run(&args),
         Subcommands::Serve(args) => serve::run(&args),
+        #[cfg(feature = "services")]
+        Subcommands::Up(args) => up::run(&args),
+        #[cfg(feature = "services")]
+        Subcommands::Down(args) => up::down(&args),
+        #[cfg(feature = "services")]
+        Subcommands::Restart(args) => up::restart(&args),
+        #[cfg(feature = "services")]
+        Subcommands::Logs(args) => up::logs(&args),
         Subcommands::Ps(args) => control::ps::run(&args),
         Subcommands::Stats(args) => control::stats::run(&args),
         Subcommands::Stop(args) => control::stop(&args),

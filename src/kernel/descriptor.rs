@@ -36,6 +36,16 @@ pub fn dup_to_stdio(source: BorrowedFd<'_>, target: i32) -> Result<()> {
     check(libc::c_long::from(unsafe { libc::dup2(source.as_raw_fd(), target) })).map(drop)
 }
 
+/// Sets the close-on-exec flag of each descriptor from `first` on (close_range(2), Linux 5.11).
+///
+/// # Errors
+/// `EINVAL` or `ENOSYS` before Linux 5.11.
+#[cfg(feature = "cli")]
+pub fn close_on_exec_from(first: u32) -> Result<()> {
+    // SAFETY: the call takes numbers, and closes no descriptor now.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) }).map(drop)
+}
+
 /// Returns whether the descriptor `number` is open.
 pub fn is_open(number: RawFd) -> bool {
     flags(number).is_some()
@@ -46,7 +56,8 @@ pub fn stays_open_at_exec(number: RawFd) -> bool {
     flags(number).is_some_and(|flags| flags & libc::FD_CLOEXEC == 0)
 }
 
-fn flags(number: RawFd) -> Option<i32> {
+/// Returns the flags of the descriptor `number` (`FD_CLOEXEC`); `None` if it is closed.
+pub fn flags(number: RawFd) -> Option<i32> {
     // SAFETY: F_GETFD takes a number and only reads (fcntl(2)); a closed number fails with EBADF.
     check(unsafe { libc::fcntl(number, libc::F_GETFD) }.into()).ok().map(|flags| flags as i32)
 }

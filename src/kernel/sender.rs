@@ -33,6 +33,7 @@ pub(crate) struct Datagram {
 pub(crate) struct Sender {
     /// 0 if this PID namespace has no number for it.
     pub pid: i32,
+    #[allow(dead_code)]
     pub uid: u32,
     /// From Linux 6.5, if the process still existed, and from Linux 6.16 in any case.
     pub pidfd: Option<Pidfd>,

@@ -18,6 +18,7 @@ pub(crate) enum SupervisorKind {
     Watch,
     Pool,
     Serve,
+    Up,
     /// A program that uses the library; also a kind that a newer pinfold has added.
     #[default]
     #[serde(other)]
@@ -35,6 +36,7 @@ impl SupervisorKind {
             Self::Watch => "watch",
             Self::Pool => "pool",
             Self::Serve => "serve",
+            Self::Up => "up",
             Self::Library => "library",
         }
     }

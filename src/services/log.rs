@@ -14,9 +14,8 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::report::text::printable_path;
 use files::Current;
-pub(crate) use files::LogFiles;
-pub(crate) use follow::{Followed, Follower};
-pub(crate) use tail::tail;
+pub use files::LogFile;
+pub use follow::{FollowedLog, LogFollower};
 
 /// A line that has more bytes than this and no end yet is written in pieces, each as a line of its own.
 const MAX_LINE: usize = 1024 * 1024;
@@ -36,7 +35,7 @@ pub(crate) struct Log(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
-    files: LogFiles,
+    files: LogFile,
     current: Current,
     /// How many bytes were not written since a write failed. `None` while writes succeed.
     lost: Option<u64>,
@@ -58,7 +57,7 @@ impl Log {
     ///
     /// # Errors
     /// [`Error::Invalid`] if another pinfold writes to the file, [`Error::System`] if it can't be opened.
-    pub fn open(files: LogFiles) -> Result<Self> {
+    pub fn open(files: LogFile) -> Result<Self> {
         let current = files.open().map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => {
                 let path = printable_path(&files.path).into_owned();

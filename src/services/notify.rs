@@ -4,7 +4,6 @@ mod members;
 mod message;
 
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -16,7 +15,6 @@ use tokio::io::unix::AsyncFd;
 use self::members::Verdict;
 use crate::error::{Error, Result};
 use crate::job::command::Command;
-use crate::kernel::creator::Creator;
 use crate::kernel::sender;
 use crate::report::ProcessInfo;
 use crate::supervisor::watch;
@@ -33,14 +31,12 @@ pub(crate) struct NotifySocket {
     socket: AsyncFd<OwnedFd>,
     /// The value of `NOTIFY_SOCKET`.
     address: String,
-    file: Option<PathBuf>,
-    creator: Creator,
 }
 
 impl NotifySocket {
     /// Makes a socket in the abstract namespace (unix(7)): it needs no file, so nothing is left of it when pinfold is
     /// killed, and a service that runs as another user reaches it. A service in another network namespace does not, nor
-    /// does one in a sandbox (Landlock's scope of abstract sockets, Linux 6.12); use [`at`](Self::at) for these.
+    /// does one in a sandbox (Landlock's scope of abstract sockets, Linux 6.12).
     ///
     /// # Errors
     /// [`Error::System`] if there is no descriptor for it.
@@ -52,28 +48,10 @@ impl NotifySocket {
         getrandom(&mut random, GetRandomFlags::empty()).map_err(|errno| failed("@pinfold-notify", errno))?;
         let name = format!("pinfold-notify-{:032x}", u128::from_ne_bytes(random));
         let address = SocketAddrUnix::new_abstract_name(name.as_bytes()).map_err(|errno| failed(&name, errno))?;
-        Self::bound(&address, format!("@{name}"), None)
+        Self::bound(&address, format!("@{name}"))
     }
 
-    /// Makes a socket with a file, whose path must not exist and has at most 107 bytes. Every user may send to it, as
-    /// pinfold checks the sender. Dropping the socket removes the file.
-    ///
-    /// # Errors
-    /// [`Error::System`] if bind(2) fails.
-    ///
-    /// # Panics
-    /// Panics outside of a tokio runtime.
-    pub fn at(path: &Path) -> Result<Self> {
-        let shown = crate::report::text::printable_path(path).into_owned();
-        let address = SocketAddrUnix::new(path).map_err(|errno| failed(&shown, errno))?;
-        let value = path.to_str().ok_or_else(|| failed(&shown, Errno::ILSEQ))?.to_owned();
-        let socket = Self::bound(&address, value, Some(path.to_owned()))?;
-        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o777))
-            .map_err(|error| failed(&shown, Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
-        Ok(socket)
-    }
-
-    fn bound(address: &SocketAddrUnix, value: String, file: Option<PathBuf>) -> Result<Self> {
+    fn bound(address: &SocketAddrUnix, value: String) -> Result<Self> {
         let make = || {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
@@ -84,12 +62,7 @@ impl NotifySocket {
                 .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
         };
         let socket = make().map_err(|errno| failed(&value, errno))?;
-        Ok(Self { socket, address: value, file, creator: Creator::current_process() })
-    }
-
-    /// Returns the path of the socket's file, which a sandbox must grant to the service.
-    pub fn path(&self) -> Option<&Path> {
-        self.file.as_deref()
+        Ok(Self { socket, address: value })
     }
 
     /// Sets `NOTIFY_SOCKET` for the command and, with a watchdog, `WATCHDOG_USEC` and `WATCHDOG_PID`
@@ -141,15 +114,6 @@ impl NotifySocket {
                 return refuse(format!("it has more than {MAX_MESSAGE} bytes"));
             }
             return Ok(message::notices(&buffer[..datagram.length]));
-        }
-    }
-}
-
-impl Drop for NotifySocket {
-    fn drop(&mut self) {
-        if let Some(file) = self.file.as_ref().filter(|_| !self.creator.is_another_process()) {
-            // The directory may be gone already.
-            let _ = std::fs::remove_file(file);
         }
     }
 }

@@ -13,6 +13,7 @@ mod denials;
 mod differential;
 mod doctor;
 mod examples;
+mod exec_sandbox;
 mod exit_codes;
 mod filters;
 mod init;
@@ -35,6 +36,12 @@ mod serve_ends;
 mod serve_many;
 mod serve_streams;
 mod served;
+#[cfg(feature = "services")]
+mod services;
+#[cfg(feature = "services")]
+mod services_parts;
+#[cfg(feature = "services")]
+mod services_real;
 mod size;
 mod starts;
 mod sweep;

@@ -2,6 +2,7 @@
 //! about to run, because a test binary may be copied to another machine.
 
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -92,4 +93,16 @@ pub fn user_namespaces() -> Need {
     program("unshare")?;
     let made = Command::new("unshare").args(["--user", "true"]).output();
     need("user-namespaces", made.is_ok_and(|made| made.status.success()), "no user namespace can be made here")
+}
+
+/// Returns the directory of PostgreSQL's programs, which are not in PATH on Debian.
+pub fn postgresql() -> Option<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    versions.map(|version| version.path().join("bin")).find(|bin| bin.join("initdb").is_file())
+}
+
+/// PostgreSQL, Redis and nginx, and their clients.
+pub fn servers() -> Need {
+    need("postgresql", postgresql().is_some(), "there is no /usr/lib/postgresql/*/bin/initdb")?;
+    ["redis-server", "redis-cli", "nginx", "psql", "python3"].into_iter().try_for_each(program)
 }

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 
-BOUND = 30.0
+BOUND = 60.0
 """Ends a test that hangs, in seconds."""
 
 
@@ -36,6 +36,21 @@ def pids(path: object) -> list[int]:
 
 def all_gone(processes: Iterable[int]) -> bool:
     return not any(alive(pid) for pid in processes)
+
+
+def running(command: list[str]) -> list[int]:
+    """Returns the processes with this command line."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/cmdline", "rb") as file:
+                    words = file.read().split(b"\0")[:-1]
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if words == [word.encode() for word in command]:
+                found.append(int(name))
+    return found
 
 
 TREE = 'setsid sleep 1000 & setsid sh -c "sleep 1000 & wait" & echo "$$ $!" > {0}.new && mv {0}.new {0}; wait'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -11,13 +12,7 @@ from pathlib import Path
 
 import pinfold
 import pytest
-from pinfold import _serve
 from support import BOUND, TREE, all_gone, alive, pids, until
-
-
-newer = pytest.mark.skipif(
-    not {"stdin", "job_settings"} <= _serve.serve().capabilities, reason="this pinfold has the first protocol"
-)
 
 
 def test_output_and_returncode() -> None:
@@ -43,10 +38,47 @@ def test_output_to_a_file_and_inherited(tmp_path: Path, capfd: pytest.CaptureFix
     until(lambda: capfd.readouterr().out == "inherited\n", "the output of the inherited stream")
 
 
-@newer
 def test_input(tmp_path: Path) -> None:
     assert pinfold.run(["cat"], input="text\n", text=True, capture_output=True).stdout == "text\n"
     assert pinfold.run(["cat"], capture_output=True).stdout == b""
+    (tmp_path / "file").write_bytes(b"in a file\xff")
+    with open(tmp_path / "file", "rb") as file:
+        assert pinfold.check_output(["cat"], stdin=file) == b"in a file\xff"
+    data = bytes(range(256)) * 20_000
+    assert pinfold.run(["cat"], input=data, capture_output=True).stdout == data
+    assert pinfold.run(["true"], input=data).returncode == 0  # It does not read its input.
+
+
+def test_streams_one_piece_at_a_time() -> None:
+    with pinfold.Popen(["cat"], stdin=pinfold.PIPE, stdout=pinfold.PIPE, bufsize=0) as process:
+        assert process.stdin is not None and process.stdout is not None
+        for piece in (b"a", b"bc\xff", b"\n"):
+            process.stdin.write(piece)
+            assert process.stdout.read(len(piece)) == piece
+        process.stdin.close()
+        assert process.wait(BOUND) == 0
+
+
+def test_writing_to_a_command_that_has_closed_its_input() -> None:
+    with pinfold.Popen(["sh", "-c", "exec <&-; sleep 1000"], stdin=pinfold.PIPE) as process:
+        assert process.stdin is not None
+        with pytest.raises(BrokenPipeError):
+            while True:
+                process.stdin.write(bytes(1 << 16))
+                process.stdin.flush()
+        process.kill()
+
+
+def test_output_waits_for_its_reader() -> None:
+    """Only what the reader has taken, and a window, is in this program. Other jobs go on."""
+    count = 10 << 20
+    script = f"head -c {count} /dev/zero; echo written >&2"
+    with pinfold.Popen(script, shell=True, stdout=pinfold.PIPE, stderr=pinfold.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert pinfold.check_output(["echo", "goes on"]) == b"goes on\n"
+        assert select.select([process.stderr], [], [], 0.3)[0] == []  # It cannot have written all.
+        assert len(process.stdout.read()) == count
+        assert process.stderr.read() == b"written\n"
 
 
 def test_directory_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +111,19 @@ def test_wait_with_timeout_leaves_it_running() -> None:
             process.communicate(timeout=0.1)
         assert process.poll() is None and alive(process.pid)
         process.kill()
-        assert process.wait() in (-signal.SIGTERM, -signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("how", ["kill", "terminate", "job_timeout"])
+def test_the_end_does_not_wait_for_a_reader(how: str) -> None:
+    """As with a pipe, a job that is ended is over although nothing reads its output."""
+    process = pinfold.Popen(["yes"], stdout=pinfold.PIPE, job_timeout=1 if how == "job_timeout" else None)
+    if how != "job_timeout":
+        assert process.stdout is not None and process.stdout.readline() == b"y\n"
+        getattr(process, how)()
+    assert process.wait(BOUND) < 0
+    assert process.stdout is not None and process.stdout.read(2) == b"y\n"
+    process.stdout.close()
 
 
 def test_terminate_stops_the_tree(tmp_path: Path) -> None:
@@ -91,7 +135,6 @@ def test_terminate_stops_the_tree(tmp_path: Path) -> None:
     assert all_gone(tree)
 
 
-@newer
 def test_terminate_kills_after_the_grace_period() -> None:
     code = "trap '' TERM; echo ready; while :; do sleep 1000; done"
     process = pinfold.Popen(["sh", "-c", code], stdout=pinfold.PIPE, grace=0.2)

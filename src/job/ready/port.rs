@@ -46,6 +46,17 @@ impl Endpoint {
         }
     }
 
+    /// Returns the addresses that are known without a look-up.
+    #[cfg(feature = "services")]
+    pub(crate) fn fixed_addresses(&self) -> Vec<SocketAddr> {
+        match self {
+            Self::Address(address) => vec![*address],
+            Self::Local(port) => local(*port),
+            Self::Host(name, port) if name.eq_ignore_ascii_case("localhost") => local(*port),
+            Self::Host(..) => Vec::new(),
+        }
+    }
+
     /// Returns whether the addresses can change: a name may get an address only after the job has started.
     fn can_change(&self) -> bool {
         matches!(self, Self::Host(..))

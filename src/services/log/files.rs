@@ -8,17 +8,27 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
-/// Where a log is, and how large it may become.
+use super::follow::LogFollower;
+use super::tail::tail;
+
+/// The log file of a service: where it is, and how large it may become.
+///
+/// ```
+/// use pinfold::Command;
+/// use pinfold::services::{LogFile, Service};
+/// let log = LogFile::new("log/web.log").max_size(1024 * 1024).keep(3);
+/// let web = Service::new("web", Command::new("./serve")).log(log.clone());
+/// let last = log.last_lines(10)?; // Those of an earlier run too.
+/// # drop((web, last));
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct LogFiles {
-    pub path: PathBuf,
-    /// A new file begins when the next line would make the current one larger than this, in bytes. A longer line is
-    /// alone in its file.
-    pub max_size: u64,
-    /// How many older files are kept, `NAME.1` to `NAME.N`: at least one.
-    pub keep: u32,
-    /// Whether each line begins with the time at which pinfold read it, in UTC (RFC 3339).
-    pub with_time: bool,
+#[must_use]
+pub struct LogFile {
+    pub(crate) path: PathBuf,
+    pub(crate) max_size: u64,
+    pub(crate) keep: u32,
+    pub(crate) with_time: bool,
 }
 
 /// The file that pinfold writes to.
@@ -28,7 +38,58 @@ pub(super) struct Current {
     pub size: u64,
 }
 
-impl LogFiles {
+impl LogFile {
+    /// Returns a log at this path, with at most 10 MiB a file and 5 older files. pinfold appends to a file that exists.
+    /// The directory must exist.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), max_size: 10 << 20, keep: 5, with_time: false }
+    }
+
+    /// Returns the path of the current file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Sets the size of a file, in bytes. When the next line would make the file larger, pinfold renames it to `PATH.1`,
+    /// `PATH.1` to `PATH.2` and so on, and begins a new one. A longer line is alone in its file.
+    pub fn max_size(mut self, bytes: u64) -> Self {
+        self.max_size = bytes;
+        self
+    }
+
+    /// Sets how many older files are kept: at least one.
+    pub fn keep(mut self, files: u32) -> Self {
+        self.keep = files;
+        self
+    }
+
+    /// Sets whether each line begins with the time at which pinfold read it, in UTC (RFC 3339).
+    pub fn with_time(mut self, with_time: bool) -> Self {
+        self.with_time = with_time;
+        self
+    }
+
+    /// Returns the last `count` lines of the log, in their order, with their newlines. They may begin in an older file.
+    /// Without a log, the result is empty.
+    ///
+    /// # Errors
+    /// The errno of open(2) or read(2).
+    pub fn last_lines(&self, count: usize) -> io::Result<Vec<u8>> {
+        tail(self, count)
+    }
+
+    /// Follows the log from its end on, while pinfold writes it and begins new files. The log may not exist yet.
+    ///
+    /// # Errors
+    /// The errno of inotify_add_watch(2), if the directory can't be watched, or of opening the file.
+    ///
+    /// # Panics
+    /// Panics outside of a tokio runtime.
+    pub fn follow(&self) -> io::Result<LogFollower> {
+        LogFollower::new(self.clone())
+    }
+
     /// Returns how many older files are kept.
     pub(super) fn kept(&self) -> u32 {
         self.keep.max(1)

@@ -10,16 +10,16 @@ use memchr::memrchr;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::files::{LogFiles, is_at, is_same};
+use super::files::{LogFile, is_at, is_same};
 use crate::supervisor::watch;
 
 /// How much is returned at a time, in bytes; more only for one longer line.
 const PIECE: usize = 64 * 1024;
 
-/// Reads the lines that are added to a log. It begins at the end of the log.
+/// Reads the lines that are added to a log, over all new files ([`LogFile::follow`]).
 #[derive(Debug)]
-pub(crate) struct Follower {
-    log: LogFiles,
+pub struct LogFollower {
+    log: LogFile,
     /// The file that is being read. `None` until the log exists.
     file: Option<File>,
     /// The beginning of a line.
@@ -29,22 +29,16 @@ pub(crate) struct Follower {
 
 /// What a follower returns.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Followed {
+#[non_exhaustive]
+pub enum FollowedLog {
     /// Complete lines.
     Lines(Vec<u8>),
     /// The log was renamed away before it was read, so that lines are missing here.
     Gap,
 }
 
-impl Follower {
-    /// Follows a log, which may not exist yet. Its directory must exist.
-    ///
-    /// # Errors
-    /// The errno of inotify_add_watch(2), or of opening the file.
-    ///
-    /// # Panics
-    /// Panics outside of a tokio runtime.
-    pub fn new(log: LogFiles) -> io::Result<Self> {
+impl LogFollower {
+    pub(super) fn new(log: LogFile) -> io::Result<Self> {
         let inotify = Inotify::init()?;
         let directory = match log.path.parent() {
             Some(directory) if directory.as_os_str().is_empty() => Path::new("."),
@@ -73,7 +67,7 @@ impl Follower {
     ///
     /// # Errors
     /// The errno of read(2) or open(2).
-    pub async fn next(&mut self) -> io::Result<Followed> {
+    pub async fn next(&mut self) -> io::Result<FollowedLog> {
         loop {
             if let Some(followed) = self.read()? {
                 return Ok(followed);
@@ -89,7 +83,7 @@ impl Follower {
     }
 
     /// Returns what can be read now.
-    fn read(&mut self) -> io::Result<Option<Followed>> {
+    fn read(&mut self) -> io::Result<Option<FollowedLog>> {
         loop {
             let Some(file) = &mut self.file else {
                 match File::open(&self.log.path) {
@@ -106,7 +100,7 @@ impl Follower {
             if self.held.len() > before {
                 if let Some(end) = memrchr(b'\n', &self.held) {
                     let rest = self.held.split_off(end + 1);
-                    return Ok(Some(Followed::Lines(std::mem::replace(&mut self.held, rest))));
+                    return Ok(Some(FollowedLog::Lines(std::mem::replace(&mut self.held, rest))));
                 }
                 continue;
             }
@@ -116,7 +110,7 @@ impl Follower {
             match self.go_on()? {
                 Next::Found => {}
                 Next::NotMadeYet => return Ok(None),
-                Next::Missing => return Ok(Some(Followed::Gap)),
+                Next::Missing => return Ok(Some(FollowedLog::Gap)),
             }
         }
     }

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use memchr::memrchr_iter;
 
-use super::files::{LogFiles, is_at, is_same};
+use super::files::{LogFile, is_at, is_same};
 
 /// How much is read at a time, from the end of a file.
 const BLOCK: u64 = 64 * 1024;
@@ -18,7 +18,7 @@ const ATTEMPTS: u32 = 20;
 ///
 /// # Errors
 /// The errno of open(2) or read(2).
-pub(crate) fn tail(log: &LogFiles, count: usize) -> io::Result<Vec<u8>> {
+pub(super) fn tail(log: &LogFile, count: usize) -> io::Result<Vec<u8>> {
     let mut blocks: Vec<Vec<u8>> = Vec::new();
     let mut missing = count;
     for file in open_all(log)? {
@@ -58,7 +58,7 @@ pub(crate) fn tail(log: &LogFiles, count: usize) -> io::Result<Vec<u8>> {
 }
 
 /// Opens the files of the log, the newest one first.
-fn open_all(log: &LogFiles) -> io::Result<Vec<File>> {
+fn open_all(log: &LogFile) -> io::Result<Vec<File>> {
     let mut files: Vec<File> = Vec::new();
     for _ in 0..ATTEMPTS {
         files.clear();

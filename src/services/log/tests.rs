@@ -6,16 +6,17 @@ use std::path::PathBuf;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
+use super::tail::tail;
 use super::*;
 
 /// A directory of its own for a log. It is removed at the end.
-struct Place(LogFiles);
+struct Place(LogFile);
 
 impl Place {
     fn new(name: &str, max_size: u64, keep: u32) -> Self {
         let directory = std::env::temp_dir().join(format!("pinfold-log-{name}-{}", std::process::id()));
         std::fs::create_dir(&directory).unwrap();
-        Self(LogFiles { path: directory.join("service.log"), max_size, keep, with_time: false })
+        Self(LogFile { path: directory.join("service.log"), max_size, keep, with_time: false })
     }
 
     fn directory(&self) -> PathBuf {
@@ -134,7 +135,7 @@ fn another_pinfold_is_refused_and_a_cut_line_is_ended() {
     assert!(error.contains("another pinfold writes to it"), "{error}");
     log.source().push(b"line\n");
     assert_eq!(place.texts(), [b"cut\nline\n"]);
-    let nowhere = LogFiles { path: place.directory().join("none/a.log"), ..place.0.clone() };
+    let nowhere = LogFile { path: place.directory().join("none/a.log"), ..place.0.clone() };
     assert!(Log::open(nowhere).unwrap_err().to_string().contains("directory must exist"));
 }
 
@@ -187,7 +188,7 @@ fn a_follower_gets_every_line() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         // It begins before the log exists.
-        let mut follower = Follower::new(place.0.clone()).unwrap();
+        let mut follower = LogFollower::new(place.0.clone()).unwrap();
         let text = numbered(0..40_000);
         let (files, written) = (place.0.clone(), text.clone());
         let writer = std::thread::spawn(move || {
@@ -197,11 +198,11 @@ fn a_follower_gets_every_line() {
         let mut read = Vec::new();
         while read.len() < text.len() {
             match follower.next().await.unwrap() {
-                Followed::Lines(lines) => {
+                FollowedLog::Lines(lines) => {
                     assert!(lines.ends_with(b"\n"));
                     read.extend(lines);
                 }
-                Followed::Gap => panic!("lines are missing after {} bytes", read.len()),
+                FollowedLog::Gap => panic!("lines are missing after {} bytes", read.len()),
             }
         }
         writer.join().unwrap();
@@ -216,16 +217,16 @@ fn a_follower_begins_at_the_end_and_reports_a_gap() {
     runtime.block_on(async {
         let mut source = Log::open(place.0.clone()).unwrap().source();
         source.push(b"before\n");
-        let mut follower = Follower::new(place.0.clone()).unwrap();
+        let mut follower = LogFollower::new(place.0.clone()).unwrap();
         source.push(b"first\n");
-        assert_eq!(follower.next().await.unwrap(), Followed::Lines(b"first\n".to_vec()));
+        assert_eq!(follower.next().await.unwrap(), FollowedLog::Lines(b"first\n".to_vec()));
         // The follower did not read while three files began.
         pieces(&numbered(0..60)).for_each(|piece| drop(source.push(piece)));
         let mut seen = Vec::new();
         while !seen.ends_with(&numbered(59..60)) {
             match follower.next().await.unwrap() {
-                Followed::Gap => seen = b"gap\n".to_vec(),
-                Followed::Lines(lines) => seen.extend(lines),
+                FollowedLog::Gap => seen = b"gap\n".to_vec(),
+                FollowedLog::Lines(lines) => seen.extend(lines),
             }
         }
         assert!(seen.starts_with(b"gap\n"));

@@ -131,7 +131,10 @@ def main() -> NoReturn:
         first = pickle.loads(channel.receive())
     finally:
         del current._inheriting
-    sys.exit(first._bootstrap(channel.socket.fileno()) if mode == "process" else _serve_calls(channel, *first))
+    code = first._bootstrap(channel.socket.fileno()) if mode == "process" else _serve_calls(channel, *first)
+    if not _terminated:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # There is no work left that it could end.
+    sys.exit(code)
 
 
 def _serve_calls(channel: Channel, initializer: Any, initargs: Any) -> int:

@@ -6,15 +6,20 @@ import asyncio
 import importlib
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import _base as futures_base
+from concurrent.futures import process as futures_process
 from multiprocessing import reduction
 from typing import TYPE_CHECKING, Any, Optional
 
 if TYPE_CHECKING:
     from ._pool import Pool
     from ._worker import Worker
+
+
+RemoteTraceback: Any = futures_process._RemoteTraceback
 
 
 class PoolFuture(Future[Any]):
@@ -64,6 +69,20 @@ class Call:
         self.over = threading.Event()
         """Set after the future has got its result, exception or cancellation."""
         future._call = self
+
+    def take(self) -> bytes:
+        """Returns the pickled function and arguments, and forgets them. Raises what pickling raises."""
+        what: Any = (self.fn, self.args, self.kwargs)
+        self.fn = self.args = self.kwargs = None
+        try:
+            return bytes(dumps(what))
+        except BaseException as error:
+            # The frames of the traceback would keep the arguments alive, so only its text stays.
+            text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+            error.__cause__ = RemoteTraceback(f'\n"""\n{text}"""')
+            raise error.with_traceback(None)
+        finally:
+            del what
 
     def finish(self, set_outcome: Callable[..., None], *arguments: Any) -> None:
         """Gives the future its outcome."""

@@ -63,11 +63,17 @@ class ProcessPoolExecutor(Executor):
                 raise ValueError("max_tasks_per_child must be >= 1")
         self._timeout = check_seconds("timeout", timeout)
         self._max_workers = max_workers
+        self._mp_context = mp_context or context.SpawnContext()
         self._pool = Pool(
             max_workers, (initializer, tuple(initargs)), max_tasks_per_child, check_seconds("grace", grace)
         )
         # An executor that nothing refers to any more ends when its calls are done.
         weakref.finalize(self, self._pool.shut_down).atexit = False
+
+    # CPython's own tests, and some programs, look at these.
+    @property
+    def _broken(self) -> Optional[str]:
+        return self._pool.broken()
 
     @property
     def _processes(self) -> dict[int, Any]:

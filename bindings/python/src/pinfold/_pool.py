@@ -10,9 +10,9 @@ import weakref
 from concurrent.futures import process as futures_process
 from typing import Any, Optional, cast
 
-from ._calls import Call, dumps
-from ._errors import CallTimeout, PinfoldError
-from ._worker import Worker, WorkerFailed
+from ._calls import Call
+from ._errors import CallTimeout
+from ._worker import Worker
 
 _ABRUPT = "A process in the process pool was terminated abruptly while the future was running or pending."
 
@@ -34,6 +34,10 @@ class _PoolWorker(Worker):
 
     kill = terminate
 
+    def join(self) -> None:
+        """Waits until no process of the worker is left."""
+        self.job.ended.wait()
+
 
 class Pool:
     """Runs calls in at most `size` workers, which start when there are calls for them."""
@@ -48,6 +52,8 @@ class Pool:
         self._threads: set[threading.Thread] = set()
         self._running: set[Call] = set()
         self._workers: set[_PoolWorker] = set()
+        self._starting: set[threading.Thread] = set()
+        """The threads that have not started their first worker yet."""
         self._idle = 0
         self._shut = False
         self._broken: Optional[BaseException] = None
@@ -65,6 +71,7 @@ class Pool:
             if len(self._pending) > self._idle and len(self._threads) < self._size:
                 thread = threading.Thread(target=self._work, name="pinfold-worker", daemon=True)
                 self._threads.add(thread)
+                self._starting.add(thread)
                 thread.start()
             else:
                 self._changed.notify()
@@ -104,9 +111,14 @@ class Pool:
             thread.join()
 
     def processes(self) -> dict[int, _PoolWorker]:
-        """Returns the workers by their process ids."""
+        """Returns the workers by their process ids, also of those that start now."""
         with self._changed:
+            self._changed.wait_for(lambda: not self._starting)
             return {worker.job.pid: worker for worker in self._workers if worker.job.pid is not None}
+
+    def broken(self) -> Optional[str]:
+        """Returns why the pool does not accept calls, after the unexpected end of a worker."""
+        return None if self._broken is None else str(self._broken)
 
     def wake(self) -> None:
         """Lets the threads look at their workers. Does not block for long."""
@@ -143,6 +155,7 @@ class Pool:
                 if call is None:
                     break
                 worker = self._run(call, worker)
+                del call
                 calls += 1
                 if worker is None:
                     calls = 0
@@ -150,6 +163,7 @@ class Pool:
                     self._close(worker)
                     worker, calls = None, 0
         finally:
+            self._has_started()
             if worker is not None and worker.job.ended.is_set() and not self._shut:
                 self._break(worker)
             if worker is not None:
@@ -160,12 +174,13 @@ class Pool:
     def _run(self, call: Call, worker: Optional[_PoolWorker]) -> Optional[_PoolWorker]:
         """Runs a call. Returns the worker, or None if it has ended."""
         try:
-            data = dumps((call.fn, call.args, call.kwargs))
-        except BaseException as error:
-            return self._finish(call, worker, call.future.set_exception, error)
-        try:
             if worker is None:
                 worker = self._start(call)
+            try:
+                # The call keeps no reference to the arguments, as that of concurrent.futures.
+                data = call.take()
+            except BaseException as error:
+                return self._finish(call, worker, call.future.set_exception, error)
             worker.channel.socket.settimeout(call.timeout)
             worker.channel.send(data)
             del data
@@ -175,7 +190,7 @@ class Pool:
             self._end(worker)
             late = CallTimeout(f"the call took longer than {call.timeout} s; its processes have been ended")
             return self._finish(call, None, call.future.set_exception, late)
-        except (OSError, EOFError, WorkerFailed, PinfoldError) as error:
+        except Exception as error:
             self._lost(call, cast(Optional[_PoolWorker], call.worker), error)
             return None
         try:
@@ -194,9 +209,16 @@ class Pool:
             cancelled = call.cancelled
         if cancelled:
             worker.job.stop()
+        worker.job.started.wait()
+        self._has_started()
         worker.connect()
         worker.channel.receive()  # The initializer has run.
         return worker
+
+    def _has_started(self) -> None:
+        with self._changed:
+            self._starting.discard(threading.current_thread())
+            self._changed.notify_all()
 
     def _finish(self, call: Call, worker: Optional[_PoolWorker], outcome: Any, value: Any) -> Optional[_PoolWorker]:
         with self._changed:

@@ -12,11 +12,10 @@ import itertools
 import json
 import os
 import queue
-import resource
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Optional
 
 from ._binary import find_pinfold
@@ -24,6 +23,9 @@ from ._errors import PinfoldError, Report, RequestError, ServeEnded
 
 Request = dict[str, Any]
 Message = dict[str, Any]
+
+NEEDED = frozenset({"cancel_kill", "close", "credit", "error_code", "job_settings", "output", "stdin"})
+"""What pinfold must be able to do, of the capabilities in its first message."""
 
 CREDIT = 1 << 20
 """How many bytes of an output pinfold sends before the program has taken them."""
@@ -44,6 +46,9 @@ class Listener:
     def input_closed(self) -> None:
         """Nothing reads the job's standard input any more."""
 
+    def message(self, message: Message) -> None:
+        """Each event of the job, before the other methods."""
+
     def ended(self) -> None:
         """No process of the job is left, or it was never started. All its output has been delivered."""
 
@@ -55,11 +60,14 @@ class Job:
         self._serve = serve
         self._listener = listener
         self._stopping = False
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[], None]] = []
         self.id = name
         self.spec = spec
         self.pid: Optional[int] = None
         self.report: Optional[Report] = None
         self.cancelled = False
+        self.flow_control = False
         self.error: Optional[PinfoldError] = None
         """Why there is no report: the request was refused, or pinfold ended."""
         self.started = threading.Event()
@@ -76,11 +84,7 @@ class Job:
     def kill(self) -> None:
         """Kills every process of the job."""
         if not self.ended.is_set():
-            if "cancel_kill" in self._serve.capabilities:
-                self._serve.send({"op": "cancel", "id": self.id, "kill": True})
-            else:
-                self.stop()
-                self._serve.send({"op": "cancel", "id": self.id})
+            self._serve.send({"op": "cancel", "id": self.id, "kill": True})
 
     def signal(self, number: int) -> None:
         """Sends a signal to the main process."""
@@ -96,7 +100,7 @@ class Job:
 
     def credit(self, stream: str, count: int) -> None:
         """Lets pinfold send so many more bytes of an output."""
-        if not self.ended.is_set():
+        if count > 0 and not self.ended.is_set():
             self._serve.send({"op": "credit", "id": self.id, "stream": stream, "bytes": count})
 
     @property
@@ -113,6 +117,7 @@ class Job:
 
     def _handle(self, message: Message) -> None:
         event = message["event"]
+        self._listener.message(message)
         if event == "data":
             text = message.get("text")
             data = base64.b64decode(message["base64"]) if text is None else text.encode()
@@ -122,17 +127,22 @@ class Job:
         elif event == "error":
             if message.get("code") == "stdin_closed":
                 self._listener.input_closed()
-        elif event == "output":
-            self._listener.output(message["stream"], message["line"].encode() + b"\n" * message["complete"])
-        elif event == "output_bytes":
-            self._listener.output(message["stream"], bytes(message["bytes"]) + b"\n" * message["complete"])
-        elif event == "job" and message["what"]["event"] == "spawned":
-            self.pid = message["what"]["pid"]
-            self.started.set()
+        elif event == "job":
+            self._handle_progress(message["what"])
         elif event == "done":
             self.report = message["report"]
             self.cancelled = message["cancelled"]
             self._end()
+
+    def _handle_progress(self, what: dict[str, Any]) -> None:
+        if what["event"] == "spawned":
+            self.pid = what["pid"]
+            self.started.set()
+        elif what["event"] == "empty":
+            # No process is left, so only what the pipes hold (1 MiB at most by default, pipe(7)) can follow. `done`
+            # comes after that, and must not wait for a program that does not read.
+            for stream in ("stdout", "stderr") if self.flow_control else ():
+                self.credit(stream, CREDIT)
 
     def _fail(self, error: PinfoldError) -> None:
         self.error = error
@@ -142,17 +152,27 @@ class Job:
         self.ended.set()
         self.started.set()
         self._listener.ended()
+        with self._lock:
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+    def when_ended(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` when the job has ended, in a thread of the connection, where it must not block."""
+        with self._lock:
+            if not self.ended.is_set():
+                self._callbacks.append(callback)
+                return
+        callback()
 
 
 class Serve:
     """A running `pinfold serve`. Its methods do not block, and may be called in any thread and signal handler."""
 
     def __init__(self) -> None:
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        # A job needs at most 10 descriptors of pinfold. Further jobs wait until one of these has ended.
-        workers = 1000 if hard == resource.RLIM_INFINITY else max(1, min(1000, (hard - 300) // 10))
         self._environment = dict(os.environb)
-        command = [find_pinfold(), "serve", "--stdio", "-j", str(workers)]
+        # As many jobs at a time as the limit on open files allows. Further jobs wait until one of these has ended.
+        command = [find_pinfold(), "serve", "--stdio", "-j", "max"]
         if _controllers:
             command += ["--controllers", ",".join(_controllers)]
         # A session of its own: Ctrl-C on the terminal reaches this program, which decides what happens to its jobs.
@@ -172,8 +192,7 @@ class Serve:
         self._submits: dict[int, Request] = {}
         self._over = False
         self._ready = threading.Event()
-        self.capabilities: frozenset[str] = frozenset()
-        """What this pinfold can do, from its first message."""
+        self._missing: frozenset[str] = NEEDED
         self._threads = [
             threading.Thread(target=target, name=f"pinfold-{target.__name__.strip('_')}", daemon=True)
             for target in (self._write, self._read)
@@ -183,21 +202,17 @@ class Serve:
         self._ready.wait()
         if self._over:
             raise PinfoldError(f"{command[0]} serve ended with code {self._process.wait()} before its first message")
+        if self._missing:
+            self.close()
+            raise PinfoldError(f"{command[0]} is too old for this package: it lacks {', '.join(sorted(self._missing))}")
 
-    def submit(self, spec: dict[str, Any], listener: Optional[Listener] = None, **options: Any) -> Job:
-        """Runs a job. `spec` is the `job` of the protocol, and `env`, if given, the whole environment as strings.
-
-        `options` are the other fields of `submit`, such as `output`. Each output may have CREDIT bytes that
-        `Job.credit` has not allowed.
-        """
-        options.setdefault("output", "data")
-        options.setdefault("credit", CREDIT)
-        if "output" not in self.capabilities:
-            options = {}
-        spec = dict(spec)
-        if "env" in spec:
-            spec["env"] = self._environment_changes(spec["env"])
-        job = Job(self, str(next(self._ids)), spec, listener or Listener())
+    def submit(self, spec: dict[str, Any], listener: Listener, **options: Any) -> Job:
+        """Runs a job. `spec` is the `job` of the protocol, and `options` are the other fields of `submit`."""
+        options = {"output": "data", "credit": CREDIT, **options}
+        if options["output"] != "data":
+            del options["credit"]
+        job = Job(self, str(next(self._ids)), spec, listener)
+        job.flow_control = "credit" in options
         job._listener.job = job
         self._jobs[job.id] = job
         try:
@@ -209,7 +224,8 @@ class Serve:
             self._fail_all("pinfold serve has ended")
         return job
 
-    def _environment_changes(self, env: dict[str, str]) -> dict[str, Optional[str]]:
+    def environment(self, env: dict[str, str]) -> dict[str, Optional[str]]:
+        """Returns the `env` of a job that has exactly this environment: the changes of that of pinfold."""
         changes: dict[str, Optional[str]] = {}
         for key in self._environment:
             name = os.fsdecode(key)
@@ -263,6 +279,9 @@ class Serve:
         try:
             for line in io.BufferedReader(self._process.stdout, 1 << 16):
                 self._handle(json.loads(line))
+        except BaseException:
+            self._process.kill()  # Nothing reads its messages any more, so its jobs must end.
+            raise
         finally:
             self._over = True
             self._ready.set()
@@ -277,7 +296,7 @@ class Serve:
     def _handle(self, message: Message) -> None:
         event = message["event"]
         if event == "hello":
-            self.capabilities = frozenset(message.get("capabilities", ()))
+            self._missing = NEEDED.difference(message.get("capabilities", ()))
             self._ready.set()
             return
         if event == "error":

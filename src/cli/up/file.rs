@@ -1,0 +1,59 @@
+//! Which file of services a command line names.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::report::text::printable_os;
+use crate::services::ServiceFile;
+
+/// The file and the services
+#[derive(clap::Args)]
+pub struct Operands {
+    /// The file of services, instead of the first operand
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+
+    /// The file (one with a / or ending in .toml, or an existing file) [default: pinfold.toml, or else Procfile], and the
+    /// services, instead of all; what they depend on is included
+    #[arg(value_name = "[FILE] [NAME]")]
+    operands: Vec<OsString>,
+}
+
+impl Operands {
+    /// Returns the path of the file, and the names of the services.
+    ///
+    /// # Errors
+    /// If there is no file, or if a name is not UTF-8.
+    pub fn resolve(&self) -> Result<(PathBuf, Vec<String>)> {
+        let mut names = &self.operands[..];
+        let mut file = self.file.clone();
+        if let ([first, rest @ ..], None) = (names, &file)
+            && is_file(first)
+        {
+            file = Some(first.into());
+            names = rest;
+        }
+        let names = names.iter().map(|name| match name.to_str() {
+            Some(name) => Ok(name.to_owned()),
+            None => bail!("'{}' is no name of a service: a name is ASCII text", printable_os(name)),
+        });
+        Ok((file_or_default(file)?, names.collect::<Result<_>>()?))
+    }
+}
+
+/// Returns the path of the file, or of the one in the working directory.
+///
+/// # Errors
+/// If this directory has no such file.
+pub fn file_or_default(file: Option<PathBuf>) -> Result<PathBuf> {
+    let found = file.or_else(|| ServiceFile::find("."));
+    found.context("there is no pinfold.toml and no Procfile here: write one, or name a file")
+}
+
+/// Returns whether an operand is the file, and not the name of a service.
+fn is_file(word: &OsStr) -> bool {
+    let path = Path::new(word);
+    path.components().count() > 1 || path.extension().is_some_and(|extension| extension == "toml") || path.is_file()
+}

@@ -1,0 +1,117 @@
+//! The messages of the control socket: JSON lines, as those of `pinfold serve`. Each answer has the number of the line
+//! with its request, counted from 1.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+use crate::services::{OutputLine, ServiceStatus};
+
+/// The version of the protocol. It is raised when the meaning of a message changes or a message is removed.
+pub const PROTOCOL: u32 = 1;
+
+/// A request. Without names, it is about all services.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// The state of each service.
+    Status,
+    /// Stop everything, and end `up`.
+    Down,
+    Kill,
+    /// Stop the services, and start them again.
+    Restart {
+        names: Vec<String>,
+    },
+    /// The last lines of output, and with `follow` also the lines that come.
+    Logs {
+        #[serde(default)]
+        names: Vec<String>,
+        #[serde(default)]
+        lines: usize,
+        #[serde(default)]
+        follow: bool,
+    },
+}
+
+/// An event. It is the answer to the request with this number, except `hello`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Answer<'a> {
+    Hello {
+        protocol: u32,
+        version: Cow<'a, str>,
+        pid: u32,
+        /// The names of the services.
+        services: Vec<String>,
+    },
+    #[serde(skip_deserializing)]
+    Status {
+        request: u64,
+        services: &'a [ServiceStatus],
+    },
+    Output {
+        request: u64,
+        service: Cow<'a, str>,
+        line: Cow<'a, str>,
+    },
+    /// A line that is not UTF-8.
+    OutputBytes {
+        request: u64,
+        service: Cow<'a, str>,
+        bytes: Cow<'a, [u8]>,
+    },
+    /// The reader was too slow for this number of lines.
+    Missed {
+        request: u64,
+        lines: u64,
+    },
+    Done {
+        request: u64,
+    },
+    Error {
+        request: u64,
+        message: Cow<'a, str>,
+    },
+    /// An event that a newer pinfold has added.
+    #[serde(other)]
+    Unknown,
+}
+
+impl<'a> Answer<'a> {
+    pub fn output(request: u64, line: &'a OutputLine) -> Self {
+        let service = Cow::Borrowed(&*line.service);
+        match std::str::from_utf8(&line.line.bytes) {
+            Ok(text) => Self::Output { request, service, line: text.into() },
+            Err(_) => Self::OutputBytes { request, service, bytes: Cow::Borrowed(&line.line.bytes) },
+        }
+    }
+
+    /// Returns the same without borrowed parts.
+    pub fn into_owned(self) -> Answer<'static> {
+        let own = |text: Cow<'a, str>| Cow::Owned(text.into_owned());
+        match self {
+            Self::Hello { protocol, version, pid, services } => {
+                Answer::Hello { protocol, version: own(version), pid, services }
+            }
+            Self::Output { request, service, line } => {
+                Answer::Output { request, service: own(service), line: own(line) }
+            }
+            Self::OutputBytes { request, service, bytes } => {
+                Answer::OutputBytes { request, service: own(service), bytes: Cow::Owned(bytes.into_owned()) }
+            }
+            Self::Missed { request, lines } => Answer::Missed { request, lines },
+            Self::Done { request } => Answer::Done { request },
+            Self::Error { request, message } => Answer::Error { request, message: own(message) },
+            Self::Status { .. } | Self::Unknown => Answer::Unknown,
+        }
+    }
+
+    /// Returns one line of JSON.
+    pub fn to_line(&self) -> Vec<u8> {
+        // Every field has a JSON form.
+        let mut line = serde_json::to_vec(self).unwrap_or_default();
+        line.push(b'\n');
+        line
+    }
+}
