@@ -28,7 +28,7 @@ fn a_link_that_is_switched_is_a_change() {
             &[
                 "ln -s ..2 volume/..tmp; mv -T volume/..tmp volume/..data",
                 "echo 3 >volume/..2/app.yaml",
-                "rm -r volume/..1; mv volume volume2; mv volume2 volume",
+                "rm -r volume/..1; mv volume volume2; cp -a volume2 volume",
             ][..],
         ),
         (
