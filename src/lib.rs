@@ -182,4 +182,6 @@ pub use kernel::user::User;
 pub use pool::Pool;
 pub use report::Report;
 pub use sandbox::Sandbox;
+#[cfg(feature = "services")]
+pub use services::Services;
 pub use supervisor::{Supervisor, SupervisorBuilder, events, sweep};
