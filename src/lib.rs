@@ -182,6 +182,4 @@ pub use kernel::user::User;
 pub use pool::Pool;
 pub use report::Report;
 pub use sandbox::Sandbox;
-#[cfg(feature = "services")]
-pub use services::Services;
 pub use supervisor::{Supervisor, SupervisorBuilder, events, sweep};
