@@ -46,6 +46,11 @@ impl Leaf {
         &self.cgroup
     }
 
+    /// Returns the name of the base that it belongs to.
+    pub fn base_name(&self) -> &str {
+        self.base.name()
+    }
+
     /// Sends SIGKILL to all processes in it.
     pub fn kill(&self) -> Result<()> {
         match self.cgroup.kill() {

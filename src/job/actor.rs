@@ -37,6 +37,7 @@ use crate::supervisor::backend::NextContainment;
 use crate::supervisor::containment::JobContainment;
 use crate::supervisor::events::Log;
 use crate::supervisor::link::{Answer, Link};
+use crate::supervisor::memberships::Registered;
 use crate::supervisor::queue::{Receiver, Sender, queue};
 use crate::supervisor::watchdog::ExpectedAnswer;
 
@@ -85,6 +86,8 @@ pub(super) struct Actor {
     pub(super) measure_pressure: bool,
     pub(super) oom_group: bool,
     pub(super) record: JobRecord,
+    /// Makes the sandbox available to `pinfold exec`.
+    pub(super) membership: Option<Registered>,
 
     inbox: Receiver<Request>,
     /// Sends each signal that stops the main process (such as SIGTSTP) to the `Job`.
@@ -153,6 +156,10 @@ impl Actor {
         report.containment.refused = refused;
         report.sandbox = spawn_request.sandbox.take();
         let private_tmp = spawn_request.private_tmp.take();
+        let membership = containment.leaf().zip(spawn_request.member.take()).and_then(|(leaf, member)| {
+            let id = rustix::fs::fstat(leaf.cgroup()).ok()?.st_ino;
+            Some(supervisor.memberships.add(leaf.base_name(), id, member, &supervisor.runtime.handle))
+        });
         let record = JobRecord::new(describe(&supervisor, command, &report.command, &link));
         let actor = Self {
             _supervisor: supervisor,
@@ -168,6 +175,7 @@ impl Actor {
             measure_pressure: command.measure_pressure,
             oom_group: command.limits.oom_group,
             record,
+            membership,
             inbox,
             stops: stop_sender,
             events,

@@ -59,6 +59,9 @@ impl Actor {
         self.report.pid = Some(pid);
         self.spawn_request.close();
         self.main = Pid::from_raw(pid).map(|pid| (pid, Arc::new(pidfd)));
+        if let (Some(membership), Some((_, main))) = (&self.membership, &self.main) {
+            membership.started(main.clone());
+        }
         Pid::from_raw(pid).inspect(|&pid| self.record.record_main(&self.containment, pid));
     }
 

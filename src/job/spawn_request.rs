@@ -20,13 +20,14 @@ use crate::kernel::host::ChangedSettings;
 use crate::kernel::rlimit::NOFILE;
 use crate::kernel::signal::Signal;
 use crate::kernel::{inherited, memfd, oom_score, process};
-use crate::report::SandboxReport;
+use crate::report::{Promise, PromiseState, SandboxReport};
 use crate::sandbox::cache::Cache;
 use crate::sandbox::denials::{self, DenialListener, Explainer, Members};
 use crate::sandbox::machine::Machine;
 use crate::sandbox::prepare::{Prepared, TMP, prepare};
 use crate::sandbox::private_tmp::PrivateTmpDir;
 use crate::supervisor::link::Link;
+use crate::supervisor::memberships::Member;
 
 /// A spawn request. It keeps the encoded specification and the descriptors, because pinfold may have to send the
 /// request a second time.
@@ -45,6 +46,8 @@ pub(super) struct SpawnRequest {
     pub private_tmp: Option<Box<PrivateTmp>>,
     /// The sandbox, for the report.
     pub sandbox: Option<Box<SandboxReport>>,
+    /// The same sandbox, for `pinfold exec`.
+    pub member: Option<Member>,
     /// The explainer of the sandbox's denials, and the socket on which its thread receives the listener's descriptor.
     explainer: Option<(Arc<Explainer>, OwnedFd)>,
 }
@@ -113,6 +116,16 @@ impl SpawnRequest {
         };
         let ruleset = sandbox.as_mut().and_then(|sandbox| sandbox.ruleset.take());
         let has_ruleset = ruleset.is_some();
+        let member = sandbox.as_ref().map(|sandbox| {
+            let mut membership = sandbox.membership.clone();
+            membership.user = job_user(command);
+            membership.tmp = tmp.as_ref().map(PrivateTmpDir::path).or(mounted).map(Path::to_owned);
+            membership.rlimits = rlimits(command);
+            let unix = sandbox.report.promises.iter().find(|report| report.promise == Promise::Unix);
+            let is_waived = unix.is_some_and(|report| matches!(report.state, PromiseState::Waived { .. }));
+            let refused = is_waived.then_some("the promise unix is waived, so the job itself could ask for it");
+            Member::new(membership, ruleset.clone(), refused)
+        });
         if let Some(ruleset) = ruleset {
             fds_for_guard.push(FdForGuard::Shared(ruleset));
         }
@@ -246,7 +259,7 @@ impl SpawnRequest {
         } else {
             EncodedSpec::Memfd(memfd::containing(c"pinfold-spec", MemfdFlags::CLOEXEC, &bytes).map_err(failed)?)
         };
-        Ok(Self { spec, owned, fds_for_guard, pipes, terminal, input, private_tmp, sandbox: report, explainer })
+        Ok(Self { spec, owned, fds_for_guard, pipes, terminal, input, private_tmp, sandbox: report, member, explainer })
     }
 
     /// Starts the thread that records the sandbox's denials, if the policy requests explanations.
@@ -301,6 +314,18 @@ impl SpawnRequest {
 fn prepared(command: &Command, tmp: Option<&PrivateTmpDir>, sandboxes: &Cache) -> Result<Option<Prepared>> {
     let Some(sandbox) = &command.sandbox else { return Ok(None) };
     prepare(sandbox, Machine::get(), private_tmp::users(command), tmp, sandboxes).map(Some)
+}
+
+/// Returns the user, the group and the supplementary groups of the job.
+fn job_user(command: &Command) -> (u32, u32, Vec<u32>) {
+    use rustix::process::{getegid, geteuid, getgroups};
+    match &command.user {
+        Some(user) => (user.uid, user.gid, user.groups.clone()),
+        None => {
+            let groups = getgroups().unwrap_or_default().into_iter().map(|group| group.as_raw()).collect();
+            (geteuid().as_raw(), getegid().as_raw(), groups)
+        }
+    }
 }
 
 /// Returns `path` as an absolute path. Both end with NUL.

@@ -36,6 +36,16 @@ pub fn dup_to_stdio(source: BorrowedFd<'_>, target: i32) -> Result<()> {
     check(libc::c_long::from(unsafe { libc::dup2(source.as_raw_fd(), target) })).map(drop)
 }
 
+/// Sets the close-on-exec flag of each descriptor from `first` on (close_range(2), Linux 5.11).
+///
+/// # Errors
+/// `EINVAL` or `ENOSYS` before Linux 5.11.
+#[cfg(feature = "cli")]
+pub fn close_on_exec_from(first: u32) -> Result<()> {
+    // SAFETY: the call takes numbers, and closes no descriptor now.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) }).map(drop)
+}
+
 /// Returns whether the descriptor `number` is open.
 pub fn is_open(number: RawFd) -> bool {
     flags(number).is_some()

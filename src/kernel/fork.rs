@@ -111,6 +111,20 @@ pub fn set_variable(key: &std::ffi::OsStr, value: &std::ffi::OsStr) -> Result<()
     Ok(())
 }
 
+/// Removes a variable from the environment of this process, for [`exec`].
+///
+/// # Errors
+/// The same as for [`set_variable`].
+#[cfg(feature = "cli")]
+pub fn remove_variable(key: &std::ffi::OsStr) -> Result<()> {
+    if !has_one_thread() {
+        return Err(Errno::BUSY);
+    }
+    // SAFETY: no other thread reads or changes the environment meanwhile.
+    unsafe { std::env::remove_var(key) };
+    Ok(())
+}
+
 /// Ends this process at once, without `atexit` handlers or destructors.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit(2) has no obligations.

@@ -73,6 +73,22 @@ impl std::str::FromStr for Rlimit {
     }
 }
 
+/// Lowers the limits of this process to these values. A limit that is lower already stays as it is.
+///
+/// # Errors
+/// The errno of prlimit(2).
+#[cfg(feature = "cli")]
+pub(crate) fn lower(resource: u32, soft: u64, hard: u64) -> rustix::io::Result<()> {
+    use crate::kernel::syscall::checked;
+
+    let (_, own) = limit(resource).unwrap_or((u64::MAX, u64::MAX));
+    let limit = libc::rlimit64 { rlim_cur: soft.min(own), rlim_max: hard.min(own) };
+    // SAFETY: the structure outlives the call; the number 0 names this process.
+    unsafe { checked(libc::SYS_prlimit64, [0, resource as usize, &raw const limit as usize, 0]) }
+        .map(drop)
+        .map_err(rustix::io::Errno::from_raw_os_error)
+}
+
 /// Returns the soft and the hard limit on `resource` (`RLIMIT_…`, getrlimit(2)); `None` if a seccomp profile refuses
 /// the call.
 pub(crate) fn limit(resource: impl Into<i64>) -> Option<(u64, u64)> {

@@ -197,7 +197,7 @@ unsafe fn turn_loopback_on() -> Result<(), i32> {
 ///
 /// # Safety
 /// The same as for [`Confinement::enter`].
-unsafe fn empty_bounding_set() -> Result<(), i32> {
+pub unsafe fn empty_bounding_set() -> Result<(), i32> {
     for capability in 0..64 {
         // SAFETY: an attribute of this process only (PR_CAPBSET_DROP in prctl(2)).
         match unsafe { checked(libc::SYS_prctl, [libc::PR_CAPBSET_DROP as usize, capability, 0, 0, 0]) } {

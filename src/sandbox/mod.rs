@@ -15,6 +15,7 @@ mod calls;
 pub(crate) mod denials;
 mod filter;
 pub(crate) mod machine;
+pub(crate) mod membership;
 mod mounts;
 mod policy;
 pub(crate) mod prepare;

@@ -216,6 +216,11 @@ impl Sandbox {
         ALWAYS.iter().any(|name| key == *name) || self.env.iter().any(|name| key == name.as_str())
     }
 
+    /// Returns the environment variables that the policy passes on.
+    pub(crate) fn variables(&self) -> &[String] {
+        &self.env
+    }
+
     /// Returns the descriptors that the job gets besides its standard streams.
     pub(crate) fn descriptors(&self) -> BTreeSet<RawFd> {
         self.inherit_fd.iter().copied().filter(|number| *number > 2).collect()

@@ -8,6 +8,7 @@ use super::apply::Confinement;
 use super::cache::Cache;
 use super::denials::Explainer;
 use super::machine::Machine;
+use super::membership::Membership;
 use super::mounts::{self, Ids, View};
 use super::policy::Sandbox;
 use super::private_tmp::PrivateTmpDir;
@@ -26,6 +27,8 @@ pub struct Prepared {
     /// The Landlock ruleset; `None` if the kernel has no Landlock, and the promises that need it are waived.
     pub ruleset: Option<Arc<OwnedFd>>,
     pub report: SandboxReport,
+    /// What another process needs to enter the sandbox. The job's user, tmp and resource limits are not in it yet.
+    pub membership: Membership,
     /// The explainer of denials, if the policy requests one.
     pub explainer: Option<Arc<Explainer>>,
 }
@@ -110,15 +113,19 @@ pub fn prepare(
     let explainer = explainer(sandbox, machine, &view, tmp)?;
     let listener = explainer.as_ref().map(|explainer| explainer.program());
     let filter_hash = hash(&filters);
+    let all_filters = filters.clone();
     if listener.is_some() {
         filters = added.into_iter().collect();
     }
     let own_network = sandbox.network == super::policy::Network::Own && machine.network().is_ok();
     // Root needs no user namespace, because it has the capabilities. Its child changes the user afterwards.
     let ids = (!users.are_different()).then_some(users.job);
+    let confinement = Confinement { actions: mounts::calls(&view, own_network, ids), filters, listener };
+    let membership = Membership::new(sandbox, &confinement, all_filters, ruleset.is_some());
     Ok(Prepared {
-        confinement: Confinement { actions: mounts::calls(&view, own_network, ids), filters, listener },
+        confinement,
         ruleset,
+        membership,
         report: SandboxReport {
             profile: if sandbox.strict { Profile::Strict } else { Profile::Default },
             landlock_abi: machine.landlock_abi,

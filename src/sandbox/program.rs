@@ -2,9 +2,11 @@
 //!
 //! The time that the kernel needs to install a program depends on the number of programs and on their lengths: it
 //! checks and compiles each one, and runs it once for each number of a system call (`seccomp_cache_prepare` in
-//! kernel/seccomp.c). So there is one program, which finds a system call by binary search. The crate `seccompiler` is
-//! not suitable: it ignores the x32 numbers of x86-64, has only one action for each program, compares the numbers one
-//! after another, and its programs are about three times as long. A test compares the results with those of that crate.
+//! kernel/seccomp.c). So there is one short program: it finds a system call by binary search, treats calls with
+//! neighbouring numbers and the same result as one, and has each result and each list of tests only once. The crate
+//! `seccompiler` is not suitable: it ignores the x32 numbers of x86-64, has only one action for each program, compares the
+//! numbers one after another, and its programs are several times as long. A test compares the results with those of that
+//! crate.
 
 use std::collections::BTreeMap;
 
@@ -32,8 +34,6 @@ const GREATER: u32 = libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K;
 const AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
 const ANY_BIT: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
 
-const ALLOWED: Instruction = Instruction::plain(RETURN, ALLOW);
-
 /// A test of the low 32 bits of an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Test {
@@ -50,97 +50,195 @@ pub enum Test {
 
 /// For each system call, the conditions under which it is forbidden: all tests of one of the lists hold. Each test has
 /// the number of its argument, from 0 on. A call with no lists is always forbidden.
-pub type Rules = BTreeMap<i64, Vec<Vec<(u8, Test)>>>;
+pub type Rules = BTreeMap<i64, Lists>;
+
+type Lists = Vec<Vec<(u8, Test)>>;
 
 /// Compiles the rules. A process that makes a call of another architecture (`int 0x80` on x86-64) is killed. x32 calls
 /// and calls above `highest` return ENOSYS, and so does `unknown`: callers use an older call instead. Forbidden calls
 /// return EPERM.
 pub fn compile(rules: &Rules, unknown: i64, highest: u32) -> Program {
-    let mut calls: Vec<(u32, Instruction)> = vec![(unknown as u32, refuse(libc::ENOSYS))];
+    let mut program = Reversed::default();
+    let mut compiled: Vec<(&Lists, Target)> = Vec::new();
+    let mut calls = BTreeMap::from([(unknown as u32, ENOSYS)]);
     for (call, lists) in rules {
-        // The number of the call stands for the place of its tests, which is not known yet.
-        let next = if lists.is_empty() { refuse(libc::EPERM) } else { Instruction::plain(JUMP, *call as u32) };
-        calls.push((*call as u32, next));
+        let target = match compiled.iter().find(|(others, _)| *others == lists) {
+            Some((_, target)) => *target,
+            None if lists.is_empty() => EPERM,
+            None => program.tests(lists),
+        };
+        compiled.push((lists, target));
+        calls.insert(*call as u32, target);
     }
-    calls.sort_unstable_by_key(|(call, _)| *call);
-    let mut program = vec![
-        Instruction::plain(LOAD, ARCH),
-        Instruction::jump(EQUAL, ARCHITECTURE, 1, 0),
-        Instruction::plain(RETURN, KILL_PROCESS),
-        Instruction::plain(LOAD, NUMBER),
-        // x32 numbers have bit 30 set.
-        Instruction::jump(GREATER, highest, 0, 1),
-        refuse(libc::ENOSYS),
-    ];
-    search(&calls, &mut program);
-    let searched = program.len();
-    let mut places = BTreeMap::new();
-    for (call, lists) in rules.iter().filter(|(_, lists)| !lists.is_empty()) {
-        places.insert(*call as u32, program.len());
-        push_tests(lists, &mut program);
-    }
-    for (index, instruction) in program[..searched].iter_mut().enumerate() {
-        if u32::from(instruction.code) == JUMP {
-            // The distance is from the next instruction on.
-            instruction.constant = (places[&instruction.constant] - index - 1) as u32;
+    let mut ranges: Vec<Range> = Vec::new();
+    for (call, target) in calls {
+        match ranges.last_mut() {
+            Some(range) if range.target == target && range.last + 1 == call => range.last = call,
+            _ => ranges.push(Range { first: call, last: call, target }),
         }
     }
-    program.into_iter().collect()
+    let known = program.search(&ranges, 0, highest);
+    // x32 numbers have bit 30 set.
+    program.jump(GREATER, highest, ENOSYS, known);
+    let same_architecture = program.push(Instruction::plain(LOAD, NUMBER));
+    program.jump(EQUAL, ARCHITECTURE, same_architecture, Target::Result(KILL_PROCESS));
+    program.push(Instruction::plain(LOAD, ARCH));
+    program.0.into_iter().rev().collect()
 }
 
-fn refuse(errno: i32) -> Instruction {
-    Instruction::plain(RETURN, ERRNO | errno as u32)
+/// Where a jump leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    /// The end of the program, with this result.
+    Result(u32),
+    /// An instruction of [`Reversed`].
+    At(usize),
 }
 
-/// Appends a binary search for the number of a system call. `calls` is a sorted list of numbers, each with the
-/// instruction that runs for this number.
-fn search(calls: &[(u32, Instruction)], program: &mut Vec<Instruction>) {
-    const CHAIN: usize = 3;
-    if calls.len() <= CHAIN {
-        for (call, next) in calls {
-            program.push(Instruction::jump(EQUAL, *call, 0, 1));
-            program.push(*next);
-        }
-        program.push(ALLOWED);
-        return;
+const ALLOWED: Target = Target::Result(ALLOW);
+const EPERM: Target = Target::Result(ERRNO | libc::EPERM as u32);
+const ENOSYS: Target = Target::Result(ERRNO | libc::ENOSYS as u32);
+
+/// Calls with neighbouring numbers and the same target.
+#[derive(Clone, Copy)]
+struct Range {
+    first: u32,
+    last: u32,
+    target: Target,
+}
+
+/// A program that is written from its end: jumps lead only forward, so each target is known when the jump is written.
+/// An instruction that does not jump continues with the one that was written before it.
+#[derive(Default)]
+struct Reversed(Vec<Instruction>);
+
+impl Reversed {
+    fn push(&mut self, instruction: Instruction) -> Target {
+        self.0.push(instruction);
+        Target::At(self.0.len() - 1)
     }
-    let (lower, upper) = calls.split_at(calls.len() / 2);
-    let jump = program.len();
-    program.push(Instruction::jump(AT_LEAST, upper[0].0, 0, 0));
-    search(lower, program);
-    let distance = program.len() - jump - 1;
-    program[jump].if_true = u8::try_from(distance).expect("the rules have fewer than 200 calls");
-    search(upper, program);
-}
 
-/// Appends the tests of one call.
-fn push_tests(lists: &[Vec<(u8, Test)>], program: &mut Vec<Instruction>) {
-    /// Marks a jump to the next list.
-    const NEXT_LIST: u8 = u8::MAX;
-    for list in lists {
-        let begin = program.len();
-        for (argument, test) in list {
-            program.push(Instruction::plain(LOAD, ARGUMENTS + 8 * u32::from(*argument)));
-            if let Test::Masked { mask, .. } = *test {
-                program.push(Instruction::plain(MASK, mask));
+    /// Writes a jump, and what it needs to reach its targets.
+    fn jump(&mut self, code: u32, constant: u32, if_true: Target, if_false: Target) -> Target {
+        // The second target can add an instruction between the jump and the first target.
+        let (if_true, if_false) = (self.near(if_true, 1), self.near(if_false, 0));
+        let distance = |place: usize| (self.0.len() - place - 1) as u8;
+        self.push(Instruction::jump(code, constant, distance(if_true), distance(if_false)))
+    }
+
+    /// Returns an instruction that leads to the target and that a jump can reach, if at most `more` instructions are
+    /// written before the jump.
+    fn near(&mut self, target: Target, more: usize) -> usize {
+        let farthest = (self.0.len() + more).saturating_sub(usize::from(u8::MAX) + 1);
+        match target {
+            Target::Result(result) => {
+                let wanted = Instruction::plain(RETURN, result);
+                let known = self.0.iter().rposition(|instruction| *instruction == wanted);
+                known.filter(|place| *place >= farthest).unwrap_or_else(|| {
+                    self.push(wanted);
+                    self.0.len() - 1
+                })
             }
-            program.push(match *test {
-                Test::Is(value) | Test::Masked { value, .. } => Instruction::jump(EQUAL, value, 0, NEXT_LIST),
-                Test::IsNot(value) => Instruction::jump(EQUAL, value, NEXT_LIST, 0),
-                Test::AnyBit(bits) => Instruction::jump(ANY_BIT, bits, 0, NEXT_LIST),
-            });
-        }
-        program.push(refuse(libc::EPERM));
-        let end = program.len();
-        for (index, instruction) in program.iter_mut().enumerate().skip(begin) {
-            for distance in [&mut instruction.if_true, &mut instruction.if_false] {
-                if *distance == NEXT_LIST {
-                    *distance = u8::try_from(end - index - 1).expect("a list has fewer than 80 tests");
-                }
+            Target::At(place) if place >= farthest => place,
+            Target::At(place) => {
+                self.push(Instruction::plain(JUMP, (self.0.len() - place - 1) as u32));
+                self.0.len() - 1
             }
         }
     }
-    program.push(ALLOWED);
+
+    /// Writes a search for a system call's number in the sorted ranges. The number is from `least` to `most`. The kernel
+    /// runs the search once for each number, so each comparison halves the numbers, and not the ranges.
+    fn search(&mut self, ranges: &[Range], least: u32, most: u32) -> Target {
+        /// Up to this number of ranges, one comparison after another is shorter.
+        const CHAIN: usize = 4;
+        if ranges.len() > CHAIN {
+            let middle = least.midpoint(most);
+            let half = (1..ranges.len()).min_by_key(|half| ranges[*half].first.abs_diff(middle)).unwrap_or(1);
+            let (lower, upper) = ranges.split_at(half);
+            let first = upper[0].first;
+            let above = self.search(upper, first, most);
+            let below = self.search(lower, least, first - 1);
+            return self.jump(AT_LEAST, first, above, below);
+        }
+        ranges.iter().enumerate().rfold(ALLOWED, |next, (index, range)| {
+            if range.first == range.last {
+                return self.jump(EQUAL, range.first, range.target, next);
+            }
+            let not_below = self.jump(GREATER, range.last, next, range.target);
+            if index == 0 && range.first <= least {
+                return not_below;
+            }
+            self.jump(AT_LEAST, range.first, not_below, ALLOWED)
+        })
+    }
+
+    /// Writes the tests of one call.
+    fn tests(&mut self, lists: &[Vec<(u8, Test)>]) -> Target {
+        let mut next_list = Entry::of(ALLOWED);
+        for (index, list) in lists.iter().enumerate().rev() {
+            let mut next_test = Entry::of(EPERM);
+            for (place, (argument, test)) in list.iter().enumerate().rev() {
+                let value = Value::of(*argument, *test);
+                let (holds, fails) = (next_test.after(value), next_list.after(value));
+                let loaded = match *test {
+                    Test::Is(value) | Test::Masked { value, .. } => self.jump(EQUAL, value, holds, fails),
+                    Test::IsNot(value) => self.jump(EQUAL, value, fails, holds),
+                    Test::AnyBit(bits) => self.jump(ANY_BIT, bits, holds, fails),
+                };
+                let before = match place.checked_sub(1) {
+                    Some(place) => std::slice::from_ref(&list[place]),
+                    None => index.checked_sub(1).map_or(&[][..], |index| &lists[index][..]),
+                };
+                let is_loaded = |(argument, test): &(u8, Test)| Value::of(*argument, *test) == value;
+                let is_loaded = !before.is_empty() && before.iter().all(is_loaded);
+                let unloaded = if is_loaded { loaded } else { self.load(value) };
+                next_test = Entry { unloaded, loaded: Some((value, loaded)) };
+            }
+            next_list = next_test;
+        }
+        next_list.unloaded
+    }
+
+    fn load(&mut self, value: Value) -> Target {
+        if let Some(mask) = value.mask {
+            self.push(Instruction::plain(MASK, mask));
+        }
+        self.push(Instruction::plain(LOAD, ARGUMENTS + 8 * u32::from(value.argument)))
+    }
+}
+
+/// What a test compares.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Value {
+    argument: u8,
+    mask: Option<u32>,
+}
+
+impl Value {
+    fn of(argument: u8, test: Test) -> Self {
+        let mask = if let Test::Masked { mask, .. } = test { Some(mask) } else { None };
+        Self { argument, mask }
+    }
+}
+
+/// The begin of some tests.
+#[derive(Clone, Copy)]
+struct Entry {
+    unloaded: Target,
+    /// Where to begin if this value is already in the accumulator.
+    loaded: Option<(Value, Target)>,
+}
+
+impl Entry {
+    fn of(target: Target) -> Self {
+        Self { unloaded: target, loaded: None }
+    }
+
+    /// Returns where to begin after a test of this value.
+    fn after(self, value: Value) -> Target {
+        self.loaded.filter(|(loaded, _)| *loaded == value).map_or(self.unloaded, |(_, target)| target)
+    }
 }
 
 #[cfg(test)]
@@ -180,14 +278,13 @@ mod tests {
         instructions.iter().map(Instruction::read).collect()
     }
 
-    /// Compiles the same rules with the crate `seccompiler`, which supports neither a highest number nor ENOSYS.
+    /// Compiles the same rules with the crate `seccompiler`. It knows neither the highest number nor ENOSYS.
     fn independent(rules: &Rules) -> Vec<Instruction> {
         let condition =
             |argument, operation, value: u32| SeccompCondition::new(argument, Dword, operation, value.into()).unwrap();
         let rules = rules.iter().map(|(call, lists)| {
             let lists = lists.iter().flat_map(|list| {
-                // That crate has no test for "any of these bits". So such a test becomes several lists, one for each
-                // bit.
+                // For each list the same lists, with one more test.
                 list.iter().fold(vec![Vec::new()], |lists, (argument, test)| {
                     let tests: Vec<_> = match *test {
                         Test::Is(value) => vec![condition(*argument, Eq, value)],
@@ -231,7 +328,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_program_has_the_results_of_an_independent_compiler(
+        fn the_program_does_what_an_independent_compiler_makes_of_the_rules(
             rules in prop::collection::btree_map(
                 0..90_i64,
                 prop::collection::vec(prop::collection::vec((0..6_u8, test()), 1..4), 0..5),

@@ -1,4 +1,4 @@
-//! What a service is: plain data, with a builder.
+//! A service as plain data, with a builder.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -329,13 +329,6 @@ impl Service {
             return Err(self.error(format!(
                 "{} has a sandbox, from which its notifications do not reach pinfold: use another condition for \
                  readiness, and no watchdog",
-                self.name
-            )));
-        }
-        if self.has_notify() && self.command.sandbox.is_some() {
-            return Err(self.error(format!(
-                "{} has a sandbox, in which it can't reach NOTIFY_SOCKET: use another condition for readiness, and neither \
-                 notify nor watchdog",
                 self.name
             )));
         }

@@ -15,7 +15,7 @@ const FIRST_PORT: u32 = 5000;
 /// Reads the services of a Procfile, in its order.
 ///
 /// # Errors
-/// [`crate::Error::Config`] for a line that is no service and no comment.
+/// [`Error::Config`](crate::Error::Config) for a line that is no service and no comment.
 pub(super) fn services(source: &Source<'_>) -> Result<Vec<Service>> {
     let env = source.path(".env");
     let variables = if env.exists() { env_file::read(&env)? } else { Vec::new() };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::error::Result;
 use crate::job::command::{Command, Stdio};
 use crate::job::output::CaptureLimit;
-use crate::report::text::printable_bytes;
+use crate::report::text::{printable, printable_bytes};
 use crate::report::{MainEnd, Reason};
 use crate::supervisor::Supervisor;
 pub(crate) use http::HttpCheck;
@@ -70,7 +70,12 @@ impl CommandCheck {
             if output.status.success() {
                 return Ok(());
             }
-            let name = &output.status.name;
+            let words = &output.status.command;
+            // What a shell runs is more useful than its name.
+            let name = match words.as_slice() {
+                [shell, option, text] if shell == "sh" && option == "-c" => text.clone(),
+                words => words.join(" "),
+            };
             let how = match (&output.status.reason, &output.status.main) {
                 (Reason::Deadline, _) => format!("did not end within {ATTEMPT:?}"),
                 (_, Some(MainEnd::Exited(code))) => format!("exited with {code}"),
@@ -79,7 +84,7 @@ impl CommandCheck {
             };
             let last = output.stdout.rsplit(|&byte| byte == b'\n').find(|line| !line.is_empty());
             let last = last.map(|line| format!(": {}", printable_bytes(line))).unwrap_or_default();
-            failed(format!("'{name}' {how}{last}"));
+            failed(format!("'{}' {how}{last}", printable(&name)));
             pauses.pause().await;
         }
     }

@@ -170,7 +170,7 @@ async fn bounded(
         biased;
         done = check => done,
         _ = job.wait() => Err(not_ready(", and the job is over")),
-        () = over => Err(not_ready(&format!(" within {timeout:?}"))),
+        () = over => Err(not_ready(&format!(" (waited for {timeout:?})"))),
     }
 }
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::error::{Error, Result};
-use crate::job::Job;
 use crate::job::caller::Caller;
 use crate::job::command::{Command, Stdio};
 use crate::job::output::{Line, OutputStream, Splitter};
 use crate::job::stop::Leftovers;
+use crate::job::{Job, JobHandle};
 use crate::report::{MainEnd, Reason, Report};
 use crate::services::config::Service;
 use crate::services::log::{Log, LogEvent, LogSource};
@@ -153,7 +153,7 @@ impl Instance {
 
     /// Returns whether the processes that are left after the main process are the service: the main process has exited
     /// with 0, as the first process of a daemon does (daemon(7)).
-    async fn stays(&self, end: &Option<MainEnd>, handle: &crate::JobHandle) -> bool {
+    async fn stays(&self, end: &Option<MainEnd>, handle: &JobHandle) -> bool {
         if self.shared.services[self.service].one_shot {
             return true; // The job ends them by itself.
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel::signal::Signal;
 use crate::services::config::{Condition, Service};
 use crate::services::events::{ServiceEvent, ServiceEventKind, ServiceStatus};
@@ -78,11 +78,11 @@ impl Shared {
     /// Binds the sockets and opens the log files of the services.
     ///
     /// # Errors
-    /// [`crate::Error::Config`] for a service whose socket, log file or port is not available.
+    /// [`Error::Config`] for a service whose socket, log file or port is not available.
     pub fn new(supervisor: Supervisor, services: Vec<Service>, graph: Graph) -> Result<Self> {
         let (mut sockets, mut logs) = (Vec::new(), Vec::new());
         for service in &services {
-            let failed = |error: crate::Error| service.error(error.to_string());
+            let failed = |error: Error| service.error(error.to_string());
             if let Some(ready) = service.ready.as_ref().filter(|_| service.listen.is_empty()) {
                 ready.check_port().map_err(failed)?;
             }

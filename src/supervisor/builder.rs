@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::Semaphore;
 
+use super::memberships::Memberships;
 use super::{Inner, MAX_STARTS, Supervisor};
 use crate::cgroup;
 use crate::cgroup::base::Base;
@@ -181,6 +182,7 @@ impl SupervisorBuilder {
                 cgroup_only: cgroup_only && self.containment != Some(ContainmentKind::Subreaper),
                 guard_program: self.guard_program,
                 sandboxes: Cache::default(),
+                memberships: Memberships::default(),
             }),
             clones: Some(Arc::default()),
         })

@@ -8,6 +8,7 @@ pub(crate) mod driver;
 pub mod events;
 mod guard_start;
 pub(crate) mod link;
+pub(crate) mod memberships;
 mod orphans;
 pub(crate) mod queue;
 mod scope;
@@ -37,6 +38,7 @@ use crate::sandbox::cache::Cache;
 use crate::supervisor::backend::{Backend, NextContainment, SubreaperBackend};
 use crate::supervisor::driver::Driver;
 use crate::supervisor::events::{Hub, JobEvents};
+use crate::supervisor::memberships::Memberships;
 pub use builder::SupervisorBuilder;
 
 /// The highest number of jobs that are started at the same time.
@@ -91,6 +93,8 @@ pub(crate) struct Inner {
     guard_program: Option<Program>,
     /// What the sandboxes of equal policies share.
     pub(crate) sandboxes: Cache,
+    /// The sandboxes of the running jobs, for `pinfold exec`.
+    pub(crate) memberships: Memberships,
 }
 
 /// The highest number of times that a job is started again because another program removed its empty cgroup.
@@ -270,12 +274,14 @@ impl Supervisor {
         let backend = self.inner.backend();
         backend.disconnect();
         let mut sweeping = std::mem::take(&mut *self.inner.sweeping.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut listening = self.inner.memberships.close();
         // If the runtime belongs to the caller, it is possible that no thread drives it now, so another one is started.
         // If that fails, the caller's runtime is used nevertheless.
         let other = if self.inner.runtime.may_be_undriven() { Driver::start().ok() } else { None };
         if other.is_none() {
             // The sweep has a time limit. It ends earlier only if its runtime is shut down.
             while sweeping.join_next().await.is_some() {}
+            while listening.join_next().await.is_some() {}
         }
         let runtime = other.unwrap_or_else(|| self.inner.runtime.clone());
         // If the runtime was shut down, this method does not wait, and the guard does the rest.

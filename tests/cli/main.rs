@@ -13,6 +13,7 @@ mod denials;
 mod differential;
 mod doctor;
 mod examples;
+mod exec_sandbox;
 mod exit_codes;
 mod filters;
 mod init;

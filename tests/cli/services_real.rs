@@ -45,11 +45,14 @@ impl Stack {
         initdb.arg(format!("{bin}/initdb")).args(["-A", "trust", "-U", "test", "--no-sync", "-D"]);
         checked(initdb.arg(directory.join("data")).current_dir(&directory).stdin(Stdio::null()).output().unwrap());
         let [db, cache, web] = free_ports();
+        // Debian's defaults are directories of root.
+        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+        let temporary: String = temporary.map(|kind| format!("{kind}_temp_path {kind};\n ")).concat();
         std::fs::write(
             directory.join("nginx.conf"),
             format!(
-                "error_log stderr;\npid nginx.pid;\nevents {{}}\nhttp {{\n access_log off;\n server {{\n  listen \
-                 127.0.0.1:{web};\n  location / {{ return 200 ok; }}\n }}\n}}\n"
+                "error_log stderr;\npid nginx.pid;\nevents {{}}\nhttp {{\n access_log off;\n {temporary}server {{\n  \
+                 listen 127.0.0.1:{web};\n  location / {{ return 200 ok; }}\n }}\n}}\n"
             ),
         )
         .unwrap();

@@ -14,6 +14,8 @@ mod host_changes;
 mod output;
 mod passed;
 mod process_names;
+#[cfg(feature = "services")]
+mod services;
 
 fn main() -> std::process::ExitCode {
     support::harness::main()

@@ -11,6 +11,7 @@ mod keys;
 mod pty;
 mod received_signals;
 mod signals;
+mod typed_input;
 
 fn main() -> std::process::ExitCode {
     support::harness::main()

@@ -19,7 +19,8 @@ use super::super::{message_of, print_message};
 ///
 /// The command starts in the job's cgroup: the limits of the job apply to it, and it ends with the job at the latest.
 /// Processes that it leaves belong to the job. It has the standard streams, the environment and the working directory
-/// of `pinfold exec`. The job must have a cgroup and no sandbox.
+/// of `pinfold exec`. In a job with a sandbox, it has the same sandbox, and a clean environment. The job must have a
+/// cgroup.
 ///
 /// Exit code: the command's own; 128+N when signal N ended it; 125 when pinfold itself failed; 126 when the command
 /// can't be executed; 127 when it was not found.
@@ -29,8 +30,8 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     cwd: Option<PathBuf>,
 
-    /// Set an environment variable (repeatable)
-    #[arg(long, short, value_name = "KEY=VALUE", value_parser = variables())]
+    /// Set an environment variable, or pass it on into a sandbox (repeatable)
+    #[arg(long, short, value_name = "KEY[=VALUE]", value_parser = variables())]
     env: Vec<(OsString, Option<OsString>)>,
 
     /// Run the command as this user, with the groups of the user: a name or a number; only root can use this option
@@ -49,7 +50,10 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<u8> {
     let all = find::all()?;
     let target = target::find(&args.target, &all)?;
-    let set = |(key, value): &(OsString, Option<OsString>)| Some((key.clone(), value.clone()?));
+    // Without a value, the variable is passed on, also into a sandbox.
+    let set = |(key, value): &(OsString, Option<OsString>)| {
+        Some((key.clone(), value.clone().or_else(|| std::env::var_os(key))?))
+    };
     let command = exec::Command {
         words: args.command.clone(),
         cwd: args.cwd.clone(),

@@ -1,5 +1,6 @@
 //! Runs one more command inside of a running job. The command starts in the job's leaf. So the job's limits apply to
-//! the command and to all processes that it starts, and these processes end with the job at the latest.
+//! the command and to all processes that it starts, and these processes end with the job at the latest. If the job has a
+//! sandbox, the command has the same sandbox.
 
 use std::ffi::{CString, OsString};
 use std::os::fd::AsFd;
@@ -15,6 +16,7 @@ use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions, geteuid, waitid};
 
 use super::find::{Containment, Job};
+use super::sandbox::{self, JobSandbox};
 use super::target::Target;
 use crate::error::Error;
 use crate::kernel::own_signals::{SignalQueue, suspend_by};
@@ -39,18 +41,22 @@ pub(crate) struct Command {
 /// the job.
 ///
 /// # Errors
-/// If the job has no cgroup, has a sandbox, or has ended. If the command cannot be executed, the error is an [`Errno`]
-/// with a context.
+/// If the job has no cgroup, has a sandbox that this process can't enter, or has ended. If the command cannot be
+/// executed, the error is an [`Errno`] with a context.
 pub(crate) fn exec(target: Target<'_>, command: &Command) -> Result<ExitStatus> {
     let job = only_job(target)?;
     let target = Target::Job(target.supervisor(), job);
     let Containment::Leaf(leaf) = &job.containment else {
         bail!("cannot run a command in {}: it has no cgroup, so the command could outlive it", target.describe());
     };
-    if job.description.as_ref().is_some_and(|known| known.sandboxed) {
-        bail!("cannot run a command in {}: the job has a sandbox, and the command would have none", target.describe());
+    // Only text: an errno would be understood as the command's.
+    let refused = |error: anyhow::Error| anyhow::anyhow!("cannot run a command in {}: {error:#}", target.describe());
+    let sandbox = sandbox::of(target.supervisor(), job, leaf).map_err(refused)?;
+    match &sandbox {
+        Some(sandbox) => sandbox.check_user(command.user.as_ref()).map_err(refused)?,
+        None => check_user(target, job, command)?,
     }
-    check_user(target, job, command)?;
+    let cwd = working_directory(command, sandbox.as_ref())?;
     let words: Vec<_> =
         command.words.iter().map(|word| CString::new(word.clone().into_vec())).collect::<Result<_, _>>()?;
     let mask = inherited::signals().blocked;
@@ -60,8 +66,8 @@ pub(crate) fn exec(target: Target<'_>, command: &Command) -> Result<ExitStatus> 
     let child = match fork::fork_into(leaf.as_fd()) {
         Ok(Some(child)) => child,
         Ok(None) => {
-            let (step, errno) = exec_in_child(command, &words, mask);
-            let _ = rustix::io::write(&error_writer, &[step as u8, errno.raw_os_error() as u8]);
+            let failure = exec_in_child(command, sandbox.as_ref(), cwd.as_deref(), &words, mask);
+            let _ = rustix::io::write(&error_writer, &failure.bytes());
             fork::exit_now(127)
         }
         Err(Errno::NODEV | Errno::NOENT) => bail!("{} has ended", target.describe()),
@@ -77,13 +83,12 @@ pub(crate) fn exec(target: Target<'_>, command: &Command) -> Result<ExitStatus> 
         }
     };
     drop(error_writer);
-    let mut failure = [0_u8; 2];
-    if matches!(rustix::io::retry_on_intr(|| rustix::io::read(&error_reader, &mut failure)), Ok(2)) {
+    let mut failure = [0_u8; 256];
+    if let Ok(length @ 2..) = rustix::io::retry_on_intr(|| rustix::io::read(&error_reader, &mut failure)) {
         let _ = exit_status(&child);
-        let errno = Errno::from_raw_os_error(i32::from(failure[1]));
-        return Err(step_error(failure[0], command, errno));
+        return Err(step_error(&failure[..length], command));
     }
-    wait_for(&child, &signals)
+    wait_for(&child, &signals, sandbox.is_some())
 }
 
 fn only_job<'a>(target: Target<'a>) -> Result<&'a Job> {
@@ -104,52 +109,101 @@ fn check_user(target: Target<'_>, job: &Job, command: &Command) -> Result<()> {
     Ok(())
 }
 
-/// The steps of the child that can fail.
-#[derive(Clone, Copy)]
-enum Step {
-    User = 1,
-    Directory = 2,
-    Exec = 3,
+/// Returns the directory to enter by its path; `None` if the command stays in the directory of this process.
+fn working_directory(command: &Command, sandbox: Option<&JobSandbox>) -> Result<Option<PathBuf>> {
+    if sandbox.is_none_or(|sandbox| !sandbox.has_mounts()) {
+        return Ok(command.cwd.clone());
+    }
+    // The mounts of the job are other ones than those of this process.
+    let own = std::env::current_dir().context("cannot find the working directory")?;
+    Ok(Some(command.cwd.as_ref().map_or_else(|| own.clone(), |cwd| own.join(cwd))))
+}
+
+/// What the child could not do.
+enum Failure {
+    User(Errno),
+    Directory(Errno),
+    Sandbox(&'static str, Errno),
+    Exec(Errno),
+}
+
+impl Failure {
+    /// Returns the message for the parent: the step, the errno, and words for a step of the sandbox.
+    fn bytes(&self) -> Vec<u8> {
+        let (step, errno, words) = match *self {
+            Self::User(errno) => (1, errno, ""),
+            Self::Directory(errno) => (2, errno, ""),
+            Self::Exec(errno) => (3, errno, ""),
+            Self::Sandbox(words, errno) => (4, errno, words),
+        };
+        [&[step, errno.raw_os_error() as u8], words.as_bytes()].concat()
+    }
 }
 
 /// Executes the command in the child. Returns only after an error.
-fn exec_in_child(command: &Command, words: &[CString], mask: u64) -> (Step, Errno) {
-    if let Some(user) = &command.user {
-        if let Err(errno) = user.apply() {
-            return (Step::User, errno);
-        }
-        for (key, value) in &user.environment {
-            if let Err(errno) = fork::set_variable(key, value) {
-                return (Step::User, errno);
+fn exec_in_child(
+    command: &Command,
+    sandbox: Option<&JobSandbox>,
+    cwd: Option<&Path>,
+    words: &[CString],
+    mask: u64,
+) -> Failure {
+    if let Err(errno) = set_environment(command, sandbox) {
+        return Failure::Exec(errno);
+    }
+    match (sandbox, &command.user) {
+        (Some(sandbox), _) => {
+            if let Err((step, errno)) = sandbox.enter() {
+                return Failure::Sandbox(step, errno);
             }
         }
-    }
-    if let Some(cwd) = &command.cwd
-        && let Err(errno) = rustix::process::chdir(cwd)
-    {
-        return (Step::Directory, errno);
-    }
-    for (key, value) in &command.env {
-        if let Err(errno) = fork::set_variable(key, value) {
-            return (Step::Exec, errno);
+        (None, Some(user)) => {
+            if let Err(errno) = user.apply() {
+                return Failure::User(errno);
+            }
         }
+        (None, None) => {}
+    }
+    if let Some(Err(errno)) = cwd.map(rustix::process::chdir) {
+        return Failure::Directory(errno);
     }
     signal_set::set_signal_mask(mask);
-    (Step::Exec, fork::exec(words))
+    if let Some(Err((step, errno))) = sandbox.map(JobSandbox::restrict) {
+        return Failure::Sandbox(step, errno);
+    }
+    Failure::Exec(fork::exec(words))
 }
 
-fn step_error(step: u8, command: &Command, errno: Errno) -> anyhow::Error {
+fn set_environment(command: &Command, sandbox: Option<&JobSandbox>) -> rustix::io::Result<()> {
+    if let Some(sandbox) = sandbox {
+        for (key, _) in std::env::vars_os().filter(|(key, _)| !sandbox.passes(key)) {
+            fork::remove_variable(&key)?;
+        }
+    }
+    let of_user = command.user.iter().flat_map(|user| &user.environment).cloned();
+    let tmp = sandbox.and_then(JobSandbox::tmp);
+    for (key, value) in of_user.chain(command.env.iter().cloned()).chain(tmp) {
+        fork::set_variable(&key, &value)?;
+    }
+    Ok(())
+}
+
+/// Returns the error for what [`Failure::bytes`] returned.
+fn step_error(failure: &[u8], command: &Command) -> anyhow::Error {
+    let (step, errno) = (failure[0], Errno::from_raw_os_error(i32::from(failure[1])));
     let program = printable_os(&command.words[0]);
     let what = match step {
         1 => "cannot change to the user".to_owned(),
         2 => format!("cannot enter the directory {}", printable_path(command.cwd.as_deref().unwrap_or(Path::new(".")))),
+        // Not an error of the command, so the error contains no errno for the exit code.
+        4 => return anyhow::anyhow!("cannot {}: {errno}", String::from_utf8_lossy(&failure[2..])),
         _ => format!("cannot execute {program}"),
     };
     anyhow::Error::new(errno).context(what)
 }
 
 /// Waits for the end of the child, and passes signals on to it.
-fn wait_for(child: &Pidfd, signals: &SignalQueue) -> Result<ExitStatus> {
+fn wait_for(child: &Pidfd, signals: &SignalQueue, own_session: bool) -> Result<ExitStatus> {
     loop {
         let mut fds = [PollFd::new(child, PollFlags::IN), PollFd::new(&signals.fd, PollFlags::IN)];
         match poll(&mut fds, None) {
@@ -160,16 +214,23 @@ fn wait_for(child: &Pidfd, signals: &SignalQueue) -> Result<ExitStatus> {
             return exit_status(child);
         }
         while let Some(received) = signals.next(Some(std::time::Duration::ZERO))? {
-            // The terminal has sent this signal to the command too, which is in the same process group.
-            if received.is_from_terminal() {
-                if received.signal == Signal::TSTP {
+            let send = |signal| match child.send(signal) {
+                Ok(()) | Err(Errno::SRCH) => Ok(()),
+                Err(errno) => Err(errno).context("cannot pass a signal on to the command"),
+            };
+            match (received.is_from_terminal(), own_session) {
+                (false, _) => send(received.signal)?,
+                // The terminal's signal does not reach a command with a session of its own. The kernel does not stop
+                // the leader of such a session by SIGTSTP (orphaned process groups, setpgid(2)).
+                (true, true) if received.signal == Signal::TSTP => {
+                    send(Signal::STOP)?;
                     suspend_by(Signal::TSTP);
+                    send(Signal::CONT)?;
                 }
-                continue;
-            }
-            match child.send(received.signal) {
-                Ok(()) | Err(Errno::SRCH) => {}
-                Err(errno) => return Err(errno).context("cannot pass a signal on to the command"),
+                (true, true) => send(received.signal)?,
+                // The terminal has sent this signal to the command too, which is in the same process group.
+                (true, false) if received.signal == Signal::TSTP => suspend_by(Signal::TSTP),
+                (true, false) => {}
             }
         }
     }

@@ -9,6 +9,7 @@ pub(crate) mod exec;
 pub(crate) mod find;
 mod job;
 pub(crate) mod listing;
+mod sandbox;
 pub(crate) mod target;
 
 use crate::kernel::signal::Signal;

@@ -46,7 +46,7 @@ impl Operands {
 /// Returns the path of the file, or of the one in the working directory.
 ///
 /// # Errors
-/// If there is none.
+/// If this directory has no such file.
 pub fn file_or_default(file: Option<PathBuf>) -> Result<PathBuf> {
     let found = file.or_else(|| ServiceFile::find("."));
     found.context("there is no pinfold.toml and no Procfile here: write one, or name a file")

@@ -126,7 +126,7 @@ fn directory() -> Result<PathBuf> {
         }
         _ => {}
     }
-    // Another user may have made it first, where everybody may make directories.
+    // Another user may have made it first, in a directory that all users may write to.
     let metadata = directory.symlink_metadata().with_context(|| format!("cannot read {shown}"))?;
     ensure!(
         metadata.is_dir() && metadata.uid() == uid && metadata.mode() & 0o077 == 0,

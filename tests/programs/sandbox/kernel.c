@@ -88,6 +88,9 @@ static long terminal(unsigned long request)
 }
 ATTEMPT(type_input) { return terminal(TIOCSTI); }
 ATTEMPT(type_input_high_bit) { return terminal(TIOCSTI | 1UL << 32); }
+/* Input for the controlling terminal, which is standard input. */
+ATTEMPT(type_here) { return ioctl(0, TIOCSTI, "x"); }
+ATTEMPT(type_here_high_bit) { return syscall(SYS_ioctl, 0, TIOCSTI | 1UL << 32, "x"); }
 ATTEMPT(console) { return terminal(TIOCLINUX); }
 
 ATTEMPT(newer_call) { return syscall(900); }
@@ -128,7 +131,8 @@ MAIN(NAMED(clone3), NAMED(clone3_into_cgroup), NAMED(clone_user), NAMED(clone_mo
      NAMED(set_mount), NAMED(by_handle), NAMED(bpf), NAMED(perf), NAMED(user_fault), NAMED(ring), NAMED(key_add),
      NAMED(key_request), NAMED(key_control), NAMED(shared_memory), NAMED(semaphores), NAMED(messages),
      NAMED(message_queue), NAMED(kernel_log), NAMED(module), NAMED(kexec), NAMED(swap), NAMED(host_name),
-     NAMED(set_time), NAMED(type_input), NAMED(type_input_high_bit), NAMED(console), NAMED(newer_call),
+     NAMED(set_time), NAMED(type_input), NAMED(type_input_high_bit), NAMED(type_here), NAMED(type_here_high_bit),
+     NAMED(console), NAMED(newer_call),
 #ifdef __x86_64__
      NAMED(x32), NAMED(old_interrupt),
 #endif

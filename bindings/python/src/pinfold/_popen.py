@@ -29,7 +29,7 @@ class Streams(Listener):
         options: dict[str, Any] = {"stdin": "stream"} if self._feeder else {}
         if not any(self._pumps.values()):
             options["output"] = "none"
-        job = connection.submit(spec, self, **options)
+        job = connection.submit({**spec, "env": connection.environment(spec["env"])}, self, **options)
         if self._feeder:
             self._feeder.start(job.write, job.close_input)
         return job
