@@ -152,8 +152,10 @@ class Popen(subprocess.Popen[AnyStr]):
             raise PermissionError(13, message, program)
         raise OSError(message)
 
-    def _internal_poll(self, *_: Any, **__: Any) -> Optional[int]:
+    def _internal_poll(self, _deadstate: Optional[int] = None, *_: Any) -> Optional[int]:
         if self.returncode is None and "_job" in self.__dict__ and self._job.ended.is_set():
+            if _deadstate is not None and self._job.error is not None:
+                return _deadstate  # Another Popen looks after this one, which nothing refers to any more.
             self._finish()
         return self.returncode
 

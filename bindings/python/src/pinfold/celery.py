@@ -28,7 +28,7 @@ _REQUEST = (
     "id root_id parent_id correlation_id group retries expires eta hostname delivery_info reply_to headers origin "
     "timelimit is_eager"
 ).split()
-"""What a task can see of its request. The rest belongs to the process of Celery."""
+"""The parts of its request that a task can see. The others belong to the process of Celery."""
 
 _inside = False
 """Whether this is a worker of pinfold."""
