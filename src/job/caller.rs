@@ -65,10 +65,12 @@ impl Caller {
                 descriptors.push((number, fd));
             }
         } else if command.inherit_descriptors {
-            for number in inherited::fd_numbers() {
-                if let Some(fd) = inheritable(number).map_err(failed)? {
-                    descriptors.push((number, fd));
-                }
+            for number in inherited::inheritable_numbers() {
+                let fd = match inherited::only_supervises() {
+                    true => Some(borrow(number)),
+                    false => inheritable(number).map_err(failed)?,
+                };
+                descriptors.extend(fd.map(|fd| (number, fd)));
             }
         }
         let host = (!inherited::only_supervises()).then(HostState::now);

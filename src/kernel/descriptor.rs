@@ -56,7 +56,8 @@ pub fn stays_open_at_exec(number: RawFd) -> bool {
     flags(number).is_some_and(|flags| flags & libc::FD_CLOEXEC == 0)
 }
 
-fn flags(number: RawFd) -> Option<i32> {
+/// Returns the flags of the descriptor `number` (`FD_CLOEXEC`); `None` if it is closed.
+pub fn flags(number: RawFd) -> Option<i32> {
     // SAFETY: F_GETFD takes a number and only reads (fcntl(2)); a closed number fails with EBADF.
     check(unsafe { libc::fcntl(number, libc::F_GETFD) }.into()).ok().map(|flags| flags as i32)
 }

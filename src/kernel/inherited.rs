@@ -106,21 +106,15 @@ pub(crate) fn fill_closed_stdio() {
     }
 }
 
+/// Returns the numbers, 3 and higher, of the open descriptors that exec keeps open, in ascending order.
+pub(crate) fn inheritable_numbers() -> Vec<i32> {
+    usual_numbers(|flags| flags & libc::FD_CLOEXEC == 0)
+        .unwrap_or_else(|| fd_numbers().into_iter().filter(|&number| descriptor::stays_open_at_exec(number)).collect())
+}
+
 /// Returns the numbers, 3 and higher, under which this process may have open descriptors, in ascending order.
 pub(crate) fn fd_numbers() -> Vec<i32> {
-    /// Usually all numbers are below this one. Then it is faster to try each number than to list the directory.
-    const USUAL: i32 = 256;
-    // The size of the directory is the number of open descriptors: proc_pid_fd(5), since Linux 6.2; 0 before that.
-    if let Ok(directory) = rustix::fs::stat(c"/proc/self/fd")
-        && let Ok(open @ 1..) = usize::try_from(directory.st_size)
-    {
-        let mut numbers: Vec<i32> = (0..USUAL).filter(|&number| descriptor::is_open(number)).take(open).collect();
-        if numbers.len() == open {
-            numbers.retain(|&number| number > 2);
-            return numbers;
-        }
-    }
-    match std::fs::read_dir("/proc/self/fd") {
+    usual_numbers(|_| true).unwrap_or_else(|| match std::fs::read_dir("/proc/self/fd") {
         Ok(entries) => {
             let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
             let mut numbers: Vec<i32> = numbers.filter(|&number| number > 2).collect();
@@ -129,7 +123,29 @@ pub(crate) fn fd_numbers() -> Vec<i32> {
         }
         // Without /proc: the numbers that programs commonly use.
         Err(_) => (3..1024).collect(),
+    })
+}
+
+/// Returns the numbers, 3 and higher, of the open descriptors whose flags are `wanted`. Returns `None` if some of the
+/// descriptors may have numbers above the usual ones.
+fn usual_numbers(wanted: impl Fn(i32) -> bool) -> Option<Vec<i32>> {
+    /// Usually all numbers are below this one. Then it is faster to try each number than to list the directory.
+    const USUAL: i32 = 256;
+    // The size of the directory is the number of open descriptors: proc_pid_fd(5), since Linux 6.2; 0 before that.
+    let directory = rustix::fs::stat(c"/proc/self/fd").ok()?;
+    let mut left = usize::try_from(directory.st_size).ok().filter(|&open| open > 0)?;
+    let mut numbers = Vec::new();
+    for number in 0..USUAL {
+        let Some(flags) = descriptor::flags(number) else { continue };
+        if number > 2 && wanted(flags) {
+            numbers.push(number);
+        }
+        left -= 1;
+        if left == 0 {
+            return Some(numbers);
+        }
     }
+    None
 }
 
 /// Returns a copy of the descriptor `number` if exec keeps it open; `None` if it is closed or has the close-on-exec

@@ -71,7 +71,7 @@ impl CommandCheck {
                 return Ok(());
             }
             let words = &output.status.command;
-            // What a shell runs is more useful than its name.
+            // The text that a shell runs is more useful than the name of the shell.
             let name = match words.as_slice() {
                 [shell, option, text] if shell == "sh" && option == "-c" => text.clone(),
                 words => words.join(" "),

@@ -286,6 +286,25 @@ fn a_long_line_is_not_cut_within_a_character() {
     served.close();
 }
 
+/// Many lines that arrive in one read are one event each, in order, whatever bytes they contain.
+#[test]
+#[requires(cgroup)]
+fn many_short_lines_are_events_in_order() {
+    let mut served = Served::start(&[]);
+    served.send(&shell("a", r"seq 10000; printf '\377\n\n\303\244'"));
+    let events = served.events_until("done");
+    let lines: Vec<_> = events.iter().filter(|event| event["line"].is_string() || event["bytes"].is_array()).collect();
+    assert_eq!(lines.len(), 10_003);
+    for (number, event) in (1..=10_000).zip(&lines) {
+        let line = event["line"].as_str().and_then(|line| line.parse().ok());
+        assert!(line == Some(number) && event["complete"] == true, "{number}: {event}");
+    }
+    assert_eq!(lines[10_000]["event"], "output_bytes");
+    assert_eq!((&lines[10_001]["line"], &lines[10_001]["complete"]), (&json!(""), &json!(true)));
+    assert_eq!((&lines[10_002]["line"], &lines[10_002]["complete"]), (&json!("ä"), &json!(false)));
+    served.close();
+}
+
 #[test]
 #[requires(cgroup)]
 fn merged_streams_keep_their_order() {

@@ -191,15 +191,17 @@ while True:
 #[requires(cgroup)]
 fn the_last_failure_of_a_check_is_reported() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    for (ready, part) in [
+    for (timeout, ready, part) in [
         (
+            // The check must end in this time, also on a busy machine.
+            "3s",
             "{ command = 'echo no such table >&2; exit 2' }".to_owned(),
             "exit 2' exited with 2: no such table (waited for",
         ),
-        (format!("'http://127.0.0.1:{port}/'"), "no process listens on 127.0.0.1:"),
-        ("'notify'".to_owned(), "it has not sent READY=1 (waited for"),
+        ("1s", format!("'http://127.0.0.1:{port}/'"), "no process listens on 127.0.0.1:"),
+        ("300ms", "'notify'".to_owned(), "it has not sent READY=1 (waited for"),
     ] {
-        let text = format!("[services.app]\ncommand = 'sleep 999'\nready = {ready}\nready_timeout = '500ms'\n");
+        let text = format!("[services.app]\ncommand = 'sleep 999'\nready = {ready}\nready_timeout = '{timeout}'\n");
         let (code, messages) = Project::new("checks", &text).up_wait("true");
         assert_eq!(code, Some(124), "{messages}");
         assert!(messages.contains(part), "{messages}");

@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 
+use serde_json::json;
+
 use crate::support::events::wait_in;
 use crate::support::pool::{pool, start, text};
 use crate::support::{PINFOLD, Run, Scratch, program, wait_for};
@@ -124,6 +126,44 @@ fn outputs_of_retries_files_and_tags() {
     assert_eq!(ran.stdout, "printf 'a\\nb'\ta\nprintf 'a\\nb'\tb\n");
     let ran = pool(&["-j", "200%", "--", tiny.to_str().unwrap()], "x\n").assert_code(0);
     assert_eq!(ran.stdout, "");
+}
+
+/// Jobs that print at the same time: each line is whole, has its tag, and comes in the order in which its job wrote it. The
+/// last line of a job has no newline, and the job's reads cut the lines anywhere.
+#[test]
+#[requires(cgroup)]
+fn streamed_lines_stay_whole_and_in_order() {
+    // From 2 bytes to the longest line that is printed as one piece.
+    let lengths = [1, 1, 2, 77, 4095, 1, 30_000, 64 * 1024, 3];
+    let words: Vec<String> = lengths.iter().map(|length| "x".repeat(*length)).collect();
+    let file = Scratch::new("lines");
+    std::fs::write(file.path(), (words.join("\n") + "\n").repeat(20)).unwrap();
+    let script = |letter: &str| format!("tr x {letter} <{}; seq 30000; printf end", text(file.path()));
+    for tagged in [true, false] {
+        let job = |name: &str| json!({"name": name, "command": ["sh", "-c", script(name)]}).to_string();
+        let jobs = ["a", "b", "c"].map(job).join("\n");
+        let args = ["-q", "-j", "3", "--output", "stream"];
+        let tag: &[&str] = if tagged { &["--tag"] } else { &[] };
+        let ran = pool(&[&args, tag].concat(), &jobs).assert_code(0);
+        let expected = |name: &str| -> Vec<String> {
+            let letters = (0..20).flat_map(|_| &words).map(|word| word.replace('x', name));
+            letters.chain((1..=30_000).map(|number| number.to_string())).chain(["end".into()]).collect()
+        };
+        let mut all: Vec<&str> = ran.stdout.lines().collect();
+        if tagged {
+            for name in ["a", "b", "c"] {
+                let own: Vec<&str> =
+                    all.iter().filter_map(|line| line.strip_prefix(&format!("{name}\t")[..])).collect();
+                assert!(own == expected(name), "{name}: {} lines", own.len());
+            }
+            assert_eq!(all.len(), 3 * expected("a").len());
+        } else {
+            let mut expected = ["a", "b", "c"].map(expected).concat();
+            all.sort_unstable();
+            expected.sort_unstable();
+            assert!(all == expected, "{} lines", all.len());
+        }
+    }
 }
 
 /// When a reader closes the pipe, as head(1) does, the pool ends without a message, as other programs end by SIGPIPE.

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 
-BOUND = 30.0
+BOUND = 60.0
 """Ends a test that hangs, in seconds."""
 
 

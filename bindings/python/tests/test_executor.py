@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import multiprocessing
 import os
 import subprocess
@@ -144,6 +145,28 @@ def test_shutdown(tmp_path: Path) -> None:
     tree = pids(tmp_path / "x")
     executor.shutdown(cancel_futures=True)
     assert all(future.cancelled() for future in futures) and all_gone(tree)
+
+
+def test_an_executor_that_nothing_refers_to() -> None:
+    executor = ProcessPoolExecutor(2)
+    results = executor.map(abs, range(-9, 0))
+    workers = list(executor._processes.values())
+    assert workers
+    del executor
+    gc.collect()
+    assert list(results) == list(range(9, 0, -1))
+    for worker in workers:
+        worker.join()
+
+
+def test_shutdown_without_waiting() -> None:
+    executor = ProcessPoolExecutor(2)
+    results = executor.map(abs, range(-9, 0))
+    workers = list(executor._processes.values())
+    executor.shutdown(wait=False)
+    assert list(results) == list(range(9, 0, -1))
+    for worker in workers:
+        worker.join()
 
 
 def test_kill_workers(tmp_path: Path) -> None:

@@ -114,6 +114,18 @@ def test_wait_with_timeout_leaves_it_running() -> None:
         assert process.wait() == -signal.SIGKILL
 
 
+@pytest.mark.parametrize("how", ["kill", "terminate", "job_timeout"])
+def test_the_end_does_not_wait_for_a_reader(how: str) -> None:
+    """As with a pipe, a job that is ended is over although nothing reads its output."""
+    process = pinfold.Popen(["yes"], stdout=pinfold.PIPE, job_timeout=1 if how == "job_timeout" else None)
+    if how != "job_timeout":
+        assert process.stdout is not None and process.stdout.readline() == b"y\n"
+        getattr(process, how)()
+    assert process.wait(BOUND) < 0
+    assert process.stdout is not None and process.stdout.read(2) == b"y\n"
+    process.stdout.close()
+
+
 def test_terminate_stops_the_tree(tmp_path: Path) -> None:
     path = tmp_path / "pids"
     process = pinfold.Popen(TREE.format(path), shell=True)

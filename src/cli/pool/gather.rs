@@ -8,6 +8,9 @@ use crate::output::OutputStream;
 use super::output::{Ended, Printer};
 use super::spill::Spill;
 
+/// The least number of bytes that are read at a time.
+const MIN_READ: usize = 16 * 1024;
+
 /// The output of a job to one stream.
 #[derive(Default)]
 pub struct Part {
@@ -29,11 +32,13 @@ impl Part {
     /// # Errors
     /// Why a part of the output is lost.
     async fn gather(&mut self, mut stream: OutputStream, limit: usize, spill: &Spill) -> Result<(), String> {
+        // A stream holds little more than its limit, and small reads would cost too much time.
+        let at_once = limit.max(MIN_READ);
         let mut spilled = None;
         let mut result = Ok(());
         loop {
             let memory = &mut self.memory;
-            match stream.read_piece(|piece| memory.extend_from_slice(piece)).await {
+            match stream.read_at_most(at_once, |piece| memory.extend_from_slice(piece)).await {
                 Ok(0) => break,
                 Ok(_) => {}
                 Err(error) => {

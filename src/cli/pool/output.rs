@@ -4,14 +4,13 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
 
 use anyhow::Result;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::cli::thread;
-use crate::output::{Line, Lines, OutputStream};
+use crate::output::{LineRuns, OutputStream};
 
 use super::gather::Part;
 use super::printing_thread::PrintingThread;
@@ -52,7 +51,7 @@ pub enum Piece {
     PrintDeferred {
         number: u64,
     },
-    Line {
+    Lines {
         /// 0 is standard output, 1 standard error.
         stream: usize,
         bytes: Vec<u8>,
@@ -224,54 +223,32 @@ impl Printer {
         let _ = self.pieces.send(piece);
     }
 
-    /// Prints each line of a stream as soon as it is read, after the tag, until the stream ends.
+    /// Prints the complete lines of a stream as soon as they are read, each after the tag, until the stream ends.
     ///
     /// # Errors
-    /// Why the stream cannot be read.
-    pub async fn follow(&self, stream: OutputStream, number: usize, tag: &[u8]) -> io::Result<()> {
-        let mut lines = stream.lines().max_line(MAX_LINE);
-        let mut begins = true;
-        let mut open = false;
-        while let Some(line) = lines.next_line().await? {
-            let mut bytes = Vec::new();
-            let mut next = Some(line);
-            // Further lines that are already available are printed together with it, which is faster for a job that
-            // prints much.
-            while let Some(line) = next {
-                if begins {
-                    bytes.extend_from_slice(tag);
-                }
-                bytes.extend_from_slice(&line.bytes);
-                if line.complete {
-                    bytes.push(b'\n');
-                }
-                begins = line.complete;
-                open = !line.complete;
-                next = if bytes.len() < MAX_LINE { available_line(&mut lines).await } else { None };
+    /// Why the stream cannot be read. The part that was read before is printed.
+    pub async fn follow(&self, mut stream: OutputStream, number: usize, tag: &[u8]) -> io::Result<()> {
+        let mut runs = LineRuns::new(tag, MAX_LINE);
+        let result = loop {
+            match stream.read_piece(|piece| runs.push(piece)).await {
+                Ok(0) => break Ok(()),
+                Ok(_) => {}
+                Err(error) => break Err(error),
             }
-            self.print_line(number, bytes).await;
+            while let Some(run) = runs.next() {
+                self.print_lines(number, run).await;
+            }
+        };
+        // The next job's output must begin on a new line.
+        if let Some(rest) = runs.end() {
+            self.print_lines(number, rest).await;
         }
-        if open {
-            // The next job's output must begin on a new line.
-            self.print_line(number, b"\n".to_vec()).await;
-        }
-        Ok(())
+        result
     }
 
-    async fn print_line(&self, stream: usize, bytes: Vec<u8>) {
+    async fn print_lines(&self, stream: usize, bytes: Vec<u8>) {
         if let Some(room) = self.room().await {
-            self.send(Piece::Line { stream, bytes, room });
+            self.send(Piece::Lines { stream, bytes, room });
         }
     }
-}
-
-/// Returns the next line, where it is available without waiting. An error is returned again by the next call for a
-/// line.
-async fn available_line(lines: &mut Lines) -> Option<Line> {
-    let mut next = std::pin::pin!(lines.next_line());
-    std::future::poll_fn(|context| match next.as_mut().poll(context) {
-        Poll::Ready(line) => Poll::Ready(line.ok().flatten()),
-        Poll::Pending => Poll::Ready(None),
-    })
-    .await
 }

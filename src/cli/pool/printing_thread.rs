@@ -66,7 +66,7 @@ impl PrintingThread {
     pub fn print_all(mut self, mut pieces: UnboundedReceiver<Piece>) -> io::Result<()> {
         while let Some(piece) = pieces.blocking_recv() {
             match piece {
-                Piece::Line { stream, bytes, room } => {
+                Piece::Lines { stream, bytes, room } => {
                     self.write(stream, &bytes)?;
                     drop(room);
                 }

@@ -9,10 +9,13 @@ use tokio::sync::watch;
 use super::event::Message;
 use super::request::{OutputMode, OutputName};
 use super::writer::EventWriter;
-use crate::output::OutputStream;
+use crate::output::{OutputStream, Splitter};
 
 /// The longest piece of a line. A longer line is sent in several pieces.
 const MAX_LINE: usize = 64 * 1024;
+
+/// The longest piece of output in one `data` event, which docs/serve.md promises.
+const MAX_DATA: usize = 16 * 1024;
 
 /// What the caller allows for one output of a job.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +63,10 @@ impl Gate {
         (!flow.is_closed).then_some(credit)
     }
 
+    fn is_closed(&self) -> bool {
+        self.0.borrow().is_closed
+    }
+
     async fn closed(&self) {
         let _ = self.0.subscribe().wait_for(|flow| flow.is_closed).await;
     }
@@ -88,24 +95,48 @@ impl Follower {
         }
     }
 
-    /// Sends each line as soon as it is read.
-    async fn follow_lines(&self, stream: OutputStream) {
+    /// Sends each line as soon as it is read. The lines of one read go to the writer together.
+    async fn follow_lines(&self, mut stream: OutputStream) {
         let (id, stream_name) = (&*self.id, self.stream);
-        let mut lines = stream.lines().max_line(MAX_LINE);
+        let mut splitter = Splitter::new(MAX_LINE);
         loop {
-            let line = tokio::select! {
+            let read = tokio::select! {
                 biased;
                 () = self.gate.closed() => return,
-                line = lines.next_line() => line,
+                read = stream.read_piece(|piece| splitter.push(piece)) => read,
             };
-            let Ok(Some(line)) = line else { return };
-            self.writer.ready().await;
-            let complete = line.complete;
-            self.writer.send(&match std::str::from_utf8(&line.bytes) {
-                Ok(text) => Message::Output { id, stream: stream_name, line: text, complete },
-                Err(_) => Message::OutputBytes { id, stream: stream_name, bytes: &line.bytes, complete },
-            });
+            let Ok(length) = read else { return };
+            let mut events = Vec::new();
+            while let Some((line, complete)) = splitter.next(length == 0) {
+                EventWriter::add(
+                    &mut events,
+                    &match std::str::from_utf8(line) {
+                        Ok(text) => Message::Output { id, stream: stream_name, line: text, complete },
+                        Err(_) => Message::OutputBytes { id, stream: stream_name, bytes: line, complete },
+                    },
+                );
+                if events.len() >= MAX_LINE && !self.send_events(&mut events).await {
+                    return;
+                }
+            }
+            if !self.send_events(&mut events).await || length == 0 {
+                return;
+            }
         }
+    }
+
+    /// Sends these events when there is space for them. Returns `false`, and sends nothing, if the caller has closed the
+    /// output.
+    async fn send_events(&self, events: &mut Vec<u8>) -> bool {
+        if !events.is_empty() {
+            self.writer.ready().await;
+            if self.gate.is_closed() {
+                return false;
+            }
+            self.writer.send_all(events);
+            events.clear();
+        }
+        true
     }
 
     /// Sends each piece as soon as it is read. Reads nothing before it can be sent, so that each job holds only what is
@@ -117,7 +148,7 @@ impl Follower {
             let read = tokio::select! {
                 biased;
                 () = self.gate.closed() => break,
-                read = stream.read_at_most(credit, |bytes| piece.extend_from_slice(bytes)) => read,
+                read = stream.read_at_most(credit.min(MAX_DATA), |bytes| piece.extend_from_slice(bytes)) => read,
             };
             if !read.is_ok_and(|length| length > 0) {
                 break;

@@ -21,9 +21,23 @@ impl EventWriter {
 
     /// Sends an event. After a failed write, the event is dropped.
     pub fn send(&self, message: &Message<'_>) {
-        let mut line = serde_json::to_vec(message).unwrap_or_default();
-        line.push(b'\n');
-        self.0.push(&line);
+        let mut line = Vec::new();
+        Self::add(&mut line, message);
+        self.send_all(&line);
+    }
+
+    /// Appends the line of an event to others, for [`send_all`](Self::send_all).
+    pub fn add(events: &mut Vec<u8>, message: &Message<'_>) {
+        let before = events.len();
+        if serde_json::to_writer(&mut *events, message).is_err() {
+            events.truncate(before);
+        }
+        events.push(b'\n');
+    }
+
+    /// Sends the lines of events. After a failed write, the events are dropped.
+    pub fn send_all(&self, events: &[u8]) {
+        self.0.push(events);
     }
 
     /// Answers a request with an error.

@@ -3,14 +3,18 @@
 mod capture;
 mod channel;
 mod lines;
+#[cfg(feature = "cli")]
+mod runs;
 mod search;
 mod split;
 mod stream;
 mod writer;
 
 pub(crate) use channel::{Channel, Kept};
+#[cfg(feature = "cli")]
+pub(crate) use runs::LineRuns;
 pub(crate) use search::{Found, Searches};
-#[cfg(feature = "services")]
+#[cfg(any(feature = "cli", feature = "services"))]
 pub(crate) use split::Splitter;
 pub(crate) use stream::{Activity, Taps};
 pub(crate) use writer::Writer;

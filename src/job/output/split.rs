@@ -65,7 +65,7 @@ impl Splitter {
 
 /// Returns how many of these bytes are a piece of a line that is too long: all, or up to three bytes less where a UTF-8
 /// character would be cut.
-fn piece_length(piece: &[u8]) -> usize {
+pub(crate) fn piece_length(piece: &[u8]) -> usize {
     let max = piece.len();
     // The first byte of the last character that begins in the piece.
     let Some(back) = (1..=max.min(3)).find(|back| piece[max - back] & 0b1100_0000 != 0b1000_0000) else { return max };

@@ -21,10 +21,12 @@ use crate::job::output::writer::Writer;
 use crate::kernel::pty::end_of_input;
 use crate::report::Report;
 
-/// How many bytes are read at a time, and how many pieces are read before other tasks have their turn. tokio itself limits
-/// its tasks (tokio::task::coop), other runtimes do not.
-pub(super) const PIECE: usize = 16 * 1024;
-const PIECES: u8 = 16;
+/// How many bytes are read at a time: a whole pipe, whose default capacity is 64 KiB (pipe(7)).
+pub(super) const PIECE: usize = 64 * 1024;
+
+/// How many pieces are read before other tasks have their turn. tokio itself limits its tasks (tokio::task::coop), other
+/// runtimes do not.
+const PIECES: u8 = 4;
 
 /// Waits for the end of a job, on behalf of a stream.
 struct Gone(Waiting<Arc<Report>>);

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{FileType, fstat};
+use rustix::fs::{FileType, Stat, fstat, makedev};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
@@ -56,12 +56,18 @@ fn write(out: BorrowedFd<'_>, mut bytes: &[u8]) -> rustix::io::Result<()> {
     Ok(())
 }
 
+/// Returns whether this is /dev/null, whose device number is 1:3 (Documentation/admin-guide/devices.txt in Linux). A write
+/// to it never blocks (`write_null` in drivers/char/mem.c).
+fn discards(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode).is_char_device() && stat.st_rdev == makedev(1, 3)
+}
+
 /// Writes pieces to a descriptor in their order. Complete lines are written in one write where possible, because other
 /// programs may write to the same place, and their output must not divide these lines.
 #[derive(Debug)]
 pub(crate) struct Writer {
     shared: Arc<Shared>,
-    /// A regular file to which the caller writes itself.
+    /// A file to which the caller writes itself, because such a write does not block: a regular file or /dev/null.
     direct: Option<Arc<OwnedFd>>,
     creator: Creator,
 }
@@ -117,14 +123,16 @@ impl Writer {
     /// `EAGAIN` if no thread can be started. `purpose` is for the message.
     #[cfg(feature = "cli")]
     pub fn start(file: OwnedFd, purpose: &str) -> Result<Self> {
-        Self::new(Arc::new(file), false, purpose)
+        let is_direct = fstat(&file).is_ok_and(|stat| discards(&stat));
+        Self::new(Arc::new(file), is_direct, purpose)
     }
 
     /// The same as [`start`](Self::start), but writes to a regular file without a thread, because such writes do not
     /// block. A line may then be divided between two writes.
     pub fn for_copy(file: Arc<OwnedFd>) -> Result<Self> {
-        let is_regular = fstat(&file).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file());
-        Self::new(file, is_regular, "to copy the output")
+        let is_regular = |stat: &Stat| FileType::from_raw_mode(stat.st_mode).is_file();
+        let is_direct = fstat(&file).is_ok_and(|stat| is_regular(&stat) || discards(&stat));
+        Self::new(file, is_direct, "to copy the output")
     }
 
     fn new(file: Arc<OwnedFd>, is_direct: bool, purpose: &str) -> Result<Self> {
@@ -160,8 +168,9 @@ impl Writer {
         match &self.direct {
             Some(file) => {
                 state.failed = write(file.as_fd(), bytes).err();
-                if state.failed.is_some() {
-                    wake(&mut state.for_failure);
+                match state.failed {
+                    Some(_) => wake(&mut state.for_failure),
+                    None => state.last_write = Instant::now(),
                 }
             }
             None => {
@@ -363,5 +372,22 @@ mod tests {
         let mut read = Vec::new();
         outlet.read_to_end(&mut read).unwrap();
         assert!(read.len() == 200_003 && read.ends_with(b"xend"));
+    }
+    /// A write to /dev/null needs no thread; a write to another device may block.
+    #[test]
+    fn only_a_device_that_discards_is_direct() {
+        for (path, is_direct) in [("/dev/null", true), ("/dev/full", false)] {
+            let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+            let writer = Writer::start(file.into(), "to test").unwrap();
+            assert_eq!(writer.direct.is_some(), is_direct, "{path}");
+            let begun = writer.last_write();
+            writer.push(b"x");
+            let result = block_on(writer.flush());
+            assert_eq!((result.is_ok(), writer.last_write() > begun), (is_direct, is_direct), "{path}");
+        }
+        // A descriptor of /dev/null that is not open for writing refuses every write.
+        let writer = Writer::start(std::fs::File::open("/dev/null").unwrap().into(), "to test").unwrap();
+        writer.push(b"x");
+        assert_eq!(block_on(writer.failed()).raw_os_error(), Some(libc::EBADF));
     }
 }

@@ -52,6 +52,8 @@ __all__ = [
     "CompletedProcess",
     "PinfoldError",
     "Popen",
+    "Process",
+    "ProcessPoolExecutor",
     "Report",
     "RequestError",
     "ServeEnded",

@@ -23,6 +23,9 @@ class RequestError(PinfoldError):
         self.request = request
         self.message = message
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.request, self.message)
+
 
 class ServeEnded(PinfoldError):
     """The `pinfold serve` process of this program has ended, and with it all jobs."""

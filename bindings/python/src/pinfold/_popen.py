@@ -29,7 +29,7 @@ class Streams(Listener):
         options: dict[str, Any] = {"stdin": "stream"} if self._feeder else {}
         if not any(self._pumps.values()):
             options["output"] = "none"
-        job = connection.submit(spec, self, **options)
+        job = connection.submit({**spec, "env": connection.environment(spec["env"])}, self, **options)
         if self._feeder:
             self._feeder.start(job.write, job.close_input)
         return job
@@ -152,8 +152,10 @@ class Popen(subprocess.Popen[AnyStr]):
             raise PermissionError(13, message, program)
         raise OSError(message)
 
-    def _internal_poll(self, *_: Any, **__: Any) -> Optional[int]:
+    def _internal_poll(self, _deadstate: Optional[int] = None, *_: Any) -> Optional[int]:
         if self.returncode is None and "_job" in self.__dict__ and self._job.ended.is_set():
+            if _deadstate is not None and self._job.error is not None:
+                return _deadstate  # Another Popen looks after this one, which nothing refers to any more.
             self._finish()
         return self.returncode
 

@@ -52,6 +52,13 @@ def run(
         except BaseException:
             process.kill()
             raise
+    return complete(process, stdout, stderr, timeout, check)
+
+
+def complete(
+    process: Popen[Any], stdout: Any, stderr: Any, timeout: Optional[float], check: bool
+) -> CompletedProcess:
+    """Returns the result of a command that has ended, or raises TimeoutExpired or CalledProcessError."""
     assert process.report is not None
     if timeout is not None and process.report["reason"] == "deadline":
         expired = TimeoutExpired(process.args, timeout, stdout, stderr)

@@ -12,7 +12,6 @@ import itertools
 import json
 import os
 import queue
-import resource
 import subprocess
 import sys
 import threading
@@ -47,6 +46,9 @@ class Listener:
     def input_closed(self) -> None:
         """Nothing reads the job's standard input any more."""
 
+    def message(self, message: Message) -> None:
+        """Each event of the job, before the other methods."""
+
     def ended(self) -> None:
         """No process of the job is left, or it was never started. All its output has been delivered."""
 
@@ -65,6 +67,7 @@ class Job:
         self.pid: Optional[int] = None
         self.report: Optional[Report] = None
         self.cancelled = False
+        self.flow_control = False
         self.error: Optional[PinfoldError] = None
         """Why there is no report: the request was refused, or pinfold ended."""
         self.started = threading.Event()
@@ -97,7 +100,7 @@ class Job:
 
     def credit(self, stream: str, count: int) -> None:
         """Lets pinfold send so many more bytes of an output."""
-        if not self.ended.is_set():
+        if count > 0 and not self.ended.is_set():
             self._serve.send({"op": "credit", "id": self.id, "stream": stream, "bytes": count})
 
     @property
@@ -114,6 +117,7 @@ class Job:
 
     def _handle(self, message: Message) -> None:
         event = message["event"]
+        self._listener.message(message)
         if event == "data":
             text = message.get("text")
             data = base64.b64decode(message["base64"]) if text is None else text.encode()
@@ -123,13 +127,22 @@ class Job:
         elif event == "error":
             if message.get("code") == "stdin_closed":
                 self._listener.input_closed()
-        elif event == "job" and message["what"]["event"] == "spawned":
-            self.pid = message["what"]["pid"]
-            self.started.set()
+        elif event == "job":
+            self._handle_progress(message["what"])
         elif event == "done":
             self.report = message["report"]
             self.cancelled = message["cancelled"]
             self._end()
+
+    def _handle_progress(self, what: dict[str, Any]) -> None:
+        if what["event"] == "spawned":
+            self.pid = what["pid"]
+            self.started.set()
+        elif what["event"] == "empty":
+            # No process is left, so only what the pipes hold (1 MiB at most by default, pipe(7)) can follow. `done`
+            # comes after that, and must not wait for a program that does not read.
+            for stream in ("stdout", "stderr") if self.flow_control else ():
+                self.credit(stream, CREDIT)
 
     def _fail(self, error: PinfoldError) -> None:
         self.error = error
@@ -157,11 +170,9 @@ class Serve:
     """A running `pinfold serve`. Its methods do not block, and may be called in any thread and signal handler."""
 
     def __init__(self) -> None:
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        # A job needs at most 10 descriptors of pinfold. Further jobs wait until one of these has ended.
-        workers = 1000 if hard == resource.RLIM_INFINITY else max(1, min(1000, (hard - 300) // 10))
         self._environment = dict(os.environb)
-        command = [find_pinfold(), "serve", "--stdio", "-j", str(workers)]
+        # As many jobs at a time as the limit on open files allows. Further jobs wait until one of these has ended.
+        command = [find_pinfold(), "serve", "--stdio", "-j", "max"]
         if _controllers:
             command += ["--controllers", ",".join(_controllers)]
         # A session of its own: Ctrl-C on the terminal reaches this program, which decides what happens to its jobs.
@@ -196,17 +207,12 @@ class Serve:
             raise PinfoldError(f"{command[0]} is too old for this package: it lacks {', '.join(sorted(self._missing))}")
 
     def submit(self, spec: dict[str, Any], listener: Listener, **options: Any) -> Job:
-        """Runs a job. `spec` is the `job` of the protocol, and `env`, if given, the whole environment as strings.
-
-        `options` are the other fields of `submit`, such as `output`. Each output may have CREDIT bytes that
-        `Job.credit` has not allowed.
-        """
-        options.setdefault("output", "data")
-        options.setdefault("credit", CREDIT)
-        spec = dict(spec)
-        if "env" in spec:
-            spec["env"] = self._environment_changes(spec["env"])
+        """Runs a job. `spec` is the `job` of the protocol, and `options` are the other fields of `submit`."""
+        options = {"output": "data", "credit": CREDIT, **options}
+        if options["output"] != "data":
+            del options["credit"]
         job = Job(self, str(next(self._ids)), spec, listener)
+        job.flow_control = "credit" in options
         job._listener.job = job
         self._jobs[job.id] = job
         try:
@@ -218,7 +224,8 @@ class Serve:
             self._fail_all("pinfold serve has ended")
         return job
 
-    def _environment_changes(self, env: dict[str, str]) -> dict[str, Optional[str]]:
+    def environment(self, env: dict[str, str]) -> dict[str, Optional[str]]:
+        """Returns the `env` of a job that has exactly this environment: the changes of that of pinfold."""
         changes: dict[str, Optional[str]] = {}
         for key in self._environment:
             name = os.fsdecode(key)

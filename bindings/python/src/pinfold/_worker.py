@@ -74,7 +74,7 @@ class Worker(Streams):
         }
         if grace is not None:
             spec["grace"] = grace
-        self.job: Job = serve().submit(spec, self)
+        self.job: Job = self.submit(serve(), spec)
 
     @staticmethod
     def _pickle(mode: str, name: str, first: Any) -> tuple[list[bytes], list[int]]:

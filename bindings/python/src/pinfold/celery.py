@@ -1,0 +1,90 @@
+"""A base class for tasks of Celery: revoking a task, and its time limits, end every process that it has started.
+
+    @app.task(base=pinfold.celery.Task, soft_time_limit=60, time_limit=90)
+    def build(path):
+        subprocess.run(["make", "-C", path])
+
+The body of a task runs in a worker of pinfold, which each process of Celery's prefork pool keeps. Celery ends that
+process for `revoke(terminate=True)` and `time_limit`, and pinfold then ends the worker with all its descendants. Where
+that process has time to react, and for `soft_time_limit`, the worker is stopped: SIGTERM raises SystemExit in the body,
+so that `finally` blocks run, and after `grace` seconds (an attribute of the task; 10 by default) it is killed.
+
+Arguments and results have to be picklable, and the module of the task has to be importable by its name.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, Optional
+
+import celery
+
+from ._executor import ProcessPoolExecutor
+
+__all__ = ["Task"]
+
+_REQUEST = (
+    "id root_id parent_id correlation_id group retries expires eta hostname delivery_info reply_to headers origin "
+    "timelimit is_eager"
+).split()
+"""The parts of its request that a task can see. The others belong to the process of Celery."""
+
+_inside = False
+"""Whether this is a worker of pinfold."""
+
+
+class _Pool:
+    """The worker of this process."""
+
+    def __init__(self) -> None:
+        self._pid = 0
+        self._executor: Optional[ProcessPoolExecutor] = None
+
+    def get(self, grace: Optional[float]) -> ProcessPoolExecutor:
+        # Celery forks; a child has a worker of its own.
+        if self._executor is None or self._pid != os.getpid():
+            self._executor, self._pid = ProcessPoolExecutor(1, grace=grace), os.getpid()
+        return self._executor
+
+    def forget(self) -> None:
+        self._executor = None
+
+
+_pool = _Pool()
+
+
+class Task(celery.Task):  # type: ignore[misc]
+    """A task whose end is the end of every process that it has started.
+
+    Where Celery does not run it in a process that it can end (a direct call, an eager task), it runs as usual.
+    """
+
+    abstract = True
+    grace: Optional[float] = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        request = self.request
+        if _inside or request.called_directly or request.is_eager:
+            return super().__call__(*args, **kwargs)
+        context = {name: getattr(request, name, None) for name in _REQUEST}
+        future = _pool.get(self.grace).submit(_run, self, context, args, kwargs)
+        try:
+            return future.result()
+        except BrokenProcessPool:
+            _pool.forget()  # The worker was killed, for example by the OOM killer. The next task has another one.
+            raise
+        except BaseException:
+            future.cancel()  # The soft time limit, unless the body itself has failed.
+            raise
+
+
+def _run(task: Task, context: dict[str, Any], args: Any, kwargs: Any) -> Any:
+    """Runs the body, in the worker."""
+    global _inside
+    _inside = True
+    task.push_request(**context)
+    try:
+        return task.run(*args, **kwargs)
+    finally:
+        task.pop_request()
