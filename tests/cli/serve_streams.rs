@@ -83,7 +83,10 @@ fn a_conversation() {
     let mut served = Served::start(&[]);
     let script = "printf '\\303'; head -c 3 | od -An -c; printf x; cat";
     served.send(&submit("a", script, json!({"stdin": "stream", "output": "data", "data": {"any": [1, null]}})));
-    let first = served.events_until("data").pop().unwrap();
+    let mut before = served.events_until("data");
+    let first = before.pop().unwrap();
+    // The start is announced before the first output.
+    assert!(before.iter().any(|event| event["what"]["event"] == "spawned"), "{before:#?}");
     assert_eq!(first["base64"], STANDARD.encode(b"\xc3"));
     served.send(&json!({"op": "stdin", "id": "a", "text": "ä\n"}));
     let mut heard = Vec::new();

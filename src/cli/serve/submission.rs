@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::active::{ActiveJob, Attempt, Streams};
@@ -118,12 +119,18 @@ impl Start {
     fn follow(&self, job: &mut Job, attempt: u32) {
         let running = Attempt { job: job.handle(), terminal: job.weak_terminal() };
         *self.attempt.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
+        // `spawned` is sent before the output.
+        let (announced, announcement) = watch::channel(false);
         let mut followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
         for (stream, name) in [(job.stdout.take(), OutputName::Stdout), (job.stderr.take(), OutputName::Stderr)] {
             if let Some(stream) = stream {
                 let (writer, id, gate) = (self.writer.clone(), self.id.clone(), self.streams.gate(name).clone());
                 let follower = Follower { writer, id, stream: name, gate };
-                followers.push(tokio::spawn(follower.follow(stream, self.output.of(name))));
+                let (mode, mut announcement) = (self.output.of(name), announcement.clone());
+                followers.push(tokio::spawn(async move {
+                    let _ = announcement.wait_for(|announced| *announced).await;
+                    follower.follow(stream, mode).await;
+                }));
             }
         }
         if let Some((input, stream)) = self.streams.stdin.clone().zip(job.stdin.take()) {
@@ -133,6 +140,7 @@ impl Start {
         followers.push(tokio::spawn(async move {
             while let Some(event) = events.next_event().await {
                 writer.send(&Message::Job { id: &id, attempt, what: &event });
+                announced.send_replace(true);
             }
         }));
     }
