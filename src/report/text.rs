@@ -36,7 +36,7 @@ pub fn printable_path(path: &Path) -> Cow<'_, str> {
 
 /// Returns a number with its noun, for example `1 process` and `2 processes`.
 #[must_use]
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "cli", feature = "services"))]
 pub fn counted(count: usize, noun: &str) -> String {
     let ending = match (count, noun.ends_with("ss")) {
         (1, _) => "",

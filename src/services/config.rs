@@ -28,7 +28,7 @@ pub(super) const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// ```
 ///
 /// The services set some parts of the command themselves. Standard input is `/dev/null`. Standard output and standard
-/// error go to one pipe, whose lines are [`Output`](crate::services::Output). Each service has a process group of its
+/// error go to one pipe, whose lines are [`OutputLine`](crate::services::OutputLine). Each service has a process group of its
 /// own.
 #[derive(Clone, Debug)]
 #[must_use]

@@ -182,16 +182,19 @@ fn a_reader_that_has_gone_ends_the_command_and_the_copy_is_whole() {
     let job = "import os; os.write(1, b'x' * 60000)";
     Run::in_shell(&script, ["--tee", tee_name, "--", "python3", "-c", job]).run().assert_code(0);
     assert_eq!(tee.text().len(), 60_000);
-    // The copy goes to a FIFO, whose reader begins when the command has written everything.
+    // The copy goes to a FIFO, whose reader begins when the command has written everything. The FIFO is open before pinfold
+    // starts, because pinfold waits only one second for a reader.
     let directory = Scratch::directory("copy");
     let script = r#"cd D; mkfifo out copy; true <out & exec 8>out; wait; python3 -c '
 import fcntl, os, time
-copy = os.open("copy", os.O_RDONLY)
+copy = os.open("copy", os.O_RDONLY | os.O_NONBLOCK)
+os.set_blocking(copy, True)
 fcntl.fcntl(copy, 1031, 4096) # F_SETPIPE_SZ
+open("opened", "w")
 while not os.path.exists("written"): time.sleep(0.01)
 count = 0
 while piece := os.read(copy, 65536): count += len(piece)
-print(count)' & "$@" >&8 8>&-; wait"#;
+print(count)' & until [ -e opened ]; do sleep 0.01; done; "$@" >&8 8>&- || touch written; wait"#;
     let script = script.replace("cd D", &format!("cd {}", directory.path().display()));
     let job = "import os; os.write(1, b'x' * 60000); open('written', 'w')";
     let ran = Run::in_shell(&script, ["--tee", "copy", "--", "python3", "-c", job]).run().assert_code(0);

@@ -92,6 +92,13 @@ impl Watched {
         while self.stderr.try_recv().is_ok() {}
     }
 
+    /// Runs a script while pinfold is stopped (SIGSTOP), so that pinfold sees all changes at once: on a busy machine, more
+    /// than the debounce time can pass between two of them.
+    pub fn change_at_once(&self, directory: &Path, script: &str) {
+        let pid = self.running.pinfold_pid();
+        shell(directory, &format!("kill -STOP {pid}; {script}; kill -CONT {pid}"));
+    }
+
     pub fn assert_one_restart(&self, action: &str) -> String {
         assert_eq!(self.out(), "up", "{action}");
         let said = self.said();
