@@ -291,16 +291,17 @@ fn a_long_line_is_not_cut_within_a_character() {
 #[requires(cgroup)]
 fn many_short_lines_are_events_in_order() {
     let mut served = Served::start(&[]);
-    served.send(&shell("a", r"seq 50000; printf '\377\n\n\303\244'"));
+    served.send(&shell("a", r"seq 10000; printf '\377\n\n\303\244'"));
     let events = served.events_until("done");
     let lines: Vec<_> = events.iter().filter(|event| event["line"].is_string() || event["bytes"].is_array()).collect();
-    assert_eq!(lines.len(), 50_003);
-    for (number, event) in (1..=50_000).zip(&lines) {
-        assert!(event["line"] == number.to_string() && event["complete"] == true, "{number}: {event}");
+    assert_eq!(lines.len(), 10_003);
+    for (number, event) in (1..=10_000).zip(&lines) {
+        let line = event["line"].as_str().and_then(|line| line.parse().ok());
+        assert!(line == Some(number) && event["complete"] == true, "{number}: {event}");
     }
-    assert_eq!(lines[50_000]["event"], "output_bytes");
-    assert_eq!((&lines[50_001]["line"], &lines[50_001]["complete"]), (&json!(""), &json!(true)));
-    assert_eq!((&lines[50_002]["line"], &lines[50_002]["complete"]), (&json!("ä"), &json!(false)));
+    assert_eq!(lines[10_000]["event"], "output_bytes");
+    assert_eq!((&lines[10_001]["line"], &lines[10_001]["complete"]), (&json!(""), &json!(true)));
+    assert_eq!((&lines[10_002]["line"], &lines[10_002]["complete"]), (&json!("ä"), &json!(false)));
     served.close();
 }
 

@@ -81,7 +81,7 @@ fn ask(supervisor: &Supervisor, leaf: &Cgroup) -> Result<Option<Answer>> {
         bail!("another process (pid {}) answers in place of its pinfold", peer.pid.as_raw_nonzero());
     }
     stream.set_read_timeout(Some(ANSWER_WITHIN))?;
-    let failed = "its pinfold did not answer the question for the sandbox";
+    let failed = "its pinfold did not answer the question for the sandbox within 10 s";
     let id = fstat(leaf).context("cannot identify the leaf")?.st_ino;
     stream.write_all(&id.to_be_bytes()).context(failed)?;
     let (status, descriptors) = receive(&stream).context(failed)?;
