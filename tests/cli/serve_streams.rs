@@ -104,7 +104,8 @@ fn a_conversation() {
 #[test]
 #[requires(cgroup)]
 fn input_that_is_not_read() {
-    let mut served = Served::start(&["-j", "1"]);
+    // A descendant may take a tenth of the settle time to read, after the main process has exited.
+    let mut served = Served::start(&["-j", "1", "--settle", "200s"]);
     let stream = json!({"stdin": "stream", "output": "data"});
     let is_closed = |event: &Value| event["event"] == "error" && event["code"] == "stdin_closed";
     let piece = |id: &str, length: usize| json!({"op": "stdin", "id": id, "text": "x".repeat(length)});
@@ -261,8 +262,9 @@ fn settings_of_one_job() {
     served.send(&json!({"op": "cancel", "id": "a"}));
     assert_eq!(served.events_until("done").pop().unwrap()["report"]["killed"], true);
 
-    let both = "sh -c 'trap \"echo one; exit\" USR1; echo ready; while :; do sleep 0.05; done' & pid=$!
-        trap 'echo two' USR1; wait $pid; wait $pid";
+    let both = "trap 'echo two; got=1' USR1
+        sh -c 'trap \"echo one; exit\" USR1; echo ready; while :; do sleep 0.05; done' &
+        while [ -z \"$got\" ]; do sleep 0.05; done; wait";
     served.send(&shell("b", both));
     served.events_until("output");
     served.send(&json!({"op": "signal", "id": "b", "signal": "USR1", "to": "all"}));

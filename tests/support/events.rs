@@ -49,11 +49,6 @@ pub fn wait_for_hang_up(pipe: &impl AsFd) {
     assert!(is_ready(pipe, PollFlags::empty(), PATIENCE), "the pipe is still open after {PATIENCE:?}");
 }
 
-/// Returns whether no process has the other end of this pipe open for writing now.
-pub fn is_hung_up(pipe: &impl AsFd) -> bool {
-    is_ready(pipe, PollFlags::empty(), Duration::ZERO)
-}
-
 /// Waits until `seen` returns a value. It is called again after each change in the directory: of its entries, and of the
 /// content of its files (inotify(7)). A directory of cgroup v2 reports the making and the removal of cgroups like this,
 /// but no other changes.
