@@ -47,13 +47,13 @@ pub fn fork_single_threaded() -> Result<Fork> {
 }
 
 /// Does the same as [`fork_single_threaded`], and makes the new process in `cgroup` (CLONE_INTO_CGROUP, clone(2), Linux
-/// 5.7). Also returns the pidfd of the new process to the parent.
+/// 5.7), if it is given. Also returns the pidfd of the new process to the parent.
 ///
 /// # Errors
 /// `EBUSY` for more than one thread; `ENODEV` if the cgroup has been removed; `ENOSYS` or `EPERM` where a seccomp filter
 /// refuses clone3(2); any other errno of clone3(2).
 #[cfg(feature = "cli")]
-pub fn fork_into(cgroup: std::os::fd::BorrowedFd<'_>) -> Result<Option<crate::kernel::pidfd::Pidfd>> {
+pub fn fork_into(cgroup: Option<std::os::fd::BorrowedFd<'_>>) -> Result<Option<crate::kernel::pidfd::Pidfd>> {
     use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
     if !has_one_thread() {
@@ -61,10 +61,10 @@ pub fn fork_into(cgroup: std::os::fd::BorrowedFd<'_>) -> Result<Option<crate::ke
     }
     let mut pidfd = -1_i32;
     let arguments = CloneArgs {
-        flags: CLONE_INTO_CGROUP | libc::CLONE_PIDFD as u64,
+        flags: libc::CLONE_PIDFD as u64 | if cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 },
         pidfd: &raw mut pidfd as u64,
         exit_signal: libc::SIGCHLD as u64,
-        cgroup: cgroup.as_raw_fd() as u64,
+        cgroup: cgroup.map_or(0, |cgroup| cgroup.as_raw_fd() as u64),
         ..CloneArgs::default()
     };
     // SAFETY: this process has one thread, so the child is a complete copy, on a copy of this stack. `arguments` and

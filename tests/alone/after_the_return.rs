@@ -1,10 +1,11 @@
 //! Promise 1, immediately after the return: everything that the job held is free, and its cgroup is gone.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::support::needs::need;
 use crate::support::{PINFOLD, Run, has, own_cgroup, program, wait_for};
@@ -92,6 +93,24 @@ fn inside_a_cgroup_that_was_killed_before() {
     assert_eq!(ran.report["containment"]["born"], born, "{ran:#?}");
     let leaf = ran.report["containment"]["cgroup"].as_str().unwrap();
     assert_eq!(Path::new(leaf).parent(), Some(&*cgroup.0));
+
+    // `exec` starts its command in the leaf of a job too.
+    let name = format!("killed-before-{}", std::process::id());
+    let mut job = Command::new(PINFOLD);
+    job.args(["run", "--name", &name, "-q", "--", "sh", "-c", "echo up; exec sleep 999"]).stdout(Stdio::piped());
+    cgroup.hold(&mut job);
+    let mut job = job.spawn().unwrap();
+    BufReader::new(job.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
+    let script = "cat /proc/self/cgroup; exit 7";
+    let inside = Command::new(PINFOLD).args(["exec", &name, "--", "sh", "-c", script]).output().unwrap();
+    let main = Command::new(PINFOLD).args(["exec", &name, "--", "cat", "/no/such/file"]).output().unwrap();
+    let stopped = Command::new(PINFOLD).args(["kill", &name]).output().unwrap();
+    job.wait().unwrap();
+    assert_eq!(inside.status.code(), Some(7), "{inside:?}");
+    let below = cgroup.0.file_name().unwrap().to_str().unwrap();
+    assert!(String::from_utf8_lossy(&inside.stdout).contains(below), "{inside:?}");
+    assert_eq!(main.status.code(), Some(1), "{main:?}");
+    assert_eq!(stopped.status.code(), Some(0), "{stopped:?}");
 
     // A job that is started by the fallback is contained as well.
     let escape = program("escape_kin");

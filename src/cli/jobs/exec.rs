@@ -3,6 +3,7 @@
 //! sandbox, the command has the same sandbox.
 
 use std::ffi::{CString, OsString};
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
@@ -12,12 +13,14 @@ use std::process::ExitStatus;
 
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions, geteuid, waitid};
 
 use super::find::{Containment, Job};
 use super::sandbox::{self, JobSandbox};
 use super::target::Target;
+use crate::cgroup::directory::Cgroup;
 use crate::error::Error;
 use crate::kernel::own_signals::{SignalQueue, suspend_by};
 use crate::kernel::pidfd::Pidfd;
@@ -61,32 +64,46 @@ pub(crate) fn exec(target: Target<'_>, command: &Command) -> Result<ExitStatus> 
         command.words.iter().map(|word| CString::new(word.clone().into_vec())).collect::<Result<_, _>>()?;
     let mask = inherited::signals().blocked;
     let signals = SignalQueue::block_all()?;
-    // The child writes an error to this pipe. A successful exec closes the pipe.
-    let (error_reader, error_writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    let child = match fork::fork_into(leaf.as_fd()) {
-        Ok(Some(child)) => child,
-        Ok(None) => {
-            let failure = exec_in_child(command, sandbox.as_ref(), cwd.as_deref(), &words, mask);
-            let _ = rustix::io::write(&error_writer, &failure.bytes());
-            fork::exit_now(127)
-        }
-        Err(Errno::NODEV | Errno::NOENT) => bail!("{} has ended", target.describe()),
-        Err(errno) => {
-            let advice = match errno {
-                Errno::ACCESS | Errno::PERM => "this user may not put a process into the job's cgroup",
-                Errno::BUSY => {
-                    "the job has delegated controllers to cgroups of its own, so its own cgroup cannot contain processes"
-                }
-                _ => "",
-            };
-            return Err(Error::system("start a process in", leaf.path().display().to_string(), errno, advice).into());
-        }
+    let start = |joins: bool| -> Result<(Pidfd, Vec<u8>)> {
+        // The child writes to this pipe that it has started, and then an error. A successful exec closes the pipe.
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let child = match fork::fork_into((!joins).then(|| leaf.as_fd())) {
+            Ok(Some(child)) => child,
+            Ok(None) => {
+                let _ = rustix::io::write(&writer, &[STARTED]);
+                let failure = match if joins { join(leaf) } else { Ok(()) } {
+                    Ok(()) => exec_in_child(command, sandbox.as_ref(), cwd.as_deref(), &words, mask),
+                    Err(errno) => Failure::Cgroup(errno),
+                };
+                let _ = rustix::io::write(&writer, &failure.bytes());
+                fork::exit_now(127)
+            }
+            Err(errno) => return Err(cgroup_error(errno, target, leaf)),
+        };
+        drop(writer);
+        let mut said = Vec::new();
+        std::fs::File::from(reader).read_to_end(&mut said).context("cannot wait for the start of the command")?;
+        Ok((child, said))
     };
-    drop(error_writer);
-    let mut failure = [0_u8; 256];
-    if let Ok(length @ 2..) = rustix::io::retry_on_intr(|| rustix::io::read(&error_reader, &mut failure)) {
-        let _ = exit_status(&child);
-        return Err(step_error(&failure[..length], command));
+    let (mut child, mut said) = start(false)?;
+    if said.is_empty() {
+        // The kernel's kill-sequence bug (Linux 6.14 to 7.2) kills a process that is cloned from one cgroup into another
+        // if one of the two was ever killed. A process that joins the cgroup is not affected.
+        let status = exit_status(&child)?;
+        if status.signal() != Some(Signal::KILL.number()) {
+            return Ok(status);
+        }
+        (child, said) = start(true)?;
+    }
+    match said.get(1..).unwrap_or_default() {
+        [] => {}
+        failure => {
+            let _ = exit_status(&child);
+            return Err(match failure {
+                [CGROUP, errno, ..] => cgroup_error(Errno::from_raw_os_error(i32::from(*errno)), target, leaf),
+                failure => step_error(failure, command),
+            });
+        }
     }
     wait_for(&child, &signals, sandbox.is_some())
 }
@@ -119,8 +136,33 @@ fn working_directory(command: &Command, sandbox: Option<&JobSandbox>) -> Result<
     Ok(Some(command.cwd.as_ref().map_or_else(|| own.clone(), |cwd| own.join(cwd))))
 }
 
+/// Lets this process join the cgroup, before it changes its user.
+fn join(leaf: &Cgroup) -> rustix::io::Result<()> {
+    let procs = rustix::fs::openat(leaf.as_fd(), "cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(procs, b"0").map(drop)
+}
+
+/// Returns the error for a process that could not be started in the cgroup of the job.
+fn cgroup_error(errno: Errno, target: Target<'_>, leaf: &Cgroup) -> anyhow::Error {
+    let advice = match errno {
+        Errno::NODEV | Errno::NOENT => return anyhow::anyhow!("{} has ended", target.describe()),
+        Errno::ACCESS | Errno::PERM => "this user may not put a process into the job's cgroup",
+        Errno::BUSY => {
+            "the job has delegated controllers to cgroups of its own, so its own cgroup cannot contain processes"
+        }
+        _ => "",
+    };
+    Error::system("start a process in", leaf.path().display().to_string(), errno, advice).into()
+}
+
+/// The first byte from the child: it has executed its first instruction.
+const STARTED: u8 = 0;
+/// The step [`Failure::Cgroup`].
+const CGROUP: u8 = 5;
+
 /// What the child could not do.
 enum Failure {
+    Cgroup(Errno),
     User(Errno),
     Directory(Errno),
     Sandbox(&'static str, Errno),
@@ -131,6 +173,7 @@ impl Failure {
     /// Returns the message for the parent: the step, the errno, and words for a step of the sandbox.
     fn bytes(&self) -> Vec<u8> {
         let (step, errno, words) = match *self {
+            Self::Cgroup(errno) => (CGROUP, errno, ""),
             Self::User(errno) => (1, errno, ""),
             Self::Directory(errno) => (2, errno, ""),
             Self::Exec(errno) => (3, errno, ""),
