@@ -2,8 +2,8 @@
 //! which it enters that sandbox.
 //!
 //! The supervisor keeps a [`Membership`] of each job that has a sandbox, and gives it out together with the job's own
-//! Landlock ruleset and a pidfd of its main process. Nothing is worked out a second time: no path is opened again, so a
-//! path that leads elsewhere by now grants nothing.
+//! Landlock ruleset and a pidfd of its main process. pinfold prepares nothing a second time: it opens no path again, so a
+//! path that leads to another file by now does not grant that file.
 
 #![allow(unsafe_code)]
 
@@ -24,9 +24,9 @@ use crate::kernel::syscall::checked;
 /// The sandbox of a running job, without its descriptors.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Membership {
-    /// The job's filters, without a listener: what it would refuse, these refuse too.
+    /// The job's filters. None of them has a listener: they refuse everything that the listener of the job refuses.
     filters: Vec<Program>,
-    /// The namespaces of the job's own: flags of unshare(2).
+    /// The job's own namespaces, as flags of unshare(2).
     namespaces: u32,
     /// The job has mounts of its own, so that its working directory has to be entered by path.
     pub has_mounts: bool,
@@ -124,8 +124,8 @@ impl Membership {
     }
 }
 
-/// The first byte of a supervisor's answer to the question for a job's sandbox. The question is the inode number of the
-/// job's leaf, in 8 bytes, the highest one first.
+/// The first byte of a supervisor's answer to a request for a job's sandbox. The request is the inode number of the job's
+/// leaf, in 8 bytes, with the highest byte first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     /// The supervisor has no job with a sandbox in this leaf.

@@ -202,7 +202,7 @@ fn read_filter(file: &Path) -> Result<Program> {
     let what = "seccomp filter";
     let bytes = std::fs::read(file).map_err(|error| Error::invalid(what, file.to_string_lossy(), error.to_string()))?;
     Program::from_bytes(&bytes).map_err(|reason| {
-        let advice = format!("it is no BPF program, as seccomp_export_bpf(3) writes it: {reason}");
+        let advice = format!("it is no BPF program in the format of seccomp_export_bpf(3): {reason}");
         Error::invalid(what, file.to_string_lossy(), advice)
     })
 }

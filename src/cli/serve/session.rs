@@ -21,9 +21,9 @@ pub struct Session<'a> {
     pub writer: EventWriter,
     pub active: HashMap<Arc<str>, ActiveJob>,
     /// Receives the id of each job whose `done` has been sent to the writer.
-    pub done: UnboundedSender<Arc<str>>,
-    /// The other end of `done`.
-    pub over: UnboundedReceiver<Arc<str>>,
+    pub done_sender: UnboundedSender<Arc<str>>,
+    /// The other end of `done_sender`.
+    pub done_receiver: UnboundedReceiver<Arc<str>>,
 }
 
 impl Session<'_> {
@@ -41,7 +41,7 @@ impl Session<'_> {
         }
     }
 
-    /// Sends all output that is left: the caller can send no more credit.
+    /// Removes the limits, so that pinfold sends all remaining output: the caller can send no more credit.
     pub fn lift_limits(&self) {
         for job in self.active.values() {
             job.streams.stdout.lift();
