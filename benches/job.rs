@@ -185,7 +185,7 @@ async fn stops(supervisor: &Supervisor, cgroup: &Cgroup) {
     let forest = program("benches/programs/forest.c");
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let mut job = grown(supervisor, &forest, 0).await;
+        let mut job = start_tree(supervisor, &forest, 0).await;
         tokio::time::sleep(AGE).await;
         let begun = Instant::now();
         job.start_stop().unwrap();
@@ -223,7 +223,7 @@ async fn kills(supervisor: &Supervisor, cgroup: &Cgroup) {
     for (size, rounds) in [(1000, 20), (5000, 8)] {
         let (mut ours, mut bare, mut reaped) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..rounds {
-            let mut job = grown(supervisor, &forest, size).await;
+            let mut job = start_tree(supervisor, &forest, size).await;
             let begun = Instant::now();
             job.start_kill().unwrap();
             let report = job.wait().await.unwrap();
@@ -259,7 +259,7 @@ fn milliseconds(since: Instant) -> f64 {
 }
 
 /// Starts a job with `size` processes below its main process, and waits until all of them run.
-async fn grown(supervisor: &Supervisor, forest: &Path, size: usize) -> Job {
+async fn start_tree(supervisor: &Supervisor, forest: &Path, size: usize) -> Job {
     let (mut reader, writer) = std::io::pipe().unwrap();
     let mut command = Command::new(forest);
     command.arg(size.to_string()).stdout(std::os::fd::OwnedFd::from(writer));

@@ -139,7 +139,7 @@ async fn serve(args: &Args, workers: usize, pool: &Pool, signals: &SignalStream,
         stdin_window: stdin::WINDOW,
     });
     let handled = handle_requests(&mut session, &mut caller, &mut requests).await;
-    session.lift_limits();
+    session.remove_limits();
     pool.shutdown(Shutdown::Kill).await;
     handled?;
     deliver_the_rest(&mut session, &mut caller).await
@@ -220,7 +220,7 @@ async fn handle_requests(
             if !stopping {
                 return Ok(());
             }
-            session.lift_limits();
+            session.remove_limits();
         }
     }
 }

@@ -41,7 +41,7 @@ impl Gate {
     }
 
     /// Allows everything: the caller can send no more credit.
-    pub fn lift(&self) {
+    pub fn remove_limit(&self) {
         self.0.send_modify(|flow| flow.credit = None);
     }
 
@@ -55,7 +55,7 @@ impl Gate {
     }
 
     /// Waits until some bytes may be sent, and returns their number; `None` if the output is closed. Cancel-safe.
-    async fn open(&self) -> Option<usize> {
+    async fn available(&self) -> Option<usize> {
         let mut flow = self.0.subscribe();
         // Can't fail: the sender is in `self`.
         let flow = *flow.wait_for(|flow| flow.is_closed || flow.credit != Some(0)).await.ok()?;
@@ -143,7 +143,7 @@ impl Follower {
     /// output in memory: the rest stays in the job's pipe.
     async fn follow_data(&self, mut stream: OutputStream) {
         let mut piece = Vec::new();
-        while let Some(credit) = self.gate.open().await {
+        while let Some(credit) = self.gate.available().await {
             self.writer.ready().await;
             let read = tokio::select! {
                 biased;

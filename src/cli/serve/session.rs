@@ -42,10 +42,10 @@ impl Session<'_> {
     }
 
     /// Removes the limits, so that pinfold sends all remaining output: the caller can send no more credit.
-    pub fn lift_limits(&self) {
+    pub fn remove_limits(&self) {
         for job in self.active.values() {
-            job.streams.stdout.lift();
-            job.streams.stderr.lift();
+            job.streams.stdout.remove_limit();
+            job.streams.stderr.remove_limit();
         }
     }
 
