@@ -79,7 +79,7 @@ pub enum Unix {
     Paths(Vec<PathBuf>),
 }
 
-/// A directory of the job's own for temporary files.
+/// The job's own directory for temporary files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]

@@ -76,7 +76,7 @@ pub fn needs_tmp_directory(sandbox: &Sandbox, machine: &Machine) -> bool {
     sandbox.private_tmp.is_some_and(|tmp| tmp.size.is_none()) && machine.mounts().is_err()
 }
 
-/// Prepares the sandbox. `tmp` is a directory of the job's own, for a private tmp without a mount namespace
+/// Prepares the sandbox. `tmp` is the job's own directory, for a private tmp without a mount namespace
 /// ([`needs_tmp_directory`]).
 ///
 /// # Errors

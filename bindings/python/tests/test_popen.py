@@ -116,7 +116,7 @@ def test_wait_with_timeout_leaves_it_running() -> None:
 
 @pytest.mark.parametrize("how", ["kill", "terminate", "job_timeout"])
 def test_the_end_does_not_wait_for_a_reader(how: str) -> None:
-    """As with a pipe, a job that was ended is over even if nothing reads its output."""
+    """As with a pipe, a job that was ended is over even if no program reads its output."""
     process = pinfold.Popen(["yes"], stdout=pinfold.PIPE, job_timeout=1 if how == "job_timeout" else None)
     if how != "job_timeout":
         assert process.stdout is not None and process.stdout.readline() == b"y\n"

@@ -1,6 +1,6 @@
 """The program of a worker: the main process of a job, which exchanges messages with the host over a socket.
 
-The host executes this file by its path, so it imports nothing of the package before `sys.path` is the host's. The parts
+The host executes this file by its path, so it imports nothing of the package before it has the host's `sys.path`. The parts
 of multiprocessing that it uses have no public name; they are those of CPython 3.9 to 3.13 (Lib/multiprocessing/spawn.py).
 """
 

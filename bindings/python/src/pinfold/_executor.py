@@ -67,7 +67,7 @@ class ProcessPoolExecutor(Executor):
         self._pool = Pool(
             max_workers, (initializer, tuple(initargs)), max_tasks_per_child, check_seconds("grace", grace)
         )
-        # An executor that nothing refers to any more ends when its calls are done.
+        # An executor without references ends when its calls are done.
         weakref.finalize(self, self._pool.shut_down).atexit = False
 
     # CPython's own tests, and some programs, look at these.
