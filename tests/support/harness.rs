@@ -57,7 +57,18 @@ pub fn one_at_a_time() -> ExitCode {
     run(Some(1))
 }
 
+/// Gives the tests the signals of a shell's foreground. Shells ignore SIGINT and SIGQUIT for a background command, nohup
+/// ignores SIGHUP, and the commands under test would inherit that.
+#[allow(unsafe_code)]
+fn handle_signals_by_default() {
+    for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
+        // SAFETY: SIG_DFL runs no code of this process.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
 fn run(threads: Option<usize>) -> ExitCode {
+    handle_signals_by_default();
     let words: Vec<String> = std::env::args().collect();
     if let [_, first, name] = &words[..]
         && first == ONE
