@@ -2,7 +2,7 @@
 //! the bare kernel calls; the time of stops; kills of big trees; spawns from big hosts.
 //!
 //! `cargo bench --bench job`. criterion measures one candidate after another. On a noisy machine, rely on the tables
-//! after it instead: their candidates take turns.
+//! that follow instead: their candidates take turns.
 
 mod support;
 
@@ -129,7 +129,7 @@ fn std_jobs(program: &str, jobs: u64) {
     }
 }
 
-/// Runs the words as [`as_user`] does, without pinfold.
+/// Runs the words as the user of [`as_user`], without pinfold.
 fn std_jobs_as_user(words: &[&str], jobs: u64) {
     use std::os::unix::process::CommandExt;
     let mut command = std::process::Command::new(words[0]);
@@ -185,7 +185,7 @@ async fn stops(supervisor: &Supervisor, cgroup: &Cgroup) {
     let forest = program("benches/programs/forest.c");
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let mut job = grown(supervisor, &forest, 0).await;
+        let mut job = start_tree(supervisor, &forest, 0).await;
         tokio::time::sleep(AGE).await;
         let begun = Instant::now();
         job.start_stop().unwrap();
@@ -216,13 +216,14 @@ async fn stops(supervisor: &Supervisor, cgroup: &Cgroup) {
 }
 
 /// Measures the time from `kill` until `wait` returns, next to a write to `cgroup.kill`, "populated 0" and rmdir. When
-/// pinfold returns, every process has also been reaped, so the time until then is printed too.
+/// pinfold returns, every process has also been reaped. So this also measures the bare kill until all processes have been
+/// reaped.
 async fn kills(supervisor: &Supervisor, cgroup: &Cgroup) {
     let forest = program("benches/programs/forest.c");
     for (size, rounds) in [(1000, 20), (5000, 8)] {
         let (mut ours, mut bare, mut reaped) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..rounds {
-            let mut job = grown(supervisor, &forest, size).await;
+            let mut job = start_tree(supervisor, &forest, size).await;
             let begun = Instant::now();
             job.start_kill().unwrap();
             let report = job.wait().await.unwrap();
@@ -258,7 +259,7 @@ fn milliseconds(since: Instant) -> f64 {
 }
 
 /// Starts a job with `size` processes below its main process, and waits until all of them run.
-async fn grown(supervisor: &Supervisor, forest: &Path, size: usize) -> Job {
+async fn start_tree(supervisor: &Supervisor, forest: &Path, size: usize) -> Job {
     let (mut reader, writer) = std::io::pipe().unwrap();
     let mut command = Command::new(forest);
     command.arg(size.to_string()).stdout(std::os::fd::OwnedFd::from(writer));

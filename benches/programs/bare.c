@@ -21,9 +21,9 @@
 extern char **environ;
 static char *arguments[2];
 
-static void check(int well, const char *what)
+static void check(int succeeded, const char *what)
 {
-    if (well)
+    if (succeeded)
         return;
     fprintf(stderr, "bare: %s: %s\n", what, strerror(errno));
     exit(1);

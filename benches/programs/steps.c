@@ -1,4 +1,4 @@
-/* Counts what the processes of a command do: figures that, unlike times, do not depend on the load of the machine.
+/* Counts what the processes of a command do. Unlike times, these counts do not depend on the load of the machine.
  *
  *   steps COMMAND...             the system calls
  *   steps -a FILE COMMAND...     the instructions in user mode; writes the address of each executed one to FILE. Each
@@ -55,14 +55,14 @@ static void record_address(pid_t pid)
         executed[registers.rip - LOWEST] = 1;
 }
 
-/* Handles a stop, and returns the signal that the process shall receive when it goes on. */
+/* Handles a stop, and returns the signal that the process receives when it continues. */
 static int handle(struct process *process, int status)
 {
     int signal = WSTOPSIG(status), event = status >> 16;
     if (event == PTRACE_EVENT_EXEC) {
         process->has_executed = 1;
     } else if (event == 0 && signal == (SIGTRAP | 0x80)) { /* PTRACE_O_TRACESYSGOOD */
-        /* The beginning and the end of a system call are a stop each. */
+        /* A process stops at the beginning and at the end of a system call. */
         process->in_call = !process->in_call;
         process->count += process->in_call;
     } else if (event == 0 && signal == SIGTRAP) {

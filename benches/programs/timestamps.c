@@ -8,7 +8,7 @@
 
 static int out;
 
-static void tell(const char *what)
+static void record(const char *what)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -25,8 +25,8 @@ int main(int argc, char **argv)
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigprocmask(SIG_BLOCK, &set, NULL);
-    tell("up");
+    record("up");
     sigwait(&set, &signal);
-    tell("term");
+    record("term");
     return 0;
 }

@@ -1,5 +1,5 @@
-//! Code that the benchmarks share: workers, which do a number of jobs on request and report the time, so that different
-//! ways to do the same work, in processes of different sizes, can take turns in one run.
+//! Code that the benchmarks share: workers. A worker does a number of jobs on request, and reports the time. So different
+//! ways to do the same work, and processes of different sizes, can take turns in one run.
 
 #![allow(dead_code)] // Each benchmark is a crate of its own and uses only a part of this file.
 
@@ -58,15 +58,15 @@ impl Drop for Cgroup {
 pub struct Worker {
     pub name: String,
     process: Child,
-    orders: Option<ChildStdin>,
+    requests: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
 }
 
 impl Worker {
     pub fn start(name: &str, command: &mut Command) -> Self {
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let (orders, answers) = (process.stdin.take(), BufReader::new(process.stdout.take().unwrap()));
-        Self { name: name.into(), process, orders, answers }
+        let (requests, answers) = (process.stdin.take(), BufReader::new(process.stdout.take().unwrap()));
+        Self { name: name.into(), process, requests, answers }
     }
 
     /// Starts the worker in C that makes the bare kernel calls.
@@ -85,7 +85,7 @@ impl Worker {
 
     /// Runs this number of jobs, one after another.
     pub fn work(&mut self, jobs: u64) -> Duration {
-        writeln!(self.orders.as_mut().unwrap(), "{jobs}").unwrap();
+        writeln!(self.requests.as_mut().unwrap(), "{jobs}").unwrap();
         let mut line = String::new();
         self.answers.read_line(&mut line).unwrap();
         let microseconds: f64 = line.trim().parse().unwrap_or_else(|_| panic!("worker {} failed", self.name));
@@ -95,7 +95,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.orders = None;
+        self.requests = None;
         let _ = self.process.wait();
     }
 }
@@ -131,8 +131,8 @@ pub fn median(values: &[f64]) -> f64 {
 }
 
 /// Lets the workers take turns and prints their medians, and the ratio of each to the first one in the same round. It
-/// starts the workers several times, because the location of its memory makes a process faster or slower by up to a
-/// tenth for its whole life.
+/// starts the workers several times, because a process can be faster or slower by up to a tenth for its whole life,
+/// depending on the location of its memory.
 pub fn compare<const N: usize>(title: &str, start: impl Fn() -> [Worker; N], starts: usize, rounds: usize, batch: u64) {
     let mut times: [Vec<f64>; N] = std::array::from_fn(|_| Vec::new());
     let mut names = Vec::new();

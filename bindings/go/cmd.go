@@ -1,5 +1,5 @@
-// Package pinfold runs commands as os/exec does, and nothing that a command started can outlive it: when Wait returns,
-// every process of the command has ended, whatever process group or session it is in. When this program ends, in any way,
+// Package pinfold runs commands as os/exec does, and no process that a command started can outlive the command: when Wait
+// returns, every process of the command has ended, whatever process group or session it is in. When this program ends, in any way,
 // all commands end with it.
 //
 // It needs the command pinfold in PATH, or its path in the environment variable PINFOLD. All commands of a program share
@@ -20,7 +20,7 @@ import (
 	"time"
 )
 
-// ErrWaitBeforeStart and the other errors of the order of calls have the texts of os/exec.
+// The errors for calls in the wrong order. Their texts are like those of os/exec.
 var (
 	errNotStarted     = errors.New("pinfold: not started")
 	errAlreadyStarted = errors.New("pinfold: already started")
@@ -47,9 +47,9 @@ type Cmd struct {
 	// which the command writes.
 	Stdout, Stderr io.Writer
 
-	// Called when the context of CommandContext is done. By default it stops the command: SIGTERM to every process of it.
+	// Called when the context of CommandContext is done. The default sends SIGTERM to every process of the command.
 	Cancel func() error
-	// How long after the stop SIGKILL follows, to every process. 0 is 10 s.
+	// How long after a stop pinfold kills every process of the command. 0 means 10 s.
 	WaitDelay time.Duration
 	// Stops the command after this time. 0 is no limit.
 	Timeout time.Duration
@@ -58,7 +58,7 @@ type Cmd struct {
 	Name string
 	// The limits and the sandbox, as docs/serve.md describes them: map[string]any{"memory": "512M", "pids": 100}.
 	Limits, Sandbox map[string]any
-	// Gives the command a terminal of this size as its standard streams. What it writes goes to Stdout.
+	// Gives the command a terminal of this size as its standard streams. Its whole output goes to Stdout.
 	Pty *Size
 
 	// Set by Start and by Wait.
@@ -129,8 +129,8 @@ func (c *Cmd) StdinPipe() (io.WriteCloser, error) {
 	return c.stdin, nil
 }
 
-// StdoutPipe returns a pipe from the standard output. While it is not read, the command waits at its full pipe. Read it to
-// its end before Wait, which closes it.
+// StdoutPipe returns a pipe from the standard output. If the program does not read it, the command waits when its pipe is full.
+// Read it to its end before Wait, which closes it.
 func (c *Cmd) StdoutPipe() (io.ReadCloser, error) {
 	return c.pipe(&c.stdout, c.Stdout != nil, "Stdout")
 }
@@ -259,7 +259,8 @@ func (c *Cmd) Output() ([]byte, error) {
 	return stdout.Bytes(), err
 }
 
-// CombinedOutput runs the command and returns its standard output and standard error, in the order in which it wrote.
+// CombinedOutput runs the command and returns its standard output and standard error, in the order in which the command wrote
+// them.
 func (c *Cmd) CombinedOutput() ([]byte, error) {
 	if c.Stdout != nil {
 		return nil, errors.New("pinfold: Stdout already set")

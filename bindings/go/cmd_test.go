@@ -210,7 +210,7 @@ func TestManyAtOnce(t *testing.T) {
 	group.Wait()
 }
 
-// When pinfold itself is killed, every command ends with an error, and the next one starts another pinfold.
+// When pinfold itself is killed, every command ends with an error, and the next command starts another pinfold.
 func TestPinfoldIsKilled(t *testing.T) {
 	NeedPinfold(t)
 	cmd := Command("sh", "-c", "echo $PPID; exec sleep 1000")

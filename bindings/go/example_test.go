@@ -21,7 +21,7 @@ func example() {
 	fmt.Println(cmd.Run(), "-", cmd.ProcessState)
 }
 
-// README.md shows the example and what it prints.
+// README.md shows the example and its output.
 func TestReadme(t *testing.T) {
 	pinfold.NeedPinfold(t)
 	readme, err := os.ReadFile("README.md")

@@ -129,7 +129,7 @@ func TestCtrlC(t *testing.T) {
 		go io.Copy(io.Discard, master)
 		cmd.Wait()
 		allEnded(t, procs)
-		// A program that catches SIGINT lives on, as with os/exec, and sees the end of its command.
+		// A program that catches SIGINT continues, as with os/exec, and sees the end of its command.
 		catches := environment != ""
 		if lived := cmd.ProcessState.ExitCode() == 3; lived != catches {
 			t.Errorf("%q: %v", environment, cmd.ProcessState)

@@ -126,7 +126,7 @@ func (c *Cmd) connect(outputs []copied) {
 	if c.Stdin != nil {
 		in := &input{}
 		in.start(c.send)
-		// Wait does not wait for it: nothing is left to read what it sends.
+		// Wait does not wait for this copy: after the end of the command, no process reads the input.
 		go func() {
 			io.Copy(in, c.Stdin)
 			in.Close()

@@ -11,7 +11,7 @@ import (
 	"unsafe"
 )
 
-// TestMain also is the program that the experiments kill: it runs one command through this package.
+// TestMain is also the program that the experiments kill: it runs one command through this package.
 func TestMain(m *testing.M) {
 	if script := os.Getenv("PINFOLD_GO_HOST"); script != "" && os.Getenv("PINFOLD_GO_GRANDCHILD") == "" {
 		if os.Getenv("PINFOLD_GO_HOST_CATCHES") != "" {
@@ -76,7 +76,7 @@ func (p proc) ended(t *testing.T) {
 			return
 		}
 	}
-	t.Errorf("process %d is left", p.pid)
+	t.Errorf("process %d still runs", p.pid)
 }
 
 // numbers returns the numbers in a text.

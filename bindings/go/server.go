@@ -211,7 +211,7 @@ func (s *server) read(events *bufio.Reader) error {
 		case job != nil && e.Event != "error":
 			job.receive(e)
 		}
-		// An error for a request without an answer, such as a signal to a job that is over, is no error of the caller.
+		// An error for a request that expects no answer, such as a signal to a job that is over, is ignored.
 	}
 }
 
@@ -250,7 +250,7 @@ func (s *server) submit(r request, j job) (string, error) {
 		s.mu.Lock()
 		delete(s.jobs, id)
 		if answer.Code == "stopping" {
-			// A signal has stopped it. The next command starts another one.
+			// A signal has stopped this server. The next command starts another server.
 			s.lost = fmt.Errorf("%w: %s", ErrLost, answer.Message)
 		}
 		s.mu.Unlock()

@@ -8,21 +8,21 @@ import (
 )
 
 const (
-	// How many bytes of each output pinfold sends before they are read.
+	// How many bytes of each output pinfold sends before the program reads them.
 	credit = 256 * 1024
 	// The largest piece of a standard input in one message.
 	inputPiece = 256 * 1024
 )
 
-// An output holds what a command has written, until it is read. pinfold sends no more than it may hold, so that the
-// command waits at its full pipe, and other commands do not.
+// An output holds what a command has written, until the program reads it. pinfold sends no more than an output may hold.
+// So a command whose output is not read waits when its pipe is full, and the other commands continue.
 type output struct {
 	mu     sync.Mutex
 	ready  *sync.Cond
 	data   []byte
 	ended  error
 	closed bool
-	// Asks pinfold for so many more bytes, or closes the stream.
+	// grant lets pinfold send this many more bytes. stop closes the stream.
 	grant func(bytes int)
 	stop  func()
 }

@@ -39,7 +39,7 @@ export interface SpawnOptions {
   env?: NodeJS.ProcessEnv
   /** Runs the command in /bin/sh, or in this shell. */
   shell?: boolean | string
-  /** By default pipes. */
+  /** The default is pipes. */
   stdio?: 'pipe' | 'ignore' | [Stream?, OutputStream?, OutputStream?]
   /** The whole standard input. */
   input?: string | Uint8Array
@@ -49,11 +49,11 @@ export interface SpawnOptions {
   grace?: number
   /** The signal that stops the command: SIGTERM by default. */
   killSignal?: NodeJS.Signals | number
-  /** Stops the command, with every process of it. */
+  /** Stops every process of the command when the program aborts this signal. */
   signal?: AbortSignal
   /** Sends standard error to standard output, in the order in which the command writes. */
   merged?: boolean
-  /** Gives the command a terminal. What it writes is `stdout`. */
+  /** Gives the command a terminal. Its whole output is `stdout`. */
   pty?: boolean | { rows?: number, columns?: number, echo?: boolean }
   /** The name of the command in reports and in `pinfold ps`. */
   name?: string
@@ -85,7 +85,7 @@ export class ChildProcess extends EventEmitter {
   readonly killed: boolean
   readonly spawnfile: string
   readonly spawnargs: string[]
-  /** From the event `close` on. */
+  /** Null before the event `close`. */
   readonly report: Report | null
   /** Sends a signal to the main process. SIGKILL kills every process of the command at once. */
   kill(signal?: NodeJS.Signals | number): boolean

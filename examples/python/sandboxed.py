@@ -1,4 +1,4 @@
-"""Runs Python code of strangers, each piece in a sandbox of its own, as jobs of one `pinfold serve` (docs/serve.md).
+"""Runs Python code that you do not trust: each piece is a job of one `pinfold serve`, in a sandbox (docs/serve.md).
 
     for result in run_all(["print(6 * 7)", "import socket; socket.socket()"], timeout=10):
         print(result["code"], result["stdout"], result["report"]["reason"])

@@ -1,4 +1,4 @@
-//! `pinfold serve`: the pool for programs in other languages, as JSON lines (`docs/serve.md`).
+//! `pinfold serve`: a pool that programs in other languages control with JSON lines (`docs/serve.md`).
 
 mod active;
 mod event;
@@ -126,8 +126,8 @@ fn parse_controller(text: &str) -> Result<Controller, String> {
 async fn serve(args: &Args, workers: usize, pool: &Pool, signals: &SignalStream, parent: Parent) -> Result<()> {
     let mut requests = requests()?;
     let writer = EventWriter::start()?;
-    let (done, over) = unbounded_channel();
-    let mut session = Session { args, pool, writer, active: HashMap::new(), done, over };
+    let (done_sender, done_receiver) = unbounded_channel();
+    let mut session = Session { args, pool, writer, active: HashMap::new(), done_sender, done_receiver };
     let parent = parent.watch();
     let signals = Requests { signals, rules: Rules::new(Keys::ReachPinfold) };
     let mut caller = Caller { signals, writer: session.writer.clone(), parent, gone: None };
@@ -139,7 +139,7 @@ async fn serve(args: &Args, workers: usize, pool: &Pool, signals: &SignalStream,
         stdin_window: stdin::WINDOW,
     });
     let handled = handle_requests(&mut session, &mut caller, &mut requests).await;
-    session.lift_limits();
+    session.remove_limits();
     pool.shutdown(Shutdown::Kill).await;
     handled?;
     deliver_the_rest(&mut session, &mut caller).await
@@ -150,7 +150,7 @@ struct Caller<'a> {
     signals: Requests<'a>,
     writer: EventWriter,
     parent: WatchedParent,
-    /// The error of the write after which nothing more can be written to the caller.
+    /// The error of a failed write. After it, pinfold can write nothing more to the caller.
     gone: Option<std::io::Error>,
 }
 
@@ -209,7 +209,7 @@ async fn handle_requests(
                 EndCause::Kill => return Ok(()),
                 EndCause::Gone => connected = false,
             },
-            Some(id) = session.over.recv() => drop(session.active.remove(&id)),
+            Some(id) = session.done_receiver.recv() => drop(session.active.remove(&id)),
             () = session.pool.shutdown(Shutdown::Stop), if stopping => return Ok(()),
             line = requests.recv(), if connected => match line {
                 Some(line) => session.handle_line(&line).await,
@@ -220,7 +220,7 @@ async fn handle_requests(
             if !stopping {
                 return Ok(());
             }
-            session.lift_limits();
+            session.remove_limits();
         }
     }
 }
@@ -232,7 +232,7 @@ async fn handle_requests(
 async fn deliver_the_rest(session: &mut Session<'_>, caller: &mut Caller<'_>) -> Result<()> {
     let delivered = async {
         while !session.active.is_empty()
-            && let Some(id) = session.over.recv().await
+            && let Some(id) = session.done_receiver.recv().await
         {
             session.active.remove(&id);
         }

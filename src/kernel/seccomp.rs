@@ -115,14 +115,14 @@ impl Program {
     /// The errno.
     ///
     /// # Safety
-    /// The filter cannot be removed again, so it must be wanted for the rest of the thread's life. The thread must have
+    /// The filter cannot be removed again, so it must suit everything that the thread still does. The thread must have
     /// `no_new_privs`, or CAP_SYS_ADMIN.
     pub unsafe fn install(&self) -> std::result::Result<(), i32> {
         // SAFETY: the caller's obligation.
         unsafe { self.install_with(0) }.map(drop)
     }
 
-    /// Does the same with flags of seccomp(2). Returns the descriptor of the listener, if a flag asks for one.
+    /// Does the same with flags of seccomp(2). Returns the descriptor of the listener, if a flag requests one.
     ///
     /// # Errors
     /// The errno.

@@ -154,8 +154,9 @@ impl Listener {
         Ok(unsafe { self.buffer.as_ptr().cast::<Notification>().read() })
     }
 
-    /// Returns whether the caller still waits. If so, everything that was read before about the thread with this id
-    /// was about the caller, and not about a later thread with the same id.
+    /// Returns whether the caller still waits for the answer to the notification `id`. If so, everything that was read
+    /// before from the caller's directory in /proc was about the caller, and not about a later thread with the same
+    /// thread id.
     pub fn is_waiting(&self, id: u64) -> bool {
         let ask = |request: libc::c_ulong| {
             // SAFETY: the request reads one 64-bit number.

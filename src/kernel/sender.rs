@@ -1,5 +1,5 @@
-//! Datagrams on a Unix socket, each with the process that sent it (`SO_PASSCRED` in unix(7), `SO_PASSPIDFD` from Linux
-//! 6.5).
+//! Receives datagrams on a Unix socket, each with the process that sent it (`SO_PASSCRED` in unix(7), `SO_PASSPIDFD`
+//! from Linux 6.5).
 
 #![allow(unsafe_code)]
 
@@ -16,26 +16,27 @@ const SO_PASSPIDFD: libc::c_int = 76;
 const SCM_PIDFD: libc::c_int = 4;
 
 /// Room for the credentials, a pidfd and as many descriptors as one message can have (SCM_MAX_FD, 253, in unix(7)), in
-/// bytes. Descriptors for which there is no room would be closed by the kernel.
+/// bytes. The kernel closes descriptors for which there is no room.
 const CONTROL: usize = 2048;
 
 /// A datagram that was received.
 #[derive(Debug)]
 pub(crate) struct Datagram {
     pub length: usize,
-    /// Whether it fitted into the buffer.
+    /// Whether the whole datagram fitted into the buffer.
     pub is_complete: bool,
     pub sender: Option<Sender>,
 }
 
-/// The process that sent a datagram. The kernel checks it: a process without CAP_SYS_ADMIN can only give its own pid.
+/// The process that sent a datagram. The kernel checks the credentials: a process without CAP_SYS_ADMIN can send only
+/// its own pid.
 #[derive(Debug)]
 pub(crate) struct Sender {
-    /// 0 if this PID namespace has no number for it.
+    /// 0 if the process has no pid in this PID namespace.
     pub pid: i32,
     #[allow(dead_code)]
     pub uid: u32,
-    /// From Linux 6.5, if the process still existed, and from Linux 6.16 in any case.
+    /// Linux 6.5 and later send it if the process still exists; Linux 6.16 and later also if the process has ended.
     pub pidfd: Option<Pidfd>,
 }
 
@@ -65,15 +66,15 @@ pub(crate) fn identify_senders(socket: impl AsFd) -> Result<()> {
 /// # Errors
 /// `EAGAIN` if no datagram has arrived, or another errno of recvmsg(2).
 pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Datagram> {
-    /// cmsg(3): control messages are aligned as their header.
+    /// cmsg(3): the buffer of control messages has the alignment of their header.
     #[repr(align(8))]
     struct Control([MaybeUninit<u8>; CONTROL]);
     let mut control = Control([MaybeUninit::uninit(); CONTROL]);
     let mut datagram = Datagram { length: 0, is_complete: true, sender: None };
     let (mut credentials, mut pidfd) = (None, None);
     // SAFETY: all-zero is valid for msghdr and iovec. They and the buffers outlive the calls, which write at most the
-    // lengths that are given. The CMSG_ macros stay within `msg_controllen`. Control messages may be unaligned, so they
-    // are read unaligned. Each received descriptor has no owner yet and gets exactly one.
+    // lengths that are given. The CMSG_ macros stay within `msg_controllen`. The content of a control message may be
+    // unaligned, so it is read unaligned. Each received descriptor has no owner yet and gets exactly one.
     unsafe {
         let mut data: libc::iovec = std::mem::zeroed();
         (data.iov_base, data.iov_len) = (buffer.as_mut_ptr().cast(), buffer.len());
@@ -97,7 +98,7 @@ pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Datagram> 
                 (libc::SOL_SOCKET, libc::SCM_RIGHTS | SCM_PIDFD) => {
                     for at in 0..size / size_of::<RawFd>() {
                         let number = content.cast::<RawFd>().add(at).read_unaligned();
-                        // In place of the pidfd of a process that is gone, the kernel sends a negative errno.
+                        // If the process has ended, the kernel may send a negative errno in place of the pidfd.
                         let descriptor = (number >= 0).then(|| OwnedFd::from_raw_fd(number));
                         if kind == SCM_PIDFD {
                             pidfd = descriptor.map(Pidfd::from);

@@ -1,9 +1,9 @@
 //! What another process needs to run a command in the sandbox of a running job (`pinfold exec`), and the steps with
 //! which it enters that sandbox.
 //!
-//! The supervisor keeps a [`Membership`] of each job that has a sandbox, and gives it out together with the job's own
-//! Landlock ruleset and a pidfd of its main process. Nothing is worked out a second time: no path is opened again, so a
-//! path that leads elsewhere by now grants nothing.
+//! The supervisor keeps a [`Membership`] of each job that has a sandbox, and sends it together with the job's own
+//! Landlock ruleset and a pidfd of its main process. pinfold does not make the sandbox a second time, and opens no path
+//! again. So a path that leads to another file by now grants no access to that file.
 
 #![allow(unsafe_code)]
 
@@ -24,11 +24,11 @@ use crate::kernel::syscall::checked;
 /// The sandbox of a running job, without its descriptors.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Membership {
-    /// The job's filters, without a listener: what it would refuse, these refuse too.
+    /// The job's filters, without a listener. They refuse every system call that a listener would refuse.
     filters: Vec<Program>,
-    /// The namespaces of the job's own: flags of unshare(2).
+    /// The namespaces that belong only to the job, as flags of unshare(2).
     namespaces: u32,
-    /// The job has mounts of its own, so that its working directory has to be entered by path.
+    /// The job has mounts of its own, so a command must enter its working directory by the absolute path.
     pub has_mounts: bool,
     /// Whether a Landlock ruleset belongs to it.
     pub has_ruleset: bool,
@@ -62,7 +62,7 @@ impl Membership {
         }
     }
 
-    /// Returns whether the job gets this environment variable of its caller.
+    /// Returns whether the sandbox passes this environment variable of the caller on to the command.
     pub fn passes(&self, key: &OsStr) -> bool {
         let mut sandbox = Sandbox::new();
         for name in &self.variables {
@@ -124,15 +124,15 @@ impl Membership {
     }
 }
 
-/// The first byte of a supervisor's answer to the question for a job's sandbox. The question is the inode number of the
-/// job's leaf, in 8 bytes, the highest one first.
+/// The first byte of a supervisor's answer to the request for a job's sandbox. The request is the inode number of the
+/// job's leaf, as 8 bytes in network byte order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     /// The supervisor has no job with a sandbox in this leaf.
     NoSandbox = 0,
     /// The [`Membership`] follows. Descriptors: a pidfd of the main process, and the ruleset if there is one.
     Sandbox = 1,
-    /// A text follows that says why the supervisor does not give the sandbox out.
+    /// A text follows that says why the supervisor does not send the sandbox.
     Refused = 2,
 }
 

@@ -18,7 +18,7 @@ pub enum Action {
     Private,
     /// Bind-mounts the path onto itself, with all mounts below it. Its flags can then be changed separately.
     Bind(CString),
-    /// Makes all mounts from the path on read-only, or writable (mount_setattr(2), Linux 5.12).
+    /// Makes the mount at the path and all mounts below it read-only, or writable (mount_setattr(2), Linux 5.12).
     ReadOnly { path: CString, read_only: bool },
     /// Mounts an empty tmpfs, and sends a descriptor of it to the supervisor. `rights` are those that the ruleset
     /// grants below it.
@@ -112,7 +112,7 @@ pub fn calls(view: &View, own_network: bool, ids: Option<Ids>) -> Vec<Action> {
         None => calls.push(Action::Unshare(flags as u32)),
         Some(Ids { uid, gid }) => {
             calls.push(Action::Unshare((flags | libc::CLONE_NEWUSER) as u32));
-            // A group map needs this first (user_namespaces(7)).
+            // The kernel accepts a group map only after "deny" was written (user_namespaces(7)).
             for (file, text) in [
                 (c"/proc/self/setgroups", "deny".to_owned()),
                 (c"/proc/self/uid_map", format!("{uid} {uid} 1")),
@@ -156,12 +156,12 @@ fn own_ids() -> Option<Ids> {
     (!uid.is_root()).then(|| Ids { uid: uid.as_raw(), gid: gid.as_raw() })
 }
 
-/// Returns calls that show whether mounts of the job's own work.
+/// Returns calls that show whether a job can have mounts of its own.
 pub fn probe_of_mounts() -> Vec<Action> {
     calls(&View { read_only: true, ..View::default() }, false, own_ids())
 }
 
-/// Returns calls that show whether a network of the job's own works.
+/// Returns calls that show whether a job can have a network of its own.
 pub fn probe_of_network() -> Vec<Action> {
     calls(&View::default(), true, own_ids())
 }

@@ -79,7 +79,7 @@ pub enum Unix {
     Paths(Vec<PathBuf>),
 }
 
-/// Temporary files of the job's own.
+/// The job's own directory for temporary files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
@@ -166,8 +166,8 @@ impl Sandbox {
         self
     }
 
-    /// Adds the seccomp filter in this file to pinfold's own: a classic BPF program, as `seccomp_export_bpf(3)` writes
-    /// it. It can forbid more system calls, but can't allow a call that pinfold's filter forbids.
+    /// Adds the seccomp filter in this file to pinfold's own filter. The file is a classic BPF program in the format of
+    /// `seccomp_export_bpf(3)`. It can forbid more system calls, but can't allow a call that pinfold's filter forbids.
     pub fn seccomp(&mut self, file: impl Into<PathBuf>) -> &mut Self {
         self.seccomp = Some(file.into());
         self

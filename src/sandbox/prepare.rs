@@ -76,7 +76,7 @@ pub fn needs_tmp_directory(sandbox: &Sandbox, machine: &Machine) -> bool {
     sandbox.private_tmp.is_some_and(|tmp| tmp.size.is_none()) && machine.mounts().is_err()
 }
 
-/// Prepares the sandbox. `tmp` is a directory of the job's own, for a private tmp without a mount namespace
+/// Prepares the sandbox. `tmp` is the job's own directory, for a private tmp without a mount namespace
 /// ([`needs_tmp_directory`]).
 ///
 /// # Errors
@@ -202,7 +202,7 @@ fn read_filter(file: &Path) -> Result<Program> {
     let what = "seccomp filter";
     let bytes = std::fs::read(file).map_err(|error| Error::invalid(what, file.to_string_lossy(), error.to_string()))?;
     Program::from_bytes(&bytes).map_err(|reason| {
-        let advice = format!("it is no BPF program, as seccomp_export_bpf(3) writes it: {reason}");
+        let advice = format!("it is no BPF program in the format of seccomp_export_bpf(3): {reason}");
         Error::invalid(what, file.to_string_lossy(), advice)
     })
 }

@@ -55,8 +55,8 @@ pub type Rules = BTreeMap<i64, Lists>;
 type Lists = Vec<Vec<(u8, Test)>>;
 
 /// Compiles the rules. A process that makes a call of another architecture (`int 0x80` on x86-64) is killed. x32 calls
-/// and calls above `highest` return ENOSYS, and so does `unknown`: callers use an older call instead. Forbidden calls
-/// return EPERM.
+/// and calls above `highest` return ENOSYS, and so does `unknown`, so that callers use an older call instead. Forbidden
+/// calls return EPERM.
 pub fn compile(rules: &Rules, unknown: i64, highest: u32) -> Program {
     let mut program = Reversed::default();
     let mut compiled: Vec<(&Lists, Target)> = Vec::new();
@@ -118,7 +118,7 @@ impl Reversed {
         Target::At(self.0.len() - 1)
     }
 
-    /// Writes a jump, and what it needs to reach its targets.
+    /// Writes a jump, and before it the instructions that it needs to reach distant targets.
     fn jump(&mut self, code: u32, constant: u32, if_true: Target, if_false: Target) -> Target {
         // The second target can add an instruction between the jump and the first target.
         let (if_true, if_false) = (self.near(if_true, 1), self.near(if_false, 0));
@@ -148,7 +148,7 @@ impl Reversed {
     }
 
     /// Writes a search for a system call's number in the sorted ranges. The number is from `least` to `most`. The kernel
-    /// runs the search once for each number, so each comparison halves the numbers, and not the ranges.
+    /// runs the search once for each number, so each comparison halves the set of numbers, and not the set of ranges.
     fn search(&mut self, ranges: &[Range], least: u32, most: u32) -> Target {
         /// Up to this number of ranges, one comparison after another is shorter.
         const CHAIN: usize = 4;
@@ -222,7 +222,7 @@ impl Value {
     }
 }
 
-/// The begin of some tests.
+/// Where some tests begin.
 #[derive(Clone, Copy)]
 struct Entry {
     unloaded: Target,
@@ -284,7 +284,7 @@ mod tests {
             |argument, operation, value: u32| SeccompCondition::new(argument, Dword, operation, value.into()).unwrap();
         let rules = rules.iter().map(|(call, lists)| {
             let lists = lists.iter().flat_map(|list| {
-                // For each list the same lists, with one more test.
+                // Adds the test to each list so far. A test for any of several bits makes one list for each bit.
                 list.iter().fold(vec![Vec::new()], |lists, (argument, test)| {
                     let tests: Vec<_> = match *test {
                         Test::Is(value) => vec![condition(*argument, Eq, value)],

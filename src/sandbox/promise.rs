@@ -57,7 +57,7 @@ pub fn resolve(sandbox: &Sandbox, machine: &Machine, circumstances: &Circumstanc
     let mut verdicts = Vec::new();
     for promise in Promise::ALL {
         let state = match holds(promise, sandbox, machine, circumstances) {
-            None => PromiseState::NotPromised { reason: not_asked(promise).into() },
+            None => PromiseState::NotPromised { reason: reason_not_promised(promise).into() },
             Some(Ok(by)) => PromiseState::Held { by },
             Some(Err(missing)) if sandbox.waive.contains(&promise) => PromiseState::Waived { reason: missing.reason },
             Some(Err(Missing { reason, advice })) => {
@@ -71,7 +71,7 @@ pub fn resolve(sandbox: &Sandbox, machine: &Machine, circumstances: &Circumstanc
     Ok(verdicts)
 }
 
-fn not_asked(promise: Promise) -> &'static str {
+fn reason_not_promised(promise: Promise) -> &'static str {
     match promise {
         Promise::Metadata => "only a strict sandbox promises this",
         _ => "the policy grants the network of the host",

@@ -89,7 +89,7 @@ pub fn handled(sandbox: &Sandbox, machine: &Machine) -> Handled {
     handled
 }
 
-/// A path with the device and inode number to which it led; `None` for a path that may be missing, and was.
+/// A path with the device and inode number to which it led; `None` if the path was missing, which the policy allows.
 type Found = (PathBuf, Option<(u64, u64)>);
 
 /// A ruleset, and the files and directories to which its paths led when it was made.
@@ -105,7 +105,7 @@ impl Ruleset {
     }
 
     /// Returns whether each path still leads to the same file. The ruleset keeps these files in the kernel's memory
-    /// (`get_inode_object` in security/landlock/fs.c), so no other file has got their inode numbers.
+    /// (`get_inode_object` in security/landlock/fs.c), so no other file can have their inode numbers.
     pub fn is_current(&self) -> bool {
         self.paths.iter().all(|(path, id)| stat(path).ok().as_ref().map(id_of) == *id)
     }

@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_author_reads_its_own_words() {
+    fn messages_use_the_form_of_the_policy() {
         let of = |spelling: Spelling| {
             let parts =
                 [spelling.part("read_if_exists"), spelling.word("network", "own"), spelling.waive(Promise::Files)];

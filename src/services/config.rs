@@ -44,7 +44,7 @@ pub struct Service {
     pub(super) log: Option<LogFile>,
     pub(super) ready: Option<Ready>,
     pub(super) ready_timeout: Duration,
-    /// Where a file describes it.
+    /// The place in the file that describes the service.
     pub(super) place: Option<Place>,
 }
 
@@ -52,7 +52,7 @@ pub struct Service {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub file: Arc<str>,
-    /// From 1.
+    /// The number of the line, counted from 1.
     pub line: usize,
 }
 
@@ -78,12 +78,12 @@ pub enum Condition {
     Started,
     /// The other service is ready. A service without a readiness condition is ready when its command has been executed.
     Ready,
-    /// The other service has exited with 0. Use it for a command that has an end, such as a migration.
+    /// The other service has exited with 0. Use it for a command that does its work and exits, such as a migration.
     Finished,
 }
 
 impl Condition {
-    /// Returns the name, as in a file.
+    /// Returns the name of the condition, as in a file of services.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Started => "started",
@@ -93,22 +93,22 @@ impl Condition {
     }
 }
 
-/// When a service that has ended by itself is started again.
+/// When pinfold restarts a service that has ended by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RestartPolicy {
     /// It is not started again.
     Never,
-    /// It is started again if it failed: it exited with another code than 0, a signal ended it, it could not be
-    /// started, or it did not become ready in time.
+    /// It is started again if it failed: it exited with a code other than 0, a signal ended it, it could not be
+    /// started, it did not become ready in time, or its watchdog expired.
     OnFailure,
-    /// It is started again, however it ended.
+    /// It is started again after every end, also after a success.
     Always,
 }
 
-/// When a service is started again, how long pinfold waits before that, and how often.
+/// How pinfold restarts a service: in which cases, after which pause, and how many times.
 ///
-/// The first restart comes after the backoff, and each further one after twice the time of the one before, up to the
+/// pinfold waits for the backoff before the first restart, and twice as long before each further one, up to the
 /// maximum. If a service needs more restarts than the limit within the window, it has failed. Restarts that are older
 /// than the window do not count, so a service that fails rarely is always started again.
 ///
@@ -163,7 +163,7 @@ impl Restart {
         self
     }
 
-    /// Sets the budget: at most `limit` restarts within the time `within`.
+    /// Sets the limit: at most `limit` restarts in any period of the length `within`.
     pub fn limit(mut self, limit: u32, within: Duration) -> Self {
         (self.limit, self.within) = (limit, within);
         self
@@ -176,8 +176,8 @@ impl Restart {
 }
 
 impl Service {
-    /// Returns a service that runs this command once, and that depends on no other service. A name has letters, digits,
-    /// `_`, `-` and `.`.
+    /// Returns a service that runs this command once, and that depends on no other service. A name consists of letters,
+    /// digits, `_`, `-` and `.`, and begins with a letter or a digit.
     pub fn new(name: impl AsRef<str>, mut command: Command) -> Self {
         let name = name.as_ref();
         command.name(name);
@@ -203,8 +203,8 @@ impl Service {
         &self.name
     }
 
-    /// Adds a dependency. Each start of this service, also each restart, waits until the other service fulfils the
-    /// condition. A service that runs continues to run while the other one is restarted.
+    /// Adds a dependency. Each start of this service, including each restart, waits until the other service fulfils the
+    /// condition. If this service already runs, it continues to run while the other one is restarted.
     pub fn depends_on(mut self, name: impl AsRef<str>, condition: Condition) -> Self {
         self.depends_on.push(Dependency { name: name.as_ref().into(), condition, place: None });
         self
@@ -216,12 +216,12 @@ impl Service {
         self
     }
 
-    /// Sets whether the service is a command that has an end. Processes that remain when its main process has exited are
-    /// ended then.
+    /// Sets whether the service is a one-shot: a command that does its work and exits. When its main process has
+    /// exited, pinfold ends the remaining processes.
     ///
-    /// Without this, a main process that exits with 0 and leaves processes is a program that has become a daemon, and
-    /// the service runs as long as one of its processes runs. In both cases a main process that fails ends the service,
-    /// and with it the remaining processes.
+    /// If a service is not a one-shot, its main process may exit with 0 and leave processes, as a daemon does. The
+    /// service then runs as long as one of its processes runs. In both cases, if the main process fails, the service
+    /// has failed, and pinfold ends the remaining processes.
     pub fn one_shot(mut self, one_shot: bool) -> Self {
         self.one_shot = one_shot;
         self
@@ -239,8 +239,9 @@ impl Service {
         self
     }
 
-    /// Adds an address on which pinfold listens for the service before any service starts, until all are stopped. The
-    /// service gets the socket as sd_listen_fds(3) describes: `LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`.
+    /// Adds an address on which pinfold listens for the service. pinfold opens the socket before any service starts,
+    /// and closes it when the [`Services`](crate::services::Services) are dropped. The service receives the socket as
+    /// sd_listen_fds(3) describes: `LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`.
     pub fn listen(mut self, listen: Listen) -> Self {
         self.listen.push(listen);
         self
@@ -252,15 +253,16 @@ impl Service {
         self
     }
 
-    /// Stops the service as failed if it does not send `WATCHDOG=1` at least once in this time. It gets `NOTIFY_SOCKET`,
-    /// `WATCHDOG_USEC` and `WATCHDOG_PID`.
+    /// Sets the interval of the watchdog. Once the service is ready, it must send `WATCHDOG=1` at least once in each
+    /// interval. Otherwise pinfold stops it, and it has failed. It gets `NOTIFY_SOCKET`, `WATCHDOG_USEC` and
+    /// `WATCHDOG_PID`.
     pub fn watchdog(mut self, interval: Duration) -> Self {
         self.watchdog = Some(interval);
         self
     }
 
     /// Appends the output of the service to this file. While the file can't be written, for example because the disk is
-    /// full, output is lost, and a [`Note`](crate::services::ServiceEventKind::Note) and a line in the log say so.
+    /// full, output is lost. A [`Note`](crate::services::ServiceEventKind::Note) and a line in the log report this.
     pub fn log(mut self, log: LogFile) -> Self {
         self.log = Some(log);
         self
@@ -276,7 +278,8 @@ impl Service {
         self.notify || self.watchdog.is_some() || self.ready.as_ref().is_some_and(Ready::is_notify)
     }
 
-    /// Returns whether the service has a condition for readiness, so that it is not ready at its start already.
+    /// Returns whether the service has a readiness condition. A service without one is ready as soon as its command has
+    /// been executed.
     #[must_use]
     pub fn has_readiness(&self) -> bool {
         self.ready.is_some()
@@ -327,7 +330,7 @@ impl Service {
         }
         if self.has_notify() && self.command.sandbox.is_some() {
             return Err(self.error(format!(
-                "{} has a sandbox, from which its notifications do not reach pinfold: use another condition for \
+                "{} has a sandbox, and notifications from a sandbox do not reach pinfold: use another condition for \
                  readiness, and no watchdog",
                 self.name
             )));

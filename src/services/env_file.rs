@@ -10,16 +10,18 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::report::text::printable_path;
 
-/// Reads the variables of a file, in their order: `NAME=value` or `export NAME=value`, values in single or double
-/// quotation marks, which may contain newlines, comments after `#`, and `$NAME` or `${NAME}` for the value of another
-/// variable: of pinfold's environment, or of an earlier line. If a name is there twice, the last value counts.
+/// Reads the variables of a file, in their order. A variable is `NAME=value` or `export NAME=value`. A value may be in
+/// single or double quotation marks, and may then contain newlines. `#` begins a comment. `$NAME` and `${NAME}` stand
+/// for the value of another variable: of pinfold's environment, or of an earlier line. If a name occurs twice, the last
+/// value counts.
 ///
 /// # Errors
 /// [`Error::Invalid`] with the file and the line, or [`Error::System`] if the file can't be read.
 pub(crate) fn read(path: &Path) -> Result<Vec<(String, String)>> {
     let text = std::fs::read(path).map_err(|error| {
         let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-        let advice = if errno == Errno::NOENT { "make the file, or remove it from the service's settings" } else { "" };
+        let advice =
+            if errno == Errno::NOENT { "create the file, or remove it from the service's settings" } else { "" };
         Error::system("read the environment file", printable_path(path), errno, advice)
     })?;
     parse(&text).map_err(|(line, advice)| {
@@ -30,7 +32,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<(String, String)>> {
 /// Returns the variables, or the number of the line that is wrong and the reason.
 fn parse(text: &[u8]) -> std::result::Result<Vec<(String, String)>, (usize, String)> {
     let delivered = Rc::new(Cell::new(0));
-    // The crate skips the mark itself only when it sets the variables of this process.
+    // dotenvy skips the byte order mark only in the functions that set the variables of this process.
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let lines = Lines { text, lacks_newline: !text.ends_with(b"\n"), delivered: delivered.clone() };
     let mut variables: Vec<(String, String)> = Vec::new();
@@ -58,11 +60,12 @@ fn parse(text: &[u8]) -> std::result::Result<Vec<(String, String)>, (usize, Stri
     Ok(variables)
 }
 
-/// A reader that returns one line at a time, so that the number of the line that is being parsed is known.
+/// A reader that returns one line at a time and counts the lines, so that an error can name its line.
 struct Lines<'a> {
     text: &'a [u8],
-    /// The last line has no newline: one is added.
+    /// Whether the last line has no newline, so that this reader must add one.
     lacks_newline: bool,
+    /// How many lines were read.
     delivered: Rc<Cell<usize>>,
 }
 

@@ -49,14 +49,15 @@ pub enum ServiceEventKind {
     Ready,
     /// It is being stopped.
     Stopping,
-    /// It has failed, and is started again after a pause. No process of it is left.
+    /// It has failed, or it has exited with 0 and its restart policy is `Always`. pinfold starts it again after a
+    /// pause. No process of it is left.
     #[non_exhaustive]
     BackingOff {
         /// The pause, in seconds.
         seconds: f64,
-        /// How many times the policy has started it again, including this one.
+        /// The number of restarts by the policy, including this one.
         restarts: u64,
-        /// Why it failed.
+        /// How it ended.
         reason: String,
     },
     /// It has failed, and is not started again.
@@ -64,10 +65,10 @@ pub enum ServiceEventKind {
     Failed {
         /// The kind of the failure.
         failure: Failure,
-        /// A description.
+        /// A description of the failure.
         reason: String,
     },
-    /// It has ended as it should, or on request. No process of it is left.
+    /// It has ended without a failure, or on request. No process of it is left.
     #[non_exhaustive]
     Finished {
         /// A stop was requested.
@@ -75,7 +76,7 @@ pub enum ServiceEventKind {
         /// How it ended.
         reason: String,
     },
-    /// Something that the user should know.
+    /// A message for the user.
     #[non_exhaustive]
     Note {
         /// A sentence.
@@ -84,7 +85,7 @@ pub enum ServiceEventKind {
 }
 
 /// The events of all services from now on ([`Services::events`](crate::services::Services::events)). A [`Stream`].
-/// Events that are not read take memory.
+/// Events that the caller does not read stay in memory.
 #[derive(Debug)]
 pub struct ServiceEvents(pub(super) Receiver<ServiceEvent>);
 
@@ -116,15 +117,15 @@ pub struct ServiceStatus {
     pub state: State,
     /// The main process's id, if the service has a job.
     pub pid: Option<i32>,
-    /// How many times the policy has started it again.
+    /// The number of restarts by the policy.
     pub restarts: u64,
     /// For how many seconds it has been in this state.
     pub seconds: f64,
     /// Why it has failed.
     pub failure: Option<Failure>,
-    /// A stop was requested, and has ended it.
+    /// Whether it ended because a stop was requested.
     pub stopped: bool,
-    /// How the last job ended, or what the service waits for; empty if there is nothing to say.
+    /// How the last job ended, or what the service waits for; otherwise empty.
     pub message: String,
 }
 

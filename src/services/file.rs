@@ -38,7 +38,8 @@ pub struct ServiceFile {
 }
 
 impl ServiceFile {
-    /// Returns the path of the file that a directory has: `pinfold.toml`, or else `Procfile`. `None` if it has neither.
+    /// Returns the path of the file of services in a directory: `pinfold.toml`, or else `Procfile`. Returns `None` if
+    /// the directory has neither.
     #[must_use]
     pub fn find(directory: impl AsRef<Path>) -> Option<PathBuf> {
         NAMES.iter().map(|name| directory.as_ref().join(name)).find(|path| path.exists())
@@ -57,13 +58,13 @@ impl ServiceFile {
         Self::parse(path, &text)
     }
 
-    /// Reads the text of a file. The name of the file decides the format, and its directory is the working directory of
-    /// the services.
+    /// Parses the text of a file. The name of the file decides the format, and its directory is the working directory
+    /// of the services.
     ///
     /// # Errors
     /// [`Error::Config`] for the first mistake, with the name of the file and the line: wrong syntax, an unknown key, a
-    /// wrong value, two services of one name, an unknown dependency, a circle of dependencies. [`Error::System`] if a
-    /// file of variables can't be read.
+    /// wrong value, two services with the same name, an unknown dependency, a cycle of dependencies. [`Error::System`]
+    /// if a file of variables can't be read.
     pub fn parse(path: impl Into<PathBuf>, text: &str) -> Result<Self> {
         let path = path.into();
         let source = Source { name: path.display().to_string().into(), directory: directory_of(&path), text };
@@ -76,7 +77,7 @@ impl ServiceFile {
         Ok(Self { path, services })
     }
 
-    /// Returns the path that it was read from.
+    /// Returns the path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -104,7 +105,7 @@ fn directory_of(path: &Path) -> PathBuf {
     }
 }
 
-/// A file that is being read.
+/// The file that pinfold reads.
 pub(super) struct Source<'a> {
     pub name: Arc<str>,
     pub directory: PathBuf,
@@ -123,7 +124,7 @@ impl Source<'_> {
         Place { file: self.name.clone(), line }
     }
 
-    /// Returns a path of the file, which is relative to the directory of the file.
+    /// Resolves a path that the file contains: it is relative to the directory of the file.
     pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         self.directory.join(path)
     }

@@ -10,7 +10,7 @@ use crate::services::config::Service;
 pub(super) struct Graph {
     /// For each service, the positions of the services that it depends on.
     pub needs: Vec<Vec<usize>>,
-    /// For each service, the positions of the services that depend on it, also through others.
+    /// For each service, the positions of the services that depend on it, directly or through other services.
     pub needed_by: Vec<Vec<usize>>,
 }
 
@@ -18,15 +18,15 @@ impl Graph {
     /// Checks the services, and resolves their dependencies.
     ///
     /// # Errors
-    /// [`Error::Config`] for the first mistake, with its place: two services of one name, an unknown name, a service that
-    /// depends on itself, a circle.
+    /// [`Error::Config`] for the first mistake, with its place: two services with the same name, an unknown name, a
+    /// service that depends on itself, a cycle.
     pub fn of(services: &[Service]) -> Result<Self> {
         let mut positions = HashMap::new();
         for (position, service) in services.iter().enumerate() {
             service.check()?;
             if let Some(first) = positions.insert(&*service.name, position) {
-                let of: &Service = &services[first];
-                let first = of.place.as_ref().map(|place| format!(", the first one is in line {}", place.line));
+                let earlier: &Service = &services[first];
+                let first = earlier.place.as_ref().map(|place| format!(", the first one is in line {}", place.line));
                 let message = format!("two services have the name '{}'{}", service.name, first.unwrap_or_default());
                 return Err(service.error(message));
             }
@@ -42,13 +42,13 @@ impl Graph {
                         dependency.name,
                         did_you_mean(&dependency.name, names)
                     );
-                    return Err(at(service, dependency, message));
+                    return Err(error_at(service, dependency, message));
                 };
                 needs[position].push(other);
             }
         }
         let mut graph = Self { needs, needed_by: vec![Vec::new(); services.len()] };
-        graph.check_circles(services)?;
+        graph.check_cycles(services)?;
         for position in 0..services.len() {
             for other in graph.with_needs(graph.needs[position].clone()) {
                 graph.needed_by[other].push(position);
@@ -58,41 +58,42 @@ impl Graph {
     }
 
     /// Returns these services and everything that they need, in the order of the services.
-    fn with_needs(&self, mut open: Vec<usize>) -> Vec<usize> {
+    fn with_needs(&self, mut pending: Vec<usize>) -> Vec<usize> {
         let mut wanted = vec![false; self.needs.len()];
-        while let Some(position) = open.pop() {
+        while let Some(position) = pending.pop() {
             if !std::mem::replace(&mut wanted[position], true) {
-                open.extend(&self.needs[position]);
+                pending.extend(&self.needs[position]);
             }
         }
         (0..wanted.len()).filter(|&position| wanted[position]).collect()
     }
 
-    fn check_circles(&self, services: &[Service]) -> Result<()> {
+    fn check_cycles(&self, services: &[Service]) -> Result<()> {
         let mut done = vec![false; services.len()];
         for start in 0..services.len() {
             let mut path = Vec::new();
-            if let Some(circle) = self.find_circle(start, &mut path, &mut done) {
-                let first = &services[circle[0]];
-                let second = circle.get(1).copied().unwrap_or(circle[0]);
+            if let Some(cycle) = self.find_cycle(start, &mut path, &mut done) {
+                let first = &services[cycle[0]];
+                let second = cycle.get(1).copied().unwrap_or(cycle[0]);
                 let dependency = first.depends_on.iter().find(|other| other.name == services[second].name);
                 let names: Vec<_> =
-                    circle.iter().chain(&circle[..1]).map(|&position| services[position].name()).collect();
+                    cycle.iter().chain(&cycle[..1]).map(|&position| services[position].name()).collect();
                 let message = format!(
-                    "the dependencies form a circle, so none of these services could start: {}",
+                    "the dependencies form a cycle, so none of these services could start: {}",
                     names.join(" needs ")
                 );
                 return Err(dependency.map_or_else(
                     || first.error(message.clone()),
-                    |dependency| at(first, dependency, message.clone()),
+                    |dependency| error_at(first, dependency, message.clone()),
                 ));
             }
         }
         Ok(())
     }
 
-    /// Searches for a circle in what `from` needs. `path` leads to `from`. `done` are the services that are in no circle.
-    fn find_circle(&self, from: usize, path: &mut Vec<usize>, done: &mut [bool]) -> Option<Vec<usize>> {
+    /// Searches for a cycle among `from` and the services that it needs. `path` leads to `from`. `done` marks the
+    /// services that are known to be in no cycle.
+    fn find_cycle(&self, from: usize, path: &mut Vec<usize>, done: &mut [bool]) -> Option<Vec<usize>> {
         if done[from] {
             return None;
         }
@@ -101,8 +102,8 @@ impl Graph {
         }
         path.push(from);
         for &other in &self.needs[from] {
-            if let Some(circle) = self.find_circle(other, path, done) {
-                return Some(circle);
+            if let Some(cycle) = self.find_cycle(other, path, done) {
+                return Some(cycle);
             }
         }
         path.pop();
@@ -121,12 +122,12 @@ pub(super) fn select(services: Vec<Service>, names: &[String]) -> Result<Vec<Ser
     if names.is_empty() {
         return Ok(services);
     }
-    let mut open = Vec::new();
+    let mut pending = Vec::new();
     for name in names {
         let position = services.iter().position(|service| service.name() == name);
-        open.push(position.ok_or_else(|| unknown(name, services.iter().map(Service::name)))?);
+        pending.push(position.ok_or_else(|| unknown(name, services.iter().map(Service::name)))?);
     }
-    let wanted = graph.with_needs(open);
+    let wanted = graph.with_needs(pending);
     let all = services.into_iter().enumerate();
     Ok(all.filter(|(position, _)| wanted.contains(position)).map(|(_, service)| service).collect())
 }
@@ -135,13 +136,13 @@ pub(super) fn select(services: Vec<Service>, names: &[String]) -> Result<Vec<Ser
 pub(super) fn unknown<'a>(name: &str, names: impl Iterator<Item = &'a str> + Clone) -> Error {
     let nearest = did_you_mean(name, names.clone());
     let advice = match nearest.is_empty() {
-        true => format!("no service has this name; there are {}", names.collect::<Vec<_>>().join(", ")),
+        true => format!("no service has this name; the services are {}", names.collect::<Vec<_>>().join(", ")),
         false => format!("no service has this name{nearest}"),
     };
     Error::invalid("name of a service", name, advice)
 }
 
-fn at(service: &Service, dependency: &super::config::Dependency, message: String) -> Error {
+fn error_at(service: &Service, dependency: &super::config::Dependency, message: String) -> Error {
     match &dependency.place {
         Some(place) => place.error(message),
         None => service.error(message),
@@ -150,9 +151,10 @@ fn at(service: &Service, dependency: &super::config::Dependency, message: String
 
 /// Returns the known word that is most similar to `word`, as a question, or an empty text if none is similar.
 pub(super) fn did_you_mean<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
-    /// Two words with a lower similarity, from 0 to 1, differ in half of their letters or more.
+    /// The similarity of two words is from 0 (all letters differ) to 1 (no letter differs). Words with at most this
+    /// similarity differ in half of their letters or more.
     const SIMILAR: f64 = 0.5;
-    // Unlike the Jaro distance, this one counts two letters in the wrong order as one mistake, also in a short word.
+    // Unlike the Jaro distance, this distance counts two swapped letters as one mistake, also in a short word.
     let similarity = |other: &'a str| (strsim::normalized_damerau_levenshtein(word, other), other);
     let nearest = known.map(similarity).filter(|(alike, _)| *alike > SIMILAR).max_by(|a, b| a.0.total_cmp(&b.0));
     nearest.map(|(_, other)| format!(" (did you mean '{other}'?)")).unwrap_or_default()
@@ -185,7 +187,7 @@ mod tests {
         );
         assert_eq!(
             message(&[("x", &["a"]), ("a", &["b"]), ("b", &["c"]), ("c", &["a"])]),
-            "service 'a': the dependencies form a circle, so none of these services could start: a needs b needs c \
+            "service 'a': the dependencies form a cycle, so none of these services could start: a needs b needs c \
              needs a"
         );
         assert!(message(&[("a", &["a"])]).ends_with("a needs a"));
@@ -199,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_selected_brings_what_it_needs() {
+    fn a_selected_service_brings_the_services_that_it_needs() {
         let all: &[(&str, &[&str])] = &[("a", &["b"]), ("b", &["d"]), ("c", &[]), ("d", &[])];
         let selected = |names: &[&str]| {
             let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -208,6 +210,6 @@ mod tests {
         assert_eq!(selected(&[]).unwrap(), "abcd");
         assert_eq!(selected(&["a"]).unwrap(), "abd");
         assert_eq!(selected(&["c", "d"]).unwrap(), "cd");
-        assert!(selected(&["z"]).unwrap_err().to_string().contains("there are a, b, c, d"));
+        assert!(selected(&["z"]).unwrap_err().to_string().contains("the services are a, b, c, d"));
     }
 }

@@ -57,7 +57,7 @@ impl Listen {
         self.name.as_deref()
     }
 
-    /// Returns the same with a path that is relative to `directory`, if it is relative.
+    /// Returns the same address. If it is a relative path, the path is now relative to `directory`.
     #[must_use]
     pub fn relative_to(mut self, directory: &Path) -> Self {
         if let Address::Path(path) = &mut self.address {
@@ -84,9 +84,9 @@ impl FromStr for Listen {
         }
         let address = if let Some(path) = address.strip_prefix("unix:") {
             match path.strip_prefix('@') {
-                Some("") => return bad("an abstract name follows the @"),
+                Some("") => return bad("write a name after the @"),
                 Some(name) if name.len() <= MAX_UNIX => Address::Abstract(name.as_bytes().into()),
-                None if path.is_empty() => return bad("a path follows 'unix:'"),
+                None if path.is_empty() => return bad("write a path after 'unix:'"),
                 None if path.len() <= MAX_UNIX && !path.contains('\0') => Address::Path(path.into()),
                 _ => return bad("the kernel accepts at most 107 bytes as the address of a Unix socket (unix(7))"),
             }
@@ -100,7 +100,8 @@ impl FromStr for Listen {
                 Ok(address) => Address::Tcp(address),
                 Err(_) => {
                     return bad(
-                        "write 127.0.0.1:8080, [::1]:8080, :8080 for every address, or unix:/path; names of hosts are not looked up",
+                        "write 127.0.0.1:8080, [::1]:8080, :8080 for every address, or unix:/path; pinfold does not \
+                         look up host names",
                     );
                 }
             }

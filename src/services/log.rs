@@ -1,4 +1,5 @@
-//! The log file of a service: pinfold writes it, and starts a new file at a size, between two lines.
+//! The log file of a service. pinfold writes it, and begins a new file when the current one would become too large,
+//! always between two lines.
 
 mod files;
 mod follow;
@@ -17,7 +18,8 @@ use files::Current;
 pub use files::LogFile;
 pub use follow::{FollowedLog, LogFollower};
 
-/// A line that has more bytes than this and no end yet is written in pieces, each as a line of its own.
+/// When the beginning of a line has more bytes than this, pinfold writes it as a line of its own, and does not wait for
+/// the rest.
 const MAX_LINE: usize = 1024 * 1024;
 
 /// What the user should know about a log file.
@@ -25,7 +27,7 @@ const MAX_LINE: usize = 1024 * 1024;
 pub(crate) enum LogEvent {
     /// A write failed, so that output is lost from now on, or a new file could not be made. The text says which.
     Failed(String),
-    /// Output is written again. This many bytes were not written.
+    /// Writing succeeds again. This many bytes of output are lost.
     Recovered(u64),
 }
 
@@ -39,21 +41,23 @@ struct State {
     current: Current,
     /// How many bytes were not written since a write failed. `None` while writes succeed.
     lost: Option<u64>,
-    /// A file could not be renamed: this file grows, and pinfold does not try again until it has this size.
+    /// The size at which pinfold begins a new file. If that fails, pinfold raises this number, so that it does not try
+    /// again for each line.
     next_rotation: u64,
-    line: Vec<u8>,
+    /// A buffer for lines with their time.
+    stamped: Vec<u8>,
 }
 
 /// One output of the service, whose lines go to the log.
 #[derive(Debug)]
 pub(crate) struct LogSource {
     log: Log,
-    /// The beginning of a line.
+    /// The beginning of a line whose end has not arrived yet.
     held: Vec<u8>,
 }
 
 impl Log {
-    /// Opens the file, or makes it, and appends to it.
+    /// Opens the file to append to it. Creates it if it does not exist.
     ///
     /// # Errors
     /// [`Error::Invalid`] if another pinfold writes to the file, [`Error::System`] if it can't be opened.
@@ -70,7 +74,7 @@ impl Log {
             }
         })?;
         let next_rotation = files.max_size;
-        let state = State { files, current, lost: None, next_rotation, line: Vec::new() };
+        let state = State { files, current, lost: None, next_rotation, stamped: Vec::new() };
         Ok(Self(Arc::new(Mutex::new(state))))
     }
 
@@ -83,8 +87,9 @@ impl Log {
 impl LogSource {
     /// Adds a piece of the output. Lines are written when they are complete.
     ///
-    /// After a failed write, pinfold tries again with each piece. The bytes that it could not write are lost. The
-    /// file says so when there is space again. A line is written completely or not at all.
+    /// After a failed write, pinfold tries again with each piece. The bytes that it could not write are lost. When a
+    /// write succeeds again, pinfold first writes a line with the number of lost bytes. It writes each line completely
+    /// or not at all.
     pub fn push(&mut self, piece: &[u8]) -> Option<LogEvent> {
         let Some(end) = memrchr(b'\n', piece) else {
             self.held.extend_from_slice(piece);
@@ -107,7 +112,7 @@ impl LogSource {
         event
     }
 
-    /// Writes the beginning of a line that has no end: call this at the end of the output.
+    /// Writes the beginning of a line that has not ended, as a line. Call this at the end of the output.
     pub fn end(&mut self) -> Option<LogEvent> {
         if self.held.is_empty() {
             return None;
@@ -128,7 +133,7 @@ impl State {
             return self.write_stamped(lines);
         }
         let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-        let mut stamped = std::mem::take(&mut self.line);
+        let mut stamped = std::mem::take(&mut self.stamped);
         stamped.clear();
         let mut begin = 0;
         for end in memchr_iter(b'\n', lines) {
@@ -138,7 +143,7 @@ impl State {
             begin = end + 1;
         }
         let event = self.write_stamped(&stamped);
-        self.line = stamped;
+        self.stamped = stamped;
         event
     }
 
@@ -177,7 +182,7 @@ impl State {
         event
     }
 
-    /// After a failed write: writes a line that says so, which shows that there is space again.
+    /// After a failed write, writes a line about the lost bytes. If this succeeds, there is space again.
     fn recover(&mut self) -> Option<LogEvent> {
         let lost = self.lost?;
         let note = format!("pinfold: {lost} bytes of output are missing here, because they could not be written\n");
@@ -193,10 +198,10 @@ impl State {
 }
 
 impl Current {
-    /// Writes complete lines. If a part of them could be written, removes that part again.
+    /// Writes complete lines. If the kernel writes only a part of them, removes that part again.
     fn write(&mut self, lines: &[u8]) -> io::Result<()> {
         if let Err(error) = (&self.file).write_all(lines) {
-            // Without this, the file would end within a line.
+            // Without this, the file would end in the middle of a line.
             self.file.set_len(self.size)?;
             return Err(error);
         }

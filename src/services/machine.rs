@@ -1,14 +1,14 @@
-//! The life of one service, as a pure state machine. The services give it what happens, and perform the actions that it
-//! returns. The whole policy is one table, `Machine::row`.
+//! The life of one service, as a pure state machine. [`Shared`](crate::services::state::Shared) passes events to it,
+//! and performs the actions that it returns. The whole policy is one table, in [`Machine::on`].
 //!
 //! ```text
 //!             ┌────────────── BackingOff ◀──────────────┐
 //!             ▼                                         │ restart
-//! Waiting ─▶ Starting ─▶ Ready ─▶ (Stopping) ─▶ the job is proven gone ─▶ Finished, Failed
+//! Waiting ─▶ Starting ─▶ Ready ─▶ (Stopping) ─▶ no process is left ─▶ Finished, Failed
 //! ```
 //!
-//! A service has one job at a time: `Spawn` follows only after `Ended`, which says that no process of the last job is
-//! left.
+//! A service has at most one job at a time: after the first [`Action::Spawn`], another one follows only after
+//! [`Event::Ended`], when no process of the last job is left.
 
 use std::time::{Duration, Instant};
 
@@ -23,17 +23,18 @@ use crate::services::config::{Restart, RestartPolicy};
 pub enum State {
     /// It waits for services that it depends on.
     Waiting,
-    /// Its command is being executed, or is not ready yet.
+    /// Its command is being started, or the service is not ready yet.
     Starting,
     /// It is ready.
     Ready,
     /// It is being stopped.
     Stopping,
-    /// It has failed, and will be started again after a pause.
+    /// It has failed, or it has exited with 0 and its restart policy is `Always`. pinfold starts it again after a
+    /// pause.
     BackingOff,
     /// It has failed, and will not be started again unless this is requested.
     Failed,
-    /// It has ended as it should, or on request.
+    /// It has ended without a failure, or on request.
     Finished,
 }
 
@@ -70,7 +71,7 @@ impl State {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Failure {
-    /// Its command failed: with another exit code than 0, or by a signal.
+    /// It exited with a code other than 0, or a signal ended it.
     Exited,
     /// Its command could not be started.
     NotStarted,
@@ -97,9 +98,9 @@ pub(super) enum Event {
     BecameReady,
     /// It did not become ready in time.
     NotReady,
-    /// It did not say in time that it is alive.
+    /// It did not send `WATCHDOG=1` in time.
     Unresponsive,
-    /// No process of the job is left, or the failure says otherwise.
+    /// The job has ended. No process of it is left, except after [`Failure::NotEnded`] and [`Failure::SupervisorGone`].
     Ended(Result<(), Failure>),
     BackoffOver,
     StartAsked,
@@ -115,14 +116,14 @@ pub(super) enum Action {
     /// Stop the job.
     Stop,
     Kill,
-    /// Return [`Event::BackoffOver`] after this time.
+    /// Pass [`Event::BackoffOver`] to the machine after this time.
     StartBackoff(Duration),
     CancelBackoff,
 }
 
-/// What follows when a job that is being stopped has ended.
+/// How the machine continues when a job that is being stopped has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Then {
+enum AfterStop {
     Finish,
     Start,
     /// The policy decides, as after a failure.
@@ -136,7 +137,7 @@ pub(super) enum ReadyBy {
     Start,
     /// A condition, which [`Event::BecameReady`] reports.
     Condition,
-    /// Its end: the service is a one-shot, which is never in the state `Ready`.
+    /// The exit of its command with 0: the service is a one-shot, which is never in the state `Ready`.
     End,
 }
 
@@ -147,14 +148,14 @@ pub(super) struct Machine {
     pub failure: Option<Failure>,
     /// The service has ended because a stop was requested.
     pub stopped: bool,
-    /// How many times the policy has started it again.
+    /// The number of restarts by the policy.
     pub restarts: u64,
     /// The command of the current job has been executed.
     pub spawned: bool,
-    then: Then,
+    after_stop: AfterStop,
     restart: Restart,
     ready_by: ReadyBy,
-    /// When the policy has started it again, within the window.
+    /// The times of the restarts by the policy that are within the window.
     recent: Vec<Instant>,
 }
 
@@ -166,21 +167,21 @@ impl Machine {
             stopped: false,
             restarts: 0,
             spawned: false,
-            then: Then::Finish,
+            after_stop: AfterStop::Finish,
             restart,
             ready_by,
             recent: Vec::new(),
         }
     }
 
-    /// Returns how many restarts count for the budget.
+    /// Returns the number of restarts that count for the limit.
     pub fn recent_restarts(&self) -> usize {
         self.recent.len()
     }
 
     /// Returns whether the job is being stopped because it has failed: it was not ready in time, or is unresponsive.
     pub fn is_stopped_after_failure(&self) -> bool {
-        self.state == State::Stopping && matches!(self.then, Then::Fail(_))
+        self.state == State::Stopping && matches!(self.after_stop, AfterStop::Fail(_))
     }
 
     /// Changes the state, and returns the actions to perform, in this order. An event that comes late or twice has no
@@ -201,33 +202,33 @@ impl Machine {
                 self.enter(if self.ready_by == ReadyBy::Start { Ready } else { Starting }, &[])
             }
             (Starting, BecameReady) => self.enter(Ready, &[]),
-            (Starting, NotReady) => self.stop(Then::Fail(Failure::NotReady), Stop),
-            (Starting | Ready, Unresponsive) => self.stop(Then::Fail(Failure::Unresponsive), Stop),
-            (Starting | Ready, StopAsked) => self.stop(Then::Finish, Stop),
-            (Starting | Ready, KillAsked) => self.stop(Then::Finish, Kill),
+            (Starting, NotReady) => self.stop(AfterStop::Fail(Failure::NotReady), Stop),
+            (Starting | Ready, Unresponsive) => self.stop(AfterStop::Fail(Failure::Unresponsive), Stop),
+            (Starting | Ready, StopAsked) => self.stop(AfterStop::Finish, Stop),
+            (Starting | Ready, KillAsked) => self.stop(AfterStop::Finish, Kill),
             (Starting | Ready, RestartAsked) => {
                 self.recent.clear();
-                self.stop(Then::Start, Stop)
+                self.stop(AfterStop::Start, Stop)
             }
-            // A service that has ended before it was ready has failed, also with the exit code 0.
+            // A service that ends before it is ready has failed, even with the exit code 0.
             (Starting, Ended(Ok(()))) if self.ready_by == ReadyBy::Condition => self.ended(Err(Failure::NotReady), now),
             (Starting | Ready, Ended(end)) => self.ended(end, now),
 
             (Stopping, Ended(Err(Failure::NotEnded))) => self.fail(Failure::NotEnded),
             (Stopping, Ended(Err(Failure::SupervisorGone))) => self.fail(Failure::SupervisorGone),
-            (Stopping, Ended(_)) => match self.then {
-                Then::Finish => self.finish(true),
-                Then::Start => self.enter(Waiting, &[]),
-                Then::Fail(failure) => self.ended(Err(failure), now),
+            (Stopping, Ended(_)) => match self.after_stop {
+                AfterStop::Finish => self.finish(true),
+                AfterStop::Start => self.enter(Waiting, &[]),
+                AfterStop::Fail(failure) => self.ended(Err(failure), now),
             },
-            // A second stop of a job kills it, so a request to stop that comes twice changes nothing.
-            (Stopping, StopAsked) => self.stop_then(Then::Finish),
+            // A second `Stop` would kill the job, so a second request to stop returns no action.
+            (Stopping, StopAsked) => self.set_after_stop(AfterStop::Finish),
             (Stopping, RestartAsked | StartAsked) => {
                 self.recent.clear();
-                self.stop_then(Then::Start)
+                self.set_after_stop(AfterStop::Start)
             }
             (Stopping, KillAsked) => {
-                self.then = Then::Finish;
+                self.after_stop = AfterStop::Finish;
                 vec![Kill]
             }
 
@@ -258,13 +259,13 @@ impl Machine {
         actions.to_vec()
     }
 
-    fn stop(&mut self, then: Then, action: Action) -> Vec<Action> {
-        self.then = then;
+    fn stop(&mut self, after_stop: AfterStop, action: Action) -> Vec<Action> {
+        self.after_stop = after_stop;
         self.enter(State::Stopping, &[action])
     }
 
-    fn stop_then(&mut self, then: Then) -> Vec<Action> {
-        self.then = then;
+    fn set_after_stop(&mut self, after_stop: AfterStop) -> Vec<Action> {
+        self.after_stop = after_stop;
         Vec::new()
     }
 
@@ -280,7 +281,7 @@ impl Machine {
         Vec::new()
     }
 
-    /// The job has ended by itself, or because it was not ready in time: the policy decides what follows.
+    /// The job has ended by itself, or because it was stopped after a failure: the policy decides what follows.
     fn ended(&mut self, end: Result<(), Failure>, now: Instant) -> Vec<Action> {
         let again = match (end, self.restart.policy) {
             (Err(Failure::NotEnded | Failure::SupervisorGone), _) => false,

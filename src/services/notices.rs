@@ -1,4 +1,4 @@
-//! What a running service says through its notification socket, and its watchdog.
+//! Handles the messages of a running service on its notification socket, and its watchdog.
 
 use std::time::Duration;
 
@@ -13,15 +13,15 @@ use crate::services::machine::Event;
 use crate::services::notify::{Members, Notice, NotifySocket};
 use crate::services::state::Shared;
 
-/// The socket of one job, and what it has said so far.
+/// The notification socket of one job, and what its messages have said so far.
 pub(super) struct Notices {
     socket: NotifySocket,
     watchdog: Option<Duration>,
-    /// The service has sent `READY=1`.
+    /// Notified when the service has sent `READY=1`.
     pub ready: Notify,
-    /// The service is ready by another condition, so its watchdog begins.
-    pub begun: Notify,
-    /// Until when the start may take, as the service requested.
+    /// Notified when the service is ready, so that its watchdog begins.
+    pub begin_watchdog: Notify,
+    /// The time until which the service may take to become ready, if it has requested one (`EXTEND_TIMEOUT_USEC`).
     pub extended: watch::Sender<Option<Instant>>,
 }
 
@@ -29,7 +29,7 @@ impl Notices {
     /// Makes the socket for a service that has one, and passes it to its command.
     ///
     /// # Errors
-    /// Those of [`NotifySocket::new`].
+    /// The errors of [`NotifySocket::new`].
     pub fn new(service: &Service, command: &mut Command) -> Result<Option<Self>> {
         if !service.has_notify() {
             return Ok(None);
@@ -40,7 +40,7 @@ impl Notices {
             socket,
             watchdog: service.watchdog,
             ready: Notify::new(),
-            begun: Notify::new(),
+            begin_watchdog: Notify::new(),
             extended: watch::Sender::new(None),
         }))
     }
@@ -49,7 +49,7 @@ impl Notices {
     pub async fn handle(&self, shared: &std::sync::Arc<Shared>, service: usize, job: &JobHandle) {
         let members = Members::of(job);
         let mut watchdog = self.watchdog;
-        // The watchdog begins when the service is ready (WatchdogSec= in systemd.service(5)).
+        // The last sign of life. The watchdog begins when the service is ready (WatchdogSec= in systemd.service(5)).
         let mut alive: Option<Instant> = None;
         loop {
             let expires = watchdog.zip(alive).and_then(|(time, alive)| alive.checked_add(time));
@@ -57,7 +57,7 @@ impl Notices {
                 biased;
                 notices = self.socket.next(&members) => notices,
                 _ = job.wait() => return,
-                () = self.begun.notified() => {
+                () = self.begin_watchdog.notified() => {
                     alive.get_or_insert_with(Instant::now);
                     continue;
                 }

@@ -25,7 +25,7 @@ pub(crate) use message::Notice;
 const MAX_MESSAGE: usize = 4096;
 
 /// The socket for the messages of one start of a service. Each start has a socket of its own, so that a late message of
-/// the instance before it does not count.
+/// the previous instance does not count.
 #[derive(Debug)]
 pub(crate) struct NotifySocket {
     socket: AsyncFd<OwnedFd>,
@@ -35,11 +35,11 @@ pub(crate) struct NotifySocket {
 
 impl NotifySocket {
     /// Makes a socket in the abstract namespace (unix(7)): it needs no file, so nothing is left of it when pinfold is
-    /// killed, and a service that runs as another user reaches it. A service in another network namespace does not, nor
-    /// does one in a sandbox (Landlock's scope of abstract sockets, Linux 6.12).
+    /// killed, and a service that runs as another user can reach it. A service in another network namespace can't reach
+    /// it, and a service in a sandbox can't either (Landlock's scope of abstract sockets, Linux 6.12).
     ///
     /// # Errors
-    /// [`Error::System`] if there is no descriptor for it.
+    /// [`Error::System`] if the kernel can't make the socket, for example because this process has no free descriptor.
     ///
     /// # Panics
     /// Panics outside of a tokio runtime.
@@ -55,7 +55,7 @@ impl NotifySocket {
         let make = || {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
-            // This comes first, so that the kernel adds the sender to the first message too.
+            // This comes before the bind, so that the kernel adds the sender to the first message too.
             sender::identify_senders(&socket)?;
             rustix::net::bind(&socket, address)?;
             watch::watched(socket, Interest::READABLE)
@@ -93,7 +93,7 @@ impl NotifySocket {
             let mut ready = self.socket.readable().await?;
             let received = ready.try_io(|socket| sender::receive(socket.get_ref(), &mut buffer).map_err(Into::into));
             let datagram = match received {
-                // Another readiness follows.
+                // The socket has no datagram: wait again.
                 Err(_would_block) => continue,
                 Ok(received) => received?,
             };

@@ -1,4 +1,4 @@
-//! The output of services: its last lines for readers that come later, and a stream of all lines.
+//! The output of services: pinfold keeps the last lines for later readers, and offers a stream of all lines.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -10,11 +10,14 @@ use tokio::sync::{mpsc, watch};
 
 use crate::job::output::Line;
 
-/// How many lines of a service are kept, and how many bytes of them.
-const KEPT: (usize, usize) = (1000, 1024 * 1024);
+/// How many lines of a service pinfold keeps.
+const MAX_LINES: usize = 1000;
 
-/// How many lines a reader of [`OutputLines`] may be behind.
-const BEHIND: usize = 256;
+/// How many bytes of these lines pinfold keeps. It keeps the last line even if that is longer.
+const MAX_BYTES: usize = 1024 * 1024;
+
+/// How many lines a reader of [`OutputLines`] may be behind, before it delays the services.
+const MAX_BEHIND: usize = 256;
 
 /// A line of the output of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,8 +61,8 @@ pub struct Follow {
 }
 
 impl Follow {
-    /// Returns the lines that have been read since the last call, in the order in which they were read, and how many
-    /// lines were missed. Waits until there is a line. Returns `None` when a stop of all services is over.
+    /// Returns the lines that pinfold has read since the last call, in the order in which it read them, and how many
+    /// lines this reader has missed. Waits until there is a line. Returns `None` when all services have been stopped.
     ///
     /// Cancel-safe.
     pub async fn next_lines(&mut self) -> Option<(Vec<OutputLine>, u64)> {
@@ -76,7 +79,8 @@ impl Follow {
         }
     }
 
-    /// Returns the lines that have been read since the last call, without waiting.
+    /// Returns the lines that pinfold has read since the last call, and how many lines this reader has missed, without
+    /// waiting.
     pub fn lines_so_far(&mut self) -> (Vec<OutputLine>, u64) {
         let (mut lines, mut missed) = (Vec::new(), 0);
         for (service, next) in &mut self.next {
@@ -92,11 +96,11 @@ impl Follow {
     }
 }
 
-/// The latest line of all services.
+/// How many lines all services have printed, and whether their output has ended.
 #[derive(Clone, Copy, Debug, Default)]
 struct Latest {
     number: u64,
-    /// No line comes any more.
+    /// No further line will come.
     is_closed: bool,
 }
 
@@ -104,14 +108,14 @@ struct Latest {
 #[derive(Debug)]
 pub(super) struct Tails {
     tails: Vec<Mutex<Tail>>,
-    /// The number of the latest line of all services.
+    /// Changes with each line.
     latest: watch::Sender<Latest>,
     readers: Mutex<Vec<mpsc::Sender<OutputLine>>>,
 }
 
 #[derive(Debug, Default)]
 struct Tail {
-    /// Each with its number among the lines of all services.
+    /// The lines, each with its number among the lines of all services.
     lines: VecDeque<(u64, OutputLine)>,
     /// The number of the first kept line among the lines of this service.
     first: u64,
@@ -141,7 +145,7 @@ impl Tails {
             let mut tail = self.lock(service);
             tail.bytes += line.line.bytes.len();
             tail.lines.push_back((latest.number, line.clone()));
-            while tail.lines.len() > KEPT.0 || tail.bytes > KEPT.1 && tail.lines.len() > 1 {
+            while tail.lines.len() > MAX_LINES || tail.bytes > MAX_BYTES && tail.lines.len() > 1 {
                 let Some((_, old)) = tail.lines.pop_front() else { break };
                 tail.bytes -= old.line.bytes.len();
                 tail.first += 1;
@@ -160,7 +164,7 @@ impl Tails {
     }
 
     pub fn listen(&self) -> OutputLines {
-        let (sender, receiver) = mpsc::channel(BEHIND);
+        let (sender, receiver) = mpsc::channel(MAX_BEHIND);
         self.readers.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
         OutputLines(receiver)
     }
@@ -210,11 +214,11 @@ mod tests {
         let (lines, missed) = follow.next_lines().await.unwrap();
         assert_eq!((text(&lines).as_str(), missed), ("01234", 0));
         let mut only_new = tails.follow(&[1], 0);
-        for _ in 0..KEPT.0 + 7 {
+        for _ in 0..MAX_LINES + 7 {
             tails.push(1, &names[1], line("x")).await;
         }
         let (lines, missed) = follow.next_lines().await.unwrap();
-        assert_eq!((lines.len(), missed), (KEPT.0, 7));
+        assert_eq!((lines.len(), missed), (MAX_LINES, 7));
         assert_eq!(only_new.next_lines().await.unwrap().1, 7);
         assert_eq!(follow.lines_so_far(), (Vec::new(), 0));
         tails.close();
@@ -225,7 +229,7 @@ mod tests {
     async fn few_large_lines_are_kept() {
         let tails = Tails::new(1);
         for _ in 0..5 {
-            tails.push(0, &"a".into(), line(vec![b'x'; KEPT.1 / 2])).await;
+            tails.push(0, &"a".into(), line(vec![b'x'; MAX_BYTES / 2])).await;
         }
         assert_eq!(tails.last(0, 10).len(), 2);
     }

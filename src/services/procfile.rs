@@ -1,8 +1,8 @@
 //! Reads a Procfile, as foreman and honcho do: one service in each line, as `NAME: COMMAND`.
 //!
-//! These tools also read variables from the file `.env` beside the Procfile, and set `PORT`, and so does this file: the
-//! first service gets the port that `PORT` in `.env` or in the environment says (5000 without it), and each further one
-//! a port that is higher by 100.
+//! As these tools do, pinfold reads variables from the file `.env` beside the Procfile, and sets `PORT`. The first
+//! service gets the `PORT` of `.env`, or else of the environment, or else 5000. The port of each further service is
+//! higher by 100 than the one before.
 
 use crate::error::Result;
 use crate::services::config::Service;
@@ -15,12 +15,12 @@ const FIRST_PORT: u32 = 5000;
 /// Reads the services of a Procfile, in its order.
 ///
 /// # Errors
-/// [`Error::Config`](crate::Error::Config) for a line that is no service and no comment.
+/// [`Error::Config`](crate::Error::Config) for a line that is neither a service nor a comment.
 pub(super) fn services(source: &Source<'_>) -> Result<Vec<Service>> {
     let env = source.path(".env");
     let variables = if env.exists() { env_file::read(&env)? } else { Vec::new() };
-    let known = variables.iter().rev().find(|(key, _)| key == "PORT").map(|(_, value)| value.clone());
-    let first = known
+    let configured = variables.iter().rev().find(|(key, _)| key == "PORT").map(|(_, value)| value.clone());
+    let first = configured
         .or_else(|| std::env::var("PORT").ok())
         .and_then(|port| port.trim().parse::<u32>().ok())
         .unwrap_or(FIRST_PORT);

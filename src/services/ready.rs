@@ -17,7 +17,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long one attempt may take.
-const ATTEMPT: Duration = Duration::from_secs(5);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How much of a command's output pinfold keeps for the message, in bytes.
 const KEPT_OUTPUT: usize = 2048;
@@ -42,7 +42,7 @@ impl Pauses {
 
 /// A command that exits with 0 when the service is ready.
 ///
-/// Each attempt is a job of its own: pinfold ends it when it takes too long, and nothing that it started is left.
+/// Each attempt is a job of its own. pinfold ends an attempt that takes too long, and no process of it is left.
 #[derive(Clone, Debug)]
 pub(crate) struct CommandCheck {
     command: Command,
@@ -53,11 +53,11 @@ impl CommandCheck {
     /// service.
     pub fn new(mut command: Command) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr_to_stdout(true);
-        command.capture(CaptureLimit::ends(0, KEPT_OUTPUT)).timeout(ATTEMPT);
+        command.capture(CaptureLimit::ends(0, KEPT_OUTPUT)).timeout(ATTEMPT_TIMEOUT);
         Self { command }
     }
 
-    /// Waits until an attempt succeeds. `failed` receives the reason for each attempt that does not.
+    /// Waits until an attempt succeeds. `failed` receives the reason for each attempt that fails.
     ///
     /// Dropping the future ends the attempt that is running.
     ///
@@ -77,7 +77,7 @@ impl CommandCheck {
                 words => words.join(" "),
             };
             let how = match (&output.status.reason, &output.status.main) {
-                (Reason::Deadline, _) => format!("did not end within {ATTEMPT:?}"),
+                (Reason::Deadline, _) => format!("did not end within {ATTEMPT_TIMEOUT:?}"),
                 (_, Some(MainEnd::Exited(code))) => format!("exited with {code}"),
                 (_, Some(MainEnd::Signalled { name, .. })) => format!("was ended by {name}"),
                 _ => "did not run".to_owned(),

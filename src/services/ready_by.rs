@@ -39,7 +39,7 @@ enum Kind {
 }
 
 impl From<Readiness> for Ready {
-    /// As for a job: a line of the output, a port or a file.
+    /// The service is ready under the condition of a job: a line of the output, a port or a file.
     fn from(readiness: Readiness) -> Self {
         Self(Kind::Job(readiness))
     }
@@ -55,8 +55,9 @@ pub(super) struct Checked<'a> {
 }
 
 impl Ready {
-    /// The service is ready when a GET of this URL is answered with the status, or without one with a status from 200 to
-    /// 299. pinfold tries every 0.05 s at first, and every second later. It does not do TLS.
+    /// The service is ready when it answers a GET request for this URL with `status`, or, if that is `None`, with a
+    /// status from 200 to 299. After a failed request, pinfold waits 0.05 s at first, later up to 1 s, and sends the
+    /// next one. It does not support TLS.
     ///
     /// # Errors
     /// [`Error::Invalid`] if this is no URL such as `http://127.0.0.1:8080/health`.
@@ -64,8 +65,8 @@ impl Ready {
         HttpCheck::new(url, status).map(|check| Self(Kind::Http(check)))
     }
 
-    /// The service is ready when this command exits with 0. pinfold runs it every 0.05 s at first, and every second
-    /// later. Each run is a job of its own, and is ended after 5 s.
+    /// The service is ready when this command exits with 0. After a failed run, pinfold waits 0.05 s at first, later up
+    /// to 1 s, and runs it again. Each run is a job of its own. pinfold ends a run that takes longer than 5 s.
     #[must_use]
     pub fn command(command: Command) -> Self {
         Self(Kind::Command(Box::new(CommandCheck::new(command))))
@@ -82,7 +83,7 @@ impl Ready {
         matches!(self.0, Kind::Notify)
     }
 
-    /// Checks whether another process holds the port that the service will have, before anything starts.
+    /// Checks whether another process holds the port that the service will use. Call this before any service starts.
     ///
     /// # Errors
     /// [`Error::Invalid`], which names the process if it can be found.
@@ -94,7 +95,7 @@ impl Ready {
         }
     }
 
-    /// Returns where the service will listen, if that makes it ready.
+    /// Returns the address that makes the service ready when the service listens there. `None` for another condition.
     fn endpoint(&self) -> Option<&Endpoint> {
         match &self.0 {
             Kind::Job(Readiness(Condition::Port(endpoint))) => Some(endpoint),
@@ -117,7 +118,7 @@ impl Ready {
     /// Waits until the service is ready. A search for a line begins with this call.
     ///
     /// # Errors
-    /// [`Error::NotReady`] if the job ends or the time is over.
+    /// [`Error::NotReady`] if the job ends or the timeout expires.
     pub(super) fn wait<'a>(
         &'a self,
         checked: Checked<'a>,
@@ -149,11 +150,11 @@ impl Ready {
 }
 
 fn taken(address: std::net::SocketAddr, holder: &str) -> Error {
-    let advice = format!("{holder} listens there before the service has started: end it, or use another port");
+    let advice = format!("{holder} already listens there: end it, or use another port");
     Error::invalid("readiness by the port", address.to_string(), advice)
 }
 
-/// Waits for the check, at most until the job is over or the time is.
+/// Waits until the check succeeds, the job ends, or `over` completes.
 async fn bounded(
     job: &JobHandle,
     over: impl Future<Output = ()>,
@@ -163,7 +164,7 @@ async fn bounded(
 ) -> Result<()> {
     let not_ready = |how: &str| {
         let last = last.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = if last.is_empty() { "no check has finished" } else { &last };
+        let last = if last.is_empty() { "no attempt has finished" } else { &last };
         Error::NotReady { program: job.name().to_owned(), why: format!("{last}{how}") }
     };
     tokio::select! {
@@ -178,7 +179,7 @@ async fn bounded(
 /// (`EXTEND_TIMEOUT_USEC`).
 async fn over(timeout: Duration, notices: Option<&Notices>) {
     tokio::time::sleep(timeout).await;
-    // Each pass waits for a time that the service requested meanwhile.
+    // During each wait, the service may request a later time.
     while let Some(until) =
         notices.and_then(|notices| *notices.extended.borrow()).filter(|until| *until > Instant::now())
     {

@@ -1,4 +1,5 @@
-//! Runs one job of a service: starts it, reads its output, waits until it is ready, and waits until it is gone.
+//! Runs one job of a service: starts it, reads its output, waits until it is ready, and waits until no process of it is
+//! left.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -19,7 +20,7 @@ use crate::services::state::{JobRequest, Shared};
 use crate::supervisor::events::{EventKind, Events};
 use crate::supervisor::queue::Receiver;
 
-/// A longer line is divided.
+/// The longest line, in bytes. pinfold divides a longer line.
 const MAX_LINE: usize = 64 * 1024;
 
 /// Runs one job of a service, until no process of it is left.
@@ -62,7 +63,7 @@ struct Instance {
     is_over: bool,
 }
 
-/// The end of a job is recorded even if this future panics or is dropped with its runtime.
+/// Records the end of a job even if the future of [`run`] panics, or is dropped with its runtime.
 impl Drop for Instance {
     fn drop(&mut self) {
         if !self.is_over {
@@ -79,11 +80,12 @@ impl Instance {
         if let Some(ready) = service.ready.as_ref().filter(|_| service.listen.is_empty()) {
             ready.check_before_start().await?;
         }
-        let mut command = prepared(service);
+        let mut command = command_of(service);
         shared.sockets[number].pass_to(&mut command);
         let notices = Notices::new(service, &mut command)?;
         let caller = Caller::of(&command)?;
-        // A stop waits for the end of the start, and the job receives its stop signal a moment later.
+        // A request to stop that arrives during this call waits in `requests`. The job receives its stop signal after
+        // the call.
         let mut job = shared.supervisor.spawn_here(&command, caller).await?;
         let (handle, events, stdout) = (job.handle(), job.events(), job.stdout.take());
         let (supervisor, timeout) = (&shared.supervisor, service.ready_timeout);
@@ -91,8 +93,8 @@ impl Instance {
         // The search for a line begins here, before the output is read.
         let ready = service.ready.as_ref().map(|ready| ready.wait(checked));
         shared.spawned(number, job.pid());
-        let waiting = async {
-            let begin_watchdog = || notices.as_ref().map_or((), |notices| notices.begun.notify_one());
+        let readiness = async {
+            let begin_watchdog = || notices.as_ref().map_or((), |notices| notices.begin_watchdog.notify_one());
             let Some(ready) = ready else { return begin_watchdog() };
             match ready.await {
                 Ok(()) => {
@@ -110,7 +112,7 @@ impl Instance {
             }
         };
         let (report, (), (), ()) =
-            tokio::join!(self.wait(&mut job, &mut requests, events), self.read(stdout), waiting, notified);
+            tokio::join!(self.wait(&mut job, &mut requests, events), self.read(stdout), readiness, notified);
         report
     }
 
@@ -139,7 +141,7 @@ impl Instance {
                 },
                 event = events.next_event(), if has_events => match event.map(|event| event.kind) {
                     Some(EventKind::MainExited { end, .. }) => {
-                        if !stopping && !self.stays(&end, &handle).await {
+                        if !stopping && !self.continues_without_main(&end, &handle).await {
                             stopping = true;
                             handle.start_stop()?;
                         }
@@ -151,20 +153,22 @@ impl Instance {
         }
     }
 
-    /// Returns whether the processes that are left after the main process are the service: the main process has exited
-    /// with 0, as the first process of a daemon does (daemon(7)).
-    async fn stays(&self, end: &Option<MainEnd>, handle: &JobHandle) -> bool {
+    /// Returns whether pinfold lets the job continue after its main process has exited. If the main process has exited
+    /// with 0, as the first process of a daemon does (daemon(7)), the remaining processes are the service.
+    async fn continues_without_main(&self, end: &Option<MainEnd>, handle: &JobHandle) -> bool {
         if self.shared.services[self.service].one_shot {
-            return true; // The job ends them by itself.
+            return true; // The job itself ends its remaining processes, after the settle time.
         }
         if !matches!(end, Some(MainEnd::Exited(0))) {
             return false;
         }
-        let left = handle.processes().await.len();
-        if left > 0 {
-            let left = crate::report::text::counted(left, "process");
-            self.shared
-                .note(self.service, format!("its main process has exited with 0 and left {left}, which pinfold holds"));
+        let remaining = handle.processes().await.len();
+        if remaining > 0 {
+            let remaining = crate::report::text::counted(remaining, "process");
+            self.shared.note(
+                self.service,
+                format!("its main process has exited with 0 and left {remaining}, which the service consists of now"),
+            );
         }
         true
     }
@@ -192,7 +196,9 @@ impl Instance {
                     self.service,
                     match event {
                         LogEvent::Failed(why) => format!("a part of its log is lost: {why}"),
-                        LogEvent::Recovered(lost) => format!("its log is written again; {lost} bytes are lost"),
+                        LogEvent::Recovered(lost) => {
+                            format!("pinfold can write its log again; {lost} bytes of output are lost")
+                        }
                     },
                 );
             }
@@ -210,8 +216,8 @@ impl Instance {
     }
 }
 
-/// Returns the command with what the services set.
-fn prepared(service: &Service) -> Command {
+/// Returns the command of a service, with the streams and the handling of leftovers that a service has.
+fn command_of(service: &Service) -> Command {
     let mut command = service.command.clone();
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr_to_stdout(true);
     if !service.one_shot {

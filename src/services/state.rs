@@ -50,7 +50,7 @@ struct States {
     all: Vec<Entry>,
     /// The services may start.
     begun: bool,
-    /// All services are being stopped: none is started any more.
+    /// All services are being stopped: no service starts any more.
     ending: bool,
     first_signal: Option<Signal>,
     listeners: Vec<Sender<ServiceEvent>>,
@@ -62,16 +62,16 @@ struct Entry {
     /// The requests to the task of its job.
     job: Option<Sender<JobRequest>>,
     backoff: Option<AbortHandle>,
-    /// The number of the last backoff, so that an old one has no effect.
+    /// The number of the latest backoff. The end of an earlier backoff has no effect.
     backoffs: u64,
     pid: Option<i32>,
     since: Instant,
     reason: String,
-    /// It is to be stopped when nothing that is stopped with it needs it any more.
-    ends: bool,
+    /// A stop was requested. If a stop of services that need this one was requested too, pinfold stops those first.
+    stop_requested: bool,
 }
 
-/// A job that is to be started when the lock is free.
+/// A job that is started after the lock is released.
 type Start = (usize, Receiver<JobRequest>);
 
 impl Shared {
@@ -97,7 +97,7 @@ impl Shared {
             pid: None,
             since: Instant::now(),
             reason: String::new(),
-            ends: false,
+            stop_requested: false,
         };
         let all = services.iter().map(entry).collect();
         Ok(Self {
@@ -126,7 +126,7 @@ impl Shared {
         receiver
     }
 
-    /// Starts the services that wait for nothing.
+    /// Lets the services start. Those without dependencies start at once. A second call does nothing.
     pub fn begin(self: &Arc<Self>) {
         self.change(|shared, states| {
             let is_first = !std::mem::replace(&mut states.begun, true);
@@ -144,7 +144,7 @@ impl Shared {
             if let Some(reason) = reason {
                 states.all[service].reason = reason;
             }
-            shared.give(states, service, event)
+            shared.pass(states, service, event)
         });
     }
 
@@ -153,7 +153,7 @@ impl Shared {
         self.change(|shared, states| {
             states.all[service].pid = Some(pid);
             shared.publish(states, service, ServiceEventKind::Started { pid });
-            shared.give(states, service, Event::Spawned);
+            shared.pass(states, service, Event::Spawned);
         });
     }
 
@@ -167,43 +167,45 @@ impl Shared {
                 let is_early = entry.machine.state == State::Starting && shared.services[service].has_readiness();
                 entry.reason = if is_early { format!("{reason} before it was ready") } else { reason };
             }
-            shared.give(states, service, Event::Ended(end));
+            shared.pass(states, service, Event::Ended(end));
         });
     }
 
-    /// Publishes something that the user should know about a service.
+    /// Publishes a message for the user about a service.
     pub fn note(&self, service: usize, text: String) {
         self.publish(&mut self.lock(), service, ServiceEventKind::Note { text });
     }
 
-    /// Begins to stop these services, in the reverse order of their dependencies. `all`: no service is started any more.
+    /// Begins to stop these services, in the reverse order of their dependencies. With `all`, no service starts any
+    /// more. `first` is the signal that the services receive first, instead of their own stop signal.
     pub fn stop(self: &Arc<Self>, services: &[usize], all: bool, first: Option<Signal>) {
         self.change(|_, states| {
             states.ending |= all;
             states.first_signal = states.first_signal.or(first);
-            services.iter().for_each(|&service| states.all[service].ends = true);
+            services.iter().for_each(|&service| states.all[service].stop_requested = true);
         });
     }
 
-    /// Kills all services at once, and starts none any more.
+    /// Kills all services at once. No service starts any more.
     pub fn kill(self: &Arc<Self>) {
         self.change(|shared, states| {
             states.ending = true;
             for service in 0..states.all.len() {
-                states.all[service].ends = true;
-                shared.give(states, service, Event::KillAsked);
+                states.all[service].stop_requested = true;
+                shared.pass(states, service, Event::KillAsked);
             }
         });
     }
 
-    /// Starts a service again, or for the first time after its end. Returns `false` if all services are being stopped.
+    /// Passes a request to start or to restart a service to its machine. Returns `false` if all services are being
+    /// stopped.
     pub fn start(self: &Arc<Self>, service: usize, event: Event) -> bool {
         let mut is_possible = true;
         self.change(|shared, states| {
             is_possible = !states.ending;
             if is_possible {
-                states.all[service].ends = false;
-                shared.give(states, service, event);
+                states.all[service].stop_requested = false;
+                shared.pass(states, service, event);
             }
         });
         is_possible
@@ -224,11 +226,11 @@ impl Shared {
         self.services.iter().zip(&states.all).map(status).collect()
     }
 
-    /// Changes states, then lets follow what follows from that, and starts jobs without the lock.
+    /// Calls `change`, passes the events that follow from it, and starts jobs after the lock is released.
     fn change(self: &Arc<Self>, change: impl FnOnce(&Arc<Self>, &mut States)) {
         let mut states = self.lock();
         change(self, &mut states);
-        self.settle(&mut states);
+        self.propagate(&mut states);
         let starts: Vec<Start> = (0..states.all.len())
             .filter_map(|service| {
                 let entry = &mut states.all[service];
@@ -252,27 +254,28 @@ impl Shared {
         self.changes.send_modify(|changes| *changes += 1);
     }
 
-    /// Passes the events that follow from the states of other services, until nothing changes any more.
-    fn settle(self: &Arc<Self>, states: &mut States) {
+    /// Passes to each service the events that follow from the states of other services, until no such event is left.
+    fn propagate(self: &Arc<Self>, states: &mut States) {
         loop {
             let next = (0..states.all.len()).find_map(|service| Some((service, self.due(states, service)?)));
             let Some((service, event)) = next else { return };
-            self.give(states, service, event);
+            self.pass(states, service, event);
         }
     }
 
-    /// Returns the event that follows for a service from the states of the others. The event changes its state.
+    /// Returns the event that a service must receive because of the states of other services, if there is one. This
+    /// event always changes the state of the service, so that [`propagate`](Self::propagate) ends.
     fn due(&self, states: &States, service: usize) -> Option<Event> {
         let entry = &states.all[service];
         let state = entry.machine.state;
-        if entry.ends {
+        if entry.stop_requested {
             let is_active = |&other: &usize| {
                 let other = &states.all[other];
-                other.ends && !other.machine.state.is_over()
+                other.stop_requested && !other.machine.state.is_over()
             };
             let is_needed = self.graph.needed_by[service].iter().any(is_active);
-            let stops = !matches!(state, State::Stopping | State::Failed | State::Finished);
-            return (stops && !is_needed || state == State::Waiting).then_some(Event::StopAsked);
+            let can_stop = !matches!(state, State::Stopping | State::Failed | State::Finished);
+            return (can_stop && !is_needed || state == State::Waiting).then_some(Event::StopAsked);
         }
         if state != State::Waiting || !states.begun {
             return None;
@@ -288,6 +291,7 @@ impl Shared {
         }
     }
 
+    /// Returns whether the service `other` fulfils this condition of a service that depends on it.
     fn fulfilled(&self, states: &States, other: usize, condition: Condition) -> Fulfilled {
         let machine = &states.all[other].machine;
         let one_shot = self.services[other].one_shot;
@@ -302,15 +306,15 @@ impl Shared {
         }
     }
 
-    /// Passes one event, performs the actions, and publishes the change.
-    fn give(self: &Arc<Self>, states: &mut States, service: usize, event: Event) {
+    /// Passes one event to the machine of a service, performs the actions that it returns, and publishes the new state.
+    fn pass(self: &Arc<Self>, states: &mut States, service: usize, event: Event) {
         let first = states.first_signal;
         let entry = &mut states.all[service];
         let before = entry.machine.state;
         let mut pause = Duration::ZERO;
         for action in entry.machine.on(event, Instant::now()) {
             match action {
-                // `change` starts the job when the lock is free.
+                // `change` starts the job after the lock is released.
                 Action::Spawn => {}
                 Action::Stop => drop(entry.job.as_ref().map(|job| job.send(JobRequest::Stop(first)))),
                 Action::Kill => drop(entry.job.as_ref().map(|job| job.send(JobRequest::Kill))),
@@ -342,7 +346,7 @@ impl Shared {
             tokio::time::sleep(time).await;
             self.change(|shared, states| {
                 if states.all[service].backoffs == number {
-                    shared.give(states, service, Event::BackoffOver);
+                    shared.pass(states, service, Event::BackoffOver);
                 }
             });
         };
@@ -350,7 +354,7 @@ impl Shared {
     }
 }
 
-/// Whether a dependency is fulfilled.
+/// Whether a dependency is fulfilled. Of several dependencies, the greatest value counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fulfilled {
     Yes,

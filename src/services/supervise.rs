@@ -1,4 +1,4 @@
-//! The services as a whole: what a program starts, watches and stops.
+//! The services of a program together: the program starts, watches and stops them.
 
 use std::sync::Arc;
 
@@ -54,7 +54,7 @@ impl ServicesBuilder {
     }
 
     /// Returns the services without starting them, so that the caller can first call [`events`](Services::events) and
-    /// [`output`](Services::output), which then miss nothing. [`Services::start_all`] starts them.
+    /// [`output`](Services::output), and then receives every event and every line. [`Services::start_all`] starts them.
     ///
     /// # Errors
     /// The same as for [`start`](Self::start).
@@ -66,8 +66,8 @@ impl ServicesBuilder {
     }
 }
 
-/// Runs services: commands that are kept running. Clones are the same services. When the last clone is dropped, the
-/// services are killed.
+/// Runs services: commands that are kept running. All clones refer to the same services. When the last clone is
+/// dropped, pinfold kills the services.
 ///
 /// ```rust,standalone_crate
 /// use std::time::Duration;
@@ -133,21 +133,22 @@ impl Services {
         found.ok_or_else(|| graph::unknown(name, services.iter().map(Service::name)))
     }
 
-    /// Returns the events of all services from now on. They end when a stop of all services is over.
+    /// Returns the events of all services from now on. The stream ends when all services have been stopped.
     #[must_use]
     pub fn events(&self) -> ServiceEvents {
         ServiceEvents(self.shared().listen())
     }
 
-    /// Returns all lines of output from now on. They end when a stop of all services is over. A reader that is slow
-    /// delays the services, as a pipe does; dropping it ends that. [`follow`](Self::follow) does not delay them.
+    /// Returns all lines of output from now on. The stream ends when all services have been stopped. A slow reader
+    /// delays the services, as a slow reader of a pipe does, until it is dropped. A reader from
+    /// [`follow`](Self::follow) does not delay them.
     #[must_use]
     pub fn output(&self) -> OutputLines {
         self.shared().tails.listen()
     }
 
-    /// Returns the last lines of a service, at most `count`. pinfold keeps 1000 lines and 1 MiB of each service, also
-    /// from jobs before the current one.
+    /// Returns the last lines of a service, at most `count`. pinfold keeps at most the last 1000 lines and the last
+    /// 1 MiB of each service, including lines of earlier jobs.
     ///
     /// # Errors
     /// [`Error::Invalid`] if no service has this name.
@@ -165,7 +166,7 @@ impl Services {
         Ok(self.shared().tails.follow(&services, count))
     }
 
-    /// Returns the positions of these services; of all services for no name.
+    /// Returns the positions of these services. Without names, returns the positions of all services.
     fn positions(&self, names: &[String]) -> Result<Vec<usize>> {
         match names {
             [] => Ok((0..self.shared().services.len()).collect()),
@@ -179,7 +180,7 @@ impl Services {
         self.shared().status()
     }
 
-    /// Waits until each service is ready, or has ended as it should: a one-shot is ready when it has exited with 0.
+    /// Waits until each service is ready or has finished. A one-shot is ready when it has exited with 0.
     ///
     /// Cancel-safe: dropping the future changes nothing.
     ///
@@ -210,19 +211,19 @@ impl Services {
             if status.iter().all(|one| matches!(one.state, State::Ready | State::Finished)) {
                 return Ok(());
             }
-            // The sender is in `self`.
+            // `self` owns the sender, so this returns no error.
             let _ = changes.changed().await;
         }
     }
 
-    /// Starts all services that [`ServicesBuilder::build`] has made, in the order of their dependencies, and returns at
-    /// once. A second call does nothing.
+    /// Starts all services that [`ServicesBuilder::build`] has returned, in the order of their dependencies, and
+    /// returns at once. A second call does nothing.
     pub fn start_all(&self) {
         self.shared().begin();
     }
 
-    /// Begins to start a service that has ended, or that waits for its next restart, and returns at once. It waits for
-    /// the services that it depends on, but does not start them.
+    /// Begins to start a service that has ended, or that waits for its next restart, and returns at once. The service
+    /// waits for the services that it depends on, but this method does not start them.
     ///
     /// # Errors
     /// [`Error::Invalid`] if no service has this name, or if all services are being stopped.
@@ -249,7 +250,7 @@ impl Services {
     /// Stops these services in the reverse order of their dependencies, and waits until no process of them is left.
     /// Services that depend on them continue to run. Without names, stops nothing.
     ///
-    /// Cancel-safe: the stop goes on if the future is dropped. Before its first poll nothing happens.
+    /// Cancel-safe: the stop continues if the future is dropped. Nothing happens before the first poll of the future.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a name that no service has. Nothing was stopped then.
@@ -262,8 +263,8 @@ impl Services {
 
     /// Stops all services in the reverse order of their dependencies, and waits until no process of them is left.
     ///
-    /// Cancel-safe: the stop goes on if the future is dropped, and another call waits for it. Before its first poll
-    /// nothing happens.
+    /// Cancel-safe: the stop continues if the future is dropped, and another call waits for it. Nothing happens before
+    /// the first poll of the future.
     pub async fn stop(&self) {
         self.start_stop();
         self.stopped().await;
@@ -280,13 +281,13 @@ impl Services {
         self.shared().stop(&self.all(), true, Some(first));
     }
 
-    /// Begins to kill all services at once, without an order.
+    /// Begins to kill all services at once, in no particular order, and returns at once.
     pub fn start_kill(&self) {
         self.shared().kill();
     }
 
-    /// Waits until all services have ended, because of a stop or by themselves. A service that waits or is started again
-    /// has not ended.
+    /// Waits until all services have ended, because of a stop or by themselves. A service that waits, or that pinfold
+    /// will start again, has not ended.
     ///
     /// Cancel-safe.
     pub async fn stopped(&self) {
@@ -300,7 +301,7 @@ impl Services {
             if is_reached(&self.status()) {
                 return;
             }
-            // The sender is in `self`.
+            // `self` owns the sender, so this returns no error.
             let _ = changes.changed().await;
         }
     }

@@ -1,8 +1,8 @@
-//! Gives the sandbox of a running job to `pinfold exec`, which runs one more command in it.
+//! Sends the sandbox of a running job to `pinfold exec`, which runs one more command in it.
 //!
-//! The supervisor listens on an abstract Unix socket (unix(7)) while it has had a job with a sandbox. It answers only
-//! processes of its own user and root. A job with a sandbox cannot reach the socket: a filter or Landlock's scope for
-//! abstract sockets prevents that, so the supervisor gives nothing out where neither does.
+//! The supervisor listens on an abstract Unix socket (unix(7)) from its first job with a sandbox on. It answers only
+//! processes of its own user and of root. A filter, or Landlock's scope for abstract sockets, keeps a job with a
+//! sandbox away from the socket. If a job has neither, the supervisor does not send the sandbox of this job.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, IoSlice};
@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use crate::kernel::pidfd::Pidfd;
 use crate::sandbox::membership::{Membership, Status, socket_name};
 
-/// A peer that does not ask within this time gets no answer.
+/// A peer that sends no request within this time gets no answer.
 const ASK_WITHIN: Duration = Duration::from_secs(10);
 
 /// The sandboxes of the running jobs of one supervisor.
@@ -46,7 +46,7 @@ struct Listeners {
 pub(crate) struct Member {
     pub membership: Membership,
     pub ruleset: Option<Arc<OwnedFd>>,
-    /// Why no other process gets it.
+    /// Why the supervisor does not send this sandbox; `None` if it does.
     pub refused: Option<&'static str>,
     main: OnceLock<Arc<Pidfd>>,
 }
@@ -57,7 +57,7 @@ impl Member {
     }
 }
 
-/// Keeps a sandbox available. Dropping it ends that.
+/// Keeps a sandbox available until this value is dropped.
 pub(crate) struct Registered {
     jobs: Jobs,
     leaf: u64,
@@ -78,8 +78,8 @@ impl Drop for Registered {
 }
 
 impl Memberships {
-    /// Makes the sandbox of a job available from before its start. `leaf` is the inode number of the job's leaf, and
-    /// `base` the name of its base. If the socket can't be made, `pinfold exec` refuses the job.
+    /// Makes the sandbox of a job available. Call this before the job starts. `leaf` is the inode number of the job's
+    /// leaf, and `base` the name of its base. If the socket can't be made, `pinfold exec` refuses the job.
     pub fn add(&self, base: &str, leaf: u64, member: Member, runtime: &Handle) -> Registered {
         let member = Arc::new(member);
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).insert(leaf, member.clone());

@@ -28,7 +28,7 @@ fn the_port_is_free_and_the_leaf_is_gone_a_thousand_times() {
         let listener = TcpListener::bind((&*address, port));
         let report: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap_or_default();
         let left = report["containment"]["cgroup"].as_str().map(|leaf| Path::new(leaf).exists());
-        // Its child still held the port when the main process exited.
+        // A child of the main process still held the port when the main process exited.
         assert_eq!(ran.status.code(), Some(LEFT_SOMETHING), "run {time}: {ran:?}");
         assert!(listener.is_ok(), "run {time}: {listener:?}, {report:#}");
         assert_eq!(left, Some(false), "run {time}: {report:#}");

@@ -13,11 +13,11 @@ use crate::support::random::{Random, setting};
 use crate::support::{PINFOLD, program};
 
 const BOUND: Duration = Duration::from_secs(1);
-/// In this time the remaining one of supervisor and guard has cleaned up. Measured as CPU time of this process, which is
-/// busy meanwhile: on a machine under load, the other processes get their CPU time later too.
+/// If supervisor or guard is killed, the other one has cleaned up within this time. The test measures it as its own CPU
+/// time, in a busy loop: on a loaded machine, the other processes get their CPU time later too.
 const BETWEEN_BOTH: Duration = Duration::from_millis(50);
-/// The bound of one second holds on a machine that runs the processes. Until this process has had this much CPU time for
-/// its check, which never sleeps, the others may not have had theirs.
+/// The bound of one second assumes that the processes get CPU time. On a loaded machine, the others may get theirs later.
+/// So the test also waits until its own check, which never sleeps, has had this much CPU time.
 const BOUND_OF_CPU_TIME: Duration = Duration::from_millis(250);
 
 /// Which process is killed, and when.
@@ -70,7 +70,7 @@ fn faults_of(job: &str, containment: &str, random: &mut Random, seed: u64, round
         (Fault::AtOnce, rounds / 4 + 1),
     ] {
         if containment == "subreaper" && fault == Fault::AtOnce {
-            // Without a cgroup, the next pinfold cannot distinguish their remains from other processes.
+            // Without a cgroup, the next pinfold cannot distinguish the remaining processes of the job from other processes.
             continue;
         }
         let mut longest = Duration::ZERO;

@@ -1,6 +1,6 @@
 //! Promise 1 in races: a tree that forks all the time, and requests, ends and the supervisor's close in any order.
 //!
-//! `PINFOLD_RACE_ROUNDS` makes it longer. `PINFOLD_RACE_SEED` repeats a random plan, as far as the machine's timing
+//! `PINFOLD_RACE_ROUNDS` sets the number of rounds. `PINFOLD_RACE_SEED` repeats a random plan, as far as the machine's timing
 //! allows.
 
 use std::io::Read;
@@ -44,8 +44,8 @@ fn assert_gone(report: &Report, context: &str) {
     assert!(!Path::new(leaf).exists(), "{context}: {leaf} is left");
 }
 
-/// Waits for that time, precise to the microsecond, which tokio's timers are not, and lets the other tasks run.
-async fn pass(micros: u64) {
+/// Waits for this time, and lets the other tasks run. tokio's timers are not precise to the microsecond.
+async fn wait_precisely(micros: u64) {
     let end = Instant::now() + Duration::from_micros(micros);
     while Instant::now() < end {
         tokio::task::yield_now().await;
@@ -62,17 +62,17 @@ fn a_tree_that_forks_all_the_time_is_killed() {
     runtime().block_on(async {
         let supervisor = Supervisor::builder().guard_program(PINFOLD).start().await.unwrap();
         for round in 0..rounds {
-            let (command, mut said) = race(&["storm".into()]);
+            let (command, mut output) = race(&["storm".into()]);
             let mut job = supervisor.spawn(&command).await.unwrap();
             drop(command);
-            said.read_exact(&mut [0; 6]).unwrap();
-            pass(random.below(3_000)).await;
+            output.read_exact(&mut [0; 6]).unwrap();
+            wait_precisely(random.below(3_000)).await;
             let begun = Instant::now();
             job.start_kill().unwrap();
             let report = job.wait().await.unwrap();
             longest = longest.max(begun.elapsed());
             let context = format!("round {round}");
-            assert_ended(&said, &context);
+            assert_ended(&output, &context);
             assert_gone(&report, &context);
             assert_eq!((report.reason, report.exit_code), (Reason::Killed, 137), "{context}");
         }
@@ -157,7 +157,7 @@ fn requests_ends_and_close_in_any_order() {
             let closed_early = random.below(3) == 0;
             let mut supervisor = Some(supervisor);
             if closed_early {
-                pass(random.below(20_000)).await;
+                wait_precisely(random.below(20_000)).await;
                 close(supervisor.take().unwrap(), round).await;
             }
             let mut leaves = Vec::new();
@@ -200,7 +200,7 @@ fn act(
 ) -> impl Future<Output = (Plan, Duration, Option<std::sync::Arc<Report>>)> + Send + use<> {
     let context = format!("round {round}, {plan:?}");
     let words = ["main".into(), plan.main.0.to_string(), plan.main.1.to_string(), plan.leftovers.to_string()];
-    let (mut command, said) = race(&words);
+    let (mut command, output) = race(&words);
     command.grace(Duration::from_millis(20));
     if plan.wait_for_leftovers {
         command.leftovers(Leftovers::Wait);
@@ -218,7 +218,7 @@ fn act(
         let job = match job.unwrap_or_else(|_| panic!("spawn did not return: {context}")) {
             Ok(job) => job,
             Err(error) => {
-                assert_ended_soon(&said, begun, &context).await;
+                assert_ended_soon(&output, begun, &context).await;
                 let deadline = matches!(error, Error::EndedEarly { reason: Reason::Deadline, .. });
                 return (Plan { too_late: deadline, ..plan }, begun.elapsed(), None);
             }
@@ -228,12 +228,12 @@ fn act(
             Some(mut job) => {
                 let report = tokio::time::timeout(BOUND, job.wait()).await;
                 let report = report.unwrap_or_else(|_| panic!("wait did not return: {context}")).unwrap();
-                assert_ended(&said, &context);
+                assert_ended(&output, &context);
                 assert_gone(&report, &context);
                 Some(report)
             }
             None => {
-                assert_ended_soon(&said, begun, &context).await;
+                assert_ended_soon(&output, begun, &context).await;
                 None
             }
         };
@@ -243,7 +243,7 @@ fn act(
 
 async fn perform(job: Job, plan: &Plan) -> Option<Job> {
     for (micros, request) in &plan.requests {
-        pass(*micros).await;
+        wait_precisely(*micros).await;
         match request {
             Request::Stop => job.start_stop().unwrap(),
             Request::Kill => job.start_kill().unwrap(),
@@ -259,9 +259,9 @@ async fn perform(job: Job, plan: &Plan) -> Option<Job> {
 }
 
 /// Checks that a dropped job, for which nothing waits, ends by itself.
-async fn assert_ended_soon(said: &std::io::PipeReader, begun: Instant, context: &str) {
+async fn assert_ended_soon(output: &std::io::PipeReader, begun: Instant, context: &str) {
     loop {
-        let mut poll = libc::pollfd { fd: said.as_raw_fd(), events: 0, revents: 0 };
+        let mut poll = libc::pollfd { fd: output.as_raw_fd(), events: 0, revents: 0 };
         // SAFETY: passes one structure and does not wait.
         if unsafe { libc::poll(&raw mut poll, 1, 0) } == 1 && poll.revents & libc::POLLHUP != 0 {
             return;
@@ -296,7 +296,7 @@ fn check(plan: &Plan, report: &Report, closed_early: bool, context: &str) {
         None => assert!(closed_early, "{context}"),
         other => panic!("{other:?}: {context}"),
     }
-    let spoken_to = report.phases.stopping.is_some() || report.phases.killing.is_some();
+    let ended_by_pinfold = report.phases.stopping.is_some() || report.phases.killing.is_some();
     assert_eq!(report.killed, report.phases.killing.is_some(), "{context}");
-    assert!(spoken_to || matches!(report.reason, Reason::Exited), "{context}");
+    assert!(ended_by_pinfold || matches!(report.reason, Reason::Exited), "{context}");
 }

@@ -19,7 +19,7 @@ const FILTERS: [(&str, &str); 9] = [
     ("tee", "exec > >(tee out >/dev/null); seq 1 20; echo verdict"),
     ("gzip", "exec > >(gzip >out.gz; zcat out.gz >out); seq 1 20; echo verdict"),
     ("while read", "exec > >(while read -r line; do sleep 0.02; echo \"$line\" >>out; done); seq 1 20; echo verdict"),
-    // Its `date` does not have a pipe as standard input.
+    // Its `sleep` does not have a pipe as standard input.
     (
         "while read, with a process for each line",
         "exec > >(while read -r line; do sleep 0.02 </dev/null; echo \"$line\" >>out; done); seq 1 20; echo verdict",
@@ -61,7 +61,8 @@ fn no_line_is_lost(name: &str, command: &[&str]) {
     for _ in 0..rounds() {
         for (filter, script) in FILTERS {
             let is_late = |ran: &Ran| ran.stderr.contains("behind");
-            // pinfold reports a filter that it ended at the end of the settle time. That run says nothing.
+            // pinfold reports a filter that it ended at the end of the settle time. Such a run shows nothing, so the test
+            // repeats it.
             let (ran, written) = (0..TOO_SLOW)
                 .map(|_| {
                     let directory = Scratch::directory("filters");
@@ -243,8 +244,8 @@ fn a_filter_that_does_not_end_is_a_leftover_when_the_settle_time_is_over() {
     assert!(ran.listed("leftovers").contains("sleep 999"), "{ran:#?}");
 }
 
-/// `timeout` and `init` are silent about a daemon, as the programs are whose names they have. But they report a filter
-/// that they end, because its output may be incomplete.
+/// `timeout` and `init` do not report a daemon, like the usual programs with these names. But they report a filter that
+/// they end, because its output may be incomplete.
 #[test]
 #[requires(program("bash"))]
 fn a_filter_that_is_ended_is_reported() {
@@ -255,9 +256,9 @@ fn a_filter_that_is_ended_is_reported() {
             let ran = Run::bare(words(command).into_iter().chain(words(&["bash", "-c", script]))).run();
             ran.assert_code(0).stderr
         };
-        let said = stderr("exec > >(trap '' PIPE; cat >/dev/null; exec sleep 999); echo line");
-        assert!(said.contains("bash left 1 process") && said.contains("sleep 999"), "{command:?}: {said}");
-        assert_eq!(said.lines().count(), 1, "{command:?}: {said}");
+        let message = stderr("exec > >(trap '' PIPE; cat >/dev/null; exec sleep 999); echo line");
+        assert!(message.contains("bash left 1 process") && message.contains("sleep 999"), "{command:?}: {message}");
+        assert_eq!(message.lines().count(), 1, "{command:?}: {message}");
         assert_eq!(stderr("sleep 999 &"), "", "{command:?}");
     }
 }

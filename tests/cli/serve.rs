@@ -42,9 +42,9 @@ fn cancel_signal_and_processes() {
     served.send(&json!({"op": "processes", "id": "a"}));
     let processes = served.events_until("processes").pop().unwrap();
     assert_eq!(processes["processes"].as_array().unwrap().len(), 2, "{processes}");
-    // A job that waits for its turn has no process, and will never have one.
+    // A job that waits for a worker has no process that could receive a signal.
     served.send(&json!({"op": "signal", "id": "b", "signal": "TERM"}));
-    assert_eq!(served.events_until("error").pop().unwrap()["message"], "it has not been started");
+    assert_eq!(served.events_until("error").pop().unwrap()["code"], "not_started");
     served.send(&json!({"op": "cancel", "id": "b"}));
     let done = served.events_until("done").pop().unwrap();
     assert_eq!((&done["id"], &done["report"]["reason"]), (&json!("b"), &json!("cancelled")));
@@ -65,7 +65,7 @@ fn cancel_signal_and_processes() {
 #[requires(cgroup)]
 fn freeze_thaw_and_usage() {
     let mut served = Served::start(&[]);
-    served.send(&shell("a", "trap 'echo told; exit 0' TERM; echo ready; while :; do sleep 0.01; done"));
+    served.send(&shell("a", "trap 'echo stopping; exit 0' TERM; echo ready; while :; do sleep 0.01; done"));
     served.events_until("output");
     served.send(&json!({"op": "freeze", "id": "a"}));
     assert_eq!(served.events_until("frozen").pop().unwrap()["id"], "a");
@@ -78,7 +78,7 @@ fn freeze_thaw_and_usage() {
     // A cancel thaws the job, so that the job receives the stop signal.
     served.send(&json!({"op": "cancel", "id": "a"}));
     let events = served.events_until("done");
-    assert!(events.iter().any(|event| event["line"] == "told"), "{events:#?}");
+    assert!(events.iter().any(|event| event["line"] == "stopping"), "{events:#?}");
     served.send(&json!({"op": "usage", "id": "a"}));
     served.events_until("error");
     served.close();
@@ -117,7 +117,7 @@ fn limits_of_jobs() {
     assert!(error["message"].as_str().unwrap().contains("--controllers pids"), "{error}");
     served.close();
 
-    // pinfold reports a controller that is not available at once, with the reason.
+    // If a controller is not available, pinfold reports this at once, with the reason.
     let mut run = Run::bare([PINFOLD, "serve", "--stdio", "--controllers", "pids"]);
     run.command().stdin(Stdio::null());
     let ran = run.run();
@@ -227,7 +227,7 @@ fn every_answer_names_its_request() {
         assert_eq!(answer["id"], "b");
     }
     assert_eq!(number, second + 3);
-    // The id belongs to a running job: the answer is not for the request of that job.
+    // This id belongs to a running job. The error answers the new request, and not the request of that job.
     served.send(&shell("b", "exit 0"));
     let error = served.events_until("error").pop().unwrap();
     assert_eq!((&error["request"], &error["id"]), (&json!(second + 4), &json!("b")));

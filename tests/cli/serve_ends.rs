@@ -11,7 +11,7 @@ use super::served::{Served, shell};
 use crate::support::events::{Process, wait_for_hang_up, wait_in};
 use crate::support::{PINFOLD, Run, Scratch, wait_for};
 
-/// Returns a job that cleans up when it receives the stop signal, until the test lets it continue through the fifo.
+/// Returns a job that cleans up when it receives the stop signal, until the test writes a line to the fifo.
 fn careful(fifo: &Scratch) -> (Value, File) {
     mkfifoat(CWD, fifo.path(), 0o600.into()).unwrap();
     // Opened for reading and writing, so that the open does not block (fifo(7)).
@@ -129,7 +129,7 @@ fn a_reader_that_is_gone() {
     assert_eq!(served.running.finish().assert_code(0).stderr, "");
 }
 
-/// As [`full`], with a non-blocking pipe.
+/// The standard streams of pinfold may be non-blocking pipes.
 #[test]
 #[requires(cgroup)]
 fn streams_that_do_not_block() {
@@ -187,7 +187,7 @@ fn a_stop_begins_with_the_received_signal() {
     }
 }
 
-/// When its parent ends, in any way, while another process keeps its standard input open, all jobs end.
+/// When the parent of pinfold ends, in any way, all jobs end, even if another process keeps pinfold's standard input open.
 #[test]
 #[requires(cgroup)]
 fn the_end_of_the_parent_ends_all_jobs() {

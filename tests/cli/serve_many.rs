@@ -17,7 +17,7 @@ fn jobs() -> usize {
     std::env::var("PINFOLD_SERVE_JOBS").map_or(200, |jobs| jobs.parse().unwrap())
 }
 
-/// Reads events faster than one byte at a time.
+/// Returns the events. Reads them in large pieces, and not byte by byte.
 fn reader(served: &mut Served) -> impl Iterator<Item = Value> + use<> {
     let stdout = served.running.child.stdout.take().unwrap();
     BufReader::new(stdout).lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap())
@@ -45,15 +45,15 @@ fn many_jobs_at_once() {
     for number in 0..count {
         served.send(&json!({"op": "stdin", "id": number.to_string(), "text": format!("word {number}\n")}));
     }
-    let (mut said, mut done) = (HashMap::new(), 0);
+    let (mut answers, mut done) = (HashMap::new(), 0);
     while done < count {
         let event = events.next().unwrap();
         let id = event["id"].as_str().unwrap().to_owned();
         match event["event"].as_str().unwrap() {
-            "output" => assert_eq!(said.insert(id, event["line"].clone()), None),
+            "output" => assert_eq!(answers.insert(id, event["line"].clone()), None),
             "done" => {
                 assert_eq!((&event["success"], event["data"].to_string()), (&json!(true), id.clone()), "{event}");
-                assert_eq!(said[&id], format!("word {id}"));
+                assert_eq!(answers[&id], format!("word {id}"));
                 done += 1;
             }
             "error" => panic!("{event}"),
@@ -111,7 +111,7 @@ fn a_storm_of_cancels() {
     served.close();
 }
 
-/// When the client is killed, nothing of its jobs is left, whatever it was doing.
+/// When the client is killed, no process of its jobs is left.
 #[test]
 #[requires(cgroup, program("python3"))]
 fn a_client_that_is_killed() {

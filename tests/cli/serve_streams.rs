@@ -89,11 +89,11 @@ fn a_conversation() {
     assert!(before.iter().any(|event| event["what"]["event"] == "spawned"), "{before:#?}");
     assert_eq!(first["base64"], STANDARD.encode(b"\xc3"));
     served.send(&json!({"op": "stdin", "id": "a", "text": "ä\n"}));
-    let mut heard = Vec::new();
-    while !bytes_of(&heard, "stdout").ends_with(b"x") {
-        heard.append(&mut served.events_until("data"));
+    let mut received = Vec::new();
+    while !bytes_of(&received, "stdout").ends_with(b"x") {
+        received.append(&mut served.events_until("data"));
     }
-    assert_eq!(bytes_of(&heard, "stdout"), b" 303 244  \\n\nx");
+    assert_eq!(bytes_of(&received, "stdout"), b" 303 244  \\n\nx");
     served.send(&json!({"op": "close", "id": "a", "stream": "stdin"}));
     let done = served.events_until("done").pop().unwrap();
     assert_eq!((&done["success"], &done["data"]), (&json!(true), &json!({"any": [1, null]})));
@@ -109,7 +109,7 @@ fn input_that_is_not_read() {
     let stream = json!({"stdin": "stream", "output": "data"});
     let is_closed = |event: &Value| event["event"] == "error" && event["code"] == "stdin_closed";
     let piece = |id: &str, length: usize| json!({"op": "stdin", "id": id, "text": "x".repeat(length)});
-    // The main process closes its input and lives on.
+    // The main process closes its input and continues to run.
     served.send(&submit("a", "exec <&-; echo ready; exec sleep 1000", stream.clone()));
     served.events_until("data");
     served.send(&piece("a", 10));
@@ -131,7 +131,7 @@ fn input_that_is_not_read() {
     let events = served.events_until("done");
     assert_eq!(bytes_of(&events, "stderr"), b"xxx");
 
-    // A job that never reads: the window is the limit, and the end of the job answers the rest.
+    // A job that never reads: the window is the limit, and pinfold answers the rest at the end of the job.
     served.send(&submit("c", "echo ready; exec sleep 1000", stream.clone()));
     served.events_until("data");
     let window = served.hello["stdin_window"].as_u64().unwrap() as usize;
@@ -180,7 +180,7 @@ fn credit_limits_one_output() {
     assert!(bytes_of(&events, "stdout") == expected.as_bytes());
     assert_eq!(bytes_of(&events, "stderr"), b"end\n");
 
-    // Without credit, `done` waits for the rest of the output, which the end of the input sends.
+    // Without credit, pinfold does not send `done`. At the end of its standard input it sends the rest of the output.
     served.send(&submit("rest", "echo rest", json!({"output": "data", "credit": 0})));
     while served.next_event()["what"]["event"] != "gone" {}
     drop(served.stdin.take());
@@ -234,8 +234,8 @@ fn a_terminal_and_its_size() {
     served.events_until("data");
     served.send(&json!({"op": "stdin", "id": "b", "text": "a word\n"}));
     served.send(&json!({"op": "close", "id": "b", "stream": "stdin"}));
-    let said = bytes_of(&served.events_until("done"), "stdout");
-    assert_eq!(String::from_utf8_lossy(&said), "got a word\r\nend\r\n");
+    let printed = bytes_of(&served.events_until("done"), "stdout");
+    assert_eq!(String::from_utf8_lossy(&printed), "got a word\r\nend\r\n");
     served.send(&submit("c", "echo ready; sleep 1000", json!({})));
     served.events_until("output");
     served.send(&json!({"op": "resize", "id": "c", "rows": 1, "columns": 1}));
@@ -270,9 +270,9 @@ fn settings_of_one_job() {
     served.send(&json!({"op": "signal", "id": "b", "signal": "USR1", "to": "all"}));
     let events = served.events_until("done");
     let stdout = events.iter().filter(|event| event["stream"] == "stdout");
-    let mut said: Vec<_> = stdout.filter_map(|event| event["line"].as_str()).collect();
-    said.sort_unstable();
-    assert_eq!(said, ["one", "two"]);
+    let mut lines: Vec<_> = stdout.filter_map(|event| event["line"].as_str()).collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["one", "two"]);
     served.close();
 }
 

@@ -1,4 +1,4 @@
-//! `pinfold up`: order, readiness, restarts, the end of everything, and what is refused before anything starts.
+//! `pinfold up`: order, readiness, restarts, the end of all processes, and files with mistakes, which start nothing.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -23,7 +23,7 @@ impl Project {
         self.0.path()
     }
 
-    /// `pinfold` with these words, in the directory.
+    /// Returns a run of `pinfold` with these arguments, in the directory.
     fn pinfold<I: IntoIterator<Item: AsRef<str>>>(&self, words: I) -> Run {
         let words = words.into_iter().map(|word| word.as_ref().to_owned());
         let mut run = Run::bare(std::iter::once(PINFOLD.to_owned()).chain(words));
@@ -101,7 +101,7 @@ impl Control {
     }
 }
 
-/// A script that writes its name to `log` at its start and at its stop.
+/// Returns a script that writes `name` to `log` at its start and at its stop.
 fn logging(name: &str) -> String {
     format!(
         "trap 'echo {name} stops >>log; exit 0' TERM INT; echo {name} starts >>log; echo {name} listens; \
@@ -130,7 +130,8 @@ fn services_start_in_the_order_of_their_dependencies_and_stop_in_reverse() {
     assert!(ran.stderr.contains("pinfold: db is ready\n"), "{}", ran.stderr);
 }
 
-/// SIGKILL of `up` leaves no process, also none that has become a daemon. Its old socket does not block the next `up`.
+/// After SIGKILL of `up`, no process is left, not even a daemon. The socket of the killed `up` does not block the next
+/// one.
 #[test]
 #[requires(cgroup)]
 fn a_killed_up_leaves_nothing_and_blocks_nothing() {
@@ -138,7 +139,8 @@ fn a_killed_up_leaves_nothing_and_blocks_nothing() {
         "daemon: (setsid sh -c 'setsid sleep 1000 & echo $! >>log' &) ; exit 0\nweb: echo web $$; exec sleep 1000\n";
     let project = Project::new("killed", "Procfile", text);
     for round in 1..=2 {
-        // Without the warden of these tests, which looks for processes at the moment of the SIGKILL.
+        // This command does not run under the warden of the tests. The warden would report processes that still run
+        // right after the SIGKILL.
         let mut up = std::process::Command::new(PINFOLD);
         up.arg("up").current_dir(project.path()).env("XDG_RUNTIME_DIR", project.path());
         let mut up = up.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
@@ -216,7 +218,7 @@ fn a_dependent_waits_through_a_restart() {
     assert_eq!((control.state("web").as_str(), control.state("db").as_str()), ("waiting", "starting"));
     assert_eq!(project.log(), ["db", "web", "db"]);
     fs::write(project.path().join("gate"), "").unwrap();
-    // The requests for the state were answered before.
+    // `Control::state` can't have skipped this answer, because `db` was not ready.
     assert_eq!(control.done(both)["event"], "done");
     assert_eq!(project.log(), ["db", "web", "db", "web"]);
     running.signal(libc::SIGINT);
@@ -274,7 +276,7 @@ fn a_command_runs_while_the_services_are_ready() {
     project.pinfold(["up", "--wait"]).run().assert_code(125);
 }
 
-/// A service that ignores the stop is killed by the second signal.
+/// The second signal kills a service that ignores the first one.
 #[test]
 #[requires(cgroup)]
 fn a_second_interrupt_kills() {
@@ -283,7 +285,7 @@ fn a_second_interrupt_kills() {
     assert_eq!(running.line(), "web | ignores");
     running.signal(libc::SIGINT);
     while !running.error_line().contains("a second signal kills") {}
-    // A signal that follows at once and comes from the same process is the same request.
+    // SIGTERM and not SIGINT: if the same process sends a second SIGINT at once, pinfold treats both as one request.
     running.signal(libc::SIGTERM);
     running.finish().assert_code(0);
 }
@@ -327,7 +329,7 @@ fn mistakes_are_named_with_file_and_line_before_anything_starts() {
             format!("{service}depends_on = ['b']"),
             "pinfold.toml:3: a depends on 'b', which is no service",
         ),
-        ("pinfold.toml", format!("{service}depends_on = ['a']"), "pinfold.toml:3: the dependencies form a circle"),
+        ("pinfold.toml", format!("{service}depends_on = ['a']"), "pinfold.toml:3: the dependencies form a cycle"),
         ("pinfold.toml", format!("{service}{service}"), "pinfold.toml:3: "),
         ("Procfile", "a: echo started >>log\na: true".into(), "Procfile:2: two services have the name 'a'"),
     ] {

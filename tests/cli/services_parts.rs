@@ -84,7 +84,8 @@ def send(text):
         sender.send(text.encode())
 "#;
 
-/// A grandchild in a session of its own says that the service is ready. A process outside of the service is ignored.
+/// A grandchild in a session of its own reports that the service is ready. pinfold ignores a message from a process
+/// outside of the service.
 #[test]
 #[requires(cgroup, program("python3"))]
 fn only_a_process_of_the_service_says_that_it_is_ready() {
@@ -224,7 +225,7 @@ fn a_port_of_a_stranger_is_reported_before_anything_starts() {
     }
 }
 
-/// The service writes as fast as pinfold reads, and the log is in many files.
+/// The service writes as fast as pinfold reads, and the log has many files.
 #[test]
 #[requires(cgroup)]
 fn a_log_of_many_files_has_every_line() {

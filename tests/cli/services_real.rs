@@ -28,8 +28,8 @@ fn checked(output: Output) -> String {
 
 impl Stack {
     fn new(label: &str) -> Self {
-        // Not in the build directory, which PostgreSQL's user may not be able to enter, and a short path: that of a
-        // Unix socket has at most 107 bytes.
+        // The directory is not in the build directory, because PostgreSQL's user may not be able to enter that. Its
+        // path is short, because the path of a Unix socket has at most 107 bytes.
         let directory = std::env::temp_dir().join(format!("pinfold-{label}-{}", std::process::id()));
         std::fs::create_dir(&directory).unwrap();
         std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o777)).unwrap();
@@ -45,7 +45,7 @@ impl Stack {
         initdb.arg(format!("{bin}/initdb")).args(["-A", "trust", "-U", "test", "--no-sync", "-D"]);
         checked(initdb.arg(directory.join("data")).current_dir(&directory).stdin(Stdio::null()).output().unwrap());
         let [db, cache, web] = free_ports();
-        // Debian's defaults are directories of root.
+        // The default directories of Debian's nginx belong to root, so the configuration names other ones.
         let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
         let temporary: String = temporary.map(|kind| format!("{kind}_temp_path {kind};\n ")).concat();
         std::fs::write(
@@ -92,7 +92,7 @@ ready = {{ command = "redis-cli -p {cache} ping" }}
         command
     }
 
-    /// Runs the test command while all services are up. Nothing is left of them afterwards.
+    /// Runs the test command while all services are up, and checks that no process of them is left afterwards.
     fn assert_works(&self) {
         let output = self.up(&self.test).output().unwrap();
         let stdout = String::from_utf8_lossy(&output.stdout);
@@ -110,8 +110,8 @@ impl Drop for Stack {
     }
 }
 
-/// Returns the processes that name the directory in their command line or have it, or a directory in it, as their
-/// working directory.
+/// Returns the processes whose command line contains the directory, or whose working directory is the directory or
+/// below it.
 fn processes_in(directory: &Path) -> Vec<String> {
     let name = directory.to_str().unwrap();
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
@@ -131,7 +131,7 @@ fn postgresql_redis_and_nginx_twice_and_after_sigkill() {
     let stack = Stack::new("stack");
     stack.assert_works();
     stack.assert_works();
-    // SIGKILL in the middle.
+    // SIGKILL of pinfold while all services run.
     let mut killed = stack.up("echo all are up; sleep 999").stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(killed.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().ends_with("all are up")));

@@ -88,7 +88,7 @@ fn a_restart_begins_when_the_old_instance_is_gone() {
         for _ in 0..3 {
             let begun = next_start(&mut events, "daemon").await;
             let process = Process::of(begun);
-            // The main process has ended, and its daemon is the service.
+            // The main process has ended. The daemon that it left is the service now.
             while !matches!(events.next_event().await.unwrap().kind, ServiceEventKind::Note { .. }) {}
             process.wait_for_end();
             assert_eq!(services.status()[0].state, State::Ready);
@@ -130,7 +130,7 @@ fn some_services_stop_and_start_again() {
     });
 }
 
-/// Dropping the last clone kills the services. A supervisor that is closed ends them too, and no restart follows.
+/// Dropping the last clone kills the services, and no restart follows.
 #[test]
 #[requires(cgroup)]
 fn dropped_services_are_killed() {
@@ -151,7 +151,7 @@ fn dropped_services_are_killed() {
 
 #[test]
 #[requires(cgroup)]
-fn failures_are_told_apart() {
+fn each_failure_has_its_kind_and_its_message() {
     with_supervisor(async |supervisor| {
         let soon = Duration::from_millis(50);
         let builder = Services::builder()

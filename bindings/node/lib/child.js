@@ -91,7 +91,7 @@ class ChildProcess extends EventEmitter {
     return stream
   }
 
-  /** Called for each event of the job. */
+  /** Handles an event of the job. */
   receive (event) {
     switch (event.event) {
       case 'job':
@@ -110,7 +110,7 @@ class ChildProcess extends EventEmitter {
     }
   }
 
-  /** pinfold has ended. */
+  /** Handles the end of pinfold. */
   lose (error) {
     this.#fail(error)
   }
@@ -175,7 +175,7 @@ class ChildProcess extends EventEmitter {
     this.#send({ op: 'cancel' })
   }
 
-  /** Changes the size of its terminal (option `pty`). */
+  /** Changes the size of the command's terminal (option `pty`). */
   resize (rows, columns) {
     this.#send({ op: 'resize', rows, columns })
   }

@@ -51,8 +51,8 @@ function requestOf (command, args, options) {
 }
 
 /**
- * Starts a command, as child_process.spawn does. When it ends, every process that it started has ended too, and none
- * outlives this program.
+ * Starts a command, as child_process.spawn does. When the command ends, every process that it started has ended too, and
+ * no process of it outlives this program.
  */
 function spawn (command, args = [], options = {}) {
   if (!Array.isArray(args)) [args, options] = [[], args]

@@ -67,7 +67,7 @@ class Serve {
       this.waiting.delete(event.request)
       return answer(event)
     }
-    // An error for a request without an answer, such as a signal to a job that is over, is no error of the caller.
+    // An error for a request that expects no answer, such as a signal to a job that is over, is ignored.
     if (event.event !== 'error') this.jobs.get(event.id)?.receive(event)
   }
 
@@ -81,7 +81,7 @@ class Serve {
     }
   }
 
-  /** pinfold has ended, and with it every job. */
+  /** Handles the end of pinfold, with which every job has ended. */
   lose (cause) {
     if (this.lost) return
     this.lost = new PinfoldError(`pinfold serve is not available: ${cause.message}`, 'ERR_PINFOLD_LOST', cause)

@@ -21,7 +21,7 @@ test('the promise', { skip }, async () => {
   assert.strictEqual((await run('sh', ['-c', 'echo 1; echo 2 >&2; echo 3'], { merged: true })).stdout, '1\n2\n3')
 })
 
-test('what is left is ended and reported', { skip }, async () => {
+test('pinfold ends and reports leftovers', { skip }, async () => {
   const { stdout, leftovers } = await exec('setsid sleep 1000 & echo $!')
   assert.strictEqual(leftovers, 1)
   await allEnded([stdout.trim()])

@@ -22,14 +22,14 @@ test('the validator finds mistakes', () => {
 
 test('events and streams as child_process has them', { skip }, async () => {
   const child = spawn('sh', ['-c', 'cat; echo err >&2; exit 3'])
-  const heard = []
-  for (const event of ['spawn', 'exit', 'close']) child.on(event, (...values) => heard.push([event, ...values]))
+  const received = []
+  for (const event of ['spawn', 'exit', 'close']) child.on(event, (...values) => received.push([event, ...values]))
   child.stdin.end('given')
   const [out, err] = [[], []]
   child.stdout.on('data', bytes => out.push(bytes))
   child.stderr.on('data', bytes => err.push(bytes))
   await once(child, 'close')
-  assert.deepStrictEqual(heard, [['spawn'], ['exit', 3, null], ['close', 3, null]])
+  assert.deepStrictEqual(received, [['spawn'], ['exit', 3, null], ['close', 3, null]])
   assert.deepStrictEqual([Buffer.concat(out).toString(), Buffer.concat(err).toString()], ['given', 'err\n'])
   assert.strictEqual(child.report.reason, 'exited')
   assert.ok(checked() > 5)

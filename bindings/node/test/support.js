@@ -38,7 +38,7 @@ exports.allEnded = async pids => {
     if (!pids.some(isLeft)) return
     await new Promise(resolve => setTimeout(resolve, 20))
   }
-  assert.fail(`left: ${pids.filter(isLeft)}`)
+  assert.fail(`still running: ${pids.filter(isLeft)}`)
 }
 
 /** A command with a child and with a child in a session of its own. It prints the pids. */

@@ -11,7 +11,7 @@ from typing import Any
 
 
 def note_and_sleep(path: str) -> None:
-    """Starts a child in a session of its own, writes its id and that of the worker into a file, and hangs."""
+    """Starts a child in a session of its own, writes the ids of the worker and of the child to a file, and hangs."""
     child = subprocess.Popen(["setsid", "sleep", "1000"])
     note(path, os.getpid(), child.pid)
     time.sleep(1000)
@@ -31,7 +31,7 @@ def with_finally(path: str) -> None:
         note(path + ".finally", os.getpid())
 
 
-def deaf(path: str) -> None:
+def ignore_sigterm(path: str) -> None:
     """Ignores SIGTERM."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     note(path, os.getpid())
@@ -60,7 +60,7 @@ def fail() -> None:
 
 
 def wait_and_put(event: Any, queue: Any, connection: Any) -> None:
-    """Takes part in what a Process is given: an event, a queue and a connection."""
+    """Uses an event, a queue and a connection that a Process received as arguments."""
     event.wait()
     queue.put(os.getpid())
     connection.send(connection.recv() * 2)

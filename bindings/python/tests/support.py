@@ -1,4 +1,4 @@
-"""What the tests share: which processes live, and waiting for them."""
+"""Functions that the tests share: they find processes, and wait for them."""
 
 from __future__ import annotations
 

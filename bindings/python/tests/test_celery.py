@@ -65,7 +65,7 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(autouse=True)
 def worker(application: Any) -> Iterator[None]:
-    """A worker for each test: after the kill of a process, billiard's pool may wait forever for a lock that it held."""
+    """A worker for each test: after the kill of a process, billiard's pool may wait forever for a lock that the process held."""
     directory = os.environ["DIRECTORY"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([directory, *sys.path])}
     command = [sys.executable, "-m", "celery", "-A", "pinfold_test_application", "worker", "-c", "1"]

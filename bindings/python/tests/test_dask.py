@@ -101,7 +101,7 @@ class Served:
         self.stdin.flush()
 
     def event(self) -> dict[str, Any]:
-        # It ends by itself where no event comes, so that the test does not hang.
+        # If no event comes, the timer kills the process, so that the test does not hang.
         timer = threading.Timer(BOUND, self.process.kill)
         timer.start()
         line = self.stdout.readline()

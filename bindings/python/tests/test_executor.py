@@ -1,4 +1,4 @@
-"""The executor does what that of concurrent.futures does, and ends running calls with all that they have started."""
+"""The executor behaves like that of concurrent.futures, and ends running calls with all that they have started."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_initializer() -> None:
     with ProcessPoolExecutor(1, initializer=functions.set_state, initargs=(("a", event),)) as executor:
         future = executor.submit(functions.get_state)
         with pytest.raises(Exception, match="[Pp]ick|inherit|shar"):
-            future.result()  # An event cannot be sent back. It was received, so the pool goes on.
+            future.result()  # An event cannot be sent back. The worker received it, so the pool continues.
         assert executor.submit(abs, -1).result() == 1
     with ProcessPoolExecutor(1, initializer=functions.fail) as executor:
         with pytest.raises(BrokenProcessPool):
@@ -171,7 +171,7 @@ def test_shutdown_without_waiting() -> None:
 
 def test_kill_workers(tmp_path: Path) -> None:
     executor = ProcessPoolExecutor(1)
-    future = executor.submit(functions.deaf, str(tmp_path / "x"))
+    future = executor.submit(functions.ignore_sigterm, str(tmp_path / "x"))
     worker = pids(tmp_path / "x")
     executor.kill_workers()
     executor.shutdown()

@@ -1,4 +1,4 @@
-"""Popen and run do what subprocess's do, and end all processes."""
+"""`Popen` and `run` behave like those of subprocess, and end all processes."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_writing_to_a_command_that_has_closed_its_input() -> None:
 
 
 def test_output_waits_for_its_reader() -> None:
-    """Only what the reader has taken, and a window, is in this program. Other jobs go on."""
+    """This program holds at most one window of output that is not read. Other jobs continue."""
     count = 10 << 20
     script = f"head -c {count} /dev/zero; echo written >&2"
     with pinfold.Popen(script, shell=True, stdout=pinfold.PIPE, stderr=pinfold.PIPE) as process:
@@ -116,7 +116,7 @@ def test_wait_with_timeout_leaves_it_running() -> None:
 
 @pytest.mark.parametrize("how", ["kill", "terminate", "job_timeout"])
 def test_the_end_does_not_wait_for_a_reader(how: str) -> None:
-    """As with a pipe, a job that is ended is over although nothing reads its output."""
+    """As with a pipe, a job that was ended is over even if no program reads its output."""
     process = pinfold.Popen(["yes"], stdout=pinfold.PIPE, job_timeout=1 if how == "job_timeout" else None)
     if how != "job_timeout":
         assert process.stdout is not None and process.stdout.readline() == b"y\n"

@@ -1,4 +1,4 @@
-"""Process does what that of multiprocessing does, for all its descendants."""
+"""`Process` behaves like that of multiprocessing, and ends all descendants."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_terminate_runs_finally(tmp_path: Path) -> None:
 
 
 def test_kill(tmp_path: Path) -> None:
-    process = pinfold.Process(target=functions.deaf, args=(str(tmp_path / "x"),))
+    process = pinfold.Process(target=functions.ignore_sigterm, args=(str(tmp_path / "x"),))
     process.start()
     pids(tmp_path / "x")
     process.kill()

@@ -50,7 +50,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<u8> {
     let all = find::all()?;
     let target = target::find(&args.target, &all)?;
-    // Without a value, the variable is passed on, also into a sandbox.
+    // If the option has no value, pinfold passes on the variable of its own environment, also into a sandbox.
     let set = |(key, value): &(OsString, Option<OsString>)| {
         Some((key.clone(), value.clone().or_else(|| std::env::var_os(key))?))
     };

@@ -14,9 +14,9 @@ use super::{supervisors, table};
 
 /// List the running jobs of all pinfold processes of this user
 ///
-/// A process that supervises several jobs (pool, serve, or a program that uses the library) has a line of its own above
-/// its jobs. "abandoned" means that this process and its guard were both killed: `pinfold sweep` ends and removes what
-/// they left.
+/// A process that supervises several jobs (pool, serve, up, or a program that uses the library) has a line of its own
+/// above its jobs. "abandoned" means that this process and its guard were both killed: `pinfold sweep` ends and removes
+/// what they left.
 #[derive(clap::Args)]
 pub struct Args {
     /// List the jobs of all users; only root sees the details of other users' jobs

@@ -53,7 +53,8 @@ pub fn run(args: &Args) -> Result<u8> {
             keep_only(&mut listing, &found, &args.targets)?;
         }
         let text = if args.json { listing.to_json() + "\n" } else { text(&listing, before.as_ref(), now) };
-        // The new text overwrites the old one, and only the rest of the screen is cleared. Otherwise it would flicker.
+        // The new text overwrites the old one, and pinfold clears only the rest of the screen, so that the screen does
+        // not flicker.
         let text = if clears { format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")) } else { text };
         write::print(&text).context("cannot write to standard output")?;
         if !args.watch {

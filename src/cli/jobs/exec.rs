@@ -52,7 +52,7 @@ pub(crate) fn exec(target: Target<'_>, command: &Command) -> Result<ExitStatus> 
     let Containment::Leaf(leaf) = &job.containment else {
         bail!("cannot run a command in {}: it has no cgroup, so the command could outlive it", target.describe());
     };
-    // Only text: an errno would be understood as the command's.
+    // This error contains only text. If it contained an errno, the caller would take it for an error of the command.
     let refused = |error: anyhow::Error| anyhow::anyhow!("cannot run a command in {}: {error:#}", target.describe());
     let sandbox = sandbox::of(target.supervisor(), job, leaf).map_err(refused)?;
     match &sandbox {
@@ -64,8 +64,10 @@ pub(crate) fn exec(target: Target<'_>, command: &Command) -> Result<ExitStatus> 
         command.words.iter().map(|word| CString::new(word.clone().into_vec())).collect::<Result<_, _>>()?;
     let mask = inherited::signals().blocked;
     let signals = SignalQueue::block_all()?;
+    // With `joins`, the child joins the leaf after the fork. Otherwise the kernel starts it there.
     let start = |joins: bool| -> Result<(Pidfd, Vec<u8>)> {
-        // The child writes to this pipe that it has started, and then an error. A successful exec closes the pipe.
+        // The child writes `STARTED` to this pipe, and then an error if a step fails. A successful exec closes the
+        // pipe.
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let child = match fork::fork_into((!joins).then(|| leaf.as_fd())) {
             Ok(Some(child)) => child,
@@ -81,21 +83,21 @@ pub(crate) fn exec(target: Target<'_>, command: &Command) -> Result<ExitStatus> 
             Err(errno) => return Err(cgroup_error(errno, target, leaf)),
         };
         drop(writer);
-        let mut said = Vec::new();
-        std::fs::File::from(reader).read_to_end(&mut said).context("cannot wait for the start of the command")?;
-        Ok((child, said))
+        let mut received = Vec::new();
+        std::fs::File::from(reader).read_to_end(&mut received).context("cannot wait for the start of the command")?;
+        Ok((child, received))
     };
-    let (mut child, mut said) = start(false)?;
-    if said.is_empty() {
+    let (mut child, mut received) = start(false)?;
+    if received.is_empty() {
         // The kernel's kill-sequence bug (Linux 6.14 to 7.2) kills a process that is cloned from one cgroup into another
         // if one of the two was ever killed. A process that joins the cgroup is not affected.
         let status = exit_status(&child)?;
         if status.signal() != Some(Signal::KILL.number()) {
             return Ok(status);
         }
-        (child, said) = start(true)?;
+        (child, received) = start(true)?;
     }
-    match said.get(1..).unwrap_or_default() {
+    match received.get(1..).unwrap_or_default() {
         [] => {}
         failure => {
             let _ = exit_status(&child);
@@ -126,12 +128,12 @@ fn check_user(target: Target<'_>, job: &Job, command: &Command) -> Result<()> {
     Ok(())
 }
 
-/// Returns the directory to enter by its path; `None` if the command stays in the directory of this process.
+/// Returns the directory that the command enters by its path; `None` if it stays in the directory of this process.
 fn working_directory(command: &Command, sandbox: Option<&JobSandbox>) -> Result<Option<PathBuf>> {
     if sandbox.is_none_or(|sandbox| !sandbox.has_mounts()) {
         return Ok(command.cwd.clone());
     }
-    // The mounts of the job are other ones than those of this process.
+    // The job has other mounts than this process, so the command must enter its directory by the absolute path.
     let own = std::env::current_dir().context("cannot find the working directory")?;
     Ok(Some(command.cwd.as_ref().map_or_else(|| own.clone(), |cwd| own.join(cwd))))
 }
@@ -155,12 +157,12 @@ fn cgroup_error(errno: Errno, target: Target<'_>, leaf: &Cgroup) -> anyhow::Erro
     Error::system("start a process in", leaf.path().display().to_string(), errno, advice).into()
 }
 
-/// The first byte from the child: it has executed its first instruction.
+/// The first byte from the child. It shows that the child runs.
 const STARTED: u8 = 0;
-/// The step [`Failure::Cgroup`].
+/// The number of the step [`Failure::Cgroup`] in [`Failure::bytes`].
 const CGROUP: u8 = 5;
 
-/// What the child could not do.
+/// The step of the child that failed, and its errno.
 enum Failure {
     Cgroup(Errno),
     User(Errno),
@@ -231,7 +233,7 @@ fn set_environment(command: &Command, sandbox: Option<&JobSandbox>) -> rustix::i
     Ok(())
 }
 
-/// Returns the error for what [`Failure::bytes`] returned.
+/// Converts the bytes of [`Failure::bytes`] to an error.
 fn step_error(failure: &[u8], command: &Command) -> anyhow::Error {
     let (step, errno) = (failure[0], Errno::from_raw_os_error(i32::from(failure[1])));
     let program = printable_os(&command.words[0]);
@@ -271,7 +273,7 @@ fn wait_for(child: &Pidfd, signals: &SignalQueue, own_session: bool) -> Result<E
                     send(Signal::CONT)?;
                 }
                 (true, true) => send(received.signal)?,
-                // The terminal has sent this signal to the command too, which is in the same process group.
+                // The command is in the same process group, so the terminal has sent this signal to it too.
                 (true, false) if received.signal == Signal::TSTP => suspend_by(Signal::TSTP),
                 (true, false) => {}
             }

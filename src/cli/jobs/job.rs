@@ -104,7 +104,7 @@ impl Job {
         self.signal_those(signals, wanted, |_| {})
     }
 
-    /// Does the same, and calls `found` with each of these processes.
+    /// Does the same as [`signal_all`](Self::signal_all), and calls `found` with each of these processes.
     fn signal_those(
         &self,
         signals: &[Signal],

@@ -1,4 +1,5 @@
-//! The sandbox of a running job, for one more command: asks the job's supervisor for it, and enters it.
+//! Lets one more command enter the sandbox of a running job. This process requests the sandbox from the job's
+//! supervisor.
 
 #![allow(unsafe_code)]
 
@@ -23,10 +24,10 @@ use crate::kernel::user::User;
 use crate::kernel::{descriptor, rlimit};
 use crate::sandbox::membership::{Membership, Status, socket_name};
 
-/// How long a supervisor may take for its answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How long a supervisor may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest answer: filters have at most 32 KiB each.
+/// The longest answer, in bytes. Each filter in it has at most 32 KiB.
 const MAX_ANSWER: u64 = 1 << 20;
 
 /// The sandbox of a job.
@@ -40,21 +41,27 @@ pub(super) struct JobSandbox {
 /// A step that failed, and its errno.
 pub(super) type Failed = (&'static str, Errno);
 
-/// Returns the sandbox of the job in this leaf; `None` for a job without one. It asks the supervisor and not the job's
-/// record, because the job itself may have changed the record.
+/// Returns the sandbox of the job in this leaf; `None` for a job without one. It requests the sandbox from the
+/// supervisor and does not trust the job's record, because the job itself may have changed the record.
 ///
 /// # Errors
-/// If the job has a sandbox, or may have one, and the supervisor does not give it out.
+/// If the job has a sandbox, or may have one, and the supervisor does not send it.
 pub(super) fn of(supervisor: &Supervisor, job: &Job, leaf: &Cgroup) -> Result<Option<JobSandbox>> {
     let is_recorded = job.description.as_ref().is_some_and(|known| known.sandboxed);
     match ask(supervisor, leaf)? {
         Some(Answer::Sandbox(sandbox)) => Ok(Some(*sandbox)),
         Some(Answer::Refused(reason)) => bail!("{reason}"),
         Some(Answer::None) | None if is_recorded => {
-            bail!("its pinfold does not give the sandbox out: it has another version, or another network namespace")
+            bail!(
+                "the supervisor of the job does not send the sandbox: it is another version of pinfold, or it is in \
+                 another network namespace"
+            )
         }
         None if !has_own_network(supervisor) && job.main.is_some_and(is_restricted) => {
-            bail!("its pinfold has another network namespace, so it cannot be asked whether the job has a sandbox")
+            bail!(
+                "the supervisor of the job is in another network namespace, so pinfold exec cannot find out \
+                 whether the job has a sandbox"
+            )
         }
         Some(Answer::None) | None => Ok(None),
     }
@@ -66,22 +73,23 @@ enum Answer {
     Refused(String),
 }
 
-/// Asks the supervisor. Returns `None` if it does not listen, because it has had no job with a sandbox.
+/// Requests the sandbox from the supervisor. Returns `None` if the supervisor does not listen, because it has had no
+/// job with a sandbox.
 fn ask(supervisor: &Supervisor, leaf: &Cgroup) -> Result<Option<Answer>> {
     let Some(base) = supervisor.base.as_deref().and_then(Path::file_name) else { return Ok(None) };
     let address = SocketAddr::from_abstract_name(socket_name(&base.to_string_lossy()))?;
     let mut stream = match UnixStream::connect_addr(&address) {
         Ok(stream) => stream,
         Err(error) if Errno::from_io_error(&error) == Some(Errno::CONNREFUSED) => return Ok(None),
-        Err(error) => return Err(error).context("cannot ask its pinfold for the sandbox"),
+        Err(error) => return Err(error).context("cannot request the sandbox from the supervisor of the job"),
     };
     let peer = rustix::net::sockopt::socket_peercred(&stream).context("cannot see which process answers")?;
     let is_supervisor = supervisor.pid.is_none_or(|pid| pid == peer.pid) && peer.uid.as_raw() == supervisor.owner;
     if !is_supervisor {
-        bail!("another process (pid {}) answers in place of its pinfold", peer.pid.as_raw_nonzero());
+        bail!("another process (pid {}) answers in place of the supervisor of the job", peer.pid.as_raw_nonzero());
     }
-    stream.set_read_timeout(Some(ANSWER_WITHIN))?;
-    let failed = "its pinfold did not answer the question for the sandbox within 10 s";
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    let failed = "the supervisor of the job did not send the sandbox within 10 s";
     let id = fstat(leaf).context("cannot identify the leaf")?.st_ino;
     stream.write_all(&id.to_be_bytes()).context(failed)?;
     let (status, descriptors) = receive(&stream).context(failed)?;
@@ -92,15 +100,15 @@ fn ask(supervisor: &Supervisor, leaf: &Cgroup) -> Result<Option<Answer>> {
         status if status == Status::NoSandbox as u8 => Answer::None,
         status if status == Status::Refused as u8 => Answer::Refused(String::from_utf8_lossy(&body).into_owned()),
         status if status == Status::Sandbox as u8 => {
-            let membership: Membership =
-                postcard::from_bytes(&body).map_err(|_| anyhow!("its pinfold has another version"))?;
+            let membership: Membership = postcard::from_bytes(&body)
+                .map_err(|_| anyhow!("the supervisor of the job is another version of pinfold"))?;
             let (main, ruleset) = (descriptors.next(), descriptors.next());
             match main.filter(|_| ruleset.is_some() == membership.has_ruleset) {
                 Some(main) => Answer::Sandbox(Box::new(JobSandbox { membership, main, ruleset })),
                 None => bail!("this process could not receive the descriptors of the sandbox (see ulimit -n)"),
             }
         }
-        _ => bail!("its pinfold has another version"),
+        _ => bail!("the supervisor of the job is another version of pinfold"),
     }))
 }
 
@@ -121,14 +129,16 @@ fn receive(stream: &UnixStream) -> rustix::io::Result<(u8, Vec<OwnedFd>)> {
     Ok((status[0], descriptors.collect()))
 }
 
-/// Returns whether the supervisor has the network namespace of this process, in which abstract sockets have their names.
+/// Returns whether the supervisor is in the network namespace of this process. The name of an abstract socket is valid
+/// only in one network namespace.
 fn has_own_network(supervisor: &Supervisor) -> bool {
     let network = |process: String| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
     let of_supervisor = supervisor.pid.and_then(|pid| network(pid.as_raw_nonzero().to_string()));
     of_supervisor.is_some() && of_supervisor == network("self".into())
 }
 
-/// Returns whether the process has what each sandbox has: `no_new_privs` and a seccomp filter (proc_pid_status(5)).
+/// Returns whether the process has the two properties of each sandbox: `no_new_privs` and a seccomp filter
+/// (proc_pid_status(5)).
 fn is_restricted(pid: Pid) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap_or_default();
     let has = |line: &str| status.lines().any(|known| known == line);
@@ -140,7 +150,7 @@ impl JobSandbox {
     /// user that the caller asks for.
     ///
     /// # Errors
-    /// If it can't.
+    /// If this process has another user or other groups, or if it runs as root and `asked` is not the job's user.
     pub fn check_user(&self, asked: Option<&User>) -> Result<()> {
         let (uid, gid, groups) = &self.membership.user;
         if geteuid().is_root() {
@@ -154,18 +164,20 @@ impl JobSandbox {
         let same_groups = is_same(&own, groups) && is_same(groups, &own);
         if (geteuid().as_raw(), getegid().as_raw()) != (*uid, *gid) || !same_groups {
             bail!(
-                "the job's sandbox is for user {uid}, group {gid} and the groups {groups:?}: this process has others"
+                "the job's sandbox is for user {uid}, group {gid} and the groups {groups:?}, but this process has \
+                 another user, group or groups"
             );
         }
         Ok(())
     }
 
-    /// Returns whether the job has mounts of its own: then a working directory must be entered by its absolute path.
+    /// Returns whether the job has mounts of its own. If so, the command must enter its working directory by the
+    /// absolute path.
     pub fn has_mounts(&self) -> bool {
         self.membership.has_mounts
     }
 
-    /// Returns whether the job gets this environment variable of its caller.
+    /// Returns whether the sandbox passes this environment variable of the caller on to the command.
     pub fn passes(&self, key: &std::ffi::OsStr) -> bool {
         self.membership.passes(key)
     }
@@ -175,7 +187,7 @@ impl JobSandbox {
         self.membership.tmp.as_ref().map(|tmp| ("TMPDIR".into(), tmp.clone().into_os_string()))
     }
 
-    /// Makes this process, which was born in the job's leaf, a member of the job: its session, its resource limits, its
+    /// Makes this process, which is in the job's leaf, a member of the job: its session, its resource limits, its
     /// namespaces and its user. The steps have the same order as in the child of a spawn.
     ///
     /// # Errors
@@ -199,7 +211,7 @@ impl JobSandbox {
             false => Ok(()),
         };
         // In a user namespace of the job, root has no right to change the groups. The job's user has all capabilities
-        // there. Without one, only root can enter the namespaces.
+        // there. Without a user namespace, only root can enter the other namespaces.
         if self.membership.has_user_namespace() {
             user()?;
             namespaces()?;

@@ -32,7 +32,8 @@ impl Part {
     /// # Errors
     /// Why a part of the output is lost.
     async fn gather(&mut self, mut stream: OutputStream, limit: usize, spill: &Spill) -> Result<(), String> {
-        // A stream holds little more than its limit, and small reads would cost too much time.
+        // One read adds at most this many bytes, so memory holds at most the sum of the limit and this number.
+        // Smaller reads would cost too much time.
         let at_once = limit.max(MIN_READ);
         let mut spilled = None;
         let mut result = Ok(());
@@ -48,8 +49,8 @@ impl Part {
             }
             if self.memory.len() > limit {
                 let bytes = std::mem::take(&mut self.memory);
-                // Where a part is lost, pinfold still reads the rest, so that the job does not block until it is
-                // stopped.
+                // If a part is lost, pinfold still reads the rest until it stops the job. Otherwise the job's writes
+                // would block.
                 if result.is_ok() {
                     result = spill.append(spilled.get_or_insert_default(), bytes).await;
                 }
@@ -152,7 +153,7 @@ impl Collector {
     }
 
     fn print(&self, ended: Ended) {
-        // No reader is left that could have locked the parts.
+        // All readers have ended, so none of them holds a lock.
         let take = |part: &tokio::sync::Mutex<Part>| part.try_lock().map(|mut part| std::mem::take(&mut *part));
         let parts = self.parts.each_ref().map(|part| take(part).unwrap_or_default());
         self.printer.print(parts, ended);

@@ -39,7 +39,7 @@ pub struct JobLine {
     stdin: Option<Stdio>,
     #[serde(default)]
     stderr: Option<StderrArg>,
-    /// Jobs with a higher one start first.
+    /// Jobs with a higher priority start first.
     #[serde(default)]
     priority: i32,
     /// How many times, at most, pinfold runs the job again after it has failed.
@@ -94,7 +94,7 @@ impl JobLine {
         self.retries.unwrap_or(0)
     }
 
-    /// Sets how the job is stopped, where it says so.
+    /// Sets how pinfold stops the job, if the job specifies this.
     pub fn set_stop(&self, command: &mut Command) {
         if let Some(grace) = self.grace {
             command.grace(grace);
@@ -198,7 +198,7 @@ impl Time {
     }
 }
 
-/// Reads a time after which pinfold kills.
+/// Reads a grace period.
 fn deserialize_grace<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     Option::<Time>::deserialize(deserializer)?.map(Time::parse).transpose().map_err(D::Error::custom)
 }
@@ -271,7 +271,7 @@ fn nearest(message: &str) -> Option<&str> {
     let wrong = names.next().filter(|_| unknown)?;
     let distance = |name: &&str| strsim::damerau_levenshtein(wrong, name);
     let known = names.min_by_key(distance)?;
-    // Farther than that, it is another word.
+    // At a larger distance, the unknown name is probably another word, and not a typing error.
     (distance(&known) <= (wrong.len() / 3).max(1)).then_some(known)
 }
 

@@ -24,7 +24,7 @@ const MAX_SHOWN: usize = 50;
 pub struct Job {
     /// Its line in the input, counted from 1.
     pub line: usize,
-    /// It identifies the job in every run, even if the job moves to another line of the input.
+    /// Identifies the job in every run, even if the job moves to another line of the input.
     pub key: String,
     source: Source,
 }

@@ -183,7 +183,7 @@ impl<'a> Run<'a> {
         let (pool, printer) = (self.pool.clone(), self.printer.clone());
         let (args, jobs) = (self.args, std::mem::take(&mut self.jobs));
         let submitted = RefCell::default();
-        let mut feeding = Some(Box::pin(feed(args, &jobs, &pool, printer, &submitted)));
+        let mut submitting = Some(Box::pin(submit_all(args, &jobs, &pool, printer, &submitted)));
         loop {
             tokio::select! {
                 biased;
@@ -201,15 +201,15 @@ impl<'a> Run<'a> {
                     None => break,
                 },
                 notice = notice(&mut self.notices) => self.notice(notice),
-                fed = fed(&mut feeding) => {
-                    if let Err(error) = fed {
+                result = all_submitted(&mut submitting) => {
+                    if let Err(error) = result {
                         self.fail(&crate::cli::message_of(&error));
                     }
                     pool.start_shutdown(Shutdown::Drain);
                 }
             }
         }
-        drop(feeding);
+        drop(submitting);
         self.finish(jobs.len() as u64, requests).await
     }
 
@@ -322,15 +322,15 @@ async fn notice(notices: &mut Option<UnboundedReceiver<Notice>>) -> Notice {
 }
 
 /// Waits until all jobs are submitted. The second call waits forever.
-async fn fed<F: Future<Output = Result<()>> + Unpin>(feeding: &mut Option<F>) -> Result<()> {
-    let Some(waiting) = feeding else { return std::future::pending().await };
-    let fed = waiting.await;
-    *feeding = None;
-    fed
+async fn all_submitted<F: Future<Output = Result<()>> + Unpin>(submitting: &mut Option<F>) -> Result<()> {
+    let Some(waiting) = submitting else { return std::future::pending().await };
+    let result = waiting.await;
+    *submitting = None;
+    result
 }
 
 /// Submits the jobs to the pool. It waits while there is no room for the next one.
-async fn feed<'a>(
+async fn submit_all<'a>(
     args: &Args,
     jobs: &[&'a Job],
     pool: &Pool,

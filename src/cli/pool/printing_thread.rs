@@ -17,8 +17,8 @@ use super::output::{MAX_LINE, Notice, Output, Piece, Recorder};
 use super::progress::Progress;
 use super::spill::append_file;
 
-/// The state of the printing thread. It is a thread, because a write to standard output blocks as long as its reader
-/// wants, and because the outputs must keep their order, which tokio's blocking pool does not promise.
+/// The state of the printing thread. pinfold uses a thread, because a write to standard output blocks until the reader
+/// reads, and because the outputs must keep their order, which tokio's blocking pool does not promise.
 pub struct PrintingThread {
     streams: [File; 2],
     progress: Progress,
@@ -104,7 +104,7 @@ impl PrintingThread {
         Ok(())
     }
 
-    /// Prints a file. `io::copy` is not usable: it loses the bytes that it has read where a write would block.
+    /// Prints a file. Does not use `io::copy`, which loses the bytes that it has read if a write would block.
     fn copy(&mut self, from: &mut impl Read, stream: usize) -> io::Result<()> {
         loop {
             match from.read(&mut self.piece) {

@@ -11,7 +11,7 @@ use crate::report::{MainEnd, Reason};
 
 use super::jobs::Job;
 
-/// The progress on standard error, where that is a terminal; the lines for failures; the summary.
+/// Prints the progress (if standard error is a terminal), a line for each failure, and the summary.
 #[derive(Clone)]
 pub struct Progress {
     bar: ProgressBar,

@@ -23,7 +23,7 @@ use super::jobs::Job;
 struct Line<'a> {
     /// The job's line in the input.
     line: usize,
-    /// It identifies the job in every run.
+    /// Identifies the job in every run.
     key: &'a str,
     /// The job ended by itself or at its own limits: it was started, the pool did not cancel it, and the guard was not
     /// lost. `--resume` skips it.

@@ -1,4 +1,4 @@
-//! The command of which each line of the input is an argument. `{}` stands for the unchanged line, `{q}` for the line
+//! The command that receives each line of the input as an argument. `{}` stands for the unchanged line, `{q}` for the line
 //! quoted for a shell.
 
 use std::ffi::{OsStr, OsString};

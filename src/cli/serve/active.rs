@@ -43,13 +43,14 @@ impl ActiveJob {
 
     fn attempt<T>(&self, get: impl FnOnce(&Attempt) -> T) -> Result<T, Failure> {
         let attempt = self.attempt.lock().unwrap_or_else(PoisonError::into_inner);
-        attempt.as_ref().map(get).ok_or_else(|| Failure::new(ErrorCode::NotStarted, "it has not been started"))
+        let message = "the job has not been started: it waits for a worker";
+        attempt.as_ref().map(get).ok_or_else(|| Failure::new(ErrorCode::NotStarted, message))
     }
 
-    /// Changes the size of its terminal.
+    /// Changes the size of the job's terminal.
     ///
     /// # Errors
-    /// If it is not running, or has no terminal any more.
+    /// If the job is not running, or has no terminal any more.
     pub fn resize(&self, rows: u16, columns: u16) -> Result<(), Failure> {
         let terminal = self.attempt(|attempt| attempt.terminal.clone())?;
         let terminal =
@@ -58,19 +59,19 @@ impl ActiveJob {
         terminal.resize(rows, columns).map_err(failed)
     }
 
-    /// Returns its standard input.
+    /// Returns the job's standard input.
     ///
     /// # Errors
     /// If the caller does not stream it.
     pub fn stdin(&self) -> Result<&Input, Failure> {
-        let advice = "its standard input is not a stream: write \"stdin\": \"stream\" in its submit request";
+        let advice = "the job's standard input is not a stream: write \"stdin\": \"stream\" in its submit request";
         self.streams.stdin.as_ref().ok_or_else(|| Failure::invalid(advice))
     }
 
-    /// Closes one of its streams.
+    /// Closes one of the job's streams.
     ///
     /// # Errors
-    /// If that is a standard input that the caller does not stream.
+    /// If the stream is the standard input, and the caller does not stream it.
     pub fn close(&self, stream: StreamName) -> Result<(), Failure> {
         match stream {
             StreamName::Stdin => self.stdin()?.close(),
@@ -80,14 +81,14 @@ impl ActiveJob {
         Ok(())
     }
 
-    /// Allows pinfold to send so many more bytes of an output.
+    /// Allows pinfold to send this many more bytes of an output.
     ///
     /// # Errors
-    /// If its output is not limited.
+    /// If the job's output is not limited.
     pub fn add_credit(&self, stream: OutputName, bytes: u64) -> Result<(), Failure> {
         let gate = self.streams.gate(stream);
         if !gate.is_limited() {
-            return Err(Failure::invalid("its output is not limited: write \"credit\" in its submit request"));
+            return Err(Failure::invalid("the job's output is not limited: write \"credit\" in its submit request"));
         }
         gate.add(bytes);
         Ok(())

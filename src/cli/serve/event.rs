@@ -57,7 +57,7 @@ impl Capability {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
-    /// The request is not valid, or what it asks for cannot be done here.
+    /// The request is not valid, or pinfold cannot execute it here.
     Invalid,
     /// No job has this id, or the job is done.
     NoSuchJob,
@@ -90,7 +90,7 @@ impl Failure {
         Self::new(ErrorCode::Invalid, message)
     }
 
-    /// Makes a failure of a call of the library.
+    /// Converts an error of the library to the failure of a request.
     pub fn of(error: &crate::Error) -> Self {
         let code = match error {
             crate::Error::Invalid { .. } => ErrorCode::Invalid,
@@ -140,9 +140,9 @@ pub enum Message<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         base64: Option<String>,
     },
-    /// No more of this output comes, in this attempt.
+    /// No `data` of this output follows in this attempt.
     Eof { id: &'a str, stream: OutputName },
-    /// So many bytes of a `stdin` request have been written to the job.
+    /// pinfold has written all bytes of a `stdin` request to the job. `bytes` is their number.
     Stdin { request: u64, id: &'a str, bytes: usize },
     /// The answer to `processes`.
     Processes { request: u64, id: &'a str, processes: &'a [ProcessInfo] },

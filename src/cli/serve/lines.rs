@@ -15,7 +15,7 @@ use crate::cli::thread;
 /// The number of bytes that pinfold searches for the id, in a line that is too long.
 const BEGINNING: usize = 64 * 1024;
 
-/// A request that is invalid: its id as the caller sent it, or null where even the id cannot be read, and the reason.
+/// An invalid request: its id, and the reason. The id is as the caller sent it, or null if pinfold cannot read it.
 pub struct InvalidRequest {
     pub id: Value,
     pub message: String,

@@ -35,13 +35,13 @@ impl Gate {
         Self(Arc::new(watch::Sender::new(Flow { credit, is_closed: false })))
     }
 
-    /// Allows so many more bytes.
+    /// Allows this many more bytes.
     pub fn add(&self, bytes: u64) {
         self.0.send_modify(|flow| flow.credit = flow.credit.map(|credit| credit.saturating_add(bytes)));
     }
 
     /// Allows everything: the caller can send no more credit.
-    pub fn lift(&self) {
+    pub fn remove_limit(&self) {
         self.0.send_modify(|flow| flow.credit = None);
     }
 
@@ -55,7 +55,7 @@ impl Gate {
     }
 
     /// Waits until some bytes may be sent, and returns their number; `None` if the output is closed. Cancel-safe.
-    async fn open(&self) -> Option<usize> {
+    async fn available(&self) -> Option<usize> {
         let mut flow = self.0.subscribe();
         // Can't fail: the sender is in `self`.
         let flow = *flow.wait_for(|flow| flow.is_closed || flow.credit != Some(0)).await.ok()?;
@@ -139,11 +139,11 @@ impl Follower {
         true
     }
 
-    /// Sends each piece as soon as it is read. Reads nothing before it can be sent, so that each job holds only what is
-    /// in its pipe.
+    /// Sends each piece as soon as it is read. Reads a piece only when pinfold can send it, so that pinfold keeps no
+    /// output in memory: the rest stays in the job's pipe.
     async fn follow_data(&self, mut stream: OutputStream) {
         let mut piece = Vec::new();
-        while let Some(credit) = self.gate.open().await {
+        while let Some(credit) = self.gate.available().await {
             self.writer.ready().await;
             let read = tokio::select! {
                 biased;
@@ -168,8 +168,8 @@ impl Follower {
     }
 }
 
-/// Returns whether a byte of text takes at most two bytes in JSON. Others take six (RFC 8259, section 7), and are rare in
-/// text, except for those of terminals.
+/// Returns whether a byte of text takes at most two bytes in JSON. Other control characters take six (RFC 8259, section
+/// 7). They are rare in text, except in the output for terminals.
 fn is_short_in_json(byte: u8) -> bool {
     byte >= b' ' || matches!(byte, b'\t' | b'\n' | b'\r' | 0x08 | 0x0c | 0x1b)
 }

@@ -39,10 +39,10 @@ pub enum Request {
     Usage { id: String },
     /// Writes to the standard input of a job that was submitted with `"stdin": "stream"`.
     Stdin(Chunk),
-    /// Closes a stream of a job: its standard input after everything that was written to it, or an output, which
-    /// pinfold then reads no more.
+    /// Closes a stream of a job. pinfold closes the standard input after it has written the earlier `stdin` requests. It
+    /// stops reading a closed output.
     Close { id: String, stream: StreamName },
-    /// Allows pinfold to send so many more bytes of an output.
+    /// Allows pinfold to send this many more bytes of an output.
     Credit {
         id: String,
         stream: OutputName,
@@ -53,12 +53,12 @@ pub enum Request {
     Resize { id: String, rows: u16, columns: u16 },
 }
 
-/// A job, and how the caller wants to talk about it.
+/// A job, and how its streams and events reach the caller.
 #[derive(Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "submit"))]
 #[serde(deny_unknown_fields)]
 pub struct Submit {
-    /// The caller chooses it, a different one for each job.
+    /// The caller chooses the id. Each job needs a different one.
     pub id: String,
     pub job: JobLine,
     /// `stream`: the job's standard input comes in `stdin` requests.
@@ -93,13 +93,13 @@ pub enum OutputMode {
     /// Line by line, in the events `output` and `output_bytes`.
     #[default]
     Lines,
-    /// Piece by piece as the job writes it, in the event `data`, and `eof` at its end.
+    /// Piece by piece as the job writes it, in the event `data`. `eof` follows at its end.
     Data,
     /// Not at all: the job writes to `/dev/null`.
     None,
 }
 
-/// How both outputs of a job arrive, or each of them.
+/// How the outputs of a job arrive: one mode for both, or one for each.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "output"))]
 #[serde(
@@ -140,7 +140,7 @@ impl Output {
 pub struct PtySize {
     pub rows: u16,
     pub columns: u16,
-    /// Whether the terminal echoes its input. By default it does.
+    /// Whether the terminal echoes its input. The default is `true`.
     #[serde(default)]
     pub echo: Option<bool>,
 }
@@ -167,7 +167,7 @@ pub enum StreamName {
     Stderr,
 }
 
-/// An output of a job. For a job with a terminal, `stdout` is everything that it writes.
+/// An output of a job. For a job with a terminal, `stdout` is everything that the job writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "stream"))]
 #[serde(rename_all = "snake_case")]

@@ -21,9 +21,9 @@ pub struct Session<'a> {
     pub writer: EventWriter,
     pub active: HashMap<Arc<str>, ActiveJob>,
     /// Receives the id of each job whose `done` has been sent to the writer.
-    pub done: UnboundedSender<Arc<str>>,
-    /// The other end of `done`.
-    pub over: UnboundedReceiver<Arc<str>>,
+    pub done_sender: UnboundedSender<Arc<str>>,
+    /// The other end of `done_sender`.
+    pub done_receiver: UnboundedReceiver<Arc<str>>,
 }
 
 impl Session<'_> {
@@ -41,11 +41,11 @@ impl Session<'_> {
         }
     }
 
-    /// Sends all output that is left: the caller can send no more credit.
-    pub fn lift_limits(&self) {
+    /// Removes the limits, so that pinfold sends all remaining output: the caller can send no more credit.
+    pub fn remove_limits(&self) {
         for job in self.active.values() {
-            job.streams.stdout.lift();
-            job.streams.stderr.lift();
+            job.streams.stdout.remove_limit();
+            job.streams.stderr.remove_limit();
         }
     }
 

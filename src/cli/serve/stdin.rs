@@ -10,7 +10,8 @@ use super::event::{ErrorCode, Failure, Message};
 use super::writer::EventWriter;
 use crate::output::InputStream;
 
-/// How many bytes may wait for a job to read them. A piece that begins below this limit may exceed it.
+/// How many bytes may wait for a job to read them. pinfold accepts a piece while fewer bytes wait, so the piece itself may
+/// exceed this limit.
 pub const WINDOW: usize = 1024 * 1024;
 
 /// A `stdin` request: its number, and the bytes to write.
@@ -26,9 +27,9 @@ pub struct Input(Arc<Mutex<State>>);
 struct State {
     /// `None` after the input was closed.
     sender: Option<UnboundedSender<Piece>>,
-    /// Until the job is started.
+    /// `None` after the job was started.
     receiver: Option<UnboundedReceiver<Piece>>,
-    /// How many bytes wait.
+    /// How many bytes wait for the job to read them.
     waiting: usize,
 }
 
@@ -49,8 +50,10 @@ impl Input {
     pub fn push(&self, request: u64, bytes: Vec<u8>) -> Result<(), Failure> {
         let mut state = self.lock();
         if state.waiting >= WINDOW {
-            let message =
-                format!("{} bytes wait for the job to read them: wait for the answers to them first", state.waiting);
+            let message = format!(
+                "{} bytes wait for the job to read them: wait for the answers to earlier requests",
+                state.waiting
+            );
             return Err(Failure::new(ErrorCode::StdinFull, message));
         }
         let length = bytes.len();
@@ -62,13 +65,13 @@ impl Input {
         Ok(())
     }
 
-    /// Ends the input after the pieces that were added.
+    /// Ends the input after the pieces that were added before.
     pub fn close(&self) {
         self.lock().sender = None;
     }
 
-    /// Writes the pieces to the job, until the input is closed. After the end of the job, and when no process reads the
-    /// input any more, the answers are errors.
+    /// Writes the pieces to the job, until the input is closed. Answers a piece with an error if the job has ended or no
+    /// process reads the input any more.
     pub async fn feed(self, id: Arc<str>, mut stream: InputStream, writer: EventWriter) {
         let Some(mut pieces) = self.lock().receiver.take() else { return };
         while let Some(Piece { request, bytes }) = pieces.recv().await {
@@ -87,7 +90,7 @@ impl Input {
         self.refuse(&id, pieces, &writer).await;
     }
 
-    /// Ends the input of a job that is over. Answers what was not written, if the job was never started.
+    /// Ends the input of a job that is over. If the job was never started, answers the waiting pieces with errors.
     pub async fn end(&self, id: &str, writer: &EventWriter) {
         self.close();
         let pieces = self.lock().receiver.take();

@@ -42,7 +42,7 @@ impl Session<'_> {
         let task = task.on_spawn(move |job: &mut Job, attempt| start.follow(job, attempt));
         let handle = self.pool.submit(task).await.map_err(|error| Failure::of(&error))?;
         self.active.insert(id.clone(), ActiveJob { handle: handle.clone(), attempt, streams: streams.clone() });
-        let (writer, done) = (self.writer.clone(), self.done.clone());
+        let (writer, done) = (self.writer.clone(), self.done_sender.clone());
         let end = End { number, id, data: submit.data, stdin: streams.stdin, followers, writer, done };
         tokio::spawn(end.wait(handle));
         Ok(())
@@ -54,12 +54,15 @@ impl Session<'_> {
         job.check().map_err(Failure::invalid)?;
         if let Some(needed) = job.controllers().iter().find(|needed| !self.args.controllers.contains(needed)) {
             return Err(Failure::invalid(format!(
-                "its limits need the controller {needed}: start pinfold serve with --controllers {needed}"
+                "the job's limits need the controller {needed}: start pinfold serve with --controllers {needed}"
             )));
         }
         let modes = [OutputName::Stdout, OutputName::Stderr].map(|stream| output.of(stream));
         for (is_wrong, message) in [
-            (stdin.is_some() && job.has_stdin(), "\"stdin\" is a stream, and the job has a \"stdin\": write only one"),
+            (
+                stdin.is_some() && job.has_stdin(),
+                "the request has \"stdin\": \"stream\", and the job has a \"stdin\" too: write only one",
+            ),
             (
                 stdin.is_some() && job.retries() > 0,
                 "\"stdin\" is a stream, which cannot be read again: do not write \"retries\"",
@@ -104,7 +107,7 @@ impl Session<'_> {
 
 type Followers = Arc<Mutex<Vec<JoinHandle<()>>>>;
 
-/// What the start of each attempt needs.
+/// The values that the start of each attempt needs.
 struct Start {
     id: Arc<str>,
     writer: EventWriter,
@@ -146,7 +149,7 @@ impl Start {
     }
 }
 
-/// What the end of a job needs.
+/// The values that the end of a job needs.
 struct End {
     number: u64,
     id: Arc<str>,

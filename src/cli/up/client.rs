@@ -1,4 +1,4 @@
-//! `pinfold down`, `restart` and `logs`: they ask a running `pinfold up` through its control socket.
+//! `pinfold down`, `restart` and `logs`: they send requests to the control socket of a running `pinfold up`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -48,11 +48,11 @@ pub struct RestartArgs {
 /// Exit code: 0; 125 when the services are not up and have no log file.
 #[derive(clap::Args)]
 pub struct LogsArgs {
-    /// Continue with the lines that come, until the services are stopped
+    /// Also print each new line, until the services are stopped
     #[arg(long, short)]
     follow: bool,
 
-    /// How many of the last lines of each service
+    /// How many of the last lines of each service to print
     #[arg(long, short = 'n', value_name = "N", default_value = "100")]
     lines: usize,
 
@@ -65,7 +65,7 @@ pub fn down(args: &DownArgs) -> Result<u8> {
     let request = if args.kill { Request::Kill } else { Request::Down };
     let mut client = Client::connect(&file)?;
     client.send(&request)?;
-    // The answer, and then the end of the connection: `up` has ended.
+    // First the answer arrives. Then the connection ends, because `up` has ended.
     while let Some(answer) = client.next()? {
         if let Answer::Error { message, .. } = answer {
             bail!("{message}");
@@ -98,7 +98,7 @@ pub fn logs(args: &LogsArgs) -> Result<u8> {
             Answer::OutputBytes { service, bytes, .. } => (service, bytes),
             Answer::Missed { lines, .. } => {
                 let lines = counted(usize::try_from(*lines).unwrap_or(usize::MAX), "line");
-                print_message(&format!("{lines} are missing here: they came faster than they were read"));
+                print_message(&format!("{lines} are missing here: the service prints faster than this command"));
                 return Ok(());
             }
             _ => return Ok(()),
@@ -110,7 +110,7 @@ pub fn logs(args: &LogsArgs) -> Result<u8> {
         stdout.write_all(&text).and_then(|()| stdout.flush()).map_err(Into::into)
     });
     match printed {
-        // The reader wants no more lines.
+        // The reader of standard output has closed it.
         Err(error) if is_broken_pipe(&error) => Ok(0),
         Err(error) => Err(error),
         Ok(()) => write::print("").map(|()| 0).context("cannot write to standard output"),
@@ -149,7 +149,7 @@ impl Client {
         self.stream.write_all(&line).context("cannot send the request to pinfold up")
     }
 
-    /// Waits for the next event; `None` at the end of the connection.
+    /// Waits for the next answer; `None` at the end of the connection.
     fn next(&mut self) -> Result<Option<Answer<'static>>> {
         self.line.clear();
         let read = self.reader.read_until(b'\n', &mut self.line);
@@ -157,13 +157,13 @@ impl Client {
             Ok(0) => Ok(None),
             Ok(_) => serde_json::from_slice::<Answer<'_>>(&self.line)
                 .map(|answer| Some(answer.into_owned()))
-                .context("cannot understand pinfold up: it may have another version"),
+                .context("cannot understand the answer of pinfold up: it may be another version of pinfold"),
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(None),
             Err(error) => Err(error).context("cannot read from pinfold up"),
         }
     }
 
-    /// Handles events until the request is done, or `up` has ended.
+    /// Handles answers until the request is done, or `up` has ended.
     fn until_done(&mut self, mut handle: impl FnMut(Answer<'_>) -> Result<()>) -> Result<()> {
         loop {
             match self.next()? {

@@ -1,4 +1,4 @@
-//! The side of `pinfold up` at its control socket.
+//! The server at the control socket of `pinfold up`.
 
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use tokio::task::JoinSet;
 use super::message::{Answer, PROTOCOL, Request};
 use crate::services::Services;
 
-/// The longest request.
+/// The longest request, in bytes.
 const MAX_REQUEST: u64 = 64 * 1024;
 
-/// Answers requests until it is dropped.
+/// Answers requests until the future is dropped.
 pub async fn serve(listener: &UnixListener, services: Services, down: watch::Sender<bool>) -> Result<()> {
     let copy = listener.try_clone().context("cannot copy the control socket")?;
     let listener = tokio::net::UnixListener::from_std(copy).context("cannot wait for the control socket")?;
@@ -26,7 +26,7 @@ pub async fn serve(listener: &UnixListener, services: Services, down: watch::Sen
         tokio::select! {
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => {
-                // An error is one of that connection, or there are too few descriptors for now.
+                // An error concerns only this connection, or this process has no free descriptor at the moment.
                 let Ok((stream, _)) = accepted else { continue };
                 connections.spawn(serve_one(stream, services.clone(), down.clone()));
             }
@@ -42,7 +42,7 @@ struct Connection {
 }
 
 async fn serve_one(stream: UnixStream, services: Services, down: watch::Sender<bool>) {
-    // The directory lets no other user in. This also holds where its mode was changed.
+    // The mode of the directory keeps other users out. This check also works if the mode was changed.
     let is_allowed = |uid| uid == getuid().as_raw() || uid == 0;
     if !stream.peer_cred().is_ok_and(|peer| is_allowed(peer.uid())) {
         return;
@@ -66,7 +66,7 @@ async fn serve_one(stream: UnixStream, services: Services, down: watch::Sender<b
         requests.spawn(async move {
             let done = match serde_json::from_slice(&line) {
                 Ok(request) => connection.perform(number, request).await,
-                Err(error) => Err(format!("this is no request: {error}")),
+                Err(error) => Err(format!("this is not a valid request: {error}")),
             };
             let answer = match done {
                 Ok(()) => Answer::Done { request: number },
@@ -80,7 +80,7 @@ async fn serve_one(stream: UnixStream, services: Services, down: watch::Sender<b
 
 impl Connection {
     async fn send(&self, answer: &Answer<'_>) {
-        // If the other side is gone, the reader sees its end.
+        // If the client is gone, `serve_one` reads the end of the connection.
         let _ = self.writer.lock().await.write_all(&answer.to_line()).await;
     }
 

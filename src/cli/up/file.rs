@@ -1,4 +1,4 @@
-//! Which file of services a command line names.
+//! Finds the file of services that a command line names.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -15,8 +15,9 @@ pub struct Operands {
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
 
-    /// The file (one with a / or ending in .toml, or an existing file) [default: pinfold.toml, or else Procfile], and the
-    /// services, instead of all; what they depend on is included
+    /// The file of services [default: pinfold.toml, or else Procfile], and names of services [default: all]. The first
+    /// operand is the file if it contains a /, ends in .toml or is an existing file. pinfold up also starts the
+    /// services that the named ones depend on
     #[arg(value_name = "[FILE] [NAME]")]
     operands: Vec<OsString>,
 }
@@ -37,16 +38,16 @@ impl Operands {
         }
         let names = names.iter().map(|name| match name.to_str() {
             Some(name) => Ok(name.to_owned()),
-            None => bail!("'{}' is no name of a service: a name is ASCII text", printable_os(name)),
+            None => bail!("'{}' is not the name of a service: a name is ASCII text", printable_os(name)),
         });
         Ok((file_or_default(file)?, names.collect::<Result<_>>()?))
     }
 }
 
-/// Returns the path of the file, or of the one in the working directory.
+/// Returns this path, or else the path of the file of services in the working directory.
 ///
 /// # Errors
-/// If this directory has no such file.
+/// If `file` is `None`, and the working directory has no file of services.
 pub fn file_or_default(file: Option<PathBuf>) -> Result<PathBuf> {
     let found = file.or_else(|| ServiceFile::find("."));
     found.context("there is no pinfold.toml and no Procfile here: write one, or name a file")

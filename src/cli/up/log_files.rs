@@ -9,11 +9,11 @@ use crate::cli::print_message;
 use crate::report::text::printable_path;
 use crate::services::ServiceFile;
 
-/// Prints the last lines of the log files of these services; of all services for no name. If no service has a log file
-/// with lines, returns `not_up`.
+/// Prints the last lines of the log files of these services. Without names, prints those of all services.
 ///
 /// # Errors
-/// `not_up`, or an error of the file of services, of a log file or of standard output.
+/// `not_up` if no log file of these services has a line, or an error of the file of services, of a log file or of
+/// standard output.
 pub fn print(file: &Path, names: &[String], lines: usize, not_up: anyhow::Error) -> Result<()> {
     let services = ServiceFile::read(file)?;
     let mut text = Vec::new();

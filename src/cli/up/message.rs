@@ -1,5 +1,5 @@
-//! The messages of the control socket: JSON lines, as those of `pinfold serve`. Each answer has the number of the line
-//! with its request, counted from 1.
+//! The messages of the control socket: JSON lines, like those of `pinfold serve`. Each answer contains the number of
+//! its request: the first line that the client sends is number 1.
 
 use std::borrow::Cow;
 
@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::services::{OutputLine, ServiceStatus};
 
-/// The version of the protocol. It is raised when the meaning of a message changes or a message is removed.
+/// The version of the protocol. It increases when a message changes its meaning or is removed.
 pub const PROTOCOL: u32 = 1;
 
-/// A request. Without names, it is about all services.
+/// A request. `Logs` without names applies to all services.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
@@ -23,7 +23,7 @@ pub enum Request {
     Restart {
         names: Vec<String>,
     },
-    /// The last lines of output, and with `follow` also the lines that come.
+    /// The last lines of output, and with `follow` also each new line.
     Logs {
         #[serde(default)]
         names: Vec<String>,
@@ -34,7 +34,7 @@ pub enum Request {
     },
 }
 
-/// An event. It is the answer to the request with this number, except `hello`.
+/// An answer. Except `hello`, it belongs to the request with the number `request`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Answer<'a> {
@@ -61,7 +61,7 @@ pub enum Answer<'a> {
         service: Cow<'a, str>,
         bytes: Cow<'a, [u8]>,
     },
-    /// The reader was too slow for this number of lines.
+    /// The client has missed this number of lines, because it read too slowly.
     Missed {
         request: u64,
         lines: u64,
@@ -73,7 +73,7 @@ pub enum Answer<'a> {
         request: u64,
         message: Cow<'a, str>,
     },
-    /// An event that a newer pinfold has added.
+    /// An answer that a newer pinfold has added.
     #[serde(other)]
     Unknown,
 }
@@ -109,7 +109,7 @@ impl<'a> Answer<'a> {
 
     /// Returns one line of JSON.
     pub fn to_line(&self) -> Vec<u8> {
-        // Every field has a JSON form.
+        // This does not fail: every field has a JSON form.
         let mut line = serde_json::to_vec(self).unwrap_or_default();
         line.push(b'\n');
         line

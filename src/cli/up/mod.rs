@@ -1,4 +1,4 @@
-//! `pinfold up`: runs the services of a file, and `down`, `restart` and `logs`, which talk to it.
+//! `pinfold up`, which runs the services of a file, and `down`, `restart` and `logs`, which send requests to it.
 
 mod client;
 mod control;
@@ -30,12 +30,13 @@ use crate::services::{Service, ServiceFile};
 
 /// Run the services of a Procfile or of pinfold.toml, and end them with everything that they started
 ///
-/// Services start in the order of their dependencies, and stop in the reverse order: at Ctrl-C, SIGTERM, pinfold down, or
-/// when one of them has failed for good. A second Ctrl-C kills. pinfold prints their output with their names. When
-/// pinfold itself is killed, nothing of them is left.
+/// Services start in the order of their dependencies, and stop in the reverse order: after Ctrl-C, SIGTERM or pinfold
+/// down, or when one of them has failed for good. A second Ctrl-C kills them. pinfold prints each line of their output
+/// with the name of the service. When pinfold itself is killed, no process of the services is left.
 ///
-/// Exit code: 0 after a stop that was requested; 1 when a service failed for good; 124 when a service did not become
-/// ready; with --wait the exit code of the command; 125 when pinfold itself failed.
+/// Exit code: 0 after a stop that was requested; 1 when a service failed for good; 122 when a process could not be
+/// ended; 124 when a service did not become ready; with --wait the exit code of the command; 125 when pinfold itself
+/// failed.
 ///
 /// docs/services.md describes pinfold.toml.
 #[derive(clap::Args)]
@@ -44,7 +45,7 @@ pub struct Args {
     #[arg(long, requires = "command")]
     wait: bool,
 
-    /// Print neither the output of the services nor what happens to them
+    /// Print no output of the services, and no messages about them except failures and notes
     #[arg(long, short)]
     quiet: bool,
 
@@ -65,11 +66,11 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<u8> {
     let (path, names) = args.operands.resolve()?;
     let services = ServiceFile::read(&path)?.select(&names)?;
-    // The socket comes before the guard, so that the guard closes its copy of the lock.
     let signals = SignalQueue::block_all()?;
-    // This must be known before the guard exists (Terminal::orphaned).
+    // `Terminal::open` must run before the guard exists (`Terminal::orphaned`).
     let terminal = if args.wait { Terminal::open() } else { None };
     let guard = Guard::fork()?;
+    // The guard exists before this lock, so it has no copy of the lock.
     let socket = Socket::bind(&path)?;
     enough_descriptors(services.len())?;
     let controllers: Vec<_> = services.iter().flat_map(Service::controllers).collect();
@@ -86,14 +87,14 @@ pub fn run(args: &Args) -> Result<u8> {
 
 /// Raises the limit on open files, and checks that it is enough for this number of services.
 fn enough_descriptors(services: usize) -> Result<()> {
-    /// For each service: its containment, its pipe, its log file, its start. For pinfold: the runtime, the guard, the
-    /// base, the control socket and its connections.
-    const EACH: usize = 12;
+    /// The open files of one service: its containment, its pipe, its log file, its start. `FIXED` are those of pinfold:
+    /// the runtime, the guard, the base, the control socket and its connections.
+    const PER_SERVICE: usize = 12;
     const FIXED: usize = 64;
     let Some(limit) = inherited::raise_own_limits().and_then(|limit| usize::try_from(limit).ok()) else {
         return Ok(());
     };
-    let needed = services.saturating_mul(EACH).saturating_add(FIXED);
+    let needed = services.saturating_mul(PER_SERVICE).saturating_add(FIXED);
     ensure!(
         needed <= limit,
         "{services} services need {needed} open files, but the limit is {limit} (ulimit -Hn): raise it"

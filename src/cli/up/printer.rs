@@ -22,7 +22,7 @@ pub struct Printer {
 }
 
 impl Printer {
-    /// Returns a printer for these services. `to_stderr`: it prints to standard error.
+    /// Returns a printer for these services. With `to_stderr`, it prints to standard error.
     ///
     /// # Errors
     /// If no thread can be started.

@@ -25,14 +25,14 @@ use crate::{Command, Job, ProcessGroup, Signal, Stdio, Supervisor};
 /// A service failed for good.
 const SERVICE_FAILED: u8 = 1;
 
-/// How many of the last lines of a service that did not become ready are printed.
+/// If a service does not become ready, pinfold prints this number of its last lines.
 const LAST_LINES: usize = 10;
 
 /// One run.
 pub struct Session<'a> {
     args: &'a Args,
     services: Vec<Service>,
-    /// The services that are not ready at their start already.
+    /// The names of the services that have a readiness condition.
     with_readiness: Vec<String>,
     socket: &'a Socket,
     terminal: Option<&'a Terminal>,
@@ -46,11 +46,11 @@ pub struct Session<'a> {
 /// An event of `up` itself.
 enum UpEvent {
     Service(Option<ServiceEvent>),
-    /// All services are ready, for the command of `--wait`.
+    /// All services are ready, so the command of `--wait` can start.
     Ready,
-    /// A request to the control socket.
+    /// A request to stop, from the control socket.
     Down,
-    /// Nothing can be printed any more.
+    /// pinfold can't print output any more.
     Output(std::io::Error),
 }
 
@@ -90,7 +90,7 @@ impl<'a> Session<'a> {
         let mut supervision = Supervision::new(signals, Rules::new(keys), policy);
         let mut job: Option<Job> = None;
         let mut waits = self.args.wait;
-        let (mut has_output, mut was_asked, mut gave_up) = (true, false, false);
+        let (mut has_output, mut was_asked, mut aborted) = (true, false, false);
         loop {
             let own = async {
                 tokio::select! {
@@ -103,7 +103,7 @@ impl<'a> Session<'a> {
             };
             match supervision.next(job.as_ref(), own).await? {
                 Event::Other(UpEvent::Service(None)) => break,
-                Event::Other(UpEvent::Service(Some(event))) => self.happened(&services, &event, job.as_ref()),
+                Event::Other(UpEvent::Service(Some(event))) => self.report_event(&services, &event, job.as_ref()),
                 Event::Other(UpEvent::Ready) => {
                     waits = false;
                     match supervision.start(supervisor.spawn(&self.command())).await {
@@ -134,7 +134,7 @@ impl<'a> Session<'a> {
                 }
                 Event::Requested(signal) | Event::Interrupted(signal) if job.is_none() => {
                     if self.stopping || killed.get() {
-                        gave_up = true;
+                        aborted = true;
                         printing.abort();
                         services.start_kill();
                     }
@@ -145,16 +145,17 @@ impl<'a> Session<'a> {
                 Event::Requested(_) | Event::Interrupted(_) => {}
             }
         }
-        // The streams have ended, unless printing was given up.
+        // This task ends with the output of the services, or it was aborted.
         let _ = printing.await;
-        if has_output && !gave_up {
+        if has_output && !aborted {
             let _ = supervision.finish(self.printer.flush()).await;
         }
         control.abort();
         Ok(self.exit.unwrap_or(Exit::Code(0)))
     }
 
-    /// Prints all output in a task of its own, so that an output that accepts nothing delays no signal.
+    /// Prints all output in a task of its own, so that a blocked standard output does not delay the handling of
+    /// signals.
     fn print_output(&self, services: &Services) -> JoinHandle<()> {
         if self.args.quiet {
             return tokio::spawn(async {});
@@ -167,7 +168,7 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Returns the command of `--wait`, which has pinfold's standard streams and terminal.
+    /// Returns the command of `--wait`. It uses pinfold's standard streams and terminal.
     fn command(&self) -> Command {
         let words: &[OsString] = &self.args.command;
         let mut command = Command::new(&words[0]);
@@ -176,14 +177,15 @@ impl<'a> Session<'a> {
         command
     }
 
-    /// A signal has requested a stop. It is a wanted stop, unless a command has not been run.
+    /// Handles a signal that requests a stop. Without `--wait`, this is the normal end, with exit code 0. With
+    /// `--wait`, pinfold ends before the command has finished, so the exit code is that of the signal.
     fn requested(&mut self, services: &Services, signal: Signal) {
         if !self.stopping && !self.args.quiet {
             print_message(&format!("{signal}: stopping the services; a second signal kills"));
         }
         let exit = if self.args.wait { Exit::on_request(signal) } else { Exit::Code(0) };
-        let goes_first = [Signal::INT, Signal::QUIT, Signal::HUP].contains(&signal);
-        self.end(services, exit, goes_first.then_some(signal));
+        let is_sent_first = [Signal::INT, Signal::QUIT, Signal::HUP].contains(&signal);
+        self.end(services, exit, is_sent_first.then_some(signal));
     }
 
     /// Decides how `up` ends, and stops the services.
@@ -195,7 +197,7 @@ impl<'a> Session<'a> {
     }
 
     fn output_failed(&mut self, services: &Services, error: &std::io::Error) {
-        // pinfold ends as a program that SIGPIPE kills: the reader wants no more output.
+        // The reader has closed the output: pinfold exits like a program that SIGPIPE has ended.
         let exit = match error.kind() {
             std::io::ErrorKind::BrokenPipe => Exit::on_request(Signal::PIPE),
             _ => {
@@ -207,7 +209,7 @@ impl<'a> Session<'a> {
     }
 
     /// Prints what happened to a service, and ends `up` when the service has failed for good.
-    fn happened(&mut self, services: &Services, event: &ServiceEvent, job: Option<&Job>) {
+    fn report_event(&mut self, services: &Services, event: &ServiceEvent, job: Option<&Job>) {
         let name = &event.service;
         let print = |text: &str| {
             if !self.args.quiet {
@@ -237,7 +239,7 @@ impl<'a> Session<'a> {
                     Failure::SupervisorGone => FAILED,
                     _ => SERVICE_FAILED,
                 });
-                // A process that could not be ended counts more than anything else.
+                // These two failures replace an exit code that was decided before.
                 if matches!(failure, Failure::NotEnded | Failure::SupervisorGone) {
                     self.exit = Some(exit);
                 }
@@ -254,7 +256,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Prints the last lines of a service, so that its user sees why it is not ready.
+/// Prints the last lines of a service, so that the user sees why the service is not ready.
 fn show_last_lines(services: &Services, name: &str) {
     let lines = services.last_lines(name, LAST_LINES).unwrap_or_default();
     match lines.is_empty() {

@@ -1,4 +1,5 @@
-//! The control socket of `pinfold up`: where it is, and that one file of services has one `up` at a time.
+//! The control socket of `pinfold up`: its path, and the lock that allows only one `up` at a time for a file of
+//! services.
 //!
 //! The directory is `$XDG_RUNTIME_DIR/pinfold`; without that variable, `/run/user/UID/pinfold` if `/run/user/UID` exists,
 //! `/run/pinfold` for root, and otherwise `/tmp/pinfold-UID`. It has mode 0700, and belongs to the user.
@@ -23,7 +24,7 @@ pub struct Socket {
     pub listener: UnixListener,
     path: PathBuf,
     lock_path: PathBuf,
-    /// Locked while this `up` runs, so that a socket whose `up` was killed does not block the next one.
+    /// Locked until this `up` ends, even if it is killed. So the socket of a killed `up` does not block the next one.
     _lock: File,
 }
 
@@ -50,7 +51,10 @@ impl Socket {
             _ => {}
         }
         let listener = UnixListener::bind(&path).with_context(|| {
-            format!("cannot make the control socket {} (XDG_RUNTIME_DIR says where)", printable_path(&path))
+            format!(
+                "cannot make the control socket {} (set XDG_RUNTIME_DIR to use another directory)",
+                printable_path(&path)
+            )
         })?;
         listener.set_nonblocking(true).context("cannot use the control socket")?;
         Ok(Self { listener, path, lock_path, _lock: lock })
@@ -68,7 +72,7 @@ impl Drop for Socket {
 /// Connects to the `up` of a file of services.
 ///
 /// # Errors
-/// If none runs.
+/// If no `up` runs this file.
 pub fn connect(file: &Path) -> Result<UnixStream> {
     let path = path_of(file)?;
     match UnixStream::connect(&path) {
@@ -90,7 +94,7 @@ fn lock(path: &Path) -> Result<Option<File>> {
             Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
             Err(errno) => return Err(errno).with_context(failed),
         }
-        // The `up` that had the lock may have removed the file between our open and our lock.
+        // The `up` that had the lock may have removed the file after this open and before this lock.
         let own = file.metadata().with_context(failed)?;
         if std::fs::metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (own.dev(), own.ino())) {
             return Ok(Some(file));
@@ -101,7 +105,7 @@ fn lock(path: &Path) -> Result<Option<File>> {
 /// Returns the path of the socket for a file of services.
 fn path_of(file: &Path) -> Result<PathBuf> {
     let file = canonical(file)?;
-    // FNV-1a. Two files with one hash could not be up at the same time; that is all.
+    // FNV-1a. Two files with the same hash would have the same socket. This is improbable.
     let hash =
         file.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
@@ -109,7 +113,7 @@ fn path_of(file: &Path) -> Result<PathBuf> {
     Ok(directory()?.join(format!("up-{hash:016x}.sock")))
 }
 
-/// Returns the directory of the sockets, and makes it.
+/// Returns the directory of the sockets. Creates it if it does not exist.
 fn directory() -> Result<PathBuf> {
     let uid = getuid().as_raw();
     let run = PathBuf::from(format!("/run/user/{uid}"));
@@ -122,11 +126,12 @@ fn directory() -> Result<PathBuf> {
     let shown = printable_path(&directory).into_owned();
     match DirBuilder::new().mode(0o700).create(&directory) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-            return Err(error).with_context(|| format!("cannot make {shown} (XDG_RUNTIME_DIR says where)"));
+            return Err(error)
+                .with_context(|| format!("cannot make {shown} (set XDG_RUNTIME_DIR to use another directory)"));
         }
         _ => {}
     }
-    // Another user may have made it first, in a directory that all users may write to.
+    // Another user may have created it first, if it is in a directory where all users may create files, such as /tmp.
     let metadata = directory.symlink_metadata().with_context(|| format!("cannot read {shown}"))?;
     ensure!(
         metadata.is_dir() && metadata.uid() == uid && metadata.mode() & 0o077 == 0,

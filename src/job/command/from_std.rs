@@ -3,7 +3,8 @@
 use crate::job::command::Command;
 
 /// Copies everything that [`std::process::Command`] shows: the program, the arguments, the changes of the environment
-/// and the working directory. It does not show the following, so this conversion can't copy it:
+/// and the working directory. `std::process::Command` does not show the following settings, so this conversion can't
+/// copy them:
 ///
 /// - [`env_clear`](std::process::Command::env_clear): the job inherits the environment. If it must not, call
 ///   [`Command::env_clear`] and set the variables again.

@@ -42,16 +42,16 @@ pub enum ProcessGroup {
     New,
     /// A new process group in a new session (setsid(2)), without a controlling terminal.
     NewSession,
-    /// As [`NewSession`](Self::NewSession), with standard input as the controlling terminal, if standard input is a
-    /// terminal that belongs to no session (TIOCSCTTY in ioctl_tty(2)). Otherwise it is the same as `NewSession`.
+    /// The same as [`NewSession`](Self::NewSession). In addition, if standard input is a terminal that belongs to no
+    /// session, it becomes the controlling terminal (TIOCSCTTY in ioctl_tty(2)).
     NewSessionOnTerminal,
-    /// The process group of the supervisor. For programs with a controlling terminal, so that the signals of its keys
-    /// (such as Ctrl-C) reach the job.
+    /// The process group of the supervisor. Use this in a program with a controlling terminal: the signals of the
+    /// terminal's keys (such as Ctrl-C) then reach the job.
     Supervisors,
 }
 
-/// A command, with the settings for its job: streams, limits, and how it is stopped. It has the names of
-/// [`std::process::Command`]; [`Job`](crate::Job) lists the differences from `tokio::process`.
+/// A command, with the settings for its job: streams, limits, and how it is stopped. Its methods have the same names as
+/// those of [`std::process::Command`]. [`Job`](crate::Job) lists the differences from `tokio::process`.
 ///
 /// ```
 /// use std::time::Duration;
@@ -188,7 +188,7 @@ impl Command {
     }
 
     /// Sets the working directory of the job. The default is the working directory of the supervisor at the time of the
-    /// spawn. A relative path is relative to it.
+    /// spawn. A relative path is relative to that directory.
     pub fn current_dir(&mut self, directory: impl AsRef<Path>) -> &mut Self {
         self.current_dir = Some(directory.as_ref().into());
         self
@@ -227,8 +227,8 @@ impl Command {
     /// same number, as exec does: for example a make jobserver, or sockets from a service manager. Off by default.
     ///
     /// The descriptors are selected and copied when [`Supervisor::spawn`](crate::Supervisor::spawn) is called. The job
-    /// receives the copies, so that it does not matter what other threads do with the numbers meanwhile. Each copy
-    /// needs a free descriptor.
+    /// receives the copies, so other threads may close or replace the originals meanwhile. Each copy needs a free
+    /// descriptor.
     pub fn inherit_descriptors(&mut self, inherit: bool) -> &mut Self {
         self.inherit_descriptors = inherit;
         self

@@ -14,8 +14,8 @@ impl Command {
     /// Gives the job this descriptor under the number `number`, which is 3 or higher. Every job of the command gets it,
     /// so a job that is started again has it too. The supervisor's own descriptor keeps its close-on-exec flag.
     ///
-    /// The job gets the descriptor also in a sandbox, and in place of a descriptor that
-    /// [`inherit_descriptors`](Self::inherit_descriptors) would give it under this number.
+    /// The job gets the descriptor in a sandbox too. The descriptor replaces one that the job would get under this
+    /// number through [`inherit_descriptors`](Self::inherit_descriptors).
     ///
     /// ```
     /// use pinfold::Command;
@@ -41,7 +41,7 @@ impl Command {
     /// command.args(["-c", "test $MAIN = $$"]).env_pid("MAIN");
     /// ```
     pub fn env_pid(&mut self, key: impl AsRef<OsStr>) -> &mut Self {
-        // The main process replaces the value.
+        // The main process replaces this value before it executes the program.
         self.env(&key, "0");
         self.pid_variables.insert(key.as_ref().into());
         self
@@ -49,7 +49,7 @@ impl Command {
 
     /// Passes listening sockets to the job, as a service manager does (sd_listen_fds(3)): the sockets are the
     /// descriptors from 3 on, and the variables `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES` describe them. Each
-    /// socket has a name, which has no colon and no control character; other characters are replaced.
+    /// socket has a name. pinfold replaces colons and control characters in it with `_`.
     ///
     /// ```
     /// let socket = std::net::TcpListener::bind("127.0.0.1:0")?;

@@ -1,4 +1,4 @@
-//! Runs a command under a supervisor: `spawn`, `status` and `output`, as [`std::process::Command`] has them.
+//! Runs a command under a supervisor: `spawn`, `status` and `output`, like those of [`std::process::Command`].
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -101,8 +101,8 @@ impl Command {
     }
 
     /// Runs the command as a job, waits until the job is over, and returns its report and its output. By default,
-    /// standard output and standard error are piped, and standard input is `/dev/null`. The output is complete, so that
-    /// the job determines how much memory it takes, unless [`capture`](Self::capture) sets a limit.
+    /// standard output and standard error are piped, and standard input is `/dev/null`. pinfold keeps the whole output
+    /// in memory, however much the job writes, unless [`capture`](Self::capture) sets a limit.
     ///
     /// Dropping the future kills the job.
     ///

@@ -9,9 +9,9 @@ use crate::job::command::Command;
 use crate::job::output::CaptureLimit;
 use crate::kernel::pty::Pty;
 
-/// Where a standard stream of the job goes, as [`std::process::Stdio`]. Unlike that type, it can be cloned: each job of
-/// a command gets the same stream. A value of that type can't be converted, because the standard library does not show
-/// what is in it.
+/// Where a standard stream of the job goes, like [`std::process::Stdio`]. Unlike a `std::process::Stdio`, it can be
+/// cloned: each job of a command gets the same stream. You can't convert a `std::process::Stdio`, because the standard
+/// library does not show its content.
 ///
 /// ```
 /// use pinfold::{Command, Stdio};
@@ -152,7 +152,8 @@ impl Command {
     }
 
     /// Sets the idle timeout: pinfold stops the job when nothing has been read from its piped standard output and
-    /// standard error for this time ([`Reason::Idle`](crate::report::Reason::Idle)). None by default.
+    /// standard error for this time ([`Reason::Idle`](crate::report::Reason::Idle)). There is no idle timeout by
+    /// default.
     ///
     /// Only reads by the supervisor count, so the supervisor must read the streams: through
     /// [`Job::wait_with_output`](crate::Job::wait_with_output), or by taking and reading them. While unread output is
@@ -169,9 +170,9 @@ impl Command {
         self
     }
 
-    /// Sets how much pinfold keeps of each stream: [`Command::output`](crate::Command::output) and
-    /// [`Job::wait_with_output`](crate::Job::wait_with_output), which by default keep everything, as the standard library
-    /// does, and a [`Pool`](crate::Pool), which by default keeps the first and the last 512 KiB.
+    /// Sets how much of each stream pinfold keeps. By default, [`Command::output`](crate::Command::output) and
+    /// [`Job::wait_with_output`](crate::Job::wait_with_output) keep everything, as the standard library does. A
+    /// [`Pool`](crate::Pool) keeps the first and the last 512 KiB by default.
     pub fn capture(&mut self, limit: CaptureLimit) -> &mut Self {
         self.capture = Some(limit);
         self

@@ -9,7 +9,7 @@ use crate::guard::identity;
 use crate::guard::identity::Identity;
 use crate::job::command::Command;
 
-/// The directory for temporary files.
+/// The variable that names the directory for temporary files.
 const TMPDIR: &str = "TMPDIR";
 
 impl Command {
@@ -52,8 +52,8 @@ impl Command {
         Err(Error::invalid(what, shown, "it contains a NUL byte, which cannot be passed to a program"))
     }
 
-    /// Returns the arguments, the environment and the paths to try, in the form that execve takes. `tmp` is the private
-    /// tmp of the job, which becomes the value of TMPDIR.
+    /// Returns the arguments, the environment and the paths to try, in the form that execve takes. `tmp` is the job's
+    /// private directory for temporary files, which becomes the value of TMPDIR.
     pub(crate) fn strings(&self, tmp: Option<&Path>) -> Result<ExecStrings> {
         self.check_strings()?;
         let env = self.environment(tmp);
@@ -100,7 +100,8 @@ impl Command {
     /// Returns the positions of the variables that get the identity of the job's main process: those of
     /// [`env_pid`](Self::env_pid), and inherited ones that hold the identity of this process, such as LISTEN_PID.
     ///
-    /// Inherited variables are left out if the job does not inherit the passed sockets too, or if they were set here.
+    /// An inherited variable is not among them if this command sets it, or if the job does not inherit the passed
+    /// sockets too.
     pub(crate) fn identities(&self, environment: &CStrings) -> Vec<(usize, Identity)> {
         let name =
             |entry: &[u8]| OsString::from_vec(entry.split(|&byte| byte == b'=').next().unwrap_or_default().into());

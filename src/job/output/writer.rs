@@ -24,8 +24,8 @@ const MAX_WAITING: usize = 128 * 1024;
 /// pipe(7)).
 const PIPE_BUF: usize = 4096;
 
-/// The size of one write to anything but a pipe. To complete a line that does not fit, a write may be longer by this
-/// size.
+/// The size of one write to anything but a pipe. To complete a line that does not fit, a write may be longer, by at most
+/// this size.
 const PIECE: usize = 64 * 1024;
 
 /// Writes all bytes. Waits while the destination is full, whether it is blocking or not, without a time limit. It never

@@ -14,7 +14,7 @@ use rustix::io::{Errno, Result};
 
 use crate::kernel::syscall::check;
 
-/// Removes an empty directory; one that is gone counts as removed.
+/// Removes an empty directory. A directory that is gone already counts as removed.
 pub(super) fn remove_directory(dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
     match unlinkat(dir, name, AtFlags::REMOVEDIR) {
         Err(Errno::NOENT) => Ok(()),

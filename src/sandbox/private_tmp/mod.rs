@@ -110,12 +110,13 @@ impl Abandoned {
         parent.path.join(&self.name)
     }
 
-    /// Begins the removal of what it contains. [`remove_empty`](Self::remove_empty) then removes the directory.
+    /// Begins the removal of everything in the directory. Then [`remove_empty`](Self::remove_empty) removes the directory
+    /// itself.
     pub fn removal(&self) -> rustix::io::Result<Removal> {
         removal_of(self.dir.as_fd())
     }
 
-    /// Removes it with everything in it.
+    /// Removes the directory with everything in it.
     pub fn remove(&self, parent: &Parent) -> rustix::io::Result<()> {
         let mut removal = self.removal()?;
         removal.step(None);
@@ -191,7 +192,7 @@ impl TmpBase {
         }
     }
 
-    /// Removes it with everything in it.
+    /// Removes the directory with everything in it.
     pub fn remove(&self) -> rustix::io::Result<()> {
         remove(self.parent.dir.as_fd(), &self.name)
     }
@@ -206,13 +207,13 @@ impl AsFd for TmpBase {
 impl Drop for TmpBase {
     fn drop(&mut self) {
         if !self.creator.is_another_process() {
-            // If this fails, the guard tries again, and after it the next sweep.
+            // If this fails, the guard tries again. If that fails too, the next sweep does.
             let _ = self.remove();
         }
     }
 }
 
-/// The private tmp of one job. Dropping it removes it, with all files in it.
+/// The private tmp of one job. The drop of this value removes the directory, with all files in it.
 #[derive(Debug)]
 pub(crate) struct PrivateTmpDir {
     base: Arc<TmpBase>,
@@ -226,12 +227,12 @@ impl PrivateTmpDir {
         &self.path
     }
 
-    /// Returns whether it is gone, after an attempt to remove it as an empty directory.
+    /// Removes the private tmp if it is empty. Returns whether it is gone.
     pub fn is_removed_if_empty(&self) -> bool {
         matches!(unlinkat(&self.base.dir, &self.name, AtFlags::REMOVEDIR), Ok(()) | Err(Errno::NOENT))
     }
 
-    /// Begins its removal.
+    /// Begins the removal of the private tmp.
     ///
     /// # Errors
     /// The errno of fcntl(2), for example `EMFILE`.
@@ -295,7 +296,8 @@ fn removal_of(dir: BorrowedFd<'_>) -> rustix::io::Result<Removal> {
             names.push(entry.file_name().to_owned());
         }
     }
-    // Another process may remove the same directories at the same time, and these may come from its removal.
+    // The prefix contains the pid, because another process may remove the same directories at the same time, and may
+    // move directories here too.
     let prefix = format!("{}-all-", std::process::id());
     Ok(Removal::new(rustix::io::fcntl_dupfd_cloexec(dir, 0)?, names, prefix))
 }

@@ -14,7 +14,7 @@ use rustix::io::{Errno, Result};
 
 use super::directory::{open_directory, remove_directory};
 
-/// How many times a directory is listed at most. A file system can omit entries from a listing while other entries are
+/// The maximum number of times that a directory is listed. A file system can omit entries from a listing while other entries are
 /// removed, so one listing is not always enough. Without a limit, a process that makes files there could keep the
 /// removal from ending.
 const LISTINGS: u32 = 16;

@@ -10,7 +10,7 @@ const ALLOWED: &str = "allowed";
 
 #[test]
 fn a_process_outside_cannot_be_signalled_traced_read_or_limited() {
-    // With Yama's ptrace_scope 1 or higher, a process can only trace its own children, also without a sandbox.
+    // With Yama's ptrace_scope 1 or higher, a process can only trace its own children, even without a sandbox.
     let traces = match std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope") {
         Ok(scope) if scope.trim() != "0" => NotTried,
         _ => Works,

@@ -1,4 +1,4 @@
-//! A table of TOML, whose keys are read one by one. Each mistake has its place in the file.
+//! A TOML table whose keys are read one by one. Each error names its place in the file.
 
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
@@ -14,7 +14,7 @@ use crate::services::graph::did_you_mean;
 pub(super) struct Fields<'a> {
     source: &'a Source<'a>,
     /// In the order of the file.
-    left: Vec<(Spanned<String>, Spanned<DeValue<'a>>)>,
+    unread: Vec<(Spanned<String>, Spanned<DeValue<'a>>)>,
 }
 
 /// A value and the place of its key.
@@ -27,22 +27,22 @@ pub(super) struct Field<'a> {
 
 impl<'a> Fields<'a> {
     pub fn of(source: &'a Source<'a>, table: DeTable<'a>) -> Self {
-        let mut left: Vec<_> = table
+        let mut unread: Vec<_> = table
             .into_iter()
             .map(|(key, value)| (Spanned::new(key.span(), key.into_inner().into_owned()), value))
             .collect();
-        left.sort_by_key(|(key, _)| key.span().start);
-        Self { source, left }
+        unread.sort_by_key(|(key, _)| key.span().start);
+        Self { source, unread }
     }
 
-    /// Returns an error for the first key that is not among `known`. A key can also be written with `-` instead of `_`.
+    /// Returns an error for the first key that is not among `known`. The file may have `-` instead of `_` in a key.
     pub fn check(&self, known: &[&str]) -> Result<()> {
-        match self.left.iter().find(|(key, _)| !known.contains(&&*plain(key.get_ref()))) {
+        match self.unread.iter().find(|(key, _)| !known.contains(&&*with_underscores(key.get_ref()))) {
             None => Ok(()),
             Some((key, _)) => {
-                let nearest = did_you_mean(&plain(key.get_ref()), known.iter().copied());
+                let nearest = did_you_mean(&with_underscores(key.get_ref()), known.iter().copied());
                 let advice = match nearest.is_empty() {
-                    true => format!(" (there are {})", known.join(", ")),
+                    true => format!(" (the known keys are {})", known.join(", ")),
                     false => nearest,
                 };
                 Err(self.source.at(key.span().start).error(format!("unknown key '{}'{advice}", key.get_ref())))
@@ -52,17 +52,17 @@ impl<'a> Fields<'a> {
 
     /// Takes a key out of the table.
     pub fn take(&mut self, key: &str) -> Option<Field<'a>> {
-        let at = self.left.iter().position(|(known, _)| plain(known.get_ref()) == key)?;
+        let at = self.unread.iter().position(|(known, _)| with_underscores(known.get_ref()) == key)?;
         Some(self.field(at))
     }
 
     /// Takes the next key out of the table, in the order of the file.
     pub fn next(&mut self) -> Option<Field<'a>> {
-        if self.left.is_empty() { None } else { Some(self.field(0)) }
+        if self.unread.is_empty() { None } else { Some(self.field(0)) }
     }
 
     fn field(&mut self, at: usize) -> Field<'a> {
-        let (key, value) = self.left.remove(at);
+        let (key, value) = self.unread.remove(at);
         let place = self.source.at(key.span().start);
         Field { source: self.source, key: key.into_inner(), place, value }
     }
@@ -113,7 +113,7 @@ impl<'a> Field<'a> {
     }
 }
 
-/// Returns a key as it is known here.
-fn plain(key: &str) -> String {
+/// Returns a key with `_` in place of `-`, as in the lists of known keys.
+fn with_underscores(key: &str) -> String {
     key.replace('-', "_")
 }

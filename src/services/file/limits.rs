@@ -26,9 +26,9 @@ struct Form {
     cpu_weight: Option<u64>,
     cpuset: Option<String>,
     io_weight: Option<u64>,
-    #[serde(deserialize_with = "all")]
+    #[serde(deserialize_with = "parsed_list")]
     io_max: Vec<IoMax>,
-    #[serde(deserialize_with = "all")]
+    #[serde(deserialize_with = "parsed_list")]
     rlimit: Vec<Rlimit>,
     nice: Option<i32>,
 }
@@ -70,8 +70,10 @@ fn size<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Optio
     }
 }
 
-/// Deserializes a list of texts in the format of a repeatable option.
-fn all<'de, D: Deserializer<'de>, T: FromStr<Err = Error>>(deserializer: D) -> std::result::Result<Vec<T>, D::Error> {
+/// Deserializes a list of strings, each in the format of a repeatable option.
+fn parsed_list<'de, D: Deserializer<'de>, T: FromStr<Err = Error>>(
+    deserializer: D,
+) -> std::result::Result<Vec<T>, D::Error> {
     let texts = Vec::<String>::deserialize(deserializer)?;
     texts.iter().map(|text| text.parse().map_err(de::Error::custom)).collect()
 }

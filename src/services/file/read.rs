@@ -146,7 +146,7 @@ pub(super) fn words(field: Field<'_>) -> Result<Command> {
     Ok(command)
 }
 
-/// Returns the command that lets a shell run this text.
+/// Returns a command that runs this text in a shell.
 pub(in crate::services) fn shell(text: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", text]);
@@ -241,7 +241,7 @@ fn one_of<T: Copy>(field: Field<'_>, known: &[(&str, T)]) -> Result<T> {
     }
 }
 
-/// Reads the dependencies: a list of names, which must be ready, or a table with a condition for each name.
+/// Reads the dependencies: a list of services that must be ready, or a table with a condition for each service.
 fn depends_on(field: Field<'_>) -> Result<Vec<Dependency>> {
     let source = field.source;
     let dependency = |name: String, condition, place| Dependency { name: name.into(), condition, place: Some(place) };

@@ -9,7 +9,8 @@ use crate::job::command::Command;
 use crate::job::ready::Readiness;
 use crate::services::ready_by::Ready;
 
-/// The kinds, each with the key of its value. A text begins with one of the first three and a colon, or is a URL.
+/// The kinds of conditions, which are the keys of the table. As a string, a condition is one of the first three kinds
+/// with a colon and a value, or a URL, or `notify`.
 const KINDS: [&str; 6] = ["line", "port", "file", "http", "command", "notify"];
 
 /// Reads `ready = "line:listening on"`, or a table with one kind: `ready = { http = "http://…", status = 204 }`. `of` is

@@ -72,7 +72,7 @@ fn mistakes_in_toml_have_their_line() {
         ("# nothing".into(), "1: it describes no service"),
         (
             "[services.a]\ncommand = 'a'\ndepends_on = { b = 'ready' }\n[services.b]\ncommand = 'b'\ndepends_on = [\n'a']".into(),
-            "3: the dependencies form a circle, so none of these services could start: a needs b needs a",
+            "3: the dependencies form a cycle, so none of these services could start: a needs b needs a",
         ),
     ] {
         let found = mistake(&text);
@@ -81,7 +81,7 @@ fn mistakes_in_toml_have_their_line() {
 }
 
 #[test]
-fn a_procfile_is_read_as_it_is() {
+fn a_procfile_has_one_service_in_each_line() {
     let read = |text: &str| ServiceFile::parse("Procfile", text).map(|file| file.services);
     let all = read("# comment\nweb: bundle exec rails s -p $PORT\n\nworker-1:  sleep 1: 2\n").unwrap();
     let words = |service: &Service| {

@@ -1,4 +1,4 @@
-//! Which process holds a TCP port or a Unix socket: for the message about an address that is in use.
+//! Finds the process that holds a TCP port or a Unix socket, for the message about an address that is in use.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +10,7 @@ use rustix::process::Pid;
 use crate::report::ProcessInfo;
 
 /// Returns the process that listens at this address, or at an address that conflicts with it, as text for a message;
-/// `None` if no socket of this network namespace does.
+/// `None` if no process of this network namespace listens there.
 ///
 /// The sockets are those of `/proc/net/tcp` and `/proc/net/tcp6` (proc_pid_net(5)). Their processes are found through
 /// the links in `/proc/PID/fd` (`socket:[inode]`), which are readable for processes of the same user only.
@@ -36,13 +36,13 @@ pub(super) fn described(pid: Pid) -> String {
     }
 }
 
-/// Returns whether two listening sockets with these addresses exclude each other: they have the same port, and the same
-/// address, or one of them has every address. The wildcard of IPv6 includes IPv4 (IPV6_V6ONLY in ipv6(7) is off for
-/// most programs).
+/// Returns whether two listening sockets with these addresses exclude each other: they have the same port, and either
+/// the same IP address, or one of them has the wildcard address. The wildcard of IPv6 includes IPv4 (IPV6_V6ONLY in
+/// ipv6(7) is off for most programs).
 fn conflict(one: SocketAddr, other: SocketAddr) -> bool {
-    let wide = |this: IpAddr, that: IpAddr| this.is_unspecified() && (this.is_ipv6() || that.is_ipv4());
+    let covers = |this: IpAddr, that: IpAddr| this.is_unspecified() && (this.is_ipv6() || that.is_ipv4());
     let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
-    one.port() == other.port() && (a == b || wide(a, b) || wide(b, a))
+    one.port() == other.port() && (a == b || covers(a, b) || covers(b, a))
 }
 
 /// Returns the processes that have one of these sockets open, without their children that inherited the socket.
@@ -53,7 +53,7 @@ fn holders(inodes: &HashSet<u64>) -> Vec<ProcessInfo> {
             continue;
         };
         let descriptors = std::fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
-        // The metadata is that of the socket, because it follows the link.
+        // `metadata` follows the link, so this is the inode number of the socket.
         let has = |path: std::path::PathBuf| std::fs::metadata(path).is_ok_and(|file| inodes.contains(&file.ino()));
         let is_socket = |path: &std::path::Path| {
             std::fs::read_link(path).is_ok_and(|link| link.as_os_str().as_encoded_bytes().starts_with(b"socket:["))
@@ -77,7 +77,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let holder = port_holder(address).unwrap();
         assert!(holder.starts_with(&format!("process {} ", std::process::id())), "{holder}");
-        // Another socket that would have every address conflicts with it.
+        // A socket with a wildcard address conflicts with it.
         assert_eq!(port_holder(([0, 0, 0, 0], address.port()).into()).unwrap(), holder);
         assert_eq!(port_holder((std::net::Ipv6Addr::UNSPECIFIED, address.port()).into()).unwrap(), holder);
         assert_eq!(port_holder((std::net::Ipv6Addr::LOCALHOST, address.port()).into()), None);

@@ -1,5 +1,5 @@
-//! The listening sockets of a service. pinfold makes them before the service starts and keeps them while it is started
-//! again, so that no connection is refused meanwhile.
+//! The listening sockets of a service. pinfold makes them before the service starts and keeps them during a restart, so
+//! that the kernel refuses no connection meanwhile.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -35,12 +35,12 @@ struct File {
 impl Sockets {
     /// Listens on all addresses. A socket without a name gets `default_name`, which is the name of the service.
     ///
-    /// A file of a Unix socket on which no process listens is replaced, with a note.
+    /// pinfold replaces the file of a Unix socket on which no process listens, and adds a note.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if another process listens at an address, with that process if it can be found, or if another
-    /// kind of file has the path of a Unix socket; [`Error::System`] for the errno of bind(2) otherwise. No socket is
-    /// left then.
+    /// [`Error::Invalid`] if another process listens at an address (the error names the process if pinfold can find
+    /// it), or if another kind of file has the path of a Unix socket; [`Error::System`] for another errno of bind(2).
+    /// After an error, no socket is open.
     pub fn listen(addresses: &[Listen], default_name: &str) -> Result<Self> {
         let mut all =
             Self { sockets: Vec::new(), files: Vec::new(), notes: Vec::new(), creator: Creator::current_process() };
@@ -60,7 +60,7 @@ impl Sockets {
                     bound(AddressFamily::UNIX, &address, &listen.address)?
                 }
             };
-            // The kernel lowers it to net.core.somaxconn (listen(2)).
+            // The kernel lowers this backlog to net.core.somaxconn (listen(2)).
             rustix::net::listen(&socket, i32::MAX).map_err(|errno| refused(&listen.address, errno))?;
             let name = listen.name().unwrap_or(default_name);
             all.sockets.push((name.to_owned(), Arc::new(socket)));
@@ -73,7 +73,7 @@ impl Sockets {
         self.sockets.is_empty()
     }
 
-    /// Lets the jobs of this command have the sockets, with the variables of sd_listen_fds(3).
+    /// Passes the sockets to the jobs of this command, with the variables of sd_listen_fds(3).
     pub fn pass_to(&self, command: &mut Command) {
         if !self.is_empty() {
             command.listen_on(self.sockets.iter().cloned());
@@ -92,7 +92,7 @@ impl Drop for Sockets {
         if !self.creator.is_another_process() {
             self.files.iter().filter(|file| File::of(&file.path).is_some_and(|now| now.id == file.id)).for_each(
                 |file| {
-                    // Without the file, or without the permission to remove it, there is nothing to do.
+                    // If the file is gone, or can't be removed, there is nothing to do.
                     let _ = std::fs::remove_file(&file.path);
                 },
             );
@@ -115,7 +115,7 @@ fn bound(family: AddressFamily, address: &impl rustix::net::addr::SocketAddrArg,
     Ok(socket)
 }
 
-/// Makes a TCP socket and binds it. A connection of an earlier socket that has not ended completely does not keep the
+/// Makes a TCP socket and binds it. A connection of an earlier socket that is not completely closed does not block the
 /// port (SO_REUSEADDR in socket(7)).
 fn tcp(address: &Address) -> Result<OwnedFd> {
     let Some(wanted) = address.tcp() else { return Err(refused(address, Errno::AFNOSUPPORT)) };
@@ -125,7 +125,7 @@ fn tcp(address: &Address) -> Result<OwnedFd> {
         let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::TCP))?;
         sockopt::set_socket_reuseaddr(&socket, true)?;
         if wanted.is_ipv6() {
-            // Off: one socket accepts connections of IPv4 too (ipv6(7)).
+            // For `:PORT` this option is off, so that one socket accepts IPv4 connections too (ipv6(7)).
             sockopt::set_ipv6_v6only(&socket, !everywhere)?;
         }
         rustix::net::bind(&socket, &wanted).map(|()| socket)
@@ -173,7 +173,7 @@ fn remove_stale(path: &Path) -> Result<Option<String>> {
     in_use(format!("{} listens there: end it, or use another path", holder.as_deref().unwrap_or("another process")))
 }
 
-/// Returns the error of an address that cannot be used.
+/// Returns the error for an address that pinfold cannot use.
 fn refused(address: &Address, errno: Errno) -> Error {
     if errno == Errno::ADDRINUSE {
         let holder = address.tcp().and_then(port_holder);
@@ -255,7 +255,7 @@ mod tests {
         let live = UnixListener::bind(&path).unwrap();
         let error = listen(&text).unwrap_err().to_string();
         assert!(error.contains(&format!("process {} ", std::process::id())), "{error}");
-        // The probe is a connection that has ended.
+        // The probe of pinfold is a connection that has already ended.
         assert_eq!(live.accept().unwrap().0.read(&mut [0]).unwrap(), 0);
         drop(live);
         let sockets = listen(&text).unwrap();

@@ -1,4 +1,5 @@
-//! The files of a log: the current one, and the older ones with a number behind their name, 1 for the newest of them.
+//! The files of a log: the current one, and the older ones, whose names end with a number. The newest of these has the
+//! number 1.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -18,7 +19,7 @@ use super::tail::tail;
 /// use pinfold::services::{LogFile, Service};
 /// let log = LogFile::new("log/web.log").max_size(1024 * 1024).keep(3);
 /// let web = Service::new("web", Command::new("./serve")).log(log.clone());
-/// let last = log.last_lines(10)?; // Those of an earlier run too.
+/// let last = log.last_lines(10)?; // Includes lines of earlier runs.
 /// # drop((web, last));
 /// # Ok::<(), std::io::Error>(())
 /// ```
@@ -39,8 +40,8 @@ pub(super) struct Current {
 }
 
 impl LogFile {
-    /// Returns a log at this path, with at most 10 MiB a file and 5 older files. pinfold appends to a file that exists.
-    /// The directory must exist.
+    /// Returns a log at this path, with at most 10 MiB in each file, and at most 5 older files. pinfold appends to a
+    /// file that exists. The directory must exist.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), max_size: 10 << 20, keep: 5, with_time: false }
     }
@@ -58,7 +59,7 @@ impl LogFile {
         self
     }
 
-    /// Sets how many older files are kept: at least one.
+    /// Sets how many older files pinfold keeps. 0 counts as 1.
     pub fn keep(mut self, files: u32) -> Self {
         self.keep = files;
         self
@@ -90,7 +91,7 @@ impl LogFile {
         LogFollower::new(self.clone())
     }
 
-    /// Returns how many older files are kept.
+    /// Returns how many older files pinfold keeps.
     pub(super) fn kept(&self) -> u32 {
         self.keep.max(1)
     }
@@ -113,12 +114,12 @@ impl LogFile {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
             }
             flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-            // Between the open and the lock, another pinfold may have renamed the file and ended.
+            // Between the open and the lock, another pinfold may have renamed the file and exited.
             if is_at(&self.path, &file)? {
                 let mut size = file.metadata()?.len();
                 let mut last = [b'\n'];
                 if size > 0 && file.read_exact_at(&mut last, size - 1).is_ok() && last != *b"\n" {
-                    // A computer that was switched off may have left a part of a line.
+                    // After a loss of power, the file may end in the middle of a line.
                     (&file).write_all(b"\n")?;
                     size += 1;
                 }
@@ -127,7 +128,7 @@ impl LogFile {
         }
     }
 
-    /// Renames the files and begins a new one. The oldest file is removed. If this fails, `current` stays as it is.
+    /// Renames the files and begins a new one. The oldest file is lost. If this fails, `current` does not change.
     pub(super) fn rotate(&self, current: &mut Current) -> io::Result<()> {
         // If another program has removed or renamed the file, there is nothing to rename.
         if is_at(&self.path, &current.file)? {
@@ -142,7 +143,7 @@ impl LogFile {
         match self.open() {
             Ok(new) => *current = new,
             Err(error) => {
-                // The lines go on in the file that they were in.
+                // pinfold continues to write to the old file, so this file gets its path back.
                 if !self.path.exists() {
                     let _ = std::fs::rename(self.older(1), &self.path);
                 }
@@ -153,7 +154,7 @@ impl LogFile {
     }
 }
 
-/// Returns whether this open file is the one that has the path.
+/// Returns whether the path leads to this open file.
 pub(super) fn is_at(path: &Path, file: &File) -> io::Result<bool> {
     match std::fs::metadata(path) {
         Ok(metadata) => Ok(is_same(&metadata, &file.metadata()?)),
@@ -162,8 +163,8 @@ pub(super) fn is_at(path: &Path, file: &File) -> io::Result<bool> {
     }
 }
 
-/// Returns whether both are the same file. The one of an open file can't belong to another file, because the kernel does
-/// not use the inode of an open file again.
+/// Returns whether both describe the same file. The caller must hold one of the two open: the kernel does not give the
+/// inode number of an open file to another file.
 pub(super) fn is_same(one: &std::fs::Metadata, other: &std::fs::Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }

@@ -13,16 +13,16 @@ use tokio::io::unix::AsyncFd;
 use super::files::{LogFile, is_at, is_same};
 use crate::supervisor::watch;
 
-/// How much is returned at a time, in bytes; more only for one longer line.
+/// How much the follower reads at a time, in bytes. It returns more only for a longer line.
 const PIECE: usize = 64 * 1024;
 
-/// Reads the lines that are added to a log, over all new files ([`LogFile::follow`]).
+/// Reads the lines that pinfold adds to a log, and continues in each new file ([`LogFile::follow`]).
 #[derive(Debug)]
 pub struct LogFollower {
     log: LogFile,
     /// The file that is being read. `None` until the log exists.
     file: Option<File>,
-    /// The beginning of a line.
+    /// The beginning of a line whose end has not been read yet.
     held: Vec<u8>,
     changes: AsyncFd<OwnedFd>,
 }
@@ -33,7 +33,7 @@ pub struct LogFollower {
 pub enum FollowedLog {
     /// Complete lines.
     Lines(Vec<u8>),
-    /// The log was renamed away before it was read, so that lines are missing here.
+    /// pinfold removed a file of the log before the follower had read it, so lines are missing here.
     Gap,
 }
 
@@ -48,7 +48,7 @@ impl LogFollower {
         // The watch of a directory also reports changes of the files in it (inotify(7)).
         let mask = WatchMask::MODIFY | WatchMask::CREATE | WatchMask::MOVED_TO | WatchMask::ONLYDIR;
         inotify.watches().add(directory, mask)?;
-        // The watch comes first, so that no change is missed.
+        // The watch was added before this open, so that the follower misses no change.
         let file = match File::open(&log.path) {
             Ok(mut file) => {
                 io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
@@ -73,7 +73,7 @@ impl LogFollower {
                 return Ok(followed);
             }
             let mut ready = self.changes.readable().await?;
-            // Which file has changed does not matter: all events are read, and then the log.
+            // The follower does not look at the events: it discards them, and reads the log.
             let mut events = [0; 4096];
             let read = ready.try_io(|changes| rustix::io::read(changes.get_ref(), &mut events).map_err(Into::into));
             if let Ok(read) = read {
@@ -93,7 +93,8 @@ impl LogFollower {
                 }
                 continue;
             };
-            // This comes before the read: after a rename, nothing is added to a file.
+            // This check comes before the read. After a rename, pinfold adds nothing to a file, so the read finds the
+            // end of a renamed file.
             let is_current = is_at(&self.log.path, file)?;
             let before = self.held.len();
             file.take(PIECE as u64).read_to_end(&mut self.held)?;
@@ -107,7 +108,7 @@ impl LogFollower {
             if is_current {
                 return Ok(None);
             }
-            match self.go_on()? {
+            match self.open_next_file()? {
                 Next::Found => {}
                 Next::NotMadeYet => return Ok(None),
                 Next::Missing => return Ok(Some(FollowedLog::Gap)),
@@ -115,12 +116,12 @@ impl LogFollower {
         }
     }
 
-    /// Goes on with the file after this one, or with the oldest one if that file can't be found.
-    fn go_on(&mut self) -> io::Result<Next> {
+    /// Opens the file after this one, or the oldest one if that file can't be found.
+    fn open_next_file(&mut self) -> io::Result<Next> {
         let Some(file) = &self.file else { return Ok(Next::NotMadeYet) };
         let own = file.metadata()?;
         let is_own = |number: u32| std::fs::metadata(self.log.older(number)).is_ok_and(|at| is_same(&at, &own));
-        // Each pass but the last one means that pinfold began another file meanwhile.
+        // The loop repeats only if pinfold began another file meanwhile.
         for _ in 0..1000 {
             let Some(number) = (1..=self.log.kept()).find(|number| is_own(*number)) else { break };
             match File::open(self.log.older(number - 1)) {
@@ -130,7 +131,7 @@ impl LogFollower {
                     self.file = Some(next);
                     return Ok(Next::Found);
                 }
-                // pinfold makes the new file in a moment, which is an event.
+                // pinfold is about to create the new file, and inotify will report this.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && number == 1 => return Ok(Next::NotMadeYet),
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -142,7 +143,7 @@ impl LogFollower {
     }
 }
 
-/// The file after the one that was read to its end.
+/// Whether the follower found the file after the one that it has read to its end.
 enum Next {
     Found,
     NotMadeYet,

@@ -11,7 +11,7 @@ use super::files::{LogFile, is_at, is_same};
 /// How much is read at a time, from the end of a file.
 const BLOCK: u64 = 64 * 1024;
 
-/// How often the files are opened again because pinfold has renamed them meanwhile.
+/// How many times this function opens the files again because pinfold has renamed them meanwhile.
 const ATTEMPTS: u32 = 20;
 
 /// Returns the last `count` lines of the log, in their order, with their newlines. Without a log, the result is empty.
@@ -26,7 +26,7 @@ pub(super) fn tail(log: &LogFile, count: usize) -> io::Result<Vec<u8>> {
             break;
         }
         let mut end = file.metadata()?.len();
-        // The newline at the end of the file is the end of the last line, and begins none.
+        // The newline at the end of a file ends the last line. No line begins after it.
         let mut is_last_byte = true;
         while end > 0 && missing > 0 {
             let begin = end.saturating_sub(BLOCK);
@@ -66,7 +66,7 @@ fn open_all(log: &LogFile) -> io::Result<Vec<File>> {
             match File::open(log.older(number)) {
                 Ok(file) => {
                     let metadata = file.metadata()?;
-                    // It was renamed after it had been opened under its earlier name.
+                    // This may be the file before it in the list: pinfold renamed it after the first open.
                     let known = files.last().map(File::metadata).transpose()?;
                     if known.is_none_or(|known| !is_same(&known, &metadata)) {
                         files.push(file);
@@ -76,7 +76,7 @@ fn open_all(log: &LogFile) -> io::Result<Vec<File>> {
                 Err(error) => return Err(error),
             }
         }
-        // If the first file still has its path, none was renamed twice, so their order is right.
+        // If the first file still has its path, pinfold has renamed no file twice, so the order is right.
         match files.first() {
             Some(first) if !is_at(&log.path, first)? => {}
             _ => break,

@@ -1,4 +1,4 @@
-//! A log whose service writes fast, is followed, and whose disk is full.
+//! Tests of a log: a service that writes fast, a reader that follows, and a full disk.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -23,7 +23,7 @@ impl Place {
         self.0.path.parent().unwrap().to_owned()
     }
 
-    /// The texts of all files, the oldest first.
+    /// The contents of all files, the oldest first.
     fn texts(&self) -> Vec<Vec<u8>> {
         let numbers = (0..=self.0.keep).rev();
         numbers.filter_map(|number| std::fs::read(self.0.older(number)).ok()).collect()
@@ -181,13 +181,13 @@ fn a_line_is_written_completely_or_not_at_all() {
     assert_eq!((current.size, current.file.metadata().unwrap().len()), (5, 5));
 }
 
-/// The service writes as fast as it can, and a reader follows over all new files.
+/// The service writes as fast as it can, and a reader follows into each new file.
 #[test]
 fn a_follower_gets_every_line() {
     let place = Place::new("follow", 200_000, 10_000);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        // It begins before the log exists.
+        // The follower begins before the log exists.
         let mut follower = LogFollower::new(place.0.clone()).unwrap();
         let text = numbered(0..40_000);
         let (files, written) = (place.0.clone(), text.clone());
@@ -220,7 +220,7 @@ fn a_follower_begins_at_the_end_and_reports_a_gap() {
         let mut follower = LogFollower::new(place.0.clone()).unwrap();
         source.push(b"first\n");
         assert_eq!(follower.next().await.unwrap(), FollowedLog::Lines(b"first\n".to_vec()));
-        // The follower did not read while three files began.
+        // The follower does not read while pinfold begins several new files.
         pieces(&numbered(0..60)).for_each(|piece| drop(source.push(piece)));
         let mut seen = Vec::new();
         while !seen.ends_with(&numbered(59..60)) {

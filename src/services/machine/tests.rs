@@ -1,4 +1,4 @@
-//! The table of the life of a service, and every order of events up to a bound.
+//! Tests of the table, and of every order of events.
 
 use std::collections::HashSet;
 
@@ -15,7 +15,7 @@ fn machine(policy: RestartPolicy, ready_by: ReadyBy) -> Machine {
     Machine::new(restart, ready_by)
 }
 
-/// Gives the events to a machine that has a readiness condition, and returns the states after them.
+/// Passes the events to a machine that has a readiness condition, and returns the state after each of them.
 fn states(policy: RestartPolicy, events: &[Event]) -> Vec<State> {
     let mut machine = machine(policy, ReadyBy::Condition);
     let now = Instant::now();
@@ -116,8 +116,8 @@ fn restarts_older_than_the_window_do_not_count() {
     assert_eq!(machine.restarts, 10);
 }
 
-/// In every order of events there is at most one job at a time, only a service with a job is stopped or killed, and a
-/// stop ends in an end that stays.
+/// In every order of events there is at most one job at a time, only a service with a job is stopped or killed, and
+/// after a request to stop the service ends and stays ended.
 #[test]
 fn every_order_of_events_has_one_job_at_a_time() {
     const EVENTS: [Event; 16] = [
@@ -142,7 +142,7 @@ fn every_order_of_events_has_one_job_at_a_time() {
     for policy in [RestartPolicy::Never, RestartPolicy::OnFailure, RestartPolicy::Always] {
         for ready_by in [ReadyBy::Start, ReadyBy::Condition, ReadyBy::End] {
             let key = |machine: &Machine, jobs: u32| {
-                (machine.state, machine.then, machine.failure, machine.spawned, machine.recent.len(), jobs)
+                (machine.state, machine.after_stop, machine.failure, machine.spawned, machine.recent.len(), jobs)
             };
             let first = machine(policy, ready_by);
             let mut seen = HashSet::from([key(&first, 0)]);
@@ -151,7 +151,7 @@ fn every_order_of_events_has_one_job_at_a_time() {
                 for event in EVENTS {
                     let mut next = machine.clone();
                     let is_end = matches!(event, Ended(_));
-                    // The environment: only a job ends, becomes ready, or is executed.
+                    // Only a service with a job can end, become ready, or have its command executed.
                     if jobs == 0 && (is_end || matches!(event, Spawned | BecameReady | NotReady | Unresponsive)) {
                         continue;
                     }
@@ -168,10 +168,10 @@ fn every_order_of_events_has_one_job_at_a_time() {
                     assert_eq!(next.state.has_job(), after == 1, "{machine:?} {event:?} {:?}", next.state);
                     assert_eq!(next.failure.is_some(), next.state == Failed);
                     if event == StopAsked {
-                        assert!(next.state.is_over() || next.state == Stopping && next.then == Then::Finish);
+                        assert!(next.state.is_over() || next.state == Stopping && next.after_stop == AfterStop::Finish);
                     }
                     if seen.insert(key(&next, after)) {
-                        // Requests clear the budget, so the number of states has a bound.
+                        // This counter has no bound and decides nothing, so it does not belong to the state.
                         next.restarts = 0;
                         open.push((next, after));
                     }

@@ -1,4 +1,4 @@
-//! Which processes belong to a job, for the messages that they send.
+//! Finds out whether the sender of a message belongs to a job.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
@@ -9,8 +9,8 @@ use crate::job::JobHandle;
 use crate::kernel::process;
 use crate::kernel::sender::Sender;
 
-/// How many ancestors are followed. They can change during the walk, so it has a bound.
-const LONGEST: u32 = 10_000;
+/// The largest number of ancestors to follow. Ancestors can change during the walk, so the walk needs a bound.
+const MAX_ANCESTORS: u32 = 10_000;
 
 /// The processes of one job: those in its cgroup, and the descendants of its main process or of its guard.
 #[derive(Clone, Debug)]
@@ -40,7 +40,8 @@ impl Members {
     }
 
     pub(super) fn verdict(&self, sender: &Sender) -> Verdict {
-        // The kernel's answer for the process itself; also for one that has ended (Linux 6.15, PIDFD_GET_INFO).
+        // The kernel reports this cgroup for the process itself, also after the process has ended (Linux 6.15,
+        // PIDFD_GET_INFO).
         let id = sender.pidfd.as_ref().and_then(|pidfd| pidfd.last_cgroup_id());
         let leaf = self.leaf.as_ref();
         if id.is_some() && leaf.is_some_and(|(_, leaf)| *leaf == id) {
@@ -53,7 +54,7 @@ impl Members {
         if leaf.is_some_and(|(leaf, _)| is_below(&cgroup, leaf)) || self.is_descendant(sender.pid) {
             return Verdict::Member;
         }
-        // While `/proc` was read, the process may have ended, and its number may belong to another one.
+        // While pinfold read `/proc`, the process may have ended, and its pid may now belong to another process.
         match &sender.pidfd {
             Some(pidfd) if pidfd.has_ended() && Pid::from_raw(sender.pid).is_none_or(is_gone) => Verdict::Unknown,
             _ => Verdict::Stranger,
@@ -61,7 +62,7 @@ impl Members {
     }
 
     fn is_descendant(&self, mut pid: i32) -> bool {
-        for _ in 0..LONGEST {
+        for _ in 0..MAX_ANCESTORS {
             if pid == self.main {
                 return true;
             }
@@ -90,9 +91,9 @@ fn cgroup(pid: i32) -> Option<PathBuf> {
     Some(PathBuf::from(String::from_utf8_lossy(path).into_owned()))
 }
 
-/// Returns whether the cgroup is the leaf or below it. `/proc` names a cgroup by its path below the root of the cgroup
-/// namespace, and the leaf has its path in the file system, so only the ends of the paths can be equal. They are unique
-/// from the base on, whose name has a random part.
+/// Returns whether the cgroup is the leaf or below it. `/proc` shows a path from the root of the cgroup namespace, and
+/// the leaf has a path in the file system. So only the last parts of both paths can be equal. If these parts begin with
+/// the base, they are unique, because the name of a base has a random part.
 fn is_below(cgroup: &Path, leaf: &Path) -> bool {
     let names_base = |path: &Path| {
         path.components()
@@ -117,7 +118,7 @@ mod tests {
         for other in
             ["/", "/user.slice", "/user.slice/pinfold-7-ab", "/pinfold-7-ab/job-2", "/job-1", "/x/pinfold-7-ab/job-1"]
         {
-            // The base alone holds other jobs too.
+            // The base contains other jobs too.
             assert!(!is_below(other), "{other}");
         }
     }

@@ -1,4 +1,4 @@
-//! The text of a message of sd_notify(3): assignments, one a line.
+//! The text of a message of sd_notify(3): one assignment in each line.
 
 use std::time::Duration;
 
@@ -28,10 +28,11 @@ pub(crate) enum Notice {
 }
 
 /// Why `MAINPID=` is refused.
-const MAIN_PID: &str = "pinfold started the main process and waits for it, so the service can't name another one; the \
-                        job contains a process that the service leaves behind";
+const MAIN_PID: &str = "pinfold started the main process and waits for it, so the service can't name another one; a \
+                        process that remains after the main process belongs to the job";
 
-/// Returns what a message says, in the order of its lines. Unknown assignments are ignored, as sd_notify(3) asks for.
+/// Returns what a message says, in the order of its lines. pinfold ignores unknown assignments, as sd_notify(3)
+/// requires.
 pub(super) fn notices(message: &[u8]) -> Vec<Notice> {
     let text = String::from_utf8_lossy(message);
     text.lines().filter_map(|line| line.split_once('=')).filter_map(|(key, value)| notice(key, value)).collect()
@@ -39,7 +40,7 @@ pub(super) fn notices(message: &[u8]) -> Vec<Notice> {
 
 fn notice(key: &str, value: &str) -> Option<Notice> {
     let time = |notice: fn(Duration) -> Notice| match value.parse::<u64>() {
-        // systemd takes neither 0 nor the largest number as a time.
+        // systemd does not accept 0 or the largest number as a time.
         Ok(time) if time > 0 && time < u64::MAX => notice(Duration::from_micros(time)),
         _ => refused(key, value, "it must be a number of microseconds"),
     };
@@ -57,7 +58,7 @@ fn notice(key: &str, value: &str) -> Option<Notice> {
             Err(_) => refused(key, value, "it must be an errno"),
         },
         ("MAINPID" | "MAINPIDFDID", _) => refused(key, value, MAIN_PID),
-        // FDSTORE, BARRIER, MONOTONIC_USEC, BUSERROR, …: the descriptors that come with the first two are closed.
+        // FDSTORE, BARRIER, MONOTONIC_USEC, BUSERROR, …: pinfold closes the descriptors that come with the first two.
         _ => return None,
     })
 }

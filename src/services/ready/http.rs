@@ -1,4 +1,4 @@
-//! Readiness by the status of an HTTP answer.
+//! Readiness by the status of an HTTP response.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -6,20 +6,20 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::{ATTEMPT, Pauses};
+use super::{ATTEMPT_TIMEOUT, Pauses};
 use crate::error::{Error, Result};
 use crate::job::ready::port::{self, Endpoint};
 
-/// The longest head of an answer that pinfold reads, in bytes, and the most header lines.
+/// The longest head of a response that pinfold reads, in bytes, and the largest number of header lines in it.
 const MAX_HEAD: usize = 64 * 1024;
 const MAX_HEADERS: usize = 128;
 
-/// A URL that the service answers with an expected status when it is ready.
+/// A URL. The service is ready when it answers a request for the URL with the expected status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HttpCheck {
     url: String,
     endpoint: Endpoint,
-    /// The host and the port, for the line `Host`.
+    /// The host and the port, for the header `Host`.
     authority: String,
     /// The path with the query.
     target: String,
@@ -35,10 +35,12 @@ impl HttpCheck {
     pub fn new(url: &str, status: Option<u16>) -> Result<Self> {
         let bad = |advice: &str| Error::invalid("URL", url, advice);
         if url.starts_with("https:") {
-            return Err(bad("pinfold does not do TLS: use a plain port of the service, or a command such as curl"));
+            return Err(bad(
+                "pinfold does not support TLS: use a plain port of the service, or a command such as curl",
+            ));
         }
-        let form = || bad("write it as http://127.0.0.1:8080/health");
-        let rest = url.strip_prefix("http://").ok_or_else(form)?;
+        let bad_form = || bad("write it as http://127.0.0.1:8080/health");
+        let rest = url.strip_prefix("http://").ok_or_else(bad_form)?;
         if !url.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(bad("it has characters that must be encoded with %"));
         }
@@ -54,20 +56,24 @@ impl HttpCheck {
         let port: u16 = port.ok_or_else(|| bad("a port is a number from 1 to 65535"))?;
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         if host.is_empty() || host.contains('@') {
-            return Err(form());
+            return Err(bad_form());
         }
         let endpoint = match host.parse::<IpAddr>() {
             Ok(address) => Endpoint::Address((address, port).into()),
             Err(_) => Endpoint::Host(host.to_owned(), port),
         };
         if status.is_some_and(|status| !(100..=599).contains(&status)) {
-            return Err(Error::invalid("status", status.unwrap_or_default().to_string(), "it is from 100 to 599"));
+            return Err(Error::invalid(
+                "status",
+                status.unwrap_or_default().to_string(),
+                "a status is a number from 100 to 599",
+            ));
         }
         Ok(Self { url: url.to_owned(), endpoint, authority: authority.to_owned(), target, status })
     }
 
-    /// Returns the address at which the service will answer: call its `listener` before the start, because pinfold can't
-    /// see which process answers.
+    /// Returns the address at which the service will answer. Before the start, call its `listener` to check that no
+    /// other process listens there, because pinfold can't see which process answers a request.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
@@ -78,7 +84,7 @@ impl HttpCheck {
     pub async fn wait(&self, mut failed: impl FnMut(String)) {
         let mut pauses = Pauses::new();
         loop {
-            match self.attempt(ATTEMPT).await {
+            match self.attempt(ATTEMPT_TIMEOUT).await {
                 Ok(()) => return,
                 Err(why) => failed(why),
             }
@@ -142,8 +148,8 @@ impl std::fmt::Display for HttpCheck {
     }
 }
 
-/// Returns the status of an answer; `None` if its head is not complete. An interim answer (1xx in RFC 9110, 15.2), such
-/// as 103, precedes the answer itself; 101 is the last one on its connection.
+/// Returns the status of a response; `None` if its head is not complete. An interim response (1xx in RFC 9110, 15.2),
+/// such as 103, precedes the final response. 101 is final: no other HTTP response follows it on the connection.
 fn status_of(mut head: &[u8]) -> std::result::Result<Option<u16>, String> {
     loop {
         let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
@@ -213,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn the_expected_status_is_waited_for() {
+    fn pinfold_waits_for_the_expected_status() {
         let answers = &[
             "HTTP/1.1 503 Starting\r\n\r\n",
             "no HTTP\r\n",
@@ -243,7 +249,7 @@ mod tests {
         let why = runtime.block_on(check.attempt(Duration::from_millis(50))).unwrap_err();
         assert!(why.ends_with("did not answer within 50ms"), "{why}");
         drop(listener);
-        let why = runtime.block_on(check.attempt(ATTEMPT)).unwrap_err();
+        let why = runtime.block_on(check.attempt(ATTEMPT_TIMEOUT)).unwrap_err();
         assert_eq!(why, format!("no process listens on {address}"));
     }
 }

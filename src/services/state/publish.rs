@@ -7,15 +7,15 @@ use crate::services::events::{ServiceEvent, ServiceEventKind};
 use crate::services::machine::{Failure, State};
 
 impl Shared {
-    /// Returns the event of the state that a service has now.
+    /// Returns the event for the present state of a service, and updates the message of its status.
     pub(super) fn kind_of(&self, states: &mut States, service: usize, pause: Duration) -> ServiceEventKind {
         let needs: Vec<_> = self.services[service].depends_on.iter().zip(&self.graph.needs[service]).collect();
-        let open = |yes: &dyn Fn(Fulfilled) -> bool| {
-            let open = needs.iter().filter(|(need, other)| yes(self.fulfilled(states, **other, need.condition)));
-            open.map(|(need, _)| need.name.to_string()).collect::<Vec<_>>()
+        let names_of = |wanted: Fulfilled| {
+            let found = needs.iter().filter(|(need, other)| self.fulfilled(states, **other, need.condition) == wanted);
+            found.map(|(need, _)| need.name.to_string()).collect::<Vec<_>>()
         };
-        let waits_for = open(&|fulfilled| fulfilled == Fulfilled::NotYet);
-        let failed = open(&|fulfilled| fulfilled == Fulfilled::Never);
+        let waits_for = names_of(Fulfilled::NotYet);
+        let failed = names_of(Fulfilled::Never);
         let within = self.services[service].restart.within;
         let entry = &mut states.all[service];
         let reason = entry.reason.clone();

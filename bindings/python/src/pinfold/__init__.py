@@ -1,7 +1,7 @@
-"""subprocess, multiprocessing and concurrent.futures, where nothing that was started outlives its end.
+"""subprocess, multiprocessing and concurrent.futures with jobs: no process outlives its job.
 
-Each command, process and worker is a job of pinfold: it, and every process that descends from it. Ending a job ends all
-of it, and when this program ends, in any way, its jobs end too.
+Each command, process and worker is a job of pinfold: the process and every process that descends from it. The end of a
+job ends all of these, and when this program ends, in any way, its jobs end too.
 """
 
 from __future__ import annotations

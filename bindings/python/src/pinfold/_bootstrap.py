@@ -1,6 +1,6 @@
-"""The program of a worker: a Python process that is the main process of a job, and speaks with the host over a socket.
+"""The program of a worker: the main process of a job, which exchanges messages with the host over a socket.
 
-The host executes this file by its path, so it imports nothing of the package before `sys.path` is the host's. The parts
+The host executes this file by its path, so it imports nothing of the package before it has the host's `sys.path`. The parts
 of multiprocessing that it uses have no public name; they are those of CPython 3.9 to 3.13 (Lib/multiprocessing/spawn.py).
 """
 
@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 _HEADER = struct.Struct("!Q")
 _MAX_FDS = 253
-"""The most descriptors that one message can carry (SCM_MAX_FD, unix(7))."""
+"""The maximum number of descriptors in one message (SCM_MAX_FD, unix(7))."""
 
 
 class Channel:
@@ -77,7 +77,7 @@ class Channel:
 
 
 class Terminated(SystemExit):
-    """SIGTERM has arrived. It is raised in the main thread, so that `finally` blocks run."""
+    """Raised in the main thread when SIGTERM arrives, so that `finally` blocks run."""
 
 
 _terminated = False
@@ -91,7 +91,7 @@ def _on_sigterm(number: int, _frame: Any) -> None:
 
 
 def _end_by_sigterm() -> None:
-    """Ends the process by SIGTERM if that has ended its work, after all other functions of atexit."""
+    """Ends the process by SIGTERM if SIGTERM has ended its work. Runs after all other functions of atexit."""
     if _terminated:
         for stream in (sys.stdout, sys.stderr):
             try:
@@ -133,7 +133,7 @@ def main() -> NoReturn:
         del current._inheriting
     code = first._bootstrap(channel.socket.fileno()) if mode == "process" else _serve_calls(channel, *first)
     if not _terminated:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # There is no work left that it could end.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # No work is left that SIGTERM could end.
     sys.exit(code)
 
 

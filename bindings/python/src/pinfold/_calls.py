@@ -32,7 +32,7 @@ class PoolFuture(Future[Any]):
         self._pool = pool
 
     def cancel(self) -> bool:
-        """Cancels the call, and returns whether it is cancelled. A call that is done is not.
+        """Cancels the call, and returns whether it is cancelled. A call that is done cannot be cancelled.
 
         Where the call runs, this returns when no process of its worker is left. In the thread of a running asyncio
         event loop it does not wait: the future is cancelled a little later.
@@ -58,7 +58,7 @@ class PoolFuture(Future[Any]):
 
 
 class Call:
-    """A call of a function, and what is known while it runs. The lock of the pool protects `cancelled` and `worker`."""
+    """A call of a function, and its state while it runs. The lock of the pool protects `cancelled` and `worker`."""
 
     def __init__(self, future: PoolFuture, fn: Any, args: Any, kwargs: Any, timeout: Optional[float]) -> None:
         self.future = future

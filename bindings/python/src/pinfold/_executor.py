@@ -1,4 +1,4 @@
-"""`ProcessPoolExecutor`, as concurrent.futures has it, whose `cancel()` also ends running work."""
+"""`ProcessPoolExecutor`, like that of concurrent.futures. Its `cancel()` also ends running work."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ProcessPoolExecutor(Executor):
     - When this program ends, in any way, the workers and all processes that the calls have started end too.
 
     A worker that is stopped receives SIGTERM, which raises SystemExit in the call, so that `finally` blocks run. After
-    `grace` seconds (10 by default) it is killed. Workers are started as by the method `spawn`, which is the only
+    `grace` seconds (10 by default) it is killed. Workers start as with the method `spawn`, which is the only
     `mp_context` that is accepted. If cloudpickle is installed, lambdas and functions of an interactive session can be
     called too.
     """
@@ -67,7 +67,7 @@ class ProcessPoolExecutor(Executor):
         self._pool = Pool(
             max_workers, (initializer, tuple(initargs)), max_tasks_per_child, check_seconds("grace", grace)
         )
-        # An executor that nothing refers to any more ends when its calls are done.
+        # An executor without references ends when its calls are done.
         weakref.finalize(self, self._pool.shut_down).atexit = False
 
     # CPython's own tests, and some programs, look at these.
@@ -80,11 +80,11 @@ class ProcessPoolExecutor(Executor):
         return self._pool.processes()
 
     def submit(self, fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
-        """As that of concurrent.futures. The call may take as long as the `timeout` of the executor."""
+        """Like `submit` of concurrent.futures. The call may take at most the `timeout` of the executor."""
         return self._submit(self._timeout, fn, args, kwargs)
 
     def submit_timeout(self, seconds: Optional[float], fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
-        """As `submit`, for a call that may take so many seconds after its start, or as long as it needs (None)."""
+        """As `submit`. The call may take this many seconds after its start; None is no limit."""
         return self._submit(check_seconds("timeout", seconds), fn, args, kwargs)
 
     def _submit(self, timeout: Optional[float], fn: Any, args: Any, kwargs: Any) -> Future[Any]:
@@ -95,7 +95,7 @@ class ProcessPoolExecutor(Executor):
     def map(
         self, fn: Callable[..., _T], *iterables: Iterable[Any], timeout: Optional[float] = None, chunksize: int = 1
     ) -> Iterator[_T]:
-        """As that of concurrent.futures. When `timeout` is over or a call fails, the other calls are cancelled."""
+        """Like `map` of concurrent.futures. When `timeout` is over or a call fails, the other calls are cancelled."""
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
         timeout = check_seconds("timeout", timeout)
@@ -103,7 +103,7 @@ class ProcessPoolExecutor(Executor):
         return _flatten(results)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """As that of concurrent.futures. `cancel_futures` also ends the calls that run."""
+        """Like `shutdown` of concurrent.futures. `cancel_futures` also ends the calls that run."""
         self._pool.shut_down()
         if cancel_futures:
             self._pool.cancel_all(kill=False)
@@ -116,7 +116,7 @@ class ProcessPoolExecutor(Executor):
         error: Optional[BaseException],
         traceback: Optional[TracebackType],
     ) -> None:
-        """Waits for the calls. If the block ends by an exception, cancels them, so that the exception is not late."""
+        """Waits for the calls. If an exception ends the block, cancels them, so that the exception is not delayed."""
         self.shutdown(wait=True, cancel_futures=kind is not None)
 
     def terminate_workers(self) -> None:
@@ -135,7 +135,7 @@ def _chunks(rows: Iterator[tuple[Any, ...]], size: int) -> Iterator[tuple[tuple[
 
 
 def _flatten(chunks: Iterator[list[_T]]) -> Iterator[_T]:
-    # Without references to the results that have been yielded.
+    # Keeps no references to the results that have been yielded.
     for chunk in chunks:
         chunk.reverse()
         while chunk:

@@ -18,7 +18,7 @@ _ABRUPT = "A process in the process pool was terminated abruptly while the futur
 
 
 class _PoolWorker(Worker):
-    """A worker that informs the pool of its end, which the pool may not expect."""
+    """A worker that informs the pool when it ends, because the end may be unexpected."""
 
     def __init__(self, pool: Pool, first: Any, grace: Optional[float]) -> None:
         self._pool = pool
@@ -100,7 +100,7 @@ class Pool:
             self.cancel_running(call, kill)
 
     def shut_down(self) -> None:
-        """Accepts no more calls. The workers end after those that were submitted."""
+        """Accepts no more calls. The workers end after the calls that were submitted."""
         with self._changed:
             self._shut = True
             self._changed.notify_all()
@@ -111,7 +111,7 @@ class Pool:
             thread.join()
 
     def processes(self) -> dict[int, _PoolWorker]:
-        """Returns the workers by their process ids, also of those that start now."""
+        """Returns the workers by their process ids, including the workers that start now."""
         with self._changed:
             self._changed.wait_for(lambda: not self._starting)
             return {worker.job.pid: worker for worker in self._workers if worker.job.pid is not None}
@@ -121,7 +121,7 @@ class Pool:
         return None if self._broken is None else str(self._broken)
 
     def wake(self) -> None:
-        """Lets the threads look at their workers. Does not block for long."""
+        """Wakes the threads, so that they check their workers. Does not block for long."""
         with self._changed:
             self._changed.notify_all()
 
@@ -146,7 +146,7 @@ class Pool:
                     self._idle -= 1
 
     def _work(self) -> None:
-        """The thread of one worker at a time."""
+        """Runs a thread, which uses one worker at a time."""
         worker: Optional[_PoolWorker] = None
         calls = 0
         try:
@@ -177,7 +177,7 @@ class Pool:
             if worker is None:
                 worker = self._start(call)
             try:
-                # The call keeps no reference to the arguments, as that of concurrent.futures.
+                # The call keeps no reference to the arguments, as in concurrent.futures.
                 data = call.take()
             except BaseException as error:
                 return self._finish(call, worker, call.future.set_exception, error)
@@ -233,7 +233,7 @@ class Pool:
         return None
 
     def _lost(self, call: Call, worker: Optional[_PoolWorker], error: BaseException) -> None:
-        """The worker has ended, because the call was cancelled, or without a reason that the pool knows."""
+        """Handles the end of a worker during a call: the call was cancelled, or the pool does not know the reason."""
         if worker is not None:
             self._end(worker)
         if not call.cancelled:
@@ -293,5 +293,5 @@ def _at_exit() -> None:
         pool.join()
 
 
-# It runs before the interpreter waits for its threads, which the functions of atexit do not.
+# This function runs before the interpreter waits for its threads. A function of atexit would run after that.
 threading._register_atexit(_at_exit)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""`Popen` and `run`, as subprocess has them, for a command with all its processes."""
+"""`Popen`, like that of subprocess, for a command with all its processes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Streams(Listener):
 
     def _pump(self, stream: str, fd: int, inherited: int) -> Optional[Pump]:
         if fd == -1:
-            # As a child does, the job writes where this process's own descriptor leads, even if sys.stdout is replaced.
+            # As a child process does, the job writes to this process's own descriptor, even if sys.stdout was replaced.
             try:
                 os.fstat(inherited)
             except OSError:
@@ -155,7 +155,7 @@ class Popen(subprocess.Popen[AnyStr]):
     def _internal_poll(self, _deadstate: Optional[int] = None, *_: Any) -> Optional[int]:
         if self.returncode is None and "_job" in self.__dict__ and self._job.ended.is_set():
             if _deadstate is not None and self._job.error is not None:
-                return _deadstate  # Another Popen looks after this one, which nothing refers to any more.
+                return _deadstate  # The constructor of another Popen polls this abandoned one, and must not fail.
             self._finish()
         return self.returncode
 
@@ -182,7 +182,7 @@ class Popen(subprocess.Popen[AnyStr]):
         return super().wait(check_seconds("timeout", timeout))
 
     def communicate(self, input: Any = None, timeout: Optional[float] = None) -> tuple[Any, Any]:
-        """As that of subprocess. Raises `TimeoutExpired`, and leaves the job running."""
+        """Like `communicate` of subprocess. After `timeout` seconds, raises `TimeoutExpired`. The job continues."""
         try:
             return super().communicate(input, check_seconds("timeout", timeout))
         except subprocess.TimeoutExpired as error:

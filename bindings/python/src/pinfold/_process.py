@@ -12,7 +12,7 @@ from ._worker import Worker, WorkerFailed
 
 
 class _ProcessWorker(Worker):
-    """A worker that makes a descriptor readable when nothing of its job is left."""
+    """A worker that makes a descriptor readable when no process of its job is left."""
 
     def __init__(self, process_obj: Process) -> None:
         self.sentinel, self._write_end = os.pipe()
@@ -24,7 +24,7 @@ class _ProcessWorker(Worker):
 
 
 class RunningProcess:
-    """What `multiprocessing.process.BaseProcess` needs of a running process (Lib/multiprocessing/popen_fork.py)."""
+    """A running process, as `multiprocessing.process.BaseProcess` needs it (Lib/multiprocessing/popen_fork.py)."""
 
     def __init__(self, process_obj: Process) -> None:
         util._flush_std_streams()  # type: ignore[attr-defined]
@@ -64,7 +64,7 @@ class RunningProcess:
 
 
 class Process(process.BaseProcess):
-    """As `multiprocessing.Process`, for a process with all its descendants, started as by `spawn`.
+    """As `multiprocessing.Process`, for a process with all its descendants, started as with the method `spawn`.
 
     `terminate` sends SIGTERM to all of them: in this process it raises SystemExit, so that `finally` blocks run. After
     `grace` seconds (10 by default), and with `kill` at once, all are killed. `join`, `exitcode`, `is_alive` and

@@ -33,7 +33,7 @@ class Pump:
         self._running = False
 
     def write(self, data: bytes) -> None:
-        """Does not block. Data that nothing reads any more is dropped."""
+        """Does not block. If no process reads any more, the data is dropped."""
         if not self._running:
             self._running = True
             threading.Thread(target=self._run, name="pinfold-output", daemon=True).start()
@@ -77,13 +77,13 @@ class Feeder:
         threading.Thread(target=self._run, args=(write, end), name="pinfold-input", daemon=True).start()
 
     def written(self, count: int) -> None:
-        """The job has read so many bytes. Does not block."""
+        """Call this when the job has read this many bytes. Does not block."""
         with self._room:
             self._waiting -= count
             self._room.notify()
 
     def close(self) -> None:
-        """Nothing reads any more: the program that writes gets EPIPE. Does not block."""
+        """Stops the copy. The program that writes to `fd` then gets EPIPE. Does not block."""
         with self._room:
             self._closed = True
             self._room.notify()

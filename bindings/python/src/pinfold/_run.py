@@ -10,7 +10,7 @@ from ._popen import Popen
 
 
 class CompletedProcess(subprocess.CompletedProcess[Any]):
-    """As that of subprocess. `report` is the report of pinfold."""
+    """Like `CompletedProcess` of subprocess. `report` is the report of pinfold."""
 
     report: Optional[Report] = None
 

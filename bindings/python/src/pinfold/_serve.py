@@ -25,7 +25,7 @@ Request = dict[str, Any]
 Message = dict[str, Any]
 
 NEEDED = frozenset({"cancel_kill", "close", "credit", "error_code", "job_settings", "output", "stdin"})
-"""What pinfold must be able to do, of the capabilities in its first message."""
+"""The capabilities that pinfold must name in its first message."""
 
 CREDIT = 1 << 20
 """How many bytes of an output pinfold sends before the program has taken them."""
@@ -38,16 +38,16 @@ class Listener:
     """Set before the job is submitted."""
 
     def output(self, stream: str, data: bytes) -> None:
-        """The job has written to `stdout` or `stderr`. `Job.credit` lets pinfold send as many bytes more."""
+        """The job has written to `stdout` or `stderr`. After `Job.credit`, pinfold may send this many bytes again."""
 
     def input_written(self, count: int) -> None:
-        """The job's standard input has taken so many bytes."""
+        """The job's standard input has received this many bytes."""
 
     def input_closed(self) -> None:
-        """Nothing reads the job's standard input any more."""
+        """No process reads the job's standard input any more."""
 
     def message(self, message: Message) -> None:
-        """Each event of the job, before the other methods."""
+        """Called with each event of the job, before the other methods."""
 
     def ended(self) -> None:
         """No process of the job is left, or it was never started. All its output has been delivered."""
@@ -99,7 +99,7 @@ class Job:
         self._serve.send({"op": "close", "id": self.id, "stream": "stdin"})
 
     def credit(self, stream: str, count: int) -> None:
-        """Lets pinfold send so many more bytes of an output."""
+        """Lets pinfold send this many more bytes of an output."""
         if count > 0 and not self.ended.is_set():
             self._serve.send({"op": "credit", "id": self.id, "stream": stream, "bytes": count})
 
@@ -225,7 +225,7 @@ class Serve:
         return job
 
     def environment(self, env: dict[str, str]) -> dict[str, Optional[str]]:
-        """Returns the `env` of a job that has exactly this environment: the changes of that of pinfold."""
+        """Returns the `env` that gives a job exactly this environment: the differences from the environment of pinfold."""
         changes: dict[str, Optional[str]] = {}
         for key in self._environment:
             name = os.fsdecode(key)
@@ -237,14 +237,14 @@ class Serve:
         return changes
 
     def send(self, request: Request) -> None:
-        """Sends a request. What fails later, ends the job; a late `cancel` or `signal` fails without effect.
+        """Sends a request. If a `submit` fails later, its job ends with the error. Other late requests have no effect.
 
         Raises TypeError or ValueError for what JSON cannot express.
         """
         self._requests.put((request, json.dumps(request, allow_nan=False).encode() + b"\n"))
 
     def close(self) -> None:
-        """Kills all jobs, and waits until nothing of them is left."""
+        """Kills all jobs, and waits until no process of them is left."""
         self._requests.put(None)
         self._process.wait()
 
@@ -252,7 +252,7 @@ class Serve:
         """Closes the pipes in a forked child, which keeps no job."""
         for file in (self._process.stdin, self._process.stdout):
             if file is not None:
-                file.close()  # It has no buffer, so no other thread can hold a lock of it.
+                file.close()  # The file has no buffer, so no other thread can hold its lock.
         # The child must not wait for a process that is not its own.
         self._process.returncode = 0
 
@@ -280,7 +280,7 @@ class Serve:
             for line in io.BufferedReader(self._process.stdout, 1 << 16):
                 self._handle(json.loads(line))
         except BaseException:
-            self._process.kill()  # Nothing reads its messages any more, so its jobs must end.
+            self._process.kill()  # No thread reads the messages of pinfold any more, so its jobs must end.
             raise
         finally:
             self._over = True

@@ -16,7 +16,7 @@ from ._serve import Job, serve
 
 
 class ReceivedFd:
-    """A descriptor that the host sends with the first message. It is pickled as its place in that message."""
+    """A descriptor that the host sends with the first message. Its pickled form is its position in that message."""
 
     def __init__(self, index: int) -> None:
         self._index = index
@@ -28,7 +28,7 @@ class ReceivedFd:
 
 
 class _Spawning:
-    """What multiprocessing asks for descriptors while it pickles connections, locks and queues for a new process."""
+    """Collects descriptors: multiprocessing calls it while it pickles connections, locks and queues for a worker."""
 
     DupFd = ReceivedFd
 
@@ -50,7 +50,7 @@ class Worker(Streams):
     channel: Channel
 
     def __init__(self, mode: str, name: str, first: Any, grace: Optional[float] = None) -> None:
-        """Starts the worker. `first` is pickled, with the connections and locks in it, and is its first object.
+        """Starts the worker. Pickles `first`, with the connections and locks in it, as the worker's first object.
 
         Raises what pickling raises, before anything is started, and PinfoldError.
         """

@@ -28,7 +28,7 @@ _REQUEST = (
     "id root_id parent_id correlation_id group retries expires eta hostname delivery_info reply_to headers origin "
     "timelimit is_eager"
 ).split()
-"""The parts of its request that a task can see. The others belong to the process of Celery."""
+"""The parts of the request that the body of a task can see. The others belong to the process of Celery."""
 
 _inside = False
 """Whether this is a worker of pinfold."""
@@ -75,7 +75,7 @@ class Task(celery.Task):  # type: ignore[misc]
             _pool.forget()  # The worker was killed, for example by the OOM killer. The next task has another one.
             raise
         except BaseException:
-            future.cancel()  # The soft time limit, unless the body itself has failed.
+            future.cancel()  # Ends the call after the soft time limit. Has no effect if the body itself has failed.
             raise
 
 

@@ -1,8 +1,8 @@
 """A plugin for pytest: reports and ends the processes that each test leaves.
 
 pytest loads it when this package is installed. `--pinfold-leftovers=warn` (or the setting `pinfold_leftovers`) ends the
-processes that a test has started and that are still there after its teardown, and warns; `error` makes it an error of
-the test; `off`, the default, does nothing. Processes that a fixture of a wider scope starts belong to that scope.
+processes that a test has started and that still run after its teardown, and warns. `error` ends them too, and the test
+then has an error. `off`, the default, does nothing. Processes that a fixture of a wider scope starts belong to that scope.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ class ProcessId(NamedTuple):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("pinfold")
-    group.addoption("--pinfold-leftovers", choices=["off", "warn", "error"], help="what a test's leftover processes are")
-    parser.addini("pinfold_leftovers", "what a test's leftover processes are: off, warn or error", default="off")
+    help = "how to report the processes that a test leaves"
+    group.addoption("--pinfold-leftovers", choices=["off", "warn", "error"], help=help)
+    parser.addini("pinfold_leftovers", f"{help}: off, warn or error", default="off")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -155,7 +156,7 @@ def ended_by_themselves(processes: set[ProcessId]) -> Generator[dict[int, Proces
 
 
 def _wait(processes: dict[int, ProcessId], seconds: float) -> dict[int, ProcessId]:
-    """Waits until all have ended, for at most so many seconds. Returns the others."""
+    """Waits until all have ended, for at most this many seconds. Returns the others."""
     left, deadline = dict(processes), time.monotonic() + seconds
     poll = select.poll()
     for pidfd in left:

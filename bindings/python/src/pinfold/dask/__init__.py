@@ -4,8 +4,8 @@
     future.result()     # pinfold.CompletedProcess
     future.cancel()     # ends the command on its worker, with every process that it has started
 
-Each worker has one `pinfold serve`, which ends with the worker, however that ends, and with it the commands. Dask then
-runs them on another worker. Needs the package `distributed`, and this package on the workers.
+Each worker has one `pinfold serve`. When the worker ends, in any way, its `pinfold serve` and the commands end too. Dask
+then runs the commands on another worker. Needs the package `distributed`, and this package on the workers.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ __all__ = ["PinfoldPlugin", "register", "run"]
 
 
 TOPIC = "pinfold-serve-"
-"""The beginning of the topics, and of the keys of the tasks, of `python -m pinfold.dask serve`."""
+"""The prefix of the topics and of the task keys of `python -m pinfold.dask serve`."""
 
 
 def send(worker: Any, task: str, message: dict[str, Any]) -> None:
-    """Sends an event of a job to its client, through the scheduler. As text: the scheduler need not look into it."""
+    """Sends an event of a job to its client, through the scheduler. The scheduler does not parse this text."""
     worker.log_event(task.rpartition("/")[0], [task, json.dumps(message)])
 
 
 class Running:
-    """The jobs of this worker by the keys of their tasks. Dask has no way to end a task that runs, so this ends its job."""
+    """The jobs of this worker by the keys of their tasks. Dask cannot end a task that runs, so this ends its job."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -83,7 +83,7 @@ RUNNING = Running()
 
 
 class PinfoldPlugin(WorkerPlugin):  # type: ignore[misc]
-    """Holds the `pinfold serve` of a worker, and ends the job of each task that is cancelled while it runs."""
+    """Starts the `pinfold serve` of a worker, and ends the job of each task that is cancelled while it runs."""
 
     name = "pinfold"
     idempotent = True
@@ -109,7 +109,7 @@ _registered: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
 def register(client: Client) -> Any:
-    """Installs the plugin on all workers, also later ones. `run` does that too, except with an asynchronous client."""
+    """Installs the plugin on all workers, including later ones. `run` does that too, except with an asynchronous client."""
     _registered.add(client)
     return client.register_plugin(PinfoldPlugin())
 
@@ -128,19 +128,19 @@ def run(
 
     The command runs in a thread of the worker, as a task does. Its output is captured as bytes. `options` are further
     arguments of `pinfold.Popen`, such as `cwd`, `env`, `shell` or `limits`. `submit` are those of `Client.submit`, such
-    as `resources`, `retries` and `workers`; with `check`, a command that fails is a task that fails, which `retries`
-    repeats. Raises ValueError for an invalid timeout.
+    as `resources`, `retries` and `workers`; with `check`, a task fails if its command fails, and `retries` repeats
+    the task. Raises ValueError for an invalid timeout.
     """
     check_seconds("timeout", timeout)
     if client not in _registered:
         register(client)
-    # The plugin knows its tasks by this beginning, and a key that is used once cannot belong to a cancelled task.
+    # The plugin recognises its tasks by this prefix. Each key is used once, so it cannot be that of a cancelled task.
     submit["key"] = f"pinfold-{uuid.uuid4()}"
     return client.submit(_run, command, input, timeout, check, options or {}, pure=False, **submit)
 
 
 def _run(command: Any, input: Any, timeout: Optional[float], check: bool, options: dict[str, Any]) -> CompletedProcess:
-    """The task, in a thread of the worker."""
+    """Runs the task, in a thread of the worker."""
     key = get_worker().get_current_task()
     options = {"stdout": -1, "stderr": -1, **options, "job_timeout": timeout}
     if input is not None:

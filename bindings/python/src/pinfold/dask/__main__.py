@@ -15,7 +15,7 @@ from ._engine import Engine
 
 
 class _Stopped(SystemExit):
-    """A signal has asked for the end."""
+    """Raised when a signal requests the end of this program."""
 
 
 def _on_signal(number: int, _frame: object) -> NoReturn:

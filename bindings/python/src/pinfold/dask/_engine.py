@@ -131,8 +131,8 @@ class Engine:
             task = active.task = f"{self._topic}/{number}"
             self._by_task[task] = name
         options = {"output": request.get("output", "lines")}
-        # The thread of the client, which waits for the lock in `_on_event`, takes part in its calls. So these are made
-        # without the lock. Dask itself runs a job again whose worker was lost.
+        # A call of the client needs the client's thread, which may wait for the lock in `_on_event`. So these calls are
+        # made without the lock. Dask itself runs a job again whose worker was lost.
         active.future = self._client.submit(
             forward, request["job"], options, key=task, pure=False, retries=self._retries
         )
@@ -166,7 +166,7 @@ class Engine:
         self._finish(name, active, _report(active, "guard_lost", "its worker did not report the end of the job"))
 
     def _on_event(self, event: Any) -> None:
-        """An event of a job, in the thread of the client."""
+        """Handles an event of a job. Runs in the thread of the client."""
         task, text = event[1]
         with self._lock:
             name = self._by_task.get(task)
@@ -178,7 +178,7 @@ class Engine:
                 self._finish(name, active, _report(active, "cancelled", None))
                 return
             if message["event"] == "error":
-                return  # The future has it as its exception.
+                return  # The exception of the future is this error.
             if message["event"] == "done":
                 self._finish(name, active, message["report"], message["success"])
                 return
@@ -188,7 +188,7 @@ class Engine:
             self._events.put(message)
 
     def _on_future(self, name: str, active: _Active, future: Any) -> None:
-        """The end of a task. That of its job is an event of the worker, unless the job has failed before."""
+        """Handles the end of a task. An event of the worker reports the end of the job, unless the task failed before."""
         if future.status != "error":
             return
         error = future.exception()
