@@ -53,7 +53,8 @@ impl ServiceFile {
         let path = path.as_ref();
         let text = std::fs::read_to_string(path).map_err(|error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::ILSEQ);
-            Error::system("read", path.display().to_string(), errno, "a file of services is UTF-8 text")
+            let advice = if errno == Errno::ILSEQ { "a file of services is UTF-8 text" } else { "" };
+            Error::system("read", path.display().to_string(), errno, advice)
         })?;
         Self::parse(path, &text)
     }

@@ -220,6 +220,8 @@ fn a_dependent_waits_through_a_restart() {
     fs::write(project.path().join("gate"), "").unwrap();
     // `Control::state` can't have skipped this answer, because `db` was not ready.
     assert_eq!(control.done(both)["event"], "done");
+    // `web` is ready when its command has been executed, which may be before the command has written the line.
+    wait_in(project.path(), || (project.log().len() == 4).then_some(()));
     assert_eq!(project.log(), ["db", "web", "db", "web"]);
     running.signal(libc::SIGINT);
     running.finish().assert_code(0);
@@ -313,6 +315,37 @@ fn logs_and_down_talk_to_up() {
     project.pinfold(["down"]).run().assert_code(0);
     follow.finish().assert_code(0);
     running.finish().assert_code(0);
+}
+
+/// `restart` fails if `up` ends before the service is ready again.
+#[test]
+#[requires(cgroup)]
+fn a_restart_that_up_does_not_finish_has_failed() {
+    let script = "[ ! -e second ] || { echo waits >>log; exec sleep 1000; }; touch second; echo up; exec sleep 1000";
+    let text = format!("[services.web]\ncommand = '{script}'\nready = 'line:up'\n");
+    let project = Project::new("unfinished", "pinfold.toml", &text);
+    let mut up = project.up();
+    assert_eq!(up.line(), "web | up");
+    let restart = project.pinfold(["restart", "web"]).start();
+    project.wait_for_log("waits");
+    up.signal(libc::SIGTERM);
+    let restart = restart.finish().assert_code(125);
+    assert!(restart.stderr.contains("web"), "{}", restart.stderr);
+    up.finish().assert_code(0);
+
+    // The same for an `up` that is killed, which therefore does not run under the warden of the tests.
+    fs::remove_file(project.path().join("second")).unwrap();
+    fs::remove_file(project.path().join("log")).unwrap();
+    let mut up = std::process::Command::new(PINFOLD);
+    up.arg("up").current_dir(project.path()).env("XDG_RUNTIME_DIR", project.path());
+    let mut up = up.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    BufReader::new(up.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
+    let restart = project.pinfold(["restart", "web"]).start();
+    project.wait_for_log("waits");
+    up.kill().unwrap();
+    let restart = restart.finish().assert_code(125);
+    up.wait().unwrap();
+    assert!(restart.stderr.contains("pinfold up has ended before"), "{}", restart.stderr);
 }
 
 #[test]

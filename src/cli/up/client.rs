@@ -79,8 +79,10 @@ pub fn restart(args: &RestartArgs) -> Result<u8> {
     let mut client = Client::connect(&file)?;
     let names = if names.is_empty() { client.services.clone() } else { names };
     client.send(&Request::Restart { names })?;
-    client.until_done(|_| Ok(()))?;
-    Ok(0)
+    match client.until_done(|_| Ok(()))? {
+        true => Ok(0),
+        false => bail!("pinfold up has ended before the services were ready again"),
+    }
 }
 
 pub fn logs(args: &LogsArgs) -> Result<u8> {
@@ -113,7 +115,8 @@ pub fn logs(args: &LogsArgs) -> Result<u8> {
         // The reader of standard output has closed it.
         Err(error) if is_broken_pipe(&error) => Ok(0),
         Err(error) => Err(error),
-        Ok(()) => write::print("").map(|()| 0).context("cannot write to standard output"),
+        // `--follow` ends with `up`.
+        Ok(_) => write::print("").map(|()| 0).context("cannot write to standard output"),
     }
 }
 
@@ -163,11 +166,12 @@ impl Client {
         }
     }
 
-    /// Handles answers until the request is done, or `up` has ended.
-    fn until_done(&mut self, mut handle: impl FnMut(Answer<'_>) -> Result<()>) -> Result<()> {
+    /// Handles answers until the request is done. Returns `false` if `up` has ended before that.
+    fn until_done(&mut self, mut handle: impl FnMut(Answer<'_>) -> Result<()>) -> Result<bool> {
         loop {
             match self.next()? {
-                None | Some(Answer::Done { .. }) => return Ok(()),
+                None => return Ok(false),
+                Some(Answer::Done { .. }) => return Ok(true),
                 Some(Answer::Error { message, .. }) => bail!("{message}"),
                 Some(answer) => handle(answer)?,
             }

@@ -2,6 +2,7 @@
 
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::process::getuid;
@@ -17,6 +18,9 @@ use crate::services::Services;
 /// The longest request, in bytes.
 const MAX_REQUEST: u64 = 64 * 1024;
 
+/// How long the server waits after it could not accept a connection.
+const RETRY_ACCEPT: Duration = Duration::from_secs(1);
+
 /// Answers requests until the future is dropped.
 pub async fn serve(listener: &UnixListener, services: Services, down: watch::Sender<bool>) -> Result<()> {
     let copy = listener.try_clone().context("cannot copy the control socket")?;
@@ -26,9 +30,12 @@ pub async fn serve(listener: &UnixListener, services: Services, down: watch::Sen
         tokio::select! {
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => {
-                // An error concerns only this connection, or this process has no free descriptor at the moment.
-                let Ok((stream, _)) = accepted else { continue };
-                connections.spawn(serve_one(stream, services.clone(), down.clone()));
+                match accepted {
+                    Ok((stream, _)) => drop(connections.spawn(serve_one(stream, services.clone(), down.clone()))),
+                    // This process has no free descriptor (EMFILE, accept(2)). The connection waits, so the next
+                    // attempt would fail at once.
+                    Err(_) => tokio::time::sleep(RETRY_ACCEPT).await,
+                }
             }
         }
     }
@@ -101,6 +108,8 @@ impl Connection {
                 self.services.stopped().await;
             }
             Request::Restart { names } => {
+                let all = || self.services.status().iter().map(|one| one.name.to_string()).collect();
+                let names = if names.is_empty() { all() } else { names };
                 for name in &names {
                     self.services.restart(name).map_err(text)?;
                 }
