@@ -175,6 +175,8 @@ func (c *Cmd) Start() error {
 	c.Process = &Process{cmd: c}
 	id, err := c.server.submit(request, c)
 	if err != nil {
+		// The command was not started, so Wait has nothing to wait for.
+		c.Process = nil
 		return err
 	}
 	c.Process.id = id

@@ -159,8 +159,8 @@ class ChildProcess extends EventEmitter {
   }
 
   /**
-   * Sends a signal to the main process. SIGKILL and `true` kill every process of the command at once. Returns whether the
-   * command was running.
+   * Sends a signal to the main process. SIGKILL kills every process of the command at once. Returns whether the command
+   * was running.
    */
   kill (signal = 'SIGTERM') {
     if (this.#over || this.#exited || this.#serve.lost) return false
