@@ -39,6 +39,8 @@ mod served;
 #[cfg(feature = "services")]
 mod services;
 #[cfg(feature = "services")]
+mod services_clients;
+#[cfg(feature = "services")]
 mod services_parts;
 #[cfg(feature = "services")]
 mod services_real;
