@@ -43,8 +43,8 @@ fn main() {
     compare("a job without leftovers, and its settle time", ways, 8, 6, 50);
     let ways = || [own("pinfold as a user"), own("pinfold in a sandbox")];
     compare("a job in a sandbox, and the same job without one", ways, 12, 12, 50);
-    // A comparison of its own, because the kernel frees the namespaces of bwrap later, and that time would be added to
-    // the next candidate.
+    // bwrap is measured in a comparison of its own. The kernel frees the namespaces of bwrap later, and that time would
+    // be added to the next candidate.
     if std::process::Command::new("bwrap").arg("--version").output().is_ok() {
         let ways = || [own("std::process as a user"), own("bwrap as a user")];
         compare("a process in bwrap, and the same process without it", ways, 4, 6, 50);

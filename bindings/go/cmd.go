@@ -33,7 +33,7 @@ type Size struct {
 	Columns uint16 `json:"columns"`
 }
 
-// Cmd is a command, as exec.Cmd. Set its fields before Start.
+// Cmd is a command, like exec.Cmd. Set its fields before Start.
 type Cmd struct {
 	Path string
 	Args []string
@@ -85,7 +85,7 @@ type Process struct {
 	id  string
 }
 
-// Command returns a command, as exec.Command.
+// Command returns a command, like exec.Command.
 func Command(name string, arg ...string) *Cmd {
 	cmd := &Cmd{Path: name, Args: append([]string{name}, arg...)}
 	if !strings.Contains(name, "/") {

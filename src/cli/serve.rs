@@ -157,7 +157,7 @@ struct Caller<'a> {
 /// A reason to end.
 #[derive(PartialEq, Eq)]
 enum EndCause {
-    /// A signal requested a stop. The value is the signal that the jobs receive first, where that is not the stop
+    /// A signal requested a stop. The value is the signal that the jobs receive first; `None` if that is the stop
     /// signal.
     Stop(Option<Signal>),
     Kill,
@@ -225,7 +225,8 @@ async fn handle_requests(
     }
 }
 
-/// Waits, after the end of all jobs, until the caller has read the rest of the events, for at most [`READER_TIMEOUT`].
+/// Waits until the caller has read the remaining events, for at most [`READER_TIMEOUT`]. Called when all jobs have
+/// ended.
 ///
 /// # Errors
 /// If some events could not be delivered, although the caller has not closed its end.

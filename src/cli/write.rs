@@ -41,8 +41,8 @@ pub enum WriteTimeout {
 /// limits do not apply.
 ///
 /// # Errors
-/// Those of [`write_all`]; `TimedOut` or `Interrupted`, with their own messages, if the wait is over. Some of the bytes
-/// may have been written in that case.
+/// Those of [`write_all`]; `TimedOut` or `Interrupted`, with messages of their own, if the wait is over. In that case,
+/// some of the bytes may have been written.
 pub(crate) fn write_within(out: File, mut bytes: &[u8], timeout: WriteTimeout) -> io::Result<()> {
     // A pipe that is ready accepts this many bytes without blocking (pipe(7)). A regular file is always ready
     // (poll(2)).

@@ -253,7 +253,7 @@ mod tests {
         let jump = Instruction::jump(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 5, 0, 1);
         assert!(refused(&[jump, RETURN]).contains("past the end"));
         assert!(refused(&[Instruction::plain(libc::BPF_JMP | libc::BPF_JA, u32::MAX), RETURN]).contains("past"));
-        // A packet filter's load, which seccomp lacks.
+        // A load of 16 bits, which packet filters may use, and seccomp filters may not.
         assert!(
             refused(&[Instruction::plain(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 12), RETURN]).contains("0x28")
         );

@@ -111,7 +111,7 @@ pub unsafe fn act(action: &Action, ruleset: RawFd, tmp_socket: RawFd) -> Result<
                     done = landlock::allow_beneath(ruleset, root as RawFd, *rights);
                 }
                 if tmp_socket >= 0 {
-                    // If this fails, the report has no size of the private tmp.
+                    // If this fails, the report does not contain the size of the private tmp.
                     let _ = send_descriptor(tmp_socket, root as RawFd);
                 }
                 call(libc::SYS_close, [root]);

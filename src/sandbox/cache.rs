@@ -39,7 +39,8 @@ impl Cache {
         machine: &Machine,
         tmp: Option<&PrivateTmpDir>,
     ) -> Result<(Program, Option<Arc<OwnedFd>>)> {
-        // The child of a job with a mounted private tmp adds a rule for it, and a directory has a rule of its own.
+        // The ruleset of a job with a private tmp is not shared, because it gets a rule for this directory. If the
+        // private tmp is mounted, the child adds this rule.
         let is_shared = sandbox.private_tmp.is_none();
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = entries.iter().position(|entry| entry.sandbox == *sandbox);

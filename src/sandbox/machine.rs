@@ -21,7 +21,7 @@ pub type Support = Result<(), String>;
 pub struct Machine {
     /// The version of Landlock's ABI that the kernel reports. It is only for the report.
     pub landlock_abi: Option<i32>,
-    /// Landlock's rights on files, with truncate(2).
+    /// Landlock's rights on files, including truncate(2).
     pub files: Support,
     /// The same without truncate(2).
     pub files_but_truncate: Support,

@@ -139,8 +139,8 @@ pub fn prepare(
     })
 }
 
-/// Returns which mechanism would hold each promise of a strict sandbox on this machine. If this process is root, it
-/// assumes that the job runs as another user.
+/// Returns which mechanism would hold each promise of a strict sandbox on this machine. If this process is root, the
+/// result is for a job that runs as another user.
 pub fn promises_here() -> Vec<PromiseReport> {
     let mut sandbox = Sandbox::new();
     sandbox.strict();

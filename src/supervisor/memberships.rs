@@ -1,8 +1,8 @@
 //! Sends the sandbox of a running job to `pinfold exec`, which runs one more command in it.
 //!
-//! The supervisor listens on an abstract Unix socket (unix(7)) from its first job with a sandbox on. It answers only
-//! processes of its own user and of root. A filter, or Landlock's scope for abstract sockets, keeps a job with a
-//! sandbox away from the socket. If a job has neither, the supervisor does not send the sandbox of this job.
+//! The supervisor listens on an abstract Unix socket (unix(7)) as soon as it has its first job with a sandbox. It
+//! answers only processes of its own user and of root. A filter, or Landlock's scope for abstract sockets, keeps a job
+//! with a sandbox away from the socket. If a job has neither, the supervisor does not send the sandbox of this job.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, IoSlice};

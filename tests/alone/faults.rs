@@ -13,11 +13,12 @@ use crate::support::random::{Random, setting};
 use crate::support::{PINFOLD, program};
 
 const BOUND: Duration = Duration::from_secs(1);
-/// If supervisor or guard is killed, the other one has cleaned up within this time. The test measures it as its own CPU
-/// time, in a busy loop: on a loaded machine, the other processes get their CPU time later too.
+/// If the supervisor or the guard is killed, the other one has cleaned up within this time. The test waits in a busy
+/// loop, until it has used this much CPU time itself: on a loaded machine, the other processes get their CPU time later
+/// too.
 const BETWEEN_BOTH: Duration = Duration::from_millis(50);
-/// The bound of one second assumes that the processes get CPU time. On a loaded machine, the others may get theirs later.
-/// So the test also waits until its own check, which never sleeps, has had this much CPU time.
+/// The bound of one second assumes that the processes get CPU time. On a loaded machine, they may get it later. So the
+/// test also waits until its own check, which never sleeps, has used this much CPU time.
 const BOUND_OF_CPU_TIME: Duration = Duration::from_millis(250);
 
 /// Which process is killed, and when.
@@ -230,8 +231,8 @@ fn kill(target: i32) {
 }
 
 fn kill_guard(guard: i32) {
-    // SAFETY: signals a descendant of ours. It stays a zombie until its parent, which we have not reaped, or we reap
-    // it.
+    // SAFETY: signals a descendant of ours. After its end, it stays a zombie until we reap it, or until its parent
+    // reaps it. We have not reaped either of them.
     unsafe { libc::kill(guard, libc::SIGKILL) };
 }
 

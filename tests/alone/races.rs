@@ -1,4 +1,5 @@
-//! Promise 1 in races: a tree that forks all the time, and requests, ends and the supervisor's close in any order.
+//! Promise 1 in races: a tree of processes that forks all the time. Requests, ends of main processes, and the close of
+//! the supervisor come in any order.
 //!
 //! `PINFOLD_RACE_ROUNDS` sets the number of rounds. `PINFOLD_RACE_SEED` repeats a random plan, as far as the machine's timing
 //! allows.

@@ -335,7 +335,7 @@ fn pytest() -> Need {
     need("pytest", present, "python3 -m pip install pytest")
 }
 
-/// `examples/python`, with programs that hang.
+/// `examples/python` works, even with programs that hang.
 #[test]
 #[requires(cgroup, pytest)]
 fn the_python_executor() {

@@ -229,7 +229,7 @@ fn a_terminal_and_its_size() {
     served.send(&json!({"op": "resize", "id": "a", "rows": 30, "columns": 40}));
     assert_eq!(bytes_of(&served.events_until("done"), "stdout"), b"30 40\r\n");
 
-    // Its keyboard, and the end of the input.
+    // The job reads typed keys, and then the end of the input.
     served.send(&submit("b", "echo ready; read -r word; echo got $word; cat; echo end", pty));
     served.events_until("data");
     served.send(&json!({"op": "stdin", "id": "b", "text": "a word\n"}));

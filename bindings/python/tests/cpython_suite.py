@@ -1,4 +1,6 @@
-"""Runs CPython's own tests of concurrent.futures.ProcessPoolExecutor (those of the start method `spawn`) with pinfold's.
+"""Runs CPython's own tests of concurrent.futures.ProcessPoolExecutor (those of the start method `spawn`).
+
+The tests use pinfold's executor in place of that class.
 
 usage: python cpython_suite.py [WORD...]     runs the tests whose names contain one of the words, or all
 The exit code is 0 if each test has the outcome that is written below. Needs the package `test` of CPython.

@@ -10,8 +10,8 @@ use rustix::io::Errno;
 
 use crate::Stdio;
 
-/// Creates DIR/NUMBER.out and DIR/NUMBER.err for the streams of a job. If the streams are merged, creates only the
-/// first.
+/// Creates DIR/NUMBER.out and DIR/NUMBER.err for the streams of a job. If the streams are merged, creates only
+/// DIR/NUMBER.out.
 pub fn create_named(directory: &Path, number: usize, merged: bool) -> Result<(Stdio, Stdio)> {
     let file = |suffix: &str| -> Result<Stdio> {
         let path = directory.join(format!("{number}.{suffix}"));
@@ -48,7 +48,7 @@ pub fn create_unnamed() -> Result<File> {
     Ok(file.into())
 }
 
-/// Returns the message for a failed write to such a file.
+/// Returns the message for a failed write to a file of [`create_unnamed`].
 pub fn store_error(error: &std::io::Error) -> String {
     let directory = std::env::temp_dir();
     format!(

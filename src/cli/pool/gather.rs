@@ -71,8 +71,8 @@ pub struct Collector {
     printer: Arc<Printer>,
     /// The job's line in the input.
     line: usize,
-    /// The reader of an attempt locks its part, so that the output of the next attempt comes after that of this
-    /// attempt.
+    /// The task that reads a stream of an attempt locks the part of this stream until the stream ends. So the output of
+    /// the next attempt comes after the output of this one.
     parts: [tokio::sync::Mutex<Part>; 2],
     state: Mutex<State>,
 }

@@ -22,8 +22,8 @@ const PIECE: usize = 64 * 1024;
 /// Reads the whole input. `origin` is its name in error messages.
 ///
 /// # Errors
-/// The errno of read(2). Also where a line, the number of lines or the whole input exceeds its limit, as soon as
-/// pinfold has read that much.
+/// The errno of read(2). An error also if a line, the number of lines or the whole input exceeds its limit: pinfold
+/// returns this error as soon as it has read that much.
 pub fn read(mut input: impl Read, origin: &str, separator: u8, max_line: usize) -> Result<Vec<u8>> {
     let mut text = Vec::new();
     // Where the current line begins, and the number of lines before it.

@@ -263,7 +263,7 @@ pub fn explain(line: &[u8], error: &serde_json::Error) -> String {
     }
 }
 
-/// Returns the known name that an unknown one is most similar to. `message` is the message of serde, which quotes the
+/// Returns the known name that is most similar to the unknown one. `message` is the message of serde, which quotes the
 /// unknown name first and then the known ones: unknown field `memroy`, expected one of `memory`, `pids`.
 fn nearest(message: &str) -> Option<&str> {
     let unknown = ["unknown field `", "unknown variant `"].into_iter().any(|start| message.starts_with(start));

@@ -76,7 +76,7 @@ pub fn run(args: &Args) -> Result<u8> {
         std::fs::create_dir_all(directory)
             .with_context(|| format!("cannot create {}", crate::report::text::printable_path(directory)))?;
     }
-    // Until now a signal has its default action and ends pinfold, because no job runs yet.
+    // Until now, a signal had its default action: it ended pinfold. That was safe, because no job ran yet.
     let signals = SignalQueue::block_all()?;
     let workers = args.workers.min(jobs.len());
     let descriptors = match args.output {
@@ -233,7 +233,7 @@ impl<'a> Run<'a> {
 
     fn notice(&mut self, notice: Notice) {
         match notice {
-            // pinfold ends without a message, as a program that SIGPIPE kills: the reader wants no more output.
+            // pinfold ends without a message, like a program that SIGPIPE kills: the reader wants no more output.
             Notice::ReaderGone => {
                 self.signalled = Some(Signal::PIPE);
                 self.pool.start_shutdown(Shutdown::Stop);

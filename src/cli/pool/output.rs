@@ -135,7 +135,8 @@ impl Printer {
     ) -> Result<(Self, UnboundedReceiver<Notice>)> {
         let (pieces, receiver) = unbounded_channel();
         let (notices, noticed) = unbounded_channel();
-        // Waiting outputs hold memory and files, so no more may wait than jobs write at the same time.
+        // Outputs that wait to be printed hold memory and files. So their number is at most the number of jobs that run
+        // at the same time.
         let at_once = options.at_once.unwrap_or(0);
         let waiting = if at_once > 0 { MAX_WAITING.min(at_once) } else { MAX_WAITING };
         let places = at_once.saturating_add(waiting).min(Semaphore::MAX_PERMITS);
@@ -223,7 +224,8 @@ impl Printer {
         let _ = self.pieces.send(piece);
     }
 
-    /// Prints the complete lines of a stream as soon as they are read, each after the tag, until the stream ends.
+    /// Prints the complete lines of a stream as soon as they are read, until the stream ends. Each line begins with the
+    /// tag.
     ///
     /// # Errors
     /// Why the stream cannot be read. The part that was read before is printed.

@@ -33,8 +33,8 @@ pub struct PrintingThread {
     piece: Vec<u8>,
 }
 
-/// The position of an output in the spool file, and the lengths of its streams and of its line for the results file,
-/// which follow one another.
+/// The position of an output in the spool file, and the lengths of its streams and of its line for the results file. In
+/// the spool file, they follow one another in this order.
 struct Deferred {
     at: u64,
     streams: [u64; 2],

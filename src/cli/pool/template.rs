@@ -78,8 +78,8 @@ pub fn runs_lines_as_code(command: &[OsString]) -> Option<String> {
     })
 }
 
-/// Returns the script among the arguments of an interpreter: the word after the options, where one of the options has
-/// one of these letters.
+/// Returns the script among the arguments of an interpreter: the first word after the options, if one of the options
+/// contains one of these letters.
 fn script<'a>(arguments: &'a [OsString], letters: &[u8]) -> Option<&'a OsStr> {
     let mut is_code = false;
     let mut words = arguments.iter().map(OsString::as_os_str);

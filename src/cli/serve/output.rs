@@ -40,7 +40,7 @@ impl Gate {
         self.0.send_modify(|flow| flow.credit = flow.credit.map(|credit| credit.saturating_add(bytes)));
     }
 
-    /// Allows everything: the caller can send no more credit.
+    /// Removes the limit, because the caller can send no more credit.
     pub fn remove_limit(&self) {
         self.0.send_modify(|flow| flow.credit = None);
     }

@@ -19,7 +19,7 @@ fn add<T: JsonSchema>(settings: SchemaSettings, definitions: &mut Map<String, Va
     }
 }
 
-/// After a change of the types: `PINFOLD_WRITE_SCHEMA=1 cargo test --all-features --lib serve::schema`.
+/// After a change of the types, run `PINFOLD_WRITE_SCHEMA=1 cargo test --all-features --lib serve::schema`.
 #[test]
 fn the_committed_schema_is_the_generated_one() {
     let mut definitions = Map::new();

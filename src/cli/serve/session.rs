@@ -41,7 +41,7 @@ impl Session<'_> {
         }
     }
 
-    /// Removes the limits, so that pinfold sends all remaining output: the caller can send no more credit.
+    /// Removes the limits, because the caller can send no more credit. pinfold then sends all remaining output.
     pub fn remove_limits(&self) {
         for job in self.active.values() {
             job.streams.stdout.remove_limit();

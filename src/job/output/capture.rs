@@ -23,7 +23,7 @@ impl CaptureLimit {
         Self { first, last }
     }
 
-    /// Returns a limit that keeps everything. Then the job determines how much memory that takes.
+    /// Returns a limit that keeps everything. The job then determines how much memory is used.
     #[must_use]
     pub const fn unlimited() -> Self {
         Self { first: usize::MAX, last: 0 }

@@ -118,7 +118,7 @@ impl Channel {
         if self.is_terminal && errno == Errno::IO { Ok(()) } else { Err(errno.into()) }
     }
 
-    /// Returns how many bytes there may be to read after the job is over.
+    /// Returns the maximum number of bytes that are to be read after the job is over.
     pub fn left(&self) -> usize {
         if self.is_terminal {
             return MAX_TERMINAL_OUTPUT;

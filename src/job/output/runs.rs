@@ -1,5 +1,5 @@
-//! Divides output into runs of complete lines, for a receiver that prints lines as soon as they are complete. A run
-//! moves as a whole, so a short line costs no more than its bytes.
+//! Divides output into runs of complete lines, for a receiver that prints lines as soon as they are complete. All lines
+//! of a run are passed on in one piece, so a short line needs no allocation of its own.
 
 use memchr::{memchr, memrchr};
 

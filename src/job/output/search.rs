@@ -17,7 +17,7 @@ pub(crate) enum Found {
     Nothing,
 }
 
-/// The searches in one output. The job adds them, and the stream gives them each piece that it reads.
+/// The searches in one output. The job adds searches to it. The stream passes each piece that it reads to all of them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Searches(Arc<Mutex<State>>);
 

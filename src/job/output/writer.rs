@@ -261,7 +261,8 @@ impl Drop for Writer {
 fn run(shared: &Shared, file: &OwnedFd) {
     let is_pipe = fstat(file).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_fifo());
     let at_once = if is_pipe { PIPE_BUF } else { PIECE };
-    // Always begins with the beginning of a line.
+    // The bytes that are not written yet. They can begin within a line: after all bytes were written (`is_all`), and
+    // after a part of a line that was too long for one write.
     let mut held = Vec::new();
     loop {
         let mut state = shared.lock();
@@ -273,7 +274,8 @@ fn run(shared: &Shared, file: &OwnedFd) {
             }
             state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        // If no piece waits, the rest of the last line has not arrived yet, and may arrive much later.
+        // If no piece waits, all bytes of `held` are written, even an incomplete last line: its rest has not arrived
+        // yet, and may arrive much later.
         let is_all = state.waiting.is_empty();
         if held.is_empty() {
             std::mem::swap(&mut held, &mut state.waiting);
@@ -294,7 +296,7 @@ fn run(shared: &Shared, file: &OwnedFd) {
     }
 }
 
-/// Writes and removes the complete lines that `held` begins with; all bytes if `is_all`.
+/// Writes and removes the complete lines at the beginning of `held`; all of its bytes if `is_all`.
 fn write_lines(
     shared: &Shared,
     file: &OwnedFd,

@@ -58,8 +58,8 @@ fn parent_of(id: i32) -> Option<i32> {
     status_field(id, "PPid:")?.parse().ok()
 }
 
-/// Returns the denial if Landlock refuses a signal from the caller to `id`, which is a pid or a thread id. A negative
-/// `id` is a process group (kill(2)); the result is then that for the leader of the group.
+/// Returns the denial if Landlock refuses a signal from the caller to `id`, which is a pid or a thread id. If `id` is
+/// negative, it is a process group (kill(2)). The result is then the one for a signal to the leader of the group.
 pub fn signal(caller: &Caller, members: Members, id: i32, call: &str) -> Option<Denial> {
     // 0 is the caller's own process group; -1 is every process that the caller may send signals to.
     let id = if id < -1 { id.checked_neg()? } else { id };
@@ -75,7 +75,7 @@ pub fn signal(caller: &Caller, members: Members, id: i32, call: &str) -> Option<
     (is_allowed_without_sandbox && !members.include(caller, id)).then(|| denial(DenialKind::Signal, id, call))
 }
 
-/// Returns the denial if Landlock refuses that the caller traces the process `id` (ptrace(2)), or uses its memory or
+/// Returns the denial if Landlock does not let the caller trace the process `id` (ptrace(2)), or use its memory or
 /// descriptors.
 pub fn trace(caller: &Caller, members: Members, id: i32, call: &str) -> Option<Denial> {
     if id <= 0 || id.cast_unsigned() == caller.pid() || id.cast_unsigned() == caller.tid {

@@ -49,7 +49,8 @@ fn open_one_level(dir: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> Result<Own
         opened => return opened,
     }
     let opened = openat(dir, name, flags, Mode::empty())?;
-    // Linux 5.8 (statx(2)). The name has one part, so the other flags change nothing.
+    // Replaces NO_XDEV (`MOUNT_ROOT` in statx(2), Linux 5.8). The other flags in `resolve` are not needed, because the
+    // name has only one part.
     let stat = statx(&opened, c"", AtFlags::EMPTY_PATH, StatxFlags::empty())?;
     if stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) { Err(Errno::XDEV) } else { Ok(opened) }
 }

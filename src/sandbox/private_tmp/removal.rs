@@ -14,9 +14,9 @@ use rustix::io::{Errno, Result};
 
 use super::directory::{open_directory, remove_directory};
 
-/// The maximum number of times that a directory is listed. A file system can omit entries from a listing while other entries are
-/// removed, so one listing is not always enough. Without a limit, a process that makes files there could keep the
-/// removal from ending.
+/// The maximum number of times that a directory is listed. A file system can omit entries from a listing while other
+/// entries are removed, so one listing is not always enough. Without a limit, a process that makes files there could
+/// keep the removal from ending.
 const LISTINGS: u32 = 16;
 
 /// The bytes in one block of `st_blocks` (stat(3type)).
@@ -61,8 +61,8 @@ impl Removal {
         Self { place, pending, open: None, moved: 0, prefix, bytes: 0, failed: None }
     }
 
-    /// Continues the removal, until about `until`. Returns whether it is over. A single system call can take longer:
-    /// the kernel frees all blocks of a big file at once.
+    /// Continues the removal for a while, until about the time `until`. Returns whether the removal is over. A single
+    /// system call can take longer: the kernel frees all blocks of a big file at once.
     pub fn step(&mut self, until: Option<Instant>) -> bool {
         loop {
             if self.open.is_none() && !self.open_next() {

@@ -61,7 +61,7 @@ fn a_secret_cannot_be_read_by_any_path() {
 
 #[test]
 fn a_secret_cannot_be_moved_to_where_it_can_be_read() {
-    // The kernel reports a move to another directory as one to another file system.
+    // For a link into another directory, the kernel returns EXDEV, as for another file system.
     let rows = [("read_by_hard_link", "denied EXDEV", Works), ("read_by_rename", "denied EACCES", Works)];
     let onto_another = [("read_by_exchange", EACCES, Works), ("copy_to_outside", EACCES, Works)];
     let secret = |scratch: &Scratch| {

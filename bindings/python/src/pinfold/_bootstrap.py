@@ -1,7 +1,8 @@
 """The program of a worker: the main process of a job, which exchanges messages with the host over a socket.
 
-The host executes this file by its path, so it imports nothing of the package before it has the host's `sys.path`. The parts
-of multiprocessing that it uses have no public name; they are those of CPython 3.9 to 3.13 (Lib/multiprocessing/spawn.py).
+The host executes this file by its path. So this file imports nothing of the package before it has the host's
+`sys.path`. The parts of multiprocessing that it uses have no public name; they are those of CPython 3.9 to 3.13
+(Lib/multiprocessing/spawn.py).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _MAX_FDS = 253
 
 
 class Channel:
-    """Messages of bytes over a stream socket. One thread at a time may send, and one receive."""
+    """Messages of bytes over a stream socket. At any time, one thread may send and one may receive."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock

@@ -23,7 +23,7 @@ RemoteTraceback: Any = futures_process._RemoteTraceback
 
 
 class PoolFuture(Future[Any]):
-    """A future whose `cancel()` also ends a call that runs. `report` is then the report of pinfold."""
+    """A future whose `cancel()` also ends a call that runs."""
 
     _call: Optional[Call] = None
 
@@ -48,7 +48,7 @@ class PoolFuture(Future[Any]):
         return True
 
     def set_cancelled(self) -> None:
-        """Marks a running call as cancelled, which `concurrent.futures` has no method for."""
+        """Marks a running call as cancelled. `concurrent.futures` has no method for this."""
         with self._condition:
             self._state = futures_base.CANCELLED_AND_NOTIFIED
             for waiter in self._waiters:
@@ -71,7 +71,7 @@ class Call:
         future._call = self
 
     def take(self) -> bytes:
-        """Returns the pickled function and arguments, and forgets them. Raises what pickling raises."""
+        """Pickles the function and the arguments, and keeps no reference to them. Raises the errors of pickling."""
         what: Any = (self.fn, self.args, self.kwargs)
         self.fn = self.args = self.kwargs = None
         try:

@@ -25,7 +25,8 @@ class ProcessPoolExecutor(Executor):
     """As `concurrent.futures.ProcessPoolExecutor`, with workers that are jobs of pinfold.
 
     - `future.cancel()` also ends a running call: the worker and every process that the call has started. It returns
-      when none of them is left, except in the thread of a running asyncio event loop. Another worker takes its place.
+      when none of them is left, except in the thread of a running asyncio event loop. A new worker replaces the
+      old one.
     - `timeout` (seconds, for each call of this executor) or `submit_timeout(seconds, fn, ...)` end a call in the same
       way. The future then has the exception `CallTimeout`.
     - `shutdown(cancel_futures=True)`, and the end of a `with` block by an exception, cancel running calls too.
@@ -70,7 +71,7 @@ class ProcessPoolExecutor(Executor):
         # An executor without references ends when its calls are done.
         weakref.finalize(self, self._pool.shut_down).atexit = False
 
-    # CPython's own tests, and some programs, look at these.
+    # CPython's own tests, and some programs, read these attributes.
     @property
     def _broken(self) -> Optional[str]:
         return self._pool.broken()

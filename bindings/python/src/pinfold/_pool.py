@@ -59,7 +59,7 @@ class Pool:
         self._broken: Optional[BaseException] = None
 
     def submit(self, call: Call) -> None:
-        """Raises BrokenProcessPool after the unexpected end of a worker, and RuntimeError after a shutdown."""
+        """Queues a call. Raises BrokenProcessPool if a worker ended unexpectedly, and RuntimeError after a shutdown."""
         with self._changed:
             if self._broken is not None:
                 raise futures_process.BrokenProcessPool(str(self._broken))

@@ -66,9 +66,9 @@ class RunningProcess:
 class Process(process.BaseProcess):
     """As `multiprocessing.Process`, for a process with all its descendants, started as with the method `spawn`.
 
-    `terminate` sends SIGTERM to all of them: in this process it raises SystemExit, so that `finally` blocks run. After
-    `grace` seconds (10 by default), and with `kill` at once, all are killed. `join`, `exitcode`, `is_alive` and
-    `sentinel` report the end when none of them is left. `report` is the report of pinfold, once the process has ended.
+    `terminate` sends SIGTERM to all of them. In the process itself, SIGTERM raises SystemExit, so that `finally` blocks
+    run. After `grace` seconds (10 by default), all are killed. `kill` kills all at once. `join`, `exitcode`, `is_alive`
+    and `sentinel` report the end when none of them is left. `report` is the report of pinfold, once the process has ended.
 
     Locks, events and queues have to be those of this package, or of `multiprocessing.get_context("spawn")`.
     """

@@ -33,7 +33,7 @@ class Pump:
         self._running = False
 
     def write(self, data: bytes) -> None:
-        """Does not block. If no process reads any more, the data is dropped."""
+        """Queues the data. Does not block. If no process reads any more, the data is dropped."""
         if not self._running:
             self._running = True
             threading.Thread(target=self._run, name="pinfold-output", daemon=True).start()

@@ -38,7 +38,7 @@ class Listener:
     """Set before the job is submitted."""
 
     def output(self, stream: str, data: bytes) -> None:
-        """The job has written to `stdout` or `stderr`. After `Job.credit`, pinfold may send this many bytes again."""
+        """The job has written to `stdout` or `stderr`. Call `Job.credit` to let pinfold send more bytes."""
 
     def input_written(self, count: int) -> None:
         """The job's standard input has received this many bytes."""

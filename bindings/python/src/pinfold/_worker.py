@@ -28,7 +28,7 @@ class ReceivedFd:
 
 
 class _Spawning:
-    """Collects descriptors: multiprocessing calls it while it pickles connections, locks and queues for a worker."""
+    """Collects descriptors. multiprocessing calls this object while connections, locks and queues are pickled."""
 
     DupFd = ReceivedFd
 
@@ -52,7 +52,7 @@ class Worker(Streams):
     def __init__(self, mode: str, name: str, first: Any, grace: Optional[float] = None) -> None:
         """Starts the worker. Pickles `first`, with the connections and locks in it, as the worker's first object.
 
-        Raises what pickling raises, before anything is started, and PinfoldError.
+        Raises the errors of pickling before it starts anything, and PinfoldError.
         """
         super().__init__(-1, -1, -1)
         try:
@@ -62,7 +62,7 @@ class Worker(Streams):
             raise
         address, self._token = secrets.token_hex(16), secrets.token_hex(32)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # An abstract name (unix(7)) leaves nothing in the file system. The token shows that the job has connected.
+        # An abstract name (unix(7)) leaves nothing in the file system. The token proves that the peer is the worker.
         self._listener.bind(b"\0" + bytes.fromhex(address))
         self._listener.listen()
         spec: dict[str, Any] = {

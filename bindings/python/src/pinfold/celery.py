@@ -4,7 +4,7 @@
     def build(path):
         subprocess.run(["make", "-C", path])
 
-The body of a task runs in a worker of pinfold, which each process of Celery's prefork pool keeps. Celery ends that
+Each process of Celery's prefork pool keeps a worker of pinfold, in which the bodies of tasks run. Celery ends that
 process for `revoke(terminate=True)` and `time_limit`, and pinfold then ends the worker with all its descendants. Where
 that process has time to react, and for `soft_time_limit`, the worker is stopped: SIGTERM raises SystemExit in the body,
 so that `finally` blocks run, and after `grace` seconds (an attribute of the task; 10 by default) it is killed.
@@ -55,9 +55,9 @@ _pool = _Pool()
 
 
 class Task(celery.Task):  # type: ignore[misc]
-    """A task whose end is the end of every process that it has started.
+    """A task that leaves no process: when it ends, every process that it has started ends too.
 
-    Where Celery does not run it in a process that it can end (a direct call, an eager task), it runs as usual.
+    Celery cannot end a direct call or an eager task, so these run as usual, without pinfold.
     """
 
     abstract = True

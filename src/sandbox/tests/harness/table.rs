@@ -8,7 +8,7 @@ use super::users::users;
 use super::victim::Victim;
 use crate::sandbox::policy::Sandbox;
 
-/// For attempts that need no such value.
+/// The value for an attempt that needs no [`Kept`] value.
 pub struct Nothing;
 
 /// A value that lives as long as an attempt.

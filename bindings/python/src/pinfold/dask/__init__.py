@@ -46,7 +46,7 @@ class Running:
         self._released: set[Any] = set()
 
     def begin(self, key: Any) -> bool:
-        """Returns False if the task has been released before it has begun."""
+        """Records the begin of a task. Returns False if the task was released before."""
         with self._lock:
             if key in self._released:
                 self._released.discard(key)
@@ -93,7 +93,7 @@ class PinfoldPlugin(WorkerPlugin):  # type: ignore[misc]
         serve()
 
     def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
-        # The scheduler has no more use for a task that runs: its future was cancelled, or its client is gone.
+        # The scheduler no longer needs a task that runs: its future was cancelled, or its client is gone.
         if finish != "released" or not isinstance(key, str) or not key.startswith("pinfold-"):
             return
         if start in ("executing", "long-running"):

@@ -78,7 +78,7 @@ class Engine:
                 return  # The program has closed its end, so it wants no more events.
 
     def serve(self, lines: Iterable[bytes]) -> None:
-        """Handles requests until there are no more, then cancels all jobs, and waits for their ends."""
+        """Handles requests until there are no more, then closes the engine."""
         try:
             for number, line in enumerate(lines, 1):
                 if line.strip():
@@ -87,7 +87,7 @@ class Engine:
             self.close()
 
     def close(self) -> None:
-        """Cancels all jobs, waits until they are done, and until the events are written."""
+        """Cancels all jobs. Waits at most 60 s until they are done, then at most 30 s until the events are written."""
         for name in list(self._jobs):
             self._cancel(name)
         with self._idle:
