@@ -177,8 +177,8 @@ fn timed(work: impl FnOnce()) -> Duration {
 }
 
 /// Measures the time from `stop` until `wait` returns, for a job that ends at once on SIGTERM. The job is older than 10
-/// ms, because the kernel reports changes of a cgroup at most that often. The bare kill(2), waitid, "populated 0" and
-/// rmdir run next to it and show the delays of this machine itself.
+/// ms, because the kernel reports the changes of a cgroup at most once in 10 ms. The bare kill(2), waitid, "populated
+/// 0" and rmdir are measured next to it. They show the delays of this machine itself.
 async fn stops(supervisor: &Supervisor, cgroup: &Cgroup) {
     const ROUNDS: usize = 200;
     const AGE: Duration = Duration::from_millis(15);

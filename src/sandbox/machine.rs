@@ -133,7 +133,7 @@ impl Machine {
     }
 }
 
-/// Tries two sets of rights, first the larger one. Returns the first set of which the kernel supports all rights, or an
+/// Tries two sets of rights, the larger one first. Returns the first set that the kernel supports completely, or an
 /// empty set. This saves time: only the rights outside of the returned set must be tried one by one.
 fn largest_supported_set() -> Handled {
     let old = [Handled::files(), Handled::devices(), Handled::ports(), Handled::signals(), Handled::abstract_sockets()];

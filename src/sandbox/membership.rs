@@ -3,7 +3,7 @@
 //!
 //! The supervisor keeps a [`Membership`] of each job that has a sandbox, and sends it together with the job's own
 //! Landlock ruleset and a pidfd of its main process. pinfold does not make the sandbox a second time, and opens no path
-//! again. So a path that leads to another file by now grants no access to that file.
+//! again. If a path of the policy now leads to another file, the command gets no access to that file.
 
 #![allow(unsafe_code)]
 

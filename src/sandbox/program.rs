@@ -48,14 +48,14 @@ pub enum Test {
     },
 }
 
-/// For each system call, the conditions under which it is forbidden: all tests of one of the lists hold. Each test has
+/// For each system call, lists of tests. The call is forbidden if all tests of at least one list hold. Each test has
 /// the number of its argument, from 0 on. A call with no lists is always forbidden.
 pub type Rules = BTreeMap<i64, Lists>;
 
 type Lists = Vec<Vec<(u8, Test)>>;
 
-/// Compiles the rules. A process that makes a call of another architecture (`int 0x80` on x86-64) is killed. x32 calls
-/// and calls above `highest` return ENOSYS, and so does `unknown`, so that callers use an older call instead. Forbidden
+/// Compiles the rules. A process that makes a call of another architecture (`int 0x80` on x86-64) is killed. x32 calls,
+/// calls above `highest`, and the call `unknown` return ENOSYS, so that programs use an older call instead. Forbidden
 /// calls return EPERM.
 pub fn compile(rules: &Rules, unknown: i64, highest: u32) -> Program {
     let mut program = Reversed::default();

@@ -1,8 +1,8 @@
 //! Filters that a job leaves (`exec > >(tee log)`) write everything that they have read, as without pinfold. Other
 //! processes that the job leaves do not delay the return.
 //!
-//! `PINFOLD_FILTERS=ROUNDS` sets how many rounds each pair of filter and command runs. `scripts/filters` runs 2,000 in
-//! all, and coreutils' `timeout` for comparison.
+//! `PINFOLD_FILTERS=ROUNDS` sets how many rounds each pair of filter and command runs. `scripts/filters` makes more
+//! than 2,000 runs. For comparison, it also runs coreutils' `timeout`.
 
 use std::ffi::OsString;
 use std::path::Path;

@@ -170,7 +170,7 @@ impl Printer {
         self.room.clone().acquire_owned().await.ok()
     }
 
-    /// Returns how many bytes of a stream stay in memory, and the writer that moves more of it to the disk.
+    /// Returns how many bytes of a stream stay in memory, and the writer that moves further bytes to the disk.
     pub fn spill(&self) -> (usize, &Spill) {
         (self.memory_each, &self.spill)
     }

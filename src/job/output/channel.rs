@@ -34,7 +34,8 @@ impl Drop for Channel {
 }
 
 /// Keeps a terminal from hanging up when a stream that was read to its end is dropped. The end of the output is not the
-/// end of the job: a process may close the terminal just before it exits, and SIGHUP must not end it in between.
+/// end of the job: a process may close the terminal just before it exits. SIGHUP must not end this process before its
+/// exit.
 pub(crate) type Kept = Arc<Mutex<Option<Arc<AsyncFd<OwnedFd>>>>>;
 
 /// A weak reference to a channel. It does not keep the channel open.

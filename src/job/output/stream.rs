@@ -193,7 +193,7 @@ impl OutputStream {
         std::future::poll_fn(|context| self.poll_piece(context, PIECE, &mut take)).await
     }
 
-    /// Does the same, and reads at most `max` bytes. `max` is at least 1.
+    /// Does the same as [`read_piece`](Self::read_piece), but reads at most `max` bytes. `max` is at least 1.
     #[cfg(feature = "cli")]
     pub(crate) async fn read_at_most(&mut self, max: usize, mut take: impl FnMut(&[u8])) -> io::Result<usize> {
         std::future::poll_fn(|context| self.poll_piece(context, max, &mut take)).await

@@ -73,7 +73,7 @@ impl Parent {
         all
     }
 
-    /// Returns the names in it that could be those of abandoned directories.
+    /// Returns the names in this directory that could be those of abandoned directories.
     pub fn candidates(&self) -> Result<impl Iterator<Item = Option<String>> + use<>> {
         let entries = openat(&self.dir, c".", DIRECTORY, Mode::empty()).and_then(Dir::new);
         let mut entries = entries.map_err(|errno| refused(&self.path, errno))?;

@@ -34,7 +34,7 @@ class PoolFuture(Future[Any]):
     def cancel(self) -> bool:
         """Cancels the call, and returns whether it is cancelled. A call that is done cannot be cancelled.
 
-        Where the call runs, this returns when no process of its worker is left. In the thread of a running asyncio
+        If the call is running, this waits until no process of its worker is left. In the thread of a running asyncio
         event loop it does not wait: the future is cancelled a little later.
         """
         if super().cancel():

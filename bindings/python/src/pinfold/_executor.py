@@ -22,7 +22,7 @@ _process_chunk: Any = futures_process._process_chunk
 
 
 class ProcessPoolExecutor(Executor):
-    """As `concurrent.futures.ProcessPoolExecutor`, with workers that are jobs of pinfold.
+    """Like `concurrent.futures.ProcessPoolExecutor`, with workers that are jobs of pinfold.
 
     - `future.cancel()` also ends a running call: the worker and every process that the call has started. It returns
       when none of them is left, except in the thread of a running asyncio event loop. A new worker replaces the
@@ -85,7 +85,7 @@ class ProcessPoolExecutor(Executor):
         return self._submit(self._timeout, fn, args, kwargs)
 
     def submit_timeout(self, seconds: Optional[float], fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
-        """As `submit`. The call may take this many seconds after its start; None is no limit."""
+        """Like `submit`. The call may take this many seconds after its start; None is no limit."""
         return self._submit(check_seconds("timeout", seconds), fn, args, kwargs)
 
     def _submit(self, timeout: Optional[float], fn: Any, args: Any, kwargs: Any) -> Future[Any]:

@@ -67,7 +67,7 @@ class Streams(Listener):
 
 
 class Popen(subprocess.Popen[AnyStr]):
-    """As `subprocess.Popen`, for a job: the command and every process that descends from it.
+    """Like `subprocess.Popen`, for a job: the command and every process that descends from it.
 
     `wait`, `communicate` and `poll` report the end when no process of the job is left. `terminate` stops all processes
     (SIGTERM, and SIGKILL after `grace` seconds), `kill` kills all, `send_signal` sends a signal to the command alone.

@@ -64,7 +64,7 @@ class RunningProcess:
 
 
 class Process(process.BaseProcess):
-    """As `multiprocessing.Process`, for a process with all its descendants, started as with the method `spawn`.
+    """Like `multiprocessing.Process`, for a process with all its descendants, started as with the method `spawn`.
 
     `terminate` sends SIGTERM to all of them. In the process itself, SIGTERM raises SystemExit, so that `finally` blocks
     run. After `grace` seconds (10 by default), all are killed. `kill` kills all at once. `join`, `exitcode`, `is_alive`

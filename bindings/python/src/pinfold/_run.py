@@ -31,7 +31,7 @@ def run(
     check: bool = False,
     **options: Any,
 ) -> CompletedProcess:
-    """As `subprocess.run`: runs a command, and returns when no process of it is left.
+    """Like `subprocess.run`: runs a command, and returns when no process of it is left.
 
     After `timeout` seconds, pinfold stops all processes: SIGTERM, and SIGKILL after `grace` seconds (10 by default; 0
     kills at once). Then this raises `TimeoutExpired` with the output. An exception, such as KeyboardInterrupt, kills

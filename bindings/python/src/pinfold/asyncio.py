@@ -18,7 +18,7 @@ _LIMIT = 2**16
 
 
 class Process:
-    """As `asyncio.subprocess.Process`, for a job. `report` is the report of pinfold, once the job has ended."""
+    """Like `asyncio.subprocess.Process`, for a job. `report` is the report of pinfold, once the job has ended."""
 
     stdin: Optional[asyncio.StreamWriter] = None
     stdout: Optional[asyncio.StreamReader] = None

@@ -1,4 +1,4 @@
-"""A base class for tasks of Celery: revoking a task, and its time limits, end every process that it has started.
+"""A base class for tasks of Celery. When a task is revoked or reaches a limit, all processes that it has started end.
 
     @app.task(base=pinfold.celery.Task, soft_time_limit=60, time_limit=90)
     def build(path):

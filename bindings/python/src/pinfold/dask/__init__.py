@@ -38,7 +38,7 @@ def send(worker: Any, task: str, message: dict[str, Any]) -> None:
 
 
 class Running:
-    """The jobs of this worker by the keys of their tasks. Dask cannot end a task that runs, so this ends its job."""
+    """The jobs of this worker by the keys of their tasks. Dask cannot end a running task, so this class ends its job."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -46,7 +46,7 @@ class Running:
         self._released: set[Any] = set()
 
     def begin(self, key: Any) -> bool:
-        """Records the begin of a task. Returns False if the task was released before."""
+        """Records that a task begins. Returns False if the task was released before."""
         with self._lock:
             if key in self._released:
                 self._released.discard(key)

@@ -18,7 +18,7 @@ from ._forward import forward
 
 CAPABILITIES = ["error_code", "job_settings", "output", "user_data"]
 LOST = 30.0
-"""How long a worker may take, after a job was cancelled, to report its end, in addition to its grace period; seconds."""
+"""How many seconds a worker may take to report the end of a cancelled job, in addition to the job's grace period."""
 _SUBMIT_FIELDS = {"op", "id", "job", "output", "data"}
 
 
@@ -131,8 +131,8 @@ class Engine:
             task = active.task = f"{self._topic}/{number}"
             self._by_task[task] = name
         options = {"output": request.get("output", "lines")}
-        # A call of the client needs the client's thread, which may wait for the lock in `_on_event`. So these calls are
-        # made without the lock. Dask itself runs a job again whose worker was lost.
+        # Calls of the client need the client's thread. In `_on_event`, this thread may wait for the lock. So the calls
+        # are made without the lock. If a worker is lost, Dask itself runs its jobs again.
         active.future = self._client.submit(
             forward, request["job"], options, key=task, pure=False, retries=self._retries
         )
