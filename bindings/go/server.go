@@ -76,8 +76,8 @@ var servers struct {
 // Each message is given to this function: tests check it against the schema.
 var onMessage func(line []byte)
 
-// sharedServer returns the server for jobs with these limits, and starts it if it does not run. When
-// pinfold starts, it enables the cgroup controllers that the limits need. So there is one server for each set of them.
+// sharedServer returns the server for jobs with these limits, and starts it if it does not run. When pinfold starts, it
+// enables the cgroup controllers that the limits need. So there is one server for each set of them.
 func sharedServer(limits map[string]any) (*server, error) {
 	program := os.Getenv("PINFOLD")
 	if program == "" {

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 
 BOUND = 60.0
-"""Ends a test that hangs, in seconds."""
+"""The number of seconds after which a test that hangs fails."""
 
 
 def alive(pid: int) -> bool:

@@ -135,8 +135,7 @@ impl Printer {
     ) -> Result<(Self, UnboundedReceiver<Notice>)> {
         let (pieces, receiver) = unbounded_channel();
         let (notices, noticed) = unbounded_channel();
-        // Outputs that wait to be printed hold memory and files. So their number is at most the number of jobs that run
-        // at the same time.
+        // Outputs that wait to be printed hold memory and files. So at most `at_once` of them may wait.
         let at_once = options.at_once.unwrap_or(0);
         let waiting = if at_once > 0 { MAX_WAITING.min(at_once) } else { MAX_WAITING };
         let places = at_once.saturating_add(waiting).min(Semaphore::MAX_PERMITS);

@@ -68,7 +68,8 @@ class Process(process.BaseProcess):
 
     `terminate` sends SIGTERM to all of them. In the process itself, SIGTERM raises SystemExit, so that `finally` blocks
     run. After `grace` seconds (10 by default), all are killed. `kill` kills all at once. `join`, `exitcode`, `is_alive`
-    and `sentinel` report the end when none of them is left. `report` is the report of pinfold, once the process has ended.
+    and `sentinel` report the end when none of them is left. `report` is the report of pinfold, once the
+    process has ended.
 
     Locks, events and queues have to be those of this package, or of `multiprocessing.get_context("spawn")`.
     """

@@ -38,7 +38,7 @@ def send(worker: Any, task: str, message: dict[str, Any]) -> None:
 
 
 class Running:
-    """The jobs of this worker by the keys of their tasks. Dask cannot end a running task, so this class ends its job."""
+    """The jobs of this worker by the keys of their tasks. Dask cannot end a running task, so this ends the job."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
