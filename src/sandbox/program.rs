@@ -278,7 +278,7 @@ mod tests {
         instructions.iter().map(Instruction::read).collect()
     }
 
-    /// Compiles the same rules with the crate `seccompiler`. It knows neither the highest number nor ENOSYS.
+    /// Compiles the same rules with the crate `seccompiler`. The crate knows neither the highest number nor ENOSYS.
     fn independent(rules: &Rules) -> Vec<Instruction> {
         let condition =
             |argument, operation, value: u32| SeccompCondition::new(argument, Dword, operation, value.into()).unwrap();

@@ -59,7 +59,8 @@ fn a_second_signal_kills() {
     served.events_until("output");
     served.running.signal(libc::SIGTERM);
     assert_eq!(served.events_until("output").pop().unwrap()["line"], "no");
-    // A different signal: a repeat of the same signal from the same sender within a moment counts as one request.
+    // A different signal, because the same signal again from the same sender, within a moment, counts as the same
+    // request.
     served.running.signal(libc::SIGHUP);
     let done = served.events_until("done").pop().unwrap();
     assert_eq!((&done["cancelled"], &done["report"]["killed"]), (&json!(true), &json!(true)), "{done}");

@@ -168,7 +168,7 @@ impl Follower {
     }
 }
 
-/// Returns whether a byte of text takes at most two bytes in JSON. Other control characters take six (RFC 8259, section
+/// Returns whether a byte of text takes at most two bytes in JSON. Most control characters take six (RFC 8259, section
 /// 7). They are rare in text, except in the output for terminals.
 fn is_short_in_json(byte: u8) -> bool {
     byte >= b' ' || matches!(byte, b'\t' | b'\n' | b'\r' | 0x08 | 0x0c | 0x1b)

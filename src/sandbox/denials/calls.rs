@@ -138,7 +138,7 @@ const ATTRIBUTES: [Entry; 8] = [
     (libc::SYS_lremovexattr, "lremovexattr", Operation::Attributes(path(0))),
 ];
 
-/// Such calls that only x86-64 has.
+/// Calls that only the promise `metadata` restricts, and that only x86-64 has.
 #[cfg(target_arch = "x86_64")]
 const ATTRIBUTES_HERE: &[Entry] = &[
     (libc::SYS_chmod, "chmod", Operation::Attributes(path(0))),

@@ -1,5 +1,5 @@
-//! Finds out whether Landlock refuses a signal or a trace. It does so if the other process is outside of the job
-//! (`hook_task_kill` and `hook_ptrace_access_check` in security/landlock/task.c).
+//! Finds out whether Landlock refuses a signal or a trace. Landlock refuses these if the other process is outside of
+//! the job (`hook_task_kill` and `hook_ptrace_access_check` in security/landlock/task.c).
 
 use super::caller::{Caller, read_proc};
 use super::text::to_text;

@@ -1,4 +1,4 @@
-//! Attempts against processes outside, through every call that takes the id of a process.
+//! Attempts against processes outside of the job, through every call that takes the id of a process.
 
 use super::super::policy::Sandbox;
 use super::harness::Outside::{NotTried, Works};
